@@ -1,0 +1,53 @@
+# Everything works from a bare clone: the first target that needs it makes $(VENV) and installs requirements.txt once.
+#   make train ARGS="checkpoint=interval trainer.max_epochs=3"
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+NAME ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# One torch thread per test process: two processes with all cores each are slower than two with one.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-fast check format rename clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+install: $(INSTALLED) ## make .venv and install requirements.txt into it (the other targets do it when needed)
+
+# Depends on its inputs, so that it happens once, and again only when one of them changes. Only ever into the environment.
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	test -f $(VENV)/pyvenv.cfg || $(PYTHON) -m venv $(VENV)
+	PIP_REQUIRE_VIRTUALENV=1 $(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	@touch $@
+
+train: $(INSTALLED) ## train; ARGS="..." are Hydra overrides
+	$(BIN)/python train.py $(ARGS)
+
+test: $(INSTALLED) ## run all tests; ARGS="..." go to pytest
+	$(PYTEST) $(ARGS)
+
+test-fast: $(INSTALLED) ## run the tests that are not marked slow
+	$(PYTEST) -m "not slow" $(ARGS)
+
+check: $(INSTALLED) ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## sort imports, apply the safe fixes, format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+rename: $(INSTALLED) ## give the package your name: NAME=my_project (FORCE=1: although there are uncommitted changes)
+	@test -n "$(NAME)" || { echo "make rename needs NAME=my_project" >&2; exit 2; }
+	$(BIN)/python scripts/rename.py $(NAME) $(if $(FORCE),--force)
+	@$(MAKE) --no-print-directory format
+
+clean: ## remove caches and build leftovers; keeps logs/, data/ and .venv
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist src/*.egg-info
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,1 @@
+"""Checkpoints during an epoch that resume exactly. `CheckpointEngine.attach(trainer)` is the whole interface."""

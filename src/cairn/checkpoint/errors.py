@@ -1,0 +1,31 @@
+"""The tree of errors: each message says what, where, expected, found, and the way out."""
+
+from __future__ import annotations
+
+
+class CairnError(Exception):
+    """Something that the user can mend; its message is one sentence to show without a traceback."""
+
+
+class ConfigError(CairnError, ValueError):
+    """A value in the configuration cannot work."""
+
+
+class ResumeError(CairnError, RuntimeError):
+    """A run cannot go on from what is there."""
+
+
+class CheckpointError(CairnError, RuntimeError):
+    """A checkpoint file cannot be used."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """A checkpoint file is not what its manifest says."""
+
+
+class UnsafeStateError(CairnError, TypeError):
+    """The state to save holds something that could not be loaded again safely."""
+
+
+class SaveError(CairnError, OSError):
+    """A checkpoint could not be written."""

@@ -1,0 +1,215 @@
+"""The boundary: where a batch is complete with all its hooks, its validation and its schedulers, and a restart there.
+
+With sums.py, the only place for Lightning's private names; both are written for Lightning 2.6 and are refused
+with another one (`install`). Lightning's own restart repeats or drops a scheduler step, an empty turn of the loop and
+the end of an epoch, depending on where the run stopped; ours has two places to start from and nothing in between.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, Protocol
+
+import lightning
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.loops.utilities import _is_max_limit_reached
+
+from cairn.checkpoint.errors import ConfigError
+from cairn.checkpoint.types import Position
+
+LIGHTNING = "2.6."
+
+Place = Literal["batch", "epoch"]
+"""Where a run can be saved: after a batch, or, when its end was decided there, after the hooks of an epoch's end."""
+
+
+class Engine(Protocol):
+    """Who is asked at every boundary."""
+
+    def at_boundary(self, place: Place, ends: bool) -> None:
+        """A batch (or an epoch) is complete; `ends`: the run ends here. May raise to stop the run here."""
+        ...
+
+    def restore(self) -> None:
+        """Put back what Lightning does not restore, the random number generators last."""
+        ...
+
+
+def install(trainer: Trainer, engine: Engine) -> None:
+    """Exchange the trainer's loops for those with a boundary, as `Trainer.__init__` makes its own.
+
+    Raises:
+        ConfigError: this is another Lightning than the one that the loops were written for.
+    """
+    if not lightning.__version__.startswith(LIGHTNING):
+        raise ConfigError(
+            f"Exact resume is written for Lightning {LIGHTNING}x and this is {lightning.__version__}: "
+            f"install the version that requirements.txt names."
+        )
+    old = trainer.fit_loop
+    fit_loop = BoundaryFitLoop(trainer, min_epochs=old.min_epochs, max_epochs=old.max_epochs)
+    epoch_loop = BoundaryEpochLoop(trainer, min_steps=old.min_steps, max_steps=old.max_steps)
+    fit_loop.engine = epoch_loop.engine = engine
+    fit_loop.epoch_loop = epoch_loop
+    trainer.fit_loop = fit_loop
+
+
+class BoundaryEpochLoop(_TrainingEpochLoop):
+    """Lightning's loop over the batches of an epoch, with a boundary after each."""
+
+    engine: Engine
+    pending = False
+    """A state from after a batch waits to be restored, as late as possible: right before the next batch is drawn."""
+    end_seen = False
+    """The last boundary knew that the run ends with it."""
+
+    def reset(self) -> None:
+        with warnings.catch_warnings():
+            # Our data says where it stands through the datamodule; Lightning looks at the loader and warns.
+            warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+            super().reset()
+        if self.pending:
+            _forget_restart(self.trainer)
+            self.pending = False
+            self.engine.restore()
+            self.end_seen = self._ends_here()
+
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        # A SIGTERM that came before our own handler was set: the boundary decides, Lightning would raise in between.
+        self.trainer._signal_connector.received_sigterm = False
+        super().on_advance_end(data_fetcher)
+        if self._window_closed():
+            self.end_seen = self._ends_here()
+            self.engine.at_boundary("batch", self.end_seen)
+
+    def _window_closed(self) -> bool:
+        """With manual optimization the module owns its windows, and their gradients are saved."""
+        return not self.trainer.lightning_module.automatic_optimization or not self._should_accumulate()
+
+    def _ends_here(self) -> bool:
+        fit_loop = self.trainer.fit_loop
+        last_of_epoch = self._num_ready_batches_reached()
+        epochs = fit_loop.epoch_progress.current.processed + 1
+        return bool(
+            _is_max_limit_reached(self.global_step, self.max_steps)
+            or (last_of_epoch and _is_max_limit_reached(epochs, fit_loop.max_epochs or -1))
+            or (self.trainer.should_stop and fit_loop._can_stop_early)
+        )
+
+
+class BoundaryFitLoop(_FitLoop):
+    """Lightning's loop over the epochs, which goes into an epoch whose last batch was saved, to end it."""
+
+    engine: Engine
+    pending = False
+    """A state from after an epoch waits to be restored: before the next epoch begins."""
+
+    @property
+    def done(self) -> bool:
+        # max_steps reached, or should_stop set, on the saved batch: the end of its epoch is still to come.
+        return False if self._epoch_loop.pending else super().done
+
+    def reset(self) -> None:
+        super().reset()
+        if self.pending:
+            _forget_restart(self.trainer)
+
+    def on_advance_start(self) -> None:
+        if self.pending:
+            self.pending = False
+            self.engine.restore()
+        super().on_advance_start()
+
+    def on_advance_end(self) -> None:
+        super().on_advance_end()
+        if self._ends_here() and not self._epoch_loop.end_seen:
+            self.engine.at_boundary("epoch", True)
+
+    @property
+    def _epoch_loop(self) -> BoundaryEpochLoop:
+        assert isinstance(self.epoch_loop, BoundaryEpochLoop)
+        return self.epoch_loop
+
+    def _ends_here(self) -> bool:
+        return bool(
+            _is_max_limit_reached(self.epoch_loop.global_step, self.max_steps)
+            or _is_max_limit_reached(self.epoch_progress.current.processed, self.max_epochs or -1)
+            or (self.trainer.should_stop and self._can_stop_early)
+        )
+
+
+def expect(trainer: Trainer, place: Place) -> None:
+    """Tell the loops that a state from `place` is being loaded."""
+    fit_loop = trainer.fit_loop
+    assert isinstance(fit_loop, BoundaryFitLoop)
+    fit_loop.pending = place == "epoch"
+    fit_loop._epoch_loop.pending = place == "batch"
+
+
+def position(trainer: Trainer, place: Place, samples: int) -> Position:
+    """Where the trainer is, at a boundary."""
+    fit_loop, batches = trainer.fit_loop, trainer.fit_loop.epoch_loop.batch_progress
+    return Position(
+        epoch=fit_loop.epoch_progress.current.completed,
+        batch=batches.current.completed if place == "batch" else 0,
+        total_batches=batches.total.completed,
+        step=trainer.global_step,
+        samples=samples,
+    )
+
+
+def dump(trainer: Trainer) -> dict[str, Any]:
+    """Everything that Lightning itself would save, as references to live tensors."""
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+
+
+def counters(trainer: Trainer) -> dict[str, Any]:
+    """Counts of the loops that Lightning does not save: validation batches so far, epochs of the last reloads."""
+    fit_loop, val_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop
+    return {
+        "val_ready": val_loop._combined_loader is not None,
+        "val_batches": dict(val_loop._seen_batches_per_dataloader),
+        "val_reload": val_loop._last_val_dl_reload_epoch,
+        "train_reload": fit_loop._last_train_dl_reload_epoch,
+    }
+
+
+def set_counters(trainer: Trainer, counts: dict[str, Any]) -> None:
+    """Put back what `counters` gave."""
+    fit_loop, val_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop
+    if counts["val_ready"]:
+        # Now, and not at the next validation: making the loaders sets the counts to zero.
+        trainer.validating = True
+        val_loop.setup_data()
+        trainer.training = True
+    val_loop._seen_batches_per_dataloader.update(counts["val_batches"])
+    val_loop._last_val_dl_reload_epoch = counts["val_reload"]
+    fit_loop._last_train_dl_reload_epoch = counts["train_reload"]
+
+
+def sync_flags(trainer: Trainer) -> dict[str, bool]:
+    """Whether DDP will send rank 0's buffers around before the next forward (it does not right after a validation)."""
+    model: Any = trainer.strategy.model
+    return {"forward": model.require_forward_param_sync} if hasattr(model, "require_forward_param_sync") else {}
+
+
+def set_sync_flags(trainer: Trainer, flags: dict[str, bool]) -> None:
+    """Put back what `sync_flags` gave."""
+    model: Any = trainer.strategy.model
+    if flags and hasattr(model, "require_forward_param_sync"):
+        model.require_forward_param_sync = flags["forward"]
+
+
+def callback_states(trainer: Trainer) -> dict[str, Any]:
+    """The state of every callback of this rank (Lightning saves rank 0's)."""
+    return {callback.state_key: state for callback in trainer.callbacks if (state := callback.state_dict())}
+
+
+def _forget_restart(trainer: Trainer) -> None:
+    """The counters are right as they were loaded: whatever Lightning would mend for a restart is wrong here."""
+    fit_loop = trainer.fit_loop
+    fit_loop.epoch_loop.restarting = False
+    fit_loop._restarting = False

@@ -1,0 +1,40 @@
+"""PROOF: the JSON beside a checkpoint, written after it; a checkpoint without one is not committed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from cairn.checkpoint.errors import CorruptCheckpointError
+from cairn.checkpoint.types import Position, Saved
+
+FORMAT = 1
+
+
+def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
+    """The text of a manifest. `provenance`: run id, world size, seed, git commit, versions."""
+    fields = {**asdict(saved), "metrics": dict(saved.metrics)}
+    return json.dumps({"format": FORMAT, **fields, "provenance": dict(provenance)}, indent=2) + "\n"
+
+
+def load(text: str) -> Saved:
+    """Read a manifest.
+
+    Raises:
+        CorruptCheckpointError: it is no manifest, or one of a later format.
+    """
+    try:
+        fields = json.loads(text)
+        version = fields.pop("format")
+        fields.pop("provenance")
+        if version > FORMAT:
+            raise CorruptCheckpointError(
+                f"its manifest has format {version}, and this Cairn reads up to {FORMAT}: update it"
+            )
+        fields["position"] = Position(**fields["position"])
+        fields["reasons"] = tuple(fields["reasons"])
+        return Saved(**fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CorruptCheckpointError(f"its manifest cannot be read ({error})") from error

@@ -1,0 +1,84 @@
+"""Decides what a run goes on from, and whether a file can be started from; touches nothing."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cairn.checkpoint.catalog import Catalog, Rejected, describe, verify
+from cairn.checkpoint.errors import CheckpointError, ResumeError
+from cairn.checkpoint.types import Saved
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to go on from."""
+
+    path: Path | None
+    """None: from the beginning."""
+    saved: Saved | None = None
+    rejected: tuple[Rejected, ...] = ()
+
+
+def plan(directory: Path) -> Plan:
+    """Go on from the newest whole checkpoint in `directory`, if there is one.
+
+    Raises:
+        ResumeError: there are committed checkpoints, and not one of them is whole.
+    """
+    saved, rejected = Catalog(directory).newest_whole()
+    if saved is None and Catalog(directory).committed():
+        listing = "; ".join(f"{item.path.name}: {item.why}" for item in rejected)
+        raise ResumeError(f"No checkpoint in {directory} is whole ({listing}): move them away to start afresh.")
+    return Plan(directory / saved.name if saved else None, saved, tuple(rejected))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint file, mapped into memory; its checksum is compared when it has a manifest.
+
+    Raises:
+        CheckpointError: it is missing, no checkpoint, or holds more than tensors and plain values.
+    """
+    path = path.resolve()
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}.")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} is no checkpoint: it is not a file that torch.save wrote.")
+    if path.with_suffix(".json").is_file():
+        verify(path, describe(path))
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for a file that is not what it seems
+        why = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be loaded safely, with weights_only=True: {why}") from error
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise CheckpointError(f"{path} is no Lightning checkpoint: it has no 'state_dict'.")
+    return state
+
+
+def check_fits(path: Path, weights: Mapping[str, Any], model: Mapping[str, Any], most: int = 4) -> None:
+    """Compare the weights of a checkpoint with those that the model has: names and shapes.
+
+    Raises:
+        CheckpointError: they differ; the first few differences are named.
+    """
+    differences = [
+        f"{key} is only in the {'file' if key in weights else 'model'}" for key in weights.keys() ^ model.keys()
+    ]
+    differences += [
+        f"{key} is {_shape(weights[key])} in the file and {_shape(model[key])} in the model"
+        for key in weights.keys() & model.keys()
+        if _shape(weights[key]) != _shape(model[key])
+    ]
+    if differences:
+        more = f", and {len(differences) - most} more" if len(differences) > most else ""
+        raise CheckpointError(f"{path} is of another model: {'; '.join(sorted(differences)[:most])}{more}.")
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))

@@ -1,0 +1,72 @@
+"""KEEP which checkpoints: pure rules over what is saved; a checkpoint stays if any rule wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from cairn.checkpoint.types import Mode, Saved, ranked
+
+
+class Rule(Protocol):
+    """One wish to keep checkpoints."""
+
+    def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
+        """The ones of `saved` (oldest first) that shall stay."""
+        ...
+
+
+class Latest:
+    """The newest `count` (-1: all)."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
+        return saved if self.count < 0 else saved[len(saved) - min(self.count, len(saved)) :]
+
+
+class Best:
+    """The best `count` by score (-1: all that have one)."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
+
+    def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
+        best = ranked(saved, mode)
+        return best if self.count < 0 else best[: self.count]
+
+
+class EveryNth:
+    """Each `n`-th save of the run, for ever."""
+
+    def __init__(self, n: int) -> None:
+        if n <= 0:
+            raise ValueError(f"Keeping every n-th checkpoint needs n of at least 1, not {n}.")
+        self.n = n
+
+    def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
+        return [item for item in saved if (item.number + 1) % self.n == 0]
+
+
+class WithinBytes:
+    """As many of the newest as fit into `num_bytes` together."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+
+    def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
+        room = self.num_bytes
+        for item in reversed(saved):
+            room -= item.num_bytes
+            if room < 0:
+                return
+            yield item
+
+
+def survivors(rules: Iterable[Rule], saved: Sequence[Saved], mode: Mode) -> list[Saved]:
+    """What stays of `saved` (oldest first): what any rule keeps, and always the newest and the best."""
+    names = {item.name for item in [*saved[-1:], *ranked(saved, mode)[:1]]}
+    for rule in rules:
+        names.update(item.name for item in rule.keep(saved, mode))
+    return [item for item in saved if item.name in names]

@@ -1,0 +1,163 @@
+"""WHEN to save: pure policies, each asked at every moment at which a checkpoint is possible.
+
+The engine asks all triggers of the configuration; every one that says yes becomes a reason of the same checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Protocol, TypeVar
+
+from cairn.checkpoint.types import Moment, Saved, beats
+
+N = TypeVar("N", int, float, Fraction)
+
+_SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "d": 86400}
+_UNITS = "a number of batches such as 50 or '50ba', or '100st' (optimizer steps), '90s', '10min', '2h', '0.25ep'"
+
+
+class Trigger(Protocol):
+    """One reason to save."""
+
+    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+        """Is a checkpoint due now? `saved` holds what is kept, oldest first."""
+        ...
+
+
+class EveryNBatches:
+    """Each time the run has done another `num_batches` training batches, counted over the whole run."""
+
+    def __init__(self, num_batches: int) -> None:
+        self.num_batches = _positive(num_batches)
+
+    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+        # A crossing, not an equality: with gradient accumulation the exact multiple may lie inside a window.
+        return _crossed(moment.previous.total_batches, moment.position.total_batches, self.num_batches)
+
+
+class EveryNSteps:
+    """Each time the run has done another `num_steps` optimizer steps."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = _positive(num_steps)
+
+    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+        return _crossed(moment.previous.step, moment.position.step, self.num_steps)
+
+
+class EveryNSeconds:
+    """When `seconds` of training have passed since the last save, whatever its reason was."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = _positive(seconds)
+
+    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+        return moment.since_save_s >= self.seconds
+
+
+class EveryNEpochs:
+    """Each time the run has done another `num_epochs` epochs; a fraction is a part of an epoch."""
+
+    def __init__(self, num_epochs: float | str | Fraction) -> None:
+        # A Fraction of the written digits: 0.1 of an epoch ten times is one epoch, exactly.
+        self.num_epochs = _positive(Fraction(str(num_epochs)))
+
+    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+        if moment.batches_per_epoch is None:
+            raise ValueError(
+                f"save_interval='{float(self.num_epochs)}ep' needs training data with a length, and this has none: "
+                f"give batches, steps or a time instead."
+            )
+        per_epoch = max(1, moment.batches_per_epoch)
+        done = [p.epoch * per_epoch + p.batch for p in (moment.previous, moment.position)]
+        return _crossed(done[0], done[1], self.num_epochs * per_epoch)
+
+
+class Every:
+    """The trigger that `save_interval` names: an integer counts batches, a string carries its unit."""
+
+    def __init__(self, interval: int | str) -> None:
+        self.interval = interval
+        self._trigger = parse_interval(interval)
+
+    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+        return self._trigger.due(moment, saved)
+
+
+class BestValidation:
+    """After a validation whose score is among the best `count` (-1: after every validation with a finite score)."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
+
+    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+        return beats(moment.score, saved, self.count, moment.mode)
+
+
+class AtEnd:
+    """At the last batch of the run."""
+
+    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+        return moment.ends
+
+
+class OnStop:
+    """When the run is asked to stop: Ctrl-C, SIGTERM, a time limit."""
+
+    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+        return moment.stop is not None
+
+
+def reasons(triggers: Mapping[str, Trigger], moment: Moment, saved: Sequence[Saved]) -> tuple[str, ...]:
+    """The names of all triggers that are due at `moment`, in the order of the configuration."""
+    return tuple(name for name, trigger in triggers.items() if trigger.due(moment, saved))
+
+
+def parse_interval(interval: int | str) -> Trigger:
+    """Read a `save_interval`.
+
+    Raises:
+        ValueError: it is not a positive number with a known unit.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(interval))
+    number, unit = match.groups() if match else ("", "")
+    if not number or isinstance(interval, bool):
+        raise ValueError(f"save_interval={interval!r} is no interval: give {_UNITS}.")
+    if Fraction(number) <= 0:
+        raise ValueError(f"save_interval={interval!r} must be more than 0: give {_UNITS}.")
+    if unit == "ep":
+        return EveryNEpochs(number)
+    if unit in _SECONDS:
+        return EveryNSeconds(float(number) * _SECONDS[unit])
+    if unit in ("", "ba", "st") and "." not in number:
+        return EveryNSteps(int(number)) if unit == "st" else EveryNBatches(int(number))
+    raise ValueError(f"save_interval={interval!r} is no interval: give {_UNITS}.")
+
+
+def parse_duration_s(duration: int | float | str | Mapping[str, float]) -> float:
+    """Seconds in a time limit: a number of seconds, '90s', '10min', '2h', 'DD:HH:MM:SS', or {hours: 2, minutes: 30}.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    names = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+    if isinstance(duration, Mapping) and set(duration) <= set(names):
+        return float(sum(names[key] * value for key, value in duration.items()))
+    if match := re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(duration)):
+        return float(sum(int(n) * unit for n, unit in zip(match.groups(), names.values(), strict=True)))
+    if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(duration))) and match[2] in {"", *_SECONDS}:
+        return float(match[1]) * _SECONDS.get(match[2], 1)
+    raise ValueError(f"max_time={duration!r} is no time: give seconds, '90s', '10min', '2h' or 'DD:HH:MM:SS'.")
+
+
+def _crossed(before: int, now: int, interval: int | Fraction) -> bool:
+    return math.floor(Fraction(now) / interval) > math.floor(Fraction(before) / interval)
+
+
+def _positive(value: N) -> N:
+    if value <= 0:
+        raise ValueError(f"An interval must be more than 0, not {value}: give {_UNITS}.")
+    return value

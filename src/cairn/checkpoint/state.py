@@ -1,0 +1,123 @@
+"""WHAT is saved beside Lightning's own state: this module holds the random number generators, the buffers and
+gradients that no state_dict has, and the rule that a checkpoint holds plain values only."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cairn.checkpoint.errors import UnsafeStateError
+
+KEY = "cairn"
+"""Where our part lies in a Lightning checkpoint. A part of the file format: it stays if the package is renamed."""
+FORMAT = 1
+
+_SCALARS = (bool, int, float, str, bytes, type(None))
+_CONTAINERS = (dict, OrderedDict, Counter, list, tuple)
+
+
+def plain(value: Any, where: str = "checkpoint") -> Any:
+    """`value` with numpy's numbers made Python's and parameters made tensors; nothing else is changed.
+
+    Raises:
+        UnsafeStateError: something in it is not a tensor, a number, a string, a list or a dict, so that the file
+            could not be loaded with `weights_only=True`; `where` and the keys on the way to it are named.
+    """
+    if type(value) in _SCALARS or type(value) is Tensor:
+        return value
+    if isinstance(value, Tensor) and type(value) is nn.Parameter:
+        return value.detach()
+    if isinstance(value, np.generic) and type(value.item()) in _SCALARS:
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(plain(item, f"{where}[{index}]") for index, item in enumerate(value))
+    if type(value) in _CONTAINERS:
+        items = {_key(key, where): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        if type(value) is dict:
+            return items
+        copy = value.copy()  # keeps the `_metadata` that torch hangs on a module's state_dict
+        copy.update(items) if type(value) is OrderedDict else None
+        return copy
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    raise UnsafeStateError(
+        f"{where} is a {kind}: a checkpoint holds tensors, numbers, strings, lists and dicts only, so that nothing in "
+        f"it can run code. Store plain values in its place{_hint(where)}."
+    )
+
+
+def _key(key: Any, where: str) -> Any:
+    if type(key) not in (*_SCALARS, tuple):
+        raise UnsafeStateError(f"{where} has the key {key!r} of type {type(key).__name__}: use a string or a number.")
+    return key
+
+
+def _hint(where: str) -> str:
+    hparams = "hyper_parameters" in where
+    return ": self.save_hyperparameters(ignore=[...]) leaves an argument out" if hparams else ""
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every generator that training may draw from: torch (and its current device), numpy, Python."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, words, gauss = random.getstate()
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put every generator back to where `rng_state` found it."""
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    version, words, gauss = state["python"]
+    torch.set_rng_state(state["torch"].cpu())
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+    random.setstate((version, tuple(words.tolist()), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"].cpu())
+
+
+def buffers(module: nn.Module, every: bool) -> dict[str, Tensor]:
+    """The module's buffers that no state_dict has; `every`: all, because under DDP each rank has its own."""
+    saved = set() if every else set(module.state_dict())
+    return {name: buffer for name, buffer in module.named_buffers() if name not in saved}
+
+
+def set_buffers(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy saved buffers into the module's own."""
+    own = dict(module.named_buffers())
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """The gradients that are there between two batches: with manual optimization they may be half a window's."""
+    return {name: param.grad for name, param in module.named_parameters() if param.grad is not None}
+
+
+def set_gradients(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put saved gradients back."""
+    for name, param in module.named_parameters():
+        if name in state:
+            param.grad = state[name].to(param.device, copy=True)

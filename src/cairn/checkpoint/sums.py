@@ -1,0 +1,121 @@
+"""What is summed up inside an epoch and in no state_dict: `self.log(..., on_epoch=True)` and torchmetrics' states.
+
+With loop.py, the only place for Lightning's (and torchmetrics') private names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import (
+    _Metadata,
+    _ResultCollection,
+    _ResultMetric,
+    _Sync,
+)
+from torchmetrics import Metric, MetricCollection
+
+_META = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+_META_OPTIONAL = ("dataloader_idx", "metric_attribute")
+_VALUES = ("value", "cumulated_batch_size")
+_CACHES = ("_forward_cache", "_computed", "_update_count")
+
+
+def logged(trainer: Trainer) -> dict[str, Any]:
+    """What `self.log` has gathered in this epoch on this rank, as plain fields."""
+    connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
+    return {
+        "entries": {key: _entry(metric) for key, metric in results.items()},
+        "callback": dict(connector._callback_metrics),
+        "logged": dict(connector._logged_metrics),
+        "progress_bar": dict(connector._progress_bar_metrics),
+        "first_loop_iter": connector._first_loop_iter,
+        "current_fx": connector._current_fx,
+    }
+
+
+def set_logged(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Put back what `logged` gave, so that the epoch's means cover the whole epoch."""
+    connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
+    results.clear()
+    for key, entry in state["entries"].items():
+        _add(results, key, entry, trainer)
+    connector._callback_metrics.update(_moved(state["callback"], trainer))
+    connector._logged_metrics.update(_moved(state["logged"], trainer))
+    connector._progress_bar_metrics.update(state["progress_bar"])
+    connector._first_loop_iter = state["first_loop_iter"]
+    connector._current_fx = state["current_fx"]
+
+
+def metrics(module: LightningModule) -> dict[str, Any]:
+    """The states of every torchmetrics object in the module; mean-reduced ones need their update count as well."""
+    for collection in module.modules():
+        if isinstance(collection, MetricCollection):
+            # Of a group that shares its state only the first is updated: listing them points the others to it.
+            list(collection.values(copy_state=False))
+    return {
+        name: {"states": dict(metric.metric_state), **{cache: getattr(metric, cache) for cache in _CACHES}}
+        for name, metric in module.named_modules()
+        if isinstance(metric, Metric)
+    }
+
+
+def set_metrics(module: LightningModule, state: Mapping[str, Any]) -> None:
+    """Put back what `metrics` gave."""
+    for name, fields in state.items():
+        metric = module.get_submodule(name)
+        for key, value in fields["states"].items():
+            setattr(metric, key, _to(value, module.device))
+        for cache in _CACHES:
+            setattr(metric, cache, _to(fields[cache], module.device))
+
+
+def _entry(metric: _ResultMetric) -> dict[str, Any]:
+    meta, sync = metric.meta, metric.meta.sync
+    entry: dict[str, Any] = {name: getattr(meta, name) for name in (*_META, *_META_OPTIONAL)}
+    entry["reduce"] = meta.reduce_fx.__name__
+    entry["sync"] = {
+        "should": sync.should,
+        "op": sync.op,
+        "rank_zero_only": sync.rank_zero_only,
+        "custom": sync.fn is not None,
+    }
+    entry["is_tensor"], entry["has_reset"] = metric.is_tensor, metric.has_reset
+    for name in (*_CACHES, *(_VALUES if metric.is_tensor else ())):
+        if hasattr(metric, name):
+            entry[name] = getattr(metric, name)
+    return entry
+
+
+def _add(results: _ResultCollection, key: str, entry: Mapping[str, Any], trainer: Trainer) -> None:
+    module, sync = trainer.lightning_module, entry["sync"]
+    meta = _Metadata(
+        **{name: entry[name] for name in (*_META, *_META_OPTIONAL)}, reduce_fx=getattr(torch, entry["reduce"])
+    )
+    fn = trainer.strategy.reduce if sync["custom"] else None
+    meta.sync = _Sync(fn=fn, _should=sync["should"], _op=sync["op"], rank_zero_only=sync["rank_zero_only"])
+    metric = _ResultMetric(meta, entry["is_tensor"])
+    for name in (*_CACHES, *(_VALUES if entry["is_tensor"] else ())):
+        if name in entry:
+            setattr(metric, name, _to(entry[name], module.device))
+    if not entry["is_tensor"]:
+        metric.value = module.get_submodule(entry["metric_attribute"])
+    metric.has_reset = entry["has_reset"]
+    results[key] = metric
+
+
+def _moved(values: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+    return {key: _to(value, trainer.lightning_module.device) for key, value in values.items()}
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to(item, device) for item in value)
+    if isinstance(value, dict):
+        return {key: _to(item, device) for key, item in value.items()}
+    return value

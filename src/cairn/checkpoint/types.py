@@ -1,0 +1,95 @@
+"""The values that the engine passes around: where a run is, what just happened there, what was saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Mode = Literal["min", "max"]
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """Where a run is. Ordered by epoch, then batch."""
+
+    epoch: int
+    """Epochs completed."""
+    batch: int
+    """Batches done in the epoch that is under way."""
+    total_batches: int = 0
+    """Batches done over the whole run."""
+    step: int = 0
+    """Optimizer steps over the whole run."""
+    samples: int = 0
+    """Samples seen over the whole run, on all ranks."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A committed checkpoint, as its manifest describes it."""
+
+    name: str
+    position: Position
+    number: int
+    """Ordinal of this save in its run, from 0."""
+    reasons: tuple[str, ...]
+    score: float | None
+    """The monitored metric, if a validation at this very position produced it."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
+    """Id of the run that owns the file."""
+    elapsed_s: float = 0.0
+    """Training time of the run up to here, in seconds, over all its restarts."""
+    num_bytes: int = 0
+    sha256: str = ""
+    stall_s: float = 0.0
+    """Seconds that training stood still for this save."""
+    write_s: float = 0.0
+    """Seconds from the first byte to the commit."""
+    created: str = ""
+    """UTC time of the commit, ISO 8601."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a policy may know when it is asked whether a checkpoint is due: a batch is complete, nothing is open."""
+
+    position: Position
+    previous: Position
+    """The moment before this one; what lies between them was inside an accumulation window."""
+    batches_per_epoch: int | None
+    """None when the training data has no length."""
+    elapsed_s: float
+    since_save_s: float
+    """Training time since the last save, or since the start of the run, in seconds."""
+    score: float | None
+    """The monitored metric, if a validation has just produced it."""
+    ends: bool
+    """This is the last batch of the run."""
+    stop: str | None
+    """Why the run must stop here (a signal, a time limit), or None."""
+    mode: Mode = "min"
+
+
+def ranked(saved: Sequence[Saved], mode: Mode) -> list[Saved]:
+    """The checkpoints that have a finite score, best first; of equals the earlier one is better."""
+    sign = 1 if mode == "min" else -1
+    scored = [(sign * item.score, item.position, item) for item in saved if _is_finite(item.score)]  # type: ignore[operator]
+    return [item for *_, item in sorted(scored, key=lambda entry: entry[:2])]
+
+
+def beats(score: float | None, rivals: Sequence[Saved], count: int, mode: Mode) -> bool:
+    """Is `score` among the best `count` of the rivals and itself? NaN and infinity never are; -1 means all."""
+    if not _is_finite(score) or count == 0:
+        return False
+    best = ranked(rivals, mode)
+    if count < 0 or len(best) < count:
+        return True
+    worst: float = best[count - 1].score  # type: ignore[assignment]
+    return score < worst if mode == "min" else score > worst  # type: ignore[operator]
+
+
+def _is_finite(score: Any) -> bool:
+    return score is not None and math.isfinite(score)

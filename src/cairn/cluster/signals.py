@@ -1,0 +1,52 @@
+"""Remembers that the run was asked to stop: a handler sets a flag, nothing more; the run obeys at its next boundary."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals(Callback):
+    """Catches Ctrl-C and SIGTERM while training runs; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._owner = 0
+        self._before: dict[int, Any] = {}
+
+    def requested(self) -> int:
+        """The number of the signal that came first, 0 if none did."""
+        return self.received
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # As late as this, because Lightning sets handlers of its own right before.
+        if threading.current_thread() is threading.main_thread():
+            self._owner = os.getpid()
+            self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a DataLoader's worker has inherited the handler
+            return
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or int(number)
+        if number == signal.SIGINT:
+            os.write(2, b"\nStopping after this batch, with a checkpoint. Ctrl-C again stops at once.\n")

@@ -1,0 +1,145 @@
+"""Checks that span groups, before anything heavy is built, and what a run that goes on takes from its new command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cairn.checkpoint.errors import ConfigError, ResumeError
+from cairn.checkpoint.schedule import parse_duration_s, parse_interval
+
+FIXED = (
+    "model",
+    "data",
+    "seed",
+    "trainer.accumulate_grad_batches",
+    "trainer.precision",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+    "trainer.limit_train_batches",
+    "trainer.overfit_batches",
+)
+"""What makes a run this run: a resume with another value would not be a resume."""
+FREE = ("data.num_workers", "data.pin_memory", "data.persistent_workers", "data.cache_dir")
+"""What under a fixed group may change: it does not touch the numbers."""
+_GROUPS = ("model", "data", "trainer", "checkpoint", "callbacks", "logger")
+_WHOLE = ("experiment", "debug")
+
+Flat = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The configuration to go on with."""
+
+    config: DictConfig
+    changed: Mapping[str, tuple[Any, Any]]
+    """Key to old and new value."""
+    kept: Mapping[str, tuple[Any, Any]]
+    """Fixed keys that follow a changed one by interpolation and stay as they were."""
+    edited: Mapping[str, tuple[Any, Any]]
+    """Keys that the YAML files have changed since the run began, which has no effect on it."""
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what can be seen to be wrong from the configuration alone.
+
+    Raises:
+        ConfigError: with what is wrong and what would be right.
+    """
+    if cfg.get("ckpt_path") and cfg.get("init_weights"):
+        raise ConfigError(
+            "ckpt_path= starts from the full state and init_weights= from the weights alone: give one of them."
+        )
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise ConfigError(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}.")
+    _check_checkpoint(cfg.checkpoint)
+    if cfg.trainer.get("max_time") is not None:
+        _sentence(parse_duration_s, OmegaConf.to_object(cfg.trainer)["max_time"])  # type: ignore[call-overload, index]
+
+
+def _check_checkpoint(group: DictConfig) -> None:
+    if group.mode not in ("min", "max"):
+        raise ConfigError(f"checkpoint.mode={group.mode!r} must be min (the lower the better) or max.")
+    if "save_interval" in group:
+        _sentence(parse_interval, group.save_interval)
+    for key in ("keep_last", "save_top_k"):
+        if key in group and not (isinstance(group[key], int) and group[key] >= -1):
+            raise ConfigError(f"checkpoint.{key}={group[key]!r} must be a number from 0, or -1 for all.")
+
+
+def _sentence(parse: Any, value: Any) -> None:
+    try:
+        parse(value)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def merge(own: DictConfig, before: DictConfig, now: DictConfig, overrides: Sequence[str]) -> Merged:
+    """What the run goes on with: its own configuration, and the difference that the new overrides make.
+
+    Args:
+        own: what the run went by so far.
+        before: its old overrides, composed from the YAML files as they are today.
+        now: its new overrides, composed likewise. What changed in the files alone is in both, and so has no effect.
+        overrides: keys that the new command sets and the old one did not, or set otherwise.
+
+    Raises:
+        ResumeError: a new override changes what makes the run this run; each such key with old and new value.
+    """
+    was, then, will = flatten(own), flatten(before), flatten(now)
+    touched = [k for k in {*then, *will} if then.get(k) != will.get(k) and not k.startswith(("paths.", "hydra."))]
+    delta = {k: (was.get(k), will.get(k)) for k in sorted(touched) if was.get(k) != will.get(k)}
+    fixed = {k: pair for k, pair in delta.items() if _is_fixed(k)}
+    if asked := {k: pair for k, pair in fixed.items() if _is_asked(k, overrides)}:
+        raise ResumeError(
+            f"A run that goes on must stay what it was, and this would change {tell(asked)}. Leave it out, or start a "
+            f"new run from the weights: init_weights=FILE."
+        )
+    changed = {k: pair for k, pair in delta.items() if k not in fixed}
+    config = own.copy()
+    for k in changed:
+        _set(config, k, will)
+    apart = {k: (was.get(k), then[k]) for k in then if was.get(k) != then[k] and k not in delta}
+    return Merged(config, changed, fixed, {k: pair for k, pair in apart.items() if _under(k, _GROUPS)})
+
+
+def tell(pairs: Mapping[str, tuple[Any, Any]]) -> str:
+    """`model.lr (0.1 to 0.2), ...`"""
+    return ", ".join(f"{k} ({old!r} to {new!r})" for k, (old, new) in pairs.items())
+
+
+def flatten(cfg: Any, prefix: str = "") -> Flat:
+    """The leaves of a configuration by their dotted keys; an empty node is a leaf."""
+    container = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    if not isinstance(container, dict) or not container:
+        return {prefix: container}
+    flat: Flat = {}
+    for name, value in container.items():
+        flat |= flatten(value, f"{prefix}.{name!s}" if prefix else str(name))
+    return flat
+
+
+def _is_fixed(k: str) -> bool:
+    return _under(k, FIXED) and not _under(k, FREE)
+
+
+def _is_asked(k: str, overrides: Sequence[str]) -> bool:
+    return _under(k, overrides) or any(o in _WHOLE for o in overrides)
+
+
+def _under(k: str, prefixes: Sequence[str]) -> bool:
+    return any(k == prefix or k.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _set(config: DictConfig, k: str, will: Flat) -> None:
+    parent, _, leaf = k.rpartition(".")
+    if k in will:
+        OmegaConf.update(config, k, will[k], force_add=True)
+    elif (node := OmegaConf.select(config, parent) if parent else config) is not None and leaf in node:
+        del node[leaf]

@@ -1,0 +1,104 @@
+"""Decides what the embedded images are: scikit-learn's 1797 scans of digits, split once by the seed."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import Dataset
+
+from cairn.data.datamodule import DataModule
+
+
+class Scans(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs (image, label), each image moved at random by up to `max_shift` pixels, with black moving in.
+
+    Args:
+        images: float32 (num_samples, 1, height, width).
+        labels: int64 (num_samples,).
+        max_shift: pixels in each direction; 0 draws no random numbers.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, max_shift: int = 0) -> None:
+        self.images = images
+        self.labels = labels
+        self.max_shift = max_shift
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = self.images[index]
+        return (shift(image, self.max_shift) if self.max_shift else image), self.labels[index]
+
+
+def shift(image: Tensor, max_shift: int) -> Tensor:
+    """Move an image (..., height, width) by up to `max_shift` pixels along both axes; zeros move in."""
+    height, width = image.shape[-2:]
+    top, left = torch.randint(0, 2 * max_shift + 1, (2,)).tolist()
+    return pad(image, [max_shift] * 4)[..., top : top + height, left : left + width]
+
+
+class Digits(DataModule):
+    """8x8 scans of the digits 0 to 9: images float32 (batch, 1, 8, 8) in [0, 1], labels int64 (batch,).
+
+    The data is inside scikit-learn: the test part of E. Alpaydin, C. Kaynak, "Optical recognition of
+    handwritten digits", UCI Machine Learning Repository, 1998. Nothing is downloaded.
+
+    Args:
+        val_fraction, test_fraction: of the 1797 scans; the rest is for training.
+        augment: move each training image at random.
+        max_shift: by up to that many pixels in each direction.
+
+    The other arguments are those of `DataModule`; `seed` also decides the split.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        *,
+        num_workers: int = 0,
+        seed: int = 0,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
+        drop_last: bool = False,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        augment: bool = False,
+        max_shift: int = 1,
+    ) -> None:
+        super().__init__(
+            batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            pin_memory=pin_memory,
+            persistent_workers=persistent_workers,
+            drop_last=drop_last,
+        )
+        if not 0 < val_fraction + test_fraction < 1:
+            raise ValueError(
+                "The fractions for validation and test have to leave something to train on,"
+                f" but val_fraction={val_fraction} and test_fraction={test_fraction}."
+            )
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.max_shift = max_shift if augment else 0
+        self.seeded_items = self.max_shift > 0
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the three sets; the same ones for every stage."""
+        images, labels = _load()
+        num_val, num_test = (round(part * len(labels)) for part in (self.val_fraction, self.test_fraction))
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.seed))
+        train, val, test = order.split([len(labels) - num_val - num_test, num_val, num_test])
+        self.train_set = Scans(images[train], labels[train], self.max_shift)
+        self.val_set = Scans(images[val], labels[val])
+        self.test_set = Scans(images[test], labels[test])
+
+
+def _load() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits  # takes a second to import, and only this needs it
+
+    scans: Any = load_digits()
+    images = torch.from_numpy(scans.images).to(torch.float32).unsqueeze(1) / 16  # values 0 to 16
+    return images, torch.from_numpy(scans.target).to(torch.int64)

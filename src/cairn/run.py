@@ -1,0 +1,357 @@
+"""Composition root: configuration -> objects -> what to go on from -> fit -> test -> report. Knows everybody."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from cairn import __version__, command, config, report
+from cairn.checkpoint import resume, schedule
+from cairn.checkpoint.callback import TIME_LIMIT, CheckpointEngine, Origin, Policy, Stopped
+from cairn.checkpoint.errors import CairnError, ResumeError
+from cairn.checkpoint.resume import Plan
+from cairn.cluster.signals import StopSignals
+from cairn.rundir import Record, RunDirectory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects of a run."""
+
+    data: LightningDataModule
+    model: LightningModule
+    trainer: Trainer
+    engine: CheckpointEngine
+    signals: StopSignals
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Train as `cfg` says, in the run directory that Hydra has made; go on where the run in it has stopped.
+
+    Returns:
+        The value of `cfg.optimized_metric`, for a sweeper.
+
+    Raises:
+        SystemExit: 1 after an error that a sentence can tell, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    hydra = HydraConfig.get()
+    directory = RunDirectory(Path(hydra.runtime.output_dir))
+    with _sentences(directory, alone=hydra.mode == RunMode.RUN):
+        overrides = tuple(hydra.overrides.task)
+        merged, old = _configuration(cfg, directory, overrides)
+        config.check(merged.config)
+        if old is not None and old.status == "finished" and not merged.changed:
+            return _already_finished(directory, old, merged.config)
+        plan = _plan(merged.config, directory, old)
+        record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
+        command.announce_children(
+            config=str(directory.config_file), run=record.id, start=str(plan.path) if plan.path else None
+        )
+        report.show_config(OmegaConf.to_container(merged.config), Console())  # type: ignore[arg-type]
+        _tell_start(directory, merged, plan)
+        return _train(merged.config, directory, record.id, plan)
+
+
+def join(config: str, run: str, start: str | None) -> None:
+    """Take part in a run as one of its DDP processes; the main process has decided everything."""
+    cfg = OmegaConf.load(config)
+    assert isinstance(cfg, DictConfig)
+    directory = RunDirectory(Path(config).parent)
+    try:
+        _train(cfg, directory, run, Plan(Path(start) if start else None))
+    except Stopped:
+        pass  # exit 0: Lightning kills the main process, which may still be busy, when a child fails
+
+
+def _train(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> float | None:
+    with _distributed_environment():
+        parts = build(cfg, directory, run_id, plan)
+        exit_code = 1
+        try:
+            why = _fit(parts, cfg, plan)
+            metrics = _numbers(parts.trainer.callback_metrics)
+            test = _test(parts) if cfg.get("test") else None
+            result = _result(cfg, {**metrics, **(test or {})})
+            exit_code = 0
+        except Stopped as stopped:
+            _end(parts, directory, "stopped", stopped.why)
+            exit_code = 128 + signal.Signals[stopped.why]
+            if not parts.trainer.is_global_zero:
+                raise
+            raise SystemExit(exit_code) from stopped
+        except KeyboardInterrupt as interrupt:
+            exit_code = 128 + signal.SIGINT
+            raise SystemExit(exit_code) from interrupt
+        finally:
+            _close_loggers(parts.trainer.loggers, exit_code)
+        _end(parts, directory, "stopped" if why else "finished", why, test, result)
+        return result
+
+
+def build(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> Parts:
+    """Make the objects that the configuration names."""
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    _quiet_wandb(cfg, directory)
+    data: LightningDataModule = instantiate(cfg.data)
+    model: LightningModule = instantiate(cfg.model)
+    signals = StopSignals()
+    origin = Origin(run_id, OmegaConf.to_container(cfg, resolve=True), _provenance(cfg))  # type: ignore[arg-type]
+    engine = CheckpointEngine(_policy(cfg), origin, plan, signals.requested)
+    callbacks = [instantiate(node) for node in cfg.get("callbacks", {}).values() if node and "_target_" in node]
+    settings = {key: value for key, value in cfg.trainer.items() if key != "max_time"}  # ours: it stops at a boundary
+    trainer: Trainer = instantiate(settings, callbacks=[*callbacks, signals, engine], logger=_loggers(cfg, run_id))
+    engine.attach(trainer)
+    return Parts(data, model, trainer, engine, signals)
+
+
+def _fit(parts: Parts, cfg: DictConfig, plan: Plan) -> str:
+    """Fit; returns what stopped it, if that is no reason to leave at once."""
+    if not cfg.get("train"):
+        return ""
+    if plan.path is None and cfg.get("init_weights"):
+        _take_weights(parts.model, Path(cfg.init_weights))
+    try:
+        path = str(plan.path) if plan.path else None
+        parts.trainer.fit(parts.model, datamodule=parts.data, ckpt_path=path, weights_only=True)
+    except Stopped as stopped:
+        if stopped.why != TIME_LIMIT:
+            raise
+        return TIME_LIMIT
+    except SystemExit as leave:  # what Lightning makes of a second Ctrl-C
+        if parts.signals.received == signal.SIGINT:
+            raise KeyboardInterrupt from leave
+        raise
+    return ""
+
+
+def _test(parts: Parts) -> dict[str, float]:
+    """Test the best checkpoint, else the last, else the weights as they are."""
+    path = parts.engine.best_model_path or parts.engine.last_model_path or None
+    path = parts.trainer.strategy.broadcast(path)
+    scores = parts.trainer.test(parts.model, datamodule=parts.data, ckpt_path=path, weights_only=True, verbose=False)
+    return _numbers({name: value for scores_of_loader in scores for name, value in scores_of_loader.items()})
+
+
+def _end(
+    parts: Parts,
+    directory: RunDirectory,
+    status: str,
+    why: str = "",
+    test: Mapping[str, float] | None = None,
+    result: float | None = None,
+) -> None:
+    if not parts.trainer.is_global_zero:
+        return
+    directory.end(status, why, result)
+    engine = parts.engine
+    ending = report.Ending(
+        run=directory.path,
+        status=f"stopped by {why}" if why else status,
+        saved=engine.saved,
+        best=Path(engine.best_model_path).name,
+        monitor=engine.policy.monitor,
+        test=test,
+        num_saves=engine.num_saves,
+        total_stall_s=engine.total_stall_s,
+        elapsed_s=engine.elapsed_s,
+    )
+    report.show_ending(ending, Console())
+
+
+def _configuration(
+    cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...]
+) -> tuple[config.Merged, Record | None]:
+    """The run's own configuration with what the command line changes; for a new run, just what was composed."""
+    now = _resolved(cfg)
+    record = directory.record()
+    if record is None:
+        return config.Merged(now, {}, {}, {}), None
+    own = OmegaConf.load(directory.config_file)
+    assert isinstance(own, DictConfig)
+    fresh = [override for override in overrides if override not in record.overrides]
+    before = _resolved(_compose(record.overrides))
+    return config.merge(own, before, now, [command.key(override) for override in fresh]), record
+
+
+def _compose(overrides: tuple[str, ...]) -> DictConfig:
+    """Compose a configuration from today's files, in this process's Hydra."""
+    name = HydraConfig.get().job.config_name
+    cfg = GlobalHydra.instance().config_loader().load_configuration(name, list(overrides), run_mode=RunMode.RUN)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def _resolved(cfg: DictConfig) -> DictConfig:
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[return-value]
+
+
+def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
+    """What this start goes on from: the run's own newest checkpoint, else the file that it was told."""
+    own = resume.plan(Path(cfg.checkpoint.dirpath))
+    if own.saved is not None and old is None:
+        raise ResumeError(
+            f"{cfg.checkpoint.dirpath} holds checkpoints, and {directory.path} has no run.json that says whose they "
+            f"are: choose another directory, or ckpt_path= one of them into a new run."
+        )
+    if own.path is not None or not cfg.get("ckpt_path"):
+        return own
+    path = Path(cfg.ckpt_path).resolve()
+    resume.load(path)
+    return Plan(path, None, own.rejected)
+
+
+def _already_finished(directory: RunDirectory, record: Record, cfg: DictConfig) -> float | None:
+    more = report.command(directory.path, "trainer.max_epochs=...")
+    log.info("This run is finished: %s. To extend it: %s", report.relative(directory.path), more)
+    return record.result
+
+
+def _tell_start(directory: RunDirectory, merged: config.Merged, plan: Plan) -> None:
+    log.info("Run directory: %s", report.relative(directory.path))
+    for item in plan.rejected:
+        log.warning("Not used: %s, because %s.", item.path.name, item.why)
+    if plan.path is not None:
+        log.info("Going on from %s", report.relative(plan.path))
+    if merged.changed:
+        log.info("Changed by this command: %s", config.tell(merged.changed))
+    if merged.kept:
+        log.info("Unchanged, because the run has begun with it: %s", config.tell(merged.kept))
+    if merged.edited:
+        log.warning("Edited in configs/ since the run began, without effect on it: %s", config.tell(merged.edited))
+
+
+def _take_weights(model: LightningModule, path: Path) -> None:
+    weights = resume.load(path)["state_dict"]
+    resume.check_fits(path, weights, model.state_dict())
+    model.load_state_dict(weights)
+    log.info("Weights from %s", report.relative(path))
+
+
+def _policy(cfg: DictConfig) -> Policy:
+    group = cfg.checkpoint
+    limit = cfg.trainer.get("max_time")
+    return Policy(
+        directory=Path(group.dirpath),
+        triggers={name: instantiate(node) for name, node in group.triggers.items()},
+        rules={name: instantiate(node) for name, node in group.keep.items()},
+        monitor=group.monitor,
+        mode=group.mode,
+        max_time_s=None if limit is None else schedule.parse_duration_s(_plain(limit)),
+    )
+
+
+def _loggers(cfg: DictConfig, run_id: str) -> list[Logger]:
+    loggers = []
+    for node in cfg.get("logger", {}).values():
+        is_wandb = node["_target_"].endswith("WandbLogger")
+        loggers.append(instantiate(node, id=node.get("id") or run_id) if is_wandb else instantiate(node))
+    return loggers
+
+
+def _quiet_wandb(cfg: DictConfig, directory: RunDirectory) -> None:
+    """Keep W&B's files with the run, and keep it from the network when it is offline."""
+    node = cfg.get("logger", {}).get("wandb")
+    if node is None:
+        return
+    own = directory.path / "wandb"
+    own.mkdir(parents=True, exist_ok=True)
+    for name, value in {"DATA_DIR": own, "CACHE_DIR": own / "cache", "CONFIG_DIR": own / "config"}.items():
+        os.environ[f"WANDB_{name}"] = str(value)
+    if node.get("offline"):
+        os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+
+
+def _close_loggers(loggers: list[Any], exit_code: int) -> None:
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger._experiment is not None:
+            logger.experiment.finish(exit_code=exit_code)
+
+
+def _provenance(cfg: DictConfig) -> dict[str, Any]:
+    versions = {"cairn": __version__, "torch": torch.__version__, "lightning": lightning.__version__}
+    return {"seed": cfg.seed, "git": _git_commit(), "python": sys.version.split()[0], **versions}
+
+
+def _git_commit() -> str:
+    """The commit of the code, with a + if files differ from it; empty outside a repository."""
+    git = ["git", "-C", os.environ.get(command.ROOT, ".")]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("+" if changes else "")
+
+
+def _result(cfg: DictConfig, metrics: Mapping[str, float]) -> float | None:
+    name = cfg.get("optimized_metric")
+    if name is None:
+        return None
+    if name not in metrics:
+        raise CairnError(f"optimized_metric={name!r} was not logged; what was: {', '.join(sorted(metrics))}.")
+    return metrics[name]
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+@contextmanager
+def _sentences(directory: RunDirectory, alone: bool) -> Iterator[None]:
+    """Tell an error as a sentence and exit; after any other, say what the run can go on from.
+
+    In a sweep the exception goes on instead, so that the other jobs are run and the launcher knows.
+    """
+    try:
+        yield
+    except CairnError as error:
+        directory.end("failed", str(error))
+        if not alone:
+            raise
+        log.error("%s", error)
+        raise SystemExit(1) from error
+    except Exception as error:
+        directory.end("failed", f"{type(error).__name__}: {error}")
+        log.error("The run failed, and goes on from its newest checkpoint with: %s", report.command(directory.path))
+        raise
+
+
+@contextmanager
+def _distributed_environment() -> Iterator[None]:
+    """Leave no trace of DDP: the next job of a sweep, in this process, starts its own processes."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None) if name not in before else os.environ.update({name: before[name]})

@@ -1,0 +1,111 @@
+"""The run directory: which files say what a run is, and which run is meant by `resume=`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cairn.checkpoint.errors import ResumeError
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `run.json` holds."""
+
+    id: str
+    task_name: str
+    overrides: tuple[str, ...] = ()
+    """The overrides of the command line that made the run, and of those that changed it later."""
+    status: str = "running"
+    """running (or killed), finished, stopped, failed."""
+    why: str = ""
+    """What stopped it."""
+    result: float | None = None
+    """The value of `optimized_metric` at the end."""
+    created: str = ""
+    """UTC, ISO 8601."""
+
+
+class RunDirectory:
+    """One run's directory and the files in it that belong to the run as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration that the run goes by, also when the YAML files have changed since."""
+        return self.path / "config.yaml"
+
+    @property
+    def record_file(self) -> Path:
+        """Its id, its overrides and how it ended."""
+        return self.path / "run.json"
+
+    def record(self) -> Record | None:
+        """What is known of the run; None if there was none here yet.
+
+        Raises:
+            ResumeError: the file is no record.
+        """
+        if not self.record_file.is_file():
+            return None
+        try:
+            fields = json.loads(self.record_file.read_text())
+            return Record(**{**fields, "overrides": tuple(fields["overrides"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ResumeError(f"{self.record_file} is no record of a run ({error}).") from error
+
+    def start(self, task_name: str, overrides: tuple[str, ...], config: str) -> Record:
+        """Note that the run starts (or goes on) now, with this configuration."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        old = self.record() or Record(secrets.token_hex(4), task_name, created=now)
+        record = replace(old, overrides=overrides, status="running", why="")
+        self.path.mkdir(parents=True, exist_ok=True)
+        _replace(self.config_file, config)
+        self._write(record)
+        return record
+
+    def end(self, status: str, why: str = "", result: float | None = None) -> None:
+        """Note how the run ended."""
+        if record := self.record():
+            self._write(replace(record, status=status, why=why, result=result))
+
+    def _write(self, record: Record) -> None:
+        fields: dict[str, Any] = asdict(record)
+        _replace(self.record_file, json.dumps(fields, indent=2) + "\n")
+
+
+def find(named: str, log_dir: Path, task_name: str) -> RunDirectory:
+    """The run that `resume=` means: a directory, or `latest`, the newest run of the task.
+
+    Raises:
+        ResumeError: there is none.
+    """
+    if named != "latest":
+        return _existing(Path(named))
+    runs = [RunDirectory(path.parent) for path in (log_dir / task_name).glob("*/**/run.json")]
+    if not runs:
+        raise ResumeError(f"resume=latest: there is no run of the task {task_name!r} in {log_dir / task_name}.")
+    return max(runs, key=lambda run: run.record_file.stat().st_mtime)
+
+
+def _existing(path: Path) -> RunDirectory:
+    if not path.is_dir():
+        raise ResumeError(f"resume={path}: there is no such directory.")
+    run = RunDirectory(path)
+    if run.record() is None:
+        hint = f": did you mean {path.parent}?" if (path.parent / "run.json").is_file() else ""
+        raise ResumeError(f"resume={path} is not the directory of a run, it has no run.json{hint or '.'}")
+    return run
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a small file so that it is always whole."""
+    temp = path.with_name(f".{path.name}.tmp")
+    temp.write_text(text)
+    temp.replace(path)

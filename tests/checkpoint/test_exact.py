@@ -1,0 +1,106 @@
+"""A run that is stopped after any batch and resumed ends bit for bit where the undisturbed one ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+)
+from tests.support.equality import differences, outcome
+from tests.support.toy import Cell, train
+
+CELLS = {
+    "plain": Cell(),
+    "augmented, 2 workers": Cell(data={"num_workers": 2}),
+    "2 persistent workers": Cell(data={"num_workers": 2, "persistent_workers": True}),
+    "accumulation 3": Cell(trainer={"accumulate_grad_batches": 3}, num_boundaries=9),
+    "accumulation 3, validation 0.25": Cell(
+        trainer={"accumulate_grad_batches": 3, "val_check_interval": 0.25}, num_boundaries=9
+    ),
+    "accumulation schedule": Cell(
+        callbacks=lambda: [GradientAccumulationScheduler({0: 1, 1: 2, 2: 3})], num_boundaries=15
+    ),
+    "validation 0.25": Cell(trainer={"val_check_interval": 0.25}),
+    "validation every 3 batches": Cell(trainer={"val_check_interval": 3}),
+    "validation every 5 batches, over epochs": Cell(trainer={"val_check_interval": 5, "check_val_every_n_epoch": None}),
+    "validation every 2 epochs": Cell(trainer={"check_val_every_n_epoch": 2}),
+    "no validation": Cell(trainer={"limit_val_batches": 0}, monitor=None),
+    "no sanity check": Cell(trainer={"num_sanity_val_steps": 0}),
+    "max_steps inside an epoch": Cell(trainer={"max_epochs": -1, "max_steps": 20}, num_boundaries=20),
+    "max_steps at the end of one": Cell(trainer={"max_epochs": -1, "max_steps": 24}),
+    "max_steps and max_epochs": Cell(trainer={"max_steps": 20}, num_boundaries=20),
+    "max_steps on a validation": Cell(
+        trainer={"max_epochs": -1, "max_steps": 20, "val_check_interval": 0.25}, num_boundaries=20
+    ),
+    "plateau by epoch": Cell(module={"scheduler": "plateau-epoch"}),
+    "plateau by step, validation 0.25": Cell(
+        module={"scheduler": "plateau-step"}, trainer={"val_check_interval": 0.25}
+    ),
+    "plateau by step, accumulation 3": Cell(
+        module={"scheduler": "plateau-step"}, trainer={"accumulate_grad_batches": 3}, num_boundaries=9
+    ),
+    "multi-step by epoch": Cell(module={"scheduler": "epoch"}),
+    "one-cycle": Cell(module={"scheduler": "onecycle"}),
+    "one-cycle, 2 workers": Cell(module={"scheduler": "onecycle"}, data={"num_workers": 2}),
+    "no scheduler": Cell(module={"scheduler": "none"}),
+    "early stopping on validations": Cell(
+        callbacks=lambda: [EarlyStopping("val/loss", patience=2, check_on_train_epoch_end=False)],
+        trainer={"val_check_interval": 0.25, "max_epochs": 20},
+        num_boundaries=-1,
+    ),
+    "early stopping at the end of epochs": Cell(
+        callbacks=lambda: [EarlyStopping("train/late", patience=1, check_on_train_epoch_end=True)],
+        trainer={"max_epochs": 20},
+        num_boundaries=-1,
+    ),
+    "EMA weights": Cell(callbacks=lambda: [EMAWeightAveraging(decay=0.9)]),
+    "EMA weights, validation 0.25": Cell(
+        callbacks=lambda: [EMAWeightAveraging(decay=0.9, update_every_n_steps=3)], trainer={"val_check_interval": 0.25}
+    ),
+    "clipping": Cell(trainer={"gradient_clip_val": 0.1}),
+    "learning-rate monitor": Cell(callbacks=lambda: [LearningRateMonitor()]),
+    "manual optimization": Cell(module={"manual": True}),
+    "manual optimization, validation 3": Cell(module={"manual": True}, trainer={"val_check_interval": 3}),
+    "bf16-mixed": Cell(trainer={"precision": "bf16-mixed"}),
+    "limit_train_batches 5": Cell(trainer={"limit_train_batches": 5}, num_boundaries=15),
+    "limit_train_batches 0.5": Cell(trainer={"limit_train_batches": 0.5}, num_boundaries=12),
+    "drop_last": Cell(data={"drop_last": True}, num_boundaries=21),
+    "reload every epoch": Cell(trainer={"reload_dataloaders_every_n_epochs": 1}),
+    "interval 3": Cell(interval=3),
+    "interval longer than an epoch": Cell(interval=11),
+    "interval 0.25ep": Cell(interval="0.25ep"),
+    "interval 2st, accumulation 3": Cell(interval="2st", trainer={"accumulate_grad_batches": 3}, num_boundaries=9),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_stop_after_every_batch(name: str, tmp_path: Path) -> None:
+    cell, copies = CELLS[name], tmp_path / "copies"
+    copies.mkdir()
+    (tmp_path / "whole").mkdir()
+    samples = train(tmp_path / "whole", cell, copies=copies)
+    whole = outcome(tmp_path / "whole", samples)
+
+    stops = sorted(copies.iterdir())
+    assert len(stops) == cell.num_boundaries or (cell.num_boundaries < 0 and len(stops) > 8)
+    unequal = {}
+    for stop in stops:
+        done = _batches_done(stop)
+        # Another seed shows that all comes from the checkpoint; before the first one there is only the seed.
+        resumed = train(stop, cell, seed=99 if done else 7)
+        if found := differences(whole, outcome(stop, samples[:done] + resumed)):
+            unequal[stop.name] = found[:4]
+    assert not unequal, f"{len(unequal)} of {len(stops)} stops: {unequal}"
+
+
+def _batches_done(run: Path) -> int:
+    last = run / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        return 0
+    return torch.load(last, weights_only=True)["cairn"]["position"]["total_batches"]

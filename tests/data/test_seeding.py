@@ -1,0 +1,90 @@
+"""Random numbers of samples: the same in any process, and not those of the training."""
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
+
+from cairn.data.sampler import EpochSampler
+from cairn.data.seeding import SeededItems, mix_seed
+
+
+class Draws(Dataset):
+    """Each item draws from all three global generators."""
+
+    name = "draws"
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return torch.tensor([index, torch.rand(()).item(), np.random.rand(), random.random()])
+
+
+def epoch_of(num_workers, epoch=1, batch_size=4, start=0):
+    sampler = EpochSampler(12, keyed=True)
+    sampler.seek(epoch, start)
+    items, own = SeededItems(Draws(), seed=5), torch.Generator().manual_seed(0)
+    return torch.cat(list(DataLoader(items, batch_size, sampler=sampler, num_workers=num_workers, generator=own)))
+
+
+def global_states():
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+
+def test_items_are_the_same_with_and_without_workers():
+    assert torch.equal(epoch_of(0), epoch_of(2))
+
+
+def test_items_do_not_depend_on_their_batch():
+    assert torch.equal(epoch_of(0)[5:], epoch_of(0, batch_size=3, start=5))
+
+
+def test_each_epoch_and_each_item_draws_its_own():
+    assert not torch.equal(epoch_of(0, 1)[:, 1:], epoch_of(0, 2)[:, 1:])
+    assert len(epoch_of(0)[:, 1:].unique()) == 36
+
+
+def test_the_global_generators_are_left_alone():
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    before = global_states()
+    epoch_of(0)
+    assert global_states() == before
+
+
+def test_they_are_put_back_after_an_error_too():
+    before = global_states()
+    with pytest.raises(TypeError):
+        SeededItems(None, 0).__getitems__([(0, 1)])
+    assert global_states() == before
+
+
+def test_a_plain_index_is_epoch_0():
+    items = SeededItems(Draws(), 5)
+    assert torch.equal(items[3], items[(0, 3)])
+
+
+def test_attributes_of_the_dataset_are_there_also_after_pickling():
+    items = pickle.loads(pickle.dumps(SeededItems(Draws(), 5)))
+    assert (items.name, len(items)) == ("draws", 12)
+    assert not hasattr(items, "nothing")
+
+
+def test_the_mixing_step_is_splitmix64():
+    # The first output for the state 0 of the reference implementation in C.
+    assert mix_seed(0) == 0xE220A8397B1DCDAF
+
+
+@given(st.lists(st.integers(min_value=0, max_value=2**40), min_size=1, max_size=4))
+def test_seeds_fit_into_64_bits(parts):
+    assert 0 <= mix_seed(*parts) < 2**64
+
+
+def test_neighbours_are_far_apart():
+    low = {mix_seed(s, e, i) & 0xFFFFFFFF for s in range(5) for e in range(5) for i in range(40)}
+    assert len(low) == 1000

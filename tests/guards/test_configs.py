@@ -1,0 +1,97 @@
+"""Every config composes, without torch, and every `_target_` in it takes the keys that it is given."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_object
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+
+# Composes everything in one process of its own, and says whether torch came along.
+COMPOSE_ALL = """
+import json, sys
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+composed = {}
+with initialize_config_dir(sys.argv[1], version_base="1.3"):
+    for override in json.load(sys.stdin):
+        try:
+            cfg = compose("train", [override] if override else [], return_hydra_config=True)
+            composed[override] = OmegaConf.to_container(cfg, resolve=False)
+        except Exception as error:
+            composed[override] = f"{type(error).__name__}: {error}"
+print(json.dumps({"composed": composed, "torch": "torch" in sys.modules}, default=str))
+"""
+
+
+def _options():
+    """All `group=option` that the folders offer. local/ is this machine's own."""
+    options = [(p.parent.relative_to(CONFIGS).as_posix(), p.stem) for p in CONFIGS.rglob("*.yaml")]
+    return sorted(f"{group}={name}" for group, name in options if group not in {".", "local"})
+
+
+OPTIONS = ["", *_options()]
+
+
+@pytest.fixture(scope="module")
+def everything():
+    command = [sys.executable, "-c", COMPOSE_ALL, str(CONFIGS)]
+    result = subprocess.run(command, input=json.dumps(OPTIONS), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def targets(node, where=""):
+    """All mappings with a `_target_` in a config, with the path to each."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield where, node
+        for key, value in node.items():
+            yield from targets(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from targets(value, f"{where}[{index}]")
+
+
+def unknown_keys(config):
+    """The keys that the target's signature does not have."""
+    parameters = inspect.signature(get_object(config["_target_"])).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return set()
+    return set(config) - INSTANTIATE_KEYS - set(parameters)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_it_composes(everything, option):
+    assert isinstance(everything["composed"][option], dict), everything["composed"][option]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_target_takes_its_keys(everything, option):
+    config = everything["composed"][option]
+    assert isinstance(config, dict), config
+    config.pop("hydra", None)  # Hydra checks its own
+    wrong = {where: unknown_keys(node) for where, node in targets(config)}
+    assert {where: keys for where, keys in wrong.items() if keys} == {}
+
+
+def test_composing_imports_no_torch(everything):
+    assert not everything["torch"], "a job that only reads its config should not pay seconds for torch"
+
+
+def test_every_group_has_a_folder_and_every_file_a_group():
+    groups = {option.partition("=")[0] for option in OPTIONS if option}
+    assert groups >= {"checkpoint", "data", "model", "trainer", "logger", "callbacks"}
+    assert groups >= {"experiment", "debug", "hydra", "paths"}
+    assert [p.name for p in CONFIGS.glob("*.yaml")] == ["train.yaml"]
+
+
+def test_the_guard_sees_an_unknown_key():
+    assert unknown_keys({"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patiense": 3}) == {"patiense"}

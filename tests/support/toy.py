@@ -1,0 +1,194 @@
+"""A run of a second that has everything in it that a resume could get wrong, and can be stopped after any batch."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchmetrics import MeanMetric, MetricCollection, MinMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from cairn.checkpoint.callback import CheckpointEngine, Origin, Policy
+from cairn.checkpoint.loop import Place
+from cairn.checkpoint.resume import Plan, plan
+from cairn.checkpoint.retention import Best, Latest
+from cairn.checkpoint.schedule import AtEnd, BestValidation, Every
+from cairn.data import DataModule
+from cairn.logging.csv import CSVLogger
+
+NUM_SAMPLES, BATCH_SIZE = 23, 3  # eight batches, the last one smaller
+BATCHES_PER_EPOCH, EPOCHS = 8, 3
+
+
+class Points(Dataset):
+    """Noisy points of two classes; the noise is drawn anew from all three generators at every access."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.num_samples = num_samples
+        generator = torch.Generator().manual_seed(5)
+        self.x = torch.randn(num_samples, 4, generator=generator)
+        self.y = (self.x.sum(1) > 0).long()
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        noise = torch.randn(4) + float(np.random.randn()) + random.gauss(0, 1)
+        return self.x[index] + 0.1 * noise, self.y[index], index
+
+
+class PointData(DataModule):
+    """Points to train on, and others, without noise, to validate on."""
+
+    def setup(self, stage: str | None = None) -> None:
+        self.train_set = Points(NUM_SAMPLES)
+        still = Points(10)
+        self.val_set = [(still.x[i], still.y[i], i) for i in range(10)]  # type: ignore[assignment]
+
+
+class Toy(LightningModule):
+    """BatchNorm, dropout, draws from every generator, sums and metrics of every kind, any optimization."""
+
+    def __init__(self, scheduler: str = "step", manual: bool = False, lr: float = 0.05) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+        self.train_acc, self.lowest = MulticlassAccuracy(2), MinMetric()
+        self.scores = MetricCollection([MulticlassF1Score(2), MulticlassAccuracy(2)], prefix="train/")
+        self.late = MeanMetric()  # logged at the end of an epoch only
+        self.register_buffer("steps_seen", torch.zeros(()), persistent=False)
+        self.automatic_optimization = not manual
+        self.samples: list[list[int]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y, index = batch
+        self.samples.append([self.current_epoch, batch_idx, *index.tolist()])
+        self.steps_seen += 1
+        logits = self.net(x + 0.01 * random.random() + 0.01 * np.random.rand())
+        loss = nn.functional.cross_entropy(logits, y)
+        self.train_acc(logits, y), self.scores(logits, y), self.late(loss)
+        self.log("train/loss", loss, on_step=True, on_epoch=True)
+        self.log("train/max", loss.detach() * self.steps_seen, on_step=False, on_epoch=True, reduce_fx="max")
+        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True)
+        self.log_dict(self.scores, on_step=False, on_epoch=True)
+        if not self.automatic_optimization:
+            self._step_by_hand(loss, batch_idx)
+        return loss
+
+    def _step_by_hand(self, loss: Tensor, batch_idx: int) -> None:
+        """Two optimizers; the second one steps on the gradients of three batches."""
+        first, second = self.optimizers()
+        self.manual_backward(loss)
+        first.step(), first.zero_grad()
+        if batch_idx % 3 == 2:
+            second.step(), second.zero_grad()
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/late", self.late)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y, _ = batch
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        self.lowest(loss)
+        self.log("val/loss", loss + 0.01 * torch.rand(()))
+        self.log("val/step", loss, on_step=True, on_epoch=True)
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self.log("val/lowest", self.lowest.compute())
+
+    def configure_optimizers(self) -> Any:
+        lr = self.hparams["lr"]
+        if not self.automatic_optimization:
+            return [torch.optim.AdamW(self.net[0].parameters(), lr), torch.optim.SGD(self.net[4].parameters(), lr)]
+        optimizer = torch.optim.AdamW(self.net.parameters(), lr)
+        if self.hparams["scheduler"] == "none":
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": SCHEDULERS[self.hparams["scheduler"]](optimizer, self)}
+
+
+def _plateau(optimizer: Any, interval: str, monitor: str) -> dict[str, Any]:
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.7)
+    return {"scheduler": scheduler, "interval": interval, "monitor": monitor, "frequency": 1}
+
+
+SCHEDULERS: dict[str, Callable[[Any, Toy], Any]] = {
+    "step": lambda optimizer, _: {
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9),
+        "interval": "step",
+    },
+    "epoch": lambda optimizer, _: torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2], 0.5),
+    "plateau-epoch": lambda optimizer, _: _plateau(optimizer, "epoch", "val/loss"),
+    "plateau-step": lambda optimizer, _: _plateau(optimizer, "step", "train/loss"),
+    "onecycle": lambda optimizer, toy: {
+        "scheduler": torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, 0.1, total_steps=int(toy.trainer.estimated_stepping_batches)
+        ),
+        "interval": "step",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the matrix: what differs from the plain run."""
+
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    module: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Callable[[], list[Callback]] = list
+    interval: int | str = 1
+    data_class: type[DataModule] = PointData
+    module_class: type[LightningModule] = Toy
+    monitor: str | None = "val/loss"
+    num_boundaries: int = EPOCHS * BATCHES_PER_EPOCH
+    """How many places to stop at there are; a cell whose run is shorter says so."""
+
+
+class CopyingEngine(CheckpointEngine):
+    """Leaves a copy of the run directory at every boundary: what a `kill -9` right there would have left on disk."""
+
+    copies: Path | None = None
+
+    def at_boundary(self, place: Place, ends: bool) -> None:
+        super().at_boundary(place, ends)
+        if self.copies is not None:
+            number = len(list(self.copies.iterdir()))
+            shutil.copytree(self.policy.directory.parent, self.copies / f"{number:03d}", symlinks=True)
+
+
+def policy(run: Path, cell: Cell) -> Policy:
+    """Every batch, the best validation and the end; two newest and the best are kept."""
+    triggers = {"interval": Every(cell.interval), "best": BestValidation(), "end": AtEnd()}
+    return Policy(run / "checkpoints", triggers, {"last": Latest(2), "best": Best()}, cell.monitor, "min")
+
+
+def train(
+    run: Path, cell: Cell, *, copies: Path | None = None, start: Plan | None = None, run_id: str = "toy", seed: int = 7
+) -> list[Any]:
+    """Train in `run` from what is there (or from `start`); returns the samples that were trained on, in their order."""
+    seed_everything(seed, verbose=False)
+    module = cell.module_class(**cell.module)
+    data = cell.data_class(**{"batch_size": BATCH_SIZE, "seed": 3, **cell.data})
+    found = start or plan(run / "checkpoints")
+    engine = CopyingEngine(policy(run, cell), Origin(run_id), found)
+    engine.copies = copies
+    trainer = Trainer(**_settings(run, cell), callbacks=[*cell.callbacks(), engine], logger=CSVLogger(run / "csv"))
+    engine.attach(trainer)
+    trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found.path else None, weights_only=True)
+    return module.samples  # type: ignore[return-value, union-attr]
+
+
+def _settings(run: Path, cell: Cell) -> dict[str, Any]:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+    loops = {"max_epochs": EPOCHS, "log_every_n_steps": 2, "num_sanity_val_steps": 1, "use_distributed_sampler": False}
+    return {**quiet, **loops, "default_root_dir": run, **cell.trainer}
