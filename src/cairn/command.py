@@ -14,7 +14,8 @@ from pathlib import Path
 
 from dotenv import load_dotenv
 
-from cairn.checkpoint.errors import CairnError, ConfigError
+from cairn.checkpoint.errors import ConfigError
+from cairn.errors import CairnError
 from cairn.rundir import RunDirectory, find
 
 ROOT = "PROJECT_ROOT"

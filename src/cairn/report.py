@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
@@ -61,22 +62,26 @@ def show_ending(ending: Ending, console: Console) -> None:
 
 def checkpoint_table(ending: Ending) -> Table:
     """A row per kept checkpoint, oldest first."""
-    table = Table(title=f"checkpoints/ of {relative(ending.run)}", title_justify="left", title_style="bold")
-    columns = ("file", "epoch", "batch", "step", "saved because", ending.monitor or "score", "size", "is")
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("file", "saved because", "is") else "right", overflow="fold")
+    title = f"{relative(ending.run)}/checkpoints"
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    table.add_column("file", no_wrap=True)
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("saved because")
+    table.add_column(ending.monitor or "score", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("link", no_wrap=True)
     for item in ending.saved:
-        marks = [
-            layout.BEST if item.name == ending.best else "",
-            layout.LAST if item.name == ending.saved[-1].name else "",
-        ]
-        here = item.position
         score = "" if item.score is None else f"{item.score:.4g}"
-        numbers = (str(here.epoch), str(here.batch), str(here.step))
-        table.add_row(
-            item.name, *numbers, ", ".join(item.reasons), score, size(item.num_bytes), " ".join(filter(None, marks))
-        )
+        step, why = str(item.position.step), ", ".join(item.reasons)
+        table.add_row(item.name, step, why, score, size(item.num_bytes), _links(item, ending))
     return table
+
+
+def _links(item: Saved, ending: Ending) -> str:
+    links = {layout.BEST: ending.best, layout.LAST: ending.saved[-1].name}
+    return " ".join(link.removesuffix(".ckpt") for link, name in links.items() if name == item.name)
 
 
 def relative(path: Path) -> str:

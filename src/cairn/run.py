@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,15 +22,18 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from cairn import __version__, command, config, report
 from cairn.checkpoint import resume, schedule
 from cairn.checkpoint.callback import TIME_LIMIT, CheckpointEngine, Origin, Policy, Stopped
-from cairn.checkpoint.errors import CairnError, ResumeError
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.errors import ResumeError
 from cairn.checkpoint.resume import Plan
 from cairn.cluster.signals import StopSignals
+from cairn.errors import CairnError
 from cairn.rundir import Record, RunDirectory
 
 log = logging.getLogger(__name__)
@@ -64,6 +68,8 @@ def run(cfg: DictConfig) -> float | None:
         if old is not None and old.status == "finished" and not merged.changed:
             return _already_finished(directory, old, merged.config)
         plan = _plan(merged.config, directory, old)
+        if _time_is_up(merged.config, plan):
+            return None
         record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
         command.announce_children(
             config=str(directory.config_file), run=record.id, start=str(plan.path) if plan.path else None
@@ -111,6 +117,7 @@ def _train(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) ->
 
 def build(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> Parts:
     """Make the objects that the configuration names."""
+    _quiet_lightning()
     seed_everything(cfg.seed, workers=True, verbose=False)
     _quiet_wandb(cfg, directory)
     data: LightningDataModule = instantiate(cfg.data)
@@ -131,6 +138,11 @@ def _fit(parts: Parts, cfg: DictConfig, plan: Plan) -> str:
         return ""
     if plan.path is None and cfg.get("init_weights"):
         _take_weights(parts.model, Path(cfg.init_weights))
+    if plan.path is not None:
+        contents = resume.load(plan.path, verified=True)
+        resume.check_goes_on(plan.path, contents, parts.trainer.max_epochs)
+        if not is_overridden("configure_model", parts.model):  # else there are no weights yet
+            resume.check_fits(plan.path, contents["state_dict"], parts.model.state_dict())
     try:
         path = str(plan.path) if plan.path else None
         parts.trainer.fit(parts.model, datamodule=parts.data, ckpt_path=path, weights_only=True)
@@ -228,6 +240,15 @@ def _already_finished(directory: RunDirectory, record: Record, cfg: DictConfig) 
     return record.result
 
 
+def _time_is_up(cfg: DictConfig, plan: Plan) -> bool:
+    """Has the run trained for all of `trainer.max_time` already?"""
+    limit = _time_limit_s(cfg)
+    if limit is None or plan.saved is None or plan.saved.elapsed_s < limit:
+        return False
+    log.info("The run has used up trainer.max_time=%s. To go on, give it more.", cfg.trainer.max_time)
+    return True
+
+
 def _tell_start(directory: RunDirectory, merged: config.Merged, plan: Plan) -> None:
     log.info("Run directory: %s", report.relative(directory.path))
     for item in plan.rejected:
@@ -251,15 +272,19 @@ def _take_weights(model: LightningModule, path: Path) -> None:
 
 def _policy(cfg: DictConfig) -> Policy:
     group = cfg.checkpoint
-    limit = cfg.trainer.get("max_time")
     return Policy(
         directory=Path(group.dirpath),
         triggers={name: instantiate(node) for name, node in group.triggers.items()},
         rules={name: instantiate(node) for name, node in group.keep.items()},
         monitor=group.monitor,
         mode=group.mode,
-        max_time_s=None if limit is None else schedule.parse_duration_s(_plain(limit)),
+        max_time_s=_time_limit_s(cfg),
     )
+
+
+def _time_limit_s(cfg: DictConfig) -> float | None:
+    limit = cfg.trainer.get("max_time")
+    return None if limit is None else schedule.parse_duration_s(_plain(limit))
 
 
 def _loggers(cfg: DictConfig, run_id: str) -> list[Logger]:
@@ -268,6 +293,14 @@ def _loggers(cfg: DictConfig, run_id: str) -> list[Logger]:
         is_wandb = node["_target_"].endswith("WandbLogger")
         loggers.append(instantiate(node, id=node.get("id") or run_id) if is_wandb else instantiate(node))
     return loggers
+
+
+def _quiet_lightning() -> None:
+    """Say everything once: Hydra's handlers print what Lightning's own print again."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+    # Lightning's own code against torch 2.13; nothing that a user could change.
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")
 
 
 def _quiet_wandb(cfg: DictConfig, directory: RunDirectory) -> None:
@@ -332,16 +365,24 @@ def _sentences(directory: RunDirectory, alone: bool) -> Iterator[None]:
     """
     try:
         yield
-    except CairnError as error:
-        directory.end("failed", str(error))
-        if not alone:
-            raise
-        log.error("%s", error)
-        raise SystemExit(1) from error
     except Exception as error:
-        directory.end("failed", f"{type(error).__name__}: {error}")
-        log.error("The run failed, and goes on from its newest checkpoint with: %s", report.command(directory.path))
-        raise
+        ours = next((e for e in (error, error.__cause__) if isinstance(e, CairnError)), None)  # Hydra wraps them
+        directory.end("failed", str(ours or f"{type(error).__name__}: {error}"))
+        if ours is not None:
+            log.error("%s", ours)
+        if (newest := _newest(directory)) is not None:
+            log.error("Newest checkpoint: %s. Go on from it with: %s", newest, report.command(directory.path))
+        if ours is None or not alone:
+            raise
+        raise SystemExit(1) from error
+
+
+def _newest(directory: RunDirectory) -> str | None:
+    """The name of the newest committed checkpoint."""
+    if not directory.config_file.is_file():
+        return None
+    saved = Catalog(Path(OmegaConf.load(directory.config_file).checkpoint.dirpath)).committed()
+    return saved[-1].name if saved else None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
 )
 from tests.support.equality import differences, outcome
-from tests.support.toy import Cell, train
+from tests.support.toy import BATCHES_PER_EPOCH, Cell, StreamData, train
 
 CELLS = {
     "plain": Cell(),
@@ -72,6 +73,15 @@ CELLS = {
     "limit_train_batches 0.5": Cell(trainer={"limit_train_batches": 0.5}, num_boundaries=12),
     "drop_last": Cell(data={"drop_last": True}, num_boundaries=21),
     "reload every epoch": Cell(trainer={"reload_dataloaders_every_n_epochs": 1}),
+    "iterable": Cell(data_class=StreamData),
+    "iterable, 1 worker, accumulation 3": Cell(
+        data_class=StreamData, data={"num_workers": 1}, trainer={"accumulate_grad_batches": 3}, num_boundaries=9
+    ),
+    "iterable, max_steps, validation every 3": Cell(
+        data_class=StreamData,
+        trainer={"max_epochs": -1, "max_steps": 20, "val_check_interval": 3},
+        num_boundaries=20,
+    ),
     "interval 3": Cell(interval=3),
     "interval longer than an epoch": Cell(interval=11),
     "interval 0.25ep": Cell(interval="0.25ep"),
@@ -97,6 +107,43 @@ def test_a_stop_after_every_batch(name: str, tmp_path: Path) -> None:
         if found := differences(whole, outcome(stop, samples[:done] + resumed)):
             unequal[stop.name] = found[:4]
     assert not unequal, f"{len(unequal)} of {len(stops)} stops: {unequal}"
+
+
+EXTENSIONS = {
+    "max_epochs": ({"max_epochs": 2}, {"max_epochs": 3}),
+    "max_steps": ({"max_epochs": -1, "max_steps": 13}, {"max_epochs": -1, "max_steps": 24}),
+    "max_steps on the last batch": ({"max_epochs": -1, "max_steps": 16}, {"max_epochs": -1, "max_steps": 24}),
+    "max_steps with accumulation": (
+        {"max_epochs": -1, "max_steps": 4, "accumulate_grad_batches": 3},
+        {"max_epochs": -1, "max_steps": 8, "accumulate_grad_batches": 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_a_finished_run_that_is_given_more(name: str, tmp_path: Path) -> None:
+    short, long = (Cell(trainer=settings) for settings in EXTENSIONS[name])
+    whole = outcome(tmp_path / "whole", train(tmp_path / "whole", long))
+    first = train(tmp_path / "extended", short)
+    rest = train(tmp_path / "extended", long, seed=99)
+    assert 0 < len(first) < len(whole.samples)
+    assert differences(whole, outcome(tmp_path / "extended", first + rest)) == []
+
+
+def test_a_chain_of_restarts_after_every_batch(tmp_path: Path) -> None:
+    run, copies = tmp_path / "run", tmp_path / "copies"
+    copies.mkdir()
+    run.mkdir()
+    whole = outcome(tmp_path / "whole", train(tmp_path / "whole", Cell()))
+    samples = train(run, Cell(), copies=copies)[:1]
+    for batch in range(1, 3 * BATCHES_PER_EPOCH):
+        # Each run goes on from what the one before it had left after one batch.
+        run = copies / f"{0:03d}"
+        run.rename(run := tmp_path / f"after {batch}")
+        for left in copies.iterdir():
+            shutil.rmtree(left)
+        samples += train(run, Cell(), copies=copies, seed=99)[:1]
+    assert differences(whole, outcome(run, samples)) == []
 
 
 def _batches_done(run: Path) -> int:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cairn.errors import SpecError
 from cairn.models.build import build
 from cairn.models.mlp import MLP
 
@@ -106,7 +107,7 @@ def test_another_kind_is_refused():
 
 @pytest.mark.parametrize("target", ["torch.nn.Lineal", "no_such_module.Net", "not a name", ""])
 def test_a_target_that_does_not_exist(target):
-    with pytest.raises(ImportError, match="There is no _target_="):
+    with pytest.raises(SpecError, match="There is no _target_="):
         build({"_target_": target})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric, MetricCollection, MinMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
@@ -53,6 +53,43 @@ class PointData(DataModule):
         self.train_set = Points(NUM_SAMPLES)
         still = Points(10)
         self.val_set = [(still.x[i], still.y[i], i) for i in range(10)]  # type: ignore[assignment]
+
+
+class Stream(IterableDataset):
+    """Points one after the other, with noise from a generator of its own; says where it stands."""
+
+    def __init__(self) -> None:
+        self.points = Points(NUM_SAMPLES)
+        self.epoch, self.next, self.loaded = 0, 0, False
+        self.generator = torch.Generator()
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self.next, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.next, self.loaded = state["next"], True
+        self.generator.set_state(state["generator"])
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.loaded:
+            self.next = 0
+            self.generator.manual_seed(self.epoch)
+        self.loaded = False
+        while self.next < NUM_SAMPLES:
+            index, self.next = self.next, self.next + 1
+            noise = torch.randn(4, generator=self.generator)
+            yield self.points.x[index] + 0.1 * noise, self.points.y[index], index
+
+
+class StreamData(PointData):
+    """A training set without a length."""
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        self.train_set = Stream()
 
 
 class Toy(LightningModule):

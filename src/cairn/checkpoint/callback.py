@@ -227,8 +227,9 @@ class CheckpointEngine(Checkpoint):
             draft = Saved(
                 name=layout.checkpoint_name(moment.position),
                 position=moment.position,
-                number=self.saved[-1].number + 1 if self.saved else 0,
+                number=self.saved[-1].number + self.saved[-1].lasting if self.saved else 0,
                 reasons=due,
+                lasting=any(self.policy.triggers[name].lasting for name in due),
                 score=moment.score if moment.score is not None and math.isfinite(moment.score) else None,
                 metrics=_finite(trainer.callback_metrics),
                 run=self.origin.run,
@@ -246,10 +247,10 @@ class CheckpointEngine(Checkpoint):
 
     def _tidy(self) -> None:
         """Move the links to what is committed, and only then delete what no rule keeps."""
-        best = ranked(self.saved, self.policy.mode)[:1]
-        self.writer.link(layout.LAST, self.saved[-1].name if self.saved else None)
-        self.writer.link(layout.BEST, best[0].name if best else None)
         kept = retention.survivors(self.policy.rules.values(), self.saved, self.policy.mode)
+        best = ranked(kept, self.policy.mode)[:1]
+        self.writer.link(layout.LAST, kept[-1].name if kept else None)
+        self.writer.link(layout.BEST, best[0].name if best else None)
         for item in [item for item in self.saved if item not in kept]:
             self.writer.remove(item.name)
         self.saved = kept

@@ -1,10 +1,8 @@
-"""The tree of errors: each message says what, where, expected, found, and the way out."""
+"""What can go wrong with checkpoints, as a tree below `CairnError`."""
 
 from __future__ import annotations
 
-
-class CairnError(Exception):
-    """Something that the user can mend; its message is one sentence to show without a traceback."""
+from cairn.errors import CairnError
 
 
 class ConfigError(CairnError, ValueError):

@@ -38,8 +38,11 @@ def plan(directory: Path) -> Plan:
     return Plan(directory / saved.name if saved else None, saved, tuple(rejected))
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint file, mapped into memory; its checksum is compared when it has a manifest.
+def load(path: Path, verified: bool = False) -> dict[str, Any]:
+    """Read a checkpoint file, mapped into memory.
+
+    Args:
+        verified: its checksum has been compared already; otherwise it is when the file has a manifest.
 
     Raises:
         CheckpointError: it is missing, no checkpoint, or holds more than tensors and plain values.
@@ -49,7 +52,7 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint {path}.")
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is no checkpoint: it is not a file that torch.save wrote.")
-    if path.with_suffix(".json").is_file():
+    if not verified and path.with_suffix(".json").is_file():
         verify(path, describe(path))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -59,6 +62,19 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "state_dict" not in state:
         raise CheckpointError(f"{path} is no Lightning checkpoint: it has no 'state_dict'.")
     return state
+
+
+def check_goes_on(path: Path, contents: Mapping[str, Any], max_epochs: int | None) -> None:
+    """Compare where a checkpoint stands with where the run shall end.
+
+    Raises:
+        ResumeError: it is beyond that already.
+    """
+    if max_epochs is not None and -1 < max_epochs < contents.get("epoch", 0):
+        raise ResumeError(
+            f"{path} stands in epoch {contents['epoch']}, beyond trainer.max_epochs={max_epochs}: give more epochs, or "
+            f"take its weights alone with init_weights=."
+        )
 
 
 def check_fits(path: Path, weights: Mapping[str, Any], model: Mapping[str, Any], most: int = 4) -> None:

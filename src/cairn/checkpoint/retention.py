@@ -46,7 +46,7 @@ class EveryNth:
         self.n = n
 
     def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
-        return [item for item in saved if (item.number + 1) % self.n == 0]
+        return [item for item in saved if item.lasting and (item.number + 1) % self.n == 0]
 
 
 class WithinBytes:
@@ -65,8 +65,13 @@ class WithinBytes:
 
 
 def survivors(rules: Iterable[Rule], saved: Sequence[Saved], mode: Mode) -> list[Saved]:
-    """What stays of `saved` (oldest first): what any rule keeps, and always the newest and the best."""
-    names = {item.name for item in [*saved[-1:], *ranked(saved, mode)[:1]]}
+    """What stays of `saved` (oldest first): what any rule keeps, and always the newest and the best.
+
+    A checkpoint that is not lasting stays only while it is the newest, so that a run which was stopped and went on
+    keeps what an undisturbed one keeps.
+    """
+    pool = [item for item in saved if item.lasting or item is saved[-1]]
+    names = {item.name for item in [*pool[-1:], *ranked(pool, mode)[:1]]}
     for rule in rules:
-        names.update(item.name for item in rule.keep(saved, mode))
-    return [item for item in saved if item.name in names]
+        names.update(item.name for item in rule.keep(pool, mode))
+    return [item for item in pool if item.name in names]

@@ -22,6 +22,9 @@ _UNITS = "a number of batches such as 50 or '50ba', or '100st' (optimizer steps)
 class Trigger(Protocol):
     """One reason to save."""
 
+    lasting: bool
+    """False if an undisturbed, longer run would not have saved there: such a checkpoint gives way to the next one."""
+
     def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
         """Is a checkpoint due now? `saved` holds what is kept, oldest first."""
         ...
@@ -29,6 +32,8 @@ class Trigger(Protocol):
 
 class EveryNBatches:
     """Each time the run has done another `num_batches` training batches, counted over the whole run."""
+
+    lasting = True
 
     def __init__(self, num_batches: int) -> None:
         self.num_batches = _positive(num_batches)
@@ -41,6 +46,8 @@ class EveryNBatches:
 class EveryNSteps:
     """Each time the run has done another `num_steps` optimizer steps."""
 
+    lasting = True
+
     def __init__(self, num_steps: int) -> None:
         self.num_steps = _positive(num_steps)
 
@@ -51,6 +58,8 @@ class EveryNSteps:
 class EveryNSeconds:
     """When `seconds` of training have passed since the last save, whatever its reason was."""
 
+    lasting = True
+
     def __init__(self, seconds: float) -> None:
         self.seconds = _positive(seconds)
 
@@ -60,6 +69,8 @@ class EveryNSeconds:
 
 class EveryNEpochs:
     """Each time the run has done another `num_epochs` epochs; a fraction is a part of an epoch."""
+
+    lasting = True
 
     def __init__(self, num_epochs: float | str | Fraction) -> None:
         # A Fraction of the written digits: 0.1 of an epoch ten times is one epoch, exactly.
@@ -79,6 +90,8 @@ class EveryNEpochs:
 class Every:
     """The trigger that `save_interval` names: an integer counts batches, a string carries its unit."""
 
+    lasting = True
+
     def __init__(self, interval: int | str) -> None:
         self.interval = interval
         self._trigger = parse_interval(interval)
@@ -90,6 +103,8 @@ class Every:
 class BestValidation:
     """After a validation whose score is among the best `count` (-1: after every validation with a finite score)."""
 
+    lasting = True
+
     def __init__(self, count: int = 1) -> None:
         self.count = count
 
@@ -100,12 +115,16 @@ class BestValidation:
 class AtEnd:
     """At the last batch of the run."""
 
+    lasting = False
+
     def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
         return moment.ends
 
 
 class OnStop:
     """When the run is asked to stop: Ctrl-C, SIGTERM, a time limit."""
+
+    lasting = False
 
     def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
         return moment.stop is not None

@@ -33,11 +33,13 @@ class Saved:
     name: str
     position: Position
     number: int
-    """Ordinal of this save in its run, from 0."""
+    """Lasting saves of the run before this one."""
     reasons: tuple[str, ...]
     score: float | None
     """The monitored metric, if a validation at this very position produced it."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    lasting: bool = True
+    """False if it is only there because the run was stopped or ended here: the next save takes its place."""
     run: str = ""
     """Id of the run that owns the file."""
     elapsed_s: float = 0.0

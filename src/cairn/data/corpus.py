@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from cairn.errors import MissingFileError
+
 # Beside the modules at the top of the standard library. Named one by one: what else lies there
 # (site-packages, tests, tables) differs from one installation to the next.
 _PACKAGES = [
@@ -34,7 +36,7 @@ class Corpus:
         """
         files = _standard_library() if pattern is None else _matches(pattern)
         if not files:
-            raise FileNotFoundError(f"No file matches data.files={pattern}, seen from {os.getcwd()}.")
+            raise MissingFileError(f"No file matches data.files={pattern}, seen from {os.getcwd()}.")
         return cls(tuple(sorted(files)))
 
     @cached_property

@@ -12,6 +12,7 @@ from cairn.data.iterable import Deliveries, EpochLoader, StatefulBatches, Statef
 from cairn.data.sampler import EpochSampler
 from cairn.data.seeding import SeededItems, mix_seed
 from cairn.data.workers import leave_signals_to_main
+from cairn.errors import DataError
 
 Place = tuple[int, int]  # (epoch, batches of that epoch that were trained on)
 
@@ -76,7 +77,7 @@ class DataModule(LightningDataModule):
             ValueError: if `train_set` is missing, or an iterable whose position cannot be kept.
         """
         if self.train_set is None:
-            raise ValueError(f"{type(self).__name__}.setup() has to set `train_set`, but left it None.")
+            raise DataError(f"{type(self).__name__}.setup() has to set `train_set`, but left it None.")
         if not isinstance(self.train_set, IterableDataset):
             return self._shuffled_loader(self.train_set)
         if self.replay:
@@ -128,13 +129,13 @@ class DataModule(LightningDataModule):
     def _check_position_can_be_kept(self, dataset: IterableDataset[Any]) -> None:
         name, world_size = type(dataset).__name__, self._rank_and_world_size()[1]
         if not is_stateful(dataset):
-            raise ValueError(
+            raise DataError(
                 f"The position in the iterable {name} cannot be saved, for it has no state_dict() and"
                 " load_state_dict(): give it these two, or set data.replay=true to let it start again from"
                 " its head after a resume."
             )
         if self.num_workers > 1 or world_size > 1:
-            raise ValueError(
+            raise DataError(
                 f"The iterable {name} can be resumed exactly with num_workers of 0 or 1 in one process, but"
                 f" there are {self.num_workers} workers in {world_size}, and each would hold a position of"
                 " its own; data.replay=true gives exact resumes up."
@@ -203,7 +204,7 @@ class DataModule(LightningDataModule):
         if self._keeps_dataset_state() and state["batch"] and state.get("dataset") is None:
             changes.append("the position of the iterable was not saved and is needed")
         if changes:
-            raise ValueError(
+            raise DataError(
                 f"The checkpoint stands at batch {state['batch']} of epoch {state['epoch']} of other data:"
                 f" {', '.join(changes)}; set that back, or start a new run with init_weights=..."
             )

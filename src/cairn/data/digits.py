@@ -8,6 +8,7 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from cairn.data.datamodule import DataModule
+from cairn.errors import DataError
 
 
 class Scans(Dataset[tuple[Tensor, Tensor]]):
@@ -76,7 +77,7 @@ class Digits(DataModule):
             drop_last=drop_last,
         )
         if not 0 < val_fraction + test_fraction < 1:
-            raise ValueError(
+            raise DataError(
                 "The fractions for validation and test have to leave something to train on,"
                 f" but val_fraction={val_fraction} and test_fraction={test_fraction}."
             )

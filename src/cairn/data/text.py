@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from cairn.data.corpus import Corpus
 from cairn.data.datamodule import DataModule
+from cairn.errors import DataError
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):
@@ -130,7 +131,7 @@ class Text(DataModule):
     def _windows(self, name: str, path: Path, first: int, last: int) -> Windows:
         windows = Windows(path, first, last, self.seq_len)
         if not len(windows):
-            raise ValueError(
+            raise DataError(
                 f"The {name} part of the text has {last - first} bytes, too few for one sample of"
                 f" seq_len={self.seq_len} and the byte after it: take more files, a shorter seq_len, or other"
                 " fractions."

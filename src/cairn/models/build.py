@@ -9,6 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cairn.errors import SpecError
+
 KINDS: tuple[type, ...] = (nn.Module, Optimizer, LRScheduler)
 
 _TARGET = "_target_"
@@ -57,12 +59,12 @@ def _nested(value: Any) -> Any:
 def _target(spec: Mapping[Any, Any], kinds: tuple[type, ...]) -> type:
     name = spec.get(_TARGET)
     if not isinstance(name, str):
-        raise TypeError(f"A spec has to name its class under {_TARGET}, but has only the keys {list(spec)}.")
+        raise SpecError(f"A spec has to name its class under {_TARGET}, but has only the keys {list(spec)}.")
     try:
         target = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ImportError(f"There is no {_TARGET}={name}: {error}.") from error
+        raise SpecError(f"There is no {_TARGET}={name}: {error}.") from error
     if not (isinstance(target, type) and issubclass(target, kinds)):
         allowed = " or ".join(kind.__name__ for kind in kinds)
-        raise TypeError(f"{_TARGET}={name} may not be built here: it has to be a subclass of {allowed}.")
+        raise SpecError(f"{_TARGET}={name} may not be built here: it has to be a subclass of {allowed}.")
     return target

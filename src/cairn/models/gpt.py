@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cairn.errors import ModelError
+
 
 class GPT(nn.Module):
     """Logits of the next token at every place.
@@ -36,7 +38,7 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
-            raise ValueError(f"num_heads={num_heads} has to divide embed_dim={embed_dim}.")
+            raise ModelError(f"num_heads={num_heads} has to divide embed_dim={embed_dim}.")
         self.seq_len = seq_len
         self.tokens = nn.Embedding(vocab_size, embed_dim)
         self.positions = nn.Embedding(seq_len, embed_dim)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
+from cairn.errors import MissingFileError, ModelError
 from cairn.models.build import build
 
 _NUM_SHOWN = 3  # differing names in a message
@@ -29,26 +30,26 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
     try:
         spec, weights = checkpoint["cairn"]["config"]["model"], checkpoint["state_dict"]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no Cairn checkpoint: it has no model config and weights inside.") from error
+        raise ModelError(f"{path} is no Cairn checkpoint: it has no model config and weights inside.") from error
     model: LightningModule = build(spec, LightningModule)
     differing = _differences(model.state_dict(), weights)
     if differing:
         shown = ", ".join(differing[:_NUM_SHOWN])
         more = f" and {len(differing) - _NUM_SHOWN} more" if len(differing) > _NUM_SHOWN else ""
-        raise ValueError(f"The weights in {path} do not fit the model in its config: {shown}{more}.")
+        raise ModelError(f"The weights in {path} do not fit the model in its config: {shown}{more}.")
     model.load_state_dict(weights)
     return model.to(next(iter(weights.values())).device).eval() if weights else model.eval()
 
 
 def _read(path: Path, map_location: Any) -> Any:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
+        raise MissingFileError(f"There is no checkpoint {path}.")
     try:
         # Mapped, so that the optimizer's state, often twice the weights, is never read.
         return torch.load(path, map_location=map_location, weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} is no checkpoint that can be read safely: {reason}") from error
+        raise ModelError(f"{path} is no checkpoint that can be read safely: {reason}") from error
 
 
 def _differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

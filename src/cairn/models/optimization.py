@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from cairn.errors import ModelError
 from cairn.models.build import build
 
 _DEFAULT_MONITOR = "val/loss"
@@ -46,7 +47,7 @@ def _with_total_steps(make: Any, module: LightningModule) -> Any:
         return make
     num_steps = module.trainer.estimated_stepping_batches
     if not math.isfinite(num_steps):
-        raise ValueError(
+        raise ModelError(
             f"{make.func.__name__} needs total_steps, and this training has no known end: set total_steps of"
             " the scheduler, or trainer.max_steps."
         )

@@ -1,0 +1,27 @@
+"""The root of all errors that a user can mend, and those of data and models; checkpoint/errors.py holds the rest.
+
+Each message says what, where, expected, found, and the way out. Each class inherits the builtin that a caller would
+catch. `run` shows them as one sentence, without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class CairnError(Exception):
+    """Something that the user can mend."""
+
+
+class DataError(CairnError, ValueError):
+    """The data are not what the run needs, or not what it had."""
+
+
+class MissingFileError(CairnError, FileNotFoundError):
+    """A file that was named is not there."""
+
+
+class ModelError(CairnError, ValueError):
+    """A model cannot be built or loaded like this."""
+
+
+class SpecError(CairnError, TypeError):
+    """A `_target_` names something that may not be built."""

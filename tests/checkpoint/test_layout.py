@@ -1,0 +1,74 @@
+"""File names are built and parsed by one pair of functions."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.values import at
+
+from cairn.checkpoint import layout
+
+EPOCHS = st.integers(min_value=0, max_value=10**5)
+BATCHES = st.integers(min_value=0, max_value=10**8)
+
+
+def name(epoch, batch):
+    return layout.checkpoint_name(at(batch, epoch=epoch))
+
+
+def test_the_name_says_what_was_done():
+    assert name(0, 150) == "epoch_000_batch_000150.ckpt"
+    assert layout.manifest_name(name(0, 150)) == "epoch_000_batch_000150.json"
+
+
+@given(EPOCHS, BATCHES)
+def test_what_is_built_can_be_parsed(epoch, batch):
+    assert layout.parse_name(name(epoch, batch)) == (epoch, batch)
+
+
+@given(st.from_regex(r"epoch_\d{1,5}_batch_\d{1,8}\.ckpt", fullmatch=True))
+def test_what_can_be_parsed_would_be_built_so(text):
+    place = layout.parse_name(text)
+    assert place is None or name(*place) == text
+
+
+@given(st.integers(min_value=0, max_value=999), st.integers(min_value=0, max_value=999_999), st.data())
+def test_names_of_usual_length_sort_as_their_places_do(epoch, batch, data):
+    other = data.draw(st.tuples(st.integers(min_value=0, max_value=999), st.integers(min_value=0, max_value=999_999)))
+    assert (name(epoch, batch) < name(*other)) is ((epoch, batch) < other)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        layout.LAST,
+        layout.BEST,
+        "",
+        "epoch_0_batch_150.ckpt",  # what people write by hand
+        "epoch=0-step=150.ckpt",  # what Lightning writes
+        "epoch_000_batch_000150.json",
+        "epoch_000_batch_000150.ckpt.bak",
+        "my_epoch_000_batch_000150.ckpt",
+        ".epoch_000_batch_000150.ckpt.tmp",
+        "epoch_-01_batch_000150.ckpt",
+        "epoch_000_batch_000150.ckpt\n",
+    ],
+)
+def test_other_names_are_not_ours(foreign):
+    assert layout.parse_name(foreign) is None
+
+
+@given(EPOCHS, BATCHES)
+def test_a_temporary_name_is_hidden_and_is_known_again(epoch, batch):
+    own = name(epoch, batch)
+    for final in (own, layout.manifest_name(own), layout.LAST, layout.BEST):
+        temp = layout.temp_name(final)
+        assert layout.is_temp(temp)
+        assert not layout.is_temp(final)
+        assert temp.startswith(".")
+        assert "/" not in temp
+        assert layout.parse_name(temp) is None
+
+
+@pytest.mark.parametrize("foreign", [".gitignore", ".tmp", "notes.tmp", ".notes.txt.tmp", ".rsync.abc.tmp", ".nfs0001"])
+def test_temporary_files_of_others_are_not_ours(foreign):
+    assert not layout.is_temp(foreign)

@@ -1,0 +1,97 @@
+"""The manifest says the same when it is read again, and nothing else passes for one."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.values import saved
+
+from cairn.checkpoint import manifest
+from cairn.checkpoint.errors import CairnError, CorruptCheckpointError
+from cairn.checkpoint.types import Position, Saved
+
+COUNTS = st.integers(min_value=0, max_value=2**53)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+SAVED = st.builds(
+    Saved,
+    name=st.text(max_size=20),
+    position=st.builds(Position, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS),
+    number=COUNTS,
+    reasons=st.lists(st.text(max_size=8), max_size=3).map(tuple),
+    score=st.none() | FINITE,
+    metrics=st.dictionaries(st.text(max_size=8), FINITE, max_size=3),
+    run=st.text(max_size=8),
+    elapsed_s=FINITE,
+    num_bytes=COUNTS,
+    sha256=st.text(max_size=8),
+    stall_s=FINITE,
+    write_s=FINITE,
+    created=st.text(max_size=8),
+)
+PROVENANCE = {"world_size": 1, "seed": 0, "git": "abc+", "torch": "2.13.0"}
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def edited(**fields):
+    """A good manifest with other fields; None leaves a field out."""
+    content = {**json.loads(manifest.dump(saved(), PROVENANCE)), **fields}
+    return json.dumps({key: value for key, value in content.items() if value is not None})
+
+
+@given(SAVED)
+def test_it_is_read_as_it_was_written(item):
+    assert manifest.load(manifest.dump(item, PROVENANCE)) == item
+
+
+@given(SAVED)
+def test_it_is_json_for_every_reader(item):
+    fields = json.loads(manifest.dump(item, PROVENANCE), parse_constant=refuse)
+    assert fields["format"] == manifest.FORMAT
+    assert fields["position"]["total_batches"] == item.position.total_batches
+    assert fields["provenance"] == PROVENANCE
+
+
+def test_it_is_for_people_as_well():
+    lines = manifest.dump(saved(), PROVENANCE).splitlines()
+    assert len(lines) > 10
+    assert '  "name": "epoch_000_batch_000001.ckpt",' in lines
+
+
+def test_a_later_format_is_refused_by_its_number():
+    with pytest.raises(CairnError, match=r"format 2, and this Cairn reads up to 1"):
+        manifest.load(edited(format=2))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "no json",
+        "\0\0\0\0",
+        "[]",
+        "null",
+        "3",
+        '"text"',
+        "{}",
+        '{"format": 1}',
+        edited(format=None),
+        edited(format="new"),
+        edited(provenance=None),
+        edited(position=None),
+        edited(position={"epoch": 0}),
+        edited(position=[0, 1]),
+        edited(position={"epoch": 0, "batch": 1, "parsecs": 2}),
+        edited(name=None),
+        edited(reasons=3),
+        edited(surprise=1),
+        manifest.dump(saved(), PROVENANCE)[:-20],
+    ],
+)
+def test_what_is_no_manifest_is_refused(text):
+    with pytest.raises(CorruptCheckpointError, match="manifest cannot be read"):
+        manifest.load(text)

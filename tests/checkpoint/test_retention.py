@@ -1,0 +1,152 @@
+"""Which checkpoints stay: rules as tables, and what holds for any of them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.values import history, moment, saved
+
+from cairn.checkpoint.retention import Best, EveryNth, Latest, WithinBytes, survivors
+from cairn.checkpoint.schedule import BestValidation
+from cairn.checkpoint.types import ranked
+
+COUNTS = st.integers(min_value=-1, max_value=5)
+SIZES = st.integers(min_value=0, max_value=9)
+SCORES = st.one_of(st.none(), st.just(float("nan")), st.integers(min_value=-3, max_value=3).map(float))
+HISTORIES = st.lists(st.tuples(SCORES, SIZES), max_size=14).map(
+    lambda facts: [saved(number, score, num_bytes=size) for number, (score, size) in enumerate(facts)]
+)
+COUNTING = st.one_of(
+    COUNTS.map(Latest), COUNTS.map(Best), st.integers(min_value=1, max_value=5).map(EveryNth)
+)  # these do not look at sizes
+RULES = st.lists(st.one_of(COUNTING, st.integers(min_value=0, max_value=40).map(WithinBytes)), max_size=3)
+MODES = st.sampled_from(["min", "max"])
+
+
+def numbers(items):
+    return [item.number for item in items]
+
+
+def kept(rule, items, mode="min"):
+    return sorted(numbers(rule.keep(items, mode)))
+
+
+def one_by_one(rules, items, mode):
+    """What stays when the rules are asked after each save, as a run asks them."""
+    left = []
+    for item in items:
+        left = survivors(rules, [*left, item], mode)
+    return left
+
+
+@pytest.mark.parametrize(
+    ("rule", "scores", "mode", "expected"),
+    [
+        (Latest(2), [None] * 5, "min", [3, 4]),
+        (Latest(1), [None] * 5, "min", [4]),
+        (Latest(0), [None] * 5, "min", []),
+        (Latest(-1), [None] * 5, "min", [0, 1, 2, 3, 4]),
+        (Latest(9), [None] * 5, "min", [0, 1, 2, 3, 4]),
+        (Latest(2), [], "min", []),
+        (Best(1), [0.5, 0.3, 0.4], "min", [1]),
+        (Best(2), [0.5, 0.3, 0.4], "min", [1, 2]),
+        (Best(2), [0.5, 0.3, 0.4], "max", [0, 2]),
+        (Best(1), [0.3, 0.3], "min", [0]),  # of equals the earlier one
+        (Best(-1), [0.5, None, 0.4], "min", [0, 2]),
+        (Best(-1), [0.5, float("nan"), float("-inf")], "min", [0]),
+        (Best(0), [0.5], "min", []),
+        (Best(3), [None, None], "min", []),
+        (EveryNth(1), [None] * 3, "min", [0, 1, 2]),
+        (EveryNth(2), [None] * 5, "min", [1, 3]),
+        (EveryNth(3), [None] * 7, "min", [2, 5]),
+        (EveryNth(9), [None] * 3, "min", []),
+    ],
+)
+def test_a_rule_keeps(rule, scores, mode, expected):
+    assert kept(rule, history(*scores), mode) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "expected"),
+    [(0, []), (39, []), (40, [3]), (69, [3]), (70, [2, 3]), (90, [1, 2, 3]), (100, [0, 1, 2, 3]), (999, [0, 1, 2, 3])],
+)
+def test_within_bytes_keeps_as_many_of_the_newest_as_fit(num_bytes, expected):
+    items = [saved(number, num_bytes=size) for number, size in enumerate((10, 20, 30, 40))]
+    assert kept(WithinBytes(num_bytes), items) == expected
+
+
+def test_within_bytes_does_not_leap_over_one_that_is_too_large():
+    items = [saved(number, num_bytes=size) for number, size in enumerate((1, 50, 1))]
+    assert kept(WithinBytes(10), items) == [2]
+
+
+def test_every_nth_counts_the_saves_of_the_run_and_not_those_that_are_left():
+    left = [saved(number) for number in (0, 3, 5, 6)]
+    assert kept(EveryNth(2), left) == [3, 5]
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_every_nth_of_nothing_is_refused(n):
+    with pytest.raises(ValueError, match=f"at least 1, not {n}"):
+        EveryNth(n)
+
+
+@pytest.mark.parametrize(
+    ("rules", "scores", "expected"),
+    [
+        ([], [0.5, 0.3, 0.4], [1, 2]),  # the best and the newest stay though no rule asks
+        ([], [None, None], [1]),
+        ([Latest(2)], [0.1, 0.5, 0.4, 0.3], [0, 2, 3]),
+        ([Latest(2), Best(2)], [0.1, 0.2, 0.5, 0.4, 0.3], [0, 1, 3, 4]),
+        ([Latest(1), EveryNth(2)], [None] * 5, [1, 3, 4]),
+        ([Latest(0), Best(0)], [0.5, 0.3, 0.4], [1, 2]),
+        ([WithinBytes(0)], [0.5, 0.4], [1]),
+    ],
+)
+def test_survivors_are_what_any_rule_wants(rules, scores, expected):
+    items = [saved(number, score, num_bytes=1) for number, score in enumerate(scores)]
+    assert numbers(survivors(rules, items, "min")) == expected
+
+
+@given(RULES, HISTORIES, MODES)
+def test_the_newest_and_the_best_always_survive(rules, items, mode):
+    left = survivors(rules, items, mode)
+    assert left[-1:] == items[-1:]
+    assert ranked(left, mode)[:1] == ranked(items, mode)[:1]
+
+
+@given(RULES, HISTORIES, MODES)
+def test_survivors_stay_in_their_order(rules, items, mode):
+    left = numbers(survivors(rules, items, mode))
+    assert left == sorted(set(left))
+
+
+@given(RULES, HISTORIES, MODES)
+def test_asked_again_they_all_survive(rules, items, mode):
+    left = survivors(rules, items, mode)
+    assert survivors(rules, left, mode) == left
+
+
+@given(RULES, RULES, HISTORIES, MODES)
+def test_another_rule_takes_nothing_away(rules, more, items, mode):
+    assert {*numbers(survivors(rules, items, mode))} <= {*numbers(survivors([*rules, *more], items, mode))}
+
+
+@given(st.lists(COUNTING, max_size=3), HISTORIES, MODES)
+def test_tidying_after_each_save_leaves_what_the_rules_say_of_the_whole_run(rules, items, mode):
+    assert one_by_one(rules, items, mode) == survivors(rules, items, mode)
+
+
+@given(st.integers(min_value=0, max_value=40), HISTORIES)
+def test_within_bytes_bounds_what_lies_on_the_disk(num_bytes, items):
+    unscored = [saved(item.number, num_bytes=item.num_bytes) for item in items]
+    left = one_by_one([WithinBytes(num_bytes)], unscored, "min")
+    assert sum(item.num_bytes for item in left) <= max(num_bytes, *(item.num_bytes for item in left[-1:]), 0)
+
+
+@given(HISTORIES, st.integers(min_value=1, max_value=4), MODES)
+def test_saving_the_best_and_keeping_the_best_leaves_the_best_of_all_validations(items, count, mode):
+    left = []
+    for item in items:
+        if BestValidation(count).due(moment(item.position, score=item.score, mode=mode), left):
+            left = survivors([Best(count)], [*left, item], mode)
+    assert numbers(left) == sorted(item.number for item in ranked(items, mode)[:count])

@@ -1,0 +1,335 @@
+"""When a checkpoint is due: every trigger as a table, and what people write into the configuration."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.values import at, history, moment
+
+from cairn.checkpoint import schedule
+from cairn.checkpoint.schedule import (
+    AtEnd,
+    BestValidation,
+    Every,
+    EveryNBatches,
+    EveryNEpochs,
+    EveryNSeconds,
+    EveryNSteps,
+    OnStop,
+    parse_duration_s,
+    parse_interval,
+)
+
+INTERVALS = st.integers(min_value=1, max_value=12)
+
+
+def walk(trigger, positions, **facts):
+    """Those of `positions`, each asked in its turn, at which the trigger is due."""
+    previous, found = at(), []
+    for position in positions:
+        if trigger.due(moment(position, previous, **facts), ()):
+            found.append(position)
+        previous = position
+    return found
+
+
+def batches(totals):
+    return [at(total) for total in totals]
+
+
+def epochs(num_epochs, size):
+    """Every boundary of a run: its place in the epoch, and in the run."""
+    places = [(epoch, batch) for epoch in range(num_epochs) for batch in range(1, size + 1)]
+    return [at(batch, epoch=epoch, total=epoch * size + batch) for epoch, batch in places]
+
+
+# Counting batches and steps
+
+
+@pytest.mark.parametrize(
+    ("num_batches", "boundaries", "due"),
+    [
+        (1, [1, 2, 3], [1, 2, 3]),
+        (3, range(1, 10), [3, 6, 9]),
+        (3, [4, 8, 12, 16], [4, 8, 12, 16]),  # windows of four: 3, 6, 9 or 12, 15
+        (5, [4, 8, 12, 16, 20], [8, 12, 16, 20]),  # 5, 10, 15, 20
+        (8, [3, 6, 8, 11, 14, 16], [8, 16]),  # an epoch's last window is smaller
+        (100, [99, 100, 101, 199, 201], [100, 201]),  # longer than an epoch of eight
+        (7, [6], []),
+    ],
+)
+def test_batches(num_batches, boundaries, due):
+    assert walk(EveryNBatches(num_batches), batches(boundaries)) == batches(due)
+
+
+def test_batches_count_over_epochs():
+    due = walk(EveryNBatches(11), epochs(3, 8))
+    assert [(p.epoch, p.batch) for p in due] == [(1, 3), (2, 6)]
+
+
+def test_the_end_of_an_epoch_is_not_another_batch():
+    last, over = at(8, total=8), at(0, epoch=1, total=8)
+    assert not EveryNBatches(8).due(moment(over, last), ())
+    assert not EveryNEpochs(1).due(moment(over, last), ())
+
+
+@given(INTERVALS, st.data())
+def test_batches_fire_once_per_multiple(num_batches, data):
+    jumps = data.draw(st.lists(st.integers(min_value=1, max_value=num_batches), max_size=60))
+    totals = [sum(jumps[: i + 1]) for i in range(len(jumps))]
+    due = walk(EveryNBatches(num_batches), batches(totals))
+    assert len(due) == sum(jumps) // num_batches
+
+
+@given(INTERVALS, st.lists(st.integers(min_value=1, max_value=40), max_size=40))
+def test_batches_fire_once_per_window_that_holds_a_multiple(num_batches, jumps):
+    totals = [sum(jumps[: i + 1]) for i in range(len(jumps))]
+    windows = zip([0, *totals], totals, strict=False)
+    holding = [end for start, end in windows if any(n % num_batches == 0 for n in range(start + 1, end + 1))]
+    due = [position.total_batches for position in walk(EveryNBatches(num_batches), batches(totals))]
+    assert due == holding
+    assert len({total // num_batches for total in due}) == len(due)
+
+
+@given(INTERVALS, st.integers(min_value=0, max_value=50))
+def test_asked_twice_in_one_place_it_is_due_once(num_batches, total):
+    assert not EveryNBatches(num_batches).due(moment(at(total), at(total)), ())
+
+
+def test_steps_count_optimizer_steps_and_not_batches():
+    windows = [at(3 * step, step=step) for step in range(1, 7)]
+    assert walk(EveryNSteps(2), windows) == [windows[1], windows[3], windows[5]]
+
+
+def test_two_optimizers_step_twice_per_batch():
+    assert walk(EveryNSteps(3), [at(1, step=2), at(2, step=4), at(3, step=6)]) == [at(2, step=4), at(3, step=6)]
+
+
+# Counting epochs
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "due"),
+    [
+        ("0.25", 8, [2, 4, 6, 8]),
+        ("0.25", 10, [3, 5, 8, 10]),  # the first boundary at or after 2.5, 5, 7.5, 10
+        ("0.25", 7, [2, 4, 6, 7]),
+        ("0.25", 3, [1, 2, 3]),  # two quarters fall on the last batch
+        ("0.1", 10, list(range(1, 11))),
+        ("0.3", 10, [3, 6, 9]),
+        ("1", 5, [5]),
+    ],
+)
+def test_a_share_of_an_epoch(share, size, due):
+    found = walk(EveryNEpochs(share), epochs(1, size), batches_per_epoch=size)
+    assert [position.batch for position in found] == due
+
+
+@pytest.mark.parametrize("size", [3, 7, 8, 10, 13])
+def test_a_share_of_an_epoch_is_the_same_in_every_epoch(size):
+    found = walk(EveryNEpochs("0.25"), epochs(4, size), batches_per_epoch=size)
+    by_epoch = [[p.batch for p in found if p.epoch == epoch] for epoch in range(4)]
+    assert by_epoch == [by_epoch[0]] * 4
+    assert by_epoch[0][-1] == size
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "due"),
+    [("2", [(1, 5), (3, 5), (5, 5)]), ("1.5", [(1, 3), (2, 5), (4, 3), (5, 5)])],  # after 7.5, 15, 22.5 and 30 batches
+)
+def test_more_than_an_epoch(num_epochs, due):
+    found = walk(EveryNEpochs(num_epochs), epochs(6, 5), batches_per_epoch=5)
+    assert [(p.epoch, p.batch) for p in found] == due
+
+
+@given(st.integers(min_value=1, max_value=200), st.integers(min_value=1, max_value=20))
+def test_ten_tenths_are_an_epoch_exactly(size, num_epochs):
+    found = walk(EveryNEpochs(0.1), epochs(num_epochs, size), batches_per_epoch=size)
+    assert len(found) == min(10, size) * num_epochs
+    assert [p for p in found if p.batch == size] == [p for p in epochs(num_epochs, size) if p.batch == size]
+
+
+def test_a_share_of_an_epoch_that_lies_inside_a_window_is_counted_at_its_end():
+    windows = [at(3), at(6), at(8), at(3, epoch=1, total=11)]
+    assert walk(EveryNEpochs("0.5"), windows) == [at(6), at(8)]
+
+
+def test_a_share_of_data_without_length_is_refused():
+    with pytest.raises(ValueError, match=r"save_interval='0.25ep' needs training data with a length"):
+        EveryNEpochs("0.25").due(moment(at(1), batches_per_epoch=None), ())
+
+
+# Time, validations, ends
+
+
+@pytest.mark.parametrize(("since_save_s", "due"), [(0.0, False), (89.9, False), (90.0, True), (500.0, True)])
+def test_seconds_count_from_the_last_save(since_save_s, due):
+    assert EveryNSeconds(90).due(moment(elapsed_s=10_000.0, since_save_s=since_save_s), ()) is due
+
+
+@pytest.mark.parametrize(
+    ("score", "before", "count", "mode", "due"),
+    [
+        (0.5, [], 1, "min", True),
+        (0.5, [None, None], 1, "min", True),  # saved, and none of them scored
+        (0.4, [0.5], 1, "min", True),
+        (0.6, [0.5], 1, "min", False),
+        (0.5, [0.5], 1, "min", False),  # as good is not better
+        (0.6, [0.5], 1, "max", True),
+        (0.4, [0.5], 1, "max", False),
+        (0.5, [0.5], 1, "max", False),
+        (0.6, [0.5], 2, "min", True),  # there is room for a second one
+        (0.6, [0.5, 0.7], 2, "min", True),
+        (0.7, [0.5, 0.7], 2, "min", False),
+        (0.8, [0.5, 0.7], 2, "min", False),
+        (0.4, [0.5, 0.7], 2, "max", False),
+        (0.6, [0.7, None, 0.5], 2, "max", True),
+        (9.9, [0.5, 0.7], -1, "min", True),
+        (0.1, [0.5], 0, "min", False),
+        (0.1, [], 0, "min", False),
+        (None, [], 1, "min", False),  # no validation here
+        (None, [], -1, "min", False),
+        (math.nan, [], 1, "min", False),
+        (math.nan, [], -1, "max", False),
+        (-math.inf, [0.5], 1, "min", False),
+        (math.inf, [0.5], 1, "max", False),
+        (math.inf, [], -1, "min", False),
+        (0.6, [math.nan], 1, "min", True),  # NaN takes no place
+        (0.6, [-math.inf], 1, "min", True),
+    ],
+)
+def test_best_validation(score, before, count, mode, due):
+    assert BestValidation(count).due(moment(score=score, mode=mode), history(*before)) is due
+
+
+@pytest.mark.parametrize(
+    ("trigger", "facts", "due"),
+    [
+        (AtEnd(), {"ends": True}, True),
+        (AtEnd(), {"stop": "SIGTERM"}, False),
+        (OnStop(), {"stop": "SIGTERM"}, True),
+        (OnStop(), {"stop": "max_time"}, True),
+        (OnStop(), {"ends": True}, False),
+    ],
+)
+def test_ends_and_stops(trigger, facts, due):
+    assert trigger.due(moment(**facts), ()) is due
+
+
+# Reasons
+
+
+def test_reasons_are_all_that_are_due_in_the_order_of_the_configuration():
+    triggers = {"end": AtEnd(), "best": BestValidation(), "signal": OnStop(), "interval": Every(2)}
+    now = moment(at(4), at(3), score=0.5, ends=True)
+    assert schedule.reasons(triggers, now, ()) == ("end", "best", "interval")
+    backwards = dict(reversed(triggers.items()))
+    assert schedule.reasons(backwards, now, ()) == ("interval", "best", "end")
+
+
+def test_no_trigger_no_reason():
+    assert schedule.reasons({}, moment(ends=True, stop="SIGTERM", score=0.1), ()) == ()
+
+
+# What people write
+
+
+@pytest.mark.parametrize(
+    ("written", "kind", "field", "value"),
+    [
+        (50, EveryNBatches, "num_batches", 50),
+        ("50", EveryNBatches, "num_batches", 50),
+        ("200ba", EveryNBatches, "num_batches", 200),
+        (" 200 ba ", EveryNBatches, "num_batches", 200),
+        ("100st", EveryNSteps, "num_steps", 100),
+        ("90s", EveryNSeconds, "seconds", 90.0),
+        ("90sec", EveryNSeconds, "seconds", 90.0),
+        ("10min", EveryNSeconds, "seconds", 600.0),
+        ("1.5min", EveryNSeconds, "seconds", 90.0),
+        ("2h", EveryNSeconds, "seconds", 7200.0),
+        ("1d", EveryNSeconds, "seconds", 86400.0),
+        ("0.25ep", EveryNEpochs, "num_epochs", Fraction(1, 4)),
+        ("0.1 ep", EveryNEpochs, "num_epochs", Fraction(1, 10)),
+        ("3ep", EveryNEpochs, "num_epochs", Fraction(3)),
+    ],
+)
+def test_an_interval_is_read(written, kind, field, value):
+    trigger = parse_interval(written)
+    assert type(trigger) is kind
+    assert getattr(trigger, field) == value
+
+
+@pytest.mark.parametrize("written", [0, "0", "0s", "0.0ep", "0st"])
+def test_an_interval_of_nothing_is_refused(written):
+    with pytest.raises(ValueError, match=r"save_interval=.* must be more than 0: give a number of batches"):
+        parse_interval(written)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [-5, "-5ba", "abc", "", "10 parsecs", "1.5ba", "1.5", 1.5, "1.5st", "ba", "5 5", "5ba6", "1e3", True, None, [50]],
+)
+def test_what_is_no_interval_is_refused_in_a_sentence_that_says_what_would_be(written):
+    with pytest.raises(ValueError, match=r"save_interval=.* is no interval: .*'0\.25ep'") as error:
+        parse_interval(written)
+    assert repr(written) in str(error.value)
+
+
+def test_every_is_the_trigger_that_was_written():
+    assert walk(Every("2ba"), batches(range(1, 6))) == batches([2, 4])
+    with pytest.raises(ValueError, match="no interval"):
+        Every("often")
+
+
+@pytest.mark.parametrize("kind", [EveryNBatches, EveryNSteps, EveryNSeconds, EveryNEpochs])
+@pytest.mark.parametrize("interval", [0, -1])
+def test_a_trigger_refuses_an_interval_of_nothing(kind, interval):
+    with pytest.raises(ValueError, match="must be more than 0"):
+        kind(interval)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        (90, 90.0),
+        (1.5, 1.5),
+        ("90", 90.0),
+        ("90s", 90.0),
+        ("10min", 600.0),
+        ("2h", 7200.0),
+        ("1.5 h", 5400.0),
+        ("1d", 86400.0),
+        ("00:02:30:00", 9000.0),
+        ("01:00:00:05", 86405.0),
+        ({"hours": 2, "minutes": 30}, 9000.0),
+        ({"days": 1, "seconds": 1.5}, 86401.5),
+    ],
+)
+def test_a_time_is_read(written, seconds):
+    assert parse_duration_s(written) == seconds
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "soon",
+        "",
+        -5,
+        "-5s",
+        "2ep",
+        "02:30",
+        "1:2:3:4",
+        None,
+        True,
+        {},
+        {"weeks": 1},
+        {"hours": "two"},
+        {"minutes": -5},
+        ["2h"],
+    ],
+)
+def test_what_is_no_time_is_refused(written):
+    with pytest.raises(ValueError, match=r"max_time=.* is no time: give seconds, .*'2h'"):
+        parse_duration_s(written)

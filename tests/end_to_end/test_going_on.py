@@ -1,0 +1,130 @@
+"""The three ways of going on, the signals that stop a run, and what a run that goes on refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.support.callbacks import recorded
+from tests.support.command import QUICK, RECORD, num_checkpoints, start, train, wait_for
+from tests.support.equality import Outcome, differences, outcome
+
+pytestmark = pytest.mark.slow
+
+COMMAND = [*QUICK, RECORD, "trainer.max_epochs=10", "data.augment=true", "checkpoint.save_interval=15"]
+LONG = [*QUICK, "trainer.max_epochs=5000"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(run, *COMMAND)
+    return outcome(run, recorded(run))
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that SIGTERM has stopped."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    process = start(run, *COMMAND)
+    assert wait_for(lambda: num_checkpoints(run) > 1, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert f"resume={run}" in output.replace("\n", "").replace(" ", "")
+    manifest = json.loads((run / "checkpoints" / "last.ckpt").resolve().with_suffix(".json").read_text())
+    assert "signal" in manifest["reasons"]
+    return run
+
+
+@pytest.fixture
+def run(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of the stopped run, at another place."""
+    shutil.copytree(stopped, tmp_path / "run", symlinks=True)
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(stopped), str(tmp_path / "run")))
+    return tmp_path / "run"
+
+
+def test_resume(run: Path, whole: Outcome) -> None:
+    train(None, f"resume={run}")
+    assert differences(whole, outcome(run, recorded(run))) == []
+    assert "finished" in train(None, f"resume={run}"), "a finished run says so and exits with 0"
+
+
+def test_the_same_command_again(run: Path, whole: Outcome) -> None:
+    train(run, *COMMAND)
+    assert differences(whole, outcome(run, recorded(run))) == []
+
+
+def test_a_new_run_from_the_full_state(stopped: Path, whole: Outcome, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    train(new, *COMMAND, f"ckpt_path={stopped / 'checkpoints' / 'last.ckpt'}")
+    samples = [entry for entry in recorded(stopped) if entry[0] < recorded(new)[0][0]] + recorded(new)
+    assert differences(whole, outcome(new, samples), same_directory=False) == []
+
+
+def test_a_run_that_is_extended(tmp_path: Path, whole: Outcome) -> None:
+    run = tmp_path / "run"
+    train(run, *[override.replace("max_epochs=10", "max_epochs=4") for override in COMMAND])
+    train(None, f"resume={run}", "trainer.max_epochs=10")
+    assert differences(whole, outcome(run, recorded(run))) == []
+
+
+def test_what_may_not_change_is_told_by_name(run: Path) -> None:
+    before = (run / "checkpoints" / "last.ckpt").resolve()
+    output = train(None, f"resume={run}", "data.batch_size=32", "model.net.dropout=0.5", expect=1)
+    assert "data.batch_size (64 to 32)" in output
+    assert "model.net.dropout (0.1 to 0.5)" in output
+    assert "Traceback" not in output
+    assert (run / "checkpoints" / "last.ckpt").resolve() == before
+
+
+def test_edited_files_do_not_change_a_run(run: Path, whole: Outcome) -> None:
+    """The run goes by its own configuration; what was edited since is told."""
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("max_shift: 1", "max_shift: 0"))
+    output = train(None, f"resume={run}")
+    assert "data.max_shift (0 to 1)" in output
+    assert differences(whole, outcome(run, recorded(run))), "with another shift the run ends otherwise"
+
+
+def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, *LONG, "checkpoint=interval", "checkpoint.save_interval=100000")
+    assert wait_for((run / "csv" / "metrics.csv").is_file, process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0
+    assert json.loads((run / "run.json").read_text())["why"] == "SIGINT"
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, *LONG, "+callbacks.slow._target_=tests.support.callbacks.SlowBatches")
+    assert wait_for((run / "slow").is_file, process), process.communicate()[0]
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None, "the batch in hand is completed first"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert num_checkpoints(run) == 0
+
+
+def test_an_exception_names_the_newest_checkpoint_and_the_command(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    output = train(
+        run, *LONG, "checkpoint.save_interval=5", "+callbacks.fail._target_=tests.support.callbacks.FailAt", expect=1
+    )
+    assert "epoch_000_batch_000010.ckpt" in output
+    assert f"python train.py resume={run}" in output
+    assert (run / "checkpoints" / "last.ckpt").readlink() == Path("epoch_000_batch_000010.ckpt")
+    assert json.loads((run / "run.json").read_text())["status"] == "failed"

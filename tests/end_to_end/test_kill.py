@@ -1,0 +1,97 @@
+"""Real `kill -9` of the real command line; what goes on from there ends where the undisturbed run ends."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from tests.support.callbacks import recorded
+from tests.support.command import QUICK, RECORD, kill, num_checkpoints, start, train, wait_for
+from tests.support.equality import Outcome, differences, outcome
+
+from cairn.checkpoint.catalog import Catalog
+
+pytestmark = pytest.mark.slow
+
+DIGITS = [
+    "data.augment=true",
+    "callbacks=early_stopping",
+    "callbacks.early_stopping.patience=50",
+    "trainer.max_epochs=12",
+    "trainer.val_check_interval=0.25",
+    "checkpoint.save_interval=7",
+]
+GPT = [
+    "experiment=gpt",
+    "model.net.num_layers=1",
+    "model.net.embed_dim=32",
+    "data.seq_len=32",
+    "data.num_workers=1",
+    "data.files=configs/**/*.yaml",
+    "trainer.max_steps=120",
+    "trainer.val_check_interval=25",
+    "trainer.limit_val_batches=2",
+    "trainer.accumulate_grad_batches=2",
+    "checkpoint.save_interval=10",
+]
+COMMANDS = {"digits": DIGITS, "gpt": GPT}
+SYSTEM_CALLS = ["fsync:9", "fsync:10", "fsync:11", "replace:7", "replace:8", "unlink:12", "validation:5"]
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def command(request: pytest.FixtureRequest) -> list[str]:
+    return [*QUICK, *COMMANDS[request.param], RECORD]
+
+
+@pytest.fixture(scope="module")
+def whole(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(run, *command)
+    return outcome(run, recorded(run))
+
+
+def test_kills_at_random_moments(command: list[str], whole: Outcome, tmp_path: Path) -> None:
+    rng, run, kills = random.Random(len(command)), tmp_path / "run", 0
+    for _ in range(5):
+        before = num_checkpoints(run), _newest(run)
+        process = start(run, *command)
+        # Somewhere after this process has begun to train: wherever it is then, in a save too.
+        if wait_for(lambda seen=before: (num_checkpoints(run), _newest(run)) != seen, process):
+            time.sleep(rng.uniform(0, 0.5))
+            kills += process.poll() is None
+        kill(process)
+    train(run, *command)
+    assert kills >= 2
+    assert differences(whole, outcome(run, recorded(run))) == []
+
+
+def test_kills_inside_a_save_and_a_validation(command: list[str], whole: Outcome, tmp_path: Path) -> None:
+    run, newest = tmp_path / "run", ""
+    for place in SYSTEM_CALLS:
+        train(
+            run,
+            *command,
+            "+callbacks.kill._target_=tests.support.callbacks.KillAt",
+            expect=-signal.SIGKILL,
+            CAIRN_TEST_KILL=place,
+        )
+        assert (newest := _check_not_older(run, newest)), "something is committed"
+    train(run, *command, "+callbacks.kill._target_=tests.support.callbacks.KillAt")
+    assert differences(whole, outcome(run, recorded(run))) == []
+
+
+def _newest(run: Path) -> str:
+    saved = Catalog(run / "checkpoints").committed()
+    return saved[-1].name if saved else ""
+
+
+def _check_not_older(run: Path, before: str) -> str:
+    saved, rejected = Catalog(run / "checkpoints").newest_whole()
+    assert saved is not None, rejected
+    assert saved.name >= before
+    last = run / "checkpoints" / "last.ckpt"
+    assert last.exists(), "last.ckpt never dangles"
+    return saved.name

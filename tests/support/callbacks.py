@@ -1,0 +1,85 @@
+"""Callbacks for trainings through the command line: they write down what was trained on, kill, or fail."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class RecordBatches(Callback):
+    """Appends a line per batch to `batches-RANK.jsonl` in the run directory: its number and a hash of its data."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        digest = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in batch)).hexdigest()
+        number = trainer.fit_loop.epoch_loop.total_batch_idx
+        with open(Path(trainer.default_root_dir) / f"batches-{trainer.global_rank}.jsonl", "a") as file:
+            file.write(json.dumps([number, trainer.current_epoch, batch_idx, digest]) + "\n")
+
+
+def recorded(run: Path, rank: int = 0) -> list[list[Any]]:
+    """The batches in their order; one that was done again after a kill must have been the same."""
+    seen: dict[int, list[Any]] = {}
+    for line in (run / f"batches-{rank}.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        assert seen.setdefault(entry[0], entry) == entry, f"batch {entry[0]} came again with other data"
+    return [seen[number] for number in sorted(seen)]
+
+
+class KillAt(Callback):
+    """kill -9 of this very process at a chosen system call of a save, or inside a validation.
+
+    CAIRN_TEST_KILL is `fsync:N` (before the N-th fsync of this process), `replace:N` (before the N-th rename of a
+    checkpoint file), `unlink:N`, or `validation:N` (at the N-th validation batch).
+    """
+
+    def __init__(self) -> None:
+        self.what, _, number = os.environ.get("CAIRN_TEST_KILL", "never:0").partition(":")
+        self.left = int(number)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.what == "fsync":
+            os.fsync = self._killing(os.fsync)  # type: ignore[assignment]
+        if self.what == "replace":
+            Path.replace = self._killing(Path.replace)  # type: ignore[method-assign]
+        if self.what == "unlink":
+            Path.unlink = self._killing(Path.unlink)  # type: ignore[method-assign]
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.what == "validation" and not trainer.sanity_checking:
+            self._count()
+
+    def _killing(self, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._count()
+            return function(*args, **kwargs)
+
+        return call
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SlowBatches(Callback):
+    """Each batch takes a minute, in a way that a signal can end; a file `slow` says that the first one began."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        (Path(trainer.default_root_dir) / "slow").touch()
+        for _ in range(600):
+            time.sleep(0.1)
+
+
+class FailAt(Callback):
+    """The thirteenth batch fails."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step == 13:
+            raise RuntimeError("something broke")

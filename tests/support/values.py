@@ -1,0 +1,92 @@
+"""Positions, moments and checkpoints to test with, of which a test names only what it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cairn.checkpoint.layout import checkpoint_name, manifest_name
+from cairn.checkpoint.types import Moment, Position, Saved
+from cairn.checkpoint.writer import SyncWriter
+
+
+def at(batch: int = 0, *, epoch: int = 0, total: int | None = None, step: int = 0, samples: int = 0) -> Position:
+    """After `batch` batches of `epoch`; over the whole run they are `total`."""
+    return Position(epoch, batch, batch if total is None else total, step, samples)
+
+
+def moment(position: Position | None = None, previous: Position | None = None, **facts: Any) -> Moment:
+    """Nothing has happened, but for `facts`."""
+    plain = {"batches_per_epoch": 8, "elapsed_s": 0.0, "since_save_s": 0.0, "score": None, "ends": False, "stop": None}
+    return Moment(position or at(), previous or at(), **{**plain, **facts})
+
+
+def saved(number: int = 0, score: float | None = None, **facts: Any) -> Saved:
+    """The `number`-th checkpoint of a run that saves after every batch."""
+    position = facts.pop("position", at(number + 1))
+    plain = {"name": checkpoint_name(position), "reasons": ("interval",), "run": "toy"}
+    return Saved(position=position, number=number, score=score, **{**plain, **facts})
+
+
+def history(*scores: float | None) -> list[Saved]:
+    """One checkpoint per score, oldest first."""
+    return [saved(number, score) for number, score in enumerate(scores)]
+
+
+def commit(directory: Path, number: int = 0, score: float | None = None, **facts: Any) -> Saved:
+    """A small checkpoint, written as a run writes it."""
+    contents = {"state_dict": {"weight": torch.full((3,), float(number))}, "number": number}
+    return SyncWriter(directory).commit(contents, saved(number, score, **facts), {"world_size": 1})
+
+
+def truncate(directory: Path, name: str) -> None:
+    """The file lost its last byte."""
+    path = directory / name
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_byte(directory: Path, name: str) -> None:
+    """One byte in the middle of the file is another one; its size is the same."""
+    data = bytearray((directory / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (directory / name).write_bytes(data)
+
+
+def drop_manifest(directory: Path, name: str) -> None:
+    """The writer died between the file and its manifest."""
+    (directory / manifest_name(name)).unlink()
+
+
+def garble_manifest(directory: Path, name: str) -> None:
+    """What a broken disk may make of a manifest: no JSON, and no text either."""
+    (directory / manifest_name(name)).write_bytes(b"\xff\x00{")
+
+
+def swap_manifest(directory: Path, name: str) -> None:
+    """The manifest is that of another checkpoint."""
+    path = directory / manifest_name(name)
+    path.write_text(path.read_text().replace(name, checkpoint_name(at(99))))
+
+
+def age_manifest(directory: Path, name: str) -> None:
+    """The manifest was written by a later Cairn."""
+    path = directory / manifest_name(name)
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path, str], None], str]] = {
+    "no manifest": (drop_manifest, "no manifest"),
+    "truncated": (truncate, "bytes"),
+    "one flipped byte": (flip_byte, "checksum"),
+    "manifest of another file": (swap_manifest, "manifest is that of"),
+    "garbage manifest": (garble_manifest, "manifest cannot be read"),
+}
+"""How a checkpoint can be broken, and what its rejection says."""
+
+
+def names(items: Sequence[Saved]) -> list[str]:
+    """The file names."""
+    return [item.name for item in items]
