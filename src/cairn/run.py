@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -129,6 +130,10 @@ def build(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> 
     settings = {key: value for key, value in cfg.trainer.items() if key != "max_time"}  # ours: it stops at a boundary
     trainer: Trainer = instantiate(settings, callbacks=[*callbacks, signals, engine], logger=_loggers(cfg, run_id))
     engine.attach(trainer)
+    if trainer.global_rank > 0:
+        # The weights are made from one seed; what is drawn in training (dropout) must not be the same on every rank.
+        own = np.random.SeedSequence([cfg.seed, trainer.global_rank]).generate_state(1)[0]
+        seed_everything(int(own), workers=True, verbose=False)
     return Parts(data, model, trainer, engine, signals)
 
 

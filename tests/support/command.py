@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cairn.checkpoint.catalog import Catalog
+
 ROOT = Path(__file__).resolve().parents[2]
 
 QUICK = ["logger=csv", "callbacks=none", "trainer=cpu", "trainer.enable_progress_bar=false"]
@@ -49,7 +51,7 @@ def kill(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    process.wait()
+    process.communicate()
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> bool:
@@ -61,6 +63,12 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
         assert time.monotonic() < limit, "waited too long"
         time.sleep(0.005)
     return True
+
+
+def newest(run: Path) -> str:
+    """The name of the newest committed checkpoint; empty if there is none."""
+    saved = Catalog(run / "checkpoints").committed()
+    return saved[-1].name if saved else ""
 
 
 def num_checkpoints(run: Path) -> int:

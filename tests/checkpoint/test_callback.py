@@ -1,0 +1,580 @@
+"""The engine in short runs: what it saves, when, under which names, and how it ends with whatever stops it."""
+
+import functools
+import json
+import math
+import random
+import signal
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from tests.support import toy
+from tests.support.disk import Disk
+from tests.support.equality import differences, outcome
+from tests.support.runs import Scored, fit, policy, prepare
+from tests.support.toy import BATCH_SIZE, Cell, PointData, StreamData, Toy
+from tests.support.values import drop_manifest, flip_byte, names
+
+from cairn.checkpoint import callback, layout, resume
+from cairn.checkpoint.callback import Stopped
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.errors import CairnError, ConfigError, ResumeError, SaveError, UnsafeStateError
+from cairn.checkpoint.resume import Plan
+from cairn.checkpoint.retention import Best, Latest
+from cairn.checkpoint.schedule import AtEnd, BestValidation, Every, OnStop
+from cairn.cluster.signals import StopSignals
+
+EVERY = {"interval": Every(1)}
+BEST = {"triggers": {"best": BestValidation()}, "rules": {"best": Best()}, "monitor": "val/score"}
+ALL = {"rules": {"all": Latest(-1)}}
+
+
+def at_batch(batch, epoch=0):
+    return f"epoch_{epoch:03d}_batch_{batch:06d}.ckpt"
+
+
+def plan_of(directory):
+    return resume.plan(directory / "checkpoints")
+
+
+def plain_trainer(directory, **options):
+    """Lightning's, without us."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    own = {"accelerator": "cpu", "logger": False, "num_sanity_val_steps": 0, **quiet}
+    return Trainer(default_root_dir=directory, **own, **options)
+
+
+class After(Callback):
+    """Does something once, when so many batches of the run are done."""
+
+    def __init__(self, num_batches, do):
+        self.num_batches, self.do, self.count = num_batches, do, 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.count += 1
+        if self.count == self.num_batches:
+            self.do()
+
+
+# What is saved
+
+
+def test_all_reasons_of_a_step_share_one_file(tmp_path):
+    triggers = {"interval": Every(8), "best": BestValidation(), "end": AtEnd(), "signal": OnStop()}
+    run = fit(prepare(tmp_path, Scored([0.5]), policy(tmp_path, triggers=triggers, monitor="val/score")))
+    assert [item.reasons for item in run.committed] == [("interval", "best", "end")]
+    assert run.files == [layout.BEST, at_batch(8), layout.LAST]
+    assert run.engine.num_saves == 1
+
+
+def test_nothing_due_nothing_written(tmp_path):
+    run = fit(prepare(tmp_path, Scored(), policy(tmp_path, triggers={})))
+    assert not run.directory.joinpath("checkpoints").exists()
+    assert (run.engine.best_model_path, run.engine.last_model_path, run.engine.num_saves) == ("", "", 0)
+
+
+def test_the_manifest_tells_of_the_run(tmp_path):
+    run = fit(prepare(tmp_path, Toy(), policy(tmp_path, monitor="val/loss"), run_id="abc", limit_train_batches=3))
+    first, last = run.committed
+    assert (first.score, last.score) == (None, last.metrics["val/loss"])
+    assert {"train/loss_step", "val/loss", "val/lowest"} <= set(last.metrics)
+    assert (last.run, last.number, last.position.samples) == ("abc", 2, 9)
+    fields = json.loads((tmp_path / "checkpoints" / layout.manifest_name(last.name)).read_text())
+    assert fields["provenance"] == {"world_size": 1, "seed": 7}
+    assert last.stall_s >= last.write_s > 0
+
+
+def test_the_numbers_of_the_costs_add_up(tmp_path):
+    run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
+    assert run.engine.num_saves == 8
+    assert run.engine.total_stall_s == pytest.approx(sum(item.stall_s for item in run.committed))
+
+
+def test_lightning_alone_reads_a_checkpoint(tmp_path):
+    run = fit(prepare(tmp_path, Toy(lr=0.03), policy(tmp_path), limit_train_batches=3))
+    path = tmp_path / "checkpoints" / layout.LAST
+    module = Toy.load_from_checkpoint(path, weights_only=True)
+    assert module.hparams["lr"] == 0.03
+    assert all(torch.equal(mine, run.module.state_dict()[name]) for name, mine in module.state_dict().items())
+    assert torch.load(path, weights_only=True, mmap=True)["cairn"]["config"] == {"seed": 7}
+
+
+def test_lightning_alone_goes_on_from_a_checkpoint(tmp_path):
+    fit(prepare(tmp_path, Scored(), policy(tmp_path)))
+    module, trainer = Scored(), plain_trainer(tmp_path, max_epochs=2)
+    path = str(tmp_path / "checkpoints" / layout.LAST)
+    trainer.fit(module, datamodule=PointData(batch_size=BATCH_SIZE, seed=3), ckpt_path=path, weights_only=True)
+    assert (trainer.current_epoch, trainer.global_step, module.weight.item()) == (2, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("collated", "samples"),
+    [
+        (lambda x, y, paths: [x, y], 6),
+        (lambda x, y, paths: {"x": x, "y": y}, 6),
+        (lambda x, y, paths: {"paths": paths, "x": x}, 6),
+        (lambda x, y, paths: (paths, {"deep": [x]}), 6),
+        (lambda x, y, paths: x, 6),
+        (lambda x, y, paths: {"mean": x.mean()}, 2),  # a tensor without a length is one sample
+        (lambda x, y, paths: paths, 2),
+    ],
+)
+def test_samples_are_counted_by_the_first_tensor_of_a_batch(tmp_path, collated, samples):
+    class Data(PointData):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return collated(batch[0], batch[1], [f"{index}.png" for index in batch[2]])
+
+    run = fit(prepare(tmp_path, Scored(), policy(tmp_path), limit_train_batches=2), Data(batch_size=BATCH_SIZE))
+    assert run.committed[-1].position.samples == samples
+
+
+# The best, the last, and what stays
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("scores", "mode", "best", "kept"),
+    [
+        ([0.5, 0.3, 0.4, 0.6], "min", 4, [4]),
+        ([0.5, 0.3, 0.4, 0.6], "max", 8, [8]),
+        ([0.5, 0.5, 0.5, 0.5], "min", 2, [2]),
+        ([NAN, 0.5, NAN, 0.4], "min", 8, [8]),
+        ([0.5, NAN, -INF, 0.6], "min", 2, [2]),
+        ([0.5, NAN, INF, 0.4], "max", 2, [2]),
+    ],
+)
+def test_best_is_the_best_of_all_validations(tmp_path, scores, mode, best, kept):
+    settings = policy(tmp_path, mode=mode, **BEST)
+    run = fit(prepare(tmp_path, Scored(scores), settings, val_check_interval=2))
+    folder = tmp_path / "checkpoints"
+    assert names(run.committed) == [at_batch(batch) for batch in kept]
+    assert (folder / layout.BEST).readlink().as_posix() == at_batch(best)
+    assert run.engine.best_model_path == str(folder / at_batch(best))
+    assert run.engine.best_model_score.item() == pytest.approx(scores[best // 2 - 1])
+    assert run.trainer.checkpoint_callback is run.engine
+
+
+def test_best_and_last_are_two_files_and_two_links(tmp_path):
+    settings = policy(tmp_path, **{**BEST, "triggers": {**EVERY, **BEST["triggers"]}})
+    run = fit(prepare(tmp_path, Scored([0.5, 0.3, 0.4, 0.6]), settings, val_check_interval=2))
+    assert run.files == [layout.BEST, at_batch(4), at_batch(8), layout.LAST]
+    assert run.engine.best_model_path.endswith(at_batch(4))
+    assert run.engine.last_model_path.endswith(at_batch(8))
+    assert (tmp_path / "checkpoints" / layout.LAST).readlink().as_posix() == at_batch(8)
+
+
+def test_without_any_finite_score_nothing_is_best(tmp_path):
+    settings = policy(tmp_path, monitor="val/score")
+    run = fit(prepare(tmp_path, Scored([NAN, INF, NAN, NAN]), settings, val_check_interval=2))
+    assert run.files == [at_batch(7), at_batch(8), layout.LAST]
+    assert (run.engine.best_model_path, run.engine.best_model_score) == ("", None)
+    for path in tmp_path.glob("checkpoints/*.json"):
+        fields = json.loads(path.read_text(), parse_constant=lambda constant: pytest.fail(f"{constant} in {path}"))
+        assert fields["score"] is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"val_check_interval": 1},
+        {"val_check_interval": 2, "accumulate_grad_batches": 2},
+        {"val_check_interval": 2, "accumulate_grad_batches": 3},  # validations inside a window
+    ],
+)
+def test_a_score_is_that_of_the_weights_beside_it(tmp_path, options):
+    settings = policy(tmp_path, monitor="val/weight", mode="max", **ALL)
+    run = fit(prepare(tmp_path, Scored(), settings, **options))
+    scored = [item for item in run.committed if item.score is not None]
+    assert scored
+    for item in scored:
+        state = torch.load(tmp_path / "checkpoints" / item.name, weights_only=True)
+        assert item.score == state["state_dict"]["weight"].item()
+
+
+def test_the_best_weights_can_be_tested_by_that_name(tmp_path):
+    run = fit(prepare(tmp_path, Scored([0.5, 0.3, 0.4, 0.6]), policy(tmp_path, **BEST), val_check_interval=2))
+
+    class Data(PointData):
+        def setup(self, stage=None):
+            super().setup(stage)
+            self.test_set = self.val_set
+
+    (scores,) = run.trainer.test(
+        run.module, datamodule=Data(batch_size=3), ckpt_path="best", weights_only=True, verbose=False
+    )
+    assert scores == {"test/weight": 4.0}
+
+
+def test_the_best_of_an_ema_run_is_found(tmp_path):
+    settings = policy(tmp_path, monitor="val/weight", **ALL)
+    run = fit(prepare(tmp_path, Scored(), settings, callbacks=[EMAWeightAveraging(decay=0.5)], val_check_interval=4))
+    scored = [item for item in run.committed if item.score is not None]
+    for item in scored:
+        state = torch.load(tmp_path / "checkpoints" / item.name, weights_only=True)
+        assert item.score == pytest.approx(state["state_dict"]["weight"].item())
+
+
+def test_a_directory_of_another_run_is_refused_and_left_as_it_is(tmp_path):
+    fit(prepare(tmp_path, Scored(), policy(tmp_path), run_id="first"))
+    folder = tmp_path / "checkpoints"
+    (folder / layout.temp_name(at_batch(9))).write_text("half, and perhaps still being written")
+    before = {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()}
+    run = prepare(tmp_path, Scored(), policy(tmp_path), run_id="second")
+    with pytest.raises(ConfigError, match=r"holds checkpoints of another run \(first\): give each run a directory"):
+        fit(run)
+    assert run.module.num_batches == 0
+    assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_start_removes_what_the_dead_left_and_saves_it_anew(tmp_path):
+    fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
+    folder = tmp_path / "checkpoints"
+    flip_byte(folder, at_batch(8))
+    drop_manifest(folder, at_batch(7))
+    (folder / layout.temp_name(at_batch(9))).write_text("half")
+    found = plan_of(tmp_path)
+    assert found.saved.name == at_batch(6)
+    run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL), plan=found))
+    assert run.module.num_batches == 2
+    assert run.files == [*(at_batch(batch) for batch in range(1, 9)), layout.LAST]
+    assert [item.number for item in run.committed] == list(range(8))
+    assert plan_of(tmp_path).rejected == ()
+    assert run.engine.num_saves == 8
+
+
+# What is refused
+
+
+class Untrained(Scored):
+    """Fails the test if it is trained at all."""
+
+    def training_step(self, batch, batch_idx):
+        raise AssertionError("it was to be refused before training starts")
+
+
+def test_a_metric_that_nobody_logs_is_refused_before_training(tmp_path):
+    run = prepare(tmp_path, Untrained(), policy(tmp_path, monitor="val/loss"))
+    with pytest.raises(
+        ConfigError, match=r"monitor='val/loss' is not logged by a validation .*: val/score, val/weight"
+    ):
+        fit(run)
+    assert run.files == []
+
+
+def test_a_callback_that_cannot_be_resumed_is_refused_by_name(tmp_path):
+    run = prepare(tmp_path, Untrained(), policy(tmp_path), callbacks=[StochasticWeightAveraging(0.1)])
+    with pytest.raises(ConfigError, match=r"StochasticWeightAveraging cannot be resumed .*EMAWeightAveraging"):
+        fit(run)
+
+
+@pytest.mark.parametrize("dirpath", ["file", "file/checkpoints"])
+def test_a_directory_that_cannot_be_is_refused_before_training(tmp_path, dirpath):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CairnError, match="file"):
+        fit(prepare(tmp_path, Untrained(), replace(policy(tmp_path), directory=tmp_path / dirpath)))
+
+
+def test_a_share_of_an_epoch_without_length_is_told_as_a_sentence(tmp_path):
+    run = prepare(tmp_path, Scored(), policy(tmp_path, triggers={"interval": Every("0.25ep")}))
+    with pytest.raises(ConfigError, match=r"save_interval='0\.25ep' needs training data with a length"):
+        fit(run, StreamData(batch_size=BATCH_SIZE))
+
+
+class Partial(Scored):
+    def __init__(self, optimizer):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+def test_what_could_not_be_loaded_is_refused_at_the_first_save_by_its_key(tmp_path):
+    run = prepare(tmp_path, Partial(functools.partial(torch.optim.SGD, lr=1.0)), policy(tmp_path))
+    with pytest.raises(UnsafeStateError, match=r"checkpoint\['hyper_parameters'\]\['optimizer'\] is a functools\.p"):
+        fit(run)
+    assert run.module.num_batches == 1
+    assert run.files == []
+
+
+def test_a_checkpoint_of_more_processes_is_refused(tmp_path):
+    fit(prepare(tmp_path / "one", Scored(), policy(tmp_path / "one")))
+    contents = torch.load(tmp_path / "one" / "checkpoints" / layout.LAST, weights_only=True)
+    contents["cairn"]["ranks"] *= 2
+    torch.save(contents, tmp_path / "two.ckpt")
+    run = prepare(tmp_path, Scored(), policy(tmp_path), plan=Plan(tmp_path / "two.ckpt"), max_epochs=2)
+    with pytest.raises(ResumeError, match=r"saved by 2 processes and is loaded by 1: .*trainer\.devices"):
+        fit(run)
+
+
+def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
+    fit(prepare(tmp_path / "one", Scored(), policy(tmp_path / "one")))
+    contents = torch.load(tmp_path / "one" / "checkpoints" / layout.LAST, weights_only=True)
+    contents["cairn"]["format"] = 9
+    torch.save(contents, tmp_path / "later.ckpt")
+    run = prepare(tmp_path, Scored(), policy(tmp_path), plan=Plan(tmp_path / "later.ckpt"), max_epochs=2)
+    with pytest.raises(ResumeError, match=r"has format 9, and this Cairn reads up to 1"):
+        fit(run)
+
+
+def test_a_checkpoint_that_is_not_ours_is_taken_with_a_warning(tmp_path):
+    trainer = plain_trainer(tmp_path, max_epochs=1)
+    trainer.fit(Scored(), datamodule=PointData(batch_size=BATCH_SIZE, seed=3))
+    trainer.save_checkpoint(tmp_path / "theirs.ckpt")
+    run = prepare(tmp_path, Scored(), policy(tmp_path), plan=Plan(tmp_path / "theirs.ckpt"), max_epochs=2)
+    with pytest.warns(UserWarning, match="not written by Cairn: it is resumed as Lightning does, not exactly"):
+        fit(run)
+    assert run.module.num_batches == 8
+    assert run.module.weight.item() == 16
+    assert names(run.committed) == [at_batch(7, epoch=1), at_batch(8, epoch=1)]
+
+
+# What stops a run
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}])
+@pytest.mark.parametrize("when", [1, 3, 5, 8])
+def test_a_signal_stops_at_the_next_boundary_with_a_checkpoint(tmp_path, when, options):
+    module = Scored()
+    run = prepare(
+        tmp_path,
+        module,
+        policy(tmp_path, triggers={"signal": OnStop(), "end": AtEnd()}),
+        stop=lambda: signal.SIGTERM if module.num_batches >= when else 0,
+        max_epochs=2,
+        **options,
+    )
+    with pytest.raises(Stopped) as stopped:
+        fit(run)
+    boundary = when if not options else next(batch for batch in (3, 6, 8) if batch >= when)
+    assert module.num_batches == boundary
+    (item,) = run.committed
+    assert (item.name, item.reasons) == (at_batch(boundary), ("signal",))
+    assert (stopped.value.why, stopped.value.saved) == ("SIGTERM", item)
+
+
+def test_a_signal_stops_without_a_checkpoint_where_nobody_asks_for_one(tmp_path):
+    run = prepare(tmp_path, Scored(), policy(tmp_path, triggers={}, rules={}), stop=lambda: signal.SIGINT)
+    with pytest.raises(Stopped) as stopped:
+        fit(run)
+    assert (stopped.value.why, stopped.value.saved, run.module.num_batches) == ("SIGINT", None, 1)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_stop_names_the_newest_checkpoint_although_it_is_not_new(tmp_path):
+    module = Scored()
+    stop = lambda: signal.SIGTERM if module.num_batches == 5 else 0  # noqa: E731
+    with pytest.raises(Stopped) as stopped:
+        fit(prepare(tmp_path, module, policy(tmp_path, triggers={"interval": Every(2)}), stop=stop))
+    assert stopped.value.saved.name == at_batch(4)
+
+
+def test_a_real_signal_is_obeyed(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    signals = StopSignals()
+    callbacks = [After(3, lambda: signal.raise_signal(signal.SIGTERM)), signals]
+    settings = policy(tmp_path, triggers={"signal": OnStop()})
+    run = prepare(tmp_path, Scored(), settings, stop=signals.requested, callbacks=callbacks)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        fit(run)
+    assert names(run.committed) == [at_batch(3)]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+class Clock(Callback):
+    """The engine's own clock: ten seconds per batch, and no time for anything else."""
+
+    def __init__(self, monkeypatch):
+        self.now_s = 1000.0
+        monkeypatch.setattr(callback, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+
+    def on_train_batch_end(self, *args):
+        self.now_s += 10
+
+
+def test_seconds_are_those_of_training_since_the_last_save(tmp_path, monkeypatch):
+    clock, settings = Clock(monkeypatch), policy(tmp_path, triggers={"interval": Every("25s")}, **ALL)
+    run = prepare(tmp_path, Scored(), settings, callbacks=[clock], max_epochs=2)
+    run.module.on_validation_end = lambda: setattr(clock, "now_s", clock.now_s + 15)
+    fit(run)
+    places = [(item.position.epoch, item.position.batch, item.elapsed_s) for item in run.committed]
+    assert places == [(0, 3, 30), (0, 6, 60), (0, 8, 95), (1, 3, 125), (1, 6, 155), (1, 8, 190)]
+
+
+def test_a_time_limit_stops_at_a_boundary_and_counts_over_all_starts(tmp_path, monkeypatch):
+    settings = policy(tmp_path, triggers={"limit": OnStop()}, max_time_s=45)
+    stops = []
+    for limit_s in (45, 45, 65):
+        found = plan_of(tmp_path)
+        run = prepare(
+            tmp_path, Scored(), replace(settings, max_time_s=limit_s), plan=found, callbacks=[Clock(monkeypatch)]
+        )
+        with pytest.raises(Stopped) as stopped:
+            fit(run)
+        assert (stopped.value.why, stopped.value.saved.reasons) == ("max_time", ("limit",))
+        stops.append((stopped.value.saved.position.batch, run.engine.elapsed_s))
+    assert stops == [(5, 50), (6, 60), (7, 70)]
+
+
+def test_a_new_run_from_a_checkpoint_has_all_its_time(tmp_path, monkeypatch):
+    first = prepare(tmp_path / "first", Scored(), policy(tmp_path / "first"), callbacks=[Clock(monkeypatch)])
+    fit(first)
+    settings = policy(tmp_path / "second", max_time_s=45)
+    start = Plan(tmp_path / "first" / "checkpoints" / layout.LAST)
+    clock = Clock(monkeypatch)
+    second = prepare(
+        tmp_path / "second", Scored(), settings, plan=start, run_id="second", max_epochs=2, callbacks=[clock]
+    )
+    with pytest.raises(Stopped):
+        fit(second)
+    assert second.module.num_batches == 5
+    assert (second.engine.num_saves, second.engine.elapsed_s) == (5, 50)
+
+
+def test_a_new_run_counts_its_own_saves_and_leaves_the_old_one_alone(tmp_path):
+    fit(prepare(tmp_path / "first", Scored(), policy(tmp_path / "first")))
+    folder = tmp_path / "first" / "checkpoints"
+    before = {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()}
+    start = Plan(folder / layout.LAST)
+    second = policy(tmp_path / "second", **ALL)
+    run = fit(prepare(tmp_path / "second", Scored(), second, plan=start, run_id="second", max_epochs=2))
+    assert [item.number for item in run.committed] == list(range(8))
+    assert {item.run for item in run.committed} == {"second"}
+    assert run.committed[0].position.total_batches == 9
+    assert run.engine.num_saves == 8
+    assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    settings = policy(tmp_path, monitor="never logged", triggers={**EVERY, "end": AtEnd()})
+    run = fit(prepare(tmp_path, Scored(), settings, fast_dev_run=2))
+    assert run.module.num_batches == 2
+    assert run.files == []
+
+
+# Saving and the training
+
+
+def test_saving_changes_nothing(tmp_path):
+    never, always = (trained(tmp_path / name, triggers) for name, triggers in (("never", {}), ("always", EVERY)))
+    assert never.files == []
+    assert always.engine.num_saves == 8
+    assert never.module.samples == always.module.samples
+    assert never.drawn_next == always.drawn_next
+    assert never.metrics == always.metrics
+    for name, weight in never.module.state_dict().items():
+        assert torch.equal(weight, always.module.state_dict()[name]), name
+
+
+def trained(directory, triggers):
+    seed_everything(7, verbose=False)
+    settings = policy(directory, triggers=triggers, monitor="val/loss")
+    run = fit(prepare(directory, Toy(), settings, max_epochs=2, limit_train_batches=4, val_check_interval=2))
+    run.drawn_next = (torch.rand(3).tolist(), random.random())
+    run.metrics = (directory / "csv" / "metrics.csv").read_text()
+    return run
+
+
+CELL = Cell(trainer={"max_epochs": 2}, interval=3)
+
+
+class Fragile(Toy):
+    """Fails in the batch of that number, once."""
+
+    fail_at = None
+
+    def training_step(self, batch, batch_idx):
+        if Fragile.fail_at == self.trainer.global_step + 1:
+            raise ArithmeticError("as any model may")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The toy run, from its beginning to its end."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    return outcome(directory, toy.train(directory, CELL))
+
+
+def resumed(directory, undisturbed):
+    """Train to the end from what is in the directory; the outcome of the run, as if nothing had happened."""
+    done = plan_of(directory).saved.position.total_batches
+    return outcome(directory, undisturbed.samples[:done] + toy.train(directory, CELL, seed=99))
+
+
+def half_done(directory):
+    """What is there and should not be."""
+    folder = directory / "checkpoints"
+    return [*Catalog(folder).rejected(), *(path for path in folder.iterdir() if layout.is_temp(path.name))]
+
+
+@pytest.mark.parametrize(("fail_at", "newest"), [(4, 3), (15, 12)])
+def test_an_exception_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
+    tmp_path, undisturbed, fail_at, newest, monkeypatch
+):
+    monkeypatch.setattr(Fragile, "fail_at", fail_at)
+    with pytest.raises(ArithmeticError):
+        toy.train(tmp_path, replace(CELL, module_class=Fragile))
+    assert plan_of(tmp_path).saved.position.total_batches == newest
+    assert half_done(tmp_path) == []
+    assert differences(undisturbed, resumed(tmp_path, undisturbed)) == []
+
+
+@pytest.mark.parametrize(
+    "step", [0, 3]
+)  # a sync of the file, and one of its manifest; the writer's tests have them all
+def test_a_save_that_fails_is_told_at_once_and_the_run_goes_on_from_the_one_before(
+    tmp_path, undisturbed, step, monkeypatch
+):
+    (tmp_path / "checkpoints").mkdir()
+    disk = Disk(tmp_path / "checkpoints", monkeypatch)
+    full = After(9, lambda: setattr(disk, "fail_at", len(disk.steps) + step))
+    with pytest.raises(SaveError, match=r"epoch_001_batch_000001\.ckpt could not be written: .*No space left"):
+        toy.train(tmp_path, replace(CELL, callbacks=lambda: [full]))
+    monkeypatch.undo()
+    assert half_done(tmp_path) == []
+    assert plan_of(tmp_path).saved.position.total_batches == 8  # the best so far
+    assert differences(undisturbed, resumed(tmp_path, undisturbed)) == []
+
+
+@pytest.mark.parametrize("limits", [[1, 2, 5], [8, 9], [16]], ids=str)
+def test_a_run_that_ran_out_of_time_ends_as_if_it_had_had_more(tmp_path, undisturbed, limits, monkeypatch):
+    settings = toy.policy(tmp_path, CELL)
+    samples = []
+    for num_batches in limits:
+        seed_everything(7, verbose=False)
+        limited = replace(settings, max_time_s=10 * num_batches - 5, triggers={**settings.triggers, "limit": OnStop()})
+        module, clock = Toy(), Clock(monkeypatch)
+        run = prepare(tmp_path, module, limited, plan=plan_of(tmp_path), max_epochs=2, callbacks=[clock])
+        with pytest.raises(Stopped, match="max_time") as stopped:
+            fit(run)
+        assert "limit" in stopped.value.saved.reasons
+        samples += module.samples
+    assert samples == undisturbed.samples[: limits[-1]]
+    monkeypatch.undo()
+    assert differences(undisturbed, resumed(tmp_path, undisturbed)) == []
+
+
+def test_a_checkpoint_that_only_a_stop_wanted_gives_way_to_the_next(tmp_path):
+    module = Scored()
+    settings = policy(tmp_path, triggers={"interval": Every(3), "signal": OnStop(), "end": AtEnd()}, **ALL)
+    stop = lambda: signal.SIGTERM if module.num_batches == 4 else 0  # noqa: E731
+    with pytest.raises(Stopped):
+        fit(prepare(tmp_path, module, settings, stop=stop))
+    stopped = Catalog(tmp_path / "checkpoints").committed()
+    assert [(item.name, item.lasting) for item in stopped] == [(at_batch(3), True), (at_batch(4), False)]
+    run = fit(prepare(tmp_path, Scored(), settings, plan=plan_of(tmp_path)))
+    assert [(item.name, item.number) for item in run.committed] == [
+        (at_batch(3), 0),
+        (at_batch(6), 1),
+        (at_batch(8), 2),
+    ]
+
+
+def test_an_engine_belongs_to_its_trainer(tmp_path):
+    run = prepare(tmp_path, Scored(), policy(tmp_path))
+    engine = callback.CheckpointEngine(run.engine.policy, run.engine.origin)
+    with pytest.raises(AssertionError, match="attach"):
+        engine.at_boundary("batch", False)

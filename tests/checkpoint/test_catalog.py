@@ -1,0 +1,139 @@
+"""What is committed, what is not and why, and which checkpoint is the newest that can be trusted."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.values import DAMAGES, at, commit, flip_byte, names, saved
+
+from cairn.checkpoint import layout
+from cairn.checkpoint.catalog import Catalog, describe, verify
+from cairn.checkpoint.errors import CorruptCheckpointError
+
+VISIBLE = {name: damage for name, damage in DAMAGES.items() if name != "one flipped byte"}  # without reading the file
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A directory with three checkpoints, and these."""
+    return tmp_path, [commit(tmp_path, number, score=0.5) for number in range(3)]
+
+
+def whys(rejected):
+    return {item.path.name: item.why for item in rejected}
+
+
+def test_committed_are_all_oldest_first(three):
+    directory, items = three
+    assert Catalog(directory).committed() == items
+    assert Catalog(directory).rejected() == []
+
+
+def test_age_is_that_of_the_run_and_not_of_the_name_or_the_file(tmp_path):
+    places = [at(2, epoch=1000, total=4), at(10**6, epoch=2, total=3), at(7, epoch=2, total=2), at(9, epoch=0)]
+    for number, position in enumerate(places):
+        commit(tmp_path, number, position=position)
+    assert [item.position for item in Catalog(tmp_path).committed()] == sorted(places)
+
+
+@pytest.mark.parametrize("missing", ["", "not/there"])
+def test_an_empty_or_missing_directory_holds_nothing(tmp_path, missing):
+    catalog = Catalog(tmp_path / missing)
+    assert (catalog.committed(), catalog.rejected(), catalog.newest_whole()) == ([], [], (None, []))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", VISIBLE)
+@pytest.mark.parametrize("index", range(3))
+def test_what_is_broken_is_rejected_with_the_reason(three, damage, index):
+    directory, items = three
+    broken = items[index].name
+    VISIBLE[damage][0](directory, broken)
+    (item,) = Catalog(directory).rejected()
+    assert item.path == directory / broken
+    assert VISIBLE[damage][1] in item.why
+    assert names(Catalog(directory).committed()) == [name for name in names(items) if name != broken]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_one_before_a_broken_one_is_the_newest(three, damage):
+    directory, items = three
+    break_it, why = DAMAGES[damage]
+    break_it(directory, items[2].name)
+    found, rejected = Catalog(directory).newest_whole()
+    assert found == items[1]
+    assert [item.path.name for item in rejected] == [items[2].name]
+    assert why in rejected[0].why
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_older_ones_that_are_broken_do_not_matter(three, damage):
+    directory, items = three
+    DAMAGES[damage][0](directory, items[0].name)
+    DAMAGES[damage][0](directory, items[1].name)
+    assert Catalog(directory).newest_whole() == (items[2], [])
+
+
+@settings(max_examples=30)
+@given(st.lists(st.sampled_from([None, *DAMAGES]), max_size=5))
+def test_the_newest_whole_is_the_last_that_nothing_happened_to(damages):
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        for number, damage in enumerate(damages):
+            item = commit(directory, number)
+            if damage is not None:
+                DAMAGES[damage][0](directory, item.name)
+        whole = [number for number, damage in enumerate(damages) if damage is None][-1:]
+        found, rejected = Catalog(directory).newest_whole()
+        assert (found.number if found else None) == (whole[0] if whole else None)
+        newer = range(whole[0] + 1 if whole else 0, len(damages))
+        assert sorted(whys(rejected)) == [saved(number).name for number in newer]
+        assert all(DAMAGES[damages[number]][1] in whys(rejected)[saved(number).name] for number in newer)
+
+
+def test_foreign_names_and_links_are_ignored(three):
+    directory, items = three
+    for name in ("epoch=0-step=9.ckpt", "epoch_9_batch_9.ckpt", "notes.txt", ".epoch_009_batch_000009.ckpt.tmp"):
+        (directory / name).write_text("foreign")
+    (directory / layout.LAST).symlink_to(items[0].name)
+    (directory / layout.BEST).symlink_to("gone.ckpt")
+    assert Catalog(directory).committed() == items
+    assert Catalog(directory).rejected() == []
+    assert Catalog(directory).newest_whole() == (items[2], [])
+
+
+def test_a_checkpoint_that_is_a_dangling_link_is_rejected(three):
+    directory, items = three
+    (directory / items[2].name).unlink()
+    (directory / items[2].name).symlink_to("gone.ckpt")
+    assert whys(Catalog(directory).rejected())[items[2].name].startswith("it has 0 bytes")
+    assert Catalog(directory).newest_whole()[0] == items[1]
+
+
+def test_a_manifest_without_its_checkpoint_is_nothing(three):
+    directory, items = three
+    (directory / items[2].name).unlink()
+    assert Catalog(directory).committed() == items[:2]
+    assert Catalog(directory).rejected() == []
+
+
+def test_the_directory_is_the_truth_at_each_question(three):
+    directory, items = three
+    catalog = Catalog(directory)
+    assert catalog.newest_whole()[0] == items[2]
+    flip_byte(directory, items[2].name)
+    assert catalog.newest_whole()[0] == items[1]
+    flip_byte(directory, items[2].name)
+    assert catalog.newest_whole()[0] == items[2]
+
+
+def test_one_file_can_be_asked_for(three):
+    directory, items = three
+    path = directory / items[1].name
+    assert describe(path) == items[1]
+    verify(path, items[1])
+    flip_byte(directory, items[1].name)
+    with pytest.raises(CorruptCheckpointError, match=r"checksum is [0-9a-f]{12}\.\.\., and its manifest says"):
+        verify(path, items[1])

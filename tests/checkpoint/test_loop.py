@@ -1,0 +1,175 @@
+"""Where the boundaries are, and that the loops are those of this Lightning and of no other."""
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from tests.support.runs import Scored
+from tests.support.toy import BATCH_SIZE, PointData, Toy
+
+from cairn.checkpoint import loop
+from cairn.checkpoint.errors import ConfigError
+
+
+class Recorder:
+    """An engine that notes what has happened at every boundary."""
+
+    def __init__(self):
+        self.trainer, self.happened, self.boundaries, self.restored = None, [], [], 0
+
+    def at_boundary(self, place, ends):
+        self.boundaries.append((loop.position(self.trainer, place, 0), place, ends))
+        self.happened.append("boundary")
+
+    def restore(self):
+        self.restored += 1
+
+    @property
+    def places(self):
+        return [(p.epoch, p.batch) for p, _, _ in self.boundaries]
+
+    @property
+    def ends(self):
+        return [ends for _, _, ends in self.boundaries]
+
+
+class Asks(Callback):
+    """Lets training stop, in the hook and at the batch that a test names."""
+
+    def __init__(self, hook, batch=8):
+        self.hook, self.batch = hook, batch
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if self.hook == "batch" and batch_idx + 1 == self.batch:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if self.hook == "epoch":
+            trainer.should_stop = True
+
+
+def make(tmp_path, callbacks=(), **options):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    own = {"max_epochs": 2, "num_sanity_val_steps": 0, "accelerator": "cpu", "devices": 1, "logger": False, **quiet}
+    trainer, engine = Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **{**own, **options}), Recorder()
+    engine.trainer = trainer
+    loop.install(trainer, engine)
+    return trainer, engine
+
+
+def boundaries(tmp_path, callbacks=(), module=None, **options):
+    trainer, engine = make(tmp_path, callbacks, **options)
+    trainer.fit(module or Scored(), datamodule=PointData(batch_size=BATCH_SIZE))
+    return engine
+
+
+def test_another_lightning_is_refused_with_both_versions(tmp_path, monkeypatch):
+    trainer = Trainer(default_root_dir=tmp_path, logger=False, enable_checkpointing=False, accelerator="cpu")
+    before = trainer.fit_loop
+    monkeypatch.setattr(lightning, "__version__", "2.7.0")
+    with pytest.raises(ConfigError, match=r"Lightning 2\.6\.x and this is 2\.7\.0: install"):
+        loop.install(trainer, Recorder())
+    assert trainer.fit_loop is before
+
+
+def test_the_limits_are_taken_over(tmp_path):
+    limits = {"min_epochs": 2, "max_epochs": 5, "min_steps": 3, "max_steps": 40}
+    trainer, engine = make(tmp_path, **limits)
+    assert {name: getattr(trainer, name) for name in limits} == limits
+    assert trainer.fit_loop.engine is trainer.fit_loop.epoch_loop.engine is engine
+
+
+@pytest.mark.parametrize(
+    ("options", "places"),
+    [
+        ({}, [(e, b) for e in (0, 1) for b in range(1, 9)]),
+        ({"accumulate_grad_batches": 3}, [(e, b) for e in (0, 1) for b in (3, 6, 8)]),
+        ({"limit_train_batches": 2}, [(0, 1), (0, 2), (1, 1), (1, 2)]),
+        ({"max_steps": 3}, [(0, 1), (0, 2), (0, 3)]),
+        ({"max_steps": 3, "accumulate_grad_batches": 2}, [(0, 2), (0, 4), (0, 6)]),
+        ({"max_epochs": -1, "max_steps": 9}, [(0, b) for b in range(1, 9)] + [(1, 1)]),
+    ],
+)
+def test_there_is_a_boundary_after_each_window_and_only_the_last_one_ends_the_run(tmp_path, options, places):
+    engine = boundaries(tmp_path, **options)
+    assert engine.places == places
+    assert engine.ends == [False] * (len(places) - 1) + [True]
+    assert {place for _, place, _ in engine.boundaries} == {"batch"}
+    assert engine.restored == 0
+
+
+def test_positions_count_over_the_whole_run(tmp_path):
+    engine = boundaries(tmp_path, accumulate_grad_batches=3)
+    counts = [(p.total_batches, p.step) for p, _, _ in engine.boundaries]
+    assert counts == [(3, 1), (6, 2), (8, 3), (11, 4), (14, 5), (16, 6)]
+
+
+def test_manual_optimization_has_a_boundary_after_each_batch(tmp_path):
+    assert len(boundaries(tmp_path, module=Toy(manual=True), max_epochs=1).boundaries) == 8
+
+
+def test_a_stop_that_a_batch_asked_for_ends_at_its_boundary(tmp_path):
+    engine = boundaries(tmp_path, [Asks("batch", 3)])
+    assert (engine.places, engine.ends) == ([(0, 1), (0, 2), (0, 3)], [False, False, True])
+
+
+def test_a_stop_that_the_end_of_an_epoch_asked_for_has_a_boundary_of_its_own(tmp_path):
+    engine = boundaries(tmp_path, [Asks("epoch")])
+    assert engine.places[-2:] == [(0, 8), (1, 0)]
+    assert engine.ends == [False] * 8 + [True]
+    last, place, _ = engine.boundaries[-1]
+    assert (last.total_batches, place) == (8, "epoch")
+
+
+def test_a_stop_before_the_least_number_of_epochs_ends_with_that_epoch(tmp_path):
+    engine = boundaries(tmp_path, [Asks("batch", 3)], min_epochs=2, max_epochs=5)
+    assert engine.places[-2:] == [(1, 8), (2, 0)]
+    assert engine.ends == [False] * 16 + [True]
+
+
+def test_a_boundary_comes_after_everything_that_belongs_to_its_batch(tmp_path):
+    trainer, engine = make(tmp_path, max_steps=2, val_check_interval=1)
+
+    class Noting(Scored):
+        def on_train_batch_end(self, *args):
+            engine.happened.append("batch end")
+
+        def on_validation_end(self):
+            engine.happened.append("validation end")
+
+        def lr_scheduler_step(self, scheduler, metric):
+            engine.happened.append("scheduler")
+
+        def optimizer_step(self, *args, **options):
+            super().optimizer_step(*args, **options)
+            engine.happened.append("step")
+
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+            return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    trainer.fit(Noting(), datamodule=PointData(batch_size=BATCH_SIZE))
+    first, second = engine.happened[:5], engine.happened[5:]
+    assert first == second
+    assert sorted(first) == ["batch end", "boundary", "scheduler", "step", "validation end"]
+    assert (first[0], first[-1]) == ("step", "boundary")
+
+
+@pytest.mark.parametrize(("place", "pending"), [("batch", (False, True)), ("epoch", (True, False))])
+def test_a_state_waits_at_the_place_where_it_was_saved(tmp_path, place, pending):
+    trainer, _ = make(tmp_path)
+    loop.expect(trainer, place)
+    assert (trainer.fit_loop.pending, trainer.fit_loop.epoch_loop.pending) == pending
+
+
+def test_a_fit_is_not_done_while_the_end_of_its_epoch_is_to_come(tmp_path):
+    trainer, _ = make(tmp_path, max_steps=5)
+    steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+    steps.ready = steps.completed = 5
+    assert trainer.global_step == 5
+    assert trainer.fit_loop.done
+    loop.expect(trainer, "batch")
+    assert not trainer.fit_loop.done
+    loop.expect(trainer, "epoch")
+    assert trainer.fit_loop.done

@@ -1,0 +1,121 @@
+"""Sums and metrics of an epoch that is under way can be taken out and put back."""
+
+import io
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from tests.support.toy import BATCH_SIZE, PointData, Toy
+from torch import nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from cairn.checkpoint import state, sums
+from cairn.logging.csv import CSVLogger
+
+
+class Lists(Metric):
+    """Its state is a list of tensors, as that of metrics which need all values."""
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+
+    def update(self, value):
+        self.values.append(value)
+
+    def compute(self):
+        return torch.stack(list(self.values)).sum()
+
+
+class Module(LightningModule):
+    """Metrics at several depths; those of the collection share their states."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.lists = MeanMetric(), Lists()
+        self.inner = nn.ModuleDict({"scores": MetricCollection([MulticlassF1Score(2), MulticlassAccuracy(2)])})
+
+    def update(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        guess, truth = torch.rand(6, 2, generator=generator), torch.randint(2, (6,), generator=generator)
+        self.mean(guess.sum()), self.lists(guess.sum()), self.inner["scores"](guess, truth)
+
+    def compute(self):
+        scores = {name: value.item() for name, value in self.inner["scores"].compute().items()}
+        return {"mean": self.mean.compute().item(), "lists": self.lists.compute().item(), **scores}
+
+
+def stored(value):
+    """What comes back from a file."""
+    buffer = io.BytesIO()
+    torch.save(state.plain(value), buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_metrics_go_on_where_they_were(before):
+    one, other = Module(), Module()
+    for seed in range(before):
+        one.update(seed)
+    sums.set_metrics(other, stored(sums.metrics(one)))
+    for seed in range(10, 13):
+        one.update(seed), other.update(seed)
+    assert other.compute() == one.compute()
+
+
+def test_what_was_taken_out_is_not_what_goes_on():
+    module = Module()
+    module.update(0)
+    kept = stored(sums.metrics(module))
+    other = Module()
+    sums.set_metrics(other, kept)
+    other.update(1)
+    again = Module()
+    sums.set_metrics(again, kept)
+    assert again.compute() == module.compute()
+
+
+class Wipes(Callback):
+    """After one batch takes all sums out, wipes them, and puts them back if it shall."""
+
+    def __init__(self, batch, restore):
+        self.batch, self.restore = batch, restore
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == self.batch and trainer.current_epoch == 1:
+            logged, metrics = stored(sums.logged(trainer)), stored(sums.metrics(pl_module))
+            trainer.fit_loop.epoch_loop._results.clear()
+            for metric in pl_module.modules():
+                metric.reset() if isinstance(metric, Metric) else None
+            if self.restore:
+                sums.set_logged(trainer, logged)
+                sums.set_metrics(pl_module, metrics)
+                assert stored(sums.logged(trainer)) is not None
+
+
+def rows(directory, *callbacks):
+    seed_everything(7, verbose=False)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    own = {"max_epochs": 2, "log_every_n_steps": 2, "accelerator": "cpu", "devices": 1, **quiet}
+    logger = CSVLogger(directory)
+    trainer = Trainer(default_root_dir=directory, logger=logger, callbacks=list(callbacks), **own)
+    trainer.fit(Toy(), datamodule=PointData(batch_size=BATCH_SIZE, seed=3))
+    return logger.path.read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return rows(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 7])
+def test_the_means_of_an_epoch_cover_all_of_it(undisturbed, tmp_path, batch):
+    assert rows(tmp_path, Wipes(batch, restore=True)) == undisturbed
+
+
+def test_without_being_put_back_they_would_not(undisturbed, tmp_path):
+    assert rows(tmp_path, Wipes(4, restore=False)) != undisturbed

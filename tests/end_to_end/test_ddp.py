@@ -1,0 +1,93 @@
+"""Two processes on the CPU: exact as well, one writer, and no run directories but the one."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.support.callbacks import recorded
+from tests.support.command import QUICK, RECORD, kill, newest, num_checkpoints, start, train, wait_for
+from tests.support.equality import Outcome, differences, outcome
+
+pytestmark = pytest.mark.slow
+
+COMMAND = [
+    *QUICK,
+    "trainer=ddp_sim",
+    RECORD,
+    "trainer.max_epochs=6",
+    "trainer.val_check_interval=0.5",
+    "trainer.accumulate_grad_batches=2",
+    "data.augment=true",
+    "checkpoint.save_interval=4",
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(run, *COMMAND)
+    return outcome(run, recorded(run, 0) + recorded(run, 1))
+
+
+def test_a_killed_run_of_two_processes_is_exact(whole: Outcome, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for _ in range(2):
+        before, process = newest(run), start(run, *COMMAND)
+        assert wait_for(lambda before=before: newest(run) != before, process), "it was to be killed before its end"
+        kill(process)
+    train(run, *COMMAND)
+    assert differences(whole, outcome(run, recorded(run, 0) + recorded(run, 1))) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_each_rank_has_its_own_generators_and_half_of_the_data(whole: Outcome) -> None:
+    ranks = whole.final["cairn"]["ranks"]
+    assert len(ranks) == 2
+    assert not torch.equal(ranks[0]["rng"]["torch"], ranks[1]["rng"]["torch"])
+    assert len({entry[3] for entry in whole.samples}) == len(whole.samples), "no batch was trained on twice"
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, *COMMAND[:-1], "trainer.max_epochs=1", "test=false")
+    output = train(None, f"resume={run}", "trainer.devices=1", "trainer.max_epochs=2", expect=1)
+    assert "trainer.devices (2 to 1)" in output
+    new = train(tmp_path / "new", *QUICK, f"ckpt_path={run}/checkpoints/last.ckpt", expect=1)
+    assert "world_size was 2 and is 1" in new
+
+
+def test_sigterm_stops_both_with_one_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, *QUICK, "trainer=ddp_sim", "trainer.max_epochs=2000")
+    assert wait_for(lambda: num_checkpoints(run) > 0, process)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    last = json.loads((run / "checkpoints" / "last.ckpt").resolve().with_suffix(".json").read_text())
+    assert last["reasons"] == ["signal"] or "signal" in last["reasons"]
+    time.sleep(0.5)
+    assert not _processes(run), "both processes have ended"
+
+
+def test_a_sweep_of_runs_of_two_processes(tmp_path: Path) -> None:
+    short = [*QUICK, "trainer=ddp_sim", "trainer.max_epochs=1", "trainer.limit_train_batches=4", "test=false"]
+    command = ["-m", *short, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep", "hydra.sweep.subdir=${hydra.job.num}"]
+    train(None, *command)
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "1", "multirun.yaml"]
+    for job in ("0", "1"):
+        assert (tmp_path / "sweep" / job / "checkpoints" / "last.ckpt").is_file()
+    assert train(None, *command).count("This run is finished") == 2, "a repeated sweep finds its jobs"
+
+
+def _processes(run: Path) -> list[str]:
+    commands = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            commands.append(path.read_bytes().decode().replace("\0", " "))
+        except OSError:
+            continue
+    return [command for command in commands if str(run) in command and "train.py" in command]

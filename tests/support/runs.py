@@ -1,0 +1,109 @@
+"""A short run with the engine, and afterwards everything that it left, in memory and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tests.support.toy import BATCH_SIZE, PointData
+
+from cairn.checkpoint.callback import CheckpointEngine, Origin, Policy
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.resume import Plan
+from cairn.checkpoint.retention import Latest
+from cairn.checkpoint.schedule import Every
+from cairn.checkpoint.types import Saved
+from cairn.checkpoint.writer import Writer
+from cairn.data import DataModule
+from cairn.logging.csv import CSVLogger
+
+
+class Scored(LightningModule):
+    """One weight, which grows by 1 with every optimizer step; each validation scores what the test says next."""
+
+    def __init__(self, scores: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.scores = list(scores)
+        self.num_batches = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.num_batches += 1
+        return -self.weight
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/weight", self.weight, batch_size=1)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            self.log("val/score", 0.0)
+        elif self.scores:
+            self.log("val/score", self.scores.pop(0))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test/weight", self.weight)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+@dataclass
+class Run:
+    """A run that has ended, however it has."""
+
+    directory: Path
+    trainer: Trainer
+    module: Any
+    engine: CheckpointEngine
+
+    @property
+    def committed(self) -> list[Saved]:
+        """What lies in the directory, oldest first."""
+        return Catalog(self.directory / "checkpoints").committed()
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all files beside the checkpoints' manifests."""
+        folder = self.directory / "checkpoints"
+        return sorted(p.name for p in folder.iterdir() if p.suffix != ".json") if folder.is_dir() else []
+
+
+def policy(directory: Path, **settings: Any) -> Policy:
+    """A checkpoint after every batch, the newest two kept, but for `settings`."""
+    plain = {"triggers": {"interval": Every(1)}, "rules": {"last": Latest(2)}}
+    return Policy(directory / "checkpoints", **{**plain, **settings})
+
+
+def prepare(
+    directory: Path,
+    module: LightningModule,
+    settings: Policy,
+    *,
+    plan: Plan = Plan(None),
+    stop: Callable[[], int] = lambda: 0,
+    callbacks: Sequence[Callback] = (),
+    run_id: str = "toy",
+    writer: Writer | None = None,
+    **options: Any,
+) -> Run:
+    """Everything but `fit`: one epoch of eight batches, but for `options`, which are the trainer's."""
+    engine = CheckpointEngine(settings, Origin(run_id, {"seed": 7}, {"seed": 7}), plan, stop, writer)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+    loops = {"max_epochs": 1, "num_sanity_val_steps": 1, "log_every_n_steps": 2, "use_distributed_sampler": False}
+    logger = CSVLogger(directory / "csv")
+    own = {**quiet, **loops, "default_root_dir": directory, "logger": logger, **options}
+    trainer = Trainer(**own, callbacks=[*callbacks, engine])
+    engine.attach(trainer)
+    return Run(directory, trainer, module, engine)
+
+
+def fit(run: Run, data: DataModule | None = None) -> Run:
+    """Train, from what the run's plan says."""
+    path = run.engine.plan.path
+    data = data or PointData(batch_size=BATCH_SIZE, seed=3)
+    run.trainer.fit(run.module, datamodule=data, ckpt_path=str(path) if path else None, weights_only=True)
+    return run
