@@ -109,6 +109,23 @@ def merge(own: DictConfig, before: DictConfig, now: DictConfig, overrides: Seque
     return Merged(config, changed, fixed, {k: pair for k, pair in apart.items() if _under(k, _GROUPS)})
 
 
+def moved(own: DictConfig, now: DictConfig) -> DictConfig:
+    """A run's own configuration with its paths as they are today: a run directory, or a whole clone, may be moved."""
+    places = [(own.paths[name], now.paths[name]) for name in ("output_dir", "root_dir")]
+
+    def follow(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: follow(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [follow(item) for item in value]
+        for old, new in places:
+            if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+                return new + value.removeprefix(old)
+        return value
+
+    return OmegaConf.create(follow(OmegaConf.to_container(own)))
+
+
 def tell(pairs: Mapping[str, tuple[Any, Any]]) -> str:
     """`model.lr (0.1 to 0.2), ...`"""
     return ", ".join(f"{k} ({old!r} to {new!r})" for k, (old, new) in pairs.items())

@@ -95,6 +95,8 @@ def _train(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) ->
     with _distributed_environment():
         parts = build(cfg, directory, run_id, plan)
         exit_code = 1
+        for logger in parts.trainer.loggers:
+            logger.log_hyperparams(dict(parts.engine.origin.config))
         try:
             why = _fit(parts, cfg, plan)
             metrics = _numbers(parts.trainer.callback_metrics)
@@ -208,6 +210,7 @@ def _configuration(
     assert isinstance(own, DictConfig)
     fresh = [override for override in overrides if override not in record.overrides]
     before = _resolved(_compose(record.overrides))
+    own = config.moved(own, now)
     return config.merge(own, before, now, [command.key(override) for override in fresh]), record
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
@@ -14,7 +16,7 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
 )
 from tests.support.equality import differences, outcome
-from tests.support.toy import BATCHES_PER_EPOCH, Cell, StreamData, train
+from tests.support.toy import BATCHES_PER_EPOCH, NUM_SAMPLES, Cell, StreamData, train
 
 CELLS = {
     "plain": Cell(),
@@ -89,7 +91,10 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("name", CELLS)
+QUICK = {"plain", "accumulation 3, validation 0.25", "max_steps on a validation", "manual optimization", "iterable"}
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CELLS])
 def test_a_stop_after_every_batch(name: str, tmp_path: Path) -> None:
     cell, copies = CELLS[name], tmp_path / "copies"
     copies.mkdir()
@@ -130,6 +135,7 @@ def test_a_finished_run_that_is_given_more(name: str, tmp_path: Path) -> None:
     assert differences(whole, outcome(tmp_path / "extended", first + rest)) == []
 
 
+@pytest.mark.slow
 def test_a_chain_of_restarts_after_every_batch(tmp_path: Path) -> None:
     run, copies = tmp_path / "run", tmp_path / "copies"
     copies.mkdir()
@@ -143,6 +149,53 @@ def test_a_chain_of_restarts_after_every_batch(tmp_path: Path) -> None:
         for left in copies.iterdir():
             shutil.rmtree(left)
         samples += train(run, Cell(), copies=copies, seed=99)[:1]
+    assert differences(whole, outcome(run, samples)) == []
+
+
+@pytest.mark.slow
+@settings(max_examples=12, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    accumulate=st.integers(1, 4),
+    validation=st.sampled_from([1.0, 0.5, 0.25, 2, 3, 7]),
+    interval=st.integers(1, 9),
+    limit=st.sampled_from([{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 5}, {"max_epochs": 2, "max_steps": 9}]),
+    batch_size=st.integers(2, 7),
+    scheduler=st.sampled_from(["step", "epoch", "plateau-epoch", "plateau-step"]),
+    data=st.data(),
+)
+def test_any_run_that_is_stopped_twice_anywhere(
+    tmp_path_factory: pytest.TempPathFactory,
+    accumulate: int,
+    validation: float,
+    interval: int,
+    limit: dict[str, int],
+    batch_size: int,
+    scheduler: str,
+    data: st.DataObject,
+) -> None:
+    batches = -(-NUM_SAMPLES // batch_size)
+    if NUM_SAMPLES % batch_size == 1:
+        batch_size = 3  # BatchNorm needs two samples
+    settings_ = {**limit, "accumulate_grad_batches": accumulate, "val_check_interval": validation}
+    if isinstance(validation, int):
+        settings_["val_check_interval"] = min(validation, batches)
+    cell = Cell(trainer=settings_, data={"batch_size": batch_size}, interval=interval, module={"scheduler": scheduler})
+    base = tmp_path_factory.mktemp("run")
+    whole = outcome(base / "whole", train(base / "whole", cell))
+    run, samples = base / "run", []
+    for number in range(2):
+        copies = base / f"copies {number}"
+        copies.mkdir()
+        run.mkdir(exist_ok=True)
+        done = _batches_done(run)
+        seen = train(run, cell, copies=copies, seed=99 if done else 7)
+        stops = sorted(copies.iterdir())
+        if not stops:
+            break
+        run = data.draw(st.sampled_from(stops))
+        samples = samples[:done] + seen
+    done = _batches_done(run)
+    samples = samples[:done] + train(run, cell, seed=99 if done else 7)
     assert differences(whole, outcome(run, samples)) == []
 
 

@@ -26,7 +26,7 @@ SAVED = st.builds(
     num_bytes=COUNTS,
     sha256=st.text(max_size=8),
     stall_s=FINITE,
-    write_s=FINITE,
+    write_s=st.just(0.0) | st.floats(min_value=1e-9, max_value=1e9),
     created=st.text(max_size=8),
 )
 PROVENANCE = {"world_size": 1, "seed": 0, "git": "abc+", "torch": "2.13.0"}
@@ -53,6 +53,12 @@ def test_it_is_json_for_every_reader(item):
     assert fields["format"] == manifest.FORMAT
     assert fields["position"]["total_batches"] == item.position.total_batches
     assert fields["provenance"] == PROVENANCE
+    assert (fields["bytes_per_s"] is None) == (item.write_s == 0)
+
+
+def test_the_speed_is_told_as_well():
+    fields = json.loads(manifest.dump(saved(num_bytes=3_000_000, write_s=0.5), PROVENANCE))
+    assert fields["bytes_per_s"] == 6_000_000
 
 
 def test_it_is_for_people_as_well():

@@ -163,6 +163,21 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path, content):
         resume.load(tmp_path / "other.ckpt")
 
 
+# The end of the run
+
+
+@pytest.mark.parametrize(("epoch", "max_epochs"), [(3, 3), (3, 4), (3, -1), (3, None), (0, 0)])
+def test_a_checkpoint_before_the_end_can_go_on(tmp_path, epoch, max_epochs):
+    resume.check_goes_on(tmp_path, {"epoch": epoch}, max_epochs)
+
+
+@pytest.mark.parametrize(("epoch", "max_epochs"), [(3, 2), (1, 0)])
+def test_a_checkpoint_beyond_the_end_is_refused(tmp_path, epoch, max_epochs):
+    told = rf"x\.ckpt stands in epoch {epoch}, beyond trainer\.max_epochs={max_epochs}: .*init_weights="
+    with pytest.raises(ResumeError, match=told):
+        resume.check_goes_on(tmp_path / "x.ckpt", {"epoch": epoch}, max_epochs)
+
+
 # The model
 
 

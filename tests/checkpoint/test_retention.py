@@ -1,9 +1,11 @@
 """Which checkpoints stay: rules as tables, and what holds for any of them."""
 
+from dataclasses import replace
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.support.values import history, moment, saved
+from tests.support.values import at, history, moment, names, saved
 
 from cairn.checkpoint.retention import Best, EveryNth, Latest, WithinBytes, survivors
 from cairn.checkpoint.schedule import BestValidation
@@ -12,9 +14,19 @@ from cairn.checkpoint.types import ranked
 COUNTS = st.integers(min_value=-1, max_value=5)
 SIZES = st.integers(min_value=0, max_value=9)
 SCORES = st.one_of(st.none(), st.just(float("nan")), st.integers(min_value=-3, max_value=3).map(float))
-HISTORIES = st.lists(st.tuples(SCORES, SIZES), max_size=14).map(
-    lambda facts: [saved(number, score, num_bytes=size) for number, (score, size) in enumerate(facts)]
-)
+
+
+def run_of(facts):
+    """Checkpoints with these scores and sizes; their numbers count the lasting ones, as a run does."""
+    items, number = [], 0
+    for batch, (score, size, lasting) in enumerate(facts, start=1):
+        items.append(saved(number, score, num_bytes=size, lasting=lasting, position=at(batch)))
+        number += lasting
+    return items
+
+
+HISTORIES = st.lists(st.tuples(SCORES, SIZES, st.just(True)), max_size=14).map(run_of)
+STOPPED = st.lists(st.tuples(SCORES, SIZES, st.booleans()), max_size=14).map(run_of)
 COUNTING = st.one_of(
     COUNTS.map(Latest), COUNTS.map(Best), st.integers(min_value=1, max_value=5).map(EveryNth)
 )  # these do not look at sizes
@@ -107,28 +119,29 @@ def test_survivors_are_what_any_rule_wants(rules, scores, expected):
     assert numbers(survivors(rules, items, "min")) == expected
 
 
-@given(RULES, HISTORIES, MODES)
+@given(RULES, STOPPED, MODES)
 def test_the_newest_and_the_best_always_survive(rules, items, mode):
     left = survivors(rules, items, mode)
+    pool = [item for item in items if item.lasting or item is items[-1]]
     assert left[-1:] == items[-1:]
-    assert ranked(left, mode)[:1] == ranked(items, mode)[:1]
+    assert ranked(left, mode)[:1] == ranked(pool, mode)[:1]
 
 
-@given(RULES, HISTORIES, MODES)
+@given(RULES, STOPPED, MODES)
 def test_survivors_stay_in_their_order(rules, items, mode):
-    left = numbers(survivors(rules, items, mode))
-    assert left == sorted(set(left))
+    left = names(survivors(rules, items, mode))
+    assert left == [name for name in names(items) if name in left]
 
 
-@given(RULES, HISTORIES, MODES)
+@given(RULES, STOPPED, MODES)
 def test_asked_again_they_all_survive(rules, items, mode):
     left = survivors(rules, items, mode)
     assert survivors(rules, left, mode) == left
 
 
-@given(RULES, RULES, HISTORIES, MODES)
+@given(RULES, RULES, STOPPED, MODES)
 def test_another_rule_takes_nothing_away(rules, more, items, mode):
-    assert {*numbers(survivors(rules, items, mode))} <= {*numbers(survivors([*rules, *more], items, mode))}
+    assert {*names(survivors(rules, items, mode))} <= {*names(survivors([*rules, *more], items, mode))}
 
 
 @given(st.lists(COUNTING, max_size=3), HISTORIES, MODES)
@@ -136,9 +149,28 @@ def test_tidying_after_each_save_leaves_what_the_rules_say_of_the_whole_run(rule
     assert one_by_one(rules, items, mode) == survivors(rules, items, mode)
 
 
+@settings(max_examples=500)
+@given(RULES, STOPPED, st.tuples(SCORES, SIZES, st.just(True)), MODES)
+@example([], run_of([(0.3, 1, True), (0.2, 1, False)]), (0.4, 1, True), "min")  # the stop was better than the best
+@example([Best(1)], run_of([(0.3, 1, True), (0.2, 1, False)]), (0.4, 1, True), "min")
+@example([WithinBytes(3)], run_of([(None, 1, True), (None, 1, True), (None, 2, False)]), (None, 1, True), "min")
+def test_stops_leave_no_trace_once_the_run_has_gone_on(rules, items, last, mode):
+    facts = [(item.score, item.num_bytes, item.lasting) for item in items]
+    items = run_of([*facts, last])
+    undisturbed = [item for item in items if item.lasting]
+    assert one_by_one(rules, items, mode) == one_by_one(rules, undisturbed, mode)
+
+
+@given(RULES, STOPPED, MODES)
+def test_what_only_a_stop_wanted_stays_while_it_is_the_newest(rules, items, mode):
+    assert [item for item in survivors(rules, items, mode) if not item.lasting] == [
+        item for item in items[-1:] if not item.lasting
+    ]
+
+
 @given(st.integers(min_value=0, max_value=40), HISTORIES)
 def test_within_bytes_bounds_what_lies_on_the_disk(num_bytes, items):
-    unscored = [saved(item.number, num_bytes=item.num_bytes) for item in items]
+    unscored = [replace(item, score=None) for item in items]
     left = one_by_one([WithinBytes(num_bytes)], unscored, "min")
     assert sum(item.num_bytes for item in left) <= max(num_bytes, *(item.num_bytes for item in left[-1:]), 0)
 

@@ -218,6 +218,23 @@ def test_ends_and_stops(trigger, facts, due):
     assert trigger.due(moment(**facts), ()) is due
 
 
+@pytest.mark.parametrize(
+    ("trigger", "lasting"),
+    [
+        (EveryNBatches(1), True),
+        (EveryNSteps(1), True),
+        (EveryNSeconds(1), True),
+        (EveryNEpochs(1), True),
+        (Every(1), True),
+        (BestValidation(), True),
+        (AtEnd(), False),
+        (OnStop(), False),
+    ],
+)
+def test_what_a_longer_run_would_not_save_there_does_not_last(trigger, lasting):
+    assert trigger.lasting is lasting
+
+
 # Reasons
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ def test_ranked_has_every_finite_score_in_order(scores, mode):
     best = ranked(history(*scores), mode)
     found = [item.score for item in best]
     assert found == sorted((s for s in scores if s is not None and math.isfinite(s)), reverse=mode == "max")
-    assert all(a.number < b.number for a, b in zip(best, best[1:], strict=False) if a.score == b.score)
+    assert all(a.number < b.number for a, b in pairwise(best) if a.score == b.score)
 
 
 @given(SCORES, MODES, st.floats(), st.integers(min_value=-1, max_value=4))

@@ -136,6 +136,12 @@ class CheckpointEngine(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
+        if self.policy.triggers and not _keeps_its_place(trainer):
+            rank_zero_warn(
+                "The training data does not say where it stands, so that after a resume inside an epoch it starts "
+                "again from its head: batches come twice, and others not at all. Inherit cairn.DataModule, or give "
+                "the datamodule a state_dict."
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_clock()
@@ -334,6 +340,15 @@ def _checked(loaded: dict[str, Any], world_size: int) -> dict[str, Any]:
             f"resume needs as many (trainer.devices, trainer.num_nodes); init_weights=FILE takes the weights alone."
         )
     return loaded
+
+
+def _keeps_its_place(trainer: Trainer) -> bool:
+    """Does the datamodule save a position, or each loader?"""
+    if trainer.datamodule is not None and trainer.datamodule.state_dict():
+        return True
+    loaders = trainer.train_dataloader
+    flat = loaders if isinstance(loaders, (list, tuple)) else [loaders]
+    return all(hasattr(loader, "state_dict") for loader in flat)
 
 
 def _logger_states(trainer: Trainer) -> dict[str, Any]:

@@ -16,7 +16,8 @@ FORMAT = 1
 def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
     """The text of a manifest. `provenance`: run id, world size, seed, git commit, versions."""
     fields = {**asdict(saved), "metrics": dict(saved.metrics)}
-    return json.dumps({"format": FORMAT, **fields, "provenance": dict(provenance)}, indent=2) + "\n"
+    derived = {"bytes_per_s": round(saved.num_bytes / saved.write_s) if saved.write_s else None}
+    return json.dumps({"format": FORMAT, **fields, **derived, "provenance": dict(provenance)}, indent=2) + "\n"
 
 
 def load(text: str) -> Saved:
@@ -28,7 +29,7 @@ def load(text: str) -> Saved:
     try:
         fields = json.loads(text)
         version = fields.pop("format")
-        fields.pop("provenance")
+        del fields["provenance"], fields["bytes_per_s"]
         if version > FORMAT:
             raise CorruptCheckpointError(
                 f"its manifest has format {version}, and this Cairn reads up to {FORMAT}: update it"
