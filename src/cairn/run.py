@@ -29,10 +29,11 @@ from rich.console import Console
 
 from cairn import __version__, command, config, report
 from cairn.checkpoint import resume, schedule
-from cairn.checkpoint.callback import TIME_LIMIT, CheckpointEngine, Origin, Policy, Stopped
+from cairn.checkpoint.callback import TIME_LIMIT, CheckpointEngine, Policy, Stopped
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import ResumeError
 from cairn.checkpoint.resume import Plan
+from cairn.checkpoint.snapshot import Origin
 from cairn.cluster.signals import StopSignals
 from cairn.errors import CairnError
 from cairn.rundir import Record, RunDirectory
@@ -187,7 +188,7 @@ def _end(
     ending = report.Ending(
         run=directory.path,
         status=f"stopped by {why}" if why else status,
-        saved=engine.saved,
+        saved=engine.history.saved,
         best=Path(engine.best_model_path).name,
         monitor=engine.policy.monitor,
         test=test,

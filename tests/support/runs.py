@@ -11,11 +11,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tests.support.toy import BATCH_SIZE, PointData
 
-from cairn.checkpoint.callback import CheckpointEngine, Origin, Policy
+from cairn.checkpoint.callback import CheckpointEngine, Policy
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.retention import Latest
 from cairn.checkpoint.schedule import Every
+from cairn.checkpoint.snapshot import Origin
 from cairn.checkpoint.types import Saved
 from cairn.checkpoint.writer import Writer
 from cairn.data import DataModule

@@ -17,11 +17,12 @@ from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric, MetricCollection, MinMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from cairn.checkpoint.callback import CheckpointEngine, Origin, Policy
+from cairn.checkpoint.callback import CheckpointEngine, Policy
 from cairn.checkpoint.loop import Place
 from cairn.checkpoint.resume import Plan, plan
 from cairn.checkpoint.retention import Best, Latest
 from cairn.checkpoint.schedule import AtEnd, BestValidation, Every
+from cairn.checkpoint.snapshot import Origin
 from cairn.data import DataModule
 from cairn.logging.csv import CSVLogger
 

@@ -1,0 +1,81 @@
+"""What this run has committed and keeps: after each commit the links move first, and only then is something deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from cairn.checkpoint import layout, retention
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.errors import ConfigError
+from cairn.checkpoint.resume import Plan
+from cairn.checkpoint.types import Mode, Saved, ranked
+from cairn.checkpoint.writer import Writer
+
+
+class History:
+    """The kept checkpoints of one run, oldest first. Only rank 0 has any.
+
+    Args:
+        directory: where they are.
+        rules: what to keep.
+        mode: whether a lower or a higher score is better.
+        writer: moves the links and deletes.
+    """
+
+    def __init__(self, directory: Path, rules: Iterable[retention.Rule], mode: Mode, writer: Writer) -> None:
+        self.directory, self.rules, self.mode, self.writer = directory, list(rules), mode, writer
+        self.saved: list[Saved] = []
+
+    @property
+    def newest(self) -> Saved | None:
+        """What `last.ckpt` is."""
+        return self.saved[-1] if self.saved else None
+
+    @property
+    def best(self) -> Saved | None:
+        """What `best.ckpt` is."""
+        return next(iter(ranked(self.saved, self.mode)), None)
+
+    @property
+    def next_number(self) -> int:
+        """The ordinal of the next save; one that is not lasting gives its number to the next."""
+        return self.newest.number + self.newest.lasting if self.newest else 0
+
+    def open(self, run: str, plan: Plan) -> None:
+        """Take over what `run` had committed when it was where `plan` goes on; clear away what dead writers have left.
+
+        Raises:
+            ConfigError: the directory holds checkpoints of another run, which are not ours to delete.
+        """
+        catalog = Catalog(self.directory)
+        committed = catalog.committed()
+        if others := {item.run for item in committed} - {run}:
+            raise ConfigError(
+                f"checkpoint.dirpath={self.directory} holds checkpoints of another run ({', '.join(others)}): give "
+                f"each run a directory of its own."
+            )
+        self.writer.sweep()
+        for item in (*catalog.rejected(), *plan.rejected):
+            self.writer.remove(item.path.name)
+        here = plan.saved.position if plan.saved else None
+        self.saved = [item for item in committed if here is not None and item.position <= here]
+        if self.saved:
+            self._tidy()
+
+    def add(self, saved: Saved) -> None:
+        """A checkpoint was committed."""
+        self.saved = [item for item in self.saved if item.name != saved.name] + [saved]
+        self._tidy()
+
+    def path(self, saved: Saved | None) -> str:
+        """Where a checkpoint lies; empty for none."""
+        return str(self.directory / saved.name) if saved else ""
+
+    def _tidy(self) -> None:
+        before, self.saved = self.saved, retention.survivors(self.rules, self.saved, self.mode)
+        self.writer.link(layout.LAST, self.newest.name if self.newest else None)
+        self.writer.link(layout.BEST, self.best.name if self.best else None)
+        for item in before:
+            if item not in self.saved:
+                self.writer.remove(item.name)

@@ -1,0 +1,115 @@
+"""A whole run at a boundary as a plain dict, and back: Lightning's state, and under `cairn` what it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from cairn.checkpoint import loop, state, sums
+from cairn.checkpoint.errors import ResumeError
+from cairn.checkpoint.types import Position
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where checkpoints come from: what each of them says of its run."""
+
+    run: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def capture(
+    trainer: Trainer, place: loop.Place, position: Position, origin: Origin, clock: Mapping[str, float]
+) -> dict[str, Any]:
+    """The contents of a checkpoint, with references to live tensors. Every rank takes part; rank 0's is complete.
+
+    Raises:
+        UnsafeStateError: the state holds more than tensors and plain values.
+    """
+    contents = loop.dump(trainer)
+    contents[state.KEY] = {
+        "format": state.FORMAT,
+        "place": place,
+        "position": asdict(position),
+        "run": origin.run,
+        "config": dict(origin.config),
+        "should_stop": trainer.should_stop,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "loggers": _logger_states(trainer),
+        "ranks": _gathered(_rank_state(trainer), trainer),
+        "clock": dict(clock),
+    }
+    plain: dict[str, Any] = state.plain(contents)
+    return plain
+
+
+def check(ours: Mapping[str, Any], world_size: int) -> None:
+    """Can this be restored here?
+
+    Raises:
+        ResumeError: it is of a later format, or of another number of processes.
+    """
+    if ours["format"] > state.FORMAT:
+        raise ResumeError(f"The checkpoint has format {ours['format']}, and this Cairn reads up to {state.FORMAT}.")
+    if len(ours["ranks"]) != world_size:
+        raise ResumeError(
+            f"The checkpoint was saved by {len(ours['ranks'])} processes and is loaded by {world_size}: an exact "
+            f"resume needs as many (trainer.devices, trainer.num_nodes); init_weights=FILE takes the weights alone."
+        )
+
+
+def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
+    """Put back what Lightning does not restore, the random number generators last."""
+    module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
+    # A GradientAccumulationScheduler sets it in a hook that a resumed epoch does not repeat.
+    trainer.accumulate_grad_batches = ours["accumulate_grad_batches"]
+    loop.set_counters(trainer, mine["counters"])
+    sums.set_metrics(module, mine["metrics"])
+    sums.set_logged(trainer, mine["logged"])
+    state.set_buffers(module, mine["buffers"])
+    state.set_gradients(module, mine["gradients"])
+    loop.set_sync_flags(trainer, mine["sync"])
+    for callback in trainer.callbacks:
+        if callback.state_key in mine["callbacks"]:
+            callback.load_state_dict(mine["callbacks"][callback.state_key])
+    state.set_rng_state(mine["rng"])
+
+
+def restore_loggers(trainer: Trainer, ours: Mapping[str, Any]) -> None:
+    """Cut the history of the loggers that know their place to this one."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "load_state_dict") and type(logger).__name__ in ours["loggers"]:
+            logger.load_state_dict(ours["loggers"][type(logger).__name__])
+
+
+def _logger_states(trainer: Trainer) -> dict[str, Any]:
+    return {type(logger).__name__: logger.state_dict() for logger in trainer.loggers if hasattr(logger, "state_dict")}
+
+
+def _rank_state(trainer: Trainer) -> dict[str, Any]:
+    module = trainer.lightning_module
+    return {
+        "rng": state.rng_state(),
+        "counters": loop.counters(trainer),
+        "logged": sums.logged(trainer),
+        "metrics": sums.metrics(module),
+        "buffers": state.buffers(module, every=trainer.world_size > 1),
+        "gradients": {} if module.automatic_optimization else state.gradients(module),
+        "sync": loop.sync_flags(trainer),
+        # Lightning saves those of rank 0.
+        "callbacks": loop.callback_states(trainer) if trainer.global_rank > 0 else {},
+    }
+
+
+def _gathered(mine: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
+    """The states of all ranks in their order, on rank 0; elsewhere nothing."""
+    if trainer.world_size == 1:
+        return [mine]
+    ranks: list[Any] = [None] * trainer.world_size
+    torch.distributed.gather_object(mine, ranks if trainer.is_global_zero else None, dst=0)
+    return ranks

@@ -1,0 +1,164 @@
+"""What a run keeps: links first, deletions after, and only what is its own."""
+
+import pytest
+from tests.support.disk import Disk
+from tests.support.values import at, commit, drop_manifest, flip_byte, names, saved, truncate
+
+from cairn.checkpoint import layout, resume
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.errors import ConfigError
+from cairn.checkpoint.history import History
+from cairn.checkpoint.resume import Plan
+from cairn.checkpoint.retention import Best, Latest
+from cairn.checkpoint.writer import SyncWriter
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+def history(folder, *rules, mode="min"):
+    return History(folder, rules, mode, SyncWriter(folder))
+
+
+def add(own, number, score=None, **facts):
+    own.add(commit(own.directory, number, score, **facts))
+
+
+def reopened(folder, *rules, run="toy"):
+    own = history(folder, *rules)
+    own.open(run, resume.plan(folder))
+    return own
+
+
+def links(folder):
+    return {path.name: path.readlink().as_posix() for path in folder.iterdir() if path.is_symlink()}
+
+
+def test_nothing_is_kept_before_the_first_save(folder):
+    own = history(folder, Latest(2))
+    own.open("toy", Plan(None))
+    assert (own.saved, own.newest, own.best, own.next_number) == ([], None, None, 0)
+    assert own.path(own.newest) == ""
+    assert not folder.exists()
+
+
+def test_each_save_moves_the_links_and_lets_go_of_what_no_rule_keeps(folder):
+    own = history(folder, Latest(1))
+    kept = []
+    for number, score in enumerate([0.5, 0.3, None, 0.4]):
+        add(own, number, score)
+        assert own.saved == Catalog(folder).committed()
+        kept.append([item.number for item in own.saved])
+    assert kept == [[0], [1], [1, 2], [1, 3]]
+    assert links(folder) == {layout.LAST: own.newest.name, layout.BEST: own.best.name}
+    assert (own.newest.number, own.best.number) == (3, 1)
+    assert own.path(own.best) == str(folder / own.best.name)
+
+
+def test_the_better_score_may_be_the_higher_one(folder):
+    own = history(folder, Best(), mode="max")
+    for number, score in enumerate([0.5, 0.7, 0.6]):
+        add(own, number, score)
+    assert own.best.score == 0.7
+
+
+def test_without_a_score_there_is_no_link_to_a_best_one(folder):
+    add(history(folder), 0)
+    assert set(links(folder)) == {layout.LAST}
+
+
+def test_links_are_moved_before_anything_is_deleted(folder, monkeypatch):
+    own = history(folder, Latest(1))
+    add(own, 0, 0.5)
+    item = commit(folder, 1, 0.3)
+    disk = Disk(folder, monkeypatch)
+    own.add(item)
+    done = [step for step in disk.steps if not step.endswith(".tmp")]
+    assert done == [
+        "replace .last.ckpt.tmp last.ckpt",
+        "fsync .",
+        "replace .best.ckpt.tmp best.ckpt",
+        "fsync .",
+        "unlink epoch_000_batch_000001.json",
+        "unlink epoch_000_batch_000001.ckpt",
+    ]
+
+
+def test_numbers_count_what_lasts(folder):
+    own = history(folder, Latest(-1))
+    given = []
+    for batch, lasting in enumerate([True, False, True, False, False, True], start=1):
+        given.append(own.next_number)
+        add(own, own.next_number, position=at(batch), lasting=lasting)
+    assert given == [0, 1, 1, 2, 2, 2]
+    assert [(item.number, item.position.batch) for item in own.saved] == [(0, 1), (1, 3), (2, 6)]
+
+
+def test_a_run_that_goes_on_has_what_it_had(folder):
+    own = history(folder, Latest(2))
+    for number, score in enumerate([0.3, 0.5, 0.4]):
+        add(own, number, score)
+    again = reopened(folder, Latest(2))
+    assert (again.saved, again.newest, again.best, again.next_number) == (own.saved, own.newest, own.best, 3)
+
+
+def test_fewer_may_be_kept_from_now_on(folder):
+    own = history(folder, Latest(-1))
+    for number in range(4):
+        add(own, number)
+    assert [item.number for item in reopened(folder, Latest(2)).saved] == [2, 3]
+
+
+@pytest.mark.parametrize("break_it", [drop_manifest, flip_byte, truncate])
+def test_what_is_broken_is_cleared_away_and_the_links_are_moved_back(folder, break_it):
+    own = history(folder, Latest(-1))
+    for number, score in enumerate([0.5, 0.4, 0.3]):
+        add(own, number, score)
+    break_it(folder, own.newest.name)
+    (folder / layout.temp_name("epoch_000_batch_000009.ckpt")).write_text("half")
+    again = reopened(folder, Latest(-1))
+    assert [item.number for item in again.saved] == [0, 1]
+    assert links(folder) == dict.fromkeys([layout.LAST, layout.BEST], "epoch_000_batch_000002.ckpt")
+    files = [file for name in names(again.saved) for file in (name, layout.manifest_name(name))]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*files, layout.LAST, layout.BEST])
+
+
+def test_a_link_that_was_lost_comes_back(folder):
+    add(history(folder), 0, 0.5)
+    (folder / layout.LAST).unlink()
+    (folder / layout.BEST).unlink()
+    reopened(folder)
+    assert set(links(folder)) == {layout.LAST, layout.BEST}
+
+
+def test_the_checkpoints_of_another_run_are_not_touched(folder):
+    commit(folder, 0, run="other")
+    broken = commit(folder, 1, run="other")
+    drop_manifest(folder, broken.name)
+    before = {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(
+        ConfigError, match=r"checkpoints of another run \(other\): give each run a directory of its own"
+    ):
+        reopened(folder)
+    assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_files_of_others_are_left_alone(folder):
+    add(history(folder), 0)
+    others = ["notes.txt", "model.ckpt", "epoch_1_batch_9.ckpt", ".gitignore", ".notes.txt.tmp"]
+    for name in others:
+        (folder / name).write_text("mine")
+    own = reopened(folder, Latest(1))
+    add(own, 1)
+    assert {path.name for path in folder.iterdir()} >= set(others)
+
+
+def test_a_position_that_is_saved_again_is_there_once(folder):
+    own = history(folder, Latest(-1))
+    add(own, 0)
+    add(own, 0, reasons=("again",))
+    assert [item.reasons for item in own.saved] == [("again",)]
+    assert own.saved == Catalog(folder).committed()
+    assert saved(0).name == own.newest.name

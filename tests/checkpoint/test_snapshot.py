@@ -1,0 +1,47 @@
+"""What can be restored where, and which loggers are told."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from cairn.checkpoint import snapshot, state
+from cairn.checkpoint.errors import ResumeError
+
+
+class Remembers:
+    def __init__(self):
+        self.state = None
+
+    def state_dict(self):
+        return {"rows": 3}
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+class AlsoRemembers(Remembers):
+    pass
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_as_many_processes_can_restore(num_ranks):
+    snapshot.check({"format": state.FORMAT, "ranks": [{}] * num_ranks}, num_ranks)
+
+
+@pytest.mark.parametrize(("saved", "here"), [(1, 2), (2, 1), (4, 0)])
+def test_another_number_of_processes_is_told_with_both_and_the_way_out(saved, here):
+    told = rf"saved by {saved} processes and is loaded by {here}: .*trainer\.devices.*init_weights=FILE"
+    with pytest.raises(ResumeError, match=told):
+        snapshot.check({"format": state.FORMAT, "ranks": [{}] * saved}, here)
+
+
+def test_a_later_format_is_told_with_both():
+    with pytest.raises(ResumeError, match=rf"format {state.FORMAT + 1}, and this Cairn reads up to {state.FORMAT}"):
+        snapshot.check({"format": state.FORMAT + 1, "ranks": [{}]}, 1)
+
+
+def test_loggers_are_told_their_place_by_their_class():
+    one, other, forgetful = Remembers(), AlsoRemembers(), object()
+    trainer = SimpleNamespace(loggers=[forgetful, one, other])
+    snapshot.restore_loggers(trainer, {"loggers": {"Remembers": {"rows": 1}, "Gone": {"rows": 9}}})
+    assert (one.state, other.state) == ({"rows": 1}, None)

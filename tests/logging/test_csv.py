@@ -1,0 +1,199 @@
+"""metrics.csv holds every row once, whatever stopped the run that wrote it."""
+
+import csv
+import os
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.disk import Disk
+
+from cairn.logging.csv import CSVLogger
+
+
+@pytest.fixture
+def logger(tmp_path):
+    return CSVLogger(tmp_path / "csv")
+
+
+def write(logger, *rows):
+    """Each row at once: its step, and its metrics."""
+    for step, metrics in rows:
+        logger.log_metrics(metrics, step)
+        logger.save()
+
+
+def lines(logger):
+    return logger.path.read_text().splitlines()
+
+
+def resumed(logger, state):
+    """Another process goes on with the file."""
+    other = CSVLogger(logger.save_dir)
+    other.load_state_dict(state)
+    return other
+
+
+def test_a_row_per_call_and_a_column_per_metric(logger):
+    write(logger, (0, {"loss": 1.5, "epoch": 0}), (1, {"loss": torch.tensor(0.5), "epoch": 0}))
+    assert lines(logger) == ["epoch,loss,step", "0,1.5,0", "0,0.5,1"]
+
+
+def test_rows_are_written_together(logger):
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.log_metrics({"acc": 2.0}, 1)
+    assert not logger.path.exists()
+    logger.finalize("success")
+    assert lines(logger) == ["acc,loss,step", ",1.0,0", "2.0,,1"]
+
+
+def test_nothing_logged_nothing_written(logger):
+    logger.save()
+    logger.finalize("success")
+    assert not logger.path.parent.exists()
+    assert logger.state_dict() == {"rows": 0, "columns": []}
+
+
+def test_a_new_metric_gets_a_column_and_the_rows_stay(logger):
+    write(logger, (0, {"b": 1.0}), (1, {"b": 2.0, "a": 3.0}), (2, {"c": 4.0}))
+    assert lines(logger) == ["a,b,c,step", ",1.0,,0", "3.0,2.0,,1", ",,4.0,2"]
+
+
+def test_a_new_column_never_leaves_a_file_without_its_rows(logger, monkeypatch):
+    write(logger, (0, {"a": 1.0}))
+    disk = Disk(logger.path.parent, monkeypatch)
+    write(logger, (1, {"b": 2.0}))
+    assert disk.steps == ["fsync metrics.tmp", "replace metrics.tmp metrics.csv"]
+
+
+def test_no_step_and_no_number_are_written_as_they_are(logger):
+    write(logger, (None, {"a": float("nan"), "b": float("inf")}))
+    assert lines(logger) == ["a,b,step", "nan,inf,"]
+
+
+def test_names_with_commas_stay_one_column(logger):
+    write(logger, (0, {'f(a,"b")': 1.0}))
+    with open(logger.path, newline="") as file:
+        assert list(csv.DictReader(file)) == [{'f(a,"b")': "1.0", "step": "0"}]
+
+
+def test_numbers_keep_all_their_digits(logger):
+    write(logger, (0, {"a": 0.1 + 0.2}))
+    assert float(lines(logger)[1].split(",")[0]) == 0.1 + 0.2
+
+
+def test_a_fresh_start_replaces_what_it_finds(logger):
+    write(logger, (0, {"old": 1.0}), (1, {"old": 2.0}))
+    other = CSVLogger(logger.save_dir)
+    assert lines(logger)[0] == "old,step", "not before there is something to write"
+    write(other, (0, {"new": 1.0}))
+    assert lines(other) == ["new,step", "1.0,0"]
+
+
+def test_a_resume_goes_on_after_the_rows_of_the_checkpoint(logger):
+    write(logger, (0, {"a": 1.0}), (1, {"a": 2.0}))
+    state = logger.state_dict()
+    write(logger, (2, {"a": 3.0}), (3, {"a": 4.0}))
+    other = resumed(logger, state)
+    write(other, (2, {"a": 5.0}))
+    assert lines(other) == ["a,step", "1.0,0", "2.0,1", "5.0,2"]
+    assert other.state_dict() == {"rows": 3, "columns": ["a", "step"]}
+
+
+def test_a_column_that_came_after_the_checkpoint_is_gone(logger):
+    write(logger, (0, {"b": 1.0}))
+    state = logger.state_dict()
+    write(logger, (1, {"a": 2.0}))
+    other = resumed(logger, state)
+    assert lines(other) == ["b,step", "1.0,0"]
+
+
+def test_the_state_counts_what_is_still_in_memory(logger):
+    logger.log_metrics({"a": 1.0}, 0)
+    assert logger.state_dict() == {"rows": 1, "columns": ["a", "step"]}
+    assert lines(logger) == ["a,step", "1.0,0"]
+
+
+def test_the_rows_of_a_state_are_on_the_disk(logger, monkeypatch):
+    write(logger, (0, {"a": 1.0}))
+    disk = Disk(logger.path.parent, monkeypatch)
+    logger.log_metrics({"a": 2.0}, 1)
+    logger.state_dict()
+    assert disk.steps == ["fsync metrics.csv"]
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_kill_in_the_middle_of_a_row_leaves_no_trace(logger, cut):
+    write(logger, (0, {"a": 1.0, "b": 2.0}), (1, {"a": 3.0, "b": 4.0}))
+    state = logger.state_dict()
+    write(logger, (2, {"a": 5.0, "b": 6.0}))
+    data = logger.path.read_bytes()
+    logger.path.write_bytes(data[:-cut])
+    other = resumed(logger, state)
+    write(other, (2, {"a": 5.0, "b": 6.0}))
+    assert other.path.read_bytes() == data
+
+
+def test_a_kill_before_the_new_file_has_its_name_leaves_the_old_one(logger, monkeypatch):
+    write(logger, (0, {"a": 1.0}))
+    state = logger.state_dict()
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        write(logger, (1, {"b": 1.0}))
+    monkeypatch.undo()
+    other = resumed(logger, state)
+    write(other, (1, {"b": 2.0}))
+    assert lines(other) == ["a,b,step", "1.0,,0", ",2.0,1"]
+    assert [path.name for path in other.path.parent.iterdir()] == ["metrics.csv"]
+
+
+def test_rows_that_wait_are_dropped_by_a_resume(logger):
+    write(logger, (0, {"a": 1.0}))
+    state = logger.state_dict()
+    logger.log_metrics({"a": 2.0}, 1)
+    logger.load_state_dict(state)
+    logger.save()
+    assert lines(logger) == ["a,step", "1.0,0"]
+
+
+def test_a_resume_from_before_the_first_row_begins_anew(logger):
+    state = logger.state_dict()
+    write(logger, (0, {"a": 1.0}))
+    other = resumed(logger, state)
+    write(other, (0, {"b": 2.0}))
+    assert lines(other) == ["b,step", "2.0,0"]
+
+
+def test_a_history_that_is_lost_does_not_stop_the_run(logger):
+    write(logger, (0, {"a": 1.0}))
+    state = logger.state_dict()
+    logger.path.unlink()
+    other = resumed(logger, state)
+    write(other, (1, {"a": 2.0}))
+    assert lines(other) == ["a,step", "2.0,1"]
+
+
+ROWS = st.lists(st.dictionaries(st.sampled_from("abc"), st.floats(width=32), min_size=1, max_size=3), max_size=8)
+
+
+@given(ROWS, st.data())
+def test_a_run_that_was_killed_anywhere_writes_the_same_file(tmp_path_factory, rows, data):
+    whole = CSVLogger(tmp_path_factory.mktemp("whole"))
+    write(whole, *enumerate(rows))
+    kept = data.draw(st.integers(min_value=0, max_value=len(rows)))
+    written = data.draw(st.integers(min_value=kept, max_value=len(rows)))
+
+    killed = CSVLogger(tmp_path_factory.mktemp("killed"))
+    write(killed, *enumerate(rows[:kept]))
+    state = killed.state_dict()
+    write(killed, *enumerate(rows[kept:written], start=kept))
+    other = resumed(killed, state)
+    write(other, *enumerate(rows[kept:], start=kept))
+    if rows:
+        assert sorted(lines(other)[0].split(",")) == sorted(lines(whole)[0].split(","))
+        assert other.path.read_bytes() == whole.path.read_bytes()

@@ -1,0 +1,135 @@
+"""What a person reads at the start and at the end."""
+
+import io
+import shlex
+
+import pytest
+from rich.console import Console
+from tests.support.values import at, saved
+
+from cairn import report
+from cairn.report import Ending
+
+SAVED = [
+    saved(0, 0.25, position=at(8, total=8, step=4), reasons=("interval", "best"), num_bytes=1_500_000),
+    saved(1, None, position=at(3, epoch=1, total=11, step=6), reasons=("signal",), num_bytes=1_500_000),
+]
+
+
+def shown(show, *args):
+    """What is printed, as lines without the space at their ends."""
+    console = Console(file=io.StringIO(), width=160, color_system=None)
+    show(*args, console)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def ending(run, **facts):
+    plain = {"status": "finished", "saved": SAVED, "best": SAVED[0].name, "monitor": "val/loss"}
+    return Ending(**{"run": run, **plain, **facts})
+
+
+def cells(lines, start):
+    (line,) = [line for line in lines if line.lstrip().startswith(start)]
+    return line.split()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_row_per_checkpoint_says_why_it_is_there(here):
+    lines = shown(report.show_ending, ending(here / "logs" / "run"))
+    assert lines[0] == "logs/run/checkpoints"
+    assert cells(lines, "file") == ["file", "step", "saved", "because", "val/loss", "size", "link"]
+    first, second = SAVED
+    assert cells(lines, first.name) == [first.name, "4", "interval,", "best", "0.25", "1.5", "MB", "best"]
+    assert cells(lines, second.name) == [second.name, "6", "signal", "1.5", "MB", "last"]
+
+
+def test_one_file_can_be_the_best_and_the_last(here):
+    lines = shown(report.show_ending, ending(here, saved=SAVED[:1]))
+    assert cells(lines, SAVED[0].name)[-2:] == ["best", "last"]
+
+
+def test_without_a_metric_the_column_is_the_score(here):
+    lines = shown(report.show_ending, ending(here, monitor=None, best="", saved=SAVED[1:]))
+    assert "score" in cells(lines, "file")
+    assert not [line for line in lines if line.startswith("best")]
+
+
+def test_the_facts(here):
+    facts = {"test": {"test/acc": 0.98765, "test/loss": 0.1}, "num_saves": 12, "total_stall_s": 1.5, "elapsed_s": 30.0}
+    lines = shown(report.show_ending, ending(here / "logs" / "run", **facts))
+    assert cells(lines, "run ")[1:] == ["logs/run", "(finished)"]
+    assert " ".join(cells(lines, "best ")) == "best val/loss 0.25 at epoch 0, batch 8"
+    assert " ".join(cells(lines, "test ")) == "test test/acc 0.9877, test/loss 0.1"
+    assert " ".join(cells(lines, "saving")) == "saving 12 saves, 1.50 s in all, 5.0 % of training"
+    assert " ".join(cells(lines, "go on")) == "go on python train.py resume=logs/run trainer.max_epochs=..."
+
+
+def test_one_save_is_one(here):
+    lines = shown(report.show_ending, ending(here, num_saves=1, elapsed_s=0.0))
+    assert cells(lines, "saving")[1:3] == ["1", "save,"]
+
+
+def test_a_run_that_was_stopped_just_goes_on(here):
+    lines = shown(report.show_ending, ending(here / "run", status="stopped by SIGTERM"))
+    assert " ".join(cells(lines, "run ")) == "run run (stopped by SIGTERM)"
+    assert " ".join(cells(lines, "go on")) == "go on python train.py resume=run"
+
+
+def test_a_run_without_checkpoints_has_no_table(here):
+    lines = shown(report.show_ending, ending(here / "run", saved=(), best=""))
+    assert [line.split()[0] for line in lines] == ["run", "go"]
+
+
+@pytest.mark.parametrize("name", ["sizes=[a,b]", "[bold]", "x=[/data/x]"])
+def test_brackets_in_a_path_are_shown(here, name):
+    lines = shown(report.show_ending, ending(here / name))
+    assert lines[0] == f"{name}/checkpoints"
+    assert name in " ".join(cells(lines, "run "))
+    assert f"resume={name}" in " ".join(cells(lines, "go on"))  # quoted for the shell as a whole
+
+
+@pytest.mark.parametrize("name", ["run", "a b", "seed=1,lr=0.1", "it's"])
+def test_the_command_can_be_pasted_into_a_shell(here, name):
+    line = report.command(here / name, "trainer.max_epochs=5")
+    assert shlex.split(line) == ["python", "train.py", f"resume={name}", "trainer.max_epochs=5"]
+
+
+def test_paths_are_as_one_would_type_them(here):
+    assert report.relative(here / "logs" / "run") == "logs/run"
+    assert report.relative(here.parent / "elsewhere") == str(here.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (1500, "1.5 kB"),
+        (12_345_678, "12.3 MB"),
+        (999_400, "999 kB"),
+        (999_999, "1 MB"),
+        (999_999_999, "1 GB"),
+        (2 * 10**12, "2 TB"),
+    ],
+)
+def test_size(num_bytes, text):
+    assert report.size(num_bytes) == text
+
+
+def test_the_configuration_begins_with_what_is_asked_first():
+    groups = {"trainer": {"max_epochs": 3}, "model": {"lr": 0.1}}
+    config = {**groups, "extra": 1, "seed": 0, "task_name": "train", "tags": []}
+    lines = shown(report.show_config, config)
+    heads = [line.split("── ")[1] for line in lines if line.startswith(("├", "└"))]
+    assert heads == ["task_name: train", "seed: 0", "model", "trainer", "extra: 1", "tags: []"]
+    assert any(line.endswith("lr: 0.1") for line in lines)
+
+
+def test_brackets_in_the_configuration_are_shown():
+    assert any("a[b]" in line for line in shown(report.show_config, {"task_name": "a[b]"}))

@@ -1,0 +1,136 @@
+"""What a run directory says of its run, and which run is meant."""
+
+import dataclasses
+import json
+import os
+import re
+from datetime import datetime
+
+import pytest
+from tests.support.disk import Disk
+
+from cairn.checkpoint.errors import ResumeError
+from cairn.rundir import Record, RunDirectory, find
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path / "logs" / "train" / "runs" / "first")
+
+
+def begin(run, overrides=("seed=1",), config="seed: 1\n"):
+    return run.start("train", overrides, config)
+
+
+def test_there_is_no_record_before_the_first_start(run):
+    assert run.record() is None
+    run.end("finished")
+    assert not run.path.exists()
+
+
+def test_a_start_makes_the_directory_and_says_what_the_run_is(run):
+    record = begin(run)
+    assert run.record() == record
+    assert (record.task_name, record.overrides, record.status) == ("train", ("seed=1",), "running")
+    assert re.fullmatch("[0-9a-f]{8}", record.id)
+    assert datetime.fromisoformat(record.created).tzinfo is not None
+    assert run.config_file.read_text() == "seed: 1\n"
+
+
+def test_a_second_start_is_the_same_run_with_what_is_new(run):
+    first = begin(run)
+    run.end("stopped", "SIGTERM")
+    second = begin(run, ("seed=1", "trainer.max_epochs=5"), "seed: 1\nmore: true\n")
+    assert second == dataclasses.replace(first, overrides=("seed=1", "trainer.max_epochs=5"))
+    assert run.record() == second
+    assert run.config_file.read_text() == "seed: 1\nmore: true\n"
+
+
+def test_runs_have_ids_of_their_own(tmp_path):
+    assert len({begin(RunDirectory(tmp_path / str(number))).id for number in range(20)}) == 20
+
+
+@pytest.mark.parametrize("ending", [("finished", "", 0.5), ("stopped", "max_time", None), ("failed", "it broke", None)])
+def test_an_end_is_noted_beside_what_was_known(run, ending):
+    first = begin(run)
+    run.end(*ending)
+    status, why, result = ending
+    assert run.record() == dataclasses.replace(first, status=status, why=why, result=result)
+
+
+def test_a_record_is_json_with_every_field(run):
+    begin(run)
+    fields = json.loads(run.record_file.read_text())
+    assert set(fields) == {field.name for field in dataclasses.fields(Record)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "{}", '{"id": "a"}', '{"id": "a", "task_name": "b", "overrides": [], "x": 1}', "\xff"],
+)
+def test_what_is_no_record_is_told_by_its_name(run, text):
+    begin(run)
+    run.record_file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ResumeError, match=r"run\.json is no record of a run"):
+        run.record()
+
+
+def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(tmp_path.relative_to(tmp_path) / "run")
+    monkeypatch.chdir("/")
+    begin(run)
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+def test_files_get_their_names_when_they_are_whole(run, monkeypatch):
+    run.path.mkdir(parents=True)
+    disk = Disk(run.path, monkeypatch)
+    begin(run)
+    assert disk.steps == [
+        "fsync .config.yaml.tmp",
+        "replace .config.yaml.tmp config.yaml",
+        "fsync .run.json.tmp",
+        "replace .run.json.tmp run.json",
+    ]
+
+
+# Which run
+
+
+def test_a_directory_is_found(run, tmp_path):
+    begin(run)
+    assert find(str(run.path), tmp_path, "any").path == run.path
+
+
+def test_a_directory_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ResumeError, match=r"resume=.*gone: there is no such directory"):
+        find(str(tmp_path / "gone"), tmp_path, "train")
+
+
+def test_a_directory_of_no_run_is_told(tmp_path):
+    with pytest.raises(ResumeError, match=r"is not the directory of a run, it has no run\.json\.$"):
+        find(str(tmp_path), tmp_path, "train")
+
+
+def test_the_directory_above_is_offered(run, tmp_path):
+    begin(run)
+    (run.path / "checkpoints").mkdir()
+    with pytest.raises(ResumeError, match=rf"did you mean {re.escape(str(run.path))}\?$"):
+        find(str(run.path / "checkpoints"), tmp_path, "train")
+
+
+@pytest.mark.parametrize("newest", ["runs/a", "runs/b", "multiruns/day/seed=1", "multiruns/day/lr=1/seed=2"])
+def test_latest_is_the_run_that_was_last_at_work(tmp_path, newest):
+    names = ["runs/a", "runs/b", "multiruns/day/seed=1", "multiruns/day/lr=1/seed=2"]
+    for age, name in enumerate([newest, *(other for other in names if other != newest)]):
+        own = RunDirectory(tmp_path / "train" / name)
+        begin(own)
+        os.utime(own.record_file, (1000 - age, 1000 - age))
+    begin(RunDirectory(tmp_path / "other" / "runs" / "newer"))
+    assert find("latest", tmp_path, "train").path == tmp_path / "train" / newest
+
+
+def test_latest_of_no_run_is_told(tmp_path):
+    with pytest.raises(ResumeError, match="resume=latest: there is no run of the task 'train'"):
+        find("latest", tmp_path, "train")
