@@ -49,7 +49,12 @@ def expand_resume(argv: list[str], configs: Path) -> list[str]:
         if named[-1] == "latest"
         else find(named[-1].strip("'\""), Path(), "")
     )
-    return [*merge(_overrides_of(run), rest), f"hydra.run.dir='{run.path}'"]
+    return [*merge(_overrides_of(run), rest), f"hydra.run.dir={_quoted(run.path)}"]
+
+
+def _quoted(path: Path) -> str:
+    """As Hydra's grammar takes any path."""
+    return "'" + str(path).replace("'", "\\'") + "'"
 
 
 def merge(old: Sequence[str], new: Sequence[str]) -> list[str]:

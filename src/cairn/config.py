@@ -30,7 +30,11 @@ FREE = ("data.num_workers", "data.pin_memory", "data.persistent_workers", "data.
 _GROUPS = ("model", "data", "trainer", "checkpoint", "callbacks", "logger")
 _WHOLE = ("experiment", "debug")
 
+_PLACES = ("paths", "hydra")
+_ABSENT = object()
+
 Flat = dict[str, Any]
+Change = tuple[Any, Any]  # old, new
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,11 @@ class Merged:
     """The configuration to go on with."""
 
     config: DictConfig
-    changed: Mapping[str, tuple[Any, Any]]
+    changed: Mapping[str, Change]
     """Key to old and new value."""
-    kept: Mapping[str, tuple[Any, Any]]
+    kept: Mapping[str, Change]
     """Fixed keys that follow a changed one by interpolation and stay as they were."""
-    edited: Mapping[str, tuple[Any, Any]]
+    edited: Mapping[str, Change]
     """Keys that the YAML files have changed since the run began, which has no effect on it."""
 
 
@@ -92,21 +96,39 @@ def merge(own: DictConfig, before: DictConfig, now: DictConfig, overrides: Seque
     Raises:
         ResumeError: a new override changes what makes the run this run; each such key with old and new value.
     """
-    was, then, will = flatten(own), flatten(before), flatten(now)
-    touched = [k for k in {*then, *will} if then.get(k) != will.get(k) and not k.startswith(("paths.", "hydra."))]
-    delta = {k: (was.get(k), will.get(k)) for k in sorted(touched) if was.get(k) != will.get(k)}
-    fixed = {k: pair for k, pair in delta.items() if _is_fixed(k)}
-    if asked := {k: pair for k, pair in fixed.items() if _is_asked(k, overrides)}:
+    changed: dict[str, Change] = {}
+    fixed: dict[str, Change] = {}
+    mine, old, new = (OmegaConf.to_container(cfg) for cfg in (own, before, now))
+    config: DictConfig = OmegaConf.create(_go_on(mine, old, new, "", changed, fixed))
+    if asked := {k: fixed[k] for k in sorted(fixed) if _is_asked(k, overrides)}:
         raise ResumeError(
             f"A run that goes on must stay what it was, and this would change {tell(asked)}. Leave it out, or start a "
             f"new run from the weights: init_weights=FILE."
         )
-    changed = {k: pair for k, pair in delta.items() if k not in fixed}
-    config = own.copy()
-    for k in changed:
-        _set(config, k, will)
-    apart = {k: (was.get(k), then[k]) for k in then if was.get(k) != then[k] and k not in delta}
-    return Merged(config, changed, fixed, {k: pair for k, pair in apart.items() if _under(k, _GROUPS)})
+    was, then = flatten(own), flatten(before)
+    apart = {k: (was.get(k), then[k]) for k in then if was.get(k) != then[k] and k not in {**changed, **fixed}}
+    return Merged(config, changed, fixed, {k: change for k, change in apart.items() if _under(k, _GROUPS)})
+
+
+def _go_on(own: Any, before: Any, now: Any, k: str, changed: dict[str, Change], fixed: dict[str, Change]) -> Any:
+    """`own` with what differs between `before` and `now`, except under fixed keys; notes both kinds."""
+    if before == now or _under(k, _PLACES):
+        return own
+    if all(isinstance(node, dict) for node in (own, before, now)):
+        parts = {}
+        for name in {**own, **now}:
+            mine, old, new = (node.get(name, _ABSENT) for node in (own, before, now))
+            parts[name] = _go_on(mine, old, new, _join(k, name), changed, fixed)
+        return {name: part for name, part in parts.items() if part is not _ABSENT}
+    was, will = ({} if node is _ABSENT else flatten(node, k) for node in (own, now))
+    change = {key: (was.get(key), will.get(key)) for key in {**was, **will} if was.get(key) != will.get(key)}
+    is_fixed = _under(k, FIXED) and not _under(k, FREE)
+    (fixed if is_fixed else changed).update(change)
+    return own if is_fixed else now
+
+
+def _join(k: str, name: Any) -> str:
+    return f"{k}.{name!s}" if k else str(name)
 
 
 def moved(own: DictConfig, now: DictConfig) -> DictConfig:
@@ -126,7 +148,7 @@ def moved(own: DictConfig, now: DictConfig) -> DictConfig:
     return OmegaConf.create(follow(OmegaConf.to_container(own)))
 
 
-def tell(pairs: Mapping[str, tuple[Any, Any]]) -> str:
+def tell(pairs: Mapping[str, Change]) -> str:
     """`model.lr (0.1 to 0.2), ...`"""
     return ", ".join(f"{k} ({old!r} to {new!r})" for k, (old, new) in pairs.items())
 
@@ -138,25 +160,14 @@ def flatten(cfg: Any, prefix: str = "") -> Flat:
         return {prefix: container}
     flat: Flat = {}
     for name, value in container.items():
-        flat |= flatten(value, f"{prefix}.{name!s}" if prefix else str(name))
+        flat |= flatten(value, _join(prefix, name))
     return flat
 
 
-def _is_fixed(k: str) -> bool:
-    return _under(k, FIXED) and not _under(k, FREE)
-
-
 def _is_asked(k: str, overrides: Sequence[str]) -> bool:
-    return _under(k, overrides) or any(o in _WHOLE for o in overrides)
+    keys = [override.replace("/", ".") for override in overrides]  # a group in a group: model/scheduler=other
+    return _under(k, keys) or any(name in _WHOLE for name in keys)
 
 
 def _under(k: str, prefixes: Sequence[str]) -> bool:
     return any(k == prefix or k.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def _set(config: DictConfig, k: str, will: Flat) -> None:
-    parent, _, leaf = k.rpartition(".")
-    if k in will:
-        OmegaConf.update(config, k, will[k], force_add=True)
-    elif (node := OmegaConf.select(config, parent) if parent else config) is not None and leaf in node:
-        del node[leaf]

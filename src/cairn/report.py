@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from cairn.checkpoint import layout
@@ -46,7 +49,7 @@ def show_config(config: Mapping[str, Any], console: Console) -> None:
             text = OmegaConf.to_yaml(OmegaConf.create(value)).rstrip()
             tree.add(str(name)).add(Syntax(text, "yaml", background_color="default"))
         else:
-            tree.add(f"{name}: {value}")
+            tree.add(Text(f"{name}: {value}"))
     console.print(tree)
 
 
@@ -56,13 +59,13 @@ def show_ending(ending: Ending, console: Console) -> None:
         console.print(checkpoint_table(ending))
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(ending):
-        facts.add_row(f"[dim]{name}", value)
+        facts.add_row(f"[dim]{name}", escape(value))
     console.print(facts)
 
 
 def checkpoint_table(ending: Ending) -> Table:
     """A row per kept checkpoint, oldest first."""
-    title = f"{relative(ending.run)}/checkpoints"
+    title = escape(f"{relative(ending.run)}/checkpoints")
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
@@ -95,7 +98,7 @@ def relative(path: Path) -> str:
 def size(num_bytes: float) -> str:
     """`1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
+        if float(f"{num_bytes:.3g}") < 1000:
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.3g} TB"
@@ -103,7 +106,7 @@ def size(num_bytes: float) -> str:
 
 def command(run: Path, *overrides: str) -> str:
     """The command that goes on with a run."""
-    return " ".join(["python train.py", f"resume={relative(run)}", *overrides])
+    return " ".join(["python train.py", shlex.quote(f"resume={relative(run)}"), *overrides])
 
 
 def _facts(ending: Ending) -> list[tuple[str, str]]:
@@ -117,9 +120,8 @@ def _facts(ending: Ending) -> list[tuple[str, str]]:
         facts.append(("test", ", ".join(f"{name} {value:.4g}" for name, value in ending.test.items())))
     if ending.num_saves:
         share = 100 * ending.total_stall_s / ending.elapsed_s if ending.elapsed_s else 0.0
-        facts.append(
-            ("saving", f"{ending.num_saves} saves, {ending.total_stall_s:.2f} s in all, {share:.1f} % of training")
-        )
+        saves = "1 save" if ending.num_saves == 1 else f"{ending.num_saves} saves"
+        facts.append(("saving", f"{saves}, {ending.total_stall_s:.2f} s in all, {share:.1f} % of training"))
     more = () if ending.status != "finished" else ("trainer.max_epochs=...",)
     facts.append(("go on", command(ending.run, *more)))
     return facts

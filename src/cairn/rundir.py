@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -107,5 +108,8 @@ def _existing(path: Path) -> RunDirectory:
 def _replace(path: Path, text: str) -> None:
     """Write a small file so that it is always whole."""
     temp = path.with_name(f".{path.name}.tmp")
-    temp.write_text(text)
+    with open(temp, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temp.replace(path)

@@ -194,7 +194,6 @@ def test_without_any_finite_score_nothing_is_best(tmp_path):
     [
         {"val_check_interval": 1},
         {"val_check_interval": 2, "accumulate_grad_batches": 2},
-        {"val_check_interval": 2, "accumulate_grad_batches": 3},  # validations inside a window
     ],
 )
 def test_a_score_is_that_of_the_weights_beside_it(tmp_path, options):

@@ -149,7 +149,7 @@ def test_tidying_after_each_save_leaves_what_the_rules_say_of_the_whole_run(rule
     assert one_by_one(rules, items, mode) == survivors(rules, items, mode)
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(RULES, STOPPED, st.tuples(SCORES, SIZES, st.just(True)), MODES)
 @example([], run_of([(0.3, 1, True), (0.2, 1, False)]), (0.4, 1, True), "min")  # the stop was better than the best
 @example([Best(1)], run_of([(0.3, 1, True), (0.2, 1, False)]), (0.4, 1, True), "min")

@@ -144,7 +144,7 @@ def test_more_than_an_epoch(num_epochs, due):
     assert [(p.epoch, p.batch) for p in found] == due
 
 
-@given(st.integers(min_value=1, max_value=200), st.integers(min_value=1, max_value=20))
+@given(st.integers(min_value=1, max_value=60), st.integers(min_value=1, max_value=5))
 def test_ten_tenths_are_an_epoch_exactly(size, num_epochs):
     found = walk(EveryNEpochs(0.1), epochs(num_epochs, size), batches_per_epoch=size)
     assert len(found) == min(10, size) * num_epochs

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.disk import Disk
 
@@ -181,6 +181,7 @@ def test_a_history_that_is_lost_does_not_stop_the_run(logger):
 ROWS = st.lists(st.dictionaries(st.sampled_from("abc"), st.floats(width=32), min_size=1, max_size=3), max_size=8)
 
 
+@settings(max_examples=40)
 @given(ROWS, st.data())
 def test_a_run_that_was_killed_anywhere_writes_the_same_file(tmp_path_factory, rows, data):
     whole = CSVLogger(tmp_path_factory.mktemp("whole"))

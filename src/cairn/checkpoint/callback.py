@@ -137,7 +137,9 @@ class CheckpointEngine(Checkpoint):
         self._samples = self._previous.samples
         if self._loaded["run"] == self.origin.run:  # and not a new run that starts from another's state
             clock = self._loaded["clock"]
-            self.num_saves, self.total_stall_s = clock["num_saves"], clock["total_stall_s"]
+            self.num_saves = clock["num_saves"]
+            # Its own cost was not known yet when it was written; its manifest knows it.
+            self.total_stall_s = clock["total_stall_s"] + (self.plan.saved.stall_s if self.plan.saved else 0.0)
             self._elapsed_before = self._last_save_s = clock["elapsed_s"]
             snapshot.restore_loggers(trainer, self._loaded)
         trainer.should_stop = self._loaded["should_stop"]
@@ -145,6 +147,7 @@ class CheckpointEngine(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
+        self._due(self._moment("batch", ends=False))  # a trigger that cannot answer says so before training
         if self.policy.triggers and not _keeps_its_place(trainer):
             rank_zero_warn(
                 "The training data does not say where it stands, so that after a resume inside an epoch it starts "
@@ -173,7 +176,7 @@ class CheckpointEngine(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._samples += _num_samples(batch) * trainer.world_size
+        self._samples += (_num_samples(batch) or 1) * trainer.world_size
 
     # The boundary
 
@@ -214,13 +217,18 @@ class CheckpointEngine(Checkpoint):
     def _agree(self, trainer: Trainer, moment: Moment) -> tuple[Moment, tuple[str, ...]]:
         """Any rank's signal stops all; rank 0's clock and metrics decide what is due."""
         if trainer.world_size == 1:
-            return moment, schedule.reasons(self.policy.triggers, moment, self.history.saved)
+            return moment, self._due(moment)
         stops = [name.name for name in signal.Signals] + [TIME_LIMIT]
         code = 1 + stops.index(moment.stop) if moment.stop else 0
         code = int(trainer.strategy.reduce(torch.tensor(code, device=trainer.strategy.root_device), reduce_op="max"))
         moment = replace(moment, stop=stops[code - 1] if code else None)
-        due = schedule.reasons(self.policy.triggers, moment, self.history.saved) if trainer.is_global_zero else ()
-        return moment, trainer.strategy.broadcast(due)
+        return moment, trainer.strategy.broadcast(self._due(moment) if trainer.is_global_zero else ())
+
+    def _due(self, moment: Moment) -> tuple[str, ...]:
+        try:
+            return schedule.reasons(self.policy.triggers, moment, self.history.saved)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def _save(self, place: loop.Place, moment: Moment, due: tuple[str, ...]) -> None:
         started, trainer = time.monotonic(), self._the_trainer
@@ -268,12 +276,12 @@ def _keeps_its_place(trainer: Trainer) -> bool:
     return all(hasattr(loader, "state_dict") for loader in flat)
 
 
-def _num_samples(batch: Any) -> int:
-    """The length of the first tensor in a batch; 1 for a batch without any."""
+def _num_samples(batch: Any) -> int | None:
+    """The length of the first tensor in a batch, 1 if that is a scalar; None for a batch without any."""
     if isinstance(batch, torch.Tensor):
         return len(batch) if batch.ndim else 1
     items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((_num_samples(item) for item in items), 1)
+    return next((found for item in items if (found := _num_samples(item)) is not None), None)
 
 
 def _finite(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cairn.checkpoint import layout, manifest
-from cairn.checkpoint.errors import CheckpointError, CorruptCheckpointError
+from cairn.checkpoint.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
 from cairn.checkpoint.types import Saved
 
 
@@ -17,6 +17,13 @@ class Rejected:
 
     path: Path
     why: str
+    newer: bool = False
+    """A later Cairn wrote it: it may be whole, and must not be passed over."""
+
+    @property
+    def committed(self) -> bool:
+        """Has it been whole once?"""
+        return self.path.with_name(layout.manifest_name(self.path.name)).is_file()
 
 
 class Catalog:
@@ -56,7 +63,7 @@ class Catalog:
             try:
                 good.append(describe(self.directory / name))
             except CheckpointError as error:
-                rejected.append(Rejected(self.directory / name, str(error)))
+                rejected.append(Rejected(self.directory / name, str(error), isinstance(error, NewerFormatError)))
         return good, rejected
 
 
@@ -69,7 +76,7 @@ def describe(path: Path) -> Saved:
     proof = path.with_name(layout.manifest_name(path.name))
     if not proof.is_file():
         raise CorruptCheckpointError("it has no manifest: its save was never finished")
-    saved = manifest.load(proof.read_text())
+    saved = manifest.load(proof.read_bytes())
     if saved.name != path.name:
         raise CorruptCheckpointError(f"its manifest is that of {saved.name}")
     size = path.stat().st_size if path.is_file() else 0

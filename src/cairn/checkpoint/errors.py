@@ -21,6 +21,10 @@ class CorruptCheckpointError(CheckpointError):
     """A checkpoint file is not what its manifest says."""
 
 
+class NewerFormatError(CheckpointError):
+    """A checkpoint was written by a later version."""
+
+
 class UnsafeStateError(CairnError, TypeError):
     """The state to save holds something that could not be loaded again safely."""
 

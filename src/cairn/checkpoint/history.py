@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from cairn.checkpoint import layout, retention
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import ConfigError
 from cairn.checkpoint.resume import Plan
-from cairn.checkpoint.types import Mode, Saved, ranked
+from cairn.checkpoint.types import Mode, Saved
 from cairn.checkpoint.writer import Writer
 
 
@@ -35,7 +36,7 @@ class History:
     @property
     def best(self) -> Saved | None:
         """What `best.ckpt` is."""
-        return next(iter(ranked(self.saved, self.mode)), None)
+        return retention.best_of(self.saved, self.mode)
 
     @property
     def next_number(self) -> int:
@@ -46,7 +47,8 @@ class History:
         """Take over what `run` had committed when it was where `plan` goes on; clear away what dead writers have left.
 
         Raises:
-            ConfigError: the directory holds checkpoints of another run, which are not ours to delete.
+            ConfigError: the directory cannot be written, or holds checkpoints of another run, which are not ours to
+            delete.
         """
         catalog = Catalog(self.directory)
         committed = catalog.committed()
@@ -55,6 +57,7 @@ class History:
                 f"checkpoint.dirpath={self.directory} holds checkpoints of another run ({', '.join(others)}): give "
                 f"each run a directory of its own."
             )
+        self._check_writable()
         self.writer.sweep()
         for item in (*catalog.rejected(), *plan.rejected):
             self.writer.remove(item.path.name)
@@ -71,6 +74,11 @@ class History:
     def path(self, saved: Saved | None) -> str:
         """Where a checkpoint lies; empty for none."""
         return str(self.directory / saved.name) if saved else ""
+
+    def _check_writable(self) -> None:
+        there = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise ConfigError(f"checkpoint.dirpath={self.directory} cannot be written: see the permissions of {there}.")
 
     def _tidy(self) -> None:
         before, self.saved = self.saved, retention.survivors(self.rules, self.saved, self.mode)

@@ -8,8 +8,9 @@ from cairn.checkpoint.types import Position
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
-_NAME = re.compile(r"epoch_(\d{3,})_batch_(\d{6,})\.ckpt")
-_TEMP = re.compile(r"\..+\.tmp")
+_STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
+_NAME = re.compile(rf"{_STEM}\.ckpt")
+_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST})\.tmp")
 
 
 def checkpoint_name(position: Position) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from cairn.checkpoint.errors import CorruptCheckpointError
+from cairn.checkpoint.errors import CorruptCheckpointError, NewerFormatError
 from cairn.checkpoint.types import Position, Saved
 
 FORMAT = 1
@@ -20,20 +20,19 @@ def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
     return json.dumps({"format": FORMAT, **fields, **derived, "provenance": dict(provenance)}, indent=2) + "\n"
 
 
-def load(text: str) -> Saved:
+def load(text: str | bytes) -> Saved:
     """Read a manifest.
 
     Raises:
-        CorruptCheckpointError: it is no manifest, or one of a later format.
+        CorruptCheckpointError: it is no manifest.
+        NewerFormatError: it is one of a later format.
     """
     try:
         fields = json.loads(text)
         version = fields.pop("format")
-        del fields["provenance"], fields["bytes_per_s"]
         if version > FORMAT:
-            raise CorruptCheckpointError(
-                f"its manifest has format {version}, and this Cairn reads up to {FORMAT}: update it"
-            )
+            raise NewerFormatError(f"its manifest has format {version}, and this Cairn reads up to {FORMAT}: update it")
+        del fields["provenance"], fields["bytes_per_s"]
         fields["position"] = Position(**fields["position"])
         fields["reasons"] = tuple(fields["reasons"])
         return Saved(**fields)

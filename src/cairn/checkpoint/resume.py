@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cairn.checkpoint import layout
 from cairn.checkpoint.catalog import Catalog, Rejected, describe, verify
 from cairn.checkpoint.errors import CheckpointError, ResumeError
 from cairn.checkpoint.types import Saved
@@ -29,10 +30,12 @@ def plan(directory: Path) -> Plan:
     """Go on from the newest whole checkpoint in `directory`, if there is one.
 
     Raises:
-        ResumeError: there are committed checkpoints, and not one of them is whole.
+        ResumeError: there are committed checkpoints, and not one of them is whole; or a later version wrote the newest.
     """
     saved, rejected = Catalog(directory).newest_whole()
-    if saved is None and Catalog(directory).committed():
+    if newer := [item for item in rejected if item.newer]:
+        raise ResumeError(f"{newer[-1].path} cannot be used: {newer[-1].why}.")
+    if saved is None and any(item.committed for item in rejected):
         listing = "; ".join(f"{item.path.name}: {item.why}" for item in rejected)
         raise ResumeError(f"No checkpoint in {directory} is whole ({listing}): move them away to start afresh.")
     return Plan(directory / saved.name if saved else None, saved, tuple(rejected))
@@ -52,8 +55,8 @@ def load(path: Path, verified: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint {path}.")
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is no checkpoint: it is not a file that torch.save wrote.")
-    if not verified and path.with_suffix(".json").is_file():
-        verify(path, describe(path))
+    if not verified and layout.parse_name(path.name) and path.with_suffix(".json").is_file():
+        _verify(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a file that is not what it seems
@@ -62,6 +65,13 @@ def load(path: Path, verified: bool = False) -> dict[str, Any]:
     if not isinstance(state, dict) or "state_dict" not in state:
         raise CheckpointError(f"{path} is no Lightning checkpoint: it has no 'state_dict'.")
     return state
+
+
+def _verify(path: Path) -> None:
+    try:
+        verify(path, describe(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}.") from error
 
 
 def check_goes_on(path: Path, contents: Mapping[str, Any], max_epochs: int | None) -> None:

@@ -33,7 +33,7 @@ class Best:
         self.count = count
 
     def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
-        best = ranked(saved, mode)
+        best = ranked([item for item in saved if item.lasting], mode)
         return best if self.count < 0 else best[: self.count]
 
 
@@ -50,18 +50,24 @@ class EveryNth:
 
 
 class WithinBytes:
-    """As many of the newest as fit into `num_bytes` together."""
+    """As many of the newest as fit into `num_bytes` together; what is not lasting does not count."""
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes = num_bytes
 
     def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
         room = self.num_bytes
-        for item in reversed(saved):
+        for item in reversed([item for item in saved if item.lasting]):
             room -= item.num_bytes
             if room < 0:
                 return
             yield item
+
+
+def best_of(saved: Sequence[Saved], mode: Mode) -> Saved | None:
+    """The one with the best score; one that is not lasting only if no other has a score."""
+    best = ranked([item for item in saved if item.lasting], mode) or ranked(saved, mode)
+    return best[0] if best else None
 
 
 def survivors(rules: Iterable[Rule], saved: Sequence[Saved], mode: Mode) -> list[Saved]:
@@ -71,7 +77,7 @@ def survivors(rules: Iterable[Rule], saved: Sequence[Saved], mode: Mode) -> list
     keeps what an undisturbed one keeps.
     """
     pool = [item for item in saved if item.lasting or item is saved[-1]]
-    names = {item.name for item in [*pool[-1:], *ranked(pool, mode)[:1]]}
+    names = {item.name for item in (*pool[-1:], best_of(pool, mode)) if item is not None}
     for rule in rules:
         names.update(item.name for item in rule.keep(pool, mode))
     return [item for item in pool if item.name in names]

@@ -163,13 +163,17 @@ def parse_duration_s(duration: int | float | str | Mapping[str, float]) -> float
         ValueError: it is none of these.
     """
     names = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
-    if isinstance(duration, Mapping) and set(duration) <= set(names):
+    if isinstance(duration, Mapping) and duration and _are_amounts(duration, names):
         return float(sum(names[key] * value for key, value in duration.items()))
     if match := re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(duration)):
         return float(sum(int(n) * unit for n, unit in zip(match.groups(), names.values(), strict=True)))
-    if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(duration))) and match[2] in {"", *_SECONDS}:
+    if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(duration).strip())) and match[2] in {"", *_SECONDS}:
         return float(match[1]) * _SECONDS.get(match[2], 1)
     raise ValueError(f"max_time={duration!r} is no time: give seconds, '90s', '10min', '2h' or 'DD:HH:MM:SS'.")
+
+
+def _are_amounts(duration: Mapping[str, float], names: Mapping[str, int]) -> bool:
+    return set(duration) <= set(names) and all(isinstance(n, (int, float)) and n >= 0 for n in duration.values())
 
 
 def _crossed(before: int, now: int, interval: int | Fraction) -> bool:

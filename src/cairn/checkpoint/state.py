@@ -18,8 +18,8 @@ KEY = "cairn"
 """Where our part lies in a Lightning checkpoint. A part of the file format: it stays if the package is renamed."""
 FORMAT = 1
 
-_SCALARS = (bool, int, float, str, bytes, type(None))
-_CONTAINERS = (dict, OrderedDict, Counter, list, tuple)
+_SCALARS = (bool, int, float, str, type(None))  # not bytes: weights_only=True does not read them
+_MAPPINGS = (dict, OrderedDict, Counter)
 
 
 def plain(value: Any, where: str = "checkpoint") -> Any:
@@ -37,12 +37,10 @@ def plain(value: Any, where: str = "checkpoint") -> Any:
         return value.item()
     if type(value) in (list, tuple):
         return type(value)(plain(item, f"{where}[{index}]") for index, item in enumerate(value))
-    if type(value) in _CONTAINERS:
-        items = {_key(key, where): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
-        if type(value) is dict:
-            return items
-        copy = value.copy()  # keeps the `_metadata` that torch hangs on a module's state_dict
-        copy.update(items) if type(value) is OrderedDict else None
+    if type(value) in _MAPPINGS:
+        copy = type(value)({_key(key, where): plain(item, f"{where}[{key!r}]") for key, item in value.items()})
+        if hasattr(value, "_metadata"):  # what torch hangs on a module's state_dict
+            copy._metadata = plain(value._metadata, f"{where}._metadata")
         return copy
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     raise UnsafeStateError(
@@ -52,7 +50,7 @@ def plain(value: Any, where: str = "checkpoint") -> Any:
 
 
 def _key(key: Any, where: str) -> Any:
-    if type(key) not in (*_SCALARS, tuple):
+    if any(type(part) not in _SCALARS for part in (key if type(key) is tuple else (key,))):
         raise UnsafeStateError(f"{where} has the key {key!r} of type {type(key).__name__}: use a string or a number.")
     return key
 

@@ -64,6 +64,7 @@ class SyncWriter:
             text = manifest.dump(saved, provenance)
             self._put(layout.manifest_name(draft.name), lambda file: file.write(text.encode()))
         except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
+            self._forget(draft.name)
             raise SaveError(f"The checkpoint {self.directory / draft.name} could not be written: {error}") from error
         return saved
 
@@ -86,6 +87,11 @@ class SyncWriter:
             for path in self.directory.iterdir():
                 if layout.is_temp(path.name):
                     path.unlink(missing_ok=True)
+
+    def _forget(self, name: str) -> None:
+        """Remove what a save that failed has left: it is not the one that it was told to be."""
+        with suppress(OSError):
+            self.remove(name)
 
     def _put(self, name: str, write: Any) -> tuple[int, str]:
         temp = self.directory / layout.temp_name(name)

@@ -19,6 +19,7 @@ class StopSignals(Callback):
     def __init__(self) -> None:
         self.received = 0
         self._owner = 0
+        self._interrupted = False
         self._before: dict[int, Any] = {}
 
     def requested(self) -> int:
@@ -45,8 +46,9 @@ class StopSignals(Callback):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a DataLoader's worker has inherited the handler
             return
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
         self.received = self.received or int(number)
         if number == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
             os.write(2, b"\nStopping after this batch, with a checkpoint. Ctrl-C again stops at once.\n")
