@@ -255,6 +255,38 @@ def test_where_nothing_is_fixed_the_new_command_says_it_all(old, new):
     assert values(merged.config) == new
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("/clone/logs/run", "/other/logs/run"),
+        ("/clone/logs/run/checkpoints", "/other/logs/run/checkpoints"),
+        ("/clone/data", "/other/data"),
+        (["/clone/data/a", {"deep": "/clone/data/b"}], ["/other/data/a", {"deep": "/other/data/b"}]),
+        ("/clone2/data", "/clone2/data"),
+        ("/elsewhere/clone/data", "/elsewhere/clone/data"),
+        ("see /clone/data", "see /clone/data"),
+        (3, 3),
+        (None, None),
+    ],
+)
+def test_paths_of_a_run_that_was_moved_follow_it(old, new):
+    places = {"output_dir": "/clone/logs/run", "root_dir": "/clone"}
+    own = OmegaConf.create({"paths": places, "key": old})
+    now = OmegaConf.create({"paths": {"output_dir": "/other/logs/run", "root_dir": "/other"}})
+    found = values(config.moved(own, now))
+    assert found == {"paths": values(now.paths), "key": new}
+    assert values(own) == {"paths": places, "key": old}
+
+
+def test_a_run_can_be_moved_out_of_its_clone():
+    own = OmegaConf.create(
+        {"paths": {"output_dir": "/clone/run", "root_dir": "/clone"}, "a": "/clone/run/x", "b": "/clone/y"}
+    )
+    now = OmegaConf.create({"paths": {"output_dir": "/archive/run", "root_dir": "/clone"}})
+    found = values(config.moved(own, now))
+    assert (found["a"], found["b"]) == ("/archive/run/x", "/clone/y")
+
+
 def test_flatten_names_the_leaves():
     tree = {"a": {"b": 1, "c": {}, "d": [1, {"e": 2}]}, "f": None}
     assert config.flatten(OmegaConf.create(tree)) == {"a.b": 1, "a.c": {}, "a.d": [1, {"e": 2}], "f": None}

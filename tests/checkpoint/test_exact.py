@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
 )
 from tests.support.equality import differences, outcome
-from tests.support.toy import BATCHES_PER_EPOCH, NUM_SAMPLES, Cell, StreamData, train
+from tests.support.toy import BATCHES_PER_EPOCH, NUM_SAMPLES, Cell, StreamData, TwoValidations, train
 
 CELLS = {
     "plain": Cell(),
@@ -75,6 +75,12 @@ CELLS = {
     "limit_train_batches 0.5": Cell(trainer={"limit_train_batches": 0.5}, num_boundaries=12),
     "drop_last": Cell(data={"drop_last": True}, num_boundaries=21),
     "reload every epoch": Cell(trainer={"reload_dataloaders_every_n_epochs": 1}),
+    "two validation sets": Cell(data_class=TwoValidations, monitor="val/loss/dataloader_idx_0"),
+    "min_epochs beyond early stopping": Cell(
+        callbacks=lambda: [EarlyStopping("val/loss", patience=1, check_on_train_epoch_end=False)],
+        trainer={"min_epochs": 3, "max_epochs": 6},
+        num_boundaries=-1,
+    ),
     "iterable": Cell(data_class=StreamData),
     "iterable, 1 worker, accumulation 3": Cell(
         data_class=StreamData, data={"num_workers": 1}, trainer={"accumulate_grad_batches": 3}, num_boundaries=9

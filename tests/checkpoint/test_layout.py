@@ -1,7 +1,7 @@
 """File names are built and parsed by one pair of functions."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.values import at
 
@@ -26,6 +26,8 @@ def test_what_is_built_can_be_parsed(epoch, batch):
 
 
 @given(st.from_regex(r"epoch_\d{1,5}_batch_\d{1,8}\.ckpt", fullmatch=True))
+@example("epoch_0001_batch_000001.ckpt")
+@example("epoch_001_batch_0000001.ckpt")
 def test_what_can_be_parsed_would_be_built_so(text):
     place = layout.parse_name(text)
     assert place is None or name(*place) == text

@@ -156,6 +156,11 @@ def test_a_share_of_an_epoch_that_lies_inside_a_window_is_counted_at_its_end():
     assert walk(EveryNEpochs("0.5"), windows) == [at(6), at(8)]
 
 
+def test_a_share_is_one_of_this_epoch_though_an_earlier_one_was_cut_short():
+    before, half = at(3, epoch=1, total=8), at(4, epoch=1, total=9)
+    assert EveryNEpochs("0.5").due(moment(half, before, batches_per_epoch=8), ())
+
+
 def test_a_share_of_data_without_length_is_refused():
     with pytest.raises(ValueError, match=r"save_interval='0.25ep' needs training data with a length"):
         EveryNEpochs("0.25").due(moment(at(1), batches_per_epoch=None), ())

@@ -30,22 +30,47 @@ class Lists(Metric):
         return torch.stack(list(self.values)).sum()
 
 
+class Total(Metric):
+    """Its update puts a new tensor in the place of its state."""
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value):
+        self.total = self.total + value
+
+    def compute(self):
+        return self.total
+
+
+class Half(Total):
+    def compute(self):
+        return self.total / 2
+
+
 class Module(LightningModule):
-    """Metrics at several depths; those of the collection share their states."""
+    """Metrics at several depths; those of a collection share their states."""
 
     def __init__(self):
         super().__init__()
         self.mean, self.lists = MeanMetric(), Lists()
         self.inner = nn.ModuleDict({"scores": MetricCollection([MulticlassF1Score(2), MulticlassAccuracy(2)])})
+        self.totals = MetricCollection([Total(), Half()])
 
     def update(self, seed):
         generator = torch.Generator().manual_seed(seed)
         guess, truth = torch.rand(6, 2, generator=generator), torch.randint(2, (6,), generator=generator)
-        self.mean(guess.sum()), self.lists(guess.sum()), self.inner["scores"](guess, truth)
+        # Not forward: update works in place, and in a collection only on the first of those that share a state.
+        self.mean.update(guess.sum()), self.lists.update(guess.sum())
+        self.inner["scores"].update(guess, truth), self.totals.update(guess.sum())
 
     def compute(self):
-        scores = {name: value.item() for name, value in self.inner["scores"].compute().items()}
-        return {"mean": self.mean.compute().item(), "lists": self.lists.compute().item(), **scores}
+        several = {**self.inner["scores"].compute(), **self.totals.compute()}
+        values = {"mean": self.mean.compute(), "lists": self.lists.compute(), **several}
+        return {name: value.item() for name, value in values.items()}
 
 
 def stored(value):

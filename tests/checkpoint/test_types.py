@@ -33,6 +33,11 @@ def test_ranked(scores, mode, order):
     assert [item.number for item in ranked(history(*scores), mode)] == order
 
 
+def test_of_equals_the_earlier_position_is_better_in_whatever_order_they_come():
+    earlier, later = history(0.3, 0.3)
+    assert ranked([later, earlier], "min") == [earlier, later]
+
+
 @given(SCORES, MODES)
 def test_ranked_has_every_finite_score_in_order(scores, mode):
     best = ranked(history(*scores), mode)

@@ -85,6 +85,13 @@ class Stream(IterableDataset):
             yield self.points.x[index] + 0.1 * noise, self.points.y[index], index
 
 
+class TwoValidations(PointData):
+    """Two validation sets."""
+
+    def val_dataloader(self) -> Any:
+        return [super().val_dataloader(), super().val_dataloader()]
+
+
 class StreamData(PointData):
     """A training set without a length."""
 
@@ -133,7 +140,7 @@ class Toy(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.log("train/late", self.late)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         x, y, _ = batch
         loss = nn.functional.cross_entropy(self.net(x), y)
         self.lowest(loss)

@@ -165,11 +165,13 @@ class CheckpointEngine(Checkpoint):
         if self.policy.monitor is None or trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:
             return
         value = trainer.callback_metrics.get(self.policy.monitor)
+        if trainer.sanity_checking and isinstance(trainer.val_dataloaders, list) and len(trainer.val_dataloaders) > 1:
+            return  # what is logged by one of several loaders is not to be seen here
         if value is None:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise ConfigError(
                 f"checkpoint.monitor={self.policy.monitor!r} is not logged by a validation of this model; "
-                f"what is logged: {logged}."
+                f"what is logged: {logged}. (For one that skips the sanity check: trainer.num_sanity_val_steps=0.)"
             )
         self._score = None if trainer.sanity_checking else float(value)
 
