@@ -175,6 +175,21 @@ def test_prepare_reads_dotenv_and_names_the_root(tmp_path, environment):
     assert environment[command.ROOT] == str(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["plain.ckpt", "a b.ckpt", "seed=1,lr=0.1/x.ckpt", "it's.ckpt", "[a]{b}.ckpt"])
+@pytest.mark.parametrize("what", ["ckpt_path", "init_weights"])
+def test_a_file_reaches_hydra_as_it_was_typed(tmp_path, environment, what, name):
+    (argument,) = command.prepare([f"{what}={name}"], tmp_path)
+    assert key(argument) == what
+    assert value(argument) == name
+
+
+@pytest.mark.parametrize(
+    "argument", ["ckpt_path=null", "ckpt_path=", "init_weights='a b'", 'ckpt_path="a"', "a.ckpt_path=b c"]
+)
+def test_what_is_no_bare_file_name_is_left_as_it_was_typed(tmp_path, environment, argument):
+    assert command.prepare([argument], tmp_path) == [argument]
+
+
 def test_prepare_leaves_what_is_set(tmp_path, environment):
     (tmp_path / ".env").write_text("FROM_DOTENV=file\n")
     environment.update({"FROM_DOTENV": "shell", command.ROOT: "/elsewhere"})

@@ -13,7 +13,7 @@ GOOD = {
     "ckpt_path": None,
     "init_weights": None,
     "trainer": {"max_time": None},
-    "checkpoint": {"mode": "min", "save_interval": 50, "keep_last": 2, "save_top_k": 1},
+    "checkpoint": {"mode": "min", "save_interval": 50, "keep_last": 2, "save_top_k": 1, "triggers": {}},
 }
 RUN = {
     "task_name": "train",
@@ -110,6 +110,25 @@ def test_what_cannot_work_is_one_sentence(changes, told):
     with pytest.raises(ConfigError, match=told) as error:
         checked(**changes)
     assert "\n" not in str(error.value)
+
+
+def test_the_best_needs_a_metric():
+    group = {
+        "mode": "min",
+        "monitor": None,
+        "triggers": {"mine": {"_target_": "cairn.checkpoint.schedule.BestValidation"}},
+    }
+    with pytest.raises(ConfigError, match=r"checkpoint\.triggers\.mine needs a metric .*checkpoint\.monitor=val/loss"):
+        config.check(OmegaConf.create({**GOOD, "checkpoint": group}))
+    config.check(OmegaConf.create({**GOOD, "checkpoint": {**group, "monitor": "val/loss"}}))
+
+
+def test_overfitting_takes_no_checkpoints():
+    overfit = {"trainer": {"overfit_batches": 2}}
+    config.check(OmegaConf.create({**GOOD, **overfit}))
+    group = {"mode": "min", "monitor": None, "triggers": {"end": {"_target_": "cairn.checkpoint.schedule.AtEnd"}}}
+    with pytest.raises(ConfigError, match="overfit_batches .* needs checkpoint=none"):
+        config.check(OmegaConf.create({**GOOD, **overfit, "checkpoint": group}))
 
 
 # Going on

@@ -25,7 +25,7 @@ def shown(show, *args):
 
 def ending(run, **facts):
     plain = {"status": "finished", "saved": SAVED, "best": SAVED[0].name, "monitor": "val/loss"}
-    return Ending(**{"run": run, **plain, **facts})
+    return Ending(**{"run": run, "checkpoints": run / "checkpoints", **plain, **facts})
 
 
 def cells(lines, start):
@@ -61,12 +61,12 @@ def test_without_a_metric_the_column_is_the_score(here):
 
 def test_the_facts(here):
     facts = {"test": {"test/acc": 0.98765, "test/loss": 0.1}, "num_saves": 12, "total_stall_s": 1.5, "elapsed_s": 30.0}
-    lines = shown(report.show_ending, ending(here / "logs" / "run", **facts))
+    lines = shown(report.show_ending, ending(here / "logs" / "run", **facts, more="trainer.max_epochs=6"))
     assert cells(lines, "run ")[1:] == ["logs/run", "(finished)"]
     assert " ".join(cells(lines, "best ")) == "best val/loss 0.25 at epoch 0, batch 8"
     assert " ".join(cells(lines, "test ")) == "test test/acc 0.9877, test/loss 0.1"
     assert " ".join(cells(lines, "saving")) == "saving 12 saves, 1.50 s in all, 5.0 % of training"
-    assert " ".join(cells(lines, "go on")) == "go on python train.py resume=logs/run trainer.max_epochs=..."
+    assert " ".join(cells(lines, "go on")) == "go on python train.py resume=logs/run trainer.max_epochs=6"
 
 
 def test_one_save_is_one(here):
@@ -82,7 +82,7 @@ def test_a_run_that_was_stopped_just_goes_on(here):
 
 def test_a_run_without_checkpoints_has_no_table(here):
     lines = shown(report.show_ending, ending(here / "run", saved=(), best=""))
-    assert [line.split()[0] for line in lines] == ["run", "go"]
+    assert [line.split()[0] for line in lines] == ["run"], "and nothing to go on from"
 
 
 @pytest.mark.parametrize("name", ["sizes=[a,b]", "[bold]", "x=[/data/x]"])

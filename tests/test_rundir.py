@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import re
+import subprocess
+import sys
 from datetime import datetime
 
 import pytest
@@ -93,6 +95,27 @@ def test_files_get_their_names_when_they_are_whole(run, monkeypatch):
         "fsync .run.json.tmp",
         "replace .run.json.tmp run.json",
     ]
+
+
+def test_only_the_process_that_has_started_a_run_says_how_it_ended(run):
+    record = begin(run)
+    RunDirectory(run.path).end("failed", "another start was refused")
+    assert run.record() == record
+
+
+HOLD = "import sys; from cairn.rundir import *; r = RunDirectory(Path(sys.argv[1])); r.lock(); print(); input()"
+
+
+def test_two_processes_cannot_train_in_one_directory(run):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command, pipe = [sys.executable, "-c", HOLD, str(run.path)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as other:
+        assert other.stdout.readline() == b"\n"
+        with pytest.raises(ResumeError, match="is being trained in by another process"):
+            run.lock()
+        other.kill()
+    run.lock()  # however it ended
+    run.lock()
 
 
 # Which run

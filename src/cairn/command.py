@@ -30,7 +30,7 @@ def prepare(argv: list[str], root: Path) -> list[str]:
     load_dotenv(root / ".env")
     os.environ.setdefault(ROOT, str(root))
     try:
-        return expand_resume(argv, root / "configs")
+        return expand_resume([_as_hydra_reads(arg) for arg in argv], root / "configs")
     except CairnError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
@@ -50,6 +50,13 @@ def expand_resume(argv: list[str], configs: Path) -> list[str]:
         else find(named[-1].strip("'\""), Path(), "")
     )
     return [*merge(_overrides_of(run), rest), f"hydra.run.dir={_quoted(run.path)}"]
+
+
+def _as_hydra_reads(arg: str) -> str:
+    """A file name may hold what Hydra's grammar gives a meaning."""
+    name, equals, value = arg.partition("=")
+    is_file = name in ("ckpt_path", "init_weights") and value and value[0] not in "'\"" and value != "null"
+    return f"{name}={_quoted(Path(value))}" if equals and is_file else arg
 
 
 def _quoted(path: Path) -> str:

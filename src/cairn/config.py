@@ -48,6 +48,8 @@ class Merged:
     """Fixed keys that follow a changed one by interpolation and stay as they were."""
     edited: Mapping[str, Change]
     """Keys that the YAML files have changed since the run began, which has no effect on it."""
+    own: bool = True
+    """The run was there before; False: it begins now."""
 
 
 def check(cfg: DictConfig) -> None:
@@ -63,6 +65,8 @@ def check(cfg: DictConfig) -> None:
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}.")
     _check_checkpoint(cfg.checkpoint)
+    if cfg.trainer.get("overfit_batches") and cfg.checkpoint.triggers:
+        raise ConfigError("trainer.overfit_batches takes the order of samples away, so that it needs checkpoint=none.")
     if cfg.trainer.get("max_time") is not None:
         _sentence(parse_duration_s, OmegaConf.to_object(cfg.trainer)["max_time"])  # type: ignore[call-overload, index]
 
@@ -70,6 +74,9 @@ def check(cfg: DictConfig) -> None:
 def _check_checkpoint(group: DictConfig) -> None:
     if group.mode not in ("min", "max"):
         raise ConfigError(f"checkpoint.mode={group.mode!r} must be min (the lower the better) or max.")
+    best = [name for name, node in group.triggers.items() if str(node.get("_target_")).endswith("BestValidation")]
+    if best and group.monitor is None:
+        raise ConfigError(f"checkpoint.triggers.{best[0]} needs a metric to rank by: checkpoint.monitor=val/loss.")
     if "save_interval" in group:
         _sentence(parse_interval, group.save_interval)
     for key in ("keep_last", "save_top_k"):

@@ -27,6 +27,7 @@ class Ending:
     """How a run ended."""
 
     run: Path
+    checkpoints: Path
     status: str
     saved: Sequence[Saved] = ()
     best: str = ""
@@ -36,6 +37,8 @@ class Ending:
     num_saves: int = 0
     total_stall_s: float = 0.0
     elapsed_s: float = 0.0
+    more: str = ""
+    """The override without which going on would do nothing."""
 
 
 def show_config(config: Mapping[str, Any], console: Console) -> None:
@@ -61,11 +64,14 @@ def show_ending(ending: Ending, console: Console) -> None:
     for name, value in _facts(ending):
         facts.add_row(f"[dim]{name}", escape(value))
     console.print(facts)
+    if ending.saved:
+        # On a line of its own, however long, so that it can be copied.
+        console.print(Text("go on   " + command(ending.run, *filter(None, [ending.more]))), soft_wrap=True)
 
 
 def checkpoint_table(ending: Ending) -> Table:
     """A row per kept checkpoint, oldest first."""
-    title = escape(f"{relative(ending.run)}/checkpoints")
+    title = escape(relative(ending.checkpoints))
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
@@ -122,6 +128,4 @@ def _facts(ending: Ending) -> list[tuple[str, str]]:
         share = 100 * ending.total_stall_s / ending.elapsed_s if ending.elapsed_s else 0.0
         saves = "1 save" if ending.num_saves == 1 else f"{ending.num_saves} saves"
         facts.append(("saving", f"{saves}, {ending.total_stall_s:.2f} s in all, {share:.1f} % of training"))
-    more = () if ending.status != "finished" else ("trainer.max_epochs=...",)
-    facts.append(("go on", command(ending.run, *more)))
     return facts

@@ -28,10 +28,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from cairn import __version__, command, config, report
-from cairn.checkpoint import resume, schedule
+from cairn.checkpoint import layout, resume, schedule
 from cairn.checkpoint.callback import TIME_LIMIT, CheckpointEngine, Policy, Stopped
 from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.errors import ResumeError
+from cairn.checkpoint.errors import ConfigError, ResumeError
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.cluster.signals import StopSignals
@@ -72,6 +72,9 @@ def run(cfg: DictConfig) -> float | None:
         plan = _plan(merged.config, directory, old)
         if _time_is_up(merged.config, plan):
             return None
+        if not merged.config.get("train"):
+            return _only_test(merged.config, directory, old, plan)
+        directory.lock()
         record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
         command.announce_children(
             config=str(directory.config_file), run=record.id, start=str(plan.path) if plan.path else None
@@ -79,6 +82,15 @@ def run(cfg: DictConfig) -> float | None:
         report.show_config(OmegaConf.to_container(merged.config), Console())  # type: ignore[arg-type]
         _tell_start(directory, merged, plan)
         return _train(merged.config, directory, record.id, plan)
+
+
+def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, plan: Plan) -> float | None:
+    """`train=false`: test the file that is named, or the best of the run; the run itself stays as it is."""
+    best = Path(cfg.checkpoint.dirpath) / layout.BEST
+    path = best.resolve() if plan.saved is not None and best.is_file() else plan.path
+    if path is None and not cfg.get("init_weights"):
+        raise ConfigError("train=false tests nothing yet: name the weights by ckpt_path=, init_weights= or resume=.")
+    return _train(cfg, directory, old.id if old else "test", Plan(path, plan.saved))
 
 
 def join(config: str, run: str, start: str | None) -> None:
@@ -99,24 +111,32 @@ def _train(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) ->
         for logger in parts.trainer.loggers:
             logger.log_hyperparams(dict(parts.engine.origin.config))
         try:
-            why = _fit(parts, cfg, plan)
-            metrics = _numbers(parts.trainer.callback_metrics)
-            test = _test(parts) if cfg.get("test") else None
+            with parts.signals:
+                why = _fit(parts, cfg, plan)
+                metrics = _numbers(parts.trainer.callback_metrics)
+                test = _test(parts, cfg, plan) if cfg.get("test") else None
             result = _result(cfg, {**metrics, **(test or {})})
             exit_code = 0
-        except Stopped as stopped:
-            _end(parts, directory, "stopped", stopped.why)
-            exit_code = 128 + signal.Signals[stopped.why]
-            if not parts.trainer.is_global_zero:
+        except (Stopped, KeyboardInterrupt, SystemExit) as leave:  # a SystemExit is what Lightning makes of the others
+            name = _stopped_by(leave, parts.signals)
+            if name is None:
                 raise
-            raise SystemExit(exit_code) from stopped
-        except KeyboardInterrupt as interrupt:
-            exit_code = 128 + signal.SIGINT
-            raise SystemExit(exit_code) from interrupt
+            exit_code = 128 + signal.Signals[name]
+            _end(parts, cfg, directory, "stopped", name)
+            if isinstance(leave, Stopped) and not parts.trainer.is_global_zero:
+                raise
+            raise SystemExit(exit_code) from leave
         finally:
             _close_loggers(parts.trainer.loggers, exit_code)
-        _end(parts, directory, "stopped" if why else "finished", why, test, result)
+        _end(parts, cfg, directory, "stopped" if why else "finished", why, test, result)
         return result
+
+
+def _stopped_by(leave: BaseException, signals: StopSignals) -> str | None:
+    """The name of the signal that has stopped the run; None if it was none."""
+    if isinstance(leave, Stopped):
+        return leave.why
+    return signal.Signals(signals.received).name if signals.received else None
 
 
 def build(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> Parts:
@@ -142,10 +162,10 @@ def build(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> 
 
 def _fit(parts: Parts, cfg: DictConfig, plan: Plan) -> str:
     """Fit; returns what stopped it, if that is no reason to leave at once."""
-    if not cfg.get("train"):
-        return ""
     if plan.path is None and cfg.get("init_weights"):
         _take_weights(parts.model, Path(cfg.init_weights))
+    if not cfg.get("train"):
+        return ""
     if plan.path is not None:
         contents = resume.load(plan.path, verified=True)
         resume.check_goes_on(plan.path, contents, parts.trainer.max_epochs)
@@ -158,23 +178,25 @@ def _fit(parts: Parts, cfg: DictConfig, plan: Plan) -> str:
         if stopped.why != TIME_LIMIT:
             raise
         return TIME_LIMIT
-    except SystemExit as leave:  # what Lightning makes of a second Ctrl-C
-        if parts.signals.received == signal.SIGINT:
-            raise KeyboardInterrupt from leave
-        raise
     return ""
 
 
-def _test(parts: Parts) -> dict[str, float]:
+def _test(parts: Parts, cfg: DictConfig, plan: Plan) -> dict[str, float] | None:
     """Test the best checkpoint, else the last, else the weights as they are."""
-    path = parts.engine.best_model_path or parts.engine.last_model_path or None
-    path = parts.trainer.strategy.broadcast(path)
-    scores = parts.trainer.test(parts.model, datamodule=parts.data, ckpt_path=path, weights_only=True, verbose=False)
+    if not is_overridden("test_step", parts.model):
+        log.info("Not tested: %s has no test_step.", type(parts.model).__name__)
+        return None
+    path = parts.engine.best_model_path or parts.engine.last_model_path
+    if not cfg.get("train"):
+        path = str(plan.path or "")
+    chosen = parts.trainer.strategy.broadcast(path) or None
+    scores = parts.trainer.test(parts.model, datamodule=parts.data, ckpt_path=chosen, weights_only=True, verbose=False)
     return _numbers({name: value for scores_of_loader in scores for name, value in scores_of_loader.items()})
 
 
 def _end(
     parts: Parts,
+    cfg: DictConfig,
     directory: RunDirectory,
     status: str,
     why: str = "",
@@ -183,20 +205,35 @@ def _end(
 ) -> None:
     if not parts.trainer.is_global_zero:
         return
-    directory.end(status, why, result)
+    if cfg.get("train"):
+        directory.end(status, why, result)
     engine = parts.engine
+    best = engine.history.best
     ending = report.Ending(
         run=directory.path,
-        status=f"stopped by {why}" if why else status,
+        checkpoints=engine.policy.directory,
+        status=f"stopped by {why}" if why else status if cfg.get("train") else "tested",
         saved=engine.history.saved,
-        best=Path(engine.best_model_path).name,
+        best=best.name if best else "",
         monitor=engine.policy.monitor,
         test=test,
         num_saves=engine.num_saves,
         total_stall_s=engine.total_stall_s,
         elapsed_s=engine.elapsed_s,
+        more=_more(parts.trainer, cfg, why),
     )
     report.show_ending(ending, Console())
+
+
+def _more(trainer: Trainer, cfg: DictConfig, why: str) -> str:
+    """The override that lets the run go on beyond what ended it, for example twice as far."""
+    if why == TIME_LIMIT:
+        return f"trainer.max_time={2 * (_time_limit_s(cfg) or 0):g}s"
+    if why:
+        return ""
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return f"trainer.max_steps={2 * trainer.max_steps}"
+    return f"trainer.max_epochs={2 * (trainer.max_epochs or 0)}"
 
 
 def _configuration(
@@ -204,13 +241,15 @@ def _configuration(
 ) -> tuple[config.Merged, Record | None]:
     """The run's own configuration with what the command line changes; for a new run, just what was composed."""
     now = _resolved(cfg)
+    now.checkpoint.dirpath = str(Path(now.checkpoint.dirpath).absolute())
     record = directory.record()
     if record is None:
-        return config.Merged(now, {}, {}, {}), None
+        return config.Merged(now, {}, {}, {}, own=False), None
     own = OmegaConf.load(directory.config_file)
     assert isinstance(own, DictConfig)
     fresh = [override for override in overrides if override not in record.overrides]
     before = _resolved(_compose(record.overrides))
+    before.checkpoint.dirpath = str(Path(before.checkpoint.dirpath).absolute())
     own = config.moved(own, now)
     return config.merge(own, before, now, [command.key(override) for override in fresh]), record
 
@@ -244,7 +283,7 @@ def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
 
 
 def _already_finished(directory: RunDirectory, record: Record, cfg: DictConfig) -> float | None:
-    more = report.command(directory.path, "trainer.max_epochs=...")
+    more = report.command(directory.path, "trainer.max_epochs=NUMBER")
     log.info("This run is finished: %s. To extend it: %s", report.relative(directory.path), more)
     return record.result
 
@@ -264,6 +303,8 @@ def _tell_start(directory: RunDirectory, merged: config.Merged, plan: Plan) -> N
         log.warning("Not used: %s, because %s.", item.path.name, item.why)
     if plan.path is not None:
         log.info("Going on from %s", report.relative(plan.path))
+    elif merged.own:
+        log.warning("There is no checkpoint of this run yet: it starts from the beginning.")
     if merged.changed:
         log.info("Changed by this command: %s", config.tell(merged.changed))
     if merged.kept:
@@ -379,7 +420,7 @@ def _sentences(directory: RunDirectory, alone: bool) -> Iterator[None]:
         directory.end("failed", str(ours or f"{type(error).__name__}: {error}"))
         if ours is not None:
             log.error("%s", ours)
-        if (newest := _newest(directory)) is not None:
+        if directory.started and (newest := _newest(directory)) is not None:
             log.error("Newest checkpoint: %s. Go on from it with: %s", newest, report.command(directory.path))
         if ours is None or not alone:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -36,6 +37,8 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self.started = False
+        """By this process."""
 
     @property
     def config_file(self) -> Path:
@@ -61,6 +64,21 @@ class RunDirectory:
         except (ValueError, TypeError, KeyError) as error:
             raise ResumeError(f"{self.record_file} is no record of a run ({error}).") from error
 
+    def lock(self) -> None:
+        """Let no other process train here as long as this one lives.
+
+        Raises:
+            ResumeError: one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends, however it ends
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ResumeError(f"Another process trains in {self.path}: wait for it, or stop it.") from error
+        except OSError:
+            pass  # a file system without locks
+
     def start(self, task_name: str, overrides: tuple[str, ...], config: str) -> Record:
         """Note that the run starts (or goes on) now, with this configuration."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -69,11 +87,12 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         _replace(self.config_file, config)
         self._write(record)
+        self.started = True
         return record
 
     def end(self, status: str, why: str = "", result: float | None = None) -> None:
-        """Note how the run ended."""
-        if record := self.record():
+        """Note how the run ended, if it was this process that has started it."""
+        if self.started and (record := self.record()):
             self._write(replace(record, status=status, why=why, result=result))
 
     def _write(self, record: Record) -> None:
@@ -96,6 +115,8 @@ def find(named: str, log_dir: Path, task_name: str) -> RunDirectory:
 
 
 def _existing(path: Path) -> RunDirectory:
+    if path.is_file():
+        raise ResumeError(f"resume={path} is a file: give its run directory, or ckpt_path= it into a new run.")
     if not path.is_dir():
         raise ResumeError(f"resume={path}: there is no such directory.")
     run = RunDirectory(path)

@@ -20,6 +20,7 @@ from tests.support.runs import Scored, fit, policy, prepare
 from tests.support.toy import BATCH_SIZE, Cell, PointData, StreamData, Toy
 from tests.support.values import drop_manifest, flip_byte, names
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanMetric, MetricTracker
 
 from cairn.checkpoint import callback, layout, resume
 from cairn.checkpoint.callback import Stopped
@@ -282,6 +283,13 @@ def test_a_callback_that_cannot_be_resumed_is_refused_by_name(tmp_path):
         fit(run)
 
 
+def test_a_metric_that_cannot_be_resumed_is_refused_by_name(tmp_path):
+    module = Untrained()
+    module.tracker = MetricTracker(MeanMetric(), maximize=False)
+    with pytest.raises(ConfigError, match="MetricTracker cannot be resumed"):
+        fit(prepare(tmp_path, module, policy(tmp_path)))
+
+
 @pytest.mark.parametrize("dirpath", ["file", "file/checkpoints"])
 def test_a_directory_that_cannot_be_is_refused_before_training(tmp_path, dirpath):
     (tmp_path / "file").write_text("")
@@ -397,7 +405,7 @@ def test_a_real_signal_is_obeyed(tmp_path):
     callbacks = [After(3, lambda: signal.raise_signal(signal.SIGTERM)), signals]
     settings = policy(tmp_path, triggers={"signal": OnStop()})
     run = prepare(tmp_path, Scored(), settings, stop=signals.requested, callbacks=callbacks)
-    with pytest.raises(Stopped, match="SIGTERM"):
+    with pytest.raises(Stopped, match="SIGTERM"), signals:
         fit(run)
     assert names(run.committed) == [at_batch(3)]
     assert signal.getsignal(signal.SIGTERM) == before

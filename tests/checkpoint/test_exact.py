@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
 )
 from tests.support.equality import differences, outcome
-from tests.support.toy import BATCHES_PER_EPOCH, NUM_SAMPLES, Cell, StreamData, TwoValidations, train
+from tests.support.toy import BATCHES_PER_EPOCH, NUM_SAMPLES, Awkward, Cell, StreamData, TwoValidations, train
 
 CELLS = {
     "plain": Cell(),
@@ -80,6 +80,10 @@ CELLS = {
         callbacks=lambda: [EarlyStopping("val/loss", patience=1, check_on_train_epoch_end=False)],
         trainer={"min_epochs": 3, "max_epochs": 6},
         num_boundaries=-1,
+    ),
+    "awkward state": Cell(module_class=Awkward, num_boundaries=21),
+    "awkward state, validation 0.25": Cell(
+        module_class=Awkward, trainer={"val_check_interval": 0.25}, num_boundaries=21
     ),
     "iterable": Cell(data_class=StreamData),
     "iterable, 1 worker, accumulation 3": Cell(

@@ -64,6 +64,15 @@ def test_the_better_score_may_be_the_higher_one(folder):
     assert own.best.score == 0.7
 
 
+def test_where_nothing_is_ranked_a_score_does_not_matter(folder):
+    own = history(folder, Latest(1), mode=None)
+    for number, score in enumerate([0.1, 0.5, 0.3]):
+        add(own, number, score)
+    assert own.best is None
+    assert links(folder) == {layout.LAST: own.newest.name}
+    assert [item.number for item in own.saved] == [2]
+
+
 def test_without_a_score_there_is_no_link_to_a_best_one(folder):
     add(history(folder), 0)
     assert set(links(folder)) == {layout.LAST}
@@ -118,11 +127,15 @@ def test_what_is_broken_is_cleared_away_and_the_links_are_moved_back(folder, bre
         add(own, number, score)
     break_it(folder, own.newest.name)
     (folder / layout.temp_name("epoch_000_batch_000009.ckpt")).write_text("half")
+    broken = own.newest.name
     again = reopened(folder, Latest(-1))
     assert [item.number for item in again.saved] == [0, 1]
     assert links(folder) == dict.fromkeys([layout.LAST, layout.BEST], "epoch_000_batch_000002.ckpt")
+    assert (folder / broken).exists(), "until there is something better"
+    add(again, 4, 0.9)
     files = [file for name in names(again.saved) for file in (name, layout.manifest_name(name))]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*files, layout.LAST, layout.BEST])
+    assert broken not in files
 
 
 def test_a_link_that_was_lost_comes_back(folder):

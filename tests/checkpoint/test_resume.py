@@ -80,6 +80,13 @@ def test_if_nothing_that_was_committed_is_whole_nothing_begins_in_its_place(tmp_
         assert expected in str(error.value)
 
 
+def test_several_without_a_manifest_are_more_than_a_first_save_cut_off(tmp_path):
+    for number in range(2):
+        drop_manifest(tmp_path, commit(tmp_path, number).name)
+    with pytest.raises(ResumeError, match="is whole"):
+        resume.plan(tmp_path)
+
+
 @pytest.mark.parametrize("whole", [0, 1])
 def test_a_run_of_a_later_cairn_is_refused_and_not_begun_anew(tmp_path, whole):
     items = [commit(tmp_path, number) for number in range(2)]

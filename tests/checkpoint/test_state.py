@@ -248,6 +248,28 @@ def test_buffers_are_put_back_in_place(every):
     assert other.inner.running_mean.tolist() == ([1, 1] if every else [0, 0])
 
 
+def test_buffers_that_grew_or_came_later_are_put_back_too():
+    one, other = Net(), Net()
+    one.inner.count = torch.arange(5.0)
+    one.unused = torch.ones(3)
+    state.set_buffers(other, reloaded(state.plain(state.buffers(one, every=False))))
+    assert other.inner.count.tolist() == [0, 1, 2, 3, 4]
+    assert other.unused.tolist() == [1, 1, 1]
+    assert set(dict(other.named_buffers())) == set(dict(one.named_buffers()))
+    other.unused.zero_()
+    assert one.unused.tolist() == [1, 1, 1]
+
+
+def test_modes_are_put_back():
+    one, other = Net(), Net()
+    one.inner.eval()
+    one.inner.weight.requires_grad_(False)
+    other.inner.bias.requires_grad_(False)
+    state.set_modes(other, reloaded(state.plain(state.modes(one))))
+    assert (other.training, other.inner.training) == (True, False)
+    assert (other.inner.weight.requires_grad, other.inner.bias.requires_grad) == (False, True)
+
+
 def test_gradients_are_put_back_and_only_those_that_were_there():
     one, other = nn.Linear(2, 1), nn.Linear(2, 1)
     one.weight.grad = torch.tensor([[1.0, 2.0]])

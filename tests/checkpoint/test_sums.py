@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from tests.support.toy import BATCH_SIZE, PointData, Toy
 from torch import nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection, MinMaxMetric, RunningMean
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from cairn.checkpoint import state, sums
@@ -59,6 +59,7 @@ class Module(LightningModule):
         self.mean, self.lists = MeanMetric(), Lists()
         self.inner = nn.ModuleDict({"scores": MetricCollection([MulticlassF1Score(2), MulticlassAccuracy(2)])})
         self.totals = MetricCollection([Total(), Half()])
+        self.running, self.extremes = RunningMean(window=2), MinMaxMetric(Total())
 
     def update(self, seed):
         generator = torch.Generator().manual_seed(seed)
@@ -66,11 +67,12 @@ class Module(LightningModule):
         # Not forward: update works in place, and in a collection only on the first of those that share a state.
         self.mean.update(guess.sum()), self.lists.update(guess.sum())
         self.inner["scores"].update(guess, truth), self.totals.update(guess.sum())
+        self.running(guess.sum()), self.extremes(guess.sum())
 
     def compute(self):
         several = {**self.inner["scores"].compute(), **self.totals.compute()}
-        values = {"mean": self.mean.compute(), "lists": self.lists.compute(), **several}
-        return {name: value.item() for name, value in values.items()}
+        alone = {name: getattr(self, name).compute() for name in ("mean", "lists", "running")}
+        return {name: value.item() for name, value in {**several, **alone, **self.extremes.compute()}.items()}
 
 
 def stored(value):
@@ -122,12 +124,16 @@ class Wipes(Callback):
                 assert stored(sums.logged(trainer)) is not None
 
 
-def rows(directory, *callbacks):
-    seed_everything(7, verbose=False)
+def plain_trainer(directory, **options):
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     own = {"max_epochs": 2, "log_every_n_steps": 2, "accelerator": "cpu", "devices": 1, **quiet}
+    return Trainer(default_root_dir=directory, **own, **options)
+
+
+def rows(directory, *callbacks):
+    seed_everything(7, verbose=False)
     logger = CSVLogger(directory)
-    trainer = Trainer(default_root_dir=directory, logger=logger, callbacks=list(callbacks), **own)
+    trainer = plain_trainer(directory, logger=logger, callbacks=list(callbacks))
     trainer.fit(Toy(), datamodule=PointData(batch_size=BATCH_SIZE, seed=3))
     return logger.path.read_text()
 
@@ -144,3 +150,30 @@ def test_the_means_of_an_epoch_cover_all_of_it(undisturbed, tmp_path, batch):
 
 def test_without_being_put_back_they_would_not(undisturbed, tmp_path):
     assert rows(tmp_path, Wipes(4, restore=False)) != undisturbed
+
+
+class Logs(LightningModule):
+    """Logs with every reduction, by torch's function, Python's, and its name."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        value = torch.tensor(float((3 * batch_idx) % 7))
+        for number, function in enumerate([max, min, sum, torch.max, torch.min, torch.sum, torch.mean, "max", "mean"]):
+            self.log(f"{number}", value, on_step=False, on_epoch=True, reduce_fx=function)
+        return self.weight
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_every_reduction_goes_on(tmp_path):
+    found = []
+    for wiped in ([], [Wipes(4, restore=True)]):
+        trainer = plain_trainer(tmp_path, logger=False, callbacks=wiped)
+        trainer.fit(Logs(), datamodule=PointData(batch_size=BATCH_SIZE, seed=3))
+        found.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+    assert found[0] == found[1]
+    assert [found[0][str(number)] for number in range(7)] == [6, 0, 21, 6, 0, 21, pytest.approx(60 / 23)]

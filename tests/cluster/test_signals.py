@@ -23,9 +23,9 @@ def handlers():
 @pytest.fixture
 def signals():
     """Those of a training that is under way."""
-    callback = StopSignals()
-    callback.on_train_start(None, None)
-    return callback
+    with StopSignals() as callback:
+        callback.on_train_start(None, None)
+        yield callback
 
 
 def current():
@@ -71,33 +71,46 @@ def test_ctrl_c_is_answered(signals, capfd):
     assert "Stopping after this batch" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("end", ["on_train_end", "on_exception"])
-def test_the_handlers_from_before_come_back(handlers, signals, end):
-    assert current() != handlers
-    getattr(signals, end)(None, None, *([RuntimeError()] if end == "on_exception" else []))
+def test_the_handlers_from_before_come_back(handlers):
+    with StopSignals() as signals:
+        assert current() != handlers
+        signals.on_train_start(None, None)
+        signals.on_train_end(None, None)
+        assert current() != handlers, "a test after the training can be stopped, too"
     assert current() == handlers
 
 
-def test_an_end_without_a_beginning_touches_nothing(handlers):
-    StopSignals().on_exception(None, None, RuntimeError())
-    assert current() == handlers
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.parametrize("place", ["before", "on_train_end", "on_exception"])
+def test_where_there_is_nothing_to_save_the_first_one_stops_at_once(number, place):
+    with StopSignals() as signals:
+        if place != "before":
+            signals.on_train_start(None, None)
+            getattr(signals, place)(None, None, *([RuntimeError()] if place == "on_exception" else []))
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        assert signals.requested() == number
 
 
-def test_an_end_twice_brings_back_only_once(handlers, signals):
-    signals.on_exception(None, None, RuntimeError())
-    signal.signal(SIGTERM, signal.SIG_IGN)
-    signals.on_train_end(None, None)
-    assert signal.getsignal(SIGTERM) == signal.SIG_IGN
+def test_the_handlers_of_lightning_are_replaced_when_training_starts(handlers):
+    with StopSignals() as signals:
+        signal.signal(SIGTERM, signal.SIG_IGN)
+        signals.on_train_start(None, None)
+        signal.raise_signal(SIGTERM)
+        assert signals.requested() == SIGTERM
 
 
 def test_outside_the_main_thread_nothing_is_caught(handlers):
-    callback = StopSignals()
-    thread = threading.Thread(target=callback.on_train_start, args=(None, None))
+    def enter():
+        with StopSignals() as signals:
+            signals.on_train_start(None, None)
+            found.update(current())
+
+    found = {}
+    thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    assert current() == handlers
-    callback.on_train_end(None, None)
-    assert current() == handlers
+    assert found == handlers
 
 
 def test_a_worker_that_inherits_the_handlers_ignores_them(signals, monkeypatch):

@@ -34,7 +34,7 @@ def test_the_first_run(tmp_path: Path) -> None:
         assert shown in output
     run = tmp_path / "run"
     names = {path.name for path in run.iterdir()}
-    assert {".hydra", "train.log", "config.yaml", "run.json", "csv", "wandb", "checkpoints"} == names
+    assert {".hydra", ".lock", "train.log", "config.yaml", "run.json", "csv", "wandb", "checkpoints"} == names
     assert {path.name for path in (run / ".hydra").iterdir()} == {"config.yaml", "overrides.yaml", "hydra.yaml"}
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"

@@ -117,6 +117,50 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     assert num_checkpoints(run) == 0
 
 
+@pytest.mark.parametrize("place", ["sanity", "test"])
+def test_sigterm_outside_of_training_is_obeyed_at_once(place: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    slow = f"+callbacks.slow={{_target_: tests.support.callbacks.SlowEvaluation, place: {place}}}"
+    process = start(run, *QUICK, "trainer.max_epochs=1", slow)
+    assert wait_for((run / "slow").is_file, process), process.communicate()[0]
+    process.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 143, output
+    assert "Traceback" not in output
+    assert json.loads((run / "run.json").read_text())["status"] == "stopped"
+    if place == "test":
+        assert "finished" in train(run, *QUICK, "trainer.max_epochs=1")
+
+
+def test_only_one_process_trains_in_a_directory(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, *LONG, "checkpoint.save_interval=20")
+    assert wait_for(lambda: num_checkpoints(run) > 0, process)
+    output = train(run, *LONG, "checkpoint.save_interval=20", expect=1)
+    assert "Another process trains in" in output
+    assert json.loads((run / "run.json").read_text())["status"] == "running"
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def test_testing_alone(run: Path, tmp_path: Path) -> None:
+    record = (run / "run.json").read_text()
+    trained = train(None, f"resume={run}", "train=false")
+    assert "tested" in trained
+    assert (run / "run.json").read_text() == record, "the run stays as it is"
+    best = run / "checkpoints" / "best.ckpt"
+    for weights in ("ckpt_path", "init_weights"):
+        output = train(tmp_path / weights, *QUICK, "train=false", f"{weights}={best}")
+        assert _test_line(output) == _test_line(trained)
+    assert "tests nothing yet" in train(tmp_path / "none", *QUICK, "train=false", expect=1)
+
+
+def _test_line(output: str) -> str:
+    (line,) = [line for line in output.splitlines() if line.startswith("test ")]
+    return line.strip()
+
+
 def test_an_exception_names_the_newest_checkpoint_and_the_command(tmp_path: Path) -> None:
     run = tmp_path / "run"
     output = train(

@@ -173,7 +173,8 @@ def test_a_history_that_is_lost_does_not_stop_the_run(logger):
     write(logger, (0, {"a": 1.0}))
     state = logger.state_dict()
     logger.path.unlink()
-    other = resumed(logger, state)
+    with pytest.warns(UserWarning, match="has 0 rows, and the checkpoint knew 1: some are lost"):
+        other = resumed(logger, state)
     write(other, (1, {"a": 2.0}))
     assert lines(other) == ["a,step", "2.0,1"]
 

@@ -83,3 +83,25 @@ class FailAt(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if trainer.global_step == 13:
             raise RuntimeError("something broke")
+
+
+class SlowEvaluation(Callback):
+    """Evaluation takes a minute in the sanity check, or in the test; a file `slow` says that it began."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.place == "sanity" and trainer.sanity_checking:
+            self._wait(trainer)
+
+    def on_test_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.place == "test":
+            self._wait(trainer)
+
+    def _wait(self, trainer: Trainer) -> None:
+        file = Path(trainer.default_root_dir) / "slow"
+        if not file.exists():  # the second time it is quick
+            file.touch()
+            for _ in range(600):
+                time.sleep(0.1)

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
-from torchmetrics import MeanMetric, MetricCollection, MinMetric
+from torchmetrics import MeanMetric, MetricCollection, MinMaxMetric, MinMetric, RunningMean
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from cairn.checkpoint.callback import CheckpointEngine, Policy
@@ -159,6 +159,32 @@ class Toy(LightningModule):
         if self.hparams["scheduler"] == "none":
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": SCHEDULERS[self.hparams["scheduler"]](optimizer, self)}
+
+
+class Awkward(Toy):
+    """What no state_dict has: modes and frozen weights set by hooks, buffers that grow, metrics with plain counts."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.running, self.range = RunningMean(window=3), MinMaxMetric(MeanMetric())
+        self.register_buffer("cache", torch.empty(0), persistent=False)
+        self.register_buffer("late_cache", None, persistent=False)
+
+    def on_train_epoch_start(self) -> None:
+        self.net[0].requires_grad_(self.current_epoch != 1)
+        self.net[1].train(self.current_epoch != 2)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if self.current_epoch == 1 and batch_idx == 5 else None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.cache = torch.cat([self.cache, loss.detach().reshape(1)])
+        self.late_cache = self.cache[-3:].clone()
+        self.running(loss.detach()), self.range(loss.detach())
+        self.log("train/running", self.running.compute() + self.range.compute()["max"] + self.cache.sum())
+        self.log("train/peak", loss.detach(), on_step=False, on_epoch=True, reduce_fx=max)
+        return loss + 0 * self.late_cache.sum()
 
 
 def _plateau(optimizer: Any, interval: str, monitor: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torchmetrics import MetricTracker
 
 from cairn.checkpoint import layout, loop, retention, schedule, snapshot, state
 from cairn.checkpoint.errors import ConfigError
@@ -75,7 +76,8 @@ class CheckpointEngine(Checkpoint):
         super().__init__()
         self.policy, self.origin, self.plan, self.stop = policy, origin, plan, stop
         self.writer: Writer = writer or SyncWriter(policy.directory)
-        self.history = History(policy.directory, policy.rules.values(), policy.mode, self.writer)
+        ranked_by = policy.mode if policy.monitor else None
+        self.history = History(policy.directory, policy.rules.values(), ranked_by, self.writer)
         self.num_saves, self.total_stall_s = 0, 0.0
         self._trainer: Trainer | None = None
         self._loaded: dict[str, Any] = {}
@@ -121,6 +123,11 @@ class CheckpointEngine(Checkpoint):
             raise ConfigError(
                 "StochasticWeightAveraging cannot be resumed (it keeps its averages where no checkpoint sees them): "
                 "use lightning.pytorch.callbacks.EMAWeightAveraging."
+            )
+        if any(isinstance(module, MetricTracker) for module in pl_module.modules()):
+            raise ConfigError(
+                "A torchmetrics.MetricTracker cannot be resumed (it makes a metric per epoch): log the metric itself, "
+                "metrics.csv has its history."
             )
         if trainer.is_global_zero and not trainer.fast_dev_run:
             self.history.open(self.origin.run, self.plan)

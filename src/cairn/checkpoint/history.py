@@ -20,13 +20,14 @@ class History:
     Args:
         directory: where they are.
         rules: what to keep.
-        mode: whether a lower or a higher score is better.
+        mode: whether a lower or a higher score is better; None: there is no best.
         writer: moves the links and deletes.
     """
 
-    def __init__(self, directory: Path, rules: Iterable[retention.Rule], mode: Mode, writer: Writer) -> None:
+    def __init__(self, directory: Path, rules: Iterable[retention.Rule], mode: Mode | None, writer: Writer) -> None:
         self.directory, self.rules, self.mode, self.writer = directory, list(rules), mode, writer
         self.saved: list[Saved] = []
+        self._rejected: list[str] = []
 
     @property
     def newest(self) -> Saved | None:
@@ -36,7 +37,7 @@ class History:
     @property
     def best(self) -> Saved | None:
         """What `best.ckpt` is."""
-        return retention.best_of(self.saved, self.mode)
+        return retention.best_of(self.saved, self.mode) if self.mode else None
 
     @property
     def next_number(self) -> int:
@@ -59,8 +60,8 @@ class History:
             )
         self._check_writable()
         self.writer.sweep()
-        for item in (*catalog.rejected(), *plan.rejected):
-            self.writer.remove(item.path.name)
+        # Gone when something better is there: nothing is deleted before its successor is committed.
+        self._rejected = [item.path.name for item in (*catalog.rejected(), *plan.rejected)]
         here = plan.saved.position if plan.saved else None
         self.saved = [item for item in committed if here is not None and item.position <= here]
         if self.saved:
@@ -70,6 +71,10 @@ class History:
         """A checkpoint was committed."""
         self.saved = [item for item in self.saved if item.name != saved.name] + [saved]
         self._tidy()
+        for name in self._rejected:
+            if name not in {item.name for item in self.saved}:
+                self.writer.remove(name)
+        self._rejected = []
 
     def path(self, saved: Saved | None) -> str:
         """Where a checkpoint lies; empty for none."""
@@ -81,7 +86,7 @@ class History:
             raise ConfigError(f"checkpoint.dirpath={self.directory} cannot be written: see the permissions of {there}.")
 
     def _tidy(self) -> None:
-        before, self.saved = self.saved, retention.survivors(self.rules, self.saved, self.mode)
+        before, self.saved = self.saved, retention.survivors(self.rules, self.saved, self.mode or "min")
         self.writer.link(layout.LAST, self.newest.name if self.newest else None)
         self.writer.link(layout.BEST, self.best.name if self.best else None)
         for item in before:

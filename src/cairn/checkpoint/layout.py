@@ -21,7 +21,8 @@ def checkpoint_name(position: Position) -> str:
 def parse_name(name: str) -> tuple[int, int] | None:
     """Epoch and batch of a checkpoint's file name; None for any other name."""
     match = _NAME.fullmatch(name)
-    return (int(match[1]), int(match[2])) if match else None
+    place = (int(match[1]), int(match[2])) if match else None
+    return place if place and checkpoint_name(Position(*place)) == name else None
 
 
 def manifest_name(checkpoint: str) -> str:

@@ -14,7 +14,7 @@ import lightning
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.loops.training_epoch_loop import RestartStage, _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 
 from cairn.checkpoint.errors import ConfigError
@@ -77,9 +77,12 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
             self.engine.restore()
             self.end_seen = self._ends_here()
 
+    def update_restart_stage(self) -> None:
+        super().update_restart_stage()
+        if self.pending:  # the counters are those of a complete batch; Lightning guesses from their differences
+            self._restart_stage = RestartStage.RESTARTED_ON_LAST
+
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        # A SIGTERM that came before our own handler was set: the boundary decides, Lightning would raise in between.
-        self.trainer._signal_connector.received_sigterm = False
         super().on_advance_end(data_fetcher)
         if self._window_closed():
             self.end_seen = self._ends_here()

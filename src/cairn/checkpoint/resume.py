@@ -35,7 +35,8 @@ def plan(directory: Path) -> Plan:
     saved, rejected = Catalog(directory).newest_whole()
     if newer := [item for item in rejected if item.newer]:
         raise ResumeError(f"{newer[-1].path} cannot be used: {newer[-1].why}.")
-    if saved is None and any(item.committed for item in rejected):
+    # One without a manifest is the first save of the run, cut off; more of them have been committed once.
+    if saved is None and (len(rejected) > 1 or any(item.committed for item in rejected)):
         listing = "; ".join(f"{item.path.name}: {item.why}" for item in rejected)
         raise ResumeError(f"No checkpoint in {directory} is whole ({listing}): move them away to start afresh.")
     return Plan(directory / saved.name if saved else None, saved, tuple(rejected))

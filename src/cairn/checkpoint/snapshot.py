@@ -71,6 +71,7 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     loop.set_counters(trainer, mine["counters"])
     sums.set_metrics(module, mine["metrics"])
     sums.set_logged(trainer, mine["logged"])
+    state.set_modes(module, mine["modes"])
     state.set_buffers(module, mine["buffers"])
     state.set_gradients(module, mine["gradients"])
     loop.set_sync_flags(trainer, mine["sync"])
@@ -98,6 +99,7 @@ def _rank_state(trainer: Trainer) -> dict[str, Any]:
         "counters": loop.counters(trainer),
         "logged": sums.logged(trainer),
         "metrics": sums.metrics(module),
+        "modes": state.modes(module),
         "buffers": state.buffers(module, every=trainer.world_size > 1),
         "gradients": {} if module.automatic_optimization else state.gradients(module),
         "sync": loop.sync_flags(trainer),

@@ -1,5 +1,5 @@
-"""WHAT is saved beside Lightning's own state: this module holds the random number generators, the buffers and
-gradients that no state_dict has, and the rule that a checkpoint holds plain values only."""
+"""WHAT is saved beside Lightning's own state: random number generators, buffers, gradients and modes that no
+state_dict has, and the rule that a checkpoint holds plain values only."""
 
 from __future__ import annotations
 
@@ -106,7 +106,27 @@ def set_buffers(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = dict(module.named_buffers())
     with torch.no_grad():
         for name, value in state.items():
-            own[name].copy_(value)
+            if name in own and own[name].shape == value.shape:
+                own[name].copy_(value)
+            else:  # it has grown, or was not there yet, like a cache that the first batch makes
+                parent, _, leaf = name.rpartition(".")
+                setattr(module.get_submodule(parent), leaf, value.to(next(module.parameters()).device, copy=True))
+
+
+def modes(module: nn.Module) -> dict[str, Any]:
+    """Which modules are in training mode and which parameters are frozen: hooks at an epoch's start set both."""
+    return {
+        "training": {name: part.training for name, part in module.named_modules()},
+        "frozen": [name for name, param in module.named_parameters() if not param.requires_grad],
+    }
+
+
+def set_modes(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Put back what `modes` gave."""
+    for name, part in module.named_modules():
+        part.training = state["training"].get(name, part.training)
+    for name, param in module.named_parameters():
+        param.requires_grad_(name not in state["frozen"])
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ With loop.py, the only place for Lightning's (and torchmetrics') private names.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +19,12 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
 )
 from torchmetrics import Metric, MetricCollection
 
+from cairn.checkpoint.errors import UnsafeStateError
+
 _META = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
 _META_OPTIONAL = ("dataloader_idx", "metric_attribute")
 _VALUES = ("value", "cumulated_batch_size")
+_PLAIN = (bool, int, float, torch.Tensor)
 _CACHES = ("_forward_cache", "_computed", "_update_count")
 
 
@@ -57,7 +61,12 @@ def metrics(module: LightningModule) -> dict[str, Any]:
             # Of a group that shares its state only the first is updated: listing them points the others to it.
             list(collection.values(copy_state=False))
     return {
-        name: {"states": dict(metric.metric_state), **{cache: getattr(metric, cache) for cache in _CACHES}}
+        name: {
+            "states": dict(metric.metric_state),
+            "caches": {cache: getattr(metric, cache) for cache in _CACHES},
+            # Some metrics (RunningMean, MinMaxMetric) count in plain attributes.
+            "plain": {key: value for key, value in vars(metric).items() if type(value) in _PLAIN},
+        }
         for name, metric in module.named_modules()
         if isinstance(metric, Metric)
     }
@@ -67,16 +76,16 @@ def set_metrics(module: LightningModule, state: Mapping[str, Any]) -> None:
     """Put back what `metrics` gave."""
     for name, fields in state.items():
         metric = module.get_submodule(name)
-        for key, value in fields["states"].items():
+        for key, value in {**fields["plain"], **fields["states"], **fields["caches"]}.items():
             setattr(metric, key, _to(value, module.device))
-        for cache in _CACHES:
-            setattr(metric, cache, _to(fields[cache], module.device))
 
 
 def _entry(metric: _ResultMetric) -> dict[str, Any]:
     meta, sync = metric.meta, metric.meta.sync
     entry: dict[str, Any] = {name: getattr(meta, name) for name in (*_META, *_META_OPTIONAL)}
-    entry["reduce"] = meta.reduce_fx.__name__
+    if sync.group is not None:
+        raise UnsafeStateError(f"{meta.name!r} is logged with a sync_dist_group, which a checkpoint cannot hold.")
+    entry["reduce"] = [meta.reduce_fx.__module__ == "builtins", meta.reduce_fx.__name__]
     entry["sync"] = {
         "should": sync.should,
         "op": sync.op,
@@ -92,9 +101,9 @@ def _entry(metric: _ResultMetric) -> dict[str, Any]:
 
 def _add(results: _ResultCollection, key: str, entry: Mapping[str, Any], trainer: Trainer) -> None:
     module, sync = trainer.lightning_module, entry["sync"]
-    meta = _Metadata(
-        **{name: entry[name] for name in (*_META, *_META_OPTIONAL)}, reduce_fx=getattr(torch, entry["reduce"])
-    )
+    is_builtin, name = entry["reduce"]  # Lightning takes Python's max as well as torch's, and tells them apart
+    fields = {field: entry[field] for field in (*_META, *_META_OPTIONAL)}
+    meta = _Metadata(**fields, reduce_fx=getattr(builtins if is_builtin else torch, name))
     fn = trainer.strategy.reduce if sync["custom"] else None
     meta.sync = _Sync(fn=fn, _should=sync["should"], _op=sync["op"], rank_zero_only=sync["rank_zero_only"])
     metric = _ResultMetric(meta, entry["is_tensor"])

@@ -1,1 +1,1 @@
-"""What the outside world asks of a run: signals, schedulers."""
+"""What the outside world asks of a run: signals."""

@@ -14,41 +14,51 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals(Callback):
-    """Catches Ctrl-C and SIGTERM while training runs; a second Ctrl-C stops at once."""
+    """Catches Ctrl-C and SIGTERM while it is entered (`with signals:`).
+
+    While training runs, the first one is remembered, and a second Ctrl-C stops at once. Before and after (setup, the
+    sanity check, a test) there is nothing to save, and the first one stops at once: as a KeyboardInterrupt, whichever
+    signal it was.
+    """
 
     def __init__(self) -> None:
         self.received = 0
         self._owner = 0
-        self._interrupted = False
+        self._training = self._interrupted = False
         self._before: dict[int, Any] = {}
 
     def requested(self) -> int:
         """The number of the signal that came first, 0 if none did."""
         return self.received
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # As late as this, because Lightning sets handlers of its own right before.
+    def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             self._owner = os.getpid()
             self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        return self
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._training = True
+        for number in self._before:  # Lightning has put a handler of its own before ours
+            signal.signal(number, self._handle)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._training = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._training = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a DataLoader's worker has inherited the handler
             return
         self.received = self.received or int(number)
+        if not self._training or (number == signal.SIGINT and self._interrupted):
+            raise KeyboardInterrupt
         if number == signal.SIGINT:
-            if self._interrupted:
-                raise KeyboardInterrupt
             self._interrupted = True
             os.write(2, b"\nStopping after this batch, with a checkpoint. Ctrl-C again stops at once.\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 Row = dict[str, str]
 
@@ -89,6 +89,8 @@ class CSVLogger(Logger):
         """Cut the file to the rows and columns of the checkpoint."""
         rows = self._read()[: state["rows"]] if self.path.is_file() else []
         self._buffer = []
+        if len(rows) < state["rows"]:
+            rank_zero_warn(f"{self.path} has {len(rows)} rows, and the checkpoint knew {state['rows']}: some are lost.")
         if state["rows"]:
             self._rewrite(rows, list(state["columns"]))
 
