@@ -127,7 +127,7 @@ def test_overfitting_takes_no_checkpoints():
     overfit = {"trainer": {"overfit_batches": 2}}
     config.check(OmegaConf.create({**GOOD, **overfit}))
     group = {"mode": "min", "monitor": None, "triggers": {"end": {"_target_": "cairn.checkpoint.schedule.AtEnd"}}}
-    with pytest.raises(ConfigError, match="overfit_batches .* needs checkpoint=none"):
+    with pytest.raises(ConfigError, match=r"overfit_batches .* needs checkpoint=none"):
         config.check(OmegaConf.create({**GOOD, **overfit, "checkpoint": group}))
 
 
