@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from datetime import datetime
 
 import pytest
@@ -106,16 +107,26 @@ def test_only_the_process_that_has_started_a_run_says_how_it_ended(run):
 HOLD = "import sys; from cairn.rundir import *; r = RunDirectory(Path(sys.argv[1])); r.lock(); print(); input()"
 
 
-def test_two_processes_cannot_train_in_one_directory(run):
+@contextmanager
+def training_in(path):
+    """Another process that trains there, until it is killed; yields its first line."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command, pipe = [sys.executable, "-c", HOLD, str(run.path)], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as other:
-        assert other.stdout.readline() == b"\n"
-        with pytest.raises(ResumeError, match="is being trained in by another process"):
-            run.lock()
-        other.kill()
-    run.lock()  # however it ended
-    run.lock()
+    command, pipe = [sys.executable, "-c", HOLD, str(path)], subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=environment, text=True
+    ) as process:
+        try:
+            yield process.stdout.readline()
+        finally:
+            process.kill()
+
+
+def test_two_processes_cannot_train_in_one_directory(run):
+    with training_in(run.path) as first, training_in(run.path) as second:
+        assert first == "\n"
+        assert second.startswith("Traceback")
+    with training_in(run.path) as third:
+        assert third == "\n", "however the first one ended"
 
 
 # Which run

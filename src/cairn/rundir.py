@@ -75,6 +75,7 @@ class RunDirectory:
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._lock.close()
             raise ResumeError(f"Another process trains in {self.path}: wait for it, or stop it.") from error
         except OSError:
             pass  # a file system without locks

@@ -64,13 +64,12 @@ def test_the_better_score_may_be_the_higher_one(folder):
     assert own.best.score == 0.7
 
 
-def test_where_nothing_is_ranked_a_score_does_not_matter(folder):
+def test_where_nothing_is_ranked_nothing_is_best(folder):
     own = history(folder, Latest(1), mode=None)
     for number, score in enumerate([0.1, 0.5, 0.3]):
         add(own, number, score)
     assert own.best is None
     assert links(folder) == {layout.LAST: own.newest.name}
-    assert [item.number for item in own.saved] == [2]
 
 
 def test_without_a_score_there_is_no_link_to_a_best_one(folder):

@@ -43,5 +43,7 @@ def test_a_later_format_is_told_with_both():
 def test_loggers_are_told_their_place_by_their_class():
     one, other, forgetful = Remembers(), AlsoRemembers(), object()
     trainer = SimpleNamespace(loggers=[forgetful, one, other])
-    snapshot.restore_loggers(trainer, {"loggers": {"Remembers": {"rows": 1}, "Gone": {"rows": 9}}})
+    snapshot.restore_loggers(
+        trainer, {"loggers": {"Remembers 0": {"rows": 1}, "Remembers 1": {"rows": 2}, "Gone 0": {"rows": 9}}}
+    )
     assert (one.state, other.state) == ({"rows": 1}, None)

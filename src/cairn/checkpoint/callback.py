@@ -158,8 +158,8 @@ class CheckpointEngine(Checkpoint):
         if self.policy.triggers and not _keeps_its_place(trainer):
             rank_zero_warn(
                 "The training data does not say where it stands, so that after a resume inside an epoch it starts "
-                "again from its head: batches come twice, and others not at all. Inherit cairn.DataModule, or give "
-                "the datamodule a state_dict."
+                "again from its head: batches come twice, and others not at all. Inherit the DataModule of this "
+                "package, or give the datamodule a state_dict."
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -86,7 +86,7 @@ class History:
             raise ConfigError(f"checkpoint.dirpath={self.directory} cannot be written: see the permissions of {there}.")
 
     def _tidy(self) -> None:
-        before, self.saved = self.saved, retention.survivors(self.rules, self.saved, self.mode or "min")
+        before, self.saved = self.saved, retention.survivors(self.rules, self.saved, self.mode)
         self.writer.link(layout.LAST, self.newest.name if self.newest else None)
         self.writer.link(layout.BEST, self.best.name if self.best else None)
         for item in before:

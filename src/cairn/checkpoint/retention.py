@@ -70,14 +70,15 @@ def best_of(saved: Sequence[Saved], mode: Mode) -> Saved | None:
     return best[0] if best else None
 
 
-def survivors(rules: Iterable[Rule], saved: Sequence[Saved], mode: Mode) -> list[Saved]:
+def survivors(rules: Iterable[Rule], saved: Sequence[Saved], mode: Mode | None) -> list[Saved]:
     """What stays of `saved` (oldest first): what any rule keeps, and always the newest and the best.
 
     A checkpoint that is not lasting stays only while it is the newest, so that a run which was stopped and went on
-    keeps what an undisturbed one keeps.
+    keeps what an undisturbed one keeps. Without a mode nothing is best.
     """
     pool = [item for item in saved if item.lasting or item is saved[-1]]
-    names = {item.name for item in (*pool[-1:], best_of(pool, mode)) if item is not None}
+    best = best_of(pool, mode) if mode else None
+    names = {item.name for item in (*pool[-1:], best) if item is not None}
     for rule in rules:
-        names.update(item.name for item in rule.keep(pool, mode))
+        names.update(item.name for item in rule.keep(pool, mode or "min"))
     return [item for item in pool if item.name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ def capture(
         "config": dict(origin.config),
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "loggers": _logger_states(trainer),
+        "loggers": {name: logger.state_dict() for name, logger in _resumable_loggers(trainer).items()},
         "ranks": _gathered(_rank_state(trainer), trainer),
         "clock": dict(clock),
     }
@@ -83,13 +84,21 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
 
 def restore_loggers(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     """Cut the history of the loggers that know their place to this one."""
+    for name, logger in _resumable_loggers(trainer).items():
+        if name in ours["loggers"]:
+            logger.load_state_dict(ours["loggers"][name])
+
+
+def _resumable_loggers(trainer: Trainer) -> dict[str, Any]:
+    """Loggers that can say where they stand, by class and number: `CSVLogger 0`."""
+    classes: Counter[str] = Counter()
+    found: dict[str, Any] = {}
     for logger in trainer.loggers:
-        if hasattr(logger, "load_state_dict") and type(logger).__name__ in ours["loggers"]:
-            logger.load_state_dict(ours["loggers"][type(logger).__name__])
-
-
-def _logger_states(trainer: Trainer) -> dict[str, Any]:
-    return {type(logger).__name__: logger.state_dict() for logger in trainer.loggers if hasattr(logger, "state_dict")}
+        if hasattr(logger, "state_dict") and hasattr(logger, "load_state_dict"):
+            name = type(logger).__name__
+            found[f"{name} {classes[name]}"] = logger
+            classes[name] += 1
+    return found
 
 
 def _rank_state(trainer: Trainer) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _ResultMetric,
     _Sync,
 )
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 
 from cairn.checkpoint.errors import UnsafeStateError
 
@@ -56,10 +56,6 @@ def set_logged(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 def metrics(module: LightningModule) -> dict[str, Any]:
     """The states of every torchmetrics object in the module; mean-reduced ones need their update count as well."""
-    for collection in module.modules():
-        if isinstance(collection, MetricCollection):
-            # Of a group that shares its state only the first is updated: listing them points the others to it.
-            list(collection.values(copy_state=False))
     return {
         name: {
             "states": dict(metric.metric_state),

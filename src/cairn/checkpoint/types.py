@@ -36,7 +36,8 @@ class Saved:
     """Lasting saves of the run before this one."""
     reasons: tuple[str, ...]
     score: float | None
-    """The monitored metric, if a validation at this very position produced it."""
+    """The monitored metric, if a validation since the previous moment produced it. With gradient accumulation that may
+    have been inside the window that this position closes, one optimizer step before."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     lasting: bool = True
     """False if it is only there because the run was stopped or ended here: the next save takes its place."""
@@ -67,7 +68,7 @@ class Moment:
     since_save_s: float
     """Training time since the last save, or since the start of the run, in seconds."""
     score: float | None
-    """The monitored metric, if a validation has just produced it."""
+    """The monitored metric, if a validation since `previous` produced it."""
     ends: bool
     """This is the last batch of the run."""
     stop: str | None
