@@ -8,7 +8,7 @@ NAME ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # One torch thread per test process: two processes with all cores each are slower than two with one.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test test-fast check format rename clean
