@@ -353,7 +353,7 @@ def test_a_checkpoint_that_is_not_ours_is_taken_with_a_warning(tmp_path):
 def test_data_that_do_not_know_their_place_are_told_of_where_something_is_saved(tmp_path, triggers):
     run = prepare(tmp_path, Scored(), policy(tmp_path, triggers=triggers), limit_train_batches=2)
     loader = DataLoader(TensorDataset(torch.zeros(8, 4)), batch_size=4)
-    warns = pytest.warns(UserWarning, match=r"does not say where it stands, .*cairn\.DataModule")
+    warns = pytest.warns(UserWarning, match=r"does not say where it stands, .*the DataModule of this package")
     with warns if triggers else nullcontext():
         run.trainer.fit(run.module, loader, loader)
     assert run.module.num_batches == 2
