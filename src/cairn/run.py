@@ -72,6 +72,9 @@ def run(cfg: DictConfig) -> float | None:
         plan = _plan(merged.config, directory, old)
         if _time_is_up(merged.config, plan):
             return None
+        if plan.path is not None:  # before anything is written: a refusal leaves the run as it was
+            contents = resume.load(plan.path, verified=True)
+            resume.check_goes_on(plan.path, contents, merged.config.trainer.get("max_epochs"))
         if not merged.config.get("train"):
             return _only_test(merged.config, directory, old, plan)
         directory.lock()
@@ -166,11 +169,9 @@ def _fit(parts: Parts, cfg: DictConfig, plan: Plan) -> str:
         _take_weights(parts.model, Path(cfg.init_weights))
     if not cfg.get("train"):
         return ""
-    if plan.path is not None:
-        contents = resume.load(plan.path, verified=True)
-        resume.check_goes_on(plan.path, contents, parts.trainer.max_epochs)
-        if not is_overridden("configure_model", parts.model):  # else there are no weights yet
-            resume.check_fits(plan.path, contents["state_dict"], parts.model.state_dict())
+    if plan.path is not None and not is_overridden("configure_model", parts.model):  # else there are no weights yet
+        weights = resume.load(plan.path, verified=True)["state_dict"]
+        resume.check_fits(plan.path, weights, parts.model.state_dict())
     try:
         path = str(plan.path) if plan.path else None
         parts.trainer.fit(parts.model, datamodule=parts.data, ckpt_path=path, weights_only=True)
@@ -302,7 +303,7 @@ def _tell_start(directory: RunDirectory, merged: config.Merged, plan: Plan) -> N
     for item in plan.rejected:
         log.warning("Not used: %s, because %s.", item.path.name, item.why)
     if plan.path is not None:
-        log.info("Going on from %s", report.relative(plan.path))
+        log.info("%s from %s", "Going on" if plan.saved else "Starting", report.relative(plan.path))
     elif merged.own:
         log.warning("There is no checkpoint of this run yet: it starts from the beginning.")
     if merged.changed:

@@ -101,7 +101,7 @@ CELLS = {
 }
 
 
-QUICK = {"plain", "accumulation 3, validation 0.25", "max_steps on a validation", "manual optimization", "iterable"}
+QUICK = {"accumulation 3, validation 0.25", "max_steps on a validation"}
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CELLS])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.support.command import QUICK, ROOT, train
 
-import cairn
+from cairn import load_model
 
 
 @pytest.mark.parametrize("flag", [["--help"], ["--cfg", "job"]])
@@ -40,7 +40,7 @@ def test_the_first_run(tmp_path: Path) -> None:
     assert record["status"] == "finished"
     assert list((run / "wandb").glob(f"offline-run-*-{record['id']}/*.wandb")), "the W&B run has the run's id"
 
-    model = cairn.load_model(run / "checkpoints" / "best.ckpt")
+    model = load_model(run / "checkpoints" / "best.ckpt")
     assert not model.training
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 

@@ -83,6 +83,12 @@ def test_what_may_not_change_is_told_by_name(run: Path) -> None:
     assert (run / "checkpoints" / "last.ckpt").resolve() == before
 
 
+def test_a_refusal_leaves_the_run_as_it_was(run: Path, whole: Outcome) -> None:
+    assert "beyond trainer.max_epochs=0" in train(None, f"resume={run}", "trainer.max_epochs=0", expect=1)
+    train(None, f"resume={run}")
+    assert differences(whole, outcome(run, recorded(run))) == []
+
+
 def test_edited_files_do_not_change_a_run(run: Path, whole: Outcome) -> None:
     """The run goes by its own configuration; what was edited since is told."""
     config = run / "config.yaml"

@@ -140,6 +140,7 @@ class CheckpointEngine(Checkpoint):
             return
         self._loaded = checkpoint[state.KEY]
         snapshot.check(self._loaded, trainer.world_size)
+        snapshot.warn_of_threads(trainer, self._loaded)
         self._previous = Position(**self._loaded["position"])
         self._samples = self._previous.samples
         if self._loaded["run"] == self.origin.run:  # and not a new run that starts from another's state

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn.checkpoint import loop, state, sums
 from cairn.checkpoint.errors import ResumeError
@@ -41,6 +42,7 @@ def capture(
         "config": dict(origin.config),
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "threads": torch.get_num_threads(),
         "loggers": {name: logger.state_dict() for name, logger in _resumable_loggers(trainer).items()},
         "ranks": _gathered(_rank_state(trainer), trainer),
         "clock": dict(clock),
@@ -61,6 +63,16 @@ def check(ours: Mapping[str, Any], world_size: int) -> None:
         raise ResumeError(
             f"The checkpoint was saved by {len(ours['ranks'])} processes and is loaded by {world_size}: an exact "
             f"resume needs as many (trainer.devices, trainer.num_nodes); init_weights=FILE takes the weights alone."
+        )
+
+
+def warn_of_threads(trainer: Trainer, ours: Mapping[str, Any]) -> None:
+    """On a CPU the number of threads decides in which order sums are rounded."""
+    before, now = ours["threads"], torch.get_num_threads()
+    if before != now and trainer.strategy.root_device.type == "cpu":
+        rank_zero_warn(
+            f"The checkpoint was made with {before} threads and this process has {now}: the run goes on, but not to "
+            f"the same bits. OMP_NUM_THREADS={before} sets it."
         )
 
 
