@@ -166,7 +166,7 @@ def position(trainer: Trainer, place: Place, samples: int) -> Position:
 
 def dump(trainer: Trainer) -> dict[str, Any]:
     """Everything that Lightning itself would save, as references to live tensors."""
-    return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    return trainer._checkpoint_connector.dump_checkpoint(False)  # not the weights alone
 
 
 def counters(trainer: Trainer) -> dict[str, Any]:
