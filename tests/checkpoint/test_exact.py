@@ -145,6 +145,13 @@ def test_a_finished_run_that_is_given_more(name: str, tmp_path: Path) -> None:
     assert differences(whole, outcome(tmp_path / "extended", first + rest)) == []
 
 
+def test_the_number_of_workers_does_not_matter(tmp_path: Path) -> None:
+    """Noise is drawn for each sample, and a run may go on with other workers than it began with."""
+    cells = {workers: Cell(data={"num_workers": workers}) for workers in (0, 2)}
+    one, other = (outcome(tmp_path / str(n), train(tmp_path / str(n), cell)) for n, cell in cells.items())
+    assert differences(one, other) == []
+
+
 @pytest.mark.slow
 def test_a_chain_of_restarts_after_every_batch(tmp_path: Path) -> None:
     run, copies = tmp_path / "run", tmp_path / "copies"
