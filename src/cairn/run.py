@@ -68,7 +68,7 @@ def run(cfg: DictConfig) -> float | None:
         merged, old = _configuration(cfg, directory, overrides)
         config.check(merged.config)
         if old is not None and old.status == "finished" and not merged.changed:
-            return _already_finished(directory, old, merged.config)
+            return _already_finished(directory, old)
         plan = _plan(merged.config, directory, old)
         if _time_is_up(merged.config, plan):
             return None
@@ -242,7 +242,6 @@ def _configuration(
 ) -> tuple[config.Merged, Record | None]:
     """The run's own configuration with what the command line changes; for a new run, just what was composed."""
     now = _resolved(cfg)
-    now.checkpoint.dirpath = str(Path(now.checkpoint.dirpath).absolute())
     record = directory.record()
     if record is None:
         return config.Merged(now, {}, {}, {}, own=False), None
@@ -250,7 +249,6 @@ def _configuration(
     assert isinstance(own, DictConfig)
     fresh = [override for override in overrides if override not in record.overrides]
     before = _resolved(_compose(record.overrides))
-    before.checkpoint.dirpath = str(Path(before.checkpoint.dirpath).absolute())
     own = config.moved(own, now)
     return config.merge(own, before, now, [command.key(override) for override in fresh]), record
 
@@ -265,7 +263,10 @@ def _compose(overrides: tuple[str, ...]) -> DictConfig:
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:
-    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[return-value]
+    """All interpolations filled in, and `checkpoint.dirpath` the same from whatever folder the run goes on."""
+    resolved: DictConfig = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
+    resolved.checkpoint.dirpath = str(Path(resolved.checkpoint.dirpath).absolute())
+    return resolved
 
 
 def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
@@ -283,7 +284,7 @@ def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
     return Plan(path, None, own.rejected)
 
 
-def _already_finished(directory: RunDirectory, record: Record, cfg: DictConfig) -> float | None:
+def _already_finished(directory: RunDirectory, record: Record) -> float | None:
     more = report.command(directory.path, "trainer.max_epochs=NUMBER")
     log.info("This run is finished: %s. To extend it: %s", report.relative(directory.path), more)
     return record.result
