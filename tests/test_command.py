@@ -201,7 +201,10 @@ def test_prepare_tells_what_cannot_be_in_one_sentence(tmp_path, environment, cap
     with pytest.raises(SystemExit) as leave:
         command.prepare([f"resume={tmp_path / 'gone'}"], tmp_path)
     assert leave.value.code == 1
-    assert capsys.readouterr().err == f"Error: resume={tmp_path / 'gone'}: there is no such directory.\n"
+    assert (
+        capsys.readouterr().err
+        == f"Error: resume={tmp_path / 'gone'}: there is no such directory. (resume=latest is the newest run.)\n"
+    )
 
 
 def test_a_child_is_known_by_what_its_parent_announced(environment):

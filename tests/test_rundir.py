@@ -91,10 +91,13 @@ def test_files_get_their_names_when_they_are_whole(run, monkeypatch):
     disk = Disk(run.path, monkeypatch)
     begin(run)
     assert disk.steps == [
+        "fsync .",
         "fsync .config.yaml.tmp",
         "replace .config.yaml.tmp config.yaml",
+        "fsync .",
         "fsync .run.json.tmp",
         "replace .run.json.tmp run.json",
+        "fsync .",
     ]
 
 

@@ -11,9 +11,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dotenv import load_dotenv
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
 
+from cairn.checkpoint import disk
 from cairn.checkpoint.errors import ConfigError
 from cairn.errors import CairnError
 from cairn.rundir import RunDirectory, find
@@ -87,6 +91,22 @@ def _task(overrides: list[str], configs: Path) -> tuple[Path, str]:
     with initialize_config_dir(str(configs.absolute()), version_base="1.3"):
         cfg = compose("train", [arg for arg in overrides if not arg.startswith("-")])
         return Path(cfg.paths.log_dir), str(cfg.task_name)
+
+
+class CheckRunDirectory(Callback):
+    """Hydra asks it before it makes a run's directory, where it would fail with a traceback."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _check_directory(Path(config.hydra.run.dir), "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _check_directory(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+
+
+def _check_directory(path: Path, key: str) -> None:
+    if why := disk.why_unwritable(path):
+        print(f"Error: {key}={path} cannot be written: {why}. Choose another, or paths.log_dir=DIR.", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def announce_children(**facts: str | None) -> None:

@@ -65,6 +65,7 @@ def check(cfg: DictConfig) -> None:
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}.")
     _check_checkpoint(cfg.checkpoint)
+    _check_limits(cfg)
     if cfg.trainer.get("overfit_batches") and cfg.checkpoint.triggers:
         raise ConfigError("trainer.overfit_batches takes the order of samples away, so that it needs checkpoint=none.")
     if cfg.trainer.get("max_time") is not None:
@@ -74,14 +75,34 @@ def check(cfg: DictConfig) -> None:
 def _check_checkpoint(group: DictConfig) -> None:
     if group.mode not in ("min", "max"):
         raise ConfigError(f"checkpoint.mode={group.mode!r} must be min (the lower the better) or max.")
-    best = [name for name, node in group.triggers.items() if str(node.get("_target_")).endswith("BestValidation")]
+    best = [name for name, node in group.triggers.items() if _is_best(node)]
     if best and group.monitor is None:
         raise ConfigError(f"checkpoint.triggers.{best[0]} needs a metric to rank by: checkpoint.monitor=val/loss.")
     if "save_interval" in group:
         _sentence(parse_interval, group.save_interval)
+    most = group.get("max_failed_saves", 3)
+    if not isinstance(most, int) or (most < 1 and most != -1):
+        raise ConfigError(f"checkpoint.max_failed_saves={most!r} must be a number from 1, or -1 to never stop.")
     for key in ("keep_last", "save_top_k"):
         if key in group and not (isinstance(group[key], int) and group[key] >= -1):
             raise ConfigError(f"checkpoint.{key}={group[key]!r} must be a number from 0, or -1 for all.")
+
+
+def _check_limits(cfg: DictConfig) -> None:
+    for key in ("max_epochs", "min_epochs", "max_steps", "min_steps"):
+        value = cfg.trainer.get(key)
+        if value is not None and not isinstance(value, int):
+            raise ConfigError(f"trainer.{key}={value!r} must be a whole number.")
+    by_score = [name for name, node in cfg.checkpoint.triggers.items() if _is_best(node)]
+    if by_score and cfg.trainer.get("limit_val_batches") == 0:
+        raise ConfigError(
+            f"checkpoint.triggers.{by_score[0]} saves after validations, and trainer.limit_val_batches=0 leaves none: "
+            f"choose checkpoint=interval, or validate."
+        )
+
+
+def _is_best(trigger: DictConfig) -> bool:
+    return str(trigger.get("_target_")).endswith("BestValidation")
 
 
 def _sentence(parse: Any, value: Any) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from cairn.checkpoint import layout
+from cairn.checkpoint.space import size
 from cairn.checkpoint.types import Saved
 
 _FIRST = ("task_name", "seed", "data", "model", "trainer", "checkpoint", "callbacks", "logger")
@@ -99,15 +100,6 @@ def relative(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def size(num_bytes: float) -> str:
-    """`1.5 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if float(f"{num_bytes:.3g}") < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"
 
 
 def command(run: Path, *overrides: str) -> str:

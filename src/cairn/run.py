@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
@@ -31,7 +33,7 @@ from cairn import __version__, command, config, report
 from cairn.checkpoint import layout, resume, schedule
 from cairn.checkpoint.callback import TIME_LIMIT, CheckpointEngine, Policy, Stopped
 from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.errors import ConfigError, ResumeError
+from cairn.checkpoint.errors import CheckpointError, ConfigError, ResumeError
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.cluster.signals import StopSignals
@@ -147,14 +149,15 @@ def build(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> 
     _quiet_lightning()
     seed_everything(cfg.seed, workers=True, verbose=False)
     _quiet_wandb(cfg, directory)
-    data: LightningDataModule = instantiate(cfg.data)
-    model: LightningModule = instantiate(cfg.model)
+    data: LightningDataModule = _make("data", cfg.data)
+    model: LightningModule = _make("model", cfg.model)
     signals = StopSignals()
     origin = Origin(run_id, OmegaConf.to_container(cfg, resolve=True), _provenance(cfg))  # type: ignore[arg-type]
     engine = CheckpointEngine(_policy(cfg), origin, plan, signals.requested)
-    callbacks = [instantiate(node) for node in cfg.get("callbacks", {}).values() if node and "_target_" in node]
+    named = {name: node for name, node in cfg.get("callbacks", {}).items() if node and "_target_" in node}
+    callbacks = [*(_make(f"callbacks.{name}", node) for name, node in named.items()), signals, engine]
     settings = {key: value for key, value in cfg.trainer.items() if key != "max_time"}  # ours: it stops at a boundary
-    trainer: Trainer = instantiate(settings, callbacks=[*callbacks, signals, engine], logger=_loggers(cfg, run_id))
+    trainer: Trainer = _make("trainer", settings, callbacks=callbacks, logger=_loggers(cfg, run_id))
     engine.attach(trainer)
     if trainer.global_rank > 0:
         # The weights are made from one seed; what is drawn in training (dropout) must not be the same on every rank.
@@ -187,12 +190,21 @@ def _test(parts: Parts, cfg: DictConfig, plan: Plan) -> dict[str, float] | None:
     if not is_overridden("test_step", parts.model):
         log.info("Not tested: %s has no test_step.", type(parts.model).__name__)
         return None
-    path = parts.engine.best_model_path or parts.engine.last_model_path
-    if not cfg.get("train"):
-        path = str(plan.path or "")
+    path = _best_whole(parts.engine) if cfg.get("train") else str(plan.path or "")
     chosen = parts.trainer.strategy.broadcast(path) or None
     scores = parts.trainer.test(parts.model, datamodule=parts.data, ckpt_path=chosen, weights_only=True, verbose=False)
     return _numbers({name: value for scores_of_loader in scores for name, value in scores_of_loader.items()})
+
+
+def _best_whole(engine: CheckpointEngine) -> str:
+    """The best checkpoint, or the last if that one was damaged; nothing if there is neither (or on another rank)."""
+    for path in filter(None, (engine.best_model_path, engine.last_model_path)):
+        try:
+            resume.load(Path(path))
+            return path
+        except CheckpointError as error:
+            log.warning("Not tested: %s", error)
+    return ""
 
 
 def _end(
@@ -279,9 +291,9 @@ def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
         )
     if own.path is not None or not cfg.get("ckpt_path"):
         return own
-    path = Path(cfg.ckpt_path).resolve()
+    path = Path(cfg.ckpt_path)
     resume.load(path)
-    return Plan(path, None, own.rejected)
+    return Plan(path.resolve(), None, own.rejected)
 
 
 def _already_finished(directory: RunDirectory, record: Record) -> float | None:
@@ -322,15 +334,31 @@ def _take_weights(model: LightningModule, path: Path) -> None:
     log.info("Weights from %s", report.relative(path))
 
 
+def _make(key: str, node: Any, **more: Any) -> Any:
+    """The object that a node of the configuration describes.
+
+    Raises:
+        ConfigError: its arguments are wrong; the node is named.
+    """
+    try:
+        return instantiate(node, **more)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, CairnError):
+            raise cause from error
+        raise ConfigError(f"{key}: {str(cause).rstrip('.!')}. HYDRA_FULL_ERROR=1 shows where.") from error
+
+
 def _policy(cfg: DictConfig) -> Policy:
     group = cfg.checkpoint
     return Policy(
         directory=Path(group.dirpath),
-        triggers={name: instantiate(node) for name, node in group.triggers.items()},
-        rules={name: instantiate(node) for name, node in group.keep.items()},
+        triggers={name: _make(f"checkpoint.triggers.{name}", node) for name, node in group.triggers.items()},
+        rules={name: _make(f"checkpoint.keep.{name}", node) for name, node in group.keep.items()},
         monitor=group.monitor,
         mode=group.mode,
         max_time_s=_time_limit_s(cfg),
+        max_failed_saves=group.get("max_failed_saves", 3),
     )
 
 
@@ -341,9 +369,9 @@ def _time_limit_s(cfg: DictConfig) -> float | None:
 
 def _loggers(cfg: DictConfig, run_id: str) -> list[Logger]:
     loggers = []
-    for node in cfg.get("logger", {}).values():
-        is_wandb = node["_target_"].endswith("WandbLogger")
-        loggers.append(instantiate(node, id=node.get("id") or run_id) if is_wandb else instantiate(node))
+    for name, node in cfg.get("logger", {}).items():
+        own = {"id": node.get("id") or run_id} if node["_target_"].endswith("WandbLogger") else {}
+        loggers.append(_make(f"logger.{name}", node, **own))
     return loggers
 
 
@@ -418,13 +446,13 @@ def _sentences(directory: RunDirectory, alone: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        ours = next((e for e in (error, error.__cause__) if isinstance(e, CairnError)), None)  # Hydra wraps them
-        directory.end("failed", str(ours or f"{type(error).__name__}: {error}"))
-        if ours is not None:
-            log.error("%s", ours)
+        ours = isinstance(error, (CairnError, MisconfigurationException))  # Lightning's are sentences as well
+        directory.end("failed", str(error) if ours else f"{type(error).__name__}: {error}")
+        if ours:
+            log.error("%s", error)
         if directory.started and (newest := _newest(directory)) is not None:
             log.error("Newest checkpoint: %s. Go on from it with: %s", newest, report.command(directory.path))
-        if ours is None or not alone:
+        if not ours or not alone or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise SystemExit(1) from error
 

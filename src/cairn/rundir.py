@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
+import logging
 import secrets
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cairn.checkpoint.errors import ResumeError
+from cairn.checkpoint import disk
+from cairn.checkpoint.errors import ConfigError, ResumeError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,20 +84,32 @@ class RunDirectory:
             pass  # a file system without locks
 
     def start(self, task_name: str, overrides: tuple[str, ...], config: str) -> Record:
-        """Note that the run starts (or goes on) now, with this configuration."""
+        """Note that the run starts (or goes on) now, with this configuration.
+
+        Raises:
+            ConfigError: the directory cannot be written.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         old = self.record() or Record(secrets.token_hex(4), task_name, created=now)
         record = replace(old, overrides=overrides, status="running", why="")
-        self.path.mkdir(parents=True, exist_ok=True)
-        _replace(self.config_file, config)
-        self._write(record)
+        try:
+            disk.make_directory(self.path)
+            disk.sync_path(self.path)  # Hydra has made it
+            _replace(self.config_file, config)
+            self._write(record)
+        except OSError as error:
+            raise ConfigError(f"The run directory {self.path} cannot be written: {error.strerror}.") from error
         self.started = True
         return record
 
     def end(self, status: str, why: str = "", result: float | None = None) -> None:
         """Note how the run ended, if it was this process that has started it."""
-        if self.started and (record := self.record()):
+        if not self.started or (record := self.record()) is None:
+            return
+        try:
             self._write(replace(record, status=status, why=why, result=result))
+        except OSError as error:
+            log.error("How the run ended could not be written to %s: %s.", self.record_file, error.strerror)
 
     def _write(self, record: Record) -> None:
         fields: dict[str, Any] = asdict(record)
@@ -119,7 +134,7 @@ def _existing(path: Path) -> RunDirectory:
     if path.is_file():
         raise ResumeError(f"resume={path} is a file: give its run directory, or ckpt_path= it into a new run.")
     if not path.is_dir():
-        raise ResumeError(f"resume={path}: there is no such directory.")
+        raise ResumeError(f"resume={path}: there is no such directory. (resume=latest is the newest run.)")
     run = RunDirectory(path)
     if run.record() is None:
         hint = f": did you mean {path.parent}?" if (path.parent / "run.json").is_file() else ""
@@ -128,10 +143,4 @@ def _existing(path: Path) -> RunDirectory:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a small file so that it is always whole."""
-    temp = path.with_name(f".{path.name}.tmp")
-    with open(temp, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temp.replace(path)
+    disk.put(path, lambda file: file.write(text.encode()))

@@ -1,9 +1,12 @@
 """The engine in short runs: what it saves, when, under which names, and how it ends with whatever stops it."""
 
+import errno
 import functools
 import json
 import math
+import os
 import random
+import re
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,6 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric, MetricTracker
 
 from cairn.checkpoint import callback, layout, resume
+from cairn.checkpoint import disk as disk_module
 from cairn.checkpoint.callback import Stopped
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import CairnError, ConfigError, ResumeError, SaveError, UnsafeStateError
@@ -550,21 +554,90 @@ def test_an_exception_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
     assert differences(undisturbed, resumed(tmp_path, undisturbed)) == []
 
 
-@pytest.mark.parametrize(
-    "step", [0, 3]
-)  # a sync of the file, and one of its manifest; the writer's tests have them all
-def test_a_save_that_fails_is_told_at_once_and_the_run_goes_on_from_the_one_before(
-    tmp_path, undisturbed, step, monkeypatch
+@pytest.mark.parametrize("step", [0, 4])  # a sync of the file, and one of its manifest; test_crash.py has them all
+def test_a_save_that_fails_is_told_and_the_run_goes_on_and_saves_again(
+    tmp_path, undisturbed, step, monkeypatch, caplog
 ):
     (tmp_path / "checkpoints").mkdir()
     disk = Disk(tmp_path / "checkpoints", monkeypatch)
     full = After(9, lambda: setattr(disk, "fail_at", len(disk.steps) + step))
-    with pytest.raises(SaveError, match=r"epoch_001_batch_000001\.ckpt could not be written: .*No space left"):
+    samples = toy.train(tmp_path, replace(CELL, callbacks=lambda: [full]))
+    monkeypatch.undo()
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert re.search(
+        r"epoch_001_batch_000001\.ckpt could not be written: No space left on device \(it needs about [\d.]+ kB, and "
+        r"[\d.]+ GB are free there\)\. Failed save 1 of 3 in a row .*: training goes on, and the next save tries again",
+        told,
+    )
+    assert half_done(tmp_path) == []
+    found = outcome(tmp_path, samples)
+    assert {re.split(r"[:\[]", entry)[0] for entry in differences(undisturbed, found)} == {"kept"}
+
+
+def test_saves_that_fail_in_a_row_stop_the_run_and_it_goes_on_from_the_last_good_one(
+    tmp_path, undisturbed, monkeypatch, caplog
+):
+    folder = tmp_path / "checkpoints"
+    full = After(9, lambda: monkeypatch.setattr(disk_module, "put", no_space))
+    with pytest.raises(SaveError, match=r"Failed save 3 of 3 in a row .*: the run stops, rather than"):
         toy.train(tmp_path, replace(CELL, callbacks=lambda: [full]))
     monkeypatch.undo()
+    assert caplog.text.count("training goes on") == 2
     assert half_done(tmp_path) == []
-    assert plan_of(tmp_path).saved.position.total_batches == 8  # the best so far
+    newest = plan_of(tmp_path).saved
+    assert newest.position.total_batches == 8  # the best so far
+    assert (folder / layout.LAST).resolve() == folder / newest.name
     assert differences(undisturbed, resumed(tmp_path, undisturbed)) == []
+
+
+def no_space(path, write):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_a_save_that_goes_well_makes_good_for_those_that_failed(tmp_path, monkeypatch):
+    put, tries = disk_module.put, []
+
+    def sometimes(path, write):
+        if path.suffix == ".ckpt":
+            tries.append(path)
+        return no_space(path, write) if len(tries) % 3 else put(path, write)
+
+    monkeypatch.setattr(disk_module, "put", sometimes)
+    run = fit(prepare(tmp_path, Scored(), policy(tmp_path), limit_train_batches=6))
+    assert [item.position.batch for item in run.committed] == [3, 6]
+    assert run.engine.num_saves == 2
+
+
+def test_the_last_save_of_a_run_may_not_fail(tmp_path, monkeypatch):
+    settings = policy(tmp_path, triggers={"end": AtEnd()}, max_failed_saves=-1)
+    monkeypatch.setattr(disk_module, "put", no_space)
+    with pytest.raises(SaveError, match="It was the run's last save: without it the run has not reached its end"):
+        fit(prepare(tmp_path, Scored(), settings))
+
+
+def test_metrics_that_cannot_be_written_make_a_save_fail_and_not_the_run(tmp_path, monkeypatch, caplog):
+    run = prepare(tmp_path, Scored(), policy(tmp_path))
+    state = run.trainer.logger.state_dict
+    fails = [True]
+
+    def once():
+        if fails.pop() if fails else False:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return state()
+
+    monkeypatch.setattr(run.trainer.logger, "state_dict", once)
+    fit(run)
+    assert "The metrics up to this checkpoint could not be written: [Errno 28] No space left" in caplog.text
+    assert [item.position.batch for item in run.committed] == [7, 8]
+    assert run.engine.num_saves == 7
+
+
+def test_a_run_without_room_does_not_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk_module, "free_bytes", lambda path: 10)
+    run = prepare(tmp_path, Scored(), policy(tmp_path))
+    with pytest.raises(ConfigError, match=r"needs about .* and only 10 B are free"):
+        fit(run)
+    assert run.module.num_batches == 0
 
 
 @pytest.mark.parametrize("limits", [[1, 2, 5], [8, 10], [14]], ids=str)

@@ -1,5 +1,8 @@
 """What is committed, what is not and why, and which checkpoint is the newest that can be trusted."""
 
+import errno
+import hashlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -108,7 +111,7 @@ def test_a_checkpoint_that_is_a_dangling_link_is_rejected(three):
     directory, items = three
     (directory / items[2].name).unlink()
     (directory / items[2].name).symlink_to("gone.ckpt")
-    assert whys(Catalog(directory).rejected())[items[2].name].startswith("it has 0 bytes")
+    assert whys(Catalog(directory).rejected())[items[2].name].startswith("it cannot be read (No such file")
     assert Catalog(directory).newest_whole()[0] == items[1]
 
 
@@ -137,3 +140,31 @@ def test_one_file_can_be_asked_for(three):
     flip_byte(directory, items[1].name)
     with pytest.raises(CorruptCheckpointError, match=r"checksum is [0-9a-f]{12}\.\.\., and its manifest says"):
         verify(path, items[1])
+
+
+def test_leftovers_are_what_is_no_checkpoint_yet_or_any_more(three):
+    directory, items = three
+    others = [".keep", "notes.tmp", ".notes.txt.tmp", "epoch_0_batch_150.ckpt", "notes.json"]
+    left = [layout.temp_name(name) for name in (items[0].name, layout.manifest_name(items[0].name), layout.LAST)]
+    for name in (*others, *left):
+        (directory / name).write_text("half")
+    (directory / items[1].name).unlink()
+    orphan = layout.manifest_name(items[1].name)
+    assert {path.name for path in Catalog(directory).leftovers()} == {*left, orphan}
+
+
+def test_a_directory_that_is_not_there_has_no_leftovers(tmp_path):
+    assert Catalog(tmp_path / "gone").leftovers() == []
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_read_is_rejected(three, error, monkeypatch):
+    directory, items = three
+
+    def broken(file, *args):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(hashlib, "file_digest", broken)
+    found, rejected = Catalog(directory).newest_whole()
+    assert found is None
+    assert [item.why for item in rejected] == [f"it cannot be read ({os.strerror(error)})"] * len(items)

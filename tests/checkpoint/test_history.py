@@ -1,15 +1,18 @@
 """What a run keeps: links first, deletions after, and only what is its own."""
 
+import shutil
+
 import pytest
 from tests.support.disk import Disk
 from tests.support.values import at, commit, drop_manifest, flip_byte, names, saved, truncate
 
+from cairn.checkpoint import disk as disk_module
 from cairn.checkpoint import layout, resume
 from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.errors import ConfigError
+from cairn.checkpoint.errors import ConfigError, SaveError
 from cairn.checkpoint.history import History
 from cairn.checkpoint.resume import Plan
-from cairn.checkpoint.retention import Best, Latest
+from cairn.checkpoint.retention import Best, Latest, WithinBytes
 from cairn.checkpoint.writer import SyncWriter
 
 
@@ -135,6 +138,122 @@ def test_what_is_broken_is_cleared_away_and_the_links_are_moved_back(folder, bre
     files = [file for name in names(again.saved) for file in (name, layout.manifest_name(name))]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*files, layout.LAST, layout.BEST])
     assert broken not in files
+
+
+def test_first_saves_that_were_cut_off_do_not_pile_up(folder):
+    for number in (0, 1):
+        drop_manifest(folder, commit(folder, number).name)
+        assert reopened(folder).saved == []
+        assert list(folder.iterdir()) == []
+
+
+def test_a_link_that_dangles_is_mended(folder):
+    own = history(folder, Latest(-1))
+    add(own, 0, 0.5)
+    add(own, 1, 0.4)
+    (folder / own.newest.name).unlink()
+    reopened(folder, Latest(-1))
+    assert set(links(folder).values()) == {saved(0).name}
+    (folder / saved(0).name).unlink()
+    reopened(folder)
+    assert list(folder.iterdir()) == [], "nor does its manifest stay"
+
+
+def test_what_somebody_deleted_is_told_and_no_link_dangles(folder, caplog):
+    own = history(folder, Latest(-1))
+    for number, score in enumerate([0.5, 0.4]):
+        add(own, number, score)
+    (folder / own.best.name).unlink()
+    add(own, 2, 0.6)
+    assert f"Gone from {folder}, and not by this run: epoch_000_batch_000002.ckpt." in caplog.text
+    assert [item.number for item in own.saved] == [0, 2]
+    assert links(folder)[layout.BEST] == saved(0).name
+
+
+def test_a_directory_that_somebody_deleted_is_made_again(folder, caplog):
+    own = history(folder, Latest(-1))
+    add(own, 0, 0.5)
+    shutil.rmtree(folder)
+    add(own, 1, 0.6)
+    assert "Gone from" in caplog.text
+    assert links(folder) == dict.fromkeys([layout.LAST, layout.BEST], saved(1).name)
+
+
+def test_what_could_not_be_deleted_is_deleted_later(folder, monkeypatch):
+    own = history(folder, Latest(1))
+    add(own, 0)
+    disk = Disk(folder, monkeypatch)
+    item = commit(folder, 1)
+    disk.fail_at = len(disk.steps) + 3  # the link of the last one takes three
+    with pytest.raises(SaveError, match=r"epoch_000_batch_000001\.ckpt could not be deleted: No space left"):
+        own.add(item)
+    assert links(folder) == {layout.LAST: item.name}
+    disk.fail_at = None
+    add(own, 2)
+    assert names(Catalog(folder).committed()) == [saved(2).name]
+
+
+# Space
+
+
+def test_a_budget_makes_room_before_a_save(folder):
+    own = history(folder, WithinBytes("5kB"))
+    for number in range(3):
+        add(own, number)
+    size = own.newest.num_bytes
+    budget = history(folder, WithinBytes(3 * size))
+    budget.open("toy", resume.plan(folder))
+    budget.make_room(saved(3, num_bytes=size))
+    assert names(Catalog(folder).committed()) == names([saved(1), saved(2)])
+    add(budget, 3)
+    assert [item.number for item in budget.saved] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("score", [0.1, 0.9])
+def test_neither_the_newest_nor_the_best_makes_room(folder, score):
+    own = history(folder, WithinBytes(1))
+    add(own, 0, 0.5)
+    add(own, 1, 0.6)
+    own.make_room(saved(2, score, num_bytes=10**6))
+    assert [item.number for item in own.saved] == [0, 1]
+    assert names(Catalog(folder).committed()) == names(own.saved)
+
+
+def test_a_run_whose_first_checkpoint_cannot_fit_does_not_start(folder, monkeypatch):
+    monkeypatch.setattr(disk_module, "free_bytes", lambda path: 2_500_000)
+    with pytest.raises(ConfigError, match=r"needs about 3 MB, and only 2\.5 MB are free in checkpoint\.dirpath="):
+        history(folder, Latest(2)).check_space(3_000_000)
+
+
+def test_a_run_whose_second_checkpoint_cannot_fit_is_warned(folder, monkeypatch, caplog):
+    monkeypatch.setattr(disk_module, "free_bytes", lambda path: 2_500_000)
+    history(folder, Latest(1)).check_space(1_300_000)
+    assert "needs about 1.3 MB, and 2.5 MB are free" in caplog.text
+    caplog.clear()
+    history(folder, Latest(1)).check_space(1_200_000)
+    assert caplog.text == ""
+
+
+def test_what_a_budget_will_give_up_counts_as_free(folder, monkeypatch):
+    own = history(folder, WithinBytes(10**6))
+    for number in range(5):
+        add(own, number)
+    size = own.newest.num_bytes
+    own.rules = [WithinBytes(2 * size)]
+    monkeypatch.setattr(disk_module, "free_bytes", lambda path: 0)
+    own.check_space(size)
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "checkpoints"
+    with pytest.raises(ConfigError, match=r"checkpoint\.dirpath=.*checkpoints cannot be written: Not a directory"):
+        history(folder).check_writable()
+
+
+def test_trying_to_write_leaves_nothing(folder):
+    history(folder).check_writable()
+    assert list(folder.iterdir()) == []
 
 
 def test_a_link_that_was_lost_comes_back(folder):

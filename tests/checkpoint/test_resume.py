@@ -116,11 +116,18 @@ def test_a_file_that_is_not_ours_may_lie_beside_some_json(tmp_path):
     assert resume.load(tmp_path / "theirs.ckpt") == {"state_dict": {}}
 
 
-@pytest.mark.parametrize("name", ["gone.ckpt", "folder", "dangling.ckpt"])
-def test_no_file_is_no_checkpoint(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("gone.ckpt", r"There is no checkpoint .*gone\.ckpt\."),
+        ("folder", "folder is a directory: name a file in it"),
+        ("dangling.ckpt", r"dangling\.ckpt is a link to gone\.ckpt, which is not there"),
+    ],
+)
+def test_no_file_is_no_checkpoint(tmp_path, name, told):
     (tmp_path / "folder").mkdir()
     (tmp_path / "dangling.ckpt").symlink_to("gone.ckpt")
-    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+    with pytest.raises(CheckpointError, match=told):
         resume.load(tmp_path / name)
 
 
@@ -141,7 +148,7 @@ def test_a_text_is_refused(tmp_path):
 def test_another_zip_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.ckpt", "w") as file:
         file.writestr("readme.txt", "hello")
-    with pytest.raises(CheckpointError, match=r"other\.ckpt cannot be loaded safely, with weights_only=True"):
+    with pytest.raises(CheckpointError, match=r"other\.ckpt cannot be loaded: "):
         resume.load(tmp_path / "other.ckpt")
 
 

@@ -7,7 +7,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.support.values import at, history, moment, names, saved
 
-from cairn.checkpoint.retention import Best, EveryNth, Latest, WithinBytes, survivors
+from cairn.checkpoint.retention import (
+    Best,
+    EveryNth,
+    Latest,
+    WithinBytes,
+    best_of,
+    gives_way,
+    needs,
+    parse_size,
+    survivors,
+)
 from cairn.checkpoint.schedule import BestValidation
 from cairn.checkpoint.types import ranked
 
@@ -30,7 +40,7 @@ STOPPED = st.lists(st.tuples(SCORES, SIZES, st.booleans()), max_size=14).map(run
 COUNTING = st.one_of(
     COUNTS.map(Latest), COUNTS.map(Best), st.integers(min_value=1, max_value=5).map(EveryNth)
 )  # these do not look at sizes
-RULES = st.lists(st.one_of(COUNTING, st.integers(min_value=0, max_value=40).map(WithinBytes)), max_size=3)
+RULES = st.lists(st.one_of(COUNTING, st.integers(min_value=1, max_value=40).map(WithinBytes)), max_size=3)
 MODES = st.sampled_from(["min", "max"])
 
 
@@ -79,7 +89,7 @@ def test_a_rule_keeps(rule, scores, mode, expected):
 
 @pytest.mark.parametrize(
     ("num_bytes", "expected"),
-    [(0, []), (39, []), (40, [3]), (69, [3]), (70, [2, 3]), (90, [1, 2, 3]), (100, [0, 1, 2, 3]), (999, [0, 1, 2, 3])],
+    [(1, []), (39, []), (40, [3]), (69, [3]), (70, [2, 3]), (90, [1, 2, 3]), (100, [0, 1, 2, 3]), (999, [0, 1, 2, 3])],
 )
 def test_within_bytes_keeps_as_many_of_the_newest_as_fit(num_bytes, expected):
     items = [saved(number, num_bytes=size) for number, size in enumerate((10, 20, 30, 40))]
@@ -98,7 +108,7 @@ def test_every_nth_counts_the_saves_of_the_run_and_not_those_that_are_left():
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_every_nth_of_nothing_is_refused(n):
-    with pytest.raises(ValueError, match=f"at least 1, not {n}"):
+    with pytest.raises(ValueError, match=f"n={n} must be a whole number from 1"):
         EveryNth(n)
 
 
@@ -111,7 +121,7 @@ def test_every_nth_of_nothing_is_refused(n):
         ([Latest(2), Best(2)], [0.1, 0.2, 0.5, 0.4, 0.3], [0, 1, 3, 4]),
         ([Latest(1), EveryNth(2)], [None] * 5, [1, 3, 4]),
         ([Latest(0), Best(0)], [0.5, 0.3, 0.4], [1, 2]),
-        ([WithinBytes(0)], [0.5, 0.4], [1]),
+        ([WithinBytes(1)], [0.5, 0.4], [1]),
     ],
 )
 def test_survivors_are_what_any_rule_wants(rules, scores, expected):
@@ -168,7 +178,7 @@ def test_what_only_a_stop_wanted_stays_while_it_is_the_newest(rules, items, mode
     ]
 
 
-@given(st.integers(min_value=0, max_value=40), HISTORIES)
+@given(st.integers(min_value=1, max_value=40), HISTORIES)
 def test_within_bytes_bounds_what_lies_on_the_disk(num_bytes, items):
     unscored = [replace(item, score=None) for item in items]
     left = one_by_one([WithinBytes(num_bytes)], unscored, "min")
@@ -182,3 +192,72 @@ def test_saving_the_best_and_keeping_the_best_leaves_the_best_of_all_validations
         if BestValidation(count).due(moment(item.position, score=item.score, mode=mode), left):
             left = survivors([Best(count)], [*left, item], mode)
     assert numbers(left) == sorted(item.number for item in ranked(items, mode)[:count])
+
+
+# Room before a save
+
+
+@given(RULES, HISTORIES, MODES)
+def test_making_room_first_keeps_the_same_in_the_end(rules, items, mode):
+    """As if the deletion had waited, and never the newest or the best that there is."""
+    left, tidied = [], []
+    for item in items:
+        way = gives_way(rules, left, item, mode)
+        assert not {left[-1].name, getattr(best_of(left, mode), "name", "")} & set(names(way)) if left else way == []
+        left = survivors(rules, [*(old for old in left if old not in way), item], mode)
+        tidied = survivors(rules, [*tidied, item], mode)
+        assert names(left) == names(tidied)
+
+
+@given(st.integers(min_value=1, max_value=40), HISTORIES)
+def test_a_budget_holds_while_a_checkpoint_is_being_written(num_bytes, items):
+    left = []
+    for item in [replace(item, score=None, lasting=True) for item in items]:
+        way = gives_way([WithinBytes(num_bytes)], left, item, "min")
+        there = [old for old in left if old not in way]
+        assert sum(old.num_bytes for old in (*there, item)) <= max(
+            num_bytes, sum(old.num_bytes for old in (*left[-1:], item))
+        ), "no more than the budget, or than the newest and its successor"
+        left = survivors([WithinBytes(num_bytes)], [*there, item], "min")
+
+
+@pytest.mark.parametrize("rules", [[Latest(1)], [Latest(5), EveryNth(2)], [Best(3)], []])
+def test_rules_that_are_no_budget_let_go_only_after_the_save(rules):
+    assert gives_way(rules, history(0.5, 0.4, None, 0.6), saved(4, 0.1), "min") == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "sizes", "expected"),
+    [
+        ([Latest(1)], [], [10, 20]),  # the first stays until the second is whole
+        ([Latest(3)], [], [10, 20]),
+        ([Latest(1)], [10], [10, 10]),
+        ([Latest(2)], [10], [10, 20]),
+        ([WithinBytes(30)], [10, 10, 10], [0, 0]),
+        ([WithinBytes(5)], [10], [10, 10]),
+    ],
+)
+def test_what_the_next_two_saves_need(rules, sizes, expected):
+    there = [saved(number, num_bytes=size) for number, size in enumerate(sizes)]
+    assert needs(rules, there, "min", 10, 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [(7, 7), ("7", 7), ("7B", 7), ("500MB", 5 * 10**8), ("1.5 GB", 15 * 10**8), ("2 kb", 2000), ("20GiB", 20 * 2**30)],
+)
+def test_a_size_may_have_a_unit(text, num_bytes):
+    assert parse_size(text) == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", -1, 0, "0MB", "1 parsec", "1e9", True, None])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ValueError, match="is no size: give bytes, or '500MB'"):
+        WithinBytes(text)
+
+
+@pytest.mark.parametrize("rule", [Latest, Best])
+@pytest.mark.parametrize("count", [-2, "two", 1.5, None])
+def test_what_is_no_count_is_refused(rule, count):
+    with pytest.raises(ValueError, match="must be a whole number from 0, or -1 for all"):
+        rule(count)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from tests.support.disk import Disk
-from tests.support.values import at, commit, names, saved
+from tests.support.values import at, commit, saved
 
 from cairn.checkpoint import layout, manifest
 from cairn.checkpoint.catalog import Catalog, verify
@@ -53,16 +53,6 @@ def room_for(num_bytes):
 
 def listing(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-def next_save(writer, number):
-    """What a run does at each save: commit, move the links, then delete the one before."""
-    item = commit(writer.directory, number, score=1.0 / (number + 1))
-    writer.link(layout.LAST, item.name)
-    writer.link(layout.BEST, item.name)
-    if number:
-        writer.remove(saved(number - 1).name)
-    return item
 
 
 # What is written
@@ -164,58 +154,7 @@ def test_a_removal_begins_with_the_manifest(folder, writer, monkeypatch):
     writer.remove(FIRST)
 
 
-def test_a_sweep_removes_what_dead_writers_left_and_nothing_else(folder, writer):
-    commit(folder)
-    others = [".keep", "notes.tmp", ".notes.txt.tmp", "epoch_0_batch_150.ckpt"]
-    left = [layout.temp_name(name) for name in (SECOND, layout.manifest_name(SECOND), layout.LAST)]
-    for name in (*others, *left):
-        (folder / name).write_text("half")
-    writer.sweep()
-    assert listing(folder) == sorted([*others, FIRST, "epoch_000_batch_000001.json"])
-
-
-def test_a_sweep_of_no_directory_is_nothing(writer, folder):
-    writer.sweep()
-    assert not folder.exists()
-
-
 # Deaths and failures
-
-
-def test_a_kill_between_any_two_steps_leaves_a_whole_last_checkpoint(folder, writer, tmp_path, monkeypatch):
-    folder.mkdir()
-    next_save(writer, 0)
-    disk = Disk(folder, monkeypatch)
-    disk.copies = tmp_path / "copies"
-    disk.copies.mkdir()
-    for number in (1, 2):
-        next_save(writer, number)
-    disk.copy()
-    monkeypatch.undo()
-
-    newest = -1
-    for copy in sorted(disk.copies.iterdir()):
-        item, _ = Catalog(copy).newest_whole()
-        assert item.number >= newest
-        newest = item.number
-        links = [(copy / link).resolve() for link in (layout.LAST, layout.BEST)]
-        for path in links:
-            verify(path, next(good for good in Catalog(copy).committed() if good.name == path.name))
-        _take_over(SyncWriter(copy))
-        assert listing(copy) == sorted([*_files(names(Catalog(copy).committed())), layout.LAST, layout.BEST])
-    assert newest == 2
-    assert len(list(disk.copies.iterdir())) == len(disk.steps) + 1
-
-
-def _take_over(writer):
-    """What the next start does first."""
-    writer.sweep()
-    for item in Catalog(writer.directory).rejected():
-        writer.remove(item.path.name)
-
-
-def _files(checkpoints):
-    return [file for name in checkpoints for file in (name, layout.manifest_name(name))]
 
 
 @pytest.mark.parametrize("step", range(len(COMMIT)), ids=[step.split()[0] for step in COMMIT])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import time
@@ -17,13 +18,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
-from cairn.checkpoint import layout, loop, retention, schedule, snapshot, state
-from cairn.checkpoint.errors import ConfigError
+from cairn.checkpoint import estimate, layout, loop, retention, schedule, snapshot, state
+from cairn.checkpoint.errors import ConfigError, SaveError
+from cairn.checkpoint.failures import Failures
 from cairn.checkpoint.history import History
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.checkpoint.types import Mode, Moment, Position, Saved
 from cairn.checkpoint.writer import SyncWriter, Writer
+
+log = logging.getLogger(__name__)
 
 TIME_LIMIT = "max_time"
 _START = Position(0, 0)
@@ -52,6 +56,7 @@ class Policy:
     monitor: str | None = None
     mode: Mode = "min"
     max_time_s: float | None = None
+    max_failed_saves: int = 3
 
 
 class CheckpointEngine(Checkpoint):
@@ -79,6 +84,7 @@ class CheckpointEngine(Checkpoint):
         ranked_by = policy.mode if policy.monitor else None
         self.history = History(policy.directory, policy.rules.values(), ranked_by, self.writer)
         self.num_saves, self.total_stall_s = 0, 0.0
+        self._failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
         self._loaded: dict[str, Any] = {}
         self._previous, self._samples = _START, 0
@@ -130,6 +136,8 @@ class CheckpointEngine(Checkpoint):
                 "metrics.csv has its history."
             )
         if trainer.is_global_zero and not trainer.fast_dev_run:
+            if self.policy.triggers:
+                self.history.check_writable()
             self.history.open(self.origin.run, self.plan)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -156,6 +164,8 @@ class CheckpointEngine(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
         self._due(self._moment("batch", ends=False))  # a trigger that cannot answer says so before training
+        if self.policy.triggers and trainer.is_global_zero and not trainer.fast_dev_run:
+            self.history.check_space(estimate.first_num_bytes(pl_module, trainer.optimizers))
         if self.policy.triggers and not _keeps_its_place(trainer):
             rank_zero_warn(
                 "The training data does not say where it stands, so that after a resume inside an epoch it starts "
@@ -243,18 +253,31 @@ class CheckpointEngine(Checkpoint):
     def _save(self, place: loop.Place, moment: Moment, due: tuple[str, ...]) -> None:
         started, trainer = time.monotonic(), self._the_trainer
         clock = {"elapsed_s": moment.elapsed_s, "num_saves": self.num_saves + 1, "total_stall_s": self.total_stall_s}
-        contents = snapshot.capture(trainer, place, moment.position, self.origin, clock)
         self._last_save_s = moment.elapsed_s
-        if trainer.is_global_zero:
-            draft = self._draft(moment, due, capture_s=time.monotonic() - started)
-            provenance = {"world_size": trainer.world_size, **self.origin.provenance}
-            saved = self.writer.commit(contents, draft, provenance)
-            self.history.add(saved)
-            self.num_saves += 1
-            self.total_stall_s += saved.stall_s
-        trainer.strategy.barrier("cairn.saved")
+        gave_up = ""
+        try:
+            contents = snapshot.capture(trainer, place, moment.position, self.origin, clock)
+            if trainer.is_global_zero:
+                self._commit(contents, self._draft(moment, due, contents, capture_s=time.monotonic() - started))
+        except SaveError as error:
+            gave_up = self._failures.add(str(error), final=moment.ends or moment.stop == TIME_LIMIT)
+        if gave_up := trainer.strategy.broadcast(gave_up):
+            raise SaveError(gave_up)
 
-    def _draft(self, moment: Moment, due: tuple[str, ...], capture_s: float) -> Saved:
+    def _commit(self, contents: Mapping[str, Any], draft: Saved) -> None:
+        self.history.make_room(draft)
+        saved = self.writer.commit(
+            contents, draft, {"world_size": self._the_trainer.world_size, **self.origin.provenance}
+        )
+        self._failures.reset()
+        self.num_saves += 1
+        self.total_stall_s += saved.stall_s
+        try:
+            self.history.add(saved)
+        except SaveError as error:  # what was saved is safe
+            log.error("%s The next save tries again.", error)
+
+    def _draft(self, moment: Moment, due: tuple[str, ...], contents: Mapping[str, Any], capture_s: float) -> Saved:
         return Saved(
             name=layout.checkpoint_name(moment.position),
             position=moment.position,
@@ -265,6 +288,7 @@ class CheckpointEngine(Checkpoint):
             metrics=_finite(self._the_trainer.callback_metrics),
             run=self.origin.run,
             elapsed_s=moment.elapsed_s,
+            num_bytes=estimate.num_bytes(contents),
             stall_s=capture_s,
         )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,18 +36,28 @@ class Catalog:
 
     def committed(self) -> list[Saved]:
         """Every checkpoint with a readable manifest and a file of the right size, oldest first."""
-        return self._read()[0]
+        return self.all()[0]
 
     def rejected(self) -> list[Rejected]:
         """Every checkpoint file that is not committed, oldest first, with the reason."""
-        return self._read()[1]
+        return self.all()[1]
+
+    def leftovers(self) -> list[Path]:
+        """Files that are no checkpoints any more, or not yet: half written ones, and manifests of deleted ones."""
+        paths = sorted(self.directory.iterdir()) if self.directory.is_dir() else []
+        there = {path.name for path in paths}
+        return [
+            path
+            for path in paths
+            if layout.is_temp(path.name) or (layout.checkpoint_of(path.name) or path.name) not in there
+        ]
 
     def newest_whole(self) -> tuple[Saved | None, list[Rejected]]:
         """The newest checkpoint whose bytes are those of its manifest, and every newer file that is not.
 
         A checkpoint that is verified and fails makes the one before it the newest.
         """
-        good, rejected = self._read()
+        good, rejected = self.all()
         for saved in reversed(good):
             try:
                 verify(self.directory / saved.name, saved)
@@ -56,7 +68,8 @@ class Catalog:
             return saved, [item for item in rejected if (layout.parse_name(item.path.name) or here) > here]
         return None, rejected
 
-    def _read(self) -> tuple[list[Saved], list[Rejected]]:
+    def all(self) -> tuple[list[Saved], list[Rejected]]:
+        """What is committed, and what is not, both oldest first."""
         good, rejected = [], []
         names = (path.name for path in self.directory.glob("*.ckpt")) if self.directory.is_dir() else ()
         for name in sorted((name for name in names if layout.parse_name(name)), key=layout.parse_name):  # type: ignore[arg-type]
@@ -71,15 +84,16 @@ def describe(path: Path) -> Saved:
     """The manifest of a checkpoint file, checked against the file's size.
 
     Raises:
-        CorruptCheckpointError: there is no manifest, or it does not fit.
+        CorruptCheckpointError: there is no manifest, or it does not fit, or one of them cannot be read.
     """
     proof = path.with_name(layout.manifest_name(path.name))
     if not proof.is_file():
         raise CorruptCheckpointError("it has no manifest: its save was never finished")
-    saved = manifest.load(proof.read_bytes())
+    with _readable():
+        saved = manifest.load(proof.read_bytes())
+        size = path.stat().st_size
     if saved.name != path.name:
         raise CorruptCheckpointError(f"its manifest is that of {saved.name}")
-    size = path.stat().st_size if path.is_file() else 0
     if size != saved.num_bytes:
         raise CorruptCheckpointError(f"it has {size} bytes, and its manifest says {saved.num_bytes}")
     return saved
@@ -89,9 +103,17 @@ def verify(path: Path, saved: Saved) -> None:
     """Compare the bytes of a file with the checksum of its manifest.
 
     Raises:
-        CorruptCheckpointError: they differ.
+        CorruptCheckpointError: they differ, or cannot be read.
     """
-    with open(path, "rb") as file:
+    with _readable(), open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != saved.sha256:
         raise CorruptCheckpointError(f"its checksum is {found[:12]}..., and its manifest says {saved.sha256[:12]}...")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CorruptCheckpointError(f"it cannot be read ({error.strerror or error})") from error

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cairn.checkpoint import layout, retention
+from cairn.checkpoint import disk, layout, retention, space
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import ConfigError
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.types import Mode, Saved
 from cairn.checkpoint.writer import Writer
+
+log = logging.getLogger(__name__)
 
 
 class History:
@@ -28,6 +30,7 @@ class History:
         self.directory, self.rules, self.mode, self.writer = directory, list(rules), mode, writer
         self.saved: list[Saved] = []
         self._rejected: list[str] = []
+        self._unwanted: list[str] = []
 
     @property
     def newest(self) -> Saved | None:
@@ -48,47 +51,98 @@ class History:
         """Take over what `run` had committed when it was where `plan` goes on; clear away what dead writers have left.
 
         Raises:
-            ConfigError: the directory cannot be written, or holds checkpoints of another run, which are not ours to
-            delete.
+            ConfigError: the directory holds checkpoints of another run, which are not ours to delete.
+            SaveError: as in `add`.
         """
         catalog = Catalog(self.directory)
-        committed = catalog.committed()
+        committed, rejected = catalog.all()
         if others := {item.run for item in committed} - {run}:
             raise ConfigError(
                 f"checkpoint.dirpath={self.directory} holds checkpoints of another run ({', '.join(others)}): give "
                 f"each run a directory of its own."
             )
-        self._check_writable()
-        self.writer.sweep()
-        # Gone when something better is there: nothing is deleted before its successor is committed.
-        self._rejected = [item.path.name for item in (*catalog.rejected(), *plan.rejected)]
+        for path in catalog.leftovers():
+            log.info("Removed %s: a save or a deletion was cut off there.", path.name)
+            disk.remove(path)
+        # Gone when something better is there: nothing is deleted before its successor is committed. A first save that
+        # was cut off never was, and goes at once: two of them would look like a run that lost all its manifests.
+        self._rejected = [item.path.name for item in (*rejected, *plan.rejected)]
+        if not committed:
+            self._unwanted, self._rejected = self._rejected, []
         here = plan.saved.position if plan.saved else None
         self.saved = [item for item in committed if here is not None and item.position <= here]
-        if self.saved:
-            self._tidy()
+        self.keep(retention.survivors(self.rules, self.saved, self.mode))
+
+    def check_writable(self) -> None:
+        """Make the directory, and try to write there.
+
+        Raises:
+            ConfigError: that is not possible.
+        """
+        if why := disk.why_unwritable(self.directory):
+            raise ConfigError(f"checkpoint.dirpath={self.directory} cannot be written: {why}.")
+
+    def check_space(self, num_bytes: int) -> None:
+        """Say so if checkpoints of about `num_bytes` each will not fit.
+
+        Raises:
+            ConfigError: not even the first does.
+        """
+        first, second = retention.needs(self.rules, self.saved, self.mode, num_bytes, count=2)
+        free = disk.free_bytes(self.directory)
+        there = f"{space.size(free)} are free in checkpoint.dirpath={self.directory}"
+        if first > free:
+            raise ConfigError(
+                f"A checkpoint of this run needs about {space.size(num_bytes)}, and only {there}: make room, or choose "
+                f"another directory."
+            )
+        if second > free:
+            log.warning(
+                "A checkpoint of this run needs about %s, and %s: there will be no room for a second one beside the "
+                "first, which stays until the second is whole.",
+                space.size(num_bytes),
+                there,
+            )
+
+    def make_room(self, coming: Saved) -> None:
+        """Delete what a budget gives up for a checkpoint that is about to be written.
+
+        Raises:
+            SaveError: something could not be deleted.
+        """
+        way = retention.gives_way(self.rules, self.saved, coming, self.mode)
+        self.keep([item for item in self.saved if item not in way])
 
     def add(self, saved: Saved) -> None:
-        """A checkpoint was committed."""
-        self.saved = [item for item in self.saved if item.name != saved.name] + [saved]
-        self._tidy()
-        for name in self._rejected:
-            if name not in {item.name for item in self.saved}:
-                self.writer.remove(name)
+        """A checkpoint was committed: move the links, then delete what no rule keeps and what it replaces.
+
+        Raises:
+            SaveError: a link could not be moved, or something not be deleted; the next call tries again.
+        """
+        others = [item for item in self.saved if item.name != saved.name]
+        there = [item for item in others if (self.directory / item.name).exists()]
+        if len(there) < len(others):
+            gone = ", ".join(item.name for item in others if item not in there)
+            log.warning("Gone from %s, and not by this run: %s.", self.directory, gone)
+        self._unwanted += self._rejected
         self._rejected = []
+        self.keep(retention.survivors(self.rules, [*there, saved], self.mode))
+
+    def keep(self, kept: Sequence[Saved]) -> None:
+        """Move the links to the newest and the best of `kept`; then delete the others.
+
+        Raises:
+            SaveError: as in `add`.
+        """
+        names = {item.name for item in kept}
+        self._unwanted = [name for name in (*self._unwanted, *(item.name for item in self.saved)) if name not in names]
+        self.saved = list(kept)
+        self.writer.link(layout.LAST, self.newest.name if self.newest else None)
+        self.writer.link(layout.BEST, self.best.name if self.best else None)
+        while self._unwanted:
+            self.writer.remove(self._unwanted[0])
+            del self._unwanted[0]
 
     def path(self, saved: Saved | None) -> str:
         """Where a checkpoint lies; empty for none."""
         return str(self.directory / saved.name) if saved else ""
-
-    def _check_writable(self) -> None:
-        there = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise ConfigError(f"checkpoint.dirpath={self.directory} cannot be written: see the permissions of {there}.")
-
-    def _tidy(self) -> None:
-        before, self.saved = self.saved, retention.survivors(self.rules, self.saved, self.mode)
-        self.writer.link(layout.LAST, self.newest.name if self.newest else None)
-        self.writer.link(layout.BEST, self.best.name if self.best else None)
-        for item in before:
-            if item not in self.saved:
-                self.writer.remove(item.name)

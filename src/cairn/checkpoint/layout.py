@@ -8,6 +8,7 @@ from cairn.checkpoint.types import Position
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
+PROBE = ".writable.tmp"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
 _TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST})\.tmp")
@@ -37,4 +38,10 @@ def temp_name(name: str) -> str:
 
 def is_temp(name: str) -> bool:
     """Is this a leftover of a writer that died?"""
-    return _TEMP.fullmatch(name) is not None
+    return name == PROBE or _TEMP.fullmatch(name) is not None
+
+
+def checkpoint_of(name: str) -> str | None:
+    """The checkpoint that a manifest of this name belongs to; None for any other name."""
+    checkpoint = name.removesuffix(".json") + ".ckpt"
+    return checkpoint if name.endswith(".json") and parse_name(checkpoint) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def plan(directory: Path) -> Plan:
     saved, rejected = Catalog(directory).newest_whole()
     if newer := [item for item in rejected if item.newer]:
         raise ResumeError(f"{newer[-1].path} cannot be used: {newer[-1].why}.")
-    # One without a manifest is the first save of the run, cut off; more of them have been committed once.
+    # One without a manifest is the first save of the run, cut off, which the next start removes; more were committed.
     if saved is None and (len(rejected) > 1 or any(item.committed for item in rejected)):
         listing = "; ".join(f"{item.path.name}: {item.why}" for item in rejected)
         raise ResumeError(f"No checkpoint in {directory} is whole ({listing}): move them away to start afresh.")
@@ -51,9 +52,7 @@ def load(path: Path, verified: bool = False) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, no checkpoint, or holds more than tensors and plain values.
     """
-    path = path.resolve()
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}.")
+    path = _existing(path)
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is no checkpoint: it is not a file that torch.save wrote.")
     if not verified and layout.parse_name(path.name) and path.with_suffix(".json").is_file():
@@ -61,11 +60,29 @@ def load(path: Path, verified: bool = False) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a file that is not what it seems
-        why = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be loaded safely, with weights_only=True: {why}") from error
+        raise CheckpointError(f"{path} {_refusal(str(error))}") from error
     if not isinstance(state, dict) or "state_dict" not in state:
         raise CheckpointError(f"{path} is no Lightning checkpoint: it has no 'state_dict'.")
     return state
+
+
+def _existing(path: Path) -> Path:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a directory: name a file in it, or go on with a run by resume=RUN_DIR.")
+    if path.is_symlink() and not path.exists():
+        raise CheckpointError(f"{path} is a link to {path.readlink()}, which is not there.")
+    if not path.exists():
+        raise CheckpointError(f"There is no checkpoint {path}.")
+    return path.resolve()
+
+
+def _refusal(why: str) -> str:
+    """What torch says of a pickle that it does not load, without its advice to load it all the same."""
+    if named := re.search(r"GLOBAL (\S+)", why):
+        return (
+            f"is refused: it names {named[1]}, and nothing but tensors and plain values is loaded, lest it runs code."
+        )
+    return f"cannot be loaded: {why.splitlines()[0]}"
 
 
 def _verify(path: Path) -> None:

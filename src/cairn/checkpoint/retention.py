@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from cairn.checkpoint.types import Mode, Saved, ranked
+from cairn.checkpoint.types import Mode, Position, Saved, ranked
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{kind}B": base**power
+    for power, prefix in enumerate("kMGT", start=1)
+    for kind, base in (("", 1000), ("i", 1024))
+}
 
 
 class Rule(Protocol):
     """One wish to keep checkpoints."""
+
+    makes_room: bool
+    """True if it lets go before the next checkpoint is written, so that its limit holds at any moment."""
 
     def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
         """The ones of `saved` (oldest first) that shall stay."""
@@ -19,8 +30,10 @@ class Rule(Protocol):
 class Latest:
     """The newest `count` (-1: all)."""
 
+    makes_room = False
+
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count = _count(count)
 
     def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
         return saved if self.count < 0 else saved[len(saved) - min(self.count, len(saved)) :]
@@ -29,8 +42,10 @@ class Latest:
 class Best:
     """The best `count` by score (-1: all that have one)."""
 
+    makes_room = False
+
     def __init__(self, count: int = 1) -> None:
-        self.count = count
+        self.count = _count(count)
 
     def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
         best = ranked([item for item in saved if item.lasting], mode)
@@ -40,9 +55,11 @@ class Best:
 class EveryNth:
     """Each `n`-th save of the run, for ever."""
 
+    makes_room = False
+
     def __init__(self, n: int) -> None:
-        if n <= 0:
-            raise ValueError(f"Keeping every n-th checkpoint needs n of at least 1, not {n}.")
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"n={n!r} must be a whole number from 1: each n-th checkpoint is kept.")
         self.n = n
 
     def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
@@ -50,10 +67,15 @@ class EveryNth:
 
 
 class WithinBytes:
-    """As many of the newest as fit into `num_bytes` together; what is not lasting does not count."""
+    """As many of the newest as fit into `num_bytes` (a number, '500MB', '20GiB') together.
 
-    def __init__(self, num_bytes: int) -> None:
-        self.num_bytes = num_bytes
+    What is not lasting does not count.
+    """
+
+    makes_room = True
+
+    def __init__(self, num_bytes: int | str) -> None:
+        self.num_bytes = parse_size(num_bytes)
 
     def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
         room = self.num_bytes
@@ -82,3 +104,54 @@ def survivors(rules: Iterable[Rule], saved: Sequence[Saved], mode: Mode | None) 
     for rule in rules:
         names.update(item.name for item in rule.keep(pool, mode or "min"))
     return [item for item in pool if item.name in names]
+
+
+def gives_way(rules: Sequence[Rule], saved: Sequence[Saved], coming: Saved, mode: Mode | None) -> list[Saved]:
+    """What of `saved` must go before `coming` is written: only a budget keeps it now, and will not then.
+
+    Never the newest or the best: nothing good goes before its successor is there.
+    """
+    firm = survivors([rule for rule in rules if not rule.makes_room], saved, mode)
+    then = survivors(rules, [*saved, coming], mode)
+    return [item for item in survivors(rules, saved, mode) if item not in firm and item not in then]
+
+
+def needs(rules: Sequence[Rule], saved: Sequence[Saved], mode: Mode | None, num_bytes: int, count: int) -> list[int]:
+    """The bytes that each of the next `count` saves takes while it is written, beyond what `saved` takes now."""
+    now = sum(item.num_bytes for item in saved)
+    held, peaks = list(saved), []
+    for number in range(count):
+        coming = _like(held[-1] if held else None, number, num_bytes)
+        way = gives_way(rules, held, coming, mode)
+        held = [*(item for item in held if item not in way), coming]
+        peaks.append(sum(item.num_bytes for item in held) - now)
+        held = survivors(rules, held, mode)
+    return peaks
+
+
+def parse_size(text: int | str) -> int:
+    """Bytes in a number, or in a text such as '500MB', '1.5 GB' or '20GiB'.
+
+    Raises:
+        ValueError: it is no size, or not more than 0.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    units = {name.lower(): factor for name, factor in _UNITS.items()}
+    if not match or isinstance(text, bool) or match[2].lower() not in units or float(match[1]) <= 0:
+        raise ValueError(f"{text!r} is no size: give bytes, or '500MB', '1.5GB', '20GiB'.")
+    return int(float(match[1]) * units[match[2].lower()])
+
+
+def _like(newest: Saved | None, number: int, num_bytes: int) -> Saved:
+    """A checkpoint that might come after `newest`."""
+    first = Saved(f"first {number}", Position(0, 0), 0, (), None, num_bytes=num_bytes)
+    if newest is None:
+        return first
+    later = replace(newest.position, epoch=newest.position.epoch + 1)
+    return replace(first, name=f"next {number}", position=later, number=newest.number + newest.lasting)
+
+
+def _count(count: int) -> int:
+    if not isinstance(count, int) or count < -1:
+        raise ValueError(f"count={count!r} must be a whole number from 0, or -1 for all.")
+    return count

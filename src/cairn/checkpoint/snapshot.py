@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn.checkpoint import loop, state, sums
-from cairn.checkpoint.errors import ResumeError
+from cairn.checkpoint.errors import ResumeError, SaveError
 from cairn.checkpoint.types import Position
 
 
@@ -32,8 +32,10 @@ def capture(
 
     Raises:
         UnsafeStateError: the state holds more than tensors and plain values.
+        SaveError: a logger could not write down what belongs to this position (on rank 0).
     """
     contents = loop.dump(trainer)
+    ranks = _gathered(_rank_state(trainer), trainer)  # all ranks meet here, before anything can fail on one of them
     contents[state.KEY] = {
         "format": state.FORMAT,
         "place": place,
@@ -43,8 +45,8 @@ def capture(
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "threads": torch.get_num_threads(),
-        "loggers": {name: logger.state_dict() for name, logger in _resumable_loggers(trainer).items()},
-        "ranks": _gathered(_rank_state(trainer), trainer),
+        "loggers": _logger_states(trainer),
+        "ranks": ranks,
         "clock": dict(clock),
     }
     plain: dict[str, Any] = state.plain(contents)
@@ -99,6 +101,13 @@ def restore_loggers(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     for name, logger in _resumable_loggers(trainer).items():
         if name in ours["loggers"]:
             logger.load_state_dict(ours["loggers"][name])
+
+
+def _logger_states(trainer: Trainer) -> dict[str, Any]:
+    try:
+        return {name: logger.state_dict() for name, logger in _resumable_loggers(trainer).items()}
+    except OSError as error:
+        raise SaveError(f"The metrics up to this checkpoint could not be written: {error}.") from error
 
 
 def _resumable_loggers(trainer: Trainer) -> dict[str, Any]:

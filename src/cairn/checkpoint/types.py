@@ -46,6 +46,7 @@ class Saved:
     elapsed_s: float = 0.0
     """Training time of the run up to here, in seconds, over all its restarts."""
     num_bytes: int = 0
+    """Size of the file; before it is written, what it will need."""
     sha256: str = ""
     stall_s: float = 0.0
     """Seconds that training stood still for this save."""

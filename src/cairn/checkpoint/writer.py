@@ -1,23 +1,20 @@
-"""HOW a checkpoint gets to disk: temp beside the target, fsync, rename, then its manifest the same way, then links.
+"""HOW a checkpoint gets to disk: the file, whole and synced, then its manifest the same way.
 
 Whatever happens between two of these steps, what was committed before stays whole and stays the newest.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
-import torch
-
-from cairn.checkpoint import layout, manifest
+from cairn.checkpoint import disk, layout, manifest, space
 from cairn.checkpoint.errors import SaveError
 from cairn.checkpoint.types import Saved
 
@@ -26,19 +23,27 @@ class Writer(Protocol):
     """Commits states; the part to exchange for a faster one."""
 
     def commit(self, state: Mapping[str, Any], draft: Saved, provenance: Mapping[str, Any]) -> Saved:
-        """Write `state` under `draft.name` and then its manifest; return the draft with size, checksum and cost."""
-        ...
+        """Write `state` under `draft.name` and then its manifest; return the draft with size, checksum and cost.
 
-    def remove(self, name: str) -> None:
-        """Delete a checkpoint: its manifest first, so that half a deletion is no checkpoint."""
+        Raises:
+            SaveError: it could not be written, and nothing is left of it.
+        """
         ...
 
     def link(self, link: str, target: str | None) -> None:
-        """Let `link` point to `target`, in one step; None removes it."""
+        """Let `link` point to `target`, in one step; None removes it.
+
+        Raises:
+            SaveError: it could not be moved, and points to where it did.
+        """
         ...
 
-    def sweep(self) -> None:
-        """Remove what writers that died have left half written."""
+    def remove(self, name: str) -> None:
+        """Delete a checkpoint: its manifest first, so that half a deletion is no checkpoint.
+
+        Raises:
+            SaveError: it could not be deleted.
+        """
         ...
 
 
@@ -46,92 +51,59 @@ class SyncWriter:
     """Writes in the calling thread.
 
     Args:
-        directory: where checkpoints go; made if missing.
+        directory: where checkpoints go. Made anew if somebody deletes it; but not with what is above it, since a disk
+            that is not mounted any more is no place to go on in.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def commit(self, state: Mapping[str, Any], draft: Saved, provenance: Mapping[str, Any]) -> Saved:
-        started = time.monotonic()
+        import torch  # not above: whoever only deletes and links need not wait for it
+
+        started, path = time.monotonic(), self.directory / draft.name
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            num_bytes, sha256 = self._put(draft.name, lambda file: torch.save(state, file))
-            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._make_directory()
+            file = disk.put(path, lambda stream: torch.save(state, stream))
             written = time.monotonic() - started
-            stall = draft.stall_s + written  # training waits for the write as well as for the capture
-            saved = replace(draft, num_bytes=num_bytes, sha256=sha256, stall_s=stall, write_s=written, created=now)
-            text = manifest.dump(saved, provenance)
-            self._put(layout.manifest_name(draft.name), lambda file: file.write(text.encode()))
-        except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-            self._forget(draft.name)
-            raise SaveError(f"The checkpoint {self.directory / draft.name} could not be written: {error}") from error
+            saved = replace(
+                draft,
+                num_bytes=file.num_bytes,
+                sha256=file.sha256,
+                stall_s=draft.stall_s + written,  # training waits for the write as well as for the capture
+                write_s=written,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            proof = manifest.dump(saved, provenance).encode()
+            disk.put(self.directory / layout.manifest_name(draft.name), lambda stream: stream.write(proof))
+        except OSError as error:
+            with suppress(SaveError):
+                self.remove(draft.name)
+            raise SaveError(space.why_not_written(path, error, draft.num_bytes)) from error
         return saved
 
-    def remove(self, name: str) -> None:
-        for path in (self.directory / layout.manifest_name(name), self.directory / name):
-            path.unlink(missing_ok=True)
-
     def link(self, link: str, target: str | None) -> None:
-        path, temp = self.directory / link, self.directory / layout.temp_name(link)
-        if target is None:
-            path.unlink(missing_ok=True)
-        elif not path.is_symlink() or os.readlink(path) != target:
-            temp.unlink(missing_ok=True)
-            temp.symlink_to(target)
-            temp.replace(path)
-            _fsync_directory(self.directory)
+        path = self.directory / link
+        with _told(f"The link {path} could not be moved to {target}"):
+            if target is None:
+                disk.remove(path)
+            else:
+                disk.link(path, target)
 
-    def sweep(self) -> None:
-        with suppress(FileNotFoundError):
-            for path in self.directory.iterdir():
-                if layout.is_temp(path.name):
-                    path.unlink(missing_ok=True)
+    def remove(self, name: str) -> None:
+        with _told(f"The checkpoint {self.directory / name} could not be deleted"):
+            disk.remove(self.directory / layout.manifest_name(name))
+            disk.remove(self.directory / name)
 
-    def _forget(self, name: str) -> None:
-        """Remove what a save that failed has left: it is not the one that it was told to be."""
-        with suppress(OSError):
-            self.remove(name)
-
-    def _put(self, name: str, write: Any) -> tuple[int, str]:
-        temp = self.directory / layout.temp_name(name)
-        try:
-            with open(temp, "wb") as file:
-                hashing = _HashingFile(file)
-                write(hashing)
-                file.flush()
-                os.fsync(file.fileno())
-            temp.replace(self.directory / name)
-        except BaseException:
-            with suppress(OSError):
-                temp.unlink(missing_ok=True)
-            raise
-        _fsync_directory(self.directory)
-        return hashing.num_bytes, hashing.digest()
+    def _make_directory(self) -> None:
+        if not self.directory.exists():
+            os.mkdir(self.directory)
+            disk.sync_directory(self.directory.parent)
 
 
-class _HashingFile:
-    """A file for writing that hashes what passes: the checksum costs no second reading."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._hash, self.num_bytes = file, hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        self._hash.update(data)
-        self.num_bytes += memoryview(data).nbytes
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
-
-def _fsync_directory(directory: Path) -> None:
-    """Make a rename survive a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
+@contextmanager
+def _told(what: str) -> Iterator[None]:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        yield
+    except OSError as error:
+        raise SaveError(f"{what}: {error.strerror or error}.") from error

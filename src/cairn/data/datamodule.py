@@ -55,8 +55,8 @@ class DataModule(LightningDataModule):
         replay: bool = False,
     ) -> None:
         super().__init__()
-        self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.batch_size = _number("data.batch_size", batch_size, least=1)
+        self.num_workers = _number("data.num_workers", num_workers, least=0)
         self.seed = seed
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
@@ -239,3 +239,9 @@ class DataModule(LightningDataModule):
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def _number(key: str, value: int, least: int) -> int:
+    if not isinstance(value, int) or value < least:
+        raise DataError(f"{key}={value!r} must be a whole number from {least}.")
+    return value

@@ -6,6 +6,7 @@ Lightning's CSVLogger deletes the file that it finds, so that a resumed run woul
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from argparse import Namespace
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, str]
 
@@ -32,6 +35,7 @@ class CSVLogger(Logger):
         self._num_rows = 0
         self._buffer: list[Row] = []
         self._fresh = True
+        self._told = False
 
     @property
     def path(self) -> Path:
@@ -61,24 +65,25 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the buffered rows; a new column rewrites the file under another name first."""
-        if not self._buffer:
-            return
-        columns = sorted({*self._columns, *(name for row in self._buffer for name in row)})
-        if self._fresh or columns != self._columns:
-            self._rewrite([] if self._fresh else self._read(), columns)
-        with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, self._columns, lineterminator="\n").writerows(self._buffer)
-        self._num_rows += len(self._buffer)
-        self._buffer = []
+        """Write the buffered rows; if that fails, tell it, and keep them for the next call: no reason to stop a run."""
+        try:
+            self._flush()
+        except OSError as error:
+            if not self._told:
+                log.error("%s cannot be written (%s): its rows wait until it can.", self.path, error.strerror)
+            self._told = True
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
 
     def state_dict(self) -> dict[str, Any]:
-        """How much of the file belongs to this position; the rows are on disk when this returns."""
-        self.save()
+        """How much of the file belongs to this position; the rows are on disk when this returns.
+
+        Raises:
+            OSError: they could not be written.
+        """
+        self._flush()
         if self._num_rows:
             with open(self.path) as file:
                 os.fsync(file.fileno())
@@ -93,6 +98,23 @@ class CSVLogger(Logger):
             rank_zero_warn(f"{self.path} has {len(rows)} rows, and the checkpoint knew {state['rows']}: some are lost.")
         if state["rows"]:
             self._rewrite(rows, list(state["columns"]))
+
+    def _flush(self) -> None:
+        """A new column rewrites the file under another name first."""
+        if not self._buffer:
+            return
+        columns = sorted({*self._columns, *(name for row in self._buffer for name in row)})
+        if self._fresh or columns != self._columns:
+            self._rewrite([] if self._fresh else self._read(), columns)
+        size = self.path.stat().st_size
+        try:
+            with open(self.path, "a", newline="") as file:
+                csv.DictWriter(file, self._columns, lineterminator="\n").writerows(self._buffer)
+        except OSError:
+            os.truncate(self.path, size)  # no half rows
+            raise
+        self._num_rows += len(self._buffer)
+        self._buffer, self._told = [], False
 
     def _read(self) -> list[Row]:
         with open(self.path, newline="") as file:

@@ -1,0 +1,270 @@
+"""Whatever happens at any system call of a save (it fails, the process dies there, the power goes), a whole checkpoint
+is found that is not older than the last one that was reported as committed, and no link dangles."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
+from tests.support.power import NAMES, Call, Killed, Tape, after_a_power_cut, put_up
+from tests.support.values import saved
+
+from cairn.checkpoint import disk, layout, resume
+from cairn.checkpoint.catalog import Catalog, verify
+from cairn.checkpoint.errors import SaveError
+from cairn.checkpoint.history import History
+from cairn.checkpoint.retention import Latest, WithinBytes
+from cairn.checkpoint.writer import SyncWriter
+
+SCORES = [0.5, 0.3, 0.4, 0.2, 0.6]
+RULES = [Latest(1), WithinBytes("4kB")]
+"""With the best and the newest: links move and stay, and files go before a save (by the budget) and after it."""
+FULL = {"open", "write", "fsync", "mkdir", "symlink"}
+"""What a full disk refuses: not renaming, and not deleting."""
+
+
+Rows = Counter[tuple[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def small_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "_BUFFER_BYTES", 400)  # so that a checkpoint takes several
+
+
+def run(root: Path, report: Callable[[object], None], scores: list[float] = SCORES, first: int = 0) -> None:
+    """What a training does: it starts, goes on from what is there, and saves; a save that fails does not stop it."""
+    folder = root / "run" / "checkpoints"
+    writer = SyncWriter(folder)
+    own = History(folder, RULES, "min", writer)
+    own.check_writable()
+    own.open("toy", resume.plan(folder))
+    for number, score in enumerate(scores, start=first):
+        coming = saved(number, score, num_bytes=1500)
+        state = {"state_dict": {"weight": torch.full((30,), float(number))}}
+        try:
+            own.make_room(coming)
+            item = writer.commit(state, coming, {})
+            report(item.number)
+            own.add(item)
+        except SaveError:
+            pass  # told; the next save tries again
+
+
+def last_reported(calls: list[Call]) -> int:
+    return max((int(call.other) for call in calls if call.name == "report"), default=-1)
+
+
+def check(root: Path, reported: int) -> None:
+    """A whole checkpoint is there that is not older than the last reported one, and the links lead to whole ones."""
+    folder = root / "run" / "checkpoints"
+    found, rejected = Catalog(folder).newest_whole()
+    assert (found.number if found else -1) >= reported, rejected
+    good = {item.name: item for item in Catalog(folder).committed()}
+    for link in (folder / layout.LAST, folder / layout.BEST):
+        if link.is_symlink():
+            verify(folder / os.readlink(link), good[os.readlink(link)])
+
+
+def check_goes_on(root: Path) -> None:
+    """The next start finds it as well, saves again, and leaves nothing behind."""
+    run(root, lambda number: None, [0.1], first=9)
+    folder = root / "run" / "checkpoints"
+    kept = Catalog(folder).committed()
+    assert kept[-1].number == 9
+    files = {file for item in kept for file in (item.name, layout.manifest_name(item.name))}
+    assert {path.name for path in folder.iterdir()} == files | {layout.LAST, layout.BEST}
+    assert all((folder / link).exists() for link in (layout.LAST, layout.BEST))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
+    """All system calls of a run in which nothing goes wrong."""
+    root = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk, "_BUFFER_BYTES", 400)
+        with Tape(root) as tape:
+            run(root, tape.report)
+    assert last_reported(tape.calls) == len(SCORES) - 1
+    return tape.calls
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[Rows]:
+    """How often each fault was tried at each system call; `pytest -s` shows it at the end."""
+    rows: Rows = Counter()
+    yield rows
+    shown = Table("system call", "fault", "times", title="A whole checkpoint, not older than the last reported, after:")
+    for (call, fault), count in sorted(rows.items()):
+        shown.add_row(call, fault, str(count))
+    Console(width=100).print(shown)
+
+
+def test_the_run_does_all_that_a_run_can_do(whole: list[Call]) -> None:
+    assert {call.name for call in whole} == {*NAMES, "report"}
+    deleted = [number for number, call in enumerate(whole) if call.name == "unlink" and call.path.endswith("ckpt")]
+    reports = [number for number, call in enumerate(whole) if call.name == "report"]
+    written = [number for number, call in enumerate(whole) if call.name == "open"]
+    assert any(max(r for r in reports if r < d) > max(w for w in written if w < d) for d in deleted), "after a save"
+    assert any(whole[d + 1].name == "open" for d in deleted), "and to make room before one"
+
+
+FAILURES = {
+    "a full disk": ("ENOSPC", FULL),
+    "a broken disk": ("EIO", set(NAMES)),
+    "no permission": ("EACCES", set(NAMES)),
+}
+
+
+def _during_training(calls: list[Call]) -> range:
+    """What comes before makes the directory: if that fails, the run says so and does not start."""
+    return range(next(n for n, call in enumerate(calls) if call.name == "open" and "epoch" in call.path), len(calls))
+
+
+def _last_save(calls: list[Call]) -> int:
+    return max(n for n, call in enumerate(calls) if call.name == "report" and call.other == str(len(SCORES) - 2))
+
+
+@pytest.mark.parametrize("fault", FAILURES)
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
+def test_a_call_that_fails(fault: str, lasting: bool, whole: list[Call], table: Rows, tmp_path: Path) -> None:
+    code, concerned = getattr(errno, FAILURES[fault][0]), FAILURES[fault][1]
+    for point in [n for n in _during_training(whole) if whole[n].name in concerned]:
+
+        def fail(n: int, call: Call, point: int = point) -> None:
+            if (n == point or (lasting and n > point)) and call.name in concerned:
+                raise OSError(code, os.strerror(code), call.path)
+
+        root = tmp_path / str(point)
+        root.mkdir()
+        with Tape(root, fail) as tape:
+            run(root, tape.report)
+        reported = last_reported(tape.calls)
+        check(root, reported)
+        if not lasting:
+            assert reported == len(SCORES) - 1 or point > _last_save(whole), "the next saves went well"
+        if code == errno.ENOSPC:
+            assert Catalog(root / "run" / "checkpoints").leftovers() == [], "nothing is left of what failed"
+        check_goes_on(root)
+        shutil.rmtree(root)
+        table[whole[point].name, f"{fault}, {'from then on' if lasting else 'once'}"] += 1
+
+
+def test_a_write_that_takes_a_part(whole: list[Call], table: Rows, tmp_path: Path) -> None:
+    for point in [n for n, call in enumerate(whole) if call.name == "write"]:
+        root = tmp_path / str(point)
+        root.mkdir()
+        with Tape(root, lambda n, call, point=point: len(call.data) // 2 if n == point else None) as tape:
+            run(root, tape.report)
+        assert last_reported(tape.calls) == len(SCORES) - 1
+        check(root, len(SCORES) - 1)
+        shutil.rmtree(root)
+        table["write", "takes half"] += 1
+
+
+def test_a_kill(whole: list[Call], table: Rows, tmp_path: Path) -> None:
+    for point, call in enumerate(whole):
+        if call.name == "report":
+            continue
+
+        def kill(n: int, call: Call, point: int = point) -> None:
+            if n == point:
+                raise Killed
+
+        root = tmp_path / str(point)
+        root.mkdir()
+        with Tape(root, kill) as tape, pytest.raises(Killed):
+            run(root, tape.report)
+        assert [_what(done) for done in tape.calls] == [_what(done) for done in whole[:point]]
+        check(root, last_reported(tape.calls))
+        check_goes_on(root)
+        shutil.rmtree(root)
+        table[call.name, "kill -9 before it"] += 1
+
+
+def _what(call: Call) -> tuple[str, ...]:
+    return call.name, call.path, call.other  # the bytes of a manifest hold the time
+
+
+def test_a_power_cut(whole: list[Call], table: Rows, tmp_path: Path) -> None:
+    """Also with any part of the names and the bytes lost that nobody had synced."""
+    seen: set[tuple[Any, ...]] = set()
+    for point, call in enumerate(whole):
+        for tree in after_a_power_cut(whole[: point + 1]):
+            reported = last_reported(whole[: point + 1])
+            if (key := (reported, *sorted(tree.items(), key=str))) in seen:
+                continue
+            seen.add(key)
+            root = tmp_path / str(len(seen))
+            put_up(tree, root)
+            check(root, reported)
+            check_goes_on(root)
+            shutil.rmtree(root)
+            table[call.name, "power cut after it"] += 1
+    assert len(seen) > 300
+
+
+def test_a_power_cut_would_show_a_sync_that_was_left_out(whole: list[Call], tmp_path: Path) -> None:
+    """The test of the test: without its syncs, the same run loses checkpoints."""
+    careless = [call for call in whole if call.name != "fsync"]
+    with pytest.raises(AssertionError):
+        _check_states(careless[:40], tmp_path)
+
+
+def _check_states(calls: list[Call], folder: Path) -> None:
+    for number, tree in enumerate(after_a_power_cut(calls)):
+        put_up(tree, folder / str(number))
+        check(folder / str(number), last_reported(calls))
+
+
+STRACE = shutil.which("strace")
+ALONE = "import sys; sys.path[:0] = sys.argv[2:]; from tests.checkpoint.test_crash import alone; alone(sys.argv[1])"
+
+
+def alone(root: str) -> None:
+    """What strace watches: the run, and nothing of pytest."""
+    disk._BUFFER_BYTES = 400
+    run(Path(root), lambda number: None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(STRACE is None, reason="strace is not installed (Debian: apt-get install strace)")
+def test_the_tape_has_every_system_call_that_changes_something(whole: list[Call], tmp_path: Path) -> None:
+    log, root = tmp_path / "log", tmp_path / "root"
+    root.mkdir()
+    command = [sys.executable, "-c", ALONE, str(root), *sys.path[:2], "src"]
+    traced = subprocess.run(
+        [str(STRACE), "-f", "-y", "-o", str(log), "-e", f"trace={CHANGING}", *command], capture_output=True, text=True
+    )
+    if "ptrace" in traced.stderr.lower():
+        pytest.skip(f"strace may not trace here: {traced.stderr.strip()}")
+    assert traced.returncode == 0, traced.stderr
+    found = [name for line in log.read_text().splitlines() if (name := _changes(line, root))]
+    assert Counter(found) == Counter(call.name for call in whole if call.name != "report")
+
+
+# Whatever could change a file or a folder, also what the code does not use today.
+CHANGING = (
+    "open,openat,openat2,creat,write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,sync_file_range,rename,renameat,"
+    "renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,truncate,ftruncate,fallocate,"
+    "copy_file_range,sendfile,splice,chmod,fchmod,fchmodat,utimensat"
+)
+SAME = {"openat": "open", "rename": "replace", "renameat": "replace", "renameat2": "replace"}
+
+
+def _changes(line: str, root: Path) -> str | None:
+    """The name of a system call in a line of strace, if it concerns the folder and does more than read."""
+    name = line.split("(")[0].split()[-1]
+    if str(root) not in line or (name.startswith("open") and "O_CREAT" not in line):
+        return None
+    return SAME.get(name, name.removesuffix("at"))

@@ -1,0 +1,63 @@
+"""How large a checkpoint will be, known before it is written: close to what torch.save makes of it."""
+
+import io
+
+import pytest
+import torch
+from torch import nn, optim
+
+from cairn.checkpoint.estimate import first_num_bytes, num_bytes
+
+OPTIMIZERS = {
+    "sgd": lambda parameters: optim.SGD(parameters, lr=0.1),
+    "momentum": lambda parameters: optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "adamw": lambda parameters: optim.AdamW(parameters),
+    "amsgrad, fused": lambda parameters: optim.AdamW(parameters, amsgrad=True, fused=True),
+    "adagrad": lambda parameters: optim.Adagrad(parameters),
+    "rmsprop, foreach": lambda parameters: optim.RMSprop(parameters, foreach=True),
+    "two groups": lambda parameters: optim.Adam([{"params": [p], "lr": 0.1} for p in parameters]),
+}
+
+
+def written(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    return len(file.getvalue())
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(50, 100), nn.BatchNorm1d(100), nn.Linear(100, 10))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_first_checkpoint_is_known_before_the_first_step(name):
+    module = network()
+    module[2].bias.requires_grad_(False)
+    optimizer = OPTIMIZERS[name](module.parameters())
+    optim.lr_scheduler.StepLR(optimizer, 1)  # hangs a counter on the optimizer's step
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    told = first_num_bytes(module, [optimizer])
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    assert not optimizer.state or name == "adagrad"  # which has its state from the beginning
+
+    module(torch.randn(4, 50)).sum().backward()
+    optimizer.step()
+    state = {"state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    assert told == pytest.approx(written(state), rel=0.1)
+    assert num_bytes(state) == pytest.approx(written(state), rel=0.1)
+
+
+def test_an_optimizer_that_cannot_be_asked_counts_as_nothing():
+    class Strange(optim.SGD):
+        def step(self, closure):
+            raise RuntimeError("needs a closure")
+
+    module = network()
+    assert first_num_bytes(module, [Strange(module.parameters(), lr=0.1)]) >= num_bytes(module.state_dict())
+
+
+def test_what_several_tensors_share_is_counted_once():
+    whole = torch.zeros(100_000)
+    state = {"a": whole, "b": whole[:10], "list": [whole, ("x", 1)]}
+    assert num_bytes(state) == pytest.approx(written(state), rel=0.01)
