@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from tests.support.callbacks import recorded
 from tests.support.command import QUICK, RECORD, train, wait_for
 from tests.support.equality import differences, outcome
-from tests.support.forks import Forks
+from tests.support.forks import GENEROUS_S, Forks
 
 from cairn.checkpoint import layout, retention
 from cairn.checkpoint.catalog import Catalog, describe, verify
@@ -103,7 +103,7 @@ class Storm:
         process = self.forks.start(run, *self.command)
         if self.rng.random() < 0.2:
             time.sleep(self.rng.uniform(0, 0.5))  # most likely before its first save
-        elif wait_for(lambda: _newest_manifest(run) != name, process):
+        elif wait_for(lambda: _newest_manifest(run) != name, process, GENEROUS_S):
             time.sleep(self.rng.uniform(0, 0.1))  # in one of its next saves, or between them
         if process.kill() != -signal.SIGKILL:
             assert process.wait() == 0, _tail(run)

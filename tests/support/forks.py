@@ -15,6 +15,9 @@ from typing import IO
 
 from tests.support.command import ROOT
 
+GENEROUS_S = 1800
+"""Long enough for a machine that was suspended for some minutes in between; only so that no test hangs for ever."""
+
 
 class Forks:
     """A context in which a training starts within half a second; what still runs at its end is killed.
@@ -84,7 +87,7 @@ class Fork:
         return self.wait()
 
     def _read(self) -> int:
-        assert select.select([self._says], [], [], 120)[0], "waited too long"
+        assert select.select([self._says], [], [], GENEROUS_S)[0], "waited too long"
         return int(self._says.readline())
 
 
