@@ -1,0 +1,177 @@
+"""A storm of real `kill -9`, one soon after the other: nothing is torn, nothing goes back, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tests.support.callbacks import recorded
+from tests.support.command import QUICK, RECORD, train, wait_for
+from tests.support.equality import differences, outcome
+from tests.support.forks import GENEROUS_S, Forks
+
+from cairn.checkpoint import layout, retention
+from cairn.checkpoint.catalog import Catalog, describe, verify
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch"),
+]
+
+DIGITS = [  # few are kept: each save deletes one
+    "model=mlp",
+    "data.batch_size=128",
+    "data.augment=true",
+    "callbacks=early_stopping",
+    "callbacks.early_stopping.patience=50",
+    "trainer.max_epochs=8",
+    "trainer.val_check_interval=0.25",
+    "trainer.limit_val_batches=1",
+    "checkpoint.save_interval=1",
+]
+GPT = [  # many are kept, by rules that overlap
+    "experiment=gpt",
+    "model.net.num_layers=1",
+    "data.seq_len=32",
+    "data.batch_size=2",
+    "data.files=configs/**/*.yaml",
+    "trainer.max_steps=60",
+    "trainer.val_check_interval=6",
+    "trainer.limit_val_batches=1",
+    "trainer.accumulate_grad_batches=2",
+    "checkpoint.save_interval=1",
+    "checkpoint.keep_last=3",
+    "checkpoint.save_top_k=3",
+    "+checkpoint.keep.budget={_target_: cairn.checkpoint.retention.WithinBytes, num_bytes: 5000000}",
+]
+SLOW_DISK = "+callbacks.disk._target_=tests.support.callbacks.SlowDisk"
+COMMANDS = {"digits": DIGITS, "gpt": GPT}
+KILLS = math.ceil(int(os.environ.get("CAIRN_STORM_KILLS", "100")) / len(COMMANDS))
+"""Of each command."""
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_storm_of_kills(name: str, forks: Forks, tmp_path: Path) -> None:
+    command = [*QUICK, *COMMANDS[name], RECORD, SLOW_DISK, f"paths.data_dir={tmp_path}"]
+    train(tmp_path / "whole", *command)
+    whole = outcome(tmp_path / "whole", recorded(tmp_path / "whole"))
+    storm = Storm(forks, command, OmegaConf.load(tmp_path / "whole" / "config.yaml"), random.Random(name))
+    while storm.counts["kills"] < KILLS:
+        run = tmp_path / f"run{storm.counts['ends']}"
+        while storm.counts["kills"] < KILLS and storm.kills(run):
+            pass
+        storm.let_finish(run)
+        assert differences(whole, outcome(run, recorded(run))) == []
+        assert storm.traces(run) == set()
+    print(f"\n{name}: {dict(storm.counts)}; none torn, none a step back, all ends equal")
+    assert storm.counts["kills"] >= KILLS
+    assert storm.counts["inside a save"] >= KILLS // 10, "a storm that spares the saves shows nothing"
+
+
+@dataclass
+class Storm:
+    """Starts a command again and again, kills it, and looks at what it has left."""
+
+    forks: Forks
+    command: list[str]
+    config: DictConfig
+    rng: random.Random
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def kills(self, run: Path) -> bool:
+        """One start and one kill; False if the run came to its end before."""
+        name, committed, before = _newest_manifest(run), _num_committed(run), self.traces(run)
+        process = self.forks.start(run, *self.command)
+        if self.rng.random() < 0.2:
+            time.sleep(self.rng.uniform(0, 0.5))  # most likely before its first save
+        elif wait_for(lambda: _newest_manifest(run) != name, process, GENEROUS_S):
+            time.sleep(self.rng.uniform(0, 0.1))  # in one of its next saves, or between them
+        if process.kill() != -signal.SIGKILL:
+            assert process.wait() == 0, _tail(run)
+            return False
+        self.counts["kills"] += 1
+        self.counts["files whole"] += _check_files(run / "checkpoints")
+        now = _num_committed(run)
+        assert now >= max(committed, self._num_promised(run)), "a step back"
+        traces = self.traces(run) - before
+        self.counts.update({kind for kind, _ in traces})
+        self.counts["inside a save"] += bool(traces)
+        self.counts["before the first save"] += not traces and now == committed
+        return True
+
+    def let_finish(self, run: Path) -> None:
+        """Start it without a kill."""
+        assert self.forks.start(run, *self.command).wait() == 0, _tail(run)
+        self.counts["ends"] += 1
+
+    def _num_promised(self, run: Path) -> int:
+        """How many batches must have been committed, because the run has begun the next one."""
+        batches = run / "batches-0.jsonl"
+        if not batches.exists():
+            return 0
+        begun, _, batch, _ = json.loads(batches.read_text().splitlines()[-1])
+        return begun - batch % self.config.trainer.accumulate_grad_batches  # there is no save in an open window
+
+    def traces(self, run: Path) -> set[tuple[str, str]]:
+        """What a kill inside a save leaves, and nothing else: of what kind, and of which checkpoint."""
+        checkpoints, policy = run / "checkpoints", self.config.checkpoint
+        catalog = Catalog(checkpoints)
+        kept = catalog.committed()
+        found = {(f"{path.suffixes[-2]} in part", path.name) for path in checkpoints.glob(".*.tmp")}
+        for item in catalog.rejected():
+            over = bool(kept) and item.path.name < kept[-1].name
+            found.add(("half deleted" if over else "no manifest yet", item.path.name))
+        if kept:
+            stay = retention.survivors(map(instantiate, policy.keep.values()), kept, policy.mode)
+            best = retention.best_of(kept, policy.mode)
+            found |= {("to be deleted", item.name) for item in kept if item not in stay}
+            for link, item in ((layout.LAST, kept[-1]), (layout.BEST, best)):
+                path = checkpoints / link
+                if item is not None and not (path.is_symlink() and str(path.readlink()) == item.name):
+                    found.add((f"{link} behind", item.name))
+        return found
+
+
+def _check_files(checkpoints: Path) -> int:
+    """A manifest promises that its file is whole, and a link leads to such a file; returns how many there are."""
+    manifests = list(checkpoints.glob("*.json"))
+    for path in (manifest.with_suffix(".ckpt") for manifest in manifests):
+        verify(path, describe(path))
+        torch.load(path, weights_only=True)
+    for link in (checkpoints / layout.LAST, checkpoints / layout.BEST):
+        assert not link.is_symlink() or link.resolve().with_suffix(".json") in manifests, f"{link} dangles"
+    return len(manifests)
+
+
+def _newest_manifest(run: Path) -> str:
+    """The name of a file, without a look into it: this is asked every few milliseconds."""
+    return max((path.name for path in (run / "checkpoints").glob("*.json")), default="")
+
+
+def _num_committed(run: Path) -> int:
+    """After how many batches the newest whole checkpoint was made."""
+    saved, _ = Catalog(run / "checkpoints").newest_whole()
+    return saved.position.total_batches if saved else 0
+
+
+def _tail(run: Path) -> str:
+    return Path(f"{run}.log").read_text()[-4000:]
