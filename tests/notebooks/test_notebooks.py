@@ -172,7 +172,7 @@ def test_it_tells_nothing_of_the_machine_that_executed_it(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("run /home/ada/cairn/logs", True),
+        ("run /home/ada/logs", True),
         ("'/tmp'", True),
         ("in:/work/x", True),
         ("(/data/x.csv", True),
