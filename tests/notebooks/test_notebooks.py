@@ -1,0 +1,188 @@
+"""The notebooks: run on fresh runs they show what is on disk; as stored they are executed, small, and of no machine."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from tests.support.command import QUICK, ROOT, train
+
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.retention import best_of
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+INSPECT = ROOT / "notebooks" / "inspect_run.ipynb"
+ASK = "import cairn\nprint(sys.executable, cairn.__file__, *([num_wrong, len(labels)] if on_digits else []))"
+ABSOLUTE = re.compile(r"(?<![\w./\])}])(/[A-Za-z][\w.-]*/|/(home|root|tmp|Users)\b|[A-Z]:\\)|file://")
+TEXT = [
+    "experiment=gpt",
+    "model.net.num_layers=1",
+    "model.net.embed_dim=32",
+    "data.seq_len=32",
+    "data.files=configs/**/*.yaml",
+    "trainer.max_steps=10",
+]
+
+
+def execute(notebook: Any, start_in: Path, files: Path) -> None:
+    """Run all cells in a kernel of this Python and this clone; what it writes about itself goes to `files`."""
+    native = KernelSpecManager(kernel_dirs=[])  # no `python3` that somebody has registered: the one of sys.executable
+    kernel = AsyncKernelManager(kernel_spec_manager=native, connection_file=str(files / "kernel.json"))
+    client = NotebookClient(notebook, km=kernel, timeout=60, resources={"metadata": {"path": str(start_in)}})
+    mine = {"PYTHONPATH": str(ROOT / "src"), "IPYTHONDIR": str(files / "ipython"), "OMP_NUM_THREADS": "1"}
+    client.execute(env={**os.environ, **mine}, cleanup_kc=True)
+
+
+def inspect(run: Path, start_in: Path, files: Path) -> dict[str, Any]:
+    """The cells of inspect_run, executed for a run, by their ids; `ask` tells who has executed them."""
+    notebook = nbformat.read(INSPECT, as_version=4)
+    (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parameters.source = f"RUN = {str(run)!r}"
+    notebook.cells.append(nbformat.v4.new_code_cell(ASK, id="ask"))
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    execute(notebook, start_in, files)
+    assert all(cell.execution_count for cell in code_cells(notebook))
+    return {cell.id: cell for cell in notebook.cells}
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def pictures(cell: Any) -> list[bytes]:
+    return [base64.b64decode(out.data["image/png"]) for out in cell.outputs if "image/png" in out.get("data", {})]
+
+
+def printed(cell: Any) -> str:
+    return "".join(out.text for out in cell.outputs if out.output_type == "stream")
+
+
+def table(cell: Any) -> list[list[str]]:
+    """The rows of the Markdown table that a cell shows, without its header."""
+    (shown,) = (out.data["text/markdown"] for out in cell.outputs)
+    lines = [line for line in shown.splitlines() if line.startswith("|")]
+    return [[word.strip(" `") for word in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@pytest.mark.slow
+def test_a_run_on_digits_is_shown_as_it_is_on_disk(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, *QUICK, "trainer.max_epochs=4", "checkpoint.save_interval=15", "checkpoint.keep_last=4")
+    cells = inspect(run, ROOT / "notebooks", tmp_path)
+
+    saved = Catalog(run / "checkpoints").committed()
+    best = best_of(saved, "min")
+    assert best is not None
+    assert best is not saved[0], "nothing to tell apart"
+    shown = table(cells["kept"])
+    assert [row[:4] for row in shown] == [
+        [
+            item.name,
+            str(item.position.step),
+            ", ".join(item.reasons),
+            "" if item.score is None else f"{item.score:.4g}",
+        ]
+        for item in saved
+    ]
+    assert [row[0] for row in shown if "best" in row[-1]] == [best.name]
+    assert [row[0] for row in shown if "last" in row[-1]] == [saved[-1].name]
+
+    assert [len(pictures(cells[name])) for name in ("curves", "digits", "hardest")] == [1, 1, 1]
+    python, package, num_wrong, num_images = printed(cells["ask"]).split()
+    assert (Path(python), Path(package).parents[1]) == (Path(sys.executable), ROOT / "src")
+    with open(run / "csv" / "metrics.csv", newline="") as file:
+        accuracy = float(list(csv.DictReader(file))[-1]["test/acc"])
+    assert 1 - int(num_wrong) / int(num_images) == pytest.approx(accuracy)
+
+
+@pytest.mark.slow
+def test_a_run_on_other_data_gets_a_sentence_instead_of_pictures(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, *QUICK, *TEXT, f"checkpoint.dirpath={tmp_path}/elsewhere")
+    cells = inspect(run, ROOT, tmp_path)
+    assert [row[0] for row in table(cells["kept"])] == [
+        item.name for item in Catalog(tmp_path / "elsewhere").committed()
+    ]
+    assert len(pictures(cells["curves"])) == 1
+    assert "This run is on Text, not on digits" in printed(cells["digits"])
+    assert cells["hardest"].outputs == []
+
+
+@pytest.mark.slow
+def test_without_a_run_it_says_how_to_get_one(tmp_path: Path) -> None:
+    """In a fresh clone, `latest` is nothing yet."""
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(INSPECT, tmp_path / "notebooks")
+    notebook = nbformat.read(INSPECT, as_version=4)
+    with pytest.raises(CellExecutionError, match=r"no such run\. Train one first: python train\.py"):
+        execute(notebook, tmp_path / "notebooks", tmp_path)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every piece of text in a notebook but the pictures, whose letters mean nothing."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if not name.startswith("image/"):
+                yield from texts(item)
+
+
+def test_there_are_notebooks() -> None:
+    assert INSPECT in NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_it_is_stored_as_a_whole_execution_has_left_it(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert [out for out in outputs if out.output_type == "error" or out.get("name") == "stderr"] == []
+    assert any("image/png" in out.get("data", {}) for out in outputs)
+    assert path.stat().st_size < 400_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_it_tells_nothing_of_the_machine_that_executed_it(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert [text for text in texts(notebook) if ABSOLUTE.search(text)] == []
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("run /home/ada/logs", True),
+        ("'/tmp'", True),
+        ("in:/work/x", True),
+        ("(/data/x.csv", True),
+        ("/Users/ada", True),
+        (r"C:\Users", True),
+        ("file://x", True),
+        ("logs/train/runs/x, train/loss and ../src", False),
+        ("https://lightning.ai/docs/x", False),
+        (r"^(train|val)[/_]a/", False),
+    ],
+)
+def test_the_guard_sees_absolute_paths(text: str, found: bool) -> None:
+    assert bool(ABSOLUTE.search(text)) is found
