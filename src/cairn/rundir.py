@@ -124,10 +124,16 @@ def find(named: str, log_dir: Path, task_name: str) -> RunDirectory:
     """
     if named != "latest":
         return _existing(Path(named))
-    runs = [RunDirectory(path.parent) for path in (log_dir / task_name).glob("*/**/run.json")]
-    if not runs:
+    run = newest(log_dir / task_name)
+    if run is None:
         raise ResumeError(f"resume=latest: there is no run of the task {task_name!r} in {log_dir / task_name}.")
-    return max(runs, key=lambda run: run.record_file.stat().st_mtime)
+    return run
+
+
+def newest(folder: Path) -> RunDirectory | None:
+    """The run below `folder` that was started or ended last."""
+    runs = [RunDirectory(path.parent) for path in folder.glob("**/run.json")]
+    return max(runs, key=lambda run: run.record_file.stat().st_mtime, default=None)
 
 
 def _existing(path: Path) -> RunDirectory:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cairn.checkpoint import layout
 from cairn.checkpoint.catalog import Catalog, Rejected, describe, verify
 from cairn.checkpoint.errors import CheckpointError, ResumeError
@@ -52,6 +50,8 @@ def load(path: Path, verified: bool = False) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, no checkpoint, or holds more than tensors and plain values.
     """
+    import torch  # not above: to find what a run goes on from takes no torch
+
     path = _existing(path)
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is no checkpoint: it is not a file that torch.save wrote.")

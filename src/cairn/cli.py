@@ -1,0 +1,277 @@
+"""`python -m cairn ls|verify|prune|show`: what a run keeps, whether it is whole, what may go, what a file holds.
+
+Imports torch only for `show`, which reads the file itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+
+from cairn import report
+from cairn.checkpoint import disk, examine, layout
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.errors import ConfigError, ResumeError
+from cairn.checkpoint.history import History
+from cairn.checkpoint.retention import Best, Latest, Rule
+from cairn.checkpoint.space import size
+from cairn.checkpoint.types import Mode, Saved
+from cairn.checkpoint.writer import SyncWriter
+from cairn.errors import CairnError
+from cairn.rundir import RunDirectory, newest
+
+_STYLES = {"whole": "green", "unfinished": "yellow", "broken": "bold red"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code: 0, 1 for an error or a broken checkpoint, 2 for a wrong command line."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except CairnError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cairn", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    run = {"metavar": "RUN", "help": "a run directory, its checkpoint directory, or latest: the newest below logs/"}
+
+    def add(name: str, command: Any, text: str, **argument: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("named", **argument)
+        sub.add_argument("--json", action="store_true", help="for machines")
+        sub.set_defaults(command=command)
+        return sub
+
+    add("ls", ls, "list the checkpoints of a run: why, how good, how large, how old, at what cost", **run)
+    add(
+        "verify",
+        verify,
+        "compare every byte with its checksum; exit 1 if something is broken",
+        metavar="RUN_OR_FILE",
+        help="as for ls, or a checkpoint file",
+    )
+    pruning = add("prune", prune, "delete all checkpoints but the newest and the best; asks before", **run)
+    pruning.add_argument("--keep-last", type=int, default=1, metavar="N", help="of the newest (default 1; -1: all)")
+    pruning.add_argument("--keep-best", type=int, default=1, metavar="K", help="of the best (default 1; -1: all)")
+    pruning.add_argument("--yes", action="store_true", help="do not ask")
+    add("show", show, "show what a checkpoint file holds: its manifest and the run's configuration", metavar="FILE")
+    return parser
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where checkpoints lie, and the run that they belong to, if its directory is known."""
+
+    folder: Path
+    run: RunDirectory | None = None
+    monitor: str | None = None
+    mode: Mode | None = None
+
+    def linked(self, link: str) -> str:
+        """The name of the file that a link leads to."""
+        path = self.folder / link
+        return path.readlink().name if path.is_symlink() else ""
+
+
+def _find(named: str) -> _Place:
+    latest = newest(Path("logs")) if named == "latest" else None
+    path = (latest.path if latest else Path(named)).absolute()
+    if not path.is_dir():
+        raise ResumeError(f"There is no directory {named}: name a run, or latest for the newest below logs/.")
+    run = next((RunDirectory(place) for place in (path, path.parent) if (place / "run.json").is_file()), None)
+    if run is None:
+        if any(Catalog(path).all()):
+            return _Place(path)
+        raise ResumeError(f"{named} is neither a run (it has no run.json) nor a directory with checkpoints.")
+    group: Any = OmegaConf.load(run.config_file).checkpoint
+    inside = run.path / "checkpoints"  # also when the run was moved since dirpath was written down
+    folder = inside if inside.is_dir() else Path(group.dirpath)
+    return _Place(folder, run, group.monitor, group.mode if group.monitor else None)
+
+
+# ls
+
+
+def ls(arguments: argparse.Namespace) -> int:
+    """A row per checkpoint."""
+    place = _find(arguments.named)
+    good, rejected = Catalog(place.folder).all()
+    best, last = place.linked(layout.BEST), place.linked(layout.LAST)
+    record = place.run.record() if place.run else None
+    if arguments.json:
+        _print_json(
+            {
+                "run": str(place.run.path) if place.run else None,
+                "status": record.status if record else None,
+                "directory": str(place.folder),
+                "checkpoints": [{**asdict(s), "best": s.name == best, "last": s.name == last} for s in good],
+                "rejected": [{"name": item.path.name, "why": item.why} for item in rejected],
+            }
+        )
+        return 0
+    console = Console()
+    if good:
+        console.print(_listing(place, good, best, last, console.width))
+    total = size(sum(item.num_bytes for item in good))
+    console.print(f"{len(good)} checkpoint{'s' * (len(good) != 1)}, {total}", highlight=False)
+    for item in rejected:
+        console.print(f"[yellow]not usable[/]: {escape(item.path.name)}, {escape(item.why)}", highlight=False)
+    if place.run and record:
+        status = " ".join(filter(None, [record.status, f"({record.why})" if record.why else ""]))
+        console.print(f"run {escape(report.relative(place.run.path))}: {escape(status)}", highlight=False)
+        if good:
+            console.print(escape(f"go on: {report.command(place.run.path)}"), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _listing(place: _Place, good: Sequence[Saved], best: str, last: str, width: int) -> Table:
+    metrics = _metrics(place, good)[: 1 if width < 100 else 3]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.title, table.title_justify, table.title_style = escape(report.relative(place.folder)), "left", "bold"
+    for name in ("epoch", "batch", "step"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("saved because", min_width=13)
+    for name in (*metrics, "size", "age", "pause"):
+        table.add_column(escape(name), justify="right", no_wrap=True)
+    table.add_column("link", no_wrap=True)
+    for item in good:
+        cost = f"{1000 * item.stall_s:.3g} ms" if item.stall_s < 1 else f"{item.stall_s:.3g} s"
+        links = " ".join(["best"] * (item.name == best) + ["last"] * (item.name == last))
+        # Dim: from a validation before this position, which is not what the checkpoint is ranked by.
+        values = [f"{item.metrics[name]:.4g}" if name in item.metrics else "" for name in metrics]
+        shown = values if item.score is not None or place.monitor is None else [f"[dim]{value}[/]" for value in values]
+        where = [str(number) for number in (item.position.epoch, item.position.batch, item.position.step)]
+        why = ", ".join(item.reasons)
+        table.add_row(*where, why, *shown, size(item.num_bytes), _age(item.created), cost, links)
+    return table
+
+
+def _metrics(place: _Place, good: Sequence[Saved]) -> list[str]:
+    """The monitored one first, then others that are no training metrics: what one chooses a checkpoint by."""
+    logged = dict.fromkeys(name for item in good for name in sorted(item.metrics) if not name.startswith("train"))
+    first = [place.monitor] if place.monitor in logged else []
+    return [*first, *(name for name in logged if name != place.monitor)]
+
+
+def _age(created: str) -> str:
+    if not created:
+        return ""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+    units = ((86400, "d"), (3600, "h"), (60, "min"))
+    return next((f"{seconds / unit:.0f} {name}" for unit, name in units if seconds >= unit), f"{max(0, seconds):.0f} s")
+
+
+# verify
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """A line per file; 1 if one of them is broken."""
+    path = Path(arguments.named)
+    is_file = path.is_symlink() or (path.exists() and not path.is_dir())
+    found = [examine.file(path)] if is_file else examine.directory(_find(arguments.named).folder)
+    if arguments.json:
+        _print_json([{"file": str(item.path), "state": item.state, "why": item.why} for item in found])
+    else:
+        lines = Table.grid(padding=(0, 2))
+        for item in found:
+            lines.add_row(f"[{_STYLES[item.state]}]{item.state}[/]", escape(item.path.name), escape(item.why))
+        Console().print(lines if found else "There is no checkpoint here yet.")
+    return int(any(item.state == "broken" for item in found))
+
+
+# prune
+
+
+def prune(arguments: argparse.Namespace) -> int:
+    """Delete what neither `--keep-last` nor `--keep-best` keeps; the newest and the best whole ones always stay."""
+    place = _find(arguments.named)
+    if place.run is None:
+        raise ResumeError(f"{arguments.named} is not in a run directory, which says what is best: name the run.")
+    try:
+        rules: list[Rule] = [Latest(arguments.keep_last), Best(arguments.keep_best)]
+    except ValueError as error:
+        raise ConfigError(f"--keep-last and --keep-best: {error}") from error
+    place.run.lock()
+    plan = examine.prune(place.folder, rules, place.mode)
+    leftovers = Catalog(place.folder).leftovers()
+    freed = sum(item.num_bytes for item in plan.dropped)
+    if not arguments.json:
+        _tell_pruning(place, plan, freed)
+    go = bool(plan.dropped or leftovers) and (arguments.yes or (not arguments.json and bool(plan.dropped) and _ask()))
+    if go:
+        history = History(place.folder, rules, place.mode, SyncWriter(place.folder))
+        history.saved = [*plan.kept, *plan.dropped]
+        history.keep(plan.kept)
+        for path in leftovers:
+            disk.remove(path)
+    if arguments.json:
+        names = {"kept": plan.kept, "deleted" if go else "would_delete": plan.dropped}
+        _print_json({**{key: [item.name for item in items] for key, items in names.items()}, "freed_bytes": freed})
+    elif go and plan.dropped:
+        print(f"Deleted {len(plan.dropped)}, {size(freed)} are free again.")
+    return 0
+
+
+def _tell_pruning(place: _Place, plan: examine.Pruning, freed: int) -> None:
+    for item in plan.broken:
+        print(f"broken  {item.path.name}: {item.why}; not counted, and left alone")
+    for saved in plan.kept:
+        print(f"keep    {saved.name}")
+    for saved in plan.dropped:
+        print(f"delete  {saved.name}  {size(saved.num_bytes)}")
+    if not plan.dropped:
+        print("There is nothing to delete.")
+
+
+def _ask() -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("Nothing was deleted: prune asks first, and there is nobody to ask. Give --yes.")
+    return input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
+
+
+# show
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """The manifest, and the configuration that lies in the file itself."""
+    from cairn.checkpoint import resume, state  # they import torch
+
+    path = Path(arguments.named)
+    contents = resume.load(path)
+    proof = path.resolve().with_name(layout.manifest_name(path.resolve().name))
+    manifest = json.loads(proof.read_text()) if layout.checkpoint_of(proof.name) and proof.is_file() else None
+    config = contents.get(state.KEY, {}).get("config")
+    if arguments.json:
+        _print_json({"file": str(path.resolve()), "manifest": manifest, "config": config})
+        return 0
+    console = Console()
+    console.print(f"[bold]{escape(report.relative(path.resolve()))}[/]", highlight=False, soft_wrap=True)
+    if manifest is None:
+        print("It has no manifest beside it.")
+    for title, part in {"manifest": manifest, "config": config}.items():
+        if part is not None:
+            console.print(f"\n[bold]{title}[/]")
+            text = yaml.safe_dump(part, sort_keys=False, allow_unicode=True).rstrip()
+            console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+    return 0
+
+
+def _print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    print(json.dumps(value, indent=2))
