@@ -209,13 +209,19 @@ def prune(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigError(f"--keep-last and --keep-best: {error}") from error
     place.run.lock()
+    try:
+        return _prune(place, rules, arguments)
+    finally:
+        place.run.unlock()
+
+
+def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> int:
     plan = examine.prune(place.folder, rules, place.mode)
     leftovers = Catalog(place.folder).leftovers()
     freed = sum(item.num_bytes for item in plan.dropped)
     if not arguments.json:
-        _tell_pruning(place, plan, freed)
-    go = bool(plan.dropped or leftovers) and (arguments.yes or (not arguments.json and bool(plan.dropped) and _ask()))
-    if go:
+        _tell_pruning(plan)
+    if go := arguments.yes or (bool(plan.dropped) and not arguments.json and _ask()):
         history = History(place.folder, rules, place.mode, SyncWriter(place.folder))
         history.saved = [*plan.kept, *plan.dropped]
         history.keep(plan.kept)
@@ -229,7 +235,7 @@ def prune(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _tell_pruning(place: _Place, plan: examine.Pruning, freed: int) -> None:
+def _tell_pruning(plan: examine.Pruning) -> None:
     for item in plan.broken:
         print(f"broken  {item.path.name}: {item.why}; not counted, and left alone")
     for saved in plan.kept:

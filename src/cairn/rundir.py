@@ -83,6 +83,10 @@ class RunDirectory:
         except OSError:
             pass  # a file system without locks
 
+    def unlock(self) -> None:
+        """Let others train here again."""
+        self._lock.close()
+
     def start(self, task_name: str, overrides: tuple[str, ...], config: str) -> Record:
         """Note that the run starts (or goes on) now, with this configuration.
 

@@ -21,7 +21,8 @@ LIGHT = [
     "command",
     "config",
     "rundir",
-]  # what runs before the run: --help and a refusal should not wait for torch
+    "cli",
+]  # what runs before the run, or without one: --help, a refusal and a listing should not wait for torch
 BOUNDARY = {"checkpoint/loop.py", "checkpoint/sums.py"}  # where Lightning's private names may be used
 PURE = ["checkpoint/schedule.py", "checkpoint/retention.py"]
 

@@ -1,0 +1,114 @@
+"""What is said of each file in a checkpoint directory, and what a pruning may delete."""
+
+import pytest
+import torch
+from tests.support.values import DAMAGES, commit, drop_manifest, flip_byte, names, saved
+
+from cairn.checkpoint import examine, layout
+from cairn.checkpoint.errors import CheckpointError
+from cairn.checkpoint.retention import Best, Latest
+from cairn.checkpoint.writer import SyncWriter
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A directory with three checkpoints and the links, and these."""
+    items = [commit(tmp_path, number, score) for number, score in enumerate([0.5, 0.3, 0.4])]
+    SyncWriter(tmp_path).link(layout.LAST, items[2].name)
+    SyncWriter(tmp_path).link(layout.BEST, items[1].name)
+    return tmp_path, items
+
+
+def states(directory):
+    return {finding.path.name: finding.state for finding in examine.directory(directory)}
+
+
+def test_a_directory_that_is_as_it_should_be(three):
+    directory, items = three
+    found = examine.directory(directory)
+    assert [finding.path.name for finding in found] == [*names(items), layout.LAST, layout.BEST]
+    assert {finding.state for finding in found} == {"whole"}
+    assert found[0].why == f"sha256 {items[0].sha256[:12]}..."
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_broken_and_says_how(three, damage):
+    directory, items = three
+    break_it, why = DAMAGES[damage]
+    break_it(directory, items[0].name)
+    (broken,) = [finding for finding in examine.directory(directory) if finding.state == "broken"]
+    assert broken.path.name == items[0].name
+    assert why in broken.why
+    assert examine.file(directory / items[0].name).state == "broken"
+
+
+def test_a_save_that_was_cut_off_is_unfinished_and_not_broken(three):
+    directory, items = three
+    (directory / layout.temp_name(saved(9).name)).write_text("half")
+    drop_manifest(directory, commit(directory, 3).name)
+    assert {name for name, state in states(directory).items() if state == "unfinished"} == {
+        layout.temp_name(saved(9).name),
+        saved(3).name,
+    }
+    drop_manifest(directory, items[2].name)
+    assert states(directory)[items[2].name] == "unfinished", "nothing is newer: it may never have been finished"
+
+
+def test_links_are_looked_at_as_well(three):
+    directory, items = three
+    newer = commit(directory, 3)
+    (directory / items[1].name).unlink()
+    found = {finding.path.name: finding for finding in examine.directory(directory)}
+    assert found[layout.BEST].state == "broken"
+    assert found[layout.BEST].why == f"it leads to {items[1].name}, which is not there"
+    assert found[layout.LAST].state == "unfinished"
+    assert f"{newer.name} is newer" in found[layout.LAST].why
+
+
+def test_a_file_of_another_name_is_compared_with_the_checksums_in_it(three, tmp_path):
+    directory, items = three
+    copy = tmp_path / "model.ckpt"
+    copy.write_bytes((directory / items[1].name).read_bytes())
+    assert examine.file(copy).state == "whole"
+    place = copy.read_bytes().find(torch.full((3,), 1.0).numpy().tobytes())
+    data = bytearray(copy.read_bytes())
+    data[place] ^= 1
+    copy.write_bytes(data)
+    assert examine.file(copy).state == "broken"
+    (tmp_path / "text.ckpt").write_text("weights, honestly")
+    assert "not a file that torch.save wrote" in examine.file(tmp_path / "text.ckpt").why
+    with pytest.raises(CheckpointError, match="There is no file"):
+        examine.file(tmp_path / "gone.ckpt")
+
+
+# What may go
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ([Latest(1), Best(1)], [1, 2]),
+        ([Latest(0), Best(0)], [1, 2]),  # the newest and the best stay whatever is asked
+        ([Latest(-1), Best(0)], [0, 1, 2]),
+        ([Latest(1), Best(-1)], [0, 1, 2]),
+    ],
+)
+def test_what_the_rules_do_not_keep_is_dropped(three, rules, kept):
+    directory, items = three
+    plan = examine.prune(directory, rules, "min")
+    assert [item.number for item in plan.kept] == kept
+    assert sorted(names([*plan.kept, *plan.dropped])) == names(items)
+    assert plan.broken == []
+
+
+def test_without_a_metric_there_is_no_best(three):
+    assert [item.number for item in examine.prune(three[0], [Latest(1)], None).kept] == [2]
+
+
+def test_one_that_is_damaged_does_not_take_the_place_of_a_good_one(three):
+    directory, items = three
+    flip_byte(directory, items[2].name)
+    flip_byte(directory, items[1].name)
+    plan = examine.prune(directory, [Latest(1), Best(1)], "min")
+    assert (plan.kept, plan.dropped) == (items[:1], [])
+    assert {item.path.name for item in plan.broken} == {items[1].name, items[2].name}

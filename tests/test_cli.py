@@ -1,0 +1,305 @@
+"""`python -m cairn`: what it prints for people and for machines, what it deletes, and its exit codes."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.values import commit, flip_byte, names
+
+from cairn import cli
+from cairn.checkpoint import layout
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.writer import SyncWriter
+from cairn.rundir import RunDirectory
+
+SCORES = [0.5, 0.3, None, 0.4]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run with four checkpoints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "110")
+    run = RunDirectory(tmp_path / "logs" / "train" / "runs" / "one")
+    folder = run.path / "checkpoints"
+    settings = f"checkpoint: {{dirpath: {folder}, monitor: val/loss, mode: min}}"
+    run.start("train", (), settings)
+    run.end("stopped", "SIGTERM")
+    for number, score in enumerate(SCORES):
+        metrics = {"val/loss": score or 0.3, "val/acc": 0.9, "train/loss": 0.1}
+        item = commit(folder, number, score, metrics=metrics, reasons=("interval", "best") if score else ("interval",))
+    SyncWriter(folder).link(layout.LAST, item.name)
+    SyncWriter(folder).link(layout.BEST, Catalog(folder).committed()[1].name)
+    run.folder = folder
+    return run
+
+
+def command(*args, expect=0):
+    assert cli.main([str(arg) for arg in args]) == expect
+
+
+def left(run):
+    return [item.number for item in Catalog(run.folder).committed()]
+
+
+# ls
+
+
+def test_ls_has_a_row_per_checkpoint(run, capsys):
+    command("ls", run.path)
+    lines = capsys.readouterr().out.splitlines()
+    (header,) = [line.split() for line in lines if "epoch" in line]
+    assert header == [
+        "epoch",
+        "batch",
+        "step",
+        "saved",
+        "because",
+        "val/loss",
+        "val/acc",
+        "size",
+        "age",
+        "pause",
+        "link",
+    ]
+    rows = [line.split() for line in lines if line.strip().startswith("0 ")]
+    assert [row[1] for row in rows] == ["1", "2", "3", "4"]
+    assert rows[1][3:7] == ["interval,", "best", "0.3", "0.9"]
+    assert [row[-1] for row in rows] == ["ms", "best", "ms", "last"]
+    text = "\n".join(lines)
+    assert "4 checkpoints, " in text
+    assert "logs/train/runs/one: stopped (SIGTERM)" in text
+    assert "go on: python train.py resume=logs/train/runs/one" in text
+
+
+def test_ls_fits_a_narrow_terminal(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    command("ls", run.path)
+    output = capsys.readouterr().out
+    assert "…" not in output
+    assert max(len(line) for line in output.splitlines()) <= 80
+
+
+def test_ls_for_machines_has_all_that_the_manifests_have(run, capsys):
+    command("ls", run.path, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["run"], found["status"], found["rejected"]) == (str(run.path), "stopped", [])
+    items = Catalog(run.folder).committed()
+    assert [item["name"] for item in found["checkpoints"]] == names(items)
+    assert [item["sha256"] for item in found["checkpoints"]] == [item.sha256 for item in items]
+    assert [item["best"] for item in found["checkpoints"]] == [False, True, False, False]
+    assert [item["last"] for item in found["checkpoints"]] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("named", ["latest", "logs/train/runs/one", "logs/train/runs/one/checkpoints"])
+def test_a_run_can_be_named_in_several_ways(run, named, capsys):
+    command("ls", named, "--json")
+    assert json.loads(capsys.readouterr().out)["run"] == str(run.path)
+
+
+def test_a_folder_with_checkpoints_alone_can_be_listed(run, tmp_path, capsys):
+    run.folder.rename(tmp_path / "elsewhere")
+    command("ls", "elsewhere")
+    assert "4 checkpoints" in capsys.readouterr().out
+
+
+def test_checkpoints_may_lie_elsewhere(run, tmp_path, capsys):
+    moved = run.folder.rename(tmp_path / "elsewhere")
+    run.config_file.write_text(f"checkpoint: {{dirpath: {moved}, monitor: null, mode: min}}")
+    command("ls", run.path)
+    assert "4 checkpoints" in capsys.readouterr().out
+
+
+def test_ls_tells_what_cannot_be_used(run, capsys):
+    (run.folder / layout.manifest_name(names(Catalog(run.folder).committed())[0])).unlink()
+    command("ls", run.path)
+    output = capsys.readouterr().out
+    assert "not usable: epoch_000_batch_000001.ckpt, it has no manifest" in output
+    assert "3 checkpoints" in output
+
+
+def test_a_run_without_checkpoints_can_be_listed(tmp_path, capsys):
+    run = RunDirectory(tmp_path / "run")
+    run.start("train", (), f"checkpoint: {{dirpath: {tmp_path}/run/checkpoints, monitor: null, mode: min}}")
+    command("ls", run.path)
+    assert "0 checkpoints" in capsys.readouterr().out
+    command("verify", run.path)
+    assert "no checkpoint here yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["ls", "verify", "prune"])
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [("gone", "There is no directory gone"), (".", "is neither a run"), ("latest", "There is no directory latest")],
+)
+def test_what_is_no_run_is_told_in_a_sentence(tmp_path, name, named, told, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command(name, named, expect=1)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Error: ")
+    assert told in captured.err
+    assert captured.err.count("\n") == 1
+
+
+# verify
+
+
+def test_verify_of_a_whole_run(run, capsys):
+    command("verify", run.path)
+    output = capsys.readouterr().out
+    assert output.count("whole") == 6
+    assert "broken" not in output
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_verify_fails_if_one_byte_is_another(run, as_json, capsys):
+    broken = Catalog(run.folder).committed()[1]
+    flip_byte(run.folder, broken.name)
+    command("verify", run.path, *["--json"] * as_json, expect=1)
+    output = capsys.readouterr().out
+    if as_json:
+        assert {item["state"] for item in json.loads(output)} == {"whole", "broken"}
+    else:
+        (line,) = [line for line in output.splitlines() if line.startswith("broken")]
+        assert broken.name in line
+    command("verify", run.folder / broken.name, expect=1)
+    command("verify", run.folder / layout.BEST, expect=1)
+    command("verify", run.folder / layout.LAST)
+
+
+def test_verify_of_no_file_is_told(run, capsys):
+    command("verify", run.folder / "gone.ckpt", expect=1)
+    assert "There is no" in capsys.readouterr().err
+
+
+# prune
+
+
+def test_prune_keeps_the_newest_and_the_best(run, capsys):
+    command("prune", run.path, "--yes")
+    assert left(run) == [1, 3]
+    assert {path.name for path in run.folder.iterdir() if path.is_symlink()} == {layout.LAST, layout.BEST}
+    assert all(path.exists() for path in run.folder.iterdir())
+    assert "Deleted 2, " in capsys.readouterr().out
+    command("verify", run.path)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (["--keep-last", "2"], [1, 2, 3]),
+        (["--keep-best", "2"], [1, 3]),
+        (["--keep-best", "3"], [0, 1, 3]),
+        (["--keep-last", "-1"], [0, 1, 2, 3]),
+        (["--keep-last", "0", "--keep-best", "0"], [1, 3]),
+    ],
+)
+def test_prune_keeps_as_many_as_it_is_told(run, options, kept):
+    command("prune", run.path, "--yes", *options)
+    assert left(run) == kept
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("y", [1, 3]), ("yes", [1, 3]), ("", [0, 1, 2, 3]), ("n", [0, 1, 2, 3])])
+def test_prune_asks_first(run, answer, kept, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", Terminal(answer + "\n"))
+    command("prune", run.path)
+    output = capsys.readouterr().out
+    assert "delete  epoch_000_batch_000001.ckpt" in output
+    assert "keep    epoch_000_batch_000004.ckpt" in output
+    assert left(run) == kept
+
+
+def test_prune_deletes_nothing_if_nobody_can_be_asked(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    command("prune", run.path, expect=1)
+    assert "Give --yes" in capsys.readouterr().err
+    assert left(run) == [0, 1, 2, 3]
+
+
+def test_prune_for_machines_only_tells_until_it_is_told_yes(run, capsys):
+    command("prune", run.path, "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["would_delete"] == ["epoch_000_batch_000001.ckpt", "epoch_000_batch_000003.ckpt"]
+    assert left(run) == [0, 1, 2, 3]
+    command("prune", run.path, "--json", "--yes")
+    done = json.loads(capsys.readouterr().out)
+    assert done["deleted"] == told["would_delete"]
+    assert done["freed_bytes"] > 0
+    assert left(run) == [1, 3]
+
+
+def test_prune_counts_only_what_is_whole_and_leaves_the_rest_alone(run, capsys):
+    broken = Catalog(run.folder).committed()[-1].name
+    flip_byte(run.folder, broken)
+    command("prune", run.path, "--yes", "--keep-best", "0")
+    assert f"broken  {broken}" in capsys.readouterr().out
+    assert left(run) == [1, 2, 3]
+    assert (run.folder / layout.LAST).readlink() == Path("epoch_000_batch_000003.ckpt")
+
+
+def test_prune_clears_away_what_dead_writers_left(run):
+    (run.folder / layout.temp_name("epoch_000_batch_000009.ckpt")).write_text("half")
+    command("prune", run.path, "--yes", "--keep-last", "-1")
+    assert Catalog(run.folder).leftovers() == []
+
+
+def test_prune_refuses_a_wrong_number(run, capsys):
+    command("prune", run.path, "--yes", "--keep-last", "-2", expect=1)
+    assert "--keep-last and --keep-best: count=-2" in capsys.readouterr().err
+
+
+def test_prune_does_not_touch_a_run_that_is_training(run):
+    hold = "import sys; from cairn.rundir import *; r = RunDirectory(Path(sys.argv[1])); r.lock(); print(); input()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(run.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    ) as process:
+        process.stdout.readline()
+        command("prune", run.path, "--yes", expect=1)
+        process.kill()
+    assert left(run) == [0, 1, 2, 3]
+
+
+def test_prune_needs_the_run(run, tmp_path, capsys):
+    run.folder.rename(tmp_path / "elsewhere")
+    command("prune", "elsewhere", "--yes", expect=1)
+    assert "which says what is best: name the run" in capsys.readouterr().err
+
+
+# show
+
+
+def test_show_has_the_manifest(run, capsys):
+    command("show", run.folder / layout.BEST)
+    output = capsys.readouterr().out
+    assert "name: epoch_000_batch_000002.ckpt" in output
+    assert "score: 0.3" in output
+
+
+def test_show_for_machines(run, capsys):
+    command("show", run.folder / layout.LAST, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["file"] == str(run.folder / "epoch_000_batch_000004.ckpt")
+    assert found["manifest"]["reasons"] == ["interval", "best"]
+    assert found["config"] is None, "these small files hold none; see end_to_end/test_looking_after.py"
+
+
+@pytest.mark.parametrize("name", ["gone.ckpt", "text.ckpt"])
+def test_show_of_what_is_no_checkpoint_is_told(run, name, capsys):
+    (run.folder / "text.ckpt").write_text("weights, honestly")
+    command("show", run.folder / name, expect=1)
+    assert name in capsys.readouterr().err
