@@ -16,10 +16,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class RecordBatches(Callback):
     """Appends a line per batch to `batches-RANK.jsonl` in the run directory: its number and a hash of its data."""
 
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         digest = hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in batch)).hexdigest()
         number = trainer.fit_loop.epoch_loop.total_batch_idx
-        with open(Path(trainer.default_root_dir) / f"batches-{trainer.global_rank}.jsonl", "a") as file:
+        with open(Path(self.folder or trainer.default_root_dir) / f"batches-{trainer.global_rank}.jsonl", "a") as file:
             file.write(json.dumps([number, trainer.current_epoch, batch_idx, digest]) + "\n")
 
 
@@ -121,3 +124,29 @@ class SlowEvaluation(Callback):
             file.touch()
             for _ in range(600):
                 time.sleep(0.1)
+
+
+class FillDisk(Callback):
+    """Takes all the room of a file system before one batch of the run, and gives it back before another (-1: never)."""
+
+    def __init__(self, path: str, fill: int, free: int = -1) -> None:
+        self.ballast, self.when, self.free = Path(path) / "ballast", fill, free
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        number = trainer.fit_loop.epoch_loop.total_batch_idx
+        if number == self.when:
+            found = os.statvfs(self.ballast.parent)
+            self.ballast.write_bytes(bytes(found.f_bavail * found.f_frsize))
+        if number == self.free:
+            self.ballast.unlink()
+
+
+class RemoveCheckpoints(Callback):
+    """Somebody moves the folder of checkpoints away, with the one above it if told so, before the thirteenth batch."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == 13:
+            self.folder.rename(self.folder.with_name(f"{self.folder.name} moved"))

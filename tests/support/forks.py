@@ -47,9 +47,13 @@ class Forks:
             self._server.communicate()
 
     def start(self, run: Path, *overrides: str) -> Fork:
-        """Start a training, and kill the one before if there still is one; its output is added to `RUN.log`."""
+        """Start a training, and kill the one before if there still is one; its output is added to `RUN.log`.
+
+        It goes to `run`, unless the overrides say where a run goes.
+        """
         self._end_child()
-        argv = [str(ROOT / "train.py"), *overrides, f"hydra.run.dir='{run}'"]
+        elsewhere = any(override.startswith(("hydra.run.dir=", "paths.log_dir=", "resume=")) for override in overrides)
+        argv = [str(ROOT / "train.py"), *overrides, *([] if elsewhere else [f"hydra.run.dir='{run}'"])]
         self._server.stdin.write(json.dumps([f"{run}.log", argv]).encode() + b"\n")
         self._child = Fork(self._server.stdout)
         return self._child

@@ -110,8 +110,9 @@ class History:
         Raises:
             SaveError: something could not be deleted.
         """
-        way = retention.gives_way(self.rules, self.saved, coming, self.mode)
-        self.keep([item for item in self.saved if item not in way])
+        for item in retention.gives_way(self.rules, self.saved, coming, self.mode):
+            self.writer.remove(item.name)
+            self.saved.remove(item)
 
     def add(self, saved: Saved) -> None:
         """A checkpoint was committed: move the links, then delete what no rule keeps and what it replaces.

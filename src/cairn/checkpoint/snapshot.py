@@ -107,7 +107,8 @@ def _logger_states(trainer: Trainer) -> dict[str, Any]:
     try:
         return {name: logger.state_dict() for name, logger in _resumable_loggers(trainer).items()}
     except OSError as error:
-        raise SaveError(f"The metrics up to this checkpoint could not be written: {error}.") from error
+        why = error.strerror or str(error)
+        raise SaveError(f"The metrics up to this checkpoint could not be written: {why}.") from error
 
 
 def _resumable_loggers(trainer: Trainer) -> dict[str, Any]:

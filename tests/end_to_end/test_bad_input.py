@@ -1,0 +1,135 @@
+"""Whatever a user may get wrong is one sentence with the way out, and the exit code is not 0; `-s` prints them all."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tests.support.command import QUICK
+from tests.support.forks import Forks
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch"),
+]
+
+INTERVALS = "give a number of batches such as 50 or '50ba', or '100st'"
+
+# Overrides, in which {files} is a folder with the files that `files` makes, and what the sentence says.
+BEFORE_TRAINING = {
+    "interval 0": (["checkpoint.save_interval=0"], f"save_interval=0 must be more than 0: {INTERVALS}"),
+    "interval -5": (["checkpoint.save_interval=-5"], f"save_interval=-5 is no interval: {INTERVALS}"),
+    "interval abc": (["checkpoint.save_interval=abc"], f"save_interval='abc' is no interval: {INTERVALS}"),
+    "interval in parsecs": (["checkpoint.save_interval='10 parsecs'"], "'10 parsecs' is no interval"),
+    "mode": (["checkpoint.mode=upward"], "checkpoint.mode='upward' must be min (the lower the better) or max"),
+    "monitor": (
+        ["checkpoint.monitor=val/f1"],
+        "'val/f1' is not logged by a valid.* is logged: val/acc, val/loss",
+    ),
+    "no validation": (
+        ["trainer.limit_val_batches=0"],
+        "and trainer.limit_val_batches=0 leaves none: choose",
+    ),
+    "keep_last": (["checkpoint.keep_last=-2"], "checkpoint.keep_last=-2 must be a number from 0, or -1 for all"),
+    "max_failed_saves": (["checkpoint.max_failed_saves=0"], "max_failed_saves=0 must be a number from 1, or -1"),
+    "budget": (
+        ["+checkpoint.keep.budget={_target_: cairn.checkpoint.retention.WithinBytes, num_bytes: 2XB}"],
+        "checkpoint.keep.budget: '2XB' is no size: give bytes, or '500MB'",
+    ),
+    "max_epochs": (["trainer.max_epochs=abc"], "trainer.max_epochs='abc' must be a whole number"),
+    "a wrong key": (["+trainer.epochs=3"], "trainer: .* unexpected keyword argument 'epochs'"),
+    "batch size": (["data.batch_size=0"], "data.batch_size=0 must be a whole number from 1"),
+    "glob": (["experiment=gpt", "data.files='{files}/*.txt'"], r"No file matches data.files=.*/\*.txt"),
+    "resume: missing": (["resume={files}/gone"], "there is no such directory"),
+    "resume: empty": (["resume={files}/empty"], "is not the directory of a run, it has no run.json"),
+    "resume: foreign": (["resume={files}"], "is not the directory of a run, it has no run.json"),
+    "resume: a file": (["resume={files}/text.ckpt"], "is a file: give its run directory, or ckpt_path= it"),
+    "ckpt_path: missing": (["ckpt_path={files}/gone.ckpt"], "There is no checkpoint .*gone.ckpt"),
+    "ckpt_path: a folder": (["ckpt_path={files}"], "is a directory: name a file in it, or go on with a run by resume="),
+    "ckpt_path: a dangling link": (
+        ["ckpt_path={files}/dangling.ckpt"],
+        "is a link to nowhere.ckpt, which is not",
+    ),
+    "ckpt_path: a text": (["ckpt_path={files}/text.ckpt"], "is no checkpoint: it is not a file that torch.save wrote"),
+    "ckpt_path: code": (["ckpt_path={files}/evil.ckpt"], "is refused: it names posix.mkdir, and nothing but tensors"),
+    "ckpt_path: a pickle": (["ckpt_path={files}/evil.pkl"], "is no checkpoint"),
+    "ckpt_path: other keys": (
+        ["ckpt_path={files}/other.ckpt"],
+        "is of another model: .* is only in the .* and .* more",
+    ),
+    "ckpt_path: other shapes": (
+        ["model=mlp", "ckpt_path={files}/shapes.ckpt"],
+        r"is of another model: net.* is \(2,\) in the file and \(.*\) in the model",
+    ),
+    "init_weights: a text": (["init_weights={files}/text.ckpt"], "is no checkpoint"),
+    "both": (["ckpt_path=a", "init_weights=b"], "give one of them"),
+    "run directory": (["paths.log_dir={files}/text.ckpt"], "hydra.run.dir=.* cannot be written: Not a directory"),
+    "checkpoint directory": (
+        ["checkpoint.dirpath={files}/text.ckpt/inside"],
+        "checkpoint.dirpath=.* cannot be written: Not a directory",
+    ),
+}
+
+
+class Evil:
+    """Makes a directory when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        from os import mkdir
+
+        return mkdir, (str(self.folder / "it ran"),)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user may take for a checkpoint or a run."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "empty").mkdir()
+    (folder / "text.ckpt").write_text("weights, honestly")
+    (folder / "dangling.ckpt").symlink_to("nowhere.ckpt")
+    torch.save({"state_dict": {}, "extra": Evil(folder)}, folder / "evil.ckpt")
+    (folder / "evil.pkl").write_bytes(pickle.dumps({"state_dict": {}, "extra": Evil(folder)}))
+    weights = {f"layer{number}.weight": torch.ones(2) for number in range(9)}
+    torch.save({"state_dict": weights, "pytorch-lightning_version": "2.6.6"}, folder / "other.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.mark.parametrize("name", BEFORE_TRAINING)
+def test_a_sentence_before_training_starts(name: str, files: Path, forks: Forks, tmp_path: Path) -> None:
+    overrides, expected = BEFORE_TRAINING[name]
+    if name == "ckpt_path: other shapes":
+        _copy_with_other_shapes(forks, files)
+    given = [override.replace("{files}", str(files)) for override in overrides]
+    where = [] if name == "run directory" else [f"hydra.run.dir='{tmp_path / 'run'}'"]
+    process = forks.start(tmp_path / "output", *QUICK, "trainer.max_epochs=1", *given, *where)
+    assert process.wait() == 1
+    output = Path(f"{tmp_path / 'output'}.log").read_text()
+    (sentence,) = [line for line in output.splitlines() if re.match(r"(Error: |\[ERROR\] )", line)]
+    print(f"\n{' '.join(overrides)}\n    {sentence}")
+    assert re.search(expected, sentence) or expected in sentence, sentence
+    assert "Traceback" not in output
+    assert not list(tmp_path.rglob("metrics.csv")), "before training starts"
+    assert not (files / "it ran").exists()
+
+
+def _copy_with_other_shapes(forks: Forks, files: Path) -> None:
+    run = files / "mlp"
+    where = f"hydra.run.dir='{run}'"
+    assert forks.start(run, *QUICK, "model=mlp", "trainer.max_epochs=1", "test=false", where).wait() == 0
+    contents = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    contents["state_dict"] = {name: torch.ones(2) for name in contents["state_dict"]}
+    torch.save(contents, files / "shapes.ckpt")

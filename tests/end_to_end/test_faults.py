@@ -1,0 +1,167 @@
+"""Full disks, forbidden and vanished directories, through the real command line: told, survived, and gone on from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.callbacks import recorded
+from tests.support.command import QUICK, RECORD, ROOT, train
+from tests.support.equality import Outcome, differences, outcome
+from tests.support.forks import Forks
+from tests.support.room import obedient, small_disk
+from tests.support.values import flip_byte
+
+from cairn.checkpoint.catalog import Catalog
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch"),
+]
+
+COMMAND = [*QUICK, RECORD, "model=mlp", "trainer.max_epochs=4", "checkpoint.save_interval=5", "data.augment=true"]
+FILL = "+callbacks.fill={{_target_: tests.support.callbacks.FillDisk, path: '{}', fill: {}, free: {}}}"
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    start(forks, run)
+    return outcome(run, recorded(run))
+
+
+def start(forks: Forks, run: Path, *overrides: str, expect: int = 0) -> str:
+    """Train to the end; returns what it printed."""
+    log = Path(f"{run}.log")
+    log.unlink(missing_ok=True)
+    code = forks.start(run, *COMMAND, *overrides).wait()
+    assert code == expect, log.read_text()[-4000:]
+    return log.read_text()
+
+
+def errors(output: str) -> list[str]:
+    assert "Traceback" not in output
+    return [line for line in output.splitlines() if line.startswith(("[ERROR]", "Error:"))]
+
+
+def test_a_disk_that_is_full_for_a_while(forks: Forks, whole: Outcome, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with small_disk(tmp_path / "disk", 4_000_000) as disk:
+        where = [f"checkpoint.dirpath={disk}/checkpoints", FILL.format(disk, 17, 27)]
+        told = errors(start(forks, run, *where))
+        (run / "checkpoints").symlink_to(disk / "checkpoints")
+        assert len(told) == 2, "one for each save that failed, at batches 20 and 25"
+        assert re.search(r"epoch_000_batch_000020\.ckpt could not be written: No space left on device", told[0])
+        assert re.search(r"\(it needs about \d+ kB, and \d+(\.\d+)? k?B are free there\)\. Failed save 1 of 3", told[0])
+        assert "Failed save 2 of 3 in a row" in told[1]
+        found = differences(whole, outcome(run, recorded(run)))
+        assert Catalog(disk / "checkpoints").leftovers() == []
+    assert [entry for entry in found if not entry.startswith(("kept", "checkpoint['callbacks']"))] == []
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "the whole run"])
+def test_a_disk_that_is_full_for_good_stops_the_run_and_it_goes_on_later(
+    place: str, forks: Forks, whole: Outcome, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "run"
+    elsewhere.mkdir()
+    with small_disk(tmp_path / "disk", 4_000_000) as disk:
+        run = disk / "run" if place == "the whole run" else elsewhere
+        record = f"+callbacks.record.folder={elsewhere}"  # what the test writes shall not fail
+        where = [record] if place == "the whole run" else [record, f"checkpoint.dirpath={disk}/checkpoints"]
+        told = errors(start(forks, run, *where, FILL.format(disk, 17, -1), expect=1))
+        (disk / "ballast").unlink()
+        checkpoints = (run if place == "the whole run" else disk) / "checkpoints"
+        assert any("Failed save 3 of 3 in a row" in line and "the run stops" in line for line in told)
+        assert "Newest checkpoint: epoch_000_batch_000015.ckpt. Go on from it with: python train.py resume=" in told[-1]
+        assert (checkpoints / "last.ckpt").readlink() == Path("epoch_000_batch_000015.ckpt")
+        assert Catalog(checkpoints).leftovers() == []
+        if place == "the whole run":
+            assert sum("metrics.csv cannot be written" in line for line in told) == 1
+        start(forks, run, *where)
+        if place == "checkpoints":
+            (run / "checkpoints").symlink_to(checkpoints)
+        assert differences(whole, outcome(run, recorded(elsewhere))) == []
+
+
+def test_a_run_that_cannot_fit_does_not_start(forks: Forks, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 200_000) as disk:
+        (told,) = errors(start(forks, tmp_path / "run", f"checkpoint.dirpath={disk}/checkpoints", expect=1))
+    assert re.search(
+        r"A checkpoint of this run needs about \d+ kB, and only \d+ kB are free in checkpoint\.dirpath=", told
+    )
+    assert not (tmp_path / "run" / "batches-0.jsonl").exists()
+
+
+@pytest.mark.parametrize("gone", ["checkpoints", "run"])
+def test_a_directory_that_vanishes(gone: str, forks: Forks, tmp_path: Path) -> None:
+    """The folder itself is made again; not with all that is above it, which may be a disk that is gone."""
+    run, mount = tmp_path / "run", tmp_path / "mount"
+    mount.mkdir()
+    folder = mount / "checkpoints"
+    away = f"+callbacks.away={{_target_: tests.support.callbacks.RemoveCheckpoints, folder: '{folder}'}}"
+    if gone == "checkpoints":
+        output = start(forks, run, f"checkpoint.dirpath={folder}", away)
+        assert "Gone from" in output
+        assert errors(output) == []
+        assert (folder / "last.ckpt").exists()
+    else:
+        told = errors(
+            start(forks, run, f"checkpoint.dirpath={folder}", away.replace(str(folder), str(mount)), expect=1)
+        )
+        assert "is gone and cannot be made again" in told[0]
+        assert "Failed save 3 of 3" in told[-1]
+        assert not mount.exists()
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(
+    forks: Forks, whole: Outcome, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    start(forks, run, "trainer.max_epochs=2")
+    newest = Catalog(run / "checkpoints").committed()[-1].name
+    flip_byte(run / "checkpoints", newest)
+    (run / "checkpoints" / "best.ckpt").unlink()
+    (run / "checkpoints" / "best.ckpt").symlink_to("nothing.ckpt")
+    output = start(forks, run)
+    assert f"Not used: {newest}, because its checksum is " in output
+    assert "Going on from" in output
+    assert differences(whole, outcome(run, recorded(run))) == []
+
+
+def test_where_temporary_files_go_does_not_matter(whole: Outcome, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with small_disk(tmp_path / "disk", 4096) as disk:
+        train(run, *COMMAND, TMPDIR=str(disk))
+        assert list(disk.iterdir()) == []
+    assert differences(whole, outcome(run, recorded(run))) == []
+
+
+@pytest.mark.parametrize("place", ["run directory", "checkpoint directory"])
+def test_a_directory_that_may_not_be_written(place: str, tmp_path: Path) -> None:
+    forbidden = tmp_path / "forbidden"
+    forbidden.mkdir(mode=0o555)
+    where = {
+        "run directory": [f"hydra.run.dir={forbidden}/run"],
+        "checkpoint directory": [f"hydra.run.dir={tmp_path}/run", f"checkpoint.dirpath={forbidden}/checkpoints"],
+    }
+    command = [*obedient(), sys.executable, str(ROOT / "train.py"), *COMMAND, *where[place]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    (told,) = errors(done.stdout + done.stderr)
+    assert "cannot be written: Permission denied" in told
+    assert not (tmp_path / "run" / "batches-0.jsonl").exists()
+    shutil.rmtree(forbidden)
