@@ -80,8 +80,9 @@ def test_a_disk_that_is_full_for_good_stops_the_run_and_it_goes_on_later(
     with small_disk(tmp_path / "disk", 4_000_000) as disk:
         run = disk / "run" if place == "the whole run" else elsewhere
         record = f"+callbacks.record.folder={elsewhere}"  # what the test writes shall not fail
-        where = [record] if place == "the whole run" else [record, f"checkpoint.dirpath={disk}/checkpoints"]
-        told = errors(start(forks, run, *where, FILL.format(disk, 17, -1), expect=1))
+        lies = f"hydra.run.dir={run}" if place == "the whole run" else f"checkpoint.dirpath={disk}/checkpoints"
+        where = [record, lies]
+        told = errors(start(forks, elsewhere, *where, FILL.format(disk, 17, -1), expect=1))
         (disk / "ballast").unlink()
         checkpoints = (run if place == "the whole run" else disk) / "checkpoints"
         assert any("Failed save 3 of 3 in a row" in line and "the run stops" in line for line in told)
@@ -90,7 +91,7 @@ def test_a_disk_that_is_full_for_good_stops_the_run_and_it_goes_on_later(
         assert Catalog(checkpoints).leftovers() == []
         if place == "the whole run":
             assert sum("metrics.csv cannot be written" in line for line in told) == 1
-        start(forks, run, *where)
+        start(forks, elsewhere, *where)
         if place == "checkpoints":
             (run / "checkpoints").symlink_to(checkpoints)
         assert differences(whole, outcome(run, recorded(elsewhere))) == []
