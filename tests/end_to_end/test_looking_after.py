@@ -1,0 +1,61 @@
+"""`python -m cairn` on a run that the real command line has made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.command import QUICK, ROOT, train
+from tests.support.values import flip_byte
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("looked after") / "run"
+    train(run, *QUICK, "trainer.max_epochs=3", "checkpoint.save_interval=15", "checkpoint.keep_last=3")
+    return run
+
+
+def cairn(*args: object, expect: int = 0) -> str:
+    command = [sys.executable, "-m", "cairn", *map(str, args)]
+    done = subprocess.run(command, cwd=ROOT / "src", capture_output=True, text=True)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_list_show_verify_and_prune(run: Path) -> None:
+    listed = json.loads(cairn("ls", run, "--json"))
+    assert listed["status"] == "finished"
+    (last,) = [item for item in listed["checkpoints"] if item["last"]]
+    assert last["position"]["total_batches"] == 60
+    assert set(last["metrics"]) >= {"val/loss", "val/acc"}
+    table = cairn("ls", run)
+    assert "end" in table
+    assert "last" in table
+
+    shown = json.loads(cairn("show", run / "checkpoints" / "last.ckpt", "--json"))
+    assert shown["manifest"]["name"] == last["name"]
+    assert shown["config"]["checkpoint"]["save_interval"] == 15
+    assert "save_interval: 15" in cairn("show", run / "checkpoints" / "last.ckpt")
+
+    assert "broken" not in cairn("verify", run)
+    cairn("prune", run, "--yes", "--keep-last", 1)
+    left = json.loads(cairn("ls", run, "--json"))["checkpoints"]
+    assert {item["name"] for item in left} == {
+        item["name"] for item in listed["checkpoints"] if item["best"] or item["last"]
+    }
+    output = train(None, f"resume={run}", "trainer.max_epochs=4")
+    assert f"Going on from {run}/checkpoints/{last['name']}" in output
+    assert "broken" not in cairn("verify", run)
+    flip_byte(run / "checkpoints", json.loads(cairn("ls", run, "--json"))["checkpoints"][-1]["name"])
+    assert "broken" in cairn("verify", run, expect=1)
+
+
+def test_help() -> None:
+    assert all(name in cairn("--help") for name in ("ls", "verify", "prune", "show"))
+    cairn("nothing", expect=2)
