@@ -69,6 +69,11 @@ def test_the_facts(here):
     assert " ".join(cells(lines, "go on")) == "go on python train.py resume=logs/run trainer.max_epochs=6"
 
 
+def test_saves_that_failed_are_counted(here):
+    lines = shown(report.show_ending, ending(here, num_saves=3, num_failed=2, elapsed_s=10.0))
+    assert "3 saves (2 failed), " in " ".join(cells(lines, "saving"))
+
+
 def test_one_save_is_one(here):
     lines = shown(report.show_ending, ending(here, num_saves=1, elapsed_s=0.0))
     assert cells(lines, "saving")[1:3] == ["1", "save,"]

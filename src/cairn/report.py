@@ -36,6 +36,8 @@ class Ending:
     monitor: str | None = None
     test: Mapping[str, float] | None = None
     num_saves: int = 0
+    num_failed: int = 0
+    """Saves that failed, in this process."""
     total_stall_s: float = 0.0
     elapsed_s: float = 0.0
     more: str = ""
@@ -119,5 +121,6 @@ def _facts(ending: Ending) -> list[tuple[str, str]]:
     if ending.num_saves:
         share = 100 * ending.total_stall_s / ending.elapsed_s if ending.elapsed_s else 0.0
         saves = "1 save" if ending.num_saves == 1 else f"{ending.num_saves} saves"
-        facts.append(("saving", f"{saves}, {ending.total_stall_s:.2f} s in all, {share:.1f} % of training"))
+        failed = f" ({ending.num_failed} failed)" if ending.num_failed else ""
+        facts.append(("saving", f"{saves}{failed}, {ending.total_stall_s:.2f} s in all, {share:.1f} % of training"))
     return facts

@@ -231,6 +231,7 @@ def _end(
         monitor=engine.policy.monitor,
         test=test,
         num_saves=engine.num_saves,
+        num_failed=engine.failures.total,
         total_stall_s=engine.total_stall_s,
         elapsed_s=engine.elapsed_s,
         more=_more(parts.trainer, cfg, why),

@@ -611,8 +611,21 @@ def test_a_save_that_goes_well_makes_good_for_those_that_failed(tmp_path, monkey
 def test_the_last_save_of_a_run_may_not_fail(tmp_path, monkeypatch):
     settings = policy(tmp_path, triggers={"end": AtEnd()}, max_failed_saves=-1)
     monkeypatch.setattr(disk_module, "put", no_space)
-    with pytest.raises(SaveError, match="It was the run's last save: without it the run has not reached its end"):
+    with pytest.raises(SaveError, match="It was the last save before the end"):
         fit(prepare(tmp_path, Scored(), settings))
+
+
+def test_a_signal_stops_a_run_that_cannot_save_all_the_same(tmp_path, monkeypatch, caplog):
+    settings = policy(tmp_path, triggers={"interval": Every(3), "signal": OnStop()})
+    signals = iter([0] * 4 + [signal.SIGTERM])
+    run = prepare(tmp_path, Scored(), settings, stop=lambda: next(signals))
+    full = After(4, lambda: monkeypatch.setattr(disk_module, "put", no_space))
+    run.trainer.callbacks.insert(0, full)
+    with pytest.raises(Stopped, match="SIGTERM") as stopped:
+        fit(run)
+    assert stopped.value.saved.position.batch == 3
+    assert "It was the last save before the end" in caplog.text
+    assert "training goes on" not in caplog.text
 
 
 def test_metrics_that_cannot_be_written_make_a_save_fail_and_not_the_run(tmp_path, monkeypatch, caplog):

@@ -84,7 +84,7 @@ class CheckpointEngine(Checkpoint):
         ranked_by = policy.mode if policy.monitor else None
         self.history = History(policy.directory, policy.rules.values(), ranked_by, self.writer)
         self.num_saves, self.total_stall_s = 0, 0.0
-        self._failures = Failures(policy.max_failed_saves)
+        self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
         self._loaded: dict[str, Any] = {}
         self._previous, self._samples = _START, 0
@@ -260,16 +260,18 @@ class CheckpointEngine(Checkpoint):
             if trainer.is_global_zero:
                 self._commit(contents, self._draft(moment, due, contents, capture_s=time.monotonic() - started))
         except SaveError as error:
-            gave_up = self._failures.add(str(error), final=moment.ends or moment.stop == TIME_LIMIT)
+            gave_up = self.failures.add(str(error), final=moment.ends or moment.stop is not None)
         if gave_up := trainer.strategy.broadcast(gave_up):
-            raise SaveError(gave_up)
+            if moment.stop in (None, TIME_LIMIT):
+                raise SaveError(gave_up)
+            log.error(gave_up)  # the signal is why the run stops
 
     def _commit(self, contents: Mapping[str, Any], draft: Saved) -> None:
         self.history.make_room(draft)
         saved = self.writer.commit(
             contents, draft, {"world_size": self._the_trainer.world_size, **self.origin.provenance}
         )
-        self._failures.reset()
+        self.failures.reset()
         self.num_saves += 1
         self.total_stall_s += saved.stall_s
         try:

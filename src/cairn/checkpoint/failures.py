@@ -30,7 +30,7 @@ class Failures:
         self.in_a_row += 1
         self.total += 1
         if final:
-            return f"{why} It was the run's last save: without it the run has not reached its end."
+            return f"{why} It was the last save before the end: what came after the one before is to be done again."
         of = f" of {self.most}" if self.most >= 0 else ""
         count = f"Failed save {self.in_a_row}{of} in a row (checkpoint.max_failed_saves={self.most})"
         if 0 <= self.most <= self.in_a_row:
