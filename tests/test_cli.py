@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,12 @@ from cairn.rundir import RunDirectory
 SCORES = [0.5, 0.3, None, 0.4]
 
 
+def settings(run, folder, monitor="val/loss"):
+    """What the commands read of a run's config.yaml."""
+    group = f"checkpoint: {{dirpath: {folder}, monitor: {monitor}, mode: min}}"
+    return f"{group}\npaths: {{output_dir: {run.path}}}\n"
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run with four checkpoints."""
@@ -26,8 +33,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "110")
     run = RunDirectory(tmp_path / "logs" / "train" / "runs" / "one")
     folder = run.path / "checkpoints"
-    settings = f"checkpoint: {{dirpath: {folder}, monitor: val/loss, mode: min}}"
-    run.start("train", (), settings)
+    run.start("train", (), settings(run, folder))
     run.end("stopped", "SIGTERM")
     for number, score in enumerate(SCORES):
         metrics = {"val/loss": score or 0.3, "val/acc": 0.9, "train/loss": 0.1}
@@ -109,7 +115,8 @@ def test_a_folder_with_checkpoints_alone_can_be_listed(run, tmp_path, capsys):
 
 def test_checkpoints_may_lie_elsewhere(run, tmp_path, capsys):
     moved = run.folder.rename(tmp_path / "elsewhere")
-    run.config_file.write_text(f"checkpoint: {{dirpath: {moved}, monitor: null, mode: min}}")
+    run.folder.mkdir()  # a stray one does not hide them
+    run.config_file.write_text(settings(run, moved))
     command("ls", run.path)
     assert "4 checkpoints" in capsys.readouterr().out
 
@@ -124,7 +131,7 @@ def test_ls_tells_what_cannot_be_used(run, capsys):
 
 def test_a_run_without_checkpoints_can_be_listed(tmp_path, capsys):
     run = RunDirectory(tmp_path / "run")
-    run.start("train", (), f"checkpoint: {{dirpath: {tmp_path}/run/checkpoints, monitor: null, mode: min}}")
+    run.start("train", (), settings(run, run.path / "checkpoints", monitor="null"))
     command("ls", run.path)
     assert "0 checkpoints" in capsys.readouterr().out
     command("verify", run.path)
@@ -165,8 +172,8 @@ def test_verify_fails_if_one_byte_is_another(run, as_json, capsys):
     if as_json:
         assert {item["state"] for item in json.loads(output)} == {"whole", "broken"}
     else:
-        (line,) = [line for line in output.splitlines() if line.startswith("broken")]
-        assert broken.name in line
+        found = [line.split()[1] for line in output.splitlines() if line.startswith("broken")]
+        assert found == [broken.name, layout.BEST], "and the link to it"
     command("verify", run.folder / broken.name, expect=1)
     command("verify", run.folder / layout.BEST, expect=1)
     command("verify", run.folder / layout.LAST)
@@ -245,6 +252,38 @@ def test_prune_counts_only_what_is_whole_and_leaves_the_rest_alone(run, capsys):
     assert f"broken  {broken}" in capsys.readouterr().out
     assert left(run) == [1, 2, 3]
     assert (run.folder / layout.LAST).readlink() == Path("epoch_000_batch_000003.ckpt")
+
+
+def test_prune_deletes_nothing_if_nothing_is_whole(run, capsys):
+    for item in Catalog(run.folder).committed():
+        flip_byte(run.folder, item.name)
+    before = sorted(path.name for path in run.folder.iterdir())
+    command("prune", run.path, "--yes", expect=1)
+    assert "is whole: nothing was deleted" in capsys.readouterr().err
+    assert sorted(path.name for path in run.folder.iterdir()) == before
+
+
+def test_a_folder_in_a_run_is_not_the_run(run, tmp_path, capsys):
+    backup = run.path / "backup"
+    shutil.copytree(run.folder, backup, symlinks=True)
+    flip_byte(backup, Catalog(backup).committed()[0].name)
+    command("verify", backup, expect=1)
+    command("prune", backup, "--yes", expect=1)
+    assert left(run) == [0, 1, 2, 3]
+
+
+def test_a_copy_of_a_run_is_not_the_run(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "copy", symlinks=True)
+    command("prune", tmp_path / "copy", "--yes")
+    assert left(run) == [0, 1, 2, 3]
+    assert [item.number for item in Catalog(tmp_path / "copy" / "checkpoints").committed()] == [1, 3]
+
+
+@pytest.mark.parametrize("content", [None, "", "a: [", "a: 1"])
+def test_a_run_whose_config_is_damaged_is_told(run, content, capsys):
+    run.config_file.unlink() if content is None else run.config_file.write_text(content)
+    command("ls", run.path, expect=1)
+    assert "config.yaml cannot be read: " in capsys.readouterr().err
 
 
 def test_prune_clears_away_what_dead_writers_left(run):

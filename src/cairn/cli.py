@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -95,15 +94,13 @@ def _find(named: str) -> _Place:
     path = (latest.path if latest else Path(named)).absolute()
     if not path.is_dir():
         raise ResumeError(f"There is no directory {named}: name a run, or latest for the newest below logs/.")
-    run = next((RunDirectory(place) for place in (path, path.parent) if (place / "run.json").is_file()), None)
-    if run is None:
-        if any(Catalog(path).all()):
-            return _Place(path)
-        raise ResumeError(f"{named} is neither a run (it has no run.json) nor a directory with checkpoints.")
-    group: Any = OmegaConf.load(run.config_file).checkpoint
-    inside = run.path / "checkpoints"  # also when the run was moved since dirpath was written down
-    folder = inside if inside.is_dir() else Path(group.dirpath)
-    return _Place(folder, run, group.monitor, group.mode if group.monitor else None)
+    for run in (RunDirectory(path), RunDirectory(path.parent)):
+        if run.record_file.is_file() and (run.path == path or run.checkpoints().resolve() == path.resolve()):
+            group = run.config().checkpoint
+            return _Place(run.checkpoints(), run, group.monitor, group.mode if group.monitor else None)
+    if any(Catalog(path).all()):  # committed ones, or others
+        return _Place(path)
+    raise ResumeError(f"{named} is neither a run (it has no run.json) nor a directory with checkpoints.")
 
 
 # ls
@@ -137,7 +134,8 @@ def ls(arguments: argparse.Namespace) -> int:
         status = " ".join(filter(None, [record.status, f"({record.why})" if record.why else ""]))
         console.print(f"run {escape(report.relative(place.run.path))}: {escape(status)}", highlight=False)
         if good:
-            console.print(escape(f"go on: {report.command(place.run.path)}"), highlight=False, soft_wrap=True)
+            more = ["trainer.max_epochs=NUMBER"] if record.status == "finished" else []
+            console.print(escape(f"go on: {report.command(place.run.path, *more)}"), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -147,7 +145,7 @@ def _listing(place: _Place, good: Sequence[Saved], best: str, last: str, width: 
     table.title, table.title_justify, table.title_style = escape(report.relative(place.folder)), "left", "bold"
     for name in ("epoch", "batch", "step"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("saved because", min_width=13)
+    table.add_column("saved because", min_width=14)
     for name in (*metrics, "size", "age", "pause"):
         table.add_column(escape(name), justify="right", no_wrap=True)
     table.add_column("link", no_wrap=True)
@@ -185,7 +183,7 @@ def verify(arguments: argparse.Namespace) -> int:
     """A line per file; 1 if one of them is broken."""
     path = Path(arguments.named)
     is_file = path.is_symlink() or (path.exists() and not path.is_dir())
-    found = [examine.file(path)] if is_file else examine.directory(_find(arguments.named).folder)
+    found = [examine.look_at_file(path)] if is_file else examine.look_at_directory(_find(arguments.named).folder)
     if arguments.json:
         _print_json([{"file": str(item.path), "state": item.state, "why": item.why} for item in found])
     else:
@@ -217,10 +215,14 @@ def prune(arguments: argparse.Namespace) -> int:
 
 def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> int:
     plan = examine.prune(place.folder, rules, place.mode)
+    if plan.broken and not plan.kept:
+        raise ResumeError(f"No checkpoint in {place.folder} is whole: nothing was deleted.")
     leftovers = Catalog(place.folder).leftovers()
     freed = sum(item.num_bytes for item in plan.dropped)
     if not arguments.json:
         _tell_pruning(plan)
+        if place.mode is None:
+            print("This run has no checkpoint.monitor: nothing is best, and --keep-best keeps nothing.")
     if go := arguments.yes or (bool(plan.dropped) and not arguments.json and _ask()):
         history = History(place.folder, rules, place.mode, SyncWriter(place.folder))
         history.saved = [*plan.kept, *plan.dropped]
@@ -229,7 +231,9 @@ def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> i
             disk.remove(path)
     if arguments.json:
         names = {"kept": plan.kept, "deleted" if go else "would_delete": plan.dropped}
-        _print_json({**{key: [item.name for item in items] for key, items in names.items()}, "freed_bytes": freed})
+        broken = [{"name": item.path.name, "why": item.why} for item in plan.broken]
+        listed: dict[str, Any] = {key: [item.name for item in items] for key, items in names.items()}
+        _print_json({**listed, "broken": broken, "leftovers": [path.name for path in leftovers], "freed_bytes": freed})
     elif go and plan.dropped:
         print(f"Deleted {len(plan.dropped)}, {size(freed)} are free again.")
     return 0

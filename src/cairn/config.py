@@ -73,6 +73,11 @@ def check(cfg: DictConfig) -> None:
 
 
 def _check_checkpoint(group: DictConfig) -> None:
+    if "dirpath" in group and not group.dirpath:
+        raise ConfigError(f"checkpoint.dirpath={group.dirpath!r} must be a directory.")
+    for key in ("triggers", "keep"):
+        if key in group and not isinstance(group[key], DictConfig):
+            raise ConfigError(f"checkpoint.{key}={group.get(key)!r} must name each of them; for none: {{}}.")
     if group.mode not in ("min", "max"):
         raise ConfigError(f"checkpoint.mode={group.mode!r} must be min (the lower the better) or max.")
     best = [name for name, node in group.triggers.items() if _is_best(node)]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from cairn import __version__, command, config, report
 from cairn.checkpoint import layout, resume, schedule
 from cairn.checkpoint.callback import TIME_LIMIT, CheckpointEngine, Policy, Stopped
 from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.errors import CheckpointError, ConfigError, ResumeError
+from cairn.checkpoint.errors import CheckpointError, ConfigError, ResumeError, SaveError
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.cluster.signals import StopSignals
@@ -92,7 +92,7 @@ def run(cfg: DictConfig) -> float | None:
 def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, plan: Plan) -> float | None:
     """`train=false`: test the file that is named, or the best of the run; the run itself stays as it is."""
     best = Path(cfg.checkpoint.dirpath) / layout.BEST
-    path = best.resolve() if plan.saved is not None and best.is_file() else plan.path
+    path = _first_whole([best.resolve()] if plan.saved is not None and best.is_file() else []) or plan.path
     if path is None and not cfg.get("init_weights"):
         raise ConfigError("train=false tests nothing yet: name the weights by ckpt_path=, init_weights= or resume=.")
     return _train(cfg, directory, old.id if old else "test", Plan(path, plan.saved))
@@ -105,7 +105,7 @@ def join(config: str, run: str, start: str | None) -> None:
     directory = RunDirectory(Path(config).parent)
     try:
         _train(cfg, directory, run, Plan(Path(start) if start else None))
-    except Stopped:
+    except (Stopped, SaveError):  # as all processes of the run do
         pass  # exit 0: Lightning kills the main process, which may still be busy, when a child fails
 
 
@@ -190,21 +190,22 @@ def _test(parts: Parts, cfg: DictConfig, plan: Plan) -> dict[str, float] | None:
     if not is_overridden("test_step", parts.model):
         log.info("Not tested: %s has no test_step.", type(parts.model).__name__)
         return None
-    path = _best_whole(parts.engine) if cfg.get("train") else str(plan.path or "")
-    chosen = parts.trainer.strategy.broadcast(path) or None
+    ours = (parts.engine.best_model_path, parts.engine.last_model_path)  # known on rank 0
+    path = _first_whole(Path(path) for path in ours if path) if cfg.get("train") else plan.path
+    chosen = parts.trainer.strategy.broadcast(str(path or "")) or None
     scores = parts.trainer.test(parts.model, datamodule=parts.data, ckpt_path=chosen, weights_only=True, verbose=False)
     return _numbers({name: value for scores_of_loader in scores for name, value in scores_of_loader.items()})
 
 
-def _best_whole(engine: CheckpointEngine) -> str:
-    """The best checkpoint, or the last if that one was damaged; nothing if there is neither (or on another rank)."""
-    for path in filter(None, (engine.best_model_path, engine.last_model_path)):
+def _first_whole(paths: Iterable[Path]) -> Path | None:
+    """The first of these checkpoints that is whole; what is passed over is told."""
+    for path in paths:
         try:
-            resume.load(Path(path))
+            resume.load(path)
             return path
         except CheckpointError as error:
             log.warning("Not tested: %s", error)
-    return ""
+    return None
 
 
 def _end(
@@ -258,8 +259,7 @@ def _configuration(
     record = directory.record()
     if record is None:
         return config.Merged(now, {}, {}, {}, own=False), None
-    own = OmegaConf.load(directory.config_file)
-    assert isinstance(own, DictConfig)
+    own = directory.config()
     fresh = [override for override in overrides if override not in record.overrides]
     before = _resolved(_compose(record.overrides))
     own = config.moved(own, now)
@@ -278,7 +278,8 @@ def _compose(overrides: tuple[str, ...]) -> DictConfig:
 def _resolved(cfg: DictConfig) -> DictConfig:
     """All interpolations filled in, and `checkpoint.dirpath` the same from whatever folder the run goes on."""
     resolved: DictConfig = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
-    resolved.checkpoint.dirpath = str(Path(resolved.checkpoint.dirpath).absolute())
+    if resolved.checkpoint.dirpath is not None:
+        resolved.checkpoint.dirpath = str(Path(resolved.checkpoint.dirpath).absolute())
     return resolved
 
 
@@ -460,9 +461,7 @@ def _sentences(directory: RunDirectory, alone: bool) -> Iterator[None]:
 
 def _newest(directory: RunDirectory) -> str | None:
     """The name of the newest committed checkpoint."""
-    if not directory.config_file.is_file():
-        return None
-    saved = Catalog(Path(OmegaConf.load(directory.config_file).checkpoint.dirpath)).committed()
+    saved = Catalog(Path(directory.config().checkpoint.dirpath)).committed()
     return saved[-1].name if saved else None
 
 

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from cairn.checkpoint import disk
 from cairn.checkpoint.errors import ConfigError, ResumeError
 
@@ -53,6 +55,30 @@ class RunDirectory:
         """Its id, its overrides and how it ended."""
         return self.path / "run.json"
 
+    def config(self) -> DictConfig:
+        """The resolved configuration that the run goes by.
+
+        Raises:
+            ResumeError: it cannot be read.
+        """
+        try:
+            found = OmegaConf.load(self.config_file)
+            if not isinstance(found, DictConfig) or "checkpoint" not in found:
+                raise ValueError("it is no configuration of a run")
+        except Exception as error:  # what YAML may say to a damaged file is of many kinds
+            raise ResumeError(f"{self.config_file} cannot be read: {str(error).splitlines()[0]}.") from error
+        return found
+
+    def checkpoints(self) -> Path:
+        """Where its checkpoints lie today: with the run, wherever it was moved, if they lay in it when it began.
+
+        Raises:
+            ResumeError: its configuration cannot be read.
+        """
+        cfg = self.config()
+        path, then = Path(cfg.checkpoint.dirpath), Path(cfg.paths.output_dir)
+        return self.path / path.relative_to(then) if path.is_relative_to(then) else path
+
     def record(self) -> Record | None:
         """What is known of the run; None if there was none here yet.
 
@@ -72,9 +98,13 @@ class RunDirectory:
 
         Raises:
             ResumeError: one does.
+            ConfigError: the directory cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends, however it ends
+        try:
+            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends, however it ends
+        except OSError as error:
+            raise ConfigError(f"The run directory {self.path} cannot be written: {error.strerror}.") from error
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

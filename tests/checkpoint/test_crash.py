@@ -112,11 +112,12 @@ def table() -> Iterator[Rows]:
 
 def test_the_run_does_all_that_a_run_can_do(whole: list[Call]) -> None:
     assert {call.name for call in whole} == {*NAMES, "report"}
-    deleted = [number for number, call in enumerate(whole) if call.name == "unlink" and call.path.endswith("ckpt")]
-    reports = [number for number, call in enumerate(whole) if call.name == "report"]
-    written = [number for number, call in enumerate(whole) if call.name == "open"]
-    assert any(max(r for r in reports if r < d) > max(w for w in written if w < d) for d in deleted), "after a save"
-    assert any(whole[d + 1].name == "open" for d in deleted), "and to make room before one"
+    deleted = [n for n, call in enumerate(whole) if call.name == "unlink" and call.path.endswith(".ckpt.tmp")]
+    saves = [n for n, call in enumerate(whole) if call.name == "open" and call.path.endswith(".ckpt.tmp")]
+    links = [n for n, call in enumerate(whole) if call.name == "symlink"]
+    before = [n for n in deleted if n + 1 in saves]
+    assert before, "to make room for a save"
+    assert [n for n in deleted if n not in before and any(link < n for link in links)], "and after one"
 
 
 FAILURES = {
@@ -211,7 +212,7 @@ def test_a_power_cut(whole: list[Call], table: Rows, tmp_path: Path) -> None:
             check_goes_on(root)
             shutil.rmtree(root)
             table[call.name, "power cut after it"] += 1
-    assert len(seen) > 300
+    assert len(seen) > 200
 
 
 def test_a_power_cut_would_show_a_sync_that_was_left_out(whole: list[Call], tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ def three(tmp_path):
 
 
 def states(directory):
-    return {finding.path.name: finding.state for finding in examine.directory(directory)}
+    return {finding.path.name: finding.state for finding in examine.look_at_directory(directory)}
 
 
 def test_a_directory_that_is_as_it_should_be(three):
     directory, items = three
-    found = examine.directory(directory)
+    found = examine.look_at_directory(directory)
     assert [finding.path.name for finding in found] == [*names(items), layout.LAST, layout.BEST]
     assert {finding.state for finding in found} == {"whole"}
     assert found[0].why == f"sha256 {items[0].sha256[:12]}..."
@@ -36,10 +36,11 @@ def test_what_is_damaged_is_broken_and_says_how(three, damage):
     directory, items = three
     break_it, why = DAMAGES[damage]
     break_it(directory, items[0].name)
-    (broken,) = [finding for finding in examine.directory(directory) if finding.state == "broken"]
+    (broken,) = [finding for finding in examine.look_at_directory(directory) if finding.state == "broken"]
     assert broken.path.name == items[0].name
     assert why in broken.why
-    assert examine.file(directory / items[0].name).state == "broken"
+    alone = examine.look_at_file(directory / items[0].name)
+    assert alone.state == ("whole" if damage == "no manifest" else "broken"), "by the checksums inside it"
 
 
 def test_a_save_that_was_cut_off_is_unfinished_and_not_broken(three):
@@ -58,7 +59,7 @@ def test_links_are_looked_at_as_well(three):
     directory, items = three
     newer = commit(directory, 3)
     (directory / items[1].name).unlink()
-    found = {finding.path.name: finding for finding in examine.directory(directory)}
+    found = {finding.path.name: finding for finding in examine.look_at_directory(directory)}
     assert found[layout.BEST].state == "broken"
     assert found[layout.BEST].why == f"it leads to {items[1].name}, which is not there"
     assert found[layout.LAST].state == "unfinished"
@@ -69,16 +70,16 @@ def test_a_file_of_another_name_is_compared_with_the_checksums_in_it(three, tmp_
     directory, items = three
     copy = tmp_path / "model.ckpt"
     copy.write_bytes((directory / items[1].name).read_bytes())
-    assert examine.file(copy).state == "whole"
+    assert examine.look_at_file(copy).state == "whole"
     place = copy.read_bytes().find(torch.full((3,), 1.0).numpy().tobytes())
     data = bytearray(copy.read_bytes())
     data[place] ^= 1
     copy.write_bytes(data)
-    assert examine.file(copy).state == "broken"
+    assert examine.look_at_file(copy).state == "broken"
     (tmp_path / "text.ckpt").write_text("weights, honestly")
-    assert "not a file that torch.save wrote" in examine.file(tmp_path / "text.ckpt").why
+    assert "not a file that torch.save wrote" in examine.look_at_file(tmp_path / "text.ckpt").why
     with pytest.raises(CheckpointError, match="There is no file"):
-        examine.file(tmp_path / "gone.ckpt")
+        examine.look_at_file(tmp_path / "gone.ckpt")
 
 
 # What may go

@@ -4,7 +4,17 @@ import shutil
 
 import pytest
 from tests.support.disk import Disk
-from tests.support.values import at, commit, drop_manifest, flip_byte, names, saved, truncate
+from tests.support.values import (
+    age_manifest,
+    at,
+    commit,
+    drop_manifest,
+    edit_manifest,
+    flip_byte,
+    names,
+    saved,
+    truncate,
+)
 
 from cairn.checkpoint import disk as disk_module
 from cairn.checkpoint import layout, resume
@@ -86,14 +96,16 @@ def test_links_are_moved_before_anything_is_deleted(folder, monkeypatch):
     item = commit(folder, 1, 0.3)
     disk = Disk(folder, monkeypatch)
     own.add(item)
-    done = [step for step in disk.steps if not step.endswith(".tmp")]
+    done = [step for step in disk.steps if not step.startswith("symlink")]
     assert done == [
         "replace .last.ckpt.tmp last.ckpt",
         "fsync .",
         "replace .best.ckpt.tmp best.ckpt",
         "fsync .",
+        "replace epoch_000_batch_000001.ckpt .epoch_000_batch_000001.ckpt.tmp",
+        "fsync .",
         "unlink epoch_000_batch_000001.json",
-        "unlink epoch_000_batch_000001.ckpt",
+        "unlink .epoch_000_batch_000001.ckpt.tmp",
     ]
 
 
@@ -254,6 +266,33 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path):
 def test_trying_to_write_leaves_nothing(folder):
     history(folder).check_writable()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("break_it", [drop_manifest, age_manifest, edit_manifest])
+def test_an_older_one_that_cannot_be_used_is_left_alone_and_told(folder, break_it, caplog):
+    own = history(folder, Latest(-1))
+    for number, score in enumerate([0.3, 0.5]):
+        add(own, number, score)
+    break_it(folder, saved(0).name)
+    again = reopened(folder, Latest(1))
+    assert f"Left alone, and not used: {saved(0).name}, because " in caplog.text
+    add(again, 2, 0.4)
+    assert (folder / saved(0).name).exists()
+    assert names(again.saved) == [saved(2).name]
+
+
+def test_making_room_does_not_take_what_a_link_still_leads_to(folder, monkeypatch):
+    own = history(folder, WithinBytes(1))
+    add(own, 0, 0.5)
+    item = commit(folder, 1, 0.4)
+    with monkeypatch.context() as patch:
+        disk = Disk(folder, patch)
+        disk.fail_at = 0
+        with pytest.raises(SaveError, match="could not be moved"):
+            own.add(item)
+    own.make_room(saved(2, num_bytes=10**6))
+    assert links(folder)[layout.BEST] == saved(0).name
+    assert (folder / saved(0).name).exists()
 
 
 def test_a_link_that_was_lost_comes_back(folder):

@@ -42,7 +42,16 @@ MISSING = object()
 def edited(**fields):
     """A good manifest with other fields, or without some."""
     content = {**json.loads(manifest.dump(saved(), PROVENANCE)), **fields}
-    return json.dumps({key: value for key, value in content.items() if value is not MISSING})
+    del content["checksum"]
+    content = {key: value for key, value in content.items() if value is not MISSING}
+    return json.dumps({**content, "checksum": manifest._checksum(content)})
+
+
+@pytest.mark.parametrize("field", ["score", "number", "num_bytes"])
+def test_one_that_somebody_has_changed_is_refused(field):
+    content = json.loads(manifest.dump(saved(score=0.5), PROVENANCE))
+    with pytest.raises(CorruptCheckpointError, match="not as it was written: its own checksum differs"):
+        manifest.load(json.dumps({**content, field: 7}))
 
 
 @given(SAVED)

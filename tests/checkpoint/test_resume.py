@@ -62,12 +62,15 @@ def test_a_plan_touches_nothing(tmp_path):
     assert listing(tmp_path) == before
 
 
+LOST = "it has no manifest: its save was never finished, or the manifest was lost"
+
+
 def test_a_first_save_that_was_never_finished_is_no_reason_not_to_begin(tmp_path):
     item = commit(tmp_path)
     drop_manifest(tmp_path, item.name)
     plan = resume.plan(tmp_path)
     assert (plan.path, plan.saved) == (None, None)
-    assert plan.rejected == (Rejected(tmp_path / item.name, "it has no manifest: its save was never finished"),)
+    assert plan.rejected == (Rejected(tmp_path / item.name, LOST),)
 
 
 @pytest.mark.parametrize("break_it", [flip_byte, truncate, garble_manifest])

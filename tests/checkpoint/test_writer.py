@@ -145,11 +145,16 @@ def test_a_link_takes_the_place_of_whatever_was_there(folder, writer, before):
     writer.link(layout.LAST, None)
 
 
-def test_a_removal_begins_with_the_manifest(folder, writer, monkeypatch):
+def test_a_removal_takes_the_name_first_so_that_half_of_it_is_known_for_what_it_is(folder, writer, monkeypatch):
     commit(folder)
     disk = Disk(folder, monkeypatch)
     writer.remove(FIRST)
-    assert disk.steps == ["unlink epoch_000_batch_000001.json", f"unlink {FIRST}"]
+    assert disk.steps == [
+        f"replace {FIRST} .{FIRST}.tmp",
+        "fsync .",
+        "unlink epoch_000_batch_000001.json",
+        f"unlink .{FIRST}.tmp",
+    ]
     assert listing(folder) == []
     writer.remove(FIRST)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cairn.checkpoint import manifest
 from cairn.checkpoint.layout import checkpoint_name, manifest_name
 from cairn.checkpoint.types import Moment, Position, Saved
 from cairn.checkpoint.writer import SyncWriter
@@ -68,7 +70,13 @@ def garble_manifest(directory: Path, name: str) -> None:
 def swap_manifest(directory: Path, name: str) -> None:
     """The manifest is that of another checkpoint."""
     path = directory / manifest_name(name)
-    path.write_text(path.read_text().replace(name, checkpoint_name(at(99))))
+    path.write_text(manifest.dump(replace(manifest.load(path.read_text()), name=checkpoint_name(at(99))), {}))
+
+
+def edit_manifest(directory: Path, name: str) -> None:
+    """Somebody has changed a number in it, or a bit of it flipped."""
+    path = directory / manifest_name(name)
+    path.write_text(path.read_text().replace('"number": ', '"number": 1'))
 
 
 def age_manifest(directory: Path, name: str) -> None:
@@ -83,6 +91,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, str], None], str]] = {
     "one flipped byte": (flip_byte, "checksum"),
     "manifest of another file": (swap_manifest, "manifest is that of"),
     "garbage manifest": (garble_manifest, "manifest cannot be read"),
+    "edited manifest": (edit_manifest, "manifest is not as it was written"),
 }
 """How a checkpoint can be broken, and what its rejection says."""
 

@@ -254,19 +254,21 @@ class CheckpointEngine(Checkpoint):
         started, trainer = time.monotonic(), self._the_trainer
         clock = {"elapsed_s": moment.elapsed_s, "num_saves": self.num_saves + 1, "total_stall_s": self.total_stall_s}
         self._last_save_s = moment.elapsed_s
-        gave_up = ""
+        gave_up, final = "", moment.ends or moment.stop is not None
         try:
             contents = snapshot.capture(trainer, place, moment.position, self.origin, clock)
             if trainer.is_global_zero:
-                self._commit(contents, self._draft(moment, due, contents, capture_s=time.monotonic() - started))
+                draft = self._draft(moment, due, contents, capture_s=time.monotonic() - started)
+                gave_up = self._commit(contents, draft, final)
         except SaveError as error:
-            gave_up = self.failures.add(str(error), final=moment.ends or moment.stop is not None)
+            gave_up = self.failures.add(str(error), final)
         if gave_up := trainer.strategy.broadcast(gave_up):
             if moment.stop in (None, TIME_LIMIT):
                 raise SaveError(gave_up)
             log.error(gave_up)  # the signal is why the run stops
 
-    def _commit(self, contents: Mapping[str, Any], draft: Saved) -> None:
+    def _commit(self, contents: Mapping[str, Any], draft: Saved, final: bool) -> str:
+        """Write it and tidy up; returns why the run may not end well though it is written."""
         self.history.make_room(draft)
         saved = self.writer.commit(
             contents, draft, {"world_size": self._the_trainer.world_size, **self.origin.provenance}
@@ -276,8 +278,11 @@ class CheckpointEngine(Checkpoint):
         self.total_stall_s += saved.stall_s
         try:
             self.history.add(saved)
-        except SaveError as error:  # what was saved is safe
-            log.error("%s The next save tries again.", error)
+        except SaveError as error:
+            if final:
+                return f"{error} {saved.name} is whole; the next start of the run mends the rest."
+            log.error("%s %s is whole; the next save tries again.", error, saved.name)
+        return ""
 
     def _draft(self, moment: Moment, due: tuple[str, ...], contents: Mapping[str, Any], capture_s: float) -> Saved:
         return Saved(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def describe(path: Path) -> Saved:
     """
     proof = path.with_name(layout.manifest_name(path.name))
     if not proof.is_file():
-        raise CorruptCheckpointError("it has no manifest: its save was never finished")
+        raise CorruptCheckpointError("it has no manifest: its save was never finished, or the manifest was lost")
     with _readable():
         saved = manifest.load(proof.read_bytes())
         size = path.stat().st_size
@@ -109,6 +110,29 @@ def verify(path: Path, saved: Saved) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != saved.sha256:
         raise CorruptCheckpointError(f"its checksum is {found[:12]}..., and its manifest says {saved.sha256[:12]}...")
+
+
+def verify_file(path: Path) -> str:
+    """Compare any checkpoint file with its manifest, or without one with the checksums that torch.save stores in it.
+
+    Returns:
+        Against what it was compared, in words.
+
+    Raises:
+        CorruptCheckpointError: they differ, or it is no such file.
+    """
+    if layout.parse_name(path.name) and path.with_name(layout.manifest_name(path.name)).is_file():
+        saved = describe(path)
+        verify(path, saved)
+        return f"sha256 {saved.sha256[:12]}..."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except Exception as error:  # zipfile raises many kinds for what is not as it should be
+        raise CorruptCheckpointError(f"it is not a file that torch.save wrote ({error})") from error
+    if bad:
+        raise CorruptCheckpointError(f"the checksum of {bad} in it does not fit")
+    return "it has no manifest; the checksums that torch.save has stored in it fit"
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from cairn.checkpoint import layout
 
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # what a file system says that cannot sync a directory
 _BUFFER_BYTES = 2**20
+_PROBE_BYTES = 4096  # a full disk may still take an empty file
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ def put(path: Path, write: Callable[[BinaryIO], Any]) -> Written:
     """Let `write` fill a file that appears under its name only when it is whole and on the disk.
 
     Raises:
-        OSError: it could not be written; what was there under that name is untouched, and nothing else is left.
+        OSError: it could not be written, and no temporary file is left. What was there under that name is untouched,
+            unless only the last sync of the directory failed.
     """
     temp = path.with_name(layout.temp_name(path.name))
     try:
@@ -63,7 +65,12 @@ def link(path: Path, target: str) -> None:
     temp = path.with_name(layout.temp_name(path.name))
     remove(temp)
     os.symlink(target, temp)
-    os.replace(temp, path)
+    try:
+        os.replace(temp, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temp)
+        raise
     sync_directory(path.parent)
 
 
@@ -71,6 +78,21 @@ def remove(path: Path) -> None:
     """Delete a file or a link, if it is there."""
     if os.path.lexists(path):
         os.unlink(path)
+
+
+def remove_pair(path: Path, proof: Path) -> None:
+    """Delete a file with the one that vouches for it.
+
+    It loses its name first, and for good: a file without its proof is then either not finished or has lost it, and what
+    a kill in between leaves has a name for leftovers.
+    """
+    gone = path.with_name(layout.temp_name(path.name))
+    if os.path.lexists(path):
+        os.replace(path, gone)
+        with suppress(OSError):
+            sync_directory(path.parent)
+    remove(proof)
+    remove(gone)
 
 
 def make_directory(path: Path) -> None:
@@ -106,11 +128,17 @@ def why_unwritable(directory: Path) -> str:
     probe = directory / layout.PROBE
     try:
         make_directory(directory)
-        remove(probe)
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-        remove(probe)
+        try:
+            handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            try:
+                os.write(handle, bytes(_PROBE_BYTES))
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        finally:
+            remove(probe)
     except OSError as error:
-        return f"{error.strerror} ({error.filename})"
+        return f"{error.strerror} ({error.filename or directory})"
     return ""
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cairn.checkpoint import layout, retention
-from cairn.checkpoint.catalog import Catalog, Rejected, describe, verify
+from cairn.checkpoint.catalog import Catalog, Rejected, verify_file
 from cairn.checkpoint.errors import CheckpointError
 from cairn.checkpoint.types import Mode, Saved
 
@@ -24,19 +24,22 @@ class Finding:
     why: str
 
 
-def directory(path: Path) -> list[Finding]:
+def look_at_directory(path: Path) -> list[Finding]:
     """Every checkpoint (oldest first), link and leftover in a directory."""
     catalog = Catalog(path)
     good, rejected = catalog.all()
     newest = layout.parse_name(good[-1].name) if good else None
-    found = [_checkpoint(path / item.name, item) for item in good]
+    found = [_checkpoint(path / item.name) for item in good]
     found += [_rejected(item, newest) for item in rejected]
     found.sort(key=lambda item: layout.parse_name(item.path.name) or (0, 0))
-    found += [_link(path / name, good) for name in (layout.LAST, layout.BEST) if (path / name).is_symlink()]
+    whole = [item.path.name for item in found if item.state == "whole"]
+    found += [_link(path / name, whole) for name in (layout.LAST, layout.BEST) if (path / name).is_symlink()]
+    if whole and not os.path.lexists(path / layout.LAST):
+        found.append(Finding(path / layout.LAST, "unfinished", "it is missing; the next start makes it"))
     return found + [Finding(item, "unfinished", "left by a save that was cut off") for item in catalog.leftovers()]
 
 
-def file(path: Path) -> Finding:
+def look_at_file(path: Path) -> Finding:
     """One checkpoint file: by its manifest, or for a file of another name by the checksums inside it.
 
     Raises:
@@ -44,20 +47,7 @@ def file(path: Path) -> Finding:
     """
     if not path.exists():
         raise CheckpointError(f"There is no file {path}.")
-    path = path.resolve()
-    if layout.parse_name(path.name):
-        try:
-            return _checkpoint(path, describe(path))
-        except CheckpointError as error:
-            return Finding(path, "broken", str(error))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        return Finding(path, "broken", f"it is not a file that torch.save wrote ({error})")
-    if bad:
-        return Finding(path, "broken", f"the checksum of {bad} in it does not fit")
-    return Finding(path, "whole", "it has no manifest; the checksums that torch.save has stored in it fit")
+    return _checkpoint(path.resolve())
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ def prune(path: Path, rules: Iterable[retention.Rule], mode: Mode | None) -> Pru
     good, whole = Catalog(path).committed(), set[str]()
     while unread := [item for item in retention.survivors(rules, good, mode) if item.name not in whole]:
         for item in unread:
-            finding = _checkpoint(path / item.name, item)
+            finding = _checkpoint(path / item.name)
             if finding.state == "whole":
                 whole.add(item.name)
             else:
@@ -86,25 +76,25 @@ def prune(path: Path, rules: Iterable[retention.Rule], mode: Mode | None) -> Pru
     return Pruning(kept, [item for item in good if item not in kept], broken)
 
 
-def _checkpoint(path: Path, saved: Saved) -> Finding:
+def _checkpoint(path: Path) -> Finding:
     try:
-        verify(path, saved)
+        return Finding(path, "whole", verify_file(path))
     except CheckpointError as error:
         return Finding(path, "broken", str(error))
-    return Finding(path, "whole", f"sha256 {saved.sha256[:12]}...")
 
 
 def _rejected(item: Rejected, newest: tuple[int, int] | None) -> Finding:
-    """A save that never was finished is newer than all others; one that has lost its manifest need not be."""
+    """A save that never was finished is newer than all others; any other has lost its manifest, or is damaged."""
     place = layout.parse_name(item.path.name)
     cut_off = not item.committed and place is not None and (newest is None or place > newest)
     return Finding(item.path, "unfinished" if cut_off else "broken", item.why)
 
 
-def _link(path: Path, good: list[Saved]) -> Finding:
+def _link(path: Path, whole: list[str]) -> Finding:
     target = path.readlink()
-    if not path.exists():
-        return Finding(path, "broken", f"it leads to {target}, which is not there")
-    if path.name == layout.LAST and good and target.name != good[-1].name:
-        return Finding(path, "unfinished", f"it leads to {target}, and {good[-1].name} is newer")
+    if target.name not in whole:
+        why = "is not there" if not path.exists() else "is broken"
+        return Finding(path, "broken", f"it leads to {target}, which {why}")
+    if path.name == layout.LAST and target.name != whole[-1]:
+        return Finding(path, "unfinished", f"it leads to {target}, and {whole[-1]} is newer")
     return Finding(path, "whole", f"leads to {target}")

@@ -64,12 +64,17 @@ class History:
         for path in catalog.leftovers():
             log.info("Removed %s: a save or a deletion was cut off there.", path.name)
             disk.remove(path)
-        # Gone when something better is there: nothing is deleted before its successor is committed. A first save that
-        # was cut off never was, and goes at once: two of them would look like a run that lost all its manifests.
-        self._rejected = [item.path.name for item in (*rejected, *plan.rejected)]
+        here = plan.saved.position if plan.saved else None
+        abandoned = {item.path.name for item in plan.rejected}
+        for item in rejected:
+            if item.path.name not in abandoned:  # older: it may have been good once, and is not in the way
+                log.warning("Left alone, and not used: %s, because %s.", item.path.name, item.why)
+        # What is newer than where the run goes on is gone when something better is there: nothing is deleted before its
+        # successor is committed. A first save that was cut off never was committed, and goes at once: two of them would
+        # look like a run that has lost all its manifests.
+        self._rejected = sorted(abandoned)
         if not committed:
             self._unwanted, self._rejected = self._rejected, []
-        here = plan.saved.position if plan.saved else None
         self.saved = [item for item in committed if here is not None and item.position <= here]
         self.keep(retention.survivors(self.rules, self.saved, self.mode))
 
@@ -110,9 +115,12 @@ class History:
         Raises:
             SaveError: something could not be deleted.
         """
+        links = (self.directory / layout.LAST, self.directory / layout.BEST)
+        linked = {path.readlink().name for path in links if path.is_symlink()}  # one that could not be moved yet, too
         for item in retention.gives_way(self.rules, self.saved, coming, self.mode):
-            self.writer.remove(item.name)
-            self.saved.remove(item)
+            if item.name not in linked:
+                self.writer.remove(item.name)
+                self.saved.remove(item)
 
     def add(self, saved: Saved) -> None:
         """A checkpoint was committed: move the links, then delete what no rule keeps and what it replaces.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,7 +18,8 @@ def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
     """The text of a manifest. `provenance`: run id, world size, seed, git commit, versions."""
     fields = {**asdict(saved), "metrics": dict(saved.metrics)}
     derived = {"bytes_per_s": round(saved.num_bytes / saved.write_s) if saved.write_s else None}
-    return json.dumps({"format": FORMAT, **fields, **derived, "provenance": dict(provenance)}, indent=2) + "\n"
+    content = {"format": FORMAT, **fields, **derived, "provenance": dict(provenance)}
+    return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
 
 
 def load(text: str | bytes) -> Saved:
@@ -29,12 +31,17 @@ def load(text: str | bytes) -> Saved:
     """
     try:
         fields = json.loads(text)
-        version = fields.pop("format")
-        if version > FORMAT:
+        if (version := fields["format"]) > FORMAT:
             raise NewerFormatError(f"its manifest has format {version}, and this Cairn reads up to {FORMAT}: update it")
-        del fields["provenance"], fields["bytes_per_s"]
+        if fields.pop("checksum") != _checksum(fields):
+            raise CorruptCheckpointError("its manifest is not as it was written: its own checksum differs")
+        del fields["format"], fields["provenance"], fields["bytes_per_s"]
         fields["position"] = Position(**fields["position"])
         fields["reasons"] = tuple(fields["reasons"])
         return Saved(**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptCheckpointError(f"its manifest cannot be read ({error})") from error
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cairn.checkpoint import layout
-from cairn.checkpoint.catalog import Catalog, Rejected, describe, verify
+from cairn.checkpoint.catalog import Catalog, Rejected, verify_file
 from cairn.checkpoint.errors import CheckpointError, ResumeError
 from cairn.checkpoint.types import Saved
 
@@ -45,7 +44,7 @@ def load(path: Path, verified: bool = False) -> dict[str, Any]:
     """Read a checkpoint file, mapped into memory.
 
     Args:
-        verified: its checksum has been compared already; otherwise it is when the file has a manifest.
+        verified: its checksum has been compared already.
 
     Raises:
         CheckpointError: it is missing, no checkpoint, or holds more than tensors and plain values.
@@ -55,7 +54,7 @@ def load(path: Path, verified: bool = False) -> dict[str, Any]:
     path = _existing(path)
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is no checkpoint: it is not a file that torch.save wrote.")
-    if not verified and layout.parse_name(path.name) and path.with_suffix(".json").is_file():
+    if not verified:
         _verify(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -87,7 +86,7 @@ def _refusal(why: str) -> str:
 
 def _verify(path: Path) -> None:
     try:
-        verify(path, describe(path))
+        verify_file(path)
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be used: {error}.") from error
 

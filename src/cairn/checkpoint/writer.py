@@ -39,7 +39,7 @@ class Writer(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Delete a checkpoint: its manifest first, so that half a deletion is no checkpoint.
+        """Delete a checkpoint with its manifest, so that half a deletion is no checkpoint and is known for what it is.
 
         Raises:
             SaveError: it could not be deleted.
@@ -92,8 +92,7 @@ class SyncWriter:
 
     def remove(self, name: str) -> None:
         with _told(f"The checkpoint {self.directory / name} could not be deleted"):
-            disk.remove(self.directory / layout.manifest_name(name))
-            disk.remove(self.directory / name)
+            disk.remove_pair(self.directory / name, self.directory / layout.manifest_name(name))
 
     def _make_directory(self) -> None:
         if not self.directory.exists():

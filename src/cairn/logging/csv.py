@@ -104,6 +104,9 @@ class CSVLogger(Logger):
         if not self._buffer:
             return
         columns = sorted({*self._columns, *(name for row in self._buffer for name in row)})
+        if not self._fresh and not self.path.is_file():
+            log.error("%s is gone, and not by this run: its first %d rows are lost.", self.path, self._num_rows)
+            self._rewrite([], columns)
         if self._fresh or columns != self._columns:
             self._rewrite([] if self._fresh else self._read(), columns)
         size = self.path.stat().st_size
