@@ -142,6 +142,27 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(
     assert differences(whole, outcome(run, recorded(run))) == []
 
 
+def test_a_damaged_best_checkpoint_is_not_tested(forks: Forks, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start(forks, run)
+    best = (run / "checkpoints" / "best.ckpt").readlink().name
+    flip_byte(run / "checkpoints", best)
+    output = start(forks, run, "train=false")
+    assert re.search(rf"Not tested: .*{best} cannot be used: its checksum is ", output)
+    assert "test/acc" in output
+
+
+def test_a_damaged_file_of_another_name_is_refused(forks: Forks, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start(forks, run)
+    (tmp_path / "model.ckpt").write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    start(forks, tmp_path / "good", f"init_weights={tmp_path}/model.ckpt", "trainer.max_epochs=1")
+    flip_byte(tmp_path, "model.ckpt")
+    for way in ("ckpt_path", "init_weights"):
+        (told,) = errors(start(forks, tmp_path / way, f"{way}={tmp_path}/model.ckpt", expect=1))
+        assert "model.ckpt cannot be used: " in told
+
+
 def test_where_temporary_files_go_does_not_matter(whole: Outcome, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with small_disk(tmp_path / "disk", 4096) as disk:

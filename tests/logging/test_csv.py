@@ -1,7 +1,10 @@
 """metrics.csv holds every row once, whatever stopped the run that wrote it."""
 
+import builtins
 import csv
+import errno
 import os
+import shutil
 
 import pytest
 import torch
@@ -199,3 +202,51 @@ def test_a_run_that_was_killed_anywhere_writes_the_same_file(tmp_path_factory, r
     if rows:
         assert sorted(lines(other)[0].split(",")) == sorted(lines(whole)[0].split(","))
         assert other.path.read_bytes() == whole.path.read_bytes()
+
+
+# When the file cannot be written
+
+
+def test_rows_that_cannot_be_written_wait_and_that_is_told_once(logger, monkeypatch, caplog):
+    write(logger, (0, {"loss": 1.0}))
+    real = open
+
+    def full(path, mode="r", **options):
+        if "a" in mode:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, mode, **options)
+
+    monkeypatch.setattr(builtins, "open", full)
+    write(logger, (1, {"loss": 2.0}), (2, {"loss": 3.0}))
+    with pytest.raises(OSError, match="No space left"):
+        logger.state_dict()
+    monkeypatch.undo()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{logger.path} cannot be written (No space left on device): its rows wait until it can."
+    ]
+    write(logger, (3, {"loss": 4.0}))
+    assert lines(logger) == ["loss,step", "1.0,0", "2.0,1", "3.0,2", "4.0,3"]
+    assert logger.state_dict()["rows"] == 4
+
+
+def test_half_a_row_is_taken_back(logger, monkeypatch):
+    write(logger, (0, {"loss": 1.0}))
+
+    def half(writer, rows):
+        writer.writer.writerow(["2."])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", half)
+        write(logger, (1, {"loss": 2.0}))
+    logger.save()
+    assert lines(logger) == ["loss,step", "1.0,0", "2.0,1"]
+
+
+def test_a_file_that_has_vanished_is_told_and_begun_anew(logger, caplog):
+    write(logger, (0, {"loss": 1.0}), (1, {"loss": 2.0}))
+    shutil.rmtree(logger.path.parent)
+    write(logger, (2, {"loss": 3.0}))
+    assert "is gone, and not by this run: its first 2 rows are lost." in caplog.text
+    assert lines(logger) == ["loss,step", "3.0,2"]
+    assert logger.state_dict() == {"rows": 1, "columns": ["loss", "step"]}
