@@ -47,6 +47,12 @@ def edited(**fields):
     return json.dumps({**content, "checksum": manifest._checksum(content)})
 
 
+def test_the_first_ones_had_no_checksum():
+    content = json.loads(manifest.dump(saved(score=0.5), PROVENANCE))
+    del content["checksum"]
+    assert manifest.load(json.dumps(content)) == saved(score=0.5)
+
+
 @pytest.mark.parametrize("field", ["score", "number", "num_bytes"])
 def test_one_that_somebody_has_changed_is_refused(field):
     content = json.loads(manifest.dump(saved(score=0.5), PROVENANCE))

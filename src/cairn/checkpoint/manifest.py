@@ -33,7 +33,8 @@ def load(text: str | bytes) -> Saved:
         fields = json.loads(text)
         if (version := fields["format"]) > FORMAT:
             raise NewerFormatError(f"its manifest has format {version}, and this Cairn reads up to {FORMAT}: update it")
-        if fields.pop("checksum") != _checksum(fields):
+        checksum = fields.pop("checksum", None)  # the first manifests had none
+        if checksum is not None and checksum != _checksum(fields):
             raise CorruptCheckpointError("its manifest is not as it was written: its own checksum differs")
         del fields["format"], fields["provenance"], fields["bytes_per_s"]
         fields["position"] = Position(**fields["position"])
