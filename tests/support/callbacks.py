@@ -47,12 +47,8 @@ class KillAt(Callback):
         self.left = int(number)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.what == "fsync":
-            os.fsync = self._killing(os.fsync)  # type: ignore[assignment]
-        if self.what == "replace":
-            Path.replace = self._killing(Path.replace)  # type: ignore[method-assign]
-        if self.what == "unlink":
-            Path.unlink = self._killing(Path.unlink)  # type: ignore[method-assign]
+        if self.what in ("fsync", "replace", "unlink"):
+            setattr(os, self.what, self._killing(getattr(os, self.what)))
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if self.what == "validation" and not trainer.sanity_checking:
