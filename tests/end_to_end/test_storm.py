@@ -136,10 +136,10 @@ class Storm:
         checkpoints, policy = run / "checkpoints", self.config.checkpoint
         catalog = Catalog(checkpoints)
         kept = catalog.committed()
-        found = {(f"{path.suffixes[-2]} in part", path.name) for path in checkpoints.glob(".*.tmp")}
-        for item in catalog.rejected():
-            over = bool(kept) and item.path.name < kept[-1].name
-            found.add(("half deleted" if over else "no manifest yet", item.path.name))
+        found = {("no manifest yet", item.path.name) for item in catalog.rejected()}
+        for path in checkpoints.glob(".*.tmp"):
+            over = bool(kept) and path.name.removeprefix(".") < kept[-1].name and path.suffixes[-2] == ".ckpt"
+            found.add(("half deleted" if over else f"{path.suffixes[-2]} in part", path.name))
         if kept:
             stay = retention.survivors(map(instantiate, policy.keep.values()), kept, policy.mode)
             best = retention.best_of(kept, policy.mode)
@@ -154,6 +154,10 @@ class Storm:
 def _check_files(checkpoints: Path) -> int:
     """A manifest promises that its file is whole, and a link leads to such a file; returns how many there are."""
     manifests = list(checkpoints.glob("*.json"))
+    for manifest in [path for path in manifests if not path.with_suffix(".ckpt").exists()]:
+        # A deletion was cut off: it takes the name first, then the manifest, then the rest.
+        assert (checkpoints / layout.temp_name(f"{manifest.stem}.ckpt")).exists(), f"{manifest} has lost its file"
+        manifests.remove(manifest)
     for path in (manifest.with_suffix(".ckpt") for manifest in manifests):
         verify(path, describe(path))
         torch.load(path, weights_only=True)
