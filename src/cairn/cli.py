@@ -83,11 +83,6 @@ class _Place:
     monitor: str | None = None
     mode: Mode | None = None
 
-    def linked(self, link: str) -> str:
-        """The name of the file that a link leads to."""
-        path = self.folder / link
-        return path.readlink().name if path.is_symlink() else ""
-
 
 def _find(named: str) -> _Place:
     latest = newest(Path("logs")) if named == "latest" else None
@@ -109,8 +104,9 @@ def _find(named: str) -> _Place:
 def ls(arguments: argparse.Namespace) -> int:
     """A row per checkpoint."""
     place = _find(arguments.named)
-    good, rejected = Catalog(place.folder).all()
-    best, last = place.linked(layout.BEST), place.linked(layout.LAST)
+    catalog = Catalog(place.folder)
+    good, rejected = catalog.all()
+    best, last = catalog.linked(layout.BEST), catalog.linked(layout.LAST)
     record = place.run.record() if place.run else None
     if arguments.json:
         _print_json(

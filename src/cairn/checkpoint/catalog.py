@@ -53,6 +53,11 @@ class Catalog:
             if layout.is_temp(path.name) or (layout.checkpoint_of(path.name) or path.name) not in there
         ]
 
+    def linked(self, link: str) -> str:
+        """The name of the file that a link leads to, whether that is there or not; empty without the link."""
+        path = self.directory / link
+        return path.readlink().name if path.is_symlink() else ""
+
     def newest_whole(self) -> tuple[Saved | None, list[Rejected]]:
         """The newest checkpoint whose bytes are those of its manifest, and every newer file that is not.
 

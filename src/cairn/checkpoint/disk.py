@@ -9,8 +9,8 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,24 +37,16 @@ def put(path: Path, write: Callable[[BinaryIO], Any]) -> Written:
         OSError: it could not be written, and no temporary file is left. What was there under that name is untouched,
             unless only the last sync of the directory failed.
     """
-    temp = path.with_name(layout.temp_name(path.name))
-    try:
-        with _HashingFile(temp) as raw:
-            try:
-                buffered = io.BufferedWriter(raw, _BUFFER_BYTES)
-                write(buffered)
-                buffered.flush()
-            except Exception as error:
-                if raw.error is None:
-                    raise
-                raise raw.error from error  # torch's zip writer hides the reason behind a RuntimeError of its own
-            os.fsync(raw.fileno())
-        os.replace(temp, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temp)
-        raise
-    sync_directory(path.parent)
+    with _under_its_name_at_last(path) as temp, _HashingFile(temp) as raw:
+        try:
+            buffered = io.BufferedWriter(raw, _BUFFER_BYTES)
+            write(buffered)
+            buffered.flush()
+        except Exception as error:
+            if raw.error is None:
+                raise
+            raise raw.error from error  # torch's zip writer hides the reason behind a RuntimeError of its own
+        os.fsync(raw.fileno())
     return Written(raw.num_bytes, raw.digest())
 
 
@@ -62,12 +54,19 @@ def link(path: Path, target: str) -> None:
     """Let a relative link point to `target`, in one step."""
     if path.is_symlink() and os.readlink(path) == target:
         return
+    with _under_its_name_at_last(path) as temp:
+        remove(temp)
+        os.symlink(target, temp)
+
+
+@contextmanager
+def _under_its_name_at_last(path: Path) -> Iterator[Path]:
+    """Make something under a hidden name; it gets its own when that went well, and nothing is left of it if not."""
     temp = path.with_name(layout.temp_name(path.name))
-    remove(temp)
-    os.symlink(target, temp)
     try:
+        yield temp
         os.replace(temp, path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             os.unlink(temp)
         raise

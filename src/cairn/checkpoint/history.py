@@ -115,8 +115,8 @@ class History:
         Raises:
             SaveError: something could not be deleted.
         """
-        links = (self.directory / layout.LAST, self.directory / layout.BEST)
-        linked = {path.readlink().name for path in links if path.is_symlink()}  # one that could not be moved yet, too
+        catalog = Catalog(self.directory)
+        linked = {catalog.linked(link) for link in (layout.LAST, layout.BEST)}  # one that could not be moved yet, too
         for item in retention.gives_way(self.rules, self.saved, coming, self.mode):
             if item.name not in linked:
                 self.writer.remove(item.name)
