@@ -14,7 +14,7 @@ from tests.support.values import commit, flip_byte, names
 from cairn import cli
 from cairn.checkpoint import layout
 from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.writer import SyncWriter
+from cairn.checkpoint.commit import settle
 from cairn.rundir import RunDirectory
 
 SCORES = [0.5, 0.3, None, 0.4]
@@ -38,8 +38,7 @@ def run(tmp_path, monkeypatch):
     for number, score in enumerate(SCORES):
         metrics = {"val/loss": score or 0.3, "val/acc": 0.9, "train/loss": 0.1}
         item = commit(folder, number, score, metrics=metrics, reasons=("interval", "best") if score else ("interval",))
-    SyncWriter(folder).link(layout.LAST, item.name)
-    SyncWriter(folder).link(layout.BEST, Catalog(folder).committed()[1].name)
+    settle(folder, {layout.LAST: item.name, layout.BEST: Catalog(folder).committed()[1].name}, ())
     run.folder = folder
     return run
 

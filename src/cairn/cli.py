@@ -29,7 +29,6 @@ from cairn.checkpoint.history import History
 from cairn.checkpoint.retention import Best, Latest, Rule
 from cairn.checkpoint.space import size
 from cairn.checkpoint.types import Mode, Saved
-from cairn.checkpoint.writer import SyncWriter
 from cairn.errors import CairnError
 from cairn.rundir import RunDirectory, newest
 
@@ -220,9 +219,7 @@ def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> i
         if place.mode is None:
             print("This run has no checkpoint.monitor: nothing is best, and --keep-best keeps nothing.")
     if go := arguments.yes or (bool(plan.dropped) and not arguments.json and _ask()):
-        history = History(place.folder, rules, place.mode, SyncWriter(place.folder))
-        history.saved = [*plan.kept, *plan.dropped]
-        history.keep(plan.kept)
+        History(place.folder, rules, place.mode).keep(plan.kept, plan.dropped)
         for path in leftovers:
             disk.remove(path)
     if arguments.json:

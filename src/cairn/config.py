@@ -31,6 +31,12 @@ _GROUPS = ("model", "data", "trainer", "checkpoint", "callbacks", "logger")
 _WHOLE = ("experiment", "debug")
 
 _PLACES = ("paths", "hydra")
+_CHOICES: Mapping[str, Sequence[Any]] = {
+    "writer": ("auto", "process", "thread", "sync"),
+    "buffers": (1, 2),
+    "overlap": (True, False),
+    "when_busy": ("skip", "wait"),
+}
 _ABSENT = object()
 
 Flat = dict[str, Any]
@@ -88,6 +94,11 @@ def _check_checkpoint(group: DictConfig) -> None:
     most = group.get("max_failed_saves", 3)
     if not isinstance(most, int) or (most < 1 and most != -1):
         raise ConfigError(f"checkpoint.max_failed_saves={most!r} must be a number from 1, or -1 to never stop.")
+    for key, values in _CHOICES.items():
+        if key in group and group[key] not in values:
+            raise ConfigError(
+                f"checkpoint.{key}={group[key]!r} must be {', '.join(map(str, values[:-1]))} or {values[-1]}."
+            )
     for key in ("keep_last", "save_top_k"):
         if key in group and not (isinstance(group[key], int) and group[key] >= -1):
             raise ConfigError(f"checkpoint.{key}={group[key]!r} must be a number from 0, or -1 for all.")

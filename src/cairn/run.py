@@ -361,6 +361,7 @@ def _policy(cfg: DictConfig) -> Policy:
         mode=group.mode,
         max_time_s=_time_limit_s(cfg),
         max_failed_saves=group.get("max_failed_saves", 3),
+        **{key: group[key] for key in ("writer", "buffers", "overlap", "when_busy") if key in group},
     )
 
 
@@ -407,7 +408,7 @@ def _close_loggers(loggers: list[Any], exit_code: int) -> None:
 
 
 def _provenance(cfg: DictConfig) -> dict[str, Any]:
-    versions = {"cairn": __version__, "torch": torch.__version__, "lightning": lightning.__version__}
+    versions = {"cairn": __version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
     return {"seed": cfg.seed, "git": _git_commit(), "python": sys.version.split()[0], **versions}
 
 

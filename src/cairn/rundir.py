@@ -183,4 +183,4 @@ def _existing(path: Path) -> RunDirectory:
 
 
 def _replace(path: Path, text: str) -> None:
-    disk.put(path, lambda file: file.write(text.encode()))
+    disk.put(path, text.encode())

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from tests.support.power import NAMES, Call, Killed, Tape, after_a_power_cut, put_up
-from tests.support.values import saved
+from tests.support.values import file_of, saved
 
-from cairn.checkpoint import disk, layout, resume
+from cairn.checkpoint import commit, disk, layout, resume
 from cairn.checkpoint.catalog import Catalog, verify
 from cairn.checkpoint.errors import SaveError
 from cairn.checkpoint.history import History
 from cairn.checkpoint.retention import Latest, WithinBytes
-from cairn.checkpoint.writer import SyncWriter
 
 SCORES = [0.5, 0.3, 0.4, 0.2, 0.6]
-RULES = [Latest(1), WithinBytes("4kB")]
+RULES = [Latest(1), WithinBytes("3kB")]
 """With the best and the newest: links move and stay, and files go before a save (by the budget) and after it."""
 FULL = {"open", "write", "fsync", "mkdir", "symlink"}
 """What a full disk refuses: not renaming, and not deleting."""
@@ -39,26 +39,40 @@ Rows = Counter[tuple[str, str]]
 
 @pytest.fixture(autouse=True)
 def small_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "_BUFFER_BYTES", 400)  # so that a checkpoint takes several
+    monkeypatch.setattr(disk, "CHUNK_BYTES", 400)  # so that a checkpoint takes several
 
 
 def run(root: Path, report: Callable[[object], None], scores: list[float] = SCORES, first: int = 0) -> None:
     """What a training does: it starts, goes on from what is there, and saves; a save that fails does not stop it."""
     folder = root / "run" / "checkpoints"
-    writer = SyncWriter(folder)
-    own = History(folder, RULES, "min", writer)
+    own = History(folder, RULES, "min")
     own.check_writable()
     own.open("toy", resume.plan(folder))
     for number, score in enumerate(scores, start=first):
-        coming = saved(number, score, num_bytes=1500)
-        state = {"state_dict": {"weight": torch.full((30,), float(number))}}
-        try:
-            own.make_room(coming)
-            item = writer.commit(state, coming, {})
-            report(item.number)
-            own.add(item)
-        except SaveError:
-            pass  # told; the next save tries again
+        file = file_of({"state_dict": {"weight": torch.full((30,), float(number))}})
+        coming = saved(number, score, num_bytes=len(file))
+        own.expect(coming)
+        job, result = own.job(coming, {}), None
+        with reporting(report, number):
+            try:
+                result = commit.perform(job, file)
+            except SaveError:
+                pass  # told; the next save tries again
+        own.done(coming, job, result)
+
+
+@contextmanager
+def reporting(report: Callable[[object], None], number: int) -> Iterator[None]:
+    """Report a checkpoint as soon as it is committed: before the links are moved."""
+    settle = commit.settle
+
+    def reporting_settle(*args: Any) -> None:
+        report(number)
+        settle(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commit, "settle", reporting_settle)
+        yield
 
 
 def last_reported(calls: list[Call]) -> int:
@@ -69,7 +83,7 @@ def check(root: Path, reported: int) -> None:
     """A whole checkpoint is there that is not older than the last reported one, and the links lead to whole ones."""
     folder = root / "run" / "checkpoints"
     found, rejected = Catalog(folder).newest_whole()
-    assert (found.number if found else -1) >= reported, rejected
+    assert (found.position.batch - 1 if found else -1) >= reported, rejected
     good = {item.name: item for item in Catalog(folder).committed()}
     for link in (folder / layout.LAST, folder / layout.BEST):
         if link.is_symlink():
@@ -81,7 +95,7 @@ def check_goes_on(root: Path) -> None:
     run(root, lambda number: None, [0.1], first=9)
     folder = root / "run" / "checkpoints"
     kept = Catalog(folder).committed()
-    assert kept[-1].number == 9
+    assert kept[-1].position.batch == 9 + 1
     files = {file for item in kept for file in (item.name, layout.manifest_name(item.name))}
     assert {path.name for path in folder.iterdir()} == files | {layout.LAST, layout.BEST}
     assert all((folder / link).exists() for link in (layout.LAST, layout.BEST))
@@ -92,7 +106,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
     """All system calls of a run in which nothing goes wrong."""
     root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disk, "_BUFFER_BYTES", 400)
+        patch.setattr(disk, "CHUNK_BYTES", 400)
         with Tape(root) as tape:
             run(root, tape.report)
     assert last_reported(tape.calls) == len(SCORES) - 1
@@ -234,7 +248,7 @@ ALONE = "import sys; sys.path[:0] = sys.argv[2:]; from tests.checkpoint.test_cra
 
 def alone(root: str) -> None:
     """What strace watches: the run, and nothing of pytest."""
-    disk._BUFFER_BYTES = 400
+    disk.CHUNK_BYTES = 400
     run(Path(root), lambda number: None)
 
 

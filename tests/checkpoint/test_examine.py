@@ -5,17 +5,16 @@ import torch
 from tests.support.values import DAMAGES, commit, drop_manifest, flip_byte, names, saved
 
 from cairn.checkpoint import examine, layout
+from cairn.checkpoint.commit import settle
 from cairn.checkpoint.errors import CheckpointError
 from cairn.checkpoint.retention import Best, Latest
-from cairn.checkpoint.writer import SyncWriter
 
 
 @pytest.fixture
 def three(tmp_path):
     """A directory with three checkpoints and the links, and these."""
     items = [commit(tmp_path, number, score) for number, score in enumerate([0.5, 0.3, 0.4])]
-    SyncWriter(tmp_path).link(layout.LAST, items[2].name)
-    SyncWriter(tmp_path).link(layout.BEST, items[1].name)
+    settle(tmp_path, {layout.LAST: items[2].name, layout.BEST: items[1].name}, ())
     return tmp_path, items
 
 

@@ -1,5 +1,6 @@
 """What a run keeps: links first, deletions after, and only what is its own."""
 
+import re
 import shutil
 
 import pytest
@@ -12,18 +13,20 @@ from tests.support.values import (
     edit_manifest,
     flip_byte,
     names,
+    save,
     saved,
+    small_file,
     truncate,
 )
 
 from cairn.checkpoint import disk as disk_module
 from cairn.checkpoint import layout, resume
 from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.errors import ConfigError, SaveError
+from cairn.checkpoint.commit import remove
+from cairn.checkpoint.errors import ConfigError
 from cairn.checkpoint.history import History
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.retention import Best, Latest, WithinBytes
-from cairn.checkpoint.writer import SyncWriter
 
 
 @pytest.fixture
@@ -32,11 +35,7 @@ def folder(tmp_path):
 
 
 def history(folder, *rules, mode="min"):
-    return History(folder, rules, mode, SyncWriter(folder))
-
-
-def add(own, number, score=None, **facts):
-    own.add(commit(own.directory, number, score, **facts))
+    return History(folder, rules, mode)
 
 
 def reopened(folder, *rules, run="toy"):
@@ -52,7 +51,7 @@ def links(folder):
 def test_nothing_is_kept_before_the_first_save(folder):
     own = history(folder, Latest(2))
     own.open("toy", Plan(None))
-    assert (own.saved, own.newest, own.best, own.next_number) == ([], None, None, 0)
+    assert (own.saved, own.newest, own.best, own.expected) == ([], None, None, [])
     assert own.path(own.newest) == ""
     assert not folder.exists()
 
@@ -61,7 +60,7 @@ def test_each_save_moves_the_links_and_lets_go_of_what_no_rule_keeps(folder):
     own = history(folder, Latest(1))
     kept = []
     for number, score in enumerate([0.5, 0.3, None, 0.4]):
-        add(own, number, score)
+        save(own, number, score)
         assert own.saved == Catalog(folder).committed()
         kept.append([item.number for item in own.saved])
     assert kept == [[0], [1], [1, 2], [1, 3]]
@@ -73,31 +72,30 @@ def test_each_save_moves_the_links_and_lets_go_of_what_no_rule_keeps(folder):
 def test_the_better_score_may_be_the_higher_one(folder):
     own = history(folder, Best(), mode="max")
     for number, score in enumerate([0.5, 0.7, 0.6]):
-        add(own, number, score)
+        save(own, number, score)
     assert own.best.score == 0.7
 
 
 def test_where_nothing_is_ranked_nothing_is_best(folder):
     own = history(folder, Latest(1), mode=None)
     for number, score in enumerate([0.1, 0.5, 0.3]):
-        add(own, number, score)
+        save(own, number, score)
     assert own.best is None
     assert links(folder) == {layout.LAST: own.newest.name}
 
 
 def test_without_a_score_there_is_no_link_to_a_best_one(folder):
-    add(history(folder), 0)
+    save(history(folder), 0)
     assert set(links(folder)) == {layout.LAST}
 
 
 def test_links_are_moved_before_anything_is_deleted(folder, monkeypatch):
     own = history(folder, Latest(1))
-    add(own, 0, 0.5)
-    item = commit(folder, 1, 0.3)
+    save(own, 0, 0.5)
     disk = Disk(folder, monkeypatch)
-    own.add(item)
+    save(own, 1, 0.3)
     done = [step for step in disk.steps if not step.startswith("symlink")]
-    assert done == [
+    assert done[6:] == [
         "replace .last.ckpt.tmp last.ckpt",
         "fsync .",
         "replace .best.ckpt.tmp best.ckpt",
@@ -113,8 +111,7 @@ def test_numbers_count_what_lasts(folder):
     own = history(folder, Latest(-1))
     given = []
     for batch, lasting in enumerate([True, False, True, False, False, True], start=1):
-        given.append(own.next_number)
-        add(own, own.next_number, position=at(batch), lasting=lasting)
+        given.append(save(own, position=at(batch), lasting=lasting).saved.number)
     assert given == [0, 1, 1, 2, 2, 2]
     assert [(item.number, item.position.batch) for item in own.saved] == [(0, 1), (1, 3), (2, 6)]
 
@@ -122,15 +119,16 @@ def test_numbers_count_what_lasts(folder):
 def test_a_run_that_goes_on_has_what_it_had(folder):
     own = history(folder, Latest(2))
     for number, score in enumerate([0.3, 0.5, 0.4]):
-        add(own, number, score)
+        save(own, number, score)
     again = reopened(folder, Latest(2))
-    assert (again.saved, again.newest, again.best, again.next_number) == (own.saved, own.newest, own.best, 3)
+    assert (again.saved, again.newest, again.best) == (own.saved, own.newest, own.best)
+    assert save(again, position=at(9)).saved.number == 3
 
 
 def test_fewer_may_be_kept_from_now_on(folder):
     own = history(folder, Latest(-1))
     for number in range(4):
-        add(own, number)
+        save(own, number)
     assert [item.number for item in reopened(folder, Latest(2)).saved] == [2, 3]
 
 
@@ -138,7 +136,7 @@ def test_fewer_may_be_kept_from_now_on(folder):
 def test_what_is_broken_is_cleared_away_and_the_links_are_moved_back(folder, break_it):
     own = history(folder, Latest(-1))
     for number, score in enumerate([0.5, 0.4, 0.3]):
-        add(own, number, score)
+        save(own, number, score)
     break_it(folder, own.newest.name)
     (folder / layout.temp_name("epoch_000_batch_000009.ckpt")).write_text("half")
     broken = own.newest.name
@@ -146,7 +144,7 @@ def test_what_is_broken_is_cleared_away_and_the_links_are_moved_back(folder, bre
     assert [item.number for item in again.saved] == [0, 1]
     assert links(folder) == dict.fromkeys([layout.LAST, layout.BEST], "epoch_000_batch_000002.ckpt")
     assert (folder / broken).exists(), "until there is something better"
-    add(again, 4, 0.9)
+    save(again, 4, 0.9)
     files = [file for name in names(again.saved) for file in (name, layout.manifest_name(name))]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*files, layout.LAST, layout.BEST])
     assert broken not in files
@@ -161,8 +159,8 @@ def test_first_saves_that_were_cut_off_do_not_pile_up(folder):
 
 def test_a_link_that_dangles_is_mended(folder):
     own = history(folder, Latest(-1))
-    add(own, 0, 0.5)
-    add(own, 1, 0.4)
+    save(own, 0, 0.5)
+    save(own, 1, 0.4)
     (folder / own.newest.name).unlink()
     reopened(folder, Latest(-1))
     assert set(links(folder).values()) == {saved(0).name}
@@ -174,61 +172,60 @@ def test_a_link_that_dangles_is_mended(folder):
 def test_what_somebody_deleted_is_told_and_no_link_dangles(folder, caplog):
     own = history(folder, Latest(-1))
     for number, score in enumerate([0.5, 0.4]):
-        add(own, number, score)
+        save(own, number, score)
     (folder / own.best.name).unlink()
-    add(own, 2, 0.6)
+    save(own, 2, 0.6)
     assert f"Gone from {folder}, and not by this run: epoch_000_batch_000002.ckpt." in caplog.text
-    assert [item.number for item in own.saved] == [0, 2]
+    assert names(own.saved) == names([saved(0), saved(2)])
     assert links(folder)[layout.BEST] == saved(0).name
 
 
 def test_a_directory_that_somebody_deleted_is_made_again(folder, caplog):
     own = history(folder, Latest(-1))
-    add(own, 0, 0.5)
+    save(own, 0, 0.5)
     shutil.rmtree(folder)
-    add(own, 1, 0.6)
+    save(own, 1, 0.6)
     assert "Gone from" in caplog.text
     assert links(folder) == dict.fromkeys([layout.LAST, layout.BEST], saved(1).name)
 
 
 def test_what_could_not_be_deleted_is_deleted_later(folder, monkeypatch):
     own = history(folder, Latest(1))
-    add(own, 0)
+    save(own, 0)
     disk = Disk(folder, monkeypatch)
-    item = commit(folder, 1)
-    disk.fail_at = len(disk.steps) + 3  # the link of the last one takes three
-    with pytest.raises(SaveError, match=r"epoch_000_batch_000001\.ckpt could not be deleted: No space left"):
-        own.add(item)
-    assert links(folder) == {layout.LAST: item.name}
+    disk.fail_at = 6 + 3  # the commit takes six steps, and the link of the last one three
+    result = save(own, 1)
+    assert re.search(r"epoch_000_batch_000001\.ckpt could not be deleted: No space left", result.untidy)
+    assert links(folder) == {layout.LAST: result.saved.name}
+    assert own.saved == [result.saved]
     disk.fail_at = None
-    add(own, 2)
+    save(own, 2)
     assert names(Catalog(folder).committed()) == [saved(2).name]
 
 
 # Space
 
 
-def test_a_budget_makes_room_before_a_save(folder):
+def test_a_budget_makes_room_before_a_save(folder, monkeypatch):
     own = history(folder, WithinBytes("5kB"))
     for number in range(3):
-        add(own, number)
+        save(own, number)
     size = own.newest.num_bytes
     budget = history(folder, WithinBytes(3 * size))
     budget.open("toy", resume.plan(folder))
-    budget.make_room(saved(3, num_bytes=size))
-    assert names(Catalog(folder).committed()) == names([saved(1), saved(2)])
-    add(budget, 3)
+    disk = Disk(folder, monkeypatch)
+    save(budget, 3)
+    assert disk.steps[0] == f"replace {saved(0).name} {layout.temp_name(saved(0).name)}"
     assert [item.number for item in budget.saved] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("score", [0.1, 0.9])
 def test_neither_the_newest_nor_the_best_makes_room(folder, score):
     own = history(folder, WithinBytes(1))
-    add(own, 0, 0.5)
-    add(own, 1, 0.6)
-    own.make_room(saved(2, score, num_bytes=10**6))
-    assert [item.number for item in own.saved] == [0, 1]
-    assert names(Catalog(folder).committed()) == names(own.saved)
+    save(own, 0, 0.5)
+    save(own, 1, 0.6)
+    job = own.job(saved(2, score, num_bytes=10**6), {})
+    assert job.room == []
 
 
 def test_a_run_whose_first_checkpoint_cannot_fit_does_not_start(folder, monkeypatch):
@@ -249,7 +246,7 @@ def test_a_run_whose_second_checkpoint_cannot_fit_is_warned(folder, monkeypatch,
 def test_what_a_budget_will_give_up_counts_as_free(folder, monkeypatch):
     own = history(folder, WithinBytes(10**6))
     for number in range(5):
-        add(own, number)
+        save(own, number)
     size = own.newest.num_bytes
     own.rules = [WithinBytes(2 * size)]
     monkeypatch.setattr(disk_module, "free_bytes", lambda path: 0)
@@ -272,31 +269,29 @@ def test_trying_to_write_leaves_nothing(folder):
 def test_an_older_one_that_cannot_be_used_is_left_alone_and_told(folder, break_it, caplog):
     own = history(folder, Latest(-1))
     for number, score in enumerate([0.3, 0.5]):
-        add(own, number, score)
+        save(own, number, score)
     break_it(folder, saved(0).name)
     again = reopened(folder, Latest(1))
     assert f"Left alone, and not used: {saved(0).name}, because " in caplog.text
-    add(again, 2, 0.4)
+    save(again, 2, 0.4)
     assert (folder / saved(0).name).exists()
     assert names(again.saved) == [saved(2).name]
 
 
 def test_making_room_does_not_take_what_a_link_still_leads_to(folder, monkeypatch):
     own = history(folder, WithinBytes(1))
-    add(own, 0, 0.5)
-    item = commit(folder, 1, 0.4)
+    save(own, 0, 0.5)
     with monkeypatch.context() as patch:
         disk = Disk(folder, patch)
-        disk.fail_at = 0
-        with pytest.raises(SaveError, match="could not be moved"):
-            own.add(item)
-    own.make_room(saved(2, num_bytes=10**6))
+        disk.fail_at = 6
+        assert "could not be moved" in save(own, 1, 0.4).untidy
+    assert own.job(saved(2, num_bytes=10**6), {}).room == []
     assert links(folder)[layout.BEST] == saved(0).name
     assert (folder / saved(0).name).exists()
 
 
 def test_a_link_that_was_lost_comes_back(folder):
-    add(history(folder), 0, 0.5)
+    save(history(folder), 0, 0.5)
     (folder / layout.LAST).unlink()
     (folder / layout.BEST).unlink()
     reopened(folder)
@@ -316,19 +311,60 @@ def test_the_checkpoints_of_another_run_are_not_touched(folder):
 
 
 def test_files_of_others_are_left_alone(folder):
-    add(history(folder), 0)
+    save(history(folder), 0)
     others = ["notes.txt", "model.ckpt", "epoch_1_batch_9.ckpt", ".gitignore", ".notes.txt.tmp"]
     for name in others:
         (folder / name).write_text("mine")
     own = reopened(folder, Latest(1))
-    add(own, 1)
+    save(own, 1)
     assert {path.name for path in folder.iterdir()} >= set(others)
 
 
 def test_a_position_that_is_saved_again_is_there_once(folder):
     own = history(folder, Latest(-1))
-    add(own, 0)
-    add(own, 0, reasons=("again",))
+    save(own, 0)
+    save(own, 0, reasons=("again",))
     assert [item.reasons for item in own.saved] == [("again",)]
     assert own.saved == Catalog(folder).committed()
     assert saved(0).name == own.newest.name
+
+
+# What is on its way
+
+
+def test_decisions_are_made_as_if_what_is_on_its_way_was_there(folder):
+    own = history(folder, Latest(2))
+    save(own, 0, 0.5)
+    for number, score in ((1, 0.3), (2, 0.4)):
+        own.expect(saved(number, score))
+    assert [(item.number, item.score) for item in own.expected] == [(1, 0.3), (2, 0.4)]
+    assert [item.number for item in own.saved] == [0]
+    assert own.num_coming == 2
+
+
+def test_what_does_not_arrive_was_never_there(folder):
+    own = history(folder, Latest(2))
+    save(own, 0, 0.5)
+    first, second = saved(1, 0.3), saved(2, 0.4)
+    own.expect(first)
+    own.expect(second)
+    own.done(first, own.job(first, {}), None)
+    assert [(item.number, item.score) for item in own.expected] == [(0, 0.5), (1, 0.4)]
+    job = own.job(second, {})
+    assert (job.draft.number, list(job.gone)) == (1, [])
+
+
+def test_room_that_was_made_for_one_that_did_not_arrive_is_known(folder, caplog):
+    size = len(small_file(0))
+    own = history(folder, WithinBytes(2 * size))
+    for number in range(2):
+        save(own, number)
+    coming = saved(2, num_bytes=size)
+    own.expect(coming)
+    job = own.job(coming, {})
+    assert job.room == [saved(0).name]
+    remove(folder, saved(0).name)
+    own.done(coming, job, None)
+    assert names(own.saved) == [saved(1).name]
+    save(own, 2)
+    assert "Gone" not in caplog.text

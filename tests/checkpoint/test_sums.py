@@ -1,16 +1,15 @@
 """Sums and metrics of an epoch that is under way can be taken out and put back."""
 
-import io
-
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from tests.support.toy import BATCH_SIZE, PointData, Toy
+from tests.support.values import reloaded
 from torch import nn
 from torchmetrics import MeanMetric, Metric, MetricCollection, MinMaxMetric, RunningMean
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from cairn.checkpoint import state, sums
+from cairn.checkpoint import sums
 from cairn.logging.csv import CSVLogger
 
 
@@ -75,20 +74,12 @@ class Module(LightningModule):
         return {name: value.item() for name, value in {**several, **alone, **self.extremes.compute()}.items()}
 
 
-def stored(value):
-    """What comes back from a file."""
-    buffer = io.BytesIO()
-    torch.save(state.plain(value), buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
 @pytest.mark.parametrize("before", [0, 1, 3])
 def test_metrics_go_on_where_they_were(before):
     one, other = Module(), Module()
     for seed in range(before):
         one.update(seed)
-    sums.set_metrics(other, stored(sums.metrics(one)))
+    sums.set_metrics(other, reloaded(sums.metrics(one)))
     for seed in range(10, 13):
         one.update(seed), other.update(seed)
     assert other.compute() == one.compute()
@@ -97,7 +88,7 @@ def test_metrics_go_on_where_they_were(before):
 def test_what_was_taken_out_is_not_what_goes_on():
     module = Module()
     module.update(0)
-    kept = stored(sums.metrics(module))
+    kept = reloaded(sums.metrics(module))
     other = Module()
     sums.set_metrics(other, kept)
     other.update(1)
@@ -114,14 +105,14 @@ class Wipes(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == self.batch and trainer.current_epoch == 1:
-            logged, metrics = stored(sums.logged(trainer)), stored(sums.metrics(pl_module))
+            logged, metrics = reloaded(sums.logged(trainer)), reloaded(sums.metrics(pl_module))
             trainer.fit_loop.epoch_loop._results.clear()
             for metric in pl_module.modules():
                 metric.reset() if isinstance(metric, Metric) else None
             if self.restore:
                 sums.set_logged(trainer, logged)
                 sums.set_metrics(pl_module, metrics)
-                assert stored(sums.logged(trainer)) is not None
+                assert reloaded(sums.logged(trainer)) is not None
 
 
 def plain_trainer(directory, **options):

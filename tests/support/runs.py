@@ -18,7 +18,6 @@ from cairn.checkpoint.retention import Latest
 from cairn.checkpoint.schedule import Every
 from cairn.checkpoint.snapshot import Origin
 from cairn.checkpoint.types import Saved
-from cairn.checkpoint.writer import Writer
 from cairn.data import DataModule
 from cairn.logging.csv import CSVLogger
 
@@ -75,7 +74,7 @@ class Run:
 
 def policy(directory: Path, **settings: Any) -> Policy:
     """A checkpoint after every batch, the newest two kept, but for `settings`."""
-    plain = {"triggers": {"interval": Every(1)}, "rules": {"last": Latest(2)}}
+    plain = {"triggers": {"interval": Every(1)}, "rules": {"last": Latest(2)}, "writer": "sync"}
     return Policy(directory / "checkpoints", **{**plain, **settings})
 
 
@@ -88,11 +87,10 @@ def prepare(
     stop: Callable[[], int] = lambda: 0,
     callbacks: Sequence[Callback] = (),
     run_id: str = "toy",
-    writer: Writer | None = None,
     **options: Any,
 ) -> Run:
     """Everything but `fit`: one epoch of eight batches, but for `options`, which are the trainer's."""
-    engine = CheckpointEngine(settings, Origin(run_id, {"seed": 7}, {"seed": 7}), plan, stop, writer)
+    engine = CheckpointEngine(settings, Origin(run_id, {"seed": 7}, {"seed": 7}), plan, stop)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
     loops = {"max_epochs": 1, "num_sanity_val_steps": 1, "log_every_n_steps": 2, "use_distributed_sampler": False}
     logger = CSVLogger(directory / "csv")

@@ -240,7 +240,9 @@ class CopyingEngine(CheckpointEngine):
 def policy(run: Path, cell: Cell) -> Policy:
     """Every batch, the best validation and the end; two newest and the best are kept."""
     triggers = {"interval": Every(cell.interval), "best": BestValidation(), "end": AtEnd()}
-    return Policy(run / "checkpoints", triggers, {"last": Latest(2), "best": Best()}, cell.monitor, "min")
+    return Policy(
+        run / "checkpoints", triggers, {"last": Latest(2), "best": Best()}, cell.monitor, "min", writer="sync"
+    )
 
 
 def train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 import torch
 
 from cairn.checkpoint import manifest
+from cairn.checkpoint.commit import Job, Result, perform
+from cairn.checkpoint.encoding import encode
+from cairn.checkpoint.history import History
+from cairn.checkpoint.images import Image
 from cairn.checkpoint.layout import checkpoint_name, manifest_name
+from cairn.checkpoint.stage import Stage
 from cairn.checkpoint.types import Moment, Position, Saved
-from cairn.checkpoint.writer import SyncWriter
 
 
 def at(batch: int = 0, *, epoch: int = 0, total: int | None = None, step: int = 0, samples: int = 0) -> Position:
@@ -40,8 +45,42 @@ def history(*scores: float | None) -> list[Saved]:
 
 def commit(directory: Path, number: int = 0, score: float | None = None, **facts: Any) -> Saved:
     """A small checkpoint, written as a run writes it."""
-    contents = {"state_dict": {"weight": torch.full((3,), float(number))}, "number": number}
-    return SyncWriter(directory).commit(contents, saved(number, score, **facts), {"world_size": 1})
+    return perform(Job(directory, saved(number, score, **facts), {"world_size": 1}), small_file(number)).saved
+
+
+def save(own: History, number: int = 0, score: float | None = None, **facts: Any) -> Result:
+    """A small checkpoint, written and taken into the history of its run, as a run does it.
+
+    Raises:
+        SaveError: it could not be written.
+    """
+    draft, job, result = saved(number, score, num_bytes=len(small_file(number)), **facts), None, None
+    own.expect(draft)
+    try:
+        job = own.job(draft, {"world_size": 1})
+        result = perform(job, small_file(number))
+    finally:
+        own.done(draft, job, result)
+    return result
+
+
+def small_file(number: int) -> memoryview:
+    """The bytes of a checkpoint with one small tensor."""
+    return file_of({"state_dict": {"weight": torch.full((3,), float(number))}, "number": number})
+
+
+def file_of(contents: Any) -> memoryview:
+    """The bytes of a state's checkpoint, as a writer gets them."""
+    image = Image()
+    Stage().copy(encode(contents), image)
+    data = bytearray(image.view[: image.num_bytes])
+    image.close()
+    return memoryview(data)
+
+
+def reloaded(contents: Any) -> Any:
+    """What is read of a state's checkpoint."""
+    return torch.load(io.BytesIO(file_of(contents)), weights_only=True)
 
 
 def truncate(directory: Path, name: str) -> None:

@@ -9,23 +9,25 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.utils.hooks import RemovableHandle
 from torchmetrics import MetricTracker
 
-from cairn.checkpoint import estimate, layout, loop, retention, schedule, snapshot, state
+from cairn.checkpoint import estimate, layout, loop, retention, saving, schedule, snapshot, stage, state
+from cairn.checkpoint.encoding import encode
 from cairn.checkpoint.errors import ConfigError, SaveError
 from cairn.checkpoint.failures import Failures
 from cairn.checkpoint.history import History
+from cairn.checkpoint.images import Image
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.checkpoint.types import Mode, Moment, Position, Saved
-from cairn.checkpoint.writer import SyncWriter, Writer
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,10 @@ class Policy:
     mode: Mode = "min"
     max_time_s: float | None = None
     max_failed_saves: int = 3
+    writer: saving.WriterKind = "auto"
+    buffers: int = 2
+    overlap: bool = False
+    when_busy: Literal["skip", "wait"] = "skip"
 
 
 class CheckpointEngine(Checkpoint):
@@ -67,7 +73,6 @@ class CheckpointEngine(Checkpoint):
         origin: the run that the checkpoints belong to.
         plan: what this start goes on from, as `resume.plan` found it.
         stop: asked at every boundary for the signal that the run shall obey; 0 means none.
-        writer: commits the files; by default in the training thread.
     """
 
     def __init__(
@@ -76,16 +81,18 @@ class CheckpointEngine(Checkpoint):
         origin: Origin,
         plan: Plan = Plan(None),
         stop: Callable[[], int] = lambda: 0,
-        writer: Writer | None = None,
     ) -> None:
         super().__init__()
         self.policy, self.origin, self.plan, self.stop = policy, origin, plan, stop
-        self.writer: Writer = writer or SyncWriter(policy.directory)
         ranked_by = policy.mode if policy.monitor else None
-        self.history = History(policy.directory, policy.rules.values(), ranked_by, self.writer)
-        self.num_saves, self.total_stall_s = 0, 0.0
+        self.history = History(policy.directory, policy.rules.values(), ranked_by)
+        self.num_saves, self.num_skipped, self.total_stall_s = 0, 0, 0.0
         self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
+        self._saver: saving.Saver | None = None
+        self._image: Image | None = None
+        """Reserved for the save that is due."""
+        self._hooks: list[RemovableHandle] = []
         self._loaded: dict[str, Any] = {}
         self._previous, self._samples = _START, 0
         self._elapsed_before, self._last_save_s = 0.0, 0.0
@@ -165,7 +172,9 @@ class CheckpointEngine(Checkpoint):
         self._started = time.monotonic()
         self._due(self._moment("batch", ends=False))  # a trigger that cannot answer says so before training
         if self.policy.triggers and trainer.is_global_zero and not trainer.fast_dev_run:
-            self.history.check_space(estimate.first_num_bytes(pl_module, trainer.optimizers))
+            num_bytes = estimate.first_num_bytes(pl_module, trainer.optimizers)
+            self.history.check_space(num_bytes)
+            self._open_saver(trainer, max(num_bytes, self.plan.saved.num_bytes if self.plan.saved else 0))
         if self.policy.triggers and not _keeps_its_place(trainer):
             rank_zero_warn(
                 "The training data does not say where it stands, so that after a resume inside an epoch it starts "
@@ -175,9 +184,11 @@ class CheckpointEngine(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_clock()
+        self._close_saver()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop_clock()
+        self._close_saver(wait=not isinstance(exception, KeyboardInterrupt))  # which means at once
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.policy.monitor is None or trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:
@@ -205,7 +216,9 @@ class CheckpointEngine(Checkpoint):
         trainer = self._the_trainer
         if trainer.fast_dev_run:
             return
-        moment, due = self._agree(trainer, self._moment(place, ends))
+        moment, due, gave_up = self._agree(trainer, self._moment(place, ends))
+        if gave_up:
+            raise SaveError(gave_up)
         if due:
             self._save(place, moment, due)
         self._previous, self._score = moment.position, None
@@ -234,73 +247,138 @@ class CheckpointEngine(Checkpoint):
             mode=self.policy.mode,
         )
 
-    def _agree(self, trainer: Trainer, moment: Moment) -> tuple[Moment, tuple[str, ...]]:
-        """Any rank's signal stops all; rank 0's clock and metrics decide what is due."""
+    def _agree(self, trainer: Trainer, moment: Moment) -> tuple[Moment, tuple[str, ...], str]:
+        """Any rank's signal stops all; rank 0's clock, metrics and disk decide what is due, or that the run ends."""
+        gave_up = self._hear()
+        due = self._affordable(self._due(moment)) if trainer.is_global_zero else ()
         if trainer.world_size == 1:
-            return moment, self._due(moment)
+            return moment, due, gave_up
         stops = [name.name for name in signal.Signals] + [TIME_LIMIT]
-        code = 1 + stops.index(moment.stop) if moment.stop else 0
-        code = int(trainer.strategy.reduce(torch.tensor(code, device=trainer.strategy.root_device), reduce_op="max"))
-        moment = replace(moment, stop=stops[code - 1] if code else None)
-        return moment, trainer.strategy.broadcast(self._due(moment) if trainer.is_global_zero else ())
+        stop, special = (1 + stops.index(moment.stop) if moment.stop else 0), bool(due or gave_up)
+        told = torch.tensor([stop, special], device=trainer.strategy.root_device)
+        stop, special = torch.Tensor.tolist(trainer.strategy.reduce(told, reduce_op="max"))
+        moment = replace(moment, stop=stops[stop - 1] if stop else None)
+        if stop and trainer.is_global_zero:
+            due = self._affordable(self._due(moment))
+        if stop or special:
+            due, gave_up = trainer.strategy.broadcast((due, gave_up))
+        return moment, due, gave_up
 
     def _due(self, moment: Moment) -> tuple[str, ...]:
         try:
-            return schedule.reasons(self.policy.triggers, moment, self.history.saved)
+            return schedule.reasons(self.policy.triggers, moment, self.history.expected)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def _affordable(self, due: tuple[str, ...]) -> tuple[str, ...]:
+        """What is due, if there is a buffer for it now; what can be done again later is left out when there is none."""
+        if due and self._image is None:
+            may_skip = self.policy.when_busy == "skip" and all(self.policy.triggers[name].recurs for name in due)
+            self._image = self._the_saver.reserve(wait=not may_skip)
+            if self._image is None:
+                self.num_skipped += 1
+                return ()
+        return due
+
     def _save(self, place: loop.Place, moment: Moment, due: tuple[str, ...]) -> None:
         started, trainer = time.monotonic(), self._the_trainer
-        clock = {"elapsed_s": moment.elapsed_s, "num_saves": self.num_saves + 1, "total_stall_s": self.total_stall_s}
-        self._last_save_s = moment.elapsed_s
         gave_up, final = "", moment.ends or moment.stop is not None
+        clock = {
+            "elapsed_s": moment.elapsed_s,
+            "num_saves": self.num_saves + self.history.num_coming + 1,
+            "total_stall_s": self.total_stall_s,
+        }
+        self._last_save_s = moment.elapsed_s
         try:
             contents = snapshot.capture(trainer, place, moment.position, self.origin, clock)
             if trainer.is_global_zero:
-                draft = self._draft(moment, due, contents, capture_s=time.monotonic() - started)
-                gave_up = self._commit(contents, draft, final)
+                self._stage(contents, moment, due, started)
+                gave_up = self._hear(final=True) if final else ""
         except SaveError as error:
             gave_up = self.failures.add(str(error), final)
+        self.total_stall_s += time.monotonic() - started
         if gave_up := trainer.strategy.broadcast(gave_up):
             if moment.stop in (None, TIME_LIMIT):
                 raise SaveError(gave_up)
             log.error(gave_up)  # the signal is why the run stops
 
-    def _commit(self, contents: Mapping[str, Any], draft: Saved, final: bool) -> str:
-        """Write it and tidy up; returns why the run may not end well though it is written."""
-        self.history.make_room(draft)
-        saved = self.writer.commit(
-            contents, draft, {"world_size": self._the_trainer.world_size, **self.origin.provenance}
-        )
-        self.failures.reset()
-        self.num_saves += 1
-        self.total_stall_s += saved.stall_s
-        try:
-            self.history.add(saved)
-        except SaveError as error:
-            if final:
-                return f"{error} {saved.name} is whole; the next start of the run mends the rest."
-            log.error("%s %s is whole; the next save tries again.", error, saved.name)
-        return ""
+    def _stage(self, contents: Mapping[str, Any], moment: Moment, due: tuple[str, ...], started: float) -> None:
+        """Copy the state; from then on training may change it."""
+        trainer, image = self._the_trainer, self._image
+        assert image is not None
+        encoded = encode(contents)
+        steady = stage.steady(trainer.lightning_module, trainer.optimizers)
+        num_bytes = self._the_saver.copy(encoded, image, steady)
+        draft = self._draft(moment, due, num_bytes, stall_s=time.monotonic() - started)
+        self._image = None
+        provenance = {"world_size": trainer.world_size, **self.origin.provenance}
+        self._the_saver.commit(image, draft, provenance)
 
-    def _draft(self, moment: Moment, due: tuple[str, ...], contents: Mapping[str, Any], capture_s: float) -> Saved:
+    def _hear(self, final: bool = False) -> str:
+        """Tell what became of saves; returns why the run gives up, or does not end well, if so.
+
+        Args:
+            final: wait for all of them; the last one is the last of the run.
+        """
+        if self._saver is None:
+            return ""
+        if final:
+            self._saver.wait()
+        gave_up, outcomes = "", self._saver.outcomes()
+        for outcome in outcomes:
+            last = final and outcome is outcomes[-1]
+            if outcome.result is None:
+                gave_up = self.failures.add(outcome.error, last)
+                continue
+            gave_up = self.failures.reset()
+            self.num_saves += 1
+            if untidy := outcome.result.untidy:
+                if last:
+                    return f"{untidy} {outcome.draft.name} is whole; the next start of the run mends the rest."
+                log.error("%s %s is whole; the next save tries again.", untidy, outcome.draft.name)
+        return gave_up
+
+    def _open_saver(self, trainer: Trainer, num_bytes: int) -> None:
+        policy, on_gpu = self.policy, trainer.strategy.root_device.type == "cuda"
+        copies = stage.Stage(policy.overlap)
+        self._saver = saving.saver(policy.writer, policy.buffers, copies, self.history, num_bytes, on_gpu)
+        if policy.overlap:
+            for optimizer in trainer.optimizers:
+                self._hooks.append(optimizer.register_step_pre_hook(lambda *_: copies.finish()))
+
+    def _close_saver(self, wait: bool = True) -> None:
+        """Let what is on its way arrive (or leave it to the writer), and give back memory and processes."""
+        while self._hooks:
+            self._hooks.pop().remove()
+        if self._saver is not None:
+            if wait:
+                self._saver.wait()
+            self._saver.close()
+            self._hear()
+            self._saver = None
+
+    def _draft(self, moment: Moment, due: tuple[str, ...], num_bytes: int, stall_s: float) -> Saved:
         return Saved(
             name=layout.checkpoint_name(moment.position),
             position=moment.position,
-            number=self.history.next_number,
+            number=0,  # its history knows
             reasons=due,
             lasting=any(self.policy.triggers[name].lasting for name in due),
             score=moment.score if moment.score is not None and math.isfinite(moment.score) else None,
             metrics=_finite(self._the_trainer.callback_metrics),
             run=self.origin.run,
             elapsed_s=moment.elapsed_s,
-            num_bytes=estimate.num_bytes(contents),
-            stall_s=capture_s,
+            num_bytes=num_bytes,
+            stall_s=stall_s,
         )
 
     def _stop_clock(self) -> None:
         self._elapsed_before, self._started = self.elapsed_s, None
+
+    @property
+    def _the_saver(self) -> saving.Saver:
+        assert self._saver is not None, "there are triggers, and training has started"
+        return self._saver
 
     @property
     def _the_trainer(self) -> Trainer:

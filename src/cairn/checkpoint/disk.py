@@ -6,48 +6,75 @@ Every system call goes through `os`, where tests can watch it, fail it, and cut 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
-import io
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from cairn.checkpoint import layout
 
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # what a file system says that cannot sync a directory
-_BUFFER_BYTES = 2**20
+CHUNK_BYTES = 2**22
+"""What is hashed and written at a time: small enough for a processor's cache, large enough for a disk."""
+_PAGE = 4096
 _PROBE_BYTES = 4096  # a full disk may still take an empty file
 
 
-@dataclass(frozen=True)
-class Written:
-    """What went into a file."""
-
-    num_bytes: int
-    sha256: str
-
-
-def put(path: Path, write: Callable[[BinaryIO], Any]) -> Written:
-    """Let `write` fill a file that appears under its name only when it is whole and on the disk.
+def put(path: Path, data: bytes) -> None:
+    """Make a file that appears under its name only when it is whole and on the disk.
 
     Raises:
         OSError: it could not be written, and no temporary file is left. What was there under that name is untouched,
             unless only the last sync of the directory failed.
     """
-    with _under_its_name_at_last(path) as temp, _HashingFile(temp) as raw:
-        try:
-            buffered = io.BufferedWriter(raw, _BUFFER_BYTES)
-            write(buffered)
-            buffered.flush()
-        except Exception as error:
-            if raw.error is None:
-                raise
-            raise raw.error from error  # torch's zip writer hides the reason behind a RuntimeError of its own
-        os.fsync(raw.fileno())
-    return Written(raw.num_bytes, raw.digest())
+    put_chunks(path, [memoryview(data)], len(data))
+
+
+def put_chunks(
+    path: Path, chunks: Iterable[memoryview], num_bytes: int, beat: Callable[[int], None] = lambda num_bytes: None
+) -> str:
+    """`put` for a file that comes piece by piece; returns its SHA-256.
+
+    Args:
+        path: its name.
+        chunks: each `CHUNK_BYTES` long but the last.
+        num_bytes: what they come to.
+        beat: told after each of them how many bytes were written so far.
+
+    Raises:
+        OSError: as in `put`.
+    """
+    digest = hashlib.sha256()
+    with _under_its_name_at_last(path) as temp, _File(temp, num_bytes) as file:
+        if num_bytes <= CHUNK_BYTES:
+            for chunk in chunks:
+                digest.update(chunk)
+                file.write(chunk)
+        else:
+            _at_once(chunks, digest.update, lambda chunk: beat(file.write(chunk)))
+        file.sync(num_bytes)
+    return digest.hexdigest()
+
+
+def _at_once(chunks: Iterable[memoryview], *consumers: Callable[[memoryview], Any]) -> None:
+    """Give each chunk to every consumer, in order; each has a thread of its own, and so has what makes the chunks."""
+    threads = [ThreadPoolExecutor(1) for _ in consumers]
+    pending: deque[Future[Any]] = deque()
+    try:
+        for chunk in chunks:
+            pending.extend(thread.submit(consume, chunk) for thread, consume in zip(threads, consumers, strict=True))
+            while pending and pending[0].done():
+                pending.popleft().result()  # an error stops it soon
+        for future in pending:
+            future.result()
+    finally:
+        for thread in threads:
+            thread.shutdown(cancel_futures=True)
 
 
 def link(path: Path, target: str) -> None:
@@ -115,6 +142,45 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Let `is_locked` say so, as long as this is entered and this process lives; where there are locks."""
+    with _opened(directory) as handle:
+        if handle is not None:
+            _lock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def is_locked(directory: Path) -> bool:
+    """Is somebody in `locked`?"""
+    with _opened(directory) as handle:
+        return handle is not None and not _lock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int | None]:
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # it is gone, and what is to be done there will say so
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, how: int) -> bool:
+    """False if somebody else has it. It ends with the handle."""
+    try:
+        fcntl.flock(handle, how)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
+
+
 def sync_path(path: Path) -> None:
     """Make a directory that somebody else has made survive a power cut, with those above it."""
     for place in (path, *path.parents):
@@ -148,34 +214,58 @@ def free_bytes(path: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-class _HashingFile(io.RawIOBase):
-    """A new file for writing that hashes what reaches the system: the checksum costs no second reading."""
+class _File:
+    """A new file for writing. A large one goes around the system's cache, where that is possible.
 
-    def __init__(self, path: Path) -> None:
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        self._hash, self.num_bytes = hashlib.sha256(), 0
-        self.error: OSError | None = None
+    A checkpoint is not read again soon, and copying it into the cache takes most of the time that a write costs the
+    processor. It takes pages of memory, in their order; what does not fit goes the usual way.
+    """
 
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._handle
-
-    def write(self, data: Any) -> int:
+    def __init__(self, path: Path, num_bytes: int) -> None:
+        self._direct = getattr(os, "O_DIRECT", 0) if num_bytes > CHUNK_BYTES else 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
-            count = os.write(self._handle, data)
+            self._handle = os.open(path, flags | self._direct, 0o666)
         except OSError as error:
-            self.error = error
-            raise
-        self._hash.update(memoryview(data)[:count])
-        self.num_bytes += count
-        return count
+            if not self._direct or error.errno not in _NOT_DIRECT:
+                raise
+            self._direct = 0
+            self._handle = os.open(path, flags, 0o666)
+        self._num_bytes = 0
 
-    def digest(self) -> str:
-        return self._hash.hexdigest()
+    def __enter__(self) -> _File:
+        return self
 
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            os.close(self._handle)
+    def __exit__(self, *error: object) -> None:
+        os.close(self._handle)
+
+    def write(self, data: memoryview) -> int:
+        """Append; returns how many bytes the file has now."""
+        while data:
+            pages = len(data) - len(data) % _PAGE
+            if self._direct and (pages == 0 or self._num_bytes % _PAGE):
+                self._write_through_cache()
+            try:
+                count = os.write(self._handle, data[:pages] if self._direct else data)
+            except OSError as error:
+                if not self._direct or error.errno not in _NOT_DIRECT:
+                    raise
+                self._write_through_cache()
+                continue
+            self._num_bytes += count
+            data = data[count:]
+        return self._num_bytes
+
+    def sync(self, num_bytes: int) -> None:
+        """Let it survive a power cut, and see that it has the size that it should have."""
+        os.fsync(self._handle)
+        if (found := os.fstat(self._handle).st_size) != num_bytes:
+            raise OSError(errno.EIO, f"{found} of {num_bytes} bytes have arrived")
+
+    def _write_through_cache(self) -> None:
+        flags = fcntl.fcntl(self._handle, fcntl.F_GETFL)
+        fcntl.fcntl(self._handle, fcntl.F_SETFL, flags & ~self._direct)
+        self._direct = 0
+
+
+_NOT_DIRECT = {errno.EINVAL, errno.ENOTSUP}

@@ -17,9 +17,10 @@ class Failures:
     def __init__(self, most: int) -> None:
         self.most, self.in_a_row, self.total = most, 0, 0
 
-    def reset(self) -> None:
-        """A save went well."""
+    def reset(self) -> str:
+        """A save went well: there is no reason to stop."""
         self.in_a_row = 0
+        return ""
 
     def add(self, why: str, final: bool) -> str:
         """A save failed: tell it at once; returns the sentence to stop the run with, or nothing.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from cairn.checkpoint import disk, layout, retention, space
+from cairn.checkpoint import commit, disk, layout, retention, space
 from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.commit import Job, Result
 from cairn.checkpoint.errors import ConfigError
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.types import Mode, Saved
-from cairn.checkpoint.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +26,17 @@ class History:
         directory: where they are.
         rules: what to keep.
         mode: whether a lower or a higher score is better; None: there is no best.
-        writer: moves the links and deletes.
+
+    Saves may be committed in another thread than the one that decides on them: `job` and `done` are for the first,
+    `expect` and `expected` for the second.
     """
 
-    def __init__(self, directory: Path, rules: Iterable[retention.Rule], mode: Mode | None, writer: Writer) -> None:
-        self.directory, self.rules, self.mode, self.writer = directory, list(rules), mode, writer
+    def __init__(self, directory: Path, rules: Iterable[retention.Rule], mode: Mode | None) -> None:
+        self.directory, self.rules, self.mode = directory, list(rules), mode
         self.saved: list[Saved] = []
-        self._rejected: list[str] = []
+        self._coming: list[Saved] = []
+        self._lock = threading.Lock()
+        self._catalog = Catalog(directory)
         self._unwanted: list[str] = []
 
     @property
@@ -42,26 +49,20 @@ class History:
         """What `best.ckpt` is."""
         return retention.best_of(self.saved, self.mode) if self.mode else None
 
-    @property
-    def next_number(self) -> int:
-        """The ordinal of the next save; one that is not lasting gives its number to the next."""
-        return self.newest.number + self.newest.lasting if self.newest else 0
-
     def open(self, run: str, plan: Plan) -> None:
         """Take over what `run` had committed when it was where `plan` goes on; clear away what dead writers have left.
 
         Raises:
             ConfigError: the directory holds checkpoints of another run, which are not ours to delete.
-            SaveError: as in `add`.
+            SaveError: as in `keep`.
         """
-        catalog = Catalog(self.directory)
-        committed, rejected = catalog.all()
+        committed, rejected = self._catalog.all()
         if others := {item.run for item in committed} - {run}:
             raise ConfigError(
                 f"checkpoint.dirpath={self.directory} holds checkpoints of another run ({', '.join(others)}): give "
                 f"each run a directory of its own."
             )
-        for path in catalog.leftovers():
+        for path in self._catalog.leftovers():
             log.info("Removed %s: a save or a deletion was cut off there.", path.name)
             disk.remove(path)
         here = plan.saved.position if plan.saved else None
@@ -69,14 +70,15 @@ class History:
         for item in rejected:
             if item.path.name not in abandoned:  # older: it may have been good once, and is not in the way
                 log.warning("Left alone, and not used: %s, because %s.", item.path.name, item.why)
+        ours = [item for item in committed if here is not None and item.position <= here]
         # What is newer than where the run goes on is gone when something better is there: nothing is deleted before its
         # successor is committed. A first save that was cut off never was committed, and goes at once: two of them would
         # look like a run that has lost all its manifests.
-        self._rejected = sorted(abandoned)
         if not committed:
-            self._unwanted, self._rejected = self._rejected, []
-        self.saved = [item for item in committed if here is not None and item.position <= here]
-        self.keep(retention.survivors(self.rules, self.saved, self.mode))
+            self._unwanted = sorted(abandoned)
+        kept = retention.survivors(self.rules, ours, self.mode)
+        self.keep(kept, dropped=[item for item in ours if item not in kept])
+        self._unwanted = sorted(abandoned) if committed else []
 
     def check_writable(self) -> None:
         """Make the directory, and try to write there.
@@ -109,49 +111,90 @@ class History:
                 there,
             )
 
-    def make_room(self, coming: Saved) -> None:
-        """Delete what a budget gives up for a checkpoint that is about to be written.
+    def expect(self, draft: Saved) -> None:
+        """A checkpoint is on its way: from now on decisions are made as if it was there."""
+        with self._lock:
+            self._coming.append(draft)
+
+    @property
+    def expected(self) -> list[Saved]:
+        """What will be kept when everything that is on its way is committed."""
+        with self._lock:
+            found = list(self.saved)
+            for draft in self._coming:
+                coming = replace(draft, number=_next_number(found))
+                found = retention.survivors(self.rules, [*_others(found, coming), coming], self.mode)
+            return found
+
+    @property
+    def num_coming(self) -> int:
+        """How many are on their way."""
+        return len(self._coming)
+
+    def job(self, draft: Saved, provenance: Mapping[str, Any]) -> Job:
+        """What to do for the checkpoint that is next to be written: delete to make room, write, move links, delete."""
+        others = self._others_still_there(draft)
+        draft = replace(draft, number=_next_number(others))
+        linked = {self._catalog.linked(link) for link in (layout.LAST, layout.BEST)}  # also one that could not be moved
+        way = retention.gives_way(self.rules, others, draft, self.mode)
+        room = [item.name for item in way if item.name not in linked]
+        left = [item for item in others if item.name not in room]
+        kept = retention.survivors(self.rules, [*left, draft], self.mode)
+        return Job(self.directory, draft, provenance, room, self._links(kept), self._to_delete(kept, left))
+
+    def done(self, draft: Saved, job: Job | None, result: Result | None) -> None:
+        """What was expected is there; or it is not (no `result`), although its job was tried, or not even that."""
+        with self._lock:
+            self._coming.remove(draft)
+            if job is None or result is None:
+                room = job.room if job else ()
+                self.saved = [item for item in self.saved if item.name not in room or self._is_there(item)]
+                return
+            left = [item for item in _others(self.saved, job.draft) if item.name not in job.room]
+            gone = set(job.gone)
+            self.saved = [item for item in [*left, result.saved] if item.name not in gone]
+            self._unwanted = list(job.gone) if result.untidy else []
+
+    def keep(self, kept: Sequence[Saved], dropped: Sequence[Saved]) -> None:
+        """Move the links to the newest and the best of `kept`; then delete what is dropped. At once, and here.
 
         Raises:
-            SaveError: something could not be deleted.
+            SaveError: a link could not be moved, or something not be deleted.
         """
-        catalog = Catalog(self.directory)
-        linked = {catalog.linked(link) for link in (layout.LAST, layout.BEST)}  # one that could not be moved yet, too
-        for item in retention.gives_way(self.rules, self.saved, coming, self.mode):
-            if item.name not in linked:
-                self.writer.remove(item.name)
-                self.saved.remove(item)
+        self.saved = list(kept)
+        self._unwanted = self._to_delete(kept, dropped)
+        commit.settle(self.directory, self._links(kept), self._unwanted)
+        self._unwanted = []
 
-    def add(self, saved: Saved) -> None:
-        """A checkpoint was committed: move the links, then delete what no rule keeps and what it replaces.
+    def _links(self, kept: Sequence[Saved]) -> dict[str, str | None]:
+        best = retention.best_of(kept, self.mode) if self.mode else None
+        return {layout.LAST: kept[-1].name if kept else None, layout.BEST: best.name if best else None}
 
-        Raises:
-            SaveError: a link could not be moved, or something not be deleted; the next call tries again.
-        """
-        others = [item for item in self.saved if item.name != saved.name]
-        there = [item for item in others if (self.directory / item.name).exists()]
+    def _to_delete(self, kept: Sequence[Saved], there: Sequence[Saved]) -> list[str]:
+        names = {item.name for item in kept}
+        return [name for name in (*self._unwanted, *(item.name for item in there)) if name not in names]
+
+    def _others_still_there(self, draft: Saved) -> list[Saved]:
+        others = _others(self.saved, draft)
+        there = [item for item in others if self._is_there(item)]
         if len(there) < len(others):
             gone = ", ".join(item.name for item in others if item not in there)
             log.warning("Gone from %s, and not by this run: %s.", self.directory, gone)
-        self._unwanted += self._rejected
-        self._rejected = []
-        self.keep(retention.survivors(self.rules, [*there, saved], self.mode))
+            self.saved = there
+        return there
 
-    def keep(self, kept: Sequence[Saved]) -> None:
-        """Move the links to the newest and the best of `kept`; then delete the others.
-
-        Raises:
-            SaveError: as in `add`.
-        """
-        names = {item.name for item in kept}
-        self._unwanted = [name for name in (*self._unwanted, *(item.name for item in self.saved)) if name not in names]
-        self.saved = list(kept)
-        self.writer.link(layout.LAST, self.newest.name if self.newest else None)
-        self.writer.link(layout.BEST, self.best.name if self.best else None)
-        while self._unwanted:
-            self.writer.remove(self._unwanted[0])
-            del self._unwanted[0]
+    def _is_there(self, item: Saved) -> bool:
+        return (self.directory / item.name).exists()
 
     def path(self, saved: Saved | None) -> str:
         """Where a checkpoint lies; empty for none."""
         return str(self.directory / saved.name) if saved else ""
+
+
+def _others(saved: Sequence[Saved], draft: Saved) -> list[Saved]:
+    return [item for item in saved if item.name != draft.name]
+
+
+def _next_number(saved: Sequence[Saved]) -> int:
+    """The ordinal of the next save; one that is not lasting gives its number to the next."""
+    return saved[-1].number + saved[-1].lasting if saved else 0

@@ -24,6 +24,8 @@ class Trigger(Protocol):
 
     lasting: bool
     """False if an undisturbed, longer run would not have saved there: such a checkpoint gives way to the next one."""
+    recurs: bool
+    """True if it will soon be due again, so that it may be left out while the writer is busy with the ones before."""
 
     def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
         """Is a checkpoint due now? `saved` holds what is kept, oldest first."""
@@ -33,7 +35,7 @@ class Trigger(Protocol):
 class EveryNBatches:
     """Each time the run has done another `num_batches` training batches, counted over the whole run."""
 
-    lasting = True
+    lasting = recurs = True
 
     def __init__(self, num_batches: int) -> None:
         self.num_batches = _positive(num_batches)
@@ -46,7 +48,7 @@ class EveryNBatches:
 class EveryNSteps:
     """Each time the run has done another `num_steps` optimizer steps."""
 
-    lasting = True
+    lasting = recurs = True
 
     def __init__(self, num_steps: int) -> None:
         self.num_steps = _positive(num_steps)
@@ -58,7 +60,7 @@ class EveryNSteps:
 class EveryNSeconds:
     """When `seconds` of training have passed since the last save, whatever its reason was."""
 
-    lasting = True
+    lasting = recurs = True
 
     def __init__(self, seconds: float) -> None:
         self.seconds = _positive(seconds)
@@ -70,7 +72,7 @@ class EveryNSeconds:
 class EveryNEpochs:
     """Each time the run has done another `num_epochs` epochs; a fraction is a part of an epoch."""
 
-    lasting = True
+    lasting = recurs = True
 
     def __init__(self, num_epochs: float | str | Fraction) -> None:
         # A Fraction of the written digits: 0.1 of an epoch ten times is one epoch, exactly.
@@ -90,7 +92,7 @@ class EveryNEpochs:
 class Every:
     """The trigger that `save_interval` names: an integer counts batches, a string carries its unit."""
 
-    lasting = True
+    lasting = recurs = True
 
     def __init__(self, interval: int | str) -> None:
         self.interval = interval
@@ -103,7 +105,7 @@ class Every:
 class BestValidation:
     """After a validation whose score is among the best `count` (-1: after every validation with a finite score)."""
 
-    lasting = True
+    lasting, recurs = True, False
 
     def __init__(self, count: int = 1) -> None:
         self.count = count
@@ -115,7 +117,7 @@ class BestValidation:
 class AtEnd:
     """At the last batch of the run."""
 
-    lasting = False
+    lasting = recurs = False
 
     def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
         return moment.ends
@@ -124,7 +126,7 @@ class AtEnd:
 class OnStop:
     """When the run is asked to stop: Ctrl-C, SIGTERM, a time limit."""
 
-    lasting = False
+    lasting = recurs = False
 
     def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
         return moment.stop is not None

@@ -1,10 +1,9 @@
 """WHAT is saved beside Lightning's own state: random number generators, buffers, gradients and modes that no
-state_dict has, and the rule that a checkpoint holds plain values only."""
+state_dict has."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,52 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cairn.checkpoint.errors import UnsafeStateError
-
 KEY = "cairn"
 """Where our part lies in a Lightning checkpoint. A part of the file format: it stays if the package is renamed."""
 FORMAT = 1
-
-_SCALARS = (bool, int, float, str, type(None))  # not bytes: weights_only=True does not read them
-_MAPPINGS = (dict, OrderedDict, Counter)
-
-
-def plain(value: Any, where: str = "checkpoint") -> Any:
-    """`value` with numpy's numbers made Python's and parameters made tensors; nothing else is changed.
-
-    Raises:
-        UnsafeStateError: something in it is not a tensor, a number, a string, a list or a dict, so that the file
-            could not be loaded with `weights_only=True`; `where` and the keys on the way to it are named.
-    """
-    if type(value) in _SCALARS or type(value) is Tensor:
-        return value
-    if isinstance(value, Tensor) and type(value) is nn.Parameter:
-        return value.detach()
-    if isinstance(value, np.generic) and type(value.item()) in _SCALARS:
-        return value.item()
-    if type(value) in (list, tuple):
-        return type(value)(plain(item, f"{where}[{index}]") for index, item in enumerate(value))
-    if type(value) in _MAPPINGS:
-        copy = type(value)({_key(key, where): plain(item, f"{where}[{key!r}]") for key, item in value.items()})
-        if hasattr(value, "_metadata"):  # what torch hangs on a module's state_dict
-            copy._metadata = plain(value._metadata, f"{where}._metadata")
-        return copy
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    raise UnsafeStateError(
-        f"{where} is a {kind}: a checkpoint holds tensors, numbers, strings, lists and dicts only, so that nothing in "
-        f"it can run code. Store plain values in its place{_hint(where)}."
-    )
-
-
-def _key(key: Any, where: str) -> Any:
-    if any(type(part) not in _SCALARS for part in (key if type(key) is tuple else (key,))):
-        raise UnsafeStateError(f"{where} has the key {key!r} of type {type(key).__name__}: use a string or a number.")
-    return key
-
-
-def _hint(where: str) -> str:
-    hparams = "hyper_parameters" in where
-    return ": self.save_hyperparameters(ignore=[...]) leaves an argument out" if hparams else ""
 
 
 def rng_state() -> dict[str, Any]:

@@ -1,108 +1,167 @@
-"""HOW a checkpoint gets to disk: the file, whole and synced, then its manifest the same way.
+"""WHO writes a checkpoint: this process, or one beside it that does nothing else.
 
-Whatever happens between two of these steps, what was committed before stays whole and stays the newest.
+A thread of the training process would do as well, were it not for Python: while it hashes and writes, it takes turns
+with training, which loses several times what the snapshot costs. A process of its own takes another core.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from datetime import UTC, datetime
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any, Protocol
+from signal import Signals
+from typing import Protocol
 
-from cairn.checkpoint import disk, layout, manifest, space
+from cairn.checkpoint import commit
+from cairn.checkpoint.commit import Job, Result
 from cairn.checkpoint.errors import SaveError
-from cairn.checkpoint.types import Saved
+from cairn.checkpoint.images import Image, Images
+
+log = logging.getLogger(__name__)
+
+SILENCE_S = 60.0
+"""A writer that has not moved for so long is told of. It is waited for: a disk may come back."""
+_PATIENCE_S = 5.0  # for a writer without work to end
 
 
 class Writer(Protocol):
-    """Commits states; the part to exchange for a faster one."""
+    """Commits one checkpoint at a time."""
 
-    def commit(self, state: Mapping[str, Any], draft: Saved, provenance: Mapping[str, Any]) -> Saved:
-        """Write `state` under `draft.name` and then its manifest; return the draft with size, checksum and cost.
+    progress_bytes: int
+    """How much of the present one is written."""
+
+    def start(self) -> None:
+        """Be ready."""
+        ...
+
+    def perform(self, job: Job, image: Image) -> Result:
+        """Do the job, and return when it is done.
 
         Raises:
-            SaveError: it could not be written, and nothing is left of it.
+            SaveError: the checkpoint could not be written, and nothing is left of it.
         """
         ...
 
-    def link(self, link: str, target: str | None) -> None:
-        """Let `link` point to `target`, in one step; None removes it.
-
-        Raises:
-            SaveError: it could not be moved, and points to where it did.
-        """
-        ...
-
-    def remove(self, name: str) -> None:
-        """Delete a checkpoint with its manifest, so that half a deletion is no checkpoint and is known for what it is.
-
-        Raises:
-            SaveError: it could not be deleted.
-        """
+    def close(self) -> None:
+        """Not needed any more."""
         ...
 
 
-class SyncWriter:
-    """Writes in the calling thread.
+class WriterHere:
+    """Writes in the thread that asks."""
+
+    def __init__(self) -> None:
+        self.progress_bytes = 0
+
+    def start(self) -> None:
+        pass
+
+    def perform(self, job: Job, image: Image) -> Result:
+        return commit.perform(job, image.view[: image.num_bytes], self._beat)
+
+    def close(self) -> None:
+        pass
+
+    def _beat(self, num_bytes: int) -> None:
+        self.progress_bytes = num_bytes
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the process is asked."""
+
+    job: Job
+    image: int
+    """The number of the buffer with the file."""
+    capacity: int
+    num_bytes: int
+
+
+class WriterProcess:
+    """Writes in a process beside this one. If that dies, another one does its work again.
 
     Args:
-        directory: where checkpoints go. Made anew if somebody deletes it; but not with what is above it, since a disk
-            that is not mounted any more is no place to go on in.
+        images: the buffers that it shares.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, images: Images) -> None:
+        self._images = images
+        self._process: subprocess.Popen | None = None
+        self._connection: Connection | None = None
+        self.progress_bytes = 0
 
-    def commit(self, state: Mapping[str, Any], draft: Saved, provenance: Mapping[str, Any]) -> Saved:
-        import torch  # not above: whoever only deletes and links need not wait for it
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None if there is none."""
+        return self._process.pid if self._process else None
 
-        started, path = time.monotonic(), self.directory / draft.name
-        try:
-            self._make_directory()
-            file = disk.put(path, lambda stream: torch.save(state, stream))
-            written = time.monotonic() - started
-            saved = replace(
-                draft,
-                num_bytes=file.num_bytes,
-                sha256=file.sha256,
-                stall_s=draft.stall_s + written,  # training waits for the write as well as for the capture
-                write_s=written,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
+    def start(self) -> None:
+        """Start the process.
+
+        Raises:
+            OSError: it is not allowed.
+        """
+        if self._process is not None:
+            return
+        if any(image.fd < 0 for image in self._images.all):
+            raise OSError("this system has no memfd_create")
+        ours, theirs = Pipe()
+        fds = [theirs.fileno(), *(image.fd for image in self._images.all)]
+        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        with theirs:  # theirs alone once they have it: its end is what they notice when this process dies
+            # -S: it needs the standard library only, and starts in half the time. No kill for our group reaches it.
+            command = [sys.executable, "-S", "-m", f"{__package__}.writer_process", *map(str, fds)]
+            environment = {**os.environ, "PYTHONPATH": path}
+            self._process = subprocess.Popen(
+                command, pass_fds=fds, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
             )
-            proof = manifest.dump(saved, provenance).encode()
-            disk.put(self.directory / layout.manifest_name(draft.name), lambda stream: stream.write(proof))
-        except OSError as error:
-            with suppress(SaveError):
-                self.remove(draft.name)
-            raise SaveError(space.why_not_written(path, error, draft.num_bytes)) from error
-        return saved
+        self._connection = ours
 
-    def link(self, link: str, target: str | None) -> None:
-        path = self.directory / link
-        with _told(f"The link {path} could not be moved to {target}"):
-            if target is None:
-                disk.remove(path)
-            else:
-                disk.link(path, target)
+    def perform(self, job: Job, image: Image) -> Result:
+        for again in (True, False):
+            try:
+                self.start()
+                return self._ask(Request(job, self._images.all.index(image), image.capacity, image.num_bytes))
+            except (EOFError, ConnectionError) as error:
+                why = self._how_it_ended()
+                if not again:
+                    name = job.directory / job.draft.name
+                    raise SaveError(f"The checkpoint {name} could not be written: its writer {why}, twice.") from error
+                log.error("The process that writes checkpoints %s: another one does its work again.", why)
+        raise AssertionError
 
-    def remove(self, name: str) -> None:
-        with _told(f"The checkpoint {self.directory / name} could not be deleted"):
-            disk.remove_pair(self.directory / name, self.directory / layout.manifest_name(name))
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_PATIENCE_S)
+        self._process = self._connection = None
 
-    def _make_directory(self) -> None:
-        if not self.directory.exists():
-            os.mkdir(self.directory)
-            disk.sync_directory(self.directory.parent)
+    def _ask(self, request: Request) -> Result:
+        assert self._connection is not None
+        self.progress_bytes = 0
+        self._connection.send(request)
+        while True:
+            while not self._connection.poll(SILENCE_S):
+                log.warning(
+                    "The disk does not answer: nothing of %s was written for %g s.", request.job.draft.name, SILENCE_S
+                )
+            answer = self._connection.recv()
+            if isinstance(answer, Result):
+                return answer
+            if isinstance(answer, Exception):
+                raise answer
+            self.progress_bytes = answer
 
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SaveError(f"{what}: {error.strerror or error}.") from error
+    def _how_it_ended(self) -> str:
+        assert self._process is not None
+        assert self._connection is not None
+        self._connection.close()
+        code, self._process, self._connection = self._process.wait(), None, None
+        return f"was killed by {Signals(-code).name}" if code < 0 else f"has ended with exit code {code}"

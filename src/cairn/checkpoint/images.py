@@ -1,0 +1,116 @@
+"""WHERE a checkpoint is put together: buffers in memory that are used again, each as large as the file.
+
+They are anonymous (memfd_create): another process can map them, and none is left when the last one that has is gone,
+however it went.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from cairn.checkpoint.archive import PAGE
+
+_SHARE = 16
+"""A buffer has one part in so many to spare, lest a state that grows by a few numbers needs a larger one."""
+_SPARE_BYTES = 2**16
+_MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23  # of Linux; Python has no name for the second one yet
+
+
+class Image:
+    """The memory for one file.
+
+    Attributes:
+        view: all of it.
+        held: what its present content needs beside the bytes: its layout, tensors that are mapped onto it.
+        wait: returns when the content is complete.
+    """
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("checkpoint", os.MFD_CLOEXEC) if hasattr(os, "memfd_create") else -1
+        self._map: mmap.mmap | None = None
+        self.held: Any = None
+        self.wait: Callable[[], None] = nothing
+        self.unpin: Callable[[], None] | None = None
+        """Takes the memory from a GPU that it was pinned for."""
+        self.num_bytes = 0
+        """Of the file that is in it now."""
+
+    @property
+    def capacity(self) -> int:
+        """In bytes."""
+        return 0 if self._map is None else len(self._map)
+
+    @property
+    def view(self) -> memoryview:
+        assert self._map is not None, "fit() comes first"
+        return memoryview(self._map)
+
+    def fit(self, num_bytes: int) -> None:
+        """Make room for a file of this size, with all pages in place.
+
+        Raises:
+            MemoryError: there is none.
+        """
+        if num_bytes <= self.capacity:
+            return
+        size = num_bytes + num_bytes // _SHARE + _SPARE_BYTES
+        size += -size % PAGE
+        self._let_go()
+        try:
+            if self.fd >= 0:
+                os.ftruncate(self.fd, size)
+            self._map = mapped(self.fd, size)
+        except OSError as error:
+            raise MemoryError(f"No memory for a checkpoint of {num_bytes} bytes: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Give the memory back; what still maps it keeps it alive."""
+        self._let_go()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _let_go(self) -> None:
+        if self.unpin is not None:
+            self.unpin()
+        self.held, self._map, self.unpin = None, None, None
+
+
+def nothing() -> None:
+    """What is to be waited for, or undone, when there is nothing."""
+
+
+def mapped(fd: int, size: int) -> mmap.mmap:
+    """Map a buffer, all its pages at once: each that is touched for the first time costs more than its copy."""
+    memory = mmap.mmap(fd, size)
+    for advice in (_MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
+        try:
+            memory.madvise(advice)
+        except (OSError, ValueError, AttributeError):  # not on this kernel: the first save pays for it
+            pass
+    return memory
+
+
+class Images:
+    """The buffers of a run: one in which a save is staged while another one is written, or a single one for both."""
+
+    def __init__(self, count: int) -> None:
+        self.all = [Image() for _ in range(count)]
+        self._free = deque(self.all)
+
+    def take(self) -> Image | None:
+        """A free one, or None."""
+        return self._free.popleft() if self._free else None
+
+    def give_back(self, image: Image) -> None:
+        """Its content is on the disk, or is given up."""
+        self._free.append(image)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        for image in self.all:
+            image.close()

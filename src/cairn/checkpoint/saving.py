@@ -1,0 +1,184 @@
+"""The way of a save: a free buffer, the copy, and the commit in the background; or no free buffer, and then what."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import Any, Literal
+
+from torch import Tensor
+
+from cairn.checkpoint.commit import Result
+from cairn.checkpoint.encoding import Encoded
+from cairn.checkpoint.errors import SaveError
+from cairn.checkpoint.history import History
+from cairn.checkpoint.images import Image, Images
+from cairn.checkpoint.space import size
+from cairn.checkpoint.stage import Stage
+from cairn.checkpoint.types import Saved
+from cairn.checkpoint.writer import Writer, WriterHere, WriterProcess
+
+log = logging.getLogger(__name__)
+
+_SHOW_EVERY_S = 5.0
+"""Whoever waits for a save for longer is told how far it is."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a save."""
+
+    draft: Saved
+    result: Result | None
+    error: str = ""
+    """Why it was not committed."""
+    at_s: float = 0.0
+    """When that was known, on `time.monotonic()`'s clock."""
+
+
+class Saver:
+    """Stages states and has them committed, one after the other.
+
+    Args:
+        history: knows what is to be done around each of them.
+        writer: commits them.
+        images: with two, a save is staged while another is written; with one, a save waits for the one before.
+        stage: copies them.
+        background: False: `commit` returns when the checkpoint is on the disk.
+    """
+
+    def __init__(self, history: History, writer: Writer, images: Images, stage: Stage, background: bool) -> None:
+        self.history, self.writer, self.images, self.stage = history, writer, images, stage
+        self.background = background
+        self._staged: SimpleQueue[tuple[Image, Saved, Mapping[str, Any]] | None] = SimpleQueue()
+        self._outcomes: deque[Outcome] = deque()
+        self._num_open = 0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Is a save on its way?"""
+        return self._num_open > 0
+
+    def reserve(self, wait: bool) -> Image | None:
+        """A buffer for a save; if all are in use, wait for one, or None."""
+        image = self.images.take()
+        while image is None and wait:
+            self._wait_for_a_change()
+            image = self.images.take()
+        return image
+
+    def copy(self, encoded: Encoded, image: Image, steady: Iterable[Tensor]) -> int:
+        """Stage a state; returns the size of its file, in bytes. What may be copied later is, until `finish`.
+
+        Raises:
+            SaveError: there is no memory for it.
+        """
+        try:
+            self.stage.copy(encoded, image, steady)
+        except MemoryError as error:
+            raise SaveError(str(error)) from error
+        return image.num_bytes
+
+    def commit(self, image: Image, draft: Saved, provenance: Mapping[str, Any]) -> None:
+        """Have a staged state committed; `outcomes` will tell."""
+        self.history.expect(draft)
+        with self._changed:
+            self._num_open += 1
+        if not self.background:
+            self._perform(image, draft, provenance)
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="checkpoint-saver", daemon=True)
+            self._thread.start()
+        self._staged.put((image, draft, provenance))
+
+    def outcomes(self) -> list[Outcome]:
+        """What is known since the last call."""
+        return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
+
+    def wait(self) -> None:
+        """Return when every save is committed, or has failed; if it takes long, tell how far it is."""
+        while self.busy:
+            self._wait_for_a_change()
+
+    def close(self) -> None:
+        """End the thread, and the writer; after `wait`, or to leave the rest to them."""
+        self.stage.close()
+        if self._thread is not None:
+            self._staged.put(None)
+            if not self.busy:
+                self._thread.join()
+                self._thread = None
+        if not self.busy:
+            self.writer.close()
+            self.images.close()
+
+    def _work(self) -> None:
+        while (staged := self._staged.get()) is not None:
+            self._perform(*staged)
+
+    def _perform(self, image: Image, draft: Saved, provenance: Mapping[str, Any]) -> None:
+        result, why, job = None, "", None
+        try:
+            image.wait()
+            job = replace(self.history.job(draft, provenance), blocking=not self.background)
+            result = self.writer.perform(job, image)
+        except SaveError as error:
+            why = str(error)
+        except Exception as error:  # a mistake in a retention rule, say: as loud as a full disk
+            why = f"The checkpoint {draft.name} could not be written: {error!r}."
+        finally:
+            self.history.done(draft, job, result)
+            self.images.give_back(image)
+            self._outcomes.append(Outcome(draft, result, why, time.monotonic()))
+            with self._changed:
+                self._num_open -= 1
+                self._changed.notify_all()
+
+    def _wait_for_a_change(self) -> None:
+        """One save less, or a line that tells how far the present one is."""
+        with self._changed:
+            before = self._num_open
+            if not self._changed.wait_for(lambda: self._num_open < before, _SHOW_EVERY_S):
+                done = size(self.writer.progress_bytes)
+                log.info(
+                    "Waiting for a checkpoint: %s of about %s are written.", done, size(self.images.all[0].num_bytes)
+                )
+
+
+WriterKind = Literal["auto", "process", "thread", "sync"]
+_LARGE_BYTES = 2**24
+"""From here on a process pays: below, a thread is done before training could notice."""
+
+
+def saver(kind: WriterKind, num_images: int, stage: Stage, history: History, num_bytes: int, on_gpu: bool) -> Saver:
+    """Everything that is needed to save states of about `num_bytes`, with the memory for it in place.
+
+    Raises:
+        SaveError: there is no memory for it.
+    """
+    images = Images(1 if kind == "sync" else num_images)
+    try:
+        for image in images.all:
+            stage.prepare(image, num_bytes, on_gpu)
+    except MemoryError as error:
+        raise SaveError(str(error)) from error
+    beside = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
+    return Saver(history, _process(images) if beside else WriterHere(), images, stage, background=kind != "sync")
+
+
+def _process(images: Images) -> Writer:
+    writer = WriterProcess(images)
+    try:
+        writer.start()
+    except OSError as error:
+        log.warning("No process can be started here (%s): a thread writes the checkpoints, and slows training.", error)
+        return WriterHere()
+    return writer

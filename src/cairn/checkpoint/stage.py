@@ -1,0 +1,169 @@
+"""The snapshot: copies a state into a buffer in memory, from where it is written while training goes on.
+
+Parameters and optimizer states change in an optimizer's step and nowhere else. With `overlap` their copy may go on
+during the next forward and backward, and is complete before the next step begins; all other tensors are copied at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cairn.checkpoint.archive import Layout
+from cairn.checkpoint.encoding import Encoded
+from cairn.checkpoint.images import Image, nothing
+
+Pairs = list[tuple[Tensor, Tensor]]
+"""Where to, and what."""
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the tensors of a state go in one image."""
+
+    kinds: list[Any]
+    layout: Layout
+    tensors: list[Tensor]
+    """Of the same type, shape and strides as those that are copied to them."""
+
+
+class Stage:
+    """Copies one state after the other.
+
+    Args:
+        overlap: let the copy of what only an optimizer's step changes go on during the next forward and backward.
+    """
+
+    def __init__(self, overlap: bool = False) -> None:
+        self.overlap = overlap
+        self._layout = Layout(())
+        self._pending: Callable[[], None] | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._stream: Any = None
+
+    def layout(self, encoded: Encoded) -> Layout:
+        """Where everything goes in the file; the one of the last save, if it still fits."""
+        sizes = tuple(encoded.sizes)
+        if self._layout.sizes != sizes:
+            self._layout = Layout(sizes)
+        return self._layout
+
+    def copy(self, encoded: Encoded, image: Image, steady: Iterable[Tensor] = ()) -> None:
+        """Put the file of a state together in `image`.
+
+        Args:
+            encoded: the state.
+            image: a free one; its `wait` tells when the copy is complete.
+            steady: parameters and optimizer states, as `steady` finds them.
+        """
+        self.finish()
+        layout = self.layout(encoded)
+        on_gpu = any(part.is_cuda for part in encoded.storages)
+        self.prepare(image, layout.num_bytes(len(encoded.pickle)), on_gpu)
+        places = self._places(encoded, image, layout)
+        image.num_bytes = layout.write_tail(image.view, encoded.pickle)
+        late = {part.untyped_storage().data_ptr() for part in steady} if self.overlap else set()
+        now: Pairs = []
+        later: Pairs = []
+        for pair in zip(places.tensors, encoded.storages, strict=True):
+            (later if pair[1].untyped_storage().data_ptr() in late else now).append(pair)
+        if on_gpu:
+            self._copy_from_gpu(now, later, image)
+        else:
+            self._copy_from_cpu(now, later, image)
+
+    def prepare(self, image: Image, num_bytes: int, on_gpu: bool) -> None:
+        """Make room in `image` for a file of this size: before the first save, so that it does not wait for pages.
+
+        Raises:
+            MemoryError: there is none.
+        """
+        image.fit(num_bytes)
+        if on_gpu and image.unpin is None:
+            image.unpin = _pinned(image)
+
+    def finish(self) -> None:
+        """Return when nothing that is still being copied would notice a step of an optimizer."""
+        if self._pending is not None:
+            self._pending()
+            self._pending = None
+
+    def close(self) -> None:
+        """Let the thread go that copies."""
+        self.finish()
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _places(self, encoded: Encoded, image: Image, layout: Layout) -> _Places:
+        kinds = [(part.dtype, part.shape, part.stride()) for part in encoded.storages]
+        places: _Places | None = image.held
+        if places is None or places.layout is not layout or places.kinds != kinds:
+            layout.write_frame(image.view)
+            memory = torch.frombuffer(image.view, dtype=torch.uint8)
+            parts = zip(layout.offsets, layout.sizes, kinds, strict=True)
+            tensors = [_place(memory[at : at + size], *kind) for at, size, kind in parts]
+            places = image.held = _Places(kinds, layout, tensors)
+        return places
+
+    def _copy_from_cpu(self, now: Pairs, later: Pairs, image: Image) -> None:
+        _copy(now)
+        image.wait = nothing
+        if later:
+            self._pool = self._pool or ThreadPoolExecutor(1, "checkpoint-copy")
+            future: Future[None] = self._pool.submit(_copy, later)
+            self._pending = image.wait = future.result
+
+    def _copy_from_gpu(self, now: Pairs, later: Pairs, image: Image) -> None:
+        """On a stream of its own, behind what was computed so far; the computation waits, the processor does not."""
+        compute = torch.cuda.current_stream()
+        self._stream = self._stream or torch.cuda.Stream()
+        self._stream.wait_stream(compute)
+        with torch.cuda.stream(self._stream):
+            _copy(now, non_blocking=True)
+            first = self._stream.record_event()
+            _copy(later, non_blocking=True)
+            last = self._stream.record_event()
+        compute.wait_event(first)
+        if later:
+            self._pending = lambda: torch.cuda.current_stream().wait_event(last)
+        sources = [source for _, source in (*now, *later)]  # their memory must not get other uses before
+
+        def wait() -> None:
+            last.synchronize()
+            sources.clear()
+
+        image.wait = wait
+
+
+def steady(module: nn.Module, optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
+    """What changes in an optimizer's step only: the parameters, and what the optimizers remember."""
+    yield from module.parameters()
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _copy(pairs: Iterable[tuple[Tensor, Tensor]], non_blocking: bool = False) -> None:
+    with torch.no_grad():
+        for place, source in pairs:
+            place.copy_(source, non_blocking=non_blocking)
+
+
+def _place(memory: Tensor, dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    return memory.view(dtype).as_strided(shape, strides)
+
+
+def _pinned(image: Image) -> Callable[[], None]:
+    """Let the GPU write there by itself; returns how to undo it. Where CUDA refuses that, the copy is slower."""
+    memory = torch.frombuffer(image.view, dtype=torch.uint8)
+    runtime, address = torch.cuda.cudart(), memory.data_ptr()
+    if runtime.cudaHostRegister(address, memory.nbytes, 0) != runtime.cudaError.success:
+        return nothing
+    return lambda: runtime.cudaHostUnregister(address)

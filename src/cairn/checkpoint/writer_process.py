@@ -1,0 +1,87 @@
+"""The process that writes checkpoints: it does one job after the other until the training process is gone.
+
+Started by `writer.WriterProcess`, with the numbers of the files that it inherits: its end of a pipe, then the buffers.
+It holds no state: whatever it is killed in the middle of, the next one does again from the same buffer.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+from cairn.checkpoint import commit, disk
+from cairn.checkpoint.commit import Result
+from cairn.checkpoint.errors import SaveError
+from cairn.checkpoint.images import mapped
+from cairn.checkpoint.writer import Request
+
+_LOOK_S = 1.0
+_BEAT_S = 0.2
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until nobody asks any more."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # meant for the training, which will want its last checkpoint written
+    connection, *images = map(int, arguments)
+    with Connection(connection) as asked:
+        server = _Server(asked, images)
+        while (request := _next(asked)) is not None:
+            answer = server.answer(request)
+            try:
+                asked.send(answer)
+            except OSError:
+                return
+
+
+def _next(asked: Connection) -> Any:
+    """The next request; None when the one who asks is gone."""
+    parent = os.getppid()
+    try:
+        while not asked.poll(_LOOK_S):
+            if os.getppid() != parent:  # a worker of it may still hold its end of the pipe
+                return None
+        return asked.recv()
+    except (EOFError, OSError):
+        return None
+
+
+class _Server:
+    def __init__(self, asked: Connection, images: list[int]) -> None:
+        self._asked, self._images = asked, images
+        self._maps: dict[int, mmap.mmap] = {}
+        self._last_s = 0.0
+
+    def answer(self, request: Request) -> Result | Exception:
+        """Do a job; what goes wrong is an answer as well."""
+        try:
+            with disk.locked(request.job.directory), memoryview(self._map(request)) as view:
+                return commit.perform(request.job, view[: request.num_bytes], self._beat)
+        except SaveError as error:
+            return error
+        except Exception as error:
+            return SaveError(f"The checkpoint {request.job.draft.name} could not be written: {error!r}.")
+
+    def _map(self, request: Request) -> mmap.mmap:
+        known = self._maps.get(request.image)
+        if known is None or len(known) != request.capacity:
+            known = self._maps[request.image] = mapped(self._images[request.image], request.capacity)
+        return known
+
+    def _beat(self, num_bytes: int) -> None:
+        now = time.monotonic()
+        if now - self._last_s >= _BEAT_S:
+            self._last_s = now
+            try:
+                self._asked.send(num_bytes)
+            except OSError:
+                pass  # it is finished all the same: nobody is left who could do it again
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

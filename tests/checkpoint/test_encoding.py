@@ -1,0 +1,255 @@
+"""What goes into a checkpoint can be read again without running anything, and is what it was."""
+
+import dataclasses
+import enum
+import functools
+import io
+import math
+from collections import Counter, OrderedDict, defaultdict, namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from tests.support.values import file_of, reloaded
+from torch import nn
+
+from cairn.checkpoint.encoding import encode
+from cairn.checkpoint.errors import UnsafeStateError
+
+
+class Color(enum.IntEnum):
+    RED = 1
+
+
+@dataclasses.dataclass
+class Settings:
+    lr: float = 0.1
+
+
+class Text(str):
+    pass
+
+
+class Tagged(torch.Tensor):
+    pass
+
+
+Pair = namedtuple("Pair", "one two")
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text())
+KEYS = st.one_of(st.text(), st.integers(), st.booleans(), st.none(), st.tuples(st.text(), st.integers()))
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(KEYS, inner, max_size=4),
+        st.dictionaries(KEYS, inner, max_size=4).map(OrderedDict),
+    ),
+    max_leaves=12,
+)
+
+
+# Plain values
+
+
+@given(VALUES)
+def test_plain_values_pass_unchanged_and_are_loaded_again(value):
+    found = reloaded(value)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float64(0.5), 0.5),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.uint8(3), 3),
+        (np.bool_(True), True),
+        (np.str_("a"), "a"),
+        (Counter({2: np.int64(1)}), Counter({2: 1})),
+    ],
+)
+def test_numbers_of_numpy_become_pythons(value, expected):
+    for found in (reloaded(value), reloaded({"a": [value]})["a"][0]):
+        assert found == expected
+        assert type(found) is type(expected)
+
+
+def test_a_parameter_becomes_a_tensor_and_its_memory_is_referred_to():
+    parameter = nn.Parameter(torch.randn(3))
+    (storage,) = encode([parameter]).storages
+    assert storage.data_ptr() == parameter.data_ptr()
+    found = reloaded(parameter)
+    assert type(found) is torch.Tensor
+    assert not found.requires_grad
+    assert torch.equal(found, parameter)
+
+
+def test_a_state_dict_keeps_its_metadata():
+    own = nn.BatchNorm1d(2).state_dict(keep_vars=True)
+    found = reloaded(own)
+    assert type(found) is OrderedDict
+    assert found._metadata == own._metadata
+    assert {type(value) for value in found.values()} == {torch.Tensor}
+    assert {type(value) for value in own.values()} == {torch.Tensor, nn.Parameter}  # what was given is left alone
+
+
+def test_a_counter_stays_one():
+    found = reloaded({"milestones": Counter([2, 2, 5])})["milestones"]
+    assert type(found) is Counter
+    assert found == Counter({2: 2, 5: 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (functools.partial(max, 1), "functools.partial"),
+        (Path("a"), "PosixPath"),
+        (np.zeros(2), "numpy.ndarray"),
+        (np.datetime64("2020-01-01"), "numpy.datetime64"),
+        (b"", "builtins.bytes"),
+        ({1, 2}, "builtins.set"),
+        (range(3), "builtins.range"),
+        (Color.RED, "Color"),
+        (Settings(), "Settings"),
+        (Pair(1, 2), "Pair"),
+        (Text("a"), "Text"),
+        (Tagged([1.0]), "Tagged"),
+        (defaultdict(list), "collections.defaultdict"),
+        (OmegaConf.create({"a": 1}), "omegaconf.dictconfig.DictConfig"),
+        (torch.nn.Linear, "builtins.type"),
+        (lambda: 1, "builtins.function"),
+        (object(), "builtins.object"),
+    ],
+)
+def test_what_could_run_code_is_refused_with_its_place(value, kind):
+    contents = {"callbacks": {"mine": [0, {"deep": (value,)}]}}
+    with pytest.raises(UnsafeStateError) as error:
+        encode(contents)
+    assert "checkpoint['callbacks']['mine'][1]['deep'][0] is a " in str(error.value)
+    assert kind in str(error.value).split(":")[0]
+
+
+def test_a_partial_in_the_hyperparameters_comes_with_the_way_out():
+    contents = {"hyper_parameters": {"optimizer": functools.partial(torch.optim.SGD, lr=0.1)}}
+    with pytest.raises(
+        UnsafeStateError, match=r"\['hyper_parameters'\]\['optimizer'\] is a functools.partial"
+    ) as error:
+        encode(contents)
+    assert "self.save_hyperparameters(ignore=[...])" in str(error.value)
+
+
+@pytest.mark.parametrize("key", [np.int64(1), Path("a"), Color.RED, Text("a"), ("a", Path("b")), frozenset()])
+def test_a_key_that_could_not_be_loaded_is_refused_by_name(key):
+    for mapping in ({key: 1}, OrderedDict({key: 1}), Counter([key])):
+        with pytest.raises(UnsafeStateError) as error:
+            encode({"milestones": mapping})
+        assert f"checkpoint['milestones'] has the key {key!r}" in str(error.value)
+
+
+def test_the_state_of_optimizers_and_schedulers_is_plain():
+    net = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(net.parameters())
+    schedulers = [
+        torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2]),
+        torch.optim.lr_scheduler.StepLR(optimizer, 2),
+    ]
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    contents = {"optimizer": optimizer.state_dict(), "schedulers": [item.state_dict() for item in schedulers]}
+    found = reloaded(contents)
+    schedulers[0].load_state_dict(found["schedulers"][0])
+    optimizer.load_state_dict(found["optimizer"])
+
+
+# Tensors
+
+DTYPES = [
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_type_of_number_is_loaded_bit_for_bit(dtype):
+    data = torch.arange(256).to(torch.uint8).repeat(2)
+    tensor = (data % 2).view(dtype) if dtype is torch.bool else data.view(dtype)
+    found = reloaded({"a": tensor})["a"]
+    assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
+    assert bool((found.view(torch.uint8) == tensor.view(torch.uint8)).all())
+
+
+@given(
+    shape=st.lists(st.integers(0, 4), max_size=4),
+    order=st.randoms(use_true_random=False),
+    step=st.integers(1, 3),
+    start=st.integers(0, 5),
+)
+def test_shapes_strides_and_places_in_a_storage_are_kept(shape, order, step, start):
+    base = torch.arange(start + step * max(1, math.prod(shape)) + 7, dtype=torch.float64)
+    dims = list(range(len(shape)))
+    order.shuffle(dims)
+    tensor = base[start::step][: math.prod(shape)].reshape(shape).permute(dims)
+    found = reloaded([tensor])[0]
+    assert torch.equal(found, tensor)
+    assert found.stride() == tensor.stride()
+
+
+def test_a_view_of_a_big_storage_takes_its_own_bytes_along_only():
+    big = torch.randn(100_000)
+    assert len(file_of({"view": big[500:600]})) < 3000
+    assert torch.equal(reloaded({"view": big[500:600]})["view"], big[500:600])
+
+
+@given(spans=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=5))
+def test_tensors_that_share_memory_share_it_again(spans):
+    base = torch.arange(41.0)
+    views = [base[min(span) : max(span)] for span in spans]
+    found = reloaded(views)
+    assert all(torch.equal(one, other) for one, other in zip(found, views, strict=True))
+    for view in found:
+        view += 100.0  # is seen in all that overlap it, as often as they do
+    for view in views:
+        view += 100.0
+    assert all(torch.equal(one, other) for one, other in zip(found, views, strict=True))
+
+
+def test_what_is_no_plain_memory_is_made_so_or_refused():
+    conjugate = torch.tensor([1 + 2j]).conj()
+    assert torch.equal(reloaded([conjugate])[0], torch.tensor([1 - 2j]))
+    assert torch.equal(reloaded([conjugate.imag])[0], torch.tensor([-2.0]))
+    assert reloaded([torch.ones(2, requires_grad=True) * 2])[0].requires_grad is False
+    for special in (torch.eye(2).to_sparse(), torch.empty(2, device="meta")):
+        with pytest.raises(UnsafeStateError, match=r"checkpoint\['a'\] is a tensor of a special kind"):
+            encode({"a": special})
+
+
+def test_it_reads_as_what_torch_itself_would_have_written():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    net[2].weight = nn.Parameter(net[2].weight.t())
+    contents = {"state_dict": net.state_dict(), "twice": [net[0].weight] * 2, "epoch": 3, "name": "\u00e9\ud800"}
+    buffer = io.BytesIO()
+    torch.save({**contents, "twice": [net[0].weight.detach()] * 2}, buffer)
+    ours, theirs = reloaded(contents), torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    assert list(ours) == list(theirs)
+    assert (ours["epoch"], ours["name"]) == (theirs["epoch"], theirs["name"])
+    assert list(ours["state_dict"]) == list(theirs["state_dict"])
+    for key, tensor in theirs["state_dict"].items():
+        assert torch.equal(ours["state_dict"][key], tensor)
+        assert ours["state_dict"][key].stride() == tensor.stride()
+    first, second = ours["twice"]
+    assert first.data_ptr() == second.data_ptr() == ours["state_dict"]["0.weight"].data_ptr()
+
+
+def test_an_integer_of_any_size_is_kept_or_refused():
+    values = [0, 255, 256, -1, 2**31 - 1, 2**31, -(2**31), -(2**31) - 1, 2**63, 2**2000]
+    assert reloaded(values) == values
+    with pytest.raises(UnsafeStateError, match=r"checkpoint\[0\] is an integer of more than 255 bytes"):
+        encode([2**3000])
