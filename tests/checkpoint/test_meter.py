@@ -50,12 +50,12 @@ def test_of_nothing_nothing_is_known():
         ([1.0, 9.0, 1.1], 1.1),  # few: their median
         ([1.0] * 30 + [500.0], 1.0),  # the machine paused once
         ([0.5, *[1.0] * 30], 1.0),
-        ([8.0] * 10 + [1.0] * 64, 1.0),
-        ([3.0] * 64 + [1.0] * 40, 1.0),  # three times faster for 40 batches
-        ([1.0] * 64 + [3.0] * 40, 3.0),
-        ([1.0] * 64 + [3.0] * 20, 1.0),  # not for long enough
-        (list(islice(cycle([1.0] * 7 + [9.0]), 100)), 2.0),  # each eighth waits for its data: a part of what they take
-        (list(islice(cycle([1.0] * 15 + [17.0]), 100)), 2.0),
+        ([8.0] * 20 + [1.0] * 128, 1.0),
+        ([3.0] * 128 + [1.0] * 80, 1.0),  # three times faster for 80 batches
+        ([1.0] * 128 + [3.0] * 80, 3.0),
+        ([1.0] * 128 + [3.0] * 40, 1.0),  # not for long enough
+        (list(islice(cycle([1.0] * 7 + [9.0]), 200)), 2.0),  # each eighth waits for its data: a part of what they take
+        (list(islice(cycle([1.0] * 15 + [17.0]), 200)), 2.0),
     ],
 )
 def test_the_time_of_a_batch(seconds, typical):
@@ -92,7 +92,9 @@ def test_the_first_save_replaces_the_estimate():
     meter = warm()
     meter.expect(10**12)
     save(meter, stall_s=0.5, write_s=2.0, busy=[1.25, 1.25])
-    assert meter.cost() == Cost(batch_s=1.0, stall_s=0.5, slowdown_s=0.5, write_s=2.0, num_saves=1)
+    cost = meter.cost()
+    assert cost == Cost(batch_s=1.0, stall_s=0.5, slowdown_s=cost.slowdown_s, write_s=2.0, num_saves=1)
+    assert cost.slowdown_s == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +110,10 @@ def test_the_first_save_replaces_the_estimate():
 def test_the_cost_of_a_save_is_the_median_of_the_last(writes, median, num_saves):
     meter = warm()
     for write_s in writes:
-        save(meter, stall_s=write_s / 2, write_s=write_s, busy=[1 + write_s / 4])
+        save(meter, stall_s=write_s / 2, write_s=write_s, busy=[1.25] * round(5 * write_s))
     cost = meter.cost()
-    assert (cost.stall_s, cost.slowdown_s, cost.write_s) == (median / 2, median / 4, median)
+    assert (cost.stall_s, cost.write_s) == (median / 2, median)
+    assert cost.slowdown_s == pytest.approx(0.25 * 5 * median)
     assert (cost.num_saves, meter.num_saves) == (num_saves, len(writes))
 
 
@@ -147,8 +150,8 @@ def test_two_saves_in_a_row_share_what_they_slowed_down():
     meter.committed(2.0, 40.0, 38.0)
     run(meter, 1.25, 1.25, busy=True)
     run(meter, 1.0)
-    assert meter.total_slowdown_s == 1.0
-    assert meter.cost().slowdown_s == 0.5
+    assert meter.total_slowdown_s == pytest.approx(1.0)
+    assert meter.cost().slowdown_s == pytest.approx(0.4)  # a fifth of the two seconds per save
 
 
 def test_batches_that_only_noise_made_faster_give_nothing_back():
@@ -157,6 +160,28 @@ def test_batches_that_only_noise_made_faster_give_nothing_back():
     assert (meter.cost().slowdown_s, meter.total_slowdown_s) == (0.0, 0.0)
     save(meter, busy=[1.1])
     assert meter.total_slowdown_s == pytest.approx(0.0)
+
+
+def test_batches_that_became_faster_during_a_write_are_no_gain_and_no_slowdown_later():
+    meter = warm(*[3.0] * 128)
+    save(meter, busy=[1.0] * 20)
+    assert (meter.cost().slowdown_s, meter.total_slowdown_s) == (0.0, 0.0)
+    run(meter, *[1.0] * 128)
+    assert meter.cost().slowdown_s == 0.0
+
+
+def test_a_pause_of_the_machine_during_one_write_is_not_what_writes_cost():
+    meter = warm()
+    for pause in (0.0, 0.0, 60.0, 0.0, 0.0):
+        save(meter, busy=[1.25] * 7 + [1.25 + pause])
+    assert meter.cost().slowdown_s == pytest.approx(2.0)
+
+
+def test_a_clock_that_is_too_coarse_breaks_nothing():
+    meter = warm(0.0, 0.0, 0.0)
+    save(meter, busy=[0.0, 0.0])
+    save(meter, busy=[0.001])
+    assert meter.cost().slowdown_s <= 0.001
 
 
 def test_what_was_skipped_and_waited_for_is_counted():
@@ -253,7 +278,7 @@ def test_its_state_is_plain_and_does_not_grow():
         save(meter, busy=[1.0])
     values = list(meter.state_dict().values())
     assert all(type(v) in (int, float) or all(type(x) is float for x in v) for v in values)
-    assert sum(len(v) for v in values if isinstance(v, list)) < 100
+    assert sum(len(v) for v in values if isinstance(v, list)) < 300
 
 
 def test_the_save_that_a_run_goes_on_from_counts_though_its_state_was_taken_before_it_was_over():
@@ -268,4 +293,4 @@ def test_the_save_that_a_run_goes_on_from_counts_though_its_state_was_taken_befo
     assert after.at_risk_s(60.0) == (58.0 * before.at_risk_s(58.0) + 2) / 60  # from 58 on it is safe
     run(after, 9.0, 1.0)
     assert after.cost().slowdown_s == before.cost().slowdown_s, "what that save slowed down happens again"
-    assert after.cost().batch_s == before.cost().batch_s
+    assert after.cost().batch_s == pytest.approx(before.cost().batch_s, rel=0.05)

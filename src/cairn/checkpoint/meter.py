@@ -9,8 +9,10 @@ from typing import Any
 
 from cairn.checkpoint.types import Cost, Saved
 
-_FEWEST, _NUM_BATCHES, _BLOCK = 3, 64, 8
-_NUM_SAVES = 5
+_FEWEST = 3
+_NUM_BATCHES, _NUM_BUSY, _NUM_SAVES = 128, 128, 5
+_NUM_BLOCKS = 8
+_SHORTEST_S = 1e-9  # a clock may be too coarse for a batch
 # What a first save may cost, on the slow side: better a little late than dear.
 _COPY_BYTES_PER_S, _WRITE_BYTES_PER_S = 1e9, 2e8
 _COPY_S, _WRITE_S = 0.01, 0.05  # even if it is small: a few calls, a few fsyncs
@@ -20,27 +22,25 @@ _SLOWDOWN = 0.1  # of the time that a write takes
 class Meter:
     """Is told how long things took; reads no clock.
 
-    Batches: the typical time of the last 64 during which nothing was written. Saves: the median of the last five, so
-    that one which met a busy disk changes nothing, and a disk that has become slower shows after three.
+    Batches: what is typical of the last 128 during which nothing was written. Saves: the median of the last five, so
+    that one which met a busy disk changes nothing, and a disk that has become slower shows after three. By how much a
+    write slows batches down: what is typical of the last 128 during one, each against a batch without at that time; so
+    that neither the hiccups of the data nor batches that become faster look like a cost of saving.
     """
 
     def __init__(self) -> None:
         self.total_stall_s, self.total_wait_s = 0.0, 0.0
         self.num_saves, self.num_skipped = 0, 0
-        self._slowdown_s = 0.0  # signed: where nothing is slower, the noise of many batches cancels
+        self.total_slowdown_s = 0.0
         self._num_bytes = 0
         self._batches: deque[float] = deque(maxlen=_NUM_BATCHES)
         self._stalls: deque[float] = deque(maxlen=_NUM_SAVES)
-        self._slowdowns: deque[float] = deque(maxlen=_NUM_SAVES)
+        self._ratios: deque[float] = deque(maxlen=_NUM_BUSY)
+        self._busies: deque[float] = deque(maxlen=_NUM_SAVES)
         self._writes: deque[float] = deque(maxlen=_NUM_SAVES)
-        self._open: float | None = None  # slowdown by the save that is being written
+        self._busy_s: float | None = None  # batches that took place during the newest save
         self._safe_s, self._until_s, self._risk = 0.0, 0.0, 0.0
         self._is_first = True
-
-    @property
-    def total_slowdown_s(self) -> float:
-        """What slower batches have cost, over the whole run."""
-        return max(0.0, self._slowdown_s)
 
     # What happens
 
@@ -63,14 +63,15 @@ class Meter:
         elif not busy:
             self._batches.append(seconds)
         elif len(self._batches) >= _FEWEST:
-            self._slowed(seconds - _typical(self._batches))
+            self._ratios.append(seconds / max(_typical(self._batches), _SHORTEST_S))
+            self._busy_s = (self._busy_s or 0.0) + seconds
         if not busy:
             self._close()  # and not at the commit: the batch in which that fell may be told after it
 
     def stalled(self, stall_s: float, wait_s: float = 0.0) -> None:
         """Training stood still for a save, for a part of the time (`wait_s`) because no buffer was free."""
         self._close()
-        self._open = 0.0
+        self._busy_s = 0.0
         self._stood(stall_s, wait_s)
 
     def committed(self, write_s: float, at_s: float, position_s: float) -> None:
@@ -100,7 +101,7 @@ class Meter:
         return Cost(
             batch_s=_typical(self._batches),
             stall_s=_median(self._stalls, guess.stall_s),
-            slowdown_s=max(0.0, _median(self._slowdowns, guess.slowdown_s)),
+            slowdown_s=self._lost() * median(self._busies) if self._busies else guess.slowdown_s,
             write_s=_median(self._writes, guess.write_s),
             num_saves=len(self._writes),
         )
@@ -124,7 +125,7 @@ class Meter:
         return {
             "total_stall_s": self.total_stall_s,
             "total_wait_s": self.total_wait_s,
-            "slowdown_s": self._slowdown_s,
+            "total_slowdown_s": self.total_slowdown_s,
             "num_saves": self.num_saves,
             "num_skipped": self.num_skipped,
             "num_bytes": self._num_bytes,
@@ -137,8 +138,8 @@ class Meter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.total_stall_s, self.total_wait_s = state["total_stall_s"], state["total_wait_s"]
+        self.total_slowdown_s, self._num_bytes = state["total_slowdown_s"], state["num_bytes"]
         self.num_saves, self.num_skipped = state["num_saves"], state["num_skipped"]
-        self._slowdown_s, self._num_bytes = state["slowdown_s"], state["num_bytes"]
         self._safe_s, self._until_s, self._risk = state["safe_s"], state["until_s"], state["risk"]
         for name, samples in self._samples().items():
             samples.clear()
@@ -150,23 +151,29 @@ class Meter:
         self.committed(saved.write_s, at_s=saved.elapsed_s, position_s=saved.elapsed_s)
 
     def _samples(self) -> dict[str, deque[float]]:
-        names = ("batches", "stalls", "slowdowns", "writes")
-        return dict(zip(names, (self._batches, self._stalls, self._slowdowns, self._writes), strict=True))
+        return {
+            "batches": self._batches,
+            "ratios": self._ratios,
+            "busies": self._busies,
+            "stalls": self._stalls,
+            "writes": self._writes,
+        }
 
     def _stood(self, stall_s: float, wait_s: float) -> None:
         self.total_stall_s += stall_s
         self.total_wait_s += wait_s
         self._stalls.append(stall_s)
 
-    def _slowed(self, seconds: float) -> None:
-        self._slowdown_s += seconds
-        self._open = seconds + (self._open or 0.0)
-
     def _close(self) -> None:
-        """All batches that the last save may have slowed down are over."""
-        if self._open is not None:
-            self._slowdowns.append(self._open)
-            self._open = None
+        """All batches that the newest save may have slowed down are over."""
+        if self._busy_s is not None:
+            self._busies.append(self._busy_s)
+            self.total_slowdown_s += self._lost() * self._busy_s
+            self._busy_s = None
+
+    def _lost(self) -> float:
+        """The share of the time of batches during a write that they would not have taken without it."""
+        return 1 - 1 / max(1.0, _typical(self._ratios)) if self._ratios else 0.0
 
     def _advance(self, at_s: float) -> None:
         self._risk, self._until_s = self._risk_until(at_s), max(self._until_s, at_s)
@@ -178,15 +185,15 @@ class Meter:
 
 
 def _typical(samples: Iterable[float]) -> float:
-    """The median of the means of blocks of eight; of few samples, their median.
+    """The median of the means of eight blocks.
 
     A mean, because a hiccup that comes again and again (every eighth batch waits for a data worker) is a part of what
     batches take: against a median, every write would seem to slow training down. And a median of them, because one that
     came once (a compilation, a pause of the machine) is not. It follows a change after half of the samples.
     """
     newest = list(samples)
-    blocks = [newest[end - _BLOCK : end] for end in range(len(newest), _BLOCK - 1, -_BLOCK)]
-    return median(map(fmean, blocks)) if len(blocks) >= _FEWEST else median(newest)
+    size = max(1, len(newest) // _NUM_BLOCKS)
+    return median(fmean(newest[end - size : end]) for end in range(len(newest), size - 1, -size))
 
 
 def _median(samples: Iterable[float], otherwise: float) -> float:

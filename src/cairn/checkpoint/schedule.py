@@ -113,18 +113,28 @@ class Auto:
         self.goal = pace.Goal(_share(max_overhead), None if mtbf is None else _mtbf_s(mtbf))
         self.choice: pace.Choice | None = None
         self._last: int | None = None
+        self._num_busy = 0
 
     def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
         if self._last is None:
             self._last = self._start(moment, saved)
-        self._tune(moment.cost)
-        now = moment.position.total_batches
-        moved = now > moment.previous.total_batches
-        # While a save is being written it waits, rather than let the engine leave this one out.
-        if self.choice is None or moment.busy or not moved or now - self._last < self.choice.interval_batches:
+        now, before = moment.position.total_batches, moment.previous.total_batches
+        self._num_busy += now - before if moment.busy else 0
+        self._tune(moment.cost, now - self._last)
+        if now == before or moment.busy or not self._is_over(now - self._last):
             return False
-        self._last = now
+        self._last, self._num_busy = now, 0
         return True
+
+    def _is_over(self, num_batches: int) -> bool:
+        """Is the interval over, after so many batches since the last save?
+
+        Not while the writer is busy, nor for as long again: when writes take longer than was known, saves must not
+        follow on each other's heels, or no batch is left to measure without one.
+        """
+        if self.choice is None:
+            return False
+        return num_batches >= max(self.choice.interval_batches, pace.ROOM * self._num_busy)
 
     def _start(self, moment: Moment, saved: Sequence[Saved]) -> int:
         """Take the interval over from before a resume; and count from the last save that might be this trigger's."""
@@ -133,9 +143,16 @@ class Auto:
         lasting = [item.position.total_batches for item in saved if item.lasting]
         return lasting[-1] if lasting else moment.previous.total_batches
 
-    def _tune(self, cost: Cost | None) -> None:
-        if cost is not None:
-            self.choice = pace.tune(self.choice, cost, self.goal)
+    def _tune(self, cost: Cost | None, num_batches: int) -> None:
+        """Choose anew where it makes a difference: when a save is due by the old choice or by the new one.
+
+        Not at every batch: while an estimate follows a change, it would pass through a dozen choices.
+        """
+        if cost is None:
+            return
+        new = pace.tune(self.choice, cost, self.goal)
+        if self.choice is None or num_batches >= min(self.choice.interval_batches, new.interval_batches):
+            self.choice = new
 
 
 class Every:
