@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.checkpoint.errors import ConfigError, ResumeError
-from cairn.checkpoint.schedule import parse_duration_s, parse_interval
+from cairn.checkpoint.schedule import Auto, parse_duration_s, parse_interval
 
 FIXED = (
     "model",
@@ -91,6 +91,8 @@ def _check_checkpoint(group: DictConfig) -> None:
         raise ConfigError(f"checkpoint.triggers.{best[0]} needs a metric to rank by: checkpoint.monitor=val/loss.")
     if "save_interval" in group:
         _sentence(parse_interval, group.save_interval)
+        # Whatever the interval is now: a run that goes on may choose auto.
+        _sentence(Auto, group.get("max_overhead", 0.01), group.get("mtbf"))
     most = group.get("max_failed_saves", 3)
     if not isinstance(most, int) or (most < 1 and most != -1):
         raise ConfigError(f"checkpoint.max_failed_saves={most!r} must be a number from 1, or -1 to never stop.")
@@ -121,9 +123,9 @@ def _is_best(trigger: DictConfig) -> bool:
     return str(trigger.get("_target_")).endswith("BestValidation")
 
 
-def _sentence(parse: Any, value: Any) -> None:
+def _sentence(parse: Any, *values: Any) -> None:
     try:
-        parse(value)
+        parse(*values)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

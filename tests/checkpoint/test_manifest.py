@@ -28,6 +28,10 @@ SAVED = st.builds(
     stall_s=FINITE,
     write_s=st.just(0.0) | st.floats(min_value=1e-9, max_value=1e9),
     created=st.text(max_size=8),
+    interval_batches=st.none() | COUNTS,
+    overhead=st.none() | FINITE,
+    skipped=COUNTS,
+    wait_s=FINITE,
 )
 PROVENANCE = {"world_size": 1, "seed": 0, "git": "abc+", "torch": "2.13.0"}
 
@@ -120,3 +124,10 @@ def test_a_later_format_is_refused_by_its_number(text):
 def test_what_is_no_manifest_is_refused(text):
     with pytest.raises(CorruptCheckpointError, match="manifest cannot be read"):
         manifest.load(text)
+
+
+def test_a_manifest_from_before_there_was_telemetry_is_read():
+    content = json.loads(manifest.dump(saved(), {}))
+    for name in ("checksum", "interval_batches", "overhead", "skipped", "wait_s"):
+        del content[name]
+    assert manifest.load(json.dumps(content)) == saved()

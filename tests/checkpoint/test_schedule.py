@@ -1,16 +1,19 @@
 """When a checkpoint is due: every trigger as a table, and what people write into the configuration."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.values import at, history, moment
+from tests.support.values import at, history, moment, saved
 
 from cairn.checkpoint import schedule
+from cairn.checkpoint.pace import Choice, Goal
 from cairn.checkpoint.schedule import (
     AtEnd,
+    Auto,
     BestValidation,
     Every,
     EveryNBatches,
@@ -21,6 +24,7 @@ from cairn.checkpoint.schedule import (
     parse_duration_s,
     parse_interval,
 )
+from cairn.checkpoint.types import Cost
 
 INTERVALS = st.integers(min_value=1, max_value=12)
 
@@ -231,6 +235,8 @@ def test_ends_and_stops(trigger, facts, due):
         (EveryNSeconds(1), True),
         (EveryNEpochs(1), True),
         (Every(1), True),
+        (Auto(), True),
+        (Every("auto"), True),
         (BestValidation(), True),
         (AtEnd(), False),
         (OnStop(), False),
@@ -238,6 +244,141 @@ def test_ends_and_stops(trigger, facts, due):
 )
 def test_what_a_longer_run_would_not_save_there_does_not_last(trigger, lasting):
     assert trigger.lasting is lasting
+
+
+# Auto
+
+
+def costing(num_batches, num_saves=1):
+    """A save costs so much that `auto` with its default finds this many batches right."""
+    return Cost(batch_s=1.0, stall_s=num_batches / 100, slowdown_s=0.0, write_s=0.0, num_saves=num_saves)
+
+
+def test_auto_waits_until_something_is_known():
+    assert walk(Auto(), batches(range(1, 2000))) == []
+
+
+@pytest.mark.parametrize(
+    ("interval", "boundaries", "due"),
+    [
+        (3, range(1, 11), [3, 6, 9]),
+        (3, [4, 8, 12], [4, 8, 12]),
+        (5, [4, 8, 12, 16, 20, 24], [8, 16, 24]),  # at least five since the last one
+        (100, [99, 100, 101, 199, 200, 201], [100, 200]),
+    ],
+)
+def test_auto_counts_batches_since_its_last_save(interval, boundaries, due):
+    assert walk(Auto(), batches(boundaries), cost=costing(interval)) == batches(due)
+
+
+def test_auto_does_not_mind_what_others_save():
+    trigger, kept, due = Auto(), [], []
+    for total in range(1, 10):
+        now = moment(at(total), at(total - 1), cost=costing(4), since_save_s=0.0)
+        due += [total] * trigger.due(now, kept)
+        kept.append(saved(total, position=at(total), reasons=("best",)))
+    assert due == [4, 8]
+
+
+def test_auto_asked_twice_in_one_place_is_due_once():
+    trigger = Auto()
+    assert trigger.due(moment(at(5), at(4), cost=costing(1)), ())
+    assert not trigger.due(moment(at(5), at(5), cost=costing(1)), ())
+    assert not trigger.due(moment(at(0, epoch=1, total=5), at(5), cost=costing(1)), ())
+
+
+def test_auto_waits_while_a_save_is_being_written_and_then_as_long_again():
+    trigger, due, previous = Auto(), [], at()
+    for position in batches(range(1, 20)):
+        busy = 5 <= position.total_batches <= 11
+        due += [position] * trigger.due(moment(position, previous, cost=costing(4), busy=busy), ())
+        previous = position
+    assert due == batches([4, 18])
+
+
+def test_auto_changes_its_choice_only_where_it_makes_a_difference():
+    trigger, previous = Auto(), at()
+    costs = {1: costing(10), 3: costing(15), 5: costing(20), 9: costing(30), 31: costing(12)}
+    chosen, due, now = [], [], None
+    for position in batches(range(1, 60)):
+        now = costs.get(position.total_batches, now)
+        due += [position.total_batches] * trigger.due(moment(position, previous, cost=now), ())
+        chosen += [trigger.choice.interval_batches] * (trigger.choice.interval_batches not in chosen[-1:])
+        previous = position
+    assert due == [30, 42, 54]
+    assert chosen == [10, 30, 12]
+
+
+def test_an_estimate_does_until_the_first_save_was_measured():
+    trigger, guess, measured = Auto(), costing(10, num_saves=0), costing(9)
+    assert walk(trigger, batches(range(1, 11)), cost=guess) == batches([10])
+    assert trigger.choice == Choice(10, "overhead", Goal(), guess)
+    assert not trigger.due(moment(at(18), at(17), cost=measured), ())
+    assert trigger.due(moment(at(19), at(18), cost=measured), ())
+    assert trigger.choice == Choice(9, "overhead", Goal(), measured)
+
+
+def test_auto_goes_on_with_the_interval_that_it_had():
+    kept = [saved(0, position=at(100), interval_batches=40), saved(1, position=at(115), lasting=False)]
+    kept[1] = replace(kept[1], interval_batches=50)
+    trigger = Auto()
+    assert not trigger.due(moment(at(115), at(115)), kept)  # asked before training
+    assert str(trigger.choice) == "save_interval=auto: every 50 batches, as before the resume."
+    found = [total for total in range(116, 260) if trigger.due(moment(at(total), at(total - 1)), kept)]
+    assert found == [150, 200, 250]  # as if it had not been stopped at 115
+
+
+def test_auto_in_a_run_that_did_not_have_it_counts_from_the_last_save_that_lasts():
+    trigger, kept = Auto(), [saved(0, position=at(100))]
+    assert not trigger.due(moment(at(115), at(115)), kept)
+    assert trigger.choice is None
+    assert not trigger.due(moment(at(129), at(128), cost=costing(30)), kept)
+    assert trigger.due(moment(at(130), at(129), cost=costing(30)), kept)
+
+
+def test_auto_in_a_run_that_starts_from_the_state_of_another_counts_from_there():
+    trigger = Auto()
+    assert not trigger.due(moment(at(1000), at(1000)), ())
+    assert not trigger.due(moment(at(1029), at(1028), cost=costing(30)), ())
+    assert trigger.due(moment(at(1030), at(1029), cost=costing(30)), ())
+
+
+def test_every_shows_the_choice_of_auto():
+    auto, fixed = Every("auto", max_overhead=0.02, mtbf="8h"), Every(50, max_overhead=0.02, mtbf="8h")
+    assert auto.choice is fixed.choice is None
+    for trigger in (auto, fixed):
+        trigger.due(moment(at(1), cost=costing(100)), ())
+    assert auto.choice == Choice(240, "failures", Goal(0.02, 28800.0), costing(100))
+    assert fixed.choice is None
+
+
+@pytest.mark.parametrize("max_overhead", [0, 1, -0.01, 1.5, math.nan, math.inf, True, "1%", None, [0.01]])
+def test_an_overhead_that_is_no_share_is_refused(max_overhead):
+    with pytest.raises(ValueError, match=r"max_overhead=.* must be a share between 0 and 1: 0\.01 is 1 %") as error:
+        Every("auto", max_overhead=max_overhead)
+    assert repr(max_overhead) in str(error.value)
+
+
+@pytest.mark.parametrize("mtbf", ["often", "", -5, "2ep", True, [8], {"weeks": 1}])
+def test_a_time_between_failures_that_is_none_is_refused(mtbf):
+    with pytest.raises(ValueError, match=r"mtbf=.* is no time: give seconds"):
+        Every("auto", mtbf=mtbf)
+
+
+@pytest.mark.parametrize("mtbf", [0, "0h", 0.0])
+def test_failures_all_the_time_are_refused(mtbf):
+    with pytest.raises(ValueError, match=r"mtbf=.* must be more than 0: give the mean time between failures"):
+        Every("auto", mtbf=mtbf)
+
+
+@pytest.mark.parametrize(("mtbf", "seconds"), [(None, None), ("8h", 28800.0), (3600, 3600.0), ({"hours": 1}, 3600.0)])
+def test_what_auto_goes_for(mtbf, seconds):
+    trigger = parse_interval("auto", 0.05, mtbf)
+    assert (type(trigger), trigger.goal) == (Auto, Goal(0.05, seconds))
+
+
+def test_what_only_auto_goes_by_does_not_matter_otherwise():
+    assert walk(Every(2, max_overhead=7, mtbf="never"), batches(range(1, 6))) == batches([2, 4])
 
 
 # Reasons
@@ -291,7 +432,26 @@ def test_an_interval_of_nothing_is_refused(written):
 
 @pytest.mark.parametrize(
     "written",
-    [-5, "-5ba", "abc", "", "10 parsecs", "1.5ba", "1.5", 1.5, "1.5st", "ba", "5 5", "5ba6", "1e3", True, None, [50]],
+    [
+        -5,
+        "-5ba",
+        "abc",
+        "automatic",
+        "auto 5",
+        "",
+        "10 parsecs",
+        "1.5ba",
+        "1.5",
+        1.5,
+        "1.5st",
+        "ba",
+        "5 5",
+        "5ba6",
+        "1e3",
+        True,
+        None,
+        [50],
+    ],
 )
 def test_what_is_no_interval_is_refused_in_a_sentence_that_says_what_would_be(written):
     with pytest.raises(ValueError, match=r"save_interval=.* is no interval: .*'0\.25ep'") as error:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.values import at, history, moment, saved
 
-from cairn.checkpoint.types import Position, beats, ranked
+from cairn.checkpoint.types import Cost, Position, beats, ranked
 
 SCORES = st.lists(st.one_of(st.none(), st.floats(), st.integers(min_value=-2, max_value=2).map(float)), max_size=12)
 MODES = st.sampled_from(["min", "max"])
@@ -67,7 +67,7 @@ def test_positions_are_ordered_by_epoch_and_then_batch(earlier, later):
 
 
 def test_values_are_frozen():
-    for value, name in ((at(), "batch"), (saved(), "score"), (moment(), "ends")):
+    for value, name in ((at(), "batch"), (saved(), "score"), (moment(), "ends"), (Cost(1, 2, 3, 4), "batch_s")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, name, None)
 
@@ -75,3 +75,7 @@ def test_values_are_frozen():
 def test_a_position_is_equal_by_value():
     assert at(3, total=11, step=5, samples=33) == Position(0, 3, 11, 5, 33)
     assert at(3, total=11) != at(3, total=12)
+
+
+def test_a_save_costs_the_stall_and_what_training_loses_besides():
+    assert Cost(batch_s=1.0, stall_s=0.25, slowdown_s=0.5, write_s=9.0).save_s == 0.75

@@ -11,12 +11,18 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol, TypeVar
 
-from cairn.checkpoint.types import Moment, Saved, beats
+from cairn.checkpoint import pace
+from cairn.checkpoint.types import Cost, Moment, Saved, beats
 
 N = TypeVar("N", int, float, Fraction)
 
 _SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "d": 86400}
-_UNITS = "a number of batches such as 50 or '50ba', or '100st' (optimizer steps), '90s', '10min', '2h', '0.25ep'"
+_UNITS = (
+    "a number of batches such as 50 or '50ba', or '100st' (optimizer steps), '90s', '10min', '2h', '0.25ep', or 'auto'"
+)
+_AUTO = "auto"
+
+Duration = int | float | str | Mapping[str, float]
 
 
 class Trigger(Protocol):
@@ -89,14 +95,87 @@ class EveryNEpochs:
         return _crossed(done[0], done[1], self.num_epochs * per_epoch)
 
 
-class Every:
-    """The trigger that `save_interval` names: an integer counts batches, a string carries its unit."""
+class Auto:
+    """When so many batches have passed since its last save as `pace` finds best for what a save costs now.
+
+    The one trigger with a memory: where it was due last, whatever other triggers save, and its choice. Before anything
+    is known it waits; then it goes by an estimate until the first save was measured.
+
+    Args:
+        max_overhead: the most that saving may cost, as a share of the time that training takes without.
+        mtbf: mean time between failures, in seconds or '8h'; None: not known.
+
+    Raises:
+        ValueError: one of them cannot be.
+    """
 
     lasting = recurs = True
 
-    def __init__(self, interval: int | str) -> None:
+    def __init__(self, max_overhead: float = 0.01, mtbf: Duration | None = None) -> None:
+        self.goal = pace.Goal(_share(max_overhead), None if mtbf is None else _mtbf_s(mtbf))
+        self.choice: pace.Choice | None = None
+        self._last: int | None = None
+        self._num_busy = 0
+
+    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+        if self._last is None:
+            self._last = self._start(moment, saved)
+        now, before = moment.position.total_batches, moment.previous.total_batches
+        self._num_busy += now - before if moment.busy else 0
+        self._tune(moment.cost, now - self._last)
+        if now == before or moment.busy or not self._is_over(now - self._last):
+            return False
+        self._last, self._num_busy = now, 0
+        return True
+
+    def _is_over(self, num_batches: int) -> bool:
+        """Is the interval over, after so many batches since the last save?
+
+        Not while the writer is busy, nor for as long again: when writes take longer than was known, saves must not
+        follow on each other's heels, or no batch is left to measure without one.
+        """
+        if self.choice is None:
+            return False
+        return num_batches >= max(self.choice.interval_batches, pace.ROOM * self._num_busy)
+
+    def _start(self, moment: Moment, saved: Sequence[Saved]) -> int:
+        """Take the interval over from before a resume; and count from the last save that might be this trigger's."""
+        if saved and saved[-1].interval_batches:
+            self.choice = pace.Choice(saved[-1].interval_batches, "resume", self.goal)
+        lasting = [item.position.total_batches for item in saved if item.lasting]
+        return lasting[-1] if lasting else moment.previous.total_batches
+
+    def _tune(self, cost: Cost | None, num_batches: int) -> None:
+        """Choose anew where it makes a difference: when a save is due by the old choice or by the new one.
+
+        Not at every batch: while an estimate follows a change, it would pass through a dozen choices.
+        """
+        if cost is None:
+            return
+        new = pace.tune(self.choice, cost, self.goal)
+        if self.choice is None or num_batches >= min(self.choice.interval_batches, new.interval_batches):
+            self.choice = new
+
+
+class Every:
+    """The trigger that `save_interval` names: an integer counts batches, a string carries its unit.
+
+    Args:
+        interval: what `parse_interval` reads.
+        max_overhead: for 'auto', as in `Auto`.
+        mtbf: likewise.
+    """
+
+    lasting = True
+
+    def __init__(self, interval: int | str, max_overhead: float = 0.01, mtbf: Duration | None = None) -> None:
         self.interval = interval
-        self._trigger = parse_interval(interval)
+        self._trigger = parse_interval(interval, max_overhead, mtbf)
+
+    @property
+    def choice(self) -> pace.Choice | None:
+        """What `auto` goes by; None as long as it does not know, and for other intervals."""
+        return self._trigger.choice if isinstance(self._trigger, Auto) else None
 
     def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
         return self._trigger.due(moment, saved)
@@ -137,12 +216,19 @@ def reasons(triggers: Mapping[str, Trigger], moment: Moment, saved: Sequence[Sav
     return tuple(name for name, trigger in triggers.items() if trigger.due(moment, saved))
 
 
-def parse_interval(interval: int | str) -> Trigger:
+def parse_interval(interval: int | str, max_overhead: float = 0.01, mtbf: Duration | None = None) -> Trigger:
     """Read a `save_interval`.
 
+    Args:
+        interval: a positive number with a known unit, or 'auto'.
+        max_overhead: for 'auto', as in `Auto`.
+        mtbf: likewise.
+
     Raises:
-        ValueError: it is not a positive number with a known unit.
+        ValueError: the interval is something else, or 'auto' cannot go by the other two.
     """
+    if interval == _AUTO:
+        return Auto(max_overhead, mtbf)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(interval))
     number, unit = match.groups() if match else ("", "")
     if not number or isinstance(interval, bool):
@@ -158,11 +244,11 @@ def parse_interval(interval: int | str) -> Trigger:
     raise ValueError(f"save_interval={interval!r} is no interval: give {_UNITS}.")
 
 
-def parse_duration_s(duration: int | float | str | Mapping[str, float]) -> float:
-    """Seconds in a time limit: a number of seconds, '90s', '10min', '2h', 'DD:HH:MM:SS', or {hours: 2, minutes: 30}.
+def parse_duration_s(duration: Duration, name: str = "max_time") -> float:
+    """Seconds in a time: a number of seconds, '90s', '10min', '2h', 'DD:HH:MM:SS', or {hours: 2, minutes: 30}.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these; `name` is what it was given for.
     """
     names = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
     if isinstance(duration, Mapping) and duration and _are_amounts(duration, names):
@@ -171,7 +257,21 @@ def parse_duration_s(duration: int | float | str | Mapping[str, float]) -> float
         return float(sum(int(n) * unit for n, unit in zip(match.groups(), names.values(), strict=True)))
     if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(duration).strip())) and match[2] in {"", *_SECONDS}:
         return float(match[1]) * _SECONDS.get(match[2], 1)
-    raise ValueError(f"max_time={duration!r} is no time: give seconds, '90s', '10min', '2h' or 'DD:HH:MM:SS'.")
+    raise ValueError(f"{name}={duration!r} is no time: give seconds, '90s', '10min', '2h' or 'DD:HH:MM:SS'.")
+
+
+def _mtbf_s(mtbf: Duration) -> float:
+    """The mean time between failures, in seconds."""
+    seconds = parse_duration_s(mtbf, name="mtbf")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"mtbf={mtbf!r} must be more than 0: give the mean time between failures, as in '8h'.")
+    return seconds
+
+
+def _share(max_overhead: float) -> float:
+    if isinstance(max_overhead, bool) or not isinstance(max_overhead, (int, float)) or not 0 < max_overhead < 1:
+        raise ValueError(f"max_overhead={max_overhead!r} must be a share between 0 and 1: 0.01 is 1 % of the time.")
+    return max_overhead
 
 
 def _are_amounts(duration: Mapping[str, float], names: Mapping[str, int]) -> bool:

@@ -54,6 +54,35 @@ class Saved:
     """Seconds from the first byte to the commit."""
     created: str = ""
     """UTC time of the commit, ISO 8601."""
+    interval_batches: int | None = None
+    """The interval that `save_interval=auto` had chosen when this was saved."""
+    overhead: float | None = None
+    """What saving has cost the run up to here, as a share of the time that it would have taken without."""
+    skipped: int = 0
+    """Interval saves that were left out up to here, because the writer was busy."""
+    wait_s: float = 0.0
+    """The part of `stall_s` that was spent waiting for a free buffer."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a save costs, as it was measured lately; all in seconds."""
+
+    batch_s: float
+    """A training batch while nothing is being written; validations are left out."""
+    stall_s: float
+    """Training stands still, per save."""
+    slowdown_s: float
+    """What training loses besides, per save: batches are slower than usual while the writer works."""
+    write_s: float
+    """From the start of a save to its commit."""
+    num_saves: int = 0
+    """Over how many saves this was measured; 0: an estimate, made before the first one."""
+
+    @property
+    def save_s(self) -> float:
+        """What a save costs the training in all."""
+        return self.stall_s + self.slowdown_s
 
 
 @dataclass(frozen=True)
@@ -75,6 +104,10 @@ class Moment:
     stop: str | None
     """Why the run must stop here (a signal, a time limit), or None."""
     mode: Mode = "min"
+    cost: Cost | None = None
+    """What a save costs; None: nothing is known yet."""
+    busy: bool = False
+    """A save is still being written."""
 
 
 def ranked(saved: Sequence[Saved], mode: Mode) -> list[Saved]:
