@@ -60,22 +60,24 @@ def test_without_a_metric_the_column_is_the_score(here):
 
 
 def test_the_facts(here):
-    facts = {"test": {"test/acc": 0.98765, "test/loss": 0.1}, "num_saves": 12, "total_stall_s": 1.5, "elapsed_s": 30.0}
+    facts = {"test": {"test/acc": 0.98765, "test/loss": 0.1}, "num_saves": 12, "stall_s": 1.5}
+    facts |= {"overhead": 0.0512, "at_risk_s": 200.0}
     lines = shown(report.show_ending, ending(here / "logs" / "run", **facts, more="trainer.max_epochs=6"))
     assert cells(lines, "run ")[1:] == ["logs/run", "(finished)"]
     assert " ".join(cells(lines, "best ")) == "best val/loss 0.25 at epoch 0, batch 8"
     assert " ".join(cells(lines, "test ")) == "test test/acc 0.9877, test/loss 0.1"
-    assert " ".join(cells(lines, "saving")) == "saving 12 saves, 1.50 s in all, 5.0 % of training"
+    assert " ".join(cells(lines, "saving")) == "saving 12 saves, overhead 5.1 %, of which 1.5 s standing still"
+    assert " ".join(cells(lines, "at risk")) == "at risk 3.33 min of work, on average"
     assert " ".join(cells(lines, "go on")) == "go on python train.py resume=logs/run trainer.max_epochs=6"
 
 
-def test_saves_that_failed_are_counted(here):
-    lines = shown(report.show_ending, ending(here, num_saves=3, num_failed=2, elapsed_s=10.0))
-    assert "3 saves (2 failed), " in " ".join(cells(lines, "saving"))
+def test_saves_that_failed_or_were_left_out_are_counted(here):
+    lines = shown(report.show_ending, ending(here, num_saves=3, num_failed=2, num_skipped=4))
+    assert "3 saves (2 failed, 4 skipped), " in " ".join(cells(lines, "saving"))
 
 
 def test_one_save_is_one(here):
-    lines = shown(report.show_ending, ending(here, num_saves=1, elapsed_s=0.0))
+    lines = shown(report.show_ending, ending(here, num_saves=1))
     assert cells(lines, "saving")[1:3] == ["1", "save,"]
 
 
@@ -138,3 +140,19 @@ def test_the_configuration_begins_with_what_is_asked_first():
 
 def test_brackets_in_the_configuration_are_shown():
     assert any("a[b]" in line for line in shown(report.show_config, {"task_name": "a[b]"}))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0 ms"),
+        (0.00579, "5.79 ms"),
+        (1.0, "1 s"),
+        (119.6, "120 s"),
+        (120.0, "2 min"),
+        (7200.0, "2 h"),
+        (9e5, "250 h"),
+    ],
+)
+def test_a_duration_has_a_unit_that_fits(seconds, text):
+    assert report.duration(seconds) == text

@@ -145,7 +145,7 @@ def _listing(place: _Place, good: Sequence[Saved], best: str, last: str, width: 
         table.add_column(escape(name), justify="right", no_wrap=True)
     table.add_column("link", no_wrap=True)
     for item in good:
-        cost = f"{1000 * item.stall_s:.3g} ms" if item.stall_s < 1 else f"{item.stall_s:.3g} s"
+        cost = report.duration(item.stall_s)
         links = " ".join(["best"] * (item.name == best) + ["last"] * (item.name == last))
         # Dim: from a validation before this position, which is not what the checkpoint is ranked by.
         values = [f"{item.metrics[name]:.4g}" if name in item.metrics else "" for name in metrics]

@@ -38,8 +38,14 @@ class Ending:
     num_saves: int = 0
     num_failed: int = 0
     """Saves that failed, in this process."""
-    total_stall_s: float = 0.0
-    elapsed_s: float = 0.0
+    num_skipped: int = 0
+    """Interval saves that were left out, because the writer was busy."""
+    stall_s: float = 0.0
+    """Training stood still for saves, in all."""
+    overhead: float = 0.0
+    """What saving has cost, as a share of the time that the run would have taken without."""
+    at_risk_s: float = 0.0
+    """Work that a failure would have lost, on average."""
     more: str = ""
     """The override without which going on would do nothing."""
 
@@ -96,6 +102,14 @@ def _links(item: Saved, ending: Ending) -> str:
     return " ".join(link.removesuffix(".ckpt") for link, name in links.items() if name == item.name)
 
 
+def duration(seconds: float) -> str:
+    """`5.8 ms`, `12.3 s`, `4 min`, `2.5 h`."""
+    for unit, factor, limit in (("ms", 1e-3, 1.0), ("s", 1.0, 120.0), ("min", 60.0, 7200.0)):
+        if seconds < limit:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds / 3600:.3g} h"
+
+
 def relative(path: Path) -> str:
     """The path as one would type it here."""
     try:
@@ -119,8 +133,10 @@ def _facts(ending: Ending) -> list[tuple[str, str]]:
     if ending.test:
         facts.append(("test", ", ".join(f"{name} {value:.4g}" for name, value in ending.test.items())))
     if ending.num_saves:
-        share = 100 * ending.total_stall_s / ending.elapsed_s if ending.elapsed_s else 0.0
         saves = "1 save" if ending.num_saves == 1 else f"{ending.num_saves} saves"
-        failed = f" ({ending.num_failed} failed)" if ending.num_failed else ""
-        facts.append(("saving", f"{saves}{failed}, {ending.total_stall_s:.2f} s in all, {share:.1f} % of training"))
+        less = {"failed": ending.num_failed, "skipped": ending.num_skipped}
+        but = ", ".join(f"{count} {what}" for what, count in less.items() if count)
+        cost = f"overhead {100 * ending.overhead:.2g} %, of which {duration(ending.stall_s)} standing still"
+        facts.append(("saving", f"{saves}{f' ({but})' if but else ''}, {cost}"))
+        facts.append(("at risk", f"{duration(ending.at_risk_s)} of work, on average"))
     return facts

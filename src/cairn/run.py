@@ -71,6 +71,9 @@ def run(cfg: DictConfig) -> float | None:
         config.check(merged.config)
         if old is not None and old.status == "finished" and not merged.changed:
             return _already_finished(directory, old)
+        if merged.config.get("train"):
+            directory.lock()
+            resume.wait_for_writers(Path(merged.config.checkpoint.dirpath))
         plan = _plan(merged.config, directory, old)
         if _time_is_up(merged.config, plan):
             return None
@@ -79,7 +82,6 @@ def run(cfg: DictConfig) -> float | None:
             resume.check_goes_on(plan.path, contents, merged.config.trainer.get("max_epochs"))
         if not merged.config.get("train"):
             return _only_test(merged.config, directory, old, plan)
-        directory.lock()
         record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
         command.announce_children(
             config=str(directory.config_file), run=record.id, start=str(plan.path) if plan.path else None
@@ -233,8 +235,10 @@ def _end(
         test=test,
         num_saves=engine.num_saves,
         num_failed=engine.failures.total,
-        total_stall_s=engine.total_stall_s,
-        elapsed_s=engine.elapsed_s,
+        num_skipped=engine.meter.num_skipped,
+        stall_s=engine.meter.total_stall_s,
+        overhead=engine.meter.overhead(engine.elapsed_s),
+        at_risk_s=engine.meter.at_risk_s(engine.elapsed_s),
         more=_more(parts.trainer, cfg, why),
     )
     report.show_ending(ending, Console())

@@ -98,7 +98,7 @@ def test_the_manifest_tells_of_the_run(tmp_path):
 def test_the_numbers_of_the_costs_add_up(tmp_path):
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
     assert run.engine.num_saves == 8
-    assert run.engine.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
+    assert run.engine.meter.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
 
 
 def test_the_costs_are_those_of_all_starts(tmp_path):
@@ -108,7 +108,7 @@ def test_the_costs_are_those_of_all_starts(tmp_path):
         fit(prepare(tmp_path, module, policy(tmp_path, **ALL), stop=stop))
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL), plan=plan_of(tmp_path)))
     assert (run.module.num_batches, run.engine.num_saves) == (4, 8)
-    assert run.engine.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
+    assert run.engine.meter.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
 
 
 def test_lightning_alone_reads_a_checkpoint(tmp_path):

@@ -19,12 +19,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.hooks import RemovableHandle
 from torchmetrics import MetricTracker
 
-from cairn.checkpoint import estimate, layout, loop, retention, saving, schedule, snapshot, stage, state
+from cairn.checkpoint import estimate, layout, loop, pace, retention, saving, schedule, snapshot, stage, state
 from cairn.checkpoint.encoding import encode
 from cairn.checkpoint.errors import ConfigError, SaveError
 from cairn.checkpoint.failures import Failures
 from cairn.checkpoint.history import History
 from cairn.checkpoint.images import Image
+from cairn.checkpoint.meter import Meter
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.checkpoint.types import Mode, Moment, Position, Saved
@@ -86,7 +87,8 @@ class CheckpointEngine(Checkpoint):
         self.policy, self.origin, self.plan, self.stop = policy, origin, plan, stop
         ranked_by = policy.mode if policy.monitor else None
         self.history = History(policy.directory, policy.rules.values(), ranked_by)
-        self.num_saves, self.num_skipped, self.total_stall_s = 0, 0, 0.0
+        self.num_saves = 0
+        self.meter = Meter()
         self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
         self._saver: saving.Saver | None = None
@@ -97,6 +99,9 @@ class CheckpointEngine(Checkpoint):
         self._previous, self._samples = _START, 0
         self._elapsed_before, self._last_save_s = 0.0, 0.0
         self._started: float | None = None
+        self._left_s, self._waited_s = 0.0, 0.0
+        self._was_busy = self._validated = False
+        self._choice: pace.Choice | None = None
         self._score: float | None = None
 
     def attach(self, trainer: Trainer) -> None:
@@ -161,20 +166,22 @@ class CheckpointEngine(Checkpoint):
         if self._loaded["run"] == self.origin.run:  # and not a new run that starts from another's state
             clock = self._loaded["clock"]
             self.num_saves = clock["num_saves"]
-            # Its own cost was not known yet when it was written; its manifest knows it.
-            self.total_stall_s = clock["total_stall_s"] + (self.plan.saved.stall_s if self.plan.saved else 0.0)
+            self.meter.load_state_dict(clock["meter"])
+            if self.plan.saved is not None:
+                self.meter.resumed(self.plan.saved)
             self._elapsed_before = self._last_save_s = clock["elapsed_s"]
             snapshot.restore_loggers(trainer, self._loaded)
         trainer.should_stop = self._loaded["should_stop"]
         loop.expect(trainer, self._loaded["place"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = time.monotonic()
+        self._started = self._left_s = time.monotonic()
         self._due(self._moment("batch", ends=False))  # a trigger that cannot answer says so before training
         if self.policy.triggers and trainer.is_global_zero and not trainer.fast_dev_run:
             num_bytes = estimate.first_num_bytes(pl_module, trainer.optimizers)
             self.history.check_space(num_bytes)
             self._open_saver(trainer, max(num_bytes, self.plan.saved.num_bytes if self.plan.saved else 0))
+            self.meter.expect(num_bytes)
         if self.policy.triggers and not _keeps_its_place(trainer):
             rank_zero_warn(
                 "The training data does not say where it stands, so that after a resume inside an epoch it starts "
@@ -191,6 +198,7 @@ class CheckpointEngine(Checkpoint):
         self._close_saver(wait=not isinstance(exception, KeyboardInterrupt))  # which means at once
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
         if self.policy.monitor is None or trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:
             return
         value = trainer.callback_metrics.get(self.policy.monitor)
@@ -216,6 +224,7 @@ class CheckpointEngine(Checkpoint):
         trainer = self._the_trainer
         if trainer.fast_dev_run:
             return
+        self._measure_batches(place)
         moment, due, gave_up = self._agree(trainer, self._moment(place, ends))
         if gave_up:
             raise SaveError(gave_up)
@@ -224,6 +233,7 @@ class CheckpointEngine(Checkpoint):
         self._previous, self._score = moment.position, None
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest)
+        self._left_s, self._was_busy, self._validated = time.monotonic(), self._busy, False
 
     def restore(self) -> None:
         """Put back what Lightning does not restore; the loops know when."""
@@ -245,7 +255,16 @@ class CheckpointEngine(Checkpoint):
             ends=ends,
             stop=signal.Signals(stop).name if stop else TIME_LIMIT if over else None,
             mode=self.policy.mode,
+            cost=self.meter.cost(),
+            busy=self._busy,
         )
+
+    def _measure_batches(self, place: loop.Place) -> None:
+        """How long a batch has taken since the last boundary; more than one if a window of accumulation closes."""
+        passed_s = time.monotonic() - self._left_s
+        now = loop.position(self._the_trainer, place, self._samples).total_batches
+        for _ in range(count := now - self._previous.total_batches):
+            self.meter.batch(passed_s / count, self._was_busy, self._validated)
 
     def _agree(self, trainer: Trainer, moment: Moment) -> tuple[Moment, tuple[str, ...], str]:
         """Any rank's signal stops all; rank 0's clock, metrics and disk decide what is due, or that the run ends."""
@@ -266,50 +285,62 @@ class CheckpointEngine(Checkpoint):
 
     def _due(self, moment: Moment) -> tuple[str, ...]:
         try:
-            return schedule.reasons(self.policy.triggers, moment, self.history.expected)
+            due = schedule.reasons(self.policy.triggers, moment, self.history.expected)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        choices = (getattr(trigger, "choice", None) for trigger in self.policy.triggers.values())
+        choice = next(filter(None, choices), None)
+        if choice != self._choice:
+            self._choice = choice
+            log.info("%s", choice)
+        return due
 
     def _affordable(self, due: tuple[str, ...]) -> tuple[str, ...]:
         """What is due, if there is a buffer for it now; what can be done again later is left out when there is none."""
         if due and self._image is None:
             may_skip = self.policy.when_busy == "skip" and all(self.policy.triggers[name].recurs for name in due)
+            started = time.monotonic()
             self._image = self._the_saver.reserve(wait=not may_skip)
+            self._waited_s = time.monotonic() - started
             if self._image is None:
-                self.num_skipped += 1
+                self.meter.skipped()
                 return ()
         return due
 
     def _save(self, place: loop.Place, moment: Moment, due: tuple[str, ...]) -> None:
-        started, trainer = time.monotonic(), self._the_trainer
+        waited_s, self._waited_s = self._waited_s, 0.0
+        started, trainer = time.monotonic() - waited_s, self._the_trainer
         gave_up, final = "", moment.ends or moment.stop is not None
         clock = {
             "elapsed_s": moment.elapsed_s,
             "num_saves": self.num_saves + self.history.num_coming + 1,
-            "total_stall_s": self.total_stall_s,
+            "meter": self.meter.state_dict(),
         }
         self._last_save_s = moment.elapsed_s
         try:
             contents = snapshot.capture(trainer, place, moment.position, self.origin, clock)
             if trainer.is_global_zero:
-                self._stage(contents, moment, due, started)
+                self._stage(contents, moment, due, started, waited_s)
                 gave_up = self._hear(final=True) if final else ""
         except SaveError as error:
             gave_up = self.failures.add(str(error), final)
-        self.total_stall_s += time.monotonic() - started
+        self.meter.stalled(time.monotonic() - started, waited_s)
         if gave_up := trainer.strategy.broadcast(gave_up):
             if moment.stop in (None, TIME_LIMIT):
                 raise SaveError(gave_up)
             log.error(gave_up)  # the signal is why the run stops
 
-    def _stage(self, contents: Mapping[str, Any], moment: Moment, due: tuple[str, ...], started: float) -> None:
+    def _stage(
+        self, contents: Mapping[str, Any], moment: Moment, due: tuple[str, ...], started: float, waited_s: float
+    ) -> None:
         """Copy the state; from then on training may change it."""
         trainer, image = self._the_trainer, self._image
         assert image is not None
         encoded = encode(contents)
         steady = stage.steady(trainer.lightning_module, trainer.optimizers)
         num_bytes = self._the_saver.copy(encoded, image, steady)
-        draft = self._draft(moment, due, num_bytes, stall_s=time.monotonic() - started)
+        draft = self._draft(moment, due, num_bytes)
+        draft = replace(draft, stall_s=time.monotonic() - started, wait_s=waited_s)
         self._image = None
         provenance = {"world_size": trainer.world_size, **self.origin.provenance}
         self._the_saver.commit(image, draft, provenance)
@@ -332,11 +363,28 @@ class CheckpointEngine(Checkpoint):
                 continue
             gave_up = self.failures.reset()
             self.num_saves += 1
+            self._measure_save(outcome.result.saved, outcome.at_s)
             if untidy := outcome.result.untidy:
                 if last:
                     return f"{untidy} {outcome.draft.name} is whole; the next start of the run mends the rest."
                 log.error("%s %s is whole; the next save tries again.", untidy, outcome.draft.name)
         return gave_up
+
+    def _measure_save(self, saved: Saved, at: float) -> None:
+        """Note what a save has cost, and tell the loggers."""
+        at_s = self._elapsed_before + at - (self._started or at)
+        self.meter.committed(at_s - saved.elapsed_s, at_s, position_s=saved.elapsed_s)
+        facts = {
+            "stall_s": saved.stall_s,
+            "wait_s": saved.wait_s,
+            "write_s": saved.write_s,
+            "bytes": saved.num_bytes,
+            "overhead": self.meter.overhead(self.elapsed_s),
+            "skipped": self.meter.num_skipped,
+            **({"interval_batches": saved.interval_batches} if saved.interval_batches else {}),
+        }
+        for logger in self._the_trainer.loggers:
+            logger.log_metrics({f"checkpoint/{name}": value for name, value in facts.items()}, saved.position.step)
 
     def _open_saver(self, trainer: Trainer, num_bytes: int) -> None:
         policy, on_gpu = self.policy, trainer.strategy.root_device.type == "cuda"
@@ -357,7 +405,7 @@ class CheckpointEngine(Checkpoint):
             self._hear()
             self._saver = None
 
-    def _draft(self, moment: Moment, due: tuple[str, ...], num_bytes: int, stall_s: float) -> Saved:
+    def _draft(self, moment: Moment, due: tuple[str, ...], num_bytes: int) -> Saved:
         return Saved(
             name=layout.checkpoint_name(moment.position),
             position=moment.position,
@@ -369,11 +417,18 @@ class CheckpointEngine(Checkpoint):
             run=self.origin.run,
             elapsed_s=moment.elapsed_s,
             num_bytes=num_bytes,
-            stall_s=stall_s,
+            interval_batches=self._choice.interval_batches if self._choice else None,
+            overhead=self.meter.overhead(moment.elapsed_s),
+            skipped=self.meter.num_skipped,
         )
 
     def _stop_clock(self) -> None:
         self._elapsed_before, self._started = self.elapsed_s, None
+
+    @property
+    def _busy(self) -> bool:
+        """Is a save being written?"""
+        return self._saver is not None and self._saver.busy
 
     @property
     def _the_saver(self) -> saving.Saver:

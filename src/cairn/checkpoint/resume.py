@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cairn.checkpoint import disk
 from cairn.checkpoint.catalog import Catalog, Rejected, verify_file
 from cairn.checkpoint.errors import CheckpointError, ResumeError
 from cairn.checkpoint.types import Saved
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,25 @@ class Plan:
     """None: from the beginning."""
     saved: Saved | None = None
     rejected: tuple[Rejected, ...] = ()
+
+
+def wait_for_writers(directory: Path, patience_s: float = 60.0) -> None:
+    """Let a writer finish whose training process was killed: what it commits is what to go on from.
+
+    Raises:
+        ResumeError: it does not.
+    """
+    end = time.monotonic() + patience_s
+    told = False
+    while disk.is_locked(directory):
+        if not told:
+            log.info("The last checkpoint before is still being written: waiting for it.")
+            told = True
+        if time.monotonic() > end:
+            raise ResumeError(
+                f"A process still writes to {directory} and does not end: is its disk gone? Stop it first."
+            )
+        time.sleep(0.05)
 
 
 def plan(directory: Path) -> Plan:

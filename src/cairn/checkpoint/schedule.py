@@ -166,7 +166,7 @@ class Every:
         mtbf: likewise.
     """
 
-    lasting = True
+    lasting = recurs = True
 
     def __init__(self, interval: int | str, max_overhead: float = 0.01, mtbf: Duration | None = None) -> None:
         self.interval = interval

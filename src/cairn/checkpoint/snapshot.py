@@ -26,7 +26,7 @@ class Origin:
 
 
 def capture(
-    trainer: Trainer, place: loop.Place, position: Position, origin: Origin, clock: Mapping[str, float]
+    trainer: Trainer, place: loop.Place, position: Position, origin: Origin, clock: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The contents of a checkpoint, with references to live tensors. Every rank takes part; rank 0's is complete.
 

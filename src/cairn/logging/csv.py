@@ -1,4 +1,5 @@
-"""metrics.csv: one row per log call, and after a resume exactly the rows that the checkpoint knew of.
+"""metrics.csv: one row per log call, and after a resume exactly the rows that the checkpoint knew of; and
+checkpoints.csv: a row for each save that was ever made, with what it has cost.
 
 Lightning's CSVLogger deletes the file that it finds, so that a resumed run would lose its history.
 """
@@ -19,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 log = logging.getLogger(__name__)
 
 Row = dict[str, str]
+_COSTS = "checkpoint/"
 
 
 class CSVLogger(Logger):
@@ -60,8 +62,27 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if all(name.startswith(_COSTS) for name in metrics):
+            self._log_costs({name.removeprefix(_COSTS): value for name, value in metrics.items()}, step)
+            return
         row = {name: str(float(value) if name != "epoch" else int(value)) for name, value in metrics.items()}
         self._buffer.append({**row, "step": "" if step is None else str(step)})
+
+    def _log_costs(self, costs: Mapping[str, float], step: int | None) -> None:
+        """What a save has cost goes into a file of its own: no two runs measure the same, and metrics.csv is exact."""
+        path = self._directory / "checkpoints.csv"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with open(path, "a+", newline="") as file:
+                file.seek(0)
+                columns = next(csv.reader(file), None) or ["step", *costs]
+                file.seek(0, os.SEEK_END)
+                writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow({"step": step, **costs})
+        except OSError as error:
+            log.error("%s cannot be written (%s): the costs of a save are missing there.", path, error.strerror)
 
     @rank_zero_only
     def save(self) -> None:
