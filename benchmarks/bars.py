@@ -115,7 +115,8 @@ def _auto(autos: Sequence[Auto]) -> Iterator[Bar]:
 
 
 def _row(at: Comparison | None, name: str) -> Figures | None:
-    return at.row(name) if at else None
+    row = at.row(name) if at else None
+    return None if row and row.is_another else row
 
 
 def _ms(row: Figures | None, name: str) -> float | None:

@@ -36,6 +36,8 @@ class RunFigures:
     drain_s: float
     """From the end of the window until nothing was being written."""
     cpu_s: float
+    others: float
+    """Cores that were busy in the window with anything but this training: the kernel, and whoever else was there."""
     written_bytes: int
     file_bytes: int
 
@@ -72,10 +74,17 @@ class Figures:
     """For each save."""
     file_bytes: float | None = None
     extra_peak_bytes: float | None = None
+    others: float | None = None
+    """Cores that were busy with something else; the most of the rounds."""
     writer: str = ""
     """The class that wrote, where the contender tells it."""
     error: str = ""
     """Why there are no figures."""
+
+    @property
+    def is_another(self) -> bool:
+        """It asked for a writer that this checkout does not have, and got the synchronous one."""
+        return self.writer == "SyncWriter" and any(kind in self.contender for kind in ("process", "thread", "auto"))
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,7 @@ def of_run(job: Raw, seen: Raw) -> RunFigures:
         idle_s=finished[last] - seen["idle_began"] if last in finished else None,
         drain_s=seen["drain_s"],
         cpu_s=seen["closed"]["cpu_s"] - seen["opened"]["cpu_s"],
+        others=_others(seen["opened"], seen["closed"]),
         written_bytes=int(seen["closed"]["written_bytes"] - seen["opened"]["written_bytes"]),
         file_bytes=max((item.get("num_bytes", 0) for item in details.values()), default=0),
     )
@@ -246,6 +256,7 @@ def _figures(name: str, timed: list[Raw], memory: list[Raw], base: Mapping[int, 
         written_bytes=_median(run.written_bytes / len(run.batches) for run in runs.values() if run.batches),
         file_bytes=max(run.file_bytes for run in runs.values()),
         extra_peak_bytes=_extra_peak_bytes(name, memory),
+        others=max(run.others for run in runs.values()),
         writer=str(ran[0]["seen"]["engine"].get("writer", "")),
     )
 
@@ -270,6 +281,11 @@ def _floors(items: list[Raw]) -> Floors:
         write_range_s=(min(writes), max(writes)),
         write_direct_s=_median(direct),
     )
+
+
+def _others(opened: Raw, closed: Raw) -> float:
+    own, all_ = (closed[kind] - opened[kind] for kind in ("cpu_s", "busy_s"))
+    return max(0.0, all_ - own) / (closed["at"] - opened["at"])
 
 
 def _wait_s(details: Raw) -> float:

@@ -61,6 +61,7 @@ def _row_of_panels(axes: Sequence[Any], item: Comparison, floor: Floors) -> None
         loc="left",
         fontsize=10,
         fontweight="bold",
+        pad=18,  # above the names of the floors
     )
 
 

@@ -72,7 +72,12 @@ class Probe(Callback):
 
     def _tree(self) -> dict[str, float]:
         pids = processes.tree(os.getpid())
-        return {"cpu_s": processes.cpu_s(pids), "written_bytes": processes.written_bytes(pids)}
+        return {
+            "at": time.time(),
+            "cpu_s": processes.cpu_s(pids),
+            "busy_s": processes.busy_s(),
+            "written_bytes": processes.written_bytes(pids),
+        }
 
     def _now(self) -> float:
         if self.job.device == "cuda":

@@ -30,6 +30,12 @@ def cpu_s(pids: Iterable[int]) -> float:
     return sum(sum(int(field) for field in fields[11:15]) for pid in pids if (fields := _stat(pid))) / _TICKS_PER_S
 
 
+def busy_s() -> float:
+    """Processor time that the whole machine has spent on anything, or was denied by its host, in seconds."""
+    user, nice, system, _, _, *rest = (int(field) for field in (PROC / "stat").read_text().split(maxsplit=9)[1:9])
+    return (user + nice + system + sum(rest)) / _TICKS_PER_S
+
+
 def written_bytes(pids: Iterable[int]) -> int:
     """Bytes that these processes sent to storage, those still in the page cache included; 0 where it is not told."""
     return sum(_io(pid).get("write_bytes", 0) for pid in pids)

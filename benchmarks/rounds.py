@@ -70,6 +70,11 @@ def interval(factor: float, write_s: float, batch_s: float, least: int) -> int:
     return max(least, math.ceil(factor * write_s / batch_s))
 
 
+def distinct(settings: Sequence[Setting]) -> list[Setting]:
+    """Without those that come to the same interval: a small state is written within a batch, however many."""
+    return list({setting.interval: setting for setting in reversed(settings)}.values())[::-1]
+
+
 class Bench:
     """Runs children in `settings.directory` and collects what they saw, as plain JSON values."""
 
@@ -97,7 +102,9 @@ class Bench:
 
     def _compare_at(self, size: str, threads: int) -> None:
         batch_s, write_s = self._calibrate(size, threads)
-        settings = [self._setting(size, threads, factor, batch_s, write_s) for factor in self.settings.factors]
+        settings = distinct(
+            [self._setting(size, threads, factor, batch_s, write_s) for factor in self.settings.factors]
+        )
         for number in range(self.settings.rounds):
             if number:
                 self._measure_floors(size, number)
@@ -128,6 +135,7 @@ class Bench:
         num = interval(factor, write_s, batch_s, workload.SIZES[size].least_interval)
         # Fewer of the saves that are far apart: the window is as long as a save is rare.
         saves = max(2, round(self.settings.saves * min(self.settings.factors) / factor))
+        saves = min(saves, workload.SIZES[size].most_saves or saves)
         self.say(f"{size}, {threads} threads: W {write_s:.3f} s, a batch {batch_s:.3f} s, a save every {num} batches")
         return Setting(size, threads, factor, num, saves, write_s, batch_s)
 

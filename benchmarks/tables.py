@@ -12,6 +12,7 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.figures import Auto, Comparison, Figures, Floors
 
 UNKNOWN = "-"
+LOST = "lost per save ms (range)"
 HEADER = (
     "contender",
     "stall ms",
@@ -20,7 +21,7 @@ HEADER = (
     "first",
     "worst step ms",
     "waited ms",
-    "lost per save ms (range)",
+    LOST,
     "throughput lost",
     "durable, training",
     "idle",
@@ -28,6 +29,7 @@ HEADER = (
     "written",
     "CPU s per save",
     "saves (skipped)",
+    "others",
     "fsync",
 )
 LEGEND = """\
@@ -39,7 +41,8 @@ same number of batches, less that of the training without checkpoints of the sam
 rounds, and their range); what is still being written when the window ends is not in it, which favours those who fall
 behind. Durable: from the start of the save to its end, in W; of those without fsync it is when their call or future
 was done, and the bytes may be in the page cache. Idle: the same while nobody trains. Extra peak memory, written: in
-states; memory of all processes, what they share counted once, over the same without checkpoints."""
+states; memory of all processes, what they share counted once, over the same without checkpoints. Others: cores that
+were busy with anything but the training, such as the kernel writing back, or somebody else; the most of the rounds."""
 
 
 def cells(comparison: Comparison, floor: Floors) -> list[tuple[str, ...]]:
@@ -119,8 +122,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def terminal(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table for the terminal."""
     table = Table()
-    for number, column in enumerate(header):
-        table.add_column(column, no_wrap=number == 0)
+    for column in header:
+        table.add_column(column, no_wrap=column in (HEADER[0], LOST))
     for row in rows:
         table.add_row(*row)
     return table
@@ -132,7 +135,7 @@ def _cells(row: Figures, floor: Floors) -> tuple[str, ...]:
         return (contender.label, f"does not run: {row.error}", *[""] * (len(HEADER) - 2))
     states = [_ratio(value, floor.state_bytes) for value in (row.extra_peak_bytes, row.written_bytes)]
     return (
-        contender.label,
+        contender.label + (" (not here: the synchronous writer wrote)" if row.is_another else ""),
         _ms(row.stall_median_s),
         _ms(row.stall_p95_s),
         _ms(row.stall_worst_s),
@@ -147,6 +150,7 @@ def _cells(row: Figures, floor: Floors) -> tuple[str, ...]:
         states[1],
         UNKNOWN if row.cpu_s is None else f"{row.cpu_s:.2f}",
         f"{row.num_saves} ({row.num_skipped})" if contender.saves else UNKNOWN,
+        UNKNOWN if row.others is None else f"{row.others:.2f}",
         contender.fsync if contender.saves else UNKNOWN,
     )
 

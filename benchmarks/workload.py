@@ -44,6 +44,8 @@ class Size:
     seq_len: int
     least_interval: int = 4
     """Batches between two saves at least, also where writing is quick: the writer of small files needs some batches."""
+    most_saves: int | None = None
+    """In a window: some peers take half a minute for one of many small tensors."""
     optimizer: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,7 +69,7 @@ def _gpt(name: str, num_layers: int, embed_dim: int, batch_size: int = 1, seq_le
 def _many(name: str, num_tensors: int) -> Size:
     # foreach: one call for all tensors. The default on the CPU, a loop over them, would be most of the batch.
     net = {"_target_": "benchmarks.workload.ManyTensors", "num_tensors": num_tensors}
-    return Size(name, net, batch_size=4, seq_len=32, least_interval=10, optimizer={"foreach": True})
+    return Size(name, net, batch_size=4, seq_len=32, least_interval=10, most_saves=3, optimizer={"foreach": True})
 
 
 SIZES = {
