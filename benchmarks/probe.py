@@ -38,8 +38,8 @@ class Probe(Callback):
         torch.set_num_threads(self.job.threads)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if len(self._ended) == self.job.last_batch and self._saves:
-            self._commits.wait_for(self.job.last_batch, _IDLE_TIMEOUT_S if self.job.interval else 0.0)
+        if len(self._ended) == self.job.last_batch and self._saves and self._is_due(self.job.last_batch):
+            self._commits.wait_for(self.job.last_batch, _IDLE_TIMEOUT_S)
         self._began.append(self._now())
 
     def on_train_batch_end(
@@ -69,6 +69,9 @@ class Probe(Callback):
         self._seen["closed"] = self._tree()
         self._seen["drain_s"] = max(0.0, drained - self._clock_offset - self._ended[-1])
         self._seen["idle_began"] = time.time()
+
+    def _is_due(self, batch: int) -> bool:
+        return self.job.interval > 0 and batch % self.job.interval == 0
 
     def _tree(self) -> dict[str, float]:
         pids = processes.tree(os.getpid())
