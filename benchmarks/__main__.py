@@ -24,6 +24,7 @@ from benchmarks.workload import SIZES
 PARTS = ("compare", "auto", "startup")
 OUT = Path(__file__).with_name("out")
 LATEST = "latest.json"
+_FOLDERS = ("--dir", "--out")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,7 +50,7 @@ def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Seq
     raw: dict[str, Any] = {
         "machine": machine.describe(settings.directory, settings.device),
         "settings": asdict(settings) | {"directory": ""},
-        "command": f"make bench ARGS={shlex.quote(shlex.join(argv))}" if argv else "make bench",
+        "command": repeat_command(argv),
         "startup": [],
     }
     bench = Bench(settings, lambda line: console.print(line, style="dim", highlight=False))
@@ -66,6 +67,17 @@ def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Seq
         for folder in ("job", "startup", "text"):
             shutil.rmtree(settings.directory / folder, ignore_errors=True)
     return raw
+
+
+def repeat_command(argv: Sequence[str]) -> str:
+    """The command to repeat it elsewhere: without the folders of this machine."""
+    kept, rest = [], iter(argv)
+    for word in rest:
+        if word in _FOLDERS:
+            next(rest, None)
+        elif word.partition("=")[0] not in _FOLDERS:
+            kept.append(word)
+    return f"make bench ARGS={shlex.quote(shlex.join(kept))}" if kept else "make bench"
 
 
 def _store(raw: dict[str, Any], out: Path, console: Console) -> None:

@@ -109,7 +109,7 @@ def _panel(
 
 
 def _rows(item: Comparison) -> list[Figures]:
-    return [row for row in item.rows if CONTENDERS[row.contender].saves and not row.error]
+    return [row for row in item.rows if CONTENDERS[row.contender].saves and not row.error and not row.is_another]
 
 
 def _label(row: Figures) -> str:

@@ -17,6 +17,7 @@ PLOT = Path(__file__).with_name("results.png")
 def write(raw: Mapping[str, Any], results: Path = RESULTS, picture: Path = PLOT) -> None:
     """Write both files from what a benchmark left as JSON."""
     comparisons, floors = figures.comparisons(raw), figures.floors(raw)
+    results.parent.mkdir(parents=True, exist_ok=True)
     plot.draw(comparisons, floors, picture)
     results.write_text(text(raw, os.path.relpath(picture, results.parent) if picture.exists() else ""))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import results
-from benchmarks.__main__ import main
+from benchmarks.__main__ import main, repeat_command
 from tests.benchmarks.test_figures import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +75,17 @@ def test_a_stored_benchmark_is_told_and_written_again(raw, tmp_path, capsys):
     assert "ModelCheckpoint" in capsys.readouterr().out
     assert page.read_text() == results.text(raw, "results.png")
     assert (tmp_path / "results.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "make bench"),
+        (["--sizes", "0.5", "--out", "/x", "--dir=/y", "--rounds", "2"], "make bench ARGS='--sizes 0.5 --rounds 2'"),
+    ],
+)
+def test_the_command_to_repeat_it_has_no_folder_of_this_machine(argv, expected):
+    assert repeat_command(argv) == expected
 
 
 @pytest.mark.slow
