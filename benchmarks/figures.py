@@ -83,8 +83,8 @@ class Figures:
 
     @property
     def is_another(self) -> bool:
-        """It asked for a writer that this checkout does not have, and got the synchronous one."""
-        return self.writer == "SyncWriter" and any(kind in self.contender for kind in ("process", "thread", "auto"))
+        """It asked for a process, and none could be started here."""
+        return self.writer == "WriterHere" and "process" in self.contender
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def _others(opened: Raw, closed: Raw) -> float:
 
 def _wait_s(details: Raw) -> float:
     """What an engine may say of the waiting for an earlier save."""
-    return float(details.get("waited_s") or details.get("wait_s") or 0.0)
+    return float(details.get("wait_s") or 0.0)
 
 
 def _key(run: Raw) -> tuple[Any, ...]:

@@ -90,14 +90,9 @@ class Probe(Callback):
 
 
 def _numbers_of_engine(trainer: Trainer) -> dict[str, Any]:
-    """Public numbers of a checkpoint callback that has a writer, and which writer it is; whatever it tells is kept."""
-    engine: Any = next((item for item in trainer.checkpoint_callbacks if hasattr(item, "writer")), None)
-    if engine is None:
+    """What Cairn's engine has measured itself, and which writer it has; of others nothing."""
+    engine: Any = next((item for item in trainer.checkpoint_callbacks if hasattr(item, "meter")), None)
+    if engine is None or engine.saver is None:
         return {}
-    numbers = {
-        key: value
-        for owner in (engine.writer, engine)
-        for key, value in vars(owner).items()
-        if isinstance(value, int | float) and not key.startswith("_")
-    }
-    return {"writer": type(engine.writer).__name__, **numbers}
+    numbers = {key: value for key, value in vars(engine.meter).items() if isinstance(value, int | float)}
+    return {"writer": type(engine.saver.writer).__name__, **numbers}

@@ -135,7 +135,7 @@ def _cells(row: Figures, floor: Floors) -> tuple[str, ...]:
         return (contender.label, f"does not run: {row.error}", *[""] * (len(HEADER) - 2))
     states = [_ratio(value, floor.state_bytes) for value in (row.extra_peak_bytes, row.written_bytes)]
     return (
-        contender.label + (" (not here: the synchronous writer wrote)" if row.is_another else ""),
+        contender.label + (" (not here: a thread wrote)" if row.is_another else ""),
         _ms(row.stall_median_s),
         _ms(row.stall_p95_s),
         _ms(row.stall_worst_s),

@@ -17,7 +17,7 @@ def run(name="x", stall_s=0.0, number=0, batches=12, interval=4, finished=(4, 8,
         "began": began,
         "ended": ended,
         "finished": {str(batch): ended[batch - 1] + write_s for batch in finished},
-        "details": {str(batch): {"num_bytes": 70, "waited_s": 0.25} for batch in finished},
+        "details": {str(batch): {"num_bytes": 70, "wait_s": 0.25} for batch in finished},
         "engine": more.pop("engine", {}),
         "opened": {"at": 0.0, "cpu_s": 1.0, "busy_s": 5.0, "written_bytes": 0},
         "closed": {"at": 10.0, "cpu_s": 3.0, "busy_s": 12.0, "written_bytes": 140},
@@ -91,11 +91,11 @@ def test_memory_is_compared_with_the_same_command_without_checkpoints():
     assert row_of("cairn-thread", [*timed, *memory]).extra_peak_bytes == 150
 
 
-def test_a_checkout_without_the_writer_is_seen():
-    runs = [run("none", finished=()), run("cairn-process", 0.1, engine={"writer": "SyncWriter"})]
+def test_a_machine_without_the_writer_is_seen():
+    runs = [run("none", finished=()), run("cairn-process", 0.1, engine={"writer": "WriterHere"})]
     assert row_of("cairn-process", runs).is_another
     assert not row_of(
-        "cairn-sync", [run("none", finished=()), run("cairn-sync", engine={"writer": "SyncWriter"})]
+        "cairn-sync", [run("none", finished=()), run("cairn-sync", engine={"writer": "WriterHere"})]
     ).is_another
 
 

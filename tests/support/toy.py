@@ -254,8 +254,8 @@ class CopyingEngine(CheckpointEngine):
         if not self._late:
             return
         self._late = False
-        if self._saver is not None:
-            self._saver.wait()
+        if self.saver is not None:
+            self.saver.wait()
         if self.copies is not None:
             number = len(list(self.copies.iterdir()))
             shutil.copytree(self.policy.directory.parent, self.copies / f"{number:03d}", symlinks=True)

@@ -112,7 +112,7 @@ class WriterProcess:
             raise OSError("this system has no memfd_create")
         ours, theirs = Pipe()
         fds = [theirs.fileno(), *(image.fd for image in self._images.all)]
-        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         with theirs:  # theirs alone once they have it: its end is what they notice when this process dies
             # -S: it needs the standard library only, and starts in half the time. No kill for our group reaches it.
             command = [sys.executable, "-S", "-m", f"{__package__}.writer_process", *map(str, fds)]
