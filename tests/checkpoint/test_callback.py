@@ -25,7 +25,8 @@ from tests.support.values import drop_manifest, flip_byte, names
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric, MetricTracker
 
-from cairn.checkpoint import callback, layout, resume
+from cairn.checkpoint import callback, layout, resume, saving
+from cairn.checkpoint import clock as clock_module
 from cairn.checkpoint import disk as disk_module
 from cairn.checkpoint.callback import Stopped
 from cairn.checkpoint.catalog import Catalog
@@ -420,7 +421,8 @@ class Clock(Callback):
 
     def __init__(self, monkeypatch):
         self.now_s = 1000.0
-        monkeypatch.setattr(callback, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        for module in (clock_module, saving):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
 
     def on_train_batch_end(self, *args):
         self.now_s += 10

@@ -19,10 +19,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from torchmetrics import MetricTracker
 
 from cairn.checkpoint import estimate, layout, loop, pace, retention, saving, schedule, snapshot, stage, state
+from cairn.checkpoint.clock import Clock
 from cairn.checkpoint.encoding import encode
 from cairn.checkpoint.errors import ConfigError, SaveError
 from cairn.checkpoint.failures import Failures
@@ -101,10 +103,8 @@ class CheckpointEngine(Checkpoint):
         self._hooks: list[RemovableHandle] = []
         self._loaded: dict[str, Any] = {}
         self._previous, self._samples = _START, 0
-        self._elapsed_before, self._last_save_s = 0.0, 0.0
-        self._started: float | None = None
-        self._left_s, self._waited_s = 0.0, 0.0
-        self._was_busy = self._validated = False
+        self._clock = Clock()
+        self._last_save_s, self._waited_s = 0.0, 0.0
         self._choice: pace.Choice | None = None
         self._score: float | None = None
 
@@ -118,7 +118,7 @@ class CheckpointEngine(Checkpoint):
     @property
     def elapsed_s(self) -> float:
         """Training time of the run, in seconds, over all its restarts."""
-        return self._elapsed_before + (0.0 if self._started is None else time.monotonic() - self._started)
+        return self._clock.elapsed_s
 
     # What Lightning reads off a checkpoint callback
 
@@ -175,13 +175,14 @@ class CheckpointEngine(Checkpoint):
             self.meter.load_state_dict(clock["meter"])
             if self.plan.saved is not None:
                 self.meter.resumed(self.plan.saved)
-            self._elapsed_before = self._last_save_s = clock["elapsed_s"]
+            self._last_save_s = clock["elapsed_s"]
+            self._clock.go_on(self._last_save_s)
             snapshot.restore_loggers(trainer, self._loaded)
         trainer.should_stop = self._loaded["should_stop"]
         loop.expect(trainer, self._loaded["place"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = self._left_s = time.monotonic()
+        self._clock.start()
         self._due(self._moment("batch", ends=False))  # a trigger that cannot answer says so before training
         if self.policy.triggers and trainer.is_global_zero and not trainer.fast_dev_run:
             num_bytes = estimate.first_num_bytes(pl_module, trainer.optimizers)
@@ -196,15 +197,23 @@ class CheckpointEngine(Checkpoint):
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_clock()
-        self._close_saver()
+        self._clock.stop()
+        if why := self._close_saver():
+            raise SaveError(why)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop_clock()
+        self._clock.stop()
         self._close_saver(wait=not isinstance(exception, KeyboardInterrupt))  # which means at once
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        # Behind the forward and backward, which run inside of optimizer.step(): a hook of the optimizer is too early.
+        self._finish_copy()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish_copy()  # averaged weights take the place of the others there
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validated = True
+        self._clock.validated = True
         if self.policy.monitor is None or trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:
             return
         value = trainer.callback_metrics.get(self.policy.monitor)
@@ -230,6 +239,7 @@ class CheckpointEngine(Checkpoint):
         trainer = self._the_trainer
         if trainer.fast_dev_run:
             return
+        self._finish_copy()
         self._measure_batches(place)
         moment, due, gave_up = self._agree(trainer, self._moment(place, ends))
         if gave_up:
@@ -239,7 +249,7 @@ class CheckpointEngine(Checkpoint):
         self._previous, self._score = moment.position, None
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest)
-        self._left_s, self._was_busy, self._validated = time.monotonic(), self._busy, False
+        self._clock.begin_batch(self._busy)
 
     def restore(self) -> None:
         """Put back what Lightning does not restore; the loops know when."""
@@ -267,10 +277,10 @@ class CheckpointEngine(Checkpoint):
 
     def _measure_batches(self, place: loop.Place) -> None:
         """How long a batch has taken since the last boundary; more than one if a window of accumulation closes."""
-        passed_s = time.monotonic() - self._left_s
+        passed_s = self._clock.batch_s()
         now = loop.position(self._the_trainer, place, self._samples).total_batches
         for _ in range(count := now - self._previous.total_batches):
-            self.meter.batch(passed_s / count, self._was_busy, self._validated)
+            self.meter.batch(passed_s / count, self._clock.busy, self._clock.validated)
 
     def _agree(self, trainer: Trainer, moment: Moment) -> tuple[Moment, tuple[str, ...], str]:
         """Any rank's signal stops all; rank 0's clock, metrics and disk decide what is due, or that the run ends."""
@@ -351,6 +361,8 @@ class CheckpointEngine(Checkpoint):
         self._image = None
         provenance = {"world_size": trainer.world_size, **self.origin.provenance}
         self._the_saver.commit(image, draft, provenance)
+        if trainer.is_last_batch:
+            self._finish_copy()  # what hooks at an epoch's end do to weights is theirs
 
     def _hear(self, final: bool = False) -> str:
         """Tell what became of saves; returns why the run gives up, or does not end well, if so.
@@ -379,7 +391,7 @@ class CheckpointEngine(Checkpoint):
 
     def _measure_save(self, saved: Saved, at: float) -> None:
         """Note what a save has cost, and tell the loggers."""
-        at_s = self._elapsed_before + at - (self._started or at)
+        at_s = self._clock.elapsed_s_at(at)
         self.meter.committed(at_s - saved.elapsed_s, at_s, position_s=saved.elapsed_s)
         facts = {
             "stall_s": saved.stall_s,
@@ -397,20 +409,25 @@ class CheckpointEngine(Checkpoint):
         policy, on_gpu = self.policy, trainer.strategy.root_device.type == "cuda"
         copies = stage.Stage(policy.overlap)
         self.saver = saving.saver(policy.writer, policy.buffers, copies, self.history, num_bytes, on_gpu)
-        if policy.overlap:
-            for optimizer in trainer.optimizers:
+        if policy.overlap and not trainer.lightning_module.automatic_optimization:
+            for optimizer in trainer.optimizers:  # which may be stepped without Lightning noticing
                 self._hooks.append(optimizer.register_step_pre_hook(lambda *_: copies.finish()))
 
-    def _close_saver(self, wait: bool = True) -> None:
-        """Let what is on its way arrive (or leave it to the writer), and give back memory and processes."""
+    def _close_saver(self, wait: bool = True) -> str:
+        """Let what is on its way arrive (or leave it to the writer), and give back memory and processes; as `_hear`."""
         while self._hooks:
             self._hooks.pop().remove()
+        if self.saver is None:
+            return ""
+        why = self._hear(final=wait)
+        self.saver.close()
+        self.saver = None
+        return why
+
+    def _finish_copy(self) -> None:
+        """From here on anything may change the weights."""
         if self.saver is not None:
-            if wait:
-                self.saver.wait()
-            self.saver.close()
-            self._hear()
-            self.saver = None
+            self.saver.stage.finish()
 
     def _draft(self, moment: Moment, due: tuple[str, ...], num_bytes: int) -> Saved:
         return Saved(
@@ -428,9 +445,6 @@ class CheckpointEngine(Checkpoint):
             overhead=self.meter.overhead(moment.elapsed_s),
             skipped=self.meter.num_skipped,
         )
-
-    def _stop_clock(self) -> None:
-        self._elapsed_before, self._started = self.elapsed_s, None
 
     @property
     def _busy(self) -> bool:

@@ -1,0 +1,39 @@
+"""Training time is counted while training runs, over all restarts."""
+
+import time
+
+import pytest
+
+from cairn.checkpoint.clock import Clock
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A clock that is set by hand."""
+    shown = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: shown[0])
+    return shown
+
+
+def test_it_runs_between_start_and_stop_and_goes_on(now):
+    clock = Clock()
+    clock.go_on(50.0)
+    now[0] = 110.0
+    assert clock.elapsed_s == 50.0
+    clock.start()
+    now[0] = 117.0
+    assert (clock.elapsed_s, clock.elapsed_s_at(112.0)) == (57.0, 52.0)
+    clock.stop()
+    now[0] = 500.0
+    assert (clock.elapsed_s, clock.elapsed_s_at(600.0)) == (57.0, 57.0)
+
+
+def test_a_batch_begins_anew_after_each_boundary(now):
+    clock = Clock()
+    clock.start()
+    clock.validated = True
+    now[0] = 103.0
+    assert clock.batch_s() == 3.0
+    clock.begin_batch(busy=True)
+    now[0] = 104.0
+    assert (clock.batch_s(), clock.busy, clock.validated) == (1.0, True, False)
