@@ -6,6 +6,7 @@ however it went.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections import deque
@@ -85,13 +86,19 @@ def nothing() -> None:
 
 
 def mapped(fd: int, size: int) -> mmap.mmap:
-    """Map a buffer, all its pages at once: each that is touched for the first time costs more than its copy."""
+    """Map a buffer, all its pages at once: each that is touched for the first time costs more than its copy.
+
+    Raises:
+        OSError: there is no memory for them. Without these pages a write to them would be the end of the process.
+    """
     memory = mmap.mmap(fd, size)
     for advice in (_MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
         try:
             memory.madvise(advice)
-        except (OSError, ValueError, AttributeError):  # not on this kernel: the first save pays for it
-            pass
+        except (OSError, ValueError, AttributeError) as error:
+            if getattr(error, "errno", None) == errno.ENOMEM:
+                raise
+            # Not on this kernel: the first save pays for it.
     return memory
 
 
