@@ -90,9 +90,9 @@ class Stage:
 
     def finish(self) -> None:
         """Return when nothing that is still being copied would notice a step of an optimizer."""
-        if self._pending is not None:
-            self._pending()
-            self._pending = None
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending()
 
     def close(self) -> None:
         """Let the thread go that copies."""
