@@ -121,8 +121,14 @@ def test_pages_that_cannot_be_filled_are_told_and_a_kernel_that_cannot_fill_them
         image.fit(3_000_000)
 
 
-def test_without_memfd_a_buffer_is_plain_memory(monkeypatch):
-    monkeypatch.delattr(os, "memfd_create", raising=False)
+@pytest.mark.parametrize("code", [None, errno.ENOSYS, errno.EPERM])
+def test_without_memfd_or_where_it_is_not_allowed_a_buffer_is_plain_memory(code, monkeypatch):
+    def refuse(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
+    if code is None:
+        monkeypatch.delattr(os, "memfd_create")
     before = open_files()
     image = Image()
     image.fit(100_000)

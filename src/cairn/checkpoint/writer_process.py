@@ -1,7 +1,7 @@
 """The process that writes checkpoints: it does one job after the other until the training process is gone.
 
-Started by `writer.WriterProcess`, which says its own process id and the numbers of the files that this one inherits: its
-end of a pipe, then the buffers.
+Started by `writer.WriterProcess`, which says its own process id and the numbers of the files that this one inherits:
+its end of a pipe, then the buffers.
 It holds no state: whatever it is killed in the middle of, the next one does again from the same buffer.
 """
 
