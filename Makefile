@@ -13,7 +13,7 @@ MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1
 PYTEST := OMP_NUM_THREADS=1 PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format rename clean
+.PHONY: help install train test test-fast bench check format rename clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -35,6 +35,9 @@ test: $(INSTALLED) ## run all tests; ARGS="..." go to pytest
 
 test-fast: $(INSTALLED) ## run the tests that are not marked slow
 	$(PYTEST) -m "not slow" $(ARGS)
+
+bench: $(INSTALLED) ## measure what a save costs; ARGS="--quick", "--help", ...
+	$(BIN)/python -m benchmarks $(ARGS)
 
 check: $(INSTALLED) ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -16,7 +18,16 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
 )
 from tests.support.equality import differences, outcome
-from tests.support.toy import BATCHES_PER_EPOCH, NUM_SAMPLES, Awkward, Cell, StreamData, TwoValidations, train
+from tests.support.toy import (
+    BATCHES_PER_EPOCH,
+    NUM_SAMPLES,
+    Awkward,
+    Cell,
+    StreamData,
+    TwoValidations,
+    copied_as_late_as_possible,
+    train,
+)
 
 CELLS = {
     "plain": Cell(),
@@ -104,10 +115,26 @@ CELLS = {
 QUICK = {"accumulation 3, validation 0.25", "max_steps on a validation"}
 
 
+SAVING = {
+    "sync": {"writer": "sync"},
+    "process": {"writer": "process"},
+    "thread": {"writer": "thread"},
+    "one buffer": {"writer": "thread", "buffers": 1},
+    "overlap": {"writer": "process", "overlap": True},
+}
+
+
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CELLS])
 def test_a_stop_after_every_batch(name: str, tmp_path: Path) -> None:
-    cell, copies = CELLS[name], tmp_path / "copies"
+    """Each setting with one of the ways to save, in turn; CAIRN_TEST_SAVING tries one of them with all settings."""
+    way = os.environ.get("CAIRN_TEST_SAVING", list(SAVING)[list(CELLS).index(name) % len(SAVING)])
+    cell, copies = replace(CELLS[name], saving=SAVING[way]), tmp_path / "copies"
     copies.mkdir()
+    with copied_as_late_as_possible():
+        _check_every_stop(cell, copies, tmp_path)
+
+
+def _check_every_stop(cell: Cell, copies: Path, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     samples = train(tmp_path / "whole", cell, copies=copies)
     whole = outcome(tmp_path / "whole", samples)

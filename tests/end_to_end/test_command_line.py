@@ -30,7 +30,7 @@ def test_asking_for_help_imports_no_torch(flag: list[str]) -> None:
 def test_the_first_run(tmp_path: Path) -> None:
     """The defaults, W&B offline among them: what is shown, and what lies in the run directory."""
     output = train(tmp_path / "run", "trainer.max_epochs=3", "trainer.accelerator=cpu")
-    for shown in ("data", "checkpoints", "saved because", "val/loss", "test/acc", "% of training", "resume="):
+    for shown in ("data", "checkpoints", "saved because", "val/loss", "test/acc", "overhead", "at risk", "resume="):
         assert shown in output
     run = tmp_path / "run"
     names = {path.name for path in run.iterdir()}

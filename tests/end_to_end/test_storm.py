@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,9 +20,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tests.support.callbacks import recorded
-from tests.support.command import QUICK, RECORD, train, wait_for
+from tests.support.command import QUICK, RECORD, wait_for
 from tests.support.equality import differences, outcome
-from tests.support.forks import GENEROUS_S, Forks
+from tests.support.forks import GENEROUS_S, Fork, Forks
 
 from cairn.checkpoint import layout, retention
 from cairn.checkpoint.catalog import Catalog, describe, verify
@@ -59,8 +60,11 @@ GPT = [  # many are kept, by rules that overlap
 ]
 SLOW_DISK = "+callbacks.disk._target_=tests.support.callbacks.SlowDisk"
 COMMANDS = {"digits": DIGITS, "gpt": GPT}
-KILLS = math.ceil(int(os.environ.get("CAIRN_STORM_KILLS", "100")) / len(COMMANDS))
-"""Of each command."""
+LAGS = {"sync": 0, "thread": 2, "process": 2}
+"""How many saves a kill may cost that were due: with two buffers one is being written, and one is staged."""
+STORMS = [(name, writer) for name in COMMANDS for writer in LAGS]
+KILLS = math.ceil(int(os.environ.get("CAIRN_STORM_KILLS", "102")) / len(STORMS))
+"""Of each command with each writer."""
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +73,45 @@ def forks() -> Iterator[Forks]:
         yield forks
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_storm_of_kills(name: str, forks: Forks, tmp_path: Path) -> None:
-    command = [*QUICK, *COMMANDS[name], RECORD, SLOW_DISK, f"paths.data_dir={tmp_path}"]
-    train(tmp_path / "whole", *command)
-    whole = outcome(tmp_path / "whole", recorded(tmp_path / "whole"))
-    storm = Storm(forks, command, OmegaConf.load(tmp_path / "whole" / "config.yaml"), random.Random(name))
+@pytest.fixture(scope="module", params=COMMANDS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def command(name: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    # Every save is made, whatever it costs: the runs shall keep the same files.
+    return [
+        *QUICK,
+        *COMMANDS[name],
+        RECORD,
+        "checkpoint.when_busy=wait",
+        f"paths.data_dir={tmp_path_factory.mktemp('d')}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(command: list[str], forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert forks.start(run, *command).wait() == 0, _tail(run)
+    return run
+
+
+@pytest.mark.parametrize("writer", LAGS)
+def test_a_storm_of_kills(name: str, writer: str, command: list[str], whole: Path, forks: Forks) -> None:
+    with tempfile.TemporaryDirectory(
+        dir=None if writer == "process" else os.environ.get("PYTEST_DEBUG_TEMPROOT")
+    ) as folder:
+        _storm(name, writer, command, whole, forks, Path(folder))
+
+
+def _storm(name: str, writer: str, command: list[str], whole_run: Path, forks: Forks, tmp_path: Path) -> None:
+    whole = outcome(whole_run, recorded(whole_run))
+    # In memory all steps of a save are over at once. The process lies on a disk instead: nothing in it can be patched.
+    slow = [] if writer == "process" else [SLOW_DISK]
+    ours = [*command, *slow, f"checkpoint.writer={writer}"]
+    config = OmegaConf.load(whole_run / "config.yaml")
+    storm = Storm(forks, ours, config, random.Random(name + writer), LAGS[writer])
     while storm.counts["kills"] < KILLS:
         run = tmp_path / f"run{storm.counts['ends']}"
         while storm.counts["kills"] < KILLS and storm.kills(run):
@@ -82,7 +119,7 @@ def test_a_storm_of_kills(name: str, forks: Forks, tmp_path: Path) -> None:
         storm.let_finish(run)
         assert differences(whole, outcome(run, recorded(run))) == []
         assert storm.traces(run) == set()
-    print(f"\n{name}: {dict(storm.counts)}; none torn, none a step back, all ends equal")
+    print(f"\n{name}, {writer}: {dict(storm.counts)}; none torn, none a step back, all ends equal")
     assert storm.counts["kills"] >= KILLS
     assert storm.counts["inside a save"] >= KILLS // 10, "a storm that spares the saves shows nothing"
 
@@ -95,6 +132,7 @@ class Storm:
     command: list[str]
     config: DictConfig
     rng: random.Random
+    lag: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
     def kills(self, run: Path) -> bool:
@@ -105,8 +143,9 @@ class Storm:
             time.sleep(self.rng.uniform(0, 0.5))  # most likely before its first save
         elif wait_for(lambda: _newest_manifest(run) != name, process, GENEROUS_S):
             time.sleep(self.rng.uniform(0, 0.1))  # in one of its next saves, or between them
-        if process.kill() != -signal.SIGKILL:
-            assert process.wait() == 0, _tail(run)
+        code = self._kill(process)
+        if code != -signal.SIGKILL:
+            assert code == 0, _tail(run)
             return False
         self.counts["kills"] += 1
         self.counts["files whole"] += _check_files(run / "checkpoints")
@@ -117,6 +156,20 @@ class Storm:
         self.counts["inside a save"] += bool(traces)
         self.counts["before the first save"] += not traces and now == committed
         return True
+
+    def _kill(self, process: Fork) -> int:
+        """kill -9 of the training, in half of the cases of its writer at the same time; returns the exit code."""
+        writers = _writers(process.pid)
+        if writers and self.rng.random() < 0.5:  # the machine has gone
+            os.kill(process.pid, signal.SIGSTOP)
+            for pid in writers:
+                os.kill(pid, signal.SIGKILL)
+        code = process.kill()
+        limit = time.monotonic() + GENEROUS_S
+        while any(_runs(pid) for pid in writers):  # it finishes what it has begun
+            assert time.monotonic() < limit, "the writer does not end"
+            time.sleep(0.005)
+        return code
 
     def let_finish(self, run: Path) -> None:
         """Start it without a kill."""
@@ -129,7 +182,8 @@ class Storm:
         if not batches.exists():
             return 0
         begun, _, batch, _ = json.loads(batches.read_text().splitlines()[-1])
-        return begun - batch % self.config.trainer.accumulate_grad_batches  # there is no save in an open window
+        window = self.config.trainer.accumulate_grad_batches  # there is no save in an open one
+        return begun - batch % window - self.lag * window
 
     def traces(self, run: Path) -> set[tuple[str, str]]:
         """What a kill inside a save leaves, and nothing else: of what kind, and of which checkpoint."""
@@ -164,6 +218,22 @@ def _check_files(checkpoints: Path) -> int:
     for link in (checkpoints / layout.LAST, checkpoints / layout.BEST):
         assert not link.is_symlink() or link.resolve().with_suffix(".json") in manifests, f"{link} dangles"
     return len(manifests)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_text())
+    except OSError:
+        return False
+
+
+def _writers(pid: int) -> list[int]:
+    """The processes that a training has started to write its checkpoints."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in children if "writer_process" in Path(f"/proc/{child}/cmdline").read_text()]
+    except OSError:
+        return []
 
 
 def _newest_manifest(run: Path) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
@@ -17,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric, MetricCollection, MinMaxMetric, MinMetric, RunningMean
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from cairn.checkpoint import stage
 from cairn.checkpoint.callback import CheckpointEngine, Policy
 from cairn.checkpoint.loop import Place
 from cairn.checkpoint.resume import Plan, plan
@@ -221,28 +225,68 @@ class Cell:
     data_class: type[DataModule] = PointData
     module_class: type[LightningModule] = Toy
     monitor: str | None = "val/loss"
+    saving: Mapping[str, Any] = field(default_factory=lambda: {"writer": "sync"})
     num_boundaries: int = EPOCHS * BATCHES_PER_EPOCH
     """How many places to stop at there are; a cell whose run is shorter says so."""
 
 
 class CopyingEngine(CheckpointEngine):
-    """Leaves a copy of the run directory at every boundary: what a `kill -9` right there would have left on disk."""
+    """Leaves a copy of the run directory at every boundary: what a `kill -9` right there would have left on disk.
+
+    If a save is committed in the background, the copy is made when it is, shortly before the next boundary.
+    """
 
     copies: Path | None = None
+    _late = False
 
     def at_boundary(self, place: Place, ends: bool) -> None:
+        self._copy_late()
         super().at_boundary(place, ends)
+        self._late = True
+        if self.policy.writer == "sync":
+            self._copy_late()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._copy_late()
+
+    def _copy_late(self) -> None:
+        if not self._late:
+            return
+        self._late = False
+        if self.saver is not None:
+            self.saver.wait()
         if self.copies is not None:
             number = len(list(self.copies.iterdir()))
             shutil.copytree(self.policy.directory.parent, self.copies / f"{number:03d}", symlinks=True)
 
 
+@contextmanager
+def copied_as_late_as_possible() -> Iterator[None]:
+    """What may be copied during the next batch is copied right before its optimizer step."""
+    now, copy, finish = threading.Event(), stage._copy, stage.Stage.finish
+
+    def late(pairs: Any, **options: Any) -> None:
+        if threading.current_thread().name.startswith("checkpoint-copy"):
+            now.wait(0.1)  # after the last batch there is no step
+        copy(pairs, **options)
+
+    def finish_now(self: stage.Stage) -> None:
+        now.set()
+        finish(self)
+        now.clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "_copy", late)
+        patch.setattr(stage.Stage, "finish", finish_now)
+        yield
+
+
 def policy(run: Path, cell: Cell) -> Policy:
     """Every batch, the best validation and the end; two newest and the best are kept."""
     triggers = {"interval": Every(cell.interval), "best": BestValidation(), "end": AtEnd()}
-    return Policy(
-        run / "checkpoints", triggers, {"last": Latest(2), "best": Best()}, cell.monitor, "min", writer="sync"
-    )
+    rules = {"last": Latest(2), "best": Best()}
+    return Policy(run / "checkpoints", triggers, rules, cell.monitor, "min", when_busy="wait", **cell.saving)
 
 
 def train(

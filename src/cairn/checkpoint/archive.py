@@ -12,6 +12,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 ALIGNMENT = 64
 """Every record begins at a multiple of this, in bytes, so that it can be mapped as a tensor of any type."""
@@ -59,7 +60,7 @@ class _Entry:
         """Compressed and not; for a large one they stand in the extra field."""
         return (_MOST_32, _MOST_32) if self.large else (self.num_bytes, self.num_bytes)
 
-    @property
+    @cached_property
     def header(self) -> bytes:
         """What comes before its bytes, padded so that they are aligned."""
         large = struct.pack("<2H2Q", _ZIP64, 16, self.num_bytes, self.num_bytes) if self.large else b""
@@ -70,7 +71,7 @@ class _Entry:
         fields = (b"PK\3\4", self._version, flags, 0, *when, 0, *self._sizes, len(self.name), len(extra))
         return _LOCAL.pack(*fields) + self.name + extra
 
-    @property
+    @cached_property
     def descriptor(self) -> bytes:
         """What comes after its bytes; the checksum is still to be filled in."""
         return struct.pack("<4sI2Q" if self.large else "<4s3I", b"PK\7\10", 0, self.num_bytes, self.num_bytes)
@@ -91,7 +92,7 @@ class _Entry:
         """Where its bytes are."""
         return self.at + len(self.header)
 
-    @property
+    @cached_property
     def end(self) -> int:
         """Where the next record may begin."""
         return self.data + self.num_bytes + len(self.descriptor)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
@@ -25,6 +28,7 @@ from cairn.checkpoint.errors import ConfigError, SaveError
 from cairn.checkpoint.failures import Failures
 from cairn.checkpoint.history import History
 from cairn.checkpoint.images import Image
+from cairn.checkpoint.mapped import MappedCheckpointIO
 from cairn.checkpoint.meter import Meter
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
@@ -91,7 +95,7 @@ class CheckpointEngine(Checkpoint):
         self.meter = Meter()
         self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
-        self._saver: saving.Saver | None = None
+        self.saver: saving.Saver | None = None
         self._image: Image | None = None
         """Reserved for the save that is due."""
         self._hooks: list[RemovableHandle] = []
@@ -105,9 +109,11 @@ class CheckpointEngine(Checkpoint):
         self._score: float | None = None
 
     def attach(self, trainer: Trainer) -> None:
-        """Give `trainer` the loops with boundaries. Before `fit`."""
+        """Give `trainer` the loops with boundaries, and a quick way to load. Before `fit`."""
         self._trainer = trainer
         loop.install(trainer, self)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that somebody has chosen
+            trainer.strategy.checkpoint_io = MappedCheckpointIO()
 
     @property
     def elapsed_s(self) -> float:
@@ -318,10 +324,11 @@ class CheckpointEngine(Checkpoint):
         }
         self._last_save_s = moment.elapsed_s
         try:
-            contents = snapshot.capture(trainer, place, moment.position, self.origin, clock)
-            if trainer.is_global_zero:
-                self._stage(contents, moment, due, started, waited_s)
-                gave_up = self._hear(final=True) if final else ""
+            with _uncollected():
+                contents = snapshot.capture(trainer, place, moment.position, self.origin, clock)
+                if trainer.is_global_zero:
+                    self._stage(contents, moment, due, started, waited_s)
+            gave_up = self._hear(final=True) if final else ""
         except SaveError as error:
             gave_up = self.failures.add(str(error), final)
         self.meter.stalled(time.monotonic() - started, waited_s)
@@ -351,11 +358,11 @@ class CheckpointEngine(Checkpoint):
         Args:
             final: wait for all of them; the last one is the last of the run.
         """
-        if self._saver is None:
+        if self.saver is None:
             return ""
         if final:
-            self._saver.wait()
-        gave_up, outcomes = "", self._saver.outcomes()
+            self.saver.wait()
+        gave_up, outcomes = "", self.saver.outcomes()
         for outcome in outcomes:
             last = final and outcome is outcomes[-1]
             if outcome.result is None:
@@ -389,7 +396,7 @@ class CheckpointEngine(Checkpoint):
     def _open_saver(self, trainer: Trainer, num_bytes: int) -> None:
         policy, on_gpu = self.policy, trainer.strategy.root_device.type == "cuda"
         copies = stage.Stage(policy.overlap)
-        self._saver = saving.saver(policy.writer, policy.buffers, copies, self.history, num_bytes, on_gpu)
+        self.saver = saving.saver(policy.writer, policy.buffers, copies, self.history, num_bytes, on_gpu)
         if policy.overlap:
             for optimizer in trainer.optimizers:
                 self._hooks.append(optimizer.register_step_pre_hook(lambda *_: copies.finish()))
@@ -398,12 +405,12 @@ class CheckpointEngine(Checkpoint):
         """Let what is on its way arrive (or leave it to the writer), and give back memory and processes."""
         while self._hooks:
             self._hooks.pop().remove()
-        if self._saver is not None:
+        if self.saver is not None:
             if wait:
-                self._saver.wait()
-            self._saver.close()
+                self.saver.wait()
+            self.saver.close()
             self._hear()
-            self._saver = None
+            self.saver = None
 
     def _draft(self, moment: Moment, due: tuple[str, ...], num_bytes: int) -> Saved:
         return Saved(
@@ -428,17 +435,29 @@ class CheckpointEngine(Checkpoint):
     @property
     def _busy(self) -> bool:
         """Is a save being written?"""
-        return self._saver is not None and self._saver.busy
+        return self.saver is not None and self.saver.busy
 
     @property
     def _the_saver(self) -> saving.Saver:
-        assert self._saver is not None, "there are triggers, and training has started"
-        return self._saver
+        assert self.saver is not None, "there are triggers, and training has started"
+        return self.saver
 
     @property
     def _the_trainer(self) -> Trainer:
         assert self._trainer is not None, "attach(trainer) comes before fit"
         return self._trainer
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's garbage collector: many small tensors make it look at all of them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _keeps_its_place(trainer: Trainer) -> bool:

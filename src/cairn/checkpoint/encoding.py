@@ -168,7 +168,7 @@ class _Encoder:
         self._parts.append(_BUILD)
 
     def _add_key(self, key: Any) -> None:
-        if any(type(part) not in _SCALARS for part in (key if type(key) is tuple else (key,))):
+        if type(key) is not str and any(type(part) not in _SCALARS for part in (key if type(key) is tuple else (key,))):
             raise _Refused(f"has the key {key!r} of type {type(key).__name__}", "use a string or a number")
         self.add(key)
 

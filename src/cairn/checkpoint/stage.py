@@ -109,8 +109,11 @@ class Stage:
         if places is None or places.layout is not layout or places.kinds != kinds:
             layout.write_frame(image.view)
             memory = torch.frombuffer(image.view, dtype=torch.uint8)
-            parts = zip(layout.offsets, layout.sizes, kinds, strict=True)
-            tensors = [_place(memory[at : at + size], *kind) for at, size, kind in parts]
+            typed = {dtype: memory.view(dtype) for dtype in {dtype for dtype, *_ in kinds}}
+            tensors = [
+                typed[dtype].as_strided(shape, strides, at // dtype.itemsize)
+                for at, (dtype, shape, strides) in zip(layout.offsets, kinds, strict=True)
+            ]
             places = image.held = _Places(kinds, layout, tensors)
         return places
 
@@ -156,10 +159,6 @@ def _copy(pairs: Iterable[tuple[Tensor, Tensor]], non_blocking: bool = False) ->
     with torch.no_grad():
         for place, source in pairs:
             place.copy_(source, non_blocking=non_blocking)
-
-
-def _place(memory: Tensor, dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
-    return memory.view(dtype).as_strided(shape, strides)
 
 
 def _pinned(image: Image) -> Callable[[], None]:

@@ -1,0 +1,149 @@
+"""The command: `make bench`, or `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import figures, machine, plot, results, startup, tables
+from benchmarks.bars import bars
+from benchmarks.contenders import CONTENDERS, DEFAULT
+from benchmarks.rounds import Bench, Settings
+from benchmarks.workload import SIZES
+
+PARTS = ("compare", "auto", "startup")
+OUT = Path(__file__).with_name("out")
+LATEST = "latest.json"
+_FOLDERS = ("--dir", "--out")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, or tell again what was measured; the exit code is 0 whatever the verdicts are."""
+    options = _parse(argv)
+    wide = max(Console().width, 230) if not sys.stdout.isatty() else None
+    console = Console(width=wide, soft_wrap=False)
+    out = Path(options.out)
+    if options.write_results or options.report:
+        raw = json.loads(Path(options.report or out / LATEST).read_text())
+    else:
+        raw = _measure(options, out, console, argv)
+    _tell(raw, console)
+    if options.write_results:
+        results.write(raw, Path(options.results), Path(options.results).with_name(results.PLOT.name))
+        console.print(f"Written: {options.results}")
+    return 0
+
+
+def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Sequence[str]) -> dict[str, Any]:
+    settings = _settings(options, out)
+    settings.directory.mkdir(parents=True, exist_ok=True)
+    raw: dict[str, Any] = {
+        "machine": machine.describe(settings.directory, settings.device),
+        "settings": asdict(settings) | {"directory": ""},
+        "command": repeat_command(argv),
+        "startup": [],
+    }
+    bench = Bench(settings, lambda line: console.print(line, style="dim", highlight=False))
+    raw |= {"floors": bench.floors, "runs": bench.runs}
+    try:
+        if "compare" in options.part:
+            bench.compare()
+        if "auto" in options.part:
+            bench.auto(options.auto_size)
+        if "startup" in options.part:
+            raw["startup"] = startup.Startup(settings, tuple(options.startup_sizes), bench.say).run()
+    finally:  # what an interrupted benchmark has measured is kept
+        _store(raw, out, console)
+        for folder in ("job", "startup", "text"):
+            shutil.rmtree(settings.directory / folder, ignore_errors=True)
+    return raw
+
+
+def repeat_command(argv: Sequence[str]) -> str:
+    """The command to repeat it elsewhere: without the folders of this machine."""
+    kept, rest = [], iter(argv)
+    for word in rest:
+        if word in _FOLDERS:
+            next(rest, None)
+        elif word.partition("=")[0] not in _FOLDERS:
+            kept.append(word)
+    return f"make bench ARGS={shlex.quote(shlex.join(kept))}" if kept else "make bench"
+
+
+def _store(raw: dict[str, Any], out: Path, console: Console) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    stored = out / f"{datetime.now():%Y-%m-%d_%H-%M-%S}.json"
+    stored.write_text(json.dumps(raw))
+    shutil.copyfile(stored, out / LATEST)
+    plot.draw(figures.comparisons(raw), figures.floors(raw), stored.with_suffix(".png"))
+    console.print(f"Stored: {stored}")
+
+
+def _tell(raw: dict[str, Any], console: Console) -> None:
+    comparisons, floors, autos = figures.comparisons(raw), figures.floors(raw), figures.autos(raw)
+    told = bars(comparisons, floors, autos) if comparisons or autos else []
+    tables.show(comparisons, floors, autos, told, console)
+    if raw["startup"]:
+        console.print(tables.terminal(startup.HEADER, startup.rows(raw["startup"])))
+
+
+def _settings(options: argparse.Namespace, out: Path) -> Settings:
+    quick = options.quick
+    return Settings(
+        sizes=tuple(options.sizes or (["0.1"] if quick else ["0.1", "0.5", "1.5", "tensors"])),
+        contenders=tuple(dict.fromkeys(["none", *(options.contenders or DEFAULT)])),  # all are compared with none
+        rounds=options.rounds or (1 if quick else 5),
+        threads=tuple(options.threads),
+        factors=tuple(options.factors or ([5.0] if quick else [5.0, 20.0])),
+        saves=options.saves or (3 if quick else 8),
+        device=options.device,
+        directory=Path(options.dir or out / "work").absolute(),
+        timeout_s=options.timeout_s,
+        auto_s=options.auto_s or (15.0 if quick else 120.0),
+        memory=not options.no_memory,
+    )
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description="What a checkpoint costs, side by side.")
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one small size, one round: to see that it works, not to quote")
+    add("--part", nargs="+", choices=PARTS, default=["compare"], help="what to measure (default: compare)")
+    add("--sizes", nargs="+", choices=list(SIZES), help="of the state, GB; tensors: 60,000 small ones")
+    add("--contenders", nargs="+", choices=list(CONTENDERS), help="who takes part; `none` always does")
+    add("--rounds", type=_count, help="times that everybody has a turn")
+    add("--threads", nargs="+", type=_count, default=[1], help="of torch while training; `1 2` measures both")
+    add("--factors", nargs="+", type=float, help="write times between two saves (default: 5 20)")
+    add("--saves", type=_count, help="in a run's window, at the smallest factor")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="that trains; cuda: the floor is a page-locked copy")
+    add("--auto-size", choices=list(SIZES), default="0.5", help="the size that `--part auto` trains")
+    add("--auto-s", type=float, help="how long, in seconds")
+    add("--startup-sizes", nargs="+", choices=list(SIZES), default=["tiny", "0.5"], help="for `--part startup`")
+    add("--no-memory", action="store_true", help="leave the runs out that measure memory")
+    add("--dir", help="folder on the disk to measure (default: benchmarks/out/work)")
+    add("--out", default=str(OUT), help="folder for JSON and plot")
+    add("--timeout-s", type=float, default=900.0, help="for one training")
+    add("--report", metavar="FILE", help="tell what this JSON holds; measure nothing")
+    add("--write-results", action="store_true", help="write RESULTS.md from the last JSON, or from --report's")
+    add("--results", default=str(results.RESULTS), help="where to write it")
+    return parser.parse_args(argv)
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

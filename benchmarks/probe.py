@@ -1,0 +1,98 @@
+"""Measures in the training thread, the same for everybody: when each batch begins and ends, what a window takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from benchmarks import contenders, processes
+from benchmarks.commits import Commits, Manifests
+from benchmarks.job import Job, read
+
+_IDLE_TIMEOUT_S = 120.0
+
+
+class Probe(Callback):
+    """First of the callbacks, so that whatever a contender does after a batch lies between two of its stamps.
+
+    Args:
+        job: path of the job. commits: who knows when a save is finished; None looks for manifests.
+    """
+
+    def __init__(self, job: str, commits: Commits | None = None) -> None:
+        self.job: Job = read(job)
+        saves = contenders.CONTENDERS[self.job.contender].saves
+        self._commits: Commits = commits or Manifests(self.job.checkpoint_dir, self.job.quiet_s if saves else 0.0)
+        self._saves = saves
+        self._began: list[float] = []
+        self._ended: list[float] = []
+        self._seen: dict[str, Any] = {}
+        self._clock_offset = time.time() - time.perf_counter()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        torch.set_num_threads(self.job.threads)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if len(self._ended) == self.job.last_batch and self._saves and self._is_due(self.job.last_batch):
+            self._commits.wait_for(self.job.last_batch, _IDLE_TIMEOUT_S)
+        self._began.append(self._now())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._ended.append(self._now())
+        self._commits.look()
+        if len(self._ended) == self.job.first_batch:
+            self._seen["opened"] = self._tree()
+        elif len(self._ended) == self.job.last_batch:
+            self._close()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._commits.look()
+        self._seen |= {
+            "began": [stamp + self._clock_offset for stamp in self._began],
+            "ended": [stamp + self._clock_offset for stamp in self._ended],
+            "finished": self._commits.finished(),
+            "details": self._commits.details(),
+            "engine": _numbers_of_engine(trainer),
+        }
+        self.job.seen_path.write_text(json.dumps(self._seen))
+
+    def _close(self) -> None:
+        """The window is over: let what is under way come to its end, and look at the same counts again."""
+        drained = self._commits.settle() if self._saves else 0.0
+        self._seen["closed"] = self._tree()
+        self._seen["drain_s"] = max(0.0, drained - self._clock_offset - self._ended[-1])
+        self._seen["idle_began"] = time.time()
+
+    def _is_due(self, batch: int) -> bool:
+        return self.job.interval > 0 and batch % self.job.interval == 0
+
+    def _tree(self) -> dict[str, float]:
+        pids = processes.tree(os.getpid())
+        return {
+            "at": time.time(),
+            "cpu_s": processes.cpu_s(pids),
+            "busy_s": processes.busy_s(),
+            "written_bytes": processes.written_bytes(pids),
+        }
+
+    def _now(self) -> float:
+        if self.job.device == "cuda":
+            # The stream that trains, and no other: a copy on a side stream may still be under way.
+            torch.cuda.current_stream().synchronize()
+        return time.perf_counter()
+
+
+def _numbers_of_engine(trainer: Trainer) -> dict[str, Any]:
+    """What Cairn's engine has measured itself, and which writer it has; of others nothing."""
+    engine: Any = next((item for item in trainer.checkpoint_callbacks if hasattr(item, "meter")), None)
+    if engine is None or engine.saver is None:
+        return {}
+    numbers = {key: value for key, value in vars(engine.meter).items() if isinstance(value, int | float)}
+    return {"writer": type(engine.saver.writer).__name__, **numbers}

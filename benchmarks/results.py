@@ -1,0 +1,81 @@
+"""Decides what RESULTS.md says: what was measured where, how to repeat it, and the bars with their verdicts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import figures, plot, startup, tables
+from benchmarks.bars import bars
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+PLOT = Path(__file__).with_name("results.png")
+
+
+def write(raw: Mapping[str, Any], results: Path = RESULTS, picture: Path = PLOT) -> None:
+    """Write both files from what a benchmark left as JSON."""
+    comparisons, floors = figures.comparisons(raw), figures.floors(raw)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    plot.draw(comparisons, floors, picture)
+    results.write_text(text(raw, os.path.relpath(picture, results.parent) if picture.exists() else ""))
+
+
+def text(raw: Mapping[str, Any], picture: str = "") -> str:
+    """The page in Markdown; `picture`: path of the plot, as seen from the page."""
+    comparisons, floors, autos = figures.comparisons(raw), figures.floors(raw), figures.autos(raw)
+    parts = [
+        "# What a save costs",
+        "Written by `make bench ARGS=--write-results` from the figures of the last run: do not edit.",
+        _where(raw["machine"], raw["settings"]),
+        *(["## The bars", _bars(comparisons, floors, autos)] if comparisons or autos else []),
+        *(["## Everybody", tables.LEGEND, _fsync(comparisons)] if comparisons else []),
+        *([f"![The same as a plot]({picture})"] if picture and comparisons else []),
+        *(_comparison(item, floors[item.size]) for item in comparisons),
+        *(["## `save_interval=auto`", *(tables.auto_line(item) + "." for item in autos)] if autos else []),
+        *(["## Start-up", _startup(raw["startup"])] if raw.get("startup") else []),
+        "## To repeat it",
+        f"```bash\n{raw['command']}\nmake bench ARGS=--write-results\n```",
+        "Whatever else runs on the machine spoils it. The numbers hold for this machine; the ratios travel.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _where(machine: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    virtual = " of a virtual machine" if machine["virtual"] else ""
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "lightning", "numpy", "hydra-core"))
+    rounds = settings["rounds"]
+    return (
+        f"{machine['date']}: {machine['cpu']}, {machine['cores']} cores{virtual}, {machine['memory_gb']} GB of memory, "
+        f"{machine['file_system']}, Linux {machine['kernel']}, Python {machine['python']}, {versions}; training on "
+        f"{machine['device']}. {rounds} round{'s' if rounds != 1 else ''} in alternation, one process for each "
+        f"contender and round, in another order each time; memory in a run of its own, whose times are not used."
+    )
+
+
+def _bars(comparisons: Any, floors: Any, autos: Any) -> str:
+    return tables.markdown(tables.BAR_HEADER, [tables.bar_cells(bar) for bar in bars(comparisons, floors, autos)])
+
+
+def _fsync(comparisons: list[figures.Comparison]) -> str:
+    from benchmarks.contenders import CONTENDERS
+
+    taking_part = dict.fromkeys(row.contender for item in comparisons for row in item.rows)
+    never = [
+        CONTENDERS[name].label for name in taking_part if CONTENDERS[name].saves and CONTENDERS[name].fsync == "no"
+    ]
+    parts = [CONTENDERS[name].label for name in taking_part if CONTENDERS[name].fsync == "files"]
+    said = [f"No fsync at all: {', '.join(never)}." if never else ""]
+    said += [f"The files are synced, their directory is not: {', '.join(parts)}." if parts else ""]
+    return " ".join(filter(None, said))
+
+
+def _comparison(item: figures.Comparison, floor: figures.Floors) -> str:
+    heading = f"### {tables.title(item)}"
+    table = tables.markdown(tables.HEADER, tables.cells(item, floor))
+    return "\n\n".join([heading, tables.floor_line(floor), table])
+
+
+def _startup(results: list[dict[str, Any]]) -> str:
+    return tables.markdown(startup.HEADER, startup.rows(results)) + "\n\nMedian and range, in seconds."

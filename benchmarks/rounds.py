@@ -1,0 +1,194 @@
+"""Decides who runs when: everybody once in each round, in an order that changes, with the floors measured each time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import children, workload
+from benchmarks.contenders import CONTENDERS
+from benchmarks.job import Job
+
+_MEMORY_SAVES = 3
+_CALIBRATION_BATCHES = 12
+_LEAST_QUIET_S = 1.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asked for."""
+
+    sizes: tuple[str, ...]
+    contenders: tuple[str, ...]
+    rounds: int
+    threads: tuple[int, ...]
+    factors: tuple[float, ...]
+    """A save every so many write times."""
+    saves: int
+    """In each run's window."""
+    device: str
+    directory: Path
+    """On the disk that is measured; emptied after every run."""
+    timeout_s: float
+    auto_s: float
+    """Length of the trainings that measure `auto`."""
+    memory: bool = True
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The same for all contenders that are compared."""
+
+    size: str
+    threads: int
+    factor: float
+    interval: int
+    """Batches between two saves."""
+    saves: int
+    write_s: float
+    batch_s: float
+
+
+def order(names: Sequence[str], number: int) -> list[str]:
+    """Who comes when in round `number`: turned by one each time and reversed every other, so that drift hits all."""
+    turned = [*names[number % len(names) :], *names[: number % len(names)]]
+    return turned[::-1] if number % 2 else turned
+
+
+def interval(factor: float, write_s: float, batch_s: float, least: int) -> int:
+    """Batches between two saves that are `factor` write times apart."""
+    return max(least, math.ceil(factor * write_s / batch_s))
+
+
+def distinct(settings: Sequence[Setting]) -> list[Setting]:
+    """Without those that come to the same interval: a small state is written within a batch, however many."""
+    return list({setting.interval: setting for setting in reversed(settings)}.values())[::-1]
+
+
+class Bench:
+    """Runs children in `settings.directory` and collects what they saw, as plain JSON values."""
+
+    def __init__(self, settings: Settings, say: Say) -> None:
+        self.settings, self.say = settings, say
+        self.text = workload.write_text(settings.directory / "text" / "random.txt")
+        self.floors: list[dict[str, Any]] = []
+        self.runs: list[dict[str, Any]] = []
+
+    def compare(self) -> None:
+        """Everybody, at every size, number of threads and interval."""
+        for size in self.settings.sizes:
+            for threads in self.settings.threads:
+                self._compare_at(size, threads)
+
+    def auto(self, size: str) -> None:
+        """`checkpoint.save_interval=auto` against no checkpoints, for about `auto_s` of training each."""
+        for threads in self.settings.threads:
+            batch_s, _ = self._calibrate(size, threads)
+            last = max(_CALIBRATION_BATCHES, math.ceil(self.settings.auto_s / batch_s))
+            for number in range(self.settings.rounds):
+                for name in order(("cairn-none", "cairn-auto"), number):
+                    job = self._job(name, size, threads, interval=0, first=1, last=last, write_s=0.0)
+                    self._run(job, part="auto", round=number)
+
+    def _compare_at(self, size: str, threads: int) -> None:
+        batch_s, write_s = self._calibrate(size, threads)
+        settings = distinct(
+            [self._setting(size, threads, factor, batch_s, write_s) for factor in self.settings.factors]
+        )
+        for number in range(self.settings.rounds):
+            if number:
+                self._measure_floors(size, number)
+            for setting in settings:
+                for name in order(self.settings.contenders, number):
+                    self._run(self._timed_job(name, setting), part="time", round=number, setting=asdict(setting))
+        if self.settings.memory:
+            for name in self._with_baselines():
+                job = self._timed_job(name, settings[0], saves=_MEMORY_SAVES)
+                self._run(job, part="memory", round=0, setting=asdict(settings[0]))
+
+    def _with_baselines(self) -> Iterator[str]:
+        """In memory everybody is compared with the same script, or command, without checkpoints."""
+        baselines = {CONTENDERS[name].baseline for name in self.settings.contenders}
+        yield from dict.fromkeys([*sorted(baselines), *self.settings.contenders])
+
+    def _calibrate(self, size: str, threads: int) -> tuple[float, float]:
+        """Median time of a batch without checkpoints, and of a bare write; in seconds."""
+        write_s = statistics.median(self._measure_floors(size, 0)["write_s"])
+        job = self._job("none", size, threads, interval=0, first=1, last=_CALIBRATION_BATCHES, write_s=0.0)
+        seen = self._run(job, part="calibration", round=0)["seen"]
+        if seen is None:
+            raise SystemExit(f"A training without checkpoints failed: {self.runs[-1]['error']}")
+        ended = seen["ended"][2:]  # the first batches warm up
+        return statistics.median(b - a for a, b in itertools.pairwise(ended)), write_s
+
+    def _setting(self, size: str, threads: int, factor: float, batch_s: float, write_s: float) -> Setting:
+        num = interval(factor, write_s, batch_s, workload.SIZES[size].least_interval)
+        # Fewer of the saves that are far apart: the window is as long as a save is rare.
+        saves = max(2, round(self.settings.saves * min(self.settings.factors) / factor))
+        saves = min(saves, workload.SIZES[size].most_saves or saves)
+        self.say(f"{size}, {threads} threads: W {write_s:.3f} s, a batch {batch_s:.3f} s, a save every {num} batches")
+        return Setting(size, threads, factor, num, saves, write_s, batch_s)
+
+    def _timed_job(self, name: str, setting: Setting, saves: int | None = None) -> Job:
+        # The first save is before the window: what it costs once (a process to start, pages to touch) is told apart.
+        first, last = 2 * setting.interval, (2 + (saves or setting.saves)) * setting.interval
+        return self._job(name, setting.size, setting.threads, setting.interval, first, last, setting.write_s)
+
+    def _job(self, name: str, size: str, threads: int, interval: int, first: int, last: int, write_s: float) -> Job:
+        return Job(
+            contender=name,
+            size=size,
+            interval=interval,
+            first_batch=first,
+            last_batch=last,
+            threads=threads,
+            device=self.settings.device,
+            work_dir=str(self.settings.directory / "job"),
+            quiet_s=max(_LEAST_QUIET_S, 2 * write_s),
+        )
+
+    def _run(self, job: Job, part: str, round: int, **more: Any) -> dict[str, Any]:
+        work_dir = Path(job.work_dir)
+        shutil.rmtree(work_dir, ignore_errors=True)
+        job.write()
+        command = CONTENDERS[job.contender].command(job, self.text)
+        log = self.settings.directory / "log" / f"{part}-{job.size}-{job.threads}-{job.contender}.log"
+        ended = children.run(command, job.threads, self.settings.timeout_s, log, watch_memory=part == "memory")
+        result = {
+            "part": part,
+            "round": round,
+            "job": asdict(job),
+            "seen": job.seen(),
+            "peak_bytes": ended.peak_bytes,
+            "wall_s": ended.wall_s,
+            "cpu_s": ended.cpu_s,
+            "error": ended.error,
+            **more,
+        }
+        self.runs.append(result)
+        self.say(f"  {part} {job.size} round {round}: {job.contender} {ended.error or f'{ended.wall_s:.0f} s'}")
+        shutil.rmtree(work_dir, ignore_errors=True)
+        return result
+
+    def _measure_floors(self, size: str, number: int) -> dict[str, Any]:
+        repeats = 5
+        command = [sys.executable, "-m", "benchmarks.floors", size]
+        arguments = [str(self.settings.directory), self.settings.device, str(repeats)]
+        ended = children.run(
+            [*command, *arguments], 1, self.settings.timeout_s, self.settings.directory / "log" / "floors.log"
+        )
+        if ended.error:
+            raise SystemExit(f"The floors could not be measured: {ended.error}")
+        floors: dict[str, Any] = {"size": size, "round": number, **json.loads(ended.output)}
+        self.floors.append(floors)
+        return floors
