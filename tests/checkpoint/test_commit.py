@@ -2,13 +2,10 @@
 
 import hashlib
 import re
-import resource
-import signal
-from contextlib import contextmanager
 
 import pytest
 import torch
-from tests.support.disk import Disk
+from tests.support.disk import Disk, room_for
 from tests.support.values import at, commit, file_of, saved, small_file
 
 from cairn.checkpoint import archive, disk, layout, manifest
@@ -30,19 +27,6 @@ COMMIT = [
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "checkpoints"
-
-
-@contextmanager
-def room_for(num_bytes):
-    """No file can grow beyond this: a real write that fails in the middle."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def listing(folder):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
+import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +67,16 @@ class Disk:
         if stat.S_ISDIR(found.st_mode):
             return "." if os.path.samestat(found, self.directory.stat()) else None
         return next((p.name for p in self.directory.iterdir() if os.path.samestat(found, p.lstat())), None)
+
+
+@contextmanager
+def room_for(num_bytes: int) -> Iterator[None]:
+    """No file can grow beyond this: a real write that fails in the middle."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)

@@ -65,6 +65,11 @@ def differences(one: Outcome, other: Outcome, same_directory: bool = True) -> li
     return found
 
 
+def assert_same(one: Any, other: Any) -> None:
+    """Two states are equal, bit for bit."""
+    assert not list(_compare(one, other, "state"))
+
+
 def _filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if value} for row in rows]
 

@@ -71,6 +71,7 @@ def perform(job: Job, view: memoryview, beat: Callable[[int], None] = lambda num
 def _write(job: Job, view: memoryview, beat: Callable[[int], None]) -> Saved:
     started, draft = time.monotonic(), job.draft
     path = job.directory / draft.name
+    before = _identity(path)
     try:
         _make_directory(job.directory)
         digest = disk.put_chunks(path, archive.sealed(view, disk.CHUNK_BYTES), len(view), beat)
@@ -86,10 +87,19 @@ def _write(job: Job, view: memoryview, beat: Callable[[int], None]) -> Saved:
         proof = manifest.dump(saved, job.provenance).encode()
         disk.put(path.with_name(layout.manifest_name(draft.name)), proof)
     except OSError as error:
-        with suppress(SaveError):
-            remove(job.directory, draft.name)
+        if before is None or _identity(path) != before:  # if not, what was committed under this name is still whole
+            with suppress(SaveError):
+                remove(job.directory, draft.name)
         raise SaveError(space.why_not_written(path, error, len(view))) from error
     return saved
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of the file that lies there."""
+    with suppress(OSError):
+        found = os.lstat(path)
+        return found.st_dev, found.st_ino
+    return None
 
 
 def settle(directory: Path, links: Mapping[str, str | None], gone: Sequence[str]) -> None:

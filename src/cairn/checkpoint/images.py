@@ -6,6 +6,7 @@ however it went.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections import deque
@@ -30,7 +31,7 @@ class Image:
     """
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("checkpoint", os.MFD_CLOEXEC) if hasattr(os, "memfd_create") else -1
+        self.fd = _anonymous_file()
         self._map: mmap.mmap | None = None
         self.held: Any = None
         self.wait: Callable[[], None] = nothing
@@ -80,18 +81,36 @@ class Image:
         self.held, self._map, self.unpin = None, None, None
 
 
+def _anonymous_file() -> int:
+    """-1 where there are none, or where they are not allowed: no other process can have the memory, then."""
+    if not hasattr(os, "memfd_create"):
+        return -1
+    try:
+        return os.memfd_create("checkpoint", os.MFD_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES):
+            raise
+        return -1
+
+
 def nothing() -> None:
     """What is to be waited for, or undone, when there is nothing."""
 
 
 def mapped(fd: int, size: int) -> mmap.mmap:
-    """Map a buffer, all its pages at once: each that is touched for the first time costs more than its copy."""
+    """Map a buffer, all its pages at once: each that is touched for the first time costs more than its copy.
+
+    Raises:
+        OSError: there is no memory for them. Without these pages a write to them would be the end of the process.
+    """
     memory = mmap.mmap(fd, size)
     for advice in (_MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
         try:
             memory.madvise(advice)
-        except (OSError, ValueError, AttributeError):  # not on this kernel: the first save pays for it
-            pass
+        except (OSError, ValueError, AttributeError) as error:
+            if getattr(error, "errno", None) == errno.ENOMEM:
+                raise
+            # Not on this kernel: the first save pays for it.
     return memory
 
 
@@ -101,6 +120,11 @@ class Images:
     def __init__(self, count: int) -> None:
         self.all = [Image() for _ in range(count)]
         self._free = deque(self.all)
+
+    @property
+    def has_free(self) -> bool:
+        """Would `take` find one?"""
+        return bool(self._free)
 
     def take(self) -> Image | None:
         """A free one, or None."""

@@ -6,14 +6,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any, Literal
 
 from torch import Tensor
 
-from cairn.checkpoint.commit import Result
+from cairn.checkpoint.commit import Job, Result
 from cairn.checkpoint.encoding import Encoded
 from cairn.checkpoint.errors import SaveError
 from cairn.checkpoint.history import History
@@ -68,11 +68,9 @@ class Saver:
 
     def reserve(self, wait: bool) -> Image | None:
         """A buffer for a save; if all are in use, wait for one, or None."""
-        image = self.images.take()
-        while image is None and wait:
-            self._wait_for_a_change()
-            image = self.images.take()
-        return image
+        if wait:
+            self._wait_until(lambda: self.images.has_free)
+        return self.images.take()
 
     def copy(self, encoded: Encoded, image: Image, steady: Iterable[Tensor]) -> int:
         """Stage a state; returns the size of its file, in bytes. What may be copied later is, until `finish`.
@@ -105,24 +103,26 @@ class Saver:
 
     def wait(self) -> None:
         """Return when every save is committed, or has failed; if it takes long, tell how far it is."""
-        while self.busy:
-            self._wait_for_a_change()
+        self._wait_until(lambda: not self.busy)
 
     def close(self) -> None:
         """End the thread, and the writer; after `wait`, or to leave the rest to them."""
         self.stage.close()
-        if self._thread is not None:
-            self._staged.put(None)
-            if not self.busy:
-                self._thread.join()
-                self._thread = None
+        if self._thread is None:
+            self._end()
+            return
+        self._staged.put(None)
         if not self.busy:
-            self.writer.close()
-            self.images.close()
+            self._thread.join()
 
     def _work(self) -> None:
         while (staged := self._staged.get()) is not None:
             self._perform(*staged)
+        self._end()
+
+    def _end(self) -> None:
+        self.writer.close()
+        self.images.close()
 
     def _perform(self, image: Image, draft: Saved, provenance: Mapping[str, Any]) -> None:
         result, why, job = None, "", None
@@ -132,25 +132,37 @@ class Saver:
             result = self.writer.perform(job, image)
         except SaveError as error:
             why = str(error)
-        except Exception as error:  # a mistake in a retention rule, say: as loud as a full disk
-            why = f"The checkpoint {draft.name} could not be written: {error!r}."
+        except BaseException as error:  # a mistake in a retention rule, say: as loud as a full disk
+            why = _unexpected(draft, error)
+            if not isinstance(error, Exception):
+                raise
         finally:
-            self.history.done(draft, job, result)
-            self.images.give_back(image)
-            self._outcomes.append(Outcome(draft, result, why, time.monotonic()))
-            with self._changed:
-                self._num_open -= 1
-                self._changed.notify_all()
+            self._conclude(image, draft, job, result, why)
 
-    def _wait_for_a_change(self) -> None:
-        """One save less, or a line that tells how far the present one is."""
+    def _conclude(self, image: Image, draft: Saved, job: Job | None, result: Result | None, why: str) -> None:
+        """Whatever happens here: training may wait for the buffer and for the outcome."""
+        try:
+            self.history.done(draft, job, result)
+        except Exception as error:
+            result, why = None, why or _unexpected(draft, error)
+        self.images.give_back(image)
+        self._outcomes.append(Outcome(draft, result, why, time.monotonic()))
         with self._changed:
-            before = self._num_open
-            if not self._changed.wait_for(lambda: self._num_open < before, _SHOW_EVERY_S):
+            self._num_open -= 1
+            self._changed.notify_all()
+
+    def _wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for what the end of a save makes so; if it takes long, tell how far it is."""
+        with self._changed:
+            while not self._changed.wait_for(is_so, _SHOW_EVERY_S):
                 done = size(self.writer.progress_bytes)
                 log.info(
                     "Waiting for a checkpoint: %s of about %s are written.", done, size(self.images.all[0].num_bytes)
                 )
+
+
+def _unexpected(draft: Saved, error: BaseException) -> str:
+    return f"The checkpoint {draft.name} could not be written: {error!r}."
 
 
 WriterKind = Literal["auto", "process", "thread", "sync"]
@@ -169,6 +181,7 @@ def saver(kind: WriterKind, num_images: int, stage: Stage, history: History, num
         for image in images.all:
             stage.prepare(image, num_bytes, on_gpu)
     except MemoryError as error:
+        images.close()
         raise SaveError(str(error)) from error
     beside = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
     return Saver(history, _process(images) if beside else WriterHere(), images, stage, background=kind != "sync")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,13 +91,14 @@ class Stage:
 
     def finish(self) -> None:
         """Return when nothing that is still being copied would notice a step of an optimizer."""
-        if self._pending is not None:
-            self._pending()
-            self._pending = None
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending()
 
     def close(self) -> None:
-        """Let the thread go that copies."""
-        self.finish()
+        """Let the thread go that copies, when it is done; if its copy has failed, the save says so."""
+        with suppress(Exception):
+            self.finish()
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

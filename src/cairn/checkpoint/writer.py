@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 SILENCE_S = 60.0
 """A writer that has not moved for so long is told of. It is waited for: a disk may come back."""
+_LOOK_S = 1.0  # how often to look whether a writer is still there
 _PATIENCE_S = 5.0  # for a writer without work to end
 
 
@@ -114,8 +116,9 @@ class WriterProcess:
         fds = [theirs.fileno(), *(image.fd for image in self._images.all)]
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         with theirs:  # theirs alone once they have it: its end is what they notice when this process dies
-            # -S: it needs the standard library only, and starts in half the time. No kill for our group reaches it.
-            command = [sys.executable, "-S", "-m", f"{__package__}.writer_process", *map(str, fds)]
+            # -S: it needs the standard library only, and starts in half the time; -P: of which no file that happens to
+            # lie where we stand takes the place. No kill for our group reaches it.
+            command = [sys.executable, "-SP", "-m", f"{__package__}.writer_process", *map(str, [os.getpid(), *fds])]
             environment = {**os.environ, "PYTHONPATH": path}
             self._process = subprocess.Popen(
                 command, pass_fds=fds, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
@@ -148,7 +151,7 @@ class WriterProcess:
         self.progress_bytes = 0
         self._connection.send(request)
         while True:
-            while not self._connection.poll(SILENCE_S):
+            while not self._has_answered():
                 log.warning(
                     "The disk does not answer: nothing of %s was written for %g s.", request.job.draft.name, SILENCE_S
                 )
@@ -158,6 +161,22 @@ class WriterProcess:
             if isinstance(answer, Exception):
                 raise answer
             self.progress_bytes = answer
+
+    def _has_answered(self) -> bool:
+        """Wait for an answer; False after some silence.
+
+        Raises:
+            EOFError: it has died. Its end of the pipe need not tell: a worker that was forked just then has it as well.
+        """
+        assert self._connection is not None
+        assert self._process is not None
+        until = time.monotonic() + SILENCE_S
+        while not self._connection.poll(min(_LOOK_S, SILENCE_S)):
+            if self._process.poll() is not None and not self._connection.poll():
+                raise EOFError
+            if time.monotonic() >= until:
+                return False
+        return True
 
     def _how_it_ended(self) -> str:
         assert self._process is not None

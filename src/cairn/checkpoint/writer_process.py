@@ -1,6 +1,7 @@
 """The process that writes checkpoints: it does one job after the other until the training process is gone.
 
-Started by `writer.WriterProcess`, with the numbers of the files that it inherits: its end of a pipe, then the buffers.
+Started by `writer.WriterProcess`, which says its own process id and the numbers of the files that this one inherits:
+its end of a pipe, then the buffers.
 It holds no state: whatever it is killed in the middle of, the next one does again from the same buffer.
 """
 
@@ -11,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,32 +30,38 @@ def main(arguments: list[str]) -> None:
     """Serve until nobody asks any more."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # meant for the training, which will want its last checkpoint written
-    connection, *images = map(int, arguments)
+    parent, connection, *images = map(int, arguments)
     with Connection(connection) as asked:
-        server = _Server(asked, images)
-        while (request := _next(asked)) is not None:
+        server = _Server(parent, asked, images)
+        while (request := _next(parent, asked)) is not None:
             answer = server.answer(request)
+            if _is_gone(parent):
+                return
             try:
                 asked.send(answer)
             except OSError:
                 return
 
 
-def _next(asked: Connection) -> Any:
+def _next(parent: int, asked: Connection) -> Any:
     """The next request; None when the one who asks is gone."""
-    parent = os.getppid()
     try:
         while not asked.poll(_LOOK_S):
-            if os.getppid() != parent:  # a worker of it may still hold its end of the pipe
+            if _is_gone(parent):
                 return None
         return asked.recv()
     except (EOFError, OSError):
         return None
 
 
+def _is_gone(parent: int) -> bool:
+    """Has it died? Its end of the pipe need not tell: a worker that it has forked has it as well."""
+    return os.getppid() != parent
+
+
 class _Server:
-    def __init__(self, asked: Connection, images: list[int]) -> None:
-        self._asked, self._images = asked, images
+    def __init__(self, parent: int, asked: Connection, images: list[int]) -> None:
+        self._parent, self._asked, self._images = parent, asked, images
         self._maps: dict[int, mmap.mmap] = {}
         self._last_s = 0.0
 
@@ -77,10 +85,10 @@ class _Server:
         now = time.monotonic()
         if now - self._last_s >= _BEAT_S:
             self._last_s = now
-            try:
+            if _is_gone(self._parent):
+                return  # it is finished all the same: nobody is left who could do it again, or would read this
+            with suppress(OSError):
                 self._asked.send(num_bytes)
-            except OSError:
-                pass  # it is finished all the same: nobody is left who could do it again
 
 
 if __name__ == "__main__":

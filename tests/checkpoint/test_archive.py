@@ -1,0 +1,209 @@
+"""A checkpoint is a zip file like any other, however many records it has, and wherever in it they are."""
+
+import mmap
+import os
+import struct
+import zipfile
+import zlib
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairn.checkpoint import archive
+from cairn.checkpoint.archive import ALIGNMENT, Layout, sealed
+from cairn.checkpoint.encoding import encode
+
+FIXED = ["data.pkl", "byteorder", ".format_version", ".storage_alignment", "version"]
+PARTS = st.lists(st.binary(max_size=300), max_size=8)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("archive") / "file.ckpt"
+
+
+def tensors_of(parts):
+    """One of bytes for each part."""
+    return [torch.tensor(list(part), dtype=torch.uint8) for part in parts]
+
+
+def put_together(parts, pickle):
+    """The whole file in memory, its checksums still to come."""
+    layout = Layout([len(part) for part in parts])
+    view = memoryview(bytearray(b"\xaa") * layout.num_bytes(len(pickle)))  # what a used buffer may hold
+    layout.write_frame(view)
+    fill(view, layout, parts)
+    assert layout.write_tail(view, pickle) == len(view)
+    return view
+
+
+def fill(view, layout, parts):
+    for at, part in zip(layout.offsets, parts, strict=True):
+        view[at : at + len(part)] = part
+
+
+def names(num_storages):
+    return [f"archive/{name}" for name in [*(f"data/{number}" for number in range(num_storages)), *FIXED]]
+
+
+# Small files
+
+
+@given(parts=PARTS, chunk_bytes=st.integers(1, 700))
+def test_zipfile_and_torch_read_what_was_put_in(path, parts, chunk_bytes):
+    tensors = tensors_of(parts)
+    path.write_bytes(b"".join(sealed(put_together(parts, encode(tensors).pickle), chunk_bytes)))
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+        assert file.namelist() == names(len(parts))
+        assert [file.read(f"archive/data/{number}") for number in range(len(parts))] == parts
+    for as_map in (False, True):
+        found = torch.load(path, weights_only=True, mmap=as_map)
+        assert all(torch.equal(one, other) for one, other in zip(found, tensors, strict=True))
+
+
+@given(sizes=st.lists(st.integers(0, 300), max_size=8), pickle=st.binary(max_size=300))
+def test_every_record_is_aligned_and_the_offsets_are_theirs(sizes, pickle):
+    view = put_together([bytes(size) for size in sizes], pickle)
+    places = [place for _, place in archive._records(view)]
+    assert [at % ALIGNMENT for at, _ in places] == [0] * len(places)
+    assert places[: len(sizes)] == list(zip(Layout(sizes).offsets, sizes, strict=True))
+    at, size = places[len(sizes)]
+    assert bytes(view[at : at + size]) == pickle
+
+
+@given(parts=PARTS, chunk_bytes=st.integers(1, 700))
+def test_a_chunk_is_given_out_when_nothing_in_it_will_change(parts, chunk_bytes):
+    view = put_together(parts, b"pickle")
+    given_out = [bytes(chunk) for chunk in sealed(view, chunk_bytes)]
+    assert b"".join(given_out) == bytes(view)
+    assert {len(chunk) for chunk in given_out[:-1]} <= {chunk_bytes}
+    assert 0 < len(given_out[-1]) <= chunk_bytes
+
+
+@given(
+    contents=st.integers(0, 5).flatmap(lambda size: st.lists(st.binary(min_size=size, max_size=size), max_size=4)),
+    pickles=st.lists(st.binary(max_size=300), min_size=1, max_size=3),
+)
+def test_a_buffer_that_is_used_again_gets_the_checksums_of_what_is_in_it_now(path, contents, pickles):
+    layout = Layout([len(part) for part in contents])
+    view = memoryview(bytearray(layout.num_bytes(300)))
+    layout.write_frame(view)
+    for turn, pickle in enumerate(pickles):
+        parts = [bytes(byte ^ turn for byte in part) for part in contents]
+        fill(view, layout, parts)
+        path.write_bytes(b"".join(sealed(view[: layout.write_tail(view, pickle)], 64)))
+        with zipfile.ZipFile(path) as file:
+            assert file.testzip() is None
+            assert [file.read(name) for name in names(len(parts))[: len(parts) + 1]] == [*parts, pickle]
+
+
+def test_the_header_of_a_record_says_what_the_directory_says_but_for_the_checksum_that_follows_it():
+    view = put_together([b"abc"], b"pickle")
+    assert sum(len(chunk) for chunk in sealed(view, 100)) == len(view)
+    name, extra = struct.unpack_from("<2H", view, 26)
+    flags, crc, *sizes = struct.unpack_from("<H6x3I", view, 6)
+    after = 30 + name + extra + 3
+    assert (flags & 8, crc, sizes) == (8, 0, [3, 3])
+    assert struct.unpack_from("<4s3I", view, after) == (b"PK\7\10", zlib.crc32(b"abc"), 3, 3)
+
+
+# Many records, large ones, and far ones
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_records", [0xFFFE, 0xFFFF, 0x10000])
+def test_more_records_than_two_bytes_can_count(path, num_records):
+    parts = [b""] * (num_records - len(FIXED) - 1) + [b"the last"]
+    view = put_together(parts, b"pickle")
+    with open(path, "wb") as file:
+        file.writelines(sealed(view, 2**20))
+    assert sum(1 for _ in archive._records(view)) == num_records
+    with zipfile.ZipFile(path) as file:
+        assert file.namelist() == names(len(parts))
+        assert file.read(f"archive/data/{len(parts) - 1}") == b"the last"
+    reader = torch._C.PyTorchFileReader(str(path))  # what torch.load reads with; a tensor for each would take seconds
+    assert reader.get_record(f"data/{len(parts) - 1}") == b"the last"
+    assert len(reader.get_all_records()) == num_records
+
+
+GIB = 2**30
+LARGE = {
+    "just below": [2**32 - 2, 3],
+    "just not": [2**32 - 1, 3],
+    "just above": [2**32, 3],
+    "the directory begins before and ends behind": [2**32 - 900, 3],
+    "only the directory is far": [2**32 - 1000 - 96, 3],
+    "small ones that are far": [2 * GIB, 2 * GIB, 0, 5],
+    "large ones that are far": [5 * GIB, 7, 4 * GIB + 5000, 9],
+}
+
+
+@pytest.fixture
+def sparse(path):
+    """A file of holes in which all of `sizes` has its place, as a view, with its pickle."""
+    opened = []
+
+    def make(sizes):
+        layout, pickle = Layout(sizes), encode([torch.empty(size, dtype=torch.uint8) for size in sizes]).pickle
+        path.unlink(missing_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.truncate(handle, layout.num_bytes(len(pickle)))
+        opened.append((memory := mmap.mmap(handle, 0), view := memoryview(memory)))
+        os.close(handle)
+        layout.write_frame(view)
+        assert layout.write_tail(view, pickle) == len(view)
+        return layout, view
+
+    yield make
+    for memory, view in opened:
+        view.release()
+        memory.close()
+    path.unlink()
+
+
+@pytest.mark.parametrize("sizes", LARGE.values(), ids=LARGE)
+def test_records_of_more_than_four_gigabytes_and_behind_them(path, sparse, sizes, monkeypatch):
+    layout, view = sparse(sizes)
+    places = list(zip(layout.offsets, sizes, strict=True))
+    for at, size in places:
+        view[at : at + min(size, 9)] = b"beginning"[:size]
+    monkeypatch.setattr(archive.zlib, "crc32", checksum_without_holes)
+    assert sum(len(chunk) for chunk in sealed(view, 2**22)) == len(view)
+    monkeypatch.undo()
+    assert [place for _, place in archive._records(view)][: len(sizes)] == places
+    with zipfile.ZipFile(path) as file:
+        infos = file.infolist()
+        assert [info.filename for info in infos] == names(len(sizes))
+        assert [info.file_size for info in infos[: len(sizes)]] == sizes
+        assert [info.compress_size for info in infos[: len(sizes)]] == sizes
+        assert all(bytes(view[info.header_offset :][:4]) == b"PK\3\4" for info in infos)
+        assert [file.read(name) for name in names(len(sizes))[-2:]] == [b"64", b"3\n"]
+        for (at, size), info in zip(places, infos, strict=False):
+            with file.open(info) as record:  # which compares the name in its header
+                assert record.read(9) == b"beginning"[:size]
+            assert size < SMALL or size & 0xFFFFFFFF == info.CRC
+            how = "<4sI2Q" if size >= 0xFFFFFFFF else "<4s3I"
+            assert struct.unpack_from(how, view, at + size) == (b"PK\7\10", info.CRC, size, size)
+
+
+SMALL = 1000
+
+
+def checksum_without_holes(data, crc, real=zlib.crc32):
+    """Of a large record the number of its bytes: it tells that they were all seen, and takes no time."""
+    return real(data, crc) if len(data) < SMALL else (crc + len(data)) & 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("sizes", LARGE.values(), ids=LARGE)
+def test_torch_maps_records_of_more_than_four_gigabytes_and_behind_them(path, sparse, sizes):
+    layout, view = sparse(sizes)
+    for number, (at, size) in enumerate(zip(layout.offsets, sizes, strict=True)):
+        if size:
+            view[at] = view[at + size - 1] = number + 1
+    found = torch.load(path, weights_only=True, mmap=True)
+    assert [tensor.nbytes for tensor in found] == sizes
+    ends = [(int(tensor[0]), int(tensor[-1])) for tensor in found if len(tensor)]
+    assert ends == [(number + 1, number + 1) for number, size in enumerate(sizes) if size]

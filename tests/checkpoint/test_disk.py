@@ -1,0 +1,281 @@
+"""Large files go around the system's cache where they can, and arrive whole or not at all; a lock ends with us."""
+
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.support.command import ROOT
+from tests.support.disk import room_for
+
+from cairn.checkpoint import disk
+from cairn.checkpoint.disk import CHUNK_BYTES, is_locked, locked, put_chunks
+
+PLACES = [place for place in ("/tmp", "/dev/shm") if os.access(place, os.W_OK)]
+SIZES = {
+    "nothing": 0,
+    "a byte": 1,
+    "one chunk": CHUNK_BYTES,
+    "a byte more": CHUNK_BYTES + 1,
+    "whole pages": CHUNK_BYTES + 4096,
+    "pages and a tail": 2 * CHUNK_BYTES + 4096 + 77,
+    "less than a page behind the chunks": 2 * CHUNK_BYTES + 77,
+}
+
+
+@pytest.fixture(params=PLACES)
+def folder(request):
+    with tempfile.TemporaryDirectory(dir=request.param) as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the tests want to know of writes: how many bytes, and whether they went around the cache."""
+    seen, write = [], os.write
+
+    def recorded(handle, data):
+        count = write(handle, data)
+        seen.append((count, bool(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT)))
+        return count
+
+    monkeypatch.setattr(os, "write", recorded)
+    return seen
+
+
+def data_of(num_bytes):
+    """Bytes in memory that begins with a page, as a buffer does."""
+    memory = mmap.mmap(-1, max(num_bytes, 1))
+    block = bytes(range(256)) * 17  # which is not a page long
+    memory[:num_bytes] = (block * (num_bytes // len(block) + 1))[:num_bytes]
+    return memoryview(memory)[:num_bytes]
+
+
+def chunks_of(data):
+    return (data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES))
+
+
+def put(folder, data, beat=lambda num_bytes: None):
+    return put_chunks(folder / "file", chunks_of(data), len(data), beat)
+
+
+def check(folder, data, digest):
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    assert (folder / "file").read_bytes() == data
+    assert digest == hashlib.sha256(data).hexdigest()
+
+
+def takes_direct(folder):
+    """Does the file system of a folder write around the cache?"""
+    try:
+        os.close(os.open(folder / "probe", os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
+    except OSError:
+        return False
+    finally:
+        (folder / "probe").unlink(missing_ok=True)
+    return True
+
+
+# Files
+
+
+@pytest.mark.parametrize("num_bytes", SIZES.values(), ids=SIZES)
+def test_a_file_of_any_size_arrives_as_it_was_with_its_digest(folder, num_bytes):
+    data = data_of(num_bytes)
+    (folder / "file").write_text("what was there before")
+    check(folder, data, put(folder, data))
+
+
+def test_all_but_the_tail_of_a_large_file_goes_around_the_cache(folder, calls):
+    if not takes_direct(folder):
+        pytest.skip("not on this file system")
+    data = data_of(2 * CHUNK_BYTES + 4096 + 77)
+    check(folder, data, put(folder, data))
+    assert sum(count for count, direct in calls if direct) == 2 * CHUNK_BYTES + 4096
+    assert calls[-1] == (77, False)
+
+
+def test_a_small_file_goes_through_the_cache(folder, calls):
+    data = data_of(CHUNK_BYTES)
+    check(folder, data, put(folder, data))
+    assert calls == [(CHUNK_BYTES, False)]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP], ids=errno.errorcode.get)
+def test_a_file_system_that_refuses_to_open_so_is_written_through_the_cache(folder, calls, code, monkeypatch):
+    open_ = os.open
+
+    def refusing(path, flags, *mode, **options):
+        if flags & os.O_DIRECT:
+            raise OSError(code, os.strerror(code))
+        return open_(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    data = data_of(CHUNK_BYTES + 77)
+    check(folder, data, put(folder, data))
+    assert not any(direct for _, direct in calls)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_file_system_that_refuses_to_write_so_is_written_through_the_cache(folder, after, monkeypatch):
+    write, tries = os.write, Counter()
+
+    def refusing(handle, data):
+        direct = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT
+        if direct and tries["direct"] == after:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        tries["direct" if direct else "usual"] += 1
+        return write(handle, data)
+
+    monkeypatch.setattr(os, "write", refusing)
+    data = data_of(2 * CHUNK_BYTES + 77)
+    check(folder, data, put(folder, data))
+    assert tries["direct"] <= after
+    assert tries["usual"] >= 1
+
+
+@pytest.mark.parametrize("most", [2**20, 4096 * 3, 2**20 + 512, 99_999], ids=lambda most: f"{most} at most")
+def test_what_the_system_did_not_take_is_written_again(folder, most, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:most]))
+    data = data_of(CHUNK_BYTES + 4096 + 77)
+    check(folder, data, put(folder, data))
+
+
+def test_data_that_is_not_where_a_page_begins_is_written_all_the_same(folder):
+    data = data_of(CHUNK_BYTES + 5000)[3:]
+    check(folder, data, put(folder, data))
+
+
+@pytest.mark.parametrize("num_bytes", [CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 77])
+def test_it_tells_how_far_it_is(folder, num_bytes):
+    beats = []
+    put(folder, data_of(num_bytes), beats.append)
+    assert beats == [min(at + CHUNK_BYTES, num_bytes) for at in range(0, num_bytes, CHUNK_BYTES)]
+
+
+def test_the_usual_errors_of_an_open_are_not_mended(folder, monkeypatch):
+    monkeypatch.setattr(os, "open", lambda *args, **options: (_ for _ in ()).throw(PermissionError(errno.EACCES, "No")))
+    with pytest.raises(PermissionError):
+        put(folder, data_of(2 * CHUNK_BYTES))
+
+
+# Errors
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 3])
+def test_an_error_in_the_middle_stops_it_and_leaves_what_was_there(folder, fails_at, monkeypatch):
+    (folder / "file").write_text("before")
+    write, num_writes = os.write, Counter()
+
+    def failing(handle, data):
+        num_writes["all"] += 1
+        if num_writes["all"] - 1 == fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, data)
+
+    monkeypatch.setattr(os, "write", failing)
+    with pytest.raises(OSError, match="No space left"):
+        put(folder, data_of(5 * CHUNK_BYTES))
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    assert (folder / "file").read_text() == "before"
+
+
+@pytest.mark.parametrize("limit", [4096, CHUNK_BYTES + 1000])
+def test_a_disk_that_is_really_full_stops_it_and_leaves_nothing(folder, limit):
+    with room_for(limit), pytest.raises(OSError, match="File too large"):
+        put(folder, data_of(3 * CHUNK_BYTES))
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_that_did_not_get_its_size_is_not_taken_for_whole(folder, monkeypatch):
+    write = os.write
+
+    def lying(handle, data):
+        write(handle, data[:4096])
+        return len(data)
+
+    monkeypatch.setattr(os, "write", lying)
+    with pytest.raises(OSError, match="of 8388608 bytes have arrived"):
+        put(folder, data_of(2 * CHUNK_BYTES))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_error_in_what_makes_the_chunks_leaves_nothing(folder, error):
+    def chunks():
+        yield from chunks_of(data_of(CHUNK_BYTES))
+        raise error
+
+    with pytest.raises(error):
+        put_chunks(folder / "file", chunks(), 2 * CHUNK_BYTES)
+    assert list(folder.iterdir()) == []
+
+
+def test_no_file_stays_open(folder):
+    def count():
+        return len(os.listdir("/proc/self/fd"))
+
+    before = count()
+    put(folder, data_of(CHUNK_BYTES + 1))
+    with room_for(4096), pytest.raises(OSError, match="File too large"):
+        put(folder, data_of(CHUNK_BYTES + 1))
+    with locked(folder):
+        pass
+    assert not is_locked(folder)
+    assert count() == before
+
+
+# Locks
+
+HOLD = """
+import sys
+from pathlib import Path
+from cairn.checkpoint.disk import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(folder):
+    """A process that has the lock until its input ends."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-S", "-c", HOLD, str(folder)]
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+@pytest.mark.parametrize("how", ["it leaves", "kill -9"])
+def test_a_lock_holds_for_other_processes_and_ends_with_the_one_that_has_it(folder, how):
+    with holder(folder) as process:
+        assert is_locked(folder)
+        if how == "kill -9":
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not is_locked(folder)
+
+
+def test_a_lock_is_seen_in_the_same_process_and_looking_takes_nothing(folder):
+    assert not is_locked(folder)
+    with locked(folder):
+        assert is_locked(folder)
+        assert is_locked(folder)
+    assert not is_locked(folder)
+
+
+def test_a_lock_in_a_directory_that_is_gone_or_cannot_be_locked_stops_nobody(folder, monkeypatch):
+    with locked(folder / "gone"):
+        assert not is_locked(folder / "gone")
+    monkeypatch.setattr(disk.fcntl, "flock", lambda *args: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
+    with locked(folder):
+        assert not is_locked(folder)

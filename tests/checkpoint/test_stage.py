@@ -1,0 +1,341 @@
+"""A staged state is the one of the moment at which it was staged, whatever training does meanwhile."""
+
+import io
+import threading
+
+import pytest
+import torch
+from tests.support.equality import assert_same
+from torch import nn
+
+from cairn.checkpoint import stage as module
+from cairn.checkpoint.archive import sealed
+from cairn.checkpoint.encoding import encode
+from cairn.checkpoint.images import Image, Images
+from cairn.checkpoint.stage import Stage, steady
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
+
+
+class Training:
+    """A net with parameters, moments and statistics, which it takes a step with."""
+
+    def __init__(self, device="cpu", width=16):
+        torch.manual_seed(3)
+        self.net = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 4)).to(device)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=0.1)
+        self.data = torch.randn(8, 4, device=device)
+
+    def backward(self):
+        self.optimizer.zero_grad()
+        self.net(self.data).square().sum().backward()
+
+    def step(self):
+        self.backward()
+        self.optimizer.step()
+
+    def state(self):
+        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
+
+    def steady(self):
+        return steady(self.net, [self.optimizer])
+
+
+@pytest.fixture
+def image():
+    image = Image()
+    yield image
+    image.close()
+
+
+@pytest.fixture
+def stage():
+    stage = Stage()
+    yield stage
+    stage.close()
+
+
+@pytest.fixture
+def training():
+    training = Training()
+    training.step()
+    return training
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """What is copied later is copied when this is set."""
+    copy, go, main = module._copy, threading.Event(), threading.get_ident()
+
+    def held_copy(pairs, **options):
+        if threading.get_ident() != main:
+            go.wait()
+        copy(pairs, **options)
+
+    monkeypatch.setattr(module, "_copy", held_copy)
+    yield go
+    go.set()
+
+
+@pytest.fixture
+def overlapping(held):
+    """A stage that copies later, and not before it is asked to finish or `held` is set."""
+    stage = Stage(overlap=True)
+    finish = stage.finish
+
+    def let_go_and_finish():
+        if stage._pending is not None:
+            held.set()
+        finish()
+
+    stage.finish = let_go_and_finish
+    yield stage
+    held.set()
+    stage.close()
+
+
+def read(image):
+    """What is in the file, which is not complete before `wait`."""
+    return torch.load(io.BytesIO(b"".join(sealed(image.view[: image.num_bytes], 2**20))), weights_only=True)
+
+
+def copy_of(value):
+    """A state that does not change any more, on the CPU."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True, map_location="cpu")
+
+
+# What is copied
+
+
+def test_a_staged_state_is_the_one_of_its_moment_bit_for_bit_while_training_goes_on(stage, image, training):
+    for _ in range(3):
+        expected = copy_of(training.state())
+        stage.copy(encode(training.state()), image)
+        for _ in range(2):
+            training.step()
+        image.wait()
+        assert_same(read(image), expected)
+
+
+def test_two_buffers_hold_two_states(stage, training):
+    images = Images(2)
+    expected = []
+    for image in images.all:
+        expected.append(copy_of(training.state()))
+        stage.copy(encode(training.state()), image)
+        training.step()
+    assert [read(image)["net"]["0.weight"].tolist() for image in images.all] == [
+        state["net"]["0.weight"].tolist() for state in expected
+    ]
+    for image, state in zip(images.all, expected, strict=True):
+        assert_same(read(image), state)
+    images.close()
+
+
+def test_tied_and_strided_tensors_and_empty_ones_are_what_they_were(stage, image):
+    base = torch.arange(60.0).reshape(6, 10)
+    state = {
+        "tied": [base, base],
+        "transposed": base.t(),
+        "columns": base[:, 2:5],
+        "one of many": torch.arange(3.0).as_strided((1, 3), (100, 1)),
+        "empty": [torch.empty(0), torch.empty(3, 0, dtype=torch.int64)],
+        "number": torch.tensor(1.5, dtype=torch.complex128),
+        "odd": torch.arange(7, dtype=torch.uint8),
+    }
+    for _ in range(2):
+        stage.copy(encode(state), image)
+        found = read(image)
+        assert_same(found, state)
+        assert found["transposed"].stride() == (1, 10)
+        assert found["tied"][0].data_ptr() == found["tied"][1].data_ptr() == found["transposed"].data_ptr()
+        base += 1
+
+
+# What is used again
+
+
+def test_a_layout_is_used_again_when_only_numbers_change(stage, image):
+    held = []
+    for number in range(3):
+        state = {"weight": torch.full((5,), float(number)), "epoch": 10**number}
+        stage.copy(encode(state), image)
+        assert_same(read(image), state)
+        held.append(image.held)
+    assert held[0] is held[1] is held[2]
+
+
+CHANGES = {
+    "another type of the same size": (torch.tensor([1.0, -0.5]), torch.tensor([1, 2], dtype=torch.int32)),
+    "another shape of the same size": (torch.arange(6.0).reshape(2, 3), torch.arange(6.0).reshape(3, 2)),
+    "other strides": (torch.arange(6.0).reshape(2, 3), torch.arange(6.0).reshape(3, 2).t()),
+    "larger": (torch.arange(6.0), torch.arange(600.0)),
+    "smaller": (torch.arange(600.0), torch.arange(6.0)),
+    "so large that the buffer grows": (torch.arange(6.0), torch.arange(200_000.0)),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), CHANGES.values(), ids=CHANGES)
+def test_a_layout_is_made_again_when_the_tensors_change(stage, image, one, other):
+    for tensor in (one, other, one):
+        stage.copy(encode([tensor, torch.tensor(7)]), image)
+        assert_same(read(image), [tensor, torch.tensor(7)])
+
+
+def test_buffers_with_layouts_of_different_states_are_not_mixed_up(stage):
+    images = Images(2)
+    states = [[torch.arange(6.0)], [torch.arange(3.0), torch.arange(4)], [torch.arange(6)], [torch.arange(12.0)]]
+    for turn, state in enumerate(states * 2):
+        stage.copy(encode(state), images.all[turn % 2])
+        assert_same(read(images.all[turn % 2]), state)
+        stage.copy(encode(state), images.all[0])
+        assert_same(read(images.all[0]), state)
+    images.close()
+
+
+def test_no_memory_is_raised_and_the_next_copy_works(stage, image, training, monkeypatch):
+    monkeypatch.setattr(image, "fit", lambda num_bytes: (_ for _ in ()).throw(MemoryError("none")))
+    with pytest.raises(MemoryError, match="none"):
+        stage.copy(encode(training.state()), image)
+    monkeypatch.undo()
+    stage.copy(encode(training.state()), image)
+    assert_same(read(image), training.state())
+
+
+# Overlap
+
+
+def test_steady_is_what_only_an_optimizer_changes():
+    training = Training()
+    training.step()
+    found = {tensor.data_ptr() for tensor in training.steady()}
+    moments = [value for state in training.optimizer.state.values() for value in state.values()]
+    assert found == {tensor.data_ptr() for tensor in [*training.net.parameters(), *moments]}
+    assert not found & {buffer.data_ptr() for buffer in training.net.buffers()}
+
+
+def test_with_overlap_statistics_are_copied_at_once_and_parameters_when_it_finishes(overlapping, held, image, training):
+    before = copy_of(training.state())
+    overlapping.copy(encode(before), image)  # what was in the buffer before: other numbers
+    for tensor in image.held.tensors:
+        tensor.zero_()
+    held.clear()
+    overlapping.copy(encode(training.state()), image, training.steady())
+    found = read(image)
+    late = {"0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"}
+    for name, tensor in found["net"].items():
+        assert bool(tensor.count_nonzero()) == (name not in late), name
+    assert not any(state["exp_avg_sq"].count_nonzero() for state in found["optimizer"]["state"].values())
+    assert not held.is_set()
+    overlapping.finish()
+    assert_same(read(image), before)
+
+
+def test_with_overlap_forward_and_backward_go_on_and_the_next_step_waits(overlapping, held, image, training):
+    training.optimizer.register_step_pre_hook(lambda *_: overlapping.finish())
+    for _ in range(3):
+        before = copy_of(training.state())
+        held.clear()
+        overlapping.copy(encode(training.state()), image, training.steady())
+        training.backward()
+        assert not held.is_set()  # the statistics have changed, and nothing that is still to be copied has
+        training.optimizer.step()
+        image.wait()
+        assert_same(read(image), before)
+
+
+def test_the_file_is_complete_when_its_wait_returns(overlapping, held, image, training):
+    before = copy_of(training.state())
+    overlapping.copy(encode(training.state()), image, training.steady())
+    threading.Thread(target=held.set).start()
+    image.wait()
+    assert_same(read(image), before)
+
+
+def test_a_second_copy_waits_for_the_first(overlapping, held, training):
+    images = Images(2)
+    before = copy_of(training.state())
+    overlapping.copy(encode(training.state()), images.all[0], training.steady())
+    overlapping.copy(encode(training.state()), images.all[1], training.steady())
+    assert held.is_set()
+    overlapping.finish()
+    for image in images.all:
+        assert_same(read(image), before)
+    images.close()
+
+
+def test_without_overlap_everything_is_there_at_once(image, training, monkeypatch):
+    monkeypatch.setattr(module, "ThreadPoolExecutor", None)
+    stage = Stage(overlap=False)
+    stage.copy(encode(training.state()), image, training.steady())
+    assert_same(read(image), training.state())
+    stage.finish()
+    stage.close()
+
+
+def test_a_copy_that_fails_is_told_once_to_training_and_to_the_save(image, training, monkeypatch):
+    copy, main = module._copy, threading.get_ident()
+
+    def failing(pairs, **options):
+        if threading.get_ident() != main:
+            raise RuntimeError("no copy")
+        copy(pairs, **options)
+
+    monkeypatch.setattr(module, "_copy", failing)
+    stage = Stage(overlap=True)
+    stage.copy(encode(training.state()), image, training.steady())
+    with pytest.raises(RuntimeError, match="no copy"):
+        stage.finish()
+    with pytest.raises(RuntimeError, match="no copy"):
+        image.wait()
+    stage.finish()
+    stage.copy(encode(training.state()), image, training.steady())
+    stage.close()  # at the end of a run, in the middle of another error perhaps
+
+
+def test_no_thread_is_left(image, training):
+    before = threading.active_count()
+    stage = Stage(overlap=True)
+    stage.copy(encode(training.state()), image, training.steady())
+    assert threading.active_count() == before + 1
+    stage.close()
+    stage.close()
+    assert threading.active_count() == before
+
+
+# With a GPU
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("device", DEVICES)
+def test_under_load_it_is_what_a_synchronous_copy_of_the_same_step_is(device, overlap):
+    training, images, stage = Training(device, width=256), Images(2), Stage(overlap)
+    training.optimizer.register_step_pre_hook(lambda *_: stage.finish())
+    for turn in range(6):
+        training.step()
+        expected = copy_of(training.state())
+        image = images.all[turn % 2]
+        stage.copy(encode(training.state()), image, training.steady())
+        for _ in range(3):
+            training.step()
+        image.wait()
+        assert_same(read(image), expected)
+    stage.close()
+    images.close()
+
+
+@needs_cuda
+def test_memory_that_a_gpu_writes_to_is_pinned_until_it_is_given_back(stage):
+    image = Image()
+    stage.copy(encode([torch.arange(1000, device="cuda")]), image)
+    seen = torch.frombuffer(image.view, dtype=torch.uint8)
+    assert seen.is_pinned()
+    stage.copy(encode([torch.arange(10**6, device="cuda")]), image)  # it grows
+    image.wait()
+    assert torch.frombuffer(image.view, dtype=torch.uint8).is_pinned()
+    assert_same(read(image), [torch.arange(10**6)])
+    image.close()
+    assert not seen.is_pinned()

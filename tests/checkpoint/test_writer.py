@@ -1,0 +1,446 @@
+"""A process beside this one writes what a thread here would; whoever of the two dies, the checkpoint is committed."""
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.support.command import ROOT
+from tests.support.disk import room_for
+from tests.support.values import at, saved
+
+from cairn.checkpoint import disk, layout, writer
+from cairn.checkpoint.catalog import Catalog, verify
+from cairn.checkpoint.commit import Job
+from cairn.checkpoint.encoding import encode
+from cairn.checkpoint.errors import SaveError
+from cairn.checkpoint.images import Images
+from cairn.checkpoint.stage import Stage
+from cairn.checkpoint.writer import WriterHere, WriterProcess
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memfd_create"),
+]
+SAVED_KEYS = ("name", "position", "number", "reasons", "num_bytes", "sha256")
+GENEROUS_S = 300
+FIRST = layout.checkpoint_name(at(1))
+TEMP = layout.temp_name(FIRST)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def images():
+    images = Images(2)
+    yield images
+    images.close()
+
+
+@pytest.fixture
+def beside(images):
+    beside = WriterProcess(images)
+    yield beside
+    beside.close()
+
+
+def staged(images, number=0, size=3):
+    """A buffer with a state in it."""
+    image = images.all[number % 2]
+    Stage().copy(encode({"state_dict": {"weight": torch.full((size,), float(number))}}), image)
+    return image
+
+
+def job_of(folder, number=0, **changes):
+    return Job(folder, saved(number), {"world_size": 1}, **changes)
+
+
+def facts(result):
+    return {key: getattr(result.saved, key) for key in SAVED_KEYS}
+
+
+class Asked:
+    """A job that a thread waits for."""
+
+    def __init__(self, writer, job, image):
+        self._given = []
+        self._thread = threading.Thread(target=self._perform, args=(writer, job, image))
+        self._thread.start()
+
+    def _perform(self, *request):
+        own, *request = request
+        try:
+            self._given.append(own.perform(*request))
+        except Exception as error:
+            self._given.append(error)
+
+    def result(self):
+        self._thread.join(GENEROUS_S)
+        (given,) = self._given
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+
+class InTheMiddle:
+    """Lets a writer stand in the middle of a file of `SIZE`: what it writes to is a pipe, which nobody reads."""
+
+    SIZE = 100_000
+
+    def __init__(self, folder):
+        self._path = folder / TEMP
+        self._handles = []
+        self.again()
+
+    def again(self):
+        """The next one will stand there as well."""
+        os.mkfifo(self._path)
+
+    def wait(self):
+        """Returns when it has opened the file; the next one finds a place for a real file."""
+        self._handles.append(os.open(self._path, os.O_RDONLY))
+        self._path.unlink()
+
+    def close(self):
+        while self._handles:
+            os.close(self._handles.pop())
+
+
+@pytest.fixture
+def middle(folder):
+    middle = InTheMiddle(folder)
+    yield middle
+    middle.close()
+
+
+def ended(pid):
+    """Wait for the end of a process that is not ours."""
+    handle = os.pidfd_open(pid)
+    try:
+        assert select.select([handle], [], [], GENEROUS_S)[0], "it goes on"
+    finally:
+        os.close(handle)
+
+
+def errors(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+# One job after the other
+
+
+@pytest.mark.parametrize("size", [3, 2_500_000], ids=["small", "several chunks"])
+def test_it_writes_the_bytes_that_a_writer_here_writes(folder, images, beside, size, tmp_path):
+    links = {layout.LAST: FIRST, layout.BEST: None}
+    image = staged(images, size=size)
+    theirs = beside.perform(job_of(folder, links=links), image)
+    (tmp_path / "here").mkdir()
+    ours = WriterHere().perform(job_of(tmp_path / "here", links=links), image)
+    assert facts(theirs) == facts(ours)
+    assert (folder / FIRST).read_bytes() == (tmp_path / "here" / FIRST).read_bytes()
+    assert verify(folder / layout.LAST, theirs.saved) is None
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in (tmp_path / "here").iterdir())
+
+
+def test_it_does_one_job_after_the_other_from_buffers_that_change_and_grow(folder, images, beside):
+    pids = set()
+    for number, size in enumerate([3, 3, 500_000, 500_000, 3, 3]):
+        gone = [layout.checkpoint_name(at(number))] if number else []
+        result = beside.perform(job_of(folder, number, gone=gone), staged(images, number, size))
+        found = torch.load(folder / result.saved.name, weights_only=True)["state_dict"]["weight"]
+        assert torch.equal(found, torch.full((size,), float(number)))
+        assert Catalog(folder).committed() == [result.saved]
+        pids.add(beside.pid)
+    assert len(pids) == 1
+
+
+def test_how_far_it_is_is_told(folder, images, beside, monkeypatch):
+    beside.perform(job_of(folder), staged(images, size=2_500_000))
+    assert beside.progress_bytes > 0
+    here = WriterHere()
+    image = staged(images, size=2_500_000)
+    here.perform(job_of(folder), image)
+    assert here.progress_bytes == image.num_bytes
+
+
+# Errors
+
+
+@pytest.mark.parametrize("kind", ["here", "beside"])
+def test_an_error_of_the_disk_is_one_sentence(folder, images, beside, kind):
+    folder.rmdir()
+    folder.parent.rmdir()
+    own = beside if kind == "beside" else WriterHere()
+    with pytest.raises(SaveError) as error:
+        own.perform(job_of(folder), staged(images))
+    assert str(error.value) == (
+        f"The checkpoint {folder / FIRST} could not be written: {folder} is gone and cannot be made again "
+        f"(No such file or directory): was it deleted, or its disk unmounted?."
+    )
+    folder.parent.mkdir()
+    assert own.perform(job_of(folder), staged(images)).saved.name == FIRST
+
+
+def test_a_link_that_cannot_be_moved_is_told_beside_the_result(folder, images, beside):
+    (folder / layout.LAST).mkdir()
+    result = beside.perform(job_of(folder, links={layout.LAST: FIRST}), staged(images))
+    assert result.untidy == f"The link {folder / layout.LAST} could not be moved to {FIRST}: Is a directory."
+    assert verify(folder / FIRST, result.saved) is None
+
+
+def test_a_mistake_in_the_process_is_an_error_here_and_it_lives_on(folder, images, beside):
+    image = staged(images)
+    with pytest.raises(SaveError, match=r"epoch_000_batch_000001\.ckpt could not be written: .*Error"):
+        beside.perform(replace(job_of(folder), links={"last.ckpt": 7}), image)
+    pid = beside.pid
+    beside.perform(job_of(folder), image)
+    assert beside.pid == pid
+
+
+def test_a_disk_that_does_not_answer_is_told_and_waited_for(folder, images, beside, caplog, monkeypatch):
+    monkeypatch.setattr(writer, "SILENCE_S", 0.01)
+    told = threading.Event()
+    caplog.handler.addFilter(lambda record: told.set() or True)
+    with disk.locked(folder), caplog.at_level(logging.WARNING):
+        asked = Asked(beside, job_of(folder), staged(images))
+        assert told.wait(GENEROUS_S)
+    assert asked.result().saved.name == FIRST
+    message = f"The disk does not answer: nothing of {FIRST} was written for 0.01 s."
+    assert caplog.records[0].getMessage() == message
+
+
+# Its death
+
+
+def test_when_it_was_killed_between_two_jobs_another_one_does_the_next(folder, images, beside, caplog):
+    beside.perform(job_of(folder), staged(images))
+    first = beside.pid
+    os.kill(first, signal.SIGKILL)
+    result = beside.perform(job_of(folder, 1), staged(images, 1))
+    assert beside.pid != first
+    assert verify(folder / result.saved.name, result.saved) is None
+    told = "The process that writes checkpoints was killed by SIGKILL: another one does its work again."
+    assert errors(caplog) == [told]
+
+
+def test_when_it_was_killed_in_the_middle_of_a_job_another_one_does_it_again(folder, images, beside, middle, caplog):
+    beside.start()
+    asked = Asked(beside, job_of(folder, links={layout.LAST: FIRST}), staged(images, size=middle.SIZE))
+    middle.wait()
+    os.kill(beside.pid, signal.SIGKILL)
+    result = asked.result()
+    assert verify(folder / layout.LAST, result.saved) is None
+    assert len(errors(caplog)) == 1
+    assert sorted(path.suffix for path in folder.iterdir()) == [".ckpt", ".ckpt", ".json"]
+
+
+def test_its_death_is_noticed_although_another_process_has_its_end_of_the_pipe(
+    folder, images, beside, middle, monkeypatch
+):
+    monkeypatch.setattr(writer, "_LOOK_S", 0.01)
+    kept, pipe = [], writer.Pipe
+
+    def shared_pipe():
+        ours, theirs = pipe()
+        kept.append(os.dup(theirs.fileno()))  # what a worker has that is forked at this moment
+        return ours, theirs
+
+    monkeypatch.setattr(writer, "Pipe", shared_pipe)
+    beside.start()
+    asked = Asked(beside, job_of(folder), staged(images, size=middle.SIZE))
+    middle.wait()
+    os.kill(beside.pid, signal.SIGKILL)
+    assert verify(folder / FIRST, asked.result().saved) is None
+    for handle in kept:
+        os.close(handle)
+
+
+def test_when_it_was_killed_twice_the_save_has_failed_and_the_next_one_works(folder, images, beside, middle):
+    beside.start()
+    asked = Asked(beside, job_of(folder), staged(images, size=middle.SIZE))
+    middle.wait()
+    middle.again()
+    os.kill(beside.pid, signal.SIGKILL)
+    middle.wait()
+    os.kill(beside.pid, signal.SIGTERM)  # which it ignores
+    os.kill(beside.pid, signal.SIGKILL)
+    with pytest.raises(SaveError) as error:
+        asked.result()
+    where = folder / FIRST
+    assert str(error.value) == f"The checkpoint {where} could not be written: its writer was killed by SIGKILL, twice."
+    assert beside.pid is None
+    assert Catalog(folder).committed() == []
+    assert beside.perform(job_of(folder), staged(images)).saved.name == FIRST
+
+
+def test_a_process_that_ends_at_once_is_told_with_its_exit_code(folder, images, beside, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(SaveError, match="its writer has ended with exit code 1, twice"):
+        beside.perform(job_of(folder), staged(images))
+
+
+def test_a_job_that_was_done_already_and_now_fails_does_not_take_it_away(folder, images):
+    """The writer was killed after its last step, before it could say so, and the disk is full for the second one."""
+    image, own = staged(images), WriterHere()
+    first = own.perform(job_of(folder, links={layout.LAST: FIRST}), image)
+    with room_for(100), pytest.raises(SaveError, match="could not be written"):
+        own.perform(job_of(folder, links={layout.LAST: FIRST}), image)
+    assert verify(folder / layout.LAST, first.saved) is None
+    assert Catalog(folder).committed() == [first.saved]
+
+
+def test_signals_that_are_meant_for_the_training_do_not_stop_it(folder, images, beside, caplog):
+    beside.perform(job_of(folder), staged(images))
+    pid = beside.pid
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(pid, number)
+        beside.perform(job_of(folder, 1), staged(images, 1))
+    assert beside.pid == pid
+    assert os.getpgid(pid) != os.getpgid(0)  # nor does a Ctrl-C that goes to all of the group
+    assert errors(caplog) == []
+
+
+# The death of the training
+
+PARENT = """
+import json, os, sys
+from pathlib import Path
+from cairn.checkpoint.archive import Layout
+from cairn.checkpoint.commit import Job
+from cairn.checkpoint.images import Images
+from cairn.checkpoint.types import Position, Saved
+from cairn.checkpoint.writer import Request, WriterProcess
+
+folder, has_worker = Path(sys.argv[1]), sys.argv[2] == "with a worker"
+images, layout = Images(1), Layout(())
+image = images.take()
+image.fit(layout.num_bytes(4))
+image.num_bytes = layout.write_tail(image.view, b"\\x80\\x02N.")
+writer = WriterProcess(images)
+writer.start()
+worker = os.fork() if has_worker else None
+if worker == 0:
+    sys.stdin.read()  # it has the pipe as well, and lives on
+    os._exit(0)
+draft = Saved("epoch_000_batch_000001.ckpt", Position(0, 1), 0, ("interval",), None, run="toy")
+job = Job(folder, draft, {"world_size": 1}, links={"last.ckpt": draft.name})
+writer._connection.send(Request(job, 0, image.capacity, image.num_bytes))
+print(json.dumps(writer.pid), flush=True)
+sys.stdin.read()
+"""
+
+
+def parent(folder, how, **environment):
+    """A training that has asked for a checkpoint."""
+    return subprocess.Popen(
+        [sys.executable, "-S", "-c", PARENT, str(folder), how],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("how", ["alone", "with a worker"])
+def test_when_the_training_was_killed_it_finishes_what_it_has_and_goes(folder, how):
+    """A worker that was forked holds the pipe, so that its end does not tell that the training is gone."""
+    with parent(folder, how) as training:
+        with disk.locked(folder):  # it stands before its first step
+            pid = json.loads(training.stdout.readline())
+            training.kill()
+            training.wait()
+        ended(pid)
+        (only,) = Catalog(folder).committed()
+        assert verify(folder / layout.LAST, only) is None
+        assert sorted(path.name for path in folder.iterdir()) == [FIRST, FIRST.replace("ckpt", "json"), "last.ckpt"]
+        assert not disk.is_locked(folder)
+
+
+@pytest.mark.parametrize("how", ["alone", "with a worker"])
+def test_when_the_training_was_killed_a_writer_without_work_goes(folder, how):
+    with parent(folder, how) as training:
+        pid = json.loads(training.stdout.readline())
+        while not (folder / layout.LAST).is_symlink():
+            os.sched_yield()
+        training.kill()
+        ended(pid)
+
+
+# What it takes, and leaves
+
+
+def test_nothing_is_left_when_it_is_closed(folder):
+    def fds():
+        return sorted(os.listdir("/proc/self/fd"))
+
+    before = fds()
+    images = Images(2)
+    beside = WriterProcess(images)
+    beside.perform(job_of(folder), staged(images))
+    handle = os.pidfd_open(beside.pid)
+    beside.close()
+    beside.close()
+    images.close()
+    assert select.select([handle], [], [], 0)[0], "it is still there"
+    os.close(handle)
+    assert beside.pid is None
+    assert fds() == before
+
+
+def test_it_holds_no_file_of_the_training_but_its_pipe_and_the_buffers(folder, images, beside):
+    with open(folder / "other", "w") as other:
+        os.set_inheritable(other.fileno(), True)
+        beside.perform(job_of(folder), staged(images))
+        held = [os.readlink(f"/proc/{beside.pid}/fd/{number}") for number in os.listdir(f"/proc/{beside.pid}/fd")]
+    assert not [what for what in held if what == str(folder / "other")]
+    assert sum(what.startswith("socket:") for what in held) == 1
+
+
+def test_it_starts_without_installed_packages_and_without_torch(folder, images, beside):
+    beside.perform(job_of(folder), staged(images))
+    command = Path(f"/proc/{beside.pid}/cmdline").read_bytes().split(b"\0")
+    assert command[1] == b"-SP"
+    maps = Path(f"/proc/{beside.pid}/maps").read_text()
+    assert "libpython" in maps or "python" in maps
+    assert not [line for line in maps.splitlines() if "torch" in line or "numpy" in line]
+    modules = "import sys, cairn.checkpoint.writer_process; print(*sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", modules],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not {"torch", "numpy", "lightning"} & set(found.stdout.split())
+
+
+@pytest.mark.parametrize("search_path", [None, "", "elsewhere"])
+def test_a_file_that_lies_where_we_stand_is_not_taken_for_a_module(folder, images, beside, monkeypatch, search_path):
+    here = folder.parent / "here"
+    here.mkdir()
+    for module in ("mmap", "signal", "json", "cairn", "hashlib"):
+        (here / f"{module}.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if search_path is not None:
+        monkeypatch.setenv("PYTHONPATH", search_path)
+    assert beside.perform(job_of(folder), staged(images)).saved.name == FIRST
+
+
+def test_where_no_buffer_can_be_shared_it_does_not_start(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    images = Images(1)
+    with pytest.raises(OSError, match="no memfd_create"):
+        WriterProcess(images).start()
+    images.close()
