@@ -339,7 +339,6 @@ def test_decisions_are_made_as_if_what_is_on_its_way_was_there(folder):
         own.expect(saved(number, score))
     assert [(item.number, item.score) for item in own.expected] == [(1, 0.3), (2, 0.4)]
     assert [item.number for item in own.saved] == [0]
-    assert own.num_coming == 2
 
 
 def test_what_does_not_arrive_was_never_there(folder):

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,3 +162,15 @@ def test_two_buffers_take_turns():
         own.give_back(image)
     own.close()
     assert seen == [0, 1, 0, 1]
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux's /proc")
+def test_the_free_memory_is_the_least_that_some_limit_leaves(tmp_path, monkeypatch):
+    assert 2**20 < images.available_bytes() < 2**50
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "memory.max").write_text("max\n")
+    (tmp_path / "job" / "memory.current").write_text("5\n")
+    monkeypatch.setattr(images, "_groups", lambda: [tmp_path / "job", tmp_path, tmp_path / "none"])
+    assert images.available_bytes() == 2_000_000

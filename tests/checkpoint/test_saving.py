@@ -249,7 +249,7 @@ def test_a_mistake_in_a_rule_is_an_outcome_and_frees_the_buffer(make):
     own.wait()
     (outcome,) = own.outcomes()
     assert "could not be written: ZeroDivisionError('no " in outcome.error
-    assert own.history.num_coming == 0
+    assert own.history.expected == own.history.saved
     assert own.reserve(wait=False) is not None
 
 
@@ -449,3 +449,11 @@ def test_no_memory_for_the_buffers_is_told_and_none_of_them_is_kept(folder, monk
     with pytest.raises(SaveError, match="No memory for a checkpoint of 1000 bytes"):
         saving.saver("process", 2, Stage(), History(folder, [], None), 1000, on_gpu=False)
     assert fds() == before
+
+
+@pytest.mark.parametrize(("free", "expected"), [(None, 2), (400, 2), (399, 1), (10, 1)])
+def test_two_buffers_take_no_more_than_half_of_the_free_memory(free, expected, monkeypatch, caplog):
+    monkeypatch.setattr(saving, "available_bytes", lambda: free)
+    assert saving._that_fit(2, 100) == expected
+    assert ("there is one only" in caplog.text) == (expected == 1)
+    assert saving._that_fit(1, 10**9) == 1

@@ -93,7 +93,7 @@ class CheckpointEngine(Checkpoint):
         self.policy, self.origin, self.plan, self.stop = policy, origin, plan, stop
         ranked_by = policy.mode if policy.monitor else None
         self.history = History(policy.directory, policy.rules.values(), ranked_by)
-        self.num_saves = 0
+        self.num_saves = self._num_unheard = 0
         self.meter = Meter()
         self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
@@ -329,7 +329,7 @@ class CheckpointEngine(Checkpoint):
         gave_up, final = "", moment.ends or moment.stop is not None
         clock = {
             "elapsed_s": moment.elapsed_s,
-            "num_saves": self.num_saves + self.history.num_coming + 1,
+            "num_saves": self.num_saves + self._num_unheard + 1,
             "meter": self.meter.state_dict(),
         }
         self._last_save_s = moment.elapsed_s
@@ -360,6 +360,7 @@ class CheckpointEngine(Checkpoint):
         draft = replace(draft, stall_s=time.monotonic() - started, wait_s=waited_s)
         self._image = None
         provenance = {"world_size": trainer.world_size, **self.origin.provenance}
+        self._num_unheard += 1
         self._the_saver.commit(image, draft, provenance)
         if trainer.is_last_batch:
             self._finish_copy()  # what hooks at an epoch's end do to weights is theirs
@@ -376,6 +377,7 @@ class CheckpointEngine(Checkpoint):
             self.saver.wait()
         gave_up, outcomes = "", self.saver.outcomes()
         for outcome in outcomes:
+            self._num_unheard -= 1
             last = final and outcome is outcomes[-1]
             if outcome.result is None:
                 gave_up = self.failures.add(outcome.error, last)
@@ -421,7 +423,7 @@ class CheckpointEngine(Checkpoint):
             return ""
         why = self._hear(final=wait)
         self.saver.close()
-        self.saver = None
+        self.saver = self._image = None
         return why
 
     def _finish_copy(self) -> None:

@@ -42,7 +42,8 @@ class History:
     @property
     def newest(self) -> Saved | None:
         """What `last.ckpt` is."""
-        return self.saved[-1] if self.saved else None
+        saved = self.saved  # another thread may be about to exchange it
+        return saved[-1] if saved else None
 
     @property
     def best(self) -> Saved | None:
@@ -125,11 +126,6 @@ class History:
                 coming = replace(draft, number=_next_number(found))
                 found = retention.survivors(self.rules, [*_others(found, coming), coming], self.mode)
             return found
-
-    @property
-    def num_coming(self) -> int:
-        """How many are on their way."""
-        return len(self._coming)
 
     def job(self, draft: Saved, provenance: Mapping[str, Any]) -> Job:
         """What to do for the checkpoint that is next to be written: delete to make room, write, move links, delete."""

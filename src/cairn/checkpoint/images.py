@@ -11,11 +11,13 @@ import mmap
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from cairn.checkpoint.archive import PAGE
 
-_SHARE = 16
+_SHARE = 64
 """A buffer has one part in so many to spare, lest a state that grows by a few numbers needs a larger one."""
 _SPARE_BYTES = 2**16
 _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23  # of Linux; Python has no name for the second one yet
@@ -112,6 +114,29 @@ def mapped(fd: int, size: int) -> mmap.mmap:
                 raise
             # Not on this kernel: the first save pays for it.
     return memory
+
+
+def available_bytes() -> int | None:
+    """Memory that could still be taken on this machine, or in this job's part of it; None if that cannot be told."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    for group in _groups():
+        with suppress(OSError, ValueError):
+            most, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+            found += [int(most) - int(used)] if most.isdigit() else []
+    return min(found, default=None)
+
+
+def _groups() -> list[Path]:
+    """The control groups that may limit this process: of a container, or of a job on a cluster."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            if line.startswith("0::/"):
+                group = Path("/sys/fs/cgroup") / line.removeprefix("0::/")
+                return [group, *group.parents[:-3]]
+    return []
 
 
 class Images:

@@ -17,7 +17,7 @@ from cairn.checkpoint.commit import Job, Result
 from cairn.checkpoint.encoding import Encoded
 from cairn.checkpoint.errors import SaveError
 from cairn.checkpoint.history import History
-from cairn.checkpoint.images import Image, Images
+from cairn.checkpoint.images import Image, Images, available_bytes
 from cairn.checkpoint.space import size
 from cairn.checkpoint.stage import Stage
 from cairn.checkpoint.types import Saved
@@ -176,7 +176,7 @@ def saver(kind: WriterKind, num_images: int, stage: Stage, history: History, num
     Raises:
         SaveError: there is no memory for it.
     """
-    images = Images(1 if kind == "sync" else num_images)
+    images = Images(1 if kind == "sync" else _that_fit(num_images, num_bytes))
     try:
         for image in images.all:
             stage.prepare(image, num_bytes, on_gpu)
@@ -185,6 +185,20 @@ def saver(kind: WriterKind, num_images: int, stage: Stage, history: History, num
         raise SaveError(str(error)) from error
     beside = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
     return Saver(history, _process(images) if beside else WriterHere(), images, stage, background=kind != "sync")
+
+
+def _that_fit(num_images: int, num_bytes: int) -> int:
+    free = available_bytes()
+    if num_images == 1 or free is None or num_images * num_bytes <= free // 2:
+        return num_images
+    log.warning(
+        "%d buffers for checkpoints would take %s, and %s of memory are free: there is one only, so that a save must "
+        "wait for the one before. checkpoint.buffers=1 says the same.",
+        num_images,
+        size(num_images * num_bytes),
+        size(free),
+    )
+    return 1
 
 
 def _process(images: Images) -> Writer:

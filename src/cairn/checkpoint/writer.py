@@ -127,10 +127,12 @@ class WriterProcess:
 
     def perform(self, job: Job, image: Image) -> Result:
         for again in (True, False):
+            self.start()
             try:
-                self.start()
                 return self._ask(Request(job, self._images.all.index(image), image.capacity, image.num_bytes))
-            except (EOFError, ConnectionError) as error:
+            except SaveError:
+                raise
+            except (EOFError, OSError) as error:
                 why = self._how_it_ended()
                 if not again:
                     name = job.directory / job.draft.name
