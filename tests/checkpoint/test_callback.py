@@ -1,13 +1,17 @@
 """The engine in short runs: what it saves, when, under which names, and how it ends with whatever stops it."""
 
+import csv
 import errno
 import functools
 import json
+import logging
 import math
 import os
 import random
 import re
 import signal
+import sys
+import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -25,7 +29,7 @@ from tests.support.values import drop_manifest, flip_byte, names
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric, MetricTracker
 
-from cairn.checkpoint import callback, layout, resume, saving
+from cairn.checkpoint import callback, layout, resume, saving, writer
 from cairn.checkpoint import clock as clock_module
 from cairn.checkpoint import disk as disk_module
 from cairn.checkpoint.callback import Stopped
@@ -694,3 +698,68 @@ def test_an_engine_belongs_to_its_trainer(tmp_path):
     engine = callback.CheckpointEngine(run.engine.policy, run.engine.origin)
     with pytest.raises(AssertionError, match="attach"):
         engine.at_boundary("batch", False)
+
+
+# What saves cost
+
+
+def test_auto_tells_its_choice_and_the_manifests_keep_it(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "cairn")
+    settings = policy(tmp_path, triggers={"interval": Every("auto")}, **ALL)
+    run = fit(prepare(tmp_path, Scored(), settings, callbacks=[Clock(monkeypatch)], max_epochs=2))
+    assert len(run.committed) > 8, "a save is nothing against ten seconds"
+    assert {item.interval_batches for item in run.committed} == {1}
+    told = [record.getMessage() for record in caplog.records if "save_interval=auto" in record.getMessage()]
+    assert told
+    assert "every batch (about 10 s), so that saving costs at most 1 %" in told[0]
+    assert "an estimate before the first save" in told[0]
+
+
+def test_each_save_tells_the_loggers_what_it_has_cost(tmp_path):
+    run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
+    costs = list(csv.DictReader((tmp_path / "csv" / "checkpoints.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in costs] == [item.position.step for item in run.committed]
+    for row, item in zip(costs, run.committed, strict=True):
+        assert (float(row["stall_s"]), float(row["write_s"])) == (item.stall_s, item.write_s)
+        assert (int(row["bytes"]), int(row["skipped"])) == (item.num_bytes, 0)
+        assert float(row["overhead"]) > 0
+    assert "stall_s" not in (tmp_path / "csv" / "metrics.csv").read_text(), "no two runs would have the same"
+
+
+@pytest.mark.parametrize("when_busy", ["skip", "wait"])
+def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_never(tmp_path, when_busy, monkeypatch):
+    free, perform, reserve = threading.Event(), writer.WriterHere.perform, saving.Saver.reserve
+
+    def slow(self, job, image):
+        free.wait()
+        return perform(self, job, image)
+
+    def waited(self, wait):
+        if wait:
+            free.set()
+        return reserve(self, wait)
+
+    monkeypatch.setattr(writer.WriterHere, "perform", slow)
+    monkeypatch.setattr(saving.Saver, "reserve", waited)
+    triggers = {"interval": Every(1), "end": AtEnd()}
+    ways = {"writer": "thread", "buffers": 1, "when_busy": when_busy}
+    run = fit(prepare(tmp_path, Scored(), policy(tmp_path, triggers=triggers, **ALL, **ways)))
+    expected = [1, 8] if when_busy == "skip" else list(range(1, 9))
+    assert [item.position.batch for item in run.committed] == expected
+    assert run.engine.meter.num_skipped == run.committed[-1].skipped == 8 - len(expected)
+    assert run.engine.num_saves == len(expected)
+
+
+@pytest.mark.parametrize("way", ["process", "thread"])
+def test_nothing_is_left_of_a_training_that_fails_with_a_save_on_its_way(tmp_path, way):
+    module = Scored()
+    module.on_train_batch_start = lambda batch, batch_idx: 1 / (4 - batch_idx)
+    before = set(os.listdir("/proc/self/fd")) if sys.platform == "linux" else set()
+    run = prepare(tmp_path, module, policy(tmp_path, writer=way, when_busy="wait"))
+    with pytest.raises(ZeroDivisionError):
+        fit(run)
+    assert [item.position.batch for item in run.committed] == [3, 4], "what was on its way has arrived"
+    assert run.engine.saver is None
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
+    if sys.platform == "linux":
+        assert len(os.listdir("/proc/self/fd")) <= len(before) + 1

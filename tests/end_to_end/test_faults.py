@@ -56,11 +56,12 @@ def errors(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith(("[ERROR]", "Error:"))]
 
 
-def test_a_disk_that_is_full_for_a_while(forks: Forks, whole: Outcome, tmp_path: Path) -> None:
+@pytest.mark.parametrize("writer", ["sync", "thread", "process"])
+def test_a_disk_that_is_full_for_a_while(writer: str, forks: Forks, whole: Outcome, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with small_disk(tmp_path / "disk", 4_000_000) as disk:
         where = [f"checkpoint.dirpath={disk}/checkpoints", FILL.format(disk, 17, 27)]
-        told = errors(start(forks, run, *where))
+        told = errors(start(forks, run, *where, f"checkpoint.writer={writer}"))
         (run / "checkpoints").symlink_to(disk / "checkpoints")
         assert len(told) == 2, "one for each save that failed, at batches 20 and 25"
         assert re.search(r"epoch_000_batch_000020\.ckpt could not be written: No space left on device", told[0])
@@ -71,9 +72,9 @@ def test_a_disk_that_is_full_for_a_while(forks: Forks, whole: Outcome, tmp_path:
     assert [entry for entry in found if not entry.startswith(("kept", "checkpoint['callbacks']"))] == []
 
 
-@pytest.mark.parametrize("place", ["checkpoints", "the whole run"])
+@pytest.mark.parametrize(("place", "writer"), [("checkpoints", "process"), ("the whole run", "thread")])
 def test_a_disk_that_is_full_for_good_stops_the_run_and_it_goes_on_later(
-    place: str, forks: Forks, whole: Outcome, tmp_path: Path
+    place: str, writer: str, forks: Forks, whole: Outcome, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "run"
     elsewhere.mkdir()
@@ -81,7 +82,7 @@ def test_a_disk_that_is_full_for_good_stops_the_run_and_it_goes_on_later(
         run = disk / "run" if place == "the whole run" else elsewhere
         record = f"+callbacks.record.folder={elsewhere}"  # what the test writes shall not fail
         lies = f"hydra.run.dir={run}" if place == "the whole run" else f"checkpoint.dirpath={disk}/checkpoints"
-        where = [record, lies]
+        where = [record, lies, f"checkpoint.writer={writer}"]
         told = errors(start(forks, elsewhere, *where, FILL.format(disk, 17, -1), expect=1))
         (disk / "ballast").unlink()
         checkpoints = (run if place == "the whole run" else disk) / "checkpoints"
