@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     console = Console(width=wide, soft_wrap=False)
     out = Path(options.out)
     if options.write_results or options.report:
-        raw = json.loads(Path(options.report or out / LATEST).read_text())
+        raw = together([json.loads(Path(path).read_text()) for path in options.report or [out / LATEST]])
     else:
         raw = _measure(options, out, console, argv)
     _tell(raw, console)
@@ -42,6 +42,16 @@ def main(argv: Sequence[str]) -> int:
         results.write(raw, Path(options.results), Path(options.results).with_name(results.PLOT.name))
         console.print(f"Written: {options.results}")
     return 0
+
+
+def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What several commands have measured on one machine, as if it had been one."""
+    return {
+        **parts[0],
+        "settings": {**parts[0]["settings"], "rounds": max(part["settings"]["rounds"] for part in parts)},
+        "command": "\n".join(part["command"] for part in parts),
+        **{key: [item for part in parts for item in part[key]] for key in ("floors", "runs", "startup")},
+    }
 
 
 def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Sequence[str]) -> dict[str, Any]:
@@ -133,7 +143,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--dir", help="folder on the disk to measure (default: benchmarks/out/work)")
     add("--out", default=str(OUT), help="folder for JSON and plot")
     add("--timeout-s", type=float, default=900.0, help="for one training")
-    add("--report", metavar="FILE", help="tell what this JSON holds; measure nothing")
+    add("--report", metavar="FILE", nargs="+", help="tell what these JSON files hold together; measure nothing")
     add("--write-results", action="store_true", help="write RESULTS.md from the last JSON, or from --report's")
     add("--results", default=str(results.RESULTS), help="where to write it")
     return parser.parse_args(argv)

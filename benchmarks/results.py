@@ -49,7 +49,7 @@ def _where(machine: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     return (
         f"{machine['date']}: {machine['cpu']}, {machine['cores']} cores{virtual}, {machine['memory_gb']} GB of memory, "
         f"{machine['file_system']}, Linux {machine['kernel']}, Python {machine['python']}, {versions}; training on "
-        f"{machine['device']}. {rounds} round{'s' if rounds != 1 else ''} in alternation, one process for each "
+        f"{machine['device']}. Up to {rounds} round{'s' if rounds != 1 else ''} in alternation, one process for each "
         f"contender and round, in another order each time; memory in a run of its own, whose times are not used."
     )
 

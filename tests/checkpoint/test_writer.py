@@ -444,3 +444,22 @@ def test_where_no_buffer_can_be_shared_it_does_not_start(monkeypatch):
     with pytest.raises(OSError, match="no memfd_create"):
         WriterProcess(images).start()
     images.close()
+
+
+def test_it_ends_though_a_worker_that_was_forked_holds_its_pipe(folder):
+    images = Images(1)
+    writer = WriterProcess(images)
+    writer.start()
+    process = writer._process
+    ours, theirs = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.close(theirs)
+        os.read(ours, 1)
+        os._exit(0)
+    writer.close()
+    assert process.poll() == 0
+    os.close(theirs)
+    os.close(ours)
+    os.waitpid(worker, 0)
+    images.close()

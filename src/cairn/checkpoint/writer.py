@@ -142,6 +142,8 @@ class WriterProcess:
 
     def close(self) -> None:
         if self._connection is not None:
+            with suppress(OSError):
+                self._connection.send(None)  # to close it would not do: workers of a data loader may hold it, too
             self._connection.close()
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):
