@@ -97,7 +97,7 @@ def _check_checkpoint(group: DictConfig) -> None:
     if not isinstance(most, int) or (most < 1 and most != -1):
         raise ConfigError(f"checkpoint.max_failed_saves={most!r} must be a number from 1, or -1 to never stop.")
     for key, values in _CHOICES.items():
-        if key in group and group[key] not in values:
+        if key in group and not any(type(group[key]) is type(value) and group[key] == value for value in values):
             raise ConfigError(
                 f"checkpoint.{key}={group[key]!r} must be {', '.join(map(str, values[:-1]))} or {values[-1]}."
             )

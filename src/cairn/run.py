@@ -34,6 +34,7 @@ from cairn.checkpoint import layout, resume, schedule
 from cairn.checkpoint.callback import TIME_LIMIT, CheckpointEngine, Policy, Stopped
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import CheckpointError, ConfigError, ResumeError, SaveError
+from cairn.checkpoint.mapped import MappedCheckpointIO
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.cluster.signals import StopSignals
@@ -77,9 +78,9 @@ def run(cfg: DictConfig) -> float | None:
         plan = _plan(merged.config, directory, old)
         if _time_is_up(merged.config, plan):
             return None
+        loader = MappedCheckpointIO()
         if plan.path is not None:  # before anything is written: a refusal leaves the run as it was
-            contents = resume.load(plan.path, verified=True)
-            resume.check_goes_on(plan.path, contents, merged.config.trainer.get("max_epochs"))
+            resume.check_goes_on(plan.path, loader.peek(plan.path), merged.config.trainer.get("max_epochs"))
         if not merged.config.get("train"):
             return _only_test(merged.config, directory, old, plan)
         record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
@@ -88,7 +89,7 @@ def run(cfg: DictConfig) -> float | None:
         )
         report.show_config(OmegaConf.to_container(merged.config), Console())  # type: ignore[arg-type]
         _tell_start(directory, merged, plan)
-        return _train(merged.config, directory, record.id, plan)
+        return _train(merged.config, directory, record.id, plan, loader)
 
 
 def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, plan: Plan) -> float | None:
@@ -97,7 +98,7 @@ def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, pla
     path = _first_whole([best.resolve()] if plan.saved is not None and best.is_file() else []) or plan.path
     if path is None and not cfg.get("init_weights"):
         raise ConfigError("train=false tests nothing yet: name the weights by ckpt_path=, init_weights= or resume=.")
-    return _train(cfg, directory, old.id if old else "test", Plan(path, plan.saved))
+    return _train(cfg, directory, old.id if old else "test", Plan(path, plan.saved), MappedCheckpointIO())
 
 
 def join(config: str, run: str, start: str | None) -> None:
@@ -106,20 +107,22 @@ def join(config: str, run: str, start: str | None) -> None:
     assert isinstance(cfg, DictConfig)
     directory = RunDirectory(Path(config).parent)
     try:
-        _train(cfg, directory, run, Plan(Path(start) if start else None))
+        _train(cfg, directory, run, Plan(Path(start) if start else None), MappedCheckpointIO())
     except (Stopped, SaveError):  # as all processes of the run do
         pass  # exit 0: Lightning kills the main process, which may still be busy, when a child fails
 
 
-def _train(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> float | None:
+def _train(
+    cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan, loader: MappedCheckpointIO
+) -> float | None:
     with _distributed_environment():
-        parts = build(cfg, directory, run_id, plan)
+        parts = build(cfg, directory, run_id, plan, loader)
         exit_code = 1
         for logger in parts.trainer.loggers:
             logger.log_hyperparams(dict(parts.engine.origin.config))
         try:
             with parts.signals:
-                why = _fit(parts, cfg, plan)
+                why = _fit(parts, cfg, plan, loader)
                 metrics = _numbers(parts.trainer.callback_metrics)
                 test = _test(parts, cfg, plan) if cfg.get("test") else None
             result = _result(cfg, {**metrics, **(test or {})})
@@ -146,7 +149,9 @@ def _stopped_by(leave: BaseException, signals: StopSignals) -> str | None:
     return signal.Signals(signals.received).name if signals.received else None
 
 
-def build(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> Parts:
+def build(
+    cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan, loader: MappedCheckpointIO | None = None
+) -> Parts:
     """Make the objects that the configuration names."""
     _quiet_lightning()
     seed_everything(cfg.seed, workers=True, verbose=False)
@@ -160,7 +165,7 @@ def build(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> 
     callbacks = [*(_make(f"callbacks.{name}", node) for name, node in named.items()), signals, engine]
     settings = {key: value for key, value in cfg.trainer.items() if key != "max_time"}  # ours: it stops at a boundary
     trainer: Trainer = _make("trainer", settings, callbacks=callbacks, logger=_loggers(cfg, run_id))
-    engine.attach(trainer)
+    engine.attach(trainer, loader)
     if trainer.global_rank > 0:
         # The weights are made from one seed; what is drawn in training (dropout) must not be the same on every rank.
         own = np.random.SeedSequence([cfg.seed, trainer.global_rank]).generate_state(1)[0]
@@ -168,15 +173,14 @@ def build(cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan) -> 
     return Parts(data, model, trainer, engine, signals)
 
 
-def _fit(parts: Parts, cfg: DictConfig, plan: Plan) -> str:
+def _fit(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> str:
     """Fit; returns what stopped it, if that is no reason to leave at once."""
     if plan.path is None and cfg.get("init_weights"):
         _take_weights(parts.model, Path(cfg.init_weights))
     if not cfg.get("train"):
         return ""
     if plan.path is not None and not is_overridden("configure_model", parts.model):  # else there are no weights yet
-        weights = resume.load(plan.path, verified=True)["state_dict"]
-        resume.check_fits(plan.path, weights, parts.model.state_dict())
+        resume.check_fits(plan.path, loader.peek(plan.path)["state_dict"], parts.model.state_dict())
     try:
         path = str(plan.path) if plan.path else None
         parts.trainer.fit(parts.model, datamodule=parts.data, ckpt_path=path, weights_only=True)

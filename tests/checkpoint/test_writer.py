@@ -324,9 +324,10 @@ from cairn.checkpoint.types import Position, Saved
 from cairn.checkpoint.writer import Request, WriterProcess
 
 folder, has_worker = Path(sys.argv[1]), sys.argv[2] == "with a worker"
-images, layout = Images(1), Layout(())
+images, layout = Images(1), Layout([100_000_000])
 image = images.take()
 image.fit(layout.num_bytes(4))
+layout.write_frame(image.view)
 image.num_bytes = layout.write_tail(image.view, b"\\x80\\x02N.")
 writer = WriterProcess(images)
 writer.start()
@@ -356,15 +357,27 @@ def parent(folder, how, **environment):
 def test_when_the_training_was_killed_it_finishes_what_it_has_and_goes(folder, how):
     """A worker that was forked holds the pipe, so that its end does not tell that the training is gone."""
     with parent(folder, how) as training:
-        with disk.locked(folder):  # it stands before its first step
-            pid = json.loads(training.stdout.readline())
-            training.kill()
-            training.wait()
+        pid = json.loads(training.stdout.readline())
+        while not (folder / layout.temp_name(FIRST)).exists() and not (folder / FIRST).exists():
+            os.sched_yield()
+        training.kill()
+        training.wait()
         ended(pid)
         (only,) = Catalog(folder).committed()
         assert verify(folder / layout.LAST, only) is None
         assert sorted(path.name for path in folder.iterdir()) == [FIRST, FIRST.replace("ckpt", "json"), "last.ckpt"]
         assert not disk.is_locked(folder)
+
+
+def test_when_the_training_was_killed_it_does_not_begin_what_it_has_not_begun(folder):
+    """Whoever goes on with the run may be here already."""
+    with parent(folder, "alone") as training:
+        with disk.locked(folder):
+            pid = json.loads(training.stdout.readline())
+            training.kill()
+            training.wait()
+        ended(pid)
+        assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", ["alone", "with a worker"])

@@ -108,12 +108,12 @@ class CheckpointEngine(Checkpoint):
         self._choice: pace.Choice | None = None
         self._score: float | None = None
 
-    def attach(self, trainer: Trainer) -> None:
+    def attach(self, trainer: Trainer, loader: MappedCheckpointIO | None = None) -> None:
         """Give `trainer` the loops with boundaries, and a quick way to load. Before `fit`."""
         self._trainer = trainer
         loop.install(trainer, self)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that somebody has chosen
-            trainer.strategy.checkpoint_io = MappedCheckpointIO()
+            trainer.strategy.checkpoint_io = loader or MappedCheckpointIO()
 
     @property
     def elapsed_s(self) -> float:
@@ -172,7 +172,8 @@ class CheckpointEngine(Checkpoint):
         if self._loaded["run"] == self.origin.run:  # and not a new run that starts from another's state
             clock = self._loaded["clock"]
             self.num_saves = clock["num_saves"]
-            self.meter.load_state_dict(clock["meter"])
+            if "meter" in clock:  # runs that began before there was one go on without what they have cost
+                self.meter.load_state_dict(clock["meter"])
             if self.plan.saved is not None:
                 self.meter.resumed(self.plan.saved)
             self._last_save_s = clock["elapsed_s"]
@@ -203,7 +204,8 @@ class CheckpointEngine(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._clock.stop()
-        self._close_saver(wait=not isinstance(exception, KeyboardInterrupt))  # which means at once
+        if why := self._close_saver(wait=not isinstance(exception, KeyboardInterrupt)):  # which means at once
+            log.error(why)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # Behind the forward and backward, which run inside of optimizer.step(): a hook of the optimizer is too early.
@@ -242,8 +244,10 @@ class CheckpointEngine(Checkpoint):
         self._finish_copy()
         self._measure_batches(place)
         moment, due, gave_up = self._agree(trainer, self._moment(place, ends))
-        if gave_up:
+        if gave_up and moment.stop is None:
             raise SaveError(gave_up)
+        if gave_up:
+            log.error(gave_up)  # the run stops anyway, with the save that a stop asks for
         if due:
             self._save(place, moment, due)
         self._previous, self._score = moment.position, None
@@ -285,7 +289,7 @@ class CheckpointEngine(Checkpoint):
     def _agree(self, trainer: Trainer, moment: Moment) -> tuple[Moment, tuple[str, ...], str]:
         """Any rank's signal stops all; rank 0's clock, metrics and disk decide what is due, or that the run ends."""
         gave_up = self._hear()
-        due = self._affordable(self._due(moment)) if trainer.is_global_zero else ()
+        due = self._affordable(self._due(moment), moment) if trainer.is_global_zero else ()
         if trainer.world_size == 1:
             return moment, due, gave_up
         stops = [name.name for name in signal.Signals] + [TIME_LIMIT]
@@ -294,7 +298,8 @@ class CheckpointEngine(Checkpoint):
         stop, special = torch.Tensor.tolist(trainer.strategy.reduce(told, reduce_op="max"))
         moment = replace(moment, stop=stops[stop - 1] if stop else None)
         if stop and trainer.is_global_zero:
-            due = self._affordable(self._due(moment))
+            also = self._due(moment)  # a trigger with a memory says yes only once
+            due = self._affordable(tuple(name for name in self.policy.triggers if name in {*due, *also}), moment)
         if stop or special:
             due, gave_up = trainer.strategy.broadcast((due, gave_up))
         return moment, due, gave_up
@@ -311,7 +316,7 @@ class CheckpointEngine(Checkpoint):
             log.info("%s", choice)
         return due
 
-    def _affordable(self, due: tuple[str, ...]) -> tuple[str, ...]:
+    def _affordable(self, due: tuple[str, ...], moment: Moment) -> tuple[str, ...]:
         """What is due, if there is a buffer for it now; what can be done again later is left out when there is none."""
         if due and self._image is None:
             may_skip = self.policy.when_busy == "skip" and all(self.policy.triggers[name].recurs for name in due)
@@ -320,6 +325,7 @@ class CheckpointEngine(Checkpoint):
             self._waited_s = time.monotonic() - started
             if self._image is None:
                 self.meter.skipped()
+                self._last_save_s = moment.elapsed_s  # or one that goes by time would be due again at each batch
                 return ()
         return due
 
@@ -338,7 +344,8 @@ class CheckpointEngine(Checkpoint):
                 contents = snapshot.capture(trainer, place, moment.position, self.origin, clock)
                 if trainer.is_global_zero:
                     self._stage(contents, moment, due, started, waited_s)
-            gave_up = self._hear(final=True) if final else ""
+            if final or not self._in_background:
+                gave_up = self._hear(final)
         except SaveError as error:
             gave_up = self.failures.add(str(error), final)
         self.meter.stalled(time.monotonic() - started, waited_s)
@@ -353,11 +360,11 @@ class CheckpointEngine(Checkpoint):
         """Copy the state; from then on training may change it."""
         trainer, image = self._the_trainer, self._image
         assert image is not None
+        draft = self._draft(moment, due)
         encoded = encode(contents)
         steady = stage.steady(trainer.lightning_module, trainer.optimizers)
         num_bytes = self._the_saver.copy(encoded, image, steady)
-        draft = self._draft(moment, due, num_bytes)
-        draft = replace(draft, stall_s=time.monotonic() - started, wait_s=waited_s)
+        draft = replace(draft, num_bytes=num_bytes, stall_s=time.monotonic() - started, wait_s=waited_s)
         self._image = None
         provenance = {"world_size": trainer.world_size, **self.origin.provenance}
         self._num_unheard += 1
@@ -374,6 +381,7 @@ class CheckpointEngine(Checkpoint):
         if self.saver is None:
             return ""
         if final:
+            self._finish_copy()
             self.saver.wait()
         gave_up, outcomes = "", self.saver.outcomes()
         for outcome in outcomes:
@@ -431,7 +439,7 @@ class CheckpointEngine(Checkpoint):
         if self.saver is not None:
             self.saver.stage.finish()
 
-    def _draft(self, moment: Moment, due: tuple[str, ...], num_bytes: int) -> Saved:
+    def _draft(self, moment: Moment, due: tuple[str, ...]) -> Saved:
         return Saved(
             name=layout.checkpoint_name(moment.position),
             position=moment.position,
@@ -442,7 +450,6 @@ class CheckpointEngine(Checkpoint):
             metrics=_finite(self._the_trainer.callback_metrics),
             run=self.origin.run,
             elapsed_s=moment.elapsed_s,
-            num_bytes=num_bytes,
             interval_batches=self._choice.interval_batches if self._choice else None,
             overhead=self.meter.overhead(moment.elapsed_s),
             skipped=self.meter.num_skipped,
@@ -452,6 +459,10 @@ class CheckpointEngine(Checkpoint):
     def _busy(self) -> bool:
         """Is a save being written?"""
         return self.saver is not None and self.saver.busy
+
+    @property
+    def _in_background(self) -> bool:
+        return self.saver is None or self.saver.background
 
     @property
     def _the_saver(self) -> saving.Saver:

@@ -110,7 +110,7 @@ def mapped(fd: int, size: int) -> mmap.mmap:
         try:
             memory.madvise(advice)
         except (OSError, ValueError, AttributeError) as error:
-            if getattr(error, "errno", None) == errno.ENOMEM:
+            if getattr(error, "errno", None) in (errno.ENOMEM, errno.EFAULT):
                 raise
             # Not on this kernel: the first save pays for it.
     return memory

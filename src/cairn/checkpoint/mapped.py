@@ -20,12 +20,22 @@ class MappedCheckpointIO(TorchCheckpointIO):
     must not hold on to the file, which may be deleted while they train: all but the weights is copied here.
     """
 
+    def __init__(self) -> None:
+        self._at_hand: tuple[Path, dict[str, Any]] | None = None
+
+    def peek(self, path: Path) -> dict[str, Any]:
+        """What is in the file; it stays mapped until it is loaded."""
+        if self._at_hand is None or self._at_hand[0] != path:
+            self._at_hand = (path, resume.load(path, verified=True))
+        return self._at_hand[1]
+
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
         if not Path(path).is_file():
             return super().load_checkpoint(path, map_location, weights_only)
-        contents = resume.load(Path(path), verified=True)
+        contents = self.peek(Path(path))
+        self._at_hand = None
         return {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
 
 

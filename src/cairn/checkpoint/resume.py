@@ -7,6 +7,7 @@ import re
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,25 @@ def wait_for_writers(directory: Path, patience_s: float = 60.0) -> None:
     Raises:
         ResumeError: it does not.
     """
-    end = time.monotonic() + patience_s
-    told = False
+    progress, end = -1, 0.0
     while disk.is_locked(directory):
-        if not told:
+        if progress < 0:
             log.info("The last checkpoint before is still being written: waiting for it.")
-            told = True
+        if (now := _half_written_bytes(directory)) != progress:
+            progress, end = now, time.monotonic() + patience_s
         if time.monotonic() > end:
             raise ResumeError(
                 f"A process still writes to {directory} and does not end: is its disk gone? Stop it first."
             )
         time.sleep(0.05)
+
+
+def _half_written_bytes(directory: Path) -> int:
+    sizes = 0
+    for path in Catalog(directory).leftovers():
+        with suppress(OSError):  # it has got its name meanwhile
+            sizes += path.lstat().st_size
+    return sizes
 
 
 def plan(directory: Path) -> Plan:

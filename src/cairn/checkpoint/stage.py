@@ -1,13 +1,15 @@
 """The snapshot: copies a state into a buffer in memory, from where it is written while training goes on.
 
-Parameters and optimizer states change in an optimizer's step and nowhere else. With `overlap` their copy may go on
-during the next forward and backward, and is complete before the next step begins; all other tensors are copied at once.
+Parameters and optimizer states should change in an optimizer's step and nowhere else. With `overlap` their copy may go
+on during the next forward and backward, and is complete before the next step begins (if they changed before, the save
+fails and says so); all other tensors are copied at once.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from torch.optim import Optimizer
 
 from cairn.checkpoint.archive import Layout
 from cairn.checkpoint.encoding import Encoded
+from cairn.checkpoint.errors import SaveError
 from cairn.checkpoint.images import Image, nothing
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -48,7 +51,7 @@ class Stage:
         self._pool: ThreadPoolExecutor | None = None
         self._stream: Any = None
 
-    def layout(self, encoded: Encoded) -> Layout:
+    def _layout_of(self, encoded: Encoded) -> Layout:
         """Where everything goes in the file; the one of the last save, if it still fits."""
         sizes = tuple(encoded.sizes)
         if self._layout.sizes != sizes:
@@ -64,7 +67,7 @@ class Stage:
             steady: parameters and optimizer states, as `steady` finds them.
         """
         self.finish()
-        layout = self.layout(encoded)
+        layout = self._layout_of(encoded)
         on_gpu = any(part.is_cuda for part in encoded.storages)
         self.prepare(image, layout.num_bytes(len(encoded.pickle)), on_gpu)
         places = self._places(encoded, image, layout)
@@ -122,33 +125,50 @@ class Stage:
         image.wait = nothing
         if later:
             self._pool = self._pool or ThreadPoolExecutor(1, "checkpoint-copy")
-            future: Future[None] = self._pool.submit(_copy, later)
-            self._pending = image.wait = future.result
+            future: Future[None] = self._pool.submit(_copy_unchanged, later, _versions(later))
+            image.wait = future.result
+            self._pending = lambda: _wait_for(future)
 
     def _copy_from_gpu(self, now: Pairs, later: Pairs, image: Image) -> None:
         """On a stream of its own, behind what was computed so far; the computation waits, the processor does not."""
-        compute = torch.cuda.current_stream()
-        self._stream = self._stream or torch.cuda.Stream()
+        device, *others = {source.device for _, source in (*now, *later) if source.is_cuda}
+        for other in others:  # a model that is spread over several: one stream cannot order them all
+            torch.cuda.synchronize(other)
+            now, later = [*now, *later], []
+        compute = torch.cuda.current_stream(device)
+        self._stream = self._stream or torch.cuda.Stream(device)
         self._stream.wait_stream(compute)
+        first, last = (torch.cuda.Event(blocking=True) for _ in range(2))
         with torch.cuda.stream(self._stream):
-            _copy(now, non_blocking=True)
-            first = self._stream.record_event()
+            _copy(now, non_blocking=not others)
+            first.record(self._stream)
             _copy(later, non_blocking=True)
-            last = self._stream.record_event()
+            last.record(self._stream)
         compute.wait_event(first)
-        if later:
-            self._pending = lambda: torch.cuda.current_stream().wait_event(last)
         sources = [source for _, source in (*now, *later)]  # their memory must not get other uses before
+        versions, changed, checked = _versions(later), False, threading.Event()
 
-        def wait() -> None:
-            last.synchronize()
+        def finish() -> None:
+            nonlocal changed
+            torch.cuda.current_stream(device).wait_event(last)
+            changed = _versions(later) != versions
+            checked.set()
+
+        def arrive() -> None:
+            with torch.cuda.device(device):
+                last.synchronize()
             sources.clear()
+            checked.wait()
+            if changed:
+                raise SaveError(_CHANGED)
 
-        image.wait = wait
+        image.wait, self._pending = arrive, finish
+        if not later:
+            self.finish()
 
 
 def steady(module: nn.Module, optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
-    """What changes in an optimizer's step only: the parameters, and what the optimizers remember."""
+    """What should change in an optimizer's step only: the parameters, and what the optimizers remember."""
     yield from module.parameters()
     for optimizer in optimizers:
         for state in optimizer.state.values():
@@ -161,10 +181,34 @@ def _copy(pairs: Iterable[tuple[Tensor, Tensor]], non_blocking: bool = False) ->
             place.copy_(source, non_blocking=non_blocking)
 
 
+def _wait_for(future: Future[None]) -> None:
+    wait([future])  # whether it has failed, the save tells
+
+
+def _copy_unchanged(pairs: Pairs, versions: list[int]) -> None:
+    for (place, source), version in zip(pairs, versions, strict=True):
+        _copy([(place, source)])
+        if source._version != version:
+            raise SaveError(_CHANGED)
+
+
+def _versions(pairs: Pairs) -> list[int]:
+    """How often each source was changed in place so far: torch counts it, but for writes to `tensor.data`."""
+    return [source._version for _, source in pairs]
+
+
+_CHANGED = (
+    "Weights were changed outside of an optimizer's step (in forward, by clamping, by a renormalizing embedding) while "
+    "they were copied for a checkpoint: checkpoint.overlap=false copies them at once."
+)
+
+
 def _pinned(image: Image) -> Callable[[], None]:
     """Let the GPU write there by itself; returns how to undo it. Where CUDA refuses that, the copy is slower."""
     memory = torch.frombuffer(image.view, dtype=torch.uint8)
     runtime, address = torch.cuda.cudart(), memory.data_ptr()
     if runtime.cudaHostRegister(address, memory.nbytes, 0) != runtime.cudaError.success:
+        with suppress(RuntimeError):  # CUDA tells its last error again, to whoever comes next: let it be us
+            torch.zeros(1, device="cuda")
         return nothing
     return lambda: runtime.cudaHostUnregister(address)

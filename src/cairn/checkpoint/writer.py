@@ -186,5 +186,6 @@ class WriterProcess:
         assert self._process is not None
         assert self._connection is not None
         self._connection.close()
+        self._process.kill()  # should it still live, and only the pipe be broken
         code, self._process, self._connection = self._process.wait(), None, None
         return f"was killed by {Signals(-code).name}" if code < 0 else f"has ended with exit code {code}"

@@ -69,6 +69,8 @@ class _Server:
         """Do a job; what goes wrong is an answer as well."""
         try:
             with disk.locked(request.job.directory), memoryview(self._map(request)) as view:
+                if _is_gone(self._parent):  # before it was begun: whoever goes on with the run may be here already
+                    raise SaveError("The training process is gone.")
                 return commit.perform(request.job, view[: request.num_bytes], self._beat)
         except SaveError as error:
             return error
