@@ -75,6 +75,8 @@ def _lost(at: Comparison | None, floor: Floors | None) -> Iterator[Bar]:
     peers = [lost for name in PEERS if (lost := _ms(_row(at, name), "lost_s")) is not None]
     yield Bar(what, "ms", _times(floor.write_s * 1e3 if floor else None, 0.3), mine, "0.3 W")
     yield Bar(what, "ms", _times(min(peers, default=None), 1 / 10), mine, "1/10 of the best peer")
+    within = _ms(_row(at, OURS), "lost_within_s")
+    yield Bar(f"{what}, within the run", "ms", _times(floor.write_s * 1e3 if floor else None, 0.3), within, "0.3 W")
 
 
 def _throughput(at: Comparison | None, share: float, when: str) -> Bar:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,9 @@ class RunFigures:
     """The part of each stall that was spent on waiting for an earlier save, where the contender tells it."""
     durable_s: tuple[float, ...]
     """From the start of a save to its end, training going on."""
+    lost_within_s: tuple[float, ...]
+    """What batches took in the first half of the interval after a save, more than in its second half, when the save was
+    over: of saves that end so soon. A machine that is slower in one run than in the next does not touch it."""
     idle_s: float | None
     """The same with nobody training."""
     drain_s: float
@@ -60,6 +63,8 @@ class Figures:
     step_worst_s: float | None = None
     lost_s: float | None = None
     """Wall time that training loses for each save."""
+    lost_within_s: float | None = None
+    """The same as the median of what each save shows within its run; None for those that take too long for that."""
     lost_range_s: tuple[float, float] | None = None
     """The least and the most of the rounds."""
     throughput_lost: float | None = None
@@ -142,6 +147,7 @@ def of_run(job: Raw, seen: Raw) -> RunFigures:
         steps_s=tuple(step[batch] - (usual_step or 0.0) for batch in saved),
         waits_s=tuple(_wait_s(details.get(batch, {})) for batch in saved),
         durable_s=tuple(finished[batch] - ended[batch - 1] for batch in saved),
+        lost_within_s=tuple(_lost_within(saved, job["interval"], finished, began, ended, last)),
         idle_s=finished[last] - seen["idle_began"] if last in finished else None,
         drain_s=seen["drain_s"],
         cpu_s=seen["closed"]["cpu_s"] - seen["opened"]["cpu_s"],
@@ -149,6 +155,23 @@ def of_run(job: Raw, seen: Raw) -> RunFigures:
         written_bytes=int(seen["closed"]["written_bytes"] - seen["opened"]["written_bytes"]),
         file_bytes=max((item.get("num_bytes", 0) for item in details.values()), default=0),
     )
+
+
+def _lost_within(
+    saved: Sequence[int],
+    interval: int,
+    finished: Mapping[int, float],
+    began: Sequence[float],
+    ended: Sequence[float],
+    last: int,
+) -> Iterator[float]:
+    half = interval // 2
+    for batch in saved:
+        if half == 0 or batch + interval > last or finished[batch] > ended[batch + half - 1]:
+            continue
+        steps = [ended[number] - ended[number - 1] for number in range(batch, batch + interval)]
+        usual = statistics.median(steps[half:])
+        yield sum(step - usual for step in steps[:half])
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
@@ -246,6 +269,7 @@ def _figures(name: str, timed: list[Raw], memory: list[Raw], base: Mapping[int, 
         wait_s=sum(waits),
         step_worst_s=max(steps, default=None),
         lost_s=_median(lost),
+        lost_within_s=_median(value for run in runs.values() for value in run.lost_within_s),
         lost_range_s=_range(lost),
         throughput_lost=_median(1 - none.window_s / run.window_s for run, none in paired),
         durable_s=_median(durable),

@@ -22,6 +22,7 @@ HEADER = (
     "worst step ms",
     "waited ms",
     LOST,
+    "lost within the run ms",
     "throughput lost",
     "durable, training",
     "idle",
@@ -39,7 +40,8 @@ batch to the end of the next one, likewise; it also sees a copy that the next st
 all stalls that went into waiting for an earlier save, where the contender tells it. Lost per save: wall time of the
 same number of batches, less that of the training without checkpoints of the same round, over the saves (median of the
 rounds, and their range); what is still being written when the window ends is not in it, which favours those who fall
-behind. Durable: from the start of the save to its end, in W; of those without fsync it is when their call or future
+behind. Lost within the run: what the batches after a save take more than those of the same run when it is over, which a
+machine that is slower now than before does not touch; only of saves that end within half of their interval. Durable: from the start of the save to its end, in W; of those without fsync it is when their call or future
 was done, and the bytes may be in the page cache. Idle: the same while nobody trains. Extra peak memory, written: in
 states; memory of all processes, what they share counted once, over the same without checkpoints. Others: cores that
 were busy with anything but the training, such as the kernel writing back, or somebody else; the most of the rounds."""
@@ -143,6 +145,7 @@ def _cells(row: Figures, floor: Floors) -> tuple[str, ...]:
         _ms(row.step_worst_s),
         _ms(row.wait_s) if contender.saves else UNKNOWN,
         _lost(row),
+        _ms(row.lost_within_s),
         UNKNOWN if row.throughput_lost is None else f"{100 * row.throughput_lost:.1f} %",
         _ratio(row.durable_s, floor.write_s, "W"),
         _ratio(row.idle_s, floor.write_s, "W"),

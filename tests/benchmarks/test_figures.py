@@ -105,3 +105,18 @@ def test_a_machine_without_the_writer_is_seen():
 )
 def test_percentile(values, share, expected):
     assert figures.percentile(list(values), share) == expected
+
+
+def test_what_is_lost_within_a_run_is_what_batches_take_more_until_the_save_is_over():
+    seen = run(stall_s=0.5, write_s=1.2)
+    for batch in (4, 8):  # the one after the save is slower, too
+        for later in range(batch, 13):
+            seen["seen"]["ended"][later] += 0.25
+            seen["seen"]["began"][later] += 0.25 * (later > batch)
+    found = figures.of_run(seen["job"], seen["seen"])
+    assert found.lost_within_s == pytest.approx((0.75, 0.75))
+
+
+def test_a_save_that_takes_more_than_half_of_its_interval_shows_nothing_within_its_run():
+    seen = run(stall_s=0.5, write_s=3.0)
+    assert figures.of_run(seen["job"], seen["seen"]).lost_within_s == ()

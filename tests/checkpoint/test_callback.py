@@ -704,7 +704,7 @@ def test_an_engine_belongs_to_its_trainer(tmp_path):
 
 
 def test_auto_tells_its_choice_and_the_manifests_keep_it(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "cairn")
+    caplog.set_level(logging.INFO, callback.__name__)
     settings = policy(tmp_path, triggers={"interval": Every("auto")}, **ALL)
     run = fit(prepare(tmp_path, Scored(), settings, callbacks=[Clock(monkeypatch)], max_epochs=2))
     assert len(run.committed) > 8, "a save is nothing against ten seconds"

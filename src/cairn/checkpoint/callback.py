@@ -368,9 +368,9 @@ class CheckpointEngine(Checkpoint):
         self._image = None
         provenance = {"world_size": trainer.world_size, **self.origin.provenance}
         self._num_unheard += 1
+        if trainer.is_last_batch or not self._in_background:
+            self._finish_copy()  # what hooks at an epoch's end do to weights is theirs; and nothing is gained by waiting
         self._the_saver.commit(image, draft, provenance)
-        if trainer.is_last_batch:
-            self._finish_copy()  # what hooks at an epoch's end do to weights is theirs
 
     def _hear(self, final: bool = False) -> str:
         """Tell what became of saves; returns why the run gives up, or does not end well, if so.
