@@ -111,7 +111,8 @@ def _small(at: Comparison | None) -> Bar:
 
 def _auto(autos: Sequence[Auto]) -> Iterator[Bar]:
     for item in autos or [Auto(STATE, 1, None, None, None, 0)]:
-        measured = None if item.overhead is None else 100 * item.overhead
+        # Without a single save nothing was measured but the noise.
+        measured = None if item.overhead is None or not item.num_saves else 100 * item.overhead
         where = f"{item.size}, {item.threads} threads" if len(autos) > 1 else "bound of 1 %"
         yield Bar(f"overhead under auto ({where})", "%", 1.5, measured, "1.5 %")
 

@@ -40,11 +40,12 @@ batch to the end of the next one, likewise; it also sees a copy that the next st
 all stalls that went into waiting for an earlier save, where the contender tells it. Lost per save: wall time of the
 same number of batches, less that of the training without checkpoints of the same round, over the saves (median of the
 rounds, and their range); what is still being written when the window ends is not in it, which favours those who fall
-behind. Lost within the run: what the batches after a save take more than those of the same run when it is over, which a
-machine that is slower now than before does not touch; only of saves that end within half of their interval. Durable: from the start of the save to its end, in W; of those without fsync it is when their call or future
-was done, and the bytes may be in the page cache. Idle: the same while nobody trains. Extra peak memory, written: in
-states; memory of all processes, what they share counted once, over the same without checkpoints. Others: cores that
-were busy with anything but the training, such as the kernel writing back, or somebody else; the most of the rounds."""
+behind. Lost within the run: what the batches after a save take more than those of the same run when it is over, which
+a machine that is slower now than before does not touch; only of saves that end within half of their interval. Durable:
+from the start of the save to its end, in W; of those without fsync it is when their call or future was done, and the
+bytes may be in the page cache. Idle: the same while nobody trains. Extra peak memory, written: in states; memory of
+all processes, what they share counted once, over the same without checkpoints. Others: cores that were busy with
+anything but the training, such as the kernel writing back, or somebody else; the most of the rounds."""
 
 
 def cells(comparison: Comparison, floor: Floors) -> list[tuple[str, ...]]:

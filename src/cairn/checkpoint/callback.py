@@ -369,7 +369,7 @@ class CheckpointEngine(Checkpoint):
         provenance = {"world_size": trainer.world_size, **self.origin.provenance}
         self._num_unheard += 1
         if trainer.is_last_batch or not self._in_background:
-            self._finish_copy()  # what hooks at an epoch's end do to weights is theirs; and nothing is gained by waiting
+            self._finish_copy()  # what hooks at an epoch's end do to weights is theirs; and here nothing overlaps
         self._the_saver.commit(image, draft, provenance)
 
     def _hear(self, final: bool = False) -> str:
