@@ -120,7 +120,7 @@ SAVING = {
     "process": {"writer": "process"},
     "thread": {"writer": "thread"},
     "one buffer": {"writer": "thread", "buffers": 1},
-    "overlap": {"writer": "process", "overlap": True},
+    "overlap": {"writer": "thread", "overlap": True},
 }
 
 
