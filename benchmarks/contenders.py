@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ NO_FSYNC = "no"
 
 
 @dataclass(frozen=True)
-class Contender:
+class Contender(ABC):
     """One way to make checkpoints.
 
     Attributes:
@@ -38,9 +39,9 @@ class Contender:
     baseline: str = "none"
     saves: bool = True
 
+    @abstractmethod
     def command(self, job: Job, text: Path) -> list[str]:
         """The command line of the child process."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,26 @@
+"""What several commands have measured makes one page."""
+
+from benchmarks.__main__ import together
+
+
+def _part(command, rounds, **measured):
+    empty = {"floors": [], "runs": [], "startup": []}
+    return {
+        "machine": {"cpu": "x"},
+        "settings": {"rounds": rounds, "saves": 3},
+        "command": command,
+        **empty,
+        **measured,
+    }
+
+
+def test_the_figures_of_several_commands_are_those_of_one():
+    found = together([_part("make a", 2, runs=[1], floors=[2]), _part("make b", 3, runs=[3], startup=[4])])
+    assert (found["runs"], found["floors"], found["startup"]) == ([1, 3], [2], [4])
+    assert found["settings"] == {"rounds": 3, "saves": 3}
+    assert found["command"] == "make a\nmake b"
+
+
+def test_one_alone_is_what_it_was():
+    part = _part("make a", 2, runs=[1])
+    assert together([part]) == part

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -279,7 +280,10 @@ SAME = {"openat": "open", "rename": "replace", "renameat": "replace", "renameat2
 
 def _changes(line: str, root: Path) -> str | None:
     """The name of a system call in a line of strace, if it concerns the folder and does more than read."""
-    name = line.split("(")[0].split()[-1]
-    if str(root) not in line or (name.startswith("open") and "O_CREAT" not in line):
+    begun = re.match(r"\d+ +(\w+)\(", line)  # not "<... openat resumed>": what another thread came between, once more
+    if begun is None or str(root) not in line:
+        return None
+    name = begun[1]
+    if name.startswith("open") and "O_CREAT" not in line:
         return None
     return SAME.get(name, name.removesuffix("at"))

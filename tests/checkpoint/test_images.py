@@ -10,7 +10,7 @@ import torch
 from tests.support.disk import room_for
 
 from cairn.checkpoint import images
-from cairn.checkpoint.archive import PAGE
+from cairn.checkpoint.disk import PAGE
 from cairn.checkpoint.images import Image, Images
 
 LINUX = [int(number) for number in re.findall(r"\d+", os.uname().release)[:2]]
@@ -57,6 +57,7 @@ def test_a_buffer_that_is_large_enough_stays_what_it_is(image):
 
 def test_a_buffer_that_grows_forgets_what_was_mapped_onto_it_and_takes_its_memory_once(image):
     image.fit(100_000)
+    maps = len(maps_of_buffers())
     image.held = torch.frombuffer(image.view, dtype=torch.uint8)
     undone = []
     image.unpin = lambda: undone.append(image.capacity)
@@ -65,7 +66,7 @@ def test_a_buffer_that_grows_forgets_what_was_mapped_onto_it_and_takes_its_memor
     assert image.held is image.unpin is None
     assert undone == [before]
     assert image.capacity > 10_000_000
-    assert len(maps_of_buffers()) == 1
+    assert len(maps_of_buffers()) == maps
     assert os.fstat(image.fd).st_size == image.capacity
 
 

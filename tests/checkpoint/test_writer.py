@@ -249,7 +249,7 @@ def test_when_it_was_killed_in_the_middle_of_a_job_another_one_does_it_again(fol
 def test_its_death_is_noticed_although_another_process_has_its_end_of_the_pipe(
     folder, images, beside, middle, monkeypatch
 ):
-    monkeypatch.setattr(writer, "_LOOK_S", 0.01)
+    monkeypatch.setattr(writer, "LOOK_S", 0.01)
     kept, pipe = [], writer.Pipe
 
     def shared_pipe():

@@ -16,7 +16,6 @@ from functools import cached_property
 
 ALIGNMENT = 64
 """Every record begins at a multiple of this, in bytes, so that it can be mapped as a tensor of any type."""
-PAGE = 4096
 _FOLDER = "archive"
 _FIXED = {
     "byteorder": sys.byteorder.encode(),
@@ -114,7 +113,9 @@ class Layout:
 
     def num_bytes(self, pickle_bytes: int) -> int:
         """The size of the file with a pickle of this size."""
-        return self._end + len(self._tail(bytes(pickle_bytes)))
+        entries = self._behind(pickle_bytes)
+        directory = len(self._directory) + sum(len(entry.central) for entry in entries)
+        return entries[-1].end + directory + len(self._closing(entries, directory))
 
     def write_frame(self, view: memoryview) -> None:
         """Put down what is between the storages: the same for every file of this layout."""
@@ -130,13 +131,19 @@ class Layout:
         return self._end + len(tail)
 
     def _tail(self, pickle: bytes) -> bytes:
-        records = {"data.pkl": pickle, **_FIXED}
-        entries = list(_in_a_row([(name, len(data)) for name, data in records.items()], self._end))
-        parts = []
-        for entry, data in zip(entries, records.values(), strict=True):
+        entries, parts = self._behind(len(pickle)), []
+        for entry, data in zip(entries, (pickle, *_FIXED.values()), strict=True):
             parts += [entry.header, data, entry.descriptor]
         directory = self._directory + b"".join(entry.central for entry in entries)
-        return b"".join([*parts, directory, _end(len(self._entries) + len(entries), len(directory), entries[-1].end)])
+        return b"".join([*parts, directory, self._closing(entries, len(directory))])
+
+    def _behind(self, pickle_bytes: int) -> list[_Entry]:
+        """The records behind the storages."""
+        sizes = {"data.pkl": pickle_bytes, **{name: len(data) for name, data in _FIXED.items()}}
+        return list(_in_a_row(list(sizes.items()), self._end))
+
+    def _closing(self, behind: Sequence[_Entry], directory_bytes: int) -> bytes:
+        return _end(len(self._entries) + len(behind), directory_bytes, behind[-1].end)
 
 
 def _in_a_row(records: Sequence[tuple[str, int]], at: int) -> Iterator[_Entry]:

@@ -1,4 +1,4 @@
-"""TIME: how long a run has trained, over all its restarts; the one place of the engine that asks a clock."""
+"""TIME: how long a run has trained, over all its restarts, and how long its present batch has taken."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ from cairn.checkpoint import layout
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # what a file system says that cannot sync a directory
 CHUNK_BYTES = 2**22
 """What is hashed and written at a time: small enough for a processor's cache, large enough for a disk."""
-_PAGE = 4096
+PAGE = 4096
+"""What a processor maps, and what a disk that is written to directly takes, at a time; in bytes."""
 _PROBE_BYTES = 4096  # a full disk may still take an empty file
 
 
@@ -242,8 +243,8 @@ class _File:
     def write(self, data: memoryview) -> int:
         """Append; returns how many bytes the file has now."""
         while data:
-            pages = len(data) - len(data) % _PAGE
-            if self._direct and (pages == 0 or self._num_bytes % _PAGE):
+            pages = len(data) - len(data) % PAGE
+            if self._direct and (pages == 0 or self._num_bytes % PAGE):
                 self._write_through_cache()
             try:
                 count = os.write(self._handle, data[:pages] if self._direct else data)

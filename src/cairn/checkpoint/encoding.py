@@ -190,6 +190,9 @@ _SCALARS = (bool, int, float, str, type(None))  # not bytes: weights_only=True d
 class _Kind:
     """What tensors of the same type, shape and place in their storage have in common."""
 
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
     first: int
     """Byte of the storage that the tensor begins with."""
     end: int
@@ -221,7 +224,7 @@ class _Storages:
             _, first, end = self._wholes[number]
             before, after = kind.before, kind.after
             if (kind.first, kind.end) != (first, end):  # others have more of this storage
-                before, after = _reference(*self._described(kind), kind.first - first, end - first)
+                before, after = _reference(kind.dtype, kind.shape, kind.strides, kind.first - first, end - first)
             yield before + _name(number) + after
 
     def _see(self, tensor: Tensor) -> None:
@@ -240,10 +243,6 @@ class _Storages:
                 self._wholes[number] = (tensor, min(kind.first, first), max(kind.end, end))
         self._seen.append((kind, number))
 
-    def _described(self, kind: _Kind) -> tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]:
-        dtype, shape, strides, _ = next(key for key, known in self._kinds.items() if known is kind)
-        return dtype, shape, strides
-
 
 def _kind(tensor: Tensor) -> _Kind:
     size, shape, strides = tensor.element_size(), tensor.shape, tensor.stride()
@@ -254,7 +253,7 @@ def _kind(tensor: Tensor) -> _Kind:
     )
     first = int(tensor.storage_offset()) * size
     before, after = _reference(tensor.dtype, shape, strides, 0, length * size)
-    return _Kind(first, first + length * size, before, after)
+    return _Kind(tensor.dtype, shape, strides, first, first + length * size, before, after)
 
 
 def _span(tensor: Tensor, first: int, end: int) -> Tensor:

@@ -72,11 +72,12 @@ class Stage:
         self.prepare(image, layout.num_bytes(len(encoded.pickle)), on_gpu)
         places = self._places(encoded, image, layout)
         image.num_bytes = layout.write_tail(image.view, encoded.pickle)
-        late = {part.untyped_storage().data_ptr() for part in steady} if self.overlap else set()
-        now: Pairs = []
+        now: Pairs = list(zip(places.tensors, encoded.storages, strict=True))
         later: Pairs = []
-        for pair in zip(places.tensors, encoded.storages, strict=True):
-            (later if pair[1].untyped_storage().data_ptr() in late else now).append(pair)
+        if self.overlap:
+            late, pairs = {part.untyped_storage().data_ptr() for part in steady}, now
+            now = [pair for pair in pairs if pair[1].untyped_storage().data_ptr() not in late]
+            later = [pair for pair in pairs if pair[1].untyped_storage().data_ptr() in late]
         if on_gpu:
             self._copy_from_gpu(now, later, image)
         else:

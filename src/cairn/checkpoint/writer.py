@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 SILENCE_S = 60.0
 """A writer that has not moved for so long is told of. It is waited for: a disk may come back."""
-_LOOK_S = 1.0  # how often to look whether a writer is still there
+LOOK_S = 1.0
+"""How often the training and its writer look whether the other is still there."""
 _PATIENCE_S = 5.0  # for a writer without work to end
 
 
@@ -36,10 +37,6 @@ class Writer(Protocol):
 
     progress_bytes: int
     """How much of the present one is written."""
-
-    def start(self) -> None:
-        """Be ready."""
-        ...
 
     def perform(self, job: Job, image: Image) -> Result:
         """Do the job, and return when it is done.
@@ -59,9 +56,6 @@ class WriterHere:
 
     def __init__(self) -> None:
         self.progress_bytes = 0
-
-    def start(self) -> None:
-        pass
 
     def perform(self, job: Job, image: Image) -> Result:
         return commit.perform(job, image.view[: image.num_bytes], self._beat)
@@ -175,7 +169,7 @@ class WriterProcess:
         assert self._connection is not None
         assert self._process is not None
         until = time.monotonic() + SILENCE_S
-        while not self._connection.poll(min(_LOOK_S, SILENCE_S)):
+        while not self._connection.poll(min(LOOK_S, SILENCE_S)):
             if self._process.poll() is not None and not self._connection.poll():
                 raise EOFError
             if time.monotonic() >= until:

@@ -20,9 +20,8 @@ from cairn.checkpoint import commit, disk
 from cairn.checkpoint.commit import Result
 from cairn.checkpoint.errors import SaveError
 from cairn.checkpoint.images import mapped
-from cairn.checkpoint.writer import Request
+from cairn.checkpoint.writer import LOOK_S, Request
 
-_LOOK_S = 1.0
 _BEAT_S = 0.2
 
 
@@ -46,7 +45,7 @@ def main(arguments: list[str]) -> None:
 def _next(parent: int, asked: Connection) -> Any:
     """The next request; None when the one who asks is gone."""
     try:
-        while not asked.poll(_LOOK_S):
+        while not asked.poll(LOOK_S):
             if _is_gone(parent):
                 return None
         return asked.recv()
