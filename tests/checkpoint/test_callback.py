@@ -781,16 +781,18 @@ def test_a_run_that_began_before_costs_were_kept_goes_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize("way", ["process", "thread", "sync"])
 def test_a_save_that_fails_while_training_does_is_told(tmp_path, way, caplog):
     module = Scored()
+    run = prepare(tmp_path, module, policy(tmp_path, writer=way, when_busy="wait"))
 
     def break_everything(batch, batch_idx):
         if batch_idx == 2:
+            run.engine.saver.wait()  # it would make the folder again
             (tmp_path / "checkpoints").rename(tmp_path / "moved")
             (tmp_path / "checkpoints").write_text("in the way")
         return 1 / (3 - batch_idx) and None
 
     module.on_train_batch_start = break_everything
     with pytest.raises(ZeroDivisionError):
-        fit(prepare(tmp_path, module, policy(tmp_path, writer=way, when_busy="wait")))
+        fit(run)
     assert "epoch_000_batch_000003.ckpt could not be written: " in caplog.text
 
 

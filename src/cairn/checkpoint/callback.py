@@ -388,7 +388,8 @@ class CheckpointEngine(Checkpoint):
             self._num_unheard -= 1
             last = final and outcome is outcomes[-1]
             if outcome.result is None:
-                gave_up = self.failures.add(outcome.error, last)
+                why = self.failures.add(outcome.error, last)
+                gave_up = why if last else gave_up or why
                 continue
             gave_up = self.failures.reset()
             self.num_saves += 1
