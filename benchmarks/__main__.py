@@ -115,7 +115,8 @@ def _settings(options: argparse.Namespace, out: Path) -> Settings:
         rounds=options.rounds or (1 if quick else 5),
         threads=tuple(options.threads),
         factors=tuple(options.factors or ([5.0] if quick else [5.0, 20.0])),
-        saves=options.saves or (3 if quick else 8),
+        saves=options.saves or (2 if quick else 4),
+        pairs=options.pairs or (2 if quick else 3),
         device=options.device,
         directory=Path(options.dir or out / "work").absolute(),
         timeout_s=options.timeout_s,
@@ -134,7 +135,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--rounds", type=_count, help="times that everybody has a turn")
     add("--threads", nargs="+", type=_count, default=[1], help="of torch while training; `1 2` measures both")
     add("--factors", nargs="+", type=float, help="write times between two saves (default: 5 20)")
-    add("--saves", type=_count, help="in a run's window, at the smallest factor")
+    add("--saves", type=_count, help="in a block of a run, at the smallest factor")
+    add("--pairs", type=_count, help="of blocks in a run: one with saves and one without")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="that trains; cuda: the floor is a page-locked copy")
     add("--auto-size", choices=list(SIZES), default="0.5", help="the size that `--part auto` trains")
     add("--auto-s", type=float, help="how long, in seconds")

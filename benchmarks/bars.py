@@ -75,8 +75,6 @@ def _lost(at: Comparison | None, floor: Floors | None) -> Iterator[Bar]:
     peers = [lost for name in PEERS if (lost := _ms(_row(at, name), "lost_s")) is not None]
     yield Bar(what, "ms", _times(floor.write_s * 1e3 if floor else None, 0.3), mine, "0.3 W")
     yield Bar(what, "ms", _times(min(peers, default=None), 1 / 10), mine, "1/10 of the best peer")
-    within = _ms(_row(at, OURS), "lost_within_s")
-    yield Bar(f"{what}, within the run", "ms", _times(floor.write_s * 1e3 if floor else None, 0.3), within, "0.3 W")
 
 
 def _throughput(at: Comparison | None, share: float, when: str) -> Bar:
@@ -110,7 +108,7 @@ def _small(at: Comparison | None) -> Bar:
 
 
 def _auto(autos: Sequence[Auto]) -> Iterator[Bar]:
-    for item in autos or [Auto(STATE, 1, None, None, None, 0)]:
+    for item in autos or [Auto(STATE, 1, None, None, None, None, 0)]:
         # Without a single save nothing was measured but the noise.
         measured = None if item.overhead is None or not item.num_saves else 100 * item.overhead
         where = f"{item.size}, {item.threads} threads" if len(autos) > 1 else "bound of 1 %"

@@ -135,8 +135,11 @@ class Cairn(Contender):
         if not self.saves:
             return ["checkpoint=none"]
         # The peers make no save at the end either, and keep one file.
-        common = ["checkpoint=interval", "checkpoint.keep_last=1", "~checkpoint.triggers.end"]
-        return [*common, f"checkpoint.save_interval={job.interval or 'auto'}", *self.settings]
+        common = ["checkpoint=interval", "checkpoint.keep_last=1", "~checkpoint.triggers.end", *self.settings]
+        if not job.interval:
+            return [*common, "checkpoint.save_interval=auto"]
+        trigger = f"{{_target_:benchmarks.trigger.InBlocks,job:'{job.path}'}}"
+        return [*common, "~checkpoint.triggers.interval", f"+checkpoint.triggers.blocks={trigger}"]
 
 
 def _cairn(name: str, label: str, **keys: str) -> Cairn:
@@ -167,9 +170,15 @@ DEFAULT = tuple(name for name in CONTENDERS if name not in ("cairn-auto", "cairn
 
 
 def _model_checkpoint(job: Job) -> Callback:
-    from lightning.pytorch.callbacks import ModelCheckpoint as Callback
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
 
-    return Callback(dirpath=job.checkpoint_dir, every_n_train_steps=job.interval, save_top_k=1)
+    class InBlocks(ModelCheckpoint):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+            if job.is_due(trainer.global_step):
+                super().on_train_batch_end(trainer, pl_module, *args)
+
+    return InBlocks(dirpath=job.checkpoint_dir, every_n_train_steps=1, save_top_k=1)
 
 
 def _stamped_io(ledger: Ledger) -> Any:
@@ -212,7 +221,7 @@ def _async_save(job: Job, ledger: Ledger, kind: str) -> Callback:
 
         def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
             batch = trainer.global_step
-            if batch % job.interval == 0:
+            if job.is_due(batch):
                 self.wait()
                 for old in self.paths[:-1]:
                     shutil.rmtree(old)

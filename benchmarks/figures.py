@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.job import Job
+
 Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A block of batches with saves, and one as long without, in the same training."""
+
+    num_saves: int
+    busy_s: float
+    quiet_s: float
+    cpu_s: float
+    """Processor time of the first, with what was still to be written when it ended, less that of the second."""
+    written_bytes: int
+    others: float
+    """Cores that were busy in the first with anything but this training: the kernel, and whoever else was there."""
+    drain_s: float
+    """From the end of the first until nothing was being written."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +35,9 @@ class RunFigures:
     """One training. Times in seconds."""
 
     window_s: float
-    num_batches: int
+    pairs: tuple[Pair, ...]
+    batch_s: float
+    """Of the batches in blocks without saves; where there are no blocks, of all."""
     batches: tuple[int, ...]
     """After which the saves in the window were made."""
     num_skipped: int
@@ -31,17 +52,10 @@ class RunFigures:
     """The part of each stall that was spent on waiting for an earlier save, where the contender tells it."""
     durable_s: tuple[float, ...]
     """From the start of a save to its end, training going on."""
-    lost_within_s: tuple[float, ...]
-    """What batches took in the first half of the interval after a save, more than in its second half, when the save was
-    over: of saves that end so soon. A machine that is slower in one run than in the next does not touch it."""
+    lost_s: tuple[float, ...]
+    """What the batches during each save take more than those between it and the next one."""
     idle_s: float | None
-    """The same with nobody training."""
-    drain_s: float
-    """From the end of the window until nothing was being written."""
-    cpu_s: float
-    others: float
-    """Cores that were busy in the window with anything but this training: the kernel, and whoever else was there."""
-    written_bytes: int
+    """From the start of a save to its end with nobody training."""
     file_bytes: int
 
 
@@ -62,13 +76,13 @@ class Figures:
     """All of that waiting."""
     step_worst_s: float | None = None
     lost_s: float | None = None
-    """Wall time that training loses for each save."""
-    lost_within_s: float | None = None
-    """The same as the median of what each save shows within its run; None for those that take too long for that."""
+    """Wall time that training loses for each save: the median of all pairs of blocks."""
     lost_range_s: tuple[float, float] | None = None
-    """The least and the most of the rounds."""
+    """Half of the pairs lie between these."""
     throughput_lost: float | None = None
-    """Share of the batches per second."""
+    """Share of the batches per second, likewise."""
+    batch_s: float | None = None
+    """Of a batch while nothing is saved."""
     durable_s: float | None = None
     durable_worst_s: float | None = None
     idle_s: float | None = None
@@ -117,7 +131,8 @@ class Comparison:
     interval: int
     batch_s: float
     noise_s: float | None
-    """Half the range of the windows without checkpoints, for each save: what `lost_s` cannot resolve."""
+    """Half the range in which half of the pairs of the training without checkpoints lie, for each save of the others:
+    what `lost_s` of a single pair cannot resolve."""
     rows: tuple[Figures, ...] = field(default_factory=tuple)
 
     def row(self, contender: str) -> Figures | None:
@@ -132,14 +147,18 @@ def of_run(job: Raw, seen: Raw) -> RunFigures:
     finished = {int(batch): at for batch, at in seen["finished"].items()}
     details = {int(batch): item for batch, item in seen["details"].items()}
     saved = tuple(batch for batch in sorted(finished) if batch in inside)
-    due = {batch for batch in inside if job["interval"] and batch % job["interval"] == 0} | set(saved)
+    due = {batch for batch in inside if Job(**job).is_due(batch)} | set(saved)
     gap = {batch: began[batch] - ended[batch - 1] for batch in range(1, last)}
     early = [batch for batch in sorted(finished) if batch < first]
     step = {batch: ended[batch] - ended[batch - 1] for batch in inside}
     usual_gap, usual_step = (_median(values[b] for b in inside if b not in due) for values in (gap, step))
+    pairs = tuple(_pair(start, Job(**job).block, saved, ended, seen["marks"]) for start in Job(**job).starts)
+    quiet = sum(pair.quiet_s for pair in pairs) / (len(pairs) * Job(**job).block) if pairs else None
+    window_s = ended[last - 1] - ended[first - 1]
     return RunFigures(
-        window_s=ended[last - 1] - ended[first - 1],
-        num_batches=last - first,
+        window_s=window_s,
+        pairs=pairs,
+        batch_s=quiet or window_s / (last - first),
         batches=saved,
         num_skipped=len(due) - len(saved) if saved else 0,
         stalls_s=tuple(gap[batch] - (usual_gap or 0.0) for batch in saved),
@@ -147,31 +166,34 @@ def of_run(job: Raw, seen: Raw) -> RunFigures:
         steps_s=tuple(step[batch] - (usual_step or 0.0) for batch in saved),
         waits_s=tuple(_wait_s(details.get(batch, {})) for batch in saved),
         durable_s=tuple(finished[batch] - ended[batch - 1] for batch in saved),
-        lost_within_s=tuple(_lost_within(saved, job["interval"], finished, began, ended, last)),
+        lost_s=tuple(_lost(saved, finished, ended, last)),
         idle_s=finished[last] - seen["idle_began"] if last in finished else None,
-        drain_s=seen["drain_s"],
-        cpu_s=seen["closed"]["cpu_s"] - seen["opened"]["cpu_s"],
-        others=_others(seen["opened"], seen["closed"]),
-        written_bytes=int(seen["closed"]["written_bytes"] - seen["opened"]["written_bytes"]),
         file_bytes=max((item.get("num_bytes", 0) for item in details.values()), default=0),
     )
 
 
-def _lost_within(
-    saved: Sequence[int],
-    interval: int,
-    finished: Mapping[int, float],
-    began: Sequence[float],
-    ended: Sequence[float],
-    last: int,
-) -> Iterator[float]:
-    half = interval // 2
-    for batch in saved:
-        if half == 0 or batch + interval > last or finished[batch] > ended[batch + half - 1]:
-            continue
-        steps = [ended[number] - ended[number - 1] for number in range(batch, batch + interval)]
-        usual = statistics.median(steps[half:])
-        yield sum(step - usual for step in steps[:half])
+def _pair(start: int, block: int, saved: Sequence[int], ended: Sequence[float], marks: Mapping[str, Raw]) -> Pair:
+    """The pair of blocks whose saves begin after batch `start`; one batch lies between the two."""
+    between, end = start + block, start + 2 * block + 1
+    opened, drained, closed = (marks[str(batch)] for batch in (start, between, end))
+    share = block / (block + 1)  # the batch between them is in the counts of the second
+    return Pair(
+        num_saves=sum(start <= batch < between for batch in saved),
+        busy_s=ended[between - 1] - ended[start - 1],
+        quiet_s=ended[end - 1] - ended[between],
+        cpu_s=drained["cpu_s"] - opened["cpu_s"] - share * (closed["cpu_s"] - drained["cpu_s"]),
+        written_bytes=int(drained["written_bytes"] - opened["written_bytes"]),
+        others=_others(opened, drained),
+        drain_s=drained["drain_s"],
+    )
+
+
+def _lost(saved: Sequence[int], finished: Mapping[int, float], ended: Sequence[float], last: int) -> Iterator[float]:
+    for batch, following in itertools.pairwise([*saved, last]):
+        steps = [ended[number] - ended[number - 1] for number in range(batch, following)]
+        during = 1 + sum(ended[number] < finished[batch] for number in range(batch, following))
+        if during < len(steps):
+            yield sum(steps[:during]) - during * statistics.fmean(steps[during:])
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
@@ -199,8 +221,11 @@ class Auto:
     size: str
     threads: int
     overhead: float | None
-    """Share of wall time, median over the rounds."""
+    """Share of the time without: what the batches during saves take more than those between them; median of the
+    rounds."""
     range: tuple[float, float] | None
+    against_none: float | None
+    """The same from the wall time of another training, without checkpoints; it moves with the machine's mood."""
     noise: float | None
     """Half the range of the trainings without checkpoints, as a share of their median."""
     num_saves: int
@@ -219,68 +244,77 @@ def _auto(size: str, threads: int, runs: list[Raw]) -> Auto:
     mine = {run["round"]: of_run(run["job"], run["seen"]) for run in _of(runs, "cairn-auto")}
     error = next((run["error"] for run in runs if run["error"]), "")
     if not base or not mine:
-        return Auto(size, threads, None, None, None, 0, error)
-    shares = [run.window_s / base[number].window_s - 1 for number, run in mine.items() if number in base]
+        return Auto(size, threads, None, None, None, None, 0, error)
+    shares = [sum(run.lost_s) / (run.window_s - sum(run.lost_s)) for run in mine.values()]
+    against = [run.window_s / base[number].window_s - 1 for number, run in mine.items() if number in base]
     noise = _half_range(run.window_s for run in base.values())
     middle = statistics.median(run.window_s for run in base.values())
     num_saves = sum(len(run.batches) for run in mine.values())
-    return Auto(size, threads, _median(shares), _range(shares), noise / middle if noise else None, num_saves, error)
+    return Auto(
+        size,
+        threads,
+        overhead=_median(shares),
+        range=_range(shares),
+        against_none=_median(against),
+        noise=None if noise is None else noise / middle,
+        num_saves=num_saves,
+        error=error,
+    )
 
 
 def _comparison(runs: Sequence[Raw], key: tuple[Any, ...]) -> Comparison:
     timed = [run for run in runs if run["part"] == "time" and _key(run) == key]
     memory = [run for run in runs if run["part"] == "memory" and _place(run) == key[:2]]
     setting = timed[0]["setting"]
-    base = {run["round"]: of_run(run["job"], run["seen"]) for run in _of(timed, "none")}
-    noise = _half_range(run.window_s for run in base.values())
+    base = [of_run(run["job"], run["seen"]) for run in _of(timed, "none")]
+    noise = _middle_half([pair.busy_s - pair.quiet_s for run in base for pair in run.pairs])
     return Comparison(
         size=setting["size"],
         threads=setting["threads"],
         factor=setting["factor"],
         interval=setting["interval"],
-        batch_s=_median(run.window_s / run.num_batches for run in base.values()) or setting["batch_s"],
-        noise_s=None if noise is None else noise / setting["saves"],
-        rows=tuple(
-            _figures(name, timed, memory, base) for name in dict.fromkeys(run["job"]["contender"] for run in timed)
-        ),
+        batch_s=_median(run.batch_s for run in base) or setting["batch_s"],
+        noise_s=None if noise is None else (noise[1] - noise[0]) / 2 / setting["saves"],
+        rows=tuple(_figures(name, timed, memory) for name in dict.fromkeys(run["job"]["contender"] for run in timed)),
     )
 
 
-def _figures(name: str, timed: list[Raw], memory: list[Raw], base: Mapping[int, RunFigures]) -> Figures:
+def _figures(name: str, timed: list[Raw], memory: list[Raw]) -> Figures:
     ran = _of(timed, name)
     if not ran:
         return Figures(name, error=next(run["error"] for run in timed if run["job"]["contender"] == name))
-    runs = {run["round"]: of_run(run["job"], run["seen"]) for run in ran}
+    runs = [of_run(run["job"], run["seen"]) for run in ran]
     stalls, waits, steps, durable = (
-        [value for run in runs.values() for value in getattr(run, kind)]
+        [value for run in runs for value in getattr(run, kind)]
         for kind in ("stalls_s", "waits_s", "steps_s", "durable_s")
     )
-    paired = [(run, base[number]) for number, run in runs.items() if number in base]
-    lost = [(run.window_s - none.window_s) / len(run.batches) for run, none in paired if run.batches]
+    pairs = [pair for run in runs for pair in run.pairs]
+    saving = [pair for pair in pairs if pair.num_saves]
+    lost = [(pair.busy_s - pair.quiet_s) / pair.num_saves for pair in saving]
     return Figures(
         contender=name,
-        num_saves=sum(len(run.batches) for run in runs.values()),
-        num_skipped=sum(run.num_skipped for run in runs.values()),
+        num_saves=sum(len(run.batches) for run in runs),
+        num_skipped=sum(run.num_skipped for run in runs),
         stall_median_s=_median(stalls),
         stall_p95_s=percentile(stalls, 0.95),
         stall_worst_s=max(stalls, default=None),
-        stall_first_s=_median(run.first_stall_s for run in runs.values() if run.first_stall_s is not None),
+        stall_first_s=_median(run.first_stall_s for run in runs if run.first_stall_s is not None),
         stall_worst_apart_s=max((stall - wait for stall, wait in zip(stalls, waits, strict=True)), default=None),
         wait_s=sum(waits),
         step_worst_s=max(steps, default=None),
         lost_s=_median(lost),
-        lost_within_s=_median(value for run in runs.values() for value in run.lost_within_s),
-        lost_range_s=_range(lost),
-        throughput_lost=_median(1 - none.window_s / run.window_s for run, none in paired),
+        lost_range_s=_middle_half(lost),
+        throughput_lost=_median(1 - pair.quiet_s / pair.busy_s for pair in pairs),
+        batch_s=_median(run.batch_s for run in runs),
         durable_s=_median(durable),
         durable_worst_s=max(durable, default=None),
-        idle_s=_median(run.idle_s for run in runs.values() if run.idle_s is not None),
-        drain_s=_median(run.drain_s for run in runs.values()),
-        cpu_s=_median((run.cpu_s - none.cpu_s) / len(run.batches) for run, none in paired if run.batches),
-        written_bytes=_median(run.written_bytes / len(run.batches) for run in runs.values() if run.batches),
-        file_bytes=max(run.file_bytes for run in runs.values()),
+        idle_s=_median(run.idle_s for run in runs if run.idle_s is not None),
+        drain_s=_median(pair.drain_s for pair in pairs),
+        cpu_s=_median(pair.cpu_s / pair.num_saves for pair in saving),
+        written_bytes=_median(pair.written_bytes / pair.num_saves for pair in saving),
+        file_bytes=max(run.file_bytes for run in runs),
         extra_peak_bytes=_extra_peak_bytes(name, memory),
-        others=max(run.others for run in runs.values()),
+        others=max((pair.others for pair in pairs), default=None),
         writer=str(ran[0]["seen"]["engine"].get("writer", "")),
     )
 
@@ -337,6 +371,12 @@ def _median(values: Iterable[float]) -> float | None:
 
 def _range(values: Sequence[float]) -> tuple[float, float] | None:
     return (min(values), max(values)) if values else None
+
+
+def _middle_half(values: Sequence[float]) -> tuple[float, float] | None:
+    """Half of the values lie between these."""
+    low, high = percentile(values, 0.25), percentile(values, 0.75)
+    return None if low is None or high is None else (low, high)
 
 
 def _half_range(values: Iterable[float]) -> float | None:

@@ -12,15 +12,20 @@ from typing import Any
 class Job:
     """One training by one contender.
 
-    The window is what is timed: it opens after batch `first_batch`, right before the save that is due there, and
-    closes after `last_batch`, right before the next one. So each save in it is followed by the same number of batches,
-    and what a writer in the background takes from them is counted. The first save of a training comes before it.
+    The window is what is timed: from batch `first_batch` to `last_batch`. It is made of pairs of blocks of the same
+    length: one with saves, each followed by the same number of batches, so that what a writer in the background takes
+    from them is counted; and, when nothing is being written any more, one without. What saving costs is the difference
+    of the two: a machine that is slower in one minute than in the next changes both. Between them is a batch that
+    counts nowhere, after the wait for the writer. The first save of a training comes before the window, and one that
+    is timed while training waits for it, idle, after it.
     """
 
     contender: str
     size: str
     interval: int
     """Batches between two saves; 0 lets the contender choose."""
+    saves: int
+    """In a block; 0: there are no blocks."""
     first_batch: int
     last_batch: int
     threads: int
@@ -37,6 +42,25 @@ class Job:
     def max_batches(self) -> int:
         """One more than the window: the save after it is timed while training waits for it, idle."""
         return self.last_batch + 1
+
+    @property
+    def block(self) -> int:
+        """Batches in a block."""
+        return self.interval * self.saves
+
+    @property
+    def starts(self) -> list[int]:
+        """After how many batches each block with saves begins."""
+        return list(range(self.first_batch, self.last_batch, 2 * self.block + 1)) if self.block else []
+
+    def is_due(self, batch: int) -> bool:
+        """Does the contender save after so many batches?"""
+        if self.interval == 0:
+            return False
+        if not self.first_batch <= batch < self.last_batch:
+            return batch in (self.interval, self.last_batch)
+        into = (batch - self.first_batch) % (2 * self.block + 1)
+        return into < self.block and into % self.interval == 0
 
     @property
     def checkpoint_dir(self) -> Path:
@@ -57,6 +81,11 @@ class Job:
     def seen_path(self) -> Path:
         """Of what the probe saw, as JSON."""
         return Path(self.work_dir) / "seen.json"
+
+    @staticmethod
+    def end(first_batch: int, interval: int, saves: int, pairs: int) -> int:
+        """The last batch of a window of so many pairs of blocks."""
+        return first_batch + pairs * (2 * interval * saves + 1)
 
     def write(self) -> None:
         """Leave the job where the child looks for it."""

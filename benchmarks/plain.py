@@ -25,7 +25,7 @@ class Noting(Probe):
 
     def on_train_batch_end(self, *args: Any) -> None:
         super().on_train_batch_end(*args)
-        if self._saves and len(self._ended) % self.job.interval == 0:
+        if self._saves and self.job.is_due(len(self._ended)):
             self._ledger.begin(len(self._ended))
 
 

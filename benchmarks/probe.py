@@ -29,6 +29,8 @@ class Probe(Callback):
         saves = contenders.CONTENDERS[self.job.contender].saves
         self._commits: Commits = commits or Manifests(self.job.checkpoint_dir, self.job.quiet_s if saves else 0.0)
         self._saves = saves
+        self._ends = [start + self.job.block for start in self.job.starts]
+        self._marks: dict[int, dict[str, float]] = {}
         self._began: list[float] = []
         self._ended: list[float] = []
         self._seen: dict[str, Any] = {}
@@ -38,7 +40,7 @@ class Probe(Callback):
         torch.set_num_threads(self.job.threads)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if len(self._ended) == self.job.last_batch and self._saves and self._is_due(self.job.last_batch):
+        if len(self._ended) == self.job.last_batch and self._saves and self.job.is_due(self.job.last_batch):
             self._commits.wait_for(self.job.last_batch, _IDLE_TIMEOUT_S)
         self._began.append(self._now())
 
@@ -47,10 +49,7 @@ class Probe(Callback):
     ) -> None:
         self._ended.append(self._now())
         self._commits.look()
-        if len(self._ended) == self.job.first_batch:
-            self._seen["opened"] = self._tree()
-        elif len(self._ended) == self.job.last_batch:
-            self._close()
+        self._mark(len(self._ended))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._commits.look()
@@ -59,19 +58,20 @@ class Probe(Callback):
             "ended": [stamp + self._clock_offset for stamp in self._ended],
             "finished": self._commits.finished(),
             "details": self._commits.details(),
+            "marks": self._marks,
             "engine": _numbers_of_engine(trainer),
         }
         self.job.seen_path.write_text(json.dumps(self._seen))
 
-    def _close(self) -> None:
-        """The window is over: let what is under way come to its end, and look at the same counts again."""
-        drained = self._commits.settle() if self._saves else 0.0
-        self._seen["closed"] = self._tree()
-        self._seen["drain_s"] = max(0.0, drained - self._clock_offset - self._ended[-1])
+    def _mark(self, batch: int) -> None:
+        """Where a block ends, let what is under way come to its end; where one begins or ends, look at the counts."""
+        saved = batch in self._ends or batch == self.job.last_batch
+        if not (saved or batch in self.job.starts or batch == self.job.first_batch):
+            return
+        drained = self._commits.settle() if saved and self._saves else 0.0
+        drain_s = max(0.0, drained - self._clock_offset - self._ended[-1])
+        self._marks[batch] = {**self._tree(), "drain_s": drain_s}
         self._seen["idle_began"] = time.time()
-
-    def _is_due(self, batch: int) -> bool:
-        return self.job.interval > 0 and batch % self.job.interval == 0
 
     def _tree(self) -> dict[str, float]:
         pids = processes.tree(os.getpid())
@@ -91,8 +91,8 @@ class Probe(Callback):
 
 def _numbers_of_engine(trainer: Trainer) -> dict[str, Any]:
     """What Cairn's engine has measured itself, and which writer it has; of others nothing."""
-    engine: Any = next((item for item in trainer.checkpoint_callbacks if hasattr(item, "meter")), None)
+    engine: Any = next((item for item in trainer.checkpoint_callbacks if hasattr(item, "telemetry")), None)
     if engine is None or engine.saver is None:
         return {}
-    numbers = {key: value for key, value in vars(engine.meter).items() if isinstance(value, int | float)}
+    numbers = {key: value for key, value in vars(engine.telemetry.meter).items() if isinstance(value, int | float)}
     return {"writer": type(engine.saver.writer).__name__, **numbers}

@@ -35,7 +35,9 @@ class Settings:
     factors: tuple[float, ...]
     """A save every so many write times."""
     saves: int
-    """In each run's window."""
+    """In each block of a run's window, at the smallest factor."""
+    pairs: int
+    """Of blocks in each run's window: one with saves, one without."""
     device: str
     directory: Path
     """On the disk that is measured; emptied after every run."""
@@ -97,8 +99,7 @@ class Bench:
             last = max(_CALIBRATION_BATCHES, math.ceil(self.settings.auto_s / batch_s))
             for number in range(self.settings.rounds):
                 for name in order(("cairn-none", "cairn-auto"), number):
-                    job = self._job(name, size, threads, interval=0, first=1, last=last, write_s=0.0)
-                    self._run(job, part="auto", round=number)
+                    self._run(self._job(name, size, threads, last=last), part="auto", round=number)
 
     def _compare_at(self, size: str, threads: int) -> None:
         batch_s, write_s = self._calibrate(size, threads)
@@ -113,7 +114,7 @@ class Bench:
                     self._run(self._timed_job(name, setting), part="time", round=number, setting=asdict(setting))
         if self.settings.memory:
             for name in self._with_baselines():
-                job = self._timed_job(name, settings[0], saves=_MEMORY_SAVES)
+                job = self._timed_job(name, settings[0], saves=_MEMORY_SAVES, pairs=1)
                 self._run(job, part="memory", round=0, setting=asdict(settings[0]))
 
     def _with_baselines(self) -> Iterator[str]:
@@ -124,7 +125,7 @@ class Bench:
     def _calibrate(self, size: str, threads: int) -> tuple[float, float]:
         """Median time of a batch without checkpoints, and of a bare write; in seconds."""
         write_s = statistics.median(self._measure_floors(size, 0)["write_s"])
-        job = self._job("none", size, threads, interval=0, first=1, last=_CALIBRATION_BATCHES, write_s=0.0)
+        job = self._job("none", size, threads, last=_CALIBRATION_BATCHES)
         seen = self._run(job, part="calibration", round=0)["seen"]
         if seen is None:
             raise SystemExit(f"A training without checkpoints failed: {self.runs[-1]['error']}")
@@ -133,22 +134,36 @@ class Bench:
 
     def _setting(self, size: str, threads: int, factor: float, batch_s: float, write_s: float) -> Setting:
         num = interval(factor, write_s, batch_s, workload.SIZES[size].least_interval)
-        # Fewer of the saves that are far apart: the window is as long as a save is rare.
-        saves = max(2, round(self.settings.saves * min(self.settings.factors) / factor))
+        # Fewer of the saves that are far apart: a block is as long as a save is rare.
+        saves = max(1, round(self.settings.saves * min(self.settings.factors) / factor))
         saves = min(saves, workload.SIZES[size].most_saves or saves)
         self.say(f"{size}, {threads} threads: W {write_s:.3f} s, a batch {batch_s:.3f} s, a save every {num} batches")
         return Setting(size, threads, factor, num, saves, write_s, batch_s)
 
-    def _timed_job(self, name: str, setting: Setting, saves: int | None = None) -> Job:
+    def _timed_job(self, name: str, setting: Setting, saves: int = 0, pairs: int = 0) -> Job:
         # The first save is before the window: what it costs once (a process to start, pages to touch) is told apart.
-        first, last = 2 * setting.interval, (2 + (saves or setting.saves)) * setting.interval
-        return self._job(name, setting.size, setting.threads, setting.interval, first, last, setting.write_s)
+        first, saves = 2 * setting.interval, saves or setting.saves
+        last = Job.end(first, setting.interval, saves, pairs or self.settings.pairs)
+        return self._job(
+            name, setting.size, setting.threads, last, first, setting.interval, saves, write_s=setting.write_s
+        )
 
-    def _job(self, name: str, size: str, threads: int, interval: int, first: int, last: int, write_s: float) -> Job:
+    def _job(
+        self,
+        name: str,
+        size: str,
+        threads: int,
+        last: int,
+        first: int = 1,
+        interval: int = 0,
+        saves: int = 0,
+        write_s: float = 0.0,
+    ) -> Job:
         return Job(
             contender=name,
             size=size,
             interval=interval,
+            saves=saves,
             first_batch=first,
             last_batch=last,
             threads=threads,

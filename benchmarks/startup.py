@@ -107,6 +107,7 @@ class Startup:
             contender=name,
             size=size,
             interval=1000,
+            saves=0,
             first_batch=1,
             last_batch=2,
             threads=self.settings.threads[0],

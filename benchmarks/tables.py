@@ -12,7 +12,7 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.figures import Auto, Comparison, Figures, Floors
 
 UNKNOWN = "-"
-LOST = "lost per save ms (range)"
+LOST = "lost per save ms (middle half)"
 HEADER = (
     "contender",
     "stall ms",
@@ -22,8 +22,8 @@ HEADER = (
     "worst step ms",
     "waited ms",
     LOST,
-    "lost within the run ms",
     "throughput lost",
+    "batch ms, not saving",
     "durable, training",
     "idle",
     "extra peak memory",
@@ -37,15 +37,15 @@ LEGEND = """\
 Stall: from the end of a batch to the start of the next one, less what that takes without a save; its median, 95th
 percentile and worst; `first` is the first save of a training, which counts nowhere else. Worst step: from the end of a
 batch to the end of the next one, likewise; it also sees a copy that the next step has to wait for. Waited: the part of
-all stalls that went into waiting for an earlier save, where the contender tells it. Lost per save: wall time of the
-same number of batches, less that of the training without checkpoints of the same round, over the saves (median of the
-rounds, and their range); what is still being written when the window ends is not in it, which favours those who fall
-behind. Lost within the run: what the batches after a save take more than those of the same run when it is over, which
-a machine that is slower now than before does not touch; only of saves that end within half of their interval. Durable:
-from the start of the save to its end, in W; of those without fsync it is when their call or future was done, and the
-bytes may be in the page cache. Idle: the same while nobody trains. Extra peak memory, written: in states; memory of
-all processes, what they share counted once, over the same without checkpoints. Others: cores that were busy with
-anything but the training, such as the kernel writing back, or somebody else; the most of the rounds."""
+all stalls that went into waiting for an earlier save, where the contender tells it. Lost per save, throughput lost:
+each training alternates between blocks of batches with saves and blocks as long without; the wall time of the one less
+that of the other, over its saves (median of all pairs of blocks, and the range in which the middle half of them lies);
+what is still being written when a block ends is waited for and not in it, which favours those who fall behind. Batch,
+not saving: in the blocks without; it should be the same for all. Durable: from the start of the save to its end, in W;
+of those without fsync it is when their call or future was done, and the bytes may be in the page cache. Idle: the same
+while nobody trains. Extra peak memory, written: in states; memory of all processes, what they share counted once, over
+the same without checkpoints. CPU: of all processes, blocks with saves less blocks without. Others: cores that were busy
+with anything but the training, such as the kernel writing back, or somebody else; the most of all blocks."""
 
 
 def cells(comparison: Comparison, floor: Floors) -> list[tuple[str, ...]]:
@@ -110,9 +110,11 @@ def auto_line(auto: Auto) -> str:
         return f"auto, {auto.size}, {auto.threads} threads: not measured ({auto.error or 'it did not run'})"
     low, high = auto.range
     noise = "unknown" if auto.noise is None else f"{100 * auto.noise:.2f} %"
+    against = UNKNOWN if auto.against_none is None else f"{100 * auto.against_none:.2f} %"
     return (
         f"auto, {auto.size}, {auto.threads} threads: overhead {100 * auto.overhead:.2f} % ({100 * low:.2f} to "
-        f"{100 * high:.2f} over the rounds), {auto.num_saves} saves; noise of the baseline {noise}"
+        f"{100 * high:.2f} over the rounds), {auto.num_saves} saves: what batches during saves take more than those "
+        f"between them. Against another training without checkpoints {against}, with a noise of {noise}"
     )
 
 
@@ -146,8 +148,8 @@ def _cells(row: Figures, floor: Floors) -> tuple[str, ...]:
         _ms(row.step_worst_s),
         _ms(row.wait_s) if contender.saves else UNKNOWN,
         _lost(row),
-        _ms(row.lost_within_s),
         UNKNOWN if row.throughput_lost is None else f"{100 * row.throughput_lost:.1f} %",
+        _ms(row.batch_s),
         _ratio(row.durable_s, floor.write_s, "W"),
         _ratio(row.idle_s, floor.write_s, "W"),
         states[0],

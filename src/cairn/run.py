@@ -31,7 +31,8 @@ from rich.console import Console
 
 from cairn import __version__, command, config, report
 from cairn.checkpoint import layout, resume, schedule
-from cairn.checkpoint.callback import TIME_LIMIT, CheckpointEngine, Policy, Stopped
+from cairn.checkpoint.agreement import TIME_LIMIT
+from cairn.checkpoint.callback import CheckpointEngine, Policy, Stopped
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import CheckpointError, ConfigError, ResumeError, SaveError
 from cairn.checkpoint.mapped import MappedCheckpointIO
@@ -237,12 +238,12 @@ def _end(
         best=best.name if best else "",
         monitor=engine.policy.monitor,
         test=test,
-        num_saves=engine.num_saves,
+        num_saves=engine.telemetry.num_saves,
         num_failed=engine.failures.total,
-        num_skipped=engine.meter.num_skipped,
-        stall_s=engine.meter.total_stall_s,
-        overhead=engine.meter.overhead(engine.elapsed_s),
-        at_risk_s=engine.meter.at_risk_s(engine.elapsed_s),
+        num_skipped=engine.telemetry.meter.num_skipped,
+        stall_s=engine.telemetry.meter.total_stall_s,
+        overhead=engine.telemetry.overhead,
+        at_risk_s=engine.telemetry.at_risk_s,
         more=_more(parts.trainer, cfg, why),
     )
     report.show_ending(ending, Console())

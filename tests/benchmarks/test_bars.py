@@ -56,10 +56,10 @@ def test_another_writer_than_asked_and_one_that_failed_pass_no_bar():
 
 
 def test_auto():
-    auto = Auto("0.5", 1, overhead=0.012, range=(0.01, 0.02), noise=0.001, num_saves=3)
+    auto = Auto("0.5", 1, overhead=0.012, range=(0.01, 0.02), against_none=0.02, noise=0.001, num_saves=3)
     assert told(autos=[auto])["overhead under auto (bound of 1 %)", "1.5 %"].verdict == "met"
 
 
 def test_auto_without_a_save_has_measured_nothing_but_noise():
-    auto = Auto("0.5", 1, overhead=-0.07, range=(-0.09, -0.05), noise=0.01, num_saves=0)
+    auto = Auto("0.5", 1, overhead=-0.07, range=(-0.09, -0.05), against_none=0.0, noise=0.01, num_saves=0)
     assert bars([], {}, [auto])[-1].verdict == "not measured"

@@ -1,39 +1,45 @@
 """Figures from made-up stamps: a batch takes 1 s and the gap after it 0.1 s, unless a save makes it longer."""
 
+from dataclasses import asdict
+
 import pytest
 from benchmarks import figures
+from benchmarks.job import Job
 
 BATCH_S, GAP_S = 1.0, 0.1
 
 
-def run(name="x", stall_s=0.0, number=0, batches=12, interval=4, finished=(4, 8, 12), error="", write_s=2.0, **more):
-    """A raw run whose window is from batch 4 to 12, with saves after 4 and 8, and an idle one after 12."""
-    began, ended, at = [], [], 100.0
-    for batch in range(1, batches + 2):
+def run(name="x", stall_s=0.0, number=0, finished=(4, 8, 12, 25), error="", write_s=2.0, slow_s=0.0, **more):
+    """A raw run whose window, from batch 8 to 25, is one block with two saves, and one without.
+
+    Another save is after batch 4, and an idle one after 25. The 17th batch is the one between the blocks.
+
+    Args:
+        slow_s: what a batch takes more while a save is being written.
+    """
+    first, interval, saves = 8, 4, 2
+    job = Job(name, "0.5", interval, saves, first, Job.end(first, interval, saves, pairs=1), 1, "cpu", "", 1.0)
+    began, ended, at, until = [], [], 100.0, 0.0
+    for batch in range(1, job.max_batches + 1):
         began.append(at)
-        ended.append(at + BATCH_S)
-        at = ended[-1] + GAP_S + (stall_s if batch in finished else 0.0)
+        at += BATCH_S + (slow_s if at < until else 0.0)
+        ended.append(at)
+        until = at + write_s if batch in finished else until
+        at += GAP_S + (stall_s if batch in finished else 0.0)
+    tree = {"at": 0.0, "cpu_s": 1.0, "busy_s": 5.0, "written_bytes": 0, "drain_s": 0.0}
+    drained = {"at": 10.0, "cpu_s": 13.0, "busy_s": 22.0, "written_bytes": 140, "drain_s": 0.5}
+    closed = {"at": 20.0, "cpu_s": 22.0, "busy_s": 40.0, "written_bytes": 140, "drain_s": 0.0}
     seen = {
         "began": began,
         "ended": ended,
         "finished": {str(batch): ended[batch - 1] + write_s for batch in finished},
         "details": {str(batch): {"num_bytes": 70, "wait_s": 0.25} for batch in finished},
         "engine": more.pop("engine", {}),
-        "opened": {"at": 0.0, "cpu_s": 1.0, "busy_s": 5.0, "written_bytes": 0},
-        "closed": {"at": 10.0, "cpu_s": 3.0, "busy_s": 12.0, "written_bytes": 140},
-        "drain_s": 0.0,
-        "idle_began": ended[batches - 1],
+        "marks": {"8": tree, "16": drained, "25": closed},
+        "idle_began": ended[job.last_batch - 1],
     }
-    job = {
-        "contender": name,
-        "size": "0.5",
-        "threads": 1,
-        "interval": interval,
-        "first_batch": 4,
-        "last_batch": batches,
-    }
-    setting = {"size": "0.5", "threads": 1, "factor": 5.0, "interval": interval, "saves": 2, "batch_s": 1.1}
-    raw = {"part": "time", "round": number, "job": job, "setting": setting, "peak_bytes": 0, "error": error}
+    setting = {"size": "0.5", "threads": 1, "factor": 5.0, "interval": interval, "saves": saves, "batch_s": 1.1}
+    raw = {"part": "time", "round": number, "job": asdict(job), "setting": setting, "peak_bytes": 0, "error": error}
     return raw | {"seen": None if error else seen} | more
 
 
@@ -45,38 +51,43 @@ def row_of(name, runs):
 def test_a_stall_is_what_the_gap_takes_more_than_usual():
     seen = run(stall_s=0.5)
     found = figures.of_run(seen["job"], seen["seen"])
-    assert found.batches == (4, 8)
+    assert found.batches == (8, 12)
     assert found.stalls_s == pytest.approx((0.5, 0.5))
     assert found.steps_s == pytest.approx((0.5, 0.5))
     assert found.durable_s == pytest.approx((2.0, 2.0))
     assert found.idle_s == pytest.approx(2.0)
-    assert found.cpu_s == 2.0
-    assert found.others == pytest.approx(0.5)
+    assert found.first_stall_s == pytest.approx(0.5)
+    assert found.batch_s == pytest.approx(BATCH_S + GAP_S)
 
 
-def test_a_save_before_the_window_is_told_apart():
-    seen = run(stall_s=0.5)
-    seen["job"]["first_batch"] = 8
-    found = figures.of_run(seen["job"], seen["seen"])
-    assert (found.batches, found.first_stall_s) == ((8,), pytest.approx(0.5))
+def test_a_block_with_saves_is_compared_with_the_one_after_it():
+    seen = run(stall_s=0.5, slow_s=0.25)
+    (pair,) = figures.of_run(seen["job"], seen["seen"]).pairs
+    assert (pair.num_saves, pair.written_bytes, pair.drain_s) == (2, 140, 0.5)
+    assert pair.quiet_s == pytest.approx(8 * (BATCH_S + GAP_S))
+    assert pair.busy_s == pytest.approx(8 * (BATCH_S + GAP_S) + 2 * (0.5 + 2 * 0.25))
+    assert pair.cpu_s == pytest.approx(12 - 9 * 8 / 9)
+    assert pair.others == pytest.approx((17 - 12) / 10)
 
 
 def test_a_save_that_was_due_and_not_made_is_skipped_and_no_stall():
-    seen = run(stall_s=0.5, finished=(4, 12))
+    seen = run(stall_s=0.5, finished=(4, 8, 25))
     found = figures.of_run(seen["job"], seen["seen"])
-    assert (found.batches, found.num_skipped) == ((4,), 1)
+    assert (found.batches, found.num_skipped) == ((8,), 1)
     assert found.stalls_s == pytest.approx((0.5,))
 
 
-def test_what_is_lost_is_the_median_of_the_rounds_against_none_of_the_same_round():
+def test_what_is_lost_is_the_median_of_all_pairs():
     none = [run("none", number=number, finished=()) for number in range(3)]
     mine = [run("cairn-process", stall, number) for number, stall in enumerate((0.2, 0.4, 0.9))]
     row = row_of("cairn-process", [*none, *mine])
     assert row.lost_s == pytest.approx(0.4)
     assert row.lost_range_s == pytest.approx((0.2, 0.9))
+    assert row_of("none", [*none, *mine]).lost_s is None
     assert row.stall_worst_s == pytest.approx(0.9)
     assert row.stall_worst_apart_s == pytest.approx(0.9 - 0.25)
     assert row.throughput_lost == pytest.approx(0.8 / (8.8 + 0.8))
+    assert row.cpu_s == pytest.approx(2.0)
     assert (row.num_saves, row.file_bytes, row.written_bytes) == (6, 70, 70)
 
 
@@ -107,16 +118,27 @@ def test_percentile(values, share, expected):
     assert figures.percentile(list(values), share) == expected
 
 
-def test_what_is_lost_within_a_run_is_what_batches_take_more_until_the_save_is_over():
-    seen = run(stall_s=0.5, write_s=1.2)
-    for batch in (4, 8):  # the one after the save is slower, too
-        for later in range(batch, 13):
-            seen["seen"]["ended"][later] += 0.25
-            seen["seen"]["began"][later] += 0.25 * (later > batch)
+def test_during_a_save_ends_where_it_is_committed_and_what_comes_after_is_the_measure():
+    seen = run(write_s=1.2, slow_s=0.25)
     found = figures.of_run(seen["job"], seen["seen"])
-    assert found.lost_within_s == pytest.approx((0.75, 0.75))
+    assert found.lost_s == pytest.approx((0.25, 0.25))
 
 
-def test_a_save_that_takes_more_than_half_of_its_interval_shows_nothing_within_its_run():
-    seen = run(stall_s=0.5, write_s=3.0)
-    assert figures.of_run(seen["job"], seen["seen"]).lost_within_s == ()
+def test_a_save_that_is_not_over_at_the_next_one_shows_nothing_by_itself():
+    seen = run(stall_s=0.5, write_s=5.0)
+    assert len(figures.of_run(seen["job"], seen["seen"]).lost_s) == 1  # the last one, which has more room
+
+
+def _auto_run(name, number, **stalls):
+    made = run(name, number=number, **stalls)
+    return made | {"part": "auto", "job": made["job"] | {"interval": 0, "saves": 0}}
+
+
+def test_auto_is_measured_by_its_own_batches_and_beside_that_against_none():
+    runs = [_auto_run("cairn-none", n, finished=()) for n in range(2)]
+    runs += [_auto_run("cairn-auto", n, stall_s=0.2) for n in range(2)]
+    (found,) = figures.autos({"runs": runs})
+    window_s = 17 * 1.1
+    assert found.overhead == pytest.approx(0.4 / window_s)
+    assert found.against_none == pytest.approx(0.4 / window_s)
+    assert (found.num_saves, found.noise) == (4, 0.0)

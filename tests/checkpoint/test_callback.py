@@ -80,13 +80,13 @@ def test_all_reasons_of_a_step_share_one_file(tmp_path):
     run = fit(prepare(tmp_path, Scored([0.5]), policy(tmp_path, triggers=triggers, monitor="val/score")))
     assert [item.reasons for item in run.committed] == [("interval", "best", "end")]
     assert run.files == [layout.BEST, at_batch(8), layout.LAST]
-    assert run.engine.num_saves == 1
+    assert run.engine.telemetry.num_saves == 1
 
 
 def test_nothing_due_nothing_written(tmp_path):
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, triggers={})))
     assert not run.directory.joinpath("checkpoints").exists()
-    assert (run.engine.best_model_path, run.engine.last_model_path, run.engine.num_saves) == ("", "", 0)
+    assert (run.engine.best_model_path, run.engine.last_model_path, run.engine.telemetry.num_saves) == ("", "", 0)
 
 
 def test_the_manifest_tells_of_the_run(tmp_path):
@@ -102,8 +102,8 @@ def test_the_manifest_tells_of_the_run(tmp_path):
 
 def test_the_numbers_of_the_costs_add_up(tmp_path):
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
-    assert run.engine.num_saves == 8
-    assert run.engine.meter.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
+    assert run.engine.telemetry.num_saves == 8
+    assert run.engine.telemetry.meter.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
 
 
 def test_the_costs_are_those_of_all_starts(tmp_path):
@@ -112,8 +112,8 @@ def test_the_costs_are_those_of_all_starts(tmp_path):
     with pytest.raises(Stopped):
         fit(prepare(tmp_path, module, policy(tmp_path, **ALL), stop=stop))
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL), plan=plan_of(tmp_path)))
-    assert (run.module.num_batches, run.engine.num_saves) == (4, 8)
-    assert run.engine.meter.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
+    assert (run.module.num_batches, run.engine.telemetry.num_saves) == (4, 8)
+    assert run.engine.telemetry.meter.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
 
 
 def test_lightning_alone_reads_a_checkpoint(tmp_path):
@@ -264,7 +264,7 @@ def test_a_start_removes_what_the_dead_left_and_saves_it_anew(tmp_path):
     assert run.files == [*(at_batch(batch) for batch in range(1, 9)), layout.LAST]
     assert [item.number for item in run.committed] == list(range(8))
     assert plan_of(tmp_path).rejected == ()
-    assert run.engine.num_saves == 8
+    assert run.engine.telemetry.num_saves == 8
 
 
 # What is refused
@@ -452,7 +452,7 @@ def test_a_time_limit_stops_at_a_boundary_and_counts_over_all_starts(tmp_path, m
         with pytest.raises(Stopped) as stopped:
             fit(run)
         assert (stopped.value.why, stopped.value.saved.reasons) == ("max_time", ("limit",))
-        stops.append((stopped.value.saved.position.batch, run.engine.elapsed_s))
+        stops.append((stopped.value.saved.position.batch, run.engine.telemetry.elapsed_s))
     assert stops == [(5, 50), (6, 60), (7, 70)]
 
 
@@ -468,7 +468,7 @@ def test_a_new_run_from_a_checkpoint_has_all_its_time(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         fit(second)
     assert second.module.num_batches == 5
-    assert (second.engine.num_saves, second.engine.elapsed_s) == (5, 50)
+    assert (second.engine.telemetry.num_saves, second.engine.telemetry.elapsed_s) == (5, 50)
 
 
 def test_a_new_run_counts_its_own_saves_and_leaves_the_old_one_alone(tmp_path):
@@ -481,7 +481,7 @@ def test_a_new_run_counts_its_own_saves_and_leaves_the_old_one_alone(tmp_path):
     assert [item.number for item in run.committed] == list(range(8))
     assert {item.run for item in run.committed} == {"second"}
     assert run.committed[0].position.total_batches == 9
-    assert run.engine.num_saves == 8
+    assert run.engine.telemetry.num_saves == 8
     assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -498,7 +498,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
 def test_saving_changes_nothing(tmp_path):
     never, always = (trained(tmp_path / name, triggers) for name, triggers in (("never", {}), ("always", EVERY)))
     assert never.files == []
-    assert always.engine.num_saves == 8
+    assert always.engine.telemetry.num_saves == 8
     assert never.module.samples == always.module.samples
     assert never.drawn_next == always.drawn_next
     assert never.metrics == always.metrics
@@ -611,7 +611,7 @@ def test_a_save_that_goes_well_makes_good_for_those_that_failed(tmp_path, monkey
     monkeypatch.setattr(disk_module, "put_chunks", sometimes)
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path), limit_train_batches=6))
     assert [item.position.batch for item in run.committed] == [3, 6]
-    assert run.engine.num_saves == 2
+    assert run.engine.telemetry.num_saves == 2
 
 
 def test_the_last_save_of_a_run_may_not_fail(tmp_path, monkeypatch):
@@ -648,7 +648,7 @@ def test_metrics_that_cannot_be_written_make_a_save_fail_and_not_the_run(tmp_pat
     fit(run)
     assert "The metrics up to this checkpoint could not be written: No space left" in caplog.text
     assert [item.position.batch for item in run.committed] == [7, 8]
-    assert run.engine.num_saves == 7
+    assert run.engine.telemetry.num_saves == 7
 
 
 def test_a_run_without_room_does_not_start(tmp_path, monkeypatch):
@@ -746,8 +746,8 @@ def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, triggers=triggers, **ALL, **ways)))
     expected = [1, 8] if when_busy == "skip" else list(range(1, 9))
     assert [item.position.batch for item in run.committed] == expected
-    assert run.engine.meter.num_skipped == run.committed[-1].skipped == 8 - len(expected)
-    assert run.engine.num_saves == len(expected)
+    assert run.engine.telemetry.meter.num_skipped == run.committed[-1].skipped == 8 - len(expected)
+    assert run.engine.telemetry.num_saves == len(expected)
 
 
 @pytest.mark.parametrize("way", ["process", "thread"])
@@ -775,7 +775,7 @@ def test_a_run_that_began_before_costs_were_kept_goes_on(tmp_path, monkeypatch):
         patch.setattr(callback.snapshot, "capture", older)
         fit(prepare(tmp_path, Scored(), policy(tmp_path)))
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path), plan=plan_of(tmp_path), max_epochs=2))
-    assert (run.module.num_batches, run.engine.num_saves) == (8, 16)
+    assert (run.module.num_batches, run.engine.telemetry.num_saves) == (8, 16)
 
 
 @pytest.mark.parametrize("way", ["process", "thread", "sync"])

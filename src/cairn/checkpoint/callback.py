@@ -16,29 +16,39 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
-from torchmetrics import MetricTracker
 
-from cairn.checkpoint import estimate, layout, loop, pace, retention, saving, schedule, snapshot, stage, state
-from cairn.checkpoint.clock import Clock
+from cairn.checkpoint import (
+    agreement,
+    estimate,
+    layout,
+    loop,
+    pace,
+    retention,
+    saving,
+    schedule,
+    snapshot,
+    stage,
+    state,
+)
+from cairn.checkpoint.agreement import TIME_LIMIT
 from cairn.checkpoint.encoding import encode
 from cairn.checkpoint.errors import ConfigError, SaveError
 from cairn.checkpoint.failures import Failures
 from cairn.checkpoint.history import History
 from cairn.checkpoint.images import Image
 from cairn.checkpoint.mapped import MappedCheckpointIO
-from cairn.checkpoint.meter import Meter
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
+from cairn.checkpoint.telemetry import Telemetry
 from cairn.checkpoint.types import Mode, Moment, Position, Saved
 
 log = logging.getLogger(__name__)
 
-TIME_LIMIT = "max_time"
 _START = Position(0, 0)
 
 
@@ -93,8 +103,7 @@ class CheckpointEngine(Checkpoint):
         self.policy, self.origin, self.plan, self.stop = policy, origin, plan, stop
         ranked_by = policy.mode if policy.monitor else None
         self.history = History(policy.directory, policy.rules.values(), ranked_by)
-        self.num_saves = self._num_unheard = 0
-        self.meter = Meter()
+        self.telemetry = Telemetry()
         self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
         self.saver: saving.Saver | None = None
@@ -103,8 +112,7 @@ class CheckpointEngine(Checkpoint):
         self._hooks: list[RemovableHandle] = []
         self._loaded: dict[str, Any] = {}
         self._previous, self._samples = _START, 0
-        self._clock = Clock()
-        self._last_save_s, self._waited_s = 0.0, 0.0
+        self._waited_s = 0.0
         self._choice: pace.Choice | None = None
         self._score: float | None = None
 
@@ -114,11 +122,6 @@ class CheckpointEngine(Checkpoint):
         loop.install(trainer, self)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that somebody has chosen
             trainer.strategy.checkpoint_io = loader or MappedCheckpointIO()
-
-    @property
-    def elapsed_s(self) -> float:
-        """Training time of the run, in seconds, over all its restarts."""
-        return self._clock.elapsed_s
 
     # What Lightning reads off a checkpoint callback
 
@@ -143,16 +146,7 @@ class CheckpointEngine(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):
-            raise ConfigError(
-                "StochasticWeightAveraging cannot be resumed (it keeps its averages where no checkpoint sees them): "
-                "use lightning.pytorch.callbacks.EMAWeightAveraging."
-            )
-        if any(isinstance(module, MetricTracker) for module in pl_module.modules()):
-            raise ConfigError(
-                "A torchmetrics.MetricTracker cannot be resumed (it makes a metric per epoch): log the metric itself, "
-                "metrics.csv has its history."
-            )
+        snapshot.refuse(trainer, pl_module)
         if trainer.is_global_zero and not trainer.fast_dev_run:
             if self.policy.triggers:
                 self.history.check_writable()
@@ -170,40 +164,29 @@ class CheckpointEngine(Checkpoint):
         self._previous = Position(**self._loaded["position"])
         self._samples = self._previous.samples
         if self._loaded["run"] == self.origin.run:  # and not a new run that starts from another's state
-            clock = self._loaded["clock"]
-            self.num_saves = clock["num_saves"]
-            if "meter" in clock:  # runs that began before there was one go on without what they have cost
-                self.meter.load_state_dict(clock["meter"])
-            if self.plan.saved is not None:
-                self.meter.resumed(self.plan.saved)
-            self._last_save_s = clock["elapsed_s"]
-            self._clock.go_on(self._last_save_s)
+            self.telemetry.load_state_dict(self._loaded["clock"], self.plan.saved)
             snapshot.restore_loggers(trainer, self._loaded)
         trainer.should_stop = self._loaded["should_stop"]
         loop.expect(trainer, self._loaded["place"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clock.start()
+        self.telemetry.clock.start()
         self._due(self._moment("batch", ends=False))  # a trigger that cannot answer says so before training
         if self.policy.triggers and trainer.is_global_zero and not trainer.fast_dev_run:
             num_bytes = estimate.first_num_bytes(pl_module, trainer.optimizers)
             self.history.check_space(num_bytes)
             self._open_saver(trainer, max(num_bytes, self.plan.saved.num_bytes if self.plan.saved else 0))
-            self.meter.expect(num_bytes)
-        if self.policy.triggers and not _keeps_its_place(trainer):
-            rank_zero_warn(
-                "The training data does not say where it stands, so that after a resume inside an epoch it starts "
-                "again from its head: batches come twice, and others not at all. Inherit the DataModule of this "
-                "package, or give the datamodule a state_dict."
-            )
+            self.telemetry.meter.expect(num_bytes)
+        if self.policy.triggers:
+            snapshot.warn_of_data(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clock.stop()
+        self.telemetry.clock.stop()
         if why := self._close_saver():
             raise SaveError(why)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._clock.stop()
+        self.telemetry.clock.stop()
         if why := self._close_saver(wait=not isinstance(exception, KeyboardInterrupt)):  # which means at once
             log.error(why)
 
@@ -215,7 +198,7 @@ class CheckpointEngine(Checkpoint):
         self._finish_copy()  # averaged weights take the place of the others there
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clock.validated = True
+        self.telemetry.clock.validated = True
         if self.policy.monitor is None or trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:
             return
         value = trainer.callback_metrics.get(self.policy.monitor)
@@ -242,7 +225,8 @@ class CheckpointEngine(Checkpoint):
         if trainer.fast_dev_run:
             return
         self._finish_copy()
-        self._measure_batches(place)
+        now = loop.position(trainer, place, self._samples)
+        self.telemetry.batches(now.total_batches - self._previous.total_batches)
         moment, due, gave_up = self._agree(trainer, self._moment(place, ends))
         if gave_up and moment.stop is None:
             raise SaveError(gave_up)
@@ -253,7 +237,7 @@ class CheckpointEngine(Checkpoint):
         self._previous, self._score = moment.position, None
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest)
-        self._clock.begin_batch(self._busy)
+        self.telemetry.clock.begin_batch(self._busy)
 
     def restore(self) -> None:
         """Put back what Lightning does not restore; the loops know when."""
@@ -261,7 +245,7 @@ class CheckpointEngine(Checkpoint):
         snapshot.restore(self._the_trainer, loaded)
 
     def _moment(self, place: loop.Place, ends: bool) -> Moment:
-        trainer, elapsed = self._the_trainer, self.elapsed_s
+        trainer, elapsed = self._the_trainer, self.telemetry.elapsed_s
         limit, stop = self.policy.max_time_s, self.stop()
         over = limit is not None and elapsed >= limit
         size = trainer.num_training_batches
@@ -270,21 +254,14 @@ class CheckpointEngine(Checkpoint):
             previous=self._previous,
             batches_per_epoch=int(size) if math.isfinite(size) else None,
             elapsed_s=elapsed,
-            since_save_s=elapsed - self._last_save_s,
+            since_save_s=elapsed - self.telemetry.last_save_s,
             score=self._score,
             ends=ends,
             stop=signal.Signals(stop).name if stop else TIME_LIMIT if over else None,
             mode=self.policy.mode,
-            cost=self.meter.cost(),
+            cost=self.telemetry.meter.cost(),
             busy=self._busy,
         )
-
-    def _measure_batches(self, place: loop.Place) -> None:
-        """How long a batch has taken since the last boundary; more than one if a window of accumulation closes."""
-        passed_s = self._clock.batch_s()
-        now = loop.position(self._the_trainer, place, self._samples).total_batches
-        for _ in range(count := now - self._previous.total_batches):
-            self.meter.batch(passed_s / count, self._clock.busy, self._clock.validated)
 
     def _agree(self, trainer: Trainer, moment: Moment) -> tuple[Moment, tuple[str, ...], str]:
         """Any rank's signal stops all; rank 0's clock, metrics and disk decide what is due, or that the run ends."""
@@ -292,11 +269,8 @@ class CheckpointEngine(Checkpoint):
         due = self._affordable(self._due(moment), moment) if trainer.is_global_zero else ()
         if trainer.world_size == 1:
             return moment, due, gave_up
-        stops = [name.name for name in signal.Signals] + [TIME_LIMIT]
-        stop, special = (1 + stops.index(moment.stop) if moment.stop else 0), bool(due or gave_up)
-        told = torch.tensor([stop, special], device=trainer.strategy.root_device)
-        stop, special = torch.Tensor.tolist(trainer.strategy.reduce(told, reduce_op="max"))
-        moment = replace(moment, stop=stops[stop - 1] if stop else None)
+        stop, special = agreement.meet(trainer.strategy, moment.stop, bool(due or gave_up))
+        moment = replace(moment, stop=stop)
         if stop and trainer.is_global_zero:
             also = self._due(moment)  # a trigger with a memory says yes only once
             due = self._affordable(tuple(name for name in self.policy.triggers if name in {*due, *also}), moment)
@@ -309,8 +283,7 @@ class CheckpointEngine(Checkpoint):
             due = schedule.reasons(self.policy.triggers, moment, self.history.expected)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        choices = (getattr(trigger, "choice", None) for trigger in self.policy.triggers.values())
-        choice = next(filter(None, choices), None)
+        choice = schedule.choice(self.policy.triggers)
         if choice != self._choice:
             self._choice = choice
             log.info("%s", choice)
@@ -324,8 +297,7 @@ class CheckpointEngine(Checkpoint):
             self._image = self._the_saver.reserve(wait=not may_skip)
             self._waited_s = time.monotonic() - started
             if self._image is None:
-                self.meter.skipped()
-                self._last_save_s = moment.elapsed_s  # or one that goes by time would be due again at each batch
+                self.telemetry.skipped(moment.elapsed_s)
                 return ()
         return due
 
@@ -333,12 +305,8 @@ class CheckpointEngine(Checkpoint):
         waited_s, self._waited_s = self._waited_s, 0.0
         started, trainer = time.monotonic() - waited_s, self._the_trainer
         gave_up, final = "", moment.ends or moment.stop is not None
-        clock = {
-            "elapsed_s": moment.elapsed_s,
-            "num_saves": self.num_saves + self._num_unheard + 1,
-            "meter": self.meter.state_dict(),
-        }
-        self._last_save_s = moment.elapsed_s
+        clock = self.telemetry.state_dict(moment.elapsed_s)
+        self.telemetry.begun(moment.elapsed_s)
         try:
             with _uncollected():
                 contents = snapshot.capture(trainer, place, moment.position, self.origin, clock)
@@ -348,7 +316,7 @@ class CheckpointEngine(Checkpoint):
                 gave_up = self._hear(final)
         except SaveError as error:
             gave_up = self.failures.add(str(error), final)
-        self.meter.stalled(time.monotonic() - started, waited_s)
+        self.telemetry.meter.stalled(time.monotonic() - started, waited_s)
         if gave_up := trainer.strategy.broadcast(gave_up):
             if moment.stop in (None, TIME_LIMIT):
                 raise SaveError(gave_up)
@@ -367,7 +335,7 @@ class CheckpointEngine(Checkpoint):
         draft = replace(draft, num_bytes=num_bytes, stall_s=time.monotonic() - started, wait_s=waited_s)
         self._image = None
         provenance = {"world_size": trainer.world_size, **self.origin.provenance}
-        self._num_unheard += 1
+        self.telemetry.staged()
         if trainer.is_last_batch or not self._in_background:
             self._finish_copy()  # what hooks at an epoch's end do to weights is theirs; and here nothing overlaps
         self._the_saver.commit(image, draft, provenance)
@@ -385,36 +353,19 @@ class CheckpointEngine(Checkpoint):
             self.saver.wait()
         gave_up, outcomes = "", self.saver.outcomes()
         for outcome in outcomes:
-            self._num_unheard -= 1
             last = final and outcome is outcomes[-1]
             if outcome.result is None:
+                self.telemetry.failed()
                 why = self.failures.add(outcome.error, last)
                 gave_up = why if last else gave_up or why
                 continue
             gave_up = self.failures.reset()
-            self.num_saves += 1
-            self._measure_save(outcome.result.saved, outcome.at_s)
+            self.telemetry.committed(outcome.result.saved, outcome.at_s, self._the_trainer.loggers)
             if untidy := outcome.result.untidy:
                 if last:
                     return f"{untidy} {outcome.draft.name} is whole; the next start of the run mends the rest."
                 log.error("%s %s is whole; the next save tries again.", untidy, outcome.draft.name)
         return gave_up
-
-    def _measure_save(self, saved: Saved, at: float) -> None:
-        """Note what a save has cost, and tell the loggers."""
-        at_s = self._clock.elapsed_s_at(at)
-        self.meter.committed(at_s - saved.elapsed_s, at_s, position_s=saved.elapsed_s)
-        facts = {
-            "stall_s": saved.stall_s,
-            "wait_s": saved.wait_s,
-            "write_s": saved.write_s,
-            "bytes": saved.num_bytes,
-            "overhead": self.meter.overhead(self.elapsed_s),
-            "skipped": self.meter.num_skipped,
-            **({"interval_batches": saved.interval_batches} if saved.interval_batches else {}),
-        }
-        for logger in self._the_trainer.loggers:
-            logger.log_metrics({f"checkpoint/{name}": value for name, value in facts.items()}, saved.position.step)
 
     def _open_saver(self, trainer: Trainer, num_bytes: int) -> None:
         policy, on_gpu = self.policy, trainer.strategy.root_device.type == "cuda"
@@ -452,8 +403,8 @@ class CheckpointEngine(Checkpoint):
             run=self.origin.run,
             elapsed_s=moment.elapsed_s,
             interval_batches=self._choice.interval_batches if self._choice else None,
-            overhead=self.meter.overhead(moment.elapsed_s),
-            skipped=self.meter.num_skipped,
+            overhead=self.telemetry.meter.overhead(moment.elapsed_s),
+            skipped=self.telemetry.meter.num_skipped,
         )
 
     @property
@@ -486,15 +437,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _keeps_its_place(trainer: Trainer) -> bool:
-    """Does the datamodule save a position, or each loader?"""
-    if trainer.datamodule is not None and trainer.datamodule.state_dict():
-        return True
-    loaders = trainer.train_dataloader
-    flat = loaders if isinstance(loaders, (list, tuple)) else [loaders]
-    return all(hasattr(loader, "state_dict") for loader in flat)
 
 
 def _num_samples(batch: Any) -> int | None:

@@ -216,6 +216,11 @@ def reasons(triggers: Mapping[str, Trigger], moment: Moment, saved: Sequence[Sav
     return tuple(name for name, trigger in triggers.items() if trigger.due(moment, saved))
 
 
+def choice(triggers: Mapping[str, Trigger]) -> pace.Choice | None:
+    """The interval that one of them has chosen by itself, if one does and has."""
+    return next(filter(None, (getattr(trigger, "choice", None) for trigger in triggers.values())), None)
+
+
 def parse_interval(interval: int | str, max_overhead: float = 0.01, mtbf: Duration | None = None) -> Trigger:
     """Read a `save_interval`.
 

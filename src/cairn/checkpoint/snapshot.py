@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torchmetrics import MetricTracker
 
 from cairn.checkpoint import loop, state, sums
-from cairn.checkpoint.errors import ResumeError, SaveError
+from cairn.checkpoint.errors import ConfigError, ResumeError, SaveError
 from cairn.checkpoint.types import Position
 
 
@@ -23,6 +25,34 @@ class Origin:
     run: str
     config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def refuse(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse what keeps state where no checkpoint can see it.
+
+    Raises:
+        ConfigError: names it, and what to use instead.
+    """
+    if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):
+        raise ConfigError(
+            "StochasticWeightAveraging cannot be resumed (it keeps its averages where no checkpoint sees them): "
+            "use lightning.pytorch.callbacks.EMAWeightAveraging."
+        )
+    if any(isinstance(part, MetricTracker) for part in module.modules()):
+        raise ConfigError(
+            "A torchmetrics.MetricTracker cannot be resumed (it makes a metric per epoch): log the metric itself, "
+            "metrics.csv has its history."
+        )
+
+
+def warn_of_data(trainer: Trainer) -> None:
+    """Training data whose place is in no checkpoint starts again from its head."""
+    if not _keeps_its_place(trainer):
+        rank_zero_warn(
+            "The training data does not say where it stands, so that after a resume inside an epoch it starts "
+            "again from its head: batches come twice, and others not at all. Inherit the DataModule of this "
+            "package, or give the datamodule a state_dict."
+        )
 
 
 def capture(
@@ -99,6 +129,15 @@ def restore_loggers(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     for name, logger in _resumable_loggers(trainer).items():
         if name in ours["loggers"]:
             logger.load_state_dict(ours["loggers"][name])
+
+
+def _keeps_its_place(trainer: Trainer) -> bool:
+    """Does the datamodule save a position, or each loader?"""
+    if trainer.datamodule is not None and trainer.datamodule.state_dict():
+        return True
+    loaders = trainer.train_dataloader
+    flat = loaders if isinstance(loaders, (list, tuple)) else [loaders]
+    return all(hasattr(loader, "state_dict") for loader in flat)
 
 
 def _logger_states(trainer: Trainer) -> dict[str, Any]:

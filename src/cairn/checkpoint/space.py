@@ -25,5 +25,5 @@ def why_not_written(path: Path, error: OSError, needed_bytes: int) -> str:
     if error.errno in _FULL:
         why += f" (it needs about {size(needed_bytes)}, and {size(disk.free_bytes(path))} are free there)"
     elif not path.parent.is_dir():
-        why = f"{path.parent} is gone and cannot be made again ({why}): was it deleted, or its disk unmounted?"
+        why = f"{path.parent} is gone and cannot be made again ({why}; was it deleted, or its disk unmounted?)"
     return f"The checkpoint {path} could not be written: {why}."

@@ -1,0 +1,42 @@
+"""All ranks leave a boundary with the same answer, whichever of them had something to say."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cairn.checkpoint.agreement import TIME_LIMIT, meet
+
+
+def _ask(ranks):
+    """What each of the ranks is told, when they all meet with these (stop, special)."""
+    said = []
+    for stop, special in ranks:  # what each of them contributes
+        meet(_strategy(lambda told: said.append(told) or told), stop, special)
+    together = torch.stack(said).amax(0)
+    return [meet(_strategy(lambda told: together), stop, special) for stop, special in ranks]
+
+
+def _strategy(reduce):
+    return SimpleNamespace(root_device=torch.device("cpu"), reduce=lambda told, reduce_op: reduce(told))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [
+        ([(None, False), (None, False)], (None, False)),
+        ([(None, False), ("SIGTERM", False)], ("SIGTERM", False)),
+        ([("SIGUSR1", False), (None, False)], ("SIGUSR1", False)),
+        ([(None, True), (None, False)], (None, True)),
+        ([(None, True), ("SIGINT", False), (None, False)], ("SIGINT", True)),
+        ([(TIME_LIMIT, False), (None, False)], (TIME_LIMIT, False)),
+    ],
+)
+def test_all_leave_with_the_same_answer(ranks, expected):
+    assert _ask(ranks) == [expected] * len(ranks)
+
+
+@pytest.mark.parametrize("stop", [*(item.name for item in signal.Signals), TIME_LIMIT])
+def test_every_reason_to_stop_comes_through(stop):
+    assert _ask([(None, False), (stop, False)]) == [(stop, False)] * 2
