@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import pickle
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tests.support.command import QUICK
-from tests.support.forks import Forks
+from tests.support.command import QUICK, train
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch"),
-]
+pytestmark = pytest.mark.slow
 
 INTERVALS = "give a number of batches such as 50 or '50ba', or '100st'"
 
@@ -102,22 +96,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as forks:
-        yield forks
-
-
 @pytest.mark.parametrize("name", BEFORE_TRAINING)
-def test_a_sentence_before_training_starts(name: str, files: Path, forks: Forks, tmp_path: Path) -> None:
+def test_a_sentence_before_training_starts(name: str, files: Path, tmp_path: Path) -> None:
     overrides, expected = BEFORE_TRAINING[name]
     if name == "ckpt_path: other shapes":
-        _copy_with_other_shapes(forks, files)
+        _copy_with_other_shapes(files)
     given = [override.replace("{files}", str(files)) for override in overrides]
-    where = [] if name == "run directory" else [f"hydra.run.dir='{tmp_path / 'run'}'"]
-    process = forks.start(tmp_path / "output", *QUICK, "trainer.max_epochs=1", *given, *where)
-    assert process.wait() == 1
-    output = Path(f"{tmp_path / 'output'}.log").read_text()
+    run = None if name == "run directory" else tmp_path / "run"
+    output = train(run, *QUICK, "trainer.max_epochs=1", *given, expect=1)
     (sentence,) = [line for line in output.splitlines() if re.match(r"(Error: |\[ERROR\] )", line)]
     print(f"\n{' '.join(overrides)}\n    {sentence}")
     assert re.search(expected, sentence) or expected in sentence, sentence
@@ -126,10 +112,9 @@ def test_a_sentence_before_training_starts(name: str, files: Path, forks: Forks,
     assert not (files / "it ran").exists()
 
 
-def _copy_with_other_shapes(forks: Forks, files: Path) -> None:
+def _copy_with_other_shapes(files: Path) -> None:
     run = files / "mlp"
-    where = f"hydra.run.dir='{run}'"
-    assert forks.start(run, *QUICK, "model=mlp", "trainer.max_epochs=1", "test=false", where).wait() == 0
+    train(run, *QUICK, "model=mlp", "trainer.max_epochs=1", "test=false")
     contents = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     contents["state_dict"] = {name: torch.ones(2) for name in contents["state_dict"]}
     torch.save(contents, files / "shapes.ckpt")

@@ -29,7 +29,7 @@ def test_asking_for_help_imports_no_torch(flag: list[str]) -> None:
 @pytest.mark.slow
 def test_the_first_run(tmp_path: Path) -> None:
     """The defaults, W&B offline among them: what is shown, and what lies in the run directory."""
-    output = train(tmp_path / "run", "trainer.max_epochs=3", "trainer.accelerator=cpu")
+    output = train(tmp_path / "run", "trainer.max_epochs=3", "trainer.accelerator=cpu", fresh=True)
     for shown in ("data", "checkpoints", "saved because", "val/loss", "test/acc", "overhead", "at risk", "resume="):
         assert shown in output
     run = tmp_path / "run"
@@ -87,7 +87,7 @@ def test_a_sweep_returns_its_metric_and_names_its_jobs(tmp_path: Path) -> None:
     ],
 )  # test_bad_input.py has them all, without their imports
 def test_a_bad_value_is_one_sentence(overrides: list[str], sentence: str, tmp_path: Path) -> None:
-    output = train(tmp_path / "run", *QUICK, *overrides, expect=1)
+    output = train(tmp_path / "run", *QUICK, *overrides, expect=1, fresh=True)
     assert sentence in output
     assert "Traceback" not in output
 

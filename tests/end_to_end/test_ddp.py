@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from tests.support import command
 from tests.support.callbacks import recorded
-from tests.support.command import QUICK, RECORD, kill, newest, num_checkpoints, start, train, wait_for
+from tests.support.command import QUICK, RECORD, newest, num_checkpoints, wait_for
 from tests.support.equality import Outcome, differences, outcome
 
 pytestmark = pytest.mark.slow
+
+# Lightning starts the second process as the first one was started.
+start, train = partial(command.start, fresh=True), partial(command.train, fresh=True)
 
 COMMAND = [
     *QUICK,
@@ -23,6 +29,7 @@ COMMAND = [
     "trainer.accumulate_grad_batches=2",
     "data.augment=true",
     "checkpoint.save_interval=4",
+    "checkpoint.when_busy=wait",
 ]
 
 
@@ -38,7 +45,7 @@ def test_a_killed_run_of_two_processes_is_exact(whole: Outcome, tmp_path: Path) 
     for _ in range(2):
         before, process = newest(run), start(run, *COMMAND)
         assert wait_for(lambda before=before: newest(run) != before, process), "it was to be killed before its end"
-        kill(process)
+        process.kill()
     train(run, *COMMAND)
     assert differences(whole, outcome(run, recorded(run, 0) + recorded(run, 1))) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -64,9 +71,8 @@ def test_sigterm_stops_both_with_one_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(run, *QUICK, "trainer=ddp_sim", "trainer.max_epochs=2000")
     assert wait_for(lambda: num_checkpoints(run) > 0, process)
-    process.terminate()
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, output
+    process.send_signal(signal.SIGTERM)
+    process.end(143)
     last = json.loads((run / "checkpoints" / "last.ckpt").resolve().with_suffix(".json").read_text())
     assert last["reasons"] == ["signal"] or "signal" in last["reasons"]
     time.sleep(0.5)

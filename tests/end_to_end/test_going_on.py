@@ -16,7 +16,14 @@ from tests.support.equality import Outcome, differences, outcome
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [*QUICK, RECORD, "trainer.max_epochs=10", "data.augment=true", "checkpoint.save_interval=15"]
+COMMAND = [
+    *QUICK,
+    RECORD,
+    "trainer.max_epochs=10",
+    "data.augment=true",
+    "checkpoint.save_interval=15",
+    "checkpoint.when_busy=wait",
+]
 LONG = [*QUICK, "trainer.max_epochs=5000"]
 
 
@@ -34,8 +41,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     process = start(run, *COMMAND)
     assert wait_for(lambda: num_checkpoints(run) > 1, process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, output
+    output = process.end(143)
     assert f"resume={run}" in output.replace("\n", "").replace(" ", "")
     manifest = json.loads((run / "checkpoints" / "last.ckpt").resolve().with_suffix(".json").read_text())
     assert "signal" in manifest["reasons"]
@@ -103,8 +109,7 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path) -> None:
     process = start(run, *LONG, "checkpoint=interval", "checkpoint.save_interval=100000")
     assert wait_for((run / "csv" / "metrics.csv").is_file, process)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    output = process.end(130)
     assert "Traceback" not in output
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0
     assert json.loads((run / "run.json").read_text())["why"] == "SIGINT"
@@ -113,13 +118,12 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path) -> None:
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(run, *LONG, "+callbacks.slow._target_=tests.support.callbacks.SlowBatches")
-    assert wait_for((run / "slow").is_file, process), process.communicate()[0]
+    assert wait_for((run / "slow").is_file, process), process.output
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None, "the batch in hand is completed first"
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, output
+    process.end(130)
     assert num_checkpoints(run) == 0
 
 
@@ -128,10 +132,9 @@ def test_sigterm_outside_of_training_is_obeyed_at_once(place: str, tmp_path: Pat
     run = tmp_path / "run"
     slow = f"+callbacks.slow={{_target_: tests.support.callbacks.SlowEvaluation, place: {place}}}"
     process = start(run, *QUICK, "trainer.max_epochs=1", slow)
-    assert wait_for((run / "slow").is_file, process), process.communicate()[0]
-    process.terminate()
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 143, output
+    assert wait_for((run / "slow").is_file, process), process.output
+    process.send_signal(signal.SIGTERM)
+    output = process.end(143)
     assert "Traceback" not in output
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
     if place == "test":
@@ -145,9 +148,8 @@ def test_only_one_process_trains_in_a_directory(tmp_path: Path) -> None:
     output = train(run, *LONG, "checkpoint.save_interval=20", expect=1)
     assert "Another process trains in" in output
     assert json.loads((run / "run.json").read_text())["status"] == "running"
-    process.terminate()
-    process.communicate(timeout=60)
-    assert process.returncode == 143
+    process.send_signal(signal.SIGTERM)
+    process.end(143)
 
 
 def test_testing_alone(run: Path, tmp_path: Path) -> None:

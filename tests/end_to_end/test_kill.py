@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.callbacks import recorded
-from tests.support.command import QUICK, RECORD, kill, newest, start, train, wait_for
+from tests.support.command import QUICK, RECORD, newest, start, train, wait_for
 from tests.support.equality import Outcome, differences, outcome
 
 from cairn.checkpoint.catalog import Catalog
@@ -51,7 +51,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def command(name: str) -> list[str]:
-    return [*QUICK, *COMMANDS[name], RECORD]
+    # wait: or it would depend on the disk's speed which checkpoints there are
+    return [*QUICK, *COMMANDS[name], "checkpoint.when_busy=wait", RECORD]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_kills_at_random_moments(command: list[str], whole: Outcome, tmp_path: P
         if wait_for(lambda before=before: newest(run) != before, process):
             time.sleep(rng.uniform(0, 0.5))
             kills += process.poll() is None
-        kill(process)
+        process.kill()
     train(run, *command)
     assert kills >= 2
     assert differences(whole, outcome(run, recorded(run))) == []

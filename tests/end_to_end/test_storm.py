@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,16 +19,15 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tests.support.callbacks import recorded
-from tests.support.command import QUICK, RECORD, wait_for
+from tests.support.command import PATIENT_S, QUICK, RECORD, Process, start, train, wait_for
 from tests.support.equality import differences, outcome
-from tests.support.forks import GENEROUS_S, Fork, Forks
 
 from cairn.checkpoint import layout, retention
 from cairn.checkpoint.catalog import Catalog, describe, verify
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch"),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
 DIGITS = [  # few are kept: each save deletes one
@@ -67,12 +65,6 @@ KILLS = math.ceil(int(os.environ.get("CAIRN_STORM_KILLS", "102")) / len(STORMS))
 """Of each command with each writer."""
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as forks:
-        yield forks
-
-
 @pytest.fixture(scope="module", params=COMMANDS)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -91,27 +83,27 @@ def command(name: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(command: list[str], forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
-    assert forks.start(run, *command).wait() == 0, _tail(run)
+    train(run, *command)
     return run
 
 
 @pytest.mark.parametrize("writer", LAGS)
-def test_a_storm_of_kills(name: str, writer: str, command: list[str], whole: Path, forks: Forks) -> None:
+def test_a_storm_of_kills(name: str, writer: str, command: list[str], whole: Path) -> None:
     with tempfile.TemporaryDirectory(
         dir=None if writer == "process" else os.environ.get("PYTEST_DEBUG_TEMPROOT")
     ) as folder:
-        _storm(name, writer, command, whole, forks, Path(folder))
+        _storm(name, writer, command, whole, Path(folder))
 
 
-def _storm(name: str, writer: str, command: list[str], whole_run: Path, forks: Forks, tmp_path: Path) -> None:
+def _storm(name: str, writer: str, command: list[str], whole_run: Path, tmp_path: Path) -> None:
     whole = outcome(whole_run, recorded(whole_run))
     # In memory all steps of a save are over at once. The process lies on a disk instead: nothing in it can be patched.
     slow = [] if writer == "process" else [SLOW_DISK]
     ours = [*command, *slow, f"checkpoint.writer={writer}"]
     config = OmegaConf.load(whole_run / "config.yaml")
-    storm = Storm(forks, ours, config, random.Random(name + writer), LAGS[writer])
+    storm = Storm(ours, config, random.Random(name + writer), LAGS[writer])
     while storm.counts["kills"] < KILLS:
         run = tmp_path / f"run{storm.counts['ends']}"
         while storm.counts["kills"] < KILLS and storm.kills(run):
@@ -128,7 +120,6 @@ def _storm(name: str, writer: str, command: list[str], whole_run: Path, forks: F
 class Storm:
     """Starts a command again and again, kills it, and looks at what it has left."""
 
-    forks: Forks
     command: list[str]
     config: DictConfig
     rng: random.Random
@@ -138,14 +129,14 @@ class Storm:
     def kills(self, run: Path) -> bool:
         """One start and one kill; False if the run came to its end before."""
         name, committed, before = _newest_manifest(run), _num_committed(run), self.traces(run)
-        process = self.forks.start(run, *self.command)
+        process = start(run, *self.command)
         if self.rng.random() < 0.2:
             time.sleep(self.rng.uniform(0, 0.5))  # most likely before its first save
-        elif wait_for(lambda: _newest_manifest(run) != name, process, GENEROUS_S):
+        elif wait_for(lambda: _newest_manifest(run) != name, process):
             time.sleep(self.rng.uniform(0, 0.1))  # in one of its next saves, or between them
         code = self._kill(process)
         if code != -signal.SIGKILL:
-            assert code == 0, _tail(run)
+            assert code == 0, process.output[-4000:]
             return False
         self.counts["kills"] += 1
         self.counts["files whole"] += _check_files(run / "checkpoints")
@@ -157,7 +148,7 @@ class Storm:
         self.counts["before the first save"] += not traces and now == committed
         return True
 
-    def _kill(self, process: Fork) -> int:
+    def _kill(self, process: Process) -> int:
         """kill -9 of the training, in half of the cases of its writer at the same time; returns the exit code."""
         writers = _writers(process.pid)
         if writers and self.rng.random() < 0.5:  # the machine has gone
@@ -165,7 +156,7 @@ class Storm:
             for pid in writers:
                 os.kill(pid, signal.SIGKILL)
         code = process.kill()
-        limit = time.monotonic() + GENEROUS_S
+        limit = time.monotonic() + PATIENT_S
         while any(_runs(pid) for pid in writers):  # it finishes what it has begun
             assert time.monotonic() < limit, "the writer does not end"
             time.sleep(0.005)
@@ -173,7 +164,7 @@ class Storm:
 
     def let_finish(self, run: Path) -> None:
         """Start it without a kill."""
-        assert self.forks.start(run, *self.command).wait() == 0, _tail(run)
+        train(run, *self.command)
         self.counts["ends"] += 1
 
     def _num_promised(self, run: Path) -> int:
@@ -245,7 +236,3 @@ def _num_committed(run: Path) -> int:
     """After how many batches the newest whole checkpoint was made."""
     saved, _ = Catalog(run / "checkpoints").newest_whole()
     return saved.position.total_batches if saved else 0
-
-
-def _tail(run: Path) -> str:
-    return Path(f"{run}.log").read_text()[-4000:]

@@ -2,101 +2,121 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
-from tests.support.command import ROOT
-
-GENEROUS_S = 1800
-"""Long enough for a machine that was suspended for some minutes in between; only so that no test hangs for ever."""
+ROOT = Path(__file__).resolve().parents[2]
+_PATIENT_S = 600
 
 
 class Forks:
     """A context in which a training starts within half a second; what still runs at its end is killed.
 
-    A process of its own forks, because the one that tests has threads. It runs one child at a time, and says first
-    the child's process id and then its exit code.
+    A process of its own forks, because the one that tests has threads. For each command it forks a process that waits
+    for the command's own, which is in a session of its own, and tells that one's process id and its exit code.
     """
 
     def __enter__(self) -> Forks:
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forks"],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,  # so that select() knows of all that there is to read
-            start_new_session=True,
-        )
-        self._child: Fork | None = None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.forks", str(theirs.fileno())],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self._socket = ours
+        self._children: list[Fork] = []
         return self
 
     def __exit__(self, *error: object) -> None:
+        for child in self._children:
+            child.kill()
+        self._socket.close()
+        self._server.kill()
+        self._server.wait()
+
+    def start(self, argv: Sequence[str], env: Mapping[str, str], output: int) -> Fork:
+        """Start `python *argv` from the root of the repository; what it says goes to the file `output`."""
+        says, tells = os.pipe()
+        order = json.dumps([list(argv), dict(env)]).encode()
         try:
-            self._end_child()
+            socket.send_fds(self._socket, [len(order).to_bytes(8, "little")], [output, tells])
+            self._socket.sendall(order)
         finally:
-            self._server.kill()
-            self._server.communicate()
-
-    def start(self, run: Path, *overrides: str) -> Fork:
-        """Start a training, and kill the one before if there still is one; its output is added to `RUN.log`.
-
-        It goes to `run`, unless the overrides say where a run goes.
-        """
-        self._end_child()
-        elsewhere = any(override.startswith(("hydra.run.dir=", "paths.log_dir=", "resume=")) for override in overrides)
-        argv = [str(ROOT / "train.py"), *overrides, *([] if elsewhere else [f"hydra.run.dir='{run}'"])]
-        self._server.stdin.write(json.dumps([f"{run}.log", argv]).encode() + b"\n")
-        self._child = Fork(self._server.stdout)
-        return self._child
-
-    def _end_child(self) -> None:
-        if self._child is not None:
-            self._child.kill()
+            os.close(tells)
+        child = Fork(says)
+        self._children = [other for other in self._children if other.poll() is None] + [child]
+        return child
 
 
 class Fork:
-    """A training in a session of its own."""
+    """A command that runs, or has run."""
 
-    def __init__(self, says: IO[bytes]) -> None:
+    def __init__(self, says: int) -> None:
         self._says = says
-        self._code: int | None = None
+        self.returncode: int | None = None
         self.pid = self._read()
 
     def poll(self) -> int | None:
         """The exit code; None while it runs."""
-        return self.wait() if select.select([self._says], [], [], 0)[0] else self._code
+        if self.returncode is None and select.select([self._says], [], [], 0)[0]:
+            self._end(self._read())
+        return self.returncode
 
-    def wait(self) -> int:
-        """The exit code, which is -9 only if a kill came before the end."""
-        if self._code is None:
-            self._code = self._read()
-        return self._code
+    def wait(self, timeout: float = _PATIENT_S) -> int:
+        """The exit code, which is -9 only if a kill came before the end.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        if self.returncode is None:
+            self._end(self._read(timeout))
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """To the process that was started; nothing happens if it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def kill(self) -> int:
-        """kill -9 of the training and of what it has started; returns the exit code."""
-        if self._code is None:
+        """kill -9 of the command and of what it has started; returns the exit code."""
+        if self.poll() is None:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
         return self.wait()
 
-    def _read(self) -> int:
-        assert select.select([self._says], [], [], GENEROUS_S)[0], "waited too long"
-        return int(self._says.readline())
+    def _read(self, timeout: float = _PATIENT_S) -> int:
+        if not select.select([self._says], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired("a forked command", timeout)
+        digits = b""
+        while (byte := os.read(self._says, 1)) != b"\n":
+            assert byte, "the process that forks has ended: what it said is above"
+            digits += byte
+        return int(digits)
+
+    def _end(self, code: int) -> None:
+        self.returncode = code
+        os.close(self._says)
 
 
-def serve() -> None:
-    """Import what a training imports; then fork for each line that comes, and in the child become that command."""
+def serve(orders: socket.socket) -> None:
+    """Import what a training imports; then fork for each order that comes, and in the child become that command."""
     import sklearn.datasets  # noqa: F401
     from hydra import compose, initialize_config_dir
 
@@ -105,24 +125,58 @@ def serve() -> None:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         compose("train")  # finds Hydra's plugins, and warms up its parser
     gc.freeze()  # or each child's first collection would copy all of that
-    for line in sys.stdin:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
+    while (order := _next(orders)) is not None:
         assert len(os.listdir("/proc/self/task")) == 1, "a thread would be missing in the child"
-        pid = os.fork()
-        if pid == 0:
-            return become(*json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        argv, env, output, tells = order
+        if os.fork() == 0:
+            orders.close()
+            return _wait_for(argv, env, output, tells)
+        os.close(output)
+        os.close(tells)
 
 
-def become(log: str, argv: list[str]) -> None:
+def _next(orders: socket.socket) -> tuple[list[str], dict[str, str], int, int] | None:
+    head, files, _, _ = socket.recv_fds(orders, 8, 2)
+    if not head:
+        return None
+    missing, parts = int.from_bytes(head, "little"), []
+    while missing:
+        parts.append(orders.recv(missing))
+        missing -= len(parts[-1])
+    argv, env = json.loads(b"".join(parts))
+    return argv, env, files[0], files[1]
+
+
+def _wait_for(argv: list[str], env: dict[str, str], output: int, tells: int) -> None:
+    """Be who waits for the command."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()  # not a part of any group that somebody kills
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os.write(tells, b"%d\n" % os.getpid())  # from now on there is a group to kill
+        os.close(tells)
+        return _become(argv, env, output)
+    os.close(output)
+    os.write(tells, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    os._exit(0)
+
+
+def _become(argv: list[str], env: dict[str, str], output: int) -> None:
     """Be the process that `python *argv` is."""
-    os.setsid()
-    print(os.getpid(), flush=True)  # from now on there is a group to kill
-    with open(os.devnull) as nothing, open(log, "ab") as file:
-        for number, other in enumerate((nothing, file, file)):
-            os.dup2(other.fileno(), number)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    os.environ.clear()
+    os.environ.update(env)
+    time.tzset()
+    faulthandler.enable()
     sys.argv = argv
     runpy.run_path(argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
-    serve()
+    serve(socket.socket(fileno=int(sys.argv[1])))
