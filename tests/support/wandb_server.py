@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -284,9 +285,10 @@ def _create(store: Store, asked: Json) -> Json:
 
 def _same(store: Store, wanted: Json) -> Version | None:
     """The version that this would be a copy of: the client asked twice, or the contents are the same."""
-    place = (wanted["entityName"], wanted["projectName"], wanted["artifactCollectionName"])
+    place = (wanted["entityName"] or ENTITY, wanted["projectName"], wanted["artifactCollectionName"])
     for version in store.artifacts:
-        same = version.client_id == wanted["clientID"] or version.digest == wanted["digest"]
+        copied = wanted["enableDigestDeduplication"] and version.digest == wanted["digest"]
+        same = copied or version.client_id == wanted["clientID"]
         if same and version.state != "DELETED" and _collection_of(version) == place:
             return version
     return None
@@ -296,7 +298,7 @@ def _new(store: Store, wanted: Json) -> Version:
     return Version(
         id=f"artifact-{len(store.artifacts) + 1}",
         client_id=wanted["clientID"],
-        entity=wanted["entityName"],
+        entity=wanted["entityName"] or ENTITY,
         project=wanted["projectName"],
         collection=wanted["artifactCollectionName"],
         type=wanted["artifactTypeName"],
@@ -327,6 +329,8 @@ def _create_files(store: Store, asked: Json) -> Json:
 
 
 def _upload_place(store: Store, item: Json) -> Json:
+    if item.get("uploadPartsInput"):
+        raise store.wrong(f"{item['name']}: an upload in parts")
     version = store.version(item["artifactID"])
     version.files.setdefault(item["name"], None)
     return {
@@ -423,8 +427,8 @@ def _manifest_url(store: Store, asked: Json) -> Json:
 
 def _file_urls(store: Store, asked: Json) -> Json:
     version = store.named(asked["entity"], asked["project"], f"{asked['collection']}:{asked['alias']}")
-    paths = list(version.files) if version else []
-    nodes = [{"__typename": "File", "name": path, "directUrl": _url(store, version, path)} for path in paths if version]
+    urls = {path: _url(store, version, path) for path in version.files} | version.references if version else {}
+    nodes = [{"__typename": "File", "name": path, "directUrl": url} for path, url in urls.items()]
     files = {"pageInfo": NO_MORE_PAGES, "edges": [{"node": node} for node in nodes]}
     membership = version and {"files": files}
     return {"project": {"artifactCollection": {"__typename": "ArtifactSequence", "artifactMembership": membership}}}
@@ -476,6 +480,7 @@ def _delete(store: Store, asked: Json) -> Json:
 
 OPERATIONS: dict[str, Callable[[Store, Json], Json]] = {
     "Viewer": _viewer,
+    "GetDefaultEntity": _viewer,
     "ServerFeaturesQuery": _features,
     "OrganizationCoreWeaveOrganizationID": _organization,
     "UpsertBucket": _upsert_run,
@@ -538,6 +543,12 @@ def _read_manifest(version: Version, contents: Json) -> None:
         version.files.setdefault(path, None)
 
 
+def _get_entry(store: Store, artifact_id: str, md5: str) -> bytes:
+    """A file by the path that the client makes itself for a single entry of a manifest."""
+    version = store.version(artifact_id)
+    return next(data for data in version.files.values() if data and hashlib.md5(data).hexdigest() == md5)
+
+
 def _get_artifact_file(store: Store, artifact_id: str, path: str) -> bytes:
     version = store.version(artifact_id)
     data = json.dumps(version.manifest).encode() if path == "manifest" else version.files[path.removeprefix("file/")]
@@ -564,7 +575,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.owner = self.server.owner
-        self.life = self.owner.life
+        self.life = self.server.life
         self.owner.connections.add(self.connection)
 
     def finish(self) -> None:
@@ -622,16 +633,14 @@ class _Http(ThreadingHTTPServer):
     block_on_close = False  # a hung connection would hold up the end of the test
 
     def __init__(self, owner: WandbServer, port: int) -> None:
-        self.owner = owner
+        self.owner, self.life = owner, owner.life
         super().__init__(("127.0.0.1", port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients come and go; everything else is an error of the stand-in."""
-        import sys
-
-        error = sys.exception() if hasattr(sys, "exception") else sys.exc_info()[1]
+        error = sys.exc_info()[1]
         if not isinstance(error, OSError):
-            self.owner.unknown.append(f"{error!r}")
+            self.owner.unknown.append(repr(error))
 
 
 class WandbServer(Store):
@@ -699,11 +708,11 @@ class WandbServer(Store):
 
     def die(self) -> None:
         """Be gone as after a kill: nobody listens, and every connection is cut."""
-        self.life += 1
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
             self._http = None
+        self.life += 1
         for connection in list(self.connections):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
@@ -783,6 +792,8 @@ class WandbServer(Store):
         if kind == "upload" and (file := re.fullmatch(r"/run/([^/]+)/(.+)", path)):
             self.run(file.group(1)).files[file.group(2)] = body
             return {}
+        if entry := re.fullmatch(r"/artifactsV2/(?:[^/]+/){4}([^/]+)/([0-9a-f]{32})/.+", path):
+            return _get_entry(self, entry.group(1), entry.group(2))
         if file := re.fullmatch(r"/artifact/([^/]+)/(manifest|file/.+)", path):
             if kind == "download":
                 return _get_artifact_file(self, file.group(1), file.group(2))
