@@ -187,7 +187,7 @@ def test_an_error_of_the_disk_is_one_sentence(folder, images, beside, kind):
         own.perform(job_of(folder), staged(images))
     assert str(error.value) == (
         f"The checkpoint {folder / FIRST} could not be written: {folder} is gone and cannot be made again "
-        f"(No such file or directory): was it deleted, or its disk unmounted?."
+        f"(No such file or directory; was it deleted, or its disk unmounted?)."
     )
     folder.parent.mkdir()
     assert own.perform(job_of(folder), staged(images)).saved.name == FIRST
