@@ -1,6 +1,7 @@
-"""`python -m cairn ls|verify|prune|show`: what a run keeps, whether it is whole, what may go, what a file holds.
+"""`python -m cairn ls|verify|prune|show|sync`: what a run keeps, whether it is whole, what may go, what a file holds,
+and what W&B has of it.
 
-Imports torch only for `show`, which reads the file itself.
+Imports torch only for `show`, which reads the file itself, and for `sync`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dotenv import load_dotenv
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -27,6 +29,7 @@ from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import ConfigError, ResumeError
 from cairn.checkpoint.history import History
 from cairn.checkpoint.retention import Best, Latest, Rule
+from cairn.checkpoint.schedule import parse_duration_s
 from cairn.checkpoint.space import size
 from cairn.checkpoint.types import Mode, Saved
 from cairn.errors import CairnError
@@ -70,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     pruning.add_argument("--keep-best", type=int, default=1, metavar="K", help="of the best (default 1; -1: all)")
     pruning.add_argument("--yes", action="store_true", help="do not ask")
     add("show", show, "show what a checkpoint file holds: its manifest and the run's configuration", metavar="FILE")
+    syncing = add("sync", sync, "send W&B what it lacks of a run, and see that it has it; exit 1 if not", **run)
+    syncing.add_argument("--limit", default="1h", metavar="TIME", help="wait no longer for uploads (default 1h)")
     return parser
 
 
@@ -274,6 +279,41 @@ def show(arguments: argparse.Namespace) -> int:
             text = yaml.safe_dump(part, sort_keys=False, allow_unicode=True).rstrip()
             console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
     return 0
+
+
+# sync
+
+
+def sync(arguments: argparse.Namespace) -> int:
+    """A row per kept checkpoint with its version in W&B; 1 if one is missing."""
+    from cairn import wandb  # it imports torch
+
+    load_dotenv(Path(".env"))  # the API key
+    place = _find(arguments.named)
+    if place.run is None:
+        raise ResumeError(
+            f"{arguments.named} is not in a run directory, which says what W&B knows it by: name the run."
+        )
+    place.run.lock()
+    try:
+        found = wandb.sync(place.run, parse_duration_s(arguments.limit, name="--limit"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        place.run.unlock()
+    missing = [saved.name for saved, version in found.states if not version]
+    if arguments.json:
+        versions = {saved.name: version or None for saved, version in found.states}
+        _print_json({"run": found.run, "rows_sent": found.num_rows, "versions": versions, "missing": missing})
+        return int(bool(missing))
+    lines = Table.grid(padding=(0, 2))
+    for saved, version in found.states:
+        state = "[green]committed[/]" if version else "[bold red]missing[/]"
+        lines.add_row(state, saved.name, version, size(saved.num_bytes))
+    Console().print(lines)
+    there = f"{len(found.states) - len(missing)} of {len(found.states)} checkpoints"
+    print(f"W&B has {there} of {found.run}; {found.num_rows} rows of its history were sent.")
+    return int(bool(missing))
 
 
 def _print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:

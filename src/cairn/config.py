@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.checkpoint.errors import ConfigError, ResumeError
+from cairn.checkpoint.retention import parse_size
 from cairn.checkpoint.schedule import Auto, parse_duration_s, parse_interval
 
 FIXED = (
@@ -36,6 +37,10 @@ _CHOICES: Mapping[str, Sequence[Any]] = {
     "buffers": (1, 2),
     "overlap": (True, False),
     "when_busy": ("skip", "wait"),
+}
+_ARTIFACTS: Mapping[str, Sequence[Any]] = {
+    "which": ("all", "best", "final", "none"),
+    "pruned": ("delete", "untag", "keep"),
 }
 _ABSENT = object()
 
@@ -96,14 +101,32 @@ def _check_checkpoint(group: DictConfig) -> None:
     most = group.get("max_failed_saves", 3)
     if not isinstance(most, int) or (most < 1 and most != -1):
         raise ConfigError(f"checkpoint.max_failed_saves={most!r} must be a number from 1, or -1 to never stop.")
-    for key, values in _CHOICES.items():
-        if key in group and not any(type(group[key]) is type(value) and group[key] == value for value in values):
-            raise ConfigError(
-                f"checkpoint.{key}={group[key]!r} must be {', '.join(map(str, values[:-1]))} or {values[-1]}."
-            )
+    _check_choices(group, "checkpoint", _CHOICES)
+    if "artifacts" in group:
+        _check_artifacts(group.artifacts)
     for key in ("keep_last", "save_top_k"):
         if key in group and not (isinstance(group[key], int) and group[key] >= -1):
             raise ConfigError(f"checkpoint.{key}={group[key]!r} must be a number from 0, or -1 for all.")
+
+
+def _check_choices(group: DictConfig, name: str, choices: Mapping[str, Sequence[Any]]) -> None:
+    for key, values in choices.items():
+        if key in group and not any(type(group[key]) is type(value) and group[key] == value for value in values):
+            raise ConfigError(
+                f"{name}.{key}={group[key]!r} must be {', '.join(map(str, values[:-1]))} or {values[-1]}."
+            )
+
+
+def _check_artifacts(group: DictConfig) -> None:
+    _check_choices(group, "checkpoint.artifacts", _ARTIFACTS)
+    if isinstance(group.every, bool) or not isinstance(group.every, int) or group.every < 1:
+        raise ConfigError(f"checkpoint.artifacts.every={group.every!r} must be a whole number from 1.")
+    _sentence(parse_duration_s, group.wait, "checkpoint.artifacts.wait")
+    if group.queue is not None:
+        try:
+            parse_size(group.queue)
+        except ValueError as error:
+            raise ConfigError(f"checkpoint.artifacts.queue: {error}") from error
 
 
 def _check_limits(cfg: DictConfig) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -23,13 +20,13 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from cairn import __version__, command, config, report
+from cairn import command, config, provenance, report, wandb
 from cairn.checkpoint import layout, resume, schedule
 from cairn.checkpoint.agreement import TIME_LIMIT
 from cairn.checkpoint.callback import CheckpointEngine, Policy, Stopped
@@ -40,6 +37,7 @@ from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.cluster.signals import StopSignals
 from cairn.errors import CairnError
+from cairn.logging.wandb import WandbLogger, prepare
 from cairn.rundir import Record, RunDirectory
 
 log = logging.getLogger(__name__)
@@ -53,6 +51,7 @@ class Parts:
     model: LightningModule
     trainer: Trainer
     engine: CheckpointEngine
+    directory: RunDirectory
     signals: StopSignals
 
 
@@ -118,16 +117,15 @@ def _train(
 ) -> float | None:
     with _distributed_environment():
         parts = build(cfg, directory, run_id, plan, loader)
-        exit_code = 1
-        for logger in parts.trainer.loggers:
-            logger.log_hyperparams(dict(parts.engine.origin.config))
+        exit_code, finished = 1, False
+        _introduce(parts, cfg, plan, loader)
         try:
             with parts.signals:
                 why = _fit(parts, cfg, plan, loader)
                 metrics = _numbers(parts.trainer.callback_metrics)
                 test = _test(parts, cfg, plan) if cfg.get("test") else None
             result = _result(cfg, {**metrics, **(test or {})})
-            exit_code = 0
+            exit_code, finished = 0, not why
         except (Stopped, KeyboardInterrupt, SystemExit) as leave:  # a SystemExit is what Lightning makes of the others
             name = _stopped_by(leave, parts.signals)
             if name is None:
@@ -138,9 +136,24 @@ def _train(
                 raise
             raise SystemExit(exit_code) from leave
         finally:
+            parts.engine.tracker.close(finished, wandb.wait_s(cfg, exit_code))
             _close_loggers(parts.trainer.loggers, exit_code)
         _end(parts, cfg, directory, "stopped" if why else "finished", why, test, result)
         return result
+
+
+def _introduce(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> None:
+    """Tell the loggers what run this is, and who tracks checkpoints which there will be."""
+    named, origin = cfg.get("ckpt_path") or cfg.get("init_weights"), parts.engine.origin
+    start = None
+    if plan.saved is None and named:
+        start = provenance.start(cfg, loader.peek(plan.path or wandb.local(named, parts.directory)))
+    num_parameters = sum(parameter.numel() for parameter in parts.model.parameters())
+    facts = provenance.facts(parts.directory.path, origin.provenance["git"], num_parameters, start)
+    for logger in parts.trainer.loggers:
+        logger.log_hyperparams({**origin.config, "run": facts})
+    if parts.trainer.is_global_zero:
+        parts.engine.tracker = wandb.tracker(cfg, parts.trainer.loggers, parts.directory, facts)
 
 
 def _stopped_by(leave: BaseException, signals: StopSignals) -> str | None:
@@ -156,28 +169,29 @@ def build(
     """Make the objects that the configuration names."""
     _quiet_lightning()
     seed_everything(cfg.seed, workers=True, verbose=False)
-    _quiet_wandb(cfg, directory)
+    if node := cfg.get("logger", {}).get("wandb"):
+        prepare(directory.path, bool(node.get("offline")))
     data: LightningDataModule = _make("data", cfg.data)
     model: LightningModule = _make("model", cfg.model)
     signals = StopSignals()
-    origin = Origin(run_id, OmegaConf.to_container(cfg, resolve=True), _provenance(cfg))  # type: ignore[arg-type]
+    origin = Origin(run_id, OmegaConf.to_container(cfg, resolve=True), provenance.versions(cfg.seed))  # type: ignore[arg-type]
     engine = CheckpointEngine(_policy(cfg), origin, plan, signals.requested)
     named = {name: node for name, node in cfg.get("callbacks", {}).items() if node and "_target_" in node}
     callbacks = [*(_make(f"callbacks.{name}", node) for name, node in named.items()), signals, engine]
     settings = {key: value for key, value in cfg.trainer.items() if key != "max_time"}  # ours: it stops at a boundary
-    trainer: Trainer = _make("trainer", settings, callbacks=callbacks, logger=_loggers(cfg, run_id))
+    trainer: Trainer = _make("trainer", settings, callbacks=callbacks, logger=_loggers(cfg, run_id, directory))
     engine.attach(trainer, loader)
     if trainer.global_rank > 0:
         # The weights are made from one seed; what is drawn in training (dropout) must not be the same on every rank.
         own = np.random.SeedSequence([cfg.seed, trainer.global_rank]).generate_state(1)[0]
         seed_everything(int(own), workers=True, verbose=False)
-    return Parts(data, model, trainer, engine, signals)
+    return Parts(data, model, trainer, engine, directory, signals)
 
 
 def _fit(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> str:
     """Fit; returns what stopped it, if that is no reason to leave at once."""
     if plan.path is None and cfg.get("init_weights"):
-        _take_weights(parts.model, Path(cfg.init_weights))
+        _take_weights(parts.model, wandb.local(cfg.init_weights, parts.directory))
     if not cfg.get("train"):
         return ""
     if plan.path is not None and not is_overridden("configure_model", parts.model):  # else there are no weights yet
@@ -302,7 +316,7 @@ def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
         )
     if own.path is not None or not cfg.get("ckpt_path"):
         return own
-    path = Path(cfg.ckpt_path)
+    path = wandb.local(cfg.ckpt_path, directory)
     resume.load(path)
     return Plan(path.resolve(), None, own.rejected)
 
@@ -379,10 +393,10 @@ def _time_limit_s(cfg: DictConfig) -> float | None:
     return None if limit is None else schedule.parse_duration_s(_plain(limit))
 
 
-def _loggers(cfg: DictConfig, run_id: str) -> list[Logger]:
+def _loggers(cfg: DictConfig, run_id: str, directory: RunDirectory) -> list[Logger]:
     loggers = []
     for name, node in cfg.get("logger", {}).items():
-        own = {"id": node.get("id") or run_id} if node["_target_"].endswith("WandbLogger") else {}
+        own = wandb.own(node, run_id, directory) if node["_target_"].endswith("WandbLogger") else {}
         loggers.append(_make(f"logger.{name}", node, **own))
     return loggers
 
@@ -395,41 +409,10 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")
 
 
-def _quiet_wandb(cfg: DictConfig, directory: RunDirectory) -> None:
-    """Keep W&B's files with the run, and keep it from the network when it is offline."""
-    node = cfg.get("logger", {}).get("wandb")
-    if node is None:
-        return
-    own = directory.path / "wandb"
-    own.mkdir(parents=True, exist_ok=True)
-    for name, value in {"DATA_DIR": own, "CACHE_DIR": own / "cache", "CONFIG_DIR": own / "config"}.items():
-        os.environ[f"WANDB_{name}"] = str(value)
-    if node.get("offline"):
-        os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_SILENT", "true")
-
-
 def _close_loggers(loggers: list[Any], exit_code: int) -> None:
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and logger._experiment is not None:
-            logger.experiment.finish(exit_code=exit_code)
-
-
-def _provenance(cfg: DictConfig) -> dict[str, Any]:
-    versions = {"cairn": __version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
-    return {"seed": cfg.seed, "git": _git_commit(), "python": sys.version.split()[0], **versions}
-
-
-def _git_commit() -> str:
-    """The commit of the code, with a + if files differ from it; empty outside a repository."""
-    git = ["git", "-C", os.environ.get(command.ROOT, ".")]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return commit + ("+" if changes else "")
+        if isinstance(logger, WandbLogger):
+            logger.close(exit_code, wandb.is_preempted(exit_code))
 
 
 def _result(cfg: DictConfig, metrics: Mapping[str, float]) -> float | None:
@@ -477,12 +460,14 @@ def _newest(directory: RunDirectory) -> str | None:
 
 @contextmanager
 def _distributed_environment() -> Iterator[None]:
-    """Leave no trace of DDP: the next job of a sweep, in this process, starts its own processes."""
+    """Leave no trace of DDP and W&B: the next job of a sweep, in this process, starts its own."""
     before = dict(os.environ)
     try:
         yield
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        own = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+        own |= {name for name in os.environ if name.startswith("WANDB_")}
+        for name in own:
             os.environ.pop(name, None) if name not in before else os.environ.update({name: before[name]})

@@ -45,6 +45,7 @@ from cairn.checkpoint.mapped import MappedCheckpointIO
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.checkpoint.telemetry import Telemetry
+from cairn.checkpoint.tracker import UNTRACKED, Tracker
 from cairn.checkpoint.types import Mode, Moment, Position, Saved
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class CheckpointEngine(Checkpoint):
         ranked_by = policy.mode if policy.monitor else None
         self.history = History(policy.directory, policy.rules.values(), ranked_by)
         self.telemetry = Telemetry()
+        self.tracker: Tracker = UNTRACKED
         self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
         self.saver: saving.Saver | None = None
@@ -151,6 +153,7 @@ class CheckpointEngine(Checkpoint):
             if self.policy.triggers:
                 self.history.check_writable()
             self.history.open(self.origin.run, self.plan)
+            self.tracker.opened(self.history.saved, self.history.links)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -370,7 +373,7 @@ class CheckpointEngine(Checkpoint):
     def _open_saver(self, trainer: Trainer, num_bytes: int) -> None:
         policy, on_gpu = self.policy, trainer.strategy.root_device.type == "cuda"
         copies = stage.Stage(policy.overlap)
-        self.saver = saving.saver(policy.writer, policy.buffers, copies, self.history, num_bytes, on_gpu)
+        self.saver = saving.saver(policy.writer, policy.buffers, copies, self.history, num_bytes, on_gpu, self.tracker)
         if policy.overlap and not trainer.lightning_module.automatic_optimization:
             for optimizer in trainer.optimizers:  # which may be stepped without Lightning noticing
                 self._hooks.append(optimizer.register_step_pre_hook(lambda *_: copies.finish()))

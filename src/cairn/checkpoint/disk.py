@@ -62,6 +62,12 @@ def put_chunks(
     return digest.hexdigest()
 
 
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _at_once(chunks: Iterable[memoryview], *consumers: Callable[[memoryview], Any]) -> None:
     """Give each chunk to every consumer, in order; each has a thread of its own, and so has what makes the chunks."""
     threads = [ThreadPoolExecutor(1) for _ in consumers]

@@ -50,6 +50,11 @@ class History:
         """What `best.ckpt` is."""
         return retention.best_of(self.saved, self.mode) if self.mode else None
 
+    @property
+    def links(self) -> dict[str, str | None]:
+        """Where each link should point to."""
+        return self._links(self.saved)
+
     def open(self, run: str, plan: Plan) -> None:
         """Take over what `run` had committed when it was where `plan` goes on; clear away what dead writers have left.
 

@@ -8,6 +8,7 @@ from cairn.checkpoint.types import Position
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
+OUTBOX = ".outbox"
 PROBE = ".writable.tmp"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")

@@ -20,6 +20,7 @@ from cairn.checkpoint.history import History
 from cairn.checkpoint.images import Image, Images, available_bytes
 from cairn.checkpoint.space import size
 from cairn.checkpoint.stage import Stage
+from cairn.checkpoint.tracker import UNTRACKED, Tracker
 from cairn.checkpoint.types import Saved
 from cairn.checkpoint.writer import Writer, WriterHere, WriterProcess
 
@@ -50,11 +51,20 @@ class Saver:
         images: with two, a save is staged while another is written; with one, a save waits for the one before.
         stage: copies them.
         background: False: `commit` returns when the checkpoint is on the disk.
+        tracker: hears of what is committed and deleted.
     """
 
-    def __init__(self, history: History, writer: Writer, images: Images, stage: Stage, background: bool) -> None:
+    def __init__(
+        self,
+        history: History,
+        writer: Writer,
+        images: Images,
+        stage: Stage,
+        background: bool,
+        tracker: Tracker = UNTRACKED,
+    ) -> None:
         self.history, self.writer, self.images, self.stage = history, writer, images, stage
-        self.background = background
+        self.background, self.tracker = background, tracker
         self._staged: SimpleQueue[tuple[Image, Saved, Mapping[str, Any]] | None] = SimpleQueue()
         self._outcomes: deque[Outcome] = deque()
         self._num_open = 0
@@ -143,6 +153,8 @@ class Saver:
         """Whatever happens here: training may wait for the buffer and for the outcome."""
         try:
             self.history.done(draft, job, result)
+            if job is not None:
+                self._announce(job, result)
         except Exception as error:
             result, why = None, why or _unexpected(draft, error)
         self.images.give_back(image)
@@ -150,6 +162,12 @@ class Saver:
         with self._changed:
             self._num_open -= 1
             self._changed.notify_all()
+
+    def _announce(self, job: Job, result: Result | None) -> None:
+        if result is not None:
+            self.tracker.committed(result.saved, job.links)
+        if gone := [*job.room, *(job.gone if result else ())]:
+            self.tracker.pruned(gone)
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for what the end of a save makes so; if it takes long, tell how far it is."""
@@ -170,7 +188,15 @@ _LARGE_BYTES = 2**24
 """From here on a process pays: below, a thread is done before training could notice."""
 
 
-def saver(kind: WriterKind, num_images: int, stage: Stage, history: History, num_bytes: int, on_gpu: bool) -> Saver:
+def saver(
+    kind: WriterKind,
+    num_images: int,
+    stage: Stage,
+    history: History,
+    num_bytes: int,
+    on_gpu: bool,
+    tracker: Tracker = UNTRACKED,
+) -> Saver:
     """Everything that is needed to save states of about `num_bytes`, with the memory for it in place.
 
     Raises:
@@ -184,7 +210,8 @@ def saver(kind: WriterKind, num_images: int, stage: Stage, history: History, num
         images.close()
         raise SaveError(str(error)) from error
     beside = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
-    return Saver(history, _process(images) if beside else WriterHere(), images, stage, background=kind != "sync")
+    writer = _process(images) if beside else WriterHere()
+    return Saver(history, writer, images, stage, background=kind != "sync", tracker=tracker)
 
 
 def _that_fit(num_images: int, num_bytes: int) -> int:

@@ -1,0 +1,83 @@
+"""The outbox: hard links to checkpoints that are still to be uploaded, so that deleting one loses no upload."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from cairn.checkpoint import layout, manifest
+from cairn.checkpoint.errors import CorruptCheckpointError
+from cairn.checkpoint.types import Saved
+
+
+class Outbox:
+    """A hidden folder beside the checkpoints: on the same disk, where links cost nothing.
+
+    Args:
+        directory: of the checkpoints.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.checkpoints, self.directory = directory, directory / layout.OUTBOX
+
+    def put(self, saved: Saved) -> Path:
+        """Keep the bytes of a checkpoint, and say which they are; where there are no hard links, as a copy.
+
+        Raises:
+            OSError: that is not possible.
+        """
+        self.directory.mkdir(exist_ok=True)
+        source, place = self.checkpoints / saved.name, self.path(saved.name)
+        _remove(place)
+        if source.is_dir():  # a sharded one
+            shutil.copytree(source, place, copy_function=_link)
+        else:
+            _link(source, place)
+        self._note(saved.name).write_text(manifest.dump(saved, {}))
+        return place
+
+    def path(self, name: str) -> Path:
+        """Where the bytes of a checkpoint lie, if they do."""
+        return self.directory / name
+
+    def drop(self, name: str) -> None:
+        """They have arrived, or nobody wants them."""
+        with suppress(OSError):
+            _remove(self.path(name))
+            _remove(self._note(name))
+            self.directory.rmdir()  # if it is empty
+
+    def waiting(self) -> Iterator[Saved]:
+        """What is in it, oldest first."""
+        notes = sorted(self.directory.glob("*.json")) if self.directory.is_dir() else []
+        for note in notes:
+            with suppress(OSError, CorruptCheckpointError):
+                saved = manifest.load(note.read_bytes())
+                if self.path(saved.name).exists():
+                    yield saved
+
+    def num_bytes(self) -> int:
+        """Of all that is in it."""
+        return sum(saved.num_bytes for saved in self.waiting())
+
+    def _note(self, name: str) -> Path:
+        return self.directory / layout.manifest_name(name)
+
+
+def _link(source: str | Path, place: str | Path) -> None:
+    try:
+        os.link(source, place)
+    except OSError:
+        if not os.path.exists(source):
+            raise
+        shutil.copyfile(source, place)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+"""Where a run comes from: code, versions, command line, and the checkpoint of another run that it starts from."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from omegaconf import DictConfig
+
+from cairn import __version__, command
+from cairn.checkpoint import state
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint of another run that this one starts from."""
+
+    how: str
+    """`ckpt_path` or `init_weights`."""
+    named: str
+    """As the command line names it."""
+    run: str = ""
+    """Id of the run that made it; empty if it was not made by this project."""
+    step: int = 0
+
+
+def start(cfg: DictConfig, contents: Mapping[str, Any]) -> Start:
+    """What `contents`, a checkpoint that a new run starts from, says of its origin."""
+    how = "ckpt_path" if cfg.get("ckpt_path") else "init_weights"
+    ours = contents.get(state.KEY, {})
+    return Start(how, str(cfg[how]), str(ours.get("run", "")), int(ours.get("position", {}).get("step", 0)))
+
+
+def versions(seed: int) -> dict[str, Any]:
+    """What each manifest says of its run."""
+    ours = {"cairn": __version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
+    return {"seed": seed, "git": git_commit(), "python": sys.version.split()[0], **ours}
+
+
+def facts(directory: Path, git: str, num_parameters: int, start: Start | None) -> dict[str, Any]:
+    """What loggers are told of a run beside its configuration."""
+    return {
+        "directory": str(directory),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "git_commit": git.rstrip("+"),
+        "git_dirty": git.endswith("+"),
+        "num_parameters": num_parameters,
+        **({"started_from": asdict(start)} if start else {}),
+    }
+
+
+def git_commit() -> str:
+    """The commit of the code, with a + if files differ from it; empty outside a repository."""
+    git = ["git", "-C", os.environ.get(command.ROOT, ".")]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("+" if changes else "")

@@ -1,0 +1,359 @@
+"""W&B, offline without a network and online against a server that misbehaves: what it gets, and what that costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.support import wandb_log
+from tests.support.command import QUICK, ROOT, Process, newest, start, train, wait_for
+from tests.support.wandb_server import WandbServer
+
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.types import Saved
+
+pytestmark = pytest.mark.slow
+
+SHORT = [
+    *QUICK[1:],
+    "logger=many",
+    "model=mlp",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+    "data.batch_size=128",
+    "checkpoint.save_interval=4",
+    "checkpoint.when_busy=wait",
+    "test=false",
+]
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as server:
+        yield server
+
+
+def kept(run: Path) -> list[Saved]:
+    return Catalog(run / "checkpoints").committed()
+
+
+def facts_of(saved: Saved) -> dict[str, Any]:
+    return {
+        "name": saved.name,
+        "epoch": saved.position.epoch,
+        "batch": saved.position.batch,
+        "global_step": saved.position.step,
+        "samples": saved.position.samples,
+        "metrics": dict(saved.metrics),
+        "reasons": list(saved.reasons),
+        "bytes": saved.num_bytes,
+        "sha256": saved.sha256,
+        "path": f"checkpoints/{saved.name}",
+    }
+
+
+def online(server: WandbServer, run: Path, *overrides: str, **env: str) -> Process:
+    return start(run, *SHORT, *overrides, **(server.environment | env))
+
+
+def steps(rows: list[dict[str, Any]]) -> list[int]:
+    return [row["trainer/global_step"] for row in rows if "train/loss_step" in row]
+
+
+def there(server: WandbServer) -> dict[str, Any]:
+    """The versions that a user sees, by the name of their checkpoint."""
+    return {v.metadata["name"]: v for v in server.artifacts if v.state == "COMMITTED"}
+
+
+def holds_its_bytes(version: Any) -> bool:
+    import hashlib
+
+    content = version.files.get(version.metadata["name"])
+    return content is not None and hashlib.sha256(content).hexdigest() == version.metadata["sha256"]
+
+
+# Offline
+
+
+def test_offline_every_checkpoint_is_in_the_log_and_nothing_else_is_on_the_disk(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, *SHORT, "checkpoint.keep_last=-1")
+    saved, logged = kept(run), wandb_log.artifacts(run)
+    last = {item["metadata"]["name"]: item for item in logged}
+    assert list(last) == [item.name for item in saved]
+    record = json.loads((run / "run.json").read_text())
+    for item in saved:
+        found = last[item.name]
+        assert (found["name"], found["type"]) == (f"model-{record['id']}", "model")
+        assert f"step-{item.position.step}" in found["aliases"]
+        assert facts_of(item).items() <= found["metadata"].items()
+        assert found["files"][item.name] == (run / "checkpoints" / item.name).as_uri()
+        assert set(found["files"]) == {item.name, "checkpoint.json"}
+    assert {"latest", "final"} <= last[saved[-1].name]["aliases"]
+    best = [item["metadata"]["name"] for item in logged if "best" in item["aliases"]][-1]
+    assert best == (run / "checkpoints" / "best.ckpt").readlink().name
+    size = saved[-1].num_bytes
+    copies = [path for path in (run / "wandb").rglob("*") if path.is_file() and path.stat().st_size >= size]
+    assert copies == [], "no second copy of the bytes"
+    assert not (run / "checkpoints" / ".outbox").exists()
+
+
+def test_offline_says_what_the_run_is(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, *SHORT, "trainer.max_epochs=1")
+    config = wandb_log.config(run)
+    assert config["data"]["batch_size"] == 128
+    assert config["run"]["directory"] == str(run)
+    assert "data.batch_size=128" in config["run"]["command"]
+    assert config["run"]["num_parameters"] > 1000
+    assert re.fullmatch(r"[0-9a-f]{40}|", config["run"]["git_commit"])
+    assert isinstance(config["run"]["git_dirty"], bool)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: apt-get install strace)")
+def test_offline_nothing_asks_for_a_network(tmp_path: Path) -> None:
+    trace = ["strace", "-f", "-o", str(tmp_path / "log"), "-e", "trace=connect,sendto"]
+    command = [*trace, sys.executable, str(ROOT / "train.py"), *SHORT, "trainer.max_epochs=1"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [*command, f"hydra.run.dir='{tmp_path / 'run'}'"], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    if "ptrace" in done.stderr.lower():
+        pytest.skip(f"strace may not trace here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    asked = [line for line in (tmp_path / "log").read_text().splitlines() if "AF_INET" in line]
+    assert [line for line in asked if "127.0.0.1" not in line and "::1" not in line] == []
+
+
+def test_offline_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, *SHORT, "trainer.max_epochs=8")
+    assert wait_for(lambda: newest(run) >= "epoch_002", process)
+    process.kill()
+    before = {item.name for item in kept(run)}
+    train(run, *SHORT, "trainer.max_epochs=8")
+    num_steps = kept(run)[-1].position.step
+    assert steps(wandb_log.history(run)) == list(range(num_steps))
+    told = {item["metadata"]["name"] for item in wandb_log.artifacts(run)}
+    assert before <= told, "what was committed right before the kill is told at the resume"
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 2
+
+
+# Online
+
+
+def test_uploads_are_whole_although_retention_deletes_the_files(server: WandbServer, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    server.slow_uploads(2_000_000)
+    online(server, run, "checkpoint.keep_last=1", "checkpoint.artifacts.pruned=keep").end()
+    versions = there(server)
+    assert len(versions) > len(kept(run))
+    assert all(holds_its_bytes(version) for version in versions.values())
+    assert {item.name for item in kept(run)} <= set(versions)
+    assert not (run / "checkpoints" / ".outbox").exists()
+    last = kept(run)[-1]
+    assert {"latest", "final", f"step-{last.position.step}"} <= versions[last.name].aliases
+    best = (run / "checkpoints" / "best.ckpt").readlink().name
+    assert [name for name, version in versions.items() if "best" in version.aliases] == [best]
+    (seen,) = server.runs.values()
+    assert (seen.exit_code, seen.state) == (0, "finished")
+    assert steps(seen.history) == list(range(last.position.step))
+
+
+@pytest.mark.parametrize("pruned", ["delete", "untag"])
+def test_what_retention_deletes_is_taken_back(server: WandbServer, tmp_path: Path, pruned: str) -> None:
+    run = tmp_path / "run"
+    online(server, run, "checkpoint.keep_last=1", f"checkpoint.artifacts.pruned={pruned}").end()
+    versions, here = there(server), {item.name for item in kept(run)}
+    if pruned == "delete":
+        assert set(versions) == here
+    else:
+        assert here < set(versions)
+        assert all(not version.aliases for name, version in versions.items() if name not in here)
+    assert all(holds_its_bytes(version) for version in versions.values())
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"), [("best", {"best"}), ("final", {"last"}), ("none", set()), ("all", {"best", "last"})]
+)
+def test_no_more_than_what_is_wished_for(server: WandbServer, tmp_path: Path, which: str, expected: set[str]) -> None:
+    run = tmp_path / "run"
+    online(server, run, f"checkpoint.artifacts.which={which}", "checkpoint.keep_last=1").end()
+    links = {name: (run / "checkpoints" / f"{name}.ckpt").readlink().name for name in ("best", "last")}
+    assert set(there(server)) == {links[name] for name in expected}
+
+
+@pytest.mark.parametrize("trouble", ["refused", "hung", "dies", "500"])
+def test_a_server_that_fails_costs_a_sentence(server: WandbServer, tmp_path: Path, trouble: str) -> None:
+    run = tmp_path / "run"
+    bounds = {"WANDB_INIT_TIMEOUT": "3", "WANDB_FINISH_TIMEOUT": "3", "WANDB_HTTP_TIMEOUT": "1"}
+    bounds |= {f"WANDB__{kind}_RETRY_MAX": "1" for kind in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")}
+    if trouble == "refused":
+        server.die()
+    if trouble == "500":
+        server.fail(500, 1000, "upload")
+    limit = "checkpoint.artifacts.wait=5s"
+    process = online(server, run, "trainer.max_epochs=4", "checkpoint.keep_last=2", limit, **bounds)
+    if trouble in ("hung", "dies"):
+        assert wait_for(lambda: bool(newest(run)), process)
+        {"hung": server.hang, "dies": server.die}[trouble]()
+    output = process.end()
+    assert "finished" in output
+    assert "Traceback" not in output
+    if trouble == "refused":
+        assert output.count("W&B cannot be reached") == 1
+        assert f"python -m cairn sync {run}" in output.replace("\n", "")
+    else:
+        assert output.count("this is told once") <= 2
+        assert "W&B does not have all checkpoints of this run" in output
+    if trouble == "dies":
+        server.restart()
+    if trouble == "hung":
+        server.resume()
+    if trouble == "500":
+        server.fail(500, 0, "upload")
+    if trouble != "refused":
+        return
+    server.restart()
+    assert sync(server, run)[0] == 0
+    assert set(there(server)) == {item.name for item in kept(run)}
+
+
+def test_a_killed_run_goes_on_and_mends_what_wandb_lacks(server: WandbServer, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    longer = ["trainer.max_epochs=8", "checkpoint.keep_last=2"]
+    process = online(server, run, *longer)
+    assert wait_for(lambda: newest(run) >= "epoch_003", process)
+    process.kill()  # W&B's own process with it
+    online(server, run, *longer).end()
+    (seen,) = server.runs.values()
+    assert steps(seen.history) == list(range(kept(run)[-1].position.step))
+    assert set(there(server)) == {item.name for item in kept(run)}
+    assert all(holds_its_bytes(version) for version in there(server).values())
+    assert seen.exit_code == 0
+
+
+def test_how_a_run_ended_is_shown(server: WandbServer, tmp_path: Path) -> None:
+    fail = "+callbacks.fail._target_=tests.support.callbacks.FailAt"
+    online(server, tmp_path / "failed", "trainer.max_epochs=100", fail).end(1)
+    (seen,) = server.runs.values()
+    assert seen.exit_code == 1
+    process = online(server, tmp_path / "stopped", "trainer.max_epochs=1000")
+    assert wait_for(lambda: bool(newest(tmp_path / "stopped")), process)
+    process.send_signal(15)
+    process.end(143)
+    assert [other.exit_code for other in server.runs.values()] == [1, 143]
+
+
+# Later, and from elsewhere
+
+
+def sync(server: WandbServer, run: Path) -> tuple[int, str]:
+    command = [sys.executable, "-m", "cairn", "sync", str(run), "--limit", "60s"]
+    env = {**os.environ, **server.environment, "PYTHONPATH": str(ROOT / "src"), "WANDB_MODE": "offline"}
+    done = subprocess.run(command, env=env, cwd=run.parent, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_an_offline_run_that_was_resumed_is_sent_once(server: WandbServer, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    longer = ["trainer.max_epochs=8", "checkpoint.keep_last=2"]
+    process = start(run, *SHORT, *longer)
+    assert wait_for(lambda: newest(run) >= "epoch_003", process)
+    process.kill()
+    train(run, *SHORT, *longer)
+    code, output = sync(server, run)
+    assert code == 0, output
+    assert output.count("committed") == len(kept(run))
+    (seen,) = server.runs.values()
+    assert seen.id == json.loads((run / "run.json").read_text())["id"]
+    assert steps(seen.history) == list(range(kept(run)[-1].position.step))
+    assert seen.config["data"]["batch_size"] == 128
+    assert set(there(server)) == {item.name for item in kept(run)}
+    assert all(holds_its_bytes(version) for version in there(server).values())
+    assert {"latest", "final"} <= there(server)[kept(run)[-1].name].aliases
+    uploaded, rows = server.upload_bytes, len(seen.history)
+    assert sync(server, run)[0] == 0
+    assert (server.upload_bytes, len(seen.history)) == (uploaded, rows), "nothing twice"
+
+
+def test_a_version_that_does_not_arrive_is_told(server: WandbServer, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, *SHORT, "trainer.max_epochs=1")
+    server.fail(403, 1000, "upload")
+    code, output = sync(server, run)
+    assert code == 1
+    assert "missing" in output
+    server.fail(403, 0, "upload")
+
+
+def test_a_run_may_start_from_what_lies_in_wandb(server: WandbServer, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    online(server, first).end()
+    id = json.loads((first / "run.json").read_text())["id"]
+    source = f"wandb:tester/train/model-{id}:latest"
+    online(server, tmp_path / "second", "trainer.max_epochs=3", f"ckpt_path={source}").end()
+    fetched = next((tmp_path / "second" / "start").glob("*.ckpt"))
+    assert fetched.read_bytes() == (first / "checkpoints" / "last.ckpt").read_bytes()
+    second = server.runs[json.loads((tmp_path / "second" / "run.json").read_text())["id"]]
+    assert second.config["run"]["started_from"]["run"] == id
+    assert second.config["run"]["started_from"]["how"] == "ckpt_path"
+    assert second.id in there(server)[kept(first)[-1].name].used_by
+    weights = torch.load(fetched, weights_only=True)["state_dict"]
+    online(
+        server,
+        tmp_path / "third",
+        "trainer.max_epochs=1",
+        "model.optimizer.lr=0",
+        f"init_weights={first}/checkpoints/last.ckpt",
+    ).end()
+    third = torch.load(tmp_path / "third" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(third[name], value) for name, value in weights.items())
+    assert (
+        json.loads((tmp_path / "third" / "run.json").read_text())["id"] in there(server)[kept(first)[-1].name].used_by
+    )
+
+
+def test_other_bytes_than_were_saved_are_refused(server: WandbServer, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    online(server, first, "trainer.max_epochs=1").end()
+    id, last = json.loads((first / "run.json").read_text())["id"], kept(first)[-1]
+    there(server)[last.name].metadata["sha256"] = "0" * 64
+    output = online(server, tmp_path / "second", f"ckpt_path=wandb:tester/train/model-{id}:latest").end(1)
+    assert "is not what was saved: its sha256 is" in output
+    output = online(server, tmp_path / "third", f"ckpt_path=wandb:tester/train/model-{id}:nothing").end(1)
+    assert "is not to be had from W&B" in output
+    assert "Traceback" not in output
+
+
+def test_each_job_of_a_sweep_is_a_run_of_its_own(server: WandbServer, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    train(
+        None,
+        "-m",
+        *SHORT,
+        "checkpoint=interval",
+        "trainer.max_epochs=1",
+        "checkpoint.save_interval=3,5,7",
+        f"hydra.sweep.dir={sweep}",
+        **server.environment,
+    )
+    assert len(server.runs) == 3
+    assert len({seen.group for seen in server.runs.values()}) == 1
+    assert "sweep" in next(iter(server.runs.values())).group
+    for number, seen in zip((3, 5, 7), server.runs.values(), strict=True):
+        assert seen.config["checkpoint"]["save_interval"] == number
+        assert f"save_interval={number}" in seen.name
+        assert seen.exit_code == 0
+        assert steps(seen.history) == list(range(len(steps(seen.history))))
+        assert steps(seen.history)
