@@ -1,0 +1,75 @@
+"""What waits to be uploaded outlives its checkpoint."""
+
+import os
+
+import pytest
+from tests.support.values import commit
+
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.commit import remove
+from cairn.checkpoint.outbox import Outbox
+
+
+@pytest.fixture
+def folder(tmp_path):
+    directory = tmp_path / "checkpoints"
+    directory.mkdir()
+    return directory
+
+
+def test_a_checkpoint_that_is_deleted_stays_in_the_outbox(folder):
+    saved, outbox = commit(folder, 3), Outbox(folder)
+    content = (folder / saved.name).read_bytes()
+    place = outbox.put(saved)
+    assert os.path.samefile(place, folder / saved.name), "a link, and no copy"
+    remove(folder, saved.name)
+    assert place.read_bytes() == content
+    assert list(Outbox(folder).waiting()) == [saved]
+    assert outbox.num_bytes() == saved.num_bytes
+    outbox.drop(saved.name)
+    assert list(folder.iterdir()) == [], "the empty folder goes, too"
+    outbox.drop(saved.name)
+
+
+def test_it_is_no_checkpoint_and_no_leftover(folder):
+    saved = commit(folder)
+    Outbox(folder).put(saved)
+    assert Catalog(folder).committed() == [saved]
+    assert Catalog(folder).leftovers() == []
+
+
+def test_one_of_the_same_name_takes_the_place_of_the_one_before(folder):
+    outbox = Outbox(folder)
+    outbox.put(commit(folder, 0, score=1.0))
+    again = commit(folder, 0, score=2.0)
+    outbox.put(again)
+    assert list(outbox.waiting()) == [again]
+
+
+def test_where_there_are_no_hard_links_it_is_a_copy(folder, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError("no links here")
+
+    saved = commit(folder)
+    monkeypatch.setattr(os, "link", refuse)
+    place = Outbox(folder).put(saved)
+    assert place.read_bytes() == (folder / saved.name).read_bytes()
+    assert not os.path.samefile(place, folder / saved.name)
+
+
+def test_a_sharded_one_is_held_file_by_file(folder):
+    saved = commit(folder)
+    (folder / saved.name).unlink()
+    (folder / saved.name / "part").mkdir(parents=True)
+    (folder / saved.name / "part" / "0").write_text("x")
+    place = Outbox(folder).put(saved)
+    assert os.path.samefile(place / "part" / "0", folder / saved.name / "part" / "0")
+    Outbox(folder).drop(saved.name)
+    assert not place.exists()
+
+
+def test_what_is_gone_cannot_be_held(folder):
+    saved = commit(folder)
+    (folder / saved.name).unlink()
+    with pytest.raises(FileNotFoundError):
+        Outbox(folder).put(saved)
