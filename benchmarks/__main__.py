@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks import figures, machine, plot, results, startup, tables
 from benchmarks.bars import bars
-from benchmarks.contenders import CONTENDERS, DEFAULT
+from benchmarks.contenders import CONTENDERS, DEFAULT, WITH_WANDB
 from benchmarks.rounds import Bench, Settings
 from benchmarks.workload import SIZES
 
@@ -111,7 +111,7 @@ def _settings(options: argparse.Namespace, out: Path) -> Settings:
     quick = options.quick
     return Settings(
         sizes=tuple(options.sizes or (["0.1"] if quick else ["0.1", "0.5", "1.5", "tensors"])),
-        contenders=tuple(dict.fromkeys(["none", *(options.contenders or DEFAULT)])),  # all are compared with none
+        contenders=tuple(dict.fromkeys(["none", *_contenders(options)])),  # who shows how noisy the machine is
         rounds=options.rounds or (1 if quick else 5),
         threads=tuple(options.threads),
         factors=tuple(options.factors or ([5.0] if quick else [5.0, 20.0])),
@@ -125,6 +125,10 @@ def _settings(options: argparse.Namespace, out: Path) -> Settings:
     )
 
 
+def _contenders(options: argparse.Namespace) -> Sequence[str]:
+    return WITH_WANDB if options.wandb else options.contenders or DEFAULT
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description="What a checkpoint costs, side by side.")
     add = parser.add_argument
@@ -132,6 +136,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--part", nargs="+", choices=PARTS, default=["compare"], help="what to measure (default: compare)")
     add("--sizes", nargs="+", choices=list(SIZES), help="of the state, GB; tensors: 60,000 small ones")
     add("--contenders", nargs="+", choices=list(CONTENDERS), help="who takes part; `none` always does")
+    add("--wandb", action="store_true", help="what tracking in W&B adds, against log_model='all': its contenders")
     add("--rounds", type=_count, help="times that everybody has a turn")
     add("--threads", nargs="+", type=_count, default=[1], help="of torch while training; `1 2` measures both")
     add("--factors", nargs="+", type=float, help="write times between two saves (default: 5 20)")

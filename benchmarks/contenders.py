@@ -31,6 +31,7 @@ class Contender(ABC):
         fsync: whether what it calls finished is on the disk: "yes", "no", or what of it.
         baseline: the contender without checkpoints whose memory this one's is compared with.
         saves: False for those.
+        online: logs to a W&B server, a stand-in on loopback.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Contender(ABC):
     fsync: str = NO_FSYNC
     baseline: str = "none"
     saves: bool = True
+    online: bool = False
 
     @abstractmethod
     def command(self, job: Job, text: Path) -> list[str]:
@@ -78,6 +80,19 @@ class AsyncIO(Plain):
 
 
 @dataclass(frozen=True)
+class LogModel(Plain):
+    """ModelCheckpoint, and Lightning's W&B logger with `log_model="all"`: hashes and copies while training waits."""
+
+    def trainer_options(self, job: Job, ledger: Ledger) -> dict[str, Any]:
+        """See `Plain`."""
+        from lightning.pytorch.loggers import WandbLogger
+
+        job.run_dir.mkdir(parents=True, exist_ok=True)
+        logger = WandbLogger(save_dir=job.run_dir, project="benchmark", log_model="all")
+        return {"callbacks": [_model_checkpoint(job)], "plugins": [_stamped_io(ledger)], "logger": logger}
+
+
+@dataclass(frozen=True)
 class Distributed(Plain):
     """`torch.distributed.checkpoint.async_save` in a gloo group of one process.
 
@@ -101,11 +116,13 @@ class Cairn(Contender):
 
     Attributes:
         settings: overrides of the group `checkpoint`.
+        logger: of the group `logger`.
     """
 
     fsync: str = "yes"
     baseline: str = "cairn-none"
     settings: tuple[str, ...] = ()
+    logger: str = "none"
 
     def command(self, job: Job, text: Path) -> list[str]:
         """See `Contender`."""
@@ -118,7 +135,8 @@ class Cairn(Contender):
         return [
             f"hydra.run.dir={job.run_dir}",
             *self._probe(job),
-            "logger=none",
+            f"logger={self.logger}",
+            *(["logger.wandb.offline=false"] if self.online else []),
             "test=false",
             f"trainer={'gpu' if job.device == 'cuda' else 'cpu'}",
             "trainer.max_epochs=-1",
@@ -147,6 +165,7 @@ def _cairn(name: str, label: str, **keys: str) -> Cairn:
     return Cairn(name, label, settings=tuple(f"++checkpoint.{key}={value}" for key, value in keys.items()))
 
 
+_PROCESS = ("++checkpoint.writer=process",)
 CONTENDERS: dict[str, Contender] = {
     item.name: item
     for item in (
@@ -162,11 +181,17 @@ CONTENDERS: dict[str, Contender] = {
         _cairn("cairn-process-blocking", "Cairn, process, no overlap", writer="process", overlap="false"),
         _cairn("cairn-thread", "Cairn, thread", writer="thread"),
         _cairn("cairn-sync", "Cairn, sync", writer="sync"),
+        Cairn("cairn-wandb", "Cairn, process, W&B offline", settings=_PROCESS, logger="wandb"),
+        Cairn("cairn-wandb-online", "Cairn, process, W&B online", settings=_PROCESS, logger="wandb", online=True),
+        LogModel("log-model", 'ModelCheckpoint, log_model="all"', online=True),
         _cairn("cairn-auto", "Cairn, interval auto", max_overhead="0.01"),
     )
 }
 PEERS = ("model-checkpoint", "async-io", "async-save", "async-save-process")
-DEFAULT = tuple(name for name in CONTENDERS if name not in ("cairn-auto", "cairn-process-blocking"))
+WITH_WANDB = ("cairn-process", "model-checkpoint", "cairn-wandb", "cairn-wandb-online", "log-model")
+"""What tracking adds: with W&B, and the same without."""
+_SPECIAL = {"cairn-auto", "cairn-process-blocking", "cairn-wandb", "cairn-wandb-online", "log-model"}
+DEFAULT = tuple(name for name in CONTENDERS if name not in _SPECIAL)
 
 
 def _model_checkpoint(job: Job) -> Callback:

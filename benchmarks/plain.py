@@ -51,11 +51,10 @@ def _trainer(job: Job, probe: Probe, ledger: Ledger) -> Trainer:
         max_steps=job.max_batches,
         limit_val_batches=0,
         num_sanity_val_steps=0,
-        logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        **options,
+        **{"logger": False, **options},
     )
 
 

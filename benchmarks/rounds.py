@@ -9,6 +9,7 @@ import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,10 @@ class Bench:
         job.write()
         command = CONTENDERS[job.contender].command(job, self.text)
         log = self.settings.directory / "log" / f"{part}-{job.size}-{job.threads}-{job.contender}.log"
-        ended = children.run(command, job.threads, self.settings.timeout_s, log, watch_memory=part == "memory")
+        with _server(job) as env:
+            ended = children.run(
+                command, job.threads, self.settings.timeout_s, log, watch_memory=part == "memory", env=env
+            )
         result = {
             "part": part,
             "round": round,
@@ -207,3 +211,16 @@ class Bench:
         floors: dict[str, Any] = {"size": size, "round": number, **json.loads(ended.output)}
         self.floors.append(floors)
         return floors
+
+
+@contextmanager
+def _server(job: Job) -> Iterator[dict[str, str]]:
+    """The environment of a child; one that logs online gets a server, which is a part of what it costs here."""
+    if not CONTENDERS[job.contender].online:
+        yield {}
+        return
+    from tests.support.wandb_server import WandbServer
+
+    folders = {f"WANDB_{name}": f"{job.work_dir}/wandb" for name in ("DATA_DIR", "CACHE_DIR", "CONFIG_DIR")}
+    with WandbServer() as server:
+        yield server.environment | folders

@@ -78,6 +78,7 @@ class WandbTracker:
         self._versions: dict[str, Any] = {}
         self._saved: dict[str, Saved] = {}
         """What there is, whether it is in W&B or not."""
+        self._links: Links = {}
         self._best: str | None = None
         self._gone: set[str] = set()
         self._num_seen = 0
@@ -101,8 +102,8 @@ class WandbTracker:
         self._gone.discard(saved.name)
         self._num_seen += 1
         wanted = self._is_wanted(saved, links)
-        if self._online and (wanted or self._wishes.which == "final"):
-            wanted = self._hold(saved) and wanted
+        if self._online and wanted:
+            wanted = self._hold(saved)
         self._tasks.put(partial(self._commit, saved, dict(links), wanted))
 
     def pruned(self, names: Sequence[str]) -> None:
@@ -166,10 +167,10 @@ class WandbTracker:
     def _commit(self, saved: Saved, links: Links, wanted: bool) -> None:
         """Make a version of it, if it is wanted, and let `best` be where it should."""
         replaced = self._versions.pop(saved.name, None)
-        self._saved[saved.name] = saved
+        self._saved[saved.name], self._links = saved, links
         if wanted and not self._is_gone(saved.name):
             self._log(saved, [f"step-{saved.position.step}", *_aliases(saved, links)])
-        elif self._wishes.which != "final":
+        else:
             self._outbox.drop(saved.name)
         if replaced is not None and self._online:
             self._take_back(replaced)
@@ -213,8 +214,7 @@ class WandbTracker:
             return
         self._best = best
         if self._online:
-            version.aliases = sorted({*version.aliases, "best"})
-            version.save()
+            _give(version, "best")
         else:  # the same content again: W&B makes no new version and moves the alias; and then `latest` back
             newest = self._saved[links[layout.LAST] or best]
             self._log(self._saved[best], ["best"])
@@ -254,7 +254,8 @@ class WandbTracker:
                 late = self._wishes.pruned != "delete" and saved.name not in self._saved
                 self._attempt(partial(self._log, saved, [f"step-{saved.position.step}"]) if late else _nothing)
                 self._outbox.drop(saved.name)
-        self._attempt(partial(self._move_best, links))
+        self._links = links
+        self._attempt(self._restore_aliases if self._online else partial(self._move_best, links))
 
     def _attempt(self, task: Callable[[], None]) -> None:
         """One that fails does not keep the others from being tried."""
@@ -263,6 +264,17 @@ class WandbTracker:
         except Exception as error:
             self._tell(type(error).__name__, _first_line(error))
 
+    def _restore_aliases(self) -> None:
+        """What was sent out of its turn has taken `latest` along, which W&B gives to whatever comes last."""
+        there = {version.metadata.get("name"): version for version in self._there()}
+        for alias, link in {"latest": layout.LAST, "best": layout.BEST}.items():
+            version = there.get(self._links.get(link))
+            if version is not None and alias not in version.aliases:
+                _give(version, alias)
+            if version is not None:
+                self._versions[version.metadata["name"]] = version
+        self._best = self._links.get(layout.BEST)
+
     def _there(self) -> Iterator[Any]:
         """The versions that W&B has, oldest first."""
         run = self._run
@@ -270,18 +282,20 @@ class WandbTracker:
 
     def _end(self, finished: bool) -> None:
         """Try again what has failed; and give the newest of a finished run its last alias."""
-        for saved in list(self._missing.values()):
+        again = list(self._missing.values())
+        for saved in again:
             self._attempt(partial(self._log, saved, [f"step-{saved.position.step}"]))
+        if again and self._online:
+            self._attempt(self._restore_aliases)
         newest = max(self._saved.values(), key=lambda saved: saved.position, default=None)
-        if not finished or newest is None or self._wishes.which == "none":
+        if not finished or newest is None:
             return
         version = self._versions.get(newest.name)
-        if version is None or not self._online:
+        if version is not None and self._online:
+            _give(version, "final")
+        elif version is not None or self._wishes.which in ("all", "final"):
             best = ["best"] if newest.name == self._best else []
-            self._log(newest, [f"step-{newest.position.step}", "latest", *best, "final"])
-        elif "final" not in version.aliases:
-            version.aliases.append("final")
-            version.save()
+            self._log(newest, [f"step-{newest.position.step}", *best, "final"])
 
 
 def metadata(saved: Saved, place: Place) -> dict[str, Any]:
@@ -341,6 +355,11 @@ def download(named: str, into: Path) -> Path:
         path.unlink()
         raise ResumeError(f"{named} is not what was saved: its sha256 is {found}, and it should be {digest}.")
     return path
+
+
+def _give(version: Any, alias: str) -> None:
+    version.aliases = sorted({*version.aliases, alias})
+    version.save()
 
 
 def forget() -> None:

@@ -1,0 +1,315 @@
+"""What becomes of W&B's versions, on a made-up W&B: which there are, what they are called, and what is taken back."""
+
+from dataclasses import replace
+from threading import Event
+
+import pytest
+from tests.support.values import commit, saved
+
+from cairn.checkpoint import layout, tracking
+from cairn.checkpoint.commit import remove
+from cairn.checkpoint.tracking import Place, WandbTracker, Wishes
+
+
+class Version:
+    def __init__(self, server, artifact, aliases):
+        self.server, self.metadata, self._aliases = server, dict(artifact.metadata), set(aliases)
+        self.paths = set(artifact.manifest.entries)
+
+    @property
+    def aliases(self):
+        return sorted(self._aliases)
+
+    @aliases.setter
+    def aliases(self, names):
+        self.wanted = set(names)
+
+    def save(self):
+        self.server.give(self, self.wanted - self._aliases)
+        self._aliases = self.wanted
+
+    def wait(self):
+        self.server.gate.wait(60)
+        if self.server.errors:
+            raise self.server.errors.pop(0)
+        self.server.versions.append(self)
+        self.server.give(self, self._aliases)
+        return self
+
+    def delete(self, delete_aliases):
+        assert delete_aliases
+        self.server.versions.remove(self)
+
+
+class Server:
+    """A run, and the versions that W&B has of its checkpoints."""
+
+    offline, id, entity, project = False, "r", "e", "p"
+
+    def __init__(self):
+        self.versions, self.errors, self.used, self.gate = [], [], [], Event()
+        self.gate.set()
+
+    def log_artifact(self, artifact, aliases):
+        return Version(self, artifact, [*aliases, "latest"])  # which the client adds by itself
+
+    def use_artifact(self, name):
+        self.used.append(name)
+
+    def give(self, version, aliases):
+        for other in self.versions:
+            if other is not version:
+                other._aliases -= aliases
+
+    def named(self):
+        return {version.metadata["name"]: set(version.aliases) for version in self.versions}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    made = Server()
+    monkeypatch.setattr(tracking, "versions", lambda named: list(made.versions) if named == "e/p/model-r" else [])
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    directory = tmp_path / "checkpoints"
+    directory.mkdir()
+    return directory
+
+
+class Run:
+    """Commits and prunes as a run does, with the file."""
+
+    def __init__(self, server, folder, **wishes):
+        self.folder = folder
+        self.tracker = WandbTracker(server, Place(folder.parent, folder), Wishes(**wishes))
+
+    def save(self, number, best=None, **facts):
+        item = commit(self.folder, number, position=place(number), **facts)
+        links = {layout.LAST: item.name, layout.BEST: saved(number if best is None else best).name}
+        self.tracker.committed(item, links)
+        return item
+
+    def prune(self, *numbers):
+        for number in numbers:
+            remove(self.folder, saved(number).name)
+        self.tracker.pruned([saved(number).name for number in numbers])
+
+    def end(self, finished=True, limit_s=60.0):
+        self.tracker.close(finished, limit_s)
+
+
+def place(number):
+    return replace(saved(number).position, step=10 * number)
+
+
+def step(number):
+    return f"step-{10 * number}"
+
+
+def name(number):
+    return saved(number).name
+
+
+def test_latest_and_best_are_where_the_links_are(server, folder):
+    run = Run(server, folder)
+    run.save(0)
+    run.save(1, best=0)
+    run.save(2, best=2)
+    run.save(3, best=2)
+    run.end(finished=False)
+    assert server.named() == {
+        name(0): {step(0)},
+        name(1): {step(1)},
+        name(2): {step(2), "best"},
+        name(3): {step(3), "latest"},
+    }
+    assert list(folder.glob(".*")) == []
+
+
+def test_best_may_go_back(server, folder):
+    run = Run(server, folder)
+    run.save(0, best=0)
+    run.save(1, best=1)
+    run.save(2, best=0)
+    run.end(finished=False)
+    assert {key for key, aliases in server.named().items() if "best" in aliases} == {name(0)}
+
+
+@pytest.mark.parametrize(("pruned", "left"), [("delete", {1, 2}), ("untag", {0, 1, 2}), ("keep", {0, 1, 2})])
+def test_what_is_deleted_is_taken_back(server, folder, pruned, left):
+    run = Run(server, folder, pruned=pruned)
+    run.save(0)
+    run.save(1)
+    run.prune(0)
+    run.save(2)
+    run.end()
+    assert set(server.named()) == {name(number) for number in left}
+    if pruned != "delete":
+        assert server.named()[name(0)] == (set() if pruned == "untag" else {step(0)})
+    assert {"latest", "final"} <= server.named()[name(2)]
+
+
+@pytest.mark.parametrize("pruned", ["delete", "keep"])
+def test_a_deletion_before_the_upload_loses_nothing_that_is_wanted(server, folder, pruned):
+    server.gate.clear()
+    run = Run(server, folder, pruned=pruned)
+    run.save(0)
+    run.save(1)
+    run.prune(0, 1)
+    run.save(2)
+    server.gate.set()
+    run.end()
+    assert set(server.named()) == ({name(2)} if pruned == "delete" else {name(0), name(1), name(2)})
+    assert list(folder.glob(".*")) == []
+
+
+@pytest.mark.parametrize(
+    ("wishes", "expected"),
+    [
+        ({"which": "all"}, {0, 1, 2, 3, 4}),
+        ({"which": "all", "every": 2}, {0, 1, 2, 4}),  # 1 is the best of its time
+        ({"which": "best"}, {0, 1}),
+        ({"which": "final"}, {4}),
+        ({"which": "none"}, set()),
+    ],
+)
+def test_no_more_than_is_wished_for(server, folder, wishes, expected):
+    run = Run(server, folder, **wishes)
+    run.save(0)
+    for number in range(1, 5):
+        run.save(number, best=1)
+    run.end()
+    assert set(server.named()) == {name(number) for number in expected}
+    assert list(folder.glob(".*")) == []
+    if 4 in expected:
+        assert "final" in server.named()[name(4)]
+
+
+def test_final_moves_when_a_run_is_extended(server, folder):
+    run = Run(server, folder)
+    run.save(0)
+    run.end()
+    longer = Run(server, folder)
+    longer.tracker.opened([saved_on(folder, 0)], {layout.LAST: name(0), layout.BEST: name(0)})
+    longer.save(1, best=0)
+    longer.end()
+    assert server.named() == {name(0): {step(0), "best"}, name(1): {step(1), "latest", "final"}}
+
+
+def saved_on(folder, number):
+    from cairn.checkpoint.catalog import Catalog
+
+    return next(item for item in Catalog(folder).committed() if item.name == name(number))
+
+
+def test_one_that_is_saved_again_takes_the_place_of_the_one_before(server, folder):
+    run = Run(server, folder)
+    run.save(0, score=2.0)
+    again = run.save(0, score=1.0)
+    run.end(finished=False)
+    (version,) = server.versions
+    assert version.metadata["sha256"] == again.sha256
+    assert set(version.aliases) == {step(0), "latest", "best"}
+
+
+def test_a_start_sends_what_is_lacking_and_takes_back_what_is_gone(server, folder):
+    first = Run(server, folder)
+    for number in range(3):
+        first.save(number)
+    first.end(finished=False)
+    remove(folder, name(0))
+    unknown = commit(folder, 3, position=place(3))  # right before the kill
+    second = Run(server, folder)
+    kept = [saved_on(folder, 1), saved_on(folder, 2), unknown]
+    second.tracker.opened(kept, {layout.LAST: unknown.name, layout.BEST: name(2)})
+    second.end(finished=False)
+    assert server.named() == {
+        name(1): {step(1)},
+        name(2): {step(2), "best"},
+        name(3): {step(3), "latest"},
+    }
+
+
+def test_what_failed_is_tried_again_at_the_end_and_told_once(server, folder, caplog):
+    server.errors = [OSError("the server is tired."), OSError("the server is tired.")]
+    run = Run(server, folder)
+    run.save(0)
+    run.save(1)
+    run.save(2)
+    run.end()
+    assert caplog.text.count("the server is tired") == 1
+    assert set(server.named()) == {name(0), name(1), name(2)}
+    assert {"latest", "final", "best"} <= server.named()[name(2)]
+    assert "does not have all" not in caplog.text
+
+
+def test_what_never_arrives_is_told_with_the_way_out(server, folder, caplog):
+    server.errors = [OSError("no")] * 9
+    run = Run(server, folder)
+    run.save(0)
+    run.end()
+    assert f"W&B does not have all checkpoints of this run ({name(0)})" in caplog.text
+    assert f"python -m cairn sync {folder.parent}" in caplog.text
+
+
+def test_the_end_does_not_wait_for_ever(server, folder, caplog):
+    server.gate.clear()
+    run = Run(server, folder)
+    run.save(0)
+    run.end(limit_s=0.1)
+    assert "does not have all checkpoints" in caplog.text
+    assert list((folder / layout.OUTBOX).iterdir()), "the next start, or a sync, finds what is left"
+    server.gate.set()
+    run.end()
+
+
+def test_no_more_waits_than_the_queue_may_hold(server, folder, caplog):
+    server.gate.clear()
+    size = commit(folder, 9).num_bytes
+    run = Run(server, folder, queue_bytes=2 * size + size // 2)
+    for number in range(4):
+        run.save(number)
+    server.gate.set()
+    run.end(finished=False)
+    assert {name(0), name(1)} <= set(server.named())
+    assert name(3) not in server.named() or name(2) not in server.named()
+    assert caplog.text.count("wait to be uploaded, and") == 1
+
+
+def test_an_unexpected_error_does_not_end_the_tracker(server, folder, caplog, monkeypatch):
+    run = Run(server, folder)
+    monkeypatch.setattr(server, "log_artifact", lambda *args, **kwargs: 1 / 0)
+    run.save(0)
+    run.tracker.pruned([name(5)])
+    run.end(finished=False, limit_s=60)
+    assert caplog.text.count("division by zero") == 1
+
+
+def test_what_a_run_starts_from_is_used(server, folder):
+    tracker = WandbTracker(server, Place(folder.parent, folder), Wishes(), uses=["e/p/model-other:step-7"])
+    tracker.close(False, 60)
+    assert server.used == ["e/p/model-other:step-7"]
+
+
+def test_metadata(folder):
+    item = replace(commit(folder, 4, score=0.5), metrics={"val/loss": 0.5})
+    facts = tracking.metadata(item, Place(folder.parent, folder, {"git_commit": "abc"}))
+    assert facts == {
+        "name": item.name,
+        "epoch": item.position.epoch,
+        "batch": item.position.batch,
+        "global_step": item.position.step,
+        "samples": item.position.samples,
+        "metrics": {"val/loss": 0.5},
+        "reasons": ["interval"],
+        "bytes": item.num_bytes,
+        "sha256": item.sha256,
+        "path": f"checkpoints/{item.name}",
+        "run_directory": str(folder.parent),
+        "git_commit": "abc",
+    }
+    elsewhere = tracking.metadata(item, Place(folder.parent / "run", folder))
+    assert elsewhere["path"] == str(folder / item.name)
