@@ -80,6 +80,18 @@ class AsyncIO(Plain):
 
 
 @dataclass(frozen=True)
+class Bare(Plain):
+    """No checkpoint: as many bytes, written by a process beside the training. The floor of what a save may cost."""
+
+    def trainer_options(self, job: Job, ledger: Ledger) -> dict[str, Any]:
+        """See `Plain`."""
+        from benchmarks.bare import BareWrite
+
+        num_bytes = workload.num_state_bytes(workload.state_tensors(workload.SIZES[job.size]))
+        return {"callbacks": [BareWrite(job, ledger, num_bytes)], "enable_checkpointing": False}
+
+
+@dataclass(frozen=True)
 class LogModel(Plain):
     """ModelCheckpoint, and Lightning's W&B logger with `log_model="all"`: hashes and copies while training waits."""
 
@@ -170,6 +182,7 @@ CONTENDERS: dict[str, Contender] = {
     item.name: item
     for item in (
         Plain("none", "no checkpoints", saves=False),
+        Bare("bare-write", "floor: the bytes alone, written beside it", fsync="files"),
         ModelCheckpoint("model-checkpoint", "ModelCheckpoint"),
         AsyncIO("async-io", "ModelCheckpoint + AsyncCheckpointIO"),
         Distributed("async-save", "dcp.async_save, thread", fsync="files"),

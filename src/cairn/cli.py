@@ -286,7 +286,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def sync(arguments: argparse.Namespace) -> int:
     """A row per kept checkpoint with its version in W&B; 1 if one is missing."""
-    from cairn import wandb  # it imports torch
+    from cairn import wandb_run  # it imports torch
 
     load_dotenv(Path(".env"))  # the API key
     place = _find(arguments.named)
@@ -296,7 +296,7 @@ def sync(arguments: argparse.Namespace) -> int:
         )
     place.run.lock()
     try:
-        found = wandb.sync(place.run, parse_duration_s(arguments.limit, name="--limit"))
+        found = wandb_run.sync(place.run, parse_duration_s(arguments.limit, name="--limit"))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     finally:

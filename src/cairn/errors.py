@@ -25,3 +25,9 @@ class ModelError(CairnError, ValueError):
 
 class SpecError(CairnError, TypeError):
     """A `_target_` names something that may not be built."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, fit for the middle of a sentence."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from cairn import command, config, provenance, report, wandb
+from cairn import command, config, provenance, report, wandb_run
 from cairn.checkpoint import layout, resume, schedule
 from cairn.checkpoint.agreement import TIME_LIMIT
 from cairn.checkpoint.callback import CheckpointEngine, Policy, Stopped
@@ -37,7 +37,6 @@ from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.cluster.signals import StopSignals
 from cairn.errors import CairnError
-from cairn.logging.wandb import WandbLogger, prepare
 from cairn.rundir import Record, RunDirectory
 
 log = logging.getLogger(__name__)
@@ -118,14 +117,16 @@ def _train(
     with _distributed_environment():
         parts = build(cfg, directory, run_id, plan, loader)
         exit_code, finished = 1, False
-        _introduce(parts, cfg, plan, loader)
         try:
+            _introduce(parts, cfg, plan, loader)
             with parts.signals:
                 why = _fit(parts, cfg, plan, loader)
                 metrics = _numbers(parts.trainer.callback_metrics)
                 test = _test(parts, cfg, plan) if cfg.get("test") else None
             result = _result(cfg, {**metrics, **(test or {})})
             exit_code, finished = 0, not why
+            # Before the end waits for anybody: however that ends, the run is what it is.
+            _end(parts, cfg, directory, "stopped" if why else "finished", why, test, result)
         except (Stopped, KeyboardInterrupt, SystemExit) as leave:  # a SystemExit is what Lightning makes of the others
             name = _stopped_by(leave, parts.signals)
             if name is None:
@@ -136,9 +137,10 @@ def _train(
                 raise
             raise SystemExit(exit_code) from leave
         finally:
-            parts.engine.tracker.close(finished, wandb.wait_s(cfg, exit_code))
-            _close_loggers(parts.trainer.loggers, exit_code)
-        _end(parts, cfg, directory, "stopped" if why else "finished", why, test, result)
+            try:
+                parts.engine.tracker.close(finished, wandb_run.wait_s(cfg, exit_code))
+            finally:
+                wandb_run.close(parts.trainer.loggers, exit_code)
         return result
 
 
@@ -147,13 +149,12 @@ def _introduce(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpoi
     named, origin = cfg.get("ckpt_path") or cfg.get("init_weights"), parts.engine.origin
     start = None
     if plan.saved is None and named:
-        start = provenance.start(cfg, loader.peek(plan.path or wandb.local(named, parts.directory)))
+        start = provenance.start(cfg, loader.peek(plan.path or wandb_run.local(named, parts.directory)))
     num_parameters = sum(parameter.numel() for parameter in parts.model.parameters())
     facts = provenance.facts(parts.directory.path, origin.provenance["git"], num_parameters, start)
-    for logger in parts.trainer.loggers:
-        logger.log_hyperparams({**origin.config, "run": facts})
     if parts.trainer.is_global_zero:
-        parts.engine.tracker = wandb.tracker(cfg, parts.trainer.loggers, parts.directory, facts)
+        wandb_run.introduce(parts.directory, parts.trainer.loggers, origin.config, facts)
+        parts.engine.tracker = wandb_run.tracker(cfg, parts.trainer.loggers, parts.directory, facts)
 
 
 def _stopped_by(leave: BaseException, signals: StopSignals) -> str | None:
@@ -169,8 +170,7 @@ def build(
     """Make the objects that the configuration names."""
     _quiet_lightning()
     seed_everything(cfg.seed, workers=True, verbose=False)
-    if node := cfg.get("logger", {}).get("wandb"):
-        prepare(directory.path, bool(node.get("offline")))
+    wandb_run.set_up(cfg, directory)
     data: LightningDataModule = _make("data", cfg.data)
     model: LightningModule = _make("model", cfg.model)
     signals = StopSignals()
@@ -191,7 +191,7 @@ def build(
 def _fit(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> str:
     """Fit; returns what stopped it, if that is no reason to leave at once."""
     if plan.path is None and cfg.get("init_weights"):
-        _take_weights(parts.model, wandb.local(cfg.init_weights, parts.directory))
+        _take_weights(parts.model, wandb_run.local(cfg.init_weights, parts.directory))
     if not cfg.get("train"):
         return ""
     if plan.path is not None and not is_overridden("configure_model", parts.model):  # else there are no weights yet
@@ -316,7 +316,7 @@ def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
         )
     if own.path is not None or not cfg.get("ckpt_path"):
         return own
-    path = wandb.local(cfg.ckpt_path, directory)
+    path = wandb_run.local(cfg.ckpt_path, directory)
     resume.load(path)
     return Plan(path.resolve(), None, own.rejected)
 
@@ -394,9 +394,12 @@ def _time_limit_s(cfg: DictConfig) -> float | None:
 
 
 def _loggers(cfg: DictConfig, run_id: str, directory: RunDirectory) -> list[Logger]:
-    loggers = []
-    for name, node in cfg.get("logger", {}).items():
-        own = wandb.own(node, run_id, directory) if node["_target_"].endswith("WandbLogger") else {}
+    loggers: list[Logger] = []
+    ours = wandb_run.node(cfg)
+    for name, node in cfg.get("logger", {}).items() if cfg.get("train") else ():  # a test alone leaves a run as it is
+        own = wandb_run.own(ours, run_id, directory) if ours is not None and node == ours else {}
+        if not own and node["_target_"].endswith("WandbLogger"):
+            own = {"id": node.get("id") or run_id}
         loggers.append(_make(f"logger.{name}", node, **own))
     return loggers
 
@@ -407,12 +410,6 @@ def _quiet_lightning() -> None:
         logging.getLogger(name).handlers.clear()
     # Lightning's own code against torch 2.13; nothing that a user could change.
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")
-
-
-def _close_loggers(loggers: list[Any], exit_code: int) -> None:
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.close(exit_code, wandb.is_preempted(exit_code))
 
 
 def _result(cfg: DictConfig, metrics: Mapping[str, float]) -> float | None:

@@ -1,6 +1,7 @@
 """What waits to be uploaded outlives its checkpoint."""
 
 import os
+import threading
 
 import pytest
 from tests.support.values import commit
@@ -24,8 +25,8 @@ def test_a_checkpoint_that_is_deleted_stays_in_the_outbox(folder):
     assert os.path.samefile(place, folder / saved.name), "a link, and no copy"
     remove(folder, saved.name)
     assert place.read_bytes() == content
-    assert list(Outbox(folder).waiting()) == [saved]
-    assert outbox.num_bytes() == saved.num_bytes
+    assert Outbox(folder).waiting() == [saved]
+    assert outbox.num_bytes == Outbox(folder).num_bytes == saved.num_bytes
     outbox.drop(saved.name)
     assert list(folder.iterdir()) == [], "the empty folder goes, too"
     outbox.drop(saved.name)
@@ -43,7 +44,7 @@ def test_one_of_the_same_name_takes_the_place_of_the_one_before(folder):
     outbox.put(commit(folder, 0, score=1.0))
     again = commit(folder, 0, score=2.0)
     outbox.put(again)
-    assert list(outbox.waiting()) == [again]
+    assert outbox.waiting() == [again]
 
 
 def test_where_there_are_no_hard_links_it_is_a_copy(folder, monkeypatch):
@@ -73,3 +74,20 @@ def test_what_is_gone_cannot_be_held(folder):
     (folder / saved.name).unlink()
     with pytest.raises(FileNotFoundError):
         Outbox(folder).put(saved)
+
+
+def test_one_thread_puts_in_while_another_takes_out(folder):
+    items, outbox = [commit(folder, number) for number in range(4)], Outbox(folder)
+    stop = threading.Event()
+
+    def take_out():
+        while not stop.is_set():
+            for item in items:
+                outbox.drop(item.name)
+
+    other = threading.Thread(target=take_out)
+    other.start()
+    for turn in range(300):
+        outbox.put(items[turn % 4])
+    stop.set()
+    other.join()

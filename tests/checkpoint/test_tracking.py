@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 from tests.support.values import commit, saved
@@ -11,34 +12,38 @@ from cairn.checkpoint.commit import remove
 from cairn.checkpoint.tracking import Place, WandbTracker, Wishes
 
 
+class Entry:
+    def __init__(self, entry):
+        self.ref, self.size = entry.ref, entry.size
+
+
 class Version:
-    def __init__(self, server, artifact, aliases):
-        self.server, self.metadata, self._aliases = server, dict(artifact.metadata), set(aliases)
-        self.paths = set(artifact.manifest.entries)
+    """A handle of a version; like the client's, it knows the aliases of when it was made."""
 
-    @property
-    def aliases(self):
-        return sorted(self._aliases)
-
-    @aliases.setter
-    def aliases(self, names):
-        self.wanted = set(names)
+    def __init__(self, server, number, metadata, entries):
+        self.server, self.metadata, self.number = server, metadata, number
+        self.id = self.qualified_name = f"v{number}"
+        self.manifest = SimpleNamespace(entries=entries)
+        self.aliases = sorted(server.aliases.get(number, ()))
+        self.saved = set(self.aliases)
 
     def save(self):
-        self.server.give(self, self.wanted - self._aliases)
-        self._aliases = self.wanted
+        for alias in set(self.aliases) - self.saved:
+            self.server.give(self.number, alias)
+        self.server.aliases[self.number] -= self.saved - set(self.aliases)
 
     def wait(self):
         self.server.gate.wait(60)
         if self.server.errors:
             raise self.server.errors.pop(0)
-        self.server.versions.append(self)
-        self.server.give(self, self._aliases)
-        return self
+        self.server.versions[self.number] = (self.metadata, self.manifest.entries)
+        for alias in self.logged_as:
+            self.server.give(self.number, alias)
+        return self.server.handle(self.number)
 
     def delete(self, delete_aliases):
         assert delete_aliases
-        self.server.versions.remove(self)
+        del self.server.versions[self.number], self.server.aliases[self.number]
 
 
 class Server:
@@ -47,28 +52,41 @@ class Server:
     offline, id, entity, project = False, "r", "e", "p"
 
     def __init__(self):
-        self.versions, self.errors, self.used, self.gate = [], [], [], Event()
+        self.versions, self.aliases, self.errors, self.used, self.gate = {}, {}, [], [], Event()
+        self.num_made = 0
         self.gate.set()
 
     def log_artifact(self, artifact, aliases):
-        return Version(self, artifact, [*aliases, "latest"])  # which the client adds by itself
+        self.num_made += 1
+        entries = {name: Entry(entry) for name, entry in artifact.manifest.entries.items()}
+        made = Version(self, self.num_made, dict(artifact.metadata), entries)
+        made.logged_as = [*aliases, "latest"]  # which the client adds by itself
+        return made
 
     def use_artifact(self, name):
         self.used.append(name)
 
-    def give(self, version, aliases):
-        for other in self.versions:
-            if other is not version:
-                other._aliases -= aliases
+    def give(self, number, alias):
+        for others in self.aliases.values():
+            others.discard(alias)
+        self.aliases.setdefault(number, set()).add(alias)
+
+    def handle(self, number):
+        return Version(self, number, *self.versions[number])
 
     def named(self):
-        return {version.metadata["name"]: set(version.aliases) for version in self.versions}
+        return {metadata["name"]: self.aliases[number] for number, (metadata, _) in self.versions.items()}
 
 
 @pytest.fixture
 def server(monkeypatch):
     made = Server()
-    monkeypatch.setattr(tracking, "versions", lambda named: list(made.versions) if named == "e/p/model-r" else [])
+
+    def versions(named):
+        return [made.handle(number) for number in sorted(made.versions)] if named == "e/p/model-r" else []
+
+    monkeypatch.setattr(tracking, "versions", versions)
+    monkeypatch.setattr(tracking, "again", lambda version: made.handle(version.number))
     return made
 
 
@@ -87,7 +105,7 @@ class Run:
         self.tracker = WandbTracker(server, Place(folder.parent, folder), Wishes(**wishes))
 
     def save(self, number, best=None, **facts):
-        item = commit(self.folder, number, position=place(number), **facts)
+        item = replace(commit(self.folder, number, position=place(number), **facts), number=number)
         links = {layout.LAST: item.name, layout.BEST: saved(number if best is None else best).name}
         self.tracker.committed(item, links)
         return item
@@ -210,16 +228,17 @@ def test_one_that_is_saved_again_takes_the_place_of_the_one_before(server, folde
     run.save(0, score=2.0)
     again = run.save(0, score=1.0)
     run.end(finished=False)
-    (version,) = server.versions
-    assert version.metadata["sha256"] == again.sha256
-    assert set(version.aliases) == {step(0), "latest", "best"}
+    ((facts, _),) = server.versions.values()
+    assert facts["sha256"] == again.sha256
+    assert server.named() == {name(0): {step(0), "latest", "best"}}
 
 
-def test_a_start_sends_what_is_lacking_and_takes_back_what_is_gone(server, folder):
+def test_a_start_sends_what_is_lacking_and_takes_back_what_was_pruned(server, folder):
     first = Run(server, folder)
     for number in range(3):
         first.save(number)
     first.end(finished=False)
+    first.tracker._pruned.note(saved_on(folder, 0).sha256)  # and it was killed before W&B heard of it
     remove(folder, name(0))
     unknown = commit(folder, 3, position=place(3))  # right before the kill
     second = Run(server, folder)
@@ -231,6 +250,54 @@ def test_a_start_sends_what_is_lacking_and_takes_back_what_is_gone(server, folde
         name(2): {step(2), "best"},
         name(3): {step(3), "latest"},
     }
+
+
+def test_what_somebody_has_moved_away_stays_in_wandb(server, folder):
+    first = Run(server, folder)
+    first.save(0)
+    first.save(1)
+    first.end()
+    for number in range(2):
+        remove(folder, name(number))
+    second = Run(server, folder)
+    second.tracker.opened([], {layout.LAST: None, layout.BEST: None})
+    second.end()
+    assert set(server.named()) == {name(0), name(1)}
+
+
+def test_a_reference_is_no_upload(server, folder):
+    """W&B's own sync of an offline run leaves such versions."""
+    first = Run(server, folder)
+    first.save(0)
+    first.end(finished=False)
+    ((_, entries),) = server.versions.values()
+    entries[name(0)].ref = "file:///somewhere"
+    second = Run(server, folder)
+    second.tracker.opened([saved_on(folder, 0)], {layout.LAST: name(0), layout.BEST: None})
+    second.end(finished=False)
+    ((_, entries),) = server.versions.values()
+    assert entries[name(0)].ref is None
+    assert server.named() == {name(0): {step(0), "latest"}}
+
+
+@pytest.mark.parametrize("pruned", ["delete", "keep"])
+def test_what_waited_when_the_run_died_is_sent_if_it_is_wanted(server, folder, pruned):
+    server.gate.clear()
+    first = Run(server, folder, pruned=pruned)
+    first.save(0)
+    first.save(1)
+    first.prune(0)
+    first.end(limit_s=0.1)  # as if it was killed
+    server.gate.set()
+    first.tracker._thread.join()
+    second = Run(server, folder, pruned=pruned)
+    second.tracker.opened([saved_on(folder, 1)], {layout.LAST: name(1), layout.BEST: None})
+    second.save(2)
+    second.end(finished=False)
+    wanted = {1, 2} if pruned == "delete" else {0, 1, 2}
+    assert set(server.named()) == {name(number) for number in wanted}
+    assert server.named()[name(2)] == {step(2), "latest", "best"}
+    assert list(folder.glob(".*")) == []
 
 
 def test_what_failed_is_tried_again_at_the_end_and_told_once(server, folder, caplog):
@@ -272,10 +339,12 @@ def test_no_more_waits_than_the_queue_may_hold(server, folder, caplog):
     run = Run(server, folder, queue_bytes=2 * size + size // 2)
     for number in range(4):
         run.save(number)
+    assert len(list((folder / layout.OUTBOX).glob("*.ckpt"))) == 2
     server.gate.set()
     run.end(finished=False)
-    assert {name(0), name(1)} <= set(server.named())
-    assert name(3) not in server.named() or name(2) not in server.named()
+    assert server.named() == {name(number): {step(number)} for number in range(3)} | {
+        name(3): {step(3), "latest", "best"}
+    }
     assert caplog.text.count("wait to be uploaded, and") == 1
 
 

@@ -35,6 +35,19 @@ BEFORE_TRAINING = {
         ["+checkpoint.keep.budget={_target_: cairn.checkpoint.retention.WithinBytes, num_bytes: 2XB}"],
         "checkpoint.keep.budget: '2XB' is no size: give bytes, or '500MB'",
     ),
+    "artifacts": (
+        ["checkpoint.artifacts.which=some"],
+        "checkpoint.artifacts.which='some' must be all, best, final or none",
+    ),
+    "artifacts: every": (
+        ["checkpoint.artifacts.every=0"],
+        "checkpoint.artifacts.every=0 must be a whole number from 1",
+    ),
+    "artifacts: wait": (
+        ["checkpoint.artifacts.wait=soon"],
+        "checkpoint.artifacts.wait='soon' is no time: give seconds",
+    ),
+    "artifacts: queue": (["checkpoint.artifacts.queue=2XB"], "checkpoint.artifacts.queue: '2XB' is no size"),
     "max_epochs": (["trainer.max_epochs=abc"], "trainer.max_epochs='abc' must be a whole number"),
     "a wrong key": (["+trainer.epochs=3"], "trainer: .* unexpected keyword argument 'epochs'"),
     "batch size": (["data.batch_size=0"], "data.batch_size=0 must be a whole number from 1"),

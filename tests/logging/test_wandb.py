@@ -1,26 +1,29 @@
-"""W&B's history on a made-up run: a row per step, whatever comes again, and nothing of a journal lost or doubled."""
+"""W&B's history on a made-up run: each row once, whatever comes again, and nothing of a journal lost or doubled."""
 
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cairn.logging import wandb
-from cairn.logging.wandb import Journal, WandbLogger, journal_path, read, send
+from cairn.logging.wandb import Lines, WandbLogger, read
 
 
 class Run:
-    """What W&B keeps: rows by step, merged; it has had those before `starting_step`."""
+    """What W&B keeps: rows by number; it has had those before `starting_step`."""
 
-    def __init__(self, starting_step=0):
-        self.starting_step, self.rows, self.ended = starting_step, {}, []
+    def __init__(self, before=()):
+        self.rows, self.ended = list(before), []
+        self.starting_step = self.step = len(self.rows)
 
-    def log(self, row, step):
-        assert step >= max(self.rows, default=self.starting_step), "W&B would drop it"
-        self.rows.setdefault(step, {}).update(row)
+    def log(self, row, step=None, commit=True):
+        assert step is None or step == self.step, "W&B would drop it, or leave a gap"
+        self.rows.append(row)
+        self.step += 1
 
     def mark_preempting(self):
         self.ended.append("preempting")
@@ -29,9 +32,9 @@ class Run:
         self.ended.append(exit_code)
 
 
-def make(folder, run):
+def make(folder, run, mode="online"):
     logger = WandbLogger(folder, project="p", id="x")
-    logger._experiment = run
+    logger._experiment, logger.mode = run, mode
     return logger
 
 
@@ -40,58 +43,93 @@ def environment(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
 
 
-def losses(run):
-    return {step: row["loss"] for step, row in run.rows.items() if "loss" in row}
+def told(run):
+    return [{name: value for name, value in row.items() if name != "_timestamp"} for row in run.rows]
 
 
-def test_a_step_is_a_row_and_what_a_save_has_cost_goes_to_the_row_of_then(tmp_path):
+def test_each_call_is_a_row_with_its_step(tmp_path):
     run = Run()
     logger = make(tmp_path, run)
     logger.log_metrics({"loss": 3.0}, 4)
     logger.log_metrics({"val/loss": torch.tensor(2.0)}, 4)
-    logger.log_metrics({"loss": 1.0}, 5)
-    logger.log_metrics({"checkpoint/stall_s": 0.5}, 9)
-    logger.log_metrics({"epoch/loss": 7.0}, 4)
-    assert run.rows == {
-        4: {"trainer/global_step": 4, "loss": 3.0, "val/loss": 2.0},
-        5: {"trainer/global_step": 5, "loss": 1.0, "checkpoint/stall_s": 0.5, "epoch/loss": 7.0},
-    }
+    logger.log_metrics({"checkpoint/stall_s": 0.5}, 3)
+    assert told(run) == [
+        {"trainer/global_step": 4, "loss": 3.0},
+        {"trainer/global_step": 4, "val/loss": 2.0},
+        {"trainer/global_step": 3, "checkpoint/stall_s": 0.5},
+    ]
+
+
+def test_who_uses_the_run_directly_takes_numbers_too(tmp_path):
+    run = Run()
+    logger = make(tmp_path, run)
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.experiment.log({"own": 1})
+    logger.log_metrics({"loss": 2.0}, 1)
+    assert len(run.rows) == 3
 
 
 def test_what_is_no_number_is_sent_and_not_noted(tmp_path):
     run, picture = Run(), object()
     logger = make(tmp_path, run)
-    logger.log_metrics({"picture": picture, "loss": math.inf}, 0)
+    logger.log_metrics({"picture": picture, "loss": math.inf, "array": np.float32(0.5)}, 0)
     assert run.rows[0]["picture"] is picture
-    (row,) = read(journal_path(tmp_path))
-    assert (row["loss"], "picture" in row) == (math.inf, False)
+    (row,) = read(logger.journal.path)
+    assert (row["loss"], row["array"], "picture" in row) == (math.inf, 0.5, False)
 
 
-@given(stop=st.integers(0, 12), late=st.integers(0, 12), has=st.integers(0, 12))
-def test_a_run_that_goes_on_has_each_step_once_whatever_wandb_has_already(tmp_path_factory, stop, late, has):
-    """It was killed after `late` steps more than its checkpoint knew, and W&B had got `has` rows."""
-    folder = tmp_path_factory.mktemp("run")
-    first = make(folder, Run())
-    for step in range(stop):
-        first.log_metrics({"loss": float(step)}, step)
-    state = first.state_dict()
-    for step in range(stop, stop + late):
-        first.log_metrics({"loss": float(step)}, step)
-    before = {step: row for step, row in first._experiment.rows.items() if step < has}
-    run = Run(starting_step=len(before))
-    second = make(folder, run)
-    second.load_state_dict(state)
-    for step in range(stop, 20):
-        second.log_metrics({"loss": float(step)}, step)
-    found = {**{step: row["loss"] for step, row in before.items()}, **losses(run)}
-    assert found == {step: float(step) for step in range(20)}
-    assert [row["_step"] for row in read(journal_path(folder))] == list(range(20))
+def train(logger, steps, cost_at=frozenset()):
+    """What a run logs: a loss at each step, a validation at every third, costs of saves whenever they are known."""
+    for step in steps:
+        logger.log_metrics({"loss": float(step), "epoch": step // 6}, step)
+        if step in cost_at:
+            logger.log_metrics({"checkpoint/stall_s": 0.1}, step - 1)
+        if step % 3 == 2:
+            logger.log_metrics({"val/loss": float(step)}, step)
+        if step % 6 == 5:
+            logger.log_metrics({"loss_epoch": float(step), "epoch": step // 6}, step)
+
+
+def names(rows):
+    """Which rows there are, the costs left out: when they come is a matter of time."""
+    found = [(row["trainer/global_step"], *sorted(set(row) - {"_timestamp", "_step"})) for row in rows]
+    return sorted(item for item in found if "checkpoint/stall_s" not in item)
+
+
+@given(
+    starts=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(0, 9), st.booleans()), max_size=4),
+    cost_at=st.sets(st.integers(0, 30)),
+)
+def test_a_run_has_each_row_once_however_often_it_was_killed(tmp_path_factory, starts, cost_at):
+    """Each start makes a checkpoint after some steps, trains some more, and loses what W&B had not got yet."""
+    folder, server, state, at = tmp_path_factory.mktemp("run"), [], None, 0
+    for steps, more, lost, has_a_test in starts:
+        run = Run(server)
+        logger = make(folder, run)
+        if state is not None:
+            logger.load_state_dict(state)
+        train(logger, range(at, at + steps), cost_at)
+        state, at = logger.state_dict(), at + steps
+        train(logger, range(at, at + more))
+        if has_a_test:
+            logger.log_metrics({"test/loss": 1.0}, at + more)
+        server = run.rows[: max(len(server), len(run.rows) - lost)]
+    run = Run(server)
+    last = make(folder, run)
+    if state is not None:
+        last.load_state_dict(state)
+    train(last, range(at, 36))
+    whole = Run()
+    train(make(tmp_path_factory.mktemp("whole"), whole), range(36))
+    found = [row for row in run.rows if "test/loss" not in row]
+    assert names(found) == names(whole.rows)
+    assert names(read(last.journal.path)) == names(whole.rows)
 
 
 def test_a_run_without_a_checkpoint_begins_its_journal_anew(tmp_path):
     make(tmp_path, Run()).log_metrics({"loss": 1.0}, 0)
     make(tmp_path, Run()).log_metrics({"loss": 2.0}, 0)
-    assert [row["loss"] for row in read(journal_path(tmp_path))] == [2.0]
+    assert [row["loss"] for row in read(tmp_path / "wandb" / "history.jsonl")] == [2.0]
 
 
 def test_rows_that_are_gone_are_told(tmp_path):
@@ -102,18 +140,44 @@ def test_rows_that_are_gone_are_told(tmp_path):
 
 def test_a_line_that_a_kill_has_cut_off_is_left_out(tmp_path):
     path = tmp_path / "journal"
-    path.write_text(json.dumps({"_step": 0}) + "\n" + '{"_step": 1, "lo')
-    assert list(read(path)) == [{"_step": 0}]
-    journal = Journal(path)
-    assert journal.cut(5) == [{"_step": 0}]
-    journal.add({"_step": 1})
-    assert list(read(path)) == [{"_step": 0}, {"_step": 1}]
+    path.write_text(json.dumps({"a": 0}) + "\n" + '{"a": 1, "lo')
+    assert list(read(path)) == [{"a": 0}]
+    lines = Lines(path)
+    assert lines.cut(5) == [{"a": 0}]
+    lines.add({"a": 1})
+    assert list(read(path)) == [{"a": 0}, {"a": 1}]
 
 
-def test_what_wandb_has_is_not_sent_again():
-    run = Run(starting_step=2)
-    assert send(run, [{"_step": step, "loss": step} for step in range(4)]) == 2
-    assert run.rows == {2: {"loss": 2}, 3: {"loss": 3}}
+def test_no_half_of_a_line_is_left_when_the_disk_is_full(tmp_path):
+    lines = Lines(tmp_path / "journal")
+    lines.add("first")
+    with pytest.raises(TypeError):
+        lines.add(object())
+    lines.add("second")
+    assert list(read(lines.path)) == ["first", "second"]
+
+
+def test_an_offline_run_is_sent_later_and_only_once(tmp_path):
+    offline = Run()
+    train(make(tmp_path, offline), range(7))
+    server = Run()
+    later = make(tmp_path, server, mode="online")
+    rows = list(read(later.journal.path))
+    assert sum(later.deliver(row) for row in rows) == len(rows)
+    again = make(tmp_path, Run(server.rows), mode="online")
+    assert sum(again.deliver(row) for row in rows) == 0
+
+
+def test_what_wandb_does_not_take_is_told_once_and_training_goes_on(tmp_path, caplog):
+    class Dead(Run):
+        def log(self, *args, **kwargs):
+            raise ConnectionResetError("Connection lost")
+
+    logger = make(tmp_path, Dead())
+    for step in range(3):
+        logger.log_metrics({"loss": 1.0}, step)
+    assert caplog.text.count("Connection lost") == 1
+    assert logger.journal.count == 3
 
 
 @pytest.mark.parametrize(("preempted", "expected"), [(True, ["preempting", 143]), (False, [143])])
@@ -141,7 +205,7 @@ def test_a_journal_that_cannot_be_written_is_told_once(tmp_path, caplog):
     for step in range(3):
         logger.log_metrics({"loss": 1.0}, step)
     assert caplog.text.count("history.jsonl cannot be written") == 1
-    assert len(losses(logger._experiment)) == 3
+    assert len(logger._experiment.rows) == 3
 
 
 def test_files_stay_with_the_run_and_the_user_wins(tmp_path, monkeypatch):

@@ -707,6 +707,11 @@ class WandbServer(Store):
         with self._changed:
             self._failures += [(status, only)] * count
 
+    def heal(self) -> None:
+        """Fail no more."""
+        with self._changed:
+            self._failures.clear()
+
     def die(self) -> None:
         """Be gone as after a kill: nobody listens, and every connection is cut."""
         if self._http is not None:

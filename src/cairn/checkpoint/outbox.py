@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,12 +16,22 @@ from cairn.checkpoint.types import Saved
 class Outbox:
     """A hidden folder beside the checkpoints: on the same disk, where links cost nothing.
 
+    One thread puts things in, another takes them out.
+
     Args:
         directory: of the checkpoints.
     """
 
     def __init__(self, directory: Path) -> None:
         self.checkpoints, self.directory = directory, directory / layout.OUTBOX
+        self._lock = threading.Lock()
+        self._sizes = {saved.name: saved.num_bytes for saved in self.waiting()}
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that is in it."""
+        with self._lock:
+            return sum(self._sizes.values())
 
     def put(self, saved: Saved) -> Path:
         """Keep the bytes of a checkpoint, and say which they are; where there are no hard links, as a copy.
@@ -29,14 +39,16 @@ class Outbox:
         Raises:
             OSError: that is not possible.
         """
-        self.directory.mkdir(exist_ok=True)
         source, place = self.checkpoints / saved.name, self.path(saved.name)
-        _remove(place)
-        if source.is_dir():  # a sharded one
-            shutil.copytree(source, place, copy_function=_link)
-        else:
-            _link(source, place)
-        self._note(saved.name).write_text(manifest.dump(saved, {}))
+        with self._lock:
+            self.directory.mkdir(exist_ok=True)
+            _remove(place)
+            if source.is_dir():  # a sharded one
+                shutil.copytree(source, place, copy_function=_link)
+            else:
+                _link(source, place)
+            self._note(saved.name).write_text(manifest.dump(saved, {}))
+            self._sizes[saved.name] = saved.num_bytes
         return place
 
     def path(self, name: str) -> Path:
@@ -45,23 +57,21 @@ class Outbox:
 
     def drop(self, name: str) -> None:
         """They have arrived, or nobody wants them."""
-        with suppress(OSError):
+        with self._lock, suppress(OSError):
+            self._sizes.pop(name, None)
             _remove(self.path(name))
             _remove(self._note(name))
             self.directory.rmdir()  # if it is empty
 
-    def waiting(self) -> Iterator[Saved]:
+    def waiting(self) -> list[Saved]:
         """What is in it, oldest first."""
-        notes = sorted(self.directory.glob("*.json")) if self.directory.is_dir() else []
-        for note in notes:
+        found = []
+        for note in sorted(self.directory.glob("*.json")) if self.directory.is_dir() else []:
             with suppress(OSError, CorruptCheckpointError):
                 saved = manifest.load(note.read_bytes())
                 if self.path(saved.name).exists():
-                    yield saved
-
-    def num_bytes(self) -> int:
-        """Of all that is in it."""
-        return sum(saved.num_bytes for saved in self.waiting())
+                    found.append(saved)
+        return found
 
     def _note(self, name: str) -> Path:
         return self.directory / layout.manifest_name(name)

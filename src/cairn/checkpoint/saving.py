@@ -153,10 +153,10 @@ class Saver:
         """Whatever happens here: training may wait for the buffer and for the outcome."""
         try:
             self.history.done(draft, job, result)
-            if job is not None:
-                self._announce(job, result)
         except Exception as error:
             result, why = None, why or _unexpected(draft, error)
+        if job is not None:
+            self._announce(job, result)
         self.images.give_back(image)
         self._outcomes.append(Outcome(draft, result, why, time.monotonic()))
         with self._changed:
@@ -164,10 +164,13 @@ class Saver:
             self._changed.notify_all()
 
     def _announce(self, job: Job, result: Result | None) -> None:
-        if result is not None:
-            self.tracker.committed(result.saved, job.links)
-        if gone := [*job.room, *(job.gone if result else ())]:
-            self.tracker.pruned(gone)
+        try:
+            if result is not None:
+                self.tracker.committed(result.saved, job.links)
+            if gone := [*job.room, *(job.gone if result else ())]:
+                self.tracker.pruned(gone)
+        except Exception as error:  # whoever listens: the checkpoint is whole
+            log.error("The checkpoint %s could not be tracked: %r.", job.draft.name, error)
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for what the end of a save makes so; if it takes long, tell how far it is."""

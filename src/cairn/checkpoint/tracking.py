@@ -1,7 +1,7 @@
 """W&B: each committed checkpoint is a version of one artifact of the run, and what is deleted is taken back.
 
-The only module that imports wandb. All of its calls are made by a thread of their own: some of them hash the file, and
-all of them wait for a server that may not answer.
+The only module of ours that imports wandb. All of its calls are made by a thread of their own: some of them hash the
+file, and all of them wait for a server that may not answer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,14 @@ from cairn.checkpoint.outbox import Outbox
 from cairn.checkpoint.space import size
 from cairn.checkpoint.tracker import Links
 from cairn.checkpoint.types import Saved
+from cairn.errors import first_line
 
 log = logging.getLogger(__name__)
 
 TYPE = "model"
 NOTE = "checkpoint.json"
 _SHOW_EVERY_S = 5.0
+_ALIASES = {"latest": layout.LAST, "best": layout.BEST}
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,15 @@ class Wishes:
     pruned: Literal["delete", "untag", "keep"] = "delete"
     """What becomes of the version of a checkpoint that retention deletes; `untag`: it loses its aliases."""
     queue_bytes: int | None = None
-    """No more than this waits to be uploaded; what comes on top of it is left out, and told."""
+    """No more than this waits to be uploaded; what comes on top of it is left to the end of the run."""
+
+    def wants(self, saved: Saved, links: Links, finished: bool = False) -> bool:
+        """Shall this one be there? `finished`: the run has come to its end."""
+        if finished and links.get(layout.LAST) == saved.name and self.which in ("all", "final"):
+            return True
+        if links.get(layout.BEST) == saved.name:
+            return self.which in ("all", "best")
+        return self.which == "all" and saved.number % self.every == 0
 
 
 @dataclass(frozen=True)
@@ -75,40 +85,45 @@ class WandbTracker:
         self._run, self._place, self._wishes = run, place, wishes
         self._online = not run.offline
         self._outbox = Outbox(place.checkpoints)
-        self._versions: dict[str, Any] = {}
-        self._saved: dict[str, Saved] = {}
-        """What there is, whether it is in W&B or not."""
-        self._links: Links = {}
-        self._best: str | None = None
+        self._pruned = _Pruned(place.run / "wandb" / "pruned.jsonl")
+        # Of who commits:
+        self._digests: dict[str, str] = {}
         self._gone: set[str] = set()
-        self._num_seen = 0
+        # Of the thread:
+        self._kept: dict[str, Saved] = {}
+        self._versions: dict[str, Any] = {}
         self._missing: dict[str, Saved] = {}
+        self._links: Links = {}
         self._told: set[str] = set()
+        self._abandoned = False
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb-tracker", daemon=True)
         self._thread.start()
-        if self._online:
-            for name in uses:
-                self._tasks.put(partial(self._use, name))
+        for name in uses if self._online else ():
+            self._tasks.put(partial(self._use, name))
 
     # What is told, by whoever commits
 
     def opened(self, kept: Sequence[Saved], links: Links) -> None:
-        """See `Tracker`: what W&B lacks of this is sent, and what it has beyond it is taken back."""
-        self._tasks.put(partial(self._reconcile, tuple(kept), dict(links)))
+        """See `Tracker`: what W&B lacks of this is sent, and what was pruned without its knowledge is taken back."""
+        self._digests.update({saved.name: saved.sha256 for saved in kept})
+        late = [saved for saved in self._outbox.waiting() if saved.name not in self._digests]
+        self._tasks.put(partial(self._reconcile, tuple(kept), dict(links), late))
 
     def committed(self, saved: Saved, links: Links) -> None:
         """See `Tracker`."""
         self._gone.discard(saved.name)
-        self._num_seen += 1
-        wanted = self._is_wanted(saved, links)
-        if self._online and wanted:
+        self._digests[saved.name] = saved.sha256
+        wanted = self._wishes.wants(saved, links)
+        if wanted and self._online:
             wanted = self._hold(saved)
         self._tasks.put(partial(self._commit, saved, dict(links), wanted))
 
     def pruned(self, names: Sequence[str]) -> None:
         """See `Tracker`."""
         self._gone.update(names)
+        for name in names:
+            self._pruned.note(self._digests.pop(name, ""))
         self._tasks.put(partial(self._prune, tuple(names)))
 
     def close(self, finished: bool, limit_s: float) -> None:
@@ -116,11 +131,15 @@ class WandbTracker:
         until = time.monotonic() + limit_s
         self._tasks.put(partial(self._end, finished))
         self._tasks.put(None)
-        self._thread.join(min(_SHOW_EVERY_S, limit_s))
-        while self._thread.is_alive() and (left_s := until - time.monotonic()) > 0:
-            log.info("W&B: %s are still to be uploaded; %.0f s are left.", size(self._outbox.num_bytes()), left_s)
-            self._thread.join(min(_SHOW_EVERY_S, left_s))
-        if self._thread.is_alive() or self._missing:
+        try:
+            self._thread.join(min(_SHOW_EVERY_S, limit_s))
+            while self._thread.is_alive() and (left_s := until - time.monotonic()) > 0:
+                log.info("W&B: %s are still to be uploaded; %.0f s are left.", size(self._outbox.num_bytes), left_s)
+                self._thread.join(min(_SHOW_EVERY_S, left_s))
+        except KeyboardInterrupt:
+            log.info("W&B is not waited for any more.")
+        self._abandoned = self._thread.is_alive()
+        if self._abandoned or self._missing:
             waiting = ", ".join(saved.name for saved in self._outbox.waiting()) or ", ".join(self._missing)
             log.warning(
                 "W&B does not have all checkpoints of this run (%s). `python -m cairn sync %s` sends what is kept.",
@@ -128,16 +147,11 @@ class WandbTracker:
                 self._place.run,
             )
 
-    def _is_wanted(self, saved: Saved, links: Links) -> bool:
-        if links.get(layout.BEST) == saved.name:
-            return self._wishes.which in ("all", "best")
-        return self._wishes.which == "all" and (self._num_seen - 1) % self._wishes.every == 0
-
     def _hold(self, saved: Saved) -> bool:
         """Keep the bytes until they are uploaded; False if that is not possible."""
         limit = self._wishes.queue_bytes
-        if limit is not None and self._outbox.num_bytes() + saved.num_bytes > limit:
-            self._tell("queue", f"more than {size(limit)} wait to be uploaded, and {saved.name} is left out")
+        if limit is not None and self._outbox.num_bytes + saved.num_bytes > limit:
+            self._tell("queue", f"more than {size(limit)} wait to be uploaded: {saved.name} is left to the end of it")
             return False
         try:
             self._outbox.put(saved)
@@ -150,14 +164,20 @@ class WandbTracker:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            try:
-                task()
-            except Exception as error:  # whatever it is: training goes on
-                self._tell(type(error).__name__, _first_line(error))
+            self._attempt(task)
+
+    def _attempt(self, task: Callable[[], None]) -> None:
+        """One that fails does not keep the others from being tried, nor training from going on."""
+        if self._abandoned:
+            return
+        try:
+            task()
+        except Exception as error:
+            self._tell(type(error).__name__, first_line(error))
 
     def _tell(self, what: str, why: str) -> None:
         """Once for each kind of trouble."""
-        if what not in self._told:
+        if what not in self._told and not self._abandoned:
             self._told.add(what)
             log.error("W&B: %s. Training goes on; this is told once.", why)
 
@@ -166,30 +186,26 @@ class WandbTracker:
 
     def _commit(self, saved: Saved, links: Links, wanted: bool) -> None:
         """Make a version of it, if it is wanted, and let `best` be where it should."""
-        replaced = self._versions.pop(saved.name, None)
-        self._saved[saved.name], self._links = saved, links
-        if wanted and not self._is_gone(saved.name):
-            self._log(saved, [f"step-{saved.position.step}", *_aliases(saved, links)])
+        before, replaced = self._links.get(layout.BEST), self._versions.pop(saved.name, None)
+        self._kept[saved.name], self._links = saved, links
+        if wanted and not (saved.name in self._gone and self._wishes.pruned == "delete"):
+            self._send(saved, _aliases(saved, links))
         else:
+            self._missing |= {saved.name: saved} if self._wishes.wants(saved, links) else {}
             self._outbox.drop(saved.name)
-        if replaced is not None and self._online:
+        new = self._versions.get(saved.name)
+        if replaced is not None and self._online and (new is None or new.id != replaced.id):
             self._take_back(replaced)
-        self._move_best(links)
+        if links.get(layout.BEST) not in (before, saved.name, None):
+            self._restore_aliases()
 
-    def _is_gone(self, name: str) -> bool:
-        return name in self._gone and self._wishes.pruned == "delete"
-
-    def _log(self, saved: Saved, aliases: Sequence[str]) -> None:
-        try:
-            version = self._run.log_artifact(self._artifact(saved), aliases=list(aliases))
-            if self._online:
-                version = version.wait()
-        except Exception:
-            self._missing[saved.name] = saved
-            raise
+    def _send(self, saved: Saved, aliases: Sequence[str]) -> None:
+        self._missing[saved.name] = saved
+        version = self._run.log_artifact(self._artifact(saved), aliases=[_step_alias(saved), *aliases])
+        if self._online:
+            version = version.wait()
         self._versions[saved.name] = version
-        self._best = saved.name if "best" in aliases else self._best
-        self._missing.pop(saved.name, None)
+        del self._missing[saved.name]
         self._outbox.drop(saved.name)
 
     def _artifact(self, saved: Saved) -> Any:
@@ -207,95 +223,100 @@ class WandbTracker:
             artifact.add_file(str(source), name=saved.name, policy="immutable", skip_cache=True)
         return artifact
 
-    def _move_best(self, links: Links) -> None:
-        """`best` may go back to an older one, when the best is deleted."""
-        best = links.get(layout.BEST)
-        if best is None or best == self._best or (version := self._versions.get(best)) is None:
-            return
-        self._best = best
-        if self._online:
-            _give(version, "best")
-        else:  # the same content again: W&B makes no new version and moves the alias; and then `latest` back
-            newest = self._saved[links[layout.LAST] or best]
-            self._log(self._saved[best], ["best"])
-            self._log(newest, _aliases(newest, links))
-
     def _prune(self, names: Sequence[str]) -> None:
         for name in names:
-            self._saved.pop(name, None)
-            self._missing.pop(name, None)
+            self._kept.pop(name, None)
             version = self._versions.pop(name, None)
             if version is not None and self._online:
-                self._take_back(version)
+                self._attempt(partial(self._take_back, version))
             if self._wishes.pruned == "delete":
+                self._missing.pop(name, None)
                 self._outbox.drop(name)
 
     def _take_back(self, version: Any) -> None:
         if self._wishes.pruned == "delete":
             version.delete(delete_aliases=True)
         elif self._wishes.pruned == "untag":
-            version.aliases = []
-            version.save()
+            _rename(version, lambda aliases: [])
 
-    def _reconcile(self, kept: Sequence[Saved], links: Links) -> None:
-        there = {v.metadata.get("name"): v for v in self._there()} if self._online else {}
-        for saved in kept:
-            self._saved[saved.name] = saved
-            version = there.get(saved.name)
-            if version is not None and version.metadata.get("sha256") == saved.sha256:
-                self._versions[saved.name] = there.pop(saved.name)
-                self._outbox.drop(saved.name)
-            elif self._is_wanted(saved, links) or saved.name == links.get(layout.LAST):
-                self._attempt(partial(self._commit, saved, links, self._wishes.which != "final"))
-        for version in there.values():
-            self._attempt(partial(self._take_back, version))
-        for saved in list(self._outbox.waiting()) if self._online else []:
-            if saved.name not in self._versions:  # deleted since, and not wanted back
-                late = self._wishes.pruned != "delete" and saved.name not in self._saved
-                self._attempt(partial(self._log, saved, [f"step-{saved.position.step}"]) if late else _nothing)
-                self._outbox.drop(saved.name)
+    def _reconcile(self, kept: Sequence[Saved], links: Links, late: Sequence[Saved]) -> None:
+        """Let W&B have what it should, after a start that it may have heard nothing of."""
         self._links = links
-        self._attempt(self._restore_aliases if self._online else partial(self._move_best, links))
+        there = self._there() if self._online else []
+        pruned = self._pruned.digests()
+        for version in there:
+            if version.metadata.get("sha256") in pruned:
+                self._attempt(partial(self._take_back, version))
+        for saved in kept:
+            self._kept[saved.name] = saved
+            same = [version for version in there if version.metadata.get("sha256") == saved.sha256]
+            whole = next((version for version in same if holds(version, saved)), None)
+            if whole is not None:
+                self._versions[saved.name] = whole
+            elif self._wishes.wants(saved, links):
+                self._attempt(partial(self._send, saved, _aliases(saved, links)))
+                for version in same:  # a mere reference, which W&B's own sync has sent
+                    self._attempt(partial(version.delete, delete_aliases=True))
+        for saved in late if self._online and self._wishes.pruned != "delete" else ():
+            if not any(version.metadata.get("sha256") == saved.sha256 for version in there):
+                self._attempt(partial(self._send, saved, []))
+        for saved in [*late, *kept]:
+            if saved.name not in self._missing:
+                self._outbox.drop(saved.name)
+        if self._online:
+            self._restore_aliases()
 
-    def _attempt(self, task: Callable[[], None]) -> None:
-        """One that fails does not keep the others from being tried."""
-        try:
-            task()
-        except Exception as error:
-            self._tell(type(error).__name__, _first_line(error))
+    def _there(self) -> list[Any]:
+        """The versions that W&B has, oldest first."""
+        return versions(f"{self._run.entity}/{self._run.project}/{collection(self._run.id)}")
 
     def _restore_aliases(self) -> None:
-        """What was sent out of its turn has taken `latest` along, which W&B gives to whatever comes last."""
+        """Let each alias be where its link is: W&B gives `latest` to whatever was sent last."""
+        if not self._online:  # the same content again: W&B makes no new version, and moves the aliases
+            for link in (layout.BEST, layout.LAST):
+                saved = self._kept.get(self._links.get(link) or "")
+                if saved is not None and saved.name in self._versions:
+                    self._send(saved, _aliases(saved, self._links))
+            return
         there = {version.metadata.get("name"): version for version in self._there()}
-        for alias, link in {"latest": layout.LAST, "best": layout.BEST}.items():
+        for alias, link in _ALIASES.items():
             version = there.get(self._links.get(link))
             if version is not None and alias not in version.aliases:
-                _give(version, alias)
-            if version is not None:
-                self._versions[version.metadata["name"]] = version
-        self._best = self._links.get(layout.BEST)
-
-    def _there(self) -> Iterator[Any]:
-        """The versions that W&B has, oldest first."""
-        run = self._run
-        yield from versions(f"{run.entity}/{run.project}/{collection(run.id)}")
+                _rename(version, lambda aliases, alias=alias: [*aliases, alias])  # type: ignore[misc]
 
     def _end(self, finished: bool) -> None:
-        """Try again what has failed; and give the newest of a finished run its last alias."""
-        again = list(self._missing.values())
-        for saved in again:
-            self._attempt(partial(self._log, saved, [f"step-{saved.position.step}"]))
-        if again and self._online:
-            self._attempt(self._restore_aliases)
-        newest = max(self._saved.values(), key=lambda saved: saved.position, default=None)
-        if not finished or newest is None:
-            return
-        version = self._versions.get(newest.name)
-        if version is not None and self._online:
-            _give(version, "final")
-        elif version is not None or self._wishes.which in ("all", "final"):
-            best = ["best"] if newest.name == self._best else []
-            self._log(newest, [f"step-{newest.position.step}", *best, "final"])
+        """Send what could not be sent before; and give the newest of a finished run its last alias."""
+        late = list(self._missing.values())
+        for saved in late:
+            self._attempt(partial(self._send, saved, []))
+        newest = self._kept.get(self._links.get(layout.LAST) or "")
+        if finished and newest is not None:
+            version = self._versions.get(newest.name)
+            if version is not None and self._online:
+                _rename(version, lambda aliases: [*aliases, "final"])
+            elif version is not None or self._wishes.wants(newest, self._links, finished=True):
+                self._send(newest, [*_aliases(newest, self._links), "final"])
+        if late:
+            self._restore_aliases()
+
+
+class _Pruned:
+    """The digests of what retention has deleted: what else is not there, somebody has moved, and W&B shall keep it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def note(self, digest: str) -> None:
+        if digest:
+            try:
+                self.path.parent.mkdir(exist_ok=True)
+                with open(self.path, "a") as file:
+                    file.write(digest + "\n")
+            except OSError:
+                pass  # the thread will take it back, unless this run ends before
+
+    def digests(self) -> set[str]:
+        return set(self.path.read_text().split()) if self.path.is_file() else set()
 
 
 def metadata(saved: Saved, place: Place) -> dict[str, Any]:
@@ -318,13 +339,28 @@ def metadata(saved: Saved, place: Place) -> dict[str, Any]:
 
 
 def versions(named: str) -> list[Any]:
-    """All committed versions of `entity/project/name`, oldest first; none if there is no such artifact."""
+    """All committed versions of `entity/project/name`, oldest first; none if there is no such artifact.
+
+    Raises:
+        wandb.errors.CommError: W&B does not answer.
+    """
     try:
         found = list(wandb.Api().artifacts(TYPE, named))
-    except (wandb.errors.CommError, ValueError):  # W&B says so when the run has made none yet
-        return []
+    except (wandb.errors.CommError, ValueError) as error:
+        if not any(words in str(error) for words in ("not find", "not found", "Unable to parse 'Artifacts' response")):
+            raise
+        return []  # the run has made none yet
     committed = [version for version in found if version.state == "COMMITTED"]
     return sorted(committed, key=lambda version: int(version.version.removeprefix("v")))
+
+
+def holds(version: Any, saved: Saved) -> bool:
+    """Has W&B the bytes of this checkpoint, and not only a reference to them?"""
+    entries = version.manifest.entries
+    entry = entries.get(saved.name)
+    if entry is not None:
+        return entry.ref is None and entry.size == saved.num_bytes
+    return any(name.startswith(f"{saved.name}/") and entry.ref is None for name, entry in entries.items())
 
 
 def download(named: str, into: Path) -> Path:
@@ -332,7 +368,7 @@ def download(named: str, into: Path) -> Path:
 
     Args:
         named: `entity/project/name:alias`.
-        into: folder for the file.
+        into: folder for the file; a file that is there already is only looked at.
 
     Raises:
         ResumeError: there is no such version, it holds no bytes, or others than were saved.
@@ -340,26 +376,29 @@ def download(named: str, into: Path) -> Path:
     try:
         version = wandb.Api().artifact(named)
         name, digest = version.metadata.get("name"), version.metadata.get("sha256")
-        entry = version.manifest.entries.get(name)
+        entries = version.manifest.entries
     except (wandb.errors.Error, ValueError) as error:
-        raise ResumeError(f"{named} is not to be had from W&B: {_first_line(error)}.") from error
+        raise ResumeError(f"{named} is not to be had from W&B: {first_line(error)}.") from error
     if not name or not digest:
         raise ResumeError(f"{named} is no checkpoint of this project: its metadata names no file and no sha256.")
-    if entry is None or entry.ref is not None:
+    if name not in entries and any(path.startswith(f"{name}/") for path in entries):
+        raise ResumeError(f"{named} is a sharded checkpoint, which cannot be started from: download it by W&B's tools.")
+    if name not in entries or entries[name].ref is not None:
         raise ResumeError(f"{named} holds no bytes: `python -m cairn sync RUN` uploads them from where the run lies.")
-    try:
-        path = Path(version.get_entry(name).download(str(into)))
-    except (wandb.errors.Error, ValueError, OSError) as error:
-        raise ResumeError(f"{named} cannot be downloaded: {_first_line(error)}.") from error
+    path = into / name
+    if not path.is_file():
+        _fetch(version, name, into, named)
     if (found := disk.sha256(path)) != digest:
         path.unlink()
         raise ResumeError(f"{named} is not what was saved: its sha256 is {found}, and it should be {digest}.")
     return path
 
 
-def _give(version: Any, alias: str) -> None:
-    version.aliases = sorted({*version.aliases, alias})
-    version.save()
+def _fetch(version: Any, name: str, into: Path, named: str) -> None:
+    try:
+        version.get_entry(name).download(str(into), skip_cache=True)
+    except (wandb.errors.Error, ValueError, OSError) as error:
+        raise ResumeError(f"{named} cannot be downloaded: {first_line(error)}.") from error
 
 
 def forget() -> None:
@@ -368,14 +407,20 @@ def forget() -> None:
 
 
 def _aliases(saved: Saved, links: Links) -> list[str]:
-    names = {"latest": layout.LAST, "best": layout.BEST}
-    return [alias for alias, link in names.items() if links.get(link) == saved.name]
+    return [alias for alias, link in _ALIASES.items() if links.get(link) == saved.name]
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+def _step_alias(saved: Saved) -> str:
+    return f"step-{saved.position.step}"
 
 
-def _nothing() -> None:
-    pass
+def _rename(version: Any, change: Callable[[list[str]], list[str]]) -> None:
+    """Change the aliases that a version has now: others may have taken some since it was sent."""
+    now = again(version)
+    now.aliases = change(list(now.aliases))
+    now.save()
+
+
+def again(version: Any) -> Any:
+    """The version as W&B has it now."""
+    return wandb.Api().artifact(version.qualified_name)

@@ -1,7 +1,7 @@
-"""W&B's history: one row per optimizer step, the same after a resume, and offline when nobody answers.
+"""W&B's history: every row once, also those that a resumed run repeats; and offline when nobody answers.
 
-Lightning's logger counts rows by itself, so that what a resumed run repeats appears twice, shifted. Here the row is the
-step. A journal beside W&B's own files holds every row; what W&B does not have yet at a resume is sent again from it.
+Lightning's logger counts rows by itself, so that what a resumed run repeats appears twice, shifted. Here a journal in
+the run directory holds every row of the run, and a list beside it those that W&B has: the difference is what is sent.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,50 +18,76 @@ from typing import Any
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
-from torch import Tensor
+
+from cairn.errors import first_line
 
 log = logging.getLogger(__name__)
 
 _STEP = "trainer/global_step"
-_COSTS = "checkpoint/"
+_TIME = "_timestamp"
 _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
+Row = dict[str, Any]
+Key = tuple[Any, ...]
 
-class Journal:
-    """The rows of a run, a line of JSON each, oldest first.
+
+class Lines:
+    """A file with a line of JSON for each item, oldest first.
 
     Args:
-        path: the file; made, or emptied, with the first row, unless `cut` was called before.
+        path: made, or emptied, with the first item, unless `cut` was called before.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.num_rows = 0
+        self.count = 0
         self._fresh = True
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row."""
+    def add(self, item: Any) -> None:
+        """Append one; no half of it is left when that fails.
+
+        Raises:
+            OSError: it could not be written.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "w" if self._fresh else "a") as file:
-            file.write(json.dumps(row) + "\n")
+        with open(self.path, "wb" if self._fresh else "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                line = json.dumps(item).encode() + b"\n"
+                if file.write(line) != len(line):
+                    raise OSError(28, "No space left on device")
+            except OSError:
+                os.truncate(self.path, size)
+                raise
         self._fresh = False
-        self.num_rows += 1
+        self.count += 1
 
     def sync(self) -> None:
-        """Let the rows survive a power cut."""
-        if self.num_rows:
+        """Let all of them survive a power cut."""
+        if self.count:
             with open(self.path) as file:
                 os.fsync(file.fileno())
 
-    def cut(self, num_rows: int) -> list[dict[str, Any]]:
-        """Forget all rows but the first ones; returns those."""
-        lines = list(read(self.path))[:num_rows]
-        if lines:
+    def cut(self, count: int) -> list[Any]:
+        """Forget all but the first ones; returns those."""
+        items = list(read(self.path))[:count]
+        if self.path.is_file():
             temp = self.path.with_suffix(".tmp")
-            temp.write_text("".join(json.dumps(row) + "\n" for row in lines))
+            temp.write_text("".join(json.dumps(item) + "\n" for item in items))
             temp.replace(self.path)
-        self.num_rows, self._fresh = len(lines), not lines
-        return lines
+        self.count, self._fresh = len(items), False
+        return items
+
+
+def read(path: Path) -> Iterator[Any]:
+    """The items in a file of lines; nothing where there is none. What a kill has cut off is left out."""
+    if path.is_file():
+        with open(path) as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    log.warning("%s has a line that was cut off: it is left out.", path)
 
 
 def prepare(run: Path, offline: bool) -> None:
@@ -85,22 +112,8 @@ def prepare(run: Path, offline: bool) -> None:
         os.environ.setdefault(name, text)
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows in a journal; nothing where there is none. What a kill has cut off in the last line is left out."""
-    if path.is_file():
-        with open(path) as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
-
-
-def journal_path(run: Path) -> Path:
-    """Where a run's journal lies."""
-    return run / "wandb" / "history.jsonl"
-
-
 class WandbLogger(loggers.WandbLogger):
-    """Lightning's logger with the optimizer step as W&B's step.
+    """Lightning's logger with a journal.
 
     Args:
         save_dir: the run directory.
@@ -116,10 +129,13 @@ class WandbLogger(loggers.WandbLogger):
         super().__init__(save_dir=str(save_dir), **more)
         self._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever it is
         self.mode = _MODES.get(os.environ.get("WANDB_MODE", ""), "offline" if offline else "online")
-        self.journal = Journal(journal_path(Path(save_dir)))
+        folder = Path(save_dir) / "wandb"
+        self.journal = Lines(folder / "history.jsonl")
+        self._sent = Lines(folder / "sent.jsonl")
         self._forget = forget
-        self._step = 0
-        self._told = False
+        self._next: int | None = None
+        self._has: Counter[Key] = Counter()
+        self._told: set[str] = set()
 
     @property
     @rank_zero_experiment
@@ -137,35 +153,61 @@ class WandbLogger(loggers.WandbLogger):
         return super().experiment
 
     def _go_offline(self, error: Exception) -> None:
-        self.mode = self._wandb_init["mode"] = "offline"
+        self.mode = self._wandb_init["mode"] = os.environ["WANDB_MODE"] = "offline"
         log.error(
             "W&B cannot be reached (%s): this run is logged offline. `python -m cairn sync %s` sends it later.",
-            str(error).splitlines()[0].rstrip("."),
+            first_line(error),
             self.save_dir,
         )
 
     @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        self._attempt("the configuration could not be sent", lambda: super(WandbLogger, self).log_hyperparams(params))
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        if not all(name.startswith(_COSTS) for name in metrics):  # they are known later, and go to the row of then
-            self._step = max(self._step, step or 0)
-        row = {_STEP: self._step, **{name: _number(value) for name, value in metrics.items()}}
+        names = {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name: name for name in metrics}
+        row = {full: _number(metrics[name]) for full, name in names.items()}
+        row |= {_TIME: time.time()} | ({} if step is None else {_STEP: step})
         plain = {name: value for name, value in row.items() if isinstance(value, int | float | str)}
-        self._note({"_step": self._step, "_timestamp": time.time(), **plain})
-        if self._step >= self.first_step:
-            self.experiment.log(row, step=self._step)
+        self._attempt(f"{self.journal.path} cannot be written", lambda: self.journal.add(plain))
+        self.deliver(row)
 
-    @property
-    def first_step(self) -> int:
-        """W&B has everything before this one: a row that comes again is left out."""
-        return int(getattr(self.experiment, "starting_step", 0) or 0)
+    def deliver(self, row: Row) -> bool:
+        """Send a row, if W&B does not have it; returns whether it had to."""
+        if self._next is None:
+            self._next = self._look_up()
+        key = _key(row)
+        if self._has[key]:
+            self._has[key] -= 1
+            return False
+        self._attempt("a row of the history could not be sent", lambda: self._send(row, key))
+        return True
 
-    def _note(self, row: Mapping[str, Any]) -> None:
+    def _look_up(self) -> int:
+        """What W&B has of the run, by the list of what was sent; returns the number of its next row."""
+        first = int(getattr(self.experiment, "starting_step", 0) or 0) if self.mode == "online" else 0
+        there = [item for item in read(self._sent.path) if item[0] < first] if first else []
+        self._has = Counter(tuple(key) for _, *key in there)
+        self._sent.cut(len(there)) if self.mode == "online" else None
+        return first
+
+    def _send(self, row: Row, key: Key) -> None:
+        assert self._next is not None
+        number = max(self._next, int(self.experiment.step or 0))  # whoever uses W&B's run directly takes numbers, too
+        self._next = number + 1
+        self.experiment.log(row, step=number, commit=True)
+        if self.mode == "online":
+            self._sent.add([number, *key])
+
+    def _attempt(self, what: str, task: Callable[[], Any]) -> None:
+        """Nothing that W&B, or its files, may do stops a training; it is told once."""
         try:
-            self.journal.add(row)
-        except OSError as error:
-            if not self._told:
-                log.error("%s cannot be written: %s.", self.journal.path, error.strerror)
-            self._told = True
+            task()
+        except Exception as error:
+            if what not in self._told:
+                log.error("W&B: %s (%s). Training goes on; this is told once.", what, first_line(error))
+            self._told.add(what)
 
     def state_dict(self) -> dict[str, Any]:
         """How many rows belong to this position; they are on the disk when this returns.
@@ -174,7 +216,8 @@ class WandbLogger(loggers.WandbLogger):
             OSError: they could not be written.
         """
         self.journal.sync()
-        return {"rows": self.journal.num_rows, "step": self._step}
+        self._sent.sync()
+        return {"rows": self.journal.count}
 
     @rank_zero_only
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -182,29 +225,27 @@ class WandbLogger(loggers.WandbLogger):
         rows = self.journal.cut(state["rows"])
         if len(rows) < state["rows"]:
             rank_zero_warn(f"{self.journal.path} has {len(rows)} rows, and the checkpoint knew {state['rows']}.")
-        self._step = state["step"]
-        send(self.experiment, rows)
+        for row in rows:
+            self.deliver(row)
 
     def close(self, exit_code: int, preempted: bool = False) -> None:
         """End W&B's run, if there is one; 0 is success. A preempted one is shown as such."""
         if self._experiment is not None:
+            experiment, self._experiment = self._experiment, None
             if preempted:
-                self._experiment.mark_preempting()
-            self._experiment.finish(exit_code=exit_code)
-            self._experiment = None
+                self._attempt("its run could not be marked as preempted", experiment.mark_preempting)
+            self._attempt("its run could not be ended", lambda: experiment.finish(exit_code=exit_code))
 
     def finalize(self, status: str) -> None:
         """Nothing: `close` ends the run, with its exit code."""
 
 
-def send(run: Any, rows: list[dict[str, Any]]) -> int:
-    """Send rows of a journal to W&B's run, as if they were logged now; returns how many it did not have."""
-    missing = [row for row in rows if row["_step"] >= int(getattr(run, "starting_step", 0) or 0)]
-    for row in missing:
-        run.log({name: value for name, value in row.items() if name != "_step"}, step=row["_step"])
-    return len(missing)
+def _key(row: Row) -> Key:
+    """What makes a row this row: a resumed run logs the same numbers under the same names at the same step again."""
+    return (row.get(_STEP), *sorted(name for name in row if name not in (_STEP, _TIME)))
 
 
 def _number(value: Any) -> Any:
-    """A tensor of one number as that number; the rest as it is."""
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    """A tensor or an array of one number as that number; the rest as it is."""
+    num = value.numel() if hasattr(value, "numel") else getattr(value, "size", None)
+    return value.item() if num == 1 and hasattr(value, "item") else value

@@ -1,0 +1,273 @@
+"""A run and W&B: what W&B is told of it, which of its checkpoints it gets, where it may start from, and a later `sync`.
+
+Imports wandb only where somebody wants it: it takes a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch import loggers
+from omegaconf import DictConfig, OmegaConf
+
+from cairn.checkpoint import layout
+from cairn.checkpoint.catalog import Catalog, verify
+from cairn.checkpoint.errors import CheckpointError, ResumeError
+from cairn.checkpoint.retention import best_of, parse_size
+from cairn.checkpoint.schedule import parse_duration_s
+from cairn.checkpoint.tracker import UNTRACKED, Links, Tracker
+from cairn.checkpoint.types import Saved
+from cairn.errors import first_line
+from cairn.logging.wandb import WandbLogger, prepare, read
+from cairn.provenance import Start
+from cairn.rundir import Record, RunDirectory
+
+if TYPE_CHECKING:
+    from cairn.checkpoint.tracking import Place, Wishes
+
+PREFIX = "wandb:"
+"""`ckpt_path=wandb:entity/project/name:alias` names a checkpoint that lies in W&B."""
+STOP_S = 10.0
+"""Who was stopped by a signal has little time left for uploads: the next start, or `sync`, makes up for them."""
+
+
+# What W&B is told
+
+
+def node(cfg: DictConfig) -> DictConfig | None:
+    """The configuration of our W&B logger, under whatever name; None if there is none."""
+    nodes = cfg.get("logger", {}).values()
+    return next((node for node in nodes if str(node.get("_target_")).endswith("logging.wandb.WandbLogger")), None)
+
+
+def set_up(cfg: DictConfig, directory: RunDirectory) -> None:
+    """Before the logger is made: where W&B's files go, and that it stays off the network if it shall."""
+    if (found := node(cfg)) is not None:
+        prepare(directory.path, bool(found.get("offline")))
+
+
+def own(given: DictConfig, run_id: str, directory: RunDirectory) -> dict[str, Any]:
+    """What the configuration leaves to the run: its id; in a sweep, a name that says what is special, and the group."""
+    before = _recall(directory)
+    found = {"id": given.get("id") or run_id, "forget": _forget}
+    found |= {key: given.get(key) or before.get(key) for key in ("name", "group")}
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    if hydra is not None and hydra.mode == RunMode.MULTIRUN:
+        sweep = Path(hydra.sweep.dir).absolute()
+        found["group"] = found["group"] or f"{sweep.parent.name}-{sweep.name}"
+        found["name"] = found["name"] or hydra.job.override_dirname.replace(",", " ") or directory.path.name
+    _remember(directory, name=found["name"], group=found["group"])
+    return found
+
+
+def introduce(directory: RunDirectory, given: Sequence[Any], config: Mapping[str, Any], facts: dict[str, Any]) -> None:
+    """Tell the loggers what run this is; what a later start, or `sync`, cannot find out any more is noted down."""
+    if "started_from" not in facts and (before := _recall(directory).get("facts", {}).get("started_from")):
+        facts["started_from"] = before
+    if any(isinstance(logger, WandbLogger) for logger in given):
+        _remember(directory, facts=facts)
+    for logger in given:
+        logger.log_hyperparams({**config, "run": facts})
+
+
+def _remember(directory: RunDirectory, **what: Any) -> None:
+    path = directory.path / "wandb" / "run.json"
+    if path.parent.is_dir():
+        path.write_text(json.dumps(_recall(directory) | what, indent=2, default=str))
+
+
+def _recall(directory: RunDirectory) -> dict[str, Any]:
+    path = directory.path / "wandb" / "run.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _forget() -> None:
+    from cairn.checkpoint import tracking
+
+    tracking.forget()
+
+
+def close(given: Sequence[Any], exit_code: int) -> None:
+    """End W&B's runs, whoever has begun them: the next job of a sweep would log into them."""
+    preempted = exit_code > 128 and exit_code != 128 + signal.SIGINT  # not by who sits before it
+    for logger in given:
+        if isinstance(logger, WandbLogger):
+            logger.close(exit_code, preempted)
+        elif isinstance(logger, loggers.WandbLogger) and logger._experiment is not None:
+            logger.experiment.finish(exit_code=exit_code)
+
+
+# Its checkpoints
+
+
+def tracker(cfg: DictConfig, given: Sequence[Any], directory: RunDirectory, facts: Mapping[str, Any]) -> Tracker:
+    """Who has the checkpoints of a run beside its disk: W&B, if it is among the loggers and shall have any."""
+    logger = next((item for item in given if isinstance(item, WandbLogger)), None)
+    wanted = cfg.get("train") and cfg.checkpoint.triggers and "artifacts" in cfg.checkpoint
+    if logger is None or not wanted or cfg.checkpoint.artifacts.which == "none" or logger.mode == "disabled":
+        return UNTRACKED
+    from cairn.checkpoint import tracking
+
+    run = logger.experiment
+    start = Start(**facts["started_from"]) if "started_from" in facts else None
+    uses = [artifact] if start and (artifact := _artifact(start, run.entity, run.project)) else []
+    return tracking.WandbTracker(run, _place(directory, Path(cfg.checkpoint.dirpath), facts), _wishes(cfg), uses)
+
+
+def _place(directory: RunDirectory, checkpoints: Path, facts: Mapping[str, Any]) -> Place:
+    from cairn.checkpoint.tracking import Place
+
+    told = {key: facts[key] for key in ("git_commit", "started_from") if key in facts}
+    return Place(directory.path, checkpoints, told)
+
+
+def _artifact(start: Start, entity: str, project: str) -> str:
+    """The version that a run has started from; empty if its file says nothing of a run."""
+    if start.named.startswith(PREFIX):
+        return start.named.removeprefix(PREFIX)
+    return f"{entity}/{project}/model-{start.run}:step-{start.step}" if start.run else ""
+
+
+def _wishes(cfg: DictConfig) -> Wishes:
+    """What of the checkpoints shall be in W&B; `config.check` has seen it. Runs from before there was a choice: all."""
+    from cairn.checkpoint.tracking import Wishes
+
+    if "artifacts" not in cfg.checkpoint:
+        return Wishes()
+    group = cfg.checkpoint.artifacts
+    return Wishes(group.which, group.every, group.pruned, None if group.queue is None else parse_size(group.queue))
+
+
+def wait_s(cfg: DictConfig, exit_code: int) -> float:
+    """How long the end of a run may wait for uploads, in seconds."""
+    if exit_code > 128 or "artifacts" not in cfg.checkpoint:
+        return STOP_S
+    return parse_duration_s(cfg.checkpoint.artifacts.wait, name="checkpoint.artifacts.wait")
+
+
+# What a run starts from
+
+
+def local(named: str, directory: RunDirectory) -> Path:
+    """The file that a run starts from; one that lies in W&B is fetched into the run directory, once.
+
+    Raises:
+        ResumeError: it is not to be had.
+    """
+    if not named.startswith(PREFIX):
+        return Path(named)
+    folder = directory.path / "start" / hashlib.sha256(named.encode()).hexdigest()[:8]
+    if there := sorted(folder.glob("whole/*.ckpt")):
+        return there[0]
+    from cairn.checkpoint import tracking
+
+    prepare(directory.path, offline=False)
+    path = tracking.download(named.removeprefix(PREFIX), folder)
+    (folder / "whole").mkdir(exist_ok=True)
+    return path.rename(folder / "whole" / path.name)
+
+
+# Later
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What W&B has of a run after a `sync`."""
+
+    run: str
+    """entity/project/id."""
+    num_rows: int
+    """Of the history, sent now."""
+    states: Sequence[tuple[Saved, str]]
+    """Each kept checkpoint that shall be there, and its version, empty if there is none."""
+
+
+def sync(run: RunDirectory, limit_s: float) -> Synced:
+    """Send a run to W&B, or what W&B lacks of it; nothing is taken back but what retention has deleted.
+
+    The history is that of the journal: pictures, the console and the system's load stay in W&B's own files.
+
+    Raises:
+        ResumeError: it has never been logged to W&B, or W&B cannot be reached.
+    """
+    cfg, record = run.config(), run.record()
+    if (given := node(cfg)) is None or record is None:
+        raise ResumeError(f"{run.path} has no W&B logger in its configuration: there is nothing to send.")
+    os.environ.pop("WANDB_MODE", None)  # whatever the runs do: this command goes to the network
+    prepare(run.path, offline=False)
+    logger = _logger(given, record, run)
+    rows = list(read(logger.journal.path))
+    num_rows = sum(logger.deliver(row) for row in rows)
+    logger.log_hyperparams({**OmegaConf.to_container(cfg, resolve=True), "run": _recall(run).get("facts", {})})  # type: ignore[dict-item]
+    return _send_checkpoints(cfg, run, record, logger, num_rows, limit_s)
+
+
+def _logger(given: DictConfig, record: Record, run: RunDirectory) -> WandbLogger:
+    """Online, or not at all."""
+    names = {key: given.get(key) or _recall(run).get(key) for key in ("name", "group")}
+    more = {"id": given.get("id") or record.id, "save_dir": str(run.path), "offline": False}
+    logger: WandbLogger = instantiate(given, **more, **names)
+    try:
+        _ = logger.experiment
+    except Exception as error:
+        raise ResumeError(f"W&B cannot be reached: {first_line(error)}.") from error
+    return logger
+
+
+def _send_checkpoints(
+    cfg: DictConfig, run: RunDirectory, record: Record, logger: WandbLogger, num_rows: int, limit_s: float
+) -> Synced:
+    from cairn.checkpoint import tracking
+
+    kept = Catalog(run.checkpoints()).committed()
+    best = best_of(kept, cfg.checkpoint.mode) if cfg.checkpoint.monitor else None
+    links: Links = {layout.LAST: kept[-1].name if kept else None, layout.BEST: best.name if best else None}
+    wishes, finished, experiment = _wishes(cfg), record.status == "finished", logger.experiment
+    sender = tracking.WandbTracker(experiment, _place(run, run.checkpoints(), _recall(run).get("facts", {})), wishes)
+    sender.opened([saved for saved in kept if _is_whole(run.checkpoints(), saved)], links)
+    sender.close(finished, limit_s)
+    name = f"{experiment.entity}/{experiment.project}"
+    artifact = f"{name}/{tracking.collection(experiment.id)}"
+    logger.close(_exit_code(record), preempted=record.why in ("SIGTERM", "SIGUSR1", "SIGUSR2"))
+    try:
+        there = tracking.versions(artifact)
+    except Exception as error:
+        raise ResumeError(f"W&B does not say what it has: {first_line(error)}.") from error
+    wanted = [saved for saved in kept if wishes.wants(saved, links, finished)]
+    found = {saved.name: next((v.version for v in there if _is_version(v, saved)), "") for saved in wanted}
+    return Synced(f"{name}/{record.id}", num_rows, [(saved, found[saved.name]) for saved in wanted])
+
+
+def _is_version(version: Any, saved: Saved) -> bool:
+    from cairn.checkpoint import tracking
+
+    return version.metadata.get("sha256") == saved.sha256 and tracking.holds(version, saved)
+
+
+def _is_whole(folder: Path, saved: Saved) -> bool:
+    try:
+        verify(folder / saved.name, saved)
+    except CheckpointError:
+        return False  # told as missing
+    return True
+
+
+def _exit_code(record: Record) -> int:
+    """As the run itself would have said."""
+    by_signal = getattr(signal, record.why, None) if record.why.startswith("SIG") else None
+    if by_signal is not None:
+        return 128 + int(by_signal)
+    return 0 if record.status in ("finished", "stopped") else 1

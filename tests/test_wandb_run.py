@@ -1,0 +1,104 @@
+"""What of a run's configuration W&B goes by."""
+
+from types import SimpleNamespace
+
+import pytest
+from lightning.pytorch import loggers
+from omegaconf import OmegaConf
+
+from cairn import wandb_run
+from cairn.checkpoint.tracker import UNTRACKED
+from cairn.logging.wandb import WandbLogger
+from cairn.rundir import Record, RunDirectory
+
+OURS = "cairn.logging.wandb.WandbLogger"
+THEIRS = "lightning.pytorch.loggers.WandbLogger"
+
+
+@pytest.mark.parametrize(
+    ("logger", "expected"),
+    [
+        ({"wandb": {"_target_": OURS}}, OURS),
+        ({"csv": {"_target_": "x"}, "any_name": {"_target_": OURS}}, OURS),
+        ({"wandb": {"_target_": THEIRS}}, None),  # one from before there was ours, or somebody's choice
+        ({}, None),
+    ],
+)
+def test_our_logger_is_known_by_its_class(logger, expected):
+    found = wandb_run.node(OmegaConf.create({"logger": logger}))
+    assert (found and found._target_) == expected
+
+
+def test_a_run_without_a_sweep_has_its_id_and_what_is_configured(tmp_path):
+    directory = RunDirectory(tmp_path)
+    (tmp_path / "wandb").mkdir()
+    found = wandb_run.own(OmegaConf.create({"id": None, "name": "mine", "group": None}), "r1", directory)
+    assert (found["id"], found["name"], found["group"]) == ("r1", "mine", None)
+    later = wandb_run.own(OmegaConf.create({"id": "own", "name": None}), "r1", directory)
+    assert (later["id"], later["name"]) == ("own", "mine"), "what it was called before"
+
+
+def test_where_a_run_started_from_is_not_forgotten_at_a_resume(tmp_path):
+    (tmp_path / "wandb").mkdir()
+    told = []
+    logger = WandbLogger(tmp_path, project="p", id="x")
+    logger.log_hyperparams = told.append
+    wandb_run.introduce(RunDirectory(tmp_path), [logger], {"seed": 1}, {"started_from": {"run": "r"}, "command": "a"})
+    wandb_run.introduce(RunDirectory(tmp_path), [logger], {"seed": 1}, {"command": "b"})
+    assert told[1] == {"seed": 1, "run": {"started_from": {"run": "r"}, "command": "b"}}
+
+
+@pytest.mark.parametrize(("exit_code", "expected"), [(0, False), (1, False), (130, False), (143, True), (138, True)])
+def test_who_was_stopped_by_somebody_else_is_preempted(tmp_path, exit_code, expected):
+    logger = WandbLogger(tmp_path, project="p", id="x")
+    seen = []
+    logger.close = lambda code, preempted: seen.append((code, preempted))
+    wandb_run.close([logger], exit_code)
+    assert seen == [(exit_code, expected)]
+
+
+def test_lightnings_own_logger_is_ended_too():
+    ended = []
+    logger = loggers.WandbLogger(
+        project="p", experiment=SimpleNamespace(finish=lambda exit_code: ended.append(exit_code))
+    )
+    wandb_run.close([logger], 1)
+    assert ended == [1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": False},
+        {"checkpoint": {"triggers": {}}},
+        {"checkpoint": {"artifacts": {"which": "none"}}},
+        {"loggers": []},
+    ],
+)
+def test_nobody_tracks_where_there_is_nothing_to_track(tmp_path, changes):
+    given = changes.pop("loggers", [WandbLogger(tmp_path, project="p", id="x")])
+    cfg = {"train": True, "checkpoint": {"triggers": {"end": {}}, "artifacts": {"which": "all"}}}
+    cfg = OmegaConf.merge(cfg, changes)
+    if changes.get("checkpoint", {}).get("triggers") == {}:
+        cfg.checkpoint.triggers = {}
+    assert wandb_run.tracker(cfg, given, RunDirectory(tmp_path), {}) is UNTRACKED
+
+
+@pytest.mark.parametrize(
+    ("status", "why", "expected"),
+    [
+        ("finished", "", 0),
+        ("stopped", "SIGTERM", 143),
+        ("stopped", "SIGINT", 130),
+        ("stopped", "max_time", 0),
+        ("failed", "ValueError: x", 1),
+        ("running", "", 1),  # it was killed
+    ],
+)
+def test_a_sync_says_how_the_run_ended(status, why, expected):
+    assert wandb_run._exit_code(Record("r", "t", status=status, why=why)) == expected
+
+
+def test_who_was_stopped_waits_less(tmp_path):
+    cfg = OmegaConf.create({"checkpoint": {"artifacts": {"wait": "10min"}}})
+    assert (wandb_run.wait_s(cfg, 0), wandb_run.wait_s(cfg, 1), wandb_run.wait_s(cfg, 143)) == (600, 600, 10)
