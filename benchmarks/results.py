@@ -74,7 +74,21 @@ def _fsync(comparisons: list[figures.Comparison]) -> str:
 def _comparison(item: figures.Comparison, floor: figures.Floors) -> str:
     heading = f"### {tables.title(item)}"
     table = tables.markdown(tables.HEADER, tables.cells(item, floor))
-    return "\n\n".join([heading, tables.floor_line(floor), table])
+    return "\n\n".join(filter(None, [heading, tables.floor_line(floor), _unavoidable(item, floor), table]))
+
+
+def _unavoidable(item: figures.Comparison, floor: figures.Floors) -> str:
+    """What of the time that is lost no way of saving could give back here."""
+    bare = item.row("bare-write")
+    if bare is None or bare.lost_s is None or bare.lost_range_s is None:
+        return ""
+    copy, lost, (low, high) = 1e3 * floor.copy_s, 1e3 * bare.lost_s, (1e3 * value for value in bare.lost_range_s)
+    least = copy + max(lost, 0.0)
+    return (
+        f"The floor of what a save takes: the copy, {copy:.0f} ms, and {lost:.0f} ms ({low:.0f} to {high:.0f}) that "
+        f"training loses to a process which writes, syncs and hashes as many bytes and does nothing else. Together "
+        f"{least:.0f} ms, {least / 1e3 / floor.write_s:.2f} W."
+    )
 
 
 def _startup(results: list[dict[str, Any]]) -> str:

@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
-    with _sentences(directory, alone=hydra.mode == RunMode.RUN):
+    with _own_environment(), _sentences(directory, alone=hydra.mode == RunMode.RUN):
         overrides = tuple(hydra.overrides.task)
         merged, old = _configuration(cfg, directory, overrides)
         config.check(merged.config)
@@ -114,7 +114,7 @@ def join(config: str, run: str, start: str | None) -> None:
 def _train(
     cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan, loader: MappedCheckpointIO
 ) -> float | None:
-    with _distributed_environment():
+    with _own_environment():
         parts = build(cfg, directory, run_id, plan, loader)
         exit_code, finished = 1, False
         try:
@@ -456,7 +456,7 @@ def _newest(directory: RunDirectory) -> str | None:
 
 
 @contextmanager
-def _distributed_environment() -> Iterator[None]:
+def _own_environment() -> Iterator[None]:
     """Leave no trace of DDP and W&B: the next job of a sweep, in this process, starts its own."""
     before = dict(os.environ)
     try:

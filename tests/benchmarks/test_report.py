@@ -63,6 +63,13 @@ def test_the_page_says_where_it_was_measured_how_to_repeat_it_and_which_bars_are
     assert "| first batch | 0.5 GB | 4.00 (3.00 to 8.00) | failed |" in page
 
 
+def test_the_page_says_what_no_way_of_saving_could_give_back(raw):
+    assert "The floor of what a save takes" not in results.text(raw)
+    raw["runs"].append(run("bare-write", 0.05))
+    assert "The floor of what a save takes: the copy, 100 ms, and 50 ms (50 to 50)" in results.text(raw)
+    assert "Together 150 ms, 0.30 W." in results.text(raw)
+
+
 def test_the_page_names_nothing_of_this_machine_but_its_kind(raw):
     page = results.text(raw)
     assert not [word for word in (str(ROOT), str(Path.home()), os.uname().nodename) if len(word) > 4 and word in page]
