@@ -111,6 +111,7 @@ class Run:
         return item
 
     def prune(self, *numbers):
+        self.tracker.pruning([name(number) for number in numbers])
         for number in numbers:
             remove(self.folder, saved(number).name)
         self.tracker.pruned([saved(number).name for number in numbers])
@@ -238,7 +239,7 @@ def test_a_start_sends_what_is_lacking_and_takes_back_what_was_pruned(server, fo
     for number in range(3):
         first.save(number)
     first.end(finished=False)
-    first.tracker._pruned.note(saved_on(folder, 0).sha256)  # and it was killed before W&B heard of it
+    first.tracker.pruning([name(0), name(2)])  # and it was killed before W&B heard of it, or before the second was gone
     remove(folder, name(0))
     unknown = commit(folder, 3, position=place(3))  # right before the kill
     second = Run(server, folder)

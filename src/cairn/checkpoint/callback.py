@@ -153,7 +153,7 @@ class CheckpointEngine(Checkpoint):
             if self.policy.triggers:
                 self.history.check_writable()
             self.history.open(self.origin.run, self.plan)
-            self.tracker.opened(self.history.saved, self.history.links)
+            self.tracker.opened(self.history.saved, self.history.links, self.history.dropped)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:

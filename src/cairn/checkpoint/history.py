@@ -34,6 +34,8 @@ class History:
     def __init__(self, directory: Path, rules: Iterable[retention.Rule], mode: Mode | None) -> None:
         self.directory, self.rules, self.mode = directory, list(rules), mode
         self.saved: list[Saved] = []
+        self.dropped: list[Saved] = []
+        """What was deleted when the run was opened."""
         self._coming: list[Saved] = []
         self._lock = threading.Lock()
         self._catalog = Catalog(directory)
@@ -83,7 +85,8 @@ class History:
         if not committed:
             self._unwanted = sorted(abandoned)
         kept = retention.survivors(self.rules, ours, self.mode)
-        self.keep(kept, dropped=[item for item in ours if item not in kept])
+        self.dropped = [item for item in ours if item not in kept]
+        self.keep(kept, self.dropped)
         self._unwanted = sorted(abandoned) if committed else []
 
     def check_writable(self) -> None:

@@ -139,6 +139,7 @@ class Saver:
         try:
             image.wait()
             job = replace(self.history.job(draft, provenance), blocking=not self.background)
+            self.tracker.pruning([*job.room, *job.gone])
             result = self.writer.perform(job, image)
         except SaveError as error:
             why = str(error)

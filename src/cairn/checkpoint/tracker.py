@@ -14,16 +14,20 @@ Links = Mapping[str, str | None]
 class Tracker(Protocol):
     """Called by whoever commits, so that nothing may take time, and nothing may raise."""
 
-    def opened(self, kept: Sequence[Saved], links: Links) -> None:
-        """The run begins, or goes on, with these checkpoints."""
+    def opened(self, kept: Sequence[Saved], links: Links, dropped: Sequence[Saved] = ()) -> None:
+        """The run begins, or goes on, with these checkpoints; others were deleted at this start."""
         ...
 
     def committed(self, saved: Saved, links: Links) -> None:
         """A checkpoint is whole, and the links point where they should. It may be deleted as soon as this returns."""
         ...
 
+    def pruning(self, names: Sequence[str]) -> None:
+        """Checkpoints are about to be deleted."""
+        ...
+
     def pruned(self, names: Sequence[str]) -> None:
-        """Checkpoints were deleted."""
+        """They were deleted."""
         ...
 
     def close(self, finished: bool, limit_s: float) -> None:
@@ -39,10 +43,13 @@ class Tracker(Protocol):
 class Untracked:
     """Nobody hears of them."""
 
-    def opened(self, kept: Sequence[Saved], links: Links) -> None:
+    def opened(self, kept: Sequence[Saved], links: Links, dropped: Sequence[Saved] = ()) -> None:
         """See `Tracker`."""
 
     def committed(self, saved: Saved, links: Links) -> None:
+        """See `Tracker`."""
+
+    def pruning(self, names: Sequence[str]) -> None:
         """See `Tracker`."""
 
     def pruned(self, names: Sequence[str]) -> None:

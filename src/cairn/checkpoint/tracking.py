@@ -104,8 +104,10 @@ class WandbTracker:
 
     # What is told, by whoever commits
 
-    def opened(self, kept: Sequence[Saved], links: Links) -> None:
+    def opened(self, kept: Sequence[Saved], links: Links, dropped: Sequence[Saved] = ()) -> None:
         """See `Tracker`: what W&B lacks of this is sent, and what was pruned without its knowledge is taken back."""
+        for saved in dropped:
+            self._pruned.note(saved.sha256)
         self._digests.update({saved.name: saved.sha256 for saved in kept})
         late = [saved for saved in self._outbox.waiting() if saved.name not in self._digests]
         self._tasks.put(partial(self._reconcile, tuple(kept), dict(links), late))
@@ -119,11 +121,16 @@ class WandbTracker:
             wanted = self._hold(saved)
         self._tasks.put(partial(self._commit, saved, dict(links), wanted))
 
+    def pruning(self, names: Sequence[str]) -> None:
+        """See `Tracker`: noted before, since a kill may come in between; what is kept after all, is kept."""
+        for name in names:
+            self._pruned.note(self._digests.get(name, ""))
+
     def pruned(self, names: Sequence[str]) -> None:
         """See `Tracker`."""
         self._gone.update(names)
         for name in names:
-            self._pruned.note(self._digests.pop(name, ""))
+            self._digests.pop(name, None)
         self._tasks.put(partial(self._prune, tuple(names)))
 
     def close(self, finished: bool, limit_s: float) -> None:
@@ -243,7 +250,7 @@ class WandbTracker:
         """Let W&B have what it should, after a start that it may have heard nothing of."""
         self._links = links
         there = self._there() if self._online else []
-        pruned = self._pruned.digests()
+        pruned = self._pruned.digests() - {saved.sha256 for saved in kept}
         for version in there:
             if version.metadata.get("sha256") in pruned:
                 self._attempt(partial(self._take_back, version))
