@@ -250,12 +250,9 @@ class WandbTracker:
         """Let W&B have what it should, after a start that it may have heard nothing of."""
         self._links = links
         there = self._there() if self._online else []
-        pruned = self._pruned.digests() - {saved.sha256 for saved in kept}
-        for version in there:
-            if version.metadata.get("sha256") in pruned:
-                self._attempt(partial(self._take_back, version))
+        self._kept = {saved.name: saved for saved in kept}
+        self._take_back_pruned(there)
         for saved in kept:
-            self._kept[saved.name] = saved
             same = [version for version in there if version.metadata.get("sha256") == saved.sha256]
             whole = next((version for version in same if holds(version, saved)), None)
             if whole is not None:
@@ -272,6 +269,13 @@ class WandbTracker:
                 self._outbox.drop(saved.name)
         if self._online:
             self._restore_aliases()
+
+    def _take_back_pruned(self, there: Sequence[Any]) -> None:
+        """Also what arrived late: the client of a run that was killed may still have been sending."""
+        pruned = self._pruned.digests() - {saved.sha256 for saved in self._kept.values()}
+        for version in there:
+            if version.metadata.get("sha256") in pruned and (version.aliases or self._wishes.pruned == "delete"):
+                self._attempt(partial(self._take_back, version))
 
     def _there(self) -> list[Any]:
         """The versions that W&B has, oldest first."""
@@ -305,6 +309,8 @@ class WandbTracker:
                 self._send(newest, [*_aliases(newest, self._links), "final"])
         if late:
             self._restore_aliases()
+        if self._online and self._wishes.pruned != "keep":
+            self._take_back_pruned(self._there())
 
 
 class _Pruned:
