@@ -142,18 +142,19 @@ class Comparison:
 
 def of_run(job: Raw, seen: Raw) -> RunFigures:
     """What one training shows."""
-    first, last, began, ended = job["first_batch"], job["last_batch"], seen["began"], seen["ended"]
+    told, began, ended = Job(**job), seen["began"], seen["ended"]
+    first, last = told.first_batch, told.last_batch
     inside = range(first, last)
     finished = {int(batch): at for batch, at in seen["finished"].items()}
     details = {int(batch): item for batch, item in seen["details"].items()}
     saved = tuple(batch for batch in sorted(finished) if batch in inside)
-    due = {batch for batch in inside if Job(**job).is_due(batch)} | set(saved)
+    due = {batch for batch in inside if told.is_due(batch)} | set(saved)
     gap = {batch: began[batch] - ended[batch - 1] for batch in range(1, last)}
     early = [batch for batch in sorted(finished) if batch < first]
     step = {batch: ended[batch] - ended[batch - 1] for batch in inside}
     usual_gap, usual_step = (_median(values[b] for b in inside if b not in due) for values in (gap, step))
-    pairs = tuple(_pair(start, Job(**job).block, saved, ended, seen["marks"]) for start in Job(**job).starts)
-    quiet = sum(pair.quiet_s for pair in pairs) / (len(pairs) * Job(**job).block) if pairs else None
+    pairs = tuple(_pair(start, told.block, saved, ended, seen["marks"]) for start in told.starts)
+    quiet = sum(pair.quiet_s for pair in pairs) / (len(pairs) * told.block) if pairs else None
     window_s = ended[last - 1] - ended[first - 1]
     return RunFigures(
         window_s=window_s,

@@ -1,6 +1,24 @@
-"""Every run of the tests asks the same questions, and none of them is about time."""
+"""Every run of the tests asks the same questions, none of them is about time, and no test leaves a setting behind."""
 
+import os
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None, print_blob=True)
 settings.load_profile("fixed")
+
+for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "SBATCH_", "SUBMITIT_"))]:
+    del os.environ[name]  # of whoever runs the tests
+
+
+@pytest.fixture(autouse=True)
+def _environment():
+    """What a test, or W&B in it, sets in the environment is gone with the test."""
+    before = dict(os.environ)
+    yield
+    for name in {*before, *os.environ} - {"PYTEST_CURRENT_TEST"}:
+        if name not in before:
+            del os.environ[name]
+        elif os.environ.get(name) != before[name]:
+            os.environ[name] = before[name]

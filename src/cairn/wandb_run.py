@@ -20,12 +20,12 @@ from hydra.utils import instantiate
 from lightning.pytorch import loggers
 from omegaconf import DictConfig, OmegaConf
 
-from cairn.checkpoint import layout
+from cairn.checkpoint import history
 from cairn.checkpoint.catalog import Catalog, verify
 from cairn.checkpoint.errors import CheckpointError, ResumeError
-from cairn.checkpoint.retention import best_of, parse_size
+from cairn.checkpoint.retention import parse_size
 from cairn.checkpoint.schedule import parse_duration_s
-from cairn.checkpoint.tracker import UNTRACKED, Links, Tracker
+from cairn.checkpoint.tracker import UNTRACKED, Tracker
 from cairn.checkpoint.types import Saved
 from cairn.errors import first_line
 from cairn.logging.wandb import WandbLogger, prepare, read
@@ -138,7 +138,9 @@ def _artifact(start: Start, entity: str, project: str) -> str:
     """The version that a run has started from; empty if its file says nothing of a run."""
     if start.named.startswith(PREFIX):
         return start.named.removeprefix(PREFIX)
-    return f"{entity}/{project}/model-{start.run}:step-{start.step}" if start.run else ""
+    from cairn.checkpoint.tracking import alias, collection
+
+    return f"{entity}/{project}/{collection(start.run)}:{alias(start.step)}" if start.run else ""
 
 
 def _wishes(cfg: DictConfig) -> Wishes:
@@ -233,8 +235,7 @@ def _send_checkpoints(
     from cairn.checkpoint import tracking
 
     kept = Catalog(run.checkpoints()).committed()
-    best = best_of(kept, cfg.checkpoint.mode) if cfg.checkpoint.monitor else None
-    links: Links = {layout.LAST: kept[-1].name if kept else None, layout.BEST: best.name if best else None}
+    links = history.links(kept, cfg.checkpoint.mode if cfg.checkpoint.monitor else None)
     wishes, finished, experiment = _wishes(cfg), record.status == "finished", logger.experiment
     sender = tracking.WandbTracker(experiment, _place(run, run.checkpoints(), _recall(run).get("facts", {})), wishes)
     sender.opened([saved for saved in kept if _is_whole(run.checkpoints(), saved)], links)

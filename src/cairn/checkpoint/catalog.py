@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cairn.checkpoint import layout, manifest
+from cairn.checkpoint import disk, layout, manifest
 from cairn.checkpoint.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
 from cairn.checkpoint.types import Saved
 
@@ -111,8 +110,8 @@ def verify(path: Path, saved: Saved) -> None:
     Raises:
         CorruptCheckpointError: they differ, or cannot be read.
     """
-    with _readable(), open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with _readable():
+        found = disk.sha256(path)
     if found != saved.sha256:
         raise CorruptCheckpointError(f"its checksum is {found[:12]}..., and its manifest says {saved.sha256[:12]}...")
 

@@ -55,7 +55,7 @@ class History:
     @property
     def links(self) -> dict[str, str | None]:
         """Where each link should point to."""
-        return self._links(self.saved)
+        return links(self.saved, self.mode)
 
     def open(self, run: str, plan: Plan) -> None:
         """Take over what `run` had committed when it was where `plan` goes on; clear away what dead writers have left.
@@ -144,7 +144,7 @@ class History:
         room = [item.name for item in way if item.name not in linked]
         left = [item for item in others if item.name not in room]
         kept = retention.survivors(self.rules, [*left, draft], self.mode)
-        return Job(self.directory, draft, provenance, room, self._links(kept), self._to_delete(kept, left))
+        return Job(self.directory, draft, provenance, room, links(kept, self.mode), self._to_delete(kept, left))
 
     def done(self, draft: Saved, job: Job | None, result: Result | None) -> None:
         """What was expected is there; or it is not (no `result`), although its job was tried, or not even that."""
@@ -167,12 +167,8 @@ class History:
         """
         self.saved = list(kept)
         self._unwanted = self._to_delete(kept, dropped)
-        commit.settle(self.directory, self._links(kept), self._unwanted)
+        commit.settle(self.directory, links(kept, self.mode), self._unwanted)
         self._unwanted = []
-
-    def _links(self, kept: Sequence[Saved]) -> dict[str, str | None]:
-        best = retention.best_of(kept, self.mode) if self.mode else None
-        return {layout.LAST: kept[-1].name if kept else None, layout.BEST: best.name if best else None}
 
     def _to_delete(self, kept: Sequence[Saved], there: Sequence[Saved]) -> list[str]:
         names = {item.name for item in kept}
@@ -193,6 +189,12 @@ class History:
     def path(self, saved: Saved | None) -> str:
         """Where a checkpoint lies; empty for none."""
         return str(self.directory / saved.name) if saved else ""
+
+
+def links(kept: Sequence[Saved], mode: Mode | None) -> dict[str, str | None]:
+    """Where `last.ckpt` and `best.ckpt` point to if these are kept, oldest first; None: there is no such link."""
+    best = retention.best_of(kept, mode) if mode else None
+    return {layout.LAST: kept[-1].name if kept else None, layout.BEST: best.name if best else None}
 
 
 def _others(saved: Sequence[Saved], draft: Saved) -> list[Saved]:

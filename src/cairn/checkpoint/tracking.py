@@ -71,6 +71,11 @@ def collection(run_id: str) -> str:
     return f"model-{run_id}"
 
 
+def alias(step: int) -> str:
+    """Of the version that was saved after so many steps of the optimizer."""
+    return f"step-{step}"
+
+
 class WandbTracker:
     """Sees to it that W&B has what is kept. See `tracker.Tracker`.
 
@@ -208,7 +213,7 @@ class WandbTracker:
 
     def _send(self, saved: Saved, aliases: Sequence[str]) -> None:
         self._missing[saved.name] = saved
-        version = self._run.log_artifact(self._artifact(saved), aliases=[_step_alias(saved), *aliases])
+        version = self._run.log_artifact(self._artifact(saved), aliases=[alias(saved.position.step), *aliases])
         if self._online:
             version = version.wait()
         self._versions[saved.name] = version
@@ -290,10 +295,10 @@ class WandbTracker:
                     self._send(saved, _aliases(saved, self._links))
             return
         there = {version.metadata.get("name"): version for version in self._there()}
-        for alias, link in _ALIASES.items():
+        for name, link in _ALIASES.items():
             version = there.get(self._links.get(link))
-            if version is not None and alias not in version.aliases:
-                _rename(version, lambda aliases, alias=alias: [*aliases, alias])  # type: ignore[misc]
+            if version is not None and name not in version.aliases:
+                _rename(version, lambda aliases, name=name: [*aliases, name])  # type: ignore[misc]
 
     def _end(self, finished: bool) -> None:
         """Send what could not be sent before; and give the newest of a finished run its last alias."""
@@ -420,11 +425,7 @@ def forget() -> None:
 
 
 def _aliases(saved: Saved, links: Links) -> list[str]:
-    return [alias for alias, link in _ALIASES.items() if links.get(link) == saved.name]
-
-
-def _step_alias(saved: Saved) -> str:
-    return f"step-{saved.position.step}"
+    return [name for name, link in _ALIASES.items() if links.get(link) == saved.name]
 
 
 def _rename(version: Any, change: Callable[[list[str]], list[str]]) -> None:
