@@ -358,11 +358,15 @@ def _jobs_table(jobs: Sequence[JobStatus]) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("done", "last checkpoint", "restarts", "batches lost"):
         table.add_column(name, justify="right")
+    shared = set.intersection(*(set(job.name.split(",")) for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
+        name = ",".join(part for part in job.name.split(",") if part not in shared)
         done = "" if job.share is None else f"{100 * job.share:.0f} %"
         last = f"{job.last.position.epoch}/{job.last.position.batch}, {_age(job.last.created)}" if job.last else ""
         state = f"[{_STATES.get(job.state, 'yellow')}]{job.state}[/]"
-        table.add_row(escape(job.name), state, job.job, done, last, str(job.num_restarts), str(job.num_lost_batches))
+        table.add_row(
+            escape(name or job.name), state, job.job, done, last, str(job.num_restarts), str(job.num_lost_batches)
+        )
     return table
 
 

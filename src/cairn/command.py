@@ -22,6 +22,7 @@ from cairn.checkpoint import disk
 from cairn.checkpoint.errors import ConfigError
 from cairn.errors import CairnError
 from cairn.rundir import RunDirectory, find
+from hydra_plugins import resumable_submitit
 
 ROOT = "PROJECT_ROOT"
 _CHILD = "CAIRN_CHILD"
@@ -34,6 +35,7 @@ def prepare(argv: list[str], root: Path) -> list[str]:
     """
     load_dotenv(root / ".env")
     jobname.register()
+    resumable_submitit.register()
     os.environ.setdefault(ROOT, str(root))
     try:
         return expand_resume([_as_hydra_reads(arg) for arg in argv], root / "configs")

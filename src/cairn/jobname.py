@@ -6,7 +6,7 @@ import hashlib
 
 from omegaconf import OmegaConf
 
-_LONGEST = 200
+_LONGEST = 240
 """Bytes: file systems take 255."""
 
 
