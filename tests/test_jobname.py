@@ -15,6 +15,12 @@ def test_slashes_make_no_folders():
     assert job_dir("data.files=/a/b") != job_dir("data.files=/a_b") != job_dir("data.files=_a_b")
 
 
+def test_where_there_are_too_many_a_long_one_is_cut_and_the_others_can_be_read():
+    name = job_dir(f"+callbacks.x={{_target_:{'a' * 250},at:[1,2]}},checkpoint.save_interval=50,seed=1")
+    assert name.startswith("+callbacks.x={_target_:aaa")
+    assert ",checkpoint.save_interval=50,seed=1-" in name
+
+
 def test_a_job_without_overrides_has_a_name():
     assert job_dir("") == "defaults"
 

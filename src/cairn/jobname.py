@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from omegaconf import OmegaConf
 
 _LONGEST = 240
 """Bytes: file systems take 255."""
+_LONG = 36
+"""Bytes of one override that keeps others from being read, where there are too many."""
 
 
 def job_dir(overrides: str) -> str:
@@ -17,10 +20,22 @@ def job_dir(overrides: str) -> str:
         overrides: as Hydra joins them, `checkpoint.save_interval=50,seed=1`.
     """
     name = overrides.replace("/", "_")
-    if name == overrides and len(name.encode()) <= _LONGEST and name not in ("", ".", ".."):
+    if len(name.encode()) > _LONGEST:
+        parts = re.split(r",(?=[+~]*[\w.@]+=)", name)  # not at a comma inside of a value
+        name = ",".join(_cut(part, _LONG) for part in parts)
+    if name == overrides and name not in ("", ".", ".."):
         return name
-    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-    return f"{name.encode()[: _LONGEST - 10].decode(errors='ignore')}-{digest}" if name else "defaults"
+    return f"{_cut(name, _LONGEST - 9)}-{_digest(overrides)}" if name else "defaults"
+
+
+def _cut(text: str, length: int) -> str:
+    """No longer than so many bytes."""
+    data = text.encode()
+    return text if len(data) <= length else data[: length - 1].decode(errors="ignore") + "~"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def register() -> None:

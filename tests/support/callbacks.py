@@ -153,11 +153,14 @@ class Halt(Callback):
 
     Args:
         places: `setup`, `batch:N` (before the batch with this number), `validation:N` (in the one after N batches), or
-            `replace:N` (before the N-th rename of a checkpoint file by this process).
+            `replace:N` (before the N-th rename of a checkpoint file by this process). `7@batch:3` is for the job of a
+            sweep whose value is 7.
+        value: of this job.
     """
 
-    def __init__(self, *places: str) -> None:
-        self.places = places
+    def __init__(self, *places: str, value: int = 0) -> None:
+        parts = [place.rpartition("@") for place in places]
+        self.places = [place for only, _, place in parts if only in ("", str(value))]
         self.folder = Path()
         self.num_replaced = 0
 
@@ -188,3 +191,13 @@ class Halt(Callback):
             there.touch()
             while not (self.folder / f"go-{place}").exists():
                 time.sleep(0.02)
+
+
+class Slow(Callback):
+    """Each batch takes so many seconds: something must end the run before its time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        time.sleep(self.seconds)

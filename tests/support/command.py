@@ -31,16 +31,16 @@ PATIENT_S = 600
 class Process:
     """A command in a session of its own; what it says goes to a file, which nobody who still holds it can delay."""
 
-    def __init__(self, command: list[str], fresh: bool, **env: str) -> None:
+    def __init__(self, command: list[str], fresh: bool, cwd: Path = ROOT, **env: str) -> None:
         self._said, path = tempfile.mkstemp()
         os.unlink(path)
         weakref.finalize(self, os.close, self._said)
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **env}
         self._process: Fork | subprocess.Popen[bytes]
-        if fresh or sys.platform != "linux":
+        if fresh or cwd != ROOT or sys.platform != "linux":
             self._process = subprocess.Popen(
                 [sys.executable, *command],
-                cwd=ROOT,
+                cwd=cwd,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,
@@ -96,15 +96,24 @@ class Process:
             pass
 
 
-def start(run: Path | None, *overrides: str, fresh: bool = False, **env: str) -> Process:
+def start(
+    run: Path | None,
+    *overrides: str,
+    fresh: bool = False,
+    script: Path = ROOT / "train.py",
+    cwd: Path = ROOT,
+    **env: str,
+) -> Process:
     """Start a training.
 
     Args:
         run: its directory; None if the overrides say where it goes.
         fresh: start a new interpreter; if not, a copy of one that has done the imports becomes the command.
+        script: which train.py.
+        cwd: where it is called; elsewhere than here in a new interpreter.
     """
     where = [] if run is None else [f"hydra.run.dir='{run}'"]
-    return Process([str(ROOT / "train.py"), *overrides, *where], fresh, **env)
+    return Process([str(script), *overrides, *where], fresh, cwd, **env)
 
 
 def train(run: Path | None, *overrides: str, expect: int = 0, fresh: bool = False, **env: str) -> str:

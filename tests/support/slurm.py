@@ -305,6 +305,10 @@ class Slurm:
         words = [names[key] if said is True else f"{names[key]}={said}" for key, said in options.items()]
         return self._run("sbatch", "--parsable", *words, text=text, env=env).strip().partition(";")[0]
 
+    def sbatch(self, words: Sequence[str], cwd: Path) -> str:
+        """sbatch with these very words, called there; returns the id of the job."""
+        return self._run("sbatch", "--parsable", *words, cwd=cwd).strip().partition(";")[0]
+
     def cancel(self, *jobs: str) -> None:
         """End jobs for good, and wait until they have ended."""
         self._run("scancel", *jobs)
@@ -312,7 +316,8 @@ class Slurm:
 
     def signal(self, job: str, name: str, batch: bool = False) -> None:
         """Signal all processes of all steps, or the batch script and its children."""
-        self._run("scancel", f"--signal={name}", *(["--batch"] if batch else []), job)
+        number = self.job(job).fields["JobId"]  # 5_1 cannot be signalled while other tasks of its array are pending
+        self._run("scancel", f"--signal={name}", *(["--batch"] if batch else []), number)
 
     # --- what happens to a user ---
 
@@ -358,18 +363,21 @@ class Slurm:
     def _members(self) -> list[tuple[int, dict[str, str]]]:
         return list(slurm_guard.members(self.conf))
 
-    def _run(self, *command: str, text: str | None = None, env: Mapping[str, str] | None = None) -> str:
-        done = self._try(*command, text=text, env=env)
+    def _run(
+        self, *command: str, text: str | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> str:
+        done = self._try(*command, text=text, env=env, cwd=cwd)
         assert done.returncode == 0, f"{shlex.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def _try(
-        self, *command: str, text: str | None = None, env: Mapping[str, str] | None = None
+        self, *command: str, text: str | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
             input=text or "",
             env={**os.environ, **self.environment, **(env or {})},
+            cwd=cwd,
             capture_output=True,
             text=True,
             timeout=PATIENT_S,

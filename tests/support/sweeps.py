@@ -1,0 +1,88 @@
+"""Sweeps over `save_interval` through the real command line, and what has become of their jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.callbacks import recorded
+from tests.support.command import QUICK, RECORD, ROOT, Process, start
+from tests.support.equality import Outcome, outcome
+
+from cairn import attempts
+from cairn.cluster.ledger import Ledger
+from cairn.rundir import RunDirectory
+
+INTERVAL = "checkpoint.save_interval"
+COMMAND = [
+    *QUICK,
+    RECORD,
+    "checkpoint=interval",
+    "model=mlp",
+    "trainer.max_epochs=3",
+    "checkpoint.when_busy=wait",
+    "checkpoint.writer=thread",
+    "test=false",
+]
+"""Sixty batches."""
+
+
+def halt(*places: str) -> str:
+    """Stand still there: see `Halt`."""
+    value = f"${{{INTERVAL}}}"
+    return f"+callbacks.halt={{_target_: tests.support.callbacks.Halt, _args_: {list(places)}, value: {value}}}"
+
+
+def sweep(folder: Path, values: Sequence[int], *overrides: str, **more: Any) -> Process:
+    """Start a sweep over these intervals; `more` as `start` takes it."""
+    swept = f"{INTERVAL}={','.join(map(str, values))}"
+    return start(None, "-m", *COMMAND, swept, f"hydra.sweep.dir={folder}", *overrides, **more)
+
+
+def run_of(folder: Path, value: int) -> Path:
+    """The directory of one job, once it is there."""
+    (found,) = (
+        run for run in folder.glob(f"*{INTERVAL}={value}*") if f"{INTERVAL}={value}" in re.split("[,-]", run.name)
+    )
+    return found
+
+
+def has(folder: Path, values: Sequence[int], file: str) -> Callable[[], bool]:
+    """Do these jobs all have this file?"""
+    wanted = {f"{INTERVAL}={value}" for value in values}
+    return lambda: wanted <= {part for path in folder.glob(f"*/{file}") for part in re.split("[,-]", path.parent.name)}
+
+
+def go(folder: Path, value: int, place: str) -> None:
+    """Let a job go on that stands there."""
+    (run_of(folder, value) / f"go-{place}").touch()
+
+
+def job_of(folder: Path, value: int) -> str:
+    """What the scheduler calls it."""
+    return Ledger(folder).newest()[run_of(folder, value).name].job
+
+
+def starts(folder: Path, value: int) -> list[attempts.Attempt]:
+    """How often a job has begun."""
+    return attempts.read(RunDirectory(run_of(folder, value)))
+
+
+def ends_of(run: Path) -> Outcome:
+    """How a run has ended."""
+    return outcome(run, recorded(run))
+
+
+def status(folder: Path, **env: str) -> tuple[int, dict[int, dict[str, Any]]]:
+    """What `python -m cairn status` says: its exit code, and the jobs by their intervals."""
+    command = [sys.executable, "-m", "cairn", "status", str(folder), "--json"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    jobs = {job["name"].partition(f"{INTERVAL}=")[2].partition(",")[0]: job for job in json.loads(done.stdout)}
+    return done.returncode, {int(value): job for value, job in jobs.items()}
