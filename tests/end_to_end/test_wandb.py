@@ -11,7 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +157,42 @@ def test_offline_nothing_asks_for_a_network(tmp_path: Path) -> None:
 
 def test_offline_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(run, *SHORT, "trainer.max_epochs=8")
+    longer = ["trainer.max_epochs=8", "checkpoint.keep_last=-1"]  # of one that a start deletes, W&B need not hear
+    process = start(run, *SHORT, *longer)
     assert wait_for(lambda: newest(run) >= "epoch_002", process)
     process.kill()
     before = {item.name for item in kept(run)}
-    train(run, *SHORT, "trainer.max_epochs=8")
+    train(run, *SHORT, *longer)
     assert told(wandb_log.history(run)) == logged(run)
     names = {item["metadata"]["name"] for item in wandb_log.artifacts(run)}
     assert before <= names, "what was committed right before the kill is told at the resume"
     assert len(list((run / "wandb").glob("offline-run-*"))) == 2
+
+
+def test_offline_a_kill_loses_no_more_than_the_last_second(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stands = [*SHORT, "checkpoint.keep_last=-1", "+callbacks.stand={_target_:tests.support.callbacks.StandStill,at:12}"]
+    process = start(run, *stands)
+    assert wait_for((run / "stands").exists, process)
+    assert wait_for(lambda: len(kept(run)) == 3, process)  # the third one right before
+    (log,) = run.glob("wandb/offline-run-*/*.wandb")
+    stay_the_same(lambda: log.stat().st_size, seconds=3)  # by itself it would be written every 15 s
+    process.kill()
+    rows = [json.loads(line) for line in (run / "wandb" / "history.jsonl").read_text().splitlines()]
+    assert {row["trainer/global_step"] for row in rows if "train/loss" in row} == set(range(12))
+    assert told(wandb_log.history(run)) == sorted(told([row | {"_step": 0} for row in rows]))
+    assert [item["metadata"]["name"] for item in wandb_log.artifacts(run)] == [item.name for item in kept(run)]
+    train(run, *stands)
+    assert told(wandb_log.history(run)) == logged(run)
+
+
+def stay_the_same(value: Callable[[], Any], seconds: float) -> None:
+    """Wait until something has not changed for so long, as one sees who is paused together with those who change it."""
+    before, still, pause_s = value(), 0, 0.05
+    while still < seconds / pause_s:
+        time.sleep(pause_s)
+        now = value()
+        before, still = now, still + 1 if now == before else 0
 
 
 # Online
@@ -328,7 +356,20 @@ def test_how_a_run_ended_is_shown(server: WandbServer, tmp_path: Path) -> None:
     assert wait_for(lambda: bool(newest(tmp_path / "stopped")), process)
     process.send_signal(signal.SIGTERM)
     process.end(143)
-    assert [other.exit_code for other in server.runs.values()] == [1, 143]
+    assert [(other.exit_code, other.state) for other in server.runs.values()] == [(1, "failed"), (143, "preempted")]
+    assert not seen.preempting
+    online(server, tmp_path / "stopped", "trainer.max_steps=1").end()  # whatever is left of it
+    assert [other.state for other in server.runs.values()] == ["failed", "finished"]
+
+
+def test_who_stops_a_run_by_hand_has_not_preempted_it(server: WandbServer, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = online(server, run, "trainer.max_epochs=1000")
+    assert wait_for(lambda: bool(newest(run)), process)
+    process.send_signal(signal.SIGINT)
+    process.end(130)
+    (seen,) = server.runs.values()
+    assert (seen.exit_code, seen.state) == (130, "failed")
 
 
 # Later, and from elsewhere

@@ -90,7 +90,7 @@ class WandbTracker:
         self._run, self._place, self._wishes = run, place, wishes
         self._online = not run.offline
         self._outbox = Outbox(place.checkpoints)
-        self._pruned = _Pruned(place.run / "wandb" / "pruned.jsonl")
+        self._pruned = _Pruned(place.run / "wandb" / "pruned.txt")
         # Of who commits:
         self._digests: dict[str, str] = {}
         self._gone: set[str] = set()
@@ -209,7 +209,7 @@ class WandbTracker:
         if replaced is not None and self._online and (new is None or new.id != replaced.id):
             self._take_back(replaced)
         if links.get(layout.BEST) not in (before, saved.name, None):
-            self._restore_aliases()
+            self._restore_aliases(self._there() if self._online else [])
 
     def _send(self, saved: Saved, aliases: Sequence[str]) -> None:
         self._missing[saved.name] = saved
@@ -273,7 +273,7 @@ class WandbTracker:
             if saved.name not in self._missing:
                 self._outbox.drop(saved.name)
         if self._online:
-            self._restore_aliases()
+            self._restore_aliases(self._there())
 
     def _take_back_pruned(self, there: Sequence[Any]) -> None:
         """Also what arrived late: the client of a run that was killed may still have been sending."""
@@ -286,7 +286,7 @@ class WandbTracker:
         """The versions that W&B has, oldest first."""
         return versions(f"{self._run.entity}/{self._run.project}/{collection(self._run.id)}")
 
-    def _restore_aliases(self) -> None:
+    def _restore_aliases(self, there: Sequence[Any]) -> None:
         """Let each alias be where its link is: W&B gives `latest` to whatever was sent last."""
         if not self._online:  # the same content again: W&B makes no new version, and moves the aliases
             for link in (layout.BEST, layout.LAST):
@@ -294,28 +294,33 @@ class WandbTracker:
                 if saved is not None and saved.name in self._versions:
                     self._send(saved, _aliases(saved, self._links))
             return
-        there = {version.metadata.get("name"): version for version in self._there()}
+        named = {version.metadata.get("name"): version for version in there}
         for name, link in _ALIASES.items():
-            version = there.get(self._links.get(link))
+            version = named.get(self._links.get(link))
             if version is not None and name not in version.aliases:
                 _rename(version, lambda aliases, name=name: [*aliases, name])  # type: ignore[misc]
 
     def _end(self, finished: bool) -> None:
-        """Send what could not be sent before; and give the newest of a finished run its last alias."""
+        """Send what could not be sent before, and see that nothing is there, or is called, as it should not be."""
         late = list(self._missing.values())
         for saved in late:
             self._attempt(partial(self._send, saved, []))
-        newest = self._kept.get(self._links.get(layout.LAST) or "")
-        if finished and newest is not None:
-            version = self._versions.get(newest.name)
-            if version is not None and self._online:
-                _rename(version, lambda aliases: [*aliases, "final"])
-            elif version is not None or self._wishes.wants(newest, self._links, finished=True):
-                self._send(newest, [*_aliases(newest, self._links), "final"])
+        if finished:
+            self._attempt(self._call_final)
+        there = self._there() if self._online and (late or self._wishes.pruned != "keep") else []
         if late:
-            self._restore_aliases()
-        if self._online and self._wishes.pruned != "keep":
-            self._take_back_pruned(self._there())
+            self._restore_aliases(there)
+        if self._wishes.pruned != "keep":
+            self._take_back_pruned(there)
+
+    def _call_final(self) -> None:
+        """Give the newest of a finished run its last alias."""
+        newest = self._kept.get(self._links.get(layout.LAST) or "")
+        version = self._versions.get(newest.name) if newest is not None else None
+        if version is not None and self._online:
+            _rename(version, lambda aliases: [*aliases, "final"])
+        elif newest is not None and (version is not None or self._wishes.wants(newest, self._links, finished=True)):
+            self._send(newest, [*_aliases(newest, self._links), "final"])
 
 
 class _Pruned:
