@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,9 @@ def test_offline_says_what_the_run_is(tmp_path: Path) -> None:
     assert isinstance(config["run"]["git_dirty"], bool)
 
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="who is W&B's process is read in /proc")
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: apt-get install strace)")
 def test_offline_nothing_asks_for_a_network(tmp_path: Path) -> None:
     trace = ["strace", "-f", "-o", str(tmp_path / "log"), "-e", "trace=connect,sendto"]
@@ -169,21 +173,37 @@ def test_offline_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     assert len(list((run / "wandb").glob("offline-run-*"))) == 2
 
 
+@needs_proc
 def test_offline_a_kill_loses_no_more_than_the_last_second(tmp_path: Path) -> None:
     run = tmp_path / "run"
     stands = [*SHORT, "checkpoint.keep_last=-1", "+callbacks.stand={_target_:tests.support.callbacks.StandStill,at:12}"]
     process = start(run, *stands)
     assert wait_for((run / "stands").exists, process)
-    assert wait_for(lambda: len(kept(run)) == 3, process)  # the third one right before
+    assert wait_for(lambda: newest(run) == "epoch_001_batch_000002.ckpt", process)  # saved right before
     (log,) = run.glob("wandb/offline-run-*/*.wandb")
     stay_the_same(lambda: log.stat().st_size, seconds=3)  # by itself it would be written every 15 s
-    process.kill()
+    kill_all(process)
     rows = [json.loads(line) for line in (run / "wandb" / "history.jsonl").read_text().splitlines()]
-    assert {row["trainer/global_step"] for row in rows if "train/loss" in row} == set(range(12))
-    assert told(wandb_log.history(run)) == sorted(told([row | {"_step": 0} for row in rows]))
+    assert [row["trainer/global_step"] for row in rows if "train/loss_step" in row] == list(range(12))
+    own = ("_step", "_runtime")
+    assert [{n: v for n, v in row.items() if n not in own} for row in wandb_log.history(run)] == rows
     assert [item["metadata"]["name"] for item in wandb_log.artifacts(run)] == [item.name for item in kept(run)]
     train(run, *stands)
     assert told(wandb_log.history(run)) == logged(run)
+
+
+def kill_all(process: Process) -> None:
+    """Also W&B's own process: in its session, it would write and send what it has when it sees ours gone."""
+    os.kill(next(_clients_of(process.pid)), signal.SIGKILL)
+    process.kill()
+
+
+def _clients_of(pid: int) -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().decode().split("\0")
+            if words[0].endswith("wandb-core") and ["--pid", str(pid)] == words[words.index("--pid") :][:2]:
+                yield int(path.parent.name)
 
 
 def stay_the_same(value: Callable[[], Any], seconds: float) -> None:
@@ -273,12 +293,13 @@ def test_a_server_that_fails_costs_a_sentence(server: WandbServer, tmp_path: Pat
     assert told(seen.history) == logged(run)
 
 
-def test_a_killed_run_goes_on_and_mends_what_wandb_lacks(server: WandbServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill", [Process.kill, pytest.param(kill_all, marks=needs_proc)])
+def test_a_killed_run_goes_on_and_mends_what_wandb_lacks(server: WandbServer, tmp_path: Path, kill: Any) -> None:
     run = tmp_path / "run"
     longer = ["trainer.max_epochs=8", "checkpoint.keep_last=2"]
     process = online(server, run, *longer)
     assert wait_for(lambda: newest(run) >= "epoch_003", process)
-    process.kill()  # W&B's own process with it
+    kill(process)
     online(server, run, *longer).end()
     (seen,) = server.runs.values()
     assert told(seen.history) == logged(run)
@@ -494,3 +515,17 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own(server: WandbServer, tmp_path: 
         assert f"save_interval={number}" in seen.name
         assert seen.exit_code == 0
         assert len(told(seen.history)) == len(set(told(seen.history))) > 3
+
+
+def test_a_job_that_fails_in_the_middle_of_a_sweep_is_shown_and_no_other(server: WandbServer, tmp_path: Path) -> None:
+    fails = ["+callbacks.fail._target_=tests.support.callbacks.FailAt", "+callbacks.fail.at=100,7,200"]
+    jobs = ["trainer.max_epochs=1", *fails, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    train(None, "-m", *SHORT, *jobs, expect=1, **server.environment)
+    seen = {run.config["callbacks"]["fail"]["at"]: run for run in server.runs.values()}
+    assert {at: (run.exit_code, run.state) for at, run in seen.items()} == {
+        100: (0, "finished"),
+        7: (1, "failed"),
+        200: (0, "finished"),
+    }
+    steps = {at: max(row["trainer/global_step"] for row in run.history) for at, run in seen.items()}
+    assert steps[7] < steps[100] == steps[200], "each has its own rows"
