@@ -519,8 +519,8 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own(server: WandbServer, tmp_path: 
 
 def test_a_job_that_fails_in_the_middle_of_a_sweep_is_shown_and_no_other(server: WandbServer, tmp_path: Path) -> None:
     fails = ["+callbacks.fail._target_=tests.support.callbacks.FailAt", "+callbacks.fail.at=100,7,200"]
-    jobs = ["trainer.max_epochs=1", *fails, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    train(None, "-m", *SHORT, *jobs, expect=1, **server.environment)
+    folders = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.sweep.subdir=${hydra.job.num}"]
+    train(None, "-m", *SHORT, "trainer.max_epochs=1", *fails, *folders, expect=1, **server.environment)
     seen = {run.config["callbacks"]["fail"]["at"]: run for run in server.runs.values()}
     assert {at: (run.exit_code, run.state) for at, run in seen.items()} == {
         100: (0, "finished"),
@@ -529,3 +529,4 @@ def test_a_job_that_fails_in_the_middle_of_a_sweep_is_shown_and_no_other(server:
     }
     steps = {at: max(row["trainer/global_step"] for row in run.history) for at, run in seen.items()}
     assert steps[7] < steps[100] == steps[200], "each has its own rows"
+    assert all(run.name.endswith("...") for run in seen.values()), "what so many overrides say is cut to what W&B takes"

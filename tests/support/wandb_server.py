@@ -22,6 +22,8 @@ ENTITY = "tester"
 """Whom the API key belongs to; projects without an entity are theirs."""
 CREATED_AT = "2025-01-01T00:00:00"
 CHUNK_BYTES = 64 << 10
+LONGEST_NAME = 128
+"""Of a run or a group, in characters."""
 
 Json = dict[str, Any]
 Kind = Literal["graphql", "file_stream", "upload", "run_file", "download"]
@@ -201,6 +203,9 @@ def _plain(config: str) -> Json:
 
 def _upsert_run(store: Store, asked: Json) -> Json:
     name = asked["name"] or asked["id"]
+    for what in ("displayName", "groupName"):
+        if len(asked.get(what) or "") > LONGEST_NAME:
+            raise store.wrong(f"{what} is longer than {LONGEST_NAME} characters: {asked[what]}")
     inserted = name not in store.runs
     if inserted:
         project = asked.get("project") or "uncategorized"
