@@ -189,6 +189,19 @@ def test_a_deletion_before_the_upload_loses_nothing_that_is_wanted(server, folde
     assert list(folder.glob(".*")) == []
 
 
+@pytest.mark.parametrize("pruned", ["delete", "keep"])
+def test_offline_a_deletion_before_the_thread_comes_to_it_is_no_trouble(server, folder, monkeypatch, caplog, pruned):
+    monkeypatch.setattr(server, "offline", True, raising=False)
+    run = Run(server, folder, pruned=pruned)
+    item = commit(folder, 0)
+    remove(folder, item.name)
+    run.tracker.committed(item, {layout.LAST: item.name, layout.BEST: None})
+    run.tracker.pruned([item.name])
+    run.end(finished=False)
+    assert caplog.text == ""
+    assert server.num_made == 0
+
+
 @pytest.mark.parametrize(
     ("wishes", "expected"),
     [

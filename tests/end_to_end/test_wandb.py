@@ -21,6 +21,7 @@ import pytest
 import torch
 from tests.support import wandb_log
 from tests.support.command import QUICK, ROOT, Process, newest, start, train, wait_for
+from tests.support.values import flip_byte
 from tests.support.wandb_server import WandbServer
 
 from cairn.checkpoint.catalog import Catalog
@@ -276,7 +277,11 @@ def test_a_server_that_fails_costs_a_sentence(server: WandbServer, tmp_path: Pat
     if trouble in ("hung", "dies"):
         assert wait_for(lambda: bool(newest(run)), process)
         {"hung": server.hang, "dies": server.die}[trouble]()
+    answers, before = server.num_answers, newest(run)
     output = process.end()
+    if trouble == "hung":
+        assert server.num_answers == answers, "training and its saves wait for none"
+        assert newest(run) > before
     assert "finished" in output
     assert "Traceback" not in output
     if trouble == "refused":
@@ -452,8 +457,16 @@ def test_a_version_that_does_not_arrive_is_told(server: WandbServer, tmp_path: P
     server.fail(403, 1000, "upload")
     code, output = sync(server, run)
     assert code == 1
-    assert "missing" in output
+    assert output.count("missing") == len(kept(run))
+    assert "committed" not in output
     server.heal()
+    broken, *others = kept(run)
+    flip_byte(run / "checkpoints", broken.name)
+    code, output = sync(server, run)
+    assert code == 1
+    assert re.search(rf"missing +{broken.name}", output)
+    assert output.count("committed") == len(others) > 0
+    assert set(there(server)) == {item.name for item in others}
 
 
 def test_a_run_may_start_from_what_lies_in_wandb(server: WandbServer, tmp_path: Path) -> None:

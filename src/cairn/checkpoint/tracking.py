@@ -213,7 +213,14 @@ class WandbTracker:
 
     def _send(self, saved: Saved, aliases: Sequence[str]) -> None:
         self._missing[saved.name] = saved
-        version = self._run.log_artifact(self._artifact(saved), aliases=[alias(saved.position.step), *aliases])
+        try:
+            artifact = self._artifact(saved)
+        except (OSError, ValueError):
+            if self._online or (self._place.checkpoints / saved.name).exists():
+                raise
+            del self._missing[saved.name]  # deleted, which this thread will hear later: there is nothing to refer to
+            return
+        version = self._run.log_artifact(artifact, aliases=[alias(saved.position.step), *aliases])
         if self._online:
             version = version.wait()
         self._versions[saved.name] = version
