@@ -387,6 +387,18 @@ def test_no_more_waits_than_the_queue_may_hold(server, folder, caplog):
     assert caplog.text.count("wait to be uploaded: ") == 1
 
 
+def test_nothing_is_left_where_temporary_files_are(server, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(Server, "log_artifact", lambda self, artifact, aliases: made.append(artifact) or 1 / 0)
+    made = []
+    run = Run(server, folder)
+    run.save(0)
+    run.end(finished=False)
+    assert tracking.NOTE in made[0].manifest.entries
+    assert list((tmp_path / "temporary").iterdir()) == list((folder.parent / "wandb").glob("tmp*")) == []
+
+
 def test_an_unexpected_error_does_not_end_the_tracker(server, folder, caplog, monkeypatch):
     run = Run(server, folder)
     monkeypatch.setattr(server, "log_artifact", lambda *args, **kwargs: 1 / 0)

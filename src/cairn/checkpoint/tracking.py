@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -231,8 +232,7 @@ class WandbTracker:
         """Online the bytes, from the outbox; offline a reference to them, and a note that tells versions apart."""
         facts = metadata(saved, self._place)
         artifact = wandb.Artifact(collection(self._run.id), TYPE, metadata=facts)
-        with artifact.new_file(NOTE) as file:
-            json.dump(facts, file, indent=2)
+        _add_note(artifact, facts, self._place.run / "wandb")
         held, path = self._outbox.path(saved.name), self._place.checkpoints / saved.name
         if not self._online:
             artifact.add_reference(path.absolute().as_uri(), name=saved.name, checksum=False)
@@ -328,6 +328,15 @@ class WandbTracker:
             _rename(version, lambda aliases: [*aliases, "final"])
         elif newest is not None and (version is not None or self._wishes.wants(newest, self._links, finished=True)):
             self._send(newest, [*_aliases(newest, self._links), "final"])
+
+
+def _add_note(artifact: Any, facts: Mapping[str, Any], folder: Path) -> None:
+    """Not by `new_file`, which leaves a folder in $TMPDIR to the garbage collector, and after a kill to nobody."""
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        note = Path(made) / NOTE
+        note.write_text(json.dumps(facts, indent=2))
+        artifact.add_file(str(note), name=NOTE, skip_cache=True)  # W&B takes a copy
 
 
 class _Pruned:
