@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import figures, machine, plot, results, startup, tables
+from benchmarks import figures, machine, plot, results, startup, tables, tracking
 from benchmarks.bars import bars
 from benchmarks.contenders import CONTENDERS, DEFAULT, WITH_WANDB
 from benchmarks.rounds import Bench, Settings
@@ -50,7 +50,11 @@ def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **parts[0],
         "settings": {**parts[0]["settings"], "rounds": max(part["settings"]["rounds"] for part in parts)},
         "command": "\n".join(part["command"] for part in parts),
-        **{key: [item for part in parts for item in part[key]] for key in ("floors", "runs", "startup")},
+        **{
+            key: [item for part in parts for item in part.get(key, [])]
+            for key in ("floors", "runs", "startup", "tracking")
+            if any(key in part for part in parts)
+        },
     }
 
 
@@ -72,6 +76,8 @@ def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Seq
             bench.auto(options.auto_size)
         if "startup" in options.part:
             raw["startup"] = startup.Startup(settings, tuple(options.startup_sizes), bench.say).run()
+        if options.wandb:
+            raw["tracking"] = tracking.run(settings.directory, settings.timeout_s, bench.say)
     finally:  # what an interrupted benchmark has measured is kept
         _store(raw, out, console)
         for folder in ("job", "startup", "text"):
@@ -105,6 +111,8 @@ def _tell(raw: dict[str, Any], console: Console) -> None:
     tables.show(comparisons, floors, autos, told, console)
     if raw["startup"]:
         console.print(tables.terminal(startup.HEADER, startup.rows(raw["startup"])))
+    if raw.get("tracking"):
+        console.print(tracking.line(raw["tracking"]))
 
 
 def _settings(options: argparse.Namespace, out: Path) -> Settings:

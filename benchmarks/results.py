@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import figures, plot, startup, tables
+from benchmarks import figures, plot, startup, tables, tracking
 from benchmarks.bars import bars
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -34,6 +34,7 @@ def text(raw: Mapping[str, Any], picture: str = "") -> str:
         *([f"![The same as a plot]({picture})"] if picture and comparisons else []),
         *(_comparison(item, floors[item.size]) for item in comparisons),
         *(["## `save_interval=auto`", *(tables.auto_line(item) + "." for item in autos)] if autos else []),
+        *(["## W&B", f"{tracking.line(raw['tracking'])}."] if raw.get("tracking") else []),
         *(["## Start-up", _startup(raw["startup"])] if raw.get("startup") else []),
         "## To repeat it",
         f"```bash\n{raw['command']}\nmake bench ARGS=--write-results\n```",

@@ -77,7 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     pruning.add_argument("--keep-best", type=int, default=1, metavar="K", help="of the best (default 1; -1: all)")
     pruning.add_argument("--yes", action="store_true", help="do not ask")
     add("show", show, "show what a checkpoint file holds: its manifest and the run's configuration", metavar="FILE")
-    syncing = add("sync", sync, "send W&B what it lacks of a run, and see that it has it; exit 1 if not", **run)
+    syncing = add(
+        "sync",
+        sync,
+        "send W&B what it lacks of a run's history and checkpoints, and see that it has these; exit 1 if not",
+        **run,
+    )
     syncing.add_argument("--limit", default="1h", metavar="TIME", help="wait no longer for uploads (default 1h)")
     add(
         "status",

@@ -40,6 +40,8 @@ PREFIX = "wandb:"
 """`ckpt_path=wandb:entity/project/name:alias` names a checkpoint that lies in W&B."""
 STOP_S = 10.0
 """Who was stopped by a signal has little time left for uploads: the next start, or `sync`, makes up for them."""
+_LONGEST_NAME = 128
+"""Characters: W&B refuses more."""
 
 
 # What W&B is told
@@ -65,10 +67,15 @@ def own(given: DictConfig, run_id: str, directory: RunDirectory) -> dict[str, An
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     if hydra is not None and hydra.mode == RunMode.MULTIRUN:
         sweep = Path(hydra.sweep.dir).absolute()
-        found["group"] = found["group"] or f"{sweep.parent.name}-{sweep.name}"
-        found["name"] = found["name"] or hydra.job.override_dirname.replace(",", " ") or directory.path.name
+        found["group"] = found["group"] or _short(f"{sweep.parent.name}-{sweep.name}")
+        found["name"] = found["name"] or _short(hydra.job.override_dirname.replace(",", " ")) or directory.path.name
     _remember(directory, name=found["name"], group=found["group"])
     return found
+
+
+def _short(name: str) -> str:
+    """What W&B takes as a name; one that is longer would keep the run from being logged at all."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
 
 
 def introduce(directory: RunDirectory, given: Sequence[Any], config: Mapping[str, Any], facts: dict[str, Any]) -> None:

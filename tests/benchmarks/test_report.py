@@ -70,6 +70,12 @@ def test_the_page_says_what_no_way_of_saving_could_give_back(raw):
     assert "Together 150 ms, 0.30 W." in results.text(raw)
 
 
+def test_the_page_says_what_telling_wandb_takes(raw):
+    assert "## W&B" not in results.text(raw)
+    raw["tracking"] = [{"mode": "server hangs", "seconds": [0.0002, 0.0004, 0.009]}]
+    assert "server hangs: 0.40 ms, at worst 9.00." in results.text(raw)
+
+
 def test_the_page_names_nothing_of_this_machine_but_its_kind(raw):
     page = results.text(raw)
     assert not [word for word in (str(ROOT), str(Path.home()), os.uname().nodename) if len(word) > 4 and word in page]

@@ -1,6 +1,9 @@
 """What becomes of W&B's versions, on a made-up W&B: which there are, what they are called, and what is taken back."""
 
+import sys
+import threading
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 
@@ -53,7 +56,7 @@ class Server:
 
     def __init__(self):
         self.versions, self.aliases, self.errors, self.used, self.gate = {}, {}, [], [], Event()
-        self.num_made = 0
+        self.num_made = self.num_listed = 0
         self.gate.set()
 
     def log_artifact(self, artifact, aliases):
@@ -83,6 +86,7 @@ def server(monkeypatch):
     made = Server()
 
     def versions(named):
+        made.num_listed += 1
         return [made.handle(number) for number in sorted(made.versions)] if named == "e/p/model-r" else []
 
     monkeypatch.setattr(tracking, "versions", versions)
@@ -183,6 +187,19 @@ def test_a_deletion_before_the_upload_loses_nothing_that_is_wanted(server, folde
     run.end()
     assert set(server.named()) == ({name(2)} if pruned == "delete" else {name(0), name(1), name(2)})
     assert list(folder.glob(".*")) == []
+
+
+@pytest.mark.parametrize("pruned", ["delete", "keep"])
+def test_offline_a_deletion_before_the_thread_comes_to_it_is_no_trouble(server, folder, monkeypatch, caplog, pruned):
+    monkeypatch.setattr(server, "offline", True, raising=False)
+    run = Run(server, folder, pruned=pruned)
+    item = commit(folder, 0)
+    remove(folder, item.name)
+    run.tracker.committed(item, {layout.LAST: item.name, layout.BEST: None})
+    run.tracker.pruned([item.name])
+    run.end(finished=False)
+    assert caplog.text == ""
+    assert server.num_made == 0
 
 
 @pytest.mark.parametrize(
@@ -314,6 +331,28 @@ def test_what_failed_is_tried_again_at_the_end_and_told_once(server, folder, cap
     assert "does not have all" not in caplog.text
 
 
+def test_an_end_that_mends_something_asks_once_what_there_is(server, folder):
+    server.errors = [OSError("the server is tired.")]
+    run = Run(server, folder)
+    run.save(0)
+    run.save(1, best=0)
+    run.end()
+    assert server.num_listed == 1
+    assert server.named() == {name(0): {step(0), "best"}, name(1): {step(1), "latest", "final"}}
+
+
+def test_a_final_that_cannot_be_given_leaves_the_rest_to_be_done(server, folder, monkeypatch):
+    first = Run(server, folder)
+    gone = first.save(0)
+    first.end(finished=False)
+    run = Run(server, folder)
+    run.tracker._pruned.note(gone.sha256)
+    run.save(1)
+    monkeypatch.setattr(tracking, "again", lambda version: 1 / 0)
+    run.end()
+    assert set(server.named()) == {name(1)}
+
+
 def test_what_never_arrives_is_told_with_the_way_out(server, folder, caplog):
     server.errors = [OSError("no")] * 9
     run = Run(server, folder)
@@ -348,6 +387,18 @@ def test_no_more_waits_than_the_queue_may_hold(server, folder, caplog):
     assert caplog.text.count("wait to be uploaded: ") == 1
 
 
+def test_nothing_is_left_where_temporary_files_are(server, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(Server, "log_artifact", lambda self, artifact, aliases: made.append(artifact) or 1 / 0)
+    made = []
+    run = Run(server, folder)
+    run.save(0)
+    run.end(finished=False)
+    assert tracking.NOTE in made[0].manifest.entries
+    assert list((tmp_path / "temporary").iterdir()) == list((folder.parent / "wandb").glob("tmp*")) == []
+
+
 def test_an_unexpected_error_does_not_end_the_tracker(server, folder, caplog, monkeypatch):
     run = Run(server, folder)
     monkeypatch.setattr(server, "log_artifact", lambda *args, **kwargs: 1 / 0)
@@ -355,6 +406,66 @@ def test_an_unexpected_error_does_not_end_the_tracker(server, folder, caplog, mo
     run.tracker.pruned([name(5)])
     run.end(finished=False, limit_s=60)
     assert caplog.text.count("division by zero") == 1
+
+
+READS = {"read", "readall", "readinto", "read1", "pread", "sendfile", "copy_file_range", "connect", "send", "recv"}
+
+
+class Watch:
+    """On which threads W&B's code ran, and on which a file was read or its bytes were hashed."""
+
+    def __init__(self, monkeypatch):
+        self.wandb, self.bytes = set[str](), set[str]()
+        package = str(Path(tracking.wandb.__file__).parent)
+
+        def see(frame, event, what):
+            if event == "call" and frame.f_code.co_filename.startswith(package):
+                self.wandb.add(threading.current_thread().name)
+            elif event == "c_call" and (what.__name__ in READS or _hashes(what)):
+                self.bytes.add(threading.current_thread().name)
+
+        for method in ("log_artifact", "handle"):  # of the made-up W&B: what stands for the client's calls
+            monkeypatch.setattr(Server, method, self._as_wandb(getattr(Server, method)))
+        for method in ("wait", "save", "delete"):
+            monkeypatch.setattr(Version, method, self._as_wandb(getattr(Version, method)))
+        self.see = see
+        threading.setprofile(see)  # of threads that begin from now on
+
+    def _as_wandb(self, function):
+        def call(*args, **kwargs):
+            self.wandb.add(threading.current_thread().name)
+            return function(*args, **kwargs)
+
+        return call
+
+
+def _hashes(what):
+    return what.__name__ == "update" and type(what.__self__).__module__ == "_hashlib"
+
+
+@pytest.fixture
+def watching():
+    yield
+    threading.setprofile(None)
+    sys.setprofile(None)
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_who_commits_calls_nothing_of_wandb_and_reads_no_bytes(server, folder, monkeypatch, watching, offline):
+    monkeypatch.setattr(server, "offline", offline, raising=False)
+    first, *others = [replace(commit(folder, number, position=place(number)), number=number) for number in range(4)]
+    watch = Watch(monkeypatch)
+    run = Run(server, folder)
+    run.tracker.opened([first], {layout.LAST: name(0), layout.BEST: name(0)})
+    sys.setprofile(watch.see)
+    for item in others:
+        run.tracker.committed(item, {layout.LAST: item.name, layout.BEST: name(0)})
+    run.prune(1)
+    sys.setprofile(None)
+    run.end()
+    here, there = threading.current_thread().name, "wandb-tracker"
+    assert here not in watch.wandb | watch.bytes
+    assert there in watch.wandb & watch.bytes, "it is seen where it is done"
 
 
 def test_what_a_run_starts_from_is_used(server, folder):

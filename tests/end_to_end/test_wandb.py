@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 import torch
 from tests.support import wandb_log
 from tests.support.command import QUICK, ROOT, Process, newest, start, train, wait_for
+from tests.support.values import flip_byte
 from tests.support.wandb_server import WandbServer
 
 from cairn.checkpoint.catalog import Catalog
@@ -139,6 +142,9 @@ def test_offline_says_what_the_run_is(tmp_path: Path) -> None:
     assert isinstance(config["run"]["git_dirty"], bool)
 
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="who is W&B's process is read in /proc")
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: apt-get install strace)")
 def test_offline_nothing_asks_for_a_network(tmp_path: Path) -> None:
     trace = ["strace", "-f", "-o", str(tmp_path / "log"), "-e", "trace=connect,sendto"]
@@ -156,15 +162,58 @@ def test_offline_nothing_asks_for_a_network(tmp_path: Path) -> None:
 
 def test_offline_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(run, *SHORT, "trainer.max_epochs=8")
+    longer = ["trainer.max_epochs=8", "checkpoint.keep_last=-1"]  # of one that a start deletes, W&B need not hear
+    process = start(run, *SHORT, *longer)
     assert wait_for(lambda: newest(run) >= "epoch_002", process)
     process.kill()
     before = {item.name for item in kept(run)}
-    train(run, *SHORT, "trainer.max_epochs=8")
+    train(run, *SHORT, *longer)
     assert told(wandb_log.history(run)) == logged(run)
     names = {item["metadata"]["name"] for item in wandb_log.artifacts(run)}
     assert before <= names, "what was committed right before the kill is told at the resume"
     assert len(list((run / "wandb").glob("offline-run-*"))) == 2
+
+
+@needs_proc
+def test_offline_a_kill_loses_no_more_than_the_last_second(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stands = [*SHORT, "checkpoint.keep_last=-1", "+callbacks.stand={_target_:tests.support.callbacks.StandStill,at:12}"]
+    process = start(run, *stands)
+    assert wait_for((run / "stands").exists, process)
+    assert wait_for(lambda: newest(run) == "epoch_001_batch_000002.ckpt", process)  # saved right before
+    (log,) = run.glob("wandb/offline-run-*/*.wandb")
+    stay_the_same(lambda: log.stat().st_size, seconds=3)  # by itself it would be written every 15 s
+    kill_all(process)
+    rows = [json.loads(line) for line in (run / "wandb" / "history.jsonl").read_text().splitlines()]
+    assert [row["trainer/global_step"] for row in rows if "train/loss_step" in row] == list(range(12))
+    own = ("_step", "_runtime")
+    assert [{n: v for n, v in row.items() if n not in own} for row in wandb_log.history(run)] == rows
+    assert [item["metadata"]["name"] for item in wandb_log.artifacts(run)] == [item.name for item in kept(run)]
+    train(run, *stands)
+    assert told(wandb_log.history(run)) == logged(run)
+
+
+def kill_all(process: Process) -> None:
+    """Also W&B's own process: in its session, it would write and send what it has when it sees ours gone."""
+    os.kill(next(_clients_of(process.pid)), signal.SIGKILL)
+    process.kill()
+
+
+def _clients_of(pid: int) -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().decode().split("\0")
+            if words[0].endswith("wandb-core") and ["--pid", str(pid)] == words[words.index("--pid") :][:2]:
+                yield int(path.parent.name)
+
+
+def stay_the_same(value: Callable[[], Any], seconds: float) -> None:
+    """Wait until something has not changed for so long, as one sees who is paused together with those who change it."""
+    before, still, pause_s = value(), 0, 0.05
+    while still < seconds / pause_s:
+        time.sleep(pause_s)
+        now = value()
+        before, still = now, still + 1 if now == before else 0
 
 
 # Online
@@ -228,7 +277,11 @@ def test_a_server_that_fails_costs_a_sentence(server: WandbServer, tmp_path: Pat
     if trouble in ("hung", "dies"):
         assert wait_for(lambda: bool(newest(run)), process)
         {"hung": server.hang, "dies": server.die}[trouble]()
+    answers, before = server.num_answers, newest(run)
     output = process.end()
+    if trouble == "hung":
+        assert server.num_answers == answers, "training and its saves wait for none"
+        assert newest(run) > before
     assert "finished" in output
     assert "Traceback" not in output
     if trouble == "refused":
@@ -245,12 +298,13 @@ def test_a_server_that_fails_costs_a_sentence(server: WandbServer, tmp_path: Pat
     assert told(seen.history) == logged(run)
 
 
-def test_a_killed_run_goes_on_and_mends_what_wandb_lacks(server: WandbServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill", [Process.kill, pytest.param(kill_all, marks=needs_proc)])
+def test_a_killed_run_goes_on_and_mends_what_wandb_lacks(server: WandbServer, tmp_path: Path, kill: Any) -> None:
     run = tmp_path / "run"
     longer = ["trainer.max_epochs=8", "checkpoint.keep_last=2"]
     process = online(server, run, *longer)
     assert wait_for(lambda: newest(run) >= "epoch_003", process)
-    process.kill()  # W&B's own process with it
+    kill(process)
     online(server, run, *longer).end()
     (seen,) = server.runs.values()
     assert told(seen.history) == logged(run)
@@ -328,7 +382,20 @@ def test_how_a_run_ended_is_shown(server: WandbServer, tmp_path: Path) -> None:
     assert wait_for(lambda: bool(newest(tmp_path / "stopped")), process)
     process.send_signal(signal.SIGTERM)
     process.end(143)
-    assert [other.exit_code for other in server.runs.values()] == [1, 143]
+    assert [(other.exit_code, other.state) for other in server.runs.values()] == [(1, "failed"), (143, "preempted")]
+    assert not seen.preempting
+    online(server, tmp_path / "stopped", "trainer.max_steps=1").end()  # whatever is left of it
+    assert [other.state for other in server.runs.values()] == ["failed", "finished"]
+
+
+def test_who_stops_a_run_by_hand_has_not_preempted_it(server: WandbServer, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = online(server, run, "trainer.max_epochs=1000")
+    assert wait_for(lambda: bool(newest(run)), process)
+    process.send_signal(signal.SIGINT)
+    process.end(130)
+    (seen,) = server.runs.values()
+    assert (seen.exit_code, seen.state) == (130, "failed")
 
 
 # Later, and from elsewhere
@@ -390,8 +457,16 @@ def test_a_version_that_does_not_arrive_is_told(server: WandbServer, tmp_path: P
     server.fail(403, 1000, "upload")
     code, output = sync(server, run)
     assert code == 1
-    assert "missing" in output
+    assert output.count("missing") == len(kept(run))
+    assert "committed" not in output
     server.heal()
+    broken, *others = kept(run)
+    flip_byte(run / "checkpoints", broken.name)
+    code, output = sync(server, run)
+    assert code == 1
+    assert re.search(rf"missing +{broken.name}", output)
+    assert output.count("committed") == len(others) > 0
+    assert set(there(server)) == {item.name for item in others}
 
 
 def test_a_run_may_start_from_what_lies_in_wandb(server: WandbServer, tmp_path: Path) -> None:
@@ -453,3 +528,18 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own(server: WandbServer, tmp_path: 
         assert f"save_interval={number}" in seen.name
         assert seen.exit_code == 0
         assert len(told(seen.history)) == len(set(told(seen.history))) > 3
+
+
+def test_a_job_that_fails_in_the_middle_of_a_sweep_is_shown_and_no_other(server: WandbServer, tmp_path: Path) -> None:
+    fails = ["+callbacks.fail._target_=tests.support.callbacks.FailAt", "+callbacks.fail.at=100,7,200"]
+    folders = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.sweep.subdir=${hydra.job.num}"]
+    train(None, "-m", *SHORT, "trainer.max_epochs=1", *fails, *folders, expect=1, **server.environment)
+    seen = {run.config["callbacks"]["fail"]["at"]: run for run in server.runs.values()}
+    assert {at: (run.exit_code, run.state) for at, run in seen.items()} == {
+        100: (0, "finished"),
+        7: (1, "failed"),
+        200: (0, "finished"),
+    }
+    steps = {at: max(row["trainer/global_step"] for row in run.history) for at, run in seen.items()}
+    assert steps[7] < steps[100] == steps[200], "each has its own rows"
+    assert all(run.name.endswith("...") for run in seen.values()), "what so many overrides say is cut to what W&B takes"

@@ -92,11 +92,27 @@ class SlowBatches(Callback):
             time.sleep(0.1)
 
 
+class StandStill(Callback):
+    """The batch of this number does not begin, the first time; a file `stands` says so."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        file = Path(trainer.default_root_dir) / "stands"
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at and not file.exists():
+            file.touch()
+            time.sleep(3600)  # whoever waits for it kills
+
+
 class FailAt(Callback):
-    """The thirteenth batch fails."""
+    """The batch of this number fails."""
+
+    def __init__(self, at: int = 13) -> None:
+        self.at = at
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if trainer.global_step == 13:
+        if trainer.global_step == self.at:
             raise RuntimeError("something broke")
 
 

@@ -22,6 +22,8 @@ ENTITY = "tester"
 """Whom the API key belongs to; projects without an entity are theirs."""
 CREATED_AT = "2025-01-01T00:00:00"
 CHUNK_BYTES = 64 << 10
+LONGEST_NAME = 128
+"""Of a run or a group, in characters."""
 
 Json = dict[str, Any]
 Kind = Literal["graphql", "file_stream", "upload", "run_file", "download"]
@@ -43,7 +45,9 @@ class Run:
     summary: Json = field(default_factory=dict)
     history: list[Json] = field(default_factory=list)
     state: str = "running"
+    """As W&B shows it; after `mark_preempting` another exit code than 0 is a preemption, and no failure."""
     exit_code: int | None = None
+    preempting: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
     """What the client uploads beside the artifacts: config.yaml, the console, requirements."""
     stream: dict[str, list[str]] = field(default_factory=dict)
@@ -199,6 +203,9 @@ def _plain(config: str) -> Json:
 
 def _upsert_run(store: Store, asked: Json) -> Json:
     name = asked["name"] or asked["id"]
+    for what in ("displayName", "groupName"):
+        if len(asked.get(what) or "") > LONGEST_NAME:
+            raise store.wrong(f"{what} is longer than {LONGEST_NAME} characters: {asked[what]}")
     inserted = name not in store.runs
     if inserted:
         project = asked.get("project") or "uncategorized"
@@ -234,6 +241,8 @@ def _bucket(run: Run) -> Json:
 
 def _resume(store: Store, asked: Json) -> Json:
     run = store.runs.get(asked["name"])
+    if run is not None:
+        run.preempting = False  # it is somewhere else now
     entity, project = asked.get("entity") or ENTITY, asked["project"]
     known = run is not None and (run.entity, run.project) == (entity, project)
     return {"model": {**_project(entity, project), "bucket": _resumed(run) if run and known else None}}
@@ -521,8 +530,17 @@ def _stream(store: Store, run_id: str, body: Json) -> Json:
     if run.stream.get("wandb-summary.json"):
         run.summary = json.loads(run.stream["wandb-summary.json"][-1])
     run.exit_code = body["exitcode"] if body.get("complete") else None
-    run.state = {None: "running", 0: "finished"}.get(run.exit_code, "failed")
+    run.preempting = run.preempting or bool(body.get("preempting"))
+    run.state = _state(run)
     return {"exitcode": None, "limits": {}}
+
+
+def _state(run: Run) -> str:
+    if run.exit_code is None:
+        return "preempting" if run.preempting else "running"
+    if run.exit_code == 0:
+        return "finished"
+    return "preempted" if run.preempting else "failed"
 
 
 def _put_artifact_file(store: Store, artifact_id: str, path: str, data: bytes) -> None:
@@ -600,7 +618,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = b"" if status else b"{}"
         if status is None:
             status, answer = self.owner.answer(kind, unquote(self.path), body)
-        self.owner.pass_gate(self.life)
+        self.owner.let_out(self.life)
         self._send(status, answer)
 
     def _body(self, kind: Kind) -> bytes:
@@ -653,6 +671,7 @@ class WandbServer(Store):
         self.operations: Counter[str] = Counter()
         self.upload_bytes = 0
         """How many bytes of artifacts have arrived, unfinished uploads included."""
+        self.num_answers = 0
         self.connections: set[socket.socket] = set()
         self.life = 0
         self._port = 0
@@ -694,7 +713,8 @@ class WandbServer(Store):
 
     def hang(self) -> None:
         """Accept connections and answer nothing, on those that are open too."""
-        self._answering.clear()
+        with self._changed:
+            self._answering.clear()
 
     def resume(self) -> None:
         """Answer again, what was asked meanwhile first."""
@@ -745,6 +765,15 @@ class WandbServer(Store):
             pass
         if self.life != life:
             raise ConnectionAbortedError
+
+    def let_out(self, life: int) -> None:
+        """Count an answer that goes out: none does while the server hangs."""
+        while True:
+            self.pass_gate(life)
+            with self._changed:
+                if self._answering.is_set():
+                    self.num_answers += 1
+                    return
 
     def next_failure(self, kind: Kind) -> int | None:
         """The status that this request gets instead of an answer, if any."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +91,7 @@ class WandbTracker:
         self._run, self._place, self._wishes = run, place, wishes
         self._online = not run.offline
         self._outbox = Outbox(place.checkpoints)
-        self._pruned = _Pruned(place.run / "wandb" / "pruned.jsonl")
+        self._pruned = _Pruned(place.run / "wandb" / "pruned.txt")
         # Of who commits:
         self._digests: dict[str, str] = {}
         self._gone: set[str] = set()
@@ -209,11 +210,18 @@ class WandbTracker:
         if replaced is not None and self._online and (new is None or new.id != replaced.id):
             self._take_back(replaced)
         if links.get(layout.BEST) not in (before, saved.name, None):
-            self._restore_aliases()
+            self._restore_aliases(self._there() if self._online else [])
 
     def _send(self, saved: Saved, aliases: Sequence[str]) -> None:
         self._missing[saved.name] = saved
-        version = self._run.log_artifact(self._artifact(saved), aliases=[alias(saved.position.step), *aliases])
+        try:
+            artifact = self._artifact(saved)
+        except (OSError, ValueError):
+            if self._online or (self._place.checkpoints / saved.name).exists():
+                raise
+            del self._missing[saved.name]  # deleted, which this thread will hear later: there is nothing to refer to
+            return
+        version = self._run.log_artifact(artifact, aliases=[alias(saved.position.step), *aliases])
         if self._online:
             version = version.wait()
         self._versions[saved.name] = version
@@ -224,8 +232,7 @@ class WandbTracker:
         """Online the bytes, from the outbox; offline a reference to them, and a note that tells versions apart."""
         facts = metadata(saved, self._place)
         artifact = wandb.Artifact(collection(self._run.id), TYPE, metadata=facts)
-        with artifact.new_file(NOTE) as file:
-            json.dump(facts, file, indent=2)
+        _add_note(artifact, facts, self._place.run / "wandb")
         held, path = self._outbox.path(saved.name), self._place.checkpoints / saved.name
         if not self._online:
             artifact.add_reference(path.absolute().as_uri(), name=saved.name, checksum=False)
@@ -273,7 +280,7 @@ class WandbTracker:
             if saved.name not in self._missing:
                 self._outbox.drop(saved.name)
         if self._online:
-            self._restore_aliases()
+            self._restore_aliases(self._there())
 
     def _take_back_pruned(self, there: Sequence[Any]) -> None:
         """Also what arrived late: the client of a run that was killed may still have been sending."""
@@ -286,7 +293,7 @@ class WandbTracker:
         """The versions that W&B has, oldest first."""
         return versions(f"{self._run.entity}/{self._run.project}/{collection(self._run.id)}")
 
-    def _restore_aliases(self) -> None:
+    def _restore_aliases(self, there: Sequence[Any]) -> None:
         """Let each alias be where its link is: W&B gives `latest` to whatever was sent last."""
         if not self._online:  # the same content again: W&B makes no new version, and moves the aliases
             for link in (layout.BEST, layout.LAST):
@@ -294,28 +301,42 @@ class WandbTracker:
                 if saved is not None and saved.name in self._versions:
                     self._send(saved, _aliases(saved, self._links))
             return
-        there = {version.metadata.get("name"): version for version in self._there()}
+        named = {version.metadata.get("name"): version for version in there}
         for name, link in _ALIASES.items():
-            version = there.get(self._links.get(link))
+            version = named.get(self._links.get(link))
             if version is not None and name not in version.aliases:
                 _rename(version, lambda aliases, name=name: [*aliases, name])  # type: ignore[misc]
 
     def _end(self, finished: bool) -> None:
-        """Send what could not be sent before; and give the newest of a finished run its last alias."""
+        """Send what could not be sent before, and see that nothing is there, or is called, as it should not be."""
         late = list(self._missing.values())
         for saved in late:
             self._attempt(partial(self._send, saved, []))
-        newest = self._kept.get(self._links.get(layout.LAST) or "")
-        if finished and newest is not None:
-            version = self._versions.get(newest.name)
-            if version is not None and self._online:
-                _rename(version, lambda aliases: [*aliases, "final"])
-            elif version is not None or self._wishes.wants(newest, self._links, finished=True):
-                self._send(newest, [*_aliases(newest, self._links), "final"])
+        if finished:
+            self._attempt(self._call_final)
+        there = self._there() if self._online and (late or self._wishes.pruned != "keep") else []
         if late:
-            self._restore_aliases()
-        if self._online and self._wishes.pruned != "keep":
-            self._take_back_pruned(self._there())
+            self._restore_aliases(there)
+        if self._wishes.pruned != "keep":
+            self._take_back_pruned(there)
+
+    def _call_final(self) -> None:
+        """Give the newest of a finished run its last alias."""
+        newest = self._kept.get(self._links.get(layout.LAST) or "")
+        version = self._versions.get(newest.name) if newest is not None else None
+        if version is not None and self._online:
+            _rename(version, lambda aliases: [*aliases, "final"])
+        elif newest is not None and (version is not None or self._wishes.wants(newest, self._links, finished=True)):
+            self._send(newest, [*_aliases(newest, self._links), "final"])
+
+
+def _add_note(artifact: Any, facts: Mapping[str, Any], folder: Path) -> None:
+    """Not by `new_file`, which leaves a folder in $TMPDIR to the garbage collector, and after a kill to nobody."""
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        note = Path(made) / NOTE
+        note.write_text(json.dumps(facts, indent=2))
+        artifact.add_file(str(note), name=NOTE, skip_cache=True)  # W&B takes a copy
 
 
 class _Pruned:

@@ -1,0 +1,95 @@
+"""What telling W&B of a checkpoint takes from the thread that commits, offline and while a server does not answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import children
+
+OFFLINE, HUNG = "offline", "server hangs"
+NUM_SAVES = 100
+_NUM_BYTES = 2**29
+_PAUSE_S = 0.02  # between two saves, so that the tracker's thread has begun with the one before
+
+
+def run(directory: Path, timeout_s: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """`mode` and `seconds`: a list with one value for each checkpoint. Each mode in a process of its own."""
+    found = []
+    for mode in (OFFLINE, HUNG):
+        folder = directory / "tracking"
+        command = [sys.executable, "-m", "benchmarks.tracking", mode, str(folder)]
+        ended = children.run(command, 1, timeout_s, directory / "log" / "tracking.log")
+        shutil.rmtree(folder, ignore_errors=True)
+        if ended.error:
+            say(f"  tracking, {mode}: {ended.error}")
+        else:
+            found.append({"mode": mode, "seconds": json.loads(ended.output.splitlines()[-1])})
+    return found
+
+
+def line(results: Sequence[Mapping[str, Any]]) -> str:
+    """In a sentence."""
+    told = (
+        f"{item['mode']}: {1e3 * statistics.median(item['seconds']):.2f} ms, at worst {1e3 * max(item['seconds']):.2f}"
+        for item in results
+    )
+    return (
+        f"What telling W&B of a checkpoint takes from the thread that commits ({NUM_SAVES} of them): {'; '.join(told)}"
+    )
+
+
+def main(mode: str, directory: Path) -> None:
+    """Measure one mode, print the seconds as JSON, and leave at once."""
+    from tests.support.wandb_server import WandbServer
+
+    from cairn.logging.wandb import prepare
+
+    (directory / "checkpoints").mkdir(parents=True)
+    with WandbServer() as server:
+        os.environ |= server.environment if mode == HUNG else {"WANDB_MODE": "offline"}
+        prepare(directory, offline=mode == OFFLINE)
+        seconds = _measure(directory, server.hang if mode == HUNG else lambda: None)
+        print(json.dumps(seconds), flush=True)
+        os._exit(0)  # the client would wait for the server
+
+
+def _measure(directory: Path, begin: Callable[[], None]) -> list[float]:
+    import wandb
+
+    from cairn.checkpoint import layout
+    from cairn.checkpoint.tracking import Place, WandbTracker
+    from cairn.checkpoint.types import Position, Saved
+
+    folder = directory / "checkpoints"
+    tracker = WandbTracker(wandb.init(project="benchmark", dir=str(directory)), Place(directory, folder))
+    tracker.opened([], {})
+    time.sleep(1)
+    begin()
+    seconds, before = [], ""
+    for number in range(NUM_SAVES):
+        position = Position(0, number, number, number)
+        saved = Saved(layout.checkpoint_name(position), position, number, (), None, num_bytes=_NUM_BYTES, sha256="0")
+        with open(folder / saved.name, "wb") as file:
+            file.truncate(_NUM_BYTES)
+        started = time.perf_counter()
+        tracker.committed(saved, {layout.LAST: saved.name, layout.BEST: saved.name})
+        seconds.append(time.perf_counter() - started)
+        if before:
+            tracker.pruning([before])
+            (folder / before).unlink()
+            tracker.pruned([before])
+        before = saved.name
+        time.sleep(_PAUSE_S)
+    return seconds
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
