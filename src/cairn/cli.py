@@ -336,11 +336,11 @@ def report_sweep(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(sweep_words.figures(study))
         return 0
+    page = _draw(study, Path(arguments.out).absolute() if arguments.out else path / "report")
     console = Console()
     console.print(Text(report.relative(path), style="bold"), soft_wrap=True)
     for text in sweep_words.terminal(study):
         console.print(text, highlight=False)
-    page = _draw(study, Path(arguments.out) if arguments.out else path / "report")
     console.print(Text(f"\npage: {report.relative(page)}"), soft_wrap=True)
     return 0
 

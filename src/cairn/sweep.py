@@ -141,11 +141,22 @@ class Run:
 
     @property
     def cost_s(self) -> float | None:
-        """What all saves together have cost the training: o / (1 + o) of its time up to the last one."""
+        """What `num_measured` saves together have cost the training: a share o / (1 + o) of its time up to then."""
         last = self.once[-1] if self.once else None
-        if last is None or last.overhead is None or last.whole_s is None:
+        if last is None or last.overhead is None or last.at_s is None or last.whole_s is None:
             return None
-        return last.whole_s * last.overhead / (1 + last.overhead)
+        until_s = last.at_s if self.source == "manifests" else last.whole_s
+        return until_s * last.overhead / (1 + last.overhead)
+
+    @property
+    def num_measured(self) -> int:
+        """Saves that `overhead` is the cost of: a manifest, written with its own save, tells that of all before."""
+        return self.num_saves - 1 if self.source == "manifests" else self.num_saves
+
+    @property
+    def save_s(self) -> float | None:
+        """What a save has cost the training, on average."""
+        return self.cost_s / self.num_measured if self.cost_s is not None and self.num_measured else None
 
     @property
     def stall_s(self) -> float | None:
@@ -281,7 +292,7 @@ def read_run(path: Path) -> Run:
     directory = RunDirectory(path)
     record, config, progress = _json(path / "run.json"), _config(directory), _json(path / "progress.json")
     group = _mapping(config.get("checkpoint"))
-    kept = tuple(Catalog(_checkpoints(directory)).committed())
+    kept = tuple(filter(_is_sound, Catalog(_checkpoints(directory)).committed()))
     monitor = str(group.get("monitor") or config.get("optimized_metric") or "val/loss")
     points = _points(kept, progress)
     costs = tuple(_saves(path / "csv" / "checkpoints.csv", points))
@@ -325,6 +336,22 @@ def _checkpoints(directory: RunDirectory) -> Path:
         return directory.checkpoints()
     except Exception:  # as above
         return directory.path / "checkpoints"
+
+
+def _is_sound(saved: Saved) -> bool:
+    """Are its figures numbers? The checksum says so, but the first manifests had none."""
+    place = saved.position
+    facts = (
+        saved.number,
+        saved.elapsed_s,
+        saved.stall_s,
+        saved.write_s,
+        saved.skipped,
+        place.step,
+        place.total_batches,
+    )
+    is_known = saved.overhead is None or _is_number(saved.overhead)
+    return all(map(_is_number, facts)) and is_known and isinstance(saved.metrics, Mapping)
 
 
 def _overrides(record: Row) -> dict[str, str]:
@@ -439,6 +466,10 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and _number(value) is not None
 
 
 def _seconds(value: Any) -> float:

@@ -115,7 +115,7 @@ class Study:
     def spread(self) -> float:
         """How many times what a save costs in one run it costs in another; 1 with fewer than two that can tell."""
         able = zip(self.sweep.runs, self.doubts, strict=True)
-        costs = [run.cost_s / run.num_saves for run, why in able if why is None and run.cost_s]
+        costs = [run.save_s for run, why in able if why is None and run.save_s]
         return max(costs) / min(costs) if costs else 1.0
 
     @property
@@ -146,7 +146,7 @@ def doubt(run: Run) -> Doubt | None:
         return "no saves"
     if run.cost_s is None or run.batch_s is None:
         return "unknown"
-    if run.num_saves < FEWEST_SAVES:
+    if run.num_measured < FEWEST_SAVES:
         return "few saves"
     return "too short" if (run.elapsed_s or 0.0) < SHORTEST_S else None
 
@@ -160,7 +160,7 @@ def pooled(runs: Sequence[Run]) -> Cost | None:
     able = [
         (run, run.cost_s, run.work_s) for run in runs if run.cost_s is not None and run.work_s and run.total_batches
     ]
-    num_saves = sum(run.num_saves for run, *_ in able)
+    num_saves = sum(run.num_measured for run, *_ in able)
     if not num_saves:
         return None
     save_s = math.fsum(cost_s for _, cost_s, _ in able) / num_saves

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,27 @@ _ROW_INCHES, _LEAST_INCHES = 0.3, 1.5
 _DPI = 110
 _AROUND = 4.0
 """So many times shorter and longer than what is of interest are the intervals at the ends of the axis."""
+_BELOW = 8.0
+"""The axis ends so many times below the least loss."""
+_FEW_DECADES = 2.5
 _MOST_TICKS = 400
 """More saves than these would be one dark bar."""
+_TIMES = {"h": 3600.0, "min": 60.0, "s": 1.0, "ms": 1e-3}
+_SIZES = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
+_BESIDE: dict[str, Any] = {
+    "textcoords": "offset points",
+    "ha": "center",
+    "fontsize": 8,
+    "bbox": {"facecolor": "#ffffff", "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
+}
+"""A label that stays readable on a line."""
+_NAMED_TIMES = {
+    "ms": (1e-3, (1, 2, 5, 10, 20, 50, 100, 200, 500)),
+    "s": (1.0, (1, 2, 5, 10, 20, 30)),
+    "min": (60.0, (1, 2, 5, 10, 20, 30)),
+    "h": (3600.0, (1, 2, 5, 10)),
+    "d": (86400.0, (1, 2, 4, 7, 14, 30)),
+}
 _LINES = ("#9ecae1", "#6baed6", "#3f8fc5", "#2e6f95", "#173f57")
 
 
@@ -75,23 +95,22 @@ def runs(study: Study) -> Figure:
     found = study.sweep.runs
     sure = [why is None for why in study.doubts]
     overheads = [None if run.overhead is None else 100 * run.overhead for run in found]
-    texts = [row[2] if row[2] == words.UNKNOWN or fine else f"{row[2]}?" for row, fine in _with(study, sure)]
-    _bars(axes[0, 0], overheads, texts, "overhead, %", sure)
-    _bars(axes[0, 1], [_ms(run.stall_s) for run in found], _column(study, 3), "standing still per save, ms")
-    _bars(axes[0, 2], [_mb(run.written_bytes) for run in found], _column(study, 4), "written in all, MB")
-    _bars(axes[1, 0], [_mb(run.held_bytes) for run in found], _column(study, 5), "held on disk now, MB")
+    _bars(axes[0, 0], overheads, _column(study, 2), "overhead, %", sure)
+    stalls, stall_unit = _scaled([run.stall_s for run in found], _TIMES)
+    written, written_unit = _scaled([run.written_bytes for run in found], _SIZES)
+    held, held_unit = _scaled([run.held_bytes for run in found], _SIZES)
+    _bars(axes[0, 1], stalls, _column(study, 3), f"standing still per save, {stall_unit}")
+    _bars(axes[0, 2], written, _column(study, 4), f"written in all, {written_unit}")
+    _bars(axes[1, 0], held, _column(study, 5), f"held on disk now, {held_unit}")
     _risk(axes[1, 1], study)
     _dots(axes[1, 2], [run.best for run in found], _column(study, 8), f"best {words.header(study)[-1]}")
     labels = [_short(label) for label in study.sweep.labels]
     for axis in axes[:, 0]:
         axis.set_yticks(range(num_rows), labels, fontsize=8)
         axis.set_ylabel("save interval", fontsize=8)
-        axis.set_ylim(num_rows - 0.4, -0.6)
+        around = 1.0 if num_rows == 1 else 0.6  # a single bar shall not fill the panel
+        axis.set_ylim(num_rows - 1 + around, -around)
     return figure
-
-
-def _with(study: Study, sure: Sequence[bool]) -> list[tuple[list[str], bool]]:
-    return list(zip(words.rows(study), sure, strict=True))
 
 
 def _column(study: Study, place: int) -> list[str]:
@@ -112,16 +131,16 @@ def _bars(
 
 def _risk(axis: Any, study: Study) -> None:
     """What was at risk on average, and in red what was lost in all."""
-    found = study.sweep.runs
-    for place, (run, row) in enumerate(zip(found, words.rows(study), strict=True)):
-        risk_s, lost_s = run.at_risk_s or 0.0, run.lost_s or 0.0
-        axis.barh(place, risk_s, color=_BLUE, height=0.66)
-        if lost_s:
-            axis.barh(place, lost_s, color=_RED, height=0.2)
-        _tell(axis, max(risk_s, lost_s), place, f"{row[6]}, lost {row[7]}" if lost_s else row[6])
-    most = max([value for run in found for value in (run.at_risk_s, run.lost_s) if value] or [1.0])
-    axis.set_xlim(0, 1.75 * most if any(run.lost_s for run in found) else 1.3 * most)
-    _finish(axis, "work at risk on average, s" + (" (red: really lost)" if any(run.lost_s for run in found) else ""))
+    found, num_rows = study.sweep.runs, len(study.sweep.runs)
+    times, unit = _scaled([*(run.at_risk_s for run in found), *(run.lost_s for run in found)], _TIMES)
+    has_lost = any(times[num_rows:])
+    for place, row in enumerate(words.rows(study)):
+        risk, lost = times[place] or 0.0, times[num_rows + place] or 0.0
+        axis.barh(place, risk, color=_BLUE, height=0.66)
+        axis.barh(place, lost, color=_RED, height=0.2)
+        _tell(axis, max(risk, lost), place, f"{row[6]}, lost {row[7]}" if lost else row[6])
+    axis.set_xlim(0, (1.75 if has_lost else 1.3) * max([time for time in times if time] or [1.0]))
+    _finish(axis, f"at risk on average, {unit}" + (" (red: really lost)" if has_lost else ""))
 
 
 def _dots(axis: Any, values: Sequence[float | None], texts: Sequence[str], label: str) -> None:
@@ -211,9 +230,9 @@ def _measured(axis: Any, study: Study) -> None:
         lost = 100 * (run.overhead + (run.at_risk_s or 0.0) / mtbf_s if mtbf_s else run.overhead)
         face = "#ffffff" if why else "#222222"
         axis.plot(run.spacing_s, lost, "s", ms=6, mfc=face, mec="#222222", zorder=5)
-        axis.annotate(_short(label), (run.spacing_s, lost), (6, 5), textcoords="offset points", fontsize=8, zorder=6)
-    rough = " (hollow: too few or too short)" if any(study.doubts) else ""
-    what = "measured: overhead" + (" + work at risk / M" if mtbf_s else "")
+        axis.annotate(_short(label), (run.spacing_s, lost), (0, 7), **_BESIDE)
+    rough = "\n(hollow: few saves, or too short)" if any(study.doubts) else ""
+    what = "measured: overhead" + ("\n+ work at risk / M" if mtbf_s else "")
     axis.plot([], [], "s", ms=6, color="#222222", label=what + rough)
 
 
@@ -221,13 +240,13 @@ def _dress(axis: Any, study: Study) -> None:
     batch_s = study.cost.batch_s if study.cost else 1.0
     axis.set_xlabel("training between two saves, t", fontsize=9)
     axis.set_ylabel("time lost, %", fontsize=9)
-    axis.xaxis.set_major_formatter(lambda value, _: words.duration_long(value))
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.xaxis.set_minor_formatter(lambda *_: "")
-    axis.yaxis.set_minor_formatter(lambda *_: "")
     axis.margins(x=0)
+    lowest, highest = 100 * min(item.loss for item in study.advice), axis.get_ylim()[1]
+    axis.set_ylim(lowest / _BELOW, min(100.0, highest))
     above = axis.secondary_xaxis("top", functions=(lambda t: t / batch_s, lambda n: n * batch_s))
-    above.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    _time_ticks(axis.xaxis, axis.get_xlim())
+    _ticks(axis.yaxis, axis.get_ylim(), "{:g}".format)
+    _ticks(above.xaxis, axis.get_xlim(), "{:,.6g}".format)
     above.set_xlabel("in batches", fontsize=9)
     for each in (axis, above):
         each.tick_params(labelsize=8)
@@ -236,11 +255,34 @@ def _dress(axis: Any, study: Study) -> None:
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
+def _ticks(axis: Any, limits: tuple[float, float], text: Callable[[float], str]) -> None:
+    """Numbers at 1, 2 and 5 where there is room for them, and otherwise at powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    is_short = limits[1] / limits[0] < 10**_FEW_DECADES
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,), numticks=12))
+    axis.set_major_formatter(lambda value, _: text(value))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _time_ticks(axis: Any, limits: tuple[float, float]) -> None:
+    """At times that have a name; at fewer of them, if there are many."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    named = {unit * count: f"{count} {name}" for name, (unit, counts) in _NAMED_TIMES.items() for count in counts}
+    inside = [second for second in sorted(named) if limits[0] <= second <= limits[1]]
+    axis.set_major_locator(FixedLocator(inside[:: 1 + len(inside) // 9]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: named.get(value, ""))
+
+
 # What kills have cost
 
 
 def kills(study: Study) -> Figure:
     """A row for each run: training that counts is blue, training that was lost is red."""
+    from matplotlib.ticker import MultipleLocator
+
     found = study.sweep.runs
     figure = _figure(10.5, 1.1 + 0.42 * len(found))
     axis = figure.subplots()
@@ -249,10 +291,19 @@ def kills(study: Study) -> Figure:
     axis.set_yticks(range(len(found)), [_short(label) for label in study.sweep.labels], fontsize=8)
     axis.set_ylabel("save interval", fontsize=8)
     axis.set_ylim(len(found) - 0.4, -0.7)
-    axis.set_xlim(0, 1.04 * max([run.trained_s for run in found] or [1.0]))
-    _finish(axis, "seconds of training, with all that was done twice")
+    (most,), unit = _scaled([max(run.trained_s for run in found)], _TIMES)
+    _finish(axis, f"training in all, {unit}")
+    axis.set_xlim(0, 1.02 * (most or 1.0) * _TIMES[unit])
+    axis.xaxis.set_major_locator(MultipleLocator(_step(most or 1.0) * _TIMES[unit]))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value / _TIMES[unit]:g}")
     _legend(figure)
     return figure
+
+
+def _step(most: float) -> float:
+    """1, 2 or 5 times a power of ten: five to ten of it are the whole axis."""
+    power = 10 ** math.floor(math.log10(most))
+    return next(power * step for step in (0.1, 0.2, 0.5, 1.0) if most <= 10 * power * step)
 
 
 def _history(axis: Any, place: int, run: Run) -> None:
@@ -295,9 +346,8 @@ def _short(label: str) -> str:
     return label if len(label) <= 30 else f"{label[:14]}…{label[-15:]}"
 
 
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else 1e3 * seconds
-
-
-def _mb(num_bytes: int | None) -> float | None:
-    return None if num_bytes is None else num_bytes / 1e6
+def _scaled(values: Sequence[float | None], units: dict[str, float]) -> tuple[list[float | None], str]:
+    """The values in the largest unit that the largest of them reaches, and its name."""
+    most = max((value for value in values if value is not None), default=0.0)
+    name = next((name for name, unit in units.items() if most >= unit), [*units][-1])
+    return [None if value is None else value / units[name] for value in values], name

@@ -37,7 +37,7 @@ HEADER_LONG = {
     "lost": "work that was really lost, at all ends together; how many ends cost work",
 }
 ENDS = {
-    "killed": "killed, without notice",
+    "killed": "killed",
     "failed": "failed",
     "announced": "asked to stop",
     "planned": "stopped on purpose",
@@ -103,7 +103,7 @@ def _end_cells(end: End) -> list[str]:
     return [what, *batches, time(end.lost_s)]
 
 
-END_HEADER = ("every", "how it ended", "at batch", "went on from", "batches lost", "work lost")
+END_HEADER = ("every", "how it ended", "at batch", "on from", "batches lost", "work lost")
 
 
 def advice_rows(study: Study) -> list[list[str]]:
@@ -140,7 +140,7 @@ def terminal(study: Study) -> Iterator[Table | Text]:
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for place, name in enumerate(head):
-        table.add_column(escape(name), justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
+        table.add_column(escape(name), justify="right" if place else "left", overflow="fold", min_width=5)
     for row in body:
         table.add_row(*(escape(cell) for cell in row))
     return table
@@ -315,8 +315,11 @@ def time(seconds: float | None) -> str:
 
 
 def duration_long(seconds: float) -> str:
-    """`8 h`, `7 d`."""
-    return f"{seconds / 86400:.3g} d" if seconds >= 2 * 86400 else duration(seconds)
+    """`1 h`, `7 d`."""
+    for unit, factor, least in (("d", 86400.0, 2 * 86400.0), ("h", 3600.0, 3600.0)):
+        if seconds >= least:
+            return f"{seconds / factor:.3g} {unit}"
+    return duration(seconds)
 
 
 def _size(num_bytes: int | None) -> str:
