@@ -1,7 +1,12 @@
 """What is drawn of a sweep: are the numbers in the pictures those of the runs? How they look, one has to see."""
 
+import os
+import subprocess
+import sys
+
 import matplotlib.image
 import pytest
+from tests.support.command import ROOT
 from tests.support.sweeps import end, run_directory
 
 from cairn import sweep, sweep_choice, sweep_plots
@@ -17,6 +22,11 @@ def folder(tmp_path):
     for interval in (20, 400):
         run_directory(tmp_path / "sweep", interval)
     return tmp_path / "sweep"
+
+
+def test_nothing_is_loaded_for_drawing_before_something_is_drawn():
+    code = "import sys; from cairn import cli, sweep_page, sweep_plots; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, check=True)
 
 
 def widths(axis):

@@ -149,7 +149,7 @@ def test_a_sweep_is_shown_as_the_report_tells_it(tmp_path: Path) -> None:
     assert table(cells["runs"]) == sweep_words.rows(study)
     assert table(cells["choice"]) == sweep_words.advice_rows(study)
     assert study.cost is not None
-    assert printed(cells["cost"]).startswith(f"10 saves in 1 runs; d = {1000 * study.cost.save_s:.3g} ms")
+    assert printed(cells["cost"]).startswith(f"10 saves: d = {1000 * study.cost.save_s:.3g} ms")
     assert "M = " in printed(cells["failures"])
     assert [len(pictures(cells[name])) for name in ("bars", "failures", "curve")] == [1, 1, 1]
     (told,) = (out.data["text/markdown"] for out in cells["words"].outputs)
