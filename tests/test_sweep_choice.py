@@ -43,7 +43,7 @@ def test_the_cost_is_that_of_all_saves_of_all_runs(folder):
     [
         (100, 1000, None),
         (400, 1000, "few saves"),
-        (2, 20, "too short"),
+        (2, 10, "too short"),
         (2000, 1000, "no saves"),
     ],
 )

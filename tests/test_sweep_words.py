@@ -98,7 +98,7 @@ def test_two_runs_that_save_alike_say_nothing_about_other_intervals(tmp_path):
 
 
 def test_short_runs_make_a_rough_guess(tmp_path):
-    run_directory(tmp_path, 2, 20)
+    run_directory(tmp_path, 2, 10)
     found = study(tmp_path)
     assert words.rows(found)[0][2] == "too short"
     assert words.conclusion(found)[0].startswith("A save costs the training roughly ")

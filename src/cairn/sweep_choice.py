@@ -23,7 +23,7 @@ Doubt = Literal["no saves", "few saves", "too short", "unknown"]
 
 FEWEST_SAVES = 3
 """With fewer, a single slow one is the result."""
-SHORTEST_S = 5.0
+SHORTEST_S = 2.0
 """Of training: in less, loading and warming up weigh as much as saves do."""
 ALIKE = 2.0
 """Runs in which a save costs more than so many times what it costs in another one do not agree."""

@@ -147,7 +147,7 @@ def _dots(axis: Any, values: Sequence[float | None], texts: Sequence[str], label
     """A score has no zero to begin a bar at."""
     known = [value for value in values if value is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
-    room = (high - low) or abs(high) or 1.0
+    room = (high - low) or 0.1 * abs(high) or 1.0
     for place, value in enumerate(values):
         if value is not None:
             axis.plot(value, place, "o", color=_BLUE, markersize=6)
