@@ -96,6 +96,11 @@ def test_the_kinds_of_an_end(tmp_path, status, why, kind):
     assert (found.kind, found.why) == (kind, why)
 
 
+def test_a_stop_on_a_signal_that_lost_work_is_a_failure(tmp_path):
+    ends = [end(370, 300, 100, "stopped", "SIGTERM"), end(370, 300, 100, "stopped", "SIGINT")]
+    assert [item.is_failure for item in read(run_directory(tmp_path, 100, ends=ends)).ends] == [True, False]
+
+
 def test_a_save_that_was_lost_is_written_twice_and_counts_once(run):
     path = run / "csv" / "checkpoints.csv"
     again = path.read_text().splitlines()[5]

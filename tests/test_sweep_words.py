@@ -69,6 +69,11 @@ def test_without_failures_there_is_a_table(tmp_path):
     assert [row[0] for row in words.advice_rows(found)] == ["1 h", "4 h", "8 h", "24 h", "7 d"]
 
 
+def test_without_a_record_of_restarts_none_is_claimed(tmp_path):
+    (run_directory(tmp_path, 100) / "starts.jsonl").unlink()
+    assert words.conclusion(study(tmp_path))[1].startswith("No run here has kept a record of its restarts, so the mean")
+
+
 def test_figures_that_cannot_say_something_are_told(folder):
     notes = " ".join(words.notes(study(folder)))
     assert "With interval 400: fewer than 3 saves" in notes

@@ -87,8 +87,8 @@ class End:
 
     @property
     def is_failure(self) -> bool:
-        """Did it come without notice, so that only the saves made before it could help?"""
-        return self.kind in ("killed", "failed")
+        """Did only earlier saves help? It came without notice, or what was saved on the signal was not finished."""
+        return self.kind in ("killed", "failed") or (self.kind == "announced" and self.lost_batches > 0)
 
 
 @dataclass(frozen=True)

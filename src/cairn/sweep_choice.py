@@ -39,7 +39,8 @@ class Failures:
 
     The mean time between failures that Young and Daly ask for counts the ends without notice only: killed runs, and
     those that failed with an error. On a signal that asks it to stop (preemption, the end of a time slot) a run saves
-    what it has and loses nothing, so no shorter interval would help: counting these would buy saves for nothing.
+    what it has and loses nothing, so no shorter interval would help: counting these would buy saves for nothing. One
+    that lost work all the same, because its time was over before that save was written, counts as killed.
     """
 
     trained_s: float
@@ -55,8 +56,8 @@ class Failures:
 
     @property
     def announced(self) -> tuple[End, ...]:
-        """Asked to stop by a signal."""
-        return tuple(end for end in self.ends if end.kind == "announced")
+        """Asked to stop by a signal, with nothing lost."""
+        return tuple(end for end in self.ends if end.kind == "announced" and not end.is_failure)
 
     @property
     def mtbf_s(self) -> float | None:

@@ -29,7 +29,8 @@ h1 { font-size: 1.5rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
 th, td { padding: 0.3rem 0.8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
-figure { margin: 1rem 0; } img { max-width: 100%; box-sizing: border-box; padding: 8px; background: #ffffff; border-radius: 6px; }
+figure { margin: 1rem 0; }
+img { max-width: 100%; box-sizing: border-box; padding: 8px; background: #ffffff; border-radius: 6px; }
 dt { font-weight: 600; float: left; clear: left; width: 6rem; } dd { margin: 0 0 0.2rem 6.5rem; }
 """.strip()
 

@@ -36,6 +36,7 @@ HEADER_LONG = {
     "at risk": "work that a failure would have lost, on average over the run",
     "lost": "work that was really lost, at all ends together; how many ends cost work",
 }
+_NOT_KNOWN = "the mean time between failures is not known: below are the intervals for some. --mtbf 8h names yours."
 ENDS = {
     "killed": "killed",
     "failed": "failed",
@@ -52,7 +53,8 @@ METHOD = (
     "A failure is an end without notice, by a kill or an error: only saves made before it help. Asked to stop by a "
     "signal (preemption, the end of a time slot) a run saves what it has and loses nothing, so these ends are told "
     "but not counted: they would ask for saves that prevent no loss. M is the time in which the runs trained, lost "
-    "work included, by the number of failures.",
+    "work included, by the number of failures. A run that was asked to stop and lost work all the same, because its "
+    "time was over before that save was written, counts as killed.",
 )
 SOURCES = (
     'J. W. Young (1974), "A first order approximation to the optimum checkpoint interval", CACM 17(9):530-531',
@@ -205,12 +207,11 @@ def _failures(study: Study) -> str:
     if study.given_mtbf_s:
         return f"Mean time between failures: {duration_long(study.given_mtbf_s)}, as given."
     found = study.failures
+    if found.num_unrecorded == len(study.sweep.runs):
+        return f"No run here has kept a record of its restarts, so {_NOT_KNOWN}"
     if found.mtbf_s is None:
         announced = f" ({_count(len(found.announced), 'stop')} announced)" if found.announced else ""
-        return (
-            f"No run here has ended without notice{announced}, so the mean time between failures is not known: below "
-            f"are the intervals for some. --mtbf 8h names yours."
-        )
+        return f"No run here has ended without notice{announced}, so {_NOT_KNOWN}"
     kept = f"{_count(len(found.announced), 'announced stop')} not counted, since a run saves before it stops"
     return (
         f"Mean time between failures: {duration_long(found.mtbf_s)}, from {_count(len(found.unannounced), 'end')} "
