@@ -12,14 +12,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.e
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from cairn import command  # noqa: E402
+from cairn import command, job  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    from cairn.run import run  # torch is imported here, not for --help
-
-    return run(cfg)
+    return job.train(cfg)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from hypothesis import settings
+from tests.support.slurm import Slurm
 
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None, print_blob=True)
 settings.load_profile("fixed")
@@ -22,3 +23,21 @@ def _environment():
             del os.environ[name]
         elif os.environ.get(name) != before[name]:
             os.environ[name] = before[name]
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A real SLURM of this test process; skips where there can be none, unless the environment insists."""
+    if (reason := Slurm.why_not()) is not None:
+        if os.environ.get("CAIRN_TEST_SLURM") == "required":
+            pytest.fail(f"{reason}, and CAIRN_TEST_SLURM=required")
+        pytest.skip(reason)
+    with Slurm() as slurm:
+        yield slurm
+
+
+@pytest.fixture
+def cluster(slurm):
+    """The same SLURM with an idle node; what the test leaves there is cleared away."""
+    yield slurm
+    slurm.reset()

@@ -1,5 +1,5 @@
-"""`python -m cairn ls|verify|prune|show|sync|report`: what a run keeps, whether it is whole, what may go, what a file
-holds, what W&B has of it, and what saving has cost the runs of a sweep.
+"""`python -m cairn ls|verify|prune|show|sync|status|report`: what a run keeps, whether it is whole, what may go, what a
+file holds, what W&B has of it, what the jobs of a sweep do, and what saving has cost them.
 
 Imports torch only for `show`, which reads the file itself, and for `sync`; matplotlib only for `report`.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cairn import report, sweep, sweep_choice, sweep_page, sweep_plots, sweep_words
+from cairn import status as sweep_status
 from cairn.checkpoint import disk, examine, layout
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import ConfigError, ResumeError
@@ -35,7 +37,9 @@ from cairn.checkpoint.space import size
 from cairn.checkpoint.types import Mode, Saved
 from cairn.errors import CairnError
 from cairn.rundir import RunDirectory, newest
+from cairn.status import JobStatus
 
+_STATES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red"}
 _STYLES = {"whole": "green", "unfinished": "yellow", "broken": "bold red"}
 
 
@@ -76,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     add("show", show, "show what a checkpoint file holds: its manifest and the run's configuration", metavar="FILE")
     syncing = add("sync", sync, "send W&B what it lacks of a run, and see that it has it; exit 1 if not", **run)
     syncing.add_argument("--limit", default="1h", metavar="TIME", help="wait no longer for uploads (default 1h)")
+    add(
+        "status",
+        status,
+        "what the jobs of a sweep do: running, waiting, failed, finished; how far they are; exit 1 if one has failed",
+        metavar="SWEEP",
+        help="the directory of a sweep, or of a run",
+    )
     reporting = add(
         "report",
         report_sweep,
@@ -324,6 +335,49 @@ def sync(arguments: argparse.Namespace) -> int:
     there = f"{len(found.states) - len(missing)} of {len(found.states)} checkpoints"
     print(f"W&B has {there} of {found.run}; {found.num_rows} rows of its history were sent.")
     return int(bool(missing))
+
+
+# status
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """A row per job; 1 if one has failed or was killed and nobody runs it."""
+    sweep = Path(arguments.named)
+    if not sweep.is_dir():
+        raise ResumeError(f"There is no directory {sweep}: name the directory of a sweep.")
+    jobs, trouble = sweep_status.look(sweep)
+    bad = [job for job in jobs if job.state in ("failed", "dead")]
+    if trouble:
+        print(f"Warning: the scheduler does not answer ({trouble}): what runs is told by its files.", file=sys.stderr)
+    if arguments.json:
+        _print_json([{**asdict(job), "num_restarts": job.num_restarts} for job in jobs])
+        return int(bool(bad))
+    Console().print(_jobs_table(jobs))
+    counts = Counter(job.state for job in jobs)
+    print(", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {len(jobs)}.")
+    for job in bad:
+        log = (sweep / job.name / "train.log").resolve()
+        print(f"{job.name}: {job.why or 'it was killed, or never began'}. See {report.relative(log)}")
+    return int(bool(bad))
+
+
+def _jobs_table(jobs: Sequence[JobStatus]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("run", overflow="fold")
+    for name in ("state", "job"):
+        table.add_column(name, no_wrap=True)
+    for name in ("done", "last checkpoint", "restarts", "batches lost"):
+        table.add_column(name, justify="right")
+    shared = set.intersection(*(set(job.name.split(",")) for job in jobs)) if len(jobs) > 1 else set()
+    for job in jobs:
+        name = ",".join(part for part in job.name.split(",") if part not in shared)
+        done = "" if job.share is None else f"{100 * job.share:.0f} %"
+        last = f"{job.last.position.epoch}/{job.last.position.batch}, {_age(job.last.created)}" if job.last else ""
+        state = f"[{_STATES.get(job.state, 'yellow')}]{job.state}[/]"
+        table.add_row(
+            escape(name or job.name), state, job.job, done, last, str(job.num_restarts), str(job.num_lost_batches)
+        )
+    return table
 
 
 # report

@@ -17,10 +17,12 @@ from dotenv import load_dotenv
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from cairn import jobname
 from cairn.checkpoint import disk
 from cairn.checkpoint.errors import ConfigError
 from cairn.errors import CairnError
 from cairn.rundir import RunDirectory, find
+from hydra_plugins import resumable_submitit
 
 ROOT = "PROJECT_ROOT"
 _CHILD = "CAIRN_CHILD"
@@ -33,6 +35,8 @@ def prepare(argv: list[str], root: Path) -> list[str]:
     Exits with one sentence if `resume=` names nothing that can go on.
     """
     load_dotenv(root / ".env")
+    jobname.register()
+    resumable_submitit.register()
     os.environ.setdefault(ROOT, str(root))
     try:
         return expand_resume([_as_hydra_reads(arg) for arg in argv], root / "configs")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,40 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from cairn import command, config, provenance, report, wandb_run
+from cairn import attempts, command, config, provenance, report, wandb_run
 from cairn.checkpoint import layout, resume, schedule
-from cairn.checkpoint.agreement import TIME_LIMIT
+from cairn.checkpoint.agreement import JOB_TIME_LIMIT, TIME_LIMIT
 from cairn.checkpoint.callback import CheckpointEngine, Policy, Stopped
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import CheckpointError, ConfigError, ResumeError, SaveError
 from cairn.checkpoint.mapped import MappedCheckpointIO
+from cairn.checkpoint.progress import ProgressFile
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
-from cairn.cluster.signals import StopSignals
-from cairn.errors import CairnError
+from cairn.cluster.allocation import Allocation, Deadline
+from cairn.cluster.callback import WatchTraining
+from cairn.cluster.signals import Leave, StopSignals, exit_code
+from cairn.errors import CairnError, first_line
 from cairn.rundir import Record, RunDirectory
 
 log = logging.getLogger(__name__)
+
+_DYING_S = 120.0
+"""What was left of a job when it was requeued may take so long to end."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the scheduler, or a person, may want of this process."""
+
+    signals: StopSignals = field(default_factory=StopSignals)
+    given: Allocation = field(default_factory=Allocation)
 
 
 @dataclass(frozen=True)
@@ -54,25 +68,30 @@ class Parts:
     signals: StopSignals
 
 
-def run(cfg: DictConfig) -> float | None:
+def run(cfg: DictConfig, job: Job) -> float | None:
     """Train as `cfg` says, in the run directory that Hydra has made; go on where the run in it has stopped.
+
+    Args:
+        cfg: as Hydra has composed it.
+        job: what may stop the run before its end.
 
     Returns:
         The value of `cfg.optimized_metric`, for a sweeper.
 
     Raises:
-        SystemExit: 1 after an error that a sentence can tell, 130 after Ctrl-C, 143 after SIGTERM.
+        Leave: it was stopped, by a signal or by what is left of its job's time, and is saved.
+        SystemExit: 1 after an error that a sentence can tell.
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
-    with _own_environment(), _sentences(directory, alone=hydra.mode == RunMode.RUN):
+    with _own_environment(), _sentences(directory, job.signals, alone=hydra.mode == RunMode.RUN):
         overrides = tuple(hydra.overrides.task)
         merged, old = _configuration(cfg, directory, overrides)
         config.check(merged.config)
         if old is not None and old.status == "finished" and not merged.changed:
             return _already_finished(directory, old)
         if merged.config.get("train"):
-            directory.lock()
+            directory.lock(_DYING_S if job.given.scheduler else 0.0)
             resume.wait_for_writers(Path(merged.config.checkpoint.dirpath))
         plan = _plan(merged.config, directory, old)
         if _time_is_up(merged.config, plan):
@@ -81,23 +100,24 @@ def run(cfg: DictConfig) -> float | None:
         if plan.path is not None:  # before anything is written: a refusal leaves the run as it was
             resume.check_goes_on(plan.path, loader.peek(plan.path), merged.config.trainer.get("max_epochs"))
         if not merged.config.get("train"):
-            return _only_test(merged.config, directory, old, plan)
+            return _only_test(merged.config, directory, old, plan, job)
+        attempts.note(directory, old, plan.saved, job.given.job)
         record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
         command.announce_children(
             config=str(directory.config_file), run=record.id, start=str(plan.path) if plan.path else None
         )
         report.show_config(OmegaConf.to_container(merged.config), Console())  # type: ignore[arg-type]
-        _tell_start(directory, merged, plan)
-        return _train(merged.config, directory, record.id, plan, loader)
+        _tell_start(directory, merged, plan, job.given)
+        return _train(merged.config, directory, record.id, plan, loader, job)
 
 
-def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, plan: Plan) -> float | None:
+def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, plan: Plan, job: Job) -> float | None:
     """`train=false`: test the file that is named, or the best of the run; the run itself stays as it is."""
     best = Path(cfg.checkpoint.dirpath) / layout.BEST
     path = _first_whole([best.resolve()] if plan.saved is not None and best.is_file() else []) or plan.path
     if path is None and not cfg.get("init_weights"):
         raise ConfigError("train=false tests nothing yet: name the weights by ckpt_path=, init_weights= or resume=.")
-    return _train(cfg, directory, old.id if old else "test", Plan(path, plan.saved), MappedCheckpointIO())
+    return _train(cfg, directory, old.id if old else "test", Plan(path, plan.saved), MappedCheckpointIO(), job)
 
 
 def join(config: str, run: str, start: str | None) -> None:
@@ -106,42 +126,41 @@ def join(config: str, run: str, start: str | None) -> None:
     assert isinstance(cfg, DictConfig)
     directory = RunDirectory(Path(config).parent)
     try:
-        _train(cfg, directory, run, Plan(Path(start) if start else None), MappedCheckpointIO())
+        with _own_environment(), StopSignals() as signals:
+            _train(cfg, directory, run, Plan(Path(start) if start else None), MappedCheckpointIO(), Job(signals))
     except (Stopped, SaveError):  # as all processes of the run do
         pass  # exit 0: Lightning kills the main process, which may still be busy, when a child fails
 
 
 def _train(
-    cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan, loader: MappedCheckpointIO
+    cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan, loader: MappedCheckpointIO, job: Job
 ) -> float | None:
-    with _own_environment():
-        parts = build(cfg, directory, run_id, plan, loader)
-        exit_code, finished = 1, False
+    parts = build(cfg, directory, run_id, plan, loader, job)
+    code, stopped_by, finished = 1, "", False
+    try:
+        _introduce(parts, cfg, plan, loader)
+        why = _fit(parts, cfg, plan, loader)
+        metrics = _numbers(parts.trainer.callback_metrics)
+        test = _test(parts, cfg, plan) if cfg.get("test") else None
+        result = _result(cfg, {**metrics, **(test or {})})
+        code, finished = 0, not why
+        # Before the end waits for anybody: however that ends, the run is what it is.
+        _end(parts, cfg, directory, "stopped" if why else "finished", why, test, result)
+    except (Stopped, KeyboardInterrupt, SystemExit) as leave:  # a SystemExit is what Lightning makes of the others
+        stopped_by = leave.why if isinstance(leave, Stopped) else parts.signals.name or ""
+        if not stopped_by:
+            raise
+        code = exit_code(stopped_by)
+        _end(parts, cfg, directory, "stopped", stopped_by)
+        if isinstance(leave, Stopped) and not parts.trainer.is_global_zero:
+            raise
+        raise Leave(stopped_by) from leave
+    finally:
         try:
-            _introduce(parts, cfg, plan, loader)
-            with parts.signals:
-                why = _fit(parts, cfg, plan, loader)
-                metrics = _numbers(parts.trainer.callback_metrics)
-                test = _test(parts, cfg, plan) if cfg.get("test") else None
-            result = _result(cfg, {**metrics, **(test or {})})
-            exit_code, finished = 0, not why
-            # Before the end waits for anybody: however that ends, the run is what it is.
-            _end(parts, cfg, directory, "stopped" if why else "finished", why, test, result)
-        except (Stopped, KeyboardInterrupt, SystemExit) as leave:  # a SystemExit is what Lightning makes of the others
-            name = _stopped_by(leave, parts.signals)
-            if name is None:
-                raise
-            exit_code = 128 + signal.Signals[name]
-            _end(parts, cfg, directory, "stopped", name)
-            if isinstance(leave, Stopped) and not parts.trainer.is_global_zero:
-                raise
-            raise SystemExit(exit_code) from leave
+            parts.engine.tracker.close(finished, wandb_run.wait_s(cfg, bool(stopped_by)))
         finally:
-            try:
-                parts.engine.tracker.close(finished, wandb_run.wait_s(cfg, exit_code))
-            finally:
-                wandb_run.close(parts.trainer.loggers, exit_code)
-        return result
+            wandb_run.close(parts.trainer.loggers, code, preempted=wandb_run.is_preempted(stopped_by))
+    return result
 
 
 def _introduce(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> None:
@@ -157,15 +176,13 @@ def _introduce(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpoi
         parts.engine.tracker = wandb_run.tracker(cfg, parts.trainer.loggers, parts.directory, facts)
 
 
-def _stopped_by(leave: BaseException, signals: StopSignals) -> str | None:
-    """The name of the signal that has stopped the run; None if it was none."""
-    if isinstance(leave, Stopped):
-        return leave.why
-    return signal.Signals(signals.received).name if signals.received else None
-
-
 def build(
-    cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan, loader: MappedCheckpointIO | None = None
+    cfg: DictConfig,
+    directory: RunDirectory,
+    run_id: str,
+    plan: Plan,
+    loader: MappedCheckpointIO,
+    job: Job,
 ) -> Parts:
     """Make the objects that the configuration names."""
     _quiet_lightning()
@@ -173,19 +190,31 @@ def build(
     wandb_run.set_up(cfg, directory)
     data: LightningDataModule = _make("data", cfg.data)
     model: LightningModule = _make("model", cfg.model)
-    signals = StopSignals()
     origin = Origin(run_id, OmegaConf.to_container(cfg, resolve=True), provenance.versions(cfg.seed))  # type: ignore[arg-type]
-    engine = CheckpointEngine(_policy(cfg), origin, plan, signals.requested)
+    onlookers = ProgressFile(directory.progress_file) if cfg.get("train") else None
+    engine = CheckpointEngine(_policy(cfg), origin, plan, _stop(job), onlookers)
     named = {name: node for name, node in cfg.get("callbacks", {}).items() if node and "_target_" in node}
-    callbacks = [*(_make(f"callbacks.{name}", node) for name, node in named.items()), signals, engine]
+    callbacks = [
+        *(_make(f"callbacks.{name}", node) for name, node in named.items()),
+        WatchTraining(job.signals),
+        engine,
+    ]
     settings = {key: value for key, value in cfg.trainer.items() if key != "max_time"}  # ours: it stops at a boundary
+    if SLURMEnvironment.detect() and "plugins" not in settings:
+        settings["plugins"] = [SLURMEnvironment(auto_requeue=False)]  # one party requeues, and it is not Lightning
     trainer: Trainer = _make("trainer", settings, callbacks=callbacks, logger=_loggers(cfg, run_id, directory))
     engine.attach(trainer, loader)
     if trainer.global_rank > 0:
         # The weights are made from one seed; what is drawn in training (dropout) must not be the same on every rank.
         own = np.random.SeedSequence([cfg.seed, trainer.global_rank]).generate_state(1)[0]
         seed_everything(int(own), workers=True, verbose=False)
-    return Parts(data, model, trainer, engine, directory, signals)
+    return Parts(data, model, trainer, engine, directory, job.signals)
+
+
+def _stop(job: Job) -> Callable[[float], str | None]:
+    """What the engine asks at each boundary."""
+    deadline = Deadline(job.given.ends_at)
+    return lambda save_s: job.signals.name or (JOB_TIME_LIMIT if deadline.is_near(save_s) else None)
 
 
 def _fit(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> str:
@@ -203,6 +232,8 @@ def _fit(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) 
         if stopped.why != TIME_LIMIT:
             raise
         return TIME_LIMIT
+    if parts.signals.received:  # after the last boundary; everything is saved
+        raise KeyboardInterrupt
     return ""
 
 
@@ -336,8 +367,12 @@ def _time_is_up(cfg: DictConfig, plan: Plan) -> bool:
     return True
 
 
-def _tell_start(directory: RunDirectory, merged: config.Merged, plan: Plan) -> None:
+def _tell_start(directory: RunDirectory, merged: config.Merged, plan: Plan, given: Allocation) -> None:
     log.info("Run directory: %s", report.relative(directory.path))
+    if given.scheduler:
+        log.info("%s", given)
+    if plan.path and plan.saved and Catalog(plan.path.parent).leftovers():
+        log.warning("The last save was cut off: the one before it is what counts.")
     for item in plan.rejected:
         log.warning("Not used: %s, because %s.", item.path.name, item.why)
     if plan.path is not None:
@@ -430,7 +465,7 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _sentences(directory: RunDirectory, alone: bool) -> Iterator[None]:
+def _sentences(directory: RunDirectory, signals: StopSignals, alone: bool) -> Iterator[None]:
     """Tell an error as a sentence and exit; after any other, say what the run can go on from.
 
     In a sweep the exception goes on instead, so that the other jobs are run and the launcher knows.
@@ -438,10 +473,16 @@ def _sentences(directory: RunDirectory, alone: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if signals.name not in (None, "SIGINT"):  # the same signal has ended what the run needs
+            log.warning("After %s: %s: %s", signals.name, type(error).__name__, first_line(error), exc_info=True)
+            directory.end("stopped", signals.name)
+            raise Leave(signals.name) from error
         ours = isinstance(error, (CairnError, MisconfigurationException))  # Lightning's are sentences as well
         directory.end("failed", str(error) if ours else f"{type(error).__name__}: {error}")
         if ours:
             log.error("%s", error)
+        elif not alone:
+            log.error("%s: %s", type(error).__name__, first_line(error), exc_info=True)  # into the job's own log
         if directory.started and (newest := _newest(directory)) is not None:
             log.error("Newest checkpoint: %s. Go on from it with: %s", newest, report.command(directory.path))
         if not ours or not alone or os.environ.get("HYDRA_FULL_ERROR") == "1":

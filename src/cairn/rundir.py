@@ -6,10 +6,11 @@ import fcntl
 import json
 import logging
 import secrets
+import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -55,6 +56,16 @@ class RunDirectory:
         """Its id, its overrides and how it ended."""
         return self.path / "run.json"
 
+    @property
+    def progress_file(self) -> Path:
+        """How far it is, see `checkpoint.progress`."""
+        return self.path / "progress.json"
+
+    @property
+    def starts_file(self) -> Path:
+        """A line for each time that it was started, see `attempts`."""
+        return self.path / "starts.jsonl"
+
     def config(self) -> DictConfig:
         """The resolved configuration that the run goes by.
 
@@ -93,8 +104,11 @@ class RunDirectory:
         except (ValueError, TypeError, KeyError) as error:
             raise ResumeError(f"{self.record_file} is no record of a run ({error}).") from error
 
-    def lock(self) -> None:
+    def lock(self, patience_s: float = 0.0) -> None:
         """Let no other process train here as long as this one lives.
+
+        Args:
+            patience_s: how long to wait for one that does: of a job that was requeued, the old processes may be dying.
 
         Raises:
             ResumeError: one does.
@@ -105,13 +119,12 @@ class RunDirectory:
             self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends, however it ends
         except OSError as error:
             raise ConfigError(f"The run directory {self.path} cannot be written: {error.strerror}.") from error
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise ResumeError(f"Another process trains in {self.path}: wait for it, or stop it.") from error
-        except OSError:
-            pass  # a file system without locks
+        until = time.monotonic() + patience_s
+        while not _is_ours(self._lock):
+            if time.monotonic() >= until:
+                self._lock.close()
+                raise ResumeError(f"Another process trains in {self.path}: wait for it, or stop it.")
+            time.sleep(0.2)
 
     def unlock(self) -> None:
         """Let others train here again."""
@@ -180,6 +193,17 @@ def _existing(path: Path) -> RunDirectory:
         hint = f": did you mean {path.parent}?" if (path.parent / "run.json").is_file() else ""
         raise ResumeError(f"resume={path} is not the directory of a run, it has no run.json{hint or '.'}")
     return run
+
+
+def _is_ours(file: IO[str]) -> bool:
+    """Try to lock it, until this process ends."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # POSIX allows both
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,14 @@ from lightning.pytorch import loggers
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.checkpoint import history
+from cairn.checkpoint.agreement import TIME_LIMIT
 from cairn.checkpoint.catalog import Catalog, verify
 from cairn.checkpoint.errors import CheckpointError, ResumeError
 from cairn.checkpoint.retention import parse_size
 from cairn.checkpoint.schedule import parse_duration_s
 from cairn.checkpoint.tracker import UNTRACKED, Tracker
 from cairn.checkpoint.types import Saved
+from cairn.cluster.signals import exit_code
 from cairn.errors import first_line
 from cairn.logging.wandb import WandbLogger, prepare, read
 from cairn.provenance import Start
@@ -100,9 +101,13 @@ def _forget() -> None:
     tracking.forget()
 
 
-def close(given: Sequence[Any], exit_code: int) -> None:
+def is_preempted(stopped_by: str) -> bool:
+    """Was a run stopped by somebody who does not sit before it? `stopped_by`: a signal, a limit, or empty."""
+    return stopped_by not in ("", "SIGINT", TIME_LIMIT)
+
+
+def close(given: Sequence[Any], exit_code: int, preempted: bool) -> None:
     """End W&B's runs, whoever has begun them: the next job of a sweep would log into them."""
-    preempted = exit_code > 128 and exit_code != 128 + signal.SIGINT  # not by who sits before it
     for logger in given:
         if isinstance(logger, WandbLogger):
             logger.close(exit_code, preempted)
@@ -153,9 +158,9 @@ def _wishes(cfg: DictConfig) -> Wishes:
     return Wishes(group.which, group.every, group.pruned, None if group.queue is None else parse_size(group.queue))
 
 
-def wait_s(cfg: DictConfig, exit_code: int) -> float:
+def wait_s(cfg: DictConfig, stopped: bool) -> float:
     """How long the end of a run may wait for uploads, in seconds."""
-    if exit_code > 128 or "artifacts" not in cfg.checkpoint:
+    if stopped or "artifacts" not in cfg.checkpoint:
         return STOP_S
     return parse_duration_s(cfg.checkpoint.artifacts.wait, name="checkpoint.artifacts.wait")
 
@@ -242,7 +247,7 @@ def _send_checkpoints(
     sender.close(finished, limit_s)
     name = f"{experiment.entity}/{experiment.project}"
     artifact = f"{name}/{tracking.collection(experiment.id)}"
-    logger.close(_exit_code(record), preempted=record.why in ("SIGTERM", "SIGUSR1", "SIGUSR2"))
+    logger.close(_exit_code(record), preempted=record.status == "stopped" and is_preempted(record.why))
     try:
         there = tracking.versions(artifact)
     except Exception as error:
@@ -268,7 +273,6 @@ def _is_whole(folder: Path, saved: Saved) -> bool:
 
 def _exit_code(record: Record) -> int:
     """As the run itself would have said."""
-    by_signal = getattr(signal, record.why, None) if record.why.startswith("SIG") else None
-    if by_signal is not None:
-        return 128 + int(by_signal)
+    if record.status == "stopped" and record.why != TIME_LIMIT:
+        return exit_code(record.why)
     return 0 if record.status in ("finished", "stopped") else 1

@@ -38,6 +38,7 @@ from cairn.checkpoint.errors import CairnError, ConfigError, ResumeError, SaveEr
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.retention import Best, Latest
 from cairn.checkpoint.schedule import AtEnd, BestValidation, Every, OnStop
+from cairn.cluster.callback import WatchTraining
 from cairn.cluster.signals import StopSignals
 
 EVERY = {"interval": Every(1)}
@@ -108,7 +109,7 @@ def test_the_numbers_of_the_costs_add_up(tmp_path):
 
 def test_the_costs_are_those_of_all_starts(tmp_path):
     module = Scored()
-    stop = lambda: signal.SIGTERM if module.num_batches == 4 else 0  # noqa: E731
+    stop = lambda save_s: "SIGTERM" if module.num_batches == 4 else None  # noqa: E731
     with pytest.raises(Stopped):
         fit(prepare(tmp_path, module, policy(tmp_path, **ALL), stop=stop))
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL), plan=plan_of(tmp_path)))
@@ -379,7 +380,7 @@ def test_a_signal_stops_at_the_next_boundary_with_a_checkpoint(tmp_path, when, o
         tmp_path,
         module,
         policy(tmp_path, triggers={"signal": OnStop(), "end": AtEnd()}),
-        stop=lambda: signal.SIGTERM if module.num_batches >= when else 0,
+        stop=lambda save_s: "SIGTERM" if module.num_batches >= when else None,
         max_epochs=2,
         **options,
     )
@@ -393,7 +394,7 @@ def test_a_signal_stops_at_the_next_boundary_with_a_checkpoint(tmp_path, when, o
 
 
 def test_a_signal_stops_without_a_checkpoint_where_nobody_asks_for_one(tmp_path):
-    run = prepare(tmp_path, Scored(), policy(tmp_path, triggers={}, rules={}), stop=lambda: signal.SIGINT)
+    run = prepare(tmp_path, Scored(), policy(tmp_path, triggers={}, rules={}), stop=lambda save_s: "SIGINT")
     with pytest.raises(Stopped) as stopped:
         fit(run)
     assert (stopped.value.why, stopped.value.saved, run.module.num_batches) == ("SIGINT", None, 1)
@@ -402,7 +403,7 @@ def test_a_signal_stops_without_a_checkpoint_where_nobody_asks_for_one(tmp_path)
 
 def test_a_stop_names_the_newest_checkpoint_although_it_is_not_new(tmp_path):
     module = Scored()
-    stop = lambda: signal.SIGTERM if module.num_batches == 5 else 0  # noqa: E731
+    stop = lambda save_s: "SIGTERM" if module.num_batches == 5 else None  # noqa: E731
     with pytest.raises(Stopped) as stopped:
         fit(prepare(tmp_path, module, policy(tmp_path, triggers={"interval": Every(2)}), stop=stop))
     assert stopped.value.saved.name == at_batch(4)
@@ -411,9 +412,9 @@ def test_a_stop_names_the_newest_checkpoint_although_it_is_not_new(tmp_path):
 def test_a_real_signal_is_obeyed(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     signals = StopSignals()
-    callbacks = [After(3, lambda: signal.raise_signal(signal.SIGTERM)), signals]
+    callbacks = [After(3, lambda: signal.raise_signal(signal.SIGTERM)), WatchTraining(signals)]
     settings = policy(tmp_path, triggers={"signal": OnStop()})
-    run = prepare(tmp_path, Scored(), settings, stop=signals.requested, callbacks=callbacks)
+    run = prepare(tmp_path, Scored(), settings, stop=lambda save_s: signals.name, callbacks=callbacks)
     with pytest.raises(Stopped, match="SIGTERM"), signals:
         fit(run)
     assert names(run.committed) == [at_batch(3)]
@@ -623,8 +624,8 @@ def test_the_last_save_of_a_run_may_not_fail(tmp_path, monkeypatch):
 
 def test_a_signal_stops_a_run_that_cannot_save_all_the_same(tmp_path, monkeypatch, caplog):
     settings = policy(tmp_path, triggers={"interval": Every(3), "signal": OnStop()})
-    signals = iter([0] * 4 + [signal.SIGTERM])
-    run = prepare(tmp_path, Scored(), settings, stop=lambda: next(signals))
+    signals = iter([None] * 4 + ["SIGTERM"])
+    run = prepare(tmp_path, Scored(), settings, stop=lambda save_s: next(signals))
     full = After(4, lambda: monkeypatch.setattr(disk_module, "put_chunks", no_space))
     run.trainer.callbacks.insert(0, full)
     with pytest.raises(Stopped, match="SIGTERM") as stopped:
@@ -680,7 +681,7 @@ def test_a_run_that_ran_out_of_time_ends_as_if_it_had_had_more(tmp_path, undistu
 def test_a_checkpoint_that_only_a_stop_wanted_gives_way_to_the_next(tmp_path):
     module = Scored()
     settings = policy(tmp_path, triggers={"interval": Every(3), "signal": OnStop(), "end": AtEnd()}, **ALL)
-    stop = lambda: signal.SIGTERM if module.num_batches == 4 else 0  # noqa: E731
+    stop = lambda save_s: "SIGTERM" if module.num_batches == 4 else None  # noqa: E731
     with pytest.raises(Stopped):
         fit(prepare(tmp_path, module, settings, stop=stop))
     stopped = Catalog(tmp_path / "checkpoints").committed()

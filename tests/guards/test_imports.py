@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = PACKAGE_DIR.name
 MODULES = sorted(PACKAGE_DIR.rglob("*.py"))
 FOLDERS = {path.name for path in PACKAGE_DIR.iterdir() if (path / "__init__.py").exists()}
-ENTRIES = {"run", "cli", "command"}  # what train.py and `python -m` may call
+ENTRIES = {"run", "cli", "command", "job"}  # what train.py and `python -m` may call
 LIGHT = [
     "command",
+    "job",
     "config",
     "rundir",
     "cli",

@@ -146,3 +146,45 @@ class RemoveCheckpoints(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.fit_loop.epoch_loop.total_batch_idx == 13:
             self.folder.rename(self.folder.with_name(f"{self.folder.name} moved"))
+
+
+class Halt(Callback):
+    """Stands still at chosen places of a run, once at each: a file `at-PLACE` says so, and one `go-PLACE` ends it.
+
+    Args:
+        places: `setup`, `batch:N` (before the batch with this number), `validation:N` (in the one after N batches), or
+            `replace:N` (before the N-th rename of a checkpoint file by this process).
+    """
+
+    def __init__(self, *places: str) -> None:
+        self.places = places
+        self.folder = Path()
+        self.num_replaced = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.folder = Path(trainer.default_root_dir)
+        if stage == "fit":
+            self._perhaps("setup")
+            replace = os.replace
+
+            def counting(source: Any, target: Any, **more: Any) -> None:
+                if str(target).endswith(".ckpt"):
+                    self.num_replaced += 1
+                    self._perhaps(f"replace:{self.num_replaced}")
+                replace(source, target, **more)
+
+            os.replace = counting
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._perhaps(f"batch:{trainer.fit_loop.epoch_loop.total_batch_idx}")
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if not trainer.sanity_checking:
+            self._perhaps(f"validation:{trainer.fit_loop.epoch_loop.total_batch_idx + 1}")
+
+    def _perhaps(self, place: str) -> None:
+        there = self.folder / f"at-{place}"
+        if place in self.places and not there.exists():
+            there.touch()
+            while not (self.folder / f"go-{place}").exists():
+                time.sleep(0.02)

@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch.strategies import Strategy
 
 TIME_LIMIT = "max_time"
-_STOPS = [None, *(item.name for item in signal.Signals), TIME_LIMIT]
+JOB_TIME_LIMIT = "job_time_limit"
+_STOPS = [None, *(item.name for item in signal.Signals), TIME_LIMIT, JOB_TIME_LIMIT]
 
 
 def meet(strategy: Strategy, stop: str | None, special: bool) -> tuple[str | None, bool]:
@@ -16,7 +17,7 @@ def meet(strategy: Strategy, stop: str | None, special: bool) -> tuple[str | Non
 
     Args:
         strategy: of the trainer.
-        stop: why this rank is to stop: the name of a signal, or TIME_LIMIT.
+        stop: why this rank is to stop: the name of a signal, or one of the limits above.
         special: this rank has something to tell the others.
 
     Returns:

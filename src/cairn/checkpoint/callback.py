@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +41,7 @@ from cairn.checkpoint.failures import Failures
 from cairn.checkpoint.history import History
 from cairn.checkpoint.images import Image
 from cairn.checkpoint.mapped import MappedCheckpointIO
+from cairn.checkpoint.progress import Progress, ProgressFile
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
 from cairn.checkpoint.telemetry import Telemetry
@@ -57,7 +57,7 @@ class Stopped(BaseException):
     """Training was asked to stop and stands at a boundary. Not an error: nothing but `run` should catch it.
 
     Attributes:
-        why: the name of a signal, or `max_time`.
+        why: the name of a signal, `max_time`, or `job_time_limit`.
         saved: the newest committed checkpoint, None if there is none (rank 0 only).
     """
 
@@ -90,7 +90,9 @@ class CheckpointEngine(Checkpoint):
         policy: when to save, what to keep, and where.
         origin: the run that the checkpoints belong to.
         plan: what this start goes on from, as `resume.plan` found it.
-        stop: asked at every boundary for the signal that the run shall obey; 0 means none.
+        stop: asked at every boundary for why the run shall stop there, with what a save takes until it is whole, in
+            seconds: the name of a signal, or JOB_TIME_LIMIT; None means that it goes on.
+        progress: what tells onlookers where the run is.
     """
 
     def __init__(
@@ -98,10 +100,11 @@ class CheckpointEngine(Checkpoint):
         policy: Policy,
         origin: Origin,
         plan: Plan = Plan(None),
-        stop: Callable[[], int] = lambda: 0,
+        stop: Callable[[float], str | None] = lambda save_s: None,
+        progress: ProgressFile | None = None,
     ) -> None:
         super().__init__()
-        self.policy, self.origin, self.plan, self.stop = policy, origin, plan, stop
+        self.policy, self.origin, self.plan, self.stop, self.progress = policy, origin, plan, stop, progress
         ranked_by = policy.mode if policy.monitor else None
         self.history = History(policy.directory, policy.rules.values(), ranked_by)
         self.telemetry = Telemetry()
@@ -185,11 +188,15 @@ class CheckpointEngine(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.telemetry.clock.stop()
+        if self.progress is not None:
+            self.progress.close()
         if why := self._close_saver():
             raise SaveError(why)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.telemetry.clock.stop()
+        if self.progress is not None:
+            self.progress.close()
         if why := self._close_saver(wait=not isinstance(exception, KeyboardInterrupt)):  # which means at once
             log.error(why)
 
@@ -235,12 +242,32 @@ class CheckpointEngine(Checkpoint):
             raise SaveError(gave_up)
         if gave_up:
             log.error(gave_up)  # the run stops anyway, with the save that a stop asks for
+        self._show(moment)
         if due:
             self._save(place, moment, due)
         self._previous, self._score = moment.position, None
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest)
         self.telemetry.clock.begin_batch(self._busy)
+
+    def _show(self, moment: Moment) -> None:
+        """Tell onlookers where the run is, and a person who waits for its end how long that takes."""
+        trainer, where = self._the_trainer, moment.position
+        if not trainer.is_global_zero:
+            return
+        if self.progress is not None:
+            now, size = time.time(), moment.batches_per_epoch
+            self.progress.write(
+                Progress(where.epoch, where.batch, where.total_batches, where.step, moment.elapsed_s, now, size)
+            )
+        if moment.stop is not None and self.policy.triggers:
+            newest = self.history.newest
+            log.info(
+                "%s: the run is saved here, which takes about %.1f s. Should there be less time, it goes on from %s.",
+                moment.stop,
+                moment.cost.whole_s if moment.cost else 0.0,
+                newest.name if newest else "its beginning",
+            )
 
     def restore(self) -> None:
         """Put back what Lightning does not restore; the loops know when."""
@@ -249,7 +276,8 @@ class CheckpointEngine(Checkpoint):
 
     def _moment(self, place: loop.Place, ends: bool) -> Moment:
         trainer, elapsed = self._the_trainer, self.telemetry.elapsed_s
-        limit, stop = self.policy.max_time_s, self.stop()
+        limit, cost = self.policy.max_time_s, self.telemetry.meter.cost()
+        stop = self.stop(cost.whole_s if cost else 0.0)
         over = limit is not None and elapsed >= limit
         size = trainer.num_training_batches
         return Moment(
@@ -260,9 +288,9 @@ class CheckpointEngine(Checkpoint):
             since_save_s=elapsed - self.telemetry.last_save_s,
             score=self._score,
             ends=ends,
-            stop=signal.Signals(stop).name if stop else TIME_LIMIT if over else None,
+            stop=stop or (TIME_LIMIT if over else None),
             mode=self.policy.mode,
-            cost=self.telemetry.meter.cost(),
+            cost=cost,
             busy=self._busy,
         )
 

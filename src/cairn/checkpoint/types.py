@@ -84,6 +84,11 @@ class Cost:
         """What a save costs the training in all."""
         return self.stall_s + self.slowdown_s
 
+    @property
+    def whole_s(self) -> float:
+        """From the start of a save until it is whole."""
+        return self.stall_s + self.write_s
+
 
 @dataclass(frozen=True)
 class Moment:

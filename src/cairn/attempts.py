@@ -1,0 +1,109 @@
+"""How often a run was started, where each attempt began, and how far the one before it had come."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from cairn.checkpoint import progress
+from cairn.checkpoint.types import Saved
+from cairn.rundir import Record, RunDirectory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a training."""
+
+    total_batches: int = 0
+    elapsed_s: float = 0.0
+    """Training time over all attempts, in seconds."""
+    name: str = ""
+    """Of the checkpoint there, if it is one."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended."""
+
+    status: str
+    """As in `run.json`; `running`: it was killed."""
+    why: str
+    total_batches: int
+    elapsed_s: float
+    at: float
+    """When it was last heard of, in seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a training."""
+
+    at: str
+    """UTC, ISO 8601."""
+    host: str
+    job: str
+    """Of SLURM; empty elsewhere."""
+    begins: Point
+    before: End | None = None
+    """How the attempt before this one ended; None: this is the first."""
+
+    @property
+    def lost_s(self) -> float:
+        """Seconds of training before this attempt that it does again."""
+        return max(0.0, self.before.elapsed_s - self.begins.elapsed_s) if self.before else 0.0
+
+    @property
+    def lost_batches(self) -> int:
+        """The same in batches."""
+        return max(0, self.before.total_batches - self.begins.total_batches) if self.before else 0
+
+
+def note(directory: RunDirectory, old: Record | None, saved: Saved | None, job: str) -> Attempt:
+    """Write down that training starts now.
+
+    Args:
+        directory: of the run.
+        old: its record as the attempt before has left it; None: there was none.
+        saved: what this one goes on from.
+        job: SLURM's id of this job.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    begins = Point(saved.position.total_batches, saved.elapsed_s, saved.name) if saved else Point()
+    attempt = Attempt(now, socket.gethostname(), job, begins, _end(directory, old))
+    try:
+        with open(directory.starts_file, "a") as file:
+            file.write(json.dumps(asdict(attempt)) + "\n")
+    except OSError as error:
+        why = error.strerror
+        log.warning("%s cannot be written (%s): this start is missing in reports.", directory.starts_file, why)
+    return attempt
+
+
+def _end(directory: RunDirectory, old: Record | None) -> End | None:
+    if old is None:
+        return None
+    reached = progress.read(directory.progress_file)
+    if reached is None:  # it ended before its first batch
+        return End(old.status, old.why, 0, 0.0, directory.record_file.stat().st_mtime)
+    return End(old.status, old.why, reached.total_batches, reached.elapsed_s, reached.at)
+
+
+def read(directory: RunDirectory) -> list[Attempt]:
+    """All attempts, the first one first; a line that a kill has cut off is left out."""
+    return list(_read(directory)) if directory.starts_file.is_file() else []
+
+
+def _read(directory: RunDirectory) -> Iterator[Attempt]:
+    for line in directory.starts_file.read_text(errors="replace").splitlines():
+        try:
+            fields = json.loads(line)
+            before = End(**fields["before"]) if fields["before"] else None
+            yield Attempt(**{**fields, "begins": Point(**fields["begins"]), "before": before})
+        except (ValueError, TypeError, KeyError):
+            continue

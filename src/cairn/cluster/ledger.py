@@ -1,0 +1,86 @@
+"""Remembers which job of a scheduler trains in which directory of a sweep, and asks which of them are alive."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from cairn.cluster import slurm
+
+Scheduler = Literal["slurm", "local"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A job that was submitted."""
+
+    directory: str
+    """Of its run, relative to the sweep."""
+    scheduler: Scheduler
+    job: str
+    """SLURM's id, `12` or `12_3`; for a local job the id of the process that watches over it."""
+
+
+class Ledger:
+    """The jobs of a sweep: a file in its directory, to which each submission adds lines.
+
+    Args:
+        sweep: its directory.
+    """
+
+    def __init__(self, sweep: Path) -> None:
+        self.path = sweep / ".submitit" / "jobs.jsonl"
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Note jobs that were submitted just now."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a") as file:
+            file.writelines(json.dumps(asdict(entry)) + "\n" for entry in entries)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def newest(self) -> dict[str, Entry]:
+        """The last job of each directory; a line that was cut off is left out."""
+        found = {}
+        for line in self.path.read_text(errors="replace").splitlines() if self.path.is_file() else ():
+            try:
+                entry = Entry(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            found[entry.directory] = entry
+        return found
+
+
+def states(entries: Iterable[Entry]) -> Mapping[str, str]:
+    """What those jobs do that have not ended, by their ids: RUNNING, PENDING, ...
+
+    Raises:
+        SlurmError: some are SLURM's, and it does not answer.
+    """
+    entries = list(entries)
+    queued = slurm.queued() if any(entry.scheduler == "slurm" for entry in entries) else {}
+    local = {entry.job: "RUNNING" for entry in entries if entry.scheduler == "local" and _is_alive(int(entry.job))}
+    return {entry.job: state for entry in entries if (state := {**queued, **local}.get(entry.job))}
+
+
+def _is_alive(pid: int) -> bool:
+    """Does this process watch over a job? Its number may be another one's by now."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()  # empty once it has ended and nobody has asked for its code
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return False
+        command = b"submitit" if _exists(pid) else b""  # macOS
+    return b"submitit" in command
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,49 @@
+"""Decides whether a job that was stopped is started again, and sees to it that exactly one party does that."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+from cairn.cluster import slurm
+from cairn.cluster.allocation import Allocation
+from cairn.cluster.signals import StopSignals, ignored
+
+log = logging.getLogger(__name__)
+
+
+def after(why: str, allocation: Allocation, signals: StopSignals) -> None:
+    """Have the job of this process run again if nobody else does; called when everything is saved and closed.
+
+    SLURM itself requeues a job that it has preempted, and says so before its signal arrives: the job is COMPLETING or
+    PENDING then. One that has a time of grace, or is near its limit, is RUNNING, and would be over for good.
+
+    Args:
+        why: the name of the signal that has stopped the run, or what else did.
+        allocation: of this process.
+        signals: knows the handler by which submitit requeues.
+
+    Raises:
+        SystemExit: by submitit, which has requeued the job.
+        submitit.core.utils.UncompletedJobError: it has timed out too often.
+    """
+    if allocation.requeued_by != "submitit" or why == "SIGINT":
+        return
+    if allocation.scheduler == "slurm" and not _is_left_to_us(allocation):
+        return
+    if allocation.scheduler == "submitit_local" and why == "SIGTERM":
+        return  # somebody has stopped it: nothing preempts jobs here
+    handler = signals.replaced.get(signal.SIGUSR2)
+    if callable(handler):
+        ignored(lambda: handler(signal.SIGUSR2, None))  # the requeue itself sends signals, to its own caller too
+
+
+def _is_left_to_us(allocation: Allocation) -> bool:
+    try:
+        state = slurm.job(allocation.number).state
+    except slurm.SlurmError as error:
+        log.error("Whether SLURM requeues job %s is not known: %s.", allocation.job, error)
+        return False
+    if state != "RUNNING":
+        log.info("SLURM job %s is %s: whether it runs again is decided already.", allocation.job, state)
+    return state == "RUNNING"

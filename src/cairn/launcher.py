@@ -1,0 +1,280 @@
+"""Launches sweeps that can be repeated: finished jobs are skipped, living ones waited for, the others submitted.
+
+Otherwise as hydra-submitit-launcher does, but that a job which fails says so to its scheduler, and that waiting for the
+jobs is a choice. `hydra_plugins/resumable_submitit.py` makes it known to Hydra.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.errors import CompactHydraException
+from hydra_plugins.hydra_submitit_launcher import submitit_launcher
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+
+from cairn import jobname
+from cairn.checkpoint.catalog import Catalog
+from cairn.cluster import slurm
+from cairn.cluster.ledger import Entry, Ledger, Scheduler, states
+from cairn.errors import CairnError
+from cairn.rundir import RunDirectory
+
+log = logging.getLogger(__name__)
+jobname.register()  # also where a job is unpickled
+
+_POLL_S = 2.0
+_LATE_S = 20.0
+"""A job that has ended may tell its result so much later, by way of a slow file system."""
+
+
+class JobFailed(CompactHydraException):
+    """One job of a sweep has failed; the others are not affected."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep."""
+
+    number: int
+    overrides: tuple[str, ...]
+    run: RunDirectory
+    special: str
+    """What tells it from the others."""
+
+    def __str__(self) -> str:
+        return f"#{self.number} {self.special}".strip()
+
+    @property
+    def is_finished(self) -> bool:
+        """Has its run come to its end?"""
+        record = self.run.record()
+        return record is not None and record.status == "finished"
+
+    @property
+    def save_s(self) -> float:
+        """What its newest save has taken until it was whole, in seconds; 0 if there is none."""
+        try:
+            saved = Catalog(self.run.checkpoints()).committed() if self.run.record() else []
+        except CairnError:
+            return 0.0
+        return saved[-1].stall_s + saved[-1].write_s if saved else 0.0
+
+
+class Resumable(submitit_launcher.BaseSubmititLauncher):
+    """What both launchers share.
+
+    Args:
+        wait: until the jobs have ended; False: return as soon as they are submitted.
+        params: as the plugin has them.
+    """
+
+    def __init__(self, wait: bool = True, **params: Any) -> None:
+        super().__init__(**params)
+        self.wait = wait
+
+    # In the job
+
+    def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
+        """Run it. A failure is raised, or its scheduler would take it for a success."""
+        result = super().__call__(*args, **kwargs)
+        if result.status == JobStatus.FAILED:
+            raise result._return_value
+        return result
+
+    def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """What submitit starts again: the same. From here on nobody may disturb the requeue, which sends signals."""
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        return super().checkpoint(*args, **kwargs)
+
+    # Where they are submitted
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Have all jobs run that have not: one result for each, in their order."""
+        assert self.config is not None
+        sweep = Path(self.config.hydra.sweep.dir).absolute()
+        if not self.wait and "BasicSweeper" not in self.config.hydra.sweeper._target_:
+            raise CompactHydraException("hydra.launcher.wait=false: this sweeper needs the results of its jobs.")
+        shared = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
+        jobs = [self._job(tuple(given), initial_job_idx + at, shared) for at, given in enumerate(job_overrides)]
+        ledger = Ledger(sweep)
+        entries = ledger.newest()
+        try:
+            alive = states(entries.values())
+        except slurm.SlurmError as error:
+            raise CompactHydraException(f"Which jobs of this sweep are alive is not known: {error}.") from error
+        log.info("Sweep: %s", sweep)
+        todo, finished = [], []
+        for job in jobs:
+            entry = entries.get(self._name(job, sweep))
+            if job.is_finished:
+                finished.append(job)
+                log.info("  %s: finished before", job)
+            elif entry is not None and entry.job in alive:
+                log.info("  %s: %s as job %s", job, alive[entry.job].lower(), entry.job)
+            else:
+                todo.append(job)
+        if todo:
+            self._submit(todo, sweep, ledger)
+        if not self.wait:
+            log.info("To look at it: python -m cairn status %s", sweep)
+            return [JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED) for job in jobs]
+        try:
+            found = self._collect([job for job in jobs if job not in finished], sweep, ledger.newest())
+        except KeyboardInterrupt:
+            self._interrupted(jobs, sweep, ledger.newest())
+            raise
+        found |= {job.number: _success(job) for job in finished}
+        num_failed = sum(result.status == JobStatus.FAILED for result in found.values())
+        log.info(
+            "Sweep: %d of %d jobs are finished, %d failed. %s", len(jobs) - num_failed, len(jobs), num_failed, sweep
+        )
+        return [found[job.number] for job in jobs]
+
+    def _job(self, overrides: tuple[str, ...], number: int, shared: set[str]) -> Job:
+        assert self.hydra_context is not None
+        assert self.config is not None
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(cfg)  # the names of directories may ask for it
+        try:
+            run = RunDirectory(Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir)
+            special = [override for override in filter_overrides(overrides) if override not in shared]
+            return Job(number, overrides, run, " ".join(special))
+        finally:
+            HydraConfig.instance().cfg = before
+
+    @staticmethod
+    def _name(job: Job, sweep: Path) -> str:
+        return os.path.relpath(job.run.path, sweep)
+
+    def _submit(self, jobs: Sequence[Job], sweep: Path, ledger: Ledger) -> None:
+        sweep.mkdir(parents=True, exist_ok=True)
+        state = Singleton.get_state()
+        arguments = [(list(job.overrides), "hydra.sweep.dir", job.number, str(job.number), state) for job in jobs]
+        ids = self._ids(jobs, arguments)
+        kind: Scheduler = "local" if self._EXECUTOR == "local" else "slurm"
+        ledger.add(Entry(self._name(job, sweep), kind, number) for job, number in zip(jobs, ids, strict=True))
+        for job, number in zip(jobs, ids, strict=True):
+            log.info("  %s: submitted as job %s", job, number)
+
+    def _ids(self, jobs: Sequence[Job], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
+        """Submit, and return what the scheduler calls the jobs."""
+        return [item.job_id for item in self._executor(jobs).map_array(self, *zip(*arguments, strict=True))]
+
+    def _interrupted(self, jobs: Sequence[Job], sweep: Path, entries: Mapping[str, Entry]) -> None:
+        """Somebody does not want to wait any more."""
+        log.info("The jobs go on without this command, which waits for them again when it is given again.")
+
+    def _executor(self, jobs: Sequence[Job]) -> Any:
+        import submitit  # it takes a while
+
+        params = self._parameters(jobs)
+        more = {f"{self._EXECUTOR}_max_num_timeout": params.pop("max_num_timeout", 0)}
+        executor = submitit.AutoExecutor(folder=params.pop("submitit_folder"), cluster=self._EXECUTOR, **more)
+        shared = set(BaseQueueConf.__dataclass_fields__)
+        executor.update_parameters(
+            **{name if name in shared else f"{self._EXECUTOR}_{name}": value for name, value in params.items()}
+        )
+        return executor
+
+    def _parameters(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        """What the configuration says of a submission."""
+        return dict(self.params)
+
+    def _collect(self, jobs: Sequence[Job], sweep: Path, entries: Mapping[str, Entry]) -> dict[int, JobReturn]:
+        """Wait for all of them; what became of each is told when it is known. By their numbers."""
+        waiting = {job.number: entries.get(self._name(job, sweep)) for job in jobs}
+        found: dict[int, JobReturn] = {}
+        gone: dict[int, float] = {}
+        while len(found) < len(jobs):
+            alive = _alive([entry for number, entry in waiting.items() if entry and number not in found])
+            for job in (job for job in jobs if job.number not in found):
+                entry = waiting[job.number]
+                is_over = entry is None or (alive is not None and entry.job not in alive)
+                late = is_over and time.monotonic() - gone.setdefault(job.number, time.monotonic()) > _LATE_S
+                if (result := self._result(job, entry, final=late or entry is None, over=is_over)) is not None:
+                    found[job.number] = result
+                elif not is_over:
+                    gone.pop(job.number, None)
+            if len(found) < len(jobs):
+                time.sleep(_POLL_S)
+        return found
+
+    def _result(self, job: Job, entry: Entry | None, final: bool, over: bool) -> JobReturn | None:
+        """What became of a job; None if that is not known yet."""
+        record = job.run.record()
+        if record is not None and record.status == "finished" and over:
+            log.info("  %s: finished", job)
+            return _success(job)
+        if record is not None and record.status == "failed" and over:
+            return self._failed(job, entry, record.why)
+        if final:
+            why = f"{record.status} {record.why}".strip() if record else "it never began"
+            return self._failed(job, entry, f"it has ended without a result ({why})")
+        return None
+
+    def _failed(self, job: Job, entry: Entry | None, why: str) -> JobReturn:
+        text = f"{job} failed: {why}. See {self._log_of(job, entry)}"
+        log.error("  %s", text)
+        return JobReturn(overrides=job.overrides, status=JobStatus.FAILED, _return_value=JobFailed(text))
+
+    def _log_of(self, job: Job, entry: Entry | None) -> Path:
+        """The run's own log; if it has come to none, what the scheduler has of it."""
+        own = job.run.path / "train.log"
+        if entry is None or (own.is_file() and own.stat().st_size):
+            return own
+        from submitit.core.utils import JobPaths
+
+        return Path(JobPaths(self.params["submitit_folder"], entry.job, 0).stdout)
+
+
+def _success(job: Job) -> JobReturn:
+    record = job.run.record()
+    return JobReturn(
+        overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=record.result if record else None
+    )
+
+
+def _alive(entries: Sequence[Entry]) -> Mapping[str, str] | None:
+    """None if nobody can tell at the moment."""
+    try:
+        return states(entries)
+    except slurm.SlurmError as error:
+        log.warning("%s; it is asked again.", error)
+        return None
+
+
+def in_own_session(action: Callable[[], list[str]]) -> list[str]:
+    """What `action` returns in a child that leaves this terminal: what it starts outlives this process, and its Ctrl-C.
+
+    Raises:
+        CompactHydraException: it has failed; why, it has said.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            os.write(writing, "\n".join(action()).encode())
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(writing)
+    with open(reading) as answer:
+        found = answer.read().split()
+    if os.waitpid(child, 0)[1] != 0:
+        raise CompactHydraException("The jobs could not be submitted.")
+    return found

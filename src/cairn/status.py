@@ -1,0 +1,134 @@
+"""What the jobs of a sweep do: which run, wait, failed and are finished, how far they are, how often they began again.
+
+Reads files, and asks the scheduler; imports no torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from cairn import attempts
+from cairn.checkpoint import progress
+from cairn.checkpoint.catalog import Catalog
+from cairn.checkpoint.errors import ResumeError
+from cairn.checkpoint.progress import Progress
+from cairn.checkpoint.types import Saved
+from cairn.cluster import slurm
+from cairn.cluster.ledger import Entry, Ledger, states
+from cairn.errors import CairnError
+from cairn.rundir import Record, RunDirectory
+
+SILENT_S = 600.0
+"""A run that nobody watches over, and that was not heard of for so long, is taken for dead."""
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One job."""
+
+    name: str
+    """Its directory in the sweep."""
+    state: str
+    """finished, failed, running, waiting, stopped (saved, and nobody runs it), dead (killed, and nobody runs it)."""
+    job: str
+    """Of the scheduler; empty if it has none."""
+    progress: Progress | None
+    share: float | None
+    """Of the training that is done; None if nobody can know."""
+    last: Saved | None
+    """The newest checkpoint."""
+    num_starts: int
+    num_lost_batches: int
+    """Done again after kills."""
+    why: str
+    """What it failed by, or was stopped by."""
+
+    @property
+    def num_restarts(self) -> int:
+        """How often it began again."""
+        return max(0, self.num_starts - 1)
+
+
+def look(sweep: Path) -> tuple[list[JobStatus], str]:
+    """All jobs of a sweep by their names, and why the scheduler could not be asked, if so.
+
+    A run directory is a sweep of one.
+
+    Raises:
+        ResumeError: there are no runs.
+    """
+    entries = Ledger(sweep).newest()
+    names = sorted({path.parent.relative_to(sweep).as_posix() for path in _records(sweep)} | set(entries))
+    if not names:
+        raise ResumeError(f"{sweep} holds no runs: name the directory of a sweep.")
+    alive, trouble = _alive(entries)
+    return [_look(sweep, name, entries.get(name), alive) for name in names], trouble
+
+
+def _records(sweep: Path) -> list[Path]:
+    return [path for pattern in ("run.json", "*/run.json") for path in sweep.glob(pattern)]
+
+
+def _alive(entries: Mapping[str, Entry]) -> tuple[Mapping[str, str], str]:
+    try:
+        return states(entries.values()), ""
+    except slurm.SlurmError as error:
+        return {}, str(error)
+
+
+def _look(sweep: Path, name: str, entry: Entry | None, alive: Mapping[str, str]) -> JobStatus:
+    run = RunDirectory(sweep / name)
+    reached = progress.read(run.progress_file)
+    record, saved, cfg = _read(run)
+    tried = attempts.read(run)
+    queued = alive.get(entry.job) if entry else None
+    return JobStatus(
+        name=name,
+        state=_state(record, queued, reached),
+        job=entry.job if entry else "",
+        progress=reached,
+        share=_share(reached, cfg),
+        last=saved,
+        num_starts=len(tried),
+        num_lost_batches=sum(item.lost_batches for item in tried),
+        why=record.why if record else "",
+    )
+
+
+def _read(run: RunDirectory) -> tuple[Record | None, Saved | None, Any]:
+    """What can be read of it: it may have died before it began, or while it was written."""
+    try:
+        record = run.record()
+        cfg = run.config() if record else None
+        saved = Catalog(run.checkpoints()).committed() if record else []
+    except CairnError:
+        return None, None, None
+    return record, saved[-1] if saved else None, cfg
+
+
+def _state(record: Record | None, queued: str | None, reached: Progress | None) -> str:
+    if queued is not None:
+        if queued == "RUNNING":
+            return "running" if record is None or record.status != "finished" else "finished"
+        return "waiting" if queued in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD") else queued.lower()
+    if record is None:
+        return "failed"  # before it began
+    if record.status != "running":
+        return record.status
+    return "running" if reached and time.time() - reached.at < SILENT_S else "dead"
+
+
+def _share(reached: Progress | None, cfg: DictConfig | None) -> float | None:
+    if reached is None or cfg is None:
+        return None
+    steps, epochs = cfg.trainer.get("max_steps") or -1, cfg.trainer.get("max_epochs") or -1
+    shares = [reached.step / steps] if steps > 0 else []
+    if epochs > 0 and reached.batches_per_epoch:
+        shares.append(reached.total_batches / (epochs * reached.batches_per_epoch))
+    return min(1.0, max(shares)) if shares else None

@@ -1,0 +1,80 @@
+"""Makes the launchers of sweeps known to Hydra, which finds them in this package only: `cairn.launcher` has them."""
+
+import logging
+import os
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra_plugins.hydra_submitit_launcher import submitit_launcher
+from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
+
+from cairn import launcher
+from cairn.cluster.ledger import Entry, states
+
+log = logging.getLogger(__name__)
+
+
+class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
+    """Jobs are processes of this machine, all at once."""
+
+    def _ids(self, jobs: Sequence[launcher.Job], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
+        submit = super()._ids
+        return launcher.in_own_session(lambda: submit(jobs, arguments))
+
+    def _interrupted(self, jobs: Sequence[launcher.Job], sweep: Path, entries: Mapping[str, Entry]) -> None:
+        """Nobody else would stop them. Who watches over a job hands the signal on."""
+        log.info("The jobs are stopped, each with a checkpoint. The same command goes on with them.")
+        for job in states(entries.values()):
+            os.kill(int(job), signal.SIGTERM)
+
+
+class SlurmLauncher(launcher.Resumable, submitit_launcher.SlurmLauncher):
+    """Jobs are an array of SLURM."""
+
+    def _parameters(self, jobs: Sequence[launcher.Job]) -> dict[str, Any]:
+        """The jobs import the clone that they are submitted from, and are asked to stop early enough for a save."""
+        exports = [f"export {name}={shlex.quote(os.environ[name])}" for name in ("PYTHONPATH", "PROJECT_ROOT")]
+        setup = [*exports, *(self.params["setup"] or [])]
+        needed_s = int(2 * max((job.save_s for job in jobs), default=0)) + 60  # SLURM looks once a minute
+        if needed_s > self.params["signal_delay_s"]:
+            log.info("Saves take long here: SLURM's signal comes %d s before the time limit.", needed_s)
+        delay_s = max(needed_s, self.params["signal_delay_s"])
+        return {**super()._parameters(jobs), "setup": setup, "signal_delay_s": delay_s}
+
+
+# In place of the plugin's: the same keys and types, and one more. (Hydra reads this file without registering it as a
+# module, so that its annotations must not be strings.)
+
+
+@dataclass
+class LocalConf(LocalQueueConf):
+    """`hydra/launcher=submitit_local`."""
+
+    _target_: str = f"{__name__}.LocalLauncher"
+    wait: bool = True
+    timeout_min: int = 7 * 24 * 60  # then a job is saved and started again
+    stderr_to_stdout: bool = True
+
+
+@dataclass
+class SlurmConf(SlurmQueueConf):
+    """`hydra/launcher=submitit_slurm`; configs/hydra/launcher/slurm.yaml has the settings."""
+
+    _target_: str = f"{__name__}.SlurmLauncher"
+    wait: bool = True
+
+
+def register() -> None:
+    """Let `hydra/launcher=submitit_local` and `submitit_slurm` mean these.
+
+    After all plugins are found: the other one gives these names to its own.
+    """
+    Plugins.instance()
+    for name, conf in {"submitit_local": LocalConf, "submitit_slurm": SlurmConf}.items():
+        ConfigStore.instance().store(group="hydra/launcher", name=name, node=conf, provider="resumable_submitit")

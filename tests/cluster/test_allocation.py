@@ -1,0 +1,90 @@
+"""Which job a process is in comes from its environment; when it has to stop, from what a save takes."""
+
+import pytest
+
+from cairn.cluster import allocation, slurm
+from cairn.cluster.allocation import Allocation, Deadline
+
+SLURM = {"SLURM_JOB_ID": "17", "SLURM_JOB_END_TIME": "1000"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, Allocation()),
+        ({"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "interactive"}, Allocation()),
+        (SLURM, Allocation("slurm", "17", "17", ends_at=1000.0)),
+        (
+            {**SLURM, "SLURM_ARRAY_JOB_ID": "15", "SLURM_ARRAY_TASK_ID": "2", "SLURM_RESTART_COUNT": "3"},
+            Allocation("slurm", "15_2", "17", restarts=3, ends_at=1000.0),
+        ),
+        ({**SLURM, "SUBMITIT_EXECUTOR": "slurm"}, Allocation("slurm", "17", "17", 0, "submitit", 1000.0)),
+        ({**SLURM, allocation.REQUEUED_BY: "script"}, Allocation("slurm", "17", "17", 0, "script", 1000.0)),
+        (
+            {**SLURM, "SLURM_NTASKS": "4", "SLURM_PROCID": "3"},
+            Allocation("slurm", "17", "17", ends_at=1000.0, rank=3),
+        ),
+        ({**SLURM, "SLURM_NTASKS": "1", "SLURM_PROCID": "3"}, Allocation("slurm", "17", "17", ends_at=1000.0)),
+        (
+            {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "99"},
+            Allocation("submitit_local", "99", requeued_by="submitit"),
+        ),
+        (
+            {**SLURM, "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "99"},
+            Allocation("submitit_local", "99", requeued_by="submitit"),
+        ),
+    ],
+)
+def test_what_the_environment_says(environ, expected):
+    assert allocation.current(environ) == expected
+
+
+def test_slurm_is_asked_for_an_end_that_the_environment_does_not_tell(monkeypatch):
+    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState("RUNNING", 0, {"17": 123.0}[number]))
+    assert allocation.current({"SLURM_JOB_ID": "17"}).ends_at == 123.0
+
+
+def test_an_end_that_nobody_tells_is_said(monkeypatch, caplog):
+    def ask(number):
+        raise slurm.SlurmError("no controller")
+
+    monkeypatch.setattr(slurm, "job", ask)
+    assert allocation.current({"SLURM_JOB_ID": "17"}).ends_at is None
+    assert "no controller" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (Allocation(), ""),
+        (Allocation("slurm", "15_2", "17", 3, "submitit", 1000.0), "SLURM job 15_2 (restart 3) until 1970-01-01"),
+        (Allocation("slurm", "15_2", "17", 3, "submitit", 1000.0), "submitit requeues it"),
+        (Allocation("slurm", "17", "17", requeued_by="script"), "its batch script requeues it"),
+        (Allocation("slurm", "17", "17"), "nobody requeues it"),
+        (Allocation("submitit_local", "99", requeued_by="submitit"), "Local job 99: "),
+    ],
+)
+def test_it_is_told_at_the_start(given, words):
+    assert words in str(given)
+
+
+@pytest.mark.parametrize(
+    ("ends_at", "save_s", "expected"),
+    [
+        (None, 0.0, False),
+        (1000.0, 0.0, False),
+        (100.0 + 15.1, 0.0, False),
+        (100.0 + 14.9, 0.0, True),
+        (100.0 + 15.0 + 2 * 10 - 0.1, 10.0, True),
+        (100.0 + 15.0 + 2 * 10 + 0.1, 10.0, False),
+        (50.0, 0.0, True),
+    ],
+)
+def test_the_end_is_near_when_a_save_would_come_too_late(ends_at, save_s, expected):
+    assert Deadline(ends_at, now=lambda: 100.0).is_near(save_s) is expected
+
+
+def test_a_long_batch_or_validation_may_come_again():
+    times = iter([0.0, 1.0, 31.0, 32.0])
+    deadline = Deadline(32.0 + 15.0 + 1.2 * 30 - 0.1, now=lambda: next(times))
+    assert [deadline.is_near(0.0) for _ in range(4)] == [False, False, False, True]

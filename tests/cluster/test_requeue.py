@@ -1,0 +1,85 @@
+"""Exactly one party starts a job again: SLURM, submitit, a script, or nobody."""
+
+import signal
+
+import pytest
+
+from cairn.cluster import requeue, slurm
+from cairn.cluster.allocation import Allocation
+from cairn.cluster.signals import StopSignals
+
+BY_SUBMITIT = Allocation("slurm", "15_2", "17", requeued_by="submitit")
+LOCAL = Allocation("submitit_local", "99", requeued_by="submitit")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How often submitit's handler was called, with the signals ignored meanwhile."""
+    calls = []
+
+    def handler(number, frame):
+        calls.append(number)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    yield calls
+    signal.signal(signal.SIGUSR2, before)
+
+
+def state(monkeypatch, name):
+    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState({"17": name}[number], 0, None))
+
+
+@pytest.mark.parametrize("why", ["SIGTERM", "SIGUSR1", "SIGUSR2", "job_time_limit"])
+@pytest.mark.parametrize(
+    ("slurm_says", "expected"), [("RUNNING", 1), ("COMPLETING", 0), ("PENDING", 0), ("CANCELLED", 0)]
+)
+def test_submitit_does_what_slurm_does_not(monkeypatch, asked, why, slurm_says, expected):
+    state(monkeypatch, slurm_says)
+    with StopSignals() as signals:
+        requeue.after(why, BY_SUBMITIT, signals)
+    assert asked == [signal.SIGUSR2] * expected
+
+
+@pytest.mark.parametrize(
+    ("given", "why", "expected"),
+    [
+        (Allocation(), "SIGTERM", 0),
+        (Allocation("slurm", "17", "17"), "SIGUSR2", 0),
+        (Allocation("slurm", "17", "17", requeued_by="script"), "SIGUSR2", 0),
+        (BY_SUBMITIT, "SIGINT", 0),
+        (LOCAL, "SIGUSR2", 1),
+        (LOCAL, "job_time_limit", 1),
+        (LOCAL, "SIGTERM", 0),
+        (LOCAL, "SIGINT", 0),
+    ],
+)
+def test_whose_task_it_is(monkeypatch, asked, given, why, expected):
+    state(monkeypatch, "RUNNING")
+    with StopSignals() as signals:
+        requeue.after(why, given, signals)
+    assert len(asked) == expected
+
+
+def test_a_controller_that_does_not_answer_is_told(monkeypatch, asked, caplog):
+    def ask(number):
+        raise slurm.SlurmError("no controller")
+
+    monkeypatch.setattr(slurm, "job", ask)
+    with StopSignals() as signals:
+        requeue.after("SIGTERM", BY_SUBMITIT, signals)
+    assert not asked
+    assert "no controller" in caplog.text
+
+
+def test_what_submitit_raises_comes_through(monkeypatch):
+    def handler(number, frame):
+        raise RuntimeError("timed out too often")
+
+    state(monkeypatch, "RUNNING")
+    before = signal.signal(signal.SIGUSR2, handler)
+    try:
+        with StopSignals() as signals, pytest.raises(RuntimeError, match="too often"):
+            requeue.after("SIGUSR2", BY_SUBMITIT, signals)
+    finally:
+        signal.signal(signal.SIGUSR2, before)

@@ -1,0 +1,163 @@
+"""A sweep as processes of this machine: it can be repeated, its jobs go on after signals, and none fails unseen."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.callbacks import recorded
+from tests.support.command import QUICK, RECORD, ROOT, Process, start, wait_for
+from tests.support.equality import Outcome, differences, outcome
+
+from cairn import attempts
+from cairn.cluster.ledger import Ledger, states
+from cairn.rundir import RunDirectory
+
+pytestmark = pytest.mark.slow
+
+COMMAND = [
+    *QUICK,
+    RECORD,
+    "checkpoint=interval",
+    "model=mlp",
+    "trainer.max_epochs=3",
+    "checkpoint.when_busy=wait",
+    "checkpoint.writer=thread",
+    "test=false",
+]
+LOCAL = "hydra/launcher=submitit_local"
+INTERVAL = "checkpoint.save_interval"
+
+
+def sweep(folder: Path, values: str, *overrides: str) -> Process:
+    return start(None, "-m", *COMMAND, f"{INTERVAL}={values}", f"hydra.sweep.dir={folder}", *overrides)
+
+
+def run_of(folder: Path, value: int) -> Path:
+    """The directory of one job, once it is there."""
+    (found,) = folder.glob(f"*{INTERVAL}={value},*")
+    return found
+
+
+def has_run(folder: Path, value: int, file: str) -> Callable[[], bool]:
+    return lambda: len(list(folder.glob(f"*{INTERVAL}={value},*/{file}"))) == 1
+
+
+def status(folder: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Exit code, and the jobs by their values."""
+    command = [sys.executable, "-m", "cairn", "status", str(folder), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    jobs = {job["name"].partition(f"{INTERVAL}=")[2].partition(",")[0]: job for job in json.loads(done.stdout)}
+    return done.returncode, jobs
+
+
+def end_of(run: Path) -> Outcome:
+    return outcome(run, recorded(run))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Outcome]:
+    """How undisturbed runs end, by their intervals: Hydra's own launcher, one after the other in one process."""
+    folder = tmp_path_factory.mktemp("whole") / "sweep"
+    sweep(folder, "4,10").end()
+    return {value: end_of(run_of(folder, value)) for value in (4, 10)}
+
+
+def test_a_sweep_that_is_repeated_runs_what_is_missing(tmp_path: Path, whole: dict[int, Outcome]) -> None:
+    folder = tmp_path / "sweep"
+    said = sweep(folder, "4,10", LOCAL).end()
+    assert said.count("submitted as job") == 2
+    assert "2 of 2 jobs are finished" in said
+    for value, expected in whole.items():
+        assert differences(expected, end_of(run_of(folder, value))) == []
+    said = sweep(folder, "4,10,7", LOCAL).end()
+    assert (said.count("finished before"), said.count("submitted as job")) == (2, 1)
+    code, jobs = status(folder)
+    assert code == 0
+    assert {value: (job["state"], job["share"], job["num_restarts"]) for value, job in jobs.items()} == dict.fromkeys(
+        ("4", "7", "10"), ("finished", 1.0, 0)
+    )
+    assert len(attempts.read(RunDirectory(run_of(folder, 4)))) == 1
+
+
+def test_a_job_that_fails_is_seen_and_the_others_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    fails = "+callbacks.fail._target_=tests.support.callbacks.FailAt"  # at step 13
+    said = sweep(folder, "4", fails, "trainer.max_steps=12,20", LOCAL).end(expect=1)
+    assert "1 of 2 jobs are finished, 1 failed" in said
+    assert "RuntimeError: something broke" in said
+    runs = {run: RunDirectory(run).record() for run in folder.iterdir() if (run / "run.json").is_file()}
+    assert sorted(record.status for record in runs.values()) == ["failed", "finished"]
+    (failed,) = (run for run, record in runs.items() if "trainer.max_steps=20" in record.overrides)
+    log = (failed / "train.log").read_text()
+    assert "Traceback" in log
+    assert "RuntimeError: something broke" in log
+    code, _ = status(folder)
+    assert code == 1
+
+
+def test_a_job_that_is_signalled_is_saved_and_started_again(tmp_path: Path, whole: dict[int, Outcome]) -> None:
+    folder = tmp_path / "sweep"
+    halt = "+callbacks.halt={_target_: tests.support.callbacks.Halt, _args_: ['batch:13', 'batch:33']}"
+    process = sweep(folder, "4,10", LOCAL, halt)
+    for batch in (13, 33):
+        for value in (4, 10):
+            assert wait_for(has_run(folder, value, f"at-batch:{batch}"), process)
+            (pid,) = training(folder, value)
+            os.kill(pid, signal.SIGUSR2)
+            (run_of(folder, value) / f"go-batch:{batch}").touch()  # this batch has begun: the signal is obeyed after it
+    process.end()
+    for value, expected in whole.items():
+        run = run_of(folder, value)
+        assert differences(expected, end_of(run)) == []
+        tried = starts(folder, value)
+        assert [(item.begins.total_batches, item.lost_batches) for item in tried] == [(0, 0), (14, 0), (34, 0)]
+        assert [item.before and (item.before.status, item.before.why) for item in tried[1:]] == [
+            ("stopped", "SIGUSR2")
+        ] * 2
+
+
+def test_a_launcher_that_was_killed_is_given_again(tmp_path: Path, whole: dict[int, Outcome]) -> None:
+    folder = tmp_path / "sweep"
+    halt = "+callbacks.halt={_target_: tests.support.callbacks.Halt, _args_: ['batch:13']}"
+    process = sweep(folder, "4,10", LOCAL, halt, "hydra.launcher.wait=false")
+    process.end()
+    code, jobs = status(folder)
+    assert code == 0, jobs
+    entries = Ledger(folder).newest().values()
+    assert len(states(entries)) == 2
+    again = sweep(folder, "4,10", LOCAL, halt)
+    for value in (4, 10):
+        assert wait_for(has_run(folder, value, "at-batch:13"), again)
+    (pid,) = training(folder, 10)
+    os.kill(pid, signal.SIGKILL)  # one of its jobs dies, and the launcher with it
+    again.kill()
+    assert [job["state"] for job in status(folder)[1].values()] == ["running", "running"]
+    for value in (4, 10):
+        (run_of(folder, value) / "go-batch:13").touch()
+    said = sweep(folder, "4,10", LOCAL, halt).end()
+    assert said.count("submitted as job") == 1, said
+    for value, expected in whole.items():
+        assert differences(expected, end_of(run_of(folder, value))) == []
+    lost = {value: [item.lost_batches for item in starts(folder, value)] for value in (4, 10)}
+    assert lost == {4: [0], 10: [0, 3]}
+    assert status(folder)[1]["10"]["num_lost_batches"] == 3
+
+
+def starts(folder: Path, value: int) -> list[attempts.Attempt]:
+    return attempts.read(RunDirectory(run_of(folder, value)))
+
+
+def training(folder: Path, value: int) -> list[int]:
+    """The process that trains one job of the sweep."""
+    job = Ledger(folder).newest()[run_of(folder, value).name].job
+    children = Path(f"/proc/{job}/task/{job}/children").read_text().split()
+    return [int(child) for child in children]

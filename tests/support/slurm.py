@@ -1,0 +1,441 @@
+"""A real SLURM of one node on loopback: its daemons in a private directory, no systemd, no cgroups, no accounting."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import random
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support import sacct, slurm_guard
+
+PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "srun")
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where daemons look for programs; not all of it is on every user's PATH."""
+PATIENT_S = 300
+"""A machine may be suspended or busy for some minutes; what still waits after so long says for what."""
+PORTS = range(20_000, 30_000)
+"""Below those that the kernel gives to whoever asks for any: nobody gets ours between the look and the start."""
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
+"""Files that pass for gpus: SLURM hands them out and sets CUDA_VISIBLE_DEVICES."""
+GRACE_S = 60
+"""How long a job of the partition `grace` goes on when `high` wants its place."""
+ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+}
+
+SETTINGS: dict[str, object] = {
+    "ClusterName": "cairn",
+    "AuthType": "auth/munge",
+    "CredType": "cred/munge",
+    "MpiDefault": "none",
+    # No cgroups: processes are found by their parents, and nothing is measured or bound.
+    "ProctrackType": "proctrack/linuxproc",
+    "TaskPlugin": "task/none",
+    "JobAcctGatherType": "jobacct_gather/none",
+    # As many cpus as the tests want, whatever the machine has.
+    "SlurmdParameters": "config_overrides",
+    "SelectType": "select/cons_tres",
+    "SelectTypeParameters": "CR_CPU",
+    "GresTypes": "gpu",
+    "PreemptType": "preempt/partition_prio",
+    "PreemptMode": "REQUEUE",
+    "JobRequeue": 1,
+    # Decide at once and not once in a minute. Any mention of "defer" turns deferring on.
+    "SchedulerParameters": "sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sched_delay=0",
+    # What is slow is not broken: nothing here times out because the machine was busy or suspended.
+    "SlurmdTimeout": 0,
+    "MessageTimeout": 60,
+    "BatchStartTimeout": 120,
+    "KillWait": 30,  # SLURM's own default: from TERM to KILL
+    "ReturnToService": 1,  # a node that was taken down stays down until somebody restores it
+    "MinJobAge": 3600,  # jobs that have ended can be asked about
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, or one task of an array, as the controller sees it."""
+
+    id: str
+    """`5`, `5_1`, or `5_[2-3]` for tasks of an array that have not started."""
+    state: str
+    reason: str
+    restarts: int
+    partition: str
+    fields: Mapping[str, str]
+    """Everything that `scontrol show job` says, by its own names."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing of it runs, and it will not start again."""
+        return self.state in ENDED
+
+
+class Slurm:
+    """A context in which there is a cluster; at its end, or when this process dies, nothing of it is left.
+
+    Args:
+        num_cpus: how many the node claims to have.
+        num_gpus: how many files pass for gpus there, see `DEVICES`.
+        settings: lines of slurm.conf which replace those of `SETTINGS`.
+    """
+
+    def __init__(self, num_cpus: int = 4, num_gpus: int = 2, **settings: object) -> None:
+        assert 0 <= num_gpus <= len(DEVICES), f"at most {len(DEVICES)} pretended gpus"
+        self.num_cpus, self.num_gpus = num_cpus, num_gpus
+        self._settings = settings
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    @staticmethod
+    def why_not() -> str | None:
+        """Why there can be no cluster here; None if there can be one."""
+        if sys.platform != "linux":
+            return "a private SLURM needs Linux"
+        missing = [program for program in PROGRAMS if shutil.which(program, path=_search_path()) is None]
+        if missing:
+            return f"{', '.join(missing)} not found (Debian: apt-get install slurm-wlm munge)"
+        return None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs in order to talk to this cluster, beside the rest of its environment."""
+        return {"SLURM_CONF": str(self.conf), "PATH": f"{self.directory / 'bin'}:{_search_path()}"}
+
+    # --- from start to end ---
+
+    def __enter__(self) -> Slurm:
+        assert (reason := self.why_not()) is None, reason
+        self.directory = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # a short path: there are sockets in it
+        self.conf = self.directory / "slurm.conf"
+        self._guard = self._start_guard()
+        try:
+            self._configure()
+            self._start_daemons()
+        except BaseException as error:
+            error.add_note(self.logs())
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._stop()
+
+    def _start_guard(self) -> subprocess.Popen[bytes]:
+        """The guard holds the reading end of a pipe which ends with this process, however that comes about."""
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(slurm_guard.__file__)), str(self.directory)],
+            stdin=subprocess.PIPE,
+            cwd="/",
+            env={"PATH": SYSTEM_PATH},
+            start_new_session=True,
+        )
+
+    def _stop(self) -> None:
+        self._guard.communicate(b"\n")  # not only an end: whoever was forked from us holds the pipe open too
+        for daemon in self._daemons.values():
+            daemon.wait()
+        assert self._guard.returncode == 0, f"not all of the cluster in {self.directory} is gone: see above"
+
+    def _configure(self) -> None:
+        self.controller_port, self.node_port = _free_ports(2)
+        for name in ("state", "spool", "log", "bin"):
+            (self.directory / name).mkdir()
+        self.conf.write_text("".join(f"{line}\n" for line in self._conf()))
+        (self.directory / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # without it slurmd does not start
+        gpus = [f"Name=gpu File={device}\n" for device in DEVICES[: self.num_gpus]]
+        (self.directory / "gres.conf").write_text("AutoDetect=off\n" + "".join(gpus))
+        program = self.directory / "bin" / "sacct"
+        command = shlex.join([sys.executable, "-I", "-S", sacct.__file__])
+        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        program.chmod(0o755)
+
+    def _conf(self) -> list[str]:
+        here, host = self.directory, socket.gethostname().partition(".")[0]
+        me = pwd.getpwuid(os.getuid()).pw_name
+        settings = {
+            **SETTINGS,
+            # How long a credential lasts is also how long a requeued job waits; 5 is the least that is accepted.
+            "AuthInfo": f"socket={here}/munge.socket,cred_expire=5",
+            "SlurmctldHost": "localhost(127.0.0.1)",
+            "SlurmctldPort": self.controller_port,
+            "SlurmdPort": self.node_port,
+            "CommunicationParameters": _communication(),
+            "SlurmUser": me,
+            "SlurmdUser": me,
+            "StateSaveLocation": here / "state",
+            "SlurmdSpoolDir": here / "spool",
+            "SlurmctldPidFile": here / "slurmctld.pid",
+            "SlurmdPidFile": here / "slurmd.pid",
+            **self._settings,
+        }
+        gres = f"Gres=gpu:{self.num_gpus}" if self.num_gpus else ""
+        node = f"NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 CPUs={self.num_cpus} {gres} State=UNKNOWN"
+        partition = "Nodes=localhost DefaultTime=60 MaxTime=INFINITE State=UP"
+        return [
+            *(f"{key}={said}" for key, said in settings.items() if said != ""),
+            node,
+            f"PartitionName=low {partition} Default=YES PriorityTier=1 PreemptMode=REQUEUE",
+            f"PartitionName=grace {partition} PriorityTier=1 PreemptMode=REQUEUE GraceTime={GRACE_S}",
+            f"PartitionName=high {partition} PriorityTier=10 PreemptMode=OFF",
+        ]
+
+    def _start_daemons(self) -> None:
+        here = self.directory
+        subprocess.run(["mungekey", "-c", "-f", "-k", here / "munge.key"], check=True, env=self._daemon_environment())
+        places = {"socket": "socket", "pid-file": "pid", "seed-file": "seed"}
+        files = [f"--{option}={here}/munge.{end}" for option, end in places.items()]
+        files += [f"--key-file={here}/munge.key", f"--log-file={here}/log/munged"]
+        self._start("munged", "--foreground", "--force", "--origin=127.0.0.1", *files)
+        self._wait_for_start("munged to listen", (here / "munge.socket").exists)
+        self._start("slurmctld", "-D", "-i", "-f", str(self.conf))
+        self._wait_for_start("slurmctld to listen", lambda: _listens(self.controller_port))
+        self._start("slurmd", "-D", "-N", "localhost", "-f", str(self.conf))
+        self._wait_for_start("the node to be idle", lambda: self.node_state() == "IDLE")
+
+    def _daemon_environment(self) -> dict[str, str]:
+        """Nothing of ours, above all no SLURM_*; the first is what the guard knows the members of the cluster by."""
+        return {"SLURM_CONF": str(self.conf), "PATH": _search_path()}
+
+    def _start(self, program: str, *options: str) -> None:
+        with open(self.directory / "log" / f"{program}.said", "wb") as said:
+            self._daemons[program] = subprocess.Popen(
+                [program, *options],
+                cwd=self.directory,
+                env=self._daemon_environment(),
+                umask=0o077,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _wait_for_start(self, what: str, condition: Callable[[], bool]) -> None:
+        def condition_or_death() -> bool:
+            for program, daemon in self._daemons.items():
+                assert daemon.poll() is None, f"{program} has ended with exit code {daemon.returncode}"
+            return condition()
+
+        _wait(condition_or_death, PATIENT_S, lambda: f"waited too long for {what}")
+
+    def logs(self, num_lines: int = 15) -> str:
+        """The last lines of what each daemon has written."""
+        parts = []
+        for path in sorted((self.directory / "log").glob("*")):
+            lines = path.read_text(errors="replace").splitlines()[-num_lines:]
+            parts.append("\n  ".join([f"the end of {path.name}:", *lines]))
+        return "\n".join(parts)
+
+    # --- questions ---
+
+    def jobs(self, job: str | None = None) -> list[Job]:
+        """All jobs that were ever submitted; or one of them, or the tasks of one array."""
+        said = self._run("scontrol", "--oneliner", "show", "job", *([job] if job else []))
+        return [_job(fields) for fields in sacct.parse(said)]
+
+    def job(self, job: str) -> Job:
+        """The one job, or the one task (`5_1`)."""
+        found = self.jobs(job)
+        assert len(found) == 1, f"{job} is an array: {[each.id for each in found]}"
+        return found[0]
+
+    def state(self, job: str) -> str:
+        """`PENDING`, `RUNNING`, `COMPLETING`, `COMPLETED`, ..."""
+        return self.job(job).state
+
+    def restarts(self, job: str) -> int:
+        """How often SLURM has put it back into the queue."""
+        return self.job(job).restarts
+
+    def output(self, job: str) -> str:
+        """What the batch script has written so far."""
+        path = Path(self.job(job).fields["StdOut"])
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def pids(self, job: str) -> list[int]:
+        """The processes of a job, those too which have left its session."""
+        number = self.job(job).fields["JobId"]
+        return [pid for pid, environment in self._members() if environment.get("SLURM_JOB_ID") == number]
+
+    def node_state(self) -> str:
+        """`IDLE`, `MIXED`, `ALLOCATED`, `DOWN`, ...; with `+` and more where there is more to say; empty if unknown."""
+        done = self._try("scontrol", "--oneliner", "show", "node", "localhost")
+        return next((word[6:] for word in done.stdout.split() if word.startswith("State=")), "")
+
+    def wait(self, condition: Callable[[], object], seconds: float = PATIENT_S) -> None:
+        """Wait until something is so; if that takes too long, tell how things stand."""
+        _wait(condition, seconds, self._standing)
+
+    def _standing(self) -> str:
+        jobs = "".join(f"\n  {job.id}: {job.state} {job.reason} Restarts={job.restarts}" for job in self.jobs())
+        return f"waited too long; the node is {self.node_state()}, the jobs are:{jobs}\n{self.logs()}"
+
+    # --- what a user does ---
+
+    def submit(self, script: str | Sequence[str], env: Mapping[str, str] | None = None, **options: object) -> str:
+        """Submit a batch script, or a command; returns its id.
+
+        Args:
+            script: the text, with or without `#!`, or the words of a command.
+            env: more for the environment of the job.
+            options: of sbatch, `array="0-3"` for `--array=0-3`; True for an option without a value. Where the output
+                goes must be said here: the default is a file that goes away with the cluster, see `output`.
+        """
+        text = script if isinstance(script, str) else shlex.join(script)
+        text = text if text.startswith("#!") else f"#!/bin/bash\n{text}\n"
+        options = {"output": self.directory / "job-%j.out", **options}
+        names = {key: f"--{key.replace('_', '-')}" for key in options}
+        words = [names[key] if said is True else f"{names[key]}={said}" for key, said in options.items()]
+        return self._run("sbatch", "--parsable", *words, text=text, env=env).strip().partition(";")[0]
+
+    def cancel(self, *jobs: str) -> None:
+        """End jobs for good, and wait until they have ended."""
+        self._run("scancel", *jobs)
+        self.wait(lambda: all(each.ended for job in jobs for each in self.jobs(job)))
+
+    def signal(self, job: str, name: str, batch: bool = False) -> None:
+        """Signal all processes of all steps, or the batch script and its children."""
+        self._run("scancel", f"--signal={name}", *(["--batch"] if batch else []), job)
+
+    # --- what happens to a user ---
+
+    def requeue(self, job: str) -> None:
+        """As an operator: the job ends (TERM, after KillWait KILL) and starts again some seconds later."""
+        before = self.restarts(job)
+        self._run("scontrol", "requeue", job)
+        self.wait(lambda: self.restarts(job) > before)
+
+    def preempt(self, seconds: float = 600) -> str:
+        """Have somebody else take the whole node, for so long or until cancelled; returns that job's id.
+
+        Returns when all other jobs have been told to go; those of `grace` go on for a while, see `GRACE_S`.
+        """
+        job = self.submit(["sleep", str(seconds)], partition="high", exclusive=True, job_name="preempts")
+        self.wait(lambda: not any(each.state == "RUNNING" and not _preempted(each) for each in self._others()))
+        return job
+
+    def _others(self) -> list[Job]:
+        return [job for job in self.jobs() if job.partition != "high"]
+
+    def fail_node(self) -> None:
+        """The node is lost: its jobs go back into the queue, and nothing starts until `restore_node`."""
+        self._run("scontrol", "update", "nodename=localhost", "state=down", "reason=drill")
+        self.wait(lambda: "DOWN" in self.node_state() and not any(job.state == "RUNNING" for job in self.jobs()))
+
+    def restore_node(self) -> None:
+        """Make the node take jobs again, whatever has kept it from that; nothing happens if it does."""
+        if any(word in self.node_state() for word in ("DOWN", "DRAIN", "FAIL")):
+            self._run("scontrol", "update", "nodename=localhost", "state=resume")
+            self.wait(lambda: not any(word in self.node_state() for word in ("DOWN", "DRAIN", "FAIL")))
+
+    def reset(self) -> None:
+        """Be as after the start: no job that runs or will run, and nothing that one has left behind."""
+        jobs = [job.fields["JobId"] for job in self.jobs() if not job.ended]
+        if jobs:
+            self._try("scancel", *jobs)  # some may have ended meanwhile
+        slurm_guard.kill([pid for pid, environment in self._members() if "SLURM_JOB_ID" in environment])
+        self.wait(lambda: all(job.ended for job in self.jobs()))
+        self.restore_node()
+        self.wait(lambda: self.node_state() == "IDLE")
+
+    def _members(self) -> list[tuple[int, dict[str, str]]]:
+        return list(slurm_guard.members(self.conf))
+
+    def _run(self, *command: str, text: str | None = None, env: Mapping[str, str] | None = None) -> str:
+        done = self._try(*command, text=text, env=env)
+        assert done.returncode == 0, f"{shlex.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _try(
+        self, *command: str, text: str | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            input=text or "",
+            env={**os.environ, **self.environment, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=PATIENT_S,
+        )
+
+
+def _job(fields: dict[str, str]) -> Job:
+    return Job(
+        sacct.name(fields),
+        fields["JobState"],
+        fields["Reason"],
+        int(fields["Restarts"]),
+        fields["Partition"],
+        fields,
+    )
+
+
+def _preempted(job: Job) -> bool:
+    """Whether SLURM has decided to take its place; a job with a grace time runs on for that long."""
+    return job.fields.get("PreemptTime", "None") != "None"
+
+
+def _wait(condition: Callable[[], object], seconds: float, complaint: Callable[[], str]) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, complaint()
+        time.sleep(0.05)
+
+
+def _search_path() -> str:
+    return f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody has; drawn, so that two clusters which start at once seldom want the same one."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                attempt.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found += [port] if port not in found else []
+    return found
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _communication() -> str:
+    """How SLURM finds loopback in spite of what the machine's name means, and where there is no other interface."""
+    parameters = []
+    try:
+        if socket.gethostbyname(socket.gethostname()).startswith("127."):
+            parameters += ["NoCtldInAddrAny", "NoInAddrAny"]  # elsewhere they would listen at the machine's own address
+    except OSError:
+        pass  # the name means nothing
+    try:
+        socket.getaddrinfo("localhost", 0, socket.AF_INET, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+    except OSError:
+        parameters.append("EnableIPv6")  # without it SLURM asks as above, and is told that there are no addresses
+    return ",".join(parameters)

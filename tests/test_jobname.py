@@ -1,0 +1,33 @@
+"""The name of a job's directory: any file system takes it, and other overrides have another."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairn.jobname import job_dir
+
+
+def test_what_is_a_name_already_stays():
+    assert job_dir("checkpoint.save_interval=50,seed=1") == "checkpoint.save_interval=50,seed=1"
+
+
+def test_slashes_make_no_folders():
+    assert job_dir("data.files=/a/b").startswith("data.files=_a_b-")
+    assert job_dir("data.files=/a/b") != job_dir("data.files=/a_b") != job_dir("data.files=_a_b")
+
+
+def test_a_job_without_overrides_has_a_name():
+    assert job_dir("") == "defaults"
+
+
+@given(st.text(min_size=1, max_size=400).filter(lambda text: "\0" not in text))
+def test_any_overrides_are_one_short_name(overrides):
+    name = job_dir(overrides)
+    assert "/" not in name
+    assert 0 < len(name.encode()) <= 255
+    assert name not in (".", "..")
+    assert name == job_dir(overrides)
+
+
+@given(st.lists(st.text("ab/=,", min_size=1, max_size=6), min_size=2, max_size=8, unique=True))
+def test_different_overrides_have_different_names(overrides):
+    assert len({job_dir(item) for item in overrides}) == len(overrides)
