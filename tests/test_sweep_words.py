@@ -43,6 +43,11 @@ def test_a_row_per_end(folder):
     assert second == ["100", "asked to stop (SIGTERM)", "500", "500", "0", "0 s"]
 
 
+def test_a_run_that_was_extended_had_finished(tmp_path):
+    run_directory(tmp_path, 100, ends=[end(300, 300, 100, "finished"), end(600, 600, 100, "stopped", "SIGINT")])
+    assert [row[1] for row in words.end_rows(study(tmp_path))] == ["finished, extended", "stopped on purpose (SIGINT)"]
+
+
 def test_the_conclusion_with_measured_failures(folder):
     cost, failures, choice = words.conclusion(study(folder))
     assert cost.startswith(

@@ -481,7 +481,7 @@ def _count(value: Any) -> int:
 
 
 def _settings(run: Run, names: Sequence[str]) -> list[str]:
-    return [f"{name.rpartition('.')[2]}={run.overrides.get(name, 'as it is')}" for name in names]
+    return [f"{name.rpartition('.')[2]}={run.overrides[name]}" for name in names if name in run.overrides]
 
 
 def _order(run: Run) -> tuple[float, str]:

@@ -100,7 +100,8 @@ def end_rows(study: Study) -> list[list[str]]:
 
 
 def _end_cells(end: End) -> list[str]:
-    what = ENDS[end.kind] + (f" ({end.why})" if end.why else "")
+    is_extended = end.kind == "planned" and not end.why
+    what = "finished, extended" if is_extended else ENDS[end.kind] + (f" ({end.why})" if end.why else "")
     batches = [str(end.reached_batches), str(end.resumed_batches), str(end.lost_batches)]
     return [what, *batches, time(end.lost_s)]
 
