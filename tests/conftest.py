@@ -32,7 +32,7 @@ def slurm():
         if os.environ.get("CAIRN_TEST_SLURM") == "required":
             pytest.fail(f"{reason}, and CAIRN_TEST_SLURM=required")
         pytest.skip(reason)
-    with Slurm() as slurm:
+    with Slurm(num_cpus=8) as slurm:
         yield slurm
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.made_runs import end, run_directory
 from tests.support.values import commit, flip_byte, names
 
 from cairn import cli
@@ -341,3 +342,65 @@ def test_show_of_what_is_no_checkpoint_is_told(run, name, capsys):
     (run.folder / "text.ckpt").write_text("weights, honestly")
     command("show", run.folder / name, expect=1)
     assert name in capsys.readouterr().err
+
+
+# report
+
+
+@pytest.fixture
+def swept(tmp_path, monkeypatch):
+    """Two runs, one of which was killed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    run_directory(tmp_path / "sweep", 100, ends=[end(370, 300, 100)])
+    run_directory(tmp_path / "sweep", 400)
+    return tmp_path / "sweep"
+
+
+def test_report_has_a_table_a_choice_and_a_page(swept, capsys):
+    command("report", "sweep")
+    output = capsys.readouterr().out
+    assert "Choose checkpoint.save_interval=" in " ".join(output.split())
+    assert output.endswith("page: sweep/report/index.html\n")
+    assert max(map(len, output.splitlines())) <= 80
+    assert {path.name for path in (swept / "report").iterdir()} == {"index.html", "runs.png", "loss.png", "kills.png"}
+
+
+def test_a_report_of_one_run_goes_where_it_is_told(swept, capsys):
+    (run,) = swept.glob("*=400*")
+    command("report", run, "--out", "there", "--mtbf", "2h")
+    output = capsys.readouterr().out
+    assert "Mean time between failures: 2 h, as given." in output
+    assert output.endswith("page: there/index.html\n")
+    assert not (run / "report").exists()
+
+
+def test_report_for_machines_draws_nothing(swept, capsys):
+    command("report", swept, "--json", "--mtbf", "8h")
+    found = json.loads(capsys.readouterr().out)
+    assert [run["num_saves"] for run in found["runs"]] == [10, 2]
+    assert found["mtbf_s"] == 8 * 3600
+    assert not (swept / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["gone"], "gone is not there: name the directory of a sweep"),
+        (["."], "There is no run in"),
+        (["sweep", "--mtbf", "often"], "--mtbf='often' is no time"),
+        (["sweep", "--mtbf", "0"], "--mtbf=0: a time between failures"),
+        (["sweep", "--out", "file"], "The report cannot be written to"),
+        (["latest"], "there is no run below logs"),
+    ],
+)
+def test_what_cannot_be_reported_is_told_in_a_sentence(swept, tmp_path, monkeypatch, arguments, told, capsys):
+    if arguments == ["."]:
+        (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+    (tmp_path / "file").touch()
+    command("report", *arguments, expect=1)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Error: ")
+    assert told in captured.err

@@ -101,6 +101,7 @@ def test_resume_is_the_runs_own_command_in_its_own_directory(tmp_path, configs):
     assert expand_resume([f"resume={run}"], configs) == [
         "checkpoint=interval",
         "trainer.max_epochs=3",
+        "hydra.mode=RUN",
         f"hydra.run.dir='{run}'",
     ]
 
@@ -108,13 +109,15 @@ def test_resume_is_the_runs_own_command_in_its_own_directory(tmp_path, configs):
 def test_new_overrides_are_added_and_win(tmp_path, configs):
     run = run_in(tmp_path / "run", "checkpoint=interval", "trainer.max_epochs=3")
     argv = expand_resume(["trainer.max_epochs=5", f"resume={run}", "tags=[a]", "--cfg"], configs)
-    assert argv == ["checkpoint=interval", "trainer.max_epochs=5", "tags=[a]", "--cfg", f"hydra.run.dir='{run}'"]
+    assert argv[:-2] == ["checkpoint=interval", "trainer.max_epochs=5", "tags=[a]", "--cfg"]
+    assert argv[-2:] == ["hydra.mode=RUN", f"hydra.run.dir='{run}'"]
 
 
 @pytest.mark.parametrize("name", ["plain", "a b", "seed=1,lr=0.1", "sizes=[a,b]", "x{y}", "a'b", 'a"b', "a\\b", "ä"])
 def test_any_directory_reaches_hydra_as_it_is(tmp_path, configs, name):
     run = run_in(tmp_path / name)
-    (where,) = expand_resume([f"resume={run}"], configs)
+    mode, where = expand_resume([f"resume={run}"], configs)
+    assert mode == "hydra.mode=RUN", "also if its experiment is a sweep"
     assert key(where) == "hydra.run.dir"
     assert value(where) == str(run)
 
@@ -128,7 +131,7 @@ def test_the_quotes_that_hydra_would_need_are_no_harm(tmp_path, configs, quote):
 def test_a_relative_directory_is_seen_from_here(tmp_path, configs, monkeypatch):
     run_in(tmp_path / "logs" / "run")
     monkeypatch.chdir(tmp_path / "logs")
-    assert expand_resume(["resume=run"], configs) == [f"hydra.run.dir='{tmp_path / 'logs' / 'run'}'"]
+    assert expand_resume(["resume=run"], configs)[-1] == f"hydra.run.dir='{tmp_path / 'logs' / 'run'}'"
 
 
 def test_the_last_resume_counts(tmp_path, configs):
@@ -143,9 +146,9 @@ def test_latest_is_the_newest_run_of_the_task(tmp_path, configs):
     newest = run_in(logs / "train" / "multiruns" / "day" / "lr=0.3,seed=1", "lr=0.3", mtime=300)
     run_in(logs / "train" / "runs" / "middle", mtime=200)
     other = run_in(logs / "other" / "runs" / "newer", mtime=400)
-    assert expand_resume(["resume=latest"], configs) == ["lr=0.3", f"hydra.run.dir='{newest}'"]
+    assert expand_resume(["resume=latest"], configs) == ["lr=0.3", "hydra.mode=RUN", f"hydra.run.dir='{newest}'"]
     argv = expand_resume(["resume=latest", "task_name=other", "lr=0.4"], configs)
-    assert argv == ["task_name=other", "lr=0.4", f"hydra.run.dir='{other}'"]
+    assert argv == ["task_name=other", "lr=0.4", "hydra.mode=RUN", f"hydra.run.dir='{other}'"]
 
 
 def test_latest_of_no_run_is_told(configs):

@@ -1,7 +1,7 @@
-"""`python -m cairn ls|verify|prune|show|sync|status`: what a run keeps, whether it is whole, what may go, what a file
-holds, what W&B has of it, and what the jobs of a sweep do.
+"""`python -m cairn ls|verify|prune|show|sync|status|report`: what a run keeps, whether it is whole, what may go, what a
+file holds, what W&B has of it, what the jobs of a sweep do, and what saving has cost them.
 
-Imports torch only for `show`, which reads the file itself, and for `sync`.
+Imports torch only for `show`, which reads the file itself, and for `sync`; matplotlib only for `report`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
+from rich.text import Text
 
-from cairn import report
+from cairn import report, sweep, sweep_choice, sweep_page, sweep_plots, sweep_words
 from cairn import status as sweep_status
 from cairn.checkpoint import disk, examine, layout
 from cairn.checkpoint.catalog import Catalog
@@ -91,6 +92,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SWEEP",
         help="the directory of a sweep, or of a run",
     )
+    reporting = add(
+        "report",
+        report_sweep,
+        "what saving costs at each interval of a sweep, or in one run, and which one to choose: table, plots, page",
+        metavar="SWEEP",
+        help="the directory of a sweep or of a run, or latest: that of the newest run below logs/",
+    )
+    reporting.add_argument("--out", metavar="DIR", help="where plots and page go (default SWEEP/report)")
+    reporting.add_argument("--mtbf", metavar="TIME", help="mean time between failures, as 8h (default: measured)")
     return parser
 
 
@@ -373,6 +383,47 @@ def _jobs_table(jobs: Sequence[JobStatus]) -> Table:
             escape(name or job.name), state, job.job, done, last, str(job.num_restarts), str(job.num_lost_batches)
         )
     return table
+
+
+# report
+
+
+def report_sweep(arguments: argparse.Namespace) -> int:
+    """A row per run, the interval to choose, and a page with plots; for machines the figures alone."""
+    path = sweep.find(arguments.named, Path("logs"))
+    study = sweep_choice.study(sweep.read(path), _mtbf_s(arguments.mtbf))
+    if arguments.json:
+        _print_json(sweep_words.figures(study))
+        return 0
+    page = _draw(study, Path(arguments.out).absolute() if arguments.out else path / "report")
+    console = Console()
+    console.print(Text(report.relative(path), style="bold"), soft_wrap=True)
+    for text in sweep_words.terminal(study):
+        console.print(text, highlight=False)
+    console.print(Text(f"\npage: {report.relative(page)}"), soft_wrap=True)
+    return 0
+
+
+def _mtbf_s(text: str | None) -> float | None:
+    try:
+        seconds = parse_duration_s(text, name="--mtbf") if text else None
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if seconds == 0:
+        raise ConfigError("--mtbf=0: a time between failures is longer than nothing.")
+    return seconds
+
+
+def _draw(study: sweep_choice.Study, folder: Path) -> Path:
+    """Write plots and page; returns the path of the page."""
+    try:
+        pictures = sweep_plots.pictures(study)
+        sweep_plots.write(pictures, folder)
+        return sweep_page.write(study, pictures, folder)
+    except OSError as error:
+        raise ConfigError(
+            f"The report cannot be written to {folder}: {error.strerror}. Choose another: --out DIR."
+        ) from error
 
 
 def _print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:

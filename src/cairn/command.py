@@ -26,6 +26,7 @@ from hydra_plugins import resumable_submitit
 
 ROOT = "PROJECT_ROOT"
 _CHILD = "CAIRN_CHILD"
+_ONE_RUN = "hydra.mode=RUN"  # an experiment may say MULTIRUN, and going on with its job must not start the sweep anew
 
 
 def prepare(argv: list[str], root: Path) -> list[str]:
@@ -57,7 +58,7 @@ def expand_resume(argv: list[str], configs: Path) -> list[str]:
         if named[-1] == "latest"
         else find(named[-1].strip("'\""), Path(), "")
     )
-    return [*merge(_overrides_of(run), rest), f"hydra.run.dir={_quoted(run.path)}"]
+    return [*merge(_overrides_of(run), rest), _ONE_RUN, f"hydra.run.dir={_quoted(run.path)}"]
 
 
 def _as_hydra_reads(arg: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.command import QUICK, ROOT, train
+from tests.support.command import QUICK, ROOT, newest, train
 
 from cairn import load_model
 
@@ -76,6 +76,19 @@ def test_a_sweep_returns_its_metric_and_names_its_jobs(tmp_path: Path) -> None:
     ]
     assert [path.stem for path in (by_twenty / "checkpoints").glob("epoch*.ckpt")] == ["epoch_000_batch_000020"]
     assert 0 < json.loads((by_five / "run.json").read_text())["result"] <= 1
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_an_experiment_and_a_job_of_it_that_goes_on_alone(tmp_path: Path) -> None:
+    short = ["callbacks=none", "trainer=cpu", "trainer.max_epochs=3", "test=false", f"hydra.sweep.dir={tmp_path}/sweep"]
+    train(None, "experiment=save_interval_sweep", *short)
+    jobs = {
+        path.parent.name.split("save_interval=")[1].split(",")[0]: path.parent for path in tmp_path.rglob("run.json")
+    }
+    assert set(jobs) == {"50", "100", "200"}
+    train(None, f"resume={jobs['50']}", "trainer.max_epochs=6")
+    assert set(tmp_path.rglob("run.json")) == {job / "run.json" for job in jobs.values()}, "no sweep was started anew"
+    assert newest(jobs["50"]) == "epoch_005_batch_000020.ckpt"
 
 
 @pytest.mark.slow

@@ -19,12 +19,15 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tests.support.command import QUICK, ROOT, train
+from tests.support.made_runs import end, run_directory
 
+from cairn import sweep, sweep_choice, sweep_words
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.retention import best_of
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 INSPECT = ROOT / "notebooks" / "inspect_run.ipynb"
+SWEEP = ROOT / "notebooks" / "sweep_save_interval.ipynb"
 ASK = "import cairn\nprint(sys.executable, cairn.__file__, *([num_wrong, len(labels)] if on_digits else []))"
 ABSOLUTE = re.compile(r"(?<![\w./\])}])(/[A-Za-z][\w.-]*/|/(home|root|tmp|Users)\b|[A-Z]:\\)|file://")
 TEXT = [
@@ -48,10 +51,15 @@ def execute(notebook: Any, start_in: Path, files: Path) -> None:
 
 def inspect(run: Path, start_in: Path, files: Path) -> dict[str, Any]:
     """The cells of inspect_run, executed for a run, by their ids; `ask` tells who has executed them."""
-    notebook = nbformat.read(INSPECT, as_version=4)
-    (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    parameters.source = f"RUN = {str(run)!r}"
-    notebook.cells.append(nbformat.v4.new_code_cell(ASK, id="ask"))
+    return executed(INSPECT, f"RUN = {str(run)!r}", start_in, files, nbformat.v4.new_code_cell(ASK, id="ask"))
+
+
+def executed(path: Path, parameters: str, start_in: Path, files: Path, *more: Any) -> dict[str, Any]:
+    """The cells of a notebook, executed with these parameters, by their ids."""
+    notebook = nbformat.read(path, as_version=4)
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source = parameters
+    notebook.cells.extend(more)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
     execute(notebook, start_in, files)
@@ -132,6 +140,42 @@ def test_without_a_run_it_says_how_to_get_one(tmp_path: Path) -> None:
         execute(notebook, tmp_path / "notebooks", tmp_path)
 
 
+@pytest.mark.slow
+def test_a_sweep_is_shown_as_the_report_tells_it(tmp_path: Path) -> None:
+    run_directory(tmp_path / "sweep", 100, ends=[end(370, 300, 100)])
+    run_directory(tmp_path / "sweep", 400)
+    cells = executed(SWEEP, f"SWEEP, MTBF = {str(tmp_path / 'sweep')!r}, None", ROOT / "notebooks", tmp_path)
+    study = sweep_choice.study(sweep.read(tmp_path / "sweep"))
+    assert table(cells["runs"]) == sweep_words.rows(study)
+    assert table(cells["choice"]) == sweep_words.advice_rows(study)
+    assert study.cost is not None
+    assert printed(cells["cost"]).startswith(f"10 saves: d = {1000 * study.cost.save_s:.3g} ms")
+    assert "M = " in printed(cells["failures"])
+    assert [len(pictures(cells[name])) for name in ("bars", "failures", "curve")] == [1, 1, 1]
+    (told,) = (out.data["text/markdown"] for out in cells["words"].outputs)
+    assert told.splitlines() == [f"- {text}" for text in [*sweep_words.conclusion(study), *sweep_words.notes(study)]]
+
+
+@pytest.mark.slow
+def test_a_single_real_run_is_a_sweep_of_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, *QUICK, "checkpoint=interval", "checkpoint.save_interval=5", "trainer.max_epochs=2", "test=false")
+    cells = executed(SWEEP, f"SWEEP, MTBF = {str(run)!r}, 8", ROOT, tmp_path)
+    ((interval, num_saves, *_),) = table(cells["runs"])
+    assert (interval, num_saves) == ("5", "8")
+    assert printed(cells["failures"]).splitlines()[-1] == "M = 8 h, given"
+    assert [len(pictures(cells[name])) for name in ("bars", "failures", "curve")] == [1, 0, 1]
+
+
+@pytest.mark.slow
+def test_without_a_sweep_it_says_how_to_get_one(tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(SWEEP, tmp_path / "notebooks")
+    notebook = nbformat.read(SWEEP, as_version=4)
+    with pytest.raises(CellExecutionError, match=r"A sweep: python train\.py experiment=save_interval_sweep"):
+        execute(notebook, tmp_path / "notebooks", tmp_path)
+
+
 def texts(value: Any) -> Iterator[str]:
     """Every piece of text in a notebook but the pictures, whose letters mean nothing."""
     if isinstance(value, str):
@@ -146,7 +190,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def test_there_are_notebooks() -> None:
-    assert INSPECT in NOTEBOOKS
+    assert {INSPECT, SWEEP} == set(NOTEBOOKS)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -1,0 +1,336 @@
+"""How the figures of a sweep are told: as cells and as sentences, the same in the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from cairn.checkpoint.space import size
+from cairn.checkpoint.types import Cost
+from cairn.report import duration
+from cairn.sweep import End, Run
+from cairn.sweep_choice import ALIKE, FEWEST_SAVES, SHORTEST_S, Advice, Study
+
+UNKNOWN = "-"
+RUN_FIGURES = (
+    *("status", "interval", "source", "elapsed_s", "total_batches", "batch_s", "num_saves", "skipped", "spacing_s"),
+    *("spacing_batches", "overhead", "cost_s", "stall_s", "stalled_s", "write_s", "written_bytes", "held_bytes"),
+    *("at_risk_s", "lost_s", "unsaved_s", "monitor", "best"),
+)
+"""Of a run, for machines."""
+HEADER = ("every", "saves", "overhead", "stall", "written", "held", "at risk", "lost")
+"""And the best value of the monitored metric; `HEADER_LONG` says what they mean."""
+HEADER_LONG = {
+    "every": "the interval between two saves: checkpoint.save_interval, in batches unless it has a unit",
+    "saves": "saves of the work that counts; those that were lost and made again count once",
+    "overhead": "what saving has cost, as a share of the time that training takes without",
+    "stall": "training stood still for a save, the median",
+    "written": "all checkpoints that were ever written",
+    "held": "the checkpoints that are on disk now",
+    "at risk": "work that a failure would have lost, on average over the run",
+    "lost": "work that was really lost, at all ends together; how many ends cost work",
+}
+_NOT_KNOWN = "the mean time between failures is not known: below are the intervals for some. --mtbf 8h names yours."
+ENDS = {
+    "killed": "killed",
+    "failed": "failed",
+    "announced": "asked to stop",
+    "planned": "stopped on purpose",
+}
+METHOD = (
+    "A save costs the training d seconds: it stands still while the state is copied, and its batches are slower while "
+    "the file is written. d is what saving has cost the runs in all, by the number of saves. With a save every t "
+    "seconds, a share d/t of the time goes to saves. A failure comes once per mean time M, on average in the middle of "
+    "an interval, and takes t/2 of work: a share t/2M. Their sum is least at t = sqrt(2dM), which is Young's formula; "
+    "Daly's is more exact where d is not small against M, and is what is chosen, but never so short that a write does "
+    "not end before the next save.",
+    "A failure is an end without notice, by a kill or an error: only saves made before it help. Asked to stop by a "
+    "signal (preemption, the end of a time slot) a run saves what it has and loses nothing, so these ends are told "
+    "but not counted: they would ask for saves that prevent no loss. M is the time in which the runs trained, lost "
+    "work included, by the number of failures. A run that was asked to stop and lost work all the same, because its "
+    "time was over before that save was written, counts as killed.",
+)
+SOURCES = (
+    'J. W. Young (1974), "A first order approximation to the optimum checkpoint interval", CACM 17(9):530-531',
+    'J. T. Daly (2006), "A higher order estimate of the optimum checkpoint interval for restart dumps", '
+    "Future Generation Computer Systems 22(3):303-312",
+)
+
+
+# Cells
+
+
+def header(study: Study) -> list[str]:
+    """The heads of the columns; the last one is the metric, if all runs have the same."""
+    monitors = {run.monitor for run in study.sweep.runs}
+    return [*HEADER, monitors.pop() if len(monitors) == 1 else "best"]
+
+
+def rows(study: Study) -> list[list[str]]:
+    """A row for each run."""
+    parts = zip(study.sweep.labels, study.sweep.runs, study.doubts, strict=True)
+    return [[label, *_cells(run, why)] for label, run, why in parts]
+
+
+def _cells(run: Run, doubt: str | None) -> list[str]:
+    number = str(run.num_saves) if run.source else "0"
+    shown = percent(run.overhead) if doubt is None else UNKNOWN if doubt in ("no saves", "unknown") else doubt
+    held = size(run.held_bytes)
+    best = UNKNOWN if run.best is None else f"{run.best:.4g}"
+    return [number, shown, time(run.stall_s), _size(run.written_bytes), held, time(run.at_risk_s), _lost(run), best]
+
+
+def _lost(run: Run) -> str:
+    if run.ends is None or run.lost_s is None:
+        return UNKNOWN
+    num_costly = sum(end.lost_batches > 0 for end in run.ends)
+    return f"{time(run.lost_s)} ({num_costly})" if num_costly else "0 s"
+
+
+def end_rows(study: Study) -> list[list[str]]:
+    """A row for each end before a restart: what it was, how far the run had come, from where it went on, the cost."""
+    parts = zip(study.sweep.labels, study.sweep.runs, strict=True)
+    return [[label, *_end_cells(end)] for label, run in parts for end in run.ends or ()]
+
+
+def _end_cells(end: End) -> list[str]:
+    is_extended = end.kind == "planned" and not end.why
+    what = "finished, extended" if is_extended else ENDS[end.kind] + (f" ({end.why})" if end.why else "")
+    batches = [str(end.reached_batches), str(end.resumed_batches), str(end.lost_batches)]
+    return [what, *batches, time(end.lost_s)]
+
+
+END_HEADER = ("every", "how it ended", "at batch", "on from", "batches lost", "work lost")
+
+
+def advice_rows(study: Study) -> list[list[str]]:
+    """A row for each mean time between failures."""
+    return [
+        [duration_long(item.mtbf_s), time(item.young_s), time(item.daly_s), *_chosen(item)] for item in study.advice
+    ]
+
+
+def _chosen(item: Advice) -> list[str]:
+    return [f"{item.interval_batches} batches", time(item.interval_s), percent(item.loss)]
+
+
+ADVICE_HEADER = ("a failure every", "Young", "Daly", "choose", "that is", "lost time")
+
+
+# In the terminal
+
+
+def terminal(study: Study) -> Iterator[Table | Text]:
+    """Tables and sentences; the tables fit 80 columns."""
+    yield _table(header(study), rows(study))
+    if ends := end_rows(study):
+        yield _table(END_HEADER, ends)
+    yield from (Text(sentence + "\n") for sentence in conclusion(study))
+    if len(study.advice) > 1:
+        yield _table(ADVICE_HEADER, advice_rows(study))
+    listed = Table.grid(padding=(0, 1))
+    for sentence in notes(study):
+        listed.add_row("-", escape(sentence))
+    yield listed
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for place, name in enumerate(head):
+        table.add_column(escape(name), justify="right" if place else "left", overflow="fold", min_width=5)
+    for row in body:
+        table.add_row(*(escape(cell) for cell in row))
+    return table
+
+
+# For machines
+
+
+def figures(study: Study) -> dict[str, Any]:
+    """All numbers: times in seconds, sizes in bytes, shares of 1; null where one is not known."""
+    return {
+        "sweep": str(study.sweep.path),
+        "runs": [_figures(*each) for each in zip(study.sweep.labels, study.sweep.runs, study.doubts, strict=True)],
+        "cost": {**asdict(study.cost), "save_s": study.cost.save_s} if study.cost else None,
+        "is_rough": study.is_rough,
+        "failures": _counts(study),
+        "mtbf_s": study.mtbf_s,
+        "advice": [asdict(item) for item in study.advice],
+        "notes": notes(study),
+    }
+
+
+def _figures(label: str, run: Run, doubt: str | None) -> dict[str, Any]:
+    plain = {name: getattr(run, name) for name in RUN_FIGURES}
+    ends = None if run.ends is None else [{**asdict(end), "lost_s": end.lost_s} for end in run.ends]
+    return {"run": str(run.path), "label": label, **plain, "doubt": doubt, "ends": ends}
+
+
+def _counts(study: Study) -> dict[str, Any]:
+    found = study.failures
+    counts = {kind: sum(end.kind == kind for end in found.ends) for kind in ENDS}
+    measured = {"trained_s": found.trained_s, "measured_mtbf_s": found.mtbf_s, "mtbf_error": found.mtbf_error}
+    return {**counts, **measured, "num_unrecorded": found.num_unrecorded}
+
+
+# Sentences
+
+
+def conclusion(study: Study) -> list[str]:
+    """What was measured, and what to choose."""
+    return [sentence for sentence in (_cost(study), _failures(study), *_choice(study)) if sentence]
+
+
+def notes(study: Study) -> list[str]:
+    """What the figures cannot say, or only with care."""
+    return [*_doubts(study), *_gaps(study), *_comparison(study), *_unfinished(study)]
+
+
+def _cost(study: Study) -> str:
+    cost = study.cost
+    if cost is None:
+        return "What a save costs is not known: no run here has measured one."
+    rough = "roughly " if study.is_rough else ""
+    return (
+        f"A save costs the training {rough}{time(cost.save_s)} ({time(cost.stall_s)} standing still and "
+        f"{time(cost.slowdown_s)} by slower batches; {_count(cost.num_saves, 'save')}), and takes "
+        f"{time(cost.write_s)} to write. A batch takes {time(cost.batch_s)}, validations included."
+    )
+
+
+def _failures(study: Study) -> str:
+    if study.given_mtbf_s:
+        return f"Mean time between failures: {duration_long(study.given_mtbf_s)}, as given."
+    found = study.failures
+    if found.num_unrecorded == len(study.sweep.runs):
+        return f"No run here has kept a record of its restarts, so {_NOT_KNOWN}"
+    if found.mtbf_s is None:
+        announced = f" ({_count(len(found.announced), 'stop')} announced)" if found.announced else ""
+        return f"No run here has ended without notice{announced}, so {_NOT_KNOWN}"
+    kept = f"{_count(len(found.announced), 'announced stop')} not counted, since a run saves before it stops"
+    return (
+        f"Mean time between failures: {duration_long(found.mtbf_s)}, from {_count(len(found.unannounced), 'end')} "
+        f"without notice in {duration_long(found.trained_s)} of training{f' ({kept})' if found.announced else ''}; "
+        f"from so many it is known to about {percent(found.mtbf_error)}, and the interval to half of that."
+    )
+
+
+def _choice(study: Study) -> Iterator[str]:
+    cost = study.cost
+    if cost is not None and not study.advice:
+        yield "What it costs is too little to be seen in these runs: the interval may be as short as you like."
+    if len(study.advice) == 1 and cost is not None:
+        yield _recommendation(study.advice[0], cost)
+
+
+def _recommendation(advice: Advice, cost: Cost) -> str:
+    saving, again = cost.save_s / advice.interval_s, advice.interval_s / (2 * advice.mtbf_s)
+    but = {
+        "failures": "",
+        "overlap": f", but a write takes {time(cost.write_s)}, and one shall be over before the next save",
+        "batch": ", and there is nothing shorter than a batch",
+    }
+    return (
+        f"Choose checkpoint.save_interval={advice.interval_batches}: a save every {time(advice.interval_s)} of "
+        f"training. Young's formula says {time(advice.young_s)}, Daly's {time(advice.daly_s)}{but[advice.why]}. It "
+        f"loses {percent(advice.loss)} of the time: {percent(saving)} to saves, {percent(again)} to work done again."
+    )
+
+
+def _doubts(study: Study) -> Iterator[str]:
+    texts = {
+        "few saves": f"fewer than {FEWEST_SAVES} saves: their overhead would say how one save went",
+        "too short": f"less than {SHORTEST_S:g} s of training: their overhead would be that of warming up",
+        "no saves": "no save at all",
+        "unknown": "no record of what saving has cost, or of how long they trained",
+    }
+    for why, text in texts.items():
+        named = [label for label, found in zip(study.sweep.labels, study.doubts, strict=True) if found == why]
+        if named:
+            yield f"{_runs(named)}: {text}."
+    if study.is_rough:
+        yield "So what a save costs is a rough guess, and so are the intervals; longer runs with more saves tell more."
+
+
+def _gaps(study: Study) -> Iterator[str]:
+    pairs = list(zip(study.sweep.labels, study.sweep.runs, strict=True))
+    if named := [label for label, run in pairs if run.source == "manifests"]:
+        yield (
+            f"{_runs(named)}: without csv/checkpoints.csv (logger=csv writes it) only the kept checkpoints tell what "
+            f"saves were like; what was written in all, and the work at risk, are not known."
+        )
+    if named := [label for label, run in pairs if run.ends is None]:
+        yield f"{_runs(named)}: no starts.jsonl, so whether work was lost at a restart is not known."
+    if named := [label for label, run in pairs if run.skipped]:
+        yield f"{_runs(named)}: interval saves were left out because the writer was busy, so that work at risk is more."
+
+
+def _comparison(study: Study) -> Iterator[str]:
+    spacings = {round(run.spacing_s, 9) for run in study.sweep.runs if run.spacing_s}
+    if len(study.sweep.runs) > 1 and len(spacings) < 2:
+        yield "The runs do not differ in how often they saved: they say nothing about other intervals."
+    if study.spread > ALIKE:
+        yield (
+            f"The runs do not agree on what a save costs: in one it is {study.spread:.2g} times that of another. What "
+            f"is used is the mean over all saves."
+        )
+    best = {run.best for run in study.sweep.runs}
+    if len(study.sweep.runs) > 1 and study.sweep.varied == ("checkpoint.save_interval",) and None not in best:
+        yield (
+            "The best metric is the same in all runs, as it should be: saving changes nothing that is learned."
+            if len(best) == 1
+            else "The best metric differs though nothing but the interval was varied: the runs were not equally long, "
+            "or their arithmetic is not deterministic."
+        )
+
+
+def _unfinished(study: Study) -> Iterator[str]:
+    for label, run in zip(study.sweep.labels, study.sweep.runs, strict=True):
+        if run.status == "running" and run.unsaved_s is not None:
+            yield (
+                f"{_runs([label])}: still training, or killed and not started again; {time(run.unsaved_s)} of its work "
+                f"are in no checkpoint."
+            )
+
+
+# Values
+
+
+def percent(share: float | None) -> str:
+    """`0.42 %`, `3.1 %`, `120 %`."""
+    if share is None:
+        return UNKNOWN
+    return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"
+
+
+def time(seconds: float | None) -> str:
+    """`3.4 ms`; a dash if it is not known."""
+    if seconds is None:
+        return UNKNOWN
+    return "0 s" if seconds == 0 else duration(float(f"{seconds:.2g}") if seconds < 100 else seconds)
+
+
+def duration_long(seconds: float) -> str:
+    """`1 h`, `7 d`."""
+    for unit, factor, least in (("d", 86400.0, 2 * 86400.0), ("h", 3600.0, 3600.0)):
+        if seconds >= least:
+            return f"{seconds / factor:.3g} {unit}"
+    return duration(seconds)
+
+
+def _size(num_bytes: int | None) -> str:
+    return UNKNOWN if num_bytes is None else size(num_bytes)
+
+
+def _count(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
+
+
+def _runs(labels: list[str]) -> str:
+    return f"With interval{'s' * (len(labels) > 1)} {', '.join(labels)}"

@@ -1,0 +1,80 @@
+"""The page: it holds all that it shows, whatever the runs are called."""
+
+import base64
+from html.parser import HTMLParser
+
+import pytest
+from tests.support.made_runs import end, run_directory
+
+from cairn import sweep, sweep_choice, sweep_page, sweep_plots
+from cairn import sweep_words as words
+
+
+class Reader(HTMLParser):
+    """Collects tags, cells and pictures, and fails on tags that are not closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.cells, self.pictures, self.links = [], [], [], []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        facts = dict(attrs)
+        self.links += [facts[name] for name in ("href", "src", "action") if name in facts]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if self.open[-1:] == ["td"]:
+            self.cells.append(data)
+
+
+@pytest.fixture
+def study(tmp_path):
+    overrides = ["checkpoint.save_interval=100", "tags=<b>&[x]"]
+    run_directory(tmp_path / "<i>&sweep", 100, ends=[end(370, 300, 100, "failed", "<script>")], overrides=overrides)
+    run_directory(tmp_path / "<i>&sweep", 400)
+    return sweep_choice.study(sweep.read(tmp_path / "<i>&sweep"))
+
+
+def read(path):
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert reader.open == []
+    return reader
+
+
+def test_the_page_is_whole_and_needs_nothing_else(study, tmp_path):
+    pictures = sweep_plots.pictures(study)
+    page = read(sweep_page.write(study, pictures, tmp_path / "out"))
+    prefix = "data:image/png;base64,"
+    assert [link[: len(prefix)] for link in page.links] == [prefix] * 3
+    assert all(base64.b64decode(link.removeprefix(prefix)).startswith(b"\x89PNG") for link in page.links)
+
+
+def test_it_says_what_the_terminal_says(study, tmp_path):
+    page = read(sweep_page.write(study, [], tmp_path))
+    for row in [*words.rows(study), *words.end_rows(study)]:
+        assert all(cell in page.cells for cell in row)
+    for sentence in [*words.conclusion(study), *words.notes(study), *words.METHOD, *words.SOURCES]:
+        assert sentence in page.text
+
+
+def test_names_are_texts(study, tmp_path):
+    html = sweep_page.write(study, [], tmp_path).read_text()
+    assert "<script>" not in html
+    assert "failed (&lt;script&gt;)" in html
+    assert "&lt;i&gt;&amp;sweep" in html
+    assert "tags=&lt;b&gt;&amp;[x]" in html
+
+
+def test_without_restarts_there_is_no_section_of_them(tmp_path):
+    run_directory(tmp_path / "sweep", 100)
+    calm = sweep_choice.study(sweep.read(tmp_path / "sweep"))
+    page = read(sweep_page.write(calm, [], tmp_path))
+    assert "Restarts" not in page.text
+    assert "24 h" in page.cells, "the usual times between failures"

@@ -1,0 +1,165 @@
+"""What the report says, in its table and in sentences."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from tests.support.made_runs import SAVE_BYTES, end, run_directory
+
+from cairn import sweep, sweep_choice
+from cairn import sweep_words as words
+from cairn.checkpoint.space import size
+
+ENDS = [end(370, 300, 100), end(500, 500, 100, "stopped", "SIGTERM")]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run_directory(tmp_path / "sweep", 100, ends=ENDS)
+    run_directory(tmp_path / "sweep", 400)
+    return tmp_path / "sweep"
+
+
+def study(folder, mtbf_s=None):
+    return sweep_choice.study(sweep.read(folder), mtbf_s)
+
+
+def test_a_row_per_run(folder):
+    found = study(folder)
+    held = size(found.sweep.runs[0].held_bytes)
+    assert words.header(found) == [*words.HEADER, "val/loss"]
+    first, second = words.rows(found)
+    assert first[:6] == ["100", "10", "2 %", "50 ms", size(10 * SAVE_BYTES), held]
+    assert first[7:] == ["7.2 s (1)", "0.25"]
+    assert second[:4] == ["400", "2", "few saves", "50 ms"], "no number that says nothing"
+    assert second[7] == "0 s"
+    assert set(words.HEADER_LONG) == set(words.HEADER)
+
+
+def test_a_row_per_end(folder):
+    first, second = words.end_rows(study(folder))
+    assert first == ["100", "killed", "370", "300", "70", "7.2 s"]
+    assert second == ["100", "asked to stop (SIGTERM)", "500", "500", "0", "0 s"]
+
+
+def test_a_run_that_was_extended_had_finished(tmp_path):
+    run_directory(tmp_path, 100, ends=[end(300, 300, 100, "finished"), end(600, 600, 100, "stopped", "SIGINT")])
+    assert [row[1] for row in words.end_rows(study(tmp_path))] == ["finished, extended", "stopped on purpose (SIGINT)"]
+
+
+def test_the_conclusion_with_measured_failures(folder):
+    cost, failures, choice = words.conclusion(study(folder))
+    assert cost.startswith(
+        "A save costs the training 200 ms (50 ms standing still and 150 ms by slower batches; 10 saves)"
+    )
+    assert "from 1 end without notice in " in failures
+    assert "(1 announced stop not counted, since a run saves before it stops)" in failures
+    assert "known to about 100 %" in failures
+    assert choice.startswith("Choose checkpoint.save_interval=")
+    assert "Young's formula says " in choice
+    assert "Daly's " in choice
+
+
+def test_the_conclusion_with_a_given_time(folder):
+    _, failures, choice = words.conclusion(study(folder, 8 * 3600.0))
+    assert failures == "Mean time between failures: 8 h, as given."
+    assert choice.startswith("Choose checkpoint.save_interval=1100: a save every 110 s of training.")
+
+
+def test_without_failures_there_is_a_table(tmp_path):
+    run_directory(tmp_path, 100)
+    found = study(tmp_path)
+    assert "is not known: below are the intervals for some. --mtbf 8h names yours." in words.conclusion(found)[-1]
+    assert [row[0] for row in words.advice_rows(found)] == ["1 h", "4 h", "8 h", "24 h", "7 d"]
+
+
+def test_without_a_record_of_restarts_none_is_claimed(tmp_path):
+    (run_directory(tmp_path, 100) / "starts.jsonl").unlink()
+    assert words.conclusion(study(tmp_path))[1].startswith("No run here has kept a record of its restarts, so the mean")
+
+
+def test_figures_that_cannot_say_something_are_told(folder):
+    notes = " ".join(words.notes(study(folder)))
+    assert "With interval 400: fewer than 3 saves" in notes
+    assert "The best metric is the same in all runs, as it should be" in notes
+    assert "rough guess" not in notes
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda run: (run / "csv" / "checkpoints.csv").unlink(), "only the kept checkpoints tell"),
+        (lambda run: (run / "starts.jsonl").unlink(), "no starts.jsonl, so whether work was lost"),
+        (lambda run: (run / "csv" / "metrics.csv").write_text("val/loss\n0.1\n"), "The best metric differs"),
+        (lambda run: (run / "run.json").write_text('{"status": "running"}'), "still training, or killed"),
+    ],
+)
+def test_what_is_not_known_is_told(folder, damage, told):
+    assert told not in " ".join(words.notes(study(folder)))
+    damage(folder / "checkpoint.save_interval=100,checkpoint=interval")
+    assert told in " ".join(words.notes(study(folder)))
+
+
+def test_two_runs_that_save_alike_say_nothing_about_other_intervals(tmp_path):
+    for name in ("a", "b"):
+        run_directory(tmp_path / name, 100)
+    assert "they say nothing about other intervals" in " ".join(words.notes(study(tmp_path)))
+
+
+def test_short_runs_make_a_rough_guess(tmp_path):
+    run_directory(tmp_path, 2, 10)
+    found = study(tmp_path)
+    assert words.rows(found)[0][2] == "too short"
+    assert words.conclusion(found)[0].startswith("A save costs the training roughly ")
+    assert "a rough guess" in " ".join(words.notes(found))
+
+
+def test_a_run_that_saved_nothing_has_no_conclusion(tmp_path):
+    run_directory(tmp_path, 2000)
+    found = study(tmp_path)
+    assert words.rows(found)[0][1:6] == ["0", "-", "-", "0 B", "0 B"]
+    assert words.conclusion(found)[0] == "What a save costs is not known: no run here has measured one."
+
+
+def test_the_tables_fit_a_narrow_terminal(folder):
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    for part in words.terminal(study(folder)):
+        console.print(part)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in console.file.getvalue()
+    (header,) = [line.split() for line in lines if "overhead" in line and "every" in line]
+    assert header == ["every", "saves", "overhead", "stall", "written", "held", "at", "risk", "lost", "val/loss"]
+
+
+def test_figures_are_for_machines(folder):
+    found = json.loads(json.dumps(words.figures(study(folder)), allow_nan=False))
+    first, second = found["runs"]
+    assert (first["num_saves"], first["doubt"], second["doubt"]) == (10, None, "few saves")
+    assert first["ends"][0]["lost_s"] == pytest.approx(7.2)
+    assert (found["failures"]["killed"], found["failures"]["announced"]) == (1, 1)
+    assert found["cost"]["save_s"] == pytest.approx(0.2)
+    assert len(found["advice"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(None, "-"), (0.0, "0 %"), (0.031, "3.1 %"), (0.1, "10 %"), (1.5, "150 %")],
+)
+def test_percent(share, text):
+    assert words.percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (0.0, "0 s"), (0.00342, "3.4 ms"), (12.34, "12 s"), (126.0, "2.1 min")]
+)
+def test_time(seconds, text):
+    assert words.time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(640.0, "10.7 min"), (3600.0, "1 h"), (86400.0, "24 h"), (7 * 86400.0, "7 d")]
+)
+def test_a_long_time(seconds, text):
+    assert words.duration_long(seconds) == text
