@@ -48,13 +48,27 @@ def test_where_a_run_started_from_is_not_forgotten_at_a_resume(tmp_path):
     assert told[1] == {"seed": 1, "run": {"started_from": {"run": "r"}, "command": "b"}}
 
 
-@pytest.mark.parametrize(("exit_code", "expected"), [(0, False), (1, False), (130, False), (143, True), (138, True)])
-def test_who_was_stopped_by_somebody_else_is_preempted(tmp_path, exit_code, expected):
+@pytest.mark.parametrize(
+    ("stopped_by", "expected"),
+    [
+        ("", False),
+        ("SIGINT", False),
+        ("max_time", False),
+        ("SIGTERM", True),
+        ("SIGUSR2", True),
+        ("job_time_limit", True),
+    ],
+)
+def test_who_was_stopped_by_somebody_else_is_preempted(stopped_by, expected):
+    assert wandb_run.is_preempted(stopped_by) is expected
+
+
+def test_our_logger_is_told_how_it_ended(tmp_path):
     logger = WandbLogger(tmp_path, project="p", id="x")
     seen = []
     logger.close = lambda code, preempted: seen.append((code, preempted))
-    wandb_run.close([logger], exit_code)
-    assert seen == [(exit_code, expected)]
+    wandb_run.close([logger], 143, preempted=True)
+    assert seen == [(143, True)]
 
 
 def test_lightnings_own_logger_is_ended_too():
@@ -62,7 +76,7 @@ def test_lightnings_own_logger_is_ended_too():
     logger = loggers.WandbLogger(
         project="p", experiment=SimpleNamespace(finish=lambda exit_code: ended.append(exit_code))
     )
-    wandb_run.close([logger], 1)
+    wandb_run.close([logger], 1, preempted=False)
     assert ended == [1]
 
 
@@ -91,6 +105,7 @@ def test_nobody_tracks_where_there_is_nothing_to_track(tmp_path, changes):
         ("stopped", "SIGTERM", 143),
         ("stopped", "SIGINT", 130),
         ("stopped", "max_time", 0),
+        ("stopped", "job_time_limit", 75),
         ("failed", "ValueError: x", 1),
         ("running", "", 1),  # it was killed
     ],
@@ -101,4 +116,4 @@ def test_a_sync_says_how_the_run_ended(status, why, expected):
 
 def test_who_was_stopped_waits_less(tmp_path):
     cfg = OmegaConf.create({"checkpoint": {"artifacts": {"wait": "10min"}}})
-    assert (wandb_run.wait_s(cfg, 0), wandb_run.wait_s(cfg, 1), wandb_run.wait_s(cfg, 143)) == (600, 600, 10)
+    assert (wandb_run.wait_s(cfg, stopped=False), wandb_run.wait_s(cfg, stopped=True)) == (600, 10)

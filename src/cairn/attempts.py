@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import socket
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -95,15 +94,19 @@ def _end(directory: RunDirectory, old: Record | None) -> End | None:
 
 
 def read(directory: RunDirectory) -> list[Attempt]:
-    """All attempts, the first one first; a line that a kill has cut off is left out."""
-    return list(_read(directory)) if directory.starts_file.is_file() else []
+    """All attempts, the first one first; a line that a kill has cut off is left out.
+
+    Raises:
+        OSError: nobody has kept a record of them.
+    """
+    lines = directory.starts_file.read_text(errors="replace").splitlines()
+    return [attempt for line in lines if (attempt := _parse(line)) is not None]
 
 
-def _read(directory: RunDirectory) -> Iterator[Attempt]:
-    for line in directory.starts_file.read_text(errors="replace").splitlines():
-        try:
-            fields = json.loads(line)
-            before = End(**fields["before"]) if fields["before"] else None
-            yield Attempt(**{**fields, "begins": Point(**fields["begins"]), "before": before})
-        except (ValueError, TypeError, KeyError):
-            continue
+def _parse(line: str) -> Attempt | None:
+    try:
+        fields = json.loads(line)
+        before = End(**fields["before"]) if fields["before"] else None
+        return Attempt(**{**fields, "begins": Point(**fields["begins"]), "before": before})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

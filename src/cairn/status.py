@@ -86,7 +86,7 @@ def _look(sweep: Path, name: str, entry: Entry | None, alive: Mapping[str, str])
     run = RunDirectory(sweep / name)
     reached = progress.read(run.progress_file)
     record, saved, cfg = _read(run)
-    tried = attempts.read(run)
+    tried = _attempts(run)
     queued = alive.get(entry.job) if entry else None
     return JobStatus(
         name=name,
@@ -112,20 +112,27 @@ def _read(run: RunDirectory) -> tuple[Record | None, Saved | None, Any]:
     return record, saved[-1] if saved else None, cfg
 
 
+def _attempts(run: RunDirectory) -> list[attempts.Attempt]:
+    try:
+        return attempts.read(run)
+    except OSError:
+        return []
+
+
 def _state(record: Record | None, queued: str | None, reached: Progress | None) -> str:
     if queued is not None:
         if queued == "RUNNING":
             return "running" if record is None or record.status != "finished" else "finished"
         return "waiting" if queued in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD") else queued.lower()
     if record is None:
-        return "failed"  # before it began
+        return "failed"  # before it began, or its record is damaged
     if record.status != "running":
         return record.status
     return "running" if reached and time.time() - reached.at < SILENT_S else "dead"
 
 
 def _share(reached: Progress | None, cfg: DictConfig | None) -> float | None:
-    if reached is None or cfg is None:
+    if reached is None or cfg is None or "trainer" not in cfg:
         return None
     steps, epochs = cfg.trainer.get("max_steps") or -1, cfg.trainer.get("max_epochs") or -1
     shares = [reached.step / steps] if steps > 0 else []

@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
+from cairn import attempts
+from cairn.attempts import Attempt
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.meter import Meter
 from cairn.checkpoint.types import Mode, Saved
@@ -310,7 +312,7 @@ def read_run(path: Path) -> Run:
         kept=kept,
         elapsed_s=at_end[1] or None,
         total_batches=at_end[2] or None,
-        ends=_ends(path / "starts.jsonl"),
+        ends=_ends(directory),
     )
 
 
@@ -410,32 +412,23 @@ def _best(path: Path, kept: Sequence[Saved], monitor: str, mode: Mode) -> float 
     return (min if mode == "min" else max)(values, default=None)
 
 
-def _ends(path: Path) -> tuple[End, ...] | None:
+def _ends(directory: RunDirectory) -> tuple[End, ...] | None:
+    """The ends before its restarts; None if it has kept no record of them."""
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        return tuple(_end(start, start.before) for start in attempts.read(directory) if start.before is not None)
     except OSError:
         return None
-    return tuple(end for line in lines if (end := _end(line)) is not None)
 
 
-def _end(line: str) -> End | None:
-    """What one start says of the end before it; None for the first start, and for a line that was cut off."""
-    try:
-        start = _mapping(json.loads(line))
-    except (ValueError, RecursionError):
-        return None
-    before, begins = _mapping(start.get("before")), _mapping(start.get("begins"))
-    if not before:
-        return None
-    status, why = str(before.get("status", "")), str(before.get("why") or "")
+def _end(start: Attempt, before: attempts.End) -> End:
     return End(
-        kind=_kind(status, why),
-        why=why,
-        reached_s=_seconds(before.get("elapsed_s")),
-        resumed_s=_seconds(begins.get("elapsed_s")),
-        reached_batches=_count(before.get("total_batches")),
-        resumed_batches=_count(begins.get("total_batches")),
-        at=str(start.get("at", "")),
+        kind=_kind(str(before.status), str(before.why)),
+        why=str(before.why or ""),
+        reached_s=_seconds(before.elapsed_s),
+        resumed_s=_seconds(start.begins.elapsed_s),
+        reached_batches=_count(before.total_batches),
+        resumed_batches=_count(start.begins.total_batches),
+        at=str(start.at),
     )
 
 

@@ -48,8 +48,8 @@ class SlurmLauncher(launcher.Resumable, submitit_launcher.SlurmLauncher):
         return {**super()._parameters(jobs), "setup": setup, "signal_delay_s": delay_s}
 
 
-# In place of the plugin's: the same keys and types, and one more. (Hydra reads this file without registering it as a
-# module, so that its annotations must not be strings.)
+# The plugin's keys and types, and one more. (Hydra reads this file without registering it as a module, so that its
+# annotations must not be strings.)
 
 
 @dataclass
@@ -71,10 +71,18 @@ class SlurmConf(SlurmQueueConf):
 
 
 def register() -> None:
-    """Let `hydra/launcher=submitit_local` and `submitit_slurm` mean these.
+    """Let the plugin's own names mean these as well: `hydra/launcher=submitit_local`, `submitit_slurm`.
 
-    After all plugins are found: the other one gives these names to its own.
+    After all plugins are found, since the other one gives these names to its own.
     """
     Plugins.instance()
-    for name, conf in {"submitit_local": LocalConf, "submitit_slurm": SlurmConf}.items():
-        ConfigStore.instance().store(group="hydra/launcher", name=name, node=conf, provider="resumable_submitit")
+    _store("submitit_local", LocalConf)
+    _store("submitit_slurm", SlurmConf)
+
+
+def _store(name: str, conf: type) -> None:
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=conf, provider="resumable_submitit")
+
+
+_store("resumable_local", LocalConf)
+_store("resumable_slurm", SlurmConf)

@@ -59,7 +59,13 @@ def kept(run: Path, number: int, step: int, interval: int) -> Saved:
 
 def end(reached: int, resumed: int, interval: int, status: str = "running", why: str = "") -> dict[str, Any]:
     """A line of starts.jsonl: training had come so far when it ended like this, and goes on from there."""
-    before = {"status": status, "why": why, "total_batches": reached, "elapsed_s": elapsed_s(reached, interval)}
+    before = {
+        "status": status,
+        "why": why,
+        "total_batches": reached,
+        "elapsed_s": elapsed_s(reached, interval),
+        "at": 0.0,
+    }
     begins = {"name": "x.ckpt", "total_batches": resumed, "elapsed_s": elapsed_s(resumed, interval)}
     return {"at": "2026-01-01T00:00:00+00:00", "host": "node", "job": "7", "begins": begins, "before": before}
 

@@ -1,0 +1,102 @@
+"""What a job does is told by its files and its scheduler together: by either alone a dead job looks alive."""
+
+import time
+
+import pytest
+from tests.support.made_runs import run_directory
+
+from cairn import status
+from cairn.checkpoint.errors import ResumeError
+from cairn.checkpoint.progress import Progress, ProgressFile
+from cairn.cluster import slurm
+from cairn.cluster.ledger import Entry, Ledger
+
+
+def reach(run, at=0.0, batches=500):
+    file = ProgressFile(run / "progress.json")
+    file.write(Progress(0, batches, batches, batches, 1.0, at, 1000))
+    file.close()
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """What SLURM has in its queue."""
+    jobs = {}
+    monkeypatch.setattr(slurm, "queued", lambda: jobs)
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("record", "queued", "heard", "expected"),
+    [
+        ("finished", None, 0, "finished"),
+        ("finished", "COMPLETING", 0, "completing"),
+        ("failed", None, 0, "failed"),
+        ("stopped", None, 0, "stopped"),
+        ("stopped", "PENDING", 0, "waiting"),
+        ("running", "RUNNING", 0, "running"),
+        ("running", "PENDING", 0, "waiting"),
+        ("running", None, 0, "dead"),
+        ("running", None, "now", "running"),
+    ],
+)
+def test_the_state_of_a_job(tmp_path, queue, record, queued, heard, expected):
+    run = run_directory(tmp_path, 50, status=record)
+    reach(run, time.time() if heard == "now" else 0.0)
+    Ledger(tmp_path).add([Entry(run.name, "slurm", "12_0")])
+    if queued:
+        queue["12_0"] = queued
+    (job,), trouble = status.look(tmp_path)
+    assert (job.name, job.state, job.job, trouble) == (run.name, expected, "12_0", "")
+
+
+def test_a_job_that_never_began(tmp_path, queue):
+    Ledger(tmp_path).add([Entry("a", "slurm", "12_0"), Entry("b", "slurm", "12_1")])
+    queue["12_1"] = "PENDING"
+    assert [(job.name, job.state) for job in status.look(tmp_path)[0]] == [("a", "failed"), ("b", "waiting")]
+
+
+def test_how_far_it_is(tmp_path):
+    run = run_directory(tmp_path, 50)
+    (run / "config.yaml").write_text((run / "config.yaml").read_text() + "trainer: {max_epochs: 2, max_steps: -1}\n")
+    reach(run)
+    (job,), _ = status.look(tmp_path)
+    assert (job.share, job.last.position.total_batches) == (0.25, 1000)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [("max_epochs: 2, max_steps: 600", 500 / 600), ("max_epochs: -1", None), ("max_epochs: null, max_steps: 500", 1.0)],
+)
+def test_whatever_limit_comes_first(tmp_path, limits, expected):
+    run = run_directory(tmp_path, 50)
+    (run / "config.yaml").write_text((run / "config.yaml").read_text() + f"trainer: {{{limits}}}\n")
+    reach(run)
+    assert status.look(tmp_path)[0][0].share == expected
+
+
+def test_a_run_is_a_sweep_of_one(tmp_path):
+    run = run_directory(tmp_path, 50)
+    assert [job.name for job in status.look(run)[0]] == ["."]
+
+
+def test_a_scheduler_that_does_not_answer_is_told(tmp_path, monkeypatch):
+    def ask():
+        raise slurm.SlurmError("no controller")
+
+    monkeypatch.setattr(slurm, "queued", ask)
+    run = run_directory(tmp_path, 50)
+    Ledger(tmp_path).add([Entry(run.name, "slurm", "12_0")])
+    (job,), trouble = status.look(tmp_path)
+    assert (job.state, trouble) == ("finished", "no controller")
+
+
+def test_a_folder_without_runs(tmp_path):
+    with pytest.raises(ResumeError, match="holds no runs"):
+        status.look(tmp_path)
+
+
+def test_a_damaged_record_is_a_job_that_failed(tmp_path):
+    run = run_directory(tmp_path, 50)
+    (run / "run.json").write_text("{")
+    assert [job.state for job in status.look(tmp_path)[0]] == ["failed"]
