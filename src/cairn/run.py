@@ -36,6 +36,7 @@ from cairn.checkpoint.mapped import MappedCheckpointIO
 from cairn.checkpoint.progress import ProgressFile
 from cairn.checkpoint.resume import Plan
 from cairn.checkpoint.snapshot import Origin
+from cairn.cluster import launch
 from cairn.cluster.allocation import Allocation, Deadline
 from cairn.cluster.callback import WatchTraining
 from cairn.cluster.signals import Leave, StopSignals, exit_code
@@ -84,31 +85,44 @@ def run(cfg: DictConfig, job: Job) -> float | None:
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
-    with _own_environment(), _sentences(directory, job.signals, alone=hydra.mode == RunMode.RUN):
-        overrides = tuple(hydra.overrides.task)
-        merged, old = _configuration(cfg, directory, overrides)
-        config.check(merged.config)
-        if old is not None and old.status == "finished" and not merged.changed:
-            return _already_finished(directory, old)
-        if merged.config.get("train"):
-            directory.lock(_DYING_S if job.given.scheduler else 0.0)
-            resume.wait_for_writers(Path(merged.config.checkpoint.dirpath))
-        plan = _plan(merged.config, directory, old)
-        if _time_is_up(merged.config, plan):
-            return None
-        loader = MappedCheckpointIO()
-        if plan.path is not None:  # before anything is written: a refusal leaves the run as it was
-            resume.check_goes_on(plan.path, loader.peek(plan.path), merged.config.trainer.get("max_epochs"))
-        if not merged.config.get("train"):
-            return _only_test(merged.config, directory, old, plan, job)
-        attempts.note(directory, old, plan.saved, job.given.job)
-        record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
-        command.announce_children(
-            config=str(directory.config_file), run=record.id, start=str(plan.path) if plan.path else None
-        )
-        report.show_config(OmegaConf.to_container(merged.config), Console())  # type: ignore[arg-type]
-        _tell_start(directory, merged, plan, job.given)
-        return _train(merged.config, directory, record.id, plan, loader, job)
+    own = launch.place()
+    notice = launch.Notice(directory.path, own)
+    if own.rank > 0:
+        return _follow(notice, directory, job)
+    try:
+        with _own_environment(), _sentences(directory, job.signals, alone=hydra.mode == RunMode.RUN):
+            return _lead(cfg, directory, tuple(hydra.overrides.task), notice, job)
+    finally:
+        notice.tell(None)
+
+
+def _lead(
+    cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...], notice: launch.Notice, job: Job
+) -> float | None:
+    """Decide what this start does, tell it those who take part, and train."""
+    merged, old = _configuration(cfg, directory, overrides)
+    config.check(merged.config)
+    if old is not None and old.status == "finished" and not merged.changed:
+        return _already_finished(directory, old)
+    if merged.config.get("train"):
+        directory.lock(_DYING_S if job.given.scheduler else 0.0)
+        resume.wait_for_writers(Path(merged.config.checkpoint.dirpath))
+    plan = _plan(merged.config, directory, old)
+    if _time_is_up(merged.config, plan):
+        return None
+    loader = MappedCheckpointIO()
+    if plan.path is not None:  # before anything is written: a refusal leaves the run as it was
+        resume.check_goes_on(plan.path, loader.peek(plan.path), merged.config.trainer.get("max_epochs"))
+    if not merged.config.get("train"):
+        return _only_test(merged.config, directory, old, plan, job)
+    attempts.note(directory, old, plan.saved, job.given.job)
+    record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
+    facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
+    command.announce_children(**facts)
+    notice.tell(facts)
+    report.show_config(OmegaConf.to_container(merged.config), Console())  # type: ignore[arg-type]
+    _tell_start(directory, merged, plan, job.given)
+    return _train(merged.config, directory, record.id, plan, loader, job)
 
 
 def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, plan: Plan, job: Job) -> float | None:
@@ -120,16 +134,28 @@ def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, pla
     return _train(cfg, directory, old.id if old else "test", Plan(path, plan.saved), MappedCheckpointIO(), job)
 
 
+def _follow(notice: launch.Notice, directory: RunDirectory, job: Job) -> None:
+    """Take part in the run of the first process of this start."""
+    facts = notice.wait()
+    if facts is not None and facts["config"] is not None and facts["run"] is not None:
+        _join(facts["config"], facts["run"], facts["start"], job)
+
+
 def join(config: str, run: str, start: str | None) -> None:
-    """Take part in a run as one of its DDP processes; the main process has decided everything."""
+    """Take part in a run as one of the processes that Lightning has started; the main one has decided everything."""
+    with StopSignals() as signals:
+        _join(config, run, start, Job(signals))
+
+
+def _join(config: str, run: str, start: str | None, job: Job) -> None:
     cfg = OmegaConf.load(config)
     assert isinstance(cfg, DictConfig)
     directory = RunDirectory(Path(config).parent)
     try:
-        with _own_environment(), StopSignals() as signals:
-            _train(cfg, directory, run, Plan(Path(start) if start else None), MappedCheckpointIO(), Job(signals))
+        with _own_environment():
+            _train(cfg, directory, run, Plan(Path(start) if start else None), MappedCheckpointIO(), job)
     except (Stopped, SaveError):  # as all processes of the run do
-        pass  # exit 0: Lightning kills the main process, which may still be busy, when a child fails
+        pass  # exit 0: who has started them kills the main process, which may still be busy, when another one fails
 
 
 def _train(

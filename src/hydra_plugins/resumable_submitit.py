@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.errors import CompactHydraException
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
 
@@ -24,6 +25,10 @@ class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
     """Jobs are processes of this machine, all at once."""
 
     def _ids(self, jobs: Sequence[launcher.Job], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
+        if self.params["tasks_per_node"] != 1:
+            raise CompactHydraException(
+                "hydra.launcher.tasks_per_node: here Lightning starts the others: leave it at 1."
+            )
         submit = super()._ids
         return launcher.in_own_session(lambda: submit(jobs, arguments))
 

@@ -21,11 +21,6 @@ SLURM = {"SLURM_JOB_ID": "17", "SLURM_JOB_END_TIME": "1000"}
         ({**SLURM, "SUBMITIT_EXECUTOR": "slurm"}, Allocation("slurm", "17", "17", 0, "submitit", 1000.0)),
         ({**SLURM, allocation.REQUEUED_BY: "script"}, Allocation("slurm", "17", "17", 0, "script", 1000.0)),
         (
-            {**SLURM, "SLURM_NTASKS": "4", "SLURM_PROCID": "3"},
-            Allocation("slurm", "17", "17", ends_at=1000.0, rank=3),
-        ),
-        ({**SLURM, "SLURM_NTASKS": "1", "SLURM_PROCID": "3"}, Allocation("slurm", "17", "17", ends_at=1000.0)),
-        (
             {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "99"},
             Allocation("submitit_local", "99", requeued_by="submitit"),
         ),

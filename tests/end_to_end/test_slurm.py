@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from tests.support import wandb_log
-from tests.support.command import ROOT, newest, wait_for
-from tests.support.equality import Outcome, differences
+from tests.support.callbacks import recorded
+from tests.support.command import ROOT, newest, start, wait_for
+from tests.support.equality import Outcome, differences, outcome
 from tests.support.slurm import Slurm
 from tests.support.sweeps import COMMAND, INTERVAL, ends_of, go, halt, has, job_of, run_of, starts, status, sweep
 
@@ -115,6 +116,22 @@ def test_preempted_and_then_killed_with_its_node(cluster: Slurm, tmp_path: Path,
     ]
     (job_status,) = status(folder, **cluster.environment)[1].values()
     assert (job_status["num_restarts"], job_status["num_lost_batches"]) == (2, 6)
+
+
+def test_two_tasks_of_one_job_are_requeued(cluster: Slurm, tmp_path: Path) -> None:
+    ddp = ["trainer=ddp_sim", "trainer.max_epochs=2", "model=mlp"]
+    start(tmp_path / "whole", *COMMAND, *ddp, f"{INTERVAL}=10", fresh=True).end()
+    folder = tmp_path / "sweep"
+    command = [*SLURM, *ddp, "hydra.launcher.tasks_per_node=2", halt("batch:13")]
+    process = sweep(folder, [10], *command, **cluster.environment)
+    assert wait_for(has(folder, [10], "at-batch:13"), process)
+    cluster.signal(job_of(folder, 10), "USR2")
+    go(folder, 10, "batch:13")
+    process.end()
+    run, whole = run_of(folder, 10), tmp_path / "whole"
+    assert [item.lost_batches for item in starts(folder, 10)] == [0, 0]
+    samples = [recorded(path, 0) + recorded(path, 1) for path in (whole, run)]
+    assert differences(outcome(whole, samples[0]), outcome(run, samples[1])) == []
 
 
 def test_an_operator_requeues(cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]) -> None:

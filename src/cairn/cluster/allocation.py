@@ -31,8 +31,6 @@ class Allocation:
     requeued_by: Literal["submitit", "script", ""] = ""
     ends_at: float | None = None
     """In seconds since 1970; None: no limit, or not known."""
-    rank: int = 0
-    """Of this process among all tasks of the job."""
 
     def __str__(self) -> str:
         """What a user should know at the start."""
@@ -50,8 +48,7 @@ def current(environ: Mapping[str, str] = os.environ) -> Allocation:
     """The allocation of this process, as its environment and the scheduler tell."""
     by_submitit = environ.get("SUBMITIT_EXECUTOR", "")
     if by_submitit == "local" and "SUBMITIT_LOCAL_JOB_ID" in environ:
-        rank = int(environ.get("SUBMITIT_LOCAL_GLOBALID", 0))
-        return Allocation("submitit_local", job=environ["SUBMITIT_LOCAL_JOB_ID"], requeued_by="submitit", rank=rank)
+        return Allocation("submitit_local", job=environ["SUBMITIT_LOCAL_JOB_ID"], requeued_by="submitit")
     if "SLURM_JOB_ID" not in environ or environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return Allocation()
     number, array = environ["SLURM_JOB_ID"], environ.get("SLURM_ARRAY_JOB_ID")
@@ -63,7 +60,6 @@ def current(environ: Mapping[str, str] = os.environ) -> Allocation:
         restarts=int(environ.get("SLURM_RESTART_COUNT", 0)),
         requeued_by="submitit" if by_submitit == "slurm" else "script" if script else "",
         ends_at=_ends_at(number, environ),
-        rank=int(environ.get("SLURM_PROCID", 0)) if int(environ.get("SLURM_NTASKS", 1)) > 1 else 0,
     )
 
 
