@@ -106,7 +106,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         sweep = Path(self.config.hydra.sweep.dir).absolute()
         if not self.wait and "BasicSweeper" not in self.config.hydra.sweeper._target_:
             raise CompactHydraException("hydra.launcher.wait=false: this sweeper needs the results of its jobs.")
-        shared = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
+        shared = set.intersection(*map(set, job_overrides))
         jobs = [self._job(tuple(given), initial_job_idx + at, shared) for at, given in enumerate(job_overrides)]
         ledger = Ledger(sweep)
         entries = ledger.newest()

@@ -88,7 +88,8 @@ def run(cfg: DictConfig, job: Job) -> float | None:
     own = launch.place()
     notice = launch.Notice(directory.path, own)
     if own.rank > 0:
-        return _follow(notice, directory, job)
+        _follow(notice, directory, job)
+        return None
     try:
         with _own_environment(), _sentences(directory, job.signals, alone=hydra.mode == RunMode.RUN):
             return _lead(cfg, directory, tuple(hydra.overrides.task), notice, job)

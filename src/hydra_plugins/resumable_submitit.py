@@ -1,6 +1,7 @@
 """Makes the launchers of sweeps known to Hydra, which finds them in this package only: `cairn.launcher` has them."""
 
 import logging
+import math
 import os
 import shlex
 import signal
@@ -46,10 +47,10 @@ class SlurmLauncher(launcher.Resumable, submitit_launcher.SlurmLauncher):
         """The jobs import the clone that they are submitted from, and are asked to stop early enough for a save."""
         exports = [f"export {name}={shlex.quote(os.environ[name])}" for name in ("PYTHONPATH", "PROJECT_ROOT")]
         setup = [*exports, *(self.params["setup"] or [])]
-        needed_s = int(2 * max((job.save_s for job in jobs), default=0)) + 60  # SLURM looks once a minute
-        if needed_s > self.params["signal_delay_s"]:
+        delay_s, needed_s = self.params["signal_delay_s"], math.ceil(3 * max(job.save_s for job in jobs))
+        if needed_s > delay_s:
             log.info("Saves take long here: SLURM's signal comes %d s before the time limit.", needed_s)
-        delay_s = max(needed_s, self.params["signal_delay_s"])
+            delay_s = needed_s
         return {**super()._parameters(jobs), "setup": setup, "signal_delay_s": delay_s}
 
 

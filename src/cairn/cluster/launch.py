@@ -32,14 +32,16 @@ class Place:
 def place(environ: Mapping[str, str] = os.environ) -> Place:
     """What srun or torchrun say in the environment."""
     if "TORCHELASTIC_RUN_ID" in environ:
-        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
-        start = "-".join(environ.get(name, "") for name in names)
+        start = _join(environ, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
         return Place(int(environ["RANK"]), int(environ["WORLD_SIZE"]), start)
     if int(environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environ and "SLURM_STEP_ID" in environ:
-        names = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
-        start = "-".join(environ.get(name, "0") for name in names)
+        start = _join(environ, "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
         return Place(int(environ["SLURM_PROCID"]), int(environ["SLURM_NTASKS"]), start)
     return Place()
+
+
+def _join(environ: Mapping[str, str], *names: str) -> str:
+    return "-".join(environ.get(name, "0") for name in names)
 
 
 class Notice:
