@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,3 +178,50 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match="could not be written"):
         commit(tmp_path / "file" / "checkpoints")
+
+
+# Who was asked first died over it
+
+
+def test_what_was_done_already_is_not_done_again(folder):
+    """The first writer was killed after its last step; the disk fails the second one, whatever it tries to write."""
+    commit(folder, 0)
+    job = Job(folder, saved(1), links={layout.LAST: SECOND}, gone=[FIRST])
+    first, view = perform(job, small_file(1)), small_file(1)
+    with room_for(0):
+        again = perform(replace(job, again=True), view)
+    assert again == first
+    assert Catalog(folder).committed() == [first.saved]
+    assert verify(folder / layout.LAST, first.saved) is None
+
+
+def test_what_was_left_of_it_is_done(folder, monkeypatch):
+    """The first writer came to no more than each step in turn, after the commit."""
+    job = Job(folder, saved(1), links={layout.LAST: SECOND}, gone=[FIRST])
+    commit(folder, 0)
+    steps = Disk(folder, monkeypatch)
+    perform(job, small_file(1))
+    num_steps = len(steps.steps)
+    assert num_steps > len(COMMIT)
+    for number in range(len(COMMIT), num_steps):
+        for path in folder.iterdir():
+            path.unlink()
+        steps.fail_at = None
+        commit(folder, 0)
+        steps.steps.clear()
+        steps.fail_at = number
+        perform(job, small_file(1))
+        steps.fail_at = None
+        again = perform(replace(job, again=True), small_file(1))
+        assert not again.untidy
+        assert Catalog(folder).committed() == [again.saved]
+        assert (folder / layout.LAST).readlink().name == SECOND
+        assert Catalog(folder).leftovers() == []
+
+
+@pytest.mark.parametrize("other", [{"run": "another"}, {"elapsed_s": 9.0}], ids=["another run's", "an earlier try's"])
+def test_another_checkpoint_of_that_name_is_not_taken_for_it(folder, other):
+    perform(Job(folder, replace(saved(1), **other)), small_file(5))
+    again = perform(Job(folder, saved(1), again=True), small_file(1))
+    assert torch.load(folder / SECOND, weights_only=True)["number"] == 1
+    assert Catalog(folder).committed() == [again.saved]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn.checkpoint import archive, disk, layout, manifest, space
-from cairn.checkpoint.errors import SaveError
+from cairn.checkpoint.errors import CheckpointError, SaveError
 from cairn.checkpoint.types import Saved
 
 
@@ -36,6 +36,8 @@ class Job:
     """Checkpoints to delete at last."""
     blocking: bool = False
     """Training stands still meanwhile."""
+    again: bool = False
+    """Who was asked first has died over it, perhaps when all was done but to say so."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,28 @@ def perform(job: Job, view: memoryview, beat: Callable[[int], None] = lambda num
     Raises:
         SaveError: it could not be written, and nothing is left of it.
     """
-    for name in job.room:
-        remove(job.directory, name)
-    saved = _write(job, view, beat)
+    saved = _done(job, len(view)) if job.again else None
+    if saved is None:
+        for name in job.room:
+            remove(job.directory, name)
+        saved = _write(job, view, beat)
     try:
         settle(job.directory, job.links, job.gone)
     except SaveError as error:
         return Result(saved, str(error))
     return Result(saved)
+
+
+def _done(job: Job, num_bytes: int) -> Saved | None:
+    """What is committed of this very job. To write that anew would risk it: what came before may be deleted by now."""
+    path, draft = job.directory / job.draft.name, job.draft
+    try:
+        found = manifest.load(path.with_name(layout.manifest_name(draft.name)).read_bytes())
+        size = path.stat().st_size
+    except (OSError, CheckpointError):
+        return None
+    same = (found.run, found.position, found.elapsed_s) == (draft.run, draft.position, draft.elapsed_s)
+    return found if same and size == found.num_bytes == num_bytes else None
 
 
 def _write(job: Job, view: memoryview, beat: Callable[[int], None]) -> Saved:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from signal import Signals
@@ -120,15 +120,16 @@ class WriterProcess:
         self._connection = ours
 
     def perform(self, job: Job, image: Image) -> Result:
-        for again in (True, False):
+        for again in (False, True):
             self.start()
+            request = Request(replace(job, again=again), self._images.all.index(image), image.capacity, image.num_bytes)
             try:
-                return self._ask(Request(job, self._images.all.index(image), image.capacity, image.num_bytes))
+                return self._ask(request)
             except SaveError:
                 raise
             except (EOFError, OSError) as error:
                 why = self._how_it_ended()
-                if not again:
+                if again:
                     name = job.directory / job.draft.name
                     raise SaveError(f"The checkpoint {name} could not be written: its writer {why}, twice.") from error
                 log.error("The process that writes checkpoints %s: another one does its work again.", why)
