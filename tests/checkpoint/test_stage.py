@@ -40,7 +40,7 @@ class Training:
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
 
     def steady(self):
-        return steady(self.net, [self.optimizer])
+        return steady([self.optimizer])
 
 
 @pytest.fixture
@@ -340,22 +340,52 @@ def test_memory_that_a_gpu_writes_to_is_pinned_until_it_is_given_back(stage):
     assert not seen.is_pinned()
 
 
-def test_weights_that_change_before_the_step_while_they_are_copied_make_the_save_fail_and_not_the_training(image):
-    net, begin = nn.Embedding(9, 4, max_norm=0.1), threading.Event()
-    copies = Stage(overlap=True)
-    with pytest.MonkeyPatch.context() as patch:
-        copy = module._copy
+class Flat(nn.Module):
+    """Two parameters that are views of one storage, with a version each."""
 
-        def late(pairs, **options):
-            if threading.current_thread().name.startswith("checkpoint-copy"):
-                begin.wait()
-            copy(pairs, **options)
+    def __init__(self):
+        super().__init__()
+        flat = torch.randn(12)
+        self.one, self.two = nn.Parameter(flat[:4]), nn.Parameter(flat[4:])
 
-        patch.setattr(module, "_copy", late)
-        copies.copy(encode(net.state_dict()), image, steady(net, ()))
-        net(torch.arange(9))  # renormalizes what it looks up
-        begin.set()
-        copies.finish()
+
+def channels_last():
+    return nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+
+
+CHANGES = {
+    "a renormalized embedding": (lambda: nn.Embedding(9, 4, max_norm=0.1), lambda net: net(torch.arange(9))),
+    "clamped, channels last": (channels_last, lambda net: net.weight.detach().clamp_(-0.01, 0.01)),
+    "the second of a storage": (Flat, lambda net: net.two.detach().mul_(2)),
+}
+
+
+@pytest.mark.parametrize(("make", "change"), CHANGES.values(), ids=CHANGES)
+def test_weights_that_change_before_the_step_while_they_are_copied_make_the_save_fail_and_not_the_training(
+    overlapping, held, image, make, change
+):
+    torch.manual_seed(0)
+    net = make()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    held.clear()
+    overlapping.copy(encode(net.state_dict()), image, steady([optimizer]))
+    change(net)
+    overlapping.finish()
     with pytest.raises(SaveError, match=r"changed outside of an optimizer's step .*checkpoint\.overlap=false"):
         image.wait()
-    copies.close()
+
+
+def test_what_no_optimizer_has_is_copied_at_once(overlapping, held, image, training):
+    """A teacher that follows the weights in forward, in a way that torch does not count."""
+    teacher = nn.Linear(4, 4)
+    before = copy_of(teacher.state_dict())
+    held.clear()
+    overlapping.copy(
+        encode({"net": training.net.state_dict(), "teacher": teacher.state_dict()}), image, training.steady()
+    )
+    for parameter in teacher.parameters():
+        parameter.data.mul_(0.5)
+    assert_same(read(image)["teacher"], before)
+    overlapping.finish()
+    image.wait()
+    assert_same(read(image)["teacher"], before)

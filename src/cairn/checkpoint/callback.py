@@ -361,7 +361,7 @@ class CheckpointEngine(Checkpoint):
         assert image is not None
         draft = self._draft(moment, due)
         encoded = encode(contents)
-        steady = stage.steady(trainer.lightning_module, trainer.optimizers)
+        steady = stage.steady(trainer.optimizers)
         num_bytes = self._the_saver.copy(encoded, image, steady)
         draft = replace(draft, num_bytes=num_bytes, stall_s=time.monotonic() - started, wait_s=waited_s)
         self._image = None

@@ -8,14 +8,14 @@ fails and says so); all other tensors are copied at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from cairn.checkpoint.archive import Layout
@@ -25,6 +25,9 @@ from cairn.checkpoint.images import Image, nothing
 
 Pairs = list[tuple[Tensor, Tensor]]
 """Where to, and what."""
+Steady = dict[int, list[Tensor]]
+"""By the address of their storage, the tensors that nothing may change for a while: they themselves, since a change in
+place shows at them, and not at another view that was made of the storage."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,15 @@ class Stage:
         image.num_bytes = layout.write_tail(image.view, encoded.pickle)
         now: Pairs = list(zip(places.tensors, encoded.storages, strict=True))
         later: Pairs = []
-        if self.overlap:
-            late, pairs = {part.untyped_storage().data_ptr() for part in steady}, now
-            now = [pair for pair in pairs if pair[1].untyped_storage().data_ptr() not in late]
-            later = [pair for pair in pairs if pair[1].untyped_storage().data_ptr() in late]
+        watched = _by_storage(steady) if self.overlap else {}
+        if watched:
+            pairs = now
+            now = [pair for pair in pairs if _address(pair[1]) not in watched]
+            later = [pair for pair in pairs if _address(pair[1]) in watched]
         if on_gpu:
-            self._copy_from_gpu(now, later, image)
+            self._copy_from_gpu(now, later, watched, image)
         else:
-            self._copy_from_cpu(now, later, image)
+            self._copy_from_cpu(now, later, watched, image)
 
     def prepare(self, image: Image, num_bytes: int, on_gpu: bool) -> None:
         """Make room in `image` for a file of this size: before the first save, so that it does not wait for pages.
@@ -121,16 +125,16 @@ class Stage:
             places = image.held = _Places(kinds, layout, tensors)
         return places
 
-    def _copy_from_cpu(self, now: Pairs, later: Pairs, image: Image) -> None:
+    def _copy_from_cpu(self, now: Pairs, later: Pairs, watched: Steady, image: Image) -> None:
         _copy(now)
         image.wait = nothing
         if later:
             self._pool = self._pool or ThreadPoolExecutor(1, "checkpoint-copy")
-            future: Future[None] = self._pool.submit(_copy_unchanged, later, _versions(later))
+            future: Future[None] = self._pool.submit(_copy_unchanged, later, watched, _versions(watched))
             image.wait = future.result
             self._pending = lambda: _wait_for(future)
 
-    def _copy_from_gpu(self, now: Pairs, later: Pairs, image: Image) -> None:
+    def _copy_from_gpu(self, now: Pairs, later: Pairs, watched: Steady, image: Image) -> None:
         """On a stream of its own, behind what was computed so far; the computation waits, the processor does not."""
         device, *others = {source.device for _, source in (*now, *later) if source.is_cuda}
         for other in others:  # a model that is spread over several: one stream cannot order them all
@@ -147,12 +151,12 @@ class Stage:
             last.record(self._stream)
         compute.wait_event(first)
         sources = [source for _, source in (*now, *later)]  # their memory must not get other uses before
-        versions, changed, checked = _versions(later), False, threading.Event()
+        versions, changed, checked = _versions(watched), False, threading.Event()
 
         def finish() -> None:
             nonlocal changed
             torch.cuda.current_stream(device).wait_event(last)
-            changed = _versions(later) != versions
+            changed = _versions(watched) != versions
             checked.set()
 
         def arrive() -> None:
@@ -168,12 +172,27 @@ class Stage:
             self.finish()
 
 
-def steady(module: nn.Module, optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
-    """What should change in an optimizer's step only: the parameters, and what the optimizers remember."""
-    yield from module.parameters()
+def steady(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
+    """What should change in an optimizer's step only: its parameters, and what it remembers of them.
+
+    Not all parameters of a module: those of an averaged teacher, say, are in no optimizer and may change in forward.
+    """
     for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            yield from group["params"]
         for state in optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _address(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage().data_ptr())
+
+
+def _by_storage(tensors: Iterable[Tensor]) -> Steady:
+    found: Steady = {}
+    for tensor in tensors:
+        found.setdefault(_address(tensor), []).append(tensor)
+    return found
 
 
 def _copy(pairs: Iterable[tuple[Tensor, Tensor]], non_blocking: bool = False) -> None:
@@ -186,16 +205,17 @@ def _wait_for(future: Future[None]) -> None:
     wait([future])  # whether it has failed, the save tells
 
 
-def _copy_unchanged(pairs: Pairs, versions: list[int]) -> None:
-    for (place, source), version in zip(pairs, versions, strict=True):
+def _copy_unchanged(pairs: Pairs, watched: Steady, versions: Mapping[int, list[int]]) -> None:
+    for place, source in pairs:
+        where = _address(source)
         _copy([(place, source)])
-        if source._version != version:
+        if [tensor._version for tensor in watched[where]] != versions[where]:
             raise SaveError(_CHANGED)
 
 
-def _versions(pairs: Pairs) -> list[int]:
-    """How often each source was changed in place so far: torch counts it, but for writes to `tensor.data`."""
-    return [source._version for _, source in pairs]
+def _versions(watched: Steady) -> dict[int, list[int]]:
+    """How often each was changed in place so far: torch counts it, but for writes to `tensor.data`."""
+    return {where: [tensor._version for tensor in tensors] for where, tensors in watched.items()}
 
 
 _CHANGED = (
