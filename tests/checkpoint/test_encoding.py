@@ -248,6 +248,27 @@ def test_it_reads_as_what_torch_itself_would_have_written():
     assert first.data_ptr() == second.data_ptr() == ours["state_dict"]["0.weight"].data_ptr()
 
 
+def flat_halves():
+    flat = torch.zeros(8, dtype=torch.bfloat16)
+    return {"half": flat[1:3], "whole": flat[4:8].view(torch.float32)}
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ([torch.ones(4), torch.ones(4).clone(), (x := torch.ones(4)), x.view(torch.int32)], "checkpoint[3]"),
+        (flat_halves(), "checkpoint['whole']"),
+        ({"a": {"z": (z := torch.ones(3, dtype=torch.complex64))}, "b": torch.view_as_real(z)}, "checkpoint['b']"),
+    ],
+    ids=["integers", "a flat buffer", "complex numbers"],
+)
+def test_memory_that_is_read_as_two_types_is_refused_with_its_place(value, where):
+    with pytest.raises(UnsafeStateError) as error:
+        encode(value)
+    assert str(error.value).startswith(f"{where} shares memory with a tensor of another type")
+    assert "clone()" in str(error.value)
+
+
 def test_an_integer_of_any_size_is_kept_or_refused():
     values = [0, 255, 256, -1, 2**31 - 1, 2**31, -(2**31), -(2**31) - 1, 2**63, 2**2000]
     assert reloaded(values) == values

@@ -47,12 +47,20 @@ def encode(state: Any, name: str = "checkpoint") -> Encoded:
         UnsafeStateError: something in it is of another kind, so that the file could not be loaded with
             `weights_only=True`; the way to it is named.
     """
-    encoder = _Encoder()
     try:
-        encoder.add(state)
+        return _encode(state)
     except _Refused as refused:
         raise UnsafeStateError(refused.sentence(name)) from None
-    return encoder.encoded()
+
+
+def _encode(state: Any) -> Encoded:
+    encoder = _Encoder()
+    encoder.add(state)
+    try:
+        return encoder.encoded()
+    except _TwoTypes as error:
+        _Encoder(refused=error.number).add(state)  # the same walk again: it knows the way to the tensor
+        raise
 
 
 class _Refused(Exception):
@@ -66,10 +74,24 @@ class _Refused(Exception):
         return f"{where} {self.what}: {self.instead}{_hint(where)}."
 
 
+class _TwoTypes(Exception):
+    """Two tensors read the same memory as different types, which no reader of the format puts together again.
+
+    Attributes:
+        number: of the second of them, in the order in which they are seen.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 _KINDS = (
     "a checkpoint holds tensors, numbers, strings, lists and dicts only, so that nothing in it can run code. Store "
     "plain values in its place"
 )
+
+
+_ONE_TYPE = "a file holds a piece of memory once, as one type. Store a clone() of one of them"
 
 
 def _hint(where: str) -> str:
@@ -86,7 +108,8 @@ _PERSISTENT = b"Q"
 class _Encoder:
     """Writes opcodes. Tensors are left open until all are known: which of them share a storage, and what of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, refused: int | None = None) -> None:
+        self._refused = refused
         self._parts: list[bytes] = [pickle.PROTO + b"\x02"]
         self._tensors: list[tuple[int, Tensor]] = []
         """With the number of the part that refers to it."""
@@ -175,6 +198,8 @@ class _Encoder:
     def _add_tensor(self, tensor: Tensor) -> None:
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
             raise _Refused(f"is a tensor of a special kind ({tensor.layout}, {tensor.dtype})", _KINDS)
+        if self._refused == len(self._tensors):
+            raise _Refused(f"shares memory with a tensor of another type than its own ({tensor.dtype})", _ONE_TYPE)
         if tensor.requires_grad:
             tensor = tensor.detach()
         if tensor.is_conj() or tensor.is_neg():
@@ -238,7 +263,9 @@ class _Storages:
         if number == len(self._wholes):
             self._wholes.append((tensor, kind.first, kind.end))
         else:
-            _, first, end = self._wholes[number]
+            whole, first, end = self._wholes[number]
+            if whole.dtype != kind.dtype:
+                raise _TwoTypes(len(self._seen))
             if kind.first < first or kind.end > end:
                 self._wholes[number] = (tensor, min(kind.first, first), max(kind.end, end))
         self._seen.append((kind, number))
