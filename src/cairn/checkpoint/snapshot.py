@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
@@ -180,6 +181,8 @@ def _gathered(mine: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
     """The states of all ranks in their order, on rank 0; elsewhere nothing."""
     if trainer.world_size == 1:
         return [mine]
+    # What another rank's GPU holds would be put on that GPU again, by this process: a context there, and slow copies.
+    mine = move_data_to_device(mine, torch.device("cpu"))
     ranks: list[Any] = [None] * trainer.world_size
     torch.distributed.gather_object(mine, ranks if trainer.is_global_zero else None, dst=0)
     return ranks
