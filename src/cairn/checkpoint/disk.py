@@ -57,7 +57,7 @@ def put_chunks(
                 digest.update(chunk)
                 file.write(chunk)
         else:
-            _at_once(chunks, digest.update, lambda chunk: beat(file.write(chunk)))
+            _hash_while_writing(chunks, digest.update, lambda chunk: beat(file.write(chunk)))
         file.sync(num_bytes)
     return digest.hexdigest()
 
@@ -68,19 +68,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _at_once(chunks: Iterable[memoryview], *consumers: Callable[[memoryview], Any]) -> None:
-    """Give each chunk to every consumer, in order; each has a thread of its own, and so has what makes the chunks."""
-    threads = [ThreadPoolExecutor(1) for _ in consumers]
+def _hash_while_writing(
+    chunks: Iterable[memoryview], update: Callable[[memoryview], Any], write: Callable[[memoryview], Any]
+) -> None:
+    """Give each chunk to both, in order; the disk has a thread of its own.
+
+    Whatever makes the chunks has just read them, as `update` does: both in this thread read memory once, and take no
+    more than one core from a training that has only so many.
+    """
     pending: deque[Future[Any]] = deque()
-    try:
-        for chunk in chunks:
-            pending.extend(thread.submit(consume, chunk) for thread, consume in zip(threads, consumers, strict=True))
-            while pending and pending[0].done():
-                pending.popleft().result()  # an error stops it soon
-        for future in pending:
-            future.result()
-    finally:
-        for thread in threads:
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            for chunk in chunks:
+                pending.append(thread.submit(write, chunk))
+                update(chunk)
+                while pending and pending[0].done():
+                    pending.popleft().result()  # an error stops it soon
+            for future in pending:
+                future.result()
+        finally:
             thread.shutdown(cancel_futures=True)
 
 
