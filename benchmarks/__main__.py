@@ -50,9 +50,10 @@ def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **parts[0],
         "settings": {**parts[0]["settings"], "rounds": max(part["settings"]["rounds"] for part in parts)},
         "command": "\n".join(part["command"] for part in parts),
+        "runs": [{**run, "command": number} for number, part in enumerate(parts) for run in part.get("runs", [])],
         **{
             key: [item for part in parts for item in part.get(key, [])]
-            for key in ("floors", "runs", "startup", "tracking")
+            for key in ("floors", "startup", "tracking")
             if any(key in part for part in parts)
         },
     }

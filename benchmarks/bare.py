@@ -1,17 +1,14 @@
 """The floor of what a save takes from a training: a process beside it writes as many bytes as the state has, no more.
 
-Nothing is copied and nothing is laid out: the bytes are there when the training begins. They are written around the
-system's cache, synced, and read once for a CRC-32 and once for a SHA-256, as whoever verifies them must.
+Nothing is copied, laid out or hashed: the bytes are there when the training begins. They are written around the
+system's cache and synced.
 """
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import threading
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,21 +53,10 @@ def _work(pipe: Connection, num_bytes: int) -> None:
     whole = mmap.mmap(-1, -(-num_bytes // _CHUNK_BYTES) * _CHUNK_BYTES)
     whole[:] = os.urandom(_CHUNK_BYTES) * (len(whole) // _CHUNK_BYTES)
     chunks = [memoryview(whole)[at : at + _CHUNK_BYTES] for at in range(0, len(whole), _CHUNK_BYTES)]
-    with ThreadPoolExecutor(2) as pool:
-        while True:
-            path = pipe.recv()
-            digest = pool.submit(_digest, chunks)
-            crc = pool.submit(lambda: [zlib.crc32(chunk) for chunk in chunks])
-            _write(path, chunks)
-            digest.result(), crc.result()
-            pipe.send(None)
-
-
-def _digest(chunks: list[memoryview]) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()
+    while True:
+        path = pipe.recv()
+        _write(path, chunks)
+        pipe.send(None)
 
 
 def _write(path: Path, chunks: list[memoryview]) -> None:

@@ -77,10 +77,11 @@ class Figures:
     step_worst_s: float | None = None
     lost_s: float | None = None
     """Wall time that training loses for each save: the median of all pairs of blocks."""
-    lost_range_s: tuple[float, float] | None = None
-    """Half of the pairs lie between these."""
+    lost_sure_s: tuple[float, float] | None = None
+    """Between these it lies with 95 %, as far as so few pairs can tell."""
     throughput_lost: float | None = None
     """Share of the batches per second, likewise."""
+    throughput_sure: tuple[float, float] | None = None
     batch_s: float | None = None
     """Of a batch while nothing is saved."""
     durable_s: float | None = None
@@ -153,7 +154,7 @@ def of_run(job: Raw, seen: Raw) -> RunFigures:
     early = [batch for batch in sorted(finished) if batch < first]
     step = {batch: ended[batch] - ended[batch - 1] for batch in inside}
     usual_gap, usual_step = (_median(values[b] for b in inside if b not in due) for values in (gap, step))
-    pairs = tuple(_pair(start, told.block, saved, ended, seen["marks"]) for start in told.starts)
+    pairs = tuple(_pair(*pair, told.block, saved, ended, seen["marks"]) for pair in told.pairs)
     quiet = sum(pair.quiet_s for pair in pairs) / (len(pairs) * told.block) if pairs else None
     window_s = ended[last - 1] - ended[first - 1]
     return RunFigures(
@@ -173,16 +174,16 @@ def of_run(job: Raw, seen: Raw) -> RunFigures:
     )
 
 
-def _pair(start: int, block: int, saved: Sequence[int], ended: Sequence[float], marks: Mapping[str, Raw]) -> Pair:
-    """The pair of blocks whose saves begin after batch `start`; one batch lies between the two."""
-    between, end = start + block, start + 2 * block + 1
-    opened, drained, closed = (marks[str(batch)] for batch in (start, between, end))
-    share = block / (block + 1)  # the batch between them is in the counts of the second
+def _pair(
+    busy: int, quiet: int, block: int, saved: Sequence[int], ended: Sequence[float], marks: Mapping[str, Raw]
+) -> Pair:
+    """Two blocks: the one with saves begins after batch `busy`, the other one after `quiet`."""
+    opened, drained, began, closed = (marks[str(batch)] for batch in (busy, busy + block, quiet, quiet + block))
     return Pair(
-        num_saves=sum(start <= batch < between for batch in saved),
-        busy_s=ended[between - 1] - ended[start - 1],
-        quiet_s=ended[end - 1] - ended[between],
-        cpu_s=drained["cpu_s"] - opened["cpu_s"] - share * (closed["cpu_s"] - drained["cpu_s"]),
+        num_saves=sum(busy <= batch < busy + block for batch in saved),
+        busy_s=ended[busy + block - 1] - ended[busy - 1],
+        quiet_s=ended[quiet + block - 1] - ended[quiet - 1],
+        cpu_s=drained["cpu_s"] - opened["cpu_s"] - (closed["cpu_s"] - began["cpu_s"]),
         written_bytes=int(drained["written_bytes"] - opened["written_bytes"]),
         others=_others(opened, drained),
         drain_s=drained["drain_s"],
@@ -203,8 +204,25 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return ranked[max(0, math.ceil(share * len(ranked)) - 1)] if ranked else None
 
 
+def sure(values: Sequence[float], share: float = 0.95) -> tuple[float, float] | None:
+    """An interval that holds the median with this probability, by the ranks of the values alone (a sign test's).
+
+    With fewer than six values there is none for 95 %: then it is their range.
+    """
+    if not values:
+        return None
+    ranked, count = sorted(values), len(values)
+    tail, outside = 0.0, 0
+    for rank in range(count // 2):
+        tail += math.comb(count, rank) / 2**count
+        if 2 * tail > 1 - share:
+            break
+        outside = rank
+    return ranked[outside], ranked[-1 - outside]
+
+
 def comparisons(raw: Raw) -> list[Comparison]:
-    """Every setting that was measured, in the order of its first run."""
+    """Every setting that was measured, in the order of its first run; each command by itself."""
     keys = list(dict.fromkeys(_key(run) for run in raw["runs"] if run["part"] == "time"))
     return [_comparison(raw["runs"], key) for key in keys]
 
@@ -265,7 +283,7 @@ def _auto(size: str, threads: int, runs: list[Raw]) -> Auto:
 
 def _comparison(runs: Sequence[Raw], key: tuple[Any, ...]) -> Comparison:
     timed = [run for run in runs if run["part"] == "time" and _key(run) == key]
-    memory = [run for run in runs if run["part"] == "memory" and _place(run) == key[:2]]
+    memory = [run for run in runs if run["part"] == "memory" and _place(run) == key[:2] and _key(run)[3] == key[3]]
     setting = timed[0]["setting"]
     base = [of_run(run["job"], run["seen"]) for run in _of(timed, "none")]
     noise = _middle_half([pair.busy_s - pair.quiet_s for run in base for pair in run.pairs])
@@ -292,6 +310,7 @@ def _figures(name: str, timed: list[Raw], memory: list[Raw]) -> Figures:
     pairs = [pair for run in runs for pair in run.pairs]
     saving = [pair for pair in pairs if pair.num_saves]
     lost = [(pair.busy_s - pair.quiet_s) / pair.num_saves for pair in saving]
+    shares = [1 - pair.quiet_s / pair.busy_s for pair in pairs]
     return Figures(
         contender=name,
         num_saves=sum(len(run.batches) for run in runs),
@@ -304,8 +323,9 @@ def _figures(name: str, timed: list[Raw], memory: list[Raw]) -> Figures:
         wait_s=sum(waits),
         step_worst_s=max(steps, default=None),
         lost_s=_median(lost),
-        lost_range_s=_middle_half(lost),
-        throughput_lost=_median(1 - pair.quiet_s / pair.busy_s for pair in pairs),
+        lost_sure_s=sure(lost),
+        throughput_lost=_median(shares),
+        throughput_sure=sure(shares),
         batch_s=_median(run.batch_s for run in runs),
         durable_s=_median(durable),
         durable_worst_s=max(durable, default=None),
@@ -353,7 +373,7 @@ def _wait_s(details: Raw) -> float:
 
 
 def _key(run: Raw) -> tuple[Any, ...]:
-    return (*_place(run), run["setting"]["factor"])
+    return (*_place(run), run["setting"]["factor"], run.get("command", 0))
 
 
 def _place(run: Raw) -> tuple[str, int]:

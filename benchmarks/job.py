@@ -14,10 +14,11 @@ class Job:
 
     The window is what is timed: from batch `first_batch` to `last_batch`. It is made of pairs of blocks of the same
     length: one with saves, each followed by the same number of batches, so that what a writer in the background takes
-    from them is counted; and, when nothing is being written any more, one without. What saving costs is the difference
-    of the two: a machine that is slower in one minute than in the next changes both. Between them is a batch that
-    counts nowhere, after the wait for the writer. The first save of a training comes before the window, and one that
-    is timed while training waits for it, idle, after it.
+    from them is counted; and one without, while nothing is being written. What saving costs is the difference of the
+    two: a machine that is slower in one minute than in the next changes both, and since the two take turns in coming
+    first, one that becomes slower and slower does as well. After each block is a batch that counts nowhere, behind the
+    wait for the writer. The first save of a training comes before the window, and one that is timed while training
+    waits for it, idle, after it.
     """
 
     contender: str
@@ -49,9 +50,16 @@ class Job:
         return self.interval * self.saves
 
     @property
-    def starts(self) -> list[int]:
-        """After how many batches each block with saves begins."""
-        return list(range(self.first_batch, self.last_batch, 2 * self.block + 1)) if self.block else []
+    def pairs(self) -> list[tuple[int, int]]:
+        """After how many batches the block with saves and the one without begin, for each pair."""
+        if not self.block:
+            return []
+        halves = [(start, start + self.block + 1) for start in range(self.first_batch, self.last_batch, self._pair)]
+        return [half if number % 2 == 0 else half[::-1] for number, half in enumerate(halves)]
+
+    @property
+    def _pair(self) -> int:
+        return 2 * (self.block + 1)
 
     def is_due(self, batch: int) -> bool:
         """Does the contender save after so many batches?"""
@@ -59,8 +67,9 @@ class Job:
             return False
         if not self.first_batch <= batch < self.last_batch:
             return batch in (self.interval, self.last_batch)
-        into = (batch - self.first_batch) % (2 * self.block + 1)
-        return into < self.block and into % self.interval == 0
+        number, into = divmod(batch - self.first_batch, self._pair)
+        into -= self.block + 1 if number % 2 else 0
+        return 0 <= into < self.block and into % self.interval == 0
 
     @property
     def checkpoint_dir(self) -> Path:
@@ -85,7 +94,7 @@ class Job:
     @staticmethod
     def end(first_batch: int, interval: int, saves: int, pairs: int) -> int:
         """The last batch of a window of so many pairs of blocks."""
-        return first_batch + pairs * (2 * interval * saves + 1)
+        return first_batch + pairs * 2 * (interval * saves + 1)
 
     def write(self) -> None:
         """Leave the job where the child looks for it."""

@@ -46,7 +46,7 @@ def draw(comparisons: Sequence[Comparison], floors: dict[str, Floors], path: Pat
 def _row_of_panels(axes: Sequence[Any], item: Comparison, floor: Floors) -> None:
     rows = _rows(item)
     stalls = [(_ms(row.stall_median_s), _ms(row.stall_worst_s)) for row in rows]
-    lost = [(_ms(row.lost_s), _ms(row.lost_range_s[1] if row.lost_range_s else None)) for row in rows]
+    lost = [(_ms(row.lost_s), _ms(row.lost_sure_s[1] if row.lost_sure_s else None)) for row in rows]
     durable = [(_over(row.durable_s, floor.write_s), _over(row.durable_worst_s, floor.write_s)) for row in rows]
     memory = [(_over(row.extra_peak_bytes, floor.state_bytes), None) for row in rows]
     copy, write = 1e3 * floor.copy_s, 1e3 * floor.write_s

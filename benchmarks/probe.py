@@ -29,7 +29,8 @@ class Probe(Callback):
         saves = contenders.CONTENDERS[self.job.contender].saves
         self._commits: Commits = commits or Manifests(self.job.checkpoint_dir, self.job.quiet_s if saves else 0.0)
         self._saves = saves
-        self._ends = [start + self.job.block for start in self.job.starts]
+        self._starts = {start for pair in self.job.pairs for start in pair}
+        self._ends = {start + self.job.block for start in self._starts}
         self._marks: dict[int, dict[str, float]] = {}
         self._began: list[float] = []
         self._ended: list[float] = []
@@ -65,13 +66,23 @@ class Probe(Callback):
 
     def _mark(self, batch: int) -> None:
         """Where a block ends, let what is under way come to its end; where one begins or ends, look at the counts."""
-        saved = batch in self._ends or batch == self.job.last_batch
-        if not (saved or batch in self.job.starts or batch == self.job.first_batch):
+        ends = batch in self._ends or batch == self.job.last_batch
+        if not (ends or batch in self._starts or batch == self.job.first_batch):
             return
-        drained = self._commits.settle() if saved and self._saves else 0.0
-        drain_s = max(0.0, drained - self._clock_offset - self._ended[-1])
+        drain_s = self._come_to_rest() if ends else 0.0
         self._marks[batch] = {**self._tree(), "drain_s": drain_s}
         self._seen["idle_began"] = time.time()
+
+    def _come_to_rest(self) -> float:
+        """For everybody alike; returns how long the contender needed for what was under way, in seconds.
+
+        What somebody has left in the page cache would otherwise be written in the block that is to be quiet.
+        """
+        drained = self._commits.settle() if self._saves else 0.0
+        drain_s = max(0.0, drained - self._clock_offset - self._ended[-1])
+        os.sync()
+        time.sleep(self.job.quiet_s)
+        return drain_s
 
     def _tree(self) -> dict[str, float]:
         pids = processes.tree(os.getpid())

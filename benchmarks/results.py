@@ -81,14 +81,14 @@ def _comparison(item: figures.Comparison, floor: figures.Floors) -> str:
 def _unavoidable(item: figures.Comparison, floor: figures.Floors) -> str:
     """What of the time that is lost no way of saving could give back here."""
     bare = item.row("bare-write")
-    if bare is None or bare.lost_s is None or bare.lost_range_s is None:
+    if bare is None or bare.lost_s is None or bare.lost_sure_s is None:
         return ""
-    copy, lost, (low, high) = 1e3 * floor.copy_s, 1e3 * bare.lost_s, (1e3 * value for value in bare.lost_range_s)
+    copy, lost, (low, high) = 1e3 * floor.copy_s, 1e3 * bare.lost_s, (1e3 * value for value in bare.lost_sure_s)
     least = copy + max(lost, 0.0)
     return (
         f"The floor of what a save takes: the copy, {copy:.0f} ms, and {lost:.0f} ms ({low:.0f} to {high:.0f}) that "
-        f"training loses to a process which writes, syncs and hashes as many bytes and does nothing else. Together "
-        f"{least:.0f} ms, {least / 1e3 / floor.write_s:.2f} W."
+        f"training loses to a process which writes and syncs as many bytes and does nothing else, not even a checksum. "
+        f"Together {least:.0f} ms, {least / 1e3 / floor.write_s:.2f} W."
     )
 
 

@@ -28,6 +28,14 @@ def test_verdict(limit, measured, verdict):
     assert Bar("x", "ms", limit, measured, "").verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("sure", "verdict"),
+    [((0.5, 0.9), "met"), ((0.5, 1.0), "met"), ((0.5, 1.1), "not resolved"), ((1.01, 1.5), "missed")],
+)
+def test_a_noisy_figure_meets_a_bar_only_where_that_is_sure(sure, verdict):
+    assert Bar("x", "ms", 1.0, sum(sure) / 2, "", sure).verdict == verdict
+
+
 def test_limits_are_made_from_the_floors_and_from_the_peers():
     found = told(
         Figures("model-checkpoint", stall_median_s=1.5, lost_s=1.6),

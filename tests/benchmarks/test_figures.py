@@ -1,18 +1,21 @@
 """Figures from made-up stamps: a batch takes 1 s and the gap after it 0.1 s, unless a save makes it longer."""
 
+import statistics
 from dataclasses import asdict
 
 import pytest
 from benchmarks import figures
 from benchmarks.job import Job
+from hypothesis import given
+from hypothesis import strategies as st
 
 BATCH_S, GAP_S = 1.0, 0.1
 
 
-def run(name="x", stall_s=0.0, number=0, finished=(4, 8, 12, 25), error="", write_s=2.0, slow_s=0.0, **more):
-    """A raw run whose window, from batch 8 to 25, is one block with two saves, and one without.
+def run(name="x", stall_s=0.0, number=0, finished=(4, 8, 12, 26), error="", write_s=2.0, slow_s=0.0, **more):
+    """A raw run whose window, from batch 8 to 26, is one block with two saves, and one without.
 
-    Another save is after batch 4, and an idle one after 25. The 17th batch is the one between the blocks.
+    Another save is after batch 4, and an idle one after 26. The 17th and the 26th batch come after the blocks.
 
     Args:
         slow_s: what a batch takes more while a save is being written.
@@ -28,6 +31,7 @@ def run(name="x", stall_s=0.0, number=0, finished=(4, 8, 12, 25), error="", writ
         at += GAP_S + (stall_s if batch in finished else 0.0)
     tree = {"at": 0.0, "cpu_s": 1.0, "busy_s": 5.0, "written_bytes": 0, "drain_s": 0.0}
     drained = {"at": 10.0, "cpu_s": 13.0, "busy_s": 22.0, "written_bytes": 140, "drain_s": 0.5}
+    began_quiet = {"at": 11.0, "cpu_s": 14.0, "busy_s": 24.0, "written_bytes": 140, "drain_s": 0.0}
     closed = {"at": 20.0, "cpu_s": 22.0, "busy_s": 40.0, "written_bytes": 140, "drain_s": 0.0}
     seen = {
         "began": began,
@@ -35,7 +39,7 @@ def run(name="x", stall_s=0.0, number=0, finished=(4, 8, 12, 25), error="", writ
         "finished": {str(batch): ended[batch - 1] + write_s for batch in finished},
         "details": {str(batch): {"num_bytes": 70, "wait_s": 0.25} for batch in finished},
         "engine": more.pop("engine", {}),
-        "marks": {"8": tree, "16": drained, "25": closed},
+        "marks": {"8": tree, "16": drained, "17": began_quiet, "25": closed},
         "idle_began": ended[job.last_batch - 1],
     }
     setting = {"size": "0.5", "threads": 1, "factor": 5.0, "interval": interval, "saves": saves, "batch_s": 1.1}
@@ -66,12 +70,12 @@ def test_a_block_with_saves_is_compared_with_the_one_after_it():
     assert (pair.num_saves, pair.written_bytes, pair.drain_s) == (2, 140, 0.5)
     assert pair.quiet_s == pytest.approx(8 * (BATCH_S + GAP_S))
     assert pair.busy_s == pytest.approx(8 * (BATCH_S + GAP_S) + 2 * (0.5 + 2 * 0.25))
-    assert pair.cpu_s == pytest.approx(12 - 9 * 8 / 9)
+    assert pair.cpu_s == pytest.approx(12 - 8)
     assert pair.others == pytest.approx((17 - 12) / 10)
 
 
 def test_a_save_that_was_due_and_not_made_is_skipped_and_no_stall():
-    seen = run(stall_s=0.5, finished=(4, 8, 25))
+    seen = run(stall_s=0.5, finished=(4, 8, 26))
     found = figures.of_run(seen["job"], seen["seen"])
     assert (found.batches, found.num_skipped) == ((8,), 1)
     assert found.stalls_s == pytest.approx((0.5,))
@@ -82,7 +86,7 @@ def test_what_is_lost_is_the_median_of_all_pairs():
     mine = [run("cairn-process", stall, number) for number, stall in enumerate((0.2, 0.4, 0.9))]
     row = row_of("cairn-process", [*none, *mine])
     assert row.lost_s == pytest.approx(0.4)
-    assert row.lost_range_s == pytest.approx((0.2, 0.9))
+    assert row.lost_sure_s == pytest.approx((0.2, 0.9))
     assert row_of("none", [*none, *mine]).lost_s is None
     assert row.stall_worst_s == pytest.approx(0.9)
     assert row.stall_worst_apart_s == pytest.approx(0.9 - 0.25)
@@ -108,6 +112,29 @@ def test_a_machine_without_the_writer_is_seen():
     assert not row_of(
         "cairn-sync", [run("none", finished=()), run("cairn-sync", engine={"writer": "WriterHere"})]
     ).is_another
+
+
+@pytest.mark.parametrize(
+    ("count", "outside"), [(1, 0), (5, 0), (6, 0), (8, 0), (9, 1), (12, 2), (15, 3), (20, 5), (25, 7)]
+)
+def test_between_what_a_median_lies_is_that_of_the_sign_tests_tables(count, outside):
+    assert figures.sure(list(range(count, 0, -1))) == (1 + outside, count - outside)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1))
+def test_the_median_lies_between(values):
+    low, high = figures.sure(values)
+    assert low <= statistics.median(values) <= high
+
+
+def test_of_nothing_nothing_is_sure():
+    assert figures.sure([]) is None
+
+
+def test_what_two_commands_have_measured_is_not_one_comparison():
+    runs = [run("none", finished=()), run("cairn-process", 0.1)]
+    both = [*runs, *({**item, "command": 1} for item in runs)]
+    assert len(figures.comparisons({"runs": both})) == 2
 
 
 @pytest.mark.parametrize(
@@ -138,7 +165,7 @@ def test_auto_is_measured_by_its_own_batches_and_beside_that_against_none():
     runs = [_auto_run("cairn-none", n, finished=()) for n in range(2)]
     runs += [_auto_run("cairn-auto", n, stall_s=0.2) for n in range(2)]
     (found,) = figures.autos({"runs": runs})
-    window_s = 17 * 1.1
+    window_s = 18 * 1.1
     assert found.overhead == pytest.approx(0.4 / window_s)
     assert found.against_none == pytest.approx(0.4 / window_s)
     assert (found.num_saves, found.noise) == (4, 0.0)

@@ -13,19 +13,19 @@ def _job(interval, saves, pairs, first=None):
 
 def test_two_pairs():
     job = _job(interval=3, saves=2, pairs=2)
-    assert [batch for batch in range(1, job.max_batches + 1) if job.is_due(batch)] == [3, 6, 9, 19, 22, 32]
-    assert job.starts == [6, 19]
-    assert (job.block, job.last_batch) == (6, 32)
+    assert [batch for batch in range(1, job.max_batches + 1) if job.is_due(batch)] == [3, 6, 9, 27, 30, 34]
+    assert job.pairs == [(6, 13), (27, 20)]  # in turns: which of the two comes first
+    assert (job.block, job.last_batch) == (6, 34)
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 4))
 def test_each_block_has_its_saves_and_each_save_is_followed_by_as_many_batches_of_its_block(interval, saves, pairs):
     job = _job(interval, saves, pairs)
     due = [batch for batch in range(1, job.max_batches + 1) if job.is_due(batch)]
-    assert len(job.starts) == pairs
-    assert due == [interval, *(s + k * interval for s in job.starts for k in range(saves)), job.last_batch]
-    ends = [start + 2 * job.block + 1 for start in job.starts]
-    assert ends == [*job.starts[1:], job.last_batch]
+    assert len(job.pairs) == pairs
+    assert due == [interval, *(busy + k * interval for busy, _ in job.pairs for k in range(saves)), job.last_batch]
+    starts = sorted(start for pair in job.pairs for start in pair)
+    assert [start + job.block + 1 for start in starts] == [*starts[1:], job.last_batch]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 100])

@@ -15,8 +15,13 @@ def _part(command, rounds, **measured):
 
 
 def test_the_figures_of_several_commands_are_those_of_one():
-    found = together([_part("make a", 2, runs=[1], floors=[2]), _part("make b", 3, runs=[3], startup=[4])])
-    assert (found["runs"], found["floors"], found["startup"]) == ([1, 3], [2], [4])
+    one, other = (
+        _part("make a", 2, runs=[{"round": 1}], floors=[2]),
+        _part("make b", 3, runs=[{"round": 3}], startup=[4]),
+    )
+    found = together([one, other])
+    assert found["runs"] == [{"round": 1, "command": 0}, {"round": 3, "command": 1}]
+    assert (found["floors"], found["startup"]) == ([2], [4])
     assert found["settings"] == {"rounds": 3, "saves": 3}
     assert found["command"] == "make a\nmake b"
 
@@ -27,5 +32,5 @@ def test_a_command_from_before_something_was_measured_has_none_of_it():
 
 
 def test_one_alone_is_what_it_was():
-    part = _part("make a", 2, runs=[1])
+    part = _part("make a", 2, floors=[1])
     assert together([part]) == part
