@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -20,9 +20,13 @@ def tree(root: int) -> list[int]:
     return found
 
 
-def pss_bytes(pids: Iterable[int]) -> int:
-    """Memory of these processes together; what several share is counted once (proportional set size)."""
-    return sum(_pss_bytes(pid) for pid in pids)
+def pss_bytes(pids: Sequence[int]) -> int:
+    """Memory of these processes together; what several share is counted once (proportional set size).
+
+    Memory that comes to be shared between the look at one process and that at the next is counted once and a half: so
+    there are two looks, in opposite order, and the lesser counts.
+    """
+    return min(sum(_pss_bytes(pid) for pid in order) for order in (pids, pids[::-1]))
 
 
 def cpu_s(pids: Iterable[int]) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cairn.checkpoint.disk import PAGE
 
-_SHARE = 64
+_SHARE = 256
 """A buffer has one part in so many to spare, lest a state that grows by a few numbers needs a larger one."""
 _SPARE_BYTES = 2**16
 _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23  # of Linux; Python has no name for the second one yet
