@@ -192,6 +192,15 @@ def test_what_was_skipped_and_waited_for_is_counted():
     assert (meter.num_skipped, meter.total_stall_s, meter.total_wait_s) == (2, 0.75, 0.5)
 
 
+def test_a_stall_that_was_longer_than_it_seemed_counts_in_full():
+    meter = warm()
+    meter.stalled(0.25)
+    meter.stood_longer(0.5)
+    meter.committed(1.0, at_s=10.0, position_s=9.0)
+    assert meter.total_stall_s == 0.75
+    assert meter.cost().stall_s == 0.75
+
+
 # The run
 
 

@@ -266,6 +266,22 @@ def test_an_error_while_the_state_is_still_being_copied_is_an_outcome(make):
     assert numbers(own.outcomes()) == [(1, True)]
 
 
+def test_what_a_gpu_stood_still_is_a_part_of_the_stall_that_is_told_and_written(make, folder):
+    own = make(1)
+    image = stage_one(own, 0)
+
+    def arrived():
+        image.device_s = 0.5
+
+    image.wait = arrived
+    own.writer.let_go()
+    own.commit(image, saved(0, stall_s=0.25), {"world_size": 1})
+    own.wait()
+    (outcome,) = own.outcomes()
+    assert (outcome.device_s, outcome.result.saved.stall_s) == (0.5, 0.75)
+    assert Catalog(folder).committed()[0].stall_s == 0.75
+
+
 def test_an_error_in_the_bookkeeping_is_an_outcome_and_stops_nothing(make, monkeypatch):
     """A disk that went away while its files were counted, say."""
     own = make(1)

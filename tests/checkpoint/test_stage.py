@@ -312,7 +312,11 @@ def test_no_thread_is_left(image, training):
 @pytest.mark.parametrize("device", DEVICES)
 def test_under_load_it_is_what_a_synchronous_copy_of_the_same_step_is(device, overlap):
     training, images, stage = Training(device, width=256), Images(2), Stage(overlap)
-    training.optimizer.register_step_pre_hook(lambda *_: stage.finish())
+
+    def finish(*_):
+        assert stage.finish() >= 0.0
+
+    training.optimizer.register_step_pre_hook(finish)
     for turn in range(6):
         training.step()
         expected = copy_of(training.state())
@@ -322,6 +326,7 @@ def test_under_load_it_is_what_a_synchronous_copy_of_the_same_step_is(device, ov
             training.step()
         image.wait()
         assert_same(read(image), expected)
+        assert (image.device_s > 0.0) == (device == "cuda")
     stage.close()
     images.close()
 

@@ -101,3 +101,21 @@ def test_a_window_of_batches_is_shared_among_them(account, now):
         account.batches(3)
         account.clock.begin_batch(busy=False)
     assert account.meter.cost().batch_s == pytest.approx(1.0)
+
+
+def test_what_a_batch_waits_for_a_copy_is_a_part_of_the_stall_and_not_of_the_batch(account, now):
+    for _ in range(4):
+        account.clock.begin_batch(busy=False)
+        now[0] += 1.0
+        account.batches(1)
+    account.meter.stalled(0.25)
+    account.clock.begin_batch(busy=True)
+    now[0] += 3.0
+    account.waited(2.0)
+    account.batches(1)
+    cost = account.meter.cost()
+    assert (cost.batch_s, cost.stall_s, account.meter.total_stall_s) == (1.0, 2.25, 2.25)
+    account.clock.begin_batch(busy=False)
+    now[0] += 1.0
+    account.batches(1)
+    assert account.meter.total_slowdown_s == 0.0

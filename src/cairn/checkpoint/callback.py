@@ -384,6 +384,7 @@ class CheckpointEngine(Checkpoint):
             self.saver.wait()
         gave_up, outcomes = "", self.saver.outcomes()
         for outcome in outcomes:
+            self.telemetry.meter.stood_longer(outcome.device_s)
             last = final and outcome is outcomes[-1]
             if outcome.result is None:
                 self.telemetry.failed()
@@ -404,7 +405,7 @@ class CheckpointEngine(Checkpoint):
         self.saver = saving.saver(policy.writer, policy.buffers, copies, self.history, num_bytes, on_gpu, self.tracker)
         if policy.overlap and not trainer.lightning_module.automatic_optimization:
             for optimizer in trainer.optimizers:  # which may be stepped without Lightning noticing
-                self._hooks.append(optimizer.register_step_pre_hook(lambda *_: copies.finish()))
+                self._hooks.append(optimizer.register_step_pre_hook(lambda *_: self._finish_copy()))
 
     def _close_saver(self, wait: bool = True) -> str:
         """Let what is on its way arrive (or leave it to the writer), and give back memory and processes; as `_hear`."""
@@ -420,7 +421,7 @@ class CheckpointEngine(Checkpoint):
     def _finish_copy(self) -> None:
         """From here on anything may change the weights."""
         if self.saver is not None:
-            self.saver.stage.finish()
+            self.telemetry.waited(self.saver.stage.finish())
 
     def _draft(self, moment: Moment, due: tuple[str, ...]) -> Saved:
         return Saved(

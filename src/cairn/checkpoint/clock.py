@@ -45,6 +45,10 @@ class Clock:
         self.busy, self.validated = busy, False
         self._batch_began = time.monotonic()
 
+    def leave_out(self, seconds: float) -> None:
+        """So much of the present batch was spent on a save, and is counted there."""
+        self._batch_began += seconds
+
     def batch_s(self) -> float:
         """How long the present one has taken so far."""
         return time.monotonic() - self._batch_began

@@ -41,6 +41,8 @@ class Image:
         """Takes the memory from a GPU that it was pinned for."""
         self.num_bytes = 0
         """Of the file that is in it now."""
+        self.device_s = 0.0
+        """How long a GPU that trains stood still for the copy, which the processor does not see; known after `wait`."""
 
     @property
     def capacity(self) -> int:

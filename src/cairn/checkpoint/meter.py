@@ -74,6 +74,12 @@ class Meter:
         self._busy_s = 0.0
         self._stood(stall_s, wait_s)
 
+    def stood_longer(self, seconds: float) -> None:
+        """The last stall was longer than was known then: training has come to where it needs what was still copied."""
+        self.total_stall_s += seconds
+        if self._stalls:
+            self._stalls[-1] += seconds
+
     def committed(self, write_s: float, at_s: float, position_s: float) -> None:
         """A save is whole.
 

@@ -40,6 +40,8 @@ class Outcome:
     """Why it was not committed."""
     at_s: float = 0.0
     """When that was known, on `time.monotonic()`'s clock."""
+    device_s: float = 0.0
+    """How long a GPU stood still for it, beside the pause that the processor has seen."""
 
 
 class Saver:
@@ -138,7 +140,9 @@ class Saver:
         result, why, job = None, "", None
         try:
             image.wait()
-            job = replace(self.history.job(draft, provenance), blocking=not self.background)
+            job = self.history.job(draft, provenance)
+            told = replace(job.draft, stall_s=job.draft.stall_s + image.device_s)
+            job = replace(job, draft=told, blocking=not self.background)
             self.tracker.pruning([*job.room, *job.gone])
             result = self.writer.perform(job, image)
         except SaveError as error:
@@ -158,8 +162,9 @@ class Saver:
             result, why = None, why or _unexpected(draft, error)
         if job is not None:
             self._announce(job, result)
+        outcome = Outcome(draft, result, why, time.monotonic(), image.device_s)
         self.images.give_back(image)
-        self._outcomes.append(Outcome(draft, result, why, time.monotonic()))
+        self._outcomes.append(outcome)
         with self._changed:
             self._num_open -= 1
             self._changed.notify_all()

@@ -8,6 +8,7 @@ fails and says so); all other tensors are copied at once.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -97,11 +98,18 @@ class Stage:
         if on_gpu and image.unpin is None:
             image.unpin = _pinned(image)
 
-    def finish(self) -> None:
-        """Return when nothing that is still being copied would notice a step of an optimizer."""
+    def finish(self) -> float:
+        """Return when nothing that is still being copied would notice a step of an optimizer.
+
+        Returns:
+            how long that took, in seconds.
+        """
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending()
+        if pending is None:
+            return 0.0
+        started = time.monotonic()
+        pending()
+        return time.monotonic() - started
 
     def close(self) -> None:
         """Let the thread go that copies, when it is done; if its copy has failed, the save says so."""
@@ -127,7 +135,7 @@ class Stage:
 
     def _copy_from_cpu(self, now: Pairs, later: Pairs, watched: Steady, image: Image) -> None:
         _copy(now)
-        image.wait = nothing
+        image.wait, image.device_s = nothing, 0.0
         if later:
             self._pool = self._pool or ThreadPoolExecutor(1, "checkpoint-copy")
             future: Future[None] = self._pool.submit(_copy_unchanged, later, watched, _versions(watched))
@@ -143,8 +151,9 @@ class Stage:
         compute = torch.cuda.current_stream(device)
         self._stream = self._stream or torch.cuda.Stream(device)
         self._stream.wait_stream(compute)
-        first, last = (torch.cuda.Event(blocking=True) for _ in range(2))
+        began, first, last, needed = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(4))
         with torch.cuda.stream(self._stream):
+            began.record(self._stream)
             _copy(now, non_blocking=not others)
             first.record(self._stream)
             _copy(later, non_blocking=True)
@@ -155,6 +164,7 @@ class Stage:
 
         def finish() -> None:
             nonlocal changed
+            needed.record(torch.cuda.current_stream(device))
             torch.cuda.current_stream(device).wait_event(last)
             changed = _versions(watched) != versions
             checked.set()
@@ -164,6 +174,10 @@ class Stage:
                 last.synchronize()
             sources.clear()
             checked.wait()
+            with torch.cuda.device(device):
+                needed.synchronize()
+            stood_ms = began.elapsed_time(first) + max(0.0, needed.elapsed_time(last))
+            image.device_s = stood_ms / 1e3
             if changed:
                 raise SaveError(_CHANGED)
 

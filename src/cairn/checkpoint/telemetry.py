@@ -56,6 +56,11 @@ class Telemetry:
         """Its state is copied; what becomes of it is told later."""
         self._num_open += 1
 
+    def waited(self, seconds: float) -> None:
+        """The present batch has waited for a copy that was to be complete by now."""
+        self.clock.leave_out(seconds)
+        self.meter.stood_longer(seconds)
+
     def skipped(self, at_s: float) -> None:
         """It was left out; or one that goes by time would be due again at each batch."""
         self.meter.skipped()
