@@ -727,8 +727,9 @@ def test_each_save_tells_the_loggers_what_it_has_cost(tmp_path):
     assert "stall_s" not in (tmp_path / "csv" / "metrics.csv").read_text(), "no two runs would have the same"
 
 
-@pytest.mark.parametrize("when_busy", ["skip", "wait"])
-def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_never(tmp_path, when_busy, monkeypatch):
+@pytest.fixture
+def busy_until_waited_for(monkeypatch):
+    """A writer that is busy until somebody waits for it."""
     free, perform, reserve = threading.Event(), writer.WriterHere.perform, saving.Saver.reserve
 
     def slow(self, job, image):
@@ -742,6 +743,12 @@ def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_
 
     monkeypatch.setattr(writer.WriterHere, "perform", slow)
     monkeypatch.setattr(saving.Saver, "reserve", waited)
+
+
+@pytest.mark.parametrize("when_busy", ["skip", "wait"])
+def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_never(
+    tmp_path, when_busy, busy_until_waited_for
+):
     triggers = {"interval": Every(1), "end": AtEnd()}
     ways = {"writer": "thread", "buffers": 1, "when_busy": when_busy}
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, triggers=triggers, **ALL, **ways)))
@@ -749,6 +756,25 @@ def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_
     assert [item.position.batch for item in run.committed] == expected
     assert run.engine.telemetry.meter.num_skipped == run.committed[-1].skipped == 8 - len(expected)
     assert run.engine.telemetry.num_saves == len(expected)
+
+
+def test_a_save_of_the_best_waits_where_one_of_the_interval_is_left_out(tmp_path, busy_until_waited_for):
+    triggers = {"interval": Every(5), "best": BestValidation()}
+    settings = policy(tmp_path, triggers=triggers, monitor="val/score", writer="thread", buffers=1)
+    run = fit(prepare(tmp_path, Scored([0.5, 0.1]), settings, val_check_interval=4))
+    assert [(item.position.batch, item.reasons) for item in run.committed] == [(4, ("best",)), (8, ("best",))]
+    assert run.engine.telemetry.meter.num_skipped == 1
+
+
+def test_a_save_on_a_signal_waits_where_one_of_the_interval_is_left_out(tmp_path, busy_until_waited_for):
+    module = Scored()
+    triggers = {"interval": Every(1), "signal": OnStop()}
+    stop = lambda save_s: "SIGTERM" if module.num_batches == 4 else None  # noqa: E731
+    run = prepare(tmp_path, module, policy(tmp_path, triggers=triggers, writer="thread", buffers=1), stop=stop)
+    with pytest.raises(Stopped):
+        fit(run)
+    assert [item.position.batch for item in run.committed] == [1, 4]
+    assert run.engine.telemetry.meter.num_skipped == 2
 
 
 @pytest.mark.parametrize("way", ["process", "thread"])

@@ -3,12 +3,13 @@
 import os
 import pickle
 import zipfile
+from contextlib import ExitStack
 
 import pytest
 import torch
 from tests.support.values import DAMAGES, age_manifest, commit, drop_manifest, flip_byte, garble_manifest, truncate
 
-from cairn.checkpoint import layout, resume
+from cairn.checkpoint import disk, layout, resume
 from cairn.checkpoint.catalog import Rejected
 from cairn.checkpoint.errors import CheckpointError, ResumeError
 from cairn.checkpoint.resume import Plan
@@ -231,3 +232,38 @@ def test_only_the_first_few_differences_are_told(tmp_path):
         resume.check_fits(tmp_path, weights(**dict.fromkeys("gfedcba", (1,))), {})
     told = "; ".join(f"{name} is only in the file" for name in "abcd")
     assert str(error.value).endswith(f": {told}, and 3 more.")
+
+
+# The writer of a training that was killed
+
+
+def test_a_writer_that_is_still_at_work_is_waited_for(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    with ExitStack() as writing:
+        writing.enter_context(disk.locked(tmp_path))
+        waits = []
+
+        def wait(seconds):
+            waits.append(seconds)
+            if len(waits) == 3:
+                writing.close()
+
+        monkeypatch.setattr(resume.time, "sleep", wait)
+        resume.wait_for_writers(tmp_path, patience_s=60.0)
+    assert len(waits) == 3
+    assert caplog.text.count("still being written") == 1
+
+
+def test_one_that_moves_nothing_any_more_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    hand, half = [0.0], tmp_path / layout.temp_name(commit(tmp_path, 0).name)
+    monkeypatch.setattr(resume.time, "monotonic", lambda: hand[0])
+
+    def wait(seconds):
+        hand[0] += 9.0
+        if hand[0] < 30:
+            half.write_bytes(bytes(int(hand[0])))  # it still writes
+
+    monkeypatch.setattr(resume.time, "sleep", wait)
+    with disk.locked(tmp_path), pytest.raises(ResumeError, match="does not end: is its disk gone"):
+        resume.wait_for_writers(tmp_path, patience_s=10.0)
+    assert hand[0] > 30 + 10

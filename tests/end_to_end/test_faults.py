@@ -49,12 +49,12 @@ def errors(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith(("[ERROR]", "Error:"))]
 
 
-@pytest.mark.parametrize("writer", ["sync", "thread", "process"])
-def test_a_disk_that_is_full_for_a_while(writer: str, whole: Outcome, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["sync", "thread", "process", "process checkpoint.overlap=true"])
+def test_a_disk_that_is_full_for_a_while(way: str, whole: Outcome, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with small_disk(tmp_path / "disk", 4_000_000) as disk:
         where = [f"checkpoint.dirpath={disk}/checkpoints", FILL.format(disk, 17, 27)]
-        told = errors(run_with(run, *where, f"checkpoint.writer={writer}"))
+        told = errors(run_with(run, *where, *f"checkpoint.writer={way}".split()))
         (run / "checkpoints").symlink_to(disk / "checkpoints")
         assert len(told) == 2, "one for each save that failed, at batches 20 and 25"
         assert re.search(r"epoch_000_batch_000020\.ckpt could not be written: No space left on device", told[0])

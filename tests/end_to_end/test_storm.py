@@ -58,11 +58,11 @@ GPT = [  # many are kept, by rules that overlap
 ]
 SLOW_DISK = "+callbacks.disk._target_=tests.support.callbacks.SlowDisk"
 COMMANDS = {"digits": DIGITS, "gpt": GPT}
-LAGS = {"sync": 0, "thread": 2, "process": 2}
-"""How many saves a kill may cost that were due: with two buffers one is being written, and one is staged."""
-STORMS = [(name, writer) for name in COMMANDS for writer in LAGS]
+LAGS = {"sync": 0, "thread": 2, "process": 2, "process, overlap": 2}
+"""Who writes, and how many saves a kill may cost that were due: with two buffers one is written, one is staged."""
+STORMS = [(name, way) for name in COMMANDS for way in LAGS]
 KILLS = math.ceil(int(os.environ.get("CAIRN_STORM_KILLS", "102")) / len(STORMS))
-"""Of each command with each writer."""
+"""Of each command in each way."""
 
 
 @pytest.fixture(scope="module", params=COMMANDS)
@@ -89,21 +89,20 @@ def whole(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("writer", LAGS)
-def test_a_storm_of_kills(name: str, writer: str, command: list[str], whole: Path) -> None:
-    with tempfile.TemporaryDirectory(
-        dir=None if writer == "process" else os.environ.get("PYTEST_DEBUG_TEMPROOT")
-    ) as folder:
-        _storm(name, writer, command, whole, Path(folder))
-
-
-def _storm(name: str, writer: str, command: list[str], whole_run: Path, tmp_path: Path) -> None:
-    whole = outcome(whole_run, recorded(whole_run))
+@pytest.mark.parametrize("way", LAGS)
+def test_a_storm_of_kills(name: str, way: str, command: list[str], whole: Path) -> None:
     # In memory all steps of a save are over at once. The process lies on a disk instead: nothing in it can be patched.
-    slow = [] if writer == "process" else [SLOW_DISK]
-    ours = [*command, *slow, f"checkpoint.writer={writer}"]
+    in_memory = not way.startswith("process")
+    with tempfile.TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT") if in_memory else None) as folder:
+        _storm(name, way, [*command, *([SLOW_DISK] if in_memory else [])], whole, Path(folder))
+
+
+def _storm(name: str, way: str, command: list[str], whole_run: Path, tmp_path: Path) -> None:
+    whole = outcome(whole_run, recorded(whole_run))
+    writer, _, overlap = way.partition(", ")
+    ours = [*command, f"checkpoint.writer={writer}", f"checkpoint.overlap={bool(overlap)}"]
     config = OmegaConf.load(whole_run / "config.yaml")
-    storm = Storm(ours, config, random.Random(name + writer), LAGS[writer])
+    storm = Storm(ours, config, random.Random(name + way), LAGS[way])
     while storm.counts["kills"] < KILLS:
         run = tmp_path / f"run{storm.counts['ends']}"
         while storm.counts["kills"] < KILLS and storm.kills(run):
@@ -111,7 +110,7 @@ def _storm(name: str, writer: str, command: list[str], whole_run: Path, tmp_path
         storm.let_finish(run)
         assert differences(whole, outcome(run, recorded(run))) == []
         assert storm.traces(run) == set()
-    print(f"\n{name}, {writer}: {dict(storm.counts)}; none torn, none a step back, all ends equal")
+    print(f"\n{name}, {way}: {dict(storm.counts)}; none torn, none a step back, all ends equal")
     assert storm.counts["kills"] >= KILLS
     assert storm.counts["inside a save"] >= KILLS // 10, "a storm that spares the saves shows nothing"
 
@@ -134,6 +133,8 @@ class Storm:
             time.sleep(self.rng.uniform(0, 0.5))  # most likely before its first save
         elif wait_for(lambda: _newest_manifest(run) != name, process):
             time.sleep(self.rng.uniform(0, 0.1))  # in one of its next saves, or between them
+            if self.rng.random() < 0.2:
+                self._kill_writer_alone(run, process)
         code = self._kill(process)
         if code != -signal.SIGKILL:
             assert code == 0, process.output[-4000:]
@@ -147,6 +148,14 @@ class Storm:
         self.counts["inside a save"] += bool(traces)
         self.counts["before the first save"] += not traces and now == committed
         return True
+
+    def _kill_writer_alone(self, run: Path, process: Process) -> None:
+        """Training goes on, with another writer, to its next save at least."""
+        name = _newest_manifest(run)
+        for pid in (writers := _writers(process.pid)):
+            os.kill(pid, signal.SIGKILL)
+        if writers and wait_for(lambda: _newest_manifest(run) != name, process):
+            self.counts["writers alone"] += 1
 
     def _kill(self, process: Process) -> int:
         """kill -9 of the training, in half of the cases of its writer at the same time; returns the exit code."""

@@ -30,7 +30,7 @@ class Plan:
     rejected: tuple[Rejected, ...] = ()
 
 
-def wait_for_writers(directory: Path, patience_s: float = 60.0) -> None:
+def wait_for_writers(directory: Path, patience_s: float = 600.0) -> None:
     """Let a writer finish whose training process was killed: what it commits is what to go on from.
 
     Raises:
