@@ -97,3 +97,20 @@ def _processes(run: Path) -> list[str]:
         except OSError:
             continue
     return [command for command in commands if str(run) in command and "train.py" in command]
+
+
+def test_of_two_processes_one_chooses_the_interval(tmp_path: Path) -> None:
+    """The clocks of the two differ, and with them what each would choose: a save that only one makes hangs."""
+    run = tmp_path / "run"
+    auto = [
+        "checkpoint=interval",
+        "checkpoint.save_interval=auto",
+        "checkpoint.max_overhead=0.2",
+        "trainer.max_epochs=2",
+    ]
+    output = train(run, *COMMAND, *auto)
+    chosen = [json.loads(path.read_text())["interval_batches"] for path in (run / "checkpoints").glob("epoch*.json")]
+    assert chosen
+    assert all(chosen)
+    assert "save_interval=auto: every" in output
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
