@@ -11,6 +11,8 @@ from benchmarks import figures, plot, startup, tables, tracking
 from benchmarks.bars import bars
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
+REMARKS = Path(__file__).with_name("remarks.md")
+"""What a person says of the figures in RESULTS.md: why a bar was missed, and what the floor turned out to be."""
 PLOT = Path(__file__).with_name("results.png")
 
 
@@ -19,17 +21,19 @@ def write(raw: Mapping[str, Any], results: Path = RESULTS, picture: Path = PLOT)
     comparisons, floors = figures.comparisons(raw), figures.floors(raw)
     results.parent.mkdir(parents=True, exist_ok=True)
     plot.draw(comparisons, floors, picture)
-    results.write_text(text(raw, os.path.relpath(picture, results.parent) if picture.exists() else ""))
+    relative = os.path.relpath(picture, results.parent) if picture.exists() else ""
+    results.write_text(text(raw, relative, REMARKS.read_text().strip() if REMARKS.exists() else ""))
 
 
-def text(raw: Mapping[str, Any], picture: str = "") -> str:
+def text(raw: Mapping[str, Any], picture: str = "", remarks: str = "") -> str:
     """The page in Markdown; `picture`: path of the plot, as seen from the page."""
     comparisons, floors, autos = figures.comparisons(raw), figures.floors(raw), figures.autos(raw)
     parts = [
         "# What a save costs",
-        "Written by `make bench ARGS=--write-results` from the figures of the last run: do not edit.",
+        "Written by `make bench ARGS=--write-results` from the figures of the last run and `remarks.md`: do not edit.",
         _where(raw["machine"], raw["settings"]),
         *(["## The bars", _bars(comparisons, floors, autos)] if comparisons or autos else []),
+        *([remarks] if remarks else []),
         *(["## Everybody", tables.LEGEND, _fsync(comparisons)] if comparisons else []),
         *([f"![The same as a plot]({picture})"] if picture and comparisons else []),
         *(_comparison(item, floors[item.size]) for item in comparisons),

@@ -86,7 +86,8 @@ def test_a_stored_benchmark_is_told_and_written_again(raw, tmp_path, capsys):
     stored.write_text(json.dumps(raw))
     assert main(["--report", str(stored), "--write-results", "--results", str(page)]) == 0
     assert "ModelCheckpoint" in capsys.readouterr().out
-    assert page.read_text() == results.text(raw, "results.png")
+    remarks = results.REMARKS.read_text().strip() if results.REMARKS.exists() else ""
+    assert page.read_text() == results.text(raw, "results.png", remarks)
     assert (tmp_path / "results.png").stat().st_size > 10_000
 
 
