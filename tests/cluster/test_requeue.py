@@ -8,7 +8,7 @@ from cairn.cluster import requeue, slurm
 from cairn.cluster.allocation import Allocation
 from cairn.cluster.signals import StopSignals
 
-BY_SUBMITIT = Allocation("slurm", "15_2", "17", requeued_by="submitit")
+BY_SUBMITIT = Allocation("slurm", "15_2", requeued_by="submitit")
 LOCAL = Allocation("submitit_local", "99", requeued_by="submitit")
 
 
@@ -27,7 +27,7 @@ def asked(monkeypatch):
 
 
 def state(monkeypatch, name):
-    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState({"17": name}[number], 0, None))
+    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState({"15_2": name}[number], 0, None))
 
 
 @pytest.mark.parametrize("why", ["SIGTERM", "SIGUSR1", "SIGUSR2", "job_time_limit"])
@@ -45,8 +45,8 @@ def test_submitit_does_what_slurm_does_not(monkeypatch, asked, why, slurm_says, 
     ("given", "why", "expected"),
     [
         (Allocation(), "SIGTERM", 0),
-        (Allocation("slurm", "17", "17"), "SIGUSR2", 0),
-        (Allocation("slurm", "17", "17", requeued_by="script"), "SIGUSR2", 0),
+        (Allocation("slurm", "17"), "SIGUSR2", 0),
+        (Allocation("slurm", "17", requeued_by="script"), "SIGUSR2", 0),
         (BY_SUBMITIT, "SIGINT", 0),
         (LOCAL, "SIGUSR2", 1),
         (LOCAL, "job_time_limit", 1),

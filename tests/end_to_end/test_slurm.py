@@ -72,6 +72,20 @@ def test_a_sweep(cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]) -> N
     assert groups != {""}
 
 
+def test_the_last_job_of_an_array_is_itself(cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]) -> None:
+    folder = tmp_path / "sweep"
+    alone = "hydra.launcher.array_parallelism=1"  # SLURM says COMPLETED of the array when the last one is signalled
+    process = sweep(folder, [4, 5, 10], *SLURM, alone, halt("10@batch:13"), **cluster.environment)
+    assert wait_for(has(folder, [10], "at-batch:13"), process)
+    cluster.wait(lambda: [cluster.state(job_of(folder, value)) for value in (4, 5)] == ["COMPLETED"] * 2)
+    cluster.signal(job_of(folder, 10), "USR2")
+    go(folder, 10, "batch:13")
+    process.end()
+    assert_whole(folder, whole, [4, 5, 10])
+    assert [cluster.restarts(job_of(folder, value)) for value in (4, 5, 10)] == [0, 0, 1]
+    assert [item.begins.total_batches for item in starts(folder, 10)] == [0, 14]
+
+
 def test_signals_at_every_place(cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]) -> None:
     folder, values = tmp_path / "sweep", list(SIGNALLED)
     places = [f"{value}@{place}" for value, (place, _) in SIGNALLED.items()]

@@ -40,7 +40,7 @@ def after(why: str, allocation: Allocation, signals: StopSignals) -> None:
 
 def _is_left_to_us(allocation: Allocation) -> bool:
     try:
-        state = slurm.job(allocation.number).state
+        state = slurm.job(allocation.job).state
     except slurm.SlurmError as error:
         log.error("Whether SLURM requeues job %s is not known: %s.", allocation.job, error)
         return False
