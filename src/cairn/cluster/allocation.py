@@ -24,7 +24,7 @@ class Allocation:
 
     scheduler: Literal["slurm", "submitit_local", ""] = ""
     job: str = ""
-    """Its id: `12`, or `12_3` in an array, where SLURM_JOB_ID would not do: the last job has that of the whole array."""
+    """Its id: `12`, or `12_3` in an array, where SLURM_JOB_ID would not do: that of its last job means all of them."""
     restarts: int = 0
     requeued_by: Literal["submitit", "script", ""] = ""
     ends_at: float | None = None
