@@ -1,6 +1,8 @@
 """Exactly one party starts a job again: SLURM, submitit, a script, or nobody."""
 
 import signal
+import subprocess
+from contextlib import nullcontext
 
 import pytest
 
@@ -61,15 +63,32 @@ def test_whose_task_it_is(monkeypatch, asked, given, why, expected):
     assert len(asked) == expected
 
 
-def test_a_controller_that_does_not_answer_is_told(monkeypatch, asked, caplog):
+@pytest.mark.parametrize(("why", "expected"), [("SIGTERM", 0), ("SIGUSR1", 1), ("SIGUSR2", 1), ("job_time_limit", 1)])
+def test_without_an_answer_only_a_time_limit_is_certain(monkeypatch, asked, caplog, why, expected):
     def ask(number):
         raise slurm.SlurmError("no controller")
 
     monkeypatch.setattr(slurm, "job", ask)
     with StopSignals() as signals:
-        requeue.after("SIGTERM", BY_SUBMITIT, signals)
-    assert not asked
+        requeue.after(why, BY_SUBMITIT, signals)
+    assert len(asked) == expected
     assert "no controller" in caplog.text
+
+
+@pytest.mark.parametrize("then", ["COMPLETING", "PENDING", "CANCELLED", "RUNNING"])
+def test_slurm_may_decide_between_question_and_requeue(monkeypatch, then):
+    def refused(number, frame):
+        raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "15_2"])
+
+    states = iter(["RUNNING", then])
+    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState(next(states), 0, None))
+    before = signal.signal(signal.SIGUSR2, refused)
+    still = pytest.raises(subprocess.CalledProcessError) if then == "RUNNING" else nullcontext()
+    try:
+        with StopSignals() as signals, still:
+            requeue.after("SIGTERM", BY_SUBMITIT, signals)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_what_submitit_raises_comes_through(monkeypatch):
