@@ -77,6 +77,8 @@ def test_whatever_limit_comes_first(tmp_path, limits, expected):
 
 def test_a_run_is_a_sweep_of_one(tmp_path):
     run = run_directory(tmp_path, 50)
+    (run / "wandb").mkdir()
+    (run / "wandb" / "run.json").write_text("{}")  # W&B's
     assert [job.name for job in status.look(run)[0]] == ["."]
 
 

@@ -22,7 +22,7 @@ from cairn.checkpoint.types import Saved
 from cairn.cluster import slurm
 from cairn.cluster.ledger import Entry, Ledger, states
 from cairn.errors import CairnError
-from cairn.rundir import Record, RunDirectory
+from cairn.rundir import Record, RunDirectory, below
 
 SILENT_S = 600.0
 """A run that nobody watches over, and that was not heard of for so long, is taken for dead."""
@@ -64,15 +64,12 @@ def look(sweep: Path) -> tuple[list[JobStatus], str]:
         ResumeError: there are no runs.
     """
     entries = Ledger(sweep).newest()
-    names = sorted({path.parent.relative_to(sweep).as_posix() for path in _records(sweep)} | set(entries))
+    runs = [run for pattern in ("run.json", "*/run.json") for run in below(sweep.absolute(), pattern)]
+    names = sorted({run.path.relative_to(sweep.absolute()).as_posix() for run in runs} | set(entries))
     if not names:
         raise ResumeError(f"{sweep} holds no runs: name the directory of a sweep.")
     alive, trouble = _alive(entries)
     return [_look(sweep, name, entries.get(name), alive) for name in names], trouble
-
-
-def _records(sweep: Path) -> list[Path]:
-    return [path for pattern in ("run.json", "*/run.json") for path in sweep.glob(pattern)]
 
 
 def _alive(entries: Mapping[str, Entry]) -> tuple[Mapping[str, str], str]:
