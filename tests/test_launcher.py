@@ -1,16 +1,27 @@
 """What became of the jobs of a sweep: nothing is believed before a job is over, and nothing is waited for in vain."""
 
+import signal
+from itertools import pairwise
 from types import SimpleNamespace
 
 import cloudpickle
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from submitit.core.utils import JobPaths, temporary_save_path
+from tests.support.command import ROOT
 
 from cairn import attempts, launcher
 from cairn.cluster import slurm
 from cairn.cluster.ledger import Entry
+from cairn.jobname import register
 from cairn.launcher import Job, JobFailed, Resumable
 from cairn.rundir import RunDirectory
+from hydra_plugins import resumable_submitit
+from hydra_plugins.resumable_submitit import LocalConf, LocalLauncher, SlurmLauncher
 
 
 class Scene:
@@ -165,3 +176,83 @@ def test_a_record_that_is_damaged_does_not_end_the_wait(scene):
 def test_a_job_that_nobody_has_noted(scene):
     scene.entries.clear()
     assert "which job of the scheduler it is was not noted" in failure(scene.collect())
+
+
+def test_a_controller_is_asked_seldom_when_the_wait_is_long(scene):
+    pauses = []
+    ends = lambda: scene.writes("success", SUCCESS)  # noqa: E731
+    scene.then(*[lambda: pauses.append(scene.now)] * 60, ends, scene.lives(False)).collect()
+    steps = [after - before for before, after in pairwise(pauses)]
+    assert (steps[0], max(steps) > 10) == (launcher._POLL_S, True)
+
+
+def test_ctrl_c_stops_the_local_jobs_of_this_command_and_no_others(tmp_path, monkeypatch):
+    entries = {
+        "mine": Entry("mine", "local", "11"),
+        "ended": Entry("ended", "local", "12"),
+        "of another command": Entry("of another command", "local", "13"),
+        "on slurm": Entry("on slurm", "slurm", "14"),
+    }
+    killed = []
+
+    def kill(pid, number):
+        killed.append((pid, number))
+        if pid == 12:
+            raise ProcessLookupError
+
+    monkeypatch.setattr(resumable_submitit, "states", lambda found: {entry.job: "RUNNING" for entry in found})
+    monkeypatch.setattr(resumable_submitit.os, "kill", kill)
+    jobs = [
+        Job(at, (), RunDirectory(tmp_path / name), "") for at, name in enumerate(["mine", "ended", "on slurm", "new"])
+    ]
+    LocalLauncher()._interrupted(jobs, tmp_path, entries)
+    assert killed == [(11, signal.SIGTERM), (12, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(
+    ("timeout_min", "save_s", "expected", "said"),
+    [
+        (60, 0.0, 120, ""),
+        (60, 100.0, 300, "Saves take long here"),
+        (2, 0.0, 60, "The time limit of 2 min is short: SLURM's signal comes 60 s before it and not 120 s"),
+        (4, 100.0, 120, "comes 120 s before it and not 300 s"),
+    ],
+)
+def test_the_signal_comes_early_enough_for_a_save_and_not_before_the_job_has_trained(
+    monkeypatch, caplog, timeout_min, save_s, expected, said
+):
+    for name in ("PYTHONPATH", "PROJECT_ROOT"):
+        monkeypatch.setenv(name, "x")
+    caplog.set_level("INFO")
+    slurm_launcher = SlurmLauncher(timeout_min=timeout_min, signal_delay_s=120, setup=None)
+    slurm_launcher.save_s = save_s
+    assert slurm_launcher._parameters()["signal_delay_s"] == expected
+    assert said in caplog.text
+
+
+def test_a_time_limit_of_a_local_job_is_not_its_end():
+    assert LocalConf().max_num_timeout == 100
+
+
+@pytest.mark.parametrize("key", ["num", "id"])
+def test_directories_may_be_named_by_the_number_of_the_job(tmp_path, key):
+    register()
+    where = [f"hydra.sweep.dir={tmp_path}", f"hydra.sweep.subdir=${{hydra.job.{key}}}"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        cfg = loader.load_configuration("train", where, RunMode.MULTIRUN)
+        HydraConfig.instance().set_config(cfg)
+        resumable = Resumable()
+        resumable.config, resumable.hydra_context = cfg, SimpleNamespace(config_loader=loader)
+        assert resumable._job(("seed=1",), 3, set()).run.path == tmp_path / "3"
+
+
+def test_what_a_kill_has_left_of_a_requeue_does_not_stop_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "_own_paths", lambda: JobPaths(tmp_path, "12_0"))
+    monkeypatch.setattr(launcher.signal, "signal", lambda number, handler: None)
+    torn = tmp_path / "12_0_submitted.pkl.save_tmp"
+    torn.write_bytes(b"")
+    again = Resumable().checkpoint("argument")
+    assert again.args == ("argument",)
+    with temporary_save_path(tmp_path / "12_0_submitted.pkl") as place:
+        again.dump(place)

@@ -23,6 +23,7 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.errors import CompactHydraException
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from omegaconf import open_dict
 
 from cairn import attempts, jobname
 from cairn.checkpoint.catalog import Catalog
@@ -34,7 +35,7 @@ from cairn.rundir import Record, RunDirectory
 log = logging.getLogger(__name__)
 jobname.register()  # also where a job is unpickled
 
-_POLL_S = 2.0
+_POLL_S, _SLOWEST_POLL_S = 2.0, 30.0
 _LATE_S = 20.0
 """A job that has ended may tell its result so much later, by way of a slow file system."""
 
@@ -92,11 +93,14 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
     def __init__(self, wait: bool = True, **params: Any) -> None:
         super().__init__(**params)
         self.wait = wait
+        self.save_s = 0.0
+        """What a save takes at most in this sweep, as far as it is known."""
 
     # In the job
 
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
         """Run it. A failure is raised, or its scheduler would take it for a success."""
+        _remove_unfinished(_own_paths().result_pickle)
         result = super().__call__(*args, **kwargs)
         if result.status == JobStatus.FAILED:
             raise result._return_value
@@ -106,6 +110,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         """What submitit starts again: the same. From here on nobody may disturb the requeue, which sends signals."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
+        _remove_unfinished(_own_paths().submitted_pickle)
         return super().checkpoint(*args, **kwargs)
 
     # Where they are submitted
@@ -136,6 +141,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
             else:
                 todo.append(job)
         if todo:
+            self.save_s = max(job.save_s for job in jobs)
             self._submit(todo, sweep, ledger)
         if not self.wait:
             log.info("To look at it: python -m cairn status %s", sweep)
@@ -156,6 +162,8 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         assert self.hydra_context is not None
         assert self.config is not None
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(cfg):
+            cfg.hydra.job.num = cfg.hydra.job.id = number
         before = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(cfg)  # the names of directories may ask for it
         try:
@@ -175,22 +183,23 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         arguments = [(list(job.overrides), "hydra.sweep.dir", job.number, str(job.number), state) for job in jobs]
         ids = self._ids(jobs, arguments)
         kind: Scheduler = "local" if self._EXECUTOR == "local" else "slurm"
-        ledger.add(Entry(self._name(job, sweep), kind, number) for job, number in zip(jobs, ids, strict=True))
+        folder = str(Path(self.params["submitit_folder"]).expanduser().absolute())
+        ledger.add(Entry(self._name(job, sweep), kind, number, folder) for job, number in zip(jobs, ids, strict=True))
         for job, number in zip(jobs, ids, strict=True):
             log.info("  %s: submitted as job %s", job, number)
 
     def _ids(self, jobs: Sequence[Job], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
         """Submit, and return what the scheduler calls the jobs."""
-        return [item.job_id for item in self._executor(jobs).map_array(self, *zip(*arguments, strict=True))]
+        return [item.job_id for item in self._executor().map_array(self, *zip(*arguments, strict=True))]
 
     def _interrupted(self, jobs: Sequence[Job], sweep: Path, entries: Mapping[str, Entry]) -> None:
         """Somebody does not want to wait any more."""
         log.info("The jobs go on without this command, which waits for them again when it is given again.")
 
-    def _executor(self, jobs: Sequence[Job]) -> Any:
+    def _executor(self) -> Any:
         import submitit  # it takes a while
 
-        params = self._parameters(jobs)
+        params = self._parameters()
         more = {f"{self._EXECUTOR}_max_num_timeout": params.pop("max_num_timeout", 0)}
         executor = submitit.AutoExecutor(folder=params.pop("submitit_folder"), cluster=self._EXECUTOR, **more)
         shared = set(BaseQueueConf.__dataclass_fields__)
@@ -199,7 +208,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         )
         return executor
 
-    def _parameters(self, jobs: Sequence[Job]) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         """What the configuration says of a submission."""
         return dict(self.params)
 
@@ -208,13 +217,15 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         own = {job.number: entries.get(self._name(job, sweep)) for job in jobs}
         found: dict[int, JobReturn] = {}
         gone: dict[int, float] = {}
+        began = time.monotonic()
         while waiting := [job for job in jobs if job.number not in found]:
             alive = _alive([entry for job in waiting if (entry := own[job.number]) is not None])
             for job in waiting:
                 if (result := self._look(job, own[job.number], alive, gone)) is not None:
                     found[job.number] = result
             if len(found) < len(jobs):
-                time.sleep(_POLL_S)
+                waited_s = time.monotonic() - began
+                time.sleep(min(_SLOWEST_POLL_S, max(_POLL_S, waited_s / 20)))  # a controller has more to do
         return found
 
     def _look(
@@ -300,6 +311,18 @@ def _outcome(path: Path) -> tuple[str, Any]:
         log.warning("%s cannot be read (%s): the record of the run is asked instead.", path, first_line(error))
         return "", None
     return outcome, value
+
+
+def _own_paths() -> Any:
+    """Of the job that this process is."""
+    import submitit
+
+    return submitit.JobEnvironment().paths
+
+
+def _remove_unfinished(path: Path) -> None:
+    """What a kill has left of submitit's writing: it refuses to write again beside that."""
+    path.with_suffix(f"{path.suffix}.save_tmp").unlink(missing_ok=True)
 
 
 def _look_again(folder: Path) -> None:
