@@ -18,9 +18,13 @@ def run(tmp_path):
     return directory
 
 
-def reach(run, batches, elapsed_s):
+LATER = 4e9
+"""After all starts, in seconds since 1970."""
+
+
+def reach(run, batches, elapsed_s, when=LATER):
     file = ProgressFile(run.progress_file)
-    file.write(Progress(0, batches, batches, batches, elapsed_s, 1000.0))
+    file.write(Progress(0, batches, batches, batches, elapsed_s, when))
     file.close()
 
 
@@ -36,7 +40,7 @@ def test_what_a_kill_has_cost(run):
     reach(run, 35, 7.5)
     attempts.note(run, run.record(), saved(position=at(30, total=30), elapsed_s=6.0), "12_0")
     _, second = attempts.read(run)
-    assert second.before == End("running", "", 35, 7.5, 1000.0)
+    assert second.before == End("running", "", 35, 7.5, LATER)
     assert second.begins.total_batches == 30
     assert (second.lost_batches, second.lost_s) == (5, 1.5)
 
@@ -57,6 +61,17 @@ def test_one_that_ended_before_its_first_batch(run):
     second = attempts.read(run)[1]
     assert second.before is not None
     assert (second.before.total_batches, second.lost_batches) == (0, 0)
+
+
+def test_what_was_lost_is_not_lost_again_by_an_attempt_that_ends_before_its_first_batch(run):
+    attempts.note(run, None, None, "")
+    reach(run, 35, 7.5, when=1000.0)
+    newest = saved(position=at(30, total=30), elapsed_s=6.0)
+    file = run.starts_file
+    file.write_text(file.read_text().replace('{"at": "20', '{"at": "19'))  # the first start was long before
+    for _ in range(2):
+        attempts.note(run, run.record(), newest, "")
+    assert [item.lost_batches for item in attempts.read(run)] == [0, 5, 0]
 
 
 def test_nobody_has_kept_a_record(run):

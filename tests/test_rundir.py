@@ -13,7 +13,7 @@ import pytest
 from tests.support.disk import Disk
 
 from cairn.checkpoint.errors import ResumeError
-from cairn.rundir import Record, RunDirectory, find
+from cairn.rundir import Record, RunDirectory, below, find
 
 
 @pytest.fixture
@@ -171,3 +171,11 @@ def test_latest_is_the_run_that_was_last_at_work(tmp_path, newest):
 def test_latest_of_no_run_is_told(tmp_path):
     with pytest.raises(ResumeError, match="resume=latest: there is no run of the task 'train'"):
         find("latest", tmp_path, "train")
+
+
+def test_what_wandb_calls_a_run_is_none(run, tmp_path):
+    begin(run)
+    (run.path / "wandb").mkdir()
+    (run.path / "wandb" / "run.json").write_text("{}")
+    assert [found.path for found in below(tmp_path)] == [run.path]
+    assert find("latest", tmp_path / "logs", "train").path == run.path

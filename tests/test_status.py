@@ -5,11 +5,12 @@ import time
 import pytest
 from tests.support.made_runs import run_directory
 
-from cairn import status
+from cairn import attempts, status
 from cairn.checkpoint.errors import ResumeError
 from cairn.checkpoint.progress import Progress, ProgressFile
 from cairn.cluster import slurm
 from cairn.cluster.ledger import Entry, Ledger
+from cairn.rundir import RunDirectory
 
 
 def reach(run, at=0.0, batches=500):
@@ -37,13 +38,14 @@ def queue(monkeypatch):
         ("running", "RUNNING", 0, "running"),
         ("running", "PENDING", 0, "waiting"),
         ("running", None, 0, "dead"),
-        ("running", None, "now", "running"),
+        ("running", None, "now", "dead"),
     ],
 )
 def test_the_state_of_a_job(tmp_path, queue, record, queued, heard, expected):
     run = run_directory(tmp_path, 50, status=record)
     reach(run, time.time() if heard == "now" else 0.0)
     Ledger(tmp_path).add([Entry(run.name, "slurm", "12_0")])
+    attempts.note(RunDirectory(run), None, None, "12_0")
     if queued:
         queue["12_0"] = queued
     (job,), trouble = status.look(tmp_path)
@@ -77,6 +79,8 @@ def test_whatever_limit_comes_first(tmp_path, limits, expected):
 
 def test_a_run_is_a_sweep_of_one(tmp_path):
     run = run_directory(tmp_path, 50)
+    (run / "wandb").mkdir()
+    (run / "wandb" / "run.json").write_text("{}")  # W&B's
     assert [job.name for job in status.look(run)[0]] == ["."]
 
 
@@ -89,6 +93,25 @@ def test_a_scheduler_that_does_not_answer_is_told(tmp_path, monkeypatch):
     Ledger(tmp_path).add([Entry(run.name, "slurm", "12_0")])
     (job,), trouble = status.look(tmp_path)
     assert (job.state, trouble) == ("finished", "no controller")
+
+
+def test_what_the_files_cannot_say_is_not_known_without_an_answer(tmp_path, monkeypatch):
+    def ask():
+        raise slurm.SlurmError("no controller")
+
+    monkeypatch.setattr(slurm, "queued", ask)
+    run = run_directory(tmp_path, 50, status="running")
+    reach(run, time.time())
+    Ledger(tmp_path).add([Entry(run.name, "slurm", "12_0"), Entry("waits", "slurm", "12_1")])
+    assert {job.name: job.state for job in status.look(tmp_path)[0]} == {run.name: "running", "waits": "unknown"}
+
+
+def test_a_run_that_was_started_again_by_hand_is_not_the_job_that_died(tmp_path, queue):
+    run = run_directory(tmp_path, 50, status="running")
+    reach(run, time.time())
+    Ledger(tmp_path).add([Entry(run.name, "slurm", "12_0")])
+    attempts.note(RunDirectory(run), None, None, "")
+    assert [job.state for job in status.look(tmp_path)[0]] == ["running"]
 
 
 def test_a_folder_without_runs(tmp_path):

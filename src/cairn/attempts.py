@@ -53,6 +53,14 @@ class Attempt:
     """How the attempt before this one ended; None: this is the first."""
 
     @property
+    def at_s(self) -> float:
+        """`at` in seconds since 1970; 0 if it is no time."""
+        try:
+            return datetime.fromisoformat(self.at).timestamp()
+        except (ValueError, TypeError):
+            return 0.0
+
+    @property
     def lost_s(self) -> float:
         """Seconds of training before this attempt that it does again."""
         return max(0.0, self.before.elapsed_s - self.begins.elapsed_s) if self.before else 0.0
@@ -87,10 +95,22 @@ def note(directory: RunDirectory, old: Record | None, saved: Saved | None, job: 
 def _end(directory: RunDirectory, old: Record | None) -> End | None:
     if old is None:
         return None
-    reached = progress.read(directory.progress_file)
-    if reached is None:  # it ended before its first batch
+    reached, last = progress.read(directory.progress_file), _last(directory)
+    if last is not None and (reached is None or reached.at < last.at_s):  # it ended before its first boundary
+        begins = last.begins
+        return End(old.status, old.why, begins.total_batches, begins.elapsed_s, directory.record_file.stat().st_mtime)
+    if reached is None:
         return End(old.status, old.why, 0, 0.0, directory.record_file.stat().st_mtime)
     return End(old.status, old.why, reached.total_batches, reached.elapsed_s, reached.at)
+
+
+def _last(directory: RunDirectory) -> Attempt | None:
+    """The attempt before this one, if it was written down."""
+    try:
+        found = read(directory)
+    except OSError:
+        return None
+    return found[-1] if found else None
 
 
 def read(directory: RunDirectory) -> list[Attempt]:

@@ -12,6 +12,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,19 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.errors import CompactHydraException
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from omegaconf import open_dict
 
-from cairn import jobname
+from cairn import attempts, jobname
 from cairn.checkpoint.catalog import Catalog
 from cairn.cluster import slurm
 from cairn.cluster.ledger import Entry, Ledger, Scheduler, states
-from cairn.errors import CairnError
-from cairn.rundir import RunDirectory
+from cairn.errors import CairnError, first_line
+from cairn.rundir import Record, RunDirectory
 
 log = logging.getLogger(__name__)
 jobname.register()  # also where a job is unpickled
 
-_POLL_S = 2.0
+_POLL_S, _SLOWEST_POLL_S = 2.0, 30.0
 _LATE_S = 20.0
 """A job that has ended may tell its result so much later, by way of a slow file system."""
 
@@ -56,9 +58,18 @@ class Job:
         return f"#{self.number} {self.special}".strip()
 
     @property
+    def record(self) -> Record | None:
+        """Of its run; None if there is none, or it is damaged, which the run itself refuses when it is started."""
+        try:
+            return self.run.record()
+        except CairnError as error:
+            log.warning("%s", error)
+            return None
+
+    @property
     def is_finished(self) -> bool:
         """Has its run come to its end?"""
-        record = self.run.record()
+        record = self.record
         return record is not None and record.status == "finished"
 
     @property
@@ -82,11 +93,14 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
     def __init__(self, wait: bool = True, **params: Any) -> None:
         super().__init__(**params)
         self.wait = wait
+        self.save_s = 0.0
+        """What a save takes at most in this sweep, as far as it is known."""
 
     # In the job
 
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
         """Run it. A failure is raised, or its scheduler would take it for a success."""
+        _remove_unfinished(_own_paths().result_pickle)
         result = super().__call__(*args, **kwargs)
         if result.status == JobStatus.FAILED:
             raise result._return_value
@@ -96,6 +110,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         """What submitit starts again: the same. From here on nobody may disturb the requeue, which sends signals."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
+        _remove_unfinished(_own_paths().submitted_pickle)
         return super().checkpoint(*args, **kwargs)
 
     # Where they are submitted
@@ -126,6 +141,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
             else:
                 todo.append(job)
         if todo:
+            self.save_s = max(job.save_s for job in jobs)
             self._submit(todo, sweep, ledger)
         if not self.wait:
             log.info("To look at it: python -m cairn status %s", sweep)
@@ -146,6 +162,8 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         assert self.hydra_context is not None
         assert self.config is not None
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(cfg):
+            cfg.hydra.job.num = cfg.hydra.job.id = number
         before = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(cfg)  # the names of directories may ask for it
         try:
@@ -165,22 +183,23 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         arguments = [(list(job.overrides), "hydra.sweep.dir", job.number, str(job.number), state) for job in jobs]
         ids = self._ids(jobs, arguments)
         kind: Scheduler = "local" if self._EXECUTOR == "local" else "slurm"
-        ledger.add(Entry(self._name(job, sweep), kind, number) for job, number in zip(jobs, ids, strict=True))
+        folder = str(Path(self.params["submitit_folder"]).expanduser().absolute())
+        ledger.add(Entry(self._name(job, sweep), kind, number, folder) for job, number in zip(jobs, ids, strict=True))
         for job, number in zip(jobs, ids, strict=True):
             log.info("  %s: submitted as job %s", job, number)
 
     def _ids(self, jobs: Sequence[Job], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
         """Submit, and return what the scheduler calls the jobs."""
-        return [item.job_id for item in self._executor(jobs).map_array(self, *zip(*arguments, strict=True))]
+        return [item.job_id for item in self._executor().map_array(self, *zip(*arguments, strict=True))]
 
     def _interrupted(self, jobs: Sequence[Job], sweep: Path, entries: Mapping[str, Entry]) -> None:
         """Somebody does not want to wait any more."""
         log.info("The jobs go on without this command, which waits for them again when it is given again.")
 
-    def _executor(self, jobs: Sequence[Job]) -> Any:
+    def _executor(self) -> Any:
         import submitit  # it takes a while
 
-        params = self._parameters(jobs)
+        params = self._parameters()
         more = {f"{self._EXECUTOR}_max_num_timeout": params.pop("max_num_timeout", 0)}
         executor = submitit.AutoExecutor(folder=params.pop("submitit_folder"), cluster=self._EXECUTOR, **more)
         shared = set(BaseQueueConf.__dataclass_fields__)
@@ -189,62 +208,127 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         )
         return executor
 
-    def _parameters(self, jobs: Sequence[Job]) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         """What the configuration says of a submission."""
         return dict(self.params)
 
     def _collect(self, jobs: Sequence[Job], sweep: Path, entries: Mapping[str, Entry]) -> dict[int, JobReturn]:
         """Wait for all of them; what became of each is told when it is known. By their numbers."""
-        waiting = {job.number: entries.get(self._name(job, sweep)) for job in jobs}
+        own = {job.number: entries.get(self._name(job, sweep)) for job in jobs}
         found: dict[int, JobReturn] = {}
         gone: dict[int, float] = {}
-        while len(found) < len(jobs):
-            alive = _alive([entry for number, entry in waiting.items() if entry and number not in found])
-            for job in (job for job in jobs if job.number not in found):
-                entry = waiting[job.number]
-                is_over = entry is None or (alive is not None and entry.job not in alive)
-                late = is_over and time.monotonic() - gone.setdefault(job.number, time.monotonic()) > _LATE_S
-                if (result := self._result(job, entry, final=late or entry is None, over=is_over)) is not None:
+        began = time.monotonic()
+        while waiting := [job for job in jobs if job.number not in found]:
+            alive = _alive([entry for job in waiting if (entry := own[job.number]) is not None])
+            for job in waiting:
+                if (result := self._look(job, own[job.number], alive, gone)) is not None:
                     found[job.number] = result
-                elif not is_over:
-                    gone.pop(job.number, None)
             if len(found) < len(jobs):
-                time.sleep(_POLL_S)
+                waited_s = time.monotonic() - began
+                time.sleep(min(_SLOWEST_POLL_S, max(_POLL_S, waited_s / 20)))  # a controller has more to do
         return found
 
-    def _result(self, job: Job, entry: Entry | None, final: bool, over: bool) -> JobReturn | None:
-        """What became of a job; None if that is not known yet."""
-        record = job.run.record()
-        if record is not None and record.status == "finished" and over:
+    def _look(
+        self, job: Job, entry: Entry | None, alive: Mapping[str, str] | None, gone: dict[int, float]
+    ) -> JobReturn | None:
+        """What became of a job; None while it lives or nobody can tell: what is written may be of an earlier start.
+
+        Args:
+            entry: None: it was submitted, and nobody has noted as what.
+            alive: the jobs that are; None if nobody can tell.
+            gone: since when each is over.
+        """
+        if entry is None:
+            return self._failed(job, None, "which job of the scheduler it is was not noted")
+        if alive is None or entry.job in alive:
+            gone.pop(job.number, None)
+            return None
+        now = time.monotonic()
+        return self._result(job, entry, is_late=now - gone.setdefault(job.number, now) > _LATE_S)
+
+    def _result(self, job: Job, entry: Entry, is_late: bool) -> JobReturn | None:
+        """What became of a job that is over; None if its result may still come."""
+        folders = [job.run.path, self._paths(entry).folder]
+        for folder in folders if is_late else ():
+            _look_again(folder)
+        outcome, value = _outcome(self._paths(entry).result_pickle)
+        if outcome == "success":
+            log.info("  %s: finished", job)
+            return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value.return_value)
+        if outcome == "error":
+            return self._failed(job, entry, self._why(job, entry) or str(value).strip().splitlines()[-1])
+        if not is_late:
+            return None
+        if job.is_finished:
             log.info("  %s: finished", job)
             return _success(job)
-        if record is not None and record.status == "failed" and over:
-            return self._failed(job, entry, record.why)
-        if final:
-            why = f"{record.status} {record.why}".strip() if record else "it never began"
-            return self._failed(job, entry, f"it has ended without a result ({why})")
-        return None
+        record = job.record
+        state = f"{record.status} {record.why}".strip() if record else "not begun, or not readable"
+        return self._failed(job, entry, f"it has ended without a result, and its run is {state}")
+
+    @staticmethod
+    def _why(job: Job, entry: Entry) -> str:
+        """What the run itself says of the failure of this job; empty if it speaks of another one, or of none."""
+        record = job.record
+        try:
+            is_its_own = attempts.read(job.run)[-1].job == entry.job
+        except (OSError, IndexError):
+            is_its_own = False
+        return record.why.partition("\n")[0] if is_its_own and record and record.status == "failed" else ""
+
+    def _paths(self, entry: Entry) -> Any:
+        from submitit.core.utils import JobPaths
+
+        return JobPaths(self.params["submitit_folder"], entry.job, 0)
 
     def _failed(self, job: Job, entry: Entry | None, why: str) -> JobReturn:
-        text = f"{job} failed: {why}. See {self._log_of(job, entry)}"
+        text = f"{job} failed: {why.rstrip('.')}. See {self._log_of(job, entry)}"
         log.error("  %s", text)
         return JobReturn(overrides=job.overrides, status=JobStatus.FAILED, _return_value=JobFailed(text))
 
     def _log_of(self, job: Job, entry: Entry | None) -> Path:
         """The run's own log; if it has come to none, what the scheduler has of it."""
         own = job.run.path / "train.log"
-        if entry is None or (own.is_file() and own.stat().st_size):
-            return own
-        from submitit.core.utils import JobPaths
-
-        return Path(JobPaths(self.params["submitit_folder"], entry.job, 0).stdout)
+        return own if entry is None or (own.is_file() and own.stat().st_size) else Path(self._paths(entry).stdout)
 
 
 def _success(job: Job) -> JobReturn:
-    record = job.run.record()
+    record = job.record
     return JobReturn(
         overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=record.result if record else None
     )
+
+
+def _outcome(path: Path) -> tuple[str, Any]:
+    """What submitit has noted as the end of a job: `success` or `error`, and the value; nothing if it has not (yet)."""
+    from submitit.core.utils import pickle_load
+
+    if not path.is_file():
+        return "", None
+    try:
+        outcome, value = pickle_load(path)
+    except Exception as error:  # a file that is not all there, or made by other versions, says anything
+        log.warning("%s cannot be read (%s): the record of the run is asked instead.", path, first_line(error))
+        return "", None
+    return outcome, value
+
+
+def _own_paths() -> Any:
+    """Of the job that this process is."""
+    import submitit
+
+    return submitit.JobEnvironment().paths
+
+
+def _remove_unfinished(path: Path) -> None:
+    """What a kill has left of submitit's writing: it refuses to write again beside that."""
+    path.with_suffix(f"{path.suffix}.save_tmp").unlink(missing_ok=True)
+
+
+def _look_again(folder: Path) -> None:
+    """Have a network file system ask anew what is in a folder."""
+    with suppress(OSError):
+        folder.chmod(folder.stat().st_mode)
 
 
 def _alive(entries: Sequence[Entry]) -> Mapping[str, str] | None:

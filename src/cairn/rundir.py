@@ -179,8 +179,12 @@ def find(named: str, log_dir: Path, task_name: str) -> RunDirectory:
 
 def newest(folder: Path) -> RunDirectory | None:
     """The run below `folder` that was started or ended last."""
-    runs = [RunDirectory(path.parent) for path in folder.glob("**/run.json")]
-    return max(runs, key=lambda run: run.record_file.stat().st_mtime, default=None)
+    return max(below(folder), key=lambda run: run.record_file.stat().st_mtime, default=None)
+
+
+def below(folder: Path, pattern: str = "**/run.json") -> list[RunDirectory]:
+    """The runs whose records match. (What W&B calls a run has a file of this name in a run's folder `wandb`.)"""
+    return [RunDirectory(path.parent) for path in folder.glob(pattern) if path.parent.name != "wandb"]
 
 
 def _existing(path: Path) -> RunDirectory:

@@ -22,10 +22,14 @@ from cairn.checkpoint.types import Saved
 from cairn.cluster import slurm
 from cairn.cluster.ledger import Entry, Ledger, states
 from cairn.errors import CairnError
-from cairn.rundir import Record, RunDirectory
+from cairn.rundir import Record, RunDirectory, below
 
 SILENT_S = 600.0
 """A run that nobody watches over, and that was not heard of for so long, is taken for dead."""
+
+
+_GONE = ""
+"""The scheduler has answered, and does not run it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class JobStatus:
     name: str
     """Its directory in the sweep."""
     state: str
-    """finished, failed, running, waiting, stopped (saved, and nobody runs it), dead (killed, and nobody runs it)."""
+    """finished, failed, running, waiting, stopped (saved, and nobody runs it), dead (killed, and nobody runs it),
+    unknown (it has not begun, and its scheduler does not answer)."""
     job: str
     """Of the scheduler; empty if it has none."""
     progress: Progress | None
@@ -64,15 +69,12 @@ def look(sweep: Path) -> tuple[list[JobStatus], str]:
         ResumeError: there are no runs.
     """
     entries = Ledger(sweep).newest()
-    names = sorted({path.parent.relative_to(sweep).as_posix() for path in _records(sweep)} | set(entries))
+    runs = [run for pattern in ("run.json", "*/run.json") for run in below(sweep.absolute(), pattern)]
+    names = sorted({run.path.relative_to(sweep.absolute()).as_posix() for run in runs} | set(entries))
     if not names:
         raise ResumeError(f"{sweep} holds no runs: name the directory of a sweep.")
     alive, trouble = _alive(entries)
-    return [_look(sweep, name, entries.get(name), alive) for name in names], trouble
-
-
-def _records(sweep: Path) -> list[Path]:
-    return [path for pattern in ("run.json", "*/run.json") for path in sweep.glob(pattern)]
+    return [_look(sweep, name, entries.get(name), None if trouble else alive) for name in names], trouble
 
 
 def _alive(entries: Mapping[str, Entry]) -> tuple[Mapping[str, str], str]:
@@ -82,15 +84,17 @@ def _alive(entries: Mapping[str, Entry]) -> tuple[Mapping[str, str], str]:
         return {}, str(error)
 
 
-def _look(sweep: Path, name: str, entry: Entry | None, alive: Mapping[str, str]) -> JobStatus:
+def _look(sweep: Path, name: str, entry: Entry | None, alive: Mapping[str, str] | None) -> JobStatus:
     run = RunDirectory(sweep / name)
     reached = progress.read(run.progress_file)
     record, saved, cfg = _read(run)
     tried = _attempts(run)
-    queued = alive.get(entry.job) if entry else None
+    queued = alive.get(entry.job, _GONE) if entry and alive is not None else None
+    if queued == _GONE and entry and tried and tried[-1].job != entry.job:
+        queued = None  # somebody has started the run again by other means
     return JobStatus(
         name=name,
-        state=_state(record, queued, reached),
+        state="unknown" if entry and alive is None and record is None else _state(record, queued, reached),
         job=entry.job if entry else "",
         progress=reached,
         share=_share(reached, cfg),
@@ -120,7 +124,8 @@ def _attempts(run: RunDirectory) -> list[attempts.Attempt]:
 
 
 def _state(record: Record | None, queued: str | None, reached: Progress | None) -> str:
-    if queued is not None:
+    """By the run's own files alone where no scheduler has anything to say (`queued` is None)."""
+    if queued not in (None, _GONE):
         if queued == "RUNNING":
             return "running" if record is None or record.status != "finished" else "finished"
         return "waiting" if queued in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD") else queued.lower()
@@ -128,6 +133,8 @@ def _state(record: Record | None, queued: str | None, reached: Progress | None) 
         return "failed"  # before it began, or its record is damaged
     if record.status != "running":
         return record.status
+    if queued == _GONE:
+        return "dead"
     return "running" if reached and time.time() - reached.at < SILENT_S else "dead"
 
 

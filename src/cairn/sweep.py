@@ -27,7 +27,7 @@ from cairn.checkpoint.meter import Meter
 from cairn.checkpoint.types import Mode, Saved
 from cairn.command import key
 from cairn.errors import MissingFileError
-from cairn.rundir import RunDirectory, newest
+from cairn.rundir import RunDirectory, below, newest
 
 Kind = Literal["killed", "failed", "announced", "planned"]
 Row = Mapping[str, Any]
@@ -283,7 +283,7 @@ def read(path: Path) -> Sweep:
     if not path.is_dir():
         what = "is a file" if path.exists() else "is not there"
         raise MissingFileError(f"{path} {what}: name the directory of a sweep (logs/TASK/multiruns/TIME) or of a run.")
-    folders = [path] if (path / "run.json").is_file() else [file.parent for file in path.glob("**/run.json")]
+    folders = [path] if (path / "run.json").is_file() else [run.path for run in below(path)]
     if not folders:
         raise MissingFileError(f"There is no run in {path}: none of its directories has a run.json.")
     return Sweep(path.absolute(), tuple(sorted((read_run(folder) for folder in folders), key=_order)))

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,22 +37,34 @@ class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
     def _interrupted(self, jobs: Sequence[launcher.Job], sweep: Path, entries: Mapping[str, Entry]) -> None:
         """Nobody else would stop them. Who watches over a job hands the signal on."""
         log.info("The jobs are stopped, each with a checkpoint. The same command goes on with them.")
-        for job in states(entries.values()):
-            os.kill(int(job), signal.SIGTERM)
+        found = [entries.get(self._name(job, sweep)) for job in jobs]
+        for job in states([entry for entry in found if entry is not None and entry.scheduler == "local"]):
+            with suppress(ProcessLookupError):
+                os.kill(int(job), signal.SIGTERM)
 
 
 class SlurmLauncher(launcher.Resumable, submitit_launcher.SlurmLauncher):
     """Jobs are an array of SLURM."""
 
-    def _parameters(self, jobs: Sequence[launcher.Job]) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         """The jobs import the clone that they are submitted from, and are asked to stop early enough for a save."""
         exports = [f"export {name}={shlex.quote(os.environ[name])}" for name in ("PYTHONPATH", "PROJECT_ROOT")]
         setup = [*exports, *(self.params["setup"] or [])]
-        delay_s, needed_s = self.params["signal_delay_s"], math.ceil(3 * max(job.save_s for job in jobs))
+        return {**super()._parameters(), "setup": setup, "signal_delay_s": self._signal_delay_s()}
+
+    def _signal_delay_s(self) -> int:
+        delay_s, needed_s = self.params["signal_delay_s"], math.ceil(3 * self.save_s)
         if needed_s > delay_s:
             log.info("Saves take long here: SLURM's signal comes %d s before the time limit.", needed_s)
             delay_s = needed_s
-        return {**super()._parameters(jobs), "setup": setup, "signal_delay_s": delay_s}
+        if delay_s > (half_s := 60 * self.params["timeout_min"] // 2):  # else a job would end before it has trained
+            log.warning(
+                "The time limit of %s min is short: SLURM's signal comes %d s before it and not %d s. More is better: "
+                "hydra.launcher.timeout_min=...",
+                *(self.params["timeout_min"], half_s, delay_s),
+            )
+            delay_s = half_s
+        return int(delay_s)
 
 
 # The plugin's keys and types, and one more. (Hydra reads this file without registering it as a module, so that its
@@ -65,6 +78,7 @@ class LocalConf(LocalQueueConf):
     _target_: str = f"{__name__}.LocalLauncher"
     wait: bool = True
     timeout_min: int = 7 * 24 * 60  # then a job is saved and started again
+    max_num_timeout: int = 100  # so often; submitit starts a local job 6 times in all, for whatever reason
     stderr_to_stdout: bool = True
 
 

@@ -6,6 +6,8 @@ from cairn.cluster import allocation, slurm
 from cairn.cluster.allocation import Allocation, Deadline
 
 SLURM = {"SLURM_JOB_ID": "17", "SLURM_JOB_END_TIME": "1000"}
+ARRAY = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}
+"""Its last job: it has the number of the array itself."""
 
 
 @pytest.mark.parametrize(
@@ -13,13 +15,13 @@ SLURM = {"SLURM_JOB_ID": "17", "SLURM_JOB_END_TIME": "1000"}
     [
         ({}, Allocation()),
         ({"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "interactive"}, Allocation()),
-        (SLURM, Allocation("slurm", "17", "17", ends_at=1000.0)),
+        (SLURM, Allocation("slurm", "17", ends_at=1000.0)),
         (
             {**SLURM, "SLURM_ARRAY_JOB_ID": "15", "SLURM_ARRAY_TASK_ID": "2", "SLURM_RESTART_COUNT": "3"},
-            Allocation("slurm", "15_2", "17", restarts=3, ends_at=1000.0),
+            Allocation("slurm", "15_2", restarts=3, ends_at=1000.0),
         ),
-        ({**SLURM, "SUBMITIT_EXECUTOR": "slurm"}, Allocation("slurm", "17", "17", 0, "submitit", 1000.0)),
-        ({**SLURM, allocation.REQUEUED_BY: "script"}, Allocation("slurm", "17", "17", 0, "script", 1000.0)),
+        ({**SLURM, "SUBMITIT_EXECUTOR": "slurm"}, Allocation("slurm", "17", 0, "submitit", 1000.0)),
+        ({**SLURM, allocation.REQUEUED_BY: "script"}, Allocation("slurm", "17", 0, "script", 1000.0)),
         (
             {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "99"},
             Allocation("submitit_local", "99", requeued_by="submitit"),
@@ -34,9 +36,10 @@ def test_what_the_environment_says(environ, expected):
     assert allocation.current(environ) == expected
 
 
-def test_slurm_is_asked_for_an_end_that_the_environment_does_not_tell(monkeypatch):
-    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState("RUNNING", 0, {"17": 123.0}[number]))
-    assert allocation.current({"SLURM_JOB_ID": "17"}).ends_at == 123.0
+@pytest.mark.parametrize(("environ", "job"), [({"SLURM_JOB_ID": "17"}, "17"), (ARRAY, "17_2")])
+def test_slurm_is_asked_for_an_end_that_the_environment_does_not_tell(monkeypatch, environ, job):
+    monkeypatch.setattr(slurm, "job", lambda asked: slurm.JobState("RUNNING", 0, {job: 123.0}[asked]))
+    assert allocation.current(environ).ends_at == 123.0
 
 
 def test_an_end_that_nobody_tells_is_said(monkeypatch, caplog):
@@ -52,10 +55,10 @@ def test_an_end_that_nobody_tells_is_said(monkeypatch, caplog):
     ("given", "words"),
     [
         (Allocation(), ""),
-        (Allocation("slurm", "15_2", "17", 3, "submitit", 1000.0), "SLURM job 15_2 (restart 3) until 1970-01-01"),
-        (Allocation("slurm", "15_2", "17", 3, "submitit", 1000.0), "submitit requeues it"),
-        (Allocation("slurm", "17", "17", requeued_by="script"), "its batch script requeues it"),
-        (Allocation("slurm", "17", "17"), "nobody requeues it"),
+        (Allocation("slurm", "15_2", 3, "submitit", 1000.0), "SLURM job 15_2 (restart 3) until 1970-01-01"),
+        (Allocation("slurm", "15_2", 3, "submitit", 1000.0), "submitit requeues it"),
+        (Allocation("slurm", "17", requeued_by="script"), "its batch script requeues it"),
+        (Allocation("slurm", "17"), "nobody requeues it"),
         (Allocation("submitit_local", "99", requeued_by="submitit"), "Local job 99: "),
     ],
 )

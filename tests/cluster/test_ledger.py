@@ -2,8 +2,13 @@
 
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
 
-from cairn.cluster import slurm
+import pytest
+
+from cairn.cluster import ledger, slurm
 from cairn.cluster.ledger import Entry, Ledger, states
 
 
@@ -19,10 +24,12 @@ def test_the_last_job_of_a_directory_counts(tmp_path):
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
-    ledger = Ledger(tmp_path)
-    ledger.add([Entry("a", "slurm", "12_0")])
-    ledger.path.write_text(ledger.path.read_text() + '{"directory": "b", "sch')
-    assert set(ledger.newest()) == {"a"}
+    jobs = Ledger(tmp_path)
+    jobs.add([Entry("a", "slurm", "12_0")])
+    jobs.path.write_text(jobs.path.read_text() + '{"directory": "b", "sch')
+    assert set(jobs.newest()) == {"a"}
+    jobs.add([Entry("c", "slurm", "13")])
+    assert set(jobs.newest()) == {"a", "c"}
 
 
 def test_what_slurm_says(monkeypatch):
@@ -35,17 +42,41 @@ def test_slurm_is_not_asked_for_local_jobs(monkeypatch):
     assert states([Entry("a", "local", "999999999")]) == {}
 
 
+FOLDER = "/runs/a sweep/.submitit/%j"
+
+
+@contextmanager
+def process(*words):
+    """One that does nothing, with these words on its command line."""
+    with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as started:
+        while words and words[-1] not in ledger._command(started.pid):
+            time.sleep(0.01)
+        yield started
+        started.communicate(b"\n")
+
+
 def test_a_local_job_is_alive_while_its_process_is():
-    command = "import sys; sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", command, "submitit"], stdin=subprocess.PIPE) as process:
-        entry = Entry("a", "local", str(process.pid))
-        assert states([entry]) == {str(process.pid): "RUNNING"}
-        process.stdin.close()
-        process.wait()
-        assert states([entry]) == {}
+    with process("-m", "submitit.local._local", FOLDER) as started:
+        entry = Entry("a", "local", str(started.pid), FOLDER)
+        assert states([entry]) == {str(started.pid): "RUNNING"}
+    assert states([entry]) == {}
 
 
-def test_a_process_that_has_taken_over_the_number_is_another_one():
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert states([Entry("a", "local", str(process.pid))]) == {}
-        process.stdin.close()
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("-m", "submitit.local._local", "/runs/another/.submitit/%j"),
+        ("train.py", "-m", "hydra/launcher=submitit_local", f"hydra.sweep.dir={FOLDER}"),
+    ],
+)
+def test_a_process_that_has_taken_over_the_number_is_another_one(words):
+    with process(*words) as started:
+        assert states([Entry("a", "local", str(started.pid), FOLDER)]) == {}
+
+
+def test_where_there_is_no_proc_ps_is_asked(monkeypatch):
+    said = subprocess.CompletedProcess((), 0, f"python -m submitit.local._local {FOLDER}\n")
+    monkeypatch.setattr(ledger, "Path", lambda path: Path("/nowhere"))
+    monkeypatch.setattr(ledger.subprocess, "run", lambda *args, **more: said)
+    assert states([Entry("a", "local", "17", FOLDER)]) == {"17": "RUNNING"}

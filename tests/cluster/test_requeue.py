@@ -1,6 +1,8 @@
 """Exactly one party starts a job again: SLURM, submitit, a script, or nobody."""
 
 import signal
+import subprocess
+from contextlib import nullcontext
 
 import pytest
 
@@ -8,7 +10,7 @@ from cairn.cluster import requeue, slurm
 from cairn.cluster.allocation import Allocation
 from cairn.cluster.signals import StopSignals
 
-BY_SUBMITIT = Allocation("slurm", "15_2", "17", requeued_by="submitit")
+BY_SUBMITIT = Allocation("slurm", "15_2", requeued_by="submitit")
 LOCAL = Allocation("submitit_local", "99", requeued_by="submitit")
 
 
@@ -27,7 +29,7 @@ def asked(monkeypatch):
 
 
 def state(monkeypatch, name):
-    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState({"17": name}[number], 0, None))
+    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState({"15_2": name}[number], 0, None))
 
 
 @pytest.mark.parametrize("why", ["SIGTERM", "SIGUSR1", "SIGUSR2", "job_time_limit"])
@@ -45,8 +47,8 @@ def test_submitit_does_what_slurm_does_not(monkeypatch, asked, why, slurm_says, 
     ("given", "why", "expected"),
     [
         (Allocation(), "SIGTERM", 0),
-        (Allocation("slurm", "17", "17"), "SIGUSR2", 0),
-        (Allocation("slurm", "17", "17", requeued_by="script"), "SIGUSR2", 0),
+        (Allocation("slurm", "17"), "SIGUSR2", 0),
+        (Allocation("slurm", "17", requeued_by="script"), "SIGUSR2", 0),
         (BY_SUBMITIT, "SIGINT", 0),
         (LOCAL, "SIGUSR2", 1),
         (LOCAL, "job_time_limit", 1),
@@ -61,15 +63,32 @@ def test_whose_task_it_is(monkeypatch, asked, given, why, expected):
     assert len(asked) == expected
 
 
-def test_a_controller_that_does_not_answer_is_told(monkeypatch, asked, caplog):
+@pytest.mark.parametrize(("why", "expected"), [("SIGTERM", 0), ("SIGUSR1", 1), ("SIGUSR2", 1), ("job_time_limit", 1)])
+def test_without_an_answer_only_a_time_limit_is_certain(monkeypatch, asked, caplog, why, expected):
     def ask(number):
         raise slurm.SlurmError("no controller")
 
     monkeypatch.setattr(slurm, "job", ask)
     with StopSignals() as signals:
-        requeue.after("SIGTERM", BY_SUBMITIT, signals)
-    assert not asked
+        requeue.after(why, BY_SUBMITIT, signals)
+    assert len(asked) == expected
     assert "no controller" in caplog.text
+
+
+@pytest.mark.parametrize("then", ["COMPLETING", "PENDING", "CANCELLED", "RUNNING"])
+def test_slurm_may_decide_between_question_and_requeue(monkeypatch, then):
+    def refused(number, frame):
+        raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "15_2"])
+
+    states = iter(["RUNNING", then])
+    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState(next(states), 0, None))
+    before = signal.signal(signal.SIGUSR2, refused)
+    still = pytest.raises(subprocess.CalledProcessError) if then == "RUNNING" else nullcontext()
+    try:
+        with StopSignals() as signals, still:
+            requeue.after("SIGTERM", BY_SUBMITIT, signals)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_what_submitit_raises_comes_through(monkeypatch):

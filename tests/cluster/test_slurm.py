@@ -40,6 +40,12 @@ def test_a_job_without_an_end(command):
     assert slurm.job("17") == slurm.JobState("PENDING", 0, None)
 
 
+def test_a_question_about_an_array_is_refused(command):
+    command("scontrol", f"printf '{JOB}JobId=16 ArrayJobId=15 ArrayTaskId=1 JobState=COMPLETED\\n'")
+    with pytest.raises(slurm.SlurmError, match=r"one job and told of 2 \(17, 16\)"):
+        slurm.job("15")
+
+
 def test_the_queue(command):
     command("squeue", "printf '12 RUNNING\\n15_0 PENDING\\n15_1 COMPLETING\\n\\n'")
     assert slurm.queued("me") == {"12": "RUNNING", "15_0": "PENDING", "15_1": "COMPLETING"}

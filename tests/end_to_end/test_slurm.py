@@ -15,7 +15,20 @@ from tests.support.callbacks import recorded
 from tests.support.command import ROOT, newest, start, wait_for
 from tests.support.equality import Outcome, differences, outcome
 from tests.support.slurm import Slurm
-from tests.support.sweeps import COMMAND, INTERVAL, ends_of, go, halt, has, job_of, run_of, starts, status, sweep
+from tests.support.sweeps import (
+    COMMAND,
+    INTERVAL,
+    ends_of,
+    go,
+    halt,
+    has,
+    job_of,
+    report,
+    run_of,
+    starts,
+    status,
+    sweep,
+)
 
 from cairn.checkpoint.catalog import Catalog
 from cairn.cluster.ledger import Ledger
@@ -70,6 +83,42 @@ def test_a_sweep(cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]) -> N
         assert [item.job for item in starts(folder, value)] == [job_of(folder, value)]
     assert len(groups) == 1
     assert groups != {""}
+
+
+def test_the_last_job_of_an_array_is_itself(cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]) -> None:
+    folder = tmp_path / "sweep"
+    alone = "hydra.launcher.array_parallelism=1"  # SLURM says COMPLETED of the array when the last one is signalled
+    more = ["logger=many", halt("10@batch:13")]
+    process = sweep(folder, [4, 5, 10], *SLURM, alone, *more, **cluster.environment)
+    assert wait_for(has(folder, [10], "at-batch:13"), process)
+    cluster.wait(lambda: [cluster.state(job_of(folder, value)) for value in (4, 5)] == ["COMPLETED"] * 2)
+    cluster.signal(job_of(folder, 10), "USR2")
+    go(folder, 10, "batch:13")
+    process.end()
+    assert_whole(folder, whole, [4, 5, 10])
+    assert [cluster.restarts(job_of(folder, value)) for value in (4, 5, 10)] == [0, 0, 1]
+    assert [item.begins.total_batches for item in starts(folder, 10)] == [0, 14]
+    run = run_of(folder, 10)
+    assert len(list(run.glob("wandb/offline-run-*"))) == 2
+    ids = {record.run.run_id for record in wandb_log.records(run) if record.WhichOneof("record_type") == "run"}
+    assert len(ids) == 1, "one W&B run over both starts"
+    assert_reported(folder, [4, 5, 10])
+
+
+def assert_reported(folder: Path, values: list[int]) -> None:
+    """The figures of `report` are those of the manifests and of the starts."""
+    said = report(folder)
+    assert set(said) == set(values)
+    for value in values:
+        kept, run = Catalog(run_of(folder, value) / "checkpoints").committed(), said[value]
+        assert run["status"] == "finished"
+        assert run["total_batches"] == kept[-1].position.total_batches
+        assert run["held_bytes"] == sum(item.num_bytes for item in kept)
+        ends = [item.before for item in starts(folder, value) if item.before]
+        assert [(end["kind"], end["why"]) for end in run["ends"]] == [("announced", end.why) for end in ends]
+        assert [(end["reached_batches"], end["resumed_batches"]) for end in run["ends"]] == [
+            (item.before.total_batches, item.begins.total_batches) for item in starts(folder, value) if item.before
+        ]
 
 
 def test_signals_at_every_place(cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]) -> None:
@@ -210,7 +259,9 @@ def script(cluster: Slurm, folder: Path, *overrides: str, text: Callable[[str], 
 
 
 def test_a_plain_batch_script(cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]) -> None:
-    job = script(cluster, tmp_path, halt("batch:13", "batch:26", "batch:36"))
+    halts = halt("1@batch:13", "1@batch:26", "1@batch:36")
+    array = script(cluster, tmp_path, halts.replace(INTERVAL, "oc.env:SLURM_ARRAY_TASK_ID"), array="0-1%1")
+    job, first = f"{array}_1", f"{array}_0"
     run = tmp_path / "train" / "runs" / f"slurm-{job}"
     cluster.wait((run / "at-batch:13").exists)
     cluster.signal(job, "USR1")  # as before its time limit: the script requeues it
@@ -224,10 +275,12 @@ def test_a_plain_batch_script(cluster: Slurm, tmp_path: Path, whole: dict[int, O
     cluster.requeue(job)
     (run / "go-batch:36").touch()
     cluster.wait(lambda: cluster.job(job).ended)
-    assert cluster.state(job) == "COMPLETED", (tmp_path / f"job-{job}.log").read_text()
+    assert cluster.state(job) == "COMPLETED", cluster.output(job)
     assert cluster.restarts(job) == 3
     assert differences(whole[10], ends_of(run)) == []
-    assert [path.name for path in run.parent.iterdir()] == [run.name]
+    assert (cluster.state(first), cluster.restarts(first)) == ("COMPLETED", 0)
+    assert differences(whole[10], ends_of(run.with_name(f"slurm-{first}"))) == []
+    assert {path.name for path in run.parent.iterdir()} == {run.name, f"slurm-{first}"}
     assert "its batch script requeues it" in (run / "train.log").read_text()
 
 

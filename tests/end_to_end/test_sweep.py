@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,7 @@ def test_a_sweep_that_is_repeated_runs_what_is_missing(tmp_path: Path, whole: di
     code, jobs = status(folder)
     assert code == 0
     assert {value: (job["state"], job["share"], job["num_restarts"]) for value, job in jobs.items()} == dict.fromkeys(
-        ("4", "7", "10"), ("finished", 1.0, 0)
+        (4, 7, 10), ("finished", 1.0, 0)
     )
     assert len(starts(folder, 4)) == 1
 
@@ -62,7 +64,8 @@ def test_a_job_that_fails_is_seen_and_the_others_go_on(tmp_path: Path) -> None:
 
 def test_a_job_that_is_signalled_is_saved_and_started_again(tmp_path: Path, whole: dict[int, Outcome]) -> None:
     folder = tmp_path / "sweep"
-    process = sweep(folder, [4, 10], LOCAL, halt("batch:13", "batch:33"))
+    short = "hydra.launcher.timeout_min=10"  # submitit takes any signal for the time limit, and counts it
+    process = sweep(folder, [4, 10], LOCAL, short, halt("batch:13", "batch:33"))
     for batch in (13, 33):
         for value in (4, 10):
             assert wait_for(has(folder, [value], f"at-batch:{batch}"), process)
@@ -93,7 +96,8 @@ def test_a_launcher_that_was_killed_is_given_again(tmp_path: Path, whole: dict[i
     (pid,) = training(folder, 10)
     os.kill(pid, signal.SIGKILL)  # one of its jobs dies, and the launcher with it
     again.kill()
-    assert [job["state"] for job in status(folder)[1].values()] == ["running", "running"]
+    wait_until(lambda: len(states(Ledger(folder).newest().values())) == 1)
+    assert {value: job["state"] for value, job in status(folder)[1].items()} == {4: "running", 10: "dead"}
     for value in (4, 10):
         go(folder, value, "batch:13")
     said = sweep(folder, [4, 10], *command).end()
@@ -103,6 +107,13 @@ def test_a_launcher_that_was_killed_is_given_again(tmp_path: Path, whole: dict[i
     lost = {value: [item.lost_batches for item in starts(folder, value)] for value in (4, 10)}
     assert lost == {4: [0], 10: [0, 3]}
     assert status(folder)[1][10]["num_lost_batches"] == 3
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def training(folder: Path, value: int) -> list[int]:

@@ -2,12 +2,17 @@
 
 import inspect
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
+
+from cairn.jobname import register
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -80,6 +85,21 @@ def test_every_target_takes_its_keys(everything, option):
     config.pop("hydra", None)  # Hydra checks its own
     wrong = {where: unknown_keys(node) for where, node in targets(config)}
     assert {where: keys for where, keys in wrong.items() if keys} == {}
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["hydra/launcher=submitit_local", "~local"], ["hydra/launcher=basic", "~local"]]
+)
+def test_the_example_of_local_settings_composes(tmp_path, overrides):
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    text = (CONFIGS / "local" / "default.yaml.example").read_text()
+    settings = re.sub(r"^# (?=( *- | *\w+:( |$)))", "", text, flags=re.MULTILINE)
+    (tmp_path / "configs" / "local" / "default.yaml").write_text(settings)
+    register()
+    with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
+        cfg = compose("train", overrides, return_hydra_config=True)
+    assert cfg.hydra.launcher.get("partition") == (None if overrides else "gpu")
+    assert cfg.trainer.accelerator == ("auto" if overrides else "gpu")
 
 
 def test_composing_imports_no_torch(everything):

@@ -317,7 +317,8 @@ class Slurm:
     def signal(self, job: str, name: str, batch: bool = False) -> None:
         """Signal all processes of all steps, or the batch script and its children."""
         number = self.job(job).fields["JobId"]  # 5_1 cannot be signalled while other tasks of its array are pending
-        self._run("scancel", f"--signal={name}", *(["--batch"] if batch else []), number)
+        wanted = job if job.startswith(f"{number}_") else number  # the last task has the number of all
+        self._run("scancel", f"--signal={name}", *(["--batch"] if batch else []), wanted)
 
     # --- what happens to a user ---
 

@@ -81,8 +81,18 @@ def ends_of(run: Path) -> Outcome:
 
 def status(folder: Path, **env: str) -> tuple[int, dict[int, dict[str, Any]]]:
     """What `python -m cairn status` says: its exit code, and the jobs by their intervals."""
-    command = [sys.executable, "-m", "cairn", "status", str(folder), "--json"]
+    code, found = _cairn("status", folder, **env)
+    jobs = {job["name"].partition(f"{INTERVAL}=")[2].partition(",")[0]: job for job in found}
+    return code, {int(value): job for value, job in jobs.items()}
+
+
+def report(folder: Path) -> dict[int, dict[str, Any]]:
+    """What `python -m cairn report` says of the runs, by their intervals."""
+    return {int(run["interval"]): run for run in _cairn("report", folder)[1]["runs"]}
+
+
+def _cairn(name: str, folder: Path, **env: str) -> tuple[int, Any]:
+    command = [sys.executable, "-m", "cairn", name, str(folder), "--json"]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True)
     assert done.stdout, done.stderr
-    jobs = {job["name"].partition(f"{INTERVAL}=")[2].partition(",")[0]: job for job in json.loads(done.stdout)}
-    return done.returncode, {int(value): job for value, job in jobs.items()}
+    return done.returncode, json.loads(done.stdout)

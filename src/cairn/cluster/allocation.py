@@ -24,9 +24,7 @@ class Allocation:
 
     scheduler: Literal["slurm", "submitit_local", ""] = ""
     job: str = ""
-    """Its id, as a person reads it: `12`, or `12_3` in an array."""
-    number: str = ""
-    """Its id as SLURM's commands take it: a number of its own for each job of an array."""
+    """Its id: `12`, or `12_3` in an array, where SLURM_JOB_ID would not do: that of its last job means all of them."""
     restarts: int = 0
     requeued_by: Literal["submitit", "script", ""] = ""
     ends_at: float | None = None
@@ -51,23 +49,23 @@ def current(environ: Mapping[str, str] = os.environ) -> Allocation:
         return Allocation("submitit_local", job=environ["SUBMITIT_LOCAL_JOB_ID"], requeued_by="submitit")
     if "SLURM_JOB_ID" not in environ or environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return Allocation()
-    number, array = environ["SLURM_JOB_ID"], environ.get("SLURM_ARRAY_JOB_ID")
+    array = environ.get("SLURM_ARRAY_JOB_ID")
+    job = f"{array}_{environ['SLURM_ARRAY_TASK_ID']}" if array else environ["SLURM_JOB_ID"]
     script = environ.get(REQUEUED_BY) == "script"
     return Allocation(
         "slurm",
-        job=f"{array}_{environ['SLURM_ARRAY_TASK_ID']}" if array else number,
-        number=number,
+        job=job,
         restarts=int(environ.get("SLURM_RESTART_COUNT", 0)),
         requeued_by="submitit" if by_submitit == "slurm" else "script" if script else "",
-        ends_at=_ends_at(number, environ),
+        ends_at=_ends_at(job, environ),
     )
 
 
-def _ends_at(number: str, environ: Mapping[str, str]) -> float | None:
+def _ends_at(job: str, environ: Mapping[str, str]) -> float | None:
     if (told := environ.get("SLURM_JOB_END_TIME", "")).isdigit():
         return float(told)
     try:
-        return slurm.job(number).ends_at
+        return slurm.job(job).ends_at
     except slurm.SlurmError as error:
         log.warning("When this job has to be over is not known (%s): it stops only when a signal says so.", error)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Literal
 from cairn.cluster import slurm
 
 Scheduler = Literal["slurm", "local"]
+_CONTROLLER = "submitit.local._local"
+"""The module that watches over a local job."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Entry:
     scheduler: Scheduler
     job: str
     """SLURM's id, `12` or `12_3`; for a local job the id of the process that watches over it."""
+    folder: str = ""
+    """Of submitit, as that process's command line has it."""
 
 
 class Ledger:
@@ -39,6 +44,7 @@ class Ledger:
         """Note jobs that were submitted just now."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a") as file:
+            file.write("\n")  # what comes now is readable though a kill may have cut off the line before
             file.writelines(json.dumps(asdict(entry)) + "\n" for entry in entries)
             file.flush()
             os.fsync(file.fileno())
@@ -63,24 +69,21 @@ def states(entries: Iterable[Entry]) -> Mapping[str, str]:
     """
     entries = list(entries)
     queued = slurm.queued() if any(entry.scheduler == "slurm" for entry in entries) else {}
-    local = {entry.job: "RUNNING" for entry in entries if entry.scheduler == "local" and _is_alive(int(entry.job))}
+    local = {entry.job: "RUNNING" for entry in entries if entry.scheduler == "local" and _is_alive(entry)}
     return {entry.job: state for entry in entries if (state := {**queued, **local}.get(entry.job))}
 
 
-def _is_alive(pid: int) -> bool:
-    """Does this process watch over a job? Its number may be another one's by now."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()  # empty once it has ended and nobody has asked for its code
-    except FileNotFoundError:
-        if Path("/proc/self").exists():
-            return False
-        command = b"submitit" if _exists(pid) else b""  # macOS
-    return b"submitit" in command
+def _is_alive(entry: Entry) -> bool:
+    """Is its process submitit's, and of this sweep? The number may be another one's by now."""
+    command = _command(int(entry.job))
+    return _CONTROLLER in command and entry.folder in command
 
 
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
+def _command(pid: int) -> str:
+    """The command line of a process; empty if there is none, or it has ended and nobody has asked for its code."""
+    if Path("/proc/self").exists():
+        try:
+            return " ".join(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0"))
+        except OSError:
+            return ""
+    return subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout

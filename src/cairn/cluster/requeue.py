@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
+import subprocess
+from collections.abc import Callable
 
 from cairn.cluster import slurm
 from cairn.cluster.allocation import Allocation
@@ -29,21 +31,40 @@ def after(why: str, allocation: Allocation, signals: StopSignals) -> None:
     """
     if allocation.requeued_by != "submitit" or why == "SIGINT":
         return
-    if allocation.scheduler == "slurm" and not _is_left_to_us(allocation):
+    if allocation.scheduler == "slurm" and not _is_left_to_us(allocation, why):
         return
     if allocation.scheduler == "submitit_local" and why == "SIGTERM":
         return  # somebody has stopped it: nothing preempts jobs here
     handler = signals.replaced.get(signal.SIGUSR2)
     if callable(handler):
-        ignored(lambda: handler(signal.SIGUSR2, None))  # the requeue itself sends signals, to its own caller too
+        _call(handler, allocation)
 
 
-def _is_left_to_us(allocation: Allocation) -> bool:
-    try:
-        state = slurm.job(allocation.number).state
-    except slurm.SlurmError as error:
-        log.error("Whether SLURM requeues job %s is not known: %s.", allocation.job, error)
-        return False
-    if state != "RUNNING":
+def _is_left_to_us(allocation: Allocation, why: str) -> bool:
+    """Without an answer only SIGTERM is open to doubt: SLURM requeues nothing of its own at a time limit."""
+    state = _state(allocation)
+    if state is None and why == "SIGTERM":
+        log.error("Whether SLURM requeues job %s is not known: it is left to SLURM.", allocation.job)
+    elif state not in (None, "RUNNING"):
         log.info("SLURM job %s is %s: whether it runs again is decided already.", allocation.job, state)
-    return state == "RUNNING"
+    return state == "RUNNING" or (state is None and why != "SIGTERM")
+
+
+def _call(handler: Callable[[int, None], None], allocation: Allocation) -> None:
+    """Let submitit requeue. SLURM refuses if it has decided since it was asked; the job is nobody's failure then."""
+    try:
+        ignored(lambda: handler(signal.SIGUSR2, None))  # the requeue itself sends signals, to its own caller too
+    except subprocess.SubprocessError as error:
+        state = _state(allocation)
+        if state in (None, "RUNNING"):
+            raise
+        log.info("SLURM job %s is %s by now: %s", allocation.job, state, error)
+
+
+def _state(allocation: Allocation) -> str | None:
+    """None if SLURM does not answer."""
+    try:
+        return slurm.job(allocation.job).state
+    except slurm.SlurmError as error:
+        log.warning("%s.", error)
+        return None

@@ -32,8 +32,11 @@ class JobState:
 def job(job_id: str) -> JobState:
     """Ask about one job; a controller that is busy is asked again.
 
+    Args:
+        job_id: `12`; for a job of an array `12_3`, since `12` is all of them.
+
     Raises:
-        SlurmError: it does not answer, or knows no such job.
+        SlurmError: it does not answer, knows no such job, or knows several.
     """
     return _parse(_ask(["scontrol", "--oneliner", "show", "job", job_id]))
 
@@ -73,6 +76,9 @@ def _ask(command: Sequence[str]) -> str:
 
 
 def _parse(text: str) -> JobState:
+    if text.strip().count("\n"):
+        names = re.findall(r"^JobId=(\d+)", text, re.MULTILINE)
+        raise SlurmError(f"it was asked about one job and told of {len(names)} ({', '.join(names)})")
     fields = dict(re.findall(r"(\w+)=(\S*)", text))
     return JobState(fields.get("JobState", "UNKNOWN"), int(fields.get("Restarts", 0)), _time(fields.get("EndTime", "")))
 
