@@ -64,23 +64,27 @@ def test_a_job_that_fails_is_seen_and_the_others_go_on(tmp_path: Path) -> None:
 
 def test_a_job_that_is_signalled_is_saved_and_started_again(tmp_path: Path, whole: dict[int, Outcome]) -> None:
     folder = tmp_path / "sweep"
+    places = {4: ("setup", "replace:2"), 10: ("batch:13", "validation:40")}
+    halts = halt(*(f"{value}@{place}" for value, them in places.items() for place in them))
     short = "hydra.launcher.timeout_min=10"  # submitit takes any signal for the time limit, and counts it
-    process = sweep(folder, [4, 10], LOCAL, short, halt("batch:13", "batch:33"))
-    for batch in (13, 33):
-        for value in (4, 10):
-            assert wait_for(has(folder, [value], f"at-batch:{batch}"), process)
+    process = sweep(folder, [4, 10], LOCAL, short, halts)
+    for turn in range(2):
+        for value, them in places.items():
+            assert wait_for(has(folder, [value], f"at-{them[turn]}"), process)
             (pid,) = training(folder, value)
             os.kill(pid, signal.SIGUSR2)
-            go(folder, value, f"batch:{batch}")  # this batch has begun: the signal is obeyed after it
+            go(folder, value, them[turn])
     process.end()
     for value, expected in whole.items():
-        run = run_of(folder, value)
-        assert differences(expected, ends_of(run)) == []
+        assert differences(expected, ends_of(run_of(folder, value))) == []
         tried = starts(folder, value)
-        assert [(item.begins.total_batches, item.lost_batches) for item in tried] == [(0, 0), (14, 0), (34, 0)]
+        assert [item.lost_batches for item in tried] == [0, 0, 0]
         assert [item.before and (item.before.status, item.before.why) for item in tried[1:]] == [
             ("stopped", "SIGUSR2")
         ] * 2
+    # A batch that has begun is ended before the signal is obeyed.
+    assert [item.begins.total_batches for item in starts(folder, 10)] == [0, 14, 40]
+    assert [item.begins.total_batches for item in starts(folder, 4)][:2] == [0, 0]
 
 
 def test_a_launcher_that_was_killed_is_given_again(tmp_path: Path, whole: dict[int, Outcome]) -> None:
