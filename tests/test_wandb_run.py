@@ -38,6 +38,22 @@ def test_a_run_without_a_sweep_has_its_id_and_what_is_configured(tmp_path):
     assert (later["id"], later["name"]) == ("own", "mine"), "what it was called before"
 
 
+@pytest.mark.parametrize(
+    ("task_name", "expected"),
+    [("digits/cnn", "digits-cnn"), ("a:b#c%d?e\\f", "a-b-c-d-e-f"), ("x" * 200, "x" * 125 + "..."), ("train", "train")],
+)
+def test_a_project_that_is_called_like_the_task_is_one_that_wandb_takes(tmp_path, task_name, expected):
+    found = wandb_run.own(OmegaConf.create({"project": task_name}), "r1", RunDirectory(tmp_path))
+    assert found["project"] == expected
+
+
+def test_nobody_tracks_where_wandb_does_not_take_the_run(tmp_path, monkeypatch):
+    logger = WandbLogger(tmp_path, project="p", id="x", forget=lambda: None)
+    monkeypatch.setattr(loggers.WandbLogger, "experiment", property(lambda self: 1 / 0))
+    cfg = OmegaConf.create({"train": True, "checkpoint": {"triggers": {"end": {}}, "artifacts": {"which": "all"}}})
+    assert wandb_run.tracker(cfg, [logger], RunDirectory(tmp_path), {}) is UNTRACKED
+
+
 def test_where_a_run_started_from_is_not_forgotten_at_a_resume(tmp_path):
     (tmp_path / "wandb").mkdir()
     told = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from hydra.utils import instantiate
 from lightning.pytorch import loggers
 from omegaconf import DictConfig, OmegaConf
 
+from cairn import config
 from cairn.checkpoint import history
 from cairn.checkpoint.agreement import TIME_LIMIT
 from cairn.checkpoint.catalog import Catalog, verify
@@ -40,8 +42,6 @@ PREFIX = "wandb:"
 """`ckpt_path=wandb:entity/project/name:alias` names a checkpoint that lies in W&B."""
 STOP_S = 10.0
 """Who was stopped by a signal has little time left for uploads: the next start, or `sync`, makes up for them."""
-_LONGEST_NAME = 128
-"""Characters: W&B refuses more."""
 
 
 # What W&B is told
@@ -64,6 +64,7 @@ def own(given: DictConfig, run_id: str, directory: RunDirectory) -> dict[str, An
     before = _recall(directory)
     found = {"id": given.get("id") or run_id, "forget": _forget}
     found |= {key: given.get(key) or before.get(key) for key in ("name", "group")}
+    found["project"] = _project(given)
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     if hydra is not None and hydra.mode == RunMode.MULTIRUN:
         sweep = Path(hydra.sweep.dir).absolute()
@@ -75,7 +76,13 @@ def own(given: DictConfig, run_id: str, directory: RunDirectory) -> dict[str, An
 
 def _short(name: str) -> str:
     """What W&B takes as a name; one that is longer would keep the run from being logged at all."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
+    return name if len(name) <= config.LONGEST_NAME else f"{name[: config.LONGEST_NAME - 3]}..."
+
+
+def _project(given: DictConfig) -> str | None:
+    """A task's name may be one that W&B takes for no project: `digits/cnn` makes folders, here."""
+    named = given.get("project")
+    return None if named is None else _short(re.sub(f"[{re.escape(config.NOT_IN_A_PROJECT)}]", "-", str(named)))
 
 
 def introduce(directory: RunDirectory, given: Sequence[Any], config: Mapping[str, Any], facts: dict[str, Any]) -> None:
@@ -134,6 +141,8 @@ def tracker(cfg: DictConfig, given: Sequence[Any], directory: RunDirectory, fact
     from cairn.checkpoint import tracking
 
     run = logger.experiment
+    if logger.mode == "disabled":  # it does not take the run
+        return UNTRACKED
     start = Start(**facts["started_from"]) if "started_from" in facts else None
     uses = [artifact] if start and (artifact := _artifact(start, run.entity, run.project)) else []
     return tracking.WandbTracker(run, _place(directory, Path(cfg.checkpoint.dirpath), facts), _wishes(cfg), uses)
@@ -232,7 +241,7 @@ def sync(run: RunDirectory, limit_s: float) -> Synced:
 def _logger(given: DictConfig, record: Record, run: RunDirectory) -> WandbLogger:
     """Online, or not at all."""
     names = {key: given.get(key) or _recall(run).get(key) for key in ("name", "group")}
-    more = {"id": given.get("id") or record.id, "save_dir": str(run.path), "offline": False}
+    more = {"id": given.get("id") or record.id, "project": _project(given), "save_dir": str(run.path), "offline": False}
     logger: WandbLogger = instantiate(given, **more, **names)
     try:
         _ = logger.experiment

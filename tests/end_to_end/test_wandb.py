@@ -132,7 +132,7 @@ def test_offline_every_checkpoint_is_in_the_log_and_nothing_else_is_on_the_disk(
 
 def test_offline_says_what_the_run_is(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(run, *SHORT, "trainer.max_epochs=1")
+    train(run, *SHORT, "trainer.max_epochs=1", "task_name=digits/cnn")  # which W&B takes for no project
     config = wandb_log.config(run)
     assert config["data"]["batch_size"] == 128
     assert config["run"]["directory"] == str(run)

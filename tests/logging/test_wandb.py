@@ -199,6 +199,27 @@ def test_the_environment_wins(tmp_path, monkeypatch, environment, offline, expec
     assert WandbLogger(tmp_path, offline=offline, project="p", id="x").mode == expected
 
 
+def test_a_run_that_wandb_does_not_take_goes_on_without_it(tmp_path, caplog, monkeypatch):
+    """The client refuses a value of the configuration, whether it has a network or not."""
+    tried, cleared = [], []
+    logger = WandbLogger(tmp_path, offline=False, forget=lambda: cleared.append(1), project="p", id="x")
+
+    def refuse(self):
+        tried.append(self.mode)
+        raise ValueError("Invalid project name 'a/b'.")
+
+    monkeypatch.setattr(wandb.loggers.WandbLogger, "experiment", property(refuse))
+    logger.log_hyperparams({"a": 1})
+    for step in range(3):
+        logger.log_metrics({"loss": 1.0}, step)
+    logger.load_state_dict(logger.state_dict())
+    logger.close(0)
+    assert (tried, logger.mode, len(cleared)) == (["online", "offline"], "disabled", 2)
+    assert caplog.text.count("W&B does not take this run (Invalid project name 'a/b')") == 1
+    assert logger.journal.count == 3, "sync may send it when the value is right"
+    monkeypatch.delenv("WANDB_MODE")
+
+
 def test_a_journal_that_cannot_be_written_is_told_once(tmp_path, caplog):
     logger = make(tmp_path / "file", Run())
     (tmp_path / "file").write_text("in the way")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import loggers
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from cairn.errors import first_line
@@ -118,8 +118,9 @@ class WandbLogger(loggers.WandbLogger):
     Args:
         save_dir: the run directory.
         offline: no network at all; `WANDB_MODE` in the environment wins.
-        forget: when W&B cannot be reached, the run goes offline and says so; this clears away what the client has kept
-            of its try. None: what the client raises comes through.
+        forget: when W&B cannot be reached, the run goes offline and says so, and if it does not even take the run
+            then (a value that it refuses), goes on without it; this clears away what the client has kept of its try.
+            None: what the client raises comes through.
         more: as for Lightning's, `log_model` left out: checkpoints are tracked by themselves.
     """
 
@@ -140,17 +141,26 @@ class WandbLogger(loggers.WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """W&B's run; offline if it cannot be made online."""
-        if self._experiment is None:
+        """W&B's run; offline if it cannot be made online, and one that does nothing if it cannot be made at all."""
+        while self._experiment is None:
             self._wandb_init["mode"] = self.mode
             try:
                 return super().experiment
             except Exception as error:
-                if self.mode != "online" or self._forget is None:
+                if self._forget is None:
                     raise
                 self._forget()
-                self._go_offline(error)
-        return super().experiment
+                self._go_offline(error) if self.mode == "online" else self._give_up(error)
+        return super().experiment if self._is_there else self._experiment
+
+    @property
+    def _is_there(self) -> bool:
+        """False: W&B has not taken the run."""
+        return not isinstance(self._experiment, DummyExperiment)
+
+    def _give_up(self, error: Exception) -> None:
+        self.mode, self._experiment = "disabled", DummyExperiment()
+        log.error("W&B does not take this run (%s): it goes on without W&B.", first_line(error))
 
     def _go_offline(self, error: Exception) -> None:
         self.mode = self._wandb_init["mode"] = os.environ["WANDB_MODE"] = "offline"
@@ -162,7 +172,12 @@ class WandbLogger(loggers.WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        self._attempt("the configuration could not be sent", lambda: super(WandbLogger, self).log_hyperparams(params))
+        self._attempt("the configuration could not be sent", lambda: self._send_config(params))
+
+    def _send_config(self, params: Any) -> None:
+        _ = self.experiment
+        if self._is_there:
+            super().log_hyperparams(params)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -175,6 +190,9 @@ class WandbLogger(loggers.WandbLogger):
 
     def deliver(self, row: Row) -> bool:
         """Send a row, if W&B does not have it; returns whether it had to."""
+        _ = self.experiment
+        if not self._is_there:
+            return False
         if self._next is None:
             self._next = self._look_up()
         key = _key(row)
