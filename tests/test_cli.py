@@ -12,7 +12,7 @@ import pytest
 from tests.support.made_runs import end, run_directory
 from tests.support.values import commit, flip_byte, names
 
-from cairn import cli
+from cairn import cli, wandb_run
 from cairn.checkpoint import layout
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.commit import settle
@@ -404,3 +404,29 @@ def test_what_cannot_be_reported_is_told_in_a_sentence(swept, tmp_path, monkeypa
     assert captured.out == ""
     assert captured.err.startswith("Error: ")
     assert told in captured.err
+
+
+# sync
+
+
+@pytest.mark.parametrize(
+    ("version", "has_history", "code", "told"),
+    [
+        ("v0", True, 0, "1 of 1 checkpoints of e/p/r; 7 rows of its history were sent."),
+        ("", True, 1, "0 of 1 checkpoints of e/p/r; 7 rows of its history were sent."),
+        ("v0", False, 1, "1 of 1 checkpoints of e/p/r; its history was not sent, or not all of it"),
+    ],
+)
+def test_sync_says_what_wandb_has_and_no_more(run, monkeypatch, capsys, version, has_history, code, told):
+    (saved, *_), limits = Catalog(run.folder).committed(), []
+
+    def sync(directory, limit_s):
+        limits.append(limit_s)
+        return wandb_run.Synced("e/p/r", 7, has_history, [(saved, version)])
+
+    monkeypatch.setattr(wandb_run, "sync", sync)
+    command("sync", run.path, "--limit", "90s", expect=code)
+    assert f"W&B has {told}" in capsys.readouterr().out
+    command("sync", run.path, "--json", expect=code)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows_sent"], found["history"], limits) == (7, has_history, [90.0, 3600.0])

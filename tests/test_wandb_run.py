@@ -1,5 +1,6 @@
 """What of a run's configuration W&B goes by."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -79,12 +80,89 @@ def test_who_was_stopped_by_somebody_else_is_preempted(stopped_by, expected):
     assert wandb_run.is_preempted(stopped_by) is expected
 
 
-def test_our_logger_is_told_how_it_ended(tmp_path):
+class Clock:
+    """Time passes when somebody waits."""
+
+    def __init__(self):
+        self.now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+class Slow(WandbLogger):
+    """Of W&B, which takes all the time that it is given."""
+
+    def __init__(self, folder, seen, clock):
+        super().__init__(folder, project="p", id="x")
+        self.seen, self.clock = seen, clock
+
+    def preempt(self):
+        self.seen.append("preempted")
+
+    def close(self, exit_code, limit_s=None):
+        self.seen.append((exit_code, limit_s))
+        self.clock.now_s += limit_s or 0
+
+
+def waits(seen, clock, takes_s=1e9):
+    def close(finished, limit_s):
+        seen.append(("tracker", finished, limit_s))
+        clock.now_s += min(limit_s, takes_s)
+
+    return SimpleNamespace(close=close)
+
+
+WAITS = OmegaConf.create({"checkpoint": {"artifacts": {"wait": "10min"}}})
+
+
+@pytest.mark.parametrize("stopped_by", ["SIGTERM", "SIGUSR1", "SIGINT", "job_time_limit"])
+@pytest.mark.parametrize("takes_s", [0.0, 3.0, 1e9])
+def test_who_was_stopped_ends_in_time_whatever_hangs(tmp_path, stopped_by, takes_s):
+    """The job is requeued only after it, and SIGKILL may come first."""
+    seen, clock = [], Clock()
+    given, how = [Slow(tmp_path, seen, clock)], wandb_run.Ending(143, stopped_by)
+    wandb_run.end(WAITS, waits(seen, clock, takes_s), given, how, clock)
+    assert clock.now_s == 100.0 + wandb_run.STOP_S, "in all"
+    assert seen[:-2] == (["preempted"] if stopped_by != "SIGINT" else []), "before anything is waited for"
+    (_, finished, first_s), (code, second_s) = seen[-2:]
+    assert (finished, code) == (False, 143)
+    assert second_s >= 2, "something is left for the history, and the exit code"
+    assert first_s + 2 == wandb_run.STOP_S
+
+
+def test_who_was_stopped_does_not_wait_for_a_client_that_hangs(tmp_path):
+    let_go, clock = threading.Event(), Clock()
     logger = WandbLogger(tmp_path, project="p", id="x")
-    seen = []
-    logger.close = lambda code, preempted: seen.append((code, preempted))
-    wandb_run.close([logger], 143, preempted=True)
-    assert seen == [(143, True)]
+    theirs = loggers.WandbLogger(project="p", experiment=SimpleNamespace(finish=lambda exit_code: let_go.wait()))
+    logger._experiment = SimpleNamespace(finish=lambda exit_code: let_go.wait(), mark_preempting=lambda: None)
+
+    def close(finished, limit_s):
+        clock.now_s += wandb_run.STOP_S
+
+    how = wandb_run.Ending(143, "SIGTERM")
+    wandb_run.end(WAITS, SimpleNamespace(close=close), [logger, theirs], how, clock)
+    let_go.set()
+
+
+def test_a_run_that_comes_to_its_end_waits_for_uploads(tmp_path):
+    seen, clock = [], Clock()
+    how = wandb_run.Ending(0, finished=True)
+    wandb_run.end(WAITS, waits(seen, clock), [Slow(tmp_path, seen, clock)], how, clock)
+    assert seen == [("tracker", True, 600.0), (0, None)]
+
+
+def test_a_tracker_that_fails_does_not_keep_a_run_from_being_ended(tmp_path):
+    seen, clock = [], Clock()
+    with pytest.raises(ZeroDivisionError):
+        wandb_run.end(
+            WAITS,
+            SimpleNamespace(close=lambda finished, limit_s: 1 / 0),
+            [Slow(tmp_path, seen, clock)],
+            wandb_run.Ending(1),
+            clock,
+        )
+    assert seen == [(1, None)]
 
 
 def test_lightnings_own_logger_is_ended_too():
@@ -92,7 +170,7 @@ def test_lightnings_own_logger_is_ended_too():
     logger = loggers.WandbLogger(
         project="p", experiment=SimpleNamespace(finish=lambda exit_code: ended.append(exit_code))
     )
-    wandb_run.close([logger], 1, preempted=False)
+    wandb_run.end(WAITS, UNTRACKED, [logger], wandb_run.Ending(1))
     assert ended == [1]
 
 

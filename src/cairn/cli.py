@@ -328,18 +328,23 @@ def sync(arguments: argparse.Namespace) -> int:
     finally:
         place.run.unlock()
     missing = [saved.name for saved, version in found.states if not version]
+    is_there = found.has_history and not missing
     if arguments.json:
         versions = {saved.name: version or None for saved, version in found.states}
-        _print_json({"run": found.run, "rows_sent": found.num_rows, "versions": versions, "missing": missing})
-        return int(bool(missing))
+        sent = {"rows_sent": found.num_rows, "history": found.has_history}
+        _print_json({"run": found.run, **sent, "versions": versions, "missing": missing})
+        return int(not is_there)
     lines = Table.grid(padding=(0, 2))
     for saved, version in found.states:
         state = "[green]committed[/]" if version else "[bold red]missing[/]"
         lines.add_row(state, saved.name, version, size(saved.num_bytes))
     Console().print(lines)
     there = f"{len(found.states) - len(missing)} of {len(found.states)} checkpoints"
-    print(f"W&B has {there} of {found.run}; {found.num_rows} rows of its history were sent.")
-    return int(bool(missing))
+    history = f"{found.num_rows} rows of its history were sent"
+    if not found.has_history:
+        history = "its history was not sent, or not all of it: the same command tries it again"
+    print(f"W&B has {there} of {found.run}; {history}.")
+    return int(not is_there)
 
 
 # status

@@ -182,12 +182,20 @@ def _train(
         if isinstance(leave, Stopped) and not parts.trainer.is_global_zero:
             raise
         raise Leave(stopped_by) from leave
+    except Exception:
+        if stopped_by := _broken_by(parts.signals):
+            code = exit_code(stopped_by)
+        raise
     finally:
-        try:
-            parts.engine.tracker.close(finished, wandb_run.wait_s(cfg, bool(stopped_by)))
-        finally:
-            wandb_run.close(parts.trainer.loggers, code, preempted=wandb_run.is_preempted(stopped_by))
+        ending = wandb_run.Ending(code, stopped_by, finished)
+        wandb_run.end(cfg, parts.engine.tracker, parts.trainer.loggers, ending)
     return result
+
+
+def _broken_by(signals: StopSignals) -> str:
+    """The signal that has ended what the run needs, a worker of its data for example, so that an error came of it."""
+    name = signals.name or ""
+    return "" if name == "SIGINT" else name
 
 
 def _introduce(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> None:
@@ -500,10 +508,10 @@ def _sentences(directory: RunDirectory, signals: StopSignals, alone: bool) -> It
     try:
         yield
     except Exception as error:
-        if signals.name not in (None, "SIGINT"):  # the same signal has ended what the run needs
-            log.warning("After %s: %s: %s", signals.name, type(error).__name__, first_line(error), exc_info=True)
-            directory.end("stopped", signals.name)
-            raise Leave(signals.name) from error
+        if name := _broken_by(signals):
+            log.warning("After %s: %s: %s", name, type(error).__name__, first_line(error), exc_info=True)
+            directory.end("stopped", name)
+            raise Leave(name) from error
         ours = isinstance(error, (CairnError, MisconfigurationException))  # Lightning's are sentences as well
         directory.end("failed", str(error) if ours else f"{type(error).__name__}: {error}")
         if ours:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +34,21 @@ from cairn.checkpoint.tracker import UNTRACKED, Tracker
 from cairn.checkpoint.types import Saved
 from cairn.cluster.signals import exit_code
 from cairn.errors import first_line
-from cairn.logging.wandb import WandbLogger, prepare, read
+from cairn.logging.wandb import WandbLogger, prepare, read, why_not
 from cairn.provenance import Start
 from cairn.rundir import Record, RunDirectory
 
 if TYPE_CHECKING:
     from cairn.checkpoint.tracking import Place, Wishes
 
+log = logging.getLogger(__name__)
+
 PREFIX = "wandb:"
 """`ckpt_path=wandb:entity/project/name:alias` names a checkpoint that lies in W&B."""
 STOP_S = 10.0
 """Who was stopped by a signal has little time left for uploads: the next start, or `sync`, makes up for them."""
+_FINISH_S = 2.0
+"""Of these, no checkpoint is waited for: history and exit code need them."""
 
 
 # What W&B is told
@@ -120,13 +127,44 @@ def is_preempted(stopped_by: str) -> bool:
     return stopped_by not in ("", "SIGINT", TIME_LIMIT)
 
 
-def close(given: Sequence[Any], exit_code: int, preempted: bool) -> None:
-    """End W&B's runs, whoever has begun them: the next job of a sweep would log into them."""
-    for logger in given:
-        if isinstance(logger, WandbLogger):
-            logger.close(exit_code, preempted)
-        elif isinstance(logger, loggers.WandbLogger) and logger._experiment is not None:
-            logger.experiment.finish(exit_code=exit_code)
+@dataclass(frozen=True)
+class Ending:
+    """How a run has ended."""
+
+    code: int = 1
+    """Of the process."""
+    stopped_by: str = ""
+    """A signal, or what else has stopped it; empty if nothing did."""
+    finished: bool = False
+
+
+def end(
+    cfg: DictConfig, tracker: Tracker, given: Sequence[Any], how: Ending, now: Callable[[], float] = time.monotonic
+) -> None:
+    """Let W&B have what is left of a run, and end it there.
+
+    Who was stopped has `STOP_S` for all of it, whatever hangs: SIGKILL may come next, and the job is not yet requeued.
+    """
+    until = now() + STOP_S
+    if is_preempted(how.stopped_by):  # first of all: nothing of it may be left to be done
+        for logger in given:
+            if isinstance(logger, WandbLogger):
+                logger.preempt()
+    limit_s = wait_s(cfg, bool(how.stopped_by))
+    try:
+        tracker.close(how.finished, limit_s - _FINISH_S if how.stopped_by else limit_s)
+    finally:
+        for logger in given:
+            _close(logger, how.code, max(0.0, until - now()) if how.stopped_by else None)
+
+
+def _close(logger: Any, code: int, limit_s: float | None) -> None:
+    """End W&B's run, whoever has begun it: the next job of a sweep would log into it."""
+    if isinstance(logger, WandbLogger):
+        logger.close(code, limit_s)
+    elif isinstance(logger, loggers.WandbLogger) and logger._experiment is not None:
+        why = why_not(partial(logger.experiment.finish, exit_code=code), limit_s)
+        log.error("W&B: its run could not be ended (%s).", why) if why else None
 
 
 # Its checkpoints
@@ -214,6 +252,8 @@ class Synced:
     """entity/project/id."""
     num_rows: int
     """Of the history, sent now."""
+    has_history: bool
+    """W&B has taken all of it."""
     states: Sequence[tuple[Saved, str]]
     """Each kept checkpoint that shall be there, and its version, empty if there is none."""
 
@@ -230,7 +270,7 @@ def sync(run: RunDirectory, limit_s: float) -> Synced:
     if (given := node(cfg)) is None or record is None:
         raise ResumeError(f"{run.path} has no W&B logger in its configuration: there is nothing to send.")
     os.environ.pop("WANDB_MODE", None)  # whatever the runs do: this command goes to the network
-    prepare(run.path, offline=False)
+    prepare(run.path, offline=False, finish_s=max(1.0, limit_s))  # 0 would be no limit
     logger = _logger(given, record, run)
     rows = list(read(logger.journal.path))
     num_rows = sum(logger.deliver(row) for row in rows)
@@ -263,14 +303,16 @@ def _send_checkpoints(
     sender.close(finished, limit_s)
     name = f"{experiment.entity}/{experiment.project}"
     artifact = f"{name}/{tracking.collection(experiment.id)}"
-    logger.close(_exit_code(record), preempted=record.status == "stopped" and is_preempted(record.why))
+    if record.status == "stopped" and is_preempted(record.why):
+        logger.preempt()
+    has_history = logger.close(_exit_code(record))
     try:
         there = tracking.versions(artifact)
     except Exception as error:
         raise ResumeError(f"W&B does not say what it has: {first_line(error)}.") from error
     wanted = [saved for saved in kept if wishes.wants(saved, links, finished)]
     found = {saved.name: next((v.version for v in there if _is_version(v, saved)), "") for saved in wanted}
-    return Synced(f"{name}/{record.id}", num_rows, [(saved, found[saved.name]) for saved in wanted])
+    return Synced(f"{name}/{record.id}", num_rows, has_history, [(saved, found[saved.name]) for saved in wanted])
 
 
 def _is_version(version: Any, saved: Saved) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -181,12 +182,50 @@ def test_what_wandb_does_not_take_is_told_once_and_training_goes_on(tmp_path, ca
 
 
 @pytest.mark.parametrize(("preempted", "expected"), [(True, ["preempting", 143]), (False, [143])])
-def test_how_it_ended(tmp_path, preempted, expected):
+@pytest.mark.parametrize("limit_s", [None, 60.0])
+def test_how_it_ended(tmp_path, preempted, expected, limit_s):
     run = Run()
     logger = make(tmp_path, run)
-    logger.close(143, preempted)
-    logger.close(0)
+    if preempted:
+        logger.preempt()
+    assert logger.close(143, limit_s)
+    assert logger.close(0)
+    logger.preempt()
     assert run.ended == expected
+
+
+def test_an_end_that_comes_too_late_is_told_with_the_way_out(tmp_path, caplog):
+    class Slow(Run):
+        def finish(self, exit_code):
+            raise TimeoutError("Timed out finishing run.")  # as WANDB_FINISH_TIMEOUT_RAISES makes it
+
+    assert not make(tmp_path, Slow()).close(0)
+    assert "its run could not be ended (Timed out finishing run)" in caplog.text
+    assert f"`python -m cairn sync {tmp_path}` sends it" in caplog.text
+
+
+def test_an_end_that_hangs_is_left_alone(tmp_path, caplog):
+    let_go, ended = threading.Event(), threading.Event()
+
+    class Hangs(Run):
+        def finish(self, exit_code):
+            let_go.wait()
+            ended.set()
+
+    assert not make(tmp_path, Hangs()).close(0, limit_s=0.01)
+    assert not ended.is_set()
+    assert "could not be ended (there was no more time)" in caplog.text
+    let_go.set()
+
+
+def test_who_has_lost_a_row_does_not_say_that_all_is_there(tmp_path):
+    class Deaf(Run):
+        def log(self, *args, **kwargs):
+            raise ConnectionResetError("Connection lost")
+
+    logger = make(tmp_path, Deaf())
+    assert not logger.deliver({"loss": 1.0, "trainer/global_step": 0})
+    assert not logger.close(0)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +273,9 @@ def test_files_stay_with_the_run_and_the_user_wins(tmp_path, monkeypatch):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "7")
     monkeypatch.setenv("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "3")
+    monkeypatch.delenv("WANDB_FINISH_TIMEOUT_RAISES", raising=False)
     wandb.prepare(tmp_path, offline=True)
+    assert wandb.os.environ["WANDB_FINISH_TIMEOUT_RAISES"] == "true"
     found = {name: wandb.os.environ[f"WANDB_{name}"] for name in ("DATA_DIR", "CACHE_DIR", "MODE", "FINISH_TIMEOUT")}
     own = tmp_path / "wandb"
     assert found == {
@@ -243,5 +284,8 @@ def test_files_stay_with_the_run_and_the_user_wins(tmp_path, monkeypatch):
         "MODE": "offline",
         "FINISH_TIMEOUT": "7",
     }
+    monkeypatch.delenv("WANDB_FINISH_TIMEOUT")
+    wandb.prepare(tmp_path, offline=False, finish_s=3600)
+    assert wandb.os.environ["WANDB_FINISH_TIMEOUT"] == "3600"
     for name in [name for name in wandb.os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +92,15 @@ def read(path: Path) -> Iterator[Any]:
                     log.warning("%s has a line that was cut off: it is left out.", path)
 
 
-def prepare(run: Path, offline: bool) -> None:
+def prepare(run: Path, offline: bool, finish_s: float = 60.0) -> None:
     """Keep W&B's files with the run, lose no more than a second of its log, and stay away from the network if offline.
 
     W&B reads these from the environment; what the user has set there wins, but for the folders.
+
+    Args:
+        run: its directory.
+        offline: no network at all.
+        finish_s: how long the end waits for metrics and console; checkpoints are waited for before.
     """
     own = run / "wandb"
     own.mkdir(parents=True, exist_ok=True)
@@ -104,7 +111,8 @@ def prepare(run: Path, offline: bool) -> None:
         "WANDB_SILENT": "true",
         "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",
         "WANDB_INIT_TIMEOUT": "30",
-        "WANDB_FINISH_TIMEOUT": "60",  # for metrics and console; checkpoints are waited for before
+        "WANDB_FINISH_TIMEOUT": f"{finish_s:g}",
+        "WANDB_FINISH_TIMEOUT_RAISES": "true",  # what is not sent by then would be lost without a word
     }
     if offline:  # the argument of wandb.init alone would still try the network once
         defaults["WANDB_MODE"] = "offline"
@@ -159,7 +167,7 @@ class WandbLogger(loggers.WandbLogger):
         return not isinstance(self._experiment, DummyExperiment)
 
     def _give_up(self, error: Exception) -> None:
-        self.mode, self._experiment = "disabled", DummyExperiment()
+        self.mode, self._experiment = "disabled", DummyExperiment()  # type: ignore[assignment]
         log.error("W&B does not take this run (%s): it goes on without W&B.", first_line(error))
 
     def _go_offline(self, error: Exception) -> None:
@@ -189,7 +197,7 @@ class WandbLogger(loggers.WandbLogger):
         self.deliver(row)
 
     def deliver(self, row: Row) -> bool:
-        """Send a row, if W&B does not have it; returns whether it had to."""
+        """Send a row, if W&B does not have it; returns whether it was sent."""
         _ = self.experiment
         if not self._is_there:
             return False
@@ -199,8 +207,7 @@ class WandbLogger(loggers.WandbLogger):
         if self._has[key]:
             self._has[key] -= 1
             return False
-        self._attempt("a row of the history could not be sent", lambda: self._send(row, key))
-        return True
+        return self._attempt("a row of the history could not be sent", lambda: self._send(row, key))
 
     def _look_up(self) -> int:
         """What W&B has of the run, by the list of what was sent; returns the number of its next row."""
@@ -218,14 +225,16 @@ class WandbLogger(loggers.WandbLogger):
         if self.mode == "online":
             self._sent.add([number, *key])
 
-    def _attempt(self, what: str, task: Callable[[], Any]) -> None:
-        """Nothing that W&B, or its files, may do stops a training; it is told once."""
+    def _attempt(self, what: str, task: Callable[[], Any]) -> bool:
+        """Nothing that W&B, or its files, may do stops a training; it is told once. Returns whether it was done."""
         try:
             task()
         except Exception as error:
             if what not in self._told:
                 log.error("W&B: %s (%s). Training goes on; this is told once.", what, first_line(error))
             self._told.add(what)
+            return False
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """How many rows belong to this position; they are on the disk when this returns.
@@ -246,16 +255,55 @@ class WandbLogger(loggers.WandbLogger):
         for row in rows:
             self.deliver(row)
 
-    def close(self, exit_code: int, preempted: bool = False) -> None:
-        """End W&B's run, if there is one; 0 is success. A preempted one is shown as such."""
+    def preempt(self) -> None:
+        """Somebody else has stopped the run: if it ends with another code than 0, W&B shows that as no failure."""
+        if self._experiment is not None:
+            self._attempt("its run could not be marked as preempted", self._experiment.mark_preempting)
+
+    def close(self, exit_code: int, limit_s: float | None = None) -> bool:
+        """End W&B's run, if there is one.
+
+        Args:
+            exit_code: 0 is success.
+            limit_s: wait no longer; None: as long as W&B was told to.
+
+        Returns:
+            Whether W&B has taken all that it was given.
+        """
         if self._experiment is not None:
             experiment, self._experiment = self._experiment, None
-            if preempted:
-                self._attempt("its run could not be marked as preempted", experiment.mark_preempting)
-            self._attempt("its run could not be ended", lambda: experiment.finish(exit_code=exit_code))
+            if why := why_not(partial(experiment.finish, exit_code=exit_code), limit_s):
+                self._told.add(why)
+                log.error(
+                    "W&B: its run could not be ended (%s), so that the end of its history may be missing there. "
+                    "`python -m cairn sync %s` sends it.",
+                    why,
+                    self.save_dir,
+                )
+        return not self._told
 
     def finalize(self, status: str) -> None:
         """Nothing: `close` ends the run, with its exit code."""
+
+
+def why_not(task: Callable[[], Any], limit_s: float | None) -> str:
+    """Do something that may fail or hang, and wait no longer for it; returns why it was not done, empty if it was."""
+    said: list[str] = []
+
+    def work() -> None:
+        try:
+            task()
+            said.append("")
+        except Exception as error:
+            said.append(first_line(error) or repr(error))
+
+    if limit_s is None:
+        work()
+    else:
+        thread = threading.Thread(target=work, name="wandb-end", daemon=True)
+        thread.start()
+        thread.join(limit_s)
+    return said[0] if said else "there was no more time"
 
 
 def _key(row: Row) -> Key:
