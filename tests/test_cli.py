@@ -16,6 +16,7 @@ from cairn import cli, wandb_run
 from cairn.checkpoint import layout
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.commit import settle
+from cairn.checkpoint.pruned import Pruned
 from cairn.rundir import RunDirectory
 
 SCORES = [0.5, 0.3, None, 0.4]
@@ -194,6 +195,18 @@ def test_prune_keeps_the_newest_and_the_best(run, capsys):
     assert all(path.exists() for path in run.folder.iterdir())
     assert "Deleted 2, " in capsys.readouterr().out
     command("verify", run.path)
+
+
+@pytest.mark.parametrize("has_wandb", [True, False])
+def test_what_prune_deletes_wandb_takes_back_later(run, has_wandb):
+    if has_wandb:
+        (run.path / "wandb").mkdir()
+    before = {item.name: item.sha256 for item in Catalog(run.folder).committed()}
+    command("prune", run.path, "--yes")
+    gone = set(before) - {item.name for item in Catalog(run.folder).committed()}
+    assert gone
+    assert Pruned(run.path).digests() == ({before[name] for name in gone} if has_wandb else set())
+    assert (run.path / "wandb").exists() == has_wandb
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from cairn.checkpoint import disk, examine, layout
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import ConfigError, ResumeError
 from cairn.checkpoint.history import History
+from cairn.checkpoint.pruned import Pruned
 from cairn.checkpoint.retention import Best, Latest, Rule
 from cairn.checkpoint.schedule import parse_duration_s
 from cairn.checkpoint.space import size
@@ -250,6 +251,7 @@ def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> i
         if place.mode is None:
             print("This run has no checkpoint.monitor: nothing is best, and --keep-best keeps nothing.")
     if go := arguments.yes or (bool(plan.dropped) and not arguments.json and _ask()):
+        _let_go_of(place, plan.dropped)
         History(place.folder, rules, place.mode).keep(plan.kept, plan.dropped)
         for path in leftovers:
             disk.remove(path)
@@ -261,6 +263,13 @@ def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> i
     elif go and plan.dropped:
         print(f"Deleted {len(plan.dropped)}, {size(freed)} are free again.")
     return 0
+
+
+def _let_go_of(place: _Place, dropped: Sequence[Saved]) -> None:
+    """The next start, or `sync`, takes them back from W&B, if the run is known there."""
+    if place.run is not None and (place.run.path / "wandb").is_dir():
+        for saved in dropped:
+            Pruned(place.run.path).note(saved.sha256)
 
 
 def _tell_pruning(plan: examine.Pruning) -> None:
