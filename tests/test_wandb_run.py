@@ -1,5 +1,6 @@
 """What of a run's configuration W&B goes by."""
 
+import os
 import threading
 from types import SimpleNamespace
 
@@ -46,6 +47,79 @@ def test_a_run_without_a_sweep_has_its_id_and_what_is_configured(tmp_path):
 def test_a_project_that_is_called_like_the_task_is_one_that_wandb_takes(tmp_path, task_name, expected):
     found = wandb_run.own(OmegaConf.create({"project": task_name}), "r1", RunDirectory(tmp_path))
     assert found["project"] == expected
+
+
+def started_from(**facts):
+    return {"started_from": {"how": "ckpt_path", "named": "wandb:e/p/model-r:best", "run": "r", "step": 3} | facts}
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (started_from(version="e/p/model-r:v3"), ["e/p/model-r:v3"]),  # whatever `best` is today
+        (started_from(), ["e/p/model-r:best"]),  # of a run from before that was noted
+        (started_from(named="/runs/1/last.ckpt"), ["own/proj/model-r:step-3"]),
+        (started_from(named="/somewhere/theirs.ckpt", run=""), []),
+    ],
+)
+@pytest.mark.parametrize("triggers", [{"end": {}}, {}])
+@pytest.mark.parametrize("which", ["none", "all"])
+def test_where_a_run_starts_from_is_noted_whatever_it_tracks(tmp_path, monkeypatch, facts, expected, triggers, which):
+    from cairn.checkpoint import tracking
+
+    made = []
+    monkeypatch.setattr(tracking, "WandbTracker", lambda *args: made.append(args))
+    group = {"triggers": triggers, "artifacts": {"which": which, "every": 1, "pruned": "delete", "queue": None}}
+    cfg = OmegaConf.create({"train": True, "checkpoint": {**group, "dirpath": str(tmp_path)}})
+    logger = WandbLogger(tmp_path, project="p", id="x")
+    logger.mode, logger._experiment = "online", SimpleNamespace(entity="own", project="proj")
+    wandb_run.tracker(cfg, [logger], RunDirectory(tmp_path), facts)
+    ((_, _, wishes, uses),) = made
+    assert uses == expected
+    assert wishes.which == (which if triggers else "none")
+
+
+def test_what_lies_in_wandb_is_fetched_once_and_its_version_is_kept(tmp_path, monkeypatch):
+    from cairn.checkpoint import tracking
+
+    asked, directory = [], RunDirectory(tmp_path)
+
+    def download(named, into):
+        asked.append(named)
+        into.mkdir(parents=True)
+        (into / "a.ckpt").write_text("x")
+        return into / "a.ckpt", "e/p/model-r:v3"
+
+    monkeypatch.setattr(tracking, "download", download)
+    named = "wandb:e/p/model-r:best"
+    assert wandb_run.version(named, directory) == wandb_run.version("/a/file.ckpt", directory) == ""
+    paths = {wandb_run.local(named, directory) for _ in range(2)}
+    assert [path.read_text() for path in paths] == ["x"]
+    assert (asked, wandb_run.version(named, directory)) == (["e/p/model-r:best"], "e/p/model-r:v3")
+    for key in [key for key in os.environ if key.startswith("WANDB_")]:
+        monkeypatch.delenv(key)
+
+
+def test_one_process_of_a_run_notes_what_wandb_is_told(tmp_path, monkeypatch):
+    (tmp_path / "wandb").mkdir()
+    given = OmegaConf.create({"id": None, "name": "mine", "project": "p"})
+    monkeypatch.setattr(wandb_run.rank_zero_only, "rank", 1)
+    wandb_run.own(given, "r1", RunDirectory(tmp_path))
+    assert list((tmp_path / "wandb").iterdir()) == []
+    monkeypatch.setattr(wandb_run.rank_zero_only, "rank", 0)
+    wandb_run.own(given, "r1", RunDirectory(tmp_path))
+    assert [path.name for path in (tmp_path / "wandb").iterdir()] == ["run.json"]
+
+
+def test_a_note_that_cannot_be_written_does_not_stop_a_run(tmp_path, monkeypatch, caplog):
+    (tmp_path / "wandb").mkdir()
+
+    def fail(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(wandb_run.disk, "put", fail)
+    wandb_run.own(OmegaConf.create({"name": "mine"}), "r1", RunDirectory(tmp_path))
+    assert "run.json cannot be written (No space left on device)" in caplog.text
 
 
 def test_nobody_tracks_where_wandb_does_not_take_the_run(tmp_path, monkeypatch):

@@ -21,10 +21,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch import loggers
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from cairn import config
-from cairn.checkpoint import history
+from cairn.checkpoint import disk, history
 from cairn.checkpoint.agreement import TIME_LIMIT
 from cairn.checkpoint.catalog import Catalog, verify
 from cairn.checkpoint.errors import CheckpointError, ResumeError
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "wandb:"
 """`ckpt_path=wandb:entity/project/name:alias` names a checkpoint that lies in W&B."""
+_VERSION = "version.txt"
 STOP_S = 10.0
 """Who was stopped by a signal has little time left for uploads: the next start, or `sync`, makes up for them."""
 _FINISH_S = 2.0
@@ -102,10 +104,14 @@ def introduce(directory: RunDirectory, given: Sequence[Any], config: Mapping[str
         logger.log_hyperparams({**config, "run": facts})
 
 
+@rank_zero_only
 def _remember(directory: RunDirectory, **what: Any) -> None:
     path = directory.path / "wandb" / "run.json"
     if path.parent.is_dir():
-        path.write_text(json.dumps(_recall(directory) | what, indent=2, default=str))
+        try:
+            disk.put(path, json.dumps(_recall(directory) | what, indent=2, default=str).encode())
+        except OSError as error:
+            log.error("%s cannot be written (%s): `sync` will know less of this run.", path, error.strerror)
 
 
 def _recall(directory: RunDirectory) -> dict[str, Any]:
@@ -173,17 +179,24 @@ def _close(logger: Any, code: int, limit_s: float | None) -> None:
 def tracker(cfg: DictConfig, given: Sequence[Any], directory: RunDirectory, facts: Mapping[str, Any]) -> Tracker:
     """Who has the checkpoints of a run beside its disk: W&B, if it is among the loggers and shall have any."""
     logger = next((item for item in given if isinstance(item, WandbLogger)), None)
-    wanted = cfg.get("train") and cfg.checkpoint.triggers and "artifacts" in cfg.checkpoint
-    if logger is None or not wanted or cfg.checkpoint.artifacts.which == "none" or logger.mode == "disabled":
+    if logger is None or not cfg.get("train") or logger.mode == "disabled":
+        return UNTRACKED
+    start = Start(**facts["started_from"]) if "started_from" in facts else None
+    any_wanted = _any_wanted(cfg.checkpoint)
+    if not any_wanted and (start is None or logger.mode != "online"):
         return UNTRACKED
     from cairn.checkpoint import tracking
 
     run = logger.experiment
     if logger.mode == "disabled":  # it does not take the run
         return UNTRACKED
-    start = Start(**facts["started_from"]) if "started_from" in facts else None
     uses = [artifact] if start and (artifact := _artifact(start, run.entity, run.project)) else []
-    return tracking.WandbTracker(run, _place(directory, Path(cfg.checkpoint.dirpath), facts), _wishes(cfg), uses)
+    wishes = _wishes(cfg) if any_wanted else tracking.Wishes("none")
+    return tracking.WandbTracker(run, _place(directory, Path(cfg.checkpoint.dirpath), facts), wishes, uses)
+
+
+def _any_wanted(group: DictConfig) -> bool:
+    return bool(group.triggers) and "artifacts" in group and group.artifacts.which != "none"
 
 
 def _place(directory: RunDirectory, checkpoints: Path, facts: Mapping[str, Any]) -> Place:
@@ -195,6 +208,8 @@ def _place(directory: RunDirectory, checkpoints: Path, facts: Mapping[str, Any])
 
 def _artifact(start: Start, entity: str, project: str) -> str:
     """The version that a run has started from; empty if its file says nothing of a run."""
+    if start.version:
+        return start.version
     if start.named.startswith(PREFIX):
         return start.named.removeprefix(PREFIX)
     from cairn.checkpoint.tracking import alias, collection
@@ -230,15 +245,26 @@ def local(named: str, directory: RunDirectory) -> Path:
     """
     if not named.startswith(PREFIX):
         return Path(named)
-    folder = directory.path / "start" / hashlib.sha256(named.encode()).hexdigest()[:8]
+    folder = _start_folder(named, directory)
     if there := sorted(folder.glob("whole/*.ckpt")):
         return there[0]
     from cairn.checkpoint import tracking
 
     prepare(directory.path, offline=False)
-    path = tracking.download(named.removeprefix(PREFIX), folder)
+    path, found = tracking.download(named.removeprefix(PREFIX), folder)
+    (folder / _VERSION).write_text(found)
     (folder / "whole").mkdir(exist_ok=True)
     return path.rename(folder / "whole" / path.name)
+
+
+def version(named: str, directory: RunDirectory) -> str:
+    """Which version `local` has fetched, `entity/project/name:v3`; empty if it has fetched none."""
+    path = _start_folder(named, directory) / _VERSION
+    return path.read_text() if named.startswith(PREFIX) and path.is_file() else ""
+
+
+def _start_folder(named: str, directory: RunDirectory) -> Path:
+    return directory.path / "start" / hashlib.sha256(named.encode()).hexdigest()[:8]
 
 
 # Later
