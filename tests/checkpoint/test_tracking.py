@@ -560,8 +560,9 @@ def test_who_commits_calls_nothing_of_wandb_and_reads_no_bytes(server, folder, m
 def stored(monkeypatch, tmp_path):
     """A version that W&B has, whose bytes can be fetched."""
     content = b"the bytes of a checkpoint"
-    version = SimpleNamespace(qualified_name="e/p/model-r:v3", manifest=SimpleNamespace(), fetched=[])
+    version = SimpleNamespace(entity="e", project="p", name="model-r:best", version="v3", fetched=[])
     version.metadata = {"name": name(0), "sha256": hashlib.sha256(content).hexdigest()}
+    version.manifest = SimpleNamespace()
     version.manifest.entries = {name(0): SimpleNamespace(ref=None)}
 
     def get_entry(named):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import threading
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.disk import Disk
 
 from cairn.logging import wandb
 from cairn.logging.wandb import Lines, WandbLogger, read
@@ -80,8 +82,15 @@ def test_what_is_no_number_is_sent_and_not_noted(tmp_path):
 
 
 def train(logger, steps, cost_at=frozenset()):
-    """What a run logs: a loss at each step, a validation at every third, costs of saves whenever they are known."""
+    """What a run logs: a loss at each step, a validation at every third, costs of saves whenever they are known.
+
+    With pictures, in a row with numbers and in one of their own, which no journal holds.
+    """
     for step in steps:
+        if step % 4 == 1:
+            logger.log_metrics({"picture": object(), "num_seen": step}, step)
+        if step % 5 == 2:
+            logger.log_metrics({"table": object()}, step)
         logger.log_metrics({"loss": float(step), "epoch": step // 6}, step)
         if step in cost_at:
             logger.log_metrics({"checkpoint/stall_s": 0.1}, step - 1)
@@ -92,8 +101,9 @@ def train(logger, steps, cost_at=frozenset()):
 
 
 def names(rows):
-    """Which rows there are, the costs left out: when they come is a matter of time."""
-    found = [(row["trainer/global_step"], *sorted(set(row) - {"_timestamp", "_step"})) for row in rows]
+    """Which rows there are, the costs left out: when they come is a matter of time; by what a journal holds of them."""
+    own = {"_timestamp", "_step", "picture", "table"}
+    found = [(row["trainer/global_step"], *sorted(set(row) - own)) for row in rows]
     return sorted(item for item in found if "checkpoint/stall_s" not in item)
 
 
@@ -156,6 +166,58 @@ def test_no_half_of_a_line_is_left_when_the_disk_is_full(tmp_path):
         lines.add(object())
     lines.add("second")
     assert list(read(lines.path)) == ["first", "second"]
+
+
+def test_a_picture_that_wandb_has_does_not_come_again_without_itself(tmp_path):
+    run, picture = Run(), object()
+    logger = make(tmp_path, run)
+    logger.log_metrics({"picture": picture, "loss": 1.0}, 0)
+    state = logger.state_dict()
+    again = Run(run.rows)
+    resumed = make(tmp_path, again)
+    resumed.load_state_dict(state)
+    resumed.log_metrics({"loss": 2.0}, 1)
+    assert [row.get("picture") for row in again.rows] == [picture, None]
+    assert [row["loss"] for row in again.rows] == [1.0, 2.0]
+
+
+def test_a_deleted_journal_is_told_and_stops_no_save(tmp_path, caplog):
+    """`rm -rf RUN/wandb` while it runs."""
+    run = Run()
+    logger = make(tmp_path, run)
+    train(logger, range(6))
+    shutil.rmtree(tmp_path / "wandb")
+    logger.sync()
+    assert logger.state_dict() == {"rows": 0}
+    train(logger, range(6, 9))
+    state = logger.state_dict()
+    logger.sync()
+    assert caplog.text.count("history.jsonl is gone, and not by this run") == 1
+    resumed = make(tmp_path, Run(run.rows))
+    resumed.load_state_dict(state)
+    train(resumed, range(9, 12))
+    whole = Run()
+    train(make(tmp_path / "whole", whole), range(12))
+    assert names(resumed.experiment.rows) == names(whole.rows), "what W&B has, it has once"
+
+
+def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    logger = make(tmp_path, Run())
+    train(logger, range(3))
+    disk = Disk(tmp_path / "wandb", monkeypatch)
+    logger.state_dict()
+    assert disk.steps == []
+    logger.sync()
+    assert disk.steps == ["fsync history.jsonl", "fsync sent.jsonl"]
+
+
+def test_a_journal_that_is_cut_is_whole_before_it_takes_the_place_of_the_longer_one(tmp_path, monkeypatch):
+    lines = Lines(tmp_path / "journal.jsonl")
+    for number in range(3):
+        lines.add(number)
+    disk = Disk(tmp_path, monkeypatch)
+    lines.cut(2)
+    assert disk.steps == ["fsync journal.tmp", "replace journal.tmp journal.jsonl"]
 
 
 def test_an_offline_run_is_sent_later_and_only_once(tmp_path):

@@ -52,6 +52,7 @@ class Saver:
         stage: copies them.
         background: False: `commit` returns when the checkpoint is on the disk.
         tracker: hears of what is committed and deleted.
+        sync: lets what belongs to a state, and lies elsewhere, survive a power cut, before the state is committed.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Saver:
         stage: Stage,
         background: bool,
         tracker: Tracker = UNTRACKED,
+        sync: Callable[[], None] = lambda: None,
     ) -> None:
+        self.sync = sync
         self.history, self.writer, self.images, self.stage = history, writer, images, stage
         self.background, self.tracker = background, tracker
         self._staged: SimpleQueue[tuple[Image, Saved, Mapping[str, Any]] | None] = SimpleQueue()
@@ -139,6 +142,7 @@ class Saver:
         try:
             image.wait()
             job = replace(self.history.job(draft, provenance), blocking=not self.background)
+            self.sync()
             self.tracker.pruning([*job.room, *job.gone])
             result = self.writer.perform(job, image)
         except SaveError as error:
@@ -200,6 +204,7 @@ def saver(
     num_bytes: int,
     on_gpu: bool,
     tracker: Tracker = UNTRACKED,
+    sync: Callable[[], None] = lambda: None,
 ) -> Saver:
     """Everything that is needed to save states of about `num_bytes`, with the memory for it in place.
 
@@ -215,7 +220,7 @@ def saver(
         raise SaveError(str(error)) from error
     beside = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
     writer = _process(images) if beside else WriterHere()
-    return Saver(history, writer, images, stage, background=kind != "sync", tracker=tracker)
+    return Saver(history, writer, images, stage, background=kind != "sync", tracker=tracker, sync=sync)
 
 
 def _that_fit(num_images: int, num_bytes: int) -> int:

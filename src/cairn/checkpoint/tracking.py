@@ -466,7 +466,7 @@ def download(named: str, into: Path) -> tuple[Path, str]:
     if (found := disk.sha256(path)) != digest:
         path.unlink()
         raise ResumeError(f"{named} is not what was saved: its sha256 is {found}, and it should be {digest}.")
-    return path, str(version.qualified_name)
+    return path, f"{version.entity}/{version.project}/{version.name.partition(':')[0]}:{version.version}"
 
 
 def _fetch(version: Any, name: str, into: Path, named: str) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Lines:
         Raises:
             OSError: it could not be written.
         """
+        self.look()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "wb" if self._fresh else "ab", buffering=0) as file:
             size = file.tell()
@@ -64,18 +66,26 @@ class Lines:
         self._fresh = False
         self.count += 1
 
+    def look(self) -> None:
+        """If somebody has deleted the file, say so once: from now on it holds what comes."""
+        if self.count and not self.path.exists():
+            log.error("%s is gone, and not by this run: its first %d lines are lost.", self.path, self.count)
+            self.count = 0
+
     def sync(self) -> None:
-        """Let all of them survive a power cut."""
-        if self.count:
-            with open(self.path) as file:
-                os.fsync(file.fileno())
+        """Let all of them survive a power cut; while another thread may add one."""
+        with suppress(FileNotFoundError), open(self.path) as file:  # there are none, or they were deleted
+            os.fsync(file.fileno())
 
     def cut(self, count: int) -> list[Any]:
         """Forget all but the first ones; returns those."""
         items = list(read(self.path))[:count]
         if self.path.is_file():
             temp = self.path.with_suffix(".tmp")
-            temp.write_text("".join(json.dumps(item) + "\n" for item in items))
+            with open(temp, "w") as file:
+                file.write("".join(json.dumps(item) + "\n" for item in items))
+                file.flush()
+                os.fsync(file.fileno())
             temp.replace(self.path)
         self.count, self._fresh = len(items), False
         return items
@@ -192,8 +202,7 @@ class WandbLogger(loggers.WandbLogger):
         names = {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name: name for name in metrics}
         row = {full: _number(metrics[name]) for full, name in names.items()}
         row |= {_TIME: time.time()} | ({} if step is None else {_STEP: step})
-        plain = {name: value for name, value in row.items() if isinstance(value, int | float | str)}
-        self._attempt(f"{self.journal.path} cannot be written", lambda: self.journal.add(plain))
+        self._attempt(f"{self.journal.path} cannot be written", lambda: self.journal.add(_plain(row)))
         self.deliver(row)
 
     def deliver(self, row: Row) -> bool:
@@ -237,14 +246,18 @@ class WandbLogger(loggers.WandbLogger):
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """How many rows belong to this position; they are on the disk when this returns.
+        """How many rows belong to this position; they are written when this returns, `sync` has yet to be called."""
+        self.journal.look()
+        return {"rows": self.journal.count}
+
+    def sync(self) -> None:
+        """Let what `state_dict` knows survive a power cut; called by another thread than all else.
 
         Raises:
-            OSError: they could not be written.
+            OSError: that is not sure.
         """
         self.journal.sync()
         self._sent.sync()
-        return {"rows": self.journal.count}
 
     @rank_zero_only
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -306,9 +319,17 @@ def why_not(task: Callable[[], Any], limit_s: float | None) -> str:
     return said[0] if said else "there was no more time"
 
 
+def _plain(row: Row) -> Row:
+    """What the journal can hold of a row: no picture and no table."""
+    return {name: value for name, value in row.items() if isinstance(value, int | float | str)}
+
+
 def _key(row: Row) -> Key:
-    """What makes a row this row: a resumed run logs the same numbers under the same names at the same step again."""
-    return (row.get(_STEP), *sorted(name for name in row if name not in (_STEP, _TIME)))
+    """What makes a row this row: a resumed run logs the same numbers under the same names at the same step again.
+
+    Of what the journal holds of it, so that the same row has the same key when it comes from there.
+    """
+    return (row.get(_STEP), *sorted(name for name in _plain(row) if name not in (_STEP, _TIME)))
 
 
 def _number(value: Any) -> Any:
