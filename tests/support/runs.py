@@ -84,7 +84,7 @@ def prepare(
     settings: Policy,
     *,
     plan: Plan = Plan(None),
-    stop: Callable[[], int] = lambda: 0,
+    stop: Callable[[float], str | None] = lambda save_s: None,
     callbacks: Sequence[Callback] = (),
     run_id: str = "toy",
     **options: Any,
