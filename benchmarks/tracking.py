@@ -1,4 +1,5 @@
-"""What telling W&B of a checkpoint takes from the thread that commits, offline and while a server does not answer."""
+"""What telling W&B of a checkpoint takes from the thread that commits, offline and while a server does not answer, and
+what its history takes from training at each of them."""
 
 from __future__ import annotations
 
@@ -67,9 +68,12 @@ def _measure(directory: Path, begin: Callable[[], None]) -> list[float]:
     from cairn.checkpoint import layout
     from cairn.checkpoint.tracking import Place, WandbTracker
     from cairn.checkpoint.types import Position, Saved
+    from cairn.logging.wandb import WandbLogger
 
     folder = directory / "checkpoints"
-    tracker = WandbTracker(wandb.init(project="benchmark", dir=str(directory)), Place(directory, folder))
+    logger = WandbLogger(directory, project="benchmark", id="benchmark")
+    logger._experiment = wandb.init(project="benchmark", id="benchmark", dir=str(directory))
+    tracker = WandbTracker(logger.experiment, Place(directory, folder))
     tracker.opened([], {})
     time.sleep(1)
     begin()
@@ -79,13 +83,19 @@ def _measure(directory: Path, begin: Callable[[], None]) -> list[float]:
         saved = Saved(layout.checkpoint_name(position), position, number, (), None, num_bytes=_NUM_BYTES, sha256="0")
         with open(folder / saved.name, "wb") as file:
             file.truncate(_NUM_BYTES)
+        logger.log_metrics({"loss": 1.0 / (1 + number)}, number)
         started = time.perf_counter()
+        logger.state_dict()
+        tracker.pruning([before] if before else [])
         tracker.committed(saved, {layout.LAST: saved.name, layout.BEST: saved.name})
-        seconds.append(time.perf_counter() - started)
+        spent_s = time.perf_counter() - started
         if before:
-            tracker.pruning([before])
             (folder / before).unlink()
+            started = time.perf_counter()
             tracker.pruned([before])
+            spent_s += time.perf_counter() - started
+        seconds.append(spent_s)
+        logger.sync()  # by the thread that commits
         before = saved.name
         time.sleep(_PAUSE_S)
     return seconds

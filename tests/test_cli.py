@@ -12,10 +12,11 @@ import pytest
 from tests.support.made_runs import end, run_directory
 from tests.support.values import commit, flip_byte, names
 
-from cairn import cli
+from cairn import cli, wandb_run
 from cairn.checkpoint import layout
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.commit import settle
+from cairn.checkpoint.pruned import Pruned
 from cairn.rundir import RunDirectory
 
 SCORES = [0.5, 0.3, None, 0.4]
@@ -194,6 +195,18 @@ def test_prune_keeps_the_newest_and_the_best(run, capsys):
     assert all(path.exists() for path in run.folder.iterdir())
     assert "Deleted 2, " in capsys.readouterr().out
     command("verify", run.path)
+
+
+@pytest.mark.parametrize("has_wandb", [True, False])
+def test_what_prune_deletes_wandb_takes_back_later(run, has_wandb):
+    if has_wandb:
+        (run.path / "wandb").mkdir()
+    before = {item.name: item.sha256 for item in Catalog(run.folder).committed()}
+    command("prune", run.path, "--yes")
+    gone = set(before) - {item.name for item in Catalog(run.folder).committed()}
+    assert gone
+    assert Pruned(run.path).digests() == ({before[name] for name in gone} if has_wandb else set())
+    assert (run.path / "wandb").exists() == has_wandb
 
 
 @pytest.mark.parametrize(
@@ -404,3 +417,29 @@ def test_what_cannot_be_reported_is_told_in_a_sentence(swept, tmp_path, monkeypa
     assert captured.out == ""
     assert captured.err.startswith("Error: ")
     assert told in captured.err
+
+
+# sync
+
+
+@pytest.mark.parametrize(
+    ("version", "has_history", "code", "told"),
+    [
+        ("v0", True, 0, "1 of 1 checkpoints of e/p/r; 7 rows of its history were sent."),
+        ("", True, 1, "0 of 1 checkpoints of e/p/r; 7 rows of its history were sent."),
+        ("v0", False, 1, "1 of 1 checkpoints of e/p/r; its history was not sent, or not all of it"),
+    ],
+)
+def test_sync_says_what_wandb_has_and_no_more(run, monkeypatch, capsys, version, has_history, code, told):
+    (saved, *_), limits = Catalog(run.folder).committed(), []
+
+    def sync(directory, limit_s):
+        limits.append(limit_s)
+        return wandb_run.Synced("e/p/r", 7, has_history, [(saved, version)])
+
+    monkeypatch.setattr(wandb_run, "sync", sync)
+    command("sync", run.path, "--limit", "90s", expect=code)
+    assert f"W&B has {told}" in capsys.readouterr().out
+    command("sync", run.path, "--json", expect=code)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows_sent"], found["history"], limits) == (7, has_history, [90.0, 3600.0])

@@ -125,6 +125,39 @@ def test_what_cannot_work_is_one_sentence(changes, told):
     assert "\n" not in str(error.value)
 
 
+def with_wandb(target="cairn.logging.wandb.WandbLogger", **values):
+    return OmegaConf.create({**GOOD, "task_name": "digits/cnn", "logger": {"mine": {"_target_": target, **values}}})
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"project": "a/b"}, "logger.mine.project='a/b' must have at most 128 characters, and none of / "),
+        ({"project": "x" * 129}, "logger.mine.project='x*' must have at most 128 characters"),
+        ({"project": "p", "tags": ["dev", "x" * 65]}, "logger.mine.tags: 'x*' must have from 1 to 64 characters"),
+        ({"project": "p", "tags": [""]}, "logger.mine.tags: '' must have from 1"),
+        ({"project": "p", "tags": "x" * 65}, "logger.mine.tags: 'x*' must have"),
+    ],
+)
+def test_what_wandb_refuses_is_one_sentence_before_the_run_begins(values, told):
+    with pytest.raises(ConfigError, match=told) as error:
+        config.check(with_wandb(**values))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"project": "digits/cnn", "tags": ["dev", "x" * 64]},  # the task's name, which is made fit
+        {"project": "x" * 128, "tags": None},
+        {"project": None},
+        {"target": "another.Logger", "project": "a/b"},
+    ],
+)
+def test_what_wandb_takes_passes(values):
+    config.check(with_wandb(**values))
+
+
 def test_the_best_needs_a_metric():
     group = {
         "mode": "min",

@@ -31,6 +31,7 @@ from cairn.checkpoint import disk, examine, layout
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.errors import ConfigError, ResumeError
 from cairn.checkpoint.history import History
+from cairn.checkpoint.pruned import Pruned
 from cairn.checkpoint.retention import Best, Latest, Rule
 from cairn.checkpoint.schedule import parse_duration_s
 from cairn.checkpoint.space import size
@@ -250,6 +251,7 @@ def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> i
         if place.mode is None:
             print("This run has no checkpoint.monitor: nothing is best, and --keep-best keeps nothing.")
     if go := arguments.yes or (bool(plan.dropped) and not arguments.json and _ask()):
+        _let_go_of(place, plan.dropped)
         History(place.folder, rules, place.mode).keep(plan.kept, plan.dropped)
         for path in leftovers:
             disk.remove(path)
@@ -261,6 +263,13 @@ def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> i
     elif go and plan.dropped:
         print(f"Deleted {len(plan.dropped)}, {size(freed)} are free again.")
     return 0
+
+
+def _let_go_of(place: _Place, dropped: Sequence[Saved]) -> None:
+    """The next start, or `sync`, takes them back from W&B, if the run is known there."""
+    if place.run is not None and (place.run.path / "wandb").is_dir():
+        for saved in dropped:
+            Pruned(place.run.path).note(saved.sha256)
 
 
 def _tell_pruning(plan: examine.Pruning) -> None:
@@ -328,18 +337,23 @@ def sync(arguments: argparse.Namespace) -> int:
     finally:
         place.run.unlock()
     missing = [saved.name for saved, version in found.states if not version]
+    is_there = found.has_history and not missing
     if arguments.json:
         versions = {saved.name: version or None for saved, version in found.states}
-        _print_json({"run": found.run, "rows_sent": found.num_rows, "versions": versions, "missing": missing})
-        return int(bool(missing))
+        sent = {"rows_sent": found.num_rows, "history": found.has_history}
+        _print_json({"run": found.run, **sent, "versions": versions, "missing": missing})
+        return int(not is_there)
     lines = Table.grid(padding=(0, 2))
     for saved, version in found.states:
         state = "[green]committed[/]" if version else "[bold red]missing[/]"
         lines.add_row(state, saved.name, version, size(saved.num_bytes))
     Console().print(lines)
     there = f"{len(found.states) - len(missing)} of {len(found.states)} checkpoints"
-    print(f"W&B has {there} of {found.run}; {found.num_rows} rows of its history were sent.")
-    return int(bool(missing))
+    history = f"{found.num_rows} rows of its history were sent"
+    if not found.has_history:
+        history = "its history was not sent, or not all of it: the same command tries it again"
+    print(f"W&B has {there} of {found.run}; {history}.")
+    return int(not is_there)
 
 
 # status

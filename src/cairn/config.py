@@ -42,6 +42,11 @@ _ARTIFACTS: Mapping[str, Sequence[Any]] = {
     "which": ("all", "best", "final", "none"),
     "pruned": ("delete", "untag", "keep"),
 }
+LONGEST_NAME = 128
+"""Of a W&B project, run or group, in characters."""
+_LONGEST_TAG = 64
+NOT_IN_A_PROJECT = "/\\#?%:"
+"""What W&B takes in no project's name."""
 _ABSENT = object()
 
 Flat = dict[str, Any]
@@ -76,6 +81,9 @@ def check(cfg: DictConfig) -> None:
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}.")
     _check_checkpoint(cfg.checkpoint)
+    for name, node in cfg.get("logger", {}).items():
+        if node is not None and str(node.get("_target_")).endswith("WandbLogger"):
+            _check_wandb(f"logger.{name}", node, cfg.get("task_name"))
     _check_limits(cfg)
     if cfg.trainer.get("overfit_batches") and cfg.checkpoint.triggers:
         raise ConfigError("trainer.overfit_batches takes the order of samples away, so that it needs checkpoint=none.")
@@ -127,6 +135,22 @@ def _check_artifacts(group: DictConfig) -> None:
             parse_size(group.queue)
         except ValueError as error:
             raise ConfigError(f"checkpoint.artifacts.queue: {error}") from error
+
+
+def _check_wandb(key: str, node: DictConfig, task_name: str | None) -> None:
+    """What W&B's client would refuse when the run has begun; a project that is the task's name is made fit later."""
+    project = str(node.get("project") or "")
+    if project != task_name and (len(project) > LONGEST_NAME or set(NOT_IN_A_PROJECT) & set(project)):
+        raise ConfigError(
+            f"{key}.project={project!r} must have at most {LONGEST_NAME} characters, and none of "
+            f"{' '.join(NOT_IN_A_PROJECT)}: W&B takes no other."
+        )
+    tags = node.get("tags") or []
+    for tag in [tags] if isinstance(tags, str) else tags:
+        if not 0 < len(str(tag)) <= _LONGEST_TAG:
+            raise ConfigError(
+                f"{key}.tags: {str(tag)!r} must have from 1 to {_LONGEST_TAG} characters: W&B takes no other tag."
+            )
 
 
 def _check_limits(cfg: DictConfig) -> None:

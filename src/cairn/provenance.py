@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,15 @@ class Start:
     run: str = ""
     """Id of the run that made it; empty if it was not made by this project."""
     step: int = 0
+    version: str = ""
+    """Of what lies in W&B: `entity/project/name:v3`, whatever its aliases mean later."""
 
 
-def start(cfg: DictConfig, contents: Mapping[str, Any]) -> Start:
+def start(cfg: DictConfig, contents: Mapping[str, Any], version: str = "") -> Start:
     """What `contents`, a checkpoint that a new run starts from, says of its origin."""
     how = "ckpt_path" if cfg.get("ckpt_path") else "init_weights"
     ours = contents.get(state.KEY, {})
-    return Start(how, str(cfg[how]), str(ours.get("run", "")), int(ours.get("position", {}).get("step", 0)))
+    return Start(how, str(cfg[how]), str(ours.get("run", "")), int(ours.get("position", {}).get("step", 0)), version)
 
 
 def versions(seed: int) -> dict[str, Any]:
@@ -45,11 +47,14 @@ def versions(seed: int) -> dict[str, Any]:
     return {"seed": seed, "git": git_commit(), "python": sys.version.split()[0], **ours}
 
 
-def facts(directory: Path, git: str, num_parameters: int, start: Start | None) -> dict[str, Any]:
+def facts(
+    directory: Path, git: str, num_parameters: int, start: Start | None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """What loggers are told of a run beside its configuration."""
     return {
         "directory": str(directory),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "overrides": list(overrides),
         "git_commit": git.rstrip("+"),
         "git_dirty": git.endswith("+"),
         "num_parameters": num_parameters,

@@ -116,6 +116,8 @@ def _lead(
         resume.check_goes_on(plan.path, loader.peek(plan.path), merged.config.trainer.get("max_epochs"))
     if not merged.config.get("train"):
         return _only_test(merged.config, directory, old, plan, job)
+    if plan.path is None and merged.config.get("init_weights"):
+        wandb_run.local(merged.config.init_weights, directory)  # once, before others are told: they all would fetch it
     attempts.note(directory, old, plan.saved, job.given.job)
     record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
@@ -182,25 +184,37 @@ def _train(
         if isinstance(leave, Stopped) and not parts.trainer.is_global_zero:
             raise
         raise Leave(stopped_by) from leave
+    except Exception:
+        if stopped_by := _broken_by(parts.signals):
+            code = exit_code(stopped_by)
+        raise
     finally:
-        try:
-            parts.engine.tracker.close(finished, wandb_run.wait_s(cfg, bool(stopped_by)))
-        finally:
-            wandb_run.close(parts.trainer.loggers, code, preempted=wandb_run.is_preempted(stopped_by))
+        ending = wandb_run.Ending(code, stopped_by, finished)
+        wandb_run.end(cfg, parts.engine.tracker, parts.trainer.loggers, ending)
     return result
+
+
+def _broken_by(signals: StopSignals) -> str:
+    """The signal that has ended what the run needs, a worker of its data for example, so that an error came of it."""
+    name = signals.name or ""
+    return "" if name == "SIGINT" else name
 
 
 def _introduce(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> None:
     """Tell the loggers what run this is, and who tracks checkpoints which there will be."""
-    named, origin = cfg.get("ckpt_path") or cfg.get("init_weights"), parts.engine.origin
+    if not parts.trainer.is_global_zero:
+        return
+    named, origin, directory = cfg.get("ckpt_path") or cfg.get("init_weights"), parts.engine.origin, parts.directory
     start = None
     if plan.saved is None and named:
-        start = provenance.start(cfg, loader.peek(plan.path or wandb_run.local(named, parts.directory)))
+        contents = loader.peek(plan.path or wandb_run.local(named, directory))
+        start = provenance.start(cfg, contents, wandb_run.version(named, directory))
     num_parameters = sum(parameter.numel() for parameter in parts.model.parameters())
-    facts = provenance.facts(parts.directory.path, origin.provenance["git"], num_parameters, start)
-    if parts.trainer.is_global_zero:
-        wandb_run.introduce(parts.directory, parts.trainer.loggers, origin.config, facts)
-        parts.engine.tracker = wandb_run.tracker(cfg, parts.trainer.loggers, parts.directory, facts)
+    record = directory.record()
+    overrides = record.overrides if record else ()
+    facts = provenance.facts(directory.path, origin.provenance["git"], num_parameters, start, overrides)
+    wandb_run.introduce(directory, parts.trainer.loggers, origin.config, facts)
+    parts.engine.tracker = wandb_run.tracker(cfg, parts.trainer.loggers, directory, facts)
 
 
 def build(
@@ -500,10 +514,10 @@ def _sentences(directory: RunDirectory, signals: StopSignals, alone: bool) -> It
     try:
         yield
     except Exception as error:
-        if signals.name not in (None, "SIGINT"):  # the same signal has ended what the run needs
-            log.warning("After %s: %s: %s", signals.name, type(error).__name__, first_line(error), exc_info=True)
-            directory.end("stopped", signals.name)
-            raise Leave(signals.name) from error
+        if name := _broken_by(signals):
+            log.warning("After %s: %s: %s", name, type(error).__name__, first_line(error), exc_info=True)
+            directory.end("stopped", name)
+            raise Leave(name) from error
         ours = isinstance(error, (CairnError, MisconfigurationException))  # Lightning's are sentences as well
         directory.end("failed", str(error) if ours else f"{type(error).__name__}: {error}")
         if ours:

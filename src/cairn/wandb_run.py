@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +21,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch import loggers
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from cairn.checkpoint import history
+from cairn import config
+from cairn.checkpoint import disk, history
 from cairn.checkpoint.agreement import TIME_LIMIT
 from cairn.checkpoint.catalog import Catalog, verify
 from cairn.checkpoint.errors import CheckpointError, ResumeError
@@ -29,19 +35,22 @@ from cairn.checkpoint.tracker import UNTRACKED, Tracker
 from cairn.checkpoint.types import Saved
 from cairn.cluster.signals import exit_code
 from cairn.errors import first_line
-from cairn.logging.wandb import WandbLogger, prepare, read
+from cairn.logging.wandb import WandbLogger, prepare, read, why_not
 from cairn.provenance import Start
 from cairn.rundir import Record, RunDirectory
 
 if TYPE_CHECKING:
     from cairn.checkpoint.tracking import Place, Wishes
 
+log = logging.getLogger(__name__)
+
 PREFIX = "wandb:"
 """`ckpt_path=wandb:entity/project/name:alias` names a checkpoint that lies in W&B."""
+_VERSION = "version.txt"
 STOP_S = 10.0
 """Who was stopped by a signal has little time left for uploads: the next start, or `sync`, makes up for them."""
-_LONGEST_NAME = 128
-"""Characters: W&B refuses more."""
+_FINISH_S = 2.0
+"""Of these, no checkpoint is waited for: history and exit code need them."""
 
 
 # What W&B is told
@@ -64,6 +73,7 @@ def own(given: DictConfig, run_id: str, directory: RunDirectory) -> dict[str, An
     before = _recall(directory)
     found = {"id": given.get("id") or run_id, "forget": _forget}
     found |= {key: given.get(key) or before.get(key) for key in ("name", "group")}
+    found["project"] = _project(given)
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     if hydra is not None and hydra.mode == RunMode.MULTIRUN:
         sweep = Path(hydra.sweep.dir).absolute()
@@ -75,7 +85,13 @@ def own(given: DictConfig, run_id: str, directory: RunDirectory) -> dict[str, An
 
 def _short(name: str) -> str:
     """What W&B takes as a name; one that is longer would keep the run from being logged at all."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
+    return name if len(name) <= config.LONGEST_NAME else f"{name[: config.LONGEST_NAME - 3]}..."
+
+
+def _project(given: DictConfig) -> str | None:
+    """A task's name may be one that W&B takes for no project: `digits/cnn` makes folders, here."""
+    named = given.get("project")
+    return None if named is None else _short(re.sub(f"[{re.escape(config.NOT_IN_A_PROJECT)}]", "-", str(named)))
 
 
 def introduce(directory: RunDirectory, given: Sequence[Any], config: Mapping[str, Any], facts: dict[str, Any]) -> None:
@@ -88,10 +104,14 @@ def introduce(directory: RunDirectory, given: Sequence[Any], config: Mapping[str
         logger.log_hyperparams({**config, "run": facts})
 
 
+@rank_zero_only
 def _remember(directory: RunDirectory, **what: Any) -> None:
     path = directory.path / "wandb" / "run.json"
     if path.parent.is_dir():
-        path.write_text(json.dumps(_recall(directory) | what, indent=2, default=str))
+        try:
+            disk.put(path, json.dumps(_recall(directory) | what, indent=2, default=str).encode())
+        except OSError as error:
+            log.error("%s cannot be written (%s): `sync` will know less of this run.", path, error.strerror)
 
 
 def _recall(directory: RunDirectory) -> dict[str, Any]:
@@ -113,13 +133,44 @@ def is_preempted(stopped_by: str) -> bool:
     return stopped_by not in ("", "SIGINT", TIME_LIMIT)
 
 
-def close(given: Sequence[Any], exit_code: int, preempted: bool) -> None:
-    """End W&B's runs, whoever has begun them: the next job of a sweep would log into them."""
-    for logger in given:
-        if isinstance(logger, WandbLogger):
-            logger.close(exit_code, preempted)
-        elif isinstance(logger, loggers.WandbLogger) and logger._experiment is not None:
-            logger.experiment.finish(exit_code=exit_code)
+@dataclass(frozen=True)
+class Ending:
+    """How a run has ended."""
+
+    code: int = 1
+    """Of the process."""
+    stopped_by: str = ""
+    """A signal, or what else has stopped it; empty if nothing did."""
+    finished: bool = False
+
+
+def end(
+    cfg: DictConfig, tracker: Tracker, given: Sequence[Any], how: Ending, now: Callable[[], float] = time.monotonic
+) -> None:
+    """Let W&B have what is left of a run, and end it there.
+
+    Who was stopped has `STOP_S` for all of it, whatever hangs: SIGKILL may come next, and the job is not yet requeued.
+    """
+    until = now() + STOP_S
+    if is_preempted(how.stopped_by):  # first of all: nothing of it may be left to be done
+        for logger in given:
+            if isinstance(logger, WandbLogger):
+                logger.preempt()
+    limit_s = wait_s(cfg, bool(how.stopped_by))
+    try:
+        tracker.close(how.finished, limit_s - _FINISH_S if how.stopped_by else limit_s)
+    finally:
+        for logger in given:
+            _close(logger, how.code, max(0.0, until - now()) if how.stopped_by else None)
+
+
+def _close(logger: Any, code: int, limit_s: float | None) -> None:
+    """End W&B's run, whoever has begun it: the next job of a sweep would log into it."""
+    if isinstance(logger, WandbLogger):
+        logger.close(code, limit_s)
+    elif isinstance(logger, loggers.WandbLogger) and logger._experiment is not None:
+        why = why_not(partial(logger.experiment.finish, exit_code=code), limit_s)
+        log.error("W&B: its run could not be ended (%s).", why) if why else None
 
 
 # Its checkpoints
@@ -128,15 +179,24 @@ def close(given: Sequence[Any], exit_code: int, preempted: bool) -> None:
 def tracker(cfg: DictConfig, given: Sequence[Any], directory: RunDirectory, facts: Mapping[str, Any]) -> Tracker:
     """Who has the checkpoints of a run beside its disk: W&B, if it is among the loggers and shall have any."""
     logger = next((item for item in given if isinstance(item, WandbLogger)), None)
-    wanted = cfg.get("train") and cfg.checkpoint.triggers and "artifacts" in cfg.checkpoint
-    if logger is None or not wanted or cfg.checkpoint.artifacts.which == "none" or logger.mode == "disabled":
+    if logger is None or not cfg.get("train") or logger.mode == "disabled":
+        return UNTRACKED
+    start = Start(**facts["started_from"]) if "started_from" in facts else None
+    any_wanted = _any_wanted(cfg.checkpoint)
+    if not any_wanted and (start is None or logger.mode != "online"):
         return UNTRACKED
     from cairn.checkpoint import tracking
 
     run = logger.experiment
-    start = Start(**facts["started_from"]) if "started_from" in facts else None
+    if logger.mode == "disabled":  # it does not take the run
+        return UNTRACKED
     uses = [artifact] if start and (artifact := _artifact(start, run.entity, run.project)) else []
-    return tracking.WandbTracker(run, _place(directory, Path(cfg.checkpoint.dirpath), facts), _wishes(cfg), uses)
+    wishes = _wishes(cfg) if any_wanted else tracking.Wishes("none")
+    return tracking.WandbTracker(run, _place(directory, Path(cfg.checkpoint.dirpath), facts), wishes, uses)
+
+
+def _any_wanted(group: DictConfig) -> bool:
+    return bool(group.triggers) and "artifacts" in group and group.artifacts.which != "none"
 
 
 def _place(directory: RunDirectory, checkpoints: Path, facts: Mapping[str, Any]) -> Place:
@@ -148,6 +208,8 @@ def _place(directory: RunDirectory, checkpoints: Path, facts: Mapping[str, Any])
 
 def _artifact(start: Start, entity: str, project: str) -> str:
     """The version that a run has started from; empty if its file says nothing of a run."""
+    if start.version:
+        return start.version
     if start.named.startswith(PREFIX):
         return start.named.removeprefix(PREFIX)
     from cairn.checkpoint.tracking import alias, collection
@@ -183,15 +245,26 @@ def local(named: str, directory: RunDirectory) -> Path:
     """
     if not named.startswith(PREFIX):
         return Path(named)
-    folder = directory.path / "start" / hashlib.sha256(named.encode()).hexdigest()[:8]
+    folder = _start_folder(named, directory)
     if there := sorted(folder.glob("whole/*.ckpt")):
         return there[0]
     from cairn.checkpoint import tracking
 
     prepare(directory.path, offline=False)
-    path = tracking.download(named.removeprefix(PREFIX), folder)
+    path, found = tracking.download(named.removeprefix(PREFIX), folder)
+    (folder / _VERSION).write_text(found)
     (folder / "whole").mkdir(exist_ok=True)
     return path.rename(folder / "whole" / path.name)
+
+
+def version(named: str, directory: RunDirectory) -> str:
+    """Which version `local` has fetched, `entity/project/name:v3`; empty if it has fetched none."""
+    path = _start_folder(named, directory) / _VERSION
+    return path.read_text() if named.startswith(PREFIX) and path.is_file() else ""
+
+
+def _start_folder(named: str, directory: RunDirectory) -> Path:
+    return directory.path / "start" / hashlib.sha256(named.encode()).hexdigest()[:8]
 
 
 # Later
@@ -205,6 +278,8 @@ class Synced:
     """entity/project/id."""
     num_rows: int
     """Of the history, sent now."""
+    has_history: bool
+    """W&B has taken all of it."""
     states: Sequence[tuple[Saved, str]]
     """Each kept checkpoint that shall be there, and its version, empty if there is none."""
 
@@ -221,7 +296,7 @@ def sync(run: RunDirectory, limit_s: float) -> Synced:
     if (given := node(cfg)) is None or record is None:
         raise ResumeError(f"{run.path} has no W&B logger in its configuration: there is nothing to send.")
     os.environ.pop("WANDB_MODE", None)  # whatever the runs do: this command goes to the network
-    prepare(run.path, offline=False)
+    prepare(run.path, offline=False, finish_s=max(1.0, limit_s))  # 0 would be no limit
     logger = _logger(given, record, run)
     rows = list(read(logger.journal.path))
     num_rows = sum(logger.deliver(row) for row in rows)
@@ -232,7 +307,7 @@ def sync(run: RunDirectory, limit_s: float) -> Synced:
 def _logger(given: DictConfig, record: Record, run: RunDirectory) -> WandbLogger:
     """Online, or not at all."""
     names = {key: given.get(key) or _recall(run).get(key) for key in ("name", "group")}
-    more = {"id": given.get("id") or record.id, "save_dir": str(run.path), "offline": False}
+    more = {"id": given.get("id") or record.id, "project": _project(given), "save_dir": str(run.path), "offline": False}
     logger: WandbLogger = instantiate(given, **more, **names)
     try:
         _ = logger.experiment
@@ -254,14 +329,16 @@ def _send_checkpoints(
     sender.close(finished, limit_s)
     name = f"{experiment.entity}/{experiment.project}"
     artifact = f"{name}/{tracking.collection(experiment.id)}"
-    logger.close(_exit_code(record), preempted=record.status == "stopped" and is_preempted(record.why))
+    if record.status == "stopped" and is_preempted(record.why):
+        logger.preempt()
+    has_history = logger.close(_exit_code(record))
     try:
         there = tracking.versions(artifact)
     except Exception as error:
         raise ResumeError(f"W&B does not say what it has: {first_line(error)}.") from error
     wanted = [saved for saved in kept if wishes.wants(saved, links, finished)]
     found = {saved.name: next((v.version for v in there if _is_version(v, saved)), "") for saved in wanted}
-    return Synced(f"{name}/{record.id}", num_rows, [(saved, found[saved.name]) for saved in wanted])
+    return Synced(f"{name}/{record.id}", num_rows, has_history, [(saved, found[saved.name]) for saved in wanted])
 
 
 def _is_version(version: Any, saved: Saved) -> bool:

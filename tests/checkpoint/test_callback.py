@@ -635,9 +635,10 @@ def test_a_signal_stops_a_run_that_cannot_save_all_the_same(tmp_path, monkeypatc
     assert "training goes on" not in caplog.text
 
 
-def test_metrics_that_cannot_be_written_make_a_save_fail_and_not_the_run(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("what", ["state_dict", "sync"])
+def test_metrics_that_cannot_be_written_make_a_save_fail_and_not_the_run(tmp_path, monkeypatch, caplog, what):
     run = prepare(tmp_path, Scored(), policy(tmp_path))
-    state = run.trainer.logger.state_dict
+    state = getattr(run.trainer.logger, what)
     fails = [True]
 
     def once():
@@ -645,7 +646,7 @@ def test_metrics_that_cannot_be_written_make_a_save_fail_and_not_the_run(tmp_pat
             raise OSError(errno.ENOSPC, "No space left on device")
         return state()
 
-    monkeypatch.setattr(run.trainer.logger, "state_dict", once)
+    monkeypatch.setattr(run.trainer.logger, what, once)
     fit(run)
     assert "The metrics up to this checkpoint could not be written: No space left" in caplog.text
     assert [item.position.batch for item in run.committed] == [7, 8]

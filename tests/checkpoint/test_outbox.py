@@ -72,8 +72,53 @@ def test_a_sharded_one_is_held_file_by_file(folder):
 def test_what_is_gone_cannot_be_held(folder):
     saved = commit(folder)
     (folder / saved.name).unlink()
+    outbox = Outbox(folder)
     with pytest.raises(FileNotFoundError):
-        Outbox(folder).put(saved)
+        outbox.put(saved)
+    assert list(outbox.directory.iterdir()) == []
+
+
+class Kill(BaseException):
+    """The process ends here: nothing of ours runs any more."""
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_what_a_kill_leaves_in_the_middle_does_not_stay_for_ever(folder, monkeypatch, copies, sharded):
+    first, second = commit(folder, 0), commit(folder, 1)
+    if sharded:
+        (folder / second.name).unlink()
+        for part in ("0", "1"):
+            (folder / second.name).mkdir(exist_ok=True)
+            (folder / second.name / part).write_text("x")
+    Outbox(folder).put(first)
+
+    def link(source, place):
+        if copies:
+            place = os.fspath(place)
+            with open(place, "wb") as file:
+                file.write(b"half of it")
+        raise Kill
+
+    monkeypatch.setattr("cairn.checkpoint.outbox._link", link)
+    with pytest.raises(Kill):
+        Outbox(folder).put(second)
+    assert Outbox(folder).waiting() == [first]
+    inside = {path.name for path in (folder / ".outbox").iterdir()}
+    assert inside == {first.name, first.name.replace(".ckpt", ".json")}
+
+
+def test_a_file_without_a_note_is_cleared_away(folder):
+    (folder / ".outbox" / "folder").mkdir(parents=True)
+    (folder / ".outbox" / "epoch_000_batch_000001.ckpt").write_text("x")
+    Outbox(folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_goes_while_it_is_read_is_an_empty_one(folder, monkeypatch):
+    outbox = Outbox(folder)
+    monkeypatch.setattr(type(folder), "is_dir", lambda self: True)
+    assert outbox.waiting() == []
 
 
 def test_one_thread_puts_in_while_another_takes_out(folder):

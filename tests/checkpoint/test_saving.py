@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 import pytest
 import torch
-from tests.support.values import saved
+from tests.support.values import names, saved
 
 from cairn.checkpoint import saving
 from cairn.checkpoint.catalog import Catalog
@@ -473,3 +473,41 @@ def test_two_buffers_take_no_more_than_half_of_the_free_memory(free, expected, m
     assert saving._that_fit(2, 100) == expected
     assert ("there is one only" in caplog.text) == (expected == 1)
     assert saving._that_fit(1, 10**9) == 1
+
+
+def test_the_history_is_on_the_disk_before_the_checkpoint_and_training_does_not_wait_for_it(make, folder):
+    own, seen, may_go = make(), SimpleQueue(), threading.Event()
+
+    def sync():
+        seen.put((threading.current_thread().name, own.writer.begun.empty()))
+        may_go.wait(GENEROUS_S)
+
+    own.sync = sync
+    save(own, 0)  # returns while the disk is busy
+    assert seen.get(timeout=GENEROUS_S) == ("checkpoint-saver", True)
+    assert Catalog(folder).committed() == []
+    may_go.set()
+    own.writer.let_go()
+    own.wait()
+    assert numbers(own.outcomes()) == [(0, True)]
+
+
+def test_a_history_that_cannot_be_synced_makes_the_save_fail_before_anything_is_deleted(make, folder):
+    own = make(rule=Latest(1))
+    own.writer.let_go(9)
+    save(own, 0)
+    own.wait()
+
+    def fail():
+        raise SaveError("The metrics up to this checkpoint could not be written.")
+
+    own.sync = fail
+    save(own, 1)
+    own.wait()
+    first, second = own.outcomes()
+    assert (first.error, second.error) == ("", "The metrics up to this checkpoint could not be written.")
+    assert names(Catalog(folder).committed()) == [saved(0).name]
+    own.sync = lambda: None
+    save(own, 2)
+    own.wait()
+    assert names(Catalog(folder).committed()) == [saved(2).name]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from cairn.checkpoint import snapshot, state
-from cairn.checkpoint.errors import ResumeError
+from cairn.checkpoint.errors import ResumeError, SaveError
 
 
 class Remembers:
@@ -38,6 +38,21 @@ def test_another_number_of_processes_is_told_with_both_and_the_way_out(saved, he
 def test_a_later_format_is_told_with_both():
     with pytest.raises(ResumeError, match=rf"format {state.FORMAT + 1}, and this Cairn reads up to {state.FORMAT}"):
         snapshot.check({"format": state.FORMAT + 1, "ranks": [{}]}, 1)
+
+
+def test_loggers_are_synced_and_one_that_cannot_be_makes_the_save_fail():
+    synced = []
+    one, forgetful, full = Remembers(), object(), AlsoRemembers()
+    one.sync = lambda: synced.append(1)
+    snapshot.sync_loggers(SimpleNamespace(loggers=[forgetful, one, full]))  # one of the two has nothing to sync
+    assert synced == [1]
+
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    full.sync = fail
+    with pytest.raises(SaveError, match="metrics up to this checkpoint could not be written: No space left"):
+        snapshot.sync_loggers(SimpleNamespace(loggers=[full]))
 
 
 def test_loggers_are_told_their_place_by_their_class():

@@ -1,7 +1,9 @@
 """What becomes of W&B's versions, on a made-up W&B: which there are, what they are called, and what is taken back."""
 
+import hashlib
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -341,6 +343,92 @@ def test_an_end_that_mends_something_asks_once_what_there_is(server, folder):
     assert server.named() == {name(0): {step(0), "best"}, name(1): {step(1), "latest", "final"}}
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_start_without_an_answer_is_made_up_for_at_the_end(server, folder, monkeypatch, caplog, times):
+    """W&B was away for a moment: what was there before must not be missing for the whole run."""
+    kept = [replace(commit(folder, number, position=place(number)), number=number) for number in range(2)]
+    listed, calls = tracking.versions, []
+
+    def versions(named):
+        calls.append(named)
+        if len(calls) <= times:
+            raise OSError("it is away for a moment.")
+        return listed(named)
+
+    monkeypatch.setattr(tracking, "versions", versions)
+    run = Run(server, folder)
+    run.tracker.opened(kept, {layout.LAST: name(1), layout.BEST: name(0)})
+    run.save(2, best=2)
+    run.prune(1)
+    run.end()
+    if times == 1:
+        assert server.named() == {name(0): {step(0)}, name(2): {step(2), "best", "latest", "final"}}
+        assert "does not have all" not in caplog.text
+    else:
+        assert "does not have all checkpoints" in caplog.text
+    assert caplog.text.count("it is away for a moment") == 1
+
+
+def test_a_version_that_cannot_be_looked_into_does_not_hide_the_others(server, folder, monkeypatch, caplog):
+    first = Run(server, folder)
+    for number in range(2):
+        first.save(number)
+    first.end(finished=False)
+    unknown, looked = commit(folder, 2, position=place(2)), []
+    holds = tracking.holds
+
+    def look(version, saved):
+        looked.append(saved.name)
+        if looked.count(name(0)) == 1 and saved.name == name(0):
+            raise OSError("no manifest for now.")
+        return holds(version, saved)
+
+    monkeypatch.setattr(tracking, "holds", look)
+    second = Run(server, folder)
+    kept = [saved_on(folder, number) for number in range(2)] + [unknown]
+    second.tracker.opened(kept, {layout.LAST: unknown.name, layout.BEST: name(1)})
+    second.end(finished=False)
+    assert server.named() == {name(0): {step(0)}, name(1): {step(1), "best"}, name(2): {step(2), "latest"}}
+    assert server.num_made == 3
+    assert caplog.text.count("no manifest for now") == 1
+    assert "does not have all" not in caplog.text
+
+
+def test_a_server_that_hangs_does_not_keep_what_is_deleted_on_the_disk(server, folder):
+    server.gate.clear()
+    run, waiting = Run(server, folder), folder / layout.OUTBOX
+    run.save(0)
+    while run.tracker._sending != name(0):
+        time.sleep(0.001)
+    for number in range(1, 4):
+        run.save(number)
+        run.prune(number - 1)
+        in_flight, newest = name(0), name(number)
+        assert {path.name for path in waiting.glob("*.ckpt")} == {in_flight, newest}
+    assert run.tracker._outbox.num_bytes == sum(path.stat().st_size for path in waiting.glob("*.ckpt"))
+    server.gate.set()
+    run.end(finished=False)
+    assert set(server.named()) == {name(3)}
+    assert list(folder.glob(".*")) == []
+
+
+def test_each_kind_of_trouble_is_told(server, folder, monkeypatch, caplog):
+    """Two that raise the same are still two."""
+
+    def fail(*args, **kwargs):
+        raise OSError("no.")
+
+    monkeypatch.setattr(Version, "delete", fail)
+    server.errors = [OSError("no."), OSError("no.")]
+    run = Run(server, folder)
+    for number in range(4):
+        run.save(number)
+    run.prune(2)
+    run.end(finished=False)
+    assert caplog.text.count("W&B: a checkpoint could not be uploaded (no)") == 1
+    assert caplog.text.count("W&B: a version of a deleted checkpoint could not be taken back (no)") == 1
+
+
 def test_a_final_that_cannot_be_given_leaves_the_rest_to_be_done(server, folder, monkeypatch):
     first = Run(server, folder)
     gone = first.save(0)
@@ -466,6 +554,45 @@ def test_who_commits_calls_nothing_of_wandb_and_reads_no_bytes(server, folder, m
     here, there = threading.current_thread().name, "wandb-tracker"
     assert here not in watch.wandb | watch.bytes
     assert there in watch.wandb & watch.bytes, "it is seen where it is done"
+
+
+@pytest.fixture
+def stored(monkeypatch, tmp_path):
+    """A version that W&B has, whose bytes can be fetched."""
+    content = b"the bytes of a checkpoint"
+    version = SimpleNamespace(entity="e", project="p", name="model-r:best", version="v3", fetched=[])
+    version.metadata = {"name": name(0), "sha256": hashlib.sha256(content).hexdigest()}
+    version.manifest = SimpleNamespace()
+    version.manifest.entries = {name(0): SimpleNamespace(ref=None)}
+
+    def get_entry(named):
+        def fetch(root, skip_cache):
+            version.fetched.append(named)
+            (Path(root) / named).write_bytes(content)
+
+        return SimpleNamespace(download=fetch)
+
+    version.get_entry, version.content = get_entry, content
+    monkeypatch.setattr(tracking.wandb, "Api", lambda: SimpleNamespace(artifact=lambda named: version))
+    return version
+
+
+@pytest.mark.parametrize(("there", "num_fetched"), [(None, 1), (b"the bytes of", 1), (b"the bytes of a checkpoint", 0)])
+def test_what_a_killed_download_has_left_is_fetched_again(stored, tmp_path, there, num_fetched):
+    if there is not None:
+        (tmp_path / name(0)).write_bytes(there)
+    path, resolved = tracking.download("e/p/model-r:best", tmp_path)
+    assert (path, path.read_bytes(), resolved) == (tmp_path / name(0), stored.content, "e/p/model-r:v3")
+    assert len(stored.fetched) == num_fetched
+
+
+@pytest.mark.parametrize("named", ["../../evil.ckpt", "/tmp/evil.ckpt", "weights.ckpt", "", None])
+def test_a_name_that_is_no_checkpoints_is_refused(stored, tmp_path, named):
+    stored.metadata["name"] = named
+    stored.manifest.entries = {named: SimpleNamespace(ref=None)}
+    with pytest.raises(tracking.ResumeError, match="is no checkpoint of this project"):
+        tracking.download("e/p/model-r:best", tmp_path / "into")
+    assert stored.fetched == []
 
 
 def test_what_a_run_starts_from_is_used(server, folder):

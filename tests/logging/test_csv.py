@@ -118,12 +118,20 @@ def test_the_state_counts_what_is_still_in_memory(logger):
     assert lines(logger) == ["a,step", "1.0,0"]
 
 
-def test_the_rows_of_a_state_are_on_the_disk(logger, monkeypatch):
+def test_the_rows_of_a_state_are_on_the_disk_before_it_is_committed(logger, monkeypatch):
     write(logger, (0, {"a": 1.0}))
     disk = Disk(logger.path.parent, monkeypatch)
     logger.log_metrics({"a": 2.0}, 1)
     logger.state_dict()
+    assert lines(logger) == ["a,step", "1.0,0", "2.0,1"]
+    assert disk.steps == [], "training does not wait for the disk"
+    logger.sync()
     assert disk.steps == ["fsync metrics.csv"]
+
+
+def test_without_rows_there_is_nothing_to_sync(logger):
+    logger.sync()
+    assert not logger.path.exists()
 
 
 @pytest.mark.parametrize("cut", range(1, 12))

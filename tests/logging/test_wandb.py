@@ -2,12 +2,15 @@
 
 import json
 import math
+import shutil
+import threading
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.disk import Disk
 
 from cairn.logging import wandb
 from cairn.logging.wandb import Lines, WandbLogger, read
@@ -79,8 +82,15 @@ def test_what_is_no_number_is_sent_and_not_noted(tmp_path):
 
 
 def train(logger, steps, cost_at=frozenset()):
-    """What a run logs: a loss at each step, a validation at every third, costs of saves whenever they are known."""
+    """What a run logs: a loss at each step, a validation at every third, costs of saves whenever they are known.
+
+    With pictures, in a row with numbers and in one of their own, which no journal holds.
+    """
     for step in steps:
+        if step % 4 == 1:
+            logger.log_metrics({"picture": object(), "num_seen": step}, step)
+        if step % 5 == 2:
+            logger.log_metrics({"table": object()}, step)
         logger.log_metrics({"loss": float(step), "epoch": step // 6}, step)
         if step in cost_at:
             logger.log_metrics({"checkpoint/stall_s": 0.1}, step - 1)
@@ -91,8 +101,9 @@ def train(logger, steps, cost_at=frozenset()):
 
 
 def names(rows):
-    """Which rows there are, the costs left out: when they come is a matter of time."""
-    found = [(row["trainer/global_step"], *sorted(set(row) - {"_timestamp", "_step"})) for row in rows]
+    """Which rows there are, the costs left out: when they come is a matter of time; by what a journal holds of them."""
+    own = {"_timestamp", "_step", "picture", "table"}
+    found = [(row["trainer/global_step"], *sorted(set(row) - own)) for row in rows]
     return sorted(item for item in found if "checkpoint/stall_s" not in item)
 
 
@@ -157,6 +168,58 @@ def test_no_half_of_a_line_is_left_when_the_disk_is_full(tmp_path):
     assert list(read(lines.path)) == ["first", "second"]
 
 
+def test_a_picture_that_wandb_has_does_not_come_again_without_itself(tmp_path):
+    run, picture = Run(), object()
+    logger = make(tmp_path, run)
+    logger.log_metrics({"picture": picture, "loss": 1.0}, 0)
+    state = logger.state_dict()
+    again = Run(run.rows)
+    resumed = make(tmp_path, again)
+    resumed.load_state_dict(state)
+    resumed.log_metrics({"loss": 2.0}, 1)
+    assert [row.get("picture") for row in again.rows] == [picture, None]
+    assert [row["loss"] for row in again.rows] == [1.0, 2.0]
+
+
+def test_a_deleted_journal_is_told_and_stops_no_save(tmp_path, caplog):
+    """`rm -rf RUN/wandb` while it runs."""
+    run = Run()
+    logger = make(tmp_path, run)
+    train(logger, range(6))
+    shutil.rmtree(tmp_path / "wandb")
+    logger.sync()
+    assert logger.state_dict() == {"rows": 0}
+    train(logger, range(6, 9))
+    state = logger.state_dict()
+    logger.sync()
+    assert caplog.text.count("history.jsonl is gone, and not by this run") == 1
+    resumed = make(tmp_path, Run(run.rows))
+    resumed.load_state_dict(state)
+    train(resumed, range(9, 12))
+    whole = Run()
+    train(make(tmp_path / "whole", whole), range(12))
+    assert names(resumed.experiment.rows) == names(whole.rows), "what W&B has, it has once"
+
+
+def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    logger = make(tmp_path, Run())
+    train(logger, range(3))
+    disk = Disk(tmp_path / "wandb", monkeypatch)
+    logger.state_dict()
+    assert disk.steps == []
+    logger.sync()
+    assert disk.steps == ["fsync history.jsonl", "fsync sent.jsonl"]
+
+
+def test_a_journal_that_is_cut_is_whole_before_it_takes_the_place_of_the_longer_one(tmp_path, monkeypatch):
+    lines = Lines(tmp_path / "journal.jsonl")
+    for number in range(3):
+        lines.add(number)
+    disk = Disk(tmp_path, monkeypatch)
+    lines.cut(2)
+    assert disk.steps == ["fsync journal.tmp", "replace journal.tmp journal.jsonl"]
+
+
 def test_an_offline_run_is_sent_later_and_only_once(tmp_path):
     offline = Run()
     train(make(tmp_path, offline), range(7))
@@ -181,12 +244,50 @@ def test_what_wandb_does_not_take_is_told_once_and_training_goes_on(tmp_path, ca
 
 
 @pytest.mark.parametrize(("preempted", "expected"), [(True, ["preempting", 143]), (False, [143])])
-def test_how_it_ended(tmp_path, preempted, expected):
+@pytest.mark.parametrize("limit_s", [None, 60.0])
+def test_how_it_ended(tmp_path, preempted, expected, limit_s):
     run = Run()
     logger = make(tmp_path, run)
-    logger.close(143, preempted)
-    logger.close(0)
+    if preempted:
+        logger.preempt()
+    assert logger.close(143, limit_s)
+    assert logger.close(0)
+    logger.preempt()
     assert run.ended == expected
+
+
+def test_an_end_that_comes_too_late_is_told_with_the_way_out(tmp_path, caplog):
+    class Slow(Run):
+        def finish(self, exit_code):
+            raise TimeoutError("Timed out finishing run.")  # as WANDB_FINISH_TIMEOUT_RAISES makes it
+
+    assert not make(tmp_path, Slow()).close(0)
+    assert "its run could not be ended (Timed out finishing run)" in caplog.text
+    assert f"`python -m cairn sync {tmp_path}` sends it" in caplog.text
+
+
+def test_an_end_that_hangs_is_left_alone(tmp_path, caplog):
+    let_go, ended = threading.Event(), threading.Event()
+
+    class Hangs(Run):
+        def finish(self, exit_code):
+            let_go.wait()
+            ended.set()
+
+    assert not make(tmp_path, Hangs()).close(0, limit_s=0.01)
+    assert not ended.is_set()
+    assert "could not be ended (there was no more time)" in caplog.text
+    let_go.set()
+
+
+def test_who_has_lost_a_row_does_not_say_that_all_is_there(tmp_path):
+    class Deaf(Run):
+        def log(self, *args, **kwargs):
+            raise ConnectionResetError("Connection lost")
+
+    logger = make(tmp_path, Deaf())
+    assert not logger.deliver({"loss": 1.0, "trainer/global_step": 0})
+    assert not logger.close(0)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +298,27 @@ def test_the_environment_wins(tmp_path, monkeypatch, environment, offline, expec
     if environment:
         monkeypatch.setenv("WANDB_MODE", environment)
     assert WandbLogger(tmp_path, offline=offline, project="p", id="x").mode == expected
+
+
+def test_a_run_that_wandb_does_not_take_goes_on_without_it(tmp_path, caplog, monkeypatch):
+    """The client refuses a value of the configuration, whether it has a network or not."""
+    tried, cleared = [], []
+    logger = WandbLogger(tmp_path, offline=False, forget=lambda: cleared.append(1), project="p", id="x")
+
+    def refuse(self):
+        tried.append(self.mode)
+        raise ValueError("Invalid project name 'a/b'.")
+
+    monkeypatch.setattr(wandb.loggers.WandbLogger, "experiment", property(refuse))
+    logger.log_hyperparams({"a": 1})
+    for step in range(3):
+        logger.log_metrics({"loss": 1.0}, step)
+    logger.load_state_dict(logger.state_dict())
+    logger.close(0)
+    assert (tried, logger.mode, len(cleared)) == (["online", "offline"], "disabled", 2)
+    assert caplog.text.count("W&B does not take this run (Invalid project name 'a/b')") == 1
+    assert logger.journal.count == 3, "sync may send it when the value is right"
+    monkeypatch.delenv("WANDB_MODE")
 
 
 def test_a_journal_that_cannot_be_written_is_told_once(tmp_path, caplog):
@@ -213,7 +335,9 @@ def test_files_stay_with_the_run_and_the_user_wins(tmp_path, monkeypatch):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "7")
     monkeypatch.setenv("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "3")
+    monkeypatch.delenv("WANDB_FINISH_TIMEOUT_RAISES", raising=False)
     wandb.prepare(tmp_path, offline=True)
+    assert wandb.os.environ["WANDB_FINISH_TIMEOUT_RAISES"] == "true"
     found = {name: wandb.os.environ[f"WANDB_{name}"] for name in ("DATA_DIR", "CACHE_DIR", "MODE", "FINISH_TIMEOUT")}
     own = tmp_path / "wandb"
     assert found == {
@@ -222,5 +346,8 @@ def test_files_stay_with_the_run_and_the_user_wins(tmp_path, monkeypatch):
         "MODE": "offline",
         "FINISH_TIMEOUT": "7",
     }
+    monkeypatch.delenv("WANDB_FINISH_TIMEOUT")
+    wandb.prepare(tmp_path, offline=False, finish_s=3600)
+    assert wandb.os.environ["WANDB_FINISH_TIMEOUT"] == "3600"
     for name in [name for name in wandb.os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -402,7 +403,16 @@ class CheckpointEngine(Checkpoint):
     def _open_saver(self, trainer: Trainer, num_bytes: int) -> None:
         policy, on_gpu = self.policy, trainer.strategy.root_device.type == "cuda"
         copies = stage.Stage(policy.overlap)
-        self.saver = saving.saver(policy.writer, policy.buffers, copies, self.history, num_bytes, on_gpu, self.tracker)
+        self.saver = saving.saver(
+            policy.writer,
+            policy.buffers,
+            copies,
+            self.history,
+            num_bytes,
+            on_gpu,
+            self.tracker,
+            partial(snapshot.sync_loggers, trainer),
+        )
         if policy.overlap and not trainer.lightning_module.automatic_optimization:
             for optimizer in trainer.optimizers:  # which may be stepped without Lightning noticing
                 self._hooks.append(optimizer.register_step_pre_hook(lambda *_: self._finish_copy()))

@@ -25,7 +25,9 @@ class Outbox:
     def __init__(self, directory: Path) -> None:
         self.checkpoints, self.directory = directory, directory / layout.OUTBOX
         self._lock = threading.Lock()
-        self._sizes = {saved.name: saved.num_bytes for saved in self.waiting()}
+        waiting = self.waiting()
+        self._sizes = {saved.name: saved.num_bytes for saved in waiting}
+        self._clear_but({saved.name for saved in waiting})
 
     @property
     def num_bytes(self) -> int:
@@ -43,13 +45,27 @@ class Outbox:
         with self._lock:
             self.directory.mkdir(exist_ok=True)
             _remove(place)
-            if source.is_dir():  # a sharded one
-                shutil.copytree(source, place, copy_function=_link)
-            else:
-                _link(source, place)
+            # Whatever a kill leaves: without a note nobody would find the file, and half a copy is not called so.
             self._note(saved.name).write_text(manifest.dump(saved, {}))
+            try:
+                self._hold(source, place)
+            except OSError:
+                _remove(self._note(saved.name))
+                raise
             self._sizes[saved.name] = saved.num_bytes
         return place
+
+    def _hold(self, source: Path, place: Path) -> None:
+        temp = self.directory / layout.temp_name(place.name)
+        try:
+            if source.is_dir():  # a sharded one
+                shutil.copytree(source, temp, copy_function=_link)
+            else:
+                _link(source, temp)
+            temp.rename(place)
+        except OSError:
+            _remove(temp)
+            raise
 
     def path(self, name: str) -> Path:
         """Where the bytes of a checkpoint lie, if they do."""
@@ -66,12 +82,26 @@ class Outbox:
     def waiting(self) -> list[Saved]:
         """What is in it, oldest first."""
         found = []
-        for note in sorted(self.directory.glob("*.json")) if self.directory.is_dir() else []:
+        for note in sorted(path for path in self._files() if path.suffix == ".json"):
             with suppress(OSError, CorruptCheckpointError):
                 saved = manifest.load(note.read_bytes())
                 if self.path(saved.name).exists():
                     found.append(saved)
         return found
+
+    def _files(self) -> list[Path]:
+        try:
+            return list(self.directory.iterdir())
+        except OSError:  # there is none, or, since another thread has just emptied it, no longer
+            return []
+
+    def _clear_but(self, names: set[str]) -> None:
+        """Let nothing take room for ever that nobody will send."""
+        known = {path for name in names for path in (self.path(name), self._note(name))}
+        with suppress(OSError):
+            for path in self._files():
+                _remove(path) if path not in known else None
+            self.directory.rmdir()  # if it is empty
 
     def _note(self, name: str) -> Path:
         return self.directory / layout.manifest_name(name)

@@ -54,6 +54,7 @@ class Saver:
         stage: copies them.
         background: False: `commit` returns when the checkpoint is on the disk.
         tracker: hears of what is committed and deleted.
+        sync: lets what belongs to a state, and lies elsewhere, survive a power cut, before the state is committed.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Saver:
         stage: Stage,
         background: bool,
         tracker: Tracker = UNTRACKED,
+        sync: Callable[[], None] = lambda: None,
     ) -> None:
+        self.sync = sync
         self.history, self.writer, self.images, self.stage = history, writer, images, stage
         self.background, self.tracker = background, tracker
         self._staged: SimpleQueue[tuple[Image, Saved, Mapping[str, Any]] | None] = SimpleQueue()
@@ -143,6 +146,7 @@ class Saver:
             job = self.history.job(draft, provenance)
             told = replace(job.draft, stall_s=job.draft.stall_s + image.device_s)
             job = replace(job, draft=told, blocking=not self.background)
+            self.sync()
             self.tracker.pruning([*job.room, *job.gone])
             result = self.writer.perform(job, image)
         except SaveError as error:
@@ -205,6 +209,7 @@ def saver(
     num_bytes: int,
     on_gpu: bool,
     tracker: Tracker = UNTRACKED,
+    sync: Callable[[], None] = lambda: None,
 ) -> Saver:
     """Everything that is needed to save states of about `num_bytes`, with the memory for it in place.
 
@@ -220,7 +225,7 @@ def saver(
         raise SaveError(str(error)) from error
     beside = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
     writer = _process(images) if beside else WriterHere()
-    return Saver(history, writer, images, stage, background=kind != "sync", tracker=tracker)
+    return Saver(history, writer, images, stage, background=kind != "sync", tracker=tracker, sync=sync)
 
 
 def _that_fit(num_images: int, num_bytes: int) -> int:

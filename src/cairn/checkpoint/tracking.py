@@ -23,6 +23,7 @@ import wandb
 from cairn.checkpoint import disk, layout
 from cairn.checkpoint.errors import ResumeError
 from cairn.checkpoint.outbox import Outbox
+from cairn.checkpoint.pruned import Pruned
 from cairn.checkpoint.space import size
 from cairn.checkpoint.tracker import Links
 from cairn.checkpoint.types import Saved
@@ -33,6 +34,14 @@ log = logging.getLogger(__name__)
 TYPE = "model"
 NOTE = "checkpoint.json"
 _SHOW_EVERY_S = 5.0
+_USE = "what this run starts from could not be noted"
+_COMPARE = "what it has of this run could not be looked up"
+_UPLOAD = "a checkpoint could not be uploaded"
+_TAKE_BACK = "a version of a deleted checkpoint could not be taken back"
+_NAME = "an alias could not be given"
+_END = "not everything could be put in order at the end"
+_Task = tuple[str, Callable[[], Any]]
+"""What is told if it fails, and what is to be done."""
 _ALIASES = {"latest": layout.LAST, "best": layout.BEST}
 
 
@@ -91,7 +100,7 @@ class WandbTracker:
         self._run, self._place, self._wishes = run, place, wishes
         self._online = not run.offline
         self._outbox = Outbox(place.checkpoints)
-        self._pruned = _Pruned(place.run / "wandb" / "pruned.txt")
+        self._pruned = Pruned(place.run)
         # Of who commits:
         self._digests: dict[str, str] = {}
         self._gone: set[str] = set()
@@ -100,13 +109,17 @@ class WandbTracker:
         self._versions: dict[str, Any] = {}
         self._missing: dict[str, Saved] = {}
         self._links: Links = {}
+        self._sending = ""
+        """Its bytes are being read."""
+        self._unsettled: tuple[Saved, ...] | None = None
+        """W&B has not been compared with the run: what waited when that began."""
         self._told: set[str] = set()
         self._abandoned = False
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb-tracker", daemon=True)
         self._thread.start()
         for name in uses if self._online else ():
-            self._tasks.put(partial(self._use, name))
+            self._tasks.put((_USE, partial(run.use_artifact, name)))
 
     # What is told, by whoever commits
 
@@ -116,7 +129,7 @@ class WandbTracker:
             self._pruned.note(saved.sha256)
         self._digests.update({saved.name: saved.sha256 for saved in kept})
         late = [saved for saved in self._outbox.waiting() if saved.name not in self._digests]
-        self._tasks.put(partial(self._reconcile, tuple(kept), dict(links), late))
+        self._tasks.put((_COMPARE, partial(self._open, tuple(kept), dict(links), tuple(late))))
 
     def committed(self, saved: Saved, links: Links) -> None:
         """See `Tracker`."""
@@ -125,7 +138,7 @@ class WandbTracker:
         wanted = self._wishes.wants(saved, links)
         if wanted and self._online:
             wanted = self._hold(saved)
-        self._tasks.put(partial(self._commit, saved, dict(links), wanted))
+        self._tasks.put((_UPLOAD, partial(self._commit, saved, dict(links), wanted)))
 
     def pruning(self, names: Sequence[str]) -> None:
         """See `Tracker`: noted before, since a kill may come in between; what is kept after all, is kept."""
@@ -133,16 +146,18 @@ class WandbTracker:
             self._pruned.note(self._digests.get(name, ""))
 
     def pruned(self, names: Sequence[str]) -> None:
-        """See `Tracker`."""
+        """See `Tracker`: nobody waits for the server before the bytes are gone from the disk."""
         self._gone.update(names)
         for name in names:
             self._digests.pop(name, None)
-        self._tasks.put(partial(self._prune, tuple(names)))
+            if self._is_unwanted(name) and name != self._sending:  # asked in this order, and `_send` in the other one
+                self._outbox.drop(name)
+        self._tasks.put((_TAKE_BACK, partial(self._prune, tuple(names))))
 
     def close(self, finished: bool, limit_s: float) -> None:
         """See `Tracker`."""
         until = time.monotonic() + limit_s
-        self._tasks.put(partial(self._end, finished))
+        self._tasks.put((_END, partial(self._end, finished)))
         self._tasks.put(None)
         try:
             self._thread.join(min(_SHOW_EVERY_S, limit_s))
@@ -152,7 +167,7 @@ class WandbTracker:
         except KeyboardInterrupt:
             log.info("W&B is not waited for any more.")
         self._abandoned = self._thread.is_alive()
-        if self._abandoned or self._missing:
+        if self._abandoned or self._missing or self._unsettled is not None:
             waiting = ", ".join(saved.name for saved in self._outbox.waiting()) or ", ".join(self._missing)
             log.warning(
                 "W&B does not have all checkpoints of this run (%s). `python -m cairn sync %s` sends what is kept.",
@@ -177,16 +192,18 @@ class WandbTracker:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            self._attempt(task)
+            self._attempt(*task)
 
-    def _attempt(self, task: Callable[[], None]) -> None:
-        """One that fails does not keep the others from being tried, nor training from going on."""
+    def _attempt(self, what: str, task: Callable[[], Any]) -> bool:
+        """One that fails does not keep the others from being tried, nor training from going on. Was it done?"""
         if self._abandoned:
-            return
+            return False
         try:
             task()
         except Exception as error:
-            self._tell(type(error).__name__, first_line(error))
+            self._tell(f"{what} {type(error).__name__}", f"{what} ({first_line(error)})")
+            return False
+        return True
 
     def _tell(self, what: str, why: str) -> None:
         """Once for each kind of trouble."""
@@ -194,14 +211,15 @@ class WandbTracker:
             self._told.add(what)
             log.error("W&B: %s. Training goes on; this is told once.", why)
 
-    def _use(self, name: str) -> None:
-        self._run.use_artifact(name)
+    def _is_unwanted(self, name: str) -> bool:
+        """Was it deleted, and shall W&B not have it then?"""
+        return name in self._gone and self._wishes.pruned == "delete"
 
     def _commit(self, saved: Saved, links: Links, wanted: bool) -> None:
         """Make a version of it, if it is wanted, and let `best` be where it should."""
         before, replaced = self._links.get(layout.BEST), self._versions.pop(saved.name, None)
         self._kept[saved.name], self._links = saved, links
-        if wanted and not (saved.name in self._gone and self._wishes.pruned == "delete"):
+        if wanted and not self._is_unwanted(saved.name):
             self._send(saved, _aliases(saved, links))
         else:
             self._missing |= {saved.name: saved} if self._wishes.wants(saved, links) else {}
@@ -213,20 +231,28 @@ class WandbTracker:
             self._restore_aliases(self._there() if self._online else [])
 
     def _send(self, saved: Saved, aliases: Sequence[str]) -> None:
-        self._missing[saved.name] = saved
+        """Unless it is deleted meanwhile, it is missing until it is there."""
+        self._sending = saved.name
         try:
-            artifact = self._artifact(saved)
+            self._missing[saved.name] = saved
+            if self._is_unwanted(saved.name) or (artifact := self._artifact_of(saved)) is None:
+                del self._missing[saved.name]
+                return
+            version = self._run.log_artifact(artifact, aliases=[alias(saved.position.step), *aliases])
+            self._versions[saved.name] = version.wait() if self._online else version
+            del self._missing[saved.name]
+        finally:
+            self._sending = ""
+        self._outbox.drop(saved.name)
+
+    def _artifact_of(self, saved: Saved) -> Any:
+        """None: it was deleted, which this thread will hear later, and offline there is nothing to refer to."""
+        try:
+            return self._artifact(saved)
         except (OSError, ValueError):
             if self._online or (self._place.checkpoints / saved.name).exists():
                 raise
-            del self._missing[saved.name]  # deleted, which this thread will hear later: there is nothing to refer to
-            return
-        version = self._run.log_artifact(artifact, aliases=[alias(saved.position.step), *aliases])
-        if self._online:
-            version = version.wait()
-        self._versions[saved.name] = version
-        del self._missing[saved.name]
-        self._outbox.drop(saved.name)
+            return None
 
     def _artifact(self, saved: Saved) -> Any:
         """Online the bytes, from the outbox; offline a reference to them, and a note that tells versions apart."""
@@ -247,7 +273,7 @@ class WandbTracker:
             self._kept.pop(name, None)
             version = self._versions.pop(name, None)
             if version is not None and self._online:
-                self._attempt(partial(self._take_back, version))
+                self._attempt(_TAKE_BACK, partial(self._take_back, version))
             if self._wishes.pruned == "delete":
                 self._missing.pop(name, None)
                 self._outbox.drop(name)
@@ -258,36 +284,53 @@ class WandbTracker:
         elif self._wishes.pruned == "untag":
             _rename(version, lambda aliases: [])
 
-    def _reconcile(self, kept: Sequence[Saved], links: Links, late: Sequence[Saved]) -> None:
-        """Let W&B have what it should, after a start that it may have heard nothing of."""
-        self._links = links
+    def _open(self, kept: Sequence[Saved], links: Links, late: tuple[Saved, ...]) -> None:
+        """Note what W&B should have before it is asked what it has: it may not answer yet."""
+        self._kept, self._links = {saved.name: saved for saved in kept}, links
+        self._missing |= {saved.name: saved for saved in kept if self._wishes.wants(saved, links)}
+        self._reconcile(late)
+
+    def _reconcile(self, late: tuple[Saved, ...]) -> None:
+        """Let W&B have what it should, after a start that it may have heard nothing of.
+
+        Args:
+            late: what waited to be sent when this start began, and is not kept any more.
+        """
+        self._unsettled = late
         there = self._there() if self._online else []
-        self._kept = {saved.name: saved for saved in kept}
         self._take_back_pruned(there)
-        for saved in kept:
-            same = [version for version in there if version.metadata.get("sha256") == saved.sha256]
-            whole = next((version for version in same if holds(version, saved)), None)
-            if whole is not None:
-                self._versions[saved.name] = whole
-            elif self._wishes.wants(saved, links):
-                self._attempt(partial(self._send, saved, _aliases(saved, links)))
-                for version in same:  # a mere reference, which W&B's own sync has sent
-                    self._attempt(partial(version.delete, delete_aliases=True))
+        for saved in [item for item in self._missing.values() if item.name not in self._kept and _of(item, there)]:
+            del self._missing[saved.name]  # deleted here since, and there from before
+        done = [self._attempt(_UPLOAD, partial(self._settle, saved, there)) for saved in list(self._kept.values())]
         for saved in late if self._online and self._wishes.pruned != "delete" else ():
-            if not any(version.metadata.get("sha256") == saved.sha256 for version in there):
-                self._attempt(partial(self._send, saved, []))
-        for saved in [*late, *kept]:
+            if not _of(saved, there):
+                done.append(self._attempt(_UPLOAD, partial(self._send, saved, [])))
+        for saved in [*late, *self._kept.values()]:
             if saved.name not in self._missing:
                 self._outbox.drop(saved.name)
         if self._online:
             self._restore_aliases(self._there())
+        if all(done):
+            self._unsettled = None
+
+    def _settle(self, saved: Saved, there: Sequence[Any]) -> None:
+        """Let W&B have one that is kept, once."""
+        same = _of(saved, there)
+        whole = next((version for version in same if holds(version, saved)), None)
+        if whole is not None:
+            self._versions[saved.name] = whole
+            self._missing.pop(saved.name, None)
+        elif self._wishes.wants(saved, self._links):
+            self._send(saved, _aliases(saved, self._links))
+            for version in same:  # a mere reference, which W&B's own sync has sent
+                self._attempt(_TAKE_BACK, partial(version.delete, delete_aliases=True))
 
     def _take_back_pruned(self, there: Sequence[Any]) -> None:
         """Also what arrived late: the client of a run that was killed may still have been sending."""
         pruned = self._pruned.digests() - {saved.sha256 for saved in self._kept.values()}
         for version in there:
             if version.metadata.get("sha256") in pruned and (version.aliases or self._wishes.pruned == "delete"):
-                self._attempt(partial(self._take_back, version))
+                self._attempt(_TAKE_BACK, partial(self._take_back, version))
 
     def _there(self) -> list[Any]:
         """The versions that W&B has, oldest first."""
@@ -309,11 +352,13 @@ class WandbTracker:
 
     def _end(self, finished: bool) -> None:
         """Send what could not be sent before, and see that nothing is there, or is called, as it should not be."""
+        if self._unsettled is not None:  # it did not answer at the start
+            self._attempt(_COMPARE, partial(self._reconcile, self._unsettled))
         late = list(self._missing.values())
         for saved in late:
-            self._attempt(partial(self._send, saved, []))
+            self._attempt(_UPLOAD, partial(self._send, saved, []))
         if finished:
-            self._attempt(self._call_final)
+            self._attempt(_NAME, self._call_final)
         there = self._there() if self._online and (late or self._wishes.pruned != "keep") else []
         if late:
             self._restore_aliases(there)
@@ -337,25 +382,6 @@ def _add_note(artifact: Any, facts: Mapping[str, Any], folder: Path) -> None:
         note = Path(made) / NOTE
         note.write_text(json.dumps(facts, indent=2))
         artifact.add_file(str(note), name=NOTE, skip_cache=True)  # W&B takes a copy
-
-
-class _Pruned:
-    """The digests of what retention has deleted: what else is not there, somebody has moved, and W&B shall keep it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def note(self, digest: str) -> None:
-        if digest:
-            try:
-                self.path.parent.mkdir(exist_ok=True)
-                with open(self.path, "a") as file:
-                    file.write(digest + "\n")
-            except OSError:
-                pass  # the thread will take it back, unless this run ends before
-
-    def digests(self) -> set[str]:
-        return set(self.path.read_text().split()) if self.path.is_file() else set()
 
 
 def metadata(saved: Saved, place: Place) -> dict[str, Any]:
@@ -393,6 +419,11 @@ def versions(named: str) -> list[Any]:
     return sorted(committed, key=lambda version: int(version.version.removeprefix("v")))
 
 
+def _of(saved: Saved, there: Sequence[Any]) -> list[Any]:
+    """The versions of one checkpoint."""
+    return [version for version in there if version.metadata.get("sha256") == saved.sha256]
+
+
 def holds(version: Any, saved: Saved) -> bool:
     """Has W&B the bytes of this checkpoint, and not only a reference to them?"""
     entries = version.manifest.entries
@@ -402,12 +433,15 @@ def holds(version: Any, saved: Saved) -> bool:
     return any(name.startswith(f"{saved.name}/") and entry.ref is None for name, entry in entries.items())
 
 
-def download(named: str, into: Path) -> Path:
+def download(named: str, into: Path) -> tuple[Path, str]:
     """Fetch a checkpoint from W&B, and see that it is the one that was saved.
 
     Args:
         named: `entity/project/name:alias`.
-        into: folder for the file; a file that is there already is only looked at.
+        into: folder for the file; one that is there already, and whole, is not fetched again.
+
+    Returns:
+        Where it lies, and `entity/project/name:v3`, which stays what it is when aliases move.
 
     Raises:
         ResumeError: there is no such version, it holds no bytes, or others than were saved.
@@ -418,19 +452,21 @@ def download(named: str, into: Path) -> Path:
         entries = version.manifest.entries
     except (wandb.errors.Error, ValueError) as error:
         raise ResumeError(f"{named} is not to be had from W&B: {first_line(error)}.") from error
-    if not name or not digest:
-        raise ResumeError(f"{named} is no checkpoint of this project: its metadata names no file and no sha256.")
+    if not digest or layout.parse_name(str(name)) is None:  # nor any path that leads elsewhere
+        raise ResumeError(f"{named} is no checkpoint of this project: its metadata names no file of one, or no sha256.")
     if name not in entries and any(path.startswith(f"{name}/") for path in entries):
         raise ResumeError(f"{named} is a sharded checkpoint, which cannot be started from: download it by W&B's tools.")
     if name not in entries or entries[name].ref is not None:
         raise ResumeError(f"{named} holds no bytes: `python -m cairn sync RUN` uploads them from where the run lies.")
     path = into / name
+    if path.is_file() and disk.sha256(path) != digest:  # of a download that was killed
+        path.unlink()
     if not path.is_file():
         _fetch(version, name, into, named)
     if (found := disk.sha256(path)) != digest:
         path.unlink()
         raise ResumeError(f"{named} is not what was saved: its sha256 is {found}, and it should be {digest}.")
-    return path
+    return path, f"{version.entity}/{version.project}/{version.name.partition(':')[0]}:{version.version}"
 
 
 def _fetch(version: Any, name: str, into: Path, named: str) -> None:

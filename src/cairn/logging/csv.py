@@ -99,16 +99,23 @@ class CSVLogger(Logger):
         self.save()
 
     def state_dict(self) -> dict[str, Any]:
-        """How much of the file belongs to this position; the rows are on disk when this returns.
+        """How much of the file belongs to this position; it is written when this returns, `sync` has yet to be called.
 
         Raises:
-            OSError: they could not be written.
+            OSError: the rows could not be written.
         """
         self._flush()
+        return {"rows": self._num_rows, "columns": list(self._columns)}
+
+    def sync(self) -> None:
+        """Let what `state_dict` knows survive a power cut; called by another thread than all else.
+
+        Raises:
+            OSError: that is not sure.
+        """
         if self._num_rows:
             with open(self.path) as file:
                 os.fsync(file.fileno())
-        return {"rows": self._num_rows, "columns": list(self._columns)}
 
     @rank_zero_only
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

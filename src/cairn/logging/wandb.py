@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import loggers
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from cairn.errors import first_line
@@ -49,6 +52,7 @@ class Lines:
         Raises:
             OSError: it could not be written.
         """
+        self.look()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "wb" if self._fresh else "ab", buffering=0) as file:
             size = file.tell()
@@ -62,18 +66,26 @@ class Lines:
         self._fresh = False
         self.count += 1
 
+    def look(self) -> None:
+        """If somebody has deleted the file, say so once: from now on it holds what comes."""
+        if self.count and not self.path.exists():
+            log.error("%s is gone, and not by this run: its first %d lines are lost.", self.path, self.count)
+            self.count = 0
+
     def sync(self) -> None:
-        """Let all of them survive a power cut."""
-        if self.count:
-            with open(self.path) as file:
-                os.fsync(file.fileno())
+        """Let all of them survive a power cut; while another thread may add one."""
+        with suppress(FileNotFoundError), open(self.path) as file:  # there are none, or they were deleted
+            os.fsync(file.fileno())
 
     def cut(self, count: int) -> list[Any]:
         """Forget all but the first ones; returns those."""
         items = list(read(self.path))[:count]
         if self.path.is_file():
             temp = self.path.with_suffix(".tmp")
-            temp.write_text("".join(json.dumps(item) + "\n" for item in items))
+            with open(temp, "w") as file:
+                file.write("".join(json.dumps(item) + "\n" for item in items))
+                file.flush()
+                os.fsync(file.fileno())
             temp.replace(self.path)
         self.count, self._fresh = len(items), False
         return items
@@ -90,10 +102,15 @@ def read(path: Path) -> Iterator[Any]:
                     log.warning("%s has a line that was cut off: it is left out.", path)
 
 
-def prepare(run: Path, offline: bool) -> None:
+def prepare(run: Path, offline: bool, finish_s: float = 60.0) -> None:
     """Keep W&B's files with the run, lose no more than a second of its log, and stay away from the network if offline.
 
     W&B reads these from the environment; what the user has set there wins, but for the folders.
+
+    Args:
+        run: its directory.
+        offline: no network at all.
+        finish_s: how long the end waits for metrics and console; checkpoints are waited for before.
     """
     own = run / "wandb"
     own.mkdir(parents=True, exist_ok=True)
@@ -104,7 +121,8 @@ def prepare(run: Path, offline: bool) -> None:
         "WANDB_SILENT": "true",
         "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",
         "WANDB_INIT_TIMEOUT": "30",
-        "WANDB_FINISH_TIMEOUT": "60",  # for metrics and console; checkpoints are waited for before
+        "WANDB_FINISH_TIMEOUT": f"{finish_s:g}",
+        "WANDB_FINISH_TIMEOUT_RAISES": "true",  # what is not sent by then would be lost without a word
     }
     if offline:  # the argument of wandb.init alone would still try the network once
         defaults["WANDB_MODE"] = "offline"
@@ -118,8 +136,9 @@ class WandbLogger(loggers.WandbLogger):
     Args:
         save_dir: the run directory.
         offline: no network at all; `WANDB_MODE` in the environment wins.
-        forget: when W&B cannot be reached, the run goes offline and says so; this clears away what the client has kept
-            of its try. None: what the client raises comes through.
+        forget: when W&B cannot be reached, the run goes offline and says so, and if it does not even take the run
+            then (a value that it refuses), goes on without it; this clears away what the client has kept of its try.
+            None: what the client raises comes through.
         more: as for Lightning's, `log_model` left out: checkpoints are tracked by themselves.
     """
 
@@ -140,17 +159,26 @@ class WandbLogger(loggers.WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """W&B's run; offline if it cannot be made online."""
-        if self._experiment is None:
+        """W&B's run; offline if it cannot be made online, and one that does nothing if it cannot be made at all."""
+        while self._experiment is None:
             self._wandb_init["mode"] = self.mode
             try:
                 return super().experiment
             except Exception as error:
-                if self.mode != "online" or self._forget is None:
+                if self._forget is None:
                     raise
                 self._forget()
-                self._go_offline(error)
-        return super().experiment
+                self._go_offline(error) if self.mode == "online" else self._give_up(error)
+        return super().experiment if self._is_there else self._experiment
+
+    @property
+    def _is_there(self) -> bool:
+        """False: W&B has not taken the run."""
+        return not isinstance(self._experiment, DummyExperiment)
+
+    def _give_up(self, error: Exception) -> None:
+        self.mode, self._experiment = "disabled", DummyExperiment()  # type: ignore[assignment]
+        log.error("W&B does not take this run (%s): it goes on without W&B.", first_line(error))
 
     def _go_offline(self, error: Exception) -> None:
         self.mode = self._wandb_init["mode"] = os.environ["WANDB_MODE"] = "offline"
@@ -162,27 +190,33 @@ class WandbLogger(loggers.WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        self._attempt("the configuration could not be sent", lambda: super(WandbLogger, self).log_hyperparams(params))
+        self._attempt("the configuration could not be sent", lambda: self._send_config(params))
+
+    def _send_config(self, params: Any) -> None:
+        _ = self.experiment
+        if self._is_there:
+            super().log_hyperparams(params)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         names = {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name: name for name in metrics}
         row = {full: _number(metrics[name]) for full, name in names.items()}
         row |= {_TIME: time.time()} | ({} if step is None else {_STEP: step})
-        plain = {name: value for name, value in row.items() if isinstance(value, int | float | str)}
-        self._attempt(f"{self.journal.path} cannot be written", lambda: self.journal.add(plain))
+        self._attempt(f"{self.journal.path} cannot be written", lambda: self.journal.add(_plain(row)))
         self.deliver(row)
 
     def deliver(self, row: Row) -> bool:
-        """Send a row, if W&B does not have it; returns whether it had to."""
+        """Send a row, if W&B does not have it; returns whether it was sent."""
+        _ = self.experiment
+        if not self._is_there:
+            return False
         if self._next is None:
             self._next = self._look_up()
         key = _key(row)
         if self._has[key]:
             self._has[key] -= 1
             return False
-        self._attempt("a row of the history could not be sent", lambda: self._send(row, key))
-        return True
+        return self._attempt("a row of the history could not be sent", lambda: self._send(row, key))
 
     def _look_up(self) -> int:
         """What W&B has of the run, by the list of what was sent; returns the number of its next row."""
@@ -200,24 +234,30 @@ class WandbLogger(loggers.WandbLogger):
         if self.mode == "online":
             self._sent.add([number, *key])
 
-    def _attempt(self, what: str, task: Callable[[], Any]) -> None:
-        """Nothing that W&B, or its files, may do stops a training; it is told once."""
+    def _attempt(self, what: str, task: Callable[[], Any]) -> bool:
+        """Nothing that W&B, or its files, may do stops a training; it is told once. Returns whether it was done."""
         try:
             task()
         except Exception as error:
             if what not in self._told:
                 log.error("W&B: %s (%s). Training goes on; this is told once.", what, first_line(error))
             self._told.add(what)
+            return False
+        return True
 
     def state_dict(self) -> dict[str, Any]:
-        """How many rows belong to this position; they are on the disk when this returns.
+        """How many rows belong to this position; they are written when this returns, `sync` has yet to be called."""
+        self.journal.look()
+        return {"rows": self.journal.count}
+
+    def sync(self) -> None:
+        """Let what `state_dict` knows survive a power cut; called by another thread than all else.
 
         Raises:
-            OSError: they could not be written.
+            OSError: that is not sure.
         """
         self.journal.sync()
         self._sent.sync()
-        return {"rows": self.journal.count}
 
     @rank_zero_only
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -228,21 +268,68 @@ class WandbLogger(loggers.WandbLogger):
         for row in rows:
             self.deliver(row)
 
-    def close(self, exit_code: int, preempted: bool = False) -> None:
-        """End W&B's run, if there is one; 0 is success. A preempted one is shown as such."""
+    def preempt(self) -> None:
+        """Somebody else has stopped the run: if it ends with another code than 0, W&B shows that as no failure."""
+        if self._experiment is not None:
+            self._attempt("its run could not be marked as preempted", self._experiment.mark_preempting)
+
+    def close(self, exit_code: int, limit_s: float | None = None) -> bool:
+        """End W&B's run, if there is one.
+
+        Args:
+            exit_code: 0 is success.
+            limit_s: wait no longer; None: as long as W&B was told to.
+
+        Returns:
+            Whether W&B has taken all that it was given.
+        """
         if self._experiment is not None:
             experiment, self._experiment = self._experiment, None
-            if preempted:
-                self._attempt("its run could not be marked as preempted", experiment.mark_preempting)
-            self._attempt("its run could not be ended", lambda: experiment.finish(exit_code=exit_code))
+            if why := why_not(partial(experiment.finish, exit_code=exit_code), limit_s):
+                self._told.add(why)
+                log.error(
+                    "W&B: its run could not be ended (%s), so that the end of its history may be missing there. "
+                    "`python -m cairn sync %s` sends it.",
+                    why,
+                    self.save_dir,
+                )
+        return not self._told
 
     def finalize(self, status: str) -> None:
         """Nothing: `close` ends the run, with its exit code."""
 
 
+def why_not(task: Callable[[], Any], limit_s: float | None) -> str:
+    """Do something that may fail or hang, and wait no longer for it; returns why it was not done, empty if it was."""
+    said: list[str] = []
+
+    def work() -> None:
+        try:
+            task()
+            said.append("")
+        except Exception as error:
+            said.append(first_line(error) or repr(error))
+
+    if limit_s is None:
+        work()
+    else:
+        thread = threading.Thread(target=work, name="wandb-end", daemon=True)
+        thread.start()
+        thread.join(limit_s)
+    return said[0] if said else "there was no more time"
+
+
+def _plain(row: Row) -> Row:
+    """What the journal can hold of a row: no picture and no table."""
+    return {name: value for name, value in row.items() if isinstance(value, int | float | str)}
+
+
 def _key(row: Row) -> Key:
-    """What makes a row this row: a resumed run logs the same numbers under the same names at the same step again."""
-    return (row.get(_STEP), *sorted(name for name in row if name not in (_STEP, _TIME)))
+    """What makes a row this row: a resumed run logs the same numbers under the same names at the same step again.
+
+    Of what the journal holds of it, so that the same row has the same key when it comes from there.
+    """
+    return (row.get(_STEP), *sorted(name for name in _plain(row) if name not in (_STEP, _TIME)))
 
 
 def _number(value: Any) -> Any:

@@ -1,0 +1,40 @@
+"""How a run ends, and what of that its loggers are told."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from cairn import run, wandb_run
+from cairn.checkpoint.tracker import UNTRACKED
+from cairn.cluster.signals import StopSignals
+from cairn.run import Job, Plan
+
+
+@pytest.mark.parametrize(
+    ("received", "expected"),
+    [
+        (0, wandb_run.Ending(1)),
+        (signal.SIGTERM, wandb_run.Ending(143, "SIGTERM")),
+        (signal.SIGUSR2, wandb_run.Ending(140, "SIGUSR2")),
+        (signal.SIGINT, wandb_run.Ending(1)),
+    ],
+)
+def test_an_error_that_a_signal_has_caused_is_no_failure(monkeypatch, received, expected):
+    """SIGTERM for a whole group ends the workers of the data first, so that an error comes before any boundary."""
+    signals, ended = StopSignals(), []
+    signals.received = received
+    engine = SimpleNamespace(tracker=UNTRACKED)
+    parts = SimpleNamespace(signals=signals, engine=engine, trainer=SimpleNamespace(loggers=[]))
+
+    def fail(*args):
+        raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
+
+    monkeypatch.setattr(run, "build", lambda *args: parts)
+    monkeypatch.setattr(run, "_introduce", lambda *args: None)
+    monkeypatch.setattr(run, "_fit", fail)
+    monkeypatch.setattr(wandb_run, "end", lambda cfg, tracker, loggers, how: ended.append(how))
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        run._train(OmegaConf.create({}), None, "r", Plan(None), None, Job(signals))
+    assert ended == [expected]
