@@ -271,10 +271,11 @@ def copied_as_late_as_possible() -> Iterator[None]:
             now.wait(0.1)  # after the last batch there is no step
         copy(pairs, **options)
 
-    def finish_now(self: stage.Stage) -> None:
+    def finish_now(self: stage.Stage) -> float:
         now.set()
-        finish(self)
+        waited_s = finish(self)
         now.clear()
+        return waited_s
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "_copy", late)
