@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import struct
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+try:
+    from isal.isal_zlib import crc32  # the same number in a third of the time
+except ImportError:
+    from zlib import crc32
 
 ALIGNMENT = 64
 """Every record begins at a multiple of this, in bytes, so that it can be mapped as a tensor of any type."""
@@ -185,7 +189,7 @@ def _final(view: memoryview, step_bytes: int) -> Iterator[int]:
         crc = 0
         for start in range(data, data + size, step_bytes):
             end = min(start + step_bytes, data + size)
-            crc = zlib.crc32(view[start:end], crc)
+            crc = crc32(view[start:end], crc)
             yield end
         struct.pack_into("<I", view, data + size + 4, crc)
         struct.pack_into("<I", view, at + 16, crc)

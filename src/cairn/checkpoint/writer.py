@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +31,15 @@ SILENCE_S = 60.0
 LOOK_S = 1.0
 """How often the training and its writer look whether the other is still there."""
 _PATIENCE_S = 5.0  # for a writer without work to end
+
+
+# What is installed comes behind the standard library: nothing there takes its place.
+_START = f"""
+import sys
+sys.path.append({sysconfig.get_path("platlib")!r})
+from {__package__}.writer_process import main
+main(sys.argv[1:])
+"""
 
 
 class Writer(Protocol):
@@ -110,9 +120,9 @@ class WriterProcess:
         fds = [theirs.fileno(), *(image.fd for image in self._images.all)]
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         with theirs:  # theirs alone once they have it: its end is what they notice when this process dies
-            # -S: it needs the standard library only, and starts in half the time; -P: of which no file that happens to
-            # lie where we stand takes the place. No kill for our group reaches it.
-            command = [sys.executable, "-SP", "-m", f"{__package__}.writer_process", *map(str, [os.getpid(), *fds])]
+            # -S: it needs little but the standard library, and starts in half the time; -P: no file that happens to lie
+            # where we stand takes its place. No kill for our group reaches it.
+            command = [sys.executable, "-SP", "-c", _START, *map(str, [os.getpid(), *fds])]
             environment = {**os.environ, "PYTHONPATH": path}
             self._process = subprocess.Popen(
                 command, pass_fds=fds, env=environment, start_new_session=True, stdin=subprocess.DEVNULL

@@ -1,7 +1,7 @@
 """The process that writes checkpoints: it does one job after the other until the training process is gone.
 
-Started by `writer.WriterProcess`, which says its own process id and the numbers of the files that this one inherits:
-its end of a pipe, then the buffers.
+Started by `writer.WriterProcess`, which calls `main` with its own process id and the numbers of the files that this one
+inherits: its end of a pipe, then the buffers.
 It holds no state: whatever it is killed in the middle of, the next one does again from the same buffer.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import signal
-import sys
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -90,7 +89,3 @@ class _Server:
                 return  # it is finished all the same: nobody is left who could do it again, or would read this
             with suppress(OSError):
                 self._asked.send(num_bytes)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
