@@ -57,7 +57,7 @@ def put_chunks(
                 digest.update(chunk)
                 file.write(chunk)
         else:
-            _hash_while_writing(chunks, digest.update, lambda chunk: beat(file.write(chunk)))
+            _at_once(chunks, digest.update, lambda chunk: beat(file.write(chunk)))
         file.sync(num_bytes)
     return digest.hexdigest()
 
@@ -68,25 +68,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hash_while_writing(
-    chunks: Iterable[memoryview], update: Callable[[memoryview], Any], write: Callable[[memoryview], Any]
-) -> None:
-    """Give each chunk to both, in order; the disk has a thread of its own.
+def _at_once(chunks: Iterable[memoryview], *consumers: Callable[[memoryview], Any]) -> None:
+    """Give each chunk to every consumer, in order; each has a thread of its own, and so has what makes the chunks.
 
-    Whatever makes the chunks has just read them, as `update` does: both in this thread read memory once, and take no
-    more than one core from a training that has only so many.
+    Of a hash, a disk and a CRC only the first takes a core for long: on two cores, training keeps the other one.
     """
+    threads = [ThreadPoolExecutor(1) for _ in consumers]
     pending: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(1) as thread:
-        try:
-            for chunk in chunks:
-                pending.append(thread.submit(write, chunk))
-                update(chunk)
-                while pending and pending[0].done():
-                    pending.popleft().result()  # an error stops it soon
-            for future in pending:
-                future.result()
-        finally:
+    try:
+        for chunk in chunks:
+            pending.extend(thread.submit(consume, chunk) for thread, consume in zip(threads, consumers, strict=True))
+            while pending and pending[0].done():
+                pending.popleft().result()  # an error stops it soon
+        for future in pending:
+            future.result()
+    finally:
+        for thread in threads:
             thread.shutdown(cancel_futures=True)
 
 
