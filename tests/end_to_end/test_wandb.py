@@ -72,17 +72,21 @@ def online(server: WandbServer, run: Path, *overrides: str, fresh: bool = False,
 
 
 def told(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """Step and names of each row; without the costs of saves, which nothing repeats."""
+    """Step, names and values of each row; without the costs of saves, which nothing repeats."""
     own = {"_timestamp", "_step", "_runtime", "trainer/global_step"}
-    found = [(row["trainer/global_step"], *sorted(set(row) - own)) for row in rows if "_step" in row]
-    return sorted(item for item in found if not any(name.startswith("checkpoint/") for name in item[1:]))
+    found = [
+        (row["trainer/global_step"], *sorted((name, float(row[name])) for name in set(row) - own))
+        for row in rows
+        if "_step" in row
+    ]
+    return sorted(item for item in found if not any(name.startswith("checkpoint/") for name, _ in item[1:]))
 
 
 def logged(run: Path) -> list[tuple[Any, ...]]:
     """The same of metrics.csv, which is exact."""
     with open(run / "csv" / "metrics.csv", newline="") as file:
         rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-    return sorted((int(row.pop("step")), *sorted(row)) for row in rows)
+    return sorted((int(row.pop("step")), *sorted((name, float(value)) for name, value in row.items())) for row in rows)
 
 
 def there(server: WandbServer) -> dict[str, Any]:
@@ -324,7 +328,7 @@ def test_a_finished_run_that_is_extended(server: WandbServer, tmp_path: Path) ->
     tests = [row for row in seen.history if "test/loss" in row]
     assert len(tests) == 2, "one for each end"
     assert told([row for row in seen.history if "test/loss" not in row]) == [
-        row for row in logged(run) if "test/loss" not in row
+        row for row in logged(run) if "test/loss" not in dict(row[1:])
     ]
     assert {"latest", "final"} <= there(server)[kept(run)[-1].name].aliases
     assert "final" not in there(server)[first].aliases
