@@ -29,7 +29,7 @@ from tests.support.values import drop_manifest, flip_byte, names
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric, MetricTracker
 
-from cairn.checkpoint import callback, layout, resume, saving, writer
+from cairn.checkpoint import callback, layout, resume, saving, stage, writer
 from cairn.checkpoint import clock as clock_module
 from cairn.checkpoint import disk as disk_module
 from cairn.checkpoint.callback import Stopped
@@ -757,6 +757,20 @@ def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_
     assert [item.position.batch for item in run.committed] == expected
     assert run.engine.telemetry.meter.num_skipped == run.committed[-1].skipped == 8 - len(expected)
     assert run.engine.telemetry.num_saves == len(expected)
+
+
+def test_a_copy_that_is_waited_for_inside_of_a_save_counts_once(tmp_path, monkeypatch):
+    finish = stage.Stage.finish
+
+    def long(self):
+        late = self._pending is not None
+        return finish(self) + (500.0 if late else 0.0)
+
+    monkeypatch.setattr(stage.Stage, "finish", long)
+    settings = policy(tmp_path, triggers={"end": AtEnd()}, writer="thread", overlap=True)
+    run = fit(prepare(tmp_path, Scored(), settings))
+    assert run.engine.telemetry.num_saves == 1
+    assert run.engine.telemetry.meter.total_stall_s < 500.0
 
 
 def test_a_save_of_the_best_waits_where_one_of_the_interval_is_left_out(tmp_path, busy_until_waited_for):

@@ -16,9 +16,10 @@ from cairn.checkpoint.encoding import encode
 from cairn.checkpoint.errors import SaveError
 from cairn.checkpoint.history import History
 from cairn.checkpoint.images import Images
-from cairn.checkpoint.retention import Latest
+from cairn.checkpoint.retention import Latest, WithinBytes
 from cairn.checkpoint.saving import Saver
 from cairn.checkpoint.stage import Stage
+from cairn.checkpoint.tracker import Untracked
 from cairn.checkpoint.writer import WriterHere, WriterProcess
 
 GENEROUS_S = 300
@@ -77,7 +78,8 @@ def stage_one(own, number, image=None):
 
 def save(own, number, image=None):
     """One save; `own` has room for it."""
-    own.commit(stage_one(own, number, image), saved(number), {"world_size": 1})
+    image = stage_one(own, number, image)
+    own.commit(image, saved(number, num_bytes=image.num_bytes), {"world_size": 1})
 
 
 def numbers(outcomes):
@@ -511,3 +513,35 @@ def test_a_history_that_cannot_be_synced_makes_the_save_fail_before_anything_is_
     save(own, 2)
     own.wait()
     assert names(Catalog(folder).committed()) == [saved(2).name]
+
+
+class Heard(Untracked):
+    """What a tracker is told of deletions."""
+
+    def __init__(self):
+        self.gone = []
+
+    def pruned(self, names):
+        self.gone += names
+
+
+def test_nobody_is_told_of_a_deletion_that_a_failed_save_has_not_come_to(make, folder):
+    """There is room for one checkpoint: the one before is to go first."""
+    own = make(rule=WithinBytes(1500))
+    own.tracker = Heard()
+    own.writer.let_go(9)
+    save(own, 0)
+    own.wait()
+
+    def fail():
+        raise SaveError("no")
+
+    own.sync = fail
+    save(own, 1)
+    own.wait()
+    assert own.tracker.gone == []
+    assert names(Catalog(folder).committed()) == [saved(0).name]
+    own.sync = lambda: None
+    save(own, 2)
+    own.wait()
+    assert own.tracker.gone == [saved(0).name]

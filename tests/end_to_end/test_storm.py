@@ -113,6 +113,7 @@ def _storm(name: str, way: str, command: list[str], whole_run: Path, tmp_path: P
     print(f"\n{name}, {way}: {dict(storm.counts)}; none torn, none a step back, all ends equal")
     assert storm.counts["kills"] >= KILLS
     assert storm.counts["inside a save"] >= KILLS // 10, "a storm that spares the saves shows nothing"
+    assert writer != "process" or storm.counts["writers alone"] > 0, "nor does one that spares the writers"
 
 
 @dataclass

@@ -369,7 +369,8 @@ class CheckpointEngine(Checkpoint):
         provenance = {"world_size": trainer.world_size, **self.origin.provenance}
         self.telemetry.staged()
         if trainer.is_last_batch or not self._in_background:
-            self._finish_copy()  # what hooks at an epoch's end do to weights is theirs; and here nothing overlaps
+            # What hooks at an epoch's end do to weights is theirs; and where training waits, nothing overlaps.
+            self._the_saver.stage.finish()
         self._the_saver.commit(image, draft, provenance)
 
     def _hear(self, final: bool = False) -> str:
@@ -381,11 +382,12 @@ class CheckpointEngine(Checkpoint):
         if self.saver is None:
             return ""
         if final:
-            self._finish_copy()
+            self.saver.stage.finish()
             self.saver.wait()
         gave_up, outcomes = "", self.saver.outcomes()
         for outcome in outcomes:
-            self.telemetry.meter.stood_longer(outcome.device_s)
+            if self._in_background and not final:  # else what it waited for was a part of the pause
+                self.telemetry.meter.stood_longer(outcome.device_s)
             last = final and outcome is outcomes[-1]
             if outcome.result is None:
                 self.telemetry.failed()

@@ -12,19 +12,20 @@ from torch.optim import Optimizer
 
 _RECORD_BYTES = 200  # what torch's zip file holds beside the bytes of each storage: two headers, padding
 _PLAIN_KERNELS = {"fused": False, "foreach": False, "capturable": False}
-_LEAF_BYTES = 20  # of a name or a number in its pickle
+_LEAF_BYTES, _TENSOR_BYTES = 20, 150  # of a name or a number in its pickle, and of how a tensor is put together
 
 
 def num_bytes(state: Any) -> int:
     """About what `torch.save` makes of `state`; a storage that several tensors share is written once."""
     storages: dict[int, int] = {}
-    leaves = 0
+    pickled = 0
     for leaf in _leaves(state):
-        leaves += 1
+        pickled += _LEAF_BYTES
         if isinstance(leaf, Tensor):
+            pickled += _TENSOR_BYTES
             storage = leaf.untyped_storage()
             storages[storage._cdata] = storage.nbytes()
-    return sum(storages.values()) + _RECORD_BYTES * len(storages) + _LEAF_BYTES * leaves
+    return sum(storages.values()) + _RECORD_BYTES * len(storages) + pickled
 
 
 def first_num_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:

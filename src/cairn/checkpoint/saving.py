@@ -143,10 +143,10 @@ class Saver:
         result, why, job = None, "", None
         try:
             image.wait()
+            self.sync()  # before there is a job: of one that was not even tried, nothing is deleted
             job = self.history.job(draft, provenance)
             told = replace(job.draft, stall_s=job.draft.stall_s + image.device_s)
             job = replace(job, draft=told, blocking=not self.background)
-            self.sync()
             self.tracker.pruning([*job.room, *job.gone])
             result = self.writer.perform(job, image)
         except SaveError as error:

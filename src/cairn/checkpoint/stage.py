@@ -151,6 +151,7 @@ class Stage:
         compute = torch.cuda.current_stream(device)
         self._stream = self._stream or torch.cuda.Stream(device)
         self._stream.wait_stream(compute)
+        image.device_s = 0.0
         began, first, last, needed = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(4))
         with torch.cuda.stream(self._stream):
             began.record(self._stream)
