@@ -163,8 +163,21 @@ def _imported(text):
             yield node.module
 
 
-# They are imported, and what they do beside that, others do as well: they take half of the time.
-LIGHT = "not (test_exact.py or test_auto.py or test_crash.py)"
+# They are imported, and what they do beside that, others do as well: they take most of the time.
+HEAVY = (
+    "auto",
+    "callback",
+    "crash",
+    "exact",
+    "loop",
+    "meter",
+    "stage",
+    "sums",
+    "tracking",
+    "wandb_server",
+    "datamodule",
+)
+LIGHT = f"not ({' or '.join(f'test_{name}.py' for name in HEAVY)})"
 
 
 @pytest.mark.slow
