@@ -21,7 +21,7 @@ from benchmarks.contenders import CONTENDERS, DEFAULT, WITH_WANDB
 from benchmarks.rounds import Bench, Settings
 from benchmarks.workload import SIZES
 
-PARTS = ("compare", "auto", "startup")
+PARTS = ("compare", "memory", "auto", "startup")
 OUT = Path(__file__).with_name("out")
 LATEST = "latest.json"
 _FOLDERS = ("--dir", "--out")
@@ -73,6 +73,8 @@ def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Seq
     try:
         if "compare" in options.part:
             bench.compare()
+        if "memory" in options.part:
+            bench.memory()
         if "auto" in options.part:
             bench.auto(options.auto_size)
         if "startup" in options.part:

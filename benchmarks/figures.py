@@ -283,7 +283,7 @@ def _auto(size: str, threads: int, runs: list[Raw]) -> Auto:
 
 def _comparison(runs: Sequence[Raw], key: tuple[Any, ...]) -> Comparison:
     timed = [run for run in runs if run["part"] == "time" and _key(run) == key]
-    memory = [run for run in runs if run["part"] == "memory" and _place(run) == key[:2] and _key(run)[3] == key[3]]
+    memory = [run for run in runs if run["part"] == "memory" and _place(run) == key[:2]]  # whichever command's
     setting = timed[0]["setting"]
     base = [of_run(run["job"], run["seen"]) for run in _of(timed, "none")]
     noise = _middle_half([pair.busy_s - pair.quiet_s for run in base for pair in run.pairs])

@@ -93,6 +93,12 @@ class Bench:
             for threads in self.settings.threads:
                 self._compare_at(size, threads)
 
+    def memory(self) -> None:
+        """What each takes of it, at every size; the rest that `compare` measures left out."""
+        for size in self.settings.sizes:
+            batch_s, write_s = self._calibrate(size, self.settings.threads[0])
+            self._memory_at(self._setting(size, self.settings.threads[0], min(self.settings.factors), batch_s, write_s))
+
     def auto(self, size: str) -> None:
         """`checkpoint.save_interval=auto` against no checkpoints, for about `auto_s` of training each."""
         for threads in self.settings.threads:
@@ -114,9 +120,12 @@ class Bench:
                 for name in order(self.settings.contenders, number):
                     self._run(self._timed_job(name, setting), part="time", round=number, setting=asdict(setting))
         if self.settings.memory:
-            for name in self._with_baselines():
-                job = self._timed_job(name, settings[0], saves=_MEMORY_SAVES, pairs=1)
-                self._run(job, part="memory", round=0, setting=asdict(settings[0]))
+            self._memory_at(settings[0])
+
+    def _memory_at(self, setting: Setting) -> None:
+        for name in self._with_baselines():
+            job = self._timed_job(name, setting, saves=_MEMORY_SAVES, pairs=1)
+            self._run(job, part="memory", round=0, setting=asdict(setting))
 
     def _with_baselines(self) -> Iterator[str]:
         """In memory everybody is compared with the same script, or command, without checkpoints."""

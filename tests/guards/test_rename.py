@@ -165,18 +165,6 @@ def _imported(text):
 
 # They are imported, and what they do beside that, others do as well: they take most of the time.
 HEAVY = ("auto", "callback", "crash", "exact", "loop", "meter", "stage", "sums", "tracking", "wandb_server")
-    "auto",
-    "callback",
-    "crash",
-    "exact",
-    "loop",
-    "meter",
-    "stage",
-    "sums",
-    "tracking",
-    "wandb_server",
-    "datamodule",
-)
 LIGHT = f"not ({' or '.join(f'test_{name}.py' for name in HEAVY)})"
 
 
