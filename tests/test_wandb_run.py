@@ -79,6 +79,23 @@ def test_where_a_run_starts_from_is_noted_whatever_it_tracks(tmp_path, monkeypat
     assert wishes.which == (which if triggers else "none")
 
 
+@pytest.mark.parametrize("changes", [{"triggers": {}}, {"artifacts": {"which": "none"}}])
+@pytest.mark.parametrize("pruned", ["keep", "untag", "delete"])
+def test_a_resume_that_tracks_nothing_does_with_what_is_there_what_was_wished(tmp_path, monkeypatch, changes, pruned):
+    from cairn.checkpoint import tracking
+
+    made = []
+    monkeypatch.setattr(tracking, "WandbTracker", lambda *args: made.append(args))
+    artifacts = {"which": "all", "every": 1, "pruned": pruned, "queue": None} | changes.get("artifacts", {})
+    group = {"triggers": changes.get("triggers", {"end": {}}), "artifacts": artifacts, "dirpath": str(tmp_path)}
+    logger = WandbLogger(tmp_path, project="p", id="x")
+    logger.mode, logger._experiment = "online", SimpleNamespace(entity="own", project="proj")
+    cfg = OmegaConf.create({"train": True, "checkpoint": group})
+    wandb_run.tracker(cfg, [logger], RunDirectory(tmp_path), started_from())
+    ((_, _, wishes, _),) = made
+    assert (wishes.which, wishes.pruned) == ("none", pruned)
+
+
 def test_what_lies_in_wandb_is_fetched_once_and_its_version_is_kept(tmp_path, monkeypatch):
     from cairn.checkpoint import tracking
 

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,7 +191,7 @@ def tracker(cfg: DictConfig, given: Sequence[Any], directory: RunDirectory, fact
     if logger.mode == "disabled":  # it does not take the run
         return UNTRACKED
     uses = [artifact] if start and (artifact := _artifact(start, run.entity, run.project)) else []
-    wishes = _wishes(cfg) if any_wanted else tracking.Wishes("none")
+    wishes = _wishes(cfg) if any_wanted else replace(_wishes(cfg), which="none")  # what is there stays as it was wished
     return tracking.WandbTracker(run, _place(directory, Path(cfg.checkpoint.dirpath), facts), wishes, uses)
 
 

@@ -167,7 +167,7 @@ class WandbTracker:
         except KeyboardInterrupt:
             log.info("W&B is not waited for any more.")
         self._abandoned = self._thread.is_alive()
-        if self._abandoned or self._missing or self._unsettled is not None:
+        if self._wishes.which != "none" and (self._abandoned or self._missing or self._unsettled is not None):
             waiting = ", ".join(saved.name for saved in self._outbox.waiting()) or ", ".join(self._missing)
             log.warning(
                 "W&B does not have all checkpoints of this run (%s). `python -m cairn sync %s` sends what is kept.",
