@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import wandb
+from wandb.sdk import wandb_setup
 
 from cairn.checkpoint import disk, layout
 from cairn.checkpoint.errors import ResumeError
@@ -479,6 +480,18 @@ def _fetch(version: Any, name: str, into: Path, named: str) -> None:
 def forget() -> None:
     """End what the client has running, a try to reach W&B that came to nothing among it."""
     wandb.teardown()
+
+
+def kill() -> bool:
+    """End the client's process, and lose what it has not sent; its file is written every second. Was there one?
+
+    When ours ends, it is waited for as long as it tries to send, and no public function sets a limit to that.
+    """
+    connection = getattr(wandb_setup._singleton, "_connection", None)
+    process = getattr(getattr(connection, "_proc", None), "_process", None)
+    if process is not None:  # None: somebody else has started it, and nobody waits for it
+        process.kill()
+    return process is not None
 
 
 def _aliases(saved: Saved, links: Links) -> list[str]:
