@@ -79,6 +79,23 @@ def test_where_a_run_starts_from_is_noted_whatever_it_tracks(tmp_path, monkeypat
     assert wishes.which == (which if triggers else "none")
 
 
+@pytest.mark.parametrize("changes", [{"triggers": {}}, {"artifacts": {"which": "none"}}])
+@pytest.mark.parametrize("pruned", ["keep", "untag", "delete"])
+def test_a_resume_that_tracks_nothing_does_with_what_is_there_what_was_wished(tmp_path, monkeypatch, changes, pruned):
+    from cairn.checkpoint import tracking
+
+    made = []
+    monkeypatch.setattr(tracking, "WandbTracker", lambda *args: made.append(args))
+    artifacts = {"which": "all", "every": 1, "pruned": pruned, "queue": None} | changes.get("artifacts", {})
+    group = {"triggers": changes.get("triggers", {"end": {}}), "artifacts": artifacts, "dirpath": str(tmp_path)}
+    logger = WandbLogger(tmp_path, project="p", id="x")
+    logger.mode, logger._experiment = "online", SimpleNamespace(entity="own", project="proj")
+    cfg = OmegaConf.create({"train": True, "checkpoint": group})
+    wandb_run.tracker(cfg, [logger], RunDirectory(tmp_path), started_from())
+    ((_, _, wishes, _),) = made
+    assert (wishes.which, wishes.pruned) == ("none", pruned)
+
+
 def test_what_lies_in_wandb_is_fetched_once_and_its_version_is_kept(tmp_path, monkeypatch):
     from cairn.checkpoint import tracking
 
@@ -205,7 +222,19 @@ def test_who_was_stopped_ends_in_time_whatever_hangs(tmp_path, stopped_by, takes
     assert first_s + 2 == wandb_run.STOP_S
 
 
-def test_who_was_stopped_does_not_wait_for_a_client_that_hangs(tmp_path):
+@pytest.fixture
+def client(monkeypatch):
+    from cairn.checkpoint import tracking
+
+    seen = []
+    process = SimpleNamespace(kill=lambda: seen.append("killed"))
+    connection = SimpleNamespace(_proc=SimpleNamespace(_process=process))
+    monkeypatch.setattr(tracking.wandb_setup, "_singleton", SimpleNamespace(_connection=connection))
+    monkeypatch.setattr(tracking, "forget", lambda: seen.append("forgotten"))
+    return seen
+
+
+def test_who_was_stopped_does_not_wait_for_a_client_that_hangs(tmp_path, caplog, client):
     let_go, clock = threading.Event(), Clock()
     logger = WandbLogger(tmp_path, project="p", id="x")
     theirs = loggers.WandbLogger(project="p", experiment=SimpleNamespace(finish=lambda exit_code: let_go.wait()))
@@ -216,7 +245,25 @@ def test_who_was_stopped_does_not_wait_for_a_client_that_hangs(tmp_path):
 
     how = wandb_run.Ending(143, "SIGTERM")
     wandb_run.end(WAITS, SimpleNamespace(close=close), [logger, theirs], how, clock)
+    assert caplog.text.count("could not be ended (there was no more time)") == 2
+    assert client == ["killed", "forgotten"], "the end of the process would wait for it"
     let_go.set()
+
+
+@pytest.mark.parametrize("stopped_by", ["SIGTERM", ""])
+def test_a_client_that_ends_in_time_is_left_in_peace(tmp_path, client, stopped_by):
+    logger = WandbLogger(tmp_path, project="p", id="x")
+    logger._experiment = SimpleNamespace(finish=lambda exit_code: None, mark_preempting=lambda: None)
+    wandb_run.end(WAITS, UNTRACKED, [logger], wandb_run.Ending(1, stopped_by))
+    assert client == []
+
+
+def test_a_client_that_somebody_else_has_started_is_not_killed(monkeypatch):
+    from cairn.checkpoint import tracking
+
+    for there in (None, SimpleNamespace(_connection=None), SimpleNamespace(_connection=SimpleNamespace(_proc=None))):
+        monkeypatch.setattr(tracking.wandb_setup, "_singleton", there)
+        assert not tracking.kill()
 
 
 def test_a_run_that_comes_to_its_end_waits_for_uploads(tmp_path):

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,8 @@ STOP_S = 10.0
 """Who was stopped by a signal has little time left for uploads: the next start, or `sync`, makes up for them."""
 _FINISH_S = 2.0
 """Of these, no checkpoint is waited for: history and exit code need them."""
+_TEARDOWN_S = 1.0
+"""On top of these, for what is left of a client whose process has been killed; it takes milliseconds."""
 
 
 # What W&B is told
@@ -94,14 +96,16 @@ def _project(given: DictConfig) -> str | None:
     return None if named is None else _short(re.sub(f"[{re.escape(config.NOT_IN_A_PROJECT)}]", "-", str(named)))
 
 
-def introduce(directory: RunDirectory, given: Sequence[Any], config: Mapping[str, Any], facts: dict[str, Any]) -> None:
+def introduce(
+    directory: RunDirectory, given: Sequence[Any], settings: Mapping[str, Any], facts: dict[str, Any]
+) -> None:
     """Tell the loggers what run this is; what a later start, or `sync`, cannot find out any more is noted down."""
     if "started_from" not in facts and (before := _recall(directory).get("facts", {}).get("started_from")):
         facts["started_from"] = before
     if any(isinstance(logger, WandbLogger) for logger in given):
         _remember(directory, facts=facts)
     for logger in given:
-        logger.log_hyperparams({**config, "run": facts})
+        logger.log_hyperparams({**settings, "run": facts})
 
 
 @rank_zero_only
@@ -150,6 +154,7 @@ def end(
     """Let W&B have what is left of a run, and end it there.
 
     Who was stopped has `STOP_S` for all of it, whatever hangs: SIGKILL may come next, and the job is not yet requeued.
+    W&B's client would be waited for once more when the process ends; if it has used up that time, it is ended, too.
     """
     until = now() + STOP_S
     if is_preempted(how.stopped_by):  # first of all: nothing of it may be left to be done
@@ -162,6 +167,16 @@ def end(
     finally:
         for logger in given:
             _close(logger, how.code, max(0.0, until - now()) if how.stopped_by else None)
+        if how.stopped_by and now() >= until and any(isinstance(logger, loggers.WandbLogger) for logger in given):
+            _abandon()
+
+
+def _abandon() -> None:
+    """Its client hangs: what it has written to its file is kept, and `sync` sends it."""
+    from cairn.checkpoint import tracking
+
+    if tracking.kill():
+        why_not(tracking.forget, _TEARDOWN_S)
 
 
 def _close(logger: Any, code: int, limit_s: float | None) -> None:
@@ -170,7 +185,8 @@ def _close(logger: Any, code: int, limit_s: float | None) -> None:
         logger.close(code, limit_s)
     elif isinstance(logger, loggers.WandbLogger) and logger._experiment is not None:
         why = why_not(partial(logger.experiment.finish, exit_code=code), limit_s)
-        log.error("W&B: its run could not be ended (%s).", why) if why else None
+        if why:
+            log.error("W&B: its run could not be ended (%s).", why)
 
 
 # Its checkpoints
@@ -191,7 +207,7 @@ def tracker(cfg: DictConfig, given: Sequence[Any], directory: RunDirectory, fact
     if logger.mode == "disabled":  # it does not take the run
         return UNTRACKED
     uses = [artifact] if start and (artifact := _artifact(start, run.entity, run.project)) else []
-    wishes = _wishes(cfg) if any_wanted else tracking.Wishes("none")
+    wishes = _wishes(cfg) if any_wanted else replace(_wishes(cfg), which="none")  # what is there stays as it was wished
     return tracking.WandbTracker(run, _place(directory, Path(cfg.checkpoint.dirpath), facts), wishes, uses)
 
 

@@ -115,6 +115,42 @@ def test_a_file_without_a_note_is_cleared_away(folder):
     assert list(folder.iterdir()) == []
 
 
+def garble(note):
+    note.write_text("{}")
+
+
+def refuse(note):
+    note.unlink()
+    note.mkdir()  # reading it is an OSError, also for root
+
+
+def write_newer(note):
+    note.write_text('{"format": 99}')
+
+
+@pytest.mark.parametrize("spoil", [garble, refuse, write_newer])
+def test_what_has_a_note_that_cannot_be_read_is_kept_and_told_once(folder, caplog, spoil):
+    first, second = commit(folder, 0), commit(folder, 1)
+    outbox = Outbox(folder)
+    content = outbox.put(first).read_bytes()
+    outbox.put(second)
+    note = folder / ".outbox" / first.name.replace(".ckpt", ".json")
+    spoil(note)
+    later = Outbox(folder)
+    assert later.waiting() == later.waiting() == [second]
+    assert later.num_bytes == second.num_bytes
+    assert later.path(first.name).read_bytes() == content
+    assert note.exists()
+    assert caplog.text.count(f"{note.name} cannot be read") == 1
+
+
+def test_a_note_without_a_file_is_cleared_away(folder):
+    saved, outbox = commit(folder), Outbox(folder)
+    outbox.put(saved).unlink()
+    assert Outbox(folder).waiting() == []
+    assert not outbox.directory.exists()
+
+
 def test_a_folder_that_goes_while_it_is_read_is_an_empty_one(folder, monkeypatch):
     outbox = Outbox(folder)
     monkeypatch.setattr(type(folder), "is_dir", lambda self: True)

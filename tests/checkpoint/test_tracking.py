@@ -398,7 +398,9 @@ def test_a_server_that_hangs_does_not_keep_what_is_deleted_on_the_disk(server, f
     server.gate.clear()
     run, waiting = Run(server, folder), folder / layout.OUTBOX
     run.save(0)
+    until = time.monotonic() + 60
     while run.tracker._sending != name(0):
+        assert time.monotonic() < until, "it was never sent"
         time.sleep(0.001)
     for number in range(1, 4):
         run.save(number)
@@ -410,6 +412,33 @@ def test_a_server_that_hangs_does_not_keep_what_is_deleted_on_the_disk(server, f
     run.end(finished=False)
     assert set(server.named()) == {name(3)}
     assert list(folder.glob(".*")) == []
+
+
+def test_who_wants_nothing_in_wandb_misses_nothing_there(server, folder, monkeypatch, caplog):
+    def fail(named):
+        raise OSError("no answer")
+
+    monkeypatch.setattr(tracking, "versions", fail)
+    run = Run(server, folder, which="none", pruned="untag")
+    run.tracker.opened([], {})
+    run.save(0)
+    run.end()
+    assert "could not be looked up (no answer)" in caplog.text
+    assert "does not have all" not in caplog.text
+
+
+def test_what_was_kept_in_wandb_stays_there_when_a_resume_wants_nothing_more(server, folder):
+    first = Run(server, folder, pruned="keep")
+    for number in range(2):
+        first.save(number)
+    first.prune(0)
+    first.end(finished=False)
+    second = Run(server, folder, which="none", pruned="keep")
+    second.tracker.opened([saved_on(folder, 1)], {layout.LAST: name(1), layout.BEST: name(1)})
+    second.save(2)
+    second.prune(1)
+    second.end()
+    assert set(server.named()) == {name(0), name(1)}
 
 
 def test_each_kind_of_trouble_is_told(server, folder, monkeypatch, caplog):

@@ -314,10 +314,12 @@ def test_a_run_that_wandb_does_not_take_goes_on_without_it(tmp_path, caplog, mon
     for step in range(3):
         logger.log_metrics({"loss": 1.0}, step)
     logger.load_state_dict(logger.state_dict())
+    gone = logger.version, logger.name
     logger.close(0)
     assert (tried, logger.mode, len(cleared)) == (["online", "offline"], "disabled", 2)
     assert caplog.text.count("W&B does not take this run (Invalid project name 'a/b')") == 1
     assert logger.journal.count == 3, "sync may send it when the value is right"
+    assert (gone, logger.version, logger.name) == (("x", "p"), "x", "p")
     monkeypatch.delenv("WANDB_MODE")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -9,8 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from cairn.checkpoint import layout, manifest
-from cairn.checkpoint.errors import CorruptCheckpointError
+from cairn.checkpoint.errors import CheckpointError
 from cairn.checkpoint.types import Saved
+
+log = logging.getLogger(__name__)
 
 
 class Outbox:
@@ -25,9 +28,9 @@ class Outbox:
     def __init__(self, directory: Path) -> None:
         self.checkpoints, self.directory = directory, directory / layout.OUTBOX
         self._lock = threading.Lock()
-        waiting = self.waiting()
-        self._sizes = {saved.name: saved.num_bytes for saved in waiting}
-        self._clear_but({saved.name for saved in waiting})
+        self._told: set[str] = set()
+        self._clear()
+        self._sizes = {saved.name: saved.num_bytes for saved in self.waiting()}
 
     @property
     def num_bytes(self) -> int:
@@ -83,11 +86,21 @@ class Outbox:
         """What is in it, oldest first."""
         found = []
         for note in sorted(path for path in self._files() if path.suffix == ".json"):
-            with suppress(OSError, CorruptCheckpointError):
-                saved = manifest.load(note.read_bytes())
-                if self.path(saved.name).exists():
-                    found.append(saved)
+            if self.path(_checkpoint(note.name)).exists() and (saved := self._read(note)) is not None:
+                found.append(saved)
         return found
+
+    def _read(self, note: Path) -> Saved | None:
+        """None: that is not possible, which is told once; what it is about stays, and somebody may look at it."""
+        try:
+            return manifest.load(note.read_bytes())
+        except FileNotFoundError:  # another thread has just dropped it
+            return None
+        except (OSError, CheckpointError) as error:
+            if note.name not in self._told:
+                self._told.add(note.name)
+                log.error("%s cannot be read (%s): what it is about stays there, and is not uploaded.", note, error)
+            return None
 
     def _files(self) -> list[Path]:
         try:
@@ -95,16 +108,23 @@ class Outbox:
         except OSError:  # there is none, or, since another thread has just emptied it, no longer
             return []
 
-    def _clear_but(self, names: set[str]) -> None:
-        """Let nothing take room for ever that nobody will send."""
-        known = {path for name in names for path in (self.path(name), self._note(name))}
+    def _clear(self) -> None:
+        """Let nothing take room for ever that nobody will send: what a kill has left in the middle."""
         with suppress(OSError):
-            for path in self._files():
-                _remove(path) if path not in known else None
+            names = {path.name for path in self._files()}
+            for name in names:
+                other = _checkpoint(name) if name.endswith(".json") else layout.manifest_name(name)
+                if other not in names:
+                    _remove(self.directory / name)
             self.directory.rmdir()  # if it is empty
 
     def _note(self, name: str) -> Path:
         return self.directory / layout.manifest_name(name)
+
+
+def _checkpoint(note: str) -> str:
+    """Whose note this is."""
+    return note.removesuffix(".json") + ".ckpt"
 
 
 def _link(source: str | Path, place: str | Path) -> None:

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import wandb
+from wandb.sdk import wandb_setup
 
 from cairn.checkpoint import disk, layout
 from cairn.checkpoint.errors import ResumeError
@@ -167,7 +168,7 @@ class WandbTracker:
         except KeyboardInterrupt:
             log.info("W&B is not waited for any more.")
         self._abandoned = self._thread.is_alive()
-        if self._abandoned or self._missing or self._unsettled is not None:
+        if self._wishes.which != "none" and (self._abandoned or self._missing or self._unsettled is not None):
             waiting = ", ".join(saved.name for saved in self._outbox.waiting()) or ", ".join(self._missing)
             log.warning(
                 "W&B does not have all checkpoints of this run (%s). `python -m cairn sync %s` sends what is kept.",
@@ -479,6 +480,18 @@ def _fetch(version: Any, name: str, into: Path, named: str) -> None:
 def forget() -> None:
     """End what the client has running, a try to reach W&B that came to nothing among it."""
     wandb.teardown()
+
+
+def kill() -> bool:
+    """End the client's process, and lose what it has not sent; its file is written every second. Was there one?
+
+    When ours ends, it is waited for as long as it tries to send, and no public function sets a limit to that.
+    """
+    connection = getattr(wandb_setup._singleton, "_connection", None)
+    process = getattr(getattr(connection, "_proc", None), "_process", None)
+    if process is not None:  # None: somebody else has started it, and nobody waits for it
+        process.kill()
+    return process is not None
 
 
 def _aliases(saved: Saved, links: Links) -> list[str]:

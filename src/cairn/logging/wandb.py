@@ -168,13 +168,22 @@ class WandbLogger(loggers.WandbLogger):
                 if self._forget is None:
                     raise
                 self._forget()
-                self._go_offline(error) if self.mode == "online" else self._give_up(error)
+                if self.mode == "online":
+                    self._go_offline(error)
+                else:
+                    self._give_up(error)
         return super().experiment if self._is_there else self._experiment
 
     @property
     def _is_there(self) -> bool:
         """False: W&B has not taken the run."""
         return not isinstance(self._experiment, DummyExperiment)
+
+    @property
+    def version(self) -> str | None:
+        """The run's id, also where W&B has not taken it: a run that does nothing has no id to ask for."""
+        found: str | None = super().version if self._is_there else self._id
+        return found
 
     def _give_up(self, error: Exception) -> None:
         self.mode, self._experiment = "disabled", DummyExperiment()  # type: ignore[assignment]
