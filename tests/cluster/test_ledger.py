@@ -21,6 +21,7 @@ def test_the_last_job_of_a_directory_counts(tmp_path):
     Ledger(tmp_path).add(entries[:2])
     Ledger(tmp_path).add(entries[2:])
     assert Ledger(tmp_path).newest() == {"a": entries[2], "b": entries[1]}
+    assert Ledger(tmp_path).entries() == entries
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
