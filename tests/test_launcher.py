@@ -94,6 +94,16 @@ def test_a_job_that_succeeds(scene):
     assert scene.now < 10, "it is told at once"
 
 
+def test_a_result_lies_where_the_job_was_submitted_whatever_the_folder_is_today(scene, tmp_path):
+    scene.alive = False
+    folder = str(tmp_path / "before" / "%j")
+    scene.entries["run"] = Entry("run", "slurm", "12_0", folder)
+    scene.paths = JobPaths(folder, "12_0", 0)
+    scene.paths.folder.mkdir(parents=True)
+    scene.writes("success", SUCCESS)
+    assert scene.collect().return_value == 0.5
+
+
 def test_a_job_that_is_requeued_is_waited_for(scene):
     stopped = lambda: scene.records("stopped", "SIGUSR2")  # noqa: E731
     ends = lambda: scene.writes("success", SUCCESS)  # noqa: E731

@@ -279,7 +279,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
     def _paths(self, entry: Entry) -> Any:
         from submitit.core.utils import JobPaths
 
-        return JobPaths(self.params["submitit_folder"], entry.job, 0)
+        return JobPaths(entry.folder or self.params["submitit_folder"], entry.job, 0)  # today's may be another one
 
     def _failed(self, job: Job, entry: Entry | None, why: str) -> JobReturn:
         text = f"{job} failed: {why.rstrip('.')}. See {self._log_of(job, entry)}"
