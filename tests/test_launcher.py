@@ -1,6 +1,7 @@
 """What became of the jobs of a sweep: nothing is believed before a job is over, and nothing is waited for in vain."""
 
 import signal
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -188,12 +189,17 @@ def test_a_job_that_nobody_has_noted(scene):
     assert "which job of the scheduler it is was not noted" in failure(scene.collect())
 
 
-def test_a_controller_is_asked_seldom_when_the_wait_is_long(scene):
+@pytest.mark.parametrize(("scheduler", "is_seldom"), [("slurm", True), ("local", False)])
+def test_a_controller_is_asked_seldom_when_the_wait_is_long_and_this_machine_as_often_as_ever(
+    scene, scheduler, is_seldom
+):
+    scene.entries["run"] = replace(scene.entry, scheduler=scheduler)
     pauses = []
     ends = lambda: scene.writes("success", SUCCESS)  # noqa: E731
     scene.then(*[lambda: pauses.append(scene.now)] * 60, ends, scene.lives(False)).collect()
     steps = [after - before for before, after in pairwise(pauses)]
-    assert (steps[0], max(steps) > 10) == (launcher._POLL_S, True)
+    assert (steps[0], max(steps) > 10) == (launcher._POLL_S, is_seldom)
+    assert is_seldom or set(steps) == {launcher._POLL_S}
 
 
 def test_ctrl_c_stops_the_local_jobs_of_this_command_and_no_others(tmp_path, monkeypatch):
