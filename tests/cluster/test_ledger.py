@@ -50,7 +50,11 @@ FOLDER = "/runs/a sweep/.submitit/%j"
 def process(*words):
     """One that does nothing, with these words on its command line."""
     with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as started:
+        until = time.monotonic() + 60
         while words and words[-1] not in ledger._command(started.pid):
+            if time.monotonic() > until or started.poll() is not None:
+                started.kill()  # else leaving waits for it
+                pytest.fail(f"no process came to have {words[-1]} on its command line")
             time.sleep(0.01)
         yield started
         started.communicate(b"\n")
