@@ -28,9 +28,10 @@ def write(raw: Mapping[str, Any], results: Path = RESULTS, picture: Path = PLOT)
 def text(raw: Mapping[str, Any], picture: str = "", remarks: str = "") -> str:
     """The page in Markdown; `picture`: path of the plot, as seen from the page."""
     comparisons, floors, autos = figures.comparisons(raw), figures.floors(raw), figures.autos(raw)
+    sources = "the last run and `remarks.md`" if remarks else "the last run"
     parts = [
         "# What a save costs",
-        "Written by `make bench ARGS=--write-results` from the figures of the last run and `remarks.md`: do not edit.",
+        f"Written by `make bench ARGS=--write-results` from the figures of {sources}: do not edit.",
         _where(raw["machine"], raw["settings"]),
         *(["## The bars", _bars(comparisons, floors, autos)] if comparisons or autos else []),
         *([remarks] if remarks else []),

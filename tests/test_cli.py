@@ -17,6 +17,8 @@ from cairn.checkpoint import layout
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.commit import settle
 from cairn.checkpoint.pruned import Pruned
+from cairn.cluster import slurm
+from cairn.cluster.ledger import Entry, Ledger
 from cairn.rundir import RunDirectory
 
 SCORES = [0.5, 0.3, None, 0.4]
@@ -417,6 +419,26 @@ def test_what_cannot_be_reported_is_told_in_a_sentence(swept, tmp_path, monkeypa
     assert captured.out == ""
     assert captured.err.startswith("Error: ")
     assert told in captured.err
+
+
+# status
+
+
+@pytest.mark.parametrize(("answers", "state", "code"), [(True, "failed", 1), (False, "unknown", 0)])
+def test_status_takes_no_job_for_a_failure_that_nobody_can_tell_of(tmp_path, monkeypatch, capsys, answers, state, code):
+    def queued():
+        if not answers:
+            raise slurm.SlurmError("no controller")
+        return {}
+
+    monkeypatch.setattr(slurm, "queued", queued)
+    Ledger(tmp_path).add([Entry("waits", "slurm", "12")])
+    command("status", tmp_path, expect=code)
+    captured = capsys.readouterr()
+    assert f"1 {state} of 1." in captured.out
+    assert ("the scheduler does not answer (no controller)" in captured.err) is not answers
+    command("status", tmp_path, "--json", expect=code)
+    assert [job["state"] for job in json.loads(capsys.readouterr().out)] == [state]
 
 
 # sync

@@ -1,6 +1,8 @@
 """What became of the jobs of a sweep: nothing is believed before a job is over, and nothing is waited for in vain."""
 
+import inspect
 import signal
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from submitit.core.utils import JobPaths, temporary_save_path
+from submitit.local.local import Controller
 from tests.support.command import ROOT
 
 from cairn import attempts, launcher
@@ -92,6 +95,16 @@ def test_a_job_that_succeeds(scene):
     result = scene.then(lambda: scene.writes("success", SUCCESS), scene.lives(False)).collect()
     assert (result.status, result.return_value) == (JobStatus.COMPLETED, 0.5)
     assert scene.now < 10, "it is told at once"
+
+
+def test_a_result_lies_where_the_job_was_submitted_whatever_the_folder_is_today(scene, tmp_path):
+    scene.alive = False
+    folder = str(tmp_path / "before" / "%j")
+    scene.entries["run"] = Entry("run", "slurm", "12_0", folder)
+    scene.paths = JobPaths(folder, "12_0", 0)
+    scene.paths.folder.mkdir(parents=True)
+    scene.writes("success", SUCCESS)
+    assert scene.collect().return_value == 0.5
 
 
 def test_a_job_that_is_requeued_is_waited_for(scene):
@@ -178,12 +191,17 @@ def test_a_job_that_nobody_has_noted(scene):
     assert "which job of the scheduler it is was not noted" in failure(scene.collect())
 
 
-def test_a_controller_is_asked_seldom_when_the_wait_is_long(scene):
+@pytest.mark.parametrize(("scheduler", "is_seldom"), [("slurm", True), ("local", False)])
+def test_a_controller_is_asked_seldom_when_the_wait_is_long_and_this_machine_as_often_as_ever(
+    scene, scheduler, is_seldom
+):
+    scene.entries["run"] = replace(scene.entry, scheduler=scheduler)
     pauses = []
     ends = lambda: scene.writes("success", SUCCESS)  # noqa: E731
     scene.then(*[lambda: pauses.append(scene.now)] * 60, ends, scene.lives(False)).collect()
     steps = [after - before for before, after in pairwise(pauses)]
-    assert (steps[0], max(steps) > 10) == (launcher._POLL_S, True)
+    assert (steps[0], max(steps) > 10) == (launcher._POLL_S, is_seldom)
+    assert is_seldom or set(steps) == {launcher._POLL_S}
 
 
 def test_ctrl_c_stops_the_local_jobs_of_this_command_and_no_others(tmp_path, monkeypatch):
@@ -231,7 +249,9 @@ def test_the_signal_comes_early_enough_for_a_save_and_not_before_the_job_has_tra
 
 
 def test_a_time_limit_of_a_local_job_is_not_its_end():
-    assert LocalConf().max_num_timeout == 100
+    starts = inspect.signature(Controller.run).parameters["max_retry"].default
+    assert starts == 6, "LocalConf says so"
+    assert LocalConf().max_num_timeout >= starts, "else a job would fail before"
 
 
 @pytest.mark.parametrize("key", ["num", "id"])

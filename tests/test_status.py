@@ -114,6 +114,14 @@ def test_a_run_that_was_started_again_by_hand_is_not_the_job_that_died(tmp_path,
     assert [job.state for job in status.look(tmp_path)[0]] == ["running"]
 
 
+def test_a_job_that_died_before_it_began_is_not_the_one_before_it(tmp_path, queue):
+    run = run_directory(tmp_path, 50, status="running")
+    reach(run, time.time())
+    Ledger(tmp_path).add([Entry(run.name, "slurm", "11"), Entry(run.name, "slurm", "12")])
+    attempts.note(RunDirectory(run), None, None, "11")
+    assert [(job.state, job.job) for job in status.look(tmp_path)[0]] == [("dead", "12")]
+
+
 def test_a_folder_without_runs(tmp_path):
     with pytest.raises(ResumeError, match="holds no runs"):
         status.look(tmp_path)

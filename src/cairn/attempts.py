@@ -47,7 +47,7 @@ class Attempt:
     """UTC, ISO 8601."""
     host: str
     job: str
-    """Of SLURM; empty elsewhere."""
+    """As its scheduler calls it: SLURM's id, or of a local job the process that watches over it. Empty: it has none."""
     begins: Point
     before: End | None = None
     """How the attempt before this one ended; None: this is the first."""
@@ -78,7 +78,7 @@ def note(directory: RunDirectory, old: Record | None, saved: Saved | None, job: 
         directory: of the run.
         old: its record as the attempt before has left it; None: there was none.
         saved: what this one goes on from.
-        job: SLURM's id of this job.
+        job: as its scheduler calls it; empty if it has none.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     begins = Point(saved.position.total_batches, saved.elapsed_s, saved.name) if saved else Point()

@@ -219,13 +219,15 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         gone: dict[int, float] = {}
         began = time.monotonic()
         while waiting := [job for job in jobs if job.number not in found]:
-            alive = _alive([entry for job in waiting if (entry := own[job.number]) is not None])
+            left = [entry for job in waiting if (entry := own[job.number]) is not None]
+            alive = _alive(left)
             for job in waiting:
                 if (result := self._look(job, own[job.number], alive, gone)) is not None:
                     found[job.number] = result
             if len(found) < len(jobs):
-                waited_s = time.monotonic() - began
-                time.sleep(min(_SLOWEST_POLL_S, max(_POLL_S, waited_s / 20)))  # a controller has more to do
+                is_local = all(entry.scheduler == "local" for entry in left)
+                waited_s = 0.0 if is_local else time.monotonic() - began  # a controller has more to do than this
+                time.sleep(min(_SLOWEST_POLL_S, max(_POLL_S, waited_s / 20)))
         return found
 
     def _look(
@@ -279,7 +281,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
     def _paths(self, entry: Entry) -> Any:
         from submitit.core.utils import JobPaths
 
-        return JobPaths(self.params["submitit_folder"], entry.job, 0)
+        return JobPaths(entry.folder or self.params["submitit_folder"], entry.job, 0)  # today's may be another one
 
     def _failed(self, job: Job, entry: Entry | None, why: str) -> JobReturn:
         text = f"{job} failed: {why.rstrip('.')}. See {self._log_of(job, entry)}"

@@ -6,7 +6,7 @@ Reads files, and asks the scheduler; imports no torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,29 +68,33 @@ def look(sweep: Path) -> tuple[list[JobStatus], str]:
     Raises:
         ResumeError: there are no runs.
     """
-    entries = Ledger(sweep).newest()
+    noted: dict[str, list[Entry]] = {}
+    for entry in Ledger(sweep).entries():
+        noted.setdefault(entry.directory, []).append(entry)
     runs = [run for pattern in ("run.json", "*/run.json") for run in below(sweep.absolute(), pattern)]
-    names = sorted({run.path.relative_to(sweep.absolute()).as_posix() for run in runs} | set(entries))
+    names = sorted({run.path.relative_to(sweep.absolute()).as_posix() for run in runs} | set(noted))
     if not names:
         raise ResumeError(f"{sweep} holds no runs: name the directory of a sweep.")
-    alive, trouble = _alive(entries)
-    return [_look(sweep, name, entries.get(name), None if trouble else alive) for name in names], trouble
+    alive, trouble = _alive([entries[-1] for entries in noted.values()])
+    return [_look(sweep, name, noted.get(name, ()), None if trouble else alive) for name in names], trouble
 
 
-def _alive(entries: Mapping[str, Entry]) -> tuple[Mapping[str, str], str]:
+def _alive(entries: Sequence[Entry]) -> tuple[Mapping[str, str], str]:
     try:
-        return states(entries.values()), ""
+        return states(entries), ""
     except slurm.SlurmError as error:
         return {}, str(error)
 
 
-def _look(sweep: Path, name: str, entry: Entry | None, alive: Mapping[str, str] | None) -> JobStatus:
+def _look(sweep: Path, name: str, noted: Sequence[Entry], alive: Mapping[str, str] | None) -> JobStatus:
+    """`noted`: every job that was submitted for this directory, the last one last."""
+    entry = noted[-1] if noted else None
     run = RunDirectory(sweep / name)
     reached = progress.read(run.progress_file)
     record, saved, cfg = _read(run)
     tried = _attempts(run)
     queued = alive.get(entry.job, _GONE) if entry and alive is not None else None
-    if queued == _GONE and entry and tried and tried[-1].job != entry.job:
+    if queued == _GONE and tried and tried[-1].job not in {item.job for item in noted}:
         queued = None  # somebody has started the run again by other means
     return JobStatus(
         name=name,

@@ -77,8 +77,8 @@ class LocalConf(LocalQueueConf):
 
     _target_: str = f"{__name__}.LocalLauncher"
     wait: bool = True
-    timeout_min: int = 7 * 24 * 60  # then a job is saved and started again
-    max_num_timeout: int = 100  # so often; submitit starts a local job 6 times in all, for whatever reason
+    timeout_min: int = 7 * 24 * 60  # of one start: 30 s before it a job is asked to stop, saved, and started again
+    max_num_timeout: int = 100  # never reached: after 6 starts submitit leaves it stopped, and the same command goes on
     stderr_to_stdout: bool = True
 
 

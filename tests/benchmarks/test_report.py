@@ -63,6 +63,13 @@ def test_the_page_says_where_it_was_measured_how_to_repeat_it_and_which_bars_are
     assert "| first batch | 0.5 GB | 4.00 (3.00 to 8.00) | failed |" in page
 
 
+@pytest.mark.parametrize(("remarks", "sources"), [("", "the last run"), ("It is so.", "the last run and `remarks.md`")])
+def test_the_page_names_the_remarks_where_there_are_some(raw, remarks, sources):
+    page = results.text(raw, remarks=remarks)
+    assert f"from the figures of {sources}: do not edit." in page
+    assert remarks in page
+
+
 def test_the_page_says_what_no_way_of_saving_could_give_back(raw):
     assert "The floor of what a save takes" not in results.text(raw)
     raw["runs"].append(run("bare-write", 0.05))

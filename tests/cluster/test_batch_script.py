@@ -68,7 +68,9 @@ def test_without_an_answer_only_a_time_limit_is_certain(script, code, expected):
         ({"SLURM_RESTART_COUNT": "99"}, True),
         ({"SLURM_RESTART_COUNT": "100"}, False),
         ({"SLURM_RESTART_COUNT": "3", "CAIRN_MAX_RESTARTS": "3"}, False),
+        ({"CAIRN_MAX_RESTARTS": "0"}, False),
     ],
 )
 def test_a_time_limit_that_is_too_short_does_not_loop_for_ever(script, env, expected):
-    assert ("scontrol requeue 17" in script(138, **env)[1]) is expected
+    ended, calls = script(138, **env)
+    assert (ended, "scontrol requeue 17" in calls) == (138, expected)

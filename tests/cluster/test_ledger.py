@@ -21,6 +21,7 @@ def test_the_last_job_of_a_directory_counts(tmp_path):
     Ledger(tmp_path).add(entries[:2])
     Ledger(tmp_path).add(entries[2:])
     assert Ledger(tmp_path).newest() == {"a": entries[2], "b": entries[1]}
+    assert Ledger(tmp_path).entries() == entries
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
@@ -49,7 +50,11 @@ FOLDER = "/runs/a sweep/.submitit/%j"
 def process(*words):
     """One that does nothing, with these words on its command line."""
     with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as started:
+        until = time.monotonic() + 60
         while words and words[-1] not in ledger._command(started.pid):
+            if time.monotonic() > until or started.poll() is not None:
+                started.kill()  # else leaving waits for it
+                pytest.fail(f"no process came to have {words[-1]} on its command line")
             time.sleep(0.01)
         yield started
         started.communicate(b"\n")

@@ -59,8 +59,8 @@ def test_a_controller_that_is_busy_is_asked_again(command, tmp_path):
 
 def test_what_it_refuses_is_said(command):
     asked = command("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
-    with pytest.raises(slurm.SlurmError, match=r"scontrol requeue 17.*Invalid job id"):
-        slurm.requeue("17")
+    with pytest.raises(slurm.SlurmError, match=r"scontrol --oneliner show job 17.*Invalid job id"):
+        slurm.job("17")
     assert len(asked()) == 1, "it will not know the job later either"
 
 

@@ -49,16 +49,21 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
 
+    def entries(self) -> list[Entry]:
+        """All jobs, in the order of their submission; a line that was cut off is left out."""
+        lines = self.path.read_text(errors="replace").splitlines() if self.path.is_file() else []
+        return [entry for line in lines if (entry := _parse(line)) is not None]
+
     def newest(self) -> dict[str, Entry]:
-        """The last job of each directory; a line that was cut off is left out."""
-        found = {}
-        for line in self.path.read_text(errors="replace").splitlines() if self.path.is_file() else ():
-            try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
-            found[entry.directory] = entry
-        return found
+        """The last job of each directory."""
+        return {entry.directory: entry for entry in self.entries()}
+
+
+def _parse(line: str) -> Entry | None:
+    try:
+        return Entry(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
 
 
 def states(entries: Iterable[Entry]) -> Mapping[str, str]:

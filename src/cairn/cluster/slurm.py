@@ -1,4 +1,4 @@
-"""Asks SLURM what it knows of jobs, and tells it to run one again."""
+"""Asks SLURM what it knows of jobs."""
 
 from __future__ import annotations
 
@@ -50,15 +50,6 @@ def queued(user: str | None = None) -> Mapping[str, str]:
     found = _ask(["squeue", "--noheader", "--array", "--format=%i %T", f"--user={user or getpass.getuser()}"])
     lines = [line.split() for line in found.splitlines()]
     return {line[0]: line[1] for line in lines if len(line) == 2}
-
-
-def requeue(job_id: str) -> None:
-    """Have a running job end and start again.
-
-    Raises:
-        SlurmError: it refuses.
-    """
-    _ask(["scontrol", "requeue", job_id])
 
 
 def _ask(command: Sequence[str]) -> str:
