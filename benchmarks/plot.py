@@ -52,7 +52,7 @@ def _row_of_panels(axes: Sequence[Any], item: Comparison, floor: Floors) -> None
     copy, write = 1e3 * floor.copy_s, 1e3 * floor.write_s
     threads = f"{item.threads} thread{'s' if item.threads > 1 else ''}"
     _panel(axes[0], rows, stalls, "stall per save, ms (median, worst)", {"copy": copy, "W": write}, log=True)
-    _panel(axes[1], rows, lost, "wall time lost per save, ms (median, third quartile)", {"W": write}, log=True)
+    _panel(axes[1], rows, lost, "wall time lost per save, ms (median, 95 %)", {"W": write}, log=True)
     _panel(axes[2], rows, durable, "until durable while training, W", {"W": 1.0})
     _panel(axes[3], rows, memory, "extra peak memory, states", {})
     axes[0].set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=8)
