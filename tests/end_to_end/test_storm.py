@@ -134,7 +134,7 @@ class Storm:
             time.sleep(self.rng.uniform(0, 0.5))  # most likely before its first save
         elif wait_for(lambda: _newest_manifest(run) != name, process):
             time.sleep(self.rng.uniform(0, 0.1))  # in one of its next saves, or between them
-            if self.rng.random() < 0.2:
+            if self.rng.random() < 0.2 or not self.counts["writers alone"]:
                 self._kill_writer_alone(run, process)
         code = self._kill(process)
         if code != -signal.SIGKILL:
