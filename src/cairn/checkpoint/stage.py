@@ -75,7 +75,7 @@ class Stage:
         on_gpu = any(part.is_cuda for part in encoded.storages)
         self.prepare(image, layout.num_bytes(len(encoded.pickle)), on_gpu)
         places = self._places(encoded, image, layout)
-        image.num_bytes = layout.write_tail(image.view, encoded.pickle)
+        image.num_bytes, image.device_s = layout.write_tail(image.view, encoded.pickle), 0.0
         now: Pairs = list(zip(places.tensors, encoded.storages, strict=True))
         later: Pairs = []
         watched = _by_storage(steady) if self.overlap else {}
@@ -135,7 +135,7 @@ class Stage:
 
     def _copy_from_cpu(self, now: Pairs, later: Pairs, watched: Steady, image: Image) -> None:
         _copy(now)
-        image.wait, image.device_s = nothing, 0.0
+        image.wait = nothing
         if later:
             self._pool = self._pool or ThreadPoolExecutor(1, "checkpoint-copy")
             future: Future[None] = self._pool.submit(_copy_unchanged, later, watched, _versions(watched))
@@ -151,7 +151,6 @@ class Stage:
         compute = torch.cuda.current_stream(device)
         self._stream = self._stream or torch.cuda.Stream(device)
         self._stream.wait_stream(compute)
-        image.device_s = 0.0
         began, first, last, needed = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(4))
         with torch.cuda.stream(self._stream):
             began.record(self._stream)
