@@ -93,8 +93,10 @@ def test_high_takes_the_place_of_low_and_gives_it_back_to_the_queue(cluster):
 
 @pytest.mark.slow
 def test_a_step_with_a_grace_time_is_asked_first(cluster, tmp_path):
-    asked = tmp_path / "asked"  # srun loses the last words of a step now and then
-    step = f"srun bash -c \"trap 'touch {asked}; exit 0' TERM; echo ready; sleep 600 & wait\""
+    # A file, as srun loses the last words of a step now and then; made by bash itself, as SLURM asks every process of
+    # a step, and more than once: a `touch` would be ended by the next time.
+    asked = tmp_path / "asked"
+    step = f"srun bash -c \"trap ': > {asked}; exit 0' TERM; echo ready; sleep 600 & wait\""
     job = start(cluster, step, partition="grace")
     cluster.preempt()
     cluster.wait(lambda: cluster.job(job).ended)
@@ -116,7 +118,7 @@ def test_jobs_of_a_lost_node_go_back_to_the_queue(cluster):
 @pytest.mark.slow
 def test_a_signal_reaches_the_processes_of_a_step_and_not_the_script(cluster, tmp_path):
     got = tmp_path / "got"
-    step = f"srun bash -c \"trap 'touch {got}; exit 0' USR2; echo ready; while true; do sleep 0.1; done\""
+    step = f"srun bash -c \"trap ': > {got}; exit 0' USR2; echo ready; while true; do sleep 0.1; done\""
     job = start(cluster, f"trap 'echo script' USR2; {step}")
     cluster.signal(job, "USR2")
     cluster.wait(lambda: cluster.job(job).ended)
