@@ -36,7 +36,7 @@ from cairn.checkpoint import (
     state,
 )
 from cairn.checkpoint.agreement import TIME_LIMIT
-from cairn.checkpoint.encoding import encode
+from cairn.checkpoint.encoding import Encoder
 from cairn.checkpoint.errors import ConfigError, SaveError
 from cairn.checkpoint.failures import Failures
 from cairn.checkpoint.history import History
@@ -113,6 +113,7 @@ class CheckpointEngine(Checkpoint):
         self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
         self.saver: saving.Saver | None = None
+        self._encoder = Encoder()
         self._image: Image | None = None
         """Reserved for the save that is due."""
         self._hooks: list[RemovableHandle] = []
@@ -361,7 +362,7 @@ class CheckpointEngine(Checkpoint):
         trainer, image = self._the_trainer, self._image
         assert image is not None
         draft = self._draft(moment, due)
-        encoded = encode(contents)
+        encoded = self._encoder.encode(contents)
         steady = stage.steady(trainer.optimizers)
         num_bytes = self._the_saver.copy(encoded, image, steady)
         draft = replace(draft, num_bytes=num_bytes, stall_s=time.monotonic() - started, wait_s=waited_s)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import pickle
 import struct
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,47 +20,68 @@ from torch import Tensor, nn
 
 from cairn.checkpoint.errors import UnsafeStateError
 
+Look = tuple[torch.dtype, torch.Size, tuple[int, ...], int]
+"""Type, shape, strides and offset of a tensor: what can be told of it without its memory."""
+
 
 @dataclass(frozen=True)
 class Encoded:
-    """A state, ready to be laid out."""
+    """A state, ready to be laid out.
+
+    Attributes:
+        pickle: refers to the storages by their numbers.
+        storages: live tensors, one for each storage of the file: what their memory holds, from the first to the last
+            byte.
+        looks: of the storages.
+        sizes: of the storages, in bytes.
+    """
 
     pickle: bytes
     storages: list[Tensor]
-    """Live tensors, one for each storage of the file: what their memory holds, from the first to the last byte."""
+    looks: list[Look]
+    sizes: tuple[int, ...]
 
-    @property
-    def sizes(self) -> list[int]:
-        """Of the storages, in bytes."""
-        return [storage.nbytes for storage in self.storages]
+
+class Encoder:
+    """Encodes one state after the other; what is as it was in the one before is not found out again."""
+
+    def __init__(self) -> None:
+        self._known = _Storages([], [], [])
+
+    def encode(self, state: Any, name: str = "checkpoint") -> Encoded:
+        """Encode a state; its tensors are referred to, not copied.
+
+        Args:
+            state: tensors, numbers, strings, None, and lists, tuples and dicts of them. numpy's numbers become
+                Python's and parameters become tensors; all tensors are on the CPU when they are loaded again.
+            name: what errors call it.
+
+        Raises:
+            UnsafeStateError: something in it is of another kind, so that the file could not be loaded with
+                `weights_only=True`; the way to it is named.
+        """
+        try:
+            return self._encode(state)
+        except _Refused as refused:
+            raise UnsafeStateError(refused.sentence(name)) from None
+
+    def _encode(self, state: Any) -> Encoded:
+        walk = _Walk()
+        walk.add(state)
+        looks, memories = _looks(walk.tensors), _memories(walk.tensors)
+        if (self._known.looks, self._known.memories) != (looks, memories):
+            try:
+                self._known = _Storages(walk.tensors, looks, memories)
+            except _TwoTypes as error:
+                _Walk(refused=error.number).add(state)  # the same walk again: it knows the way to the tensor
+                raise
+        known = self._known
+        return Encoded(walk.opcodes(known.references), known.of(walk.tensors), known.own_looks, known.sizes)
 
 
 def encode(state: Any, name: str = "checkpoint") -> Encoded:
-    """Encode a state; its tensors are referred to, not copied.
-
-    Args:
-        state: tensors, numbers, strings, None, and lists, tuples and dicts of them. numpy's numbers become Python's
-            and parameters become tensors; all tensors are on the CPU when they are loaded again.
-        name: what errors call it.
-
-    Raises:
-        UnsafeStateError: something in it is of another kind, so that the file could not be loaded with
-            `weights_only=True`; the way to it is named.
-    """
-    try:
-        return _encode(state)
-    except _Refused as refused:
-        raise UnsafeStateError(refused.sentence(name)) from None
-
-
-def _encode(state: Any) -> Encoded:
-    encoder = _Encoder()
-    encoder.add(state)
-    try:
-        return encoder.encoded()
-    except _TwoTypes as error:
-        _Encoder(refused=error.number).add(state)  # the same walk again: it knows the way to the tensor
-        raise
+    """Encode a single state, as an `Encoder` does."""
+    return Encoder().encode(state, name)
 
 
 class _Refused(Exception):
@@ -105,18 +126,19 @@ _NO_HOOKS = b"\x89" + _ORDERED  # a tensor that wants no gradient and has no hoo
 _PERSISTENT = b"Q"
 
 
-class _Encoder:
+class _Walk:
     """Writes opcodes. Tensors are left open until all are known: which of them share a storage, and what of it."""
 
     def __init__(self, refused: int | None = None) -> None:
+        self.tensors: list[Tensor] = []
         self._refused = refused
         self._parts: list[bytes] = [pickle.PROTO + b"\x02"]
-        self._tensors: list[tuple[int, Tensor]] = []
-        """With the number of the part that refers to it."""
+        self._open: list[int] = []
+        """The numbers of the parts that refer to the tensors."""
         self._texts: dict[str, bytes] = {}
         self._add: dict[type, Callable[[Any], None]] = {
             Tensor: self._add_tensor,
-            nn.Parameter: lambda value: self._add_tensor(value.detach()),
+            nn.Parameter: self._add_tensor,
             str: self._add_text,
             bool: lambda value: self._parts.append(pickle.NEWTRUE if value else pickle.NEWFALSE),
             int: lambda value: self._parts.append(_integer(value)),
@@ -124,7 +146,7 @@ class _Encoder:
             type(None): lambda value: self._parts.append(pickle.NONE),
             list: self._add_list,
             tuple: self._add_tuple,
-            dict: lambda value: self._add_items(value, pickle.EMPTY_DICT),
+            dict: self._add_items,
             OrderedDict: lambda value: self._add_items(value, _ORDERED),
             Counter: lambda value: self._add_items(value, b"ccollections\nCounter\n)R"),
         }
@@ -139,11 +161,11 @@ class _Encoder:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             raise _Refused(f"is a {kind}", _KINDS)
 
-    def encoded(self) -> Encoded:
-        storages = _Storages(tensor for _, tensor in self._tensors)
-        for (part, _), reference in zip(self._tensors, storages.references(), strict=True):
+    def opcodes(self, references: Iterable[bytes]) -> bytes:
+        """All of it, with the opcodes that make each tensor again."""
+        for part, reference in zip(self._open, references, strict=True):
             self._parts[part] = reference
-        return Encoded(b"".join([*self._parts, pickle.STOP]), storages.spans())
+        return b"".join([*self._parts, pickle.STOP])
 
     def _add_text(self, value: str) -> None:
         known = self._texts.get(value)
@@ -164,26 +186,28 @@ class _Encoder:
         self._parts.append(_TUPLE)
 
     def _add_all(self, values: Iterable[Any]) -> None:
-        number = 0
-        try:
-            for value in values:
-                self.add(value)
-                number += 1
-        except _Refused as refused:
-            refused.way = f"[{number}]{refused.way}"
-            raise
-
-    def _add_items(self, value: Mapping[Any, Any], empty: bytes) -> None:
-        self._parts.append(empty + _MARK)
-        for key, item in value.items():
-            self._add_key(key)
+        for number, value in enumerate(values):
             try:
-                self.add(item)
+                self._add.get(type(value), self.add)(value)
+            except _Refused as refused:
+                refused.way = f"[{number}]{refused.way}"
+                raise
+
+    def _add_items(self, value: Mapping[Any, Any], empty: bytes = pickle.EMPTY_DICT) -> None:
+        self._parts.append(empty + _MARK)
+        texts, append, add = self._texts, self._parts.append, self._add
+        for key, item in value.items():  # most of all that there is: nothing is looked up twice, or called for nothing
+            if type(key) is str and key in texts:
+                append(texts[key])
+            else:
+                self._add_key(key)
+            try:
+                add.get(type(item), self.add)(item)
             except _Refused as refused:
                 refused.way = f"[{key!r}]{refused.way}"
                 raise
-        self._parts.append(pickle.SETITEMS)
-        if hasattr(value, "_metadata"):  # what torch hangs on a module's state_dict
+        append(pickle.SETITEMS)
+        if type(value) is not dict and hasattr(value, "_metadata"):  # what torch hangs on a module's state_dict
             self._add_attributes({"_metadata": value._metadata})
 
     def _add_attributes(self, attributes: dict[str, Any]) -> None:
@@ -191,102 +215,146 @@ class _Encoder:
         self._parts.append(_BUILD)
 
     def _add_key(self, key: Any) -> None:
-        if type(key) is not str and any(type(part) not in _SCALARS for part in (key if type(key) is tuple else (key,))):
+        if type(key) in (str, int):
+            self.add(key)
+            return
+        if any(type(part) not in _SCALARS for part in (key if type(key) is tuple else (key,))):
             raise _Refused(f"has the key {key!r} of type {type(key).__name__}", "use a string or a number")
         self.add(key)
 
     def _add_tensor(self, tensor: Tensor) -> None:
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
             raise _Refused(f"is a tensor of a special kind ({tensor.layout}, {tensor.dtype})", _KINDS)
-        if self._refused == len(self._tensors):
+        if self._refused == len(self.tensors):
             raise _Refused(f"shares memory with a tensor of another type than its own ({tensor.dtype})", _ONE_TYPE)
-        if tensor.requires_grad:
-            tensor = tensor.detach()
         if tensor.is_conj() or tensor.is_neg():
             tensor = tensor.resolve_conj().resolve_neg()
-        self._tensors.append((len(self._parts), tensor))
+        self._open.append(len(self._parts))
+        self.tensors.append(tensor)
         self._parts.append(b"")
 
 
 _SCALARS = (bool, int, float, str, type(None))  # not bytes: weights_only=True does not read them
 
 
+def _looks(tensors: Iterable[Tensor]) -> list[Look]:
+    return [(tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset())) for tensor in tensors]
+
+
+def _memories(tensors: Iterable[Tensor]) -> list[int]:
+    """For each tensor the number of the storage that it is in: they are numbered as they are seen."""
+    numbers: dict[int, int] = {}
+    found: list[int] = []
+    for tensor in tensors:
+        # Nothing in it: it has no address, and shares nothing.
+        address = tensor.untyped_storage().data_ptr() or -len(found) - 1
+        found.append(numbers.setdefault(address, len(numbers)))
+    return found
+
+
 @dataclass(frozen=True)
 class _Kind:
-    """What tensors of the same type, shape and place in their storage have in common."""
+    """What tensors of the same look have in common."""
 
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
     first: int
-    """Byte of the storage that the tensor begins with."""
+    """Byte of the storage that they begin with."""
     end: int
-    """Byte behind the last one that it spans."""
+    """Byte behind the last one that they span."""
     before: bytes
     after: bytes
-    """The opcodes around the number of a storage that is just what the tensor spans."""
+    """The opcodes around the number of a storage that is just what they span."""
+
+
+@dataclass
+class _Whole:
+    """What goes into the file of a storage."""
+
+    number: int
+    """Of a tensor in it: the first that spans as much as any before."""
+    first: int
+    end: int
 
 
 class _Storages:
-    """What of which storage goes into the file: for each, the part that its tensors span, once."""
+    """What of which storage goes into the file: for each, the part that its tensors span, once.
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self._kinds: dict[Any, _Kind] = {}
-        self._numbers: dict[int, int] = {}
-        self._wholes: list[tuple[Tensor, int, int]] = []
-        """For each storage a tensor in it, and the bytes that some tensor takes of it, from the first to the end."""
-        self._seen: list[tuple[_Kind, int]] = []
-        for tensor in tensors:
-            self._see(tensor)
+    Args:
+        tensors: of a state; they are not held.
+        looks: theirs.
+        memories: and the numbers of the storages that they are in.
 
-    def spans(self) -> list[Tensor]:
-        """What to copy."""
-        return [_span(*whole) for whole in self._wholes]
+    Attributes:
+        references: the opcodes that make each tensor again.
+        own_looks: of what is copied for each storage.
+        sizes: of that, in bytes.
 
-    def references(self) -> Iterator[bytes]:
-        """The opcodes that make each tensor again, in order."""
-        for kind, number in self._seen:
-            _, first, end = self._wholes[number]
-            before, after = kind.before, kind.after
-            if (kind.first, kind.end) != (first, end):  # others have more of this storage
-                before, after = _reference(kind.dtype, kind.shape, kind.strides, kind.first - first, end - first)
-            yield before + _name(number) + after
+    Raises:
+        _TwoTypes: two tensors read one storage as different types.
+    """
 
-    def _see(self, tensor: Tensor) -> None:
-        key = (tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
-        kind = self._kinds.get(key)
-        if kind is None:
-            kind = self._kinds[key] = _kind(tensor)
-        # Nothing in it: it has no address, and shares nothing.
-        where = tensor.untyped_storage().data_ptr() or -len(self._seen) - 1
-        number = self._numbers.setdefault(where, len(self._wholes))
-        if number == len(self._wholes):
-            self._wholes.append((tensor, kind.first, kind.end))
-        else:
-            whole, first, end = self._wholes[number]
-            if whole.dtype != kind.dtype:
-                raise _TwoTypes(len(self._seen))
-            if kind.first < first or kind.end > end:
-                self._wholes[number] = (tensor, min(kind.first, first), max(kind.end, end))
-        self._seen.append((kind, number))
+    def __init__(self, tensors: list[Tensor], looks: list[Look], memories: list[int]) -> None:
+        self.looks, self.memories = looks, memories
+        kind_of = cache(_kind)  # few of them are different
+        kinds = [kind_of(look) for look in looks]
+        wholes = _wholes(looks, kinds, memories)
+        self.references = [
+            _reference_to(look, kind, memory, wholes[memory])
+            for look, kind, memory in zip(looks, kinds, memories, strict=True)
+        ]
+        self._chosen = [whole.number for whole in wholes]
+        self._pieces = [
+            (memory, whole.first, whole.end)
+            for memory, whole in enumerate(wholes)
+            if not _is_just(tensors[whole.number], whole.end - whole.first)
+        ]
+        self.own_looks = _looks(self.of(tensors))
+        self.sizes = tuple(whole.end - whole.first for whole in wholes)
 
-
-def _kind(tensor: Tensor) -> _Kind:
-    size, shape, strides = tensor.element_size(), tensor.shape, tensor.stride()
-    length = (
-        0
-        if tensor.numel() == 0
-        else 1 + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
-    )
-    first = int(tensor.storage_offset()) * size
-    before, after = _reference(tensor.dtype, shape, strides, 0, length * size)
-    return _Kind(tensor.dtype, shape, strides, first, first + length * size, before, after)
+    def of(self, tensors: list[Tensor]) -> list[Tensor]:
+        """What to copy, for each storage: one of its tensors if that is all, or else plain bytes."""
+        found = [tensors[number] for number in self._chosen]
+        for memory, first, end in self._pieces:
+            found[memory] = _piece(found[memory], first, end)
+        return found
 
 
-def _span(tensor: Tensor, first: int, end: int) -> Tensor:
-    """The bytes from `first` to `end` of the tensor's storage: itself if it is just that, else as plain bytes."""
-    if tensor.nbytes == end - first and tensor.is_contiguous():
-        return tensor
+def _wholes(looks: list[Look], kinds: list[_Kind], memories: list[int]) -> list[_Whole]:
+    wholes: list[_Whole] = []
+    for number, (kind, memory) in enumerate(zip(kinds, memories, strict=True)):
+        if memory == len(wholes):
+            wholes.append(_Whole(number, kind.first, kind.end))
+            continue
+        whole = wholes[memory]
+        if looks[whole.number][0] != looks[number][0]:
+            raise _TwoTypes(number)
+        if kind.first < whole.first or kind.end > whole.end:
+            wholes[memory] = _Whole(number, min(kind.first, whole.first), max(kind.end, whole.end))
+    return wholes
+
+
+def _kind(look: Look) -> _Kind:
+    dtype, shape, strides, offset = look
+    length = 0 if 0 in shape else 1 + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
+    first = offset * dtype.itemsize
+    num_bytes = length * dtype.itemsize
+    return _Kind(first, first + num_bytes, *_reference(dtype, shape, strides, 0, num_bytes))
+
+
+def _reference_to(look: Look, kind: _Kind, memory: int, whole: _Whole) -> bytes:
+    before, after = kind.before, kind.after
+    if (kind.first, kind.end) != (whole.first, whole.end):  # others have more of this storage
+        dtype, shape, strides, _ = look
+        before, after = _reference(dtype, shape, strides, kind.first - whole.first, whole.end - whole.first)
+    return before + _name(memory) + after
+
+
+def _is_just(tensor: Tensor, num_bytes: int) -> bool:
+    """Are these its own bytes, one after the other?"""
+    return tensor.nbytes == num_bytes and tensor.is_contiguous()
+
+
+def _piece(tensor: Tensor, first: int, end: int) -> Tensor:
+    """The bytes from `first` to `end` of the tensor's storage."""
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(
         tensor.untyped_storage(), first, (end - first,), (1,)
     )
@@ -335,6 +403,7 @@ def _text(value: str) -> bytes:
     return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
 
 
+@lru_cache(2**16)
 def _integer(value: int) -> bytes:
     if 0 <= value < 256:
         return pickle.BININT1 + bytes([value])

@@ -20,12 +20,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cairn.checkpoint.archive import Layout
-from cairn.checkpoint.encoding import Encoded
+from cairn.checkpoint.encoding import Encoded, Look
 from cairn.checkpoint.errors import SaveError
 from cairn.checkpoint.images import Image, nothing
 
-Pairs = list[tuple[Tensor, Tensor]]
-"""Where to, and what."""
 Steady = dict[int, list[Tensor]]
 """By the address of their storage, the tensors that nothing may change for a while: they themselves, since a change in
 place shows at them, and not at another view that was made of the storage."""
@@ -35,10 +33,27 @@ place shows at them, and not at another view that was made of the storage."""
 class _Places:
     """Where the tensors of a state go in one image."""
 
-    kinds: list[Any]
+    looks: list[Look]
     layout: Layout
     tensors: list[Tensor]
     """Of the same type, shape and strides as those that are copied to them."""
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """What is to be copied, and where to."""
+
+    places: list[Tensor]
+    sources: list[Tensor]
+
+    def split(self, later: Callable[[Tensor], bool]) -> tuple[_Copies, _Copies]:
+        """Those that are made at once, and those that may be later."""
+        now, rest = _Copies([], []), _Copies([], [])
+        for place, source in zip(self.places, self.sources, strict=True):
+            copies = rest if later(source) else now
+            copies.places.append(place)
+            copies.sources.append(source)
+        return now, rest
 
 
 class Stage:
@@ -57,9 +72,8 @@ class Stage:
 
     def _layout_of(self, encoded: Encoded) -> Layout:
         """Where everything goes in the file; the one of the last save, if it still fits."""
-        sizes = tuple(encoded.sizes)
-        if self._layout.sizes != sizes:
-            self._layout = Layout(sizes)
+        if self._layout.sizes != encoded.sizes:
+            self._layout = Layout(encoded.sizes)
         return self._layout
 
     def copy(self, encoded: Encoded, image: Image, steady: Iterable[Tensor] = ()) -> None:
@@ -76,13 +90,10 @@ class Stage:
         self.prepare(image, layout.num_bytes(len(encoded.pickle)), on_gpu)
         places = self._places(encoded, image, layout)
         image.num_bytes, image.device_s = layout.write_tail(image.view, encoded.pickle), 0.0
-        now: Pairs = list(zip(places.tensors, encoded.storages, strict=True))
-        later: Pairs = []
+        now, later = _Copies(places.tensors, encoded.storages), _Copies([], [])
         watched = _by_storage(steady) if self.overlap else {}
         if watched:
-            pairs = now
-            now = [pair for pair in pairs if _address(pair[1]) not in watched]
-            later = [pair for pair in pairs if _address(pair[1]) in watched]
+            now, later = now.split(lambda source: _address(source) in watched)
         if on_gpu:
             self._copy_from_gpu(now, later, watched, image)
         else:
@@ -120,34 +131,32 @@ class Stage:
             self._pool = None
 
     def _places(self, encoded: Encoded, image: Image, layout: Layout) -> _Places:
-        kinds = [(part.dtype, part.shape, part.stride()) for part in encoded.storages]
         places: _Places | None = image.held
-        if places is None or places.layout is not layout or places.kinds != kinds:
+        if places is None or places.layout is not layout or places.looks != encoded.looks:
             layout.write_frame(image.view)
             memory = torch.frombuffer(image.view, dtype=torch.uint8)
-            typed = {dtype: memory.view(dtype) for dtype in {dtype for dtype, *_ in kinds}}
+            typed = {dtype: memory.view(dtype) for dtype in {look[0] for look in encoded.looks}}
             tensors = [
                 typed[dtype].as_strided(shape, strides, at // dtype.itemsize)
-                for at, (dtype, shape, strides) in zip(layout.offsets, kinds, strict=True)
+                for at, (dtype, shape, strides, _) in zip(layout.offsets, encoded.looks, strict=True)
             ]
-            places = image.held = _Places(kinds, layout, tensors)
+            places = image.held = _Places(encoded.looks, layout, tensors)
         return places
 
-    def _copy_from_cpu(self, now: Pairs, later: Pairs, watched: Steady, image: Image) -> None:
+    def _copy_from_cpu(self, now: _Copies, later: _Copies, watched: Steady, image: Image) -> None:
         _copy(now)
         image.wait = nothing
-        if later:
+        if later.sources:
             self._pool = self._pool or ThreadPoolExecutor(1, "checkpoint-copy")
             future: Future[None] = self._pool.submit(_copy_unchanged, later, watched, _versions(watched))
             image.wait = future.result
             self._pending = lambda: _wait_for(future)
 
-    def _copy_from_gpu(self, now: Pairs, later: Pairs, watched: Steady, image: Image) -> None:
+    def _copy_from_gpu(self, now: _Copies, later: _Copies, watched: Steady, image: Image) -> None:
         """On a stream of its own, behind what was computed so far; the computation waits, the processor does not."""
-        device, *others = {source.device for _, source in (*now, *later) if source.is_cuda}
+        device, *others = {source.device for source in (*now.sources, *later.sources) if source.is_cuda}
         for other in others:  # a model that is spread over several: one stream cannot order them all
             torch.cuda.synchronize(other)
-            now, later = [*now, *later], []
         compute = torch.cuda.current_stream(device)
         self._stream = self._stream or torch.cuda.Stream(device)
         self._stream.wait_stream(compute)
@@ -156,10 +165,10 @@ class Stage:
             began.record(self._stream)
             _copy(now, non_blocking=not others)
             first.record(self._stream)
-            _copy(later, non_blocking=True)
+            _copy(later, non_blocking=not others)
             last.record(self._stream)
         compute.wait_event(first)
-        sources = [source for _, source in (*now, *later)]  # their memory must not get other uses before
+        sources = [*now.sources, *later.sources]  # their memory must not get other uses before
         versions, changed, checked = _versions(watched), False, threading.Event()
 
         def finish() -> None:
@@ -182,7 +191,7 @@ class Stage:
                 raise SaveError(_CHANGED)
 
         image.wait, self._pending = arrive, finish
-        if not later:
+        if not later.sources:
             self.finish()
 
 
@@ -209,20 +218,21 @@ def _by_storage(tensors: Iterable[Tensor]) -> Steady:
     return found
 
 
-def _copy(pairs: Iterable[tuple[Tensor, Tensor]], non_blocking: bool = False) -> None:
-    with torch.no_grad():
-        for place, source in pairs:
-            place.copy_(source, non_blocking=non_blocking)
+def _copy(copies: _Copies, non_blocking: bool = False) -> None:
+    """In one call, since of many small ones the calls would take longer than the bytes."""
+    if copies.sources:
+        with torch.no_grad():
+            torch._foreach_copy_(copies.places, copies.sources, non_blocking=non_blocking)
 
 
 def _wait_for(future: Future[None]) -> None:
     wait([future])  # whether it has failed, the save tells
 
 
-def _copy_unchanged(pairs: Pairs, watched: Steady, versions: Mapping[int, list[int]]) -> None:
-    for place, source in pairs:
+def _copy_unchanged(copies: _Copies, watched: Steady, versions: Mapping[int, list[int]]) -> None:
+    for place, source in zip(copies.places, copies.sources, strict=True):
         where = _address(source)
-        _copy([(place, source)])
+        _copy(_Copies([place], [source]))
         if [tensor._version for tensor in watched[where]] != versions[where]:
             raise SaveError(_CHANGED)
 

@@ -53,8 +53,11 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 def buffers(module: nn.Module, every: bool) -> dict[str, Tensor]:
     """The module's buffers that no state_dict has; `every`: all, because under DDP each rank has its own."""
-    saved = set() if every else set(module.state_dict())
-    return {name: buffer for name, buffer in module.named_buffers() if name not in saved}
+    found = dict(module.named_buffers())
+    if found and not every:  # a state_dict of many takes its time
+        for name in module.state_dict():
+            found.pop(name, None)
+    return found
 
 
 def set_buffers(module: nn.Module, state: Mapping[str, Tensor]) -> None:
