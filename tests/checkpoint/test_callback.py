@@ -738,7 +738,7 @@ def busy_until_waited_for(monkeypatch):
         return perform(self, job, image)
 
     def waited(self, wait):
-        if wait:
+        if wait and self.busy:
             free.set()
         return reserve(self, wait)
 
