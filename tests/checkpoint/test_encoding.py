@@ -1,10 +1,12 @@
 """What goes into a checkpoint can be read again without running anything, and is what it was."""
 
+import contextlib
 import dataclasses
 import enum
 import functools
 import io
 import math
+import weakref
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from omegaconf import OmegaConf
 from tests.support.values import file_of, reloaded
 from torch import nn
 
-from cairn.checkpoint.encoding import encode
+from cairn.checkpoint.encoding import Encoder, encode
 from cairn.checkpoint.errors import UnsafeStateError
 
 
@@ -274,3 +276,128 @@ def test_an_integer_of_any_size_is_kept_or_refused():
     assert reloaded(values) == values
     with pytest.raises(UnsafeStateError, match=r"checkpoint\[0\] is an integer of more than 255 bytes"):
         encode([2**3000])
+
+
+# One state after the other
+
+
+def state_in_a_run():
+    torch.manual_seed(7)
+    weight, moment = torch.randn(4, 6), torch.randn(4, 6)
+    return {"net": {"weight": weight, "tied": weight}, "optimizer": {0: {"step": 3, "moment": moment}}, "rng": [1, 2]}
+
+
+def change(path):
+    """Marks what makes the next state out of the one before; `path` leads to what is exchanged."""
+
+    def marked(new):
+        def changed(state):
+            *way, last = path
+            functools.reduce(lambda part, key: part[key], way, state)[last] = new(state)
+
+        changed.__name__ = new.__name__
+        CHANGES.append(changed)
+        return new
+
+    return marked
+
+
+CHANGES = []
+WEIGHT, TIED, MOMENT = ("net", "weight"), ("net", "tied"), ("optimizer", 0, "moment")
+
+
+@change(("optimizer", 0, "step"))
+def a_number(state):
+    return 4
+
+
+@change(("rng", 1))
+def a_tensor_for_a_number(state):
+    return torch.arange(3)
+
+
+@change(MOMENT)
+def other_memory(state):
+    return torch.ones(4, 6)
+
+
+@change(MOMENT)
+def another_type(state):
+    return torch.ones(4, 6, dtype=torch.float64)
+
+
+@change(MOMENT)
+def other_strides(state):
+    return torch.arange(24.0).view(6, 4).t()
+
+
+@change(MOMENT)
+def more_numbers(state):
+    return torch.arange(30.0)
+
+
+@change(MOMENT)
+def the_same_memory(state):
+    return state["net"]["weight"]
+
+
+@change(MOMENT)
+def a_part_of_the_same_memory(state):
+    return state["net"]["weight"][1:3, ::2]
+
+
+@change(TIED)
+def no_longer_tied(state):
+    return state["net"]["weight"].clone()
+
+
+@change(TIED)
+def a_negative_view(state):
+    return torch._neg_view(state["net"]["tied"])
+
+
+@change(WEIGHT)
+def a_parameter(state):
+    return nn.Parameter(state["net"]["tied"])
+
+
+@change(MOMENT)
+def nothing_in_it(state):
+    return state["net"]["weight"][:0]
+
+
+@change(MOMENT)
+def what_cannot_be_saved(state):
+    return torch.empty(4, 6, device="meta")
+
+
+def outcome(encode_it, state):
+    """The pickle and the bytes beside it, or why there are none."""
+    try:
+        encoded = encode_it(state)
+    except UnsafeStateError as error:
+        return str(error)
+    parts = [part.detach() for part in encoded.storages]
+    assert encoded.sizes == tuple(part.nbytes for part in parts)
+    assert encoded.looks == [(part.dtype, part.shape, part.stride(), part.storage_offset()) for part in parts]
+    return encoded.pickle, [part.flatten().view(torch.uint8).tolist() for part in parts]
+
+
+@given(st.lists(st.sampled_from([None, *CHANGES]), max_size=6))
+def test_a_state_is_encoded_as_if_it_were_the_first(changes):
+    encoder, state = Encoder(), state_in_a_run()
+    assert outcome(encoder.encode, state) == outcome(encode, state)
+    for made in changes:
+        if made is not None:
+            with contextlib.suppress(NotImplementedError):  # of a meta tensor there is no memory to look at
+                made(state)
+        assert outcome(encoder.encode, state) == outcome(encode, state)
+        assert outcome(encoder.encode, state_in_a_run()) == outcome(encode, state_in_a_run())
+
+
+def test_an_encoder_holds_no_tensor_of_the_last_state():
+    encoder, state = Encoder(), state_in_a_run()
+    encoder.encode(state)
+    gone = weakref.ref(state["optimizer"][0]["moment"])
+    del state
+    assert gone() is None

@@ -126,6 +126,28 @@ _NO_HOOKS = b"\x89" + _ORDERED  # a tensor that wants no gradient and has no hoo
 _PERSISTENT = b"Q"
 
 
+def _text(value: str) -> bytes:
+    data = value.encode("utf-8", "surrogatepass")
+    return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
+
+
+@lru_cache(2**16)
+def _integer(value: int) -> bytes:
+    if 0 <= value < 256:
+        return pickle.BININT1 + bytes([value])
+    if -(2**31) <= value < 2**31:
+        return pickle.BININT + struct.pack("<i", value)
+    data = pickle.encode_long(value)
+    if len(data) > 255:
+        raise _Refused("is an integer of more than 255 bytes", _KINDS)
+    return pickle.LONG1 + bytes([len(data)]) + data
+
+
+def _integers(values: Iterable[int]) -> bytes:
+    parts = [_integer(value) for value in values]
+    return _MARK + b"".join(parts) + _TUPLE
+
+
 class _Walk:
     """Writes opcodes. Tensors are left open until all are known: which of them share a storage, and what of it."""
 
@@ -136,25 +158,11 @@ class _Walk:
         self._open: list[int] = []
         """The numbers of the parts that refer to the tensors."""
         self._texts: dict[str, bytes] = {}
-        self._add: dict[type, Callable[[Any], None]] = {
-            Tensor: self._add_tensor,
-            nn.Parameter: self._add_tensor,
-            str: self._add_text,
-            bool: lambda value: self._parts.append(pickle.NEWTRUE if value else pickle.NEWFALSE),
-            int: lambda value: self._parts.append(_integer(value)),
-            float: lambda value: self._parts.append(pickle.BINFLOAT + struct.pack(">d", value)),
-            type(None): lambda value: self._parts.append(pickle.NONE),
-            list: self._add_list,
-            tuple: self._add_tuple,
-            dict: self._add_items,
-            OrderedDict: lambda value: self._add_items(value, _ORDERED),
-            Counter: lambda value: self._add_items(value, b"ccollections\nCounter\n)R"),
-        }
 
     def add(self, value: Any) -> None:
-        add = self._add.get(type(value))
+        add = _ADD.get(type(value))
         if add is not None:
-            add(value)
+            add(self, value)
         elif isinstance(value, np.generic) and type(value.item()) in _SCALARS:
             self.add(value.item())
         else:
@@ -188,21 +196,21 @@ class _Walk:
     def _add_all(self, values: Iterable[Any]) -> None:
         for number, value in enumerate(values):
             try:
-                self._add.get(type(value), self.add)(value)
+                _ADD.get(type(value), _Walk.add)(self, value)
             except _Refused as refused:
                 refused.way = f"[{number}]{refused.way}"
                 raise
 
     def _add_items(self, value: Mapping[Any, Any], empty: bytes = pickle.EMPTY_DICT) -> None:
         self._parts.append(empty + _MARK)
-        texts, append, add = self._texts, self._parts.append, self._add
+        texts, append = self._texts, self._parts.append
         for key, item in value.items():  # most of all that there is: nothing is looked up twice, or called for nothing
             if type(key) is str and key in texts:
                 append(texts[key])
             else:
                 self._add_key(key)
             try:
-                add.get(type(item), self.add)(item)
+                _ADD.get(type(item), _Walk.add)(self, item)
             except _Refused as refused:
                 refused.way = f"[{key!r}]{refused.way}"
                 raise
@@ -234,6 +242,21 @@ class _Walk:
         self._parts.append(b"")
 
 
+_ADD: dict[type, Callable[[_Walk, Any], None]] = {
+    Tensor: _Walk._add_tensor,
+    nn.Parameter: _Walk._add_tensor,
+    str: _Walk._add_text,
+    bool: lambda walk, value: walk._parts.append(pickle.NEWTRUE if value else pickle.NEWFALSE),
+    int: lambda walk, value: walk._parts.append(_integer(value)),
+    float: lambda walk, value: walk._parts.append(pickle.BINFLOAT + struct.pack(">d", value)),
+    type(None): lambda walk, value: walk._parts.append(pickle.NONE),
+    list: _Walk._add_list,
+    tuple: _Walk._add_tuple,
+    dict: _Walk._add_items,
+    OrderedDict: lambda walk, value: walk._add_items(value, _ORDERED),
+    Counter: lambda walk, value: walk._add_items(value, b"ccollections\nCounter\n)R"),
+}
+"""By type, how a value is added. Not in the walk itself: it would hold itself, and so the tensors, for a while."""
 _SCALARS = (bool, int, float, str, type(None))  # not bytes: weights_only=True does not read them
 
 
@@ -396,25 +419,3 @@ _STORAGE_NAMES = {
     torch.complex64: "ComplexFloatStorage",
 }
 """How torch.save calls the storage of a type, as every reader knows it."""
-
-
-def _text(value: str) -> bytes:
-    data = value.encode("utf-8", "surrogatepass")
-    return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
-
-
-@lru_cache(2**16)
-def _integer(value: int) -> bytes:
-    if 0 <= value < 256:
-        return pickle.BININT1 + bytes([value])
-    if -(2**31) <= value < 2**31:
-        return pickle.BININT + struct.pack("<i", value)
-    data = pickle.encode_long(value)
-    if len(data) > 255:
-        raise _Refused("is an integer of more than 255 bytes", _KINDS)
-    return pickle.LONG1 + bytes([len(data)]) + data
-
-
-def _integers(values: Iterable[int]) -> bytes:
-    parts = [_integer(value) for value in values]
-    return _MARK + b"".join(parts) + _TUPLE
