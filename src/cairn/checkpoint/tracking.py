@@ -19,7 +19,6 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import wandb
-from wandb.sdk import wandb_setup
 
 from cairn.checkpoint import disk, layout
 from cairn.checkpoint.errors import ResumeError
@@ -485,13 +484,19 @@ def forget() -> None:
 def kill() -> bool:
     """End the client's process, and lose what it has not sent; its file is written every second. Was there one?
 
-    When ours ends, it is waited for as long as it tries to send, and no public function sets a limit to that.
+    When ours ends, it is waited for as long as it tries to send. Nothing public sets a limit to that, or says which
+    process it is: these are private names of wandb 0.31. Where they are gone, the process is left alone.
     """
-    connection = getattr(wandb_setup._singleton, "_connection", None)
-    process = getattr(getattr(connection, "_proc", None), "_process", None)
-    if process is not None:  # None: somebody else has started it, and nobody waits for it
-        process.kill()
-    return process is not None
+    try:
+        setup = wandb.sdk.wandb_setup._singleton
+        service = setup._connection._proc if setup is not None and setup._connection is not None else None
+        if service is None:  # somebody else has started it, and nobody waits for it
+            return False
+        service._process.kill()
+    except (AttributeError, OSError) as error:
+        log.error("W&B: its client could not be ended (%s): this process waits until that gives up.", error)
+        return False
+    return True
 
 
 def _aliases(saved: Saved, links: Links) -> list[str]:
