@@ -226,8 +226,13 @@ def stay_the_same(value: Callable[[], Any], seconds: float) -> None:
 
 def test_uploads_are_whole_although_retention_deletes_the_files(server: WandbServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    server.slow_uploads(2_000_000)
-    online(server, run, "checkpoint.keep_last=1", "checkpoint.artifacts.pruned=keep").end()
+    server.slow_uploads(1000)  # as good as nothing until training is over
+    process = online(server, run, "checkpoint.keep_last=1", "checkpoint.artifacts.pruned=keep")
+    assert wait_for(lambda: "are still to be uploaded" in process.output, process), "the end waits, and says so"
+    waiting = {path.name for path in (run / "checkpoints" / ".outbox").glob("*.ckpt")}
+    assert waiting - {item.name for item in kept(run)}, "they outlive their checkpoints"
+    server.slow_uploads(None)
+    process.end()
     versions = there(server)
     assert len(versions) > len(kept(run))
     assert all(holds_its_bytes(version) for version in versions.values())

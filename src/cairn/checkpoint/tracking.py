@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 TYPE = "model"
 NOTE = "checkpoint.json"
-_SHOW_EVERY_S = 5.0
+_SHOW_AFTER_S, _SHOW_EVERY_S = 1.0, 5.0
 _USE = "what this run starts from could not be noted"
 _COMPARE = "what it has of this run could not be looked up"
 _UPLOAD = "a checkpoint could not be uploaded"
@@ -160,9 +160,11 @@ class WandbTracker:
         self._tasks.put((_END, partial(self._end, finished)))
         self._tasks.put(None)
         try:
-            self._thread.join(min(_SHOW_EVERY_S, limit_s))
+            self._thread.join(min(_SHOW_AFTER_S, limit_s))
             while self._thread.is_alive() and (left_s := until - time.monotonic()) > 0:
-                log.info("W&B: %s are still to be uploaded; %.0f s are left.", size(self._outbox.num_bytes), left_s)
+                num_bytes = self._outbox.num_bytes
+                what = f"{size(num_bytes)} are still to be uploaded" if num_bytes else "its last answer is waited for"
+                log.info("W&B: %s; %.0f s are left.", what, left_s)
                 self._thread.join(min(_SHOW_EVERY_S, left_s))
         except KeyboardInterrupt:
             log.info("W&B is not waited for any more.")
