@@ -59,6 +59,9 @@ def started_from(**facts):
         (started_from(version="e/p/model-r:v3"), ["e/p/model-r:v3"]),  # whatever `best` is today
         (started_from(), ["e/p/model-r:best"]),  # of a run from before that was noted
         (started_from(named="/runs/1/last.ckpt"), ["own/proj/model-r:step-3"]),
+        (started_from(named="/runs/1/last.ckpt", known_as="named"), ["own/proj/model-named:step-3"]),
+        (started_from(named="/runs/1/last.ckpt", known_as="their/r"), ["own/their/model-r:step-3"]),
+        (started_from(named="/runs/1/last.ckpt", known_as="a/their/r"), ["a/their/model-r:step-3"]),
         (started_from(named="/somewhere/theirs.ckpt", run=""), []),
     ],
 )
@@ -77,6 +80,28 @@ def test_where_a_run_starts_from_is_noted_whatever_it_tracks(tmp_path, monkeypat
     ((_, _, wishes, uses),) = made
     assert uses == expected
     assert wishes.which == (which if triggers else "none")
+
+
+@pytest.mark.parametrize(
+    ("logger", "expected"),
+    [
+        ({"project": "digits/cnn"}, "digits-cnn/r"),
+        ({"project": "p", "entity": "e", "id": "named"}, "e/p/named"),
+        ({"project": None, "entity": "e"}, "r"),  # there is no telling whether W&B has put it into one
+    ],
+)
+def test_what_wandb_calls_the_run_of_a_checkpoint(logger, expected):
+    contents = {
+        "cairn": {"run": "r", "config": {"logger": {"csv": {"_target_": "x"}, "w": {"_target_": OURS, **logger}}}}
+    }
+    assert wandb_run.known_as(contents) == expected
+
+
+@pytest.mark.parametrize(
+    "contents", [{}, {"cairn": {"run": "r", "config": {}}}, {"cairn": {"run": "r", "config": {"logger": None}}}]
+)
+def test_of_a_checkpoint_that_wandb_never_heard_of_there_is_no_name(contents):
+    assert wandb_run.known_as(contents) == ""
 
 
 @pytest.mark.parametrize("changes", [{"triggers": {}}, {"artifacts": {"which": "none"}}])
