@@ -1,9 +1,10 @@
-"""The name of a job's directory: any file system takes it, and other overrides have another."""
+"""The name of a job's directory: any file system takes it, and other overrides have another; and what is special."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn.jobname import job_dir
+from cairn.jobname import job_dir, special
 
 
 def test_what_is_a_name_already_stays():
@@ -19,6 +20,23 @@ def test_where_there_are_too_many_a_long_one_is_cut_and_the_others_can_be_read()
     name = job_dir(f"+callbacks.x={{_target_:{'a' * 250},at:[1,2]}},checkpoint.save_interval=50,seed=1")
     assert name.startswith("+callbacks.x={_target_:aaa")
     assert ",checkpoint.save_interval=50,seed=1-" in name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "of_sweep", "expected"),
+    [
+        (["model=mlp", "seed=2"], ["model=mlp", "seed=1,2,3"], ["seed=2"]),
+        (["+a=1", "seed=2"], ["+a=1,2", "seed=range(1,3)"], ["+a=1", "seed=2"]),
+        (["+at=$\\{seed\\}", "x='1,2'", "seed=2"], ["+at=${seed}", "x='1,2'", "seed=1,2"], ["seed=2"]),
+        (["model=mlp", "seed=2"], ["model=mlp"], ["seed=2"]),  # by hydra.sweeper.params
+        (["seed=4", "seed=2"], ["seed=4", "seed=1,2"], ["seed=2"]),
+        (["model=mlp"], ["model=mlp"], ["model=mlp"]),
+        (["model=mlp", "seed=2"], [], ["model=mlp", "seed=2"]),  # of a sweeper that has noted nothing down
+        ([], [], []),
+    ],
+)
+def test_what_a_sweep_varies_is_special(overrides, of_sweep, expected):
+    assert special(overrides, of_sweep) == expected
 
 
 def test_a_job_without_overrides_has_a_name():

@@ -39,9 +39,10 @@ def test_facts(tmp_path, monkeypatch):
     assert facts["command"].endswith("train.py model=mlp 'tags=[a b]'")
     assert (facts["git_commit"], facts["git_dirty"], facts["num_parameters"]) == ("abc", True, 12)
     assert "started_from" not in facts
-    start = Start("ckpt_path", "wandb:e/p/m:best", "r", 7, "e/p/m:v3")
+    start = Start("ckpt_path", "wandb:e/p/m:best", "r", 7, "e/p/m:v3", "p/r")
     found = provenance.facts(tmp_path, "abc", 12, start, ("model=mlp",))
-    told = {"how": "ckpt_path", "named": "wandb:e/p/m:best", "run": "r", "step": 7, "version": "e/p/m:v3"}
+    told = {"how": "ckpt_path", "named": "wandb:e/p/m:best", "run": "r", "step": 7}
+    told |= {"version": "e/p/m:v3", "known_as": "p/r"}
     assert (found["started_from"], found["overrides"]) == (told, ["model=mlp"])
 
 

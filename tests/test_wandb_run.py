@@ -59,6 +59,9 @@ def started_from(**facts):
         (started_from(version="e/p/model-r:v3"), ["e/p/model-r:v3"]),  # whatever `best` is today
         (started_from(), ["e/p/model-r:best"]),  # of a run from before that was noted
         (started_from(named="/runs/1/last.ckpt"), ["own/proj/model-r:step-3"]),
+        (started_from(named="/runs/1/last.ckpt", known_as="named"), ["own/proj/model-named:step-3"]),
+        (started_from(named="/runs/1/last.ckpt", known_as="their/r"), ["own/their/model-r:step-3"]),
+        (started_from(named="/runs/1/last.ckpt", known_as="a/their/r"), ["a/their/model-r:step-3"]),
         (started_from(named="/somewhere/theirs.ckpt", run=""), []),
     ],
 )
@@ -77,6 +80,28 @@ def test_where_a_run_starts_from_is_noted_whatever_it_tracks(tmp_path, monkeypat
     ((_, _, wishes, uses),) = made
     assert uses == expected
     assert wishes.which == (which if triggers else "none")
+
+
+@pytest.mark.parametrize(
+    ("logger", "expected"),
+    [
+        ({"project": "digits/cnn"}, "digits-cnn/r"),
+        ({"project": "p", "entity": "e", "id": "named"}, "e/p/named"),
+        ({"project": None, "entity": "e"}, "r"),  # there is no telling whether W&B has put it into one
+    ],
+)
+def test_what_wandb_calls_the_run_of_a_checkpoint(logger, expected):
+    contents = {
+        "cairn": {"run": "r", "config": {"logger": {"csv": {"_target_": "x"}, "w": {"_target_": OURS, **logger}}}}
+    }
+    assert wandb_run.known_as(contents) == expected
+
+
+@pytest.mark.parametrize(
+    "contents", [{}, {"cairn": {"run": "r", "config": {}}}, {"cairn": {"run": "r", "config": {"logger": None}}}]
+)
+def test_of_a_checkpoint_that_wandb_never_heard_of_there_is_no_name(contents):
+    assert wandb_run.known_as(contents) == ""
 
 
 @pytest.mark.parametrize("changes", [{"triggers": {}}, {"artifacts": {"which": "none"}}])
@@ -229,7 +254,7 @@ def client(monkeypatch):
     seen = []
     process = SimpleNamespace(kill=lambda: seen.append("killed"))
     connection = SimpleNamespace(_proc=SimpleNamespace(_process=process))
-    monkeypatch.setattr(tracking.wandb_setup, "_singleton", SimpleNamespace(_connection=connection))
+    monkeypatch.setattr(tracking.wandb.sdk.wandb_setup, "_singleton", SimpleNamespace(_connection=connection))
     monkeypatch.setattr(tracking, "forget", lambda: seen.append("forgotten"))
     return seen
 
@@ -258,12 +283,34 @@ def test_a_client_that_ends_in_time_is_left_in_peace(tmp_path, client, stopped_b
     assert client == []
 
 
-def test_a_client_that_somebody_else_has_started_is_not_killed(monkeypatch):
+def setup_of(*names, holds=None):
+    """What W&B's client keeps of itself, as far as these private names lead."""
+    for name in reversed(names):
+        holds = SimpleNamespace(**{name: holds})
+    return holds
+
+
+@pytest.mark.parametrize("names", [(), ("_connection",), ("_connection", "_proc")])
+def test_a_client_that_somebody_else_has_started_is_not_killed(monkeypatch, caplog, names):
     from cairn.checkpoint import tracking
 
-    for there in (None, SimpleNamespace(_connection=None), SimpleNamespace(_connection=SimpleNamespace(_proc=None))):
-        monkeypatch.setattr(tracking.wandb_setup, "_singleton", there)
-        assert not tracking.kill()
+    monkeypatch.setattr(tracking.wandb.sdk.wandb_setup, "_singleton", setup_of(*names))
+    assert not tracking.kill()
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("known", [None, (), ("_connection",), ("_connection", "_proc")])
+def test_a_client_that_cannot_be_told_is_left_alone_with_a_sentence(monkeypatch, caplog, known):
+    """A later wandb may call all of it differently; see `test_the_clients_process_is_where_this_wandb_has_it`."""
+    from cairn.checkpoint import tracking
+
+    if known is None:
+        monkeypatch.delattr(tracking.wandb.sdk.wandb_setup, "_singleton")
+    else:
+        there = setup_of(*known, holds=SimpleNamespace(other="names"))
+        monkeypatch.setattr(tracking.wandb.sdk.wandb_setup, "_singleton", there)
+    assert not tracking.kill()
+    assert caplog.text.count("its client could not be ended") == 1
 
 
 def test_a_run_that_comes_to_its_end_waits_for_uploads(tmp_path):

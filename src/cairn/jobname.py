@@ -1,9 +1,11 @@
-"""What the directory of one job of a sweep is called: by its overrides, so that a repeated sweep finds its jobs."""
+"""What one job of a sweep is called: its directory by its overrides, so that a repeated sweep finds its jobs, and to
+people by those that tell it from the others."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
@@ -26,6 +28,21 @@ def job_dir(overrides: str) -> str:
     if name == overrides and name not in ("", ".", ".."):
         return name
     return f"{_cut(name, _LONGEST - 9)}-{_digest(overrides)}" if name else "defaults"
+
+
+def special(overrides: Sequence[str], of_sweep: Sequence[str]) -> list[str]:
+    """Those of a job's overrides that its sweep varies; all of them if it varies none.
+
+    Args:
+        overrides: of the job.
+        of_sweep: of the command line that began the sweep; what its configuration varies is not among them.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # with ANTLR, which only a job needs
+
+    parse = OverridesParser.create().parse_override
+    is_varied = {item.get_key_element(): item.is_sweep_override() for item in map(parse, of_sweep)}
+    own = {parse(item).get_key_element(): item for item in overrides}  # of one that is given twice, the last one counts
+    return [item for key, item in own.items() if is_varied.get(key, True)] or list(own.values())
 
 
 def _cut(text: str, length: int) -> str:

@@ -32,13 +32,16 @@ class Start:
     step: int = 0
     version: str = ""
     """Of what lies in W&B: `entity/project/name:v3`, whatever its aliases mean later."""
+    known_as: str = ""
+    """What W&B calls that run, as its configuration says: `entity/project/id`, less what that leaves to the account."""
 
 
-def start(cfg: DictConfig, contents: Mapping[str, Any], version: str = "") -> Start:
-    """What `contents`, a checkpoint that a new run starts from, says of its origin."""
+def start(cfg: DictConfig, contents: Mapping[str, Any], version: str = "", known_as: str = "") -> Start:
+    """What `contents`, a checkpoint that a new run starts from, says of its origin; the rest see `Start`."""
     how = "ckpt_path" if cfg.get("ckpt_path") else "init_weights"
     ours = contents.get(state.KEY, {})
-    return Start(how, str(cfg[how]), str(ours.get("run", "")), int(ours.get("position", {}).get("step", 0)), version)
+    step = int(ours.get("position", {}).get("step", 0))
+    return Start(how, str(cfg[how]), str(ours.get("run", "")), step, version, known_as)
 
 
 def versions(seed: int) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def _introduce(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpoi
     start = None
     if plan.saved is None and named:
         contents = loader.peek(plan.path or wandb_run.local(named, directory))
-        start = provenance.start(cfg, contents, wandb_run.version(named, directory))
+        start = provenance.start(cfg, contents, wandb_run.version(named, directory), wandb_run.known_as(contents))
     num_parameters = sum(parameter.numel() for parameter in parts.model.parameters())
     record = directory.record()
     overrides = record.overrides if record else ()

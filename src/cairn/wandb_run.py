@@ -24,13 +24,14 @@ from lightning.pytorch import loggers
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from cairn import config
+from cairn import config, jobname
 from cairn.checkpoint import disk, history
 from cairn.checkpoint.agreement import TIME_LIMIT
 from cairn.checkpoint.catalog import Catalog, verify
 from cairn.checkpoint.errors import CheckpointError, ResumeError
 from cairn.checkpoint.retention import parse_size
 from cairn.checkpoint.schedule import parse_duration_s
+from cairn.checkpoint.state import KEY
 from cairn.checkpoint.tracker import UNTRACKED, Tracker
 from cairn.checkpoint.types import Saved
 from cairn.cluster.signals import exit_code
@@ -80,9 +81,16 @@ def own(given: DictConfig, run_id: str, directory: RunDirectory) -> dict[str, An
     if hydra is not None and hydra.mode == RunMode.MULTIRUN:
         sweep = Path(hydra.sweep.dir).absolute()
         found["group"] = found["group"] or _short(f"{sweep.parent.name}-{sweep.name}")
-        found["name"] = found["name"] or _short(hydra.job.override_dirname.replace(",", " ")) or directory.path.name
+        special = jobname.special(hydra.overrides.task, _begun_with(sweep))
+        found["name"] = found["name"] or _short(" ".join(special)) or directory.path.name
     _remember(directory, name=found["name"], group=found["group"])
     return found
+
+
+def _begun_with(sweep: Path) -> list[str]:
+    """The overrides of the command line that began a sweep, as far as its sweeper has written them down."""
+    file = sweep / "multirun.yaml"
+    return list(OmegaConf.select(OmegaConf.load(file), "hydra.overrides.task") or []) if file.is_file() else []
 
 
 def _short(name: str) -> str:
@@ -228,9 +236,13 @@ def _artifact(start: Start, entity: str, project: str) -> str:
         return start.version
     if start.named.startswith(PREFIX):
         return start.named.removeprefix(PREFIX)
+    if not start.run:
+        return ""
     from cairn.checkpoint.tracking import alias, collection
 
-    return f"{entity}/{project}/{collection(start.run)}:{alias(start.step)}" if start.run else ""
+    *place, name = (start.known_as or start.run).split("/")
+    place = [entity, project][: 2 - len(place)] + place
+    return f"{'/'.join(place)}/{collection(name)}:{alias(start.step)}"
 
 
 def _wishes(cfg: DictConfig) -> Wishes:
@@ -277,6 +289,20 @@ def version(named: str, directory: RunDirectory) -> str:
     """Which version `local` has fetched, `entity/project/name:v3`; empty if it has fetched none."""
     path = _start_folder(named, directory) / _VERSION
     return path.read_text() if named.startswith(PREFIX) and path.is_file() else ""
+
+
+def known_as(contents: Mapping[str, Any]) -> str:
+    """What W&B calls the run that has saved these: its project may be another than that of who starts from them.
+
+    Returns:
+        `entity/project/id`, or without what its configuration leaves open; empty if it was not logged to W&B.
+    """
+    ours = contents.get(KEY, {})
+    given = node(OmegaConf.create({"logger": ours.get("config", {}).get("logger") or {}}))
+    if given is None:
+        return ""
+    place = [given.get("entity"), _project(given)] if given.get("project") else []
+    return "/".join([*filter(None, place), given.get("id") or ours["run"]])
 
 
 def _start_folder(named: str, directory: RunDirectory) -> Path:
@@ -344,7 +370,7 @@ def _send_checkpoints(
     sender.opened([saved for saved in kept if _is_whole(run.checkpoints(), saved)], links)
     sender.close(finished, limit_s)
     name = f"{experiment.entity}/{experiment.project}"
-    artifact = f"{name}/{tracking.collection(experiment.id)}"
+    run_name, artifact = f"{name}/{experiment.id}", f"{name}/{tracking.collection(experiment.id)}"
     if record.status == "stopped" and is_preempted(record.why):
         logger.preempt()
     has_history = logger.close(_exit_code(record))
@@ -354,7 +380,7 @@ def _send_checkpoints(
         raise ResumeError(f"W&B does not say what it has: {first_line(error)}.") from error
     wanted = [saved for saved in kept if wishes.wants(saved, links, finished)]
     found = {saved.name: next((v.version for v in there if _is_version(v, saved)), "") for saved in wanted}
-    return Synced(f"{name}/{record.id}", num_rows, has_history, [(saved, found[saved.name]) for saved in wanted])
+    return Synced(run_name, num_rows, has_history, [(saved, found[saved.name]) for saved in wanted])
 
 
 def _is_version(version: Any, saved: Saved) -> bool:

@@ -1,6 +1,7 @@
 """What becomes of W&B's versions, on a made-up W&B: which there are, what they are called, and what is taken back."""
 
 import hashlib
+import logging
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from tests.support.values import commit, saved
 
 from cairn.checkpoint import layout, tracking
 from cairn.checkpoint.commit import remove
+from cairn.checkpoint.space import size
 from cairn.checkpoint.tracking import Place, WandbTracker, Wishes
 
 
@@ -488,6 +490,40 @@ def test_the_end_does_not_wait_for_ever(server, folder, caplog):
     assert list((folder / layout.OUTBOX).iterdir()), "the next start, or a sync, finds what is left"
     server.gate.set()
     run.end()
+
+
+class AtEach(logging.Handler):
+    """Do something whenever a certain sentence is told."""
+
+    def __init__(self, words, task):
+        super().__init__()
+        self.words, self.task, self.told = words, task, []
+
+    def emit(self, record):
+        if self.words in record.getMessage():
+            self.told.append(record.getMessage())
+            self.task()
+
+
+def test_the_end_waits_for_uploads_and_says_for_what(server, folder, monkeypatch, caplog):
+    """The server takes nothing until it has been told three times what is waited for."""
+    monkeypatch.setattr(tracking, "_SHOW_AFTER_S", 0.01)
+    monkeypatch.setattr(tracking, "_SHOW_EVERY_S", 0.01)
+    server.gate.clear()
+    run = Run(server, folder)
+    num_bytes = sum(run.save(number).num_bytes for number in range(2))
+    line = AtEach("are still to be uploaded", lambda: server.gate.set() if len(line.told) == 3 else None)
+    tracking.log.addHandler(line)
+    caplog.set_level("INFO")
+    try:
+        run.end(limit_s=600.0)
+    finally:
+        tracking.log.removeHandler(line)
+    assert len(line.told) >= 3
+    assert line.told[0].startswith(f"W&B: {size(num_bytes)} are still to be uploaded; ")
+    assert set(server.named()) == {name(0), name(1)}
+    assert {"latest", "final"} <= server.named()[name(1)]
+    assert "does not have all" not in caplog.text
 
 
 def test_no_more_waits_than_the_queue_may_hold(server, folder, caplog):

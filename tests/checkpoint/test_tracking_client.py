@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.support import wandb_log
 from tests.support.values import at, commit, saved
 from tests.support.wandb_server import WandbServer
 
-from cairn.checkpoint import layout
+from cairn.checkpoint import layout, tracking
 from cairn.checkpoint.tracking import NOTE, Place, WandbTracker, Wishes
 from cairn.logging.wandb import prepare
 
@@ -139,3 +140,14 @@ def test_who_commits_waits_for_no_answer(server, run):
         tracker.close(True, 60)
     there = {version.metadata["name"] for version in server.artifacts if version.state == "COMMITTED"}
     assert there == {item.name for item in items[1:]}
+
+
+def test_the_clients_process_is_where_this_wandb_has_it(tmp_path):
+    """Nothing public says which process it is: after an update of wandb, this tells whether `kill` still finds it."""
+    wandb.teardown()
+    prepare(tmp_path, offline=True)
+    service = wandb.setup()._connection._proc
+    assert tracking.kill()
+    assert service.join() == -signal.SIGKILL
+    with pytest.raises((SystemExit, OSError)):  # it cannot be asked to end any more
+        tracking.forget()

@@ -165,6 +165,41 @@ def test_offline_nothing_asks_for_a_network(tmp_path: Path) -> None:
     assert [line for line in asked if not any(address in line for address in own)] == []
 
 
+def test_offline_says_which_checkpoint_the_run_started_from(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    train(first, *SHORT, "trainer.max_steps=2")
+    (saved,), file = kept(first), first / "checkpoints" / "last.ckpt"
+    for how, num_steps in (("ckpt_path", 4), ("init_weights", 2)):
+        run, id = tmp_path / how, id_of(first)
+        train(run, *SHORT, f"trainer.max_steps={num_steps}", f"{how}={file}")
+        expected = {"how": how, "named": str(file), "run": id, "step": saved.position.step}
+        expected |= {"version": "", "known_as": f"train/{id}"}
+        assert wandb_log.config(run)["run"]["started_from"] == expected
+        assert [item["metadata"]["started_from"] for item in wandb_log.artifacts(run)] == [expected] * 2, "and final"
+
+
+def test_offline_each_job_of_a_sweep_is_a_run_of_its_own_that_ends_as_it_did(tmp_path: Path) -> None:
+    sweep, values = tmp_path / "sweep", {100: 0, 7: 1, 200: 0}
+    fails = [
+        "+callbacks.fail._target_=tests.support.callbacks.FailAt",
+        "+callbacks.fail.at=${checkpoint.save_interval}",
+    ]
+    folders = [f"hydra.sweep.dir={sweep}", "hydra.sweep.subdir=${hydra.job.num}"]
+    interval = f"checkpoint.save_interval={','.join(map(str, values))}"
+    train(None, "-m", *SHORT, *fails, "trainer.max_epochs=1", interval, *folders, expect=1)
+    seen = [wandb_log.run(sweep / str(number)) for number in range(3)]
+    assert [run["id"] for run in seen] == [id_of(sweep / str(number)) for number in range(3)]
+    assert len({run["id"] for run in seen}) == 3
+    assert {run["group"] for run in seen} == {f"{tmp_path.name}-sweep"}
+    assert [run["exit_code"] for run in seen] == list(values.values())
+    for number, (value, run) in enumerate(zip(values, seen, strict=True)):
+        config = wandb_log.config(sweep / str(number))
+        assert run["name"] == f"checkpoint.save_interval={value}", "what tells it from the others"
+        assert f"checkpoint.save_interval={value}" in config["run"]["overrides"]
+        assert config["checkpoint"]["save_interval"] == value
+        assert told(wandb_log.history(sweep / str(number))) == logged(sweep / str(number)), "its rows and no others"
+
+
 def test_offline_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
     longer = ["trainer.max_epochs=8", "checkpoint.keep_last=-1"]  # of one that a start deletes, W&B need not hear
@@ -226,8 +261,13 @@ def stay_the_same(value: Callable[[], Any], seconds: float) -> None:
 
 def test_uploads_are_whole_although_retention_deletes_the_files(server: WandbServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    server.slow_uploads(2_000_000)
-    online(server, run, "checkpoint.keep_last=1", "checkpoint.artifacts.pruned=keep").end()
+    server.slow_uploads(1000)  # as good as nothing until training is over
+    process = online(server, run, "checkpoint.keep_last=1", "checkpoint.artifacts.pruned=keep")
+    assert wait_for(lambda: "are still to be uploaded" in process.output, process), "the end waits, and says so"
+    waiting = {path.name for path in (run / "checkpoints" / ".outbox").glob("*.ckpt")}
+    assert waiting - {item.name for item in kept(run)}, "they outlive their checkpoints"
+    server.slow_uploads(None)
+    process.end()
     versions = there(server)
     assert len(versions) > len(kept(run))
     assert all(holds_its_bytes(version) for version in versions.values())
@@ -488,19 +528,32 @@ def test_a_run_may_start_from_what_lies_in_wandb(server: WandbServer, tmp_path: 
     assert second.id in there(server)[kept(first)[-1].name].used_by
     version = there(server)[kept(first)[-1].name].version
     assert second.config["run"]["started_from"]["version"] == f"tester/train/model-{id}:{version}"
-    weights = torch.load(fetched, weights_only=True)["state_dict"]
-    online(
-        server,
-        tmp_path / "third",
-        "trainer.max_epochs=1",
-        "model.optimizer.lr=0",
-        f"init_weights={first}/checkpoints/last.ckpt",
-    ).end()
-    third = torch.load(tmp_path / "third" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(third[name], value) for name, value in weights.items())
-    assert (
-        json.loads((tmp_path / "third" / "run.json").read_text())["id"] in there(server)[kept(first)[-1].name].used_by
+
+
+def test_a_run_may_take_its_weights_from_what_lies_in_wandb(server: WandbServer, tmp_path: Path) -> None:
+    first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
+    online(server, first, "trainer.max_epochs=1").end()
+    id, (version,) = id_of(first), [v for v in server.artifacts if "best" in v.aliases]
+    stays = ["trainer.max_steps=1", "model.optimizer.lr=0"]
+    online(server, second, *stays, f"init_weights=wandb:tester/train/model-{id}:best").end()
+    best = torch.load(first / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    taken = torch.load(second / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(taken[name], value) for name, value in best.items())
+    found = server.runs[id_of(second)].config["run"]["started_from"]
+    assert (found["how"], found["run"], found["version"]) == (
+        "init_weights",
+        id,
+        f"tester/train/model-{id}:v{version.index}",
     )
+    # A file says itself what W&B calls it, also to a run of another project.
+    online(server, third, *stays, "task_name=other", f"init_weights={first}/checkpoints/best.ckpt").end()
+    assert server.runs[id_of(third)].project == "other"
+    assert set(version.used_by) == {id_of(second), id_of(third)}
+
+
+def id_of(run: Path) -> str:
+    """By which W&B knows it."""
+    return str(json.loads((run / "run.json").read_text())["id"])
 
 
 def test_other_bytes_than_were_saved_are_refused(server: WandbServer, tmp_path: Path) -> None:
@@ -532,7 +585,7 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own(server: WandbServer, tmp_path: 
     assert "sweep" in next(iter(server.runs.values())).group
     for number, seen in zip((3, 5, 7), server.runs.values(), strict=True):
         assert seen.config["checkpoint"]["save_interval"] == number
-        assert f"save_interval={number}" in seen.name
+        assert seen.name == f"checkpoint.save_interval={number}", "what tells it from the others"
         assert {f"checkpoint.save_interval={number}", "checkpoint=interval"} <= set(seen.config["run"]["overrides"])
         assert seen.exit_code == 0
         assert len(told(seen.history)) == len(set(told(seen.history))) > 3
@@ -550,4 +603,4 @@ def test_a_job_that_fails_in_the_middle_of_a_sweep_is_shown_and_no_other(server:
     }
     steps = {at: max(row["trainer/global_step"] for row in run.history) for at, run in seen.items()}
     assert steps[7] < steps[100] == steps[200], "each has its own rows"
-    assert all(run.name.endswith("...") for run in seen.values()), "what so many overrides say is cut to what W&B takes"
+    assert all(run.name == f"+callbacks.fail.at={at}" for at, run in seen.items())

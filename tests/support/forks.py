@@ -120,6 +120,7 @@ def serve(orders: socket.socket) -> None:
     import sklearn.datasets  # noqa: F401
     from hydra import compose, initialize_config_dir
 
+    import cairn.checkpoint.tracking  # and with it W&B's client: a second in each run that logs to it
     import cairn.run  # noqa: F401
 
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):

@@ -63,6 +63,17 @@ def config(run: Path) -> dict[str, Any]:
     return found
 
 
+def run(folder: Path) -> dict[str, Any]:
+    """Which run it is, and how it has ended, in its only fragment."""
+    found: dict[str, Any] = {"exit_code": None}
+    for record in records(folder):
+        if record.WhichOneof("record_type") == "run":
+            found |= {"id": record.run.run_id, "name": record.run.display_name, "group": record.run.run_group}
+        if record.WhichOneof("record_type") == "exit":
+            found["exit_code"] = record.exit.exit_code
+    return found
+
+
 def artifacts(run: Path) -> list[dict[str, Any]]:
     """What was logged, oldest first: name, type, aliases, metadata, and its files with the references among them."""
     found = []

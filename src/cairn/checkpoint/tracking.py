@@ -19,7 +19,6 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import wandb
-from wandb.sdk import wandb_setup
 
 from cairn.checkpoint import disk, layout
 from cairn.checkpoint.errors import ResumeError
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 
 TYPE = "model"
 NOTE = "checkpoint.json"
-_SHOW_EVERY_S = 5.0
+_SHOW_AFTER_S, _SHOW_EVERY_S = 1.0, 5.0
 _USE = "what this run starts from could not be noted"
 _COMPARE = "what it has of this run could not be looked up"
 _UPLOAD = "a checkpoint could not be uploaded"
@@ -161,9 +160,11 @@ class WandbTracker:
         self._tasks.put((_END, partial(self._end, finished)))
         self._tasks.put(None)
         try:
-            self._thread.join(min(_SHOW_EVERY_S, limit_s))
+            self._thread.join(min(_SHOW_AFTER_S, limit_s))
             while self._thread.is_alive() and (left_s := until - time.monotonic()) > 0:
-                log.info("W&B: %s are still to be uploaded; %.0f s are left.", size(self._outbox.num_bytes), left_s)
+                num_bytes = self._outbox.num_bytes
+                what = f"{size(num_bytes)} are still to be uploaded" if num_bytes else "its last answer is waited for"
+                log.info("W&B: %s; %.0f s are left.", what, left_s)
                 self._thread.join(min(_SHOW_EVERY_S, left_s))
         except KeyboardInterrupt:
             log.info("W&B is not waited for any more.")
@@ -485,13 +486,19 @@ def forget() -> None:
 def kill() -> bool:
     """End the client's process, and lose what it has not sent; its file is written every second. Was there one?
 
-    When ours ends, it is waited for as long as it tries to send, and no public function sets a limit to that.
+    When ours ends, it is waited for as long as it tries to send. Nothing public sets a limit to that, or says which
+    process it is: these are private names of wandb 0.31. Where they are gone, the process is left alone.
     """
-    connection = getattr(wandb_setup._singleton, "_connection", None)
-    process = getattr(getattr(connection, "_proc", None), "_process", None)
-    if process is not None:  # None: somebody else has started it, and nobody waits for it
-        process.kill()
-    return process is not None
+    try:
+        setup = wandb.sdk.wandb_setup._singleton
+        service = setup._connection._proc if setup is not None and setup._connection is not None else None
+        if service is None:  # somebody else has started it, and nobody waits for it
+            return False
+        service._process.kill()
+    except (AttributeError, OSError) as error:
+        log.error("W&B: its client could not be ended (%s): this process waits until that gives up.", error)
+        return False
+    return True
 
 
 def _aliases(saved: Saved, links: Links) -> list[str]:

@@ -229,10 +229,12 @@ class WandbLogger(loggers.WandbLogger):
 
     def _look_up(self) -> int:
         """What W&B has of the run, by the list of what was sent; returns the number of its next row."""
-        first = int(getattr(self.experiment, "starting_step", 0) or 0) if self.mode == "online" else 0
-        there = [item for item in read(self._sent.path) if item[0] < first] if first else []
+        if self.mode != "online":
+            return 0
+        first = int(getattr(self.experiment, "starting_step", 0) or 0)
+        there = [item for item in read(self._sent.path) if item[0] < first]
         self._has = Counter(tuple(key) for _, *key in there)
-        self._sent.cut(len(there)) if self.mode == "online" else None
+        self._sent.cut(len(there))
         return first
 
     def _send(self, row: Row, key: Key) -> None:
