@@ -169,7 +169,7 @@ def test_preempted_and_then_killed_with_its_node(cluster: Slurm, tmp_path: Path,
 
 def test_two_tasks_of_one_job_are_requeued(cluster: Slurm, tmp_path: Path) -> None:
     ddp = ["trainer=ddp_sim", "trainer.max_epochs=2", "model=mlp"]
-    start(tmp_path / "whole", *COMMAND, *ddp, f"{INTERVAL}=10", fresh=True).end()
+    start(tmp_path / "whole", *COMMAND, *ddp, f"{INTERVAL}=10").end()
     folder = tmp_path / "sweep"
     command = [*SLURM, *ddp, "hydra.launcher.tasks_per_node=2", halt("batch:13")]
     process = sweep(folder, [10], *command, **cluster.environment)
@@ -306,9 +306,8 @@ def test_jobs_import_the_clone_that_they_were_submitted_from(cluster: Slurm, tmp
     told = clone / "src" / Path(RunDirectory.__module__.split(".")[0]) / "run.py"
     told.write_text(told.read_text().replace("Run directory: %s", "Run directory of the clone: %s"))
     folder = tmp_path / "sweep"
-    sweep(
-        folder, [10], *SLURM, "trainer.max_epochs=1", script=clone / "train.py", cwd=tmp_path, **cluster.environment
-    ).end()
+    there = {"script": clone / "train.py", "cwd": tmp_path, "fresh": True}
+    sweep(folder, [10], *SLURM, "trainer.max_epochs=1", **there, **cluster.environment).end()
     assert "Run directory of the clone" in (run_of(folder, 10) / "train.log").read_text()
 
 
