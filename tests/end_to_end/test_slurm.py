@@ -195,18 +195,6 @@ def test_an_operator_requeues(cluster: Slurm, tmp_path: Path, whole: dict[int, O
     assert [cluster.restarts(job_of(folder, value)) for value in (10, 11)] == [1, 1], "SLURM did it, and nobody else"
 
 
-def test_the_time_limit(cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]) -> None:
-    folder = tmp_path / "sweep"
-    slow = "+callbacks.slow={_target_: tests.support.callbacks.Slow, seconds: 1}"
-    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5"]
-    sweep(folder, [10], *SLURM, *limits, slow, **cluster.environment).end()
-    assert_whole(folder, whole, [10])
-    ends = [item.before for item in starts(folder, 10) if item.before]
-    assert ends
-    assert {(end.status, end.why) for end in ends} <= {("stopped", "SIGUSR2"), ("stopped", "job_time_limit")}
-    assert cluster.restarts(job_of(folder, 10)) == len(ends)
-
-
 def test_a_job_that_fails_is_seen_and_not_started_again(cluster: Slurm, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     fails = "+callbacks.fail._target_=tests.support.callbacks.FailAt"  # at step 13
@@ -284,12 +272,22 @@ def test_a_plain_batch_script(cluster: Slurm, tmp_path: Path, whole: dict[int, O
     assert "its batch script requeues it" in (run / "train.log").read_text()
 
 
-def test_a_job_knows_when_it_has_to_be_over_without_any_signal(
+def test_the_time_limit_with_a_signal_before_it_and_without_any(
     cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]
 ) -> None:
+    """Both at the same time, because both have to wait for a minute to be over."""
     slow = "+callbacks.slow={_target_: tests.support.callbacks.Slow, seconds: 1}"
     unsignalled = lambda text: "\n".join(line for line in text.splitlines() if "--signal" not in line)  # noqa: E731
     job = script(cluster, tmp_path, slow, text=unsignalled, time="1")
+    folder = tmp_path / "sweep"
+    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5"]
+    sweep(folder, [10], *SLURM, *limits, slow, **cluster.environment).end()
+    assert_whole(folder, whole, [10])
+    ends = [item.before for item in starts(folder, 10) if item.before]
+    assert ends
+    assert {(end.status, end.why) for end in ends} <= {("stopped", "SIGUSR2"), ("stopped", "job_time_limit")}
+    assert cluster.restarts(job_of(folder, 10)) == len(ends)
+
     run = tmp_path / "train" / "runs" / f"slurm-{job}"
     cluster.wait(lambda: cluster.job(job).ended)
     assert cluster.state(job) == "COMPLETED", (tmp_path / f"job-{job}.log").read_text()
