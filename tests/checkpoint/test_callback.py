@@ -731,19 +731,20 @@ def test_each_save_tells_the_loggers_what_it_has_cost(tmp_path):
 @pytest.fixture
 def busy_until_waited_for(monkeypatch):
     """A writer that is busy until somebody waits for it."""
-    free, perform, reserve = threading.Event(), writer.WriterHere.perform, saving.Saver.reserve
+    free, perform, wait = threading.Event(), writer.WriterHere.perform, saving.Saver._wait_until
 
     def slow(self, job, image):
         free.wait()
         return perform(self, job, image)
 
-    def waited(self, wait):
-        if wait and self.busy:
+    def waited(self, is_so):
+        if not is_so():
             free.set()
-        return reserve(self, wait)
+            wait(self, is_so)
+            free.clear()
 
     monkeypatch.setattr(writer.WriterHere, "perform", slow)
-    monkeypatch.setattr(saving.Saver, "reserve", waited)
+    monkeypatch.setattr(saving.Saver, "_wait_until", waited)
 
 
 @pytest.mark.parametrize("when_busy", ["skip", "wait"])

@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from tests.support import command
 from tests.support.callbacks import recorded
-from tests.support.command import QUICK, RECORD, newest, num_checkpoints, wait_for
+from tests.support.command import QUICK, RECORD, newest, num_checkpoints, start, train, wait_for
 from tests.support.equality import Outcome, differences, outcome
 
 pytestmark = pytest.mark.slow
-
-# Lightning starts the second process as the first one was started.
-start, train = partial(command.start, fresh=True), partial(command.train, fresh=True)
 
 COMMAND = [
     *QUICK,
@@ -36,7 +31,7 @@ COMMAND = [
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     run = tmp_path_factory.mktemp("whole") / "run"
-    train(run, *COMMAND)
+    train(run, *COMMAND, fresh=True)  # elsewhere only the second process, which Lightning starts, is a new interpreter
     return outcome(run, recorded(run, 0) + recorded(run, 1))
 
 

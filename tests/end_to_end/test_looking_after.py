@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tests.support.command import QUICK, ROOT, train
+from tests.support.command import QUICK, ROOT, Process, train
 from tests.support.values import flip_byte
 
 pytestmark = pytest.mark.slow
@@ -21,15 +19,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def cairn(*args: object, expect: int = 0) -> str:
-    command = [sys.executable, "-m", "cairn", *map(str, args)]
-    done = subprocess.run(command, cwd=ROOT / "src", capture_output=True, text=True)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def cairn(*args: object, expect: int = 0, fresh: bool = False) -> str:
+    return Process(["-m", "cairn", *map(str, args)], fresh, cwd=ROOT / "src").end(expect)
 
 
 def test_list_show_verify_and_prune(run: Path) -> None:
-    listed = json.loads(cairn("ls", run, "--json"))
+    listed = json.loads(cairn("ls", run, "--json", fresh=True))
     assert listed["status"] == "finished"
     (last,) = [item for item in listed["checkpoints"] if item["last"]]
     assert last["position"]["total_batches"] == 60
@@ -38,13 +33,13 @@ def test_list_show_verify_and_prune(run: Path) -> None:
     assert "end" in table
     assert "last" in table
 
-    shown = json.loads(cairn("show", run / "checkpoints" / "last.ckpt", "--json"))
+    shown = json.loads(cairn("show", run / "checkpoints" / "last.ckpt", "--json", fresh=True))
     assert shown["manifest"]["name"] == last["name"]
     assert shown["config"]["checkpoint"]["save_interval"] == 15
     assert "save_interval: 15" in cairn("show", run / "checkpoints" / "last.ckpt")
 
-    assert "broken" not in cairn("verify", run)
-    cairn("prune", run, "--yes", "--keep-last", 1)
+    assert "broken" not in cairn("verify", run, fresh=True)
+    cairn("prune", run, "--yes", "--keep-last", 1, fresh=True)
     left = json.loads(cairn("ls", run, "--json"))["checkpoints"]
     assert {item["name"] for item in left} == {
         item["name"] for item in listed["checkpoints"] if item["best"] or item["last"]

@@ -169,7 +169,7 @@ def test_preempted_and_then_killed_with_its_node(cluster: Slurm, tmp_path: Path,
 
 def test_two_tasks_of_one_job_are_requeued(cluster: Slurm, tmp_path: Path) -> None:
     ddp = ["trainer=ddp_sim", "trainer.max_epochs=2", "model=mlp"]
-    start(tmp_path / "whole", *COMMAND, *ddp, f"{INTERVAL}=10", fresh=True).end()
+    start(tmp_path / "whole", *COMMAND, *ddp, f"{INTERVAL}=10").end()
     folder = tmp_path / "sweep"
     command = [*SLURM, *ddp, "hydra.launcher.tasks_per_node=2", halt("batch:13")]
     process = sweep(folder, [10], *command, **cluster.environment)
@@ -193,18 +193,6 @@ def test_an_operator_requeues(cluster: Slurm, tmp_path: Path, whole: dict[int, O
     process.end()
     assert_whole(folder, whole, [10, 11])
     assert [cluster.restarts(job_of(folder, value)) for value in (10, 11)] == [1, 1], "SLURM did it, and nobody else"
-
-
-def test_the_time_limit(cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]) -> None:
-    folder = tmp_path / "sweep"
-    slow = "+callbacks.slow={_target_: tests.support.callbacks.Slow, seconds: 1}"
-    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5"]
-    sweep(folder, [10], *SLURM, *limits, slow, **cluster.environment).end()
-    assert_whole(folder, whole, [10])
-    ends = [item.before for item in starts(folder, 10) if item.before]
-    assert ends
-    assert {(end.status, end.why) for end in ends} <= {("stopped", "SIGUSR2"), ("stopped", "job_time_limit")}
-    assert cluster.restarts(job_of(folder, 10)) == len(ends)
 
 
 def test_a_job_that_fails_is_seen_and_not_started_again(cluster: Slurm, tmp_path: Path) -> None:
@@ -284,12 +272,22 @@ def test_a_plain_batch_script(cluster: Slurm, tmp_path: Path, whole: dict[int, O
     assert "its batch script requeues it" in (run / "train.log").read_text()
 
 
-def test_a_job_knows_when_it_has_to_be_over_without_any_signal(
+def test_the_time_limit_with_a_signal_before_it_and_without_any(
     cluster: Slurm, tmp_path: Path, whole: dict[int, Outcome]
 ) -> None:
+    """Both at the same time, because both have to wait for a minute to be over."""
     slow = "+callbacks.slow={_target_: tests.support.callbacks.Slow, seconds: 1}"
     unsignalled = lambda text: "\n".join(line for line in text.splitlines() if "--signal" not in line)  # noqa: E731
     job = script(cluster, tmp_path, slow, text=unsignalled, time="1")
+    folder = tmp_path / "sweep"
+    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5"]
+    sweep(folder, [10], *SLURM, *limits, slow, **cluster.environment).end()
+    assert_whole(folder, whole, [10])
+    ends = [item.before for item in starts(folder, 10) if item.before]
+    assert ends
+    assert {(end.status, end.why) for end in ends} <= {("stopped", "SIGUSR2"), ("stopped", "job_time_limit")}
+    assert cluster.restarts(job_of(folder, 10)) == len(ends)
+
     run = tmp_path / "train" / "runs" / f"slurm-{job}"
     cluster.wait(lambda: cluster.job(job).ended)
     assert cluster.state(job) == "COMPLETED", (tmp_path / f"job-{job}.log").read_text()
@@ -306,9 +304,8 @@ def test_jobs_import_the_clone_that_they_were_submitted_from(cluster: Slurm, tmp
     told = clone / "src" / Path(RunDirectory.__module__.split(".")[0]) / "run.py"
     told.write_text(told.read_text().replace("Run directory: %s", "Run directory of the clone: %s"))
     folder = tmp_path / "sweep"
-    sweep(
-        folder, [10], *SLURM, "trainer.max_epochs=1", script=clone / "train.py", cwd=tmp_path, **cluster.environment
-    ).end()
+    there = {"script": clone / "train.py", "cwd": tmp_path, "fresh": True}
+    sweep(folder, [10], *SLURM, "trainer.max_epochs=1", **there, **cluster.environment).end()
     assert "Run directory of the clone" in (run_of(folder, 10) / "train.log").read_text()
 
 

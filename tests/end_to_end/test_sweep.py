@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.command import wait_for
+from tests.support.command import PATIENT_S, wait_for
 from tests.support.equality import Outcome, differences
 from tests.support.sweeps import ends_of, go, halt, has, job_of, run_of, starts, status, sweep
 
@@ -114,7 +114,7 @@ def test_a_launcher_that_was_killed_is_given_again(tmp_path: Path, whole: dict[i
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + PATIENT_S
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.05)

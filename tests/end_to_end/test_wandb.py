@@ -67,8 +67,8 @@ def facts_of(saved: Saved) -> dict[str, Any]:
     }
 
 
-def online(server: WandbServer, run: Path, *overrides: str, fresh: bool = False, **env: str) -> Process:
-    return start(run, *SHORT, *overrides, fresh=fresh, **(server.environment | env))
+def online(server: WandbServer, run: Path, *overrides: str, **env: str) -> Process:
+    return start(run, *SHORT, *overrides, **(server.environment | env))
 
 
 def told(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -404,7 +404,7 @@ def test_from_offline_to_online_and_back(server: WandbServer, tmp_path: Path) ->
 
 def test_of_two_processes_one_talks(server: WandbServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    online(server, run, "trainer=ddp_sim", "trainer.max_epochs=1", fresh=True).end()
+    online(server, run, "trainer=ddp_sim", "trainer.max_epochs=1").end()
     (seen,) = server.runs.values()
     assert told(seen.history) == logged(run)
     assert set(there(server)) == {item.name for item in kept(run)}
@@ -446,12 +446,13 @@ def test_who_stops_a_run_by_hand_has_not_preempted_it(server: WandbServer, tmp_p
 # Later, and from elsewhere
 
 
-def sync(server: WandbServer, run: Path, **more: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "cairn", "sync", str(run), "--limit", "60s"]
-    env = {**os.environ, **server.environment, "PYTHONPATH": str(ROOT / "src"), "WANDB_MODE": "offline"} | more
-    done = subprocess.run(command, env=env, cwd=run.parent, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout + done.stderr
+def sync(server: WandbServer, run: Path, fresh: bool = False, **more: str) -> tuple[int, str]:
+    command = ["-m", "cairn", "sync", str(run), "--limit", "60s"]
+    ours = {"PYTHONPATH": str(ROOT / "src"), "WANDB_MODE": "offline"}
+    process = Process(command, fresh, cwd=run.parent, **(server.environment | ours | more))
+    code = process.wait()
+    assert "Traceback" not in process.output
+    return code, process.output
 
 
 def test_an_offline_run_that_was_resumed_is_sent_once(server: WandbServer, tmp_path: Path) -> None:
@@ -461,7 +462,7 @@ def test_an_offline_run_that_was_resumed_is_sent_once(server: WandbServer, tmp_p
     assert wait_for(lambda: newest(run) >= "epoch_003", process)
     process.kill()
     train(run, *SHORT, *longer)
-    code, output = sync(server, run)
+    code, output = sync(server, run, fresh=True)
     assert code == 0, output
     assert output.count("committed") == len(kept(run))
     (seen,) = server.runs.values()

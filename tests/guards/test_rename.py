@@ -164,7 +164,10 @@ def _imported(text):
 
 
 # They are imported, and what they do beside that, others do as well: they take most of the time.
-HEAVY = ("auto", "callback", "crash", "exact", "loop", "meter", "stage", "sums", "tracking", "wandb_server")
+HEAVY = (
+    *("archive", "auto", "callback", "crash", "disk", "encoding", "exact", "loop", "meter", "pace", "retention"),
+    *("saving", "stage", "sums", "sweep_plots", "tracking", "wandb_server", "writer"),
+)
 LIGHT = f"not ({' or '.join(f'test_{name}.py' for name in HEAVY)})"
 
 

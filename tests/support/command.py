@@ -37,7 +37,7 @@ class Process:
         weakref.finalize(self, os.close, self._said)
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **env}
         self._process: Fork | subprocess.Popen[bytes]
-        if fresh or cwd != ROOT or sys.platform != "linux":
+        if fresh or sys.platform != "linux":
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=cwd,
@@ -48,7 +48,7 @@ class Process:
                 start_new_session=True,
             )
         else:
-            self._process = _forks().start(command, env, self._said)
+            self._process = _forks().start(command, env, self._said, cwd)
         self.pid = self._process.pid
 
     @property
@@ -109,8 +109,8 @@ def start(
     Args:
         run: its directory; None if the overrides say where it goes.
         fresh: start a new interpreter; if not, a copy of one that has done the imports becomes the command.
-        script: which train.py.
-        cwd: where it is called; elsewhere than here in a new interpreter.
+        script: which train.py; that of another clone needs a new interpreter.
+        cwd: where it is called.
     """
     where = [] if run is None else [f"hydra.run.dir='{run}'"]
     return Process([str(script), *overrides, *where], fresh, cwd, **env)

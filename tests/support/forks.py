@@ -48,10 +48,10 @@ class Forks:
         self._server.kill()
         self._server.wait()
 
-    def start(self, argv: Sequence[str], env: Mapping[str, str], output: int) -> Fork:
-        """Start `python *argv` from the root of the repository; what it says goes to the file `output`."""
+    def start(self, argv: Sequence[str], env: Mapping[str, str], output: int, cwd: Path = ROOT) -> Fork:
+        """Start `python *argv` in a directory; what it says goes to the file `output`."""
         says, tells = os.pipe()
-        order = json.dumps([list(argv), dict(env)]).encode()
+        order = json.dumps([list(argv), dict(env), str(cwd)]).encode()
         try:
             socket.send_fds(self._socket, [len(order).to_bytes(8, "little")], [output, tells])
             self._socket.sendall(order)
@@ -116,11 +116,12 @@ class Fork:
 
 
 def serve(orders: socket.socket) -> None:
-    """Import what a training imports; then fork for each order that comes, and in the child become that command."""
+    """Import what a command may import; then fork for each order that comes, and in the child become that command."""
     import sklearn.datasets  # noqa: F401
     from hydra import compose, initialize_config_dir
 
     import cairn.checkpoint.tracking  # and with it W&B's client: a second in each run that logs to it
+    import cairn.cli
     import cairn.run  # noqa: F401
 
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
@@ -129,15 +130,19 @@ def serve(orders: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
     while (order := _next(orders)) is not None:
         assert len(os.listdir("/proc/self/task")) == 1, "a thread would be missing in the child"
-        argv, env, output, tells = order
+        command, output, tells = order
         if os.fork() == 0:
             orders.close()
-            return _wait_for(argv, env, output, tells)
+            return _wait_for(command, output, tells)
         os.close(output)
         os.close(tells)
 
 
-def _next(orders: socket.socket) -> tuple[list[str], dict[str, str], int, int] | None:
+Command = tuple[list[str], dict[str, str], str]
+"""Arguments, environment, directory."""
+
+
+def _next(orders: socket.socket) -> tuple[Command, int, int] | None:
     head, files, _, _ = socket.recv_fds(orders, 8, 2)
     if not head:
         return None
@@ -145,11 +150,10 @@ def _next(orders: socket.socket) -> tuple[list[str], dict[str, str], int, int] |
     while missing:
         parts.append(orders.recv(missing))
         missing -= len(parts[-1])
-    argv, env = json.loads(b"".join(parts))
-    return argv, env, files[0], files[1]
+    return json.loads(b"".join(parts)), files[0], files[1]
 
 
-def _wait_for(argv: list[str], env: dict[str, str], output: int, tells: int) -> None:
+def _wait_for(command: Command, output: int, tells: int) -> None:
     """Be who waits for the command."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # not a part of any group that somebody kills
@@ -158,13 +162,13 @@ def _wait_for(argv: list[str], env: dict[str, str], output: int, tells: int) -> 
         os.setsid()
         os.write(tells, b"%d\n" % os.getpid())  # from now on there is a group to kill
         os.close(tells)
-        return _become(argv, env, output)
+        return _become(*command, output)
     os.close(output)
     os.write(tells, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     os._exit(0)
 
 
-def _become(argv: list[str], env: dict[str, str], output: int) -> None:
+def _become(argv: list[str], env: dict[str, str], cwd: str, output: int) -> None:
     """Be the process that `python *argv` is."""
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -174,9 +178,14 @@ def _become(argv: list[str], env: dict[str, str], output: int) -> None:
     os.environ.clear()
     os.environ.update(env)
     time.tzset()
+    os.chdir(cwd)
     faulthandler.enable()
-    sys.argv = argv
-    runpy.run_path(argv[0], run_name="__main__")
+    if argv[0] == "-m":
+        sys.argv = argv[1:]
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = argv
+        runpy.run_path(argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":

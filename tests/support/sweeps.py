@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.support.callbacks import recorded
-from tests.support.command import QUICK, RECORD, ROOT, Process, start
+from tests.support.command import QUICK, RECORD, Process, start
 from tests.support.equality import Outcome, outcome
 
 from cairn import attempts
@@ -92,7 +89,6 @@ def report(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def _cairn(name: str, folder: Path, **env: str) -> tuple[int, Any]:
-    command = [sys.executable, "-m", "cairn", name, str(folder), "--json"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True)
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout)
+    process = Process(["-m", "cairn", name, str(folder), "--json"], False, **env)
+    code = process.wait()
+    return code, json.loads(process.output)
