@@ -313,6 +313,20 @@ def test_a_client_that_cannot_be_told_is_left_alone_with_a_sentence(monkeypatch,
     assert caplog.text.count("its client could not be ended") == 1
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_finished_run_does_not_wait_for_a_client_that_did_not_end_in_its_time(tmp_path, caplog, client, own):
+    """W&B's limit was over, which `finish` tells; at the end of the process there would be none."""
+
+    def finish(exit_code):
+        raise TimeoutError("Timed out finishing run.")
+
+    logger = WandbLogger(tmp_path, project="p", id="x") if own else loggers.WandbLogger(project="p")
+    logger._experiment = SimpleNamespace(finish=finish)
+    wandb_run.end(WAITS, UNTRACKED, [logger], wandb_run.Ending(0, finished=True))
+    assert caplog.text.count("could not be ended (Timed out finishing run)") == 1
+    assert client == ["killed", "forgotten"]
+
+
 def test_a_run_that_comes_to_its_end_waits_for_uploads(tmp_path):
     seen, clock = [], Clock()
     how = wandb_run.Ending(0, finished=True)

@@ -162,7 +162,8 @@ def end(
     """Let W&B have what is left of a run, and end it there.
 
     Who was stopped has `STOP_S` for all of it, whatever hangs: SIGKILL may come next, and the job is not yet requeued.
-    W&B's client would be waited for once more when the process ends; if it has used up that time, it is ended, too.
+    W&B's client would be waited for once more when the process ends, and without a limit: one that has used up its time
+    is ended, too.
     """
     until = now() + STOP_S
     if is_preempted(how.stopped_by):  # first of all: nothing of it may be left to be done
@@ -173,9 +174,9 @@ def end(
     try:
         tracker.close(how.finished, limit_s - _FINISH_S if how.stopped_by else limit_s)
     finally:
-        for logger in given:
-            _close(logger, how.code, max(0.0, until - now()) if how.stopped_by else None)
-        if how.stopped_by and now() >= until and any(isinstance(logger, loggers.WandbLogger) for logger in given):
+        ours = [logger for logger in given if isinstance(logger, loggers.WandbLogger)]
+        have_ended = [_close(logger, how.code, max(0.0, until - now()) if how.stopped_by else None) for logger in ours]
+        if not all(have_ended) or (ours and how.stopped_by and now() >= until):
             _abandon()
 
 
@@ -187,14 +188,16 @@ def _abandon() -> None:
         why_not(tracking.forget, _TEARDOWN_S)
 
 
-def _close(logger: Any, code: int, limit_s: float | None) -> None:
-    """End W&B's run, whoever has begun it: the next job of a sweep would log into it."""
+def _close(logger: loggers.WandbLogger, code: int, limit_s: float | None) -> bool:
+    """End W&B's run, whoever has begun it: the next job of a sweep would log into it. Has it ended?"""
     if isinstance(logger, WandbLogger):
         logger.close(code, limit_s)
-    elif isinstance(logger, loggers.WandbLogger) and logger._experiment is not None:
-        why = why_not(partial(logger.experiment.finish, exit_code=code), limit_s)
-        if why:
-            log.error("W&B: its run could not be ended (%s).", why)
+        return logger.has_ended
+    if logger._experiment is None:
+        return True
+    if why := why_not(partial(logger.experiment.finish, exit_code=code), limit_s):
+        log.error("W&B: its run could not be ended (%s).", why)
+    return not why
 
 
 # Its checkpoints
@@ -343,7 +346,11 @@ def sync(run: RunDirectory, limit_s: float) -> Synced:
     rows = list(read(logger.journal.path))
     num_rows = sum(logger.deliver(row) for row in rows)
     logger.log_hyperparams({**OmegaConf.to_container(cfg, resolve=True), "run": _recall(run).get("facts", {})})  # type: ignore[dict-item]
-    return _send_checkpoints(cfg, run, record, logger, num_rows, limit_s)
+    try:
+        return _send_checkpoints(cfg, run, record, logger, num_rows, limit_s)
+    finally:
+        if not logger.has_ended:
+            _abandon()
 
 
 def _logger(given: DictConfig, record: Record, run: RunDirectory) -> WandbLogger:

@@ -155,6 +155,8 @@ class WandbLogger(loggers.WandbLogger):
         self._next: int | None = None
         self._has: Counter[Key] = Counter()
         self._told: set[str] = set()
+        self.has_ended = True
+        """False after a `close` that failed: W&B's client may still be trying to send what is left of the run."""
 
     @property
     @rank_zero_experiment
@@ -298,6 +300,7 @@ class WandbLogger(loggers.WandbLogger):
             experiment, self._experiment = self._experiment, None
             if why := why_not(partial(experiment.finish, exit_code=exit_code), limit_s):
                 self._told.add(why)
+                self.has_ended = False
                 log.error(
                     "W&B: its run could not be ended (%s), so that the end of its history may be missing there. "
                     "`python -m cairn sync %s` sends it.",
