@@ -1,6 +1,5 @@
 """What goes into a checkpoint can be read again without running anything, and is what it was."""
 
-import contextlib
 import dataclasses
 import enum
 import functools
@@ -389,8 +388,7 @@ def test_a_state_is_encoded_as_if_it_were_the_first(changes):
     assert outcome(encoder.encode, state) == outcome(encode, state)
     for made in changes:
         if made is not None:
-            with contextlib.suppress(NotImplementedError):  # of a meta tensor there is no memory to look at
-                made(state)
+            made(state)
         assert outcome(encoder.encode, state) == outcome(encode, state)
         assert outcome(encoder.encode, state_in_a_run()) == outcome(encode, state_in_a_run())
 

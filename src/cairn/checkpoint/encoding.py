@@ -205,8 +205,9 @@ class _Walk:
         self._parts.append(empty + _MARK)
         texts, append = self._texts, self._parts.append
         for key, item in value.items():  # most of all that there is: nothing is looked up twice, or called for nothing
-            if type(key) is str and key in texts:
-                append(texts[key])
+            known = texts.get(key) if type(key) is str else None
+            if known is not None:
+                append(known)
             else:
                 self._add_key(key)
             try:
@@ -223,10 +224,8 @@ class _Walk:
         self._parts.append(_BUILD)
 
     def _add_key(self, key: Any) -> None:
-        if type(key) in (str, int):
-            self.add(key)
-            return
-        if any(type(part) not in _SCALARS for part in (key if type(key) is tuple else (key,))):
+        parts = key if type(key) is tuple else (key,)
+        if type(key) not in (str, int) and any(type(part) not in _SCALARS for part in parts):
             raise _Refused(f"has the key {key!r} of type {type(key).__name__}", "use a string or a number")
         self.add(key)
 
