@@ -80,7 +80,7 @@ def _measure(directory: Path, begin: Callable[[], None]) -> list[float]:
     seconds, before = [], ""
     for number in range(NUM_SAVES):
         position = Position(0, number, number, number)
-        saved = Saved(layout.checkpoint_name(position), position, number, (), None, num_bytes=_NUM_BYTES, sha256="0")
+        saved = Saved(layout.checkpoint_name(position), position, number, (), None, num_bytes=_NUM_BYTES, digest="0")
         with open(folder / saved.name, "wb") as file:
             file.truncate(_NUM_BYTES)
         logger.log_metrics({"loss": 1.0 / (1 + number)}, number)

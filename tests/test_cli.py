@@ -99,7 +99,7 @@ def test_ls_for_machines_has_all_that_the_manifests_have(run, capsys):
     assert (found["run"], found["status"], found["rejected"]) == (str(run.path), "stopped", [])
     items = Catalog(run.folder).committed()
     assert [item["name"] for item in found["checkpoints"]] == names(items)
-    assert [item["sha256"] for item in found["checkpoints"]] == [item.sha256 for item in items]
+    assert [item["digest"] for item in found["checkpoints"]] == [item.digest for item in items]
     assert [item["best"] for item in found["checkpoints"]] == [False, True, False, False]
     assert [item["last"] for item in found["checkpoints"]] == [False, False, False, True]
 
@@ -203,7 +203,7 @@ def test_prune_keeps_the_newest_and_the_best(run, capsys):
 def test_what_prune_deletes_wandb_takes_back_later(run, has_wandb):
     if has_wandb:
         (run.path / "wandb").mkdir()
-    before = {item.name: item.sha256 for item in Catalog(run.folder).committed()}
+    before = {item.name: item.digest for item in Catalog(run.folder).committed()}
     command("prune", run.path, "--yes")
     gone = set(before) - {item.name for item in Catalog(run.folder).committed()}
     assert gone

@@ -269,7 +269,7 @@ def _let_go_of(place: _Place, dropped: Sequence[Saved]) -> None:
     """The next start, or `sync`, takes them back from W&B, if the run is known there."""
     if place.run is not None and (place.run.path / "wandb").is_dir():
         for saved in dropped:
-            Pruned(place.run.path).note(saved.sha256)
+            Pruned(place.run.path).note(saved.digest)
 
 
 def _tell_pruning(plan: examine.Pruning) -> None:

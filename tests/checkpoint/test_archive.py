@@ -8,12 +8,13 @@ import zlib
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cairn.checkpoint import archive
 from cairn.checkpoint.archive import ALIGNMENT, Layout, sealed
 from cairn.checkpoint.encoding import encode
+from cairn.checkpoint.errors import CorruptCheckpointError
 
 FIXED = ["data.pkl", "byteorder", ".format_version", ".storage_alignment", "version"]
 PARTS = st.lists(st.binary(max_size=300), max_size=8)
@@ -110,6 +111,76 @@ def test_the_header_of_a_record_says_what_the_directory_says_but_for_the_checksu
     assert struct.unpack_from("<4s3I", view, after) == (b"PK\7\10", zlib.crc32(b"abc"), 3, 3)
 
 
+# Whether a file is what it was
+
+
+def file_of(path, parts):
+    """The digest of a file with these storages, which lies at `path` now."""
+    view = put_together(parts, b"a pickle")
+    path.write_bytes(b"".join(sealed(view, 64)))
+    return archive.digest(view)
+
+
+@given(parts=PARTS, read_bytes=st.integers(1, 700))
+def test_the_digest_is_the_same_in_memory_and_on_the_disk(path, parts, read_bytes):
+    digest = file_of(path, parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archive, "_READ_BYTES", read_bytes)
+        assert archive.read(path) == digest
+
+
+@given(parts=PARTS, data=st.data())
+def test_no_changed_bit_and_no_lost_or_added_byte_escapes(path, parts, data):
+    digest, content = file_of(path, parts), bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    damage = data.draw(st.sampled_from(["bit", "less", "more", "lost", "zeros"]))
+    if damage == "bit":
+        content[at] ^= 1 << data.draw(st.integers(0, 7))
+    elif damage == "less":
+        del content[at:]
+    elif damage == "more":
+        content += b"\0" * (at + 1)
+    elif damage == "lost":
+        del content[at]
+    else:
+        assume(any(content[at : at + 50]))
+        content[at : at + 50] = bytes(len(content[at : at + 50]))
+    path.write_bytes(content)
+    try:
+        assert archive.read(path) != digest
+    except CorruptCheckpointError:
+        pass
+
+
+@given(one=PARTS, other=PARTS)
+def test_other_contents_have_another_digest(path, one, other):
+    assume(one != other)
+    assert file_of(path, one) != file_of(path, other)
+
+
+def test_what_torch_writes_is_read_as_well(path):
+    torch.save({"a": torch.arange(5), "b": [torch.ones(3, 3), "text"]}, path)
+    assert archive.read(path).startswith("crc32-sha256:")
+    content = bytearray(path.read_bytes())
+    at = content.index(bytes(torch.arange(5).numpy()))
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptCheckpointError, match=r"the checksum of .*/data/0 in it does not fit"):
+        archive.read(path)
+
+
+def test_what_is_compressed_or_no_zip_file_is_none_of_torchs(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", "x" * 1000)
+    with pytest.raises(
+        CorruptCheckpointError, match=r"not a file that torch.save wrote \(archive/data.pkl is compressed"
+    ):
+        archive.read(path)
+    path.write_bytes(b"text")
+    with pytest.raises(CorruptCheckpointError, match=r"not a file that torch\.save wrote"):
+        archive.read(path)
+
+
 # Many records, large ones, and far ones
 
 
@@ -121,6 +192,7 @@ def test_more_records_than_two_bytes_can_count(path, num_records):
     with open(path, "wb") as file:
         file.writelines(sealed(view, 2**20))
     assert sum(1 for _ in archive._records(view)) == num_records
+    assert archive.read(path) == archive.digest(view)
     with zipfile.ZipFile(path) as file:
         assert file.namelist() == names(len(parts))
         assert file.read(f"archive/data/{len(parts) - 1}") == b"the last"

@@ -1,17 +1,19 @@
 """What is committed, what is not and why, and which checkpoint is the newest that can be trusted."""
 
 import errno
-import hashlib
+import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.values import DAMAGES, at, commit, flip_byte, names, saved
 
-from cairn.checkpoint import layout
+from cairn.checkpoint import archive, disk, layout, manifest
 from cairn.checkpoint.catalog import Catalog, describe, verify
 from cairn.checkpoint.errors import CorruptCheckpointError
 
@@ -138,8 +140,34 @@ def test_one_file_can_be_asked_for(three):
     assert describe(path) == items[1]
     verify(path, items[1])
     flip_byte(directory, items[1].name)
-    with pytest.raises(CorruptCheckpointError, match=r"checksum is [0-9a-f]{12}\.\.\., and its manifest says"):
+    with pytest.raises(
+        CorruptCheckpointError, match=r"its checksum is crc32-sha256:[0-9a-f]{12}\.\.\., and its manifest says"
+    ):
         verify(path, items[1])
+
+
+def test_a_tensor_that_is_not_what_it_was_is_named(three):
+    directory, items = three
+    path = directory / items[1].name
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.full((3,), 1.0).numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptCheckpointError, match=r"^the checksum of archive/data/0 in it does not fit$"):
+        verify(path, items[1])
+
+
+def test_one_with_a_manifest_of_format_1_is_compared_as_that_says(three):
+    directory, items = three
+    path = directory / items[2].name
+    old = replace(items[2], digest=disk.sha256(path))
+    content = {**json.loads(manifest.dump(old, {})), "format": 1, "sha256": old.digest.removeprefix("sha256:")}
+    del content["checksum"], content["digest"]
+    (directory / layout.manifest_name(path.name)).write_text(json.dumps(content))
+    assert Catalog(directory).newest_whole() == (old, [])
+    flip_byte(directory, path.name)
+    found, rejected = Catalog(directory).newest_whole()
+    assert found == items[1]
+    assert "its checksum is sha256:" in rejected[0].why
 
 
 def test_leftovers_are_what_is_no_checkpoint_yet_or_any_more(three):
@@ -164,7 +192,7 @@ def test_a_file_that_cannot_be_read_is_rejected(three, error, monkeypatch):
     def broken(file, *args):
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(hashlib, "file_digest", broken)
+    monkeypatch.setattr(archive, "_pieces", broken)
     found, rejected = Catalog(directory).newest_whole()
     assert found is None
     assert [item.why for item in rejected] == [f"it cannot be read ({os.strerror(error)})"] * len(items)

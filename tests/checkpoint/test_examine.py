@@ -27,7 +27,7 @@ def test_a_directory_that_is_as_it_should_be(three):
     found = examine.look_at_directory(directory)
     assert [finding.path.name for finding in found] == [*names(items), layout.LAST, layout.BEST]
     assert {finding.state for finding in found} == {"whole"}
-    assert found[0].why == f"sha256 {items[0].sha256[:12]}..."
+    assert found[0].why == f"{items[0].digest[: len('crc32-sha256:') + 12]}..."
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

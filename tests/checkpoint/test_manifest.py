@@ -24,7 +24,7 @@ SAVED = st.builds(
     run=st.text(max_size=8),
     elapsed_s=FINITE,
     num_bytes=COUNTS,
-    sha256=st.text(max_size=8),
+    digest=st.text(max_size=8),
     stall_s=FINITE,
     write_s=st.just(0.0) | st.floats(min_value=1e-9, max_value=1e9),
     created=st.text(max_size=8),
@@ -51,10 +51,22 @@ def edited(**fields):
     return json.dumps({**content, "checksum": manifest._checksum(content)})
 
 
+def of_format_1(item):
+    """As it was written when the digest was a plain SHA-256."""
+    content = json.loads(manifest.dump(item, PROVENANCE))
+    del content["digest"], content["checksum"]
+    return {**content, "format": 1, "sha256": item.digest.removeprefix("sha256:")}
+
+
+def test_those_of_format_1_are_read():
+    item = saved(score=0.5, digest="sha256:abc")
+    content = of_format_1(item)
+    assert manifest.load(json.dumps({**content, "checksum": manifest._checksum(content)})) == item
+
+
 def test_the_first_ones_had_no_checksum():
-    content = json.loads(manifest.dump(saved(score=0.5), PROVENANCE))
-    del content["checksum"]
-    assert manifest.load(json.dumps(content)) == saved(score=0.5)
+    item = saved(score=0.5, digest="sha256:abc")
+    assert manifest.load(json.dumps(of_format_1(item))) == item
 
 
 @pytest.mark.parametrize("field", ["score", "number", "num_bytes"])
@@ -89,9 +101,9 @@ def test_it_is_for_people_as_well():
     assert '  "name": "epoch_000_batch_000001.ckpt",' in lines
 
 
-@pytest.mark.parametrize("text", [edited(format=2), '{"format": 2, "all": "new"}'])
+@pytest.mark.parametrize("text", [edited(format=3), '{"format": 3, "all": "new"}'])
 def test_a_later_format_is_refused_by_its_number(text):
-    with pytest.raises(CairnError, match=r"format 2, and this Cairn reads up to 1"):
+    with pytest.raises(CairnError, match=r"format 3, and this Cairn reads up to 2"):
         manifest.load(text)
 
 
@@ -108,6 +120,9 @@ def test_a_later_format_is_refused_by_its_number(text):
         '"text"',
         "{}",
         '{"format": 1}',
+        '{"format": 2}',
+        edited(format=1),
+        edited(digest=MISSING, sha256="abc"),
         edited(format=MISSING),
         edited(format="new"),
         edited(provenance=MISSING),
@@ -127,7 +142,8 @@ def test_what_is_no_manifest_is_refused(text):
 
 
 def test_a_manifest_from_before_there_was_telemetry_is_read():
-    content = json.loads(manifest.dump(saved(), {}))
-    for name in ("checksum", "interval_batches", "overhead", "skipped", "wait_s"):
+    item = saved(digest="sha256:abc")
+    content = of_format_1(item)
+    for name in ("interval_batches", "overhead", "skipped", "wait_s"):
         del content[name]
-    assert manifest.load(json.dumps(content)) == saved()
+    assert manifest.load(json.dumps(content)) == item

@@ -96,7 +96,7 @@ def test_a_run_of_a_later_cairn_is_refused_and_not_begun_anew(tmp_path, whole):
     items = [commit(tmp_path, number) for number in range(2)]
     for item in items[whole:]:
         age_manifest(tmp_path, item.name)
-    with pytest.raises(ResumeError, match="format 2"):
+    with pytest.raises(ResumeError, match="format 3"):
         resume.plan(tmp_path)
 
 

@@ -62,7 +62,7 @@ def write_sharded(run: Path, number: int):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     digest = str(number) * 64
-    return replace(item, num_bytes=sum(map(len, files.values())), sha256=digest), files
+    return replace(item, num_bytes=sum(map(len, files.values())), digest=digest), files
 
 
 def bytes_of(version):
@@ -91,9 +91,9 @@ def test_a_sharded_checkpoint_is_uploaded_whole_although_it_is_deleted_meanwhile
         tracker.committed(second, links_to(second))
         tracker.close(True, 60)
     v0, v1 = server.artifacts
-    assert [(version.state, version.metadata["sha256"]) for version in (v0, v1)] == [
-        ("COMMITTED", first.sha256),
-        ("COMMITTED", second.sha256),
+    assert [(version.state, version.metadata["digest"]) for version in (v0, v1)] == [
+        ("COMMITTED", first.digest),
+        ("COMMITTED", second.digest),
     ]
     assert (bytes_of(v0), bytes_of(v1)) == (its_files, other_files)
     assert (v0.aliases, v1.aliases) == ({"step-0"}, {"latest", "best", "final", "step-1"})

@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memfd_create"),
 ]
-SAVED_KEYS = ("name", "position", "number", "reasons", "num_bytes", "sha256")
+SAVED_KEYS = ("name", "position", "number", "reasons", "num_bytes", "digest")
 GENEROUS_S = 300
 FIRST = layout.checkpoint_name(at(1))
 TEMP = layout.temp_name(FIRST)

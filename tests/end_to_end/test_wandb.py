@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from tests.support.command import QUICK, ROOT, Process, newest, start, train, wa
 from tests.support.values import flip_byte
 from tests.support.wandb_server import WandbServer
 
+from cairn.checkpoint import archive
 from cairn.checkpoint.catalog import Catalog
 from cairn.checkpoint.types import Saved
 
@@ -62,7 +62,7 @@ def facts_of(saved: Saved) -> dict[str, Any]:
         "metrics": dict(saved.metrics),
         "reasons": list(saved.reasons),
         "bytes": saved.num_bytes,
-        "sha256": saved.sha256,
+        "digest": saved.digest,
         "path": f"checkpoints/{saved.name}",
     }
 
@@ -96,7 +96,7 @@ def there(server: WandbServer) -> dict[str, Any]:
 
 def holds_its_bytes(version: Any) -> bool:
     content = version.files.get(version.metadata["name"])
-    return content is not None and hashlib.sha256(content).hexdigest() == version.metadata["sha256"]
+    return content is not None and archive.digest(memoryview(content)) == version.metadata["digest"]
 
 
 # Offline
@@ -562,9 +562,9 @@ def test_other_bytes_than_were_saved_are_refused(server: WandbServer, tmp_path: 
     first = tmp_path / "first"
     online(server, first, "trainer.max_epochs=1").end()
     id, last = json.loads((first / "run.json").read_text())["id"], kept(first)[-1]
-    there(server)[last.name].metadata["sha256"] = "0" * 64
+    there(server)[last.name].metadata["digest"] = "crc32-sha256:" + "0" * 64
     output = online(server, tmp_path / "second", f"ckpt_path=wandb:tester/train/model-{id}:latest").end(1)
-    assert "is not what was saved: its sha256 is" in output
+    assert "is not what was saved: its checksum is not" in output
     output = online(server, tmp_path / "third", f"ckpt_path=wandb:tester/train/model-{id}:nothing").end(1)
     assert "is not to be had from W&B" in output
     assert "Traceback" not in output

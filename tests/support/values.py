@@ -121,7 +121,7 @@ def edit_manifest(directory: Path, name: str) -> None:
 def age_manifest(directory: Path, name: str) -> None:
     """The manifest was written by a later Cairn."""
     path = directory / manifest_name(name)
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
 
 
 DAMAGES: dict[str, tuple[Callable[[Path, str], None], str]] = {

@@ -90,12 +90,12 @@ def _write(job: Job, view: memoryview, beat: Callable[[int], None]) -> Saved:
     before = _identity(path)
     try:
         _make_directory(job.directory)
-        digest = disk.put_chunks(path, archive.sealed(view, disk.CHUNK_BYTES), len(view), beat)
+        disk.put_chunks(path, archive.sealed(view, disk.CHUNK_BYTES), len(view), beat)
         written = time.monotonic() - started
         saved = replace(
             draft,
             num_bytes=len(view),
-            sha256=digest,
+            digest=archive.digest(view),
             stall_s=draft.stall_s + (written if job.blocking else 0.0),
             write_s=written,
             created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -9,18 +9,16 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from cairn.checkpoint import layout
 
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # what a file system says that cannot sync a directory
 CHUNK_BYTES = 2**22
-"""What is hashed and written at a time: small enough for a processor's cache, large enough for a disk."""
+"""What is checked and written at a time: small enough for a processor's cache, large enough for a disk."""
 PAGE = 4096
 """What a processor maps, and what a disk that is written to directly takes, at a time; in bytes."""
 _PROBE_BYTES = 4096  # a full disk may still take an empty file
@@ -38,8 +36,8 @@ def put(path: Path, data: bytes) -> None:
 
 def put_chunks(
     path: Path, chunks: Iterable[memoryview], num_bytes: int, beat: Callable[[int], None] = lambda num_bytes: None
-) -> str:
-    """`put` for a file that comes piece by piece; returns its SHA-256.
+) -> None:
+    """`put` for a file that comes piece by piece.
 
     Args:
         path: its name.
@@ -50,41 +48,31 @@ def put_chunks(
     Raises:
         OSError: as in `put`.
     """
-    digest = hashlib.sha256()
     with _under_its_name_at_last(path) as temp, _File(temp, num_bytes) as file:
         if num_bytes <= CHUNK_BYTES:
             for chunk in chunks:
-                digest.update(chunk)
                 file.write(chunk)
         else:
-            _at_once(chunks, digest.update, lambda chunk: beat(file.write(chunk)))
+            _beside(chunks, lambda chunk: beat(file.write(chunk)))
         file.sync(num_bytes)
-    return digest.hexdigest()
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal digits."""
+    """Of all bytes of a file, as in manifests of format 1."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _at_once(chunks: Iterable[memoryview], *consumers: Callable[[memoryview], Any]) -> None:
-    """Give each chunk to every consumer, in order; each has a thread of its own, and so has what makes the chunks.
-
-    Of a hash, a disk and a CRC only the first takes a core for long: on two cores, training keeps the other one.
-    """
-    threads = [ThreadPoolExecutor(1) for _ in consumers]
-    pending: deque[Future[Any]] = deque()
-    try:
+def _beside(chunks: Iterable[memoryview], write: Callable[[memoryview], None]) -> None:
+    """Write each chunk while the next one is being made."""
+    written: Future[None] | None = None
+    with ThreadPoolExecutor(1) as thread:
         for chunk in chunks:
-            pending.extend(thread.submit(consume, chunk) for thread, consume in zip(threads, consumers, strict=True))
-            while pending and pending[0].done():
-                pending.popleft().result()  # an error stops it soon
-        for future in pending:
-            future.result()
-    finally:
-        for thread in threads:
-            thread.shutdown(cancel_futures=True)
+            if written is not None:
+                written.result()
+            written = thread.submit(write, chunk)
+        if written is not None:
+            written.result()
 
 
 def link(path: Path, target: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from cairn.checkpoint.errors import CorruptCheckpointError, NewerFormatError
 from cairn.checkpoint.types import Position, Saved
 
-FORMAT = 1
+FORMAT = 2
 
 
 def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
@@ -36,6 +36,8 @@ def load(text: str | bytes) -> Saved:
         checksum = fields.pop("checksum", None)  # the first manifests had none
         if checksum is not None and checksum != _checksum(fields):
             raise CorruptCheckpointError("its manifest is not as it was written: its own checksum differs")
+        if version == 1:
+            fields["digest"] = f"sha256:{fields.pop('sha256')}"
         del fields["format"], fields["provenance"], fields["bytes_per_s"]
         fields["position"] = Position(**fields["position"])
         fields["reasons"] = tuple(fields["reasons"])

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import wandb
 
-from cairn.checkpoint import disk, layout
-from cairn.checkpoint.errors import ResumeError
+from cairn.checkpoint import catalog, layout
+from cairn.checkpoint.errors import CorruptCheckpointError, ResumeError
 from cairn.checkpoint.outbox import Outbox
 from cairn.checkpoint.pruned import Pruned
 from cairn.checkpoint.space import size
@@ -126,15 +126,15 @@ class WandbTracker:
     def opened(self, kept: Sequence[Saved], links: Links, dropped: Sequence[Saved] = ()) -> None:
         """See `Tracker`: what W&B lacks of this is sent, and what was pruned without its knowledge is taken back."""
         for saved in dropped:
-            self._pruned.note(saved.sha256)
-        self._digests.update({saved.name: saved.sha256 for saved in kept})
+            self._pruned.note(saved.digest)
+        self._digests.update({saved.name: saved.digest for saved in kept})
         late = [saved for saved in self._outbox.waiting() if saved.name not in self._digests]
         self._tasks.put((_COMPARE, partial(self._open, tuple(kept), dict(links), tuple(late))))
 
     def committed(self, saved: Saved, links: Links) -> None:
         """See `Tracker`."""
         self._gone.discard(saved.name)
-        self._digests[saved.name] = saved.sha256
+        self._digests[saved.name] = saved.digest
         wanted = self._wishes.wants(saved, links)
         if wanted and self._online:
             wanted = self._hold(saved)
@@ -329,9 +329,9 @@ class WandbTracker:
 
     def _take_back_pruned(self, there: Sequence[Any]) -> None:
         """Also what arrived late: the client of a run that was killed may still have been sending."""
-        pruned = self._pruned.digests() - {saved.sha256 for saved in self._kept.values()}
+        pruned = self._pruned.digests() - {saved.digest for saved in self._kept.values()}
         for version in there:
-            if version.metadata.get("sha256") in pruned and (version.aliases or self._wishes.pruned == "delete"):
+            if version.metadata.get("digest") in pruned and (version.aliases or self._wishes.pruned == "delete"):
                 self._attempt(_TAKE_BACK, partial(self._take_back, version))
 
     def _there(self) -> list[Any]:
@@ -398,7 +398,7 @@ def metadata(saved: Saved, place: Place) -> dict[str, Any]:
         "metrics": dict(saved.metrics),
         "reasons": list(saved.reasons),
         "bytes": saved.num_bytes,
-        "sha256": saved.sha256,
+        "digest": saved.digest,
         "path": str(path.relative_to(place.run) if path.is_relative_to(place.run) else path),
         "run_directory": str(place.run),
         **place.facts,
@@ -423,7 +423,7 @@ def versions(named: str) -> list[Any]:
 
 def _of(saved: Saved, there: Sequence[Any]) -> list[Any]:
     """The versions of one checkpoint."""
-    return [version for version in there if version.metadata.get("sha256") == saved.sha256]
+    return [version for version in there if version.metadata.get("digest") == saved.digest]
 
 
 def holds(version: Any, saved: Saved) -> bool:
@@ -450,25 +450,32 @@ def download(named: str, into: Path) -> tuple[Path, str]:
     """
     try:
         version = wandb.Api().artifact(named)
-        name, digest = version.metadata.get("name"), version.metadata.get("sha256")
+        name, digest = version.metadata.get("name"), version.metadata.get("digest")
         entries = version.manifest.entries
     except (wandb.errors.Error, ValueError) as error:
         raise ResumeError(f"{named} is not to be had from W&B: {first_line(error)}.") from error
     if not digest or layout.parse_name(str(name)) is None:  # nor any path that leads elsewhere
-        raise ResumeError(f"{named} is no checkpoint of this project: its metadata names no file of one, or no sha256.")
+        raise ResumeError(f"{named} is no checkpoint of this project: its metadata names no file of one, or no digest.")
     if name not in entries and any(path.startswith(f"{name}/") for path in entries):
         raise ResumeError(f"{named} is a sharded checkpoint, which cannot be started from: download it by W&B's tools.")
     if name not in entries or entries[name].ref is not None:
         raise ResumeError(f"{named} holds no bytes: `python -m cairn sync RUN` uploads them from where the run lies.")
     path = into / name
-    if path.is_file() and disk.sha256(path) != digest:  # of a download that was killed
+    if path.is_file() and not _is_whole(path, digest):  # of a download that was killed
         path.unlink()
     if not path.is_file():
         _fetch(version, name, into, named)
-    if (found := disk.sha256(path)) != digest:
+    if not _is_whole(path, digest):
         path.unlink()
-        raise ResumeError(f"{named} is not what was saved: its sha256 is {found}, and it should be {digest}.")
+        raise ResumeError(f"{named} is not what was saved: its checksum is not {digest}.")
     return path, f"{version.entity}/{version.project}/{version.name.partition(':')[0]}:{version.version}"
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    try:
+        return catalog.digest(path, digest) == digest
+    except CorruptCheckpointError:
+        return False
 
 
 def _fetch(version: Any, name: str, into: Path, named: str) -> None:

@@ -47,7 +47,8 @@ class Saved:
     """Training time of the run up to here, in seconds, over all its restarts."""
     num_bytes: int = 0
     """Size of the file; before it is written, what it will need."""
-    sha256: str = ""
+    digest: str = ""
+    """What its bytes are compared with; see `archive.digest`."""
     stall_s: float = 0.0
     """Seconds that training stood still for this save."""
     write_s: float = 0.0
