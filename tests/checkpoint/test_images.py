@@ -175,3 +175,5 @@ def test_the_free_memory_is_the_least_that_some_limit_leaves(tmp_path, monkeypat
     (tmp_path / "job" / "memory.current").write_text("5\n")
     monkeypatch.setattr(images, "_groups", lambda: [tmp_path / "job", tmp_path, tmp_path / "none"])
     assert images.available_bytes() == 2_000_000
+    (tmp_path / "memory.stat").write_text("anon 300000\nfile 700000\ninactive_file 400000\nactive_file 200000\n")
+    assert images.available_bytes() == 2_600_000, "files that were read give way"
