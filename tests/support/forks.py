@@ -117,7 +117,6 @@ class Fork:
 
 def serve(orders: socket.socket) -> None:
     """Import what a command may import; then fork for each order that comes, and in the child become that command."""
-    import sklearn.datasets  # noqa: F401
     from hydra import compose, initialize_config_dir
 
     import cairn.checkpoint.tracking  # and with it W&B's client: a second in each run that logs to it
