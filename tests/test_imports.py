@@ -40,5 +40,10 @@ def test_whoever_needs_it_meanwhile_gets_it(code):
     assert said(f"{QUICK}{code}\nprint(callable(butter), sys.modules['scipy.signal'].__file__)").startswith("True /")
 
 
+def test_a_second_time_keeps_no_garbage_of_the_first():
+    again = "import torch\nleft = gc.get_freeze_count()\nwith imports.quick():\n    print(gc.isenabled())"
+    assert said(f"{QUICK}pass\n{again}\nprint(gc.get_freeze_count() == left > 0)").split() == ["True", "True"]
+
+
 def test_what_was_switched_off_stays_off():
     assert said(f"import gc; gc.disable()\n{QUICK}pass\nprint(gc.isenabled())") == "False\n"

@@ -15,11 +15,14 @@ _SIGNAL = "scipy.signal"
 
 @contextmanager
 def quick() -> Iterator[None]:
-    """A context for the first import of all that a run needs.
+    """A context for the first import of all that a run needs; does nothing after that, as in the next job of a sweep.
 
     No garbage is looked for meanwhile, as there is none, nor ever again among what was imported, which stays. And
     torchmetrics does not load half of SciPy for an alias that another package once needed.
     """
+    if "torch" in sys.modules:
+        yield
+        return
     collects = gc.isenabled()
     gc.disable()
     stands_in = _Signal(_SIGNAL)

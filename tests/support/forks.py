@@ -123,9 +123,12 @@ def serve(orders: socket.socket) -> None:
     """Import what a command may import; then fork for each order that comes, and in the child become that command."""
     from hydra import compose, initialize_config_dir
 
-    import cairn.checkpoint.tracking  # and with it W&B's client: a second in each run that logs to it
-    import cairn.cli
-    import cairn.run  # noqa: F401
+    from cairn import imports
+
+    with imports.quick():
+        import cairn.checkpoint.tracking  # and with it W&B's client: a second in each run that logs to it
+        import cairn.cli
+        import cairn.run  # noqa: F401
 
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         compose("train")  # finds Hydra's plugins, and warms up its parser
