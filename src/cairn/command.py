@@ -17,7 +17,7 @@ from dotenv import load_dotenv
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from cairn import jobname
+from cairn import imports, jobname
 from cairn.checkpoint import disk
 from cairn.checkpoint.errors import ConfigError
 from cairn.errors import CairnError
@@ -130,6 +130,7 @@ def is_child() -> bool:
 
 def run_child() -> None:
     """Take part in the run of the process that started this one."""
-    from cairn.run import join
+    with imports.quick():
+        from cairn.run import join
 
     join(**json.loads(os.environ[_CHILD]))

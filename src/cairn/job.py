@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from cairn import imports
 from cairn.cluster import allocation, requeue
 from cairn.cluster.signals import Leave, StopSignals
 
@@ -18,7 +19,8 @@ def train(cfg: DictConfig) -> float | None:
     given = allocation.current()
     with StopSignals() as signals:
         try:
-            from cairn.run import Job, run  # torch is imported here: not for --help, not before signals are caught
+            with imports.quick():  # torch is imported here: not for --help, not before signals are caught
+                from cairn.run import Job, run
 
             return run(cfg, Job(signals, given))
         except KeyboardInterrupt as stop:  # where there was nothing to save

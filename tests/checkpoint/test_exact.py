@@ -9,7 +9,6 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from lightning.pytorch.callbacks import (
     EarlyStopping,
@@ -28,6 +27,8 @@ from tests.support.toy import (
     copied_as_late_as_possible,
     train,
 )
+
+from cairn.checkpoint.catalog import Catalog
 
 CELLS = {
     "plain": Cell(),
@@ -244,7 +245,5 @@ def test_any_run_that_is_stopped_twice_anywhere(
 
 
 def _batches_done(run: Path) -> int:
-    last = run / "checkpoints" / "last.ckpt"
-    if not last.exists():
-        return 0
-    return torch.load(last, weights_only=True)["cairn"]["position"]["total_batches"]
+    saved = Catalog(run / "checkpoints").committed()
+    return saved[-1].position.total_batches if saved else 0

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
+from cairn.data import digits as module
 from cairn.data.digits import Digits, shift
 
 
@@ -19,6 +21,13 @@ def test_shapes_and_ranges():
     assert (images.shape, images.dtype) == ((64, 1, 8, 8), torch.float32)
     assert (labels.shape, labels.dtype) == ((64,), torch.int64)
     assert (images.min(), images.max()) == (0, 1)
+
+
+def test_they_are_what_scikit_learn_loads():
+    images, labels = module._load()
+    expected = load_digits()
+    assert torch.equal(images, torch.from_numpy(expected.images).float().unsqueeze(1) / 16)
+    assert torch.equal(labels, torch.from_numpy(expected.target).long())
 
 
 def test_the_split_is_that_of_the_seed():

@@ -12,6 +12,7 @@ import torch
 from tests.support.callbacks import recorded
 from tests.support.command import QUICK, RECORD, newest, num_checkpoints, start, train, wait_for
 from tests.support.equality import Outcome, differences, outcome
+from tests.support.forks import RANKS
 
 pytestmark = pytest.mark.slow
 
@@ -26,22 +27,24 @@ COMMAND = [
     "checkpoint.save_interval=4",
     "checkpoint.when_busy=wait",
 ]
+FORKED = {RANKS: "1"}
+"""The second process is none that has to import everything."""
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     run = tmp_path_factory.mktemp("whole") / "run"
-    train(run, *COMMAND, fresh=True)  # elsewhere only the second process, which Lightning starts, is a new interpreter
+    train(run, *COMMAND, fresh=True)  # the second process, which Lightning starts, is a new interpreter here as well
     return outcome(run, recorded(run, 0) + recorded(run, 1))
 
 
 def test_a_killed_run_of_two_processes_is_exact(whole: Outcome, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for _ in range(2):
-        before, process = newest(run), start(run, *COMMAND)
+        before, process = newest(run), start(run, *COMMAND, **FORKED)
         assert wait_for(lambda before=before: newest(run) != before, process), "it was to be killed before its end"
         process.kill()
-    train(run, *COMMAND)
+    train(run, *COMMAND, **FORKED)
     assert differences(whole, outcome(run, recorded(run, 0) + recorded(run, 1))) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
@@ -55,7 +58,7 @@ def test_each_rank_has_its_own_generators_and_half_of_the_data(whole: Outcome) -
 
 def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(run, *COMMAND[:-1], "trainer.max_epochs=1", "test=false")
+    train(run, *COMMAND[:-1], "trainer.max_epochs=1", "test=false", **FORKED)
     output = train(None, f"resume={run}", "trainer.devices=1", "trainer.max_epochs=2", expect=1)
     assert "trainer.devices (2 to 1)" in output
     new = train(tmp_path / "new", *QUICK, f"ckpt_path={run}/checkpoints/last.ckpt", expect=1)
@@ -77,7 +80,7 @@ def test_sigterm_stops_both_with_one_checkpoint(tmp_path: Path) -> None:
 def test_a_sweep_of_runs_of_two_processes(tmp_path: Path) -> None:
     short = [*QUICK, "trainer=ddp_sim", "trainer.max_epochs=1", "trainer.limit_train_batches=4", "test=false"]
     command = ["-m", *short, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep", "hydra.sweep.subdir=${hydra.job.num}"]
-    train(None, *command)
+    train(None, *command, **{RANKS: "2"})
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "1", "multirun.yaml"]
     for job in ("0", "1"):
         assert (tmp_path / "sweep" / job / "checkpoints" / "last.ckpt").is_file()
@@ -103,7 +106,7 @@ def test_of_two_processes_one_chooses_the_interval(tmp_path: Path) -> None:
         "checkpoint.max_overhead=0.2",
         "trainer.max_epochs=2",
     ]
-    output = train(run, *COMMAND, *auto)
+    output = train(run, *COMMAND, *auto, **FORKED)
     chosen = [json.loads(path.read_text())["interval_batches"] for path in (run / "checkpoints").glob("epoch*.json")]
     assert chosen
     assert all(chosen)

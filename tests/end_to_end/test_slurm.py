@@ -14,6 +14,7 @@ from tests.support import wandb_log
 from tests.support.callbacks import recorded
 from tests.support.command import ROOT, newest, start, wait_for
 from tests.support.equality import Outcome, differences, outcome
+from tests.support.forks import RANKS
 from tests.support.slurm import Slurm
 from tests.support.sweeps import (
     COMMAND,
@@ -169,7 +170,7 @@ def test_preempted_and_then_killed_with_its_node(cluster: Slurm, tmp_path: Path,
 
 def test_two_tasks_of_one_job_are_requeued(cluster: Slurm, tmp_path: Path) -> None:
     ddp = ["trainer=ddp_sim", "trainer.max_epochs=2", "model=mlp"]
-    start(tmp_path / "whole", *COMMAND, *ddp, f"{INTERVAL}=10").end()
+    start(tmp_path / "whole", *COMMAND, *ddp, f"{INTERVAL}=10", **{RANKS: "1"}).end()
     folder = tmp_path / "sweep"
     command = [*SLURM, *ddp, "hydra.launcher.tasks_per_node=2", halt("batch:13")]
     process = sweep(folder, [10], *command, **cluster.environment)

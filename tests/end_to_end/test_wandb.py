@@ -20,6 +20,7 @@ import pytest
 import torch
 from tests.support import wandb_log
 from tests.support.command import QUICK, ROOT, Process, newest, start, train, wait_for
+from tests.support.forks import RANKS
 from tests.support.values import flip_byte
 from tests.support.wandb_server import WandbServer
 
@@ -405,7 +406,7 @@ def test_from_offline_to_online_and_back(server: WandbServer, tmp_path: Path) ->
 
 def test_of_two_processes_one_talks(server: WandbServer, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    online(server, run, "trainer=ddp_sim", "trainer.max_epochs=1").end()
+    online(server, run, "trainer=ddp_sim", "trainer.max_epochs=1", **{RANKS: "1"}).end()
     (seen,) = server.runs.values()
     assert told(seen.history) == logged(run)
     assert set(there(server)) == {item.name for item in kept(run)}

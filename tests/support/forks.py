@@ -15,8 +15,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
+RANKS = "CAIRN_TEST_RANKS"
+"""How many of the processes that Lightning starts shall be forked as well."""
 _PATIENT_S = 600
 
 
@@ -117,12 +121,14 @@ class Fork:
 
 def serve(orders: socket.socket) -> None:
     """Import what a command may import; then fork for each order that comes, and in the child become that command."""
-    import sklearn.datasets  # noqa: F401
     from hydra import compose, initialize_config_dir
 
-    import cairn.checkpoint.tracking  # and with it W&B's client: a second in each run that logs to it
-    import cairn.cli
-    import cairn.run  # noqa: F401
+    from cairn import imports
+
+    with imports.quick():
+        import cairn.checkpoint.tracking  # and with it W&B's client: a second in each run that logs to it
+        import cairn.cli
+        import cairn.run  # noqa: F401
 
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         compose("train")  # finds Hydra's plugins, and warms up its parser
@@ -180,12 +186,82 @@ def _become(argv: list[str], env: dict[str, str], cwd: str, output: int) -> None
     time.tzset()
     os.chdir(cwd)
     faulthandler.enable()
+    Ranks(int(env.get(RANKS, 0))).take_over()
+    _run(argv)
+
+
+def _run(argv: list[str]) -> None:
     if argv[0] == "-m":
         sys.argv = argv[1:]
         runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = argv
         runpy.run_path(argv[0], run_name="__main__")
+
+
+class Ranks:
+    """Copies of this process, its children, that wait to become the other processes of a run that Lightning starts.
+
+    Args:
+        number: how many; those that Lightning starts after that many are new interpreters. One that is not needed ends
+            with this process.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._waiting = [_copy_that_waits() for _ in range(number)]
+
+    def take_over(self) -> None:
+        """From now on Lightning's `Popen` is ours."""
+        if self._waiting:
+            from lightning.pytorch.strategies.launchers import subprocess_script
+
+            subprocess_script.subprocess = SimpleNamespace(Popen=self._start)  # type: ignore[attr-defined]
+
+    def _start(self, command: Sequence[str], env: Mapping[str, str], cwd: str | None) -> Rank | subprocess.Popen[bytes]:
+        if not self._waiting:
+            return subprocess.Popen(command, env=env, cwd=cwd)
+        pid, orders = self._waiting.pop(0)
+        with orders:
+            orders.write(json.dumps([list(command[1:]), dict(env), cwd or os.getcwd()]) + "\n")
+        return Rank(pid)
+
+
+def _copy_that_waits() -> tuple[int, TextIO]:
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if pid != 0:
+        os.close(reads)
+        return pid, open(writes, "w")
+    os.close(writes)
+    with open(reads) as orders:
+        order = orders.readline()  # not until its end: a later copy has the other end of this pipe open too
+    if order:  # else who might have needed this one has ended
+        argv, env, cwd = json.loads(order)
+        os.environ.clear()
+        os.environ.update(env)
+        os.chdir(cwd)
+        _run(argv)
+    sys.exit()
+
+
+class Rank:
+    """What Lightning wants of a `Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Nothing happens if it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 if __name__ == "__main__":
