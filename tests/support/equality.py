@@ -38,7 +38,7 @@ def outcome(run: Path, samples: list[Any]) -> Outcome:
     best = checkpoints / "best.ckpt"
     metrics = run / "csv" / "metrics.csv"
     return Outcome(
-        final=torch.load(checkpoints / "last.ckpt", weights_only=False),  # ten times faster; a resume loads it safely
+        final=torch.load(checkpoints / "last.ckpt", weights_only=True),
         rows=list(csv.DictReader(metrics.read_text().splitlines())) if metrics.is_file() else [],
         kept=[(item.name, item.reasons, item.score, item.number) for item in Catalog(checkpoints).committed()],
         best=str(best.readlink()) if best.is_symlink() else "",
