@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -97,7 +99,10 @@ def there(server: WandbServer) -> dict[str, Any]:
 
 def holds_its_bytes(version: Any) -> bool:
     content = version.files.get(version.metadata["name"])
-    return content is not None and archive.digest(memoryview(content)) == version.metadata["digest"]
+    if content is None or archive.digest(memoryview(content)) != version.metadata["digest"]:
+        return False
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        return file.testzip() is None
 
 
 # Offline
