@@ -45,23 +45,29 @@ def bars(comparisons: Sequence[Comparison], floors: dict[str, Floors], autos: Se
     """All of them, for training on one core unless a line says both."""
     floor = floors.get(STATE)
     often = _at(comparisons, STATE, 1, 5)
-    both = _at(comparisons, STATE, 2, 5)
+    beside = _at(comparisons, STATE, 1, 5, "model-checkpoint", "async-io") or often
     return [
-        *_stall(often, floor),
-        *_lost(often, floor),
+        *_stall(beside, floor),
+        _lost(often, floor),
+        _lost_beside(beside),
         _throughput(often, 0.04, "one save per five W"),
         _throughput(_at(comparisons, STATE, 1, 20), 0.01, "one save per twenty W"),
-        _both_cores(both),
+        _both_cores(_at(comparisons, STATE, 2, 5)),
         *_durable(often, floor),
-        *_memory(often, floor),
+        _memory(_at(comparisons, STATE, 1, 5, ONE_BUFFER), floor, ONE_BUFFER, 1.1, "one buffer"),
+        _memory(often, floor, OURS, 2.1, "two buffers"),
         _small(next((item for item in comparisons if item.size == SMALL and item.threads == 1), None)),
         *_auto(autos),
     ]
 
 
-def _at(comparisons: Sequence[Comparison], size: str, threads: int, factor: float) -> Comparison | None:
-    wanted = (size, threads, factor)
-    there = [item for item in comparisons if (item.size, item.threads, item.factor) == wanted]
+def _at(comparisons: Sequence[Comparison], size: str, threads: int, factor: float, *beside: str) -> Comparison | None:
+    """Where ours saved most often, of those at this setting in which these others took part as well."""
+    there = [
+        item
+        for item in comparisons
+        if (item.size, item.threads, item.factor) == (size, threads, factor) and all(map(item.row, beside))
+    ]
     return max(there, key=lambda item: row.num_saves if (row := item.row(OURS)) else -1, default=None)
 
 
@@ -75,12 +81,19 @@ def _stall(at: Comparison | None, floor: Floors | None) -> Iterator[Bar]:
     yield Bar("worst stall, back-pressure apart", "ms", _times(copy, 2), worst, "2 x the copy into warm buffers")
 
 
-def _lost(at: Comparison | None, floor: Floors | None) -> Iterator[Bar]:
-    what, mine = "wall time lost per save, one per five W", _ms(_row(at, OURS), "lost_s")
+def _lost(at: Comparison | None, floor: Floors | None) -> Bar:
+    return _lost_bar(at, _times(floor.write_s * 1e3 if floor else None, 0.3), "0.3 W")
+
+
+def _lost_beside(at: Comparison | None) -> Bar:
     peers = [lost for name in PEERS if (lost := _ms(_row(at, name), "lost_s")) is not None]
-    sure = _scaled(_row(at, OURS), "lost_sure_s", 1e3)
-    yield Bar(what, "ms", _times(floor.write_s * 1e3 if floor else None, 0.3), mine, "0.3 W", sure)
-    yield Bar(what, "ms", _times(min(peers, default=None), 1 / 10), mine, "1/10 of the best peer", sure)
+    return _lost_bar(at, _times(min(peers, default=None), 1 / 10), "1/10 of the best peer")
+
+
+def _lost_bar(at: Comparison | None, limit: float | None, how: str) -> Bar:
+    mine = _row(at, OURS)
+    sure = _scaled(mine, "lost_sure_s", 1e3)
+    return Bar("wall time lost per save, one per five W", "ms", limit, _ms(mine, "lost_s"), how, sure)
 
 
 def _throughput(at: Comparison | None, share: float, when: str) -> Bar:
@@ -102,11 +115,10 @@ def _durable(at: Comparison | None, floor: Floors | None) -> Iterator[Bar]:
     yield Bar("time until durable, idle", "ms", _times(write, 1.2), _ms(mine, "idle_s"), "1.2 W")
 
 
-def _memory(at: Comparison | None, floor: Floors | None) -> Iterator[Bar]:
-    for name, limit, how in ((ONE_BUFFER, 1.1, "one buffer"), (OURS, 2.1, "two buffers")):
-        row = _row(at, name)
-        extra = row.extra_peak_bytes / floor.state_bytes if row and floor and row.extra_peak_bytes is not None else None
-        yield Bar(f"extra peak memory, {how}", "x state", limit, extra, f"{limit} x the state")
+def _memory(at: Comparison | None, floor: Floors | None, name: str, limit: float, how: str) -> Bar:
+    row = _row(at, name)
+    extra = row.extra_peak_bytes / floor.state_bytes if row and floor and row.extra_peak_bytes is not None else None
+    return Bar(f"extra peak memory, {how}", "x state", limit, extra, f"{limit} x the state")
 
 
 def _small(at: Comparison | None) -> Bar:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 QUICK = "import gc, sys\nfrom cairn import imports\nwith imports.quick():\n    "
 
@@ -33,11 +35,16 @@ def test_a_run_is_imported_without_scipy_which_is_there_afterwards():
         "from scipy.signal import butter",
         "import scipy.signal; butter = scipy.signal.butter",
         "import scipy.signal.windows, scipy; butter = scipy.signal.butter",
+        "from importlib.util import find_spec; assert find_spec('scipy.signal'); from scipy.signal import butter",
         "import inspect, scipy.signal, scipy; inspect.getmodule(gc.collect); from scipy.signal import butter",
     ],
 )
 def test_whoever_needs_it_meanwhile_gets_it(code):
     assert said(f"{QUICK}{code}\nprint(callable(butter), sys.modules['scipy.signal'].__file__)").startswith("True /")
+
+
+def test_no_garbage_is_looked_for_meanwhile():
+    assert said(f"{QUICK}print(gc.isenabled())\nprint(gc.isenabled())").split() == ["False", "True"]
 
 
 def test_a_second_time_keeps_no_garbage_of_the_first():

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +18,8 @@ _SIGNAL = "scipy.signal"
 def quick() -> Iterator[None]:
     """A context for the first import of all that a run needs; does nothing after that, as in the next job of a sweep.
 
-    No garbage is looked for meanwhile, as there is none, nor ever again among what was imported, which stays. And
-    torchmetrics does not load half of SciPy for an alias that another package once needed.
+    No garbage is looked for meanwhile, as there is next to none, nor ever again among what was imported, which stays.
+    And torchmetrics does not load half of SciPy for an alias that another package once needed.
     """
     if "torch" in sys.modules:
         yield
@@ -37,9 +38,16 @@ def quick() -> Iterator[None]:
 
 
 class _Signal(ModuleType):
-    """Stands in for scipy.signal with the alias that torchmetrics looks for; asked for more, it makes way for it."""
+    """Stands in for scipy.signal with the alias that torchmetrics looks for; asked for more, it makes way for it.
+
+    Only `from scipy.signal import *` gets nothing, should a module do so while it is first imported.
+    """
 
     hamming = None
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)  # `find_spec` wants one of every module that is there
 
     def leave(self) -> None:
         """Whoever imports scipy.signal from now on gets the real one."""

@@ -393,7 +393,7 @@ def _send_checkpoints(
 def _is_version(version: Any, saved: Saved) -> bool:
     from cairn.checkpoint import tracking
 
-    return version.metadata.get("digest") == saved.digest and tracking.holds(version, saved)
+    return tracking.digest_of(version) == saved.digest and tracking.holds(version, saved)
 
 
 def _is_whole(folder: Path, saved: Saved) -> bool:

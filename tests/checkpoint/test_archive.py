@@ -3,6 +3,7 @@
 import mmap
 import os
 import struct
+import sys
 import zipfile
 import zlib
 
@@ -133,15 +134,21 @@ def test_the_digest_is_the_same_in_memory_and_on_the_disk(path, parts, read_byte
 def test_no_changed_bit_and_no_lost_or_added_byte_escapes(path, parts, data):
     digest, content = file_of(path, parts), bytearray(path.read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
-    damage = data.draw(st.sampled_from(["bit", "less", "more", "lost", "zeros"]))
+    damage = data.draw(st.sampled_from(["bit", "less", "more", "lost", "moved", "zeros", "elsewhere"]))
     if damage == "bit":
         content[at] ^= 1 << data.draw(st.integers(0, 7))
     elif damage == "less":
         del content[at:]
     elif damage == "more":
         content += b"\0" * (at + 1)
-    elif damage == "lost":
-        del content[at]
+    elif damage in ("lost", "moved"):
+        lost = content[at : at + data.draw(st.integers(1, 100))]
+        assume(damage == "lost" or any(content[at:]))
+        del content[at : at + len(lost)]
+        content += bytes(len(lost)) if damage == "moved" else b""
+    elif damage == "elsewhere":  # the directory, says the end of the file
+        struct.pack_into("<I", content, len(content) - 6, at)
+        assume(content != path.read_bytes())
     else:
         assume(any(content[at : at + 50]))
         content[at : at + 50] = bytes(len(content[at : at + 50]))
@@ -169,7 +176,52 @@ def test_what_torch_writes_is_read_as_well(path):
         archive.read(path)
 
 
-def test_what_is_compressed_or_no_zip_file_is_none_of_torchs(path):
+@pytest.mark.parametrize("name", ["file.ckpt", "größe.ckpt"])
+def test_where_torch_could_not_read_its_own_file_neither_do_we(tmp_path, name):
+    path = tmp_path / name
+    torch.save([torch.arange(3), torch.ones(2)], path)
+    whole, found = path.read_bytes(), set()
+    archive.read(path)
+    starts = [at for at in range(len(whole)) if whole.startswith(b"PK\3\4", at)]
+    for at in [start + offset for start in starts for offset in range(4)]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(CorruptCheckpointError, match="is not where its directory says") as raised:
+            archive.read(path)
+        found.add(str(raised.value))
+    assert len(found) == len(starts) > 2
+    at = whole.index(b"data.pkl")
+    path.write_bytes(whole[:at] + b"d4t4.pkl" + whole[at + 8 :])
+    with pytest.raises(CorruptCheckpointError, match=r"data\.pkl has another name where it begins"):
+        archive.read(path)
+
+
+def test_a_gap_that_no_zip_file_has_is_not_read(path):
+    file_of(path, [b"one", b"two"])
+    content, gap = path.read_bytes(), 2**17
+    second = content.index(b"PK\3\4", 1)
+    moved = bytearray(content[:second] + bytes(gap) + content[second:])
+    lines = [at + 42 for at in range(len(moved)) if moved.startswith(b"PK\1\2", at)]  # where each says where it is
+    for place in [*lines[1:], len(moved) - 6]:
+        struct.pack_into("<I", moved, place, struct.unpack_from("<I", moved, place)[0] + gap)
+    path.write_bytes(moved)
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+    with pytest.raises(CorruptCheckpointError, match=r"data/1 is not where its directory says"):
+        archive.read(path)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_an_error_of_the_disk_or_for_want_of_memory_is_no_verdict(path, error, monkeypatch):
+    def fail(file):
+        raise error
+
+    file_of(path, [b"one"])
+    monkeypatch.setattr(zipfile, "ZipFile", fail)
+    with pytest.raises(type(error)):
+        archive.read(path)
+
+
+def test_what_torch_would_not_write_is_not_taken_for_its_own(path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/data.pkl", "x" * 1000)
     with pytest.raises(
@@ -202,6 +254,7 @@ def test_more_records_than_two_bytes_can_count(path, num_records):
 
 
 GIB = 2**30
+HOLE = memoryview(bytes(2**22))
 LARGE = {
     "just below": [2**32 - 2, 3],
     "just not": [2**32 - 1, 3],
@@ -259,9 +312,21 @@ def test_records_of_more_than_four_gigabytes_and_behind_them(path, sparse, sizes
             assert size < SMALL or size & 0xFFFFFFFF == info.CRC
             how = "<4sI2Q" if size >= 0xFFFFFFFF else "<4s3I"
             assert struct.unpack_from(how, view, at + size) == (b"PK\7\10", info.CRC, size, size)
+    monkeypatch.setattr(archive, "_pieces", pieces_without_holes)
+    monkeypatch.setattr(archive, "crc32", checksum_without_holes)
+    assert archive.read(path) == archive.digest(view)
 
 
 SMALL = 1000
+
+
+def pieces_without_holes(file, num_bytes, real=archive._pieces):
+    """Of a large record the right number of zeros, which nobody reads."""
+    if num_bytes < SMALL or num_bytes == sys.maxsize:
+        yield from real(file, num_bytes)
+        return
+    file.seek(num_bytes, os.SEEK_CUR)
+    yield from (HOLE[: min(len(HOLE), num_bytes - at)] for at in range(0, num_bytes, len(HOLE)))
 
 
 def checksum_without_holes(data, crc, real=zlib.crc32):

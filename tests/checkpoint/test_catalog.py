@@ -17,7 +17,9 @@ from cairn.checkpoint import archive, disk, layout, manifest
 from cairn.checkpoint.catalog import Catalog, describe, verify
 from cairn.checkpoint.errors import CorruptCheckpointError
 
-VISIBLE = {name: damage for name, damage in DAMAGES.items() if name != "one flipped byte"}  # without reading the file
+VISIBLE = {
+    name: damage for name, damage in DAMAGES.items() if name not in ("one flipped byte", "bytes that moved")
+}  # without reading the file
 
 
 @pytest.fixture
@@ -140,9 +142,7 @@ def test_one_file_can_be_asked_for(three):
     assert describe(path) == items[1]
     verify(path, items[1])
     flip_byte(directory, items[1].name)
-    with pytest.raises(
-        CorruptCheckpointError, match=r"its checksum is crc32-sha256:[0-9a-f]{12}\.\.\., and its manifest says"
-    ):
+    with pytest.raises(CorruptCheckpointError, match=r"the checksum of archive/data\.pkl in it does not fit"):
         verify(path, items[1])
 
 

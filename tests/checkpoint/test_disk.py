@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from threading import Event
 
 import pytest
 from tests.support.command import ROOT
@@ -173,6 +174,26 @@ def test_the_usual_errors_of_an_open_are_not_mended(folder, monkeypatch):
         put(folder, data_of(2 * CHUNK_BYTES))
 
 
+def test_a_chunk_is_written_while_the_next_one_is_made(folder, monkeypatch):
+    written, made, write = Event(), Event(), os.write
+
+    def slow(handle, data):
+        assert made.wait(60), "the next one is not made until this one is written"
+        written.set()
+        return write(handle, data)
+
+    def chunks():
+        yield from chunks_of(data[:CHUNK_BYTES])
+        assert not written.is_set()
+        made.set()
+        yield from chunks_of(data[CHUNK_BYTES:])
+
+    data = data_of(2 * CHUNK_BYTES)
+    monkeypatch.setattr(os, "write", slow)
+    put_chunks(folder / "file", chunks(), len(data))
+    check(folder, data)
+
+
 # Errors
 
 
@@ -192,6 +213,7 @@ def test_an_error_in_the_middle_stops_it_and_leaves_what_was_there(folder, fails
         put(folder, data_of(5 * CHUNK_BYTES))
     assert [path.name for path in folder.iterdir()] == ["file"]
     assert (folder / "file").read_text() == "before"
+    assert num_writes["all"] == fails_at + 1
 
 
 @pytest.mark.parametrize("limit", [4096, CHUNK_BYTES + 1000])
@@ -244,6 +266,7 @@ def test_no_file_stays_open(folder):
 HOLD = """
 import sys
 from pathlib import Path
+from threading import Event
 from cairn.checkpoint.disk import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)

@@ -1,5 +1,6 @@
 """What becomes of W&B's versions, on a made-up W&B: which there are, what they are called, and what is taken back."""
 
+import hashlib
 import logging
 import sys
 import threading
@@ -14,6 +15,7 @@ from tests.support.values import commit, saved, small_file
 
 from cairn.checkpoint import archive, layout, tracking
 from cairn.checkpoint.commit import remove
+from cairn.checkpoint.pruned import Pruned
 from cairn.checkpoint.space import size
 from cairn.checkpoint.tracking import Place, WandbTracker, Wishes
 
@@ -655,6 +657,36 @@ def test_what_a_killed_download_has_left_is_fetched_again(stored, tmp_path, num_
     path, resolved = tracking.download("e/p/model-r:best", tmp_path)
     assert (path, path.read_bytes(), resolved) == (tmp_path / name(0), stored.content, "e/p/model-r:v3")
     assert len(stored.fetched) == num_fetched
+
+
+def test_a_version_of_times_when_a_digest_was_of_all_bytes_is_compared_so(stored, tmp_path):
+    del stored.metadata["digest"]
+    stored.metadata["sha256"] = hashlib.sha256(stored.content).hexdigest()
+    path, _ = tracking.download("e/p/model-r:best", tmp_path)
+    assert path.read_bytes() == stored.content
+    stored.metadata["sha256"] = "0" * 64
+    with pytest.raises(tracking.ResumeError, match="is not what was saved"):
+        tracking.download("e/p/model-r:best", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "digest"),
+    [
+        ({"digest": "crc32-sha256:ab"}, "crc32-sha256:ab"),
+        ({"sha256": "ab"}, "sha256:ab"),
+        ({"name": "no checkpoint"}, ""),
+    ],
+)
+def test_what_a_version_says_of_its_bytes(metadata, digest):
+    assert tracking.digest_of(SimpleNamespace(metadata=metadata)) == digest
+
+
+def test_what_was_noted_as_pruned_in_those_times_is_known(folder):
+    pruned = Pruned(folder)
+    (folder / "wandb").mkdir()
+    pruned.path.write_text("ab\n")
+    pruned.note("crc32-sha256:cd")
+    assert pruned.digests() == {"sha256:ab", "crc32-sha256:cd"}
 
 
 @pytest.mark.parametrize("named", ["../../evil.ckpt", "/tmp/evil.ckpt", "weights.ckpt", "", None])

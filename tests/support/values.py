@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,10 +92,22 @@ def truncate(directory: Path, name: str) -> None:
 
 
 def flip_byte(directory: Path, name: str) -> None:
-    """One byte in the middle of the file is another one; its size is the same."""
-    data = bytearray((directory / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (directory / name).write_bytes(data)
+    """One byte in the middle of the largest record is another one; the size of the file is the same."""
+    path = directory / name
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as file:
+        record = max(file.infolist(), key=lambda record: record.file_size)
+    lengths = struct.unpack_from("<2H", data, record.header_offset + 26)
+    data[record.header_offset + 30 + sum(lengths) + record.file_size // 2] ^= 1
+    path.write_bytes(data)
+
+
+def move_bytes(directory: Path, name: str) -> None:
+    """A few bytes in the middle are lost, and as many zeros stand at the end."""
+    path = directory / name
+    data = path.read_bytes()
+    middle = data.index(b"PK\3\4", len(data) // 2)
+    path.write_bytes(data[: middle - 30] + data[middle:] + bytes(30))
 
 
 def drop_manifest(directory: Path, name: str) -> None:
@@ -128,6 +142,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, str], None], str]] = {
     "no manifest": (drop_manifest, "no manifest"),
     "truncated": (truncate, "bytes"),
     "one flipped byte": (flip_byte, "checksum"),
+    "bytes that moved": (move_bytes, "is not where its directory says"),
     "manifest of another file": (swap_manifest, "manifest is that of"),
     "garbage manifest": (garble_manifest, "manifest cannot be read"),
     "edited manifest": (edit_manifest, "manifest is not as it was written"),

@@ -1,12 +1,14 @@
-"""The bytes of a checkpoint file: a zip of stored records as `torch.load` reads it, laid out before a tensor is copied.
+"""The bytes of a checkpoint file: a zip of stored records as `torch.load` reads it, how they are laid out and verified.
 
-Where each byte goes depends on the sizes alone. So the file is put together in memory by copying tensors to their
-places, as often as wanted into the same buffer; the checksums of the records are filled in on the way to the disk.
+Where each byte goes depends on the sizes alone, and is known before a tensor is copied. So the file is put together in
+memory by copying tensors to their places, as often as wanted into the same buffer; the checksums of the records are
+filled in on the way to the disk.
 The format is PKWARE's (APPNOTE.TXT 6.3.10) with its 64-bit extension; alignment and names are those of `torch.save`.
 
 A byte is looked at once, for the CRC-32 of its record that a zip file holds anyway. The digest of a file is the SHA-256
-of the rest, those checksums among it, and so vouches for all of it: one of everything would take a processor four times
-as long as all else that a write does.
+of the rest, those checksums among it: one of everything would take a processor four times as long as all else that a
+write does. It is there to find accidents, of which a CRC-32 misses one in 2**32. It finds no forgery: from that only
+`weights_only` protects.
 """
 
 from __future__ import annotations
@@ -30,8 +32,11 @@ except ImportError:
 
 ALIGNMENT = 64
 """Every record begins at a multiple of this, in bytes, so that it can be mapped as a tensor of any type."""
-_READ_BYTES = 2**20
-_MOST_BETWEEN = 2**16  # of two records: a few bytes; more is a number that is damaged
+_DIGEST = "crc32-sha256:"
+"""How a digest was made. Plain `sha256:`, of all bytes, is in manifests of format 1: `disk.sha256`."""
+_READ_BYTES = 2**20  # at a time
+_MOST_BETWEEN = 2**16
+"""Bytes from the end of a record to where the name of the next one begins: they are few, or a number is damaged."""
 _FOLDER = "archive"
 _FIXED = {
     "byteorder": sys.byteorder.encode(),
@@ -46,6 +51,7 @@ _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR_64 = struct.Struct("<4sIQI")
+_LOCAL_MAGIC = b"PK\3\4"
 _CRC_FOLLOWS = 0x0008
 _UTF8 = 0x0800
 _JANUARY_1980 = 0x0021
@@ -83,7 +89,7 @@ class _Entry:
         padding = -used % ALIGNMENT
         extra = large + struct.pack("<2H", _PADDING, padding) + bytes(padding)
         flags, when = _CRC_FOLLOWS | _UTF8, (0, _JANUARY_1980)
-        fields = (b"PK\3\4", self._version, flags, 0, *when, 0, *self._sizes, len(self.name), len(extra))
+        fields = (_LOCAL_MAGIC, self._version, flags, 0, *when, 0, *self._sizes, len(self.name), len(extra))
         return _LOCAL.pack(*fields) + self.name + extra
 
     @cached_property
@@ -239,15 +245,11 @@ def read(path: Path) -> str:
     return _DIGEST + frame.hexdigest()
 
 
-_DIGEST = "crc32-sha256:"
-"""How it was made. Plain `sha256:`, of all bytes, is in manifests of format 1."""
-
-
 def _listed(file: BinaryIO) -> list[zipfile.ZipInfo]:
     """The records, in the order in which they lie in the file, whose beginning is to be read next."""
     try:
         records = zipfile.ZipFile(file).infolist()
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # it raises many kinds for what is not as it should be
         raise CorruptCheckpointError(f"it is not a file that torch.save wrote ({error})") from error
@@ -260,11 +262,15 @@ def _listed(file: BinaryIO) -> list[zipfile.ZipInfo]:
 def _before(file: BinaryIO, record: zipfile.ZipInfo) -> bytes:
     """Read on, up to where the bytes of a record begin."""
     num_bytes = record.header_offset + _LOCAL.size - file.tell()
-    fixed = file.read(num_bytes) if _LOCAL.size <= num_bytes <= _MOST_BETWEEN else b""
-    if len(fixed) != num_bytes:
+    before = file.read(num_bytes) if _LOCAL.size <= num_bytes <= _MOST_BETWEEN else b""
+    header = before[-_LOCAL.size :]
+    if len(header) < _LOCAL.size or len(before) < num_bytes or not header.startswith(_LOCAL_MAGIC):
         raise CorruptCheckpointError(f"{record.filename} is not where its directory says")
-    *_, name, extra = _LOCAL.unpack(fixed[-_LOCAL.size :])
-    return fixed + file.read(name + extra)
+    *_, name_bytes, extra_bytes = _LOCAL.unpack(header)
+    name, extra = file.read(name_bytes), file.read(extra_bytes)
+    if name.decode("utf-8" if record.flag_bits & _UTF8 else "cp437", "replace") != record.orig_filename:
+        raise CorruptCheckpointError(f"{record.filename} has another name where it begins")
+    return before + name + extra
 
 
 def _pieces(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:

@@ -115,7 +115,7 @@ def verify(path: Path, saved: Saved) -> None:
 
 
 def digest(path: Path, like: str) -> str:
-    """That of a file, made as another one was made.
+    """The digest of a file, made as `like` was: of all bytes in manifests of format 1, else as `archive.read` does.
 
     Raises:
         CorruptCheckpointError: one of the checksums in the file does not fit, or it cannot be read.

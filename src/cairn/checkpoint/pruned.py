@@ -26,5 +26,6 @@ class Pruned:
                 pass  # who tracks the run will take it back, unless that ends before
 
     def digests(self) -> set[str]:
-        """All of them."""
-        return set(self.path.read_text().split()) if self.path.is_file() else set()
+        """All of them; a bare one was noted in times of manifest format 1."""
+        noted = self.path.read_text().split() if self.path.is_file() else ()
+        return {digest if ":" in digest else f"sha256:{digest}" for digest in noted}

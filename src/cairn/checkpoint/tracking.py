@@ -331,7 +331,7 @@ class WandbTracker:
         """Also what arrived late: the client of a run that was killed may still have been sending."""
         pruned = self._pruned.digests() - {saved.digest for saved in self._kept.values()}
         for version in there:
-            if version.metadata.get("digest") in pruned and (version.aliases or self._wishes.pruned == "delete"):
+            if digest_of(version) in pruned and (version.aliases or self._wishes.pruned == "delete"):
                 self._attempt(_TAKE_BACK, partial(self._take_back, version))
 
     def _there(self) -> list[Any]:
@@ -421,9 +421,15 @@ def versions(named: str) -> list[Any]:
     return sorted(committed, key=lambda version: int(version.version.removeprefix("v")))
 
 
+def digest_of(version: Any) -> str:
+    """Of the checkpoint that a version is of; empty if it is of none. `sha256` is from times of manifest format 1."""
+    plain = version.metadata.get("sha256")
+    return version.metadata.get("digest") or (f"sha256:{plain}" if plain else "")
+
+
 def _of(saved: Saved, there: Sequence[Any]) -> list[Any]:
     """The versions of one checkpoint."""
-    return [version for version in there if version.metadata.get("digest") == saved.digest]
+    return [version for version in there if digest_of(version) == saved.digest]
 
 
 def holds(version: Any, saved: Saved) -> bool:
@@ -450,7 +456,7 @@ def download(named: str, into: Path) -> tuple[Path, str]:
     """
     try:
         version = wandb.Api().artifact(named)
-        name, digest = version.metadata.get("name"), version.metadata.get("digest")
+        name, digest = version.metadata.get("name"), digest_of(version)
         entries = version.manifest.entries
     except (wandb.errors.Error, ValueError) as error:
         raise ResumeError(f"{named} is not to be had from W&B: {first_line(error)}.") from error

@@ -105,5 +105,7 @@ def _load() -> tuple[Tensor, Tensor]:
     if spec is None or spec.origin is None:
         raise DataError("The digits are inside scikit-learn, which is not installed: pip install scikit-learn.")
     file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if not file.is_file():
+        raise DataError(f"The digits are not where scikit-learn 1.9 has them: there is no {file}.")
     rows = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))  # 64 pixels from 0 to 16, and the digit
     return rows[:, :-1].reshape(-1, 1, 8, 8) / 16, rows[:, -1].to(torch.int64)
