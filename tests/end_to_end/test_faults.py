@@ -127,7 +127,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(whole: O
     (run / "checkpoints" / "best.ckpt").unlink()
     (run / "checkpoints" / "best.ckpt").symlink_to("nothing.ckpt")
     output = run_with(run)
-    assert f"Not used: {newest}, because its checksum is " in output
+    assert f"Not used: {newest}, because the checksum of " in output
     assert "Going on from" in output
     assert differences(whole, outcome(run, recorded(run))) == []
 
@@ -138,7 +138,7 @@ def test_a_damaged_best_checkpoint_is_not_tested(tmp_path: Path) -> None:
     best = (run / "checkpoints" / "best.ckpt").readlink().name
     flip_byte(run / "checkpoints", best)
     output = run_with(run, "train=false")
-    assert re.search(rf"Not tested: .*{best} cannot be used: its checksum is ", output)
+    assert re.search(rf"Not tested: .*{best} cannot be used: the checksum of ", output)
     assert "test/acc" in output
 
 

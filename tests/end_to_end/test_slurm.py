@@ -94,6 +94,7 @@ def test_the_last_job_of_an_array_is_itself(cluster: Slurm, tmp_path: Path, whol
     assert wait_for(has(folder, [10], "at-batch:13"), process)
     cluster.wait(lambda: [cluster.state(job_of(folder, value)) for value in (4, 5)] == ["COMPLETED"] * 2)
     cluster.signal(job_of(folder, 10), "USR2")
+    cluster.wait((run_of(folder, 10) / "got-SIGUSR2").exists)
     go(folder, 10, "batch:13")
     process.end()
     assert_whole(folder, whole, [4, 5, 10])
@@ -130,6 +131,8 @@ def test_signals_at_every_place(cluster: Slurm, tmp_path: Path, whole: dict[int,
         assert wait_for(has(folder, [value], f"at-{place}"), process)
         for name in names:
             cluster.signal(job_of(folder, value), name)
+            if place.startswith(("batch", "validation")):  # setup ends at once, and replace is in another thread
+                cluster.wait((run_of(folder, value) / f"got-SIG{name}").exists)
         go(folder, value, place)
     process.end()
     assert_whole(folder, whole, values)
@@ -176,6 +179,7 @@ def test_two_tasks_of_one_job_are_requeued(cluster: Slurm, tmp_path: Path) -> No
     process = sweep(folder, [10], *command, **cluster.environment)
     assert wait_for(has(folder, [10], "at-batch:13"), process)
     cluster.signal(job_of(folder, 10), "USR2")
+    cluster.wait((run_of(folder, 10) / "got-SIGUSR2").exists)
     go(folder, 10, "batch:13")
     process.end()
     run, whole = run_of(folder, 10), tmp_path / "whole"
@@ -254,6 +258,7 @@ def test_a_plain_batch_script(cluster: Slurm, tmp_path: Path, whole: dict[int, O
     run = tmp_path / "train" / "runs" / f"slurm-{job}"
     cluster.wait((run / "at-batch:13").exists)
     cluster.signal(job, "USR1")  # as before its time limit: the script requeues it
+    cluster.wait((run / "got-SIGUSR1").exists)
     (run / "go-batch:13").touch()
     cluster.wait((run / "at-batch:26").exists)
     other = cluster.preempt()

@@ -24,6 +24,7 @@ from tests.support.equality import differences, outcome
 
 from cairn.checkpoint import layout, retention
 from cairn.checkpoint.catalog import Catalog, describe, verify
+from cairn.checkpoint.disk import is_locked
 
 pytestmark = [
     pytest.mark.slow,
@@ -142,7 +143,7 @@ class Storm:
             time.sleep(self.rng.uniform(0, 0.1))  # in one of its next saves, or between them
             if self.rng.random() < 0.2 or not self.counts["writers alone"]:
                 self._kill_writer_alone(run, process)
-        code = self._kill(process)
+        code = self._kill(run, process)
         if code != -signal.SIGKILL:
             assert code == 0, process.output[-4000:]
             return False
@@ -164,7 +165,7 @@ class Storm:
         if writers and wait_for(lambda: _newest_manifest(run) != name, process):
             self.counts["writers alone"] += 1
 
-    def _kill(self, process: Process) -> int:
+    def _kill(self, run: Path, process: Process) -> int:
         """kill -9 of the training, in half of the cases of its writer at the same time; returns the exit code."""
         writers = _writers(process.pid)
         if writers and self.rng.random() < 0.5:  # the machine has gone
@@ -173,7 +174,8 @@ class Storm:
                 os.kill(pid, signal.SIGKILL)
         code = process.kill()
         limit = time.monotonic() + PATIENT_S
-        while any(_runs(pid) for pid in writers):  # it finishes what it has begun
+        # It finishes what it has begun; one that was started a moment ago, and is not known here, begins nothing more.
+        while any(_runs(pid) for pid in writers) or is_locked(run / "checkpoints"):
             assert time.monotonic() < limit, "the writer does not end"
             time.sleep(0.005)
         return code

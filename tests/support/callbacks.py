@@ -6,11 +6,16 @@ import hashlib
 import json
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cairn.cluster.signals import STOP_SIGNALS
 
 
 class RecordBatches(Callback):
@@ -204,9 +209,31 @@ class Halt(Callback):
     def _perhaps(self, place: str) -> None:
         there = self.folder / f"at-{place}"
         if place in self.places and not there.exists():
-            there.touch()
-            while not (self.folder / f"go-{place}").exists():
-                time.sleep(0.02)
+            with _noted(self.folder):
+                there.touch()
+                while not (self.folder / f"go-{place}").exists():
+                    time.sleep(0.02)
+
+
+@contextmanager
+def _noted(folder: Path) -> Iterator[None]:
+    """A file `got-SIGUSR2` tells of a signal that has come: who sends one through a scheduler cannot know when it does.
+
+    Only in the main thread, which alone may look at signals.
+    """
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: Any) -> None:
+        (folder / f"got-{signal.Signals(number).name}").touch()
+        before[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Slow(Callback):
