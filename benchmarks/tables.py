@@ -39,14 +39,14 @@ percentile and worst; `first` is the first save of a training, which counts nowh
 batch to the end of the next one, likewise; it also sees a copy that the next step has to wait for. Waited: the part of
 all stalls that went into waiting for an earlier save, where the contender tells it. Lost per save, throughput lost:
 each training alternates between blocks of batches with saves and blocks as long without; the wall time of the one less
-that of the other, over its saves (median of all pairs of blocks, and between what it lies with 95 %: by a sign test, or
-with fewer than six pairs their range). Whatever is still being written or cached when a block ends is waited for and
-not in it, which favours those who fall behind and those who do not sync. Batch, not saving: in the blocks without; it
-should be the same for all. Durable: from the start of the save to its end, in W; of those without fsync it is when
-their call or future was done, and the bytes may be in the page cache. Idle: the same while nobody trains. Extra peak
-memory, written: in states; memory of all processes, what they share counted once, over the same without checkpoints.
-CPU: of all processes, blocks with saves less blocks without. Others: cores that were busy with anything but the
-training, such as the kernel writing back, or somebody else; the most of all blocks."""
+that of the other, over its saves (Hodges and Lehmann's middle of all pairs of blocks, and between what it lies with 95
+%: by signed ranks, or with fewer than six pairs their range). Whatever is still being written or cached when a block
+ends is waited for and not in it, which favours those who fall behind and those who do not sync. Batch, not saving: in
+the blocks without; it should be the same for all. Durable: from the start of the save to its end, in W; of those
+without fsync it is when their call or future was done, and the bytes may be in the page cache. Idle: the same while
+nobody trains. Extra peak memory, written: in states; memory of all processes, what they share counted once, over the
+same without checkpoints. CPU: of all processes, blocks with saves less blocks without. Others: cores that were busy
+with anything but the training, such as the kernel writing back, or somebody else; the most of all blocks."""
 
 
 def cells(comparison: Comparison, floor: Floors) -> list[tuple[str, ...]]:
