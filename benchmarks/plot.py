@@ -52,9 +52,10 @@ def _row_of_panels(axes: Sequence[Any], item: Comparison, floor: Floors) -> None
     copy, write = 1e3 * floor.copy_s, 1e3 * floor.write_s
     threads = f"{item.threads} thread{'s' if item.threads > 1 else ''}"
     _panel(axes[0], rows, stalls, "stall per save, ms (median, worst)", {"copy": copy, "W": write}, log=True)
-    _panel(axes[1], rows, lost, "wall time lost per save, ms (median, 95 %)", {"W": write}, log=True)
+    _panel(axes[1], rows, lost, "wall time lost per save, ms (middle, 95 %)", {"W": write}, log=True)
     _panel(axes[2], rows, durable, "until durable while training, W", {"W": 1.0})
     _panel(axes[3], rows, memory, "extra peak memory, states", {})
+    axes[3].set_visible(any(extra is not None for extra, _ in memory))
     axes[0].set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=8)
     axes[0].set_title(
         f"{item.size}: {threads}, a save every {item.factor:g} W ({item.interval} batches)",
@@ -80,13 +81,13 @@ def _panel(
         color = _OURS if row.contender.startswith("cairn") else _PEER
         if middle is None:
             continue
-        middle = max(middle, least)
+        told, middle = _short(middle), max(middle, least)  # a bar cannot show less than nothing, and its label says it
         axes.barh(place, middle - least, left=least, color=color, height=0.7)
         if most is not None and most > middle:
             axes.plot([middle, most], [place, place], color=color, linewidth=1.2)
             axes.plot(most, place, marker="|", color=color, markersize=7)
         end = max(middle, most or middle)
-        axes.annotate(_short(middle), (end, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
+        axes.annotate(told, (end, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
     for name, at in lines.items():
         axes.axvline(at, color=_FLOOR, linestyle="--", linewidth=1)
         axes.annotate(
@@ -118,7 +119,7 @@ def _label(row: Figures) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
 
 
 def _ms(seconds: float | None) -> float | None:
