@@ -93,10 +93,11 @@ def test_high_takes_the_place_of_low_and_gives_it_back_to_the_queue(cluster):
 
 @pytest.mark.slow
 def test_a_step_with_a_grace_time_is_asked_first(cluster, tmp_path):
-    # A file, as srun loses the last words of a step now and then; made by bash itself, as SLURM asks every process of
-    # a step, and more than once: a `touch` would be ended by the next time.
+    # A file, as srun loses the last words of a step now and then. SLURM asks every process of a step, one after the other
+    # and more than once: bash makes it itself, as a `touch` would be ended by the next time, and does not end with what
+    # it waits for, which may be asked before it.
     asked = tmp_path / "asked"
-    step = f"srun bash -c \"trap ': > {asked}; exit 0' TERM; echo ready; sleep 600 & wait\""
+    step = f"srun bash -c \"trap ': > {asked}; exit 0' TERM; echo ready; while true; do sleep 0.1; done\""
     job = start(cluster, step, partition="grace")
     cluster.preempt()
     cluster.wait(lambda: cluster.job(job).ended)
