@@ -93,7 +93,7 @@ def test_high_takes_the_place_of_low_and_gives_it_back_to_the_queue(cluster):
 
 @pytest.mark.slow
 def test_a_step_with_a_grace_time_is_asked_first(cluster, tmp_path):
-    # A file, as srun loses the last words of a step now and then. SLURM asks every process of a step, one after the other
+    # A file, as srun loses the last words of a step now and then. SLURM asks every process of a step, one after another
     # and more than once: bash makes it itself, as a `touch` would be ended by the next time, and does not end with what
     # it waits for, which may be asked before it.
     asked = tmp_path / "asked"
