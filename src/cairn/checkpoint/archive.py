@@ -33,7 +33,7 @@ except ImportError:
 ALIGNMENT = 64
 """Every record begins at a multiple of this, in bytes, so that it can be mapped as a tensor of any type."""
 _DIGEST = "crc32-sha256:"
-"""How a digest was made. Plain `sha256:`, of all bytes, is in manifests of format 1: `disk.sha256`."""
+"""How a digest was made. Those of format 1 begin with `disk.PLAIN`."""
 _READ_BYTES = 2**20  # at a time
 _MOST_BETWEEN = 2**16
 """Bytes from the end of a record to where the name of the next one begins: they are few, or a number is damaged."""

@@ -121,7 +121,7 @@ def digest(path: Path, like: str) -> str:
         CorruptCheckpointError: one of the checksums in the file does not fit, or it cannot be read.
     """
     with _readable():
-        return disk.sha256(path) if like.startswith("sha256:") else archive.read(path)
+        return disk.sha256(path) if like.startswith(disk.PLAIN) else archive.read(path)
 
 
 def verify_file(path: Path) -> str:

@@ -21,6 +21,8 @@ CHUNK_BYTES = 2**22
 """What is checked and written at a time: small enough for a processor's cache, large enough for a disk."""
 PAGE = 4096
 """What a processor maps, and what a disk that is written to directly takes, at a time; in bytes."""
+PLAIN = "sha256:"
+"""How the digests of manifest format 1 begin: those of `sha256`. What came later is `archive.digest`'s."""
 _PROBE_BYTES = 4096  # a full disk may still take an empty file
 
 
@@ -60,7 +62,7 @@ def put_chunks(
 def sha256(path: Path) -> str:
     """Of all bytes of a file, as in manifests of format 1."""
     with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return PLAIN + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _beside(chunks: Iterable[memoryview], write: Callable[[memoryview], None]) -> None:

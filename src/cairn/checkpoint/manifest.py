@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from cairn.checkpoint import disk
 from cairn.checkpoint.errors import CorruptCheckpointError, NewerFormatError
 from cairn.checkpoint.types import Position, Saved
 
@@ -37,7 +38,7 @@ def load(text: str | bytes) -> Saved:
         if checksum is not None and checksum != _checksum(fields):
             raise CorruptCheckpointError("its manifest is not as it was written: its own checksum differs")
         if version == 1:
-            fields["digest"] = f"sha256:{fields.pop('sha256')}"
+            fields["digest"] = disk.PLAIN + fields.pop("sha256")
         del fields["format"], fields["provenance"], fields["bytes_per_s"]
         fields["position"] = Position(**fields["position"])
         fields["reasons"] = tuple(fields["reasons"])

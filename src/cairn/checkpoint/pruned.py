@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cairn.checkpoint import disk
+
 
 class Pruned:
     """The digests of it: what else is not there, somebody has moved, and W&B shall keep it.
@@ -28,4 +30,4 @@ class Pruned:
     def digests(self) -> set[str]:
         """All of them; a bare one was noted in times of manifest format 1."""
         noted = self.path.read_text().split() if self.path.is_file() else ()
-        return {digest if ":" in digest else f"sha256:{digest}" for digest in noted}
+        return {digest if ":" in digest else disk.PLAIN + digest for digest in noted}

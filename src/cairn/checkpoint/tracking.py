@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import wandb
 
-from cairn.checkpoint import catalog, layout
+from cairn.checkpoint import catalog, disk, layout
 from cairn.checkpoint.errors import CorruptCheckpointError, ResumeError
 from cairn.checkpoint.outbox import Outbox
 from cairn.checkpoint.pruned import Pruned
@@ -424,7 +424,7 @@ def versions(named: str) -> list[Any]:
 def digest_of(version: Any) -> str:
     """Of the checkpoint that a version is of; empty if it is of none. `sha256` is from times of manifest format 1."""
     plain = version.metadata.get("sha256")
-    return version.metadata.get("digest") or (f"sha256:{plain}" if plain else "")
+    return version.metadata.get("digest") or (disk.PLAIN + plain if plain else "")
 
 
 def _of(saved: Saved, there: Sequence[Any]) -> list[Any]:
