@@ -5,14 +5,16 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-# This clone's package comes first, here and in every process that is started from here.
-sys.path.insert(0, str(ROOT / "src"))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+# This clone's packages come first, here and in every process that is started from here.
+OWN = [str(ROOT / "engine" / "src"), str(ROOT / "src")]
+sys.path[:0] = OWN
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*OWN, os.environ.get("PYTHONPATH")]))
 
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from cairn import command, job  # noqa: E402
+from cairn.hydra import command_line  # noqa: E402
+from cairn.hydra import main as job  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
@@ -21,8 +23,8 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    if command.is_child():
-        command.run_child()
+    if command_line.is_child():
+        command_line.run_child()
     else:
-        sys.argv[1:] = command.prepare(sys.argv[1:], ROOT)
+        sys.argv[1:] = command_line.prepare(sys.argv[1:], ROOT)
         main()

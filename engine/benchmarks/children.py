@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import processes
-from benchmarks.contenders import ROOT
+from benchmarks.contenders import ENGINE, ROOT
 
 SAMPLE_S = 0.05
 
@@ -51,7 +51,7 @@ def run(
     with log.open("wb") as errors, log.with_suffix(".out").open("wb") as output:
         child = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=ENGINE,
             env=_environment(threads) | dict(env),
             stdout=output,
             stderr=errors,
@@ -85,6 +85,6 @@ def _why(status: int | str, timeout_s: float, said: str) -> str:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    paths = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH")]
+    paths = [str(ENGINE / "src"), str(ROOT / "src"), str(ENGINE), os.environ.get("PYTHONPATH")]
     own = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
     return {**os.environ, **own, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # the parent, which only starts processes, needs no torch of 
 
     from benchmarks.commits import Ledger
 
-ROOT = Path(__file__).resolve().parents[1]
+ENGINE = Path(__file__).resolve().parents[1]
+ROOT = ENGINE.parent
 NO_FSYNC = "no"
 
 

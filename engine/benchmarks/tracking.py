@@ -51,7 +51,7 @@ def main(mode: str, directory: Path) -> None:
     """Measure one mode, print the seconds as JSON, and leave at once."""
     from tests.support.wandb_server import WandbServer
 
-    from cairn.logging.wandb import prepare
+    from cairn.wandb.logger import prepare
 
     (directory / "checkpoints").mkdir(parents=True)
     with WandbServer() as server:
@@ -65,10 +65,10 @@ def main(mode: str, directory: Path) -> None:
 def _measure(directory: Path, begin: Callable[[], None]) -> list[float]:
     import wandb
 
-    from cairn.checkpoint import layout
-    from cairn.checkpoint.tracking import Place, WandbTracker
-    from cairn.checkpoint.types import Position, Saved
-    from cairn.logging.wandb import WandbLogger
+    from cairn.store import names
+    from cairn.types import Position, Saved
+    from cairn.wandb.artifacts import Place, WandbTracker
+    from cairn.wandb.logger import WandbLogger
 
     folder = directory / "checkpoints"
     logger = WandbLogger(directory, project="benchmark", id="benchmark")
@@ -80,14 +80,14 @@ def _measure(directory: Path, begin: Callable[[], None]) -> list[float]:
     seconds, before = [], ""
     for number in range(NUM_SAVES):
         position = Position(0, number, number, number)
-        saved = Saved(layout.checkpoint_name(position), position, number, (), None, num_bytes=_NUM_BYTES, digest="0")
+        saved = Saved(names.checkpoint_name(position), position, number, (), None, num_bytes=_NUM_BYTES, digest="0")
         with open(folder / saved.name, "wb") as file:
             file.truncate(_NUM_BYTES)
         logger.log_metrics({"loss": 1.0 / (1 + number)}, number)
         started = time.perf_counter()
         logger.state_dict()
         tracker.pruning([before] if before else [])
-        tracker.committed(saved, {layout.LAST: saved.name, layout.BEST: saved.name})
+        tracker.committed(saved, {names.LAST: saved.name, names.BEST: saved.name})
         spent_s = time.perf_counter() - started
         if before:
             (folder / before).unlink()

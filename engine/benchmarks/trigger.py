@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.job import read
-from cairn.checkpoint.types import Moment, Saved
+from cairn.types import Moment, Saved
 
 
 class InBlocks:
-    """A trigger like those of `cairn.checkpoint.schedule`.
+    """A trigger like those of `cairn.policy.when`.
 
     Args:
         job: path of the job.
@@ -21,6 +21,6 @@ class InBlocks:
         self.job = read(job)
 
     def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
-        """See `cairn.checkpoint.schedule.Trigger`."""
+        """See `cairn.policy.when.Trigger`."""
         now = moment.position.total_batches
         return now > moment.previous.total_batches and self.job.is_due(now)

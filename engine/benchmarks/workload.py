@@ -56,7 +56,7 @@ class Size:
 
 def _gpt(name: str, num_layers: int, embed_dim: int, batch_size: int = 1, seq_len: int = 32) -> Size:
     net = {
-        "_target_": "cairn.models.gpt.GPT",
+        "_target_": "project.models.gpt.GPT",
         "vocab_size": VOCAB_SIZE,
         "seq_len": seq_len,
         "num_layers": num_layers,
@@ -120,7 +120,7 @@ def overrides(size: Size, text: Path) -> list[str]:
 
 def model(size: Size) -> Any:
     """The LightningModule."""
-    from cairn.models.language_model import LanguageModel
+    from project.models.language_model import LanguageModel
 
     torch.manual_seed(0)
     return LanguageModel(dict(size.net), optimizer_spec(size))
@@ -128,7 +128,7 @@ def model(size: Size) -> Any:
 
 def data(size: Size, text: Path) -> Any:
     """The datamodule."""
-    from cairn.data.text import Text
+    from project.data.text import Text
 
     return Text(str(text), f"{text.parent}/cache", size.batch_size, seq_len=size.seq_len)
 

@@ -4,11 +4,13 @@ import os
 
 import pytest
 from hypothesis import settings
+from tests.support.paths import PYTHONPATH
 from tests.support.slurm import Slurm
 
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None, print_blob=True)
 settings.load_profile("fixed")
 
+os.environ["PYTHONPATH"] = PYTHONPATH  # processes that a test starts import this tree
 for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "SBATCH_", "SUBMITIT_"))]:
     del os.environ[name]  # of whoever runs the tests
 

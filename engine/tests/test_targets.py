@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cairn.errors import SpecError
-from cairn.models.build import build
-from cairn.models.mlp import MLP
+from cairn.targets import build
+from project.models.mlp import MLP
 
 LINEAR = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
 
@@ -71,7 +71,7 @@ def test_or_handed_on_if_the_spec_says_so():
 
 def test_a_config_of_omegaconf_will_do():
     spec = OmegaConf.create(
-        {"_target_": "cairn.models.mlp.MLP", "input_size": 4, "hidden_sizes": [3], "num_classes": 2}
+        {"_target_": "project.models.mlp.MLP", "input_size": 4, "hidden_sizes": [3], "num_classes": 2}
     )
     assert isinstance(build(spec), MLP)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.values import at, history, moment, saved
 
-from cairn.checkpoint.types import Cost, Position, beats, ranked
+from cairn.types import Cost, Position, beats, ranked
 
 SCORES = st.lists(st.one_of(st.none(), st.floats(), st.integers(min_value=-2, max_value=2).map(float)), max_size=12)
 MODES = st.sampled_from(["min", "max"])

@@ -5,12 +5,13 @@ import os
 
 import pytest
 
-from cairn.checkpoint import disk, space
+from cairn import units
+from cairn.store import disk
 
 
 def why(path, code, monkeypatch):
     monkeypatch.setattr(disk, "free_bytes", lambda path: 12_300_000)
-    return space.why_not_written(path, OSError(code, os.strerror(code)), 420_000_000)
+    return units.why_not_written(path, OSError(code, os.strerror(code)), 420_000_000)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
@@ -31,4 +32,4 @@ def test_any_other_cause_is_told_as_the_system_tells_it(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("num_bytes", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (4e12, "4 TB")])
 def test_size(num_bytes, text):
-    assert space.size(num_bytes) == text
+    assert units.size(num_bytes) == text

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # On demand: importing the package must not import torch, so that `--help` answers at once.
     if name == "load_model":
-        from cairn.models.load import load_model
+        from cairn.lightning.load_model import load_model
 
         return load_model
     if name == "DataModule":

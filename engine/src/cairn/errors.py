@@ -11,6 +11,34 @@ class CairnError(Exception):
     """Something that the user can mend."""
 
 
+class ConfigError(CairnError, ValueError):
+    """A value in the configuration cannot work."""
+
+
+class ResumeError(CairnError, RuntimeError):
+    """A run cannot go on from what is there."""
+
+
+class CheckpointError(CairnError, RuntimeError):
+    """A checkpoint file cannot be used."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """A checkpoint file is not what its manifest says."""
+
+
+class NewerFormatError(CheckpointError):
+    """A checkpoint was written by a later version."""
+
+
+class UnsafeStateError(CairnError, TypeError):
+    """The state to save holds something that could not be loaded again safely."""
+
+
+class SaveError(CairnError, OSError):
+    """A checkpoint could not be written."""
+
+
 class DataError(CairnError, ValueError):
     """The data are not what the run needs, or not what it had."""
 

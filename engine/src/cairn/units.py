@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from cairn.checkpoint import disk
+from cairn.store import disk
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

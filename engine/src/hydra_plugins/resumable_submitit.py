@@ -1,4 +1,4 @@
-"""Makes the launchers of sweeps known to Hydra, which finds them in this package only: `cairn.launcher` has them."""
+"""The launchers of sweeps, where Hydra looks for them. `cairn.hydra.launcher` holds what they share."""
 
 import logging
 import math
@@ -17,8 +17,8 @@ from hydra.errors import CompactHydraException
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
 
-from cairn import launcher
-from cairn.cluster.ledger import Entry, states
+from cairn.hydra import launcher
+from cairn.runs.ledger import Entry, states
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cairn.checkpoint.clock import Clock
+from cairn.account.clock import Clock
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cairn.checkpoint.failures import Failures
+from cairn.account.failures import Failures
 
 
 def test_a_failure_is_told_at_once_and_the_run_goes_on(caplog):

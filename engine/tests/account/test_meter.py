@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.values import saved
 
-from cairn.checkpoint.meter import Meter
-from cairn.checkpoint.types import Cost
+from cairn.account.meter import Meter
+from cairn.types import Cost
 
 
 def run(meter, *seconds, busy=False, validated=False):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cairn.checkpoint import progress
-from cairn.checkpoint.progress import Progress, ProgressFile
+from cairn.account import progress
+from cairn.account.progress import Progress, ProgressFile
 
 SOME = Progress(1, 20, 120, 60, 12.5, 1.7e9, 100)
 

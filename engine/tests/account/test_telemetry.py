@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from tests.support.values import saved
 
-from cairn.checkpoint import clock
-from cairn.checkpoint.telemetry import Telemetry
+from cairn.account import clock
+from cairn.account.telemetry import Telemetry
 
 
 class Logger:

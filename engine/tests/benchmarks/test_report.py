@@ -10,8 +10,8 @@ import pytest
 from benchmarks import results
 from benchmarks.__main__ import main, repeat_command
 from tests.benchmarks.test_figures import run
+from tests.support.paths import ENGINE, PYTHONPATH, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 MACHINE = {
     "date": "2001-02-03",
     "cpu": "A Processor",
@@ -114,8 +114,8 @@ def test_the_whole_command_on_a_tiny_model(tmp_path):
     options = ["--sizes", "tiny", "--rounds", "1", "--saves", "1", "--factors", "5", "--no-memory"]
     contenders = ["--contenders", "cairn-sync"]  # `none` always takes part: both kinds of command
     command = [sys.executable, "-m", "benchmarks", *options, *contenders, "--out", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    subprocess.run(command, cwd=ENGINE, env=environment, check=True, capture_output=True)
     raw = json.loads((tmp_path / "latest.json").read_text())
     assert {run["job"]["contender"]: run["error"] for run in raw["runs"]} == {"none": "", "cairn-sync": ""}
     assert "Cairn, sync" in results.text(raw)

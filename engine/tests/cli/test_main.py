@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 from tests.support.made_runs import end, run_directory
-from tests.support.values import commit, flip_byte, names
+from tests.support.values import commit, flip_byte, names_of
 
-from cairn import cli, wandb_run
-from cairn.checkpoint import layout
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.commit import settle
-from cairn.checkpoint.pruned import Pruned
-from cairn.cluster import slurm
-from cairn.cluster.ledger import Entry, Ledger
-from cairn.rundir import RunDirectory
+from cairn.cli import main
+from cairn.jobs import slurm
+from cairn.runs.directory import RunDirectory
+from cairn.runs.ledger import Entry, Ledger
+from cairn.store import names
+from cairn.store.catalog import Catalog
+from cairn.store.commit import settle
+from cairn.wandb import run as wandb_run
+from cairn.wandb.deleted import Pruned
 
 SCORES = [0.5, 0.3, None, 0.4]
 
@@ -42,13 +43,13 @@ def run(tmp_path, monkeypatch):
     for number, score in enumerate(SCORES):
         metrics = {"val/loss": score or 0.3, "val/acc": 0.9, "train/loss": 0.1}
         item = commit(folder, number, score, metrics=metrics, reasons=("interval", "best") if score else ("interval",))
-    settle(folder, {layout.LAST: item.name, layout.BEST: Catalog(folder).committed()[1].name}, ())
+    settle(folder, {names.LAST: item.name, names.BEST: Catalog(folder).committed()[1].name}, ())
     run.folder = folder
     return run
 
 
 def command(*args, expect=0):
-    assert cli.main([str(arg) for arg in args]) == expect
+    assert main.main([str(arg) for arg in args]) == expect
 
 
 def left(run):
@@ -98,7 +99,7 @@ def test_ls_for_machines_has_all_that_the_manifests_have(run, capsys):
     found = json.loads(capsys.readouterr().out)
     assert (found["run"], found["status"], found["rejected"]) == (str(run.path), "stopped", [])
     items = Catalog(run.folder).committed()
-    assert [item["name"] for item in found["checkpoints"]] == names(items)
+    assert [item["name"] for item in found["checkpoints"]] == names_of(items)
     assert [item["digest"] for item in found["checkpoints"]] == [item.digest for item in items]
     assert [item["best"] for item in found["checkpoints"]] == [False, True, False, False]
     assert [item["last"] for item in found["checkpoints"]] == [False, False, False, True]
@@ -125,7 +126,7 @@ def test_checkpoints_may_lie_elsewhere(run, tmp_path, capsys):
 
 
 def test_ls_tells_what_cannot_be_used(run, capsys):
-    (run.folder / layout.manifest_name(names(Catalog(run.folder).committed())[0])).unlink()
+    (run.folder / names.manifest_name(names_of(Catalog(run.folder).committed())[0])).unlink()
     command("ls", run.path)
     output = capsys.readouterr().out
     assert "not usable: epoch_000_batch_000001.ckpt, it has no manifest" in output
@@ -176,10 +177,10 @@ def test_verify_fails_if_one_byte_is_another(run, as_json, capsys):
         assert {item["state"] for item in json.loads(output)} == {"whole", "broken"}
     else:
         found = [line.split()[1] for line in output.splitlines() if line.startswith("broken")]
-        assert found == [broken.name, layout.BEST], "and the link to it"
+        assert found == [broken.name, names.BEST], "and the link to it"
     command("verify", run.folder / broken.name, expect=1)
-    command("verify", run.folder / layout.BEST, expect=1)
-    command("verify", run.folder / layout.LAST)
+    command("verify", run.folder / names.BEST, expect=1)
+    command("verify", run.folder / names.LAST)
 
 
 def test_verify_of_no_file_is_told(run, capsys):
@@ -193,7 +194,7 @@ def test_verify_of_no_file_is_told(run, capsys):
 def test_prune_keeps_the_newest_and_the_best(run, capsys):
     command("prune", run.path, "--yes")
     assert left(run) == [1, 3]
-    assert {path.name for path in run.folder.iterdir() if path.is_symlink()} == {layout.LAST, layout.BEST}
+    assert {path.name for path in run.folder.iterdir() if path.is_symlink()} == {names.LAST, names.BEST}
     assert all(path.exists() for path in run.folder.iterdir())
     assert "Deleted 2, " in capsys.readouterr().out
     command("verify", run.path)
@@ -266,7 +267,7 @@ def test_prune_counts_only_what_is_whole_and_leaves_the_rest_alone(run, capsys):
     command("prune", run.path, "--yes", "--keep-best", "0")
     assert f"broken  {broken}" in capsys.readouterr().out
     assert left(run) == [1, 2, 3]
-    assert (run.folder / layout.LAST).readlink() == Path("epoch_000_batch_000003.ckpt")
+    assert (run.folder / names.LAST).readlink() == Path("epoch_000_batch_000003.ckpt")
 
 
 def test_prune_deletes_nothing_if_nothing_is_whole(run, capsys):
@@ -302,7 +303,7 @@ def test_a_run_whose_config_is_damaged_is_told(run, content, capsys):
 
 
 def test_prune_clears_away_what_dead_writers_left(run):
-    (run.folder / layout.temp_name("epoch_000_batch_000009.ckpt")).write_text("half")
+    (run.folder / names.temp_name("epoch_000_batch_000009.ckpt")).write_text("half")
     command("prune", run.path, "--yes", "--keep-last", "-1")
     assert Catalog(run.folder).leftovers() == []
 
@@ -313,7 +314,8 @@ def test_prune_refuses_a_wrong_number(run, capsys):
 
 
 def test_prune_does_not_touch_a_run_that_is_training(run):
-    hold = "import sys; from cairn.rundir import *; r = RunDirectory(Path(sys.argv[1])); r.lock(); print(); input()"
+    hold = "import sys; from cairn.runs.directory import *"
+    hold += "\nr = RunDirectory(Path(sys.argv[1])); r.lock(); print(); input()"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(run.path)],
@@ -338,14 +340,14 @@ def test_prune_needs_the_run(run, tmp_path, capsys):
 
 
 def test_show_has_the_manifest(run, capsys):
-    command("show", run.folder / layout.BEST)
+    command("show", run.folder / names.BEST)
     output = capsys.readouterr().out
     assert "name: epoch_000_batch_000002.ckpt" in output
     assert "score: 0.3" in output
 
 
 def test_show_for_machines(run, capsys):
-    command("show", run.folder / layout.LAST, "--json")
+    command("show", run.folder / names.LAST, "--json")
     found = json.loads(capsys.readouterr().out)
     assert found["file"] == str(run.folder / "epoch_000_batch_000004.ckpt")
     assert found["manifest"]["reasons"] == ["interval", "best"]

@@ -32,7 +32,7 @@ BEFORE_TRAINING = {
     "keep_last": (["checkpoint.keep_last=-2"], "checkpoint.keep_last=-2 must be a number from 0, or -1 for all"),
     "max_failed_saves": (["checkpoint.max_failed_saves=0"], "max_failed_saves=0 must be a number from 1, or -1"),
     "budget": (
-        ["+checkpoint.keep.budget={_target_: cairn.checkpoint.retention.WithinBytes, num_bytes: 2XB}"],
+        ["+checkpoint.keep.budget={_target_: cairn.policy.keep.WithinBytes, num_bytes: 2XB}"],
         "checkpoint.keep.budget: '2XB' is no size: give bytes, or '500MB'",
     ),
     "artifacts": (

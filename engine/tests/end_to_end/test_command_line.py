@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.command import QUICK, ROOT, newest, train
+from tests.support.command import QUICK, newest, train
+from tests.support.paths import ROOT
 
 from cairn import load_model
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from tests.support.callbacks import recorded
-from tests.support.command import QUICK, RECORD, ROOT, train
+from tests.support.command import QUICK, RECORD, train
 from tests.support.equality import Outcome, differences, outcome
+from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.room import obedient, small_disk
 from tests.support.values import flip_byte
 
-from cairn.checkpoint.catalog import Catalog
+from cairn.store.catalog import Catalog
 
 pytestmark = pytest.mark.slow
 
@@ -170,7 +171,7 @@ def test_a_directory_that_may_not_be_written(place: str, tmp_path: Path) -> None
         "checkpoint directory": [f"hydra.run.dir={tmp_path}/run", f"checkpoint.dirpath={forbidden}/checkpoints"],
     }
     command = [*obedient(), sys.executable, str(ROOT / "train.py"), *COMMAND, *where[place]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     (told,) = errors(done.stdout + done.stderr)

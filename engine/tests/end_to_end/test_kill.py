@@ -12,7 +12,7 @@ from tests.support.callbacks import recorded
 from tests.support.command import QUICK, RECORD, newest, start, train, wait_for
 from tests.support.equality import Outcome, differences, outcome
 
-from cairn.checkpoint.catalog import Catalog
+from cairn.store.catalog import Catalog
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.command import QUICK, ROOT, Process, train
+from tests.support.command import QUICK, Process, train
+from tests.support.paths import ENGINE
 from tests.support.values import flip_byte
 
 pytestmark = pytest.mark.slow
@@ -20,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cairn(*args: object, expect: int = 0, fresh: bool = False) -> str:
-    return Process(["-m", "cairn", *map(str, args)], fresh, cwd=ROOT / "src").end(expect)
+    return Process(["-m", "cairn", *map(str, args)], fresh, cwd=ENGINE / "src").end(expect)
 
 
 def test_list_show_verify_and_prune(run: Path) -> None:

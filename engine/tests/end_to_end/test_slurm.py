@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from tests.support import wandb_log
 from tests.support.callbacks import recorded
-from tests.support.command import ROOT, newest, start, wait_for
+from tests.support.command import newest, start, wait_for
 from tests.support.equality import Outcome, differences, outcome
 from tests.support.forks import RANKS
+from tests.support.paths import ROOT
 from tests.support.slurm import Slurm
 from tests.support.sweeps import (
     COMMAND,
@@ -31,9 +32,9 @@ from tests.support.sweeps import (
     sweep,
 )
 
-from cairn.checkpoint.catalog import Catalog
-from cairn.cluster.ledger import Ledger
-from cairn.rundir import RunDirectory
+from cairn.runs.directory import RunDirectory
+from cairn.runs.ledger import Ledger
+from cairn.store.catalog import Catalog
 
 pytestmark = pytest.mark.slow
 
@@ -304,10 +305,10 @@ def test_the_time_limit_with_a_signal_before_it_and_without_any(
 
 def test_jobs_import_the_clone_that_they_were_submitted_from(cluster: Slurm, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
-    for name in ("src", "configs", "tests"):
+    for name in ("src", "configs", "engine/src", "engine/tests"):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     (clone / "train.py").write_text((ROOT / "train.py").read_text())
-    told = clone / "src" / Path(RunDirectory.__module__.split(".")[0]) / "run.py"
+    told = clone / "engine" / "src" / "cairn" / "hydra" / "session.py"
     told.write_text(told.read_text().replace("Run directory: %s", "Run directory of the clone: %s"))
     folder = tmp_path / "sweep"
     there = {"script": clone / "train.py", "cwd": tmp_path, "fresh": True}

@@ -22,9 +22,10 @@ from tests.support.callbacks import recorded
 from tests.support.command import PATIENT_S, QUICK, RECORD, Process, start, train, wait_for
 from tests.support.equality import differences, outcome
 
-from cairn.checkpoint import layout, retention
-from cairn.checkpoint.catalog import Catalog, describe, verify
-from cairn.checkpoint.disk import is_locked
+from cairn.policy import keep
+from cairn.store import names
+from cairn.store.catalog import Catalog, describe, verify
+from cairn.store.disk import is_locked
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,7 +56,7 @@ GPT = [  # many are kept, by rules that overlap
     "checkpoint.save_interval=1",
     "checkpoint.keep_last=3",
     "checkpoint.save_top_k=3",
-    "+checkpoint.keep.budget={_target_: cairn.checkpoint.retention.WithinBytes, num_bytes: 5000000}",
+    "+checkpoint.keep.budget={_target_: cairn.policy.keep.WithinBytes, num_bytes: 5000000}",
 ]
 SLOW_DISK = "+callbacks.disk._target_=tests.support.callbacks.SlowDisk"
 COMMANDS = {"digits": DIGITS, "gpt": GPT}
@@ -204,10 +205,10 @@ class Storm:
             over = bool(kept) and path.name.removeprefix(".") < kept[-1].name and path.suffixes[-2] == ".ckpt"
             found.add(("half deleted" if over else f"{path.suffixes[-2]} in part", path.name))
         if kept:
-            stay = retention.survivors(map(instantiate, policy.keep.values()), kept, policy.mode)
-            best = retention.best_of(kept, policy.mode)
+            stay = keep.survivors(map(instantiate, policy.keep.values()), kept, policy.mode)
+            best = keep.best_of(kept, policy.mode)
             found |= {("to be deleted", item.name) for item in kept if item not in stay}
-            for link, item in ((layout.LAST, kept[-1]), (layout.BEST, best)):
+            for link, item in ((names.LAST, kept[-1]), (names.BEST, best)):
                 path = checkpoints / link
                 if item is not None and not (path.is_symlink() and str(path.readlink()) == item.name):
                     found.add((f"{link} behind", item.name))
@@ -219,12 +220,12 @@ def _check_files(checkpoints: Path) -> int:
     manifests = list(checkpoints.glob("*.json"))
     for manifest in [path for path in manifests if not path.with_suffix(".ckpt").exists()]:
         # A deletion was cut off: it takes the name first, then the manifest, then the rest.
-        assert (checkpoints / layout.temp_name(f"{manifest.stem}.ckpt")).exists(), f"{manifest} has lost its file"
+        assert (checkpoints / names.temp_name(f"{manifest.stem}.ckpt")).exists(), f"{manifest} has lost its file"
         manifests.remove(manifest)
     for path in (manifest.with_suffix(".ckpt") for manifest in manifests):
         verify(path, describe(path))
         torch.load(path, weights_only=True)
-    for link in (checkpoints / layout.LAST, checkpoints / layout.BEST):
+    for link in (checkpoints / names.LAST, checkpoints / names.BEST):
         assert not link.is_symlink() or link.resolve().with_suffix(".json") in manifests, f"{link} dangles"
     return len(manifests)
 

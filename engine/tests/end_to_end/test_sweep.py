@@ -13,8 +13,8 @@ from tests.support.command import PATIENT_S, wait_for
 from tests.support.equality import Outcome, differences
 from tests.support.sweeps import ends_of, go, halt, has, job_of, run_of, starts, status, sweep
 
-from cairn.cluster.ledger import Ledger, states
-from cairn.rundir import RunDirectory
+from cairn.runs.directory import RunDirectory
+from cairn.runs.ledger import Ledger, states
 
 pytestmark = pytest.mark.slow
 

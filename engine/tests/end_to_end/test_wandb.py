@@ -21,14 +21,15 @@ from typing import Any
 import pytest
 import torch
 from tests.support import wandb_log
-from tests.support.command import QUICK, ROOT, Process, newest, start, train, wait_for
+from tests.support.command import QUICK, Process, newest, start, train, wait_for
 from tests.support.forks import RANKS
+from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.values import flip_byte
 from tests.support.wandb_server import WandbServer
 
-from cairn.checkpoint import archive
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.types import Saved
+from cairn.store import file_format
+from cairn.store.catalog import Catalog
+from cairn.types import Saved
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +100,7 @@ def there(server: WandbServer) -> dict[str, Any]:
 
 def holds_its_bytes(version: Any) -> bool:
     content = version.files.get(version.metadata["name"])
-    if content is None or archive.digest(memoryview(content)) != version.metadata["digest"]:
+    if content is None or file_format.digest(memoryview(content)) != version.metadata["digest"]:
         return False
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         return file.testzip() is None
@@ -455,7 +456,7 @@ def test_who_stops_a_run_by_hand_has_not_preempted_it(server: WandbServer, tmp_p
 
 def sync(server: WandbServer, run: Path, fresh: bool = False, **more: str) -> tuple[int, str]:
     command = ["-m", "cairn", "sync", str(run), "--limit", "60s"]
-    ours = {"PYTHONPATH": str(ROOT / "src"), "WANDB_MODE": "offline"}
+    ours = {"PYTHONPATH": PYTHONPATH, "WANDB_MODE": "offline"}
     process = Process(command, fresh, cwd=run.parent, **(server.environment | ours | more))
     code = process.wait()
     assert "Traceback" not in process.output

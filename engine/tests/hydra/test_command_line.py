@@ -5,10 +5,10 @@ import os
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from cairn import command
-from cairn.checkpoint.errors import ConfigError, ResumeError
-from cairn.command import expand_resume, is_child, key, merge
-from cairn.rundir import RunDirectory
+from cairn.errors import ConfigError, ResumeError
+from cairn.hydra import command_line
+from cairn.hydra.command_line import expand_resume, is_child, key, merge
+from cairn.runs.directory import RunDirectory
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def configs(tmp_path):
 def environment(monkeypatch):
     """Whatever is set is taken back."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    for name in (command.ROOT, "LOCAL_RANK", "CAIRN_CHILD", "FROM_DOTENV"):
+    for name in (command_line.ROOT, "LOCAL_RANK", "CAIRN_CHILD", "FROM_DOTENV"):
         os.environ.pop(name, None)
     return os.environ
 
@@ -173,15 +173,15 @@ def test_a_sweep_is_not_resumed_by_name(tmp_path, configs, flag):
 
 def test_prepare_reads_dotenv_and_names_the_root(tmp_path, environment):
     (tmp_path / ".env").write_text("FROM_DOTENV=yes\n")
-    assert command.prepare(["a=1"], tmp_path) == ["a=1"]
+    assert command_line.prepare(["a=1"], tmp_path) == ["a=1"]
     assert environment["FROM_DOTENV"] == "yes"
-    assert environment[command.ROOT] == str(tmp_path)
+    assert environment[command_line.ROOT] == str(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["plain.ckpt", "a b.ckpt", "seed=1,lr=0.1/x.ckpt", "it's.ckpt", "[a]{b}.ckpt"])
 @pytest.mark.parametrize("what", ["ckpt_path", "init_weights"])
 def test_a_file_reaches_hydra_as_it_was_typed(tmp_path, environment, what, name):
-    (argument,) = command.prepare([f"{what}={name}"], tmp_path)
+    (argument,) = command_line.prepare([f"{what}={name}"], tmp_path)
     assert key(argument) == what
     assert value(argument) == name
 
@@ -190,19 +190,19 @@ def test_a_file_reaches_hydra_as_it_was_typed(tmp_path, environment, what, name)
     "argument", ["ckpt_path=null", "ckpt_path=", "init_weights='a b'", 'ckpt_path="a"', "a.ckpt_path=b c"]
 )
 def test_what_is_no_bare_file_name_is_left_as_it_was_typed(tmp_path, environment, argument):
-    assert command.prepare([argument], tmp_path) == [argument]
+    assert command_line.prepare([argument], tmp_path) == [argument]
 
 
 def test_prepare_leaves_what_is_set(tmp_path, environment):
     (tmp_path / ".env").write_text("FROM_DOTENV=file\n")
-    environment.update({"FROM_DOTENV": "shell", command.ROOT: "/elsewhere"})
-    command.prepare([], tmp_path)
-    assert (environment["FROM_DOTENV"], environment[command.ROOT]) == ("shell", "/elsewhere")
+    environment.update({"FROM_DOTENV": "shell", command_line.ROOT: "/elsewhere"})
+    command_line.prepare([], tmp_path)
+    assert (environment["FROM_DOTENV"], environment[command_line.ROOT]) == ("shell", "/elsewhere")
 
 
 def test_prepare_tells_what_cannot_be_in_one_sentence(tmp_path, environment, capsys):
     with pytest.raises(SystemExit) as leave:
-        command.prepare([f"resume={tmp_path / 'gone'}"], tmp_path)
+        command_line.prepare([f"resume={tmp_path / 'gone'}"], tmp_path)
     assert leave.value.code == 1
     assert (
         capsys.readouterr().err
@@ -214,7 +214,7 @@ def test_a_child_is_known_by_what_its_parent_announced(environment):
     assert not is_child()
     environment["LOCAL_RANK"] = "1"
     assert not is_child(), "torchrun sets this as well"
-    command.announce_children(config="/run/config.yaml", run="abc", start=None)
+    command_line.announce_children(config="/run/config.yaml", run="abc", start=None)
     assert is_child()
     environment["LOCAL_RANK"] = "0"
     assert not is_child(), "the parent itself"
@@ -222,7 +222,7 @@ def test_a_child_is_known_by_what_its_parent_announced(environment):
 
 def test_a_child_joins_with_what_was_announced(environment, monkeypatch):
     joined = []
-    monkeypatch.setattr("cairn.run.join", lambda **facts: joined.append(facts))
-    command.announce_children(config="/run/config.yaml", run="abc", start=None)
-    command.run_child()
+    monkeypatch.setattr("cairn.hydra.session.join", lambda **facts: joined.append(facts))
+    command_line.announce_children(config="/run/config.yaml", run="abc", start=None)
+    command_line.run_child()
     assert joined == [{"config": "/run/config.yaml", "run": "abc", "start": None}]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn.jobname import job_dir, special
+from cairn.hydra.job_name import job_dir, special
 
 
 def test_what_is_a_name_already_stays():

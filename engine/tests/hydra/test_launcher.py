@@ -15,14 +15,15 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from submitit.core.utils import JobPaths, temporary_save_path
 from submitit.local.local import Controller
-from tests.support.command import ROOT
+from tests.support.paths import ROOT
 
-from cairn import attempts, launcher
-from cairn.cluster import slurm
-from cairn.cluster.ledger import Entry
-from cairn.jobname import register
-from cairn.launcher import Job, JobFailed, Resumable
-from cairn.rundir import RunDirectory
+from cairn.hydra import launcher
+from cairn.hydra.job_name import register
+from cairn.hydra.launcher import Job, JobFailed, Resumable
+from cairn.jobs import slurm
+from cairn.runs import attempts
+from cairn.runs.directory import RunDirectory
+from cairn.runs.ledger import Entry
 from hydra_plugins import resumable_submitit
 from hydra_plugins.resumable_submitit import LocalConf, LocalLauncher, SlurmLauncher
 

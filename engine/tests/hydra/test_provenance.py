@@ -6,13 +6,13 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from cairn import command, provenance
-from cairn.provenance import Start
+from cairn.hydra import command_line, provenance
+from cairn.hydra.provenance import Start
 
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    monkeypatch.setenv(command.ROOT, str(tmp_path))
+    monkeypatch.setenv(command_line.ROOT, str(tmp_path))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     who = ["-c", "user.name=t", "-c", "user.email=t@t"]
     (tmp_path / "file").write_text("one")
@@ -29,7 +29,7 @@ def test_the_commit_says_whether_files_differ_from_it(repository):
 
 
 def test_outside_of_a_repository_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setenv(command.ROOT, str(tmp_path))
+    monkeypatch.setenv(command_line.ROOT, str(tmp_path))
     assert provenance.git_commit() == ""
 
 

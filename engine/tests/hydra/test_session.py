@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from cairn import run, wandb_run
-from cairn.checkpoint.tracker import UNTRACKED
-from cairn.cluster.signals import StopSignals
-from cairn.run import Job, Plan
+from cairn.hydra import session
+from cairn.hydra.session import Job, Plan
+from cairn.jobs.signals import StopSignals
+from cairn.store.listener import UNTRACKED
+from cairn.wandb import run as wandb_run
 
 
 @pytest.mark.parametrize(
@@ -31,10 +32,10 @@ def test_an_error_that_a_signal_has_caused_is_no_failure(monkeypatch, received, 
     def fail(*args):
         raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
 
-    monkeypatch.setattr(run, "build", lambda *args: parts)
-    monkeypatch.setattr(run, "_introduce", lambda *args: None)
-    monkeypatch.setattr(run, "_fit", fail)
+    monkeypatch.setattr(session, "build", lambda *args: parts)
+    monkeypatch.setattr(session, "_introduce", lambda *args: None)
+    monkeypatch.setattr(session, "_fit", fail)
     monkeypatch.setattr(wandb_run, "end", lambda cfg, tracker, loggers, how: ended.append(how))
     with pytest.raises(RuntimeError, match="DataLoader worker"):
-        run._train(OmegaConf.create({}), None, "r", Plan(None), None, Job(signals))
+        session._train(OmegaConf.create({}), None, "r", Plan(None), None, Job(signals))
     assert ended == [expected]

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cairn import config
-from cairn.checkpoint.errors import ConfigError, ResumeError
+from cairn.errors import ConfigError, ResumeError
+from cairn.hydra import settings
 
 GOOD = {
     "seed": 0,
@@ -43,7 +43,7 @@ def composed(**changes):
 def merge(now, *overrides, own=None, before=None):
     """Go on with `now`, whose new overrides set these keys."""
     plain = composed()
-    return config.merge(own or plain, before or plain, now, overrides)
+    return settings.merge(own or plain, before or plain, now, overrides)
 
 
 def values(cfg):
@@ -57,7 +57,7 @@ def checked(**changes):
     cfg = OmegaConf.create(GOOD)
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
-    config.check(cfg)
+    settings.check(cfg)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_can_work_passes(changes):
 
 
 def test_a_preset_without_an_interval_passes():
-    config.check(OmegaConf.create({**GOOD, "checkpoint": {"mode": "min", "triggers": {}}}))
+    settings.check(OmegaConf.create({**GOOD, "checkpoint": {"mode": "min", "triggers": {}}}))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_cannot_work_is_one_sentence(changes, told):
     assert "\n" not in str(error.value)
 
 
-def with_wandb(target="cairn.logging.wandb.WandbLogger", **values):
+def with_wandb(target="cairn.wandb.logger.WandbLogger", **values):
     return OmegaConf.create({**GOOD, "task_name": "digits/cnn", "logger": {"mine": {"_target_": target, **values}}})
 
 
@@ -141,7 +141,7 @@ def with_wandb(target="cairn.logging.wandb.WandbLogger", **values):
 )
 def test_what_wandb_refuses_is_one_sentence_before_the_run_begins(values, told):
     with pytest.raises(ConfigError, match=told) as error:
-        config.check(with_wandb(**values))
+        settings.check(with_wandb(**values))
     assert "\n" not in str(error.value)
 
 
@@ -155,26 +155,26 @@ def test_what_wandb_refuses_is_one_sentence_before_the_run_begins(values, told):
     ],
 )
 def test_what_wandb_takes_passes(values):
-    config.check(with_wandb(**values))
+    settings.check(with_wandb(**values))
 
 
 def test_the_best_needs_a_metric():
     group = {
         "mode": "min",
         "monitor": None,
-        "triggers": {"mine": {"_target_": "cairn.checkpoint.schedule.BestValidation"}},
+        "triggers": {"mine": {"_target_": "cairn.policy.when.BestValidation"}},
     }
     with pytest.raises(ConfigError, match=r"checkpoint\.triggers\.mine needs a metric .*checkpoint\.monitor=val/loss"):
-        config.check(OmegaConf.create({**GOOD, "checkpoint": group}))
-    config.check(OmegaConf.create({**GOOD, "checkpoint": {**group, "monitor": "val/loss"}}))
+        settings.check(OmegaConf.create({**GOOD, "checkpoint": group}))
+    settings.check(OmegaConf.create({**GOOD, "checkpoint": {**group, "monitor": "val/loss"}}))
 
 
 def test_overfitting_takes_no_checkpoints():
     overfit = {"trainer": {"overfit_batches": 2}}
-    config.check(OmegaConf.create({**GOOD, **overfit}))
-    group = {"mode": "min", "monitor": None, "triggers": {"end": {"_target_": "cairn.checkpoint.schedule.AtEnd"}}}
+    settings.check(OmegaConf.create({**GOOD, **overfit}))
+    group = {"mode": "min", "monitor": None, "triggers": {"end": {"_target_": "cairn.policy.when.AtEnd"}}}
     with pytest.raises(ConfigError, match=r"overfit_batches .* needs checkpoint=none"):
-        config.check(OmegaConf.create({**GOOD, **overfit, "checkpoint": group}))
+        settings.check(OmegaConf.create({**GOOD, **overfit, "checkpoint": group}))
 
 
 # Going on
@@ -303,7 +303,7 @@ def test_what_is_asked_for_wins_over_what_the_files_changed():
 
 def test_nothing_that_was_given_is_changed():
     own, before, now = composed(), composed(), composed(trainer__max_epochs=5, callbacks={})
-    config.merge(own, before, now, ["trainer.max_epochs", "callbacks"])
+    settings.merge(own, before, now, ["trainer.max_epochs", "callbacks"])
     assert values(own) == values(before) == values(composed())
 
 
@@ -316,7 +316,7 @@ CONFIGS = st.dictionaries(st.sampled_from(["callbacks", "logger", "trainer"]), T
 @given(CONFIGS, CONFIGS)
 def test_where_nothing_is_fixed_the_new_command_says_it_all(old, new):
     old, new = {"task_name": "train", **old}, {"task_name": "train", **new}
-    merged = config.merge(OmegaConf.create(old), OmegaConf.create(old), OmegaConf.create(new), list(new))
+    merged = settings.merge(OmegaConf.create(old), OmegaConf.create(old), OmegaConf.create(new), list(new))
     assert values(merged.config) == new
 
 
@@ -338,7 +338,7 @@ def test_paths_of_a_run_that_was_moved_follow_it(old, new):
     places = {"output_dir": "/clone/logs/run", "root_dir": "/clone"}
     own = OmegaConf.create({"paths": places, "key": old})
     now = OmegaConf.create({"paths": {"output_dir": "/other/logs/run", "root_dir": "/other"}})
-    found = values(config.moved(own, now))
+    found = values(settings.moved(own, now))
     assert found == {"paths": values(now.paths), "key": new}
     assert values(own) == {"paths": places, "key": old}
 
@@ -348,14 +348,16 @@ def test_a_run_can_be_moved_out_of_its_clone():
         {"paths": {"output_dir": "/clone/run", "root_dir": "/clone"}, "a": "/clone/run/x", "b": "/clone/y"}
     )
     now = OmegaConf.create({"paths": {"output_dir": "/archive/run", "root_dir": "/clone"}})
-    found = values(config.moved(own, now))
+    found = values(settings.moved(own, now))
     assert (found["a"], found["b"]) == ("/archive/run/x", "/clone/y")
 
 
 def test_flatten_names_the_leaves():
     tree = {"a": {"b": 1, "c": {}, "d": [1, {"e": 2}]}, "f": None}
-    assert config.flatten(OmegaConf.create(tree)) == {"a.b": 1, "a.c": {}, "a.d": [1, {"e": 2}], "f": None}
+    assert settings.flatten(OmegaConf.create(tree)) == {"a.b": 1, "a.c": {}, "a.d": [1, {"e": 2}], "f": None}
 
 
 def test_tell_names_old_and_new():
-    assert config.tell({"model.lr": (0.1, 0.2), "tags": (None, ["a"])}) == "model.lr (0.1 to 0.2), tags (None to ['a'])"
+    assert (
+        settings.tell({"model.lr": (0.1, 0.2), "tags": (None, ["a"])}) == "model.lr (0.1 to 0.2), tags (None to ['a'])"
+    )

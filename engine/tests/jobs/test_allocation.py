@@ -2,8 +2,8 @@
 
 import pytest
 
-from cairn.cluster import allocation, slurm
-from cairn.cluster.allocation import Allocation, Deadline
+from cairn.jobs import allocation, slurm
+from cairn.jobs.allocation import Allocation, Deadline
 
 SLURM = {"SLURM_JOB_ID": "17", "SLURM_JOB_END_TIME": "1000"}
 ARRAY = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from cairn.cluster.launch import Notice, Place, place
+from cairn.jobs.rendezvous import Notice, Place, place
 
 FACTS = {"config": "c", "run": "r", "start": None}
 

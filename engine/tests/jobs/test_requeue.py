@@ -6,9 +6,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from cairn.cluster import requeue, slurm
-from cairn.cluster.allocation import Allocation
-from cairn.cluster.signals import StopSignals
+from cairn.jobs import requeue, slurm
+from cairn.jobs.allocation import Allocation
+from cairn.jobs.signals import StopSignals
 
 BY_SUBMITIT = Allocation("slurm", "15_2", requeued_by="submitit")
 LOCAL = Allocation("submitit_local", "99", requeued_by="submitit")

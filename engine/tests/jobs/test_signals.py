@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from cairn.cluster.callback import WatchTraining
-from cairn.cluster.signals import STOP_SIGNALS, Leave, StopSignals, exit_code, ignored
+from cairn.jobs.signals import STOP_SIGNALS, Leave, StopSignals, exit_code, ignored
+from cairn.lightning.interrupts import WatchTraining
 
 SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
 

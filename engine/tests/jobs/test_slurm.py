@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from cairn.cluster import slurm
+from cairn.jobs import slurm
 
 JOB = (
     "JobId=17 ArrayJobId=15 ArrayTaskId=2 JobName=train UserId=me(1) JobState=RUNNING Reason=None Requeue=1 "

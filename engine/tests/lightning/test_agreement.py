@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cairn.checkpoint.agreement import TIME_LIMIT, meet
+from cairn.lightning.agreement import TIME_LIMIT, meet
 
 
 def _ask(ranks):

@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 from tests.support.values import at, moment
 
-from cairn.checkpoint.meter import Meter
-from cairn.checkpoint.pace import ROOM
-from cairn.checkpoint.schedule import Every
+from cairn.account.meter import Meter
+from cairn.policy.auto import ROOM
+from cairn.policy.when import Every
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, Trainer
 from tests.support.runs import Scored
 from tests.support.toy import BATCH_SIZE, PointData, Toy
 
-from cairn.checkpoint import loop
-from cairn.checkpoint.errors import ConfigError
+from cairn.errors import ConfigError
+from cairn.lightning import boundary
 
 
 class Recorder:
@@ -18,7 +18,7 @@ class Recorder:
         self.trainer, self.happened, self.boundaries, self.restored = None, [], [], 0
 
     def at_boundary(self, place, ends):
-        self.boundaries.append((loop.position(self.trainer, place, 0), place, ends))
+        self.boundaries.append((boundary.position(self.trainer, place, 0), place, ends))
         self.happened.append("boundary")
 
     def restore(self):
@@ -53,7 +53,7 @@ def make(tmp_path, callbacks=(), **options):
     own = {"max_epochs": 2, "num_sanity_val_steps": 0, "accelerator": "cpu", "devices": 1, "logger": False, **quiet}
     trainer, engine = Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **{**own, **options}), Recorder()
     engine.trainer = trainer
-    loop.install(trainer, engine)
+    boundary.install(trainer, engine)
     return trainer, engine
 
 
@@ -68,7 +68,7 @@ def test_another_lightning_is_refused_with_both_versions(tmp_path, monkeypatch):
     before = trainer.fit_loop
     monkeypatch.setattr(lightning, "__version__", "2.7.0")
     with pytest.raises(ConfigError, match=r"Lightning 2\.6\.x and this is 2\.7\.0: install"):
-        loop.install(trainer, Recorder())
+        boundary.install(trainer, Recorder())
     assert trainer.fit_loop is before
 
 
@@ -159,7 +159,7 @@ def test_a_boundary_comes_after_everything_that_belongs_to_its_batch(tmp_path):
 @pytest.mark.parametrize(("place", "pending"), [("batch", (False, True)), ("epoch", (True, False))])
 def test_a_state_waits_at_the_place_where_it_was_saved(tmp_path, place, pending):
     trainer, _ = make(tmp_path)
-    loop.expect(trainer, place)
+    boundary.expect(trainer, place)
     assert (trainer.fit_loop.pending, trainer.fit_loop.epoch_loop.pending) == pending
 
 
@@ -169,7 +169,7 @@ def test_a_fit_is_not_done_while_the_end_of_its_epoch_is_to_come(tmp_path):
     steps.ready = steps.completed = 5
     assert trainer.global_step == 5
     assert trainer.fit_loop.done
-    loop.expect(trainer, "batch")
+    boundary.expect(trainer, "batch")
     assert not trainer.fit_loop.done
-    loop.expect(trainer, "epoch")
+    boundary.expect(trainer, "epoch")
     assert trainer.fit_loop.done

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cairn.checkpoint import snapshot, state
-from cairn.checkpoint.errors import ResumeError, SaveError
+from cairn.errors import ResumeError, SaveError
+from cairn.lightning import capture, state
 
 
 class Remembers:
@@ -25,26 +25,26 @@ class AlsoRemembers(Remembers):
 
 @pytest.mark.parametrize("num_ranks", [1, 3])
 def test_as_many_processes_can_restore(num_ranks):
-    snapshot.check({"format": state.FORMAT, "ranks": [{}] * num_ranks}, num_ranks)
+    capture.check({"format": state.FORMAT, "ranks": [{}] * num_ranks}, num_ranks)
 
 
 @pytest.mark.parametrize(("saved", "here"), [(1, 2), (2, 1), (4, 0)])
 def test_another_number_of_processes_is_told_with_both_and_the_way_out(saved, here):
     told = rf"saved by {saved} processes and is loaded by {here}: .*trainer\.devices.*init_weights=FILE"
     with pytest.raises(ResumeError, match=told):
-        snapshot.check({"format": state.FORMAT, "ranks": [{}] * saved}, here)
+        capture.check({"format": state.FORMAT, "ranks": [{}] * saved}, here)
 
 
 def test_a_later_format_is_told_with_both():
     with pytest.raises(ResumeError, match=rf"format {state.FORMAT + 1}, and this Cairn reads up to {state.FORMAT}"):
-        snapshot.check({"format": state.FORMAT + 1, "ranks": [{}]}, 1)
+        capture.check({"format": state.FORMAT + 1, "ranks": [{}]}, 1)
 
 
 def test_loggers_are_synced_and_one_that_cannot_be_makes_the_save_fail():
     synced = []
     one, forgetful, full = Remembers(), object(), AlsoRemembers()
     one.sync = lambda: synced.append(1)
-    snapshot.sync_loggers(SimpleNamespace(loggers=[forgetful, one, full]))  # one of the two has nothing to sync
+    capture.sync_loggers(SimpleNamespace(loggers=[forgetful, one, full]))  # one of the two has nothing to sync
     assert synced == [1]
 
     def fail():
@@ -52,13 +52,13 @@ def test_loggers_are_synced_and_one_that_cannot_be_makes_the_save_fail():
 
     full.sync = fail
     with pytest.raises(SaveError, match="metrics up to this checkpoint could not be written: No space left"):
-        snapshot.sync_loggers(SimpleNamespace(loggers=[full]))
+        capture.sync_loggers(SimpleNamespace(loggers=[full]))
 
 
 def test_loggers_are_told_their_place_by_their_class():
     one, other, forgetful = Remembers(), AlsoRemembers(), object()
     trainer = SimpleNamespace(loggers=[forgetful, one, other])
-    snapshot.restore_loggers(
+    capture.restore_loggers(
         trainer, {"loggers": {"Remembers 0": {"rows": 1}, "Remembers 1": {"rows": 2}, "Gone 0": {"rows": 9}}}
     )
     assert (one.state, other.state) == ({"rows": 1}, None)

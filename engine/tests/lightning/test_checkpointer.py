@@ -25,21 +25,23 @@ from tests.support.disk import Disk
 from tests.support.equality import differences, outcome
 from tests.support.runs import Scored, fit, policy, prepare
 from tests.support.toy import BATCH_SIZE, Cell, PointData, StreamData, Toy
-from tests.support.values import drop_manifest, flip_byte, names
+from tests.support.values import drop_manifest, flip_byte, names_of
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric, MetricTracker
 
-from cairn.checkpoint import callback, layout, resume, saving, stage, writer
-from cairn.checkpoint import clock as clock_module
-from cairn.checkpoint import disk as disk_module
-from cairn.checkpoint.callback import Stopped
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.errors import CairnError, ConfigError, ResumeError, SaveError, UnsafeStateError
-from cairn.checkpoint.resume import Plan
-from cairn.checkpoint.retention import Best, Latest
-from cairn.checkpoint.schedule import AtEnd, BestValidation, Every, OnStop
-from cairn.cluster.callback import WatchTraining
-from cairn.cluster.signals import StopSignals
+from cairn.account import clock as clock_module
+from cairn.errors import CairnError, ConfigError, ResumeError, SaveError, UnsafeStateError
+from cairn.jobs.signals import StopSignals
+from cairn.lightning import checkpointer
+from cairn.lightning.checkpointer import Stopped
+from cairn.lightning.interrupts import WatchTraining
+from cairn.policy.keep import Best, Latest
+from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
+from cairn.store import disk as disk_module
+from cairn.store import names, resume
+from cairn.store.catalog import Catalog
+from cairn.store.resume import Plan
+from cairn.writing import copying, pipeline, writer
 
 EVERY = {"interval": Every(1)}
 BEST = {"triggers": {"best": BestValidation()}, "rules": {"best": Best()}, "monitor": "val/score"}
@@ -80,7 +82,7 @@ def test_all_reasons_of_a_step_share_one_file(tmp_path):
     triggers = {"interval": Every(8), "best": BestValidation(), "end": AtEnd(), "signal": OnStop()}
     run = fit(prepare(tmp_path, Scored([0.5]), policy(tmp_path, triggers=triggers, monitor="val/score")))
     assert [item.reasons for item in run.committed] == [("interval", "best", "end")]
-    assert run.files == [layout.BEST, at_batch(8), layout.LAST]
+    assert run.files == [names.BEST, at_batch(8), names.LAST]
     assert run.engine.telemetry.num_saves == 1
 
 
@@ -96,7 +98,7 @@ def test_the_manifest_tells_of_the_run(tmp_path):
     assert (first.score, last.score) == (None, last.metrics["val/loss"])
     assert {"train/loss_step", "val/loss", "val/lowest"} <= set(last.metrics)
     assert (last.run, last.number, last.position.samples) == ("abc", 2, 9)
-    fields = json.loads((tmp_path / "checkpoints" / layout.manifest_name(last.name)).read_text())
+    fields = json.loads((tmp_path / "checkpoints" / names.manifest_name(last.name)).read_text())
     assert fields["provenance"] == {"world_size": 1, "seed": 7}
     assert last.stall_s >= last.write_s > 0
 
@@ -119,7 +121,7 @@ def test_the_costs_are_those_of_all_starts(tmp_path):
 
 def test_lightning_alone_reads_a_checkpoint(tmp_path):
     run = fit(prepare(tmp_path, Toy(lr=0.03), policy(tmp_path), limit_train_batches=3))
-    path = tmp_path / "checkpoints" / layout.LAST
+    path = tmp_path / "checkpoints" / names.LAST
     module = Toy.load_from_checkpoint(path, weights_only=True)
     assert module.hparams["lr"] == 0.03
     assert all(torch.equal(mine, run.module.state_dict()[name]) for name, mine in module.state_dict().items())
@@ -129,7 +131,7 @@ def test_lightning_alone_reads_a_checkpoint(tmp_path):
 def test_lightning_alone_goes_on_from_a_checkpoint(tmp_path):
     fit(prepare(tmp_path, Scored(), policy(tmp_path)))
     module, trainer = Scored(), plain_trainer(tmp_path, max_epochs=2)
-    path = str(tmp_path / "checkpoints" / layout.LAST)
+    path = str(tmp_path / "checkpoints" / names.LAST)
     trainer.fit(module, datamodule=PointData(batch_size=BATCH_SIZE, seed=3), ckpt_path=path, weights_only=True)
     assert (trainer.current_epoch, trainer.global_step, module.weight.item()) == (2, 16, 16)
 
@@ -175,8 +177,8 @@ def test_best_is_the_best_of_all_validations(tmp_path, scores, mode, best, kept)
     settings = policy(tmp_path, mode=mode, **BEST)
     run = fit(prepare(tmp_path, Scored(scores), settings, val_check_interval=2))
     folder = tmp_path / "checkpoints"
-    assert names(run.committed) == [at_batch(batch) for batch in kept]
-    assert (folder / layout.BEST).readlink().as_posix() == at_batch(best)
+    assert names_of(run.committed) == [at_batch(batch) for batch in kept]
+    assert (folder / names.BEST).readlink().as_posix() == at_batch(best)
     assert run.engine.best_model_path == str(folder / at_batch(best))
     assert run.engine.best_model_score.item() == pytest.approx(scores[best // 2 - 1])
     assert run.trainer.checkpoint_callback is run.engine
@@ -185,16 +187,16 @@ def test_best_is_the_best_of_all_validations(tmp_path, scores, mode, best, kept)
 def test_best_and_last_are_two_files_and_two_links(tmp_path):
     settings = policy(tmp_path, **{**BEST, "triggers": {**EVERY, **BEST["triggers"]}})
     run = fit(prepare(tmp_path, Scored([0.5, 0.3, 0.4, 0.6]), settings, val_check_interval=2))
-    assert run.files == [layout.BEST, at_batch(4), at_batch(8), layout.LAST]
+    assert run.files == [names.BEST, at_batch(4), at_batch(8), names.LAST]
     assert run.engine.best_model_path.endswith(at_batch(4))
     assert run.engine.last_model_path.endswith(at_batch(8))
-    assert (tmp_path / "checkpoints" / layout.LAST).readlink().as_posix() == at_batch(8)
+    assert (tmp_path / "checkpoints" / names.LAST).readlink().as_posix() == at_batch(8)
 
 
 def test_without_any_finite_score_nothing_is_best(tmp_path):
     settings = policy(tmp_path, monitor="val/score")
     run = fit(prepare(tmp_path, Scored([NAN, INF, NAN, NAN]), settings, val_check_interval=2))
-    assert run.files == [at_batch(7), at_batch(8), layout.LAST]
+    assert run.files == [at_batch(7), at_batch(8), names.LAST]
     assert (run.engine.best_model_path, run.engine.best_model_score) == ("", None)
     for path in tmp_path.glob("checkpoints/*.json"):
         assert json.loads(path.read_text(), parse_constant=pytest.fail)["score"] is None
@@ -243,7 +245,7 @@ def test_the_best_of_an_ema_run_is_found(tmp_path):
 def test_a_directory_of_another_run_is_refused_and_left_as_it_is(tmp_path):
     fit(prepare(tmp_path, Scored(), policy(tmp_path), run_id="first"))
     folder = tmp_path / "checkpoints"
-    (folder / layout.temp_name(at_batch(9))).write_text("half, and perhaps still being written")
+    (folder / names.temp_name(at_batch(9))).write_text("half, and perhaps still being written")
     before = {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()}
     run = prepare(tmp_path, Scored(), policy(tmp_path), run_id="second")
     with pytest.raises(ConfigError, match=r"holds checkpoints of another run \(first\): give each run a directory"):
@@ -257,12 +259,12 @@ def test_a_start_removes_what_the_dead_left_and_saves_it_anew(tmp_path):
     folder = tmp_path / "checkpoints"
     flip_byte(folder, at_batch(8))
     drop_manifest(folder, at_batch(7))
-    (folder / layout.temp_name(at_batch(9))).write_text("half")
+    (folder / names.temp_name(at_batch(9))).write_text("half")
     found = plan_of(tmp_path)
     assert found.saved.name == at_batch(6)
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL), plan=found))
     assert run.module.num_batches == 2
-    assert run.files == [*(at_batch(batch) for batch in range(1, 9)), layout.LAST]
+    assert run.files == [*(at_batch(batch) for batch in range(1, 9)), names.LAST]
     assert [item.number for item in run.committed] == list(range(8))
     assert plan_of(tmp_path).rejected == ()
     assert run.engine.telemetry.num_saves == 8
@@ -329,7 +331,7 @@ def test_what_could_not_be_loaded_is_refused_at_the_first_save_by_its_key(tmp_pa
 
 def test_a_checkpoint_of_more_processes_is_refused(tmp_path):
     fit(prepare(tmp_path / "one", Scored(), policy(tmp_path / "one")))
-    contents = torch.load(tmp_path / "one" / "checkpoints" / layout.LAST, weights_only=True)
+    contents = torch.load(tmp_path / "one" / "checkpoints" / names.LAST, weights_only=True)
     contents["cairn"]["ranks"] *= 2
     torch.save(contents, tmp_path / "two.ckpt")
     run = prepare(tmp_path, Scored(), policy(tmp_path), plan=Plan(tmp_path / "two.ckpt"), max_epochs=2)
@@ -339,7 +341,7 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path):
 
 def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
     fit(prepare(tmp_path / "one", Scored(), policy(tmp_path / "one")))
-    contents = torch.load(tmp_path / "one" / "checkpoints" / layout.LAST, weights_only=True)
+    contents = torch.load(tmp_path / "one" / "checkpoints" / names.LAST, weights_only=True)
     contents["cairn"]["format"] = 9
     torch.save(contents, tmp_path / "later.ckpt")
     run = prepare(tmp_path, Scored(), policy(tmp_path), plan=Plan(tmp_path / "later.ckpt"), max_epochs=2)
@@ -356,7 +358,7 @@ def test_a_checkpoint_that_is_not_ours_is_taken_with_a_warning(tmp_path):
         fit(run)
     assert run.module.num_batches == 8
     assert run.module.weight.item() == 16
-    assert names(run.committed) == [at_batch(7, epoch=1), at_batch(8, epoch=1)]
+    assert names_of(run.committed) == [at_batch(7, epoch=1), at_batch(8, epoch=1)]
 
 
 @pytest.mark.parametrize("triggers", [EVERY, {}])
@@ -417,7 +419,7 @@ def test_a_real_signal_is_obeyed(tmp_path):
     run = prepare(tmp_path, Scored(), settings, stop=lambda save_s: signals.name, callbacks=callbacks)
     with pytest.raises(Stopped, match="SIGTERM"), signals:
         fit(run)
-    assert names(run.committed) == [at_batch(3)]
+    assert names_of(run.committed) == [at_batch(3)]
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -426,7 +428,7 @@ class Clock(Callback):
 
     def __init__(self, monkeypatch):
         self.now_s = 1000.0
-        for module in (clock_module, saving):
+        for module in (clock_module, pipeline):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
 
     def on_train_batch_end(self, *args):
@@ -461,7 +463,7 @@ def test_a_new_run_from_a_checkpoint_has_all_its_time(tmp_path, monkeypatch):
     first = prepare(tmp_path / "first", Scored(), policy(tmp_path / "first"), callbacks=[Clock(monkeypatch)])
     fit(first)
     settings = policy(tmp_path / "second", max_time_s=45)
-    start = Plan(tmp_path / "first" / "checkpoints" / layout.LAST)
+    start = Plan(tmp_path / "first" / "checkpoints" / names.LAST)
     clock = Clock(monkeypatch)
     second = prepare(
         tmp_path / "second", Scored(), settings, plan=start, run_id="second", max_epochs=2, callbacks=[clock]
@@ -476,7 +478,7 @@ def test_a_new_run_counts_its_own_saves_and_leaves_the_old_one_alone(tmp_path):
     fit(prepare(tmp_path / "first", Scored(), policy(tmp_path / "first")))
     folder = tmp_path / "first" / "checkpoints"
     before = {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()}
-    start = Plan(folder / layout.LAST)
+    start = Plan(folder / names.LAST)
     second = policy(tmp_path / "second", **ALL)
     run = fit(prepare(tmp_path / "second", Scored(), second, plan=start, run_id="second", max_epochs=2))
     assert [item.number for item in run.committed] == list(range(8))
@@ -546,7 +548,7 @@ def resumed(directory, undisturbed):
 def half_done(directory):
     """What is there and should not be."""
     folder = directory / "checkpoints"
-    return [*Catalog(folder).rejected(), *(path for path in folder.iterdir() if layout.is_temp(path.name))]
+    return [*Catalog(folder).rejected(), *(path for path in folder.iterdir() if names.is_temp(path.name))]
 
 
 @pytest.mark.parametrize(("fail_at", "newest"), [(4, 3), (15, 12)])
@@ -593,7 +595,7 @@ def test_saves_that_fail_in_a_row_stop_the_run_and_it_goes_on_from_the_last_good
     assert half_done(tmp_path) == []
     newest = plan_of(tmp_path).saved
     assert newest.position.total_batches == 8  # the best so far
-    assert (folder / layout.LAST).resolve() == folder / newest.name
+    assert (folder / names.LAST).resolve() == folder / newest.name
     assert differences(undisturbed, resumed(tmp_path, undisturbed)) == []
 
 
@@ -697,7 +699,7 @@ def test_a_checkpoint_that_only_a_stop_wanted_gives_way_to_the_next(tmp_path):
 
 def test_an_engine_belongs_to_its_trainer(tmp_path):
     run = prepare(tmp_path, Scored(), policy(tmp_path))
-    engine = callback.CheckpointEngine(run.engine.policy, run.engine.origin)
+    engine = checkpointer.CheckpointEngine(run.engine.policy, run.engine.origin)
     with pytest.raises(AssertionError, match="attach"):
         engine.at_boundary("batch", False)
 
@@ -706,7 +708,7 @@ def test_an_engine_belongs_to_its_trainer(tmp_path):
 
 
 def test_auto_tells_its_choice_and_the_manifests_keep_it(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, callback.__name__)
+    caplog.set_level(logging.INFO, checkpointer.__name__)
     settings = policy(tmp_path, triggers={"interval": Every("auto")}, **ALL)
     run = fit(prepare(tmp_path, Scored(), settings, callbacks=[Clock(monkeypatch)], max_epochs=2))
     assert len(run.committed) > 8, "a save is nothing against ten seconds"
@@ -731,7 +733,7 @@ def test_each_save_tells_the_loggers_what_it_has_cost(tmp_path):
 @pytest.fixture
 def busy_until_waited_for(monkeypatch):
     """A writer that is busy until somebody waits for it."""
-    free, perform, wait = threading.Event(), writer.WriterHere.perform, saving.Saver._wait_until
+    free, perform, wait = threading.Event(), writer.WriterHere.perform, pipeline.Saver._wait_until
 
     def slow(self, job, image):
         free.wait()
@@ -744,7 +746,7 @@ def busy_until_waited_for(monkeypatch):
             free.clear()
 
     monkeypatch.setattr(writer.WriterHere, "perform", slow)
-    monkeypatch.setattr(saving.Saver, "_wait_until", waited)
+    monkeypatch.setattr(pipeline.Saver, "_wait_until", waited)
 
 
 @pytest.mark.parametrize("when_busy", ["skip", "wait"])
@@ -761,13 +763,13 @@ def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_
 
 
 def test_a_copy_that_is_waited_for_inside_of_a_save_counts_once(tmp_path, monkeypatch):
-    finish = stage.Stage.finish
+    finish = copying.Stage.finish
 
     def long(self):
         late = self._pending is not None
         return finish(self) + (500.0 if late else 0.0)
 
-    monkeypatch.setattr(stage.Stage, "finish", long)
+    monkeypatch.setattr(copying.Stage, "finish", long)
     settings = policy(tmp_path, triggers={"end": AtEnd()}, writer="thread", overlap=True)
     run = fit(prepare(tmp_path, Scored(), settings))
     assert run.engine.telemetry.num_saves == 1
@@ -809,13 +811,13 @@ def test_nothing_is_left_of_a_training_that_fails_with_a_save_on_its_way(tmp_pat
 
 
 def test_a_run_that_began_before_costs_were_kept_goes_on(tmp_path, monkeypatch):
-    capture = callback.snapshot.capture
+    capture = checkpointer.capture.capture
 
     def older(trainer, place, position, origin, clock):
         return capture(trainer, place, position, origin, {key: clock[key] for key in ("elapsed_s", "num_saves")})
 
     with monkeypatch.context() as patch:
-        patch.setattr(callback.snapshot, "capture", older)
+        patch.setattr(checkpointer.capture, "capture", older)
         fit(prepare(tmp_path, Scored(), policy(tmp_path)))
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path), plan=plan_of(tmp_path), max_epochs=2))
     assert (run.module.num_batches, run.engine.telemetry.num_saves) == (8, 16)

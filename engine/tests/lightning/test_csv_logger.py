@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.disk import Disk
 
-from cairn.logging.csv import CSVLogger
+from cairn.lightning.csv_logger import CSVLogger
 
 
 @pytest.fixture

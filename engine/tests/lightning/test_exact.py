@@ -28,7 +28,7 @@ from tests.support.toy import (
     train,
 )
 
-from cairn.checkpoint.catalog import Catalog
+from cairn.store.catalog import Catalog
 
 CELLS = {
     "plain": Cell(),

@@ -7,8 +7,8 @@ import torch
 from tests.support.values import commit, file_of
 from torch import nn
 
-from cairn.checkpoint.errors import CheckpointError
-from cairn.checkpoint.mapped import MappedCheckpointIO
+from cairn.errors import CheckpointError
+from cairn.lightning.io import MappedCheckpointIO
 
 
 def _is_mapped(tensor):

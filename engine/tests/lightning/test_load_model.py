@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 import torch
-from tests.models.helpers import CLASSIFIER, LANGUAGE_MODEL
+from tests.template.helpers import CLASSIFIER, LANGUAGE_MODEL
 
-from cairn.models.build import build
-from cairn.models.load import load_model
+from cairn.lightning.load_model import load_model
+from cairn.targets import build
 
 
 @pytest.fixture

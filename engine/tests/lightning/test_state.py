@@ -8,7 +8,7 @@ import torch
 from tests.support.values import reloaded
 from torch import nn
 
-from cairn.checkpoint import state
+from cairn.lightning import state
 
 # Random number generators
 

@@ -9,8 +9,8 @@ from torch import nn
 from torchmetrics import MeanMetric, Metric, MetricCollection, MinMaxMetric, RunningMean
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from cairn.checkpoint import sums
-from cairn.logging.csv import CSVLogger
+from cairn.lightning import sums
+from cairn.lightning.csv_logger import CSVLogger
 
 
 class Lists(Metric):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn.checkpoint.pace import (
+from cairn.policy.auto import (
     ROOM,
     TOLERATED,
     WORTHWHILE,
@@ -22,7 +22,7 @@ from cairn.checkpoint.pace import (
     tune,
     young_s,
 )
-from cairn.checkpoint.types import Cost
+from cairn.types import Cost
 
 PLAIN = Cost(batch_s=0.18, stall_s=0.05, slowdown_s=0.36, write_s=0.9, num_saves=3)
 AUTO = "save_interval=auto: every"

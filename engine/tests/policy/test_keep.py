@@ -5,21 +5,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.support.values import at, history, moment, names, saved
+from tests.support.values import at, history, moment, names_of, saved
 
-from cairn.checkpoint.retention import (
-    Best,
-    EveryNth,
-    Latest,
-    WithinBytes,
-    best_of,
-    gives_way,
-    needs,
-    parse_size,
-    survivors,
-)
-from cairn.checkpoint.schedule import BestValidation
-from cairn.checkpoint.types import ranked
+from cairn.policy.keep import Best, EveryNth, Latest, WithinBytes, best_of, gives_way, needs, parse_size, survivors
+from cairn.policy.when import BestValidation
+from cairn.types import ranked
 
 COUNTS = st.integers(min_value=-1, max_value=5)
 SIZES = st.integers(min_value=0, max_value=9)
@@ -139,8 +129,8 @@ def test_the_newest_and_the_best_always_survive(rules, items, mode):
 
 @given(RULES, STOPPED, MODES)
 def test_survivors_stay_in_their_order(rules, items, mode):
-    left = names(survivors(rules, items, mode))
-    assert left == [name for name in names(items) if name in left]
+    left = names_of(survivors(rules, items, mode))
+    assert left == [name for name in names_of(items) if name in left]
 
 
 @given(RULES, STOPPED, MODES)
@@ -151,7 +141,7 @@ def test_asked_again_they_all_survive(rules, items, mode):
 
 @given(RULES, RULES, STOPPED, MODES)
 def test_another_rule_takes_nothing_away(rules, more, items, mode):
-    assert {*names(survivors(rules, items, mode))} <= {*names(survivors([*rules, *more], items, mode))}
+    assert {*names_of(survivors(rules, items, mode))} <= {*names_of(survivors([*rules, *more], items, mode))}
 
 
 @given(st.lists(COUNTING, max_size=3), HISTORIES, MODES)
@@ -203,10 +193,10 @@ def test_making_room_first_keeps_the_same_in_the_end(rules, items, mode):
     left, tidied = [], []
     for item in items:
         way = gives_way(rules, left, item, mode)
-        assert not {left[-1].name, getattr(best_of(left, mode), "name", "")} & set(names(way)) if left else way == []
+        assert not {left[-1].name, getattr(best_of(left, mode), "name", "")} & set(names_of(way)) if left else way == []
         left = survivors(rules, [*(old for old in left if old not in way), item], mode)
         tidied = survivors(rules, [*tidied, item], mode)
-        assert names(left) == names(tidied)
+        assert names_of(left) == names_of(tidied)
 
 
 @given(st.integers(min_value=1, max_value=40), HISTORIES)

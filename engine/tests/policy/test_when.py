@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.values import at, history, moment, saved
 
-from cairn.checkpoint import schedule
-from cairn.checkpoint.pace import Choice, Goal
-from cairn.checkpoint.schedule import (
+from cairn.policy import when
+from cairn.policy.auto import Choice, Goal
+from cairn.policy.when import (
     AtEnd,
     Auto,
     BestValidation,
@@ -24,7 +24,7 @@ from cairn.checkpoint.schedule import (
     parse_duration_s,
     parse_interval,
 )
-from cairn.checkpoint.types import Cost
+from cairn.types import Cost
 
 INTERVALS = st.integers(min_value=1, max_value=12)
 
@@ -387,13 +387,13 @@ def test_what_only_auto_goes_by_does_not_matter_otherwise():
 def test_reasons_are_all_that_are_due_in_the_order_of_the_configuration():
     triggers = {"end": AtEnd(), "best": BestValidation(), "signal": OnStop(), "interval": Every(2)}
     now = moment(at(4), at(3), score=0.5, ends=True)
-    assert schedule.reasons(triggers, now, ()) == ("end", "best", "interval")
+    assert when.reasons(triggers, now, ()) == ("end", "best", "interval")
     backwards = dict(reversed(triggers.items()))
-    assert schedule.reasons(backwards, now, ()) == ("interval", "best", "end")
+    assert when.reasons(backwards, now, ()) == ("interval", "best", "end")
 
 
 def test_no_trigger_no_reason():
-    assert schedule.reasons({}, moment(ends=True, stop="SIGTERM", score=0.1), ()) == ()
+    assert when.reasons({}, moment(ends=True, stop="SIGTERM", score=0.1), ()) == ()
 
 
 # What people write

@@ -5,10 +5,10 @@ import json
 import pytest
 from tests.support.values import at, saved
 
-from cairn import attempts
-from cairn.attempts import Attempt, End, Point
-from cairn.checkpoint.progress import Progress, ProgressFile
-from cairn.rundir import RunDirectory
+from cairn.account.progress import Progress, ProgressFile
+from cairn.runs import attempts
+from cairn.runs.attempts import Attempt, End, Point
+from cairn.runs.directory import RunDirectory
 
 
 @pytest.fixture

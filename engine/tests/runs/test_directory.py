@@ -12,8 +12,8 @@ from datetime import datetime
 import pytest
 from tests.support.disk import Disk
 
-from cairn.checkpoint.errors import ResumeError
-from cairn.rundir import Record, RunDirectory, below, find
+from cairn.errors import ResumeError
+from cairn.runs.directory import Record, RunDirectory, below, find
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_only_the_process_that_has_started_a_run_says_how_it_ended(run):
     assert run.record() == record
 
 
-HOLD = "import sys; from cairn.rundir import *; r = RunDirectory(Path(sys.argv[1])); r.lock(); print(); input()"
+HOLD = "import sys; from cairn.runs.directory import *; r = RunDirectory(Path(sys.argv[1])); r.lock(); print(); input()"
 
 
 @contextmanager

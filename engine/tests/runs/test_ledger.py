@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cairn.cluster import ledger, slurm
-from cairn.cluster.ledger import Entry, Ledger, states
+from cairn.jobs import slurm
+from cairn.runs import ledger
+from cairn.runs.ledger import Entry, Ledger, states
 
 
 def test_nothing_was_submitted(tmp_path):

@@ -5,12 +5,12 @@ import time
 import pytest
 from tests.support.made_runs import run_directory
 
-from cairn import attempts, status
-from cairn.checkpoint.errors import ResumeError
-from cairn.checkpoint.progress import Progress, ProgressFile
-from cairn.cluster import slurm
-from cairn.cluster.ledger import Entry, Ledger
-from cairn.rundir import RunDirectory
+from cairn.account.progress import Progress, ProgressFile
+from cairn.errors import ResumeError
+from cairn.jobs import slurm
+from cairn.runs import attempts, status
+from cairn.runs.directory import RunDirectory
+from cairn.runs.ledger import Entry, Ledger
 
 
 def reach(run, at=0.0, batches=500):

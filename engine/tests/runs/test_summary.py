@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 from tests.support.values import at, saved
 
-from cairn import report
-from cairn.report import Ending
+from cairn.runs import summary
+from cairn.runs.summary import Ending
 
 SAVED = [
     saved(0, 0.25, position=at(8, total=8, step=4), reasons=("interval", "best"), num_bytes=1_500_000),
@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_row_per_checkpoint_says_why_it_is_there(here):
-    lines = shown(report.show_ending, ending(here / "logs" / "run"))
+    lines = shown(summary.show_ending, ending(here / "logs" / "run"))
     assert lines[0] == "logs/run/checkpoints"
     assert cells(lines, "file") == ["file", "step", "saved", "because", "val/loss", "size", "link"]
     first, second = SAVED
@@ -49,12 +49,12 @@ def test_a_row_per_checkpoint_says_why_it_is_there(here):
 
 
 def test_one_file_can_be_the_best_and_the_last(here):
-    lines = shown(report.show_ending, ending(here, saved=SAVED[:1]))
+    lines = shown(summary.show_ending, ending(here, saved=SAVED[:1]))
     assert cells(lines, SAVED[0].name)[-2:] == ["best", "last"]
 
 
 def test_without_a_metric_the_column_is_the_score(here):
-    lines = shown(report.show_ending, ending(here, monitor=None, best="", saved=SAVED[1:]))
+    lines = shown(summary.show_ending, ending(here, monitor=None, best="", saved=SAVED[1:]))
     assert "score" in cells(lines, "file")
     assert not [line for line in lines if line.startswith("best")]
 
@@ -62,7 +62,7 @@ def test_without_a_metric_the_column_is_the_score(here):
 def test_the_facts(here):
     facts = {"test": {"test/acc": 0.98765, "test/loss": 0.1}, "num_saves": 12, "stall_s": 1.5}
     facts |= {"overhead": 0.0512, "at_risk_s": 200.0}
-    lines = shown(report.show_ending, ending(here / "logs" / "run", **facts, more="trainer.max_epochs=6"))
+    lines = shown(summary.show_ending, ending(here / "logs" / "run", **facts, more="trainer.max_epochs=6"))
     assert cells(lines, "run ")[1:] == ["logs/run", "(finished)"]
     assert " ".join(cells(lines, "best ")) == "best val/loss 0.25 at epoch 0, batch 8"
     assert " ".join(cells(lines, "test ")) == "test test/acc 0.9877, test/loss 0.1"
@@ -72,29 +72,29 @@ def test_the_facts(here):
 
 
 def test_saves_that_failed_or_were_left_out_are_counted(here):
-    lines = shown(report.show_ending, ending(here, num_saves=3, num_failed=2, num_skipped=4))
+    lines = shown(summary.show_ending, ending(here, num_saves=3, num_failed=2, num_skipped=4))
     assert "3 saves (2 failed, 4 skipped), " in " ".join(cells(lines, "saving"))
 
 
 def test_one_save_is_one(here):
-    lines = shown(report.show_ending, ending(here, num_saves=1))
+    lines = shown(summary.show_ending, ending(here, num_saves=1))
     assert cells(lines, "saving")[1:3] == ["1", "save,"]
 
 
 def test_a_run_that_was_stopped_just_goes_on(here):
-    lines = shown(report.show_ending, ending(here / "run", status="stopped by SIGTERM"))
+    lines = shown(summary.show_ending, ending(here / "run", status="stopped by SIGTERM"))
     assert " ".join(cells(lines, "run ")) == "run run (stopped by SIGTERM)"
     assert " ".join(cells(lines, "go on")) == "go on python train.py resume=run"
 
 
 def test_a_run_without_checkpoints_has_no_table(here):
-    lines = shown(report.show_ending, ending(here / "run", saved=(), best=""))
+    lines = shown(summary.show_ending, ending(here / "run", saved=(), best=""))
     assert [line.split()[0] for line in lines] == ["run"], "and nothing to go on from"
 
 
 @pytest.mark.parametrize("name", ["sizes=[a,b]", "[bold]", "x=[/data/x]"])
 def test_brackets_in_a_path_are_shown(here, name):
-    lines = shown(report.show_ending, ending(here / name))
+    lines = shown(summary.show_ending, ending(here / name))
     assert lines[0] == f"{name}/checkpoints"
     assert name in " ".join(cells(lines, "run "))
     assert f"resume={name}" in " ".join(cells(lines, "go on"))  # quoted for the shell as a whole
@@ -102,13 +102,13 @@ def test_brackets_in_a_path_are_shown(here, name):
 
 @pytest.mark.parametrize("name", ["run", "a b", "seed=1,lr=0.1", "it's"])
 def test_the_command_can_be_pasted_into_a_shell(here, name):
-    line = report.command(here / name, "trainer.max_epochs=5")
+    line = summary.command(here / name, "trainer.max_epochs=5")
     assert shlex.split(line) == ["python", "train.py", f"resume={name}", "trainer.max_epochs=5"]
 
 
 def test_paths_are_as_one_would_type_them(here):
-    assert report.relative(here / "logs" / "run") == "logs/run"
-    assert report.relative(here.parent / "elsewhere") == str(here.parent / "elsewhere")
+    assert summary.relative(here / "logs" / "run") == "logs/run"
+    assert summary.relative(here.parent / "elsewhere") == str(here.parent / "elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -126,20 +126,20 @@ def test_paths_are_as_one_would_type_them(here):
     ],
 )
 def test_size(num_bytes, text):
-    assert report.size(num_bytes) == text
+    assert summary.size(num_bytes) == text
 
 
 def test_the_configuration_begins_with_what_is_asked_first():
     groups = {"trainer": {"max_epochs": 3}, "model": {"lr": 0.1}}
     config = {**groups, "extra": 1, "seed": 0, "task_name": "train", "tags": []}
-    lines = shown(report.show_config, config)
+    lines = shown(summary.show_config, config)
     heads = [line.split("── ")[1] for line in lines if line.startswith(("├", "└"))]
     assert heads == ["task_name: train", "seed: 0", "model", "trainer", "extra: 1", "tags: []"]
     assert any(line.endswith("lr: 0.1") for line in lines)
 
 
 def test_brackets_in_the_configuration_are_shown():
-    assert any("a[b]" in line for line in shown(report.show_config, {"task_name": "a[b]"}))
+    assert any("a[b]" in line for line in shown(summary.show_config, {"task_name": "a[b]"}))
 
 
 @pytest.mark.parametrize(
@@ -155,4 +155,4 @@ def test_brackets_in_the_configuration_are_shown():
     ],
 )
 def test_a_duration_has_a_unit_that_fits(seconds, text):
-    assert report.duration(seconds) == text
+    assert summary.duration(seconds) == text

@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.values import DAMAGES, at, commit, flip_byte, names, saved
+from tests.support.values import DAMAGES, at, commit, flip_byte, names_of, saved
 
-from cairn.checkpoint import archive, disk, layout, manifest
-from cairn.checkpoint.catalog import Catalog, describe, verify
-from cairn.checkpoint.errors import CorruptCheckpointError
+from cairn.errors import CorruptCheckpointError
+from cairn.store import disk, file_format, manifest, names
+from cairn.store.catalog import Catalog, describe, verify
 
 VISIBLE = {
     name: damage for name, damage in DAMAGES.items() if name not in ("one flipped byte", "bytes that moved")
@@ -61,7 +61,7 @@ def test_what_is_broken_is_rejected_with_the_reason(three, damage, index):
     (item,) = Catalog(directory).rejected()
     assert item.path == directory / broken
     assert VISIBLE[damage][1] in item.why
-    assert names(Catalog(directory).committed()) == [name for name in names(items) if name != broken]
+    assert names_of(Catalog(directory).committed()) == [name for name in names_of(items) if name != broken]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -104,8 +104,8 @@ def test_foreign_names_and_links_are_ignored(three):
     directory, items = three
     for name in ("epoch=0-step=9.ckpt", "epoch_9_batch_9.ckpt", "notes.txt", ".epoch_009_batch_000009.ckpt.tmp"):
         (directory / name).write_text("foreign")
-    (directory / layout.LAST).symlink_to(items[0].name)
-    (directory / layout.BEST).symlink_to("gone.ckpt")
+    (directory / names.LAST).symlink_to(items[0].name)
+    (directory / names.BEST).symlink_to("gone.ckpt")
     assert Catalog(directory).committed() == items
     assert Catalog(directory).rejected() == []
     assert Catalog(directory).newest_whole() == (items[2], [])
@@ -162,7 +162,7 @@ def test_one_with_a_manifest_of_format_1_is_compared_as_that_says(three):
     old = replace(items[2], digest=disk.sha256(path))
     content = {**json.loads(manifest.dump(old, {})), "format": 1, "sha256": old.digest.removeprefix("sha256:")}
     del content["checksum"], content["digest"]
-    (directory / layout.manifest_name(path.name)).write_text(json.dumps(content))
+    (directory / names.manifest_name(path.name)).write_text(json.dumps(content))
     assert Catalog(directory).newest_whole() == (old, [])
     flip_byte(directory, path.name)
     found, rejected = Catalog(directory).newest_whole()
@@ -173,11 +173,11 @@ def test_one_with_a_manifest_of_format_1_is_compared_as_that_says(three):
 def test_leftovers_are_what_is_no_checkpoint_yet_or_any_more(three):
     directory, items = three
     others = [".keep", "notes.tmp", ".notes.txt.tmp", "epoch_0_batch_150.ckpt", "notes.json"]
-    left = [layout.temp_name(name) for name in (items[0].name, layout.manifest_name(items[0].name), layout.LAST)]
+    left = [names.temp_name(name) for name in (items[0].name, names.manifest_name(items[0].name), names.LAST)]
     for name in (*others, *left):
         (directory / name).write_text("half")
     (directory / items[1].name).unlink()
-    orphan = layout.manifest_name(items[1].name)
+    orphan = names.manifest_name(items[1].name)
     assert {path.name for path in Catalog(directory).leftovers()} == {*left, orphan}
 
 
@@ -192,7 +192,7 @@ def test_a_file_that_cannot_be_read_is_rejected(three, error, monkeypatch):
     def broken(file, *args):
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(archive, "_pieces", broken)
+    monkeypatch.setattr(file_format, "_pieces", broken)
     found, rejected = Catalog(directory).newest_whole()
     assert found is None
     assert [item.why for item in rejected] == [f"it cannot be read ({os.strerror(error)})"] * len(items)

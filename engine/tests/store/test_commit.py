@@ -8,10 +8,10 @@ import torch
 from tests.support.disk import Disk, room_for
 from tests.support.values import at, commit, file_of, saved, small_file
 
-from cairn.checkpoint import archive, disk, layout, manifest
-from cairn.checkpoint.catalog import Catalog, verify
-from cairn.checkpoint.commit import Job, link, perform, remove
-from cairn.checkpoint.errors import SaveError
+from cairn.errors import SaveError
+from cairn.store import disk, file_format, manifest, names
+from cairn.store.catalog import Catalog, verify
+from cairn.store.commit import Job, link, perform, remove
 
 FIRST, SECOND = "epoch_000_batch_000001.ckpt", "epoch_000_batch_000002.ckpt"
 COMMIT = [
@@ -39,7 +39,7 @@ def listing(folder):
 def test_the_file_is_what_its_manifest_says(folder):
     item = commit(folder, score=0.5)
     assert item.num_bytes == (folder / FIRST).stat().st_size
-    assert item.digest == archive.read(folder / FIRST)
+    assert item.digest == file_format.read(folder / FIRST)
     assert manifest.load((folder / "epoch_000_batch_000001.json").read_text()) == item
     assert listing(folder) == [FIRST, "epoch_000_batch_000001.json"]
 
@@ -70,48 +70,48 @@ def test_a_commit_is_synced_before_it_gets_its_name_and_the_manifest_comes_last(
 def test_a_link_is_moved_in_one_step_and_synced(folder, monkeypatch):
     commit(folder, 0)
     commit(folder, 1)
-    link(folder, layout.LAST, FIRST)
+    link(folder, names.LAST, FIRST)
     tape = Disk(folder, monkeypatch)
-    link(folder, layout.LAST, SECOND)
+    link(folder, names.LAST, SECOND)
     assert [step for step in tape.steps if not step.startswith("unlink")] == [
         f"symlink {SECOND} .last.ckpt.tmp",
         "replace .last.ckpt.tmp last.ckpt",
         "fsync .",
     ]
     assert "unlink last.ckpt" not in tape.steps
-    assert (folder / layout.LAST).readlink().as_posix() == SECOND
+    assert (folder / names.LAST).readlink().as_posix() == SECOND
 
 
 def test_a_link_that_stands_right_is_left_alone(folder, monkeypatch):
     commit(folder)
-    link(folder, layout.LAST, FIRST)
+    link(folder, names.LAST, FIRST)
     tape = Disk(folder, monkeypatch)
-    link(folder, layout.LAST, FIRST)
+    link(folder, names.LAST, FIRST)
     assert tape.steps == []
 
 
 def test_a_link_survives_that_the_directory_moves(folder):
     commit(folder)
-    link(folder, layout.BEST, FIRST)
+    link(folder, names.BEST, FIRST)
     moved = folder.rename(folder.with_name("elsewhere"))
-    assert (moved / layout.BEST).resolve() == (moved / FIRST).resolve()
-    assert torch.load(moved / layout.BEST, weights_only=True)["number"] == 0
+    assert (moved / names.BEST).resolve() == (moved / FIRST).resolve()
+    assert torch.load(moved / names.BEST, weights_only=True)["number"] == 0
 
 
 @pytest.mark.parametrize("before", ["nothing", "link", "dangling", "file"])
 def test_a_link_takes_the_place_of_whatever_was_there(folder, before):
     commit(folder)
-    path = folder / layout.LAST
+    path = folder / names.LAST
     if before == "file":
         path.write_text("a copy, where links cannot be made")
     elif before != "nothing":
         path.symlink_to(FIRST if before == "link" else "gone.ckpt")
-    (folder / layout.temp_name(layout.LAST)).symlink_to("what a dead writer left")
-    link(folder, layout.LAST, FIRST)
+    (folder / names.temp_name(names.LAST)).symlink_to("what a dead writer left")
+    link(folder, names.LAST, FIRST)
     assert path.readlink().as_posix() == FIRST
-    link(folder, layout.LAST, None)
+    link(folder, names.LAST, None)
     assert not path.is_symlink()
-    link(folder, layout.LAST, None)
+    link(folder, names.LAST, None)
 
 
 def test_a_removal_takes_the_name_first_so_that_half_of_it_is_known_for_what_it_is(folder, monkeypatch):
@@ -134,7 +134,7 @@ def test_a_removal_takes_the_name_first_so_that_half_of_it_is_known_for_what_it_
 @pytest.mark.parametrize("step", range(len(COMMIT)), ids=[step.split()[0] for step in COMMIT])
 def test_a_step_that_fails_is_told_and_leaves_the_one_before_and_nothing_else(folder, step, monkeypatch):
     before = commit(folder, 0)
-    link(folder, layout.LAST, before.name)
+    link(folder, names.LAST, before.name)
     files = listing(folder)
     tape = Disk(folder, monkeypatch)
     tape.fail_at = step
@@ -143,7 +143,7 @@ def test_a_step_that_fails_is_told_and_leaves_the_one_before_and_nothing_else(fo
     monkeypatch.undo()
     assert listing(folder) == files
     assert verify(folder / before.name, before) is None
-    assert (folder / layout.LAST).resolve() == (folder / before.name).resolve()
+    assert (folder / names.LAST).resolve() == (folder / before.name).resolve()
     assert Catalog(folder).newest_whole() == (before, [])
 
 
@@ -166,7 +166,7 @@ def test_whatever_stops_the_write_leaves_nothing(folder, error, num_bytes, monke
         yield view[:chunk_bytes]
         raise error
 
-    monkeypatch.setattr(archive, "sealed", half)
+    monkeypatch.setattr(file_format, "sealed", half)
     with pytest.raises(error):
         perform(Job(folder, saved(1)), memoryview(bytes(num_bytes)))
     assert listing(folder) == [FIRST, "epoch_000_batch_000001.json"]
@@ -184,18 +184,18 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path):
 def test_what_was_done_already_is_not_done_again(folder):
     """The first writer was killed after its last step; the disk fails the second one, whatever it tries to write."""
     commit(folder, 0)
-    job = Job(folder, saved(1), links={layout.LAST: SECOND}, gone=[FIRST])
+    job = Job(folder, saved(1), links={names.LAST: SECOND}, gone=[FIRST])
     first, view = perform(job, small_file(1)), small_file(1)
     with room_for(0):
         again = perform(replace(job, again=True), view)
     assert again == first
     assert Catalog(folder).committed() == [first.saved]
-    assert verify(folder / layout.LAST, first.saved) is None
+    assert verify(folder / names.LAST, first.saved) is None
 
 
 def test_what_was_left_of_it_is_done(folder, monkeypatch):
     """The first writer came to no more than each step in turn, after the commit."""
-    job = Job(folder, saved(1), links={layout.LAST: SECOND}, gone=[FIRST])
+    job = Job(folder, saved(1), links={names.LAST: SECOND}, gone=[FIRST])
     commit(folder, 0)
     steps = Disk(folder, monkeypatch)
     perform(job, small_file(1))
@@ -213,7 +213,7 @@ def test_what_was_left_of_it_is_done(folder, monkeypatch):
         again = perform(replace(job, again=True), small_file(1))
         assert not again.untidy
         assert Catalog(folder).committed() == [again.saved]
-        assert (folder / layout.LAST).readlink().name == SECOND
+        assert (folder / names.LAST).readlink().name == SECOND
         assert Catalog(folder).leftovers() == []
 
 

@@ -22,11 +22,11 @@ from rich.table import Table
 from tests.support.power import NAMES, Call, Killed, Tape, after_a_power_cut, put_up
 from tests.support.values import file_of, saved
 
-from cairn.checkpoint import commit, disk, layout, resume
-from cairn.checkpoint.catalog import Catalog, verify
-from cairn.checkpoint.errors import SaveError
-from cairn.checkpoint.history import History
-from cairn.checkpoint.retention import Latest, WithinBytes
+from cairn.errors import SaveError
+from cairn.policy.keep import Latest, WithinBytes
+from cairn.store import commit, disk, names, resume
+from cairn.store.catalog import Catalog, verify
+from cairn.store.history import History
 
 SCORES = [0.5, 0.3, 0.4, 0.2, 0.6]
 RULES = [Latest(1), WithinBytes("3kB")]
@@ -86,7 +86,7 @@ def check(root: Path, reported: int) -> None:
     found, rejected = Catalog(folder).newest_whole()
     assert (found.position.batch - 1 if found else -1) >= reported, rejected
     good = {item.name: item for item in Catalog(folder).committed()}
-    for link in (folder / layout.LAST, folder / layout.BEST):
+    for link in (folder / names.LAST, folder / names.BEST):
         if link.is_symlink():
             verify(folder / os.readlink(link), good[os.readlink(link)])
 
@@ -97,9 +97,9 @@ def check_goes_on(root: Path) -> None:
     folder = root / "run" / "checkpoints"
     kept = Catalog(folder).committed()
     assert kept[-1].position.batch == 9 + 1
-    files = {file for item in kept for file in (item.name, layout.manifest_name(item.name))}
-    assert {path.name for path in folder.iterdir()} == files | {layout.LAST, layout.BEST}
-    assert all((folder / link).exists() for link in (layout.LAST, layout.BEST))
+    files = {file for item in kept for file in (item.name, names.manifest_name(item.name))}
+    assert {path.name for path in folder.iterdir()} == files | {names.LAST, names.BEST}
+    assert all((folder / link).exists() for link in (names.LAST, names.BEST))
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def _check_states(calls: list[Call], folder: Path) -> None:
 
 
 STRACE = shutil.which("strace")
-ALONE = "import sys; sys.path[:0] = sys.argv[2:]; from tests.checkpoint.test_crash import alone; alone(sys.argv[1])"
+ALONE = "import sys; sys.path[:0] = sys.argv[2:]; from tests.store.test_crash import alone; alone(sys.argv[1])"
 
 
 def alone(root: str) -> None:

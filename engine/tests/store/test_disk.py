@@ -13,11 +13,11 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from tests.support.command import ROOT
 from tests.support.disk import room_for
+from tests.support.paths import ENGINE
 
-from cairn.checkpoint import disk
-from cairn.checkpoint.disk import CHUNK_BYTES, is_locked, locked, put_chunks
+from cairn.store import disk
+from cairn.store.disk import CHUNK_BYTES, is_locked, locked, put_chunks
 
 PLACES = [place for place in ("/tmp", "/dev/shm") if os.access(place, os.W_OK)]
 SIZES = {
@@ -267,7 +267,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from threading import Event
-from cairn.checkpoint.disk import locked
+from cairn.store.disk import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
@@ -276,7 +276,7 @@ with locked(Path(sys.argv[1])):
 
 def holder(folder):
     """A process that has the lock until its input ends."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    environment = {**os.environ, "PYTHONPATH": str(ENGINE / "src")}
     command = [sys.executable, "-S", "-c", HOLD, str(folder)]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"

@@ -12,10 +12,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cairn.checkpoint import archive
-from cairn.checkpoint.archive import ALIGNMENT, Layout, sealed
-from cairn.checkpoint.encoding import encode
-from cairn.checkpoint.errors import CorruptCheckpointError
+from cairn.errors import CorruptCheckpointError
+from cairn.store import file_format
+from cairn.store.file_format import ALIGNMENT, Layout, sealed
+from cairn.writing.encode import encode
 
 FIXED = ["data.pkl", "byteorder", ".format_version", ".storage_alignment", "version"]
 PARTS = st.lists(st.binary(max_size=300), max_size=8)
@@ -69,7 +69,7 @@ def test_zipfile_and_torch_read_what_was_put_in(path, parts, chunk_bytes):
 @given(sizes=st.lists(st.integers(0, 300), max_size=8), pickle=st.binary(max_size=300))
 def test_every_record_is_aligned_and_the_offsets_are_theirs(sizes, pickle):
     view = put_together([bytes(size) for size in sizes], pickle)
-    places = [place for _, place in archive._records(view)]
+    places = [place for _, place in file_format._records(view)]
     assert [at % ALIGNMENT for at, _ in places] == [0] * len(places)
     assert places[: len(sizes)] == list(zip(Layout(sizes).offsets, sizes, strict=True))
     at, size = places[len(sizes)]
@@ -119,15 +119,15 @@ def file_of(path, parts):
     """The digest of a file with these storages, which lies at `path` now."""
     view = put_together(parts, b"a pickle")
     path.write_bytes(b"".join(sealed(view, 64)))
-    return archive.digest(view)
+    return file_format.digest(view)
 
 
 @given(parts=PARTS, read_bytes=st.integers(1, 700))
 def test_the_digest_is_the_same_in_memory_and_on_the_disk(path, parts, read_bytes):
     digest = file_of(path, parts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(archive, "_READ_BYTES", read_bytes)
-        assert archive.read(path) == digest
+        patch.setattr(file_format, "_READ_BYTES", read_bytes)
+        assert file_format.read(path) == digest
 
 
 @given(parts=PARTS, data=st.data())
@@ -154,7 +154,7 @@ def test_no_changed_bit_and_no_lost_or_added_byte_escapes(path, parts, data):
         content[at : at + 50] = bytes(len(content[at : at + 50]))
     path.write_bytes(content)
     try:
-        assert archive.read(path) != digest
+        assert file_format.read(path) != digest
     except CorruptCheckpointError:
         pass
 
@@ -167,13 +167,13 @@ def test_other_contents_have_another_digest(path, one, other):
 
 def test_what_torch_writes_is_read_as_well(path):
     torch.save({"a": torch.arange(5), "b": [torch.ones(3, 3), "text"]}, path)
-    assert archive.read(path).startswith("crc32-sha256:")
+    assert file_format.read(path).startswith("crc32-sha256:")
     content = bytearray(path.read_bytes())
     at = content.index(bytes(torch.arange(5).numpy()))
     content[at] ^= 1
     path.write_bytes(content)
     with pytest.raises(CorruptCheckpointError, match=r"the checksum of .*/data/0 in it does not fit"):
-        archive.read(path)
+        file_format.read(path)
 
 
 @pytest.mark.parametrize("name", ["file.ckpt", "größe.ckpt"])
@@ -181,18 +181,18 @@ def test_where_torch_could_not_read_its_own_file_neither_do_we(tmp_path, name):
     path = tmp_path / name
     torch.save([torch.arange(3), torch.ones(2)], path)
     whole, found = path.read_bytes(), set()
-    archive.read(path)
+    file_format.read(path)
     starts = [at for at in range(len(whole)) if whole.startswith(b"PK\3\4", at)]
     for at in [start + offset for start in starts for offset in range(4)]:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(CorruptCheckpointError, match="is not where its directory says") as raised:
-            archive.read(path)
+            file_format.read(path)
         found.add(str(raised.value))
     assert len(found) == len(starts) > 2
     at = whole.index(b"data.pkl")
     path.write_bytes(whole[:at] + b"d4t4.pkl" + whole[at + 8 :])
     with pytest.raises(CorruptCheckpointError, match=r"data\.pkl has another name where it begins"):
-        archive.read(path)
+        file_format.read(path)
 
 
 def test_a_gap_that_no_zip_file_has_is_not_read(path):
@@ -207,7 +207,7 @@ def test_a_gap_that_no_zip_file_has_is_not_read(path):
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
     with pytest.raises(CorruptCheckpointError, match=r"data/1 is not where its directory says"):
-        archive.read(path)
+        file_format.read(path)
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
@@ -218,7 +218,7 @@ def test_an_error_of_the_disk_or_for_want_of_memory_is_no_verdict(path, error, m
     file_of(path, [b"one"])
     monkeypatch.setattr(zipfile, "ZipFile", fail)
     with pytest.raises(type(error)):
-        archive.read(path)
+        file_format.read(path)
 
 
 def test_what_torch_would_not_write_is_not_taken_for_its_own(path):
@@ -227,10 +227,10 @@ def test_what_torch_would_not_write_is_not_taken_for_its_own(path):
     with pytest.raises(
         CorruptCheckpointError, match=r"not a file that torch.save wrote \(archive/data.pkl is compressed"
     ):
-        archive.read(path)
+        file_format.read(path)
     path.write_bytes(b"text")
     with pytest.raises(CorruptCheckpointError, match=r"not a file that torch\.save wrote"):
-        archive.read(path)
+        file_format.read(path)
 
 
 # Many records, large ones, and far ones
@@ -243,8 +243,8 @@ def test_more_records_than_two_bytes_can_count(path, num_records):
     view = put_together(parts, b"pickle")
     with open(path, "wb") as file:
         file.writelines(sealed(view, 2**20))
-    assert sum(1 for _ in archive._records(view)) == num_records
-    assert archive.read(path) == archive.digest(view)
+    assert sum(1 for _ in file_format._records(view)) == num_records
+    assert file_format.read(path) == file_format.digest(view)
     with zipfile.ZipFile(path) as file:
         assert file.namelist() == names(len(parts))
         assert file.read(f"archive/data/{len(parts) - 1}") == b"the last"
@@ -295,10 +295,10 @@ def test_records_of_more_than_four_gigabytes_and_behind_them(path, sparse, sizes
     places = list(zip(layout.offsets, sizes, strict=True))
     for at, size in places:
         view[at : at + min(size, 9)] = b"beginning"[:size]
-    monkeypatch.setattr(archive, "crc32", checksum_without_holes)
+    monkeypatch.setattr(file_format, "crc32", checksum_without_holes)
     assert sum(len(chunk) for chunk in sealed(view, 2**22)) == len(view)
     monkeypatch.undo()
-    assert [place for _, place in archive._records(view)][: len(sizes)] == places
+    assert [place for _, place in file_format._records(view)][: len(sizes)] == places
     with zipfile.ZipFile(path) as file:
         infos = file.infolist()
         assert [info.filename for info in infos] == names(len(sizes))
@@ -312,15 +312,15 @@ def test_records_of_more_than_four_gigabytes_and_behind_them(path, sparse, sizes
             assert size < SMALL or size & 0xFFFFFFFF == info.CRC
             how = "<4sI2Q" if size >= 0xFFFFFFFF else "<4s3I"
             assert struct.unpack_from(how, view, at + size) == (b"PK\7\10", info.CRC, size, size)
-    monkeypatch.setattr(archive, "_pieces", pieces_without_holes)
-    monkeypatch.setattr(archive, "crc32", checksum_without_holes)
-    assert archive.read(path) == archive.digest(view)
+    monkeypatch.setattr(file_format, "_pieces", pieces_without_holes)
+    monkeypatch.setattr(file_format, "crc32", checksum_without_holes)
+    assert file_format.read(path) == file_format.digest(view)
 
 
 SMALL = 1000
 
 
-def pieces_without_holes(file, num_bytes, real=archive._pieces):
+def pieces_without_holes(file, num_bytes, real=file_format._pieces):
     """Of a large record the right number of zeros, which nobody reads."""
     if num_bytes < SMALL or num_bytes == sys.maxsize:
         yield from real(file, num_bytes)

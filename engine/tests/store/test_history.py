@@ -12,21 +12,21 @@ from tests.support.values import (
     drop_manifest,
     edit_manifest,
     flip_byte,
-    names,
+    names_of,
     save,
     saved,
     small_file,
     truncate,
 )
 
-from cairn.checkpoint import disk as disk_module
-from cairn.checkpoint import layout, resume
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.commit import remove
-from cairn.checkpoint.errors import ConfigError
-from cairn.checkpoint.history import History
-from cairn.checkpoint.resume import Plan
-from cairn.checkpoint.retention import Best, Latest, WithinBytes
+from cairn.errors import ConfigError
+from cairn.policy.keep import Best, Latest, WithinBytes
+from cairn.store import disk as disk_module
+from cairn.store import names, resume
+from cairn.store.catalog import Catalog
+from cairn.store.commit import remove
+from cairn.store.history import History
+from cairn.store.resume import Plan
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_each_save_moves_the_links_and_lets_go_of_what_no_rule_keeps(folder):
         assert own.saved == Catalog(folder).committed()
         kept.append([item.number for item in own.saved])
     assert kept == [[0], [1], [1, 2], [1, 3]]
-    assert links(folder) == {layout.LAST: own.newest.name, layout.BEST: own.best.name}
+    assert links(folder) == {names.LAST: own.newest.name, names.BEST: own.best.name}
     assert (own.newest.number, own.best.number) == (3, 1)
     assert own.path(own.best) == str(folder / own.best.name)
 
@@ -81,12 +81,12 @@ def test_where_nothing_is_ranked_nothing_is_best(folder):
     for number, score in enumerate([0.1, 0.5, 0.3]):
         save(own, number, score)
     assert own.best is None
-    assert links(folder) == {layout.LAST: own.newest.name}
+    assert links(folder) == {names.LAST: own.newest.name}
 
 
 def test_without_a_score_there_is_no_link_to_a_best_one(folder):
     save(history(folder), 0)
-    assert set(links(folder)) == {layout.LAST}
+    assert set(links(folder)) == {names.LAST}
 
 
 def test_links_are_moved_before_anything_is_deleted(folder, monkeypatch):
@@ -138,15 +138,15 @@ def test_what_is_broken_is_cleared_away_and_the_links_are_moved_back(folder, bre
     for number, score in enumerate([0.5, 0.4, 0.3]):
         save(own, number, score)
     break_it(folder, own.newest.name)
-    (folder / layout.temp_name("epoch_000_batch_000009.ckpt")).write_text("half")
+    (folder / names.temp_name("epoch_000_batch_000009.ckpt")).write_text("half")
     broken = own.newest.name
     again = reopened(folder, Latest(-1))
     assert [item.number for item in again.saved] == [0, 1]
-    assert links(folder) == dict.fromkeys([layout.LAST, layout.BEST], "epoch_000_batch_000002.ckpt")
+    assert links(folder) == dict.fromkeys([names.LAST, names.BEST], "epoch_000_batch_000002.ckpt")
     assert (folder / broken).exists(), "until there is something better"
     save(again, 4, 0.9)
-    files = [file for name in names(again.saved) for file in (name, layout.manifest_name(name))]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*files, layout.LAST, layout.BEST])
+    files = [file for name in names_of(again.saved) for file in (name, names.manifest_name(name))]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*files, names.LAST, names.BEST])
     assert broken not in files
 
 
@@ -176,8 +176,8 @@ def test_what_somebody_deleted_is_told_and_no_link_dangles(folder, caplog):
     (folder / own.best.name).unlink()
     save(own, 2, 0.6)
     assert f"Gone from {folder}, and not by this run: epoch_000_batch_000002.ckpt." in caplog.text
-    assert names(own.saved) == names([saved(0), saved(2)])
-    assert links(folder)[layout.BEST] == saved(0).name
+    assert names_of(own.saved) == names_of([saved(0), saved(2)])
+    assert links(folder)[names.BEST] == saved(0).name
 
 
 def test_a_directory_that_somebody_deleted_is_made_again(folder, caplog):
@@ -186,7 +186,7 @@ def test_a_directory_that_somebody_deleted_is_made_again(folder, caplog):
     shutil.rmtree(folder)
     save(own, 1, 0.6)
     assert "Gone from" in caplog.text
-    assert links(folder) == dict.fromkeys([layout.LAST, layout.BEST], saved(1).name)
+    assert links(folder) == dict.fromkeys([names.LAST, names.BEST], saved(1).name)
 
 
 def test_what_could_not_be_deleted_is_deleted_later(folder, monkeypatch):
@@ -196,11 +196,11 @@ def test_what_could_not_be_deleted_is_deleted_later(folder, monkeypatch):
     disk.fail_at = 6 + 3  # the commit takes six steps, and the link of the last one three
     result = save(own, 1)
     assert re.search(r"epoch_000_batch_000001\.ckpt could not be deleted: No space left", result.untidy)
-    assert links(folder) == {layout.LAST: result.saved.name}
+    assert links(folder) == {names.LAST: result.saved.name}
     assert own.saved == [result.saved]
     disk.fail_at = None
     save(own, 2)
-    assert names(Catalog(folder).committed()) == [saved(2).name]
+    assert names_of(Catalog(folder).committed()) == [saved(2).name]
 
 
 # Space
@@ -215,7 +215,7 @@ def test_a_budget_makes_room_before_a_save(folder, monkeypatch):
     budget.open("toy", resume.plan(folder))
     disk = Disk(folder, monkeypatch)
     save(budget, 3)
-    assert disk.steps[0] == f"replace {saved(0).name} {layout.temp_name(saved(0).name)}"
+    assert disk.steps[0] == f"replace {saved(0).name} {names.temp_name(saved(0).name)}"
     assert [item.number for item in budget.saved] == [1, 2, 3]
 
 
@@ -275,7 +275,7 @@ def test_an_older_one_that_cannot_be_used_is_left_alone_and_told(folder, break_i
     assert f"Left alone, and not used: {saved(0).name}, because " in caplog.text
     save(again, 2, 0.4)
     assert (folder / saved(0).name).exists()
-    assert names(again.saved) == [saved(2).name]
+    assert names_of(again.saved) == [saved(2).name]
 
 
 def test_making_room_does_not_take_what_a_link_still_leads_to(folder, monkeypatch):
@@ -286,16 +286,16 @@ def test_making_room_does_not_take_what_a_link_still_leads_to(folder, monkeypatc
         disk.fail_at = 6
         assert "could not be moved" in save(own, 1, 0.4).untidy
     assert own.job(saved(2, num_bytes=10**6), {}).room == []
-    assert links(folder)[layout.BEST] == saved(0).name
+    assert links(folder)[names.BEST] == saved(0).name
     assert (folder / saved(0).name).exists()
 
 
 def test_a_link_that_was_lost_comes_back(folder):
     save(history(folder), 0, 0.5)
-    (folder / layout.LAST).unlink()
-    (folder / layout.BEST).unlink()
+    (folder / names.LAST).unlink()
+    (folder / names.BEST).unlink()
     reopened(folder)
-    assert set(links(folder)) == {layout.LAST, layout.BEST}
+    assert set(links(folder)) == {names.LAST, names.BEST}
 
 
 def test_the_checkpoints_of_another_run_are_not_touched(folder):
@@ -364,6 +364,6 @@ def test_room_that_was_made_for_one_that_did_not_arrive_is_known(folder, caplog)
     assert job.room == [saved(0).name]
     remove(folder, saved(0).name)
     own.done(coming, job, None)
-    assert names(own.saved) == [saved(1).name]
+    assert names_of(own.saved) == [saved(1).name]
     save(own, 2)
     assert "Gone" not in caplog.text

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.values import saved
 
-from cairn.checkpoint import manifest
-from cairn.checkpoint.errors import CairnError, CorruptCheckpointError
-from cairn.checkpoint.types import Position, Saved
+from cairn.errors import CairnError, CorruptCheckpointError
+from cairn.store import manifest
+from cairn.types import Position, Saved
 
 COUNTS = st.integers(min_value=0, max_value=2**53)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -5,31 +5,31 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.values import at
 
-from cairn.checkpoint import layout
+from cairn.store import names
 
 EPOCHS = st.integers(min_value=0, max_value=10**5)
 BATCHES = st.integers(min_value=0, max_value=10**8)
 
 
 def name(epoch, batch):
-    return layout.checkpoint_name(at(batch, epoch=epoch))
+    return names.checkpoint_name(at(batch, epoch=epoch))
 
 
 def test_the_name_says_what_was_done():
     assert name(0, 150) == "epoch_000_batch_000150.ckpt"
-    assert layout.manifest_name(name(0, 150)) == "epoch_000_batch_000150.json"
+    assert names.manifest_name(name(0, 150)) == "epoch_000_batch_000150.json"
 
 
 @given(EPOCHS, BATCHES)
 def test_what_is_built_can_be_parsed(epoch, batch):
-    assert layout.parse_name(name(epoch, batch)) == (epoch, batch)
+    assert names.parse_name(name(epoch, batch)) == (epoch, batch)
 
 
 @given(st.from_regex(r"epoch_\d{1,5}_batch_\d{1,8}\.ckpt", fullmatch=True))
 @example("epoch_0001_batch_000001.ckpt")
 @example("epoch_001_batch_0000001.ckpt")
 def test_what_can_be_parsed_would_be_built_so(text):
-    place = layout.parse_name(text)
+    place = names.parse_name(text)
     assert place is None or name(*place) == text
 
 
@@ -42,8 +42,8 @@ def test_names_of_usual_length_sort_as_their_places_do(epoch, batch, data):
 @pytest.mark.parametrize(
     "foreign",
     [
-        layout.LAST,
-        layout.BEST,
+        names.LAST,
+        names.BEST,
         "",
         "epoch_0_batch_150.ckpt",  # what people write by hand
         "epoch=0-step=150.ckpt",  # what Lightning writes
@@ -56,21 +56,21 @@ def test_names_of_usual_length_sort_as_their_places_do(epoch, batch, data):
     ],
 )
 def test_other_names_are_not_ours(foreign):
-    assert layout.parse_name(foreign) is None
+    assert names.parse_name(foreign) is None
 
 
 @given(EPOCHS, BATCHES)
 def test_a_temporary_name_is_hidden_and_is_known_again(epoch, batch):
     own = name(epoch, batch)
-    for final in (own, layout.manifest_name(own), layout.LAST, layout.BEST):
-        temp = layout.temp_name(final)
-        assert layout.is_temp(temp)
-        assert not layout.is_temp(final)
+    for final in (own, names.manifest_name(own), names.LAST, names.BEST):
+        temp = names.temp_name(final)
+        assert names.is_temp(temp)
+        assert not names.is_temp(final)
         assert temp.startswith(".")
         assert "/" not in temp
-        assert layout.parse_name(temp) is None
+        assert names.parse_name(temp) is None
 
 
 @pytest.mark.parametrize("foreign", [".gitignore", ".tmp", "notes.tmp", ".notes.txt.tmp", ".rsync.abc.tmp", ".nfs0001"])
 def test_temporary_files_of_others_are_not_ours(foreign):
-    assert not layout.is_temp(foreign)
+    assert not names.is_temp(foreign)

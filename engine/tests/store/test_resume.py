@@ -9,10 +9,10 @@ import pytest
 import torch
 from tests.support.values import DAMAGES, age_manifest, commit, drop_manifest, flip_byte, garble_manifest, truncate
 
-from cairn.checkpoint import disk, layout, resume
-from cairn.checkpoint.catalog import Rejected
-from cairn.checkpoint.errors import CheckpointError, ResumeError
-from cairn.checkpoint.resume import Plan
+from cairn.errors import CheckpointError, ResumeError
+from cairn.store import disk, names, resume
+from cairn.store.catalog import Rejected
+from cairn.store.resume import Plan
 
 
 class Intruder:
@@ -57,7 +57,7 @@ def test_a_plan_touches_nothing(tmp_path):
     items = [commit(tmp_path, number) for number in range(3)]
     flip_byte(tmp_path, items[2].name)
     drop_manifest(tmp_path, items[1].name)
-    (tmp_path / layout.temp_name(items[0].name)).write_text("half")
+    (tmp_path / names.temp_name(items[0].name)).write_text("half")
     before = listing(tmp_path)
     resume.plan(tmp_path)
     assert listing(tmp_path) == before
@@ -105,8 +105,8 @@ def test_a_run_of_a_later_cairn_is_refused_and_not_begun_anew(tmp_path, whole):
 
 def test_a_checkpoint_is_loaded_through_its_link(tmp_path):
     item = commit(tmp_path, 3)
-    (tmp_path / layout.LAST).symlink_to(item.name)
-    assert resume.load(tmp_path / layout.LAST)["number"] == 3
+    (tmp_path / names.LAST).symlink_to(item.name)
+    assert resume.load(tmp_path / names.LAST)["number"] == 3
 
 
 def test_a_file_that_is_not_ours_needs_no_manifest(tmp_path):
@@ -255,7 +255,7 @@ def test_a_writer_that_is_still_at_work_is_waited_for(tmp_path, monkeypatch, cap
 
 
 def test_one_that_moves_nothing_any_more_is_not_waited_for_for_ever(tmp_path, monkeypatch):
-    hand, half = [0.0], tmp_path / layout.temp_name(commit(tmp_path, 0).name)
+    hand, half = [0.0], tmp_path / names.temp_name(commit(tmp_path, 0).name)
     monkeypatch.setattr(resume.time, "monotonic", lambda: hand[0])
 
     def wait(seconds):

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.made_runs import BATCH_S, SAVE_S, STALL_S, WRITE_S, end, run_directory
 
-from cairn import sweep, sweep_choice
-from cairn.checkpoint import pace
-from cairn.checkpoint.types import Cost
-from cairn.sweep_choice import FEWEST_SAVES, SHORTEST_S, USUAL_MTBF_S, advise, expected_loss
+from cairn.policy import auto
+from cairn.study import choice, reading
+from cairn.study.choice import FEWEST_SAVES, SHORTEST_S, USUAL_MTBF_S, advise, expected_loss
+from cairn.types import Cost
 
 COST = Cost(batch_s=0.1, stall_s=0.05, slowdown_s=0.15, write_s=1.0, num_saves=10)
 
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def study(folder, mtbf_s=None):
-    return sweep_choice.study(sweep.read(folder), mtbf_s)
+    return choice.study(reading.read(folder), mtbf_s)
 
 
 # What a save costs
@@ -103,7 +103,7 @@ def test_only_ends_without_notice_are_failures(folder):
     run_directory(folder, 200)
     found = study(folder).failures
     assert (len(found.unannounced), len(found.announced), found.num_unrecorded) == (2, 1, 0)
-    runs = sweep.read(folder).runs
+    runs = reading.read(folder).runs
     assert found.trained_s == pytest.approx(sum(run.elapsed_s + run.lost_s for run in runs))
     assert found.mtbf_s == pytest.approx(found.trained_s / 2)
     assert found.mtbf_error == pytest.approx(1 / math.sqrt(2))
@@ -114,7 +114,7 @@ def test_a_run_without_a_record_of_its_restarts_counts_for_nothing(folder):
     (run_directory(folder, 200) / "starts.jsonl").unlink()
     found = study(folder).failures
     assert found.num_unrecorded == 1
-    (first, _) = sweep.read(folder).runs
+    (first, _) = reading.read(folder).runs
     assert found.trained_s == pytest.approx(first.trained_s)
 
 
@@ -136,7 +136,7 @@ def test_if_nobody_knows_there_is_an_interval_for_each_of_the_usual_ones(folder)
 def test_the_interval_is_dalys(folder):
     found = advise(COST, 8 * 3600.0)
     assert found.young_s == pytest.approx(math.sqrt(2 * 0.2 * 8 * 3600))
-    assert found.daly_s == pace.daly_s(0.2, 8 * 3600.0)
+    assert found.daly_s == auto.daly_s(0.2, 8 * 3600.0)
     assert (found.why, found.interval_batches) == ("failures", 1100)
     assert found.interval_s == pytest.approx(110.0)
     assert found.loss == pytest.approx(0.2 / 110 + 110 / (2 * 8 * 3600))

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pytest
 from tests.support.made_runs import end, run_directory
 
-from cairn import sweep, sweep_choice, sweep_page, sweep_plots
-from cairn import sweep_words as words
+from cairn.study import choice, plots, reading, words
+from cairn.study import page as sweep_page
 
 
 class Reader(HTMLParser):
@@ -38,7 +38,7 @@ def study(tmp_path):
     overrides = ["checkpoint.save_interval=100", "tags=<b>&[x]"]
     run_directory(tmp_path / "<i>&sweep", 100, ends=[end(370, 300, 100, "failed", "<script>")], overrides=overrides)
     run_directory(tmp_path / "<i>&sweep", 400)
-    return sweep_choice.study(sweep.read(tmp_path / "<i>&sweep"))
+    return choice.study(reading.read(tmp_path / "<i>&sweep"))
 
 
 def read(path):
@@ -49,7 +49,7 @@ def read(path):
 
 
 def test_the_page_is_whole_and_needs_nothing_else(study, tmp_path):
-    pictures = sweep_plots.pictures(study)
+    pictures = plots.pictures(study)
     page = read(sweep_page.write(study, pictures, tmp_path / "out"))
     prefix = "data:image/png;base64,"
     assert [link[: len(prefix)] for link in page.links] == [prefix] * 3
@@ -74,7 +74,7 @@ def test_names_are_texts(study, tmp_path):
 
 def test_without_restarts_there_is_no_section_of_them(tmp_path):
     run_directory(tmp_path / "sweep", 100)
-    calm = sweep_choice.study(sweep.read(tmp_path / "sweep"))
+    calm = choice.study(reading.read(tmp_path / "sweep"))
     page = read(sweep_page.write(calm, [], tmp_path))
     assert "Restarts" not in page.text
     assert "24 h" in page.cells, "the usual times between failures"

@@ -6,14 +6,14 @@ import sys
 
 import matplotlib.image
 import pytest
-from tests.support.command import ROOT
 from tests.support.made_runs import end, run_directory
+from tests.support.paths import ENGINE
 
-from cairn import sweep, sweep_choice, sweep_plots
+from cairn.study import choice, plots, reading
 
 
 def study(folder, mtbf_s=None):
-    return sweep_choice.study(sweep.read(folder), mtbf_s)
+    return choice.study(reading.read(folder), mtbf_s)
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def folder(tmp_path):
 
 
 def test_nothing_is_loaded_for_drawing_before_something_is_drawn():
-    code = "import sys; from cairn import cli, sweep_page, sweep_plots; sys.exit('matplotlib' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, check=True)
+    code = "import sys, cairn.cli.main, cairn.study.page, cairn.study.plots; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ENGINE / "src")}, check=True)
 
 
 def widths(axis):
@@ -35,7 +35,7 @@ def widths(axis):
 
 def test_a_bar_per_run(folder):
     found = study(folder)
-    figure = sweep_plots.runs(found)
+    figure = plots.runs(found)
     overhead, stall, written, held, risk, best = figure.axes
     assert widths(overhead) == pytest.approx([100 * run.overhead for run in found.sweep.runs])
     assert widths(stall) == pytest.approx([50.0] * 3)
@@ -52,7 +52,7 @@ def test_a_bar_per_run(folder):
 
 def test_the_choice_lies_on_the_curve_and_measured_points_beside_it(folder):
     found = study(folder, 3600.0)
-    (axis,) = sweep_plots.loss(found).axes
+    (axis,) = plots.loss(found).axes
     lines = {line.get_label(): line for line in axis.lines}
     (advice,) = found.advice
     chosen = lines[f"choose {advice.interval_batches} batches"]
@@ -66,7 +66,7 @@ def test_the_choice_lies_on_the_curve_and_measured_points_beside_it(folder):
 
 def test_what_was_lost_is_red(folder):
     found = study(folder)
-    (axis,) = sweep_plots.kills(found).axes
+    (axis,) = plots.kills(found).axes
     red = [bar for bar in axis.patches if bar.get_facecolor()[0] > 0.7]
     assert [bar.get_width() for bar in red] == [pytest.approx(7.2)]
     ends = [
@@ -76,18 +76,18 @@ def test_what_was_lost_is_red(folder):
 
 
 def test_pictures_of_nothing_are_left_out(tmp_path, folder):
-    assert [item.name for item in sweep_plots.pictures(study(folder))] == ["runs", "loss", "kills"]
+    assert [item.name for item in plots.pictures(study(folder))] == ["runs", "loss", "kills"]
     run_directory(tmp_path / "calm", 100)
-    assert [item.name for item in sweep_plots.pictures(study(tmp_path / "calm"))] == ["runs", "loss"]
+    assert [item.name for item in plots.pictures(study(tmp_path / "calm"))] == ["runs", "loss"]
     run_directory(tmp_path / "nothing", 2000)
-    assert [item.name for item in sweep_plots.pictures(study(tmp_path / "nothing"))] == ["runs"]
+    assert [item.name for item in plots.pictures(study(tmp_path / "nothing"))] == ["runs"]
 
 
 @pytest.mark.parametrize("mtbf_s", [None, 60.0, 1e7])
 @pytest.mark.parametrize(("interval", "batches"), [(100, 1000), (2000, 1000), (400, 1000), (2, 10)])
 def test_any_single_run_can_be_drawn(tmp_path, interval, batches, mtbf_s):
     run_directory(tmp_path / "one", interval, batches)
-    paths = sweep_plots.write(sweep_plots.pictures(study(tmp_path / "one", mtbf_s)), tmp_path / "out")
+    paths = plots.write(plots.pictures(study(tmp_path / "one", mtbf_s)), tmp_path / "out")
     for path in paths:
         image = matplotlib.image.imread(path)
         assert image.std() > 0.01, "something is drawn"
@@ -97,4 +97,4 @@ def test_any_single_run_can_be_drawn(tmp_path, interval, batches, mtbf_s):
     ("most", "step"), [(14.0, 2.0), (0.9, 0.1), (1.0, 0.1), (99.0, 10.0), (100.0, 10.0), (3.0, 0.5)]
 )
 def test_steps_of_an_axis(most, step):
-    assert sweep_plots._step(most) == pytest.approx(step)
+    assert plots._step(most) == pytest.approx(step)

@@ -13,9 +13,10 @@ from tests.support import made_runs
 from tests.support.command import QUICK, num_checkpoints, start, train, wait_for
 from tests.support.made_runs import BATCH_S, SAVE_BYTES, SAVE_S, STALL_S, WRITE_S, end, run_directory
 
-from cairn import cli, sweep
-from cairn.checkpoint.catalog import Catalog
+from cairn.cli.main import main
 from cairn.errors import MissingFileError
+from cairn.store.catalog import Catalog
+from cairn.study import reading
 
 FILES = ["run.json", "config.yaml", "progress.json", "starts.jsonl", "csv/checkpoints.csv", "csv/metrics.csv"]
 
@@ -26,7 +27,7 @@ def run(tmp_path):
 
 
 def read(path):
-    (run,) = sweep.read(path).runs
+    (run,) = reading.read(path).runs
     return run
 
 
@@ -237,7 +238,7 @@ def test_a_manifest_without_a_checksum_may_hold_anything(run, name, odd):
 def test_the_shortest_interval_comes_first(tmp_path):
     for interval in (200, 50, 1000):
         run_directory(tmp_path, interval)
-    found = sweep.read(tmp_path)
+    found = reading.read(tmp_path)
     assert found.labels == ("50", "200", "1000")
     assert found.varied == ("checkpoint.save_interval",)
 
@@ -246,34 +247,37 @@ def test_a_label_tells_what_else_was_varied(tmp_path):
     overrides = ["checkpoint.save_interval=50", "model.lr=0.1"]
     run_directory(tmp_path, 50, overrides=overrides)
     run_directory(tmp_path, 200, overrides=["checkpoint.save_interval=200", "model.lr=0.2"])
-    assert sweep.read(tmp_path).labels == ("50, lr=0.1", "200, lr=0.2")
+    assert reading.read(tmp_path).labels == ("50, lr=0.1", "200, lr=0.2")
 
 
 def test_runs_with_the_same_overrides_have_names_of_their_own(tmp_path):
     run_directory(tmp_path / "a", 50)
     (tmp_path / "a" / "checkpoint.save_interval=50,checkpoint=interval").rename(tmp_path / "a" / "first")
     run_directory(tmp_path / "a", 50)
-    assert sorted(sweep.read(tmp_path).labels) == ["50 (checkpoint.save_interval=50,checkpoint=interval)", "50 (first)"]
+    assert sorted(reading.read(tmp_path).labels) == [
+        "50 (checkpoint.save_interval=50,checkpoint=interval)",
+        "50 (first)",
+    ]
 
 
 def test_a_run_is_a_sweep_of_one(run):
-    assert sweep.read(run).labels == ("100",)
+    assert reading.read(run).labels == ("100",)
 
 
 @pytest.mark.parametrize(("name", "told"), [("gone", "is not there"), ("file", "is a file"), (".", "There is no run")])
 def test_what_is_no_sweep_is_told_in_a_sentence(tmp_path, name, told):
     (tmp_path / "file").touch()
     with pytest.raises(MissingFileError, match=told):
-        sweep.read(tmp_path / name)
+        reading.read(tmp_path / name)
 
 
 def test_latest_is_the_sweep_of_the_newest_run(tmp_path):
     run = run_directory(tmp_path / "logs" / "t" / "multiruns" / "now", 50)
-    assert sweep.find("latest", tmp_path / "logs") == run
+    assert reading.find("latest", tmp_path / "logs") == run
     (run.parent / "multirun.yaml").touch()
-    assert sweep.find("latest", tmp_path / "logs") == run.parent
+    assert reading.find("latest", tmp_path / "logs") == run.parent
     with pytest.raises(MissingFileError, match="no run below"):
-        sweep.find("latest", tmp_path / "none")
+        reading.find("latest", tmp_path / "none")
 
 
 # Real ones
@@ -293,7 +297,7 @@ def measured(run):
 def test_the_report_of_a_real_sweep_is_what_its_runs_have_written(tmp_path, capsys):
     group = ["checkpoint=interval", "checkpoint.save_interval=5,10,20", "trainer.max_epochs=2"]
     train(None, "-m", *QUICK, *group, f"hydra.sweep.dir={tmp_path}/sweep")
-    assert cli.main(["report", str(tmp_path / "sweep"), "--json"]) == 0
+    assert main.main(["report", str(tmp_path / "sweep"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["runs"]
     assert [item["label"] for item in found] == ["5", "10", "20"]
     for item, num_saves in zip(found, (8, 4, 2), strict=True):
@@ -320,7 +324,7 @@ def test_what_a_real_kill_has_cost_is_reported(tmp_path, capsys):
     reached = json.loads((run / "progress.json").read_text())
     saved = Catalog(run / "checkpoints").committed()[-1]
     train(run, *settings, f"trainer.max_epochs={saved.position.epoch + 2}")
-    assert cli.main(["report", str(run), "--json"]) == 0
+    assert main.main(["report", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     (killed,) = found["runs"][0]["ends"]
     assert (killed["kind"], found["failures"]["killed"]) == ("killed", 1)

@@ -7,9 +7,8 @@ import pytest
 from rich.console import Console
 from tests.support.made_runs import SAVE_BYTES, end, run_directory
 
-from cairn import sweep, sweep_choice
-from cairn import sweep_words as words
-from cairn.checkpoint.space import size
+from cairn.study import choice, reading, words
+from cairn.units import size
 
 ENDS = [end(370, 300, 100), end(500, 500, 100, "stopped", "SIGTERM")]
 
@@ -22,7 +21,7 @@ def folder(tmp_path):
 
 
 def study(folder, mtbf_s=None):
-    return sweep_choice.study(sweep.read(folder), mtbf_s)
+    return choice.study(reading.read(folder), mtbf_s)
 
 
 def test_a_row_per_run(folder):

@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cairn.cluster.signals import STOP_SIGNALS
+from cairn.jobs.signals import STOP_SIGNALS
 
 
 class RecordBatches(Callback):

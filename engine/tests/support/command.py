@@ -14,9 +14,10 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from tests.support.forks import ROOT, Fork, Forks
+from tests.support.forks import Fork, Forks
+from tests.support.paths import PYTHONPATH, ROOT
 
-from cairn.checkpoint.catalog import Catalog
+from cairn.store.catalog import Catalog
 
 QUICK = ["logger=csv", "callbacks=none", "trainer=cpu", "trainer.enable_progress_bar=false"]
 """What keeps a run short without touching its numbers."""
@@ -35,7 +36,7 @@ class Process:
         self._said, path = tempfile.mkstemp()
         os.unlink(path)
         weakref.finalize(self, os.close, self._said)
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **env}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, "PYTHONFAULTHANDLER": "1", **env}
         self._process: Fork | subprocess.Popen[bytes]
         if fresh or sys.platform != "linux":
             self._process = subprocess.Popen(

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.state import KEY
+from cairn.lightning.state import KEY
+from cairn.store.catalog import Catalog
 
 # What may differ between a run and its resumed twin: whose it is, where it lies, and what the wall clock said.
 NOT_COMPARED = {("cairn", "run"), ("cairn", "config"), ("cairn", "clock")}

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ENGINE, PYTHONPATH, ROOT
+
 RANKS = "CAIRN_TEST_RANKS"
 """How many of the processes that Lightning starts shall be forked as well."""
 _PATIENT_S = 600
@@ -37,8 +38,8 @@ class Forks:
         with theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.forks", str(theirs.fileno())],
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
+                cwd=ENGINE,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
@@ -124,12 +125,10 @@ def serve(orders: socket.socket) -> None:
     """Import what a command may import; then fork for each order that comes, and in the child become that command."""
     from hydra import compose, initialize_config_dir
 
-    from cairn import imports
+    from cairn.hydra import imports
 
     with imports.quick():
-        import cairn.checkpoint.tracking  # and with it W&B's client: a second in each run that logs to it
-        import cairn.cli
-        import cairn.run  # noqa: F401
+        pass
 
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         compose("train")  # finds Hydra's plugins, and warms up its parser

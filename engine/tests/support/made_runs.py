@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from tests.support.values import at, commit
 
-from cairn.checkpoint.types import Saved
+from cairn.types import Saved
 
 BATCH_S, STALL_S, SLOWER_S, WRITE_S = 0.1, 0.05, 0.15, 1.0
 SAVE_S = STALL_S + SLOWER_S

@@ -11,15 +11,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tests.support.toy import BATCH_SIZE, PointData
 
-from cairn.checkpoint.callback import CheckpointEngine, Policy
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.resume import Plan
-from cairn.checkpoint.retention import Latest
-from cairn.checkpoint.schedule import Every
-from cairn.checkpoint.snapshot import Origin
-from cairn.checkpoint.types import Saved
-from cairn.data import DataModule
-from cairn.logging.csv import CSVLogger
+from cairn import DataModule
+from cairn.lightning.capture import Origin
+from cairn.lightning.checkpointer import CheckpointEngine, Policy
+from cairn.lightning.csv_logger import CSVLogger
+from cairn.policy.keep import Latest
+from cairn.policy.when import Every
+from cairn.store.catalog import Catalog
+from cairn.store.resume import Plan
+from cairn.types import Saved
 
 
 class Scored(LightningModule):

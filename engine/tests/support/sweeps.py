@@ -12,9 +12,9 @@ from tests.support.callbacks import recorded
 from tests.support.command import QUICK, RECORD, Process, start
 from tests.support.equality import Outcome, outcome
 
-from cairn import attempts
-from cairn.cluster.ledger import Ledger
-from cairn.rundir import RunDirectory
+from cairn.runs import attempts
+from cairn.runs.directory import RunDirectory
+from cairn.runs.ledger import Ledger
 
 INTERVAL = "checkpoint.save_interval"
 COMMAND = [

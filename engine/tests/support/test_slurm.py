@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import sacct, slurm_guard
-from tests.support.forks import ROOT
+from tests.support.paths import ENGINE
 from tests.support.slurm import Slurm
 
 STUBBORN = "trap '' TERM; while true; do sleep 1; done"
@@ -229,7 +229,7 @@ def test_nothing_is_left_of_one_whose_owner_was_killed(slurm):
         "    print(slurm.conf, flush=True)",
         "    time.sleep(600)",
     ]
-    owner = subprocess.Popen([sys.executable, "-c", "\n".join(program)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen([sys.executable, "-c", "\n".join(program)], cwd=ENGINE, stdout=subprocess.PIPE, text=True)
     try:
         conf = Path(owner.stdout.readline().strip())
         assert list(slurm_guard.members(conf))

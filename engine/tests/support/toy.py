@@ -20,15 +20,15 @@ from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric, MetricCollection, MinMaxMetric, MinMetric, RunningMean
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from cairn.checkpoint import stage
-from cairn.checkpoint.callback import CheckpointEngine, Policy
-from cairn.checkpoint.loop import Place
-from cairn.checkpoint.resume import Plan, plan
-from cairn.checkpoint.retention import Best, Latest
-from cairn.checkpoint.schedule import AtEnd, BestValidation, Every
-from cairn.checkpoint.snapshot import Origin
-from cairn.data import DataModule
-from cairn.logging.csv import CSVLogger
+from cairn import DataModule
+from cairn.lightning.boundary import Place
+from cairn.lightning.capture import Origin
+from cairn.lightning.checkpointer import CheckpointEngine, Policy
+from cairn.lightning.csv_logger import CSVLogger
+from cairn.policy.keep import Best, Latest
+from cairn.policy.when import AtEnd, BestValidation, Every
+from cairn.store.resume import Plan, plan
+from cairn.writing import copying
 
 NUM_SAMPLES, BATCH_SIZE = 23, 3  # eight batches, the last one smaller
 BATCHES_PER_EPOCH, EPOCHS = 8, 3
@@ -264,22 +264,22 @@ class CopyingEngine(CheckpointEngine):
 @contextmanager
 def copied_as_late_as_possible() -> Iterator[None]:
     """What may be copied during the next batch is copied right before its optimizer step."""
-    now, copy, finish = threading.Event(), stage._copy, stage.Stage.finish
+    now, copy, finish = threading.Event(), copying._copy, copying.Stage.finish
 
     def late(pairs: Any, **options: Any) -> None:
         if threading.current_thread().name.startswith("checkpoint-copy"):
             now.wait(0.1)  # after the last batch there is no step
         copy(pairs, **options)
 
-    def finish_now(self: stage.Stage) -> float:
+    def finish_now(self: copying.Stage) -> float:
         now.set()
         waited_s = finish(self)
         now.clear()
         return waited_s
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "_copy", late)
-        patch.setattr(stage.Stage, "finish", finish_now)
+        patch.setattr(copying, "_copy", late)
+        patch.setattr(copying.Stage, "finish", finish_now)
         yield
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from cairn.checkpoint import manifest
-from cairn.checkpoint.commit import Job, Result, perform
-from cairn.checkpoint.encoding import encode
-from cairn.checkpoint.history import History
-from cairn.checkpoint.images import Image
-from cairn.checkpoint.layout import checkpoint_name, manifest_name
-from cairn.checkpoint.stage import Stage
-from cairn.checkpoint.types import Moment, Position, Saved
+from cairn.store import manifest
+from cairn.store.commit import Job, Result, perform
+from cairn.store.history import History
+from cairn.store.names import checkpoint_name, manifest_name
+from cairn.types import Moment, Position, Saved
+from cairn.writing.buffers import Image
+from cairn.writing.copying import Stage
+from cairn.writing.encode import encode
 
 
 def at(batch: int = 0, *, epoch: int = 0, total: int | None = None, step: int = 0, samples: int = 0) -> Position:
@@ -150,6 +150,6 @@ DAMAGES: dict[str, tuple[Callable[[Path, str], None], str]] = {
 """How a checkpoint can be broken, and what its rejection says."""
 
 
-def names(items: Sequence[Saved]) -> list[str]:
+def names_of(items: Sequence[Saved]) -> list[str]:
     """The file names."""
     return [item.name for item in items]

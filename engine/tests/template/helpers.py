@@ -5,22 +5,22 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 CLASSIFIER = {
-    "_target_": "cairn.models.classifier.Classifier",
+    "_target_": "project.models.classifier.Classifier",
     "_recursive_": False,
     "_convert_": "all",
     "num_classes": 3,
-    "net": {"_target_": "cairn.models.mlp.MLP", "input_size": 4, "hidden_sizes": [5], "num_classes": 3},
+    "net": {"_target_": "project.models.mlp.MLP", "input_size": 4, "hidden_sizes": [5], "num_classes": 3},
     "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1},
     "scheduler": None,
 }
 LANGUAGE_MODEL = {
-    "_target_": "cairn.models.language_model.LanguageModel",
+    "_target_": "project.models.language_model.LanguageModel",
     "_recursive_": False,
-    "net": {"_target_": "cairn.models.gpt.GPT", "seq_len": 6, "num_layers": 1, "embed_dim": 8},
+    "net": {"_target_": "project.models.gpt.GPT", "seq_len": 6, "num_layers": 1, "embed_dim": 8},
     "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.01, "betas": [0.9, 0.95]},
     "scheduler": {
         "scheduler": {
-            "_target_": "cairn.models.schedulers.WarmupCosine",
+            "_target_": "project.models.schedulers.WarmupCosine",
             "_partial_": True,
             "warmup_steps": 1,
             "total_steps": None,

@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from tests.support.command import ROOT
+from tests.support.paths import ROOT
 
 ARRAY = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}
 """Of its last job, which has the number of the array itself."""

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cairn.data.corpus import Corpus
+from project.data.corpus import Corpus
 
 
 @pytest.fixture

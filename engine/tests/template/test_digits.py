@@ -4,8 +4,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from cairn.data import digits as module
-from cairn.data.digits import Digits, shift
+from project.data import digits as module
+from project.data.digits import Digits, shift
 
 
 def digits(**options):

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tests.models.helpers import CLASSIFIER, LANGUAGE_MODEL, PLATEAU, arguments, images, tokens, trainer
+from tests.template.helpers import CLASSIFIER, LANGUAGE_MODEL, PLATEAU, arguments, images, tokens, trainer
 
-from cairn.models.classifier import Classifier
-from cairn.models.language_model import LanguageModel
-from cairn.models.mlp import MLP
+from project.models.classifier import Classifier
+from project.models.language_model import LanguageModel
+from project.models.mlp import MLP
 
 CASES = [(Classifier, CLASSIFIER, images), (LanguageModel, LANGUAGE_MODEL, tokens)]
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cairn.models.cnn import CNN
-from cairn.models.gpt import GPT
-from cairn.models.mlp import MLP
+from project.models.cnn import CNN
+from project.models.gpt import GPT
+from project.models.mlp import MLP
 
 
 def num_parameters(net):

@@ -18,12 +18,13 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from tests.support.command import QUICK, ROOT, train
+from tests.support.command import QUICK, train
 from tests.support.made_runs import end, run_directory
+from tests.support.paths import ROOT
 
-from cairn import sweep, sweep_choice, sweep_words
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.retention import best_of
+from cairn.policy.keep import best_of
+from cairn.store.catalog import Catalog
+from cairn.study import choice, reading, words
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 INSPECT = ROOT / "notebooks" / "inspect_run.ipynb"
@@ -145,15 +146,15 @@ def test_a_sweep_is_shown_as_the_report_tells_it(tmp_path: Path) -> None:
     run_directory(tmp_path / "sweep", 100, ends=[end(370, 300, 100)])
     run_directory(tmp_path / "sweep", 400)
     cells = executed(SWEEP, f"SWEEP, MTBF = {str(tmp_path / 'sweep')!r}, None", ROOT / "notebooks", tmp_path)
-    study = sweep_choice.study(sweep.read(tmp_path / "sweep"))
-    assert table(cells["runs"]) == sweep_words.rows(study)
-    assert table(cells["choice"]) == sweep_words.advice_rows(study)
+    study = choice.study(reading.read(tmp_path / "sweep"))
+    assert table(cells["runs"]) == words.rows(study)
+    assert table(cells["choice"]) == words.advice_rows(study)
     assert study.cost is not None
     assert printed(cells["cost"]).startswith(f"10 saves: d = {1000 * study.cost.save_s:.3g} ms")
     assert "M = " in printed(cells["failures"])
     assert [len(pictures(cells[name])) for name in ("bars", "failures", "curve")] == [1, 1, 1]
     (told,) = (out.data["text/markdown"] for out in cells["words"].outputs)
-    assert told.splitlines() == [f"- {text}" for text in [*sweep_words.conclusion(study), *sweep_words.notes(study)]]
+    assert told.splitlines() == [f"- {text}" for text in [*words.conclusion(study), *words.notes(study)]]
 
 
 @pytest.mark.slow

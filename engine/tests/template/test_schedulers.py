@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn.models.schedulers import Factor, WarmupCosine
+from project.models.schedulers import Factor, WarmupCosine
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 from torch import nn
 
-from cairn.models.specs import live_names, plain
+from project.models.specs import live_names, plain
 
 
 def test_plain_takes_omegaconf_apart():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn.data.text import Text, Windows
+from project.data.text import Text, Windows
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from types import SimpleNamespace
 import pytest
 from tests.support.values import commit, saved, small_file
 
-from cairn.checkpoint import archive, layout, tracking
-from cairn.checkpoint.commit import remove
-from cairn.checkpoint.pruned import Pruned
-from cairn.checkpoint.space import size
-from cairn.checkpoint.tracking import Place, WandbTracker, Wishes
+from cairn.store import file_format, names
+from cairn.store.commit import remove
+from cairn.units import size
+from cairn.wandb import artifacts
+from cairn.wandb.artifacts import Place, WandbTracker, Wishes
+from cairn.wandb.deleted import Pruned
 
 
 class Entry:
@@ -94,8 +95,8 @@ def server(monkeypatch):
         made.num_listed += 1
         return [made.handle(number) for number in sorted(made.versions)] if named == "e/p/model-r" else []
 
-    monkeypatch.setattr(tracking, "versions", versions)
-    monkeypatch.setattr(tracking, "again", lambda version: made.handle(version.number))
+    monkeypatch.setattr(artifacts, "versions", versions)
+    monkeypatch.setattr(artifacts, "again", lambda version: made.handle(version.number))
     return made
 
 
@@ -115,7 +116,7 @@ class Run:
 
     def save(self, number, best=None, **facts):
         item = replace(commit(self.folder, number, position=place(number), **facts), number=number)
-        links = {layout.LAST: item.name, layout.BEST: saved(number if best is None else best).name}
+        links = {names.LAST: item.name, names.BEST: saved(number if best is None else best).name}
         self.tracker.committed(item, links)
         return item
 
@@ -206,7 +207,7 @@ def test_offline_a_deletion_before_the_thread_comes_to_it_is_no_trouble(server, 
     run = Run(server, folder, pruned=pruned)
     item = commit(folder, 0)
     remove(folder, item.name)
-    run.tracker.committed(item, {layout.LAST: item.name, layout.BEST: None})
+    run.tracker.committed(item, {names.LAST: item.name, names.BEST: None})
     run.tracker.pruned([item.name])
     run.end(finished=False)
     assert caplog.text == ""
@@ -240,14 +241,14 @@ def test_final_moves_when_a_run_is_extended(server, folder):
     run.save(0)
     run.end()
     longer = Run(server, folder)
-    longer.tracker.opened([saved_on(folder, 0)], {layout.LAST: name(0), layout.BEST: name(0)})
+    longer.tracker.opened([saved_on(folder, 0)], {names.LAST: name(0), names.BEST: name(0)})
     longer.save(1, best=0)
     longer.end()
     assert server.named() == {name(0): {step(0), "best"}, name(1): {step(1), "latest", "final"}}
 
 
 def saved_on(folder, number):
-    from cairn.checkpoint.catalog import Catalog
+    from cairn.store.catalog import Catalog
 
     return next(item for item in Catalog(folder).committed() if item.name == name(number))
 
@@ -272,7 +273,7 @@ def test_a_start_sends_what_is_lacking_and_takes_back_what_was_pruned(server, fo
     unknown = commit(folder, 3, position=place(3))  # right before the kill
     second = Run(server, folder)
     kept = [saved_on(folder, 1), saved_on(folder, 2), unknown]
-    second.tracker.opened(kept, {layout.LAST: unknown.name, layout.BEST: name(2)})
+    second.tracker.opened(kept, {names.LAST: unknown.name, names.BEST: name(2)})
     second.end(finished=False)
     assert server.named() == {
         name(1): {step(1)},
@@ -289,7 +290,7 @@ def test_what_somebody_has_moved_away_stays_in_wandb(server, folder):
     for number in range(2):
         remove(folder, name(number))
     second = Run(server, folder)
-    second.tracker.opened([], {layout.LAST: None, layout.BEST: None})
+    second.tracker.opened([], {names.LAST: None, names.BEST: None})
     second.end()
     assert set(server.named()) == {name(0), name(1)}
 
@@ -302,7 +303,7 @@ def test_a_reference_is_no_upload(server, folder):
     ((_, entries),) = server.versions.values()
     entries[name(0)].ref = "file:///somewhere"
     second = Run(server, folder)
-    second.tracker.opened([saved_on(folder, 0)], {layout.LAST: name(0), layout.BEST: None})
+    second.tracker.opened([saved_on(folder, 0)], {names.LAST: name(0), names.BEST: None})
     second.end(finished=False)
     ((_, entries),) = server.versions.values()
     assert entries[name(0)].ref is None
@@ -320,7 +321,7 @@ def test_what_waited_when_the_run_died_is_sent_if_it_is_wanted(server, folder, p
     server.gate.set()
     first.tracker._thread.join()
     second = Run(server, folder, pruned=pruned)
-    second.tracker.opened([saved_on(folder, 1)], {layout.LAST: name(1), layout.BEST: None})
+    second.tracker.opened([saved_on(folder, 1)], {names.LAST: name(1), names.BEST: None})
     second.save(2)
     second.end(finished=False)
     wanted = {1, 2} if pruned == "delete" else {0, 1, 2}
@@ -356,7 +357,7 @@ def test_an_end_that_mends_something_asks_once_what_there_is(server, folder):
 def test_a_start_without_an_answer_is_made_up_for_at_the_end(server, folder, monkeypatch, caplog, times):
     """W&B was away for a moment: what was there before must not be missing for the whole run."""
     kept = [replace(commit(folder, number, position=place(number)), number=number) for number in range(2)]
-    listed, calls = tracking.versions, []
+    listed, calls = artifacts.versions, []
 
     def versions(named):
         calls.append(named)
@@ -364,9 +365,9 @@ def test_a_start_without_an_answer_is_made_up_for_at_the_end(server, folder, mon
             raise OSError("it is away for a moment.")
         return listed(named)
 
-    monkeypatch.setattr(tracking, "versions", versions)
+    monkeypatch.setattr(artifacts, "versions", versions)
     run = Run(server, folder)
-    run.tracker.opened(kept, {layout.LAST: name(1), layout.BEST: name(0)})
+    run.tracker.opened(kept, {names.LAST: name(1), names.BEST: name(0)})
     run.save(2, best=2)
     run.prune(1)
     run.end()
@@ -384,7 +385,7 @@ def test_a_version_that_cannot_be_looked_into_does_not_hide_the_others(server, f
         first.save(number)
     first.end(finished=False)
     unknown, looked = commit(folder, 2, position=place(2)), []
-    holds = tracking.holds
+    holds = artifacts.holds
 
     def look(version, saved):
         looked.append(saved.name)
@@ -392,10 +393,10 @@ def test_a_version_that_cannot_be_looked_into_does_not_hide_the_others(server, f
             raise OSError("no manifest for now.")
         return holds(version, saved)
 
-    monkeypatch.setattr(tracking, "holds", look)
+    monkeypatch.setattr(artifacts, "holds", look)
     second = Run(server, folder)
     kept = [saved_on(folder, number) for number in range(2)] + [unknown]
-    second.tracker.opened(kept, {layout.LAST: unknown.name, layout.BEST: name(1)})
+    second.tracker.opened(kept, {names.LAST: unknown.name, names.BEST: name(1)})
     second.end(finished=False)
     assert server.named() == {name(0): {step(0)}, name(1): {step(1), "best"}, name(2): {step(2), "latest"}}
     assert server.num_made == 3
@@ -405,7 +406,7 @@ def test_a_version_that_cannot_be_looked_into_does_not_hide_the_others(server, f
 
 def test_a_server_that_hangs_does_not_keep_what_is_deleted_on_the_disk(server, folder):
     server.gate.clear()
-    run, waiting = Run(server, folder), folder / layout.OUTBOX
+    run, waiting = Run(server, folder), folder / names.OUTBOX
     run.save(0)
     until = time.monotonic() + 60
     while run.tracker._sending != name(0):
@@ -427,7 +428,7 @@ def test_who_wants_nothing_in_wandb_misses_nothing_there(server, folder, monkeyp
     def fail(named):
         raise OSError("no answer")
 
-    monkeypatch.setattr(tracking, "versions", fail)
+    monkeypatch.setattr(artifacts, "versions", fail)
     run = Run(server, folder, which="none", pruned="untag")
     run.tracker.opened([], {})
     run.save(0)
@@ -443,7 +444,7 @@ def test_what_was_kept_in_wandb_stays_there_when_a_resume_wants_nothing_more(ser
     first.prune(0)
     first.end(finished=False)
     second = Run(server, folder, which="none", pruned="keep")
-    second.tracker.opened([saved_on(folder, 1)], {layout.LAST: name(1), layout.BEST: name(1)})
+    second.tracker.opened([saved_on(folder, 1)], {names.LAST: name(1), names.BEST: name(1)})
     second.save(2)
     second.prune(1)
     second.end()
@@ -475,7 +476,7 @@ def test_a_final_that_cannot_be_given_leaves_the_rest_to_be_done(server, folder,
     run = Run(server, folder)
     run.tracker._pruned.note(gone.digest)
     run.save(1)
-    monkeypatch.setattr(tracking, "again", lambda version: 1 / 0)
+    monkeypatch.setattr(artifacts, "again", lambda version: 1 / 0)
     run.end()
     assert set(server.named()) == {name(1)}
 
@@ -495,7 +496,7 @@ def test_the_end_does_not_wait_for_ever(server, folder, caplog):
     run.save(0)
     run.end(limit_s=0.1)
     assert "does not have all checkpoints" in caplog.text
-    assert list((folder / layout.OUTBOX).iterdir()), "the next start, or a sync, finds what is left"
+    assert list((folder / names.OUTBOX).iterdir()), "the next start, or a sync, finds what is left"
     server.gate.set()
     run.end()
 
@@ -515,18 +516,18 @@ class AtEach(logging.Handler):
 
 def test_the_end_waits_for_uploads_and_says_for_what(server, folder, monkeypatch, caplog):
     """The server takes nothing until it has been told three times what is waited for."""
-    monkeypatch.setattr(tracking, "_SHOW_AFTER_S", 0.01)
-    monkeypatch.setattr(tracking, "_SHOW_EVERY_S", 0.01)
+    monkeypatch.setattr(artifacts, "_SHOW_AFTER_S", 0.01)
+    monkeypatch.setattr(artifacts, "_SHOW_EVERY_S", 0.01)
     server.gate.clear()
     run = Run(server, folder)
     num_bytes = sum(run.save(number).num_bytes for number in range(2))
     line = AtEach("are still to be uploaded", lambda: server.gate.set() if len(line.told) == 3 else None)
-    tracking.log.addHandler(line)
+    artifacts.log.addHandler(line)
     caplog.set_level("INFO")
     try:
         run.end(limit_s=600.0)
     finally:
-        tracking.log.removeHandler(line)
+        artifacts.log.removeHandler(line)
     assert len(line.told) >= 3
     assert line.told[0].startswith(f"W&B: {size(num_bytes)} are still to be uploaded; ")
     assert set(server.named()) == {name(0), name(1)}
@@ -540,7 +541,7 @@ def test_no_more_waits_than_the_queue_may_hold(server, folder, caplog):
     run = Run(server, folder, queue_bytes=2 * size + size // 2)
     for number in range(4):
         run.save(number)
-    assert len(list((folder / layout.OUTBOX).glob("*.ckpt"))) == 2
+    assert len(list((folder / names.OUTBOX).glob("*.ckpt"))) == 2
     server.gate.set()
     run.end(finished=False)
     assert set(server.named()) == {name(number) for number in range(4)}
@@ -556,7 +557,7 @@ def test_nothing_is_left_where_temporary_files_are(server, folder, tmp_path, mon
     run = Run(server, folder)
     run.save(0)
     run.end(finished=False)
-    assert tracking.NOTE in made[0].manifest.entries
+    assert artifacts.NOTE in made[0].manifest.entries
     assert list((tmp_path / "temporary").iterdir()) == list((folder.parent / "wandb").glob("tmp*")) == []
 
 
@@ -577,7 +578,7 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.wandb, self.bytes = set[str](), set[str]()
-        package = str(Path(tracking.wandb.__file__).parent)
+        package = str(Path(artifacts.wandb.__file__).parent)
 
         def see(frame, event, what):
             if event == "call" and frame.f_code.co_filename.startswith(package):
@@ -617,10 +618,10 @@ def test_who_commits_calls_nothing_of_wandb_and_reads_no_bytes(server, folder, m
     first, *others = [replace(commit(folder, number, position=place(number)), number=number) for number in range(4)]
     watch = Watch(monkeypatch)
     run = Run(server, folder)
-    run.tracker.opened([first], {layout.LAST: name(0), layout.BEST: name(0)})
+    run.tracker.opened([first], {names.LAST: name(0), names.BEST: name(0)})
     sys.setprofile(watch.see)
     for item in others:
-        run.tracker.committed(item, {layout.LAST: item.name, layout.BEST: name(0)})
+        run.tracker.committed(item, {names.LAST: item.name, names.BEST: name(0)})
     run.prune(1)
     sys.setprofile(None)
     run.end()
@@ -632,9 +633,9 @@ def test_who_commits_calls_nothing_of_wandb_and_reads_no_bytes(server, folder, m
 @pytest.fixture
 def stored(monkeypatch, tmp_path):
     """A version that W&B has, whose bytes can be fetched."""
-    content = b"".join(archive.sealed(small_file(0), 100))
+    content = b"".join(file_format.sealed(small_file(0), 100))
     version = SimpleNamespace(entity="e", project="p", name="model-r:best", version="v3", fetched=[])
-    version.metadata = {"name": name(0), "digest": archive.digest(memoryview(content))}
+    version.metadata = {"name": name(0), "digest": file_format.digest(memoryview(content))}
     version.manifest = SimpleNamespace()
     version.manifest.entries = {name(0): SimpleNamespace(ref=None)}
 
@@ -646,7 +647,7 @@ def stored(monkeypatch, tmp_path):
         return SimpleNamespace(download=fetch)
 
     version.get_entry, version.content = get_entry, content
-    monkeypatch.setattr(tracking.wandb, "Api", lambda: SimpleNamespace(artifact=lambda named: version))
+    monkeypatch.setattr(artifacts.wandb, "Api", lambda: SimpleNamespace(artifact=lambda named: version))
     return version
 
 
@@ -654,7 +655,7 @@ def stored(monkeypatch, tmp_path):
 def test_what_a_killed_download_has_left_is_fetched_again(stored, tmp_path, num_bytes, num_fetched):
     if num_bytes is not None:
         (tmp_path / name(0)).write_bytes(stored.content[:num_bytes])
-    path, resolved = tracking.download("e/p/model-r:best", tmp_path)
+    path, resolved = artifacts.download("e/p/model-r:best", tmp_path)
     assert (path, path.read_bytes(), resolved) == (tmp_path / name(0), stored.content, "e/p/model-r:v3")
     assert len(stored.fetched) == num_fetched
 
@@ -662,11 +663,11 @@ def test_what_a_killed_download_has_left_is_fetched_again(stored, tmp_path, num_
 def test_a_version_of_times_when_a_digest_was_of_all_bytes_is_compared_so(stored, tmp_path):
     del stored.metadata["digest"]
     stored.metadata["sha256"] = hashlib.sha256(stored.content).hexdigest()
-    path, _ = tracking.download("e/p/model-r:best", tmp_path)
+    path, _ = artifacts.download("e/p/model-r:best", tmp_path)
     assert path.read_bytes() == stored.content
     stored.metadata["sha256"] = "0" * 64
-    with pytest.raises(tracking.ResumeError, match="is not what was saved"):
-        tracking.download("e/p/model-r:best", tmp_path)
+    with pytest.raises(artifacts.ResumeError, match="is not what was saved"):
+        artifacts.download("e/p/model-r:best", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -678,7 +679,7 @@ def test_a_version_of_times_when_a_digest_was_of_all_bytes_is_compared_so(stored
     ],
 )
 def test_what_a_version_says_of_its_bytes(metadata, digest):
-    assert tracking.digest_of(SimpleNamespace(metadata=metadata)) == digest
+    assert artifacts.digest_of(SimpleNamespace(metadata=metadata)) == digest
 
 
 def test_what_was_noted_as_pruned_in_those_times_is_known(folder):
@@ -693,8 +694,8 @@ def test_what_was_noted_as_pruned_in_those_times_is_known(folder):
 def test_a_name_that_is_no_checkpoints_is_refused(stored, tmp_path, named):
     stored.metadata["name"] = named
     stored.manifest.entries = {named: SimpleNamespace(ref=None)}
-    with pytest.raises(tracking.ResumeError, match="is no checkpoint of this project"):
-        tracking.download("e/p/model-r:best", tmp_path / "into")
+    with pytest.raises(artifacts.ResumeError, match="is no checkpoint of this project"):
+        artifacts.download("e/p/model-r:best", tmp_path / "into")
     assert stored.fetched == []
 
 
@@ -706,7 +707,7 @@ def test_what_a_run_starts_from_is_used(server, folder):
 
 def test_metadata(folder):
     item = replace(commit(folder, 4, score=0.5), metrics={"val/loss": 0.5})
-    facts = tracking.metadata(item, Place(folder.parent, folder, {"git_commit": "abc"}))
+    facts = artifacts.metadata(item, Place(folder.parent, folder, {"git_commit": "abc"}))
     assert facts == {
         "name": item.name,
         "epoch": item.position.epoch,
@@ -721,5 +722,5 @@ def test_metadata(folder):
         "run_directory": str(folder.parent),
         "git_commit": "abc",
     }
-    elsewhere = tracking.metadata(item, Place(folder.parent / "run", folder))
+    elsewhere = artifacts.metadata(item, Place(folder.parent / "run", folder))
     assert elsewhere["path"] == str(folder / item.name)

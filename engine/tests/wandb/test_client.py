@@ -13,9 +13,10 @@ from tests.support import wandb_log
 from tests.support.values import at, commit, saved
 from tests.support.wandb_server import WandbServer
 
-from cairn.checkpoint import layout, tracking
-from cairn.checkpoint.tracking import NOTE, Place, WandbTracker, Wishes
-from cairn.logging.wandb import prepare
+from cairn.store import names
+from cairn.wandb import artifacts
+from cairn.wandb.artifacts import NOTE, Place, WandbTracker, Wishes
+from cairn.wandb.logger import prepare
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +75,7 @@ def bytes_of(version):
 
 
 def links_to(item):
-    return {layout.LAST: item.name, layout.BEST: item.name}
+    return {names.LAST: item.name, names.BEST: item.name}
 
 
 def test_a_sharded_checkpoint_is_uploaded_whole_although_it_is_deleted_meanwhile(server, run):
@@ -97,7 +98,7 @@ def test_a_sharded_checkpoint_is_uploaded_whole_although_it_is_deleted_meanwhile
     ]
     assert (bytes_of(v0), bytes_of(v1)) == (its_files, other_files)
     assert (v0.aliases, v1.aliases) == ({"step-0"}, {"latest", "best", "final", "step-1"})
-    assert not (run / "checkpoints" / layout.OUTBOX).exists()
+    assert not (run / "checkpoints" / names.OUTBOX).exists()
 
 
 def test_a_sharded_checkpoint_is_a_reference_offline_and_is_uploaded_later_once(server, run):
@@ -111,7 +112,7 @@ def test_a_sharded_checkpoint_is_a_reference_offline_and_is_uploaded_later_once(
     assert {name: place for name, place in logged["files"].items() if name != NOTE} == expected
     sizes = [path.stat().st_size for path in (run / "wandb").rglob("*") if path.is_file()]
     assert max(sizes) < len(files["nested/copy"]), "no second copy of the bytes"
-    assert not (run / "checkpoints" / layout.OUTBOX).exists()
+    assert not (run / "checkpoints" / names.OUTBOX).exists()
     for _ in range(2):
         with tracked(run, server) as tracker:
             tracker.opened([item], links_to(item))
@@ -134,7 +135,7 @@ def test_who_commits_waits_for_no_answer(server, run):
         tracker.pruning([items[0].name])
         tracker.pruned([items[0].name])
         assert server.num_answers == answers
-        waiting = {path.name for path in (run / "checkpoints" / layout.OUTBOX).glob("*.ckpt")}
+        waiting = {path.name for path in (run / "checkpoints" / names.OUTBOX).glob("*.ckpt")}
         assert waiting == {item.name for item in items[1:]}, "what is deleted takes no room until the server answers"
         server.resume()
         tracker.close(True, 60)
@@ -147,7 +148,7 @@ def test_the_clients_process_is_where_this_wandb_has_it(tmp_path):
     wandb.teardown()
     prepare(tmp_path, offline=True)
     service = wandb.setup()._connection._proc
-    assert tracking.kill()
+    assert artifacts.kill()
     assert service.join() == -signal.SIGKILL
     with pytest.raises((SystemExit, OSError)):  # it cannot be asked to end any more
-        tracking.forget()
+        artifacts.forget()

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.disk import Disk
 
-from cairn.logging import wandb
-from cairn.logging.wandb import Lines, WandbLogger, read
+from cairn.wandb import logger as wandb
+from cairn.wandb.logger import Lines, WandbLogger, read
 
 
 class Run:

@@ -6,9 +6,9 @@ import threading
 import pytest
 from tests.support.values import commit
 
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.commit import remove
-from cairn.checkpoint.outbox import Outbox
+from cairn.store.catalog import Catalog
+from cairn.store.commit import remove
+from cairn.wandb.outbox import Outbox
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_what_a_kill_leaves_in_the_middle_does_not_stay_for_ever(folder, monkeyp
                 file.write(b"half of it")
         raise Kill
 
-    monkeypatch.setattr("cairn.checkpoint.outbox._link", link)
+    monkeypatch.setattr("cairn.wandb.outbox._link", link)
     with pytest.raises(Kill):
         Outbox(folder).put(second)
     assert Outbox(folder).waiting() == [first]

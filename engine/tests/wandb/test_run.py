@@ -8,12 +8,12 @@ import pytest
 from lightning.pytorch import loggers
 from omegaconf import OmegaConf
 
-from cairn import wandb_run
-from cairn.checkpoint.tracker import UNTRACKED
-from cairn.logging.wandb import WandbLogger
-from cairn.rundir import Record, RunDirectory
+from cairn.runs.directory import Record, RunDirectory
+from cairn.store.listener import UNTRACKED
+from cairn.wandb import run as wandb_run
+from cairn.wandb.logger import WandbLogger
 
-OURS = "cairn.logging.wandb.WandbLogger"
+OURS = "cairn.wandb.logger.WandbLogger"
 THEIRS = "lightning.pytorch.loggers.WandbLogger"
 
 
@@ -68,7 +68,7 @@ def started_from(**facts):
 @pytest.mark.parametrize("triggers", [{"end": {}}, {}])
 @pytest.mark.parametrize("which", ["none", "all"])
 def test_where_a_run_starts_from_is_noted_whatever_it_tracks(tmp_path, monkeypatch, facts, expected, triggers, which):
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts as tracking
 
     made = []
     monkeypatch.setattr(tracking, "WandbTracker", lambda *args: made.append(args))
@@ -107,7 +107,7 @@ def test_of_a_checkpoint_that_wandb_never_heard_of_there_is_no_name(contents):
 @pytest.mark.parametrize("changes", [{"triggers": {}}, {"artifacts": {"which": "none"}}])
 @pytest.mark.parametrize("pruned", ["keep", "untag", "delete"])
 def test_a_resume_that_tracks_nothing_does_with_what_is_there_what_was_wished(tmp_path, monkeypatch, changes, pruned):
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts as tracking
 
     made = []
     monkeypatch.setattr(tracking, "WandbTracker", lambda *args: made.append(args))
@@ -122,7 +122,7 @@ def test_a_resume_that_tracks_nothing_does_with_what_is_there_what_was_wished(tm
 
 
 def test_what_lies_in_wandb_is_fetched_once_and_its_version_is_kept(tmp_path, monkeypatch):
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts as tracking
 
     asked, directory = [], RunDirectory(tmp_path)
 
@@ -249,7 +249,7 @@ def test_who_was_stopped_ends_in_time_whatever_hangs(tmp_path, stopped_by, takes
 
 @pytest.fixture
 def client(monkeypatch):
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts as tracking
 
     seen = []
     process = SimpleNamespace(kill=lambda: seen.append("killed"))
@@ -292,7 +292,7 @@ def setup_of(*names, holds=None):
 
 @pytest.mark.parametrize("names", [(), ("_connection",), ("_connection", "_proc")])
 def test_a_client_that_somebody_else_has_started_is_not_killed(monkeypatch, caplog, names):
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts as tracking
 
     monkeypatch.setattr(tracking.wandb.sdk.wandb_setup, "_singleton", setup_of(*names))
     assert not tracking.kill()
@@ -302,7 +302,7 @@ def test_a_client_that_somebody_else_has_started_is_not_killed(monkeypatch, capl
 @pytest.mark.parametrize("known", [None, (), ("_connection",), ("_connection", "_proc")])
 def test_a_client_that_cannot_be_told_is_left_alone_with_a_sentence(monkeypatch, caplog, known):
     """A later wandb may call all of it differently; see `test_the_clients_process_is_where_this_wandb_has_it`."""
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts as tracking
 
     if known is None:
         monkeypatch.delattr(tracking.wandb.sdk.wandb_setup, "_singleton")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tests.support.disk import room_for
 
-from cairn.checkpoint import images
-from cairn.checkpoint.disk import PAGE
-from cairn.checkpoint.images import Image, Images
+from cairn.store.disk import PAGE
+from cairn.writing import buffers
+from cairn.writing.buffers import Image, Images
 
 LINUX = [int(number) for number in re.findall(r"\d+", os.uname().release)[:2]]
 
@@ -108,13 +108,13 @@ def test_no_memory_is_told_and_the_buffer_can_be_used_when_there_is_some_again(i
 
 
 def test_pages_that_cannot_be_filled_are_told_and_a_kernel_that_cannot_fill_them_is_not(image, monkeypatch):
-    class Map(images.mmap.mmap):
+    class Map(buffers.mmap.mmap):
         errors = iter(())
 
         def madvise(self, *args):
             raise OSError(next(Map.errors), "refused")
 
-    monkeypatch.setattr(images.mmap, "mmap", Map)
+    monkeypatch.setattr(buffers.mmap, "mmap", Map)
     Map.errors = iter([errno.EINVAL, errno.EINVAL])
     image.fit(1000)
     assert image.capacity
@@ -167,13 +167,13 @@ def test_two_buffers_take_turns():
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux's /proc")
 def test_the_free_memory_is_the_least_that_some_limit_leaves(tmp_path, monkeypatch):
-    assert 2**20 < images.available_bytes() < 2**50
+    assert 2**20 < buffers.available_bytes() < 2**50
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "memory.max").write_text("max\n")
     (tmp_path / "job" / "memory.current").write_text("5\n")
-    monkeypatch.setattr(images, "_groups", lambda: [tmp_path / "job", tmp_path, tmp_path / "none"])
-    assert images.available_bytes() == 2_000_000
+    monkeypatch.setattr(buffers, "_groups", lambda: [tmp_path / "job", tmp_path, tmp_path / "none"])
+    assert buffers.available_bytes() == 2_000_000
     (tmp_path / "memory.stat").write_text("anon 300000\nfile 700000\ninactive_file 400000\nactive_file 200000\n")
-    assert images.available_bytes() == 2_600_000, "files that were read give way"
+    assert buffers.available_bytes() == 2_600_000, "files that were read give way"

@@ -8,12 +8,12 @@ import torch
 from tests.support.equality import assert_same
 from torch import nn
 
-from cairn.checkpoint import stage as module
-from cairn.checkpoint.archive import sealed
-from cairn.checkpoint.encoding import encode
-from cairn.checkpoint.errors import SaveError
-from cairn.checkpoint.images import Image, Images
-from cairn.checkpoint.stage import Stage, steady
+from cairn.errors import SaveError
+from cairn.store.file_format import sealed
+from cairn.writing import copying as module
+from cairn.writing.buffers import Image, Images
+from cairn.writing.copying import Stage, steady
+from cairn.writing.encode import encode
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]

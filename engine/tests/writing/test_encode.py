@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 from tests.support.values import file_of, reloaded
 from torch import nn
 
-from cairn.checkpoint.encoding import Encoder, encode
-from cairn.checkpoint.errors import UnsafeStateError
+from cairn.errors import UnsafeStateError
+from cairn.writing.encode import Encoder, encode
 
 
 class Color(enum.IntEnum):

@@ -8,19 +8,19 @@ from queue import SimpleQueue
 
 import pytest
 import torch
-from tests.support.values import names, saved
+from tests.support.values import names_of, saved
 
-from cairn.checkpoint import saving
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.encoding import encode
-from cairn.checkpoint.errors import SaveError
-from cairn.checkpoint.history import History
-from cairn.checkpoint.images import Images
-from cairn.checkpoint.retention import Latest, WithinBytes
-from cairn.checkpoint.saving import Saver
-from cairn.checkpoint.stage import Stage
-from cairn.checkpoint.tracker import Untracked
-from cairn.checkpoint.writer import WriterHere, WriterProcess
+from cairn.errors import SaveError
+from cairn.policy.keep import Latest, WithinBytes
+from cairn.store.catalog import Catalog
+from cairn.store.history import History
+from cairn.store.listener import Untracked
+from cairn.writing import pipeline
+from cairn.writing.buffers import Images
+from cairn.writing.copying import Stage
+from cairn.writing.encode import encode
+from cairn.writing.pipeline import Saver
+from cairn.writing.writer import WriterHere, WriterProcess
 
 GENEROUS_S = 300
 RULE = Latest(2)
@@ -141,7 +141,7 @@ def test_a_save_that_ends_just_before_one_waits_for_it_is_not_missed(make, what,
         return wait(*args)
 
     monkeypatch.setattr(own, "_wait_until", late)
-    monkeypatch.setattr(saving, "_SHOW_EVERY_S", GENEROUS_S)
+    monkeypatch.setattr(pipeline, "_SHOW_EVERY_S", GENEROUS_S)
     found = in_a_thread(lambda: own.reserve(wait=True) if what == "reserve" else own.wait())
     assert found.get(timeout=10) is (own.images.all[0] if what == "reserve" else None)
 
@@ -316,7 +316,7 @@ def test_no_memory_for_a_state_is_a_failed_save_and_the_buffer_serves_the_next(m
 
 
 def test_a_long_wait_tells_how_far_it_is(make, caplog, monkeypatch):
-    monkeypatch.setattr(saving, "_SHOW_EVERY_S", 0.001)
+    monkeypatch.setattr(pipeline, "_SHOW_EVERY_S", 0.001)
     own = make()
     save(own, 0)
     own.writer.begun.get()
@@ -389,7 +389,7 @@ def test_close_can_come_twice(make):
 # Which writer
 
 
-SMALL, LARGE = saving._LARGE_BYTES - 1, saving._LARGE_BYTES
+SMALL, LARGE = pipeline._LARGE_BYTES - 1, pipeline._LARGE_BYTES
 CHOICES = [
     ("auto", SMALL, WriterHere, True, 2),
     ("auto", LARGE, WriterProcess, True, 2),
@@ -404,7 +404,7 @@ def choose(folder):
     made = []
 
     def choose(kind, num_bytes, num_images=2):
-        own = saving.saver(kind, num_images, Stage(), History(folder, [RULE], None), num_bytes, on_gpu=False)
+        own = pipeline.saver(kind, num_images, Stage(), History(folder, [RULE], None), num_bytes, on_gpu=False)
         made.append(own)
         return own
 
@@ -428,7 +428,7 @@ def test_where_no_process_can_be_started_a_thread_writes_and_says_so(choose, cap
     def refuse(*args, **options):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("cairn.checkpoint.writer.subprocess.Popen", refuse)
+    monkeypatch.setattr("cairn.writing.writer.subprocess.Popen", refuse)
     own = choose("process", 1000)
     assert type(own.writer) is WriterHere
     assert own.background
@@ -465,16 +465,16 @@ def test_no_memory_for_the_buffers_is_told_and_none_of_them_is_kept(folder, monk
 
     monkeypatch.setattr(Stage, "prepare", second_fails)
     with pytest.raises(SaveError, match="No memory for a checkpoint of 1000 bytes"):
-        saving.saver("process", 2, Stage(), History(folder, [], None), 1000, on_gpu=False)
+        pipeline.saver("process", 2, Stage(), History(folder, [], None), 1000, on_gpu=False)
     assert fds() == before
 
 
 @pytest.mark.parametrize(("free", "expected"), [(None, 2), (400, 2), (399, 1), (10, 1)])
 def test_two_buffers_take_no_more_than_half_of_the_free_memory(free, expected, monkeypatch, caplog):
-    monkeypatch.setattr(saving, "available_bytes", lambda: free)
-    assert saving._that_fit(2, 100) == expected
+    monkeypatch.setattr(pipeline, "available_bytes", lambda: free)
+    assert pipeline._that_fit(2, 100) == expected
     assert ("there is one only" in caplog.text) == (expected == 1)
-    assert saving._that_fit(1, 10**9) == 1
+    assert pipeline._that_fit(1, 10**9) == 1
 
 
 def test_the_history_is_on_the_disk_before_the_checkpoint_and_training_does_not_wait_for_it(make, folder):
@@ -508,11 +508,11 @@ def test_a_history_that_cannot_be_synced_makes_the_save_fail_before_anything_is_
     own.wait()
     first, second = own.outcomes()
     assert (first.error, second.error) == ("", "The metrics up to this checkpoint could not be written.")
-    assert names(Catalog(folder).committed()) == [saved(0).name]
+    assert names_of(Catalog(folder).committed()) == [saved(0).name]
     own.sync = lambda: None
     save(own, 2)
     own.wait()
-    assert names(Catalog(folder).committed()) == [saved(2).name]
+    assert names_of(Catalog(folder).committed()) == [saved(2).name]
 
 
 class Heard(Untracked):
@@ -540,7 +540,7 @@ def test_nobody_is_told_of_a_deletion_that_a_failed_save_has_not_come_to(make, f
     save(own, 1)
     own.wait()
     assert own.tracker.gone == []
-    assert names(Catalog(folder).committed()) == [saved(0).name]
+    assert names_of(Catalog(folder).committed()) == [saved(0).name]
     own.sync = lambda: None
     save(own, 2)
     own.wait()

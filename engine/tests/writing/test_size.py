@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from cairn.checkpoint.estimate import first_num_bytes, num_bytes
+from cairn.writing.size import first_num_bytes, num_bytes
 
 OPTIMIZERS = {
     "sgd": lambda parameters: optim.SGD(parameters, lr=0.1),

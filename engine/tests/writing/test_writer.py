@@ -13,18 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.command import ROOT
 from tests.support.disk import room_for
+from tests.support.paths import ENGINE
 from tests.support.values import at, saved
 
-from cairn.checkpoint import disk, layout, writer
-from cairn.checkpoint.catalog import Catalog, verify
-from cairn.checkpoint.commit import Job
-from cairn.checkpoint.encoding import encode
-from cairn.checkpoint.errors import SaveError
-from cairn.checkpoint.images import Images
-from cairn.checkpoint.stage import Stage
-from cairn.checkpoint.writer import WriterHere, WriterProcess
+from cairn.errors import SaveError
+from cairn.store import disk, names
+from cairn.store.catalog import Catalog, verify
+from cairn.store.commit import Job
+from cairn.writing import writer
+from cairn.writing.buffers import Images
+from cairn.writing.copying import Stage
+from cairn.writing.encode import encode
+from cairn.writing.writer import WriterHere, WriterProcess
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,8 +33,8 @@ pytestmark = [
 ]
 SAVED_KEYS = ("name", "position", "number", "reasons", "num_bytes", "digest")
 GENEROUS_S = 300
-FIRST = layout.checkpoint_name(at(1))
-TEMP = layout.temp_name(FIRST)
+FIRST = names.checkpoint_name(at(1))
+TEMP = names.temp_name(FIRST)
 
 
 @pytest.fixture
@@ -143,21 +144,21 @@ def errors(caplog):
 
 @pytest.mark.parametrize("size", [3, 2_500_000], ids=["small", "several chunks"])
 def test_it_writes_the_bytes_that_a_writer_here_writes(folder, images, beside, size, tmp_path):
-    links = {layout.LAST: FIRST, layout.BEST: None}
+    links = {names.LAST: FIRST, names.BEST: None}
     image = staged(images, size=size)
     theirs = beside.perform(job_of(folder, links=links), image)
     (tmp_path / "here").mkdir()
     ours = WriterHere().perform(job_of(tmp_path / "here", links=links), image)
     assert facts(theirs) == facts(ours)
     assert (folder / FIRST).read_bytes() == (tmp_path / "here" / FIRST).read_bytes()
-    assert verify(folder / layout.LAST, theirs.saved) is None
+    assert verify(folder / names.LAST, theirs.saved) is None
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in (tmp_path / "here").iterdir())
 
 
 def test_it_does_one_job_after_the_other_from_buffers_that_change_and_grow(folder, images, beside):
     pids = set()
     for number, size in enumerate([3, 3, 500_000, 500_000, 3, 3]):
-        gone = [layout.checkpoint_name(at(number))] if number else []
+        gone = [names.checkpoint_name(at(number))] if number else []
         result = beside.perform(job_of(folder, number, gone=gone), staged(images, number, size))
         found = torch.load(folder / result.saved.name, weights_only=True)["state_dict"]["weight"]
         assert torch.equal(found, torch.full((size,), float(number)))
@@ -194,9 +195,9 @@ def test_an_error_of_the_disk_is_one_sentence(folder, images, beside, kind):
 
 
 def test_a_link_that_cannot_be_moved_is_told_beside_the_result(folder, images, beside):
-    (folder / layout.LAST).mkdir()
-    result = beside.perform(job_of(folder, links={layout.LAST: FIRST}), staged(images))
-    assert result.untidy == f"The link {folder / layout.LAST} could not be moved to {FIRST}: Is a directory."
+    (folder / names.LAST).mkdir()
+    result = beside.perform(job_of(folder, links={names.LAST: FIRST}), staged(images))
+    assert result.untidy == f"The link {folder / names.LAST} could not be moved to {FIRST}: Is a directory."
     assert verify(folder / FIRST, result.saved) is None
 
 
@@ -237,11 +238,11 @@ def test_when_it_was_killed_between_two_jobs_another_one_does_the_next(folder, i
 
 def test_when_it_was_killed_in_the_middle_of_a_job_another_one_does_it_again(folder, images, beside, middle, caplog):
     beside.start()
-    asked = Asked(beside, job_of(folder, links={layout.LAST: FIRST}), staged(images, size=middle.SIZE))
+    asked = Asked(beside, job_of(folder, links={names.LAST: FIRST}), staged(images, size=middle.SIZE))
     middle.wait()
     os.kill(beside.pid, signal.SIGKILL)
     result = asked.result()
-    assert verify(folder / layout.LAST, result.saved) is None
+    assert verify(folder / names.LAST, result.saved) is None
     assert len(errors(caplog)) == 1
     assert sorted(path.suffix for path in folder.iterdir()) == [".ckpt", ".ckpt", ".json"]
 
@@ -294,10 +295,10 @@ def test_a_process_that_ends_at_once_is_told_with_its_exit_code(folder, images, 
 def test_a_job_that_was_done_already_and_now_fails_does_not_take_it_away(folder, images):
     """The writer was killed after its last step, before it could say so, and the disk is full for the second one."""
     image, own = staged(images), WriterHere()
-    first = own.perform(job_of(folder, links={layout.LAST: FIRST}), image)
+    first = own.perform(job_of(folder, links={names.LAST: FIRST}), image)
     with room_for(100), pytest.raises(SaveError, match="could not be written"):
-        own.perform(job_of(folder, links={layout.LAST: FIRST}), image)
-    assert verify(folder / layout.LAST, first.saved) is None
+        own.perform(job_of(folder, links={names.LAST: FIRST}), image)
+    assert verify(folder / names.LAST, first.saved) is None
     assert Catalog(folder).committed() == [first.saved]
 
 
@@ -317,11 +318,11 @@ def test_signals_that_are_meant_for_the_training_do_not_stop_it(folder, images, 
 PARENT = """
 import json, os, sys
 from pathlib import Path
-from cairn.checkpoint.archive import Layout
-from cairn.checkpoint.commit import Job
-from cairn.checkpoint.images import Images
-from cairn.checkpoint.types import Position, Saved
-from cairn.checkpoint.writer import Request, WriterProcess
+from cairn.store.file_format import Layout
+from cairn.store.commit import Job
+from cairn.writing.buffers import Images
+from cairn.types import Position, Saved
+from cairn.writing.writer import Request, WriterProcess
 
 folder, has_worker = Path(sys.argv[1]), sys.argv[2] == "with a worker"
 images, layout = Images(1), Layout([100_000_000])
@@ -347,7 +348,7 @@ def parent(folder, how, **environment):
     """A training that has asked for a checkpoint."""
     return subprocess.Popen(
         [sys.executable, "-S", "-c", PARENT, str(folder), how],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
+        env={**os.environ, "PYTHONPATH": str(ENGINE / "src"), **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -358,13 +359,13 @@ def test_when_the_training_was_killed_it_finishes_what_it_has_and_goes(folder, h
     """A worker that was forked holds the pipe, so that its end does not tell that the training is gone."""
     with parent(folder, how) as training:
         pid = json.loads(training.stdout.readline())
-        while not (folder / layout.temp_name(FIRST)).exists() and not (folder / FIRST).exists():
+        while not (folder / names.temp_name(FIRST)).exists() and not (folder / FIRST).exists():
             os.sched_yield()
         training.kill()
         training.wait()
         ended(pid)
         (only,) = Catalog(folder).committed()
-        assert verify(folder / layout.LAST, only) is None
+        assert verify(folder / names.LAST, only) is None
         assert sorted(path.name for path in folder.iterdir()) == [FIRST, FIRST.replace("ckpt", "json"), "last.ckpt"]
         assert not disk.is_locked(folder)
 
@@ -384,7 +385,7 @@ def test_when_the_training_was_killed_it_does_not_begin_what_it_has_not_begun(fo
 def test_when_the_training_was_killed_a_writer_without_work_goes(folder, how):
     with parent(folder, how) as training:
         pid = json.loads(training.stdout.readline())
-        while not (folder / layout.LAST).is_symlink():
+        while not (folder / names.LAST).is_symlink():
             os.sched_yield()
         training.kill()
         ended(pid)
@@ -427,10 +428,10 @@ def test_it_starts_without_torch_and_with_no_more_than_it_needs(folder, images, 
     maps = Path(f"/proc/{beside.pid}/maps").read_text()
     assert "isal_zlib" in maps, "the quick checksum"
     assert not [line for line in maps.splitlines() if "torch" in line or "numpy" in line]
-    modules = "import sys, cairn.checkpoint.writer_process; print(*sys.modules)"
+    modules = "import sys, cairn.writing.writer_process; print(*sys.modules)"
     found = subprocess.run(
         [sys.executable, "-S", "-c", modules],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        env={**os.environ, "PYTHONPATH": str(ENGINE / "src")},
         capture_output=True,
         text=True,
         check=True,

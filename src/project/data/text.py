@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cairn.data.corpus import Corpus
 from cairn.data.datamodule import DataModule
 from cairn.errors import DataError
+from project.data.corpus import Corpus
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):

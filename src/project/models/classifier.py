@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from cairn.models.build import build
-from cairn.models.optimization import optimization
-from cairn.models.specs import live_names, plain
+from cairn.targets import build
+from project.models.optimization import optimization
+from project.models.specs import live_names, plain
 
 Batch = tuple[Tensor, Tensor]
 

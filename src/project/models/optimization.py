@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cairn.errors import ModelError
-from cairn.models.build import build
+from cairn.targets import build
 
 _DEFAULT_MONITOR = "val/loss"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean, median
 from typing import Any
 
-from cairn.checkpoint.types import Cost, Saved
+from cairn.types import Cost, Saved
 
 _FEWEST = 3
 _NUM_BATCHES, _NUM_BUSY, _NUM_SAVES = 128, 128, 5

@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from cairn.checkpoint.clock import Clock
-from cairn.checkpoint.meter import Meter
-from cairn.checkpoint.types import Saved
+from cairn.account.clock import Clock
+from cairn.account.meter import Meter
+from cairn.types import Saved
 
 
 class Telemetry:

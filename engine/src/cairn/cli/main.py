@@ -25,20 +25,20 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from cairn import report, sweep, sweep_choice, sweep_page, sweep_plots, sweep_words
-from cairn import status as sweep_status
-from cairn.checkpoint import disk, examine, layout
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.errors import ConfigError, ResumeError
-from cairn.checkpoint.history import History
-from cairn.checkpoint.pruned import Pruned
-from cairn.checkpoint.retention import Best, Latest, Rule
-from cairn.checkpoint.schedule import parse_duration_s
-from cairn.checkpoint.space import size
-from cairn.checkpoint.types import Mode, Saved
-from cairn.errors import CairnError
-from cairn.rundir import RunDirectory, newest
-from cairn.status import JobStatus
+from cairn.errors import CairnError, ConfigError, ResumeError
+from cairn.policy.keep import Best, Latest, Rule
+from cairn.policy.when import parse_duration_s
+from cairn.runs import status as sweep_status
+from cairn.runs import summary
+from cairn.runs.directory import RunDirectory, newest
+from cairn.runs.status import JobStatus
+from cairn.store import audit, disk, names
+from cairn.store.catalog import Catalog
+from cairn.store.history import History
+from cairn.study import choice, page, plots, reading, words
+from cairn.types import Mode, Saved
+from cairn.units import size
+from cairn.wandb.deleted import Pruned
 
 _STATES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red"}
 _STYLES = {"whole": "green", "unfinished": "yellow", "broken": "bold red"}
@@ -137,7 +137,7 @@ def ls(arguments: argparse.Namespace) -> int:
     place = _find(arguments.named)
     catalog = Catalog(place.folder)
     good, rejected = catalog.all()
-    best, last = catalog.linked(layout.BEST), catalog.linked(layout.LAST)
+    best, last = catalog.linked(names.BEST), catalog.linked(names.LAST)
     record = place.run.record() if place.run else None
     if arguments.json:
         _print_json(
@@ -159,17 +159,17 @@ def ls(arguments: argparse.Namespace) -> int:
         console.print(f"[yellow]not usable[/]: {escape(item.path.name)}, {escape(item.why)}", highlight=False)
     if place.run and record:
         status = " ".join(filter(None, [record.status, f"({record.why})" if record.why else ""]))
-        console.print(f"run {escape(report.relative(place.run.path))}: {escape(status)}", highlight=False)
+        console.print(f"run {escape(summary.relative(place.run.path))}: {escape(status)}", highlight=False)
         if good:
             more = ["trainer.max_epochs=NUMBER"] if record.status == "finished" else []
-            console.print(escape(f"go on: {report.command(place.run.path, *more)}"), highlight=False, soft_wrap=True)
+            console.print(escape(f"go on: {summary.command(place.run.path, *more)}"), highlight=False, soft_wrap=True)
     return 0
 
 
 def _listing(place: _Place, good: Sequence[Saved], best: str, last: str, width: int) -> Table:
     metrics = _metrics(place, good)[: 1 if width < 100 else 3]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.title, table.title_justify, table.title_style = escape(report.relative(place.folder)), "left", "bold"
+    table.title, table.title_justify, table.title_style = escape(summary.relative(place.folder)), "left", "bold"
     for name in ("epoch", "batch", "step"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("saved because", min_width=14)
@@ -177,7 +177,7 @@ def _listing(place: _Place, good: Sequence[Saved], best: str, last: str, width: 
         table.add_column(escape(name), justify="right", no_wrap=True)
     table.add_column("link", no_wrap=True)
     for item in good:
-        cost = report.duration(item.stall_s)
+        cost = summary.duration(item.stall_s)
         links = " ".join(["best"] * (item.name == best) + ["last"] * (item.name == last))
         # Dim: from a validation before this position, which is not what the checkpoint is ranked by.
         values = [f"{item.metrics[name]:.4g}" if name in item.metrics else "" for name in metrics]
@@ -210,7 +210,7 @@ def verify(arguments: argparse.Namespace) -> int:
     """A line per file; 1 if one of them is broken."""
     path = Path(arguments.named)
     is_file = path.is_symlink() or (path.exists() and not path.is_dir())
-    found = [examine.look_at_file(path)] if is_file else examine.look_at_directory(_find(arguments.named).folder)
+    found = [audit.look_at_file(path)] if is_file else audit.look_at_directory(_find(arguments.named).folder)
     if arguments.json:
         _print_json([{"file": str(item.path), "state": item.state, "why": item.why} for item in found])
     else:
@@ -241,7 +241,7 @@ def prune(arguments: argparse.Namespace) -> int:
 
 
 def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> int:
-    plan = examine.prune(place.folder, rules, place.mode)
+    plan = audit.prune(place.folder, rules, place.mode)
     if plan.broken and not plan.kept:
         raise ResumeError(f"No checkpoint in {place.folder} is whole: nothing was deleted.")
     leftovers = Catalog(place.folder).leftovers()
@@ -272,7 +272,7 @@ def _let_go_of(place: _Place, dropped: Sequence[Saved]) -> None:
             Pruned(place.run.path).note(saved.digest)
 
 
-def _tell_pruning(plan: examine.Pruning) -> None:
+def _tell_pruning(plan: audit.Pruning) -> None:
     for item in plan.broken:
         print(f"broken  {item.path.name}: {item.why}; not counted, and left alone")
     for saved in plan.kept:
@@ -294,18 +294,19 @@ def _ask() -> bool:
 
 def show(arguments: argparse.Namespace) -> int:
     """The manifest, and the configuration that lies in the file itself."""
-    from cairn.checkpoint import resume, state  # they import torch
+    from cairn.lightning import state
+    from cairn.store import resume  # they import torch
 
     path = Path(arguments.named)
     contents = resume.load(path)
-    proof = path.resolve().with_name(layout.manifest_name(path.resolve().name))
-    manifest = json.loads(proof.read_text()) if layout.checkpoint_of(proof.name) and proof.is_file() else None
+    proof = path.resolve().with_name(names.manifest_name(path.resolve().name))
+    manifest = json.loads(proof.read_text()) if names.checkpoint_of(proof.name) and proof.is_file() else None
     config = contents.get(state.KEY, {}).get("config")
     if arguments.json:
         _print_json({"file": str(path.resolve()), "manifest": manifest, "config": config})
         return 0
     console = Console()
-    console.print(f"[bold]{escape(report.relative(path.resolve()))}[/]", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{escape(summary.relative(path.resolve()))}[/]", highlight=False, soft_wrap=True)
     if manifest is None:
         print("It has no manifest beside it.")
     for title, part in {"manifest": manifest, "config": config}.items():
@@ -321,7 +322,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def sync(arguments: argparse.Namespace) -> int:
     """A row per kept checkpoint with its version in W&B; 1 if one is missing."""
-    from cairn import wandb_run  # it imports torch
+    from cairn.wandb import run as wandb_run  # it imports torch
 
     load_dotenv(Path(".env"))  # the API key
     place = _find(arguments.named)
@@ -376,7 +377,7 @@ def status(arguments: argparse.Namespace) -> int:
     print(", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {len(jobs)}.")
     for job in bad:
         log = (sweep / job.name / "train.log").resolve()
-        print(f"{job.name}: {job.why or 'it was killed, or never began'}. See {report.relative(log)}")
+        print(f"{job.name}: {job.why or 'it was killed, or never began'}. See {summary.relative(log)}")
     return int(bool(bad))
 
 
@@ -404,17 +405,17 @@ def _jobs_table(jobs: Sequence[JobStatus]) -> Table:
 
 def report_sweep(arguments: argparse.Namespace) -> int:
     """A row per run, the interval to choose, and a page with plots; for machines the figures alone."""
-    path = sweep.find(arguments.named, Path("logs"))
-    study = sweep_choice.study(sweep.read(path), _mtbf_s(arguments.mtbf))
+    path = reading.find(arguments.named, Path("logs"))
+    study = choice.study(reading.read(path), _mtbf_s(arguments.mtbf))
     if arguments.json:
-        _print_json(sweep_words.figures(study))
+        _print_json(words.figures(study))
         return 0
     page = _draw(study, Path(arguments.out).absolute() if arguments.out else path / "report")
     console = Console()
-    console.print(Text(report.relative(path), style="bold"), soft_wrap=True)
-    for text in sweep_words.terminal(study):
+    console.print(Text(summary.relative(path), style="bold"), soft_wrap=True)
+    for text in words.terminal(study):
         console.print(text, highlight=False)
-    console.print(Text(f"\npage: {report.relative(page)}"), soft_wrap=True)
+    console.print(Text(f"\npage: {summary.relative(page)}"), soft_wrap=True)
     return 0
 
 
@@ -428,12 +429,12 @@ def _mtbf_s(text: str | None) -> float | None:
     return seconds
 
 
-def _draw(study: sweep_choice.Study, folder: Path) -> Path:
+def _draw(study: choice.Study, folder: Path) -> Path:
     """Write plots and page; returns the path of the page."""
     try:
-        pictures = sweep_plots.pictures(study)
-        sweep_plots.write(pictures, folder)
-        return sweep_page.write(study, pictures, folder)
+        pictures = plots.pictures(study)
+        plots.write(pictures, folder)
+        return page.write(study, pictures, folder)
     except OSError as error:
         raise ConfigError(
             f"The report cannot be written to {folder}: {error.strerror}. Choose another: --out DIR."

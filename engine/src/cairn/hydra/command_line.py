@@ -17,11 +17,10 @@ from dotenv import load_dotenv
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from cairn import imports, jobname
-from cairn.checkpoint import disk
-from cairn.checkpoint.errors import ConfigError
-from cairn.errors import CairnError
-from cairn.rundir import RunDirectory, find
+from cairn.errors import CairnError, ConfigError
+from cairn.hydra import imports, job_name
+from cairn.runs.directory import RunDirectory, find
+from cairn.store import disk
 from hydra_plugins import resumable_submitit
 
 ROOT = "PROJECT_ROOT"
@@ -35,7 +34,7 @@ def prepare(argv: list[str], root: Path) -> list[str]:
     Exits with one sentence if `resume=` names nothing that can go on.
     """
     load_dotenv(root / ".env")
-    jobname.register()
+    job_name.register()
     resumable_submitit.register()
     os.environ.setdefault(ROOT, str(root))
     try:
@@ -131,6 +130,6 @@ def is_child() -> bool:
 def run_child() -> None:
     """Take part in the run of the process that started this one."""
     with imports.quick():
-        from cairn.run import join
+        from cairn.hydra.session import join
 
     join(**json.loads(os.environ[_CHILD]))

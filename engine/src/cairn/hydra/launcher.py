@@ -25,15 +25,16 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import open_dict
 
-from cairn import attempts, jobname
-from cairn.checkpoint.catalog import Catalog
-from cairn.cluster import slurm
-from cairn.cluster.ledger import Entry, Ledger, Scheduler, states
 from cairn.errors import CairnError, first_line
-from cairn.rundir import Record, RunDirectory
+from cairn.hydra import job_name
+from cairn.jobs import slurm
+from cairn.runs import attempts
+from cairn.runs.directory import Record, RunDirectory
+from cairn.runs.ledger import Entry, Ledger, Scheduler, states
+from cairn.store.catalog import Catalog
 
 log = logging.getLogger(__name__)
-jobname.register()  # also where a job is unpickled
+job_name.register()  # also where a job is unpickled
 
 _POLL_S, _SLOWEST_POLL_S = 2.0, 30.0
 _LATE_S = 20.0

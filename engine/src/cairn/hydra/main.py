@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from cairn import imports
-from cairn.cluster import allocation, requeue
-from cairn.cluster.signals import Leave, StopSignals
+from cairn.hydra import imports
+from cairn.jobs import allocation, requeue
+from cairn.jobs.signals import Leave, StopSignals
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -20,7 +20,7 @@ def train(cfg: DictConfig) -> float | None:
     with StopSignals() as signals:
         try:
             with imports.quick():  # torch is imported here: not for --help, not before signals are caught
-                from cairn.run import Job, run
+                from cairn.hydra.session import Job, run
 
             return run(cfg, Job(signals, given))
         except KeyboardInterrupt as stop:  # where there was nothing to save

@@ -15,8 +15,9 @@ import lightning
 import torch
 from omegaconf import DictConfig
 
-from cairn import __version__, command
-from cairn.checkpoint import state
+from cairn import __version__
+from cairn.hydra import command_line
+from cairn.lightning import state
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def facts(
 
 def git_commit() -> str:
     """The commit of the code, with a + if files differ from it; empty outside a repository."""
-    git = ["git", "-C", os.environ.get(command.ROOT, ".")]
+    git = ["git", "-C", os.environ.get(command_line.ROOT, ".")]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout

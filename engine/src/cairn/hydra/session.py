@@ -26,22 +26,24 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from cairn import attempts, command, config, provenance, report, wandb_run
-from cairn.checkpoint import layout, resume, schedule
-from cairn.checkpoint.agreement import JOB_TIME_LIMIT, TIME_LIMIT
-from cairn.checkpoint.callback import CheckpointEngine, Policy, Stopped
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.errors import CheckpointError, ConfigError, ResumeError, SaveError
-from cairn.checkpoint.mapped import MappedCheckpointIO
-from cairn.checkpoint.progress import ProgressFile
-from cairn.checkpoint.resume import Plan
-from cairn.checkpoint.snapshot import Origin
-from cairn.cluster import launch
-from cairn.cluster.allocation import Allocation, Deadline
-from cairn.cluster.callback import WatchTraining
-from cairn.cluster.signals import Leave, StopSignals, exit_code
-from cairn.errors import CairnError, first_line
-from cairn.rundir import Record, RunDirectory
+from cairn.account.progress import ProgressFile
+from cairn.errors import CairnError, CheckpointError, ConfigError, ResumeError, SaveError, first_line
+from cairn.hydra import command_line, provenance, settings
+from cairn.jobs import rendezvous
+from cairn.jobs.allocation import Allocation, Deadline
+from cairn.jobs.signals import Leave, StopSignals, exit_code
+from cairn.lightning.agreement import JOB_TIME_LIMIT, TIME_LIMIT
+from cairn.lightning.capture import Origin
+from cairn.lightning.checkpointer import CheckpointEngine, Policy, Stopped
+from cairn.lightning.interrupts import WatchTraining
+from cairn.lightning.io import MappedCheckpointIO
+from cairn.policy import when
+from cairn.runs import attempts, summary
+from cairn.runs.directory import Record, RunDirectory
+from cairn.store import names, resume
+from cairn.store.catalog import Catalog
+from cairn.store.resume import Plan
+from cairn.wandb import run as wandb_run
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +87,8 @@ def run(cfg: DictConfig, job: Job) -> float | None:
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
-    own = launch.place()
-    notice = launch.Notice(directory.path, own)
+    own = rendezvous.place()
+    notice = rendezvous.Notice(directory.path, own)
     if own.rank > 0:
         _follow(notice, directory, job)
         return None
@@ -98,11 +100,11 @@ def run(cfg: DictConfig, job: Job) -> float | None:
 
 
 def _lead(
-    cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...], notice: launch.Notice, job: Job
+    cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...], notice: rendezvous.Notice, job: Job
 ) -> float | None:
     """Decide what this start does, tell it those who take part, and train."""
     merged, old = _configuration(cfg, directory, overrides)
-    config.check(merged.config)
+    settings.check(merged.config)
     if old is not None and old.status == "finished" and not merged.changed:
         return _already_finished(directory, old)
     if merged.config.get("train"):
@@ -121,23 +123,23 @@ def _lead(
     attempts.note(directory, old, plan.saved, job.given.job)
     record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
-    command.announce_children(**facts)
+    command_line.announce_children(**facts)
     notice.tell(facts)
-    report.show_config(OmegaConf.to_container(merged.config), Console())  # type: ignore[arg-type]
+    summary.show_config(OmegaConf.to_container(merged.config), Console())  # type: ignore[arg-type]
     _tell_start(directory, merged, plan, job.given)
     return _train(merged.config, directory, record.id, plan, loader, job)
 
 
 def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, plan: Plan, job: Job) -> float | None:
     """`train=false`: test the file that is named, or the best of the run; the run itself stays as it is."""
-    best = Path(cfg.checkpoint.dirpath) / layout.BEST
+    best = Path(cfg.checkpoint.dirpath) / names.BEST
     path = _first_whole([best.resolve()] if plan.saved is not None and best.is_file() else []) or plan.path
     if path is None and not cfg.get("init_weights"):
         raise ConfigError("train=false tests nothing yet: name the weights by ckpt_path=, init_weights= or resume=.")
     return _train(cfg, directory, old.id if old else "test", Plan(path, plan.saved), MappedCheckpointIO(), job)
 
 
-def _follow(notice: launch.Notice, directory: RunDirectory, job: Job) -> None:
+def _follow(notice: rendezvous.Notice, directory: RunDirectory, job: Job) -> None:
     """Take part in the run of the first process of this start."""
     facts = notice.wait()
     if facts is not None and facts["config"] is not None and facts["run"] is not None:
@@ -316,7 +318,7 @@ def _end(
         directory.end(status, why, result)
     engine = parts.engine
     best = engine.history.best
-    ending = report.Ending(
+    ending = summary.Ending(
         run=directory.path,
         checkpoints=engine.policy.directory,
         status=f"stopped by {why}" if why else status if cfg.get("train") else "tested",
@@ -332,7 +334,7 @@ def _end(
         at_risk_s=engine.telemetry.at_risk_s,
         more=_more(parts.trainer, cfg, why),
     )
-    report.show_ending(ending, Console())
+    summary.show_ending(ending, Console())
 
 
 def _more(trainer: Trainer, cfg: DictConfig, why: str) -> str:
@@ -348,17 +350,17 @@ def _more(trainer: Trainer, cfg: DictConfig, why: str) -> str:
 
 def _configuration(
     cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...]
-) -> tuple[config.Merged, Record | None]:
+) -> tuple[settings.Merged, Record | None]:
     """The run's own configuration with what the command line changes; for a new run, just what was composed."""
     now = _resolved(cfg)
     record = directory.record()
     if record is None:
-        return config.Merged(now, {}, {}, {}, own=False), None
+        return settings.Merged(now, {}, {}, {}, own=False), None
     own = directory.config()
     fresh = [override for override in overrides if override not in record.overrides]
     before = _resolved(_compose(record.overrides))
-    own = config.moved(own, now)
-    return config.merge(own, before, now, [command.key(override) for override in fresh]), record
+    own = settings.moved(own, now)
+    return settings.merge(own, before, now, [command_line.key(override) for override in fresh]), record
 
 
 def _compose(overrides: tuple[str, ...]) -> DictConfig:
@@ -394,8 +396,8 @@ def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
 
 
 def _already_finished(directory: RunDirectory, record: Record) -> float | None:
-    more = report.command(directory.path, "trainer.max_epochs=NUMBER")
-    log.info("This run is finished: %s. To extend it: %s", report.relative(directory.path), more)
+    more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
+    log.info("This run is finished: %s. To extend it: %s", summary.relative(directory.path), more)
     return record.result
 
 
@@ -408,8 +410,8 @@ def _time_is_up(cfg: DictConfig, plan: Plan) -> bool:
     return True
 
 
-def _tell_start(directory: RunDirectory, merged: config.Merged, plan: Plan, given: Allocation) -> None:
-    log.info("Run directory: %s", report.relative(directory.path))
+def _tell_start(directory: RunDirectory, merged: settings.Merged, plan: Plan, given: Allocation) -> None:
+    log.info("Run directory: %s", summary.relative(directory.path))
     if given.scheduler:
         log.info("%s", given)
     if plan.path and plan.saved and Catalog(plan.path.parent).leftovers():
@@ -417,22 +419,22 @@ def _tell_start(directory: RunDirectory, merged: config.Merged, plan: Plan, give
     for item in plan.rejected:
         log.warning("Not used: %s, because %s.", item.path.name, item.why)
     if plan.path is not None:
-        log.info("%s from %s", "Going on" if plan.saved else "Starting", report.relative(plan.path))
+        log.info("%s from %s", "Going on" if plan.saved else "Starting", summary.relative(plan.path))
     elif merged.own:
         log.warning("There is no checkpoint of this run yet: it starts from the beginning.")
     if merged.changed:
-        log.info("Changed by this command: %s", config.tell(merged.changed))
+        log.info("Changed by this command: %s", settings.tell(merged.changed))
     if merged.kept:
-        log.info("Unchanged, because the run has begun with it: %s", config.tell(merged.kept))
+        log.info("Unchanged, because the run has begun with it: %s", settings.tell(merged.kept))
     if merged.edited:
-        log.warning("Edited in configs/ since the run began, without effect on it: %s", config.tell(merged.edited))
+        log.warning("Edited in configs/ since the run began, without effect on it: %s", settings.tell(merged.edited))
 
 
 def _take_weights(model: LightningModule, path: Path) -> None:
     weights = resume.load(path)["state_dict"]
     resume.check_fits(path, weights, model.state_dict())
     model.load_state_dict(weights)
-    log.info("Weights from %s", report.relative(path))
+    log.info("Weights from %s", summary.relative(path))
 
 
 def _make(key: str, node: Any, **more: Any) -> Any:
@@ -466,7 +468,7 @@ def _policy(cfg: DictConfig) -> Policy:
 
 def _time_limit_s(cfg: DictConfig) -> float | None:
     limit = cfg.trainer.get("max_time")
-    return None if limit is None else schedule.parse_duration_s(_plain(limit))
+    return None if limit is None else when.parse_duration_s(_plain(limit))
 
 
 def _loggers(cfg: DictConfig, run_id: str, directory: RunDirectory) -> list[Logger]:
@@ -525,7 +527,7 @@ def _sentences(directory: RunDirectory, signals: StopSignals, alone: bool) -> It
         elif not alone:
             log.error("%s: %s", type(error).__name__, first_line(error), exc_info=True)  # into the job's own log
         if directory.started and (newest := _newest(directory)) is not None:
-            log.error("Newest checkpoint: %s. Go on from it with: %s", newest, report.command(directory.path))
+            log.error("Newest checkpoint: %s. Go on from it with: %s", newest, summary.command(directory.path))
         if not ours or not alone or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise SystemExit(1) from error

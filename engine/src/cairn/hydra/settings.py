@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cairn.checkpoint.errors import ConfigError, ResumeError
-from cairn.checkpoint.retention import parse_size
-from cairn.checkpoint.schedule import Auto, parse_duration_s, parse_interval
+from cairn.errors import ConfigError, ResumeError
+from cairn.policy.keep import parse_size
+from cairn.policy.when import Auto, parse_duration_s, parse_interval
 
 FIXED = (
     "model",

@@ -1,1 +1,1 @@
-"""What the outside world asks of a run: signals, and the scheduler that has given it its place."""
+"""What a scheduler and the operating system ask of a process."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from cairn.cluster import slurm
+from cairn.jobs import slurm
 
 log = logging.getLogger(__name__)
 

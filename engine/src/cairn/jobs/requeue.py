@@ -7,9 +7,9 @@ import signal
 import subprocess
 from collections.abc import Callable
 
-from cairn.cluster import slurm
-from cairn.cluster.allocation import Allocation
-from cairn.cluster.signals import StopSignals, ignored
+from cairn.jobs import slurm
+from cairn.jobs.allocation import Allocation
+from cairn.jobs.signals import StopSignals, ignored
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import RestartStage, _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 
-from cairn.checkpoint.errors import ConfigError
-from cairn.checkpoint.types import Position
+from cairn.errors import ConfigError
+from cairn.types import Position
 
 LIGHTNING = "2.6."
 

@@ -15,9 +15,9 @@ from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
-from cairn.checkpoint import loop, state, sums
-from cairn.checkpoint.errors import ConfigError, ResumeError, SaveError
-from cairn.checkpoint.types import Position
+from cairn.errors import ConfigError, ResumeError, SaveError
+from cairn.lightning import boundary, state, sums
+from cairn.types import Position
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def warn_of_data(trainer: Trainer) -> None:
 
 
 def capture(
-    trainer: Trainer, place: loop.Place, position: Position, origin: Origin, clock: Mapping[str, Any]
+    trainer: Trainer, place: boundary.Place, position: Position, origin: Origin, clock: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The contents of a checkpoint, with references to live tensors. Every rank takes part; rank 0's is complete.
 
     Raises:
         SaveError: a logger could not write down what belongs to this position (on rank 0).
     """
-    contents = loop.dump(trainer)
+    contents = boundary.dump(trainer)
     ranks = _gathered(_rank_state(trainer), trainer)  # all ranks meet here, before anything can fail on one of them
     contents[state.KEY] = {
         "format": state.FORMAT,
@@ -113,13 +113,13 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
     # A GradientAccumulationScheduler sets it in a hook that a resumed epoch does not repeat.
     trainer.accumulate_grad_batches = ours["accumulate_grad_batches"]
-    loop.set_counters(trainer, mine["counters"])
+    boundary.set_counters(trainer, mine["counters"])
     sums.set_metrics(module, mine["metrics"])
     sums.set_logged(trainer, mine["logged"])
     state.set_modes(module, mine["modes"])
     state.set_buffers(module, mine["buffers"])
     state.set_gradients(module, mine["gradients"])
-    loop.set_sync_flags(trainer, mine["sync"])
+    boundary.set_sync_flags(trainer, mine["sync"])
     for callback in trainer.callbacks:
         if callback.state_key in mine["callbacks"]:
             callback.load_state_dict(mine["callbacks"][callback.state_key])
@@ -183,15 +183,15 @@ def _rank_state(trainer: Trainer) -> dict[str, Any]:
     module = trainer.lightning_module
     return {
         "rng": state.rng_state(),
-        "counters": loop.counters(trainer),
+        "counters": boundary.counters(trainer),
         "logged": sums.logged(trainer),
         "metrics": sums.metrics(module),
         "modes": state.modes(module),
         "buffers": state.buffers(module, every=trainer.world_size > 1),
         "gradients": {} if module.automatic_optimization else state.gradients(module),
-        "sync": loop.sync_flags(trainer),
+        "sync": boundary.sync_flags(trainer),
         # Lightning saves those of rank 0.
-        "callbacks": loop.callback_states(trainer) if trainer.global_rank > 0 else {},
+        "callbacks": boundary.callback_states(trainer) if trainer.global_rank > 0 else {},
     }
 
 

@@ -22,32 +22,23 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from cairn.checkpoint import (
-    agreement,
-    estimate,
-    layout,
-    loop,
-    pace,
-    retention,
-    saving,
-    schedule,
-    snapshot,
-    stage,
-    state,
-)
-from cairn.checkpoint.agreement import TIME_LIMIT
-from cairn.checkpoint.encoding import Encoder
-from cairn.checkpoint.errors import ConfigError, SaveError
-from cairn.checkpoint.failures import Failures
-from cairn.checkpoint.history import History
-from cairn.checkpoint.images import Image
-from cairn.checkpoint.mapped import MappedCheckpointIO
-from cairn.checkpoint.progress import Progress, ProgressFile
-from cairn.checkpoint.resume import Plan
-from cairn.checkpoint.snapshot import Origin
-from cairn.checkpoint.telemetry import Telemetry
-from cairn.checkpoint.tracker import UNTRACKED, Tracker
-from cairn.checkpoint.types import Mode, Moment, Position, Saved
+from cairn.account.failures import Failures
+from cairn.account.progress import Progress, ProgressFile
+from cairn.account.telemetry import Telemetry
+from cairn.errors import ConfigError, SaveError
+from cairn.lightning import agreement, boundary, capture, state
+from cairn.lightning.agreement import TIME_LIMIT
+from cairn.lightning.capture import Origin
+from cairn.lightning.io import MappedCheckpointIO
+from cairn.policy import auto, keep, when
+from cairn.store import names
+from cairn.store.history import History
+from cairn.store.listener import UNTRACKED, Tracker
+from cairn.store.resume import Plan
+from cairn.types import Mode, Moment, Position, Saved
+from cairn.writing import copying, pipeline, size
+from cairn.writing.buffers import Image
+from cairn.writing.encode import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +63,13 @@ class Policy:
     """What the configuration group `checkpoint` says."""
 
     directory: Path
-    triggers: Mapping[str, schedule.Trigger] = field(default_factory=dict)
-    rules: Mapping[str, retention.Rule] = field(default_factory=dict)
+    triggers: Mapping[str, when.Trigger] = field(default_factory=dict)
+    rules: Mapping[str, keep.Rule] = field(default_factory=dict)
     monitor: str | None = None
     mode: Mode = "min"
     max_time_s: float | None = None
     max_failed_saves: int = 3
-    writer: saving.WriterKind = "auto"
+    writer: pipeline.WriterKind = "auto"
     buffers: int = 2
     overlap: bool = False
     when_busy: Literal["skip", "wait"] = "skip"
@@ -112,7 +103,7 @@ class CheckpointEngine(Checkpoint):
         self.tracker: Tracker = UNTRACKED
         self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
-        self.saver: saving.Saver | None = None
+        self.saver: pipeline.Saver | None = None
         self._encoder = Encoder()
         self._image: Image | None = None
         """Reserved for the save that is due."""
@@ -120,13 +111,13 @@ class CheckpointEngine(Checkpoint):
         self._loaded: dict[str, Any] = {}
         self._previous, self._samples = _START, 0
         self._waited_s = 0.0
-        self._choice: pace.Choice | None = None
+        self._choice: auto.Choice | None = None
         self._score: float | None = None
 
     def attach(self, trainer: Trainer, loader: MappedCheckpointIO | None = None) -> None:
         """Give `trainer` the loops with boundaries, and a quick way to load. Before `fit`."""
         self._trainer = trainer
-        loop.install(trainer, self)
+        boundary.install(trainer, self)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that somebody has chosen
             trainer.strategy.checkpoint_io = loader or MappedCheckpointIO()
 
@@ -153,7 +144,7 @@ class CheckpointEngine(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        snapshot.refuse(trainer, pl_module)
+        capture.refuse(trainer, pl_module)
         if trainer.is_global_zero and not trainer.fast_dev_run:
             if self.policy.triggers:
                 self.history.check_writable()
@@ -167,26 +158,26 @@ class CheckpointEngine(Checkpoint):
             rank_zero_warn("This checkpoint was not written by Cairn: it is resumed as Lightning does, not exactly.")
             return
         self._loaded = checkpoint[state.KEY]
-        snapshot.check(self._loaded, trainer.world_size)
-        snapshot.warn_of_threads(trainer, self._loaded)
+        capture.check(self._loaded, trainer.world_size)
+        capture.warn_of_threads(trainer, self._loaded)
         self._previous = Position(**self._loaded["position"])
         self._samples = self._previous.samples
         if self._loaded["run"] == self.origin.run:  # and not a new run that starts from another's state
             self.telemetry.load_state_dict(self._loaded["clock"], self.plan.saved)
-            snapshot.restore_loggers(trainer, self._loaded)
+            capture.restore_loggers(trainer, self._loaded)
         trainer.should_stop = self._loaded["should_stop"]
-        loop.expect(trainer, self._loaded["place"])
+        boundary.expect(trainer, self._loaded["place"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.telemetry.clock.start()
         self._due(self._moment("batch", ends=False))  # a trigger that cannot answer says so before training
         if self.policy.triggers and trainer.is_global_zero and not trainer.fast_dev_run:
-            num_bytes = estimate.first_num_bytes(pl_module, trainer.optimizers)
+            num_bytes = size.first_num_bytes(pl_module, trainer.optimizers)
             self.history.check_space(num_bytes)
             self._open_saver(trainer, max(num_bytes, self.plan.saved.num_bytes if self.plan.saved else 0))
             self.telemetry.meter.expect(num_bytes)
         if self.policy.triggers:
-            snapshot.warn_of_data(trainer)
+            capture.warn_of_data(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.telemetry.clock.stop()
@@ -231,13 +222,13 @@ class CheckpointEngine(Checkpoint):
 
     # The boundary
 
-    def at_boundary(self, place: loop.Place, ends: bool) -> None:
+    def at_boundary(self, place: boundary.Place, ends: bool) -> None:
         """One save: the schedule says why, or nothing; rank 0 decides and all ranks obey."""
         trainer = self._the_trainer
         if trainer.fast_dev_run:
             return
         self._finish_copy()
-        now = loop.position(trainer, place, self._samples)
+        now = boundary.position(trainer, place, self._samples)
         self.telemetry.batches(now.total_batches - self._previous.total_batches)
         moment, due, gave_up = self._agree(trainer, self._moment(place, ends))
         if gave_up and moment.stop is None:
@@ -274,16 +265,16 @@ class CheckpointEngine(Checkpoint):
     def restore(self) -> None:
         """Put back what Lightning does not restore; the loops know when."""
         loaded, self._loaded = self._loaded, {}
-        snapshot.restore(self._the_trainer, loaded)
+        capture.restore(self._the_trainer, loaded)
 
-    def _moment(self, place: loop.Place, ends: bool) -> Moment:
+    def _moment(self, place: boundary.Place, ends: bool) -> Moment:
         trainer, elapsed = self._the_trainer, self.telemetry.elapsed_s
         limit, cost = self.policy.max_time_s, self.telemetry.meter.cost()
         stop = self.stop(cost.whole_s if cost else 0.0)
         over = limit is not None and elapsed >= limit
         size = trainer.num_training_batches
         return Moment(
-            position=loop.position(trainer, place, self._samples),
+            position=boundary.position(trainer, place, self._samples),
             previous=self._previous,
             batches_per_epoch=int(size) if math.isfinite(size) else None,
             elapsed_s=elapsed,
@@ -313,10 +304,10 @@ class CheckpointEngine(Checkpoint):
 
     def _due(self, moment: Moment) -> tuple[str, ...]:
         try:
-            due = schedule.reasons(self.policy.triggers, moment, self.history.expected)
+            due = when.reasons(self.policy.triggers, moment, self.history.expected)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        choice = schedule.choice(self.policy.triggers)
+        choice = when.choice(self.policy.triggers)
         if choice != self._choice:
             self._choice = choice
             log.info("%s", choice)
@@ -334,7 +325,7 @@ class CheckpointEngine(Checkpoint):
                 return ()
         return due
 
-    def _save(self, place: loop.Place, moment: Moment, due: tuple[str, ...]) -> None:
+    def _save(self, place: boundary.Place, moment: Moment, due: tuple[str, ...]) -> None:
         waited_s, self._waited_s = self._waited_s, 0.0
         started, trainer = time.monotonic() - waited_s, self._the_trainer
         gave_up, final = "", moment.ends or moment.stop is not None
@@ -342,7 +333,7 @@ class CheckpointEngine(Checkpoint):
         self.telemetry.begun(moment.elapsed_s)
         try:
             with _uncollected():
-                contents = snapshot.capture(trainer, place, moment.position, self.origin, clock)
+                contents = capture.capture(trainer, place, moment.position, self.origin, clock)
                 if trainer.is_global_zero:
                     self._stage(contents, moment, due, started, waited_s)
             if final or not self._in_background:
@@ -363,7 +354,7 @@ class CheckpointEngine(Checkpoint):
         assert image is not None
         draft = self._draft(moment, due)
         encoded = self._encoder.encode(contents)
-        steady = stage.steady(trainer.optimizers)
+        steady = copying.steady(trainer.optimizers)
         num_bytes = self._the_saver.copy(encoded, image, steady)
         draft = replace(draft, num_bytes=num_bytes, stall_s=time.monotonic() - started, wait_s=waited_s)
         self._image = None
@@ -405,8 +396,8 @@ class CheckpointEngine(Checkpoint):
 
     def _open_saver(self, trainer: Trainer, num_bytes: int) -> None:
         policy, on_gpu = self.policy, trainer.strategy.root_device.type == "cuda"
-        copies = stage.Stage(policy.overlap)
-        self.saver = saving.saver(
+        copies = copying.Stage(policy.overlap)
+        self.saver = pipeline.saver(
             policy.writer,
             policy.buffers,
             copies,
@@ -414,7 +405,7 @@ class CheckpointEngine(Checkpoint):
             num_bytes,
             on_gpu,
             self.tracker,
-            partial(snapshot.sync_loggers, trainer),
+            partial(capture.sync_loggers, trainer),
         )
         if policy.overlap and not trainer.lightning_module.automatic_optimization:
             for optimizer in trainer.optimizers:  # which may be stepped without Lightning noticing
@@ -438,7 +429,7 @@ class CheckpointEngine(Checkpoint):
 
     def _draft(self, moment: Moment, due: tuple[str, ...]) -> Saved:
         return Saved(
-            name=layout.checkpoint_name(moment.position),
+            name=names.checkpoint_name(moment.position),
             position=moment.position,
             number=0,  # its history knows
             reasons=due,
@@ -462,7 +453,7 @@ class CheckpointEngine(Checkpoint):
         return self.saver is None or self.saver.background
 
     @property
-    def _the_saver(self) -> saving.Saver:
+    def _the_saver(self) -> pipeline.Saver:
         assert self.saver is not None, "there are triggers, and training has started"
         return self.saver
 

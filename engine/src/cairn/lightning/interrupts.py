@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cairn.cluster.signals import StopSignals
+from cairn.jobs.signals import StopSignals
 
 
 class WatchTraining(Callback):

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
-from cairn.checkpoint import resume
+from cairn.store import resume
 
 _WEIGHTS = "state_dict"
 

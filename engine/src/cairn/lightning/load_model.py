@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from cairn.errors import MissingFileError, ModelError
-from cairn.models.build import build
+from cairn.targets import build
 
 _NUM_SHOWN = 3  # differing names in a message
 

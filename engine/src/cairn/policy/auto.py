@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from cairn.checkpoint.types import Cost
+from cairn.types import Cost
 
 Reason = Literal["overhead", "overlap", "failures", "resume"]
 

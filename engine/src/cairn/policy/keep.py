@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from cairn.checkpoint.types import Mode, Position, Saved, ranked
+from cairn.types import Mode, Position, Saved, ranked
 
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{kind}B": base**power

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol, TypeVar
 
-from cairn.checkpoint import pace
-from cairn.checkpoint.types import Cost, Moment, Saved, beats
+from cairn.policy import auto
+from cairn.types import Cost, Moment, Saved, beats
 
 N = TypeVar("N", int, float, Fraction)
 
@@ -112,8 +112,8 @@ class Auto:
     lasting = recurs = True
 
     def __init__(self, max_overhead: float = 0.01, mtbf: Duration | None = None) -> None:
-        self.goal = pace.Goal(_share(max_overhead), None if mtbf is None else _mtbf_s(mtbf))
-        self.choice: pace.Choice | None = None
+        self.goal = auto.Goal(_share(max_overhead), None if mtbf is None else _mtbf_s(mtbf))
+        self.choice: auto.Choice | None = None
         self._last: int | None = None
         self._num_busy = 0
 
@@ -136,12 +136,12 @@ class Auto:
         """
         if self.choice is None:
             return False
-        return num_batches >= max(self.choice.interval_batches, pace.ROOM * self._num_busy)
+        return num_batches >= max(self.choice.interval_batches, auto.ROOM * self._num_busy)
 
     def _start(self, moment: Moment, saved: Sequence[Saved]) -> int:
         """Take the interval over from before a resume; and count from the last save that might be this trigger's."""
         if saved and saved[-1].interval_batches:
-            self.choice = pace.Choice(saved[-1].interval_batches, "resume", self.goal)
+            self.choice = auto.Choice(saved[-1].interval_batches, "resume", self.goal)
         lasting = [item.position.total_batches for item in saved if item.lasting]
         return lasting[-1] if lasting else moment.previous.total_batches
 
@@ -152,7 +152,7 @@ class Auto:
         """
         if cost is None:
             return
-        new = pace.tune(self.choice, cost, self.goal)
+        new = auto.tune(self.choice, cost, self.goal)
         if self.choice is None or num_batches >= min(self.choice.interval_batches, new.interval_batches):
             self.choice = new
 
@@ -173,7 +173,7 @@ class Every:
         self._trigger = parse_interval(interval, max_overhead, mtbf)
 
     @property
-    def choice(self) -> pace.Choice | None:
+    def choice(self) -> auto.Choice | None:
         """What `auto` goes by; None as long as it does not know, and for other intervals."""
         return self._trigger.choice if isinstance(self._trigger, Auto) else None
 
@@ -216,7 +216,7 @@ def reasons(triggers: Mapping[str, Trigger], moment: Moment, saved: Sequence[Sav
     return tuple(name for name, trigger in triggers.items() if trigger.due(moment, saved))
 
 
-def choice(triggers: Mapping[str, Trigger]) -> pace.Choice | None:
+def choice(triggers: Mapping[str, Trigger]) -> auto.Choice | None:
     """The interval that one of them has chosen by itself, if one does and has."""
     return next(filter(None, (getattr(trigger, "choice", None) for trigger in triggers.values())), None)
 

@@ -8,9 +8,9 @@ import socket
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from cairn.checkpoint import progress
-from cairn.checkpoint.types import Saved
-from cairn.rundir import Record, RunDirectory
+from cairn.account import progress
+from cairn.runs.directory import Record, RunDirectory
+from cairn.types import Saved
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cairn.checkpoint import disk
-from cairn.checkpoint.errors import ConfigError, ResumeError
+from cairn.errors import ConfigError, ResumeError
+from cairn.store import disk
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from cairn.cluster import slurm
+from cairn.jobs import slurm
 
 Scheduler = Literal["slurm", "local"]
 _CONTROLLER = "submitit.local._local"

@@ -13,16 +13,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cairn import attempts
-from cairn.checkpoint import progress
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.errors import ResumeError
-from cairn.checkpoint.progress import Progress
-from cairn.checkpoint.types import Saved
-from cairn.cluster import slurm
-from cairn.cluster.ledger import Entry, Ledger, states
-from cairn.errors import CairnError
-from cairn.rundir import Record, RunDirectory, below
+from cairn.account import progress
+from cairn.account.progress import Progress
+from cairn.errors import CairnError, ResumeError
+from cairn.jobs import slurm
+from cairn.runs import attempts
+from cairn.runs.directory import Record, RunDirectory, below
+from cairn.runs.ledger import Entry, Ledger, states
+from cairn.store.catalog import Catalog
+from cairn.types import Saved
 
 SILENT_S = 600.0
 """A run that nobody watches over, and that was not heard of for so long, is taken for dead."""

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from cairn.checkpoint import layout
-from cairn.checkpoint.space import size
-from cairn.checkpoint.types import Saved
+from cairn.store import names
+from cairn.types import Saved
+from cairn.units import size
 
 _FIRST = ("task_name", "seed", "data", "model", "trainer", "checkpoint", "callbacks", "logger")
 
@@ -98,7 +98,7 @@ def checkpoint_table(ending: Ending) -> Table:
 
 
 def _links(item: Saved, ending: Ending) -> str:
-    links = {layout.BEST: ending.best, layout.LAST: ending.saved[-1].name}
+    links = {names.BEST: ending.best, names.LAST: ending.saved[-1].name}
     return " ".join(link.removesuffix(".ckpt") for link, name in links.items() if name == item.name)
 
 

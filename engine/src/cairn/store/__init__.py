@@ -1,1 +1,1 @@
-"""Checkpoints during an epoch that resume exactly. `CheckpointEngine.attach(trainer)` is the whole interface."""
+"""One directory of checkpoints: names, manifests, commits, the catalog. Imports no torch."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cairn.checkpoint import layout, retention
-from cairn.checkpoint.catalog import Catalog, Rejected, verify_file
-from cairn.checkpoint.errors import CheckpointError
-from cairn.checkpoint.types import Mode, Saved
+from cairn.errors import CheckpointError
+from cairn.policy import keep
+from cairn.store import names
+from cairn.store.catalog import Catalog, Rejected, verify_file
+from cairn.types import Mode, Saved
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ def look_at_directory(path: Path) -> list[Finding]:
     """Every checkpoint (oldest first), link and leftover in a directory."""
     catalog = Catalog(path)
     good, rejected = catalog.all()
-    newest = layout.parse_name(good[-1].name) if good else None
+    newest = names.parse_name(good[-1].name) if good else None
     found = [_checkpoint(path / item.name) for item in good]
     found += [_rejected(item, newest) for item in rejected]
-    found.sort(key=lambda item: layout.parse_name(item.path.name) or (0, 0))
+    found.sort(key=lambda item: names.parse_name(item.path.name) or (0, 0))
     whole = [item.path.name for item in found if item.state == "whole"]
-    found += [_link(path / name, whole) for name in (layout.LAST, layout.BEST) if (path / name).is_symlink()]
-    if whole and not os.path.lexists(path / layout.LAST):
-        found.append(Finding(path / layout.LAST, "unfinished", "it is missing; the next start makes it"))
+    found += [_link(path / name, whole) for name in (names.LAST, names.BEST) if (path / name).is_symlink()]
+    if whole and not os.path.lexists(path / names.LAST):
+        found.append(Finding(path / names.LAST, "unfinished", "it is missing; the next start makes it"))
     return found + [Finding(item, "unfinished", "left by a save that was cut off") for item in catalog.leftovers()]
 
 
@@ -60,11 +61,11 @@ class Pruning:
     """Not counted, and left alone."""
 
 
-def prune(path: Path, rules: Iterable[retention.Rule], mode: Mode | None) -> Pruning:
+def prune(path: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> Pruning:
     """Apply `rules` to the checkpoints that are whole: one that is damaged does not take the place of a good one."""
     rules, broken = list(rules), []
     good, whole = Catalog(path).committed(), set[str]()
-    while unread := [item for item in retention.survivors(rules, good, mode) if item.name not in whole]:
+    while unread := [item for item in keep.survivors(rules, good, mode) if item.name not in whole]:
         for item in unread:
             finding = _checkpoint(path / item.name)
             if finding.state == "whole":
@@ -72,7 +73,7 @@ def prune(path: Path, rules: Iterable[retention.Rule], mode: Mode | None) -> Pru
             else:
                 broken.append(Rejected(finding.path, finding.why))
                 good.remove(item)
-    kept = retention.survivors(rules, good, mode)
+    kept = keep.survivors(rules, good, mode)
     return Pruning(kept, [item for item in good if item not in kept], broken)
 
 
@@ -85,7 +86,7 @@ def _checkpoint(path: Path) -> Finding:
 
 def _rejected(item: Rejected, newest: tuple[int, int] | None) -> Finding:
     """A save that never was finished is newer than all others; any other has lost its manifest, or is damaged."""
-    place = layout.parse_name(item.path.name)
+    place = names.parse_name(item.path.name)
     cut_off = not item.committed and place is not None and (newest is None or place > newest)
     return Finding(item.path, "unfinished" if cut_off else "broken", item.why)
 
@@ -95,6 +96,6 @@ def _link(path: Path, whole: list[str]) -> Finding:
     if target.name not in whole:
         why = "is not there" if not path.exists() else "is broken"
         return Finding(path, "broken", f"it leads to {target}, which {why}")
-    if path.name == layout.LAST and target.name != whole[-1]:
+    if path.name == names.LAST and target.name != whole[-1]:
         return Finding(path, "unfinished", f"it leads to {target}, and {whole[-1]} is newer")
     return Finding(path, "whole", f"leads to {target}")

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cairn.checkpoint import archive, disk, layout, manifest
-from cairn.checkpoint.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
-from cairn.checkpoint.types import Saved
+from cairn.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
+from cairn.store import disk, file_format, manifest, names
+from cairn.types import Saved
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Rejected:
     @property
     def committed(self) -> bool:
         """Has it been whole once?"""
-        return self.path.with_name(layout.manifest_name(self.path.name)).is_file()
+        return self.path.with_name(names.manifest_name(self.path.name)).is_file()
 
 
 class Catalog:
@@ -48,7 +48,7 @@ class Catalog:
         return [
             path
             for path in paths
-            if layout.is_temp(path.name) or (layout.checkpoint_of(path.name) or path.name) not in there
+            if names.is_temp(path.name) or (names.checkpoint_of(path.name) or path.name) not in there
         ]
 
     def linked(self, link: str) -> str:
@@ -69,14 +69,14 @@ class Catalog:
                 rejected.append(Rejected(self.directory / saved.name, str(error)))
                 continue
             here = (saved.position.epoch, saved.position.batch)
-            return saved, [item for item in rejected if (layout.parse_name(item.path.name) or here) > here]
+            return saved, [item for item in rejected if (names.parse_name(item.path.name) or here) > here]
         return None, rejected
 
     def all(self) -> tuple[list[Saved], list[Rejected]]:
         """What is committed, and what is not, both oldest first."""
         good, rejected = [], []
-        names = (path.name for path in self.directory.glob("*.ckpt")) if self.directory.is_dir() else ()
-        for name in sorted((name for name in names if layout.parse_name(name)), key=layout.parse_name):  # type: ignore[arg-type]
+        found = (path.name for path in self.directory.glob("*.ckpt")) if self.directory.is_dir() else ()
+        for name in sorted((name for name in found if names.parse_name(name)), key=names.parse_name):  # type: ignore[arg-type]
             try:
                 good.append(describe(self.directory / name))
             except CheckpointError as error:
@@ -90,7 +90,7 @@ def describe(path: Path) -> Saved:
     Raises:
         CorruptCheckpointError: there is no manifest, or it does not fit, or one of them cannot be read.
     """
-    proof = path.with_name(layout.manifest_name(path.name))
+    proof = path.with_name(names.manifest_name(path.name))
     if not proof.is_file():
         raise CorruptCheckpointError("it has no manifest: its save was never finished, or the manifest was lost")
     with _readable():
@@ -121,7 +121,7 @@ def digest(path: Path, like: str) -> str:
         CorruptCheckpointError: one of the checksums in the file does not fit, or it cannot be read.
     """
     with _readable():
-        return disk.sha256(path) if like.startswith(disk.PLAIN) else archive.read(path)
+        return disk.sha256(path) if like.startswith(disk.PLAIN) else file_format.read(path)
 
 
 def verify_file(path: Path) -> str:
@@ -133,12 +133,12 @@ def verify_file(path: Path) -> str:
     Raises:
         CorruptCheckpointError: they differ, or it is no such file.
     """
-    if layout.parse_name(path.name) and path.with_name(layout.manifest_name(path.name)).is_file():
+    if names.parse_name(path.name) and path.with_name(names.manifest_name(path.name)).is_file():
         saved = describe(path)
         verify(path, saved)
         return _short(saved.digest)
     with _readable():
-        archive.read(path)
+        file_format.read(path)
     return "it has no manifest; the checksums that torch.save has stored in it fit"
 
 

@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cairn.checkpoint import archive, disk, layout, manifest, space
-from cairn.checkpoint.errors import CheckpointError, SaveError
-from cairn.checkpoint.types import Saved
+from cairn import units
+from cairn.errors import CheckpointError, SaveError
+from cairn.store import disk, file_format, manifest, names
+from cairn.types import Saved
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _done(job: Job, num_bytes: int) -> Saved | None:
     """What is committed of this very job. To write that anew would risk it: what came before may be deleted by now."""
     path, draft = job.directory / job.draft.name, job.draft
     try:
-        found = manifest.load(path.with_name(layout.manifest_name(draft.name)).read_bytes())
+        found = manifest.load(path.with_name(names.manifest_name(draft.name)).read_bytes())
         size = path.stat().st_size
     except (OSError, CheckpointError):
         return None
@@ -90,23 +91,23 @@ def _write(job: Job, view: memoryview, beat: Callable[[int], None]) -> Saved:
     before = _identity(path)
     try:
         _make_directory(job.directory)
-        disk.put_chunks(path, archive.sealed(view, disk.CHUNK_BYTES), len(view), beat)
+        disk.put_chunks(path, file_format.sealed(view, disk.CHUNK_BYTES), len(view), beat)
         written = time.monotonic() - started
         saved = replace(
             draft,
             num_bytes=len(view),
-            digest=archive.digest(view),
+            digest=file_format.digest(view),
             stall_s=draft.stall_s + (written if job.blocking else 0.0),
             write_s=written,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         proof = manifest.dump(saved, job.provenance).encode()
-        disk.put(path.with_name(layout.manifest_name(draft.name)), proof)
+        disk.put(path.with_name(names.manifest_name(draft.name)), proof)
     except OSError as error:
         if before is None or _identity(path) != before:  # if not, what was committed under this name is still whole
             with suppress(SaveError):
                 remove(job.directory, draft.name)
-        raise SaveError(space.why_not_written(path, error, len(view))) from error
+        raise SaveError(units.why_not_written(path, error, len(view))) from error
     return saved
 
 
@@ -154,7 +155,7 @@ def remove(directory: Path, name: str) -> None:
     """
     path = directory / name
     try:
-        disk.remove_pair(path, path.with_name(layout.manifest_name(name)))
+        disk.remove_pair(path, path.with_name(names.manifest_name(name)))
     except OSError as error:
         raise _failed(f"The checkpoint {path} could not be deleted", error) from error
 

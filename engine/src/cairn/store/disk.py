@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cairn.checkpoint import layout
+from cairn.store import names
 
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # what a file system says that cannot sync a directory
 CHUNK_BYTES = 2**22
@@ -89,7 +89,7 @@ def link(path: Path, target: str) -> None:
 @contextmanager
 def _under_its_name_at_last(path: Path) -> Iterator[Path]:
     """Make something under a hidden name; it gets its own when that went well, and nothing is left of it if not."""
-    temp = path.with_name(layout.temp_name(path.name))
+    temp = path.with_name(names.temp_name(path.name))
     try:
         yield temp
         os.replace(temp, path)
@@ -112,7 +112,7 @@ def remove_pair(path: Path, proof: Path) -> None:
     It loses its name first, and for good: a file without its proof is then either not finished or has lost it, and what
     a kill in between leaves has a name for leftovers.
     """
-    gone = path.with_name(layout.temp_name(path.name))
+    gone = path.with_name(names.temp_name(path.name))
     if os.path.lexists(path):
         os.replace(path, gone)
         with suppress(OSError):
@@ -190,7 +190,7 @@ def sync_path(path: Path) -> None:
 
 def why_unwritable(directory: Path) -> str:
     """Make the directory and try to make a file in it; returns what speaks against it, or nothing."""
-    probe = directory / layout.PROBE
+    probe = directory / names.PROBE
     try:
         make_directory(directory)
         try:

@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from cairn.checkpoint.errors import CorruptCheckpointError
+from cairn.errors import CorruptCheckpointError
 
 try:
     from isal.isal_zlib import crc32  # the same number in a third of the time

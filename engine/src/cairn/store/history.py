@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cairn.checkpoint import commit, disk, layout, retention, space
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.commit import Job, Result
-from cairn.checkpoint.errors import ConfigError
-from cairn.checkpoint.resume import Plan
-from cairn.checkpoint.types import Mode, Saved
+from cairn import units
+from cairn.errors import ConfigError
+from cairn.policy import keep
+from cairn.store import commit, disk, names
+from cairn.store.catalog import Catalog
+from cairn.store.commit import Job, Result
+from cairn.store.resume import Plan
+from cairn.types import Mode, Saved
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class History:
     `expect` and `expected` for the second.
     """
 
-    def __init__(self, directory: Path, rules: Iterable[retention.Rule], mode: Mode | None) -> None:
+    def __init__(self, directory: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> None:
         self.directory, self.rules, self.mode = directory, list(rules), mode
         self.saved: list[Saved] = []
         self.dropped: list[Saved] = []
@@ -50,7 +52,7 @@ class History:
     @property
     def best(self) -> Saved | None:
         """What `best.ckpt` is."""
-        return retention.best_of(self.saved, self.mode) if self.mode else None
+        return keep.best_of(self.saved, self.mode) if self.mode else None
 
     @property
     def links(self) -> dict[str, str | None]:
@@ -84,7 +86,7 @@ class History:
         # look like a run that has lost all its manifests.
         if not committed:
             self._unwanted = sorted(abandoned)
-        kept = retention.survivors(self.rules, ours, self.mode)
+        kept = keep.survivors(self.rules, ours, self.mode)
         self.dropped = [item for item in ours if item not in kept]
         self.keep(kept, self.dropped)
         self._unwanted = sorted(abandoned) if committed else []
@@ -104,19 +106,19 @@ class History:
         Raises:
             ConfigError: not even the first does.
         """
-        first, second = retention.needs(self.rules, self.saved, self.mode, num_bytes, count=2)
+        first, second = keep.needs(self.rules, self.saved, self.mode, num_bytes, count=2)
         free = disk.free_bytes(self.directory)
-        there = f"{space.size(free)} are free in checkpoint.dirpath={self.directory}"
+        there = f"{units.size(free)} are free in checkpoint.dirpath={self.directory}"
         if first > free:
             raise ConfigError(
-                f"A checkpoint of this run needs about {space.size(num_bytes)}, and only {there}: make room, or choose "
+                f"A checkpoint of this run needs about {units.size(num_bytes)}, and only {there}: make room, or choose "
                 f"another directory."
             )
         if second > free:
             log.warning(
                 "A checkpoint of this run needs about %s, and %s: there will be no room for a second one beside the "
                 "first, which stays until the second is whole.",
-                space.size(num_bytes),
+                units.size(num_bytes),
                 there,
             )
 
@@ -132,18 +134,18 @@ class History:
             found = list(self.saved)
             for draft in self._coming:
                 coming = replace(draft, number=_next_number(found))
-                found = retention.survivors(self.rules, [*_others(found, coming), coming], self.mode)
+                found = keep.survivors(self.rules, [*_others(found, coming), coming], self.mode)
             return found
 
     def job(self, draft: Saved, provenance: Mapping[str, Any]) -> Job:
         """What to do for the checkpoint that is next to be written: delete to make room, write, move links, delete."""
         others = self._others_still_there(draft)
         draft = replace(draft, number=_next_number(others))
-        linked = {self._catalog.linked(link) for link in (layout.LAST, layout.BEST)}  # also one that could not be moved
-        way = retention.gives_way(self.rules, others, draft, self.mode)
+        linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}  # also one that could not be moved
+        way = keep.gives_way(self.rules, others, draft, self.mode)
         room = [item.name for item in way if item.name not in linked]
         left = [item for item in others if item.name not in room]
-        kept = retention.survivors(self.rules, [*left, draft], self.mode)
+        kept = keep.survivors(self.rules, [*left, draft], self.mode)
         return Job(self.directory, draft, provenance, room, links(kept, self.mode), self._to_delete(kept, left))
 
     def done(self, draft: Saved, job: Job | None, result: Result | None) -> None:
@@ -193,8 +195,8 @@ class History:
 
 def links(kept: Sequence[Saved], mode: Mode | None) -> dict[str, str | None]:
     """Where `last.ckpt` and `best.ckpt` point to if these are kept, oldest first; None: there is no such link."""
-    best = retention.best_of(kept, mode) if mode else None
-    return {layout.LAST: kept[-1].name if kept else None, layout.BEST: best.name if best else None}
+    best = keep.best_of(kept, mode) if mode else None
+    return {names.LAST: kept[-1].name if kept else None, names.BEST: best.name if best else None}
 
 
 def _others(saved: Sequence[Saved], draft: Saved) -> list[Saved]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from cairn.checkpoint.types import Saved
+from cairn.types import Saved
 
 Links = Mapping[str, str | None]
 """Where `last.ckpt` and `best.ckpt` point to; None: there is no such link."""

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from cairn.checkpoint import disk
-from cairn.checkpoint.errors import CorruptCheckpointError, NewerFormatError
-from cairn.checkpoint.types import Position, Saved
+from cairn.errors import CorruptCheckpointError, NewerFormatError
+from cairn.store import disk
+from cairn.types import Position, Saved
 
 FORMAT = 2
 

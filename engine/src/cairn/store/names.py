@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cairn.checkpoint.types import Position
+from cairn.types import Position
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"

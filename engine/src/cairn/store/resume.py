@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cairn.checkpoint import disk
-from cairn.checkpoint.catalog import Catalog, Rejected, verify_file
-from cairn.checkpoint.errors import CheckpointError, ResumeError
-from cairn.checkpoint.types import Saved
+from cairn.errors import CheckpointError, ResumeError
+from cairn.store import disk
+from cairn.store.catalog import Catalog, Rejected, verify_file
+from cairn.types import Saved
 
 log = logging.getLogger(__name__)
 

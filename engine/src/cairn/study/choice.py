@@ -15,9 +15,9 @@ from functools import cached_property
 from statistics import median
 from typing import Literal
 
-from cairn.checkpoint import pace
-from cairn.checkpoint.types import Cost
-from cairn.sweep import End, Run, Sweep
+from cairn.policy import auto
+from cairn.study.reading import End, Run, Sweep
+from cairn.types import Cost
 
 Doubt = Literal["no saves", "few saves", "too short", "unknown"]
 
@@ -174,14 +174,14 @@ def pooled(runs: Sequence[Run]) -> Cost | None:
 def advise(cost: Cost, mtbf_s: float) -> Advice:
     """The interval that loses the least time, if a failure comes every `mtbf_s` seconds of training on average."""
     wanted = {
-        "failures": pace.optimum(cost, mtbf_s),
-        "overlap": pace.overlap_bound(cost),
+        "failures": auto.optimum(cost, mtbf_s),
+        "overlap": auto.overlap_bound(cost),
         "batch": 1.0,
     }
     why = max(wanted, key=lambda name: wanted[name])  # of equals the first
     batches = max(1, math.ceil(wanted[why])) if why != "failures" else _two_digits(wanted[why])
     interval_s = batches * cost.batch_s
-    young_s, daly_s = pace.young_s(cost.save_s, mtbf_s), pace.daly_s(cost.save_s, mtbf_s)
+    young_s, daly_s = auto.young_s(cost.save_s, mtbf_s), auto.daly_s(cost.save_s, mtbf_s)
     share = expected_loss(cost.save_s, mtbf_s, interval_s)
     return Advice(mtbf_s, young_s, daly_s, interval_s, batches, share, why)  # type: ignore[arg-type]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from cairn import report
-from cairn import sweep_words as words
-from cairn.sweep_choice import Study
-from cairn.sweep_plots import Picture
+from cairn.runs import summary
+from cairn.study import words
+from cairn.study.choice import Study
+from cairn.study.plots import Picture
 
 NAME = "index.html"
 _DPI = 144  # sharp on a screen with small pixels, where the page shows it at two thirds
@@ -45,7 +45,7 @@ def write(study: Study, pictures: Sequence[Picture], folder: Path) -> Path:
 
 def page(study: Study, pictures: Sequence[Picture]) -> str:
     """The whole page."""
-    name = report.relative(study.sweep.path)
+    name = summary.relative(study.sweep.path)
     title = "What saving cost" + (f" in {len(study.sweep.runs)} runs" if len(study.sweep.runs) > 1 else "")
     body = [
         f'<h1>{title}</h1><p class="where">{escape(name)}</p>',

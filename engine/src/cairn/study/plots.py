@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cairn import sweep_words as words
-from cairn.sweep import Run
-from cairn.sweep_choice import Advice, Study, expected_loss
+from cairn.study import words
+from cairn.study.choice import Advice, Study, expected_loss
+from cairn.study.reading import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,14 +20,14 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
-from cairn import attempts
-from cairn.attempts import Attempt
-from cairn.checkpoint.catalog import Catalog
-from cairn.checkpoint.meter import Meter
-from cairn.checkpoint.types import Mode, Saved
-from cairn.command import key
+from cairn.account.meter import Meter
 from cairn.errors import MissingFileError
-from cairn.rundir import RunDirectory, below, newest
+from cairn.hydra.command_line import key
+from cairn.runs import attempts
+from cairn.runs.attempts import Attempt
+from cairn.runs.directory import RunDirectory, below, newest
+from cairn.store.catalog import Catalog
+from cairn.types import Mode, Saved
 
 Kind = Literal["killed", "failed", "announced", "planned"]
 Row = Mapping[str, Any]

@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cairn.checkpoint.space import size
-from cairn.checkpoint.types import Cost
-from cairn.report import duration
-from cairn.sweep import End, Run
-from cairn.sweep_choice import ALIKE, FEWEST_SAVES, SHORTEST_S, Advice, Study
+from cairn.runs.summary import duration
+from cairn.study.choice import ALIKE, FEWEST_SAVES, SHORTEST_S, Advice, Study
+from cairn.study.reading import End, Run
+from cairn.types import Cost
+from cairn.units import size
 
 UNKNOWN = "-"
 RUN_FIGURES = (

@@ -1,1 +1,1 @@
-"""Loggers that go on with their history after a resume."""
+"""Weights & Biases: metrics, artifacts of checkpoints, and which run is which."""

@@ -20,14 +20,13 @@ from typing import Any, Literal
 
 import wandb
 
-from cairn.checkpoint import catalog, disk, layout
-from cairn.checkpoint.errors import CorruptCheckpointError, ResumeError
-from cairn.checkpoint.outbox import Outbox
-from cairn.checkpoint.pruned import Pruned
-from cairn.checkpoint.space import size
-from cairn.checkpoint.tracker import Links
-from cairn.checkpoint.types import Saved
-from cairn.errors import first_line
+from cairn.errors import CorruptCheckpointError, ResumeError, first_line
+from cairn.store import catalog, disk, names
+from cairn.store.listener import Links
+from cairn.types import Saved
+from cairn.units import size
+from cairn.wandb.deleted import Pruned
+from cairn.wandb.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ _NAME = "an alias could not be given"
 _END = "not everything could be put in order at the end"
 _Task = tuple[str, Callable[[], Any]]
 """What is told if it fails, and what is to be done."""
-_ALIASES = {"latest": layout.LAST, "best": layout.BEST}
+_ALIASES = {"latest": names.LAST, "best": names.BEST}
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,9 @@ class Wishes:
 
     def wants(self, saved: Saved, links: Links, finished: bool = False) -> bool:
         """Shall this one be there? `finished`: the run has come to its end."""
-        if finished and links.get(layout.LAST) == saved.name and self.which in ("all", "final"):
+        if finished and links.get(names.LAST) == saved.name and self.which in ("all", "final"):
             return True
-        if links.get(layout.BEST) == saved.name:
+        if links.get(names.BEST) == saved.name:
             return self.which in ("all", "best")
         return self.which == "all" and saved.number % self.every == 0
 
@@ -219,7 +218,7 @@ class WandbTracker:
 
     def _commit(self, saved: Saved, links: Links, wanted: bool) -> None:
         """Make a version of it, if it is wanted, and let `best` be where it should."""
-        before, replaced = self._links.get(layout.BEST), self._versions.pop(saved.name, None)
+        before, replaced = self._links.get(names.BEST), self._versions.pop(saved.name, None)
         self._kept[saved.name], self._links = saved, links
         if wanted and not self._is_unwanted(saved.name):
             self._send(saved, _aliases(saved, links))
@@ -229,7 +228,7 @@ class WandbTracker:
         new = self._versions.get(saved.name)
         if replaced is not None and self._online and (new is None or new.id != replaced.id):
             self._take_back(replaced)
-        if links.get(layout.BEST) not in (before, saved.name, None):
+        if links.get(names.BEST) not in (before, saved.name, None):
             self._restore_aliases(self._there() if self._online else [])
 
     def _send(self, saved: Saved, aliases: Sequence[str]) -> None:
@@ -341,7 +340,7 @@ class WandbTracker:
     def _restore_aliases(self, there: Sequence[Any]) -> None:
         """Let each alias be where its link is: W&B gives `latest` to whatever was sent last."""
         if not self._online:  # the same content again: W&B makes no new version, and moves the aliases
-            for link in (layout.BEST, layout.LAST):
+            for link in (names.BEST, names.LAST):
                 saved = self._kept.get(self._links.get(link) or "")
                 if saved is not None and saved.name in self._versions:
                     self._send(saved, _aliases(saved, self._links))
@@ -369,7 +368,7 @@ class WandbTracker:
 
     def _call_final(self) -> None:
         """Give the newest of a finished run its last alias."""
-        newest = self._kept.get(self._links.get(layout.LAST) or "")
+        newest = self._kept.get(self._links.get(names.LAST) or "")
         version = self._versions.get(newest.name) if newest is not None else None
         if version is not None and self._online:
             _rename(version, lambda aliases: [*aliases, "final"])
@@ -460,7 +459,7 @@ def download(named: str, into: Path) -> tuple[Path, str]:
         entries = version.manifest.entries
     except (wandb.errors.Error, ValueError) as error:
         raise ResumeError(f"{named} is not to be had from W&B: {first_line(error)}.") from error
-    if not digest or layout.parse_name(str(name)) is None:  # nor any path that leads elsewhere
+    if not digest or names.parse_name(str(name)) is None:  # nor any path that leads elsewhere
         raise ResumeError(f"{named} is no checkpoint of this project: its metadata names no file of one, or no digest.")
     if name not in entries and any(path.startswith(f"{name}/") for path in entries):
         raise ResumeError(f"{named} is a sharded checkpoint, which cannot be started from: download it by W&B's tools.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cairn.checkpoint import disk
+from cairn.store import disk
 
 
 class Pruned:

@@ -9,9 +9,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from cairn.checkpoint import layout, manifest
-from cairn.checkpoint.errors import CheckpointError
-from cairn.checkpoint.types import Saved
+from cairn.errors import CheckpointError
+from cairn.store import manifest, names
+from cairn.types import Saved
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Outbox:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.checkpoints, self.directory = directory, directory / layout.OUTBOX
+        self.checkpoints, self.directory = directory, directory / names.OUTBOX
         self._lock = threading.Lock()
         self._told: set[str] = set()
         self._clear()
@@ -59,7 +59,7 @@ class Outbox:
         return place
 
     def _hold(self, source: Path, place: Path) -> None:
-        temp = self.directory / layout.temp_name(place.name)
+        temp = self.directory / names.temp_name(place.name)
         try:
             if source.is_dir():  # a sharded one
                 shutil.copytree(source, temp, copy_function=_link)
@@ -111,15 +111,15 @@ class Outbox:
     def _clear(self) -> None:
         """Let nothing take room for ever that nobody will send: what a kill has left in the middle."""
         with suppress(OSError):
-            names = {path.name for path in self._files()}
-            for name in names:
-                other = _checkpoint(name) if name.endswith(".json") else layout.manifest_name(name)
-                if other not in names:
+            there = {path.name for path in self._files()}
+            for name in there:
+                other = _checkpoint(name) if name.endswith(".json") else names.manifest_name(name)
+                if other not in there:
                     _remove(self.directory / name)
             self.directory.rmdir()  # if it is empty
 
     def _note(self, name: str) -> Path:
-        return self.directory / layout.manifest_name(name)
+        return self.directory / names.manifest_name(name)
 
 
 def _checkpoint(note: str) -> str:

@@ -24,24 +24,23 @@ from lightning.pytorch import loggers
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from cairn import config, jobname
-from cairn.checkpoint import disk, history
-from cairn.checkpoint.agreement import TIME_LIMIT
-from cairn.checkpoint.catalog import Catalog, verify
-from cairn.checkpoint.errors import CheckpointError, ResumeError
-from cairn.checkpoint.retention import parse_size
-from cairn.checkpoint.schedule import parse_duration_s
-from cairn.checkpoint.state import KEY
-from cairn.checkpoint.tracker import UNTRACKED, Tracker
-from cairn.checkpoint.types import Saved
-from cairn.cluster.signals import exit_code
-from cairn.errors import first_line
-from cairn.logging.wandb import WandbLogger, prepare, read, why_not
-from cairn.provenance import Start
-from cairn.rundir import Record, RunDirectory
+from cairn.errors import CheckpointError, ResumeError, first_line
+from cairn.hydra import job_name, settings
+from cairn.hydra.provenance import Start
+from cairn.jobs.signals import exit_code
+from cairn.lightning.agreement import TIME_LIMIT
+from cairn.lightning.state import KEY
+from cairn.policy.keep import parse_size
+from cairn.policy.when import parse_duration_s
+from cairn.runs.directory import Record, RunDirectory
+from cairn.store import disk, history
+from cairn.store.catalog import Catalog, verify
+from cairn.store.listener import UNTRACKED, Tracker
+from cairn.types import Saved
+from cairn.wandb.logger import WandbLogger, prepare, read, why_not
 
 if TYPE_CHECKING:
-    from cairn.checkpoint.tracking import Place, Wishes
+    from cairn.wandb.artifacts import Place, Wishes
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,14 @@ _TEARDOWN_S = 1.0
 def node(cfg: DictConfig) -> DictConfig | None:
     """The configuration of our W&B logger, under whatever name; None if there is none."""
     nodes = cfg.get("logger", {}).values()
-    return next((node for node in nodes if str(node.get("_target_")).endswith("logging.wandb.WandbLogger")), None)
+    return next(
+        (
+            node
+            for node in nodes
+            if str(node.get("_target_")).endswith(("cairn.wandb.logger.WandbLogger", "logging.wandb.WandbLogger"))
+        ),
+        None,
+    )
 
 
 def set_up(cfg: DictConfig, directory: RunDirectory) -> None:
@@ -81,7 +87,7 @@ def own(given: DictConfig, run_id: str, directory: RunDirectory) -> dict[str, An
     if hydra is not None and hydra.mode == RunMode.MULTIRUN:
         sweep = Path(hydra.sweep.dir).absolute()
         found["group"] = found["group"] or _short(f"{sweep.parent.name}-{sweep.name}")
-        special = jobname.special(hydra.overrides.task, _begun_with(sweep))
+        special = job_name.special(hydra.overrides.task, _begun_with(sweep))
         found["name"] = found["name"] or _short(" ".join(special)) or directory.path.name
     _remember(directory, name=found["name"], group=found["group"])
     return found
@@ -95,13 +101,13 @@ def _begun_with(sweep: Path) -> list[str]:
 
 def _short(name: str) -> str:
     """What W&B takes as a name; one that is longer would keep the run from being logged at all."""
-    return name if len(name) <= config.LONGEST_NAME else f"{name[: config.LONGEST_NAME - 3]}..."
+    return name if len(name) <= settings.LONGEST_NAME else f"{name[: settings.LONGEST_NAME - 3]}..."
 
 
 def _project(given: DictConfig) -> str | None:
     """A task's name may be one that W&B takes for no project: `digits/cnn` makes folders, here."""
     named = given.get("project")
-    return None if named is None else _short(re.sub(f"[{re.escape(config.NOT_IN_A_PROJECT)}]", "-", str(named)))
+    return None if named is None else _short(re.sub(f"[{re.escape(settings.NOT_IN_A_PROJECT)}]", "-", str(named)))
 
 
 def introduce(
@@ -135,9 +141,9 @@ def _recall(directory: RunDirectory) -> dict[str, Any]:
 
 
 def _forget() -> None:
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts
 
-    tracking.forget()
+    artifacts.forget()
 
 
 def is_preempted(stopped_by: str) -> bool:
@@ -182,10 +188,10 @@ def end(
 
 def _abandon() -> None:
     """Its client hangs: what it has written to its file is kept, and `sync` sends it."""
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts
 
-    if tracking.kill():
-        why_not(tracking.forget, _TEARDOWN_S)
+    if artifacts.kill():
+        why_not(artifacts.forget, _TEARDOWN_S)
 
 
 def _close(logger: loggers.WandbLogger, code: int, limit_s: float | None) -> bool:
@@ -212,14 +218,14 @@ def tracker(cfg: DictConfig, given: Sequence[Any], directory: RunDirectory, fact
     any_wanted = _any_wanted(cfg.checkpoint)
     if not any_wanted and (start is None or logger.mode != "online"):
         return UNTRACKED
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts
 
     run = logger.experiment
     if logger.mode == "disabled":  # it does not take the run
         return UNTRACKED
     uses = [artifact] if start and (artifact := _artifact(start, run.entity, run.project)) else []
     wishes = _wishes(cfg) if any_wanted else replace(_wishes(cfg), which="none")  # what is there stays as it was wished
-    return tracking.WandbTracker(run, _place(directory, Path(cfg.checkpoint.dirpath), facts), wishes, uses)
+    return artifacts.WandbTracker(run, _place(directory, Path(cfg.checkpoint.dirpath), facts), wishes, uses)
 
 
 def _any_wanted(group: DictConfig) -> bool:
@@ -227,7 +233,7 @@ def _any_wanted(group: DictConfig) -> bool:
 
 
 def _place(directory: RunDirectory, checkpoints: Path, facts: Mapping[str, Any]) -> Place:
-    from cairn.checkpoint.tracking import Place
+    from cairn.wandb.artifacts import Place
 
     told = {key: facts[key] for key in ("git_commit", "started_from") if key in facts}
     return Place(directory.path, checkpoints, told)
@@ -241,7 +247,7 @@ def _artifact(start: Start, entity: str, project: str) -> str:
         return start.named.removeprefix(PREFIX)
     if not start.run:
         return ""
-    from cairn.checkpoint.tracking import alias, collection
+    from cairn.wandb.artifacts import alias, collection
 
     *place, name = (start.known_as or start.run).split("/")
     place = [entity, project][: 2 - len(place)] + place
@@ -250,7 +256,7 @@ def _artifact(start: Start, entity: str, project: str) -> str:
 
 def _wishes(cfg: DictConfig) -> Wishes:
     """What of the checkpoints shall be in W&B; `config.check` has seen it. Runs from before there was a choice: all."""
-    from cairn.checkpoint.tracking import Wishes
+    from cairn.wandb.artifacts import Wishes
 
     if "artifacts" not in cfg.checkpoint:
         return Wishes()
@@ -279,10 +285,10 @@ def local(named: str, directory: RunDirectory) -> Path:
     folder = _start_folder(named, directory)
     if there := sorted(folder.glob("whole/*.ckpt")):
         return there[0]
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts
 
     prepare(directory.path, offline=False)
-    path, found = tracking.download(named.removeprefix(PREFIX), folder)
+    path, found = artifacts.download(named.removeprefix(PREFIX), folder)
     (folder / _VERSION).write_text(found)
     (folder / "whole").mkdir(exist_ok=True)
     return path.rename(folder / "whole" / path.name)
@@ -368,21 +374,21 @@ def _logger(given: DictConfig, record: Record, run: RunDirectory) -> WandbLogger
 def _send_checkpoints(
     cfg: DictConfig, run: RunDirectory, record: Record, logger: WandbLogger, num_rows: int, limit_s: float
 ) -> Synced:
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts
 
     kept = Catalog(run.checkpoints()).committed()
     links = history.links(kept, cfg.checkpoint.mode if cfg.checkpoint.monitor else None)
     wishes, finished, experiment = _wishes(cfg), record.status == "finished", logger.experiment
-    sender = tracking.WandbTracker(experiment, _place(run, run.checkpoints(), _recall(run).get("facts", {})), wishes)
+    sender = artifacts.WandbTracker(experiment, _place(run, run.checkpoints(), _recall(run).get("facts", {})), wishes)
     sender.opened([saved for saved in kept if _is_whole(run.checkpoints(), saved)], links)
     sender.close(finished, limit_s)
     name = f"{experiment.entity}/{experiment.project}"
-    run_name, artifact = f"{name}/{experiment.id}", f"{name}/{tracking.collection(experiment.id)}"
+    run_name, artifact = f"{name}/{experiment.id}", f"{name}/{artifacts.collection(experiment.id)}"
     if record.status == "stopped" and is_preempted(record.why):
         logger.preempt()
     has_history = logger.close(_exit_code(record))
     try:
-        there = tracking.versions(artifact)
+        there = artifacts.versions(artifact)
     except Exception as error:
         raise ResumeError(f"W&B does not say what it has: {first_line(error)}.") from error
     wanted = [saved for saved in kept if wishes.wants(saved, links, finished)]
@@ -391,9 +397,9 @@ def _send_checkpoints(
 
 
 def _is_version(version: Any, saved: Saved) -> bool:
-    from cairn.checkpoint import tracking
+    from cairn.wandb import artifacts
 
-    return tracking.digest_of(version) == saved.digest and tracking.holds(version, saved)
+    return artifacts.digest_of(version) == saved.digest and artifacts.holds(version, saved)
 
 
 def _is_whole(folder: Path, saved: Saved) -> bool:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cairn.checkpoint.disk import PAGE
+from cairn.store.disk import PAGE
 
 _SHARE = 256
 """A buffer has one part in so many to spare, lest a state that grows by a few numbers needs a larger one."""

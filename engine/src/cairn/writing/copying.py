@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cairn.checkpoint.archive import Layout
-from cairn.checkpoint.encoding import Encoded, Look
-from cairn.checkpoint.errors import SaveError
-from cairn.checkpoint.images import Image, nothing
+from cairn.errors import SaveError
+from cairn.store.file_format import Layout
+from cairn.writing.buffers import Image, nothing
+from cairn.writing.encode import Encoded, Look
 
 Steady = dict[int, list[Tensor]]
 """By the address of their storage, the tensors that nothing may change for a while: they themselves, since a change in

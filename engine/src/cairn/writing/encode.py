@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cairn.checkpoint.errors import UnsafeStateError
+from cairn.errors import UnsafeStateError
 
 Look = tuple[torch.dtype, torch.Size, tuple[int, ...], int]
 """Type, shape, strides and offset of a tensor: what can be told of it without its memory."""

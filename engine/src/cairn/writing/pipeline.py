@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from cairn.checkpoint.commit import Job, Result
-from cairn.checkpoint.encoding import Encoded
-from cairn.checkpoint.errors import SaveError
-from cairn.checkpoint.history import History
-from cairn.checkpoint.images import Image, Images, available_bytes
-from cairn.checkpoint.space import size
-from cairn.checkpoint.stage import Stage
-from cairn.checkpoint.tracker import UNTRACKED, Tracker
-from cairn.checkpoint.types import Saved
-from cairn.checkpoint.writer import Writer, WriterHere, WriterProcess
+from cairn.errors import SaveError
+from cairn.store.commit import Job, Result
+from cairn.store.history import History
+from cairn.store.listener import UNTRACKED, Tracker
+from cairn.types import Saved
+from cairn.units import size
+from cairn.writing.buffers import Image, Images, available_bytes
+from cairn.writing.copying import Stage
+from cairn.writing.encode import Encoded
+from cairn.writing.writer import Writer, WriterHere, WriterProcess
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from signal import Signals
 from typing import Protocol
 
-from cairn.checkpoint import commit
-from cairn.checkpoint.commit import Job, Result
-from cairn.checkpoint.errors import SaveError
-from cairn.checkpoint.images import Image, Images
+from cairn.errors import SaveError
+from cairn.store import commit
+from cairn.store.commit import Job, Result
+from cairn.writing.buffers import Image, Images
 
 log = logging.getLogger(__name__)
 

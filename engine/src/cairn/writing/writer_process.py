@@ -15,11 +15,11 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from cairn.checkpoint import commit, disk
-from cairn.checkpoint.commit import Result
-from cairn.checkpoint.errors import SaveError
-from cairn.checkpoint.images import mapped
-from cairn.checkpoint.writer import LOOK_S, Request
+from cairn.errors import SaveError
+from cairn.store import commit, disk
+from cairn.store.commit import Result
+from cairn.writing.buffers import mapped
+from cairn.writing.writer import LOOK_S, Request
 
 _BEAT_S = 0.2
 

@@ -1,0 +1,1 @@
+"""The command `cairn`: look after runs and their checkpoints."""

@@ -1,0 +1,1 @@
+"""The Hydra entry point: from a command line to a finished run."""

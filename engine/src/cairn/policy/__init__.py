@@ -1,0 +1,1 @@
+"""When to save and what to keep: pure decisions, standard library only."""

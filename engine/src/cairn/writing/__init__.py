@@ -1,0 +1,1 @@
+"""A save on its way: encode, copy, write in the background."""

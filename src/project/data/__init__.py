@@ -1,0 +1,1 @@
+"""The data of the examples: digits and text."""
