@@ -13,6 +13,10 @@ def __getattr__(name: str) -> Any:
         from cairn.lightning.load_model import load_model
 
         return load_model
+    if name == "DataLoader":
+        from cairn.data.loader import DataLoader
+
+        return DataLoader
     if name == "DataModule":
         from cairn.data.datamodule import DataModule
 

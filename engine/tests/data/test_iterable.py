@@ -1,10 +1,10 @@
 """The position of an iterable: that of the batches handed out, however far the dataset has run ahead."""
 
 import pytest
-import torch
 from torch.utils.data import IterableDataset
 
-from cairn.data.iterable import Deliveries, StatefulBatches, StatefulLoader, is_stateful
+from cairn.data.iterable import Deliveries, StatefulBatches
+from cairn.data.loader import DataLoader
 
 
 class Stream(IterableDataset):
@@ -33,10 +33,8 @@ class Stream(IterableDataset):
             self.position = 0
 
 
-def loader_of(stream, deliveries, num_workers=0, epoch=lambda: 0, drop_last=False):
-    own = torch.Generator().manual_seed(0)
-    batches = StatefulBatches(stream, 3, drop_last)
-    return StatefulLoader(batches, epoch, deliveries, num_workers=num_workers, generator=own)
+def loader_of(stream, num_workers=0, drop_last=False):
+    return DataLoader(stream, 3, num_workers=num_workers, drop_last=drop_last)
 
 
 def values(loader):
@@ -46,44 +44,47 @@ def values(loader):
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("rewinds", [False, True])
 def test_a_resume_after_any_batch_is_exact(num_workers, rewinds):
-    deliveries = Deliveries()
     full, states = [], []
-    for batch in loader_of(Stream(rewinds=rewinds), deliveries, num_workers):
+    loader = loader_of(Stream(rewinds=rewinds), num_workers)
+    for batch in loader:
         full.append(batch.tolist())
-        states.append(deliveries.after(len(full)))
+        states.append(loader.state_dict())
     assert full == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
     for done, state in enumerate(states, start=1):
-        resumed = Deliveries()
-        resumed.seek(done, state)
-        loader = loader_of(Stream(rewinds=rewinds), resumed, num_workers)
-        assert values(loader) == full[done:]
-        assert values(loader) == full, "the next epoch begins at its head"
+        resumed = loader_of(Stream(rewinds=rewinds), num_workers)
+        resumed.load_state_dict(state)
+        assert values(resumed) == full[done:]
+        assert values(resumed) == full, "the next epoch begins at its head"
 
 
-def test_an_end_that_nobody_asks_for_is_not_carried_into_the_next_epoch():
-    deliveries = Deliveries()
-    deliveries.seek(3, {"ended": False, "dataset": {"position": 9}})
-    loader = loader_of(Stream(9), deliveries)
-    iter(loader)  # made at the resume, and never used: the epoch is over
-    assert values(loader) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+def test_the_end_of_an_epoch_that_is_never_drawn_does_not_reach_the_next_epoch():
+    loader = loader_of(Stream(9))
+    list(loader)
+    state = loader.state_dict()
+    resumed = loader_of(Stream(9))
+    resumed.load_state_dict(state)
+    iter(resumed)  # made at the resume, and never used: the epoch is over
+    resumed.set_epoch(1)
+    assert values(resumed) == [[100, 101, 102], [103, 104, 105], [106, 107, 108]]
 
 
-def test_a_state_is_that_of_its_batch_and_not_of_the_dataset():
+def test_a_state_belongs_to_its_batch_however_far_the_dataset_is():
     stream, deliveries = Stream(), Deliveries()
-    batches = iter(loader_of(stream, deliveries))
-    next(batches), next(batches)  # Lightning holds the second one back
+    deliveries.begin()
+    batches = iter(StatefulBatches(stream, 3))
+    for _ in range(2):
+        deliveries.add(next(batches)[1])
     assert deliveries.after(1) == {"ended": False, "dataset": {"position": 3}}
     assert stream.position == 6
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_the_dataset_is_told_the_epoch(num_workers):
-    loader = loader_of(Stream(3), Deliveries(), num_workers, epoch=lambda: 2)
-    assert values(loader) == [[200, 201, 202]]
+def test_a_state_that_is_too_old_is_named():
+    with pytest.raises(RuntimeError, match="state after batch 7 is not known"):
+        Deliveries().after(7)
 
 
 def test_drop_last_leaves_a_short_batch_out():
-    assert values(loader_of(Stream(7), Deliveries(), drop_last=True)) == [[0, 1, 2], [3, 4, 5]]
+    assert values(loader_of(Stream(7), drop_last=True)) == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_the_length_is_known_only_if_the_dataset_knows_it():
@@ -91,25 +92,7 @@ def test_the_length_is_known_only_if_the_dataset_knows_it():
         def __len__(self):
             return self.size
 
-    assert len(loader_of(Sized(), Deliveries())) == 4
-    assert len(loader_of(Sized(), Deliveries(), drop_last=True)) == 3
+    assert len(loader_of(Sized())) == 4
+    assert len(loader_of(Sized(), drop_last=True)) == 3
     with pytest.raises(TypeError):
-        len(loader_of(Stream(), Deliveries()))
-
-
-def test_lightning_does_not_take_the_loader_for_a_stateful_one():
-    assert not is_stateful(loader_of(Stream(), Deliveries()))
-
-
-def test_deliveries_keep_the_start_and_the_latest():
-    deliveries = Deliveries()
-    assert deliveries.after(0) is None
-    deliveries.seek(5, {"at": 5})
-    assert deliveries.after(5) == {"at": 5}
-    assert deliveries.begin() == {"at": 5}
-    for number in range(6, 30):
-        deliveries.add({"at": number})
-    assert deliveries.after(29) == {"at": 29}
-    with pytest.raises(RuntimeError, match="after batch 5 is not known"):
-        deliveries.after(5)
-    assert deliveries.begin() is None
+        len(loader_of(Stream()))

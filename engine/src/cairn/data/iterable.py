@@ -6,11 +6,11 @@ beside it.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import IterableDataset
 
 State = dict[str, Any]
 
@@ -99,53 +99,3 @@ class Deliveries:
             known = f"{min(self._states)} to {max(self._states)}"
             raise RuntimeError(f"The data's state after batch {batch} is not known, only those after {known}.")
         return self._states[batch]
-
-
-class EpochLoader(DataLoader[Any]):
-    """A DataLoader that tells its iterable dataset the epoch (`set_epoch`, if it has that) before each
-    iterator.
-
-    Lightning calls `set_epoch` of samplers only. The workers get it with their copy of the dataset.
-    """
-
-    def __init__(self, dataset: IterableDataset[Any], epoch: Callable[[], int], **options: Any) -> None:
-        super().__init__(dataset, **options)
-        self.epoch = epoch
-
-    def __iter__(self) -> Any:
-        source = self.dataset.dataset if isinstance(self.dataset, StatefulBatches) else self.dataset
-        if callable(set_epoch := getattr(source, "set_epoch", None)):
-            set_epoch(self.epoch())
-        return super().__iter__()
-
-
-class StatefulLoader(EpochLoader):
-    """Hands out the batches of `StatefulBatches` without their states, which go to `deliveries`.
-
-    It has no `state_dict` of its own: Lightning would save that, and it runs one batch ahead.
-    """
-
-    dataset: StatefulBatches
-
-    def __init__(
-        self, dataset: StatefulBatches, epoch: Callable[[], int], deliveries: Deliveries, **options: Any
-    ) -> None:
-        super().__init__(dataset, epoch, batch_size=None, collate_fn=_collate, **options)
-        self.deliveries = deliveries
-
-    def __iter__(self) -> Any:
-        self.dataset.start = self.deliveries.begin()
-        pairs = super().__iter__()
-        # A worker took its copy along; this one must not reach the worker of the next epoch.
-        self.dataset.start = None
-        return self._hand_out(pairs)
-
-    def _hand_out(self, pairs: Iterator[tuple[Any, State]]) -> Iterator[Any]:
-        for batch, state in pairs:
-            self.deliveries.add(state)
-            yield batch
-
-
-def _collate(pair: tuple[list[Any], State]) -> tuple[Any, State]:
-    samples, state = pair
-    return default_collate(samples), state

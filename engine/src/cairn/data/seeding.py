@@ -1,7 +1,7 @@
 """Decides which random numbers a sample draws: a function of (seed, epoch, index), whoever loads it."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -29,6 +29,29 @@ def mix_seed(*parts: int) -> int:
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK_64
         z ^= z >> 31
     return z
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators of torch (CPU), numpy and python start at `seed` inside, and go on unchanged afterwards."""
+    with _global_generators_kept():
+        _seed_global_generators(seed)
+        yield
+
+
+def isolated(items: Iterable[Any], seed: int) -> Iterator[Any]:
+    """The items, drawn from generators that start at `seed`; what draws in between is not disturbed."""
+    with seeded(seed):
+        iterator, own = iter(items), _states()
+    while True:
+        with _global_generators_kept():
+            _set_states(own)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            own = _states()
+        yield item
 
 
 class SeededItems(Dataset[Any]):
@@ -78,12 +101,21 @@ def _seed_global_generators(seed: int) -> None:
     random.seed(seed)
 
 
+def _states() -> tuple[Any, Any, Any]:
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def _set_states(states: tuple[Any, Any, Any]) -> None:
+    of_torch, of_numpy, of_python = states
+    torch.set_rng_state(of_torch)
+    np.random.set_state(of_numpy)
+    random.setstate(of_python)
+
+
 @contextmanager
 def _global_generators_kept() -> Iterator[None]:
-    of_torch, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    before = _states()
     try:
         yield
     finally:
-        torch.set_rng_state(of_torch)
-        np.random.set_state(of_numpy)
-        random.setstate(of_python)
+        _set_states(before)

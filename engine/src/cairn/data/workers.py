@@ -1,8 +1,22 @@
 """Decides which signals a loader's worker obeys: only the main process may end it."""
 
+from __future__ import annotations
+
 import os
 import signal
 import threading
+from collections.abc import Callable
+from functools import partial
+
+
+def init_fn(given: Callable[[int], None] | None) -> Callable[[int], None]:
+    """A `worker_init_fn` that leaves the signals to the main process, then does what was `given`."""
+    return leave_signals_to_main if given is None else partial(_both, given)
+
+
+def _both(given: Callable[[int], None], worker_id: int) -> None:
+    leave_signals_to_main(worker_id)
+    given(worker_id)
 
 
 def leave_signals_to_main(worker_id: int) -> None:

@@ -7,16 +7,16 @@ the end of an epoch, depending on where the run stopped; ours has two places to 
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal, Protocol
 
 import lightning
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.fetchers import _DataFetcher, _PrefetchDataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import RestartStage, _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 
+from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError
 from cairn.types import Position
 
@@ -67,10 +67,7 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
     """The last boundary knew that the run ends with it."""
 
     def reset(self) -> None:
-        with warnings.catch_warnings():
-            # Our data says where it stands through the datamodule; Lightning looks at the loader and warns.
-            warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-            super().reset()
+        super().reset()
         if self.pending:
             _forget_restart(self.trainer)
             self.pending = False
@@ -109,6 +106,18 @@ class BoundaryFitLoop(_FitLoop):
     engine: Engine
     pending = False
     """A state from after an epoch waits to be restored: before the next epoch begins."""
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        super().on_load_checkpoint(state_dict)
+        if self._data_fetcher is not None:  # made already, by who asked for `estimated_stepping_batches`
+            self._load_combined_loader_states()
+            iter(self._data_fetcher)
+
+    def _load_combined_loader_states(self) -> None:
+        # Lightning's own leaves the position out if the epoch of the checkpoint is over.
+        if self._combined_loader is not None and self._combined_loader_states_to_load:
+            self._combined_loader._load_state_dicts(self._combined_loader_states_to_load)
+            self._combined_loader_states_to_load = []
 
     @property
     def done(self) -> bool:
@@ -164,8 +173,19 @@ def position(trainer: Trainer, place: Place, samples: int) -> Position:
     )
 
 
-def dump(trainer: Trainer) -> dict[str, Any]:
+def train_loaders(trainer: Trainer) -> list[Any]:
+    """The loaders that the training really uses."""
+    combined = trainer.fit_loop._combined_loader
+    return list(combined.flattened) if combined is not None else []
+
+
+def dump(trainer: Trainer, place: Place) -> dict[str, Any]:
     """Everything that Lightning itself would save, as references to live tensors."""
+    fetcher, batches = trainer.fit_loop._data_fetcher, trainer.fit_loop.epoch_loop.batch_progress.current
+    lag = max(0, fetcher.fetched - batches.ready) if isinstance(fetcher, _PrefetchDataFetcher) else 0
+    for loader in train_loaders(trainer):
+        if isinstance(loader, DataLoader):
+            loader.at_boundary(lag, epoch_is_over=place == "epoch")
     return trainer._checkpoint_connector.dump_checkpoint(False)  # not the weights alone
 
 

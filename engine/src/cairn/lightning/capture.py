@@ -65,7 +65,7 @@ def capture(
     Raises:
         SaveError: a logger could not write down what belongs to this position (on rank 0).
     """
-    contents = boundary.dump(trainer)
+    contents = boundary.dump(trainer, place)
     ranks = _gathered(_rank_state(trainer), trainer)  # all ranks meet here, before anything can fail on one of them
     contents[state.KEY] = {
         "format": state.FORMAT,
@@ -134,12 +134,8 @@ def restore_loggers(trainer: Trainer, ours: Mapping[str, Any]) -> None:
 
 
 def _keeps_its_place(trainer: Trainer) -> bool:
-    """Does the datamodule save a position, or each loader?"""
-    if trainer.datamodule is not None and trainer.datamodule.state_dict():
-        return True
-    loaders = trainer.train_dataloader
-    flat = loaders if isinstance(loaders, (list, tuple)) else [loaders]
-    return all(hasattr(loader, "state_dict") for loader in flat)
+    """Does each loader that the training uses save its position?"""
+    return all(hasattr(loader, "state_dict") for loader in boundary.train_loaders(trainer))
 
 
 def sync_loggers(trainer: Trainer) -> None:

@@ -1,0 +1,307 @@
+"""`cairn.DataLoader`: the batches of torch's, and after a resume anywhere the rest of them."""
+
+import copy
+from itertools import chain
+
+import pytest
+import torch
+from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
+
+from cairn.data.loader import DataLoader
+from cairn.data.sampler import EpochSampler
+from cairn.data.seeding import SeededItems
+
+
+class Noisy(Dataset):
+    """Sample i is i and a number drawn for it."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return index + torch.rand(())
+
+
+class Pairs(BatchSampler):
+    """Batches of different lengths, in an order that is drawn from the global generator."""
+
+    def __init__(self):
+        pass
+
+    def __iter__(self):
+        order = torch.randperm(10).tolist()
+        return iter([order[:1], order[1:4], order[4:]])
+
+    def __len__(self):
+        return 3
+
+
+class Remembering:
+    """An order that depends on how often it was asked for: no function of the epoch, but it has a state."""
+
+    def __init__(self):
+        self.times = 0
+
+    def __iter__(self):
+        self.times += 1
+        return iter([(index * 3 + self.times) % 10 for index in range(10)])
+
+    def __len__(self):
+        return 10
+
+    def state_dict(self):
+        return {"times": self.times}
+
+    def load_state_dict(self, state):
+        self.times = state["times"]
+
+
+class Endless:
+    """Indices without an end, drawn one by one."""
+
+    def __iter__(self):
+        while True:
+            yield int(torch.randint(10, ()))
+
+
+class Stream(IterableDataset):
+    """Numbers epoch * 100 + 0, 1, ..., with a state."""
+
+    def __init__(self, size=10):
+        self.size, self.epoch, self.position, self.is_loaded = size, 0, 0, False
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state):
+        self.position, self.is_loaded = state["position"], True
+
+    def __iter__(self):
+        if not self.is_loaded:
+            self.position = 0
+        self.is_loaded = False
+        while self.position < self.size:
+            self.position += 1
+            yield torch.tensor(self.epoch * 100 + self.position - 1)
+
+
+KINDS = {
+    "shuffled": lambda **options: DataLoader(Noisy(), 3, shuffle=True, **options),
+    "in order": lambda **options: DataLoader(Noisy(), 3, **options),
+    "drop_last": lambda **options: DataLoader(Noisy(), 3, shuffle=True, drop_last=True, **options),
+    "no batches": lambda **options: DataLoader(Noisy(), None, shuffle=True, **options),
+    "collate": lambda **options: DataLoader(Noisy(), 3, collate_fn=torch.stack, **options),
+    "weighted sampler": lambda **options: DataLoader(
+        Noisy(), 3, sampler=WeightedRandomSampler(range(1, 11), 10), **options
+    ),
+    "sampler with a generator": lambda **options: DataLoader(
+        Noisy(), 3, sampler=RandomSampler(range(10), generator=torch.Generator()), **options
+    ),
+    "sampler with a state": lambda **options: DataLoader(Noisy(), 3, sampler=Remembering(), **options),
+    "batch sampler": lambda **options: DataLoader(Noisy(), batch_sampler=Pairs(), **options),
+    "torch's batch sampler": lambda **options: DataLoader(
+        Noisy(), batch_sampler=BatchSampler(RandomSampler(range(10)), 4, False), **options
+    ),
+}
+
+
+def epochs(loader, first=0, last=1):
+    """The batches of some epochs, as Lightning would ask for them."""
+    found = []
+    for epoch in range(first, last + 1):
+        loader.set_epoch(epoch)
+        found.append([batch.tolist() for batch in loader])
+    return found
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resume_after_any_batch_sees_the_rest(kind, num_workers):
+    torch.manual_seed(3)
+    make = KINDS[kind]
+    whole = epochs(make(num_workers=num_workers))
+    loader, states = make(num_workers=num_workers), []
+    for epoch, batches in enumerate(whole):
+        loader.set_epoch(epoch)
+        for done, batch in enumerate(loader, start=1):
+            assert batch.tolist() == batches[done - 1]
+            states.append((epoch, done, copy.deepcopy(loader.state_dict())))
+    for epoch, done, state in states:
+        torch.manual_seed(99)
+        resumed = make(num_workers=num_workers)
+        resumed.load_state_dict(state)
+        rest = epochs(resumed, epoch)
+        assert rest == [whole[epoch][done:], *whole[epoch + 1 :]], f"after batch {done} of epoch {epoch}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_number_of_workers_does_not_matter(kind):
+    assert epochs(KINDS[kind]()) == epochs(KINDS[kind](num_workers=2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_global_generator_is_left_alone(kind):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    epochs(KINDS[kind]())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_sample_comes_once_in_an_epoch_and_epochs_differ():
+    first, second = epochs(DataLoader(TensorDataset(torch.arange(10)), 3, shuffle=True, collate_fn=_flat))
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(10))
+    assert first != second
+
+
+def _flat(samples):
+    return torch.stack([value for (value,) in samples])
+
+
+def test_a_sampler_without_an_end_is_exact():
+    def some(loader, count):
+        return [batch.tolist() for _, batch in zip(range(count), loader, strict=False)]
+
+    whole = some(DataLoader(Noisy(), 2, sampler=Endless()), 6)
+    loader = DataLoader(Noisy(), 2, sampler=Endless())
+    some(loader, 2)
+    state = loader.state_dict() | {"batch": 2}
+    resumed = DataLoader(Noisy(), 2, sampler=Endless())
+    resumed.load_state_dict(state)
+    assert some(resumed, 4) == whole[2:]
+
+
+def test_without_epochs_each_pass_has_its_own_order():
+    loader = KINDS["shuffled"]()
+    passes = [[batch.tolist() for batch in loader] for _ in range(3)]
+    assert passes[0] != passes[1] != passes[2]
+    assert loader.state_dict()["cycle"] == 2
+
+
+def test_a_pass_within_an_epoch_is_resumed_in_its_own_order():
+    loader = KINDS["shuffled"]()
+    loader.set_epoch(1)
+    list(loader)
+    again = iter(loader)
+    next(again)
+    state = loader.state_dict()
+    assert (state["epoch"], state["cycle"], state["batch"]) == (1, 1, 1)
+    resumed = KINDS["shuffled"]()
+    resumed.load_state_dict(state)
+    rest = iter(resumed)
+    resumed.set_epoch(1)
+    assert [batch.tolist() for batch in rest] == [batch.tolist() for batch in again]
+
+
+def test_a_validation_in_the_same_epoch_sees_the_same_samples():
+    loader = KINDS["in order"]()
+    assert epochs(loader, 2, 2) == epochs(loader, 2, 2)
+
+
+def test_a_boundary_between_epochs_is_the_head_of_the_next_one():
+    loader = KINDS["shuffled"]()
+    epochs(loader, 0, 0)
+    loader.at_boundary(lag=0, epoch_is_over=True)
+    state = loader.state_dict()
+    assert (state["epoch"], state["batch"]) == (1, 0)
+    resumed = KINDS["shuffled"]()
+    resumed.load_state_dict(state)
+    assert epochs(resumed, 1, 1) == epochs(loader, 1, 1)
+
+
+def test_batches_that_were_fetched_ahead_are_not_counted():
+    loader = DataLoader(Stream(), 4)
+    batches = iter(loader)
+    next(batches), next(batches)
+    loader.at_boundary(lag=1, epoch_is_over=False)
+    state = loader.state_dict()
+    assert state["batch"] == 1
+    assert "num_samples" not in state
+    resumed = DataLoader(Stream(), 4)
+    resumed.load_state_dict(state)
+    assert [batch.tolist() for batch in resumed] == [[4, 5, 6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_iterable_learns_the_epoch(num_workers):
+    loader = DataLoader(Stream(3), 3, num_workers=num_workers)
+    assert epochs(loader, 1, 2) == [[[100, 101, 102]], [[200, 201, 202]]]
+
+
+def test_an_iterable_may_have_its_own_collate_fn():
+    assert list(DataLoader(Stream(3), 2, collate_fn=len)) == [2, 1]
+
+
+class Plain(IterableDataset):
+    def __iter__(self):
+        yield from range(10)
+
+
+def test_an_iterable_without_a_state_can_be_read_but_not_resumed():
+    loader = DataLoader(Plain(), 4)
+    assert len(list(loader)) == 3
+    with pytest.raises(ValueError, match=r"iterable Plain cannot be saved.*replay=true"):
+        loader.check_resumable()
+
+
+def test_an_iterable_may_be_replayed():
+    loader = DataLoader(Plain(), 4, replay=True)
+    loader.check_resumable()
+    next(iter(loader))
+    resumed = DataLoader(Plain(), 4, replay=True)
+    with pytest.warns(UserWarning, match="Plain starts again from its head.*1 batches come twice"):
+        resumed.load_state_dict(loader.state_dict())
+    assert len(list(resumed)) == 3
+
+
+def test_more_than_one_position_of_an_iterable_is_refused():
+    with pytest.raises(ValueError, match="a position of its own"):
+        DataLoader(Stream(), 4, num_workers=2).check_resumable()
+
+
+def test_a_position_that_was_not_saved_is_refused():
+    state = DataLoader(Stream(), 4).state_dict() | {"batch": 1}
+    with pytest.raises(ValueError, match="was not saved"):
+        DataLoader(Stream(), 4).load_state_dict(state)
+
+
+def test_other_data_is_refused_with_all_that_differs():
+    state = DataLoader(TensorDataset(torch.arange(10)), 4).state_dict()
+    with pytest.raises(ValueError, match="weights alone") as caught:
+        DataLoader(TensorDataset(torch.arange(11)), 5, seed=1).load_state_dict(state)
+    for change in ("batch_size was 4 and is 5", "num_samples was 10 and is 11", "seed was 0 and is 1"):
+        assert change in str(caught.value)
+    assert "world_size" not in str(caught.value)
+
+
+def test_shuffle_and_a_sampler_contradict_each_other():
+    with pytest.raises(ValueError, match="shuffle=True contradicts"):
+        DataLoader(Noisy(), 3, shuffle=True, sampler=Endless())
+
+
+def test_ranks_share_the_items_of_a_sampler(monkeypatch):
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr("cairn.data.sampler.rank_and_world_size", lambda rank=rank: (rank, 2))
+        loader = DataLoader(TensorDataset(torch.arange(10)), 2, sampler=RandomSampler(range(7)), collate_fn=_flat)
+        parts.append(list(chain(*epochs(loader, 0, 0)[0])))
+        assert len(loader) == 2
+    assert len(parts[0]) == len(parts[1]) == 4
+    assert set(parts[0] + parts[1]) == set(range(7))
+
+
+def test_lightning_keeps_the_sampler_on_several_processes():
+    from torch.utils.data import DistributedSampler
+
+    for make in KINDS.values():
+        assert isinstance(make().sampler, DistributedSampler)
+    assert isinstance(DataLoader(Stream(), 2).sampler, DistributedSampler)
+
+
+def test_a_loader_can_be_made_again_from_what_is_in_it():
+    first = KINDS["shuffled"]()
+    again = DataLoader(first.dataset, first.batch_size, sampler=EpochSampler(10, keyed=True), seed=first.seed)
+    assert isinstance(again.dataset, SeededItems)
+    assert not isinstance(again.dataset.dataset, SeededItems)
