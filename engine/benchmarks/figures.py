@@ -104,7 +104,7 @@ class Figures:
     @property
     def is_another(self) -> bool:
         """It asked for a process, and none could be started here."""
-        return self.writer == "WriterHere" and "process" in self.contender
+        return self.writer in ("InlineWriter", "WriterHere") and "process" in self.contender
 
 
 @dataclass(frozen=True)

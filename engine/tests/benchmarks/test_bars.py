@@ -59,7 +59,10 @@ def test_both_cores_are_compared_with_the_best_peer():
 
 
 def test_another_writer_than_asked_and_one_that_failed_pass_no_bar():
-    for row in (Figures("cairn-process", stall_median_s=0.0, writer="WriterHere"), Figures("cairn-process", error="x")):
+    for row in (
+        Figures("cairn-process", stall_median_s=0.0, writer="InlineWriter"),
+        Figures("cairn-process", error="x"),
+    ):
         assert {bar.verdict for bar in told(row).values()} == {"not measured"}
 
 

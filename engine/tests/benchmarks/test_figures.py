@@ -107,10 +107,10 @@ def test_memory_is_compared_with_the_same_command_without_checkpoints():
 
 
 def test_a_machine_without_the_writer_is_seen():
-    runs = [run("none", finished=()), run("cairn-process", 0.1, engine={"writer": "WriterHere"})]
+    runs = [run("none", finished=()), run("cairn-process", 0.1, engine={"writer": "InlineWriter"})]
     assert row_of("cairn-process", runs).is_another
     assert not row_of(
-        "cairn-sync", [run("none", finished=()), run("cairn-sync", engine={"writer": "WriterHere"})]
+        "cairn-sync", [run("none", finished=()), run("cairn-sync", engine={"writer": "InlineWriter"})]
     ).is_another
 
 

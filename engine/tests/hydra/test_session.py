@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from cairn.hydra import session
 from cairn.hydra.session import Job, Plan
-from cairn.jobs.signals import StopSignals
+from cairn.jobs.signals import Interrupts
 from cairn.store.listener import UNTRACKED
 from cairn.wandb import run as wandb_run
 
@@ -24,7 +24,7 @@ from cairn.wandb import run as wandb_run
 )
 def test_an_error_that_a_signal_has_caused_is_no_failure(monkeypatch, received, expected):
     """SIGTERM for a whole group ends the workers of the data first, so that an error comes before any boundary."""
-    signals, ended = StopSignals(), []
+    signals, ended = Interrupts(), []
     signals.received = received
     engine = SimpleNamespace(tracker=UNTRACKED)
     parts = SimpleNamespace(signals=signals, engine=engine, trainer=SimpleNamespace(loggers=[]))

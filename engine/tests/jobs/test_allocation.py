@@ -38,7 +38,7 @@ def test_what_the_environment_says(environ, expected):
 
 @pytest.mark.parametrize(("environ", "job"), [({"SLURM_JOB_ID": "17"}, "17"), (ARRAY, "17_2")])
 def test_slurm_is_asked_for_an_end_that_the_environment_does_not_tell(monkeypatch, environ, job):
-    monkeypatch.setattr(slurm, "job", lambda asked: slurm.JobState("RUNNING", 0, {job: 123.0}[asked]))
+    monkeypatch.setattr(slurm, "job_state", lambda asked: slurm.JobState("RUNNING", 0, {job: 123.0}[asked]))
     assert allocation.current(environ).ends_at == 123.0
 
 
@@ -46,7 +46,7 @@ def test_an_end_that_nobody_tells_is_said(monkeypatch, caplog):
     def ask(number):
         raise slurm.SlurmError("no controller")
 
-    monkeypatch.setattr(slurm, "job", ask)
+    monkeypatch.setattr(slurm, "job_state", ask)
     assert allocation.current({"SLURM_JOB_ID": "17"}).ends_at is None
     assert "no controller" in caplog.text
 

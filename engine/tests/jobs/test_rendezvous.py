@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from cairn.jobs.rendezvous import Notice, Place, place
+from cairn.jobs.rendezvous import Rank, Rendezvous, own_rank
 
 FACTS = {"config": "c", "run": "r", "start": None}
 
@@ -12,12 +12,12 @@ FACTS = {"config": "c", "run": "r", "start": None}
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, Place()),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}, Place()),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, Place()),  # a batch script, and no srun
+        ({}, Rank()),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}, Rank()),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, Rank()),  # a batch script, and no srun
         (
             {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_ID": "0"},
-            Place(1, 2, "7-0-0"),
+            Rank(1, 2, "7-0-0"),
         ),
         (
             {
@@ -27,7 +27,7 @@ FACTS = {"config": "c", "run": "r", "start": None}
                 "SLURM_STEP_ID": "3",
                 "SLURM_RESTART_COUNT": "2",
             },
-            Place(0, 2, "7-2-3"),
+            Rank(0, 2, "7-2-3"),
         ),
         (
             {
@@ -38,39 +38,39 @@ FACTS = {"config": "c", "run": "r", "start": None}
                 "RANK": "3",
                 "WORLD_SIZE": "4",
             },
-            Place(3, 4, "x-1-h-9"),
+            Rank(3, 4, "x-1-h-9"),
         ),
     ],
 )
 def test_whose_place_it_is(environ, expected):
-    assert place(environ) == expected
+    assert own_rank(environ) == expected
 
 
 def test_a_single_process_tells_nobody(tmp_path):
-    Notice(tmp_path, Place()).tell(FACTS)
+    Rendezvous(tmp_path, Rank()).announce(FACTS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_others_wait_for_the_first(tmp_path):
     found = []
-    other = threading.Thread(target=lambda: found.append(Notice(tmp_path, Place(1, 2, "a")).wait()))
+    other = threading.Thread(target=lambda: found.append(Rendezvous(tmp_path, Rank(1, 2, "a")).wait()))
     other.start()
-    Notice(tmp_path, Place(0, 2, "before")).tell({**FACTS, "run": "old"})
-    first = Notice(tmp_path, Place(0, 2, "a"))
-    first.tell(FACTS)
+    Rendezvous(tmp_path, Rank(0, 2, "before")).announce({**FACTS, "run": "old"})
+    first = Rendezvous(tmp_path, Rank(0, 2, "a"))
+    first.announce(FACTS)
     other.join()
-    first.tell(None)
+    first.announce(None)
     assert found == [FACTS]
-    assert Notice(tmp_path, Place(1, 2, "a")).wait() == FACTS, "what was told first counts"
+    assert Rendezvous(tmp_path, Rank(1, 2, "a")).wait() == FACTS, "what was announced first counts"
 
 
 def test_there_may_be_nothing_to_take_part_in(tmp_path):
-    Notice(tmp_path, Place(0, 2, "a")).tell(None)
-    assert Notice(tmp_path, Place(1, 2, "a")).wait() is None
+    Rendezvous(tmp_path, Rank(0, 2, "a")).announce(None)
+    assert Rendezvous(tmp_path, Rank(1, 2, "a")).wait() is None
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"start": "before", "facts": null}'])
 def test_a_first_process_that_never_comes_is_told(tmp_path, text):
     (tmp_path / ".start.json").write_text(text)
     with pytest.raises(TimeoutError, match="Process 1 has waited"):
-        Notice(tmp_path, Place(1, 2, "a")).wait(patience_s=0.2)
+        Rendezvous(tmp_path, Rank(1, 2, "a")).wait(patience_s=0.2)

@@ -8,7 +8,7 @@ import pytest
 
 from cairn.jobs import requeue, slurm
 from cairn.jobs.allocation import Allocation
-from cairn.jobs.signals import StopSignals
+from cairn.jobs.signals import Interrupts
 
 BY_SUBMITIT = Allocation("slurm", "15_2", requeued_by="submitit")
 LOCAL = Allocation("submitit_local", "99", requeued_by="submitit")
@@ -29,7 +29,7 @@ def asked(monkeypatch):
 
 
 def state(monkeypatch, name):
-    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState({"15_2": name}[number], 0, None))
+    monkeypatch.setattr(slurm, "job_state", lambda number: slurm.JobState({"15_2": name}[number], 0, None))
 
 
 @pytest.mark.parametrize("why", ["SIGTERM", "SIGUSR1", "SIGUSR2", "job_time_limit"])
@@ -38,8 +38,8 @@ def state(monkeypatch, name):
 )
 def test_submitit_does_what_slurm_does_not(monkeypatch, asked, why, slurm_says, expected):
     state(monkeypatch, slurm_says)
-    with StopSignals() as signals:
-        requeue.after(why, BY_SUBMITIT, signals)
+    with Interrupts() as signals:
+        requeue.requeue_if_needed(why, BY_SUBMITIT, signals)
     assert asked == [signal.SIGUSR2] * expected
 
 
@@ -58,8 +58,8 @@ def test_submitit_does_what_slurm_does_not(monkeypatch, asked, why, slurm_says, 
 )
 def test_whose_task_it_is(monkeypatch, asked, given, why, expected):
     state(monkeypatch, "RUNNING")
-    with StopSignals() as signals:
-        requeue.after(why, given, signals)
+    with Interrupts() as signals:
+        requeue.requeue_if_needed(why, given, signals)
     assert len(asked) == expected
 
 
@@ -68,9 +68,9 @@ def test_without_an_answer_only_a_time_limit_is_certain(monkeypatch, asked, capl
     def ask(number):
         raise slurm.SlurmError("no controller")
 
-    monkeypatch.setattr(slurm, "job", ask)
-    with StopSignals() as signals:
-        requeue.after(why, BY_SUBMITIT, signals)
+    monkeypatch.setattr(slurm, "job_state", ask)
+    with Interrupts() as signals:
+        requeue.requeue_if_needed(why, BY_SUBMITIT, signals)
     assert len(asked) == expected
     assert "no controller" in caplog.text
 
@@ -81,12 +81,12 @@ def test_slurm_may_decide_between_question_and_requeue(monkeypatch, then):
         raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "15_2"])
 
     states = iter(["RUNNING", then])
-    monkeypatch.setattr(slurm, "job", lambda number: slurm.JobState(next(states), 0, None))
+    monkeypatch.setattr(slurm, "job_state", lambda number: slurm.JobState(next(states), 0, None))
     before = signal.signal(signal.SIGUSR2, refused)
     still = pytest.raises(subprocess.CalledProcessError) if then == "RUNNING" else nullcontext()
     try:
-        with StopSignals() as signals, still:
-            requeue.after("SIGTERM", BY_SUBMITIT, signals)
+        with Interrupts() as signals, still:
+            requeue.requeue_if_needed("SIGTERM", BY_SUBMITIT, signals)
     finally:
         signal.signal(signal.SIGUSR2, before)
 
@@ -98,7 +98,7 @@ def test_what_submitit_raises_comes_through(monkeypatch):
     state(monkeypatch, "RUNNING")
     before = signal.signal(signal.SIGUSR2, handler)
     try:
-        with StopSignals() as signals, pytest.raises(RuntimeError, match="too often"):
-            requeue.after("SIGUSR2", BY_SUBMITIT, signals)
+        with Interrupts() as signals, pytest.raises(RuntimeError, match="too often"):
+            requeue.requeue_if_needed("SIGUSR2", BY_SUBMITIT, signals)
     finally:
         signal.signal(signal.SIGUSR2, before)

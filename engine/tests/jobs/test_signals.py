@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cairn.jobs.signals import STOP_SIGNALS, Leave, StopSignals, exit_code, ignored
+from cairn.jobs.signals import STOP_SIGNALS, Interruption, Interrupts, exit_code, ignore_signals
 from cairn.lightning.interrupts import WatchTraining
 
 SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
@@ -26,7 +26,7 @@ def handlers():
 @pytest.fixture
 def signals():
     """Those of a training that is under way."""
-    with StopSignals() as signals:
+    with Interrupts() as signals:
         WatchTraining(signals).on_train_start(None, None)
         yield signals
 
@@ -75,9 +75,9 @@ def test_ctrl_c_is_answered(signals, capfd):
 
 
 def test_the_handlers_from_before_come_back(handlers):
-    with StopSignals() as signals:
+    with Interrupts() as signals:
         assert current() != handlers
-        assert signals.replaced == handlers
+        assert signals.previous_handlers == handlers
         WatchTraining(signals).on_train_start(None, None)
         WatchTraining(signals).on_fit_end(None, None)
         assert current() != handlers, "a test after the training can be stopped, too"
@@ -87,7 +87,7 @@ def test_the_handlers_from_before_come_back(handlers):
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_where_there_is_nothing_to_save_the_first_one_stops_at_once(number, place):
-    with StopSignals() as signals:
+    with Interrupts() as signals:
         if place == "after":
             WatchTraining(signals).on_train_start(None, None)
             WatchTraining(signals).on_fit_end(None, None)
@@ -106,7 +106,7 @@ def test_what_comes_while_the_run_is_stopping_does_not_disturb_it(signals):
 
 @pytest.mark.parametrize("second", [SIGTERM, signal.SIGUSR2])
 def test_a_second_one_does_not_disturb_the_end_that_the_first_has_brought(second):
-    with StopSignals() as signals:
+    with Interrupts() as signals:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(SIGTERM)
         signal.raise_signal(second)
@@ -114,7 +114,7 @@ def test_a_second_one_does_not_disturb_the_end_that_the_first_has_brought(second
 
 
 def test_the_handlers_of_lightning_are_replaced_when_training_starts(handlers):
-    with StopSignals() as signals:
+    with Interrupts() as signals:
         signal.signal(SIGTERM, signal.SIG_IGN)
         WatchTraining(signals).on_train_start(None, None)
         signal.raise_signal(SIGTERM)
@@ -130,7 +130,8 @@ def test_something_may_ignore_them_and_so_does_what_it_starts(number, signals):
 
     seen = []
     before = current()
-    ignored(action)
+    with ignore_signals():
+        action()
     assert (seen, signals.received, current()) == (["1"], 0, before)
 
 
@@ -139,13 +140,13 @@ def test_something_may_ignore_them_and_so_does_what_it_starts(number, signals):
 )
 def test_how_a_process_ends_that_was_stopped(why, expected):
     assert exit_code(why) == expected
-    assert (Leave(why).code, Leave(why).why) == (expected, why)
+    assert (Interruption(why).code, Interruption(why).reason) == (expected, why)
 
 
 def test_outside_the_main_thread_nothing_is_caught(handlers):
     def enter():
-        with StopSignals() as signals:
-            signals.take_back()
+        with Interrupts() as signals:
+            signals.reinstall()
             found.update(current())
 
     found = {}

@@ -31,19 +31,19 @@ def command(tmp_path, monkeypatch):
 def test_a_job(command):
     asked = command("scontrol", f"echo '{JOB}'")
     ends_at = datetime(2026, 3, 1, 12).timestamp()
-    assert slurm.job("17") == slurm.JobState("RUNNING", 3, ends_at)
+    assert slurm.job_state("17") == slurm.JobState("RUNNING", 3, ends_at)
     assert asked() == ["--oneliner show job 17"]
 
 
 def test_a_job_without_an_end(command):
     command("scontrol", "echo 'JobId=17 JobState=PENDING Restarts=0 EndTime=Unknown'")
-    assert slurm.job("17") == slurm.JobState("PENDING", 0, None)
+    assert slurm.job_state("17") == slurm.JobState("PENDING", 0, None)
 
 
 def test_a_question_about_an_array_is_refused(command):
     command("scontrol", f"printf '{JOB}JobId=16 ArrayJobId=15 ArrayTaskId=1 JobState=COMPLETED\\n'")
     with pytest.raises(slurm.SlurmError, match=r"one job and told of 2 \(17, 16\)"):
-        slurm.job("15")
+        slurm.job_state("15")
 
 
 def test_the_queue(command):
@@ -53,14 +53,14 @@ def test_the_queue(command):
 
 def test_a_controller_that_is_busy_is_asked_again(command, tmp_path):
     asked = command("scontrol", f"[ $(wc -l < {tmp_path}/asked) -gt 2 ] && echo '{JOB}' || exit 1")
-    assert slurm.job("17").state == "RUNNING"
+    assert slurm.job_state("17").state == "RUNNING"
     assert len(asked()) == 3
 
 
 def test_what_it_refuses_is_said(command):
     asked = command("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     with pytest.raises(slurm.SlurmError, match=r"scontrol --oneliner show job 17.*Invalid job id"):
-        slurm.job("17")
+        slurm.job_state("17")
     assert len(asked()) == 1, "it will not know the job later either"
 
 
@@ -74,4 +74,4 @@ def test_one_that_never_answers_is_said(command):
 def test_no_slurm_at_all(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(slurm.SlurmError, match="scontrol is not installed here"):
-        slurm.job("17")
+        slurm.job_state("17")

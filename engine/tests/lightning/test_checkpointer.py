@@ -31,7 +31,7 @@ from torchmetrics import MeanMetric, MetricTracker
 
 from cairn.account import clock as clock_module
 from cairn.errors import CairnError, ConfigError, ResumeError, SaveError, UnsafeStateError
-from cairn.jobs.signals import StopSignals
+from cairn.jobs.signals import Interrupts
 from cairn.lightning import checkpointer
 from cairn.lightning.checkpointer import Stopped
 from cairn.lightning.interrupts import WatchTraining
@@ -413,7 +413,7 @@ def test_a_stop_names_the_newest_checkpoint_although_it_is_not_new(tmp_path):
 
 def test_a_real_signal_is_obeyed(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    signals = StopSignals()
+    signals = Interrupts()
     callbacks = [After(3, lambda: signal.raise_signal(signal.SIGTERM)), WatchTraining(signals)]
     settings = policy(tmp_path, triggers={"signal": OnStop()})
     run = prepare(tmp_path, Scored(), settings, stop=lambda save_s: signals.name, callbacks=callbacks)
@@ -733,11 +733,11 @@ def test_each_save_tells_the_loggers_what_it_has_cost(tmp_path):
 @pytest.fixture
 def busy_until_waited_for(monkeypatch):
     """A writer that is busy until somebody waits for it."""
-    free, perform, wait = threading.Event(), writer.WriterHere.perform, pipeline.Saver._wait_until
+    free, perform, wait = threading.Event(), writer.InlineWriter.write, pipeline.SavePipeline._wait_until
 
-    def slow(self, job, image):
+    def slow(self, job, buffer):
         free.wait()
-        return perform(self, job, image)
+        return perform(self, job, buffer)
 
     def waited(self, is_so):
         if not is_so():
@@ -745,8 +745,8 @@ def busy_until_waited_for(monkeypatch):
             wait(self, is_so)
             free.clear()
 
-    monkeypatch.setattr(writer.WriterHere, "perform", slow)
-    monkeypatch.setattr(pipeline.Saver, "_wait_until", waited)
+    monkeypatch.setattr(writer.InlineWriter, "write", slow)
+    monkeypatch.setattr(pipeline.SavePipeline, "_wait_until", waited)
 
 
 @pytest.mark.parametrize("when_busy", ["skip", "wait"])
@@ -763,13 +763,13 @@ def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_
 
 
 def test_a_copy_that_is_waited_for_inside_of_a_save_counts_once(tmp_path, monkeypatch):
-    finish = copying.Stage.finish
+    finish = copying.Copier.finish
 
     def long(self):
         late = self._pending is not None
         return finish(self) + (500.0 if late else 0.0)
 
-    monkeypatch.setattr(copying.Stage, "finish", long)
+    monkeypatch.setattr(copying.Copier, "finish", long)
     settings = policy(tmp_path, triggers={"end": AtEnd()}, writer="thread", overlap=True)
     run = fit(prepare(tmp_path, Scored(), settings))
     assert run.engine.telemetry.num_saves == 1

@@ -264,14 +264,14 @@ class CopyingEngine(CheckpointEngine):
 @contextmanager
 def copied_as_late_as_possible() -> Iterator[None]:
     """What may be copied during the next batch is copied right before its optimizer step."""
-    now, copy, finish = threading.Event(), copying._copy, copying.Stage.finish
+    now, copy, finish = threading.Event(), copying._copy, copying.Copier.finish
 
     def late(pairs: Any, **options: Any) -> None:
         if threading.current_thread().name.startswith("checkpoint-copy"):
             now.wait(0.1)  # after the last batch there is no step
         copy(pairs, **options)
 
-    def finish_now(self: copying.Stage) -> float:
+    def finish_now(self: copying.Copier) -> float:
         now.set()
         waited_s = finish(self)
         now.clear()
@@ -279,7 +279,7 @@ def copied_as_late_as_possible() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copying, "_copy", late)
-        patch.setattr(copying.Stage, "finish", finish_now)
+        patch.setattr(copying.Copier, "finish", finish_now)
         yield
 
 

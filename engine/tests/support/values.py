@@ -17,8 +17,8 @@ from cairn.store.commit import Job, Result, perform
 from cairn.store.history import History
 from cairn.store.names import checkpoint_name, manifest_name
 from cairn.types import Moment, Position, Saved
-from cairn.writing.buffers import Image
-from cairn.writing.copying import Stage
+from cairn.writing.buffers import Buffer
+from cairn.writing.copying import Copier
 from cairn.writing.encode import encode
 
 
@@ -73,10 +73,10 @@ def small_file(number: int) -> memoryview:
 
 def file_of(contents: Any) -> memoryview:
     """The bytes of a state's checkpoint, as a writer gets them."""
-    image = Image()
-    Stage().copy(encode(contents), image)
-    data = bytearray(image.view[: image.num_bytes])
-    image.close()
+    buffer = Buffer()
+    Copier().copy(encode(contents), buffer)
+    data = bytearray(buffer.view[: buffer.num_bytes])
+    buffer.close()
     return memoryview(data)
 
 

@@ -11,16 +11,16 @@ from tests.support.disk import room_for
 
 from cairn.store.disk import PAGE
 from cairn.writing import buffers
-from cairn.writing.buffers import Image, Images
+from cairn.writing.buffers import Buffer, BufferPool
 
 LINUX = [int(number) for number in re.findall(r"\d+", os.uname().release)[:2]]
 
 
 @pytest.fixture
-def image():
-    image = Image()
-    yield image
-    image.close()
+def buffer():
+    buffer = Buffer()
+    yield buffer
+    buffer.close()
 
 
 def open_files():
@@ -37,77 +37,77 @@ def maps_of_buffers():
 
 
 @pytest.mark.parametrize("num_bytes", [1, PAGE, PAGE + 1, 3_000_000])
-def test_there_is_room_for_the_file_and_for_one_that_is_a_little_larger(image, num_bytes):
-    image.fit(num_bytes)
-    assert image.capacity % PAGE == 0
-    assert num_bytes + num_bytes // 300 + 4096 <= image.capacity <= 1.005 * num_bytes + 2**17
-    assert len(image.view) == image.capacity
-    image.view[num_bytes - 1] = 7
+def test_there_is_room_for_the_file_and_for_one_that_is_a_little_larger(buffer, num_bytes):
+    buffer.allocate(num_bytes)
+    assert buffer.capacity % PAGE == 0
+    assert num_bytes + num_bytes // 300 + 4096 <= buffer.capacity <= 1.005 * num_bytes + 2**17
+    assert len(buffer.view) == buffer.capacity
+    buffer.view[num_bytes - 1] = 7
 
 
-def test_a_buffer_that_is_large_enough_stays_what_it_is(image):
-    image.fit(100_000)
-    image.view[5] = 7
-    image.held = held = object()
-    before = image.capacity
+def test_a_buffer_that_is_large_enough_stays_what_it_is(buffer):
+    buffer.allocate(100_000)
+    buffer.view[5] = 7
+    buffer.held = held = object()
+    before = buffer.capacity
     for num_bytes in (0, 100, 100_000, before):
-        image.fit(num_bytes)
-    assert (image.capacity, image.view[5], image.held) == (before, 7, held)
+        buffer.allocate(num_bytes)
+    assert (buffer.capacity, buffer.view[5], buffer.held) == (before, 7, held)
 
 
-def test_a_buffer_that_grows_forgets_what_was_mapped_onto_it_and_takes_its_memory_once(image):
-    image.fit(100_000)
+def test_a_buffer_that_grows_forgets_what_was_mapped_onto_it_and_takes_its_memory_once(buffer):
+    buffer.allocate(100_000)
     maps = len(maps_of_buffers())
-    image.held = torch.frombuffer(image.view, dtype=torch.uint8)
+    buffer.held = torch.frombuffer(buffer.view, dtype=torch.uint8)
     undone = []
-    image.unpin = lambda: undone.append(image.capacity)
-    before = image.capacity
-    image.fit(10_000_000)
-    assert image.held is image.unpin is None
+    buffer.unpin = lambda: undone.append(buffer.capacity)
+    before = buffer.capacity
+    buffer.allocate(10_000_000)
+    assert buffer.held is buffer.unpin is None
     assert undone == [before]
-    assert image.capacity > 10_000_000
+    assert buffer.capacity > 10_000_000
     assert len(maps_of_buffers()) == maps
-    assert os.fstat(image.fd).st_size == image.capacity
+    assert os.fstat(buffer.fd).st_size == buffer.capacity
 
 
 @pytest.mark.skipif(LINUX < [5, 14], reason="this kernel fills pages when they are touched")
-def test_all_of_its_pages_are_there_before_they_are_used(image):
-    image.fit(3_000_000)
-    assert os.fstat(image.fd).st_blocks * 512 >= image.capacity
+def test_all_of_its_pages_are_there_before_they_are_used(buffer):
+    buffer.allocate(3_000_000)
+    assert os.fstat(buffer.fd).st_blocks * 512 >= buffer.capacity
 
 
 def test_it_is_anonymous_and_nothing_is_left_of_it():
     before, maps = open_files(), maps_of_buffers()
-    image = Image()
-    image.fit(100_000)
+    buffer = Buffer()
+    buffer.allocate(100_000)
     new = [what for number, what in open_files().items() if number not in before]
     assert all(what == "/memfd:checkpoint (deleted)" for what in new)
-    assert not os.get_inheritable(image.fd)
-    image.close()
-    image.close()
+    assert not os.get_inheritable(buffer.fd)
+    buffer.close()
+    buffer.close()
     assert (open_files(), maps_of_buffers()) == (before, maps)
-    assert image.capacity == 0
+    assert buffer.capacity == 0
 
 
 def test_what_still_looks_into_a_closed_buffer_keeps_it():
-    image = Image()
-    image.fit(100_000)
-    image.view[5] = 7
-    seen = torch.frombuffer(image.view, dtype=torch.uint8)
-    image.close()
+    buffer = Buffer()
+    buffer.allocate(100_000)
+    buffer.view[5] = 7
+    seen = torch.frombuffer(buffer.view, dtype=torch.uint8)
+    buffer.close()
     assert seen[5] == 7
 
 
-def test_no_memory_is_told_and_the_buffer_can_be_used_when_there_is_some_again(image):
-    image.fit(100_000)
+def test_no_memory_is_told_and_the_buffer_can_be_used_when_there_is_some_again(buffer):
+    buffer.allocate(100_000)
     with room_for(2**20), pytest.raises(MemoryError, match="No memory for a checkpoint of 3000000 bytes: File too la"):
-        image.fit(3_000_000)
-    assert image.capacity == 0
-    image.fit(3_000_000)
-    image.view[2_999_999] = 7
+        buffer.allocate(3_000_000)
+    assert buffer.capacity == 0
+    buffer.allocate(3_000_000)
+    buffer.view[2_999_999] = 7
 
 
-def test_pages_that_cannot_be_filled_are_told_and_a_kernel_that_cannot_fill_them_is_not(image, monkeypatch):
+def test_pages_that_cannot_be_filled_are_told_and_a_kernel_that_cannot_fill_them_is_not(buffer, monkeypatch):
     class Map(buffers.mmap.mmap):
         errors = iter(())
 
@@ -116,11 +116,11 @@ def test_pages_that_cannot_be_filled_are_told_and_a_kernel_that_cannot_fill_them
 
     monkeypatch.setattr(buffers.mmap, "mmap", Map)
     Map.errors = iter([errno.EINVAL, errno.EINVAL])
-    image.fit(1000)
-    assert image.capacity
+    buffer.allocate(1000)
+    assert buffer.capacity
     Map.errors = iter([errno.EINVAL, errno.ENOMEM])
     with pytest.raises(MemoryError, match="No memory for a checkpoint of 3000000 bytes: refused"):
-        image.fit(3_000_000)
+        buffer.allocate(3_000_000)
 
 
 @pytest.mark.parametrize("code", [None, errno.ENOSYS, errno.EPERM])
@@ -132,35 +132,35 @@ def test_without_memfd_or_where_it_is_not_allowed_a_buffer_is_plain_memory(code,
     if code is None:
         monkeypatch.delattr(os, "memfd_create")
     before = open_files()
-    image = Image()
-    image.fit(100_000)
-    image.view[99_999] = 7
-    assert image.fd == -1
-    image.close()
+    buffer = Buffer()
+    buffer.allocate(100_000)
+    buffer.view[99_999] = 7
+    assert buffer.fd == -1
+    buffer.close()
     assert open_files() == before
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_as_many_buffers_are_given_out_as_there_are(count):
-    own = Images(count)
+    own = BufferPool(count)
     taken = [own.take() for _ in range(count)]
-    assert taken == own.all
+    assert taken == own.buffers
     assert len(set(map(id, taken))) == count
     assert own.take() is None
     own.give_back(taken[-1])
     assert own.take() is taken[-1]
     assert own.take() is None
     own.close()
-    assert [image.fd for image in own.all] == [-1] * count
+    assert [buffer.fd for buffer in own.buffers] == [-1] * count
 
 
 def test_two_buffers_take_turns():
-    own = Images(2)
+    own = BufferPool(2)
     seen = []
     for _ in range(4):
-        image = own.take()
-        seen.append(own.all.index(image))
-        own.give_back(image)
+        buffer = own.take()
+        seen.append(own.buffers.index(buffer))
+        own.give_back(buffer)
     own.close()
     assert seen == [0, 1, 0, 1]
 

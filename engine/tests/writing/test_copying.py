@@ -11,8 +11,8 @@ from torch import nn
 from cairn.errors import SaveError
 from cairn.store.file_format import sealed
 from cairn.writing import copying as module
-from cairn.writing.buffers import Image, Images
-from cairn.writing.copying import Stage, steady
+from cairn.writing.buffers import Buffer, BufferPool
+from cairn.writing.copying import Copier, optimizer_tensors
 from cairn.writing.encode import encode
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -39,22 +39,22 @@ class Training:
     def state(self):
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
 
-    def steady(self):
-        return steady([self.optimizer])
+    def optimizer_tensors(self):
+        return optimizer_tensors([self.optimizer])
 
 
 @pytest.fixture
-def image():
-    image = Image()
-    yield image
-    image.close()
+def buffer():
+    buffer = Buffer()
+    yield buffer
+    buffer.close()
 
 
 @pytest.fixture
-def stage():
-    stage = Stage()
-    yield stage
-    stage.close()
+def copier():
+    copier = Copier()
+    yield copier
+    copier.close()
 
 
 @pytest.fixture
@@ -81,24 +81,24 @@ def held(monkeypatch):
 
 @pytest.fixture
 def overlapping(held):
-    """A stage that copies later, and not before it is asked to finish or `held` is set."""
-    stage = Stage(overlap=True)
-    finish = stage.finish
+    """A copier that copies later, and not before it is asked to finish or `held` is set."""
+    copier = Copier(overlap=True)
+    finish = copier.finish
 
     def let_go_and_finish():
-        if stage._pending is not None:
+        if copier._pending is not None:
             held.set()
         finish()
 
-    stage.finish = let_go_and_finish
-    yield stage
+    copier.finish = let_go_and_finish
+    yield copier
     held.set()
-    stage.close()
+    copier.close()
 
 
-def read(image):
+def read(buffer):
     """What is in the file, which is not complete before `wait`."""
-    return torch.load(io.BytesIO(b"".join(sealed(image.view[: image.num_bytes], 2**20))), weights_only=True)
+    return torch.load(io.BytesIO(b"".join(sealed(buffer.view[: buffer.num_bytes], 2**20))), weights_only=True)
 
 
 def copy_of(value):
@@ -111,32 +111,32 @@ def copy_of(value):
 # What is copied
 
 
-def test_a_staged_state_is_the_one_of_its_moment_bit_for_bit_while_training_goes_on(stage, image, training):
+def test_a_staged_state_is_the_one_of_its_moment_bit_for_bit_while_training_goes_on(copier, buffer, training):
     for _ in range(3):
         expected = copy_of(training.state())
-        stage.copy(encode(training.state()), image)
+        copier.copy(encode(training.state()), buffer)
         for _ in range(2):
             training.step()
-        image.wait()
-        assert_same(read(image), expected)
+        buffer.wait()
+        assert_same(read(buffer), expected)
 
 
-def test_two_buffers_hold_two_states(stage, training):
-    images = Images(2)
+def test_two_buffers_hold_two_states(copier, training):
+    pool = BufferPool(2)
     expected = []
-    for image in images.all:
+    for buffer in pool.buffers:
         expected.append(copy_of(training.state()))
-        stage.copy(encode(training.state()), image)
+        copier.copy(encode(training.state()), buffer)
         training.step()
-    assert [read(image)["net"]["0.weight"].tolist() for image in images.all] == [
+    assert [read(buffer)["net"]["0.weight"].tolist() for buffer in pool.buffers] == [
         state["net"]["0.weight"].tolist() for state in expected
     ]
-    for image, state in zip(images.all, expected, strict=True):
-        assert_same(read(image), state)
-    images.close()
+    for buffer, state in zip(pool.buffers, expected, strict=True):
+        assert_same(read(buffer), state)
+    pool.close()
 
 
-def test_tied_and_strided_tensors_and_empty_ones_are_what_they_were(stage, image):
+def test_tied_and_strided_tensors_and_empty_ones_are_what_they_were(copier, buffer):
     base = torch.arange(60.0).reshape(6, 10)
     state = {
         "tied": [base, base],
@@ -148,8 +148,8 @@ def test_tied_and_strided_tensors_and_empty_ones_are_what_they_were(stage, image
         "odd": torch.arange(7, dtype=torch.uint8),
     }
     for _ in range(2):
-        stage.copy(encode(state), image)
-        found = read(image)
+        copier.copy(encode(state), buffer)
+        found = read(buffer)
         assert_same(found, state)
         assert found["transposed"].stride() == (1, 10)
         assert found["tied"][0].data_ptr() == found["tied"][1].data_ptr() == found["transposed"].data_ptr()
@@ -159,13 +159,13 @@ def test_tied_and_strided_tensors_and_empty_ones_are_what_they_were(stage, image
 # What is used again
 
 
-def test_a_layout_is_used_again_when_only_numbers_change(stage, image):
+def test_a_layout_is_used_again_when_only_numbers_change(copier, buffer):
     held = []
     for number in range(3):
         state = {"weight": torch.full((5,), float(number)), "epoch": 10**number}
-        stage.copy(encode(state), image)
-        assert_same(read(image), state)
-        held.append(image.held)
+        copier.copy(encode(state), buffer)
+        assert_same(read(buffer), state)
+        held.append(buffer.held)
     assert held[0] is held[1] is held[2]
 
 
@@ -180,30 +180,30 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("one", "other"), CHANGES.values(), ids=CHANGES)
-def test_a_layout_is_made_again_when_the_tensors_change(stage, image, one, other):
+def test_a_layout_is_made_again_when_the_tensors_change(copier, buffer, one, other):
     for tensor in (one, other, one):
-        stage.copy(encode([tensor, torch.tensor(7)]), image)
-        assert_same(read(image), [tensor, torch.tensor(7)])
+        copier.copy(encode([tensor, torch.tensor(7)]), buffer)
+        assert_same(read(buffer), [tensor, torch.tensor(7)])
 
 
-def test_buffers_with_layouts_of_different_states_are_not_mixed_up(stage):
-    images = Images(2)
+def test_buffers_with_layouts_of_different_states_are_not_mixed_up(copier):
+    pool = BufferPool(2)
     states = [[torch.arange(6.0)], [torch.arange(3.0), torch.arange(4)], [torch.arange(6)], [torch.arange(12.0)]]
     for turn, state in enumerate(states * 2):
-        stage.copy(encode(state), images.all[turn % 2])
-        assert_same(read(images.all[turn % 2]), state)
-        stage.copy(encode(state), images.all[0])
-        assert_same(read(images.all[0]), state)
-    images.close()
+        copier.copy(encode(state), pool.buffers[turn % 2])
+        assert_same(read(pool.buffers[turn % 2]), state)
+        copier.copy(encode(state), pool.buffers[0])
+        assert_same(read(pool.buffers[0]), state)
+    pool.close()
 
 
-def test_no_memory_is_raised_and_the_next_copy_works(stage, image, training, monkeypatch):
-    monkeypatch.setattr(image, "fit", lambda num_bytes: (_ for _ in ()).throw(MemoryError("none")))
+def test_no_memory_is_raised_and_the_next_copy_works(copier, buffer, training, monkeypatch):
+    monkeypatch.setattr(buffer, "allocate", lambda num_bytes: (_ for _ in ()).throw(MemoryError("none")))
     with pytest.raises(MemoryError, match="none"):
-        stage.copy(encode(training.state()), image)
+        copier.copy(encode(training.state()), buffer)
     monkeypatch.undo()
-    stage.copy(encode(training.state()), image)
-    assert_same(read(image), training.state())
+    copier.copy(encode(training.state()), buffer)
+    assert_same(read(buffer), training.state())
 
 
 # Overlap
@@ -212,72 +212,72 @@ def test_no_memory_is_raised_and_the_next_copy_works(stage, image, training, mon
 def test_steady_is_what_only_an_optimizer_changes():
     training = Training()
     training.step()
-    found = {tensor.data_ptr() for tensor in training.steady()}
+    found = {tensor.data_ptr() for tensor in training.optimizer_tensors()}
     moments = [value for state in training.optimizer.state.values() for value in state.values()]
     assert found == {tensor.data_ptr() for tensor in [*training.net.parameters(), *moments]}
     assert not found & {buffer.data_ptr() for buffer in training.net.buffers()}
 
 
-def test_with_overlap_statistics_are_copied_at_once_and_parameters_when_it_finishes(overlapping, held, image, training):
+def test_with_overlap_statistics_are_copied_at_once_and_parameters_later(overlapping, held, buffer, training):
     before = copy_of(training.state())
-    overlapping.copy(encode(before), image)  # what was in the buffer before: other numbers
-    for tensor in image.held.tensors:
+    overlapping.copy(encode(before), buffer)  # what was in the buffer before: other numbers
+    for tensor in buffer.held.tensors:
         tensor.zero_()
     held.clear()
-    overlapping.copy(encode(training.state()), image, training.steady())
-    found = read(image)
+    overlapping.copy(encode(training.state()), buffer, training.optimizer_tensors())
+    found = read(buffer)
     late = {"0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"}
     for name, tensor in found["net"].items():
         assert bool(tensor.count_nonzero()) == (name not in late), name
     assert not any(state["exp_avg_sq"].count_nonzero() for state in found["optimizer"]["state"].values())
     assert not held.is_set()
     overlapping.finish()
-    assert_same(read(image), before)
+    assert_same(read(buffer), before)
 
 
-def test_with_overlap_forward_and_backward_go_on_and_the_next_step_waits(overlapping, held, image, training):
+def test_with_overlap_forward_and_backward_go_on_and_the_next_step_waits(overlapping, held, buffer, training):
     training.optimizer.register_step_pre_hook(lambda *_: overlapping.finish())
     for _ in range(3):
         before = copy_of(training.state())
         held.clear()
-        overlapping.copy(encode(training.state()), image, training.steady())
+        overlapping.copy(encode(training.state()), buffer, training.optimizer_tensors())
         training.backward()
         assert not held.is_set()  # the statistics have changed, and nothing that is still to be copied has
         training.optimizer.step()
-        image.wait()
-        assert_same(read(image), before)
+        buffer.wait()
+        assert_same(read(buffer), before)
 
 
-def test_the_file_is_complete_when_its_wait_returns(overlapping, held, image, training):
+def test_the_file_is_complete_when_its_wait_returns(overlapping, held, buffer, training):
     before = copy_of(training.state())
-    overlapping.copy(encode(training.state()), image, training.steady())
+    overlapping.copy(encode(training.state()), buffer, training.optimizer_tensors())
     threading.Thread(target=held.set).start()
-    image.wait()
-    assert_same(read(image), before)
+    buffer.wait()
+    assert_same(read(buffer), before)
 
 
 def test_a_second_copy_waits_for_the_first(overlapping, held, training):
-    images = Images(2)
+    pool = BufferPool(2)
     before = copy_of(training.state())
-    overlapping.copy(encode(training.state()), images.all[0], training.steady())
-    overlapping.copy(encode(training.state()), images.all[1], training.steady())
+    overlapping.copy(encode(training.state()), pool.buffers[0], training.optimizer_tensors())
+    overlapping.copy(encode(training.state()), pool.buffers[1], training.optimizer_tensors())
     assert held.is_set()
     overlapping.finish()
-    for image in images.all:
-        assert_same(read(image), before)
-    images.close()
+    for buffer in pool.buffers:
+        assert_same(read(buffer), before)
+    pool.close()
 
 
-def test_without_overlap_everything_is_there_at_once(image, training, monkeypatch):
+def test_without_overlap_everything_is_there_at_once(buffer, training, monkeypatch):
     monkeypatch.setattr(module, "ThreadPoolExecutor", None)
-    stage = Stage(overlap=False)
-    stage.copy(encode(training.state()), image, training.steady())
-    assert_same(read(image), training.state())
-    stage.finish()
-    stage.close()
+    copier = Copier(overlap=False)
+    copier.copy(encode(training.state()), buffer, training.optimizer_tensors())
+    assert_same(read(buffer), training.state())
+    copier.finish()
+    copier.close()
 
 
-def test_a_copy_that_fails_is_told_by_the_save_and_does_not_stop_training(image, training, monkeypatch):
+def test_a_copy_that_fails_is_told_by_the_save_and_does_not_stop_training(buffer, training, monkeypatch):
     copy, main = module._copy, threading.get_ident()
 
     def failing(pairs, **options):
@@ -286,22 +286,22 @@ def test_a_copy_that_fails_is_told_by_the_save_and_does_not_stop_training(image,
         copy(pairs, **options)
 
     monkeypatch.setattr(module, "_copy", failing)
-    stage = Stage(overlap=True)
-    stage.copy(encode(training.state()), image, training.steady())
-    stage.finish()
+    copier = Copier(overlap=True)
+    copier.copy(encode(training.state()), buffer, training.optimizer_tensors())
+    copier.finish()
     with pytest.raises(RuntimeError, match="no copy"):
-        image.wait()
-    stage.copy(encode(training.state()), image, training.steady())
-    stage.close()  # at the end of a run, in the middle of another error perhaps
+        buffer.wait()
+    copier.copy(encode(training.state()), buffer, training.optimizer_tensors())
+    copier.close()  # at the end of a run, in the middle of another error perhaps
 
 
-def test_no_thread_is_left(image, training):
+def test_no_thread_is_left(buffer, training):
     before = threading.active_count()
-    stage = Stage(overlap=True)
-    stage.copy(encode(training.state()), image, training.steady())
+    copier = Copier(overlap=True)
+    copier.copy(encode(training.state()), buffer, training.optimizer_tensors())
     assert threading.active_count() == before + 1
-    stage.close()
-    stage.close()
+    copier.close()
+    copier.close()
     assert threading.active_count() == before
 
 
@@ -311,37 +311,37 @@ def test_no_thread_is_left(image, training):
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("device", DEVICES)
 def test_under_load_it_is_what_a_synchronous_copy_of_the_same_step_is(device, overlap):
-    training, images, stage = Training(device, width=256), Images(2), Stage(overlap)
+    training, pool, copier = Training(device, width=256), BufferPool(2), Copier(overlap)
 
     def finish(*_):
-        assert stage.finish() >= 0.0
+        assert copier.finish() >= 0.0
 
     training.optimizer.register_step_pre_hook(finish)
     for turn in range(6):
         training.step()
         expected = copy_of(training.state())
-        image = images.all[turn % 2]
-        stage.copy(encode(training.state()), image, training.steady())
+        buffer = pool.buffers[turn % 2]
+        copier.copy(encode(training.state()), buffer, training.optimizer_tensors())
         for _ in range(3):
             training.step()
-        image.wait()
-        assert_same(read(image), expected)
-        assert (image.device_s > 0.0) == (device == "cuda")
-    stage.close()
-    images.close()
+        buffer.wait()
+        assert_same(read(buffer), expected)
+        assert (buffer.device_s > 0.0) == (device == "cuda")
+    copier.close()
+    pool.close()
 
 
 @needs_cuda
-def test_memory_that_a_gpu_writes_to_is_pinned_until_it_is_given_back(stage):
-    image = Image()
-    stage.copy(encode([torch.arange(1000, device="cuda")]), image)
-    seen = torch.frombuffer(image.view, dtype=torch.uint8)
+def test_memory_that_a_gpu_writes_to_is_pinned_until_it_is_given_back(copier):
+    buffer = Buffer()
+    copier.copy(encode([torch.arange(1000, device="cuda")]), buffer)
+    seen = torch.frombuffer(buffer.view, dtype=torch.uint8)
     assert seen.is_pinned()
-    stage.copy(encode([torch.arange(10**6, device="cuda")]), image)  # it grows
-    image.wait()
-    assert torch.frombuffer(image.view, dtype=torch.uint8).is_pinned()
-    assert_same(read(image), [torch.arange(10**6)])
-    image.close()
+    copier.copy(encode([torch.arange(10**6, device="cuda")]), buffer)  # it grows
+    buffer.wait()
+    assert torch.frombuffer(buffer.view, dtype=torch.uint8).is_pinned()
+    assert_same(read(buffer), [torch.arange(10**6)])
+    buffer.close()
     assert not seen.is_pinned()
 
 
@@ -367,30 +367,32 @@ CHANGES = {
 
 @pytest.mark.parametrize(("make", "change"), CHANGES.values(), ids=CHANGES)
 def test_weights_that_change_before_the_step_while_they_are_copied_make_the_save_fail_and_not_the_training(
-    overlapping, held, image, make, change
+    overlapping, held, buffer, make, change
 ):
     torch.manual_seed(0)
     net = make()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     held.clear()
-    overlapping.copy(encode(net.state_dict()), image, steady([optimizer]))
+    overlapping.copy(encode(net.state_dict()), buffer, optimizer_tensors([optimizer]))
     change(net)
     overlapping.finish()
     with pytest.raises(SaveError, match=r"changed outside of an optimizer's step .*checkpoint\.overlap=false"):
-        image.wait()
+        buffer.wait()
 
 
-def test_what_no_optimizer_has_is_copied_at_once(overlapping, held, image, training):
+def test_what_no_optimizer_has_is_copied_at_once(overlapping, held, buffer, training):
     """A teacher that follows the weights in forward, in a way that torch does not count."""
     teacher = nn.Linear(4, 4)
     before = copy_of(teacher.state_dict())
     held.clear()
     overlapping.copy(
-        encode({"net": training.net.state_dict(), "teacher": teacher.state_dict()}), image, training.steady()
+        encode({"net": training.net.state_dict(), "teacher": teacher.state_dict()}),
+        buffer,
+        training.optimizer_tensors(),
     )
     for parameter in teacher.parameters():
         parameter.data.mul_(0.5)
-    assert_same(read(image)["teacher"], before)
+    assert_same(read(buffer)["teacher"], before)
     overlapping.finish()
-    image.wait()
-    assert_same(read(image)["teacher"], before)
+    buffer.wait()
+    assert_same(read(buffer)["teacher"], before)

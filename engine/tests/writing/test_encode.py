@@ -378,7 +378,7 @@ def outcome(encode_it, state):
         return str(error)
     parts = [part.detach() for part in encoded.storages]
     assert encoded.sizes == tuple(part.nbytes for part in parts)
-    assert encoded.looks == [(part.dtype, part.shape, part.stride(), part.storage_offset()) for part in parts]
+    assert encoded.specs == [(part.dtype, part.shape, part.stride(), part.storage_offset()) for part in parts]
     return encoded.pickle, [part.flatten().view(torch.uint8).tolist() for part in parts]
 
 

@@ -16,17 +16,17 @@ from cairn.store.catalog import Catalog
 from cairn.store.history import History
 from cairn.store.listener import Untracked
 from cairn.writing import pipeline
-from cairn.writing.buffers import Images
-from cairn.writing.copying import Stage
+from cairn.writing.buffers import BufferPool
+from cairn.writing.copying import Copier
 from cairn.writing.encode import encode
-from cairn.writing.pipeline import Saver
-from cairn.writing.writer import WriterHere, WriterProcess
+from cairn.writing.pipeline import SavePipeline
+from cairn.writing.writer import InlineWriter, WriterProcess
 
 GENEROUS_S = 300
 RULE = Latest(2)
 
 
-class Gate(WriterHere):
+class Gate(InlineWriter):
     """A writer that tells when it has begun, and goes on when it is let."""
 
     def __init__(self):
@@ -34,12 +34,12 @@ class Gate(WriterHere):
         self.begun, self.may_go, self.num_closed = SimpleQueue(), threading.Semaphore(0), 0
         self.errors = {}
 
-    def perform(self, job, image):
+    def write(self, job, buffer):
         self.begun.put(job.draft.name)
         self.may_go.acquire()
         if error := self.errors.get(job.draft.name):
             raise error
-        return super().perform(job, image)
+        return super().write(job, buffer)
 
     def close(self):
         self.num_closed += 1
@@ -58,8 +58,8 @@ def make(folder):
     """Makes a saver with a gate; every gate is opened at the end."""
     made = []
 
-    def make(num_images=2, background=True, rule=RULE):
-        own = Saver(History(folder, [rule], None), Gate(), Images(num_images), Stage(), background)
+    def make(num_buffers=2, background=True, rule=RULE):
+        own = SavePipeline(History(folder, [rule], None), Gate(), BufferPool(num_buffers), Copier(), background)
         made.append(own)
         return own
 
@@ -70,16 +70,16 @@ def make(folder):
         own.close()
 
 
-def stage_one(own, number, image=None):
-    image = image or own.reserve(wait=False)
-    own.copy(encode({"number": number, "weight": torch.full((3,), float(number))}), image, ())
-    return image
+def stage_one(own, number, buffer=None):
+    buffer = buffer or own.reserve(wait=False)
+    own.copy(encode({"number": number, "weight": torch.full((3,), float(number))}), buffer, ())
+    return buffer
 
 
-def save(own, number, image=None):
+def save(own, number, buffer=None):
     """One save; `own` has room for it."""
-    image = stage_one(own, number, image)
-    own.commit(image, saved(number, num_bytes=image.num_bytes), {"world_size": 1})
+    buffer = stage_one(own, number, buffer)
+    own.submit(buffer, saved(number, num_bytes=buffer.num_bytes), {"world_size": 1})
 
 
 def numbers(outcomes):
@@ -105,7 +105,7 @@ def test_with_two_buffers_one_save_is_written_one_is_staged_and_the_third_finds_
     assert own.busy
     own.writer.let_go()
     assert own.writer.begun.get() == saved(1).name
-    assert own.reserve(wait=True) is own.images.all[0]
+    assert own.reserve(wait=True) is own.pool.buffers[0]
 
 
 def test_with_one_buffer_the_second_finds_none(make):
@@ -113,7 +113,7 @@ def test_with_one_buffer_the_second_finds_none(make):
     save(own, 0)
     assert own.reserve(wait=False) is None
     own.writer.let_go()
-    assert own.reserve(wait=True) is own.images.all[0]
+    assert own.reserve(wait=True) is own.pool.buffers[0]
     assert not own.busy
 
 
@@ -123,7 +123,7 @@ def test_who_waits_for_a_buffer_goes_on_when_there_is_one(make):
     own.writer.begun.get()
     found = in_a_thread(lambda: own.reserve(wait=True))
     own.writer.let_go()
-    assert found.get(timeout=GENEROUS_S) is own.images.all[0]
+    assert found.get(timeout=GENEROUS_S) is own.pool.buffers[0]
 
 
 @pytest.mark.parametrize("what", ["reserve", "wait"])
@@ -143,7 +143,7 @@ def test_a_save_that_ends_just_before_one_waits_for_it_is_not_missed(make, what,
     monkeypatch.setattr(own, "_wait_until", late)
     monkeypatch.setattr(pipeline, "_SHOW_EVERY_S", GENEROUS_S)
     found = in_a_thread(lambda: own.reserve(wait=True) if what == "reserve" else own.wait())
-    assert found.get(timeout=10) is (own.images.all[0] if what == "reserve" else None)
+    assert found.get(timeout=10) is (own.pool.buffers[0] if what == "reserve" else None)
 
 
 def test_what_is_written_is_what_was_staged_although_the_other_buffer_has_changed(make, folder):
@@ -230,10 +230,10 @@ class Mistaken:
 ERRORS = [SaveError("told"), ZeroDivisionError("a mistake"), OSError(5, "I/O error"), EOFError(), MemoryError()]
 
 
-@pytest.mark.parametrize("num_images", [1, 2])
+@pytest.mark.parametrize("num_buffers", [1, 2])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_of_the_writer_is_an_outcome_and_frees_the_buffer(make, error, num_images):
-    own = make(num_images)
+def test_an_error_of_the_writer_is_an_outcome_and_frees_the_buffer(make, error, num_buffers):
+    own = make(num_buffers)
     own.writer.errors[saved(0).name] = error
     save(own, 0)
     own.writer.let_go()
@@ -242,7 +242,7 @@ def test_an_error_of_the_writer_is_an_outcome_and_frees_the_buffer(make, error, 
     sentence = f"The checkpoint {saved(0).name} could not be written: {error!r}."
     assert outcome.error == ("told" if isinstance(error, SaveError) else sentence)
     assert own.history.expected == own.history.saved == []
-    assert [own.reserve(wait=False) for _ in range(num_images + 1)].count(None) == 1
+    assert [own.reserve(wait=False) for _ in range(num_buffers + 1)].count(None) == 1
 
 
 def test_a_mistake_in_a_rule_is_an_outcome_and_frees_the_buffer(make):
@@ -257,9 +257,9 @@ def test_a_mistake_in_a_rule_is_an_outcome_and_frees_the_buffer(make):
 
 def test_an_error_while_the_state_is_still_being_copied_is_an_outcome(make):
     own = make(1)
-    image = stage_one(own, 0)
-    image.wait = lambda: (_ for _ in ()).throw(RuntimeError("no copy"))
-    own.commit(image, saved(0), {})
+    buffer = stage_one(own, 0)
+    buffer.wait = lambda: (_ for _ in ()).throw(RuntimeError("no copy"))
+    own.submit(buffer, saved(0), {})
     own.wait()
     assert "could not be written: RuntimeError('no copy')" in own.outcomes()[0].error
     own.writer.let_go()
@@ -270,14 +270,14 @@ def test_an_error_while_the_state_is_still_being_copied_is_an_outcome(make):
 
 def test_what_a_gpu_stood_still_is_a_part_of_the_stall_that_is_told_and_written(make, folder):
     own = make(1)
-    image = stage_one(own, 0)
+    buffer = stage_one(own, 0)
 
     def arrived():
-        image.device_s = 0.5
+        buffer.device_s = 0.5
 
-    image.wait = arrived
+    buffer.wait = arrived
     own.writer.let_go()
-    own.commit(image, saved(0, stall_s=0.25), {"world_size": 1})
+    own.submit(buffer, saved(0, stall_s=0.25), {"world_size": 1})
     own.wait()
     (outcome,) = own.outcomes()
     assert (outcome.device_s, outcome.result.saved.stall_s) == (0.5, 0.75)
@@ -301,13 +301,13 @@ def test_an_error_in_the_bookkeeping_is_an_outcome_and_stops_nothing(make, monke
 
 def test_no_memory_for_a_state_is_a_failed_save_and_the_buffer_serves_the_next(make, monkeypatch):
     own = make(1)
-    image = own.reserve(wait=False)
+    buffer = own.reserve(wait=False)
     with monkeypatch.context() as patch:
-        patch.setattr(own.stage, "copy", lambda *args: (_ for _ in ()).throw(MemoryError("No memory for it")))
+        patch.setattr(own.copier, "copy", lambda *args: (_ for _ in ()).throw(MemoryError("No memory for it")))
         with pytest.raises(SaveError, match="No memory for it"):
-            stage_one(own, 0, image)
+            stage_one(own, 0, buffer)
     own.writer.let_go()
-    save(own, 1, image)
+    save(own, 1, buffer)
     own.wait()
     assert numbers(own.outcomes()) == [(1, True)]
 
@@ -351,14 +351,14 @@ def test_after_a_wait_close_leaves_no_thread_no_writer_and_no_buffer(make):
     own.close()
     assert threading.active_count() == before
     assert own.writer.num_closed == 1
-    assert [image.fd for image in own.images.all] == [-1, -1]
+    assert [buffer.fd for buffer in own.pool.buffers] == [-1, -1]
 
 
 def test_close_of_a_saver_that_never_saved_leaves_nothing(make):
     own = make()
     own.close()
     assert own.writer.num_closed == 1
-    assert [image.fd for image in own.images.all] == [-1, -1]
+    assert [buffer.fd for buffer in own.pool.buffers] == [-1, -1]
 
 
 def test_close_does_not_wait_for_saves_and_they_are_committed_and_cleared_away_all_the_same(make, folder):
@@ -374,7 +374,7 @@ def test_close_does_not_wait_for_saves_and_they_are_committed_and_cleared_away_a
     thread.join(GENEROUS_S)
     assert [item.position.batch for item in Catalog(folder).committed()] == [1, 2]
     assert own.writer.num_closed == 1
-    assert [image.fd for image in own.images.all] == [-1, -1]
+    assert [buffer.fd for buffer in own.pool.buffers] == [-1, -1]
 
 
 def test_close_can_come_twice(make):
@@ -391,11 +391,11 @@ def test_close_can_come_twice(make):
 
 SMALL, LARGE = pipeline._LARGE_BYTES - 1, pipeline._LARGE_BYTES
 CHOICES = [
-    ("auto", SMALL, WriterHere, True, 2),
+    ("auto", SMALL, InlineWriter, True, 2),
     ("auto", LARGE, WriterProcess, True, 2),
     ("process", SMALL, WriterProcess, True, 2),
-    ("thread", LARGE, WriterHere, True, 2),
-    ("sync", LARGE, WriterHere, False, 1),
+    ("thread", LARGE, InlineWriter, True, 2),
+    ("sync", LARGE, InlineWriter, False, 1),
 ]
 
 
@@ -403,8 +403,8 @@ CHOICES = [
 def choose(folder):
     made = []
 
-    def choose(kind, num_bytes, num_images=2):
-        own = pipeline.saver(kind, num_images, Stage(), History(folder, [RULE], None), num_bytes, on_gpu=False)
+    def choose(kind, num_bytes, num_buffers=2):
+        own = SavePipeline.open(kind, num_buffers, Copier(), History(folder, [RULE], None), num_bytes, on_gpu=False)
         made.append(own)
         return own
 
@@ -413,13 +413,13 @@ def choose(folder):
         own.close()
 
 
-@pytest.mark.parametrize(("kind", "num_bytes", "writer", "background", "num_images"), CHOICES)
-def test_the_writer_goes_by_the_setting_and_the_size(choose, kind, num_bytes, writer, background, num_images):
+@pytest.mark.parametrize(("kind", "num_bytes", "writer", "background", "num_buffers"), CHOICES)
+def test_the_writer_goes_by_the_setting_and_the_size(choose, kind, num_bytes, writer, background, num_buffers):
     own = choose(kind, num_bytes)
     assert type(own.writer) is writer
     assert own.background == background
-    assert len(own.images.all) == num_images
-    assert all(image.capacity >= num_bytes for image in own.images.all)
+    assert len(own.pool.buffers) == num_buffers
+    assert all(buffer.capacity >= num_bytes for buffer in own.pool.buffers)
     if writer is WriterProcess:
         assert own.writer.pid is not None  # it has been started, and does not let the first save wait
 
@@ -430,7 +430,7 @@ def test_where_no_process_can_be_started_a_thread_writes_and_says_so(choose, cap
 
     monkeypatch.setattr("cairn.writing.writer.subprocess.Popen", refuse)
     own = choose("process", 1000)
-    assert type(own.writer) is WriterHere
+    assert type(own.writer) is InlineWriter
     assert own.background
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (
@@ -454,27 +454,27 @@ def test_no_memory_for_the_buffers_is_told_and_none_of_them_is_kept(folder, monk
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
 
-    before, prepare = fds(), Stage.prepare
+    before, prepare = fds(), Copier.prepare
     tried = []
 
-    def second_fails(stage, image, num_bytes, on_gpu):
-        tried.append(image)
+    def second_fails(copier, buffer, num_bytes, on_gpu):
+        tried.append(buffer)
         if len(tried) == 2:
             raise MemoryError("No memory for a checkpoint of 1000 bytes")
-        prepare(stage, image, num_bytes, on_gpu)
+        prepare(copier, buffer, num_bytes, on_gpu)
 
-    monkeypatch.setattr(Stage, "prepare", second_fails)
+    monkeypatch.setattr(Copier, "prepare", second_fails)
     with pytest.raises(SaveError, match="No memory for a checkpoint of 1000 bytes"):
-        pipeline.saver("process", 2, Stage(), History(folder, [], None), 1000, on_gpu=False)
+        SavePipeline.open("process", 2, Copier(), History(folder, [], None), 1000, on_gpu=False)
     assert fds() == before
 
 
 @pytest.mark.parametrize(("free", "expected"), [(None, 2), (400, 2), (399, 1), (10, 1)])
 def test_two_buffers_take_no_more_than_half_of_the_free_memory(free, expected, monkeypatch, caplog):
     monkeypatch.setattr(pipeline, "available_bytes", lambda: free)
-    assert pipeline._that_fit(2, 100) == expected
+    assert pipeline._num_that_fit(2, 100) == expected
     assert ("there is one only" in caplog.text) == (expected == 1)
-    assert pipeline._that_fit(1, 10**9) == 1
+    assert pipeline._num_that_fit(1, 10**9) == 1
 
 
 def test_the_history_is_on_the_disk_before_the_checkpoint_and_training_does_not_wait_for_it(make, folder):

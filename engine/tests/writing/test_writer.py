@@ -22,10 +22,10 @@ from cairn.store import disk, names
 from cairn.store.catalog import Catalog, verify
 from cairn.store.commit import Job
 from cairn.writing import writer
-from cairn.writing.buffers import Images
-from cairn.writing.copying import Stage
+from cairn.writing.buffers import BufferPool
+from cairn.writing.copying import Copier
 from cairn.writing.encode import encode
-from cairn.writing.writer import WriterHere, WriterProcess
+from cairn.writing.writer import InlineWriter, WriterProcess
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,24 +44,24 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def images():
-    images = Images(2)
-    yield images
-    images.close()
+def pool():
+    pool = BufferPool(2)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
-def beside(images):
-    beside = WriterProcess(images)
+def beside(pool):
+    beside = WriterProcess(pool)
     yield beside
     beside.close()
 
 
-def staged(images, number=0, size=3):
+def staged(pool, number=0, size=3):
     """A buffer with a state in it."""
-    image = images.all[number % 2]
-    Stage().copy(encode({"state_dict": {"weight": torch.full((size,), float(number))}}), image)
-    return image
+    buffer = pool.buffers[number % 2]
+    Copier().copy(encode({"state_dict": {"weight": torch.full((size,), float(number))}}), buffer)
+    return buffer
 
 
 def job_of(folder, number=0, **changes):
@@ -75,15 +75,15 @@ def facts(result):
 class Asked:
     """A job that a thread waits for."""
 
-    def __init__(self, writer, job, image):
+    def __init__(self, writer, job, buffer):
         self._given = []
-        self._thread = threading.Thread(target=self._perform, args=(writer, job, image))
+        self._thread = threading.Thread(target=self._write, args=(writer, job, buffer))
         self._thread.start()
 
-    def _perform(self, *request):
+    def _write(self, *request):
         own, *request = request
         try:
-            self._given.append(own.perform(*request))
+            self._given.append(own.write(*request))
         except Exception as error:
             self._given.append(error)
 
@@ -143,23 +143,23 @@ def errors(caplog):
 
 
 @pytest.mark.parametrize("size", [3, 2_500_000], ids=["small", "several chunks"])
-def test_it_writes_the_bytes_that_a_writer_here_writes(folder, images, beside, size, tmp_path):
+def test_it_writes_the_bytes_that_a_writer_here_writes(folder, pool, beside, size, tmp_path):
     links = {names.LAST: FIRST, names.BEST: None}
-    image = staged(images, size=size)
-    theirs = beside.perform(job_of(folder, links=links), image)
+    buffer = staged(pool, size=size)
+    theirs = beside.write(job_of(folder, links=links), buffer)
     (tmp_path / "here").mkdir()
-    ours = WriterHere().perform(job_of(tmp_path / "here", links=links), image)
+    ours = InlineWriter().write(job_of(tmp_path / "here", links=links), buffer)
     assert facts(theirs) == facts(ours)
     assert (folder / FIRST).read_bytes() == (tmp_path / "here" / FIRST).read_bytes()
     assert verify(folder / names.LAST, theirs.saved) is None
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in (tmp_path / "here").iterdir())
 
 
-def test_it_does_one_job_after_the_other_from_buffers_that_change_and_grow(folder, images, beside):
+def test_it_does_one_job_after_the_other_from_buffers_that_change_and_grow(folder, pool, beside):
     pids = set()
     for number, size in enumerate([3, 3, 500_000, 500_000, 3, 3]):
         gone = [names.checkpoint_name(at(number))] if number else []
-        result = beside.perform(job_of(folder, number, gone=gone), staged(images, number, size))
+        result = beside.write(job_of(folder, number, gone=gone), staged(pool, number, size))
         found = torch.load(folder / result.saved.name, weights_only=True)["state_dict"]["weight"]
         assert torch.equal(found, torch.full((size,), float(number)))
         assert Catalog(folder).committed() == [result.saved]
@@ -167,55 +167,55 @@ def test_it_does_one_job_after_the_other_from_buffers_that_change_and_grow(folde
     assert len(pids) == 1
 
 
-def test_how_far_it_is_is_told(folder, images, beside, monkeypatch):
-    beside.perform(job_of(folder), staged(images, size=2_500_000))
+def test_how_far_it_is_is_told(folder, pool, beside, monkeypatch):
+    beside.write(job_of(folder), staged(pool, size=2_500_000))
     assert beside.progress_bytes > 0
-    here = WriterHere()
-    image = staged(images, size=2_500_000)
-    here.perform(job_of(folder), image)
-    assert here.progress_bytes == image.num_bytes
+    here = InlineWriter()
+    buffer = staged(pool, size=2_500_000)
+    here.write(job_of(folder), buffer)
+    assert here.progress_bytes == buffer.num_bytes
 
 
 # Errors
 
 
 @pytest.mark.parametrize("kind", ["here", "beside"])
-def test_an_error_of_the_disk_is_one_sentence(folder, images, beside, kind):
+def test_an_error_of_the_disk_is_one_sentence(folder, pool, beside, kind):
     folder.rmdir()
     folder.parent.rmdir()
-    own = beside if kind == "beside" else WriterHere()
+    own = beside if kind == "beside" else InlineWriter()
     with pytest.raises(SaveError) as error:
-        own.perform(job_of(folder), staged(images))
+        own.write(job_of(folder), staged(pool))
     assert str(error.value) == (
         f"The checkpoint {folder / FIRST} could not be written: {folder} is gone and cannot be made again "
         f"(No such file or directory; was it deleted, or its disk unmounted?)."
     )
     folder.parent.mkdir()
-    assert own.perform(job_of(folder), staged(images)).saved.name == FIRST
+    assert own.write(job_of(folder), staged(pool)).saved.name == FIRST
 
 
-def test_a_link_that_cannot_be_moved_is_told_beside_the_result(folder, images, beside):
+def test_a_link_that_cannot_be_moved_is_told_beside_the_result(folder, pool, beside):
     (folder / names.LAST).mkdir()
-    result = beside.perform(job_of(folder, links={names.LAST: FIRST}), staged(images))
+    result = beside.write(job_of(folder, links={names.LAST: FIRST}), staged(pool))
     assert result.untidy == f"The link {folder / names.LAST} could not be moved to {FIRST}: Is a directory."
     assert verify(folder / FIRST, result.saved) is None
 
 
-def test_a_mistake_in_the_process_is_an_error_here_and_it_lives_on(folder, images, beside):
-    image = staged(images)
+def test_a_mistake_in_the_process_is_an_error_here_and_it_lives_on(folder, pool, beside):
+    buffer = staged(pool)
     with pytest.raises(SaveError, match=r"epoch_000_batch_000001\.ckpt could not be written: .*Error"):
-        beside.perform(replace(job_of(folder), links={"last.ckpt": 7}), image)
+        beside.write(replace(job_of(folder), links={"last.ckpt": 7}), buffer)
     pid = beside.pid
-    beside.perform(job_of(folder), image)
+    beside.write(job_of(folder), buffer)
     assert beside.pid == pid
 
 
-def test_a_disk_that_does_not_answer_is_told_and_waited_for(folder, images, beside, caplog, monkeypatch):
+def test_a_disk_that_does_not_answer_is_told_and_waited_for(folder, pool, beside, caplog, monkeypatch):
     monkeypatch.setattr(writer, "SILENCE_S", 0.01)
     told = threading.Event()
     caplog.handler.addFilter(lambda record: told.set() or True)
     with disk.locked(folder), caplog.at_level(logging.WARNING):
-        asked = Asked(beside, job_of(folder), staged(images))
+        asked = Asked(beside, job_of(folder), staged(pool))
         assert told.wait(GENEROUS_S)
     assert asked.result().saved.name == FIRST
     message = f"The disk does not answer: nothing of {FIRST} was written for 0.01 s."
@@ -225,20 +225,20 @@ def test_a_disk_that_does_not_answer_is_told_and_waited_for(folder, images, besi
 # Its death
 
 
-def test_when_it_was_killed_between_two_jobs_another_one_does_the_next(folder, images, beside, caplog):
-    beside.perform(job_of(folder), staged(images))
+def test_when_it_was_killed_between_two_jobs_another_one_does_the_next(folder, pool, beside, caplog):
+    beside.write(job_of(folder), staged(pool))
     first = beside.pid
     os.kill(first, signal.SIGKILL)
-    result = beside.perform(job_of(folder, 1), staged(images, 1))
+    result = beside.write(job_of(folder, 1), staged(pool, 1))
     assert beside.pid != first
     assert verify(folder / result.saved.name, result.saved) is None
     told = "The process that writes checkpoints was killed by SIGKILL: another one does its work again."
     assert errors(caplog) == [told]
 
 
-def test_when_it_was_killed_in_the_middle_of_a_job_another_one_does_it_again(folder, images, beside, middle, caplog):
+def test_when_it_was_killed_in_the_middle_of_a_job_another_one_does_it_again(folder, pool, beside, middle, caplog):
     beside.start()
-    asked = Asked(beside, job_of(folder, links={names.LAST: FIRST}), staged(images, size=middle.SIZE))
+    asked = Asked(beside, job_of(folder, links={names.LAST: FIRST}), staged(pool, size=middle.SIZE))
     middle.wait()
     os.kill(beside.pid, signal.SIGKILL)
     result = asked.result()
@@ -248,9 +248,9 @@ def test_when_it_was_killed_in_the_middle_of_a_job_another_one_does_it_again(fol
 
 
 def test_its_death_is_noticed_although_another_process_has_its_end_of_the_pipe(
-    folder, images, beside, middle, monkeypatch
+    folder, pool, beside, middle, monkeypatch
 ):
-    monkeypatch.setattr(writer, "LOOK_S", 0.01)
+    monkeypatch.setattr(writer, "POLL_S", 0.01)
     kept, pipe = [], writer.Pipe
 
     def shared_pipe():
@@ -260,7 +260,7 @@ def test_its_death_is_noticed_although_another_process_has_its_end_of_the_pipe(
 
     monkeypatch.setattr(writer, "Pipe", shared_pipe)
     beside.start()
-    asked = Asked(beside, job_of(folder), staged(images, size=middle.SIZE))
+    asked = Asked(beside, job_of(folder), staged(pool, size=middle.SIZE))
     middle.wait()
     os.kill(beside.pid, signal.SIGKILL)
     assert verify(folder / FIRST, asked.result().saved) is None
@@ -268,9 +268,9 @@ def test_its_death_is_noticed_although_another_process_has_its_end_of_the_pipe(
         os.close(handle)
 
 
-def test_when_it_was_killed_twice_the_save_has_failed_and_the_next_one_works(folder, images, beside, middle):
+def test_when_it_was_killed_twice_the_save_has_failed_and_the_next_one_works(folder, pool, beside, middle):
     beside.start()
-    asked = Asked(beside, job_of(folder), staged(images, size=middle.SIZE))
+    asked = Asked(beside, job_of(folder), staged(pool, size=middle.SIZE))
     middle.wait()
     middle.again()
     os.kill(beside.pid, signal.SIGKILL)
@@ -283,31 +283,31 @@ def test_when_it_was_killed_twice_the_save_has_failed_and_the_next_one_works(fol
     assert str(error.value) == f"The checkpoint {where} could not be written: its writer was killed by SIGKILL, twice."
     assert beside.pid is None
     assert Catalog(folder).committed() == []
-    assert beside.perform(job_of(folder), staged(images)).saved.name == FIRST
+    assert beside.write(job_of(folder), staged(pool)).saved.name == FIRST
 
 
-def test_a_process_that_ends_at_once_is_told_with_its_exit_code(folder, images, beside, monkeypatch):
+def test_a_process_that_ends_at_once_is_told_with_its_exit_code(folder, pool, beside, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(SaveError, match="its writer has ended with exit code 1, twice"):
-        beside.perform(job_of(folder), staged(images))
+        beside.write(job_of(folder), staged(pool))
 
 
-def test_a_job_that_was_done_already_and_now_fails_does_not_take_it_away(folder, images):
+def test_a_job_that_was_done_already_and_now_fails_does_not_take_it_away(folder, pool):
     """The writer was killed after its last step, before it could say so, and the disk is full for the second one."""
-    image, own = staged(images), WriterHere()
-    first = own.perform(job_of(folder, links={names.LAST: FIRST}), image)
+    buffer, own = staged(pool), InlineWriter()
+    first = own.write(job_of(folder, links={names.LAST: FIRST}), buffer)
     with room_for(100), pytest.raises(SaveError, match="could not be written"):
-        own.perform(job_of(folder, links={names.LAST: FIRST}), image)
+        own.write(job_of(folder, links={names.LAST: FIRST}), buffer)
     assert verify(folder / names.LAST, first.saved) is None
     assert Catalog(folder).committed() == [first.saved]
 
 
-def test_signals_that_are_meant_for_the_training_do_not_stop_it(folder, images, beside, caplog):
-    beside.perform(job_of(folder), staged(images))
+def test_signals_that_are_meant_for_the_training_do_not_stop_it(folder, pool, beside, caplog):
+    beside.write(job_of(folder), staged(pool))
     pid = beside.pid
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(pid, number)
-        beside.perform(job_of(folder, 1), staged(images, 1))
+        beside.write(job_of(folder, 1), staged(pool, 1))
     assert beside.pid == pid
     assert os.getpgid(pid) != os.getpgid(0)  # nor does a Ctrl-C that goes to all of the group
     assert errors(caplog) == []
@@ -320,17 +320,17 @@ import json, os, sys
 from pathlib import Path
 from cairn.store.file_format import Layout
 from cairn.store.commit import Job
-from cairn.writing.buffers import Images
+from cairn.writing.buffers import BufferPool
 from cairn.types import Position, Saved
 from cairn.writing.writer import Request, WriterProcess
 
 folder, has_worker = Path(sys.argv[1]), sys.argv[2] == "with a worker"
-images, layout = Images(1), Layout([100_000_000])
-image = images.take()
-image.fit(layout.num_bytes(4))
-layout.write_frame(image.view)
-image.num_bytes = layout.write_tail(image.view, b"\\x80\\x02N.")
-writer = WriterProcess(images)
+pool, layout = BufferPool(1), Layout([100_000_000])
+buffer = pool.take()
+buffer.allocate(layout.num_bytes(4))
+layout.write_frame(buffer.view)
+buffer.num_bytes = layout.write_tail(buffer.view, b"\\x80\\x02N.")
+writer = WriterProcess(pool)
 writer.start()
 worker = os.fork() if has_worker else None
 if worker == 0:
@@ -338,7 +338,7 @@ if worker == 0:
     os._exit(0)
 draft = Saved("epoch_000_batch_000001.ckpt", Position(0, 1), 0, ("interval",), None, run="toy")
 job = Job(folder, draft, {"world_size": 1}, links={"last.ckpt": draft.name})
-writer._connection.send(Request(job, 0, image.capacity, image.num_bytes))
+writer._connection.send(Request(job, 0, buffer.capacity, buffer.num_bytes))
 print(json.dumps(writer.pid), flush=True)
 sys.stdin.read()
 """
@@ -399,30 +399,30 @@ def test_nothing_is_left_when_it_is_closed(folder):
         return sorted(os.listdir("/proc/self/fd"))
 
     before = fds()
-    images = Images(2)
-    beside = WriterProcess(images)
-    beside.perform(job_of(folder), staged(images))
+    pool = BufferPool(2)
+    beside = WriterProcess(pool)
+    beside.write(job_of(folder), staged(pool))
     handle = os.pidfd_open(beside.pid)
     beside.close()
     beside.close()
-    images.close()
+    pool.close()
     assert select.select([handle], [], [], 0)[0], "it is still there"
     os.close(handle)
     assert beside.pid is None
     assert fds() == before
 
 
-def test_it_holds_no_file_of_the_training_but_its_pipe_and_the_buffers(folder, images, beside):
+def test_it_holds_no_file_of_the_training_but_its_pipe_and_the_buffers(folder, pool, beside):
     with open(folder / "other", "w") as other:
         os.set_inheritable(other.fileno(), True)
-        beside.perform(job_of(folder), staged(images))
+        beside.write(job_of(folder), staged(pool))
         held = [os.readlink(f"/proc/{beside.pid}/fd/{number}") for number in os.listdir(f"/proc/{beside.pid}/fd")]
     assert not [what for what in held if what == str(folder / "other")]
     assert sum(what.startswith("socket:") for what in held) == 1
 
 
-def test_it_starts_without_torch_and_with_no_more_than_it_needs(folder, images, beside):
-    beside.perform(job_of(folder), staged(images))
+def test_it_starts_without_torch_and_with_no_more_than_it_needs(folder, pool, beside):
+    beside.write(job_of(folder), staged(pool))
     command = Path(f"/proc/{beside.pid}/cmdline").read_bytes().split(b"\0")
     assert command[1] == b"-SP"
     maps = Path(f"/proc/{beside.pid}/maps").read_text()
@@ -440,7 +440,7 @@ def test_it_starts_without_torch_and_with_no_more_than_it_needs(folder, images, 
 
 
 @pytest.mark.parametrize("search_path", [None, "", "elsewhere"])
-def test_a_file_that_lies_where_we_stand_is_not_taken_for_a_module(folder, images, beside, monkeypatch, search_path):
+def test_a_file_that_lies_where_we_stand_is_not_taken_for_a_module(folder, pool, beside, monkeypatch, search_path):
     here = folder.parent / "here"
     here.mkdir()
     for module in ("mmap", "signal", "json", "cairn", "hashlib"):
@@ -449,20 +449,20 @@ def test_a_file_that_lies_where_we_stand_is_not_taken_for_a_module(folder, image
     monkeypatch.delenv("PYTHONPATH", raising=False)
     if search_path is not None:
         monkeypatch.setenv("PYTHONPATH", search_path)
-    assert beside.perform(job_of(folder), staged(images)).saved.name == FIRST
+    assert beside.write(job_of(folder), staged(pool)).saved.name == FIRST
 
 
 def test_where_no_buffer_can_be_shared_it_does_not_start(monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
-    images = Images(1)
+    pool = BufferPool(1)
     with pytest.raises(OSError, match="no memfd_create"):
-        WriterProcess(images).start()
-    images.close()
+        WriterProcess(pool).start()
+    pool.close()
 
 
 def test_it_ends_though_a_worker_that_was_forked_holds_its_pipe(folder):
-    images = Images(1)
-    writer = WriterProcess(images)
+    pool = BufferPool(1)
+    writer = WriterProcess(pool)
     writer.start()
     process = writer._process
     ours, theirs = os.pipe()
@@ -476,4 +476,4 @@ def test_it_ends_though_a_worker_that_was_forked_holds_its_pipe(folder):
     os.close(theirs)
     os.close(ours)
     os.waitpid(worker, 0)
-    images.close()
+    pool.close()

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from cairn.hydra import imports
 from cairn.jobs import allocation, requeue
-from cairn.jobs.signals import Leave, StopSignals
+from cairn.jobs.signals import Interruption, Interrupts
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -17,7 +17,7 @@ def train(cfg: DictConfig) -> float | None:
             job's time. A job that submitit requeues ends as it says.
     """
     given = allocation.current()
-    with StopSignals() as signals:
+    with Interrupts() as signals:
         try:
             with imports.quick():  # torch is imported here: not for --help, not before signals are caught
                 from cairn.hydra.session import Job, run
@@ -26,10 +26,10 @@ def train(cfg: DictConfig) -> float | None:
         except KeyboardInterrupt as stop:  # where there was nothing to save
             if signals.name is None:
                 raise
-            leave = Leave(signals.name)
+            leave = Interruption(signals.name)
             leave.__cause__ = stop
-        except Leave as stop:
+        except Interruption as stop:
             leave = stop
         signals.stopping = True
-        requeue.after(leave.why, given, signals)
+        requeue.requeue_if_needed(leave.reason, given, signals)
         raise leave

@@ -31,7 +31,7 @@ from cairn.errors import CairnError, CheckpointError, ConfigError, ResumeError, 
 from cairn.hydra import command_line, provenance, settings
 from cairn.jobs import rendezvous
 from cairn.jobs.allocation import Allocation, Deadline
-from cairn.jobs.signals import Leave, StopSignals, exit_code
+from cairn.jobs.signals import Interruption, Interrupts, exit_code
 from cairn.lightning.agreement import JOB_TIME_LIMIT, TIME_LIMIT
 from cairn.lightning.capture import Origin
 from cairn.lightning.checkpointer import CheckpointEngine, Policy, Stopped
@@ -55,7 +55,7 @@ _DYING_S = 120.0
 class Job:
     """What the scheduler, or a person, may want of this process."""
 
-    signals: StopSignals = field(default_factory=StopSignals)
+    signals: Interrupts = field(default_factory=Interrupts)
     given: Allocation = field(default_factory=Allocation)
 
 
@@ -68,7 +68,7 @@ class Parts:
     trainer: Trainer
     engine: CheckpointEngine
     directory: RunDirectory
-    signals: StopSignals
+    signals: Interrupts
 
 
 def run(cfg: DictConfig, job: Job) -> float | None:
@@ -82,25 +82,25 @@ def run(cfg: DictConfig, job: Job) -> float | None:
         The value of `cfg.optimized_metric`, for a sweeper.
 
     Raises:
-        Leave: it was stopped, by a signal or by what is left of its job's time, and is saved.
+        Interruption: it was stopped, by a signal or by what is left of its job's time, and is saved.
         SystemExit: 1 after an error that a sentence can tell.
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
-    own = rendezvous.place()
-    notice = rendezvous.Notice(directory.path, own)
-    if own.rank > 0:
+    own = rendezvous.own_rank()
+    notice = rendezvous.Rendezvous(directory.path, own)
+    if own.number > 0:
         _follow(notice, directory, job)
         return None
     try:
         with _own_environment(), _sentences(directory, job.signals, alone=hydra.mode == RunMode.RUN):
             return _lead(cfg, directory, tuple(hydra.overrides.task), notice, job)
     finally:
-        notice.tell(None)
+        notice.announce(None)
 
 
 def _lead(
-    cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...], notice: rendezvous.Notice, job: Job
+    cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...], notice: rendezvous.Rendezvous, job: Job
 ) -> float | None:
     """Decide what this start does, tell it those who take part, and train."""
     merged, old = _configuration(cfg, directory, overrides)
@@ -120,11 +120,11 @@ def _lead(
         return _only_test(merged.config, directory, old, plan, job)
     if plan.path is None and merged.config.get("init_weights"):
         wandb_run.local(merged.config.init_weights, directory)  # once, before others are told: they all would fetch it
-    attempts.note(directory, old, plan.saved, job.given.job)
+    attempts.note(directory, old, plan.saved, job.given.job_id)
     record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)
-    notice.tell(facts)
+    notice.announce(facts)
     summary.show_config(OmegaConf.to_container(merged.config), Console())  # type: ignore[arg-type]
     _tell_start(directory, merged, plan, job.given)
     return _train(merged.config, directory, record.id, plan, loader, job)
@@ -139,7 +139,7 @@ def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, pla
     return _train(cfg, directory, old.id if old else "test", Plan(path, plan.saved), MappedCheckpointIO(), job)
 
 
-def _follow(notice: rendezvous.Notice, directory: RunDirectory, job: Job) -> None:
+def _follow(notice: rendezvous.Rendezvous, directory: RunDirectory, job: Job) -> None:
     """Take part in the run of the first process of this start."""
     facts = notice.wait()
     if facts is not None and facts["config"] is not None and facts["run"] is not None:
@@ -148,7 +148,7 @@ def _follow(notice: rendezvous.Notice, directory: RunDirectory, job: Job) -> Non
 
 def join(config: str, run: str, start: str | None) -> None:
     """Take part in a run as one of the processes that Lightning has started; the main one has decided everything."""
-    with StopSignals() as signals:
+    with Interrupts() as signals:
         _join(config, run, start, Job(signals))
 
 
@@ -185,7 +185,7 @@ def _train(
         _end(parts, cfg, directory, "stopped", stopped_by)
         if isinstance(leave, Stopped) and not parts.trainer.is_global_zero:
             raise
-        raise Leave(stopped_by) from leave
+        raise Interruption(stopped_by) from leave
     except Exception:
         if stopped_by := _broken_by(parts.signals):
             code = exit_code(stopped_by)
@@ -196,7 +196,7 @@ def _train(
     return result
 
 
-def _broken_by(signals: StopSignals) -> str:
+def _broken_by(signals: Interrupts) -> str:
     """The signal that has ended what the run needs, a worker of its data for example, so that an error came of it."""
     name = signals.name or ""
     return "" if name == "SIGINT" else name
@@ -508,7 +508,7 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _sentences(directory: RunDirectory, signals: StopSignals, alone: bool) -> Iterator[None]:
+def _sentences(directory: RunDirectory, signals: Interrupts, alone: bool) -> Iterator[None]:
     """Tell an error as a sentence and exit; after any other, say what the run can go on from.
 
     In a sweep the exception goes on instead, so that the other jobs are run and the launcher knows.
@@ -519,7 +519,7 @@ def _sentences(directory: RunDirectory, signals: StopSignals, alone: bool) -> It
         if name := _broken_by(signals):
             log.warning("After %s: %s: %s", name, type(error).__name__, first_line(error), exc_info=True)
             directory.end("stopped", name)
-            raise Leave(name) from error
+            raise Interruption(name) from error
         ours = isinstance(error, (CairnError, MisconfigurationException))  # Lightning's are sentences as well
         directory.end("failed", str(error) if ours else f"{type(error).__name__}: {error}")
         if ours:

@@ -23,7 +23,7 @@ class Allocation:
     """What a scheduler has given to this process; outside of any, all fields are as they are here."""
 
     scheduler: Literal["slurm", "submitit_local", ""] = ""
-    job: str = ""
+    job_id: str = ""
     """Its id: `12`, or `12_3` in an array, where SLURM_JOB_ID would not do: that of its last job means all of them."""
     restarts: int = 0
     requeued_by: Literal["submitit", "script", ""] = ""
@@ -34,7 +34,7 @@ class Allocation:
         """What a user should know at the start."""
         if not self.scheduler:
             return ""
-        what = f"SLURM job {self.job}" if self.scheduler == "slurm" else f"Local job {self.job}"
+        what = f"SLURM job {self.job_id}" if self.scheduler == "slurm" else f"Local job {self.job_id}"
         again = f" (restart {self.restarts})" if self.restarts else ""
         until = f" until {datetime.fromtimestamp(self.ends_at):%Y-%m-%d %H:%M:%S}" if self.ends_at else ""
         by = {"submitit": "submitit requeues it", "script": "its batch script requeues it"}.get(self.requeued_by)
@@ -46,26 +46,26 @@ def current(environ: Mapping[str, str] = os.environ) -> Allocation:
     """The allocation of this process, as its environment and the scheduler tell."""
     by_submitit = environ.get("SUBMITIT_EXECUTOR", "")
     if by_submitit == "local" and "SUBMITIT_LOCAL_JOB_ID" in environ:
-        return Allocation("submitit_local", job=environ["SUBMITIT_LOCAL_JOB_ID"], requeued_by="submitit")
+        return Allocation("submitit_local", job_id=environ["SUBMITIT_LOCAL_JOB_ID"], requeued_by="submitit")
     if "SLURM_JOB_ID" not in environ or environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return Allocation()
     array = environ.get("SLURM_ARRAY_JOB_ID")
-    job = f"{array}_{environ['SLURM_ARRAY_TASK_ID']}" if array else environ["SLURM_JOB_ID"]
+    job_id = f"{array}_{environ['SLURM_ARRAY_TASK_ID']}" if array else environ["SLURM_JOB_ID"]
     script = environ.get(REQUEUED_BY) == "script"
     return Allocation(
         "slurm",
-        job=job,
+        job_id=job_id,
         restarts=int(environ.get("SLURM_RESTART_COUNT", 0)),
         requeued_by="submitit" if by_submitit == "slurm" else "script" if script else "",
-        ends_at=_ends_at(job, environ),
+        ends_at=_ends_at(job_id, environ),
     )
 
 
-def _ends_at(job: str, environ: Mapping[str, str]) -> float | None:
+def _ends_at(job_id: str, environ: Mapping[str, str]) -> float | None:
     if (told := environ.get("SLURM_JOB_END_TIME", "")).isdigit():
         return float(told)
     try:
-        return slurm.job(job).ends_at
+        return slurm.job_state(job_id).ends_at
     except slurm.SlurmError as error:
         log.warning("When this job has to be over is not known (%s): it stops only when a signal says so.", error)
         return None

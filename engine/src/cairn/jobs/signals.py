@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -16,7 +17,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """By a terminal, by who ends a machine or a job, and by schedulers that say so before they do."""
 
 
-class StopSignals:
+class Interrupts:
     """Catches signals while it is entered (`with signals:`).
 
     While training runs, the first one is remembered, and only a second Ctrl-C stops at once. Before and after (imports,
@@ -33,7 +34,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
         self.training = self.stopping = False
-        self.replaced: dict[int, Any] = {}
+        self.previous_handlers: dict[int, Any] = {}
         self._owner = 0
         self._interrupted = False
 
@@ -42,20 +43,20 @@ class StopSignals:
         """Of the signal that came first: `SIGTERM`; None if none did."""
         return signal.Signals(self.received).name if self.received else None
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._owner = os.getpid()
-            self.replaced = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+            self.previous_handlers = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self.replaced.items():
+        for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
-        self.replaced = {}
+        self.previous_handlers = {}
 
-    def take_back(self) -> None:
+    def reinstall(self) -> None:
         """Put the handlers in place again: somebody may have put his own before them."""
-        for number in self.replaced:
+        for number in self.previous_handlers:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -72,28 +73,29 @@ class StopSignals:
             raise KeyboardInterrupt
 
 
-class Leave(SystemExit):
+class Interruption(SystemExit):
     """The run was stopped, is saved, and can go on.
 
     Attributes:
-        why: the name of the signal, or what else has stopped it.
+        reason: the name of the signal, or what else has stopped it.
     """
 
-    def __init__(self, why: str) -> None:
-        super().__init__(exit_code(why))
-        self.why = why
+    def __init__(self, reason: str) -> None:
+        super().__init__(exit_code(reason))
+        self.reason = reason
 
 
-def exit_code(why: str) -> int:
+def exit_code(reason: str) -> int:
     """As a shell tells that a signal has ended a process: 143 for `SIGTERM`; 75, "try again", for other reasons."""
-    return 128 + int(signal.Signals[why]) if why in signal.Signals.__members__ else os.EX_TEMPFAIL
+    return 128 + int(signal.Signals[reason]) if reason in signal.Signals.__members__ else os.EX_TEMPFAIL
 
 
-def ignored(action: Callable[[], None]) -> None:
-    """Do something that must not be interrupted by any of these signals, nor a process that it starts."""
+@contextmanager
+def ignore_signals() -> Iterator[None]:
+    """Ignore all stop signals meanwhile, in this process and in those that it starts."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
     try:
-        action()
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -29,7 +29,7 @@ class JobState:
     """When its allocation ends, in seconds since 1970; None: no limit, or not known."""
 
 
-def job(job_id: str) -> JobState:
+def job_state(job_id: str) -> JobState:
     """Ask about one job; a controller that is busy is asked again.
 
     Args:

@@ -37,7 +37,7 @@ from cairn.store.listener import UNTRACKED, Tracker
 from cairn.store.resume import Plan
 from cairn.types import Mode, Moment, Position, Saved
 from cairn.writing import copying, pipeline, size
-from cairn.writing.buffers import Image
+from cairn.writing.buffers import Buffer
 from cairn.writing.encode import Encoder
 
 log = logging.getLogger(__name__)
@@ -103,9 +103,9 @@ class CheckpointEngine(Checkpoint):
         self.tracker: Tracker = UNTRACKED
         self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
-        self.saver: pipeline.Saver | None = None
+        self.saver: pipeline.SavePipeline | None = None
         self._encoder = Encoder()
-        self._image: Image | None = None
+        self._buffer: Buffer | None = None
         """Reserved for the save that is due."""
         self._hooks: list[RemovableHandle] = []
         self._loaded: dict[str, Any] = {}
@@ -315,12 +315,12 @@ class CheckpointEngine(Checkpoint):
 
     def _affordable(self, due: tuple[str, ...], moment: Moment) -> tuple[str, ...]:
         """What is due, if there is a buffer for it now; what can be done again later is left out when there is none."""
-        if due and self._image is None:
+        if due and self._buffer is None:
             may_skip = self.policy.when_busy == "skip" and all(self.policy.triggers[name].recurs for name in due)
             started = time.monotonic()
-            self._image = self._the_saver.reserve(wait=not may_skip)
+            self._buffer = self._the_saver.reserve(wait=not may_skip)
             self._waited_s = time.monotonic() - started
-            if self._image is None:
+            if self._buffer is None:
                 self.telemetry.skipped(moment.elapsed_s)
                 return ()
         return due
@@ -350,20 +350,20 @@ class CheckpointEngine(Checkpoint):
         self, contents: Mapping[str, Any], moment: Moment, due: tuple[str, ...], started: float, waited_s: float
     ) -> None:
         """Copy the state; from then on training may change it."""
-        trainer, image = self._the_trainer, self._image
-        assert image is not None
+        trainer, buffer = self._the_trainer, self._buffer
+        assert buffer is not None
         draft = self._draft(moment, due)
         encoded = self._encoder.encode(contents)
-        steady = copying.steady(trainer.optimizers)
-        num_bytes = self._the_saver.copy(encoded, image, steady)
+        steady = copying.optimizer_tensors(trainer.optimizers)
+        num_bytes = self._the_saver.copy(encoded, buffer, steady)
         draft = replace(draft, num_bytes=num_bytes, stall_s=time.monotonic() - started, wait_s=waited_s)
-        self._image = None
+        self._buffer = None
         provenance = {"world_size": trainer.world_size, **self.origin.provenance}
         self.telemetry.staged()
         if trainer.is_last_batch or not self._in_background:
             # What hooks at an epoch's end do to weights is theirs; and where training waits, nothing overlaps.
-            self._the_saver.stage.finish()
-        self._the_saver.commit(image, draft, provenance)
+            self._the_saver.copier.finish()
+        self._the_saver.submit(buffer, draft, provenance)
 
     def _hear(self, final: bool = False) -> str:
         """Tell what became of saves; returns why the run gives up, or does not end well, if so.
@@ -374,7 +374,7 @@ class CheckpointEngine(Checkpoint):
         if self.saver is None:
             return ""
         if final:
-            self.saver.stage.finish()
+            self.saver.copier.finish()
             self.saver.wait()
         gave_up, outcomes = "", self.saver.outcomes()
         for outcome in outcomes:
@@ -396,8 +396,8 @@ class CheckpointEngine(Checkpoint):
 
     def _open_saver(self, trainer: Trainer, num_bytes: int) -> None:
         policy, on_gpu = self.policy, trainer.strategy.root_device.type == "cuda"
-        copies = copying.Stage(policy.overlap)
-        self.saver = pipeline.saver(
+        copies = copying.Copier(policy.overlap)
+        self.saver = pipeline.SavePipeline.open(
             policy.writer,
             policy.buffers,
             copies,
@@ -419,13 +419,13 @@ class CheckpointEngine(Checkpoint):
             return ""
         why = self._hear(final=wait)
         self.saver.close()
-        self.saver = self._image = None
+        self.saver = self._buffer = None
         return why
 
     def _finish_copy(self) -> None:
         """From here on anything may change the weights."""
         if self.saver is not None:
-            self.telemetry.waited(self.saver.stage.finish())
+            self.telemetry.waited(self.saver.copier.finish())
 
     def _draft(self, moment: Moment, due: tuple[str, ...]) -> Saved:
         return Saved(
@@ -453,7 +453,7 @@ class CheckpointEngine(Checkpoint):
         return self.saver is None or self.saver.background
 
     @property
-    def _the_saver(self) -> pipeline.Saver:
+    def _the_saver(self) -> pipeline.SavePipeline:
         assert self.saver is not None, "there are triggers, and training has started"
         return self.saver
 

@@ -23,7 +23,7 @@ _SPARE_BYTES = 2**16
 _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23  # of Linux; Python has no name for the second one yet
 
 
-class Image:
+class Buffer:
     """The memory for one file.
 
     Attributes:
@@ -36,7 +36,7 @@ class Image:
         self.fd = _anonymous_file()
         self._map: mmap.mmap | None = None
         self.held: Any = None
-        self.wait: Callable[[], None] = nothing
+        self.wait: Callable[[], None] = no_op
         self.unpin: Callable[[], None] | None = None
         """Takes the memory from a GPU that it was pinned for."""
         self.num_bytes = 0
@@ -51,10 +51,10 @@ class Image:
 
     @property
     def view(self) -> memoryview:
-        assert self._map is not None, "fit() comes first"
+        assert self._map is not None, "allocate() comes first"
         return memoryview(self._map)
 
-    def fit(self, num_bytes: int) -> None:
+    def allocate(self, num_bytes: int) -> None:
         """Make room for a file of this size, with all pages in place.
 
         Raises:
@@ -64,22 +64,22 @@ class Image:
             return
         size = num_bytes + num_bytes // _SHARE + _SPARE_BYTES
         size += -size % PAGE
-        self._let_go()
+        self._release()
         try:
             if self.fd >= 0:
                 os.ftruncate(self.fd, size)
-            self._map = mapped(self.fd, size)
+            self._map = map_pages(self.fd, size)
         except OSError as error:
             raise MemoryError(f"No memory for a checkpoint of {num_bytes} bytes: {error.strerror}") from error
 
     def close(self) -> None:
         """Give the memory back; what still maps it keeps it alive."""
-        self._let_go()
+        self._release()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self.unpin is not None:
             self.unpin()
         self.held, self._map, self.unpin = None, None, None
@@ -97,11 +97,11 @@ def _anonymous_file() -> int:
         return -1
 
 
-def nothing() -> None:
+def no_op() -> None:
     """What is to be waited for, or undone, when there is nothing."""
 
 
-def mapped(fd: int, size: int) -> mmap.mmap:
+def map_pages(fd: int, size: int) -> mmap.mmap:
     """Map a buffer, all its pages at once: each that is touched for the first time costs more than its copy.
 
     Raises:
@@ -149,27 +149,27 @@ def _groups() -> list[Path]:
     return []
 
 
-class Images:
+class BufferPool:
     """The buffers of a run: one in which a save is staged while another one is written, or a single one for both."""
 
     def __init__(self, count: int) -> None:
-        self.all = [Image() for _ in range(count)]
-        self._free = deque(self.all)
+        self.buffers = [Buffer() for _ in range(count)]
+        self._free = deque(self.buffers)
 
     @property
     def has_free(self) -> bool:
         """Would `take` find one?"""
         return bool(self._free)
 
-    def take(self) -> Image | None:
+    def take(self) -> Buffer | None:
         """A free one, or None."""
         return self._free.popleft() if self._free else None
 
-    def give_back(self, image: Image) -> None:
+    def give_back(self, buffer: Buffer) -> None:
         """Its content is on the disk, or is given up."""
-        self._free.append(image)
+        self._free.append(buffer)
 
     def close(self) -> None:
         """Give the memory back."""
-        for image in self.all:
-            image.close()
+        for buffer in self.buffers:
+            buffer.close()

@@ -21,19 +21,19 @@ from torch.optim import Optimizer
 
 from cairn.errors import SaveError
 from cairn.store.file_format import Layout
-from cairn.writing.buffers import Image, nothing
-from cairn.writing.encode import Encoded, Look
+from cairn.writing.buffers import Buffer, no_op
+from cairn.writing.encode import Encoded, TensorSpec
 
-Steady = dict[int, list[Tensor]]
+_ByStorage = dict[int, list[Tensor]]
 """By the address of their storage, the tensors that nothing may change for a while: they themselves, since a change in
 place shows at them, and not at another view that was made of the storage."""
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the tensors of a state go in one image."""
+    """Where the tensors of a state go in one buffer."""
 
-    looks: list[Look]
+    specs: list[TensorSpec]
     layout: Layout
     tensors: list[Tensor]
     """Of the same type, shape and strides as those that are copied to them."""
@@ -56,7 +56,7 @@ class _Copies:
         return now, rest
 
 
-class Stage:
+class Copier:
     """Copies one state after the other.
 
     Args:
@@ -76,38 +76,38 @@ class Stage:
             self._layout = Layout(encoded.sizes)
         return self._layout
 
-    def copy(self, encoded: Encoded, image: Image, steady: Iterable[Tensor] = ()) -> None:
-        """Put the file of a state together in `image`.
+    def copy(self, encoded: Encoded, buffer: Buffer, deferrable: Iterable[Tensor] = ()) -> None:
+        """Put the file of a state together in `buffer`.
 
         Args:
             encoded: the state.
-            image: a free one; its `wait` tells when the copy is complete.
-            steady: parameters and optimizer states, as `steady` finds them.
+            buffer: a free one; its `wait` tells when the copy is complete.
+            deferrable: parameters and optimizer states, see `optimizer_tensors`.
         """
         self.finish()
         layout = self._layout_of(encoded)
         on_gpu = any(part.is_cuda for part in encoded.storages)
-        self.prepare(image, layout.num_bytes(len(encoded.pickle)), on_gpu)
-        places = self._places(encoded, image, layout)
-        image.num_bytes, image.device_s = layout.write_tail(image.view, encoded.pickle), 0.0
+        self.prepare(buffer, layout.num_bytes(len(encoded.pickle)), on_gpu)
+        places = self._places(encoded, buffer, layout)
+        buffer.num_bytes, buffer.device_s = layout.write_tail(buffer.view, encoded.pickle), 0.0
         now, later = _Copies(places.tensors, encoded.storages), _Copies([], [])
-        watched = _by_storage(steady) if self.overlap else {}
+        watched = _group_by_storage(deferrable) if self.overlap else {}
         if watched:
             now, later = now.split(lambda source: _address(source) in watched)
         if on_gpu:
-            self._copy_from_gpu(now, later, watched, image)
+            self._copy_from_gpu(now, later, watched, buffer)
         else:
-            self._copy_from_cpu(now, later, watched, image)
+            self._copy_from_cpu(now, later, watched, buffer)
 
-    def prepare(self, image: Image, num_bytes: int, on_gpu: bool) -> None:
-        """Make room in `image` for a file of this size: before the first save, so that it does not wait for pages.
+    def prepare(self, buffer: Buffer, num_bytes: int, on_gpu: bool) -> None:
+        """Make room in `buffer` for a file of this size: before the first save, so that it does not wait for pages.
 
         Raises:
             MemoryError: there is none.
         """
-        image.fit(num_bytes)
-        if on_gpu and image.unpin is None:
-            image.unpin = _pinned(image)
+        buffer.allocate(num_bytes)
+        if on_gpu and buffer.unpin is None:
+            buffer.unpin = _pinned(buffer)
 
     def finish(self) -> float:
         """Return when nothing that is still being copied would notice a step of an optimizer.
@@ -130,29 +130,29 @@ class Stage:
             self._pool.shutdown()
             self._pool = None
 
-    def _places(self, encoded: Encoded, image: Image, layout: Layout) -> _Places:
-        places: _Places | None = image.held
-        if places is None or places.layout is not layout or places.looks != encoded.looks:
-            layout.write_frame(image.view)
-            memory = torch.frombuffer(image.view, dtype=torch.uint8)
-            typed = {dtype: memory.view(dtype) for dtype in {look[0] for look in encoded.looks}}
+    def _places(self, encoded: Encoded, buffer: Buffer, layout: Layout) -> _Places:
+        places: _Places | None = buffer.held
+        if places is None or places.layout is not layout or places.specs != encoded.specs:
+            layout.write_frame(buffer.view)
+            memory = torch.frombuffer(buffer.view, dtype=torch.uint8)
+            typed = {dtype: memory.view(dtype) for dtype in {spec[0] for spec in encoded.specs}}
             tensors = [
                 typed[dtype].as_strided(shape, strides, at // dtype.itemsize)
-                for at, (dtype, shape, strides, _) in zip(layout.offsets, encoded.looks, strict=True)
+                for at, (dtype, shape, strides, _) in zip(layout.offsets, encoded.specs, strict=True)
             ]
-            places = image.held = _Places(encoded.looks, layout, tensors)
+            places = buffer.held = _Places(encoded.specs, layout, tensors)
         return places
 
-    def _copy_from_cpu(self, now: _Copies, later: _Copies, watched: Steady, image: Image) -> None:
+    def _copy_from_cpu(self, now: _Copies, later: _Copies, watched: _ByStorage, buffer: Buffer) -> None:
         _copy(now)
-        image.wait = nothing
+        buffer.wait = no_op
         if later.sources:
             self._pool = self._pool or ThreadPoolExecutor(1, "checkpoint-copy")
             future: Future[None] = self._pool.submit(_copy_unchanged, later, watched, _versions(watched))
-            image.wait = future.result
+            buffer.wait = future.result
             self._pending = lambda: _wait_for(future)
 
-    def _copy_from_gpu(self, now: _Copies, later: _Copies, watched: Steady, image: Image) -> None:
+    def _copy_from_gpu(self, now: _Copies, later: _Copies, watched: _ByStorage, buffer: Buffer) -> None:
         """On a stream of its own, behind what was computed so far; the computation waits, the processor does not."""
         device, *others = {source.device for source in (*now.sources, *later.sources) if source.is_cuda}
         for other in others:  # a model that is spread over several: one stream cannot order them all
@@ -186,16 +186,16 @@ class Stage:
             with torch.cuda.device(device):
                 needed.synchronize()
             stood_ms = began.elapsed_time(first) + max(0.0, needed.elapsed_time(last))
-            image.device_s = stood_ms / 1e3
+            buffer.device_s = stood_ms / 1e3
             if changed:
                 raise SaveError(_CHANGED)
 
-        image.wait, self._pending = arrive, finish
+        buffer.wait, self._pending = arrive, finish
         if not later.sources:
             self.finish()
 
 
-def steady(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
+def optimizer_tensors(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
     """What should change in an optimizer's step only: its parameters, and what it remembers of them.
 
     Not all parameters of a module: those of an averaged teacher, say, are in no optimizer and may change in forward.
@@ -211,8 +211,8 @@ def _address(tensor: Tensor) -> int:
     return int(tensor.untyped_storage().data_ptr())
 
 
-def _by_storage(tensors: Iterable[Tensor]) -> Steady:
-    found: Steady = {}
+def _group_by_storage(tensors: Iterable[Tensor]) -> _ByStorage:
+    found: _ByStorage = {}
     for tensor in tensors:
         found.setdefault(_address(tensor), []).append(tensor)
     return found
@@ -229,7 +229,7 @@ def _wait_for(future: Future[None]) -> None:
     wait([future])  # whether it has failed, the save tells
 
 
-def _copy_unchanged(copies: _Copies, watched: Steady, versions: Mapping[int, list[int]]) -> None:
+def _copy_unchanged(copies: _Copies, watched: _ByStorage, versions: Mapping[int, list[int]]) -> None:
     for place, source in zip(copies.places, copies.sources, strict=True):
         where = _address(source)
         _copy(_Copies([place], [source]))
@@ -237,7 +237,7 @@ def _copy_unchanged(copies: _Copies, watched: Steady, versions: Mapping[int, lis
             raise SaveError(_CHANGED)
 
 
-def _versions(watched: Steady) -> dict[int, list[int]]:
+def _versions(watched: _ByStorage) -> dict[int, list[int]]:
     """How often each was changed in place so far: torch counts it, but for writes to `tensor.data`."""
     return {where: [tensor._version for tensor in tensors] for where, tensors in watched.items()}
 
@@ -248,12 +248,12 @@ _CHANGED = (
 )
 
 
-def _pinned(image: Image) -> Callable[[], None]:
+def _pinned(buffer: Buffer) -> Callable[[], None]:
     """Let the GPU write there by itself; returns how to undo it. Where CUDA refuses that, the copy is slower."""
-    memory = torch.frombuffer(image.view, dtype=torch.uint8)
+    memory = torch.frombuffer(buffer.view, dtype=torch.uint8)
     runtime, address = torch.cuda.cudart(), memory.data_ptr()
     if runtime.cudaHostRegister(address, memory.nbytes, 0) != runtime.cudaError.success:
         with suppress(RuntimeError):  # CUDA tells its last error again, to whoever comes next: let it be us
             torch.zeros(1, device="cuda")
-        return nothing
+        return no_op
     return lambda: runtime.cudaHostUnregister(address)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cairn.errors import UnsafeStateError
 
-Look = tuple[torch.dtype, torch.Size, tuple[int, ...], int]
+TensorSpec = tuple[torch.dtype, torch.Size, tuple[int, ...], int]
 """Type, shape, strides and offset of a tensor: what can be told of it without its memory."""
 
 
@@ -32,13 +32,13 @@ class Encoded:
         pickle: refers to the storages by their numbers.
         storages: live tensors, one for each storage of the file: what their memory holds, from the first to the last
             byte.
-        looks: of the storages.
+        specs: of the storages.
         sizes: of the storages, in bytes.
     """
 
     pickle: bytes
     storages: list[Tensor]
-    looks: list[Look]
+    specs: list[TensorSpec]
     sizes: tuple[int, ...]
 
 
@@ -68,15 +68,15 @@ class Encoder:
     def _encode(self, state: Any) -> Encoded:
         walk = _Walk()
         walk.add(state)
-        looks, memories = _looks(walk.tensors), _memories(walk.tensors)
-        if (self._known.looks, self._known.memories) != (looks, memories):
+        specs, memories = _specs(walk.tensors), _memories(walk.tensors)
+        if (self._known.specs, self._known.memories) != (specs, memories):
             try:
-                self._known = _Storages(walk.tensors, looks, memories)
+                self._known = _Storages(walk.tensors, specs, memories)
             except _TwoTypes as error:
                 _Walk(refused=error.number).add(state)  # the same walk again: it knows the way to the tensor
                 raise
         known = self._known
-        return Encoded(walk.opcodes(known.references), known.of(walk.tensors), known.own_looks, known.sizes)
+        return Encoded(walk.opcodes(known.references), known.of(walk.tensors), known.own_specs, known.sizes)
 
 
 def encode(state: Any, name: str = "checkpoint") -> Encoded:
@@ -259,7 +259,7 @@ _ADD: dict[type, Callable[[_Walk, Any], None]] = {
 _SCALARS = (bool, int, float, str, type(None))  # not bytes: weights_only=True does not read them
 
 
-def _looks(tensors: Iterable[Tensor]) -> list[Look]:
+def _specs(tensors: Iterable[Tensor]) -> list[TensorSpec]:
     return [(tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset())) for tensor in tensors]
 
 
@@ -276,7 +276,7 @@ def _memories(tensors: Iterable[Tensor]) -> list[int]:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What tensors of the same look have in common."""
+    """What tensors of the same spec have in common."""
 
     first: int
     """Byte of the storage that they begin with."""
@@ -302,26 +302,26 @@ class _Storages:
 
     Args:
         tensors: of a state; they are not held.
-        looks: theirs.
+        specs: theirs.
         memories: and the numbers of the storages that they are in.
 
     Attributes:
         references: the opcodes that make each tensor again.
-        own_looks: of what is copied for each storage.
+        own_specs: of what is copied for each storage.
         sizes: of that, in bytes.
 
     Raises:
         _TwoTypes: two tensors read one storage as different types.
     """
 
-    def __init__(self, tensors: list[Tensor], looks: list[Look], memories: list[int]) -> None:
-        self.looks, self.memories = looks, memories
+    def __init__(self, tensors: list[Tensor], specs: list[TensorSpec], memories: list[int]) -> None:
+        self.specs, self.memories = specs, memories
         kind_of = cache(_kind)  # few of them are different
-        kinds = [kind_of(look) for look in looks]
-        wholes = _wholes(looks, kinds, memories)
+        kinds = [kind_of(spec) for spec in specs]
+        wholes = _wholes(specs, kinds, memories)
         self.references = [
-            _reference_to(look, kind, memory, wholes[memory])
-            for look, kind, memory in zip(looks, kinds, memories, strict=True)
+            _reference_to(spec, kind, memory, wholes[memory])
+            for spec, kind, memory in zip(specs, kinds, memories, strict=True)
         ]
         self._chosen = [whole.number for whole in wholes]
         self._pieces = [
@@ -329,7 +329,7 @@ class _Storages:
             for memory, whole in enumerate(wholes)
             if not _is_just(tensors[whole.number], whole.end - whole.first)
         ]
-        self.own_looks = _looks(self.of(tensors))
+        self.own_specs = _specs(self.of(tensors))
         self.sizes = tuple(whole.end - whole.first for whole in wholes)
 
     def of(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -340,32 +340,32 @@ class _Storages:
         return found
 
 
-def _wholes(looks: list[Look], kinds: list[_Kind], memories: list[int]) -> list[_Whole]:
+def _wholes(specs: list[TensorSpec], kinds: list[_Kind], memories: list[int]) -> list[_Whole]:
     wholes: list[_Whole] = []
     for number, (kind, memory) in enumerate(zip(kinds, memories, strict=True)):
         if memory == len(wholes):
             wholes.append(_Whole(number, kind.first, kind.end))
             continue
         whole = wholes[memory]
-        if looks[whole.number][0] != looks[number][0]:
+        if specs[whole.number][0] != specs[number][0]:
             raise _TwoTypes(number)
         if kind.first < whole.first or kind.end > whole.end:
             wholes[memory] = _Whole(number, min(kind.first, whole.first), max(kind.end, whole.end))
     return wholes
 
 
-def _kind(look: Look) -> _Kind:
-    dtype, shape, strides, offset = look
+def _kind(spec: TensorSpec) -> _Kind:
+    dtype, shape, strides, offset = spec
     length = 0 if 0 in shape else 1 + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
     first = offset * dtype.itemsize
     num_bytes = length * dtype.itemsize
     return _Kind(first, first + num_bytes, *_reference(dtype, shape, strides, 0, num_bytes))
 
 
-def _reference_to(look: Look, kind: _Kind, memory: int, whole: _Whole) -> bytes:
+def _reference_to(spec: TensorSpec, kind: _Kind, memory: int, whole: _Whole) -> bytes:
     before, after = kind.before, kind.after
     if (kind.first, kind.end) != (whole.first, whole.end):  # others have more of this storage
-        dtype, shape, strides, _ = look
+        dtype, shape, strides, _ = spec
         before, after = _reference(dtype, shape, strides, kind.first - whole.first, whole.end - whole.first)
     return before + _name(memory) + after
 

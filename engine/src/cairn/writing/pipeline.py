@@ -19,15 +19,20 @@ from cairn.store.history import History
 from cairn.store.listener import UNTRACKED, Tracker
 from cairn.types import Saved
 from cairn.units import size
-from cairn.writing.buffers import Image, Images, available_bytes
-from cairn.writing.copying import Stage
+from cairn.writing.buffers import Buffer, BufferPool, available_bytes
+from cairn.writing.copying import Copier
 from cairn.writing.encode import Encoded
-from cairn.writing.writer import Writer, WriterHere, WriterProcess
+from cairn.writing.writer import InlineWriter, Writer, WriterProcess
 
 log = logging.getLogger(__name__)
 
 _SHOW_EVERY_S = 5.0
 """Whoever waits for a save for longer is told how far it is."""
+
+
+WriterKind = Literal["auto", "process", "thread", "sync"]
+_LARGE_BYTES = 2**24
+"""From here on a process pays: below, a thread is done before training could notice."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,14 @@ class Outcome:
     """How long a GPU stood still for it, beside the pause that the processor has seen."""
 
 
-class Saver:
+class SavePipeline:
     """Stages states and has them committed, one after the other.
 
     Args:
         history: knows what is to be done around each of them.
         writer: commits them.
-        images: with two, a save is staged while another is written; with one, a save waits for the one before.
-        stage: copies them.
+        pool: with two, a save is staged while another is written; with one, a save waits for the one before.
+        copier: copies them.
         background: False: `commit` returns when the checkpoint is on the disk.
         tracker: hears of what is committed and deleted.
         sync: lets what belongs to a state, and lies elsewhere, survive a power cut, before the state is committed.
@@ -61,56 +66,84 @@ class Saver:
         self,
         history: History,
         writer: Writer,
-        images: Images,
-        stage: Stage,
+        pool: BufferPool,
+        copier: Copier,
         background: bool,
         tracker: Tracker = UNTRACKED,
         sync: Callable[[], None] = lambda: None,
     ) -> None:
         self.sync = sync
-        self.history, self.writer, self.images, self.stage = history, writer, images, stage
+        self.history, self.writer, self.pool, self.copier = history, writer, pool, copier
         self.background, self.tracker = background, tracker
-        self._staged: SimpleQueue[tuple[Image, Saved, Mapping[str, Any]] | None] = SimpleQueue()
+        self._submitted: SimpleQueue[tuple[Buffer, Saved, Mapping[str, Any]] | None] = SimpleQueue()
         self._outcomes: deque[Outcome] = deque()
         self._num_open = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+
+    @classmethod
+    def open(
+        cls,
+        kind: WriterKind,
+        num_buffers: int,
+        copier: Copier,
+        history: History,
+        num_bytes: int,
+        on_gpu: bool,
+        tracker: Tracker = UNTRACKED,
+        sync: Callable[[], None] = lambda: None,
+    ) -> SavePipeline:
+        """Everything that is needed to save states of about `num_bytes`, with the memory for it in place.
+
+        Raises:
+            SaveError: there is no memory for it.
+        """
+        pool = BufferPool(1 if kind == "sync" else _num_that_fit(num_buffers, num_bytes))
+        try:
+            for buffer in pool.buffers:
+                copier.prepare(buffer, num_bytes, on_gpu)
+        except MemoryError as error:
+            pool.close()
+            raise SaveError(str(error)) from error
+        beside = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
+        writer = _start_process(pool) if beside else InlineWriter()
+        return cls(history, writer, pool, copier, background=kind != "sync", tracker=tracker, sync=sync)
 
     @property
     def busy(self) -> bool:
         """Is a save on its way?"""
         return self._num_open > 0
 
-    def reserve(self, wait: bool) -> Image | None:
+    def reserve(self, wait: bool) -> Buffer | None:
         """A buffer for a save; if all are in use, wait for one, or None."""
         if wait:
-            self._wait_until(lambda: self.images.has_free)
-        return self.images.take()
+            self._wait_until(lambda: self.pool.has_free)
+        return self.pool.take()
 
-    def copy(self, encoded: Encoded, image: Image, steady: Iterable[Tensor]) -> int:
-        """Stage a state; returns the size of its file, in bytes. What may be copied later is, until `finish`.
+    def copy(self, encoded: Encoded, buffer: Buffer, deferrable: Iterable[Tensor]) -> int:
+        """Copy a state; returns the size of its file, in bytes. What may be copied later is, until `finish`.
 
         Raises:
             SaveError: there is no memory for it.
         """
         try:
-            self.stage.copy(encoded, image, steady)
+            self.copier.copy(encoded, buffer, deferrable)
         except MemoryError as error:
             raise SaveError(str(error)) from error
-        return image.num_bytes
+        return buffer.num_bytes
 
-    def commit(self, image: Image, draft: Saved, provenance: Mapping[str, Any]) -> None:
+    def submit(self, buffer: Buffer, draft: Saved, provenance: Mapping[str, Any]) -> None:
         """Have a staged state committed; `outcomes` will tell."""
         self.history.expect(draft)
         with self._changed:
             self._num_open += 1
         if not self.background:
-            self._perform(image, draft, provenance)
+            self._write(buffer, draft, provenance)
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="checkpoint-saver", daemon=True)
             self._thread.start()
-        self._staged.put((image, draft, provenance))
+        self._submitted.put((buffer, draft, provenance))
 
     def outcomes(self) -> list[Outcome]:
         """What is known since the last call."""
@@ -122,33 +155,33 @@ class Saver:
 
     def close(self) -> None:
         """End the thread, and the writer; after `wait`, or to leave the rest to them."""
-        self.stage.close()
+        self.copier.close()
         if self._thread is None:
             self._end()
             return
-        self._staged.put(None)
+        self._submitted.put(None)
         if not self.busy:
             self._thread.join()
 
     def _work(self) -> None:
-        while (staged := self._staged.get()) is not None:
-            self._perform(*staged)
+        while (staged := self._submitted.get()) is not None:
+            self._write(*staged)
         self._end()
 
     def _end(self) -> None:
         self.writer.close()
-        self.images.close()
+        self.pool.close()
 
-    def _perform(self, image: Image, draft: Saved, provenance: Mapping[str, Any]) -> None:
+    def _write(self, buffer: Buffer, draft: Saved, provenance: Mapping[str, Any]) -> None:
         result, why, job = None, "", None
         try:
-            image.wait()
+            buffer.wait()
             self.sync()  # before there is a job: of one that was not even tried, nothing is deleted
             job = self.history.job(draft, provenance)
-            told = replace(job.draft, stall_s=job.draft.stall_s + image.device_s)
+            told = replace(job.draft, stall_s=job.draft.stall_s + buffer.device_s)
             job = replace(job, draft=told, blocking=not self.background)
             self.tracker.pruning([*job.room, *job.gone])
-            result = self.writer.perform(job, image)
+            result = self.writer.write(job, buffer)
         except SaveError as error:
             why = str(error)
         except BaseException as error:  # a mistake in a retention rule, say: as loud as a full disk
@@ -156,24 +189,24 @@ class Saver:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._conclude(image, draft, job, result, why)
+            self._finish(buffer, draft, job, result, why)
 
-    def _conclude(self, image: Image, draft: Saved, job: Job | None, result: Result | None, why: str) -> None:
+    def _finish(self, buffer: Buffer, draft: Saved, job: Job | None, result: Result | None, why: str) -> None:
         """Whatever happens here: training may wait for the buffer and for the outcome."""
         try:
             self.history.done(draft, job, result)
         except Exception as error:
             result, why = None, why or _unexpected(draft, error)
         if job is not None:
-            self._announce(job, result)
-        outcome = Outcome(draft, result, why, time.monotonic(), image.device_s)
-        self.images.give_back(image)
+            self._notify(job, result)
+        outcome = Outcome(draft, result, why, time.monotonic(), buffer.device_s)
+        self.pool.give_back(buffer)
         self._outcomes.append(outcome)
         with self._changed:
             self._num_open -= 1
             self._changed.notify_all()
 
-    def _announce(self, job: Job, result: Result | None) -> None:
+    def _notify(self, job: Job, result: Result | None) -> None:
         try:
             if result is not None:
                 self.tracker.committed(result.saved, job.links)
@@ -188,7 +221,7 @@ class Saver:
             while not self._changed.wait_for(is_so, _SHOW_EVERY_S):
                 done = size(self.writer.progress_bytes)
                 log.info(
-                    "Waiting for a checkpoint: %s of about %s are written.", done, size(self.images.all[0].num_bytes)
+                    "Waiting for a checkpoint: %s of about %s are written.", done, size(self.pool.buffers[0].num_bytes)
                 )
 
 
@@ -196,57 +229,25 @@ def _unexpected(draft: Saved, error: BaseException) -> str:
     return f"The checkpoint {draft.name} could not be written: {error!r}."
 
 
-WriterKind = Literal["auto", "process", "thread", "sync"]
-_LARGE_BYTES = 2**24
-"""From here on a process pays: below, a thread is done before training could notice."""
-
-
-def saver(
-    kind: WriterKind,
-    num_images: int,
-    stage: Stage,
-    history: History,
-    num_bytes: int,
-    on_gpu: bool,
-    tracker: Tracker = UNTRACKED,
-    sync: Callable[[], None] = lambda: None,
-) -> Saver:
-    """Everything that is needed to save states of about `num_bytes`, with the memory for it in place.
-
-    Raises:
-        SaveError: there is no memory for it.
-    """
-    images = Images(1 if kind == "sync" else _that_fit(num_images, num_bytes))
-    try:
-        for image in images.all:
-            stage.prepare(image, num_bytes, on_gpu)
-    except MemoryError as error:
-        images.close()
-        raise SaveError(str(error)) from error
-    beside = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
-    writer = _process(images) if beside else WriterHere()
-    return Saver(history, writer, images, stage, background=kind != "sync", tracker=tracker, sync=sync)
-
-
-def _that_fit(num_images: int, num_bytes: int) -> int:
+def _num_that_fit(num_buffers: int, num_bytes: int) -> int:
     free = available_bytes()
-    if num_images == 1 or free is None or num_images * num_bytes <= free // 2:
-        return num_images
+    if num_buffers == 1 or free is None or num_buffers * num_bytes <= free // 2:
+        return num_buffers
     log.warning(
         "%d buffers for checkpoints would take %s, and %s of memory are free: there is one only, so that a save must "
         "wait for the one before. checkpoint.buffers=1 says the same.",
-        num_images,
-        size(num_images * num_bytes),
+        num_buffers,
+        size(num_buffers * num_bytes),
         size(free),
     )
     return 1
 
 
-def _process(images: Images) -> Writer:
-    writer = WriterProcess(images)
+def _start_process(pool: BufferPool) -> Writer:
+    writer = WriterProcess(pool)
     try:
         writer.start()
     except OSError as error:
         log.warning("No process can be started here (%s): a thread writes the checkpoints, and slows training.", error)
-        return WriterHere()
+        return InlineWriter()
     return writer

@@ -22,13 +22,13 @@ from typing import Protocol
 from cairn.errors import SaveError
 from cairn.store import commit
 from cairn.store.commit import Job, Result
-from cairn.writing.buffers import Image, Images
+from cairn.writing.buffers import Buffer, BufferPool
 
 log = logging.getLogger(__name__)
 
 SILENCE_S = 60.0
 """A writer that has not moved for so long is told of. It is waited for: a disk may come back."""
-LOOK_S = 1.0
+POLL_S = 1.0
 """How often the training and its writer look whether the other is still there."""
 _PATIENCE_S = 5.0  # for a writer without work to end
 
@@ -48,7 +48,7 @@ class Writer(Protocol):
     progress_bytes: int
     """How much of the present one is written."""
 
-    def perform(self, job: Job, image: Image) -> Result:
+    def write(self, job: Job, buffer: Buffer) -> Result:
         """Do the job, and return when it is done.
 
         Raises:
@@ -61,14 +61,14 @@ class Writer(Protocol):
         ...
 
 
-class WriterHere:
+class InlineWriter:
     """Writes in the thread that asks."""
 
     def __init__(self) -> None:
         self.progress_bytes = 0
 
-    def perform(self, job: Job, image: Image) -> Result:
-        return commit.perform(job, image.view[: image.num_bytes], self._beat)
+    def write(self, job: Job, buffer: Buffer) -> Result:
+        return commit.perform(job, buffer.view[: buffer.num_bytes], self._beat)
 
     def close(self) -> None:
         pass
@@ -82,7 +82,7 @@ class Request:
     """What the process is asked."""
 
     job: Job
-    image: int
+    buffer_index: int
     """The number of the buffer with the file."""
     capacity: int
     num_bytes: int
@@ -92,11 +92,11 @@ class WriterProcess:
     """Writes in a process beside this one. If that dies, another one does its work again.
 
     Args:
-        images: the buffers that it shares.
+        pool: the buffers that it shares.
     """
 
-    def __init__(self, images: Images) -> None:
-        self._images = images
+    def __init__(self, pool: BufferPool) -> None:
+        self._pool = pool
         self._process: subprocess.Popen | None = None
         self._connection: Connection | None = None
         self.progress_bytes = 0
@@ -114,10 +114,10 @@ class WriterProcess:
         """
         if self._process is not None:
             return
-        if any(image.fd < 0 for image in self._images.all):
+        if any(buffer.fd < 0 for buffer in self._pool.buffers):
             raise OSError("this system has no memfd_create")
         ours, theirs = Pipe()
-        fds = [theirs.fileno(), *(image.fd for image in self._images.all)]
+        fds = [theirs.fileno(), *(buffer.fd for buffer in self._pool.buffers)]
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         with theirs:  # theirs alone once they have it: its end is what they notice when this process dies
             # -S: it needs little but the standard library, and starts in half the time; -P: no file that happens to lie
@@ -129,10 +129,12 @@ class WriterProcess:
             )
         self._connection = ours
 
-    def perform(self, job: Job, image: Image) -> Result:
+    def write(self, job: Job, buffer: Buffer) -> Result:
         for again in (False, True):
             self.start()
-            request = Request(replace(job, again=again), self._images.all.index(image), image.capacity, image.num_bytes)
+            request = Request(
+                replace(job, again=again), self._pool.buffers.index(buffer), buffer.capacity, buffer.num_bytes
+            )
             try:
                 return self._ask(request)
             except SaveError:
@@ -180,7 +182,7 @@ class WriterProcess:
         assert self._connection is not None
         assert self._process is not None
         until = time.monotonic() + SILENCE_S
-        while not self._connection.poll(min(LOOK_S, SILENCE_S)):
+        while not self._connection.poll(min(POLL_S, SILENCE_S)):
             if self._process.poll() is not None and not self._connection.poll():
                 raise EOFError
             if time.monotonic() >= until:

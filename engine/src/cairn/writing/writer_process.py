@@ -18,8 +18,8 @@ from typing import Any
 from cairn.errors import SaveError
 from cairn.store import commit, disk
 from cairn.store.commit import Result
-from cairn.writing.buffers import mapped
-from cairn.writing.writer import LOOK_S, Request
+from cairn.writing.buffers import map_pages
+from cairn.writing.writer import POLL_S, Request
 
 _BEAT_S = 0.2
 
@@ -28,9 +28,9 @@ def main(arguments: list[str]) -> None:
     """Serve until nobody asks any more."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # meant for the training, which will want its last checkpoint written
-    parent, connection, *images = map(int, arguments)
+    parent, connection, *fds = map(int, arguments)
     with Connection(connection) as asked:
-        server = _Server(parent, asked, images)
+        server = _Server(parent, asked, fds)
         while (request := _next(parent, asked)) is not None:
             answer = server.answer(request)
             if _is_gone(parent):
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
 def _next(parent: int, asked: Connection) -> Any:
     """The next request; None when the one who asks is gone."""
     try:
-        while not asked.poll(LOOK_S):
+        while not asked.poll(POLL_S):
             if _is_gone(parent):
                 return None
         return asked.recv()
@@ -58,8 +58,8 @@ def _is_gone(parent: int) -> bool:
 
 
 class _Server:
-    def __init__(self, parent: int, asked: Connection, images: list[int]) -> None:
-        self._parent, self._asked, self._images = parent, asked, images
+    def __init__(self, parent: int, asked: Connection, fds: list[int]) -> None:
+        self._parent, self._asked, self._fds = parent, asked, fds
         self._maps: dict[int, mmap.mmap] = {}
         self._last_s = 0.0
 
@@ -76,9 +76,9 @@ class _Server:
             return SaveError(f"The checkpoint {request.job.draft.name} could not be written: {error!r}.")
 
     def _map(self, request: Request) -> mmap.mmap:
-        known = self._maps.get(request.image)
+        known = self._maps.get(request.buffer_index)
         if known is None or len(known) != request.capacity:
-            known = self._maps[request.image] = mapped(self._images[request.image], request.capacity)
+            known = self._maps[request.buffer_index] = map_pages(self._fds[request.buffer_index], request.capacity)
         return known
 
     def _beat(self, num_bytes: int) -> None:
