@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 import pytest
 import torch
-from tests.support.values import names_of, saved
+from tests.support.values import draft, names_of, saved
 
 from cairn.errors import SaveError
 from cairn.policy.keep import Latest, WithinBytes
@@ -34,12 +34,12 @@ class Gate(WriterHere):
         self.begun, self.may_go, self.num_closed = SimpleQueue(), threading.Semaphore(0), 0
         self.errors = {}
 
-    def perform(self, job, image):
-        self.begun.put(job.draft.name)
+    def perform(self, plan, image):
+        self.begun.put(plan.draft.name)
         self.may_go.acquire()
-        if error := self.errors.get(job.draft.name):
+        if error := self.errors.get(plan.draft.name):
             raise error
-        return super().perform(job, image)
+        return super().perform(plan, image)
 
     def close(self):
         self.num_closed += 1
@@ -79,7 +79,7 @@ def stage_one(own, number, image=None):
 def save(own, number, image=None):
     """One save; `own` has room for it."""
     image = stage_one(own, number, image)
-    own.commit(image, saved(number, num_bytes=image.num_bytes), {"world_size": 1})
+    own.commit(image, draft(number, num_bytes=image.num_bytes), {"world_size": 1})
 
 
 def numbers(outcomes):
@@ -241,7 +241,7 @@ def test_an_error_of_the_writer_is_an_outcome_and_frees_the_buffer(make, error, 
     (outcome,) = own.outcomes()
     sentence = f"The checkpoint {saved(0).name} could not be written: {error!r}."
     assert outcome.error == ("told" if isinstance(error, SaveError) else sentence)
-    assert own.history.expected == own.history.saved == []
+    assert own.history.with_pending == own.history.saved == []
     assert [own.reserve(wait=False) for _ in range(num_images + 1)].count(None) == 1
 
 
@@ -251,7 +251,7 @@ def test_a_mistake_in_a_rule_is_an_outcome_and_frees_the_buffer(make):
     own.wait()
     (outcome,) = own.outcomes()
     assert "could not be written: ZeroDivisionError('no " in outcome.error
-    assert own.history.expected == own.history.saved
+    assert own.history.with_pending == own.history.saved
     assert own.reserve(wait=False) is not None
 
 
@@ -259,7 +259,7 @@ def test_an_error_while_the_state_is_still_being_copied_is_an_outcome(make):
     own = make(1)
     image = stage_one(own, 0)
     image.wait = lambda: (_ for _ in ()).throw(RuntimeError("no copy"))
-    own.commit(image, saved(0), {})
+    own.commit(image, draft(0), {})
     own.wait()
     assert "could not be written: RuntimeError('no copy')" in own.outcomes()[0].error
     own.writer.let_go()
@@ -277,7 +277,7 @@ def test_what_a_gpu_stood_still_is_a_part_of_the_stall_that_is_told_and_written(
 
     image.wait = arrived
     own.writer.let_go()
-    own.commit(image, saved(0, stall_s=0.25), {"world_size": 1})
+    own.commit(image, draft(0, stall_s=0.25), {"world_size": 1})
     own.wait()
     (outcome,) = own.outcomes()
     assert (outcome.device_s, outcome.result.saved.stall_s) == (0.5, 0.75)
@@ -288,7 +288,7 @@ def test_an_error_in_the_bookkeeping_is_an_outcome_and_stops_nothing(make, monke
     """A disk that went away while its files were counted, say."""
     own = make(1)
     with monkeypatch.context() as patch:
-        patch.setattr(own.history, "done", lambda *args: (_ for _ in ()).throw(OSError(5, "I/O error")))
+        patch.setattr(own.history, "resolve_pending", lambda *args: (_ for _ in ()).throw(OSError(5, "I/O error")))
         own.writer.let_go(2)
         save(own, 0)
         own.wait()

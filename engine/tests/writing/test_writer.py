@@ -15,12 +15,12 @@ import pytest
 import torch
 from tests.support.disk import room_for
 from tests.support.paths import ENGINE
-from tests.support.values import at, saved
+from tests.support.values import at, draft
 
 from cairn.errors import SaveError
 from cairn.store import disk, names
 from cairn.store.catalog import Catalog, verify
-from cairn.store.commit import Job
+from cairn.store.commit import CommitPlan
 from cairn.writing import writer
 from cairn.writing.buffers import Images
 from cairn.writing.copying import Stage
@@ -64,8 +64,8 @@ def staged(images, number=0, size=3):
     return image
 
 
-def job_of(folder, number=0, **changes):
-    return Job(folder, saved(number), {"world_size": 1}, **changes)
+def plan_of(folder, number=0, **changes):
+    return CommitPlan(folder, draft(number), {"world_size": 1}, **changes)
 
 
 def facts(result):
@@ -75,9 +75,9 @@ def facts(result):
 class Asked:
     """A job that a thread waits for."""
 
-    def __init__(self, writer, job, image):
+    def __init__(self, writer, plan, image):
         self._given = []
-        self._thread = threading.Thread(target=self._perform, args=(writer, job, image))
+        self._thread = threading.Thread(target=self._perform, args=(writer, plan, image))
         self._thread.start()
 
     def _perform(self, *request):
@@ -146,9 +146,9 @@ def errors(caplog):
 def test_it_writes_the_bytes_that_a_writer_here_writes(folder, images, beside, size, tmp_path):
     links = {names.LAST: FIRST, names.BEST: None}
     image = staged(images, size=size)
-    theirs = beside.perform(job_of(folder, links=links), image)
+    theirs = beside.perform(plan_of(folder, links=links), image)
     (tmp_path / "here").mkdir()
-    ours = WriterHere().perform(job_of(tmp_path / "here", links=links), image)
+    ours = WriterHere().perform(plan_of(tmp_path / "here", links=links), image)
     assert facts(theirs) == facts(ours)
     assert (folder / FIRST).read_bytes() == (tmp_path / "here" / FIRST).read_bytes()
     assert verify(folder / names.LAST, theirs.saved) is None
@@ -159,7 +159,7 @@ def test_it_does_one_job_after_the_other_from_buffers_that_change_and_grow(folde
     pids = set()
     for number, size in enumerate([3, 3, 500_000, 500_000, 3, 3]):
         gone = [names.checkpoint_name(at(number))] if number else []
-        result = beside.perform(job_of(folder, number, gone=gone), staged(images, number, size))
+        result = beside.perform(plan_of(folder, number, to_delete=gone), staged(images, number, size))
         found = torch.load(folder / result.saved.name, weights_only=True)["state_dict"]["weight"]
         assert torch.equal(found, torch.full((size,), float(number)))
         assert Catalog(folder).committed() == [result.saved]
@@ -168,11 +168,11 @@ def test_it_does_one_job_after_the_other_from_buffers_that_change_and_grow(folde
 
 
 def test_how_far_it_is_is_told(folder, images, beside, monkeypatch):
-    beside.perform(job_of(folder), staged(images, size=2_500_000))
+    beside.perform(plan_of(folder), staged(images, size=2_500_000))
     assert beside.progress_bytes > 0
     here = WriterHere()
     image = staged(images, size=2_500_000)
-    here.perform(job_of(folder), image)
+    here.perform(plan_of(folder), image)
     assert here.progress_bytes == image.num_bytes
 
 
@@ -185,28 +185,28 @@ def test_an_error_of_the_disk_is_one_sentence(folder, images, beside, kind):
     folder.parent.rmdir()
     own = beside if kind == "beside" else WriterHere()
     with pytest.raises(SaveError) as error:
-        own.perform(job_of(folder), staged(images))
+        own.perform(plan_of(folder), staged(images))
     assert str(error.value) == (
         f"The checkpoint {folder / FIRST} could not be written: {folder} is gone and cannot be made again "
         f"(No such file or directory; was it deleted, or its disk unmounted?)."
     )
     folder.parent.mkdir()
-    assert own.perform(job_of(folder), staged(images)).saved.name == FIRST
+    assert own.perform(plan_of(folder), staged(images)).saved.name == FIRST
 
 
 def test_a_link_that_cannot_be_moved_is_told_beside_the_result(folder, images, beside):
     (folder / names.LAST).mkdir()
-    result = beside.perform(job_of(folder, links={names.LAST: FIRST}), staged(images))
-    assert result.untidy == f"The link {folder / names.LAST} could not be moved to {FIRST}: Is a directory."
+    result = beside.perform(plan_of(folder, links={names.LAST: FIRST}), staged(images))
+    assert result.cleanup_error == f"The link {folder / names.LAST} could not be moved to {FIRST}: Is a directory."
     assert verify(folder / FIRST, result.saved) is None
 
 
 def test_a_mistake_in_the_process_is_an_error_here_and_it_lives_on(folder, images, beside):
     image = staged(images)
     with pytest.raises(SaveError, match=r"epoch_000_batch_000001\.ckpt could not be written: .*Error"):
-        beside.perform(replace(job_of(folder), links={"last.ckpt": 7}), image)
+        beside.perform(replace(plan_of(folder), links={"last.ckpt": 7}), image)
     pid = beside.pid
-    beside.perform(job_of(folder), image)
+    beside.perform(plan_of(folder), image)
     assert beside.pid == pid
 
 
@@ -215,7 +215,7 @@ def test_a_disk_that_does_not_answer_is_told_and_waited_for(folder, images, besi
     told = threading.Event()
     caplog.handler.addFilter(lambda record: told.set() or True)
     with disk.locked(folder), caplog.at_level(logging.WARNING):
-        asked = Asked(beside, job_of(folder), staged(images))
+        asked = Asked(beside, plan_of(folder), staged(images))
         assert told.wait(GENEROUS_S)
     assert asked.result().saved.name == FIRST
     message = f"The disk does not answer: nothing of {FIRST} was written for 0.01 s."
@@ -226,10 +226,10 @@ def test_a_disk_that_does_not_answer_is_told_and_waited_for(folder, images, besi
 
 
 def test_when_it_was_killed_between_two_jobs_another_one_does_the_next(folder, images, beside, caplog):
-    beside.perform(job_of(folder), staged(images))
+    beside.perform(plan_of(folder), staged(images))
     first = beside.pid
     os.kill(first, signal.SIGKILL)
-    result = beside.perform(job_of(folder, 1), staged(images, 1))
+    result = beside.perform(plan_of(folder, 1), staged(images, 1))
     assert beside.pid != first
     assert verify(folder / result.saved.name, result.saved) is None
     told = "The process that writes checkpoints was killed by SIGKILL: another one does its work again."
@@ -238,7 +238,7 @@ def test_when_it_was_killed_between_two_jobs_another_one_does_the_next(folder, i
 
 def test_when_it_was_killed_in_the_middle_of_a_job_another_one_does_it_again(folder, images, beside, middle, caplog):
     beside.start()
-    asked = Asked(beside, job_of(folder, links={names.LAST: FIRST}), staged(images, size=middle.SIZE))
+    asked = Asked(beside, plan_of(folder, links={names.LAST: FIRST}), staged(images, size=middle.SIZE))
     middle.wait()
     os.kill(beside.pid, signal.SIGKILL)
     result = asked.result()
@@ -260,7 +260,7 @@ def test_its_death_is_noticed_although_another_process_has_its_end_of_the_pipe(
 
     monkeypatch.setattr(writer, "Pipe", shared_pipe)
     beside.start()
-    asked = Asked(beside, job_of(folder), staged(images, size=middle.SIZE))
+    asked = Asked(beside, plan_of(folder), staged(images, size=middle.SIZE))
     middle.wait()
     os.kill(beside.pid, signal.SIGKILL)
     assert verify(folder / FIRST, asked.result().saved) is None
@@ -270,7 +270,7 @@ def test_its_death_is_noticed_although_another_process_has_its_end_of_the_pipe(
 
 def test_when_it_was_killed_twice_the_save_has_failed_and_the_next_one_works(folder, images, beside, middle):
     beside.start()
-    asked = Asked(beside, job_of(folder), staged(images, size=middle.SIZE))
+    asked = Asked(beside, plan_of(folder), staged(images, size=middle.SIZE))
     middle.wait()
     middle.again()
     os.kill(beside.pid, signal.SIGKILL)
@@ -283,31 +283,31 @@ def test_when_it_was_killed_twice_the_save_has_failed_and_the_next_one_works(fol
     assert str(error.value) == f"The checkpoint {where} could not be written: its writer was killed by SIGKILL, twice."
     assert beside.pid is None
     assert Catalog(folder).committed() == []
-    assert beside.perform(job_of(folder), staged(images)).saved.name == FIRST
+    assert beside.perform(plan_of(folder), staged(images)).saved.name == FIRST
 
 
 def test_a_process_that_ends_at_once_is_told_with_its_exit_code(folder, images, beside, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(SaveError, match="its writer has ended with exit code 1, twice"):
-        beside.perform(job_of(folder), staged(images))
+        beside.perform(plan_of(folder), staged(images))
 
 
 def test_a_job_that_was_done_already_and_now_fails_does_not_take_it_away(folder, images):
     """The writer was killed after its last step, before it could say so, and the disk is full for the second one."""
     image, own = staged(images), WriterHere()
-    first = own.perform(job_of(folder, links={names.LAST: FIRST}), image)
+    first = own.perform(plan_of(folder, links={names.LAST: FIRST}), image)
     with room_for(100), pytest.raises(SaveError, match="could not be written"):
-        own.perform(job_of(folder, links={names.LAST: FIRST}), image)
+        own.perform(plan_of(folder, links={names.LAST: FIRST}), image)
     assert verify(folder / names.LAST, first.saved) is None
     assert Catalog(folder).committed() == [first.saved]
 
 
 def test_signals_that_are_meant_for_the_training_do_not_stop_it(folder, images, beside, caplog):
-    beside.perform(job_of(folder), staged(images))
+    beside.perform(plan_of(folder), staged(images))
     pid = beside.pid
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(pid, number)
-        beside.perform(job_of(folder, 1), staged(images, 1))
+        beside.perform(plan_of(folder, 1), staged(images, 1))
     assert beside.pid == pid
     assert os.getpgid(pid) != os.getpgid(0)  # nor does a Ctrl-C that goes to all of the group
     assert errors(caplog) == []
@@ -319,9 +319,9 @@ PARENT = """
 import json, os, sys
 from pathlib import Path
 from cairn.store.file_format import Layout
-from cairn.store.commit import Job
+from cairn.store.commit import CommitPlan
 from cairn.writing.buffers import Images
-from cairn.types import Position, Saved
+from cairn.types import Draft, Position
 from cairn.writing.writer import Request, WriterProcess
 
 folder, has_worker = Path(sys.argv[1]), sys.argv[2] == "with a worker"
@@ -336,9 +336,9 @@ worker = os.fork() if has_worker else None
 if worker == 0:
     sys.stdin.read()  # it has the pipe as well, and lives on
     os._exit(0)
-draft = Saved("epoch_000_batch_000001.ckpt", Position(0, 1), 0, ("interval",), None, run="toy")
-job = Job(folder, draft, {"world_size": 1}, links={"last.ckpt": draft.name})
-writer._connection.send(Request(job, 0, image.capacity, image.num_bytes))
+draft = Draft("epoch_000_batch_000001.ckpt", Position(0, 1), 0, ("interval",), None, run="toy")
+plan = CommitPlan(folder, draft, {"world_size": 1}, links={"last.ckpt": draft.name})
+writer._connection.send(Request(plan, 0, image.capacity, image.num_bytes))
 print(json.dumps(writer.pid), flush=True)
 sys.stdin.read()
 """
@@ -401,7 +401,7 @@ def test_nothing_is_left_when_it_is_closed(folder):
     before = fds()
     images = Images(2)
     beside = WriterProcess(images)
-    beside.perform(job_of(folder), staged(images))
+    beside.perform(plan_of(folder), staged(images))
     handle = os.pidfd_open(beside.pid)
     beside.close()
     beside.close()
@@ -415,14 +415,14 @@ def test_nothing_is_left_when_it_is_closed(folder):
 def test_it_holds_no_file_of_the_training_but_its_pipe_and_the_buffers(folder, images, beside):
     with open(folder / "other", "w") as other:
         os.set_inheritable(other.fileno(), True)
-        beside.perform(job_of(folder), staged(images))
+        beside.perform(plan_of(folder), staged(images))
         held = [os.readlink(f"/proc/{beside.pid}/fd/{number}") for number in os.listdir(f"/proc/{beside.pid}/fd")]
     assert not [what for what in held if what == str(folder / "other")]
     assert sum(what.startswith("socket:") for what in held) == 1
 
 
 def test_it_starts_without_torch_and_with_no_more_than_it_needs(folder, images, beside):
-    beside.perform(job_of(folder), staged(images))
+    beside.perform(plan_of(folder), staged(images))
     command = Path(f"/proc/{beside.pid}/cmdline").read_bytes().split(b"\0")
     assert command[1] == b"-SP"
     maps = Path(f"/proc/{beside.pid}/maps").read_text()
@@ -449,7 +449,7 @@ def test_a_file_that_lies_where_we_stand_is_not_taken_for_a_module(folder, image
     monkeypatch.delenv("PYTHONPATH", raising=False)
     if search_path is not None:
         monkeypatch.setenv("PYTHONPATH", search_path)
-    assert beside.perform(job_of(folder), staged(images)).saved.name == FIRST
+    assert beside.perform(plan_of(folder), staged(images)).saved.name == FIRST
 
 
 def test_where_no_buffer_can_be_shared_it_does_not_start(monkeypatch):

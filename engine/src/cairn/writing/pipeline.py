@@ -14,10 +14,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from cairn.errors import SaveError
-from cairn.store.commit import Job, Result
+from cairn.store.commit import CommitPlan, Committed
 from cairn.store.history import History
 from cairn.store.listener import UNTRACKED, Tracker
-from cairn.types import Saved
+from cairn.types import Draft
 from cairn.units import size
 from cairn.writing.buffers import Image, Images, available_bytes
 from cairn.writing.copying import Stage
@@ -34,8 +34,8 @@ _SHOW_EVERY_S = 5.0
 class Outcome:
     """What became of a save."""
 
-    draft: Saved
-    result: Result | None
+    draft: Draft
+    result: Committed | None
     error: str = ""
     """Why it was not committed."""
     at_s: float = 0.0
@@ -70,7 +70,7 @@ class Saver:
         self.sync = sync
         self.history, self.writer, self.images, self.stage = history, writer, images, stage
         self.background, self.tracker = background, tracker
-        self._staged: SimpleQueue[tuple[Image, Saved, Mapping[str, Any]] | None] = SimpleQueue()
+        self._staged: SimpleQueue[tuple[Image, Draft, Mapping[str, Any]] | None] = SimpleQueue()
         self._outcomes: deque[Outcome] = deque()
         self._num_open = 0
         self._changed = threading.Condition()
@@ -99,9 +99,9 @@ class Saver:
             raise SaveError(str(error)) from error
         return image.num_bytes
 
-    def commit(self, image: Image, draft: Saved, provenance: Mapping[str, Any]) -> None:
+    def commit(self, image: Image, draft: Draft, provenance: Mapping[str, Any]) -> None:
         """Have a staged state committed; `outcomes` will tell."""
-        self.history.expect(draft)
+        self.history.add_pending(draft)
         with self._changed:
             self._num_open += 1
         if not self.background:
@@ -139,16 +139,16 @@ class Saver:
         self.writer.close()
         self.images.close()
 
-    def _perform(self, image: Image, draft: Saved, provenance: Mapping[str, Any]) -> None:
-        result, why, job = None, "", None
+    def _perform(self, image: Image, draft: Draft, provenance: Mapping[str, Any]) -> None:
+        result, why, plan = None, "", None
         try:
             image.wait()
-            self.sync()  # before there is a job: of one that was not even tried, nothing is deleted
-            job = self.history.job(draft, provenance)
-            told = replace(job.draft, stall_s=job.draft.stall_s + image.device_s)
-            job = replace(job, draft=told, blocking=not self.background)
-            self.tracker.pruning([*job.room, *job.gone])
-            result = self.writer.perform(job, image)
+            self.sync()  # before there is a plan: of one that was not even tried, nothing is deleted
+            plan = self.history.plan_commit(draft, provenance)
+            told = replace(plan.draft, stall_s=plan.draft.stall_s + image.device_s)
+            plan = replace(plan, draft=told, blocking=not self.background)
+            self.tracker.pruning([*plan.make_room, *plan.to_delete])
+            result = self.writer.perform(plan, image)
         except SaveError as error:
             why = str(error)
         except BaseException as error:  # a mistake in a retention rule, say: as loud as a full disk
@@ -156,16 +156,18 @@ class Saver:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._conclude(image, draft, job, result, why)
+            self._conclude(image, draft, plan, result, why)
 
-    def _conclude(self, image: Image, draft: Saved, job: Job | None, result: Result | None, why: str) -> None:
+    def _conclude(
+        self, image: Image, draft: Draft, plan: CommitPlan | None, result: Committed | None, why: str
+    ) -> None:
         """Whatever happens here: training may wait for the buffer and for the outcome."""
         try:
-            self.history.done(draft, job, result)
+            self.history.resolve_pending(draft, plan, result)
         except Exception as error:
             result, why = None, why or _unexpected(draft, error)
-        if job is not None:
-            self._announce(job, result)
+        if plan is not None:
+            self._announce(plan, result)
         outcome = Outcome(draft, result, why, time.monotonic(), image.device_s)
         self.images.give_back(image)
         self._outcomes.append(outcome)
@@ -173,14 +175,14 @@ class Saver:
             self._num_open -= 1
             self._changed.notify_all()
 
-    def _announce(self, job: Job, result: Result | None) -> None:
+    def _announce(self, plan: CommitPlan, result: Committed | None) -> None:
         try:
             if result is not None:
-                self.tracker.committed(result.saved, job.links)
-            if gone := [*job.room, *(job.gone if result else ())]:
+                self.tracker.committed(result.saved, plan.links)
+            if gone := [*plan.make_room, *(plan.to_delete if result else ())]:
                 self.tracker.pruned(gone)
         except Exception as error:  # whoever listens: the checkpoint is whole
-            log.error("The checkpoint %s could not be tracked: %r.", job.draft.name, error)
+            log.error("The checkpoint %s could not be tracked: %r.", plan.draft.name, error)
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for what the end of a save makes so; if it takes long, tell how far it is."""
@@ -192,7 +194,7 @@ class Saver:
                 )
 
 
-def _unexpected(draft: Saved, error: BaseException) -> str:
+def _unexpected(draft: Draft, error: BaseException) -> str:
     return f"The checkpoint {draft.name} could not be written: {error!r}."
 
 
