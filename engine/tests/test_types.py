@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.values import at, history, moment, saved
 
-from cairn.types import Cost, Position, beats, ranked
+from cairn.types import Position, SaveCost, beats, ranked
 
 SCORES = st.lists(st.one_of(st.none(), st.floats(), st.integers(min_value=-2, max_value=2).map(float)), max_size=12)
 MODES = st.sampled_from(["min", "max"])
@@ -67,7 +67,7 @@ def test_positions_are_ordered_by_epoch_and_then_batch(earlier, later):
 
 
 def test_values_are_frozen():
-    for value, name in ((at(), "batch"), (saved(), "score"), (moment(), "ends"), (Cost(1, 2, 3, 4), "batch_s")):
+    for value, name in ((at(), "batch"), (saved(), "score"), (moment(), "ends"), (SaveCost(1, 2, 3, 4), "batch_s")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, name, None)
 
@@ -78,4 +78,4 @@ def test_a_position_is_equal_by_value():
 
 
 def test_a_save_costs_the_stall_and_what_training_loses_besides():
-    assert Cost(batch_s=1.0, stall_s=0.25, slowdown_s=0.5, write_s=9.0).save_s == 0.75
+    assert SaveCost(batch_s=1.0, stall_s=0.25, slowdown_s=0.5, write_s=9.0).save_s == 0.75

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 Mode = Literal["min", "max"]
 
@@ -27,46 +27,62 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A committed checkpoint, as its manifest describes it."""
+class Draft:
+    """A checkpoint that is not committed yet: all that is known about it before its file is written."""
 
     name: str
     position: Position
     number: int
     """Lasting saves of the run before this one."""
     reasons: tuple[str, ...]
+    """Names of the triggers that asked for it."""
     score: float | None
-    """The monitored metric, if a validation since the previous moment produced it. With gradient accumulation that may
-    have been inside the window that this position closes, one optimizer step before."""
+    """The monitored metric, if a validation since the previous moment produced it. With gradient accumulation, that
+    validation may lie inside the window that this position closes, one optimizer step earlier."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     lasting: bool = True
-    """False if it is only there because the run was stopped or ended here: the next save takes its place."""
+    """False if it exists only because the run stopped or ended here: the next save replaces it."""
     run: str = ""
     """Id of the run that owns the file."""
     elapsed_s: float = 0.0
-    """Training time of the run up to here, in seconds, over all its restarts."""
+    """Training time of the run up to here, in seconds, over all attempts."""
     num_bytes: int = 0
-    """Size of the file; before it is written, what it will need."""
-    digest: str = ""
-    """What its bytes are compared with; see `archive.digest`."""
+    """Size of the file, in bytes; an estimate until it is written."""
     stall_s: float = 0.0
-    """Seconds that training stood still for this save."""
-    write_s: float = 0.0
-    """Seconds from the first byte to the commit."""
-    created: str = ""
-    """UTC time of the commit, ISO 8601."""
+    """How long training paused for this save, in seconds."""
     interval_batches: int | None = None
-    """The interval that `save_interval=auto` had chosen when this was saved."""
+    """The interval that `Every("auto")` was using at this save, in batches."""
     overhead: float | None = None
-    """What saving has cost the run up to here, as a share of the time that it would have taken without."""
+    """Cost of all saves so far, as a share of the time that the run would have taken without them."""
     skipped: int = 0
-    """Interval saves that were left out up to here, because the writer was busy."""
+    """Interval saves that were skipped so far because the writer was busy."""
     wait_s: float = 0.0
-    """The part of `stall_s` that was spent waiting for a free buffer."""
+    """The part of `stall_s` spent waiting for a free buffer, in seconds."""
 
 
 @dataclass(frozen=True)
-class Cost:
+class Saved(Draft):
+    """A committed checkpoint, as its manifest describes it."""
+
+    digest: str = ""
+    """Digest of the file, which a verification compares; see `file_format.digest`."""
+    write_s: float = 0.0
+    """Time from the first byte to the commit, in seconds."""
+    created: str = ""
+    """UTC time of the commit, ISO 8601."""
+
+    @classmethod
+    def of(cls, draft: Draft, **facts: Any) -> Saved:
+        """The committed form of `draft`; `facts` are the fields that only the write knows."""
+        return cls(**{item.name: getattr(draft, item.name) for item in fields(Draft)} | facts)
+
+
+AnyDraft = TypeVar("AnyDraft", bound=Draft)
+"""A checkpoint that may or may not be committed; a function that takes committed ones returns committed ones."""
+
+
+@dataclass(frozen=True)
+class SaveCost:
     """What a save costs, as it was measured lately; all in seconds."""
 
     batch_s: float
@@ -86,7 +102,7 @@ class Cost:
         return self.stall_s + self.slowdown_s
 
     @property
-    def whole_s(self) -> float:
+    def until_committed_s(self) -> float:
         """From the start of a save until it is whole."""
         return self.stall_s + self.write_s
 
@@ -110,20 +126,20 @@ class Moment:
     stop: str | None
     """Why the run must stop here (a signal, a time limit), or None."""
     mode: Mode = "min"
-    cost: Cost | None = None
+    cost: SaveCost | None = None
     """What a save costs; None: nothing is known yet."""
     busy: bool = False
     """A save is still being written."""
 
 
-def ranked(saved: Sequence[Saved], mode: Mode) -> list[Saved]:
+def ranked(saved: Sequence[AnyDraft], mode: Mode) -> list[AnyDraft]:
     """The checkpoints that have a finite score, best first; of equals the earlier one is better."""
     sign = 1 if mode == "min" else -1
     scored = [(sign * item.score, item.position, item) for item in saved if _is_finite(item.score)]  # type: ignore[operator]
     return [item for *_, item in sorted(scored, key=lambda entry: entry[:2])]
 
 
-def beats(score: float | None, rivals: Sequence[Saved], count: int, mode: Mode) -> bool:
+def beats(score: float | None, rivals: Sequence[Draft], count: int, mode: Mode) -> bool:
     """Is `score` among the best `count` of the rivals and itself? NaN and infinity never are; -1 means all."""
     if not _is_finite(score) or count == 0:
         return False

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from tests.support.values import saved
 
 from cairn.account.meter import Meter
-from cairn.types import Cost
+from cairn.types import SaveCost
 
 
 def run(meter, *seconds, busy=False, validated=False):
     for one in seconds:
-        meter.batch(one, busy=busy, validated=validated)
+        meter.record_batch(one, busy=busy, validated=validated)
 
 
 def warm(*seconds):
@@ -26,9 +26,9 @@ def warm(*seconds):
 
 def save(meter, stall_s=0.5, write_s=2.0, busy=()):
     """A save during which batches took `busy`, and one more when it is over."""
-    meter.stalled(stall_s)
+    meter.record_stall(stall_s)
     run(meter, *busy, busy=True)
-    meter.committed(write_s, at_s=0.0, position_s=0.0)
+    meter.record_commit(write_s, at_s=0.0, position_s=0.0)
     run(meter, 1.0)
 
 
@@ -81,7 +81,7 @@ def test_noise_stays_noise(seconds):
 def test_before_the_first_save_it_is_an_estimate_by_size():
     meter = warm()
     small = meter.cost()
-    meter.expect(10**9)
+    meter.expect_bytes(10**9)
     large = meter.cost()
     assert small.num_saves == large.num_saves == 0
     assert 0 < small.save_s < 0.05 < 1 < large.save_s < 5
@@ -90,10 +90,10 @@ def test_before_the_first_save_it_is_an_estimate_by_size():
 
 def test_the_first_save_replaces_the_estimate():
     meter = warm()
-    meter.expect(10**12)
+    meter.expect_bytes(10**12)
     save(meter, stall_s=0.5, write_s=2.0, busy=[1.25, 1.25])
     cost = meter.cost()
-    assert cost == Cost(batch_s=1.0, stall_s=0.5, slowdown_s=cost.slowdown_s, write_s=2.0, num_saves=1)
+    assert cost == SaveCost(batch_s=1.0, stall_s=0.5, slowdown_s=cost.slowdown_s, write_s=2.0, num_saves=1)
     assert cost.slowdown_s == pytest.approx(0.5)
 
 
@@ -120,11 +120,11 @@ def test_the_cost_of_a_save_is_the_median_of_the_last(writes, median, num_saves)
 def test_the_batch_of_the_commit_may_be_told_before_or_after_it():
     first, second = warm(), warm()
     for meter in (first, second):
-        meter.stalled(0.5)
+        meter.record_stall(0.5)
         run(meter, 1.5, busy=True)
     run(first, 1.5, busy=True)
-    first.committed(2.0, 40.0, 38.0)
-    second.committed(2.0, 40.0, 38.0)
+    first.record_commit(2.0, 40.0, 38.0)
+    second.record_commit(2.0, 40.0, 38.0)
     run(second, 1.5, busy=True)
     run(first, 1.0)
     run(second, 1.0)
@@ -144,10 +144,10 @@ def test_a_hiccup_that_comes_again_and_again_is_no_slowdown():
 
 def test_two_saves_in_a_row_share_what_they_slowed_down():
     meter = warm()
-    meter.stalled(0.1)
+    meter.record_stall(0.1)
     run(meter, 1.5, busy=True)
-    meter.stalled(0.1)
-    meter.committed(2.0, 40.0, 38.0)
+    meter.record_stall(0.1)
+    meter.record_commit(2.0, 40.0, 38.0)
     run(meter, 1.25, 1.25, busy=True)
     run(meter, 1.0)
     assert meter.total_slowdown_s == pytest.approx(1.0)
@@ -186,17 +186,17 @@ def test_a_clock_that_is_too_coarse_breaks_nothing():
 
 def test_what_was_skipped_and_waited_for_is_counted():
     meter = warm()
-    meter.skipped()
-    meter.skipped()
-    meter.stalled(0.75, wait_s=0.5)
+    meter.record_skip()
+    meter.record_skip()
+    meter.record_stall(0.75, wait_s=0.5)
     assert (meter.num_skipped, meter.total_stall_s, meter.total_wait_s) == (2, 0.75, 0.5)
 
 
 def test_a_stall_that_was_longer_than_it_seemed_counts_in_full():
     meter = warm()
-    meter.stalled(0.25)
-    meter.stood_longer(0.5)
-    meter.committed(1.0, at_s=10.0, position_s=9.0)
+    meter.record_stall(0.25)
+    meter.extend_stall(0.5)
+    meter.record_commit(1.0, at_s=10.0, position_s=9.0)
     assert meter.total_stall_s == 0.75
     assert meter.cost().stall_s == 0.75
 
@@ -219,18 +219,18 @@ def test_work_at_risk_is_an_exact_average():
     meter = Meter()
     assert meter.at_risk_s(0.0) == 0.0
     assert meter.at_risk_s(10.0) == 5.0  # 0 to 10
-    meter.committed(2.0, at_s=12.0, position_s=10.0)  # 0 to 12, and from there 2
+    meter.record_commit(2.0, at_s=12.0, position_s=10.0)  # 0 to 12, and from there 2
     assert meter.at_risk_s(12.0) == 6.0
     assert meter.at_risk_s(20.0) == (72 + (100 - 4) / 2) / 20
-    meter.committed(2.0, at_s=22.0, position_s=20.0)
+    meter.record_commit(2.0, at_s=22.0, position_s=20.0)
     assert meter.at_risk_s(22.0) == (72 + (144 - 4) / 2) / 22
     assert meter.at_risk_s(22.0) == meter.at_risk_s(22.0), "a question changes nothing"
 
 
 def test_an_older_state_that_is_whole_later_makes_nothing_safer():
     meter = Meter()
-    meter.committed(1.0, at_s=10.0, position_s=9.0)
-    meter.committed(5.0, at_s=10.0, position_s=5.0)
+    meter.record_commit(1.0, at_s=10.0, position_s=9.0)
+    meter.record_commit(5.0, at_s=10.0, position_s=5.0)
     assert meter.at_risk_s(11.0) == (50 + (4 - 1) / 2) / 11
 
 
@@ -241,7 +241,7 @@ def test_work_at_risk_is_that_of_small_steps(saves, rest):
         integral += gap * (now + gap / 2 - safe)  # the area of a trapezium
         now += gap
         safe = now - share * gap
-        meter.committed(1.0, now, safe)
+        meter.record_commit(1.0, now, safe)
     integral += rest * (now + rest / 2 - safe)
     now += rest
     assert meter.at_risk_s(now) == pytest.approx(integral / now if now else 0.0, abs=1e-6)
@@ -252,11 +252,11 @@ def test_work_at_risk_is_that_of_small_steps(saves, rest):
 
 def busy_meter():
     meter = warm(*[1.0, 1.25] * 20)
-    meter.expect(1000)
+    meter.expect_bytes(1000)
     save(meter, busy=[1.5])
-    meter.skipped()
-    meter.stalled(0.25, 0.125)
-    meter.committed(3.0, at_s=50.0, position_s=47.0)
+    meter.record_skip()
+    meter.record_stall(0.25, 0.125)
+    meter.record_commit(3.0, at_s=50.0, position_s=47.0)
     run(meter, 1.0)
     return meter
 
@@ -277,7 +277,7 @@ def test_it_goes_on_where_it_was():
     assert facts(after) == facts(before)
     for meter in (before, after):
         save(meter, busy=[2.0])
-        meter.committed(1.0, at_s=70.0, position_s=69.0)
+        meter.record_commit(1.0, at_s=70.0, position_s=69.0)
     assert facts(after, 80.0) == facts(before, 80.0)
 
 

@@ -33,19 +33,19 @@ def account(now):
 
 
 def _save(account, number, at_s):
-    account.begun(at_s)
-    account.staged()
+    account.save_begun(at_s)
+    account.save_staged()
     return replace(saved(number), elapsed_s=at_s, stall_s=0.25, write_s=2.0, num_bytes=1000)
 
 
 def test_what_a_save_has_cost_is_told_to_every_logger_at_its_step(account, now):
     loggers = [Logger(), Logger()]
     one = _save(account, 1, at_s=4.0)
-    account.meter.stalled(0.25)
-    account.committed(one, 106.0, loggers)
+    account.meter.record_stall(0.25)
+    account.save_committed(one, 106.0, loggers)
     now[0] = 110.25
     two = replace(_save(account, 2, at_s=8.0), interval_batches=7)
-    account.committed(two, 110.25, loggers)
+    account.save_committed(two, 110.25, loggers)
     assert loggers[0].told == loggers[1].told
     first, second = loggers[0].told
     assert first == (
@@ -65,11 +65,11 @@ def test_what_a_save_has_cost_is_told_to_every_logger_at_its_step(account, now):
 
 
 def test_what_is_stored_with_a_save_counts_it_and_those_still_on_their_way(account):
-    account.committed(_save(account, 1, 1.0), 101.0, [])
+    account.save_committed(_save(account, 1, 1.0), 101.0, [])
     _save(account, 2, 2.0)
     assert account.num_saves == 1
     assert account.state_dict(3.0)["num_saves"] == 3
-    account.failed()
+    account.save_failed()
     assert account.state_dict(3.0)["num_saves"] == 2
 
 
@@ -91,14 +91,14 @@ def test_one_from_before_there_was_a_meter_is_read(account):
 
 
 def test_one_that_was_left_out_counts_as_a_save_for_those_that_go_by_time(account):
-    account.skipped(7.0)
+    account.save_skipped(7.0)
     assert (account.last_save_s, account.meter.num_skipped, account.num_saves) == (7.0, 1, 0)
 
 
 def test_a_window_of_batches_is_shared_among_them(account, now):
     for _ in range(6):
         now[0] += 3.0
-        account.batches(3)
+        account.record_batches(3)
         account.clock.begin_batch(busy=False)
     assert account.meter.cost().batch_s == pytest.approx(1.0)
 
@@ -107,15 +107,15 @@ def test_what_a_batch_waits_for_a_copy_is_a_part_of_the_stall_and_not_of_the_bat
     for _ in range(4):
         account.clock.begin_batch(busy=False)
         now[0] += 1.0
-        account.batches(1)
-    account.meter.stalled(0.25)
+        account.record_batches(1)
+    account.meter.record_stall(0.25)
     account.clock.begin_batch(busy=True)
     now[0] += 3.0
-    account.waited(2.0)
-    account.batches(1)
+    account.extend_stall(2.0)
+    account.record_batches(1)
     cost = account.meter.cost()
     assert (cost.batch_s, cost.stall_s, account.meter.total_stall_s) == (1.0, 2.25, 2.25)
     account.clock.begin_batch(busy=False)
     now[0] += 1.0
-    account.batches(1)
+    account.record_batches(1)
     assert account.meter.total_slowdown_s == 0.0

@@ -18,7 +18,7 @@ from cairn.runs.directory import RunDirectory
 from cairn.runs.ledger import Entry, Ledger
 from cairn.store import names
 from cairn.store.catalog import Catalog
-from cairn.store.commit import settle
+from cairn.store.commit import move_links_and_delete
 from cairn.wandb import run as wandb_run
 from cairn.wandb.deleted import Pruned
 
@@ -43,7 +43,7 @@ def run(tmp_path, monkeypatch):
     for number, score in enumerate(SCORES):
         metrics = {"val/loss": score or 0.3, "val/acc": 0.9, "train/loss": 0.1}
         item = commit(folder, number, score, metrics=metrics, reasons=("interval", "best") if score else ("interval",))
-    settle(folder, {names.LAST: item.name, names.BEST: Catalog(folder).committed()[1].name}, ())
+    move_links_and_delete(folder, {names.LAST: item.name, names.BEST: Catalog(folder).committed()[1].name}, ())
     run.folder = folder
     return run
 

@@ -92,7 +92,7 @@ def test_kills_inside_a_save_and_a_validation(name: str, command: list[str], who
 
 
 def _check_not_older(run: Path, before: str) -> str:
-    saved, rejected = Catalog(run / "checkpoints").newest_whole()
+    saved, rejected = Catalog(run / "checkpoints").newest_intact()
     assert saved is not None, rejected
     assert saved.name >= before
     last = run / "checkpoints" / "last.ckpt"

@@ -253,5 +253,5 @@ def _newest_manifest(run: Path) -> str:
 
 def _num_committed(run: Path) -> int:
     """After how many batches the newest whole checkpoint was made."""
-    saved, _ = Catalog(run / "checkpoints").newest_whole()
+    saved, _ = Catalog(run / "checkpoints").newest_intact()
     return saved.position.total_batches if saved else 0

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cairn.hydra import session
-from cairn.hydra.session import Job, Plan
+from cairn.hydra.session import Job, ResumePoint
 from cairn.jobs.signals import Interrupts
 from cairn.store.listener import UNTRACKED
 from cairn.wandb import run as wandb_run
@@ -37,5 +37,5 @@ def test_an_error_that_a_signal_has_caused_is_no_failure(monkeypatch, received, 
     monkeypatch.setattr(session, "_fit", fail)
     monkeypatch.setattr(wandb_run, "end", lambda cfg, tracker, loggers, how: ended.append(how))
     with pytest.raises(RuntimeError, match="DataLoader worker"):
-        session._train(OmegaConf.create({}), None, "r", Plan(None), None, Job(signals))
+        session._train(OmegaConf.create({}), None, "r", ResumePoint(None), None, Job(signals))
     assert ended == [expected]

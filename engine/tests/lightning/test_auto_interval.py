@@ -32,7 +32,7 @@ class Training:
 
     def __init__(self, trigger, seed=0, window=1):
         self.trigger, self.meter, self.random, self.window = trigger, Meter(), random.Random(seed), window
-        self.meter.expect(num_bytes=10**7)
+        self.meter.expect_bytes(num_bytes=10**7)
         self.now_s, self.ideal_s, self.total = 0.0, 0.0, 0
         self.writing = None  # start, end
         self.saves, self.chosen = [], []
@@ -59,10 +59,10 @@ class Training:
         during = min(ideal, (self.writing[1] - self.now_s) / (1 + world.slower)) if busy else 0.0
         seconds = ideal + max(0.0, during) * world.slower
         self.now_s, self.ideal_s, self.total = self.now_s + seconds, self.ideal_s + ideal, self.total + 1
-        self.meter.batch(seconds, busy=busy, validated=False)
+        self.meter.record_batch(seconds, busy=busy, validated=False)
         if busy and self.now_s >= self.writing[1]:
             start, end = self.writing
-            self.meter.committed(end - start, at_s=end, position_s=start)
+            self.meter.record_commit(end - start, at_s=end, position_s=start)
             self.writing = None
 
     def _boundary(self, world):
@@ -78,7 +78,7 @@ class Training:
     def _save(self, world):
         start, stall_s = self.now_s, self._noisy(world, world.stall_s)
         self.now_s += stall_s
-        self.meter.stalled(stall_s)
+        self.meter.record_stall(stall_s)
         self.writing = start, max(self.now_s, start + self._noisy(world, world.write_s))
         self.saves.append(self.total)
 

@@ -40,7 +40,7 @@ from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
 from cairn.store import disk as disk_module
 from cairn.store import names, resume
 from cairn.store.catalog import Catalog
-from cairn.store.resume import Plan
+from cairn.store.resume import ResumePoint
 from cairn.writing import copying, pipeline, writer
 
 EVERY = {"interval": Every(1)}
@@ -53,7 +53,7 @@ def at_batch(batch, epoch=0):
 
 
 def plan_of(directory):
-    return resume.plan(directory / "checkpoints")
+    return resume.find_resume_point(directory / "checkpoints")
 
 
 def plain_trainer(directory, **options):
@@ -334,7 +334,7 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path):
     contents = torch.load(tmp_path / "one" / "checkpoints" / names.LAST, weights_only=True)
     contents["cairn"]["ranks"] *= 2
     torch.save(contents, tmp_path / "two.ckpt")
-    run = prepare(tmp_path, Scored(), policy(tmp_path), plan=Plan(tmp_path / "two.ckpt"), max_epochs=2)
+    run = prepare(tmp_path, Scored(), policy(tmp_path), plan=ResumePoint(tmp_path / "two.ckpt"), max_epochs=2)
     with pytest.raises(ResumeError, match=r"saved by 2 processes and is loaded by 1: .*trainer\.devices"):
         fit(run)
 
@@ -344,7 +344,7 @@ def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
     contents = torch.load(tmp_path / "one" / "checkpoints" / names.LAST, weights_only=True)
     contents["cairn"]["format"] = 9
     torch.save(contents, tmp_path / "later.ckpt")
-    run = prepare(tmp_path, Scored(), policy(tmp_path), plan=Plan(tmp_path / "later.ckpt"), max_epochs=2)
+    run = prepare(tmp_path, Scored(), policy(tmp_path), plan=ResumePoint(tmp_path / "later.ckpt"), max_epochs=2)
     with pytest.raises(ResumeError, match=r"has format 9, and this Cairn reads up to 1"):
         fit(run)
 
@@ -353,7 +353,7 @@ def test_a_checkpoint_that_is_not_ours_is_taken_with_a_warning(tmp_path):
     trainer = plain_trainer(tmp_path, max_epochs=1)
     trainer.fit(Scored(), datamodule=PointData(batch_size=BATCH_SIZE, seed=3))
     trainer.save_checkpoint(tmp_path / "theirs.ckpt")
-    run = prepare(tmp_path, Scored(), policy(tmp_path), plan=Plan(tmp_path / "theirs.ckpt"), max_epochs=2)
+    run = prepare(tmp_path, Scored(), policy(tmp_path), plan=ResumePoint(tmp_path / "theirs.ckpt"), max_epochs=2)
     with pytest.warns(UserWarning, match="not written by Cairn: it is resumed as Lightning does, not exactly"):
         fit(run)
     assert run.module.num_batches == 8
@@ -463,7 +463,7 @@ def test_a_new_run_from_a_checkpoint_has_all_its_time(tmp_path, monkeypatch):
     first = prepare(tmp_path / "first", Scored(), policy(tmp_path / "first"), callbacks=[Clock(monkeypatch)])
     fit(first)
     settings = policy(tmp_path / "second", max_time_s=45)
-    start = Plan(tmp_path / "first" / "checkpoints" / names.LAST)
+    start = ResumePoint(tmp_path / "first" / "checkpoints" / names.LAST)
     clock = Clock(monkeypatch)
     second = prepare(
         tmp_path / "second", Scored(), settings, plan=start, run_id="second", max_epochs=2, callbacks=[clock]
@@ -478,7 +478,7 @@ def test_a_new_run_counts_its_own_saves_and_leaves_the_old_one_alone(tmp_path):
     fit(prepare(tmp_path / "first", Scored(), policy(tmp_path / "first")))
     folder = tmp_path / "first" / "checkpoints"
     before = {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()}
-    start = Plan(folder / names.LAST)
+    start = ResumePoint(folder / names.LAST)
     second = policy(tmp_path / "second", **ALL)
     run = fit(prepare(tmp_path / "second", Scored(), second, plan=start, run_id="second", max_epochs=2))
     assert [item.number for item in run.committed] == list(range(8))

@@ -22,21 +22,21 @@ from cairn.policy.auto import (
     tune,
     young_s,
 )
-from cairn.types import Cost
+from cairn.types import SaveCost
 
-PLAIN = Cost(batch_s=0.18, stall_s=0.05, slowdown_s=0.36, write_s=0.9, num_saves=3)
+PLAIN = SaveCost(batch_s=0.18, stall_s=0.05, slowdown_s=0.36, write_s=0.9, num_saves=3)
 AUTO = "save_interval=auto: every"
 
 TIMES = st.floats(min_value=0, max_value=1e4)
 COSTS = st.builds(
-    Cost, batch_s=st.floats(1e-4, 1e3), stall_s=TIMES, slowdown_s=TIMES, write_s=TIMES, num_saves=st.integers(1, 9)
+    SaveCost, batch_s=st.floats(1e-4, 1e3), stall_s=TIMES, slowdown_s=TIMES, write_s=TIMES, num_saves=st.integers(1, 9)
 )
 GOALS = st.builds(Goal, st.floats(1e-4, 0.99), st.none() | st.floats(1, 1e7))
 NOISE = st.floats(0.9, 1.1)
 
 
 def cost(batch_s=1.0, stall_s=0.0, slowdown_s=0.0, write_s=0.0, num_saves=3):
-    return Cost(batch_s, stall_s, slowdown_s, write_s, num_saves)
+    return SaveCost(batch_s, stall_s, slowdown_s, write_s, num_saves)
 
 
 def noisy(of, factors):

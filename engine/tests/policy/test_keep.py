@@ -7,7 +7,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.support.values import at, history, moment, names_of, saved
 
-from cairn.policy.keep import Best, EveryNth, Latest, WithinBytes, best_of, gives_way, needs, parse_size, survivors
+from cairn.policy.keep import (
+    Best,
+    EveryNth,
+    Latest,
+    WithinBytes,
+    best_of,
+    parse_size,
+    peak_bytes,
+    survivors,
+    to_make_room,
+)
 from cairn.policy.when import BestValidation
 from cairn.types import ranked
 
@@ -192,7 +202,7 @@ def test_making_room_first_keeps_the_same_in_the_end(rules, items, mode):
     """As if the deletion had waited, and never the newest or the best that there is."""
     left, tidied = [], []
     for item in items:
-        way = gives_way(rules, left, item, mode)
+        way = to_make_room(rules, left, item, mode)
         assert not {left[-1].name, getattr(best_of(left, mode), "name", "")} & set(names_of(way)) if left else way == []
         left = survivors(rules, [*(old for old in left if old not in way), item], mode)
         tidied = survivors(rules, [*tidied, item], mode)
@@ -203,7 +213,7 @@ def test_making_room_first_keeps_the_same_in_the_end(rules, items, mode):
 def test_a_budget_holds_while_a_checkpoint_is_being_written(num_bytes, items):
     left = []
     for item in [replace(item, score=None, lasting=True) for item in items]:
-        way = gives_way([WithinBytes(num_bytes)], left, item, "min")
+        way = to_make_room([WithinBytes(num_bytes)], left, item, "min")
         there = [old for old in left if old not in way]
         assert sum(old.num_bytes for old in (*there, item)) <= max(
             num_bytes, sum(old.num_bytes for old in (*left[-1:], item))
@@ -213,7 +223,7 @@ def test_a_budget_holds_while_a_checkpoint_is_being_written(num_bytes, items):
 
 @pytest.mark.parametrize("rules", [[Latest(1)], [Latest(5), EveryNth(2)], [Best(3)], []])
 def test_rules_that_are_no_budget_let_go_only_after_the_save(rules):
-    assert gives_way(rules, history(0.5, 0.4, None, 0.6), saved(4, 0.1), "min") == []
+    assert to_make_room(rules, history(0.5, 0.4, None, 0.6), saved(4, 0.1), "min") == []
 
 
 @pytest.mark.parametrize(
@@ -229,7 +239,7 @@ def test_rules_that_are_no_budget_let_go_only_after_the_save(rules):
 )
 def test_what_the_next_two_saves_need(rules, sizes, expected):
     there = [saved(number, num_bytes=size) for number, size in enumerate(sizes)]
-    assert needs(rules, there, "min", 10, 2) == expected
+    assert peak_bytes(rules, there, "min", 10, 2) == expected
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from cairn.policy.when import (
     parse_duration_s,
     parse_interval,
 )
-from cairn.types import Cost
+from cairn.types import SaveCost
 
 INTERVALS = st.integers(min_value=1, max_value=12)
 
@@ -251,7 +251,7 @@ def test_what_a_longer_run_would_not_save_there_does_not_last(trigger, lasting):
 
 def costing(num_batches, num_saves=1):
     """A save costs so much that `auto` with its default finds this many batches right."""
-    return Cost(batch_s=1.0, stall_s=num_batches / 100, slowdown_s=0.0, write_s=0.0, num_saves=num_saves)
+    return SaveCost(batch_s=1.0, stall_s=num_batches / 100, slowdown_s=0.0, write_s=0.0, num_saves=num_saves)
 
 
 def test_auto_waits_until_something_is_known():

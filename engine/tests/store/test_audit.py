@@ -7,24 +7,24 @@ from tests.support.values import DAMAGES, commit, drop_manifest, flip_byte, name
 from cairn.errors import CheckpointError
 from cairn.policy.keep import Best, Latest
 from cairn.store import audit, names
-from cairn.store.commit import settle
+from cairn.store.commit import move_links_and_delete
 
 
 @pytest.fixture
 def three(tmp_path):
     """A directory with three checkpoints and the links, and these."""
     items = [commit(tmp_path, number, score) for number, score in enumerate([0.5, 0.3, 0.4])]
-    settle(tmp_path, {names.LAST: items[2].name, names.BEST: items[1].name}, ())
+    move_links_and_delete(tmp_path, {names.LAST: items[2].name, names.BEST: items[1].name}, ())
     return tmp_path, items
 
 
 def states(directory):
-    return {finding.path.name: finding.state for finding in audit.look_at_directory(directory)}
+    return {finding.path.name: finding.state for finding in audit.check_directory(directory)}
 
 
 def test_a_directory_that_is_as_it_should_be(three):
     directory, items = three
-    found = audit.look_at_directory(directory)
+    found = audit.check_directory(directory)
     assert [finding.path.name for finding in found] == [*names_of(items), names.LAST, names.BEST]
     assert {finding.state for finding in found} == {"whole"}
     assert found[0].why == f"{items[0].digest[: len('crc32-sha256:') + 12]}..."
@@ -35,10 +35,10 @@ def test_what_is_damaged_is_broken_and_says_how(three, damage):
     directory, items = three
     break_it, why = DAMAGES[damage]
     break_it(directory, items[0].name)
-    (broken,) = [finding for finding in audit.look_at_directory(directory) if finding.state == "broken"]
+    (broken,) = [finding for finding in audit.check_directory(directory) if finding.state == "broken"]
     assert broken.path.name == items[0].name
     assert why in broken.why
-    alone = audit.look_at_file(directory / items[0].name)
+    alone = audit.check_file(directory / items[0].name)
     assert alone.state == ("whole" if damage == "no manifest" else "broken"), "by the checksums inside it"
 
 
@@ -58,7 +58,7 @@ def test_links_are_looked_at_as_well(three):
     directory, items = three
     newer = commit(directory, 3)
     (directory / items[1].name).unlink()
-    found = {finding.path.name: finding for finding in audit.look_at_directory(directory)}
+    found = {finding.path.name: finding for finding in audit.check_directory(directory)}
     assert found[names.BEST].state == "broken"
     assert found[names.BEST].why == f"it leads to {items[1].name}, which is not there"
     assert found[names.LAST].state == "unfinished"
@@ -69,16 +69,16 @@ def test_a_file_of_another_name_is_compared_with_the_checksums_in_it(three, tmp_
     directory, items = three
     copy = tmp_path / "model.ckpt"
     copy.write_bytes((directory / items[1].name).read_bytes())
-    assert audit.look_at_file(copy).state == "whole"
+    assert audit.check_file(copy).state == "whole"
     place = copy.read_bytes().find(torch.full((3,), 1.0).numpy().tobytes())
     data = bytearray(copy.read_bytes())
     data[place] ^= 1
     copy.write_bytes(data)
-    assert audit.look_at_file(copy).state == "broken"
+    assert audit.check_file(copy).state == "broken"
     (tmp_path / "text.ckpt").write_text("weights, honestly")
-    assert "not a file that torch.save wrote" in audit.look_at_file(tmp_path / "text.ckpt").why
+    assert "not a file that torch.save wrote" in audit.check_file(tmp_path / "text.ckpt").why
     with pytest.raises(CheckpointError, match="There is no file"):
-        audit.look_at_file(tmp_path / "gone.ckpt")
+        audit.check_file(tmp_path / "gone.ckpt")
 
 
 # What may go
@@ -95,20 +95,20 @@ def test_a_file_of_another_name_is_compared_with_the_checksums_in_it(three, tmp_
 )
 def test_what_the_rules_do_not_keep_is_dropped(three, rules, kept):
     directory, items = three
-    plan = audit.prune(directory, rules, "min")
+    plan = audit.plan_prune(directory, rules, "min")
     assert [item.number for item in plan.kept] == kept
-    assert sorted(names_of([*plan.kept, *plan.dropped])) == names_of(items)
+    assert sorted(names_of([*plan.kept, *plan.to_delete])) == names_of(items)
     assert plan.broken == []
 
 
 def test_without_a_metric_there_is_no_best(three):
-    assert [item.number for item in audit.prune(three[0], [Latest(1)], None).kept] == [2]
+    assert [item.number for item in audit.plan_prune(three[0], [Latest(1)], None).kept] == [2]
 
 
 def test_one_that_is_damaged_does_not_take_the_place_of_a_good_one(three):
     directory, items = three
     flip_byte(directory, items[2].name)
     flip_byte(directory, items[1].name)
-    plan = audit.prune(directory, [Latest(1), Best(1)], "min")
-    assert (plan.kept, plan.dropped) == (items[:1], [])
+    plan = audit.plan_prune(directory, [Latest(1), Best(1)], "min")
+    assert (plan.kept, plan.to_delete) == (items[:1], [])
     assert {item.path.name for item in plan.broken} == {items[1].name, items[2].name}

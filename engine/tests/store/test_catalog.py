@@ -48,7 +48,7 @@ def test_age_is_that_of_the_run_and_not_of_the_name_or_the_file(tmp_path):
 @pytest.mark.parametrize("missing", ["", "not/there"])
 def test_an_empty_or_missing_directory_holds_nothing(tmp_path, missing):
     catalog = Catalog(tmp_path / missing)
-    assert (catalog.committed(), catalog.rejected(), catalog.newest_whole()) == ([], [], (None, []))
+    assert (catalog.committed(), catalog.rejected(), catalog.newest_intact()) == ([], [], (None, []))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,7 +69,7 @@ def test_the_one_before_a_broken_one_is_the_newest(three, damage):
     directory, items = three
     break_it, why = DAMAGES[damage]
     break_it(directory, items[2].name)
-    found, rejected = Catalog(directory).newest_whole()
+    found, rejected = Catalog(directory).newest_intact()
     assert found == items[1]
     assert [item.path.name for item in rejected] == [items[2].name]
     assert why in rejected[0].why
@@ -80,7 +80,7 @@ def test_older_ones_that_are_broken_do_not_matter(three, damage):
     directory, items = three
     DAMAGES[damage][0](directory, items[0].name)
     DAMAGES[damage][0](directory, items[1].name)
-    assert Catalog(directory).newest_whole() == (items[2], [])
+    assert Catalog(directory).newest_intact() == (items[2], [])
 
 
 @settings(max_examples=15)
@@ -93,7 +93,7 @@ def test_the_newest_whole_is_the_last_that_nothing_happened_to(damages):
             if damage is not None:
                 DAMAGES[damage][0](directory, item.name)
         whole = [number for number, damage in enumerate(damages) if damage is None][-1:]
-        found, rejected = Catalog(directory).newest_whole()
+        found, rejected = Catalog(directory).newest_intact()
         assert (found.number if found else None) == (whole[0] if whole else None)
         newer = range(whole[0] + 1 if whole else 0, len(damages))
         assert sorted(whys(rejected)) == [saved(number).name for number in newer]
@@ -108,7 +108,7 @@ def test_foreign_names_and_links_are_ignored(three):
     (directory / names.BEST).symlink_to("gone.ckpt")
     assert Catalog(directory).committed() == items
     assert Catalog(directory).rejected() == []
-    assert Catalog(directory).newest_whole() == (items[2], [])
+    assert Catalog(directory).newest_intact() == (items[2], [])
 
 
 def test_a_checkpoint_that_is_a_dangling_link_is_rejected(three):
@@ -116,7 +116,7 @@ def test_a_checkpoint_that_is_a_dangling_link_is_rejected(three):
     (directory / items[2].name).unlink()
     (directory / items[2].name).symlink_to("gone.ckpt")
     assert whys(Catalog(directory).rejected())[items[2].name].startswith("it cannot be read (No such file")
-    assert Catalog(directory).newest_whole()[0] == items[1]
+    assert Catalog(directory).newest_intact()[0] == items[1]
 
 
 def test_a_manifest_without_its_checkpoint_is_nothing(three):
@@ -129,11 +129,11 @@ def test_a_manifest_without_its_checkpoint_is_nothing(three):
 def test_the_directory_is_the_truth_at_each_question(three):
     directory, items = three
     catalog = Catalog(directory)
-    assert catalog.newest_whole()[0] == items[2]
+    assert catalog.newest_intact()[0] == items[2]
     flip_byte(directory, items[2].name)
-    assert catalog.newest_whole()[0] == items[1]
+    assert catalog.newest_intact()[0] == items[1]
     flip_byte(directory, items[2].name)
-    assert catalog.newest_whole()[0] == items[2]
+    assert catalog.newest_intact()[0] == items[2]
 
 
 def test_one_file_can_be_asked_for(three):
@@ -163,9 +163,9 @@ def test_one_with_a_manifest_of_format_1_is_compared_as_that_says(three):
     content = {**json.loads(manifest.dump(old, {})), "format": 1, "sha256": old.digest.removeprefix("sha256:")}
     del content["checksum"], content["digest"]
     (directory / names.manifest_name(path.name)).write_text(json.dumps(content))
-    assert Catalog(directory).newest_whole() == (old, [])
+    assert Catalog(directory).newest_intact() == (old, [])
     flip_byte(directory, path.name)
-    found, rejected = Catalog(directory).newest_whole()
+    found, rejected = Catalog(directory).newest_intact()
     assert found == items[1]
     assert "its checksum is sha256:" in rejected[0].why
 
@@ -193,6 +193,6 @@ def test_a_file_that_cannot_be_read_is_rejected(three, error, monkeypatch):
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(file_format, "_pieces", broken)
-    found, rejected = Catalog(directory).newest_whole()
+    found, rejected = Catalog(directory).newest_intact()
     assert found is None
     assert [item.why for item in rejected] == [f"it cannot be read ({os.strerror(error)})"] * len(items)

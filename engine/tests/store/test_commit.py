@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.support.disk import Disk, room_for
-from tests.support.values import at, commit, file_of, saved, small_file
+from tests.support.values import at, commit, draft, file_of, small_file
 
 from cairn.errors import SaveError
 from cairn.store import disk, file_format, manifest, names
 from cairn.store.catalog import Catalog, verify
-from cairn.store.commit import Job, link, perform, remove
+from cairn.store.commit import CommitPlan, delete_checkpoint, move_link, write
 
 FIRST, SECOND = "epoch_000_batch_000001.ckpt", "epoch_000_batch_000002.ckpt"
 COMMIT = [
@@ -53,7 +53,7 @@ def test_the_draft_keeps_what_the_run_said_and_gets_what_the_write_cost(folder):
 
 
 def test_provenance_goes_into_the_manifest(folder):
-    perform(Job(folder, saved(), {"world_size": 1, "seed": 5}), small_file(0))
+    write(CommitPlan(folder, draft(), {"world_size": 1, "seed": 5}), small_file(0))
     assert '"seed": 5' in (folder / "epoch_000_batch_000001.json").read_text()
 
 
@@ -70,9 +70,9 @@ def test_a_commit_is_synced_before_it_gets_its_name_and_the_manifest_comes_last(
 def test_a_link_is_moved_in_one_step_and_synced(folder, monkeypatch):
     commit(folder, 0)
     commit(folder, 1)
-    link(folder, names.LAST, FIRST)
+    move_link(folder, names.LAST, FIRST)
     tape = Disk(folder, monkeypatch)
-    link(folder, names.LAST, SECOND)
+    move_link(folder, names.LAST, SECOND)
     assert [step for step in tape.steps if not step.startswith("unlink")] == [
         f"symlink {SECOND} .last.ckpt.tmp",
         "replace .last.ckpt.tmp last.ckpt",
@@ -84,15 +84,15 @@ def test_a_link_is_moved_in_one_step_and_synced(folder, monkeypatch):
 
 def test_a_link_that_stands_right_is_left_alone(folder, monkeypatch):
     commit(folder)
-    link(folder, names.LAST, FIRST)
+    move_link(folder, names.LAST, FIRST)
     tape = Disk(folder, monkeypatch)
-    link(folder, names.LAST, FIRST)
+    move_link(folder, names.LAST, FIRST)
     assert tape.steps == []
 
 
 def test_a_link_survives_that_the_directory_moves(folder):
     commit(folder)
-    link(folder, names.BEST, FIRST)
+    move_link(folder, names.BEST, FIRST)
     moved = folder.rename(folder.with_name("elsewhere"))
     assert (moved / names.BEST).resolve() == (moved / FIRST).resolve()
     assert torch.load(moved / names.BEST, weights_only=True)["number"] == 0
@@ -107,17 +107,17 @@ def test_a_link_takes_the_place_of_whatever_was_there(folder, before):
     elif before != "nothing":
         path.symlink_to(FIRST if before == "link" else "gone.ckpt")
     (folder / names.temp_name(names.LAST)).symlink_to("what a dead writer left")
-    link(folder, names.LAST, FIRST)
+    move_link(folder, names.LAST, FIRST)
     assert path.readlink().as_posix() == FIRST
-    link(folder, names.LAST, None)
+    move_link(folder, names.LAST, None)
     assert not path.is_symlink()
-    link(folder, names.LAST, None)
+    move_link(folder, names.LAST, None)
 
 
 def test_a_removal_takes_the_name_first_so_that_half_of_it_is_known_for_what_it_is(folder, monkeypatch):
     commit(folder)
     tape = Disk(folder, monkeypatch)
-    remove(folder, FIRST)
+    delete_checkpoint(folder, FIRST)
     assert tape.steps == [
         f"replace {FIRST} .{FIRST}.tmp",
         "fsync .",
@@ -125,7 +125,7 @@ def test_a_removal_takes_the_name_first_so_that_half_of_it_is_known_for_what_it_
         f"unlink .{FIRST}.tmp",
     ]
     assert listing(folder) == []
-    remove(folder, FIRST)
+    delete_checkpoint(folder, FIRST)
 
 
 # Deaths and failures
@@ -134,7 +134,7 @@ def test_a_removal_takes_the_name_first_so_that_half_of_it_is_known_for_what_it_
 @pytest.mark.parametrize("step", range(len(COMMIT)), ids=[step.split()[0] for step in COMMIT])
 def test_a_step_that_fails_is_told_and_leaves_the_one_before_and_nothing_else(folder, step, monkeypatch):
     before = commit(folder, 0)
-    link(folder, names.LAST, before.name)
+    move_link(folder, names.LAST, before.name)
     files = listing(folder)
     tape = Disk(folder, monkeypatch)
     tape.fail_at = step
@@ -144,7 +144,7 @@ def test_a_step_that_fails_is_told_and_leaves_the_one_before_and_nothing_else(fo
     assert listing(folder) == files
     assert verify(folder / before.name, before) is None
     assert (folder / names.LAST).resolve() == (folder / before.name).resolve()
-    assert Catalog(folder).newest_whole() == (before, [])
+    assert Catalog(folder).newest_intact() == (before, [])
 
 
 @pytest.mark.parametrize("size", [2**19, 2**21], ids=["one chunk", "several"])
@@ -152,7 +152,7 @@ def test_a_disk_that_is_full_in_the_middle_of_the_file_is_told_and_leaves_nothin
     commit(folder, 0)
     file = file_of({"state_dict": {"w": torch.zeros(size)}})
     with room_for(2**20), pytest.raises(SaveError, match=r"epoch_000_batch_000002\.ckpt could not be written"):
-        perform(Job(folder, saved(1)), file)
+        write(CommitPlan(folder, draft(1)), file)
     assert listing(folder) == [FIRST, "epoch_000_batch_000001.json"]
     assert commit(folder, 1).num_bytes > 0
 
@@ -168,7 +168,7 @@ def test_whatever_stops_the_write_leaves_nothing(folder, error, num_bytes, monke
 
     monkeypatch.setattr(file_format, "sealed", half)
     with pytest.raises(error):
-        perform(Job(folder, saved(1)), memoryview(bytes(num_bytes)))
+        write(CommitPlan(folder, draft(1)), memoryview(bytes(num_bytes)))
     assert listing(folder) == [FIRST, "epoch_000_batch_000001.json"]
 
 
@@ -184,10 +184,10 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path):
 def test_what_was_done_already_is_not_done_again(folder):
     """The first writer was killed after its last step; the disk fails the second one, whatever it tries to write."""
     commit(folder, 0)
-    job = Job(folder, saved(1), links={names.LAST: SECOND}, gone=[FIRST])
-    first, view = perform(job, small_file(1)), small_file(1)
+    plan = CommitPlan(folder, draft(1), links={names.LAST: SECOND}, to_delete=[FIRST])
+    first, view = write(plan, small_file(1)), small_file(1)
     with room_for(0):
-        again = perform(replace(job, again=True), view)
+        again = write(replace(plan, retry=True), view)
     assert again == first
     assert Catalog(folder).committed() == [first.saved]
     assert verify(folder / names.LAST, first.saved) is None
@@ -195,10 +195,10 @@ def test_what_was_done_already_is_not_done_again(folder):
 
 def test_what_was_left_of_it_is_done(folder, monkeypatch):
     """The first writer came to no more than each step in turn, after the commit."""
-    job = Job(folder, saved(1), links={names.LAST: SECOND}, gone=[FIRST])
+    plan = CommitPlan(folder, draft(1), links={names.LAST: SECOND}, to_delete=[FIRST])
     commit(folder, 0)
     steps = Disk(folder, monkeypatch)
-    perform(job, small_file(1))
+    write(plan, small_file(1))
     num_steps = len(steps.steps)
     assert num_steps > len(COMMIT)
     for number in range(len(COMMIT), num_steps):
@@ -208,10 +208,10 @@ def test_what_was_left_of_it_is_done(folder, monkeypatch):
         commit(folder, 0)
         steps.steps.clear()
         steps.fail_at = number
-        perform(job, small_file(1))
+        write(plan, small_file(1))
         steps.fail_at = None
-        again = perform(replace(job, again=True), small_file(1))
-        assert not again.untidy
+        again = write(replace(plan, retry=True), small_file(1))
+        assert not again.cleanup_error
         assert Catalog(folder).committed() == [again.saved]
         assert (folder / names.LAST).readlink().name == SECOND
         assert Catalog(folder).leftovers() == []
@@ -219,7 +219,7 @@ def test_what_was_left_of_it_is_done(folder, monkeypatch):
 
 @pytest.mark.parametrize("other", [{"run": "another"}, {"elapsed_s": 9.0}], ids=["another run's", "an earlier try's"])
 def test_another_checkpoint_of_that_name_is_not_taken_for_it(folder, other):
-    perform(Job(folder, replace(saved(1), **other)), small_file(5))
-    again = perform(Job(folder, saved(1), again=True), small_file(1))
+    write(CommitPlan(folder, replace(draft(1), **other)), small_file(5))
+    again = write(CommitPlan(folder, draft(1), retry=True), small_file(1))
     assert torch.load(folder / SECOND, weights_only=True)["number"] == 1
     assert Catalog(folder).committed() == [again.saved]

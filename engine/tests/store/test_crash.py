@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from tests.support.power import NAMES, Call, Killed, Tape, after_a_power_cut, put_up
-from tests.support.values import file_of, saved
+from tests.support.values import draft, file_of
 
 from cairn.errors import SaveError
 from cairn.policy.keep import Latest, WithinBytes
@@ -48,31 +48,31 @@ def run(root: Path, report: Callable[[object], None], scores: list[float] = SCOR
     folder = root / "run" / "checkpoints"
     own = History(folder, RULES, "min")
     own.check_writable()
-    own.open("toy", resume.plan(folder))
+    own.take_over("toy", resume.find_resume_point(folder))
     for number, score in enumerate(scores, start=first):
         file = file_of({"state_dict": {"weight": torch.full((30,), float(number))}})
-        coming = saved(number, score, num_bytes=len(file))
-        own.expect(coming)
-        job, result = own.job(coming, {}), None
+        coming = draft(number, score, num_bytes=len(file))
+        own.add_pending(coming)
+        plan, result = own.plan_commit(coming, {}), None
         with reporting(report, number):
             try:
-                result = commit.perform(job, file)
+                result = commit.write(plan, file)
             except SaveError:
                 pass  # told; the next save tries again
-        own.done(coming, job, result)
+        own.resolve_pending(coming, plan, result)
 
 
 @contextmanager
 def reporting(report: Callable[[object], None], number: int) -> Iterator[None]:
     """Report a checkpoint as soon as it is committed: before the links are moved."""
-    settle = commit.settle
+    settle = commit.move_links_and_delete
 
     def reporting_settle(*args: Any) -> None:
         report(number)
         settle(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commit, "settle", reporting_settle)
+        patch.setattr(commit, "move_links_and_delete", reporting_settle)
         yield
 
 
@@ -83,7 +83,7 @@ def last_reported(calls: list[Call]) -> int:
 def check(root: Path, reported: int) -> None:
     """A whole checkpoint is there that is not older than the last reported one, and the links lead to whole ones."""
     folder = root / "run" / "checkpoints"
-    found, rejected = Catalog(folder).newest_whole()
+    found, rejected = Catalog(folder).newest_intact()
     assert (found.position.batch - 1 if found else -1) >= reported, rejected
     good = {item.name: item for item in Catalog(folder).committed()}
     for link in (folder / names.LAST, folder / names.BEST):

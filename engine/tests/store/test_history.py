@@ -9,6 +9,7 @@ from tests.support.values import (
     age_manifest,
     at,
     commit,
+    draft,
     drop_manifest,
     edit_manifest,
     flip_byte,
@@ -24,9 +25,9 @@ from cairn.policy.keep import Best, Latest, WithinBytes
 from cairn.store import disk as disk_module
 from cairn.store import names, resume
 from cairn.store.catalog import Catalog
-from cairn.store.commit import remove
+from cairn.store.commit import delete_checkpoint
 from cairn.store.history import History
-from cairn.store.resume import Plan
+from cairn.store.resume import ResumePoint
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def history(folder, *rules, mode="min"):
 
 def reopened(folder, *rules, run="toy"):
     own = history(folder, *rules)
-    own.open(run, resume.plan(folder))
+    own.take_over(run, resume.find_resume_point(folder))
     return own
 
 
@@ -50,8 +51,8 @@ def links(folder):
 
 def test_nothing_is_kept_before_the_first_save(folder):
     own = history(folder, Latest(2))
-    own.open("toy", Plan(None))
-    assert (own.saved, own.newest, own.best, own.expected) == ([], None, None, [])
+    own.take_over("toy", ResumePoint(None))
+    assert (own.saved, own.newest, own.best, own.with_pending) == ([], None, None, [])
     assert own.path(own.newest) == ""
     assert not folder.exists()
 
@@ -195,7 +196,7 @@ def test_what_could_not_be_deleted_is_deleted_later(folder, monkeypatch):
     disk = Disk(folder, monkeypatch)
     disk.fail_at = 6 + 3  # the commit takes six steps, and the link of the last one three
     result = save(own, 1)
-    assert re.search(r"epoch_000_batch_000001\.ckpt could not be deleted: No space left", result.untidy)
+    assert re.search(r"epoch_000_batch_000001\.ckpt could not be deleted: No space left", result.cleanup_error)
     assert links(folder) == {names.LAST: result.saved.name}
     assert own.saved == [result.saved]
     disk.fail_at = None
@@ -212,7 +213,7 @@ def test_a_budget_makes_room_before_a_save(folder, monkeypatch):
         save(own, number)
     size = own.newest.num_bytes
     budget = history(folder, WithinBytes(3 * size))
-    budget.open("toy", resume.plan(folder))
+    budget.take_over("toy", resume.find_resume_point(folder))
     disk = Disk(folder, monkeypatch)
     save(budget, 3)
     assert disk.steps[0] == f"replace {saved(0).name} {names.temp_name(saved(0).name)}"
@@ -224,8 +225,8 @@ def test_neither_the_newest_nor_the_best_makes_room(folder, score):
     own = history(folder, WithinBytes(1))
     save(own, 0, 0.5)
     save(own, 1, 0.6)
-    job = own.job(saved(2, score, num_bytes=10**6), {})
-    assert job.room == []
+    plan = own.plan_commit(draft(2, score, num_bytes=10**6), {})
+    assert plan.make_room == []
 
 
 def test_a_run_whose_first_checkpoint_cannot_fit_does_not_start(folder, monkeypatch):
@@ -284,8 +285,8 @@ def test_making_room_does_not_take_what_a_link_still_leads_to(folder, monkeypatc
     with monkeypatch.context() as patch:
         disk = Disk(folder, patch)
         disk.fail_at = 6
-        assert "could not be moved" in save(own, 1, 0.4).untidy
-    assert own.job(saved(2, num_bytes=10**6), {}).room == []
+        assert "could not be moved" in save(own, 1, 0.4).cleanup_error
+    assert own.plan_commit(draft(2, num_bytes=10**6), {}).make_room == []
     assert links(folder)[names.BEST] == saved(0).name
     assert (folder / saved(0).name).exists()
 
@@ -336,21 +337,21 @@ def test_decisions_are_made_as_if_what_is_on_its_way_was_there(folder):
     own = history(folder, Latest(2))
     save(own, 0, 0.5)
     for number, score in ((1, 0.3), (2, 0.4)):
-        own.expect(saved(number, score))
-    assert [(item.number, item.score) for item in own.expected] == [(1, 0.3), (2, 0.4)]
+        own.add_pending(draft(number, score))
+    assert [(item.number, item.score) for item in own.with_pending] == [(1, 0.3), (2, 0.4)]
     assert [item.number for item in own.saved] == [0]
 
 
 def test_what_does_not_arrive_was_never_there(folder):
     own = history(folder, Latest(2))
     save(own, 0, 0.5)
-    first, second = saved(1, 0.3), saved(2, 0.4)
-    own.expect(first)
-    own.expect(second)
-    own.done(first, own.job(first, {}), None)
-    assert [(item.number, item.score) for item in own.expected] == [(0, 0.5), (1, 0.4)]
-    job = own.job(second, {})
-    assert (job.draft.number, list(job.gone)) == (1, [])
+    first, second = draft(1, 0.3), draft(2, 0.4)
+    own.add_pending(first)
+    own.add_pending(second)
+    own.resolve_pending(first, own.plan_commit(first, {}), None)
+    assert [(item.number, item.score) for item in own.with_pending] == [(0, 0.5), (1, 0.4)]
+    plan = own.plan_commit(second, {})
+    assert (plan.draft.number, list(plan.to_delete)) == (1, [])
 
 
 def test_room_that_was_made_for_one_that_did_not_arrive_is_known(folder, caplog):
@@ -358,12 +359,12 @@ def test_room_that_was_made_for_one_that_did_not_arrive_is_known(folder, caplog)
     own = history(folder, WithinBytes(2 * size))
     for number in range(2):
         save(own, number)
-    coming = saved(2, num_bytes=size)
-    own.expect(coming)
-    job = own.job(coming, {})
-    assert job.room == [saved(0).name]
-    remove(folder, saved(0).name)
-    own.done(coming, job, None)
+    coming = draft(2, num_bytes=size)
+    own.add_pending(coming)
+    plan = own.plan_commit(coming, {})
+    assert plan.make_room == [saved(0).name]
+    delete_checkpoint(folder, saved(0).name)
+    own.resolve_pending(coming, plan, None)
     assert names_of(own.saved) == [saved(1).name]
     save(own, 2)
     assert "Gone" not in caplog.text

@@ -12,7 +12,7 @@ from tests.support.values import DAMAGES, age_manifest, commit, drop_manifest, f
 from cairn.errors import CheckpointError, ResumeError
 from cairn.store import disk, names, resume
 from cairn.store.catalog import Rejected
-from cairn.store.resume import Plan
+from cairn.store.resume import ResumePoint
 
 
 class Intruder:
@@ -34,12 +34,12 @@ def listing(directory):
 
 @pytest.mark.parametrize("missing", ["", "not/there"])
 def test_where_nothing_is_a_run_begins(tmp_path, missing):
-    assert resume.plan(tmp_path / missing) == Plan(None)
+    assert resume.find_resume_point(tmp_path / missing) == ResumePoint(None)
 
 
 def test_the_newest_is_gone_on_from(tmp_path):
     items = [commit(tmp_path, number) for number in range(3)]
-    assert resume.plan(tmp_path) == Plan(tmp_path / items[2].name, items[2])
+    assert resume.find_resume_point(tmp_path) == ResumePoint(tmp_path / items[2].name, items[2])
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -47,7 +47,7 @@ def test_a_broken_one_is_left_out_and_named_with_the_reason(tmp_path, damage):
     items = [commit(tmp_path, number) for number in range(3)]
     break_it, why = DAMAGES[damage]
     break_it(tmp_path, items[2].name)
-    plan = resume.plan(tmp_path)
+    plan = resume.find_resume_point(tmp_path)
     assert (plan.path, plan.saved) == (tmp_path / items[1].name, items[1])
     assert [item.path for item in plan.rejected] == [tmp_path / items[2].name]
     assert why in plan.rejected[0].why
@@ -59,7 +59,7 @@ def test_a_plan_touches_nothing(tmp_path):
     drop_manifest(tmp_path, items[1].name)
     (tmp_path / names.temp_name(items[0].name)).write_text("half")
     before = listing(tmp_path)
-    resume.plan(tmp_path)
+    resume.find_resume_point(tmp_path)
     assert listing(tmp_path) == before
 
 
@@ -69,7 +69,7 @@ LOST = "it has no manifest: its save was never finished, or the manifest was los
 def test_a_first_save_that_was_never_finished_is_no_reason_not_to_begin(tmp_path):
     item = commit(tmp_path)
     drop_manifest(tmp_path, item.name)
-    plan = resume.plan(tmp_path)
+    plan = resume.find_resume_point(tmp_path)
     assert (plan.path, plan.saved) == (None, None)
     assert plan.rejected == (Rejected(tmp_path / item.name, LOST),)
 
@@ -79,7 +79,7 @@ def test_if_nothing_that_was_committed_is_whole_nothing_begins_in_its_place(tmp_
     for number in range(2):
         break_it(tmp_path, commit(tmp_path, number).name)
     with pytest.raises(ResumeError, match="is whole") as error:
-        resume.plan(tmp_path)
+        resume.find_resume_point(tmp_path)
     for expected in (str(tmp_path), "epoch_000_batch_000001.ckpt: ", "epoch_000_batch_000002.ckpt: ", "move them"):
         assert expected in str(error.value)
 
@@ -88,7 +88,7 @@ def test_several_without_a_manifest_are_more_than_a_first_save_cut_off(tmp_path)
     for number in range(2):
         drop_manifest(tmp_path, commit(tmp_path, number).name)
     with pytest.raises(ResumeError, match="is whole"):
-        resume.plan(tmp_path)
+        resume.find_resume_point(tmp_path)
 
 
 @pytest.mark.parametrize("whole", [0, 1])
@@ -97,7 +97,7 @@ def test_a_run_of_a_later_cairn_is_refused_and_not_begun_anew(tmp_path, whole):
     for item in items[whole:]:
         age_manifest(tmp_path, item.name)
     with pytest.raises(ResumeError, match="format 3"):
-        resume.plan(tmp_path)
+        resume.find_resume_point(tmp_path)
 
 
 # One file
@@ -186,14 +186,14 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize(("epoch", "max_epochs"), [(3, 3), (3, 4), (3, -1), (3, None), (0, 0)])
 def test_a_checkpoint_before_the_end_can_go_on(tmp_path, epoch, max_epochs):
-    resume.check_goes_on(tmp_path, {"epoch": epoch}, max_epochs)
+    resume.check_epochs_left(tmp_path, {"epoch": epoch}, max_epochs)
 
 
 @pytest.mark.parametrize(("epoch", "max_epochs"), [(3, 2), (1, 0)])
 def test_a_checkpoint_beyond_the_end_is_refused(tmp_path, epoch, max_epochs):
     told = rf"x\.ckpt stands in epoch {epoch}, beyond trainer\.max_epochs={max_epochs}: .*init_weights="
     with pytest.raises(ResumeError, match=told):
-        resume.check_goes_on(tmp_path / "x.ckpt", {"epoch": epoch}, max_epochs)
+        resume.check_epochs_left(tmp_path / "x.ckpt", {"epoch": epoch}, max_epochs)
 
 
 # The model

@@ -11,9 +11,9 @@ from tests.support.made_runs import BATCH_S, SAVE_S, STALL_S, WRITE_S, end, run_
 from cairn.policy import auto
 from cairn.study import choice, reading
 from cairn.study.choice import FEWEST_SAVES, SHORTEST_S, USUAL_MTBF_S, advise, expected_loss
-from cairn.types import Cost
+from cairn.types import SaveCost
 
-COST = Cost(batch_s=0.1, stall_s=0.05, slowdown_s=0.15, write_s=1.0, num_saves=10)
+COST = SaveCost(batch_s=0.1, stall_s=0.05, slowdown_s=0.15, write_s=1.0, num_saves=10)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ TIMES = st.floats(1e-3, 1e3)
 def test_no_other_interval_loses_clearly_less(save_s, factor, other):
     """Young's is the least of d / t + t / 2M; Daly's and two digits change next to nothing while d is small."""
     mtbf_s = save_s * factor * 100
-    cost = Cost(batch_s=save_s / 1000, stall_s=save_s, slowdown_s=0.0, write_s=0.0, num_saves=9)
+    cost = SaveCost(batch_s=save_s / 1000, stall_s=save_s, slowdown_s=0.0, write_s=0.0, num_saves=9)
     found = advise(cost, mtbf_s)
     assert found.why == "failures"
     assert found.loss <= 1.01 * expected_loss(save_s, mtbf_s, found.interval_s * other)

@@ -52,7 +52,7 @@ def row(number: int, step: int, interval: int) -> dict[str, float]:
 def kept(run: Path, number: int, step: int, interval: int) -> Saved:
     """The checkpoint of that save, with its manifest."""
     begun_s, cost_s = elapsed_s(step, interval), number * SAVE_S  # its own is not known yet
-    facts = {"stall_s": STALL_S, "write_s": WRITE_S, "overhead": cost_s / (begun_s - cost_s), "elapsed_s": begun_s}
+    facts = {"stall_s": STALL_S, "overhead": cost_s / (begun_s - cost_s), "elapsed_s": begun_s}
     position = at(step, total=step, step=step)
     return commit(run / "checkpoints", number, None, position=position, metrics={"val/loss": 0.25}, **facts)
 

@@ -18,7 +18,7 @@ from cairn.lightning.csv_logger import CSVLogger
 from cairn.policy.keep import Latest
 from cairn.policy.when import Every
 from cairn.store.catalog import Catalog
-from cairn.store.resume import Plan
+from cairn.store.resume import ResumePoint
 from cairn.types import Saved
 
 
@@ -83,7 +83,7 @@ def prepare(
     module: LightningModule,
     settings: Policy,
     *,
-    plan: Plan = Plan(None),
+    plan: ResumePoint = ResumePoint(None),
     stop: Callable[[float], str | None] = lambda save_s: None,
     callbacks: Sequence[Callback] = (),
     run_id: str = "toy",

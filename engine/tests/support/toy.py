@@ -27,7 +27,7 @@ from cairn.lightning.checkpointer import CheckpointEngine, Policy
 from cairn.lightning.csv_logger import CSVLogger
 from cairn.policy.keep import Best, Latest
 from cairn.policy.when import AtEnd, BestValidation, Every
-from cairn.store.resume import Plan, plan
+from cairn.store.resume import ResumePoint, find_resume_point
 from cairn.writing import copying
 
 NUM_SAMPLES, BATCH_SIZE = 23, 3  # eight batches, the last one smaller
@@ -291,13 +291,19 @@ def policy(run: Path, cell: Cell) -> Policy:
 
 
 def train(
-    run: Path, cell: Cell, *, copies: Path | None = None, start: Plan | None = None, run_id: str = "toy", seed: int = 7
+    run: Path,
+    cell: Cell,
+    *,
+    copies: Path | None = None,
+    start: ResumePoint | None = None,
+    run_id: str = "toy",
+    seed: int = 7,
 ) -> list[Any]:
     """Train in `run` from what is there (or from `start`); returns the samples that were trained on, in their order."""
     seed_everything(seed, verbose=False)
     module = cell.module_class(**cell.module)
     data = cell.data_class(**{"batch_size": BATCH_SIZE, "seed": 3, **cell.data})
-    found = start or plan(run / "checkpoints")
+    found = start or find_resume_point(run / "checkpoints")
     engine = CopyingEngine(policy(run, cell), Origin(run_id), found)
     engine.copies = copies
     trainer = Trainer(**_settings(run, cell), callbacks=[*cell.callbacks(), engine], logger=CSVLogger(run / "csv"))

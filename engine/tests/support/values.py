@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from cairn.store import manifest
-from cairn.store.commit import Job, Result, perform
+from cairn.store.commit import CommitPlan, Committed, write
 from cairn.store.history import History
 from cairn.store.names import checkpoint_name, manifest_name
-from cairn.types import Moment, Position, Saved
+from cairn.types import Draft, Moment, Position, Saved
 from cairn.writing.buffers import Buffer
 from cairn.writing.copying import Copier
 from cairn.writing.encode import encode
@@ -40,6 +40,13 @@ def saved(number: int = 0, score: float | None = None, **facts: Any) -> Saved:
     return Saved(position=position, number=number, score=score, **{**plain, **facts})
 
 
+def draft(number: int = 0, score: float | None = None, **facts: Any) -> Draft:
+    """The same checkpoint before it is committed."""
+    position = facts.pop("position", at(number + 1))
+    plain = {"name": checkpoint_name(position), "reasons": ("interval",), "run": "toy"}
+    return Draft(position=position, number=number, score=score, **{**plain, **facts})
+
+
 def history(*scores: float | None) -> list[Saved]:
     """One checkpoint per score, oldest first."""
     return [saved(number, score) for number, score in enumerate(scores)]
@@ -47,22 +54,22 @@ def history(*scores: float | None) -> list[Saved]:
 
 def commit(directory: Path, number: int = 0, score: float | None = None, **facts: Any) -> Saved:
     """A small checkpoint, written as a run writes it."""
-    return perform(Job(directory, saved(number, score, **facts), {"world_size": 1}), small_file(number)).saved
+    return write(CommitPlan(directory, draft(number, score, **facts), {"world_size": 1}), small_file(number)).saved
 
 
-def save(own: History, number: int = 0, score: float | None = None, **facts: Any) -> Result:
+def save(own: History, number: int = 0, score: float | None = None, **facts: Any) -> Committed:
     """A small checkpoint, written and taken into the history of its run, as a run does it.
 
     Raises:
         SaveError: it could not be written.
     """
-    draft, job, result = saved(number, score, num_bytes=len(small_file(number)), **facts), None, None
-    own.expect(draft)
+    coming, plan, result = draft(number, score, num_bytes=len(small_file(number)), **facts), None, None
+    own.add_pending(coming)
     try:
-        job = own.job(draft, {"world_size": 1})
-        result = perform(job, small_file(number))
+        plan = own.plan_commit(coming, {"world_size": 1})
+        result = write(plan, small_file(number))
     finally:
-        own.done(draft, job, result)
+        own.resolve_pending(coming, plan, result)
     return result
 
 

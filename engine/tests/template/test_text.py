@@ -1,7 +1,6 @@
 """Samples of text: every byte once as input, parts that do not mix, and the refusal of another text."""
 
 import pickle
-from types import SimpleNamespace
 
 import pytest
 import torch

@@ -34,12 +34,12 @@ class Gate(InlineWriter):
         self.begun, self.may_go, self.num_closed = SimpleQueue(), threading.Semaphore(0), 0
         self.errors = {}
 
-    def write(self, job, buffer):
-        self.begun.put(job.draft.name)
+    def write(self, plan, buffer):
+        self.begun.put(plan.draft.name)
         self.may_go.acquire()
-        if error := self.errors.get(job.draft.name):
+        if error := self.errors.get(plan.draft.name):
             raise error
-        return super().write(job, buffer)
+        return super().write(plan, buffer)
 
     def close(self):
         self.num_closed += 1
@@ -241,7 +241,7 @@ def test_an_error_of_the_writer_is_an_outcome_and_frees_the_buffer(make, error, 
     (outcome,) = own.outcomes()
     sentence = f"The checkpoint {saved(0).name} could not be written: {error!r}."
     assert outcome.error == ("told" if isinstance(error, SaveError) else sentence)
-    assert own.history.expected == own.history.saved == []
+    assert own.history.with_pending == own.history.saved == []
     assert [own.reserve(wait=False) for _ in range(num_buffers + 1)].count(None) == 1
 
 
@@ -251,7 +251,7 @@ def test_a_mistake_in_a_rule_is_an_outcome_and_frees_the_buffer(make):
     own.wait()
     (outcome,) = own.outcomes()
     assert "could not be written: ZeroDivisionError('no " in outcome.error
-    assert own.history.expected == own.history.saved
+    assert own.history.with_pending == own.history.saved
     assert own.reserve(wait=False) is not None
 
 
@@ -288,7 +288,7 @@ def test_an_error_in_the_bookkeeping_is_an_outcome_and_stops_nothing(make, monke
     """A disk that went away while its files were counted, say."""
     own = make(1)
     with monkeypatch.context() as patch:
-        patch.setattr(own.history, "done", lambda *args: (_ for _ in ()).throw(OSError(5, "I/O error")))
+        patch.setattr(own.history, "resolve_pending", lambda *args: (_ for _ in ()).throw(OSError(5, "I/O error")))
         own.writer.let_go(2)
         save(own, 0)
         own.wait()

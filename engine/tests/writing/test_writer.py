@@ -15,12 +15,12 @@ import pytest
 import torch
 from tests.support.disk import room_for
 from tests.support.paths import ENGINE
-from tests.support.values import at, saved
+from tests.support.values import at, draft
 
 from cairn.errors import SaveError
 from cairn.store import disk, names
 from cairn.store.catalog import Catalog, verify
-from cairn.store.commit import Job
+from cairn.store.commit import CommitPlan
 from cairn.writing import writer
 from cairn.writing.buffers import BufferPool
 from cairn.writing.copying import Copier
@@ -64,8 +64,8 @@ def staged(pool, number=0, size=3):
     return buffer
 
 
-def job_of(folder, number=0, **changes):
-    return Job(folder, saved(number), {"world_size": 1}, **changes)
+def plan_of(folder, number=0, **changes):
+    return CommitPlan(folder, draft(number), {"world_size": 1}, **changes)
 
 
 def facts(result):
@@ -75,9 +75,9 @@ def facts(result):
 class Asked:
     """A job that a thread waits for."""
 
-    def __init__(self, writer, job, buffer):
+    def __init__(self, writer, plan, buffer):
         self._given = []
-        self._thread = threading.Thread(target=self._write, args=(writer, job, buffer))
+        self._thread = threading.Thread(target=self._write, args=(writer, plan, buffer))
         self._thread.start()
 
     def _write(self, *request):
@@ -146,9 +146,9 @@ def errors(caplog):
 def test_it_writes_the_bytes_that_a_writer_here_writes(folder, pool, beside, size, tmp_path):
     links = {names.LAST: FIRST, names.BEST: None}
     buffer = staged(pool, size=size)
-    theirs = beside.write(job_of(folder, links=links), buffer)
+    theirs = beside.write(plan_of(folder, links=links), buffer)
     (tmp_path / "here").mkdir()
-    ours = InlineWriter().write(job_of(tmp_path / "here", links=links), buffer)
+    ours = InlineWriter().write(plan_of(tmp_path / "here", links=links), buffer)
     assert facts(theirs) == facts(ours)
     assert (folder / FIRST).read_bytes() == (tmp_path / "here" / FIRST).read_bytes()
     assert verify(folder / names.LAST, theirs.saved) is None
@@ -159,7 +159,7 @@ def test_it_does_one_job_after_the_other_from_buffers_that_change_and_grow(folde
     pids = set()
     for number, size in enumerate([3, 3, 500_000, 500_000, 3, 3]):
         gone = [names.checkpoint_name(at(number))] if number else []
-        result = beside.write(job_of(folder, number, gone=gone), staged(pool, number, size))
+        result = beside.write(plan_of(folder, number, to_delete=gone), staged(pool, number, size))
         found = torch.load(folder / result.saved.name, weights_only=True)["state_dict"]["weight"]
         assert torch.equal(found, torch.full((size,), float(number)))
         assert Catalog(folder).committed() == [result.saved]
@@ -168,11 +168,11 @@ def test_it_does_one_job_after_the_other_from_buffers_that_change_and_grow(folde
 
 
 def test_how_far_it_is_is_told(folder, pool, beside, monkeypatch):
-    beside.write(job_of(folder), staged(pool, size=2_500_000))
+    beside.write(plan_of(folder), staged(pool, size=2_500_000))
     assert beside.progress_bytes > 0
     here = InlineWriter()
     buffer = staged(pool, size=2_500_000)
-    here.write(job_of(folder), buffer)
+    here.write(plan_of(folder), buffer)
     assert here.progress_bytes == buffer.num_bytes
 
 
@@ -185,28 +185,28 @@ def test_an_error_of_the_disk_is_one_sentence(folder, pool, beside, kind):
     folder.parent.rmdir()
     own = beside if kind == "beside" else InlineWriter()
     with pytest.raises(SaveError) as error:
-        own.write(job_of(folder), staged(pool))
+        own.write(plan_of(folder), staged(pool))
     assert str(error.value) == (
         f"The checkpoint {folder / FIRST} could not be written: {folder} is gone and cannot be made again "
         f"(No such file or directory; was it deleted, or its disk unmounted?)."
     )
     folder.parent.mkdir()
-    assert own.write(job_of(folder), staged(pool)).saved.name == FIRST
+    assert own.write(plan_of(folder), staged(pool)).saved.name == FIRST
 
 
 def test_a_link_that_cannot_be_moved_is_told_beside_the_result(folder, pool, beside):
     (folder / names.LAST).mkdir()
-    result = beside.write(job_of(folder, links={names.LAST: FIRST}), staged(pool))
-    assert result.untidy == f"The link {folder / names.LAST} could not be moved to {FIRST}: Is a directory."
+    result = beside.write(plan_of(folder, links={names.LAST: FIRST}), staged(pool))
+    assert result.cleanup_error == f"The link {folder / names.LAST} could not be moved to {FIRST}: Is a directory."
     assert verify(folder / FIRST, result.saved) is None
 
 
 def test_a_mistake_in_the_process_is_an_error_here_and_it_lives_on(folder, pool, beside):
     buffer = staged(pool)
     with pytest.raises(SaveError, match=r"epoch_000_batch_000001\.ckpt could not be written: .*Error"):
-        beside.write(replace(job_of(folder), links={"last.ckpt": 7}), buffer)
+        beside.write(replace(plan_of(folder), links={"last.ckpt": 7}), buffer)
     pid = beside.pid
-    beside.write(job_of(folder), buffer)
+    beside.write(plan_of(folder), buffer)
     assert beside.pid == pid
 
 
@@ -215,7 +215,7 @@ def test_a_disk_that_does_not_answer_is_told_and_waited_for(folder, pool, beside
     told = threading.Event()
     caplog.handler.addFilter(lambda record: told.set() or True)
     with disk.locked(folder), caplog.at_level(logging.WARNING):
-        asked = Asked(beside, job_of(folder), staged(pool))
+        asked = Asked(beside, plan_of(folder), staged(pool))
         assert told.wait(GENEROUS_S)
     assert asked.result().saved.name == FIRST
     message = f"The disk does not answer: nothing of {FIRST} was written for 0.01 s."
@@ -226,10 +226,10 @@ def test_a_disk_that_does_not_answer_is_told_and_waited_for(folder, pool, beside
 
 
 def test_when_it_was_killed_between_two_jobs_another_one_does_the_next(folder, pool, beside, caplog):
-    beside.write(job_of(folder), staged(pool))
+    beside.write(plan_of(folder), staged(pool))
     first = beside.pid
     os.kill(first, signal.SIGKILL)
-    result = beside.write(job_of(folder, 1), staged(pool, 1))
+    result = beside.write(plan_of(folder, 1), staged(pool, 1))
     assert beside.pid != first
     assert verify(folder / result.saved.name, result.saved) is None
     told = "The process that writes checkpoints was killed by SIGKILL: another one does its work again."
@@ -238,7 +238,7 @@ def test_when_it_was_killed_between_two_jobs_another_one_does_the_next(folder, p
 
 def test_when_it_was_killed_in_the_middle_of_a_job_another_one_does_it_again(folder, pool, beside, middle, caplog):
     beside.start()
-    asked = Asked(beside, job_of(folder, links={names.LAST: FIRST}), staged(pool, size=middle.SIZE))
+    asked = Asked(beside, plan_of(folder, links={names.LAST: FIRST}), staged(pool, size=middle.SIZE))
     middle.wait()
     os.kill(beside.pid, signal.SIGKILL)
     result = asked.result()
@@ -260,7 +260,7 @@ def test_its_death_is_noticed_although_another_process_has_its_end_of_the_pipe(
 
     monkeypatch.setattr(writer, "Pipe", shared_pipe)
     beside.start()
-    asked = Asked(beside, job_of(folder), staged(pool, size=middle.SIZE))
+    asked = Asked(beside, plan_of(folder), staged(pool, size=middle.SIZE))
     middle.wait()
     os.kill(beside.pid, signal.SIGKILL)
     assert verify(folder / FIRST, asked.result().saved) is None
@@ -270,7 +270,7 @@ def test_its_death_is_noticed_although_another_process_has_its_end_of_the_pipe(
 
 def test_when_it_was_killed_twice_the_save_has_failed_and_the_next_one_works(folder, pool, beside, middle):
     beside.start()
-    asked = Asked(beside, job_of(folder), staged(pool, size=middle.SIZE))
+    asked = Asked(beside, plan_of(folder), staged(pool, size=middle.SIZE))
     middle.wait()
     middle.again()
     os.kill(beside.pid, signal.SIGKILL)
@@ -283,31 +283,31 @@ def test_when_it_was_killed_twice_the_save_has_failed_and_the_next_one_works(fol
     assert str(error.value) == f"The checkpoint {where} could not be written: its writer was killed by SIGKILL, twice."
     assert beside.pid is None
     assert Catalog(folder).committed() == []
-    assert beside.write(job_of(folder), staged(pool)).saved.name == FIRST
+    assert beside.write(plan_of(folder), staged(pool)).saved.name == FIRST
 
 
 def test_a_process_that_ends_at_once_is_told_with_its_exit_code(folder, pool, beside, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(SaveError, match="its writer has ended with exit code 1, twice"):
-        beside.write(job_of(folder), staged(pool))
+        beside.write(plan_of(folder), staged(pool))
 
 
 def test_a_job_that_was_done_already_and_now_fails_does_not_take_it_away(folder, pool):
     """The writer was killed after its last step, before it could say so, and the disk is full for the second one."""
     buffer, own = staged(pool), InlineWriter()
-    first = own.write(job_of(folder, links={names.LAST: FIRST}), buffer)
+    first = own.write(plan_of(folder, links={names.LAST: FIRST}), buffer)
     with room_for(100), pytest.raises(SaveError, match="could not be written"):
-        own.write(job_of(folder, links={names.LAST: FIRST}), buffer)
+        own.write(plan_of(folder, links={names.LAST: FIRST}), buffer)
     assert verify(folder / names.LAST, first.saved) is None
     assert Catalog(folder).committed() == [first.saved]
 
 
 def test_signals_that_are_meant_for_the_training_do_not_stop_it(folder, pool, beside, caplog):
-    beside.write(job_of(folder), staged(pool))
+    beside.write(plan_of(folder), staged(pool))
     pid = beside.pid
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(pid, number)
-        beside.write(job_of(folder, 1), staged(pool, 1))
+        beside.write(plan_of(folder, 1), staged(pool, 1))
     assert beside.pid == pid
     assert os.getpgid(pid) != os.getpgid(0)  # nor does a Ctrl-C that goes to all of the group
     assert errors(caplog) == []
@@ -319,9 +319,9 @@ PARENT = """
 import json, os, sys
 from pathlib import Path
 from cairn.store.file_format import Layout
-from cairn.store.commit import Job
+from cairn.store.commit import CommitPlan
 from cairn.writing.buffers import BufferPool
-from cairn.types import Position, Saved
+from cairn.types import Draft, Position
 from cairn.writing.writer import Request, WriterProcess
 
 folder, has_worker = Path(sys.argv[1]), sys.argv[2] == "with a worker"
@@ -336,9 +336,9 @@ worker = os.fork() if has_worker else None
 if worker == 0:
     sys.stdin.read()  # it has the pipe as well, and lives on
     os._exit(0)
-draft = Saved("epoch_000_batch_000001.ckpt", Position(0, 1), 0, ("interval",), None, run="toy")
-job = Job(folder, draft, {"world_size": 1}, links={"last.ckpt": draft.name})
-writer._connection.send(Request(job, 0, buffer.capacity, buffer.num_bytes))
+draft = Draft("epoch_000_batch_000001.ckpt", Position(0, 1), 0, ("interval",), None, run="toy")
+plan = CommitPlan(folder, draft, {"world_size": 1}, links={"last.ckpt": draft.name})
+writer._connection.send(Request(plan, 0, buffer.capacity, buffer.num_bytes))
 print(json.dumps(writer.pid), flush=True)
 sys.stdin.read()
 """
@@ -401,7 +401,7 @@ def test_nothing_is_left_when_it_is_closed(folder):
     before = fds()
     pool = BufferPool(2)
     beside = WriterProcess(pool)
-    beside.write(job_of(folder), staged(pool))
+    beside.write(plan_of(folder), staged(pool))
     handle = os.pidfd_open(beside.pid)
     beside.close()
     beside.close()
@@ -415,14 +415,14 @@ def test_nothing_is_left_when_it_is_closed(folder):
 def test_it_holds_no_file_of_the_training_but_its_pipe_and_the_buffers(folder, pool, beside):
     with open(folder / "other", "w") as other:
         os.set_inheritable(other.fileno(), True)
-        beside.write(job_of(folder), staged(pool))
+        beside.write(plan_of(folder), staged(pool))
         held = [os.readlink(f"/proc/{beside.pid}/fd/{number}") for number in os.listdir(f"/proc/{beside.pid}/fd")]
     assert not [what for what in held if what == str(folder / "other")]
     assert sum(what.startswith("socket:") for what in held) == 1
 
 
 def test_it_starts_without_torch_and_with_no_more_than_it_needs(folder, pool, beside):
-    beside.write(job_of(folder), staged(pool))
+    beside.write(plan_of(folder), staged(pool))
     command = Path(f"/proc/{beside.pid}/cmdline").read_bytes().split(b"\0")
     assert command[1] == b"-SP"
     maps = Path(f"/proc/{beside.pid}/maps").read_text()
@@ -449,7 +449,7 @@ def test_a_file_that_lies_where_we_stand_is_not_taken_for_a_module(folder, pool,
     monkeypatch.delenv("PYTHONPATH", raising=False)
     if search_path is not None:
         monkeypatch.setenv("PYTHONPATH", search_path)
-    assert beside.write(job_of(folder), staged(pool)).saved.name == FIRST
+    assert beside.write(plan_of(folder), staged(pool)).saved.name == FIRST
 
 
 def test_where_no_buffer_can_be_shared_it_does_not_start(monkeypatch):

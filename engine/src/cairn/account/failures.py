@@ -7,7 +7,7 @@ import logging
 log = logging.getLogger(__name__)
 
 
-class Failures:
+class SaveFailures:
     """Counts the saves that failed in a row.
 
     Args:

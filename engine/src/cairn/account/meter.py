@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean, median
 from typing import Any
 
-from cairn.types import Cost, Saved
+from cairn.types import SaveCost, Saved
 
 _FEWEST = 3
 _NUM_BATCHES, _NUM_BUSY, _NUM_SAVES = 128, 128, 5
@@ -44,11 +44,11 @@ class Meter:
 
     # What happens
 
-    def expect(self, num_bytes: int) -> None:
+    def expect_bytes(self, num_bytes: int) -> None:
         """A checkpoint will take about `num_bytes`: to go by before the first one was measured."""
         self._num_bytes = num_bytes
 
-    def batch(self, seconds: float, busy: bool, validated: bool) -> None:
+    def record_batch(self, seconds: float, busy: bool, validated: bool) -> None:
         """A training batch took `seconds`, a stall not included.
 
         Args:
@@ -68,19 +68,19 @@ class Meter:
         if not busy:
             self._close()  # and not at the commit: the batch in which that fell may be told after it
 
-    def stalled(self, stall_s: float, wait_s: float = 0.0) -> None:
+    def record_stall(self, stall_s: float, wait_s: float = 0.0) -> None:
         """Training stood still for a save, for a part of the time (`wait_s`) because no buffer was free."""
         self._close()
         self._busy_s = 0.0
         self._stood(stall_s, wait_s)
 
-    def stood_longer(self, seconds: float) -> None:
+    def extend_stall(self, seconds: float) -> None:
         """The last stall was longer than was known then: training has come to where it needs what was still copied."""
         self.total_stall_s += seconds
         if self._stalls:
             self._stalls[-1] += seconds
 
-    def committed(self, write_s: float, at_s: float, position_s: float) -> None:
+    def record_commit(self, write_s: float, at_s: float, position_s: float) -> None:
         """A save is whole.
 
         Args:
@@ -93,18 +93,18 @@ class Meter:
         self._advance(at_s)
         self._safe_s = max(self._safe_s, position_s)
 
-    def skipped(self) -> None:
+    def record_skip(self) -> None:
         """A save was left out, because the writer was busy."""
         self.num_skipped += 1
 
     # What is known
 
-    def cost(self) -> Cost | None:
+    def cost(self) -> SaveCost | None:
         """What a save costs; None until a few batches were seen."""
         if len(self._batches) < _FEWEST:
             return None
         guess = _guess(self._num_bytes)
-        return Cost(
+        return SaveCost(
             batch_s=_typical(self._batches),
             stall_s=_median(self._stalls, guess.stall_s),
             slowdown_s=self._lost() * median(self._busies) if self._busies else guess.slowdown_s,
@@ -154,7 +154,7 @@ class Meter:
     def resumed(self, saved: Saved) -> None:
         """The run goes on from `saved`, in which the state of this meter was stored before that save was over."""
         self._stood(saved.stall_s, saved.wait_s)
-        self.committed(saved.write_s, at_s=saved.elapsed_s, position_s=saved.elapsed_s)
+        self.record_commit(saved.write_s, at_s=saved.elapsed_s, position_s=saved.elapsed_s)
 
     def _samples(self) -> dict[str, deque[float]]:
         return {
@@ -207,7 +207,7 @@ def _median(samples: Iterable[float], otherwise: float) -> float:
     return median(known) if known else otherwise
 
 
-def _guess(num_bytes: int) -> Cost:
+def _guess(num_bytes: int) -> SaveCost:
     """What a save of so many bytes may cost, before any was made."""
     write_s = _WRITE_S + num_bytes / _WRITE_BYTES_PER_S
-    return Cost(0.0, _COPY_S + num_bytes / _COPY_BYTES_PER_S, _SLOWDOWN * write_s, write_s)
+    return SaveCost(0.0, _COPY_S + num_bytes / _COPY_BYTES_PER_S, _SLOWDOWN * write_s, write_s)

@@ -42,40 +42,40 @@ class Telemetry:
 
     # What happens
 
-    def batches(self, count: int) -> None:
+    def record_batches(self, count: int) -> None:
         """So many batches are over since the last call of `Clock.begin_batch`: more than one if a window closes."""
         passed_s = self.clock.batch_s()
         for _ in range(count):
-            self.meter.batch(passed_s / count, self.clock.busy, self.clock.validated)
+            self.meter.record_batch(passed_s / count, self.clock.busy, self.clock.validated)
 
-    def begun(self, at_s: float) -> None:
+    def save_begun(self, at_s: float) -> None:
         """A save begins, at this training time of the run."""
         self.last_save_s = at_s
 
-    def staged(self) -> None:
+    def save_staged(self) -> None:
         """Its state is copied; what becomes of it is told later."""
         self._num_open += 1
 
-    def waited(self, seconds: float) -> None:
+    def extend_stall(self, seconds: float) -> None:
         """The present batch has waited for a copy that was to be complete by now."""
         self.clock.leave_out(seconds)
-        self.meter.stood_longer(seconds)
+        self.meter.extend_stall(seconds)
 
-    def skipped(self, at_s: float) -> None:
+    def save_skipped(self, at_s: float) -> None:
         """It was left out; or one that goes by time would be due again at each batch."""
-        self.meter.skipped()
+        self.meter.record_skip()
         self.last_save_s = at_s
 
-    def failed(self) -> None:
+    def save_failed(self) -> None:
         """One that was staged will not be committed."""
         self._num_open -= 1
 
-    def committed(self, saved: Saved, at: float, loggers: Iterable[Logger]) -> None:
+    def save_committed(self, saved: Saved, at: float, loggers: Iterable[Logger]) -> None:
         """One that was staged is whole, since a moment of `time.monotonic()`."""
         self._num_open -= 1
         self.num_saves += 1
         at_s = self.clock.elapsed_s_at(at)
-        self.meter.committed(at_s - saved.elapsed_s, at_s, position_s=saved.elapsed_s)
+        self.meter.record_commit(at_s - saved.elapsed_s, at_s, position_s=saved.elapsed_s)
         facts = self._facts(saved)
         for logger in loggers:
             logger.log_metrics(facts, saved.position.step)

@@ -210,7 +210,7 @@ def verify(arguments: argparse.Namespace) -> int:
     """A line per file; 1 if one of them is broken."""
     path = Path(arguments.named)
     is_file = path.is_symlink() or (path.exists() and not path.is_dir())
-    found = [audit.look_at_file(path)] if is_file else audit.look_at_directory(_find(arguments.named).folder)
+    found = [audit.check_file(path)] if is_file else audit.check_directory(_find(arguments.named).folder)
     if arguments.json:
         _print_json([{"file": str(item.path), "state": item.state, "why": item.why} for item in found])
     else:
@@ -241,27 +241,27 @@ def prune(arguments: argparse.Namespace) -> int:
 
 
 def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> int:
-    plan = audit.prune(place.folder, rules, place.mode)
+    plan = audit.plan_prune(place.folder, rules, place.mode)
     if plan.broken and not plan.kept:
         raise ResumeError(f"No checkpoint in {place.folder} is whole: nothing was deleted.")
     leftovers = Catalog(place.folder).leftovers()
-    freed = sum(item.num_bytes for item in plan.dropped)
+    freed = sum(item.num_bytes for item in plan.to_delete)
     if not arguments.json:
         _tell_pruning(plan)
         if place.mode is None:
             print("This run has no checkpoint.monitor: nothing is best, and --keep-best keeps nothing.")
-    if go := arguments.yes or (bool(plan.dropped) and not arguments.json and _ask()):
-        _let_go_of(place, plan.dropped)
-        History(place.folder, rules, place.mode).keep(plan.kept, plan.dropped)
+    if go := arguments.yes or (bool(plan.to_delete) and not arguments.json and _ask()):
+        _let_go_of(place, plan.to_delete)
+        History(place.folder, rules, place.mode).retain(plan.kept, plan.to_delete)
         for path in leftovers:
             disk.remove(path)
     if arguments.json:
-        names = {"kept": plan.kept, "deleted" if go else "would_delete": plan.dropped}
+        names = {"kept": plan.kept, "deleted" if go else "would_delete": plan.to_delete}
         broken = [{"name": item.path.name, "why": item.why} for item in plan.broken]
         listed: dict[str, Any] = {key: [item.name for item in items] for key, items in names.items()}
         _print_json({**listed, "broken": broken, "leftovers": [path.name for path in leftovers], "freed_bytes": freed})
-    elif go and plan.dropped:
-        print(f"Deleted {len(plan.dropped)}, {size(freed)} are free again.")
+    elif go and plan.to_delete:
+        print(f"Deleted {len(plan.to_delete)}, {size(freed)} are free again.")
     return 0
 
 
@@ -272,14 +272,14 @@ def _let_go_of(place: _Place, dropped: Sequence[Saved]) -> None:
             Pruned(place.run.path).note(saved.digest)
 
 
-def _tell_pruning(plan: audit.Pruning) -> None:
+def _tell_pruning(plan: audit.PrunePlan) -> None:
     for item in plan.broken:
         print(f"broken  {item.path.name}: {item.why}; not counted, and left alone")
     for saved in plan.kept:
         print(f"keep    {saved.name}")
-    for saved in plan.dropped:
+    for saved in plan.to_delete:
         print(f"delete  {saved.name}  {size(saved.num_bytes)}")
-    if not plan.dropped:
+    if not plan.to_delete:
         print("There is nothing to delete.")
 
 

@@ -42,7 +42,7 @@ from cairn.runs import attempts, summary
 from cairn.runs.directory import Record, RunDirectory
 from cairn.store import names, resume
 from cairn.store.catalog import Catalog
-from cairn.store.resume import Plan
+from cairn.store.resume import ResumePoint
 from cairn.wandb import run as wandb_run
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def _lead(
         return None
     loader = MappedCheckpointIO()
     if plan.path is not None:  # before anything is written: a refusal leaves the run as it was
-        resume.check_goes_on(plan.path, loader.peek(plan.path), merged.config.trainer.get("max_epochs"))
+        resume.check_epochs_left(plan.path, loader.peek(plan.path), merged.config.trainer.get("max_epochs"))
     if not merged.config.get("train"):
         return _only_test(merged.config, directory, old, plan, job)
     if plan.path is None and merged.config.get("init_weights"):
@@ -130,13 +130,15 @@ def _lead(
     return _train(merged.config, directory, record.id, plan, loader, job)
 
 
-def _only_test(cfg: DictConfig, directory: RunDirectory, old: Record | None, plan: Plan, job: Job) -> float | None:
+def _only_test(
+    cfg: DictConfig, directory: RunDirectory, old: Record | None, plan: ResumePoint, job: Job
+) -> float | None:
     """`train=false`: test the file that is named, or the best of the run; the run itself stays as it is."""
     best = Path(cfg.checkpoint.dirpath) / names.BEST
     path = _first_whole([best.resolve()] if plan.saved is not None and best.is_file() else []) or plan.path
     if path is None and not cfg.get("init_weights"):
         raise ConfigError("train=false tests nothing yet: name the weights by ckpt_path=, init_weights= or resume=.")
-    return _train(cfg, directory, old.id if old else "test", Plan(path, plan.saved), MappedCheckpointIO(), job)
+    return _train(cfg, directory, old.id if old else "test", ResumePoint(path, plan.saved), MappedCheckpointIO(), job)
 
 
 def _follow(notice: rendezvous.Rendezvous, directory: RunDirectory, job: Job) -> None:
@@ -158,13 +160,13 @@ def _join(config: str, run: str, start: str | None, job: Job) -> None:
     directory = RunDirectory(Path(config).parent)
     try:
         with _own_environment():
-            _train(cfg, directory, run, Plan(Path(start) if start else None), MappedCheckpointIO(), job)
+            _train(cfg, directory, run, ResumePoint(Path(start) if start else None), MappedCheckpointIO(), job)
     except (Stopped, SaveError):  # as all processes of the run do
         pass  # exit 0: who has started them kills the main process, which may still be busy, when another one fails
 
 
 def _train(
-    cfg: DictConfig, directory: RunDirectory, run_id: str, plan: Plan, loader: MappedCheckpointIO, job: Job
+    cfg: DictConfig, directory: RunDirectory, run_id: str, plan: ResumePoint, loader: MappedCheckpointIO, job: Job
 ) -> float | None:
     parts = build(cfg, directory, run_id, plan, loader, job)
     code, stopped_by, finished = 1, "", False
@@ -202,7 +204,7 @@ def _broken_by(signals: Interrupts) -> str:
     return "" if name == "SIGINT" else name
 
 
-def _introduce(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> None:
+def _introduce(parts: Parts, cfg: DictConfig, plan: ResumePoint, loader: MappedCheckpointIO) -> None:
     """Tell the loggers what run this is, and who tracks checkpoints which there will be."""
     if not parts.trainer.is_global_zero:
         return
@@ -223,7 +225,7 @@ def build(
     cfg: DictConfig,
     directory: RunDirectory,
     run_id: str,
-    plan: Plan,
+    plan: ResumePoint,
     loader: MappedCheckpointIO,
     job: Job,
 ) -> Parts:
@@ -260,7 +262,7 @@ def _stop(job: Job) -> Callable[[float], str | None]:
     return lambda save_s: job.signals.name or (JOB_TIME_LIMIT if deadline.is_near(save_s) else None)
 
 
-def _fit(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> str:
+def _fit(parts: Parts, cfg: DictConfig, plan: ResumePoint, loader: MappedCheckpointIO) -> str:
     """Fit; returns what stopped it, if that is no reason to leave at once."""
     if plan.path is None and cfg.get("init_weights"):
         _take_weights(parts.model, wandb_run.local(cfg.init_weights, parts.directory))
@@ -280,7 +282,7 @@ def _fit(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) 
     return ""
 
 
-def _test(parts: Parts, cfg: DictConfig, plan: Plan) -> dict[str, float] | None:
+def _test(parts: Parts, cfg: DictConfig, plan: ResumePoint) -> dict[str, float] | None:
     """Test the best checkpoint, else the last, else the weights as they are."""
     if not is_overridden("test_step", parts.model):
         log.info("Not tested: %s has no test_step.", type(parts.model).__name__)
@@ -380,9 +382,9 @@ def _resolved(cfg: DictConfig) -> DictConfig:
     return resolved
 
 
-def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
+def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> ResumePoint:
     """What this start goes on from: the run's own newest checkpoint, else the file that it was told."""
-    own = resume.plan(Path(cfg.checkpoint.dirpath))
+    own = resume.find_resume_point(Path(cfg.checkpoint.dirpath))
     if own.saved is not None and old is None:
         raise ResumeError(
             f"{cfg.checkpoint.dirpath} holds checkpoints, and {directory.path} has no run.json that says whose they "
@@ -392,7 +394,7 @@ def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
         return own
     path = wandb_run.local(cfg.ckpt_path, directory)
     resume.load(path)
-    return Plan(path.resolve(), None, own.rejected)
+    return ResumePoint(path.resolve(), None, own.rejected)
 
 
 def _already_finished(directory: RunDirectory, record: Record) -> float | None:
@@ -401,7 +403,7 @@ def _already_finished(directory: RunDirectory, record: Record) -> float | None:
     return record.result
 
 
-def _time_is_up(cfg: DictConfig, plan: Plan) -> bool:
+def _time_is_up(cfg: DictConfig, plan: ResumePoint) -> bool:
     """Has the run trained for all of `trainer.max_time` already?"""
     limit = _time_limit_s(cfg)
     if limit is None or plan.saved is None or plan.saved.elapsed_s < limit:
@@ -410,7 +412,7 @@ def _time_is_up(cfg: DictConfig, plan: Plan) -> bool:
     return True
 
 
-def _tell_start(directory: RunDirectory, merged: settings.Merged, plan: Plan, given: Allocation) -> None:
+def _tell_start(directory: RunDirectory, merged: settings.Merged, plan: ResumePoint, given: Allocation) -> None:
     log.info("Run directory: %s", summary.relative(directory.path))
     if given.scheduler:
         log.info("%s", given)

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from cairn.account.failures import Failures
+from cairn.account.failures import SaveFailures
 from cairn.account.progress import Progress, ProgressFile
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
@@ -34,8 +34,8 @@ from cairn.policy import auto, keep, when
 from cairn.store import names
 from cairn.store.history import History
 from cairn.store.listener import UNTRACKED, Tracker
-from cairn.store.resume import Plan
-from cairn.types import Mode, Moment, Position, Saved
+from cairn.store.resume import ResumePoint
+from cairn.types import Draft, Mode, Moment, Position, Saved
 from cairn.writing import copying, pipeline, size
 from cairn.writing.buffers import Buffer
 from cairn.writing.encode import Encoder
@@ -81,7 +81,7 @@ class CheckpointEngine(Checkpoint):
     Args:
         policy: when to save, what to keep, and where.
         origin: the run that the checkpoints belong to.
-        plan: what this start goes on from, as `resume.plan` found it.
+        plan: what this start goes on from, as `resume.find_resume_point` found it.
         stop: asked at every boundary for why the run shall stop there, with what a save takes until it is whole, in
             seconds: the name of a signal, or JOB_TIME_LIMIT; None means that it goes on.
         progress: what tells onlookers where the run is.
@@ -91,7 +91,7 @@ class CheckpointEngine(Checkpoint):
         self,
         policy: Policy,
         origin: Origin,
-        plan: Plan = Plan(None),
+        plan: ResumePoint = ResumePoint(None),
         stop: Callable[[float], str | None] = lambda save_s: None,
         progress: ProgressFile | None = None,
     ) -> None:
@@ -101,7 +101,7 @@ class CheckpointEngine(Checkpoint):
         self.history = History(policy.directory, policy.rules.values(), ranked_by)
         self.telemetry = Telemetry()
         self.tracker: Tracker = UNTRACKED
-        self.failures = Failures(policy.max_failed_saves)
+        self.failures = SaveFailures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
         self.saver: pipeline.SavePipeline | None = None
         self._encoder = Encoder()
@@ -148,8 +148,8 @@ class CheckpointEngine(Checkpoint):
         if trainer.is_global_zero and not trainer.fast_dev_run:
             if self.policy.triggers:
                 self.history.check_writable()
-            self.history.open(self.origin.run, self.plan)
-            self.tracker.opened(self.history.saved, self.history.links, self.history.dropped)
+            self.history.take_over(self.origin.run, self.plan)
+            self.tracker.opened(self.history.saved, self.history.links, self.history.deleted)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -175,7 +175,7 @@ class CheckpointEngine(Checkpoint):
             num_bytes = size.first_num_bytes(pl_module, trainer.optimizers)
             self.history.check_space(num_bytes)
             self._open_saver(trainer, max(num_bytes, self.plan.saved.num_bytes if self.plan.saved else 0))
-            self.telemetry.meter.expect(num_bytes)
+            self.telemetry.meter.expect_bytes(num_bytes)
         if self.policy.triggers:
             capture.warn_of_data(trainer)
 
@@ -229,7 +229,7 @@ class CheckpointEngine(Checkpoint):
             return
         self._finish_copy()
         now = boundary.position(trainer, place, self._samples)
-        self.telemetry.batches(now.total_batches - self._previous.total_batches)
+        self.telemetry.record_batches(now.total_batches - self._previous.total_batches)
         moment, due, gave_up = self._agree(trainer, self._moment(place, ends))
         if gave_up and moment.stop is None:
             raise SaveError(gave_up)
@@ -258,7 +258,7 @@ class CheckpointEngine(Checkpoint):
             log.info(
                 "%s: the run is saved here, which takes about %.1f s. Should there be less time, it goes on from %s.",
                 moment.stop,
-                moment.cost.whole_s if moment.cost else 0.0,
+                moment.cost.until_committed_s if moment.cost else 0.0,
                 newest.name if newest else "its beginning",
             )
 
@@ -270,7 +270,7 @@ class CheckpointEngine(Checkpoint):
     def _moment(self, place: boundary.Place, ends: bool) -> Moment:
         trainer, elapsed = self._the_trainer, self.telemetry.elapsed_s
         limit, cost = self.policy.max_time_s, self.telemetry.meter.cost()
-        stop = self.stop(cost.whole_s if cost else 0.0)
+        stop = self.stop(cost.until_committed_s if cost else 0.0)
         over = limit is not None and elapsed >= limit
         size = trainer.num_training_batches
         return Moment(
@@ -304,7 +304,7 @@ class CheckpointEngine(Checkpoint):
 
     def _due(self, moment: Moment) -> tuple[str, ...]:
         try:
-            due = when.reasons(self.policy.triggers, moment, self.history.expected)
+            due = when.reasons(self.policy.triggers, moment, self.history.with_pending)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         choice = when.choice(self.policy.triggers)
@@ -321,7 +321,7 @@ class CheckpointEngine(Checkpoint):
             self._buffer = self._the_saver.reserve(wait=not may_skip)
             self._waited_s = time.monotonic() - started
             if self._buffer is None:
-                self.telemetry.skipped(moment.elapsed_s)
+                self.telemetry.save_skipped(moment.elapsed_s)
                 return ()
         return due
 
@@ -330,7 +330,7 @@ class CheckpointEngine(Checkpoint):
         started, trainer = time.monotonic() - waited_s, self._the_trainer
         gave_up, final = "", moment.ends or moment.stop is not None
         clock = self.telemetry.state_dict(moment.elapsed_s)
-        self.telemetry.begun(moment.elapsed_s)
+        self.telemetry.save_begun(moment.elapsed_s)
         try:
             with _uncollected():
                 contents = capture.capture(trainer, place, moment.position, self.origin, clock)
@@ -340,7 +340,7 @@ class CheckpointEngine(Checkpoint):
                 gave_up = self._hear(final)
         except SaveError as error:
             gave_up = self.failures.add(str(error), final)
-        self.telemetry.meter.stalled(time.monotonic() - started, waited_s)
+        self.telemetry.meter.record_stall(time.monotonic() - started, waited_s)
         if gave_up := trainer.strategy.broadcast(gave_up):
             if moment.stop in (None, TIME_LIMIT):
                 raise SaveError(gave_up)
@@ -359,7 +359,7 @@ class CheckpointEngine(Checkpoint):
         draft = replace(draft, num_bytes=num_bytes, stall_s=time.monotonic() - started, wait_s=waited_s)
         self._buffer = None
         provenance = {"world_size": trainer.world_size, **self.origin.provenance}
-        self.telemetry.staged()
+        self.telemetry.save_staged()
         if trainer.is_last_batch or not self._in_background:
             # What hooks at an epoch's end do to weights is theirs; and where training waits, nothing overlaps.
             self._the_saver.copier.finish()
@@ -379,16 +379,16 @@ class CheckpointEngine(Checkpoint):
         gave_up, outcomes = "", self.saver.outcomes()
         for outcome in outcomes:
             if self._in_background and not final:  # else what it waited for was a part of the pause
-                self.telemetry.meter.stood_longer(outcome.device_s)
+                self.telemetry.meter.extend_stall(outcome.device_s)
             last = final and outcome is outcomes[-1]
             if outcome.result is None:
-                self.telemetry.failed()
+                self.telemetry.save_failed()
                 why = self.failures.add(outcome.error, last)
                 gave_up = why if last else gave_up or why
                 continue
             gave_up = self.failures.reset()
-            self.telemetry.committed(outcome.result.saved, outcome.at_s, self._the_trainer.loggers)
-            if untidy := outcome.result.untidy:
+            self.telemetry.save_committed(outcome.result.saved, outcome.at_s, self._the_trainer.loggers)
+            if untidy := outcome.result.cleanup_error:
                 if last:
                     return f"{untidy} {outcome.draft.name} is whole; the next start of the run mends the rest."
                 log.error("%s %s is whole; the next save tries again.", untidy, outcome.draft.name)
@@ -425,10 +425,10 @@ class CheckpointEngine(Checkpoint):
     def _finish_copy(self) -> None:
         """From here on anything may change the weights."""
         if self.saver is not None:
-            self.telemetry.waited(self.saver.copier.finish())
+            self.telemetry.extend_stall(self.saver.copier.finish())
 
-    def _draft(self, moment: Moment, due: tuple[str, ...]) -> Saved:
-        return Saved(
+    def _draft(self, moment: Moment, due: tuple[str, ...]) -> Draft:
+        return Draft(
             name=names.checkpoint_name(moment.position),
             position=moment.position,
             number=0,  # its history knows

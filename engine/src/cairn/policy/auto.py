@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from cairn.types import Cost
+from cairn.types import SaveCost
 
 Reason = Literal["overhead", "overlap", "failures", "resume"]
 
@@ -38,7 +38,7 @@ class Choice:
     interval_batches: int
     why: Reason
     goal: Goal
-    cost: Cost | None = None
+    cost: SaveCost | None = None
     """None if it was taken over from before a resume."""
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Choice:
         return f"save_interval=auto: every {_batches(self.interval_batches)} (about {_time(took)}), {why}: {figures}."
 
 
-def choose(cost: Cost, goal: Goal) -> Choice:
+def choose(cost: SaveCost, goal: Goal) -> Choice:
     """The shortest interval within both bounds; with a known time between failures the best one within them."""
     wanted: dict[Reason, float] = {
         "overhead": overhead_bound(cost, goal.max_overhead),
@@ -60,7 +60,7 @@ def choose(cost: Cost, goal: Goal) -> Choice:
     return Choice(max(1, math.ceil(wanted[why])), why, goal, cost)
 
 
-def tune(old: Choice | None, cost: Cost, goal: Goal) -> Choice:
+def tune(old: Choice | None, cost: SaveCost, goal: Goal) -> Choice:
     """What to go by now: `old`, unless a change is worth it."""
     new = choose(cost, goal)
     if old is None or _is_guess_outdated(old, cost) or _is_broken(old, cost, goal) or _is_worthwhile(old, new, cost):
@@ -68,17 +68,17 @@ def tune(old: Choice | None, cost: Cost, goal: Goal) -> Choice:
     return old
 
 
-def overhead_bound(cost: Cost, max_overhead: float) -> float:
+def overhead_bound(cost: SaveCost, max_overhead: float) -> float:
     """The fewest batches, as a fraction, whose time a save costs no more than `max_overhead` of."""
     return cost.save_s / (max_overhead * _batch_s(cost))
 
 
-def overlap_bound(cost: Cost) -> float:
+def overlap_bound(cost: SaveCost) -> float:
     """The fewest batches, as a fraction, in which a write ends with room to spare."""
     return ROOM * cost.write_s / _batch_s(cost)
 
 
-def optimum(cost: Cost, mtbf_s: float | None) -> float:
+def optimum(cost: SaveCost, mtbf_s: float | None) -> float:
     """The batches, as a fraction, between two saves that make a run with failures shortest; 0 if none are expected.
 
     What counts is the time that training loses by a save, however long it is being written: N. H. Vaidya (1997),
@@ -109,23 +109,23 @@ def daly_s(save_s: float, mtbf_s: float) -> float:
     return young_s(save_s, mtbf_s) * (1 + x / 3 + x**2 / 9) - save_s
 
 
-def _is_guess_outdated(old: Choice, cost: Cost) -> bool:
+def _is_guess_outdated(old: Choice, cost: SaveCost) -> bool:
     return old.cost is not None and old.cost.num_saves == 0 < cost.num_saves
 
 
-def _is_broken(old: Choice, cost: Cost, goal: Goal) -> bool:
+def _is_broken(old: Choice, cost: SaveCost, goal: Goal) -> bool:
     """Does a bound ask for clearly more than the interval in use?"""
     bound = max(overhead_bound(cost, goal.max_overhead), overlap_bound(cost))
     return bound > TOLERATED * old.interval_batches
 
 
-def _is_worthwhile(old: Choice, new: Choice, cost: Cost) -> bool:
+def _is_worthwhile(old: Choice, new: Choice, cost: SaveCost) -> bool:
     # Rounded up on one side and not at all on the other: between one batch and two, too, small changes are none.
     is_too_long = math.ceil(WORTHWHILE * new.interval_batches) < old.interval_batches
     return is_too_long or optimum(cost, new.goal.mtbf_s) > WORTHWHILE * old.interval_batches
 
 
-def _batch_s(cost: Cost) -> float:
+def _batch_s(cost: SaveCost) -> float:
     return max(cost.batch_s, 1e-9)  # a clock may be too coarse for a batch
 
 
@@ -137,7 +137,7 @@ def _because(why: Reason, goal: Goal) -> str:
     return f"so that saving costs at most {_number(100 * goal.max_overhead)} %"
 
 
-def _figures(cost: Cost) -> str:
+def _figures(cost: SaveCost) -> str:
     parts = f"{_time(cost.stall_s)} standing still and {_time(cost.slowdown_s)} by slower batches"
     saves = "1 save" if cost.num_saves == 1 else f"{cost.num_saves} saves"
     source = f"measured over {saves}" if cost.num_saves else "an estimate before the first save"

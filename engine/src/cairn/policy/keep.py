@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from cairn.types import Mode, Position, Saved, ranked
+from cairn.types import AnyDraft, Draft, Mode, Position, ranked
 
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{kind}B": base**power
@@ -22,7 +22,7 @@ class Rule(Protocol):
     makes_room: bool
     """True if it lets go before the next checkpoint is written, so that its limit holds at any moment."""
 
-    def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
+    def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
         """The ones of `saved` (oldest first) that shall stay."""
         ...
 
@@ -35,7 +35,7 @@ class Latest:
     def __init__(self, count: int) -> None:
         self.count = _count(count)
 
-    def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
+    def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
         return saved if self.count < 0 else saved[len(saved) - min(self.count, len(saved)) :]
 
 
@@ -47,7 +47,7 @@ class Best:
     def __init__(self, count: int = 1) -> None:
         self.count = _count(count)
 
-    def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
+    def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
         best = ranked([item for item in saved if item.lasting], mode)
         return best if self.count < 0 else best[: self.count]
 
@@ -62,7 +62,7 @@ class EveryNth:
             raise ValueError(f"n={n!r} must be a whole number from 1: each n-th checkpoint is kept.")
         self.n = n
 
-    def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
+    def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
         return [item for item in saved if item.lasting and (item.number + 1) % self.n == 0]
 
 
@@ -77,7 +77,7 @@ class WithinBytes:
     def __init__(self, num_bytes: int | str) -> None:
         self.num_bytes = parse_size(num_bytes)
 
-    def keep(self, saved: Sequence[Saved], mode: Mode) -> Iterable[Saved]:
+    def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
         room = self.num_bytes
         for item in reversed([item for item in saved if item.lasting]):
             room -= item.num_bytes
@@ -86,13 +86,13 @@ class WithinBytes:
             yield item
 
 
-def best_of(saved: Sequence[Saved], mode: Mode) -> Saved | None:
+def best_of(saved: Sequence[AnyDraft], mode: Mode) -> AnyDraft | None:
     """The one with the best score; one that is not lasting only if no other has a score."""
     best = ranked([item for item in saved if item.lasting], mode) or ranked(saved, mode)
     return best[0] if best else None
 
 
-def survivors(rules: Iterable[Rule], saved: Sequence[Saved], mode: Mode | None) -> list[Saved]:
+def survivors(rules: Iterable[Rule], saved: Sequence[AnyDraft], mode: Mode | None) -> list[AnyDraft]:
     """What stays of `saved` (oldest first): what any rule keeps, and always the newest and the best.
 
     A checkpoint that is not lasting stays only while it is the newest, so that a run which was stopped and went on
@@ -100,29 +100,32 @@ def survivors(rules: Iterable[Rule], saved: Sequence[Saved], mode: Mode | None) 
     """
     pool = [item for item in saved if item.lasting or item is saved[-1]]
     best = best_of(pool, mode) if mode else None
-    names = {item.name for item in (*pool[-1:], best) if item is not None}
+    names = {item.name for item in pool[-1:]} | ({best.name} if best else set())
     for rule in rules:
         names.update(item.name for item in rule.keep(pool, mode or "min"))
     return [item for item in pool if item.name in names]
 
 
-def gives_way(rules: Sequence[Rule], saved: Sequence[Saved], coming: Saved, mode: Mode | None) -> list[Saved]:
+def to_make_room(rules: Sequence[Rule], saved: Sequence[AnyDraft], coming: Draft, mode: Mode | None) -> list[AnyDraft]:
     """What of `saved` must go before `coming` is written: only a budget keeps it now, and will not then.
 
     Never the newest or the best: nothing good goes before its successor is there.
     """
     firm = survivors([rule for rule in rules if not rule.makes_room], saved, mode)
-    then = survivors(rules, [*saved, coming], mode)
+    future: list[Draft] = [*saved, coming]
+    then = survivors(rules, future, mode)
     return [item for item in survivors(rules, saved, mode) if item not in firm and item not in then]
 
 
-def needs(rules: Sequence[Rule], saved: Sequence[Saved], mode: Mode | None, num_bytes: int, count: int) -> list[int]:
+def peak_bytes(
+    rules: Sequence[Rule], saved: Sequence[Draft], mode: Mode | None, num_bytes: int, count: int
+) -> list[int]:
     """The bytes that each of the next `count` saves takes while it is written, beyond what `saved` takes now."""
     now = sum(item.num_bytes for item in saved)
     held, peaks = list(saved), []
     for number in range(count):
         coming = _like(held[-1] if held else None, number, num_bytes)
-        way = gives_way(rules, held, coming, mode)
+        way = to_make_room(rules, held, coming, mode)
         held = [*(item for item in held if item not in way), coming]
         peaks.append(sum(item.num_bytes for item in held) - now)
         held = survivors(rules, held, mode)
@@ -142,9 +145,9 @@ def parse_size(text: int | str) -> int:
     return int(float(match[1]) * units[match[2].lower()])
 
 
-def _like(newest: Saved | None, number: int, num_bytes: int) -> Saved:
+def _like(newest: Draft | None, number: int, num_bytes: int) -> Draft:
     """A checkpoint that might come after `newest`."""
-    first = Saved(f"first {number}", Position(0, 0), 0, (), None, num_bytes=num_bytes)
+    first = Draft(f"first {number}", Position(0, 0), 0, (), None, num_bytes=num_bytes)
     if newest is None:
         return first
     later = replace(newest.position, epoch=newest.position.epoch + 1)

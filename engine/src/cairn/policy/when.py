@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Protocol, TypeVar
 
 from cairn.policy import auto
-from cairn.types import Cost, Moment, Saved, beats
+from cairn.types import Draft, Moment, SaveCost, beats
 
 N = TypeVar("N", int, float, Fraction)
 
@@ -33,7 +33,7 @@ class Trigger(Protocol):
     recurs: bool
     """True if it will soon be due again, so that it may be left out while the writer is busy with the ones before."""
 
-    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         """Is a checkpoint due now? `saved` holds what is kept, oldest first."""
         ...
 
@@ -46,7 +46,7 @@ class EveryNBatches:
     def __init__(self, num_batches: int) -> None:
         self.num_batches = _positive(num_batches)
 
-    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         # A crossing, not an equality: with gradient accumulation the exact multiple may lie inside a window.
         return _crossed(moment.previous.total_batches, moment.position.total_batches, self.num_batches)
 
@@ -59,7 +59,7 @@ class EveryNSteps:
     def __init__(self, num_steps: int) -> None:
         self.num_steps = _positive(num_steps)
 
-    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         return _crossed(moment.previous.step, moment.position.step, self.num_steps)
 
 
@@ -71,7 +71,7 @@ class EveryNSeconds:
     def __init__(self, seconds: float) -> None:
         self.seconds = _positive(seconds)
 
-    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         return moment.since_save_s >= self.seconds
 
 
@@ -84,7 +84,7 @@ class EveryNEpochs:
         # A Fraction of the written digits: 0.1 of an epoch ten times is one epoch, exactly.
         self.num_epochs = _positive(Fraction(str(num_epochs)))
 
-    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         if moment.batches_per_epoch is None:
             raise ValueError(
                 f"save_interval='{float(self.num_epochs)}ep' needs training data with a length, and this has none: "
@@ -117,7 +117,7 @@ class Auto:
         self._last: int | None = None
         self._num_busy = 0
 
-    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         if self._last is None:
             self._last = self._start(moment, saved)
         now, before = moment.position.total_batches, moment.previous.total_batches
@@ -138,14 +138,14 @@ class Auto:
             return False
         return num_batches >= max(self.choice.interval_batches, auto.ROOM * self._num_busy)
 
-    def _start(self, moment: Moment, saved: Sequence[Saved]) -> int:
+    def _start(self, moment: Moment, saved: Sequence[Draft]) -> int:
         """Take the interval over from before a resume; and count from the last save that might be this trigger's."""
         if saved and saved[-1].interval_batches:
             self.choice = auto.Choice(saved[-1].interval_batches, "resume", self.goal)
         lasting = [item.position.total_batches for item in saved if item.lasting]
         return lasting[-1] if lasting else moment.previous.total_batches
 
-    def _tune(self, cost: Cost | None, num_batches: int) -> None:
+    def _tune(self, cost: SaveCost | None, num_batches: int) -> None:
         """Choose anew where it makes a difference: when a save is due by the old choice or by the new one.
 
         Not at every batch: while an estimate follows a change, it would pass through a dozen choices.
@@ -177,7 +177,7 @@ class Every:
         """What `auto` goes by; None as long as it does not know, and for other intervals."""
         return self._trigger.choice if isinstance(self._trigger, Auto) else None
 
-    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         return self._trigger.due(moment, saved)
 
 
@@ -189,7 +189,7 @@ class BestValidation:
     def __init__(self, count: int = 1) -> None:
         self.count = count
 
-    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         return beats(moment.score, saved, self.count, moment.mode)
 
 
@@ -198,7 +198,7 @@ class AtEnd:
 
     lasting = recurs = False
 
-    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         return moment.ends
 
 
@@ -207,11 +207,11 @@ class OnStop:
 
     lasting = recurs = False
 
-    def due(self, moment: Moment, saved: Sequence[Saved]) -> bool:
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         return moment.stop is not None
 
 
-def reasons(triggers: Mapping[str, Trigger], moment: Moment, saved: Sequence[Saved]) -> tuple[str, ...]:
+def reasons(triggers: Mapping[str, Trigger], moment: Moment, saved: Sequence[Draft]) -> tuple[str, ...]:
     """The names of all triggers that are due at `moment`, in the order of the configuration."""
     return tuple(name for name, trigger in triggers.items() if trigger.due(moment, saved))
 

@@ -25,7 +25,7 @@ class Finding:
     why: str
 
 
-def look_at_directory(path: Path) -> list[Finding]:
+def check_directory(path: Path) -> list[Finding]:
     """Every checkpoint (oldest first), link and leftover in a directory."""
     catalog = Catalog(path)
     good, rejected = catalog.all()
@@ -40,7 +40,7 @@ def look_at_directory(path: Path) -> list[Finding]:
     return found + [Finding(item, "unfinished", "left by a save that was cut off") for item in catalog.leftovers()]
 
 
-def look_at_file(path: Path) -> Finding:
+def check_file(path: Path) -> Finding:
     """One checkpoint file: by its manifest, or for a file of another name by the checksums inside it.
 
     Raises:
@@ -52,16 +52,16 @@ def look_at_file(path: Path) -> Finding:
 
 
 @dataclass(frozen=True)
-class Pruning:
+class PrunePlan:
     """What a pruning keeps and deletes."""
 
     kept: list[Saved]
-    dropped: list[Saved]
+    to_delete: list[Saved]
     broken: list[Rejected]
     """Not counted, and left alone."""
 
 
-def prune(path: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> Pruning:
+def plan_prune(path: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> PrunePlan:
     """Apply `rules` to the checkpoints that are whole: one that is damaged does not take the place of a good one."""
     rules, broken = list(rules), []
     good, whole = Catalog(path).committed(), set[str]()
@@ -74,7 +74,7 @@ def prune(path: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> Pruning:
                 broken.append(Rejected(finding.path, finding.why))
                 good.remove(item)
     kept = keep.survivors(rules, good, mode)
-    return Pruning(kept, [item for item in good if item not in kept], broken)
+    return PrunePlan(kept, [item for item in good if item not in kept], broken)
 
 
 def _checkpoint(path: Path) -> Finding:

@@ -56,7 +56,7 @@ class Catalog:
         path = self.directory / link
         return path.readlink().name if path.is_symlink() else ""
 
-    def newest_whole(self) -> tuple[Saved | None, list[Rejected]]:
+    def newest_intact(self) -> tuple[Saved | None, list[Rejected]]:
         """The newest checkpoint whose bytes are those of its manifest, and every newer file that is not.
 
         A checkpoint that is verified and fails makes the one before it the newest.

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,64 +18,64 @@ from typing import Any
 from cairn import units
 from cairn.errors import CheckpointError, SaveError
 from cairn.store import disk, file_format, manifest, names
-from cairn.types import Saved
+from cairn.types import Draft, Saved
 
 
 @dataclass(frozen=True)
-class Job:
+class CommitPlan:
     """One checkpoint to write, and what changes around it."""
 
     directory: Path
-    draft: Saved
+    draft: Draft
     """Its manifest, but for what only the write knows."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    room: Sequence[str] = ()
+    make_room: Sequence[str] = ()
     """Checkpoints to delete before, because a budget has no room for them and this one."""
     links: Mapping[str, str | None] = field(default_factory=dict)
     """Link to target, to be moved when it is committed; None removes the link."""
-    gone: Sequence[str] = ()
+    to_delete: Sequence[str] = ()
     """Checkpoints to delete at last."""
     blocking: bool = False
     """Training stands still meanwhile."""
-    again: bool = False
+    retry: bool = False
     """Who was asked first has died over it, perhaps when all was done but to say so."""
 
 
 @dataclass(frozen=True)
-class Result:
+class Committed:
     """What became of a job that has committed its checkpoint."""
 
     saved: Saved
-    untidy: str = ""
+    cleanup_error: str = ""
     """Why a link was not moved, or something not deleted, afterwards; empty if all was."""
 
 
-def perform(job: Job, view: memoryview, beat: Callable[[int], None] = lambda num_bytes: None) -> Result:
+def write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None] = lambda num_bytes: None) -> Committed:
     """Commit the file that is put together in `view`.
 
     Args:
-        job: what to do, in which order.
+        plan: what to do, in which order.
         view: the whole file; the checksums of its records are filled in.
         beat: told again and again how many bytes have been written.
 
     Raises:
         SaveError: it could not be written, and nothing is left of it.
     """
-    saved = _done(job, len(view)) if job.again else None
+    saved = _already_committed(plan, len(view)) if plan.retry else None
     if saved is None:
-        for name in job.room:
-            remove(job.directory, name)
-        saved = _write(job, view, beat)
+        for name in plan.make_room:
+            delete_checkpoint(plan.directory, name)
+        saved = _write(plan, view, beat)
     try:
-        settle(job.directory, job.links, job.gone)
+        move_links_and_delete(plan.directory, plan.links, plan.to_delete)
     except SaveError as error:
-        return Result(saved, str(error))
-    return Result(saved)
+        return Committed(saved, str(error))
+    return Committed(saved)
 
 
-def _done(job: Job, num_bytes: int) -> Saved | None:
-    """What is committed of this very job. To write that anew would risk it: what came before may be deleted by now."""
-    path, draft = job.directory / job.draft.name, job.draft
+def _already_committed(plan: CommitPlan, num_bytes: int) -> Saved | None:
+    """What is committed of this very plan. To write that anew would risk it: what came before may be deleted by now."""
+    path, draft = plan.directory / plan.draft.name, plan.draft
     try:
         found = manifest.load(path.with_name(names.manifest_name(draft.name)).read_bytes())
         size = path.stat().st_size
@@ -85,28 +85,28 @@ def _done(job: Job, num_bytes: int) -> Saved | None:
     return found if same and size == found.num_bytes == num_bytes else None
 
 
-def _write(job: Job, view: memoryview, beat: Callable[[int], None]) -> Saved:
-    started, draft = time.monotonic(), job.draft
-    path = job.directory / draft.name
+def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> Saved:
+    started, draft = time.monotonic(), plan.draft
+    path = plan.directory / draft.name
     before = _identity(path)
     try:
-        _make_directory(job.directory)
+        _make_directory(plan.directory)
         disk.put_chunks(path, file_format.sealed(view, disk.CHUNK_BYTES), len(view), beat)
         written = time.monotonic() - started
-        saved = replace(
+        saved = Saved.of(
             draft,
             num_bytes=len(view),
             digest=file_format.digest(view),
-            stall_s=draft.stall_s + (written if job.blocking else 0.0),
+            stall_s=draft.stall_s + (written if plan.blocking else 0.0),
             write_s=written,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        proof = manifest.dump(saved, job.provenance).encode()
+        proof = manifest.dump(saved, plan.provenance).encode()
         disk.put(path.with_name(names.manifest_name(draft.name)), proof)
     except OSError as error:
         if before is None or _identity(path) != before:  # if not, what was committed under this name is still whole
             with suppress(SaveError):
-                remove(job.directory, draft.name)
+                delete_checkpoint(plan.directory, draft.name)
         raise SaveError(units.why_not_written(path, error, len(view))) from error
     return saved
 
@@ -119,19 +119,19 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return None
 
 
-def settle(directory: Path, links: Mapping[str, str | None], gone: Sequence[str]) -> None:
+def move_links_and_delete(directory: Path, links: Mapping[str, str | None], to_delete: Sequence[str]) -> None:
     """Move the links; then delete.
 
     Raises:
         SaveError: one of that failed, and what comes after it was not tried.
     """
     for name, target in links.items():
-        link(directory, name, target)
-    for name in gone:
-        remove(directory, name)
+        move_link(directory, name, target)
+    for name in to_delete:
+        delete_checkpoint(directory, name)
 
 
-def link(directory: Path, name: str, target: str | None) -> None:
+def move_link(directory: Path, name: str, target: str | None) -> None:
     """Let a link point to `target`, in one step; None removes it.
 
     Raises:
@@ -147,7 +147,7 @@ def link(directory: Path, name: str, target: str | None) -> None:
         raise _failed(f"The link {path} could not be moved to {target}", error) from error
 
 
-def remove(directory: Path, name: str) -> None:
+def delete_checkpoint(directory: Path, name: str) -> None:
     """Delete a checkpoint with its manifest, so that half a deletion is no checkpoint and is known for what it is.
 
     Raises:

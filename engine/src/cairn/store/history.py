@@ -14,9 +14,9 @@ from cairn.errors import ConfigError
 from cairn.policy import keep
 from cairn.store import commit, disk, names
 from cairn.store.catalog import Catalog
-from cairn.store.commit import Job, Result
-from cairn.store.resume import Plan
-from cairn.types import Mode, Saved
+from cairn.store.commit import CommitPlan, Committed
+from cairn.store.resume import ResumePoint
+from cairn.types import AnyDraft, Draft, Mode, Saved
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +29,19 @@ class History:
         rules: what to keep.
         mode: whether a lower or a higher score is better; None: there is no best.
 
-    Saves may be committed in another thread than the one that decides on them: `job` and `done` are for the first,
-    `expect` and `expected` for the second.
+    Saves may be committed in another thread than the one that decides on them. The commit thread calls `plan_commit`
+    and `resolve_pending`; the deciding thread calls `add_pending` and `with_pending`.
     """
 
     def __init__(self, directory: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> None:
         self.directory, self.rules, self.mode = directory, list(rules), mode
         self.saved: list[Saved] = []
-        self.dropped: list[Saved] = []
+        self.deleted: list[Saved] = []
         """What was deleted when the run was opened."""
-        self._coming: list[Saved] = []
+        self._pending: list[Draft] = []
         self._lock = threading.Lock()
         self._catalog = Catalog(directory)
-        self._unwanted: list[str] = []
+        self._names_to_delete: list[str] = []
 
     @property
     def newest(self) -> Saved | None:
@@ -59,12 +59,12 @@ class History:
         """Where each link should point to."""
         return links(self.saved, self.mode)
 
-    def open(self, run: str, plan: Plan) -> None:
+    def take_over(self, run: str, plan: ResumePoint) -> None:
         """Take over what `run` had committed when it was where `plan` goes on; clear away what dead writers have left.
 
         Raises:
             ConfigError: the directory holds checkpoints of another run, which are not ours to delete.
-            SaveError: as in `keep`.
+            SaveError: as in `retain`.
         """
         committed, rejected = self._catalog.all()
         if others := {item.run for item in committed} - {run}:
@@ -85,11 +85,11 @@ class History:
         # successor is committed. A first save that was cut off never was committed, and goes at once: two of them would
         # look like a run that has lost all its manifests.
         if not committed:
-            self._unwanted = sorted(abandoned)
+            self._names_to_delete = sorted(abandoned)
         kept = keep.survivors(self.rules, ours, self.mode)
-        self.dropped = [item for item in ours if item not in kept]
-        self.keep(kept, self.dropped)
-        self._unwanted = sorted(abandoned) if committed else []
+        self.deleted = [item for item in ours if item not in kept]
+        self.retain(kept, self.deleted)
+        self._names_to_delete = sorted(abandoned) if committed else []
 
     def check_writable(self) -> None:
         """Make the directory, and try to write there.
@@ -106,7 +106,7 @@ class History:
         Raises:
             ConfigError: not even the first does.
         """
-        first, second = keep.needs(self.rules, self.saved, self.mode, num_bytes, count=2)
+        first, second = keep.peak_bytes(self.rules, self.saved, self.mode, num_bytes, count=2)
         free = disk.free_bytes(self.directory)
         there = f"{units.size(free)} are free in checkpoint.dirpath={self.directory}"
         if first > free:
@@ -122,61 +122,62 @@ class History:
                 there,
             )
 
-    def expect(self, draft: Saved) -> None:
+    def add_pending(self, draft: Draft) -> None:
         """A checkpoint is on its way: from now on decisions are made as if it was there."""
         with self._lock:
-            self._coming.append(draft)
+            self._pending.append(draft)
 
     @property
-    def expected(self) -> list[Saved]:
+    def with_pending(self) -> list[Draft]:
         """What will be kept when everything that is on its way is committed."""
         with self._lock:
-            found = list(self.saved)
-            for draft in self._coming:
+            found: list[Draft] = list(self.saved)
+            for draft in self._pending:
                 coming = replace(draft, number=_next_number(found))
                 found = keep.survivors(self.rules, [*_others(found, coming), coming], self.mode)
             return found
 
-    def job(self, draft: Saved, provenance: Mapping[str, Any]) -> Job:
+    def plan_commit(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
         """What to do for the checkpoint that is next to be written: delete to make room, write, move links, delete."""
         others = self._others_still_there(draft)
         draft = replace(draft, number=_next_number(others))
         linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}  # also one that could not be moved
-        way = keep.gives_way(self.rules, others, draft, self.mode)
-        room = [item.name for item in way if item.name not in linked]
-        left = [item for item in others if item.name not in room]
+        way = keep.to_make_room(self.rules, others, draft, self.mode)
+        make_room = [item.name for item in way if item.name not in linked]
+        left = [item for item in others if item.name not in make_room]
         kept = keep.survivors(self.rules, [*left, draft], self.mode)
-        return Job(self.directory, draft, provenance, room, links(kept, self.mode), self._to_delete(kept, left))
+        return CommitPlan(
+            self.directory, draft, provenance, make_room, links(kept, self.mode), self._to_delete(kept, left)
+        )
 
-    def done(self, draft: Saved, job: Job | None, result: Result | None) -> None:
+    def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:
         """What was expected is there; or it is not (no `result`), although its job was tried, or not even that."""
         with self._lock:
-            self._coming.remove(draft)
-            if job is None or result is None:
-                room = job.room if job else ()
+            self._pending.remove(draft)
+            if plan is None or result is None:
+                room = plan.make_room if plan else ()
                 self.saved = [item for item in self.saved if item.name not in room or self._is_there(item)]
                 return
-            left = [item for item in _others(self.saved, job.draft) if item.name not in job.room]
-            gone = set(job.gone)
-            self.saved = [item for item in [*left, result.saved] if item.name not in gone]
-            self._unwanted = list(job.gone) if result.untidy else []
+            left = [item for item in _others(self.saved, plan.draft) if item.name not in plan.make_room]
+            self.saved = [item for item in [*left, result.saved] if item.name not in plan.to_delete]
+            self._names_to_delete = list(plan.to_delete) if result.cleanup_error else []
 
-    def keep(self, kept: Sequence[Saved], dropped: Sequence[Saved]) -> None:
-        """Move the links to the newest and the best of `kept`; then delete what is dropped. At once, and here.
+    def retain(self, kept: Sequence[Saved], to_delete: Sequence[Saved]) -> None:
+        """Move the links to the newest and the best of `kept`; then delete `to_delete`. At once, and here.
 
         Raises:
             SaveError: a link could not be moved, or something not be deleted.
         """
         self.saved = list(kept)
-        self._unwanted = self._to_delete(kept, dropped)
-        commit.settle(self.directory, links(kept, self.mode), self._unwanted)
-        self._unwanted = []
+        self._names_to_delete = self._to_delete(kept, to_delete)
+        commit.move_links_and_delete(self.directory, links(kept, self.mode), self._names_to_delete)
+        self._names_to_delete = []
 
-    def _to_delete(self, kept: Sequence[Saved], there: Sequence[Saved]) -> list[str]:
+    def _to_delete(self, kept: Sequence[Draft], there: Sequence[Draft]) -> list[str]:
         names = {item.name for item in kept}
-        return [name for name in (*self._unwanted, *(item.name for item in there)) if name not in names]
+        return [name for name in (*self._names_to_delete, *(item.name for item in there)) if name not in names]
 
-    def _others_still_there(self, draft: Saved) -> list[Saved]:
+    def _others_still_there(self, draft: Draft) -> list[Saved]:
         others = _others(self.saved, draft)
         there = [item for item in others if self._is_there(item)]
         if len(there) < len(others):
@@ -193,16 +194,16 @@ class History:
         return str(self.directory / saved.name) if saved else ""
 
 
-def links(kept: Sequence[Saved], mode: Mode | None) -> dict[str, str | None]:
+def links(kept: Sequence[Draft], mode: Mode | None) -> dict[str, str | None]:
     """Where `last.ckpt` and `best.ckpt` point to if these are kept, oldest first; None: there is no such link."""
     best = keep.best_of(kept, mode) if mode else None
     return {names.LAST: kept[-1].name if kept else None, names.BEST: best.name if best else None}
 
 
-def _others(saved: Sequence[Saved], draft: Saved) -> list[Saved]:
+def _others(saved: Sequence[AnyDraft], draft: Draft) -> list[AnyDraft]:
     return [item for item in saved if item.name != draft.name]
 
 
-def _next_number(saved: Sequence[Saved]) -> int:
+def _next_number(saved: Sequence[Draft]) -> int:
     """The ordinal of the next save; one that is not lasting gives its number to the next."""
     return saved[-1].number + saved[-1].lasting if saved else 0

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResumePoint:
     """What to go on from."""
 
     path: Path | None
@@ -57,20 +57,20 @@ def _half_written_bytes(directory: Path) -> int:
     return sizes
 
 
-def plan(directory: Path) -> Plan:
+def find_resume_point(directory: Path) -> ResumePoint:
     """Go on from the newest whole checkpoint in `directory`, if there is one.
 
     Raises:
         ResumeError: there are committed checkpoints, and not one of them is whole; or a later version wrote the newest.
     """
-    saved, rejected = Catalog(directory).newest_whole()
+    saved, rejected = Catalog(directory).newest_intact()
     if newer := [item for item in rejected if item.newer]:
         raise ResumeError(f"{newer[-1].path} cannot be used: {newer[-1].why}.")
     # One without a manifest is the first save of the run, cut off, which the next start removes; more were committed.
     if saved is None and (len(rejected) > 1 or any(item.committed for item in rejected)):
         listing = "; ".join(f"{item.path.name}: {item.why}" for item in rejected)
         raise ResumeError(f"No checkpoint in {directory} is whole ({listing}): move them away to start afresh.")
-    return Plan(directory / saved.name if saved else None, saved, tuple(rejected))
+    return ResumePoint(directory / saved.name if saved else None, saved, tuple(rejected))
 
 
 def load(path: Path, verified: bool = False) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _verify(path: Path) -> None:
         raise CheckpointError(f"{path} cannot be used: {error}.") from error
 
 
-def check_goes_on(path: Path, contents: Mapping[str, Any], max_epochs: int | None) -> None:
+def check_epochs_left(path: Path, contents: Mapping[str, Any], max_epochs: int | None) -> None:
     """Compare where a checkpoint stands with where the run shall end.
 
     Raises:

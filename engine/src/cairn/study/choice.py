@@ -17,7 +17,7 @@ from typing import Literal
 
 from cairn.policy import auto
 from cairn.study.reading import End, Run, Sweep
-from cairn.types import Cost
+from cairn.types import SaveCost
 
 Doubt = Literal["no saves", "few saves", "too short", "unknown"]
 
@@ -102,7 +102,7 @@ class Study:
         return tuple(doubt(run) for run in self.sweep.runs)
 
     @cached_property
-    def cost(self) -> Cost | None:
+    def cost(self) -> SaveCost | None:
         """What a save costs, over all runs that can tell, or else over those that can barely; None: nobody can."""
         sure = [run for run, why in zip(self.sweep.runs, self.doubts, strict=True) if why is None]
         return pooled(sure or self.sweep.runs)
@@ -152,7 +152,7 @@ def doubt(run: Run) -> Doubt | None:
     return "too short" if (run.elapsed_s or 0.0) < SHORTEST_S else None
 
 
-def pooled(runs: Sequence[Run]) -> Cost | None:
+def pooled(runs: Sequence[Run]) -> SaveCost | None:
     """What a save costs, over all saves of the runs; None if none of them knows.
 
     In all it is what saving has cost the runs, by the number of saves; standing still is a part of that, and slower
@@ -168,10 +168,10 @@ def pooled(runs: Sequence[Run]) -> Cost | None:
     saves = [save for run, *_ in able for save in run.once]
     stall_s = min(save_s, math.fsum(save.stall_s for save in saves) / len(saves))
     batch_s = math.fsum(work_s for *_, work_s in able) / sum(run.total_batches or 0 for run, *_ in able)
-    return Cost(batch_s, stall_s, save_s - stall_s, median(save.write_s for save in saves), num_saves)
+    return SaveCost(batch_s, stall_s, save_s - stall_s, median(save.write_s for save in saves), num_saves)
 
 
-def advise(cost: Cost, mtbf_s: float) -> Advice:
+def advise(cost: SaveCost, mtbf_s: float) -> Advice:
     """The interval that loses the least time, if a failure comes every `mtbf_s` seconds of training on average."""
     wanted = {
         "failures": auto.optimum(cost, mtbf_s),

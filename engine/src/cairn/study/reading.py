@@ -214,7 +214,7 @@ class Run:
             return None
         meter = Meter()
         for at_s, whole_s, write_s in times:
-            meter.committed(write_s, at_s=whole_s or 0.0, position_s=at_s or 0.0)
+            meter.record_commit(write_s, at_s=whole_s or 0.0, position_s=at_s or 0.0)
         return meter.at_risk_s(max(self.elapsed_s, times[-1][1] or 0.0) if times else self.elapsed_s)
 
     @property

@@ -14,7 +14,7 @@ from rich.text import Text
 from cairn.runs.summary import duration
 from cairn.study.choice import ALIKE, FEWEST_SAVES, SHORTEST_S, Advice, Study
 from cairn.study.reading import End, Run
-from cairn.types import Cost
+from cairn.types import SaveCost
 from cairn.units import size
 
 UNKNOWN = "-"
@@ -229,7 +229,7 @@ def _choice(study: Study) -> Iterator[str]:
         yield _recommendation(study.advice[0], cost)
 
 
-def _recommendation(advice: Advice, cost: Cost) -> str:
+def _recommendation(advice: Advice, cost: SaveCost) -> str:
     saving, again = cost.save_s / advice.interval_s, advice.interval_s / (2 * advice.mtbf_s)
     but = {
         "failures": "",

@@ -14,10 +14,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from cairn.errors import SaveError
-from cairn.store.commit import Job, Result
+from cairn.store.commit import CommitPlan, Committed
 from cairn.store.history import History
 from cairn.store.listener import UNTRACKED, Tracker
-from cairn.types import Saved
+from cairn.types import Draft
 from cairn.units import size
 from cairn.writing.buffers import Buffer, BufferPool, available_bytes
 from cairn.writing.copying import Copier
@@ -39,8 +39,8 @@ _LARGE_BYTES = 2**24
 class Outcome:
     """What became of a save."""
 
-    draft: Saved
-    result: Result | None
+    draft: Draft
+    result: Committed | None
     error: str = ""
     """Why it was not committed."""
     at_s: float = 0.0
@@ -75,7 +75,7 @@ class SavePipeline:
         self.sync = sync
         self.history, self.writer, self.pool, self.copier = history, writer, pool, copier
         self.background, self.tracker = background, tracker
-        self._submitted: SimpleQueue[tuple[Buffer, Saved, Mapping[str, Any]] | None] = SimpleQueue()
+        self._submitted: SimpleQueue[tuple[Buffer, Draft, Mapping[str, Any]] | None] = SimpleQueue()
         self._outcomes: deque[Outcome] = deque()
         self._num_open = 0
         self._changed = threading.Condition()
@@ -132,9 +132,9 @@ class SavePipeline:
             raise SaveError(str(error)) from error
         return buffer.num_bytes
 
-    def submit(self, buffer: Buffer, draft: Saved, provenance: Mapping[str, Any]) -> None:
+    def submit(self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any]) -> None:
         """Have a staged state committed; `outcomes` will tell."""
-        self.history.expect(draft)
+        self.history.add_pending(draft)
         with self._changed:
             self._num_open += 1
         if not self.background:
@@ -172,16 +172,16 @@ class SavePipeline:
         self.writer.close()
         self.pool.close()
 
-    def _write(self, buffer: Buffer, draft: Saved, provenance: Mapping[str, Any]) -> None:
-        result, why, job = None, "", None
+    def _write(self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any]) -> None:
+        result, why, plan = None, "", None
         try:
             buffer.wait()
-            self.sync()  # before there is a job: of one that was not even tried, nothing is deleted
-            job = self.history.job(draft, provenance)
-            told = replace(job.draft, stall_s=job.draft.stall_s + buffer.device_s)
-            job = replace(job, draft=told, blocking=not self.background)
-            self.tracker.pruning([*job.room, *job.gone])
-            result = self.writer.write(job, buffer)
+            self.sync()  # before there is a plan: of one that was not even tried, nothing is deleted
+            plan = self.history.plan_commit(draft, provenance)
+            told = replace(plan.draft, stall_s=plan.draft.stall_s + buffer.device_s)
+            plan = replace(plan, draft=told, blocking=not self.background)
+            self.tracker.pruning([*plan.make_room, *plan.to_delete])
+            result = self.writer.write(plan, buffer)
         except SaveError as error:
             why = str(error)
         except BaseException as error:  # a mistake in a retention rule, say: as loud as a full disk
@@ -189,16 +189,18 @@ class SavePipeline:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._finish(buffer, draft, job, result, why)
+            self._finish(buffer, draft, plan, result, why)
 
-    def _finish(self, buffer: Buffer, draft: Saved, job: Job | None, result: Result | None, why: str) -> None:
+    def _finish(
+        self, buffer: Buffer, draft: Draft, plan: CommitPlan | None, result: Committed | None, why: str
+    ) -> None:
         """Whatever happens here: training may wait for the buffer and for the outcome."""
         try:
-            self.history.done(draft, job, result)
+            self.history.resolve_pending(draft, plan, result)
         except Exception as error:
             result, why = None, why or _unexpected(draft, error)
-        if job is not None:
-            self._notify(job, result)
+        if plan is not None:
+            self._notify(plan, result)
         outcome = Outcome(draft, result, why, time.monotonic(), buffer.device_s)
         self.pool.give_back(buffer)
         self._outcomes.append(outcome)
@@ -206,14 +208,14 @@ class SavePipeline:
             self._num_open -= 1
             self._changed.notify_all()
 
-    def _notify(self, job: Job, result: Result | None) -> None:
+    def _notify(self, plan: CommitPlan, result: Committed | None) -> None:
         try:
             if result is not None:
-                self.tracker.committed(result.saved, job.links)
-            if gone := [*job.room, *(job.gone if result else ())]:
+                self.tracker.committed(result.saved, plan.links)
+            if gone := [*plan.make_room, *(plan.to_delete if result else ())]:
                 self.tracker.pruned(gone)
         except Exception as error:  # whoever listens: the checkpoint is whole
-            log.error("The checkpoint %s could not be tracked: %r.", job.draft.name, error)
+            log.error("The checkpoint %s could not be tracked: %r.", plan.draft.name, error)
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for what the end of a save makes so; if it takes long, tell how far it is."""
@@ -225,7 +227,7 @@ class SavePipeline:
                 )
 
 
-def _unexpected(draft: Saved, error: BaseException) -> str:
+def _unexpected(draft: Draft, error: BaseException) -> str:
     return f"The checkpoint {draft.name} could not be written: {error!r}."
 
 

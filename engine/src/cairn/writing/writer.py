@@ -21,7 +21,7 @@ from typing import Protocol
 
 from cairn.errors import SaveError
 from cairn.store import commit
-from cairn.store.commit import Job, Result
+from cairn.store.commit import CommitPlan, Committed
 from cairn.writing.buffers import Buffer, BufferPool
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ class Writer(Protocol):
     progress_bytes: int
     """How much of the present one is written."""
 
-    def write(self, job: Job, buffer: Buffer) -> Result:
-        """Do the job, and return when it is done.
+    def write(self, plan: CommitPlan, buffer: Buffer) -> Committed:
+        """Do the plan, and return when it is done.
 
         Raises:
             SaveError: the checkpoint could not be written, and nothing is left of it.
@@ -67,8 +67,8 @@ class InlineWriter:
     def __init__(self) -> None:
         self.progress_bytes = 0
 
-    def write(self, job: Job, buffer: Buffer) -> Result:
-        return commit.perform(job, buffer.view[: buffer.num_bytes], self._beat)
+    def write(self, plan: CommitPlan, buffer: Buffer) -> Committed:
+        return commit.write(plan, buffer.view[: buffer.num_bytes], self._beat)
 
     def close(self) -> None:
         pass
@@ -81,7 +81,7 @@ class InlineWriter:
 class Request:
     """What the process is asked."""
 
-    job: Job
+    plan: CommitPlan
     buffer_index: int
     """The number of the buffer with the file."""
     capacity: int
@@ -129,11 +129,11 @@ class WriterProcess:
             )
         self._connection = ours
 
-    def write(self, job: Job, buffer: Buffer) -> Result:
+    def write(self, plan: CommitPlan, buffer: Buffer) -> Committed:
         for again in (False, True):
             self.start()
             request = Request(
-                replace(job, again=again), self._pool.buffers.index(buffer), buffer.capacity, buffer.num_bytes
+                replace(plan, retry=again), self._pool.buffers.index(buffer), buffer.capacity, buffer.num_bytes
             )
             try:
                 return self._ask(request)
@@ -142,7 +142,7 @@ class WriterProcess:
             except (EOFError, OSError) as error:
                 why = self._how_it_ended()
                 if again:
-                    name = job.directory / job.draft.name
+                    name = plan.directory / plan.draft.name
                     raise SaveError(f"The checkpoint {name} could not be written: its writer {why}, twice.") from error
                 log.error("The process that writes checkpoints %s: another one does its work again.", why)
         raise AssertionError
@@ -157,17 +157,17 @@ class WriterProcess:
                 self._process.wait(_PATIENCE_S)
         self._process = self._connection = None
 
-    def _ask(self, request: Request) -> Result:
+    def _ask(self, request: Request) -> Committed:
         assert self._connection is not None
         self.progress_bytes = 0
         self._connection.send(request)
         while True:
             while not self._has_answered():
                 log.warning(
-                    "The disk does not answer: nothing of %s was written for %g s.", request.job.draft.name, SILENCE_S
+                    "The disk does not answer: nothing of %s was written for %g s.", request.plan.draft.name, SILENCE_S
                 )
             answer = self._connection.recv()
-            if isinstance(answer, Result):
+            if isinstance(answer, Committed):
                 return answer
             if isinstance(answer, Exception):
                 raise answer

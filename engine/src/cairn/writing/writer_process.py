@@ -17,7 +17,7 @@ from typing import Any
 
 from cairn.errors import SaveError
 from cairn.store import commit, disk
-from cairn.store.commit import Result
+from cairn.store.commit import Committed
 from cairn.writing.buffers import map_pages
 from cairn.writing.writer import POLL_S, Request
 
@@ -63,17 +63,17 @@ class _Server:
         self._maps: dict[int, mmap.mmap] = {}
         self._last_s = 0.0
 
-    def answer(self, request: Request) -> Result | Exception:
+    def answer(self, request: Request) -> Committed | Exception:
         """Do a job; what goes wrong is an answer as well."""
         try:
-            with disk.locked(request.job.directory), memoryview(self._map(request)) as view:
+            with disk.locked(request.plan.directory), memoryview(self._map(request)) as view:
                 if _is_gone(self._parent):  # before it was begun: whoever goes on with the run may be here already
                     raise SaveError("The training process is gone.")
-                return commit.perform(request.job, view[: request.num_bytes], self._beat)
+                return commit.write(request.plan, view[: request.num_bytes], self._beat)
         except SaveError as error:
             return error
         except Exception as error:
-            return SaveError(f"The checkpoint {request.job.draft.name} could not be written: {error!r}.")
+            return SaveError(f"The checkpoint {request.plan.draft.name} could not be written: {error!r}.")
 
     def _map(self, request: Request) -> mmap.mmap:
         known = self._maps.get(request.buffer_index)
