@@ -41,16 +41,16 @@ class ProgressFile:
         self.path = path
         self._file = -1
 
-    def write(self, progress: Progress) -> None:
-        """Takes microseconds."""
+    def at_boundary(self, progress: Progress) -> None:
+        """Write how far the run is; takes microseconds."""
         text = json.dumps(asdict(progress)).ljust(_LENGTH - 1) + "\n"
         with suppress(OSError):
             if self._file < 0:
                 self._file = os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o644)
             os.pwrite(self._file, text.encode(), 0)
 
-    def close(self) -> None:
-        """Let go of the file."""
+    def fit_ended(self) -> None:
+        """Close the file."""
         if self._file >= 0:
             os.close(self._file)
         self._file = -1

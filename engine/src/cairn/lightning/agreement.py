@@ -1,8 +1,9 @@
-"""WHO DECIDES: a stop that reaches any rank stops all of them, and rank 0 has something to tell or has not."""
+"""WHO DECIDES: a stop that reaches any rank stops all of them; what is due is decided by rank 0."""
 
 from __future__ import annotations
 
 import signal
+from typing import Protocol, TypeVar
 
 import torch
 from lightning.pytorch.strategies import Strategy
@@ -11,18 +12,55 @@ TIME_LIMIT = "max_time"
 JOB_TIME_LIMIT = "job_time_limit"
 _STOPS = [None, *(item.name for item in signal.Signals), TIME_LIMIT, JOB_TIME_LIMIT]
 
+T = TypeVar("T")
 
-def meet(strategy: Strategy, stop: str | None, special: bool) -> tuple[str | None, bool]:
-    """What holds for all ranks; each of them calls this at each boundary, at the price of one small reduction.
+
+class Agreement(Protocol):
+    """How the ranks of a run come to the same decision."""
+
+    leads: bool
+    """Whether this rank decides what is due."""
+
+    def meet(self, stop: str | None, special: bool) -> tuple[str | None, bool]:
+        """Combine the stops of all ranks, and whether any rank has something special; called at each boundary."""
+        ...
+
+    def share(self, value: T) -> T:
+        """Return the value of rank 0 on every rank."""
+        ...
+
+
+class Alone:
+    """The agreement of a run in one process."""
+
+    leads = True
+
+    def meet(self, stop: str | None, special: bool) -> tuple[str | None, bool]:
+        """Return what was given."""
+        return stop, special
+
+    def share(self, value: T) -> T:
+        """Return what was given."""
+        return value
+
+
+class Ranks:
+    """The agreement of a run in several processes: a small reduction at each boundary.
 
     Args:
-        strategy: of the trainer.
-        stop: why this rank is to stop: the name of a signal, or one of the limits above.
-        special: this rank has something to tell the others.
-
-    Returns:
-        why all are to stop, and whether one of them has something to tell.
+        strategy: The trainer's.
     """
-    told = torch.tensor([_STOPS.index(stop), special], device=strategy.root_device)
-    number, anything = torch.Tensor.tolist(strategy.reduce(told, reduce_op="max"))
-    return _STOPS[number], bool(anything)
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.leads = strategy.is_global_zero
+        self._strategy = strategy
+
+    def meet(self, stop: str | None, special: bool) -> tuple[str | None, bool]:
+        """Reduce over all ranks: the largest number of a stop wins, so that all ranks name the same one."""
+        mine = torch.tensor([_STOPS.index(stop), special], device=self._strategy.root_device)
+        number, anything = torch.Tensor.tolist(self._strategy.reduce(mine, reduce_op="max"))
+        return _STOPS[number], bool(anything)
+
+    def share(self, value: T) -> T:
+        """Broadcast from rank 0."""
+        return self._strategy.broadcast(value)

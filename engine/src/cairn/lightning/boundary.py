@@ -18,7 +18,9 @@ from lightning.pytorch.loops.utilities import _is_max_limit_reached
 
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError
-from cairn.types import Position
+from cairn.jobs.signals import Interruption
+from cairn.lightning.agreement import TIME_LIMIT
+from cairn.types import Position, Saved
 
 LIGHTNING = "2.6."
 
@@ -37,24 +39,48 @@ class Engine(Protocol):
         """Put back what Lightning does not restore, the random number generators last."""
         ...
 
+    def stopped(self, reason: str) -> None:
+        """The run was stopped at a boundary, and `fit` returns nevertheless."""
+        ...
+
+
+class Stopped(Interruption):
+    """Training was asked to stop, is saved, and stands at a boundary. Uncaught, it ends the process by its exit code.
+
+    Attributes:
+        reason: Name of a signal, `max_time`, or `job_time_limit`.
+        saved: The newest committed checkpoint; None if there is none, and on other ranks than 0.
+    """
+
+    def __init__(self, reason: str, saved: Saved | None, rank: int = 0) -> None:
+        super().__init__(reason)
+        self.saved = saved
+        if rank > 0:  # Lightning's launcher kills the main process, which may still be busy, when another one fails
+            self.code = 0
+
 
 def install(trainer: Trainer, engine: Engine) -> None:
-    """Exchange the trainer's loops for those with a boundary, as `Trainer.__init__` makes its own.
+    """Exchange the trainer's loops for those with a boundary.
+
+    The objects stay, and get another class: data sources, counters and limits that were set on them are kept.
 
     Raises:
-        ConfigError: this is another Lightning than the one that the loops were written for.
+        ConfigError: This is an unsupported version of Lightning, or the loops are somebody else's.
     """
     if not lightning.__version__.startswith(LIGHTNING):
         raise ConfigError(
             f"Exact resume is written for Lightning {LIGHTNING}x and this is {lightning.__version__}: "
             f"install the version that requirements.txt names."
         )
-    old = trainer.fit_loop
-    fit_loop = BoundaryFitLoop(trainer, min_epochs=old.min_epochs, max_epochs=old.max_epochs)
-    epoch_loop = BoundaryEpochLoop(trainer, min_steps=old.min_steps, max_steps=old.max_steps)
+    fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    for loop, ours in ((fit_loop, BoundaryFitLoop), (epoch_loop, BoundaryEpochLoop)):
+        if type(loop) not in (ours, ours.__bases__[0]):
+            raise ConfigError(
+                f"The trainer has a loop of its own ({type(loop).__name__}), which has no boundaries: a Checkpointer"
+                f" needs Lightning's."
+            )
+        loop.__class__ = ours
     fit_loop.engine = epoch_loop.engine = engine
-    fit_loop.epoch_loop = epoch_loop
-    trainer.fit_loop = fit_loop
 
 
 class BoundaryEpochLoop(_TrainingEpochLoop):
@@ -106,6 +132,16 @@ class BoundaryFitLoop(_FitLoop):
     engine: Engine
     pending = False
     """A state from after an epoch waits to be restored: before the next epoch begins."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Stopped as stop:
+            if stop.reason != TIME_LIMIT:
+                raise
+            self.engine.stopped(stop.reason)
+            self._restarting = False
+            self.on_run_end()
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)

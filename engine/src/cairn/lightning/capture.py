@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
+from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError, SaveError
 from cairn.lightning import boundary, state, sums
 from cairn.types import Position
@@ -47,13 +48,21 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
         )
 
 
-def warn_of_data(trainer: Trainer) -> None:
-    """Training data whose place is in no checkpoint starts again from its head."""
-    if not _keeps_its_place(trainer):
+def check_data(trainer: Trainer) -> None:
+    """Check that the position in the training data is saved; log by name the loaders that do not save theirs.
+
+    Raises:
+        DataError: The position in an iterable dataset of a `cairn.DataLoader` cannot be saved.
+    """
+    loaders = boundary.train_loaders(trainer)
+    for loader in loaders:
+        if isinstance(loader, DataLoader):
+            loader.check_resumable()
+    if unknown := sorted({type(loader).__name__ for loader in loaders if not hasattr(loader, "state_dict")}):
         rank_zero_warn(
-            "The training data does not say where it stands, so that after a resume inside an epoch it starts "
-            "again from its head: batches come twice, and others not at all. Inherit the DataModule of this "
-            "package, or give the datamodule a state_dict."
+            f"A training loader does not save its position ({', '.join(unknown)}): after a resume inside an epoch it "
+            f"starts again from its head, so that batches come twice, and others not at all. cairn.DataLoader is a "
+            f"drop-in for torch's that saves it."
         )
 
 
@@ -131,11 +140,6 @@ def restore_loggers(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     for name, logger in _resumable_loggers(trainer).items():
         if name in ours["loggers"]:
             logger.load_state_dict(ours["loggers"][name])
-
-
-def _keeps_its_place(trainer: Trainer) -> bool:
-    """Does each loader that the training uses save its position?"""
-    return all(hasattr(loader, "state_dict") for loader in boundary.train_loaders(trainer))
 
 
 def sync_loggers(trainer: Trainer) -> None:

@@ -1,0 +1,92 @@
+"""WHETHER to save at a boundary: a moment goes in, reasons come out. The ranks agree by functions that are injected."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cairn.errors import ConfigError
+from cairn.lightning.agreement import Agreement
+from cairn.policy import auto, when
+from cairn.types import Draft, Moment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all ranks do at a boundary."""
+
+    moment: Moment
+    """With the stop that all ranks have agreed on."""
+    reasons: tuple[str, ...]
+    """Names of the triggers that ask for a checkpoint here; empty: none is saved."""
+    give_up: str
+    """The sentence to end the run with, after too many failed saves; empty: the run goes on."""
+
+
+class Decision:
+    """Asks the triggers at each boundary.
+
+    Args:
+        triggers: When to save, by name.
+        may_skip: Whether a save that will soon be due again is dropped while all buffers are busy.
+    """
+
+    def __init__(self, triggers: Mapping[str, when.Trigger], may_skip: bool) -> None:
+        self.triggers, self.may_skip = triggers, may_skip
+        self.choice: auto.Choice | None = None
+        """The interval that `save_interval=auto` has chosen."""
+
+    def take(
+        self,
+        moment: Moment,
+        kept: Sequence[Draft],
+        give_up: str,
+        reserve: Callable[[bool], bool],
+        agreement: Agreement,
+    ) -> Verdict:
+        """Decide for all ranks; each of them calls this at each boundary.
+
+        Args:
+            moment: Where this rank is.
+            kept: What is kept when all saves under way are committed, oldest first.
+            give_up: Why the run must end after failed saves; empty if it need not.
+            reserve: Reserves a buffer; the argument says whether to wait for one. False: there is none.
+            agreement: How the ranks agree.
+        """
+        due = self._with_buffer(self.due(moment, kept), reserve) if agreement.leads else ()
+        stop, special = agreement.meet(moment.stop, bool(due or give_up))
+        if stop != moment.stop:
+            moment = replace(moment, stop=stop)
+            if agreement.leads:
+                also = self.due(moment, kept)  # a trigger with a memory says yes only once, so that both answers count
+                due = self._with_buffer(tuple(name for name in self.triggers if name in {*due, *also}), reserve)
+        if stop or special:
+            due, give_up = agreement.share((due, give_up))
+        return Verdict(moment, due, give_up)
+
+    def due(self, moment: Moment, kept: Sequence[Draft]) -> tuple[str, ...]:
+        """The triggers that ask for a checkpoint at this moment.
+
+        Raises:
+            ConfigError: A trigger cannot answer for this run.
+        """
+        try:
+            reasons = when.reasons(self.triggers, moment, kept)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        choice = when.choice(self.triggers)
+        if choice != self.choice:
+            self.choice = choice
+            log.info("%s", choice)
+        return reasons
+
+    def is_lasting(self, reasons: Sequence[str]) -> bool:
+        """Whether an undisturbed run would have saved there as well."""
+        return any(self.triggers[name].lasting for name in reasons)
+
+    def _with_buffer(self, due: tuple[str, ...], reserve: Callable[[bool], bool]) -> tuple[str, ...]:
+        skippable = self.may_skip and all(self.triggers[name].recurs for name in due)
+        return due if due and reserve(not skippable) else ()

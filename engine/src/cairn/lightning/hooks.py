@@ -1,0 +1,197 @@
+"""Lightning's hooks, each handed on to the engine; nothing is decided here but where a fit begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.optim import Optimizer
+
+from cairn.errors import CairnError, ConfigError, SaveError
+from cairn.jobs.signals import Interrupts
+from cairn.lightning import boundary, capture, state
+from cairn.lightning.capture import Origin
+from cairn.lightning.engine import Engine
+from cairn.lightning.io import MappedCheckpointIO
+from cairn.lightning.policy import Policy
+from cairn.store.beginning import Beginning, beginning
+from cairn.store.listener import UNTRACKED, Tracker
+from cairn.store.resume import ResumePoint
+from cairn.types import Saved
+
+
+class EngineHooks(Checkpoint):
+    """What a `Checkpointer` does in Lightning's hooks.
+
+    Args:
+        policy: When to save, what to keep, and where.
+        listeners: Hear of each checkpoint that is committed or deleted.
+        metadata: Plain values for the manifests; see `Checkpointer`.
+        stop: Asked at every boundary why the run must stop; None: signals are caught while a fit runs.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        listeners: Sequence[Tracker],
+        metadata: dict[str, Any],
+        stop: Callable[[float], str | None] | None,
+    ) -> None:
+        super().__init__()
+        self.policy, self.listeners, self.metadata = policy, list(listeners), metadata
+        self.stopped_by = ""
+        """Why the last fit stopped early, if it returned all the same: `max_time`."""
+        self._interrupts = Interrupts() if stop is None else None
+        self._stop = stop
+        self._known: ResumePoint | None = None
+        self._engine: Engine | None = None
+        self._beginning: Beginning | None = None
+        self._final: list[Saved] | None = None
+        """What rank 0 has kept at the end of a fit, on the other ranks."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Exchange the loops and the way to load, before Lightning uses either; refuse what cannot be resumed."""
+        if stage != "fit":
+            return
+        if self._engine is not None and self._engine.trainer is not trainer:
+            raise ConfigError(
+                f"The Checkpointer of {self.policy.directory} belongs to another Trainer already: make one for each."
+            )
+        capture.refuse(trainer, pl_module)
+        boundary.install(trainer, self)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user has chosen
+            trainer.strategy.checkpoint_io = MappedCheckpointIO()
+        if self._engine is None:
+            stop = self._stop or (lambda save_s: self._interrupts.name if self._interrupts else None)
+            watchers = [item for item in self.listeners if hasattr(item, "at_boundary")]
+            listener = self.listeners[0] if self.listeners else UNTRACKED
+            self._engine = Engine(self.policy, trainer, stop, listener, watchers)
+        if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
+            self._engine.history.check_writable()
+        self._beginning, self.stopped_by = None, ""
+        if self._interrupts is not None:
+            self._interrupts.install()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take our part of the checkpoint that a fit begins with."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        begun = self._begin(trainer)
+        if state.KEY in checkpoint:
+            self.engine.load(checkpoint[state.KEY], begun.point)
+        else:
+            rank_zero_warn("This checkpoint was not written by Cairn: it is resumed as Lightning does, not exactly.")
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin before anything runs, where no checkpoint is loaded."""
+        self._begin(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the save pipeline; from here on a signal waits for a boundary."""
+        self._begin(trainer)
+        self.engine.start()
+        if self._interrupts is not None:
+            self._interrupts.reinstall()  # Lightning has put a handler of its own before ours
+            self._interrupts.training = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the last save."""
+        why = self.engine.close()
+        self._final = self.engine.agreement.share(self.engine.history.saved)
+        if why:
+            raise SaveError(why)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let the saves under way arrive, except after a second Ctrl-C."""
+        if self._interrupts is not None:
+            self._interrupts.training, self._interrupts.stopping = False, True
+        if self._engine is not None:
+            self._engine.close_after(exception)
+        self._release()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._release()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Finish an overlapping copy; earlier hooks of the optimizer run before the forward and backward pass."""
+        self.engine.saves.finish_copy()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish an overlapping copy: averaged weights may take the place of the others during a validation."""
+        if self._engine is not None:
+            self._engine.saves.finish_copy()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the score."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.fast_dev_run:
+            self.engine.scored(sanity_check=trainer.sanity_checking)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the samples."""
+        self.engine.moments.count(batch)
+
+    # Called by the loops
+
+    def at_boundary(self, place: boundary.Place, ends: bool) -> None:
+        """See `Engine.at_boundary`."""
+        self.engine.at_boundary(place, ends)
+
+    def restore(self) -> None:
+        """See `Engine.restore`."""
+        self.engine.restore()
+
+    def stopped(self, reason: str) -> None:
+        """The fit returns early, for this reason."""
+        self.stopped_by = reason
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the fit; there is none before `Trainer.fit`."""
+        if self._engine is None:
+            raise ConfigError("This Checkpointer has no fit yet: pass it to a Trainer as a callback, and call fit.")
+        return self._engine
+
+    def _begin(self, trainer: Trainer) -> Beginning:
+        """Decide where the fit begins, once: rank 0 looks at the directory, and all ranks go by what it finds."""
+        engine = self.engine
+        if self._beginning is None:
+            found: Beginning | CairnError | None = None
+            if engine.agreement.leads:
+                try:
+                    found = self._take_over(trainer)
+                except CairnError as error:
+                    found = error
+            found = engine.agreement.share(found)
+            if isinstance(found, CairnError):
+                raise found
+            assert found is not None
+            self._beginning = found
+            facts = {name: value for name, value in self.metadata.items() if name not in ("run", "config")}
+            engine.origin = Origin(found.run, self.metadata.get("config", {}), facts)
+        return self._beginning
+
+    def _take_over(self, trainer: Trainer) -> Beginning:
+        engine, newest = self.engine, self.engine.history.newest
+        loaded, run = Path(trainer.ckpt_path) if trainer.ckpt_path else None, self.metadata.get("run")
+        if trainer.fast_dev_run:  # touches nothing
+            return Beginning(run or "fast_dev_run", ResumePoint(loaded))
+        if loaded is None and newest is not None:  # the same trainer fits again, and goes on from where it is
+            found = Beginning(engine.origin.run, ResumePoint(self.policy.directory / newest.name, newest))
+        else:
+            found = beginning(self.policy.directory, loaded, self._known, run)
+        engine.take_over(found.run, found.point)
+        return found
+
+    def _release(self) -> None:
+        if self._interrupts is not None:
+            self._interrupts.training = False
+            self._interrupts.remove()

@@ -1,0 +1,109 @@
+"""WHERE a fit is at a boundary, as the plain values that policies and manifests are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from cairn.account.telemetry import Telemetry
+from cairn.lightning import boundary
+from cairn.lightning.agreement import TIME_LIMIT
+from cairn.policy.auto import Choice
+from cairn.store import names
+from cairn.types import Draft, Mode, Moment, Position
+
+
+class Moments:
+    """Makes the moments of a fit.
+
+    Args:
+        trainer: The trainer.
+        telemetry: Training time, and what saving costs.
+        mode: Whether a lower or a higher score is better.
+        max_time_s: Training time after which the run stops; None: no limit.
+        stop: Asked why the run must stop now; gets the seconds until a save is committed.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        telemetry: Telemetry,
+        mode: Mode,
+        max_time_s: float | None,
+        stop: Callable[[float], str | None],
+    ) -> None:
+        self.trainer, self.telemetry = trainer, telemetry
+        self.mode, self.max_time_s, self.stop = mode, max_time_s, stop
+        self.score: float | None = None
+        """The monitored metric, if a validation since the last boundary has logged it."""
+        self.num_samples = 0
+        """Samples seen over the whole run, on all ranks."""
+        self.previous = Position(0, 0)
+        """The last boundary."""
+
+    def count(self, batch: Any) -> None:
+        """Count the samples of a batch, as many on each rank."""
+        self.num_samples += (_num_samples(batch) or 1) * self.trainer.world_size
+
+    def now(self, place: boundary.Place, ends: bool, busy: bool) -> Moment:
+        """The moment at a boundary.
+
+        Args:
+            place: After a batch, or after the hooks of an epoch's end.
+            ends: This is the last boundary of the run.
+            busy: A save is being written.
+        """
+        elapsed, cost = self.telemetry.elapsed_s, self.telemetry.meter.cost()
+        over = self.max_time_s is not None and elapsed >= self.max_time_s
+        num_batches = self.trainer.num_training_batches
+        return Moment(
+            position=boundary.position(self.trainer, place, self.num_samples),
+            previous=self.previous,
+            batches_per_epoch=int(num_batches) if math.isfinite(num_batches) else None,
+            elapsed_s=elapsed,
+            since_save_s=elapsed - self.telemetry.last_save_s,
+            score=self.score,
+            ends=ends,
+            stop=self.stop(cost.until_committed_s if cost else 0.0) or (TIME_LIMIT if over else None),
+            mode=self.mode,
+            cost=cost,
+            busy=busy,
+        )
+
+    def passed(self, moment: Moment) -> None:
+        """The boundary is done with: the next score is that of a later validation."""
+        self.previous, self.score = moment.position, None
+
+    def draft(self, moment: Moment, reasons: Sequence[str], lasting: bool, run: str, choice: Choice | None) -> Draft:
+        """What the manifest of a checkpoint at this moment will say."""
+        return Draft(
+            name=names.checkpoint_name(moment.position),
+            position=moment.position,
+            number=0,  # its history knows
+            reasons=tuple(reasons),
+            lasting=lasting,
+            score=moment.score if moment.score is not None and math.isfinite(moment.score) else None,
+            metrics=_finite(self.trainer.callback_metrics),
+            run=run,
+            elapsed_s=moment.elapsed_s,
+            interval_batches=choice.interval_batches if choice else None,
+            overhead=self.telemetry.meter.overhead(moment.elapsed_s),
+            skipped=self.telemetry.meter.num_skipped,
+        )
+
+
+def _num_samples(batch: Any) -> int | None:
+    """The length of the first tensor in a batch, 1 if that is a scalar; None for a batch without any."""
+    if isinstance(batch, torch.Tensor):
+        return len(batch) if batch.ndim else 1
+    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    return next((found for item in items if (found := _num_samples(item)) is not None), None)
+
+
+def _finite(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    values = {name: float(value) for name, value in metrics.items()}
+    return {name: value for name, value in values.items() if math.isfinite(value)}

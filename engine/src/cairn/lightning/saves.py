@@ -1,0 +1,190 @@
+"""One save after the other: reserve a buffer, copy the state, have it committed, hear what became of it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from cairn.account.failures import SaveFailures
+from cairn.account.telemetry import Telemetry
+from cairn.store.history import History
+from cairn.store.listener import Tracker
+from cairn.types import Draft
+from cairn.writing import copying
+from cairn.writing.buffers import Buffer
+from cairn.writing.encode import Encoder
+from cairn.writing.options import Writing
+from cairn.writing.pipeline import SavePipeline
+
+log = logging.getLogger(__name__)
+
+
+class Saves:
+    """The saves of one fit, on rank 0; on the other ranks, and without triggers, it is never opened and does nothing.
+
+    Args:
+        writing: How checkpoints are written.
+        history: What is kept.
+        telemetry: Accounts for what saving costs.
+        listener: Hears of commits and deletions.
+    """
+
+    def __init__(self, writing: Writing, history: History, telemetry: Telemetry, listener: Tracker) -> None:
+        self.writing, self.history, self.telemetry, self.listener = writing, history, telemetry, listener
+        self.failures = SaveFailures(writing.max_failed_saves)
+        self.pipeline: SavePipeline | None = None
+        self._encoder = Encoder()
+        self._buffer: Buffer | None = None
+        """Reserved for the save that is due."""
+        self._waited_s = 0.0
+        self._hooks: list[RemovableHandle] = []
+        self._loggers: Sequence[Logger] = ()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is being written."""
+        return self.pipeline is not None and self.pipeline.busy
+
+    @property
+    def in_background(self) -> bool:
+        """Whether training goes on while a save is written."""
+        return self.pipeline is None or self.pipeline.background
+
+    def open(self, num_bytes: int, on_gpu: bool, loggers: Sequence[Logger], sync: Callable[[], None]) -> None:
+        """Make buffers for states of about `num_bytes`, and start the writer.
+
+        Args:
+            num_bytes: Expected size of a checkpoint.
+            on_gpu: Whether the state lies on a GPU.
+            loggers: What saves cost is logged there.
+            sync: Makes durable what belongs to a checkpoint and lies elsewhere, before it is committed.
+
+        Raises:
+            SaveError: There is not enough memory.
+        """
+        writing, copier = self.writing, copying.Copier(self.writing.overlap)
+        self._loggers = loggers
+        self.pipeline = SavePipeline.open(
+            writing.writer, writing.buffers, copier, self.history, num_bytes, on_gpu, self.listener, sync
+        )
+
+    def finish_copy_before(self, optimizers: Sequence[Optimizer]) -> None:
+        """Finish an overlapping copy before each step of these optimizers, which Lightning does not announce."""
+        if self.pipeline is not None and self.writing.overlap:
+            self._hooks += [item.register_step_pre_hook(lambda *_: self.finish_copy()) for item in optimizers]
+
+    def reserve(self, wait: bool, elapsed_s: float) -> bool:
+        """Reserve a buffer for the save that is due; False if all are busy, which counts as a skipped save."""
+        if self._buffer is None and self.pipeline is not None:
+            started = time.monotonic()
+            self._buffer = self.pipeline.reserve(wait)
+            self._waited_s = time.monotonic() - started
+            if self._buffer is None:
+                self.telemetry.save_skipped(elapsed_s)
+        return self._buffer is not None
+
+    @contextmanager
+    def stall(self) -> Iterator[tuple[float, float]]:
+        """Measure how long training pauses for a save; yields when that began, and how long it waited for a buffer."""
+        waited_s, self._waited_s = self._waited_s, 0.0
+        started = time.monotonic() - waited_s
+        enabled = gc.isenabled()
+        gc.disable()  # many small tensors make it look at all of them again and again
+        try:
+            yield started, waited_s
+        finally:
+            if enabled:
+                gc.enable()
+            self.telemetry.meter.record_stall(time.monotonic() - started, waited_s)
+
+    def submit(
+        self,
+        contents: Mapping[str, Any],
+        draft: Draft,
+        provenance: Mapping[str, Any],
+        optimizers: Sequence[Optimizer],
+        stall: tuple[float, float],
+        now: bool,
+    ) -> None:
+        """Copy the state, after which training may change it, and have it committed.
+
+        Args:
+            contents: The state.
+            draft: What its manifest will say.
+            provenance: What else it will say.
+            optimizers: Their tensors do not change before the next step.
+            stall: What `stall` has yielded.
+            now: Finish the copy at once, although it may overlap with the next batch.
+
+        Raises:
+            SaveError: There is not enough memory.
+        """
+        pipeline, buffer = self.pipeline, self._buffer
+        if pipeline is None or buffer is None:
+            raise AssertionError("a buffer is reserved before a state is submitted")
+        encoded = self._encoder.encode(contents)
+        num_bytes = pipeline.copy(encoded, buffer, copying.optimizer_tensors(optimizers))
+        started, waited_s = stall
+        draft = replace(draft, num_bytes=num_bytes, stall_s=time.monotonic() - started, wait_s=waited_s)
+        self._buffer = None
+        self.telemetry.save_staged()
+        if now or not pipeline.background:
+            pipeline.copier.finish()
+        pipeline.submit(buffer, draft, provenance)
+
+    def finish_copy(self) -> None:
+        """Finish a copy that overlaps with the batch: from here on anything may change the weights."""
+        if self.pipeline is not None:
+            self.telemetry.extend_stall(self.pipeline.copier.finish())
+
+    def settle(self, final: bool = False) -> str:
+        """Account for the saves whose outcome is known.
+
+        Args:
+            final: Wait for all of them; the last one is the last of the run.
+
+        Returns:
+            Why the run must end, or does not end well; empty if neither.
+        """
+        if self.pipeline is None:
+            return ""
+        if final:
+            self.pipeline.copier.finish()
+            self.pipeline.wait()
+        gave_up, outcomes = "", self.pipeline.outcomes()
+        for outcome in outcomes:
+            if self.pipeline.background and not final:  # else what it waited for was a part of the pause
+                self.telemetry.meter.extend_stall(outcome.device_s)
+            last = final and outcome is outcomes[-1]
+            if outcome.result is None:
+                self.telemetry.save_failed()
+                why = self.failures.add(outcome.error, last)
+                gave_up = why if last else gave_up or why
+                continue
+            gave_up = self.failures.reset()
+            self.telemetry.save_committed(outcome.result.saved, outcome.at_s, self._loggers)
+            if untidy := outcome.result.cleanup_error:
+                if last:
+                    return f"{untidy} {outcome.draft.name} is intact; the next start of the run mends the rest."
+                log.error("%s %s is intact; the next save tries again.", untidy, outcome.draft.name)
+        return gave_up
+
+    def close(self, wait: bool = True) -> str:
+        """Wait for the saves under way (or leave them to the writer), and release memory and processes; as `settle`."""
+        while self._hooks:
+            self._hooks.pop().remove()
+        if self.pipeline is None:
+            return ""
+        why = self.settle(final=wait)
+        self.pipeline.close()
+        self.pipeline = self._buffer = None
+        return why
