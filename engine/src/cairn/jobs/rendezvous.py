@@ -88,6 +88,6 @@ class Rendezvous:
                 return facts
             time.sleep(_POLL_S)
         raise TimeoutError(
-            f"Process {self.rank.number} has waited {patience_s:.0f} s for the first process of this run. See the output "
-            "of that process for the reason."
+            f"Process {self.rank.number} has waited {patience_s:.0f} s for the first process of this run. "
+            "See the output of that process for the reason."
         )
