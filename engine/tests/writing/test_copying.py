@@ -242,7 +242,7 @@ def test_with_overlap_forward_and_backward_continue_and_the_next_step_waits(over
         held.clear()
         overlapping.copy(encode(training.state()), buffer, training.optimizer_tensors())
         training.backward()
-        assert not held.is_set()  # the statistics have changed, and nothing that is still to be copied has
+        assert not held.is_set()  # the statistics changed; what is still to be copied did not
         training.optimizer.step()
         buffer.wait()
         assert_same(read(buffer), before)
@@ -292,7 +292,7 @@ def test_a_failed_copy_fails_the_save_and_does_not_stop_training(buffer, trainin
     with pytest.raises(RuntimeError, match="no copy"):
         buffer.wait()
     copier.copy(encode(training.state()), buffer, training.optimizer_tensors())
-    copier.close()  # at the end of a run, in the middle of another error perhaps
+    copier.close()  # as at the end of a run, perhaps after another error
 
 
 def test_a_closed_copier_leaves_no_thread(buffer, training):

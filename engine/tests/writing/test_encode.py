@@ -98,7 +98,7 @@ def test_a_state_dict_keeps_its_metadata():
     assert type(found) is OrderedDict
     assert found._metadata == own._metadata
     assert {type(value) for value in found.values()} == {torch.Tensor}
-    assert {type(value) for value in own.values()} == {torch.Tensor, nn.Parameter}  # what was given is left alone
+    assert {type(value) for value in own.values()} == {torch.Tensor, nn.Parameter}  # the given state is unchanged
 
 
 def test_a_counter_stays_a_counter():
@@ -216,7 +216,7 @@ def test_tensors_that_share_memory_share_it_after_loading(spans):
     found = reloaded(views)
     assert all(torch.equal(one, other) for one, other in zip(found, views, strict=True))
     for view in found:
-        view += 100.0  # is seen in all that overlap it, as often as they do
+        view += 100.0  # visible in each tensor that overlaps it, as often as it does
     for view in views:
         view += 100.0
     assert all(torch.equal(one, other) for one, other in zip(found, views, strict=True))

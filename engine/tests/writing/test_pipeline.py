@@ -421,7 +421,7 @@ def test_the_writer_depends_on_the_setting_and_the_size(choose, kind, num_bytes,
     assert len(own.pool.buffers) == num_buffers
     assert all(buffer.capacity >= num_bytes for buffer in own.pool.buffers)
     if writer is WriterProcess:
-        assert own.writer.pid is not None  # it has been started, and does not let the first save wait
+        assert own.writer.pid is not None  # started before the first save, which does not wait for it
 
 
 def test_where_no_process_can_be_started_a_thread_writes_after_a_warning(choose, caplog, monkeypatch):

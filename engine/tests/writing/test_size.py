@@ -35,11 +35,11 @@ def test_the_size_of_the_first_checkpoint_is_known_before_the_first_step(name):
     module = network()
     module[2].bias.requires_grad_(False)
     optimizer = OPTIMIZERS[name](module.parameters())
-    optim.lr_scheduler.StepLR(optimizer, 1)  # hangs a counter on the optimizer's step
+    optim.lr_scheduler.StepLR(optimizer, 1)  # wraps the optimizer's step in a counter
     before = {key: value.clone() for key, value in module.state_dict().items()}
     told = first_num_bytes(module, [optimizer])
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
-    assert not optimizer.state or name == "adagrad"  # which has its state from the beginning
+    assert not optimizer.state or name == "adagrad"  # adagrad has its state from the beginning
 
     module(torch.randn(4, 50)).sum().backward()
     optimizer.step()

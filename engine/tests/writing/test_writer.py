@@ -238,9 +238,7 @@ def test_a_writer_that_is_killed_between_two_saves_is_replaced(folder, pool, sep
     assert errors(caplog) == [told]
 
 
-def test_a_writer_that_is_killed_during_a_save_is_replaced_and_the_save_is_repeated(
-    folder, pool, separate, middle, caplog
-):
+def test_a_writer_that_is_killed_during_a_save_is_replaced_and_repeats_it(folder, pool, separate, middle, caplog):
     separate.start()
     asked = PendingSave(separate, job_of(folder, links={names.LAST: FIRST}), staged(pool, size=middle.SIZE))
     middle.wait()
@@ -259,7 +257,7 @@ def test_the_death_of_a_writer_is_noticed_although_another_process_holds_its_end
 
     def shared_pipe():
         ours, theirs = pipe()
-        kept.append(os.dup(theirs.fileno()))  # what a worker has that is forked at this moment
+        kept.append(os.dup(theirs.fileno()))  # as a worker that is forked at this moment does
         return ours, theirs
 
     monkeypatch.setattr(writer, "Pipe", shared_pipe)
@@ -279,7 +277,7 @@ def test_a_save_whose_writer_is_killed_twice_fails_and_the_next_one_works(folder
     middle.again()
     os.kill(separate.pid, signal.SIGKILL)
     middle.wait()
-    os.kill(separate.pid, signal.SIGTERM)  # which it ignores
+    os.kill(separate.pid, signal.SIGTERM)  # ignored
     os.kill(separate.pid, signal.SIGKILL)
     with pytest.raises(SaveError) as error:
         asked.result()
@@ -313,7 +311,7 @@ def test_signals_for_the_training_do_not_stop_its_writer(folder, pool, separate,
         os.kill(pid, number)
         separate.write(job_of(folder, 1), staged(pool, 1))
     assert separate.pid == pid
-    assert os.getpgid(pid) != os.getpgid(0)  # nor does a Ctrl-C that goes to all of the group
+    assert os.getpgid(pid) != os.getpgid(0)  # a Ctrl-C reaches the process group of the training only
     assert errors(caplog) == []
 
 
@@ -338,7 +336,7 @@ writer = WriterProcess(pool)
 writer.start()
 worker = os.fork() if has_worker else None
 if worker == 0:
-    sys.stdin.read()  # it has the pipe as well, and lives on
+    sys.stdin.read()  # it holds the pipe open and stays alive
     os._exit(0)
 draft = Saved("epoch_000_batch_000001.ckpt", Position(0, 1), 0, ("interval",), None, run="toy")
 job = Job(folder, draft, {"world_size": 1}, links={"last.ckpt": draft.name})
