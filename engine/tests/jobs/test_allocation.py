@@ -1,4 +1,4 @@
-"""Which job a process is in comes from its environment; when it has to stop, from what a save takes."""
+"""The environment says which job a process runs in; the cost of a save says when it has to stop."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from cairn.jobs.allocation import Allocation, Deadline
 
 SLURM = {"SLURM_JOB_ID": "17", "SLURM_JOB_END_TIME": "1000"}
 ARRAY = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}
-"""Its last job: it has the number of the array itself."""
+"""The last task of an array, whose job id is that of the whole array."""
 
 
 @pytest.mark.parametrize(
@@ -32,21 +32,21 @@ ARRAY = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID"
         ),
     ],
 )
-def test_what_the_environment_says(environ, expected):
+def test_the_allocation_is_read_from_the_environment(environ, expected):
     assert allocation.current(environ) == expected
 
 
 @pytest.mark.parametrize(("environ", "job"), [({"SLURM_JOB_ID": "17"}, "17"), (ARRAY, "17_2")])
-def test_slurm_is_asked_for_an_end_that_the_environment_does_not_tell(monkeypatch, environ, job):
+def test_slurm_is_queried_for_an_end_that_is_not_in_the_environment(monkeypatch, environ, job):
     monkeypatch.setattr(slurm, "job_state", lambda asked: slurm.JobState("RUNNING", 0, {job: 123.0}[asked]))
     assert allocation.current(environ).ends_at == 123.0
 
 
-def test_an_end_that_nobody_tells_is_said(monkeypatch, caplog):
-    def ask(number):
+def test_an_unknown_time_limit_is_logged(monkeypatch, caplog):
+    def fail(job_id):
         raise slurm.SlurmError("no controller")
 
-    monkeypatch.setattr(slurm, "job_state", ask)
+    monkeypatch.setattr(slurm, "job_state", fail)
     assert allocation.current({"SLURM_JOB_ID": "17"}).ends_at is None
     assert "no controller" in caplog.text
 
@@ -58,11 +58,11 @@ def test_an_end_that_nobody_tells_is_said(monkeypatch, caplog):
         (Allocation("slurm", "15_2", 3, "submitit", 1000.0), "SLURM job 15_2 (restart 3) until 1970-01-01"),
         (Allocation("slurm", "15_2", 3, "submitit", 1000.0), "submitit requeues it"),
         (Allocation("slurm", "17", requeued_by="script"), "its batch script requeues it"),
-        (Allocation("slurm", "17"), "nobody requeues it"),
+        (Allocation("slurm", "17"), "It is not requeued: run the same command again"),
         (Allocation("submitit_local", "99", requeued_by="submitit"), "Local job 99: "),
     ],
 )
-def test_it_is_told_at_the_start(given, words):
+def test_the_log_says_at_the_start_what_requeues_the_job(given, words):
     assert words in str(given)
 
 

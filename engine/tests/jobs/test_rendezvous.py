@@ -1,4 +1,4 @@
-"""Processes that were started at once meet in the run directory, and one from an earlier start is not believed."""
+"""Processes that were started together meet in the run directory; what an earlier start left there is ignored."""
 
 import threading
 
@@ -42,16 +42,16 @@ FACTS = {"config": "c", "run": "r", "start": None}
         ),
     ],
 )
-def test_whose_place_it_is(environ, expected):
+def test_the_rank_is_read_from_the_environment(environ, expected):
     assert own_rank(environ) == expected
 
 
-def test_a_single_process_tells_nobody(tmp_path):
+def test_a_single_process_writes_nothing(tmp_path):
     Rendezvous(tmp_path, Rank()).announce(FACTS)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_others_wait_for_the_first(tmp_path):
+def test_the_other_processes_wait_for_the_first(tmp_path):
     found = []
     other = threading.Thread(target=lambda: found.append(Rendezvous(tmp_path, Rank(1, 2, "a")).wait()))
     other.start()
@@ -64,13 +64,13 @@ def test_the_others_wait_for_the_first(tmp_path):
     assert Rendezvous(tmp_path, Rank(1, 2, "a")).wait() == FACTS, "what was announced first counts"
 
 
-def test_there_may_be_nothing_to_take_part_in(tmp_path):
+def test_the_first_process_may_announce_that_there_is_nothing_to_take_part_in(tmp_path):
     Rendezvous(tmp_path, Rank(0, 2, "a")).announce(None)
     assert Rendezvous(tmp_path, Rank(1, 2, "a")).wait() is None
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"start": "before", "facts": null}'])
-def test_a_first_process_that_never_comes_is_told(tmp_path, text):
+def test_a_first_process_that_never_starts_is_an_error(tmp_path, text):
     (tmp_path / ".start.json").write_text(text)
     with pytest.raises(TimeoutError, match="Process 1 has waited"):
         Rendezvous(tmp_path, Rank(1, 2, "a")).wait(patience_s=0.2)

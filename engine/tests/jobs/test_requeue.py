@@ -1,4 +1,4 @@
-"""Exactly one party starts a job again: SLURM, submitit, a script, or nobody."""
+"""A job is requeued at most once: by SLURM, by submitit, or by its batch script."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ LOCAL = Allocation("submitit_local", "99", requeued_by="submitit")
 
 @pytest.fixture
 def asked(monkeypatch):
-    """How often submitit's handler was called, with the signals ignored meanwhile."""
+    """The calls of submitit's handler, during which signals are ignored."""
     calls = []
 
     def handler(number, frame):
@@ -32,19 +32,19 @@ def state(monkeypatch, name):
     monkeypatch.setattr(slurm, "job_state", lambda number: slurm.JobState({"15_2": name}[number], 0, None))
 
 
-@pytest.mark.parametrize("why", ["SIGTERM", "SIGUSR1", "SIGUSR2", "job_time_limit"])
+@pytest.mark.parametrize("reason", ["SIGTERM", "SIGUSR1", "SIGUSR2", "job_time_limit"])
 @pytest.mark.parametrize(
     ("slurm_says", "expected"), [("RUNNING", 1), ("COMPLETING", 0), ("PENDING", 0), ("CANCELLED", 0)]
 )
-def test_submitit_does_what_slurm_does_not(monkeypatch, asked, why, slurm_says, expected):
+def test_submitit_requeues_a_job_exactly_if_slurm_does_not(monkeypatch, asked, reason, slurm_says, expected):
     state(monkeypatch, slurm_says)
     with Interrupts() as signals:
-        requeue.requeue_if_needed(why, BY_SUBMITIT, signals)
+        requeue.requeue_if_needed(reason, BY_SUBMITIT, signals)
     assert asked == [signal.SIGUSR2] * expected
 
 
 @pytest.mark.parametrize(
-    ("given", "why", "expected"),
+    ("given", "reason", "expected"),
     [
         (Allocation(), "SIGTERM", 0),
         (Allocation("slurm", "17"), "SIGUSR2", 0),
@@ -53,45 +53,52 @@ def test_submitit_does_what_slurm_does_not(monkeypatch, asked, why, slurm_says, 
         (LOCAL, "SIGUSR2", 1),
         (LOCAL, "job_time_limit", 1),
         (LOCAL, "SIGTERM", 0),
+        (LOCAL, "SIGHUP", 0),
         (LOCAL, "SIGINT", 0),
     ],
 )
-def test_whose_task_it_is(monkeypatch, asked, given, why, expected):
+def test_submitit_requeues_only_its_own_jobs_and_only_what_no_person_stopped(
+    monkeypatch, asked, given, reason, expected
+):
     state(monkeypatch, "RUNNING")
     with Interrupts() as signals:
-        requeue.requeue_if_needed(why, given, signals)
+        requeue.requeue_if_needed(reason, given, signals)
     assert len(asked) == expected
 
 
-@pytest.mark.parametrize(("why", "expected"), [("SIGTERM", 0), ("SIGUSR1", 1), ("SIGUSR2", 1), ("job_time_limit", 1)])
-def test_without_an_answer_only_a_time_limit_is_certain(monkeypatch, asked, caplog, why, expected):
-    def ask(number):
+@pytest.mark.parametrize(
+    ("reason", "expected"), [("SIGTERM", 0), ("SIGUSR1", 1), ("SIGUSR2", 1), ("job_time_limit", 1)]
+)
+def test_without_an_answer_of_slurm_a_job_is_requeued_unless_it_may_be_preempted(
+    monkeypatch, asked, caplog, reason, expected
+):
+    def fail(number):
         raise slurm.SlurmError("no controller")
 
-    monkeypatch.setattr(slurm, "job_state", ask)
+    monkeypatch.setattr(slurm, "job_state", fail)
     with Interrupts() as signals:
-        requeue.requeue_if_needed(why, BY_SUBMITIT, signals)
+        requeue.requeue_if_needed(reason, BY_SUBMITIT, signals)
     assert len(asked) == expected
     assert "no controller" in caplog.text
 
 
 @pytest.mark.parametrize("then", ["COMPLETING", "PENDING", "CANCELLED", "RUNNING"])
-def test_slurm_may_decide_between_question_and_requeue(monkeypatch, then):
+def test_slurm_may_decide_between_the_query_and_the_requeue(monkeypatch, then):
     def refused(number, frame):
         raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "15_2"])
 
     states = iter(["RUNNING", then])
     monkeypatch.setattr(slurm, "job_state", lambda number: slurm.JobState(next(states), 0, None))
     before = signal.signal(signal.SIGUSR2, refused)
-    still = pytest.raises(subprocess.CalledProcessError) if then == "RUNNING" else nullcontext()
+    outcome = pytest.raises(subprocess.CalledProcessError) if then == "RUNNING" else nullcontext()
     try:
-        with Interrupts() as signals, still:
+        with Interrupts() as signals, outcome:
             requeue.requeue_if_needed("SIGTERM", BY_SUBMITIT, signals)
     finally:
         signal.signal(signal.SIGUSR2, before)
 
 
-def test_what_submitit_raises_comes_through(monkeypatch):
+def test_an_error_of_submitit_is_raised(monkeypatch):
     def handler(number, frame):
         raise RuntimeError("timed out too often")
 

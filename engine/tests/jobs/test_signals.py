@@ -1,9 +1,11 @@
-"""A signal is remembered and nothing more, and afterwards the handlers are those that were there before."""
+"""A first signal only sets a flag while training runs; afterwards the previous handlers are back."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 
 import pytest
@@ -11,21 +13,22 @@ import pytest
 from cairn.jobs.signals import STOP_SIGNALS, Interruption, Interrupts, exit_code, ignore_signals
 from cairn.lightning.interrupts import WatchTraining
 
-SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
+SIGINT, SIGTERM, SIGHUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Whatever a test does, pytest gets its handlers back."""
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    yield before
-    for number, handler in before.items():
+    """The handlers before a test, which are restored after it; a hangup is not ignored, whatever runs pytest."""
+    outside = current()
+    signal.signal(SIGHUP, signal.SIG_DFL)
+    yield current()
+    for number, handler in outside.items():
         signal.signal(number, handler)
 
 
 @pytest.fixture
 def signals():
-    """Those of a training that is under way."""
+    """Interrupts of a training that runs."""
     with Interrupts() as signals:
         WatchTraining(signals).on_train_start(None, None)
         yield signals
@@ -35,19 +38,19 @@ def current():
     return {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
 
-def test_none_came(signals):
+def test_nothing_is_received_without_a_signal(signals):
     assert (signals.received, signals.name) == (0, None)
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_signal_is_remembered(signals, number):
+def test_the_first_signal_is_remembered_and_training_continues(signals, number):
     signal.raise_signal(number)
     assert signals.received == number
     assert signals.name == number.name
 
 
 @pytest.mark.parametrize(("first", "second"), [(SIGTERM, SIGINT), (SIGINT, SIGTERM), (SIGTERM, SIGTERM)])
-def test_the_first_one_counts(signals, first, second):
+def test_the_first_of_two_signals_counts(signals, first, second):
     signal.raise_signal(first)
     signal.raise_signal(second)
     assert signals.received == first
@@ -67,14 +70,14 @@ def test_a_second_ctrl_c_stops_at_once_although_a_sigterm_came_first(signals):
         signal.raise_signal(SIGINT)
 
 
-def test_ctrl_c_is_answered(signals, capfd):
+def test_ctrl_c_prints_what_happens_next(signals, capfd):
     signal.raise_signal(SIGTERM)
     assert capfd.readouterr().err == ""
     signal.raise_signal(SIGINT)
     assert "Stopping after this batch" in capfd.readouterr().err
 
 
-def test_the_handlers_from_before_come_back(handlers):
+def test_the_previous_handlers_are_restored(handlers):
     with Interrupts() as signals:
         assert current() != handlers
         assert signals.previous_handlers == handlers
@@ -84,11 +87,91 @@ def test_the_handlers_from_before_come_back(handlers):
     assert current() == handlers
 
 
+def test_install_and_remove_do_the_same_as_a_with_block_and_may_be_repeated(handlers):
+    signals = Interrupts()
+    signals.remove()
+    assert current() == handlers
+    for _ in range(2):
+        signals.install()
+        signals.install()
+        assert signals.previous_handlers == handlers
+        signals.training = True
+        signal.raise_signal(SIGTERM)
+        signals.remove()
+        signals.remove()
+        assert current() == handlers
+    assert signals.name == "SIGTERM"
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_where_there_is_nothing_to_save_the_first_one_stops_at_once(number, place):
+@pytest.mark.parametrize("again", [False, True], ids=["once", "installed again meanwhile"])
+def test_a_removed_handler_that_lightning_puts_back_acts_as_the_one_from_before(number, again):
+    """At the end of a failed fit Lightning restores the handlers that it found, after the callbacks were called."""
+    seen = []
+    signal.signal(number, lambda number, frame: seen.append(number))
+    signals = Interrupts()
+    signals.install()
+    found_by_lightning = signal.getsignal(number)
+    signals.remove()
+    signal.signal(number, found_by_lightning)
+    if again:
+        signals.install()
+        signals.remove()
+    signal.raise_signal(number)
+    signal.raise_signal(number)
+    assert (seen, signals.received) == ([number, number], 0)
+
+
+def test_two_may_be_nested_and_the_inner_one_receives_the_signal(handlers, signals):
+    with Interrupts() as inner:
+        inner.training = True
+        signal.raise_signal(SIGTERM)
+    assert (inner.name, signals.name) == ("SIGTERM", None)
+    signal.raise_signal(signal.SIGUSR1)
+    assert signals.name == "SIGUSR1"
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    signal.signal(SIGHUP, signal.SIG_IGN)
     with Interrupts() as signals:
-        if place == "after":
+        signals.reinstall()
+        signal.raise_signal(SIGHUP)
+        assert signals.received == 0
+        assert signal.getsignal(SIGHUP) == signal.SIG_IGN
+    assert signal.getsignal(SIGHUP) == signal.SIG_IGN
+
+
+def test_a_run_whose_terminal_is_closed_can_still_print_and_stops_at_its_boundary(tmp_path):
+    """Without care the next line of a progress bar would raise an OSError, and the run would end unsaved."""
+    run = textwrap.dedent("""
+        import sys, time
+        from cairn.jobs.signals import Interrupts
+        with Interrupts() as signals:
+            signals.training = True
+            print("ready", flush=True)
+            while not signals.received:
+                time.sleep(0.01)
+            print("a progress bar", flush=True)
+            print("the same", file=sys.stderr, flush=True)
+        with open(sys.argv[1], "w") as file:
+            file.write(signals.name)
+    """)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+        os.execv(sys.executable, [sys.executable, "-c", run, str(tmp_path / "saved")])
+    assert b"ready" in os.read(terminal, 100)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert (tmp_path / "saved").read_text() == "SIGHUP"
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_outside_of_training_the_first_signal_stops_at_once(number, when):
+    with Interrupts() as signals:
+        if when == "after":
             WatchTraining(signals).on_train_start(None, None)
             WatchTraining(signals).on_fit_end(None, None)
         with pytest.raises(KeyboardInterrupt):
@@ -96,7 +179,7 @@ def test_where_there_is_nothing_to_save_the_first_one_stops_at_once(number, plac
         assert signals.received == number
 
 
-def test_what_comes_while_the_run_is_stopping_does_not_disturb_it(signals):
+def test_a_signal_while_the_run_is_stopping_is_ignored_except_ctrl_c(signals):
     WatchTraining(signals).on_exception(None, None, RuntimeError())
     signal.raise_signal(SIGTERM)
     assert signals.name == "SIGTERM"
@@ -105,7 +188,7 @@ def test_what_comes_while_the_run_is_stopping_does_not_disturb_it(signals):
 
 
 @pytest.mark.parametrize("second", [SIGTERM, signal.SIGUSR2])
-def test_a_second_one_does_not_disturb_the_end_that_the_first_has_brought(second):
+def test_a_second_signal_does_not_disturb_the_end_that_the_first_one_caused(second):
     with Interrupts() as signals:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(SIGTERM)
@@ -113,7 +196,7 @@ def test_a_second_one_does_not_disturb_the_end_that_the_first_has_brought(second
         assert signals.name == "SIGTERM"
 
 
-def test_the_handlers_of_lightning_are_replaced_when_training_starts(handlers):
+def test_the_handlers_of_lightning_are_replaced_when_training_starts():
     with Interrupts() as signals:
         signal.signal(SIGTERM, signal.SIG_IGN)
         WatchTraining(signals).on_train_start(None, None)
@@ -122,28 +205,25 @@ def test_the_handlers_of_lightning_are_replaced_when_training_starts(handlers):
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_something_may_ignore_them_and_so_does_what_it_starts(number, signals):
-    def action():
-        signal.raise_signal(number)
-        there = f"import signal; print(int(signal.getsignal({int(number)}) == signal.SIG_IGN))"
-        seen.append(subprocess.run([sys.executable, "-c", there], capture_output=True, text=True).stdout.strip())
-
-    seen = []
+def test_signals_can_be_ignored_for_a_while_also_by_child_processes(number, signals):
     before = current()
+    there = f"import signal; print(int(signal.getsignal({int(number)}) == signal.SIG_IGN))"
     with ignore_signals():
-        action()
-    assert (seen, signals.received, current()) == (["1"], 0, before)
+        signal.raise_signal(number)
+        child = subprocess.run([sys.executable, "-c", there], capture_output=True, text=True)
+    assert (child.stdout.strip(), signals.received, current()) == ("1", 0, before)
 
 
 @pytest.mark.parametrize(
-    ("why", "expected"), [("SIGINT", 130), ("SIGUSR1", 138), ("SIGUSR2", 140), ("SIGTERM", 143), ("job_time_limit", 75)]
+    ("reason", "expected"),
+    [("SIGHUP", 129), ("SIGINT", 130), ("SIGUSR1", 138), ("SIGUSR2", 140), ("SIGTERM", 143), ("job_time_limit", 75)],
 )
-def test_how_a_process_ends_that_was_stopped(why, expected):
-    assert exit_code(why) == expected
-    assert (Interruption(why).code, Interruption(why).reason) == (expected, why)
+def test_the_exit_code_says_what_stopped_a_run(reason, expected):
+    assert exit_code(reason) == expected
+    assert (Interruption(reason).code, Interruption(reason).reason) == (expected, reason)
 
 
-def test_outside_the_main_thread_nothing_is_caught(handlers):
+def test_outside_of_the_main_thread_no_handler_is_installed(handlers):
     def enter():
         with Interrupts() as signals:
             signals.reinstall()
@@ -156,8 +236,10 @@ def test_outside_the_main_thread_nothing_is_caught(handlers):
     assert found == handlers
 
 
-def test_a_worker_that_inherits_the_handlers_ignores_them(signals, monkeypatch):
+def test_a_worker_that_inherits_the_handlers_ignores_the_signals_and_restores_nothing(signals, monkeypatch):
+    installed = current()
     monkeypatch.setattr(os, "getpid", lambda: -1)
     for number in (SIGTERM, SIGINT, SIGINT):
         signal.raise_signal(number)
-    assert signals.received == 0
+    signals.remove()
+    assert (signals.received, current()) == (0, installed)

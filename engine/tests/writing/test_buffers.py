@@ -1,4 +1,4 @@
-"""Buffers grow, are used again, and leave nothing behind."""
+"""Buffers grow, are reused, and leave nothing behind."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ def maps_of_buffers():
 
 
 @pytest.mark.parametrize("num_bytes", [1, PAGE, PAGE + 1, 3_000_000])
-def test_there_is_room_for_the_file_and_for_one_that_is_a_little_larger(buffer, num_bytes):
+def test_a_buffer_has_room_for_the_file_and_for_a_slightly_larger_one(buffer, num_bytes):
     buffer.allocate(num_bytes)
     assert buffer.capacity % PAGE == 0
     assert num_bytes + num_bytes // 300 + 4096 <= buffer.capacity <= 1.005 * num_bytes + 2**17
@@ -45,7 +45,7 @@ def test_there_is_room_for_the_file_and_for_one_that_is_a_little_larger(buffer, 
     buffer.view[num_bytes - 1] = 7
 
 
-def test_a_buffer_that_is_large_enough_stays_what_it_is(buffer):
+def test_a_buffer_that_is_large_enough_is_kept_as_it_is(buffer):
     buffer.allocate(100_000)
     buffer.view[5] = 7
     buffer.held = held = object()
@@ -55,7 +55,7 @@ def test_a_buffer_that_is_large_enough_stays_what_it_is(buffer):
     assert (buffer.capacity, buffer.view[5], buffer.held) == (before, 7, held)
 
 
-def test_a_buffer_that_grows_forgets_what_was_mapped_onto_it_and_takes_its_memory_once(buffer):
+def test_a_buffer_that_grows_drops_its_old_memory_and_what_was_mapped_onto_it(buffer):
     buffer.allocate(100_000)
     maps = len(maps_of_buffers())
     buffer.held = torch.frombuffer(buffer.view, dtype=torch.uint8)
@@ -71,12 +71,12 @@ def test_a_buffer_that_grows_forgets_what_was_mapped_onto_it_and_takes_its_memor
 
 
 @pytest.mark.skipif(LINUX < [5, 14], reason="this kernel fills pages when they are touched")
-def test_all_of_its_pages_are_there_before_they_are_used(buffer):
+def test_all_pages_of_a_buffer_are_in_memory_before_the_first_save(buffer):
     buffer.allocate(3_000_000)
     assert os.fstat(buffer.fd).st_blocks * 512 >= buffer.capacity
 
 
-def test_it_is_anonymous_and_nothing_is_left_of_it():
+def test_a_closed_buffer_leaves_nothing_behind():
     before, maps = open_files(), maps_of_buffers()
     buffer = Buffer()
     buffer.allocate(100_000)
@@ -89,7 +89,7 @@ def test_it_is_anonymous_and_nothing_is_left_of_it():
     assert buffer.capacity == 0
 
 
-def test_what_still_looks_into_a_closed_buffer_keeps_it():
+def test_a_tensor_that_is_mapped_onto_a_closed_buffer_keeps_its_memory():
     buffer = Buffer()
     buffer.allocate(100_000)
     buffer.view[5] = 7
@@ -98,7 +98,7 @@ def test_what_still_looks_into_a_closed_buffer_keeps_it():
     assert seen[5] == 7
 
 
-def test_no_memory_is_told_and_the_buffer_can_be_used_when_there_is_some_again(buffer):
+def test_too_little_memory_is_an_error_and_the_buffer_works_once_there_is_enough(buffer):
     buffer.allocate(100_000)
     with room_for(2**20), pytest.raises(MemoryError, match="No memory for a checkpoint of 3000000 bytes: File too la"):
         buffer.allocate(3_000_000)
@@ -107,7 +107,7 @@ def test_no_memory_is_told_and_the_buffer_can_be_used_when_there_is_some_again(b
     buffer.view[2_999_999] = 7
 
 
-def test_pages_that_cannot_be_filled_are_told_and_a_kernel_that_cannot_fill_them_is_not(buffer, monkeypatch):
+def test_missing_memory_for_pages_is_an_error_but_a_kernel_that_cannot_fill_them_is_not(buffer, monkeypatch):
     class Map(buffers.mmap.mmap):
         errors = iter(())
 
@@ -141,7 +141,7 @@ def test_without_memfd_or_where_it_is_not_allowed_a_buffer_is_plain_memory(code,
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_as_many_buffers_are_given_out_as_there_are(count):
+def test_a_pool_hands_out_each_buffer_once(count):
     own = BufferPool(count)
     taken = [own.take() for _ in range(count)]
     assert taken == own.buffers
@@ -166,7 +166,7 @@ def test_two_buffers_take_turns():
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux's /proc")
-def test_the_free_memory_is_the_least_that_some_limit_leaves(tmp_path, monkeypatch):
+def test_the_free_memory_is_what_the_strictest_limit_leaves(tmp_path, monkeypatch):
     assert 2**20 < buffers.available_bytes() < 2**50
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")

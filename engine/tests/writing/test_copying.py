@@ -1,4 +1,4 @@
-"""A staged state is the one of the moment at which it was staged, whatever training does meanwhile."""
+"""A snapshot holds the state of the moment at which it was taken, whatever training does meanwhile."""
 
 import io
 import threading
@@ -20,7 +20,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 
 
 class Training:
-    """A net with parameters, moments and statistics, which it takes a step with."""
+    """A net with parameters and statistics, and an optimizer with moments."""
 
     def __init__(self, device="cpu", width=16):
         torch.manual_seed(3)
@@ -66,7 +66,7 @@ def training():
 
 @pytest.fixture
 def held(monkeypatch):
-    """What is copied later is copied when this is set."""
+    """An event; a deferred copy waits until it is set."""
     copy, go, main = module._copy, threading.Event(), threading.get_ident()
 
     def held_copy(pairs, **options):
@@ -81,7 +81,7 @@ def held(monkeypatch):
 
 @pytest.fixture
 def overlapping(held):
-    """A copier that copies later, and not before it is asked to finish or `held` is set."""
+    """A copier whose deferred copies wait until `finish` is called or `held` is set."""
     copier = Copier(overlap=True)
     finish = copier.finish
 
@@ -97,21 +97,21 @@ def overlapping(held):
 
 
 def read(buffer):
-    """What is in the file, which is not complete before `wait`."""
+    """Content of the file, which is complete only after `wait`."""
     return torch.load(io.BytesIO(b"".join(sealed(buffer.view[: buffer.num_bytes], 2**20))), weights_only=True)
 
 
 def copy_of(value):
-    """A state that does not change any more, on the CPU."""
+    """A copy of a state on the CPU."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True, map_location="cpu")
 
 
-# What is copied
+# What a copy holds
 
 
-def test_a_staged_state_is_the_one_of_its_moment_bit_for_bit_while_training_goes_on(copier, buffer, training):
+def test_a_snapshot_does_not_change_while_training_continues(copier, buffer, training):
     for _ in range(3):
         expected = copy_of(training.state())
         copier.copy(encode(training.state()), buffer)
@@ -136,7 +136,7 @@ def test_two_buffers_hold_two_states(copier, training):
     pool.close()
 
 
-def test_tied_and_strided_tensors_and_empty_ones_are_what_they_were(copier, buffer):
+def test_tied_strided_and_empty_tensors_are_read_back_unchanged(copier, buffer):
     base = torch.arange(60.0).reshape(6, 10)
     state = {
         "tied": [base, base],
@@ -156,10 +156,10 @@ def test_tied_and_strided_tensors_and_empty_ones_are_what_they_were(copier, buff
         base += 1
 
 
-# What is used again
+# What is reused
 
 
-def test_a_layout_is_used_again_when_only_numbers_change(copier, buffer):
+def test_a_layout_is_reused_when_only_values_change(copier, buffer):
     held = []
     for number in range(3):
         state = {"weight": torch.full((5,), float(number)), "epoch": 10**number}
@@ -180,7 +180,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("one", "other"), CHANGES.values(), ids=CHANGES)
-def test_a_layout_is_made_again_when_the_tensors_change(copier, buffer, one, other):
+def test_a_new_layout_is_made_when_the_tensors_change(copier, buffer, one, other):
     for tensor in (one, other, one):
         copier.copy(encode([tensor, torch.tensor(7)]), buffer)
         assert_same(read(buffer), [tensor, torch.tensor(7)])
@@ -197,7 +197,7 @@ def test_buffers_with_layouts_of_different_states_are_not_mixed_up(copier):
     pool.close()
 
 
-def test_no_memory_is_raised_and_the_next_copy_works(copier, buffer, training, monkeypatch):
+def test_too_little_memory_is_an_error_and_the_next_copy_works(copier, buffer, training, monkeypatch):
     monkeypatch.setattr(buffer, "allocate", lambda num_bytes: (_ for _ in ()).throw(MemoryError("none")))
     with pytest.raises(MemoryError, match="none"):
         copier.copy(encode(training.state()), buffer)
@@ -209,7 +209,7 @@ def test_no_memory_is_raised_and_the_next_copy_works(copier, buffer, training, m
 # Overlap
 
 
-def test_steady_is_what_only_an_optimizer_changes():
+def test_the_tensors_of_an_optimizer_are_those_that_only_its_step_changes():
     training = Training()
     training.step()
     found = {tensor.data_ptr() for tensor in training.optimizer_tensors()}
@@ -235,14 +235,14 @@ def test_with_overlap_statistics_are_copied_at_once_and_parameters_later(overlap
     assert_same(read(buffer), before)
 
 
-def test_with_overlap_forward_and_backward_go_on_and_the_next_step_waits(overlapping, held, buffer, training):
+def test_with_overlap_forward_and_backward_continue_and_the_next_step_waits(overlapping, held, buffer, training):
     training.optimizer.register_step_pre_hook(lambda *_: overlapping.finish())
     for _ in range(3):
         before = copy_of(training.state())
         held.clear()
         overlapping.copy(encode(training.state()), buffer, training.optimizer_tensors())
         training.backward()
-        assert not held.is_set()  # the statistics have changed, and nothing that is still to be copied has
+        assert not held.is_set()  # the statistics changed; what is still to be copied did not
         training.optimizer.step()
         buffer.wait()
         assert_same(read(buffer), before)
@@ -268,7 +268,7 @@ def test_a_second_copy_waits_for_the_first(overlapping, held, training):
     pool.close()
 
 
-def test_without_overlap_everything_is_there_at_once(buffer, training, monkeypatch):
+def test_without_overlap_everything_is_copied_at_once(buffer, training, monkeypatch):
     monkeypatch.setattr(module, "ThreadPoolExecutor", None)
     copier = Copier(overlap=False)
     copier.copy(encode(training.state()), buffer, training.optimizer_tensors())
@@ -277,7 +277,7 @@ def test_without_overlap_everything_is_there_at_once(buffer, training, monkeypat
     copier.close()
 
 
-def test_a_copy_that_fails_is_told_by_the_save_and_does_not_stop_training(buffer, training, monkeypatch):
+def test_a_failed_copy_fails_the_save_and_does_not_stop_training(buffer, training, monkeypatch):
     copy, main = module._copy, threading.get_ident()
 
     def failing(pairs, **options):
@@ -292,10 +292,10 @@ def test_a_copy_that_fails_is_told_by_the_save_and_does_not_stop_training(buffer
     with pytest.raises(RuntimeError, match="no copy"):
         buffer.wait()
     copier.copy(encode(training.state()), buffer, training.optimizer_tensors())
-    copier.close()  # at the end of a run, in the middle of another error perhaps
+    copier.close()  # as at the end of a run, perhaps after another error
 
 
-def test_no_thread_is_left(buffer, training):
+def test_a_closed_copier_leaves_no_thread(buffer, training):
     before = threading.active_count()
     copier = Copier(overlap=True)
     copier.copy(encode(training.state()), buffer, training.optimizer_tensors())
@@ -310,7 +310,7 @@ def test_no_thread_is_left(buffer, training):
 
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("device", DEVICES)
-def test_under_load_it_is_what_a_synchronous_copy_of_the_same_step_is(device, overlap):
+def test_under_load_a_snapshot_equals_a_synchronous_copy_of_the_same_step(device, overlap):
     training, pool, copier = Training(device, width=256), BufferPool(2), Copier(overlap)
 
     def finish(*_):
@@ -332,7 +332,7 @@ def test_under_load_it_is_what_a_synchronous_copy_of_the_same_step_is(device, ov
 
 
 @needs_cuda
-def test_memory_that_a_gpu_writes_to_is_pinned_until_it_is_given_back(copier):
+def test_memory_that_a_gpu_writes_to_is_pinned_until_it_is_released(copier):
     buffer = Buffer()
     copier.copy(encode([torch.arange(1000, device="cuda")]), buffer)
     seen = torch.frombuffer(buffer.view, dtype=torch.uint8)
@@ -346,7 +346,7 @@ def test_memory_that_a_gpu_writes_to_is_pinned_until_it_is_given_back(copier):
 
 
 class Flat(nn.Module):
-    """Two parameters that are views of one storage, with a version each."""
+    """Two parameters that are views of one storage; torch counts the changes of each."""
 
     def __init__(self):
         super().__init__()
@@ -366,7 +366,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("make", "change"), CHANGES.values(), ids=CHANGES)
-def test_weights_that_change_before_the_step_while_they_are_copied_make_the_save_fail_and_not_the_training(
+def test_weights_that_change_while_they_are_copied_fail_the_save_and_not_the_training(
     overlapping, held, buffer, make, change
 ):
     torch.manual_seed(0)
@@ -376,12 +376,12 @@ def test_weights_that_change_before_the_step_while_they_are_copied_make_the_save
     overlapping.copy(encode(net.state_dict()), buffer, optimizer_tensors([optimizer]))
     change(net)
     overlapping.finish()
-    with pytest.raises(SaveError, match=r"changed outside of an optimizer's step .*checkpoint\.overlap=false"):
+    with pytest.raises(SaveError, match=r"changed outside of an optimizer's step .*overlap=false"):
         buffer.wait()
 
 
-def test_what_no_optimizer_has_is_copied_at_once(overlapping, held, buffer, training):
-    """A teacher that follows the weights in forward, in a way that torch does not count."""
+def test_weights_without_an_optimizer_are_copied_at_once(overlapping, held, buffer, training):
+    """An averaged teacher follows the weights in forward; torch does not count its changes."""
     teacher = nn.Linear(4, 4)
     before = copy_of(teacher.state_dict())
     held.clear()

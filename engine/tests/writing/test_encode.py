@@ -1,4 +1,4 @@
-"""What goes into a checkpoint can be read again without running anything, and is what it was."""
+"""A checkpoint is loaded without running code, and every value is what it was."""
 
 import dataclasses
 import enum
@@ -58,7 +58,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_plain_values_pass_unchanged_and_are_loaded_again(value):
+def test_plain_values_are_loaded_unchanged(value):
     found = reloaded(value)
     assert found == value
     assert type(found) is type(value)
@@ -76,7 +76,7 @@ def test_plain_values_pass_unchanged_and_are_loaded_again(value):
         (Counter({2: np.int64(1)}), Counter({2: 1})),
     ],
 )
-def test_numbers_of_numpy_become_pythons(value, expected):
+def test_numbers_of_numpy_become_numbers_of_python(value, expected):
     for found in (reloaded(value), reloaded({"a": [value]})["a"][0]):
         assert found == expected
         assert type(found) is type(expected)
@@ -98,10 +98,10 @@ def test_a_state_dict_keeps_its_metadata():
     assert type(found) is OrderedDict
     assert found._metadata == own._metadata
     assert {type(value) for value in found.values()} == {torch.Tensor}
-    assert {type(value) for value in own.values()} == {torch.Tensor, nn.Parameter}  # what was given is left alone
+    assert {type(value) for value in own.values()} == {torch.Tensor, nn.Parameter}  # the given state is unchanged
 
 
-def test_a_counter_stays_one():
+def test_a_counter_stays_a_counter():
     found = reloaded({"milestones": Counter([2, 2, 5])})["milestones"]
     assert type(found) is Counter
     assert found == Counter({2: 2, 5: 1})
@@ -129,7 +129,7 @@ def test_a_counter_stays_one():
         (object(), "builtins.object"),
     ],
 )
-def test_what_could_run_code_is_refused_with_its_place(value, kind):
+def test_a_value_that_could_run_code_is_refused_with_its_path(value, kind):
     contents = {"callbacks": {"mine": [0, {"deep": (value,)}]}}
     with pytest.raises(UnsafeStateError) as error:
         encode(contents)
@@ -137,7 +137,7 @@ def test_what_could_run_code_is_refused_with_its_place(value, kind):
     assert kind in str(error.value).split(":")[0]
 
 
-def test_a_partial_in_the_hyperparameters_comes_with_the_way_out():
+def test_a_refused_hyperparameter_comes_with_a_hint():
     contents = {"hyper_parameters": {"optimizer": functools.partial(torch.optim.SGD, lr=0.1)}}
     with pytest.raises(
         UnsafeStateError, match=r"\['hyper_parameters'\]\['optimizer'\] is a functools.partial"
@@ -193,7 +193,7 @@ def test_every_type_of_number_is_loaded_bit_for_bit(dtype):
     step=st.integers(1, 3),
     start=st.integers(0, 5),
 )
-def test_shapes_strides_and_places_in_a_storage_are_kept(shape, order, step, start):
+def test_shapes_strides_and_offsets_are_kept(shape, order, step, start):
     base = torch.arange(start + step * max(1, math.prod(shape)) + 7, dtype=torch.float64)
     dims = list(range(len(shape)))
     order.shuffle(dims)
@@ -203,26 +203,26 @@ def test_shapes_strides_and_places_in_a_storage_are_kept(shape, order, step, sta
     assert found.stride() == tensor.stride()
 
 
-def test_a_view_of_a_big_storage_takes_its_own_bytes_along_only():
+def test_a_view_of_a_large_storage_takes_only_its_own_bytes_into_the_file():
     big = torch.randn(100_000)
     assert len(file_of({"view": big[500:600]})) < 3000
     assert torch.equal(reloaded({"view": big[500:600]})["view"], big[500:600])
 
 
 @given(spans=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=5))
-def test_tensors_that_share_memory_share_it_again(spans):
+def test_tensors_that_share_memory_share_it_after_loading(spans):
     base = torch.arange(41.0)
     views = [base[min(span) : max(span)] for span in spans]
     found = reloaded(views)
     assert all(torch.equal(one, other) for one, other in zip(found, views, strict=True))
     for view in found:
-        view += 100.0  # is seen in all that overlap it, as often as they do
+        view += 100.0  # visible in each tensor that overlaps it, as often as it does
     for view in views:
         view += 100.0
     assert all(torch.equal(one, other) for one, other in zip(found, views, strict=True))
 
 
-def test_what_is_no_plain_memory_is_made_so_or_refused():
+def test_special_kinds_of_tensors_become_plain_or_are_refused():
     conjugate = torch.tensor([1 + 2j]).conj()
     assert torch.equal(reloaded([conjugate])[0], torch.tensor([1 - 2j]))
     assert torch.equal(reloaded([conjugate.imag])[0], torch.tensor([-2.0]))
@@ -232,7 +232,7 @@ def test_what_is_no_plain_memory_is_made_so_or_refused():
             encode({"a": special})
 
 
-def test_it_reads_as_what_torch_itself_would_have_written():
+def test_a_checkpoint_reads_like_one_that_torch_has_saved():
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
     net[2].weight = nn.Parameter(net[2].weight.t())
     contents = {"state_dict": net.state_dict(), "twice": [net[0].weight] * 2, "epoch": 3, "name": "\u00e9\ud800"}
@@ -263,7 +263,7 @@ def flat_halves():
     ],
     ids=["integers", "a flat buffer", "complex numbers"],
 )
-def test_memory_that_is_read_as_two_types_is_refused_with_its_place(value, where):
+def test_memory_that_is_read_as_two_types_is_refused_with_its_path(value, where):
     with pytest.raises(UnsafeStateError) as error:
         encode(value)
     assert str(error.value).startswith(f"{where} shares memory with a tensor of another type")
@@ -287,7 +287,7 @@ def state_in_a_run():
 
 
 def change(path):
-    """Marks what makes the next state out of the one before; `path` leads to what is exchanged."""
+    """Register a function that makes the next state from the one before; `path` leads to the value it replaces."""
 
     def marked(new):
         def changed(state):
@@ -371,7 +371,7 @@ def what_cannot_be_saved(state):
 
 
 def outcome(encode_it, state):
-    """The pickle and the bytes beside it, or why there are none."""
+    """The pickle and the storages, or the reason for a refusal."""
     try:
         encoded = encode_it(state)
     except UnsafeStateError as error:
@@ -383,7 +383,7 @@ def outcome(encode_it, state):
 
 
 @given(st.lists(st.sampled_from([None, *CHANGES]), max_size=6))
-def test_a_state_is_encoded_as_if_it_were_the_first(changes):
+def test_a_reused_encoder_encodes_each_state_as_a_new_one_does(changes):
     encoder, state = Encoder(), state_in_a_run()
     assert outcome(encoder.encode, state) == outcome(encode, state)
     for made in changes:
@@ -393,7 +393,7 @@ def test_a_state_is_encoded_as_if_it_were_the_first(changes):
         assert outcome(encoder.encode, state_in_a_run()) == outcome(encode, state_in_a_run())
 
 
-def test_an_encoder_holds_no_tensor_of_the_last_state():
+def test_an_encoder_keeps_no_tensor_alive():
     encoder, state = Encoder(), state_in_a_run()
     encoder.encode(state)
     gone = weakref.ref(state["optimizer"][0]["moment"])

@@ -1,4 +1,4 @@
-"""One save is written and one is staged; whoever wants a third is told or waits, and hears what became of each."""
+"""One save is written while one is queued; a third one waits or is dropped, and each save has an outcome."""
 
 import gc
 import logging
@@ -27,7 +27,7 @@ RULE = Latest(2)
 
 
 class Gate(InlineWriter):
-    """A writer that tells when it has begun, and goes on when it is let."""
+    """A writer that reports when it begins and continues once it is allowed to."""
 
     def __init__(self):
         super().__init__()
@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def make(folder):
-    """Makes a saver with a gate; every gate is opened at the end."""
+    """Returns a function that makes a pipeline with a gate; every gate is opened at the end."""
     made = []
 
     def make(num_buffers=2, background=True, rule=RULE):
@@ -77,7 +77,7 @@ def stage_one(own, number, buffer=None):
 
 
 def save(own, number, buffer=None):
-    """One save; `own` has room for it."""
+    """Save once; there must be a free buffer."""
     buffer = stage_one(own, number, buffer)
     own.submit(buffer, saved(number, num_bytes=buffer.num_bytes), {"world_size": 1})
 
@@ -87,7 +87,7 @@ def numbers(outcomes):
 
 
 def in_a_thread(do):
-    """What it returns comes through the queue."""
+    """Run a function in a thread and return a queue of its result."""
     found = SimpleQueue()
     threading.Thread(target=lambda: found.put(do()), daemon=True).start()
     return found
@@ -96,7 +96,7 @@ def in_a_thread(do):
 # Buffers
 
 
-def test_with_two_buffers_one_save_is_written_one_is_staged_and_the_third_finds_none(make):
+def test_with_two_buffers_one_save_is_written_one_is_queued_and_the_third_finds_no_buffer(make):
     own = make(2)
     save(own, 0)
     assert own.writer.begun.get() == saved(0).name
@@ -108,7 +108,7 @@ def test_with_two_buffers_one_save_is_written_one_is_staged_and_the_third_finds_
     assert own.reserve(wait=True) is own.pool.buffers[0]
 
 
-def test_with_one_buffer_the_second_finds_none(make):
+def test_with_one_buffer_the_second_save_finds_none(make):
     own = make(1)
     save(own, 0)
     assert own.reserve(wait=False) is None
@@ -117,7 +117,7 @@ def test_with_one_buffer_the_second_finds_none(make):
     assert not own.busy
 
 
-def test_who_waits_for_a_buffer_goes_on_when_there_is_one(make):
+def test_waiting_for_a_buffer_ends_when_one_is_free(make):
     own = make(1)
     save(own, 0)
     own.writer.begun.get()
@@ -127,8 +127,8 @@ def test_who_waits_for_a_buffer_goes_on_when_there_is_one(make):
 
 
 @pytest.mark.parametrize("what", ["reserve", "wait"])
-def test_a_save_that_ends_just_before_one_waits_for_it_is_not_missed(make, what, monkeypatch):
-    """The thread is done between the look and the wait: nobody will tell of it again."""
+def test_a_save_that_ends_just_before_a_wait_is_not_missed(make, what, monkeypatch):
+    """The save ends after the condition was checked and before the wait: no later notification follows."""
     own = make(1)
     save(own, 0)
     own.writer.begun.get()
@@ -146,7 +146,7 @@ def test_a_save_that_ends_just_before_one_waits_for_it_is_not_missed(make, what,
     assert found.get(timeout=10) is (own.pool.buffers[0] if what == "reserve" else None)
 
 
-def test_what_is_written_is_what_was_staged_although_the_other_buffer_has_changed(make, folder):
+def test_a_save_writes_its_own_buffer_although_the_other_one_has_changed(make, folder):
     own = make(2)
     for number in range(5):
         save(own, number, own.reserve(wait=True))
@@ -157,10 +157,10 @@ def test_what_is_written_is_what_was_staged_although_the_other_buffer_has_change
     assert numbers(own.outcomes()) == [(number, True) for number in range(5)]
 
 
-# In this thread
+# In the training thread
 
 
-def test_without_a_background_it_is_on_the_disk_when_commit_returns(make, folder):
+def test_without_a_background_a_save_is_committed_when_submit_returns(make, folder):
     own = make(1, background=False)
     own.writer.let_go(2)
     before = threading.active_count()
@@ -172,7 +172,7 @@ def test_without_a_background_it_is_on_the_disk_when_commit_returns(make, folder
     assert [item.stall_s > 0 for item in Catalog(folder).committed()] == [True, True]
 
 
-def test_in_the_background_the_write_is_no_stall(make, folder):
+def test_in_the_background_the_time_to_write_does_not_count_as_a_stall(make, folder):
     own = make()
     own.writer.let_go()
     save(own, 0)
@@ -181,7 +181,7 @@ def test_in_the_background_the_write_is_no_stall(make, folder):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_in_the_middle_goes_on_up_and_is_a_save_that_failed(make, error):
+def test_an_interrupt_during_a_save_is_raised_and_the_save_has_failed(make, error):
     own = make(1, background=False)
     own.writer.errors[saved(0).name] = error()
     own.writer.let_go(2)
@@ -197,7 +197,7 @@ def test_an_interrupt_in_the_middle_goes_on_up_and_is_a_save_that_failed(make, e
 # Outcomes
 
 
-def test_outcomes_come_once_and_in_the_order_of_the_saves(make):
+def test_outcomes_are_returned_once_in_the_order_of_the_saves(make):
     own = make()
     own.writer.errors[saved(1).name] = SaveError("The disk is full.")
     for number in range(4):
@@ -211,7 +211,7 @@ def test_outcomes_come_once_and_in_the_order_of_the_saves(make):
     assert [item.position.batch for item in own.history.saved] == [3, 4]
 
 
-def test_who_has_waited_finds_the_outcome(make):
+def test_after_a_wait_the_outcome_is_there(make):
     own = make()
     for number in range(3):
         save(own, number)
@@ -221,7 +221,7 @@ def test_who_has_waited_finds_the_outcome(make):
 
 
 class Mistaken:
-    """A rule of somebody's own."""
+    """A keep rule of a user, with a bug."""
 
     def __getattr__(self, name):
         raise ZeroDivisionError(f"no {name}")
@@ -245,7 +245,7 @@ def test_an_error_of_the_writer_is_an_outcome_and_frees_the_buffer(make, error, 
     assert [own.reserve(wait=False) for _ in range(num_buffers + 1)].count(None) == 1
 
 
-def test_a_mistake_in_a_rule_is_an_outcome_and_frees_the_buffer(make):
+def test_an_error_in_a_keep_rule_is_an_outcome_and_frees_the_buffer(make):
     own = make(1, rule=Mistaken())
     save(own, 0)
     own.wait()
@@ -268,7 +268,7 @@ def test_an_error_while_the_state_is_still_being_copied_is_an_outcome(make):
     assert numbers(own.outcomes()) == [(1, True)]
 
 
-def test_what_a_gpu_stood_still_is_a_part_of_the_stall_that_is_told_and_written(make, folder):
+def test_the_time_a_gpu_stood_still_counts_as_a_stall(make, folder):
     own = make(1)
     buffer = stage_one(own, 0)
 
@@ -284,8 +284,8 @@ def test_what_a_gpu_stood_still_is_a_part_of_the_stall_that_is_told_and_written(
     assert Catalog(folder).committed()[0].stall_s == 0.75
 
 
-def test_an_error_in_the_bookkeeping_is_an_outcome_and_stops_nothing(make, monkeypatch):
-    """A disk that went away while its files were counted, say."""
+def test_an_error_after_the_commit_is_an_outcome_and_stops_nothing(make, monkeypatch):
+    """For example, a disk that disappears while its files are counted."""
     own = make(1)
     with monkeypatch.context() as patch:
         patch.setattr(own.history, "resolve_pending", lambda *args: (_ for _ in ()).throw(OSError(5, "I/O error")))
@@ -299,7 +299,7 @@ def test_an_error_in_the_bookkeeping_is_an_outcome_and_stops_nothing(make, monke
     assert numbers(own.outcomes()) == [(1, True)]
 
 
-def test_no_memory_for_a_state_is_a_failed_save_and_the_buffer_serves_the_next(make, monkeypatch):
+def test_too_little_memory_for_a_state_fails_the_save_and_the_next_one_works(make, monkeypatch):
     own = make(1)
     buffer = own.reserve(wait=False)
     with monkeypatch.context() as patch:
@@ -315,7 +315,7 @@ def test_no_memory_for_a_state_is_a_failed_save_and_the_buffer_serves_the_next(m
 # Waiting
 
 
-def test_a_long_wait_tells_how_far_it_is(make, caplog, monkeypatch):
+def test_a_long_wait_logs_its_progress(make, caplog, monkeypatch):
     monkeypatch.setattr(pipeline, "_SHOW_EVERY_S", 0.001)
     own = make()
     save(own, 0)
@@ -329,7 +329,7 @@ def test_a_long_wait_tells_how_far_it_is(make, caplog, monkeypatch):
     assert told.endswith(" kB are written.")
 
 
-def test_a_wait_for_nothing_says_nothing(make, caplog):
+def test_a_wait_without_a_save_logs_nothing(make, caplog):
     own = make()
     with caplog.at_level(logging.INFO):
         own.wait()
@@ -342,7 +342,7 @@ def test_a_wait_for_nothing_says_nothing(make, caplog):
 # The end
 
 
-def test_after_a_wait_close_leaves_no_thread_no_writer_and_no_buffer(make):
+def test_close_leaves_no_thread_no_writer_and_no_buffer(make):
     before = threading.active_count()
     own = make()
     own.writer.let_go()
@@ -354,14 +354,14 @@ def test_after_a_wait_close_leaves_no_thread_no_writer_and_no_buffer(make):
     assert [buffer.fd for buffer in own.pool.buffers] == [-1, -1]
 
 
-def test_close_of_a_saver_that_never_saved_leaves_nothing(make):
+def test_close_without_a_save_leaves_nothing(make):
     own = make()
     own.close()
     assert own.writer.num_closed == 1
     assert [buffer.fd for buffer in own.pool.buffers] == [-1, -1]
 
 
-def test_close_does_not_wait_for_saves_and_they_are_committed_and_cleared_away_all_the_same(make, folder):
+def test_close_does_not_wait_for_saves_which_are_committed_nevertheless(make, folder):
     own = make()
     save(own, 0)
     own.writer.begun.get()
@@ -377,7 +377,7 @@ def test_close_does_not_wait_for_saves_and_they_are_committed_and_cleared_away_a
     assert [buffer.fd for buffer in own.pool.buffers] == [-1, -1]
 
 
-def test_close_can_come_twice(make):
+def test_close_may_be_called_twice(make):
     own = make()
     own.writer.let_go()
     save(own, 0)
@@ -414,17 +414,17 @@ def choose(folder):
 
 
 @pytest.mark.parametrize(("kind", "num_bytes", "writer", "background", "num_buffers"), CHOICES)
-def test_the_writer_goes_by_the_setting_and_the_size(choose, kind, num_bytes, writer, background, num_buffers):
+def test_the_writer_depends_on_the_setting_and_the_size(choose, kind, num_bytes, writer, background, num_buffers):
     own = choose(kind, num_bytes)
     assert type(own.writer) is writer
     assert own.background == background
     assert len(own.pool.buffers) == num_buffers
     assert all(buffer.capacity >= num_bytes for buffer in own.pool.buffers)
     if writer is WriterProcess:
-        assert own.writer.pid is not None  # it has been started, and does not let the first save wait
+        assert own.writer.pid is not None  # started before the first save, which does not wait for it
 
 
-def test_where_no_process_can_be_started_a_thread_writes_and_says_so(choose, caplog, monkeypatch):
+def test_where_no_process_can_be_started_a_thread_writes_after_a_warning(choose, caplog, monkeypatch):
     def refuse(*args, **options):
         raise PermissionError(1, "Operation not permitted")
 
@@ -435,12 +435,12 @@ def test_where_no_process_can_be_started_a_thread_writes_and_says_so(choose, cap
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (
         logging.WARNING,
-        "No process can be started here ([Errno 1] Operation not permitted): a thread writes the checkpoints, and "
-        "slows training.",
+        "Cannot start a process ([Errno 1] Operation not permitted): a thread writes the checkpoints, which slows "
+        "training.",
     )
 
 
-def test_a_process_writes_what_a_saver_gives_it(choose, folder):
+def test_a_process_writes_what_is_submitted(choose, folder):
     own = choose("process", 1000)
     for number in range(3):
         save(own, number, own.reserve(wait=True))
@@ -449,7 +449,7 @@ def test_a_process_writes_what_a_saver_gives_it(choose, folder):
     assert [item.position.batch for item in Catalog(folder).committed()] == [2, 3]
 
 
-def test_no_memory_for_the_buffers_is_told_and_none_of_them_is_kept(folder, monkeypatch):
+def test_too_little_memory_for_the_buffers_is_an_error_and_none_is_kept(folder, monkeypatch):
     def fds():
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
@@ -470,14 +470,14 @@ def test_no_memory_for_the_buffers_is_told_and_none_of_them_is_kept(folder, monk
 
 
 @pytest.mark.parametrize(("free", "expected"), [(None, 2), (400, 2), (399, 1), (10, 1)])
-def test_two_buffers_take_no_more_than_half_of_the_free_memory(free, expected, monkeypatch, caplog):
+def test_two_buffers_take_at_most_half_of_the_free_memory(free, expected, monkeypatch, caplog):
     monkeypatch.setattr(pipeline, "available_bytes", lambda: free)
     assert pipeline._num_that_fit(2, 100) == expected
-    assert ("there is one only" in caplog.text) == (expected == 1)
+    assert ("Using one buffer" in caplog.text) == (expected == 1)
     assert pipeline._num_that_fit(1, 10**9) == 1
 
 
-def test_the_history_is_on_the_disk_before_the_checkpoint_and_training_does_not_wait_for_it(make, folder):
+def test_metrics_are_synced_before_the_commit_and_training_does_not_wait_for_it(make, folder):
     own, seen, may_go = make(), SimpleQueue(), threading.Event()
 
     def sync():
@@ -494,7 +494,7 @@ def test_the_history_is_on_the_disk_before_the_checkpoint_and_training_does_not_
     assert numbers(own.outcomes()) == [(0, True)]
 
 
-def test_a_history_that_cannot_be_synced_makes_the_save_fail_before_anything_is_deleted(make, folder):
+def test_a_failed_sync_of_metrics_fails_the_save_before_anything_is_deleted(make, folder):
     own = make(rule=Latest(1))
     own.writer.let_go(9)
     save(own, 0)
@@ -516,7 +516,7 @@ def test_a_history_that_cannot_be_synced_makes_the_save_fail_before_anything_is_
 
 
 class Heard(Untracked):
-    """What a tracker is told of deletions."""
+    """Records the deletions that are reported."""
 
     def __init__(self):
         self.gone = []
@@ -525,8 +525,8 @@ class Heard(Untracked):
         self.gone += names
 
 
-def test_nobody_is_told_of_a_deletion_that_a_failed_save_has_not_come_to(make, folder):
-    """There is room for one checkpoint: the one before is to go first."""
+def test_a_deletion_that_a_failed_save_did_not_reach_is_not_reported(make, folder):
+    """There is room for one checkpoint: the one before must be deleted first."""
     own = make(rule=WithinBytes(1500))
     own.tracker = Heard()
     own.writer.let_go(9)

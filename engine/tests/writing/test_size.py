@@ -1,4 +1,4 @@
-"""How large a checkpoint will be, known before it is written: close to what torch.save makes of it."""
+"""The estimate before a checkpoint is written is close to the size of the file."""
 
 import io
 
@@ -31,15 +31,15 @@ def network():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_first_checkpoint_is_known_before_the_first_step(name):
+def test_the_size_of_the_first_checkpoint_is_known_before_the_first_step(name):
     module = network()
     module[2].bias.requires_grad_(False)
     optimizer = OPTIMIZERS[name](module.parameters())
-    optim.lr_scheduler.StepLR(optimizer, 1)  # hangs a counter on the optimizer's step
+    optim.lr_scheduler.StepLR(optimizer, 1)  # wraps the optimizer's step in a counter
     before = {key: value.clone() for key, value in module.state_dict().items()}
     told = first_num_bytes(module, [optimizer])
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
-    assert not optimizer.state or name == "adagrad"  # which has its state from the beginning
+    assert not optimizer.state or name == "adagrad"  # adagrad has its state from the beginning
 
     module(torch.randn(4, 50)).sum().backward()
     optimizer.step()
@@ -48,7 +48,7 @@ def test_the_first_checkpoint_is_known_before_the_first_step(name):
     assert num_bytes(state) == pytest.approx(written(state), rel=0.1)
 
 
-def test_an_optimizer_that_cannot_be_asked_counts_as_nothing():
+def test_an_optimizer_of_an_unknown_kind_counts_as_nothing():
     class Strange(optim.SGD):
         def step(self, closure):
             raise RuntimeError("needs a closure")
@@ -57,7 +57,7 @@ def test_an_optimizer_that_cannot_be_asked_counts_as_nothing():
     assert first_num_bytes(module, [Strange(module.parameters(), lr=0.1)]) >= num_bytes(module.state_dict())
 
 
-def test_what_several_tensors_share_is_counted_once():
+def test_memory_that_several_tensors_share_counts_once():
     whole = torch.zeros(100_000)
     state = {"a": whole, "b": whole[:10], "list": [whole, ("x", 1)]}
     assert num_bytes(state) == pytest.approx(written(state), rel=0.01)

@@ -1,4 +1,4 @@
-"""A process beside this one writes what a thread here would; whoever of the two dies, the checkpoint is committed."""
+"""A writer process commits what a thread would; the checkpoint is committed whichever of the two processes dies."""
 
 import json
 import logging
@@ -51,14 +51,14 @@ def pool():
 
 
 @pytest.fixture
-def beside(pool):
-    beside = WriterProcess(pool)
-    yield beside
-    beside.close()
+def separate(pool):
+    separate = WriterProcess(pool)
+    yield separate
+    separate.close()
 
 
 def staged(pool, number=0, size=3):
-    """A buffer with a state in it."""
+    """A buffer that holds a state."""
     buffer = pool.buffers[number % 2]
     Copier().copy(encode({"state_dict": {"weight": torch.full((size,), float(number))}}), buffer)
     return buffer
@@ -72,8 +72,8 @@ def facts(result):
     return {key: getattr(result.saved, key) for key in SAVED_KEYS}
 
 
-class Asked:
-    """A job that a thread waits for."""
+class PendingSave:
+    """A save that a thread waits for."""
 
     def __init__(self, writer, plan, buffer):
         self._given = []
@@ -96,7 +96,7 @@ class Asked:
 
 
 class InTheMiddle:
-    """Lets a writer stand in the middle of a file of `SIZE`: what it writes to is a pipe, which nobody reads."""
+    """Stops a writer in the middle of a file of `SIZE` bytes: it writes to a pipe that is not read."""
 
     SIZE = 100_000
 
@@ -127,10 +127,10 @@ def middle(folder):
 
 
 def ended(pid):
-    """Wait for the end of a process that is not ours."""
+    """Wait for the end of a process that is not a child of this one."""
     handle = os.pidfd_open(pid)
     try:
-        assert select.select([handle], [], [], GENEROUS_S)[0], "it goes on"
+        assert select.select([handle], [], [], GENEROUS_S)[0], "it still runs"
     finally:
         os.close(handle)
 
@@ -139,37 +139,39 @@ def errors(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-# One job after the other
+# One save after the other
 
 
 @pytest.mark.parametrize("size", [3, 2_500_000], ids=["small", "several chunks"])
-def test_it_writes_the_bytes_that_a_writer_here_writes(folder, pool, beside, size, tmp_path):
+def test_a_writer_process_writes_the_same_bytes_as_an_inline_writer(folder, pool, separate, size, tmp_path):
     links = {names.LAST: FIRST, names.BEST: None}
     buffer = staged(pool, size=size)
-    theirs = beside.write(plan_of(folder, links=links), buffer)
-    (tmp_path / "here").mkdir()
-    ours = InlineWriter().write(plan_of(tmp_path / "here", links=links), buffer)
+    theirs = separate.write(plan_of(folder, links=links), buffer)
+    (tmp_path / "inline").mkdir()
+    ours = InlineWriter().write(plan_of(tmp_path / "inline", links=links), buffer)
     assert facts(theirs) == facts(ours)
-    assert (folder / FIRST).read_bytes() == (tmp_path / "here" / FIRST).read_bytes()
+    assert (folder / FIRST).read_bytes() == (tmp_path / "inline" / FIRST).read_bytes()
     assert verify(folder / names.LAST, theirs.saved) is None
-    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in (tmp_path / "here").iterdir())
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        path.name for path in (tmp_path / "inline").iterdir()
+    )
 
 
-def test_it_does_one_job_after_the_other_from_buffers_that_change_and_grow(folder, pool, beside):
+def test_a_writer_process_follows_buffers_that_change_and_grow(folder, pool, separate):
     pids = set()
     for number, size in enumerate([3, 3, 500_000, 500_000, 3, 3]):
         gone = [names.checkpoint_name(at(number))] if number else []
-        result = beside.write(plan_of(folder, number, to_delete=gone), staged(pool, number, size))
+        result = separate.write(plan_of(folder, number, to_delete=gone), staged(pool, number, size))
         found = torch.load(folder / result.saved.name, weights_only=True)["state_dict"]["weight"]
         assert torch.equal(found, torch.full((size,), float(number)))
         assert Catalog(folder).committed() == [result.saved]
-        pids.add(beside.pid)
+        pids.add(separate.pid)
     assert len(pids) == 1
 
 
-def test_how_far_it_is_is_told(folder, pool, beside, monkeypatch):
-    beside.write(plan_of(folder), staged(pool, size=2_500_000))
-    assert beside.progress_bytes > 0
+def test_progress_is_reported_while_writing(folder, pool, separate, monkeypatch):
+    separate.write(plan_of(folder), staged(pool, size=2_500_000))
+    assert separate.progress_bytes > 0
     here = InlineWriter()
     buffer = staged(pool, size=2_500_000)
     here.write(plan_of(folder), buffer)
@@ -179,11 +181,11 @@ def test_how_far_it_is_is_told(folder, pool, beside, monkeypatch):
 # Errors
 
 
-@pytest.mark.parametrize("kind", ["here", "beside"])
-def test_an_error_of_the_disk_is_one_sentence(folder, pool, beside, kind):
+@pytest.mark.parametrize("kind", ["inline", "separate"])
+def test_an_error_of_the_disk_is_one_sentence(folder, pool, separate, kind):
     folder.rmdir()
     folder.parent.rmdir()
-    own = beside if kind == "beside" else InlineWriter()
+    own = separate if kind == "separate" else InlineWriter()
     with pytest.raises(SaveError) as error:
         own.write(plan_of(folder), staged(pool))
     assert str(error.value) == (
@@ -194,106 +196,106 @@ def test_an_error_of_the_disk_is_one_sentence(folder, pool, beside, kind):
     assert own.write(plan_of(folder), staged(pool)).saved.name == FIRST
 
 
-def test_a_link_that_cannot_be_moved_is_told_beside_the_result(folder, pool, beside):
+def test_a_link_that_cannot_be_moved_is_reported_with_the_result(folder, pool, separate):
     (folder / names.LAST).mkdir()
-    result = beside.write(plan_of(folder, links={names.LAST: FIRST}), staged(pool))
+    result = separate.write(plan_of(folder, links={names.LAST: FIRST}), staged(pool))
     assert result.cleanup_error == f"The link {folder / names.LAST} could not be moved to {FIRST}: Is a directory."
     assert verify(folder / FIRST, result.saved) is None
 
 
-def test_a_mistake_in_the_process_is_an_error_here_and_it_lives_on(folder, pool, beside):
+def test_a_bug_in_the_writer_process_is_an_error_of_the_save_and_the_process_survives(folder, pool, separate):
     buffer = staged(pool)
     with pytest.raises(SaveError, match=r"epoch_000_batch_000001\.ckpt could not be written: .*Error"):
-        beside.write(replace(plan_of(folder), links={"last.ckpt": 7}), buffer)
-    pid = beside.pid
-    beside.write(plan_of(folder), buffer)
-    assert beside.pid == pid
+        separate.write(replace(plan_of(folder), links={"last.ckpt": 7}), buffer)
+    pid = separate.pid
+    separate.write(plan_of(folder), buffer)
+    assert separate.pid == pid
 
 
-def test_a_disk_that_does_not_answer_is_told_and_waited_for(folder, pool, beside, caplog, monkeypatch):
+def test_a_disk_that_does_not_respond_is_reported_and_waited_for(folder, pool, separate, caplog, monkeypatch):
     monkeypatch.setattr(writer, "SILENCE_S", 0.01)
     told = threading.Event()
     caplog.handler.addFilter(lambda record: told.set() or True)
     with disk.locked(folder), caplog.at_level(logging.WARNING):
-        asked = Asked(beside, plan_of(folder), staged(pool))
+        asked = PendingSave(separate, plan_of(folder), staged(pool))
         assert told.wait(GENEROUS_S)
     assert asked.result().saved.name == FIRST
-    message = f"The disk does not answer: nothing of {FIRST} was written for 0.01 s."
+    message = f"The disk does not respond: no progress on {FIRST} for 0.01 s. Still waiting."
     assert caplog.records[0].getMessage() == message
 
 
-# Its death
+# Death of the writer
 
 
-def test_when_it_was_killed_between_two_jobs_another_one_does_the_next(folder, pool, beside, caplog):
-    beside.write(plan_of(folder), staged(pool))
-    first = beside.pid
+def test_a_writer_that_is_killed_between_two_saves_is_replaced(folder, pool, separate, caplog):
+    separate.write(plan_of(folder), staged(pool))
+    first = separate.pid
     os.kill(first, signal.SIGKILL)
-    result = beside.write(plan_of(folder, 1), staged(pool, 1))
-    assert beside.pid != first
+    result = separate.write(plan_of(folder, 1), staged(pool, 1))
+    assert separate.pid != first
     assert verify(folder / result.saved.name, result.saved) is None
-    told = "The process that writes checkpoints was killed by SIGKILL: another one does its work again."
+    told = "The process that writes checkpoints was killed by SIGKILL. A new one retries the save."
     assert errors(caplog) == [told]
 
 
-def test_when_it_was_killed_in_the_middle_of_a_job_another_one_does_it_again(folder, pool, beside, middle, caplog):
-    beside.start()
-    asked = Asked(beside, plan_of(folder, links={names.LAST: FIRST}), staged(pool, size=middle.SIZE))
+def test_a_writer_that_is_killed_during_a_save_is_replaced_and_repeats_it(folder, pool, separate, middle, caplog):
+    separate.start()
+    asked = PendingSave(separate, plan_of(folder, links={names.LAST: FIRST}), staged(pool, size=middle.SIZE))
     middle.wait()
-    os.kill(beside.pid, signal.SIGKILL)
+    os.kill(separate.pid, signal.SIGKILL)
     result = asked.result()
     assert verify(folder / names.LAST, result.saved) is None
     assert len(errors(caplog)) == 1
     assert sorted(path.suffix for path in folder.iterdir()) == [".ckpt", ".ckpt", ".json"]
 
 
-def test_its_death_is_noticed_although_another_process_has_its_end_of_the_pipe(
-    folder, pool, beside, middle, monkeypatch
+def test_the_death_of_a_writer_is_noticed_although_another_process_holds_its_end_of_the_pipe(
+    folder, pool, separate, middle, monkeypatch
 ):
     monkeypatch.setattr(writer, "POLL_S", 0.01)
     kept, pipe = [], writer.Pipe
 
     def shared_pipe():
         ours, theirs = pipe()
-        kept.append(os.dup(theirs.fileno()))  # what a worker has that is forked at this moment
+        kept.append(os.dup(theirs.fileno()))  # as a worker that is forked at this moment does
         return ours, theirs
 
     monkeypatch.setattr(writer, "Pipe", shared_pipe)
-    beside.start()
-    asked = Asked(beside, plan_of(folder), staged(pool, size=middle.SIZE))
+    separate.start()
+    asked = PendingSave(separate, plan_of(folder), staged(pool, size=middle.SIZE))
     middle.wait()
-    os.kill(beside.pid, signal.SIGKILL)
+    os.kill(separate.pid, signal.SIGKILL)
     assert verify(folder / FIRST, asked.result().saved) is None
     for handle in kept:
         os.close(handle)
 
 
-def test_when_it_was_killed_twice_the_save_has_failed_and_the_next_one_works(folder, pool, beside, middle):
-    beside.start()
-    asked = Asked(beside, plan_of(folder), staged(pool, size=middle.SIZE))
+def test_a_save_whose_writer_is_killed_twice_fails_and_the_next_one_works(folder, pool, separate, middle):
+    separate.start()
+    asked = PendingSave(separate, plan_of(folder), staged(pool, size=middle.SIZE))
     middle.wait()
     middle.again()
-    os.kill(beside.pid, signal.SIGKILL)
+    os.kill(separate.pid, signal.SIGKILL)
     middle.wait()
-    os.kill(beside.pid, signal.SIGTERM)  # which it ignores
-    os.kill(beside.pid, signal.SIGKILL)
+    os.kill(separate.pid, signal.SIGTERM)  # ignored
+    os.kill(separate.pid, signal.SIGKILL)
     with pytest.raises(SaveError) as error:
         asked.result()
     where = folder / FIRST
     assert str(error.value) == f"The checkpoint {where} could not be written: its writer was killed by SIGKILL, twice."
-    assert beside.pid is None
+    assert separate.pid is None
     assert Catalog(folder).committed() == []
-    assert beside.write(plan_of(folder), staged(pool)).saved.name == FIRST
+    assert separate.write(plan_of(folder), staged(pool)).saved.name == FIRST
 
 
-def test_a_process_that_ends_at_once_is_told_with_its_exit_code(folder, pool, beside, monkeypatch):
+def test_a_writer_that_ends_at_once_is_reported_with_its_exit_code(folder, pool, separate, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(SaveError, match="its writer has ended with exit code 1, twice"):
-        beside.write(plan_of(folder), staged(pool))
+    with pytest.raises(SaveError, match="its writer ended with exit code 1, twice"):
+        separate.write(plan_of(folder), staged(pool))
 
 
-def test_a_job_that_was_done_already_and_now_fails_does_not_take_it_away(folder, pool):
-    """The writer was killed after its last step, before it could say so, and the disk is full for the second one."""
+def test_a_failed_retry_does_not_delete_a_checkpoint_that_is_already_committed(folder, pool):
+    """The first writer is killed after its commit, before it answers; the second one finds a full disk."""
     buffer, own = staged(pool), InlineWriter()
     first = own.write(plan_of(folder, links={names.LAST: FIRST}), buffer)
     with room_for(100), pytest.raises(SaveError, match="could not be written"):
@@ -302,18 +304,18 @@ def test_a_job_that_was_done_already_and_now_fails_does_not_take_it_away(folder,
     assert Catalog(folder).committed() == [first.saved]
 
 
-def test_signals_that_are_meant_for_the_training_do_not_stop_it(folder, pool, beside, caplog):
-    beside.write(plan_of(folder), staged(pool))
-    pid = beside.pid
+def test_signals_for_the_training_do_not_stop_its_writer(folder, pool, separate, caplog):
+    separate.write(plan_of(folder), staged(pool))
+    pid = separate.pid
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(pid, number)
-        beside.write(plan_of(folder, 1), staged(pool, 1))
-    assert beside.pid == pid
-    assert os.getpgid(pid) != os.getpgid(0)  # nor does a Ctrl-C that goes to all of the group
+        separate.write(plan_of(folder, 1), staged(pool, 1))
+    assert separate.pid == pid
+    assert os.getpgid(pid) != os.getpgid(0)  # a Ctrl-C reaches the process group of the training only
     assert errors(caplog) == []
 
 
-# The death of the training
+# Death of the training
 
 PARENT = """
 import json, os, sys
@@ -334,7 +336,7 @@ writer = WriterProcess(pool)
 writer.start()
 worker = os.fork() if has_worker else None
 if worker == 0:
-    sys.stdin.read()  # it has the pipe as well, and lives on
+    sys.stdin.read()  # it holds the pipe open and stays alive
     os._exit(0)
 draft = Draft("epoch_000_batch_000001.ckpt", Position(0, 1), 0, ("interval",), None, run="toy")
 plan = CommitPlan(folder, draft, {"world_size": 1}, links={"last.ckpt": draft.name})
@@ -345,7 +347,7 @@ sys.stdin.read()
 
 
 def parent(folder, how, **environment):
-    """A training that has asked for a checkpoint."""
+    """A training that has requested a save."""
     return subprocess.Popen(
         [sys.executable, "-S", "-c", PARENT, str(folder), how],
         env={**os.environ, "PYTHONPATH": str(ENGINE / "src"), **environment},
@@ -355,8 +357,8 @@ def parent(folder, how, **environment):
 
 
 @pytest.mark.parametrize("how", ["alone", "with a worker"])
-def test_when_the_training_was_killed_it_finishes_what_it_has_and_goes(folder, how):
-    """A worker that was forked holds the pipe, so that its end does not tell that the training is gone."""
+def test_after_the_training_is_killed_the_writer_finishes_its_save_and_ends(folder, how):
+    """A forked worker holds the pipe open, so it does not end with the training."""
     with parent(folder, how) as training:
         pid = json.loads(training.stdout.readline())
         while not (folder / names.temp_name(FIRST)).exists() and not (folder / FIRST).exists():
@@ -370,8 +372,8 @@ def test_when_the_training_was_killed_it_finishes_what_it_has_and_goes(folder, h
         assert not disk.is_locked(folder)
 
 
-def test_when_the_training_was_killed_it_does_not_begin_what_it_has_not_begun(folder):
-    """Whoever goes on with the run may be here already."""
+def test_after_the_training_is_killed_the_writer_begins_nothing_new(folder):
+    """A resumed run may already be at work in the directory."""
     with parent(folder, "alone") as training:
         with disk.locked(folder):
             pid = json.loads(training.stdout.readline())
@@ -382,7 +384,7 @@ def test_when_the_training_was_killed_it_does_not_begin_what_it_has_not_begun(fo
 
 
 @pytest.mark.parametrize("how", ["alone", "with a worker"])
-def test_when_the_training_was_killed_a_writer_without_work_goes(folder, how):
+def test_after_the_training_is_killed_an_idle_writer_ends(folder, how):
     with parent(folder, how) as training:
         pid = json.loads(training.stdout.readline())
         while not (folder / names.LAST).is_symlink():
@@ -391,41 +393,41 @@ def test_when_the_training_was_killed_a_writer_without_work_goes(folder, how):
         ended(pid)
 
 
-# What it takes, and leaves
+# Start and end
 
 
-def test_nothing_is_left_when_it_is_closed(folder):
+def test_a_closed_writer_leaves_nothing_behind(folder):
     def fds():
         return sorted(os.listdir("/proc/self/fd"))
 
     before = fds()
     pool = BufferPool(2)
-    beside = WriterProcess(pool)
-    beside.write(plan_of(folder), staged(pool))
-    handle = os.pidfd_open(beside.pid)
-    beside.close()
-    beside.close()
+    separate = WriterProcess(pool)
+    separate.write(plan_of(folder), staged(pool))
+    handle = os.pidfd_open(separate.pid)
+    separate.close()
+    separate.close()
     pool.close()
     assert select.select([handle], [], [], 0)[0], "it is still there"
     os.close(handle)
-    assert beside.pid is None
+    assert separate.pid is None
     assert fds() == before
 
 
-def test_it_holds_no_file_of_the_training_but_its_pipe_and_the_buffers(folder, pool, beside):
+def test_a_writer_inherits_only_its_pipe_and_the_buffers(folder, pool, separate):
     with open(folder / "other", "w") as other:
         os.set_inheritable(other.fileno(), True)
-        beside.write(plan_of(folder), staged(pool))
-        held = [os.readlink(f"/proc/{beside.pid}/fd/{number}") for number in os.listdir(f"/proc/{beside.pid}/fd")]
+        separate.write(plan_of(folder), staged(pool))
+        held = [os.readlink(f"/proc/{separate.pid}/fd/{number}") for number in os.listdir(f"/proc/{separate.pid}/fd")]
     assert not [what for what in held if what == str(folder / "other")]
     assert sum(what.startswith("socket:") for what in held) == 1
 
 
-def test_it_starts_without_torch_and_with_no_more_than_it_needs(folder, pool, beside):
-    beside.write(plan_of(folder), staged(pool))
-    command = Path(f"/proc/{beside.pid}/cmdline").read_bytes().split(b"\0")
+def test_a_writer_starts_without_torch(folder, pool, separate):
+    separate.write(plan_of(folder), staged(pool))
+    command = Path(f"/proc/{separate.pid}/cmdline").read_bytes().split(b"\0")
     assert command[1] == b"-SP"
-    maps = Path(f"/proc/{beside.pid}/maps").read_text()
+    maps = Path(f"/proc/{separate.pid}/maps").read_text()
     assert "isal_zlib" in maps, "the quick checksum"
     assert not [line for line in maps.splitlines() if "torch" in line or "numpy" in line]
     modules = "import sys, cairn.writing.writer_process; print(*sys.modules)"
@@ -440,8 +442,8 @@ def test_it_starts_without_torch_and_with_no_more_than_it_needs(folder, pool, be
 
 
 @pytest.mark.parametrize("search_path", [None, "", "elsewhere"])
-def test_a_file_that_lies_where_we_stand_is_not_taken_for_a_module(folder, pool, beside, monkeypatch, search_path):
-    here = folder.parent / "here"
+def test_a_file_in_the_current_directory_is_not_imported(folder, pool, separate, monkeypatch, search_path):
+    here = folder.parent / "inline"
     here.mkdir()
     for module in ("mmap", "signal", "json", "cairn", "hashlib"):
         (here / f"{module}.py").write_text("raise SystemExit(3)")
@@ -449,10 +451,10 @@ def test_a_file_that_lies_where_we_stand_is_not_taken_for_a_module(folder, pool,
     monkeypatch.delenv("PYTHONPATH", raising=False)
     if search_path is not None:
         monkeypatch.setenv("PYTHONPATH", search_path)
-    assert beside.write(plan_of(folder), staged(pool)).saved.name == FIRST
+    assert separate.write(plan_of(folder), staged(pool)).saved.name == FIRST
 
 
-def test_where_no_buffer_can_be_shared_it_does_not_start(monkeypatch):
+def test_a_writer_does_not_start_where_no_buffer_can_be_shared(monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
     pool = BufferPool(1)
     with pytest.raises(OSError, match="no memfd_create"):
@@ -460,7 +462,7 @@ def test_where_no_buffer_can_be_shared_it_does_not_start(monkeypatch):
     pool.close()
 
 
-def test_it_ends_though_a_worker_that_was_forked_holds_its_pipe(folder):
+def test_a_writer_ends_although_a_forked_worker_holds_its_pipe(folder):
     pool = BufferPool(1)
     writer = WriterProcess(pool)
     writer.start()

@@ -120,7 +120,9 @@ def _lead(
         return _only_test(merged.config, directory, old, plan, job)
     if plan.path is None and merged.config.get("init_weights"):
         wandb_run.local(merged.config.init_weights, directory)  # once, before others are told: they all would fetch it
-    attempts.note(directory, old, plan.saved, job.given.job_id)
+    attempts.note(
+        directory, old, plan.saved, job.given.job_id, job.given.restarts if job.given.scheduler == "slurm" else None
+    )
     record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)

@@ -1,1 +1,1 @@
-"""What a scheduler and the operating system ask of a process."""
+"""Requests to a process from the scheduler and the operating system: signals, time limits, requeues."""

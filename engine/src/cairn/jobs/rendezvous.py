@@ -1,6 +1,6 @@
-"""Lets processes of a run find each other that were started at once: the first decides, the others follow.
+"""Lets the processes of a run that srun or torchrun started together meet: the first decides, the others follow.
 
-(Those that Lightning starts itself inherit what they need, see `command.announce_children`.)
+Processes that Lightning starts itself do not need this: they inherit the decision in their environment.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Rank:
-    """Of this process among those that were started together; a single one is the first of one.
+    """This process among those that were started together; the default is a single process.
 
     Attributes:
-        start: a name for this very start, the same in all of its processes and another after a restart.
+        number: From 0 to `world_size` - 1.
+        world_size: Number of processes.
+        start: Name of this start: equal in all of its processes, different after a restart.
     """
 
     number: int = 0
@@ -30,7 +32,7 @@ class Rank:
 
 
 def own_rank(environ: Mapping[str, str] = os.environ) -> Rank:
-    """What srun or torchrun say in the environment."""
+    """Return the rank that srun or torchrun has put into the environment."""
     if "TORCHELASTIC_RUN_ID" in environ:
         start = _join(environ, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
         return Rank(int(environ["RANK"]), int(environ["WORLD_SIZE"]), start)
@@ -45,39 +47,47 @@ def _join(environ: Mapping[str, str], *names: str) -> str:
 
 
 class Rendezvous:
-    """What the first process tells the others: a file in the run directory.
+    """A file in the run directory through which the first process informs the others.
 
     Args:
-        run: the directory.
-        own: the place of this process.
+        run: The run directory.
+        rank: Rank of this process.
     """
 
-    def __init__(self, run: Path, own: Rank) -> None:
-        self.path, self.own = run / ".start.json", own
+    def __init__(self, run: Path, rank: Rank) -> None:
+        self.path, self.rank = run / ".start.json", rank
         self.announced = False
 
     def announce(self, facts: Mapping[str, str | None] | None) -> None:
-        """What they need in order to take part; None: there is nothing to take part in."""
-        if self.own.world_size > 1 and not self.announced:
+        """Publish what the others need in order to take part; only the first call counts.
+
+        Args:
+            facts: Values by name; None if there is nothing to take part in.
+        """
+        if self.rank.world_size > 1 and not self.announced:
             self.announced = True
+            # Renamed into place: a process that waits never reads half of it. Nothing has to survive a power cut.
             beside = self.path.with_suffix(".tmp")
-            beside.write_text(json.dumps({"start": self.own.start, "facts": facts}))
+            beside.write_text(json.dumps({"start": self.rank.start, "facts": facts}))
             beside.replace(self.path)
 
     def wait(self, patience_s: float = _PATIENCE_S) -> dict[str, str | None] | None:
-        """What the first process of this start has announced.
+        """Return what the first process of this start has announced.
 
         Raises:
-            TimeoutError: nothing, for so long.
+            TimeoutError: It has announced nothing for `patience_s` seconds.
         """
         until = time.monotonic() + patience_s
         while time.monotonic() < until:
             try:
-                said = json.loads(self.path.read_text())
+                found = json.loads(self.path.read_text())
             except (OSError, ValueError):
-                said = {}
-            if said.get("start") == self.own.start:
-                facts: dict[str, str | None] | None = said["facts"]
+                found = {}
+            if found.get("start") == self.rank.start:  # else an earlier start has left it
+                facts: dict[str, str | None] | None = found["facts"]
                 return facts
             time.sleep(_POLL_S)
-        raise TimeoutError(f"Process {self.own.number} has waited {patience_s:.0f} s for the first one of this run.")
+        raise TimeoutError(
+            f"Process {self.rank.number} has waited {patience_s:.0f} s for the first process of this run. "
+            "See the output of that process for the reason."
+        )

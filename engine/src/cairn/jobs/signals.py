@@ -1,6 +1,6 @@
-"""Remembers that the run was asked to stop: a handler sets a flag, nothing more; the run obeys at its next boundary.
+"""Signal handlers that set a flag; the run obeys at its next boundary, where it can be saved.
 
-Imports no torch: signals are caught before that is imported, which takes seconds.
+Does not import torch: a command installs the handlers before torch is imported, which takes seconds.
 """
 
 from __future__ import annotations
@@ -9,75 +9,125 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""By a terminal, by who ends a machine or a job, and by schedulers that say so before they do."""
+STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that ask a run to stop: from a terminal, from a shutdown, or from a scheduler before it kills a job."""
 
 
 class Interrupts:
-    """Catches signals while it is entered (`with signals:`).
+    """Handlers for `STOP_SIGNALS`, as a context manager or by `install` and `remove`.
 
-    While training runs, the first one is remembered, and only a second Ctrl-C stops at once. Before and after (imports,
-    setup, the sanity check, a test) there is nothing to save, and the first one stops at once: as a KeyboardInterrupt,
-    whichever signal it was. What comes while the run is already stopping is ignored, but for Ctrl-C.
+    While training runs, the first signal is remembered; only a second Ctrl-C stops at once. Before and after training
+    (imports, setup, the sanity check, a test) there is nothing to save, so the first signal raises KeyboardInterrupt,
+    whichever signal it is. While the run is stopping, everything except Ctrl-C is ignored.
 
     Attributes:
-        received: the number of the signal that came first, 0 if none did.
-        training: a boundary will come, at which the run can be saved.
-        stopping: the run is being ended, and only Ctrl-C may disturb that.
-        replaced: the handlers that were there before, by their signals.
+        received: Number of the first signal; 0 if there was none.
+        training: True while a boundary will come at which the run can be saved.
+        stopping: True while the run ends; only Ctrl-C may disturb that.
+        previous_handlers: The replaced handlers by signal number; empty unless installed.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self.training = self.stopping = False
         self.previous_handlers: dict[int, Any] = {}
+        self._removed: dict[int, Any] = {}
         self._owner = 0
-        self._interrupted = False
+        self._was_ctrl_c = False
 
     @property
     def name(self) -> str | None:
-        """Of the signal that came first: `SIGTERM`; None if none did."""
+        """Name of the first signal, such as `SIGTERM`; None if there was none."""
         return signal.Signals(self.received).name if self.received else None
 
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._owner = os.getpid()
-            self.previous_handlers = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
-        return self
+    def install(self) -> None:
+        """Install the handlers; does nothing outside of the main thread, or if they are installed.
 
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.previous_handlers.items():
-            signal.signal(number, handler)
-        self.previous_handlers = {}
+        SIGHUP stays ignored if it is: `nohup` starts a command that way.
+        """
+        if self.previous_handlers or threading.current_thread() is not threading.main_thread():
+            return
+        self._owner = os.getpid()
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        if before[signal.SIGHUP] == signal.SIG_IGN:
+            del before[signal.SIGHUP]
+        # Our own handler if it was put back after it was removed, see _pass_on: it must not be passed on to itself.
+        own = [number for number, handler in before.items() if handler == self._handle]
+        self.previous_handlers = before | {number: self._removed[number] for number in own}
+        self.reinstall()
 
     def reinstall(self) -> None:
-        """Put the handlers in place again: somebody may have put his own before them."""
+        """Install the handlers again where other code has replaced them since; does nothing unless installed."""
         for number in self.previous_handlers:
             signal.signal(number, self._handle)
 
+    def remove(self) -> None:
+        """Restore the previous handlers; does nothing unless installed, or in a forked process."""
+        if os.getpid() != self._owner:
+            return
+        for number, handler in self.previous_handlers.items():
+            _restore(number, handler)
+        self._removed, self.previous_handlers = self._removed | self.previous_handlers, {}
+
+    def __enter__(self) -> Interrupts:
+        self.install()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a DataLoader's worker has inherited the handler
+        if os.getpid() != self._owner:  # a DataLoader's worker inherits the handler
+            return
+        if number not in self.previous_handlers:
+            self._pass_on(number)
             return
         first = not self.received
         self.received = self.received or int(number)
+        if number == signal.SIGHUP:
+            _leave_dead_terminal()
         if number == signal.SIGINT:
-            if self._interrupted or not self.training:
+            if self._was_ctrl_c or not self.training:
                 raise KeyboardInterrupt
-            self._interrupted = True
-            os.write(2, b"\nStopping after this batch, with a checkpoint. Ctrl-C again stops at once.\n")
+            self._was_ctrl_c = True
+            with suppress(OSError):
+                os.write(2, b"\nStopping after this batch, with a checkpoint. Press Ctrl-C again to stop at once.\n")
         elif first and not self.training and not self.stopping:
             raise KeyboardInterrupt
 
+    def _pass_on(self, number: int) -> None:
+        """Act as the handler from before: other code has put ours back after it was removed.
+
+        Lightning does that when a fit fails: it restores what it found at its start, which was our handler.
+        """
+        _restore(number, self._removed.get(number))
+        signal.raise_signal(number)
+
+
+def _restore(number: int, handler: Any) -> None:
+    signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: a handler that C code installed
+
+
+def _leave_dead_terminal() -> None:
+    """Send output to /dev/null if the terminal is gone, where an error from each write would end the run unsaved."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)
+
 
 class Interruption(SystemExit):
-    """The run was stopped, is saved, and can go on.
+    """Raised when a run was stopped: it is saved and can be resumed.
 
     Attributes:
-        reason: the name of the signal, or what else has stopped it.
+        reason: Name of the signal, or what else stopped the run.
     """
 
     def __init__(self, reason: str) -> None:
@@ -86,7 +136,7 @@ class Interruption(SystemExit):
 
 
 def exit_code(reason: str) -> int:
-    """As a shell tells that a signal has ended a process: 143 for `SIGTERM`; 75, "try again", for other reasons."""
+    """Return the exit code a shell reports for a signal (143 for `SIGTERM`), or 75, "try again", for other reasons."""
     return 128 + int(signal.Signals[reason]) if reason in signal.Signals.__members__ else os.EX_TEMPFAIL
 
 
@@ -98,4 +148,4 @@ def ignore_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            _restore(number, handler)

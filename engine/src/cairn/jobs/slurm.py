@@ -1,4 +1,4 @@
-"""Asks SLURM what it knows of jobs."""
+"""Queries SLURM for the state of jobs."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ _TRIES = 4
 
 
 class SlurmError(RuntimeError):
-    """SLURM does not answer, or refuses; says what it said."""
+    """SLURM does not answer or refuses; the message holds its output."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What the controller says of a job."""
+    """State of a job, as the controller reports it."""
 
     state: str
     """RUNNING, PENDING, COMPLETING, TIMEOUT, ..."""
     restarts: int
     ends_at: float | None
-    """When its allocation ends, in seconds since 1970; None: no limit, or not known."""
+    """End of its allocation in seconds since 1970; None if there is no limit or it is not known."""
 
 
 def job_state(job_id: str) -> JobState:
-    """Ask about one job; a controller that is busy is asked again.
+    """Return the state of one job; retries while the controller is busy.
 
     Args:
-        job_id: `12`; for a job of an array `12_3`, since `12` is all of them.
+        job_id: `12`, or `12_3` for one task of an array: `12` means all of its tasks.
 
     Raises:
-        SlurmError: it does not answer, knows no such job, or knows several.
+        SlurmError: The controller does not answer, or the id matches no job or several.
     """
     return _parse(_ask(["scontrol", "--oneliner", "show", "job", job_id]))
 
 
 def queued(user: str | None = None) -> Mapping[str, str]:
-    """The states of all jobs of a user that have not ended, by their ids: `12`, or `12_3` in an array.
+    """Return the states of a user's jobs that have not ended, by id: `12`, or `12_3` in an array.
 
     Raises:
-        SlurmError: the controller does not answer.
+        SlurmError: The controller does not answer.
     """
     found = _ask(["squeue", "--noheader", "--array", "--format=%i %T", f"--user={user or getpass.getuser()}"])
     lines = [line.split() for line in found.splitlines()]
@@ -57,11 +57,12 @@ def _ask(command: Sequence[str]) -> str:
         try:
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S).stdout
         except FileNotFoundError as error:
-            raise SlurmError(f"{command[0]} is not installed here") from error
+            raise SlurmError(f"{command[0]} is not installed on this machine") from error
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            said = (error.stderr or b"").decode() if isinstance(error.stderr, bytes) else error.stderr or ""
-            if not left or "Invalid job id" in said:
-                raise SlurmError(f"`{' '.join(command)}` failed: {said.strip() or error}") from error
+            output = error.stderr or ""
+            output = output.decode() if isinstance(output, bytes) else output
+            if not left or "Invalid job id" in output:
+                raise SlurmError(f"`{' '.join(command)}` failed: {output.strip() or error}") from error
             time.sleep(1)
     raise AssertionError("the last try returns or raises")
 
@@ -69,13 +70,13 @@ def _ask(command: Sequence[str]) -> str:
 def _parse(text: str) -> JobState:
     if text.strip().count("\n"):
         names = re.findall(r"^JobId=(\d+)", text, re.MULTILINE)
-        raise SlurmError(f"it was asked about one job and told of {len(names)} ({', '.join(names)})")
+        raise SlurmError(f"expected one job, got {len(names)} ({', '.join(names)})")
     fields = dict(re.findall(r"(\w+)=(\S*)", text))
     return JobState(fields.get("JobState", "UNKNOWN"), int(fields.get("Restarts", 0)), _time(fields.get("EndTime", "")))
 
 
 def _time(text: str) -> float | None:
-    """SLURM tells local time, and `Unknown`."""
+    """SLURM prints local time, or `Unknown`."""
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:

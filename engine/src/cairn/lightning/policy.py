@@ -30,7 +30,9 @@ class Policy:
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"mode={self.mode!r} must be min (lower is better) or max.")
-        if self.monitor is None and (best := [n for n, t in self.triggers.items() if isinstance(t, when.BestValidation)]):
+        if self.monitor is None and (
+            best := [n for n, t in self.triggers.items() if isinstance(t, when.BestValidation)]
+        ):
             raise ConfigError(f"triggers[{best[0]!r}] needs a metric to rank by: monitor='val/loss'.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -51,6 +52,8 @@ class Attempt:
     begins: Point
     before: End | None = None
     """How the attempt before this one ended; None: this is the first."""
+    job_restarts: int | None = None
+    """How often the scheduler had restarted the job by then; None if the scheduler does not count."""
 
     @property
     def at_s(self) -> float:
@@ -71,7 +74,34 @@ class Attempt:
         return max(0, self.before.total_batches - self.begins.total_batches) if self.before else 0
 
 
-def note(directory: RunDirectory, old: Record | None, saved: Saved | None, job: str) -> Attempt:
+def num_starts(tried: Sequence[Attempt], own_jobs: Container[str] = ()) -> int:
+    """Count the starts of a run, including those that ended before training began.
+
+    A job that is interrupted or killed while it imports torch leaves no attempt behind; only its scheduler counts it.
+
+    Args:
+        tried: All recorded attempts, oldest first.
+        own_jobs: Ids of jobs that run nothing but this run, so that all of their starts count. A batch script may train
+            one run after the other: then only its restarts between two attempts of this run count.
+
+    Returns:
+        Number of starts.
+    """
+    by_job: dict[str, list[int | None]] = {}
+    for item in tried:
+        by_job.setdefault(item.job, []).append(item.job_restarts)
+    total = 0
+    for job, restarts in by_job.items():
+        known = [count for count in restarts if count is not None]
+        first = 0 if job in own_jobs else min(known, default=0)
+        # At least the recorded ones: a batch script may start a run twice without a restart of its job.
+        total += max(len(restarts), max(known) - first + 1 if known else 0)
+    return total
+
+
+def note(
+    directory: RunDirectory, old: Record | None, saved: Saved | None, job: str, job_restarts: int | None = None
+) -> Attempt:
     """Write down that training starts now.
 
     Args:
@@ -79,10 +109,11 @@ def note(directory: RunDirectory, old: Record | None, saved: Saved | None, job: 
         old: its record as the attempt before has left it; None: there was none.
         saved: what this one goes on from.
         job: as its scheduler calls it; empty if it has none.
+        job_restarts: How often the scheduler has restarted the job; None if it does not count.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     begins = Point(saved.position.total_batches, saved.elapsed_s, saved.name) if saved else Point()
-    attempt = Attempt(now, socket.gethostname(), job, begins, _end(directory, old))
+    attempt = Attempt(now, socket.gethostname(), job, begins, _end(directory, old), job_restarts)
     try:
         with open(directory.starts_file, "a") as file:
             file.write(json.dumps(asdict(attempt)) + "\n")

@@ -102,7 +102,7 @@ def _look(sweep: Path, name: str, noted: Sequence[Entry], alive: Mapping[str, st
         progress=reached,
         share=_share(reached, cfg),
         last=saved,
-        num_starts=len(tried),
+        num_starts=attempts.num_starts(tried, {item.job for item in noted}),
         num_lost_batches=sum(item.lost_batches for item in tried),
         why=record.why if record else "",
     )

@@ -1,7 +1,7 @@
-"""WHERE a checkpoint is put together: buffers in memory that are used again, each as large as the file.
+"""Buffers that hold snapshots: memory that is used again for each save, each buffer as large as the file.
 
-They are anonymous (memfd_create): another process can map them, and none is left when the last one that has is gone,
-however it went.
+The memory is anonymous (memfd_create): the writer process can map it, and it disappears with the last process that maps
+it, however that process ends.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from typing import Any
 
 from cairn.store.disk import PAGE
 
-_SHARE = 256
-"""A buffer has one part in so many to spare, lest a state that grows by a few numbers needs a larger one."""
+_SPARE_SHARE = 256
+"""Allocate 1/256 extra, so that a slightly larger state still fits."""
 _SPARE_BYTES = 2**16
-_MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23  # of Linux; Python has no name for the second one yet
+_MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23  # Linux; Python has no name for the second one yet
 
 
 class Buffer:
-    """The memory for one file.
+    """Memory for the file of one snapshot.
 
     Attributes:
-        view: all of it.
-        held: what its present content needs beside the bytes: its layout, tensors that are mapped onto it.
-        wait: returns when the content is complete.
+        fd: Descriptor of the memory for other processes; -1 if it cannot be shared.
+        held: What a copier keeps with the memory: the layout of its content, and tensors that are mapped onto it.
+        wait: Returns once the content is complete; raises what the copy has failed with.
+        unpin: Releases the memory from the GPU that it was pinned for; None unless pinned.
+        num_bytes: Size of the file that the buffer holds now.
+        device_s: Seconds that a training GPU stood still for the copy, unseen by the processor; known after `wait`.
     """
 
     def __init__(self) -> None:
@@ -38,33 +41,34 @@ class Buffer:
         self.held: Any = None
         self.wait: Callable[[], None] = no_op
         self.unpin: Callable[[], None] | None = None
-        """Takes the memory from a GPU that it was pinned for."""
         self.num_bytes = 0
-        """Of the file that is in it now."""
         self.device_s = 0.0
-        """How long a GPU that trains stood still for the copy, which the processor does not see; known after `wait`."""
 
     @property
     def capacity(self) -> int:
-        """In bytes."""
+        """Size of the memory, in bytes."""
         return 0 if self._map is None else len(self._map)
 
     @property
     def view(self) -> memoryview:
+        """All of the memory."""
         assert self._map is not None, "allocate() comes first"
         return memoryview(self._map)
 
     def allocate(self, num_bytes: int) -> None:
-        """Make room for a file of this size, with all pages in place.
+        """Make room for a file of this size, with all pages in place; its content is lost if the memory has to grow.
+
+        Args:
+            num_bytes: Size of the file.
 
         Raises:
-            MemoryError: there is none.
+            MemoryError: There is not enough memory.
         """
         if num_bytes <= self.capacity:
             return
-        size = num_bytes + num_bytes // _SHARE + _SPARE_BYTES
+        size = num_bytes + num_bytes // _SPARE_SHARE + _SPARE_BYTES
         size += -size % PAGE
-        self._release()
+        self._release()  # first: the old and the new memory may not fit together
         try:
             if self.fd >= 0:
                 os.ftruncate(self.fd, size)
@@ -73,7 +77,7 @@ class Buffer:
             raise MemoryError(f"No memory for a checkpoint of {num_bytes} bytes: {error.strerror}") from error
 
     def close(self) -> None:
-        """Give the memory back; what still maps it keeps it alive."""
+        """Release the memory; tensors that still map it keep it alive."""
         self._release()
         if self.fd >= 0:
             os.close(self.fd)
@@ -86,7 +90,7 @@ class Buffer:
 
 
 def _anonymous_file() -> int:
-    """-1 where there are none, or where they are not allowed: no other process can have the memory, then."""
+    """Return a descriptor; -1 where there are no anonymous files or they are not allowed."""
     if not hasattr(os, "memfd_create"):
         return -1
     try:
@@ -98,14 +102,18 @@ def _anonymous_file() -> int:
 
 
 def no_op() -> None:
-    """What is to be waited for, or undone, when there is nothing."""
+    """No-op default for `wait` and `unpin`."""
 
 
 def map_pages(fd: int, size: int) -> mmap.mmap:
-    """Map a buffer, all its pages at once: each that is touched for the first time costs more than its copy.
+    """Map memory with all of its pages at once: the first touch of a page costs more than its copy.
+
+    Args:
+        fd: Descriptor of a buffer, or -1 for memory of this process alone.
+        size: Bytes to map.
 
     Raises:
-        OSError: there is no memory for them. Without these pages a write to them would be the end of the process.
+        OSError: There is no memory for the pages. A write to missing pages would kill the process (SIGBUS).
     """
     memory = mmap.mmap(fd, size)
     for advice in (_MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
@@ -114,25 +122,25 @@ def map_pages(fd: int, size: int) -> mmap.mmap:
         except (OSError, ValueError, AttributeError) as error:
             if getattr(error, "errno", None) in (errno.ENOMEM, errno.EFAULT):
                 raise
-            # Not on this kernel: the first save pays for it.
+            # Not supported by this kernel: the first save touches the pages instead.
     return memory
 
 
 def available_bytes() -> int | None:
-    """Memory that could still be taken on this machine, or in this job's part of it; None if that cannot be told."""
+    """Return the memory that is left on this machine, or to this job or container; None if it is not known."""
     found = []
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     for group in _groups():
         with suppress(OSError, ValueError):
-            most, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-            found += [int(most) - int(used) + _cached_bytes(group)] if most.isdigit() else []
+            limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+            found += [int(limit) - int(used) + _cached_bytes(group)] if limit.isdigit() else []
     return min(found, default=None)
 
 
 def _cached_bytes(group: Path) -> int:
-    """What a control group holds of files, a data set that was read once, say: it gives way to whoever needs memory."""
+    """File cache of a control group, such as a data set that was read once: the kernel frees it on demand."""
     with suppress(OSError, ValueError):
         lines = map(str.split, (group / "memory.stat").read_text().splitlines())
         return sum(int(count) for name, count in lines if name in ("inactive_file", "active_file"))
@@ -140,7 +148,7 @@ def _cached_bytes(group: Path) -> int:
 
 
 def _groups() -> list[Path]:
-    """The control groups that may limit this process: of a container, or of a job on a cluster."""
+    """Control groups that may limit this process: those of a container, or of a job on a cluster."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::/"):
@@ -150,7 +158,11 @@ def _groups() -> list[Path]:
 
 
 class BufferPool:
-    """The buffers of a run: one in which a save is staged while another one is written, or a single one for both."""
+    """The buffers of a run: with two, a snapshot is copied while another one is written.
+
+    Args:
+        count: Number of buffers.
+    """
 
     def __init__(self, count: int) -> None:
         self.buffers = [Buffer() for _ in range(count)]
@@ -158,18 +170,18 @@ class BufferPool:
 
     @property
     def has_free(self) -> bool:
-        """Would `take` find one?"""
+        """True if `take` would return a buffer."""
         return bool(self._free)
 
     def take(self) -> Buffer | None:
-        """A free one, or None."""
+        """Return a free buffer, or None if all are in use."""
         return self._free.popleft() if self._free else None
 
     def give_back(self, buffer: Buffer) -> None:
-        """Its content is on the disk, or is given up."""
+        """Make a buffer free again: its content is committed, or given up."""
         self._free.append(buffer)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release all memory."""
         for buffer in self.buffers:
             buffer.close()

@@ -1,8 +1,14 @@
-"""The snapshot: copies a state into a buffer in memory, from where it is written while training goes on.
+"""Copies a state into a buffer in memory, from where it is written while training continues.
 
-Parameters and optimizer states should change in an optimizer's step and nowhere else. With `overlap` their copy may go
-on during the next forward and backward, and is complete before the next step begins (if they changed before, the save
-fails and says so); all other tensors are copied at once.
+With `overlap` the copy has two phases. What only an optimizer's step may change (parameters, and the optimizer's own
+tensors) is copied during the next forward and backward; everything else is copied at once:
+
+    boundary           forward, backward            finish()   step
+       |-- everything else --|                         |
+       |                     |-- optimizer's tensors --|
+       |                     |   (a change of one of them fails the save)
+
+torch counts the changes in place of each tensor (`_version`), so a change too early is noticed instead of written.
 """
 
 from __future__ import annotations
@@ -25,42 +31,42 @@ from cairn.writing.buffers import Buffer, no_op
 from cairn.writing.encode import Encoded, TensorSpec
 
 _ByStorage = dict[int, list[Tensor]]
-"""By the address of their storage, the tensors that nothing may change for a while: they themselves, since a change in
-place shows at them, and not at another view that was made of the storage."""
+"""Tensors that must not change for a while, by the address of their storage. The original tensors: a change in place
+does not count in another view of the same storage."""
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Where the tensors of a state go in one buffer."""
+class _Targets:
+    """Tensors that are mapped onto one buffer, as the targets of a copy."""
 
     specs: list[TensorSpec]
     layout: Layout
     tensors: list[Tensor]
-    """Of the same type, shape and strides as those that are copied to them."""
+    """With the types, shapes and strides of their sources."""
 
 
 @dataclass(frozen=True)
 class _Copies:
-    """What is to be copied, and where to."""
+    """Pairs of tensors to copy."""
 
-    places: list[Tensor]
+    targets: list[Tensor]
     sources: list[Tensor]
 
     def split(self, later: Callable[[Tensor], bool]) -> tuple[_Copies, _Copies]:
-        """Those that are made at once, and those that may be later."""
+        """Split into copies to make at once, and copies that may be made later."""
         now, rest = _Copies([], []), _Copies([], [])
-        for place, source in zip(self.places, self.sources, strict=True):
+        for target, source in zip(self.targets, self.sources, strict=True):
             copies = rest if later(source) else now
-            copies.places.append(place)
+            copies.targets.append(target)
             copies.sources.append(source)
         return now, rest
 
 
 class Copier:
-    """Copies one state after the other.
+    """Copies one state after the other into buffers.
 
     Args:
-        overlap: let the copy of what only an optimizer's step changes go on during the next forward and backward.
+        overlap: Copy what only an optimizer's step changes during the next forward and backward.
     """
 
     def __init__(self, overlap: bool = False) -> None:
@@ -71,26 +77,29 @@ class Copier:
         self._stream: Any = None
 
     def _layout_of(self, encoded: Encoded) -> Layout:
-        """Where everything goes in the file; the one of the last save, if it still fits."""
+        """Layout of the file; that of the last save if it still fits."""
         if self._layout.sizes != encoded.sizes:
             self._layout = Layout(encoded.sizes)
         return self._layout
 
     def copy(self, encoded: Encoded, buffer: Buffer, deferrable: Iterable[Tensor] = ()) -> None:
-        """Put the file of a state together in `buffer`.
+        """Assemble the file of a state in a buffer.
 
         Args:
-            encoded: the state.
-            buffer: a free one; its `wait` tells when the copy is complete.
-            deferrable: parameters and optimizer states, see `optimizer_tensors`.
+            encoded: The state.
+            buffer: A free buffer; the copy is complete once its `wait` returns.
+            deferrable: Tensors whose copy may overlap with training, see `optimizer_tensors`.
+
+        Raises:
+            MemoryError: There is not enough memory.
         """
         self.finish()
         layout = self._layout_of(encoded)
         on_gpu = any(part.is_cuda for part in encoded.storages)
         self.prepare(buffer, layout.num_bytes(len(encoded.pickle)), on_gpu)
-        places = self._places(encoded, buffer, layout)
+        targets = self._targets(encoded, buffer, layout)
         buffer.num_bytes, buffer.device_s = layout.write_tail(buffer.view, encoded.pickle), 0.0
-        now, later = _Copies(places.tensors, encoded.storages), _Copies([], [])
+        now, later = _Copies(targets.tensors, encoded.storages), _Copies([], [])
         watched = _group_by_storage(deferrable) if self.overlap else {}
         if watched:
             now, later = now.split(lambda source: _address(source) in watched)
@@ -100,20 +109,25 @@ class Copier:
             self._copy_from_cpu(now, later, watched, buffer)
 
     def prepare(self, buffer: Buffer, num_bytes: int, on_gpu: bool) -> None:
-        """Make room in `buffer` for a file of this size: before the first save, so that it does not wait for pages.
+        """Make room in a buffer; called before training too, so that the first save does not wait for pages.
+
+        Args:
+            buffer: A free buffer.
+            num_bytes: Size of the file.
+            on_gpu: Pin the memory, so that a GPU can write to it by itself.
 
         Raises:
-            MemoryError: there is none.
+            MemoryError: There is not enough memory.
         """
         buffer.allocate(num_bytes)
         if on_gpu and buffer.unpin is None:
-            buffer.unpin = _pinned(buffer)
+            buffer.unpin = _pin(buffer)
 
     def finish(self) -> float:
-        """Return when nothing that is still being copied would notice a step of an optimizer.
+        """Return once an optimizer's step cannot change what is still being copied; call it before each step.
 
         Returns:
-            how long that took, in seconds.
+            Seconds that training waited for it.
         """
         pending, self._pending = self._pending, None
         if pending is None:
@@ -123,16 +137,17 @@ class Copier:
         return time.monotonic() - started
 
     def close(self) -> None:
-        """Let the thread go that copies, when it is done; if its copy has failed, the save says so."""
+        """End the copying thread once it is done; an error of its copy is raised by `Buffer.wait`."""
         with suppress(Exception):
             self.finish()
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
 
-    def _places(self, encoded: Encoded, buffer: Buffer, layout: Layout) -> _Places:
-        places: _Places | None = buffer.held
-        if places is None or places.layout is not layout or places.specs != encoded.specs:
+    def _targets(self, encoded: Encoded, buffer: Buffer, layout: Layout) -> _Targets:
+        """Tensors in the buffer for this layout; most saves find those of the save before."""
+        targets: _Targets | None = buffer.held
+        if targets is None or targets.layout is not layout or targets.specs != encoded.specs:
             layout.write_frame(buffer.view)
             memory = torch.frombuffer(buffer.view, dtype=torch.uint8)
             typed = {dtype: memory.view(dtype) for dtype in {spec[0] for spec in encoded.specs}}
@@ -140,8 +155,8 @@ class Copier:
                 typed[dtype].as_strided(shape, strides, at // dtype.itemsize)
                 for at, (dtype, shape, strides, _) in zip(layout.offsets, encoded.specs, strict=True)
             ]
-            places = buffer.held = _Places(encoded.specs, layout, tensors)
-        return places
+            targets = buffer.held = _Targets(encoded.specs, layout, tensors)
+        return targets
 
     def _copy_from_cpu(self, now: _Copies, later: _Copies, watched: _ByStorage, buffer: Buffer) -> None:
         _copy(now)
@@ -153,9 +168,14 @@ class Copier:
             self._pending = lambda: _wait_for(future)
 
     def _copy_from_gpu(self, now: _Copies, later: _Copies, watched: _ByStorage, buffer: Buffer) -> None:
-        """On a stream of its own, behind what was computed so far; the computation waits, the processor does not."""
+        """Copy on a stream of its own, after what was computed so far; only the GPU waits, not the processor.
+
+        compute stream   batch | wait for "now" | forward, backward | wait for "later" | step
+        copy stream            | now            | later ...                            |
+        event                began            first               needed             last
+        """
         device, *others = {source.device for source in (*now.sources, *later.sources) if source.is_cuda}
-        for other in others:  # a model that is spread over several: one stream cannot order them all
+        for other in others:  # the model is spread over several GPUs, which one stream cannot order
             torch.cuda.synchronize(other)
         compute = torch.cuda.current_stream(device)
         self._stream = self._stream or torch.cuda.Stream(device)
@@ -168,11 +188,12 @@ class Copier:
             _copy(later, non_blocking=not others)
             last.record(self._stream)
         compute.wait_event(first)
-        sources = [*now.sources, *later.sources]  # their memory must not get other uses before
+        sources = [*now.sources, *later.sources]  # held until the copy is complete: torch would reuse their memory
         versions, changed, checked = _versions(watched), False, threading.Event()
 
         def finish() -> None:
             nonlocal changed
+            # The step is queued behind the copy; `needed` marks when the GPU could have begun it.
             needed.record(torch.cuda.current_stream(device))
             torch.cuda.current_stream(device).wait_event(last)
             changed = _versions(watched) != versions
@@ -196,9 +217,12 @@ class Copier:
 
 
 def optimizer_tensors(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
-    """What should change in an optimizer's step only: its parameters, and what it remembers of them.
+    """Return the tensors that should change only in an optimizer's step: its parameters and its state.
 
-    Not all parameters of a module: those of an averaged teacher, say, are in no optimizer and may change in forward.
+    Other parameters of a module are left out: those of an averaged teacher, for example, may change in forward.
+
+    Args:
+        optimizers: All optimizers of the training.
     """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -219,41 +243,42 @@ def _group_by_storage(tensors: Iterable[Tensor]) -> _ByStorage:
 
 
 def _copy(copies: _Copies, non_blocking: bool = False) -> None:
-    """In one call, since of many small ones the calls would take longer than the bytes."""
+    """Copy all in one call: with many small tensors, single calls would take longer than the bytes."""
     if copies.sources:
         with torch.no_grad():
-            torch._foreach_copy_(copies.places, copies.sources, non_blocking=non_blocking)
+            torch._foreach_copy_(copies.targets, copies.sources, non_blocking=non_blocking)
 
 
 def _wait_for(future: Future[None]) -> None:
-    wait([future])  # whether it has failed, the save tells
+    wait([future])  # does not raise: the save reports an error of the copy
 
 
 def _copy_unchanged(copies: _Copies, watched: _ByStorage, versions: Mapping[int, list[int]]) -> None:
-    for place, source in zip(copies.places, copies.sources, strict=True):
-        where = _address(source)
-        _copy(_Copies([place], [source]))
-        if [tensor._version for tensor in watched[where]] != versions[where]:
+    """Copy, and fail at the first tensor that has changed since the copy was begun."""
+    for target, source in zip(copies.targets, copies.sources, strict=True):
+        address = _address(source)
+        _copy(_Copies([target], [source]))
+        if [tensor._version for tensor in watched[address]] != versions[address]:
             raise SaveError(_CHANGED)
 
 
 def _versions(watched: _ByStorage) -> dict[int, list[int]]:
-    """How often each was changed in place so far: torch counts it, but for writes to `tensor.data`."""
-    return {where: [tensor._version for tensor in tensors] for where, tensors in watched.items()}
+    """Number of changes in place of each tensor so far; torch counts all except writes to `tensor.data`."""
+    return {address: [tensor._version for tensor in tensors] for address, tensors in watched.items()}
 
 
 _CHANGED = (
-    "Weights were changed outside of an optimizer's step (in forward, by clamping, by a renormalizing embedding) while "
-    "they were copied for a checkpoint: checkpoint.overlap=false copies them at once."
+    "Weights changed outside of an optimizer's step (in forward, by clamping, by a renormalizing embedding) while they "
+    "were copied for a checkpoint. Set overlap=false to copy them at once."
 )
 
 
-def _pinned(buffer: Buffer) -> Callable[[], None]:
-    """Let the GPU write there by itself; returns how to undo it. Where CUDA refuses that, the copy is slower."""
+def _pin(buffer: Buffer) -> Callable[[], None]:
+    """Let the GPU write to the buffer by itself, and return how to undo it; if CUDA refuses, the copy is slower."""
     memory = torch.frombuffer(buffer.view, dtype=torch.uint8)
     runtime, address = torch.cuda.cudart(), memory.data_ptr()
     if runtime.cudaHostRegister(address, memory.nbytes, 0) != runtime.cudaError.success:
-        with suppress(RuntimeError):  # CUDA tells its last error again, to whoever comes next: let it be us
+        with suppress(RuntimeError):  # CUDA raises its last error again at the next call: let that be this one
             torch.zeros(1, device="cuda")
         return no_op
     return lambda: runtime.cudaHostUnregister(address)

@@ -1,7 +1,12 @@
-"""WHAT a state looks like in a file: a pickle of plain values, and beside it the storages of its tensors.
+"""Encodes a state as it lies in a file: a pickle of plain values, and the storages of its tensors.
 
-The pickle is the one that `torch.save` makes and `torch.load(weights_only=True)` reads (protocol 2), but written here:
-one walk checks every value, by name, and a tensor that views a part of a big storage takes only that part along.
+The pickle has the form that `torch.save` writes and `torch.load(weights_only=True)` reads (protocol 2). It is written
+here because one walk over the state can then check every value and name the ones that are refused, and because a tensor
+that views a small part of a large storage takes only that part into the file:
+
+    state      {"w": a[2:5], "n": 7}          a: a large storage
+    pickle     {"w": <rebuild tensor: storage "0", shape, strides>, "n": 7}
+    storages   "0": the bytes of a[2:5]       one per storage: what all of its tensors together span
 """
 
 from __future__ import annotations
@@ -21,19 +26,18 @@ from torch import Tensor, nn
 from cairn.errors import UnsafeStateError
 
 TensorSpec = tuple[torch.dtype, torch.Size, tuple[int, ...], int]
-"""Type, shape, strides and offset of a tensor: what can be told of it without its memory."""
+"""Type, shape, strides and storage offset of a tensor: everything except its memory."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A state, ready to be laid out.
+    """A state, ready to be laid out in a file.
 
     Attributes:
-        pickle: refers to the storages by their numbers.
-        storages: live tensors, one for each storage of the file: what their memory holds, from the first to the last
-            byte.
-        specs: of the storages.
-        sizes: of the storages, in bytes.
+        pickle: The values; it refers to the storages by number.
+        storages: Live tensors, one per storage of the file, whose memory is to be copied.
+        specs: Specs of `storages`.
+        sizes: Sizes of the storages, in bytes.
     """
 
     pickle: bytes
@@ -43,7 +47,7 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes one state after the other; what is as it was in the one before is not found out again."""
+    """Encodes one state after the other and reuses the layout of the tensors while it does not change."""
 
     def __init__(self) -> None:
         self._known = _Storages([], [], [])
@@ -52,13 +56,16 @@ class Encoder:
         """Encode a state; its tensors are referred to, not copied.
 
         Args:
-            state: tensors, numbers, strings, None, and lists, tuples and dicts of them. numpy's numbers become
-                Python's and parameters become tensors; all tensors are on the CPU when they are loaded again.
-            name: what errors call it.
+            state: Tensors, numbers, strings, None, and lists, tuples and dicts of them. Numbers of numpy become
+                Python's and parameters become tensors; a file that is loaded has all tensors on the CPU.
+            name: Name of the state in errors.
+
+        Returns:
+            The encoded state.
 
         Raises:
-            UnsafeStateError: something in it is of another kind, so that the file could not be loaded with
-                `weights_only=True`; the way to it is named.
+            UnsafeStateError: A value is of another kind, so the file could not be loaded with `weights_only=True`. The
+                message names the path to the value.
         """
         try:
             return self._encode(state)
@@ -73,33 +80,33 @@ class Encoder:
             try:
                 self._known = _Storages(walk.tensors, specs, memories)
             except _TwoTypes as error:
-                _Walk(refused=error.number).add(state)  # the same walk again: it knows the way to the tensor
+                _Walk(refused=error.number).add(state)  # repeats the walk, which raises with the path to the tensor
                 raise
         known = self._known
         return Encoded(walk.opcodes(known.references), known.of(walk.tensors), known.own_specs, known.sizes)
 
 
 def encode(state: Any, name: str = "checkpoint") -> Encoded:
-    """Encode a single state, as an `Encoder` does."""
+    """Encode a single state, see `Encoder.encode`."""
     return Encoder().encode(state, name)
 
 
 class _Refused(Exception):
-    """A value that cannot be encoded. The way to it is put together while the error goes up."""
+    """A value that cannot be encoded. Each level of the walk that it passes prepends its part of the path."""
 
     def __init__(self, what: str, instead: str) -> None:
-        self.what, self.instead, self.way = what, instead, ""
+        self.what, self.instead, self.path = what, instead, ""
 
     def sentence(self, name: str) -> str:
-        where = name + self.way
+        where = name + self.path
         return f"{where} {self.what}: {self.instead}{_hint(where)}."
 
 
 class _TwoTypes(Exception):
-    """Two tensors read the same memory as different types, which no reader of the format puts together again.
+    """Two tensors read the same memory as different types, which the format cannot express.
 
     Attributes:
-        number: of the second of them, in the order in which they are seen.
+        number: Number of the second tensor, in the order of the walk.
     """
 
     def __init__(self, number: int) -> None:
@@ -107,22 +114,22 @@ class _TwoTypes(Exception):
 
 
 _KINDS = (
-    "a checkpoint holds tensors, numbers, strings, lists and dicts only, so that nothing in it can run code. Store "
-    "plain values in its place"
+    "a checkpoint holds only tensors, numbers, strings, lists and dicts, so that loading it cannot run code. Store "
+    "plain values instead"
 )
 
 
-_ONE_TYPE = "a file holds a piece of memory once, as one type. Store a clone() of one of them"
+_ONE_TYPE = "a file holds each piece of memory once, with one type. Store a clone() of one of the tensors"
 
 
 def _hint(where: str) -> str:
     hparams = "hyper_parameters" in where
-    return ": self.save_hyperparameters(ignore=[...]) leaves an argument out" if hparams else ""
+    return ". Leave an argument out with self.save_hyperparameters(ignore=[...])" if hparams else ""
 
 
 _MARK, _TUPLE, _REDUCE, _BUILD = b"(", b"t", b"R", b"b"
 _ORDERED = b"ccollections\nOrderedDict\n)R"
-_NO_HOOKS = b"\x89" + _ORDERED  # a tensor that wants no gradient and has no hooks
+_NO_HOOKS = b"\x89" + _ORDERED  # requires_grad=False, and no backward hooks
 _PERSISTENT = b"Q"
 
 
@@ -149,14 +156,14 @@ def _integers(values: Iterable[int]) -> bytes:
 
 
 class _Walk:
-    """Writes opcodes. Tensors are left open until all are known: which of them share a storage, and what of it."""
+    """Writes opcodes; those of tensors are left open until it is known which of them share a storage."""
 
     def __init__(self, refused: int | None = None) -> None:
         self.tensors: list[Tensor] = []
         self._refused = refused
         self._parts: list[bytes] = [pickle.PROTO + b"\x02"]
         self._open: list[int] = []
-        """The numbers of the parts that refer to the tensors."""
+        """Indices of the parts that refer to tensors."""
         self._texts: dict[str, bytes] = {}
 
     def add(self, value: Any) -> None:
@@ -170,7 +177,7 @@ class _Walk:
             raise _Refused(f"is a {kind}", _KINDS)
 
     def opcodes(self, references: Iterable[bytes]) -> bytes:
-        """All of it, with the opcodes that make each tensor again."""
+        """Join everything, with the opcodes that rebuild each tensor."""
         for part, reference in zip(self._open, references, strict=True):
             self._parts[part] = reference
         return b"".join([*self._parts, pickle.STOP])
@@ -198,13 +205,13 @@ class _Walk:
             try:
                 _ADD.get(type(value), _Walk.add)(self, value)
             except _Refused as refused:
-                refused.way = f"[{number}]{refused.way}"
+                refused.path = f"[{number}]{refused.path}"
                 raise
 
     def _add_items(self, value: Mapping[Any, Any], empty: bytes = pickle.EMPTY_DICT) -> None:
         self._parts.append(empty + _MARK)
         texts, append = self._texts, self._parts.append
-        for key, item in value.items():  # most of all that there is: nothing is looked up twice, or called for nothing
+        for key, item in value.items():  # the hot loop: most of the time of a walk is spent here
             known = texts.get(key) if type(key) is str else None
             if known is not None:
                 append(known)
@@ -213,10 +220,10 @@ class _Walk:
             try:
                 _ADD.get(type(item), _Walk.add)(self, item)
             except _Refused as refused:
-                refused.way = f"[{key!r}]{refused.way}"
+                refused.path = f"[{key!r}]{refused.path}"
                 raise
         append(pickle.SETITEMS)
-        if type(value) is not dict and hasattr(value, "_metadata"):  # what torch hangs on a module's state_dict
+        if type(value) is not dict and hasattr(value, "_metadata"):  # torch adds it to a module's state_dict
             self._add_attributes({"_metadata": value._metadata})
 
     def _add_attributes(self, attributes: dict[str, Any]) -> None:
@@ -255,8 +262,8 @@ _ADD: dict[type, Callable[[_Walk, Any], None]] = {
     OrderedDict: lambda walk, value: walk._add_items(value, _ORDERED),
     Counter: lambda walk, value: walk._add_items(value, b"ccollections\nCounter\n)R"),
 }
-"""By type, how a value is added. Not in the walk itself: it would hold itself, and so the tensors, for a while."""
-_SCALARS = (bool, int, float, str, type(None))  # not bytes: weights_only=True does not read them
+"""Functions that add a value, by type. Not attributes of a walk: the cycle would keep its tensors alive for a while."""
+_SCALARS = (bool, int, float, str, type(None))  # without bytes, which weights_only=True does not read
 
 
 def _specs(tensors: Iterable[Tensor]) -> list[TensorSpec]:
@@ -264,135 +271,135 @@ def _specs(tensors: Iterable[Tensor]) -> list[TensorSpec]:
 
 
 def _memories(tensors: Iterable[Tensor]) -> list[int]:
-    """For each tensor the number of the storage that it is in: they are numbered as they are seen."""
+    """Return the number of each tensor's storage; storages are numbered in the order of the walk."""
     numbers: dict[int, int] = {}
     found: list[int] = []
     for tensor in tensors:
-        # Nothing in it: it has no address, and shares nothing.
+        # An empty storage has no address, and shares nothing: it gets a number of its own.
         address = tensor.untyped_storage().data_ptr() or -len(found) - 1
         found.append(numbers.setdefault(address, len(numbers)))
     return found
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What tensors of the same spec have in common."""
+class _Span:
+    """The part of a storage that a tensor spans; the same for all tensors of one spec."""
 
     first: int
-    """Byte of the storage that they begin with."""
+    """First byte of the storage."""
     end: int
-    """Byte behind the last one that they span."""
+    """Byte after the last one."""
     before: bytes
     after: bytes
-    """The opcodes around the number of a storage that is just what they span."""
+    """Opcodes before and after the number of the storage, if the file holds just this part of it."""
 
 
 @dataclass
-class _Whole:
-    """What goes into the file of a storage."""
+class _Part:
+    """The part of a storage that goes into the file: what all of its tensors together span."""
 
     number: int
-    """Of a tensor in it: the first that spans as much as any before."""
+    """Number of a tensor in it: the last one that has enlarged the part."""
     first: int
     end: int
 
 
 class _Storages:
-    """What of which storage goes into the file: for each, the part that its tensors span, once.
+    """The parts of storages that go into a file.
 
     Args:
-        tensors: of a state; they are not held.
-        specs: theirs.
-        memories: and the numbers of the storages that they are in.
+        tensors: Tensors of a state, in the order of the walk; they are not kept.
+        specs: Their specs.
+        memories: The numbers of their storages.
 
     Attributes:
-        references: the opcodes that make each tensor again.
-        own_specs: of what is copied for each storage.
-        sizes: of that, in bytes.
+        references: Opcodes that rebuild each tensor.
+        own_specs: Specs of what is copied for each storage.
+        sizes: Sizes of that, in bytes.
 
     Raises:
-        _TwoTypes: two tensors read one storage as different types.
+        _TwoTypes: Two tensors read one storage as different types.
     """
 
     def __init__(self, tensors: list[Tensor], specs: list[TensorSpec], memories: list[int]) -> None:
         self.specs, self.memories = specs, memories
-        kind_of = cache(_kind)  # few of them are different
-        kinds = [kind_of(spec) for spec in specs]
-        wholes = _wholes(specs, kinds, memories)
+        span_of = cache(_span)  # few specs differ
+        spans = [span_of(spec) for spec in specs]
+        parts = _parts(specs, spans, memories)
         self.references = [
-            _reference_to(spec, kind, memory, wholes[memory])
-            for spec, kind, memory in zip(specs, kinds, memories, strict=True)
+            _reference_to(spec, span, memory, parts[memory])
+            for spec, span, memory in zip(specs, spans, memories, strict=True)
         ]
-        self._chosen = [whole.number for whole in wholes]
+        self._chosen = [part.number for part in parts]
         self._pieces = [
-            (memory, whole.first, whole.end)
-            for memory, whole in enumerate(wholes)
-            if not _is_just(tensors[whole.number], whole.end - whole.first)
+            (memory, part.first, part.end)
+            for memory, part in enumerate(parts)
+            if not _fills(tensors[part.number], part.end - part.first)
         ]
         self.own_specs = _specs(self.of(tensors))
-        self.sizes = tuple(whole.end - whole.first for whole in wholes)
+        self.sizes = tuple(part.end - part.first for part in parts)
 
     def of(self, tensors: list[Tensor]) -> list[Tensor]:
-        """What to copy, for each storage: one of its tensors if that is all, or else plain bytes."""
+        """Return what to copy for each storage: one of its tensors if that is all of the part, else plain bytes."""
         found = [tensors[number] for number in self._chosen]
         for memory, first, end in self._pieces:
             found[memory] = _piece(found[memory], first, end)
         return found
 
 
-def _wholes(specs: list[TensorSpec], kinds: list[_Kind], memories: list[int]) -> list[_Whole]:
-    wholes: list[_Whole] = []
-    for number, (kind, memory) in enumerate(zip(kinds, memories, strict=True)):
-        if memory == len(wholes):
-            wholes.append(_Whole(number, kind.first, kind.end))
+def _parts(specs: list[TensorSpec], spans: list[_Span], memories: list[int]) -> list[_Part]:
+    parts: list[_Part] = []
+    for number, (span, memory) in enumerate(zip(spans, memories, strict=True)):
+        if memory == len(parts):
+            parts.append(_Part(number, span.first, span.end))
             continue
-        whole = wholes[memory]
-        if specs[whole.number][0] != specs[number][0]:
+        part = parts[memory]
+        if specs[part.number][0] != specs[number][0]:
             raise _TwoTypes(number)
-        if kind.first < whole.first or kind.end > whole.end:
-            wholes[memory] = _Whole(number, min(kind.first, whole.first), max(kind.end, whole.end))
-    return wholes
+        if span.first < part.first or span.end > part.end:
+            parts[memory] = _Part(number, min(span.first, part.first), max(span.end, part.end))
+    return parts
 
 
-def _kind(spec: TensorSpec) -> _Kind:
+def _span(spec: TensorSpec) -> _Span:
     dtype, shape, strides, offset = spec
     length = 0 if 0 in shape else 1 + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
     first = offset * dtype.itemsize
     num_bytes = length * dtype.itemsize
-    return _Kind(first, first + num_bytes, *_reference(dtype, shape, strides, 0, num_bytes))
+    return _Span(first, first + num_bytes, *_reference(dtype, shape, strides, 0, num_bytes))
 
 
-def _reference_to(spec: TensorSpec, kind: _Kind, memory: int, whole: _Whole) -> bytes:
-    before, after = kind.before, kind.after
-    if (kind.first, kind.end) != (whole.first, whole.end):  # others have more of this storage
+def _reference_to(spec: TensorSpec, span: _Span, memory: int, part: _Part) -> bytes:
+    before, after = span.before, span.after
+    if (span.first, span.end) != (part.first, part.end):  # other tensors need more of this storage
         dtype, shape, strides, _ = spec
-        before, after = _reference(dtype, shape, strides, kind.first - whole.first, whole.end - whole.first)
-    return before + _name(memory) + after
+        before, after = _reference(dtype, shape, strides, span.first - part.first, part.end - part.first)
+    return before + _number(memory) + after
 
 
-def _is_just(tensor: Tensor, num_bytes: int) -> bool:
-    """Are these its own bytes, one after the other?"""
+def _fills(tensor: Tensor, num_bytes: int) -> bool:
+    """True if the tensor has exactly these bytes, in order and without gaps."""
     return tensor.nbytes == num_bytes and tensor.is_contiguous()
 
 
 def _piece(tensor: Tensor, first: int, end: int) -> Tensor:
-    """The bytes from `first` to `end` of the tensor's storage."""
+    """Bytes `first` to `end` of the tensor's storage."""
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(
         tensor.untyped_storage(), first, (end - first,), (1,)
     )
 
 
 @cache
-def _name(number: int) -> bytes:
+def _number(number: int) -> bytes:
     return _text(str(number))
 
 
 def _reference(
     dtype: torch.dtype, shape: Iterable[int], strides: Iterable[int], start: int, num_bytes: int
 ) -> tuple[bytes, bytes]:
-    """What comes before and after the number of the storage in the opcodes for a tensor that begins at byte `start`."""
+    """Opcodes of a tensor that begins at byte `start`: those before and those after the number of its storage."""
     name, size = _STORAGE_NAMES.get(dtype), dtype.itemsize
-    if name is None:  # a type that came after storages had lost theirs
+    if name is None:  # a newer type: its storage is untyped
         make, kind = b"ctorch._utils\n_rebuild_tensor_v3\n", b"ctorch.storage\nUntypedStorage\n"
         length, extra = num_bytes, f"ctorch\n{str(dtype).removeprefix('torch.')}\n".encode()
     else:
@@ -417,4 +424,4 @@ _STORAGE_NAMES = {
     torch.complex128: "ComplexDoubleStorage",
     torch.complex64: "ComplexFloatStorage",
 }
-"""How torch.save calls the storage of a type, as every reader knows it."""
+"""Names of typed storages in files of torch.save, by type."""

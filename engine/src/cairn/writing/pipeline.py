@@ -1,4 +1,20 @@
-"""The way of a save: a free buffer, the copy, and the commit in the background; or no free buffer, and then what."""
+"""Save pipeline: reserve a buffer, copy the state into it, commit it in the background.
+
+    training thread                      commit thread                          writer process
+    ---------------                      -------------                          --------------
+    reserve()   take a free buffer
+    copy()      state -> buffer
+    submit()    --- buffer, draft --->   wait for the rest of the copy
+    train on                             plan what to delete, links
+                                         --- request: plan, buffer number --->  write the file, fsync
+                                                                                manifest, renamed: the commit
+                                         <--- progress in bytes ----            links, deletions
+                                         <--- result, or an error -------
+                                         history, listeners
+    outcomes()  <--- outcome, buffer -   buffer is free again
+
+With writer "thread" the commit thread writes itself; with "sync" the training thread does all of it, within submit().
+"""
 
 from __future__ import annotations
 
@@ -27,39 +43,41 @@ from cairn.writing.writer import InlineWriter, Writer, WriterProcess
 log = logging.getLogger(__name__)
 
 _SHOW_EVERY_S = 5.0
-"""Whoever waits for a save for longer is told how far it is."""
+"""Log progress at this interval while waiting for a save."""
 
 
 WriterKind = Literal["auto", "process", "thread", "sync"]
 _LARGE_BYTES = 2**24
-"""From here on a process pays: below, a thread is done before training could notice."""
+"""Checkpoints from this size on get a process with writer "auto"; below, a thread is done before training notices."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a save."""
+    """How a save ended."""
 
     draft: Draft
     result: Committed | None
     error: str = ""
-    """Why it was not committed."""
+    """Why it was not committed; empty if it was."""
     at_s: float = 0.0
-    """When that was known, on `time.monotonic()`'s clock."""
+    """End of the save, on the clock of `time.monotonic()`."""
     device_s: float = 0.0
-    """How long a GPU stood still for it, beside the pause that the processor has seen."""
+    """Seconds that a GPU stood still for it, in addition to the pause of the processor."""
 
 
 class SavePipeline:
-    """Stages states and has them committed, one after the other.
+    """Copies states into buffers and commits them one after the other.
+
+    Every method except `open` is for the training thread only.
 
     Args:
-        history: knows what is to be done around each of them.
-        writer: commits them.
-        pool: with two, a save is staged while another is written; with one, a save waits for the one before.
-        copier: copies them.
-        background: False: `commit` returns when the checkpoint is on the disk.
-        tracker: hears of what is committed and deleted.
-        sync: lets what belongs to a state, and lies elsewhere, survive a power cut, before the state is committed.
+        history: Plans each commit (what to delete, which links to set) and keeps track of the result.
+        writer: Writes and commits one checkpoint at a time.
+        pool: With two buffers a state is copied while another is written; with one, a save waits for the one before.
+        copier: Copies states into buffers.
+        background: Commit in a thread; if False, `submit` returns once the checkpoint is committed.
+        tracker: Is notified of commits and deletions.
+        sync: Makes files that belong to a state, such as metrics, survive a power cut before the state is committed.
     """
 
     def __init__(
@@ -93,10 +111,20 @@ class SavePipeline:
         tracker: Tracker = UNTRACKED,
         sync: Callable[[], None] = lambda: None,
     ) -> SavePipeline:
-        """Everything that is needed to save states of about `num_bytes`, with the memory for it in place.
+        """Open a pipeline for states of about `num_bytes`, with its memory in place and its writer started.
+
+        Args:
+            kind: What writes: a process, a thread, the training itself ("sync"), or "auto" by size.
+            num_buffers: 1 or 2; one if memory is short.
+            copier: Copies states into buffers.
+            history: Plans each commit.
+            num_bytes: Expected size of a checkpoint.
+            on_gpu: Pin the buffers for a GPU.
+            tracker: Is notified of commits and deletions.
+            sync: Called before each commit, see the class.
 
         Raises:
-            SaveError: there is no memory for it.
+            SaveError: There is not enough memory.
         """
         pool = BufferPool(1 if kind == "sync" else _num_that_fit(num_buffers, num_bytes))
         try:
@@ -105,26 +133,41 @@ class SavePipeline:
         except MemoryError as error:
             pool.close()
             raise SaveError(str(error)) from error
-        beside = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
-        writer = _start_process(pool) if beside else InlineWriter()
+        in_process = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
+        writer = _start_process(pool) if in_process else InlineWriter()
         return cls(history, writer, pool, copier, background=kind != "sync", tracker=tracker, sync=sync)
 
     @property
     def busy(self) -> bool:
-        """Is a save on its way?"""
+        """True while a save is not yet committed or given up."""
         return self._num_open > 0
 
     def reserve(self, wait: bool) -> Buffer | None:
-        """A buffer for a save; if all are in use, wait for one, or None."""
+        """Take a buffer for a save.
+
+        Args:
+            wait: Block until one is free.
+
+        Returns:
+            The buffer; None if all are in use and `wait` is False.
+        """
         if wait:
             self._wait_until(lambda: self.pool.has_free)
         return self.pool.take()
 
     def copy(self, encoded: Encoded, buffer: Buffer, deferrable: Iterable[Tensor]) -> int:
-        """Copy a state; returns the size of its file, in bytes. What may be copied later is, until `finish`.
+        """Copy a state into a buffer.
+
+        Args:
+            encoded: The state.
+            buffer: A buffer from `reserve`.
+            deferrable: Tensors that may be copied until `copier.finish`, see `copying.optimizer_tensors`.
+
+        Returns:
+            Size of the file, in bytes.
 
         Raises:
-            SaveError: there is no memory for it.
+            SaveError: There is not enough memory.
         """
         try:
             self.copier.copy(encoded, buffer, deferrable)
@@ -133,58 +176,65 @@ class SavePipeline:
         return buffer.num_bytes
 
     def submit(self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any]) -> None:
-        """Have a staged state committed; `outcomes` will tell."""
+        """Commit a copied state, in the background if so configured; `outcomes` returns the result.
+
+        Args:
+            buffer: The buffer that holds it.
+            draft: What is known of the checkpoint before its commit.
+            provenance: Facts about the run, for the manifest.
+        """
         self.history.add_pending(draft)
         with self._changed:
             self._num_open += 1
         if not self.background:
-            self._write(buffer, draft, provenance)
+            self._save(buffer, draft, provenance)
             return
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="checkpoint-saver", daemon=True)
+            self._thread = threading.Thread(target=self._save_all, name="checkpoint-saver", daemon=True)
             self._thread.start()
         self._submitted.put((buffer, draft, provenance))
 
     def outcomes(self) -> list[Outcome]:
-        """What is known since the last call."""
+        """Return the saves that ended since the last call."""
         return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
 
     def wait(self) -> None:
-        """Return when every save is committed, or has failed; if it takes long, tell how far it is."""
+        """Return once every save is committed or has failed; logs progress if that takes long."""
         self._wait_until(lambda: not self.busy)
 
     def close(self) -> None:
-        """End the thread, and the writer; after `wait`, or to leave the rest to them."""
+        """End the thread and the writer; saves that are not yet committed are left to them, see `wait`."""
         self.copier.close()
         if self._thread is None:
-            self._end()
+            self._release()
             return
         self._submitted.put(None)
         if not self.busy:
             self._thread.join()
 
-    def _work(self) -> None:
-        while (staged := self._submitted.get()) is not None:
-            self._write(*staged)
-        self._end()
+    def _save_all(self) -> None:
+        """Body of the commit thread."""
+        while (submitted := self._submitted.get()) is not None:
+            self._save(*submitted)
+        self._release()
 
-    def _end(self) -> None:
+    def _release(self) -> None:
         self.writer.close()
         self.pool.close()
 
-    def _write(self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any]) -> None:
+    def _save(self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any]) -> None:
         result, why, plan = None, "", None
         try:
             buffer.wait()
-            self.sync()  # before there is a plan: of one that was not even tried, nothing is deleted
+            self.sync()  # before the plan exists: if this fails, nothing may be deleted
             plan = self.history.plan_commit(draft, provenance)
-            told = replace(plan.draft, stall_s=plan.draft.stall_s + buffer.device_s)
-            plan = replace(plan, draft=told, blocking=not self.background)
+            with_stall = replace(plan.draft, stall_s=plan.draft.stall_s + buffer.device_s)
+            plan = replace(plan, draft=with_stall, blocking=not self.background)
             self.tracker.pruning([*plan.make_room, *plan.to_delete])
             result = self.writer.write(plan, buffer)
         except SaveError as error:
             why = str(error)
-        except BaseException as error:  # a mistake in a retention rule, say: as loud as a full disk
+        except BaseException as error:  # a bug in a user's keep rule, for example: reported like a full disk
             why = _unexpected(draft, error)
             if not isinstance(error, Exception):
                 raise
@@ -194,7 +244,8 @@ class SavePipeline:
     def _finish(
         self, buffer: Buffer, draft: Draft, plan: CommitPlan | None, result: Committed | None, why: str
     ) -> None:
-        """Whatever happens here: training may wait for the buffer and for the outcome."""
+        """Record how a save ended; whatever fails here, the buffer becomes free and the outcome is published."""
+        # Training may be waiting for either of them, without a time limit.
         try:
             self.history.resolve_pending(draft, plan, result)
         except Exception as error:
@@ -214,17 +265,15 @@ class SavePipeline:
                 self.tracker.committed(result.saved, plan.links)
             if gone := [*plan.make_room, *(plan.to_delete if result else ())]:
                 self.tracker.pruned(gone)
-        except Exception as error:  # whoever listens: the checkpoint is whole
-            log.error("The checkpoint %s could not be tracked: %r.", plan.draft.name, error)
+        except Exception as error:  # the checkpoint is intact, whatever a listener does
+            log.error("Could not report the checkpoint %s to its listeners: %r.", plan.draft.name, error)
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Wait for what the end of a save makes so; if it takes long, tell how far it is."""
+        """Wait for a condition that the end of a save makes true; log progress if that takes long."""
         with self._changed:
             while not self._changed.wait_for(is_so, _SHOW_EVERY_S):
-                done = size(self.writer.progress_bytes)
-                log.info(
-                    "Waiting for a checkpoint: %s of about %s are written.", done, size(self.pool.buffers[0].num_bytes)
-                )
+                written, total = size(self.writer.progress_bytes), size(self.pool.buffers[0].num_bytes)
+                log.info("Waiting for a checkpoint: %s of about %s are written.", written, total)
 
 
 def _unexpected(draft: Draft, error: BaseException) -> str:
@@ -236,8 +285,8 @@ def _num_that_fit(num_buffers: int, num_bytes: int) -> int:
     if num_buffers == 1 or free is None or num_buffers * num_bytes <= free // 2:
         return num_buffers
     log.warning(
-        "%d buffers for checkpoints would take %s, and %s of memory are free: there is one only, so that a save must "
-        "wait for the one before. checkpoint.buffers=1 says the same.",
+        "%d buffers for checkpoints would take %s, which is more than half of the free memory (%s). Using one buffer: "
+        "a save waits until the one before is written. Set buffers=1 to silence this warning.",
         num_buffers,
         size(num_buffers * num_bytes),
         size(free),
@@ -250,6 +299,6 @@ def _start_process(pool: BufferPool) -> Writer:
     try:
         writer.start()
     except OSError as error:
-        log.warning("No process can be started here (%s): a thread writes the checkpoints, and slows training.", error)
+        log.warning("Cannot start a process (%s): a thread writes the checkpoints, which slows training.", error)
         return InlineWriter()
     return writer

@@ -1,4 +1,4 @@
-"""How many bytes a checkpoint will take: before it is written, and before the optimizers have any state."""
+"""Estimate of a checkpoint's size: before it is written, and before the optimizers have any state."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-_RECORD_BYTES = 200  # what torch's zip file holds beside the bytes of each storage: two headers, padding
+_RECORD_BYTES = 200  # per storage in torch's zip format, besides its bytes: two headers and padding
+_LEAF_BYTES, _TENSOR_BYTES = 20, 150  # in the pickle: a name or a number, and the rebuilding of a tensor
 _PLAIN_KERNELS = {"fused": False, "foreach": False, "capturable": False}
-_LEAF_BYTES, _TENSOR_BYTES = 20, 150  # of a name or a number in its pickle, and of how a tensor is put together
 
 
 def num_bytes(state: Any) -> int:
-    """About what `torch.save` makes of `state`; a storage that several tensors share is written once."""
+    """Estimate the size of the file of `state`; a storage that several tensors share counts once.
+
+    Args:
+        state: Mappings and sequences of tensors and plain values.
+
+    Returns:
+        Bytes.
+    """
     storages: dict[int, int] = {}
     pickled = 0
     for leaf in _leaves(state):
@@ -29,12 +36,20 @@ def num_bytes(state: Any) -> int:
 
 
 def first_num_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:
-    """About what the first checkpoint takes, asked before training: the weights, and what each optimizer will hold."""
+    """Estimate the size of the first checkpoint before training: the weights, and the future state of each optimizer.
+
+    Args:
+        module: The model.
+        optimizers: Its optimizers, most likely without any state yet.
+
+    Returns:
+        Bytes.
+    """
     return num_bytes(module.state_dict()) + sum(num_bytes(_state_after_a_step(optimizer)) for optimizer in optimizers)
 
 
 def _state_after_a_step(optimizer: Optimizer) -> Mapping[str, Any]:
-    """The state that an optimizer has, or the one that it makes in a step on tensors without data."""
+    """State of an optimizer; if it has none yet, the one that a step makes of tensors without data."""
     if optimizer.state:
         return optimizer.state_dict()
     twin = type(optimizer).__new__(type(optimizer))
@@ -45,7 +60,7 @@ def _state_after_a_step(optimizer: Optimizer) -> Mapping[str, Any]:
     try:
         twin.__setstate__({"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": groups})
         type(optimizer).step(twin)
-    except Exception:  # an optimizer of another kind than torch's own: the weights alone are the least that it takes
+    except Exception:  # an optimizer that is built in another way than torch's: the estimate leaves its state out
         return {}
     return twin.state_dict()
 

@@ -1,7 +1,15 @@
-"""WHO writes a checkpoint: this process, or one beside it that does nothing else.
+"""Writers: they commit a checkpoint from a buffer, in this process or in a separate one.
 
-A thread of the training process would do as well, were it not for Python: while it hashes and writes, it takes turns
-with training, which loses several times what the snapshot costs. A process of its own takes another core.
+A thread that hashes and writes competes with training for Python's lock, and training loses several times what the
+snapshot costs. A separate process uses another core.
+
+The protocol between the training process and the writer process, over a pipe:
+
+    training -> writer   Request(plan, buffer number, size)      None: end
+    writer -> training   bytes written so far, every 0.2 s       Committed or an exception: done
+
+Neither trusts the pipe alone to notice that the other one died: a process that was forked meanwhile (a data loader's
+worker) holds the same end of it open. Both look at the process itself every second.
 """
 
 from __future__ import annotations
@@ -27,13 +35,13 @@ from cairn.writing.buffers import Buffer, BufferPool
 log = logging.getLogger(__name__)
 
 SILENCE_S = 60.0
-"""A writer that has not moved for so long is told of. It is waited for: a disk may come back."""
+"""Warn after this long without progress, but keep waiting: the disk may recover."""
 POLL_S = 1.0
-"""How often the training and its writer look whether the other is still there."""
-_PATIENCE_S = 5.0  # for a writer without work to end
+"""Interval at which the training process and its writer check that the other one is alive."""
+_PATIENCE_S = 5.0  # for an idle writer to end
 
 
-# What is installed comes behind the standard library: nothing there takes its place.
+# Installed packages come after the standard library on the path, so that none of them shadows it.
 _START = f"""
 import sys
 sys.path.append({sysconfig.get_path("platlib")!r})
@@ -46,23 +54,27 @@ class Writer(Protocol):
     """Commits one checkpoint at a time."""
 
     progress_bytes: int
-    """How much of the present one is written."""
+    """How much of the current checkpoint is written."""
 
     def write(self, plan: CommitPlan, buffer: Buffer) -> Committed:
-        """Do the plan, and return when it is done.
+        """Write and commit a checkpoint, and return once that is done.
+
+        Args:
+            plan: What to commit, link and delete.
+            buffer: The buffer that holds its file.
 
         Raises:
-            SaveError: the checkpoint could not be written, and nothing is left of it.
+            SaveError: The checkpoint could not be written; nothing is left of it.
         """
         ...
 
     def close(self) -> None:
-        """Not needed any more."""
+        """End the writer; called after the last `write`."""
         ...
 
 
 class InlineWriter:
-    """Writes in the thread that asks."""
+    """Writes in the calling thread."""
 
     def __init__(self) -> None:
         self.progress_bytes = 0
@@ -79,20 +91,21 @@ class InlineWriter:
 
 @dataclass(frozen=True)
 class Request:
-    """What the process is asked."""
+    """What to write, in a form that the writer process understands."""
 
     plan: CommitPlan
     buffer_index: int
-    """The number of the buffer with the file."""
     capacity: int
+    """Size of the buffer, in bytes: the writer maps it again if it has changed."""
     num_bytes: int
+    """Size of the file."""
 
 
 class WriterProcess:
-    """Writes in a process beside this one. If that dies, another one does its work again.
+    """Writes in a separate process, and retries once with a new one if that dies.
 
     Args:
-        pool: the buffers that it shares.
+        pool: The buffers, whose memory the process shares.
     """
 
     def __init__(self, pool: BufferPool) -> None:
@@ -103,14 +116,14 @@ class WriterProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the process; None if there is none."""
+        """Process id of the writer; None if it does not run."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the process.
+        """Start the process if it does not run.
 
         Raises:
-            OSError: it is not allowed.
+            OSError: This system does not allow it.
         """
         if self._process is not None:
             return
@@ -119,9 +132,9 @@ class WriterProcess:
         ours, theirs = Pipe()
         fds = [theirs.fileno(), *(buffer.fd for buffer in self._pool.buffers)]
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-        with theirs:  # theirs alone once they have it: its end is what they notice when this process dies
-            # -S: it needs little but the standard library, and starts in half the time; -P: no file that happens to lie
-            # where we stand takes its place. No kill for our group reaches it.
+        with theirs:  # closed here once the writer has it: the pipe then ends with this process
+            # -S skips site-packages, which halves the time to start. -P keeps the current directory off the path, where
+            # a file might shadow a module. In its own session, Ctrl-C and kills of our process group do not reach it.
             command = [sys.executable, "-SP", "-c", _START, *map(str, [os.getpid(), *fds])]
             environment = {**os.environ, "PYTHONPATH": path}
             self._process = subprocess.Popen(
@@ -144,13 +157,13 @@ class WriterProcess:
                 if again:
                     name = plan.directory / plan.draft.name
                     raise SaveError(f"The checkpoint {name} could not be written: its writer {why}, twice.") from error
-                log.error("The process that writes checkpoints %s: another one does its work again.", why)
+                log.error("The process that writes checkpoints %s. A new one retries the save.", why)
         raise AssertionError
 
     def close(self) -> None:
         if self._connection is not None:
             with suppress(OSError):
-                self._connection.send(None)  # to close it would not do: workers of a data loader may hold it, too
+                self._connection.send(None)  # closing it is not enough: a data loader's worker may hold it open
             self._connection.close()
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):
@@ -164,7 +177,9 @@ class WriterProcess:
         while True:
             while not self._has_answered():
                 log.warning(
-                    "The disk does not answer: nothing of %s was written for %g s.", request.plan.draft.name, SILENCE_S
+                    "The disk does not respond: no progress on %s for %g s. Still waiting.",
+                    request.plan.draft.name,
+                    SILENCE_S,
                 )
             answer = self._connection.recv()
             if isinstance(answer, Committed):
@@ -174,10 +189,10 @@ class WriterProcess:
             self.progress_bytes = answer
 
     def _has_answered(self) -> bool:
-        """Wait for an answer; False after some silence.
+        """Wait for a message of the writer; False after `SILENCE_S` without one.
 
         Raises:
-            EOFError: it has died. Its end of the pipe need not tell: a worker that was forked just then has it as well.
+            EOFError: The writer has died.
         """
         assert self._connection is not None
         assert self._process is not None
@@ -193,6 +208,6 @@ class WriterProcess:
         assert self._process is not None
         assert self._connection is not None
         self._connection.close()
-        self._process.kill()  # should it still live, and only the pipe be broken
+        self._process.kill()  # in case only the pipe is broken
         code, self._process, self._connection = self._process.wait(), None, None
-        return f"was killed by {Signals(-code).name}" if code < 0 else f"has ended with exit code {code}"
+        return f"was killed by {Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -1,8 +1,9 @@
-"""The process that writes checkpoints: it does one job after the other until the training process is gone.
+"""The process that writes checkpoints: it handles one request after the other until the training process ends.
 
-Started by `writer.WriterProcess`, which calls `main` with its own process id and the numbers of the files that this one
-inherits: its end of a pipe, then the buffers.
-It holds no state: whatever it is killed in the middle of, the next one does again from the same buffer.
+`writer.WriterProcess` starts it and passes its own process id and the descriptors that this process inherits: its end
+of a pipe, then the buffers. The protocol is drawn in writer.py. No torch is imported here.
+
+The process has no state: if it is killed, the next one repeats the request from the same buffer.
 """
 
 from __future__ import annotations
@@ -25,50 +26,55 @@ _BEAT_S = 0.2
 
 
 def main(arguments: list[str]) -> None:
-    """Serve until nobody asks any more."""
+    """Serve requests until the training process ends.
+
+    Args:
+        arguments: Process id of the training, descriptor of the pipe, descriptors of the buffers.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # meant for the training, which will want its last checkpoint written
+        signal.signal(number, signal.SIG_IGN)  # meant for the training, whose last checkpoint is still to be written
     parent, connection, *fds = map(int, arguments)
-    with Connection(connection) as asked:
-        server = _Server(parent, asked, fds)
-        while (request := _next(parent, asked)) is not None:
+    with Connection(connection) as pipe:
+        server = _Server(parent, pipe, fds)
+        while (request := _next(parent, pipe)) is not None:
             answer = server.answer(request)
             if _is_gone(parent):
                 return
             try:
-                asked.send(answer)
+                pipe.send(answer)
             except OSError:
                 return
 
 
-def _next(parent: int, asked: Connection) -> Any:
-    """The next request; None when the one who asks is gone."""
+def _next(parent: int, pipe: Connection) -> Any:
+    """Next request; None once the training process has ended."""
     try:
-        while not asked.poll(POLL_S):
+        while not pipe.poll(POLL_S):
             if _is_gone(parent):
                 return None
-        return asked.recv()
+        return pipe.recv()
     except (EOFError, OSError):
         return None
 
 
 def _is_gone(parent: int) -> bool:
-    """Has it died? Its end of the pipe need not tell: a worker that it has forked has it as well."""
+    """True if the training process has died: this process then has another parent."""
     return os.getppid() != parent
 
 
 class _Server:
-    def __init__(self, parent: int, asked: Connection, fds: list[int]) -> None:
-        self._parent, self._asked, self._fds = parent, asked, fds
+    def __init__(self, parent: int, pipe: Connection, fds: list[int]) -> None:
+        self._parent, self._pipe, self._fds = parent, pipe, fds
         self._maps: dict[int, mmap.mmap] = {}
         self._last_s = 0.0
 
     def answer(self, request: Request) -> Committed | Exception:
-        """Do a job; what goes wrong is an answer as well."""
+        """Write and commit a checkpoint; an error is an answer too."""
         try:
             with disk.locked(request.plan.directory), memoryview(self._map(request)) as view:
-                if _is_gone(self._parent):  # before it was begun: whoever goes on with the run may be here already
-                    raise SaveError("The training process is gone.")
+                # Checked under the lock, before anything is written: a resumed run may already be at work.
+                if _is_gone(self._parent):
+                    raise SaveError("The training process has died.")
                 return commit.write(request.plan, view[: request.num_bytes], self._beat)
         except SaveError as error:
             return error
@@ -86,6 +92,6 @@ class _Server:
         if now - self._last_s >= _BEAT_S:
             self._last_s = now
             if _is_gone(self._parent):
-                return  # it is finished all the same: nobody is left who could do it again, or would read this
+                return  # the save is finished anyway: nothing could repeat it, and nothing reads progress
             with suppress(OSError):
-                self._asked.send(num_bytes)
+                self._pipe.send(num_bytes)
