@@ -14,7 +14,7 @@ import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
 from cairn.hydra import command_line  # noqa: E402
-from cairn.hydra import main as job  # noqa: E402
+from cairn.hydra import entry as job  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
