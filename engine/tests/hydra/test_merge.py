@@ -34,7 +34,7 @@ def composed(**changes):
 
 
 def merge(now, *overrides, own=None, before=None):
-    """Go on with `now`, whose new overrides set these keys."""
+    """Resume with the configuration `now`, whose new overrides set these keys."""
     plain = composed()
     return merging.merge(own or plain, before or plain, now, overrides)
 
@@ -49,7 +49,7 @@ def test_nothing_new_changes_nothing():
     assert (merged.changed, merged.kept, merged.edited) == ({}, {}, {})
 
 
-def test_what_may_change_changes_and_is_told():
+def test_what_may_change_is_changed_and_reported():
     merged = merge(composed(tags=["dev", "long"], trainer__max_time="2h"), "tags", "trainer.max_time")
     assert merged.changed == {"tags": (["dev"], ["dev", "long"]), "trainer.max_time": (None, "2h")}
     assert (merged.config.tags, merged.config.trainer.max_time) == (["dev", "long"], "2h")
@@ -61,7 +61,7 @@ def test_what_follows_a_change_by_interpolation_changes_as_well():
     assert merged.config.checkpoint.triggers.interval.interval == 9
 
 
-def test_what_makes_the_run_is_kept_when_it_follows_by_interpolation():
+def test_a_fixed_key_keeps_its_value_when_it_follows_a_change_by_interpolation():
     merged = merge(composed(trainer__max_epochs=5), "trainer.max_epochs")
     assert merged.changed == {"trainer.max_epochs": (3, 5)}
     assert merged.kept == {"model.scheduler.total_epochs": (3, 5)}
@@ -69,7 +69,7 @@ def test_what_makes_the_run_is_kept_when_it_follows_by_interpolation():
 
 
 @pytest.mark.parametrize(
-    ("changes", "override", "told"),
+    ("changes", "override", "message"),
     [
         ({"model__lr": 0.2}, "model.lr", r"model\.lr \(0\.1 to 0\.2\)"),
         ({"model__sizes": [8, 9]}, "model.sizes", r"model\.sizes \(\[8, 8\] to \[8, 9\]\)"),
@@ -89,23 +89,23 @@ def test_what_makes_the_run_is_kept_when_it_follows_by_interpolation():
         ({"trainer__accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches", r"\(1 to 2\)"),
     ],
 )
-def test_what_makes_the_run_cannot_be_asked_to_change(changes, override, told):
-    with pytest.raises(ResumeError, match=told) as error:
+def test_an_override_of_a_fixed_key_is_refused(changes, override, message):
+    with pytest.raises(ResumeError, match=message) as error:
         merge(composed(**changes), override)
     assert "init_weights=FILE" in str(error.value)
 
 
-def test_an_override_that_asks_for_what_is_already_so_is_fine():
+def test_an_override_to_the_present_value_is_accepted():
     assert merge(composed(), "model.lr", "seed").changed == {}
 
 
 @pytest.mark.parametrize("key", ["num_workers", "pin_memory", "persistent_workers", "cache_dir"])
-def test_what_does_not_touch_the_numbers_is_free(key):
+def test_what_does_not_affect_the_numbers_may_change(key):
     merged = merge(composed(**{f"data__{key}": 2}), f"data.{key}")
     assert merged.config.data[key] == 2
 
 
-def test_a_new_key_is_added_and_a_removed_one_is_gone():
+def test_a_new_key_is_added_and_a_removed_one_is_deleted():
     now = composed(callbacks__stopping=None, callbacks__timer={"_target_": "Timer"})
     merged = merge(now, "callbacks")
     assert values(merged.config.callbacks) == {"timer": {"_target_": "Timer"}}
@@ -144,11 +144,11 @@ def test_a_value_may_become_one_of_another_kind(old, new):
     assert values(merged.config) == values(now)
 
 
-def test_where_a_run_lies_is_no_change():
+def test_the_place_of_a_run_is_not_a_change():
     assert merge(composed(paths__output_dir="/runs/2")).changed == {}
 
 
-def test_what_the_files_changed_alone_has_no_effect_and_is_told():
+def test_an_edited_file_has_no_effect_and_is_reported():
     edited = composed(model__lr=0.5, trainer__max_epochs=9)
     merged = merge(edited, before=edited)
     assert values(merged.config) == values(composed())
@@ -157,14 +157,14 @@ def test_what_the_files_changed_alone_has_no_effect_and_is_told():
     assert merged.edited["trainer.max_epochs"] == (3, 9)
 
 
-def test_what_is_asked_for_wins_over_what_the_files_changed():
+def test_an_override_applies_and_an_edited_file_does_not():
     before, now = composed(model__lr=0.5), composed(model__lr=0.5, trainer__max_epochs=7)
     merged = merge(now, "trainer.max_epochs", before=before)
     assert (merged.config.trainer.max_epochs, merged.config.model.lr) == (7, 0.1)
     assert set(merged.edited) == {"model.lr"}
 
 
-def test_nothing_that_was_given_is_changed():
+def test_the_arguments_are_not_modified():
     own, before, now = composed(), composed(), composed(trainer__max_epochs=5, callbacks={})
     merging.merge(own, before, now, ["trainer.max_epochs", "callbacks"])
     assert values(own) == values(before) == values(composed())
@@ -177,7 +177,7 @@ CONFIGS = st.dictionaries(st.sampled_from(["callbacks", "logger", "trainer"]), T
 
 
 @given(CONFIGS, CONFIGS)
-def test_where_nothing_is_fixed_the_new_command_says_it_all(old, new):
+def test_without_fixed_keys_the_result_is_the_new_configuration(old, new):
     old, new = {"task_name": "train", **old}, {"task_name": "train", **new}
     merged = merging.merge(OmegaConf.create(old), OmegaConf.create(old), OmegaConf.create(new), list(new))
     assert values(merged.config) == new
@@ -197,7 +197,7 @@ def test_where_nothing_is_fixed_the_new_command_says_it_all(old, new):
         (None, None),
     ],
 )
-def test_paths_of_a_run_that_was_moved_follow_it(old, new):
+def test_paths_follow_a_run_that_was_moved(old, new):
     places = {"output_dir": "/clone/logs/run", "root_dir": "/clone"}
     own = OmegaConf.create({"paths": places, "key": old})
     now = OmegaConf.create({"paths": {"output_dir": "/other/logs/run", "root_dir": "/other"}})
@@ -215,12 +215,11 @@ def test_a_run_can_be_moved_out_of_its_clone():
     assert (found["a"], found["b"]) == ("/archive/run/x", "/clone/y")
 
 
-def test_flatten_names_the_leaves():
+def test_flatten_returns_leaves_by_dotted_keys():
     tree = {"a": {"b": 1, "c": {}, "d": [1, {"e": 2}]}, "f": None}
     assert merging.flatten(OmegaConf.create(tree)) == {"a.b": 1, "a.c": {}, "a.d": [1, {"e": 2}], "f": None}
 
 
-def test_tell_names_old_and_new():
-    assert (
-        merging.describe({"model.lr": (0.1, 0.2), "tags": (None, ["a"])}) == "model.lr (0.1 to 0.2), tags (None to ['a'])"
-    )
+def test_changes_are_described_with_old_and_new_values():
+    changes = {"model.lr": (0.1, 0.2), "tags": (None, ["a"])}
+    assert merging.describe(changes) == "model.lr (0.1 to 0.2), tags (None to ['a'])"

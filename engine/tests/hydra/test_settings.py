@@ -1,28 +1,42 @@
-"""What is refused before anything is built, and what a run that goes on takes from its new command."""
+"""A configuration becomes settings, or one sentence that names the key, before anything heavy is built."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cairn.errors import ConfigError, ResumeError
-from cairn.hydra import settings
+from cairn.errors import ConfigError
+from cairn.hydra.settings import parse
+from cairn.policy.keep import Latest
+from cairn.policy.when import AtEnd, BestValidation
 
 GOOD = {
+    "task_name": "digits/cnn",
     "seed": 0,
     "ckpt_path": None,
     "init_weights": None,
+    "data": {},
+    "model": {},
     "trainer": {"max_time": None},
-    "checkpoint": {"mode": "min", "save_interval": 50, "keep_last": 2, "save_top_k": 1, "triggers": {}},
+    "checkpoint": {
+        "dirpath": "/runs/1/checkpoints",
+        "mode": "min",
+        "save_interval": 50,
+        "keep_last": 2,
+        "save_top_k": 1,
+        "artifacts": {"which": "all", "every": 1, "pruned": "delete", "queue": "50GB", "wait": "10min"},
+        "triggers": {},
+        "keep": {},
+    },
 }
-# Before anything is built
+NONE = {"dirpath": "/runs/1/checkpoints", "monitor": None, "mode": "min", "triggers": {}, "keep": {}}
+"""The preset without checkpoints."""
 
 
-def checked(**changes):
+def parsed(**changes):
+    """The settings of a good configuration with `changes` by dotted keys (`__` for the dot)."""
     cfg = OmegaConf.create(GOOD)
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
-    settings.check(cfg)
+    return parse(cfg)
 
 
 @pytest.mark.parametrize(
@@ -47,16 +61,40 @@ def checked(**changes):
         {"checkpoint__save_top_k": -1},
     ],
 )
-def test_what_can_work_passes(changes):
-    checked(**changes)
+def test_what_can_work_is_accepted(changes):
+    parsed(**changes)
 
 
-def test_a_preset_without_an_interval_passes():
-    settings.check(OmegaConf.create({**GOOD, "checkpoint": {"mode": "min", "triggers": {}}}))
+def test_a_preset_without_an_interval_is_accepted():
+    settings = parse(OmegaConf.create({**GOOD, "checkpoint": NONE}))
+    assert (settings.checkpoint.triggers, settings.checkpoint.artifacts) == ({}, None)
+
+
+def test_triggers_and_rules_become_objects_and_values_get_units():
+    settings = parsed(
+        checkpoint__triggers={"end": {"_target_": "cairn.policy.when.AtEnd"}, "removed": None},
+        checkpoint__keep={"last": {"_target_": "cairn.policy.keep.Latest", "count": 3}},
+        trainer__max_time="2h",
+    )
+    assert {name: type(trigger) for name, trigger in settings.checkpoint.triggers.items()} == {"end": AtEnd}
+    assert {name: type(rule) for name, rule in settings.checkpoint.rules.items()} == {"last": Latest}
+    assert settings.trainer.max_time_s == 7200
+    artifacts = settings.checkpoint.artifacts
+    assert (artifacts.queue_bytes, artifacts.wait_s) == (50_000_000_000, 600)
+
+
+def test_settings_cannot_change():
+    with pytest.raises(AttributeError):
+        parsed().seed = 1
+
+
+def test_a_null_callback_or_logger_is_left_out():
+    settings = parsed(callbacks={"a": None, "b": {"_target_": "B"}}, logger={"csv": None})
+    assert (list(settings.callbacks), list(settings.loggers)) == (["b"], [])
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"ckpt_path": "a", "init_weights": "b"}, "ckpt_path= .*init_weights= .*give one"),
         ({"seed": -1}, "seed=-1 must be an integer from 0 to 4294967295"),
@@ -64,38 +102,56 @@ def test_a_preset_without_an_interval_passes():
         ({"seed": 1.5}, "seed=1.5 must be"),
         ({"seed": None}, "seed=None must be"),
         ({"seed": "x"}, "seed=x must be"),
-        ({"checkpoint__mode": "best"}, "checkpoint.mode='best' must be min"),
-        ({"checkpoint__save_interval": 0}, "save_interval=0 must be more than 0"),
-        ({"checkpoint__save_interval": "10 parsecs"}, "save_interval='10 parsecs' is no interval"),
-        ({"checkpoint__save_interval": None}, "save_interval=None is no interval"),
-        ({"checkpoint__save_interval": "automatic"}, "save_interval='automatic' is no interval: .*or 'auto'"),
-        ({"checkpoint__max_overhead": 0}, "max_overhead=0 must be a share between 0 and 1: 0.01 is 1 %"),
-        ({"checkpoint__max_overhead": 1.0}, "max_overhead=1.0 must be a share between 0 and 1"),
-        ({"checkpoint__max_overhead": "1%"}, "max_overhead='1%' must be a share between 0 and 1"),
-        ({"checkpoint__max_overhead": None}, "max_overhead=None must be a share between 0 and 1"),
-        ({"checkpoint__mtbf": 0}, "mtbf=0 must be more than 0: give the mean time between failures, as in '8h'"),
-        ({"checkpoint__mtbf": "often"}, "mtbf='often' is no time: give seconds"),
-        ({"checkpoint__mtbf": {"weeks": 1}}, "mtbf=.*weeks.* is no time"),
-        ({"checkpoint__keep_last": -2}, "checkpoint.keep_last=-2 must be a number from 0, or -1"),
-        ({"checkpoint__keep_last": "two"}, "checkpoint.keep_last='two' must be"),
-        ({"checkpoint__save_top_k": 1.5}, "checkpoint.save_top_k=1.5 must be"),
-        ({"checkpoint__save_top_k": None}, "checkpoint.save_top_k=None must be"),
-        ({"trainer__max_time": "soon"}, "max_time='soon' is no time"),
-        ({"trainer__max_time": {"weeks": 1}}, "max_time=.*weeks.* is no time"),
+        ({"checkpoint__mode": "best"}, "checkpoint.mode='best' must be min or max"),
+        ({"checkpoint__save_interval": 0}, "checkpoint.save_interval=0"),
+        ({"checkpoint__save_interval": "10 parsecs"}, "checkpoint.save_interval='10 parsecs'"),
+        ({"checkpoint__save_interval": None}, "checkpoint.save_interval=None"),
+        ({"checkpoint__save_interval": "automatic"}, "checkpoint.save_interval='automatic'"),
+        ({"checkpoint__max_overhead": 0}, "checkpoint.max_overhead=0"),
+        ({"checkpoint__max_overhead": 1.0}, "checkpoint.max_overhead=1.0"),
+        ({"checkpoint__max_overhead": "1%"}, "checkpoint.max_overhead='1%'"),
+        ({"checkpoint__max_overhead": None}, "checkpoint.max_overhead=None"),
+        ({"checkpoint__mtbf": 0}, "checkpoint.mtbf=0"),
+        ({"checkpoint__mtbf": "often"}, "checkpoint.mtbf='often'"),
+        ({"checkpoint__mtbf": {"weeks": 1}}, "checkpoint.mtbf=.*weeks"),
+        ({"checkpoint__keep_last": -2}, "checkpoint.keep_last: count=-2 must be"),
+        ({"checkpoint__keep_last": "two"}, "checkpoint.keep_last: count='two' must be"),
+        ({"checkpoint__save_top_k": 1.5}, "checkpoint.save_top_k: count=1.5 must be"),
+        ({"checkpoint__save_top_k": None}, "checkpoint.save_top_k: count=None must be"),
+        ({"trainer__max_time": "soon"}, "trainer.max_time='soon'"),
+        ({"trainer__max_time": {"weeks": 1}}, "trainer.max_time=.*weeks"),
+        ({"trainer__max_epochs": "abc"}, "trainer.max_epochs='abc' must be an integer"),
+        ({"checkpoint__dirpath": None}, "checkpoint.dirpath=None must be a directory"),
+        ({"checkpoint__triggers": 50}, "checkpoint.triggers=50 must map names to objects"),
+        ({"checkpoint__max_failed_saves": 0}, "checkpoint.max_failed_saves=0 must be an integer from 1, or -1"),
+        ({"checkpoint__writer": "fast"}, "checkpoint.writer='fast' must be auto, process, thread or sync"),
+        ({"checkpoint__buffers": True}, "checkpoint.buffers=True must be 1 or 2"),
+        ({"checkpoint__overlap": 1}, "checkpoint.overlap=1 must be True or False"),
+        ({"checkpoint__when_busy": "x"}, "checkpoint.when_busy='x' must be skip or wait"),
+        ({"checkpoint__artifacts__which": "some"}, "checkpoint.artifacts.which='some' must be all, best"),
+        ({"checkpoint__artifacts__every": 0}, "checkpoint.artifacts.every=0 must be an integer from 1"),
+        ({"checkpoint__artifacts__wait": "soon"}, "checkpoint.artifacts.wait='soon'"),
+        ({"checkpoint__artifacts__queue": "2XB"}, "checkpoint.artifacts.queue: '2XB'"),
+        ({"logger": {"mine": {"project": "p"}}}, "logger.mine has no _target_"),
+        ({"logger": {"mine": {"_target_": "gone.Logger"}}}, "logger.mine._target_=gone.Logger cannot be imported"),
     ],
 )
-def test_what_cannot_work_is_one_sentence(changes, told):
-    with pytest.raises(ConfigError, match=told) as error:
-        checked(**changes)
+def test_what_cannot_work_is_one_sentence(changes, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        parsed(**changes)
     assert "\n" not in str(error.value)
 
 
-def with_wandb(target="cairn.wandb.logger.WandbLogger", **values):
-    return OmegaConf.create({**GOOD, "task_name": "digits/cnn", "logger": {"mine": {"_target_": target, **values}}})
+WANDB_LOGGERS = ("cairn.wandb.logger.WandbLogger", "lightning.pytorch.loggers.WandbLogger")
 
 
+def with_logger(target, **values):
+    return parsed(logger={"mine": {"_target_": target, **values}})
+
+
+@pytest.mark.parametrize("target", WANDB_LOGGERS)
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"project": "a/b"}, "logger.mine.project='a/b' must have at most 128 characters, and none of / "),
         ({"project": "x" * 129}, "logger.mine.project='x*' must have at most 128 characters"),
@@ -104,41 +160,42 @@ def with_wandb(target="cairn.wandb.logger.WandbLogger", **values):
         ({"project": "p", "tags": "x" * 65}, "logger.mine.tags: 'x*' must have"),
     ],
 )
-def test_what_wandb_refuses_is_one_sentence_before_the_run_begins(values, told):
-    with pytest.raises(ConfigError, match=told) as error:
-        settings.check(with_wandb(**values))
+def test_what_wandb_refuses_is_one_sentence_before_the_run_begins(values, message, target):
+    with pytest.raises(ConfigError, match=message) as error:
+        with_logger(target, **values)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("target", "values"),
     [
-        {"project": "digits/cnn", "tags": ["dev", "x" * 64]},  # the task's name, which is made fit
-        {"project": "x" * 128, "tags": None},
-        {"project": None},
-        {"target": "another.Logger", "project": "a/b"},
+        (WANDB_LOGGERS[0], {"project": "digits/cnn", "tags": ["dev", "x" * 64]}),  # the task's name is made valid later
+        (WANDB_LOGGERS[0], {"project": "x" * 128, "tags": None}),
+        (WANDB_LOGGERS[0], {"project": None}),
+        ("lightning.pytorch.loggers.CSVLogger", {"project": "a/b"}),
     ],
 )
-def test_what_wandb_takes_passes(values):
-    settings.check(with_wandb(**values))
+def test_what_wandb_allows_is_accepted(target, values):
+    with_logger(target, **values)
 
 
-def test_the_best_needs_a_metric():
-    group = {
-        "mode": "min",
-        "monitor": None,
-        "triggers": {"mine": {"_target_": "cairn.policy.when.BestValidation"}},
-    }
+class Improves(BestValidation):
+    """A trigger of a user's own."""
+
+
+@pytest.mark.parametrize("trigger", [BestValidation, Improves])
+def test_a_trigger_that_ranks_needs_a_metric_and_validations(trigger, monkeypatch):
+    monkeypatch.setattr("cairn.policy.when.Mine", trigger, raising=False)
+    mine = {"checkpoint__triggers": {"mine": {"_target_": "cairn.policy.when.Mine"}}}
     with pytest.raises(ConfigError, match=r"checkpoint\.triggers\.mine needs a metric .*checkpoint\.monitor=val/loss"):
-        settings.check(OmegaConf.create({**GOOD, "checkpoint": group}))
-    settings.check(OmegaConf.create({**GOOD, "checkpoint": {**group, "monitor": "val/loss"}}))
+        parsed(**mine)
+    ranked = {**mine, "checkpoint__monitor": "val/loss"}
+    assert parsed(**ranked).checkpoint.by_score == "mine"
+    with pytest.raises(ConfigError, match=r"mine saves after validations, but trainer\.limit_val_batches=0"):
+        parsed(**ranked, trainer__limit_val_batches=0)
 
 
-def test_overfitting_takes_no_checkpoints():
-    overfit = {"trainer": {"overfit_batches": 2}}
-    settings.check(OmegaConf.create({**GOOD, **overfit}))
-    group = {"mode": "min", "monitor": None, "triggers": {"end": {"_target_": "cairn.policy.when.AtEnd"}}}
+def test_overfitting_needs_a_run_without_checkpoints():
+    parsed(trainer__overfit_batches=2)
     with pytest.raises(ConfigError, match=r"overfit_batches .* needs checkpoint=none"):
-        settings.check(OmegaConf.create({**GOOD, **overfit, "checkpoint": group}))
-
-
+        parsed(trainer__overfit_batches=2, checkpoint__triggers={"end": {"_target_": "cairn.policy.when.AtEnd"}})
