@@ -1,30 +1,34 @@
 """Train a model: `python train.py`, `python train.py --help`, `python train.py resume=latest`."""
 
-import os
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-# This clone's packages come first, here and in every process that is started from here.
-OWN = [str(ROOT / "engine" / "src"), str(ROOT / "src")]
-sys.path[:0] = OWN
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*OWN, os.environ.get("PYTHONPATH")]))
+sys.path[:0] = [str(ROOT / "engine" / "src"), str(ROOT / "src")]  # this clone's packages, whatever is installed
 
-import hydra  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
-
-from cairn.hydra import command_line  # noqa: E402
-from cairn.hydra import main as job  # noqa: E402
+import cairn.hydra  # noqa: E402
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def main(cfg: DictConfig) -> float | None:
-    return job.train(cfg)
+@cairn.hydra.main(config_path="configs", config_name="train")
+def main(run: cairn.hydra.Run) -> float | None:
+    """Train, test, and return what a sweep optimizes.
+
+    This function is yours: add lines where you like, and import torch and your own modules in here, because --help
+    needs none of them. Every process of the run executes it. A resumed run executes it from the first line again, and
+    `fit` continues at the batch where the run was stopped. The configuration is `run.config`, for example
+    `run.config.data.batch_size`.
+    """
+    data = run.data()
+    model = run.model()
+    trainer = run.trainer()
+
+    run.fit(trainer, model, data)
+    run.test(trainer, model, data)
+
+    return run.result()
 
 
 if __name__ == "__main__":
-    if command_line.is_child():
-        command_line.run_child()
-    else:
-        sys.argv[1:] = command_line.prepare(sys.argv[1:], ROOT)
-        main()
+    main()

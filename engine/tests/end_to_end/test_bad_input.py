@@ -20,17 +20,20 @@ BEFORE_TRAINING = {
     "interval -5": (["checkpoint.save_interval=-5"], f"save_interval=-5 is no interval: {INTERVALS}"),
     "interval abc": (["checkpoint.save_interval=abc"], f"save_interval='abc' is no interval: {INTERVALS}"),
     "interval in parsecs": (["checkpoint.save_interval='10 parsecs'"], "'10 parsecs' is no interval"),
-    "mode": (["checkpoint.mode=upward"], "checkpoint.mode='upward' must be min (the lower the better) or max"),
+    "mode": (["checkpoint.mode=upward"], "checkpoint.mode='upward' must be min or max"),
     "monitor": (
         ["checkpoint.monitor=val/f1"],
         "'val/f1' is not logged by a valid.* is logged: val/acc, val/loss",
     ),
     "no validation": (
         ["trainer.limit_val_batches=0"],
-        "and trainer.limit_val_batches=0 leaves none: choose",
+        "but trainer.limit_val_batches=0 disables them: set checkpoint=interval",
     ),
-    "keep_last": (["checkpoint.keep_last=-2"], "checkpoint.keep_last=-2 must be a number from 0, or -1 for all"),
-    "max_failed_saves": (["checkpoint.max_failed_saves=0"], "max_failed_saves=0 must be a number from 1, or -1"),
+    "keep_last": (["checkpoint.keep_last=-2"], "checkpoint.keep_last: count=-2 must be a"),
+    "max_failed_saves": (
+        ["checkpoint.max_failed_saves=0"],
+        "checkpoint.max_failed_saves=0 must be an integer from 1, or -1",
+    ),
     "budget": (
         ["+checkpoint.keep.budget={_target_: cairn.policy.keep.WithinBytes, num_bytes: 2XB}"],
         "checkpoint.keep.budget: '2XB' is no size: give bytes, or '500MB'",
@@ -41,14 +44,14 @@ BEFORE_TRAINING = {
     ),
     "artifacts: every": (
         ["checkpoint.artifacts.every=0"],
-        "checkpoint.artifacts.every=0 must be a whole number from 1",
+        "checkpoint.artifacts.every=0 must be an integer from 1",
     ),
     "artifacts: wait": (
         ["checkpoint.artifacts.wait=soon"],
         "checkpoint.artifacts.wait='soon' is no time: give seconds",
     ),
     "artifacts: queue": (["checkpoint.artifacts.queue=2XB"], "checkpoint.artifacts.queue: '2XB' is no size"),
-    "max_epochs": (["trainer.max_epochs=abc"], "trainer.max_epochs='abc' must be a whole number"),
+    "max_epochs": (["trainer.max_epochs=abc"], "trainer.max_epochs='abc' must be an integer"),
     "a wrong key": (["+trainer.epochs=3"], "trainer: .* unexpected keyword argument 'epochs'"),
     "batch size": (["data.batch_size=0"], "data.batch_size=0 must be a whole number from 1"),
     "glob": (["experiment=gpt", "data.files='{files}/*.txt'"], r"No file matches data.files=.*/\*.txt"),

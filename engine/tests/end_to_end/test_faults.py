@@ -81,7 +81,7 @@ def test_a_disk_that_is_full_for_good_stops_the_run_and_it_goes_on_later(
         (disk / "ballast").unlink()
         checkpoints = (run if place == "the whole run" else disk) / "checkpoints"
         assert any("Failed save 3 of 3 in a row" in line and "the run stops" in line for line in told)
-        assert "Newest checkpoint: epoch_000_batch_000015.ckpt. Go on from it with: python train.py resume=" in told[-1]
+        assert "Newest checkpoint: epoch_000_batch_000015.ckpt. Resume with: python train.py resume=" in told[-1]
         assert (checkpoints / "last.ckpt").readlink() == Path("epoch_000_batch_000015.ckpt")
         assert Catalog(checkpoints).leftovers() == []
         if place == "the whole run":
@@ -128,8 +128,8 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(whole: O
     (run / "checkpoints" / "best.ckpt").unlink()
     (run / "checkpoints" / "best.ckpt").symlink_to("nothing.ckpt")
     output = run_with(run)
-    assert f"Not used: {newest}, because the checksum of " in output
-    assert "Going on from" in output
+    assert f"Skipped {newest}: the checksum of " in output
+    assert "Resuming from" in output
     assert differences(whole, outcome(run, recorded(run))) == []
 
 

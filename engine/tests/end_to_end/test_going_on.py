@@ -161,7 +161,7 @@ def test_testing_alone(run: Path, tmp_path: Path) -> None:
     for weights in ("ckpt_path", "init_weights"):
         output = train(tmp_path / weights, *QUICK, "train=false", f"{weights}={best}")
         assert _test_line(output) == _test_line(trained)
-    assert "tests nothing yet" in train(tmp_path / "none", *QUICK, "train=false", expect=1)
+    assert "has no weights to test" in train(tmp_path / "none", *QUICK, "train=false", expect=1)
 
 
 def _test_line(output: str) -> str:

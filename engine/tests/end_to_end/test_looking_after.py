@@ -46,7 +46,7 @@ def test_list_show_verify_and_prune(run: Path) -> None:
         item["name"] for item in listed["checkpoints"] if item["best"] or item["last"]
     }
     output = train(None, f"resume={run}", "trainer.max_epochs=4")
-    assert f"Going on from {run}/checkpoints/{last['name']}" in output
+    assert f"Resuming from {run}/checkpoints/{last['name']}" in output
     assert "broken" not in cairn("verify", run)
     flip_byte(run / "checkpoints", json.loads(cairn("ls", run, "--json"))["checkpoints"][-1]["name"])
     assert "broken" in cairn("verify", run, expect=1)

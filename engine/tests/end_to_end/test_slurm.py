@@ -308,7 +308,7 @@ def test_jobs_import_the_clone_that_they_were_submitted_from(cluster: Slurm, tmp
     for name in ("src", "configs", "engine/src", "engine/tests"):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     (clone / "train.py").write_text((ROOT / "train.py").read_text())
-    told = clone / "engine" / "src" / "cairn" / "hydra" / "session.py"
+    told = clone / "engine" / "src" / "cairn" / "hydra" / "start.py"
     told.write_text(told.read_text().replace("Run directory: %s", "Run directory of the clone: %s"))
     folder = tmp_path / "sweep"
     there = {"script": clone / "train.py", "cwd": tmp_path, "fresh": True}

@@ -43,7 +43,7 @@ DEBTS = {
     ("wandb", "runs"),
 }
 """Arrows that are still to go."""
-LIGHT = ["hydra.command_line", "hydra.main", "hydra.settings", "runs.directory", "cli.main"]
+LIGHT = ["hydra.command_line", "hydra.entry", "hydra.settings", "runs.directory", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
 BOUNDARY = {"lightning/boundary.py", "lightning/sums.py"}
 """Where Lightning's private names may be used."""

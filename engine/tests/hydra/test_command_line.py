@@ -220,9 +220,6 @@ def test_a_child_is_known_by_what_its_parent_announced(environment):
     assert not is_child(), "the parent itself"
 
 
-def test_a_child_joins_with_what_was_announced(environment, monkeypatch):
-    joined = []
-    monkeypatch.setattr("cairn.hydra.session.join", lambda **facts: joined.append(facts))
+def test_a_child_reads_what_was_announced(environment):
     command_line.announce_children(config="/run/config.yaml", run="abc", start=None)
-    command_line.run_child()
-    assert joined == [{"config": "/run/config.yaml", "run": "abc", "start": None}]
+    assert command_line.announced() == {"config": "/run/config.yaml", "run": "abc", "start": None}

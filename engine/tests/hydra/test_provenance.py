@@ -1,18 +1,16 @@
-"""Where a run comes from, as its loggers are told."""
+"""Where a run comes from, as its loggers record it."""
 
 import subprocess
 import sys
 
 import pytest
-from omegaconf import OmegaConf
 
-from cairn.hydra import command_line, provenance
-from cairn.hydra.provenance import Start
+from cairn.hydra import provenance
+from cairn.hydra.provenance import StartedFrom
 
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    monkeypatch.setenv(command_line.ROOT, str(tmp_path))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     who = ["-c", "user.name=t", "-c", "user.email=t@t"]
     (tmp_path / "file").write_text("one")
@@ -21,16 +19,15 @@ def repository(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_commit_says_whether_files_differ_from_it(repository):
-    commit = provenance.git_commit()
+def test_the_commit_is_marked_when_files_differ_from_it(repository):
+    commit = provenance.git_commit(repository)
     assert len(commit) == 40
     (repository / "file").write_text("two")
-    assert provenance.git_commit() == f"{commit}+"
+    assert provenance.git_commit(repository) == f"{commit}+"
 
 
-def test_outside_of_a_repository_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setenv(command_line.ROOT, str(tmp_path))
-    assert provenance.git_commit() == ""
+def test_outside_of_a_repository_the_commit_is_empty(tmp_path):
+    assert provenance.git_commit(tmp_path) == ""
 
 
 def test_facts(tmp_path, monkeypatch):
@@ -39,23 +36,19 @@ def test_facts(tmp_path, monkeypatch):
     assert facts["command"].endswith("train.py model=mlp 'tags=[a b]'")
     assert (facts["git_commit"], facts["git_dirty"], facts["num_parameters"]) == ("abc", True, 12)
     assert "started_from" not in facts
-    start = Start("ckpt_path", "wandb:e/p/m:best", "r", 7, "e/p/m:v3", "p/r")
+    start = StartedFrom("ckpt_path", "wandb:e/p/m:best", "r", 7, "e/p/m:v3", "p/r")
     found = provenance.facts(tmp_path, "abc", 12, start, ("model=mlp",))
-    told = {"how": "ckpt_path", "named": "wandb:e/p/m:best", "run": "r", "step": 7}
-    told |= {"version": "e/p/m:v3", "known_as": "p/r"}
-    assert (found["started_from"], found["overrides"]) == (told, ["model=mlp"])
+    expected = {"how": "ckpt_path", "named": "wandb:e/p/m:best", "run": "r", "step": 7}
+    expected |= {"version": "e/p/m:v3", "known_as": "p/r"}
+    assert (found["started_from"], found["overrides"]) == (expected, ["model=mlp"])
 
 
 @pytest.mark.parametrize(
-    ("given", "contents", "expected"),
+    ("ckpt_path", "init_weights", "contents", "expected"),
     [
-        (
-            {"ckpt_path": "a.ckpt"},
-            {"cairn": {"run": "r", "position": {"step": 5}}},
-            Start("ckpt_path", "a.ckpt", "r", 5),
-        ),
-        ({"ckpt_path": None, "init_weights": "b.ckpt"}, {}, Start("init_weights", "b.ckpt")),
+        ("a.ckpt", None, {"cairn": {"run": "r", "position": {"step": 5}}}, StartedFrom("ckpt_path", "a.ckpt", "r", 5)),
+        (None, "b.ckpt", {}, StartedFrom("init_weights", "b.ckpt")),
     ],
 )
-def test_a_start_names_the_run_of_its_checkpoint(given, contents, expected):
-    assert provenance.start(OmegaConf.create(given), contents) == expected
+def test_a_run_names_the_checkpoint_that_it_started_from(ckpt_path, init_weights, contents, expected):
+    assert provenance.started_from(ckpt_path, init_weights, contents) == expected

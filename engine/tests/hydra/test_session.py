@@ -1,16 +1,40 @@
-"""How a run ends, and what of that its loggers are told."""
+"""The function in train.py: what it may do between the steps, and what is done however it ends."""
 
 import signal
 from types import SimpleNamespace
 
 import pytest
-from omegaconf import OmegaConf
+from lightning.pytorch import Trainer
 
-from cairn.hydra import session
-from cairn.hydra.session import Job, ResumePoint
-from cairn.jobs.signals import Interrupts
+from cairn.errors import CairnError, SaveError
+from cairn.hydra import build, ending, session
+from cairn.hydra.outcome import outcome_of
+from cairn.hydra.session import Run
+from cairn.hydra.start import JobContext, Start
+from cairn.jobs.signals import Interruption, Interrupts
+from cairn.lightning.boundary import Stopped
+from cairn.runs.directory import RunDirectory
 from cairn.store.listener import UNTRACKED
+from cairn.store.resume import ResumePoint
 from cairn.wandb import run as wandb_run
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """A start whose body is all that is executed."""
+    monkeypatch.setattr(build, "prepare", lambda start: None)
+    settings = SimpleNamespace(config={}, train=True, test=True, optimized_metric="val/loss")
+    return Start(RunDirectory(tmp_path), settings, "r", ResumePoint(None), JobContext(Interrupts()))
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The trainer that `run.trainer()` returns."""
+    built = SimpleNamespace(
+        trainer=SimpleNamespace(loggers=[], is_global_zero=False), checkpoints=SimpleNamespace(listeners=[UNTRACKED])
+    )
+    monkeypatch.setattr(build, "trainer", lambda start, callbacks, options: built)
+    return built
 
 
 @pytest.mark.parametrize(
@@ -22,20 +46,104 @@ from cairn.wandb import run as wandb_run
         (signal.SIGINT, wandb_run.Ending(1)),
     ],
 )
-def test_an_error_that_a_signal_has_caused_is_no_failure(monkeypatch, received, expected):
-    """SIGTERM for a whole group ends the workers of the data first, so that an error comes before any boundary."""
-    signals, ended = Interrupts(), []
-    signals.received = received
-    engine = SimpleNamespace(tracker=UNTRACKED)
-    parts = SimpleNamespace(signals=signals, engine=engine, trainer=SimpleNamespace(loggers=[]))
+def test_wandb_gets_the_end_of_a_run_that_an_error_has_ended(monkeypatch, start, built, received, expected):
+    ended = []
 
-    def fail(*args):
+    def body(run):
+        run.trainer()
+        start.context.signals.received = received
         raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
 
-    monkeypatch.setattr(session, "build", lambda *args: parts)
-    monkeypatch.setattr(session, "_introduce", lambda *args: None)
-    monkeypatch.setattr(session, "_fit", fail)
     monkeypatch.setattr(wandb_run, "end", lambda cfg, tracker, loggers, how: ended.append(how))
-    with pytest.raises(RuntimeError, match="DataLoader worker"):
-        session._train(OmegaConf.create({}), None, "r", ResumePoint(None), None, Job(signals))
-    assert ended == [expected]
+    outcome = session.execute(start, body)
+    assert (ended, str(outcome.error)) == ([expected], "DataLoader worker (pid 7) exited unexpectedly")
+
+
+def test_the_run_is_recorded_before_wandb_is_waited_for(monkeypatch, start, built):
+    order = []
+    monkeypatch.setattr(RunDirectory, "end", lambda self, *outcome: order.append(outcome))
+    monkeypatch.setattr(wandb_run, "end", lambda *_: order.append("W&B"))
+
+    def body(run):
+        run.trainer()
+        run._metrics = {"val/loss": 0.5}
+        return run.result()
+
+    outcome = session.execute(start, body)
+    assert order == [("finished", "", 0.5), "W&B"]
+    assert (outcome.result, outcome.metrics) == (0.5, {"val/loss": 0.5})
+
+
+def test_an_error_before_the_trainer_is_built_is_recorded(monkeypatch, start):
+    recorded = []
+    monkeypatch.setattr(RunDirectory, "end", lambda self, *outcome: recorded.append(outcome))
+
+    def body(run):
+        raise ValueError("no such file")
+
+    session.execute(start, body)
+    assert recorded == [("failed", "ValueError: no such file", None)]
+
+
+def test_another_trainer_than_that_of_the_run_is_refused(start, built):
+    run = Run(start)
+    run.trainer()
+    with pytest.raises(CairnError, match=r"This trainer does not save .*run\.trainer\(\)"):
+        run.fit(Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"), None)
+
+
+def test_a_metric_that_was_not_logged_is_named(start):
+    run = Run(start)
+    run._metrics = {"val/acc": 1.0}
+    with pytest.raises(CairnError, match=r"optimized_metric='val/loss' was not logged. Logged metrics: val/acc\."):
+        run.result()
+
+
+@pytest.mark.parametrize(
+    ("error", "signal_name", "is_alone", "expected"),
+    [
+        (SaveError("disk full"), None, True, SystemExit),
+        (SaveError("disk full"), None, False, SaveError),
+        (ValueError("x"), None, True, ValueError),
+        (ValueError("x"), "SIGTERM", True, Interruption),
+        (Stopped("SIGTERM", None), "SIGTERM", True, Interruption),
+        (SystemExit(3), None, True, SystemExit),
+    ],
+)
+def test_how_the_process_exits(tmp_path, error, signal_name, is_alone, expected):
+    with pytest.raises(expected) as left:
+        ending.leave(outcome_of(error, signal_name), RunDirectory(tmp_path), is_alone)
+    assert type(left.value) is expected
+    if expected is SystemExit:
+        assert left.value.code == (3 if isinstance(error, SystemExit) else 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "received", "expected"),
+    [
+        (None, 0, None),
+        (Stopped("SIGTERM", None), signal.SIGTERM, None),
+        (SaveError("disk full"), 0, None),
+        (KeyboardInterrupt(), signal.SIGTERM, Interruption),
+        (ValueError("x"), signal.SIGTERM, ValueError),
+        (ValueError("x"), 0, ValueError),
+    ],
+)
+def test_another_process_of_the_run_exits_with_an_error_only_if_it_failed_alone(
+    monkeypatch, start, error, received, expected
+):
+    start.context.signals.received = received
+    monkeypatch.setattr(session, "follow", lambda *facts: start)
+
+    def body(run):
+        if error is not None:
+            raise error
+
+    def join():
+        session.join(body, start.context, "config.yaml", "r", None)
+
+    if expected is None:
+        join()
+    else:
+        with pytest.raises(expected):
+            join()

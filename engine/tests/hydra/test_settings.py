@@ -1,63 +1,42 @@
-"""What is refused before anything is built, and what a run that goes on takes from its new command."""
+"""A configuration becomes settings, or one sentence that names the key, before anything heavy is built."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cairn.errors import ConfigError, ResumeError
-from cairn.hydra import settings
+from cairn.errors import ConfigError
+from cairn.hydra.settings import parse
+from cairn.policy.keep import Latest
+from cairn.policy.when import AtEnd, BestValidation
 
 GOOD = {
+    "task_name": "digits/cnn",
     "seed": 0,
     "ckpt_path": None,
     "init_weights": None,
+    "data": {},
+    "model": {},
     "trainer": {"max_time": None},
-    "checkpoint": {"mode": "min", "save_interval": 50, "keep_last": 2, "save_top_k": 1, "triggers": {}},
+    "checkpoint": {
+        "dirpath": "/runs/1/checkpoints",
+        "mode": "min",
+        "save_interval": 50,
+        "keep_last": 2,
+        "save_top_k": 1,
+        "artifacts": {"which": "all", "every": 1, "pruned": "delete", "queue": "50GB", "wait": "10min"},
+        "triggers": {},
+        "keep": {},
+    },
 }
-RUN = {
-    "task_name": "train",
-    "seed": 0,
-    "tags": ["dev"],
-    "model": {"lr": 0.1, "sizes": [8, 8], "scheduler": {"total_epochs": "${trainer.max_epochs}"}},
-    "data": {"batch_size": 4, "num_workers": 0},
-    "trainer": {"max_epochs": 3, "accumulate_grad_batches": 1, "max_time": None},
-    "checkpoint": {"save_interval": 50, "triggers": {"interval": {"interval": "${checkpoint.save_interval}"}}},
-    "callbacks": {"stopping": {"_target_": "EarlyStopping", "patience": 5}},
-    "paths": {"output_dir": "/runs/1"},
-}
+NONE = {"dirpath": "/runs/1/checkpoints", "monitor": None, "mode": "min", "triggers": {}, "keep": {}}
+"""The preset without checkpoints."""
 
 
-def composed(**changes):
-    """The configuration with `changes` by dotted keys (`__` for the dot), resolved as a run stores it; None removes."""
-    cfg = OmegaConf.create(RUN)
-    for key, value in changes.items():
-        parent, _, leaf = key.replace("__", ".").rpartition(".")
-        if value is None:
-            del OmegaConf.select(cfg, parent)[leaf]
-        else:
-            OmegaConf.update(cfg, key.replace("__", "."), value, merge=False, force_add=True)
-    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-
-
-def merge(now, *overrides, own=None, before=None):
-    """Go on with `now`, whose new overrides set these keys."""
-    plain = composed()
-    return settings.merge(own or plain, before or plain, now, overrides)
-
-
-def values(cfg):
-    return OmegaConf.to_container(cfg)
-
-
-# Before anything is built
-
-
-def checked(**changes):
+def parsed(**changes):
+    """The settings of a good configuration with `changes` by dotted keys (`__` for the dot)."""
     cfg = OmegaConf.create(GOOD)
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
-    settings.check(cfg)
+    return parse(cfg)
 
 
 @pytest.mark.parametrize(
@@ -82,16 +61,40 @@ def checked(**changes):
         {"checkpoint__save_top_k": -1},
     ],
 )
-def test_what_can_work_passes(changes):
-    checked(**changes)
+def test_what_can_work_is_accepted(changes):
+    parsed(**changes)
 
 
-def test_a_preset_without_an_interval_passes():
-    settings.check(OmegaConf.create({**GOOD, "checkpoint": {"mode": "min", "triggers": {}}}))
+def test_a_preset_without_an_interval_is_accepted():
+    settings = parse(OmegaConf.create({**GOOD, "checkpoint": NONE}))
+    assert (settings.checkpoint.triggers, settings.checkpoint.artifacts) == ({}, None)
+
+
+def test_triggers_and_rules_become_objects_and_values_get_units():
+    settings = parsed(
+        checkpoint__triggers={"end": {"_target_": "cairn.policy.when.AtEnd"}, "removed": None},
+        checkpoint__keep={"last": {"_target_": "cairn.policy.keep.Latest", "count": 3}},
+        trainer__max_time="2h",
+    )
+    assert {name: type(trigger) for name, trigger in settings.checkpoint.triggers.items()} == {"end": AtEnd}
+    assert {name: type(rule) for name, rule in settings.checkpoint.rules.items()} == {"last": Latest}
+    assert settings.trainer.max_time_s == 7200
+    artifacts = settings.checkpoint.artifacts
+    assert (artifacts.queue_bytes, artifacts.wait_s) == (50_000_000_000, 600)
+
+
+def test_settings_cannot_change():
+    with pytest.raises(AttributeError):
+        parsed().seed = 1
+
+
+def test_a_null_callback_or_logger_is_left_out():
+    settings = parsed(callbacks={"a": None, "b": {"_target_": "B"}}, logger={"csv": None})
+    assert (list(settings.callbacks), list(settings.loggers)) == (["b"], [])
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"ckpt_path": "a", "init_weights": "b"}, "ckpt_path= .*init_weights= .*give one"),
         ({"seed": -1}, "seed=-1 must be an integer from 0 to 4294967295"),
@@ -99,38 +102,56 @@ def test_a_preset_without_an_interval_passes():
         ({"seed": 1.5}, "seed=1.5 must be"),
         ({"seed": None}, "seed=None must be"),
         ({"seed": "x"}, "seed=x must be"),
-        ({"checkpoint__mode": "best"}, "checkpoint.mode='best' must be min"),
-        ({"checkpoint__save_interval": 0}, "save_interval=0 must be more than 0"),
-        ({"checkpoint__save_interval": "10 parsecs"}, "save_interval='10 parsecs' is no interval"),
-        ({"checkpoint__save_interval": None}, "save_interval=None is no interval"),
-        ({"checkpoint__save_interval": "automatic"}, "save_interval='automatic' is no interval: .*or 'auto'"),
-        ({"checkpoint__max_overhead": 0}, "max_overhead=0 must be a share between 0 and 1: 0.01 is 1 %"),
-        ({"checkpoint__max_overhead": 1.0}, "max_overhead=1.0 must be a share between 0 and 1"),
-        ({"checkpoint__max_overhead": "1%"}, "max_overhead='1%' must be a share between 0 and 1"),
-        ({"checkpoint__max_overhead": None}, "max_overhead=None must be a share between 0 and 1"),
-        ({"checkpoint__mtbf": 0}, "mtbf=0 must be more than 0: give the mean time between failures, as in '8h'"),
-        ({"checkpoint__mtbf": "often"}, "mtbf='often' is no time: give seconds"),
-        ({"checkpoint__mtbf": {"weeks": 1}}, "mtbf=.*weeks.* is no time"),
-        ({"checkpoint__keep_last": -2}, "checkpoint.keep_last=-2 must be a number from 0, or -1"),
-        ({"checkpoint__keep_last": "two"}, "checkpoint.keep_last='two' must be"),
-        ({"checkpoint__save_top_k": 1.5}, "checkpoint.save_top_k=1.5 must be"),
-        ({"checkpoint__save_top_k": None}, "checkpoint.save_top_k=None must be"),
-        ({"trainer__max_time": "soon"}, "max_time='soon' is no time"),
-        ({"trainer__max_time": {"weeks": 1}}, "max_time=.*weeks.* is no time"),
+        ({"checkpoint__mode": "best"}, "checkpoint.mode='best' must be min or max"),
+        ({"checkpoint__save_interval": 0}, "checkpoint.save_interval=0"),
+        ({"checkpoint__save_interval": "10 parsecs"}, "checkpoint.save_interval='10 parsecs'"),
+        ({"checkpoint__save_interval": None}, "checkpoint.save_interval=None"),
+        ({"checkpoint__save_interval": "automatic"}, "checkpoint.save_interval='automatic'"),
+        ({"checkpoint__max_overhead": 0}, "checkpoint.max_overhead=0"),
+        ({"checkpoint__max_overhead": 1.0}, "checkpoint.max_overhead=1.0"),
+        ({"checkpoint__max_overhead": "1%"}, "checkpoint.max_overhead='1%'"),
+        ({"checkpoint__max_overhead": None}, "checkpoint.max_overhead=None"),
+        ({"checkpoint__mtbf": 0}, "checkpoint.mtbf=0"),
+        ({"checkpoint__mtbf": "often"}, "checkpoint.mtbf='often'"),
+        ({"checkpoint__mtbf": {"weeks": 1}}, "checkpoint.mtbf=.*weeks"),
+        ({"checkpoint__keep_last": -2}, "checkpoint.keep_last: count=-2 must be"),
+        ({"checkpoint__keep_last": "two"}, "checkpoint.keep_last: count='two' must be"),
+        ({"checkpoint__save_top_k": 1.5}, "checkpoint.save_top_k: count=1.5 must be"),
+        ({"checkpoint__save_top_k": None}, "checkpoint.save_top_k: count=None must be"),
+        ({"trainer__max_time": "soon"}, "trainer.max_time='soon'"),
+        ({"trainer__max_time": {"weeks": 1}}, "trainer.max_time=.*weeks"),
+        ({"trainer__max_epochs": "abc"}, "trainer.max_epochs='abc' must be an integer"),
+        ({"checkpoint__dirpath": None}, "checkpoint.dirpath=None must be a directory"),
+        ({"checkpoint__triggers": 50}, "checkpoint.triggers=50 must map names to objects"),
+        ({"checkpoint__max_failed_saves": 0}, "checkpoint.max_failed_saves=0 must be an integer from 1, or -1"),
+        ({"checkpoint__writer": "fast"}, "checkpoint.writer='fast' must be auto, process, thread or sync"),
+        ({"checkpoint__buffers": True}, "checkpoint.buffers=True must be 1 or 2"),
+        ({"checkpoint__overlap": 1}, "checkpoint.overlap=1 must be True or False"),
+        ({"checkpoint__when_busy": "x"}, "checkpoint.when_busy='x' must be skip or wait"),
+        ({"checkpoint__artifacts__which": "some"}, "checkpoint.artifacts.which='some' must be all, best"),
+        ({"checkpoint__artifacts__every": 0}, "checkpoint.artifacts.every=0 must be an integer from 1"),
+        ({"checkpoint__artifacts__wait": "soon"}, "checkpoint.artifacts.wait='soon'"),
+        ({"checkpoint__artifacts__queue": "2XB"}, "checkpoint.artifacts.queue: '2XB'"),
+        ({"logger": {"mine": {"project": "p"}}}, "logger.mine has no _target_"),
+        ({"logger": {"mine": {"_target_": "gone.Logger"}}}, "logger.mine._target_=gone.Logger cannot be imported"),
     ],
 )
-def test_what_cannot_work_is_one_sentence(changes, told):
-    with pytest.raises(ConfigError, match=told) as error:
-        checked(**changes)
+def test_what_cannot_work_is_one_sentence(changes, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        parsed(**changes)
     assert "\n" not in str(error.value)
 
 
-def with_wandb(target="cairn.wandb.logger.WandbLogger", **values):
-    return OmegaConf.create({**GOOD, "task_name": "digits/cnn", "logger": {"mine": {"_target_": target, **values}}})
+WANDB_LOGGERS = ("cairn.wandb.logger.WandbLogger", "lightning.pytorch.loggers.WandbLogger")
 
 
+def with_logger(target, **values):
+    return parsed(logger={"mine": {"_target_": target, **values}})
+
+
+@pytest.mark.parametrize("target", WANDB_LOGGERS)
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"project": "a/b"}, "logger.mine.project='a/b' must have at most 128 characters, and none of / "),
         ({"project": "x" * 129}, "logger.mine.project='x*' must have at most 128 characters"),
@@ -139,225 +160,42 @@ def with_wandb(target="cairn.wandb.logger.WandbLogger", **values):
         ({"project": "p", "tags": "x" * 65}, "logger.mine.tags: 'x*' must have"),
     ],
 )
-def test_what_wandb_refuses_is_one_sentence_before_the_run_begins(values, told):
-    with pytest.raises(ConfigError, match=told) as error:
-        settings.check(with_wandb(**values))
+def test_what_wandb_refuses_is_one_sentence_before_the_run_begins(values, message, target):
+    with pytest.raises(ConfigError, match=message) as error:
+        with_logger(target, **values)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("target", "values"),
     [
-        {"project": "digits/cnn", "tags": ["dev", "x" * 64]},  # the task's name, which is made fit
-        {"project": "x" * 128, "tags": None},
-        {"project": None},
-        {"target": "another.Logger", "project": "a/b"},
+        (WANDB_LOGGERS[0], {"project": "digits/cnn", "tags": ["dev", "x" * 64]}),  # the task's name is made valid later
+        (WANDB_LOGGERS[0], {"project": "x" * 128, "tags": None}),
+        (WANDB_LOGGERS[0], {"project": None}),
+        ("lightning.pytorch.loggers.CSVLogger", {"project": "a/b"}),
     ],
 )
-def test_what_wandb_takes_passes(values):
-    settings.check(with_wandb(**values))
+def test_what_wandb_allows_is_accepted(target, values):
+    with_logger(target, **values)
 
 
-def test_the_best_needs_a_metric():
-    group = {
-        "mode": "min",
-        "monitor": None,
-        "triggers": {"mine": {"_target_": "cairn.policy.when.BestValidation"}},
-    }
+class Improves(BestValidation):
+    """A trigger of a user's own."""
+
+
+@pytest.mark.parametrize("trigger", [BestValidation, Improves])
+def test_a_trigger_that_ranks_needs_a_metric_and_validations(trigger, monkeypatch):
+    monkeypatch.setattr("cairn.policy.when.Mine", trigger, raising=False)
+    mine = {"checkpoint__triggers": {"mine": {"_target_": "cairn.policy.when.Mine"}}}
     with pytest.raises(ConfigError, match=r"checkpoint\.triggers\.mine needs a metric .*checkpoint\.monitor=val/loss"):
-        settings.check(OmegaConf.create({**GOOD, "checkpoint": group}))
-    settings.check(OmegaConf.create({**GOOD, "checkpoint": {**group, "monitor": "val/loss"}}))
+        parsed(**mine)
+    ranked = {**mine, "checkpoint__monitor": "val/loss"}
+    assert parsed(**ranked).checkpoint.by_score == "mine"
+    with pytest.raises(ConfigError, match=r"mine saves after validations, but trainer\.limit_val_batches=0"):
+        parsed(**ranked, trainer__limit_val_batches=0)
 
 
-def test_overfitting_takes_no_checkpoints():
-    overfit = {"trainer": {"overfit_batches": 2}}
-    settings.check(OmegaConf.create({**GOOD, **overfit}))
-    group = {"mode": "min", "monitor": None, "triggers": {"end": {"_target_": "cairn.policy.when.AtEnd"}}}
+def test_overfitting_needs_a_run_without_checkpoints():
+    parsed(trainer__overfit_batches=2)
     with pytest.raises(ConfigError, match=r"overfit_batches .* needs checkpoint=none"):
-        settings.check(OmegaConf.create({**GOOD, **overfit, "checkpoint": group}))
-
-
-# Going on
-
-
-def test_nothing_new_changes_nothing():
-    merged = merge(composed())
-    assert values(merged.config) == values(composed())
-    assert (merged.changed, merged.kept, merged.edited) == ({}, {}, {})
-
-
-def test_what_may_change_changes_and_is_told():
-    merged = merge(composed(tags=["dev", "long"], trainer__max_time="2h"), "tags", "trainer.max_time")
-    assert merged.changed == {"tags": (["dev"], ["dev", "long"]), "trainer.max_time": (None, "2h")}
-    assert (merged.config.tags, merged.config.trainer.max_time) == (["dev", "long"], "2h")
-
-
-def test_what_follows_a_change_by_interpolation_changes_as_well():
-    merged = merge(composed(checkpoint__save_interval=9), "checkpoint.save_interval")
-    assert set(merged.changed) == {"checkpoint.save_interval", "checkpoint.triggers.interval.interval"}
-    assert merged.config.checkpoint.triggers.interval.interval == 9
-
-
-def test_what_makes_the_run_is_kept_when_it_follows_by_interpolation():
-    merged = merge(composed(trainer__max_epochs=5), "trainer.max_epochs")
-    assert merged.changed == {"trainer.max_epochs": (3, 5)}
-    assert merged.kept == {"model.scheduler.total_epochs": (3, 5)}
-    assert (merged.config.trainer.max_epochs, merged.config.model.scheduler.total_epochs) == (5, 3)
-
-
-@pytest.mark.parametrize(
-    ("changes", "override", "told"),
-    [
-        ({"model__lr": 0.2}, "model.lr", r"model\.lr \(0\.1 to 0\.2\)"),
-        ({"model__sizes": [8, 9]}, "model.sizes", r"model\.sizes \(\[8, 8\] to \[8, 9\]\)"),
-        ({"model__lr": 0.2}, "model", r"model\.lr \(0\.1 to 0\.2\)"),  # a group, model=other
-        (
-            {"model__scheduler__gamma": 0.9},
-            "model/scheduler",
-            r"scheduler\.gamma \(None to 0\.9\)",
-        ),  # a group in a group
-        ({"model__lr": 0.2}, "experiment", r"model\.lr"),
-        ({"model__lr": 0.2}, "debug", r"model\.lr"),
-        ({"model__lr": 0.2, "data__batch_size": 8}, "experiment", r"data\.batch_size \(4 to 8\), model\.lr"),
-        ({"seed": 1}, "seed", r"seed \(0 to 1\)"),
-        ({"data__batch_size": 8}, "data.batch_size", r"data\.batch_size \(4 to 8\)"),
-        ({"data__batch_size": None}, "data.batch_size", r"data\.batch_size \(4 to None\)"),
-        ({"data__drop_last": True}, "data.drop_last", r"data\.drop_last \(None to True\)"),
-        ({"trainer__accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches", r"\(1 to 2\)"),
-    ],
-)
-def test_what_makes_the_run_cannot_be_asked_to_change(changes, override, told):
-    with pytest.raises(ResumeError, match=told) as error:
-        merge(composed(**changes), override)
-    assert "init_weights=FILE" in str(error.value)
-
-
-def test_an_override_that_asks_for_what_is_already_so_is_fine():
-    assert merge(composed(), "model.lr", "seed").changed == {}
-
-
-@pytest.mark.parametrize("key", ["num_workers", "pin_memory", "persistent_workers", "cache_dir"])
-def test_what_does_not_touch_the_numbers_is_free(key):
-    merged = merge(composed(**{f"data__{key}": 2}), f"data.{key}")
-    assert merged.config.data[key] == 2
-
-
-def test_a_new_key_is_added_and_a_removed_one_is_gone():
-    now = composed(callbacks__stopping=None, callbacks__timer={"_target_": "Timer"})
-    merged = merge(now, "callbacks")
-    assert values(merged.config.callbacks) == {"timer": {"_target_": "Timer"}}
-    assert merged.changed["callbacks.stopping.patience"] == (5, None)
-    assert merged.changed["callbacks.timer._target_"] == (None, "Timer")
-
-
-def test_a_group_can_be_emptied_and_filled_again():
-    emptied = merge(composed(callbacks={}), "callbacks")
-    assert values(emptied.config.callbacks) == {}
-    filled = merge(composed(), "callbacks", own=emptied.config, before=composed(callbacks={}))
-    assert values(filled.config) == values(composed())
-
-
-def test_keys_that_are_numbers_stay_numbers():
-    schedule = {"_target_": "GradientAccumulationScheduler", "scheduling": {0: 1, 4: 2}}
-    own, now = (composed(callbacks__gas={**schedule, "scheduling": {0: 1, 4: n}}) for n in (2, 3))
-    merged = merge(now, "callbacks.gas.scheduling.4", own=own, before=own)
-    assert values(merged.config.callbacks.gas.scheduling) == {0: 1, 4: 3}
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ({"hours": 2}, "3h"),
-        ({"hours": 2}, 7200),
-        ("3h", {"hours": 2}),
-        (7200, {"hours": 2, "minutes": 1}),
-        ([1, 2], {"hours": 2}),
-        ({"hours": 2}, [1]),
-    ],
-)
-def test_a_value_may_become_one_of_another_kind(old, new):
-    own, now = composed(trainer__max_time=old), composed(trainer__max_time=new)
-    merged = merge(now, "trainer.max_time", own=own, before=own)
-    assert values(merged.config) == values(now)
-
-
-def test_where_a_run_lies_is_no_change():
-    assert merge(composed(paths__output_dir="/runs/2")).changed == {}
-
-
-def test_what_the_files_changed_alone_has_no_effect_and_is_told():
-    edited = composed(model__lr=0.5, trainer__max_epochs=9)
-    merged = merge(edited, before=edited)
-    assert values(merged.config) == values(composed())
-    assert merged.changed == {}
-    assert merged.edited["model.lr"] == (0.1, 0.5)
-    assert merged.edited["trainer.max_epochs"] == (3, 9)
-
-
-def test_what_is_asked_for_wins_over_what_the_files_changed():
-    before, now = composed(model__lr=0.5), composed(model__lr=0.5, trainer__max_epochs=7)
-    merged = merge(now, "trainer.max_epochs", before=before)
-    assert (merged.config.trainer.max_epochs, merged.config.model.lr) == (7, 0.1)
-    assert set(merged.edited) == {"model.lr"}
-
-
-def test_nothing_that_was_given_is_changed():
-    own, before, now = composed(), composed(), composed(trainer__max_epochs=5, callbacks={})
-    settings.merge(own, before, now, ["trainer.max_epochs", "callbacks"])
-    assert values(own) == values(before) == values(composed())
-
-
-NAMES = st.sampled_from(["a", "b", "c"])
-LEAVES = st.one_of(st.integers(min_value=0, max_value=3), st.text(max_size=2), st.lists(st.integers(), max_size=2))
-TREES = st.recursive(LEAVES, lambda inner: st.dictionaries(NAMES, inner, max_size=3), max_leaves=8)
-CONFIGS = st.dictionaries(st.sampled_from(["callbacks", "logger", "trainer"]), TREES)
-
-
-@given(CONFIGS, CONFIGS)
-def test_where_nothing_is_fixed_the_new_command_says_it_all(old, new):
-    old, new = {"task_name": "train", **old}, {"task_name": "train", **new}
-    merged = settings.merge(OmegaConf.create(old), OmegaConf.create(old), OmegaConf.create(new), list(new))
-    assert values(merged.config) == new
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("/clone/logs/run", "/other/logs/run"),
-        ("/clone/logs/run/checkpoints", "/other/logs/run/checkpoints"),
-        ("/clone/data", "/other/data"),
-        (["/clone/data/a", {"deep": "/clone/data/b"}], ["/other/data/a", {"deep": "/other/data/b"}]),
-        ("/clone2/data", "/clone2/data"),
-        ("/elsewhere/clone/data", "/elsewhere/clone/data"),
-        ("see /clone/data", "see /clone/data"),
-        (3, 3),
-        (None, None),
-    ],
-)
-def test_paths_of_a_run_that_was_moved_follow_it(old, new):
-    places = {"output_dir": "/clone/logs/run", "root_dir": "/clone"}
-    own = OmegaConf.create({"paths": places, "key": old})
-    now = OmegaConf.create({"paths": {"output_dir": "/other/logs/run", "root_dir": "/other"}})
-    found = values(settings.moved(own, now))
-    assert found == {"paths": values(now.paths), "key": new}
-    assert values(own) == {"paths": places, "key": old}
-
-
-def test_a_run_can_be_moved_out_of_its_clone():
-    own = OmegaConf.create(
-        {"paths": {"output_dir": "/clone/run", "root_dir": "/clone"}, "a": "/clone/run/x", "b": "/clone/y"}
-    )
-    now = OmegaConf.create({"paths": {"output_dir": "/archive/run", "root_dir": "/clone"}})
-    found = values(settings.moved(own, now))
-    assert (found["a"], found["b"]) == ("/archive/run/x", "/clone/y")
-
-
-def test_flatten_names_the_leaves():
-    tree = {"a": {"b": 1, "c": {}, "d": [1, {"e": 2}]}, "f": None}
-    assert settings.flatten(OmegaConf.create(tree)) == {"a.b": 1, "a.c": {}, "a.d": [1, {"e": 2}], "f": None}
-
-
-def test_tell_names_old_and_new():
-    assert (
-        settings.tell({"model.lr": (0.1, 0.2), "tags": (None, ["a"])}) == "model.lr (0.1 to 0.2), tags (None to ['a'])"
-    )
+        parsed(trainer__overfit_batches=2, checkpoint__triggers={"end": {"_target_": "cairn.policy.when.AtEnd"}})

@@ -6,20 +6,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cairn.lightning.agreement import TIME_LIMIT, meet
+from cairn.lightning.agreement import TIME_LIMIT, Alone, Ranks
 
 
 def _ask(ranks):
-    """What each of the ranks is told, when they all meet with these (stop, special)."""
+    """What each rank gets, when they all meet with these (stop, special)."""
     said = []
     for stop, special in ranks:  # what each of them contributes
-        meet(_strategy(lambda told: said.append(told) or told), stop, special)
+        Ranks(_strategy(lambda mine: said.append(mine) or mine)).meet(stop, special)
     together = torch.stack(said).amax(0)
-    return [meet(_strategy(lambda told: together), stop, special) for stop, special in ranks]
+    return [Ranks(_strategy(lambda mine: together)).meet(stop, special) for stop, special in ranks]
 
 
 def _strategy(reduce):
-    return SimpleNamespace(root_device=torch.device("cpu"), reduce=lambda told, reduce_op: reduce(told))
+    return SimpleNamespace(
+        root_device=torch.device("cpu"), is_global_zero=False, reduce=lambda mine, reduce_op: reduce(mine)
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,9 @@ def test_all_leave_with_the_same_answer(ranks, expected):
 @pytest.mark.parametrize("stop", [*(item.name for item in signal.Signals), TIME_LIMIT])
 def test_every_reason_to_stop_comes_through(stop):
     assert _ask([(None, False), (stop, False)]) == [(stop, False)] * 2
+
+
+def test_one_process_agrees_with_itself():
+    assert Alone().meet("SIGTERM", True) == ("SIGTERM", True)
+    assert Alone().share(3) == 3
+    assert Alone.leads

@@ -32,8 +32,8 @@ from torchmetrics import MeanMetric, MetricTracker
 from cairn.account import clock as clock_module
 from cairn.errors import CairnError, ConfigError, ResumeError, SaveError, UnsafeStateError
 from cairn.jobs.signals import Interrupts
-from cairn.lightning import checkpointer
-from cairn.lightning.checkpointer import Stopped
+from cairn.lightning import capture, decision
+from cairn.lightning.boundary import Stopped
 from cairn.lightning.interrupts import WatchTraining
 from cairn.policy.keep import Best, Latest
 from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
@@ -89,7 +89,8 @@ def test_all_reasons_of_a_step_share_one_file(tmp_path):
 def test_nothing_due_nothing_written(tmp_path):
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, triggers={})))
     assert not run.directory.joinpath("checkpoints").exists()
-    assert (run.engine.best_model_path, run.engine.last_model_path, run.engine.telemetry.num_saves) == ("", "", 0)
+    assert (run.checkpoints.best_model_path, run.checkpoints.last_model_path) == ("", "")
+    assert run.engine.telemetry.num_saves == 0
 
 
 def test_the_manifest_tells_of_the_run(tmp_path):
@@ -179,17 +180,17 @@ def test_best_is_the_best_of_all_validations(tmp_path, scores, mode, best, kept)
     folder = tmp_path / "checkpoints"
     assert names_of(run.committed) == [at_batch(batch) for batch in kept]
     assert (folder / names.BEST).readlink().as_posix() == at_batch(best)
-    assert run.engine.best_model_path == str(folder / at_batch(best))
-    assert run.engine.best_model_score.item() == pytest.approx(scores[best // 2 - 1])
-    assert run.trainer.checkpoint_callback is run.engine
+    assert run.checkpoints.best_model_path == str(folder / at_batch(best))
+    assert run.checkpoints.best_model_score.item() == pytest.approx(scores[best // 2 - 1])
+    assert run.trainer.checkpoint_callback is run.checkpoints
 
 
 def test_best_and_last_are_two_files_and_two_links(tmp_path):
     settings = policy(tmp_path, **{**BEST, "triggers": {**EVERY, **BEST["triggers"]}})
     run = fit(prepare(tmp_path, Scored([0.5, 0.3, 0.4, 0.6]), settings, val_check_interval=2))
     assert run.files == [names.BEST, at_batch(4), at_batch(8), names.LAST]
-    assert run.engine.best_model_path.endswith(at_batch(4))
-    assert run.engine.last_model_path.endswith(at_batch(8))
+    assert run.checkpoints.best_model_path.endswith(at_batch(4))
+    assert run.checkpoints.last_model_path.endswith(at_batch(8))
     assert (tmp_path / "checkpoints" / names.LAST).readlink().as_posix() == at_batch(8)
 
 
@@ -197,7 +198,7 @@ def test_without_any_finite_score_nothing_is_best(tmp_path):
     settings = policy(tmp_path, monitor="val/score")
     run = fit(prepare(tmp_path, Scored([NAN, INF, NAN, NAN]), settings, val_check_interval=2))
     assert run.files == [at_batch(7), at_batch(8), names.LAST]
-    assert (run.engine.best_model_path, run.engine.best_model_score) == ("", None)
+    assert (run.checkpoints.best_model_path, run.checkpoints.best_model_score) == ("", None)
     for path in tmp_path.glob("checkpoints/*.json"):
         assert json.loads(path.read_text(), parse_constant=pytest.fail)["score"] is None
 
@@ -362,10 +363,12 @@ def test_a_checkpoint_that_is_not_ours_is_taken_with_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize("triggers", [EVERY, {}])
-def test_data_that_do_not_know_their_place_are_told_of_where_something_is_saved(tmp_path, triggers):
+def test_a_loader_that_does_not_save_its_position_is_named_if_something_is_saved(tmp_path, triggers):
     run = prepare(tmp_path, Scored(), policy(tmp_path, triggers=triggers), limit_train_batches=2)
     loader = DataLoader(TensorDataset(torch.zeros(8, 4)), batch_size=4)
-    warns = pytest.warns(UserWarning, match=r"does not say where it stands, .*the DataModule of this package")
+    warns = pytest.warns(
+        UserWarning, match=r"does not save its position \(DataLoader\).*cairn\.DataLoader is a drop-in"
+    )
     with warns if triggers else nullcontext():
         run.trainer.fit(run.module, loader, loader)
     assert run.module.num_batches == 2
@@ -392,14 +395,14 @@ def test_a_signal_stops_at_the_next_boundary_with_a_checkpoint(tmp_path, when, o
     assert module.num_batches == boundary
     (item,) = run.committed
     assert (item.name, item.reasons) == (at_batch(boundary), ("signal",))
-    assert (stopped.value.why, stopped.value.saved) == ("SIGTERM", item)
+    assert (stopped.value.reason, stopped.value.saved) == ("SIGTERM", item)
 
 
 def test_a_signal_stops_without_a_checkpoint_where_nobody_asks_for_one(tmp_path):
     run = prepare(tmp_path, Scored(), policy(tmp_path, triggers={}, rules={}), stop=lambda save_s: "SIGINT")
     with pytest.raises(Stopped) as stopped:
         fit(run)
-    assert (stopped.value.why, stopped.value.saved, run.module.num_batches) == ("SIGINT", None, 1)
+    assert (stopped.value.reason, stopped.value.saved, run.module.num_batches) == ("SIGINT", None, 1)
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -452,10 +455,9 @@ def test_a_time_limit_stops_at_a_boundary_and_counts_over_all_starts(tmp_path, m
         run = prepare(
             tmp_path, Scored(), replace(settings, max_time_s=limit_s), plan=found, callbacks=[Clock(monkeypatch)]
         )
-        with pytest.raises(Stopped) as stopped:
-            fit(run)
-        assert (stopped.value.why, stopped.value.saved.reasons) == ("max_time", ("limit",))
-        stops.append((stopped.value.saved.position.batch, run.engine.telemetry.elapsed_s))
+        fit(run)
+        assert (run.checkpoints.stopped_by, run.checkpoints.newest.reasons) == ("max_time", ("limit",))
+        stops.append((run.checkpoints.newest.position.batch, run.engine.telemetry.elapsed_s))
     assert stops == [(5, 50), (6, 60), (7, 70)]
 
 
@@ -468,9 +470,8 @@ def test_a_new_run_from_a_checkpoint_has_all_its_time(tmp_path, monkeypatch):
     second = prepare(
         tmp_path / "second", Scored(), settings, plan=start, run_id="second", max_epochs=2, callbacks=[clock]
     )
-    with pytest.raises(Stopped):
-        fit(second)
-    assert second.module.num_batches == 5
+    fit(second)
+    assert (second.module.num_batches, second.checkpoints.stopped_by) == (5, "max_time")
     assert (second.engine.telemetry.num_saves, second.engine.telemetry.elapsed_s) == (5, 50)
 
 
@@ -665,16 +666,16 @@ def test_a_run_without_room_does_not_start(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("limits", [[1, 2, 5], [8, 10], [14]], ids=str)
 def test_a_run_that_ran_out_of_time_ends_as_if_it_had_had_more(tmp_path, undisturbed, limits, monkeypatch):
-    settings = toy.policy(tmp_path, CELL)
+    settings = toy.checkpointer(tmp_path, CELL, "toy").policy
     samples = []
     for num_batches in limits:
         seed_everything(7, verbose=False)
         limited = replace(settings, max_time_s=10 * num_batches - 5, triggers={**settings.triggers, "limit": OnStop()})
         module, clock = Toy(), Clock(monkeypatch)
         run = prepare(tmp_path, module, limited, plan=plan_of(tmp_path), max_epochs=2, callbacks=[clock])
-        with pytest.raises(Stopped, match="max_time") as stopped:
-            fit(run)
-        assert "limit" in stopped.value.saved.reasons
+        fit(run)
+        assert run.checkpoints.stopped_by == "max_time"
+        assert "limit" in run.checkpoints.newest.reasons
         samples += module.samples
     assert samples == undisturbed.samples[: limits[-1]]
     monkeypatch.undo()
@@ -697,18 +698,19 @@ def test_a_checkpoint_that_only_a_stop_wanted_gives_way_to_the_next(tmp_path):
     ]
 
 
-def test_an_engine_belongs_to_its_trainer(tmp_path):
-    run = prepare(tmp_path, Scored(), policy(tmp_path))
-    engine = checkpointer.CheckpointEngine(run.engine.policy, run.engine.origin)
-    with pytest.raises(AssertionError, match="attach"):
-        engine.at_boundary("batch", False)
+def test_a_checkpointer_belongs_to_one_trainer(tmp_path):
+    run = fit(prepare(tmp_path, Scored(), policy(tmp_path)))
+    other = prepare(tmp_path, Scored(), policy(tmp_path))
+    other.trainer.callbacks = [run.checkpoints]
+    with pytest.raises(ConfigError, match="belongs to another Trainer already: make one for each"):
+        fit(other)
 
 
 # What saves cost
 
 
 def test_auto_tells_its_choice_and_the_manifests_keep_it(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, checkpointer.__name__)
+    caplog.set_level(logging.INFO, decision.__name__)
     settings = policy(tmp_path, triggers={"interval": Every("auto")}, **ALL)
     run = fit(prepare(tmp_path, Scored(), settings, callbacks=[Clock(monkeypatch)], max_epochs=2))
     assert len(run.committed) > 8, "a save is nothing against ten seconds"
@@ -804,20 +806,20 @@ def test_nothing_is_left_of_a_training_that_fails_with_a_save_on_its_way(tmp_pat
     with pytest.raises(ZeroDivisionError):
         fit(run)
     assert [item.position.batch for item in run.committed] == [3, 4], "what was on its way has arrived"
-    assert run.engine.saver is None
+    assert run.engine.saves.pipeline is None
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
     if sys.platform == "linux":
         assert len(os.listdir("/proc/self/fd")) <= len(before) + 1
 
 
 def test_a_run_that_began_before_costs_were_kept_goes_on(tmp_path, monkeypatch):
-    capture = checkpointer.capture.capture
+    original = capture.capture
 
     def older(trainer, place, position, origin, clock):
-        return capture(trainer, place, position, origin, {key: clock[key] for key in ("elapsed_s", "num_saves")})
+        return original(trainer, place, position, origin, {key: clock[key] for key in ("elapsed_s", "num_saves")})
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointer.capture, "capture", older)
+        patch.setattr(capture, "capture", older)
         fit(prepare(tmp_path, Scored(), policy(tmp_path)))
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path), plan=plan_of(tmp_path), max_epochs=2))
     assert (run.module.num_batches, run.engine.telemetry.num_saves) == (8, 16)
@@ -830,7 +832,7 @@ def test_a_save_that_fails_while_training_does_is_told(tmp_path, way, caplog):
 
     def break_everything(batch, batch_idx):
         if batch_idx == 2:
-            run.engine.saver.wait()  # it would make the folder again
+            run.engine.saves.pipeline.wait()  # it would make the folder again
             (tmp_path / "checkpoints").rename(tmp_path / "moved")
             (tmp_path / "checkpoints").write_text("in the way")
         return 1 / (3 - batch_idx) and None

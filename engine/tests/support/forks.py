@@ -128,7 +128,9 @@ def serve(orders: socket.socket) -> None:
     from cairn.hydra import imports
 
     with imports.quick():
-        pass
+        import cairn.cli.main
+        import cairn.hydra.session
+        import cairn.wandb.artifacts  # noqa: F401 - and with it W&B's client, which takes a second to import
 
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         compose("train")  # finds Hydra's plugins, and warms up its parser

@@ -12,14 +12,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tests.support.toy import BATCH_SIZE, PointData
 
 from cairn import DataModule
-from cairn.lightning.capture import Origin
-from cairn.lightning.checkpointer import CheckpointEngine, Policy
+from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.csv_logger import CSVLogger
+from cairn.lightning.engine import Engine
+from cairn.lightning.policy import Policy
 from cairn.policy.keep import Latest
 from cairn.policy.when import Every
 from cairn.store.catalog import Catalog
 from cairn.store.resume import ResumePoint
 from cairn.types import Saved
+from cairn.writing.options import Writing
 
 
 class Scored(LightningModule):
@@ -58,7 +60,12 @@ class Run:
     directory: Path
     trainer: Trainer
     module: Any
-    engine: CheckpointEngine
+    checkpoints: Checkpointer
+
+    @property
+    def engine(self) -> Engine:
+        """What the callback has made for the fit."""
+        return self.checkpoints.engine
 
     @property
     def committed(self) -> list[Saved]:
@@ -74,8 +81,9 @@ class Run:
 
 def policy(directory: Path, **settings: Any) -> Policy:
     """A checkpoint after every batch, the newest two kept, but for `settings`."""
-    plain = {"triggers": {"interval": Every(1)}, "rules": {"last": Latest(2)}, "writer": "sync"}
-    return Policy(directory / "checkpoints", **{**plain, **settings})
+    writing = {name: settings.pop(name) for name in [*settings] if name in Writing.__dataclass_fields__}
+    plain = {"triggers": {"interval": Every(1)}, "rules": {"last": Latest(2)}}
+    return Policy(directory / "checkpoints", **{**plain, **settings}, writing=Writing(**{"writer": "sync", **writing}))
 
 
 def prepare(
@@ -83,26 +91,28 @@ def prepare(
     module: LightningModule,
     settings: Policy,
     *,
-    plan: ResumePoint = ResumePoint(None),
+    plan: ResumePoint | None = None,
     stop: Callable[[float], str | None] = lambda save_s: None,
     callbacks: Sequence[Callback] = (),
     run_id: str = "toy",
     **options: Any,
 ) -> Run:
     """Everything but `fit`: one epoch of eight batches, but for `options`, which are the trainer's."""
-    engine = CheckpointEngine(settings, Origin(run_id, {"seed": 7}, {"seed": 7}), plan, stop)
+    metadata = {"run": run_id, "config": {"seed": 7}, "seed": 7}
+    checkpoints = Checkpointer(settings.directory, stop=stop, metadata=metadata)
+    checkpoints.policy = settings
+    checkpoints.go_on_from(plan or ResumePoint(None))
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
     loops = {"max_epochs": 1, "num_sanity_val_steps": 1, "log_every_n_steps": 2, "use_distributed_sampler": False}
     logger = CSVLogger(directory / "csv")
     own = {**quiet, **loops, "default_root_dir": directory, "logger": logger, **options}
-    trainer = Trainer(**own, callbacks=[*callbacks, engine])
-    engine.attach(trainer)
-    return Run(directory, trainer, module, engine)
+    trainer = Trainer(**own, callbacks=[*callbacks, checkpoints])
+    return Run(directory, trainer, module, checkpoints)
 
 
 def fit(run: Run, data: DataModule | None = None) -> Run:
     """Train, from what the run's plan says."""
-    path = run.engine.plan.path
+    path = run.checkpoints.resume_point.path
     data = data or PointData(batch_size=BATCH_SIZE, seed=3)
     run.trainer.fit(run.module, datamodule=data, ckpt_path=str(path) if path else None, weights_only=True)
     return run

@@ -22,13 +22,11 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from cairn import DataModule
 from cairn.lightning.boundary import Place
-from cairn.lightning.capture import Origin
-from cairn.lightning.checkpointer import CheckpointEngine, Policy
+from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.csv_logger import CSVLogger
-from cairn.policy.keep import Best, Latest
-from cairn.policy.when import AtEnd, BestValidation, Every
-from cairn.store.resume import ResumePoint, find_resume_point
+from cairn.store.resume import ResumePoint
 from cairn.writing import copying
+from cairn.writing.options import Writing
 
 NUM_SAMPLES, BATCH_SIZE = 23, 3  # eight batches, the last one smaller
 BATCHES_PER_EPOCH, EPOCHS = 8, 3
@@ -230,7 +228,7 @@ class Cell:
     """How many places to stop at there are; a cell whose run is shorter says so."""
 
 
-class CopyingEngine(CheckpointEngine):
+class CopyingCheckpointer(Checkpointer):
     """Leaves a copy of the run directory at every boundary: what a `kill -9` right there would have left on disk.
 
     If a save is committed in the background, the copy is made when it is, shortly before the next boundary.
@@ -243,7 +241,7 @@ class CopyingEngine(CheckpointEngine):
         self._copy_late()
         super().at_boundary(place, ends)
         self._late = True
-        if self.policy.writer == "sync":
+        if self.policy.writing.writer == "sync":
             self._copy_late()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -254,8 +252,8 @@ class CopyingEngine(CheckpointEngine):
         if not self._late:
             return
         self._late = False
-        if self.saver is not None:
-            self.saver.wait()
+        if self.engine.saves.pipeline is not None:
+            self.engine.saves.pipeline.wait()
         if self.copies is not None:
             number = len(list(self.copies.iterdir()))
             shutil.copytree(self.policy.directory.parent, self.copies / f"{number:03d}", symlinks=True)
@@ -283,11 +281,16 @@ def copied_as_late_as_possible() -> Iterator[None]:
         yield
 
 
-def policy(run: Path, cell: Cell) -> Policy:
+def checkpointer(run: Path, cell: Cell, run_id: str) -> CopyingCheckpointer:
     """Every batch, the best validation and the end; two newest and the best are kept."""
-    triggers = {"interval": Every(cell.interval), "best": BestValidation(), "end": AtEnd()}
-    rules = {"last": Latest(2), "best": Best()}
-    return Policy(run / "checkpoints", triggers, rules, cell.monitor, "min", when_busy="wait", **cell.saving)
+    return CopyingCheckpointer(
+        run / "checkpoints",
+        cell.interval,
+        monitor=cell.monitor,
+        triggers={"stop": None},
+        writing=Writing(**{"when_busy": "wait", **cell.saving}),
+        metadata={"run": run_id},
+    )
 
 
 def train(
@@ -303,12 +306,14 @@ def train(
     seed_everything(seed, verbose=False)
     module = cell.module_class(**cell.module)
     data = cell.data_class(**{"batch_size": BATCH_SIZE, "seed": 3, **cell.data})
-    found = start or find_resume_point(run / "checkpoints")
-    engine = CopyingEngine(policy(run, cell), Origin(run_id), found)
-    engine.copies = copies
-    trainer = Trainer(**_settings(run, cell), callbacks=[*cell.callbacks(), engine], logger=CSVLogger(run / "csv"))
-    engine.attach(trainer)
-    trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found.path else None, weights_only=True)
+    checkpoints = checkpointer(run, cell, run_id)
+    path: Any = checkpoints.resume()
+    if start is not None:
+        checkpoints.go_on_from(start)
+        path = start.path
+    checkpoints.copies = copies
+    trainer = Trainer(**_settings(run, cell), callbacks=[*cell.callbacks(), checkpoints], logger=CSVLogger(run / "csv"))
+    trainer.fit(module, datamodule=data, ckpt_path=path)
     return module.samples  # type: ignore[return-value, union-attr]
 
 

@@ -18,7 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from cairn.errors import CairnError, ConfigError
-from cairn.hydra import imports, job_name
+from cairn.hydra import job_name
 from cairn.runs.directory import RunDirectory, find
 from cairn.store import disk
 from hydra_plugins import resumable_submitit
@@ -127,9 +127,7 @@ def is_child() -> bool:
     return _CHILD in os.environ and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
-def run_child() -> None:
-    """Take part in the run of the process that started this one."""
-    with imports.quick():
-        from cairn.hydra.session import join
-
-    join(**json.loads(os.environ[_CHILD]))
+def announced() -> dict[str, str | None]:
+    """What the process that started this one has announced."""
+    facts: dict[str, str | None] = json.loads(os.environ[_CHILD])
+    return facts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -13,48 +12,64 @@ from typing import Any
 
 import lightning
 import torch
-from omegaconf import DictConfig
 
 from cairn import __version__
-from cairn.hydra import command_line
 from cairn.lightning import state
 
 
 @dataclass(frozen=True)
-class Start:
-    """A checkpoint of another run that this one starts from."""
+class StartedFrom:
+    """A checkpoint of another run that a run has started from."""
 
     how: str
     """`ckpt_path` or `init_weights`."""
     named: str
-    """As the command line names it."""
+    """The file, as the command line names it."""
     run: str = ""
-    """Id of the run that made it; empty if it was not made by this project."""
+    """Id of the run that saved it; empty if it was not saved by Cairn."""
     step: int = 0
     version: str = ""
-    """Of what lies in W&B: `entity/project/name:v3`, whatever its aliases mean later."""
+    """The version in W&B that an alias stood for: `entity/project/name:v3`."""
     known_as: str = ""
-    """What W&B calls that run, as its configuration says: `entity/project/id`, less what that leaves to the account."""
+    """W&B's name for that run: `entity/project/id`, without the parts that its configuration leaves open."""
 
 
-def start(cfg: DictConfig, contents: Mapping[str, Any], version: str = "", known_as: str = "") -> Start:
-    """What `contents`, a checkpoint that a new run starts from, says of its origin; the rest see `Start`."""
-    how = "ckpt_path" if cfg.get("ckpt_path") else "init_weights"
+def started_from(
+    ckpt_path: str | None, init_weights: str | None, contents: Mapping[str, Any], version: str = "", known_as: str = ""
+) -> StartedFrom:
+    """Describe the checkpoint that a new run starts from.
+
+    Args:
+        ckpt_path: the file, if the run takes the full state.
+        init_weights: the file, if it takes the weights alone.
+        contents: of the checkpoint.
+        version: see `StartedFrom`.
+        known_as: see `StartedFrom`.
+    """
     ours = contents.get(state.KEY, {})
     step = int(ours.get("position", {}).get("step", 0))
-    return Start(how, str(cfg[how]), str(ours.get("run", "")), step, version, known_as)
+    how = "ckpt_path" if ckpt_path else "init_weights"
+    return StartedFrom(how, str(ckpt_path or init_weights), str(ours.get("run", "")), step, version, known_as)
 
 
-def versions(seed: int) -> dict[str, Any]:
-    """What each manifest says of its run."""
+def versions(seed: int, root: Path | str) -> dict[str, Any]:
+    """Return what each manifest says of its run: the seed, the commit of the code in `root`, and versions."""
     ours = {"cairn": __version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
-    return {"seed": seed, "git": git_commit(), "python": sys.version.split()[0], **ours}
+    return {"seed": seed, "git": git_commit(root), "python": sys.version.split()[0], **ours}
 
 
 def facts(
-    directory: Path, git: str, num_parameters: int, start: Start | None, overrides: Sequence[str] = ()
+    directory: Path, git: str, num_parameters: int, start: StartedFrom | None, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What loggers are told of a run beside its configuration."""
+    """Return what loggers get of a run in addition to its configuration.
+
+    Args:
+        directory: of the run.
+        git: the commit of the code, as `git_commit` returns it.
+        num_parameters: of the model.
+        start: the checkpoint of another run that this one starts from.
+        overrides: of the command line.
+    """
     return {
         "directory": str(directory),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
@@ -66,9 +81,9 @@ def facts(
     }
 
 
-def git_commit() -> str:
-    """The commit of the code, with a + if files differ from it; empty outside a repository."""
-    git = ["git", "-C", os.environ.get(command_line.ROOT, ".")]
+def git_commit(root: Path | str) -> str:
+    """Return the commit of the code in `root`, with a + if files differ from it; empty outside a repository."""
+    git = ["git", "-C", str(root)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout

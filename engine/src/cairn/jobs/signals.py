@@ -134,6 +134,9 @@ class Interruption(SystemExit):
         super().__init__(exit_code(reason))
         self.reason = reason
 
+    def __str__(self) -> str:
+        return self.reason
+
 
 def exit_code(reason: str) -> int:
     """Return the exit code a shell reports for a signal (143 for `SIGTERM`), or 75, "try again", for other reasons."""

@@ -93,7 +93,7 @@ class Checkpointer(EngineHooks):
 
     def go_on_from(self, point: ResumePoint) -> None:
         """Take a resume point that is found and verified already; `fit(ckpt_path=...)` still has to name it."""
-        self._known = point
+        self.resume_point = point
 
     @property
     def saved(self) -> list[Saved]:

@@ -17,7 +17,7 @@ from cairn.errors import CairnError, ConfigError, SaveError
 from cairn.jobs.signals import Interrupts
 from cairn.lightning import boundary, capture, state
 from cairn.lightning.capture import Origin
-from cairn.lightning.engine import Engine
+from cairn.lightning.engine import Engine, SavingCost, Watcher
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.policy import Policy
 from cairn.store.beginning import Beginning, beginning
@@ -45,11 +45,14 @@ class EngineHooks(Checkpoint):
     ) -> None:
         super().__init__()
         self.policy, self.listeners, self.metadata = policy, list(listeners), metadata
+        self.watchers: list[Watcher] = []
+        """Learn at every boundary how far the run is, on rank 0."""
         self.stopped_by = ""
         """Why the last fit stopped early, if it returned all the same: `max_time`."""
         self._interrupts = Interrupts() if stop is None else None
         self._stop = stop
-        self._known: ResumePoint | None = None
+        self.resume_point: ResumePoint | None = None
+        """What a fit that goes on begins with, if it is found and verified already."""
         self._engine: Engine | None = None
         self._beginning: Beginning | None = None
         self._final: list[Saved] | None = None
@@ -69,9 +72,8 @@ class EngineHooks(Checkpoint):
             trainer.strategy.checkpoint_io = MappedCheckpointIO()
         if self._engine is None:
             stop = self._stop or (lambda save_s: self._interrupts.name if self._interrupts else None)
-            watchers = [item for item in self.listeners if hasattr(item, "at_boundary")]
             listener = self.listeners[0] if self.listeners else UNTRACKED
-            self._engine = Engine(self.policy, trainer, stop, listener, watchers)
+            self._engine = Engine(self.policy, trainer, stop, listener, self.watchers)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             self._engine.history.check_writable()
         self._beginning, self.stopped_by = None, ""
@@ -154,6 +156,11 @@ class EngineHooks(Checkpoint):
         self.stopped_by = reason
 
     @property
+    def cost(self) -> SavingCost | None:
+        """What saving has cost the run so far; None before the first fit."""
+        return self._engine.cost() if self._engine is not None else None
+
+    @property
     def engine(self) -> Engine:
         """The engine of the fit; there is none before `Trainer.fit`."""
         if self._engine is None:
@@ -187,7 +194,7 @@ class EngineHooks(Checkpoint):
         if loaded is None and newest is not None:  # the same trainer fits again, and goes on from where it is
             found = Beginning(engine.origin.run, ResumePoint(self.policy.directory / newest.name, newest))
         else:
-            found = beginning(self.policy.directory, loaded, self._known, run)
+            found = beginning(self.policy.directory, loaded, self.resume_point, run)
         engine.take_over(found.run, found.point)
         return found
 

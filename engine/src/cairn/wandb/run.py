@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import CheckpointError, ResumeError, first_line
 from cairn.hydra import job_name, settings
-from cairn.hydra.provenance import Start
+from cairn.hydra.provenance import StartedFrom as Start
 from cairn.jobs.signals import exit_code
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.state import KEY

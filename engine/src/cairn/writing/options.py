@@ -42,7 +42,7 @@ class Writing:
         _check("when_busy", self.when_busy, get_args(WhenBusy))
         most = self.max_failed_saves
         if isinstance(most, bool) or not isinstance(most, int) or (most < 1 and most != -1):
-            raise ConfigError(f"max_failed_saves={most!r} must be a number from 1, or -1 to never stop.")
+            raise ConfigError(f"max_failed_saves={most!r} must be an integer from 1, or -1 to never stop.")
 
 
 def _check(name: str, value: Any, choices: tuple[Any, ...]) -> None:

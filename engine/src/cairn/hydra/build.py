@@ -1,0 +1,139 @@
+"""Builds the objects of a run from its settings: data, model, callbacks, loggers, checkpoint engine, trainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from omegaconf import OmegaConf
+
+from cairn.account.progress import ProgressFile
+from cairn.hydra import command_line, provenance
+from cairn.hydra.objects import build_object, target_of
+from cairn.hydra.start import JobContext, Start
+from cairn.jobs.allocation import Deadline
+from cairn.lightning.agreement import JOB_TIME_LIMIT
+from cairn.lightning.checkpointer import Checkpointer
+from cairn.lightning.interrupts import WatchTraining
+from cairn.runs import summary
+from cairn.store import resume
+from cairn.wandb import run as wandb_run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Built:
+    """The trainer of a run, and the callback in it that saves checkpoints."""
+
+    trainer: Trainer
+    checkpoints: Checkpointer
+
+
+def prepare(start: Start) -> None:
+    """Set what holds for the whole process before any object is built: random seeds, log handlers, W&B's mode."""
+    _silence_lightning()
+    seed_everything(start.settings.seed, workers=True, verbose=False)
+    wandb_run.set_up(start.settings.config, start.directory)
+
+
+def model(start: Start) -> LightningModule:
+    """Build the model; a new run that names `init_weights` takes its weights from that file."""
+    settings = start.settings
+    built: LightningModule = build_object("model", settings.model)
+    if start.plan.path is None and settings.init_weights:
+        path = wandb_run.local(settings.init_weights, start.directory)
+        weights = resume.load(path)["state_dict"]
+        resume.check_fits(path, weights, built.state_dict())
+        built.load_state_dict(weights)
+        log.info("Loaded weights from %s", summary.relative(path))
+    return built
+
+
+def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]) -> Built:
+    """Build the trainer with everything that the configuration adds to it.
+
+    Args:
+        start: what this start does.
+        callbacks: more of them than the configuration names.
+        options: arguments of Lightning's Trainer that override the configuration.
+    """
+    settings, checkpoints = start.settings, checkpointer(start)
+    configured = [build_object(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
+    # max_time is not Lightning's here: the engine stops at a boundary.
+    node = {key: value for key, value in settings.trainer.node.items() if key != "max_time"}
+    if SLURMEnvironment.detect() and "plugins" not in {*node, *options}:
+        # A job must be requeued exactly once, and here Lightning is not the one that does it.
+        node["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+    if "logger" not in options:
+        options = {**options, "logger": loggers(start)}
+    all_callbacks = [*configured, *callbacks, WatchTraining(start.context.signals), checkpoints]
+    built: Trainer = build_object("trainer", node, callbacks=all_callbacks, **options)
+    if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # it has the checkpoint open already
+        built.strategy.checkpoint_io = start.loader
+    if built.global_rank > 0:
+        # Weights are made from the same seed on every rank; random numbers in training (dropout) must differ.
+        seed = np.random.SeedSequence([settings.seed, built.global_rank]).generate_state(1)[0]
+        seed_everything(int(seed), workers=True, verbose=False)
+    return Built(built, checkpoints)
+
+
+def checkpointer(start: Start) -> Checkpointer:
+    """Build the callback that saves checkpoints; `fit` has to name the checkpoint that it goes on from."""
+    settings, group = start.settings, start.settings.checkpoint
+    versions = provenance.versions(settings.seed, os.environ.get(command_line.ROOT, "."))
+    built = Checkpointer(
+        group.directory,
+        None,
+        monitor=group.monitor,
+        mode=group.mode,
+        triggers=dict.fromkeys(("best", "end", "stop")) | dict(group.triggers),
+        rules=dict.fromkeys(("last", "best")) | dict(group.rules),
+        writing=group.writing,
+        max_time=settings.trainer.max_time_s,
+        stop=_reason_to_stop(start.context),
+        metadata={"run": start.run_id, "config": OmegaConf.to_container(settings.config), **versions},
+    )
+    if settings.train:
+        built.watchers.append(ProgressFile(start.directory.progress_file))
+    built.go_on_from(start.plan)
+    return built
+
+
+def loggers(start: Start) -> list[Logger]:
+    """Build the loggers. `train=false` has none: it leaves the history of the run as it is."""
+    if not start.settings.train:
+        return []
+    ours = wandb_run.node(start.settings.config)
+    built: list[Logger] = []
+    for name, node in start.settings.loggers.items():
+        target, more = target_of(f"logger.{name}", node), {}
+        if ours is not None and node == ours:
+            more = wandb_run.own(ours, start.run_id, start.directory)
+        elif isinstance(target, type) and issubclass(target, WandbLogger):
+            more = {"id": node.get("id") or start.run_id}
+        built.append(build_object(f"logger.{name}", node, **more))
+    return built
+
+
+def _reason_to_stop(context: JobContext) -> Callable[[float], str | None]:
+    """What the engine asks at each boundary, with the time that a save takes in seconds."""
+    signals, deadline = context.signals, Deadline(context.allocation.ends_at)
+    return lambda save_s: signals.name or (JOB_TIME_LIMIT if deadline.is_near(save_s) else None)
+
+
+def _silence_lightning() -> None:
+    # Hydra's handlers print what Lightning's own would print a second time.
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+    # Lightning 2.6 uses a class that torch 2.13 has deprecated; a user cannot change that.
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.. is deprecated.*")

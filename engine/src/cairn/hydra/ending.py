@@ -1,0 +1,112 @@
+"""What is done with an outcome: record it, show it, end W&B's run, and exit."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from cairn.errors import first_line
+from cairn.hydra.build import Built
+from cairn.hydra.outcome import Outcome, is_for_users
+from cairn.hydra.start import Start
+from cairn.jobs.signals import Interruption
+from cairn.lightning.agreement import TIME_LIMIT
+from cairn.runs import summary
+from cairn.runs.directory import RunDirectory
+from cairn.store.catalog import Catalog
+from cairn.store.listener import UNTRACKED
+from cairn.wandb import run as wandb_run
+
+log = logging.getLogger(__name__)
+
+
+def record(start: Start, built: Built | None, outcome: Outcome) -> None:
+    """Write the outcome to the run directory, and print the summary of a run that has not failed.
+
+    Args:
+        start: what this start did.
+        built: the trainer of the run; None if the run ended before it was built.
+        outcome: how it has ended.
+    """
+    if not start.is_main or outcome.status == "left":
+        return
+    result = outcome.result
+    start.directory.end(outcome.status, outcome.why, float(result) if isinstance(result, int | float) else None)
+    if built is not None and built.trainer.is_global_zero and outcome.status != "failed":
+        summary.show_ending(_summary(start, built, outcome), Console())
+
+
+def close_wandb(start: Start, built: Built | None, outcome: Outcome) -> None:
+    """Send W&B the rest of the run, and end it there."""
+    if built is None:
+        return
+    how = wandb_run.Ending(outcome.exit_code, outcome.interrupted_by, outcome.status == "finished")
+    listener = built.checkpoints.listeners[0] if built.checkpoints.listeners else UNTRACKED
+    wandb_run.end(start.settings.config, listener, built.trainer.loggers, how)
+
+
+def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
+    """Return the result of the run, or exit: an error for users is one line, and in a sweep the other jobs continue.
+
+    Args:
+        outcome: how the run has ended.
+        directory: of the run.
+        is_alone: False: it is a job of a sweep; an exception is raised, so that the launcher sees it.
+
+    Returns:
+        What train.py has returned.
+
+    Raises:
+        Interruption: the run was stopped, and is saved.
+        SystemExit: code 1 for a user-facing error.
+    """
+    error = outcome.error
+    if error is None:
+        return outcome.result
+    if outcome.status == "stopped":
+        if isinstance(error, Exception):
+            log.warning("After %s: %s: %s", outcome.why, type(error).__name__, first_line(error), exc_info=error)
+        raise Interruption(outcome.why) from error
+    if outcome.status == "left":
+        raise error
+    if is_for_users(error):
+        log.error("%s", error)
+    elif not is_alone:  # into the job's own log
+        log.error("%s: %s", type(error).__name__, first_line(error), exc_info=error)
+    if directory.started and (saved := Catalog(directory.checkpoints()).committed()):
+        log.error("Newest checkpoint: %s. Resume with: %s", saved[-1].name, summary.command(directory.path))
+    if not is_for_users(error) or not is_alone or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    raise SystemExit(1) from error
+
+
+def _summary(start: Start, built: Built, outcome: Outcome) -> summary.Ending:
+    checkpoints, best = built.checkpoints, built.checkpoints.best
+    stopped = f"stopped by {outcome.why}" if outcome.status == "stopped" else outcome.status
+    return summary.Ending(
+        run=start.directory.path,
+        checkpoints=checkpoints.policy.directory,
+        status=stopped,
+        saved=checkpoints.saved,
+        best=best.name if best else "",
+        monitor=checkpoints.policy.monitor,
+        test=outcome.test,
+        **(asdict(checkpoints.cost) if checkpoints.cost else {}),
+        more=_override_to_extend(start, built, outcome),
+    )
+
+
+def _override_to_extend(start: Start, built: Built, outcome: Outcome) -> str:
+    """The override that lets the run continue past the limit that ended it, for example to twice that limit."""
+    trainer = built.trainer
+    if outcome.why == TIME_LIMIT:
+        return f"trainer.max_time={2 * (start.settings.trainer.max_time_s or 0):g}s"
+    if outcome.why:
+        return ""
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return f"trainer.max_steps={2 * trainer.max_steps}"
+    return f"trainer.max_epochs={2 * (trainer.max_epochs or 0)}"

@@ -1,0 +1,119 @@
+"""The decorator of the function in train.py: everything that comes before Hydra composes and torch is imported."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig
+
+from cairn.hydra import command_line, imports
+from cairn.jobs import allocation, requeue
+from cairn.jobs.allocation import Allocation
+from cairn.jobs.signals import Interruption, Interrupts
+
+if TYPE_CHECKING:
+    from cairn.hydra.session import Body
+    from cairn.hydra.start import JobContext
+
+
+def main(config_path: str = "configs", config_name: str = "train") -> Callable[[Body], Callable[[], None]]:
+    """Make the command line of a project of a function that takes a `Run`.
+
+    The command reads `.env`, expands `resume=`, composes the configuration, catches signals, imports torch, and then
+    calls the function. Processes that DDP, srun, torchrun or submitit start call the same function.
+
+    Args:
+        config_path: the folder of the YAML files, relative to the file of the function.
+        config_name: the one that holds the defaults list.
+
+    Returns:
+        The decorator. The decorated function takes no arguments and reads the command line.
+    """
+
+    def decorate(body: Body) -> Callable[[], None]:
+        task, root = Task(body), Path(inspect.getfile(body)).resolve().parent
+
+        @functools.wraps(body)
+        def command() -> None:
+            export_sources(root)
+            if command_line.is_child():
+                task.join(**command_line.announced())
+            else:
+                sys.argv[1:] = command_line.prepare(sys.argv[1:], root)
+                hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(task)()
+
+        return command
+
+    return decorate
+
+
+class Task:
+    """The function in train.py as Hydra calls it.
+
+    submitit pickles it into a job: the function by value, because it is in `__main__`, and this class by reference.
+    Hydra looks for the configuration next to the file of `__wrapped__`.
+    """
+
+    def __init__(self, body: Body) -> None:
+        self.__wrapped__ = body
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        """Train with a configuration.
+
+        Returns:
+            What the function returns.
+
+        Raises:
+            SystemExit: code 1 for a user-facing error; 130, 138, 140 or 143 after a signal; 75 near the time limit of
+                the job. A job that submitit requeues exits as submitit does.
+        """
+
+        return _interruptible(lambda session, by: session.run(cfg, self.__wrapped__, by), allocation.current())
+
+    def join(self, **facts: str | None) -> None:
+        """Take part, as a process that Lightning has started, in the run that the main process has announced."""
+
+        _interruptible(lambda session, by: session.join(self.__wrapped__, by, **facts), Allocation())
+
+
+def _interruptible(train: Callable[[Any, JobContext], Any], given: Allocation) -> Any:
+    """Catch signals, import torch, train, and requeue the job if it was interrupted.
+
+    Args:
+        train: takes the module `session` and what can interrupt this process.
+        given: the job of this process.
+    """
+    with Interrupts() as signals:
+        try:
+            with imports.quick():  # seconds, in which a signal would end the process without a requeue
+                from cairn.hydra import session, start
+            return train(session, start.JobContext(signals, given))
+        except KeyboardInterrupt as stop:  # there was nothing to save
+            if signals.name is None:
+                raise
+            leave = Interruption(signals.name)
+            leave.__cause__ = stop
+        except Interruption as stop:
+            leave = stop
+        signals.stopping = True
+        requeue.requeue_if_needed(leave.reason, given, signals)
+        raise leave
+
+
+def export_sources(root: Path) -> None:
+    """Let every process that is started from here import the packages of this project from the same folders.
+
+    Args:
+        root: of the project. Its folders on `sys.path` come first in `PYTHONPATH`, except the root itself, which
+            Python has put there, and what is installed in a virtual environment.
+    """
+    own = [path for path in sys.path if root in Path(path).parents and "site-packages" not in Path(path).parts]
+    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*own, *inherited]))

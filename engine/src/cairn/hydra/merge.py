@@ -1,0 +1,152 @@
+"""Merges the stored configuration of a run with the command that resumes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cairn.errors import ResumeError
+
+FIXED = (
+    "model",
+    "data",
+    "seed",
+    "trainer.accumulate_grad_batches",
+    "trainer.precision",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+    "trainer.limit_train_batches",
+    "trainer.overfit_batches",
+)
+"""Keys that a resume cannot change: with another value the run would not end where an undisturbed one ends."""
+FREE = ("data.num_workers", "data.pin_memory", "data.persistent_workers", "data.cache_dir")
+"""Keys below a fixed group that may change, because they do not affect the numbers."""
+_REPORTED_GROUPS = ("model", "data", "trainer", "checkpoint", "callbacks", "logger")
+"""Groups in which an edited YAML file is reported."""
+_GROUPS_OF_ANYTHING = ("experiment", "debug")
+"""Groups whose options set keys of other groups."""
+_PER_PROCESS = ("paths", "hydra")
+_ABSENT = object()
+
+Change = tuple[Any, Any]  # old, new
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The configuration that a run continues with, and how it differs from the stored one."""
+
+    config: DictConfig
+    changed: Mapping[str, Change]
+    """Dotted keys with their old and new values."""
+    kept: Mapping[str, Change]
+    """Fixed keys that would follow a changed key by interpolation, and keep their old values."""
+    edited: Mapping[str, Change]
+    """Keys that were edited in the YAML files since the run began; the edits do not apply to it."""
+
+
+def merge(own: DictConfig, before: DictConfig, now: DictConfig, overrides: Sequence[str]) -> Merged:
+    """Apply the difference that the new overrides make to the configuration of the run.
+
+    The old and the new overrides are composed from the same YAML files, those of today. A key that was edited in the
+    files is therefore equal in `before` and `now`, and keeps the value that the run has stored:
+
+        own     stored with the run
+        before  old overrides + files of today   ┐ a key that differs here was changed
+        now     new overrides + files of today   ┘ by the command
+
+    Args:
+        own: the stored configuration.
+        before: the old overrides, composed today.
+        now: the new overrides, composed today.
+        overrides: keys that the new command sets and the old one did not, or set to another value.
+
+    Returns:
+        The merged configuration and the differences.
+
+    Raises:
+        ResumeError: an override changes a fixed key; the message lists each one with its old and new value.
+    """
+    changed: dict[str, Change] = {}
+    fixed: dict[str, Change] = {}
+    stored, old, new = (OmegaConf.to_container(cfg) for cfg in (own, before, now))
+    config: DictConfig = OmegaConf.create(_merge_node(stored, old, new, "", changed, fixed))
+    if requested := {key: fixed[key] for key in sorted(fixed) if _is_requested(key, overrides)}:
+        raise ResumeError(
+            f"This command would change {describe(requested)}, which a resumed run must keep. Remove the override, or "
+            f"start a new run from the weights: init_weights=FILE."
+        )
+    was, then = flatten(own), flatten(before)
+    edited = {
+        key: (was.get(key), value)
+        for key, value in then.items()
+        if was.get(key) != value and key not in {**changed, **fixed} and _is_below(key, _REPORTED_GROUPS)
+    }
+    return Merged(config, changed, fixed, edited)
+
+
+def _merge_node(own: Any, before: Any, now: Any, key: str, changed: dict[str, Change], fixed: dict[str, Change]) -> Any:
+    """Return `own` with the differences between `before` and `now`, except under fixed keys; record both kinds."""
+    if before == now or _is_below(key, _PER_PROCESS):
+        return own
+    if all(isinstance(node, dict) for node in (own, before, now)):
+        merged = {}
+        for name in {**own, **now}:
+            stored, old, new = (node.get(name, _ABSENT) for node in (own, before, now))
+            merged[name] = _merge_node(stored, old, new, _dotted(key, name), changed, fixed)
+        return {name: node for name, node in merged.items() if node is not _ABSENT}
+    was, will = ({} if node is _ABSENT else flatten(node, key) for node in (own, now))
+    change = {leaf: (was.get(leaf), will.get(leaf)) for leaf in {**was, **will} if was.get(leaf) != will.get(leaf)}
+    is_fixed = _is_below(key, FIXED) and not _is_below(key, FREE)
+    (fixed if is_fixed else changed).update(change)
+    return own if is_fixed else now
+
+
+def follow_moved_paths(own: DictConfig, now: DictConfig) -> DictConfig:
+    """Return `own` with its paths as they are today: a run directory, or a whole clone, may have been moved."""
+    moved = [(own.paths[name], now.paths[name]) for name in ("output_dir", "root_dir")]
+
+    def follow(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: follow(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [follow(item) for item in value]
+        for old, new in moved:
+            if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+                return new + value.removeprefix(old)
+        return value
+
+    return OmegaConf.create(follow(OmegaConf.to_container(own)))
+
+
+def describe(changes: Mapping[str, Change]) -> str:
+    """Format changes as `model.lr (0.1 to 0.2), ...`."""
+    return ", ".join(f"{key} ({old!r} to {new!r})" for key, (old, new) in changes.items())
+
+
+def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a configuration by their dotted keys; an empty node is a leaf."""
+    container = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    if not isinstance(container, dict) or not container:
+        return {prefix: container}
+    flat: dict[str, Any] = {}
+    for name, value in container.items():
+        flat |= flatten(value, _dotted(prefix, name))
+    return flat
+
+
+def _is_requested(key: str, overrides: Sequence[str]) -> bool:
+    keys = [override.replace("/", ".") for override in overrides]  # a group in a group: model/scheduler=other
+    return _is_below(key, keys) or any(name in _GROUPS_OF_ANYTHING for name in keys)
+
+
+def _is_below(key: str, prefixes: Sequence[str]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _dotted(key: str, name: Any) -> str:
+    return f"{key}.{name!s}" if key else str(name)

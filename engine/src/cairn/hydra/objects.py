@@ -1,0 +1,77 @@
+"""Builds the objects that nodes of the configuration describe; an error names the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+
+from cairn.errors import CairnError, ConfigError, first_line
+
+
+def build_object(key: str, node: Any, **arguments: Any) -> Any:
+    """Build the object that a node describes.
+
+    Args:
+        key: of the node, for messages.
+        node: a mapping with `_target_`.
+        **arguments: more arguments, which override those of the node.
+
+    Returns:
+        The object; with `_partial_: true` a `functools.partial`.
+
+    Raises:
+        ConfigError: the arguments are wrong, or the target cannot be imported.
+    """
+    try:
+        return instantiate(node, **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, CairnError):
+            raise cause from error
+        raise ConfigError(f"{key}: {str(cause).rstrip('.!')}. HYDRA_FULL_ERROR=1 shows where.") from error
+
+
+def target_of(key: str, node: Mapping[str, Any]) -> Any:
+    """Return the class or function that the `_target_` of a node names.
+
+    Args:
+        key: of the node, for messages.
+        node: a mapping with `_target_`.
+
+    Raises:
+        ConfigError: the node has no target, or the target cannot be imported.
+    """
+    name = node.get("_target_")
+    if not isinstance(name, str):
+        raise ConfigError(f"{key} has no _target_: name the class to build.")
+    try:
+        return get_object(name)
+    except Exception as error:  # importing a module may raise anything
+        raise ConfigError(f"{key}._target_={name} cannot be imported: {first_line(error)}.") from error
+
+
+@contextmanager
+def errors_at(group: str, key: str = "") -> Iterator[None]:
+    """Add the key to the message of a ValueError that a constructor raises.
+
+    A message that begins with `name=` needs only the group in front of it: `max_overhead=2 must be ...` becomes
+    `checkpoint.max_overhead=2 must be ...`.
+
+    Args:
+        group: dotted key of the group.
+        key: the key in the group; empty if the constructor takes several.
+
+    Raises:
+        ConfigError: in place of the ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        name, equals, _ = str(error).partition("=")
+        names_key = bool(equals) and (name == key if key else name.isidentifier())
+        where = f"{group}." if names_key else f"{group}.{key}: " if key else f"{group}: "
+        raise ConfigError(f"{where}{error}") from error

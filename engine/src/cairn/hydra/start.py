@@ -1,0 +1,237 @@
+"""Decides what this start of a run does: from which configuration, in which directory, from which checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from cairn.errors import CheckpointError, ConfigError, ResumeError
+from cairn.hydra import command_line, merge
+from cairn.hydra.merge import Merged
+from cairn.hydra.settings import Settings, parse
+from cairn.jobs.allocation import Allocation
+from cairn.jobs.rendezvous import Rendezvous
+from cairn.jobs.signals import Interrupts
+from cairn.lightning.io import MappedCheckpointIO
+from cairn.runs import attempts, summary
+from cairn.runs.directory import Record, RunDirectory
+from cairn.store import names, resume
+from cairn.store.catalog import Catalog
+from cairn.store.resume import ResumePoint
+from cairn.wandb import run as wandb_run
+
+log = logging.getLogger(__name__)
+
+_PREVIOUS_ATTEMPT_S = 120.0
+"""Maximum time to wait for the processes of the previous attempt of a requeued job to exit, in seconds."""
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What can interrupt this process: its signals, and the time limit of its job."""
+
+    signals: Interrupts = field(default_factory=Interrupts)
+    allocation: Allocation = field(default_factory=Allocation)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one start of a run does. The main process decides it; the other processes of the run receive it."""
+
+    directory: RunDirectory
+    settings: Settings
+    run_id: str
+    plan: ResumePoint
+    context: JobContext
+    loader: MappedCheckpointIO = field(default_factory=MappedCheckpointIO)
+    """Has the checkpoint of the plan open."""
+    is_main: bool = True
+    """This process writes the run directory, and its exit code is that of the command."""
+
+
+@dataclass(frozen=True)
+class NothingToDo:
+    """The run has already reached its end."""
+
+    result: float | None = None
+    """What it returned then."""
+
+
+def begin(
+    cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...], notice: Rendezvous, context: JobContext
+) -> Start | NothingToDo:
+    """Decide in the main process what this start does, and record that it begins.
+
+    Nothing is written to the run directory before everything that can be refused early has been checked.
+
+    Args:
+        cfg: the configuration as Hydra has composed it.
+        directory: of the run; Hydra has created it.
+        overrides: of the command line.
+        notice: informs the processes that were started together with this one.
+        context: signals and the job of this process.
+
+    Returns:
+        The start, or that the run has already reached its end.
+
+    Raises:
+        CairnError: the run cannot start like this.
+    """
+    merged, old = _configuration(cfg, directory, overrides)
+    settings = parse(merged.config)
+    if old is not None and old.status == "finished" and not merged.changed:
+        more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
+        log.info("This run is finished: %s. To extend it: %s", summary.relative(directory.path), more)
+        return NothingToDo(old.result)
+    if settings.train:
+        directory.lock(_PREVIOUS_ATTEMPT_S if context.allocation.scheduler else 0.0)
+        resume.wait_for_writers(settings.checkpoint.directory)
+    plan = _plan(settings, directory, old)
+    if settings.train and _is_time_used_up(settings, plan):
+        return NothingToDo()
+    start = Start(directory, settings, old.id if old else "test", plan, context)
+    if plan.path is not None:
+        resume.check_epochs_left(plan.path, start.loader.peek(plan.path), settings.trainer.max_epochs)
+    if not settings.train:
+        return replace(start, plan=_plan_of_test(settings, plan))
+    return _record(start, merged, old, overrides, notice)
+
+
+def follow(config: str, run: str, start: str | None, context: JobContext) -> Start:
+    """Return the start that the main process has decided, in another process of the run.
+
+    Args:
+        config: file with the configuration of the run.
+        run: id of the run.
+        start: the checkpoint to resume from.
+        context: signals and the job of this process.
+    """
+    cfg = OmegaConf.load(config)
+    assert isinstance(cfg, DictConfig)
+    plan = ResumePoint(Path(start) if start else None)
+    return Start(RunDirectory(Path(config).parent), parse(cfg), run, plan, context, is_main=False)
+
+
+def _record(start: Start, merged: Merged, old: Record | None, overrides: tuple[str, ...], notice: Rendezvous) -> Start:
+    """Record that the run begins, or continues, now; inform the other processes, and log what was decided."""
+    directory, settings, plan = start.directory, start.settings, start.plan
+    if plan.path is None and settings.init_weights:
+        # Before the other processes are informed: each of them would fetch the file.
+        wandb_run.local(settings.init_weights, directory)
+    attempts.note(directory, old, plan.saved, start.context.allocation.job_id)
+    record = directory.start(settings.task_name, overrides, OmegaConf.to_yaml(settings.config))
+    facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
+    command_line.announce_children(**facts)
+    notice.announce(facts)
+    summary.show_config(OmegaConf.to_container(settings.config), Console())  # type: ignore[arg-type]
+    _log_start(start, merged, resumes=old is not None)
+    return replace(start, run_id=record.id)
+
+
+def _configuration(
+    cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...]
+) -> tuple[Merged, Record | None]:
+    """The configuration to continue with, and the record of the run; for a new run, what was composed, and None."""
+    now = _resolved(cfg)
+    record = directory.record()
+    if record is None:
+        return Merged(now, {}, {}, {}), None
+    fresh = [override for override in overrides if override not in record.overrides]
+    before = _resolved(_compose(record.overrides))
+    own = merge.follow_moved_paths(OmegaConf.create(directory.config()), now)
+    return merge.merge(own, before, now, [command_line.key(override) for override in fresh]), record
+
+
+def _compose(overrides: tuple[str, ...]) -> DictConfig:
+    """Compose a configuration from today's files, in this process's Hydra."""
+    name = HydraConfig.get().job.config_name
+    cfg = GlobalHydra.instance().config_loader().load_configuration(name, list(overrides), run_mode=RunMode.RUN)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def _resolved(cfg: DictConfig) -> DictConfig:
+    """Resolve all interpolations, and make `checkpoint.dirpath` independent of the working directory."""
+    resolved: DictConfig = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
+    if resolved.checkpoint.get("dirpath"):
+        resolved.checkpoint.dirpath = str(Path(resolved.checkpoint.dirpath).absolute())
+    return resolved
+
+
+def _plan(settings: Settings, directory: RunDirectory, old: Record | None) -> ResumePoint:
+    """What this start resumes from: the newest checkpoint of the run, or else the file that `ckpt_path` names."""
+    checkpoints = settings.checkpoint.directory
+    own = resume.find_resume_point(checkpoints)
+    if own.saved is not None and old is None:
+        raise ResumeError(
+            f"{checkpoints} holds checkpoints, but {directory.path} has no run.json that says which run they belong "
+            f"to: choose another directory, or start a new run from one of them with ckpt_path=."
+        )
+    if own.path is not None or settings.ckpt_path is None:
+        return own
+    path = wandb_run.local(settings.ckpt_path, directory)
+    resume.load(path)
+    return ResumePoint(path.resolve(), None, own.rejected)
+
+
+def _plan_of_test(settings: Settings, plan: ResumePoint) -> ResumePoint:
+    """With `train=false`: the best checkpoint of the run, or else the file that is named."""
+    best = settings.checkpoint.directory / names.BEST
+    path = plan.path
+    if plan.saved is not None and best.is_file():
+        path = first_intact(best.resolve()) or path
+    if path is None and not settings.init_weights:
+        raise ConfigError("train=false has no weights to test: set ckpt_path=, init_weights= or resume=.")
+    return ResumePoint(path, plan.saved)
+
+
+def first_intact(*paths: Path) -> Path | None:
+    """Return the first intact checkpoint; log each one that is skipped."""
+    for path in paths:
+        try:
+            resume.load(path)
+            return path
+        except CheckpointError as error:
+            log.warning("Not tested: %s", error)
+    return None
+
+
+def _is_time_used_up(settings: Settings, plan: ResumePoint) -> bool:
+    """Has the run trained for all of `trainer.max_time` already?"""
+    limit_s = settings.trainer.max_time_s
+    if limit_s is None or plan.saved is None or plan.saved.elapsed_s < limit_s:
+        return False
+    log.info(
+        "The run has used up trainer.max_time=%s. To continue it, set a longer one.", settings.trainer.node.max_time
+    )
+    return True
+
+
+def _log_start(start: Start, merged: Merged, resumes: bool) -> None:
+    """Log where the run is, what it resumes from, and what of the new command applies to it."""
+    plan, allocation = start.plan, start.context.allocation
+    log.info("Run directory: %s", summary.relative(start.directory.path))
+    if allocation.scheduler:
+        log.info("%s", allocation)
+    if plan.path and plan.saved and Catalog(plan.path.parent).leftovers():
+        log.warning("The last save was interrupted: the checkpoint before it is used.")
+    for item in plan.rejected:
+        log.warning("Skipped %s: %s.", item.path.name, item.why)
+    if plan.path is not None:
+        log.info("%s from %s", "Resuming" if plan.saved else "Starting", summary.relative(plan.path))
+    elif resumes:
+        log.warning("This run has no checkpoint yet: it starts from the beginning.")
+    if merged.changed:
+        log.info("Changed by this command: %s", merge.describe(merged.changed))
+    if merged.kept:
+        log.info("Kept as they were when the run began: %s", merge.describe(merged.kept))
+    if merged.edited:
+        log.warning("Edited in configs/ since the run began, without effect on it: %s", merge.describe(merged.edited))
