@@ -20,9 +20,9 @@ def main(run: cairn.hydra.Run) -> float | None:
     `fit` continues at the batch where the run was stopped. The configuration is `run.config`, for example
     `run.config.data.batch_size`.
     """
-    data = run.data()
-    model = run.model()
-    trainer = run.trainer()
+    data = run.data()  # configs/data
+    model = run.model()  # configs/model
+    trainer = run.trainer()  # configs/trainer, callbacks, logger and checkpoint
 
     run.fit(trainer, model, data)
     run.test(trainer, model, data)

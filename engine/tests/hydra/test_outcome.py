@@ -38,7 +38,7 @@ def test_an_exception_becomes_an_outcome(error, signal, status, why, exit_code):
     [
         (Outcome("stopped", "SIGTERM"), "SIGTERM"),
         (Outcome("stopped", "job_time_limit"), "job_time_limit"),
-        (Outcome("stopped", "max_time"), ""),  # as planned: nobody hurries it
+        (Outcome("stopped", "max_time"), ""),  # as planned
         (Outcome("failed", "RuntimeError: x"), ""),
         (Outcome("finished"), ""),
     ],

@@ -21,6 +21,7 @@ from cairn.hydra import command_line, provenance
 from cairn.hydra.objects import build_object, target_of
 from cairn.hydra.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
+from cairn.lightning import capture, state
 from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.interrupts import WatchTraining
@@ -80,6 +81,10 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     built: Trainer = build_object("trainer", node, callbacks=all_callbacks, **options)
     if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # it has the checkpoint open already
         built.strategy.checkpoint_io = start.loader
+    if start.plan.path is not None and start.plan.saved is not None:
+        # Before train.py can log anything, with trainer.validate() for example: a logger that has not been restored
+        # replaces the history that it finds. `fit` restores it again, which removes what was logged in between.
+        capture.restore_loggers(built, start.loader.peek(start.plan.path)[state.KEY])
     if built.global_rank > 0:
         # Weights are made from the same seed on every rank; random numbers in training (dropout) must differ.
         seed = np.random.SeedSequence([settings.seed, built.global_rank]).generate_state(1)[0]
