@@ -1,6 +1,6 @@
-"""HOW FAR a run is: a small file that each boundary writes anew, for onlookers, and for what a kill has cost.
+"""Progress of a run: a small file that is overwritten at each boundary, for `status` and for what a kill has cost.
 
-It is not synced: what a killed process has written is still there, and after a power cut only the figure is older.
+It is not synced: it survives a kill, and after a power cut only an older figure is left.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _LENGTH = 256
-"""Bytes; always as many, so that one write replaces all of it."""
+"""Size of the file in bytes; constant, so that one write replaces the whole content."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run was when it was last heard of."""
+    """Position of a run at its last boundary."""
 
     epoch: int
     batch: int
     total_batches: int
     step: int
     elapsed_s: float
-    """Training time over all restarts, in seconds."""
+    """Training time over all attempts, in seconds."""
     at: float
-    """Seconds since 1970."""
+    """Time of the boundary, in seconds since 1970."""
     batches_per_epoch: int | None = None
 
 
 class ProgressFile:
-    """Keeps one file up to date; what the disk refuses is no reason to stop.
+    """Keeps one file up to date; errors of the disk are ignored, because training does not depend on it.
 
     Args:
-        path: of the file.
+        path: The file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class ProgressFile:
         self._file = -1
 
     def write(self, progress: Progress) -> None:
-        """Takes microseconds."""
+        """Overwrite the file; takes microseconds."""
         text = json.dumps(asdict(progress)).ljust(_LENGTH - 1) + "\n"
         with suppress(OSError):
             if self._file < 0:
@@ -50,14 +50,14 @@ class ProgressFile:
             os.pwrite(self._file, text.encode(), 0)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
 
 
 def read(path: Path) -> Progress | None:
-    """What the file says; None if it says nothing."""
+    """Read a progress file; None if it is missing or unreadable."""
     try:
         return Progress(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):

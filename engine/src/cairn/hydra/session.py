@@ -29,6 +29,7 @@ from rich.console import Console
 from cairn.account.progress import ProgressFile
 from cairn.errors import CairnError, CheckpointError, ConfigError, ResumeError, SaveError, first_line
 from cairn.hydra import command_line, provenance, settings
+from cairn.hydra.keys import in_config_words
 from cairn.jobs import rendezvous
 from cairn.jobs.allocation import Allocation, Deadline
 from cairn.jobs.signals import Leave, StopSignals, exit_code
@@ -37,6 +38,7 @@ from cairn.lightning.capture import Origin
 from cairn.lightning.checkpointer import CheckpointEngine, Policy, Stopped
 from cairn.lightning.interrupts import WatchTraining
 from cairn.lightning.io import MappedCheckpointIO
+from cairn.lightning.load import check_fits, load
 from cairn.policy import when
 from cairn.runs import attempts, summary
 from cairn.runs.directory import Record, RunDirectory
@@ -269,7 +271,7 @@ def _fit(parts: Parts, cfg: DictConfig, plan: ResumePoint, loader: MappedCheckpo
     if not cfg.get("train"):
         return ""
     if plan.path is not None and not is_overridden("configure_model", parts.model):  # else there are no weights yet
-        resume.check_fits(plan.path, loader.peek(plan.path)["state_dict"], parts.model.state_dict())
+        check_fits(plan.path, loader.peek(plan.path)["state_dict"], parts.model.state_dict())
     try:
         path = str(plan.path) if plan.path else None
         parts.trainer.fit(parts.model, datamodule=parts.data, ckpt_path=path, weights_only=True)
@@ -298,7 +300,7 @@ def _first_whole(paths: Iterable[Path]) -> Path | None:
     """The first of these checkpoints that is whole; what is passed over is told."""
     for path in paths:
         try:
-            resume.load(path)
+            load(path)
             return path
         except CheckpointError as error:
             log.warning("Not tested: %s", error)
@@ -393,7 +395,7 @@ def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Resum
     if own.path is not None or not cfg.get("ckpt_path"):
         return own
     path = wandb_run.local(cfg.ckpt_path, directory)
-    resume.load(path)
+    load(path)
     return ResumePoint(path.resolve(), None, own.rejected)
 
 
@@ -433,8 +435,8 @@ def _tell_start(directory: RunDirectory, merged: settings.Merged, plan: ResumePo
 
 
 def _take_weights(model: LightningModule, path: Path) -> None:
-    weights = resume.load(path)["state_dict"]
-    resume.check_fits(path, weights, model.state_dict())
+    weights = load(path)["state_dict"]
+    check_fits(path, weights, model.state_dict())
     model.load_state_dict(weights)
     log.info("Weights from %s", summary.relative(path))
 
@@ -450,7 +452,7 @@ def _make(key: str, node: Any, **more: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, CairnError):
-            raise cause from error
+            raise type(cause)(in_config_words(cause, key)) from error
         raise ConfigError(f"{key}: {str(cause).rstrip('.!')}. HYDRA_FULL_ERROR=1 shows where.") from error
 
 
@@ -523,9 +525,10 @@ def _sentences(directory: RunDirectory, signals: StopSignals, alone: bool) -> It
             directory.end("stopped", name)
             raise Leave(name) from error
         ours = isinstance(error, (CairnError, MisconfigurationException))  # Lightning's are sentences as well
-        directory.end("failed", str(error) if ours else f"{type(error).__name__}: {error}")
+        sentence = in_config_words(error) if isinstance(error, CairnError) else str(error)
+        directory.end("failed", sentence if ours else f"{type(error).__name__}: {error}")
         if ours:
-            log.error("%s", error)
+            log.error("%s", sentence)
         elif not alone:
             log.error("%s: %s", type(error).__name__, first_line(error), exc_info=True)  # into the job's own log
         if directory.started and (newest := _newest(directory)) is not None:

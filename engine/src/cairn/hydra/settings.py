@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cairn.errors import ConfigError, ResumeError
+from cairn.errors import CairnError, ConfigError, ResumeError
+from cairn.hydra.keys import in_config_words
 from cairn.policy.keep import parse_size
 from cairn.policy.when import Auto, parse_duration_s, parse_interval
 
@@ -173,6 +174,8 @@ def _is_best(trigger: DictConfig) -> bool:
 def _sentence(parse: Any, *values: Any) -> None:
     try:
         parse(*values)
+    except CairnError as error:
+        raise ConfigError(in_config_words(error)) from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
