@@ -1,4 +1,4 @@
-"""Which score is better, and where one position lies from another."""
+"""The order of scores and of positions."""
 
 import dataclasses
 import math
@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.values import at, history, moment, saved
+from tests.support.values import at, draft, history, moment, saved
 
-from cairn.types import Position, SaveCost, beats, ranked
+from cairn.types import Position, SaveCost, Saved, beats, ranked
 
 SCORES = st.lists(st.one_of(st.none(), st.floats(), st.integers(min_value=-2, max_value=2).map(float)), max_size=12)
 MODES = st.sampled_from(["min", "max"])
@@ -33,7 +33,7 @@ def test_ranked(scores, mode, order):
     assert [item.number for item in ranked(history(*scores), mode)] == order
 
 
-def test_of_equals_the_earlier_position_is_better_in_whatever_order_they_come():
+def test_of_equal_scores_the_earlier_position_is_better():
     earlier, later = history(0.3, 0.3)
     assert ranked([later, earlier], "min") == [earlier, later]
 
@@ -47,14 +47,14 @@ def test_ranked_has_every_finite_score_in_order(scores, mode):
 
 
 @given(SCORES, MODES, st.floats(), st.integers(min_value=-1, max_value=4))
-def test_a_score_beats_if_and_only_if_it_would_be_ranked_among_the_best(scores, mode, score, count):
+def test_a_score_beats_exactly_if_it_would_be_ranked_among_the_best(scores, mode, score, count):
     rivals = history(*scores)
     newest = saved(len(rivals), score)
     best = ranked([*rivals, newest], mode)
     assert beats(score, rivals, count, mode) is (newest in (best if count < 0 else best[:count]))
 
 
-def test_no_score_beats_nothing():
+def test_no_score_never_beats():
     assert not beats(None, [], -1, "min")
 
 
@@ -77,5 +77,12 @@ def test_a_position_is_equal_by_value():
     assert at(3, total=11) != at(3, total=12)
 
 
-def test_a_save_costs_the_stall_and_what_training_loses_besides():
+def test_the_cost_of_a_save_is_stall_plus_slowdown():
     assert SaveCost(batch_s=1.0, stall_s=0.25, slowdown_s=0.5, write_s=9.0).save_s == 0.75
+
+
+def test_a_committed_draft_keeps_all_its_fields():
+    item = draft(3, 0.5, reasons=("best",), wait_s=2.0)
+    committed = Saved.of(item, digest="crc32-sha256:ab", num_bytes=7)
+    assert {name: getattr(committed, name) for name in vars(item)} == vars(item) | {"num_bytes": 7}
+    assert committed.digest == "crc32-sha256:ab"

@@ -1,61 +1,83 @@
-"""The root of all errors that a user can mend, and those of data and models; checkpoint/errors.py holds the rest.
+"""All errors that a user can fix, in one tree; each also inherits the builtin that a caller would catch.
 
-Each message says what, where, expected, found, and the way out. Each class inherits the builtin that a caller would
-catch. `run` shows them as one sentence, without a traceback.
+    CairnError
+    |-- ConfigError             ValueError         a parameter or a configuration value
+    |-- DataError               ValueError         the training data
+    |-- ModelError              ValueError         building or loading a model
+    |-- SpecError               TypeError          a `_target_` that may not be built
+    |-- UnsafeStateError        TypeError          a state that could not be loaded again
+    |-- MissingFileError        FileNotFoundError
+    |-- SaveError               OSError            writing a checkpoint
+    |-- ResumeError             RuntimeError       continuing a run
+    `-- CheckpointError         RuntimeError       reading a checkpoint
+        |-- CorruptCheckpointError
+        `-- NewerFormatError
+
+A message says what happened, then what to do. The command line prints it without a traceback.
 """
 
 from __future__ import annotations
 
 
 class CairnError(Exception):
-    """Something that the user can mend."""
+    """An error that the user can fix.
+
+    Args:
+        *args: The message.
+        parameter: The parameter of this library that the message is about, which it names as `parameter=value` or
+            `parameter: ...`. An interface that knows it under another name can then put that name in its place.
+    """
+
+    def __init__(self, *args: object, parameter: str = "") -> None:
+        super().__init__(*args)
+        self.parameter = parameter
 
 
 class ConfigError(CairnError, ValueError):
-    """A value in the configuration cannot work."""
-
-
-class ResumeError(CairnError, RuntimeError):
-    """A run cannot go on from what is there."""
-
-
-class CheckpointError(CairnError, RuntimeError):
-    """A checkpoint file cannot be used."""
-
-
-class CorruptCheckpointError(CheckpointError):
-    """A checkpoint file is not what its manifest says."""
-
-
-class NewerFormatError(CheckpointError):
-    """A checkpoint was written by a later version."""
-
-
-class UnsafeStateError(CairnError, TypeError):
-    """The state to save holds something that could not be loaded again safely."""
-
-
-class SaveError(CairnError, OSError):
-    """A checkpoint could not be written."""
+    """A parameter or a configuration value that cannot work."""
 
 
 class DataError(CairnError, ValueError):
-    """The data are not what the run needs, or not what it had."""
-
-
-class MissingFileError(CairnError, FileNotFoundError):
-    """A file that was named is not there."""
+    """Training data that the run cannot use, or that differs from what it used before."""
 
 
 class ModelError(CairnError, ValueError):
-    """A model cannot be built or loaded like this."""
+    """A model that cannot be built or loaded like this."""
 
 
 class SpecError(CairnError, TypeError):
-    """A `_target_` names something that may not be built."""
+    """A `_target_` that may not be built."""
+
+
+class UnsafeStateError(CairnError, TypeError):
+    """A state that could not be loaded again with `weights_only=True`."""
+
+
+class MissingFileError(CairnError, FileNotFoundError):
+    """A named file that does not exist."""
+
+
+class SaveError(CairnError, OSError):
+    """A checkpoint that could not be written."""
+
+
+class ResumeError(CairnError, RuntimeError):
+    """A run that cannot continue from what is there."""
+
+
+class CheckpointError(CairnError, RuntimeError):
+    """A checkpoint file that cannot be used."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """A checkpoint file that differs from its manifest, or has none."""
+
+
+class NewerFormatError(CheckpointError):
+    """A checkpoint that a later version of Cairn wrote."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's says, fit for the middle of a sentence."""
+    """First line of the message of an error, without the full stop; the name of its type if it has no message."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")

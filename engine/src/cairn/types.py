@@ -1,4 +1,9 @@
-"""The values that the engine passes around: where a run is, what just happened there, what was saved."""
+"""The values that travel between the rooms of the library: positions, moments, checkpoints and what a save costs.
+
+    Moment --policy--> Draft --commit--> Saved
+
+Times are in seconds, sizes in bytes, and positions count what is completed.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +13,75 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 Mode = Literal["min", "max"]
+"""Whether a lower or a higher score is better."""
 
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """Where a run is. Ordered by epoch, then batch."""
+    """A point in a run, between two batches. Ordered by epoch, then batch."""
 
     epoch: int
-    """Epochs completed."""
+    """Completed epochs."""
     batch: int
-    """Batches done in the epoch that is under way."""
+    """Completed batches of the current epoch."""
     total_batches: int = 0
-    """Batches done over the whole run."""
+    """Completed batches of the run."""
     step: int = 0
-    """Optimizer steps over the whole run."""
+    """Optimizer steps of the run."""
     samples: int = 0
-    """Samples seen over the whole run, on all ranks."""
+    """Samples of the run, over all ranks."""
+
+
+@dataclass(frozen=True)
+class SaveCost:
+    """What a save costs, as measured recently; in seconds per save unless stated otherwise."""
+
+    batch_s: float
+    """A training batch while nothing is being written, without validation; in seconds per batch."""
+    stall_s: float
+    """How long training pauses."""
+    slowdown_s: float
+    """How much longer the batches take, in total, while the writer works."""
+    write_s: float
+    """From the first byte to the commit."""
+    num_saves: int = 0
+    """How many saves were measured; 0: an estimate before the first one."""
+
+    @property
+    def save_s(self) -> float:
+        """Training time that one save costs."""
+        return self.stall_s + self.slowdown_s
+
+    @property
+    def until_committed_s(self) -> float:
+        """Time from the start of a save to its commit."""
+        return self.stall_s + self.write_s
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a policy knows at a boundary, where it decides whether to save."""
+
+    position: Position
+    previous: Position
+    """The boundary before this one; the batches between them were inside an accumulation window."""
+    batches_per_epoch: int | None
+    """None if the training data has no length."""
+    elapsed_s: float
+    """Training time of the run, over all attempts."""
+    since_save_s: float
+    """Training time since the last save, or since the start of the run."""
+    score: float | None
+    """The monitored metric, if a validation since `previous` produced it."""
+    ends: bool
+    """True at the last batch of the run."""
+    stop: str | None
+    """Why the run must stop here, such as the name of a signal; None if it continues."""
+    mode: Mode = "min"
+    cost: SaveCost | None = None
+    """What a save costs; None before anything is known."""
+    busy: bool = False
+    """True while a save is being written."""
 
 
 @dataclass(frozen=True)
@@ -81,66 +139,25 @@ AnyDraft = TypeVar("AnyDraft", bound=Draft)
 """A checkpoint that may or may not be committed; a function that takes committed ones returns committed ones."""
 
 
-@dataclass(frozen=True)
-class SaveCost:
-    """What a save costs, as it was measured lately; all in seconds."""
-
-    batch_s: float
-    """A training batch while nothing is being written; validations are left out."""
-    stall_s: float
-    """Training stands still, per save."""
-    slowdown_s: float
-    """What training loses besides, per save: batches are slower than usual while the writer works."""
-    write_s: float
-    """From the start of a save to its commit."""
-    num_saves: int = 0
-    """Over how many saves this was measured; 0: an estimate, made before the first one."""
-
-    @property
-    def save_s(self) -> float:
-        """What a save costs the training in all."""
-        return self.stall_s + self.slowdown_s
-
-    @property
-    def until_committed_s(self) -> float:
-        """From the start of a save until it is whole."""
-        return self.stall_s + self.write_s
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What a policy may know when it is asked whether a checkpoint is due: a batch is complete, nothing is open."""
-
-    position: Position
-    previous: Position
-    """The moment before this one; what lies between them was inside an accumulation window."""
-    batches_per_epoch: int | None
-    """None when the training data has no length."""
-    elapsed_s: float
-    since_save_s: float
-    """Training time since the last save, or since the start of the run, in seconds."""
-    score: float | None
-    """The monitored metric, if a validation since `previous` produced it."""
-    ends: bool
-    """This is the last batch of the run."""
-    stop: str | None
-    """Why the run must stop here (a signal, a time limit), or None."""
-    mode: Mode = "min"
-    cost: SaveCost | None = None
-    """What a save costs; None: nothing is known yet."""
-    busy: bool = False
-    """A save is still being written."""
-
-
 def ranked(saved: Sequence[AnyDraft], mode: Mode) -> list[AnyDraft]:
-    """The checkpoints that have a finite score, best first; of equals the earlier one is better."""
+    """Sort the checkpoints that have a finite score, best first; of equal scores the earlier one is better."""
     sign = 1 if mode == "min" else -1
     scored = [(sign * item.score, item.position, item) for item in saved if _is_finite(item.score)]  # type: ignore[operator]
     return [item for *_, item in sorted(scored, key=lambda entry: entry[:2])]
 
 
 def beats(score: float | None, rivals: Sequence[Draft], count: int, mode: Mode) -> bool:
-    """Is `score` among the best `count` of the rivals and itself? NaN and infinity never are; -1 means all."""
+    """Decide whether a score belongs to the best.
+
+    Args:
+        score: The score; NaN, infinity and None never belong to the best.
+        rivals: The checkpoints to compare with.
+        count: How many are best; -1: all.
+        mode: Whether a lower or a higher score is better.
+
+    Returns:
+        True if `score` is among the best `count` of the rivals and itself.
+    """
     if not _is_finite(score) or count == 0:
         return False
     best = ranked(rivals, mode)

@@ -1,4 +1,4 @@
-"""Training time is counted while training runs, over all restarts."""
+"""Training time is counted while training runs, over all attempts."""
 
 import time
 
@@ -15,9 +15,9 @@ def now(monkeypatch):
     return shown
 
 
-def test_it_runs_between_start_and_stop_and_goes_on(now):
+def test_time_is_counted_between_start_and_stop_over_attempts(now):
     clock = Clock()
-    clock.go_on(50.0)
+    clock.continue_from(50.0)
     now[0] = 110.0
     assert clock.elapsed_s == 50.0
     clock.start()
@@ -28,7 +28,7 @@ def test_it_runs_between_start_and_stop_and_goes_on(now):
     assert (clock.elapsed_s, clock.elapsed_s_at(600.0)) == (57.0, 57.0)
 
 
-def test_a_batch_begins_anew_after_each_boundary(now):
+def test_a_batch_is_timed_from_its_start(now):
     clock = Clock()
     clock.start()
     clock.validated = True

@@ -1,4 +1,4 @@
-"""What saving costs, from times that the test hands in: exact sums, and estimates that hiccups do not move."""
+"""The cost of saves from given durations: exact sums, and estimates that single delays do not move."""
 
 import json
 from itertools import cycle, islice
@@ -18,14 +18,14 @@ def run(meter, *seconds, busy=False, validated=False):
 
 
 def warm(*seconds):
-    """A meter that knows its batches; the first of a process does not count."""
+    """A meter that knows the duration of a batch; the first batch of a process does not count."""
     meter = Meter()
     run(meter, 60.0, *(seconds or [1.0] * 30))
     return meter
 
 
 def save(meter, stall_s=0.5, write_s=2.0, busy=()):
-    """A save during which batches took `busy`, and one more when it is over."""
+    """Record a save during which batches took `busy`, and one more batch after it."""
     meter.record_stall(stall_s)
     run(meter, *busy, busy=True)
     meter.record_commit(write_s, at_s=0.0, position_s=0.0)
@@ -35,7 +35,7 @@ def save(meter, stall_s=0.5, write_s=2.0, busy=()):
 # Batches
 
 
-def test_of_nothing_nothing_is_known():
+def test_a_new_meter_knows_nothing():
     meter = Meter()
     assert meter.cost() is None
     run(meter, 60.0, 1.0, 1.0)
@@ -58,7 +58,7 @@ def test_of_nothing_nothing_is_known():
         (list(islice(cycle([1.0] * 15 + [17.0]), 200)), 2.0),
     ],
 )
-def test_the_time_of_a_batch(seconds, typical):
+def test_the_duration_of_a_batch(seconds, typical):
     assert warm(*seconds).cost().batch_s == pytest.approx(typical)
 
 
@@ -71,14 +71,14 @@ def test_batches_with_a_validation_or_during_a_write_do_not_count():
 
 
 @given(st.lists(st.floats(0.9, 1.1), min_size=3, max_size=200))
-def test_noise_stays_noise(seconds):
+def test_noise_does_not_move_the_duration_of_a_batch(seconds):
     assert 0.9 <= warm(*seconds).cost().batch_s <= 1.1
 
 
 # Saves
 
 
-def test_before_the_first_save_it_is_an_estimate_by_size():
+def test_before_the_first_save_the_cost_is_estimated_from_the_size():
     meter = warm()
     small = meter.cost()
     meter.expect_bytes(10**9)
@@ -117,7 +117,7 @@ def test_the_cost_of_a_save_is_the_median_of_the_last(writes, median, num_saves)
     assert (cost.num_saves, meter.num_saves) == (num_saves, len(writes))
 
 
-def test_the_batch_of_the_commit_may_be_told_before_or_after_it():
+def test_the_batch_of_the_commit_may_be_recorded_before_or_after_it():
     first, second = warm(), warm()
     for meter in (first, second):
         meter.record_stall(0.5)
@@ -132,7 +132,7 @@ def test_the_batch_of_the_commit_may_be_told_before_or_after_it():
     assert first.cost().slowdown_s == 1.0
 
 
-def test_a_hiccup_that_comes_again_and_again_is_no_slowdown():
+def test_a_recurring_delay_is_not_a_slowdown():
     seconds = cycle([1.0] * 7 + [9.0])
     meter = warm(*islice(seconds, 64))
     for _ in range(5):
@@ -142,7 +142,7 @@ def test_a_hiccup_that_comes_again_and_again_is_no_slowdown():
     assert meter.total_slowdown_s == pytest.approx(0.0)
 
 
-def test_two_saves_in_a_row_share_what_they_slowed_down():
+def test_two_saves_in_a_row_share_their_slowdown():
     meter = warm()
     meter.record_stall(0.1)
     run(meter, 1.5, busy=True)
@@ -154,7 +154,7 @@ def test_two_saves_in_a_row_share_what_they_slowed_down():
     assert meter.cost().slowdown_s == pytest.approx(0.4)  # a fifth of the two seconds per save
 
 
-def test_batches_that_only_noise_made_faster_give_nothing_back():
+def test_batches_that_are_faster_by_noise_give_no_credit():
     meter = warm()
     save(meter, busy=[0.9])
     assert (meter.cost().slowdown_s, meter.total_slowdown_s) == (0.0, 0.0)
@@ -162,7 +162,7 @@ def test_batches_that_only_noise_made_faster_give_nothing_back():
     assert meter.total_slowdown_s == pytest.approx(0.0)
 
 
-def test_batches_that_became_faster_during_a_write_are_no_gain_and_no_slowdown_later():
+def test_batches_that_become_faster_during_a_write_are_neither_gain_nor_slowdown():
     meter = warm(*[3.0] * 128)
     save(meter, busy=[1.0] * 20)
     assert (meter.cost().slowdown_s, meter.total_slowdown_s) == (0.0, 0.0)
@@ -170,21 +170,21 @@ def test_batches_that_became_faster_during_a_write_are_no_gain_and_no_slowdown_l
     assert meter.cost().slowdown_s == 0.0
 
 
-def test_a_pause_of_the_machine_during_one_write_is_not_what_writes_cost():
+def test_one_pause_of_the_machine_during_a_write_is_not_a_cost_of_writes():
     meter = warm()
     for pause in (0.0, 0.0, 60.0, 0.0, 0.0):
         save(meter, busy=[1.25] * 7 + [1.25 + pause])
     assert meter.cost().slowdown_s == pytest.approx(2.0)
 
 
-def test_a_clock_that_is_too_coarse_breaks_nothing():
+def test_a_coarse_clock_breaks_nothing():
     meter = warm(0.0, 0.0, 0.0)
     save(meter, busy=[0.0, 0.0])
     save(meter, busy=[0.001])
     assert meter.cost().slowdown_s <= 0.001
 
 
-def test_what_was_skipped_and_waited_for_is_counted():
+def test_skipped_saves_and_waits_are_counted():
     meter = warm()
     meter.record_skip()
     meter.record_skip()
@@ -192,7 +192,7 @@ def test_what_was_skipped_and_waited_for_is_counted():
     assert (meter.num_skipped, meter.total_stall_s, meter.total_wait_s) == (2, 0.75, 0.5)
 
 
-def test_a_stall_that_was_longer_than_it_seemed_counts_in_full():
+def test_an_extended_stall_counts_in_full():
     meter = warm()
     meter.record_stall(0.25)
     meter.extend_stall(0.5)
@@ -215,7 +215,7 @@ def test_overhead_is_the_cost_over_the_time_without_it():
     assert meter.overhead(1.0) == 0.0  # nothing was trained yet
 
 
-def test_work_at_risk_is_an_exact_average():
+def test_work_at_risk_is_the_exact_average():
     meter = Meter()
     assert meter.at_risk_s(0.0) == 0.0
     assert meter.at_risk_s(10.0) == 5.0  # 0 to 10
@@ -227,7 +227,7 @@ def test_work_at_risk_is_an_exact_average():
     assert meter.at_risk_s(22.0) == meter.at_risk_s(22.0), "a question changes nothing"
 
 
-def test_an_older_state_that_is_whole_later_makes_nothing_safer():
+def test_a_later_commit_of_an_older_state_makes_nothing_safer():
     meter = Meter()
     meter.record_commit(1.0, at_s=10.0, position_s=9.0)
     meter.record_commit(5.0, at_s=10.0, position_s=5.0)
@@ -235,7 +235,7 @@ def test_an_older_state_that_is_whole_later_makes_nothing_safer():
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 50), st.floats(0, 1)), max_size=20), st.floats(0, 50))
-def test_work_at_risk_is_that_of_small_steps(saves, rest):
+def test_work_at_risk_equals_a_numerical_integral(saves, rest):
     meter, now, safe, integral = Meter(), 0.0, 0.0, 0.0
     for gap, share in saves:
         integral += gap * (now + gap / 2 - safe)  # the area of a trapezium
@@ -270,7 +270,7 @@ def facts(meter, now_s=60.0):
     )
 
 
-def test_it_goes_on_where_it_was():
+def test_a_meter_continues_from_its_state():
     before, after = busy_meter(), warm(*[7.0] * 9)
     save(after)
     after.load_state_dict(json.loads(json.dumps(before.state_dict())))
@@ -281,7 +281,7 @@ def test_it_goes_on_where_it_was():
     assert facts(after, 80.0) == facts(before, 80.0)
 
 
-def test_its_state_is_plain_and_does_not_grow():
+def test_the_state_of_a_meter_is_plain_and_does_not_grow():
     meter = warm(*[1.0] * 1000)
     for _ in range(100):
         save(meter, busy=[1.0])
@@ -290,7 +290,7 @@ def test_its_state_is_plain_and_does_not_grow():
     assert sum(len(v) for v in values if isinstance(v, list)) < 300
 
 
-def test_the_save_that_a_run_goes_on_from_counts_though_its_state_was_taken_before_it_was_over():
+def test_the_save_that_a_run_resumes_from_counts():
     before, after = busy_meter(), Meter()
     state = before.state_dict()
     after.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""How far a run is: what was written last is what is read, and what cannot be read says nothing."""
+"""Progress of a run: the last write is read, and unreadable content counts as none."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from cairn.account.progress import Progress, ProgressFile
 SOME = Progress(1, 20, 120, 60, 12.5, 1.7e9, 100)
 
 
-def test_the_last_one_is_there(tmp_path):
+def test_the_last_progress_is_read(tmp_path):
     file = ProgressFile(tmp_path / "progress.json")
     for item in (Progress(123456789, 10**9, 10**12, 10**12, 1e9, 1e10, 10**9), SOME):
         file.write(item)
@@ -17,7 +17,7 @@ def test_the_last_one_is_there(tmp_path):
     file.close()
 
 
-def test_it_goes_on_in_the_same_file(tmp_path):
+def test_a_resumed_run_overwrites_the_same_file(tmp_path):
     for item in (SOME, Progress(0, 1, 1, 1, 0.1, 1.0)):
         file = ProgressFile(tmp_path / "progress.json")
         file.write(item)
@@ -26,12 +26,12 @@ def test_it_goes_on_in_the_same_file(tmp_path):
         assert progress.read(file.path) == item
 
 
-def test_a_disk_that_refuses_stops_nothing(tmp_path):
+def test_a_disk_error_does_not_stop_the_run(tmp_path):
     ProgressFile(tmp_path / "there is no folder" / "progress.json").write(SOME)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"epoch": 1}', "null"])
-def test_what_is_no_progress_says_nothing(tmp_path, text):
+def test_other_content_is_not_progress(tmp_path, text):
     path = tmp_path / "progress.json"
     assert progress.read(path) is None
     path.write_text(text)

@@ -1,4 +1,4 @@
-"""The account of a run's saves: counted once each, told to the loggers, and carried over restarts."""
+"""The account of the saves of a run: each is counted once, logged, and carried over attempts."""
 
 from dataclasses import replace
 
@@ -11,10 +11,10 @@ from cairn.account.telemetry import Telemetry
 
 class Logger:
     def __init__(self):
-        self.told = []
+        self.logged = []
 
     def log_metrics(self, metrics, step):
-        self.told.append((step, metrics))
+        self.logged.append((step, metrics))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def _save(account, number, at_s):
     return replace(saved(number), elapsed_s=at_s, stall_s=0.25, write_s=2.0, num_bytes=1000)
 
 
-def test_what_a_save_has_cost_is_told_to_every_logger_at_its_step(account, now):
+def test_the_cost_of_a_save_is_logged_to_every_logger_at_its_step(account, now):
     loggers = [Logger(), Logger()]
     one = _save(account, 1, at_s=4.0)
     account.meter.record_stall(0.25)
@@ -46,8 +46,8 @@ def test_what_a_save_has_cost_is_told_to_every_logger_at_its_step(account, now):
     now[0] = 110.25
     two = replace(_save(account, 2, at_s=8.0), interval_batches=7)
     account.save_committed(two, 110.25, loggers)
-    assert loggers[0].told == loggers[1].told
-    first, second = loggers[0].told
+    assert loggers[0].logged == loggers[1].logged
+    first, second = loggers[0].logged
     assert first == (
         one.position.step,
         {
@@ -64,7 +64,7 @@ def test_what_a_save_has_cost_is_told_to_every_logger_at_its_step(account, now):
     assert account.num_saves == 2
 
 
-def test_what_is_stored_with_a_save_counts_it_and_those_still_on_their_way(account):
+def test_the_state_in_a_save_counts_it_and_pending_ones(account):
     account.save_committed(_save(account, 1, 1.0), 101.0, [])
     _save(account, 2, 2.0)
     assert account.num_saves == 1
@@ -73,7 +73,7 @@ def test_what_is_stored_with_a_save_counts_it_and_those_still_on_their_way(accou
     assert account.state_dict(3.0)["num_saves"] == 2
 
 
-def test_a_run_goes_on_with_its_account(account, now):
+def test_a_resumed_run_continues_its_account(account, now):
     state = account.state_dict(4.0)
     one = _save(account, 1, at_s=4.0)
     later = Telemetry()
@@ -82,20 +82,20 @@ def test_a_run_goes_on_with_its_account(account, now):
     later.clock.start()
     now[0] = 501.5
     assert (later.num_saves, later.last_save_s, later.elapsed_s) == (1, 4.0, 5.5)
-    assert later.meter.total_stall_s == 0.25  # the save itself is in the account of the run that goes on from it
+    assert later.meter.total_stall_s == 0.25  # the save itself is in the account of the run that resumes from it
 
 
-def test_one_from_before_there_was_a_meter_is_read(account):
+def test_a_state_without_a_meter_is_read(account):
     account.load_state_dict({"elapsed_s": 9.0, "num_saves": 3}, None)
     assert (account.num_saves, account.last_save_s, account.meter.total_stall_s) == (3, 9.0, 0.0)
 
 
-def test_one_that_was_left_out_counts_as_a_save_for_those_that_go_by_time(account):
+def test_a_skipped_save_counts_for_triggers_by_time(account):
     account.save_skipped(7.0)
     assert (account.last_save_s, account.meter.num_skipped, account.num_saves) == (7.0, 1, 0)
 
 
-def test_a_window_of_batches_is_shared_among_them(account, now):
+def test_the_duration_of_a_window_is_shared_among_its_batches(account, now):
     for _ in range(6):
         now[0] += 3.0
         account.record_batches(3)
@@ -103,7 +103,7 @@ def test_a_window_of_batches_is_shared_among_them(account, now):
     assert account.meter.cost().batch_s == pytest.approx(1.0)
 
 
-def test_what_a_batch_waits_for_a_copy_is_a_part_of_the_stall_and_not_of_the_batch(account, now):
+def test_waiting_for_a_copy_counts_as_stall_and_not_as_batch(account, now):
     for _ in range(4):
         account.clock.begin_batch(busy=False)
         now[0] += 1.0

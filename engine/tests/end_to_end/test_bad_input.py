@@ -17,10 +17,10 @@ INTERVALS = "give a number of batches such as 50 or '50ba', or '100st'"
 # Overrides, in which {files} is a folder with the files that `files` makes, and what the sentence says.
 BEFORE_TRAINING = {
     "interval 0": (["checkpoint.save_interval=0"], f"save_interval=0 must be more than 0: {INTERVALS}"),
-    "interval -5": (["checkpoint.save_interval=-5"], f"save_interval=-5 is no interval: {INTERVALS}"),
-    "interval abc": (["checkpoint.save_interval=abc"], f"save_interval='abc' is no interval: {INTERVALS}"),
-    "interval in parsecs": (["checkpoint.save_interval='10 parsecs'"], "'10 parsecs' is no interval"),
-    "mode": (["checkpoint.mode=upward"], "checkpoint.mode='upward' must be min or max"),
+    "interval -5": (["checkpoint.save_interval=-5"], f"save_interval=-5 is not an interval: {INTERVALS}"),
+    "interval abc": (["checkpoint.save_interval=abc"], f"save_interval='abc' is not an interval: {INTERVALS}"),
+    "interval in parsecs": (["checkpoint.save_interval='10 parsecs'"], "'10 parsecs' is not an interval"),
+    "mode": (["checkpoint.mode=upward"], "checkpoint.mode='upward' must be min"),
     "monitor": (
         ["checkpoint.monitor=val/f1"],
         "'val/f1' is not logged by a valid.* is logged: val/acc, val/loss",
@@ -36,7 +36,7 @@ BEFORE_TRAINING = {
     ),
     "budget": (
         ["+checkpoint.keep.budget={_target_: cairn.policy.keep.WithinBytes, num_bytes: 2XB}"],
-        "checkpoint.keep.budget: '2XB' is no size: give bytes, or '500MB'",
+        "checkpoint.keep.budget.num_bytes: '2XB' is no size: give bytes, or '500MB'",
     ),
     "artifacts": (
         ["checkpoint.artifacts.which=some"],
@@ -60,23 +60,26 @@ BEFORE_TRAINING = {
     "resume: foreign": (["resume={files}"], "is not the directory of a run, it has no run.json"),
     "resume: a file": (["resume={files}/text.ckpt"], "is a file: give its run directory, or ckpt_path= it"),
     "ckpt_path: missing": (["ckpt_path={files}/gone.ckpt"], "There is no checkpoint .*gone.ckpt"),
-    "ckpt_path: a folder": (["ckpt_path={files}"], "is a directory: name a file in it, or go on with a run by resume="),
+    "ckpt_path: a folder": (
+        ["ckpt_path={files}"],
+        "is a directory: name a checkpoint file in it. To continue a run, resume it",
+    ),
     "ckpt_path: a dangling link": (
         ["ckpt_path={files}/dangling.ckpt"],
-        "is a link to nowhere.ckpt, which is not",
+        "is a link to nowhere.ckpt, which does not exist",
     ),
-    "ckpt_path: a text": (["ckpt_path={files}/text.ckpt"], "is no checkpoint: it is not a file that torch.save wrote"),
-    "ckpt_path: code": (["ckpt_path={files}/evil.ckpt"], "is refused: it names posix.mkdir, and nothing but tensors"),
-    "ckpt_path: a pickle": (["ckpt_path={files}/evil.pkl"], "is no checkpoint"),
+    "ckpt_path: a text": (["ckpt_path={files}/text.ckpt"], "is not a checkpoint: torch.save did not write it"),
+    "ckpt_path: code": (["ckpt_path={files}/evil.ckpt"], "is refused: it names posix.mkdir, and only tensors"),
+    "ckpt_path: a pickle": (["ckpt_path={files}/evil.pkl"], "is not a checkpoint"),
     "ckpt_path: other keys": (
         ["ckpt_path={files}/other.ckpt"],
-        "is of another model: .* is only in the .* and .* more",
+        "holds the weights of another model: .* is only in the .* and .* more",
     ),
     "ckpt_path: other shapes": (
         ["model=mlp", "ckpt_path={files}/shapes.ckpt"],
-        r"is of another model: net.* is \(2,\) in the file and \(.*\) in the model",
+        r"holds the weights of another model: net.* is \(2,\) in the file and \(.*\) in the model",
     ),
-    "init_weights: a text": (["init_weights={files}/text.ckpt"], "is no checkpoint"),
+    "init_weights: a text": (["init_weights={files}/text.ckpt"], "is not a checkpoint"),
     "both": (["ckpt_path=a", "init_weights=b"], "give one of them"),
     "run directory": (["paths.log_dir={files}/text.ckpt"], "hydra.run.dir=.* cannot be written: Not a directory"),
     "checkpoint directory": (

@@ -110,5 +110,5 @@ def test_of_two_processes_one_chooses_the_interval(tmp_path: Path) -> None:
     chosen = [json.loads(path.read_text())["interval_batches"] for path in (run / "checkpoints").glob("epoch*.json")]
     assert chosen
     assert all(chosen)
-    assert "save_interval=auto: every" in output
+    assert "Interval 'auto': every" in output
     assert json.loads((run / "run.json").read_text())["status"] == "finished"

@@ -312,7 +312,7 @@ def test_a_directory_that_cannot_be_is_refused_before_training(tmp_path, dirpath
 
 def test_a_share_of_an_epoch_without_length_is_told_as_a_sentence(tmp_path):
     run = prepare(tmp_path, Scored(), policy(tmp_path, triggers={"interval": Every("0.25ep")}))
-    with pytest.raises(ConfigError, match=r"save_interval='0\.25ep' needs training data with a length"):
+    with pytest.raises(ConfigError, match=r"interval='0\.25ep' needs training data with a length"):
         fit(run, StreamData(batch_size=BATCH_SIZE))
 
 
@@ -576,7 +576,7 @@ def test_a_save_that_fails_is_told_and_the_run_goes_on_and_saves_again(
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert re.search(
         r"epoch_001_batch_000001\.ckpt could not be written: No space left on device \(it needs about [\d.]+ kB, and "
-        r"[\d.]+ GB are free there\)\. Failed save 1 of 3 in a row .*: training goes on, and the next save tries again",
+        r"[\d.]+ GB are free there\)\. Failed save 1 of 3 in a row .*: training continues, and the next save tries",
         told,
     )
     assert half_done(tmp_path) == []
@@ -589,10 +589,10 @@ def test_saves_that_fail_in_a_row_stop_the_run_and_it_goes_on_from_the_last_good
 ):
     folder = tmp_path / "checkpoints"
     full = After(9, lambda: monkeypatch.setattr(disk_module, "put_chunks", no_space))
-    with pytest.raises(SaveError, match=r"Failed save 3 of 3 in a row .*: the run stops, rather than"):
+    with pytest.raises(SaveError, match=r"Failed save 3 of 3 in a row .*: the run stops, because"):
         toy.train(tmp_path, replace(CELL, callbacks=lambda: [full]))
     monkeypatch.undo()
-    assert caplog.text.count("training goes on") == 2
+    assert caplog.text.count("training continues") == 2
     assert half_done(tmp_path) == []
     newest = plan_of(tmp_path).saved
     assert newest.position.total_batches == 8  # the best so far
@@ -621,7 +621,7 @@ def test_a_save_that_goes_well_makes_good_for_those_that_failed(tmp_path, monkey
 def test_the_last_save_of_a_run_may_not_fail(tmp_path, monkeypatch):
     settings = policy(tmp_path, triggers={"end": AtEnd()}, max_failed_saves=-1)
     monkeypatch.setattr(disk_module, "put_chunks", no_space)
-    with pytest.raises(SaveError, match="It was the last save before the end"):
+    with pytest.raises(SaveError, match="This was the last save of the run"):
         fit(prepare(tmp_path, Scored(), settings))
 
 
@@ -634,8 +634,8 @@ def test_a_signal_stops_a_run_that_cannot_save_all_the_same(tmp_path, monkeypatc
     with pytest.raises(Stopped, match="SIGTERM") as stopped:
         fit(run)
     assert stopped.value.saved.position.batch == 3
-    assert "It was the last save before the end" in caplog.text
-    assert "training goes on" not in caplog.text
+    assert "This was the last save of the run" in caplog.text
+    assert "training continues" not in caplog.text
 
 
 @pytest.mark.parametrize("what", ["state_dict", "sync"])
@@ -715,10 +715,10 @@ def test_auto_tells_its_choice_and_the_manifests_keep_it(tmp_path, monkeypatch, 
     run = fit(prepare(tmp_path, Scored(), settings, callbacks=[Clock(monkeypatch)], max_epochs=2))
     assert len(run.committed) > 8, "a save is nothing against ten seconds"
     assert {item.interval_batches for item in run.committed} == {1}
-    told = [record.getMessage() for record in caplog.records if "save_interval=auto" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "Interval 'auto'" in record.getMessage()]
     assert told
     assert "every batch (about 10 s), so that saving costs at most 1 %" in told[0]
-    assert "an estimate before the first save" in told[0]
+    assert "estimated before the first save" in told[0]
 
 
 def test_each_save_tells_the_loggers_what_it_has_cost(tmp_path):

@@ -47,10 +47,10 @@ def test_the_weights_are_mapped_and_all_else_is_copied(tmp_path):
     assert found["callbacks"]["mine"]["tensors"][1][1] == 5
 
 
-def test_what_is_no_checkpoint_is_told(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path):
     path = tmp_path / "a.ckpt"
     path.write_text("no")
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
         MappedCheckpointIO().load_checkpoint(path)
     with pytest.raises(FileNotFoundError):
         MappedCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")

@@ -1,4 +1,4 @@
-"""How often, from what a save costs: two bounds, the optimum with failures, and when a change is worth it."""
+"""The interval from the cost of a save: two bounds, the optimum with failures, and when a change is worth it."""
 
 import math
 from dataclasses import replace
@@ -25,7 +25,7 @@ from cairn.policy.auto import (
 from cairn.types import SaveCost
 
 PLAIN = SaveCost(batch_s=0.18, stall_s=0.05, slowdown_s=0.36, write_s=0.9, num_saves=3)
-AUTO = "save_interval=auto: every"
+AUTO = "Interval 'auto': every"
 
 TIMES = st.floats(min_value=0, max_value=1e4)
 COSTS = st.builds(
@@ -56,7 +56,7 @@ def noisy(of, factors):
         (cost(batch_s=0.5, stall_s=1), Goal(0.01), 200, "overhead"),
         (cost(batch_s=3, stall_s=1), Goal(0.01), 34, "overhead"),
         (PLAIN, Goal(0.01), 228, "overhead"),
-        (cost(stall_s=0.01, write_s=10), Goal(0.01), 20, "overlap"),  # a slow disk, and nobody waits for it
+        (cost(stall_s=0.01, write_s=10), Goal(0.01), 20, "overlap"),  # a slow disk, and training does not wait for it
         (cost(stall_s=1, write_s=60), Goal(0.01), 120, "overlap"),
         (cost(stall_s=0.001, write_s=0.1), Goal(0.01), 1, "overlap"),  # a save after every batch
         (cost(), Goal(0.01), 1, "overhead"),
@@ -74,14 +74,14 @@ def test_the_shortest_interval_within_the_bounds(of, goal, interval, why):
 
 
 @given(COSTS, GOALS)
-def test_neither_bound_is_ever_broken(of, goal):
+def test_the_choice_respects_both_bounds(of, goal):
     took = choose(of, goal).interval_batches * of.batch_s * (1 + 1e-9)
     assert of.stall_s + of.slowdown_s <= goal.max_overhead * took
     assert ROOM * of.write_s <= took
 
 
 @given(COSTS, GOALS)
-def test_it_is_no_longer_than_it_must_be(of, goal):
+def test_the_choice_is_not_longer_than_necessary(of, goal):
     choice = choose(of, goal)
     shorter = choice.interval_batches - 1
     bounds = (overhead_bound(of, goal.max_overhead), overlap_bound(of), optimum(of, goal.mtbf_s))
@@ -89,19 +89,19 @@ def test_it_is_no_longer_than_it_must_be(of, goal):
 
 
 @given(COSTS, GOALS, st.sampled_from(["stall_s", "slowdown_s", "write_s"]), st.floats(0, 1e4))
-def test_a_dearer_save_comes_no_sooner(of, goal, field, more):
+def test_a_more_expensive_save_is_not_more_frequent(of, goal, field, more):
     dearer = replace(of, **{field: getattr(of, field) + more})
     assert choose(dearer, goal).interval_batches >= choose(of, goal).interval_batches
 
 
 @given(COSTS, GOALS, st.floats(1, 100))
-def test_a_longer_batch_needs_no_more_of_them(of, goal, factor):
+def test_longer_batches_do_not_lengthen_the_interval(of, goal, factor):
     slower = replace(of, batch_s=of.batch_s * factor)
     assert choose(slower, goal).interval_batches <= choose(of, goal).interval_batches
 
 
 @given(COSTS, GOALS)
-def test_failures_never_make_it_shorter_than_the_bounds(of, goal):
+def test_failures_never_shorten_the_interval_below_the_bounds(of, goal):
     assert choose(of, goal).interval_batches >= choose(of, Goal(goal.max_overhead)).interval_batches
 
 
@@ -109,12 +109,12 @@ def test_failures_never_make_it_shorter_than_the_bounds(of, goal):
 
 
 def run_time(work_s, save_s, mtbf_s):
-    """Expected time per second of work, but for a constant factor: Daly's model, complete in its equation for it."""
+    """Expected time per second of work, up to a constant factor: the complete equation of Daly's model."""
     return math.expm1((work_s + save_s) / mtbf_s) / work_s
 
 
 def best_s(save_s, mtbf_s):
-    """The minimum of `run_time`, which has one, found by trisection of the logarithm."""
+    """The minimum of `run_time`, found by trisection of the logarithm."""
     low, high = math.log(1e-6 * mtbf_s), math.log(10 * mtbf_s)
     while high - low > 1e-9:
         a, b = low + (high - low) / 3, high - (high - low) / 3
@@ -129,12 +129,12 @@ def best_s(save_s, mtbf_s):
     ("mtbf_h", "minutes"),
     [(24, 117), (6, 57), (0.25, 9.1)],  # the paper's figures 3 to 5, for saves of five minutes
 )
-def test_daly_is_what_the_paper_says(mtbf_h, minutes):
+def test_daly_matches_the_paper(mtbf_h, minutes):
     assert daly_s(300, 3600 * mtbf_h) / 60 == pytest.approx(minutes, rel=0.01)
 
 
 @pytest.mark.parametrize("share", [1e-6, 1e-4, 1e-3, 0.01, 0.1, 0.5, 1.0, 1.5])
-def test_daly_makes_the_expected_run_shortest(share):
+def test_daly_minimizes_the_expected_duration(share):
     mtbf_s = 8 * 3600.0
     save_s = share * mtbf_s
     found, best = daly_s(save_s, mtbf_s), best_s(save_s, mtbf_s)
@@ -143,7 +143,7 @@ def test_daly_makes_the_expected_run_shortest(share):
 
 
 @given(st.floats(1, 1e7), st.floats(1e-9, 1e-4))
-def test_for_cheap_saves_daly_is_young(mtbf_s, share):
+def test_for_cheap_saves_daly_equals_young(mtbf_s, share):
     assert daly_s(share * mtbf_s, mtbf_s) == pytest.approx(young_s(share * mtbf_s, mtbf_s), rel=0.01)
 
 
@@ -154,7 +154,7 @@ def test_daly_grows_with_the_cost_up_to_the_time_between_failures(mtbf_s, a, b):
     assert dear <= mtbf_s
 
 
-def test_no_failures_no_optimum():
+def test_without_failures_there_is_no_optimum():
     assert optimum(PLAIN, None) == 0
 
 
@@ -175,23 +175,23 @@ def test_no_failures_no_optimum():
         (3, cost(stall_s=0.009), 1),
     ],
 )
-def test_a_small_change_is_none(old, now, interval):
+def test_a_small_change_of_the_cost_keeps_the_interval(old, now, interval):
     before = Choice(old, "overhead", Goal(), cost(stall_s=old / 100))
     assert tune(before, now, Goal()).interval_batches == interval
 
 
 @pytest.mark.parametrize(("mtbf_s", "interval"), [(1e6, 1999), (1.5e6, 1999), (4e6, 3999), (2e5, 894)])
-def test_with_failures_small_changes_are_none_either(mtbf_s, interval):
+def test_a_small_change_of_the_optimum_keeps_the_interval(mtbf_s, interval):
     before = choose(cost(stall_s=2), Goal(0.01, 1e6))
     assert tune(before, cost(stall_s=2), Goal(0.01, mtbf_s)).interval_batches == interval
 
 
-def test_what_does_not_change_keeps_its_figures():
+def test_a_kept_choice_keeps_its_figures():
     before = choose(PLAIN, Goal())
     assert tune(before, replace(PLAIN, stall_s=0.06), Goal()) is before
 
 
-def test_an_estimate_gives_way_to_the_first_measurement():
+def test_the_first_measurement_replaces_the_estimate():
     before = choose(cost(stall_s=1, num_saves=0), Goal())
     assert tune(before, cost(stall_s=1.01, num_saves=0), Goal()) is before
     assert tune(before, cost(stall_s=0.9, num_saves=1), Goal()).interval_batches == 90
@@ -202,7 +202,7 @@ def test_without_a_choice_the_first_one_is_taken():
 
 
 @given(COSTS, GOALS, st.lists(st.tuples(NOISE, NOISE, NOISE, NOISE), min_size=2, max_size=30))
-def test_ten_per_cent_of_noise_never_swing_it_to_and_fro(of, goal, noise):
+def test_ten_percent_of_noise_never_moves_the_interval_back_and_forth(of, goal, noise):
     choice, intervals = None, []
     for factors in noise:
         choice = tune(choice, noisy(of, factors), goal)
@@ -212,7 +212,7 @@ def test_ten_per_cent_of_noise_never_swing_it_to_and_fro(of, goal, noise):
 
 
 @given(COSTS, GOALS, st.lists(COSTS, max_size=8))
-def test_the_interval_in_use_never_breaks_a_bound_clearly(of, goal, later):
+def test_the_interval_in_use_never_exceeds_the_tolerance_of_a_bound(of, goal, later):
     choice = choose(of, goal)
     for now in later:
         choice = tune(choice, now, goal)
@@ -225,27 +225,27 @@ def test_the_interval_in_use_never_breaks_a_bound_clearly(of, goal, later):
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "message"),
     [
         (
             choose(PLAIN, Goal()),
-            f"{AUTO} 228 batches (about 41 s), so that saving costs at most 1 %: a save costs 0.41 s (50 ms standing "
-            "still and 0.36 s by slower batches), takes 0.9 s to write, a batch 0.18 s; measured over 3 saves.",
+            f"{AUTO} 228 batches (about 41 s), so that saving costs at most 1 %: a save costs 0.41 s (50 ms pause "
+            "and 0.36 s by slower batches), takes 0.9 s to write, a batch 0.18 s; measured over 3 saves.",
         ),
         (
             choose(cost(stall_s=2, num_saves=0), Goal(0.025, 28800)),
             f"{AUTO} 339 batches (about 5.7 min), the best for a failure every 8 h (Young, Daly): a save costs 2 s "
-            "(2 s standing still and 0 ms by slower batches), takes 0 ms to write, a batch 1 s; an estimate before the "
+            "(2 s pause and 0 ms by slower batches), takes 0 ms to write, a batch 1 s; estimated before the "
             "first save.",
         ),
         (
             choose(cost(batch_s=60, stall_s=0.0015, write_s=20, num_saves=1), Goal(0.005)),
-            f"{AUTO} batch (about 60 s), the shortest in which a save is written before the next one begins: a save "
-            "costs 1.5 ms (1.5 ms standing still and 0 ms by slower batches), takes 20 s to write, a batch 60 s; "
+            f"{AUTO} batch (about 60 s), the shortest in which a save is written before the next one starts: a save "
+            "costs 1.5 ms (1.5 ms pause and 0 ms by slower batches), takes 20 s to write, a batch 60 s; "
             "measured over 1 save.",
         ),
         (Choice(230, "resume", Goal()), f"{AUTO} 230 batches, as before the resume."),
     ],
 )
-def test_the_log_says_what_was_chosen_and_from_which_figures(choice, told):
-    assert str(choice) == told
+def test_the_message_has_the_choice_and_its_figures(choice, message):
+    assert str(choice) == message

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: rules as tables, and what holds for any of them."""
+"""Which checkpoints stay: rules as tables, and properties of any rules."""
 
 from dataclasses import replace
 
@@ -7,12 +7,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.support.values import at, history, moment, names_of, saved
 
+from cairn.errors import ConfigError
 from cairn.policy.keep import (
     Best,
     EveryNth,
     Latest,
     WithinBytes,
     best_of,
+    check_rules,
     parse_size,
     peak_bytes,
     survivors,
@@ -27,7 +29,7 @@ SCORES = st.one_of(st.none(), st.just(float("nan")), st.integers(min_value=-3, m
 
 
 def run_of(facts):
-    """Checkpoints with these scores and sizes; their numbers count the lasting ones, as a run does."""
+    """Checkpoints with these scores and sizes, numbered like those of a run."""
     items, number = [], 0
     for batch, (score, size, lasting) in enumerate(facts, start=1):
         items.append(saved(number, score, num_bytes=size, lasting=lasting, position=at(batch)))
@@ -53,7 +55,7 @@ def kept(rule, items, mode="min"):
 
 
 def one_by_one(rules, items, mode):
-    """What stays when the rules are asked after each save, as a run asks them."""
+    """What stays when the rules are applied after each save, as in a run."""
     left = []
     for item in items:
         left = survivors(rules, [*left, item], mode)
@@ -96,18 +98,18 @@ def test_within_bytes_keeps_as_many_of_the_newest_as_fit(num_bytes, expected):
     assert kept(WithinBytes(num_bytes), items) == expected
 
 
-def test_within_bytes_does_not_leap_over_one_that_is_too_large():
+def test_within_bytes_stops_at_the_first_that_does_not_fit():
     items = [saved(number, num_bytes=size) for number, size in enumerate((1, 50, 1))]
     assert kept(WithinBytes(10), items) == [2]
 
 
-def test_every_nth_counts_the_saves_of_the_run_and_not_those_that_are_left():
+def test_every_nth_counts_all_saves_of_the_run():
     left = [saved(number) for number in (0, 3, 5, 6)]
     assert kept(EveryNth(2), left) == [3, 5]
 
 
 @pytest.mark.parametrize("n", [0, -1])
-def test_every_nth_of_nothing_is_refused(n):
+def test_every_nth_refuses_other_values(n):
     with pytest.raises(ValueError, match=f"n={n} must be a whole number from 1"):
         EveryNth(n)
 
@@ -124,7 +126,7 @@ def test_every_nth_of_nothing_is_refused(n):
         ([WithinBytes(1)], [0.5, 0.4], [1]),
     ],
 )
-def test_survivors_are_what_any_rule_wants(rules, scores, expected):
+def test_a_checkpoint_stays_if_any_rule_keeps_it(rules, scores, expected):
     items = [saved(number, score, num_bytes=1) for number, score in enumerate(scores)]
     assert numbers(survivors(rules, items, "min")) == expected
 
@@ -144,18 +146,18 @@ def test_survivors_stay_in_their_order(rules, items, mode):
 
 
 @given(RULES, STOPPED, MODES)
-def test_asked_again_they_all_survive(rules, items, mode):
+def test_retention_applied_twice_changes_nothing(rules, items, mode):
     left = survivors(rules, items, mode)
     assert survivors(rules, left, mode) == left
 
 
 @given(RULES, RULES, STOPPED, MODES)
-def test_another_rule_takes_nothing_away(rules, more, items, mode):
+def test_another_rule_never_deletes_more(rules, more, items, mode):
     assert {*names_of(survivors(rules, items, mode))} <= {*names_of(survivors([*rules, *more], items, mode))}
 
 
 @given(st.lists(COUNTING, max_size=3), HISTORIES, MODES)
-def test_tidying_after_each_save_leaves_what_the_rules_say_of_the_whole_run(rules, items, mode):
+def test_retention_after_each_save_equals_retention_at_the_end(rules, items, mode):
     assert one_by_one(rules, items, mode) == survivors(rules, items, mode)
 
 
@@ -164,7 +166,7 @@ def test_tidying_after_each_save_leaves_what_the_rules_say_of_the_whole_run(rule
 @example([], run_of([(0.3, 1, True), (0.2, 1, False)]), (0.4, 1, True), "min")  # the stop was better than the best
 @example([Best(1)], run_of([(0.3, 1, True), (0.2, 1, False)]), (0.4, 1, True), "min")
 @example([WithinBytes(3)], run_of([(None, 1, True), (None, 1, True), (None, 2, False)]), (None, 1, True), "min")
-def test_stops_leave_no_trace_once_the_run_has_gone_on(rules, items, last, mode):
+def test_a_stopped_and_resumed_run_keeps_what_an_undisturbed_one_keeps(rules, items, last, mode):
     facts = [(item.score, item.num_bytes, item.lasting) for item in items]
     items = run_of([*facts, last])
     undisturbed = [item for item in items if item.lasting]
@@ -172,14 +174,14 @@ def test_stops_leave_no_trace_once_the_run_has_gone_on(rules, items, last, mode)
 
 
 @given(RULES, STOPPED, MODES)
-def test_what_only_a_stop_wanted_stays_while_it_is_the_newest(rules, items, mode):
+def test_a_checkpoint_of_a_stop_stays_while_it_is_the_newest(rules, items, mode):
     assert [item for item in survivors(rules, items, mode) if not item.lasting] == [
         item for item in items[-1:] if not item.lasting
     ]
 
 
 @given(st.integers(min_value=1, max_value=40), HISTORIES)
-def test_within_bytes_bounds_what_lies_on_the_disk(num_bytes, items):
+def test_within_bytes_limits_the_bytes_on_disk(num_bytes, items):
     unscored = [replace(item, score=None) for item in items]
     left = one_by_one([WithinBytes(num_bytes)], unscored, "min")
     assert sum(item.num_bytes for item in left) <= max(num_bytes, *(item.num_bytes for item in left[-1:]), 0)
@@ -198,8 +200,8 @@ def test_saving_the_best_and_keeping_the_best_leaves_the_best_of_all_validations
 
 
 @given(RULES, HISTORIES, MODES)
-def test_making_room_first_keeps_the_same_in_the_end(rules, items, mode):
-    """As if the deletion had waited, and never the newest or the best that there is."""
+def test_deleting_before_the_save_keeps_the_same_in_the_end(rules, items, mode):
+    """The result is that of deleting later, and the newest and the best are never deleted first."""
     left, tidied = [], []
     for item in items:
         way = to_make_room(rules, left, item, mode)
@@ -222,7 +224,7 @@ def test_a_budget_holds_while_a_checkpoint_is_being_written(num_bytes, items):
 
 
 @pytest.mark.parametrize("rules", [[Latest(1)], [Latest(5), EveryNth(2)], [Best(3)], []])
-def test_rules_that_are_no_budget_let_go_only_after_the_save(rules):
+def test_only_a_budget_deletes_before_the_save(rules):
     assert to_make_room(rules, history(0.5, 0.4, None, 0.6), saved(4, 0.1), "min") == []
 
 
@@ -237,7 +239,7 @@ def test_rules_that_are_no_budget_let_go_only_after_the_save(rules):
         ([WithinBytes(5)], [10], [10, 10]),
     ],
 )
-def test_what_the_next_two_saves_need(rules, sizes, expected):
+def test_peak_bytes_of_the_next_two_saves(rules, sizes, expected):
     there = [saved(number, num_bytes=size) for number, size in enumerate(sizes)]
     assert peak_bytes(rules, there, "min", 10, 2) == expected
 
@@ -251,13 +253,36 @@ def test_a_size_may_have_a_unit(text, num_bytes):
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1", -1, 0, "0MB", "1 parsec", "1e9", True, None])
-def test_what_is_no_size_is_refused(text):
+def test_an_invalid_size_is_refused(text):
     with pytest.raises(ValueError, match="is no size: give bytes, or '500MB'"):
         WithinBytes(text)
 
 
 @pytest.mark.parametrize("rule", [Latest, Best])
 @pytest.mark.parametrize("count", [-2, "two", 1.5, None])
-def test_what_is_no_count_is_refused(rule, count):
+def test_an_invalid_count_is_refused(rule, count):
     with pytest.raises(ValueError, match="must be a whole number from 0, or -1 for all"):
         rule(count)
+
+
+def test_rules_are_accepted():
+    rules = {"last": Latest(2), "budget": WithinBytes("1GB")}
+    assert check_rules(rules) == rules
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"last": 3}, "rules['last'] is 3, not a keep rule: write keep_last=3, or rules={'last': cairn.Latest(3)}."),
+        ({"best": Best}, "rules['best'] is a class: write Best(...)."),
+        (
+            {"last": "3"},
+            "rules['last'] is '3', not a keep rule: it needs a method keep(saved, mode) and the attribute makes_room.",
+        ),
+        (3, "rules=3 is not a mapping: write rules={'a_name': cairn.Latest(3)}."),
+    ],
+)
+def test_other_values_are_refused_with_what_to_write(rules, message):
+    with pytest.raises(ConfigError) as error:
+        check_rules(rules)
+    assert str(error.value) == message

@@ -1,4 +1,4 @@
-"""When a checkpoint is due: every trigger as a table, and what people write into the configuration."""
+"""When a checkpoint is due: every trigger as a table, and how intervals are written."""
 
 import math
 from dataclasses import replace
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.values import at, history, moment, saved
 
+from cairn.errors import ConfigError
 from cairn.policy import when
 from cairn.policy.auto import Choice, Goal
 from cairn.policy.when import (
@@ -30,7 +31,7 @@ INTERVALS = st.integers(min_value=1, max_value=12)
 
 
 def walk(trigger, positions, **facts):
-    """Those of `positions`, each asked in its turn, at which the trigger is due."""
+    """The positions at which the trigger is due, asked at each of `positions` in turn."""
     previous, found = at(), []
     for position in positions:
         if trigger.due(moment(position, previous, **facts), ()):
@@ -44,7 +45,7 @@ def batches(totals):
 
 
 def epochs(num_epochs, size):
-    """Every boundary of a run: its place in the epoch, and in the run."""
+    """Every boundary of a run: its batch in the epoch, and in the run."""
     places = [(epoch, batch) for epoch in range(num_epochs) for batch in range(1, size + 1)]
     return [at(batch, epoch=epoch, total=epoch * size + batch) for epoch, batch in places]
 
@@ -73,14 +74,14 @@ def test_batches_count_over_epochs():
     assert [(p.epoch, p.batch) for p in due] == [(1, 3), (2, 6)]
 
 
-def test_the_end_of_an_epoch_is_not_another_batch():
+def test_the_end_of_an_epoch_does_not_count_as_a_batch():
     last, over = at(8, total=8), at(0, epoch=1, total=8)
     assert not EveryNBatches(8).due(moment(over, last), ())
     assert not EveryNEpochs(1).due(moment(over, last), ())
 
 
 @given(INTERVALS, st.data())
-def test_batches_fire_once_per_multiple(num_batches, data):
+def test_batches_are_due_once_per_multiple(num_batches, data):
     jumps = data.draw(st.lists(st.integers(min_value=1, max_value=num_batches), max_size=60))
     totals = [sum(jumps[: i + 1]) for i in range(len(jumps))]
     due = walk(EveryNBatches(num_batches), batches(totals))
@@ -88,7 +89,7 @@ def test_batches_fire_once_per_multiple(num_batches, data):
 
 
 @given(INTERVALS, st.lists(st.integers(min_value=1, max_value=40), max_size=40))
-def test_batches_fire_once_per_window_that_holds_a_multiple(num_batches, jumps):
+def test_batches_are_due_once_per_window_that_contains_a_multiple(num_batches, jumps):
     totals = [sum(jumps[: i + 1]) for i in range(len(jumps))]
     windows = zip([0, *totals], totals, strict=False)
     holding = [end for start, end in windows if any(n % num_batches == 0 for n in range(start + 1, end + 1))]
@@ -98,7 +99,7 @@ def test_batches_fire_once_per_window_that_holds_a_multiple(num_batches, jumps):
 
 
 @given(INTERVALS, st.integers(min_value=0, max_value=50))
-def test_asked_twice_in_one_place_it_is_due_once(num_batches, total):
+def test_a_trigger_asked_twice_at_one_boundary_is_due_once(num_batches, total):
     assert not EveryNBatches(num_batches).due(moment(at(total), at(total)), ())
 
 
@@ -126,13 +127,13 @@ def test_two_optimizers_step_twice_per_batch():
         ("1", 5, [5]),
     ],
 )
-def test_a_share_of_an_epoch(share, size, due):
+def test_a_fraction_of_an_epoch(share, size, due):
     found = walk(EveryNEpochs(share), epochs(1, size), batches_per_epoch=size)
     assert [position.batch for position in found] == due
 
 
 @pytest.mark.parametrize("size", [3, 7, 8, 10, 13])
-def test_a_share_of_an_epoch_is_the_same_in_every_epoch(size):
+def test_a_fraction_is_due_at_the_same_batches_in_every_epoch(size):
     found = walk(EveryNEpochs("0.25"), epochs(4, size), batches_per_epoch=size)
     by_epoch = [[p.batch for p in found if p.epoch == epoch] for epoch in range(4)]
     assert by_epoch == [by_epoch[0]] * 4
@@ -149,24 +150,24 @@ def test_more_than_an_epoch(num_epochs, due):
 
 
 @given(st.integers(min_value=1, max_value=60), st.integers(min_value=1, max_value=5))
-def test_ten_tenths_are_an_epoch_exactly(size, num_epochs):
+def test_ten_tenths_are_exactly_an_epoch(size, num_epochs):
     found = walk(EveryNEpochs(0.1), epochs(num_epochs, size), batches_per_epoch=size)
     assert len(found) == min(10, size) * num_epochs
     assert [p for p in found if p.batch == size] == [p for p in epochs(num_epochs, size) if p.batch == size]
 
 
-def test_a_share_of_an_epoch_that_lies_inside_a_window_is_counted_at_its_end():
+def test_a_fraction_inside_a_window_is_due_at_the_end_of_the_window():
     windows = [at(3), at(6), at(8), at(3, epoch=1, total=11)]
     assert walk(EveryNEpochs("0.5"), windows) == [at(6), at(8)]
 
 
-def test_a_share_is_one_of_this_epoch_though_an_earlier_one_was_cut_short():
+def test_a_fraction_counts_within_its_epoch_after_a_shortened_one():
     before, half = at(3, epoch=1, total=8), at(4, epoch=1, total=9)
     assert EveryNEpochs("0.5").due(moment(half, before, batches_per_epoch=8), ())
 
 
-def test_a_share_of_data_without_length_is_refused():
-    with pytest.raises(ValueError, match=r"save_interval='0.25ep' needs training data with a length"):
+def test_a_fraction_of_data_without_length_is_refused():
+    with pytest.raises(ValueError, match=r"interval='0.25ep' needs training data with a length"):
         EveryNEpochs("0.25").due(moment(at(1), batches_per_epoch=None), ())
 
 
@@ -242,7 +243,7 @@ def test_ends_and_stops(trigger, facts, due):
         (OnStop(), False),
     ],
 )
-def test_what_a_longer_run_would_not_save_there_does_not_last(trigger, lasting):
+def test_only_triggers_of_an_undisturbed_run_are_lasting(trigger, lasting):
     assert trigger.lasting is lasting
 
 
@@ -250,11 +251,11 @@ def test_what_a_longer_run_would_not_save_there_does_not_last(trigger, lasting):
 
 
 def costing(num_batches, num_saves=1):
-    """A save costs so much that `auto` with its default finds this many batches right."""
+    """A cost for which `auto` chooses this many batches by default."""
     return SaveCost(batch_s=1.0, stall_s=num_batches / 100, slowdown_s=0.0, write_s=0.0, num_saves=num_saves)
 
 
-def test_auto_waits_until_something_is_known():
+def test_auto_waits_until_a_cost_is_known():
     assert walk(Auto(), batches(range(1, 2000))) == []
 
 
@@ -271,7 +272,7 @@ def test_auto_counts_batches_since_its_last_save(interval, boundaries, due):
     assert walk(Auto(), batches(boundaries), cost=costing(interval)) == batches(due)
 
 
-def test_auto_does_not_mind_what_others_save():
+def test_auto_ignores_saves_of_other_triggers():
     trigger, kept, due = Auto(), [], []
     for total in range(1, 10):
         now = moment(at(total), at(total - 1), cost=costing(4), since_save_s=0.0)
@@ -280,14 +281,14 @@ def test_auto_does_not_mind_what_others_save():
     assert due == [4, 8]
 
 
-def test_auto_asked_twice_in_one_place_is_due_once():
+def test_auto_asked_twice_at_one_boundary_is_due_once():
     trigger = Auto()
     assert trigger.due(moment(at(5), at(4), cost=costing(1)), ())
     assert not trigger.due(moment(at(5), at(5), cost=costing(1)), ())
     assert not trigger.due(moment(at(0, epoch=1, total=5), at(5), cost=costing(1)), ())
 
 
-def test_auto_waits_while_a_save_is_being_written_and_then_as_long_again():
+def test_auto_waits_during_a_write_and_as_long_again():
     trigger, due, previous = Auto(), [], at()
     for position in batches(range(1, 20)):
         busy = 5 <= position.total_batches <= 11
@@ -296,7 +297,7 @@ def test_auto_waits_while_a_save_is_being_written_and_then_as_long_again():
     assert due == batches([4, 18])
 
 
-def test_auto_changes_its_choice_only_where_it_makes_a_difference():
+def test_auto_changes_its_choice_only_when_a_save_is_due():
     trigger, previous = Auto(), at()
     costs = {1: costing(10), 3: costing(15), 5: costing(20), 9: costing(30), 31: costing(12)}
     chosen, due, now = [], [], None
@@ -309,7 +310,7 @@ def test_auto_changes_its_choice_only_where_it_makes_a_difference():
     assert chosen == [10, 30, 12]
 
 
-def test_an_estimate_does_until_the_first_save_was_measured():
+def test_auto_uses_an_estimate_until_the_first_save_is_measured():
     trigger, guess, measured = Auto(), costing(10, num_saves=0), costing(9)
     assert walk(trigger, batches(range(1, 11)), cost=guess) == batches([10])
     assert trigger.choice == Choice(10, "overhead", Goal(), guess)
@@ -318,17 +319,17 @@ def test_an_estimate_does_until_the_first_save_was_measured():
     assert trigger.choice == Choice(9, "overhead", Goal(), measured)
 
 
-def test_auto_goes_on_with_the_interval_that_it_had():
+def test_auto_continues_with_the_interval_from_before_a_resume():
     kept = [saved(0, position=at(100), interval_batches=40), saved(1, position=at(115), lasting=False)]
     kept[1] = replace(kept[1], interval_batches=50)
     trigger = Auto()
     assert not trigger.due(moment(at(115), at(115)), kept)  # asked before training
-    assert str(trigger.choice) == "save_interval=auto: every 50 batches, as before the resume."
+    assert str(trigger.choice) == "Interval 'auto': every 50 batches, as before the resume."
     found = [total for total in range(116, 260) if trigger.due(moment(at(total), at(total - 1)), kept)]
     assert found == [150, 200, 250]  # as if it had not been stopped at 115
 
 
-def test_auto_in_a_run_that_did_not_have_it_counts_from_the_last_save_that_lasts():
+def test_auto_switched_on_at_a_resume_counts_from_the_last_lasting_save():
     trigger, kept = Auto(), [saved(0, position=at(100))]
     assert not trigger.due(moment(at(115), at(115)), kept)
     assert trigger.choice is None
@@ -336,14 +337,14 @@ def test_auto_in_a_run_that_did_not_have_it_counts_from_the_last_save_that_lasts
     assert trigger.due(moment(at(130), at(129), cost=costing(30)), kept)
 
 
-def test_auto_in_a_run_that_starts_from_the_state_of_another_counts_from_there():
+def test_auto_in_a_new_run_from_another_state_counts_from_its_start():
     trigger = Auto()
     assert not trigger.due(moment(at(1000), at(1000)), ())
     assert not trigger.due(moment(at(1029), at(1028), cost=costing(30)), ())
     assert trigger.due(moment(at(1030), at(1029), cost=costing(30)), ())
 
 
-def test_every_shows_the_choice_of_auto():
+def test_every_exposes_the_choice_of_auto():
     auto, fixed = Every("auto", max_overhead=0.02, mtbf="8h"), Every(50, max_overhead=0.02, mtbf="8h")
     assert auto.choice is fixed.choice is None
     for trigger in (auto, fixed):
@@ -353,38 +354,38 @@ def test_every_shows_the_choice_of_auto():
 
 
 @pytest.mark.parametrize("max_overhead", [0, 1, -0.01, 1.5, math.nan, math.inf, True, "1%", None, [0.01]])
-def test_an_overhead_that_is_no_share_is_refused(max_overhead):
+def test_an_overhead_outside_0_to_1_is_refused(max_overhead):
     with pytest.raises(ValueError, match=r"max_overhead=.* must be a share between 0 and 1: 0\.01 is 1 %") as error:
         Every("auto", max_overhead=max_overhead)
     assert repr(max_overhead) in str(error.value)
 
 
 @pytest.mark.parametrize("mtbf", ["often", "", -5, "2ep", True, [8], {"weeks": 1}])
-def test_a_time_between_failures_that_is_none_is_refused(mtbf):
+def test_an_invalid_mtbf_is_refused(mtbf):
     with pytest.raises(ValueError, match=r"mtbf=.* is no time: give seconds"):
         Every("auto", mtbf=mtbf)
 
 
 @pytest.mark.parametrize("mtbf", [0, "0h", 0.0])
-def test_failures_all_the_time_are_refused(mtbf):
+def test_an_mtbf_of_0_is_refused(mtbf):
     with pytest.raises(ValueError, match=r"mtbf=.* must be more than 0: give the mean time between failures"):
         Every("auto", mtbf=mtbf)
 
 
 @pytest.mark.parametrize(("mtbf", "seconds"), [(None, None), ("8h", 28800.0), (3600, 3600.0), ({"hours": 1}, 3600.0)])
-def test_what_auto_goes_for(mtbf, seconds):
+def test_the_goal_of_auto(mtbf, seconds):
     trigger = parse_interval("auto", 0.05, mtbf)
     assert (type(trigger), trigger.goal) == (Auto, Goal(0.05, seconds))
 
 
-def test_what_only_auto_goes_by_does_not_matter_otherwise():
+def test_arguments_of_auto_are_ignored_by_other_intervals():
     assert walk(Every(2, max_overhead=7, mtbf="never"), batches(range(1, 6))) == batches([2, 4])
 
 
 # Reasons
 
 
-def test_reasons_are_all_that_are_due_in_the_order_of_the_configuration():
+def test_reasons_are_all_due_triggers_in_their_order():
     triggers = {"end": AtEnd(), "best": BestValidation(), "signal": OnStop(), "interval": Every(2)}
     now = moment(at(4), at(3), score=0.5, ends=True)
     assert when.reasons(triggers, now, ()) == ("end", "best", "interval")
@@ -392,11 +393,60 @@ def test_reasons_are_all_that_are_due_in_the_order_of_the_configuration():
     assert when.reasons(backwards, now, ()) == ("interval", "best", "end")
 
 
-def test_no_trigger_no_reason():
+def test_without_triggers_there_is_no_reason():
     assert when.reasons({}, moment(ends=True, stop="SIGTERM", score=0.1), ()) == ()
 
 
-# What people write
+# What a user gives as triggers
+
+
+def test_triggers_are_accepted():
+    triggers = {"interval": Every(50), "end": AtEnd()}
+    assert when.check_triggers(triggers) == triggers
+
+
+@pytest.mark.parametrize(
+    ("triggers", "message"),
+    [
+        (
+            {"interval": 50},
+            "triggers['interval'] is 50, not a trigger: write every=50, or triggers={'interval': cairn.Every(50)}.",
+        ),
+        (
+            {"interval": "10min"},
+            "triggers['interval'] is '10min', not a trigger: write every='10min', or "
+            "triggers={'interval': cairn.Every('10min')}.",
+        ),
+        ({"end": AtEnd}, "triggers['end'] is a class: write AtEnd(...)."),
+        (
+            {"end": print},
+            f"triggers['end'] is {print!r}, not a trigger: it needs a method due(moment, saved) and the "
+            "attributes lasting and recurs.",
+        ),
+        (50, "triggers=50 is not a mapping: write triggers={'a_name': cairn.Every('10min')}."),
+        ([50], "triggers=[50] is not a mapping: write triggers={'a_name': cairn.Every('10min')}."),
+    ],
+)
+def test_other_values_are_refused_with_what_to_write(triggers, message):
+    with pytest.raises(ConfigError) as error:
+        when.check_triggers(triggers)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("value", ["x", None, True, 1.5, -2])
+def test_an_invalid_count_of_the_best_is_refused(value):
+    with pytest.raises(ConfigError, match=r"count=.* must be a whole number from 0, or -1 for all"):
+        BestValidation(value)
+
+
+@pytest.mark.parametrize("kind", [EveryNBatches, EveryNSteps, EveryNSeconds, EveryNEpochs])
+@pytest.mark.parametrize("value", ["x", None, True, math.nan])
+def test_a_trigger_refuses_what_is_not_a_number(kind, value):
+    with pytest.raises(ConfigError, match=r"must be a (whole )?number"):
+        kind(value)
+
+
+# How intervals are written
 
 
 @pytest.mark.parametrize(
@@ -418,15 +468,15 @@ def test_no_trigger_no_reason():
         ("3ep", EveryNEpochs, "num_epochs", Fraction(3)),
     ],
 )
-def test_an_interval_is_read(written, kind, field, value):
+def test_an_interval_is_parsed(written, kind, field, value):
     trigger = parse_interval(written)
     assert type(trigger) is kind
     assert getattr(trigger, field) == value
 
 
 @pytest.mark.parametrize("written", [0, "0", "0s", "0.0ep", "0st"])
-def test_an_interval_of_nothing_is_refused(written):
-    with pytest.raises(ValueError, match=r"save_interval=.* must be more than 0: give a number of batches"):
+def test_an_interval_of_0_is_refused(written):
+    with pytest.raises(ValueError, match=r"interval=.* must be more than 0: give a number of batches"):
         parse_interval(written)
 
 
@@ -453,22 +503,22 @@ def test_an_interval_of_nothing_is_refused(written):
         [50],
     ],
 )
-def test_what_is_no_interval_is_refused_in_a_sentence_that_says_what_would_be(written):
-    with pytest.raises(ValueError, match=r"save_interval=.* is no interval: .*'0\.25ep'") as error:
+def test_an_invalid_interval_is_refused_with_valid_examples(written):
+    with pytest.raises(ValueError, match=r"interval=.* is not an interval: .*'0\.25ep'") as error:
         parse_interval(written)
     assert repr(written) in str(error.value)
 
 
-def test_every_is_the_trigger_that_was_written():
+def test_every_behaves_like_the_trigger_of_its_unit():
     assert walk(Every("2ba"), batches(range(1, 6))) == batches([2, 4])
-    with pytest.raises(ValueError, match="no interval"):
+    with pytest.raises(ValueError, match="is not an interval"):
         Every("often")
 
 
 @pytest.mark.parametrize("kind", [EveryNBatches, EveryNSteps, EveryNSeconds, EveryNEpochs])
 @pytest.mark.parametrize("interval", [0, -1])
-def test_a_trigger_refuses_an_interval_of_nothing(kind, interval):
-    with pytest.raises(ValueError, match="must be more than 0"):
+def test_a_trigger_refuses_0_and_less(kind, interval):
+    with pytest.raises(ValueError, match=r"must be a (whole )?number"):
         kind(interval)
 
 
@@ -489,7 +539,7 @@ def test_a_trigger_refuses_an_interval_of_nothing(kind, interval):
         ({"days": 1, "seconds": 1.5}, 86401.5),
     ],
 )
-def test_a_time_is_read(written, seconds):
+def test_a_duration_is_parsed(written, seconds):
     assert parse_duration_s(written) == seconds
 
 
@@ -512,6 +562,6 @@ def test_a_time_is_read(written, seconds):
         ["2h"],
     ],
 )
-def test_what_is_no_time_is_refused(written):
+def test_an_invalid_duration_is_refused(written):
     with pytest.raises(ValueError, match=r"max_time=.* is no time: give seconds, .*'2h'"):
         parse_duration_s(written)

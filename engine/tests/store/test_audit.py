@@ -1,4 +1,4 @@
-"""What is said of each file in a checkpoint directory, and what a pruning may delete."""
+"""Verification of each file in a checkpoint directory, and what a prune may delete."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from cairn.store.commit import move_links_and_delete
 
 @pytest.fixture
 def three(tmp_path):
-    """A directory with three checkpoints and the links, and these."""
+    """A directory with three checkpoints and the links, and these checkpoints."""
     items = [commit(tmp_path, number, score) for number, score in enumerate([0.5, 0.3, 0.4])]
     move_links_and_delete(tmp_path, {names.LAST: items[2].name, names.BEST: items[1].name}, ())
     return tmp_path, items
@@ -22,7 +22,7 @@ def states(directory):
     return {finding.path.name: finding.state for finding in audit.check_directory(directory)}
 
 
-def test_a_directory_that_is_as_it_should_be(three):
+def test_all_files_of_an_undamaged_directory_are_whole(three):
     directory, items = three
     found = audit.check_directory(directory)
     assert [finding.path.name for finding in found] == [*names_of(items), names.LAST, names.BEST]
@@ -31,7 +31,7 @@ def test_a_directory_that_is_as_it_should_be(three):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_damaged_is_broken_and_says_how(three, damage):
+def test_a_damaged_checkpoint_is_reported_with_the_reason(three, damage):
     directory, items = three
     break_it, why = DAMAGES[damage]
     break_it(directory, items[0].name)
@@ -42,7 +42,7 @@ def test_what_is_damaged_is_broken_and_says_how(three, damage):
     assert alone.state == ("whole" if damage == "no manifest" else "broken"), "by the checksums inside it"
 
 
-def test_a_save_that_was_cut_off_is_unfinished_and_not_broken(three):
+def test_an_interrupted_save_is_unfinished_and_not_broken(three):
     directory, items = three
     (directory / names.temp_name(saved(9).name)).write_text("half")
     drop_manifest(directory, commit(directory, 3).name)
@@ -54,18 +54,18 @@ def test_a_save_that_was_cut_off_is_unfinished_and_not_broken(three):
     assert states(directory)[items[2].name] == "unfinished", "nothing is newer: it may never have been finished"
 
 
-def test_links_are_looked_at_as_well(three):
+def test_links_are_verified(three):
     directory, items = three
     newer = commit(directory, 3)
     (directory / items[1].name).unlink()
     found = {finding.path.name: finding for finding in audit.check_directory(directory)}
     assert found[names.BEST].state == "broken"
-    assert found[names.BEST].why == f"it leads to {items[1].name}, which is not there"
+    assert found[names.BEST].why == f"it points to {items[1].name}, which does not exist"
     assert found[names.LAST].state == "unfinished"
     assert f"{newer.name} is newer" in found[names.LAST].why
 
 
-def test_a_file_of_another_name_is_compared_with_the_checksums_in_it(three, tmp_path):
+def test_a_file_of_another_name_is_verified_by_its_own_checksums(three, tmp_path):
     directory, items = three
     copy = tmp_path / "model.ckpt"
     copy.write_bytes((directory / items[1].name).read_bytes())
@@ -93,7 +93,7 @@ def test_a_file_of_another_name_is_compared_with_the_checksums_in_it(three, tmp_
         ([Latest(1), Best(-1)], [0, 1, 2]),
     ],
 )
-def test_what_the_rules_do_not_keep_is_dropped(three, rules, kept):
+def test_prune_deletes_what_no_rule_keeps(three, rules, kept):
     directory, items = three
     plan = audit.plan_prune(directory, rules, "min")
     assert [item.number for item in plan.kept] == kept
@@ -101,11 +101,11 @@ def test_what_the_rules_do_not_keep_is_dropped(three, rules, kept):
     assert plan.broken == []
 
 
-def test_without_a_metric_there_is_no_best(three):
+def test_without_a_metric_prune_keeps_no_best(three):
     assert [item.number for item in audit.plan_prune(three[0], [Latest(1)], None).kept] == [2]
 
 
-def test_one_that_is_damaged_does_not_take_the_place_of_a_good_one(three):
+def test_a_damaged_checkpoint_does_not_take_the_place_of_an_intact_one(three):
     directory, items = three
     flip_byte(directory, items[2].name)
     flip_byte(directory, items[1].name)

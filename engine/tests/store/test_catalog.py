@@ -1,4 +1,4 @@
-"""What is committed, what is not and why, and which checkpoint is the newest that can be trusted."""
+"""Which checkpoints are committed, why others are not, and which is the newest intact one."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ VISIBLE = {
 
 @pytest.fixture
 def three(tmp_path):
-    """A directory with three checkpoints, and these."""
+    """A directory with three checkpoints, and these checkpoints."""
     return tmp_path, [commit(tmp_path, number, score=0.5) for number in range(3)]
 
 
@@ -32,13 +32,13 @@ def whys(rejected):
     return {item.path.name: item.why for item in rejected}
 
 
-def test_committed_are_all_oldest_first(three):
+def test_committed_checkpoints_are_listed_oldest_first(three):
     directory, items = three
     assert Catalog(directory).committed() == items
     assert Catalog(directory).rejected() == []
 
 
-def test_age_is_that_of_the_run_and_not_of_the_name_or_the_file(tmp_path):
+def test_the_order_is_that_of_positions_and_not_of_names_or_file_times(tmp_path):
     places = [at(2, epoch=1000, total=4), at(10**6, epoch=2, total=3), at(7, epoch=2, total=2), at(9, epoch=0)]
     for number, position in enumerate(places):
         commit(tmp_path, number, position=position)
@@ -46,7 +46,7 @@ def test_age_is_that_of_the_run_and_not_of_the_name_or_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["", "not/there"])
-def test_an_empty_or_missing_directory_holds_nothing(tmp_path, missing):
+def test_an_empty_or_missing_directory_has_no_checkpoints(tmp_path, missing):
     catalog = Catalog(tmp_path / missing)
     assert (catalog.committed(), catalog.rejected(), catalog.newest_intact()) == ([], [], (None, []))
     assert list(tmp_path.iterdir()) == []
@@ -54,7 +54,7 @@ def test_an_empty_or_missing_directory_holds_nothing(tmp_path, missing):
 
 @pytest.mark.parametrize("damage", VISIBLE)
 @pytest.mark.parametrize("index", range(3))
-def test_what_is_broken_is_rejected_with_the_reason(three, damage, index):
+def test_a_damaged_checkpoint_is_rejected_with_the_reason(three, damage, index):
     directory, items = three
     broken = items[index].name
     VISIBLE[damage][0](directory, broken)
@@ -65,7 +65,7 @@ def test_what_is_broken_is_rejected_with_the_reason(three, damage, index):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_one_before_a_broken_one_is_the_newest(three, damage):
+def test_the_checkpoint_before_a_damaged_one_is_the_newest_intact(three, damage):
     directory, items = three
     break_it, why = DAMAGES[damage]
     break_it(directory, items[2].name)
@@ -76,7 +76,7 @@ def test_the_one_before_a_broken_one_is_the_newest(three, damage):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_older_ones_that_are_broken_do_not_matter(three, damage):
+def test_damage_to_older_checkpoints_does_not_matter(three, damage):
     directory, items = three
     DAMAGES[damage][0](directory, items[0].name)
     DAMAGES[damage][0](directory, items[1].name)
@@ -85,7 +85,7 @@ def test_older_ones_that_are_broken_do_not_matter(three, damage):
 
 @settings(max_examples=15)
 @given(st.lists(st.sampled_from([None, *DAMAGES]), max_size=4))
-def test_the_newest_whole_is_the_last_that_nothing_happened_to(damages):
+def test_the_newest_intact_is_the_last_undamaged(damages):
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         for number, damage in enumerate(damages):
@@ -119,14 +119,14 @@ def test_a_checkpoint_that_is_a_dangling_link_is_rejected(three):
     assert Catalog(directory).newest_intact()[0] == items[1]
 
 
-def test_a_manifest_without_its_checkpoint_is_nothing(three):
+def test_a_manifest_without_a_checkpoint_is_ignored(three):
     directory, items = three
     (directory / items[2].name).unlink()
     assert Catalog(directory).committed() == items[:2]
     assert Catalog(directory).rejected() == []
 
 
-def test_the_directory_is_the_truth_at_each_question(three):
+def test_the_directory_is_read_anew_each_time(three):
     directory, items = three
     catalog = Catalog(directory)
     assert catalog.newest_intact()[0] == items[2]
@@ -136,27 +136,27 @@ def test_the_directory_is_the_truth_at_each_question(three):
     assert catalog.newest_intact()[0] == items[2]
 
 
-def test_one_file_can_be_asked_for(three):
+def test_a_single_file_can_be_described_and_verified(three):
     directory, items = three
     path = directory / items[1].name
     assert describe(path) == items[1]
     verify(path, items[1])
     flip_byte(directory, items[1].name)
-    with pytest.raises(CorruptCheckpointError, match=r"the checksum of archive/data\.pkl in it does not fit"):
+    with pytest.raises(CorruptCheckpointError, match=r"the checksum of its record archive/data\.pkl does not fit"):
         verify(path, items[1])
 
 
-def test_a_tensor_that_is_not_what_it_was_is_named(three):
+def test_a_changed_record_is_named(three):
     directory, items = three
     path = directory / items[1].name
     data = bytearray(path.read_bytes())
     data[data.index(torch.full((3,), 1.0).numpy().tobytes())] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CorruptCheckpointError, match=r"^the checksum of archive/data/0 in it does not fit$"):
+    with pytest.raises(CorruptCheckpointError, match=r"^the checksum of its record archive/data/0 does not fit$"):
         verify(path, items[1])
 
 
-def test_one_with_a_manifest_of_format_1_is_compared_as_that_says(three):
+def test_a_manifest_of_format_1_is_verified_by_its_sha256(three):
     directory, items = three
     path = directory / items[2].name
     old = replace(items[2], digest=disk.sha256(path))
@@ -170,7 +170,7 @@ def test_one_with_a_manifest_of_format_1_is_compared_as_that_says(three):
     assert "its checksum is sha256:" in rejected[0].why
 
 
-def test_leftovers_are_what_is_no_checkpoint_yet_or_any_more(three):
+def test_leftovers_are_hidden_files_and_manifests_without_a_checkpoint(three):
     directory, items = three
     others = [".keep", "notes.tmp", ".notes.txt.tmp", "epoch_0_batch_150.ckpt", "notes.json"]
     left = [names.temp_name(name) for name in (items[0].name, names.manifest_name(items[0].name), names.LAST)]
@@ -181,7 +181,7 @@ def test_leftovers_are_what_is_no_checkpoint_yet_or_any_more(three):
     assert {path.name for path in Catalog(directory).leftovers()} == {*left, orphan}
 
 
-def test_a_directory_that_is_not_there_has_no_leftovers(tmp_path):
+def test_a_missing_directory_has_no_leftovers(tmp_path):
     assert Catalog(tmp_path / "gone").leftovers() == []
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint is committed in an order that a crash cannot turn against us, and nothing is left of one that failed."""
+"""The order of a commit keeps every crash harmless, and a failed commit leaves nothing."""
 
 import re
 from dataclasses import replace
@@ -44,7 +44,7 @@ def test_the_file_is_what_its_manifest_says(folder):
     assert listing(folder) == [FIRST, "epoch_000_batch_000001.json"]
 
 
-def test_the_draft_keeps_what_the_run_said_and_gets_what_the_write_cost(folder):
+def test_a_draft_becomes_a_saved_checkpoint_with_the_cost_of_its_write(folder):
     item = commit(folder, 3, score=0.5, stall_s=2.0, reasons=("best", "end"))
     assert (item.number, item.score, item.reasons, item.position) == (3, 0.5, ("best", "end"), at(4))
     assert item.write_s > 0
@@ -82,7 +82,7 @@ def test_a_link_is_moved_in_one_step_and_synced(folder, monkeypatch):
     assert (folder / names.LAST).readlink().as_posix() == SECOND
 
 
-def test_a_link_that_stands_right_is_left_alone(folder, monkeypatch):
+def test_a_correct_link_is_not_written_again(folder, monkeypatch):
     commit(folder)
     move_link(folder, names.LAST, FIRST)
     tape = Disk(folder, monkeypatch)
@@ -90,7 +90,7 @@ def test_a_link_that_stands_right_is_left_alone(folder, monkeypatch):
     assert tape.steps == []
 
 
-def test_a_link_survives_that_the_directory_moves(folder):
+def test_a_link_still_works_after_the_directory_was_moved(folder):
     commit(folder)
     move_link(folder, names.BEST, FIRST)
     moved = folder.rename(folder.with_name("elsewhere"))
@@ -99,7 +99,7 @@ def test_a_link_survives_that_the_directory_moves(folder):
 
 
 @pytest.mark.parametrize("before", ["nothing", "link", "dangling", "file"])
-def test_a_link_takes_the_place_of_whatever_was_there(folder, before):
+def test_a_link_replaces_whatever_has_its_name(folder, before):
     commit(folder)
     path = folder / names.LAST
     if before == "file":
@@ -114,7 +114,7 @@ def test_a_link_takes_the_place_of_whatever_was_there(folder, before):
     move_link(folder, names.LAST, None)
 
 
-def test_a_removal_takes_the_name_first_so_that_half_of_it_is_known_for_what_it_is(folder, monkeypatch):
+def test_a_deletion_renames_first_so_that_an_interrupted_one_is_recognized(folder, monkeypatch):
     commit(folder)
     tape = Disk(folder, monkeypatch)
     delete_checkpoint(folder, FIRST)
@@ -128,11 +128,11 @@ def test_a_removal_takes_the_name_first_so_that_half_of_it_is_known_for_what_it_
     delete_checkpoint(folder, FIRST)
 
 
-# Deaths and failures
+# Crashes and failures
 
 
 @pytest.mark.parametrize("step", range(len(COMMIT)), ids=[step.split()[0] for step in COMMIT])
-def test_a_step_that_fails_is_told_and_leaves_the_one_before_and_nothing_else(folder, step, monkeypatch):
+def test_a_failed_step_raises_and_leaves_only_the_previous_checkpoint(folder, step, monkeypatch):
     before = commit(folder, 0)
     move_link(folder, names.LAST, before.name)
     files = listing(folder)
@@ -148,7 +148,7 @@ def test_a_step_that_fails_is_told_and_leaves_the_one_before_and_nothing_else(fo
 
 
 @pytest.mark.parametrize("size", [2**19, 2**21], ids=["one chunk", "several"])
-def test_a_disk_that_is_full_in_the_middle_of_the_file_is_told_and_leaves_nothing(folder, size):
+def test_a_disk_that_fills_up_during_the_write_raises_and_leaves_nothing(folder, size):
     commit(folder, 0)
     file = file_of({"state_dict": {"w": torch.zeros(size)}})
     with room_for(2**20), pytest.raises(SaveError, match=r"epoch_000_batch_000002\.ckpt could not be written"):
@@ -159,7 +159,7 @@ def test_a_disk_that_is_full_in_the_middle_of_the_file_is_told_and_leaves_nothin
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ZeroDivisionError])
 @pytest.mark.parametrize("num_bytes", [2**10, 2 * disk.CHUNK_BYTES], ids=["one chunk", "several"])
-def test_whatever_stops_the_write_leaves_nothing(folder, error, num_bytes, monkeypatch):
+def test_an_interrupted_write_leaves_nothing(folder, error, num_bytes, monkeypatch):
     commit(folder, 0)
 
     def half(view, chunk_bytes):
@@ -172,17 +172,17 @@ def test_whatever_stops_the_write_leaves_nothing(folder, error, num_bytes, monke
     assert listing(folder) == [FIRST, "epoch_000_batch_000001.json"]
 
 
-def test_a_directory_that_cannot_be_made_is_told(tmp_path):
+def test_a_directory_that_cannot_be_created_raises(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match="could not be written"):
         commit(tmp_path / "file" / "checkpoints")
 
 
-# Who was asked first died over it
+# The first writer died
 
 
-def test_what_was_done_already_is_not_done_again(folder):
-    """The first writer was killed after its last step; the disk fails the second one, whatever it tries to write."""
+def test_a_retry_does_not_repeat_a_finished_commit(folder):
+    """The first writer was killed after its last step; the disk fails whatever the second one tries to write."""
     commit(folder, 0)
     plan = CommitPlan(folder, draft(1), links={names.LAST: SECOND}, to_delete=[FIRST])
     first, view = write(plan, small_file(1)), small_file(1)
@@ -193,8 +193,8 @@ def test_what_was_done_already_is_not_done_again(folder):
     assert verify(folder / names.LAST, first.saved) is None
 
 
-def test_what_was_left_of_it_is_done(folder, monkeypatch):
-    """The first writer came to no more than each step in turn, after the commit."""
+def test_a_retry_finishes_an_interrupted_commit(folder, monkeypatch):
+    """The first writer was killed after the commit, at each step in turn."""
     plan = CommitPlan(folder, draft(1), links={names.LAST: SECOND}, to_delete=[FIRST])
     commit(folder, 0)
     steps = Disk(folder, monkeypatch)
@@ -218,7 +218,7 @@ def test_what_was_left_of_it_is_done(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("other", [{"run": "another"}, {"elapsed_s": 9.0}], ids=["another run's", "an earlier try's"])
-def test_another_checkpoint_of_that_name_is_not_taken_for_it(folder, other):
+def test_a_retry_overwrites_another_checkpoint_of_the_same_name(folder, other):
     write(CommitPlan(folder, replace(draft(1), **other)), small_file(5))
     again = write(CommitPlan(folder, draft(1), retry=True), small_file(1))
     assert torch.load(folder / SECOND, weights_only=True)["number"] == 1

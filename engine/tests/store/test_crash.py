@@ -1,5 +1,8 @@
-"""Whatever happens at any system call of a save (it fails, the process dies there, the power goes), a whole checkpoint
-is found that is not older than the last one that was reported as committed, and no link dangles."""
+"""Crash consistency: whatever happens at any system call of a save, an intact checkpoint is found.
+
+The call fails, the process is killed there, or the power is cut. The checkpoint is not older than the last one that was
+reported as committed, and no link dangles.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ from cairn.store.history import History
 
 SCORES = [0.5, 0.3, 0.4, 0.2, 0.6]
 RULES = [Latest(1), WithinBytes("3kB")]
-"""With the best and the newest: links move and stay, and files go before a save (by the budget) and after it."""
+"""Rules for which links move and stay, and files are deleted before a save (by the budget) and after it."""
 FULL = {"open", "write", "fsync", "mkdir", "symlink"}
-"""What a full disk refuses: not renaming, and not deleting."""
+"""Calls that a full disk refuses; renames and deletions still work."""
 
 
 Rows = Counter[tuple[str, str]]
@@ -44,7 +47,7 @@ def small_writes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(root: Path, report: Callable[[object], None], scores: list[float] = SCORES, first: int = 0) -> None:
-    """What a training does: it starts, goes on from what is there, and saves; a save that fails does not stop it."""
+    """Act like a training: start, resume from what is there, and save; a failed save does not stop it."""
     folder = root / "run" / "checkpoints"
     own = History(folder, RULES, "min")
     own.check_writable()
@@ -58,7 +61,7 @@ def run(root: Path, report: Callable[[object], None], scores: list[float] = SCOR
             try:
                 result = commit.write(plan, file)
             except SaveError:
-                pass  # told; the next save tries again
+                pass  # the next save tries again
         own.resolve_pending(coming, plan, result)
 
 
@@ -81,7 +84,7 @@ def last_reported(calls: list[Call]) -> int:
 
 
 def check(root: Path, reported: int) -> None:
-    """A whole checkpoint is there that is not older than the last reported one, and the links lead to whole ones."""
+    """Check that an intact checkpoint is not older than the last reported one, and that links point to intact ones."""
     folder = root / "run" / "checkpoints"
     found, rejected = Catalog(folder).newest_intact()
     assert (found.position.batch - 1 if found else -1) >= reported, rejected
@@ -92,7 +95,7 @@ def check(root: Path, reported: int) -> None:
 
 
 def check_goes_on(root: Path) -> None:
-    """The next start finds it as well, saves again, and leaves nothing behind."""
+    """Check that the next start finds it, saves again, and leaves no other file."""
     run(root, lambda number: None, [0.1], first=9)
     folder = root / "run" / "checkpoints"
     kept = Catalog(folder).committed()
@@ -104,7 +107,7 @@ def check_goes_on(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
-    """All system calls of a run in which nothing goes wrong."""
+    """The system calls of an undisturbed run."""
     root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk, "CHUNK_BYTES", 400)
@@ -116,16 +119,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
 
 @pytest.fixture(scope="module")
 def table() -> Iterator[Rows]:
-    """How often each fault was tried at each system call; `pytest -s` shows it at the end."""
+    """Count how often each fault was tried at each system call; `pytest -s` prints it."""
     rows: Rows = Counter()
     yield rows
-    shown = Table("system call", "fault", "times", title="A whole checkpoint, not older than the last reported, after:")
+    shown = Table(
+        "system call", "fault", "times", title="An intact checkpoint, not older than the last reported, after:"
+    )
     for (call, fault), count in sorted(rows.items()):
         shown.add_row(call, fault, str(count))
     Console(width=100).print(shown)
 
 
-def test_the_run_does_all_that_a_run_can_do(whole: list[Call]) -> None:
+def test_the_recorded_run_covers_every_system_call_and_both_kinds_of_deletion(whole: list[Call]) -> None:
     assert {call.name for call in whole} == {*NAMES, "report"}
     deleted = [n for n, call in enumerate(whole) if call.name == "unlink" and call.path.endswith(".ckpt.tmp")]
     saves = [n for n, call in enumerate(whole) if call.name == "open" and call.path.endswith(".ckpt.tmp")]
@@ -143,7 +148,7 @@ FAILURES = {
 
 
 def _during_training(calls: list[Call]) -> range:
-    """What comes before makes the directory: if that fails, the run says so and does not start."""
+    """Calls after the directory was created; before that, a failure is an error at the start of the run."""
     return range(next(n for n, call in enumerate(calls) if call.name == "open" and "epoch" in call.path), len(calls))
 
 
@@ -153,7 +158,7 @@ def _last_save(calls: list[Call]) -> int:
 
 @pytest.mark.parametrize("fault", FAILURES)
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
-def test_a_call_that_fails(fault: str, lasting: bool, whole: list[Call], table: Rows, tmp_path: Path) -> None:
+def test_a_failing_system_call(fault: str, lasting: bool, whole: list[Call], table: Rows, tmp_path: Path) -> None:
     code, concerned = getattr(errno, FAILURES[fault][0]), FAILURES[fault][1]
     for point in [n for n in _during_training(whole) if whole[n].name in concerned]:
 
@@ -176,7 +181,7 @@ def test_a_call_that_fails(fault: str, lasting: bool, whole: list[Call], table: 
         table[whole[point].name, f"{fault}, {'from then on' if lasting else 'once'}"] += 1
 
 
-def test_a_write_that_takes_a_part(whole: list[Call], table: Rows, tmp_path: Path) -> None:
+def test_a_partial_write(whole: list[Call], table: Rows, tmp_path: Path) -> None:
     for point in [n for n, call in enumerate(whole) if call.name == "write"]:
         root = tmp_path / str(point)
         root.mkdir()
@@ -213,7 +218,7 @@ def _what(call: Call) -> tuple[str, ...]:
 
 
 def test_a_power_cut(whole: list[Call], table: Rows, tmp_path: Path) -> None:
-    """Also with any part of the names and the bytes lost that nobody had synced."""
+    """Includes every state in which a part of the names and bytes that were not synced is lost."""
     seen: set[tuple[Any, ...]] = set()
     for point, call in enumerate(whole):
         for tree in after_a_power_cut(whole[: point + 1]):
@@ -230,8 +235,8 @@ def test_a_power_cut(whole: list[Call], table: Rows, tmp_path: Path) -> None:
     assert len(seen) > 200
 
 
-def test_a_power_cut_would_show_a_sync_that_was_left_out(whole: list[Call], tmp_path: Path) -> None:
-    """The test of the test: without its syncs, the same run loses checkpoints."""
+def test_without_its_syncs_the_same_run_loses_checkpoints(whole: list[Call], tmp_path: Path) -> None:
+    """Test of the test: it detects a missing sync."""
     careless = [call for call in whole if call.name != "fsync"]
     with pytest.raises(AssertionError):
         _check_states(careless[:40], tmp_path)
@@ -248,14 +253,14 @@ ALONE = "import sys; sys.path[:0] = sys.argv[2:]; from tests.store.test_crash im
 
 
 def alone(root: str) -> None:
-    """What strace watches: the run, and nothing of pytest."""
+    """The run that strace watches, without pytest."""
     disk.CHUNK_BYTES = 400
     run(Path(root), lambda number: None)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed (Debian: apt-get install strace)")
-def test_the_tape_has_every_system_call_that_changes_something(whole: list[Call], tmp_path: Path) -> None:
+def test_the_recording_has_every_system_call_that_strace_sees(whole: list[Call], tmp_path: Path) -> None:
     log, root = tmp_path / "log", tmp_path / "root"
     root.mkdir()
     command = [sys.executable, "-c", ALONE, str(root), *sys.path[:2], "src"]
@@ -269,7 +274,7 @@ def test_the_tape_has_every_system_call_that_changes_something(whole: list[Call]
     assert Counter(found) == Counter(call.name for call in whole if call.name != "report")
 
 
-# Whatever could change a file or a folder, also what the code does not use today.
+# Every call that can change a file or a folder, including those that the code does not use.
 CHANGING = (
     "open,openat,openat2,creat,write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,sync_file_range,rename,renameat,"
     "renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,truncate,ftruncate,fallocate,"
@@ -279,8 +284,8 @@ SAME = {"openat": "open", "rename": "replace", "renameat": "replace", "renameat2
 
 
 def _changes(line: str, root: Path) -> str | None:
-    """The name of a system call in a line of strace, if it concerns the folder and does more than read."""
-    begun = re.match(r"\d+ +(\w+)\(", line)  # not "<... openat resumed>": what another thread came between, once more
+    """The system call in a line of strace, if it changes something in the folder; else None."""
+    begun = re.match(r"\d+ +(\w+)\(", line)  # not "<... openat resumed>", which continues an earlier line
     if begun is None or str(root) not in line:
         return None
     name = begun[1]

@@ -1,4 +1,4 @@
-"""Large files go around the system's cache where they can, and arrive whole or not at all; a lock ends with us."""
+"""Large files bypass the page cache where possible, and any file appears completely or not at all."""
 
 import errno
 import fcntl
@@ -39,7 +39,7 @@ def folder(request):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the tests want to know of writes: how many bytes, and whether they went around the cache."""
+    """Records writes: how many bytes, and whether they bypassed the cache."""
     seen, write = [], os.write
 
     def recorded(handle, data):
@@ -52,7 +52,7 @@ def calls(monkeypatch):
 
 
 def data_of(num_bytes):
-    """Bytes in memory that begins with a page, as a buffer does."""
+    """Bytes in memory aligned to a page, like a buffer."""
     memory = mmap.mmap(-1, max(num_bytes, 1))
     block = bytes(range(256)) * 17  # which is not a page long
     memory[:num_bytes] = (block * (num_bytes // len(block) + 1))[:num_bytes]
@@ -73,7 +73,7 @@ def check(folder, data):
 
 
 def takes_direct(folder):
-    """Does the file system of a folder write around the cache?"""
+    """True if the file system of a folder supports direct writes."""
     try:
         os.close(os.open(folder / "probe", os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
     except OSError:
@@ -87,14 +87,14 @@ def takes_direct(folder):
 
 
 @pytest.mark.parametrize("num_bytes", SIZES.values(), ids=SIZES)
-def test_a_file_of_any_size_arrives_as_it_was(folder, num_bytes):
+def test_a_file_of_any_size_is_written_correctly(folder, num_bytes):
     data = data_of(num_bytes)
     (folder / "file").write_text("what was there before")
     put(folder, data)
     check(folder, data)
 
 
-def test_all_but_the_tail_of_a_large_file_goes_around_the_cache(folder, calls):
+def test_all_but_the_tail_of_a_large_file_bypasses_the_cache(folder, calls):
     if not takes_direct(folder):
         pytest.skip("not on this file system")
     data = data_of(2 * CHUNK_BYTES + 4096 + 77)
@@ -112,7 +112,7 @@ def test_a_small_file_goes_through_the_cache(folder, calls):
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP], ids=errno.errorcode.get)
-def test_a_file_system_that_refuses_to_open_so_is_written_through_the_cache(folder, calls, code, monkeypatch):
+def test_a_file_system_without_direct_open_is_written_through_the_cache(folder, calls, code, monkeypatch):
     open_ = os.open
 
     def refusing(path, flags, *mode, **options):
@@ -128,7 +128,7 @@ def test_a_file_system_that_refuses_to_open_so_is_written_through_the_cache(fold
 
 
 @pytest.mark.parametrize("after", [0, 1])
-def test_a_file_system_that_refuses_to_write_so_is_written_through_the_cache(folder, after, monkeypatch):
+def test_a_file_system_without_direct_writes_is_written_through_the_cache(folder, after, monkeypatch):
     write, tries = os.write, Counter()
 
     def refusing(handle, data):
@@ -147,7 +147,7 @@ def test_a_file_system_that_refuses_to_write_so_is_written_through_the_cache(fol
 
 
 @pytest.mark.parametrize("most", [2**20, 4096 * 3, 2**20 + 512, 99_999], ids=lambda most: f"{most} at most")
-def test_what_the_system_did_not_take_is_written_again(folder, most, monkeypatch):
+def test_the_rest_of_a_partial_write_is_written(folder, most, monkeypatch):
     write = os.write
     monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:most]))
     data = data_of(CHUNK_BYTES + 4096 + 77)
@@ -155,26 +155,26 @@ def test_what_the_system_did_not_take_is_written_again(folder, most, monkeypatch
     check(folder, data)
 
 
-def test_data_that_is_not_where_a_page_begins_is_written_all_the_same(folder):
+def test_unaligned_data_is_written(folder):
     data = data_of(CHUNK_BYTES + 5000)[3:]
     put(folder, data)
     check(folder, data)
 
 
 @pytest.mark.parametrize("num_bytes", [CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 77])
-def test_it_tells_how_far_it_is(folder, num_bytes):
+def test_progress_is_reported_after_each_chunk(folder, num_bytes):
     beats = []
     put(folder, data_of(num_bytes), beats.append)
     assert beats == [min(at + CHUNK_BYTES, num_bytes) for at in range(0, num_bytes, CHUNK_BYTES)]
 
 
-def test_the_usual_errors_of_an_open_are_not_mended(folder, monkeypatch):
+def test_other_errors_of_open_are_raised(folder, monkeypatch):
     monkeypatch.setattr(os, "open", lambda *args, **options: (_ for _ in ()).throw(PermissionError(errno.EACCES, "No")))
     with pytest.raises(PermissionError):
         put(folder, data_of(2 * CHUNK_BYTES))
 
 
-def test_a_chunk_is_written_while_the_next_one_is_made(folder, monkeypatch):
+def test_a_chunk_is_written_while_the_next_one_is_computed(folder, monkeypatch):
     written, made, write = Event(), Event(), os.write
 
     def slow(handle, data):
@@ -198,7 +198,7 @@ def test_a_chunk_is_written_while_the_next_one_is_made(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("fails_at", [0, 1, 3])
-def test_an_error_in_the_middle_stops_it_and_leaves_what_was_there(folder, fails_at, monkeypatch):
+def test_an_error_during_the_write_leaves_the_previous_file(folder, fails_at, monkeypatch):
     (folder / "file").write_text("before")
     write, num_writes = os.write, Counter()
 
@@ -217,13 +217,13 @@ def test_an_error_in_the_middle_stops_it_and_leaves_what_was_there(folder, fails
 
 
 @pytest.mark.parametrize("limit", [4096, CHUNK_BYTES + 1000])
-def test_a_disk_that_is_really_full_stops_it_and_leaves_nothing(folder, limit):
+def test_a_really_full_disk_leaves_nothing(folder, limit):
     with room_for(limit), pytest.raises(OSError, match="File too large"):
         put(folder, data_of(3 * CHUNK_BYTES))
     assert list(folder.iterdir()) == []
 
 
-def test_a_file_that_did_not_get_its_size_is_not_taken_for_whole(folder, monkeypatch):
+def test_a_file_of_the_wrong_size_is_an_error(folder, monkeypatch):
     write = os.write
 
     def lying(handle, data):
@@ -231,13 +231,13 @@ def test_a_file_that_did_not_get_its_size_is_not_taken_for_whole(folder, monkeyp
         return len(data)
 
     monkeypatch.setattr(os, "write", lying)
-    with pytest.raises(OSError, match="of 8388608 bytes have arrived"):
+    with pytest.raises(OSError, match="bytes instead of 8388608"):
         put(folder, data_of(2 * CHUNK_BYTES))
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_error_in_what_makes_the_chunks_leaves_nothing(folder, error):
+def test_an_error_while_computing_chunks_leaves_nothing(folder, error):
     def chunks():
         yield from chunks_of(data_of(CHUNK_BYTES))
         raise error
@@ -275,7 +275,7 @@ with locked(Path(sys.argv[1])):
 
 
 def holder(folder):
-    """A process that has the lock until its input ends."""
+    """A process that holds the lock until its input ends."""
     environment = {**os.environ, "PYTHONPATH": str(ENGINE / "src")}
     command = [sys.executable, "-S", "-c", HOLD, str(folder)]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -284,7 +284,7 @@ def holder(folder):
 
 
 @pytest.mark.parametrize("how", ["it leaves", "kill -9"])
-def test_a_lock_holds_for_other_processes_and_ends_with_the_one_that_has_it(folder, how):
+def test_a_lock_is_seen_by_other_processes_and_ends_with_its_holder(folder, how):
     with holder(folder) as process:
         assert is_locked(folder)
         if how == "kill -9":
@@ -293,7 +293,7 @@ def test_a_lock_holds_for_other_processes_and_ends_with_the_one_that_has_it(fold
     assert not is_locked(folder)
 
 
-def test_a_lock_is_seen_in_the_same_process_and_looking_takes_nothing(folder):
+def test_a_lock_is_seen_in_the_same_process_and_testing_does_not_take_it(folder):
     assert not is_locked(folder)
     with locked(folder):
         assert is_locked(folder)
@@ -301,7 +301,7 @@ def test_a_lock_is_seen_in_the_same_process_and_looking_takes_nothing(folder):
     assert not is_locked(folder)
 
 
-def test_a_lock_in_a_directory_that_is_gone_or_cannot_be_locked_stops_nobody(folder, monkeypatch):
+def test_a_missing_directory_or_one_without_locks_counts_as_unlocked(folder, monkeypatch):
     with locked(folder / "gone"):
         assert not is_locked(folder / "gone")
     monkeypatch.setattr(disk.fcntl, "flock", lambda *args: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))

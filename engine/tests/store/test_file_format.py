@@ -1,4 +1,4 @@
-"""A checkpoint is a zip file like any other, however many records it has, and wherever in it they are."""
+"""A checkpoint is a valid zip file, for any number, size and position of its records."""
 
 import mmap
 import os
@@ -27,12 +27,12 @@ def path(tmp_path_factory):
 
 
 def tensors_of(parts):
-    """One of bytes for each part."""
+    """One storage of bytes for each part."""
     return [torch.tensor(list(part), dtype=torch.uint8) for part in parts]
 
 
 def put_together(parts, pickle):
-    """The whole file in memory, its checksums still to come."""
+    """The whole file in memory, without checksums."""
     layout = Layout([len(part) for part in parts])
     view = memoryview(bytearray(b"\xaa") * layout.num_bytes(len(pickle)))  # what a used buffer may hold
     layout.write_frame(view)
@@ -54,7 +54,7 @@ def names(num_storages):
 
 
 @given(parts=PARTS, chunk_bytes=st.integers(1, 700))
-def test_zipfile_and_torch_read_what_was_put_in(path, parts, chunk_bytes):
+def test_zipfile_and_torch_read_the_same_content(path, parts, chunk_bytes):
     tensors = tensors_of(parts)
     path.write_bytes(b"".join(sealed(put_together(parts, encode(tensors).pickle), chunk_bytes)))
     with zipfile.ZipFile(path) as file:
@@ -77,7 +77,7 @@ def test_every_record_is_aligned_and_the_offsets_are_theirs(sizes, pickle):
 
 
 @given(parts=PARTS, chunk_bytes=st.integers(1, 700))
-def test_a_chunk_is_given_out_when_nothing_in_it_will_change(parts, chunk_bytes):
+def test_a_chunk_is_yielded_only_when_it_is_final(parts, chunk_bytes):
     view = put_together(parts, b"pickle")
     given_out = [bytes(chunk) for chunk in sealed(view, chunk_bytes)]
     assert b"".join(given_out) == bytes(view)
@@ -89,7 +89,7 @@ def test_a_chunk_is_given_out_when_nothing_in_it_will_change(parts, chunk_bytes)
     contents=st.integers(0, 5).flatmap(lambda size: st.lists(st.binary(min_size=size, max_size=size), max_size=4)),
     pickles=st.lists(st.binary(max_size=300), min_size=1, max_size=3),
 )
-def test_a_buffer_that_is_used_again_gets_the_checksums_of_what_is_in_it_now(path, contents, pickles):
+def test_a_reused_buffer_gets_the_checksums_of_its_new_content(path, contents, pickles):
     layout = Layout([len(part) for part in contents])
     view = memoryview(bytearray(layout.num_bytes(300)))
     layout.write_frame(view)
@@ -102,7 +102,7 @@ def test_a_buffer_that_is_used_again_gets_the_checksums_of_what_is_in_it_now(pat
             assert [file.read(name) for name in names(len(parts))[: len(parts) + 1]] == [*parts, pickle]
 
 
-def test_the_header_of_a_record_says_what_the_directory_says_but_for_the_checksum_that_follows_it():
+def test_header_and_central_directory_agree_except_for_the_checksum():
     view = put_together([b"abc"], b"pickle")
     assert sum(len(chunk) for chunk in sealed(view, 100)) == len(view)
     name, extra = struct.unpack_from("<2H", view, 26)
@@ -116,7 +116,7 @@ def test_the_header_of_a_record_says_what_the_directory_says_but_for_the_checksu
 
 
 def file_of(path, parts):
-    """The digest of a file with these storages, which lies at `path` now."""
+    """Write a file with these storages to `path`; return its digest."""
     view = put_together(parts, b"a pickle")
     path.write_bytes(b"".join(sealed(view, 64)))
     return file_format.digest(view)
@@ -131,7 +131,7 @@ def test_the_digest_is_the_same_in_memory_and_on_the_disk(path, parts, read_byte
 
 
 @given(parts=PARTS, data=st.data())
-def test_no_changed_bit_and_no_lost_or_added_byte_escapes(path, parts, data):
+def test_every_changed_lost_or_added_byte_is_detected(path, parts, data):
     digest, content = file_of(path, parts), bytearray(path.read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     damage = data.draw(st.sampled_from(["bit", "less", "more", "lost", "moved", "zeros", "elsewhere"]))
@@ -165,19 +165,19 @@ def test_other_contents_have_another_digest(path, one, other):
     assert file_of(path, one) != file_of(path, other)
 
 
-def test_what_torch_writes_is_read_as_well(path):
+def test_a_file_written_by_torch_is_verified(path):
     torch.save({"a": torch.arange(5), "b": [torch.ones(3, 3), "text"]}, path)
     assert file_format.read(path).startswith("crc32-sha256:")
     content = bytearray(path.read_bytes())
     at = content.index(bytes(torch.arange(5).numpy()))
     content[at] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptCheckpointError, match=r"the checksum of .*/data/0 in it does not fit"):
+    with pytest.raises(CorruptCheckpointError, match=r"the checksum of its record .*/data/0 does not fit"):
         file_format.read(path)
 
 
 @pytest.mark.parametrize("name", ["file.ckpt", "größe.ckpt"])
-def test_where_torch_could_not_read_its_own_file_neither_do_we(tmp_path, name):
+def test_a_file_that_torch_cannot_read_is_rejected(tmp_path, name):
     path = tmp_path / name
     torch.save([torch.arange(3), torch.ones(2)], path)
     whole, found = path.read_bytes(), set()
@@ -185,17 +185,17 @@ def test_where_torch_could_not_read_its_own_file_neither_do_we(tmp_path, name):
     starts = [at for at in range(len(whole)) if whole.startswith(b"PK\3\4", at)]
     for at in [start + offset for start in starts for offset in range(4)]:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        with pytest.raises(CorruptCheckpointError, match="is not where its directory says") as raised:
+        with pytest.raises(CorruptCheckpointError, match="is not where the central directory says") as raised:
             file_format.read(path)
         found.add(str(raised.value))
     assert len(found) == len(starts) > 2
     at = whole.index(b"data.pkl")
     path.write_bytes(whole[:at] + b"d4t4.pkl" + whole[at + 8 :])
-    with pytest.raises(CorruptCheckpointError, match=r"data\.pkl has another name where it begins"):
+    with pytest.raises(CorruptCheckpointError, match=r"data\.pkl has another name in its own header"):
         file_format.read(path)
 
 
-def test_a_gap_that_no_zip_file_has_is_not_read(path):
+def test_a_gap_that_is_too_large_is_rejected(path):
     file_of(path, [b"one", b"two"])
     content, gap = path.read_bytes(), 2**17
     second = content.index(b"PK\3\4", 1)
@@ -206,12 +206,12 @@ def test_a_gap_that_no_zip_file_has_is_not_read(path):
     path.write_bytes(moved)
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
-    with pytest.raises(CorruptCheckpointError, match=r"data/1 is not where its directory says"):
+    with pytest.raises(CorruptCheckpointError, match=r"data/1 is not where the central directory says"):
         file_format.read(path)
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
-def test_an_error_of_the_disk_or_for_want_of_memory_is_no_verdict(path, error, monkeypatch):
+def test_disk_and_memory_errors_do_not_count_as_corruption(path, error, monkeypatch):
     def fail(file):
         raise error
 
@@ -221,7 +221,7 @@ def test_an_error_of_the_disk_or_for_want_of_memory_is_no_verdict(path, error, m
         file_format.read(path)
 
 
-def test_what_torch_would_not_write_is_not_taken_for_its_own(path):
+def test_a_zip_file_that_torch_would_not_write_is_rejected(path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/data.pkl", "x" * 1000)
     with pytest.raises(
@@ -238,7 +238,7 @@ def test_what_torch_would_not_write_is_not_taken_for_its_own(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_records", [0xFFFE, 0xFFFF, 0x10000])
-def test_more_records_than_two_bytes_can_count(path, num_records):
+def test_more_than_65535_records(path, num_records):
     parts = [b""] * (num_records - len(FIXED) - 1) + [b"the last"]
     view = put_together(parts, b"pickle")
     with open(path, "wb") as file:
@@ -268,7 +268,7 @@ LARGE = {
 
 @pytest.fixture
 def sparse(path):
-    """A file of holes in which all of `sizes` has its place, as a view, with its pickle."""
+    """A sparse file with storages of `sizes`, as a view, with its pickle."""
     opened = []
 
     def make(sizes):
@@ -290,7 +290,7 @@ def sparse(path):
 
 
 @pytest.mark.parametrize("sizes", LARGE.values(), ids=LARGE)
-def test_records_of_more_than_four_gigabytes_and_behind_them(path, sparse, sizes, monkeypatch):
+def test_records_larger_than_4_gib_and_after_4_gib(path, sparse, sizes, monkeypatch):
     layout, view = sparse(sizes)
     places = list(zip(layout.offsets, sizes, strict=True))
     for at, size in places:
@@ -321,7 +321,7 @@ SMALL = 1000
 
 
 def pieces_without_holes(file, num_bytes, real=file_format._pieces):
-    """Of a large record the right number of zeros, which nobody reads."""
+    """Stand-in for the content of a large record: the right number of zeros, without reading."""
     if num_bytes < SMALL or num_bytes == sys.maxsize:
         yield from real(file, num_bytes)
         return
@@ -330,12 +330,12 @@ def pieces_without_holes(file, num_bytes, real=file_format._pieces):
 
 
 def checksum_without_holes(data, crc, real=zlib.crc32):
-    """Of a large record the number of its bytes: it tells that they were all seen, and takes no time."""
+    """Stand-in for the CRC-32 of a large record: the number of its bytes, which shows that all were seen."""
     return real(data, crc) if len(data) < SMALL else (crc + len(data)) & 0xFFFFFFFF
 
 
 @pytest.mark.parametrize("sizes", LARGE.values(), ids=LARGE)
-def test_torch_maps_records_of_more_than_four_gigabytes_and_behind_them(path, sparse, sizes):
+def test_torch_maps_records_larger_than_4_gib_and_after_4_gib(path, sparse, sizes):
     layout, view = sparse(sizes)
     for number, (at, size) in enumerate(zip(layout.offsets, sizes, strict=True)):
         if size:

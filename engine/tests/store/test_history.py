@@ -1,4 +1,4 @@
-"""What a run keeps: links first, deletions after, and only what is its own."""
+"""What a run keeps: links move before deletions, and files of others are not touched."""
 
 import re
 import shutil
@@ -57,7 +57,7 @@ def test_nothing_is_kept_before_the_first_save(folder):
     assert not folder.exists()
 
 
-def test_each_save_moves_the_links_and_lets_go_of_what_no_rule_keeps(folder):
+def test_each_save_moves_the_links_and_deletes_what_no_rule_keeps(folder):
     own = history(folder, Latest(1))
     kept = []
     for number, score in enumerate([0.5, 0.3, None, 0.4]):
@@ -70,14 +70,14 @@ def test_each_save_moves_the_links_and_lets_go_of_what_no_rule_keeps(folder):
     assert own.path(own.best) == str(folder / own.best.name)
 
 
-def test_the_better_score_may_be_the_higher_one(folder):
+def test_with_mode_max_the_higher_score_is_better(folder):
     own = history(folder, Best(), mode="max")
     for number, score in enumerate([0.5, 0.7, 0.6]):
         save(own, number, score)
     assert own.best.score == 0.7
 
 
-def test_where_nothing_is_ranked_nothing_is_best(folder):
+def test_without_a_mode_there_is_no_best(folder):
     own = history(folder, Latest(1), mode=None)
     for number, score in enumerate([0.1, 0.5, 0.3]):
         save(own, number, score)
@@ -85,7 +85,7 @@ def test_where_nothing_is_ranked_nothing_is_best(folder):
     assert links(folder) == {names.LAST: own.newest.name}
 
 
-def test_without_a_score_there_is_no_link_to_a_best_one(folder):
+def test_without_a_score_there_is_no_best_link(folder):
     save(history(folder), 0)
     assert set(links(folder)) == {names.LAST}
 
@@ -108,7 +108,7 @@ def test_links_are_moved_before_anything_is_deleted(folder, monkeypatch):
     ]
 
 
-def test_numbers_count_what_lasts(folder):
+def test_only_lasting_saves_are_numbered(folder):
     own = history(folder, Latest(-1))
     given = []
     for batch, lasting in enumerate([True, False, True, False, False, True], start=1):
@@ -117,7 +117,7 @@ def test_numbers_count_what_lasts(folder):
     assert [(item.number, item.position.batch) for item in own.saved] == [(0, 1), (1, 3), (2, 6)]
 
 
-def test_a_run_that_goes_on_has_what_it_had(folder):
+def test_a_resumed_run_keeps_its_checkpoints(folder):
     own = history(folder, Latest(2))
     for number, score in enumerate([0.3, 0.5, 0.4]):
         save(own, number, score)
@@ -126,7 +126,7 @@ def test_a_run_that_goes_on_has_what_it_had(folder):
     assert save(again, position=at(9)).saved.number == 3
 
 
-def test_fewer_may_be_kept_from_now_on(folder):
+def test_a_resumed_run_may_keep_fewer(folder):
     own = history(folder, Latest(-1))
     for number in range(4):
         save(own, number)
@@ -134,7 +134,7 @@ def test_fewer_may_be_kept_from_now_on(folder):
 
 
 @pytest.mark.parametrize("break_it", [drop_manifest, flip_byte, truncate])
-def test_what_is_broken_is_cleared_away_and_the_links_are_moved_back(folder, break_it):
+def test_damaged_newer_checkpoints_are_deleted_and_links_point_to_the_intact_one(folder, break_it):
     own = history(folder, Latest(-1))
     for number, score in enumerate([0.5, 0.4, 0.3]):
         save(own, number, score)
@@ -151,14 +151,14 @@ def test_what_is_broken_is_cleared_away_and_the_links_are_moved_back(folder, bre
     assert broken not in files
 
 
-def test_first_saves_that_were_cut_off_do_not_pile_up(folder):
+def test_interrupted_first_saves_do_not_accumulate(folder):
     for number in (0, 1):
         drop_manifest(folder, commit(folder, number).name)
         assert reopened(folder).saved == []
         assert list(folder.iterdir()) == []
 
 
-def test_a_link_that_dangles_is_mended(folder):
+def test_a_dangling_link_is_repaired(folder):
     own = history(folder, Latest(-1))
     save(own, 0, 0.5)
     save(own, 1, 0.4)
@@ -170,27 +170,27 @@ def test_a_link_that_dangles_is_mended(folder):
     assert list(folder.iterdir()) == [], "nor does its manifest stay"
 
 
-def test_what_somebody_deleted_is_told_and_no_link_dangles(folder, caplog):
+def test_a_checkpoint_deleted_from_outside_is_logged_and_no_link_dangles(folder, caplog):
     own = history(folder, Latest(-1))
     for number, score in enumerate([0.5, 0.4]):
         save(own, number, score)
     (folder / own.best.name).unlink()
     save(own, 2, 0.6)
-    assert f"Gone from {folder}, and not by this run: epoch_000_batch_000002.ckpt." in caplog.text
+    assert f"Something other than this run deleted checkpoints in {folder}: epoch_000_batch_000002.ckpt." in caplog.text
     assert names_of(own.saved) == names_of([saved(0), saved(2)])
     assert links(folder)[names.BEST] == saved(0).name
 
 
-def test_a_directory_that_somebody_deleted_is_made_again(folder, caplog):
+def test_a_directory_deleted_from_outside_is_created_again(folder, caplog):
     own = history(folder, Latest(-1))
     save(own, 0, 0.5)
     shutil.rmtree(folder)
     save(own, 1, 0.6)
-    assert "Gone from" in caplog.text
+    assert "Something other than this run deleted" in caplog.text
     assert links(folder) == dict.fromkeys([names.LAST, names.BEST], saved(1).name)
 
 
-def test_what_could_not_be_deleted_is_deleted_later(folder, monkeypatch):
+def test_a_failed_deletion_is_repeated_at_the_next_save(folder, monkeypatch):
     own = history(folder, Latest(1))
     save(own, 0)
     disk = Disk(folder, monkeypatch)
@@ -207,7 +207,7 @@ def test_what_could_not_be_deleted_is_deleted_later(folder, monkeypatch):
 # Space
 
 
-def test_a_budget_makes_room_before_a_save(folder, monkeypatch):
+def test_a_budget_deletes_before_a_save(folder, monkeypatch):
     own = history(folder, WithinBytes("5kB"))
     for number in range(3):
         save(own, number)
@@ -221,7 +221,7 @@ def test_a_budget_makes_room_before_a_save(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("score", [0.1, 0.9])
-def test_neither_the_newest_nor_the_best_makes_room(folder, score):
+def test_a_budget_never_deletes_the_newest_or_the_best_before_a_save(folder, score):
     own = history(folder, WithinBytes(1))
     save(own, 0, 0.5)
     save(own, 1, 0.6)
@@ -229,13 +229,13 @@ def test_neither_the_newest_nor_the_best_makes_room(folder, score):
     assert plan.make_room == []
 
 
-def test_a_run_whose_first_checkpoint_cannot_fit_does_not_start(folder, monkeypatch):
+def test_a_run_without_space_for_a_checkpoint_does_not_start(folder, monkeypatch):
     monkeypatch.setattr(disk_module, "free_bytes", lambda path: 2_500_000)
-    with pytest.raises(ConfigError, match=r"needs about 3 MB, and only 2\.5 MB are free in checkpoint\.dirpath="):
+    with pytest.raises(ConfigError, match=r"needs about 3 MB, and only 2\.5 MB are free in directory="):
         history(folder, Latest(2)).check_space(3_000_000)
 
 
-def test_a_run_whose_second_checkpoint_cannot_fit_is_warned(folder, monkeypatch, caplog):
+def test_a_run_without_space_for_a_second_checkpoint_is_warned(folder, monkeypatch, caplog):
     monkeypatch.setattr(disk_module, "free_bytes", lambda path: 2_500_000)
     history(folder, Latest(1)).check_space(1_300_000)
     assert "needs about 1.3 MB, and 2.5 MB are free" in caplog.text
@@ -244,7 +244,7 @@ def test_a_run_whose_second_checkpoint_cannot_fit_is_warned(folder, monkeypatch,
     assert caplog.text == ""
 
 
-def test_what_a_budget_will_give_up_counts_as_free(folder, monkeypatch):
+def test_space_that_a_budget_will_free_counts_as_free(folder, monkeypatch):
     own = history(folder, WithinBytes(10**6))
     for number in range(5):
         save(own, number)
@@ -254,32 +254,32 @@ def test_what_a_budget_will_give_up_counts_as_free(folder, monkeypatch):
     own.check_space(size)
 
 
-def test_a_directory_that_cannot_be_written_is_told(tmp_path):
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "checkpoints"
-    with pytest.raises(ConfigError, match=r"checkpoint\.dirpath=.*checkpoints cannot be written: Not a directory"):
+    with pytest.raises(ConfigError, match=r"directory=.*checkpoints cannot be written: Not a directory"):
         history(folder).check_writable()
 
 
-def test_trying_to_write_leaves_nothing(folder):
+def test_the_write_test_leaves_no_file(folder):
     history(folder).check_writable()
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("break_it", [drop_manifest, age_manifest, edit_manifest])
-def test_an_older_one_that_cannot_be_used_is_left_alone_and_told(folder, break_it, caplog):
+def test_an_older_unusable_checkpoint_is_ignored_with_a_warning(folder, break_it, caplog):
     own = history(folder, Latest(-1))
     for number, score in enumerate([0.3, 0.5]):
         save(own, number, score)
     break_it(folder, saved(0).name)
     again = reopened(folder, Latest(1))
-    assert f"Left alone, and not used: {saved(0).name}, because " in caplog.text
+    assert f"Ignored {saved(0).name}: " in caplog.text
     save(again, 2, 0.4)
     assert (folder / saved(0).name).exists()
     assert names_of(again.saved) == [saved(2).name]
 
 
-def test_making_room_does_not_take_what_a_link_still_leads_to(folder, monkeypatch):
+def test_a_budget_does_not_delete_the_target_of_a_link_that_could_not_be_moved(folder, monkeypatch):
     own = history(folder, WithinBytes(1))
     save(own, 0, 0.5)
     with monkeypatch.context() as patch:
@@ -291,7 +291,7 @@ def test_making_room_does_not_take_what_a_link_still_leads_to(folder, monkeypatc
     assert (folder / saved(0).name).exists()
 
 
-def test_a_link_that_was_lost_comes_back(folder):
+def test_a_lost_link_is_restored(folder):
     save(history(folder), 0, 0.5)
     (folder / names.LAST).unlink()
     (folder / names.BEST).unlink()
@@ -299,7 +299,7 @@ def test_a_link_that_was_lost_comes_back(folder):
     assert set(links(folder)) == {names.LAST, names.BEST}
 
 
-def test_the_checkpoints_of_another_run_are_not_touched(folder):
+def test_a_directory_of_another_run_is_refused_and_unchanged(folder):
     commit(folder, 0, run="other")
     broken = commit(folder, 1, run="other")
     drop_manifest(folder, broken.name)
@@ -311,7 +311,7 @@ def test_the_checkpoints_of_another_run_are_not_touched(folder):
     assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_files_of_others_are_left_alone(folder):
+def test_unknown_files_are_not_touched(folder):
     save(history(folder), 0)
     others = ["notes.txt", "model.ckpt", "epoch_1_batch_9.ckpt", ".gitignore", ".notes.txt.tmp"]
     for name in others:
@@ -321,7 +321,7 @@ def test_files_of_others_are_left_alone(folder):
     assert {path.name for path in folder.iterdir()} >= set(others)
 
 
-def test_a_position_that_is_saved_again_is_there_once(folder):
+def test_a_position_saved_twice_is_kept_once(folder):
     own = history(folder, Latest(-1))
     save(own, 0)
     save(own, 0, reasons=("again",))
@@ -330,10 +330,10 @@ def test_a_position_that_is_saved_again_is_there_once(folder):
     assert saved(0).name == own.newest.name
 
 
-# What is on its way
+# Pending saves
 
 
-def test_decisions_are_made_as_if_what_is_on_its_way_was_there(folder):
+def test_pending_checkpoints_count_for_decisions(folder):
     own = history(folder, Latest(2))
     save(own, 0, 0.5)
     for number, score in ((1, 0.3), (2, 0.4)):
@@ -342,7 +342,7 @@ def test_decisions_are_made_as_if_what_is_on_its_way_was_there(folder):
     assert [item.number for item in own.saved] == [0]
 
 
-def test_what_does_not_arrive_was_never_there(folder):
+def test_a_failed_save_no_longer_counts(folder):
     own = history(folder, Latest(2))
     save(own, 0, 0.5)
     first, second = draft(1, 0.3), draft(2, 0.4)
@@ -354,7 +354,7 @@ def test_what_does_not_arrive_was_never_there(folder):
     assert (plan.draft.number, list(plan.to_delete)) == (1, [])
 
 
-def test_room_that_was_made_for_one_that_did_not_arrive_is_known(folder, caplog):
+def test_a_checkpoint_deleted_for_a_failed_save_is_forgotten(folder, caplog):
     size = len(small_file(0))
     own = history(folder, WithinBytes(2 * size))
     for number in range(2):
@@ -367,4 +367,4 @@ def test_room_that_was_made_for_one_that_did_not_arrive_is_known(folder, caplog)
     own.resolve_pending(coming, plan, None)
     assert names_of(own.saved) == [saved(1).name]
     save(own, 2)
-    assert "Gone" not in caplog.text
+    assert "Something other" not in caplog.text

@@ -1,4 +1,4 @@
-"""The manifest says the same when it is read again, and nothing else passes for one."""
+"""A manifest reads back as written, and other content is refused."""
 
 import json
 
@@ -44,7 +44,7 @@ MISSING = object()
 
 
 def edited(**fields):
-    """A good manifest with other fields, or without some."""
+    """A valid manifest with changed or missing fields."""
     content = {**json.loads(manifest.dump(saved(), PROVENANCE)), **fields}
     del content["checksum"]
     content = {key: value for key, value in content.items() if value is not MISSING}
@@ -52,37 +52,37 @@ def edited(**fields):
 
 
 def of_format_1(item):
-    """As it was written when the digest was a plain SHA-256."""
+    """A manifest of format 1, whose digest is a SHA-256 of all bytes."""
     content = json.loads(manifest.dump(item, PROVENANCE))
     del content["digest"], content["checksum"]
     return {**content, "format": 1, "sha256": item.digest.removeprefix("sha256:")}
 
 
-def test_those_of_format_1_are_read():
+def test_format_1_is_read():
     item = saved(score=0.5, digest="sha256:abc")
     content = of_format_1(item)
     assert manifest.load(json.dumps({**content, "checksum": manifest._checksum(content)})) == item
 
 
-def test_the_first_ones_had_no_checksum():
+def test_a_manifest_without_a_checksum_is_read():
     item = saved(score=0.5, digest="sha256:abc")
     assert manifest.load(json.dumps(of_format_1(item))) == item
 
 
 @pytest.mark.parametrize("field", ["score", "number", "num_bytes"])
-def test_one_that_somebody_has_changed_is_refused(field):
+def test_a_changed_field_is_detected(field):
     content = json.loads(manifest.dump(saved(score=0.5), PROVENANCE))
-    with pytest.raises(CorruptCheckpointError, match="not as it was written: its own checksum differs"):
+    with pytest.raises(CorruptCheckpointError, match="was changed after it was written: its checksum differs"):
         manifest.load(json.dumps({**content, field: 7}))
 
 
 @given(SAVED)
-def test_it_is_read_as_it_was_written(item):
+def test_a_manifest_reads_back_as_written(item):
     assert manifest.load(manifest.dump(item, PROVENANCE)) == item
 
 
 @given(SAVED)
-def test_it_is_json_for_every_reader(item):
+def test_a_manifest_is_strict_json(item):
     fields = json.loads(manifest.dump(item, PROVENANCE), parse_constant=refuse)
     assert fields["format"] == manifest.FORMAT
     assert fields["position"]["total_batches"] == item.position.total_batches
@@ -90,12 +90,12 @@ def test_it_is_json_for_every_reader(item):
     assert (fields["bytes_per_s"] is None) == (item.write_s == 0)
 
 
-def test_the_speed_is_told_as_well():
+def test_a_manifest_has_the_write_speed():
     fields = json.loads(manifest.dump(saved(num_bytes=3_000_000, write_s=0.5), PROVENANCE))
     assert fields["bytes_per_s"] == 6_000_000
 
 
-def test_it_is_for_people_as_well():
+def test_a_manifest_is_indented():
     lines = manifest.dump(saved(), PROVENANCE).splitlines()
     assert len(lines) > 10
     assert '  "name": "epoch_000_batch_000001.ckpt",' in lines
@@ -103,7 +103,7 @@ def test_it_is_for_people_as_well():
 
 @pytest.mark.parametrize("text", [edited(format=3), '{"format": 3, "all": "new"}'])
 def test_a_later_format_is_refused_by_its_number(text):
-    with pytest.raises(CairnError, match=r"format 3, and this Cairn reads up to 2"):
+    with pytest.raises(CairnError, match=r"format 3, and this version of Cairn reads up to 2"):
         manifest.load(text)
 
 
@@ -136,12 +136,12 @@ def test_a_later_format_is_refused_by_its_number(text):
         manifest.dump(saved(), PROVENANCE)[:-20],
     ],
 )
-def test_what_is_no_manifest_is_refused(text):
+def test_other_content_is_refused(text):
     with pytest.raises(CorruptCheckpointError, match="manifest cannot be read"):
         manifest.load(text)
 
 
-def test_a_manifest_from_before_there_was_telemetry_is_read():
+def test_a_manifest_from_before_telemetry_is_read():
     item = saved(digest="sha256:abc")
     content = of_format_1(item)
     for name in ("interval_batches", "overhead", "skipped", "wait_s"):

@@ -1,4 +1,4 @@
-"""File names are built and parsed by one pair of functions."""
+"""File names are built and parsed consistently."""
 
 import pytest
 from hypothesis import example, given
@@ -15,26 +15,26 @@ def name(epoch, batch):
     return names.checkpoint_name(at(batch, epoch=epoch))
 
 
-def test_the_name_says_what_was_done():
+def test_the_name_has_epoch_and_batch():
     assert name(0, 150) == "epoch_000_batch_000150.ckpt"
     assert names.manifest_name(name(0, 150)) == "epoch_000_batch_000150.json"
 
 
 @given(EPOCHS, BATCHES)
-def test_what_is_built_can_be_parsed(epoch, batch):
+def test_a_built_name_parses_back(epoch, batch):
     assert names.parse_name(name(epoch, batch)) == (epoch, batch)
 
 
 @given(st.from_regex(r"epoch_\d{1,5}_batch_\d{1,8}\.ckpt", fullmatch=True))
 @example("epoch_0001_batch_000001.ckpt")
 @example("epoch_001_batch_0000001.ckpt")
-def test_what_can_be_parsed_would_be_built_so(text):
+def test_a_parsed_name_builds_the_same_name(text):
     place = names.parse_name(text)
     assert place is None or name(*place) == text
 
 
 @given(st.integers(min_value=0, max_value=999), st.integers(min_value=0, max_value=999_999), st.data())
-def test_names_of_usual_length_sort_as_their_places_do(epoch, batch, data):
+def test_names_of_usual_length_sort_like_positions(epoch, batch, data):
     other = data.draw(st.tuples(st.integers(min_value=0, max_value=999), st.integers(min_value=0, max_value=999_999)))
     assert (name(epoch, batch) < name(*other)) is ((epoch, batch) < other)
 
@@ -55,12 +55,12 @@ def test_names_of_usual_length_sort_as_their_places_do(epoch, batch, data):
         "epoch_000_batch_000150.ckpt\n",
     ],
 )
-def test_other_names_are_not_ours(foreign):
+def test_other_names_are_not_checkpoints(foreign):
     assert names.parse_name(foreign) is None
 
 
 @given(EPOCHS, BATCHES)
-def test_a_temporary_name_is_hidden_and_is_known_again(epoch, batch):
+def test_a_temporary_name_is_hidden_and_recognized(epoch, batch):
     own = name(epoch, batch)
     for final in (own, names.manifest_name(own), names.LAST, names.BEST):
         temp = names.temp_name(final)
@@ -72,5 +72,5 @@ def test_a_temporary_name_is_hidden_and_is_known_again(epoch, batch):
 
 
 @pytest.mark.parametrize("foreign", [".gitignore", ".tmp", "notes.tmp", ".notes.txt.tmp", ".rsync.abc.tmp", ".nfs0001"])
-def test_temporary_files_of_others_are_not_ours(foreign):
+def test_temporary_files_of_other_programs_are_not_recognized(foreign):
     assert not names.is_temp(foreign)

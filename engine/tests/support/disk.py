@@ -1,4 +1,4 @@
-"""Watches what is done to the disk, step by step, and lets any step fail or stops the world before it."""
+"""Record the steps on a disk, let any step fail, and copy the directory before each step."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Disk:
     """Records fsync, rename, symlink and unlink below `directory`, by file names.
 
     Attributes:
-        steps: what was done, in order: `fsync NAME`, `replace OLD NEW`, `symlink TARGET NAME`, `unlink NAME`.
-        fail_at: the step with this number fails, as if the disk were full.
-        copies: before each step the directory is copied to here: what a `kill -9` right there would have left.
+        steps: What was done, in order: `fsync NAME`, `replace OLD NEW`, `symlink TARGET NAME`, `unlink NAME`.
+        fail_at: Number of the step that fails, as if the disk were full.
+        copies: Where the directory is copied before each step: what a `kill -9` there would leave.
     """
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ class Disk:
             monkeypatch.setattr(os, name, self._watched(name, getattr(os, name)))
 
     def copy(self) -> None:
-        """What a kill right now would leave."""
+        """Copy what a kill now would leave."""
         assert self.copies is not None
         shutil.copytree(self.directory, self.copies / f"{len(self.steps):03d}", symlinks=True)
 
@@ -55,7 +55,7 @@ class Disk:
         return step
 
     def _name(self, arg: Any) -> str | None:
-        """The name of a file in the directory, `.` for itself, None for what lies elsewhere."""
+        """Name of a file in the directory, `.` for the directory itself, None for a file elsewhere."""
         if isinstance(arg, int):
             return self._name_of_open(os.fstat(arg))
         path = Path(arg)
@@ -71,7 +71,7 @@ class Disk:
 
 @contextmanager
 def room_for(num_bytes: int) -> Iterator[None]:
-    """No file can grow beyond this: a real write that fails in the middle."""
+    """Limit the size of files, so that a real write fails in the middle."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))

@@ -1,4 +1,4 @@
-"""What "equal" means for two runs, defined once: bit for bit, in everything that a resume could get wrong."""
+"""Equality of two runs: bit for bit, in everything that a resume could get wrong."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Outcome:
     """How a run ended."""
 
     final: Mapping[str, Any]
-    """Every tensor and number of its newest checkpoint: weights, optimizer, schedulers, loops, callbacks, RNG, sums."""
+    """Content of its newest checkpoint: weights, optimizer, schedulers, loops, callbacks, RNG, sums."""
     rows: list[dict[str, str]]
     """csv/metrics.csv."""
     kept: list[tuple[str, tuple[str, ...], float | None, int]]
     """The kept checkpoints: name, reasons, score, number."""
     best: str
     samples: list[Any]
-    """The order of samples as training saw it."""
+    """The samples in the order of training."""
 
 
 def outcome(run: Path, samples: list[Any]) -> Outcome:
-    """Read what a run has left in its directory."""
+    """Read the results of a run from its directory."""
     checkpoints = run / "checkpoints"
     best = checkpoints / "best.ckpt"
     metrics = run / "csv" / "metrics.csv"
@@ -47,7 +47,7 @@ def outcome(run: Path, samples: list[Any]) -> Outcome:
 
 
 def differences(one: Outcome, other: Outcome, same_directory: bool = True) -> list[str]:
-    """Every way in which two runs ended differently; empty if they are equal.
+    """List the differences between the results of two runs; empty if they are equal.
 
     Args:
         same_directory: False when `other` is a new run that began with a checkpoint of `one`: it has its own history
@@ -66,7 +66,7 @@ def differences(one: Outcome, other: Outcome, same_directory: bool = True) -> li
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Two states are equal, bit for bit."""
+    """Assert that two states are equal, bit for bit."""
     assert not list(_compare(one, other, "state"))
 
 

@@ -1,4 +1,4 @@
-"""A tape of every system call that changes a directory: each can fail, be the last one, or lose the power after it."""
+"""Record every system call that changes a directory; let a call fail, kill there, or simulate a power cut."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Call:
 
 
 class Killed(BaseException):
-    """The process is gone: nothing that it does from here on reaches the disk."""
+    """The process was killed: nothing after this reaches the disk."""
 
 
 class Tape:
     """Records what is done below `root` while it is entered.
 
     Args:
-        before: asked before each call with its number, failed ones counted too. It may raise OSError (the call fails)
-            or Killed (there is no call any more), and return how many bytes a `write` takes.
+        before: Called before each call with its number, including failed calls. It may raise OSError (the call fails)
+            or Killed (the process is killed before it), and return how many bytes a `write` takes.
     """
 
     def __init__(self, root: Path, before: Callable[[int, Call], int | None] = lambda number, call: None) -> None:
@@ -55,7 +55,7 @@ class Tape:
         self._patch.undo()
 
     def report(self, what: object) -> None:
-        """The program has told the world something."""
+        """Record that the program reported something to the outside."""
         self._tries += 1
         self.calls.append(Call("report", other=str(what)))
 
@@ -85,7 +85,7 @@ class Tape:
         return result
 
     def _describe(self, name: str, args: tuple[Any, ...]) -> Call | None:
-        """None for what lies elsewhere, and for opening a directory."""
+        """The call in terms of names; None for files elsewhere and for opening a directory."""
         if name in ("write", "fsync"):
             path = self._files.get(args[0])
             data = bytes(args[1]) if name == "write" else b""
@@ -110,14 +110,14 @@ class _File:
     data: bytes = b""
     synced: bytes = b""
     target: str | None = None
-    """Of a link, whose text is as durable as its name."""
+    """Target of a link, which is as durable as its name."""
 
 
 @dataclass
 class _Folder:
     synced: dict[str, Any] = field(default_factory=dict)
     pending: list[tuple[str, Any]] = field(default_factory=list)
-    """Name and what it stands for from then on, None for nothing; a rename is two that go together."""
+    """Names with their new content, None for nothing; a rename changes two names at once."""
 
 
 Tree = dict[str, bytes | str | None]
@@ -125,10 +125,10 @@ Tree = dict[str, bytes | str | None]
 
 
 def after_a_power_cut(calls: Sequence[Call]) -> Iterator[Tree]:
-    """Every state that the disk may be in when the power goes after `calls`.
+    """Yield every state that the disk may be in after a power cut following `calls`.
 
-    What was synced is there. Of what was done to names in a folder since its last sync, any part may be there; of the
-    bytes of a file, the synced ones, all, half of the others, or as many zeros.
+    Whatever was synced is there. Of the changes to names in a folder since its last sync, any subset may be there. Of
+    the bytes of a file since its last sync: none, half, all, or zeros in their place.
     """
     folders = _replay(calls)
     choices = [list(product([False, True], repeat=len(folder.pending))) for folder in folders.values()]
@@ -206,7 +206,7 @@ def _all(file: _File) -> bytes:
 
 
 def put_up(tree: Tree, root: Path) -> None:
-    """Make the files of a state."""
+    """Create the files of a state."""
     root.mkdir()
     for path, content in sorted(tree.items()):
         if content is None:

@@ -1,4 +1,4 @@
-"""Positions, moments and checkpoints to test with, of which a test names only what it is about."""
+"""Positions, moments and checkpoints for tests; a test gives only the facts that it is about."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cairn.writing.encode import encode
 
 
 def at(batch: int = 0, *, epoch: int = 0, total: int | None = None, step: int = 0, samples: int = 0) -> Position:
-    """After `batch` batches of `epoch`; over the whole run they are `total`."""
+    """The position after `batch` batches of `epoch`, which are `total` batches of the run."""
     return Position(epoch, batch, batch if total is None else total, step, samples)
 
 
 def moment(position: Position | None = None, previous: Position | None = None, **facts: Any) -> Moment:
-    """Nothing has happened, but for `facts`."""
+    """A boundary at which nothing has happened except `facts`."""
     plain = {"batches_per_epoch": 8, "elapsed_s": 0.0, "since_save_s": 0.0, "score": None, "ends": False, "stop": None}
     return Moment(position or at(), previous or at(), **{**plain, **facts})
 
@@ -53,15 +53,15 @@ def history(*scores: float | None) -> list[Saved]:
 
 
 def commit(directory: Path, number: int = 0, score: float | None = None, **facts: Any) -> Saved:
-    """A small checkpoint, written as a run writes it."""
+    """Write a small checkpoint as a run writes it."""
     return write(CommitPlan(directory, draft(number, score, **facts), {"world_size": 1}), small_file(number)).saved
 
 
 def save(own: History, number: int = 0, score: float | None = None, **facts: Any) -> Committed:
-    """A small checkpoint, written and taken into the history of its run, as a run does it.
+    """Write a small checkpoint and record it in the history of its run, as a run does.
 
     Raises:
-        SaveError: it could not be written.
+        SaveError: It could not be written.
     """
     coming, plan, result = draft(number, score, num_bytes=len(small_file(number)), **facts), None, None
     own.add_pending(coming)
@@ -88,18 +88,18 @@ def file_of(contents: Any) -> memoryview:
 
 
 def reloaded(contents: Any) -> Any:
-    """What is read of a state's checkpoint."""
+    """The state that is read back from its checkpoint."""
     return torch.load(io.BytesIO(file_of(contents)), weights_only=True)
 
 
 def truncate(directory: Path, name: str) -> None:
-    """The file lost its last byte."""
+    """Remove the last byte of the file."""
     path = directory / name
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def flip_byte(directory: Path, name: str) -> None:
-    """One byte in the middle of the largest record is another one; the size of the file is the same."""
+    """Flip a bit in the middle of the largest record; the size of the file stays the same."""
     path = directory / name
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as file:
@@ -110,7 +110,7 @@ def flip_byte(directory: Path, name: str) -> None:
 
 
 def move_bytes(directory: Path, name: str) -> None:
-    """A few bytes in the middle are lost, and as many zeros stand at the end."""
+    """Remove a few bytes in the middle, and append as many zeros."""
     path = directory / name
     data = path.read_bytes()
     middle = data.index(b"PK\3\4", len(data) // 2)
@@ -118,29 +118,29 @@ def move_bytes(directory: Path, name: str) -> None:
 
 
 def drop_manifest(directory: Path, name: str) -> None:
-    """The writer died between the file and its manifest."""
+    """Act as if the writer died between the file and its manifest."""
     (directory / manifest_name(name)).unlink()
 
 
 def garble_manifest(directory: Path, name: str) -> None:
-    """What a broken disk may make of a manifest: no JSON, and no text either."""
+    """Replace the manifest by bytes that are neither JSON nor text."""
     (directory / manifest_name(name)).write_bytes(b"\xff\x00{")
 
 
 def swap_manifest(directory: Path, name: str) -> None:
-    """The manifest is that of another checkpoint."""
+    """Replace the manifest by that of another checkpoint."""
     path = directory / manifest_name(name)
     path.write_text(manifest.dump(replace(manifest.load(path.read_text()), name=checkpoint_name(at(99))), {}))
 
 
 def edit_manifest(directory: Path, name: str) -> None:
-    """Somebody has changed a number in it, or a bit of it flipped."""
+    """Change a number in the manifest."""
     path = directory / manifest_name(name)
     path.write_text(path.read_text().replace('"number": ', '"number": 1'))
 
 
 def age_manifest(directory: Path, name: str) -> None:
-    """The manifest was written by a later Cairn."""
+    """Turn the manifest into one of a later version."""
     path = directory / manifest_name(name)
     path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
 
@@ -149,12 +149,12 @@ DAMAGES: dict[str, tuple[Callable[[Path, str], None], str]] = {
     "no manifest": (drop_manifest, "no manifest"),
     "truncated": (truncate, "bytes"),
     "one flipped byte": (flip_byte, "checksum"),
-    "bytes that moved": (move_bytes, "is not where its directory says"),
-    "manifest of another file": (swap_manifest, "manifest is that of"),
+    "bytes that moved": (move_bytes, "is not where the central directory says"),
+    "manifest of another file": (swap_manifest, "its manifest belongs to"),
     "garbage manifest": (garble_manifest, "manifest cannot be read"),
-    "edited manifest": (edit_manifest, "manifest is not as it was written"),
+    "edited manifest": (edit_manifest, "its manifest was changed"),
 }
-"""How a checkpoint can be broken, and what its rejection says."""
+"""Ways to damage a checkpoint, and a part of the reason why it is rejected."""
 
 
 def names_of(items: Sequence[Saved]) -> list[str]:

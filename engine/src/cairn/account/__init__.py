@@ -1,1 +1,1 @@
-"""What saving costs a run, and how far the run is."""
+"""What saving costs a run, how far the run is, and whether it survives failed saves."""

@@ -1,4 +1,4 @@
-"""TIME: how long a run has trained, over all its restarts, and how long its present batch has taken."""
+"""Training time of a run over all attempts, and the duration of the current batch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 
 
 class Clock:
-    """Runs while training does.
+    """Measures while training runs.
 
     Attributes:
-        busy: a save was under way when the present batch began.
-        validated: there was a validation since it began.
+        busy: True if a save was being written when the current batch started.
+        validated: True if a validation ran since it started.
     """
 
     def __init__(self) -> None:
@@ -21,34 +21,34 @@ class Clock:
 
     @property
     def elapsed_s(self) -> float:
-        """Training time of the run up to now."""
+        """Training time of the run until now, in seconds."""
         return self.elapsed_s_at(time.monotonic())
 
     def elapsed_s_at(self, moment: float) -> float:
-        """Training time of the run at a moment of `time.monotonic()`; when it stands still, up to then."""
+        """Training time of the run at `moment`, a value of `time.monotonic()`; while stopped, that of the stop."""
         return self._before_s + (0.0 if self._started is None else moment - self._started)
 
-    def go_on(self, elapsed_s: float) -> None:
-        """The run has trained for so long before."""
+    def continue_from(self, elapsed_s: float) -> None:
+        """Continue with the training time of earlier attempts."""
         self._before_s = elapsed_s
 
     def start(self) -> None:
-        """Training begins."""
+        """Start measuring: training starts."""
         self._started = self._batch_began = time.monotonic()
 
     def stop(self) -> None:
-        """Training ends."""
+        """Stop measuring: training ends."""
         self._before_s, self._started = self.elapsed_s, None
 
     def begin_batch(self, busy: bool) -> None:
-        """A batch begins; what comes before belongs to none."""
+        """Start a batch; the time since the last one belongs to no batch."""
         self.busy, self.validated = busy, False
         self._batch_began = time.monotonic()
 
-    def leave_out(self, seconds: float) -> None:
-        """So much of the present batch was spent on a save, and is counted there."""
+    def exclude(self, seconds: float) -> None:
+        """Exclude time from the current batch that was spent on a save and is counted there."""
         self._batch_began += seconds
 
     def batch_s(self) -> float:
-        """How long the present one has taken so far."""
+        """Duration of the current batch until now, in seconds."""
         return time.monotonic() - self._batch_began

@@ -1,4 +1,10 @@
-"""COST: what saving takes from a run and what a failure would, over the whole run and as it is lately."""
+"""Measure what saving costs a run, recently and over the whole run, and what a failure would cost.
+
+training  |--batch--|--batch--|=stall=|--slower batch--|--slower batch--|--batch--|
+writer                                |--------- write ---------|commit
+
+cost of a save = stall + the time by which the batches during the write are slower than usual
+"""
 
 from __future__ import annotations
 
@@ -13,19 +19,26 @@ _FEWEST = 3
 _NUM_BATCHES, _NUM_BUSY, _NUM_SAVES = 128, 128, 5
 _NUM_BLOCKS = 8
 _SHORTEST_S = 1e-9  # a clock may be too coarse for a batch
-# What a first save may cost, on the slow side: better a little late than dear.
+# Pessimistic estimate for the first save: a first interval that is too long costs less than one that is too short.
 _COPY_BYTES_PER_S, _WRITE_BYTES_PER_S = 1e9, 2e8
-_COPY_S, _WRITE_S = 0.01, 0.05  # even if it is small: a few calls, a few fsyncs
-_SLOWDOWN = 0.1  # of the time that a write takes
+_COPY_S, _WRITE_S = 0.01, 0.05  # for a small checkpoint: a few calls, a few fsyncs
+_SLOWDOWN = 0.1  # as a share of the time of a write
 
 
 class Meter:
-    """Is told how long things took; reads no clock.
+    """Computes costs from durations that it is given; reads no clock.
 
-    Batches: what is typical of the last 128 during which nothing was written. Saves: the median of the last five, so
-    that one which met a busy disk changes nothing, and a disk that has become slower shows after three. By how much a
-    write slows batches down: what is typical of the last 128 during one, each against a batch without at that time; so
-    that neither the hiccups of the data nor batches that become faster look like a cost of saving.
+    Batch: typical duration of the last 128 batches without a write. Save: median of the last five, so that one busy
+    disk changes nothing, and a disk that has become slower shows after three saves. Slowdown: typical ratio of the
+    last 128 batches during a write to the batches without one at that time, so that neither irregular data loading nor
+    batches that become faster look like a cost of saving.
+
+    Attributes:
+        num_saves: Committed saves of the run.
+        num_skipped: Saves that were skipped because the writer was busy.
+        total_stall_s: How long training has paused for saves, in seconds.
+        total_wait_s: The part of it spent waiting for a free buffer, in seconds.
+        total_slowdown_s: What slower batches have cost, in seconds.
     """
 
     def __init__(self) -> None:
@@ -38,55 +51,55 @@ class Meter:
         self._ratios: deque[float] = deque(maxlen=_NUM_BUSY)
         self._busies: deque[float] = deque(maxlen=_NUM_SAVES)
         self._writes: deque[float] = deque(maxlen=_NUM_SAVES)
-        self._busy_s: float | None = None  # batches that took place during the newest save
+        self._busy_s: float | None = None  # duration of the batches during the newest save; None: that is over
         self._safe_s, self._until_s, self._risk = 0.0, 0.0, 0.0
         self._is_first = True
 
-    # What happens
+    # Events
 
     def expect_bytes(self, num_bytes: int) -> None:
-        """A checkpoint will take about `num_bytes`: to go by before the first one was measured."""
+        """Set the estimated size of a checkpoint, for the cost before the first save is measured."""
         self._num_bytes = num_bytes
 
     def record_batch(self, seconds: float, busy: bool, validated: bool) -> None:
-        """A training batch took `seconds`, a stall not included.
+        """Record a training batch.
 
         Args:
-            seconds: from one batch to the next.
-            busy: a save was being written during a part of it.
-            validated: it has a validation in it.
+            seconds: From one batch to the next, without stalls.
+            busy: True if a save was being written during a part of it.
+            validated: True if it includes a validation.
         """
-        if self._is_first:  # of this process: compiles, and waits for the first data
+        if self._is_first:  # the first batch of this process compiles, and waits for the first data
             self._is_first = False
         elif validated:
-            pass  # how much of it was training nobody knows
+            pass  # the share of training in it is unknown
         elif not busy:
             self._batches.append(seconds)
         elif len(self._batches) >= _FEWEST:
             self._ratios.append(seconds / max(_typical(self._batches), _SHORTEST_S))
             self._busy_s = (self._busy_s or 0.0) + seconds
         if not busy:
-            self._close()  # and not at the commit: the batch in which that fell may be told after it
+            self._close()  # not at the commit: the batch during which that happened is recorded after it
 
     def record_stall(self, stall_s: float, wait_s: float = 0.0) -> None:
-        """Training stood still for a save, for a part of the time (`wait_s`) because no buffer was free."""
+        """Record a pause of training for a save; `wait_s` is the part spent waiting for a free buffer."""
         self._close()
         self._busy_s = 0.0
-        self._stood(stall_s, wait_s)
+        self._add_stall(stall_s, wait_s)
 
     def extend_stall(self, seconds: float) -> None:
-        """The last stall was longer than was known then: training has come to where it needs what was still copied."""
+        """Add to the last stall: training later waited for a part of the copy, or a GPU did."""
         self.total_stall_s += seconds
         if self._stalls:
             self._stalls[-1] += seconds
 
     def record_commit(self, write_s: float, at_s: float, position_s: float) -> None:
-        """A save is whole.
+        """Record a commit.
 
         Args:
-            write_s: from its start to now.
-            at_s: training time of the run now.
-            position_s: training time of the run at the state that was saved.
+            write_s: From the start of the save to the commit.
+            at_s: Training time of the run at the commit.
+            position_s: Training time of the run at the saved state.
         """
         self.num_saves += 1
         self._writes.append(write_s)
@@ -94,40 +107,53 @@ class Meter:
         self._safe_s = max(self._safe_s, position_s)
 
     def record_skip(self) -> None:
-        """A save was left out, because the writer was busy."""
+        """Record a save that was skipped because the writer was busy."""
         self.num_skipped += 1
 
-    # What is known
+    # Results
 
     def cost(self) -> SaveCost | None:
-        """What a save costs; None until a few batches were seen."""
+        """What a save costs; None before a few batches were recorded."""
         if len(self._batches) < _FEWEST:
             return None
         guess = _guess(self._num_bytes)
         return SaveCost(
             batch_s=_typical(self._batches),
             stall_s=_median(self._stalls, guess.stall_s),
-            slowdown_s=self._lost() * median(self._busies) if self._busies else guess.slowdown_s,
+            slowdown_s=self._lost_share() * median(self._busies) if self._busies else guess.slowdown_s,
             write_s=_median(self._writes, guess.write_s),
             num_saves=len(self._writes),
         )
 
     def overhead(self, elapsed_s: float) -> float:
-        """What saving has cost, as a share of the time that the run would have taken without; 0 before any training."""
+        """Cost of all saves, as a share of the time that the run would have taken without them.
+
+        Args:
+            elapsed_s: Training time of the run.
+
+        Returns:
+            The share; 0 before any training.
+        """
         cost_s = self.total_stall_s + self.total_slowdown_s
         return cost_s / (elapsed_s - cost_s) if elapsed_s > cost_s else 0.0
 
     def at_risk_s(self, now_s: float) -> float:
-        """Seconds of work that a failure would have lost, on average over the run so far.
+        """Work that a failure would have lost, averaged over the run so far, in seconds.
 
-        The time average of t - p(t), where p(t) is the training time at the newest state that was whole at t.
+        This is the time average of t - p(t), where p(t) is the training time at the newest state committed at t.
+
+        Args:
+            now_s: Training time of the run.
+
+        Returns:
+            The average; 0 before any training.
         """
         return self._risk_until(now_s) / now_s if now_s > 0 else 0.0
 
-    # Over restarts
+    # Over attempts
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers and lists of numbers."""
+        """State for a checkpoint: numbers and lists of numbers."""
         return {
             "total_stall_s": self.total_stall_s,
             "total_wait_s": self.total_wait_s,
@@ -142,7 +168,7 @@ class Meter:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue from a `state_dict`."""
         self.total_stall_s, self.total_wait_s = state["total_stall_s"], state["total_wait_s"]
         self.total_slowdown_s, self._num_bytes = state["total_slowdown_s"], state["num_bytes"]
         self.num_saves, self.num_skipped = state["num_saves"], state["num_skipped"]
@@ -152,8 +178,8 @@ class Meter:
             samples.extend(state[name])
 
     def resumed(self, saved: Saved) -> None:
-        """The run goes on from `saved`, in which the state of this meter was stored before that save was over."""
-        self._stood(saved.stall_s, saved.wait_s)
+        """Add the save that the run resumes from, which was not over when the state of this meter was stored in it."""
+        self._add_stall(saved.stall_s, saved.wait_s)
         self.record_commit(saved.write_s, at_s=saved.elapsed_s, position_s=saved.elapsed_s)
 
     def _samples(self) -> dict[str, deque[float]]:
@@ -165,38 +191,36 @@ class Meter:
             "writes": self._writes,
         }
 
-    def _stood(self, stall_s: float, wait_s: float) -> None:
+    def _add_stall(self, stall_s: float, wait_s: float) -> None:
         self.total_stall_s += stall_s
         self.total_wait_s += wait_s
         self._stalls.append(stall_s)
 
     def _close(self) -> None:
-        """All batches that the newest save may have slowed down are over."""
+        """End the newest save: the batches that it may have slowed down are over."""
         if self._busy_s is not None:
             self._busies.append(self._busy_s)
-            self.total_slowdown_s += self._lost() * self._busy_s
+            self.total_slowdown_s += self._lost_share() * self._busy_s
             self._busy_s = None
 
-    def _lost(self) -> float:
-        """The share of the time of batches during a write that they would not have taken without it."""
+    def _lost_share(self) -> float:
+        """Share of the duration of batches during a write that they would not take without it."""
         return 1 - 1 / max(1.0, _typical(self._ratios)) if self._ratios else 0.0
 
     def _advance(self, at_s: float) -> None:
         self._risk, self._until_s = self._risk_until(at_s), max(self._until_s, at_s)
 
     def _risk_until(self, at_s: float) -> float:
-        """The integral of the work at risk, in s^2: since the last commit it has grown as fast as time."""
+        """Integral of the work at risk, in s^2: since the last commit, that work has grown as fast as time."""
         start, end = self._until_s - self._safe_s, max(self._until_s, at_s) - self._safe_s
         return self._risk + (end**2 - start**2) / 2
 
 
 def _typical(samples: Iterable[float]) -> float:
-    """The median of the means of eight blocks.
-
-    A mean, because a hiccup that comes again and again (every eighth batch waits for a data worker) is a part of what
-    batches take: against a median, every write would seem to slow training down. And a median of them, because one that
-    came once (a compilation, a pause of the machine) is not. It follows a change after half of the samples.
-    """
+    """Median of the means of eight blocks; it follows a change after half of the samples."""
+    # Means, because a delay that recurs (every eighth batch waits for a data worker) belongs to the usual duration:
+    # compared with a plain median, every write would seem to slow training down. The median of them, because a delay
+    # that happens once (a compilation, a pause of the machine) does not.
     newest = list(samples)
     size = max(1, len(newest) // _NUM_BLOCKS)
     return median(fmean(newest[end - size : end]) for end in range(len(newest), size - 1, -size))
@@ -208,6 +232,6 @@ def _median(samples: Iterable[float], otherwise: float) -> float:
 
 
 def _guess(num_bytes: int) -> SaveCost:
-    """What a save of so many bytes may cost, before any was made."""
+    """Estimated cost of a save of this size, before the first one."""
     write_s = _WRITE_S + num_bytes / _WRITE_BYTES_PER_S
     return SaveCost(0.0, _COPY_S + num_bytes / _COPY_BYTES_PER_S, _SLOWDOWN * write_s, write_s)

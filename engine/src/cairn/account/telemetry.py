@@ -1,23 +1,29 @@
-"""ACCOUNT: how many saves a run has made and what they cost it, over all its restarts; told to the loggers."""
+"""Account of a run: the number and cost of its saves over all attempts, reported to its loggers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-from lightning.pytorch.loggers import Logger
+from typing import Any, Protocol
 
 from cairn.account.clock import Clock
 from cairn.account.meter import Meter
 from cairn.types import Saved
 
 
+class MetricsLogger(Protocol):
+    """What is needed of a logger; Lightning's have it."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Log numbers by name, at an optimizer step."""
+        ...
+
+
 class Telemetry:
-    """Asks the clock, and tells the meter.
+    """Reads the clock and feeds the meter.
 
     Attributes:
-        num_saves: committed so far.
-        last_save_s: training time of the run at the newest save that was begun.
+        num_saves: Committed saves of the run.
+        last_save_s: Training time of the run at the start of the newest save.
     """
 
     def __init__(self) -> None:
@@ -32,46 +38,52 @@ class Telemetry:
 
     @property
     def overhead(self) -> float:
-        """What saving has cost so far, as a share of the time that the run would have taken without."""
+        """Cost of all saves so far, as a share of the time that the run would have taken without them."""
         return self.meter.overhead(self.elapsed_s)
 
     @property
     def at_risk_s(self) -> float:
-        """Seconds of work that a failure would have lost, on average over the run so far."""
+        """Work that a failure would have lost, averaged over the run so far, in seconds."""
         return self.meter.at_risk_s(self.elapsed_s)
 
-    # What happens
+    # Events
 
     def record_batches(self, count: int) -> None:
-        """So many batches are over since the last call of `Clock.begin_batch`: more than one if a window closes."""
+        """Record the batches since the last `Clock.begin_batch`: more than one at the end of an accumulation window."""
         passed_s = self.clock.batch_s()
         for _ in range(count):
             self.meter.record_batch(passed_s / count, self.clock.busy, self.clock.validated)
 
     def save_begun(self, at_s: float) -> None:
-        """A save begins, at this training time of the run."""
+        """Record the start of a save, at this training time of the run."""
         self.last_save_s = at_s
 
     def save_staged(self) -> None:
-        """Its state is copied; what becomes of it is told later."""
+        """Record that the state of a save is copied; `save_committed` or `save_failed` follows."""
         self._num_open += 1
 
     def extend_stall(self, seconds: float) -> None:
-        """The present batch has waited for a copy that was to be complete by now."""
-        self.clock.leave_out(seconds)
+        """Move time from the current batch to the last stall: the batch waited for the rest of the copy."""
+        self.clock.exclude(seconds)
         self.meter.extend_stall(seconds)
 
     def save_skipped(self, at_s: float) -> None:
-        """It was left out; or one that goes by time would be due again at each batch."""
+        """Record a save that was skipped because the writer was busy."""
         self.meter.record_skip()
-        self.last_save_s = at_s
+        self.last_save_s = at_s  # otherwise a trigger that counts seconds would be due again at the next batch
 
     def save_failed(self) -> None:
-        """One that was staged will not be committed."""
+        """Record that a staged save will not be committed."""
         self._num_open -= 1
 
-    def save_committed(self, saved: Saved, at: float, loggers: Iterable[Logger]) -> None:
-        """One that was staged is whole, since a moment of `time.monotonic()`."""
+    def save_committed(self, saved: Saved, at: float, loggers: Iterable[MetricsLogger]) -> None:
+        """Record the commit of a staged save, and log its cost.
+
+        Args:
+            saved: The checkpoint.
+            at: Time of the commit, as of `time.monotonic()`.
+            loggers: Where to log.
+        """
         self._num_open -= 1
         self.num_saves += 1
         at_s = self.clock.elapsed_s_at(at)
@@ -93,10 +105,10 @@ class Telemetry:
             facts["interval_batches"] = saved.interval_batches
         return {f"checkpoint/{name}": value for name, value in facts.items()}
 
-    # Over restarts
+    # Over attempts
 
     def state_dict(self, at_s: float) -> dict[str, Any]:
-        """For a save that begins at this training time, as if it and all before it went well."""
+        """State for a save that starts at this training time, assuming that it and all pending ones succeed."""
         return {
             "elapsed_s": at_s,
             "num_saves": self.num_saves + self._num_open + 1,
@@ -104,10 +116,15 @@ class Telemetry:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], saved: Saved | None) -> None:
-        """Go on where `state_dict` was taken for `saved`."""
+        """Continue from the state in a checkpoint.
+
+        Args:
+            state: What `state_dict` returned.
+            saved: The checkpoint; None if its manifest is not known.
+        """
         self.num_saves, self.last_save_s = state["num_saves"], state["elapsed_s"]
-        self.clock.go_on(self.last_save_s)
-        if "meter" in state:  # runs that began before there was one go on without what they have cost
+        self.clock.continue_from(self.last_save_s)
+        if "meter" in state:  # the first checkpoints had none
             self.meter.load_state_dict(state["meter"])
         if saved is not None:
             self.meter.resumed(saved)

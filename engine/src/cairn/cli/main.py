@@ -294,11 +294,11 @@ def _ask() -> bool:
 
 def show(arguments: argparse.Namespace) -> int:
     """The manifest, and the configuration that lies in the file itself."""
-    from cairn.lightning import state
-    from cairn.store import resume  # they import torch
+    from cairn.lightning import state  # these import torch
+    from cairn.lightning.load import load
 
     path = Path(arguments.named)
-    contents = resume.load(path)
+    contents = load(path)
     proof = path.resolve().with_name(names.manifest_name(path.resolve().name))
     manifest = json.loads(proof.read_text()) if names.checkpoint_of(proof.name) and proof.is_file() else None
     config = contents.get(state.KEY, {}).get("config")

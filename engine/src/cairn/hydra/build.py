@@ -21,12 +21,11 @@ from cairn.hydra import command_line, provenance
 from cairn.hydra.objects import build_object, target_of
 from cairn.hydra.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
-from cairn.lightning import capture, state
+from cairn.lightning import capture, load, state
 from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.interrupts import WatchTraining
 from cairn.runs import summary
-from cairn.store import resume
 from cairn.wandb import run as wandb_run
 
 log = logging.getLogger(__name__)
@@ -53,8 +52,8 @@ def model(start: Start) -> LightningModule:
     built: LightningModule = build_object("model", settings.model)
     if start.plan.path is None and settings.init_weights:
         path = wandb_run.local(settings.init_weights, start.directory)
-        weights = resume.load(path)["state_dict"]
-        resume.check_fits(path, weights, built.state_dict())
+        weights = load.load(path)["state_dict"]
+        load.check_fits(path, weights, built.state_dict())
         built.load_state_dict(weights)
         log.info("Loaded weights from %s", summary.relative(path))
     return built

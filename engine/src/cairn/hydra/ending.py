@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cairn.errors import first_line
 from cairn.hydra.build import Built
-from cairn.hydra.outcome import Outcome, is_for_users
+from cairn.hydra.outcome import Outcome, describe, is_for_users
 from cairn.hydra.start import Start
 from cairn.jobs.signals import Interruption
 from cairn.lightning.agreement import TIME_LIMIT
@@ -74,7 +74,7 @@ def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
     if outcome.status == "left":
         raise error
     if is_for_users(error):
-        log.error("%s", error)
+        log.error("%s", describe(error))
     elif not is_alone:  # into the job's own log
         log.error("%s: %s", type(error).__name__, first_line(error), exc_info=error)
     if directory.started and (saved := Catalog(directory.checkpoints()).committed()):

@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from cairn.errors import CairnError, ConfigError, first_line
+from cairn.hydra.keys import in_config_words, renamed
 
 
 def build_object(key: str, node: Any, **arguments: Any) -> Any:
@@ -31,7 +32,7 @@ def build_object(key: str, node: Any, **arguments: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, CairnError):
-            raise cause from error
+            raise type(cause)(in_config_words(cause, key)) from error
         raise ConfigError(f"{key}: {str(cause).rstrip('.!')}. HYDRA_FULL_ERROR=1 shows where.") from error
 
 
@@ -71,6 +72,8 @@ def errors_at(group: str, key: str = "") -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if isinstance(error, CairnError) and error.parameter:
+            raise ConfigError(renamed(error, f"{group}.{key or error.parameter}")) from error
         name, equals, _ = str(error).partition("=")
         names_key = bool(equals) and (name == key if key else name.isidentifier())
         where = f"{group}." if names_key else f"{group}.{key}: " if key else f"{group}: "

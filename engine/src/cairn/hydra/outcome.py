@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cairn.errors import CairnError
+from cairn.hydra.keys import in_config_words
 from cairn.jobs.signals import exit_code
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.boundary import Stopped
@@ -68,4 +69,6 @@ def is_for_users(error: BaseException | None) -> bool:
 
 def describe(error: BaseException) -> str:
     """Return the message of an error, with its class if it is not one for users."""
+    if isinstance(error, CairnError):
+        return in_config_words(error)
     return str(error) if is_for_users(error) else f"{type(error).__name__}: {error}"

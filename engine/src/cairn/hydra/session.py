@@ -24,9 +24,9 @@ from cairn.hydra.outcome import Outcome, Status, outcome_of
 from cairn.hydra.start import JobContext, NothingToDo, Start, begin, first_intact, follow
 from cairn.jobs import rendezvous
 from cairn.jobs.signals import Interruption
+from cairn.lightning import load
 from cairn.lightning.boundary import Stopped
 from cairn.runs.directory import RunDirectory
-from cairn.store import resume
 from cairn.wandb import run as wandb_run
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Run:
             return
         path = start.plan.path
         if path is not None and not is_overridden("configure_model", model):  # otherwise it has no weights yet
-            resume.check_fits(path, start.loader.peek(path)["state_dict"], model.state_dict())
+            load.check_fits(path, start.loader.peek(path)["state_dict"], model.state_dict())
         _introduce(start, built, model)
         trainer.fit(model, data, val_data, ckpt_path=str(path) if path else None, weights_only=True)
         self._limit = built.checkpoints.stopped_by  # `max_time`: the run ends as planned, and is tested

@@ -19,6 +19,7 @@ from cairn.hydra.settings import Settings, parse
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
+from cairn.lightning import load
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.runs import attempts, summary
 from cairn.runs.directory import Record, RunDirectory
@@ -178,7 +179,7 @@ def _plan(settings: Settings, directory: RunDirectory, old: Record | None) -> Re
     if own.path is not None or settings.ckpt_path is None:
         return own
     path = wandb_run.local(settings.ckpt_path, directory)
-    resume.load(path)
+    load.load(path)
     return ResumePoint(path.resolve(), None, own.rejected)
 
 
@@ -197,7 +198,7 @@ def first_intact(*paths: Path) -> Path | None:
     """Return the first intact checkpoint; log each one that is skipped."""
     for path in paths:
         try:
-            resume.load(path)
+            load.load(path)
             return path
         except CheckpointError as error:
             log.warning("Not tested: %s", error)

@@ -181,7 +181,8 @@ class Engine:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise ConfigError(
                 f"monitor={monitor!r} is not logged by a validation of this model; what is logged: {logged}. (For one"
-                f" that skips the sanity check: Trainer(num_sanity_val_steps=0).)"
+                f" that skips the sanity check: Trainer(num_sanity_val_steps=0).)",
+                parameter="monitor",
             )
         self.moments.score = None if sanity_check else float(value)
 

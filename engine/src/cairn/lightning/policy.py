@@ -29,7 +29,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
-            raise ConfigError(f"mode={self.mode!r} must be min (lower is better) or max.")
+            raise ConfigError(f"mode={self.mode!r} must be min (lower is better) or max.", parameter="mode")
         if self.monitor is None and (
             best := [n for n, t in self.triggers.items() if isinstance(t, when.BestValidation)]
         ):
@@ -66,20 +66,8 @@ def policy(
         limit_s = None if max_time is None else when.parse_duration_s(max_time)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
-    chosen = {name: trigger for name, trigger in named.items() if trigger is not None}
-    for name, trigger in chosen.items():
-        if not all(hasattr(trigger, needed) for needed in ("due", "lasting", "recurs")):
-            raise ConfigError(
-                f"triggers[{name!r}] is {trigger!r}, which is not a trigger: write every={trigger!r}, or"
-                f" triggers={{{name!r}: cairn.Every({trigger!r})}}."
-            )
-    ruling = {name: rule for name, rule in kept.items() if rule is not None}
-    for name, rule in ruling.items():
-        if not all(hasattr(rule, needed) for needed in ("keep", "makes_room")):
-            raise ConfigError(
-                f"rules[{name!r}] is {rule!r}, which is not a keep rule: write keep_last={rule!r}, or"
-                f" rules={{{name!r}: cairn.Latest({rule!r})}}."
-            )
+    chosen = when.check_triggers({name: trigger for name, trigger in named.items() if trigger is not None})
+    ruling = keep.check_rules({name: rule for name, rule in kept.items() if rule is not None})
     return Policy(Path(directory), chosen, ruling, monitor, mode, limit_s, writing)
 
 

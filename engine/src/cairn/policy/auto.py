@@ -1,4 +1,13 @@
-"""HOW OFTEN, when `save_interval=auto`: from what a save costs to the number of batches between two of them."""
+"""The interval of `Every("auto")`: from the measured cost of a save to a number of batches.
+
+The interval is the longest of three:
+
+    overhead    batches after which a save costs at most `max_overhead` of the training time
+    overlap     batches in which a save is written with time to spare
+    failures    the optimum for the mean time between failures, if that is known (Young, Daly)
+
+It changes only when the measured costs have changed clearly, so that the same figures give the same interval.
+"""
 
 from __future__ import annotations
 
@@ -11,57 +20,74 @@ from cairn.types import SaveCost
 Reason = Literal["overhead", "overlap", "failures", "resume"]
 
 ROOM = 2.0
-"""The interval is at least so many times the write: a write that takes longer than usual still ends before the next
-save, and half of all batches pass while nothing is written, so that their usual time stays known."""
+"""The interval is at least this many times the write: a slow write still ends before the next save, and half of all
+batches pass without a write, which keeps their usual time known."""
 TOLERATED = 1.1
-"""A bound that asks for up to so many times the interval is not broken clearly."""
+"""A bound may exceed the interval in use by this factor before the interval changes."""
 WORTHWHILE = 1.5
-"""An interval that could be so many times shorter, or that failures want so many times longer, is worth a change.
+"""The interval changes if it could be shorter by this factor, or if failures want it longer by this factor.
 
-More than 1.1 / 0.9 squared: figures that all vary by 10 % never move the interval up and down again."""
+More than (1.1 / 0.9) ** 2: costs that vary by 10 % never move the interval back and forth."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the user asks for."""
+    """What the user asks for, and knows."""
 
     max_overhead: float = 0.01
-    """The most that saving may cost, as a share of the time that training takes without."""
+    """The most that saving may cost, as a share of the training time without saves."""
     mtbf_s: float | None = None
-    """Mean time between failures, in seconds; None: not known, save as often as the bounds allow."""
+    """Mean time between failures, in seconds; None: unknown, save as often as the bounds allow."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An interval, and the figures that it was chosen from."""
+    """An interval, and the figures behind it."""
 
     interval_batches: int
     why: Reason
     goal: Goal
     cost: SaveCost | None = None
-    """None if it was taken over from before a resume."""
+    """None if the interval comes from before a resume."""
 
     def __str__(self) -> str:
         if self.cost is None:
-            return f"save_interval=auto: every {_batches(self.interval_batches)}, as before the resume."
+            return f"Interval 'auto': every {_batches(self.interval_batches)}, as before the resume."
         took = self.interval_batches * self.cost.batch_s
         why, figures = _because(self.why, self.goal), _figures(self.cost)
-        return f"save_interval=auto: every {_batches(self.interval_batches)} (about {_time(took)}), {why}: {figures}."
+        return f"Interval 'auto': every {_batches(self.interval_batches)} (about {_time(took)}), {why}: {figures}."
 
 
 def choose(cost: SaveCost, goal: Goal) -> Choice:
-    """The shortest interval within both bounds; with a known time between failures the best one within them."""
+    """Choose the shortest interval within both bounds, or the optimum for failures if that is longer.
+
+    Args:
+        cost: What a save costs.
+        goal: What the user asks for.
+
+    Returns:
+        The choice.
+    """
     wanted: dict[Reason, float] = {
         "overhead": overhead_bound(cost, goal.max_overhead),
         "overlap": overlap_bound(cost),
         "failures": optimum(cost, goal.mtbf_s),
     }
-    why = max(wanted, key=lambda name: wanted[name])  # of equals the first: a bound before a wish
+    why = max(wanted, key=lambda name: wanted[name])  # the first of equals: a bound explains more than a wish
     return Choice(max(1, math.ceil(wanted[why])), why, goal, cost)
 
 
 def tune(old: Choice | None, cost: SaveCost, goal: Goal) -> Choice:
-    """What to go by now: `old`, unless a change is worth it."""
+    """Keep the interval in use unless a change is worth it.
+
+    Args:
+        old: The choice in use; None: there is none yet.
+        cost: What a save costs now.
+        goal: What the user asks for.
+
+    Returns:
+        `old` or a new choice.
+    """
     new = choose(cost, goal)
     if old is None or _is_guess_outdated(old, cost) or _is_broken(old, cost, goal) or _is_worthwhile(old, new, cost):
         return new
@@ -69,26 +95,26 @@ def tune(old: Choice | None, cost: SaveCost, goal: Goal) -> Choice:
 
 
 def overhead_bound(cost: SaveCost, max_overhead: float) -> float:
-    """The fewest batches, as a fraction, whose time a save costs no more than `max_overhead` of."""
+    """Smallest interval at which a save costs at most `max_overhead` of the training time, in (fractional) batches."""
     return cost.save_s / (max_overhead * _batch_s(cost))
 
 
 def overlap_bound(cost: SaveCost) -> float:
-    """The fewest batches, as a fraction, in which a write ends with room to spare."""
+    """Smallest interval in which a write ends with time to spare, in (fractional) batches."""
     return ROOM * cost.write_s / _batch_s(cost)
 
 
 def optimum(cost: SaveCost, mtbf_s: float | None) -> float:
-    """The batches, as a fraction, between two saves that make a run with failures shortest; 0 if none are expected.
+    """Interval that minimizes the duration of a run with failures, in (fractional) batches; 0 if none are expected.
 
-    What counts is the time that training loses by a save, however long it is being written: N. H. Vaidya (1997),
-    "Impact of checkpoint latency on overhead ratio of a checkpointing scheme", IEEE Trans. Computers 46(8):942-947.
+    What counts is the training time that a save costs, not how long it is being written: N. H. Vaidya (1997), "Impact
+    of checkpoint latency on overhead ratio of a checkpointing scheme", IEEE Trans. Computers 46(8):942-947.
     """
     return 0.0 if mtbf_s is None else daly_s(cost.save_s, mtbf_s) / _batch_s(cost)
 
 
 def young_s(save_s: float, mtbf_s: float) -> float:
-    """Seconds of work between two saves: sqrt(2 d M), for a save that costs d and a mean time M between failures.
+    """Seconds of work between two saves: sqrt(2 d M), where a save costs d and M is the mean time between failures.
 
     J. W. Young (1974), "A first order approximation to the optimum checkpoint interval", CACM 17(9):530-531.
     """
@@ -98,7 +124,7 @@ def young_s(save_s: float, mtbf_s: float) -> float:
 def daly_s(save_s: float, mtbf_s: float) -> float:
     """Seconds of work between two saves: sqrt(2 d M) (1 + x / 3 + x^2 / 9) - d with x = sqrt(d / 2 M); M if d >= 2 M.
 
-    d is what a save costs, M the mean time between failures that come as a Poisson process. The first term is Young's.
+    A save costs d; failures are a Poisson process with mean time M between them. The first term is Young's.
 
     J. T. Daly (2006), "A higher order estimate of the optimum checkpoint interval for restart dumps", Future Generation
     Computer Systems 22(3):303-312.
@@ -114,13 +140,13 @@ def _is_guess_outdated(old: Choice, cost: SaveCost) -> bool:
 
 
 def _is_broken(old: Choice, cost: SaveCost, goal: Goal) -> bool:
-    """Does a bound ask for clearly more than the interval in use?"""
+    """True if a bound clearly exceeds the interval in use."""
     bound = max(overhead_bound(cost, goal.max_overhead), overlap_bound(cost))
     return bound > TOLERATED * old.interval_batches
 
 
 def _is_worthwhile(old: Choice, new: Choice, cost: SaveCost) -> bool:
-    # Rounded up on one side and not at all on the other: between one batch and two, too, small changes are none.
+    # Rounding up on one side only keeps an interval of two batches from switching to one and back.
     is_too_long = math.ceil(WORTHWHILE * new.interval_batches) < old.interval_batches
     return is_too_long or optimum(cost, new.goal.mtbf_s) > WORTHWHILE * old.interval_batches
 
@@ -131,16 +157,16 @@ def _batch_s(cost: SaveCost) -> float:
 
 def _because(why: Reason, goal: Goal) -> str:
     if why == "overlap":
-        return "the shortest in which a save is written before the next one begins"
+        return "the shortest in which a save is written before the next one starts"
     if why == "failures" and goal.mtbf_s is not None:
         return f"the best for a failure every {_time(goal.mtbf_s)} (Young, Daly)"
     return f"so that saving costs at most {_number(100 * goal.max_overhead)} %"
 
 
 def _figures(cost: SaveCost) -> str:
-    parts = f"{_time(cost.stall_s)} standing still and {_time(cost.slowdown_s)} by slower batches"
+    parts = f"{_time(cost.stall_s)} pause and {_time(cost.slowdown_s)} by slower batches"
     saves = "1 save" if cost.num_saves == 1 else f"{cost.num_saves} saves"
-    source = f"measured over {saves}" if cost.num_saves else "an estimate before the first save"
+    source = f"measured over {saves}" if cost.num_saves else "estimated before the first save"
     return (
         f"a save costs {_time(cost.save_s)} ({parts}), takes {_time(cost.write_s)} to write, a batch "
         f"{_time(cost.batch_s)}; {source}"

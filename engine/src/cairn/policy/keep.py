@@ -1,12 +1,17 @@
-"""KEEP which checkpoints: pure rules over what is saved; a checkpoint stays if any rule wants it."""
+"""Which checkpoints to keep: rules over what is saved. A checkpoint stays if any rule keeps it.
+
+A rule decides from the values that it is given and does no I/O, so that it can be tested as a table.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from numbers import Integral
+from typing import Any, Protocol
 
+from cairn.errors import ConfigError
 from cairn.types import AnyDraft, Draft, Mode, Position, ranked
 
 _UNITS = {"": 1, "B": 1} | {
@@ -17,35 +22,43 @@ _UNITS = {"": 1, "B": 1} | {
 
 
 class Rule(Protocol):
-    """One wish to keep checkpoints."""
+    """A keep rule."""
 
     makes_room: bool
-    """True if it lets go before the next checkpoint is written, so that its limit holds at any moment."""
+    """True to delete before the next checkpoint is written, so that a limit holds at any moment."""
 
     def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
-        """The ones of `saved` (oldest first) that shall stay."""
+        """Choose what stays.
+
+        Args:
+            saved: The checkpoints of the run, oldest first, including those that are still being written.
+            mode: Whether a lower or a higher score is better.
+
+        Returns:
+            Those of `saved` that this rule keeps.
+        """
         ...
 
 
 class Latest:
-    """The newest `count` (-1: all)."""
+    """Keep the newest `count`; -1: all."""
 
     makes_room = False
 
     def __init__(self, count: int) -> None:
-        self.count = _count(count)
+        self.count = check_count(count)
 
     def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
         return saved if self.count < 0 else saved[len(saved) - min(self.count, len(saved)) :]
 
 
 class Best:
-    """The best `count` by score (-1: all that have one)."""
+    """Keep the best `count` by score; -1: all that have a score."""
 
     makes_room = False
 
     def __init__(self, count: int = 1) -> None:
-        self.count = _count(count)
+        self.count = check_count(count)
 
     def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
         best = ranked([item for item in saved if item.lasting], mode)
@@ -53,51 +66,64 @@ class Best:
 
 
 class EveryNth:
-    """Each `n`-th save of the run, for ever."""
+    """Keep each `n`-th save of the run, permanently."""
 
     makes_room = False
 
     def __init__(self, n: int) -> None:
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"n={n!r} must be a whole number from 1: each n-th checkpoint is kept.")
-        self.n = n
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+            raise ConfigError(f"n={n!r} must be a whole number from 1: every n-th checkpoint is kept.", parameter="n")
+        self.n: int = n
 
     def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
         return [item for item in saved if item.lasting and (item.number + 1) % self.n == 0]
 
 
 class WithinBytes:
-    """As many of the newest as fit into `num_bytes` (a number, '500MB', '20GiB') together.
+    """Keep as many of the newest as fit into `num_bytes` together.
 
-    What is not lasting does not count.
+    A checkpoint that exists only because the run stopped does not count.
+
+    Args:
+        num_bytes: A number of bytes, or a size such as '500MB' or '20GiB'.
     """
 
     makes_room = True
 
     def __init__(self, num_bytes: int | str) -> None:
-        self.num_bytes = parse_size(num_bytes)
+        try:
+            self.num_bytes = parse_size(num_bytes)
+        except ValueError as error:
+            raise ConfigError(f"num_bytes: {error}", parameter="num_bytes") from error
 
     def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
-        room = self.num_bytes
+        left = self.num_bytes
         for item in reversed([item for item in saved if item.lasting]):
-            room -= item.num_bytes
-            if room < 0:
+            left -= item.num_bytes
+            if left < 0:
                 return
             yield item
 
 
 def best_of(saved: Sequence[AnyDraft], mode: Mode) -> AnyDraft | None:
-    """The one with the best score; one that is not lasting only if no other has a score."""
+    """The checkpoint with the best score; one that is not lasting only if no other has a score."""
     best = ranked([item for item in saved if item.lasting], mode) or ranked(saved, mode)
     return best[0] if best else None
 
 
 def survivors(rules: Iterable[Rule], saved: Sequence[AnyDraft], mode: Mode | None) -> list[AnyDraft]:
-    """What stays of `saved` (oldest first): what any rule keeps, and always the newest and the best.
+    """Apply retention: keep what any rule keeps, and always the newest and the best.
 
-    A checkpoint that is not lasting stays only while it is the newest, so that a run which was stopped and went on
-    keeps what an undisturbed one keeps. Without a mode nothing is best.
+    Args:
+        rules: The keep rules.
+        saved: The checkpoints, oldest first.
+        mode: Whether a lower or a higher score is better; None: there is no best.
+
+    Returns:
+        What stays, oldest first.
     """
+    # One that is not lasting stays only while it is the newest: a run that was stopped and resumed then keeps what an
+    # undisturbed run keeps.
     pool = [item for item in saved if item.lasting or item is saved[-1]]
     best = best_of(pool, mode) if mode else None
     names = {item.name for item in pool[-1:]} | ({best.name} if best else set())
@@ -107,29 +133,92 @@ def survivors(rules: Iterable[Rule], saved: Sequence[AnyDraft], mode: Mode | Non
 
 
 def to_make_room(rules: Sequence[Rule], saved: Sequence[AnyDraft], coming: Draft, mode: Mode | None) -> list[AnyDraft]:
-    """What of `saved` must go before `coming` is written: only a budget keeps it now, and will not then.
+    """Choose what to delete before `coming` is written: what only a budget keeps now and would not keep then.
 
-    Never the newest or the best: nothing good goes before its successor is there.
+    Never the newest or the best: no good checkpoint is deleted before its successor is committed.
+
+    Args:
+        rules: The keep rules.
+        saved: The checkpoints, oldest first.
+        coming: The checkpoint to write.
+        mode: Whether a lower or a higher score is better; None: there is no best.
+
+    Returns:
+        What to delete, oldest first.
     """
-    firm = survivors([rule for rule in rules if not rule.makes_room], saved, mode)
+    without_budget = survivors([rule for rule in rules if not rule.makes_room], saved, mode)
     future: list[Draft] = [*saved, coming]
     then = survivors(rules, future, mode)
-    return [item for item in survivors(rules, saved, mode) if item not in firm and item not in then]
+    return [item for item in survivors(rules, saved, mode) if item not in without_budget and item not in then]
 
 
 def peak_bytes(
     rules: Sequence[Rule], saved: Sequence[Draft], mode: Mode | None, num_bytes: int, count: int
 ) -> list[int]:
-    """The bytes that each of the next `count` saves takes while it is written, beyond what `saved` takes now."""
+    """Estimate the space that the next saves need while each of them is written.
+
+    Args:
+        rules: The keep rules.
+        saved: The checkpoints, oldest first.
+        mode: Whether a lower or a higher score is better; None: there is no best.
+        num_bytes: Size of each of the next checkpoints.
+        count: How many saves to look ahead.
+
+    Returns:
+        For each save, the bytes needed beyond what `saved` takes now.
+    """
     now = sum(item.num_bytes for item in saved)
     held, peaks = list(saved), []
     for number in range(count):
         coming = _like(held[-1] if held else None, number, num_bytes)
-        way = to_make_room(rules, held, coming, mode)
-        held = [*(item for item in held if item not in way), coming]
+        deleted = to_make_room(rules, held, coming, mode)
+        held = [*(item for item in held if item not in deleted), coming]
         peaks.append(sum(item.num_bytes for item in held) - now)
         held = survivors(rules, held, mode)
     return peaks
+
+
+def check_rules(rules: Any) -> dict[str, Rule]:
+    """Check that `rules` maps names to keep rules, before the first of them is applied.
+
+    Args:
+        rules: What a user gave.
+
+    Returns:
+        The same rules.
+
+    Raises:
+        ConfigError: It is not a mapping, or one of its values is not a keep rule.
+    """
+    if not isinstance(rules, Mapping):
+        raise ConfigError(
+            f"rules={rules!r} is not a mapping: write rules={{'a_name': cairn.Latest(3)}}.", parameter="rules"
+        )
+    for name, rule in rules.items():
+        if isinstance(rule, type):
+            raise ConfigError(f"rules[{name!r}] is a class: write {rule.__name__}(...).")
+        if isinstance(rule, int):
+            raise ConfigError(
+                f"rules[{name!r}] is {rule!r}, not a keep rule: write keep_last={rule!r}, or "
+                f"rules={{{name!r}: cairn.Latest({rule!r})}}."
+            )
+        if not (callable(getattr(rule, "keep", None)) and hasattr(rule, "makes_room")):
+            raise ConfigError(
+                f"rules[{name!r}] is {rule!r}, not a keep rule: it needs a method keep(saved, mode) and the attribute "
+                f"makes_room."
+            )
+    return dict(rules)
+
+
+def check_count(count: int) -> int:
+    """Return `count` if it is a number of checkpoints, or -1 for all.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < -1:
+        raise ConfigError(f"count={count!r} must be a whole number from 0, or -1 for all.", parameter="count")
+    return count
 
 
 def parse_size(text: int | str) -> int:
@@ -146,15 +235,9 @@ def parse_size(text: int | str) -> int:
 
 
 def _like(newest: Draft | None, number: int, num_bytes: int) -> Draft:
-    """A checkpoint that might come after `newest`."""
+    """A checkpoint that may come after `newest`."""
     first = Draft(f"first {number}", Position(0, 0), 0, (), None, num_bytes=num_bytes)
     if newest is None:
         return first
     later = replace(newest.position, epoch=newest.position.epoch + 1)
     return replace(first, name=f"next {number}", position=later, number=newest.number + newest.lasting)
-
-
-def _count(count: int) -> int:
-    if not isinstance(count, int) or count < -1:
-        raise ValueError(f"count={count!r} must be a whole number from 0, or -1 for all.")
-    return count

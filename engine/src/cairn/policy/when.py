@@ -1,6 +1,7 @@
-"""WHEN to save: pure policies, each asked at every moment at which a checkpoint is possible.
+"""When to save: triggers, which are asked at every boundary.
 
-The engine asks all triggers of the configuration; every one that says yes becomes a reason of the same checkpoint.
+Every trigger that is due becomes a reason of the same checkpoint. A trigger decides from the values that it is given
+and does no I/O, so that it can be tested as a table.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Protocol, TypeVar
+from numbers import Integral, Real
+from typing import Any, Protocol
 
+from cairn.errors import ConfigError
 from cairn.policy import auto
+from cairn.policy.keep import check_count
 from cairn.types import Draft, Moment, SaveCost, beats
-
-N = TypeVar("N", int, float, Fraction)
 
 _SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "d": 86400}
 _UNITS = (
-    "a number of batches such as 50 or '50ba', or '100st' (optimizer steps), '90s', '10min', '2h', '0.25ep', or 'auto'"
+    "give a number of batches such as 50 or '50ba', or '100st' (optimizer steps), '90s', '10min', '2h', '0.25ep', or "
+    "'auto'"
 )
 _AUTO = "auto"
 
@@ -26,87 +29,100 @@ Duration = int | float | str | Mapping[str, float]
 
 
 class Trigger(Protocol):
-    """One reason to save."""
+    """A reason to save."""
 
     lasting: bool
-    """False if an undisturbed, longer run would not have saved there: such a checkpoint gives way to the next one."""
+    """False if an undisturbed, longer run would not save there: the next save replaces such a checkpoint."""
     recurs: bool
-    """True if it will soon be due again, so that it may be left out while the writer is busy with the ones before."""
+    """True if the trigger is soon due again, so that a save may be skipped while the writer is busy."""
 
     def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
-        """Is a checkpoint due now? `saved` holds what is kept, oldest first."""
+        """Decide whether to save now.
+
+        Args:
+            moment: What is known at this boundary.
+            saved: The checkpoints that are kept, oldest first, including those that are still being written.
+
+        Returns:
+            True to save.
+        """
         ...
 
 
 class EveryNBatches:
-    """Each time the run has done another `num_batches` training batches, counted over the whole run."""
+    """Due each time the run completes another `num_batches` training batches, counted over the whole run."""
 
     lasting = recurs = True
 
     def __init__(self, num_batches: int) -> None:
-        self.num_batches = _positive(num_batches)
+        self.num_batches = _whole("num_batches", num_batches)
 
     def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
-        # A crossing, not an equality: with gradient accumulation the exact multiple may lie inside a window.
         return _crossed(moment.previous.total_batches, moment.position.total_batches, self.num_batches)
 
 
 class EveryNSteps:
-    """Each time the run has done another `num_steps` optimizer steps."""
+    """Due each time the run completes another `num_steps` optimizer steps."""
 
     lasting = recurs = True
 
     def __init__(self, num_steps: int) -> None:
-        self.num_steps = _positive(num_steps)
+        self.num_steps = _whole("num_steps", num_steps)
 
     def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         return _crossed(moment.previous.step, moment.position.step, self.num_steps)
 
 
 class EveryNSeconds:
-    """When `seconds` of training have passed since the last save, whatever its reason was."""
+    """Due when `seconds` of training have passed since the last save, whichever trigger asked for that."""
 
     lasting = recurs = True
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = _positive(seconds)
+        self.seconds = _positive("seconds", seconds)
 
     def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         return moment.since_save_s >= self.seconds
 
 
 class EveryNEpochs:
-    """Each time the run has done another `num_epochs` epochs; a fraction is a part of an epoch."""
+    """Due each time the run completes another `num_epochs` epochs; a fraction is a part of an epoch."""
 
     lasting = recurs = True
 
     def __init__(self, num_epochs: float | str | Fraction) -> None:
-        # A Fraction of the written digits: 0.1 of an epoch ten times is one epoch, exactly.
-        self.num_epochs = _positive(Fraction(str(num_epochs)))
+        try:
+            # The written digits, not the float: ten times 0.1 is then exactly one epoch.
+            self.num_epochs = Fraction(str(num_epochs))
+        except ValueError:
+            self.num_epochs = Fraction(0)
+        if not self.num_epochs > 0:
+            raise ConfigError(f"num_epochs={num_epochs!r} must be a number greater than 0.", parameter="num_epochs")
 
     def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         if moment.batches_per_epoch is None:
-            raise ValueError(
-                f"save_interval='{float(self.num_epochs)}ep' needs training data with a length, and this has none: "
-                f"give batches, steps or a time instead."
+            raise ConfigError(
+                f"interval='{float(self.num_epochs)}ep' needs training data with a length, and this data has none: "
+                f"give batches, steps or a time instead.",
+                parameter="interval",
             )
         per_epoch = max(1, moment.batches_per_epoch)
-        done = [p.epoch * per_epoch + p.batch for p in (moment.previous, moment.position)]
-        return _crossed(done[0], done[1], self.num_epochs * per_epoch)
+        before, now = (p.epoch * per_epoch + p.batch for p in (moment.previous, moment.position))
+        return _crossed(before, now, self.num_epochs * per_epoch)
 
 
 class Auto:
-    """When so many batches have passed since its last save as `pace` finds best for what a save costs now.
+    """Due when as many batches have passed since its last save as `auto.choose` finds best for the measured cost.
 
-    The one trigger with a memory: where it was due last, whatever other triggers save, and its choice. Before anything
-    is known it waits; then it goes by an estimate until the first save was measured.
+    The only trigger with a memory: its last save, regardless of other triggers, and its current choice. Before a cost
+    is known it waits; then it uses an estimate until the first save is measured.
 
     Args:
-        max_overhead: the most that saving may cost, as a share of the time that training takes without.
-        mtbf: mean time between failures, in seconds or '8h'; None: not known.
+        max_overhead: The most that saving may cost, as a share of the training time without saves.
+        mtbf: Mean time between failures, in seconds or as '8h'; None: unknown.
 
     Raises:
-        ValueError: one of them cannot be.
+        ConfigError: One of them is invalid.
     """
 
     lasting = recurs = True
@@ -115,7 +131,9 @@ class Auto:
         self.goal = auto.Goal(_share(max_overhead), None if mtbf is None else _mtbf_s(mtbf))
         self.choice: auto.Choice | None = None
         self._last: int | None = None
+        """Batches of the run at the last save of this trigger."""
         self._num_busy = 0
+        """Batches since then during which a save was being written."""
 
     def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         if self._last is None:
@@ -129,41 +147,41 @@ class Auto:
         return True
 
     def _is_over(self, num_batches: int) -> bool:
-        """Is the interval over, after so many batches since the last save?
-
-        Not while the writer is busy, nor for as long again: when writes take longer than was known, saves must not
-        follow on each other's heels, or no batch is left to measure without one.
-        """
+        """True if the interval ends `num_batches` after the last save."""
         if self.choice is None:
             return False
+        # At least as many batches without a write as with one: if writes take longer than measured before, saves would
+        # follow each other directly, and no batch would be left that shows the usual time.
         return num_batches >= max(self.choice.interval_batches, auto.ROOM * self._num_busy)
 
     def _start(self, moment: Moment, saved: Sequence[Draft]) -> int:
-        """Take the interval over from before a resume; and count from the last save that might be this trigger's."""
+        """Continue with the interval from before a resume; return the batches at the last save that may be ours."""
         if saved and saved[-1].interval_batches:
             self.choice = auto.Choice(saved[-1].interval_batches, "resume", self.goal)
         lasting = [item.position.total_batches for item in saved if item.lasting]
         return lasting[-1] if lasting else moment.previous.total_batches
 
     def _tune(self, cost: SaveCost | None, num_batches: int) -> None:
-        """Choose anew where it makes a difference: when a save is due by the old choice or by the new one.
-
-        Not at every batch: while an estimate follows a change, it would pass through a dozen choices.
-        """
+        """Update the choice, but only when it matters: a save is due by the old choice or by the new one."""
         if cost is None:
             return
         new = auto.tune(self.choice, cost, self.goal)
+        # Not at every batch: while an estimate adapts to a change, it would pass through a dozen choices.
         if self.choice is None or num_batches >= min(self.choice.interval_batches, new.interval_batches):
             self.choice = new
 
 
 class Every:
-    """The trigger that `save_interval` names: an integer counts batches, a string carries its unit.
+    """Due at a fixed interval in batches, steps, time or epochs, or at one that is tuned to the cost of a save.
 
     Args:
-        interval: what `parse_interval` reads.
-        max_overhead: for 'auto', as in `Auto`.
-        mtbf: likewise.
+        interval: An integer counts batches; a string carries its unit: '100st' (optimizer steps), '90s', '10min',
+            '2h', '0.25ep', or 'auto'.
+        max_overhead: For 'auto', as in `Auto`.
+        mtbf: For 'auto', as in `Auto`.
+
+    Raises:
+        ConfigError: One of them is invalid.
     """
 
     lasting = recurs = True
@@ -174,7 +192,7 @@ class Every:
 
     @property
     def choice(self) -> auto.Choice | None:
-        """What `auto` goes by; None as long as it does not know, and for other intervals."""
+        """The interval that 'auto' uses now; None before it has one, and for other intervals."""
         return self._trigger.choice if isinstance(self._trigger, Auto) else None
 
     def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
@@ -182,19 +200,19 @@ class Every:
 
 
 class BestValidation:
-    """After a validation whose score is among the best `count` (-1: after every validation with a finite score)."""
+    """Due after a validation whose score is among the best `count`; -1: after each validation with a finite score."""
 
     lasting, recurs = True, False
 
     def __init__(self, count: int = 1) -> None:
-        self.count = count
+        self.count = check_count(count)
 
     def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
         return beats(moment.score, saved, self.count, moment.mode)
 
 
 class AtEnd:
-    """At the last batch of the run."""
+    """Due at the last batch of the run."""
 
     lasting = recurs = False
 
@@ -203,7 +221,7 @@ class AtEnd:
 
 
 class OnStop:
-    """When the run is asked to stop: Ctrl-C, SIGTERM, a time limit."""
+    """Due when the run is asked to stop: Ctrl-C, SIGTERM, a time limit."""
 
     lasting = recurs = False
 
@@ -211,42 +229,78 @@ class OnStop:
         return moment.stop is not None
 
 
+def check_triggers(triggers: Any) -> dict[str, Trigger]:
+    """Check that `triggers` maps names to triggers, before the first of them is asked.
+
+    Args:
+        triggers: What a user gave.
+
+    Returns:
+        The same triggers.
+
+    Raises:
+        ConfigError: It is not a mapping, or one of its values is not a trigger.
+    """
+    if not isinstance(triggers, Mapping):
+        raise ConfigError(
+            f"triggers={triggers!r} is not a mapping: write triggers={{'a_name': cairn.Every('10min')}}.",
+            parameter="triggers",
+        )
+    for name, trigger in triggers.items():
+        if isinstance(trigger, type):
+            raise ConfigError(f"triggers[{name!r}] is a class: write {trigger.__name__}(...).")
+        if isinstance(trigger, int | str):
+            raise ConfigError(
+                f"triggers[{name!r}] is {trigger!r}, not a trigger: write every={trigger!r}, or "
+                f"triggers={{{name!r}: cairn.Every({trigger!r})}}."
+            )
+        if not (callable(getattr(trigger, "due", None)) and hasattr(trigger, "lasting") and hasattr(trigger, "recurs")):
+            raise ConfigError(
+                f"triggers[{name!r}] is {trigger!r}, not a trigger: it needs a method due(moment, saved) and the "
+                f"attributes lasting and recurs."
+            )
+    return dict(triggers)
+
+
 def reasons(triggers: Mapping[str, Trigger], moment: Moment, saved: Sequence[Draft]) -> tuple[str, ...]:
-    """The names of all triggers that are due at `moment`, in the order of the configuration."""
+    """Names of all triggers that are due at `moment`, in the order of `triggers`."""
     return tuple(name for name, trigger in triggers.items() if trigger.due(moment, saved))
 
 
 def choice(triggers: Mapping[str, Trigger]) -> auto.Choice | None:
-    """The interval that one of them has chosen by itself, if one does and has."""
+    """The interval that the first tuning trigger uses now; None if there is no such trigger, or no choice yet."""
     return next(filter(None, (getattr(trigger, "choice", None) for trigger in triggers.values())), None)
 
 
 def parse_interval(interval: int | str, max_overhead: float = 0.01, mtbf: Duration | None = None) -> Trigger:
-    """Read a `save_interval`.
+    """Turn the interval of `Every` into a trigger.
 
     Args:
-        interval: a positive number with a known unit, or 'auto'.
-        max_overhead: for 'auto', as in `Auto`.
-        mtbf: likewise.
+        interval: A positive number with a known unit, or 'auto'.
+        max_overhead: For 'auto', as in `Auto`.
+        mtbf: For 'auto', as in `Auto`.
+
+    Returns:
+        The trigger of that unit.
 
     Raises:
-        ValueError: the interval is something else, or 'auto' cannot go by the other two.
+        ConfigError: The interval is something else, or 'auto' cannot use the other two.
     """
     if interval == _AUTO:
         return Auto(max_overhead, mtbf)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(interval))
     number, unit = match.groups() if match else ("", "")
     if not number or isinstance(interval, bool):
-        raise ValueError(f"save_interval={interval!r} is no interval: give {_UNITS}.")
+        raise ConfigError(f"interval={interval!r} is not an interval: {_UNITS}.", parameter="interval")
     if Fraction(number) <= 0:
-        raise ValueError(f"save_interval={interval!r} must be more than 0: give {_UNITS}.")
+        raise ConfigError(f"interval={interval!r} must be more than 0: {_UNITS}.", parameter="interval")
     if unit == "ep":
         return EveryNEpochs(number)
     if unit in _SECONDS:
         return EveryNSeconds(float(number) * _SECONDS[unit])
     if unit in ("", "ba", "st") and "." not in number:
         return EveryNSteps(int(number)) if unit == "st" else EveryNBatches(int(number))
-    raise ValueError(f"save_interval={interval!r} is no interval: give {_UNITS}.")
+    raise ConfigError(f"interval={interval!r} is not an interval: {_UNITS}.", parameter="interval")
 
 
 def parse_duration_s(duration: Duration, name: str = "max_time") -> float:
@@ -266,16 +320,23 @@ def parse_duration_s(duration: Duration, name: str = "max_time") -> float:
 
 
 def _mtbf_s(mtbf: Duration) -> float:
-    """The mean time between failures, in seconds."""
-    seconds = parse_duration_s(mtbf, name="mtbf")
+    try:
+        seconds = parse_duration_s(mtbf, name="mtbf")
+    except ValueError as error:
+        raise ConfigError(str(error), parameter="mtbf") from error
     if not 0 < seconds < math.inf:
-        raise ValueError(f"mtbf={mtbf!r} must be more than 0: give the mean time between failures, as in '8h'.")
+        raise ConfigError(
+            f"mtbf={mtbf!r} must be more than 0: give the mean time between failures, as in '8h'.", parameter="mtbf"
+        )
     return seconds
 
 
 def _share(max_overhead: float) -> float:
     if isinstance(max_overhead, bool) or not isinstance(max_overhead, (int, float)) or not 0 < max_overhead < 1:
-        raise ValueError(f"max_overhead={max_overhead!r} must be a share between 0 and 1: 0.01 is 1 % of the time.")
+        raise ConfigError(
+            f"max_overhead={max_overhead!r} must be a share between 0 and 1: 0.01 is 1 % of the time.",
+            parameter="max_overhead",
+        )
     return max_overhead
 
 
@@ -284,10 +345,17 @@ def _are_amounts(duration: Mapping[str, float], names: Mapping[str, int]) -> boo
 
 
 def _crossed(before: int, now: int, interval: int | Fraction) -> bool:
+    # A crossing, not an equality: with gradient accumulation the exact multiple may lie inside a window.
     return math.floor(Fraction(now) / interval) > math.floor(Fraction(before) / interval)
 
 
-def _positive(value: N) -> N:
-    if value <= 0:
-        raise ValueError(f"An interval must be more than 0, not {value}: give {_UNITS}.")
+def _whole(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ConfigError(f"{name}={value!r} must be a whole number from 1.", parameter=name)
+    return value
+
+
+def _positive(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+        raise ConfigError(f"{name}={value!r} must be a number greater than 0.", parameter=name)
     return value

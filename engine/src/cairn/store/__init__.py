@@ -1,1 +1,1 @@
-"""One directory of checkpoints: names, manifests, commits, the catalog. Imports no torch."""
+"""One directory of checkpoints: file names, manifests, commits, retention, verification. Imports no torch."""

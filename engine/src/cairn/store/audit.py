@@ -1,4 +1,4 @@
-"""Is every file in a checkpoint directory what it should be, and what could go? Reads all bytes; changes nothing."""
+"""Verify a checkpoint directory, and plan what to delete from it. Reads all bytes; changes nothing."""
 
 from __future__ import annotations
 
@@ -17,16 +17,24 @@ from cairn.types import Mode, Saved
 
 @dataclass(frozen=True)
 class Finding:
-    """What is to be said of one file."""
+    """The state of one file."""
 
     path: Path
     state: Literal["whole", "unfinished", "broken"]
-    """unfinished: what a kill in the middle of a save leaves, and the next start clears away."""
+    """unfinished: an interrupted save left it, and the next start removes or repairs it."""
     why: str
+    """What was compared, or what is wrong."""
 
 
 def check_directory(path: Path) -> list[Finding]:
-    """Every checkpoint (oldest first), link and leftover in a directory."""
+    """Verify every checkpoint, link and leftover in a directory.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        The checkpoints, oldest first, then links, then leftovers.
+    """
     catalog = Catalog(path)
     good, rejected = catalog.all()
     newest = names.parse_name(good[-1].name) if good else None
@@ -36,15 +44,21 @@ def check_directory(path: Path) -> list[Finding]:
     whole = [item.path.name for item in found if item.state == "whole"]
     found += [_link(path / name, whole) for name in (names.LAST, names.BEST) if (path / name).is_symlink()]
     if whole and not os.path.lexists(path / names.LAST):
-        found.append(Finding(path / names.LAST, "unfinished", "it is missing; the next start makes it"))
-    return found + [Finding(item, "unfinished", "left by a save that was cut off") for item in catalog.leftovers()]
+        found.append(Finding(path / names.LAST, "unfinished", "it is missing; the next start creates it"))
+    return found + [Finding(item, "unfinished", "an interrupted save left it") for item in catalog.leftovers()]
 
 
 def check_file(path: Path) -> Finding:
-    """One checkpoint file: by its manifest, or for a file of another name by the checksums inside it.
+    """Verify one file by its manifest, or a file of another name by the checksums inside it.
+
+    Args:
+        path: The file, or a link to it.
+
+    Returns:
+        Its state.
 
     Raises:
-        CheckpointError: it is not there.
+        CheckpointError: It does not exist.
     """
     if not path.exists():
         raise CheckpointError(f"There is no file {path}.")
@@ -53,17 +67,27 @@ def check_file(path: Path) -> Finding:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What a pruning keeps and deletes."""
+    """What a prune keeps and deletes."""
 
     kept: list[Saved]
     to_delete: list[Saved]
     broken: list[Rejected]
-    """Not counted, and left alone."""
+    """Damaged checkpoints, which count for no rule and are not deleted."""
 
 
 def plan_prune(path: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> PrunePlan:
-    """Apply `rules` to the checkpoints that are whole: one that is damaged does not take the place of a good one."""
+    """Apply keep rules to the intact checkpoints: a damaged one does not take the place of an intact one.
+
+    Args:
+        path: The directory.
+        rules: The keep rules.
+        mode: Whether a lower or a higher score is better; None: there is no best.
+
+    Returns:
+        What stays and what to delete; nothing is deleted yet.
+    """
     rules, broken = list(rules), []
+    # Only what a rule would keep is read: a damaged one is taken out, and the rules choose again.
     good, whole = Catalog(path).committed(), set[str]()
     while unread := [item for item in keep.survivors(rules, good, mode) if item.name not in whole]:
         for item in unread:
@@ -85,17 +109,17 @@ def _checkpoint(path: Path) -> Finding:
 
 
 def _rejected(item: Rejected, newest: tuple[int, int] | None) -> Finding:
-    """A save that never was finished is newer than all others; any other has lost its manifest, or is damaged."""
-    place = names.parse_name(item.path.name)
-    cut_off = not item.committed and place is not None and (newest is None or place > newest)
-    return Finding(item.path, "unfinished" if cut_off else "broken", item.why)
+    # An interrupted save is newer than all others; any other file has lost its manifest, or is damaged.
+    at = names.parse_name(item.path.name)
+    is_interrupted = not item.committed and at is not None and (newest is None or at > newest)
+    return Finding(item.path, "unfinished" if is_interrupted else "broken", item.why)
 
 
 def _link(path: Path, whole: list[str]) -> Finding:
     target = path.readlink()
     if target.name not in whole:
-        why = "is not there" if not path.exists() else "is broken"
-        return Finding(path, "broken", f"it leads to {target}, which {why}")
+        why = "does not exist" if not path.exists() else "is corrupt"
+        return Finding(path, "broken", f"it points to {target}, which {why}")
     if path.name == names.LAST and target.name != whole[-1]:
-        return Finding(path, "unfinished", f"it leads to {target}, and {whole[-1]} is newer")
-    return Finding(path, "whole", f"leads to {target}")
+        return Finding(path, "unfinished", f"it points to {target}, and {whole[-1]} is newer")
+    return Finding(path, "whole", f"points to {target}")

@@ -1,4 +1,4 @@
-"""FIND: what is committed in a checkpoint directory, and whether a file is what its manifest says."""
+"""Find the committed checkpoints in a directory, and verify files against their manifests."""
 
 from __future__ import annotations
 
@@ -14,35 +14,39 @@ from cairn.types import Saved
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that was not used, and why."""
+    """A checkpoint file that cannot be used."""
 
     path: Path
     why: str
     newer: bool = False
-    """A later Cairn wrote it: it may be whole, and must not be passed over."""
+    """A later version of Cairn wrote it: it may be intact, so falling back to an older one would lose work."""
 
     @property
     def committed(self) -> bool:
-        """Has it been whole once?"""
+        """True if it was committed once."""
         return self.path.with_name(names.manifest_name(self.path.name)).is_file()
 
 
 class Catalog:
-    """The checkpoints in one directory. The directory is the truth: nothing is remembered between two questions."""
+    """The checkpoints in one directory, which every method reads again.
+
+    Args:
+        directory: It may not exist yet.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def committed(self) -> list[Saved]:
-        """Every checkpoint with a readable manifest and a file of the right size, oldest first."""
+        """Checkpoints with a readable manifest and a file of the right size, oldest first."""
         return self.all()[0]
 
     def rejected(self) -> list[Rejected]:
-        """Every checkpoint file that is not committed, oldest first, with the reason."""
+        """Checkpoint files that cannot be used, oldest first."""
         return self.all()[1]
 
     def leftovers(self) -> list[Path]:
-        """Files that are no checkpoints any more, or not yet: half written ones, and manifests of deleted ones."""
+        """Files that an interrupted save or deletion left: hidden ones, and manifests without a checkpoint."""
         paths = sorted(self.directory.iterdir()) if self.directory.is_dir() else []
         there = {path.name for path in paths}
         return [
@@ -52,14 +56,15 @@ class Catalog:
         ]
 
     def linked(self, link: str) -> str:
-        """The name of the file that a link leads to, whether that is there or not; empty without the link."""
+        """Name of the file that a link points to, which may not exist; empty if there is no link."""
         path = self.directory / link
         return path.readlink().name if path.is_symlink() else ""
 
     def newest_intact(self) -> tuple[Saved | None, list[Rejected]]:
-        """The newest checkpoint whose bytes are those of its manifest, and every newer file that is not.
+        """Verify checkpoints from the newest to the oldest until one is intact.
 
-        A checkpoint that is verified and fails makes the one before it the newest.
+        Returns:
+            That checkpoint, or None; and every newer file, with the reason why it was not used.
         """
         good, rejected = self.all()
         for saved in reversed(good):
@@ -73,7 +78,7 @@ class Catalog:
         return None, rejected
 
     def all(self) -> tuple[list[Saved], list[Rejected]]:
-        """What is committed, and what is not, both oldest first."""
+        """The results of `committed` and `rejected`, from one reading."""
         good, rejected = [], []
         found = (path.name for path in self.directory.glob("*.ckpt")) if self.directory.is_dir() else ()
         for name in sorted((name for name in found if names.parse_name(name)), key=names.parse_name):  # type: ignore[arg-type]
@@ -85,29 +90,40 @@ class Catalog:
 
 
 def describe(path: Path) -> Saved:
-    """The manifest of a checkpoint file, checked against the file's size.
+    """Read the manifest of a checkpoint file, and compare it with the size of the file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The checkpoint.
 
     Raises:
-        CorruptCheckpointError: there is no manifest, or it does not fit, or one of them cannot be read.
+        CorruptCheckpointError: The manifest is missing or does not fit, or one of the two cannot be read.
+        NewerFormatError: A later version of Cairn wrote the manifest.
     """
     proof = path.with_name(names.manifest_name(path.name))
     if not proof.is_file():
-        raise CorruptCheckpointError("it has no manifest: its save was never finished, or the manifest was lost")
+        raise CorruptCheckpointError("it has no manifest: its save was interrupted, or the manifest was lost")
     with _readable():
         saved = manifest.load(proof.read_bytes())
         size = path.stat().st_size
     if saved.name != path.name:
-        raise CorruptCheckpointError(f"its manifest is that of {saved.name}")
+        raise CorruptCheckpointError(f"its manifest belongs to {saved.name}")
     if size != saved.num_bytes:
         raise CorruptCheckpointError(f"it has {size} bytes, and its manifest says {saved.num_bytes}")
     return saved
 
 
 def verify(path: Path, saved: Saved) -> None:
-    """Compare the bytes of a file with the checksum of its manifest.
+    """Compare the bytes of a file with its manifest.
+
+    Args:
+        path: The file.
+        saved: What its manifest says.
 
     Raises:
-        CorruptCheckpointError: they differ, or cannot be read.
+        CorruptCheckpointError: They differ, or cannot be read.
     """
     found = digest(path, saved.digest)
     if found != saved.digest:
@@ -115,23 +131,34 @@ def verify(path: Path, saved: Saved) -> None:
 
 
 def digest(path: Path, like: str) -> str:
-    """The digest of a file, made as `like` was: of all bytes in manifests of format 1, else as `archive.read` does.
+    """Compute the digest of a file.
+
+    Args:
+        path: The file.
+        like: A digest of the same kind: manifests of format 1 hold a SHA-256 of all bytes, later ones that of
+            `file_format.digest`.
+
+    Returns:
+        The digest.
 
     Raises:
-        CorruptCheckpointError: one of the checksums in the file does not fit, or it cannot be read.
+        CorruptCheckpointError: A checksum in the file does not fit, or the file cannot be read.
     """
     with _readable():
         return disk.sha256(path) if like.startswith(disk.PLAIN) else file_format.read(path)
 
 
 def verify_file(path: Path) -> str:
-    """Compare any checkpoint file with its manifest, or without one with the checksums that torch.save stores in it.
+    """Compare a file with its manifest, or without one with the checksums that torch.save stores inside.
+
+    Args:
+        path: Any checkpoint file.
 
     Returns:
-        Against what it was compared, in words.
+        What it was compared with, for a message.
 
     Raises:
-        CorruptCheckpointError: they differ, or it is no such file.
+        CorruptCheckpointError: They differ, or it is not such a file.
     """
     if names.parse_name(path.name) and path.with_name(names.manifest_name(path.name)).is_file():
         saved = describe(path)
@@ -139,7 +166,7 @@ def verify_file(path: Path) -> str:
         return _short(saved.digest)
     with _readable():
         file_format.read(path)
-    return "it has no manifest; the checksums that torch.save has stored in it fit"
+    return "it has no manifest; the checksums stored in it by torch.save fit"
 
 
 def _short(digest: str) -> str:

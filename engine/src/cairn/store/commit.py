@@ -1,7 +1,16 @@
-"""HOW a checkpoint gets to disk: the file, whole and synced, its manifest the same way, then links, then deletions.
+"""Commit a checkpoint: the order in which its files appear, links move and old files are deleted.
 
-Whatever happens between two of these steps, what was committed before stays whole and stays the newest. Without torch:
-a process that does nothing else starts in no time and takes no memory.
+      1  delete what makes room                a budget leaves no space for both
+      2  epoch_000_batch_000150.ckpt           written to a hidden name, synced, renamed
+      3  epoch_000_batch_000150.json           the manifest, in the same way: COMMITTED
+      4  last.ckpt, best.ckpt                  links, each moved by a rename
+      5  delete what no rule keeps
+
+A crash between two steps leaves every committed checkpoint intact, and the newest one is still the newest. A crash
+before 3 leaves a file without a manifest, which is not a checkpoint. A crash after 3 leaves links or files that the
+next commit, or the next start of the run, brings up to date.
+
+Imports no torch: the writer process starts quickly and takes little memory.
 """
 
 from __future__ import annotations
@@ -27,41 +36,44 @@ class CommitPlan:
 
     directory: Path
     draft: Draft
-    """Its manifest, but for what only the write knows."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest says about the origin of the run."""
     make_room: Sequence[str] = ()
-    """Checkpoints to delete before, because a budget has no room for them and this one."""
+    """Checkpoints to delete before the write, because a budget has no room for them and this one."""
     links: Mapping[str, str | None] = field(default_factory=dict)
-    """Link to target, to be moved when it is committed; None removes the link."""
+    """Links to move after the commit, with their targets; None removes the link."""
     to_delete: Sequence[str] = ()
-    """Checkpoints to delete at last."""
+    """Checkpoints to delete last."""
     blocking: bool = False
-    """Training stands still meanwhile."""
+    """True if training pauses until the commit."""
     retry: bool = False
-    """Who was asked first has died over it, perhaps when all was done but to say so."""
+    """True if the previous writer died while it worked on this plan, possibly after the commit."""
 
 
 @dataclass(frozen=True)
 class Committed:
-    """What became of a job that has committed its checkpoint."""
+    """The result of a plan whose checkpoint was committed."""
 
     saved: Saved
     cleanup_error: str = ""
-    """Why a link was not moved, or something not deleted, afterwards; empty if all was."""
+    """Why a link was not moved or a file not deleted after the commit; empty if all went well."""
 
 
 def write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None] = lambda num_bytes: None) -> Committed:
-    """Commit the file that is put together in `view`.
+    """Carry out a plan.
 
     Args:
-        plan: what to do, in which order.
-        view: the whole file; the checksums of its records are filled in.
-        beat: told again and again how many bytes have been written.
+        plan: What to do.
+        view: The whole file in memory; the checksums of its records are filled in here.
+        beat: Called repeatedly with the number of bytes written so far.
+
+    Returns:
+        The committed checkpoint.
 
     Raises:
-        SaveError: it could not be written, and nothing is left of it.
+        SaveError: The checkpoint could not be written; nothing of it is left.
     """
-    saved = _already_committed(plan, len(view)) if plan.retry else None
+    saved = _committed_before(plan, len(view)) if plan.retry else None
     if saved is None:
         for name in plan.make_room:
             delete_checkpoint(plan.directory, name)
@@ -73,8 +85,9 @@ def write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None] = lamb
     return Committed(saved)
 
 
-def _already_committed(plan: CommitPlan, num_bytes: int) -> Saved | None:
-    """What is committed of this very plan. To write that anew would risk it: what came before may be deleted by now."""
+def _committed_before(plan: CommitPlan, num_bytes: int) -> Saved | None:
+    """Return what the previous writer committed of this plan, if it did."""
+    # Writing it again would risk it: its predecessors may be deleted by now.
     path, draft = plan.directory / plan.draft.name, plan.draft
     try:
         found = manifest.load(path.with_name(names.manifest_name(draft.name)).read_bytes())
@@ -92,19 +105,20 @@ def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> S
     try:
         _make_directory(plan.directory)
         disk.put_chunks(path, file_format.sealed(view, disk.CHUNK_BYTES), len(view), beat)
-        written = time.monotonic() - started
+        written_s = time.monotonic() - started
         saved = Saved.of(
             draft,
             num_bytes=len(view),
             digest=file_format.digest(view),
-            stall_s=draft.stall_s + (written if plan.blocking else 0.0),
-            write_s=written,
+            stall_s=draft.stall_s + (written_s if plan.blocking else 0.0),
+            write_s=written_s,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         proof = manifest.dump(saved, plan.provenance).encode()
         disk.put(path.with_name(names.manifest_name(draft.name)), proof)
     except OSError as error:
-        if before is None or _identity(path) != before:  # if not, what was committed under this name is still whole
+        # An unchanged file is an earlier checkpoint of the same name, which is still committed.
+        if before is None or _identity(path) != before:
             with suppress(SaveError):
                 delete_checkpoint(plan.directory, draft.name)
         raise SaveError(units.why_not_written(path, error, len(view))) from error
@@ -112,7 +126,6 @@ def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> S
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Of the file that lies there."""
     with suppress(OSError):
         found = os.lstat(path)
         return found.st_dev, found.st_ino
@@ -120,10 +133,15 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def move_links_and_delete(directory: Path, links: Mapping[str, str | None], to_delete: Sequence[str]) -> None:
-    """Move the links; then delete.
+    """Move the links, then delete: a link never dangles.
+
+    Args:
+        directory: Where both are.
+        links: Links with their new targets; None removes the link.
+        to_delete: Checkpoints to delete.
 
     Raises:
-        SaveError: one of that failed, and what comes after it was not tried.
+        SaveError: One of these steps failed; those after it were not tried.
     """
     for name, target in links.items():
         move_link(directory, name, target)
@@ -132,10 +150,10 @@ def move_links_and_delete(directory: Path, links: Mapping[str, str | None], to_d
 
 
 def move_link(directory: Path, name: str, target: str | None) -> None:
-    """Let a link point to `target`, in one step; None removes it.
+    """Make a link point to `target` in one step; None removes it.
 
     Raises:
-        SaveError: it could not be moved, and points to where it did.
+        SaveError: The link could not be moved, and points to its previous target.
     """
     path = directory / name
     try:
@@ -148,10 +166,10 @@ def move_link(directory: Path, name: str, target: str | None) -> None:
 
 
 def delete_checkpoint(directory: Path, name: str) -> None:
-    """Delete a checkpoint with its manifest, so that half a deletion is no checkpoint and is known for what it is.
+    """Delete a checkpoint and its manifest; a crash in between leaves files that the next start recognizes.
 
     Raises:
-        SaveError: it could not be deleted.
+        SaveError: It could not be deleted.
     """
     path = directory / name
     try:
@@ -165,7 +183,8 @@ def _failed(what: str, error: OSError) -> SaveError:
 
 
 def _make_directory(directory: Path) -> None:
-    """If somebody deleted it; not what is above it, too: where a disk is not mounted any more, there is no going on."""
+    # It may have been deleted during the run. Its parents are not recreated: where they are missing, a disk may be
+    # unmounted, and the checkpoint would land on another one.
     if not directory.exists():
         os.mkdir(directory)
         disk.sync_directory(directory.parent)

@@ -1,6 +1,8 @@
-"""What a crash leaves: whole files, links that hold and directories that stay, each made in one step and synced.
+"""Files, links and directories that survive a crash: each appears in one step, complete and synced.
 
-Every system call goes through `os`, where tests can watch it, fail it, and cut the power after it.
+    write to .NAME.tmp  ->  fsync the file  ->  rename to NAME  ->  fsync the directory
+
+Every system call goes through `os`, so that tests can record it, let it fail, and simulate a power cut after it.
 """
 
 from __future__ import annotations
@@ -16,21 +18,26 @@ from pathlib import Path
 
 from cairn.store import names
 
-_NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # what a file system says that cannot sync a directory
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # from a file system that cannot sync a directory
+_NOT_DIRECT = {errno.EINVAL, errno.ENOTSUP}  # from a file system without direct writes
 CHUNK_BYTES = 2**22
-"""What is checked and written at a time: small enough for a processor's cache, large enough for a disk."""
+"""How much is checksummed and written at a time: it fits into a processor's cache and keeps a disk busy."""
 PAGE = 4096
-"""What a processor maps, and what a disk that is written to directly takes, at a time; in bytes."""
+"""Unit of memory mappings and of direct writes to a disk, in bytes."""
 PLAIN = "sha256:"
-"""How the digests of manifest format 1 begin: those of `sha256`. What came later is `archive.digest`'s."""
-_PROBE_BYTES = 4096  # a full disk may still take an empty file
+"""Prefix of the digests in manifests of format 1, which `sha256` computes; see `file_format.digest` for later ones."""
+_PROBE_BYTES = 4096  # not 0: a full disk may still accept an empty file
 
 
 def put(path: Path, data: bytes) -> None:
-    """Make a file that appears under its name only when it is whole and on the disk.
+    """Write or replace a file, which appears under its name only when it is complete and on the disk.
+
+    Args:
+        path: The file.
+        data: Its content.
 
     Raises:
-        OSError: it could not be written, and no temporary file is left. What was there under that name is untouched,
+        OSError: It could not be written. No temporary file is left, and a previous file of that name is unchanged,
             unless only the last sync of the directory failed.
     """
     put_chunks(path, [memoryview(data)], len(data))
@@ -39,34 +46,34 @@ def put(path: Path, data: bytes) -> None:
 def put_chunks(
     path: Path, chunks: Iterable[memoryview], num_bytes: int, beat: Callable[[int], None] = lambda num_bytes: None
 ) -> None:
-    """`put` for a file that comes piece by piece.
+    """Do as `put`, for content that comes in chunks.
 
     Args:
-        path: its name.
-        chunks: each `CHUNK_BYTES` long but the last.
-        num_bytes: what they come to.
-        beat: told after each of them how many bytes were written so far.
+        path: The file.
+        chunks: Its content; each chunk but the last has `CHUNK_BYTES`.
+        num_bytes: Their total size.
+        beat: Called after each chunk with the number of bytes written so far.
 
     Raises:
-        OSError: as in `put`.
+        OSError: As in `put`.
     """
-    with _under_its_name_at_last(path) as temp, _File(temp, num_bytes) as file:
+    with _renamed_at_end(path) as temp, _File(temp, num_bytes) as file:
         if num_bytes <= CHUNK_BYTES:
             for chunk in chunks:
                 file.write(chunk)
         else:
-            _beside(chunks, lambda chunk: beat(file.write(chunk)))
+            _pipelined(chunks, lambda chunk: beat(file.write(chunk)))
         file.sync(num_bytes)
 
 
 def sha256(path: Path) -> str:
-    """Of all bytes of a file, as in manifests of format 1."""
+    """SHA-256 of all bytes of a file, as in manifests of format 1."""
     with open(path, "rb") as file:
         return PLAIN + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _beside(chunks: Iterable[memoryview], write: Callable[[memoryview], None]) -> None:
-    """Write each chunk while the next one is being made."""
+def _pipelined(chunks: Iterable[memoryview], write: Callable[[memoryview], None]) -> None:
+    """Write each chunk while the next one is computed."""
     written: Future[None] | None = None
     with ThreadPoolExecutor(1) as thread:
         for chunk in chunks:
@@ -78,17 +85,17 @@ def _beside(chunks: Iterable[memoryview], write: Callable[[memoryview], None]) -
 
 
 def link(path: Path, target: str) -> None:
-    """Let a relative link point to `target`, in one step."""
+    """Make a relative link point to `target`, in one step."""
     if path.is_symlink() and os.readlink(path) == target:
         return
-    with _under_its_name_at_last(path) as temp:
+    with _renamed_at_end(path) as temp:
         remove(temp)
         os.symlink(target, temp)
 
 
 @contextmanager
-def _under_its_name_at_last(path: Path) -> Iterator[Path]:
-    """Make something under a hidden name; it gets its own when that went well, and nothing is left of it if not."""
+def _renamed_at_end(path: Path) -> Iterator[Path]:
+    """Yield a hidden name to write to; rename it to `path` on success, delete it on failure."""
     temp = path.with_name(names.temp_name(path.name))
     try:
         yield temp
@@ -101,17 +108,23 @@ def _under_its_name_at_last(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a link, if it is there."""
+    """Delete a file or a link, if it exists."""
     if os.path.lexists(path):
         os.unlink(path)
 
 
 def remove_pair(path: Path, proof: Path) -> None:
-    """Delete a file with the one that vouches for it.
+    """Delete a checkpoint and its manifest.
 
-    It loses its name first, and for good: a file without its proof is then either not finished or has lost it, and what
-    a kill in between leaves has a name for leftovers.
+    Args:
+        path: The checkpoint.
+        proof: The manifest.
+
+    Raises:
+        OSError: One of them could not be deleted.
     """
+    # The checkpoint loses its name first. A crash in between then leaves a hidden file and a manifest without a
+    # checkpoint, which both count as leftovers; a checkpoint without a manifest would look like a lost manifest.
     gone = path.with_name(names.temp_name(path.name))
     if os.path.lexists(path):
         os.replace(path, gone)
@@ -122,16 +135,16 @@ def remove_pair(path: Path, proof: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and what is missing above it."""
-    missing = [place for place in (path, *path.parents) if not place.exists()]
-    for place in reversed(missing):
+    """Create a directory and its missing parents."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
         with suppress(FileExistsError):
-            os.mkdir(place)
-        sync_directory(place.parent)
+            os.mkdir(folder)
+        sync_directory(folder.parent)
 
 
 def sync_directory(path: Path) -> None:
-    """Make what was renamed, linked or deleted in a directory survive a power cut."""
+    """Make renames, links and deletions in a directory survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -144,7 +157,7 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Let `is_locked` say so, as long as this is entered and this process lives; where there are locks."""
+    """Hold the lock of a directory until the block ends or this process dies; no effect without lock support."""
     with _opened(directory) as handle:
         if handle is not None:
             _lock(handle, fcntl.LOCK_EX)
@@ -152,7 +165,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def is_locked(directory: Path) -> bool:
-    """Is somebody in `locked`?"""
+    """True if a process is inside `locked` for this directory."""
     with _opened(directory) as handle:
         return handle is not None and not _lock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
@@ -161,7 +174,7 @@ def is_locked(directory: Path) -> bool:
 def _opened(directory: Path) -> Iterator[int | None]:
     try:
         handle = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # it is gone, and what is to be done there will say so
+    except OSError:  # the directory is missing: the caller's next step on it will fail with a better message
         yield None
         return
     try:
@@ -171,7 +184,7 @@ def _opened(directory: Path) -> Iterator[int | None]:
 
 
 def _lock(handle: int, how: int) -> bool:
-    """False if somebody else has it. It ends with the handle."""
+    """Take the lock, which ends with the handle; return False if another process has it."""
     try:
         fcntl.flock(handle, how)
     except BlockingIOError:
@@ -182,14 +195,14 @@ def _lock(handle: int, how: int) -> bool:
 
 
 def sync_path(path: Path) -> None:
-    """Make a directory that somebody else has made survive a power cut, with those above it."""
-    for place in (path, *path.parents):
-        with suppress(OSError):  # one that we may not read was there before
-            sync_directory(place)
+    """Make a directory that other code created survive a power cut, with its parents."""
+    for folder in (path, *path.parents):
+        with suppress(OSError):  # a directory that we may not read existed before
+            sync_directory(folder)
 
 
 def why_unwritable(directory: Path) -> str:
-    """Make the directory and try to make a file in it; returns what speaks against it, or nothing."""
+    """Create a directory and try to write a file in it; return the reason why that failed, or an empty string."""
     probe = directory / names.PROBE
     try:
         make_directory(directory)
@@ -208,17 +221,17 @@ def why_unwritable(directory: Path) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """What can still be written where `path` is, or will be."""
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    """Free space on the disk of `path`, which may not exist yet."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     found = os.statvfs(there)
     return found.f_bavail * found.f_frsize
 
 
 class _File:
-    """A new file for writing. A large one goes around the system's cache, where that is possible.
+    """A new file for writing; a large one bypasses the page cache, where the file system allows it.
 
-    A checkpoint is not read again soon, and copying it into the cache takes most of the time that a write costs the
-    processor. It takes pages of memory, in their order; what does not fit goes the usual way.
+    A checkpoint is not read again soon, and copying it into the cache takes most of the processor time of a write. A
+    direct write needs whole pages at page offsets; the rest of the file goes through the cache.
     """
 
     def __init__(self, path: Path, num_bytes: int) -> None:
@@ -240,7 +253,7 @@ class _File:
         os.close(self._handle)
 
     def write(self, data: memoryview) -> int:
-        """Append; returns how many bytes the file has now."""
+        """Append `data`; return the size of the file."""
         while data:
             pages = len(data) - len(data) % PAGE
             if self._direct and (pages == 0 or self._num_bytes % PAGE):
@@ -257,15 +270,12 @@ class _File:
         return self._num_bytes
 
     def sync(self, num_bytes: int) -> None:
-        """Let it survive a power cut, and see that it has the size that it should have."""
+        """Make the file survive a power cut, and check its size."""
         os.fsync(self._handle)
         if (found := os.fstat(self._handle).st_size) != num_bytes:
-            raise OSError(errno.EIO, f"{found} of {num_bytes} bytes have arrived")
+            raise OSError(errno.EIO, f"the file has {found} bytes instead of {num_bytes}")
 
     def _write_through_cache(self) -> None:
         flags = fcntl.fcntl(self._handle, fcntl.F_GETFL)
         fcntl.fcntl(self._handle, fcntl.F_SETFL, flags & ~self._direct)
         self._direct = 0
-
-
-_NOT_DIRECT = {errno.EINVAL, errno.ENOTSUP}

@@ -1,14 +1,25 @@
-"""The bytes of a checkpoint file: a zip of stored records as `torch.load` reads it, how they are laid out and verified.
+"""The layout of a checkpoint file: a zip file of uncompressed records, as `torch.save` writes it.
 
-Where each byte goes depends on the sizes alone, and is known before a tensor is copied. So the file is put together in
-memory by copying tensors to their places, as often as wanted into the same buffer; the checksums of the records are
-filled in on the way to the disk.
+    offset 0     header | padding | bytes of storage 0 | descriptor (CRC-32, size)      archive/data/0
+                 header | padding | bytes of storage 1 | descriptor                     archive/data/1
+                 ...
+    the tail     header | padding | pickle             | descriptor                     archive/data.pkl
+                 header | padding | b"little"          | descriptor                     archive/byteorder
+                 ... three more small records
+                 central directory: one line per record (CRC-32, size, offset of its header)
+                 end record: where the central directory is
+
+The bytes of each record begin at a multiple of 64. All offsets follow from the sizes, which are known before a tensor
+is copied. So the file is assembled in memory by copying tensors to their places, and the same buffer is used again for
+the next checkpoint: only the bytes of the storages and the tail change. The checksums are filled in while the file is
+written.
+
 The format is PKWARE's (APPNOTE.TXT 6.3.10) with its 64-bit extension; alignment and names are those of `torch.save`.
 
-A byte is looked at once, for the CRC-32 of its record that a zip file holds anyway. The digest of a file is the SHA-256
-of the rest, those checksums among it: one of everything would take a processor four times as long as all else that a
-write does. It is there to find accidents, of which a CRC-32 misses one in 2**32. It finds no forgery: from that only
-`weights_only` protects.
+Each byte is read once, for the CRC-32 of its record that a zip file needs anyway. The digest of a file is the SHA-256
+of everything between the records, which includes these checksums. A SHA-256 of all bytes would take four times the
+processor time of the whole write. The digest detects accidents, of which a CRC-32 misses one in 2**32. It does not
+detect forgery: `weights_only=True` protects against that.
 """
 
 from __future__ import annotations
@@ -26,17 +37,17 @@ from typing import BinaryIO
 from cairn.errors import CorruptCheckpointError
 
 try:
-    from isal.isal_zlib import crc32  # the same number in a third of the time
+    from isal.isal_zlib import crc32  # the same result in a third of the time
 except ImportError:
     from zlib import crc32
 
 ALIGNMENT = 64
-"""Every record begins at a multiple of this, in bytes, so that it can be mapped as a tensor of any type."""
+"""The bytes of every record begin at a multiple of this, so that they can be mapped as a tensor of any type."""
 _DIGEST = "crc32-sha256:"
-"""How a digest was made. Those of format 1 begin with `disk.PLAIN`."""
-_READ_BYTES = 2**20  # at a time
+"""Prefix that says how a digest was computed; those in manifests of format 1 begin with `disk.PLAIN`."""
+_READ_BYTES = 2**20
 _MOST_BETWEEN = 2**16
-"""Bytes from the end of a record to where the name of the next one begins: they are few, or a number is damaged."""
+"""Upper limit for the bytes between a record and the name of the next one; more means that a size is damaged."""
 _FOLDER = "archive"
 _FIXED = {
     "byteorder": sys.byteorder.encode(),
@@ -44,7 +55,7 @@ _FIXED = {
     ".storage_alignment": str(ALIGNMENT).encode(),
     "version": b"3\n",
 }
-"""What `torch.load` asks for beside the pickle and the storages."""
+"""The records that `torch.load` expects besides the pickle and the storages."""
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -61,12 +72,12 @@ _PADDING, _ZIP64 = 0x4246, 0x0001  # ids of extra fields; the first is the one t
 
 @dataclass(frozen=True)
 class _Entry:
-    """A record in the file."""
+    """A record of the file."""
 
     name: bytes
     num_bytes: int
     at: int
-    """Where its header is."""
+    """Offset of its header."""
 
     @property
     def large(self) -> bool:
@@ -78,12 +89,12 @@ class _Entry:
 
     @property
     def _sizes(self) -> tuple[int, int]:
-        """Compressed and not; for a large one they stand in the extra field."""
+        """Compressed and uncompressed size, as the header has them; a large record has them in the extra field."""
         return (_MOST_32, _MOST_32) if self.large else (self.num_bytes, self.num_bytes)
 
     @cached_property
     def header(self) -> bytes:
-        """What comes before its bytes, padded so that they are aligned."""
+        """What precedes its bytes, padded so that they are aligned."""
         large = struct.pack("<2H2Q", _ZIP64, 16, self.num_bytes, self.num_bytes) if self.large else b""
         used = self.at + _LOCAL.size + len(self.name) + len(large) + 4
         padding = -used % ALIGNMENT
@@ -94,12 +105,12 @@ class _Entry:
 
     @cached_property
     def descriptor(self) -> bytes:
-        """What comes after its bytes; the checksum is still to be filled in."""
+        """What follows its bytes; `sealed` fills in the checksum."""
         return struct.pack("<4sI2Q" if self.large else "<4s3I", b"PK\7\10", 0, self.num_bytes, self.num_bytes)
 
     @property
     def central(self) -> bytes:
-        """Its line in the directory at the end; the checksum is still to be filled in."""
+        """Its line in the central directory; `sealed` fills in the checksum."""
         far = self.at >= _MOST_32
         wide = ([self.num_bytes] * 2 if self.large else []) + ([self.at] if far else [])
         extra = struct.pack(f"<2H{len(wide)}Q", _ZIP64, 8 * len(wide), *wide) if wide else b""
@@ -110,20 +121,23 @@ class _Entry:
 
     @property
     def data(self) -> int:
-        """Where its bytes are."""
+        """Offset of its bytes."""
         return self.at + len(self.header)
 
     @cached_property
     def end(self) -> int:
-        """Where the next record may begin."""
+        """Offset of the next record."""
         return self.data + self.num_bytes + len(self.descriptor)
 
 
 class Layout:
-    """Where each storage goes in a file that holds storages of these sizes, in bytes.
+    """The offsets in a file with storages of given sizes.
+
+    Args:
+        sizes: Size of each storage, in bytes.
 
     Attributes:
-        offsets: where the bytes of each storage are.
+        offsets: Offset of the bytes of each storage.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -134,20 +148,20 @@ class Layout:
         self._directory = b"".join(entry.central for entry in self._entries)
 
     def num_bytes(self, pickle_bytes: int) -> int:
-        """The size of the file with a pickle of this size."""
+        """Size of the file with a pickle of `pickle_bytes`."""
         entries = self._behind(pickle_bytes)
         directory = len(self._directory) + sum(len(entry.central) for entry in entries)
         return entries[-1].end + directory + len(self._closing(entries, directory))
 
     def write_frame(self, view: memoryview) -> None:
-        """Put down what is between the storages: the same for every file of this layout."""
+        """Write what lies between the storages: the same for every file of this layout."""
         for entry in self._entries:
             header, descriptor = entry.header, entry.descriptor
             view[entry.at : entry.at + len(header)] = header
             view[entry.end - len(descriptor) : entry.end] = descriptor
 
     def write_tail(self, view: memoryview, pickle: bytes) -> int:
-        """Put down the pickle and the directory behind the storages; returns the size of the file, in bytes."""
+        """Write the pickle and the central directory after the storages; return the size of the file, in bytes."""
         tail = self._tail(pickle)
         view[self._end : self._end + len(tail)] = tail
         return self._end + len(tail)
@@ -160,7 +174,7 @@ class Layout:
         return b"".join([*parts, directory, self._closing(entries, len(directory))])
 
     def _behind(self, pickle_bytes: int) -> list[_Entry]:
-        """The records behind the storages."""
+        """The records after the storages."""
         sizes = {"data.pkl": pickle_bytes, **{name: len(data) for name, data in _FIXED.items()}}
         return list(_in_a_row(list(sizes.items()), self._end))
 
@@ -176,7 +190,7 @@ def _in_a_row(records: Sequence[tuple[str, int]], at: int) -> Iterator[_Entry]:
 
 
 def _end(count: int, num_bytes: int, at: int) -> bytes:
-    """What ends a zip file: where its directory is, of how many records and bytes."""
+    """The end of a zip file, which says where the central directory is."""
     end_64 = b""
     if count >= _MOST_16 or at + num_bytes >= _MOST_32:
         end_64 = _END_64.pack(b"PK\6\6", _END_64.size - 12, 45, 45, 0, 0, count, count, num_bytes, at)
@@ -186,11 +200,14 @@ def _end(count: int, num_bytes: int, at: int) -> bytes:
 
 
 def sealed(view: memoryview, chunk_bytes: int) -> Iterator[memoryview]:
-    """Fill in the checksums of a file in memory, and give it out in order, each chunk when nothing in it will change.
+    """Fill in the checksums of a file in memory, and yield its chunks in order as soon as they are final.
 
     Args:
-        view: the whole file.
-        chunk_bytes: the size of a chunk (the last may be shorter).
+        view: The whole file.
+        chunk_bytes: Size of a chunk; the last may be shorter.
+
+    Yields:
+        The chunks.
     """
     given = 0
     for final in _final(view, chunk_bytes):
@@ -202,7 +219,7 @@ def sealed(view: memoryview, chunk_bytes: int) -> Iterator[memoryview]:
 
 
 def _final(view: memoryview, step_bytes: int) -> Iterator[int]:
-    """Up to where the file is final: after each piece of a record, and at last with the directory."""
+    """Fill in the checksums; yield repeatedly the offset up to which the file is final."""
     for at, (data, size) in _records(view):
         crc = 0
         for start in range(data, data + size, step_bytes):
@@ -215,7 +232,7 @@ def _final(view: memoryview, step_bytes: int) -> Iterator[int]:
 
 
 def digest(view: memoryview) -> str:
-    """Of a file in memory, when its checksums are filled in; the same as `read` returns when it is on the disk."""
+    """Digest of a file in memory with all checksums filled in: what `read` returns when the file is on the disk."""
     frame, at = hashlib.sha256(), 0
     for _, (data, size) in _records(view):
         frame.update(view[at:data])
@@ -225,11 +242,17 @@ def digest(view: memoryview) -> str:
 
 
 def read(path: Path) -> str:
-    """Read all of a file, and compare each record with its checksum; returns its digest.
+    """Read a file, and compare each record with its checksum.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The digest of the file.
 
     Raises:
-        CorruptCheckpointError: a record is not what it was, or this is not a zip file of stored records.
-        OSError: it cannot be read.
+        CorruptCheckpointError: A record differs from its checksum, or this is not a zip file of uncompressed records.
+        OSError: The file cannot be read.
     """
     with open(path, "rb") as file:
         frame = hashlib.sha256()
@@ -239,19 +262,19 @@ def read(path: Path) -> str:
             for piece in _pieces(file, record.file_size):
                 crc = crc32(piece, crc)
             if crc != record.CRC:
-                raise CorruptCheckpointError(f"the checksum of {record.filename} in it does not fit")
+                raise CorruptCheckpointError(f"the checksum of its record {record.filename} does not fit")
         for piece in _pieces(file, sys.maxsize):
             frame.update(piece)
     return _DIGEST + frame.hexdigest()
 
 
 def _listed(file: BinaryIO) -> list[zipfile.ZipInfo]:
-    """The records, in the order in which they lie in the file, whose beginning is to be read next."""
+    """The records in the order of the file, which is positioned at its beginning."""
     try:
         records = zipfile.ZipFile(file).infolist()
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # it raises many kinds for what is not as it should be
+    except Exception as error:  # zipfile raises many types for a damaged file
         raise CorruptCheckpointError(f"it is not a file that torch.save wrote ({error})") from error
     if compressed := [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]:
         raise CorruptCheckpointError(f"it is not a file that torch.save wrote ({compressed[0]} is compressed)")
@@ -260,28 +283,28 @@ def _listed(file: BinaryIO) -> list[zipfile.ZipInfo]:
 
 
 def _before(file: BinaryIO, record: zipfile.ZipInfo) -> bytes:
-    """Read on, up to where the bytes of a record begin."""
+    """Read from the current position up to the bytes of a record."""
     num_bytes = record.header_offset + _LOCAL.size - file.tell()
     before = file.read(num_bytes) if _LOCAL.size <= num_bytes <= _MOST_BETWEEN else b""
     header = before[-_LOCAL.size :]
     if len(header) < _LOCAL.size or len(before) < num_bytes or not header.startswith(_LOCAL_MAGIC):
-        raise CorruptCheckpointError(f"{record.filename} is not where its directory says")
+        raise CorruptCheckpointError(f"{record.filename} is not where the central directory says")
     *_, name_bytes, extra_bytes = _LOCAL.unpack(header)
     name, extra = file.read(name_bytes), file.read(extra_bytes)
     if name.decode("utf-8" if record.flag_bits & _UTF8 else "cp437", "replace") != record.orig_filename:
-        raise CorruptCheckpointError(f"{record.filename} has another name where it begins")
+        raise CorruptCheckpointError(f"{record.filename} has another name in its own header")
     return before + name + extra
 
 
 def _pieces(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
-    """Read on; less if the file ends before."""
+    """Read the next `num_bytes` in pieces; less if the file ends before."""
     while num_bytes and (piece := file.read(min(_READ_BYTES, num_bytes))):
         num_bytes -= len(piece)
         yield piece
 
 
 def _records(view: memoryview) -> Iterator[tuple[int, tuple[int, int]]]:
-    """For each record, in the order of the file: where its line in the directory is, where its bytes are, how many."""
+    """For each record: the offset of its line in the central directory, and the offset and number of its bytes."""
     count, at = _directory(view)
     for _ in range(count):
         fields = _CENTRAL.unpack_from(view, at)
@@ -298,7 +321,7 @@ def _records(view: memoryview) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 def _directory(view: memoryview) -> tuple[int, int]:
-    """How many records there are, and where the directory begins."""
+    """Number of records, and offset of the central directory."""
     end = len(view) - _END.size
     *_, count, _, at, _ = _END.unpack_from(view, end)
     if count == _MOST_16 or at == _MOST_32:

@@ -1,4 +1,4 @@
-"""What this run has committed and keeps: after each commit the links move first, and only then is something deleted."""
+"""The checkpoints that a run has committed and keeps: what a save changes around itself, decided here."""
 
 from __future__ import annotations
 
@@ -22,114 +22,139 @@ log = logging.getLogger(__name__)
 
 
 class History:
-    """The kept checkpoints of one run, oldest first. Only rank 0 has any.
+    """The kept checkpoints of one run. Only rank 0 has any.
+
+    The thread that commits may be another one than the thread that decides. The deciding thread calls `add_pending` and
+    reads `with_pending`; the commit thread calls `plan_commit` and `resolve_pending`.
 
     Args:
-        directory: where they are.
-        rules: what to keep.
-        mode: whether a lower or a higher score is better; None: there is no best.
+        directory: Where the checkpoints are.
+        rules: What to keep.
+        mode: Whether a lower or a higher score is better; None: there is no best.
 
-    Saves may be committed in another thread than the one that decides on them. The commit thread calls `plan_commit`
-    and `resolve_pending`; the deciding thread calls `add_pending` and `with_pending`.
+    Attributes:
+        saved: The kept checkpoints, oldest first.
+        deleted: The checkpoints that `take_over` deleted.
     """
 
     def __init__(self, directory: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> None:
         self.directory, self.rules, self.mode = directory, list(rules), mode
         self.saved: list[Saved] = []
         self.deleted: list[Saved] = []
-        """What was deleted when the run was opened."""
         self._pending: list[Draft] = []
         self._lock = threading.Lock()
         self._catalog = Catalog(directory)
-        self._names_to_delete: list[str] = []
+        self._overdue: list[str] = []
+        """Names to delete with the next commit, because deleting them failed or had to wait for a successor."""
 
     @property
     def newest(self) -> Saved | None:
-        """What `last.ckpt` is."""
-        saved = self.saved  # another thread may be about to exchange it
+        """The checkpoint behind `last.ckpt`."""
+        saved = self.saved  # the commit thread may replace the list
         return saved[-1] if saved else None
 
     @property
     def best(self) -> Saved | None:
-        """What `best.ckpt` is."""
+        """The checkpoint behind `best.ckpt`."""
         return keep.best_of(self.saved, self.mode) if self.mode else None
 
     @property
     def links(self) -> dict[str, str | None]:
-        """Where each link should point to."""
+        """The target of each link."""
         return links(self.saved, self.mode)
 
-    def take_over(self, run: str, plan: ResumePoint) -> None:
-        """Take over what `run` had committed when it was where `plan` goes on; clear away what dead writers have left.
+    def path(self, saved: Saved | None) -> str:
+        """Path of a checkpoint; empty for None."""
+        return str(self.directory / saved.name) if saved else ""
+
+    # The start of a run
+
+    def take_over(self, run: str, start: ResumePoint) -> None:
+        """Adopt what `run` has committed up to `start`, and remove what interrupted saves left.
+
+        Args:
+            run: Id of the run.
+            start: Where the run continues.
 
         Raises:
-            ConfigError: the directory holds checkpoints of another run, which are not ours to delete.
-            SaveError: as in `retain`.
+            ConfigError: The directory holds checkpoints of another run, which must not be deleted.
+            SaveError: A link could not be moved or a checkpoint not be deleted.
         """
         committed, rejected = self._catalog.all()
         if others := {item.run for item in committed} - {run}:
             raise ConfigError(
-                f"checkpoint.dirpath={self.directory} holds checkpoints of another run ({', '.join(others)}): give "
-                f"each run a directory of its own."
+                f"directory={self.directory} holds checkpoints of another run ({', '.join(others)}): give each run a "
+                f"directory of its own.",
+                parameter="directory",
             )
         for path in self._catalog.leftovers():
-            log.info("Removed %s: a save or a deletion was cut off there.", path.name)
+            log.info("Removed %s, which an interrupted save or deletion left.", path.name)
             disk.remove(path)
-        here = plan.saved.position if plan.saved else None
-        abandoned = {item.path.name for item in plan.rejected}
+        newer = {item.path.name for item in start.rejected}
         for item in rejected:
-            if item.path.name not in abandoned:  # older: it may have been good once, and is not in the way
-                log.warning("Left alone, and not used: %s, because %s.", item.path.name, item.why)
+            if item.path.name not in newer:  # older than `start`: it may have been good once, and is not in the way
+                log.warning("Ignored %s: %s.", item.path.name, item.why)
+        here = start.saved.position if start.saved else None
         ours = [item for item in committed if here is not None and item.position <= here]
-        # What is newer than where the run goes on is gone when something better is there: nothing is deleted before its
-        # successor is committed. A first save that was cut off never was committed, and goes at once: two of them would
-        # look like a run that has lost all its manifests.
+        # Newer files are deleted when the next save is committed, so that nothing is deleted before its successor
+        # exists. An interrupted first save was never committed and is deleted now: two such files would look like a run
+        # that has lost all its manifests.
         if not committed:
-            self._names_to_delete = sorted(abandoned)
+            self._overdue = sorted(newer)
         kept = keep.survivors(self.rules, ours, self.mode)
         self.deleted = [item for item in ours if item not in kept]
         self.retain(kept, self.deleted)
-        self._names_to_delete = sorted(abandoned) if committed else []
+        self._overdue = sorted(newer) if committed else []
 
     def check_writable(self) -> None:
-        """Make the directory, and try to write there.
+        """Create the directory and try to write to it.
 
         Raises:
-            ConfigError: that is not possible.
+            ConfigError: That is not possible.
         """
         if why := disk.why_unwritable(self.directory):
-            raise ConfigError(f"checkpoint.dirpath={self.directory} cannot be written: {why}.")
+            raise ConfigError(
+                f"directory={self.directory} cannot be written: {why}. Fix that, or choose another directory.",
+                parameter="directory",
+            )
 
     def check_space(self, num_bytes: int) -> None:
-        """Say so if checkpoints of about `num_bytes` each will not fit.
+        """Check that the disk has room for checkpoints; log a warning if it has room for one only.
+
+        Args:
+            num_bytes: Estimated size of a checkpoint.
 
         Raises:
-            ConfigError: not even the first does.
+            ConfigError: There is no room for the first one.
         """
         first, second = keep.peak_bytes(self.rules, self.saved, self.mode, num_bytes, count=2)
         free = disk.free_bytes(self.directory)
-        there = f"{units.size(free)} are free in checkpoint.dirpath={self.directory}"
+        needed, available = units.size(num_bytes), units.size(free)
         if first > free:
             raise ConfigError(
-                f"A checkpoint of this run needs about {units.size(num_bytes)}, and only {there}: make room, or choose "
-                f"another directory."
+                f"A checkpoint of this run needs about {needed}, and only {available} are free in "
+                f"directory={self.directory}: free some space, or choose another directory.",
+                parameter="directory",
             )
         if second > free:
             log.warning(
-                "A checkpoint of this run needs about %s, and %s: there will be no room for a second one beside the "
-                "first, which stays until the second is whole.",
-                units.size(num_bytes),
-                there,
+                "A checkpoint of this run needs about %s, and %s are free in %s: the second one will not fit, because "
+                "the first one stays until the second is committed.",
+                needed,
+                available,
+                self.directory,
             )
 
+    # A save
+
     def add_pending(self, draft: Draft) -> None:
-        """A checkpoint is on its way: from now on decisions are made as if it was there."""
+        """Register a checkpoint that is about to be written; from now on `with_pending` includes it."""
         with self._lock:
             self._pending.append(draft)
 
     @property
     def with_pending(self) -> list[Draft]:
-        """What will be kept when everything that is on its way is committed."""
+        """What will be kept when all pending checkpoints are committed: what triggers decide by."""
         with self._lock:
             found: list[Draft] = list(self.saved)
             for draft in self._pending:
@@ -138,64 +163,86 @@ class History:
             return found
 
     def plan_commit(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
-        """What to do for the checkpoint that is next to be written: delete to make room, write, move links, delete."""
+        """Decide what to delete, write and link for the next checkpoint to be written.
+
+        Args:
+            draft: The checkpoint.
+            provenance: What its manifest says about the origin of the run.
+
+        Returns:
+            The plan.
+        """
         others = self._others_still_there(draft)
         draft = replace(draft, number=_next_number(others))
-        linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}  # also one that could not be moved
-        way = keep.to_make_room(self.rules, others, draft, self.mode)
-        make_room = [item.name for item in way if item.name not in linked]
+        # What a link points to now stays until the link has moved, even if moving it failed before.
+        linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}
+        first = keep.to_make_room(self.rules, others, draft, self.mode)
+        make_room = [item.name for item in first if item.name not in linked]
         left = [item for item in others if item.name not in make_room]
         kept = keep.survivors(self.rules, [*left, draft], self.mode)
-        return CommitPlan(
-            self.directory, draft, provenance, make_room, links(kept, self.mode), self._to_delete(kept, left)
-        )
+        to_delete = self._to_delete(kept, left)
+        return CommitPlan(self.directory, draft, provenance, make_room, links(kept, self.mode), to_delete)
 
     def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:
-        """What was expected is there; or it is not (no `result`), although its job was tried, or not even that."""
+        """Record what became of a pending checkpoint.
+
+        Args:
+            draft: The checkpoint, as given to `add_pending`.
+            plan: Its plan; None if there was none.
+            result: Its commit; None if that failed or was not tried.
+        """
         with self._lock:
             self._pending.remove(draft)
             if plan is None or result is None:
-                room = plan.make_room if plan else ()
-                self.saved = [item for item in self.saved if item.name not in room or self._is_there(item)]
+                make_room = plan.make_room if plan else ()
+                self.saved = [item for item in self.saved if item.name not in make_room or self._is_there(item)]
                 return
             left = [item for item in _others(self.saved, plan.draft) if item.name not in plan.make_room]
             self.saved = [item for item in [*left, result.saved] if item.name not in plan.to_delete]
-            self._names_to_delete = list(plan.to_delete) if result.cleanup_error else []
+            self._overdue = list(plan.to_delete) if result.cleanup_error else []
 
     def retain(self, kept: Sequence[Saved], to_delete: Sequence[Saved]) -> None:
-        """Move the links to the newest and the best of `kept`; then delete `to_delete`. At once, and here.
+        """Move the links to the newest and the best of `kept`, then delete the others, without a save.
+
+        Args:
+            kept: What stays, oldest first.
+            to_delete: What is deleted.
 
         Raises:
-            SaveError: a link could not be moved, or something not be deleted.
+            SaveError: A link could not be moved or a checkpoint not be deleted.
         """
         self.saved = list(kept)
-        self._names_to_delete = self._to_delete(kept, to_delete)
-        commit.move_links_and_delete(self.directory, links(kept, self.mode), self._names_to_delete)
-        self._names_to_delete = []
+        self._overdue = self._to_delete(kept, to_delete)
+        commit.move_links_and_delete(self.directory, links(kept, self.mode), self._overdue)
+        self._overdue = []
 
-    def _to_delete(self, kept: Sequence[Draft], there: Sequence[Draft]) -> list[str]:
-        names = {item.name for item in kept}
-        return [name for name in (*self._names_to_delete, *(item.name for item in there)) if name not in names]
+    def _to_delete(self, kept: Sequence[Draft], others: Sequence[Draft]) -> list[str]:
+        kept_names = {item.name for item in kept}
+        return [name for name in (*self._overdue, *(item.name for item in others)) if name not in kept_names]
 
     def _others_still_there(self, draft: Draft) -> list[Saved]:
         others = _others(self.saved, draft)
         there = [item for item in others if self._is_there(item)]
         if len(there) < len(others):
-            gone = ", ".join(item.name for item in others if item not in there)
-            log.warning("Gone from %s, and not by this run: %s.", self.directory, gone)
+            missing = ", ".join(item.name for item in others if item not in there)
+            log.warning("Something other than this run deleted checkpoints in %s: %s.", self.directory, missing)
             self.saved = there
         return there
 
     def _is_there(self, item: Saved) -> bool:
         return (self.directory / item.name).exists()
 
-    def path(self, saved: Saved | None) -> str:
-        """Where a checkpoint lies; empty for none."""
-        return str(self.directory / saved.name) if saved else ""
-
 
 def links(kept: Sequence[Draft], mode: Mode | None) -> dict[str, str | None]:
-    """Where `last.ckpt` and `best.ckpt` point to if these are kept, oldest first; None: there is no such link."""
+    """The target of each link when these checkpoints are kept.
+
+    Args:
+        kept: Checkpoints, oldest first.
+        mode: Whether a lower or a higher score is better; None: there is no best.
+
+    Returns:
+        Link to file name; None: no such link.
+    """
     best = keep.best_of(kept, mode) if mode else None
     return {names.LAST: kept[-1].name if kept else None, names.BEST: best.name if best else None}
 
@@ -205,5 +252,5 @@ def _others(saved: Sequence[AnyDraft], draft: Draft) -> list[AnyDraft]:
 
 
 def _next_number(saved: Sequence[Draft]) -> int:
-    """The ordinal of the next save; one that is not lasting gives its number to the next."""
+    """Number of the next save; one that is not lasting passes its number on."""
     return saved[-1].number + saved[-1].lasting if saved else 0

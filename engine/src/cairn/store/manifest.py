@@ -1,4 +1,4 @@
-"""PROOF: the JSON beside a checkpoint, written after it; a checkpoint without one is not committed."""
+"""The manifest: JSON next to a checkpoint, written after it. A checkpoint without a manifest is not committed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ FORMAT = 2
 
 
 def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
-    """The text of a manifest. `provenance`: run id, world size, seed, git commit, versions."""
+    """Return the text of a manifest.
+
+    Args:
+        saved: The checkpoint.
+        provenance: Where it comes from: world size, seed, git commit, versions. Written, but not read back.
+
+    Returns:
+        JSON with a checksum of its own content.
+    """
     fields = {**asdict(saved), "metrics": dict(saved.metrics)}
     derived = {"bytes_per_s": round(saved.num_bytes / saved.write_s) if saved.write_s else None}
     content = {"format": FORMAT, **fields, **derived, "provenance": dict(provenance)}
@@ -26,17 +34,25 @@ def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
 def load(text: str | bytes) -> Saved:
     """Read a manifest.
 
+    Args:
+        text: The content of the file.
+
+    Returns:
+        The checkpoint that it describes.
+
     Raises:
-        CorruptCheckpointError: it is no manifest.
-        NewerFormatError: it is one of a later format.
+        CorruptCheckpointError: It is not a manifest, or it was changed.
+        NewerFormatError: A later version of Cairn wrote it.
     """
     try:
         fields = json.loads(text)
         if (version := fields["format"]) > FORMAT:
-            raise NewerFormatError(f"its manifest has format {version}, and this Cairn reads up to {FORMAT}: update it")
+            raise NewerFormatError(
+                f"its manifest has format {version}, and this version of Cairn reads up to {FORMAT}: update Cairn"
+            )
         checksum = fields.pop("checksum", None)  # the first manifests had none
         if checksum is not None and checksum != _checksum(fields):
-            raise CorruptCheckpointError("its manifest is not as it was written: its own checksum differs")
+            raise CorruptCheckpointError("its manifest was changed after it was written: its checksum differs")
         if version == 1:
             fields["digest"] = disk.PLAIN + fields.pop("sha256")
         del fields["format"], fields["provenance"], fields["bytes_per_s"]

@@ -42,9 +42,14 @@ class Writing:
         _check("when_busy", self.when_busy, get_args(WhenBusy))
         most = self.max_failed_saves
         if isinstance(most, bool) or not isinstance(most, int) or (most < 1 and most != -1):
-            raise ConfigError(f"max_failed_saves={most!r} must be an integer from 1, or -1 to never stop.")
+            raise ConfigError(
+                f"max_failed_saves={most!r} must be an integer from 1, or -1 to never stop.",
+                parameter="max_failed_saves",
+            )
 
 
 def _check(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise ConfigError(f"{name}={value!r} must be {', '.join(map(str, choices[:-1]))} or {choices[-1]}.")
+        raise ConfigError(
+            f"{name}={value!r} must be {', '.join(map(str, choices[:-1]))} or {choices[-1]}.", parameter=name
+        )
