@@ -73,10 +73,10 @@ class Ledger:
 
 
 class Manifests:
-    """A save of Cairn is committed by the rename of its manifest, which the file's change time tells.
+    """A save of Cairn is committed when its manifest is renamed, which sets the change time of the file.
 
-    The directory is synced after that rename, so that durability is a few milliseconds later. Nothing here asks the
-    engine: what is measured is what lies on the disk.
+    The directory is synced after the rename, so the save is durable a few milliseconds later. Nothing here asks the
+    engine: only what is on the disk counts.
     """
 
     def __init__(self, directory: Path, quiet_s: float) -> None:

@@ -73,7 +73,7 @@ class Figures:
     stall_worst_apart_s: float | None = None
     """Worst stall without the wait for earlier saves."""
     wait_s: float = 0.0
-    """Sum of these waits."""
+    """Sum of the waits."""
     step_worst_s: float | None = None
     lost_s: float | None = None
     """Wall time that training loses per save: the `middle` of all pairs of blocks."""
