@@ -34,10 +34,16 @@ FILL = "+callbacks.fill={{_target_: tests.support.callbacks.FillDisk, path: '{}'
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of an undisturbed run; tests must not change it."""
     run = tmp_path_factory.mktemp("whole") / "run"
     run_with(run)
-    return outcome(run, recorded(run))
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(undisturbed: Path) -> Outcome:
+    return outcome(undisturbed, recorded(undisturbed))
 
 
 def run_with(run: Path, *overrides: str, expect: int = 0, **env: str) -> str:
@@ -147,10 +153,8 @@ def test_a_corrupt_best_checkpoint_is_not_tested(tmp_path: Path) -> None:
     assert "test/acc" in output
 
 
-def test_a_corrupt_file_of_another_name_is_refused(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run_with(run)
-    (tmp_path / "model.ckpt").write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+def test_a_corrupt_file_of_another_name_is_refused(undisturbed: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes((undisturbed / "checkpoints" / "last.ckpt").read_bytes())
     run_with(tmp_path / "good", f"init_weights={tmp_path}/model.ckpt", "trainer.max_epochs=1")
     flip_byte(tmp_path, "model.ckpt")
     for way in ("ckpt_path", "init_weights"):
