@@ -28,7 +28,7 @@ _FOLDERS = ("--dir", "--out")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure, or tell again what was measured; the exit code is 0 whatever the verdicts are."""
+    """Measure, or report stored measurements; the exit code is 0 whatever the verdicts are."""
     options = _parse(argv)
     wide = max(Console().width, 230) if not sys.stdout.isatty() else None
     console = Console(width=wide, soft_wrap=False)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         raw = together([json.loads(Path(path).read_text()) for path in options.report or [out / LATEST]])
     else:
         raw = _measure(options, out, console, argv)
-    _tell(raw, console)
+    _report(raw, console)
     if options.write_results:
         results.write(raw, Path(options.results), Path(options.results).with_name(results.PLOT.name))
         console.print(f"Written: {options.results}")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What several commands have measured on one machine, as if it had been one."""
+    """Merge the results of several commands on one machine."""
     return {
         **parts[0],
         "settings": {**parts[0]["settings"], "rounds": max(part["settings"]["rounds"] for part in parts)},
@@ -81,7 +81,7 @@ def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Seq
             raw["startup"] = startup.Startup(settings, tuple(options.startup_sizes), bench.say).run()
         if options.wandb:
             raw["tracking"] = tracking.run(settings.directory, settings.timeout_s, bench.say)
-    finally:  # what an interrupted benchmark has measured is kept
+    finally:  # keep what an interrupted benchmark has measured
         _store(raw, out, console)
         for folder in ("job", "startup", "text"):
             shutil.rmtree(settings.directory / folder, ignore_errors=True)
@@ -89,7 +89,7 @@ def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Seq
 
 
 def repeat_command(argv: Sequence[str]) -> str:
-    """The command to repeat it elsewhere: without the folders of this machine."""
+    """Return the command that repeats it elsewhere, without folders of this machine."""
     kept, rest = [], iter(argv)
     for word in rest:
         if word in _FOLDERS:
@@ -108,10 +108,10 @@ def _store(raw: dict[str, Any], out: Path, console: Console) -> None:
     console.print(f"Stored: {stored}")
 
 
-def _tell(raw: dict[str, Any], console: Console) -> None:
+def _report(raw: dict[str, Any], console: Console) -> None:
     comparisons, floors, autos = figures.comparisons(raw), figures.floors(raw), figures.autos(raw)
-    told = bars(comparisons, floors, autos) if comparisons or autos else []
-    tables.show(comparisons, floors, autos, told, console)
+    verdicts = bars(comparisons, floors, autos) if comparisons or autos else []
+    tables.show(comparisons, floors, autos, verdicts, console)
     if raw["startup"]:
         console.print(tables.terminal(startup.HEADER, startup.rows(raw["startup"])))
     if raw.get("tracking"):
@@ -122,7 +122,7 @@ def _settings(options: argparse.Namespace, out: Path) -> Settings:
     quick = options.quick
     return Settings(
         sizes=tuple(options.sizes or (["0.1"] if quick else ["0.1", "0.5", "1.5", "tensors"])),
-        contenders=tuple(dict.fromkeys(["none", *_contenders(options)])),  # who shows how noisy the machine is
+        contenders=tuple(dict.fromkeys(["none", *_contenders(options)])),  # the baseline, and the noise
         rounds=options.rounds or (1 if quick else 5),
         threads=tuple(options.threads),
         factors=tuple(options.factors or ([5.0] if quick else [5.0, 20.0])),
@@ -143,27 +143,32 @@ def _contenders(options: argparse.Namespace) -> Sequence[str]:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description="What a checkpoint costs, side by side.")
     add = parser.add_argument
-    add("--quick", action="store_true", help="one small size, one round: to see that it works, not to quote")
+    add("--quick", action="store_true", help="one small size, one round: to see that it works, not for publication")
     add("--part", nargs="+", choices=PARTS, default=["compare"], help="what to measure (default: compare)")
-    add("--sizes", nargs="+", choices=list(SIZES), help="of the state, GB; tensors: 60,000 small ones")
-    add("--contenders", nargs="+", choices=list(CONTENDERS), help="who takes part; `none` always does")
-    add("--wandb", action="store_true", help="what tracking in W&B adds, against log_model='all': its contenders")
-    add("--rounds", type=_count, help="times that everybody has a turn")
-    add("--threads", nargs="+", type=_count, default=[1], help="of torch while training; `1 2` measures both")
+    add("--sizes", nargs="+", choices=list(SIZES), help="size of the state in GB; tensors: 60,000 small ones")
+    add("--contenders", nargs="+", choices=list(CONTENDERS), help="contenders; `none` always takes part")
+    add("--wandb", action="store_true", help="contenders that show what W&B adds, and log_model='all'")
+    add("--rounds", type=_count, help="number of rounds")
+    add("--threads", nargs="+", type=_count, default=[1], help="threads of torch; `1 2` measures both")
     add("--factors", nargs="+", type=float, help="write times between two saves (default: 5 20)")
-    add("--saves", type=_count, help="in a block of a run, at the smallest factor")
-    add("--pairs", type=_count, help="of blocks in a run: one with saves and one without")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="that trains; cuda: the floor is a page-locked copy")
-    add("--auto-size", choices=list(SIZES), default="0.5", help="the size that `--part auto` trains")
-    add("--auto-s", type=float, help="how long, in seconds")
-    add("--startup-sizes", nargs="+", choices=list(SIZES), default=["tiny", "0.5"], help="for `--part startup`")
-    add("--no-memory", action="store_true", help="leave the runs out that measure memory")
-    add("--dir", help="folder on the disk to measure (default: benchmarks/out/work)")
+    add("--saves", type=_count, help="saves in a block of a run, at the smallest factor")
+    add("--pairs", type=_count, help="pairs of blocks in a run: one with saves and one without")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="device that trains (default: cpu)",
+    )
+    add("--auto-size", choices=list(SIZES), default="0.5", help="size for `--part auto`")
+    add("--auto-s", type=float, help="duration of `--part auto`, in seconds")
+    add("--startup-sizes", nargs="+", choices=list(SIZES), default=["tiny", "0.5"], help="sizes for `--part startup`")
+    add("--no-memory", action="store_true", help="skip the runs that measure memory")
+    add("--dir", help="folder on the measured disk (default: benchmarks/out/work)")
     add("--out", default=str(OUT), help="folder for JSON and plot")
-    add("--timeout-s", type=float, default=900.0, help="for one training")
-    add("--report", metavar="FILE", nargs="+", help="tell what these JSON files hold together; measure nothing")
+    add("--timeout-s", type=float, default=900.0, help="time limit of one training, in seconds")
+    add("--report", metavar="FILE", nargs="+", help="report these JSON files together; measure nothing")
     add("--write-results", action="store_true", help="write RESULTS.md from the last JSON, or from --report's")
-    add("--results", default=str(results.RESULTS), help="where to write it")
+    add("--results", default=str(results.RESULTS), help="file for --write-results")
     return parser.parse_args(argv)
 
 

@@ -1,7 +1,7 @@
-"""The floor of what a save takes from a training: a process beside it writes as many bytes as the state has, no more.
+"""The floor of what a save costs a training: a separate process writes as many bytes as the state has.
 
-Nothing is copied, laid out or hashed: the bytes are there when the training begins. They are written around the
-system's cache and synced.
+Nothing is copied, laid out or hashed: the bytes exist before the training begins. They are written around the page
+cache and synced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHUNK_BYTES = 1 << 22
 
 
 class BareWrite(Callback):
-    """Asks for a write where a save is due, and waits for the one before, if that is still under way."""
+    """Requests a write where a save is due, after the one before has ended."""
 
     def __init__(self, job: Job, ledger: Ledger, num_bytes: int) -> None:
         self.job, self.ledger = job, ledger

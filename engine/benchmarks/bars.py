@@ -1,4 +1,4 @@
-"""Decides what is good enough: each bar is a ratio within one run, and met, missed, or not measured."""
+"""The bars: each is a ratio within one run, and is met, missed, not resolved or not measured."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ class Bar:
     """One line of the table of bars.
 
     Attributes:
-        what: is measured. unit: of the two numbers. limit: at most this. measured: None if it was not. floor: what the
-        limit was made from, in words. sure: between what it lies with 95 %, where it is a difference of noisy times.
+        what: What is measured.
+        unit: Unit of `limit` and `measured`.
+        limit: Maximum that meets the bar; None if it is not known.
+        measured: None if it was not measured.
+        floor: Where the limit comes from, in words.
+        sure: 95 % interval of `measured`, if it is a difference of noisy times.
     """
 
     what: str
@@ -32,7 +36,7 @@ class Bar:
 
     @property
     def verdict(self) -> str:
-        """In one word or two."""
+        """The verdict, in one or two words."""
         if self.limit is None or self.measured is None:
             return "not measured"
         low, high = self.sure or (self.measured, self.measured)
@@ -42,14 +46,14 @@ class Bar:
 
 
 def bars(comparisons: Sequence[Comparison], floors: dict[str, Floors], autos: Sequence[Auto]) -> list[Bar]:
-    """All of them, for training on one core unless a line says both."""
+    """Return all bars; they are for training on one core unless a line says both cores."""
     floor = floors.get(STATE)
     often = _at(comparisons, STATE, 1, 5)
-    beside = _at(comparisons, STATE, 1, 5, "model-checkpoint", "async-io") or often
+    with_peers = _at(comparisons, STATE, 1, 5, "model-checkpoint", "async-io") or often
     return [
-        *_stall(beside, floor),
+        *_stall(with_peers, floor),
         _lost(often, floor),
-        _lost_beside(beside),
+        _lost_against_peers(with_peers),
         _throughput(often, 0.04, "one save per five W"),
         _throughput(_at(comparisons, STATE, 1, 20), 0.01, "one save per twenty W"),
         _both_cores(_at(comparisons, STATE, 2, 5)),
@@ -61,12 +65,12 @@ def bars(comparisons: Sequence[Comparison], floors: dict[str, Floors], autos: Se
     ]
 
 
-def _at(comparisons: Sequence[Comparison], size: str, threads: int, factor: float, *beside: str) -> Comparison | None:
-    """Where ours saved most often, of those at this setting in which these others took part as well."""
+def _at(comparisons: Sequence[Comparison], size: str, threads: int, factor: float, *others: str) -> Comparison | None:
+    """Return the comparison at this setting, with these contenders, in which ours saved most often."""
     there = [
         item
         for item in comparisons
-        if (item.size, item.threads, item.factor) == (size, threads, factor) and all(map(item.row, beside))
+        if (item.size, item.threads, item.factor) == (size, threads, factor) and all(map(item.row, others))
     ]
     return max(there, key=lambda item: row.num_saves if (row := item.row(OURS)) else -1, default=None)
 
@@ -85,7 +89,7 @@ def _lost(at: Comparison | None, floor: Floors | None) -> Bar:
     return _lost_bar(at, _times(floor.write_s * 1e3 if floor else None, 0.3), "0.3 W")
 
 
-def _lost_beside(at: Comparison | None) -> Bar:
+def _lost_against_peers(at: Comparison | None) -> Bar:
     peers = [lost for name in PEERS if (lost := _ms(_row(at, name), "lost_s")) is not None]
     return _lost_bar(at, _times(min(peers, default=None), 1 / 10), "1/10 of the best peer")
 
@@ -129,7 +133,7 @@ def _small(at: Comparison | None) -> Bar:
 
 def _auto(autos: Sequence[Auto]) -> Iterator[Bar]:
     for item in autos or [Auto(STATE, 1, None, None, None, None, 0)]:
-        # Without a single save nothing was measured but the noise.
+        # Without a single save only the noise was measured.
         measured = None if item.overhead is None or not item.num_saves else 100 * item.overhead
         where = f"{item.size}, {item.threads} threads" if len(autos) > 1 else "bound of 1 %"
         yield Bar(f"overhead under auto ({where})", "%", 1.5, measured, "1.5 %")

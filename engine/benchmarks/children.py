@@ -1,4 +1,4 @@
-"""Runs one child process at a time, and says what it took: the memory of its tree, and how it ended."""
+"""Runs one child process at a time and reports its cost, the memory of its tree, and how it ended."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ SAMPLE_S = 0.05
 
 @dataclass(frozen=True)
 class Ended:
-    """A child that is no more.
+    """A child process that has ended.
 
     Attributes:
-        wall_s: from its start to its end. began: wall clock time of the start. cpu_s: of it and of the descendants
-        that it has waited for. peak_bytes: the most memory that its tree was seen with; 0 if nobody looked. output:
-        what it said on its standard output. error: empty if it ended well, else the last line that it said.
+        wall_s: Seconds from its start to its end.
+        began: Wall clock time of its start.
+        cpu_s: Processor time of the child and of the descendants that it has waited for.
+        peak_bytes: Most memory that its tree had; 0 if memory was not watched.
+        output: Its standard output.
+        error: Empty if it succeeded, else its last line.
     """
 
     wall_s: float
@@ -42,9 +45,15 @@ def run(
     watch_memory: bool = False,
     env: Mapping[str, str] = {},
 ) -> Ended:
-    """Run `command` from the root of the repository with so many threads for torch.
+    """Run a command in `engine/`.
 
-    Memory is watched on request only: reading it takes time from the training on a machine with few cores.
+    Args:
+        command: The command.
+        threads: Threads of torch.
+        timeout_s: Kill it after this many seconds.
+        log: File for its standard error; its standard output goes to a file of the same name that ends in `.out`.
+        watch_memory: Measure memory, which takes time from the training on a machine with few cores.
+        env: Additional environment variables.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     began, started = time.time(), time.monotonic()
@@ -64,13 +73,13 @@ def run(
             if pid:
                 status = os.waitstatus_to_exitcode(code)
             elif time.monotonic() - started > timeout_s:
-                os.killpg(child.pid, signal.SIGKILL)  # its own session: nobody else is in that group
+                os.killpg(child.pid, signal.SIGKILL)  # in its own session, it has the group for itself
                 _, _, usage = os.wait4(child.pid, 0)
                 status = "timeout"
             else:
                 peak = max(peak, processes.pss_bytes(processes.tree(child.pid))) if watch_memory else 0
                 time.sleep(SAMPLE_S)
-        child.returncode = 0  # it was waited for here, to have its resource usage
+        child.returncode = 0  # waited for above, to get its resource usage
     said = log.with_suffix(".out").read_text(errors="replace")
     error = "" if status == 0 else _why(status, timeout_s, log.read_text(errors="replace") or said)
     cpu_s = usage.ru_utime + usage.ru_stime if usage else 0.0

@@ -1,4 +1,4 @@
-"""When a save was finished: told by the peers' own calls, or read off the manifests that Cairn leaves."""
+"""When each save was finished: noted by the peers' own calls, or read from Cairn's manifests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 
 class Commits(Protocol):
-    """Which saves are finished, by the number of batches they were made after."""
+    """The finished saves, by the number of batches before them."""
 
     def look(self) -> None:
-        """Take note of what was finished since the last look; cheap, called after every batch."""
+        """Note what was finished since the last call; cheap, called after every batch."""
         ...
 
     def settle(self) -> float:
-        """Wait until nothing is being written; the (wall clock) time of the last change."""
+        """Wait until nothing is being written, and return the wall clock time of the last change."""
         ...
 
     def wait_for(self, batch: int, timeout_s: float) -> None:
@@ -25,16 +25,16 @@ class Commits(Protocol):
         ...
 
     def finished(self) -> dict[int, float]:
-        """Wall clock time at which each save was finished, in seconds."""
+        """Return the wall clock time at which each save was finished, in seconds."""
         ...
 
     def details(self) -> dict[int, dict[str, Any]]:
-        """What is known of each save beside that."""
+        """Return what else is known of each save."""
         ...
 
 
 class Ledger:
-    """Peers say when a save begins and when their call, or the future that it gave, is done."""
+    """Peers note when a save begins, and when their call or its future is done."""
 
     def __init__(self) -> None:
         self._begun: set[int] = set()
@@ -42,11 +42,11 @@ class Ledger:
         self._sizes: dict[int, int] = {}
 
     def begin(self, batch: int) -> None:
-        """A save is asked for."""
+        """Note that a save begins."""
         self._begun.add(batch)
 
     def end(self, batch: int, path: Path | None = None) -> None:
-        """It is finished, in any thread."""
+        """Note that a save is finished; may be called in any thread."""
         self._finished[batch] = time.time()
         self._sizes[batch] = _num_bytes(path) if path is not None else 0
 
@@ -73,10 +73,10 @@ class Ledger:
 
 
 class Manifests:
-    """A save of Cairn is committed by the rename of its manifest, which the file's change time tells.
+    """A save of Cairn is committed when its manifest is renamed, which sets the change time of the file.
 
-    The directory is synced after that rename, so that durability is a few milliseconds later. Nothing here asks the
-    engine: what is measured is what lies on the disk.
+    The directory is synced after the rename, so the save is durable a few milliseconds later. Nothing here asks the
+    engine: only what is on the disk counts.
     """
 
     def __init__(self, directory: Path, quiet_s: float) -> None:

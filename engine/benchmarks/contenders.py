@@ -1,4 +1,4 @@
-"""Who takes part: one small class for each way to make a checkpoint, and the command that trains with it."""
+"""Contenders: one small class for each way to make a checkpoint, with the command that trains with it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ class Contender(ABC):
     """One way to make checkpoints.
 
     Attributes:
-        name: on the command line. label: in tables.
-        fsync: whether what it calls finished is on the disk: "yes", "no", or what of it.
-        baseline: the contender without checkpoints whose memory this one's is compared with.
-        saves: False for those.
-        online: logs to a W&B server, a stand-in on loopback.
+        name: Name on the command line.
+        label: Name in tables.
+        fsync: Whether a finished save is on the disk: "yes", "no", or "files" without their directory.
+        baseline: Contender without checkpoints with which its memory is compared.
+        saves: False for a contender without checkpoints.
+        online: Logs to a W&B server, which is a stand-in on loopback.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Contender(ABC):
 
     @abstractmethod
     def command(self, job: Job, text: Path) -> list[str]:
-        """The command line of the child process."""
+        """Return the command line of the child process."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Plain(Contender):
         return [sys.executable, "-m", "benchmarks.plain", str(job.path), str(text)]
 
     def trainer_options(self, job: Job, ledger: Ledger) -> dict[str, Any]:
-        """What of the Trainer's arguments is special to this contender: callbacks, plugins."""
+        """Return the arguments of the Trainer that are special to this contender: callbacks, plugins."""
         return {"callbacks": [], "enable_checkpointing": False}
 
 
@@ -71,7 +72,7 @@ class ModelCheckpoint(Plain):
 
 @dataclass(frozen=True)
 class AsyncIO(Plain):
-    """The same with Lightning's plugin: clones the state, and a thread does the rest, without a bound on the queue."""
+    """The same with Lightning's plugin: clones the state and writes in a thread, with an unbounded queue."""
 
     def trainer_options(self, job: Job, ledger: Ledger) -> dict[str, Any]:
         """See `Plain`."""
@@ -82,7 +83,7 @@ class AsyncIO(Plain):
 
 @dataclass(frozen=True)
 class Bare(Plain):
-    """No checkpoint: as many bytes, written by a process beside the training. The floor of what a save may cost."""
+    """Not a checkpoint: a separate process writes as many bytes. The floor of what a save costs."""
 
     def trainer_options(self, job: Job, ledger: Ledger) -> dict[str, Any]:
         """See `Plain`."""
@@ -109,11 +110,11 @@ class LogModel(Plain):
 class Distributed(Plain):
     """`torch.distributed.checkpoint.async_save` in a gloo group of one process.
 
-    At its best: the stager is kept, so that its buffers are used again. A new save waits for the one before, as its
-    documentation shows; saving the loops' counters is left to the user.
+    Used as well as possible: the stager is kept, so that its buffers are reused. A new save waits for the one before,
+    as in its documentation. It does not save the counters of the loops.
 
     Attributes:
-        kind: "thread" or "process", who writes.
+        kind: What writes: "thread" or "process".
     """
 
     kind: str = "thread"
@@ -128,8 +129,8 @@ class Cairn(Contender):
     """The real command of this repository.
 
     Attributes:
-        settings: overrides of the group `checkpoint`.
-        logger: of the group `logger`.
+        settings: Overrides of the group `checkpoint`.
+        logger: Option of the group `logger`.
     """
 
     fsync: str = "yes"
@@ -165,7 +166,7 @@ class Cairn(Contender):
     def _checkpoint(self, job: Job) -> list[str]:
         if not self.saves:
             return ["checkpoint=none"]
-        # The peers make no save at the end either, and keep one file.
+        # As the peers: one file is kept, and there is no save at the end.
         common = ["checkpoint=interval", "checkpoint.keep_last=1", "~checkpoint.triggers.end", *self.settings]
         if not job.interval:
             return [*common, "checkpoint.save_interval=auto"]
@@ -183,7 +184,7 @@ CONTENDERS: dict[str, Contender] = {
     item.name: item
     for item in (
         Plain("none", "no checkpoints", saves=False),
-        Bare("bare-write", "floor: the bytes alone, written beside it", fsync="files"),
+        Bare("bare-write", "floor: the bytes alone, from a process", fsync="files"),
         ModelCheckpoint("model-checkpoint", "ModelCheckpoint"),
         AsyncIO("async-io", "ModelCheckpoint + AsyncCheckpointIO"),
         Distributed("async-save", "dcp.async_save, thread", fsync="files"),
@@ -203,7 +204,7 @@ CONTENDERS: dict[str, Contender] = {
 }
 PEERS = ("model-checkpoint", "async-io", "async-save", "async-save-process")
 WITH_WANDB = ("cairn-process", "model-checkpoint", "cairn-wandb", "cairn-wandb-online", "log-model")
-"""What tracking adds: with W&B, and the same without."""
+"""Contenders that show what W&B adds: with it, and the same without."""
 _SPECIAL = {"cairn-auto", "cairn-process-blocking", "cairn-wandb", "cairn-wandb-online", "log-model"}
 DEFAULT = tuple(name for name in CONTENDERS if name not in _SPECIAL)
 
@@ -221,7 +222,7 @@ def _model_checkpoint(job: Job) -> Callback:
 
 
 def _stamped_io(ledger: Ledger) -> Any:
-    """Lightning's own way to write a file, which tells when it is done."""
+    """Lightning's own way to write a file, with a note in the ledger when it is done."""
     from lightning.fabric.plugins import TorchCheckpointIO
 
     class Stamped(TorchCheckpointIO):
@@ -288,7 +289,7 @@ def _async_save(job: Job, ledger: Ledger, kind: str) -> Callback:
 
 
 def _join_group_of_one(device: str) -> None:
-    """Through the environment: the process that `async_save` starts reads the same variables."""
+    """Join a process group, by variables that the process started by `async_save` reads too."""
     import os
 
     import torch.distributed as dist

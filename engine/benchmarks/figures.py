@@ -1,4 +1,4 @@
-"""Decides how what was seen becomes the numbers of a table: per run, then over the rounds."""
+"""Figures of the tables, from the results of the probe: per run, then over all rounds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Raw = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """A block of batches with saves, and one as long without, in the same training."""
+    """A block of batches with saves and an equally long one without, in the same training."""
 
     num_saves: int
     busy_s: float
     quiet_s: float
     cpu_s: float
-    """Processor time of the first, with what was still to be written when it ended, less that of the second."""
+    """Processor time of the first, including what was left to write when it ended, minus that of the second."""
     written_bytes: int
     others: float
-    """Cores that were busy in the first with anything but this training: the kernel, and whoever else was there."""
+    """Cores that were busy in the first with anything except this training: the kernel, or other programs."""
     drain_s: float
-    """From the end of the first until nothing was being written."""
+    """Seconds from the end of the first until nothing was being written."""
 
 
 @dataclass(frozen=True)
@@ -37,31 +37,31 @@ class RunFigures:
     window_s: float
     pairs: tuple[Pair, ...]
     batch_s: float
-    """Of the batches in blocks without saves; where there are no blocks, of all."""
+    """Of a batch in blocks without saves; without blocks, of all batches."""
     batches: tuple[int, ...]
-    """After which the saves in the window were made."""
+    """Batches after which the saves in the window were made."""
     num_skipped: int
-    """Saves that were due and not made, because the one before was still under way."""
+    """Saves that were due and not made, because the one before had not ended."""
     stalls_s: tuple[float, ...]
-    """From the end of a batch to the start of the next, less what that takes without a save."""
+    """From the end of a batch to the start of the next, minus the same without a save."""
     first_stall_s: float | None
-    """Of the first save of the training, which is before the window."""
+    """Stall of the first save, which is before the window."""
     steps_s: tuple[float, ...]
-    """From the end of a batch to the end of the next, less what that takes without a save."""
+    """From the end of a batch to the end of the next, minus the same without a save."""
     waits_s: tuple[float, ...]
-    """The part of each stall that was spent on waiting for an earlier save, where the contender tells it."""
+    """Part of each stall that was spent waiting for an earlier save, where the contender reports it."""
     durable_s: tuple[float, ...]
-    """From the start of a save to its end, training going on."""
+    """From the start of a save to its end while training continues."""
     lost_s: tuple[float, ...]
-    """What the batches during each save take more than those between it and the next one."""
+    """How much longer the batches during each save take than those between it and the next one."""
     idle_s: float | None
-    """From the start of a save to its end with nobody training."""
+    """From the start of a save to its end while training waits."""
     file_bytes: int
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A contender at one setting, over all rounds. Times in seconds; None: not known."""
+    """A contender at one setting, over all rounds. Times in seconds; None if not known."""
 
     contender: str
     num_saves: int = 0
@@ -71,45 +71,45 @@ class Figures:
     stall_worst_s: float | None = None
     stall_first_s: float | None = None
     stall_worst_apart_s: float | None = None
-    """The worst stall without the waiting for earlier saves."""
+    """Worst stall without the wait for earlier saves."""
     wait_s: float = 0.0
-    """All of that waiting."""
+    """Sum of the waits."""
     step_worst_s: float | None = None
     lost_s: float | None = None
-    """Wall time that training loses for each save: the `middle` of all pairs of blocks."""
+    """Wall time that training loses per save: the `middle` of all pairs of blocks."""
     lost_sure_s: tuple[float, float] | None = None
-    """Between these it lies with 95 %, as far as so few pairs can tell."""
+    """Its 95 % interval, see `sure`."""
     throughput_lost: float | None = None
-    """Share of the batches per second, likewise."""
+    """Lost share of the batches per second, likewise."""
     throughput_sure: tuple[float, float] | None = None
     batch_s: float | None = None
-    """Of a batch while nothing is saved."""
+    """Time of a batch while nothing is saved."""
     durable_s: float | None = None
     durable_worst_s: float | None = None
     idle_s: float | None = None
     drain_s: float | None = None
     cpu_s: float | None = None
-    """Processor time for each save, more than without checkpoints."""
+    """Processor time per save, in addition to that without checkpoints."""
     written_bytes: float | None = None
-    """For each save."""
+    """Bytes written per save."""
     file_bytes: float | None = None
     extra_peak_bytes: float | None = None
     others: float | None = None
-    """Cores that were busy with something else; the most of the rounds."""
+    """Cores that were busy with something else; the maximum of all rounds."""
     writer: str = ""
-    """The class that wrote, where the contender tells it."""
+    """Class of the writer, where the contender reports it."""
     error: str = ""
     """Why there are no figures."""
 
     @property
     def is_another(self) -> bool:
-        """It asked for a process, and none could be started here."""
+        """True if a writer process was requested but could not be started."""
         return self.writer in ("InlineWriter", "WriterHere") and "process" in self.contender
 
 
 @dataclass(frozen=True)
 class Floors:
-    """Of one size, over all rounds: medians, in seconds, and the range of the writes."""
+    """Floors of one size, over all rounds: medians in seconds, and ranges."""
 
     size: str
     state_bytes: int
@@ -128,34 +128,34 @@ class Comparison:
     size: str
     threads: int
     factor: float
-    """A save every so many write times."""
+    """Interval between two saves, in write times."""
     interval: int
     batch_s: float
     noise_s: float | None
-    """Half the range in which half of the pairs of the training without checkpoints lie, for each save of the others:
-    what `lost_s` of a single pair cannot resolve."""
+    """Noise per save: half the interquartile range of the pairs of the training without checkpoints. A single pair
+    cannot resolve less."""
     rows: tuple[Figures, ...] = field(default_factory=tuple)
 
     def row(self, contender: str) -> Figures | None:
-        """The contender's figures, None if there are none."""
+        """Return the figures of a contender; None if there are none."""
         return next((row for row in self.rows if row.contender == contender and not row.error), None)
 
 
 def of_run(job: Raw, seen: Raw) -> RunFigures:
-    """What one training shows."""
-    told, began, ended = Job(**job), seen["began"], seen["ended"]
-    first, last = told.first_batch, told.last_batch
+    """Return the figures of one training."""
+    order, began, ended = Job(**job), seen["began"], seen["ended"]
+    first, last = order.first_batch, order.last_batch
     inside = range(first, last)
     finished = {int(batch): at for batch, at in seen["finished"].items()}
     details = {int(batch): item for batch, item in seen["details"].items()}
     saved = tuple(batch for batch in sorted(finished) if batch in inside)
-    due = {batch for batch in inside if told.is_due(batch)} | set(saved)
+    due = {batch for batch in inside if order.is_due(batch)} | set(saved)
     gap = {batch: began[batch] - ended[batch - 1] for batch in range(1, last)}
     early = [batch for batch in sorted(finished) if batch < first]
     step = {batch: ended[batch] - ended[batch - 1] for batch in inside}
     usual_gap, usual_step = (_median(values[b] for b in inside if b not in due) for values in (gap, step))
-    pairs = tuple(_pair(*pair, told.block, saved, ended, seen["marks"]) for pair in told.pairs)
-    quiet = sum(pair.quiet_s for pair in pairs) / (len(pairs) * told.block) if pairs else None
+    pairs = tuple(_pair(*pair, order.block, saved, ended, seen["marks"]) for pair in order.pairs)
+    quiet = sum(pair.quiet_s for pair in pairs) / (len(pairs) * order.block) if pairs else None
     window_s = ended[last - 1] - ended[first - 1]
     return RunFigures(
         window_s=window_s,
@@ -177,7 +177,7 @@ def of_run(job: Raw, seen: Raw) -> RunFigures:
 def _pair(
     busy: int, quiet: int, block: int, saved: Sequence[int], ended: Sequence[float], marks: Mapping[str, Raw]
 ) -> Pair:
-    """Two blocks: the one with saves begins after batch `busy`, the other one after `quiet`."""
+    """Pair of two blocks: that with saves begins after batch `busy`, the other one after `quiet`."""
     opened, drained, began, closed = (marks[str(batch)] for batch in (busy, busy + block, quiet, quiet + block))
     return Pair(
         num_saves=sum(busy <= batch < busy + block for batch in saved),
@@ -199,25 +199,25 @@ def _lost(saved: Sequence[int], finished: Mapping[int, float], ended: Sequence[f
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The least value that at least this share of the values does not exceed (nearest rank)."""
+    """Return the least value that at least this share of the values does not exceed (nearest rank)."""
     ranked = sorted(values)
     return ranked[max(0, math.ceil(share * len(ranked)) - 1)] if ranked else None
 
 
 def middle(values: Sequence[float]) -> float | None:
-    """Of paired differences: the median of the means of any two of them, each with itself among these.
+    """Return the Hodges-Lehmann estimate of paired differences: the median of the means of any two, or one, of them.
 
-    It heeds more than a median, and a few wild ones do not move it. Source: Hodges and Lehmann (1963), "Estimates of
-    location based on rank tests", Ann. Math. Statist. 34(2):598-611.
+    It uses more of the data than a median does, and outliers hardly move it. Source: Hodges and Lehmann (1963),
+    "Estimates of location based on rank tests", Ann. Math. Statist. 34(2):598-611.
     """
     return _median(_means(values))
 
 
 def sure(values: Sequence[float], share: float = 0.95) -> tuple[float, float] | None:
-    """An interval that holds the true `middle` with this probability, by signed ranks (Wilcoxon's test, exact).
+    """Return a confidence interval of the `middle`, by signed ranks (Wilcoxon's test, exact).
 
-    It takes for granted that the differences scatter alike to both sides. With fewer than six values there is none for
-    95 %: then it is their range.
+    Assumes that the differences scatter symmetrically. Fewer than six values give no interval for 95 %: their range is
+    returned instead.
     """
     means, ways = _means(values), _ways(len(values))
     if not means:
@@ -236,7 +236,7 @@ def _means(values: Sequence[float]) -> list[float]:
 
 
 def _ways(count: int) -> list[int]:
-    """How many sets of ranks, out of 1 to `count`, have each sum."""
+    """Number of sets of ranks, out of 1 to `count`, by their sum."""
     ways = [1] + [0] * (count * (count + 1) // 2)
     for rank in range(1, count + 1):
         for total in range(len(ways) - 1, rank - 1, -1):
@@ -245,29 +245,29 @@ def _ways(count: int) -> list[int]:
 
 
 def comparisons(raw: Raw) -> list[Comparison]:
-    """Every setting that was measured, in the order of its first run; each command by itself."""
+    """Return all measured settings in the order of their first runs, separately for each command."""
     keys = list(dict.fromkeys(_key(run) for run in raw["runs"] if run["part"] == "time"))
     return [_comparison(raw["runs"], key) for key in keys]
 
 
 def floors(raw: Raw) -> dict[str, Floors]:
-    """By size."""
+    """Return the floors by size."""
     sizes = dict.fromkeys(item["size"] for item in raw["floors"])
     return {size: _floors([item for item in raw["floors"] if item["size"] == size]) for size in sizes}
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Training with `save_interval=auto`, against none."""
+    """Training with `save_interval=auto`, compared with none."""
 
     size: str
     threads: int
     overhead: float | None
-    """Share of the time without: what the batches during saves take more than those between them; median of the
-    rounds."""
+    """How much longer the batches during saves take than those between them, as a share of the time without saves;
+    median of the rounds."""
     range: tuple[float, float] | None
     against_none: float | None
-    """The same from the wall time of another training, without checkpoints; it moves with the machine's mood."""
+    """The same from the wall time of another training without checkpoints, which varies with the machine."""
     noise: float | None
     """Half the range of the trainings without checkpoints, as a share of their median."""
     num_saves: int
@@ -275,7 +275,7 @@ class Auto:
 
 
 def autos(raw: Raw) -> list[Auto]:
-    """For every size and number of threads that was measured."""
+    """Return one result per measured size and number of threads."""
     runs = [run for run in raw["runs"] if run["part"] == "auto"]
     keys = dict.fromkeys((run["job"]["size"], run["job"]["threads"]) for run in runs)
     return [_auto(size, threads, [r for r in runs if _place(r) == (size, threads)]) for size, threads in keys]
@@ -306,7 +306,7 @@ def _auto(size: str, threads: int, runs: list[Raw]) -> Auto:
 
 def _comparison(runs: Sequence[Raw], key: tuple[Any, ...]) -> Comparison:
     timed = [run for run in runs if run["part"] == "time" and _key(run) == key]
-    memory = [run for run in runs if run["part"] == "memory" and _place(run) == key[:2]]  # whichever command's
+    memory = [run for run in runs if run["part"] == "memory" and _place(run) == key[:2]]  # of any command
     setting = timed[0]["setting"]
     base = [of_run(run["job"], run["seen"]) for run in _of(timed, "none")]
     noise = _middle_half([pair.busy_s - pair.quiet_s for run in base for pair in run.pairs])

@@ -1,4 +1,4 @@
-"""What no checkpoint can be cheaper than on this machine: copying the state, and writing its bytes to the disk."""
+"""Floors of a checkpoint on this machine: copying the state, and writing its bytes to the disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ALIGNMENT = 4096  # of what O_DIRECT writes, in memory and on the disk
 
 
 def measure(size: str, directory: Path, device: str, repeats: int) -> dict[str, float | int | list[float] | None]:
-    """All floors for the state of a size, in seconds; lists hold one value for each repetition."""
+    """Measure all floors for a size, in seconds; lists hold one value per repetition."""
     torch.set_num_threads(1)  # one copying thread: the others are training
     state = workload.state_tensors(workload.SIZES[size])
     num_bytes = workload.num_state_bytes(state)
@@ -43,7 +43,7 @@ def measure(size: str, directory: Path, device: str, repeats: int) -> dict[str, 
 
 
 def _copies(state: list[Tensor], device: str, repeats: int) -> list[float]:
-    """Into buffers that were there before and have been written to; on CUDA page-locked ones."""
+    """Time copies into warm buffers, which are page-locked on CUDA."""
     pinned = device == "cuda"
     source = [tensor.to(device) for tensor in state]
     buffers = [torch.empty(tensor.shape, pin_memory=pinned).fill_(0) for tensor in state]
@@ -59,7 +59,7 @@ def _copies(state: list[Tensor], device: str, repeats: int) -> list[float]:
 
 
 def _write_s(path: Path, content: mmap.mmap, num_bytes: int, flags: int) -> float:
-    """A new file each time, as a checkpoint is one; its deletion is not timed."""
+    """Time the write of a new file; its deletion is not timed."""
     try:
         return _timed(lambda: _write(path, content, num_bytes, flags))
     finally:
@@ -87,7 +87,7 @@ def _timed(action: Callable[[], None]) -> float:
 def _o_direct() -> int:
     flag: int | None = getattr(os, "O_DIRECT", None)
     if flag is None:
-        raise OSError("there is no O_DIRECT here")
+        raise OSError("this system has no O_DIRECT")
     return flag
 
 

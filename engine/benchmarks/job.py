@@ -1,4 +1,4 @@
-"""What one child process is told to do, and where it leaves what it saw."""
+"""Orders for one child process, and where it leaves its results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import Any
 class Job:
     """One training by one contender.
 
-    The window is what is timed: from batch `first_batch` to `last_batch`. It is made of pairs of blocks of the same
-    length: one with saves, each followed by the same number of batches, so that what a writer in the background takes
-    from them is counted; and one without, while nothing is being written. What saving costs is the difference of the
-    two: a machine that is slower in one minute than in the next changes both, and since the two take turns in coming
-    first, one that becomes slower and slower does as well. After each block is a batch that counts nowhere, behind the
-    wait for the writer. The first save of a training comes before the window, and one that is timed while training
-    waits for it, idle, after it.
+    The window from batch `first_batch` to `last_batch` is timed. It consists of pairs of blocks of equal length:
+    one with saves, each followed by the same number of batches, so that the cost of a background writer is counted;
+    and one without, while nothing is being written. The cost of saving is the difference of the two: a machine that
+    is slower in one minute than in the next changes both, and since the two alternate in coming first, a steady
+    drift cancels too. After each block follows the wait for the writer, and a batch that is not counted. The first
+    save of a training comes before the window. After the window, one save is timed while training waits, idle.
     """
 
     contender: str
@@ -26,22 +25,22 @@ class Job:
     interval: int
     """Batches between two saves; 0 lets the contender choose."""
     saves: int
-    """In a block; 0: there are no blocks."""
+    """Saves in a block; 0 without blocks."""
     first_batch: int
     last_batch: int
     threads: int
-    """Of torch, in the training process."""
+    """Threads of torch in the training process."""
     device: str
     work_dir: str
-    """Empty at the start, on the disk that is measured."""
+    """A folder on the measured disk, empty at the start."""
     quiet_s: float
-    """So long without a change in the checkpoint directory means that nothing is being written any more."""
+    """After this long without a change in the checkpoint directory, nothing is being written any more."""
     resume_from: str = ""
-    """A checkpoint or run to start from, for the measurement of start-up."""
+    """Checkpoint or run to resume, to measure the start-up."""
 
     @property
     def max_batches(self) -> int:
-        """One more than the window: the save after it is timed while training waits for it, idle."""
+        """One more than in the window: the save after it is timed while training waits, idle."""
         return self.last_batch + 1
 
     @property
@@ -51,7 +50,7 @@ class Job:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """After how many batches the block with saves and the one without begin, for each pair."""
+        """For each pair, the number of batches before the block with saves, and before the one without."""
         if not self.block:
             return []
         halves = [(start, start + self.block + 1) for start in range(self.first_batch, self.last_batch, self._pair)]
@@ -62,7 +61,7 @@ class Job:
         return 2 * (self.block + 1)
 
     def is_due(self, batch: int) -> bool:
-        """Does the contender save after so many batches?"""
+        """Return True if the contender saves after this number of batches."""
         if self.interval == 0:
             return False
         if not self.first_batch <= batch < self.last_batch:
@@ -73,39 +72,39 @@ class Job:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Where the files of every contender go."""
+        """Folder for the files of every contender."""
         return self.run_dir / "checkpoints"
 
     @property
     def run_dir(self) -> Path:
-        """Hydra's run directory, where there is one."""
+        """Hydra's run directory, if there is one."""
         return Path(self.work_dir) / "run"
 
     @property
     def path(self) -> Path:
-        """Of this job, as JSON."""
+        """File of this job, as JSON."""
         return Path(self.work_dir) / "job.json"
 
     @property
     def seen_path(self) -> Path:
-        """Of what the probe saw, as JSON."""
+        """File of the results of the probe, as JSON."""
         return Path(self.work_dir) / "seen.json"
 
     @staticmethod
     def end(first_batch: int, interval: int, saves: int, pairs: int) -> int:
-        """The last batch of a window of so many pairs of blocks."""
+        """Return the last batch of a window of `pairs` pairs of blocks."""
         return first_batch + pairs * 2 * (interval * saves + 1)
 
     def write(self) -> None:
-        """Leave the job where the child looks for it."""
+        """Write the job to its file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(asdict(self)))
 
     def seen(self) -> dict[str, Any] | None:
-        """What the probe left; None if the child did not come so far."""
+        """Return the results of the probe; None if the child ended before it wrote them."""
         return json.loads(self.seen_path.read_text()) if self.seen_path.exists() else None
 
 
 def read(path: str | Path) -> Job:
-    """The job in a file."""
+    """Read a job from a file."""
     return Job(**json.loads(Path(path).read_text()))

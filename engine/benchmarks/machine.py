@@ -1,4 +1,4 @@
-"""What is said of the machine that was measured: processor, memory, file system, versions. No names, no paths."""
+"""Description of the measured machine: processor, memory, file system, versions. No names, no paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGES = ("torch", "lightning", "numpy", "hydra-core")
 
 
 def describe(directory: Path, device: str) -> dict[str, Any]:
-    """Of this machine, and of the file system that `directory` is on."""
+    """Describe this machine and the file system of `directory`."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
@@ -39,7 +39,7 @@ def _field(path: str, name: str) -> str | None:
 
 
 def _file_system(directory: Path) -> str:
-    """Its type: that of the longest mount point above the directory."""
+    """Type of the file system: that of the longest mount point above the directory."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:

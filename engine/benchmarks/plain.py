@@ -1,4 +1,4 @@
-"""A minimal plain Lightning training: what the peers run in, and what start-up is compared with."""
+"""A minimal plain Lightning training, for the peers and as the baseline of the start-up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.probe import Probe
 
 
 class Noting(Probe):
-    """A probe that also writes into the ledger which saves are due."""
+    """A probe that also notes in the ledger which saves are due."""
 
     def __init__(self, job: str, ledger: Ledger) -> None:
         super().__init__(job, ledger)
@@ -30,7 +30,7 @@ class Noting(Probe):
 
 
 def main(job_path: str, text: str) -> None:
-    """Train as the job says, with the contender's callbacks and plugins."""
+    """Train according to the job, with the contender's callbacks and plugins."""
     job, ledger = read(job_path), Ledger()
     trainer = _trainer(job, Noting(job_path, ledger), ledger)
     size = workload.SIZES[job.size]
@@ -59,6 +59,6 @@ def _trainer(job: Job, probe: Probe, ledger: Ledger) -> Trainer:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")  # of the libraries, about this machine; what fails ends the process
+    warnings.filterwarnings("ignore")  # warnings of libraries about this machine; errors still end the process
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Decides how the comparison looks: a row of panels for each setting, contenders as rows, floors as lines."""
+"""Plot of a comparison: a row of panels per setting, contenders as rows, floors as lines."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from benchmarks.figures import Comparison, Figures, Floors
 
 _PEER, _OURS, _FLOOR = "#8c8c8c", "#d1495b", "#2e6f95"
 _ROW_INCHES = 0.32
-_LEAST_MS = 0.5  # below, a logarithmic axis would show nothing but noise
+_LEAST_MS = 0.5  # below, a logarithmic axis would show only noise
 
 
 def draw(comparisons: Sequence[Comparison], floors: dict[str, Floors], path: Path) -> None:
-    """Write a PNG."""
+    """Draw the comparisons to a PNG file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -77,17 +77,17 @@ def _panel(
     if log:
         axes.set_xscale("log")
     least = _LEAST_MS if log else 0.0
-    for place, (row, (middle, most)) in enumerate(zip(rows, values, strict=True)):
+    for number, (row, (middle, most)) in enumerate(zip(rows, values, strict=True)):
         color = _OURS if row.contender.startswith("cairn") else _PEER
         if middle is None:
             continue
-        told, middle = _short(middle), max(middle, least)  # a bar cannot show less than nothing, and its label says it
-        axes.barh(place, middle - least, left=least, color=color, height=0.7)
+        label, middle = _short(middle), max(middle, least)  # the label shows a negative value, a bar cannot
+        axes.barh(number, middle - least, left=least, color=color, height=0.7)
         if most is not None and most > middle:
-            axes.plot([middle, most], [place, place], color=color, linewidth=1.2)
-            axes.plot(most, place, marker="|", color=color, markersize=7)
+            axes.plot([middle, most], [number, number], color=color, linewidth=1.2)
+            axes.plot(most, number, marker="|", color=color, markersize=7)
         end = max(middle, most or middle)
-        axes.annotate(told, (end, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
+        axes.annotate(label, (end, number), (4, 0), textcoords="offset points", va="center", fontsize=7)
     for name, at in lines.items():
         axes.axvline(at, color=_FLOOR, linestyle="--", linewidth=1)
         axes.annotate(

@@ -1,4 +1,4 @@
-"""Measures in the training thread, the same for everybody: when each batch begins and ends, what a window takes."""
+"""Measures in the training thread, equally for all contenders: when each batch begins and ends, what a window costs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _IDLE_TIMEOUT_S = 120.0
 
 
 class Probe(Callback):
-    """First of the callbacks, so that whatever a contender does after a batch lies between two of its stamps.
+    """The first callback, so that everything a contender does after a batch lies between two of its stamps.
 
     Args:
-        job: path of the job. commits: who knows when a save is finished; None looks for manifests.
+        job: Path of the job.
+        commits: Source of the times of finished saves; by default, Cairn's manifests.
     """
 
     def __init__(self, job: str, commits: Commits | None = None) -> None:
@@ -65,7 +66,7 @@ class Probe(Callback):
         self.job.seen_path.write_text(json.dumps(self._seen))
 
     def _mark(self, batch: int) -> None:
-        """Where a block ends, let what is under way come to its end; where one begins or ends, look at the counts."""
+        """At the end of a block, wait for unfinished saves; at its start and end, read the counters."""
         ends = batch in self._ends or batch == self.job.last_batch
         if not (ends or batch in self._starts or batch == self.job.first_batch):
             return
@@ -74,9 +75,12 @@ class Probe(Callback):
         self._seen["idle_began"] = time.time()
 
     def _come_to_rest(self) -> float:
-        """For everybody alike; returns how long the contender needed for what was under way, in seconds.
+        """Wait until nothing is being written, for all contenders alike.
 
-        What somebody has left in the page cache would otherwise be written in the block that is to be quiet.
+        What is left in the page cache would otherwise be written in the block without saves.
+
+        Returns:
+            Seconds that the contender needed for unfinished saves.
         """
         drained = self._commits.settle() if self._saves else 0.0
         drain_s = max(0.0, drained - self._clock_offset - self._ended[-1])
@@ -95,13 +99,13 @@ class Probe(Callback):
 
     def _now(self) -> float:
         if self.job.device == "cuda":
-            # The stream that trains, and no other: a copy on a side stream may still be under way.
+            # Only the stream that trains: a copy on a side stream may continue.
             torch.cuda.current_stream().synchronize()
         return time.perf_counter()
 
 
 def _numbers_of_engine(trainer: Trainer) -> dict[str, Any]:
-    """What Cairn's engine has measured itself, and which writer it has; of others nothing."""
+    """Return Cairn's own measurements and its writer; nothing for other contenders."""
     engine: Any = next((item for item in trainer.checkpoint_callbacks if hasattr(item, "telemetry")), None)
     if engine is None or engine.saver is None:
         return {}

@@ -1,4 +1,4 @@
-"""What a tree of processes takes: memory, processor time, bytes written. Read from /proc, as Linux has it."""
+"""Memory, processor time and written bytes of a tree of processes, from /proc of Linux."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def tree(root: int) -> list[int]:
-    """`root` and all processes that descend from it and still live."""
+    """Return `root` and all of its living descendants."""
     parents = _parents()
     found, new = [root], [root]
     while new:
@@ -21,27 +21,27 @@ def tree(root: int) -> list[int]:
 
 
 def pss_bytes(pids: Sequence[int]) -> int:
-    """Memory of these processes together; what several share is counted once (proportional set size).
+    """Return the memory of all processes together; shared memory counts once (proportional set size).
 
-    Memory that comes to be shared between the look at one process and that at the next is counted once and a half: so
-    there are two looks, in opposite order, and the lesser counts.
+    Memory that becomes shared between two reads counts one and a half times. So the processes are read twice, in
+    opposite order, and the lesser sum counts.
     """
     return min(sum(_pss_bytes(pid) for pid in order) for order in (pids, pids[::-1]))
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """Processor time of these processes and of their children that have ended, in seconds, to 10 ms."""
+    """Return the processor time of the processes and of their ended children, in seconds, to 10 ms."""
     return sum(sum(int(field) for field in fields[11:15]) for pid in pids if (fields := _stat(pid))) / _TICKS_PER_S
 
 
 def busy_s() -> float:
-    """Processor time that the whole machine has spent on anything, or was denied by its host, in seconds."""
+    """Return the processor time that the whole machine has used, or was denied by its host, in seconds."""
     user, nice, system, _, _, *rest = (int(field) for field in (PROC / "stat").read_text().split(maxsplit=9)[1:9])
     return (user + nice + system + sum(rest)) / _TICKS_PER_S
 
 
 def written_bytes(pids: Iterable[int]) -> int:
-    """Bytes that these processes sent to storage, those still in the page cache included; 0 where it is not told."""
+    """Return the bytes that the processes wrote, including the page cache; 0 where the kernel does not count."""
     return sum(_io(pid).get("write_bytes", 0) for pid in pids)
 
 
@@ -51,7 +51,7 @@ def _parents() -> dict[int, int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields after the name, from the state on; empty if the process is gone."""
+    """Fields after the name, from the state on; empty if the process has ended."""
     text = _read(pid, "stat")
     return text[text.rindex(")") + 1 :].split() if text else []
 
@@ -68,5 +68,5 @@ def _io(pid: int) -> dict[str, int]:
 def _read(pid: int, name: str) -> str:
     try:
         return (PROC / str(pid) / name).read_text()
-    except OSError:  # it ended, or is not ours
+    except OSError:  # it has ended, or belongs to another user
         return ""

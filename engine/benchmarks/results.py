@@ -1,4 +1,4 @@
-"""Decides what RESULTS.md says: what was measured where, how to repeat it, and the bars with their verdicts."""
+"""The page RESULTS.md: what was measured and where, how to repeat it, and the bars with their verdicts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmarks.bars import bars
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 REMARKS = Path(__file__).with_name("remarks.md")
-"""What a person says of the figures in RESULTS.md: why a bar was missed, and what the floor turned out to be."""
+"""Hand-written remarks on the figures in RESULTS.md: why a bar was missed, and what the floor is."""
 PLOT = Path(__file__).with_name("results.png")
 
 
 def write(raw: Mapping[str, Any], results: Path = RESULTS, picture: Path = PLOT) -> None:
-    """Write both files from what a benchmark left as JSON."""
+    """Write both files from the JSON of a benchmark."""
     comparisons, floors = figures.comparisons(raw), figures.floors(raw)
     results.parent.mkdir(parents=True, exist_ok=True)
     plot.draw(comparisons, floors, picture)
@@ -26,7 +26,13 @@ def write(raw: Mapping[str, Any], results: Path = RESULTS, picture: Path = PLOT)
 
 
 def text(raw: Mapping[str, Any], picture: str = "", remarks: str = "") -> str:
-    """The page in Markdown; `picture`: path of the plot, as seen from the page."""
+    """Return the page in Markdown.
+
+    Args:
+        raw: JSON of a benchmark.
+        picture: Path of the plot, relative to the page.
+        remarks: Remarks in Markdown.
+    """
     comparisons, floors, autos = figures.comparisons(raw), figures.floors(raw), figures.autos(raw)
     sources = "the last run and `remarks.md`" if remarks else "the last run"
     parts = [
@@ -35,7 +41,7 @@ def text(raw: Mapping[str, Any], picture: str = "", remarks: str = "") -> str:
         _where(raw["machine"], raw["settings"]),
         *(["## The bars", _bars(comparisons, floors, autos)] if comparisons or autos else []),
         *([remarks] if remarks else []),
-        *(["## Everybody", tables.LEGEND, _fsync(comparisons)] if comparisons else []),
+        *(["## All contenders", tables.LEGEND, _fsync(comparisons)] if comparisons else []),
         *([f"![The same as a plot]({picture})"] if picture and comparisons else []),
         *(_comparison(item, floors[item.size]) for item in comparisons),
         *(["## `save_interval=auto`", *(tables.auto_line(item) + "." for item in autos)] if autos else []),
@@ -43,7 +49,7 @@ def text(raw: Mapping[str, Any], picture: str = "", remarks: str = "") -> str:
         *(["## Start-up", _startup(raw["startup"])] if raw.get("startup") else []),
         "## To repeat it",
         f"```bash\n{raw['command']}\nmake bench ARGS=--write-results\n```",
-        "Whatever else runs on the machine spoils it. The numbers hold for this machine; the ratios travel.",
+        "Run nothing else on the machine. The numbers hold for this machine; the ratios carry over to others.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -84,7 +90,7 @@ def _comparison(item: figures.Comparison, floor: figures.Floors) -> str:
 
 
 def _unavoidable(item: figures.Comparison, floor: figures.Floors) -> str:
-    """What of the time that is lost no way of saving could give back here."""
+    """Return a sentence about the part of the lost time that no way of saving can avoid."""
     bare = item.row("bare-write")
     if bare is None or bare.lost_s is None or bare.lost_sure_s is None:
         return ""

@@ -1,4 +1,4 @@
-"""Decides who runs when: everybody once in each round, in an order that changes, with the floors measured each time."""
+"""Rounds: each contender runs once per round, in a changing order, and the floors are measured each time."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line asked for."""
+    """Settings from the command line."""
 
     sizes: tuple[str, ...]
     contenders: tuple[str, ...]
     rounds: int
     threads: tuple[int, ...]
     factors: tuple[float, ...]
-    """A save every so many write times."""
+    """Intervals between two saves, in write times."""
     saves: int
-    """In each block of a run's window, at the smallest factor."""
+    """Saves in each block of a run's window, at the smallest factor."""
     pairs: int
-    """Of blocks in each run's window: one with saves, one without."""
+    """Pairs of blocks in each run's window: one with saves, one without."""
     device: str
     directory: Path
-    """On the disk that is measured; emptied after every run."""
+    """A folder on the measured disk; emptied after every run."""
     timeout_s: float
     auto_s: float
     """Length of the trainings that measure `auto`."""
@@ -50,7 +50,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Setting:
-    """The same for all contenders that are compared."""
+    """What is the same for all contenders of a comparison."""
 
     size: str
     threads: int
@@ -63,23 +63,23 @@ class Setting:
 
 
 def order(names: Sequence[str], number: int) -> list[str]:
-    """Who comes when in round `number`: turned by one each time and reversed every other, so that drift hits all."""
+    """Return the order in round `number`: rotated by one each time and reversed every other, so that drift hits all."""
     turned = [*names[number % len(names) :], *names[: number % len(names)]]
     return turned[::-1] if number % 2 else turned
 
 
 def interval(factor: float, write_s: float, batch_s: float, least: int) -> int:
-    """Batches between two saves that are `factor` write times apart."""
+    """Return the batches between two saves that are `factor` write times apart."""
     return max(least, math.ceil(factor * write_s / batch_s))
 
 
 def distinct(settings: Sequence[Setting]) -> list[Setting]:
-    """Without those that come to the same interval: a small state is written within a batch, however many."""
+    """Remove settings with equal intervals: a small state is written within one batch at any factor."""
     return list({setting.interval: setting for setting in reversed(settings)}.values())[::-1]
 
 
 class Bench:
-    """Runs children in `settings.directory` and collects what they saw, as plain JSON values."""
+    """Runs children in `settings.directory` and collects their results as plain JSON values."""
 
     def __init__(self, settings: Settings, say: Say) -> None:
         self.settings, self.say = settings, say
@@ -88,19 +88,19 @@ class Bench:
         self.runs: list[dict[str, Any]] = []
 
     def compare(self) -> None:
-        """Everybody, at every size, number of threads and interval."""
+        """Measure all contenders at every size, number of threads and interval."""
         for size in self.settings.sizes:
             for threads in self.settings.threads:
                 self._compare_at(size, threads)
 
     def memory(self) -> None:
-        """What each takes of it, at every size; the rest that `compare` measures left out."""
+        """Measure only the memory of all contenders, at every size."""
         for size in self.settings.sizes:
             batch_s, write_s = self._calibrate(size, self.settings.threads[0])
             self._memory_at(self._setting(size, self.settings.threads[0], min(self.settings.factors), batch_s, write_s))
 
     def auto(self, size: str) -> None:
-        """`checkpoint.save_interval=auto` against no checkpoints, for about `auto_s` of training each."""
+        """Measure `checkpoint.save_interval=auto` against no checkpoints, for about `auto_s` of training each."""
         for threads in self.settings.threads:
             batch_s, _ = self._calibrate(size, threads)
             last = max(_CALIBRATION_BATCHES, math.ceil(self.settings.auto_s / batch_s))
@@ -128,7 +128,7 @@ class Bench:
             self._run(job, part="memory", round=0, setting=asdict(setting))
 
     def _with_baselines(self) -> Iterator[str]:
-        """In memory everybody is compared with the same script, or command, without checkpoints."""
+        """Return all contenders and their baselines, with which their memory is compared."""
         baselines = {CONTENDERS[name].baseline for name in self.settings.contenders}
         yield from dict.fromkeys([*sorted(baselines), *self.settings.contenders])
 
@@ -144,14 +144,14 @@ class Bench:
 
     def _setting(self, size: str, threads: int, factor: float, batch_s: float, write_s: float) -> Setting:
         num = interval(factor, write_s, batch_s, workload.SIZES[size].least_interval)
-        # Fewer of the saves that are far apart: a block is as long as a save is rare.
+        # Fewer saves where they are far apart, so that all blocks are about equally long.
         saves = max(1, round(self.settings.saves * min(self.settings.factors) / factor))
         saves = min(saves, workload.SIZES[size].most_saves or saves)
         self.say(f"{size}, {threads} threads: W {write_s:.3f} s, a batch {batch_s:.3f} s, a save every {num} batches")
         return Setting(size, threads, factor, num, saves, write_s, batch_s)
 
     def _timed_job(self, name: str, setting: Setting, saves: int = 0, pairs: int = 0) -> Job:
-        # The first save is before the window: what it costs once (a process to start, pages to touch) is told apart.
+        # The first save is before the window: it has costs of its own (a process to start, pages to touch).
         first, saves = 2 * setting.interval, saves or setting.saves
         last = Job.end(first, setting.interval, saves, pairs or self.settings.pairs)
         return self._job(
@@ -224,7 +224,7 @@ class Bench:
 
 @contextmanager
 def _server(job: Job) -> Iterator[dict[str, str]]:
-    """The environment of a child; one that logs online gets a server, which is a part of what it costs here."""
+    """Environment of a child; for one that logs online, with a server, whose cost counts."""
     if not CONTENDERS[job.contender].online:
         yield {}
         return

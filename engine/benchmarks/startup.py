@@ -1,4 +1,4 @@
-"""How long until something happens: `--help`, the first batch, the first batch of a run that goes on."""
+"""Start-up times: `--help`, the first batch, the first batch of a resumed run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from benchmarks.rounds import Settings
 
 _SAVED_AFTER = 4  # batches
 PLAIN, OURS = "model-checkpoint", "cairn-sync"
-"""Who writes the file that is gone on from. Whichever writer: the file is the same."""
+"""Contenders that write the file to resume from. The file is the same with any writer."""
 
 HEADER = ("from the command to", "state", "plain Lightning s", "Cairn s")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command and what is waited for. `measure` gives seconds, or None if it fails."""
+    """A command to time. `measure` returns seconds, or None if it fails."""
 
     what: str
     size: str
@@ -33,7 +33,7 @@ class Case:
 
 
 class Startup:
-    """Measures every case in every round; results as plain JSON values."""
+    """Measures every case in every round."""
 
     def __init__(self, settings: Settings, sizes: tuple[str, ...], say: Callable[[str], None]) -> None:
         self.settings, self.sizes, self.say = settings, sizes, say
@@ -41,7 +41,7 @@ class Startup:
         self.log = settings.directory / "log" / "startup.log"
 
     def run(self) -> list[dict[str, Any]]:
-        """Returns `what`, `size`, `who`, and `seconds`: a list with one value for each round."""
+        """Return `what`, `size`, `who` and `seconds` (one value per round) of each case."""
         cases = list(self._cases())
         taken: dict[int, list[float]] = {number: [] for number in range(len(cases))}
         for turn in range(self.settings.rounds):
@@ -72,31 +72,31 @@ class Startup:
         return None if ended.error else ended.wall_s
 
     def _first_batch(self, name: str, size: str, resume_from: Path | None) -> float | None:
-        """From the start of the process to the start of a batch, in seconds."""
+        """Seconds from the start of the process to the start of a batch."""
         job = self._job(name, size, f"{size}-{name}-now")
         if resume_from is not None:
-            job = self._going_on(job, name, resume_from)
+            job = self._resuming(job, name, resume_from)
         job.write()
         ended = self._child(CONTENDERS[name].command(job, self.text))
         seen = job.seen()
         shutil.rmtree(job.work_dir, ignore_errors=True)
         return None if ended.error or seen is None else seen["began"][0] - ended.began
 
-    def _going_on(self, job: Job, name: str, saved: Path) -> Job:
-        """A copy of the saved run, since going on changes it; copied before the clock starts."""
+    def _resuming(self, job: Job, name: str, saved: Path) -> Job:
+        """Copy the saved run, since a resume changes it; done before the clock starts."""
         shutil.rmtree(job.work_dir, ignore_errors=True)
         shutil.copytree(saved, job.work_dir, symlinks=True)
         start = job.run_dir if name == OURS else next(job.checkpoint_dir.glob("*.ckpt"))
         return replace(job, resume_from=str(start), last_batch=_SAVED_AFTER + 3)
 
     def _saved(self, name: str, size: str) -> Path:
-        """A run that has stopped after its first save."""
+        """Directory of a run that has stopped after its first save."""
         job = replace(self._job(name, size, f"{size}-{name}-saved"), interval=_SAVED_AFTER)
         job = replace(job, last_batch=_SAVED_AFTER, first_batch=1)
         job.write()
         ended = self._child(CONTENDERS[name].command(job, self.text))
         if ended.error:
-            raise SystemExit(f"There is no run to go on from: {ended.error}")
+            raise SystemExit(f"Could not make a run to resume: {ended.error}")
         job.seen_path.unlink()
         return Path(job.work_dir)
 
@@ -121,7 +121,7 @@ class Startup:
 
 
 def rows(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """In the order of HEADER: medians, and how many times it was measured."""
+    """Return rows in the order of HEADER: medians and ranges."""
     table = []
     for what, size in dict.fromkeys((item["what"], item["size"]) for item in results):
         by_who = {item["who"]: item["seconds"] for item in results if (item["what"], item["size"]) == (what, size)}
@@ -129,13 +129,13 @@ def rows(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
             (
                 what,
                 f"{size} GB" if size[:1].isdigit() else size,
-                *(_told(by_who.get(who)) for who in ("plain", "cairn")),
+                *(_cell(by_who.get(who)) for who in ("plain", "cairn")),
             )
         )
     return table
 
 
-def _told(seconds: list[float] | None) -> str:
+def _cell(seconds: list[float] | None) -> str:
     if not seconds:
         return "-" if seconds is None else "failed"
     return f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"

@@ -1,4 +1,4 @@
-"""Decides what a table of figures shows: the columns and how a number is written. For the terminal and for Markdown."""
+"""Tables of figures, for the terminal and for Markdown: the columns, and how a number is written."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ HEADER = (
     "fsync",
 )
 LEGEND = """\
-Stall: from the end of a batch to the start of the next one, less what that takes without a save; its median, 95th
-percentile and worst; `first` is the first save of a training, which counts nowhere else. Worst step: from the end of a
-batch to the end of the next one, likewise; it also sees a copy that the next step has to wait for. Waited: the part of
-all stalls that went into waiting for an earlier save, where the contender tells it. Lost per save, throughput lost:
-each training alternates between blocks of batches with saves and blocks as long without; the wall time of the one less
-that of the other, over its saves (Hodges and Lehmann's middle of all pairs of blocks, and between what it lies with 95
-%: by signed ranks, or with fewer than six pairs their range). Whatever is still being written or cached when a block
-ends is waited for and not in it, which favours those who fall behind and those who do not sync. Batch, not saving: in
-the blocks without; it should be the same for all. Durable: from the start of the save to its end, in W; of those
-without fsync it is when their call or future was done, and the bytes may be in the page cache. Idle: the same while
-nobody trains. Extra peak memory, written: in states; memory of all processes, what they share counted once, over the
-same without checkpoints. CPU: of all processes, blocks with saves less blocks without. Others: cores that were busy
-with anything but the training, such as the kernel writing back, or somebody else; the most of all blocks."""
+Stall: from the end of a batch to the start of the next one, minus the same without a save; median, 95th percentile and
+worst. `first` is the first save of a training, which counts nowhere else. Worst step: from the end of a batch to the
+end of the next one, likewise; it includes a copy that the next step has to wait for. Waited: the part of all stalls
+that was spent waiting for an earlier save, where the contender reports it. Lost per save, throughput lost: each
+training alternates between blocks of batches with saves and equally long blocks without; the wall time of the first
+minus that of the second, divided by the saves (Hodges-Lehmann estimate over all pairs of blocks, with its 95 %
+interval: by signed ranks, or the range with fewer than six pairs). What is still being written or cached when a block
+ends is waited for and not counted, which favours contenders that fall behind or do not sync. Batch, not saving: in the
+blocks without saves; it should be the same for all. Durable: from the start of a save to its end, in W; without fsync,
+the end is when the call or future returned, and the bytes may still be in the page cache. Idle: the same while no
+training runs. Extra peak memory, written: in states; memory of all processes, with shared memory counted once, minus
+the same without checkpoints. CPU: of all processes, blocks with saves minus blocks without. Others: cores that were
+busy with anything else, such as the kernel writing back or other programs; the maximum over all blocks."""
 
 
 def cells(comparison: Comparison, floor: Floors) -> list[tuple[str, ...]]:
-    """One row for each contender, in the order of HEADER."""
+    """Return one row per contender, in the order of HEADER."""
     return [_cells(row, floor) for row in comparison.rows]
 
 
 def floor_line(floor: Floors) -> str:
-    """The floors of a size in a sentence."""
+    """Return a sentence about the floors of a size."""
     direct = f", with O_DIRECT {_ms(floor.write_direct_s)} ms" if floor.write_direct_s else ", O_DIRECT is refused"
     low, high = (_ms(value) for value in floor.write_range_s)
     copy_low, copy_high = (_ms(value) for value in floor.copy_range_s)
@@ -67,7 +67,7 @@ def floor_line(floor: Floors) -> str:
 
 
 def title(comparison: Comparison) -> str:
-    """What is compared."""
+    """Return the heading of a comparison."""
     cores = f"training with {comparison.threads} thread{'s' if comparison.threads > 1 else ''}"
     noise = UNKNOWN if comparison.noise_s is None else f"{_ms(comparison.noise_s)} ms"
     return (
@@ -98,7 +98,7 @@ BAR_HEADER = ("bar", "at most", "measured", "")
 
 
 def bar_cells(bar: Bar) -> tuple[str, ...]:
-    """In the order of BAR_HEADER."""
+    """Return one row, in the order of BAR_HEADER."""
     limit = UNKNOWN if bar.limit is None else f"{bar.limit:.3g} {bar.unit}"
     measured = UNKNOWN if bar.measured is None else f"{bar.measured:.3g} {bar.unit}"
     limited = bar.floor if limit == bar.floor.replace("x the state", "x state") else f"{bar.floor} = {limit}"
@@ -108,7 +108,7 @@ def bar_cells(bar: Bar) -> tuple[str, ...]:
 
 
 def auto_line(auto: Auto) -> str:
-    """What `auto` cost, in a sentence."""
+    """Return a sentence about the overhead under `auto`."""
     if auto.overhead is None or auto.range is None:
         return f"auto, {auto.size}, {auto.threads} threads: not measured ({auto.error or 'it did not run'})"
     low, high = auto.range

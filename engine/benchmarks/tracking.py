@@ -1,5 +1,5 @@
-"""What telling W&B of a checkpoint takes from the thread that commits, offline and while a server does not answer, and
-what its history takes from training at each of them."""
+"""Cost of reporting a checkpoint to W&B: for the commit thread, offline and while a server does not answer, and for the
+training thread, which stores the history."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from benchmarks import children
 OFFLINE, HUNG = "offline", "server hangs"
 NUM_SAVES = 100
 _NUM_BYTES = 2**29
-_PAUSE_S = 0.02  # between two saves, so that the tracker's thread has begun with the one before
+_PAUSE_S = 0.02  # between two saves, so that the listener's thread has begun with the one before
 
 
 def run(directory: Path, timeout_s: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """`mode` and `seconds`: a list with one value for each checkpoint. Each mode in a process of its own."""
+    """Return `mode` and `seconds` (one value per checkpoint); each mode runs in its own process."""
     found = []
     for mode in (OFFLINE, HUNG):
         folder = directory / "tracking"
@@ -37,14 +37,12 @@ def run(directory: Path, timeout_s: float, say: Callable[[str], None]) -> list[d
 
 
 def line(results: Sequence[Mapping[str, Any]]) -> str:
-    """In a sentence."""
-    told = (
+    """Return a sentence about the results."""
+    parts = (
         f"{item['mode']}: {1e3 * statistics.median(item['seconds']):.2f} ms, at worst {1e3 * max(item['seconds']):.2f}"
         for item in results
     )
-    return (
-        f"What telling W&B of a checkpoint takes from the thread that commits ({NUM_SAVES} of them): {'; '.join(told)}"
-    )
+    return f"Time of the commit thread to report a checkpoint to W&B ({NUM_SAVES} checkpoints): {'; '.join(parts)}"
 
 
 def main(mode: str, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Decides when Cairn saves in a benchmark: in blocks, as the peers do."""
+"""A trigger by which Cairn saves in blocks, as the peers do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class InBlocks:
     """A trigger like those of `cairn.policy.when`.
 
     Args:
-        job: path of the job.
+        job: Path of the job.
     """
 
     lasting = recurs = True

@@ -1,4 +1,4 @@
-"""Decides what is trained: models whose state (weights and Adam's moments) has a known size, on synthetic text."""
+"""What is trained: models with a state (weights and Adam's moments) of known size, on synthetic text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TEXT_BYTES = 4_000_000  # no run comes to the end of an epoch
 
 
 class ManyTensors(nn.Module):
-    """A bigram model whose one matrix is cut into very many small parameters.
+    """A bigram model whose matrix is cut into very many small parameters.
 
     Args:
-        num_tensors: parameters, each float32 (16,); Adam makes two more and a counter of each.
+        num_tensors: Number of parameters, each float32 (16,); Adam adds two tensors and a counter to each.
     """
 
     def __init__(self, num_tensors: int) -> None:
@@ -35,22 +35,22 @@ class ManyTensors(nn.Module):
 
 @dataclass(frozen=True)
 class Size:
-    """A model and its batches; a batch is short beside the time that its state takes to be written."""
+    """A model and its batches; a batch is short compared with the time to write the state."""
 
     name: str
     net: Mapping[str, Any]
-    """Spec of the network."""
+    """Specification of the network."""
     batch_size: int
     seq_len: int
     least_interval: int = 4
-    """Batches between two saves at least, also where writing is quick: the writer of small files needs some batches."""
+    """Fewest batches between two saves: even small files take their writer some batches."""
     most_saves: int | None = None
-    """In a window: some peers take half a minute for one of many small tensors."""
+    """Most saves in a window: some peers take half a minute to save many small tensors."""
     optimizer: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_gpt(self) -> bool:
-        """Or it is the one of many small tensors."""
+        """True for a GPT; False for the model of many small tensors."""
         return self.net["_target_"].endswith("GPT")
 
 
@@ -83,11 +83,11 @@ SIZES = {
         _many("tensors", num_tensors=20_000),
     )
 }
-"""By the gigabytes of their state; `tensors` is small and has 60,000 tensors, without the counters of steps."""
+"""Sizes by the gigabytes of the state; `tensors` is small but has 60,000 tensors, not counting step counters."""
 
 
 def write_text(path: Path) -> Path:
-    """Put random bytes where the package's own text data finds them."""
+    """Write random bytes as the text to train on."""
     if not path.exists():
         seeded = torch.Generator().manual_seed(0)
         numbers = torch.randint(VOCAB_SIZE, (TEXT_BYTES,), generator=seeded, dtype=torch.uint8)
@@ -97,12 +97,12 @@ def write_text(path: Path) -> Path:
 
 
 def optimizer_spec(size: Size) -> dict[str, Any]:
-    """What the model's configuration group says of the optimizer."""
+    """Return the optimizer's part of the model's configuration."""
     return {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-4, **size.optimizer}
 
 
 def overrides(size: Size, text: Path) -> list[str]:
-    """The same model and data for the `train.py` of this repository."""
+    """Return overrides for the same model and data in this repository's `train.py`."""
     return [
         "model=gpt",
         "~model.net",
@@ -119,7 +119,7 @@ def overrides(size: Size, text: Path) -> list[str]:
 
 
 def model(size: Size) -> Any:
-    """The LightningModule."""
+    """Return the LightningModule."""
     from project.models.language_model import LanguageModel
 
     torch.manual_seed(0)
@@ -127,22 +127,19 @@ def model(size: Size) -> Any:
 
 
 def data(size: Size, text: Path) -> Any:
-    """The datamodule."""
+    """Return the datamodule."""
     from project.data.text import Text
 
     return Text(str(text), f"{text.parent}/cache", size.batch_size, seq_len=size.seq_len)
 
 
 def state_tensors(size: Size) -> list[Tensor]:
-    """Tensors of the shapes of weights and moments, all of their memory in use.
-
-    The counters of steps are left out: 4 bytes each.
-    """
+    """Return tensors with the shapes of weights and moments, without step counters (4 bytes each)."""
     return [torch.rand(parameter.shape) for parameter in model(size).parameters() for _ in range(3)]
 
 
 def num_state_bytes(tensors: list[Tensor]) -> int:
-    """Bytes of their numbers."""
+    """Return the bytes of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

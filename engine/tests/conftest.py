@@ -30,10 +30,7 @@ def _environment():
 @pytest.fixture(scope="session")
 def slurm():
     """A real SLURM of this test process; skips where there can be none, unless the environment insists."""
-    if (reason := Slurm.why_not()) is not None:
-        if os.environ.get("CAIRN_TEST_SLURM") == "required":
-            pytest.fail(f"{reason}, and CAIRN_TEST_SLURM=required")
-        pytest.skip(reason)
+    Slurm.require()
     with Slurm(num_cpus=8) as slurm:
         yield slurm
 

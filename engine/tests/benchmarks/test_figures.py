@@ -73,7 +73,7 @@ def test_a_block_with_saves_is_compared_with_the_one_after_it():
     assert pair.others == pytest.approx((17 - 12) / 10)
 
 
-def test_a_save_that_was_due_and_not_made_is_skipped_and_no_stall():
+def test_a_save_that_was_due_and_not_made_is_skipped_and_not_a_stall():
     seen = run(stall_s=0.5, finished=(4, 8, 26))
     found = figures.of_run(seen["job"], seen["seen"])
     assert (found.batches, found.num_skipped) == ((8,), 1)
@@ -118,7 +118,7 @@ def test_a_machine_without_the_writer_is_seen():
     ("count", "outside"),
     [(1, 0), (5, 0), (6, 0), (7, 2), (8, 3), (9, 5), (10, 8), (12, 13), (15, 25), (20, 52), (25, 89)],
 )
-def test_between_what_the_middle_lies_is_that_of_the_tables_of_signed_ranks(count, outside):
+def test_the_interval_is_that_of_published_tables_of_signed_ranks(count, outside):
     values = [3.0**number for number in range(count)]
     means = sorted((one + other) / 2 for number, one in enumerate(values) for other in values[number:])
     assert figures.sure(values[::-1]) == (means[outside], means[-1 - outside])
@@ -130,16 +130,16 @@ def test_the_middle_lies_between(values):
     assert min(values) <= low <= figures.middle(values) <= high <= max(values)
 
 
-def test_a_wild_pair_does_not_move_the_middle_far():
+def test_an_outlier_hardly_moves_the_middle():
     assert figures.middle([1.0, 1.1, 0.9, 1.0, 1.2, 100.0]) < 1.2
 
 
-def test_of_nothing_nothing_is_sure():
+def test_without_values_there_is_no_interval():
     assert figures.sure([]) is None
     assert figures.middle([]) is None
 
 
-def test_what_two_commands_have_measured_is_not_one_comparison():
+def test_the_results_of_two_commands_are_two_comparisons():
     runs = [run("none", finished=()), run("cairn-process", 0.1)]
     both = [*runs, *({**item, "command": 1} for item in runs)]
     assert len(figures.comparisons({"runs": both})) == 2
@@ -153,13 +153,13 @@ def test_percentile(values, share, expected):
     assert figures.percentile(list(values), share) == expected
 
 
-def test_during_a_save_ends_where_it_is_committed_and_what_comes_after_is_the_measure():
+def test_batches_during_a_save_are_compared_with_those_after_its_commit():
     seen = run(write_s=1.2, slow_s=0.25)
     found = figures.of_run(seen["job"], seen["seen"])
     assert found.lost_s == pytest.approx((0.25, 0.25))
 
 
-def test_a_save_that_is_not_over_at_the_next_one_shows_nothing_by_itself():
+def test_a_save_that_has_not_ended_at_the_next_one_is_not_used():
     seen = run(stall_s=0.5, write_s=5.0)
     assert len(figures.of_run(seen["job"], seen["seen"]).lost_s) == 1  # the last one, which has more room
 
@@ -169,7 +169,7 @@ def _auto_run(name, number, **stalls):
     return made | {"part": "auto", "job": made["job"] | {"interval": 0, "saves": 0}}
 
 
-def test_auto_is_measured_by_its_own_batches_and_beside_that_against_none():
+def test_auto_is_measured_by_its_own_batches_and_also_against_none():
     runs = [_auto_run("cairn-none", n, finished=()) for n in range(2)]
     runs += [_auto_run("cairn-auto", n, stall_s=0.2) for n in range(2)]
     (found,) = figures.autos({"runs": runs})

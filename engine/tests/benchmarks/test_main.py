@@ -1,4 +1,4 @@
-"""What several commands have measured makes one page."""
+"""The results of several commands make one page."""
 
 from benchmarks.__main__ import together
 
@@ -26,11 +26,11 @@ def test_the_figures_of_several_commands_are_those_of_one():
     assert found["command"] == "make a\nmake b"
 
 
-def test_a_command_from_before_something_was_measured_has_none_of_it():
+def test_a_result_of_an_older_version_lacks_newer_parts():
     found = together([_part("make a", 1), _part("make b", 1, tracking=[1]), _part("make c", 1, tracking=[2])])
     assert found["tracking"] == [1, 2]
 
 
-def test_one_alone_is_what_it_was():
+def test_a_single_result_is_unchanged():
     part = _part("make a", 2, floors=[1])
     assert together([part]) == part

@@ -1,4 +1,4 @@
-"""What is told of a stored benchmark: RESULTS.md, the plot, the terminal. And the whole command, on a tiny model."""
+"""Reports of a stored benchmark (RESULTS.md, the plot, the terminal), and the whole command on a tiny model."""
 
 import json
 import os
@@ -70,25 +70,25 @@ def test_the_page_names_the_remarks_where_there_are_some(raw, remarks, sources):
     assert remarks in page
 
 
-def test_the_page_says_what_no_way_of_saving_could_give_back(raw):
+def test_the_page_says_which_cost_is_unavoidable(raw):
     assert "The floor of what a save takes" not in results.text(raw)
     raw["runs"].append(run("bare-write", 0.05))
     assert "The floor of what a save takes: the copy, 100 ms, and 50 ms (50 to 50)" in results.text(raw)
     assert "Together 150 ms, 0.30 W." in results.text(raw)
 
 
-def test_the_page_says_what_telling_wandb_takes(raw):
+def test_the_page_says_what_reporting_to_wandb_costs(raw):
     assert "## W&B" not in results.text(raw)
     raw["tracking"] = [{"mode": "server hangs", "seconds": [0.0002, 0.0004, 0.009]}]
     assert "server hangs: 0.40 ms, at worst 9.00." in results.text(raw)
 
 
-def test_the_page_names_nothing_of_this_machine_but_its_kind(raw):
+def test_the_page_has_no_name_and_no_path_of_the_machine(raw):
     page = results.text(raw)
     assert not [word for word in (str(ROOT), str(Path.home()), os.uname().nodename) if len(word) > 4 and word in page]
 
 
-def test_a_stored_benchmark_is_told_and_written_again(raw, tmp_path, capsys):
+def test_a_stored_benchmark_is_reported_and_written_again(raw, tmp_path, capsys):
     stored, page = tmp_path / "stored.json", tmp_path / "RESULTS.md"
     stored.write_text(json.dumps(raw))
     assert main(["--report", str(stored), "--write-results", "--results", str(page)]) == 0

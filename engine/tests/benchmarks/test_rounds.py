@@ -1,4 +1,4 @@
-"""Who runs when, and how far apart saves are."""
+"""The order of contenders, and the interval between saves."""
 
 import pytest
 from benchmarks.rounds import Setting, distinct, interval, order
@@ -11,7 +11,7 @@ def test_the_order_turns_and_is_reversed_so_that_drift_hits_all():
 @pytest.mark.parametrize(
     ("factor", "write_s", "batch_s", "expected"), [(5, 0.3, 0.25, 6), (20, 0.3, 0.25, 24), (5, 0.001, 0.25, 4)]
 )
-def test_the_interval_is_so_many_write_times_but_not_less_than_some_batches(factor, write_s, batch_s, expected):
+def test_the_interval_is_a_number_of_write_times_but_at_least_some_batches(factor, write_s, batch_s, expected):
     assert interval(factor, write_s, batch_s, least=4) == expected
 
 

@@ -1,4 +1,4 @@
-"""Two processes on the CPU: exact as well, one writer, and no run directories but the one."""
+"""Two processes on the CPU: exact too, with one writer and a single run directory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ COMMAND = [
     "checkpoint.when_busy=wait",
 ]
 FORKED = {RANKS: "1"}
-"""The second process is none that has to import everything."""
+"""The second process is forked, too: it does not have to import everything."""
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     run = tmp_path_factory.mktemp("whole") / "run"
-    train(run, *COMMAND, fresh=True)  # the second process, which Lightning starts, is a new interpreter here as well
+    train(run, *COMMAND, fresh=True)  # new interpreters, also the second process, which Lightning starts
     return outcome(run, recorded(run, 0) + recorded(run, 1))
 
 
@@ -42,7 +42,7 @@ def test_a_killed_run_of_two_processes_is_exact(whole: Outcome, tmp_path: Path) 
     run = tmp_path / "run"
     for _ in range(2):
         before, process = newest(run), start(run, *COMMAND, **FORKED)
-        assert wait_for(lambda before=before: newest(run) != before, process), "it was to be killed before its end"
+        assert wait_for(lambda before=before: newest(run) != before, process), "the run ended before it was killed"
         process.kill()
     train(run, *COMMAND, **FORKED)
     assert differences(whole, outcome(run, recorded(run, 0) + recorded(run, 1))) == []
@@ -98,7 +98,7 @@ def _processes(run: Path) -> list[str]:
 
 
 def test_of_two_processes_one_chooses_the_interval(tmp_path: Path) -> None:
-    """The clocks of the two differ, and with them what each would choose: a save that only one makes hangs."""
+    """The clocks of the two differ, so each would choose another interval; a save by only one of them would hang."""
     run = tmp_path / "run"
     auto = [
         "checkpoint=interval",

@@ -1,4 +1,4 @@
-"""Real `kill -9` of the real command line; what goes on from there ends where the undisturbed run ends."""
+"""Real `kill -9` of the real command line: a resumed run ends exactly like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def command(name: str) -> list[str]:
-    # wait: or it would depend on the disk's speed which checkpoints there are
+    # wait: otherwise the speed of the disk decides which checkpoints there are
     return [*QUICK, *COMMANDS[name], "checkpoint.when_busy=wait", RECORD]
 
 
@@ -66,7 +66,7 @@ def test_kills_at_random_moments(command: list[str], whole: Outcome, tmp_path: P
     rng, run, kills = random.Random(len(command)), tmp_path / "run", 0
     for _ in range(5):
         before, process = newest(run), start(run, *command)
-        # Somewhere after this process has begun to train: wherever it is then, in a save too.
+        # At any moment after this process has begun to train, perhaps inside a save.
         if wait_for(lambda before=before: newest(run) != before, process):
             time.sleep(rng.uniform(0, 0.5))
             kills += process.poll() is None

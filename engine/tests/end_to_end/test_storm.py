@@ -1,4 +1,4 @@
-"""A storm of real `kill -9`, one soon after the other: nothing is torn, nothing goes back, and nothing is lost."""
+"""Many real `kill -9` in quick succession: no file is torn, no progress is undone, and every run ends exact."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
-DIGITS = [  # few are kept: each save deletes one
+DIGITS = [  # few checkpoints are kept, so that each save deletes one
     "model=mlp",
     "data.batch_size=128",
     "data.augment=true",
@@ -43,7 +43,7 @@ DIGITS = [  # few are kept: each save deletes one
     "trainer.limit_val_batches=1",
     "checkpoint.save_interval=1",
 ]
-GPT = [  # many are kept, by rules that overlap
+GPT = [  # many checkpoints are kept, by rules that overlap
     "experiment=gpt",
     "model.net.num_layers=1",
     "data.seq_len=32",
@@ -61,10 +61,10 @@ GPT = [  # many are kept, by rules that overlap
 SLOW_DISK = "+callbacks.disk._target_=tests.support.callbacks.SlowDisk"
 COMMANDS = {"digits": DIGITS, "gpt": GPT}
 LAGS = {"sync": 0, "thread": 2, "process": 2, "process, overlap": 2}
-"""Who writes, and how many saves a kill may cost that were due: with two buffers one is written, one is staged."""
+"""Writers, and how many due saves a kill may cost: with two buffers, one is being written and one is queued."""
 STORMS = [(name, way) for name in COMMANDS for way in LAGS]
 KILLS = math.ceil(int(os.environ.get("CAIRN_STORM_KILLS", "102")) / len(STORMS))
-"""Of each command in each way."""
+"""Kills per command and writer."""
 
 
 @pytest.fixture(scope="module", params=COMMANDS)
@@ -74,7 +74,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def command(name: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    # Every save is made, whatever it costs: the runs shall keep the same files.
+    # No save is skipped, so that all runs keep the same files.
     return [
         *QUICK,
         *COMMANDS[name],
@@ -93,7 +93,7 @@ def whole(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("way", LAGS)
 def test_a_storm_of_kills(name: str, way: str, command: list[str], whole: Path) -> None:
-    # In memory all steps of a save are over at once. The process lies on a disk instead: nothing in it can be patched.
+    # In memory a save takes no time, so its steps are slowed down. A writer process cannot be patched: it uses a disk.
     in_memory = not way.startswith("process")
     with tempfile.TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT") if in_memory else None) as folder:
         _storm(name, way, [*command, *([SLOW_DISK] if in_memory else [])], whole, Path(folder))
@@ -112,15 +112,15 @@ def _storm(name: str, way: str, command: list[str], whole_run: Path, tmp_path: P
         storm.let_finish(run)
         assert differences(whole, outcome(run, recorded(run))) == []
         assert storm.traces(run) == set()
-    print(f"\n{name}, {way}: {dict(storm.counts)}; none torn, none a step back, all ends equal")
+    print(f"\n{name}, {way}: {dict(storm.counts)}; no file torn, no progress undone, all ends equal")
     assert storm.counts["kills"] >= KILLS
-    assert storm.counts["inside a save"] >= KILLS // 10, "a storm that spares the saves shows nothing"
-    assert writer != "process" or storm.counts["writers alone"] > 0, "nor does one that spares the writers"
+    assert storm.counts["inside a save"] >= KILLS // 10, "kills that miss the saves prove nothing"
+    assert writer != "process" or storm.counts["writers alone"] > 0, "kills that miss the writers prove nothing"
 
 
 @dataclass
 class Storm:
-    """Starts a command again and again, kills it, and looks at what it has left."""
+    """Starts a command repeatedly, kills it, and checks what it has left."""
 
     command: list[str]
     config: DictConfig
@@ -130,12 +130,12 @@ class Storm:
 
     @property
     def goes_on(self) -> bool:
-        """Until there are enough kills, and enough of them inside a save, which a quick disk makes rare."""
+        """True until there are enough kills, and enough of them inside a save, which a fast disk makes rare."""
         num, inside = self.counts["kills"], self.counts["inside a save"]
         return num < KILLS or (inside < KILLS // 10 and num < 4 * KILLS)
 
     def kills(self, run: Path) -> bool:
-        """One start and one kill; False if the run came to its end before."""
+        """Start and kill once; return False if the run ended before."""
         name, committed, before = _newest_manifest(run), _num_committed(run), self.traces(run)
         process = start(run, *self.command)
         if self.rng.random() < 0.2:
@@ -149,9 +149,9 @@ class Storm:
             assert code == 0, process.output[-4000:]
             return False
         self.counts["kills"] += 1
-        self.counts["files whole"] += _check_files(run / "checkpoints")
+        self.counts["intact files"] += _check_files(run / "checkpoints")
         now = _num_committed(run)
-        assert now >= max(committed, self._num_promised(run)), "a step back"
+        assert now >= max(committed, self._num_promised(run)), "progress was undone"
         traces = self.traces(run) - before
         self.counts.update({kind for kind, _ in traces})
         self.counts["inside a save"] += bool(traces)
@@ -159,7 +159,7 @@ class Storm:
         return True
 
     def _kill_writer_alone(self, run: Path, process: Process) -> None:
-        """Training goes on, with another writer, to its next save at least."""
+        """Kill the writer: training continues with a new one, at least to its next save."""
         name = _newest_manifest(run)
         for pid in (writers := _writers(process.pid)):
             os.kill(pid, signal.SIGKILL)
@@ -167,36 +167,36 @@ class Storm:
             self.counts["writers alone"] += 1
 
     def _kill(self, run: Path, process: Process) -> int:
-        """kill -9 of the training, in half of the cases of its writer at the same time; returns the exit code."""
+        """Kill the training, in half of the cases together with its writer; return the exit code."""
         writers = _writers(process.pid)
-        if writers and self.rng.random() < 0.5:  # the machine has gone
+        if writers and self.rng.random() < 0.5:  # as when the machine fails
             os.kill(process.pid, signal.SIGSTOP)
             for pid in writers:
                 os.kill(pid, signal.SIGKILL)
         code = process.kill()
         limit = time.monotonic() + PATIENT_S
-        # It finishes what it has begun; one that was started a moment ago, and is not known here, begins nothing more.
+        # A writer finishes its save. One that was just started, and is not listed here, begins nothing.
         while any(_runs(pid) for pid in writers) or is_locked(run / "checkpoints"):
             assert time.monotonic() < limit, "the writer does not end"
             time.sleep(0.005)
         return code
 
     def let_finish(self, run: Path) -> None:
-        """Start it without a kill."""
+        """Run to the end without a kill."""
         train(run, *self.command)
         self.counts["ends"] += 1
 
     def _num_promised(self, run: Path) -> int:
-        """How many batches must have been committed, because the run has begun the next one."""
+        """Return how many batches must have been committed, given the last batch that the run has begun."""
         batches = run / "batches-0.jsonl"
         if not batches.exists():
             return 0
         begun, _, batch, _ = json.loads(batches.read_text().splitlines()[-1])
-        window = self.config.trainer.accumulate_grad_batches  # there is no save in an open one
+        window = self.config.trainer.accumulate_grad_batches  # a save is not possible inside a window
         return begun - batch % window - self.lag * window
 
     def traces(self, run: Path) -> set[tuple[str, str]]:
-        """What a kill inside a save leaves, and nothing else: of what kind, and of which checkpoint."""
+        """Return what only a kill inside a save leaves: its kind, and the checkpoint."""
         checkpoints, policy = run / "checkpoints", self.config.checkpoint
         catalog = Catalog(checkpoints)
         kept = catalog.committed()
@@ -216,10 +216,10 @@ class Storm:
 
 
 def _check_files(checkpoints: Path) -> int:
-    """A manifest promises that its file is whole, and a link leads to such a file; returns how many there are."""
+    """Check that each manifest has an intact file and each link leads to one; return the number of manifests."""
     manifests = list(checkpoints.glob("*.json"))
     for manifest in [path for path in manifests if not path.with_suffix(".ckpt").exists()]:
-        # A deletion was cut off: it takes the name first, then the manifest, then the rest.
+        # An interrupted deletion: it renames the file first, then deletes the manifest, then the file.
         assert (checkpoints / names.temp_name(f"{manifest.stem}.ckpt")).exists(), f"{manifest} has lost its file"
         manifests.remove(manifest)
     for path in (manifest.with_suffix(".ckpt") for manifest in manifests):
@@ -238,7 +238,7 @@ def _runs(pid: int) -> bool:
 
 
 def _writers(pid: int) -> list[int]:
-    """The processes that a training has started to write its checkpoints."""
+    """Return the writer processes of a training."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [int(child) for child in children if "writer_process" in Path(f"/proc/{child}/cmdline").read_text()]
@@ -247,11 +247,11 @@ def _writers(pid: int) -> list[int]:
 
 
 def _newest_manifest(run: Path) -> str:
-    """The name of a file, without a look into it: this is asked every few milliseconds."""
+    """Return the name of the newest manifest without reading it: this is called every few milliseconds."""
     return max((path.name for path in (run / "checkpoints").glob("*.json")), default="")
 
 
 def _num_committed(run: Path) -> int:
-    """After how many batches the newest whole checkpoint was made."""
+    """Return the number of batches before the newest intact checkpoint."""
     saved, _ = Catalog(run / "checkpoints").newest_intact()
     return saved.position.total_batches if saved else 0

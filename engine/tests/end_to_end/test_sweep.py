@@ -1,4 +1,4 @@
-"""A sweep as processes of this machine: it can be repeated, its jobs go on after signals, and none fails unseen."""
+"""A sweep as local processes: it can be repeated, its jobs resume after signals, and failures are reported."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Outcome]:
 
 def test_a_sweep_that_is_repeated_runs_what_is_missing(tmp_path: Path, whole: dict[int, Outcome]) -> None:
     folder = tmp_path / "sweep"
-    said = sweep(folder, [4, 10], LOCAL).end()
-    assert said.count("submitted as job") == 2
-    assert "2 of 2 jobs are finished" in said
+    output = sweep(folder, [4, 10], LOCAL).end()
+    assert output.count("submitted as job") == 2
+    assert "2 of 2 jobs are finished" in output
     for value, expected in whole.items():
         assert differences(expected, ends_of(run_of(folder, value))) == []
-    said = sweep(folder, [4, 10, 7], LOCAL).end()
-    assert (said.count("finished before"), said.count("submitted as job")) == (2, 1)
+    output = sweep(folder, [4, 10, 7], LOCAL).end()
+    assert (output.count("finished before"), output.count("submitted as job")) == (2, 1)
     code, jobs = status(folder)
     assert code == 0
     assert {value: (job["state"], job["share"], job["num_restarts"]) for value, job in jobs.items()} == dict.fromkeys(
@@ -46,12 +46,12 @@ def test_a_sweep_that_is_repeated_runs_what_is_missing(tmp_path: Path, whole: di
     assert len(starts(folder, 4)) == 1
 
 
-def test_a_job_that_fails_is_seen_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_failed_job_is_reported_and_the_others_continue(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     fails = "+callbacks.fail._target_=tests.support.callbacks.FailAt"  # at step 13
-    said = sweep(folder, [4], fails, "trainer.max_steps=12,20", LOCAL).end(expect=1)
-    assert "1 of 2 jobs are finished, 1 failed" in said
-    assert "RuntimeError: something broke" in said
+    output = sweep(folder, [4], fails, "trainer.max_steps=12,20", LOCAL).end(expect=1)
+    assert "1 of 2 jobs are finished, 1 failed" in output
+    assert "RuntimeError: something broke" in output
     runs = {run: RunDirectory(run).record() for run in folder.iterdir() if (run / "run.json").is_file()}
     assert sorted(record.status for record in runs.values()) == ["failed", "finished"]
     (failed,) = (run for run, record in runs.items() if "trainer.max_steps=20" in record.overrides)
@@ -62,11 +62,11 @@ def test_a_job_that_fails_is_seen_and_the_others_go_on(tmp_path: Path) -> None:
     assert code == 1
 
 
-def test_a_job_that_is_signalled_is_saved_and_started_again(tmp_path: Path, whole: dict[int, Outcome]) -> None:
+def test_a_job_that_receives_a_signal_is_saved_and_requeued(tmp_path: Path, whole: dict[int, Outcome]) -> None:
     folder = tmp_path / "sweep"
     places = {4: ("setup", "replace:2"), 10: ("batch:13", "validation:40")}
     halts = halt(*(f"{value}@{place}" for value, them in places.items() for place in them))
-    short = "hydra.launcher.timeout_min=10"  # submitit takes any signal for the time limit, and counts it
+    short = "hydra.launcher.timeout_min=10"  # submitit counts any signal as a timeout
     process = sweep(folder, [4, 10], LOCAL, short, halts)
     for turn in range(2):
         for value, them in places.items():
@@ -82,12 +82,12 @@ def test_a_job_that_is_signalled_is_saved_and_started_again(tmp_path: Path, whol
         assert [item.before and (item.before.status, item.before.why) for item in tried[1:]] == [
             ("stopped", "SIGUSR2")
         ] * 2
-    # A batch that has begun is ended before the signal is obeyed.
+    # A batch that has begun is completed before the run stops.
     assert [item.begins.total_batches for item in starts(folder, 10)] == [0, 14, 40]
     assert [item.begins.total_batches for item in starts(folder, 4)][:2] == [0, 0]
 
 
-def test_a_launcher_that_was_killed_is_given_again(tmp_path: Path, whole: dict[int, Outcome]) -> None:
+def test_a_sweep_whose_launcher_was_killed_can_be_repeated(tmp_path: Path, whole: dict[int, Outcome]) -> None:
     folder = tmp_path / "sweep"
     command = [LOCAL, halt("batch:13")]
     sweep(folder, [4, 10], *command, "hydra.launcher.wait=false").end()
@@ -98,14 +98,14 @@ def test_a_launcher_that_was_killed_is_given_again(tmp_path: Path, whole: dict[i
     again = sweep(folder, [4, 10], *command)
     assert wait_for(has(folder, [4, 10], "at-batch:13"), again)
     (pid,) = training(folder, 10)
-    os.kill(pid, signal.SIGKILL)  # one of its jobs dies, and the launcher with it
+    os.kill(pid, signal.SIGKILL)  # one of its jobs dies, and then the launcher
     again.kill()
     wait_until(lambda: len(states(Ledger(folder).newest().values())) == 1)
     assert {value: job["state"] for value, job in status(folder)[1].items()} == {4: "running", 10: "dead"}
     for value in (4, 10):
         go(folder, value, "batch:13")
-    said = sweep(folder, [4, 10], *command).end()
-    assert said.count("submitted as job") == 1, said
+    output = sweep(folder, [4, 10], *command).end()
+    assert output.count("submitted as job") == 1, output
     for value, expected in whole.items():
         assert differences(expected, ends_of(run_of(folder, value))) == []
     lost = {value: [item.lost_batches for item in starts(folder, value)] for value in (4, 10)}
@@ -121,7 +121,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def training(folder: Path, value: int) -> list[int]:
-    """The process that trains one job of the sweep."""
+    """Return the process that trains one job of the sweep."""
     job = job_of(folder, value)
     children = Path(f"/proc/{job}/task/{job}/children").read_text().split()
     return [int(child) for child in children]

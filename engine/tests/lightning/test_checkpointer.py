@@ -41,7 +41,7 @@ from cairn.store import disk as disk_module
 from cairn.store import names, resume
 from cairn.store.catalog import Catalog
 from cairn.store.resume import ResumePoint
-from cairn.writing import copying, pipeline, writer
+from cairn.writing import committing, copying, pipeline, writer
 
 EVERY = {"interval": Every(1)}
 BEST = {"triggers": {"best": BestValidation()}, "rules": {"best": Best()}, "monitor": "val/score"}
@@ -431,7 +431,7 @@ class Clock(Callback):
 
     def __init__(self, monkeypatch):
         self.now_s = 1000.0
-        for module in (clock_module, pipeline):
+        for module in (clock_module, committing):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
 
     def on_train_batch_end(self, *args):

@@ -1,4 +1,4 @@
-"""Callbacks for trainings through the command line: they write down what was trained on, kill, or fail."""
+"""Callbacks for trainings through the command line: they record batches, kill, halt, or fail."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RecordBatches(Callback):
 
 
 def recorded(run: Path, rank: int = 0) -> list[list[Any]]:
-    """The batches in their order; one that was done again after a kill must have been the same."""
+    """Return the batches in their order; a batch that is repeated after a kill must be the same."""
     seen: dict[int, list[Any]] = {}
     for line in (run / f"batches-{rank}.jsonl").read_text().splitlines():
         entry = json.loads(line)
@@ -41,7 +41,7 @@ def recorded(run: Path, rank: int = 0) -> list[list[Any]]:
 
 
 class KillAt(Callback):
-    """kill -9 of this very process at a chosen system call of a save, or inside a validation.
+    """Kills (-9) its own process at a chosen system call of a save, or inside a validation.
 
     CAIRN_TEST_KILL is `fsync:N` (before the N-th fsync of this process), `replace:N` (before the N-th rename of a
     checkpoint file), `unlink:N`, or `validation:N` (at the N-th validation batch).
@@ -73,7 +73,7 @@ class KillAt(Callback):
 
 
 class SlowDisk(Callback):
-    """Each step of a save takes a millisecond more: in memory they are over before a kill could come in between."""
+    """Makes each step of a save a millisecond longer: in memory a kill would hardly ever come in between."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -89,7 +89,7 @@ class SlowDisk(Callback):
 
 
 class SlowBatches(Callback):
-    """Each batch takes a minute, in a way that a signal can end; a file `slow` says that the first one began."""
+    """Each batch takes a minute, which a signal can end; a file `slow` appears when the first one begins."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         (Path(trainer.default_root_dir) / "slow").touch()
@@ -98,7 +98,7 @@ class SlowBatches(Callback):
 
 
 class StandStill(Callback):
-    """The batch of this number does not begin, the first time; a file `stands` says so."""
+    """The batch of this number does not begin the first time; a file `stands` appears instead."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -107,7 +107,7 @@ class StandStill(Callback):
         file = Path(trainer.default_root_dir) / "stands"
         if trainer.fit_loop.epoch_loop.total_batch_idx == self.at and not file.exists():
             file.touch()
-            time.sleep(3600)  # whoever waits for it kills
+            time.sleep(3600)  # the test kills it
 
 
 class FailAt(Callback):
@@ -122,7 +122,7 @@ class FailAt(Callback):
 
 
 class SlowEvaluation(Callback):
-    """Evaluation takes a minute in the sanity check, or in the test; a file `slow` says that it began."""
+    """Evaluation takes a minute in the sanity check, or in the test; a file `slow` appears when it begins."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -137,14 +137,14 @@ class SlowEvaluation(Callback):
 
     def _wait(self, trainer: Trainer) -> None:
         file = Path(trainer.default_root_dir) / "slow"
-        if not file.exists():  # the second time it is quick
+        if not file.exists():  # only the first time
             file.touch()
             for _ in range(600):
                 time.sleep(0.1)
 
 
 class FillDisk(Callback):
-    """Takes all the room of a file system before one batch of the run, and gives it back before another (-1: never)."""
+    """Fills a file system before one batch of the run, and frees it before another (-1: never)."""
 
     def __init__(self, path: str, fill: int, free: int = -1) -> None:
         self.ballast, self.when, self.free = Path(path) / "ballast", fill, free
@@ -159,7 +159,7 @@ class FillDisk(Callback):
 
 
 class RemoveCheckpoints(Callback):
-    """Somebody moves the folder of checkpoints away, with the one above it if told so, before the thirteenth batch."""
+    """Moves a folder away before the thirteenth batch: that of the checkpoints, or the one above it."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -170,13 +170,13 @@ class RemoveCheckpoints(Callback):
 
 
 class Halt(Callback):
-    """Stands still at chosen places of a run, once at each: a file `at-PLACE` says so, and one `go-PLACE` ends it.
+    """Halts at chosen places of a run, once at each: a file `at-PLACE` appears, and the test ends it by `go-PLACE`.
 
     Args:
         places: `setup`, `batch:N` (before the batch with this number), `validation:N` (in the one after N batches), or
             `replace:N` (before the N-th rename of a checkpoint file by this process). `7@batch:3` is for the job of a
             sweep whose value is 7.
-        value: of this job.
+        value: Value of this job.
     """
 
     def __init__(self, *places: str, value: int = 0) -> None:
@@ -217,9 +217,9 @@ class Halt(Callback):
 
 @contextmanager
 def _noted(folder: Path) -> Iterator[None]:
-    """A file `got-SIGUSR2` tells of a signal that has come: who sends one through a scheduler cannot know when it does.
+    """Create a file such as `got-SIGUSR2` when a signal arrives: a test cannot know when a scheduler delivers it.
 
-    Only in the main thread, which alone may look at signals.
+    Only in the main thread, which receives the signals.
     """
     before: dict[int, Any] = {}
 
@@ -237,7 +237,7 @@ def _noted(folder: Path) -> Iterator[None]:
 
 
 class Slow(Callback):
-    """Each batch takes so many seconds until the run is started again: something must end it before its time."""
+    """Each batch of the first attempt takes this many seconds, so that something ends it before the training ends."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

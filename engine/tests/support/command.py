@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -22,15 +23,15 @@ from cairn.store.catalog import Catalog
 QUICK = ["logger=csv", "callbacks=none", "trainer=cpu", "trainer.enable_progress_bar=false"]
 """What keeps a run short without touching its numbers."""
 RECORD = "+callbacks.record._target_=tests.support.callbacks.RecordBatches"
-"""Write down the data of each batch, see `recorded`."""
+"""Record the data of each batch, see `recorded`."""
 
 
 PATIENT_S = 600
-"""A machine may be suspended for some minutes; what still hangs after so long tells where."""
+"""A machine may be suspended for some minutes; a command that takes longer fails with its stack traces."""
 
 
 class Process:
-    """A command in a session of its own; what it says goes to a file, which nobody who still holds it can delay."""
+    """A command in its own session. Its output goes to a file: a child that holds a pipe open could delay the end."""
 
     def __init__(self, command: list[str], fresh: bool, cwd: Path = ROOT, **env: str) -> None:
         self._said, path = tempfile.mkstemp()
@@ -54,19 +55,19 @@ class Process:
 
     @property
     def output(self) -> str:
-        """What it has said so far."""
+        """Output so far."""
         return os.pread(self._said, os.fstat(self._said).st_size, 0).decode(errors="replace")
 
     def poll(self) -> int | None:
-        """The exit code; None while it runs."""
+        """Return the exit code; None while it runs."""
         return self._process.poll()
 
     def wait(self, seconds: float = PATIENT_S) -> int:
-        """The exit code; if it takes too long, where it stands is told and it is killed."""
+        """Wait, and return the exit code; if it takes too long, kill it and fail with its stack traces."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self._signal_all(signal.SIGABRT)  # each Python process says where its threads are
+            self._signal_all(signal.SIGABRT)  # each Python process prints its stack traces
             time.sleep(2)
             raise AssertionError(f"It still ran after {seconds:.0f} s:\n{self.output[-20_000:]}") from None
         finally:
@@ -74,18 +75,18 @@ class Process:
                 self.kill()
 
     def end(self, expect: int = 0, seconds: float = PATIENT_S) -> str:
-        """Wait for its end; returns the output, and fails if the exit code is another than expected."""
+        """Wait for its end and return its output; fails if the exit code is not the expected one."""
         code = self.wait(seconds)
         self._signal_all(signal.SIGKILL)
         assert code == expect, f"exit code {code} and not {expect}:\n{self.output[-4000:]}"
         return self.output
 
     def send_signal(self, number: int) -> None:
-        """To the process that was started."""
+        """Signal the command."""
         self._process.send_signal(number)
 
     def kill(self) -> int:
-        """kill -9 of the command and of what it has started; returns the exit code."""
+        """Kill (-9) the command and what it has started, and return the exit code."""
         if self._process.poll() is None:
             self._signal_all(signal.SIGKILL)
         return self._process.wait(PATIENT_S)
@@ -108,22 +109,24 @@ def start(
     """Start a training.
 
     Args:
-        run: its directory; None if the overrides say where it goes.
-        fresh: start a new interpreter; if not, a copy of one that has done the imports becomes the command.
-        script: which train.py; that of another clone needs a new interpreter.
-        cwd: where it is called.
+        run: Its directory; None if the overrides set it.
+        overrides: Hydra overrides.
+        fresh: Start a new interpreter instead of a fork of one that has done the imports.
+        script: The train.py; that of another clone needs a new interpreter.
+        cwd: Directory in which it is called.
+        env: Additional environment variables.
     """
     where = [] if run is None else [f"hydra.run.dir='{run}'"]
     return Process([str(script), *overrides, *where], fresh, cwd, **env)
 
 
 def train(run: Path | None, *overrides: str, expect: int = 0, fresh: bool = False, **env: str) -> str:
-    """Train to the end; returns the output, and fails if the exit code is another than expected."""
+    """Train to the end and return the output; fails if the exit code is not the expected one."""
     return start(run, *overrides, fresh=fresh, **env).end(expect)
 
 
 def wait_for(condition: Callable[[], bool], process: Process, seconds: float = PATIENT_S) -> bool:
-    """Wait until something is so; False if the process has ended before."""
+    """Wait until a condition is true; return False if the process has ended before."""
     limit = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None:
@@ -134,18 +137,26 @@ def wait_for(condition: Callable[[], bool], process: Process, seconds: float = P
 
 
 def newest(run: Path) -> str:
-    """The name of the newest committed checkpoint; empty if there is none."""
+    """Return the name of the newest committed checkpoint; empty if there is none."""
     saved = Catalog(run / "checkpoints").committed()
     return saved[-1].name if saved else ""
 
 
 def num_checkpoints(run: Path) -> int:
-    """How many manifests there are."""
+    """Return the number of manifests."""
     return len(list((run / "checkpoints").glob("*.json")))
 
 
-@cache
+_STARTING = threading.Lock()
+
+
 def _forks() -> Forks:
+    with _STARTING:  # scenarios run in threads
+        return _the_forks()
+
+
+@cache
+def _the_forks() -> Forks:
     forks = Forks().__enter__()
     atexit.register(forks.__exit__)
     return forks

@@ -1,4 +1,4 @@
-"""The real command line without its imports: a process that has done them once forks a child for each command."""
+"""The real command line without its imports: a process that has done them once forks a child per command."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from typing import TextIO
 from tests.support.paths import ENGINE, PYTHONPATH, ROOT
 
 RANKS = "CAIRN_TEST_RANKS"
-"""How many of the processes that Lightning starts shall be forked as well."""
+"""Number of processes started by Lightning that are forked, too."""
 _PATIENT_S = 600
 
 
 class Forks:
     """A context in which a training starts within half a second; what still runs at its end is killed.
 
-    A process of its own forks, because the one that tests has threads. For each command it forks a process that waits
-    for the command's own, which is in a session of its own, and tells that one's process id and its exit code.
+    A separate process forks, since the test process has threads. For each command it forks a waiter, which forks the
+    command in its own session and reports its process id and its exit code.
     """
 
     def __enter__(self) -> Forks:
@@ -44,6 +44,7 @@ class Forks:
                 start_new_session=True,
             )
         self._socket = ours
+        self._lock = threading.Lock()  # an order is sent in two parts
         self._children: list[Fork] = []
         return self
 
@@ -55,21 +56,23 @@ class Forks:
         self._server.wait()
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], output: int, cwd: Path = ROOT) -> Fork:
-        """Start `python *argv` in a directory; what it says goes to the file `output`."""
+        """Start `python *argv` in a directory; its output goes to the file `output`."""
         says, tells = os.pipe()
         order = json.dumps([list(argv), dict(env), str(cwd)]).encode()
         try:
-            socket.send_fds(self._socket, [len(order).to_bytes(8, "little")], [output, tells])
-            self._socket.sendall(order)
+            with self._lock:
+                socket.send_fds(self._socket, [len(order).to_bytes(8, "little")], [output, tells])
+                self._socket.sendall(order)
         finally:
             os.close(tells)
         child = Fork(says)
-        self._children = [other for other in self._children if other.poll() is None] + [child]
+        with self._lock:
+            self._children = [other for other in self._children if other.returncode is None] + [child]
         return child
 
 
 class Fork:
-    """A command that runs, or has run."""
+    """A command that runs or has ended."""
 
     def __init__(self, says: int) -> None:
         self._says = says
@@ -77,16 +80,16 @@ class Fork:
         self.pid = self._read()
 
     def poll(self) -> int | None:
-        """The exit code; None while it runs."""
+        """Return the exit code; None while it runs."""
         if self.returncode is None and select.select([self._says], [], [], 0)[0]:
             self._end(self._read())
         return self.returncode
 
     def wait(self, timeout: float = _PATIENT_S) -> int:
-        """The exit code, which is -9 only if a kill came before the end.
+        """Wait, and return the exit code, which is -9 only if a kill came before the end.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs.
+            subprocess.TimeoutExpired: It still runs.
         """
         if self.returncode is None:
             self._end(self._read(timeout))
@@ -94,12 +97,12 @@ class Fork:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """To the process that was started; nothing happens if it has ended."""
+        """Signal the command; does nothing if it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> int:
-        """kill -9 of the command and of what it has started; returns the exit code."""
+        """Kill (-9) the command and what it has started, and return the exit code."""
         if self.poll() is None:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
@@ -112,7 +115,7 @@ class Fork:
             raise subprocess.TimeoutExpired("a forked command", timeout)
         digits = b""
         while (byte := os.read(self._says, 1)) != b"\n":
-            assert byte, "the process that forks has ended: what it said is above"
+            assert byte, "the process that forks has ended: its output is above"
             digits += byte
         return int(digits)
 
@@ -122,7 +125,7 @@ class Fork:
 
 
 def serve(orders: socket.socket) -> None:
-    """Import what a command may import; then fork for each order that comes, and in the child become that command."""
+    """Import what a command may import; then fork for each order, and become that command in the child."""
     from hydra import compose, initialize_config_dir
 
     from cairn.hydra import imports
@@ -133,9 +136,9 @@ def serve(orders: socket.socket) -> None:
         import cairn.wandb.artifacts  # noqa: F401 - and with it W&B's client, which takes a second to import
 
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        compose("train")  # finds Hydra's plugins, and warms up its parser
-    gc.freeze()  # or each child's first collection would copy all of that
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
+        compose("train")  # finds Hydra's plugins and warms up its parser
+    gc.freeze()  # otherwise the first garbage collection of each child would copy all of it
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # this process does not wait for the waiters
     while (order := _next(orders)) is not None:
         assert len(os.listdir("/proc/self/task")) == 1, "a thread would be missing in the child"
         command, output, tells = order
@@ -162,13 +165,13 @@ def _next(orders: socket.socket) -> tuple[Command, int, int] | None:
 
 
 def _wait_for(command: Command, output: int, tells: int) -> None:
-    """Be who waits for the command."""
+    """Become the waiter of a command."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.setsid()  # not a part of any group that somebody kills
+    os.setsid()  # not in a process group that a test kills
     pid = os.fork()
     if pid == 0:
         os.setsid()
-        os.write(tells, b"%d\n" % os.getpid())  # from now on there is a group to kill
+        os.write(tells, b"%d\n" % os.getpid())  # from now on its process group can be killed
         os.close(tells)
         return _become(*command, output)
     os.close(output)
@@ -177,7 +180,7 @@ def _wait_for(command: Command, output: int, tells: int) -> None:
 
 
 def _become(argv: list[str], env: dict[str, str], cwd: str, output: int) -> None:
-    """Be the process that `python *argv` is."""
+    """Become the process `python *argv`."""
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(output, 1)
@@ -205,15 +208,15 @@ class Ranks:
     """Copies of this process, its children, that wait to become the other processes of a run that Lightning starts.
 
     Args:
-        number: how many; those that Lightning starts after that many are new interpreters. One that is not needed ends
-            with this process.
+        number: Number of copies. Lightning starts further processes as new interpreters; an unused copy ends with this
+            process.
     """
 
     def __init__(self, number: int) -> None:
         self._waiting = [_copy_that_waits() for _ in range(number)]
 
     def take_over(self) -> None:
-        """From now on Lightning's `Popen` is ours."""
+        """Replace Lightning's `Popen` by ours."""
         if self._waiting:
             from lightning.pytorch.strategies.launchers import subprocess_script
 
@@ -236,8 +239,8 @@ def _copy_that_waits() -> tuple[int, TextIO]:
         return pid, open(writes, "w")
     os.close(writes)
     with open(reads) as orders:
-        order = orders.readline()  # not until its end: a later copy has the other end of this pipe open too
-    if order:  # else who might have needed this one has ended
+        order = orders.readline()  # one line only: a later copy holds the other end of this pipe open
+    if order:  # otherwise the process that might have needed this copy has ended
         argv, env, cwd = json.loads(order)
         os.environ.clear()
         os.environ.update(env)
@@ -247,15 +250,15 @@ def _copy_that_waits() -> tuple[int, TextIO]:
 
 
 class Rank:
-    """What Lightning wants of a `Popen`."""
+    """The part of a `Popen` that Lightning uses."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._asked = threading.Lock()  # a thread of Lightning's looks after it, too
+        self._asked = threading.Lock()  # a thread of Lightning polls it, too
 
     def poll(self) -> int | None:
-        """The exit code; None while it runs."""
+        """Return the exit code; None while it runs."""
         with self._asked:
             if self.returncode is None:
                 ended, status = os.waitpid(self.pid, os.WNOHANG)
@@ -263,7 +266,7 @@ class Rank:
             return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Nothing happens if it has ended."""
+        """Signal it; does nothing if it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 

@@ -1,4 +1,4 @@
-"""Places that are full or forbidden: a small file system in memory, and a command that obeys permissions."""
+"""Full and forbidden places: a small file system in memory, and a command that obeys permissions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 @contextmanager
 def small_disk(path: Path, num_bytes: int) -> Iterator[Path]:
-    """A file system of its own with so much room; the test is skipped where it may not be mounted."""
+    """Mount a file system of this size; the test is skipped where that is not allowed."""
     path.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={num_bytes}", "none", str(path)]
     mounted = subprocess.run(["mount", *options], capture_output=True, text=True) if shutil.which("mount") else None
@@ -27,7 +27,7 @@ def small_disk(path: Path, num_bytes: int) -> Iterator[Path]:
 
 
 def obedient() -> list[str]:
-    """What a command begins with so that permissions count for it: root has the right to ignore them."""
+    """Return a prefix for a command so that permissions apply to it: root may ignore them."""
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None:

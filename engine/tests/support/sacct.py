@@ -1,7 +1,7 @@
 """A stand-in for `sacct` on a cluster without accounting: it answers from what the controller still remembers.
 
-Whoever polls jobs by way of sacct (submitit does) waits for ever where nothing answers. It is run as a program of its
-own, by the interpreter alone, and knows the options of `sacct -o JobID,State,NodeList --parsable2 -j ID` and no others.
+submitit polls jobs by sacct and waits forever where nothing answers. This is a program of its own that needs only the
+interpreter; it knows the options of `sacct -o JobID,State,NodeList --parsable2 -j ID` and no others.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import re
 import subprocess
 
 KEYS = {"jobid": "JobId", "jobidraw": "JobId", "jobname": "JobName", "partition": "Partition", "state": "JobState"}
-"""What the controller calls the fields; three more are made of what it says, see `value`."""
+"""Names of the fields in the controller's output; three more are derived from it, see `value`."""
 MADE = ("nodelist", "exitcode", "restarts")
 
 
 def parse(text: str) -> list[dict[str, str]]:
-    """The fields of each job in what `scontrol --oneliner show job` says."""
+    """Return the fields of each job in the output of `scontrol --oneliner show job`."""
     jobs = []
     for line in text.splitlines():
         parts = re.split(r"(?:^| +)([A-Z][\w:/]*)=", line)[1:]
         fields: dict[str, str] = {}
         for key, said in zip(parts[::2], parts[1::2], strict=True):
-            fields.setdefault(key, said)  # a later one may be a part of the command line
+            fields.setdefault(key, said)  # a later field may be a part of the command line
         if "JobId" in fields:
             jobs.append(fields)
     return jobs
 
 
 def name(fields: dict[str, str]) -> str:
-    """`5`, `5_1` for a task of an array, `5_[2-3]` for its tasks that have not started."""
+    """Return `5`, `5_1` for a task of an array, or `5_[2-3]` for its tasks that have not started."""
     if "ArrayJobId" not in fields:
         return fields["JobId"]
     task = fields.get("ArrayTaskId", "0")
@@ -37,7 +37,7 @@ def name(fields: dict[str, str]) -> str:
 
 
 def value(fields: dict[str, str], column: str) -> str:
-    """What sacct says of a job in this column."""
+    """Return what sacct prints of a job in this column."""
     if column == "jobid":
         return name(fields)
     if column == "nodelist":
@@ -51,7 +51,7 @@ def value(fields: dict[str, str], column: str) -> str:
 
 
 def ask(job: str) -> list[dict[str, str]]:
-    """The job and the tasks of the array; nothing for one that the controller does not know (any more)."""
+    """Return the job, or the tasks of the array; nothing if the controller does not know it (any more)."""
     done = subprocess.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True)
     if done.returncode and "Invalid job id" not in done.stderr:
         raise SystemExit(f"sacct: error: {done.stderr.strip()}")
@@ -59,7 +59,7 @@ def ask(job: str) -> list[dict[str, str]]:
 
 
 def options() -> argparse.Namespace:
-    """The command line; an option that is not known is an error, so that nobody believes it was obeyed."""
+    """Parse the command line; an unknown option is an error, since it would be ignored silently."""
     parser = argparse.ArgumentParser("sacct", allow_abbrev=False)
     parser.add_argument("-o", "--format", default="JobID,JobName,Partition,State,ExitCode")
     parser.add_argument("-j", "--jobs", action="append", required=True)
@@ -70,7 +70,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Answer, one line a job."""
+    """Print one line per job."""
     asked = options()
     columns = asked.format.split(",")
     if unknown := [column for column in columns if column.lower() not in {*KEYS, *MADE}]:

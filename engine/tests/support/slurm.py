@@ -16,19 +16,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from tests.support import sacct, slurm_guard
 
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "srun")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where daemons look for programs; not all of it is on every user's PATH."""
+"""Where the programs of the daemons are; not all of it is on every user's PATH."""
 PATIENT_S = 300
-"""A machine may be suspended or busy for some minutes; what still waits after so long says for what."""
+"""A machine may be suspended or busy for some minutes; a wait that is longer fails."""
 PORTS = range(20_000, 30_000)
-"""Below those that the kernel gives to whoever asks for any: nobody gets ours between the look and the start."""
+"""Below the range of ports that the kernel assigns, so that ours stay free between the check and the start."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
-"""Files that pass for gpus: SLURM hands them out and sets CUDA_VISIBLE_DEVICES."""
+"""Files that stand in for GPUs: SLURM hands them out and sets CUDA_VISIBLE_DEVICES."""
 GRACE_S = 60
-"""How long a job of the partition `grace` goes on when `high` wants its place."""
+"""How long a job of the partition `grace` continues after `high` has preempted it."""
 ENDED = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -50,7 +51,7 @@ SETTINGS: dict[str, object] = {
     "ProctrackType": "proctrack/linuxproc",
     "TaskPlugin": "task/none",
     "JobAcctGatherType": "jobacct_gather/none",
-    # As many cpus as the tests want, whatever the machine has.
+    # As many CPUs as the tests want, whatever the machine has.
     "SlurmdParameters": "config_overrides",
     "SelectType": "select/cons_tres",
     "SelectTypeParameters": "CR_CPU",
@@ -65,14 +66,14 @@ SETTINGS: dict[str, object] = {
     "MessageTimeout": 60,
     "BatchStartTimeout": 120,
     "KillWait": 30,  # SLURM's own default: from TERM to KILL
-    "ReturnToService": 1,  # a node that was taken down stays down until somebody restores it
+    "ReturnToService": 1,  # a node that was set down stays down until it is restored
     "MinJobAge": 3600,  # jobs that have ended can be asked about
 }
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job, or one task of an array, as the controller sees it."""
+    """A job, or one task of an array, as the controller reports it."""
 
     id: str
     """`5`, `5_1`, or `5_[2-3]` for tasks of an array that have not started."""
@@ -81,21 +82,21 @@ class Job:
     restarts: int
     partition: str
     fields: Mapping[str, str]
-    """Everything that `scontrol show job` says, by its own names."""
+    """All fields of `scontrol show job`."""
 
     @property
     def ended(self) -> bool:
-        """Nothing of it runs, and it will not start again."""
+        """True if nothing of it runs and it will not start again."""
         return self.state in ENDED
 
 
 class Slurm:
-    """A context in which there is a cluster; at its end, or when this process dies, nothing of it is left.
+    """A context with a cluster; at its end, or when this process dies, nothing of it is left.
 
     Args:
-        num_cpus: how many the node claims to have.
-        num_gpus: how many files pass for gpus there, see `DEVICES`.
-        settings: lines of slurm.conf which replace those of `SETTINGS`.
+        num_cpus: Number of CPUs that the node claims to have.
+        num_gpus: Number of files that stand in for GPUs, see `DEVICES`.
+        settings: Lines of slurm.conf that replace those of `SETTINGS`.
     """
 
     def __init__(self, num_cpus: int = 4, num_gpus: int = 2, **settings: object) -> None:
@@ -106,7 +107,7 @@ class Slurm:
 
     @staticmethod
     def why_not() -> str | None:
-        """Why there can be no cluster here; None if there can be one."""
+        """Return why there can be no cluster on this machine; None if there can."""
         if sys.platform != "linux":
             return "a private SLURM needs Linux"
         missing = [program for program in PROGRAMS if shutil.which(program, path=_search_path()) is None]
@@ -114,9 +115,17 @@ class Slurm:
             return f"{', '.join(missing)} not found (Debian: apt-get install slurm-wlm munge)"
         return None
 
+    @classmethod
+    def require(cls) -> None:
+        """Skip a test where there can be no cluster; fail it if CAIRN_TEST_SLURM=required."""
+        if (reason := cls.why_not()) is not None:
+            if os.environ.get("CAIRN_TEST_SLURM") == "required":
+                pytest.fail(f"{reason}, and CAIRN_TEST_SLURM=required")
+            pytest.skip(reason)
+
     @property
     def environment(self) -> dict[str, str]:
-        """What a command needs in order to talk to this cluster, beside the rest of its environment."""
+        """Variables that a command needs in order to use this cluster."""
         return {"SLURM_CONF": str(self.conf), "PATH": f"{self.directory / 'bin'}:{_search_path()}"}
 
     # --- from start to end ---
@@ -139,7 +148,7 @@ class Slurm:
         self._stop()
 
     def _start_guard(self) -> subprocess.Popen[bytes]:
-        """The guard holds the reading end of a pipe which ends with this process, however that comes about."""
+        """Start the guard: it reads from a pipe that ends with this process, however that ends."""
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(slurm_guard.__file__)), str(self.directory)],
             stdin=subprocess.PIPE,
@@ -149,7 +158,7 @@ class Slurm:
         )
 
     def _stop(self) -> None:
-        self._guard.communicate(b"\n")  # not only an end: whoever was forked from us holds the pipe open too
+        self._guard.communicate(b"\n")  # closing it is not enough: a forked process may hold it open
         for daemon in self._daemons.values():
             daemon.wait()
         assert self._guard.returncode == 0, f"not all of the cluster in {self.directory} is gone: see above"
@@ -211,7 +220,7 @@ class Slurm:
         self._wait_for_start("the node to be idle", lambda: self.node_state() == "IDLE")
 
     def _daemon_environment(self) -> dict[str, str]:
-        """Nothing of ours, above all no SLURM_*; the first is what the guard knows the members of the cluster by."""
+        """Nothing of our environment, above all no SLURM_*; the guard finds members of the cluster by SLURM_CONF."""
         return {"SLURM_CONF": str(self.conf), "PATH": _search_path()}
 
     def _start(self, program: str, *options: str) -> None:
@@ -236,7 +245,7 @@ class Slurm:
         _wait(condition_or_death, PATIENT_S, lambda: f"waited too long for {what}")
 
     def logs(self, num_lines: int = 15) -> str:
-        """The last lines of what each daemon has written."""
+        """Return the last lines of each daemon's log."""
         parts = []
         for path in sorted((self.directory / "log").glob("*")):
             lines = path.read_text(errors="replace").splitlines()[-num_lines:]
@@ -246,41 +255,41 @@ class Slurm:
     # --- questions ---
 
     def jobs(self, job: str | None = None) -> list[Job]:
-        """All jobs that were ever submitted; or one of them, or the tasks of one array."""
+        """Return all jobs so far; or one of them, or the tasks of one array."""
         said = self._run("scontrol", "--oneliner", "show", "job", *([job] if job else []))
         return [_job(fields) for fields in sacct.parse(said)]
 
     def job(self, job: str) -> Job:
-        """The one job, or the one task (`5_1`)."""
+        """Return one job, or one task (`5_1`)."""
         found = self.jobs(job)
         assert len(found) == 1, f"{job} is an array: {[each.id for each in found]}"
         return found[0]
 
     def state(self, job: str) -> str:
-        """`PENDING`, `RUNNING`, `COMPLETING`, `COMPLETED`, ..."""
+        """Return its state: `PENDING`, `RUNNING`, `COMPLETING`, `COMPLETED`, ..."""
         return self.job(job).state
 
     def restarts(self, job: str) -> int:
-        """How often SLURM has put it back into the queue."""
+        """Return how often SLURM has put it back into the queue."""
         return self.job(job).restarts
 
     def output(self, job: str) -> str:
-        """What the batch script has written so far."""
+        """Return what the batch script has written so far."""
         path = Path(self.job(job).fields["StdOut"])
         return path.read_text(errors="replace") if path.exists() else ""
 
     def pids(self, job: str) -> list[int]:
-        """The processes of a job, those too which have left its session."""
+        """Return the processes of a job, including those that have left its session."""
         number = self.job(job).fields["JobId"]
         return [pid for pid, environment in self._members() if environment.get("SLURM_JOB_ID") == number]
 
     def node_state(self) -> str:
-        """`IDLE`, `MIXED`, `ALLOCATED`, `DOWN`, ...; with `+` and more where there is more to say; empty if unknown."""
+        """Return `IDLE`, `MIXED`, `ALLOCATED`, `DOWN`, ..., with `+` and flags if there are any; empty if unknown."""
         done = self._try("scontrol", "--oneliner", "show", "node", "localhost")
         return next((word[6:] for word in done.stdout.split() if word.startswith("State=")), "")
 
     def wait(self, condition: Callable[[], object], seconds: float = PATIENT_S) -> None:
-        """Wait until something is so; if that takes too long, tell how things stand."""
+        """Wait until a condition is true; if that takes too long, fail with the state of the cluster."""
         _wait(condition, seconds, self._standing)
 
     def _standing(self) -> str:
@@ -290,13 +299,13 @@ class Slurm:
     # --- what a user does ---
 
     def submit(self, script: str | Sequence[str], env: Mapping[str, str] | None = None, **options: object) -> str:
-        """Submit a batch script, or a command; returns its id.
+        """Submit a batch script or a command, and return its id.
 
         Args:
-            script: the text, with or without `#!`, or the words of a command.
-            env: more for the environment of the job.
-            options: of sbatch, `array="0-3"` for `--array=0-3`; True for an option without a value. Where the output
-                goes must be said here: the default is a file that goes away with the cluster, see `output`.
+            script: Its text, with or without `#!`, or the words of a command.
+            env: Additional environment variables of the job.
+            options: Options of sbatch, `array="0-3"` for `--array=0-3`; True for an option without a value. By default
+                the output goes to a file that is removed with the cluster, see `output`.
         """
         text = script if isinstance(script, str) else shlex.join(script)
         text = text if text.startswith("#!") else f"#!/bin/bash\n{text}\n"
@@ -306,11 +315,11 @@ class Slurm:
         return self._run("sbatch", "--parsable", *words, text=text, env=env).strip().partition(";")[0]
 
     def sbatch(self, words: Sequence[str], cwd: Path) -> str:
-        """sbatch with these very words, called there; returns the id of the job."""
+        """Call sbatch with these words in a directory, and return the id of the job."""
         return self._run("sbatch", "--parsable", *words, cwd=cwd).strip().partition(";")[0]
 
     def cancel(self, *jobs: str) -> None:
-        """End jobs for good, and wait until they have ended."""
+        """Cancel jobs, and wait until they have ended."""
         self._run("scancel", *jobs)
         self.wait(lambda: all(each.ended for job in jobs for each in self.jobs(job)))
 
@@ -329,9 +338,12 @@ class Slurm:
         self.wait(lambda: self.restarts(job) > before)
 
     def preempt(self, seconds: float = 600) -> str:
-        """Have somebody else take the whole node, for so long or until cancelled; returns that job's id.
+        """Submit a job of higher priority that takes the whole node, and return its id.
 
-        Returns when all other jobs have been told to go; those of `grace` go on for a while, see `GRACE_S`.
+        Returns once all other jobs are preempted; those of `grace` continue for a while, see `GRACE_S`.
+
+        Args:
+            seconds: Duration of the job, unless it is cancelled.
         """
         job = self.submit(["sleep", str(seconds)], partition="high", exclusive=True, job_name="preempts")
         self.wait(lambda: not any(each.state == "RUNNING" and not _preempted(each) for each in self._others()))
@@ -341,18 +353,18 @@ class Slurm:
         return [job for job in self.jobs() if job.partition != "high"]
 
     def fail_node(self) -> None:
-        """The node is lost: its jobs go back into the queue, and nothing starts until `restore_node`."""
+        """Set the node down: its jobs go back into the queue, and nothing starts until `restore_node`."""
         self._run("scontrol", "update", "nodename=localhost", "state=down", "reason=drill")
         self.wait(lambda: "DOWN" in self.node_state() and not any(job.state == "RUNNING" for job in self.jobs()))
 
     def restore_node(self) -> None:
-        """Make the node take jobs again, whatever has kept it from that; nothing happens if it does."""
+        """Make the node accept jobs again; does nothing if it does."""
         if any(word in self.node_state() for word in ("DOWN", "DRAIN", "FAIL")):
             self._run("scontrol", "update", "nodename=localhost", "state=resume")
             self.wait(lambda: not any(word in self.node_state() for word in ("DOWN", "DRAIN", "FAIL")))
 
     def reset(self) -> None:
-        """Be as after the start: no job that runs or will run, and nothing that one has left behind."""
+        """Return to the state after the start: no jobs, and nothing that one has left behind."""
         jobs = [job.fields["JobId"] for job in self.jobs() if not job.ended]
         if jobs:
             self._try("scancel", *jobs)  # some may have ended meanwhile
@@ -397,7 +409,7 @@ def _job(fields: dict[str, str]) -> Job:
 
 
 def _preempted(job: Job) -> bool:
-    """Whether SLURM has decided to take its place; a job with a grace time runs on for that long."""
+    """True if SLURM has preempted it; a job with a grace time continues for that long."""
     return job.fields.get("PreemptTime", "None") != "None"
 
 
@@ -413,7 +425,7 @@ def _search_path() -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody has; drawn, so that two clusters which start at once seldom want the same one."""
+    """Draw free ports on loopback; drawn at random, so that clusters that start at once rarely choose the same one."""
     found: list[int] = []
     while len(found) < count:
         port = random.SystemRandom().choice(PORTS)
@@ -436,15 +448,15 @@ def _listens(port: int) -> bool:
 
 
 def _communication() -> str:
-    """How SLURM finds loopback in spite of what the machine's name means, and where there is no other interface."""
+    """Make SLURM use loopback whatever the machine's name resolves to, and where there is no other interface."""
     parameters = []
     try:
         if socket.gethostbyname(socket.gethostname()).startswith("127."):
-            parameters += ["NoCtldInAddrAny", "NoInAddrAny"]  # elsewhere they would listen at the machine's own address
+            parameters += ["NoCtldInAddrAny", "NoInAddrAny"]  # otherwise they would listen at the machine's own address
     except OSError:
-        pass  # the name means nothing
+        pass  # the name does not resolve
     try:
         socket.getaddrinfo("localhost", 0, socket.AF_INET, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
     except OSError:
-        parameters.append("EnableIPv6")  # without it SLURM asks as above, and is told that there are no addresses
+        parameters.append("EnableIPv6")  # without it SLURM resolves as above, and finds no address
     return ",".join(parameters)

@@ -1,8 +1,8 @@
-"""Ends a cluster with everything that it has started, also when nobody is left to ask for it.
+"""Ends a cluster with everything that it has started, even if the process that owns it was killed.
 
-A program of its own, run by the interpreter alone: it waits until its standard input says something or ends, and that
-also comes about when whoever holds the other end is killed. Then no process lives on that has the cluster's
-configuration in its environment (daemons, jobs, and what jobs left behind), and the cluster's directory is gone.
+A program of its own that needs only the interpreter. It waits until its standard input says something or ends; it also
+ends when the process at the other end is killed. Then it kills every process with the cluster's configuration in its
+environment (daemons, jobs, and what jobs left behind), and removes the cluster's directory.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PATIENT_S = 60
-"""A killed process that is still there after so long sits in the kernel."""
+"""A killed process that is still there after this many seconds is stuck in the kernel."""
 
 
 def members(conf: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The processes that were started with this SLURM_CONF, with their environments."""
+    """Yield the processes that were started with this SLURM_CONF, with their environments."""
     wanted = os.fsencode(f"SLURM_CONF={conf}")
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
@@ -28,13 +28,13 @@ def members(conf: Path) -> Iterator[tuple[int, dict[str, str]]]:
         try:
             lines = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
-            continue  # it has ended, or is somebody else's
+            continue  # it has ended, or belongs to another user
         if wanted in lines:
             yield int(entry.name), dict(os.fsdecode(line).partition("=")[::2] for line in lines if line)
 
 
 def kill(pids: list[int]) -> None:
-    """SIGKILL; who is already gone does not matter."""
+    """Send SIGKILL; a process that has already ended does not matter."""
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -56,7 +56,7 @@ def sweep(conf: Path) -> None:
 
 
 def main(directory: Path) -> None:
-    """Wait for a word from the one who started this, or for its end; then leave nothing behind."""
+    """Wait for a byte from the owner, or for its end; then leave nothing behind."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # what stops the tests must not stop what cleans up after them
     sys.stdin.buffer.read(1)

@@ -1,4 +1,4 @@
-"""The private cluster does what real ones do to jobs, and nothing of it outlives its context."""
+"""The private cluster treats jobs as real ones do, and nothing of it outlives its context."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.support.paths import ENGINE
 from tests.support.slurm import Slurm
 
 STUBBORN = "trap '' TERM; while true; do sleep 1; done"
-"""Ends by nothing but a kill."""
+"""Ends only by a kill."""
 ESCAPED = "setsid --fork sleep 600"
-"""Leaves a process behind which is no descendant of the job."""
+"""Leaves a process behind that is not a descendant of the job."""
 SLEEPS = "srun sleep 600"
-"""Takes its time, in a job step."""
+"""Runs for a long time, in a job step."""
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    """Wait for what happens outside of any cluster."""
+    """Wait until a condition is true."""
     limit = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < limit, "waited too long"
@@ -32,7 +32,7 @@ def eventually(condition: Callable[[], object]) -> None:
 
 
 def start(slurm: Slurm, script: str, **options: object) -> str:
-    """Submit, and wait until it runs and has said `ready` if it means to."""
+    """Submit, and wait until it runs, and has printed `ready` if it does so."""
     job = slurm.submit(script, **options)
     slurm.wait(lambda: slurm.state(job) == "RUNNING" and slurm.pids(job))
     if "echo ready" in script:
@@ -82,7 +82,7 @@ def test_a_requeued_job_starts_again_under_its_id(cluster):
 
 
 @pytest.mark.slow
-def test_high_takes_the_place_of_low_and_gives_it_back_to_the_queue(cluster):
+def test_a_job_of_high_priority_preempts_one_of_low_priority(cluster):
     low = start(cluster, SLEEPS)
     high = cluster.preempt()
     cluster.wait(lambda: cluster.state(high) == "RUNNING")
@@ -92,10 +92,10 @@ def test_high_takes_the_place_of_low_and_gives_it_back_to_the_queue(cluster):
 
 
 @pytest.mark.slow
-def test_a_step_with_a_grace_time_is_asked_first(cluster, tmp_path):
-    # A file, as srun loses the last words of a step now and then. SLURM asks every process of a step, one after another
-    # and more than once: bash makes it itself, as a `touch` would be ended by the next time, and does not end with what
-    # it waits for, which may be asked before it.
+def test_a_step_with_a_grace_time_is_signalled_first(cluster, tmp_path):
+    # A file, since srun sometimes loses the last output of a step. SLURM signals every process of a step, repeatedly
+    # and one after the other: bash makes the file itself, since the next signal would end a `touch`, and it does not
+    # depend on a child, which may be signalled first.
     asked = tmp_path / "asked"
     step = f"srun bash -c \"trap ': > {asked}; exit 0' TERM; echo ready; while true; do sleep 0.1; done\""
     job = start(cluster, step, partition="grace")
@@ -112,7 +112,7 @@ def test_jobs_of_a_lost_node_go_back_to_the_queue(cluster):
     assert cluster.restarts(job) == 1
     assert "DOWN" in cluster.node_state()
     cluster.restore_node()
-    cluster.restore_node()  # there is nothing to do
+    cluster.restore_node()  # does nothing
     assert "DOWN" not in cluster.node_state()
 
 
@@ -137,14 +137,14 @@ def test_a_signal_for_the_script_reaches_it(cluster):
 
 
 @pytest.mark.slow
-def test_gpus_are_handed_out(cluster):
+def test_gpus_are_assigned(cluster):
     job = cluster.submit('echo "gpus $CUDA_VISIBLE_DEVICES"', gres="gpu:2")
     cluster.wait(lambda: cluster.job(job).ended)
     assert cluster.output(job) == "gpus 0,1\n"
 
 
 @pytest.mark.slow
-def test_after_a_reset_nothing_runs_and_everything_may(cluster):
+def test_after_a_reset_nothing_runs_and_the_node_is_idle(cluster):
     stubborn, escaped = start(cluster, STUBBORN), start(cluster, f"{ESCAPED}; sleep 600")
     pending = cluster.submit("true", begin="now+1hour")
     pids = [*cluster.pids(stubborn), *cluster.pids(escaped)]
@@ -159,13 +159,13 @@ def test_after_a_reset_nothing_runs_and_everything_may(cluster):
 
 
 def ask_sacct(slurm: Slurm, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run what a command in the cluster's environment finds under the name."""
+    """Run sacct in the cluster's environment."""
     env = {**os.environ, **slurm.environment}
     return subprocess.run(["sacct", *words], env=env, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.slow
-def test_sacct_tells_of_jobs_and_arrays(cluster):
+def test_sacct_lists_jobs_and_arrays(cluster):
     job = start(cluster, "sleep 600")
     array = cluster.submit("true", array="0-3%1", begin="now+1hour")
     done = ask_sacct(cluster, "-o", "JobID,State,NodeList", "--parsable2", "-j", job, "-j", array, "-j", "99999")
@@ -178,7 +178,7 @@ def test_sacct_tells_of_jobs_and_arrays(cluster):
 
 
 @pytest.mark.slow
-def test_sacct_tells_of_the_tasks_of_an_array(cluster):
+def test_sacct_lists_the_tasks_of_an_array(cluster):
     array = cluster.submit("true", array="0-1")
     cluster.wait(lambda: all(job.ended for job in cluster.jobs(array)))
     done = ask_sacct(cluster, "-n", "-P", "-X", "--format=JobID,State,ExitCode,Restarts", "-j", f"{array}_1,{array}_0")
@@ -187,13 +187,13 @@ def test_sacct_tells_of_the_tasks_of_an_array(cluster):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [["-o", "JobID,MaxRSS"], ["--starttime=now"]], ids=["field", "option"])
-def test_sacct_refuses_what_it_does_not_know(cluster, more):
+def test_sacct_refuses_unknown_options_and_fields(cluster, more):
     done = ask_sacct(cluster, "--parsable2", "-j", "1", *more)
     assert done.returncode != 0
     assert "sacct: error: " in done.stderr
 
 
-def test_words_of_a_command_are_not_taken_for_fields():
+def test_words_of_a_command_are_not_parsed_as_fields():
     said = "JobId=7 JobName=a b JobState=RUNNING Reason=None Command=train.py JobState=X Nice=1\n\n"
     (fields,) = sacct.parse(said)
     assert (fields["JobName"], fields["JobState"]) == ("a b", "RUNNING")
@@ -202,7 +202,7 @@ def test_words_of_a_command_are_not_taken_for_fields():
 # --- start and end ---
 
 
-def test_what_is_missing_is_named(monkeypatch):
+def test_missing_programs_are_named(monkeypatch):
     monkeypatch.setattr("tests.support.slurm.PROGRAMS", ("sh", "no-such-daemon"))
     if sys.platform == "linux":
         assert Slurm.why_not() == "no-such-daemon not found (Debian: apt-get install slurm-wlm munge)"
@@ -219,7 +219,7 @@ def test_nothing_is_left_at_the_end(slurm):
 
 
 @pytest.mark.slow
-def test_nothing_is_left_of_one_whose_owner_was_killed(slurm):
+def test_nothing_is_left_when_the_owner_is_killed(slurm):
     program = [
         "import time",
         "from tests.support.slurm import Slurm",
@@ -240,7 +240,7 @@ def test_nothing_is_left_of_one_whose_owner_was_killed(slurm):
 
 
 @pytest.mark.slow
-def test_a_daemon_that_does_not_start_says_why(slurm):
+def test_a_daemon_that_does_not_start_is_an_error_with_its_log(slurm):
     other = Slurm(SelectType="select/none_such")
     with pytest.raises(AssertionError, match="slurmctld has ended") as caught, other:
         pass

@@ -484,7 +484,7 @@ def test_metrics_are_synced_before_the_commit_and_training_does_not_wait_for_it(
         seen.put((threading.current_thread().name, own.writer.begun.empty()))
         may_go.wait(GENEROUS_S)
 
-    own.sync = sync
+    own.committer.sync = sync
     save(own, 0)  # returns while the disk is busy
     assert seen.get(timeout=GENEROUS_S) == ("checkpoint-saver", True)
     assert Catalog(folder).committed() == []
@@ -503,13 +503,13 @@ def test_a_failed_sync_of_metrics_fails_the_save_before_anything_is_deleted(make
     def fail():
         raise SaveError("The metrics up to this checkpoint could not be written.")
 
-    own.sync = fail
+    own.committer.sync = fail
     save(own, 1)
     own.wait()
     first, second = own.outcomes()
     assert (first.error, second.error) == ("", "The metrics up to this checkpoint could not be written.")
     assert names_of(Catalog(folder).committed()) == [saved(0).name]
-    own.sync = lambda: None
+    own.committer.sync = lambda: None
     save(own, 2)
     own.wait()
     assert names_of(Catalog(folder).committed()) == [saved(2).name]
@@ -528,7 +528,7 @@ class Heard(Untracked):
 def test_a_deletion_that_a_failed_save_did_not_reach_is_not_reported(make, folder):
     """There is room for one checkpoint: the one before must be deleted first."""
     own = make(rule=WithinBytes(1500))
-    own.tracker = Heard()
+    own.committer.tracker = Heard()
     own.writer.let_go(9)
     save(own, 0)
     own.wait()
@@ -536,12 +536,12 @@ def test_a_deletion_that_a_failed_save_did_not_reach_is_not_reported(make, folde
     def fail():
         raise SaveError("no")
 
-    own.sync = fail
+    own.committer.sync = fail
     save(own, 1)
     own.wait()
-    assert own.tracker.gone == []
+    assert own.committer.tracker.gone == []
     assert names_of(Catalog(folder).committed()) == [saved(0).name]
-    own.sync = lambda: None
+    own.committer.sync = lambda: None
     save(own, 2)
     own.wait()
-    assert own.tracker.gone == [saved(0).name]
+    assert own.committer.tracker.gone == [saved(0).name]

@@ -97,7 +97,7 @@ class Copier:
         layout = self._layout_of(encoded)
         on_gpu = any(part.is_cuda for part in encoded.storages)
         self.prepare(buffer, layout.num_bytes(len(encoded.pickle)), on_gpu)
-        targets = self._targets(encoded, buffer, layout)
+        targets = _targets(encoded, buffer, layout)
         buffer.num_bytes, buffer.device_s = layout.write_tail(buffer.view, encoded.pickle), 0.0
         now, later = _Copies(targets.tensors, encoded.storages), _Copies([], [])
         watched = _group_by_storage(deferrable) if self.overlap else {}
@@ -143,20 +143,6 @@ class Copier:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-
-    def _targets(self, encoded: Encoded, buffer: Buffer, layout: Layout) -> _Targets:
-        """Tensors in the buffer for this layout; most saves find those of the save before."""
-        targets: _Targets | None = buffer.held
-        if targets is None or targets.layout is not layout or targets.specs != encoded.specs:
-            layout.write_frame(buffer.view)
-            memory = torch.frombuffer(buffer.view, dtype=torch.uint8)
-            typed = {dtype: memory.view(dtype) for dtype in {spec[0] for spec in encoded.specs}}
-            tensors = [
-                typed[dtype].as_strided(shape, strides, at // dtype.itemsize)
-                for at, (dtype, shape, strides, _) in zip(layout.offsets, encoded.specs, strict=True)
-            ]
-            targets = buffer.held = _Targets(encoded.specs, layout, tensors)
-        return targets
 
     def _copy_from_cpu(self, now: _Copies, later: _Copies, watched: _ByStorage, buffer: Buffer) -> None:
         _copy(now)
@@ -214,6 +200,21 @@ class Copier:
         buffer.wait, self._pending = arrive, finish
         if not later.sources:
             self.finish()
+
+
+def _targets(encoded: Encoded, buffer: Buffer, layout: Layout) -> _Targets:
+    """Tensors in the buffer for this layout; most saves find those of the save before."""
+    targets: _Targets | None = buffer.held
+    if targets is None or targets.layout is not layout or targets.specs != encoded.specs:
+        layout.write_frame(buffer.view)
+        memory = torch.frombuffer(buffer.view, dtype=torch.uint8)
+        typed = {dtype: memory.view(dtype) for dtype in {spec[0] for spec in encoded.specs}}
+        tensors = [
+            typed[dtype].as_strided(shape, strides, at // dtype.itemsize)
+            for at, (dtype, shape, strides, _) in zip(layout.offsets, encoded.specs, strict=True)
+        ]
+        targets = buffer.held = _Targets(encoded.specs, layout, tensors)
+    return targets
 
 
 def optimizer_tensors(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:

@@ -20,22 +20,20 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any, Literal
 
 from torch import Tensor
 
 from cairn.errors import SaveError
-from cairn.store.commit import CommitPlan, Committed
 from cairn.store.history import History
 from cairn.store.listener import UNTRACKED, Tracker
 from cairn.types import Draft
 from cairn.units import size
 from cairn.writing.buffers import Buffer, BufferPool, available_bytes
+from cairn.writing.committing import Committer, Outcome
 from cairn.writing.copying import Copier
 from cairn.writing.encode import Encoded
 from cairn.writing.writer import InlineWriter, Writer, WriterProcess
@@ -44,25 +42,9 @@ log = logging.getLogger(__name__)
 
 _SHOW_EVERY_S = 5.0
 """Log progress at this interval while waiting for a save."""
-
-
 WriterKind = Literal["auto", "process", "thread", "sync"]
 _LARGE_BYTES = 2**24
 """Checkpoints from this size on get a process with writer "auto"; below, a thread is done before training notices."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a save ended."""
-
-    draft: Draft
-    result: Committed | None
-    error: str = ""
-    """Why it was not committed; empty if it was."""
-    at_s: float = 0.0
-    """End of the save, on the clock of `time.monotonic()`."""
-    device_s: float = 0.0
-    """Seconds that a GPU stood still for it, in addition to the pause of the processor."""
 
 
 class SavePipeline:
@@ -90,9 +72,9 @@ class SavePipeline:
         tracker: Tracker = UNTRACKED,
         sync: Callable[[], None] = lambda: None,
     ) -> None:
-        self.sync = sync
         self.history, self.writer, self.pool, self.copier = history, writer, pool, copier
-        self.background, self.tracker = background, tracker
+        self.background = background
+        self.committer = Committer(history, writer, tracker, sync, blocking=not background)
         self._submitted: SimpleQueue[tuple[Buffer, Draft, Mapping[str, Any]] | None] = SimpleQueue()
         self._outcomes: deque[Outcome] = deque()
         self._num_open = 0
@@ -187,10 +169,10 @@ class SavePipeline:
         with self._changed:
             self._num_open += 1
         if not self.background:
-            self._save(buffer, draft, provenance)
+            self._commit(buffer, draft, provenance)
             return
         if self._thread is None:
-            self._thread = threading.Thread(target=self._save_all, name="checkpoint-saver", daemon=True)
+            self._thread = threading.Thread(target=self._commit_all, name="checkpoint-saver", daemon=True)
             self._thread.start()
         self._submitted.put((buffer, draft, provenance))
 
@@ -212,61 +194,25 @@ class SavePipeline:
         if not self.busy:
             self._thread.join()
 
-    def _save_all(self) -> None:
+    def _commit_all(self) -> None:
         """Body of the commit thread."""
         while (submitted := self._submitted.get()) is not None:
-            self._save(*submitted)
+            self._commit(*submitted)
         self._release()
 
     def _release(self) -> None:
         self.writer.close()
         self.pool.close()
 
-    def _save(self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any]) -> None:
-        result, why, plan = None, "", None
-        try:
-            buffer.wait()
-            self.sync()  # before the plan exists: if this fails, nothing may be deleted
-            plan = self.history.plan_commit(draft, provenance)
-            with_stall = replace(plan.draft, stall_s=plan.draft.stall_s + buffer.device_s)
-            plan = replace(plan, draft=with_stall, blocking=not self.background)
-            self.tracker.pruning([*plan.make_room, *plan.to_delete])
-            result = self.writer.write(plan, buffer)
-        except SaveError as error:
-            why = str(error)
-        except BaseException as error:  # a bug in a user's keep rule, for example: reported like a full disk
-            why = _unexpected(draft, error)
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            self._finish(buffer, draft, plan, result, why)
+    def _commit(self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any]) -> None:
+        def publish(outcome: Outcome) -> None:
+            self.pool.give_back(buffer)
+            self._outcomes.append(outcome)
+            with self._changed:
+                self._num_open -= 1
+                self._changed.notify_all()
 
-    def _finish(
-        self, buffer: Buffer, draft: Draft, plan: CommitPlan | None, result: Committed | None, why: str
-    ) -> None:
-        """Record how a save ended; whatever fails here, the buffer becomes free and the outcome is published."""
-        # Training may be waiting for either of them, without a time limit.
-        try:
-            self.history.resolve_pending(draft, plan, result)
-        except Exception as error:
-            result, why = None, why or _unexpected(draft, error)
-        if plan is not None:
-            self._notify(plan, result)
-        outcome = Outcome(draft, result, why, time.monotonic(), buffer.device_s)
-        self.pool.give_back(buffer)
-        self._outcomes.append(outcome)
-        with self._changed:
-            self._num_open -= 1
-            self._changed.notify_all()
-
-    def _notify(self, plan: CommitPlan, result: Committed | None) -> None:
-        try:
-            if result is not None:
-                self.tracker.committed(result.saved, plan.links)
-            if gone := [*plan.make_room, *(plan.to_delete if result else ())]:
-                self.tracker.pruned(gone)
-        except Exception as error:  # the checkpoint is intact, whatever a listener does
-            log.error("Could not report the checkpoint %s to its listeners: %r.", plan.draft.name, error)
+        self.committer.commit(buffer, draft, provenance, publish)
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for a condition that the end of a save makes true; log progress if that takes long."""
@@ -274,10 +220,6 @@ class SavePipeline:
             while not self._changed.wait_for(is_so, _SHOW_EVERY_S):
                 written, total = size(self.writer.progress_bytes), size(self.pool.buffers[0].num_bytes)
                 log.info("Waiting for a checkpoint: %s of about %s are written.", written, total)
-
-
-def _unexpected(draft: Draft, error: BaseException) -> str:
-    return f"The checkpoint {draft.name} could not be written: {error!r}."
 
 
 def _num_that_fit(num_buffers: int, num_bytes: int) -> int:

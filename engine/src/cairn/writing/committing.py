@@ -1,0 +1,105 @@
+"""Commits one checkpoint from a buffer, and reports how that ended to the history and to listeners."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cairn.errors import SaveError
+from cairn.store.commit import CommitPlan, Committed
+from cairn.store.history import History
+from cairn.store.listener import Tracker
+from cairn.types import Draft
+from cairn.writing.buffers import Buffer
+from cairn.writing.writer import Writer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a save ended."""
+
+    draft: Draft
+    result: Committed | None
+    error: str = ""
+    """Why it was not committed; empty if it was."""
+    at_s: float = 0.0
+    """End of the save, on the clock of `time.monotonic()`."""
+    device_s: float = 0.0
+    """Seconds that a GPU stood still for it, in addition to the pause of the processor."""
+
+
+class Committer:
+    """Commits one checkpoint after the other; called in the commit thread, or in the training thread.
+
+    Args:
+        history: Plans each commit (what to delete, which links to set) and keeps track of the result.
+        writer: Writes and commits one checkpoint at a time.
+        tracker: Is notified of commits and deletions.
+        sync: Makes files that belong to a state, such as metrics, survive a power cut before the state is committed.
+        blocking: Training waits for the commit.
+    """
+
+    def __init__(
+        self, history: History, writer: Writer, tracker: Tracker, sync: Callable[[], None], blocking: bool
+    ) -> None:
+        self.history, self.writer, self.tracker = history, writer, tracker
+        self.sync, self.blocking = sync, blocking
+
+    def commit(
+        self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any], publish: Callable[[Outcome], None]
+    ) -> None:
+        """Commit a checkpoint once its copy is complete.
+
+        Args:
+            buffer: The buffer that holds it.
+            draft: What is known of the checkpoint before its commit.
+            provenance: Facts about the run, for the manifest.
+            publish: Is called with the outcome, whatever happens: training may wait for it without a time limit.
+        """
+        result, why, plan = None, "", None
+        try:
+            buffer.wait()
+            self.sync()  # before the plan exists: if this fails, nothing may be deleted
+            plan = self.history.plan_commit(draft, provenance)
+            with_stall = replace(plan.draft, stall_s=plan.draft.stall_s + buffer.device_s)
+            plan = replace(plan, draft=with_stall, blocking=self.blocking)
+            self.tracker.pruning([*plan.make_room, *plan.to_delete])
+            result = self.writer.write(plan, buffer)
+        except SaveError as error:
+            why = str(error)
+        except BaseException as error:  # a bug in a user's keep rule, for example: reported like a full disk
+            why = _unexpected(draft, error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            publish(self._report_end(buffer, draft, plan, result, why))
+
+    def _report_end(
+        self, buffer: Buffer, draft: Draft, plan: CommitPlan | None, result: Committed | None, why: str
+    ) -> Outcome:
+        """Report the end of a save to the history and to listeners; their errors do not stop it."""
+        try:
+            self.history.resolve_pending(draft, plan, result)
+        except Exception as error:
+            result, why = None, why or _unexpected(draft, error)
+        if plan is not None:
+            self._notify_tracker(plan, result)
+        return Outcome(draft, result, why, time.monotonic(), buffer.device_s)
+
+    def _notify_tracker(self, plan: CommitPlan, result: Committed | None) -> None:
+        try:
+            if result is not None:
+                self.tracker.committed(result.saved, plan.links)
+            if gone := [*plan.make_room, *(plan.to_delete if result else ())]:
+                self.tracker.pruned(gone)
+        except Exception as error:  # the checkpoint is intact, whatever a listener does
+            log.error("Could not report the checkpoint %s to its listeners: %r.", plan.draft.name, error)
+
+
+def _unexpected(draft: Draft, error: BaseException) -> str:
+    return f"The checkpoint {draft.name} could not be written: {error!r}."
