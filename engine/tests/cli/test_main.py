@@ -79,7 +79,7 @@ def test_ls_has_a_row_per_checkpoint(run, capsys):
     rows = [line.split() for line in lines if line.strip().startswith("0 ")]
     assert [row[1] for row in rows] == ["1", "2", "3", "4"]
     assert rows[1][3:7] == ["interval,", "best", "0.3", "0.9"]
-    assert [row[-1] for row in rows] == ["ms", "best", "ms", "last"]
+    assert [row[-1] for row in rows] == ["s", "best", "s", "last"]
     text = "\n".join(lines)
     assert "4 checkpoints, " in text
     assert "logs/train/runs/one: stopped (SIGTERM)" in text
@@ -405,7 +405,7 @@ def test_report_for_machines_draws_nothing(swept, capsys):
     [
         (["gone"], "gone is not there: name the directory of a sweep"),
         (["."], "There is no run in"),
-        (["sweep", "--mtbf", "often"], "--mtbf='often' is no time"),
+        (["sweep", "--mtbf", "often"], "Invalid duration --mtbf='often'"),
         (["sweep", "--mtbf", "0"], "--mtbf=0: a time between failures"),
         (["sweep", "--out", "file"], "The report cannot be written to"),
         (["latest"], "there is no run below logs"),

@@ -33,7 +33,7 @@ BEFORE_TRAINING = {
     "max_failed_saves": (["checkpoint.max_failed_saves=0"], "max_failed_saves=0 must be a number from 1, or -1"),
     "budget": (
         ["+checkpoint.keep.budget={_target_: cairn.policy.keep.WithinBytes, num_bytes: 2XB}"],
-        "checkpoint.keep.budget: '2XB' is no size: give bytes, or '500MB'",
+        "checkpoint.keep.budget: Invalid size '2XB': give bytes, or '500MB'",
     ),
     "artifacts": (
         ["checkpoint.artifacts.which=some"],
@@ -45,17 +45,17 @@ BEFORE_TRAINING = {
     ),
     "artifacts: wait": (
         ["checkpoint.artifacts.wait=soon"],
-        "checkpoint.artifacts.wait='soon' is no time: give seconds",
+        "Invalid duration checkpoint.artifacts.wait='soon': give seconds",
     ),
-    "artifacts: queue": (["checkpoint.artifacts.queue=2XB"], "checkpoint.artifacts.queue: '2XB' is no size"),
+    "artifacts: queue": (["checkpoint.artifacts.queue=2XB"], "checkpoint.artifacts.queue: Invalid size '2XB'"),
     "max_epochs": (["trainer.max_epochs=abc"], "trainer.max_epochs='abc' must be a whole number"),
     "a wrong key": (["+trainer.epochs=3"], "trainer: .* unexpected keyword argument 'epochs'"),
     "batch size": (["data.batch_size=0"], "data.batch_size=0 must be a whole number from 1"),
     "glob": (["experiment=gpt", "data.files='{files}/*.txt'"], r"No file matches data.files=.*/\*.txt"),
     "resume: missing": (["resume={files}/gone"], "there is no such directory"),
-    "resume: empty": (["resume={files}/empty"], "is not the directory of a run, it has no run.json"),
-    "resume: foreign": (["resume={files}"], "is not the directory of a run, it has no run.json"),
-    "resume: a file": (["resume={files}/text.ckpt"], "is a file: give its run directory, or ckpt_path= it"),
+    "resume: empty": (["resume={files}/empty"], "is not a run directory: it has no run.json"),
+    "resume: foreign": (["resume={files}"], "is not a run directory: it has no run.json"),
+    "resume: a file": (["resume={files}/text.ckpt"], "is a file: give its run directory, or start a new run"),
     "ckpt_path: missing": (["ckpt_path={files}/gone.ckpt"], "There is no checkpoint .*gone.ckpt"),
     "ckpt_path: a folder": (["ckpt_path={files}"], "is a directory: name a file in it, or go on with a run by resume="),
     "ckpt_path: a dangling link": (

@@ -27,7 +27,6 @@ from rich.text import Text
 
 from cairn.errors import CairnError, ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
-from cairn.policy.when import parse_duration_s
 from cairn.runs import status as sweep_status
 from cairn.runs import summary
 from cairn.runs.directory import RunDirectory, newest
@@ -37,7 +36,7 @@ from cairn.store.catalog import Catalog
 from cairn.store.history import History
 from cairn.study import choice, page, plots, reading, words
 from cairn.types import Mode, Saved
-from cairn.units import size
+from cairn.units import format_bytes, format_duration, parse_duration_s
 from cairn.wandb.deleted import Pruned
 
 _STATES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red"}
@@ -122,8 +121,8 @@ def _find(named: str) -> _Place:
         raise ResumeError(f"There is no directory {named}: name a run, or latest for the newest below logs/.")
     for run in (RunDirectory(path), RunDirectory(path.parent)):
         if run.record_file.is_file() and (run.path == path or run.checkpoints().resolve() == path.resolve()):
-            group = run.config().checkpoint
-            return _Place(run.checkpoints(), run, group.monitor, group.mode if group.monitor else None)
+            group = run.config()["checkpoint"]
+            return _Place(run.checkpoints(), run, group["monitor"], group["mode"] if group["monitor"] else None)
     if any(Catalog(path).all()):  # committed ones, or others
         return _Place(path)
     raise ResumeError(f"{named} is neither a run (it has no run.json) nor a directory with checkpoints.")
@@ -153,7 +152,7 @@ def ls(arguments: argparse.Namespace) -> int:
     console = Console()
     if good:
         console.print(_listing(place, good, best, last, console.width))
-    total = size(sum(item.num_bytes for item in good))
+    total = format_bytes(sum(item.num_bytes for item in good))
     console.print(f"{len(good)} checkpoint{'s' * (len(good) != 1)}, {total}", highlight=False)
     for item in rejected:
         console.print(f"[yellow]not usable[/]: {escape(item.path.name)}, {escape(item.why)}", highlight=False)
@@ -177,14 +176,14 @@ def _listing(place: _Place, good: Sequence[Saved], best: str, last: str, width: 
         table.add_column(escape(name), justify="right", no_wrap=True)
     table.add_column("link", no_wrap=True)
     for item in good:
-        cost = summary.duration(item.stall_s)
+        cost = format_duration(item.stall_s)
         links = " ".join(["best"] * (item.name == best) + ["last"] * (item.name == last))
         # Dim: from a validation before this position, which is not what the checkpoint is ranked by.
         values = [f"{item.metrics[name]:.4g}" if name in item.metrics else "" for name in metrics]
         shown = values if item.score is not None or place.monitor is None else [f"[dim]{value}[/]" for value in values]
         where = [str(number) for number in (item.position.epoch, item.position.batch, item.position.step)]
         why = ", ".join(item.reasons)
-        table.add_row(*where, why, *shown, size(item.num_bytes), _age(item.created), cost, links)
+        table.add_row(*where, why, *shown, format_bytes(item.num_bytes), _age(item.created), cost, links)
     return table
 
 
@@ -261,7 +260,7 @@ def _prune(place: _Place, rules: list[Rule], arguments: argparse.Namespace) -> i
         listed: dict[str, Any] = {key: [item.name for item in items] for key, items in names.items()}
         _print_json({**listed, "broken": broken, "leftovers": [path.name for path in leftovers], "freed_bytes": freed})
     elif go and plan.dropped:
-        print(f"Deleted {len(plan.dropped)}, {size(freed)} are free again.")
+        print(f"Deleted {len(plan.dropped)}, {format_bytes(freed)} are free again.")
     return 0
 
 
@@ -278,7 +277,7 @@ def _tell_pruning(plan: audit.Pruning) -> None:
     for saved in plan.kept:
         print(f"keep    {saved.name}")
     for saved in plan.dropped:
-        print(f"delete  {saved.name}  {size(saved.num_bytes)}")
+        print(f"delete  {saved.name}  {format_bytes(saved.num_bytes)}")
     if not plan.dropped:
         print("There is nothing to delete.")
 
@@ -347,7 +346,7 @@ def sync(arguments: argparse.Namespace) -> int:
     lines = Table.grid(padding=(0, 2))
     for saved, version in found.states:
         state = "[green]committed[/]" if version else "[bold red]missing[/]"
-        lines.add_row(state, saved.name, version, size(saved.num_bytes))
+        lines.add_row(state, saved.name, version, format_bytes(saved.num_bytes))
     Console().print(lines)
     there = f"{len(found.states) - len(missing)} of {len(found.states)} checkpoints"
     history = f"{found.num_rows} rows of its history were sent"

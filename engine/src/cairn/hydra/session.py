@@ -356,7 +356,7 @@ def _configuration(
     record = directory.record()
     if record is None:
         return settings.Merged(now, {}, {}, {}, own=False), None
-    own = directory.config()
+    own = OmegaConf.create(directory.config())
     fresh = [override for override in overrides if override not in record.overrides]
     before = _resolved(_compose(record.overrides))
     own = settings.moved(own, now)
@@ -535,7 +535,7 @@ def _sentences(directory: RunDirectory, signals: StopSignals, alone: bool) -> It
 
 def _newest(directory: RunDirectory) -> str | None:
     """The name of the newest committed checkpoint."""
-    saved = Catalog(Path(directory.config().checkpoint.dirpath)).committed()
+    saved = Catalog(directory.checkpoints()).committed()
     return saved[-1].name if saved else None
 
 

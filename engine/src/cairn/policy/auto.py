@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cairn.types import Cost
+from cairn.units import format_duration
 
 Reason = Literal["overhead", "overlap", "failures", "resume"]
 
@@ -152,11 +153,7 @@ def _batches(count: int) -> str:
 
 
 def _time(seconds: float) -> str:
-    scales = ((3600, 3600, "h"), (120, 60, "min"), (0.1, 1, "s"))
-    for least, divisor, unit in scales:
-        if seconds >= least:
-            return f"{_number(seconds / divisor)} {unit}"
-    return f"{_number(1000 * seconds)} ms"
+    return format_duration(seconds, digits=2)
 
 
 def _number(value: float) -> str:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from cairn.types import Mode, Position, Saved, ranked
-
-_UNITS = {"": 1, "B": 1} | {
-    f"{prefix}{kind}B": base**power
-    for power, prefix in enumerate("kMGT", start=1)
-    for kind, base in (("", 1000), ("i", 1024))
-}
+from cairn.units import parse_size as parse_size
 
 
 class Rule(Protocol):
@@ -127,19 +121,6 @@ def needs(rules: Sequence[Rule], saved: Sequence[Saved], mode: Mode | None, num_
         peaks.append(sum(item.num_bytes for item in held) - now)
         held = survivors(rules, held, mode)
     return peaks
-
-
-def parse_size(text: int | str) -> int:
-    """Bytes in a number, or in a text such as '500MB', '1.5 GB' or '20GiB'.
-
-    Raises:
-        ValueError: it is no size, or not more than 0.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
-    units = {name.lower(): factor for name, factor in _UNITS.items()}
-    if not match or isinstance(text, bool) or match[2].lower() not in units or float(match[1]) <= 0:
-        raise ValueError(f"{text!r} is no size: give bytes, or '500MB', '1.5GB', '20GiB'.")
-    return int(float(match[1]) * units[match[2].lower()])
 
 
 def _like(newest: Saved | None, number: int, num_bytes: int) -> Saved:

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cairn import units
 from cairn.errors import CheckpointError, SaveError
 from cairn.store import disk, file_format, manifest, names
+from cairn.store.write_error import why_not_written
 from cairn.types import Saved
 
 
@@ -107,7 +107,7 @@ def _write(job: Job, view: memoryview, beat: Callable[[int], None]) -> Saved:
         if before is None or _identity(path) != before:  # if not, what was committed under this name is still whole
             with suppress(SaveError):
                 remove(job.directory, draft.name)
-        raise SaveError(units.why_not_written(path, error, len(view))) from error
+        raise SaveError(why_not_written(path, error, len(view))) from error
     return saved
 
 

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Literal
 
 from cairn.policy import auto
-from cairn.study.reading import End, Run, Sweep
+from cairn.study.reading import Interruption, Run, Sweep
 from cairn.types import Cost
 
 Doubt = Literal["no saves", "few saves", "too short", "unknown"]
@@ -34,7 +34,7 @@ NOTICEABLE = 0.01
 
 
 @dataclass(frozen=True)
-class Failures:
+class FailureStatistics:
     """How often training ended before its time.
 
     The mean time between failures that Young and Daly ask for counts the ends without notice only: killed runs, and
@@ -45,17 +45,17 @@ class Failures:
 
     trained_s: float
     """All training of the runs that keep a record of their restarts, lost work included."""
-    ends: tuple[End, ...] = ()
+    ends: tuple[Interruption, ...] = ()
     num_unrecorded: int = 0
     """Runs without such a record."""
 
     @property
-    def unannounced(self) -> tuple[End, ...]:
+    def unannounced(self) -> tuple[Interruption, ...]:
         """The failures."""
         return tuple(end for end in self.ends if end.is_failure)
 
     @property
-    def announced(self) -> tuple[End, ...]:
+    def announced(self) -> tuple[Interruption, ...]:
         """Asked to stop by a signal, with nothing lost."""
         return tuple(end for end in self.ends if end.kind == "announced" and not end.is_failure)
 
@@ -92,7 +92,7 @@ class Study:
     """A sweep and what follows from it."""
 
     sweep: Sweep
-    failures: Failures
+    failures: FailureStatistics
     given_mtbf_s: float | None = None
     """By `--mtbf`."""
 
@@ -138,7 +138,7 @@ def study(sweep: Sweep, mtbf_s: float | None = None) -> Study:
     recorded = [run for run in sweep.runs if run.ends is not None]
     ends = tuple(end for run in recorded for end in run.ends or ())
     trained_s = math.fsum(run.trained_s for run in recorded)
-    return Study(sweep, Failures(trained_s, ends, len(sweep.runs) - len(recorded)), mtbf_s)
+    return Study(sweep, FailureStatistics(trained_s, ends, len(sweep.runs) - len(recorded)), mtbf_s)
 
 
 def doubt(run: Run) -> Doubt | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cairn.study import words
 from cairn.study.choice import Advice, Study, expected_loss
 from cairn.study.reading import Run
+from cairn.units import format_duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -205,7 +206,7 @@ def _one_curve(axis: Any, study: Study, advice: Advice, points: Sequence[float])
     axis.plot(points, [100 * save_s / t for t in points], "--", color=_GREY, lw=1, label="saves, d/t")
     axis.plot(points, [50 * t / mtbf_s for t in points], ":", color=_GREY, lw=1.4, label="work done again, t/2M")
     curve = [100 * expected_loss(save_s, mtbf_s, t) for t in points]
-    axis.plot(points, curve, color=_BLUE, lw=1.8, label=f"both, M = {words.duration_long(mtbf_s)}")
+    axis.plot(points, curve, color=_BLUE, lw=1.8, label=f"both, M = {format_duration(mtbf_s)}")
     axis.axvline(advice.interval_s, color=_RED, lw=1, zorder=0)
     chosen = f"choose {advice.interval_batches} batches"
     axis.plot(advice.interval_s, 100 * advice.loss, "D", color=_RED, ms=7, label=chosen, zorder=4)
@@ -216,7 +217,7 @@ def _many_curves(axis: Any, study: Study, points: Sequence[float]) -> None:
     axis.plot(points, [100 * save_s / t for t in points], "--", color=_GREY, lw=1, label="saves alone, d/t")
     for advice, color in zip(study.advice, _LINES, strict=True):
         curve = [100 * expected_loss(save_s, advice.mtbf_s, t) for t in points]
-        name = f"M = {words.duration_long(advice.mtbf_s)}: {advice.interval_batches} batches"
+        name = f"M = {format_duration(advice.mtbf_s)}: {advice.interval_batches} batches"
         axis.plot(points, curve, color=color, lw=1.6, label=name)
         axis.plot(advice.interval_s, 100 * advice.loss, "o", color=color, ms=6)
 
@@ -316,7 +317,7 @@ def _history(axis: Any, place: int, run: Run) -> None:
         axis.plot(left_s, place, "x" if end.is_failure else "|", color="#222222", ms=8, mew=1.6, zorder=4)
         if end.lost_s:
             axis.annotate(
-                words.time(end.lost_s), (left_s, place - 0.27), ha="right", va="bottom", fontsize=7, color=_RED
+                words.duration(end.lost_s), (left_s, place - 0.27), ha="right", va="bottom", fontsize=7, color=_RED
             )
     _stretch(axis, place, run, left_s, began_s, max(0.0, (run.elapsed_s or 0.0) - began_s))
 

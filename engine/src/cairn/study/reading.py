@@ -18,18 +18,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-
 from cairn.account.meter import Meter
-from cairn.errors import MissingFileError
-from cairn.hydra.command_line import key
+from cairn.errors import MissingFileError, ResumeError
 from cairn.runs import attempts
 from cairn.runs.attempts import Attempt
 from cairn.runs.directory import RunDirectory, below, newest
 from cairn.store.catalog import Catalog
 from cairn.types import Mode, Saved
 
-Kind = Literal["killed", "failed", "announced", "planned"]
+InterruptionKind = Literal["killed", "failed", "announced", "planned"]
 Row = Mapping[str, Any]
 
 _PLANNED = {"SIGINT", "max_time"}  # somebody's own wish, as is the end of a run that was finished and then extended
@@ -61,10 +58,10 @@ class Save:
 
 
 @dataclass(frozen=True)
-class End:
+class Interruption:
     """How training ended in a directory before it was started there again, and from where it went on."""
 
-    kind: Kind
+    kind: InterruptionKind
     """killed (nobody noted an end), failed (an error), announced (a signal that asks to stop: preemption, the end of a
     time slot), planned (Ctrl-C, max_time, or the run was finished)."""
     why: str
@@ -116,7 +113,7 @@ class Run:
     elapsed_s: float | None
     """Training time at its end, or as far as it has come, less what was lost at its ends."""
     total_batches: int | None
-    ends: tuple[End, ...] | None
+    ends: tuple[Interruption, ...] | None
     """Before its restarts, oldest first; None: it has kept no record of them."""
 
     @cached_property
@@ -328,15 +325,15 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _config(directory: RunDirectory) -> dict[str, Any]:
     try:
-        return _mapping(OmegaConf.to_container(directory.config()))
-    except Exception:  # what YAML and OmegaConf may say to a damaged file is of many kinds
+        return directory.config()
+    except ResumeError:
         return {}
 
 
 def _checkpoints(directory: RunDirectory) -> Path:
     try:
         return directory.checkpoints()
-    except Exception:  # as above
+    except ResumeError:
         return directory.path / "checkpoints"
 
 
@@ -359,7 +356,7 @@ def _is_sound(saved: Saved) -> bool:
 def _overrides(record: Row) -> dict[str, str]:
     given = record.get("overrides")
     texts = [str(item) for item in given] if isinstance(given, list) else []
-    return {key(text): text.partition("=")[2] for text in texts}
+    return {text.partition("=")[0].lstrip("+~"): text.partition("=")[2] for text in texts}
 
 
 def _interval(group: Row) -> str:
@@ -412,7 +409,7 @@ def _best(path: Path, kept: Sequence[Saved], monitor: str, mode: Mode) -> float 
     return (min if mode == "min" else max)(values, default=None)
 
 
-def _ends(directory: RunDirectory) -> tuple[End, ...] | None:
+def _ends(directory: RunDirectory) -> tuple[Interruption, ...] | None:
     """The ends before its restarts; None if it has kept no record of them."""
     try:
         return tuple(_end(start, start.before) for start in attempts.read(directory) if start.before is not None)
@@ -420,8 +417,8 @@ def _ends(directory: RunDirectory) -> tuple[End, ...] | None:
         return None
 
 
-def _end(start: Attempt, before: attempts.End) -> End:
-    return End(
+def _end(start: Attempt, before: attempts.ExitStatus) -> Interruption:
+    return Interruption(
         kind=_kind(str(before.status), str(before.why)),
         why=str(before.why or ""),
         reached_s=_seconds(before.elapsed_s),
@@ -432,7 +429,7 @@ def _end(start: Attempt, before: attempts.End) -> End:
     )
 
 
-def _kind(status: str, why: str) -> Kind:
+def _kind(status: str, why: str) -> InterruptionKind:
     if status == "stopped":
         return "planned" if why in _PLANNED else "announced"
     return "failed" if status == "failed" else "planned" if status == "finished" else "killed"

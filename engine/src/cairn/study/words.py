@@ -11,11 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cairn.runs.summary import duration
 from cairn.study.choice import ALIKE, FEWEST_SAVES, SHORTEST_S, Advice, Study
-from cairn.study.reading import End, Run
+from cairn.study.reading import Interruption, Run
 from cairn.types import Cost
-from cairn.units import size
+from cairn.units import format_bytes, format_duration
 
 UNKNOWN = "-"
 RUN_FIGURES = (
@@ -81,16 +80,25 @@ def rows(study: Study) -> list[list[str]]:
 def _cells(run: Run, doubt: str | None) -> list[str]:
     number = str(run.num_saves) if run.source else "0"
     shown = percent(run.overhead) if doubt is None else UNKNOWN if doubt in ("no saves", "unknown") else doubt
-    held = size(run.held_bytes)
+    held = format_bytes(run.held_bytes)
     best = UNKNOWN if run.best is None else f"{run.best:.4g}"
-    return [number, shown, time(run.stall_s), _size(run.written_bytes), held, time(run.at_risk_s), _lost(run), best]
+    return [
+        number,
+        shown,
+        duration(run.stall_s),
+        _size(run.written_bytes),
+        held,
+        duration(run.at_risk_s),
+        _lost(run),
+        best,
+    ]
 
 
 def _lost(run: Run) -> str:
     if run.ends is None or run.lost_s is None:
         return UNKNOWN
     num_costly = sum(end.lost_batches > 0 for end in run.ends)
-    return f"{time(run.lost_s)} ({num_costly})" if num_costly else "0 s"
+    return f"{duration(run.lost_s)} ({num_costly})" if num_costly else "0 s"
 
 
 def end_rows(study: Study) -> list[list[str]]:
@@ -99,11 +107,11 @@ def end_rows(study: Study) -> list[list[str]]:
     return [[label, *_end_cells(end)] for label, run in parts for end in run.ends or ()]
 
 
-def _end_cells(end: End) -> list[str]:
+def _end_cells(end: Interruption) -> list[str]:
     is_extended = end.kind == "planned" and not end.why
     what = "finished, extended" if is_extended else ENDS[end.kind] + (f" ({end.why})" if end.why else "")
     batches = [str(end.reached_batches), str(end.resumed_batches), str(end.lost_batches)]
-    return [what, *batches, time(end.lost_s)]
+    return [what, *batches, duration(end.lost_s)]
 
 
 END_HEADER = ("every", "how it ended", "at batch", "on from", "batches lost", "work lost")
@@ -112,12 +120,13 @@ END_HEADER = ("every", "how it ended", "at batch", "on from", "batches lost", "w
 def advice_rows(study: Study) -> list[list[str]]:
     """A row for each mean time between failures."""
     return [
-        [duration_long(item.mtbf_s), time(item.young_s), time(item.daly_s), *_chosen(item)] for item in study.advice
+        [format_duration(item.mtbf_s), duration(item.young_s), duration(item.daly_s), *_chosen(item)]
+        for item in study.advice
     ]
 
 
 def _chosen(item: Advice) -> list[str]:
-    return [f"{item.interval_batches} batches", time(item.interval_s), percent(item.loss)]
+    return [f"{item.interval_batches} batches", duration(item.interval_s), percent(item.loss)]
 
 
 ADVICE_HEADER = ("a failure every", "Young", "Daly", "choose", "that is", "lost time")
@@ -198,15 +207,15 @@ def _cost(study: Study) -> str:
         return "What a save costs is not known: no run here has measured one."
     rough = "roughly " if study.is_rough else ""
     return (
-        f"A save costs the training {rough}{time(cost.save_s)} ({time(cost.stall_s)} standing still and "
-        f"{time(cost.slowdown_s)} by slower batches; {_count(cost.num_saves, 'save')}), and takes "
-        f"{time(cost.write_s)} to write. A batch takes {time(cost.batch_s)}, validations included."
+        f"A save costs the training {rough}{duration(cost.save_s)} ({duration(cost.stall_s)} standing still and "
+        f"{duration(cost.slowdown_s)} by slower batches; {_count(cost.num_saves, 'save')}), and takes "
+        f"{duration(cost.write_s)} to write. A batch takes {duration(cost.batch_s)}, validations included."
     )
 
 
 def _failures(study: Study) -> str:
     if study.given_mtbf_s:
-        return f"Mean time between failures: {duration_long(study.given_mtbf_s)}, as given."
+        return f"Mean time between failures: {format_duration(study.given_mtbf_s)}, as given."
     found = study.failures
     if found.num_unrecorded == len(study.sweep.runs):
         return f"No run here has kept a record of its restarts, so {_NOT_KNOWN}"
@@ -215,8 +224,8 @@ def _failures(study: Study) -> str:
         return f"No run here has ended without notice{announced}, so {_NOT_KNOWN}"
     kept = f"{_count(len(found.announced), 'announced stop')} not counted, since a run saves before it stops"
     return (
-        f"Mean time between failures: {duration_long(found.mtbf_s)}, from {_count(len(found.unannounced), 'end')} "
-        f"without notice in {duration_long(found.trained_s)} of training{f' ({kept})' if found.announced else ''}; "
+        f"Mean time between failures: {format_duration(found.mtbf_s)}, from {_count(len(found.unannounced), 'end')} "
+        f"without notice in {format_duration(found.trained_s)} of training{f' ({kept})' if found.announced else ''}; "
         f"from so many it is known to about {percent(found.mtbf_error)}, and the interval to half of that."
     )
 
@@ -233,12 +242,12 @@ def _recommendation(advice: Advice, cost: Cost) -> str:
     saving, again = cost.save_s / advice.interval_s, advice.interval_s / (2 * advice.mtbf_s)
     but = {
         "failures": "",
-        "overlap": f", but a write takes {time(cost.write_s)}, and one shall be over before the next save",
+        "overlap": f", but a write takes {duration(cost.write_s)}, and one shall be over before the next save",
         "batch": ", and there is nothing shorter than a batch",
     }
     return (
-        f"Choose checkpoint.save_interval={advice.interval_batches}: a save every {time(advice.interval_s)} of "
-        f"training. Young's formula says {time(advice.young_s)}, Daly's {time(advice.daly_s)}{but[advice.why]}. It "
+        f"Choose checkpoint.save_interval={advice.interval_batches}: a save every {duration(advice.interval_s)} of "
+        f"training. Young's formula says {duration(advice.young_s)}, Daly's {duration(advice.daly_s)}{but[advice.why]}. It "
         f"loses {percent(advice.loss)} of the time: {percent(saving)} to saves, {percent(again)} to work done again."
     )
 
@@ -294,7 +303,7 @@ def _unfinished(study: Study) -> Iterator[str]:
     for label, run in zip(study.sweep.labels, study.sweep.runs, strict=True):
         if run.status == "running" and run.unsaved_s is not None:
             yield (
-                f"{_runs([label])}: still training, or killed and not started again; {time(run.unsaved_s)} of its work "
+                f"{_runs([label])}: still training, or killed and not started again; {duration(run.unsaved_s)} of its work "
                 f"are in no checkpoint."
             )
 
@@ -309,23 +318,13 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"
 
 
-def time(seconds: float | None) -> str:
-    """`3.4 ms`; a dash if it is not known."""
-    if seconds is None:
-        return UNKNOWN
-    return "0 s" if seconds == 0 else duration(float(f"{seconds:.2g}") if seconds < 100 else seconds)
-
-
-def duration_long(seconds: float) -> str:
-    """`1 h`, `7 d`."""
-    for unit, factor, least in (("d", 86400.0, 2 * 86400.0), ("h", 3600.0, 3600.0)):
-        if seconds >= least:
-            return f"{seconds / factor:.3g} {unit}"
-    return duration(seconds)
+def duration(seconds: float | None) -> str:
+    """Format a duration with two digits; a dash if it is unknown."""
+    return UNKNOWN if seconds is None else format_duration(seconds, digits=2)
 
 
 def _size(num_bytes: int | None) -> str:
-    return UNKNOWN if num_bytes is None else size(num_bytes)
+    return UNKNOWN if num_bytes is None else format_bytes(num_bytes)
 
 
 def _count(number: int, what: str) -> str:

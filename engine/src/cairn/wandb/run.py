@@ -343,7 +343,7 @@ def sync(run: RunDirectory, limit_s: float) -> Synced:
     Raises:
         ResumeError: it has never been logged to W&B, or W&B cannot be reached.
     """
-    cfg, record = run.config(), run.record()
+    cfg, record = OmegaConf.create(run.config()), run.record()
     if (given := node(cfg)) is None or record is None:
         raise ResumeError(f"{run.path} has no W&B logger in its configuration: there is nothing to send.")
     os.environ.pop("WANDB_MODE", None)  # whatever the runs do: this command goes to the network
