@@ -33,7 +33,6 @@ ARROWS = {
 }
 """What each room may import of the others."""
 DEBTS = {
-    ("cli", "lightning"),
     ("wandb", "hydra"),
     ("wandb", "jobs"),
     ("wandb", "lightning"),
