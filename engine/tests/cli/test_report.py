@@ -46,7 +46,7 @@ def test_json_draws_nothing(swept, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gone"], "gone is not there: name the directory of a sweep"),
+        (["gone"], "gone does not exist: name the directory of a sweep"),
         (["."], "There is no run in"),
         (["sweep", "--mtbf", "often"], "Invalid duration --mtbf='often'"),
         (["sweep", "--mtbf", "0"], "--mtbf=0: the mean time between failures must be"),

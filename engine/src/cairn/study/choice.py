@@ -16,7 +16,7 @@ from statistics import median
 from typing import Literal
 
 from cairn.policy import auto
-from cairn.study.reading import Interruption, Run, Sweep
+from cairn.study.measured import Interruption, Run, Sweep
 from cairn.types import Cost
 
 Doubt = Literal["no saves", "few saves", "too short", "unknown"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cairn.study import words
 from cairn.study.choice import Advice, Study, expected_loss
-from cairn.study.reading import Run
+from cairn.study.measured import Run
 from cairn.units import format_duration
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cairn.study.choice import ALIKE, FEWEST_SAVES, SHORTEST_S, Advice, Study
-from cairn.study.reading import Interruption, Run
+from cairn.study.measured import Interruption, Run
 from cairn.types import Cost
 from cairn.units import format_bytes, format_duration
 
