@@ -264,7 +264,9 @@ def test_a_run_is_a_sweep_of_one(run):
     assert reading.read(run).labels == ("100",)
 
 
-@pytest.mark.parametrize(("name", "told"), [("gone", "does not exist"), ("file", "is a file"), (".", "There is no run")])
+@pytest.mark.parametrize(
+    ("name", "told"), [("gone", "does not exist"), ("file", "is a file"), (".", "There is no run")]
+)
 def test_what_is_no_sweep_is_told_in_a_sentence(tmp_path, name, told):
     (tmp_path / "file").touch()
     with pytest.raises(MissingFileError, match=told):

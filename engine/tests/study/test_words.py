@@ -53,10 +53,10 @@ def test_the_conclusion_with_measured_failures(folder):
         "A save costs the training 200 ms (50 ms standing still and 150 ms by slower batches; 10 saves)"
     )
     assert "from 1 end without notice in " in failures
-    assert "(1 announced stop not counted, since a run saves before it stops)" in failures
-    assert "known to about 100 %" in failures
+    assert "(1 announced stop not counted, because a run saves before it stops)" in failures
+    assert "its relative error is about 100 %" in failures
     assert choice.startswith("Choose checkpoint.save_interval=")
-    assert "Young's formula says " in choice
+    assert "Young's formula gives " in choice
     assert "Daly's " in choice
 
 
@@ -69,27 +69,31 @@ def test_the_conclusion_with_a_given_time(folder):
 def test_without_failures_there_is_a_table(tmp_path):
     run_directory(tmp_path, 100)
     found = study(tmp_path)
-    assert "is not known: below are the intervals for some. --mtbf 8h names yours." in words.conclusion(found)[-1]
+    assert (
+        "is unknown: the table shows intervals for typical values. Set yours: --mtbf 8h." in words.conclusion(found)[-1]
+    )
     assert [row[0] for row in words.advice_rows(found)] == ["1 h", "4 h", "8 h", "24 h", "7 d"]
 
 
 def test_without_a_record_of_restarts_none_is_claimed(tmp_path):
     (run_directory(tmp_path, 100) / "starts.jsonl").unlink()
-    assert words.conclusion(study(tmp_path))[1].startswith("No run here has kept a record of its restarts, so the mean")
+    assert words.conclusion(study(tmp_path))[1].startswith(
+        "None of these runs has a record of its attempts, so the mean"
+    )
 
 
 def test_figures_that_cannot_say_something_are_told(folder):
     notes = " ".join(words.notes(study(folder)))
     assert "With interval 400: fewer than 3 saves" in notes
     assert "The best metric is the same in all runs, as it should be" in notes
-    assert "rough guess" not in notes
+    assert "rough estimate" not in notes
 
 
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda run: (run / "csv" / "checkpoints.csv").unlink(), "only the kept checkpoints tell"),
-        (lambda run: (run / "starts.jsonl").unlink(), "no starts.jsonl, so whether work was lost"),
+        (lambda run: (run / "csv" / "checkpoints.csv").unlink(), "only the kept checkpoints are known"),
+        (lambda run: (run / "starts.jsonl").unlink(), "no starts.jsonl, so work that was lost"),
         (lambda run: (run / "csv" / "metrics.csv").write_text("val/loss\n0.1\n"), "The best metric differs"),
         (lambda run: (run / "run.json").write_text('{"status": "running"}'), "still training, or killed"),
     ],
@@ -103,7 +107,7 @@ def test_what_is_not_known_is_told(folder, damage, told):
 def test_two_runs_that_save_alike_say_nothing_about_other_intervals(tmp_path):
     for name in ("a", "b"):
         run_directory(tmp_path / name, 100)
-    assert "they say nothing about other intervals" in " ".join(words.notes(study(tmp_path)))
+    assert "they do not show what other intervals cost" in " ".join(words.notes(study(tmp_path)))
 
 
 def test_short_runs_make_a_rough_guess(tmp_path):
@@ -111,14 +115,14 @@ def test_short_runs_make_a_rough_guess(tmp_path):
     found = study(tmp_path)
     assert words.rows(found)[0][2] == "too short"
     assert words.conclusion(found)[0].startswith("A save costs the training roughly ")
-    assert "a rough guess" in " ".join(words.notes(found))
+    assert "a rough estimate" in " ".join(words.notes(found))
 
 
 def test_a_run_that_saved_nothing_has_no_conclusion(tmp_path):
     run_directory(tmp_path, 2000)
     found = study(tmp_path)
     assert words.rows(found)[0][1:6] == ["0", "-", "-", "0 B", "0 B"]
-    assert words.conclusion(found)[0] == "What a save costs is not known: no run here has measured one."
+    assert words.conclusion(found)[0] == "The cost of a save is unknown: none of these runs has measured one."
 
 
 def test_the_tables_fit_a_narrow_terminal(folder):
