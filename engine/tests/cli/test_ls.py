@@ -107,3 +107,10 @@ def test_a_name_that_is_not_a_run_is_one_sentence(tmp_path, name, named, message
     assert captured.err.startswith("Error: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [None, "", "a: [", "a: 1"])
+def test_a_damaged_configuration_is_named(run, content, capsys):
+    run.config_file.unlink() if content is None else run.config_file.write_text(content)
+    cairn("ls", run.path, expect=1)
+    assert "config.yaml cannot be read: " in capsys.readouterr().err

@@ -121,13 +121,6 @@ def test_pruning_a_copy_leaves_the_run_alone(run, tmp_path):
     assert [item.number for item in Catalog(tmp_path / "copy" / "checkpoints").committed()] == [1, 3]
 
 
-@pytest.mark.parametrize("content", [None, "", "a: [", "a: 1"])
-def test_a_damaged_configuration_is_named(run, content, capsys):
-    run.config_file.unlink() if content is None else run.config_file.write_text(content)
-    cairn("ls", run.path, expect=1)
-    assert "config.yaml cannot be read: " in capsys.readouterr().err
-
-
 def test_leftovers_of_dead_writers_are_removed(run):
     (run.checkpoints() / names.temp_name("epoch_000_batch_000009.ckpt")).write_text("half")
     cairn("prune", run.path, "--yes", "--keep-last", "-1")

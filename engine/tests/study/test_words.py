@@ -1,4 +1,4 @@
-"""What the report says, in its table and in sentences."""
+"""Tables and sentences of the report."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def study(folder, mtbf_s=None):
     return choice.study(reading.read(folder), mtbf_s)
 
 
-def test_a_row_per_run(folder):
+def test_each_run_has_a_row(folder):
     found = study(folder)
     held = format_bytes(found.sweep.runs[0].held_bytes)
     assert words.header(found) == [*words.HEADER, "val/loss"]
@@ -36,13 +36,13 @@ def test_a_row_per_run(folder):
     assert set(words.HEADER_LONG) == set(words.HEADER)
 
 
-def test_a_row_per_end(folder):
+def test_each_interruption_has_a_row(folder):
     first, second = words.end_rows(study(folder))
     assert first == ["100", "killed", "370", "300", "70", "7.2 s"]
     assert second == ["100", "asked to stop (SIGTERM)", "500", "500", "0", "0 s"]
 
 
-def test_a_run_that_was_extended_had_finished(tmp_path):
+def test_an_extended_run_is_shown_as_finished_before(tmp_path):
     run_directory(tmp_path, 100, ends=[end(300, 300, 100, "finished"), end(600, 600, 100, "stopped", "SIGINT")])
     assert [row[1] for row in words.end_rows(study(tmp_path))] == ["finished, extended", "stopped on purpose (SIGINT)"]
 
@@ -66,7 +66,7 @@ def test_the_conclusion_with_a_given_time(folder):
     assert choice.startswith("Choose checkpoint.save_interval=1100: a save every 110 s of training.")
 
 
-def test_without_failures_there_is_a_table(tmp_path):
+def test_without_failures_the_intervals_are_a_table(tmp_path):
     run_directory(tmp_path, 100)
     found = study(tmp_path)
     assert (
@@ -75,14 +75,14 @@ def test_without_failures_there_is_a_table(tmp_path):
     assert [row[0] for row in words.advice_rows(found)] == ["1 h", "4 h", "8 h", "24 h", "7 d"]
 
 
-def test_without_a_record_of_restarts_none_is_claimed(tmp_path):
+def test_without_a_record_of_attempts_no_failure_rate_is_claimed(tmp_path):
     (run_directory(tmp_path, 100) / "starts.jsonl").unlink()
     assert words.conclusion(study(tmp_path))[1].startswith(
         "None of these runs has a record of its attempts, so the mean"
     )
 
 
-def test_figures_that_cannot_say_something_are_told(folder):
+def test_figures_in_doubt_are_listed(folder):
     notes = " ".join(words.notes(study(folder)))
     assert "With interval 400: fewer than 3 saves" in notes
     assert "The best metric is the same in all runs, as it should be" in notes
@@ -90,7 +90,7 @@ def test_figures_that_cannot_say_something_are_told(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "expected"),
     [
         (lambda run: (run / "csv" / "checkpoints.csv").unlink(), "only the kept checkpoints are known"),
         (lambda run: (run / "starts.jsonl").unlink(), "no starts.jsonl, so work that was lost"),
@@ -98,19 +98,19 @@ def test_figures_that_cannot_say_something_are_told(folder):
         (lambda run: (run / "run.json").write_text('{"status": "running"}'), "still training, or killed"),
     ],
 )
-def test_what_is_not_known_is_told(folder, damage, told):
-    assert told not in " ".join(words.notes(study(folder)))
+def test_missing_figures_are_listed(folder, damage, expected):
+    assert expected not in " ".join(words.notes(study(folder)))
     damage(folder / "checkpoint.save_interval=100,checkpoint=interval")
-    assert told in " ".join(words.notes(study(folder)))
+    assert expected in " ".join(words.notes(study(folder)))
 
 
-def test_two_runs_that_save_alike_say_nothing_about_other_intervals(tmp_path):
+def test_runs_that_save_equally_often_are_listed(tmp_path):
     for name in ("a", "b"):
         run_directory(tmp_path / name, 100)
     assert "they do not show what other intervals cost" in " ".join(words.notes(study(tmp_path)))
 
 
-def test_short_runs_make_a_rough_guess(tmp_path):
+def test_short_runs_give_a_rough_estimate(tmp_path):
     run_directory(tmp_path, 2, 10)
     found = study(tmp_path)
     assert words.rows(found)[0][2] == "too short"
@@ -118,7 +118,7 @@ def test_short_runs_make_a_rough_guess(tmp_path):
     assert "a rough estimate" in " ".join(words.notes(found))
 
 
-def test_a_run_that_saved_nothing_has_no_conclusion(tmp_path):
+def test_a_run_without_saves_gives_no_conclusion(tmp_path):
     run_directory(tmp_path, 2000)
     found = study(tmp_path)
     assert words.rows(found)[0][1:6] == ["0", "-", "-", "0 B", "0 B"]
@@ -136,7 +136,7 @@ def test_the_tables_fit_a_narrow_terminal(folder):
     assert header == ["every", "saves", "overhead", "stall", "written", "held", "at", "risk", "lost", "val/loss"]
 
 
-def test_figures_are_for_machines(folder):
+def test_the_figures_are_valid_json(folder):
     found = json.loads(json.dumps(words.figures(study(folder)), allow_nan=False))
     first, second = found["runs"]
     assert (first["num_saves"], first["doubt"], second["doubt"]) == (10, None, "few saves")
@@ -150,7 +150,7 @@ def test_figures_are_for_machines(folder):
     ("share", "text"),
     [(None, "-"), (0.0, "0 %"), (0.031, "3.1 %"), (0.1, "10 %"), (1.5, "150 %")],
 )
-def test_percent(share, text):
+def test_a_share_is_shown_in_percent(share, text):
     assert words.percent(share) == text
 
 
