@@ -1,8 +1,14 @@
-"""`python -m cairn`: look after the checkpoints of a run."""
+"""Entry point of the command `cairn` and of `python -m cairn`."""
 
 import sys
 
 from cairn.cli.main import main
 
+
+def run() -> int:
+    """Run the command line of this process and return its exit code."""
+    return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run())

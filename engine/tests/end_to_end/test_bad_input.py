@@ -48,7 +48,7 @@ BEFORE_TRAINING = {
     ),
     "artifacts: wait": (
         ["checkpoint.artifacts.wait=soon"],
-        "checkpoint.artifacts.wait='soon' is no time: give seconds",
+        "Invalid duration checkpoint.artifacts.wait='soon': give seconds",
     ),
     "artifacts: queue": (["checkpoint.artifacts.queue=2XB"], "checkpoint.artifacts.queue: '2XB' is no size"),
     "max_epochs": (["trainer.max_epochs=abc"], "trainer.max_epochs='abc' must be an integer"),
@@ -56,9 +56,9 @@ BEFORE_TRAINING = {
     "batch size": (["data.batch_size=0"], "data.batch_size=0 must be a whole number from 1"),
     "glob": (["experiment=gpt", "data.files='{files}/*.txt'"], r"No file matches data.files=.*/\*.txt"),
     "resume: missing": (["resume={files}/gone"], "there is no such directory"),
-    "resume: empty": (["resume={files}/empty"], "is not the directory of a run, it has no run.json"),
-    "resume: foreign": (["resume={files}"], "is not the directory of a run, it has no run.json"),
-    "resume: a file": (["resume={files}/text.ckpt"], "is a file: give its run directory, or ckpt_path= it"),
+    "resume: empty": (["resume={files}/empty"], "is not a run directory: it has no run.json"),
+    "resume: foreign": (["resume={files}"], "is not a run directory: it has no run.json"),
+    "resume: a file": (["resume={files}/text.ckpt"], "is a file: give its run directory, or start a new run"),
     "ckpt_path: missing": (["ckpt_path={files}/gone.ckpt"], "There is no checkpoint .*gone.ckpt"),
     "ckpt_path: a folder": (
         ["ckpt_path={files}"],

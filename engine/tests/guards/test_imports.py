@@ -16,7 +16,7 @@ LEAVES = "types errors units"
 ARROWS = {
     "errors": "",
     "types": "",
-    "units": "errors",
+    "units": "",
     "targets": "errors",
     "policy": LEAVES,
     "store": f"policy {LEAVES}",
@@ -33,9 +33,6 @@ ARROWS = {
 }
 """What each room may import of the others."""
 DEBTS = {
-    ("cli", "lightning"),
-    ("study", "hydra"),
-    ("units", "store"),
     ("wandb", "hydra"),
     ("wandb", "jobs"),
     ("wandb", "lightning"),

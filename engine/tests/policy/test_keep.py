@@ -15,7 +15,6 @@ from cairn.policy.keep import (
     WithinBytes,
     best_of,
     check_rules,
-    parse_size,
     peak_bytes,
     survivors,
     to_make_room,
@@ -242,14 +241,6 @@ def test_only_a_budget_deletes_before_the_save(rules):
 def test_peak_bytes_of_the_next_two_saves(rules, sizes, expected):
     there = [saved(number, num_bytes=size) for number, size in enumerate(sizes)]
     assert peak_bytes(rules, there, "min", 10, 2) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "num_bytes"),
-    [(7, 7), ("7", 7), ("7B", 7), ("500MB", 5 * 10**8), ("1.5 GB", 15 * 10**8), ("2 kb", 2000), ("20GiB", 20 * 2**30)],
-)
-def test_a_size_may_have_a_unit(text, num_bytes):
-    assert parse_size(text) == num_bytes
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1", -1, 0, "0MB", "1 parsec", "1e9", True, None])

@@ -22,7 +22,6 @@ from cairn.policy.when import (
     EveryNSeconds,
     EveryNSteps,
     OnStop,
-    parse_duration_s,
     parse_interval,
 )
 from cairn.types import SaveCost
@@ -520,48 +519,3 @@ def test_every_behaves_like_the_trigger_of_its_unit():
 def test_a_trigger_refuses_0_and_less(kind, interval):
     with pytest.raises(ValueError, match=r"must be a (whole )?number"):
         kind(interval)
-
-
-@pytest.mark.parametrize(
-    ("written", "seconds"),
-    [
-        (90, 90.0),
-        (1.5, 1.5),
-        ("90", 90.0),
-        ("90s", 90.0),
-        ("10min", 600.0),
-        ("2h", 7200.0),
-        ("1.5 h", 5400.0),
-        ("1d", 86400.0),
-        ("00:02:30:00", 9000.0),
-        ("01:00:00:05", 86405.0),
-        ({"hours": 2, "minutes": 30}, 9000.0),
-        ({"days": 1, "seconds": 1.5}, 86401.5),
-    ],
-)
-def test_a_duration_is_parsed(written, seconds):
-    assert parse_duration_s(written) == seconds
-
-
-@pytest.mark.parametrize(
-    "written",
-    [
-        "soon",
-        "",
-        -5,
-        "-5s",
-        "2ep",
-        "02:30",
-        "1:2:3:4",
-        None,
-        True,
-        {},
-        {"weeks": 1},
-        {"hours": "two"},
-        {"minutes": -5},
-        ["2h"],
-    ],
-)
-def test_an_invalid_duration_is_refused(written):
-    with pytest.raises(ValueError, match=r"max_time=.* is no time: give seconds, .*'2h'"):
-        parse_duration_s(written)

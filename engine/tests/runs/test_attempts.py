@@ -1,4 +1,4 @@
-"""Each start of a run is written down, with what the one before it had reached, and so what a kill has cost."""
+"""Each attempt is recorded with how far the attempt before it had come, so that the cost of a kill is known."""
 
 import json
 
@@ -7,7 +7,7 @@ from tests.support.values import at, saved
 
 from cairn.account.progress import Progress, ProgressFile
 from cairn.runs import attempts
-from cairn.runs.attempts import Attempt, End, Point
+from cairn.runs.attempts import Attempt, ExitStatus, StartingPoint
 from cairn.runs.directory import RunDirectory
 
 
@@ -19,7 +19,7 @@ def run(tmp_path):
 
 
 LATER = 4e9
-"""After all starts, in seconds since 1970."""
+"""Later than all attempts, in seconds since 1970."""
 
 
 def reach(run, batches, elapsed_s, when=LATER):
@@ -28,19 +28,19 @@ def reach(run, batches, elapsed_s, when=LATER):
     file.close()
 
 
-def test_the_first_start(run):
+def test_the_first_attempt_has_nothing_before_it(run):
     attempts.note(run, None, None, "")
     (first,) = attempts.read(run)
-    assert (first.begins, first.before, first.job) == (Point(), None, "")
+    assert (first.begins, first.before, first.job) == (StartingPoint(), None, "")
     assert (first.lost_s, first.lost_batches) == (0.0, 0)
 
 
-def test_what_a_kill_has_cost(run):
+def test_a_kill_costs_the_batches_after_the_checkpoint(run):
     attempts.note(run, None, None, "12_0")
     reach(run, 35, 7.5)
     attempts.note(run, run.record(), saved(position=at(30, total=30), elapsed_s=6.0), "12_0")
     _, second = attempts.read(run)
-    assert second.before == End("running", "", 35, 7.5, LATER)
+    assert second.before == ExitStatus("running", "", 35, 7.5, LATER)
     assert second.begins.total_batches == 30
     assert (second.lost_batches, second.lost_s) == (5, 1.5)
 
@@ -55,7 +55,7 @@ def test_a_stop_with_a_checkpoint_costs_nothing(run):
     assert (second.before.status, second.before.why, second.lost_batches) == ("stopped", "SIGTERM", 0)
 
 
-def test_one_that_ended_before_its_first_batch(run):
+def test_an_attempt_that_ended_before_its_first_batch_loses_nothing(run):
     attempts.note(run, None, None, "")
     attempts.note(run, run.record(), None, "")
     second = attempts.read(run)[1]
@@ -63,7 +63,7 @@ def test_one_that_ended_before_its_first_batch(run):
     assert (second.before.total_batches, second.lost_batches) == (0, 0)
 
 
-def test_what_was_lost_is_not_lost_again_by_an_attempt_that_ends_before_its_first_batch(run):
+def test_lost_batches_are_not_counted_again_after_an_attempt_without_a_batch(run):
     attempts.note(run, None, None, "")
     reach(run, 35, 7.5, when=1000.0)
     newest = saved(position=at(30, total=30), elapsed_s=6.0)
@@ -74,20 +74,20 @@ def test_what_was_lost_is_not_lost_again_by_an_attempt_that_ends_before_its_firs
     assert [item.lost_batches for item in attempts.read(run)] == [0, 5, 0]
 
 
-def test_nobody_has_kept_a_record(run):
+def test_a_run_without_a_record_of_attempts_is_an_error(run):
     with pytest.raises(OSError, match=r"starts\.jsonl"):
         attempts.read(run)
 
 
 @pytest.mark.parametrize("line", ['{"at": "x", "ho', "[]", "null", "{}", json.dumps({"at": "x", "begins": 1})])
-def test_a_line_that_was_cut_off_is_left_out(run, line):
+def test_a_damaged_line_is_skipped(run, line):
     attempts.note(run, None, None, "")
     with open(run.starts_file, "a") as file:
         file.write(line + "\n")
     assert [type(item) for item in attempts.read(run)] == [Attempt]
 
 
-def test_a_disk_that_refuses_stops_nothing(run, caplog):
+def test_a_disk_that_refuses_is_a_warning(run, caplog):
     run.starts_file.mkdir()
     attempts.note(run, None, None, "")
-    assert "starts.jsonl cannot be written" in caplog.text
+    assert f"Could not write {run.starts_file}" in caplog.text

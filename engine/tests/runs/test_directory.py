@@ -1,4 +1,4 @@
-"""What a run directory says of its run, and which run is meant."""
+"""A run directory records its run, and a run is found by its directory or as the latest one."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ import pytest
 from tests.support.disk import Disk
 
 from cairn.errors import ResumeError
-from cairn.runs.directory import Record, RunDirectory, below, find
+from cairn.runs.directory import RunDirectory, RunRecord, below, find
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_there_is_no_record_before_the_first_start(run):
     assert not run.path.exists()
 
 
-def test_a_start_makes_the_directory_and_says_what_the_run_is(run):
+def test_a_start_makes_the_directory_and_records_the_run(run):
     record = begin(run)
     assert run.record() == record
     assert (record.task_name, record.overrides, record.status) == ("train", ("seed=1",), "running")
@@ -40,7 +40,7 @@ def test_a_start_makes_the_directory_and_says_what_the_run_is(run):
     assert run.config_file.read_text() == "seed: 1\n"
 
 
-def test_a_second_start_is_the_same_run_with_what_is_new(run):
+def test_a_second_start_keeps_the_run_and_takes_its_new_overrides(run):
     first = begin(run)
     run.end("stopped", "SIGTERM")
     second = begin(run, ("seed=1", "trainer.max_epochs=5"), "seed: 1\nmore: true\n")
@@ -49,12 +49,12 @@ def test_a_second_start_is_the_same_run_with_what_is_new(run):
     assert run.config_file.read_text() == "seed: 1\nmore: true\n"
 
 
-def test_runs_have_ids_of_their_own(tmp_path):
+def test_each_run_has_its_own_id(tmp_path):
     assert len({begin(RunDirectory(tmp_path / str(number))).id for number in range(20)}) == 20
 
 
 @pytest.mark.parametrize("ending", [("finished", "", 0.5), ("stopped", "max_time", None), ("failed", "it broke", None)])
-def test_an_end_is_noted_beside_what_was_known(run, ending):
+def test_an_end_adds_to_the_record(run, ending):
     first = begin(run)
     run.end(*ending)
     status, why, result = ending
@@ -64,21 +64,21 @@ def test_an_end_is_noted_beside_what_was_known(run, ending):
 def test_a_record_is_json_with_every_field(run):
     begin(run)
     fields = json.loads(run.record_file.read_text())
-    assert set(fields) == {field.name for field in dataclasses.fields(Record)}
+    assert set(fields) == {field.name for field in dataclasses.fields(RunRecord)}
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "null", "{}", '{"id": "a"}', '{"id": "a", "task_name": "b", "overrides": [], "x": 1}', "\xff"],
 )
-def test_what_is_no_record_is_told_by_its_name(run, text):
+def test_a_damaged_record_is_named(run, text):
     begin(run)
     run.record_file.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ResumeError, match=r"run\.json is no record of a run"):
+    with pytest.raises(ResumeError, match=r"run\.json is not the record of a run"):
         run.record()
 
 
-def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
+def test_a_relative_path_survives_a_change_of_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunDirectory(tmp_path.relative_to(tmp_path) / "run")
     monkeypatch.chdir("/")
@@ -86,7 +86,7 @@ def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "run.json").is_file()
 
 
-def test_files_get_their_names_when_they_are_whole(run, monkeypatch):
+def test_files_appear_under_their_names_when_they_are_complete_and_synced(run, monkeypatch):
     run.path.mkdir(parents=True)
     disk = Disk(run.path, monkeypatch)
     begin(run)
@@ -101,7 +101,7 @@ def test_files_get_their_names_when_they_are_whole(run, monkeypatch):
     ]
 
 
-def test_only_the_process_that_has_started_a_run_says_how_it_ended(run):
+def test_only_the_process_that_started_a_run_records_its_end(run):
     record = begin(run)
     RunDirectory(run.path).end("failed", "another start was refused")
     assert run.record() == record
@@ -112,7 +112,7 @@ HOLD = "import sys; from cairn.runs.directory import *; r = RunDirectory(Path(sy
 
 @contextmanager
 def training_in(path):
-    """Another process that trains there, until it is killed; yields its first line."""
+    """Another process that locks the directory until it is killed; yields its first line of output."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command, pipe = [sys.executable, "-c", HOLD, str(path)], subprocess.PIPE
     with subprocess.Popen(
@@ -140,17 +140,17 @@ def test_a_directory_is_found(run, tmp_path):
     assert find(str(run.path), tmp_path, "any").path == run.path
 
 
-def test_a_directory_that_is_not_there_is_told(tmp_path):
+def test_a_missing_directory_is_named(tmp_path):
     with pytest.raises(ResumeError, match=r"resume=.*gone: there is no such directory"):
         find(str(tmp_path / "gone"), tmp_path, "train")
 
 
-def test_a_directory_of_no_run_is_told(tmp_path):
-    with pytest.raises(ResumeError, match=r"is not the directory of a run, it has no run\.json\.$"):
+def test_a_directory_without_a_run_is_named(tmp_path):
+    with pytest.raises(ResumeError, match=r"is not a run directory: it has no run\.json\.$"):
         find(str(tmp_path), tmp_path, "train")
 
 
-def test_the_directory_above_is_offered(run, tmp_path):
+def test_the_run_above_a_named_directory_is_suggested(run, tmp_path):
     begin(run)
     (run.path / "checkpoints").mkdir()
     with pytest.raises(ResumeError, match=rf"did you mean {re.escape(str(run.path))}\?$"):
@@ -158,7 +158,7 @@ def test_the_directory_above_is_offered(run, tmp_path):
 
 
 @pytest.mark.parametrize("newest", ["runs/a", "runs/b", "multiruns/day/seed=1", "multiruns/day/lr=1/seed=2"])
-def test_latest_is_the_run_that_was_last_at_work(tmp_path, newest):
+def test_latest_is_the_run_that_was_active_last(tmp_path, newest):
     names = ["runs/a", "runs/b", "multiruns/day/seed=1", "multiruns/day/lr=1/seed=2"]
     for age, name in enumerate([newest, *(other for other in names if other != newest)]):
         own = RunDirectory(tmp_path / "train" / name)
@@ -168,12 +168,12 @@ def test_latest_is_the_run_that_was_last_at_work(tmp_path, newest):
     assert find("latest", tmp_path, "train").path == tmp_path / "train" / newest
 
 
-def test_latest_of_no_run_is_told(tmp_path):
+def test_latest_without_any_run_is_an_error(tmp_path):
     with pytest.raises(ResumeError, match="resume=latest: there is no run of the task 'train'"):
         find("latest", tmp_path, "train")
 
 
-def test_what_wandb_calls_a_run_is_none(run, tmp_path):
+def test_the_run_json_of_wandb_is_not_a_run(run, tmp_path):
     begin(run)
     (run.path / "wandb").mkdir()
     (run.path / "wandb" / "run.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""What a job does is told by its files and its scheduler together: by either alone a dead job looks alive."""
+"""The status of a job needs its files and its scheduler: by either alone a dead job looks alive."""
 
 import time
 
@@ -10,7 +10,7 @@ from cairn.errors import ResumeError
 from cairn.jobs import slurm
 from cairn.runs import attempts, status
 from cairn.runs.directory import RunDirectory
-from cairn.runs.ledger import Entry, Ledger
+from cairn.runs.ledger import Ledger, SubmittedJob
 
 
 def reach(run, at=0.0, batches=500):
@@ -21,7 +21,7 @@ def reach(run, at=0.0, batches=500):
 
 @pytest.fixture
 def queue(monkeypatch):
-    """What SLURM has in its queue."""
+    """Jobs in the queue of SLURM, by id."""
     jobs = {}
     monkeypatch.setattr(slurm, "queued", lambda: jobs)
     return jobs
@@ -41,10 +41,10 @@ def queue(monkeypatch):
         ("running", None, "now", "dead"),
     ],
 )
-def test_the_state_of_a_job(tmp_path, queue, record, queued, heard, expected):
+def test_the_record_and_the_scheduler_together_give_the_state(tmp_path, queue, record, queued, heard, expected):
     run = run_directory(tmp_path, 50, status=record)
     reach(run, time.time() if heard == "now" else 0.0)
-    Ledger(tmp_path).add([Entry(run.name, "slurm", "12_0")])
+    Ledger(tmp_path).add([SubmittedJob(run.name, "slurm", "12_0")])
     attempts.note(RunDirectory(run), None, None, "12_0")
     if queued:
         queue["12_0"] = queued
@@ -52,13 +52,13 @@ def test_the_state_of_a_job(tmp_path, queue, record, queued, heard, expected):
     assert (job.name, job.state, job.job, trouble) == (run.name, expected, "12_0", "")
 
 
-def test_a_job_that_never_began(tmp_path, queue):
-    Ledger(tmp_path).add([Entry("a", "slurm", "12_0"), Entry("b", "slurm", "12_1")])
+def test_a_job_that_never_began_is_waiting_or_failed(tmp_path, queue):
+    Ledger(tmp_path).add([SubmittedJob("a", "slurm", "12_0"), SubmittedJob("b", "slurm", "12_1")])
     queue["12_1"] = "PENDING"
     assert [(job.name, job.state) for job in status.look(tmp_path)[0]] == [("a", "failed"), ("b", "waiting")]
 
 
-def test_how_far_it_is(tmp_path):
+def test_the_share_of_the_training_that_is_done(tmp_path):
     run = run_directory(tmp_path, 50)
     (run / "config.yaml").write_text((run / "config.yaml").read_text() + "trainer: {max_epochs: 2, max_steps: -1}\n")
     reach(run)
@@ -70,7 +70,7 @@ def test_how_far_it_is(tmp_path):
     ("limits", "expected"),
     [("max_epochs: 2, max_steps: 600", 500 / 600), ("max_epochs: -1", None), ("max_epochs: null, max_steps: 500", 1.0)],
 )
-def test_whatever_limit_comes_first(tmp_path, limits, expected):
+def test_the_limit_that_comes_first_counts(tmp_path, limits, expected):
     run = run_directory(tmp_path, 50)
     (run / "config.yaml").write_text((run / "config.yaml").read_text() + f"trainer: {{{limits}}}\n")
     reach(run)
@@ -84,50 +84,50 @@ def test_a_run_is_a_sweep_of_one(tmp_path):
     assert [job.name for job in status.look(run)[0]] == ["."]
 
 
-def test_a_scheduler_that_does_not_answer_is_told(tmp_path, monkeypatch):
+def test_a_scheduler_that_does_not_answer_is_reported(tmp_path, monkeypatch):
     def ask():
         raise slurm.SlurmError("no controller")
 
     monkeypatch.setattr(slurm, "queued", ask)
     run = run_directory(tmp_path, 50)
-    Ledger(tmp_path).add([Entry(run.name, "slurm", "12_0")])
+    Ledger(tmp_path).add([SubmittedJob(run.name, "slurm", "12_0")])
     (job,), trouble = status.look(tmp_path)
     assert (job.state, trouble) == ("finished", "no controller")
 
 
-def test_what_the_files_cannot_say_is_not_known_without_an_answer(tmp_path, monkeypatch):
+def test_a_job_without_files_is_unknown_while_the_scheduler_does_not_answer(tmp_path, monkeypatch):
     def ask():
         raise slurm.SlurmError("no controller")
 
     monkeypatch.setattr(slurm, "queued", ask)
     run = run_directory(tmp_path, 50, status="running")
     reach(run, time.time())
-    Ledger(tmp_path).add([Entry(run.name, "slurm", "12_0"), Entry("waits", "slurm", "12_1")])
+    Ledger(tmp_path).add([SubmittedJob(run.name, "slurm", "12_0"), SubmittedJob("waits", "slurm", "12_1")])
     assert {job.name: job.state for job in status.look(tmp_path)[0]} == {run.name: "running", "waits": "unknown"}
 
 
-def test_a_run_that_was_started_again_by_hand_is_not_the_job_that_died(tmp_path, queue):
+def test_a_run_that_was_resumed_by_hand_does_not_count_as_its_dead_job(tmp_path, queue):
     run = run_directory(tmp_path, 50, status="running")
     reach(run, time.time())
-    Ledger(tmp_path).add([Entry(run.name, "slurm", "12_0")])
+    Ledger(tmp_path).add([SubmittedJob(run.name, "slurm", "12_0")])
     attempts.note(RunDirectory(run), None, None, "")
     assert [job.state for job in status.look(tmp_path)[0]] == ["running"]
 
 
-def test_a_job_that_died_before_it_began_is_not_the_one_before_it(tmp_path, queue):
+def test_a_job_that_died_before_it_began_is_dead(tmp_path, queue):
     run = run_directory(tmp_path, 50, status="running")
     reach(run, time.time())
-    Ledger(tmp_path).add([Entry(run.name, "slurm", "11"), Entry(run.name, "slurm", "12")])
+    Ledger(tmp_path).add([SubmittedJob(run.name, "slurm", "11"), SubmittedJob(run.name, "slurm", "12")])
     attempts.note(RunDirectory(run), None, None, "11")
     assert [(job.state, job.job) for job in status.look(tmp_path)[0]] == [("dead", "12")]
 
 
-def test_a_folder_without_runs(tmp_path):
+def test_a_directory_without_runs_is_an_error(tmp_path):
     with pytest.raises(ResumeError, match="holds no runs"):
         status.look(tmp_path)
 
 
-def test_a_damaged_record_is_a_job_that_failed(tmp_path):
+def test_a_job_with_a_damaged_record_has_failed(tmp_path):
     run = run_directory(tmp_path, 50)
     (run / "run.json").write_text("{")
     assert [job.state for job in status.look(tmp_path)[0]] == ["failed"]

@@ -1,14 +1,15 @@
-"""What a person reads at the start and at the end."""
+"""What a run prints at its start and at its end."""
 
 import io
 import shlex
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from tests.support.values import at, saved
 
 from cairn.runs import summary
-from cairn.runs.summary import Ending
+from cairn.runs.summary import RunReport
 
 SAVED = [
     saved(0, 0.25, position=at(8, total=8, step=4), reasons=("interval", "best"), num_bytes=1_500_000),
@@ -17,15 +18,15 @@ SAVED = [
 
 
 def shown(show, *args):
-    """What is printed, as lines without the space at their ends."""
+    """Return the printed lines without trailing spaces."""
     console = Console(file=io.StringIO(), width=160, color_system=None)
     show(*args, console)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
-def ending(run, **facts):
+def report(run, **facts):
     plain = {"status": "finished", "saved": SAVED, "best": SAVED[0].name, "monitor": "val/loss"}
-    return Ending(**{"run": run, "checkpoints": run / "checkpoints", **plain, **facts})
+    return RunReport(**{"run": run, "checkpoints": run / "checkpoints", **plain, **facts})
 
 
 def cells(lines, start):
@@ -39,8 +40,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_row_per_checkpoint_says_why_it_is_there(here):
-    lines = shown(summary.show_ending, ending(here / "logs" / "run"))
+def test_each_checkpoint_has_a_row_that_says_why_it_was_saved(here):
+    lines = shown(summary.show_report, report(here / "logs" / "run"))
     assert lines[0] == "logs/run/checkpoints"
     assert cells(lines, "file") == ["file", "step", "saved", "because", "val/loss", "size", "link"]
     first, second = SAVED
@@ -48,56 +49,56 @@ def test_a_row_per_checkpoint_says_why_it_is_there(here):
     assert cells(lines, second.name) == [second.name, "6", "signal", "1.5", "MB", "last"]
 
 
-def test_one_file_can_be_the_best_and_the_last(here):
-    lines = shown(summary.show_ending, ending(here, saved=SAVED[:1]))
+def test_one_checkpoint_can_be_best_and_last(here):
+    lines = shown(summary.show_report, report(here, saved=SAVED[:1]))
     assert cells(lines, SAVED[0].name)[-2:] == ["best", "last"]
 
 
-def test_without_a_metric_the_column_is_the_score(here):
-    lines = shown(summary.show_ending, ending(here, monitor=None, best="", saved=SAVED[1:]))
+def test_without_a_monitored_metric_the_column_is_called_score(here):
+    lines = shown(summary.show_report, report(here, monitor=None, best="", saved=SAVED[1:]))
     assert "score" in cells(lines, "file")
     assert not [line for line in lines if line.startswith("best")]
 
 
-def test_the_facts(here):
+def test_scores_costs_and_the_command_to_resume_are_shown(here):
     facts = {"test": {"test/acc": 0.98765, "test/loss": 0.1}, "num_saves": 12, "stall_s": 1.5}
     facts |= {"overhead": 0.0512, "at_risk_s": 200.0}
-    lines = shown(summary.show_ending, ending(here / "logs" / "run", **facts, more="trainer.max_epochs=6"))
+    lines = shown(summary.show_report, report(here / "logs" / "run", **facts, more="trainer.max_epochs=6"))
     assert cells(lines, "run ")[1:] == ["logs/run", "(finished)"]
     assert " ".join(cells(lines, "best ")) == "best val/loss 0.25 at epoch 0, batch 8"
     assert " ".join(cells(lines, "test ")) == "test test/acc 0.9877, test/loss 0.1"
     assert " ".join(cells(lines, "saving")) == "saving 12 saves, overhead 5.1 %, of which 1.5 s standing still"
     assert " ".join(cells(lines, "at risk")) == "at risk 3.33 min of work, on average"
-    assert " ".join(cells(lines, "go on")) == "go on python train.py resume=logs/run trainer.max_epochs=6"
+    assert " ".join(cells(lines, "resume")) == "resume python train.py resume=logs/run trainer.max_epochs=6"
 
 
-def test_saves_that_failed_or_were_left_out_are_counted(here):
-    lines = shown(summary.show_ending, ending(here, num_saves=3, num_failed=2, num_skipped=4))
+def test_failed_and_skipped_saves_are_counted(here):
+    lines = shown(summary.show_report, report(here, num_saves=3, num_failed=2, num_skipped=4))
     assert "3 saves (2 failed, 4 skipped), " in " ".join(cells(lines, "saving"))
 
 
-def test_one_save_is_one(here):
-    lines = shown(summary.show_ending, ending(here, num_saves=1))
+def test_one_save_is_singular(here):
+    lines = shown(summary.show_report, report(here, num_saves=1))
     assert cells(lines, "saving")[1:3] == ["1", "save,"]
 
 
-def test_a_run_that_was_stopped_just_goes_on(here):
-    lines = shown(summary.show_ending, ending(here / "run", status="stopped by SIGTERM"))
+def test_a_stopped_run_resumes_without_further_overrides(here):
+    lines = shown(summary.show_report, report(here / "run", status="stopped by SIGTERM"))
     assert " ".join(cells(lines, "run ")) == "run run (stopped by SIGTERM)"
-    assert " ".join(cells(lines, "go on")) == "go on python train.py resume=run"
+    assert " ".join(cells(lines, "resume")) == "resume python train.py resume=run"
 
 
-def test_a_run_without_checkpoints_has_no_table(here):
-    lines = shown(summary.show_ending, ending(here / "run", saved=(), best=""))
+def test_a_run_without_checkpoints_has_no_table_and_no_command(here):
+    lines = shown(summary.show_report, report(here / "run", saved=(), best=""))
     assert [line.split()[0] for line in lines] == ["run"], "and nothing to go on from"
 
 
 @pytest.mark.parametrize("name", ["sizes=[a,b]", "[bold]", "x=[/data/x]"])
-def test_brackets_in_a_path_are_shown(here, name):
-    lines = shown(summary.show_ending, ending(here / name))
+def test_brackets_in_a_path_are_not_markup(here, name):
+    lines = shown(summary.show_report, report(here / name))
     assert lines[0] == f"{name}/checkpoints"
     assert name in " ".join(cells(lines, "run "))
-    assert f"resume={name}" in " ".join(cells(lines, "go on"))  # quoted for the shell as a whole
+    assert f"resume={name}" in " ".join(cells(lines, "resume"))  # quoted for the shell as a whole
 
 
 @pytest.mark.parametrize("name", ["run", "a b", "seed=1,lr=0.1", "it's"])
@@ -106,30 +107,12 @@ def test_the_command_can_be_pasted_into_a_shell(here, name):
     assert shlex.split(line) == ["python", "train.py", f"resume={name}", "trainer.max_epochs=5"]
 
 
-def test_paths_are_as_one_would_type_them(here):
+def test_paths_are_relative_to_the_current_directory(here):
     assert summary.relative(here / "logs" / "run") == "logs/run"
     assert summary.relative(here.parent / "elsewhere") == str(here.parent / "elsewhere")
 
 
-@pytest.mark.parametrize(
-    ("num_bytes", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (1500, "1.5 kB"),
-        (12_345_678, "12.3 MB"),
-        (999_400, "999 kB"),
-        (999_999, "1 MB"),
-        (999_999_999, "1 GB"),
-        (2 * 10**12, "2 TB"),
-    ],
-)
-def test_size(num_bytes, text):
-    assert summary.size(num_bytes) == text
-
-
-def test_the_configuration_begins_with_what_is_asked_first():
+def test_the_configuration_starts_with_the_main_groups():
     groups = {"trainer": {"max_epochs": 3}, "model": {"lr": 0.1}}
     config = {**groups, "extra": 1, "seed": 0, "task_name": "train", "tags": []}
     lines = shown(summary.show_config, config)
@@ -138,21 +121,10 @@ def test_the_configuration_begins_with_what_is_asked_first():
     assert any(line.endswith("lr: 0.1") for line in lines)
 
 
-def test_brackets_in_the_configuration_are_shown():
+def test_brackets_in_the_configuration_are_not_markup():
     assert any("a[b]" in line for line in shown(summary.show_config, {"task_name": "a[b]"}))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "0 ms"),
-        (0.00579, "5.79 ms"),
-        (1.0, "1 s"),
-        (119.6, "120 s"),
-        (120.0, "2 min"),
-        (7200.0, "2 h"),
-        (9e5, "250 h"),
-    ],
-)
-def test_a_duration_has_a_unit_that_fits(seconds, text):
-    assert summary.duration(seconds) == text
+def test_a_value_that_yaml_does_not_know_is_shown_as_text():
+    lines = shown(summary.show_config, {"data": {"root": Path("a") / "b", "size": 3}})
+    assert [line.split("  ")[-1].removeprefix("└── ") for line in lines[1:]] == ["data", "root: a/b", "size: 3"]

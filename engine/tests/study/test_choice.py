@@ -1,4 +1,4 @@
-"""What a save costs, how often runs fail, and the interval that follows; and when the figures cannot say it."""
+"""The cost of a save, the failure rate and the interval that follows; figures that cannot carry this are marked."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,7 @@ def study(folder, mtbf_s=None):
 # What a save costs
 
 
-def test_the_cost_is_that_of_all_saves_of_all_runs(folder):
+def test_the_cost_is_the_mean_over_all_saves_of_all_runs(folder):
     for interval in (100, 200, 50):
         run_directory(folder, interval)
     cost = study(folder).cost
@@ -47,13 +47,13 @@ def test_the_cost_is_that_of_all_saves_of_all_runs(folder):
         (2000, 1000, "no saves"),
     ],
 )
-def test_a_run_that_can_barely_tell_says_why(folder, interval, batches, why):
+def test_a_run_with_few_saves_or_little_training_is_in_doubt(folder, interval, batches, why):
     run = run_directory(folder, interval, batches)
     (found,) = study(folder).doubts
     assert found == why, run
 
 
-def test_a_run_without_a_record_of_its_costs_knows_nothing(folder):
+def test_a_run_without_a_record_of_its_costs_gives_no_advice(folder):
     run = run_directory(folder, 100)
     path = run / "csv" / "checkpoints.csv"
     path.write_text("".join(line.rsplit(",", 2)[0] + "\n" for line in path.read_text().splitlines()))  # no overhead
@@ -62,21 +62,21 @@ def test_a_run_without_a_record_of_its_costs_knows_nothing(folder):
     assert study(folder).advice == ()
 
 
-def test_runs_that_can_tell_are_heard_alone(folder):
+def test_runs_in_doubt_do_not_count_if_others_are_not(folder):
     run_directory(folder, 100)
     run_directory(folder, 400)
     found = study(folder)
     assert (found.cost.num_saves, found.is_rough) == (10, False)
 
 
-def test_if_none_can_tell_the_guess_says_that_it_is_one(folder):
+def test_a_cost_from_runs_in_doubt_is_marked_as_rough(folder):
     run_directory(folder, 400)
     found = study(folder)
     assert (found.cost.num_saves, found.is_rough) == (2, True)
     assert found.advice
 
 
-def test_runs_that_do_not_agree_are_seen(folder):
+def test_runs_that_disagree_have_a_large_spread(folder):
     run_directory(folder, 100)
     other = run_directory(folder, 50)
     assert study(folder).spread == pytest.approx(1.0)
@@ -109,7 +109,7 @@ def test_only_ends_without_notice_are_failures(folder):
     assert found.mtbf_error == pytest.approx(1 / math.sqrt(2))
 
 
-def test_a_run_without_a_record_of_its_restarts_counts_for_nothing(folder):
+def test_a_run_without_a_record_of_attempts_does_not_count(folder):
     run_directory(folder, 100, ends=ENDS)
     (run_directory(folder, 200) / "starts.jsonl").unlink()
     found = study(folder).failures
@@ -118,14 +118,14 @@ def test_a_run_without_a_record_of_its_restarts_counts_for_nothing(folder):
     assert found.trained_s == pytest.approx(first.trained_s)
 
 
-def test_what_somebody_knows_beats_what_was_measured(folder):
+def test_a_given_time_between_failures_beats_the_measured_one(folder):
     run_directory(folder, 100, ends=ENDS)
     assert study(folder).mtbf_s == study(folder).failures.mtbf_s
     assert study(folder, 3600.0).mtbf_s == 3600.0
     assert [item.mtbf_s for item in study(folder, 3600.0).advice] == [3600.0]
 
 
-def test_if_nobody_knows_there_is_an_interval_for_each_of_the_usual_ones(folder):
+def test_without_failures_there_is_an_interval_for_each_typical_time(folder):
     run_directory(folder, 100)
     assert tuple(item.mtbf_s for item in study(folder).advice) == USUAL_MTBF_S
 
@@ -150,7 +150,7 @@ def test_the_interval_is_dalys(folder):
         ({}, 3600.0, "failures", 380),
     ],
 )
-def test_bounds(facts, mtbf_s, why, batches):
+def test_a_slow_write_or_a_long_batch_bounds_the_interval(facts, mtbf_s, why, batches):
     found = advise(replace(COST, **facts), mtbf_s)
     assert (found.why, found.interval_batches) == (why, batches)
 
@@ -160,7 +160,7 @@ TIMES = st.floats(1e-3, 1e3)
 
 @given(TIMES, st.floats(10.0, 1e7), st.floats(1e-2, 1e2))
 def test_no_other_interval_loses_clearly_less(save_s, factor, other):
-    """Young's is the least of d / t + t / 2M; Daly's and two digits change next to nothing while d is small."""
+    """Young's interval minimizes d / t + t / 2M; Daly's, rounded to two digits, is close to it while d is small."""
     mtbf_s = save_s * factor * 100
     cost = SaveCost(batch_s=save_s / 1000, stall_s=save_s, slowdown_s=0.0, write_s=0.0, num_saves=9)
     found = advise(cost, mtbf_s)
@@ -169,6 +169,6 @@ def test_no_other_interval_loses_clearly_less(save_s, factor, other):
     assert found.interval_s == pytest.approx(found.daly_s, rel=0.051)
 
 
-def test_the_limits_are_sane():
+def test_the_limits_are_plausible():
     assert FEWEST_SAVES > 1
     assert SHORTEST_S > 0

@@ -1,4 +1,4 @@
-"""The page: it holds all that it shows, whatever the runs are called."""
+"""The page of the report contains everything that it shows, whatever the names of the runs are."""
 
 import base64
 from html.parser import HTMLParser
@@ -48,7 +48,7 @@ def read(path):
     return reader
 
 
-def test_the_page_is_whole_and_needs_nothing_else(study, tmp_path):
+def test_the_page_contains_its_pictures_and_needs_no_network(study, tmp_path):
     pictures = plots.pictures(study)
     page = read(sweep_page.write(study, pictures, tmp_path / "out"))
     prefix = "data:image/png;base64,"
@@ -56,7 +56,7 @@ def test_the_page_is_whole_and_needs_nothing_else(study, tmp_path):
     assert all(base64.b64decode(link.removeprefix(prefix)).startswith(b"\x89PNG") for link in page.links)
 
 
-def test_it_says_what_the_terminal_says(study, tmp_path):
+def test_the_page_has_the_cells_and_sentences_of_the_terminal(study, tmp_path):
     page = read(sweep_page.write(study, [], tmp_path))
     for row in [*words.rows(study), *words.end_rows(study)]:
         assert all(cell in page.cells for cell in row)
@@ -64,7 +64,7 @@ def test_it_says_what_the_terminal_says(study, tmp_path):
         assert sentence in page.text
 
 
-def test_names_are_texts(study, tmp_path):
+def test_names_are_not_markup(study, tmp_path):
     html = sweep_page.write(study, [], tmp_path).read_text()
     assert "<script>" not in html
     assert "failed (&lt;script&gt;)" in html
@@ -72,9 +72,9 @@ def test_names_are_texts(study, tmp_path):
     assert "tags=&lt;b&gt;&amp;[x]" in html
 
 
-def test_without_restarts_there_is_no_section_of_them(tmp_path):
+def test_without_interruptions_there_is_no_section_for_them(tmp_path):
     run_directory(tmp_path / "sweep", 100)
     calm = choice.study(reading.read(tmp_path / "sweep"))
     page = read(sweep_page.write(calm, [], tmp_path))
-    assert "Restarts" not in page.text
-    assert "24 h" in page.cells, "the usual times between failures"
+    assert "Interruptions" not in page.text
+    assert "24 h" in page.cells, "the typical times between failures"

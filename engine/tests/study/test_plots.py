@@ -1,4 +1,4 @@
-"""What is drawn of a sweep: are the numbers in the pictures those of the runs? How they look, one has to see."""
+"""The numbers in the pictures are those of the runs. How the pictures look has to be checked by eye."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def folder(tmp_path):
     return tmp_path / "sweep"
 
 
-def test_nothing_is_loaded_for_drawing_before_something_is_drawn():
+def test_matplotlib_is_imported_only_when_something_is_drawn():
     code = "import sys, cairn.cli.main, cairn.study.page, cairn.study.plots; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ENGINE / "src")}, check=True)
 
@@ -33,7 +33,7 @@ def widths(axis):
     return [bar.get_width() for bar in axis.patches]
 
 
-def test_a_bar_per_run(folder):
+def test_each_run_has_a_bar(folder):
     found = study(folder)
     figure = plots.runs(found)
     overhead, stall, written, held, risk, best = figure.axes
@@ -46,11 +46,11 @@ def test_a_bar_per_run(folder):
     assert [text.get_text() for text in overhead.texts] == ["10 %", "2 %", "few saves"]
     assert [label.get_text() for label in overhead.get_yticklabels()] == ["20", "100", "400"]
     low, high = overhead.get_ylim()
-    assert high < 0 < len(found.sweep.runs) - 1 < low, "the shortest above, and all inside"
+    assert high < 0 < len(found.sweep.runs) - 1 < low, "the shortest on top, and all inside"
     assert [line.get_xdata()[0] for line in best.lines] == [0.25] * 3
 
 
-def test_the_choice_lies_on_the_curve_and_measured_points_beside_it(folder):
+def test_the_choice_is_on_the_curve_and_each_run_is_a_point(folder):
     found = study(folder, 3600.0)
     (axis,) = plots.loss(found).axes
     lines = {line.get_label(): line for line in axis.lines}
@@ -64,7 +64,7 @@ def test_the_choice_lies_on_the_curve_and_measured_points_beside_it(folder):
     assert points == [pytest.approx(point) for point in expected]
 
 
-def test_what_was_lost_is_red(folder):
+def test_lost_work_is_red(folder):
     found = study(folder)
     (axis,) = plots.kills(found).axes
     red = [bar for bar in axis.patches if bar.get_facecolor()[0] > 0.7]
@@ -75,7 +75,7 @@ def test_what_was_lost_is_red(folder):
     assert ends == [pytest.approx(run.trained_s) for run in found.sweep.runs]
 
 
-def test_pictures_of_nothing_are_left_out(tmp_path, folder):
+def test_pictures_without_data_are_omitted(tmp_path, folder):
     assert [item.name for item in plots.pictures(study(folder))] == ["runs", "loss", "kills"]
     run_directory(tmp_path / "calm", 100)
     assert [item.name for item in plots.pictures(study(tmp_path / "calm"))] == ["runs", "loss"]
@@ -96,5 +96,5 @@ def test_any_single_run_can_be_drawn(tmp_path, interval, batches, mtbf_s):
 @pytest.mark.parametrize(
     ("most", "step"), [(14.0, 2.0), (0.9, 0.1), (1.0, 0.1), (99.0, 10.0), (100.0, 10.0), (3.0, 0.5)]
 )
-def test_steps_of_an_axis(most, step):
+def test_an_axis_has_round_steps(most, step):
     assert plots._step(most) == pytest.approx(step)

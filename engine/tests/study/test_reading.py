@@ -1,4 +1,4 @@
-"""What is read of the runs of a sweep: the figures are those of their files, and no file can make reading fail."""
+"""The figures of a run are those of its files, and no file can make reading fail."""
 
 import csv
 import json
@@ -62,13 +62,13 @@ def test_work_at_risk_is_the_mean_of_what_each_moment_would_lose(run):
     assert found.at_risk_s == pytest.approx(found.spacing_s / 2 + WRITE_S, rel=0.05)
 
 
-def test_between_two_known_points_the_time_goes_by_steps(run):
+def test_training_time_is_interpolated_by_steps(run):
     middle = [save.at_s for save in read(run).once]
     assert middle == sorted(middle)
     assert middle[4] == pytest.approx(made_runs.elapsed_s(500, 100), rel=0.01)
 
 
-def test_what_a_kill_has_cost_is_told(tmp_path):
+def test_interruptions_have_their_kinds_and_losses(tmp_path):
     ends = [end(370, 300, 100), end(800, 800, 100, "stopped", "SIGTERM"), end(950, 900, 100, "failed", "OSError")]
     found = read(run_directory(tmp_path, 100, ends=ends))
     assert [item.kind for item in found.ends] == ["killed", "announced", "failed"]
@@ -92,7 +92,7 @@ def test_what_a_kill_has_cost_is_told(tmp_path):
         ("", "", "killed"),
     ],
 )
-def test_the_kinds_of_an_end(tmp_path, status, why, kind):
+def test_status_and_reason_give_the_kind_of_an_interruption(tmp_path, status, why, kind):
     (found,) = read(run_directory(tmp_path, 100, ends=[end(250, 200, 100, status, why)])).ends
     assert (found.kind, found.why) == (kind, why)
 
@@ -102,7 +102,7 @@ def test_a_stop_on_a_signal_that_lost_work_is_a_failure(tmp_path):
     assert [item.is_failure for item in read(run_directory(tmp_path, 100, ends=ends)).ends] == [True, False]
 
 
-def test_a_save_that_was_lost_is_written_twice_and_counts_once(run):
+def test_a_repeated_save_was_written_twice_and_counts_once(run):
     path = run / "csv" / "checkpoints.csv"
     again = path.read_text().splitlines()[5]
     path.write_text(path.read_text() + again.replace(str(STALL_S), "9.0") + "\n")
@@ -111,7 +111,7 @@ def test_a_save_that_was_lost_is_written_twice_and_counts_once(run):
     assert found.stalled_s == pytest.approx(9 * STALL_S + 9.0)
 
 
-def test_without_the_rows_the_manifests_say_what_they_can(run):
+def test_without_the_csv_file_the_manifests_are_used(run):
     (run / "csv" / "checkpoints.csv").unlink()
     found, kept = read(run), Catalog(run / "checkpoints").committed()
     assert found.source == "manifests"
@@ -121,7 +121,7 @@ def test_without_the_rows_the_manifests_say_what_they_can(run):
     assert (found.written_bytes, found.at_risk_s) == (None, None)
 
 
-def test_a_run_from_before_has_neither_progress_nor_starts(run):
+def test_an_old_run_without_progress_and_attempts_can_be_read(run):
     (run / "progress.json").unlink()
     (run / "starts.jsonl").unlink()
     found = read(run)
@@ -129,7 +129,7 @@ def test_a_run_from_before_has_neither_progress_nor_starts(run):
     assert found.elapsed_s == found.kept[-1].elapsed_s
 
 
-def test_a_killed_run_has_work_that_is_in_no_checkpoint(run):
+def test_a_killed_run_has_unsaved_work(run):
     progress = {"total_batches": 1030, "step": 1030, "elapsed_s": made_runs.elapsed_s(1030, 100)}
     (run / "progress.json").write_text(json.dumps(progress))
     found = read(run)
@@ -137,7 +137,7 @@ def test_a_killed_run_has_work_that_is_in_no_checkpoint(run):
     assert found.total_batches == 1030
 
 
-def test_a_run_that_saves_nothing_has_figures_of_nothing(run):
+def test_a_run_without_saves_has_no_figures_of_saves(run):
     shutil.rmtree(run / "checkpoints")
     shutil.rmtree(run / "csv")
     found = read(run)
@@ -147,7 +147,7 @@ def test_a_run_that_saves_nothing_has_figures_of_nothing(run):
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_the_best_value_is_best_in_the_mode_of_the_run(run, mode):
+def test_the_best_value_follows_the_mode_of_the_run(run, mode):
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("mode: min", f"mode: {mode}"))
     assert read(run).best == {"min": 0.25, "max": 0.5}[mode]
@@ -162,7 +162,7 @@ def test_the_best_value_is_best_in_the_mode_of_the_run(run, mode):
         ("triggers: {}", "none"),
     ],
 )
-def test_the_interval_is_what_the_configuration_says(run, group, shown):
+def test_the_interval_is_that_of_the_configuration(run, group, shown):
     (run / "config.yaml").write_text(f"checkpoint: {{{group}, dirpath: x}}\npaths: {{output_dir: {run.parent}}}\n")
     assert read(run).interval == shown
 
@@ -201,8 +201,8 @@ def shared(tmp_path_factory):
 
 
 @given(st.dictionaries(st.sampled_from(FILES), BYTES | st.integers(0, 300)))
-def test_whatever_the_files_hold_reading_does_not_fail(shared, damages):
-    """A number cuts the file there."""
+def test_reading_never_fails_whatever_the_files_hold(shared, damages):
+    """`damages` maps files to new contents, or to the length that they are cut to."""
     before = {name: (shared / name).read_bytes() for name in damages}
     try:
         for name, damage in damages.items():
@@ -216,14 +216,14 @@ def test_whatever_the_files_hold_reading_does_not_fail(shared, damages):
 
 
 @pytest.mark.parametrize("name", ["run.json", "progress.json", "starts.jsonl"])
-def test_a_file_may_be_nested_beyond_all_measure(run, name):
+def test_a_file_may_be_nested_too_deeply_for_json(run, name):
     (run / name).write_text("[" * 100_000)
     assert read(run).num_saves == 10
 
 
 @pytest.mark.parametrize("odd", ["x", None, [], {}])
 @pytest.mark.parametrize("name", ["elapsed_s", "stall_s", "overhead", "metrics", "number"])
-def test_a_manifest_without_a_checksum_may_hold_anything(run, name, odd):
+def test_a_manifest_without_a_checksum_may_hold_any_value(run, name, odd):
     for path in (run / "checkpoints").glob("*.json"):
         fields = {**json.loads(path.read_text()), name: odd}
         del fields["checksum"]
@@ -243,14 +243,14 @@ def test_the_shortest_interval_comes_first(tmp_path):
     assert found.varied == ("checkpoint.save_interval",)
 
 
-def test_a_label_tells_what_else_was_varied(tmp_path):
+def test_a_label_names_what_else_was_varied(tmp_path):
     overrides = ["checkpoint.save_interval=50", "model.lr=0.1"]
     run_directory(tmp_path, 50, overrides=overrides)
     run_directory(tmp_path, 200, overrides=["checkpoint.save_interval=200", "model.lr=0.2"])
     assert reading.read(tmp_path).labels == ("50, lr=0.1", "200, lr=0.2")
 
 
-def test_runs_with_the_same_overrides_have_names_of_their_own(tmp_path):
+def test_runs_with_the_same_overrides_have_different_labels(tmp_path):
     run_directory(tmp_path / "a", 50)
     (tmp_path / "a" / "checkpoint.save_interval=50,checkpoint=interval").rename(tmp_path / "a" / "first")
     run_directory(tmp_path / "a", 50)
@@ -264,10 +264,12 @@ def test_a_run_is_a_sweep_of_one(run):
     assert reading.read(run).labels == ("100",)
 
 
-@pytest.mark.parametrize(("name", "told"), [("gone", "is not there"), ("file", "is a file"), (".", "There is no run")])
-def test_what_is_no_sweep_is_told_in_a_sentence(tmp_path, name, told):
+@pytest.mark.parametrize(
+    ("name", "message"), [("gone", "does not exist"), ("file", "is a file"), (".", "There is no run")]
+)
+def test_a_name_that_is_not_a_sweep_is_one_sentence(tmp_path, name, message):
     (tmp_path / "file").touch()
-    with pytest.raises(MissingFileError, match=told):
+    with pytest.raises(MissingFileError, match=message):
         reading.read(tmp_path / name)
 
 
@@ -284,7 +286,7 @@ def test_latest_is_the_sweep_of_the_newest_run(tmp_path):
 
 
 def measured(run):
-    """What the files of a run say, read as plainly as can be."""
+    """Rows, manifests and losses of a run, read in the simplest way."""
     with open(run / "csv" / "checkpoints.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     manifests = [json.loads(path.read_text()) for path in (run / "checkpoints").glob("*.json")]
@@ -294,7 +296,7 @@ def measured(run):
 
 
 @pytest.mark.slow
-def test_the_report_of_a_real_sweep_is_what_its_runs_have_written(tmp_path, capsys):
+def test_the_report_of_a_real_sweep_has_the_figures_of_its_files(tmp_path, capsys):
     group = ["checkpoint=interval", "checkpoint.save_interval=5,10,20", "trainer.max_epochs=2"]
     train(None, "-m", *QUICK, *group, f"hydra.sweep.dir={tmp_path}/sweep")
     assert main.main(["report", str(tmp_path / "sweep"), "--json"]) == 0
@@ -316,7 +318,7 @@ def test_the_report_of_a_real_sweep_is_what_its_runs_have_written(tmp_path, caps
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-def test_what_a_real_kill_has_cost_is_reported(tmp_path, capsys):
+def test_the_cost_of_a_real_kill_is_reported(tmp_path, capsys):
     run, settings = tmp_path / "run", [*QUICK, "checkpoint=interval", "checkpoint.save_interval=7"]
     process = start(run, *settings, "trainer.max_epochs=200")
     assert wait_for(lambda: num_checkpoints(run) == 2, process)

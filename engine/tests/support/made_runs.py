@@ -1,4 +1,4 @@
-"""Run directories whose figures are known, as a sweep leaves them: nothing is trained, and kills come where wanted."""
+"""Makes run directories with known figures, as a sweep leaves them, without training; kills come where a test wants."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from cairn.types import Saved
 BATCH_S, STALL_S, SLOWER_S, WRITE_S = 0.1, 0.05, 0.15, 1.0
 SAVE_S = STALL_S + SLOWER_S
 SAVE_BYTES = 2_000_000
-"""As the rows say; the files are small."""
+"""Size of a save in the CSV file; the files themselves are small."""
 
 
 def elapsed_s(batches: int, interval: int) -> float:
-    """Training time after so many batches, before the save that is due there."""
+    """Return the training time after this many batches, before the save that is due there."""
     return batches * BATCH_S + max(0, (batches - 1) // interval) * SAVE_S
 
 
 def run_directory(
     sweep: Path, interval: int, batches: int = 1000, ends: Sequence[dict[str, Any]] = (), **record: Any
 ) -> Path:
-    """A finished run that has saved every `interval` batches, a batch being a step, and keeps the newest two."""
+    """Make a finished run that saved every `interval` batches (a batch is a step) and keeps the newest two."""
     run = sweep / f"checkpoint.save_interval={interval},checkpoint=interval"
     _settle(run, interval, record)
     saves = list(range(interval, batches + 1, interval))
@@ -42,7 +42,7 @@ def run_directory(
 
 
 def row(number: int, step: int, interval: int) -> dict[str, float]:
-    """What checkpoints.csv says of a save, told when it was whole."""
+    """Return the row of checkpoints.csv for a save, written at its commit."""
     cost_s = (number + 1) * SAVE_S
     whole_s = elapsed_s(step, interval) + STALL_S + WRITE_S
     costs = {"stall_s": STALL_S, "wait_s": 0.0, "write_s": WRITE_S, "bytes": SAVE_BYTES}
@@ -50,7 +50,7 @@ def row(number: int, step: int, interval: int) -> dict[str, float]:
 
 
 def kept(run: Path, number: int, step: int, interval: int) -> Saved:
-    """The checkpoint of that save, with its manifest."""
+    """Make the checkpoint of a save, with its manifest."""
     begun_s, cost_s = elapsed_s(step, interval), number * SAVE_S  # its own is not known yet
     facts = {"stall_s": STALL_S, "overhead": cost_s / (begun_s - cost_s), "elapsed_s": begun_s}
     position = at(step, total=step, step=step)
@@ -58,7 +58,7 @@ def kept(run: Path, number: int, step: int, interval: int) -> Saved:
 
 
 def end(reached: int, resumed: int, interval: int, status: str = "running", why: str = "") -> dict[str, Any]:
-    """A line of starts.jsonl: training had come so far when it ended like this, and goes on from there."""
+    """Return a line of starts.jsonl: an attempt ended after `reached` batches and the next resumed at `resumed`."""
     before = {
         "status": status,
         "why": why,
@@ -71,7 +71,7 @@ def end(reached: int, resumed: int, interval: int, status: str = "running", why:
 
 
 def write_starts(run: Path, ends: Sequence[dict[str, Any]]) -> None:
-    """The first start, and one after each end."""
+    """Write the journal of attempts: the first attempt, and one after each end."""
     begins = {"name": "", "total_batches": 0, "elapsed_s": 0.0}
     first = {"at": "2026-01-01T00:00:00+00:00", "host": "node", "job": "", "begins": begins, "before": None}
     (run / "starts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [first, *ends]))

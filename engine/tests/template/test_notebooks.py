@@ -1,4 +1,4 @@
-"""The notebooks: run on fresh runs they show what is on disk; as stored they are executed, small, and of no machine."""
+"""The notebooks show what is on disk; as stored they are executed, small, and free of paths of a machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tests.support.command import QUICK, train
 from tests.support.made_runs import end, run_directory
-from tests.support.paths import ROOT
+from tests.support.paths import ENGINE, PYTHONPATH, ROOT
 
 from cairn.policy.keep import best_of
 from cairn.store.catalog import Catalog
@@ -42,21 +42,23 @@ TEXT = [
 
 
 def execute(notebook: Any, start_in: Path, files: Path) -> None:
-    """Run all cells in a kernel of this Python and this clone; what it writes about itself goes to `files`."""
-    native = KernelSpecManager(kernel_dirs=[])  # no `python3` that somebody has registered: the one of sys.executable
+    """Run all cells in a kernel of this Python and this clone; the kernel's own files go to `files`."""
+    native = KernelSpecManager(
+        kernel_dirs=[]
+    )  # a registered kernel `python3` may be another Python than sys.executable
     kernel = AsyncKernelManager(kernel_spec_manager=native, connection_file=str(files / "kernel.json"))
     client = NotebookClient(notebook, km=kernel, timeout=60, resources={"metadata": {"path": str(start_in)}})
-    mine = {"PYTHONPATH": str(ROOT / "src"), "IPYTHONDIR": str(files / "ipython"), "OMP_NUM_THREADS": "1"}
+    mine = {"PYTHONPATH": PYTHONPATH, "IPYTHONDIR": str(files / "ipython"), "OMP_NUM_THREADS": "1"}
     client.execute(env={**os.environ, **mine}, cleanup_kc=True)
 
 
 def inspect(run: Path, start_in: Path, files: Path) -> dict[str, Any]:
-    """The cells of inspect_run, executed for a run, by their ids; `ask` tells who has executed them."""
+    """Return the cells of inspect_run by their ids, executed for a run; `ask` prints the Python that did it."""
     return executed(INSPECT, f"RUN = {str(run)!r}", start_in, files, nbformat.v4.new_code_cell(ASK, id="ask"))
 
 
 def executed(path: Path, parameters: str, start_in: Path, files: Path, *more: Any) -> dict[str, Any]:
-    """The cells of a notebook, executed with these parameters, by their ids."""
+    """Return the cells of a notebook by their ids, executed with these parameters."""
     notebook = nbformat.read(path, as_version=4)
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     cell.source = parameters
@@ -81,7 +83,7 @@ def printed(cell: Any) -> str:
 
 
 def table(cell: Any) -> list[list[str]]:
-    """The rows of the Markdown table that a cell shows, without its header."""
+    """Return the rows of the Markdown table that a cell shows, without its header."""
     (shown,) = (out.data["text/markdown"] for out in cell.outputs)
     lines = [line for line in shown.splitlines() if line.startswith("|")]
     return [[word.strip(" `") for word in line.strip("|").split("|")] for line in lines[2:]]
@@ -112,14 +114,14 @@ def test_a_run_on_digits_is_shown_as_it_is_on_disk(tmp_path: Path) -> None:
 
     assert [len(pictures(cells[name])) for name in ("curves", "digits", "hardest")] == [1, 1, 1]
     python, package, num_wrong, num_images = printed(cells["ask"]).split()
-    assert (Path(python), Path(package).parents[1]) == (Path(sys.executable), ROOT / "src")
+    assert (Path(python), Path(package).parents[1]) == (Path(sys.executable), ENGINE / "src")
     with open(run / "csv" / "metrics.csv", newline="") as file:
         accuracy = float(list(csv.DictReader(file))[-1]["test/acc"])
     assert 1 - int(num_wrong) / int(num_images) == pytest.approx(accuracy)
 
 
 @pytest.mark.slow
-def test_a_run_on_other_data_gets_a_sentence_instead_of_pictures(tmp_path: Path) -> None:
+def test_a_run_on_other_data_has_a_sentence_instead_of_pictures(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(run, *QUICK, *TEXT, f"checkpoint.dirpath={tmp_path}/elsewhere")
     cells = inspect(run, ROOT, tmp_path)
@@ -132,8 +134,8 @@ def test_a_run_on_other_data_gets_a_sentence_instead_of_pictures(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_without_a_run_it_says_how_to_get_one(tmp_path: Path) -> None:
-    """In a fresh clone, `latest` is nothing yet."""
+def test_without_a_run_the_error_says_how_to_get_one(tmp_path: Path) -> None:
+    """A fresh clone has no latest run."""
     (tmp_path / "notebooks").mkdir()
     shutil.copy(INSPECT, tmp_path / "notebooks")
     notebook = nbformat.read(INSPECT, as_version=4)
@@ -142,7 +144,7 @@ def test_without_a_run_it_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_is_shown_as_the_report_tells_it(tmp_path: Path) -> None:
+def test_a_sweep_is_shown_as_in_the_report(tmp_path: Path) -> None:
     run_directory(tmp_path / "sweep", 100, ends=[end(370, 300, 100)])
     run_directory(tmp_path / "sweep", 400)
     cells = executed(SWEEP, f"SWEEP, MTBF = {str(tmp_path / 'sweep')!r}, None", ROOT / "notebooks", tmp_path)
@@ -153,8 +155,8 @@ def test_a_sweep_is_shown_as_the_report_tells_it(tmp_path: Path) -> None:
     assert printed(cells["cost"]).startswith(f"10 saves: d = {1000 * study.cost.save_s:.3g} ms")
     assert "M = " in printed(cells["failures"])
     assert [len(pictures(cells[name])) for name in ("bars", "failures", "curve")] == [1, 1, 1]
-    (told,) = (out.data["text/markdown"] for out in cells["words"].outputs)
-    assert told.splitlines() == [f"- {text}" for text in [*words.conclusion(study), *words.notes(study)]]
+    (shown,) = (out.data["text/markdown"] for out in cells["words"].outputs)
+    assert shown.splitlines() == [f"- {text}" for text in [*words.conclusion(study), *words.notes(study)]]
 
 
 @pytest.mark.slow
@@ -169,7 +171,7 @@ def test_a_single_real_run_is_a_sweep_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_a_sweep_it_says_how_to_get_one(tmp_path: Path) -> None:
+def test_without_a_sweep_the_error_says_how_to_get_one(tmp_path: Path) -> None:
     (tmp_path / "notebooks").mkdir()
     shutil.copy(SWEEP, tmp_path / "notebooks")
     notebook = nbformat.read(SWEEP, as_version=4)
@@ -178,7 +180,7 @@ def test_without_a_sweep_it_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Every piece of text in a notebook but the pictures, whose letters mean nothing."""
+    """Yield every text in a notebook except the encoded pictures."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -195,7 +197,7 @@ def test_there_are_notebooks() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_it_is_stored_as_a_whole_execution_has_left_it(path: Path) -> None:
+def test_it_is_stored_with_the_outputs_of_one_complete_execution(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
@@ -208,7 +210,7 @@ def test_it_is_stored_as_a_whole_execution_has_left_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_it_tells_nothing_of_the_machine_that_executed_it(path: Path) -> None:
+def test_it_has_no_paths_of_the_machine_that_executed_it(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     assert [text for text in texts(notebook) if ABSOLUTE.search(text)] == []
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}

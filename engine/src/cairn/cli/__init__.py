@@ -1,1 +1,1 @@
-"""The command `cairn`: look after runs and their checkpoints."""
+"""The command `cairn`: one file per command. Each collects facts and shows these as a table or as JSON."""

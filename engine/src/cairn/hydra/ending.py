@@ -37,7 +37,7 @@ def record(start: Start, built: Built | None, outcome: Outcome) -> None:
     result = outcome.result
     start.directory.end(outcome.status, outcome.why, float(result) if isinstance(result, int | float) else None)
     if built is not None and built.trainer.is_global_zero and outcome.status != "failed":
-        summary.show_ending(_summary(start, built, outcome), Console())
+        summary.show_report(_summary(start, built, outcome), Console())
 
 
 def close_wandb(start: Start, built: Built | None, outcome: Outcome) -> None:
@@ -84,10 +84,10 @@ def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
     raise SystemExit(1) from error
 
 
-def _summary(start: Start, built: Built, outcome: Outcome) -> summary.Ending:
+def _summary(start: Start, built: Built, outcome: Outcome) -> summary.RunReport:
     checkpoints, best = built.checkpoints, built.checkpoints.best
     stopped = f"stopped by {outcome.why}" if outcome.status == "stopped" else outcome.status
-    return summary.Ending(
+    return summary.RunReport(
         run=start.directory.path,
         checkpoints=checkpoints.policy.directory,
         status=stopped,

@@ -11,9 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.hydra.objects import build_object, errors_at, target_of
-from cairn.policy.keep import Best, Latest, Rule, parse_size
-from cairn.policy.when import Auto, BestValidation, Trigger, parse_duration_s, parse_interval
+from cairn.policy.keep import Best, Latest, Rule
+from cairn.policy.when import Auto, BestValidation, Trigger, parse_interval
 from cairn.types import Mode
+from cairn.units import parse_duration_s, parse_size
 from cairn.writing.options import Writing
 
 LONGEST_NAME = 128

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cairn.types import SaveCost
+from cairn.units import format_duration
 
 Reason = Literal["overhead", "overlap", "failures", "resume"]
 
@@ -178,11 +179,7 @@ def _batches(count: int) -> str:
 
 
 def _time(seconds: float) -> str:
-    scales = ((3600, 3600, "h"), (120, 60, "min"), (0.1, 1, "s"))
-    for least, divisor, unit in scales:
-        if seconds >= least:
-            return f"{_number(seconds / divisor)} {unit}"
-    return f"{_number(1000 * seconds)} ms"
+    return format_duration(seconds, digits=2)
 
 
 def _number(value: float) -> str:

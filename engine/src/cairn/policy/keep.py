@@ -5,7 +5,6 @@ A rule decides from the values that it is given and does no I/O, so that it can 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -13,12 +12,7 @@ from typing import Any, Protocol
 
 from cairn.errors import ConfigError
 from cairn.types import AnyDraft, Draft, Mode, Position, ranked
-
-_UNITS = {"": 1, "B": 1} | {
-    f"{prefix}{kind}B": base**power
-    for power, prefix in enumerate("kMGT", start=1)
-    for kind, base in (("", 1000), ("i", 1024))
-}
+from cairn.units import parse_size
 
 
 class Rule(Protocol):
@@ -219,19 +213,6 @@ def check_count(count: int) -> int:
     if isinstance(count, bool) or not isinstance(count, Integral) or count < -1:
         raise ConfigError(f"count={count!r} must be a whole number from 0, or -1 for all.", parameter="count")
     return count
-
-
-def parse_size(text: int | str) -> int:
-    """Bytes in a number, or in a text such as '500MB', '1.5 GB' or '20GiB'.
-
-    Raises:
-        ValueError: it is no size, or not more than 0.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
-    units = {name.lower(): factor for name, factor in _UNITS.items()}
-    if not match or isinstance(text, bool) or match[2].lower() not in units or float(match[1]) <= 0:
-        raise ValueError(f"{text!r} is no size: give bytes, or '500MB', '1.5GB', '20GiB'.")
-    return int(float(match[1]) * units[match[2].lower()])
 
 
 def _like(newest: Draft | None, number: int, num_bytes: int) -> Draft:

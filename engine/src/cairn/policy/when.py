@@ -17,15 +17,13 @@ from cairn.errors import ConfigError
 from cairn.policy import auto
 from cairn.policy.keep import check_count
 from cairn.types import Draft, Moment, SaveCost, beats
+from cairn.units import SECONDS_PER_UNIT, Duration, parse_duration_s
 
-_SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "d": 86400}
 _UNITS = (
     "give a number of batches such as 50 or '50ba', or '100st' (optimizer steps), '90s', '10min', '2h', '0.25ep', or "
     "'auto'"
 )
 _AUTO = "auto"
-
-Duration = int | float | str | Mapping[str, float]
 
 
 class Trigger(Protocol):
@@ -296,27 +294,11 @@ def parse_interval(interval: int | str, max_overhead: float = 0.01, mtbf: Durati
         raise ConfigError(f"interval={interval!r} must be more than 0: {_UNITS}.", parameter="interval")
     if unit == "ep":
         return EveryNEpochs(number)
-    if unit in _SECONDS:
-        return EveryNSeconds(float(number) * _SECONDS[unit])
+    if unit in SECONDS_PER_UNIT:
+        return EveryNSeconds(float(number) * SECONDS_PER_UNIT[unit])
     if unit in ("", "ba", "st") and "." not in number:
         return EveryNSteps(int(number)) if unit == "st" else EveryNBatches(int(number))
     raise ConfigError(f"interval={interval!r} is not an interval: {_UNITS}.", parameter="interval")
-
-
-def parse_duration_s(duration: Duration, name: str = "max_time") -> float:
-    """Seconds in a time: a number of seconds, '90s', '10min', '2h', 'DD:HH:MM:SS', or {hours: 2, minutes: 30}.
-
-    Raises:
-        ValueError: it is none of these; `name` is what it was given for.
-    """
-    names = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
-    if isinstance(duration, Mapping) and duration and _are_amounts(duration, names):
-        return float(sum(names[key] * value for key, value in duration.items()))
-    if match := re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(duration)):
-        return float(sum(int(n) * unit for n, unit in zip(match.groups(), names.values(), strict=True)))
-    if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(duration).strip())) and match[2] in {"", *_SECONDS}:
-        return float(match[1]) * _SECONDS.get(match[2], 1)
-    raise ValueError(f"{name}={duration!r} is no time: give seconds, '90s', '10min', '2h' or 'DD:HH:MM:SS'.")
 
 
 def _mtbf_s(mtbf: Duration) -> float:
@@ -338,10 +320,6 @@ def _share(max_overhead: float) -> float:
             parameter="max_overhead",
         )
     return max_overhead
-
-
-def _are_amounts(duration: Mapping[str, float], names: Mapping[str, int]) -> bool:
-    return set(duration) <= set(names) and all(isinstance(n, (int, float)) and n >= 0 for n in duration.values())
 
 
 def _crossed(before: int, now: int, interval: int | Fraction) -> bool:

@@ -1,63 +1,66 @@
-"""How often a run was started, where each attempt began, and how far the one before it had come."""
+"""Attempts: when and where each process start of a run began, and how far the attempt before it had come."""
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from cairn.account import progress
-from cairn.runs.directory import Record, RunDirectory
+from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.store import journal
 from cairn.types import Saved
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Point:
-    """A place in a training."""
+class StartingPoint:
+    """Where in the training an attempt begins."""
 
     total_batches: int = 0
     elapsed_s: float = 0.0
     """Training time over all attempts, in seconds."""
     name: str = ""
-    """Of the checkpoint there, if it is one."""
+    """File name of the checkpoint it resumes from; empty without one."""
 
 
 @dataclass(frozen=True)
-class End:
-    """How an attempt ended."""
+class ExitStatus:
+    """How an attempt ended and how far it had come."""
 
     status: str
-    """As in `run.json`; `running`: it was killed."""
+    """Status in `run.json`; `running` means that the attempt was killed."""
     why: str
+    """What stopped it, or the error that ended it."""
     total_batches: int
     elapsed_s: float
+    """Training time over all attempts, in seconds."""
     at: float
-    """When it was last heard of, in seconds since 1970."""
+    """Time of its last sign of life, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of a training."""
+    """One process start of a run."""
 
     at: str
     """UTC, ISO 8601."""
     host: str
     job: str
-    """As its scheduler calls it: SLURM's id, or of a local job the process that watches over it. Empty: it has none."""
-    begins: Point
-    before: End | None = None
-    """How the attempt before this one ended; None: this is the first."""
+    """Id of the scheduler's job: SLURM's id, or the process id of a local job's controller. Empty without one."""
+    begins: StartingPoint
+    before: ExitStatus | None = None
+    """How the attempt before this one ended; None for the first attempt."""
     job_restarts: int | None = None
     """How often the scheduler had restarted the job by then; None if the scheduler does not count."""
 
     @property
     def at_s(self) -> float:
-        """`at` in seconds since 1970; 0 if it is no time."""
+        """`at` in seconds since 1970; 0 if it is not a time."""
         try:
             return datetime.fromisoformat(self.at).timestamp()
         except (ValueError, TypeError):
@@ -65,12 +68,12 @@ class Attempt:
 
     @property
     def lost_s(self) -> float:
-        """Seconds of training before this attempt that it does again."""
+        """Seconds of earlier training that this attempt repeats."""
         return max(0.0, self.before.elapsed_s - self.begins.elapsed_s) if self.before else 0.0
 
     @property
     def lost_batches(self) -> int:
-        """The same in batches."""
+        """Batches of earlier training that this attempt repeats."""
         return max(0, self.before.total_batches - self.begins.total_batches) if self.before else 0
 
 
@@ -100,43 +103,46 @@ def num_starts(tried: Sequence[Attempt], own_jobs: Container[str] = ()) -> int:
 
 
 def note(
-    directory: RunDirectory, old: Record | None, saved: Saved | None, job: str, job_restarts: int | None = None
+    directory: RunDirectory, old: RunRecord | None, saved: Saved | None, job: str, job_restarts: int | None = None
 ) -> Attempt:
-    """Write down that training starts now.
+    """Record that an attempt starts now. If it cannot be written, log a warning and go on.
 
     Args:
-        directory: of the run.
-        old: its record as the attempt before has left it; None: there was none.
-        saved: what this one goes on from.
-        job: as its scheduler calls it; empty if it has none.
+        directory: Directory of the run.
+        old: Record of the run as the previous attempt left it; None for the first attempt.
+        saved: Checkpoint that this attempt resumes from.
+        job: Id of the scheduler's job; empty without one.
         job_restarts: How often the scheduler has restarted the job; None if it does not count.
+
+    Returns:
+        The attempt as recorded.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    begins = Point(saved.position.total_batches, saved.elapsed_s, saved.name) if saved else Point()
-    attempt = Attempt(now, socket.gethostname(), job, begins, _end(directory, old), job_restarts)
+    begins = StartingPoint(saved.position.total_batches, saved.elapsed_s, saved.name) if saved else StartingPoint()
+    attempt = Attempt(now, socket.gethostname(), job, begins, _previous_exit(directory, old), job_restarts)
     try:
-        with open(directory.starts_file, "a") as file:
-            file.write(json.dumps(asdict(attempt)) + "\n")
+        journal.append(directory.starts_file, asdict(attempt))
     except OSError as error:
         why = error.strerror
-        log.warning("%s cannot be written (%s): this start is missing in reports.", directory.starts_file, why)
+        log.warning("Could not write %s (%s): reports will lack this attempt.", directory.starts_file, why)
     return attempt
 
 
-def _end(directory: RunDirectory, old: Record | None) -> End | None:
+def _previous_exit(directory: RunDirectory, old: RunRecord | None) -> ExitStatus | None:
     if old is None:
         return None
-    reached, last = progress.read(directory.progress_file), _last(directory)
-    if last is not None and (reached is None or reached.at < last.at_s):  # it ended before its first boundary
-        begins = last.begins
-        return End(old.status, old.why, begins.total_batches, begins.elapsed_s, directory.record_file.stat().st_mtime)
-    if reached is None:
-        return End(old.status, old.why, 0, 0.0, directory.record_file.stat().st_mtime)
-    return End(old.status, old.why, reached.total_batches, reached.elapsed_s, reached.at)
+    reached, last = progress.read(directory.progress_file), _newest(directory)
+    if last is not None and (reached is None or reached.at < last.at_s):
+        # The attempt ended before its first boundary: the progress file is still that of the attempt before it.
+        total_batches, elapsed_s = last.begins.total_batches, last.begins.elapsed_s
+    elif reached is None:
+        total_batches, elapsed_s = 0, 0.0
+    else:
+        return ExitStatus(old.status, old.why, reached.total_batches, reached.elapsed_s, reached.at)
+    return ExitStatus(old.status, old.why, total_batches, elapsed_s, directory.record_file.stat().st_mtime)
 
 
-def _last(directory: RunDirectory) -> Attempt | None:
-    """The attempt before this one, if it was written down."""
+def _newest(directory: RunDirectory) -> Attempt | None:
     try:
         found = read(directory)
     except OSError:
@@ -145,19 +151,21 @@ def _last(directory: RunDirectory) -> Attempt | None:
 
 
 def read(directory: RunDirectory) -> list[Attempt]:
-    """All attempts, the first one first; a line that a kill has cut off is left out.
+    """Read all recorded attempts, oldest first.
+
+    Args:
+        directory: Directory of the run.
 
     Raises:
-        OSError: nobody has kept a record of them.
+        OSError: The run has no record of its attempts, or it cannot be read.
     """
-    lines = directory.starts_file.read_text(errors="replace").splitlines()
-    return [attempt for line in lines if (attempt := _parse(line)) is not None]
+    found = journal.read(directory.starts_file)
+    return [attempt for fields in found if (attempt := _parse(fields)) is not None]
 
 
-def _parse(line: str) -> Attempt | None:
+def _parse(fields: Any) -> Attempt | None:
     try:
-        fields = json.loads(line)
-        before = End(**fields["before"]) if fields["before"] else None
-        return Attempt(**{**fields, "begins": Point(**fields["begins"]), "before": before})
-    except (ValueError, TypeError, KeyError, RecursionError):
+        before = ExitStatus(**fields["before"]) if fields["before"] else None
+        return Attempt(**{**fields, "begins": StartingPoint(**fields["begins"]), "before": before})
+    except (TypeError, KeyError):
         return None

@@ -1,4 +1,4 @@
-"""The run directory: which files say what a run is, and which run is meant by `resume=`."""
+"""Run directory: the files that say what a run is, and how a run is found by `resume=`."""
 
 from __future__ import annotations
 
@@ -12,107 +12,111 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from cairn.errors import ConfigError, ResumeError
+from cairn.errors import ConfigError, ResumeError, first_line
+from cairn.runs import config_file
 from cairn.store import disk
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Record:
-    """What `run.json` holds."""
+class RunRecord:
+    """Contents of `run.json`."""
 
     id: str
     task_name: str
     overrides: tuple[str, ...] = ()
-    """The overrides of the command line that made the run, and of those that changed it later."""
+    """Overrides of the command that made the run, and of later commands that changed it."""
     status: str = "running"
     """running (or killed), finished, stopped, failed."""
     why: str = ""
-    """What stopped it."""
+    """What stopped it, or the error that ended it."""
     result: float | None = None
-    """The value of `optimized_metric` at the end."""
+    """Final value of `optimized_metric`."""
     created: str = ""
     """UTC, ISO 8601."""
 
 
 class RunDirectory:
-    """One run's directory and the files in it that belong to the run as a whole."""
+    """Directory of one run, with the files that belong to the run as a whole.
+
+    Args:
+        path: The directory; it may be missing.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.started = False
-        """By this process."""
+        """Whether this process called `start`."""
 
     @property
     def config_file(self) -> Path:
-        """The resolved configuration that the run goes by, also when the YAML files have changed since."""
+        """Resolved configuration of the run. It stays valid when the YAML files in `configs/` change."""
         return self.path / "config.yaml"
 
     @property
     def record_file(self) -> Path:
-        """Its id, its overrides and how it ended."""
+        """Id, overrides and status of the run."""
         return self.path / "run.json"
 
     @property
     def progress_file(self) -> Path:
-        """How far it is, see `checkpoint.progress`."""
+        """How far the run is; see `account.progress`."""
         return self.path / "progress.json"
 
     @property
     def starts_file(self) -> Path:
-        """A line for each time that it was started, see `attempts`."""
+        """Journal of the run's attempts; see `attempts`."""
         return self.path / "starts.jsonl"
 
-    def config(self) -> DictConfig:
-        """The resolved configuration that the run goes by.
+    def config(self) -> dict[str, Any]:
+        """Return the resolved configuration of the run as plain values.
 
         Raises:
-            ResumeError: it cannot be read.
+            ResumeError: It cannot be read.
         """
         try:
-            found = OmegaConf.load(self.config_file)
-            if not isinstance(found, DictConfig) or "checkpoint" not in found:
-                raise ValueError("it is no configuration of a run")
-        except Exception as error:  # what YAML may say to a damaged file is of many kinds
-            raise ResumeError(f"{self.config_file} cannot be read: {str(error).splitlines()[0]}.") from error
-        return found
+            return config_file.read(self.config_file)
+        except Exception as error:  # YAML raises errors of many kinds for a damaged file
+            raise ResumeError(f"{self.config_file} cannot be read: {first_line(error)}.") from error
 
     def checkpoints(self) -> Path:
-        """Where its checkpoints lie today: with the run, wherever it was moved, if they lay in it when it began.
+        """Return the checkpoint directory as it is today; it moves together with a run directory that contains it.
 
         Raises:
-            ResumeError: its configuration cannot be read.
+            ResumeError: The run's configuration cannot be read.
         """
-        cfg = self.config()
-        path, then = Path(cfg.checkpoint.dirpath), Path(cfg.paths.output_dir)
+        config = self.config()
+        try:
+            path, then = Path(config["checkpoint"]["dirpath"]), Path(config["paths"]["output_dir"])
+        except (KeyError, TypeError) as error:
+            raise ResumeError(f"{self.config_file} does not name the checkpoint directory of the run.") from error
         return self.path / path.relative_to(then) if path.is_relative_to(then) else path
 
-    def record(self) -> Record | None:
-        """What is known of the run; None if there was none here yet.
+    def record(self) -> RunRecord | None:
+        """Return the record of the run; None if no run has started here yet.
 
         Raises:
-            ResumeError: the file is no record.
+            ResumeError: The file is not the record of a run.
         """
         if not self.record_file.is_file():
             return None
         try:
             fields = json.loads(self.record_file.read_text())
-            return Record(**{**fields, "overrides": tuple(fields["overrides"])})
+            return RunRecord(**{**fields, "overrides": tuple(fields["overrides"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise ResumeError(f"{self.record_file} is no record of a run ({error}).") from error
+            raise ResumeError(f"{self.record_file} is not the record of a run ({error}).") from error
 
     def lock(self, patience_s: float = 0.0) -> None:
-        """Let no other process train here as long as this one lives.
+        """Keep other processes from training here until `unlock`, or until this process ends.
 
         Args:
-            patience_s: how long to wait for one that does: of a job that was requeued, the old processes may be dying.
+            patience_s: Seconds to wait for a process that holds the lock. The processes of a job that was requeued
+                may take a while to exit.
 
         Raises:
-            ResumeError: one does.
-            ConfigError: the directory cannot be written.
+            ResumeError: Another process holds the lock.
+            ConfigError: The directory cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -120,29 +124,37 @@ class RunDirectory:
         except OSError as error:
             raise ConfigError(f"The run directory {self.path} cannot be written: {error.strerror}.") from error
         until = time.monotonic() + patience_s
-        while not _is_ours(self._lock):
+        while not _try_lock(self._lock):
             if time.monotonic() >= until:
                 self._lock.close()
                 raise ResumeError(f"Another process trains in {self.path}: wait for it, or stop it.")
             time.sleep(0.2)
 
     def unlock(self) -> None:
-        """Let others train here again."""
+        """Allow other processes to train here."""
         self._lock.close()
 
-    def start(self, task_name: str, overrides: tuple[str, ...], config: str) -> Record:
-        """Note that the run starts (or goes on) now, with this configuration.
+    def start(self, task_name: str, overrides: tuple[str, ...], config: str) -> RunRecord:
+        """Record that the run starts, or resumes, now.
+
+        Args:
+            task_name: Name of the task.
+            overrides: Overrides of the run so far.
+            config: Resolved configuration, as YAML.
+
+        Returns:
+            The record as written.
 
         Raises:
-            ConfigError: the directory cannot be written.
+            ConfigError: The directory cannot be written.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        old = self.record() or Record(secrets.token_hex(4), task_name, created=now)
+        old = self.record() or RunRecord(secrets.token_hex(4), task_name, created=now)
         record = replace(old, overrides=overrides, status="running", why="")
         try:
             disk.make_directory(self.path)
-            disk.sync_path(self.path)  # Hydra has made it
-            _replace(self.config_file, config)
+            disk.sync_path(self.path)  # it may have been made by others, without a sync
+            disk.put(self.config_file, config.encode())
             self._write(record)
         except OSError as error:
             raise ConfigError(f"The run directory {self.path} cannot be written: {error.strerror}.") from error
@@ -150,24 +162,34 @@ class RunDirectory:
         return record
 
     def end(self, status: str, why: str = "", result: float | None = None) -> None:
-        """Note how the run ended, if it was this process that has started it."""
+        """Record how the run ended. Does nothing in a process that did not start it.
+
+        Args:
+            status: finished, stopped or failed.
+            why: What stopped it, or the error that ended it.
+            result: Final value of `optimized_metric`.
+        """
         if not self.started or (record := self.record()) is None:
             return
         try:
             self._write(replace(record, status=status, why=why, result=result))
         except OSError as error:
-            log.error("How the run ended could not be written to %s: %s.", self.record_file, error.strerror)
+            log.error("Could not write to %s how the run ended: %s.", self.record_file, error.strerror)
 
-    def _write(self, record: Record) -> None:
-        fields: dict[str, Any] = asdict(record)
-        _replace(self.record_file, json.dumps(fields, indent=2) + "\n")
+    def _write(self, record: RunRecord) -> None:
+        disk.put(self.record_file, (json.dumps(asdict(record), indent=2) + "\n").encode())
 
 
 def find(named: str, log_dir: Path, task_name: str) -> RunDirectory:
-    """The run that `resume=` means: a directory, or `latest`, the newest run of the task.
+    """Return the run that `resume=` names.
+
+    Args:
+        named: A run directory, or `latest` for the newest run of the task.
+        log_dir: Directory that holds the tasks.
+        task_name: Task that `latest` refers to.
 
     Raises:
-        ResumeError: there is none.
+        ResumeError: There is no such run.
     """
     if named != "latest":
         return _existing(Path(named))
@@ -178,29 +200,32 @@ def find(named: str, log_dir: Path, task_name: str) -> RunDirectory:
 
 
 def newest(folder: Path) -> RunDirectory | None:
-    """The run below `folder` that was started or ended last."""
+    """Return the run below `folder` that started or ended last; None if there is no run."""
     return max(below(folder), key=lambda run: run.record_file.stat().st_mtime, default=None)
 
 
 def below(folder: Path, pattern: str = "**/run.json") -> list[RunDirectory]:
-    """The runs whose records match. (What W&B calls a run has a file of this name in a run's folder `wandb`.)"""
+    """Return the runs below `folder` whose records match `pattern`."""
+    # W&B has a file of the same name, in the folder `wandb` of a run.
     return [RunDirectory(path.parent) for path in folder.glob(pattern) if path.parent.name != "wandb"]
 
 
 def _existing(path: Path) -> RunDirectory:
     if path.is_file():
-        raise ResumeError(f"resume={path} is a file: give its run directory, or ckpt_path= it into a new run.")
+        raise ResumeError(
+            f"resume={path} is a file: give its run directory, or start a new run from it with ckpt_path={path}."
+        )
     if not path.is_dir():
         raise ResumeError(f"resume={path}: there is no such directory. (resume=latest is the newest run.)")
     run = RunDirectory(path)
     if run.record() is None:
         hint = f": did you mean {path.parent}?" if (path.parent / "run.json").is_file() else ""
-        raise ResumeError(f"resume={path} is not the directory of a run, it has no run.json{hint or '.'}")
+        raise ResumeError(f"resume={path} is not a run directory: it has no run.json{hint or '.'}")
     return run
 
 
-def _is_ours(file: IO[str]) -> bool:
-    """Try to lock it, until this process ends."""
+def _try_lock(file: IO[str]) -> bool:
+    """Lock the file until this process ends; return False if another process holds the lock."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # POSIX allows both
@@ -210,5 +235,5 @@ def _is_ours(file: IO[str]) -> bool:
     return True
 
 
-def _replace(path: Path, text: str) -> None:
-    disk.put(path, text.encode())
+Record = RunRecord
+"""Former name, until its last users follow."""

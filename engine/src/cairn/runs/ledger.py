@@ -1,94 +1,98 @@
-"""Remembers which job of a scheduler trains in which directory of a sweep, and asks which of them are alive."""
+"""Ledger of a sweep: which scheduler job trains in which run directory, and which of these jobs are alive."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cairn.jobs import slurm
+from cairn.store import journal
 
 Scheduler = Literal["slurm", "local"]
 _CONTROLLER = "submitit.local._local"
-"""The module that watches over a local job."""
+"""Module that submitit runs as the controller of a local job."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A job that was submitted."""
+class SubmittedJob:
+    """A job that was submitted to a scheduler."""
 
     directory: str
-    """Of its run, relative to the sweep."""
+    """Directory of its run, relative to the sweep."""
     scheduler: Scheduler
     job: str
-    """SLURM's id, `12` or `12_3`; for a local job the id of the process that watches over it."""
+    """Id of the job: SLURM's, `12` or `12_3`, or the process id of a local job's controller."""
     folder: str = ""
-    """Of submitit, as that process's command line has it."""
+    """Submitit's folder, as the controller's command line names it."""
 
 
 class Ledger:
-    """The jobs of a sweep: a file in its directory, to which each submission adds lines.
+    """The submitted jobs of a sweep, in a journal in the sweep's directory.
 
     Args:
-        sweep: its directory.
+        sweep: Directory of the sweep.
     """
 
     def __init__(self, sweep: Path) -> None:
         self.path = sweep / ".submitit" / "jobs.jsonl"
 
-    def add(self, entries: Iterable[Entry]) -> None:
-        """Note jobs that were submitted just now."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a") as file:
-            file.write("\n")  # what comes now is readable though a kill may have cut off the line before
-            file.writelines(json.dumps(asdict(entry)) + "\n" for entry in entries)
-            file.flush()
-            os.fsync(file.fileno())
+    def add(self, jobs: Iterable[SubmittedJob]) -> None:
+        """Record jobs that were just submitted. Without the record, a second launch would submit them again."""
+        journal.append(self.path, *(asdict(job) for job in jobs), sync=True)
 
-    def entries(self) -> list[Entry]:
-        """All jobs, in the order of their submission; a line that was cut off is left out."""
-        lines = self.path.read_text(errors="replace").splitlines() if self.path.is_file() else []
-        return [entry for line in lines if (entry := _parse(line)) is not None]
+    def entries(self) -> list[SubmittedJob]:
+        """Return all jobs in the order of their submission."""
+        try:
+            return [job for fields in journal.read(self.path) if (job := _parse(fields)) is not None]
+        except FileNotFoundError:
+            return []
 
-    def newest(self) -> dict[str, Entry]:
-        """The last job of each directory."""
-        return {entry.directory: entry for entry in self.entries()}
+    def newest(self) -> dict[str, SubmittedJob]:
+        """Return the last submitted job of each directory."""
+        return {job.directory: job for job in self.entries()}
 
 
-def _parse(line: str) -> Entry | None:
+def _parse(fields: Any) -> SubmittedJob | None:
     try:
-        return Entry(**json.loads(line))
-    except (ValueError, TypeError):
+        return SubmittedJob(**fields)
+    except TypeError:
         return None
 
 
-def states(entries: Iterable[Entry]) -> Mapping[str, str]:
-    """What those jobs do that have not ended, by their ids: RUNNING, PENDING, ...
+def states(jobs: Iterable[SubmittedJob]) -> Mapping[str, str]:
+    """Return the states (RUNNING, PENDING, ...) of those jobs that have not ended, by job id.
+
+    Args:
+        jobs: Jobs to look up.
 
     Raises:
-        SlurmError: some are SLURM's, and it does not answer.
+        SlurmError: Some of them are SLURM jobs, and SLURM does not answer.
     """
-    entries = list(entries)
-    queued = slurm.queued() if any(entry.scheduler == "slurm" for entry in entries) else {}
-    local = {entry.job: "RUNNING" for entry in entries if entry.scheduler == "local" and _is_alive(entry)}
-    return {entry.job: state for entry in entries if (state := {**queued, **local}.get(entry.job))}
+    jobs = list(jobs)
+    queued = slurm.queued() if any(job.scheduler == "slurm" for job in jobs) else {}
+    local = {job.job: "RUNNING" for job in jobs if job.scheduler == "local" and _is_alive(job)}
+    return {job.job: state for job in jobs if (state := {**queued, **local}.get(job.job))}
 
 
-def _is_alive(entry: Entry) -> bool:
-    """Is its process submitit's, and of this sweep? The number may be another one's by now."""
-    command = _command(int(entry.job))
-    return _CONTROLLER in command and entry.folder in command
+def _is_alive(job: SubmittedJob) -> bool:
+    # The kernel reuses process ids: only a controller of submitit that works on this sweep is this job.
+    command = _command_line(int(job.job))
+    return _CONTROLLER in command and job.folder in command
 
 
-def _command(pid: int) -> str:
-    """The command line of a process; empty if there is none, or it has ended and nobody has asked for its code."""
+def _command_line(pid: int) -> str:
+    """Return the command line of a process; empty if there is none, or if it is a zombie."""
     if Path("/proc/self").exists():
         try:
             return " ".join(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0"))
         except OSError:
             return ""
     return subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout
+
+
+Entry = SubmittedJob
+"""Former name, until its last users follow."""

@@ -1,7 +1,4 @@
-"""What the jobs of a sweep do: which run, wait, failed and are finished, how far they are, how often they began again.
-
-Reads files, and asks the scheduler; imports no torch.
-"""
+"""Status of the jobs of a sweep, from their run directories and from the scheduler that runs them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,112 +8,116 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from cairn.account import progress
 from cairn.account.progress import Progress
 from cairn.errors import CairnError, ResumeError
 from cairn.jobs import slurm
 from cairn.runs import attempts
-from cairn.runs.directory import Record, RunDirectory, below
-from cairn.runs.ledger import Entry, Ledger, states
+from cairn.runs.directory import RunDirectory, RunRecord, below
+from cairn.runs.ledger import Ledger, SubmittedJob, states
 from cairn.store.catalog import Catalog
 from cairn.types import Saved
 
 SILENT_S = 600.0
-"""A run that nobody watches over, and that was not heard of for so long, is taken for dead."""
-
-
-_GONE = ""
-"""The scheduler has answered, and does not run it."""
+"""A run without a scheduler counts as dead after this long without a sign of life."""
+_NOT_QUEUED = ""
+"""State of a job that the scheduler does not have any more."""
+_WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD")
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """One job."""
+    """Status of one job of a sweep."""
 
     name: str
-    """Its directory in the sweep."""
+    """Its run directory, relative to the sweep."""
     state: str
-    """finished, failed, running, waiting, stopped (saved, and nobody runs it), dead (killed, and nobody runs it),
-    unknown (it has not begun, and its scheduler does not answer)."""
+    """finished, failed, running, waiting, stopped (saved, and not queued), dead (killed, and not queued), unknown (it
+    has not begun, and its scheduler does not answer); or another state of the scheduler, in lower case."""
     job: str
-    """Of the scheduler; empty if it has none."""
+    """Id of the scheduler's job; empty without one."""
     progress: Progress | None
     share: float | None
-    """Of the training that is done; None if nobody can know."""
+    """Share of the training that is done; None if its length is not known."""
     last: Saved | None
-    """The newest checkpoint."""
+    """Newest checkpoint."""
     num_starts: int
     num_lost_batches: int
-    """Done again after kills."""
+    """Batches that were repeated after kills."""
     why: str
-    """What it failed by, or was stopped by."""
+    """What stopped it, or the error that ended it."""
 
     @property
     def num_restarts(self) -> int:
-        """How often it began again."""
+        """Number of attempts after the first."""
         return max(0, self.num_starts - 1)
 
 
 def look(sweep: Path) -> tuple[list[JobStatus], str]:
-    """All jobs of a sweep by their names, and why the scheduler could not be asked, if so.
+    """Look up all jobs of a sweep.
 
-    A run directory is a sweep of one.
+    Args:
+        sweep: Directory of a sweep, or of a single run.
+
+    Returns:
+        The jobs by their names, and why the scheduler could not be asked; empty if it answered.
 
     Raises:
-        ResumeError: there are no runs.
+        ResumeError: There are no runs in the directory.
     """
-    noted: dict[str, list[Entry]] = {}
-    for entry in Ledger(sweep).entries():
-        noted.setdefault(entry.directory, []).append(entry)
+    submitted: dict[str, list[SubmittedJob]] = {}
+    for job in Ledger(sweep).entries():
+        submitted.setdefault(job.directory, []).append(job)
     runs = [run for pattern in ("run.json", "*/run.json") for run in below(sweep.absolute(), pattern)]
-    names = sorted({run.path.relative_to(sweep.absolute()).as_posix() for run in runs} | set(noted))
+    names = sorted({run.path.relative_to(sweep.absolute()).as_posix() for run in runs} | set(submitted))
     if not names:
         raise ResumeError(f"{sweep} holds no runs: name the directory of a sweep.")
-    alive, trouble = _alive([entries[-1] for entries in noted.values()])
-    return [_look(sweep, name, noted.get(name, ()), None if trouble else alive) for name in names], trouble
-
-
-def _alive(entries: Sequence[Entry]) -> tuple[Mapping[str, str], str]:
     try:
-        return states(entries), ""
+        alive, trouble = states(jobs[-1] for jobs in submitted.values()), ""
     except slurm.SlurmError as error:
-        return {}, str(error)
+        alive, trouble = {}, str(error)
+    return [_look(sweep, name, submitted.get(name, ()), None if trouble else alive) for name in names], trouble
 
 
-def _look(sweep: Path, name: str, noted: Sequence[Entry], alive: Mapping[str, str] | None) -> JobStatus:
-    """`noted`: every job that was submitted for this directory, the last one last."""
-    entry = noted[-1] if noted else None
+def _look(sweep: Path, name: str, submitted: Sequence[SubmittedJob], alive: Mapping[str, str] | None) -> JobStatus:
+    """Return the status of one run.
+
+    Args:
+        sweep: Directory of the sweep.
+        name: Run directory, relative to the sweep.
+        submitted: Jobs that were submitted for this run, the last one last.
+        alive: States of the jobs that have not ended, by id; None if the scheduler does not answer.
+    """
+    newest = submitted[-1] if submitted else None
     run = RunDirectory(sweep / name)
     reached = progress.read(run.progress_file)
-    record, saved, cfg = _read(run)
+    record, saved, config = _read(run)
     tried = _attempts(run)
-    queued = alive.get(entry.job, _GONE) if entry and alive is not None else None
-    if queued == _GONE and tried and tried[-1].job not in {item.job for item in noted}:
-        queued = None  # somebody has started the run again by other means
+    queued = alive.get(newest.job, _NOT_QUEUED) if newest and alive is not None else None
+    if queued == _NOT_QUEUED and tried and tried[-1].job not in {job.job for job in submitted}:
+        queued = None  # its last attempt was started by other means: the scheduler does not know it
     return JobStatus(
         name=name,
-        state="unknown" if entry and alive is None and record is None else _state(record, queued, reached),
-        job=entry.job if entry else "",
+        state="unknown" if newest and alive is None and record is None else _state(record, queued, reached),
+        job=newest.job if newest else "",
         progress=reached,
-        share=_share(reached, cfg),
+        share=_share(reached, config),
         last=saved,
-        num_starts=attempts.num_starts(tried, {item.job for item in noted}),
+        num_starts=attempts.num_starts(tried, {item.job for item in submitted}),
         num_lost_batches=sum(item.lost_batches for item in tried),
         why=record.why if record else "",
     )
 
 
-def _read(run: RunDirectory) -> tuple[Record | None, Saved | None, Any]:
-    """What can be read of it: it may have died before it began, or while it was written."""
+def _read(run: RunDirectory) -> tuple[RunRecord | None, Saved | None, Mapping[str, Any]]:
+    # A run may have died before it began, or while one of these files was written.
     try:
         record = run.record()
-        cfg = run.config() if record else None
+        config = run.config() if record else {}
         saved = Catalog(run.checkpoints()).committed() if record else []
     except CairnError:
-        return None, None, None
-    return record, saved[-1] if saved else None, cfg
+        return None, None, {}
+    return record, saved[-1] if saved else None, config
 
 
 def _attempts(run: RunDirectory) -> list[attempts.Attempt]:
@@ -126,25 +127,26 @@ def _attempts(run: RunDirectory) -> list[attempts.Attempt]:
         return []
 
 
-def _state(record: Record | None, queued: str | None, reached: Progress | None) -> str:
-    """By the run's own files alone where no scheduler has anything to say (`queued` is None)."""
-    if queued not in (None, _GONE):
+def _state(record: RunRecord | None, queued: str | None, reached: Progress | None) -> str:
+    """Return the state of a job; `queued` is the scheduler's answer, None if it cannot say."""
+    if queued not in (None, _NOT_QUEUED):
         if queued == "RUNNING":
             return "running" if record is None or record.status != "finished" else "finished"
-        return "waiting" if queued in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD") else queued.lower()
+        return "waiting" if queued in _WAITING else queued.lower()
     if record is None:
         return "failed"  # before it began, or its record is damaged
     if record.status != "running":
         return record.status
-    if queued == _GONE:
+    if queued == _NOT_QUEUED:
         return "dead"
     return "running" if reached and time.time() - reached.at < SILENT_S else "dead"
 
 
-def _share(reached: Progress | None, cfg: DictConfig | None) -> float | None:
-    if reached is None or cfg is None or "trainer" not in cfg:
+def _share(reached: Progress | None, config: Mapping[str, Any]) -> float | None:
+    trainer = config.get("trainer")
+    if reached is None or not isinstance(trainer, Mapping):
         return None
-    steps, epochs = cfg.trainer.get("max_steps") or -1, cfg.trainer.get("max_epochs") or -1
+    steps, epochs = trainer.get("max_steps") or -1, trainer.get("max_epochs") or -1
     shares = [reached.step / steps] if steps > 0 else []
     if epochs > 0 and reached.batches_per_epoch:
         shares.append(reached.total_batches / (epochs * reached.batches_per_epoch))

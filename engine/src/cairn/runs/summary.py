@@ -1,4 +1,4 @@
-"""What a person sees: the configuration at the start, and at the end what is kept, why, and how to go on."""
+"""What a run prints: its configuration at the start, and at the end its checkpoints, costs and how to resume."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -18,14 +19,14 @@ from rich.tree import Tree
 
 from cairn.store import names
 from cairn.types import Saved
-from cairn.units import size
+from cairn.units import format_bytes, format_duration
 
 _FIRST = ("task_name", "seed", "data", "model", "trainer", "checkpoint", "callbacks", "logger")
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a run ended."""
+class RunReport:
+    """How a run ended, and what is kept of it."""
 
     run: Path
     checkpoints: Path
@@ -37,81 +38,78 @@ class Ending:
     test: Mapping[str, float] | None = None
     num_saves: int = 0
     num_failed: int = 0
-    """Saves that failed, in this process."""
+    """Failed saves in this process."""
     num_skipped: int = 0
-    """Interval saves that were left out, because the writer was busy."""
+    """Interval saves that were dropped because both buffers were busy."""
     stall_s: float = 0.0
-    """Training stood still for saves, in all."""
+    """Total time that training stood still for saves, in seconds."""
     overhead: float = 0.0
-    """What saving has cost, as a share of the time that the run would have taken without."""
+    """Cost of saving, as a share of the time that the run would have taken without it."""
     at_risk_s: float = 0.0
-    """Work that a failure would have lost, on average."""
+    """Work that a failure would have lost, on average, in seconds."""
     more: str = ""
-    """The override without which going on would do nothing."""
+    """Override without which a resume would end at once."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Shows a value that YAML does not know, such as a path, as text."""
+
+
+_Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(str(value)))
 
 
 def show_config(config: Mapping[str, Any], console: Console) -> None:
-    """Print the resolved configuration as a tree, a branch per group."""
-    from omegaconf import OmegaConf
-
+    """Print the resolved configuration as a tree with a branch per group."""
     tree = Tree("config", guide_style="dim")
     for name in sorted(config, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)):
         value = config[name]
         if isinstance(value, dict) and value:
-            text = OmegaConf.to_yaml(OmegaConf.create(value)).rstrip()
+            text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True).rstrip()
             tree.add(str(name)).add(Syntax(text, "yaml", background_color="default"))
         else:
             tree.add(Text(f"{name}: {value}"))
     console.print(tree)
 
 
-def show_ending(ending: Ending, console: Console) -> None:
-    """Print what is kept in `checkpoints/`, the scores, what saving cost, and the command that goes on from here."""
-    if ending.saved:
-        console.print(checkpoint_table(ending))
+def show_report(report: RunReport, console: Console) -> None:
+    """Print the kept checkpoints, the scores, what saving cost, and the command that resumes the run."""
+    if report.saved:
+        console.print(checkpoint_table(report))
     facts = Table.grid(padding=(0, 2))
-    for name, value in _facts(ending):
+    for name, value in _facts(report):
         facts.add_row(f"[dim]{name}", escape(value))
     console.print(facts)
-    if ending.saved:
+    if report.saved:
         # On a line of its own, however long, so that it can be copied.
-        console.print(Text("go on   " + command(ending.run, *filter(None, [ending.more]))), soft_wrap=True)
+        console.print(Text("resume  " + command(report.run, *filter(None, [report.more]))), soft_wrap=True)
 
 
-def checkpoint_table(ending: Ending) -> Table:
-    """A row per kept checkpoint, oldest first."""
-    title = escape(relative(ending.checkpoints))
+def checkpoint_table(report: RunReport) -> Table:
+    """Return a table with a row per kept checkpoint, oldest first."""
+    title = escape(relative(report.checkpoints))
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
     table.add_column("file", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
     table.add_column("saved because")
-    table.add_column(ending.monitor or "score", justify="right", no_wrap=True)
+    table.add_column(report.monitor or "score", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("link", no_wrap=True)
-    for item in ending.saved:
+    for item in report.saved:
         score = "" if item.score is None else f"{item.score:.4g}"
         step, why = str(item.position.step), ", ".join(item.reasons)
-        table.add_row(item.name, step, why, score, size(item.num_bytes), _links(item, ending))
+        table.add_row(item.name, step, why, score, format_bytes(item.num_bytes), _links(item, report))
     return table
 
 
-def _links(item: Saved, ending: Ending) -> str:
-    links = {names.BEST: ending.best, names.LAST: ending.saved[-1].name}
+def _links(item: Saved, report: RunReport) -> str:
+    links = {names.BEST: report.best, names.LAST: report.saved[-1].name}
     return " ".join(link.removesuffix(".ckpt") for link, name in links.items() if name == item.name)
 
 
-def duration(seconds: float) -> str:
-    """`5.8 ms`, `12.3 s`, `4 min`, `2.5 h`."""
-    for unit, factor, limit in (("ms", 1e-3, 1.0), ("s", 1.0, 120.0), ("min", 60.0, 7200.0)):
-        if seconds < limit:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds / 3600:.3g} h"
-
-
 def relative(path: Path) -> str:
-    """The path as one would type it here."""
+    """Return the path as a user would type it in the current directory."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -119,24 +117,24 @@ def relative(path: Path) -> str:
 
 
 def command(run: Path, *overrides: str) -> str:
-    """The command that goes on with a run."""
+    """Return the command that resumes a run."""
     return " ".join(["python train.py", shlex.quote(f"resume={relative(run)}"), *overrides])
 
 
-def _facts(ending: Ending) -> list[tuple[str, str]]:
-    facts = [("run", f"{relative(ending.run)} ({ending.status})")]
-    best = next((item for item in ending.saved if item.name == ending.best), None)
+def _facts(report: RunReport) -> list[tuple[str, str]]:
+    facts = [("run", f"{relative(report.run)} ({report.status})")]
+    best = next((item for item in report.saved if item.name == report.best), None)
     if best is not None:
         facts.append(
-            ("best", f"{ending.monitor} {best.score:.6g} at epoch {best.position.epoch}, batch {best.position.batch}")
+            ("best", f"{report.monitor} {best.score:.6g} at epoch {best.position.epoch}, batch {best.position.batch}")
         )
-    if ending.test:
-        facts.append(("test", ", ".join(f"{name} {value:.4g}" for name, value in ending.test.items())))
-    if ending.num_saves:
-        saves = "1 save" if ending.num_saves == 1 else f"{ending.num_saves} saves"
-        less = {"failed": ending.num_failed, "skipped": ending.num_skipped}
+    if report.test:
+        facts.append(("test", ", ".join(f"{name} {value:.4g}" for name, value in report.test.items())))
+    if report.num_saves:
+        saves = "1 save" if report.num_saves == 1 else f"{report.num_saves} saves"
+        less = {"failed": report.num_failed, "skipped": report.num_skipped}
         but = ", ".join(f"{count} {what}" for what, count in less.items() if count)
-        cost = f"overhead {100 * ending.overhead:.2g} %, of which {duration(ending.stall_s)} standing still"
+        cost = f"overhead {100 * report.overhead:.2g} %, of which {format_duration(report.stall_s)} standing still"
         facts.append(("saving", f"{saves}{f' ({but})' if but else ''}, {cost}"))
-        facts.append(("at risk", f"{duration(ending.at_risk_s)} of work, on average"))
+        facts.append(("at risk", f"{format_duration(report.at_risk_s)} of work, on average"))
     return facts

@@ -24,9 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cairn import units
 from cairn.errors import CheckpointError, SaveError
 from cairn.store import disk, file_format, manifest, names
+from cairn.store.write_error import why_not_written
 from cairn.types import Draft, Saved
 
 
@@ -121,7 +121,7 @@ def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> S
         if before is None or _identity(path) != before:
             with suppress(SaveError):
                 delete_checkpoint(plan.directory, draft.name)
-        raise SaveError(units.why_not_written(path, error, len(view))) from error
+        raise SaveError(why_not_written(path, error, len(view))) from error
     return saved
 
 

@@ -1,7 +1,8 @@
-"""What follows from the figures of a sweep: what a save costs, how often runs fail, which interval loses least; numbers
-only, and where they cannot carry a conclusion, which ones.
+"""Conclusions from a sweep, as numbers: the cost of a save, the failure rate, the interval that loses least time.
 
-An interval t loses a share d / t of the time to saves that cost d each, and t / 2M to work done again, because a
+Runs whose figures cannot carry a conclusion are marked with a doubt.
+
+An interval t loses a share d / t of the time to saves that cost d each, and t / 2M to repeated work, because a
 failure, once per mean time M, comes on average in the middle of an interval: J. W. Young (1974), "A first order
 approximation to the optimum checkpoint interval", CACM 17(9):530-531. Restarting costs the same at every interval.
 """
@@ -16,47 +17,47 @@ from statistics import median
 from typing import Literal
 
 from cairn.policy import auto
-from cairn.study.reading import End, Run, Sweep
+from cairn.study.measured import Interruption, Run, Sweep
 from cairn.types import SaveCost
 
 Doubt = Literal["no saves", "few saves", "too short", "unknown"]
 
 FEWEST_SAVES = 3
-"""With fewer, a single slow one is the result."""
+"""With fewer saves, a single slow one decides the result."""
 SHORTEST_S = 2.0
-"""Of training: in less, loading and warming up weigh as much as saves do."""
+"""Shortest training that counts: in less time, loading and warming up weigh as much as saves."""
 ALIKE = 2.0
-"""Runs in which a save costs more than so many times what it costs in another one do not agree."""
+"""Runs disagree if a save costs more than this many times as much in one as in another."""
 USUAL_MTBF_S = (3600.0, 4 * 3600.0, 8 * 3600.0, 24 * 3600.0, 7 * 24 * 3600.0)
-"""To choose from, when nobody knows: 1 h to 7 d."""
+"""Typical mean times between failures, 1 h to 7 d, shown when the real one is unknown."""
 NOTICEABLE = 0.01
-"""A share of the time, or of a value."""
+"""Smallest difference that matters, as a share."""
 
 
 @dataclass(frozen=True)
-class Failures:
-    """How often training ended before its time.
+class FailureStatistics:
+    """How often training was interrupted.
 
-    The mean time between failures that Young and Daly ask for counts the ends without notice only: killed runs, and
-    those that failed with an error. On a signal that asks it to stop (preemption, the end of a time slot) a run saves
-    what it has and loses nothing, so no shorter interval would help: counting these would buy saves for nothing. One
-    that lost work all the same, because its time was over before that save was written, counts as killed.
+    Young's and Daly's mean time between failures counts ends without notice only: kills, and errors. When a signal
+    asks a run to stop (preemption, the end of a time slot), the run saves its state and loses nothing, so a shorter
+    interval would not help. A run that lost work although it was asked to stop, because its last save did not finish
+    in time, counts as killed.
     """
 
     trained_s: float
-    """All training of the runs that keep a record of their restarts, lost work included."""
-    ends: tuple[End, ...] = ()
+    """Total training time of the runs that have a record of their attempts, lost work included."""
+    ends: tuple[Interruption, ...] = ()
     num_unrecorded: int = 0
-    """Runs without such a record."""
+    """Number of runs without such a record."""
 
     @property
-    def unannounced(self) -> tuple[End, ...]:
-        """The failures."""
+    def unannounced(self) -> tuple[Interruption, ...]:
+        """Interruptions without notice: the failures."""
         return tuple(end for end in self.ends if end.is_failure)
 
     @property
-    def announced(self) -> tuple[End, ...]:
-        """Asked to stop by a signal, with nothing lost."""
+    def announced(self) -> tuple[Interruption, ...]:
+        """Interruptions by a signal, without any loss."""
         return tuple(end for end in self.ends if end.kind == "announced" and not end.is_failure)
 
     @property
@@ -66,67 +67,67 @@ class Failures:
 
     @property
     def mtbf_error(self) -> float | None:
-        """Its relative standard error, 1 / sqrt(n): the failures are taken to come independently (Poisson)."""
+        """Relative standard error of `mtbf_s`, 1 / sqrt(n), for failures that come independently (Poisson)."""
         return 1 / math.sqrt(len(self.unannounced)) if self.unannounced else None
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The interval for a mean time between failures. All times in seconds of training."""
+    """The best interval for one mean time between failures. All times in seconds of training."""
 
     mtbf_s: float
     young_s: float
     daly_s: float
     interval_s: float
-    """What to choose: Daly's, unless a bound asks for more."""
+    """Interval to choose: Daly's, unless a bound asks for more."""
     interval_batches: int
-    """The same in batches; of two digits, because the loss hardly changes there."""
+    """The interval in batches, rounded to two digits: the loss is flat around its minimum."""
     loss: float
-    """The share of the time that is lost at that interval, to saves and to work done again."""
+    """Share of the time that is lost at this interval, to saves and to repeated work."""
     why: Literal["failures", "overlap", "batch"]
-    """failures: it is Daly's; overlap: a write shall end before the next save; batch: there is no shorter one."""
+    """failures: Daly's interval; overlap: a write must finish before the next save; batch: the shortest possible."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A sweep and what follows from it."""
+    """A sweep with the conclusions from it."""
 
     sweep: Sweep
-    failures: Failures
+    failures: FailureStatistics
     given_mtbf_s: float | None = None
-    """By `--mtbf`."""
+    """Mean time between failures from `--mtbf`."""
 
     @cached_property
     def doubts(self) -> tuple[Doubt | None, ...]:
-        """For each run why its overhead says nothing yet; None: it does."""
+        """Why the overhead of each run cannot be used; None if it can."""
         return tuple(doubt(run) for run in self.sweep.runs)
 
     @cached_property
     def cost(self) -> SaveCost | None:
-        """What a save costs, over all runs that can tell, or else over those that can barely; None: nobody can."""
+        """Cost of a save over all runs without a doubt, or else over all runs; None if no run has measured it."""
         sure = [run for run, why in zip(self.sweep.runs, self.doubts, strict=True) if why is None]
         return pooled(sure or self.sweep.runs)
 
     @property
     def is_rough(self) -> bool:
-        """Does the cost come from runs that can barely tell?"""
+        """Whether the cost comes from runs whose overhead is in doubt."""
         return self.cost is not None and None not in self.doubts
 
     @cached_property
     def spread(self) -> float:
-        """How many times what a save costs in one run it costs in another; 1 with fewer than two that can tell."""
+        """Ratio of the highest to the lowest cost of a save among runs without a doubt; 1 for fewer than two."""
         able = zip(self.sweep.runs, self.doubts, strict=True)
         costs = [run.save_s for run, why in able if why is None and run.save_s]
         return max(costs) / min(costs) if costs else 1.0
 
     @property
     def mtbf_s(self) -> float | None:
-        """Mean time between failures: the given one, or the measured one."""
+        """Mean time between failures: the given one, else the measured one."""
         return self.given_mtbf_s or self.failures.mtbf_s
 
     @cached_property
     def advice(self) -> tuple[Advice, ...]:
-        """For the mean time between failures; if that is not known, for each of the usual ones."""
+        """Advice for the mean time between failures, or for each typical one if it is unknown."""
         cost = self.cost
         if cost is None or cost.save_s <= 0 or cost.batch_s <= 0:
             return ()
@@ -134,15 +135,20 @@ class Study:
 
 
 def study(sweep: Sweep, mtbf_s: float | None = None) -> Study:
-    """Draw the conclusions; `mtbf_s` is the mean time between failures, if somebody knows it."""
+    """Draw the conclusions from a sweep.
+
+    Args:
+        sweep: Measurements of its runs.
+        mtbf_s: Mean time between failures in seconds; None to take the measured one.
+    """
     recorded = [run for run in sweep.runs if run.ends is not None]
     ends = tuple(end for run in recorded for end in run.ends or ())
     trained_s = math.fsum(run.trained_s for run in recorded)
-    return Study(sweep, Failures(trained_s, ends, len(sweep.runs) - len(recorded)), mtbf_s)
+    return Study(sweep, FailureStatistics(trained_s, ends, len(sweep.runs) - len(recorded)), mtbf_s)
 
 
 def doubt(run: Run) -> Doubt | None:
-    """Why the overhead of a run says nothing yet."""
+    """Return why the overhead of a run cannot be used; None if it can."""
     if not run.num_saves:
         return "no saves"
     if run.cost_s is None or run.batch_s is None:
@@ -153,10 +159,13 @@ def doubt(run: Run) -> Doubt | None:
 
 
 def pooled(runs: Sequence[Run]) -> SaveCost | None:
-    """What a save costs, over all saves of the runs; None if none of them knows.
+    """Return the mean cost of a save over all saves of the runs; None if none of them has measured it.
 
-    In all it is what saving has cost the runs, by the number of saves; standing still is a part of that, and slower
-    batches are the rest. The time of a write is the median, that of a batch has validations in it.
+    It is the total cost of saving divided by the number of saves. The stall is a part of it, slower batches are the
+    rest. The time of a write is the median; the time of a batch includes validations.
+
+    Args:
+        runs: Runs to pool.
     """
     able = [
         (run, run.cost_s, run.work_s) for run in runs if run.cost_s is not None and run.work_s and run.total_batches
@@ -172,7 +181,12 @@ def pooled(runs: Sequence[Run]) -> SaveCost | None:
 
 
 def advise(cost: SaveCost, mtbf_s: float) -> Advice:
-    """The interval that loses the least time, if a failure comes every `mtbf_s` seconds of training on average."""
+    """Return the interval that loses the least time.
+
+    Args:
+        cost: Cost of a save.
+        mtbf_s: Mean training time between failures, in seconds.
+    """
     wanted = {
         "failures": auto.optimum(cost, mtbf_s),
         "overlap": auto.overlap_bound(cost),
@@ -187,10 +201,16 @@ def advise(cost: SaveCost, mtbf_s: float) -> Advice:
 
 
 def expected_loss(save_s: float, mtbf_s: float, interval_s: float) -> float:
-    """The share of the time that is lost: d / t + t / 2M, in first order; see the head of this module."""
+    """Return the share of the time that is lost: d / t + t / 2M, in first order; see the head of this module.
+
+    Args:
+        save_s: Cost of a save, d.
+        mtbf_s: Mean time between failures, M.
+        interval_s: Interval between two saves, t.
+    """
     return save_s / interval_s + interval_s / (2 * mtbf_s)
 
 
 def _two_digits(value: float) -> int:
-    """`2743.9` is 2700."""
+    """Round to two digits: 2743.9 to 2700."""
     return max(1, round(float(f"{value:.2g}")))

@@ -1,4 +1,4 @@
-"""Decides how the report reads in a browser: one HTML file that holds its pictures, and needs no network."""
+"""The report as a page for a browser: one HTML file that contains its pictures and needs no network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,16 @@ dt { font-weight: 600; float: left; clear: left; width: 6rem; } dd { margin: 0 0
 
 
 def write(study: Study, pictures: Sequence[Picture], folder: Path) -> Path:
-    """Write the page, and return its path."""
+    """Write the page.
+
+    Args:
+        study: What to report.
+        pictures: Pictures to include.
+        folder: Directory for the page; it is created if it is missing.
+
+    Returns:
+        Path of the page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     path.write_text(page(study, pictures), encoding="utf-8")
@@ -44,7 +53,7 @@ def write(study: Study, pictures: Sequence[Picture], folder: Path) -> Path:
 
 
 def page(study: Study, pictures: Sequence[Picture]) -> str:
-    """The whole page."""
+    """Return the page as HTML."""
     name = summary.relative(study.sweep.path)
     title = "What saving cost" + (f" in {len(study.sweep.runs)} runs" if len(study.sweep.runs) > 1 else "")
     body = [
@@ -52,8 +61,8 @@ def page(study: Study, pictures: Sequence[Picture]) -> str:
         _section("Result", _paragraphs(words.conclusion(study), "choice"), _advice(study)),
         _section("Runs", _table(words.header(study), words.rows(study)), *_pictures(pictures, "runs")),
         _section("The interval", *_pictures(pictures, "loss")),
-        _section("Restarts", _table(words.END_HEADER, words.end_rows(study)), *_pictures(pictures, "kills")),
-        _section("With care", _list(words.notes(study))),
+        _section("Interruptions", _table(words.END_HEADER, words.end_rows(study)), *_pictures(pictures, "kills")),
+        _section("Limits of these figures", _list(words.notes(study))),
         _section("What the columns mean", _meanings(words.HEADER_LONG)),
         _section("How the interval is chosen", _paragraphs(words.METHOD), _list(words.SOURCES)),
     ]
@@ -64,7 +73,6 @@ def page(study: Study, pictures: Sequence[Picture]) -> str:
 
 
 def _section(title: str, *parts: str) -> str:
-    """Nothing, if there is nothing in it."""
     inside = "\n".join(filter(None, parts))
     return f"<section><h2>{escape(title)}</h2>\n{inside}</section>" if inside else ""
 
@@ -85,7 +93,7 @@ def _meanings(terms: dict[str, str]) -> str:
 
 
 def _advice(study: Study) -> str:
-    """Only if there is more than the one that the sentences tell."""
+    # A single advice is already in the sentences.
     return _table(words.ADVICE_HEADER, words.advice_rows(study)) if len(study.advice) > 1 else ""
 
 

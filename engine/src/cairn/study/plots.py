@@ -1,4 +1,4 @@
-"""Decides how a sweep looks: a bar for each run, the loss over the interval, and the work that was lost at kills."""
+"""Pictures of the report: a bar for each run, the loss over the interval, and the work that kills cost."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 from cairn.study import words
 from cairn.study.choice import Advice, Study, expected_loss
-from cairn.study.reading import Run
+from cairn.study.measured import Run
+from cairn.units import format_duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GREY, _RED, _BLUE, _PALE = "#8c8c8c", "#d1495b", "#2e6f95", "#c9d6df"
-_ROW_INCHES, _LEAST_INCHES = 0.3, 1.5
+_ROW_INCHES, _MIN_INCHES = 0.3, 1.5
 _DPI = 110
-_AROUND = 4.0
-"""So many times shorter and longer than what is of interest are the intervals at the ends of the axis."""
-_BELOW = 8.0
-"""The axis ends so many times below the least loss."""
-_FEW_DECADES = 2.5
-_MOST_TICKS = 400
-"""More saves than these would be one dark bar."""
+_MARGIN = 4.0
+"""The axis of intervals extends by this factor beyond the shortest and the longest interval of interest."""
+_MARGIN_BELOW = 8.0
+"""The axis of losses extends by this factor below the smallest loss."""
+_MAX_DECADES = 2.5
+_MAX_TICKS = 400
+"""With more saves than this, their ticks would form a solid bar and are omitted."""
 _TIMES = {"h": 3600.0, "min": 60.0, "s": 1.0, "ms": 1e-3}
 _SIZES = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
-_BESIDE: dict[str, Any] = {
+_LABEL_STYLE: dict[str, Any] = {
     "textcoords": "offset points",
     "ha": "center",
     "fontsize": 8,
     "bbox": {"facecolor": "#ffffff", "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
 }
-"""A label that stays readable on a line."""
+"""Style of a label that stays readable on top of a line."""
 _NAMED_TIMES = {
     "ms": (1e-3, (1, 2, 5, 10, 20, 50, 100, 200, 500)),
     "s": (1.0, (1, 2, 5, 10, 20, 30)),
@@ -46,27 +47,35 @@ _LINES = ("#9ecae1", "#6baed6", "#3f8fc5", "#2e6f95", "#173f57")
 
 @dataclass(frozen=True)
 class Picture:
-    """One drawing, and what it shows."""
+    """One picture with its caption."""
 
     name: str
-    """Of its PNG file, without the ending."""
+    """Name of its PNG file, without the suffix."""
     caption: str
     figure: Figure
 
 
 def pictures(study: Study) -> list[Picture]:
-    """All that there is to draw: a picture about which nothing is known is left out."""
-    found = [Picture("runs", "What each interval costs, and what it leaves at risk.", runs(study))]
+    """Return all pictures for which there is data."""
+    found = [Picture("runs", "What each interval costs, and how much work it puts at risk.", runs(study))]
     if study.cost is not None and study.advice:
         found.append(Picture("loss", _loss_caption(study), loss(study)))
     if any(run.ends for run in study.sweep.runs):
-        caption = "Training from left to right, restarts and all: saves are ticks, and what a kill has cost is red."
+        caption = "Training from left to right, over all attempts: saves are ticks, and lost work is red."
         found.append(Picture("kills", caption, kills(study)))
     return found
 
 
 def write(found: Sequence[Picture], folder: Path) -> list[Path]:
-    """Write the PNGs, and return their paths."""
+    """Write the pictures as PNG files.
+
+    Args:
+        found: Pictures to write.
+        folder: Directory for the files; it is created if it is missing.
+
+    Returns:
+        Paths of the files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{item.name}.png" for item in found]
     for item, path in zip(found, paths, strict=True):
@@ -75,7 +84,7 @@ def write(found: Sequence[Picture], folder: Path) -> list[Path]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Without pyplot: it needs no display, and leaves nothing open."""
+    # Without pyplot, which needs a display and keeps figures open.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -88,9 +97,9 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def runs(study: Study) -> Figure:
-    """Six panels with the intervals as rows, the shortest above."""
+    """Draw six panels with a row for each run, the shortest interval on top."""
     num_rows = len(study.sweep.runs)
-    figure = _figure(10.5, 2 * max(_LEAST_INCHES, _ROW_INCHES * num_rows + 0.8) + 0.2)
+    figure = _figure(10.5, 2 * max(_MIN_INCHES, _ROW_INCHES * num_rows + 0.8) + 0.2)
     axes = figure.subplots(2, 3, sharey=True)
     found = study.sweep.runs
     sure = [why is None for why in study.doubts]
@@ -99,8 +108,8 @@ def runs(study: Study) -> Figure:
     stalls, stall_unit = _scaled([run.stall_s for run in found], _TIMES)
     written, written_unit = _scaled([run.written_bytes for run in found], _SIZES)
     held, held_unit = _scaled([run.held_bytes for run in found], _SIZES)
-    _bars(axes[0, 1], stalls, _column(study, 3), f"standing still per save, {stall_unit}")
-    _bars(axes[0, 2], written, _column(study, 4), f"written in all, {written_unit}")
+    _bars(axes[0, 1], stalls, _column(study, 3), f"stall per save, {stall_unit}")
+    _bars(axes[0, 2], written, _column(study, 4), f"written in total, {written_unit}")
     _bars(axes[1, 0], held, _column(study, 5), f"held on disk now, {held_unit}")
     _risk(axes[1, 1], study)
     _dots(axes[1, 2], [run.best for run in found], _column(study, 8), f"best {words.header(study)[-1]}")
@@ -108,7 +117,7 @@ def runs(study: Study) -> Figure:
     for axis in axes[:, 0]:
         axis.set_yticks(range(num_rows), labels, fontsize=8)
         axis.set_ylabel("save interval", fontsize=8)
-        around = 1.0 if num_rows == 1 else 0.6  # a single bar shall not fill the panel
+        around = 1.0 if num_rows == 1 else 0.6  # a single bar must not fill the panel
         axis.set_ylim(num_rows - 1 + around, -around)
     return figure
 
@@ -120,17 +129,17 @@ def _column(study: Study, place: int) -> list[str]:
 def _bars(
     axis: Any, values: Sequence[float | None], texts: Sequence[str], label: str, sure: Sequence[bool] | None = None
 ) -> None:
-    """A pale bar is a figure that says nothing yet."""
+    """Draw a bar for each value; a pale one if its run cannot tell yet."""
     for place, value in enumerate(values):
         fine = sure is None or sure[place]
         axis.barh(place, value or 0.0, color=_BLUE if fine else _PALE, height=0.66)
-        _tell(axis, value or 0.0, place, texts[place])
+        _label_bar(axis, value or 0.0, place, texts[place])
     axis.set_xlim(0, 1.3 * max([value for value in values if value] or [1.0]))
-    _finish(axis, label)
+    _style_axis(axis, label)
 
 
 def _risk(axis: Any, study: Study) -> None:
-    """What was at risk on average, and in red what was lost in all."""
+    """Draw the work at risk on average, and the total loss in red."""
     found, num_rows = study.sweep.runs, len(study.sweep.runs)
     times, unit = _scaled([*(run.at_risk_s for run in found), *(run.lost_s for run in found)], _TIMES)
     has_lost = any(times[num_rows:])
@@ -138,29 +147,29 @@ def _risk(axis: Any, study: Study) -> None:
         risk, lost = times[place] or 0.0, times[num_rows + place] or 0.0
         axis.barh(place, risk, color=_BLUE, height=0.66)
         axis.barh(place, lost, color=_RED, height=0.2)
-        _tell(axis, max(risk, lost), place, f"{row[6]}, lost {row[7]}" if lost else row[6])
+        _label_bar(axis, max(risk, lost), place, f"{row[6]}, lost {row[7]}" if lost else row[6])
     axis.set_xlim(0, (1.75 if has_lost else 1.3) * max([time for time in times if time] or [1.0]))
-    _finish(axis, f"at risk on average, {unit}" + (" (red: really lost)" if has_lost else ""))
+    _style_axis(axis, f"at risk on average, {unit}" + (" (red: lost)" if has_lost else ""))
 
 
 def _dots(axis: Any, values: Sequence[float | None], texts: Sequence[str], label: str) -> None:
-    """A score has no zero to begin a bar at."""
+    # Dots, because a score has no zero where a bar could begin.
     known = [value for value in values if value is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
     room = (high - low) or 0.1 * abs(high) or 1.0
     for place, value in enumerate(values):
         if value is not None:
             axis.plot(value, place, "o", color=_BLUE, markersize=6)
-        _tell(axis, low if value is None else value, place, texts[place], 7)
+        _label_bar(axis, low if value is None else value, place, texts[place], 7)
     axis.set_xlim(low - 0.15 * room, high + 0.45 * room)
-    _finish(axis, label)
+    _style_axis(axis, label)
 
 
-def _tell(axis: Any, value: float, place: int, text: str, points: int = 4) -> None:
+def _label_bar(axis: Any, value: float, place: int, text: str, points: int = 4) -> None:
     axis.annotate(text, (value, place), (points, 0), textcoords="offset points", va="center", fontsize=8)
 
 
-def _finish(axis: Any, label: str) -> None:
+def _style_axis(axis: Any, label: str) -> None:
     axis.set_xlabel(label, fontsize=9)
     axis.tick_params(labelsize=8)
     axis.locator_params(axis="x", nbins=5)
@@ -171,7 +180,7 @@ def _finish(axis: Any, label: str) -> None:
 
 
 def loss(study: Study) -> Figure:
-    """The expected loss over the interval, what was measured, and the choice; both axes logarithmic."""
+    """Draw the expected loss over the interval, the measured runs, and the choice; both axes are logarithmic."""
     assert study.cost is not None
     figure = _figure(8, 4.4)
     axis = figure.subplots()
@@ -183,29 +192,29 @@ def loss(study: Study) -> Figure:
     else:
         _many_curves(axis, study, points)
     _measured(axis, study)
-    _dress(axis, study)
+    _style_loss(axis, study)
     return figure
 
 
 def _loss_caption(study: Study) -> str:
     if len(study.advice) == 1:
-        return "The time that is lost over the interval: d/t to saves, t/2M to work done again, and the choice."
-    return "The time that is lost over the interval, for some mean times between failures; dots mark the choices."
+        return "Share of the time that is lost at each interval: d/t to saves, t/2M to repeated work."
+    return "Share of the time that is lost at each interval, for typical mean times between failures; dots: the best."
 
 
 def _grid(study: Study) -> list[float]:
     spacings = [run.spacing_s for run in study.sweep.runs if run.spacing_s]
     near = [*spacings, *(item.interval_s for item in study.advice)]
-    low, high = min(near) / _AROUND, max(near) * _AROUND
+    low, high = min(near) / _MARGIN, max(near) * _MARGIN
     return [low * (high / low) ** (place / 199) for place in range(200)]
 
 
 def _one_curve(axis: Any, study: Study, advice: Advice, points: Sequence[float]) -> None:
     save_s, mtbf_s = study.cost.save_s if study.cost else 0.0, advice.mtbf_s
     axis.plot(points, [100 * save_s / t for t in points], "--", color=_GREY, lw=1, label="saves, d/t")
-    axis.plot(points, [50 * t / mtbf_s for t in points], ":", color=_GREY, lw=1.4, label="work done again, t/2M")
+    axis.plot(points, [50 * t / mtbf_s for t in points], ":", color=_GREY, lw=1.4, label="repeated work, t/2M")
     curve = [100 * expected_loss(save_s, mtbf_s, t) for t in points]
-    axis.plot(points, curve, color=_BLUE, lw=1.8, label=f"both, M = {words.duration_long(mtbf_s)}")
+    axis.plot(points, curve, color=_BLUE, lw=1.8, label=f"both, M = {format_duration(mtbf_s)}")
     axis.axvline(advice.interval_s, color=_RED, lw=1, zorder=0)
     chosen = f"choose {advice.interval_batches} batches"
     axis.plot(advice.interval_s, 100 * advice.loss, "D", color=_RED, ms=7, label=chosen, zorder=4)
@@ -216,13 +225,13 @@ def _many_curves(axis: Any, study: Study, points: Sequence[float]) -> None:
     axis.plot(points, [100 * save_s / t for t in points], "--", color=_GREY, lw=1, label="saves alone, d/t")
     for advice, color in zip(study.advice, _LINES, strict=True):
         curve = [100 * expected_loss(save_s, advice.mtbf_s, t) for t in points]
-        name = f"M = {words.duration_long(advice.mtbf_s)}: {advice.interval_batches} batches"
+        name = f"M = {format_duration(advice.mtbf_s)}: {advice.interval_batches} batches"
         axis.plot(points, curve, color=color, lw=1.6, label=name)
         axis.plot(advice.interval_s, 100 * advice.loss, "o", color=color, ms=6)
 
 
 def _measured(axis: Any, study: Study) -> None:
-    """The runs: overhead, and with a known time between failures the work at risk by it. Hollow: says nothing yet."""
+    """Draw a square for each run at its overhead, plus its work at risk / M if M is known; hollow if in doubt."""
     mtbf_s = study.mtbf_s
     for run, label, why in zip(study.sweep.runs, study.sweep.labels, study.doubts, strict=True):
         if not run.overhead or not run.spacing_s or (mtbf_s and run.at_risk_s is None):
@@ -230,19 +239,19 @@ def _measured(axis: Any, study: Study) -> None:
         lost = 100 * (run.overhead + (run.at_risk_s or 0.0) / mtbf_s if mtbf_s else run.overhead)
         face = "#ffffff" if why else "#222222"
         axis.plot(run.spacing_s, lost, "s", ms=6, mfc=face, mec="#222222", zorder=5)
-        axis.annotate(_short(label), (run.spacing_s, lost), (0, 7), **_BESIDE)
+        axis.annotate(_short(label), (run.spacing_s, lost), (0, 7), **_LABEL_STYLE)
     rough = "\n(hollow: few saves, or too short)" if any(study.doubts) else ""
     what = "measured: overhead" + ("\n+ work at risk / M" if mtbf_s else "")
     axis.plot([], [], "s", ms=6, color="#222222", label=what + rough)
 
 
-def _dress(axis: Any, study: Study) -> None:
+def _style_loss(axis: Any, study: Study) -> None:
     batch_s = study.cost.batch_s if study.cost else 1.0
     axis.set_xlabel("training between two saves, t", fontsize=9)
     axis.set_ylabel("time lost, %", fontsize=9)
     axis.margins(x=0)
     lowest, highest = 100 * min(item.loss for item in study.advice), axis.get_ylim()[1]
-    axis.set_ylim(lowest / _BELOW, min(100.0, highest))
+    axis.set_ylim(lowest / _MARGIN_BELOW, min(100.0, highest))
     above = axis.secondary_xaxis("top", functions=(lambda t: t / batch_s, lambda n: n * batch_s))
     _time_ticks(axis.xaxis, axis.get_xlim())
     _ticks(axis.yaxis, axis.get_ylim(), "{:g}".format)
@@ -256,17 +265,17 @@ def _dress(axis: Any, study: Study) -> None:
 
 
 def _ticks(axis: Any, limits: tuple[float, float], text: Callable[[float], str]) -> None:
-    """Numbers at 1, 2 and 5 where there is room for them, and otherwise at powers of ten."""
+    """Put numbers at 1, 2 and 5 if there is room for them, else at powers of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    is_short = limits[1] / limits[0] < 10**_FEW_DECADES
+    is_short = limits[1] / limits[0] < 10**_MAX_DECADES
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,), numticks=12))
     axis.set_major_formatter(lambda value, _: text(value))
     axis.set_minor_formatter(NullFormatter())
 
 
 def _time_ticks(axis: Any, limits: tuple[float, float]) -> None:
-    """At times that have a name; at fewer of them, if there are many."""
+    """Put ticks at round times, about nine of them."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     named = {unit * count: f"{count} {name}" for name, (unit, counts) in _NAMED_TIMES.items() for count in counts}
@@ -276,23 +285,23 @@ def _time_ticks(axis: Any, limits: tuple[float, float]) -> None:
     axis.set_major_formatter(lambda value, _: named.get(value, ""))
 
 
-# What kills have cost
+# What interruptions cost
 
 
 def kills(study: Study) -> Figure:
-    """A row for each run: training that counts is blue, training that was lost is red."""
+    """Draw a row for each run: training that counts is blue, lost training is red."""
     from matplotlib.ticker import MultipleLocator
 
     found = study.sweep.runs
     figure = _figure(10.5, 1.1 + 0.42 * len(found))
     axis = figure.subplots()
     for place, run in enumerate(found):
-        _history(axis, place, run)
+        _draw_attempts(axis, place, run)
     axis.set_yticks(range(len(found)), [_short(label) for label in study.sweep.labels], fontsize=8)
     axis.set_ylabel("save interval", fontsize=8)
     axis.set_ylim(len(found) - 0.4, -0.7)
     (most,), unit = _scaled([max(run.trained_s for run in found)], _TIMES)
-    _finish(axis, f"training in all, {unit}")
+    _style_axis(axis, f"total training, {unit}")
     axis.set_xlim(0, 1.02 * (most or 1.0) * _TIMES[unit])
     axis.xaxis.set_major_locator(MultipleLocator(_step(most or 1.0) * _TIMES[unit]))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value / _TIMES[unit]:g}")
@@ -301,31 +310,31 @@ def kills(study: Study) -> Figure:
 
 
 def _step(most: float) -> float:
-    """1, 2 or 5 times a power of ten: five to ten of it are the whole axis."""
+    """Return 1, 2 or 5 times a power of ten, so that the axis has five to ten steps."""
     power = 10 ** math.floor(math.log10(most))
     return next(power * step for step in (0.1, 0.2, 0.5, 1.0) if most <= 10 * power * step)
 
 
-def _history(axis: Any, place: int, run: Run) -> None:
-    began_s, left_s = 0.0, 0.0  # where this start went on in the run's training time, and at the left of the picture
+def _draw_attempts(axis: Any, place: int, run: Run) -> None:
+    began_s, left_s = 0.0, 0.0  # where the attempt begins, in training time of the run and on the axis
     for end in run.ends or ():
         counts_s = max(0.0, end.reached_s - end.lost_s - began_s)
-        _stretch(axis, place, run, left_s, began_s, counts_s)
+        _draw_stretch(axis, place, run, left_s, began_s, counts_s)
         axis.barh(place, end.lost_s, left=left_s + counts_s, color=_RED, height=0.5)
         left_s, began_s = left_s + counts_s + end.lost_s, end.resumed_s
         axis.plot(left_s, place, "x" if end.is_failure else "|", color="#222222", ms=8, mew=1.6, zorder=4)
         if end.lost_s:
             axis.annotate(
-                words.time(end.lost_s), (left_s, place - 0.27), ha="right", va="bottom", fontsize=7, color=_RED
+                words.duration(end.lost_s), (left_s, place - 0.27), ha="right", va="bottom", fontsize=7, color=_RED
             )
-    _stretch(axis, place, run, left_s, began_s, max(0.0, (run.elapsed_s or 0.0) - began_s))
+    _draw_stretch(axis, place, run, left_s, began_s, max(0.0, (run.elapsed_s or 0.0) - began_s))
 
 
-def _stretch(axis: Any, place: int, run: Run, left_s: float, began_s: float, long_s: float) -> None:
-    """Training that counts, with a tick for each save."""
+def _draw_stretch(axis: Any, place: int, run: Run, left_s: float, began_s: float, long_s: float) -> None:
+    """Draw training that counts, with a tick for each save."""
     axis.barh(place, long_s, left=left_s, color=_BLUE, height=0.5)
     times = [save.at_s for save in run.once if save.at_s is not None and began_s < save.at_s <= began_s + long_s]
-    if len(run.once) <= _MOST_TICKS:
+    if len(run.once) <= _MAX_TICKS:
         axis.vlines([left_s + at_s - began_s for at_s in times], place - 0.25, place + 0.25, color="#ffffff", lw=0.8)
 
 
@@ -335,9 +344,9 @@ def _legend(figure: Figure) -> None:
 
     handles = [
         Patch(color=_BLUE, label="training (white: a save)"),
-        Patch(color=_RED, label="lost and done again"),
+        Patch(color=_RED, label="lost and repeated"),
         Line2D([], [], marker="x", color="#222222", ls="", label="killed or failed"),
-        Line2D([], [], marker="|", color="#222222", ls="", mew=1.6, label="stopped in order"),
+        Line2D([], [], marker="|", color="#222222", ls="", mew=1.6, label="stopped without loss"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
 
@@ -347,7 +356,7 @@ def _short(label: str) -> str:
 
 
 def _scaled(values: Sequence[float | None], units: dict[str, float]) -> tuple[list[float | None], str]:
-    """The values in the largest unit that the largest of them reaches, and its name."""
+    """Return the values in the largest unit that one of them reaches, and the name of the unit."""
     most = max((value for value in values if value is not None), default=0.0)
     name = next((name for name, unit in units.items() if most >= unit), [*units][-1])
     return [None if value is None else value / units[name] for value in values], name

@@ -1,4 +1,4 @@
-"""How the figures of a sweep are told: as cells and as sentences, the same in the terminal and on the page."""
+"""Words of the report: table cells, sentences, and the figures for `--json`. One value is shown alike everywhere."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cairn.runs.summary import duration
 from cairn.study.choice import ALIKE, FEWEST_SAVES, SHORTEST_S, Advice, Study
-from cairn.study.reading import End, Run
+from cairn.study.measured import Interruption, Run
 from cairn.types import SaveCost
-from cairn.units import size
+from cairn.units import format_bytes, format_duration
 
 UNKNOWN = "-"
 RUN_FIGURES = (
@@ -23,20 +22,22 @@ RUN_FIGURES = (
     *("spacing_batches", "overhead", "cost_s", "stall_s", "stalled_s", "write_s", "written_bytes", "held_bytes"),
     *("at_risk_s", "lost_s", "unsaved_s", "monitor", "best"),
 )
-"""Of a run, for machines."""
+"""Attributes of a run that `--json` prints."""
 HEADER = ("every", "saves", "overhead", "stall", "written", "held", "at risk", "lost")
-"""And the best value of the monitored metric; `HEADER_LONG` says what they mean."""
+"""Column heads; the best value of the monitored metric follows. `HEADER_LONG` says what they mean."""
 HEADER_LONG = {
     "every": "the interval between two saves: checkpoint.save_interval, in batches unless it has a unit",
-    "saves": "saves of the work that counts; those that were lost and made again count once",
-    "overhead": "what saving has cost, as a share of the time that training takes without",
-    "stall": "training stood still for a save, the median",
-    "written": "all checkpoints that were ever written",
-    "held": "the checkpoints that are on disk now",
+    "saves": "saves of the work that counts; saves that were lost and repeated count once",
+    "overhead": "cost of saving, as a share of the time that training takes without it",
+    "stall": "median time that training stood still for a save",
+    "written": "size of all checkpoints that were ever written",
+    "held": "size of the checkpoints that are on disk now",
     "at risk": "work that a failure would have lost, on average over the run",
-    "lost": "work that was really lost, at all ends together; how many ends cost work",
+    "lost": "work that was lost at all interruptions together (and how many of them lost work)",
 }
-_NOT_KNOWN = "the mean time between failures is not known: below are the intervals for some. --mtbf 8h names yours."
+_NOT_KNOWN = (
+    "the mean time between failures is unknown: the table shows intervals for typical values. Set yours: --mtbf 8h."
+)
 ENDS = {
     "killed": "killed",
     "failed": "failed",
@@ -44,17 +45,17 @@ ENDS = {
     "planned": "stopped on purpose",
 }
 METHOD = (
-    "A save costs the training d seconds: it stands still while the state is copied, and its batches are slower while "
-    "the file is written. d is what saving has cost the runs in all, by the number of saves. With a save every t "
-    "seconds, a share d/t of the time goes to saves. A failure comes once per mean time M, on average in the middle of "
-    "an interval, and takes t/2 of work: a share t/2M. Their sum is least at t = sqrt(2dM), which is Young's formula; "
-    "Daly's is more exact where d is not small against M, and is what is chosen, but never so short that a write does "
-    "not end before the next save.",
-    "A failure is an end without notice, by a kill or an error: only saves made before it help. Asked to stop by a "
-    "signal (preemption, the end of a time slot) a run saves what it has and loses nothing, so these ends are told "
-    "but not counted: they would ask for saves that prevent no loss. M is the time in which the runs trained, lost "
-    "work included, by the number of failures. A run that was asked to stop and lost work all the same, because its "
-    "time was over before that save was written, counts as killed.",
+    "A save costs the training d seconds: training stands still while the state is copied, and batches are slower "
+    "while the file is written. d is the total cost of saving in all runs, divided by the number of saves. With a save "
+    "every t seconds, a share d/t of the time goes to saves. A failure comes once per mean time M, on average in the "
+    "middle of an interval, and loses t/2 of work: a share t/2M. The sum is smallest at t = sqrt(2dM), which is "
+    "Young's formula. Daly's formula is more exact where d is not small compared with M; its interval is chosen, "
+    "unless a write would not finish before the next save.",
+    "A failure is an end without notice, by a kill or an error: only saves made before it help. When a signal asks a "
+    "run to stop (preemption, the end of a time slot), the run saves its state and loses nothing. These stops are "
+    "listed but not counted: more frequent saves would not prevent any loss. M is the total training time of the "
+    "runs, lost work included, divided by the number of failures. A run that was asked to stop but lost work, because "
+    "its last save did not finish in time, counts as killed.",
 )
 SOURCES = (
     'J. W. Young (1974), "A first order approximation to the optimum checkpoint interval", CACM 17(9):530-531',
@@ -67,13 +68,13 @@ SOURCES = (
 
 
 def header(study: Study) -> list[str]:
-    """The heads of the columns; the last one is the metric, if all runs have the same."""
+    """Return the column heads. The last one is the monitored metric if all runs have the same."""
     monitors = {run.monitor for run in study.sweep.runs}
     return [*HEADER, monitors.pop() if len(monitors) == 1 else "best"]
 
 
 def rows(study: Study) -> list[list[str]]:
-    """A row for each run."""
+    """Return a row of cells for each run."""
     parts = zip(study.sweep.labels, study.sweep.runs, study.doubts, strict=True)
     return [[label, *_cells(run, why)] for label, run, why in parts]
 
@@ -81,43 +82,53 @@ def rows(study: Study) -> list[list[str]]:
 def _cells(run: Run, doubt: str | None) -> list[str]:
     number = str(run.num_saves) if run.source else "0"
     shown = percent(run.overhead) if doubt is None else UNKNOWN if doubt in ("no saves", "unknown") else doubt
-    held = size(run.held_bytes)
+    held = format_bytes(run.held_bytes)
     best = UNKNOWN if run.best is None else f"{run.best:.4g}"
-    return [number, shown, time(run.stall_s), _size(run.written_bytes), held, time(run.at_risk_s), _lost(run), best]
+    return [
+        number,
+        shown,
+        duration(run.stall_s),
+        _size(run.written_bytes),
+        held,
+        duration(run.at_risk_s),
+        _lost(run),
+        best,
+    ]
 
 
 def _lost(run: Run) -> str:
     if run.ends is None or run.lost_s is None:
         return UNKNOWN
     num_costly = sum(end.lost_batches > 0 for end in run.ends)
-    return f"{time(run.lost_s)} ({num_costly})" if num_costly else "0 s"
+    return f"{duration(run.lost_s)} ({num_costly})" if num_costly else "0 s"
 
 
 def end_rows(study: Study) -> list[list[str]]:
-    """A row for each end before a restart: what it was, how far the run had come, from where it went on, the cost."""
+    """Return a row of cells for each interruption: how it ended, where, where the run resumed, and what was lost."""
     parts = zip(study.sweep.labels, study.sweep.runs, strict=True)
     return [[label, *_end_cells(end)] for label, run in parts for end in run.ends or ()]
 
 
-def _end_cells(end: End) -> list[str]:
+def _end_cells(end: Interruption) -> list[str]:
     is_extended = end.kind == "planned" and not end.why
     what = "finished, extended" if is_extended else ENDS[end.kind] + (f" ({end.why})" if end.why else "")
     batches = [str(end.reached_batches), str(end.resumed_batches), str(end.lost_batches)]
-    return [what, *batches, time(end.lost_s)]
+    return [what, *batches, duration(end.lost_s)]
 
 
-END_HEADER = ("every", "how it ended", "at batch", "on from", "batches lost", "work lost")
+END_HEADER = ("every", "how it ended", "at batch", "resumed at", "batches lost", "work lost")
 
 
 def advice_rows(study: Study) -> list[list[str]]:
-    """A row for each mean time between failures."""
+    """Return a row of cells for each mean time between failures."""
     return [
-        [duration_long(item.mtbf_s), time(item.young_s), time(item.daly_s), *_chosen(item)] for item in study.advice
+        [format_duration(item.mtbf_s), duration(item.young_s), duration(item.daly_s), *_chosen(item)]
+        for item in study.advice
     ]
 
 
 def _chosen(item: Advice) -> list[str]:
-    return [f"{item.interval_batches} batches", time(item.interval_s), percent(item.loss)]
+    return [f"{item.interval_batches} batches", duration(item.interval_s), percent(item.loss)]
 
 
 ADVICE_HEADER = ("a failure every", "Young", "Daly", "choose", "that is", "lost time")
@@ -127,7 +138,7 @@ ADVICE_HEADER = ("a failure every", "Young", "Daly", "choose", "that is", "lost 
 
 
 def terminal(study: Study) -> Iterator[Table | Text]:
-    """Tables and sentences; the tables fit 80 columns."""
+    """Yield the tables and sentences of the report; the tables fit 80 columns."""
     yield _table(header(study), rows(study))
     if ends := end_rows(study):
         yield _table(END_HEADER, ends)
@@ -153,7 +164,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
 
 
 def figures(study: Study) -> dict[str, Any]:
-    """All numbers: times in seconds, sizes in bytes, shares of 1; null where one is not known."""
+    """Return all numbers for `--json`: times in seconds, sizes in bytes, shares of 1; None where one is unknown."""
     return {
         "sweep": str(study.sweep.path),
         "runs": [_figures(*each) for each in zip(study.sweep.labels, study.sweep.runs, study.doubts, strict=True)],
@@ -183,48 +194,48 @@ def _counts(study: Study) -> dict[str, Any]:
 
 
 def conclusion(study: Study) -> list[str]:
-    """What was measured, and what to choose."""
+    """Return sentences about what was measured and which interval to choose."""
     return [sentence for sentence in (_cost(study), _failures(study), *_choice(study)) if sentence]
 
 
 def notes(study: Study) -> list[str]:
-    """What the figures cannot say, or only with care."""
+    """Return sentences about the limits of the figures."""
     return [*_doubts(study), *_gaps(study), *_comparison(study), *_unfinished(study)]
 
 
 def _cost(study: Study) -> str:
     cost = study.cost
     if cost is None:
-        return "What a save costs is not known: no run here has measured one."
+        return "The cost of a save is unknown: none of these runs has measured one."
     rough = "roughly " if study.is_rough else ""
     return (
-        f"A save costs the training {rough}{time(cost.save_s)} ({time(cost.stall_s)} standing still and "
-        f"{time(cost.slowdown_s)} by slower batches; {_count(cost.num_saves, 'save')}), and takes "
-        f"{time(cost.write_s)} to write. A batch takes {time(cost.batch_s)}, validations included."
+        f"A save costs the training {rough}{duration(cost.save_s)} ({duration(cost.stall_s)} standing still and "
+        f"{duration(cost.slowdown_s)} by slower batches; {_count(cost.num_saves, 'save')}), and takes "
+        f"{duration(cost.write_s)} to write. A batch takes {duration(cost.batch_s)}, validations included."
     )
 
 
 def _failures(study: Study) -> str:
     if study.given_mtbf_s:
-        return f"Mean time between failures: {duration_long(study.given_mtbf_s)}, as given."
+        return f"Mean time between failures: {format_duration(study.given_mtbf_s)}, as given."
     found = study.failures
     if found.num_unrecorded == len(study.sweep.runs):
-        return f"No run here has kept a record of its restarts, so {_NOT_KNOWN}"
+        return f"None of these runs has a record of its attempts, so {_NOT_KNOWN}"
     if found.mtbf_s is None:
         announced = f" ({_count(len(found.announced), 'stop')} announced)" if found.announced else ""
-        return f"No run here has ended without notice{announced}, so {_NOT_KNOWN}"
-    kept = f"{_count(len(found.announced), 'announced stop')} not counted, since a run saves before it stops"
+        return f"None of these runs ended without notice{announced}, so {_NOT_KNOWN}"
+    kept = f"{_count(len(found.announced), 'announced stop')} not counted, because a run saves before it stops"
     return (
-        f"Mean time between failures: {duration_long(found.mtbf_s)}, from {_count(len(found.unannounced), 'end')} "
-        f"without notice in {duration_long(found.trained_s)} of training{f' ({kept})' if found.announced else ''}; "
-        f"from so many it is known to about {percent(found.mtbf_error)}, and the interval to half of that."
+        f"Mean time between failures: {format_duration(found.mtbf_s)}, from {_count(len(found.unannounced), 'end')} "
+        f"without notice in {format_duration(found.trained_s)} of training{f' ({kept})' if found.announced else ''}; "
+        f"its relative error is about {percent(found.mtbf_error)}, that of the interval half as much."
     )
 
 
 def _choice(study: Study) -> Iterator[str]:
     cost = study.cost
     if cost is not None and not study.advice:
-        yield "What it costs is too little to be seen in these runs: the interval may be as short as you like."
+        yield "The cost is too small to measure in these runs: choose any interval."
     if len(study.advice) == 1 and cost is not None:
         yield _recommendation(study.advice[0], cost)
 
@@ -233,60 +244,64 @@ def _recommendation(advice: Advice, cost: SaveCost) -> str:
     saving, again = cost.save_s / advice.interval_s, advice.interval_s / (2 * advice.mtbf_s)
     but = {
         "failures": "",
-        "overlap": f", but a write takes {time(cost.write_s)}, and one shall be over before the next save",
-        "batch": ", and there is nothing shorter than a batch",
+        "overlap": f", but a write takes {duration(cost.write_s)} and must finish before the next save",
+        "batch": ", but an interval has at least one batch",
     }
     return (
-        f"Choose checkpoint.save_interval={advice.interval_batches}: a save every {time(advice.interval_s)} of "
-        f"training. Young's formula says {time(advice.young_s)}, Daly's {time(advice.daly_s)}{but[advice.why]}. It "
-        f"loses {percent(advice.loss)} of the time: {percent(saving)} to saves, {percent(again)} to work done again."
+        f"Choose checkpoint.save_interval={advice.interval_batches}: a save every {duration(advice.interval_s)} of "
+        f"training. Young's formula gives {duration(advice.young_s)}, Daly's {duration(advice.daly_s)}"
+        f"{but[advice.why]}. This loses {percent(advice.loss)} of the time: {percent(saving)} to saves, "
+        f"{percent(again)} to repeated work."
     )
 
 
 def _doubts(study: Study) -> Iterator[str]:
     texts = {
-        "few saves": f"fewer than {FEWEST_SAVES} saves: their overhead would say how one save went",
-        "too short": f"less than {SHORTEST_S:g} s of training: their overhead would be that of warming up",
-        "no saves": "no save at all",
-        "unknown": "no record of what saving has cost, or of how long they trained",
+        "few saves": f"fewer than {FEWEST_SAVES} saves, too few to estimate the overhead",
+        "too short": f"less than {SHORTEST_S:g} s of training, too short to tell the overhead from warming up",
+        "no saves": "no saves",
+        "unknown": "no record of the cost of saving, or of the training time",
     }
     for why, text in texts.items():
         named = [label for label, found in zip(study.sweep.labels, study.doubts, strict=True) if found == why]
         if named:
             yield f"{_runs(named)}: {text}."
     if study.is_rough:
-        yield "So what a save costs is a rough guess, and so are the intervals; longer runs with more saves tell more."
+        yield (
+            "The cost of a save is therefore a rough estimate, and so are the intervals: longer runs with more saves "
+            "give better ones."
+        )
 
 
 def _gaps(study: Study) -> Iterator[str]:
     pairs = list(zip(study.sweep.labels, study.sweep.runs, strict=True))
     if named := [label for label, run in pairs if run.source == "manifests"]:
         yield (
-            f"{_runs(named)}: without csv/checkpoints.csv (logger=csv writes it) only the kept checkpoints tell what "
-            f"saves were like; what was written in all, and the work at risk, are not known."
+            f"{_runs(named)}: there is no csv/checkpoints.csv (logger=csv writes it), so only the kept checkpoints "
+            f"are known; the total written size and the work at risk are unknown."
         )
     if named := [label for label, run in pairs if run.ends is None]:
-        yield f"{_runs(named)}: no starts.jsonl, so whether work was lost at a restart is not known."
+        yield f"{_runs(named)}: no starts.jsonl, so work that was lost at a restart is unknown."
     if named := [label for label, run in pairs if run.skipped]:
-        yield f"{_runs(named)}: interval saves were left out because the writer was busy, so that work at risk is more."
+        yield f"{_runs(named)}: interval saves were dropped because the writer was busy, which puts more work at risk."
 
 
 def _comparison(study: Study) -> Iterator[str]:
     spacings = {round(run.spacing_s, 9) for run in study.sweep.runs if run.spacing_s}
     if len(study.sweep.runs) > 1 and len(spacings) < 2:
-        yield "The runs do not differ in how often they saved: they say nothing about other intervals."
+        yield "All runs saved equally often: they do not show what other intervals cost."
     if study.spread > ALIKE:
         yield (
-            f"The runs do not agree on what a save costs: in one it is {study.spread:.2g} times that of another. What "
-            f"is used is the mean over all saves."
+            f"The runs disagree on the cost of a save: in one it is {study.spread:.2g} times that of another. The mean "
+            f"over all saves is used."
         )
     best = {run.best for run in study.sweep.runs}
     if len(study.sweep.runs) > 1 and study.sweep.varied == ("checkpoint.save_interval",) and None not in best:
         yield (
-            "The best metric is the same in all runs, as it should be: saving changes nothing that is learned."
+            "The best metric is the same in all runs, as it should be: saving does not change what is learned."
             if len(best) == 1
-            else "The best metric differs though nothing but the interval was varied: the runs were not equally long, "
-            "or their arithmetic is not deterministic."
+            else "The best metric differs although only the interval was varied: the runs differ in length, or their "
+            "arithmetic is not deterministic."
         )
 
 
@@ -294,8 +309,8 @@ def _unfinished(study: Study) -> Iterator[str]:
     for label, run in zip(study.sweep.labels, study.sweep.runs, strict=True):
         if run.status == "running" and run.unsaved_s is not None:
             yield (
-                f"{_runs([label])}: still training, or killed and not started again; {time(run.unsaved_s)} of its work "
-                f"are in no checkpoint."
+                f"{_runs([label])}: still training, or killed and not resumed; {duration(run.unsaved_s)} of work are "
+                f"not in any checkpoint."
             )
 
 
@@ -303,29 +318,19 @@ def _unfinished(study: Study) -> Iterator[str]:
 
 
 def percent(share: float | None) -> str:
-    """`0.42 %`, `3.1 %`, `120 %`."""
+    """Format a share: `0.42 %`, `3.1 %`, `120 %`; a dash if it is unknown."""
     if share is None:
         return UNKNOWN
     return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"
 
 
-def time(seconds: float | None) -> str:
-    """`3.4 ms`; a dash if it is not known."""
-    if seconds is None:
-        return UNKNOWN
-    return "0 s" if seconds == 0 else duration(float(f"{seconds:.2g}") if seconds < 100 else seconds)
-
-
-def duration_long(seconds: float) -> str:
-    """`1 h`, `7 d`."""
-    for unit, factor, least in (("d", 86400.0, 2 * 86400.0), ("h", 3600.0, 3600.0)):
-        if seconds >= least:
-            return f"{seconds / factor:.3g} {unit}"
-    return duration(seconds)
+def duration(seconds: float | None) -> str:
+    """Format a duration with two digits; a dash if it is unknown."""
+    return UNKNOWN if seconds is None else format_duration(seconds, digits=2)
 
 
 def _size(num_bytes: int | None) -> str:
-    return UNKNOWN if num_bytes is None else size(num_bytes)
+    return UNKNOWN if num_bytes is None else format_bytes(num_bytes)
 
 
 def _count(number: int, what: str) -> str:

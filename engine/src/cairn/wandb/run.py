@@ -30,8 +30,6 @@ from cairn.hydra.provenance import StartedFrom as Start
 from cairn.jobs.signals import exit_code
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.state import KEY
-from cairn.policy.keep import parse_size
-from cairn.policy.when import parse_duration_s
 from cairn.runs.directory import Record, RunDirectory
 from cairn.store import disk, history
 from cairn.store.catalog import Catalog, verify
@@ -41,6 +39,8 @@ from cairn.wandb.logger import WandbLogger, prepare, read, why_not
 
 if TYPE_CHECKING:
     from cairn.wandb.artifacts import Place, Wishes
+
+from cairn.units import parse_duration_s, parse_size
 
 log = logging.getLogger(__name__)
 
@@ -343,7 +343,7 @@ def sync(run: RunDirectory, limit_s: float) -> Synced:
     Raises:
         ResumeError: it has never been logged to W&B, or W&B cannot be reached.
     """
-    cfg, record = run.config(), run.record()
+    cfg, record = OmegaConf.create(run.config()), run.record()
     if (given := node(cfg)) is None or record is None:
         raise ResumeError(f"{run.path} has no W&B logger in its configuration: there is nothing to send.")
     os.environ.pop("WANDB_MODE", None)  # whatever the runs do: this command goes to the network

@@ -1,0 +1,31 @@
+"""How the commands print: tables of one style, and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from cairn.units import format_duration
+
+
+def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print a value as indented JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def new_table() -> Table:
+    """Return a table without borders at its sides."""
+    return Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
+def age(created: str) -> str:
+    """Return the time since `created` (ISO 8601), with two digits; empty if it is unknown."""
+    if not created:
+        return ""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+    return format_duration(max(0, round(seconds)), digits=2)

@@ -1,0 +1,142 @@
+"""`cairn prune RUN`: deletes all checkpoints but the newest and the best."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cairn.cli.arguments import CheckpointDirectory, add_run, find_run
+from cairn.cli.output import print_json
+from cairn.errors import ConfigError, ResumeError
+from cairn.policy.keep import Best, Latest, Rule
+from cairn.runs.directory import RunDirectory
+from cairn.store import audit, disk
+from cairn.store.catalog import Catalog
+from cairn.store.history import History
+from cairn.types import Saved
+from cairn.units import format_bytes
+from cairn.wandb.deleted import Pruned
+
+HELP = "delete all checkpoints but the newest and the best; asks first"
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What to keep and what to delete in the checkpoint directory of a run."""
+
+    directory: CheckpointDirectory
+    rules: Sequence[Rule]
+    checkpoints: audit.PrunePlan
+    leftovers: Sequence[Path]
+    """Files that interrupted saves left behind."""
+
+    @property
+    def freed_bytes(self) -> int:
+        """Size of the checkpoints to delete."""
+        return sum(item.num_bytes for item in self.checkpoints.to_delete)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    add_run(parser)
+    parser.add_argument("--keep-last", type=int, default=1, metavar="N", help="keep the newest N (default 1; -1: all)")
+    parser.add_argument("--keep-best", type=int, default=1, metavar="K", help="keep the best K (default 1; -1: all)")
+    parser.add_argument("--yes", action="store_true", help="delete without asking")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show what would be deleted, ask, delete, and return 0. The newest and the best checkpoint always stay."""
+    directory, owner = find_run(arguments.named, "which says what is best")
+    try:
+        rules: list[Rule] = [Latest(arguments.keep_last), Best(arguments.keep_best)]
+    except ValueError as error:
+        raise ConfigError(f"--keep-last and --keep-best: {error}") from error
+    owner.lock()
+    try:
+        plan = collect(directory, rules)
+        if not arguments.json:
+            show(plan)
+        if approved := arguments.yes or _is_approved(plan, arguments.json):
+            _delete(plan, owner)
+    finally:
+        owner.unlock()
+    if arguments.json:
+        print_json(as_json(plan, approved))
+    elif approved and plan.checkpoints.to_delete:
+        print(f"Deleted {len(plan.checkpoints.to_delete)}, {format_bytes(plan.freed_bytes)} are free again.")
+    return 0
+
+
+def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> PrunePlan:
+    """Decide what to delete. Only intact checkpoints count; broken ones are left alone.
+
+    Args:
+        directory: Checkpoint directory of a run.
+        rules: Keep rules.
+
+    Raises:
+        ResumeError: Not a single checkpoint is intact.
+    """
+    found = audit.plan_prune(directory.path, rules, directory.mode)
+    if found.broken and not found.kept:
+        raise ResumeError(f"No checkpoint in {directory.path} is intact: nothing was deleted.")
+    return PrunePlan(directory, rules, found, Catalog(directory.path).leftovers())
+
+
+def as_json(plan: PrunePlan, deleted: bool) -> dict[str, Any]:
+    """Return the plan as JSON values.
+
+    Args:
+        plan: The plan.
+        deleted: Whether it was carried out.
+    """
+    found = plan.checkpoints
+    return {
+        "kept": [item.name for item in found.kept],
+        "deleted" if deleted else "would_delete": [item.name for item in found.to_delete],
+        "broken": [{"name": item.path.name, "why": item.why} for item in found.broken],
+        "leftovers": [path.name for path in plan.leftovers],
+        "freed_bytes": plan.freed_bytes,
+    }
+
+
+def show(plan: PrunePlan) -> None:
+    """Print the plan, a line per checkpoint."""
+    found = plan.checkpoints
+    for item in found.broken:
+        print(f"broken  {item.path.name}: {item.why}; not counted, and left alone")
+    for saved in found.kept:
+        print(f"keep    {saved.name}")
+    for saved in found.to_delete:
+        print(f"delete  {saved.name}  {format_bytes(saved.num_bytes)}")
+    if not found.to_delete:
+        print("There is nothing to delete.")
+    if plan.directory.mode is None:
+        print("This run has no checkpoint.monitor: no checkpoint is best, and --keep-best keeps nothing.")
+
+
+def _is_approved(plan: PrunePlan, as_json: bool) -> bool:
+    if as_json or not plan.checkpoints.to_delete:
+        return False
+    if not sys.stdin.isatty():
+        raise ConfigError("Nothing was deleted: prune asks first, and there is no terminal to answer on. Give --yes.")
+    return input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _delete(plan: PrunePlan, run: RunDirectory) -> None:
+    found = plan.checkpoints
+    _note_for_wandb(run, found.to_delete)
+    History(plan.directory.path, list(plan.rules), plan.directory.mode).retain(found.kept, found.to_delete)
+    for path in plan.leftovers:
+        disk.remove(path)
+
+
+def _note_for_wandb(run: RunDirectory, deleted: Sequence[Saved]) -> None:
+    """Record what is deleted, so that the next start or `cairn sync` deletes it in W&B too."""
+    if (run.path / "wandb").is_dir():
+        for saved in deleted:
+            Pruned(run.path).note(saved.digest)

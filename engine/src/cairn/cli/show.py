@@ -1,0 +1,101 @@
+"""`cairn show FILE`: the manifest of a checkpoint and the configuration of its run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+
+from cairn.cli.output import print_json
+from cairn.errors import CheckpointError
+from cairn.runs import summary
+from cairn.store import names
+from cairn.store.catalog import verify_file
+
+HELP = "show what a checkpoint file holds: its manifest and the configuration of its run"
+_KEY = "cairn"
+"""Our part of a Lightning checkpoint; a part of the file format."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint file says about itself."""
+
+    path: Path
+    manifest: dict[str, Any] | None
+    """None if there is no manifest beside the file."""
+    config: dict[str, Any] | None
+    """Resolved configuration of the run; None if the file does not hold one."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument("named", metavar="FILE", help="checkpoint file, or a link to one such as last.ckpt")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the contents and return 0."""
+    contents = collect(Path(arguments.named))
+    if arguments.json:
+        print_json(as_json(contents))
+    else:
+        show(contents, Console())
+    return 0
+
+
+def collect(path: Path) -> Contents:
+    """Read a checkpoint file after comparing it with its checksums.
+
+    Args:
+        path: The file, or a link to it.
+
+    Raises:
+        CheckpointError: It is missing, broken, or not a checkpoint.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint file {path}.")
+    path = path.resolve()
+    try:
+        verify_file(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}.") from error
+    proof = path.with_name(names.manifest_name(path.name))
+    manifest = json.loads(proof.read_text()) if names.checkpoint_of(proof.name) and proof.is_file() else None
+    return Contents(path, manifest, _config(path))
+
+
+def _config(path: Path) -> dict[str, Any] | None:
+    import torch  # only here: the other commands answer without waiting for it
+
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        config = contents.get(_KEY, {}).get("config")
+    except Exception as error:  # torch raises many kinds, and advises to load the file unsafely
+        raise CheckpointError(
+            f"{path} is not a checkpoint that holds tensors and plain values only ({type(error).__name__})."
+        ) from error
+    return config
+
+
+def as_json(contents: Contents) -> dict[str, Any]:
+    """Return the contents as JSON values."""
+    return {"file": str(contents.path), "manifest": contents.manifest, "config": contents.config}
+
+
+def show(contents: Contents, console: Console) -> None:
+    """Print the contents as YAML."""
+    console.print(f"[bold]{escape(summary.relative(contents.path))}[/]", highlight=False, soft_wrap=True)
+    if contents.manifest is None:
+        console.print("It has no manifest.", highlight=False)
+    for title, part in {"manifest": contents.manifest, "config": contents.config}.items():
+        if part is not None:
+            console.print(f"\n[bold]{title}[/]")
+            text = yaml.safe_dump(part, sort_keys=False, allow_unicode=True).rstrip()
+            console.print(Syntax(text, "yaml", background_color="default", word_wrap=True))

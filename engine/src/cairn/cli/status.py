@@ -1,0 +1,97 @@
+"""`cairn status SWEEP`: what the jobs of a sweep do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cairn.cli.output import age, new_table, print_json
+from cairn.errors import ResumeError
+from cairn.runs import status, summary
+from cairn.runs.status import JobStatus
+
+HELP = "show the jobs of a sweep: running, waiting, failed or finished, and their progress; exit code 1 if one failed"
+_STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red"}
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """Status of all jobs of a sweep."""
+
+    sweep: Path
+    jobs: Sequence[JobStatus]
+    trouble: str
+    """Why the scheduler could not be asked; empty if it answered."""
+
+    @property
+    def failed(self) -> list[JobStatus]:
+        """Jobs that failed, or were killed and are not queued."""
+        return [job for job in self.jobs if job.state in ("failed", "dead")]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument("named", metavar="SWEEP", help="directory of a sweep, or of a run")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a row per job and return 1 if one failed."""
+    found = collect(Path(arguments.named))
+    if found.trouble:
+        print(f"Warning: the scheduler does not answer ({found.trouble}): states come from files.", file=sys.stderr)
+    if arguments.json:
+        print_json(as_json(found))
+    else:
+        show(found, Console())
+    return int(bool(found.failed))
+
+
+def collect(sweep: Path) -> SweepStatus:
+    """Read the files of a sweep and ask its scheduler."""
+    if not sweep.is_dir():
+        raise ResumeError(f"There is no directory {sweep}: name the directory of a sweep.")
+    return SweepStatus(sweep, *status.look(sweep))
+
+
+def as_json(found: SweepStatus) -> list[dict[str, Any]]:
+    """Return the jobs as JSON values."""
+    return [{**asdict(job), "num_restarts": job.num_restarts} for job in found.jobs]
+
+
+def show(found: SweepStatus, console: Console) -> None:
+    """Print the jobs as a table, and the errors of those that failed."""
+    console.print(_table(found.jobs))
+    counts = Counter(job.state for job in found.jobs)
+    print(", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {len(found.jobs)}.")
+    for job in found.failed:
+        log = (found.sweep / job.name / "train.log").resolve()
+        print(f"{job.name}: {job.why or 'it was killed, or never began'}. See {summary.relative(log)}")
+
+
+def _table(jobs: Sequence[JobStatus]) -> Table:
+    table = new_table()
+    table.add_column("run", overflow="fold")
+    for name in ("state", "job"):
+        table.add_column(name, no_wrap=True)
+    for name in ("done", "last checkpoint", "restarts", "batches lost"):
+        table.add_column(name, justify="right")
+    # Overrides that all jobs share tell nothing apart.
+    shared = set.intersection(*(set(job.name.split(",")) for job in jobs)) if len(jobs) > 1 else set()
+    for job in jobs:
+        name = ",".join(part for part in job.name.split(",") if part not in shared)
+        done = "" if job.share is None else f"{100 * job.share:.0f} %"
+        last = f"{job.last.position.epoch}/{job.last.position.batch}, {age(job.last.created)}" if job.last else ""
+        state = f"[{_STYLES.get(job.state, 'yellow')}]{job.state}[/]"
+        table.add_row(
+            escape(name or job.name), state, job.job, done, last, str(job.num_restarts), str(job.num_lost_batches)
+        )
+    return table

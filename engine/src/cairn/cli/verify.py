@@ -1,0 +1,57 @@
+"""`cairn verify RUN_OR_FILE`: compares every byte of the checkpoints with their checksums."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cairn.cli.arguments import find_checkpoints
+from cairn.cli.output import print_json
+from cairn.store import audit
+from cairn.store.audit import Finding
+
+HELP = "compare every byte with its checksum; exit code 1 if a checkpoint is broken"
+_STYLES = {"whole": "green", "unfinished": "yellow", "broken": "bold red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    text = "run directory, checkpoint directory, checkpoint file, or latest for the newest run below logs/"
+    parser.add_argument("named", metavar="RUN_OR_FILE", help=text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a line per file and return 1 if one of them is broken."""
+    findings = collect(arguments.named)
+    if arguments.json:
+        print_json(as_json(findings))
+    else:
+        show(findings, Console())
+    return int(any(item.state == "broken" for item in findings))
+
+
+def collect(named: str) -> list[Finding]:
+    """Read every byte of the file, or of the checkpoint directory, that a user names."""
+    path = Path(named)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        return [audit.check_file(path)]
+    return audit.check_directory(find_checkpoints(named).path)
+
+
+def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return the findings as JSON values."""
+    return [{"file": str(item.path), "state": item.state, "why": item.why} for item in findings]
+
+
+def show(findings: Sequence[Finding], console: Console) -> None:
+    """Print the findings, a line per file."""
+    lines = Table.grid(padding=(0, 2))
+    for item in findings:
+        lines.add_row(f"[{_STYLES[item.state]}]{item.state}[/]", escape(item.path.name), escape(item.why))
+    console.print(lines if findings else "There is no checkpoint here yet.")

@@ -1,0 +1,52 @@
+"""The resolved configuration of a run is read as plain values, with the same meaning as when it was written."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from cairn.runs import config_file
+
+VALUES = {
+    "checkpoint": {"save_interval": 50, "monitor": None, "triggers": {}},
+    "floats": [1e-3, 1e-05, 1e20, 0.1, -2.5e-300, float("inf"), 3.0],
+    "numbers": [0, -1, 10**12, True, False],
+    "texts": ["", "1e-3", "0x10", "null", "true", "2026-01-01", "12:30:00", "a: b", "[x]", "ä", "1_000", "~"],
+    "7": {"lists": [[], [{}], ["a"]]},
+}
+
+
+def test_values_come_back_as_omegaconf_wrote_them(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(VALUES, flags={"readonly": True})))
+    assert config_file.read(path) == VALUES == OmegaConf.to_container(OmegaConf.load(path))
+
+
+def test_a_path_is_read_as_text(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create({"checkpoint": {"dirpath": Path("/a/b")}})))
+    assert config_file.read(path) == {"checkpoint": {"dirpath": "/a/b"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E5", 1e5), ("-1.5e+3", -1500.0), ("2026-01-01", "2026-01-01"), ("1e", "1e"), ("0.1", 0.1)],
+)
+def test_a_value_that_was_edited_by_hand_is_read_as_hydra_reads_it(tmp_path, text, value):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"checkpoint: {{x: {text}}}\n")
+    assert config_file.read(path)["checkpoint"]["x"] == value == OmegaConf.load(path).checkpoint.x
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "a: 1", "checkpoint: null", "checkpoint: [1]", "7"])
+def test_a_file_without_checkpoint_settings_is_refused(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match="not the configuration of a run"):
+        config_file.read(tmp_path / "config.yaml")
+
+
+def test_python_objects_are_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("checkpoint: {x: !!python/object/apply:os.system ['true']}\n")
+    with pytest.raises(Exception, match="could not determine a constructor"):
+        config_file.read(path)
