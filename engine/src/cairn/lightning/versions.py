@@ -8,7 +8,7 @@ import os
 from cairn.errors import ConfigError
 
 SUPPORTED_LIGHTNING = ("2.6",)
-"""Each release of one of these series is accepted; engine/pyproject.toml requires the same."""
+"""Series whose releases are accepted. The dependency in engine/pyproject.toml must agree."""
 UNTESTED = "CAIRN_UNTESTED_LIGHTNING"
 
 log = logging.getLogger(__name__)
