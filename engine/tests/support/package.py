@@ -51,7 +51,7 @@ def base_environment(folder: Path, wheel: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = next(folder.glob("lib/python*/site-packages"))
     project = tomllib.loads((ENGINE / "pyproject.toml").read_text())["project"]
-    for distribution in _closure(project["dependencies"]):
+    for distribution in closure(project["dependencies"]):
         for name in _top_level(distribution):
             if not (packages / name).exists():
                 (packages / name).symlink_to(str(distribution.locate_file(name)))
@@ -80,11 +80,7 @@ def run_in(
     return result
 
 
-def _pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], check=True)
-
-
-def _closure(requirements: list[str]) -> Iterator[metadata.Distribution]:
+def closure(requirements: list[str]) -> Iterator[metadata.Distribution]:
     """Yield the installed distributions that the requirements name, and those that these need in turn."""
     waiting, seen = [Requirement(text) for text in requirements], set()
     while waiting:
@@ -97,6 +93,10 @@ def _closure(requirements: list[str]) -> Iterator[metadata.Distribution]:
             seen.add((requirement.name, extra))
             needed = map(Requirement, distribution.requires or ())
             waiting += [other for other in needed if other.marker is None or other.marker.evaluate({"extra": extra})]
+
+
+def _pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], check=True)
 
 
 def _top_level(distribution: metadata.Distribution) -> set[str]:
