@@ -66,7 +66,9 @@ format: $(INSTALLED) ## sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix-only --quiet . $(ENGINE)
 	$(BIN)/ruff format . $(ENGINE)
 
-lock: $(INSTALLED) ## renew constraints.txt: the newest versions that requirements.txt allows
+# Without $(INSTALLED): after an edit of requirements.txt, the old lock may contradict it.
+lock: ## renew constraints.txt: the newest versions that requirements.txt allows
+	test -f $(VENV)/pyvenv.cfg || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python scripts/lock.py
 
 rename: $(INSTALLED) ## give the package your name: NAME=my_project (FORCE=1: despite uncommitted changes)

@@ -63,7 +63,7 @@ EXTERNAL = {
     "wandb": "lightning torch wandb",
     "runs": "rich yaml",
     "study": "matplotlib rich yaml",
-    "cli": "rich yaml",
+    "cli": "rich torch yaml",
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
 }
 """The packages of others that each room may import."""
