@@ -1,4 +1,4 @@
-# Everything works from a bare clone: the first target that needs it makes $(VENV) and installs requirements.txt once.
+# Everything works from a bare clone: the first target that needs it makes $(VENV) and installs requirements.txt.
 #   make train ARGS="checkpoint=interval trainer.max_epochs=3"
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,22 +7,39 @@ NAME ?=
 
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
-# One torch thread per test process: two processes with all cores each are slower than two with one.
-# Thousands of small files with an fsync each: in memory, where there is room, the tests take half the time.
+# The library. A project that installs it from a package index has no such folder.
+ENGINE := $(wildcard engine)
+# The tests write thousands of small files and sync each one: in memory, where there is room, they take half the time.
 MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null && echo /dev/shm)
+# One torch thread per test process: two processes that use all cores are slower than two that use one core each.
 PYTEST := OMP_NUM_THREADS=1 PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# Run the tests of the project, then those of the library, also after a failure. pytest exits with 5 if it finds no test:
+# accepted for a project that has none yet, and if ARGS selects tests of the other folder only.
+# $(1): options of pytest
+define run_tests
+status=0; \
+for folder in . $(ENGINE); do \
+    test -d $$folder/tests || continue; \
+    echo "== $$folder/tests"; \
+    (cd $$folder && $(PYTEST) $(1) $(ARGS)); code=$$?; \
+    test $$code -eq 0 || test $$code$$folder = 5. $(if $(ARGS),|| test $$code -eq 5) || status=1; \
+done; \
+exit $$status
+endef
+
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all bench check format rename clean
+.PHONY: help install train test test-all bench check format lock rename clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
-install: $(INSTALLED) ## make .venv and install requirements.txt into it (the other targets do it when needed)
+install: $(INSTALLED) ## make .venv and install requirements.txt into it; other targets do it when needed
 
-# Depends on its inputs, so that it happens once, and again only when one of them changes. Only ever into the environment.
-$(INSTALLED): requirements.txt pyproject.toml engine/pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+# Depends on the files that it installs from, so that it runs once, and again only after one of them has changed.
+# PIP_REQUIRE_VIRTUALENV: pip refuses to install outside of the environment.
+$(INSTALLED): requirements.txt constraints.txt pyproject.toml $(wildcard engine/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=python3.12 ...")'
 	test -f $(VENV)/pyvenv.cfg || $(PYTHON) -m venv $(VENV)
 	PIP_REQUIRE_VIRTUALENV=1 $(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
 	@touch $@
@@ -30,30 +47,36 @@ $(INSTALLED): requirements.txt pyproject.toml engine/pyproject.toml
 train: $(INSTALLED) ## train; ARGS="..." are Hydra overrides
 	$(BIN)/python train.py $(ARGS)
 
-test: $(INSTALLED) ## run the tests that take no kills and no cluster; ARGS="..." go to pytest
-	cd engine && $(PYTEST) -m "not slow" $(ARGS)
+test: $(INSTALLED) ## run the tests of the project and the fast tests of the library; ARGS="-k loader" selects some
+	@$(call run_tests,-m "not slow")
 
-test-all: $(INSTALLED) ## run all tests: kills, SLURM, W&B, notebooks
-	cd engine && $(PYTEST) $(ARGS)
+test-all: $(INSTALLED) ## run all tests, including kill -9, SLURM, W&B and notebooks
+	@$(call run_tests,)
 
 bench: $(INSTALLED) ## measure what a save costs; ARGS="--quick", "--help", ...
 	cd engine && $(BIN)/python -m benchmarks $(ARGS)
 
-check: $(INSTALLED) ## lint, formatting, types
-	$(BIN)/ruff check . engine
-	$(BIN)/ruff format --check . engine
+check: $(INSTALLED) ## check style, formatting and types
+	$(BIN)/ruff check . $(ENGINE)
+	$(BIN)/ruff format --check . $(ENGINE)
 	$(BIN)/mypy
-	cd engine && $(BIN)/mypy
+	$(if $(ENGINE),cd engine && $(BIN)/mypy)
 
-format: $(INSTALLED) ## sort imports, apply the safe fixes, format
-	$(BIN)/ruff check --fix-only --quiet . engine
-	$(BIN)/ruff format . engine
+format: $(INSTALLED) ## sort imports, apply safe fixes, format
+	$(BIN)/ruff check --fix-only --quiet . $(ENGINE)
+	$(BIN)/ruff format . $(ENGINE)
 
-rename: $(INSTALLED) ## give the package your name: NAME=my_project (FORCE=1: although there are uncommitted changes)
-	@test -n "$(NAME)" || { echo "make rename needs NAME=my_project" >&2; exit 2; }
+# Without $(INSTALLED): after an edit of requirements.txt, the old lock may contradict it.
+lock: ## renew constraints.txt: the newest versions that requirements.txt allows
+	test -f $(VENV)/pyvenv.cfg || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python scripts/lock.py
+
+rename: $(INSTALLED) ## give the package your name: NAME=my_project (FORCE=1: despite uncommitted changes)
+	@test -n "$(NAME)" || { echo "make rename needs a name: make rename NAME=my_project" >&2; exit 2; }
 	$(BIN)/python scripts/rename.py $(NAME) $(if $(FORCE),--force)
 	@$(MAKE) --no-print-directory format
 
 clean: ## remove caches and build leftovers; keeps logs/, data/ and .venv
-	rm -rf {.,engine}/.{pytest_cache,ruff_cache,mypy_cache,hypothesis} {.,engine}/{build,dist} {.,engine}/src/*.egg-info
-	find src tests scripts engine -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	for folder in . $(ENGINE); do (cd $$folder && \
+	    rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist src/*.egg-info); done
+	find $(wildcard src tests scripts) $(ENGINE) -name __pycache__ -type d -prune -exec rm -rf {} +

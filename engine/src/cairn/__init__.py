@@ -1,24 +1,82 @@
-"""Cairn: checkpoints during an epoch that cost almost nothing, are never torn, and resume exactly."""
+"""Cairn: checkpoints that are written during an epoch, are never torn, and resume exactly."""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from cairn.data.datamodule import DataModule
+    from cairn.data.loader import DataLoader
+    from cairn.errors import CairnError, CheckpointError, ConfigError, ResumeError, SaveError
+    from cairn.lightning.boundary import Stopped
+    from cairn.lightning.checkpointer import Checkpointer
+    from cairn.lightning.csv_logger import CSVLogger
+    from cairn.lightning.load_model import load_model
+    from cairn.policy.keep import Best, EveryNth, Latest, WithinBytes
+    from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
+    from cairn.writing.options import Writing
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "AtEnd",
+    "Best",
+    "BestValidation",
+    "CSVLogger",
+    "CairnError",
+    "CheckpointError",
+    "Checkpointer",
+    "ConfigError",
+    "DataLoader",
+    "DataModule",
+    "Every",
+    "EveryNth",
+    "Latest",
+    "OnStop",
+    "ResumeError",
+    "SaveError",
+    "Stopped",
+    "WithinBytes",
+    "Writing",
+    "__version__",
+    "load_model",
+]
+
+_MODULES = {
+    "AtEnd": "policy.when",
+    "Best": "policy.keep",
+    "BestValidation": "policy.when",
+    "CSVLogger": "lightning.csv_logger",
+    "CairnError": "errors",
+    "CheckpointError": "errors",
+    "Checkpointer": "lightning.checkpointer",
+    "ConfigError": "errors",
+    "DataLoader": "data.loader",
+    "DataModule": "data.datamodule",
+    "Every": "policy.when",
+    "EveryNth": "policy.keep",
+    "Latest": "policy.keep",
+    "OnStop": "policy.when",
+    "ResumeError": "errors",
+    "SaveError": "errors",
+    "Stopped": "lightning.boundary",
+    "WithinBytes": "policy.keep",
+    "Writing": "writing.options",
+    "load_model": "lightning.load_model",
+}
+"""The module of each public name, imported at the first use: `import cairn` does not import torch."""
+
+# Type checkers must not see this function: with it, they would accept every misspelled name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value  # the next access does not come through here
+        return value
 
 
-def __getattr__(name: str) -> Any:
-    # On demand: importing the package must not import torch, so that `--help` answers at once.
-    if name == "load_model":
-        from cairn.lightning.load_model import load_model
-
-        return load_model
-    if name == "DataLoader":
-        from cairn.data.loader import DataLoader
-
-        return DataLoader
-    if name == "DataModule":
-        from cairn.data.datamodule import DataModule
-
-        return DataModule
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,11 +2,16 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 from tests.support.paths import ENGINE
+
+from cairn.lightning.versions import SUPPORTED_LIGHTNING
 
 SOURCES = ENGINE / "src"
 PACKAGE = "cairn"
@@ -40,6 +45,40 @@ DEBTS = {
     ("wandb", "runs"),
 }
 """Arrows that are still to go."""
+EXTERNAL = {
+    "errors": "",
+    "types": "",
+    "units": "",
+    "targets": "",
+    "policy": "",
+    "store": "isal",
+    "writing": "numpy torch",
+    "account": "",
+    "data": "lightning numpy torch",
+    "jobs": "",
+    "lightning": "lightning numpy torch torchmetrics",
+    "wandb": "lightning torch wandb",
+    "runs": "rich yaml",
+    "study": "matplotlib rich yaml",
+    "cli": "rich torch yaml",
+    "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
+}
+"""The packages of others that each room may import."""
+EXTERNAL_DEBTS = {
+    ("account", "lightning"),
+    ("cli", "dotenv"),
+    ("runs", "omegaconf"),
+    ("store", "torch"),
+    ("study", "omegaconf"),
+    ("targets", "torch"),
+    ("wandb", "hydra"),
+    ("wandb", "omegaconf"),
+}
+"""Imports of others' packages that are still to go."""
+EXTRAS = {"dotenv", "hydra", "hydra_plugins", "matplotlib", "omegaconf", "submitit", "wandb"}
+"""Packages that only an extra installs."""
+NAMES = {"PyYAML": "yaml"}
+"""The import name of a distribution, where it differs."""
 LIGHT = ["hydra.command_line", "hydra.entry", "hydra.settings", "runs.directory", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
 BOUNDARY = {"lightning/boundary.py", "lightning/sums.py"}
@@ -89,6 +128,30 @@ def test_the_rooms_import_only_what_they_may():
     allowed = {(room, other) for room, others in ARROWS.items() for other in others.split()}
     found = {(room, other) for room, other in _arrows() if room in ARROWS and not other.startswith("__")}
     assert found - allowed == DEBTS
+
+
+def _external():
+    """(room, package) for every import of a package that is neither ours nor in the standard library."""
+    packages = ((_unit(path), name.split(".")[0]) for path in MODULES for name in imports(path))
+    return {(room, package) for room, package in packages if package not in {PACKAGE, *sys.stdlib_module_names}}
+
+
+def test_each_room_imports_only_the_packages_it_may():
+    allowed = {(room, package) for room, packages in EXTERNAL.items() for package in packages.split()}
+    assert {found for found in _external() if not found[0].startswith("__")} - allowed == EXTERNAL_DEBTS
+
+
+def test_the_base_dependencies_are_those_that_the_library_imports():
+    project = tomllib.loads((ENGINE / "pyproject.toml").read_text())["project"]
+    declared = {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}
+    assert {NAMES.get(name, name) for name in declared} == {package for _, package in _external()} - EXTRAS
+
+
+def test_pip_and_the_library_support_the_same_lightning():
+    project = tomllib.loads((ENGINE / "pyproject.toml").read_text())["project"]
+    (requirement,) = (Requirement(text) for text in project["dependencies"] if text.startswith("lightning"))
+    series = [f"2.{minor}" for minor in range(20) if requirement.specifier.contains(f"2.{minor}.99")]
+    assert tuple(series) == SUPPORTED_LIGHTNING
 
 
 def test_every_room_has_its_arrows():

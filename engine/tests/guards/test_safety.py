@@ -1,14 +1,16 @@
-"""Nothing here loads a file in a way that could run code from it."""
+"""No source of the library or of the project loads a file in a way that could run code from it."""
 
 import ast
-from pathlib import Path
+import json
 
 import pytest
+from tests.support.paths import ENGINE, ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
-SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").rglob("*.py"), ROOT / "train.py"])
+FOLDERS = [ENGINE / "src", ENGINE / "benchmarks", ROOT / "src", ROOT / "scripts", ROOT / "tests"]
+SOURCES = sorted([*(path for folder in FOLDERS for path in folder.rglob("*.py")), *ROOT.glob("*.py")])
+NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-SAVING = {"dump_checkpoint", "save_checkpoint"}  # there weights_only says what to put in, and nothing is read
+SAVING = {"dump_checkpoint", "save_checkpoint"}  # their weights_only says what to save; they read nothing
 SWITCHES = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "add_safe_globals", "allow_pickle=True", "unsafe_load")
 
 
@@ -21,7 +23,7 @@ def _dotted(node):
 
 
 def violations(source):
-    """What in this source could unpickle: (line, what)."""
+    """Return what in this source could unpickle: (line, what)."""
     found = [(n, word) for n, line in enumerate(source.splitlines(), 1) for word in SWITCHES if word in line]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
@@ -48,6 +50,18 @@ def _unsafe_call(call):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_unsafe_load(path):
     assert violations(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_no_unsafe_load_in_a_notebook(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    # Lines of IPython, such as "%matplotlib inline" or "!ls", are not Python.
+    assert violations("\n".join(line for line in code.splitlines() if line[:1] not in "%!")) == []
+
+
+def test_the_guard_finds_the_sources():
+    assert {ENGINE / "src" / "cairn" / "errors.py", ROOT / "train.py", *(ROOT / "src").rglob("*.py")} <= set(SOURCES)
 
 
 @pytest.mark.parametrize(

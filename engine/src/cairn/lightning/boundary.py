@@ -19,10 +19,9 @@ from lightning.pytorch.loops.utilities import _is_max_limit_reached
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError
 from cairn.jobs.signals import Interruption
+from cairn.lightning import versions
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.types import Position, Saved
-
-LIGHTNING = "2.6."
 
 Place = Literal["batch", "epoch"]
 """Where a run can be saved: after a batch, or, when its end was decided there, after the hooks of an epoch's end."""
@@ -67,11 +66,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
     Raises:
         ConfigError: This is an unsupported version of Lightning, or the loops are somebody else's.
     """
-    if not lightning.__version__.startswith(LIGHTNING):
-        raise ConfigError(
-            f"Exact resume is written for Lightning {LIGHTNING}x and this is {lightning.__version__}: "
-            f"install the version that requirements.txt names."
-        )
+    versions.check(lightning.__version__)
     fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     for loop, ours in ((fit_loop, BoundaryFitLoop), (epoch_loop, BoundaryEpochLoop)):
         if type(loop) not in (ours, ours.__bases__[0]):
