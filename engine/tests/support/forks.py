@@ -125,11 +125,12 @@ def serve(orders: socket.socket) -> None:
     """Import what a command may import; then fork for each order that comes, and in the child become that command."""
     from hydra import compose, initialize_config_dir
 
-    from cairn.hydra import imports
+    from cairn.hydra import imports, plugins
 
     with imports.quick():
         pass
 
+    plugins.register()  # Hydra looks for plugins once
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         compose("train")  # finds Hydra's plugins, and warms up its parser
     gc.freeze()  # or each child's first collection would copy all of that

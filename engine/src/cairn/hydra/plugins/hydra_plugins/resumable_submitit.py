@@ -1,4 +1,4 @@
-"""The launchers of sweeps, where Hydra looks for them. `cairn.hydra.launcher` holds what they share."""
+"""The launchers of sweeps, under the name that Hydra demands. `cairn.hydra.launcher` holds what they share."""
 
 import logging
 import math
@@ -16,27 +16,31 @@ from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from cairn.errors import first_line
 from cairn.hydra import launcher
+from cairn.hydra.sweep_job import SweepJob
 from cairn.runs.ledger import Entry, states
 
 log = logging.getLogger(__name__)
 
 
 class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
-    """Jobs are processes of this machine, all at once."""
+    """Runs all jobs at once, as processes of this machine."""
 
-    def _ids(self, jobs: Sequence[launcher.Job], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
+    def _ids(self, jobs: Sequence[SweepJob], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
         if self.params["tasks_per_node"] != 1:
             raise CompactHydraException(
-                "hydra.launcher.tasks_per_node: here Lightning starts the others: leave it at 1."
+                "hydra.launcher.tasks_per_node must be 1 for submitit_local: Lightning starts the other processes."
             )
         submit = super()._ids
         return launcher.in_own_session(lambda: submit(jobs, arguments))
 
-    def _interrupted(self, jobs: Sequence[launcher.Job], sweep: Path, entries: Mapping[str, Entry]) -> None:
-        """Nobody else would stop them. Who watches over a job hands the signal on."""
-        log.info("The jobs are stopped, each with a checkpoint. The same command goes on with them.")
+    def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, Entry]) -> None:
+        """Stop the jobs: submitit's watcher of each job passes the signal on."""
+        log.info("Stopping the jobs, each with a checkpoint. The same command resumes them.")
         found = [entries.get(self._name(job, sweep)) for job in jobs]
         for job in states([entry for entry in found if entry is not None and entry.scheduler == "local"]):
             with suppress(ProcessLookupError):
@@ -44,10 +48,17 @@ class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
 
 
 class SlurmLauncher(launcher.Resumable, submitit_launcher.SlurmLauncher):
-    """Jobs are an array of SLURM."""
+    """Runs the jobs as a SLURM job array."""
+
+    def __init__(self, **params: Any) -> None:
+        try:
+            OmegaConf.merge(OmegaConf.structured(SlurmConf), params)  # for the types of the values
+        except OmegaConfBaseException as error:
+            raise CompactHydraException(f"hydra.launcher.{error.full_key or ''}: {first_line(error)}.") from error
+        super().__init__(**params)
 
     def _parameters(self) -> dict[str, Any]:
-        """The jobs import the clone that they are submitted from, and are asked to stop early enough for a save."""
+        """Let the jobs import the clone that submits them, and ask for the signal early enough for a save."""
         exports = [f"export {name}={shlex.quote(os.environ[name])}" for name in ("PYTHONPATH", "PROJECT_ROOT")]
         setup = [*exports, *(self.params["setup"] or [])]
         return {**super()._parameters(), "setup": setup, "signal_delay_s": self._signal_delay_s()}
@@ -55,54 +66,46 @@ class SlurmLauncher(launcher.Resumable, submitit_launcher.SlurmLauncher):
     def _signal_delay_s(self) -> int:
         delay_s, needed_s = self.params["signal_delay_s"], math.ceil(3 * self.save_s)
         if needed_s > delay_s:
-            log.info("Saves take long here: SLURM's signal comes %d s before the time limit.", needed_s)
+            log.info("Saves are slow in this sweep: SLURM sends its signal %d s before the time limit.", needed_s)
             delay_s = needed_s
-        if delay_s > (half_s := 60 * self.params["timeout_min"] // 2):  # else a job would end before it has trained
+        if delay_s > (half_s := 60 * self.params["timeout_min"] // 2):  # else the job would stop before it has trained
             log.warning(
-                "The time limit of %s min is short: SLURM's signal comes %d s before it and not %d s. More is better: "
-                "hydra.launcher.timeout_min=...",
+                "The time limit of %s min is short: SLURM sends its signal %d s before it instead of %d s. "
+                "Raise hydra.launcher.timeout_min.",
                 *(self.params["timeout_min"], half_s, delay_s),
             )
             delay_s = half_s
         return int(delay_s)
 
 
-# The plugin's keys and types, and one more. (Hydra reads this file without registering it as a module, so that its
-# annotations must not be strings.)
+# The keys and types of hydra-submitit-launcher, and one more. (Hydra executes this file before it is in sys.modules, so
+# that annotations must not be strings.)
 
 
 @dataclass
 class LocalConf(LocalQueueConf):
-    """`hydra/launcher=submitit_local`."""
+    """Settings of `hydra/launcher=submitit_local`."""
 
     _target_: str = f"{__name__}.LocalLauncher"
     wait: bool = True
-    timeout_min: int = 7 * 24 * 60  # of one start: 30 s before it a job is asked to stop, saved, and started again
-    max_num_timeout: int = 100  # never reached: after 6 starts submitit leaves it stopped, and the same command goes on
+    timeout_min: int = (
+        7 * 24 * 60
+    )  # of one attempt: 30 s before it, the job is asked to save and stop, and is restarted
+    max_num_timeout: int = 100  # never reached: submitit gives up after 6 attempts; the same command resumes the job
     stderr_to_stdout: bool = True
 
 
 @dataclass
 class SlurmConf(SlurmQueueConf):
-    """`hydra/launcher=submitit_slurm`; configs/hydra/launcher/slurm.yaml has the settings."""
+    """Settings of `hydra/launcher=submitit_slurm`; configs/hydra/launcher/slurm.yaml has those of a cluster."""
 
     _target_: str = f"{__name__}.SlurmLauncher"
     wait: bool = True
 
 
-def register() -> None:
-    """Let the plugin's own names mean these as well: `hydra/launcher=submitit_local`, `submitit_slurm`.
-
-    After all plugins are found, since the other one gives these names to its own.
-    """
-    Plugins.instance()
-    _store("submitit_local", LocalConf)
-    _store("submitit_slurm", SlurmConf)
-
-
-def _store(name: str, conf: type) -> None:
-    ConfigStore.instance().store(group="hydra/launcher", name=name, node=conf, provider="resumable_submitit")
-
-
-_store("resumable_local", LocalConf)
-_store("resumable_slurm", SlurmConf)
+def register(plugins: Plugins) -> None:
+    """Make `submitit_local` and `submitit_slurm`, names of hydra-submitit-launcher, mean these launchers."""
+    for launcher_class in (LocalLauncher, SlurmLauncher):
+        plugins.register(launcher_class)
+    for name, conf in (("submitit_local", LocalConf), ("submitit_slurm", SlurmConf)):
+        ConfigStore.instance().store(group="hydra/launcher", name=name, node=conf, provider="cairn")
