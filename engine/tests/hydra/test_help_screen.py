@@ -62,7 +62,7 @@ def test_a_key_of_the_user_is_shown_once_it_has_a_comment(tmp_path):
     text = screen(configs=tmp_path)
     for row in ("flag=false  ", "none=null  ", "names=[a,b]  ", "node.inner=2  ", "data.folder=#1  "):
         assert f"  {row}" in text
-    for name in ("silent", "other", "node= "):
+    for name in ("silent", "other=", "node="):
         assert name not in text
 
 

@@ -20,7 +20,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from submitit.core.utils import JobPaths, temporary_save_path
 from submitit.local.local import Controller
-from tests.support.paths import ROOT
+from tests.support.paths import PYTHONPATH, ROOT
 
 from cairn.hydra import launcher, outcomes, plugins
 from cairn.hydra.job_name import register
@@ -298,7 +298,8 @@ def test_the_launchers_are_known_only_after_registration():
         plugins.register()
         print(sorted(name.rpartition(".")[2] for name in found()))
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split("\n")[:2] == ["[]", "['LocalLauncher', 'SlurmLauncher']"]
 
 

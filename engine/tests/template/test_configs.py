@@ -117,10 +117,8 @@ def test_every_group_has_a_folder_and_every_file_a_group():
 
 
 def test_the_project_keeps_no_plumbing():
-    assert {path.name for path in CONFIGS.iterdir()} == {
-        *("callbacks", "checkpoint", "data", "debug", "experiment", "hydra", "local", "logger", "model", "trainer"),
-        "train.yaml",
-    }
+    names = {path.name for path in CONFIGS.iterdir()}
+    assert not names & {path.name for path in LIBRARY.iterdir()} - {"checkpoint", "hydra", "logger", "trainer"}
 
 
 @pytest.mark.parametrize(("alias", "option"), [("checkpoint=best", "checkpoint=best-val"), ("logger=many_loggers", "")])
@@ -131,7 +129,7 @@ def test_an_alias_means_the_option(everything, alias, option):
 
 def test_a_project_replaces_a_file_of_the_library(tmp_path):
     shutil.copytree(CONFIGS, tmp_path / "configs")
-    (tmp_path / "configs" / "paths").mkdir()
+    (tmp_path / "configs" / "paths").mkdir(exist_ok=True)
     text = (LIBRARY / "paths" / "default.yaml").read_text().replace("${paths.root_dir}/logs", "/scratch/logs")
     (tmp_path / "configs" / "paths" / "default.yaml").write_text(text)
     with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):

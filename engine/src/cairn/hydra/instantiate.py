@@ -21,6 +21,7 @@ from cairn.targets import TARGET, resolve
 
 _ARGS, _CONVERT, _PARTIAL, _RECURSIVE = "_args_", "_convert_", "_partial_", "_recursive_"
 _NOT_ARGUMENTS = {TARGET, _CONVERT, _PARTIAL, _RECURSIVE}
+_SETTINGS = {"convert": _CONVERT, "recursive": _RECURSIVE, "partial": _PARTIAL}
 _CONTAINERS = {"all": SCMode.DICT, "partial": SCMode.DICT_CONFIG, "object": SCMode.INSTANTIATE}
 """What `_convert_` makes of structured configs; with another value, or none, nothing is converted."""
 
@@ -48,7 +49,8 @@ def instantiate(config: Any, *args: Any, **more: Any) -> Any:
         if nested:
             node = OmegaConf.merge(node, _plain_targets(nested))
         OmegaConf.resolve(node)
-        return _build(node, args=args, more={key: value for key, value in more.items() if key not in nested})
+        settings = {name: node.pop(key) for name, key in _SETTINGS.items() if key in node}
+        return _build(node, args=args, more={k: value for k, value in more.items() if k not in nested}, **settings)
     OmegaConf.resolve(node)
     return _build(node, convert=more.get(_CONVERT, "none"), recursive=more.get(_RECURSIVE, True))
 
@@ -100,10 +102,11 @@ def _build(
     node: Any,
     convert: Any = "none",
     recursive: Any = True,
+    partial: Any = False,
     args: tuple[Any, ...] = (),
     more: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Build a node; `convert` and `recursive` are those of the node around it."""
+    """Build a node; `convert` and `recursive` are those of the node around it, if it has none of its own."""
     if not OmegaConf.is_config(node):
         return node
     if node._is_none():
@@ -112,7 +115,7 @@ def _build(
         items = [_build(item, convert, recursive) for item in node]
         return items if _mode(convert) in _CONTAINERS else _config_of(items, node)
     convert, recursive = node.get(_CONVERT, convert), node.get(_RECURSIVE, recursive)
-    is_partial = node.get(_PARTIAL, False)
+    is_partial = node.get(_PARTIAL, partial)
     for key, value in ((_RECURSIVE, recursive), (_PARTIAL, is_partial)):
         if not isinstance(value, bool):
             raise TypeError(f"{_where(node)}{key} must be true or false, not {value!r}.")
