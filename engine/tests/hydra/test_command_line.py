@@ -1,13 +1,14 @@
-"""What the command line means before Hydra reads it."""
+"""What happens to the command line before Hydra reads it."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from cairn.errors import ConfigError, ResumeError
 from cairn.hydra import command_line
-from cairn.hydra.command_line import expand_resume, is_child, key, merge
+from cairn.hydra.command_line import expand_resume, is_child, key
 from cairn.runs.directory import RunDirectory
 
 
@@ -22,7 +23,7 @@ def configs(tmp_path):
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Whatever is set is taken back."""
+    """An environment that is restored after the test."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
     for name in (command_line.ROOT, "LOCAL_RANK", "CAIRN_CHILD", "FROM_DOTENV"):
         os.environ.pop(name, None)
@@ -38,46 +39,8 @@ def run_in(path, *overrides, task="train", mtime=None):
 
 
 def value(override):
-    """What Hydra understands."""
+    """The value that Hydra reads."""
     return OverridesParser.create().parse_override(override).value()
-
-
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("seed=1", "seed"),
-        ("trainer.max_epochs=3", "trainer.max_epochs"),
-        ("+trainer.max_epochs=3", "trainer.max_epochs"),
-        ("++trainer.max_epochs=3", "trainer.max_epochs"),
-        ("~callbacks.stopping", "callbacks.stopping"),
-        ("~callbacks.stopping=null", "callbacks.stopping"),
-        ("checkpoint=interval", "checkpoint"),
-        ("model/optimizer=sgd", "model/optimizer"),
-        ("tags=[a=b,c]", "tags"),
-        ("hydra.run.dir='a=b'", "hydra.run.dir"),
-        ("-m", "-m"),
-    ],
-)
-def test_key(override, expected):
-    assert key(override) == expected
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ([], [], []),
-        (["a=1", "b=2"], [], ["a=1", "b=2"]),
-        ([], ["a=1"], ["a=1"]),
-        (["a=1", "b=2"], ["a=3"], ["b=2", "a=3"]),
-        (["a=1", "b=2"], ["b=2"], ["a=1", "b=2"]),
-        (["+a.x=1", "b=2"], ["++a.x=3"], ["b=2", "++a.x=3"]),
-        (["+a.x=1"], ["~a.x"], ["~a.x"]),
-        (["a.b=1"], ["a=2"], ["a.b=1", "a=2"]),  # a group and a key in it are two things
-        (["ab=1"], ["a=2"], ["ab=1", "a=2"]),
-    ],
-)
-def test_the_new_overrides_win(old, new, expected):
-    assert merge(old, new) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,7 +55,7 @@ def test_the_new_overrides_win(old, new, expected):
         ["model.resume=3"],
     ],
 )
-def test_without_resume_nothing_is_touched(argv, configs):
+def test_without_resume_nothing_changes(argv, configs):
     assert expand_resume(argv, configs) == argv
 
 
@@ -117,18 +80,18 @@ def test_new_overrides_are_added_and_win(tmp_path, configs):
 def test_any_directory_reaches_hydra_as_it_is(tmp_path, configs, name):
     run = run_in(tmp_path / name)
     mode, where = expand_resume([f"resume={run}"], configs)
-    assert mode == "hydra.mode=RUN", "also if its experiment is a sweep"
+    assert mode == "hydra.mode=RUN", "even if its experiment is a sweep"
     assert key(where) == "hydra.run.dir"
     assert value(where) == str(run)
 
 
 @pytest.mark.parametrize("quote", ["'", '"'])
-def test_the_quotes_that_hydra_would_need_are_no_harm(tmp_path, configs, quote):
+def test_quotes_as_hydra_needs_them_do_no_harm(tmp_path, configs, quote):
     run = run_in(tmp_path / "a,b")
     assert value(expand_resume([f"resume={quote}{run}{quote}"], configs)[-1]) == str(run)
 
 
-def test_a_relative_directory_is_seen_from_here(tmp_path, configs, monkeypatch):
+def test_a_relative_directory_starts_at_the_working_directory(tmp_path, configs, monkeypatch):
     run_in(tmp_path / "logs" / "run")
     monkeypatch.chdir(tmp_path / "logs")
     assert expand_resume(["resume=run"], configs)[-1] == f"hydra.run.dir='{tmp_path / 'logs' / 'run'}'"
@@ -151,20 +114,49 @@ def test_latest_is_the_newest_run_of_the_task(tmp_path, configs):
     assert argv == ["task_name=other", "lr=0.4", "hydra.mode=RUN", f"hydra.run.dir='{other}'"]
 
 
-def test_latest_of_no_run_is_told(configs):
+@pytest.mark.parametrize("name", ["latest", "last", "'latest'"])
+def test_last_is_another_name_for_latest(tmp_path, configs, name):
+    run = run_in(tmp_path / "logs" / "train" / "runs" / "a", "lr=0.2")
+    assert expand_resume([f"resume={name}"], configs)[-1] == f"hydra.run.dir='{run}'"
+
+
+def test_a_flag_with_a_value_is_not_an_override(tmp_path, configs):
+    run = run_in(tmp_path / "logs" / "train" / "runs" / "a")
+    assert expand_resume(["resume=latest", "--cfg", "job"], configs)[-1] == f"hydra.run.dir='{run}'"
+
+
+def test_auto_continues_the_newest_run_if_it_is_unfinished_and_has_a_checkpoint(tmp_path, configs, monkeypatch, capsys):
+    folder = tmp_path / "logs" / "train" / "runs"
+    assert expand_resume(["resume=auto", "lr=0.4"], configs) == ["lr=0.4"], "there is no run"
+    run = RunDirectory(run_in(folder / "a", "lr=0.2"))
+    checkpoints = []
+    monkeypatch.setattr(command_line, "Catalog", lambda path: SimpleNamespace(committed=lambda: checkpoints))
+    monkeypatch.setattr(RunDirectory, "checkpoints", lambda run: run.path / "checkpoints")
+    assert expand_resume(["resume=auto"], configs) == [], "the run has no checkpoint"
+    checkpoints.append("epoch_000_batch_000050")
+    assert expand_resume(["resume=auto"], configs) == ["lr=0.2", "hydra.mode=RUN", f"hydra.run.dir='{run.path}'"]
+    run.start("train", ("lr=0.2",), "{}")
+    run.end("finished")
+    assert expand_resume(["resume=auto"], configs) == [], "the run is finished"
+    said = capsys.readouterr().err.splitlines()
+    assert said[2] == f"resume=auto: continuing {run.path}"
+    assert said[3] == "resume=auto: no run of task 'train' to continue, starting a new one"
+
+
+def test_latest_without_a_run_is_refused(configs):
     with pytest.raises(ResumeError, match=r"resume=latest: there is no run of the task 'train' in .*logs/train"):
         expand_resume(["resume=latest"], configs)
 
 
-def test_a_run_that_is_not_there_is_told(tmp_path, configs):
+def test_a_missing_run_is_refused(tmp_path, configs):
     with pytest.raises(ResumeError, match="gone: there is no such directory"):
         expand_resume([f"resume={tmp_path / 'gone'}"], configs)
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])
-def test_a_sweep_is_not_resumed_by_name(tmp_path, configs, flag):
+def test_a_sweep_cannot_be_resumed_by_name(tmp_path, configs, flag):
     run = run_in(tmp_path / "run")
-    with pytest.raises(ConfigError, match="goes on with one run; to go on with a sweep, give the sweep's own command"):
+    with pytest.raises(ConfigError, match=r"continues one run\. To continue a sweep, give the command of the sweep"):
         expand_resume([flag, f"resume={run}", "seed=1,2"], configs)
 
 
@@ -189,18 +181,18 @@ def test_a_file_reaches_hydra_as_it_was_typed(tmp_path, environment, what, name)
 @pytest.mark.parametrize(
     "argument", ["ckpt_path=null", "ckpt_path=", "init_weights='a b'", 'ckpt_path="a"', "a.ckpt_path=b c"]
 )
-def test_what_is_no_bare_file_name_is_left_as_it_was_typed(tmp_path, environment, argument):
+def test_other_values_stay_as_they_were_typed(tmp_path, environment, argument):
     assert command_line.prepare([argument], tmp_path) == [argument]
 
 
-def test_prepare_leaves_what_is_set(tmp_path, environment):
+def test_the_shell_wins_over_dotenv(tmp_path, environment):
     (tmp_path / ".env").write_text("FROM_DOTENV=file\n")
     environment.update({"FROM_DOTENV": "shell", command_line.ROOT: "/elsewhere"})
     command_line.prepare([], tmp_path)
     assert (environment["FROM_DOTENV"], environment[command_line.ROOT]) == ("shell", "/elsewhere")
 
 
-def test_prepare_tells_what_cannot_be_in_one_sentence(tmp_path, environment, capsys):
+def test_a_wrong_argument_is_one_sentence(tmp_path, environment, capsys):
     with pytest.raises(SystemExit) as leave:
         command_line.prepare([f"resume={tmp_path / 'gone'}"], tmp_path)
     assert leave.value.code == 1
@@ -210,7 +202,7 @@ def test_prepare_tells_what_cannot_be_in_one_sentence(tmp_path, environment, cap
     )
 
 
-def test_a_child_is_known_by_what_its_parent_announced(environment):
+def test_a_child_recognizes_itself_by_what_its_parent_announced(environment):
     assert not is_child()
     environment["LOCAL_RANK"] = "1"
     assert not is_child(), "torchrun sets this as well"

@@ -1,4 +1,4 @@
-"""The first import of what a run needs: what is left out, and that nobody misses it."""
+"""The first import of what a run needs: what it leaves out, and that nothing misses it."""
 
 import subprocess
 import sys
@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 QUICK = "import gc, sys\nfrom cairn.hydra import imports\nwith imports.quick():\n    "
 
 
+def test_only_the_hydra_entry_changes_the_process_for_its_imports():
+    users = [path for path in (SOURCES / "cairn").rglob("*.py") if "quick()" in path.read_text()]
+    assert {path.parent.name for path in users} == {"hydra"}
+
+
 def said(code):
-    """What a new interpreter prints."""
+    """Run code in a new interpreter, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(SOURCES)}, capture_output=True, text=True
     )
@@ -21,13 +24,15 @@ def said(code):
     return done.stdout
 
 
-def test_a_run_is_imported_without_scipy_which_is_there_afterwards():
+@pytest.mark.slow
+def test_a_run_is_imported_without_scipy_which_is_available_afterwards():
     code = f"{QUICK}import cairn.hydra.session\n"
     code += "print('scipy.signal' in sys.modules, 'scipy.stats' in sys.modules, gc.isenabled())"
     more = "\nimport scipy.signal\nprint(callable(scipy.signal.butter))"
     assert said(code + more).split() == ["False", "False", "True", "True"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -38,18 +43,21 @@ def test_a_run_is_imported_without_scipy_which_is_there_afterwards():
         "import inspect, scipy.signal, scipy; inspect.getmodule(gc.collect); from scipy.signal import butter",
     ],
 )
-def test_whoever_needs_it_meanwhile_gets_it(code):
+def test_a_module_that_needs_scipy_during_the_imports_gets_it(code):
     assert said(f"{QUICK}{code}\nprint(callable(butter), sys.modules['scipy.signal'].__file__)").startswith("True /")
 
 
-def test_no_garbage_is_looked_for_meanwhile():
+@pytest.mark.slow
+def test_the_garbage_collector_is_off_during_the_imports():
     assert said(f"{QUICK}print(gc.isenabled())\nprint(gc.isenabled())").split() == ["False", "True"]
 
 
-def test_a_second_time_keeps_no_garbage_of_the_first():
+@pytest.mark.slow
+def test_a_second_time_does_nothing():
     again = "import torch\nleft = gc.get_freeze_count()\nwith imports.quick():\n    print(gc.isenabled())"
     assert said(f"{QUICK}pass\n{again}\nprint(gc.get_freeze_count() == left > 0)").split() == ["True", "True"]
 
 
-def test_what_was_switched_off_stays_off():
+@pytest.mark.slow
+def test_a_garbage_collector_that_was_off_stays_off():
     assert said(f"import gc; gc.disable()\n{QUICK}pass\nprint(gc.isenabled())") == "False\n"

@@ -1,8 +1,12 @@
-"""What became of the jobs of a sweep: nothing is believed before a job is over, and nothing is waited for in vain."""
+"""How the jobs of a sweep end: no result counts before its job is over, and no wait lasts forever."""
 
 import inspect
+import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from importlib import import_module
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -12,35 +16,39 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from submitit.core.utils import JobPaths, temporary_save_path
 from submitit.local.local import Controller
-from tests.support.paths import ROOT
+from tests.support.paths import PYTHONPATH, ROOT
 
-from cairn.hydra import launcher
+from cairn.hydra import launcher, outcomes, plugins
 from cairn.hydra.job_name import register
-from cairn.hydra.launcher import Job, JobFailed, Resumable
+from cairn.hydra.launcher import Resumable
+from cairn.hydra.outcomes import JobFailed, Outcomes
+from cairn.hydra.sweep_job import SweepJob
 from cairn.jobs import slurm
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory
 from cairn.runs.ledger import Entry
-from hydra_plugins import resumable_submitit
-from hydra_plugins.resumable_submitit import LocalConf, LocalLauncher, SlurmLauncher
+
+plugins.register()
+resumable_submitit = import_module(plugins.LAUNCHERS)
 
 
 class Scene:
-    """One job of a sweep, and a clock that goes on, and has something happen, whenever the launcher sleeps."""
+    """One job of a sweep, and a clock that advances, with an event, whenever the launcher sleeps."""
 
     def __init__(self, folder, monkeypatch):
         self.run = RunDirectory(folder / "run")
         self.entry = Entry("run", "slurm", "12_0")
         self.entries = {"run": self.entry}
-        self.resumable = Resumable(submitit_folder=str(folder / ".submitit" / "%j"))
-        self.paths = self.resumable._paths(self.entry)
+        self.outcomes = Outcomes(str(folder / ".submitit" / "%j"))
+        self.paths = self.outcomes.paths(self.entry)
         self.paths.folder.mkdir(parents=True)
         self.now, self.alive, self.events = 0.0, True, []
-        monkeypatch.setattr(launcher, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
-        monkeypatch.setattr(launcher, "states", self._states)
+        monkeypatch.setattr(outcomes, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
+        monkeypatch.setattr(outcomes, "states", self._states)
 
     def _states(self, entries):
         if self.alive is None:
@@ -49,12 +57,12 @@ class Scene:
 
     def _sleep(self, seconds):
         self.now += seconds
-        assert self.now < 1000, "it waits for ever"
+        assert self.now < 1000, "it waits forever"
         if self.events:
             self.events.pop(0)()
 
     def then(self, *events):
-        """What happens, one after the other."""
+        """The events that happen one after the other."""
         self.events = list(events)
         return self
 
@@ -62,19 +70,19 @@ class Scene:
         return lambda: setattr(self, "alive", alive)
 
     def writes(self, outcome, value):
-        """The pickle of submitit."""
+        """Write the pickle of submitit."""
         self.paths.result_pickle.write_bytes(cloudpickle.dumps((outcome, value)))
 
     def records(self, status, why="", result=None, job="12_0"):
-        """The run's own record."""
+        """Write the record of the run."""
         self.run.path.mkdir(exist_ok=True)
         attempts.note(self.run, self.run.record(), None, job)
         self.run.start("task", (), "checkpoint: {}\n")
         self.run.end(status, why, result)
 
     def collect(self):
-        job = Job(0, ("a=1",), self.run, "a=1")
-        return self.resumable._collect([job], self.run.path.parent, self.entries)[0]
+        job = SweepJob(0, ("a=1",), self.run, "a=1")
+        return self.outcomes.collect({job: self.entries.get("run")})[0]
 
 
 @pytest.fixture
@@ -95,10 +103,10 @@ def failure(result):
 def test_a_job_that_succeeds(scene):
     result = scene.then(lambda: scene.writes("success", SUCCESS), scene.lives(False)).collect()
     assert (result.status, result.return_value) == (JobStatus.COMPLETED, 0.5)
-    assert scene.now < 10, "it is told at once"
+    assert scene.now < 10, "it is logged at once"
 
 
-def test_a_result_lies_where_the_job_was_submitted_whatever_the_folder_is_today(scene, tmp_path):
+def test_a_result_is_read_from_the_folder_that_the_job_was_submitted_with(scene, tmp_path):
     scene.alive = False
     folder = str(tmp_path / "before" / "%j")
     scene.entries["run"] = Entry("run", "slurm", "12_0", folder)
@@ -108,21 +116,21 @@ def test_a_result_lies_where_the_job_was_submitted_whatever_the_folder_is_today(
     assert scene.collect().return_value == 0.5
 
 
-def test_a_job_that_is_requeued_is_waited_for(scene):
+def test_the_launcher_waits_for_a_requeued_job(scene):
     stopped = lambda: scene.records("stopped", "SIGUSR2")  # noqa: E731
     ends = lambda: scene.writes("success", SUCCESS)  # noqa: E731
     result = scene.then(stopped, scene.lives(False), scene.lives(True), *[lambda: None] * 30, ends, scene.lives(False))
     assert result.collect().return_value == 0.5
 
 
-def test_an_error_of_an_attempt_is_not_believed_while_the_job_lives_again(scene):
+def test_an_error_does_not_count_while_the_requeued_job_is_alive(scene):
     scene.writes("error", TRACE)
     scene.records("failed", "RuntimeError: something broke")
     ends = lambda: scene.writes("success", SUCCESS)  # noqa: E731
     assert scene.then(*[lambda: None] * 30, ends, scene.lives(False)).collect().return_value == 0.5
 
 
-def test_nothing_is_believed_while_the_scheduler_does_not_answer(scene, caplog):
+def test_no_result_counts_while_the_scheduler_does_not_answer(scene, caplog):
     scene.alive = None
     scene.writes("error", TRACE)
     ends = lambda: scene.writes("success", SUCCESS)  # noqa: E731
@@ -130,7 +138,7 @@ def test_nothing_is_believed_while_the_scheduler_does_not_answer(scene, caplog):
     assert "no controller" in caplog.text
 
 
-def test_a_failure_is_told_as_the_run_tells_it(scene):
+def test_a_failure_is_reported_with_the_reason_of_the_run(scene):
     scene.alive = False
     scene.writes("error", TRACE)
     scene.records("failed", "The data are not here: fetch them.\nMore.")
@@ -139,33 +147,33 @@ def test_a_failure_is_told_as_the_run_tells_it(scene):
     assert scene.now < 10
 
 
-def test_a_failure_of_another_job_in_the_same_directory_is_not_this_one(scene):
+def test_the_failure_of_an_earlier_job_in_the_same_directory_does_not_count(scene):
     scene.alive = False
     scene.writes("error", TRACE)
-    scene.records("failed", "an old story", job="11")
+    scene.records("failed", "an old reason", job="11")
     assert "failed: RuntimeError: something broke. See" in failure(scene.collect())
 
 
-def test_a_failure_before_the_run_has_begun(scene):
+def test_a_failure_before_the_run_began(scene):
     scene.alive = False
     scene.writes("error", TRACE)
     text = failure(scene.collect())
     assert f"failed: RuntimeError: something broke. See {scene.paths.stdout}" in text
 
 
-def test_killed_without_a_result(scene):
+def test_a_job_that_was_killed_has_failed(scene):
     scene.records("running")
     text = failure(scene.then(scene.lives(False)).collect())
-    assert "it has ended without a result, and its run is running" in text
-    assert scene.now > launcher._LATE_S
+    assert "it ended without a result, and its run is running" in text
+    assert scene.now > outcomes.LATE_S
 
 
-def test_it_never_began(scene):
+def test_a_job_that_never_began_has_failed(scene):
     scene.alive = False
     assert "its run is not begun" in failure(scene.collect())
 
 
-def test_a_result_that_comes_late(scene):
+def test_a_late_result_counts(scene):
     scene.alive = False
     scene.records("running")
     assert scene.then(lambda: None, lambda: scene.writes("success", SUCCESS)).collect().return_value == 0.5
@@ -180,32 +188,30 @@ def test_a_finished_run_without_a_readable_result(scene, damage):
     assert scene.collect().return_value == 0.25
 
 
-def test_a_record_that_is_damaged_does_not_end_the_wait(scene):
+def test_a_damaged_record_does_not_break_the_wait(scene):
     scene.alive = False
     scene.records("running")
     scene.run.record_file.write_text("{")
     assert "not readable" in failure(scene.collect())
 
 
-def test_a_job_that_nobody_has_noted(scene):
+def test_a_job_that_is_missing_in_the_ledger_has_failed(scene):
     scene.entries.clear()
-    assert "which job of the scheduler it is was not noted" in failure(scene.collect())
+    assert "the ledger of the sweep does not say which job of the scheduler it is" in failure(scene.collect())
 
 
-@pytest.mark.parametrize(("scheduler", "is_seldom"), [("slurm", True), ("local", False)])
-def test_a_controller_is_asked_seldom_when_the_wait_is_long_and_this_machine_as_often_as_ever(
-    scene, scheduler, is_seldom
-):
+@pytest.mark.parametrize(("scheduler", "is_slower"), [("slurm", True), ("local", False)])
+def test_a_long_wait_polls_a_slurm_controller_less_often_but_not_this_machine(scene, scheduler, is_slower):
     scene.entries["run"] = replace(scene.entry, scheduler=scheduler)
     pauses = []
     ends = lambda: scene.writes("success", SUCCESS)  # noqa: E731
     scene.then(*[lambda: pauses.append(scene.now)] * 60, ends, scene.lives(False)).collect()
     steps = [after - before for before, after in pairwise(pauses)]
-    assert (steps[0], max(steps) > 10) == (launcher._POLL_S, is_seldom)
-    assert is_seldom or set(steps) == {launcher._POLL_S}
+    assert (steps[0], max(steps) > 10) == (outcomes.POLL_S, is_slower)
+    assert is_slower or set(steps) == {outcomes.POLL_S}
 
 
-def test_ctrl_c_stops_the_local_jobs_of_this_command_and_no_others(tmp_path, monkeypatch):
+def test_ctrl_c_stops_only_the_local_jobs_of_this_command(tmp_path, monkeypatch):
     entries = {
         "mine": Entry("mine", "local", "11"),
         "ended": Entry("ended", "local", "12"),
@@ -222,9 +228,10 @@ def test_ctrl_c_stops_the_local_jobs_of_this_command_and_no_others(tmp_path, mon
     monkeypatch.setattr(resumable_submitit, "states", lambda found: {entry.job: "RUNNING" for entry in found})
     monkeypatch.setattr(resumable_submitit.os, "kill", kill)
     jobs = [
-        Job(at, (), RunDirectory(tmp_path / name), "") for at, name in enumerate(["mine", "ended", "on slurm", "new"])
+        SweepJob(at, (), RunDirectory(tmp_path / name), "")
+        for at, name in enumerate(["mine", "ended", "on slurm", "new"])
     ]
-    LocalLauncher()._interrupted(jobs, tmp_path, entries)
+    resumable_submitit.LocalLauncher()._interrupted(jobs, tmp_path, entries)
     assert killed == [(11, signal.SIGTERM), (12, signal.SIGTERM)]
 
 
@@ -232,31 +239,29 @@ def test_ctrl_c_stops_the_local_jobs_of_this_command_and_no_others(tmp_path, mon
     ("timeout_min", "save_s", "expected", "said"),
     [
         (60, 0.0, 120, ""),
-        (60, 100.0, 300, "Saves take long here"),
-        (2, 0.0, 60, "The time limit of 2 min is short: SLURM's signal comes 60 s before it and not 120 s"),
-        (4, 100.0, 120, "comes 120 s before it and not 300 s"),
+        (60, 100.0, 300, "Saves are slow in this sweep"),
+        (2, 0.0, 60, "The time limit of 2 min is short: SLURM sends its signal 60 s before it instead of 120 s"),
+        (4, 100.0, 120, "SLURM sends its signal 120 s before it instead of 300 s"),
     ],
 )
-def test_the_signal_comes_early_enough_for_a_save_and_not_before_the_job_has_trained(
-    monkeypatch, caplog, timeout_min, save_s, expected, said
-):
+def test_the_signal_leaves_time_for_a_save_and_for_training(monkeypatch, caplog, timeout_min, save_s, expected, said):
     for name in ("PYTHONPATH", "PROJECT_ROOT"):
         monkeypatch.setenv(name, "x")
     caplog.set_level("INFO")
-    slurm_launcher = SlurmLauncher(timeout_min=timeout_min, signal_delay_s=120, setup=None)
+    slurm_launcher = resumable_submitit.SlurmLauncher(timeout_min=timeout_min, signal_delay_s=120, setup=None)
     slurm_launcher.save_s = save_s
     assert slurm_launcher._parameters()["signal_delay_s"] == expected
     assert said in caplog.text
 
 
-def test_a_time_limit_of_a_local_job_is_not_its_end():
+def test_a_local_job_survives_its_time_limit():
     starts = inspect.signature(Controller.run).parameters["max_retry"].default
     assert starts == 6, "LocalConf says so"
-    assert LocalConf().max_num_timeout >= starts, "else a job would fail before"
+    assert resumable_submitit.LocalConf().max_num_timeout >= starts, "else a job would fail before"
 
 
 @pytest.mark.parametrize("key", ["num", "id"])
-def test_directories_may_be_named_by_the_number_of_the_job(tmp_path, key):
+def test_directories_can_be_named_by_the_number_of_the_job(tmp_path, key):
     register()
     where = [f"hydra.sweep.dir={tmp_path}", f"hydra.sweep.subdir=${{hydra.job.{key}}}"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
@@ -268,7 +273,7 @@ def test_directories_may_be_named_by_the_number_of_the_job(tmp_path, key):
         assert resumable._job(("seed=1",), 3, set()).run.path == tmp_path / "3"
 
 
-def test_what_a_kill_has_left_of_a_requeue_does_not_stop_the_next(tmp_path, monkeypatch):
+def test_the_remains_of_a_killed_requeue_do_not_stop_the_next_one(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "_own_paths", lambda: JobPaths(tmp_path, "12_0"))
     monkeypatch.setattr(launcher.signal, "signal", lambda number, handler: None)
     torn = tmp_path / "12_0_submitted.pkl.save_tmp"
@@ -277,3 +282,35 @@ def test_what_a_kill_has_left_of_a_requeue_does_not_stop_the_next(tmp_path, monk
     assert again.args == ("argument",)
     with temporary_save_path(tmp_path / "12_0_submitted.pkl") as place:
         again.dump(place)
+
+
+def test_a_wrong_type_of_a_slurm_setting_is_one_sentence():
+    with pytest.raises(CompactHydraException, match=r"hydra.launcher.timeout_min: Value 'an hour' .* Integer"):
+        resumable_submitit.SlurmLauncher(timeout_min="an hour")
+
+
+def test_the_launchers_are_known_only_after_registration():
+    code = """if True:
+        from hydra.core.plugins import Plugins
+        found = lambda: [name for name in Plugins.instance().class_name_to_class if "resumable" in name]
+        print(found())
+        from cairn.hydra import plugins
+        plugins.register()
+        print(sorted(name.rpartition(".")[2] for name in found()))
+    """
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split("\n")[:2] == ["[]", "['LocalLauncher', 'SlurmLauncher']"]
+
+
+def test_without_submitit_nothing_is_registered(monkeypatch):
+    monkeypatch.setattr(plugins, "is_installed", lambda: False)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != plugins.FOLDER])
+    plugins.register()
+    assert plugins.FOLDER not in sys.path
+
+
+def test_a_job_finds_the_launcher_that_it_unpickles(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "somewhere")
+    plugins.register()
+    assert os.environ["PYTHONPATH"] == f"{plugins.FOLDER}{os.pathsep}somewhere"

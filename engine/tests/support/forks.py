@@ -128,13 +128,14 @@ def serve(orders: socket.socket) -> None:
     """Import what a command may import; then fork for each order, and become that command in the child."""
     from hydra import compose, initialize_config_dir
 
-    from cairn.hydra import imports
+    from cairn.hydra import imports, plugins
 
     with imports.quick():
         import cairn.cli.main
         import cairn.hydra.session
         import cairn.wandb.artifacts  # noqa: F401 - and with it W&B's client, which takes a second to import
 
+    plugins.register()  # Hydra looks for plugins once
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         compose("train")  # finds Hydra's plugins and warms up its parser
     gc.freeze()  # otherwise the first garbage collection of each child would copy all of it

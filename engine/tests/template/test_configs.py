@@ -1,4 +1,4 @@
-"""Every config composes, without torch, and every `_target_` in it takes the keys that it is given."""
+"""Every option composes without torch, and every `_target_` in it is allowed and takes the keys that it is given."""
 
 import inspect
 import json
@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_object
 
+from cairn.hydra import plugins
 from cairn.hydra.job_name import register
+from cairn.targets import resolve
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs"
+LIBRARY = ROOT / "engine" / "src" / "cairn" / "hydra" / "configs"
 INSTANTIATE_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
-# Composes everything in one process of its own, and says whether torch came along.
+# Composes everything in a process of its own, and reports whether that imported torch.
 COMPOSE_ALL = """
 import json, sys
 from hydra import compose, initialize_config_dir
@@ -37,9 +39,9 @@ print(json.dumps({"composed": composed, "torch": "torch" in sys.modules}, defaul
 
 
 def _options():
-    """All `group=option` that the folders offer. local/ is this machine's own."""
-    options = [(p.parent.relative_to(CONFIGS).as_posix(), p.stem) for p in CONFIGS.rglob("*.yaml")]
-    return sorted(f"{group}={name}" for group, name in options if group not in {".", "local"})
+    """All `group=option` of the project and the library. local/ belongs to this machine."""
+    files = [path.relative_to(folder) for folder in (CONFIGS, LIBRARY) for path in folder.rglob("*.yaml")]
+    return sorted({f"{file.parent.as_posix()}={file.stem}" for file in files if file.parent.name not in {"", "local"}})
 
 
 OPTIONS = ["", *_options()]
@@ -67,7 +69,7 @@ def targets(node, where=""):
 
 def unknown_keys(config):
     """The keys that the target's signature does not have."""
-    parameters = inspect.signature(get_object(config["_target_"])).parameters
+    parameters = inspect.signature(resolve(config["_target_"])).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return set()
     return set(config) - INSTANTIATE_KEYS - set(parameters)
@@ -82,7 +84,7 @@ def test_it_composes(everything, option):
 def test_every_target_takes_its_keys(everything, option):
     config = everything["composed"][option]
     assert isinstance(config, dict), config
-    config.pop("hydra", None)  # Hydra checks its own
+    config.pop("hydra", None)  # Hydra checks its own keys
     wrong = {where: unknown_keys(node) for where, node in targets(config)}
     assert {where: keys for where, keys in wrong.items() if keys} == {}
 
@@ -96,6 +98,7 @@ def test_the_example_of_local_settings_composes(tmp_path, overrides):
     settings = re.sub(r"^# (?=( *- | *\w+:( |$)))", "", text, flags=re.MULTILINE)
     (tmp_path / "configs" / "local" / "default.yaml").write_text(settings)
     register()
+    plugins.register()  # for submitit_local
     with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
         cfg = compose("train", overrides, return_hydra_config=True)
     assert cfg.hydra.launcher.get("partition") == (None if overrides else "gpu")
@@ -103,7 +106,7 @@ def test_the_example_of_local_settings_composes(tmp_path, overrides):
 
 
 def test_composing_imports_no_torch(everything):
-    assert not everything["torch"], "a job that only reads its config should not pay seconds for torch"
+    assert not everything["torch"], "a command that only reads the configuration should not wait for torch"
 
 
 def test_every_group_has_a_folder_and_every_file_a_group():
@@ -111,6 +114,26 @@ def test_every_group_has_a_folder_and_every_file_a_group():
     assert groups >= {"checkpoint", "data", "model", "trainer", "logger", "callbacks"}
     assert groups >= {"experiment", "debug", "hydra", "paths"}
     assert [p.name for p in CONFIGS.glob("*.yaml")] == ["train.yaml"]
+
+
+def test_the_project_keeps_no_plumbing():
+    names = {path.name for path in CONFIGS.iterdir()}
+    assert not names & {path.name for path in LIBRARY.iterdir()} - {"checkpoint", "hydra", "logger", "trainer"}
+
+
+@pytest.mark.parametrize(("alias", "option"), [("checkpoint=best", "checkpoint=best-val"), ("logger=many_loggers", "")])
+def test_an_alias_means_the_option(everything, alias, option):
+    group = alias.partition("=")[0]
+    assert everything["composed"][alias][group] == everything["composed"][option][group]
+
+
+def test_a_project_replaces_a_file_of_the_library(tmp_path):
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs" / "paths").mkdir(exist_ok=True)
+    text = (LIBRARY / "paths" / "default.yaml").read_text().replace("${paths.root_dir}/logs", "/scratch/logs")
+    (tmp_path / "configs" / "paths" / "default.yaml").write_text(text)
+    with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
+        assert compose("train").paths.log_dir == "/scratch/logs"
 
 
 def test_the_guard_sees_an_unknown_key():

@@ -1,7 +1,7 @@
-"""What the command line means before Hydra reads it: `.env`, where the project is, and `resume=`.
+"""Prepares the command line for Hydra: `.env`, the project's root, `--help`, aliases, and `resume=`.
 
-Imports no torch. `resume=RUN` becomes the overrides that made the run, then the new ones, then its directory: the same
-as giving the run's own command again, so that there is one way of going on and not two.
+Imports no torch. `resume=RUN` becomes the overrides that made the run, then the new ones, then its directory. So there
+is one way to resume: giving the run's own command again.
 """
 
 from __future__ import annotations
@@ -13,74 +13,114 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from dotenv import load_dotenv
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import CairnError, ConfigError
-from cairn.hydra import job_name
-from cairn.runs.directory import RunDirectory, find
+from cairn.hydra import help_screen, job_name, overrides, plugins
+from cairn.hydra.overrides import key as key
+from cairn.hydra.overrides import merge as merge
+from cairn.runs.directory import RunDirectory, find, newest
 from cairn.store import disk
-from hydra_plugins import resumable_submitit
+from cairn.store.catalog import Catalog
 
 ROOT = "PROJECT_ROOT"
 _CHILD = "CAIRN_CHILD"
-_ONE_RUN = "hydra.mode=RUN"  # an experiment may say MULTIRUN, and going on with its job must not start the sweep anew
+_ONE_RUN = "hydra.mode=RUN"  # an experiment may say MULTIRUN, and a resume of its job must not start the sweep again
+_LATEST = ("latest", "last")
+_OTHER_CONFIG = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
 
 
 def prepare(argv: list[str], root: Path) -> list[str]:
-    """Read `.env`, name the project's root to the configs, and return `argv` as Hydra shall see it.
+    """Read `.env`, pass the project's root to the configs, and return `argv` in the form that Hydra reads.
 
-    Exits with one sentence if `resume=` names nothing that can go on.
+    Args:
+        argv: arguments of the command.
+        root: directory of the project.
+
+    Returns:
+        The arguments for Hydra.
+
+    Raises:
+        SystemExit: code 0 after `--help`; code 1 after a sentence about a wrong argument.
     """
     load_dotenv(root / ".env")
     job_name.register()
-    resumable_submitit.register()
+    plugins.register()
     os.environ.setdefault(ROOT, str(root))
+    configs = root / "configs"
+    is_ours = not any(arg.startswith(_OTHER_CONFIG) for arg in argv)
+    if is_ours and {"--help", "-h"} & set(argv) and (screen := help_screen.of(configs, _given(argv))):
+        print(screen)
+        raise SystemExit(0)
     try:
-        return expand_resume([_as_hydra_reads(arg) for arg in argv], root / "configs")
+        argv = overrides.renamed([_as_hydra_reads(arg) for arg in argv])
+        if is_ours:
+            overrides.check(_given(argv), _known(configs), lambda given: _try_to_compose(given, configs))
+        return overrides.renamed(expand_resume(argv, configs))
     except CairnError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
 
 
 def expand_resume(argv: list[str], configs: Path) -> list[str]:
-    """Replace `resume=RUN` by the run's own overrides and its directory; the new overrides win."""
+    """Replace `resume=RUN` by the run's own overrides and its directory; the new overrides win.
+
+    Args:
+        argv: arguments of the command; the last `resume=` counts.
+        configs: directory of the project's configuration, which `latest` and `auto` need.
+
+    Returns:
+        The arguments without `resume=`.
+
+    Raises:
+        ConfigError: `resume=` together with a sweep.
+        ResumeError: there is no such run.
+    """
     named = [arg.removeprefix("resume=") for arg in argv if arg.startswith("resume=")]
     if not named or named[-1] in ("", "null"):
         return argv
     rest = [arg for arg in argv if not arg.startswith("resume=")]
     if {"-m", "--multirun"} & set(rest):
-        raise ConfigError("resume= goes on with one run; to go on with a sweep, give the sweep's own command again.")
-    run = (
-        find(named[-1].strip("'\""), *_task(rest, configs))
-        if named[-1] == "latest"
-        else find(named[-1].strip("'\""), Path(), "")
-    )
+        raise ConfigError("resume= continues one run. To continue a sweep, give the command of the sweep again.")
+    run = _named_run(named[-1].strip("'\""), rest, configs)
+    if run is None:
+        return rest
     return [*merge(_overrides_of(run), rest), _ONE_RUN, f"hydra.run.dir={_quoted(run.path)}"]
 
 
+def _named_run(name: str, rest: list[str], configs: Path) -> RunDirectory | None:
+    """The run that `resume=` names; None if `auto` has none to continue."""
+    if name in _LATEST:
+        return find("latest", *_task(rest, configs))
+    if name != "auto":
+        return find(name, Path(), "")
+    log_dir, task_name = _task(rest, configs)
+    run = newest(log_dir / task_name)
+    if run is not None and _can_continue(run):
+        print(f"resume=auto: continuing {run.path}", file=sys.stderr)
+        return run
+    print(f"resume=auto: no run of task {task_name!r} to continue, starting a new one", file=sys.stderr)
+    return None
+
+
+def _can_continue(run: RunDirectory) -> bool:
+    record = run.record()
+    return record is not None and record.status != "finished" and bool(Catalog(run.checkpoints()).committed())
+
+
 def _as_hydra_reads(arg: str) -> str:
-    """A file name may hold what Hydra's grammar gives a meaning."""
+    """Quote a file name: it may contain characters that mean something in Hydra's grammar."""
     name, equals, value = arg.partition("=")
     is_file = name in ("ckpt_path", "init_weights") and value and value[0] not in "'\"" and value != "null"
     return f"{name}={_quoted(Path(value))}" if equals and is_file else arg
 
 
 def _quoted(path: Path) -> str:
-    """As Hydra's grammar takes any path."""
+    """Write a path in the form that Hydra's grammar takes whatever it contains."""
     return "'" + str(path).replace("'", "\\'") + "'"
-
-
-def merge(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """The old overrides less those whose key is given anew, then the new ones."""
-    keys = {key(override) for override in new}
-    return [override for override in old if key(override) not in keys] + list(new)
-
-
-def key(override: str) -> str:
-    """What an override sets: `trainer.max_epochs` of `++trainer.max_epochs=3`."""
-    return override.partition("=")[0].lstrip("+~")
 
 
 def _overrides_of(run: RunDirectory) -> tuple[str, ...]:
@@ -88,42 +128,76 @@ def _overrides_of(run: RunDirectory) -> tuple[str, ...]:
     return record.overrides if record else ()
 
 
-def _task(overrides: list[str], configs: Path) -> tuple[Path, str]:
-    """Where the runs of the task lie that these overrides mean."""
+def _task(given: list[str], configs: Path) -> tuple[Path, str]:
+    """The directory of all runs and the task name that these overrides make."""
+    cfg = _compose(_given(given), configs)
+    return Path(cfg.paths.log_dir), str(cfg.task_name)
+
+
+def _compose(given: Sequence[str], configs: Path) -> DictConfig:
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(configs.absolute()), version_base="1.3"):
-        cfg = compose("train", [arg for arg in overrides if not arg.startswith("-")])
-        return Path(cfg.paths.log_dir), str(cfg.task_name)
+        return compose("train", list(given))
+
+
+def _try_to_compose(given: Sequence[str], configs: Path) -> Any:
+    """A plain configuration; None if there is none, which Hydra reports better."""
+    try:
+        return OmegaConf.to_container(_compose(given, configs))
+    except Exception:
+        return None
+
+
+def _given(argv: Sequence[str]) -> list[str]:
+    """The overrides among the arguments, without `resume=`: `job` in `--cfg job` is none of them."""
+    return [arg for arg in argv if ("=" in arg or arg.startswith("~")) and not arg.startswith(("-", "resume="))]
+
+
+def _known(configs: Path) -> set[str]:
+    """Keys and groups at the top level of the configuration, found without composing it."""
+    try:
+        keys = set(yaml.safe_load((configs / "train.yaml").read_text()))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):  # Hydra reports it
+        keys = set()
+    return keys | {path.name for path in configs.glob("*/")} | {"hydra", "paths"}
 
 
 class CheckRunDirectory(Callback):
-    """Hydra asks it before it makes a run's directory, where it would fail with a traceback."""
+    """Checks what would otherwise fail with a traceback, before Hydra makes a run's directory or a launcher."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the directory of a run."""
         _check_directory(Path(config.hydra.run.dir), "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the launcher and the directory of a sweep."""
+        if str(config.hydra.launcher.get("_target_")).startswith(plugins.LAUNCHERS) and not plugins.is_installed():
+            _refuse("this hydra/launcher needs more packages. Install them: pip install 'cairn-checkpoint[slurm]'.")
         _check_directory(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
 
 
 def _check_directory(path: Path, key: str) -> None:
     if why := disk.why_unwritable(path):
-        print(f"Error: {key}={path} cannot be written: {why}. Choose another, or paths.log_dir=DIR.", file=sys.stderr)
-        raise SystemExit(1)
+        _refuse(f"{key}={path} cannot be written: {why}. Choose another directory, or set paths.log_dir=DIR.")
+
+
+def _refuse(sentence: str) -> None:
+    print(f"Error: {sentence}", file=sys.stderr)
+    raise SystemExit(1)
 
 
 def announce_children(**facts: str | None) -> None:
-    """Tell the processes that Lightning's DDP will start what this run is.
+    """Pass what this run is to the processes that Lightning's DDP starts.
 
-    They are started with this command line; composing it again, they would make run directories of their own, and in a
-    multirun start the sweep anew. So they take these facts from the environment and never ask Hydra.
+    They are started with this command line. If they composed it again, they would make run directories of their own,
+    and start a sweep again. So they take these facts from the environment and bypass Hydra.
     """
     os.environ[_CHILD] = json.dumps(facts)
 
 
 def is_child() -> bool:
-    """Was this process started by the DDP launcher of a run?"""
+    """Whether the DDP launcher of a run has started this process."""
     return _CHILD in os.environ and os.environ.get("LOCAL_RANK", "0") != "0"
 
 

@@ -1,4 +1,7 @@
-"""Makes the import of torch and Lightning cheaper, which is most of a start: a quarter of it serves nobody here."""
+"""Shortens the import of torch and Lightning, which is most of a start, by a quarter.
+
+For the entry of a process only: it changes `sys.modules` and the garbage collector.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ _SIGNAL = "scipy.signal"
 
 @contextmanager
 def quick() -> Iterator[None]:
-    """A context for the first import of all that a run needs; does nothing after that, as in the next job of a sweep.
+    """Context for the first import of everything that a run needs. It does nothing once torch is imported.
 
-    No garbage is looked for meanwhile, as there is next to none, nor ever again among what was imported, which stays.
-    And torchmetrics does not load half of SciPy for an alias that another package once needed.
+    The garbage collector is off during the imports, and ignores what was imported from then on. torchmetrics looks for
+    one name in scipy.signal, and does not have to load half of SciPy for it.
     """
     if "torch" in sys.modules:
         yield
@@ -38,24 +41,24 @@ def quick() -> Iterator[None]:
 
 
 class _Signal(ModuleType):
-    """Stands in for scipy.signal with the alias that torchmetrics looks for; asked for more, it makes way for it.
+    """Takes the place of scipy.signal with the name that torchmetrics looks for; any other name loads the real module.
 
-    Only `from scipy.signal import *` gets nothing, should a module do so while it is first imported.
+    The exception is `from scipy.signal import *` during these first imports, which finds nothing.
     """
 
     hamming = None
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.__spec__ = ModuleSpec(name, None)  # `find_spec` wants one of every module that is there
+        self.__spec__ = ModuleSpec(name, None)  # `find_spec` expects one on every loaded module
 
     def leave(self) -> None:
-        """Whoever imports scipy.signal from now on gets the real one."""
+        """Let the next import of scipy.signal load the real module."""
         if sys.modules.get(_SIGNAL) is self:
             del sys.modules[_SIGNAL]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":  # `inspect` asks all modules for such
+        if name.startswith("__") and name != "__path__":  # `inspect` asks every module for some
             raise AttributeError(name)
         self.leave()
         return getattr(import_module(_SIGNAL), name)

@@ -1,5 +1,7 @@
-"""What one job of a sweep is called: its directory by its overrides, so that a repeated sweep finds its jobs, and to
-people by those that tell it from the others."""
+"""Names of the jobs of a sweep: the directory of a job, made of its overrides, and the overrides that set it apart.
+
+A repeated sweep finds its jobs by these directories.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,23 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 _LONGEST = 240
-"""Bytes: file systems take 255."""
+"""Longest name of a directory in bytes; file systems allow 255."""
 _LONG = 36
-"""Bytes of one override that keeps others from being read, where there are too many."""
+"""Bytes that stay of each override in a name that is too long."""
 
 
 def job_dir(overrides: str) -> str:
-    """A name for one folder: values may hold slashes, and many overrides are longer than a name may be.
+    """Name the directory of a job, although values may contain slashes and a name has a limited length.
 
     Args:
-        overrides: as Hydra joins them, `checkpoint.save_interval=50,seed=1`.
+        overrides: joined by Hydra, such as `checkpoint.save_interval=50,seed=1`.
+
+    Returns:
+        The overrides themselves if they are a valid name; else a shortened form with a digest.
     """
     name = overrides.replace("/", "_")
     if len(name.encode()) > _LONGEST:
-        parts = re.split(r",(?=[+~]*[\w.@]+=)", name)  # not at a comma inside of a value
+        parts = re.split(r",(?=[+~]*[\w.@]+=)", name)  # not at a comma inside a value
         name = ",".join(_cut(part, _LONG) for part in parts)
     if name == overrides and name not in ("", ".", ".."):
         return name
@@ -31,22 +36,25 @@ def job_dir(overrides: str) -> str:
 
 
 def special(overrides: Sequence[str], of_sweep: Sequence[str]) -> list[str]:
-    """Those of a job's overrides that its sweep varies; all of them if it varies none.
+    """Return the overrides of a job that its sweep varies; all of them if it varies none.
 
     Args:
         overrides: of the job.
-        of_sweep: of the command line that began the sweep; what its configuration varies is not among them.
+        of_sweep: of the command line that started the sweep. What the configuration varies is not among them.
+
+    Returns:
+        The overrides that set the job apart.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser  # with ANTLR, which only a job needs
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # slow: it imports ANTLR
 
     parse = OverridesParser.create().parse_override
     is_varied = {item.get_key_element(): item.is_sweep_override() for item in map(parse, of_sweep)}
-    own = {parse(item).get_key_element(): item for item in overrides}  # of one that is given twice, the last one counts
+    own = {parse(item).get_key_element(): item for item in overrides}  # the last one of a key counts
     return [item for key, item in own.items() if is_varied.get(key, True)] or list(own.values())
 
 
 def _cut(text: str, length: int) -> str:
-    """No longer than so many bytes."""
+    """Shorten a text to this many bytes."""
     data = text.encode()
     return text if len(data) <= length else data[: length - 1].decode(errors="ignore") + "~"
 
@@ -56,5 +64,5 @@ def _digest(text: str) -> str:
 
 
 def register() -> None:
-    """Let configs say `${job_dir:...}`."""
+    """Make `${job_dir:...}` available in configurations."""
     OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
 
+from cairn import targets
 from cairn.errors import CairnError, ConfigError, first_line
+from cairn.hydra.instantiate import instantiate
 from cairn.hydra.keys import in_config_words, renamed
 
 
@@ -50,7 +51,7 @@ def target_of(key: str, node: Mapping[str, Any]) -> Any:
     if not isinstance(name, str):
         raise ConfigError(f"{key} has no _target_: name the class to build.")
     try:
-        return get_object(name)
+        return targets.resolve(name)
     except Exception as error:  # importing a module may raise anything
         raise ConfigError(f"{key}._target_={name} cannot be imported: {first_line(error)}.") from error
 

@@ -1,0 +1,175 @@
+"""Waits for the jobs of a sweep and finds out how each ended.
+
+A job may be requeued, and its result may arrive late on a network file system. So an outcome counts only once the
+scheduler says that the job is over, and a missing one only some time after that.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+
+from cairn.errors import first_line
+from cairn.hydra.sweep_job import SweepJob
+from cairn.jobs import slurm
+from cairn.runs import attempts
+from cairn.runs.ledger import Entry, states
+
+log = logging.getLogger(__name__)
+
+POLL_S, SLOWEST_POLL_S = 2.0, 30.0
+LATE_S = 20.0
+"""The result of a job may arrive this long after its end, over a slow file system."""
+
+
+class JobFailed(CompactHydraException):
+    """One job of a sweep has failed; the others are not affected."""
+
+
+class Outcomes:
+    """How the jobs of a sweep end.
+
+    Args:
+        submitit_folder: where submitit writes results; entries that name another folder use that one.
+    """
+
+    def __init__(self, submitit_folder: str) -> None:
+        self._folder = submitit_folder
+
+    def collect(self, jobs: Mapping[SweepJob, Entry | None]) -> dict[int, JobReturn]:
+        """Wait for all jobs, and log how each ended as soon as it is known.
+
+        Args:
+            jobs: with their ledger entries; None: the job was submitted, but the ledger does not have it.
+
+        Returns:
+            The results by the numbers of the jobs.
+        """
+        found: dict[int, JobReturn] = {}
+        over_since: dict[int, float] = {}
+        began = time.monotonic()
+        while waiting := {job: entry for job, entry in jobs.items() if job.number not in found}:
+            entries = [entry for entry in waiting.values() if entry is not None]
+            alive = _alive(entries)
+            for job, entry in waiting.items():
+                if (result := self._outcome(job, entry, alive, over_since)) is not None:
+                    found[job.number] = result
+            if len(found) < len(jobs):
+                # A SLURM controller serves others as well: ask it less often in a long wait.
+                is_local = all(entry.scheduler == "local" for entry in entries)
+                waited_s = 0.0 if is_local else time.monotonic() - began
+                time.sleep(min(SLOWEST_POLL_S, max(POLL_S, waited_s / 20)))
+        return found
+
+    def _outcome(
+        self,
+        job: SweepJob,
+        entry: Entry | None,
+        alive: Mapping[str, str] | None,
+        over_since: dict[int, float],
+    ) -> JobReturn | None:
+        """How a job ended; None while it is alive or the scheduler does not answer.
+
+        Args:
+            job: the job.
+            entry: its ledger entry.
+            alive: the jobs that are alive; None: the scheduler does not answer.
+            over_since: when each job was first seen to be over; changed here.
+        """
+        if entry is None:
+            return self._failed(job, None, "the ledger of the sweep does not say which job of the scheduler it is")
+        if alive is None or entry.job in alive:
+            # A result on disk may be that of an earlier attempt.
+            over_since.pop(job.number, None)
+            return None
+        now = time.monotonic()
+        return self._result(job, entry, is_late=now - over_since.setdefault(job.number, now) > LATE_S)
+
+    def _result(self, job: SweepJob, entry: Entry, is_late: bool) -> JobReturn | None:
+        """How a job that is over ended; None if its result may still arrive."""
+        for folder in (job.run.path, self.paths(entry).folder) if is_late else ():
+            _refresh(folder)
+        outcome, value = _read_result(self.paths(entry).result_pickle)
+        if outcome == "success":
+            log.info("  %s: finished", job)
+            return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value.return_value)
+        if outcome == "error":
+            return self._failed(job, entry, _own_reason(job, entry) or str(value).strip().splitlines()[-1])
+        if not is_late:
+            return None
+        if job.is_finished:
+            log.info("  %s: finished", job)
+            return success(job)
+        record = job.record
+        state = f"{record.status} {record.why}".strip() if record else "not begun, or not readable"
+        return self._failed(job, entry, f"it ended without a result, and its run is {state}")
+
+    def paths(self, entry: Entry) -> Any:
+        """The files of submitit for a job, where they were when it was submitted."""
+        from submitit.core.utils import JobPaths
+
+        return JobPaths(entry.folder or self._folder, entry.job, 0)
+
+    def _failed(self, job: SweepJob, entry: Entry | None, why: str) -> JobReturn:
+        text = f"{job} failed: {why.rstrip('.')}. See {self._log_of(job, entry)}"
+        log.error("  %s", text)
+        return JobReturn(overrides=job.overrides, status=JobStatus.FAILED, _return_value=JobFailed(text))
+
+    def _log_of(self, job: SweepJob, entry: Entry | None) -> Path:
+        """The log of the run; without one, the scheduler's log of the job."""
+        own = job.run.path / "train.log"
+        return own if entry is None or (own.is_file() and own.stat().st_size) else Path(self.paths(entry).stdout)
+
+
+def success(job: SweepJob) -> JobReturn:
+    """The result of a job whose run is finished."""
+    record = job.record
+    return JobReturn(
+        overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=record.result if record else None
+    )
+
+
+def _own_reason(job: SweepJob, entry: Entry) -> str:
+    """What the run recorded as the reason of its failure; empty if its last attempt was another job, or no failure."""
+    record = job.record
+    try:
+        is_its_own = attempts.read(job.run)[-1].job == entry.job
+    except (OSError, IndexError):
+        is_its_own = False
+    return record.why.partition("\n")[0] if is_its_own and record and record.status == "failed" else ""
+
+
+def _read_result(path: Path) -> tuple[str, Any]:
+    """What submitit wrote at the end of a job: `success` or `error`, and the value; nothing if there is no file yet."""
+    from submitit.core.utils import pickle_load
+
+    if not path.is_file():
+        return "", None
+    try:
+        outcome, value = pickle_load(path)
+    except Exception as error:  # an incomplete file, or one of other versions, raises anything
+        log.warning("Could not read %s (%s). Using the record of the run instead.", path, first_line(error))
+        return "", None
+    return outcome, value
+
+
+def _refresh(folder: Path) -> None:
+    """Make a network file system look up the contents of a folder again."""
+    with suppress(OSError):
+        folder.chmod(folder.stat().st_mode)
+
+
+def _alive(entries: Sequence[Entry]) -> Mapping[str, str] | None:
+    """The jobs that are alive, with their states; None if the scheduler does not answer."""
+    try:
+        return states(entries)
+    except slurm.SlurmError as error:
+        log.warning("%s. Asking again.", error)
+        return None

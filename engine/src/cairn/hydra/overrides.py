@@ -1,0 +1,129 @@
+"""Overrides of the command line: what they set, renamed keys, and answers to keys that do not exist here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from cairn.errors import ConfigError
+
+RENAMED: Mapping[str, str] = {
+    "hydra/launcher=resumable_local": "hydra/launcher=submitit_local",
+}
+"""Keys, and options of groups, that had another name in an earlier version."""
+
+_KEEP_LAST = "checkpoint.keep_last=N keeps the newest N checkpoints"
+_INTERVAL = 'checkpoint.save_interval=N saves every N batches ("200st" counts optimizer steps)'
+_EPOCHS = 'checkpoint.save_interval="1ep" saves once per epoch ("0.25ep" four times)'
+_BEST = "checkpoint.save_top_k=K keeps the K best checkpoints by checkpoint.monitor"
+_PRESET = "checkpoint=interval, best-val, combined or none chooses what is saved"
+_RESUME = "resume=RUN_DIR continues a run, and ckpt_path=FILE starts a new run from the full state in a checkpoint"
+_NAMES = (
+    "checkpoints have fixed names such as epoch_000_batch_000150.ckpt, and checkpoint.dirpath=DIR is their directory"
+)
+ANSWERS: Mapping[str, str] = {
+    **dict.fromkeys(("save_total_limit", "max_ckpts", "max_to_keep", "max_checkpoints", "num_ckpts_keep"), _KEEP_LAST),
+    **dict.fromkeys(("save_steps", "every_n_train_steps", "every_n_steps", "save_every_n_steps"), _INTERVAL),
+    **dict.fromkeys(("save_freq", "save_every", "checkpoint_interval", "checkpointing_steps"), _INTERVAL),
+    **dict.fromkeys(("every_n_epochs", "save_every_n_epochs", "save_on_train_epoch_end", "period"), _EPOCHS),
+    "train_time_interval": 'checkpoint.save_interval="10min" saves every ten minutes',
+    "save_last": "last.ckpt always points to the newest checkpoint, and checkpoint.keep_last=N keeps the newest N",
+    **dict.fromkeys(("save_best", "save_best_only", "load_best_model_at_end"), _BEST),
+    "metric_for_best_model": "checkpoint.monitor=METRIC ranks checkpoints",
+    "greater_is_better": "checkpoint.mode=max means that higher is better",
+    **dict.fromkeys(("save_strategy", "enable_checkpointing", "checkpoint_callback"), _PRESET),
+    "save_weights_only": "checkpoints hold the full state, and init_weights=FILE takes the weights alone from one",
+    **dict.fromkeys(("resume_from_checkpoint", "resume_from", "auto_resume"), _RESUME),
+    **dict.fromkeys(("filename", "auto_insert_metric_name", "enable_version_counter"), _NAMES),
+    **dict.fromkeys(("output_dir", "save_dir"), "paths.log_dir=DIR is the directory of all runs"),
+    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs"), "trainer.max_epochs=N trains for N epochs"),
+    "gradient_accumulation_steps": "trainer.accumulate_grad_batches=N does an optimizer step every N batches",
+    "max_grad_norm": "trainer.gradient_clip_val=X clips gradients",
+    "logging_steps": "trainer.log_every_n_steps=N logs every N optimizer steps",
+    **dict.fromkeys(("lr", "learning_rate"), "model.optimizer.lr=X is the learning rate"),
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "train_batch_size"), "data.batch_size=N is the number of samples per batch"
+    ),
+}
+"""Keys of Lightning's ModelCheckpoint, transformers, orbax, accelerate and Keras, and what does the same here."""
+_GROUPS = ("checkpoint", "trainer", "data")
+"""Groups whose keys are recognized if the group is missing; those of other frameworks are recognized in them."""
+
+
+def key(override: str) -> str:
+    """What an override sets: `trainer.max_epochs` for `++trainer.max_epochs=3`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def merge(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Return the old overrides without those whose key is given again, then the new ones."""
+    keys = {key(override) for override in new}
+    return [override for override in old if key(override) not in keys] + list(new)
+
+
+def renamed(overrides: Sequence[str]) -> list[str]:
+    """Replace keys and options of earlier versions, with a warning for each."""
+    found = []
+    for given in overrides:
+        prefix = given[: len(given) - len(given.lstrip("+~"))]
+        name, equals, value = given[len(prefix) :].partition("=")
+        option = RENAMED.get(f"{name}{equals}{value}")
+        today = prefix + (option or f"{RENAMED.get(name, name)}{equals}{value}")
+        if today != given:
+            print(f"Warning: {given} has been renamed; use {today}.", file=sys.stderr)
+        found.append(today)
+    return found
+
+
+def check(
+    overrides: Sequence[str], known: Collection[str], compose: Callable[[list[str]], Mapping[str, Any] | None]
+) -> None:
+    """Refuse keys of other frameworks and keys without their group, if the project has no such key of its own.
+
+    Args:
+        overrides: of the command line.
+        known: groups and keys at the top level of the configuration.
+        compose: returns the configuration that some overrides make; None if they cannot be composed. It is called only
+            when there is a key to refuse.
+
+    Raises:
+        ConfigError: with the key that does it here.
+    """
+    # A deletion names a key that exists, or Hydra says that it does not.
+    given = [item for item in overrides if "=" in item and not item.startswith(("-", "~", "hydra"))]
+    suspects = [item for item in given if _is_suspect(key(item), known)]
+    if not suspects:
+        return
+    options = [item for item in given if item not in suspects and "." not in key(item) and "," not in item]
+    config = compose(options)
+    for item in suspects if config is not None else ():
+        name = key(item)
+        if not _has(config, name) and (answer := _answer(name, item, config)):
+            raise ConfigError(answer)
+
+
+def _is_suspect(name: str, known: Collection[str]) -> bool:
+    group, dot, last = name.rpartition(".")
+    if not dot:
+        return name not in known and not {"/", "@"} & set(name)
+    return group in _GROUPS and last in ANSWERS
+
+
+def _answer(name: str, override: str, config: Any) -> str:
+    last = name.rpartition(".")[2]
+    if "." not in name:
+        groups = [group for group in _GROUPS if _has(config, f"{group}.{name}")]
+        if groups:
+            return f"{name} is a key of {groups[0]}: {groups[0]}.{name}={override.partition('=')[2]}."
+        if name == "save_top_k":
+            return f"{name} is a key of checkpoint=best-val and checkpoint=combined: {_BEST}."
+    return f"{name} is a key of another framework: here, {ANSWERS[last]}." if last in ANSWERS else ""
+
+
+def _has(config: Any, name: str) -> bool:
+    """Whether a key exists; its value may be null."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        config = config.get(parent) if isinstance(config, Mapping) else None
+    return isinstance(config, Mapping) and last in config

@@ -1,0 +1,111 @@
+"""The launchers of sweeps, under the name that Hydra demands. `cairn.hydra.launcher` holds what they share."""
+
+import logging
+import math
+import os
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.errors import CompactHydraException
+from hydra_plugins.hydra_submitit_launcher import submitit_launcher
+from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cairn.errors import first_line
+from cairn.hydra import launcher
+from cairn.hydra.sweep_job import SweepJob
+from cairn.runs.ledger import Entry, states
+
+log = logging.getLogger(__name__)
+
+
+class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
+    """Runs all jobs at once, as processes of this machine."""
+
+    def _ids(self, jobs: Sequence[SweepJob], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
+        if self.params["tasks_per_node"] != 1:
+            raise CompactHydraException(
+                "hydra.launcher.tasks_per_node must be 1 for submitit_local: Lightning starts the other processes."
+            )
+        submit = super()._ids
+        return launcher.in_own_session(lambda: submit(jobs, arguments))
+
+    def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, Entry]) -> None:
+        """Stop the jobs: submitit's watcher of each job passes the signal on."""
+        log.info("Stopping the jobs, each with a checkpoint. The same command resumes them.")
+        found = [entries.get(self._name(job, sweep)) for job in jobs]
+        for job in states([entry for entry in found if entry is not None and entry.scheduler == "local"]):
+            with suppress(ProcessLookupError):
+                os.kill(int(job), signal.SIGTERM)
+
+
+class SlurmLauncher(launcher.Resumable, submitit_launcher.SlurmLauncher):
+    """Runs the jobs as a SLURM job array."""
+
+    def __init__(self, **params: Any) -> None:
+        try:
+            OmegaConf.merge(OmegaConf.structured(SlurmConf), params)  # for the types of the values
+        except OmegaConfBaseException as error:
+            raise CompactHydraException(f"hydra.launcher.{error.full_key or ''}: {first_line(error)}.") from error
+        super().__init__(**params)
+
+    def _parameters(self) -> dict[str, Any]:
+        """Let the jobs import the clone that submits them, and ask for the signal early enough for a save."""
+        exports = [f"export {name}={shlex.quote(os.environ[name])}" for name in ("PYTHONPATH", "PROJECT_ROOT")]
+        setup = [*exports, *(self.params["setup"] or [])]
+        return {**super()._parameters(), "setup": setup, "signal_delay_s": self._signal_delay_s()}
+
+    def _signal_delay_s(self) -> int:
+        delay_s, needed_s = self.params["signal_delay_s"], math.ceil(3 * self.save_s)
+        if needed_s > delay_s:
+            log.info("Saves are slow in this sweep: SLURM sends its signal %d s before the time limit.", needed_s)
+            delay_s = needed_s
+        if delay_s > (half_s := 60 * self.params["timeout_min"] // 2):  # else the job would stop before it has trained
+            log.warning(
+                "The time limit of %s min is short: SLURM sends its signal %d s before it instead of %d s. "
+                "Raise hydra.launcher.timeout_min.",
+                *(self.params["timeout_min"], half_s, delay_s),
+            )
+            delay_s = half_s
+        return int(delay_s)
+
+
+# The keys and types of hydra-submitit-launcher, and one more. (Hydra executes this file before it is in sys.modules, so
+# that annotations must not be strings.)
+
+
+@dataclass
+class LocalConf(LocalQueueConf):
+    """Settings of `hydra/launcher=submitit_local`."""
+
+    _target_: str = f"{__name__}.LocalLauncher"
+    wait: bool = True
+    timeout_min: int = (
+        7 * 24 * 60
+    )  # of one attempt: 30 s before it, the job is asked to save and stop, and is restarted
+    max_num_timeout: int = 100  # never reached: submitit gives up after 6 attempts; the same command resumes the job
+    stderr_to_stdout: bool = True
+
+
+@dataclass
+class SlurmConf(SlurmQueueConf):
+    """Settings of `hydra/launcher=submitit_slurm`; configs/hydra/launcher/slurm.yaml has those of a cluster."""
+
+    _target_: str = f"{__name__}.SlurmLauncher"
+    wait: bool = True
+
+
+def register(plugins: Plugins) -> None:
+    """Make `submitit_local` and `submitit_slurm`, names of hydra-submitit-launcher, mean these launchers."""
+    for launcher_class in (LocalLauncher, SlurmLauncher):
+        plugins.register(launcher_class)
+    for name, conf in (("submitit_local", LocalConf), ("submitit_slurm", SlurmConf)):
+        ConfigStore.instance().store(group="hydra/launcher", name=name, node=conf, provider="cairn")

@@ -1,0 +1,50 @@
+"""One job of a sweep, and what its run directory says about it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from cairn.errors import CairnError
+from cairn.runs.directory import Record, RunDirectory
+from cairn.store.catalog import Catalog
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One job of a sweep."""
+
+    number: int
+    overrides: tuple[str, ...]
+    run: RunDirectory
+    special: str
+    """The overrides that distinguish it from the other jobs."""
+
+    def __str__(self) -> str:
+        return f"#{self.number} {self.special}".strip()
+
+    @property
+    def record(self) -> Record | None:
+        """The record of its run; None without one. A damaged one is refused by the run itself when it starts."""
+        try:
+            return self.run.record()
+        except CairnError as error:
+            log.warning("%s", error)
+            return None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its run has reached its end."""
+        record = self.record
+        return record is not None and record.status == "finished"
+
+    @property
+    def save_s(self) -> float:
+        """Seconds that its newest save took from start to commit; 0 without one."""
+        try:
+            saved = Catalog(self.run.checkpoints()).committed() if self.run.record() else []
+        except CairnError:
+            return 0.0
+        return saved[-1].stall_s + saved[-1].write_s if saved else 0.0
