@@ -17,6 +17,7 @@ from torchmetrics import MetricTracker
 
 from cairn.errors import ConfigError, ResumeError, SaveError
 from cairn.lightning import boundary, state, sums
+from cairn.lightning.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 
 
@@ -65,7 +66,7 @@ def capture(
     Raises:
         SaveError: a logger could not write down what belongs to this position (on rank 0).
     """
-    contents = boundary.dump(trainer)
+    contents = plain_hyperparameters(boundary.dump(trainer))
     ranks = _gathered(_rank_state(trainer), trainer)  # all ranks meet here, before anything can fail on one of them
     contents[state.KEY] = {
         "format": state.FORMAT,
