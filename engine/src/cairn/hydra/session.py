@@ -444,7 +444,8 @@ def _make(key: str, node: Any, **more: Any) -> Any:
         ConfigError: its arguments are wrong; the node is named.
     """
     try:
-        return instantiate(node, **more)
+        # Lists and dicts of OmegaConf would end up in the state of what is built, and then in a checkpoint.
+        return instantiate(node, **{"_convert_": node.get("_convert_", "all"), **more})
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, CairnError):
