@@ -32,8 +32,9 @@ from torchmetrics import MeanMetric, MetricTracker
 from cairn.account import clock as clock_module
 from cairn.errors import CairnError, ConfigError, ResumeError, SaveError, UnsafeStateError
 from cairn.jobs.signals import StopSignals
-from cairn.lightning import checkpointer, hyperparameters
+from cairn.lightning import checkpointer
 from cairn.lightning.checkpointer import Stopped
+from cairn.lightning.hyperparameters import _warn
 from cairn.lightning.interrupts import WatchTraining
 from cairn.policy.keep import Best, Latest
 from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
@@ -324,7 +325,7 @@ class Partial(Scored):
 
 
 def test_hyperparameters_without_a_plain_form_are_left_out_with_one_warning(tmp_path):
-    hyperparameters._warn.cache_clear()
+    _warn.cache_clear()
     run = prepare(tmp_path, Partial(functools.partial(torch.optim.SGD, lr=1.0)), policy(tmp_path, **ALL))
     with pytest.warns(UserWarning, match="leave out the hyperparameters optimizer") as warned:
         fit(run)

@@ -66,7 +66,7 @@ def capture(
     Raises:
         SaveError: a logger could not write down what belongs to this position (on rank 0).
     """
-    contents = plain_hyperparameters(boundary.dump(trainer))
+    contents = boundary.dump(trainer)
     ranks = _gathered(_rank_state(trainer), trainer)  # all ranks meet here, before anything can fail on one of them
     contents[state.KEY] = {
         "format": state.FORMAT,
@@ -81,7 +81,7 @@ def capture(
         "ranks": ranks,
         "clock": dict(clock),
     }
-    return contents
+    return plain_hyperparameters(contents)
 
 
 def check(ours: Mapping[str, Any], world_size: int) -> None:
