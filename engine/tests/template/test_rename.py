@@ -1,6 +1,7 @@
 """`make rename`: few files change, the library is not among them, and what was written before is still read."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -218,12 +219,13 @@ def test_a_run_and_a_checkpoint_from_before_the_rename_are_read(clone, tmp_path)
     (tmp_path / "trap" / f"{OLD}.py").write_text("raise ImportError('the old name of the package')")
     path = os.pathsep.join(map(str, [tmp_path / "trap", clone / "engine" / "src", clone / "src"]))
     environment = {"PYTHONPATH": path, "PROJECT_ROOT": str(clone)}
-    file = run / "checkpoints" / f"{newest(run)}"
-    loaded = Process(["-c", LOAD, str(file)], fresh=True, cwd=clone, **environment)
-    assert f"{NEW}.models.classifier" in loaded.end()
+    file = shutil.copy(run / "checkpoints" / newest(run), tmp_path)
     resume = [str(clone / "train.py"), f"resume={run}", "trainer.max_epochs=2", "trainer.enable_progress_bar=false"]
-    resumed = Process(resume, fresh=True, cwd=clone, **environment).end()
-    assert "epoch_001_batch_000020" in newest(run), resumed
+    loads = Process(["-c", LOAD, file], fresh=True, cwd=clone, **environment)
+    resumes = Process(resume, fresh=True, cwd=clone, **environment)  # at the same time: a start takes seconds
+    assert f"{NEW}.models.classifier" in loads.end()
+    output = resumes.end()
+    assert "epoch_001_batch_000020" in newest(run), output
 
 
 def test_a_newer_library_merges_into_a_renamed_project_without_a_conflict(clone):
