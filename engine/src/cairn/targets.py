@@ -16,8 +16,6 @@ KINDS: tuple[type, ...] = (nn.Module, Optimizer, LRScheduler)
 _TARGET = "_target_"
 _PARTIAL = "_partial_"
 _RECURSIVE = "_recursive_"
-# Up to version 0.1 these models took the specs of their parts, with `_recursive_: false`. Today they take built parts.
-_TOOK_SPECS = "cairn.models."
 _HYDRA_KEYS = {_TARGET, _PARTIAL, _RECURSIVE, "_convert_"}
 
 
@@ -45,7 +43,7 @@ def build(spec: Any, *kinds: type) -> Any:
         return spec
     cls = _target(spec, kinds or KINDS)
     arguments = {str(key): value for key, value in spec.items() if key not in _HYDRA_KEYS}
-    if spec.get(_RECURSIVE, True) or spec[_TARGET].startswith(_TOOK_SPECS):
+    if spec.get(_RECURSIVE, True):
         arguments = {key: _nested(value) for key, value in arguments.items()}
     return functools.partial(cls, **arguments) if spec.get(_PARTIAL, False) else cls(**arguments)
 
