@@ -1,4 +1,4 @@
-"""Warnings of Lightning that do not matter to the small trainings of these tests."""
+"""Silences warnings of Lightning that do not matter to small trainings."""
 
 import pytest
 
@@ -8,5 +8,5 @@ def pytest_collection_modifyitems(items):
         if "tests/template" in item.path.as_posix():
             # Lightning advises workers, but 8 samples in memory need none.
             item.add_marker(pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"))
-            # Most of these tests need no validation.
+            # Most of the models here are trained without validation.
             item.add_marker(pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"))
