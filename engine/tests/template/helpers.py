@@ -1,8 +1,9 @@
 """Configurations and data so small that a real training takes a moment."""
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from tests.support.project import NAME
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from cairn.targets import build
@@ -44,6 +45,33 @@ OLD_CLASSIFIER = {
     "scheduler": {"interval": "epoch", "frequency": 1, "monitor": "val/loss", "scheduler": PLATEAU},
 }
 """As version 0.1 stored it in checkpoints and run directories."""
+
+
+class TemplateModule(LightningModule):
+    """A model written as lightning-hydra-template does: all arguments are saved as hyperparameters."""
+
+    def __init__(self, net, optimizer, scheduler, compile):
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.net = net
+
+    def training_step(self, batch, batch_idx):
+        x, labels = batch
+        return cross_entropy(self.net(x), labels)
+
+    def configure_optimizers(self):
+        optimizer = self.hparams.optimizer(params=self.trainer.model.parameters())
+        scheduler = self.hparams.scheduler(optimizer=optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
+
+
+TEMPLATE_MODEL = {
+    "_target_": "tests.template.helpers.TemplateModule",
+    "net": CLASSIFIER["net"],
+    "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.1, "betas": [0.8, 0.9]},
+    "scheduler": {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 1},
+    "compile": False,
+}
 
 
 def model(spec, **changes):

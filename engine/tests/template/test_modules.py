@@ -9,9 +9,20 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tests.support.project import example
-from tests.template.helpers import CLASSIFIER, LANGUAGE_MODEL, PLATEAU, images, model, tokens, trainer
+from tests.template.helpers import (
+    CLASSIFIER,
+    LANGUAGE_MODEL,
+    PLATEAU,
+    TEMPLATE_MODEL,
+    images,
+    model,
+    tokens,
+    trainer,
+)
 
+from cairn.lightning import hyperparameters
 from cairn.lightning.hyperparameters import plain_hyperparameters
+from cairn.lightning.load_model import load_model
 
 Classifier = example("models.classifier").Classifier
 LanguageModel = example("models.language_model").LanguageModel
@@ -64,6 +75,22 @@ def test_lightning_loads_a_checkpoint_given_the_parts(tmp_path):
     fit.save_checkpoint(path)
     loaded = Classifier.load_from_checkpoint(path, net=MLP(4, [5], 3), optimizer=optimizer, weights_only=True)
     for name, value in fit.lightning_module.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_a_model_of_the_lightning_hydra_template_is_saved_and_loaded(tmp_path):
+    fit, path = trainer(tmp_path), tmp_path / "some.ckpt"
+    with pytest.warns(UserWarning, match="'net' is an instance of `nn.Module`"):  # Lightning's own advice
+        module = instantiate(OmegaConf.create(TEMPLATE_MODEL), _convert_="all")
+    fit.fit(module, images())
+    hyperparameters._warn.cache_clear()
+    with pytest.warns(UserWarning, match="leave out the hyperparameters net, optimizer, scheduler"):
+        contents = plain_hyperparameters(fit._checkpoint_connector.dump_checkpoint())
+    torch.save(contents | {"cairn": {"config": {"model": TEMPLATE_MODEL}}}, path)
+    assert torch.load(path, weights_only=True)["hyper_parameters"] == {"compile": False}
+    with pytest.warns(UserWarning, match="'net' is an instance of `nn.Module`"):
+        loaded = load_model(path)
+    for name, value in module.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
 
 
