@@ -1,8 +1,8 @@
-"""Give the package another name: its folder under src/ and every reference to it, and nothing else.
+"""Rename the package under src/: its folder, and every reference to it outside of engine/.
 
-What is left alone: the prose word "Cairn", the environment variables CAIRN_*, and the bare string "cairn"
-where it is not plainly the package: it is also the key under which checkpoints keep our part, and old files
-must stay readable.
+References are imports, dotted names such as those under `_target_`, paths under src/, and the name in pyproject.toml.
+The same word in prose is not changed. The old name goes into the table [tool.cairn.moved] of
+pyproject.toml, so that old run directories and checkpoints can still be read.
 """
 
 from __future__ import annotations
@@ -17,137 +17,148 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-SKIPPED_FOLDERS = {".git", ".venv", "logs", "__pycache__"}
-A_NAME = re.compile(r"[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?")
+SKIPPED_FOLDERS = {".git", ".venv", "engine", "logs", "data", "__pycache__"}
+VALID_NAME = re.compile(r"[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?")
+MOVED = "[tool.cairn.moved]"
 
 
 class RenameError(ValueError):
-    """The rename is refused; nothing was touched."""
+    """The rename is refused; nothing was changed."""
 
 
 def find_package(root: Path) -> str:
-    """The one package under src/."""
+    """Return the name of the one package under src/."""
     found = sorted(path.parent.name for path in (root / "src").glob("*/__init__.py"))
     if len(found) != 1:
-        raise RenameError(f"{root / 'src'}: expected one package, found {found or 'none'}")
+        raise RenameError(f"{root / 'src'} must hold one package, but holds {', '.join(found) or 'none'}")
     return found[0]
 
 
 def check_name(name: str, root: Path) -> None:
-    """Refuse what Python, pip or this repository could not tell from something else."""
-    if not A_NAME.fullmatch(name):
-        raise RenameError(f"{name!r}: expected ASCII letters, digits and inner underscores, a letter first")
+    """Refuse a name that is invalid, or already used by Python, this repository or an installed package."""
+    if not VALID_NAME.fullmatch(name):
+        raise RenameError(f"{name!r}: use ASCII letters, digits and inner underscores, starting with a letter")
     if keyword.iskeyword(name) or keyword.issoftkeyword(name):
         raise RenameError(f"{name!r} is a keyword of Python")
     if name in sys.stdlib_module_names:
         raise RenameError(f"{name!r} is a module of the standard library")
-    if name in {path.name.removesuffix(".py") for path in [*root.iterdir(), *(root / "src").iterdir()]}:
+    taken = [*root.iterdir(), *(root / "src").iterdir(), *(root / "engine" / "src").glob("*")]
+    if name in {path.name.removesuffix(".py") for path in taken}:
         raise RenameError(f"{name!r} is already a file or folder of this repository")
     if importlib.util.find_spec(name) is not None:
-        raise RenameError(f"{name!r} is a package that is installed here")
+        raise RenameError(f"{name!r} is already the name of an installed package")
 
 
 def check_clean(root: Path) -> None:
-    """Refuse when the rename could not be told from, or undone without, other changes."""
+    """Refuse while there are uncommitted changes: the rename could not be undone without losing them."""
     if not (root / ".git").exists():
-        return  # a downloaded archive: nothing to compare with
+        return  # a downloaded archive
     changes = git(root, "status", "--porcelain").splitlines()
     if changes:
-        raise RenameError(
-            f"there are {len(changes)} uncommitted changes: commit them first, or use --force (make: FORCE=1)"
-        )
+        raise RenameError(f"there are {len(changes)} uncommitted changes: commit them, or use --force (make: FORCE=1)")
 
 
 def git(root: Path, *arguments: str) -> str:
+    """Return the output of a git command."""
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
 
 
 def references(old: str, submodules: list[str]) -> re.Pattern[str]:
-    """Where `old` means the package. The cases are those in which Python, pip, pytest or mypy resolve it."""
-    inner = "|".join(map(re.escape, submodules))
+    """Compile a pattern that matches `old` where it is the package, and not the word."""
     before = [
-        r"\b(?:from|import)\s+",  # from cairn import, import cairn.data
-        r"-m\s+",  # python -m cairn
-        r"""["']-m["'],\s*["']""",  # [sys.executable, "-m", "cairn"]
-        r"\bsrc/",  # src/cairn
-        r"""["']src["']\s*/\s*["']""",  # ROOT / "src" / "cairn"
-        r"^name\s*=\s*[\"']",  # pyproject's [project]
-        r"\b(?:import_module|find_spec|importorskip|getLogger|version|distribution|files)\(\s*[\"']",
-        r"\b(?:prog|logger|package)=[\"']",  # argparse, caplog
+        r"^[ \t]*\"?(?:from|import) ",  # also in a notebook, where each line is a JSON string
+        r"-m ",
+        r"\bsrc/",
+        r"""["']src["'] / ["']""",
+        r"^name = \"",  # pyproject.toml
     ]
-    word = rf"{re.escape(old)}(?![\w-])"
-    module_path = rf"(?<![\w./-]){re.escape(old)}(?=\.(?:{inner}|\*|__\w+__)(?!\w))"  # cairn.data, not cairn.json
-    return re.compile(rf"(?:(?P<before>{'|'.join(before)}){word}|{module_path})", re.MULTILINE)
+    word = rf"{re.escape(old)}(?=[.,;:/`\"'\\)\]\s]|$)"
+    dotted = rf"(?<![\w./-]){re.escape(old)}(?=\.(?:{'|'.join(map(re.escape, submodules)) or '(?!)'})\b)"
+    return re.compile(rf"(?P<before>{'|'.join(before)}){word}|{dotted}", re.MULTILINE)
 
 
 def rename_in(text: str, pattern: re.Pattern[str], new: str) -> str:
+    """Replace the package's old name in a text."""
     return pattern.sub(lambda match: (match["before"] or "") + new, text)
 
 
+def add_moved(text: str, old: str, new: str) -> str:
+    """Add `old = new` to the table of moved names in pyproject.toml, and let the other entries lead to `new`."""
+    if MOVED not in text:
+        text = f"{text.rstrip()}\n\n{MOVED}\n"
+    head, _, rest = text.partition(f"{MOVED}\n")
+    lines = rest.splitlines(keepends=True)
+    end = next((number for number, line in enumerate(lines) if line.startswith(("[", "\n"))), len(lines))
+    table, tail = "".join(lines[:end]), "".join(lines[end:])
+    table = re.sub(rf'= "{re.escape(old)}(?=[".])', f'= "{new}', table)
+    table = re.sub(rf'^"{re.escape(new)}" = .*\n', "", table, flags=re.MULTILINE)  # it was the name once before
+    return f'{head}{MOVED}\n{table}"{old}" = "{new}"\n{tail}'
+
+
 def source_files(root: Path) -> Iterator[Path]:
-    """What git tracks or would add; without git, all outside caches and runs."""
+    """Yield the files that git tracks or would add; without git, all files outside of caches and runs."""
     if (root / ".git").exists():
         listed = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
         paths = [root / name for name in listed if name]
     else:
-        paths = [p for p in root.rglob("*") if not SKIPPED_FOLDERS.intersection(p.relative_to(root).parts)]
-    return (path for path in sorted(paths) if path.is_file() and not path.is_symlink())
+        paths = list(root.rglob("*"))
+    for path in sorted(paths):
+        is_skipped = SKIPPED_FOLDERS.intersection(path.relative_to(root).parts[:1])
+        if path.is_file() and not path.is_symlink() and not is_skipped:
+            yield path
 
 
-def read_text(path: Path) -> str | None:
-    """The content, with its line ends; None for what is not text."""
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        return None
+def rename(root: Path, new: str, force: bool = False) -> list[Path]:
+    """Rename the package.
 
+    Args:
+        root: of the repository.
+        new: the new name.
+        force: rename although there are uncommitted changes.
 
-def rename(root: Path, new: str, force: bool = False) -> list[str]:
-    """Rename everything; return the lines that still hold the old name, for a person to look at.
+    Returns:
+        The files whose content was changed, relative to `root`.
 
     Raises:
-        RenameError: the name is not usable, or there are uncommitted changes; nothing was touched.
+        RenameError: the name cannot be used, or there are uncommitted changes; nothing was changed.
     """
     old = find_package(root)
     check_name(new, root)
     if not force:
         check_clean(root)
     package = root / "src" / old
-    pattern = references(old, sorted({p.stem for p in package.iterdir() if not p.name.startswith(("_", "."))}))
+    pattern = references(old, sorted({path.stem for path in package.iterdir() if not path.name.startswith(("_", "."))}))
+    changed = []
     for path in source_files(root):
-        if (text := read_text(path)) is None:
+        try:
+            text = path.read_bytes().decode("utf-8")  # bytes: line ends stay as they are
+        except UnicodeDecodeError:
             continue
         renamed = rename_in(text, pattern, new)
+        if path == root / "pyproject.toml":
+            renamed = add_moved(renamed, old, new)
         if renamed != text:
             path.write_bytes(renamed.encode("utf-8"))
+            changed.append(path.relative_to(root))
     package.rename(root / "src" / new)
-    shutil.rmtree(root / "src" / f"{old}.egg-info", ignore_errors=True)  # made again by the next install
-    return list(leftovers(root, old))
-
-
-def leftovers(root: Path, old: str) -> Iterator[str]:
-    word = re.compile(rf"\b{re.escape(old)}\b")
-    for path in source_files(root):
-        for number, line in enumerate((read_text(path) or "").splitlines(), 1):
-            if word.search(line):
-                yield f"{path.relative_to(root)}:{number}: {line.strip()}"
+    shutil.rmtree(root / "src" / f"{old}.egg-info", ignore_errors=True)  # the next installation writes a new one
+    return changed
 
 
 def main() -> int:
+    """Entry point of `make rename`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("name", help="the new name of the package, e.g. my_project")
-    parser.add_argument("--force", action="store_true", help="although there are uncommitted changes")
+    parser.add_argument("name", help="the new name of the package, such as my_project")
+    parser.add_argument("--force", action="store_true", help="rename although there are uncommitted changes")
     options = parser.parse_args()
     root = Path(__file__).resolve().parents[1]
     try:
         old = find_package(root)
-        left = rename(root, options.name, options.force)
+        changed = rename(root, options.name, options.force)
     except RenameError as error:
         print(f"rename: {error}", file=sys.stderr)
         return 2
-    print(f"renamed src/{old} to src/{options.name}")
-    if left:
-        print(f"left as they are, since {old!r} is not plainly the package there:", *left, sep="\n  ")
+    print(f"renamed src/{old} to src/{options.name}, and the references to it in:", *changed, sep="\n  ")
     return 0
 
 

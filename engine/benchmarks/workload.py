@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cairn.targets import build
+
+PROJECT = next((Path(__file__).resolve().parents[2] / "src").glob("*/__init__.py")).parent.name  # `make rename`
 VOCAB_SIZE = 256  # bytes
 WIDTH = 16  # numbers in one of the many small tensors
 TEXT_BYTES = 4_000_000  # no run comes to the end of an epoch
@@ -56,7 +60,7 @@ class Size:
 
 def _gpt(name: str, num_layers: int, embed_dim: int, batch_size: int = 1, seq_len: int = 32) -> Size:
     net = {
-        "_target_": "project.models.gpt.GPT",
+        "_target_": f"{PROJECT}.models.gpt.GPT",
         "vocab_size": VOCAB_SIZE,
         "seq_len": seq_len,
         "num_layers": num_layers,
@@ -119,18 +123,16 @@ def overrides(size: Size, text: Path) -> list[str]:
 
 
 def model(size: Size) -> Any:
-    """Return the LightningModule."""
-    from project.models.language_model import LanguageModel
-
+    """The LightningModule."""
+    module = import_module(f"{PROJECT}.models.language_model")
     torch.manual_seed(0)
-    return LanguageModel(dict(size.net), optimizer_spec(size))
+    return module.LanguageModel(build(size.net), build(optimizer_spec(size)))
 
 
 def data(size: Size, text: Path) -> Any:
-    """Return the datamodule."""
-    from project.data.text import Text
-
-    return Text(str(text), f"{text.parent}/cache", size.batch_size, seq_len=size.seq_len)
+    """The datamodule."""
+    module = import_module(f"{PROJECT}.data.text")
+    return module.Text(str(text), f"{text.parent}/cache", size.batch_size, seq_len=size.seq_len)
 
 
 def state_tensors(size: Size) -> list[Tensor]:

@@ -1,1 +1,1 @@
-"""Your data and models."""
+"""Your project: data in `data/`, models in `models/`."""

@@ -34,6 +34,7 @@ from cairn.errors import CairnError, ConfigError, ResumeError, SaveError, Unsafe
 from cairn.jobs.signals import Interrupts
 from cairn.lightning import capture, decision
 from cairn.lightning.boundary import Stopped
+from cairn.lightning.hyperparameters import _warn
 from cairn.lightning.interrupts import WatchTraining
 from cairn.policy.keep import Best, Latest
 from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
@@ -317,14 +318,32 @@ def test_a_share_of_an_epoch_without_length_is_told_as_a_sentence(tmp_path):
 
 
 class Partial(Scored):
-    def __init__(self, optimizer):
+    """Collects a partial as a hyperparameter, as a model of a Hydra project does."""
+
+    def __init__(self, optimizer, lr=0.5):
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
 
 
-def test_what_could_not_be_loaded_is_refused_at_the_first_save_by_its_key(tmp_path):
-    run = prepare(tmp_path, Partial(functools.partial(torch.optim.SGD, lr=1.0)), policy(tmp_path))
-    with pytest.raises(UnsafeStateError, match=r"checkpoint\['hyper_parameters'\]\['optimizer'\] is a functools\.p"):
+def test_hyperparameters_without_a_plain_form_are_left_out_with_one_warning(tmp_path):
+    _warn.cache_clear()
+    run = prepare(tmp_path, Partial(functools.partial(torch.optim.SGD, lr=1.0)), policy(tmp_path, **ALL))
+    with pytest.warns(UserWarning, match="leave out the hyperparameters optimizer") as warned:
+        fit(run)
+    assert len([item for item in warned if "leave out" in str(item.message)]) == 1
+    assert run.engine.telemetry.num_saves > 1
+    contents = torch.load(tmp_path / "checkpoints" / names.LAST, weights_only=True)
+    assert contents["hyper_parameters"] == {"lr": 0.5}
+
+
+class Unloadable(Scored):
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["mine"] = {"optimizer": functools.partial(torch.optim.SGD, lr=1.0)}
+
+
+def test_state_that_could_not_be_loaded_is_refused_at_the_first_save_by_its_key(tmp_path):
+    run = prepare(tmp_path, Unloadable(), policy(tmp_path))
+    with pytest.raises(UnsafeStateError, match=r"checkpoint\['mine'\]\['optimizer'\] is a functools\.p"):
         fit(run)
     assert run.module.num_batches == 1
     assert run.files == []

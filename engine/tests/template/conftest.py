@@ -1,10 +1,12 @@
+"""Silences warnings of Lightning that do not matter to small trainings."""
+
 import pytest
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/template" in item.path.as_posix():
-            # Loading 8 samples of a tensor needs no workers, whatever Lightning advises.
+            # Lightning advises workers, but 8 samples in memory need none.
             item.add_marker(pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"))
-            # A training without validation is enough for most of what is asked here.
+            # Most of the models here are trained without validation.
             item.add_marker(pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"))

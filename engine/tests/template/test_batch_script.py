@@ -1,4 +1,4 @@
-"""The batch script requeues its own job and no other, and not for ever; SLURM's commands here are stand-ins."""
+"""The batch script requeues its own job and no other, a limited number of times; SLURM's commands are stubs here."""
 
 import os
 import subprocess
@@ -7,17 +7,17 @@ import pytest
 from tests.support.paths import ROOT
 
 ARRAY = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}
-"""Of its last job, which has the number of the array itself."""
+"""Environment of the last job of an array; its id is that of the array."""
 
 
 @pytest.fixture
 def script(tmp_path):
-    """Run it with these stand-ins; returns its exit code and what was called."""
+    """Return a function that runs the script with stubs, and returns its exit code and the commands it called."""
 
     def call(code, scontrol="echo JobState=RUNNING", **env):
         calls = tmp_path / "calls"
-        stand_ins = {"srun": f"exit {code}", "scontrol": scontrol, "sleep": ":"}
-        for name, lines in stand_ins.items():
+        stubs = {"srun": f"exit {code}", "scontrol": scontrol, "sleep": ":"}
+        for name, lines in stubs.items():
             path = tmp_path / name
             path.write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\n{lines}\n')
             path.chmod(0o755)
@@ -40,12 +40,12 @@ def test_a_job_that_was_saved_is_requeued(script, code, env, job):
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "PENDING", "CANCELLED"])
-def test_slurm_may_have_decided_already(script, state):
+def test_a_job_that_slurm_requeued_or_cancelled_is_left_alone(script, state):
     assert "scontrol requeue 17" not in script(138, f"echo JobState={state}")[1]
 
 
 @pytest.mark.parametrize("code", [0, 1, 130])
-def test_an_end_or_an_error_is_not_requeued(script, code):
+def test_a_finished_or_failed_job_is_not_requeued(script, code):
     ended, calls = script(code)
     assert (ended, len(calls)) == (code, 1)
 
@@ -57,7 +57,7 @@ def test_a_busy_controller_is_asked_again(script):
 
 
 @pytest.mark.parametrize(("code", "expected"), [(138, True), (75, True), (143, False)])
-def test_without_an_answer_only_a_time_limit_is_certain(script, code, expected):
+def test_without_an_answer_a_job_is_requeued_except_after_sigterm(script, code, expected):
     _, calls = script(code, '[ "$1" = requeue ]')
     assert ("scontrol requeue 17" in calls) is expected
 
@@ -71,6 +71,6 @@ def test_without_an_answer_only_a_time_limit_is_certain(script, code, expected):
         ({"CAIRN_MAX_RESTARTS": "0"}, False),
     ],
 )
-def test_a_time_limit_that_is_too_short_does_not_loop_for_ever(script, env, expected):
+def test_the_number_of_requeues_is_limited(script, env, expected):
     ended, calls = script(138, **env)
     assert (ended, "scontrol requeue 17" in calls) == (138, expected)

@@ -1,10 +1,11 @@
-"""The files of a text, and the one file made of them."""
+"""The files of a text, and the file that joins them."""
 
 import os
 
 import pytest
+from tests.support.project import example
 
-from project.data.corpus import Corpus
+Corpus = example("data.corpus").Corpus
 
 
 @pytest.fixture
@@ -15,14 +16,14 @@ def folder(tmp_path):
     return tmp_path / "text"
 
 
-def test_files_are_sorted_and_joined(folder, tmp_path):
+def test_sorted_files_are_joined(folder, tmp_path):
     corpus = Corpus.find(f"{folder}/**/*.txt")
     assert corpus.num_bytes == 6
     assert corpus.cache_in(tmp_path / "cache").read_bytes() == b"aabbbc"
     assert len(list((tmp_path / "cache").iterdir())) == 1, "no temporary file is left"
 
 
-def test_the_cache_is_used_again_and_mended(folder, tmp_path):
+def test_the_joined_file_is_used_again_and_repaired(folder, tmp_path):
     corpus = Corpus.find(f"{folder}/*.txt")
     cached = corpus.cache_in(tmp_path / "cache")
     first = cached.stat().st_mtime_ns
@@ -31,7 +32,7 @@ def test_the_cache_is_used_again_and_mended(folder, tmp_path):
     assert corpus.cache_in(tmp_path / "cache").read_bytes() == b"aabbb"
 
 
-def test_a_change_makes_another_cache(folder):
+def test_a_changed_source_file_makes_another_joined_file(folder):
     before = Corpus.find(f"{folder}/*.txt")
     names = {before.cache_name}
     os.utime(folder / "a.txt", (1, 1))
@@ -44,7 +45,7 @@ def test_a_change_makes_another_cache(folder):
     assert len(names | {grown.cache_name}) == 3
 
 
-def test_the_fingerprint_goes_with_the_text_to_another_folder(folder, tmp_path):
+def test_the_fingerprint_is_the_same_in_another_folder(folder, tmp_path):
     before = Corpus.find(f"{folder}/**/*.txt").fingerprint
     folder.rename(tmp_path / "moved")
     assert Corpus.find(f"{tmp_path}/moved/**/*.txt").fingerprint == before
@@ -59,7 +60,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder, tmp_path):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_nothing_found(tmp_path):
+def test_a_glob_that_matches_nothing_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data\.files="):
         Corpus.find(f"{tmp_path}/*.nothing")
 

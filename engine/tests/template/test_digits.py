@@ -1,11 +1,12 @@
-"""The embedded images: shapes, split, augmentation."""
+"""The digits: shapes, split, augmentation."""
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from tests.support.project import example
 
-from project.data import digits as module
-from project.data.digits import Digits, shift
+module = example("data.digits")
+Digits, shift = module.Digits, module.shift
 
 
 def digits(**options):
@@ -23,14 +24,14 @@ def test_shapes_and_ranges():
     assert (images.min(), images.max()) == (0, 1)
 
 
-def test_they_are_what_scikit_learn_loads():
+def test_the_data_equal_those_that_scikit_learn_loads():
     images, labels = module._load()
     expected = load_digits()
     assert torch.equal(images, torch.from_numpy(expected.images).float().unsqueeze(1) / 16)
     assert torch.equal(labels, torch.from_numpy(expected.target).long())
 
 
-def test_the_split_is_that_of_the_seed():
+def test_the_split_follows_from_the_seed():
     labels = [digits(seed=seed).train_set.labels for seed in (0, 0, 1)]
     assert torch.equal(labels[0], labels[1])
     assert not torch.equal(labels[0], labels[2])
@@ -55,6 +56,6 @@ def test_shift_moves_the_whole_image_and_fills_with_zeros():
     assert places == {(0, row, column) for row in range(5) for column in range(5)}
 
 
-def test_fractions_that_leave_nothing_are_refused():
+def test_fractions_that_leave_nothing_to_train_on_are_refused():
     with pytest.raises(ValueError, match=r"val_fraction=0\.5"):
         Digits(val_fraction=0.5, test_fraction=0.5)

@@ -1,18 +1,33 @@
-"""The LightningModules in real trainings: what they log, and what their checkpoints hold."""
+"""The LightningModules in real trainings: what they log, how they are scheduled, what their checkpoints hold."""
 
 import functools
 import math
+import warnings
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from tests.template.helpers import CLASSIFIER, LANGUAGE_MODEL, PLATEAU, arguments, images, tokens, trainer
+from tests.support.project import example
+from tests.template.helpers import (
+    CLASSIFIER,
+    LANGUAGE_MODEL,
+    PLATEAU,
+    TEMPLATE_MODEL,
+    images,
+    model,
+    tokens,
+    trainer,
+)
 
-from project.models.classifier import Classifier
-from project.models.language_model import LanguageModel
-from project.models.mlp import MLP
+from cairn.lightning import hyperparameters
+from cairn.lightning.hyperparameters import plain_hyperparameters
+from cairn.lightning.load_model import load_model
 
-CASES = [(Classifier, CLASSIFIER, images), (LanguageModel, LANGUAGE_MODEL, tokens)]
+Classifier = example("models.classifier").Classifier
+LanguageModel = example("models.language_model").LanguageModel
+MLP = example("models.mlp").MLP
+CASES = [(CLASSIFIER, images), (LANGUAGE_MODEL, tokens)]
 
 
 @pytest.fixture(autouse=True)
@@ -21,15 +36,15 @@ def seed():
 
 
 @pytest.mark.parametrize(
-    ("cls", "spec", "data", "names"),
+    ("spec", "data", "names"),
     [
         (*CASES[0], {"train/loss", "train/acc", "val/loss", "val/acc"}),
         (*CASES[1], {"train/loss", "val/loss", "val/bpb"}),
     ],
 )
-def test_what_is_logged(tmp_path, cls, spec, data, names):
+def test_the_logged_metrics(tmp_path, spec, data, names):
     fit = trainer(tmp_path)
-    fit.fit(cls(**arguments(spec)), data(), data())
+    fit.fit(model(spec), data(), data())
     steps = {"train/loss_step", "train/loss_epoch"}
     assert set(fit.callback_metrics) == names | steps
     (tested,) = trainer(tmp_path).test(fit.lightning_module, data(), verbose=False)
@@ -37,38 +52,51 @@ def test_what_is_logged(tmp_path, cls, spec, data, names):
 
 
 def test_bits_per_byte(tmp_path):
-    model = LanguageModel(**arguments(LANGUAGE_MODEL))
-    (values,) = trainer(tmp_path).validate(model, tokens(), verbose=False)
+    (values,) = trainer(tmp_path).validate(model(LANGUAGE_MODEL), tokens(), verbose=False)
     assert values["val/bpb"] == pytest.approx(values["val/loss"] / math.log(2))
     assert values["val/bpb"] == pytest.approx(8, abs=0.1), "an untrained model guesses among 256 bytes"
 
 
-@pytest.mark.parametrize("wrap", [dict, OmegaConf.create])
-@pytest.mark.parametrize(("cls", "spec", "data"), CASES)
-def test_a_checkpoint_is_plain_and_enough(tmp_path, cls, spec, data, wrap):
-    specs = {key: wrap(value) if isinstance(value, dict) else value for key, value in arguments(spec).items()}
+@pytest.mark.parametrize(("spec", "data"), CASES)
+def test_a_checkpoint_is_plain_without_a_warning(tmp_path, spec, data):
     fit, path = trainer(tmp_path), tmp_path / "some.ckpt"
-    fit.fit(cls(**specs), data(), data())
-    fit.save_checkpoint(path)
+    fit.fit(instantiate(OmegaConf.create(spec), _convert_="all"), data(), data())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.save(plain_hyperparameters(fit._checkpoint_connector.dump_checkpoint()), path)
     hyper_parameters = torch.load(path, weights_only=True)["hyper_parameters"]
-    assert hyper_parameters == arguments(spec)
-    loaded = cls.load_from_checkpoint(path)
-    for name, value in fit.lightning_module.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value)
+    assert set(hyper_parameters) == {"interval", "monitor", *({"num_classes"} & spec.keys())}
 
 
-def test_live_objects_stay_out_of_the_checkpoint(tmp_path):
+def test_lightning_loads_a_checkpoint_given_the_parts(tmp_path):
     net, optimizer = MLP(4, [5], 3), functools.partial(torch.optim.SGD, lr=0.1)
     fit, path = trainer(tmp_path), tmp_path / "some.ckpt"
     fit.fit(Classifier(net, optimizer, num_classes=3), images())
     fit.save_checkpoint(path)
-    assert torch.load(path, weights_only=True)["hyper_parameters"] == {"scheduler": None, "num_classes": 3}
-    assert Classifier.load_from_checkpoint(path, net=net, optimizer=optimizer).net is net
+    loaded = Classifier.load_from_checkpoint(path, net=MLP(4, [5], 3), optimizer=optimizer, weights_only=True)
+    for name, value in fit.lightning_module.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_a_model_of_the_lightning_hydra_template_is_saved_and_loaded(tmp_path):
+    fit, path = trainer(tmp_path), tmp_path / "some.ckpt"
+    with pytest.warns(UserWarning, match="'net' is an instance of `nn.Module`"):  # Lightning's own advice
+        module = instantiate(OmegaConf.create(TEMPLATE_MODEL), _convert_="all")
+    fit.fit(module, images())
+    hyperparameters._warn.cache_clear()
+    with pytest.warns(UserWarning, match="leave out the hyperparameters net, optimizer, scheduler"):
+        contents = plain_hyperparameters(fit._checkpoint_connector.dump_checkpoint())
+    torch.save(contents | {"cairn": {"config": {"model": TEMPLATE_MODEL}}}, path)
+    assert torch.load(path, weights_only=True)["hyper_parameters"] == {"compile": False}
+    with pytest.warns(UserWarning, match="'net' is an instance of `nn.Module`"):
+        loaded = load_model(path)
+    for name, value in module.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
 
 
 def test_total_steps_come_from_the_trainer(tmp_path):
     fit = trainer(tmp_path, max_epochs=3)
-    fit.fit(LanguageModel(**arguments(LANGUAGE_MODEL)), tokens())
+    fit.fit(model(LANGUAGE_MODEL), tokens())
     (config,) = fit.lr_scheduler_configs
     assert config.scheduler.lr_lambdas[0].total_steps == 6
     assert config.interval == "step"
@@ -76,19 +104,23 @@ def test_total_steps_come_from_the_trainer(tmp_path):
 
 def test_a_training_without_an_end_has_no_total_steps(tmp_path):
     fit = trainer(tmp_path, max_epochs=-1)
-    with pytest.raises(ValueError, match="WarmupCosine needs total_steps"):
-        fit.fit(LanguageModel(**arguments(LANGUAGE_MODEL)), tokens())
+    with pytest.raises(ValueError, match="WarmupCosine needs the number of optimizer steps"):
+        fit.fit(model(LANGUAGE_MODEL), tokens())
 
 
-@pytest.mark.parametrize("scheduler", [PLATEAU, {"scheduler": PLATEAU}])
+@pytest.mark.parametrize(
+    "scheduler",
+    [PLATEAU, {"scheduler": PLATEAU}, {"scheduler": PLATEAU, "interval": "epoch", "frequency": 1}],
+    ids=["a factory", "a mapping", "Lightning's lr_scheduler_config"],
+)
 def test_a_plateau_scheduler_watches_the_validation_loss(tmp_path, scheduler):
     fit = trainer(tmp_path, max_epochs=3)
-    fit.fit(Classifier(**arguments(CLASSIFIER | {"scheduler": scheduler})), images(), images())
+    fit.fit(model(CLASSIFIER, scheduler=scheduler), images(), images())
     assert fit.lr_scheduler_configs[0].monitor == "val/loss"
     assert fit.optimizers[0].param_groups[0]["lr"] < 0.1
 
 
-def test_an_optimizer_that_is_none_is_refused(tmp_path):
-    spec = CLASSIFIER | {"optimizer": {"_target_": "os.system", "_partial_": True, "command": "true"}}
-    with pytest.raises(TypeError, match=r"os\.system may not be built"):
-        trainer(tmp_path).fit(Classifier(**arguments(spec)), images())
+def test_another_metric_can_be_monitored(tmp_path):
+    fit = trainer(tmp_path, max_epochs=2)
+    fit.fit(model(CLASSIFIER, scheduler=PLATEAU, monitor="val/acc"), images(), images())
+    assert fit.lr_scheduler_configs[0].monitor == "val/acc"

@@ -1,11 +1,12 @@
-"""Shapes of the networks, and what makes each of them what it is."""
+"""The networks: shapes, initial weights, and what each of them promises."""
 
 import pytest
 import torch
+from tests.support.project import example
 
-from project.models.cnn import CNN
-from project.models.gpt import GPT
-from project.models.mlp import MLP
+CNN = example("models.cnn").CNN
+GPT = example("models.gpt").GPT
+MLP = example("models.mlp").MLP
 
 
 def num_parameters(net):
@@ -41,7 +42,7 @@ def test_logits_of_tokens(gpt):
         assert gpt(torch.zeros(3, length, dtype=torch.int64)).shape == (3, length, 11)
 
 
-def test_no_place_sees_a_later_one(gpt):
+def test_no_position_depends_on_a_later_token(gpt):
     tokens = torch.randint(11, (1, 6))
     changed = tokens.clone()
     changed[0, 4] = (changed[0, 4] + 1) % 11
@@ -50,7 +51,7 @@ def test_no_place_sees_a_later_one(gpt):
     assert not torch.allclose(before[0, 4:], after[0, 4:])
 
 
-def test_the_embedding_is_tied_and_held_once(gpt):
+def test_the_embedding_is_tied_and_stored_once(gpt):
     assert "tokens.weight" in gpt.state_dict()
     assert num_parameters(gpt) == 11 * 8 + 6 * 8 + 2 * (12 * 8 * 8 + 2 * 8) + 8
 
@@ -64,19 +65,19 @@ def test_the_ends_of_residual_branches_start_smaller():
         assert block.hidden.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
-def test_it_grows_to_hundreds_of_millions():
+def test_it_scales_to_hundreds_of_millions_of_parameters():
     with torch.device("meta"):
         net = GPT(seq_len=1024, num_layers=24, num_heads=16, embed_dim=1024)
     assert 300e6 < num_parameters(net) < 310e6
 
 
-def test_biases_are_an_option():
+def test_biases_are_optional():
     assert not any("bias" in name for name, _ in GPT().named_parameters())
     assert any("bias" in name for name, _ in GPT(bias=True).named_parameters())
 
 
-def test_bad_sizes(gpt):
-    with pytest.raises(ValueError, match="num_heads=3 has to divide embed_dim=64"):
+def test_sizes_that_do_not_fit_are_refused(gpt):
+    with pytest.raises(ValueError, match="num_heads=3 must divide embed_dim=64"):
         GPT(num_heads=3, embed_dim=64)
-    with pytest.raises(ValueError, match="has 7 tokens"):
+    with pytest.raises(ValueError, match="has 7 tokens, more than seq_len=6"):
         gpt(torch.zeros(1, 7, dtype=torch.int64))

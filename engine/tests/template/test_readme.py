@@ -1,4 +1,4 @@
-"""The commands that the README shows exist: overrides compose, make targets are there. Nothing is run."""
+"""The commands in the README are valid: overrides compose and make targets exist. No command is run."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ OPERATORS = re.compile(r"[();<>|&]+")
 
 
 def commands(markdown):
-    """The simple commands in the ```bash blocks, each as its words."""
+    """Yield the simple commands in the ```bash blocks, each as a list of words."""
     for block in re.findall(r"^```bash\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             yield from _split(line.removeprefix("$ "))
@@ -35,7 +35,7 @@ def _split(line):
 
 
 def overrides_of(command):
-    """The overrides of a `python train.py ...`, or None for another command."""
+    """Return the overrides of a `python train.py ...`, or None for another command."""
     words = [word for word in command if not re.fullmatch(r"[A-Z_]+=\S*", word)]
     if len(words) < 2 or not re.search(r"(^|/)python3?$", words[0]) or words[1] != "train.py":
         return None
@@ -49,7 +49,7 @@ def overrides_of(command):
 
 
 def make_call(command):
-    """(targets, ARGS) of a `make ...`, or None for another command."""
+    """Return (targets, ARGS) of a `make ...`, or None for another command."""
     if command[0] != "make":
         return None
     variables = dict(word.split("=", 1) for word in command[1:] if "=" in word)
@@ -91,14 +91,14 @@ def test_make_commands_exist(targets, arguments):
         composes(shlex.split(arguments))
 
 
-def test_every_make_target_has_a_line_in_the_help():
+def test_each_make_target_is_described_in_the_help():
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
     described = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(phony) == MAKE_TARGETS == described
 
 
-def test_the_guard_reads_shell():
-    shell = "A=1 python train.py -m a.b=1,2 \\\n  c=d & # so\nkill -9 $!; make test-fast ARGS='x=1'"
+def test_the_commands_of_a_shell_block_are_found():
+    shell = "A=1 python train.py -m a.b=1,2 \\\n  c=d & # later\nkill -9 $!; make test-fast ARGS='x=1'"
     text = f"```bash\n{shell}\n```\n"
     found = list(commands(text))
     assert [overrides_of(c) for c in found] == [["a.b=1,2", "c=d"], None, None]

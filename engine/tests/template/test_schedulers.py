@@ -1,4 +1,4 @@
-"""The course of the learning rate, and its state."""
+"""The learning rate over the steps, and the state of its scheduler."""
 
 import io
 from itertools import pairwise
@@ -7,15 +7,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.project import example
 
-from project.models.schedulers import Factor, WarmupCosine
+module = example("models.schedulers")
+Factor, WarmupCosine = module.Factor, module.WarmupCosine
 
 
 @pytest.mark.parametrize(
     ("step", "expected"),
     [(0, 0.2), (3, 0.8), (4, 1.0), (9, 0.55), (14, 0.1), (100, 0.1)],
 )
-def test_the_formula(step, expected):
+def test_the_factor_follows_the_formula(step, expected):
     assert Factor(4, 14, 0.1)(step) == pytest.approx(expected)
 
 
@@ -23,7 +25,7 @@ STEPS = st.integers(min_value=0, max_value=40)
 
 
 @given(STEPS, STEPS, st.floats(min_value=0, max_value=1))
-def test_it_rises_and_falls_between_its_limits(warmup_steps, total_steps, min_factor):
+def test_the_factor_rises_then_falls_within_its_limits(warmup_steps, total_steps, min_factor):
     factors = [Factor(warmup_steps, total_steps, min_factor)(step) for step in range(90)]
     assert all(0 < factor <= 1 or factor == min_factor for factor in factors)
     rising, falling = factors[: warmup_steps + 1], factors[warmup_steps:]
@@ -33,7 +35,7 @@ def test_it_rises_and_falls_between_its_limits(warmup_steps, total_steps, min_fa
 
 
 def course(num_steps, state=None):
-    """Learning rates of `num_steps` steps, and the state after them as it comes out of a file."""
+    """Return the learning rates of `num_steps` steps, and the state after them, read from a file."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
     scheduler = WarmupCosine(optimizer, 3, 12, 0.1)
     if state:
@@ -51,7 +53,7 @@ def course(num_steps, state=None):
 
 
 @pytest.mark.parametrize("done", [0, 1, 3, 7, 14])
-def test_a_resumed_course_is_exact(done):
+def test_a_resumed_schedule_is_exact(done):
     head, state = course(done)
     assert head + course(15 - done, state)[0] == course(15)[0]
 

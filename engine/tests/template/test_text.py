@@ -1,4 +1,4 @@
-"""Samples of text: every byte once as input, parts that do not mix, and the refusal of another text."""
+"""Samples of text: each byte is an input once, the parts are disjoint, and another text is refused."""
 
 import pickle
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.project import example
 
-from project.data.text import Text, Windows
+module = example("data.text")
+Text, Windows = module.Text, module.Windows
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def test_shapes(text):
 
 
 @given(st.integers(min_value=0, max_value=60), st.integers(min_value=1, max_value=9))
-def test_samples_join_to_the_text(tmp_path_factory, num_bytes, seq_len):
+def test_the_samples_joined_are_the_text(tmp_path_factory, num_bytes, seq_len):
     path = tmp_path_factory.mktemp("text") / "text.bin"
     path.write_bytes(b"??" + bytes(range(num_bytes)) + b"??")
     windows = Windows(path, 2, 2 + num_bytes, seq_len)
@@ -37,16 +39,16 @@ def test_samples_join_to_the_text(tmp_path_factory, num_bytes, seq_len):
     y = torch.cat([y for _, y in samples]).tolist() if samples else []
     assert x == list(range(len(windows) * seq_len))
     assert y == [number + 1 for number in x]
-    assert num_bytes - 1 - len(x) < seq_len, "nothing but an incomplete sample is left out"
+    assert num_bytes - 1 - len(x) < seq_len, "only an incomplete sample is left out"
 
 
-def test_parts_follow_each_other(text):
+def test_the_parts_are_disjoint_and_in_order(text):
     data = text(val_fraction=0.2, test_fraction=0.1)
     parts = [(part.first, part.last) for part in (data.train_set, data.val_set, data.test_set)]
     assert parts == [(0, 700), (700, 900), (900, 1000)]
 
 
-def test_workers_open_the_file_themselves(text):
+def test_a_worker_opens_the_file_itself(text):
     windows = text().train_set
     first = windows[0]
     data = pickle.dumps(windows)
@@ -54,7 +56,7 @@ def test_workers_open_the_file_themselves(text):
     assert torch.equal(pickle.loads(data)[0][0], first[0])
 
 
-def test_too_small_a_text_is_refused(text):
+def test_a_text_that_is_too_small_is_refused(text):
     with pytest.raises(ValueError, match="too few for one sample of seq_len=8"):
         text(b"0123456789" * 2)
 

@@ -1,1 +1,1 @@
-"""The data of the examples: digits and text."""
+"""Datasets and the DataModules that serve them."""

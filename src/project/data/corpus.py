@@ -1,4 +1,4 @@
-"""Decides which files make up a text, and puts them into one file that can be read at any place."""
+"""The files that make up a text, and one file that joins them."""
 
 import glob
 import hashlib
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from cairn.errors import MissingFileError
 
-# Beside the modules at the top of the standard library. Named one by one: what else lies there
-# (site-packages, tests, tables) differs from one installation to the next.
+# Packages of the standard library that belong to the default text, in addition to its top-level modules. They are
+# listed because other folders there (site-packages, tests) differ between installations.
 _PACKAGES = [
     *("asyncio", "collections", "concurrent", "email", "html", "http", "importlib", "json", "logging"),
     *("multiprocessing", "sqlite3", "unittest", "urllib", "wsgiref", "xml", "xmlrpc"),
@@ -23,45 +23,58 @@ _PACKAGES = [
 
 @dataclass(frozen=True)
 class Corpus:
-    """Files, sorted, whose bytes one after the other are the text."""
+    """A text: the bytes of sorted files, one after the other."""
 
     files: tuple[Path, ...]
 
     @classmethod
     def find(cls, pattern: str | None) -> "Corpus":
-        """The files that match a glob (`**` goes into folders), or the sources of Python's standard library.
+        """Find the files of a text.
+
+        Args:
+            pattern: a glob (`**` matches folders); None takes the sources of Python's standard library.
+
+        Returns:
+            The corpus of all files that match.
 
         Raises:
-            FileNotFoundError: if nothing matches.
+            FileNotFoundError: no file matches.
         """
         files = _standard_library() if pattern is None else _matches(pattern)
         if not files:
-            raise MissingFileError(f"No file matches data.files={pattern}, seen from {os.getcwd()}.")
+            raise MissingFileError(f"No file matches data.files={pattern} in {os.getcwd()}.")
         return cls(tuple(sorted(files)))
 
     @cached_property
     def num_bytes(self) -> int:
-        """Length of the text."""
+        """Length of the text in bytes."""
         return sum(file.stat().st_size for file in self.files)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of names and sizes: the same for the same text on another machine, or in another folder."""
+        """Hash of relative names and sizes; equal for the same text in another folder or on another machine."""
         folder = os.path.commonpath([file.parent for file in self.files])
         return _hash(f"{os.path.relpath(file, folder)}\0{file.stat().st_size}" for file in self.files)
 
     @cached_property
     def cache_name(self) -> str:
-        """A file name that changes with any path, size or time of change."""
+        """Name of the joined file; it changes with the path, size or modification time of any source file."""
         key = _hash(f"{file.absolute()}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}" for file in self.files)
         return f"text_{key}.bin"
 
     def cache_in(self, folder: Path) -> Path:
-        """The one file that holds the whole text, made if it is not there. Processes may race: each sees it
-        whole.
+        """Return the path of the joined file; write the file if it does not exist.
+
+        Several processes may call this at the same time: each of them sees a complete file.
+
+        Args:
+            folder: where the joined file is kept.
+
+        Returns:
+            The path of the file.
 
         Raises:
-            RuntimeError: if a file changes while it is read.
+            RuntimeError: a source file changed while it was read.
         """
         cached = folder / self.cache_name
         # The size is checked because a power cut can leave an empty file under the final name.
@@ -79,7 +92,7 @@ class Corpus:
                         shutil.copyfileobj(source, target, 1 << 20)
                 num_written = target.tell()
             if num_written != self.num_bytes:
-                raise RuntimeError(f"The text changed while it was read: {self.num_bytes} bytes, then {num_written}.")
+                raise RuntimeError(f"The text changed from {self.num_bytes} to {num_written} bytes while it was read.")
             os.replace(temporary, cached)
         finally:
             Path(temporary).unlink(missing_ok=True)
@@ -87,8 +100,8 @@ class Corpus:
 
 def _standard_library() -> list[Path]:
     home = Path(sysconfig.get_path("stdlib"))
-    of_packages = (file for name in _PACKAGES for file in (home / name).rglob("*.py"))
-    return [*home.glob("*.py"), *(file for file in of_packages if not {"test", "tests"} & set(file.parts))]
+    in_packages = (file for name in _PACKAGES for file in (home / name).rglob("*.py"))
+    return [*home.glob("*.py"), *(file for file in in_packages if not {"test", "tests"} & set(file.parts))]
 
 
 def _matches(pattern: str) -> list[Path]:

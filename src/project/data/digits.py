@@ -1,7 +1,8 @@
-"""Decides what the embedded images are: scikit-learn's 1797 scans of digits, split once by the seed."""
+"""Handwritten digits: the 1797 scans inside scikit-learn, split into three sets by the seed."""
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,17 +10,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
-from cairn.data.datamodule import DataModule
+import cairn
 from cairn.errors import DataError
 
 
 class Scans(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs (image, label), each image moved at random by up to `max_shift` pixels, with black moving in.
+    """Pairs (image, label), each image shifted at random by up to `max_shift` pixels.
 
     Args:
         images: float32 (num_samples, 1, height, width).
         labels: int64 (num_samples,).
-        max_shift: pixels in each direction; 0 draws no random numbers.
+        max_shift: pixels in each direction; with 0, no random numbers are drawn.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, max_shift: int = 0) -> None:
@@ -36,52 +37,45 @@ class Scans(Dataset[tuple[Tensor, Tensor]]):
 
 
 def shift(image: Tensor, max_shift: int) -> Tensor:
-    """Move an image (..., height, width) by up to `max_shift` pixels along both axes; zeros move in."""
+    """Shift an image (..., height, width) by up to `max_shift` pixels along both axes; fill with zeros."""
     height, width = image.shape[-2:]
     top, left = torch.randint(0, 2 * max_shift + 1, (2,)).tolist()
     return pad(image, [max_shift] * 4)[..., top : top + height, left : left + width]
 
 
-class Digits(DataModule):
+class Digits(cairn.DataModule):
     """8x8 scans of the digits 0 to 9: images float32 (batch, 1, 8, 8) in [0, 1], labels int64 (batch,).
 
-    The data is inside scikit-learn: the test part of E. Alpaydin, C. Kaynak, "Optical recognition of
-    handwritten digits", UCI Machine Learning Repository, 1998. Nothing is downloaded.
+    Source: the test part of E. Alpaydin, C. Kaynak, "Optical recognition of handwritten digits", UCI Machine
+    Learning Repository, 1998. Nothing is downloaded.
 
     Args:
-        val_fraction, test_fraction: of the 1797 scans; the rest is for training.
-        augment: move each training image at random.
-        max_shift: by up to that many pixels in each direction.
+        batch_size: samples per batch and rank.
+        val_fraction: part of the scans for validation.
+        test_fraction: part of the scans for the test; the rest is for training.
+        augment: shift each training image at random.
+        max_shift: by up to this many pixels.
+        options: the other arguments of `cairn.DataModule`; `seed` also determines the split.
 
-    The other arguments are those of `DataModule`; `seed` also decides the split.
+    Raises:
+        ValueError: the fractions leave nothing to train on.
     """
 
     def __init__(
         self,
         batch_size: int = 64,
         *,
-        num_workers: int = 0,
-        seed: int = 0,
-        pin_memory: bool = False,
-        persistent_workers: bool = False,
-        drop_last: bool = False,
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         augment: bool = False,
         max_shift: int = 1,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            pin_memory=pin_memory,
-            persistent_workers=persistent_workers,
-            drop_last=drop_last,
-        )
+        super().__init__(batch_size, **options)
         if not 0 < val_fraction + test_fraction < 1:
             raise DataError(
-                "The fractions for validation and test have to leave something to train on,"
-                f" but val_fraction={val_fraction} and test_fraction={test_fraction}."
+                f"val_fraction={val_fraction} and test_fraction={test_fraction} leave nothing to train on: "
+                "their sum must be between 0 and 1."
             )
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -89,7 +83,7 @@ class Digits(DataModule):
         self.seeded_items = self.max_shift > 0
 
     def setup(self, stage: str | None = None) -> None:
-        """Make the three sets; the same ones for every stage."""
+        """Make the three sets; they are the same for every stage."""
         images, labels = _load()
         num_val, num_test = (round(part * len(labels)) for part in (self.val_fraction, self.test_fraction))
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.seed))
@@ -100,12 +94,12 @@ class Digits(DataModule):
 
 
 def _load() -> tuple[Tensor, Tensor]:
-    """What `sklearn.datasets.load_digits` returns, without a second for the import of scikit-learn."""
+    # The file behind `sklearn.datasets.load_digits`: importing scikit-learn itself takes a second.
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise DataError("The digits are inside scikit-learn, which is not installed: pip install scikit-learn.")
+        raise DataError("The digits are part of scikit-learn, which is not installed: pip install scikit-learn.")
     file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     if not file.is_file():
-        raise DataError(f"The digits are not where scikit-learn 1.9 has them: there is no {file}.")
-    rows = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))  # 64 pixels from 0 to 16, and the digit
+        raise DataError(f"This version of scikit-learn has no {file}: pip install 'scikit-learn==1.9.*'.")
+    rows = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))  # 64 pixels from 0 to 16, then the digit
     return rows[:, :-1].reshape(-1, 1, 8, 8) / 16, rows[:, -1].to(torch.int64)

@@ -1,4 +1,4 @@
-"""Decides what a sample of text is: `seq_len` bytes of local files, and the same moved on by one byte."""
+"""Text for a language model: a sample is `seq_len` bytes of local files, and the same shifted by one byte."""
 
 from functools import cached_property
 from pathlib import Path
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cairn.data.datamodule import DataModule
+import cairn
 from cairn.errors import DataError
-from project.data.corpus import Corpus
+
+from .corpus import Corpus
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):
-    """Sample i is the bytes [i * seq_len, (i + 1) * seq_len] of a part of a file, as (x, y), both int64
-    (seq_len,).
+    """Pairs (x, y), both int64 (seq_len,): consecutive windows of a part of a file; y is x shifted by one byte.
 
-    y is what comes one byte after x. The file is mapped, not read: only the samples that are used take
-    memory.
+    The file is memory-mapped: only the samples in use take memory.
 
     Args:
-        path: of the file.
-        first, last: the part: bytes [first, last).
-        seq_len: bytes of a sample.
+        path: the file.
+        first: first byte of the part.
+        last: end of the part (exclusive).
+        seq_len: bytes per sample.
     """
 
     def __init__(self, path: Path, first: int, last: int, seq_len: int) -> None:
@@ -48,23 +48,24 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
         return np.memmap(self.path, dtype=np.uint8, mode="r")
 
     def __getstate__(self) -> dict[str, Any]:
-        # A map is pickled by value, all gigabytes of it: a worker opens its own.
+        # Pickle would copy the whole mapped file: each worker maps it again instead.
         return {name: value for name, value in self.__dict__.items() if name != "_bytes"}
 
 
-class Text(DataModule):
+class Text(cairn.DataModule):
     """Bytes of local files for a language model: x and y int64 (batch, seq_len), values 0 to 255.
 
-    The files, sorted by path, are one text; its end is for validation, and what comes last for the test. It
-    is put together once, in a file under `cache_dir`.
+    The files, sorted by path, are joined into one file under `cache_dir`. The end of the text is for the
+    test, the part before it for validation.
 
     Args:
-        files: a glob, where `**` goes into folders; None takes the sources of Python's standard library.
-        cache_dir: folder for the text as one file.
-        seq_len: bytes of a sample.
-        val_fraction, test_fraction: of the bytes.
-
-    The other arguments are those of `DataModule`.
+        files: a glob (`**` matches folders); None takes the sources of Python's standard library.
+        cache_dir: folder for the joined file.
+        batch_size: samples per batch and rank.
+        seq_len: bytes per sample.
+        val_fraction: part of the bytes for validation.
+        test_fraction: part of the bytes for the test.
+        options: the other arguments of `cairn.DataModule`.
     """
 
     seeded_items = False
@@ -76,22 +77,11 @@ class Text(DataModule):
         batch_size: int = 32,
         *,
         seq_len: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
-        pin_memory: bool = False,
-        persistent_workers: bool = False,
-        drop_last: bool = False,
         val_fraction: float = 0.05,
         test_fraction: float = 0.05,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            pin_memory=pin_memory,
-            persistent_workers=persistent_workers,
-            drop_last=drop_last,
-        )
+        super().__init__(batch_size, **options)
         self.files = files
         self.cache_dir = Path(cache_dir)
         self.seq_len = seq_len
@@ -100,22 +90,22 @@ class Text(DataModule):
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The files, looked up once.
+        """The files of the text, found once.
 
         Raises:
-            FileNotFoundError: if the glob matches nothing.
+            FileNotFoundError: no file matches the glob.
         """
         return Corpus.find(self.files)
 
     def prepare_data(self) -> None:
-        """Put the files together; one process of a machine does this before the others look."""
+        """Join the files; Lightning calls this in one process per machine, before `setup`."""
         self.corpus.cache_in(self.cache_dir)
 
     def setup(self, stage: str | None = None) -> None:
-        """Make the three sets; the same ones for every stage.
+        """Make the three sets; they are the same for every stage.
 
         Raises:
-            ValueError: if one of them would be empty.
+            ValueError: a set would be empty.
         """
         path, num_bytes = self.corpus.cache_in(self.cache_dir), self.corpus.num_bytes
         test = num_bytes - int(num_bytes * self.test_fraction)
@@ -125,15 +115,14 @@ class Text(DataModule):
         self.test_set = self._windows("test", path, test, num_bytes)
 
     def identity(self) -> dict[str, Any]:
-        """That of `DataModule`, with the text and the length of its samples."""
+        """Extend the identity of the data: a checkpoint of another text, or another `seq_len`, is refused."""
         return super().identity() | {"text": self.corpus.fingerprint, "seq_len": self.seq_len}
 
     def _windows(self, name: str, path: Path, first: int, last: int) -> Windows:
         windows = Windows(path, first, last, self.seq_len)
         if not len(windows):
             raise DataError(
-                f"The {name} part of the text has {last - first} bytes, too few for one sample of"
-                f" seq_len={self.seq_len} and the byte after it: take more files, a shorter seq_len, or other"
-                " fractions."
+                f"The {name} part of the text has {last - first} bytes, too few for one sample of "
+                f"seq_len={self.seq_len} plus one byte: use more files, a shorter seq_len, or other fractions."
             )
         return windows

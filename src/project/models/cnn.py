@@ -1,5 +1,4 @@
-"""Decides what a small convolutional network is here: stages that halve the image, and a mean over what is
-left."""
+"""A small convolutional network."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,12 +7,12 @@ from torch import Tensor, nn
 
 
 class CNN(nn.Module):
-    """Logits of images; each stage is a 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling.
+    """Image classifier: stages of 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling, then an average.
 
     Args:
-        channels: of each stage; the image has to have at least 2 ** len(channels) pixels a side.
+        channels: of each stage; the image needs at least 2 ** len(channels) pixels per side.
         num_classes: size of the output.
-        dropout: probability that a feature before the last layer is zeroed while training.
+        dropout: probability that a feature before the last layer is zeroed in training.
         in_channels: of the image.
     """
 
@@ -36,6 +35,6 @@ class CNN(nn.Module):
 
 
 def _stage(before: int, after: int) -> nn.Module:
-    # No bias: the mean that BatchNorm takes away would take it away, too.
+    # Without a bias: BatchNorm subtracts the mean, and a bias with it.
     convolution = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2))

@@ -1,29 +1,30 @@
-"""Decides what a decoder-only transformer is here: that of GPT-2, with biases as an option."""
+"""A decoder-only transformer after GPT-2."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cairn.errors import ModelError
-
 
 class GPT(nn.Module):
-    """Logits of the next token at every place.
+    """Predicts the next token at every position.
 
-    A. Radford et al., "Language models are unsupervised multitask learners", 2019: normalization before
-    attention and before the MLP, one more at the end, learned positions, the embedding used again as the last
-    layer, and weights from N(0, 0.02), where those of the two layers that end a residual branch are divided
-    by sqrt(2 * num_layers).
+    The architecture is that of A. Radford et al., "Language models are unsupervised multitask learners", 2019:
+    layer normalization before attention, before the MLP and at the end; learned positions; the embedding is
+    also the last layer. Weights start from N(0, 0.02); in the two layers that end a residual branch they are
+    divided by sqrt(2 * num_layers).
 
     Args:
-        vocab_size: different tokens; 256 for bytes. seq_len: tokens of the longest input. num_layers: blocks.
-        num_heads: of attention in each block; has to divide `embed_dim`. embed_dim: width of the residual
-        stream. dropout: probability that a unit (of embeddings, attention, branches) is zeroed while
-        training. bias: of linear layers and normalization, as in GPT-2; without it the model is a bit faster
-        and as good.
+        vocab_size: number of different tokens; 256 for bytes.
+        seq_len: tokens of the longest input.
+        num_layers: number of blocks.
+        num_heads: attention heads of a block; must divide `embed_dim`.
+        embed_dim: width of the residual stream.
+        dropout: probability that a unit (of embeddings, attention, branches) is zeroed in training.
+        bias: use biases in linear layers and normalization, as GPT-2 does. Without them the model is slightly
+            faster and as good.
 
     Raises:
-        ValueError: if `num_heads` does not divide `embed_dim`.
+        ValueError: `num_heads` does not divide `embed_dim`.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
-            raise ModelError(f"num_heads={num_heads} has to divide embed_dim={embed_dim}.")
+            raise ValueError(f"num_heads={num_heads} must divide embed_dim={embed_dim}.")
         self.seq_len = seq_len
         self.tokens = nn.Embedding(vocab_size, embed_dim)
         self.positions = nn.Embedding(seq_len, embed_dim)
@@ -51,16 +52,16 @@ class GPT(nn.Module):
         """Map int64 (batch, length), length <= seq_len, to logits (batch, length, vocab_size).
 
         Raises:
-            ValueError: if the input is longer than `seq_len`.
+            ValueError: the input is longer than `seq_len`.
         """
         length = tokens.shape[1]
         if length > self.seq_len:
-            raise ValueError(f"The input has {length} tokens, but seq_len={self.seq_len} is the most.")
-        places = torch.arange(length, device=tokens.device)
-        x = self.dropout(self.tokens(tokens) + self.positions(places))
+            raise ValueError(f"The input has {length} tokens, more than seq_len={self.seq_len}.")
+        positions = torch.arange(length, device=tokens.device)
+        x = self.dropout(self.tokens(tokens) + self.positions(positions))
         for block in self.blocks:
             x = block(x)
-        # Tied: no second parameter of the same numbers, so a checkpoint holds them once.
+        # Tied weights: one parameter, so a checkpoint holds it once.
         return F.linear(self.norm(x), self.tokens.weight)
 
     def _initialize(self) -> None:
@@ -76,8 +77,7 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP of four times the width, each added to what goes in; (batch, length,
-    embed_dim)."""
+    """Attention and an MLP of four times the width, each with a residual connection."""
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float, bias: bool) -> None:
         super().__init__()
@@ -89,14 +89,14 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape as the input."""
+        """Map (batch, length, embed_dim) to the same shape."""
         x = x + self.dropout(self.attention(self.norm_attention(x)))
         hidden = F.gelu(self.hidden(self.norm_mlp(x)), approximate="tanh")
         return x + self.dropout(self.out(hidden))
 
 
 class CausalAttention(nn.Module):
-    """Multi-head attention of every place to itself and to those before it; (batch, length, embed_dim)."""
+    """Multi-head attention of each position to itself and to earlier ones."""
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float, bias: bool) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class CausalAttention(nn.Module):
         self.out = nn.Linear(embed_dim, embed_dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape as the input."""
+        """Map (batch, length, embed_dim) to the same shape."""
         batch, length, embed_dim = x.shape
         parts = self.query_key_value(x).view(batch, length, 3, self.num_heads, -1)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, embed_dim / heads)

@@ -1,4 +1,4 @@
-"""Decides how a network is trained and judged as a language model."""
+"""Training and evaluation of a network as a language model."""
 
 import math
 from typing import Any
@@ -7,59 +7,62 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from cairn.targets import build
-from project.models.optimization import optimization
-from project.models.specs import live_names, plain
+from .optimization import OptimizerFactory, SchedulerFactory, optimization
 
 Batch = tuple[Tensor, Tensor]
 
 
 class LanguageModel(LightningModule):
-    """Cross-entropy of the next token; logs the loss, and bits per byte if tokens are bytes.
+    """Minimizes the cross-entropy of the next token; logs loss and bits per byte (if a token is a byte).
 
-    A batch is (x, y), both int64 (batch, length): y is the token after each place of x.
+    A batch is (x, y), both int64 (batch, length): y holds the token that follows each position of x.
 
     Args:
-        net: spec of a network that maps tokens (batch, length) to logits (batch, length, vocab_size), or the
-        network. optimizer: spec with `_partial_: true`, or a callable that takes the parameters. scheduler:
-        see `optimization`.
-
-    Specs go into the checkpoint, so that `load_from_checkpoint(path)` needs nothing else. Live objects do
-    not: then it has to be given them again.
+        net: maps tokens (batch, length) to logits (batch, length, vocab_size).
+        optimizer: takes the parameters, returns the optimizer.
+        scheduler: takes the optimizer, returns the learning-rate scheduler; None keeps the rate constant.
+        interval: `step` or `epoch`: how often the scheduler steps.
+        monitor: metric that a ReduceLROnPlateau watches.
     """
 
-    def __init__(self, net: Any, optimizer: Any, scheduler: Any = None) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        interval: str = "step",
+        monitor: str = "val/loss",
+    ) -> None:
         super().__init__()
-        net, optimizer, scheduler = plain(net), plain(optimizer), plain(scheduler)
-        self.save_hyperparameters(ignore=live_names(net=net, optimizer=optimizer, scheduler=scheduler), logger=False)
-        self.net: nn.Module = build(net, nn.Module)
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        # A checkpoint holds plain values: the objects stay out, cairn.load_model builds them from the configuration.
+        self.save_hyperparameters(ignore=["net", "optimizer", "scheduler"], logger=False)
+        self.net = net
+        self.optimizer, self.scheduler = optimizer, scheduler
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (batch, length, vocab_size)."""
+        """Return logits (batch, length, vocab_size)."""
         logits: Tensor = self.net(tokens)
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss of the batch's tokens, in nats."""
+        """Return the mean loss of the batch's tokens, in nats."""
         loss = self._loss(batch)
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch[0]))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log val/loss and val/bpb."""
-        self._log_judgement("val", batch)
+        self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log test/loss and test/bpb."""
-        self._log_judgement("test", batch)
+        self._evaluate("test", batch)
 
     def configure_optimizers(self) -> Any:
-        """Build what the specs say."""
-        return optimization(self, self._optimizer, self._scheduler)
+        """Build the optimizer and the scheduler."""
+        return optimization(self, self.optimizer, self.scheduler, self.hparams["interval"], self.hparams["monitor"])
 
-    def _log_judgement(self, stage: str, batch: Batch) -> None:
+    def _evaluate(self, stage: str, batch: Batch) -> None:
         loss = self._loss(batch)
         values = {f"{stage}/loss": loss, f"{stage}/bpb": loss / math.log(2)}
         self.log_dict(values, prog_bar=stage == "val", sync_dist=True, batch_size=len(batch[0]))

@@ -1,4 +1,4 @@
-"""Decides what a multilayer perceptron is here: flattened input, ReLU and dropout after each hidden layer."""
+"""A multilayer perceptron."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Logits of any input whose samples have `input_size` numbers.
+    """Classifier of flattened inputs, with ReLU and dropout after each hidden layer.
 
     Args:
-        input_size: numbers in a sample, all axes multiplied.
+        input_size: numbers per sample, all axes multiplied.
         hidden_sizes: width of each hidden layer.
         num_classes: size of the output.
-        dropout: probability that a hidden unit is zeroed while training.
+        dropout: probability that a hidden unit is zeroed in training.
     """
 
     def __init__(self, input_size: int, hidden_sizes: Sequence[int], num_classes: int, dropout: float = 0.0) -> None:

@@ -1,54 +1,63 @@
-"""Decides what Lightning gets from the specs of an optimizer and a scheduler."""
+"""The optimizer and the learning-rate scheduler of a model, in the form that Lightning expects."""
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from cairn.errors import ModelError
-from cairn.targets import build
 
-_DEFAULT_MONITOR = "val/loss"
+# In YAML, a factory is a node with `_partial_: true`: Hydra makes a functools.partial of it.
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
-def optimization(module: LightningModule, optimizer: Any, scheduler: Any) -> dict[str, Any]:
-    """What `configure_optimizers` returns, for all parameters of the module.
+def optimization(
+    module: LightningModule,
+    optimizer: OptimizerFactory,
+    scheduler: SchedulerFactory | Mapping[str, Any] | None = None,
+    interval: str = "epoch",
+    monitor: str = "val/loss",
+) -> dict[str, Any]:
+    """Build the return value of `configure_optimizers`, for all parameters of a module.
 
     Args:
-        module: whose parameters are optimized; its trainer is asked for the number of steps, if a scheduler
-        needs it. optimizer: a spec with `_partial_: true`, or a callable that takes the parameters.
-        scheduler: a spec with `_partial_: true`, or a callable that takes the optimizer, or None; or a
-        mapping that
-            has one of these under `scheduler`, and beside it Lightning's `interval`, `frequency`, `monitor`,
-            ... A `total_steps` of None becomes the number of optimizer steps of the whole training. A plateau
-            scheduler watches val/loss unless `monitor` says otherwise.
+        module: its parameters are optimized.
+        optimizer: takes the parameters, returns the optimizer.
+        scheduler: takes the optimizer, returns the scheduler. If its `total_steps` is None, the number of
+            optimizer steps of the whole training is filled in. A mapping is Lightning's `lr_scheduler_config`
+            with the factory under `scheduler`; its keys replace the two arguments below.
+        interval: `step` or `epoch`: how often the scheduler steps.
+        monitor: metric that a ReduceLROnPlateau watches; other schedulers ignore it.
+
+    Returns:
+        The dictionary that Lightning documents under `configure_optimizers`.
 
     Raises:
-        ValueError: if `total_steps` is None and the training has no known end.
+        ValueError: `total_steps` is None and the training has no known end.
     """
-    made = build(optimizer, Optimizer)(module.parameters())
+    built = optimizer(module.parameters())
     if scheduler is None:
-        return {"optimizer": made}
-    is_bare = not isinstance(scheduler, Mapping) or "_target_" in scheduler
-    options: dict[str, Any] = {"scheduler": scheduler} if is_bare else dict(scheduler)
-    options["scheduler"] = _with_total_steps(build(options["scheduler"], LRScheduler), module)(made)
-    if isinstance(options["scheduler"], ReduceLROnPlateau) and options.get("monitor") is None:
-        options["monitor"] = _DEFAULT_MONITOR
-    return {"optimizer": made, "lr_scheduler": options}
+        return {"optimizer": built}
+    given = scheduler if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
+    options = {"interval": interval, "monitor": monitor, **given}
+    options["scheduler"] = _with_total_steps(options["scheduler"], module)(built)
+    return {"optimizer": built, "lr_scheduler": options}
 
 
-def _with_total_steps(make: Any, module: LightningModule) -> Any:
-    keywords = make.keywords if isinstance(make, functools.partial) else {}
-    if "total_steps" not in keywords or keywords["total_steps"] is not None:
-        return make
+def _with_total_steps(factory: Any, module: LightningModule) -> Any:
+    arguments = factory.keywords if isinstance(factory, functools.partial) else {}
+    if arguments.get("total_steps", 0) is not None:
+        return factory
     num_steps = module.trainer.estimated_stepping_batches
     if not math.isfinite(num_steps):
         raise ModelError(
-            f"{make.func.__name__} needs total_steps, and this training has no known end: set total_steps of"
-            " the scheduler, or trainer.max_steps."
+            f"{factory.func.__name__} needs the number of optimizer steps, but the training has no known end: "
+            "set total_steps of the scheduler, or trainer.max_steps."
         )
-    return functools.partial(make, total_steps=int(num_steps))
+    return functools.partial(factory, total_steps=int(num_steps))

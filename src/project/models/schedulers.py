@@ -1,4 +1,4 @@
-"""Decides how the learning rate goes: up in a line, then down along half a cosine."""
+"""Learning-rate schedulers that torch does not have."""
 
 import math
 
@@ -7,26 +7,27 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class WarmupCosine(LambdaLR):
-    """Learning rate times f(t), t being the number of scheduler steps done, with w = warmup_steps and
-    T = total_steps:
+    """Linear warm-up, then a half cosine down to `min_factor` times the learning rate.
+
+    After t scheduler steps, the learning rate is multiplied by f(t), with w = warmup_steps, T = total_steps
+    and m = min_factor:
 
         t < w:         f(t) = (t + 1) / (w + 1)
-        w <= t <= T:   f(t) = m + (1 - m) * (1 + cos(pi * (t - w) / (T - w))) / 2,   m = min_factor
+        w <= t <= T:   f(t) = m + (1 - m) * (1 + cos(pi * (t - w) / (T - w))) / 2
         t > T:         f(t) = m
 
-    The cosine is that of I. Loshchilov, F. Hutter, "SGDR: Stochastic gradient descent with warm restarts",
-    ICLR 2017, equation 5, without restarts. A run shorter than its warm-up ends on the line. The state holds
-    numbers only.
+    The cosine is equation 5 of I. Loshchilov, F. Hutter, "SGDR: Stochastic gradient descent with warm
+    restarts", ICLR 2017, without restarts.
 
     Args:
-        optimizer: whose learning rates are multiplied.
-        warmup_steps: of the line; 0 begins at the full rate.
-        total_steps: of the whole course, the warm-up included.
-        min_factor: what is left of the rate at the end.
-        last_epoch: as in torch: -1 starts.
+        optimizer: its learning rates are multiplied.
+        warmup_steps: length of the warm-up; 0 starts at the full rate.
+        total_steps: length of the whole course, the warm-up included.
+        min_factor: fraction of the rate that remains at the end.
+        last_epoch: as in torch; -1 starts at the beginning.
 
     Raises:
-        ValueError: if one of the two numbers of steps is negative.
+        ValueError: a number of steps is negative.
     """
 
     def __init__(
@@ -38,13 +39,14 @@ class WarmupCosine(LambdaLR):
         last_epoch: int = -1,
     ) -> None:
         if min(warmup_steps, total_steps) < 0:
-            raise ValueError(f"warmup_steps={warmup_steps} and total_steps={total_steps} have to be >= 0.")
+            raise ValueError(f"warmup_steps={warmup_steps} and total_steps={total_steps} must not be negative.")
         super().__init__(optimizer, Factor(warmup_steps, total_steps, min_factor), last_epoch)
 
 
 class Factor:
-    """f of `WarmupCosine`. An object, because LambdaLR saves the numbers of an object, and nothing of a
-    lambda."""
+    """f(t) of `WarmupCosine`."""
+
+    # A class and not a lambda: LambdaLR saves the attributes of an object, and nothing of a lambda.
 
     def __init__(self, warmup_steps: int, total_steps: int, min_factor: float) -> None:
         self.warmup_steps = warmup_steps
@@ -56,5 +58,5 @@ class Factor:
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         length = max(1, self.total_steps - self.warmup_steps)
-        done = min(1.0, (step - self.warmup_steps) / length)
-        return self.min_factor + (1 - self.min_factor) * (1 + math.cos(math.pi * done)) / 2
+        progress = min(1.0, (step - self.warmup_steps) / length)
+        return self.min_factor + (1 - self.min_factor) * (1 + math.cos(math.pi * progress)) / 2

@@ -29,7 +29,8 @@ def build_object(key: str, node: Any, **arguments: Any) -> Any:
         ConfigError: the arguments are wrong, or the target cannot be imported.
     """
     try:
-        return instantiate(node, **arguments)
+        # Lists and dicts of OmegaConf would end up in the state of what is built, and then in a checkpoint.
+        return instantiate(node, **{"_convert_": node.get("_convert_", "all"), **arguments})
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, CairnError):

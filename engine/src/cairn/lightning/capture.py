@@ -18,6 +18,7 @@ from torchmetrics import MetricTracker
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError, SaveError
 from cairn.lightning import boundary, state, sums
+from cairn.lightning.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 
 
@@ -89,7 +90,7 @@ def capture(
         "ranks": ranks,
         "clock": dict(clock),
     }
-    return contents
+    return plain_hyperparameters(contents)
 
 
 def check(ours: Mapping[str, Any], world_size: int) -> None:
