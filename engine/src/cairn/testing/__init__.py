@@ -1,0 +1,83 @@
+"""Is my project exact? `assert_exact(make)` stops a short run after each batch, resumes it, and compares."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cairn.store import names
+from cairn.store.catalog import Catalog
+from cairn.testing.compare import Difference, Report, first_difference, known_noise
+from cairn.testing.fresh import FreshProcesses
+
+__all__ = ["assert_exact"]
+
+
+def assert_exact(
+    make: Callable[[], tuple[Any, Any, Any]],
+    stops: Iterable[int] | None = None,
+    *,
+    epochs: int | None = 2,
+    batches: int | None = 4,
+) -> None:
+    """Assert that a run which is stopped anywhere and resumed ends bit for bit where an undisturbed one ends.
+
+    Trains a short run undisturbed, then resumes it after each of its batches, each time in a fresh process, and
+    compares after every batch: the samples, the weights, optimizers and schedulers, the logged metrics, the random
+    number generators, and plain attributes of the model, the callbacks and the data. At the end it also compares
+    `metrics.csv` and the kept checkpoints.
+
+        def make():
+            return Trainer(max_epochs=2), Net(), cairn.DataLoader(train_set, batch_size=16, shuffle=True)
+
+        def test_my_project_is_exact():
+            cairn.testing.assert_exact(make)
+
+    Args:
+        make: Builds trainer, model and data as the project does: data is a datamodule, a loader, or a tuple of the
+            arguments that `fit` takes after the model. It must be a function at the top level of a module, because
+            fresh processes import it. Its loggers and checkpoint callbacks are replaced.
+        stops: Numbers of batches after which to stop; None: after every batch.
+        epochs: Limit for the epochs of the run; None: the trainer's own.
+        batches: Limit for the batches of an epoch, of training and of validation; None: the trainer's own.
+
+    Raises:
+        AssertionError: A resumed run differs; names the first difference and its likely cause. Or two undisturbed runs
+            differ.
+        ValueError: `make` is not at the top level of a module, or there is no such stop.
+    """
+    with tempfile.TemporaryDirectory(prefix="cairn-exact-") as folder, FreshProcesses(make) as fresh:
+        root, limits = Path(folder), {"epochs": epochs, "batches": batches}
+        whole, twin = (fresh.run(root / name, **limits) for name in ("whole", "twin"))
+        noise = known_noise(whole, twin)
+        if (found := first_difference(whole, twin, noise)) is not None:
+            raise AssertionError(f"Two undisturbed runs differ, so that no resume can be exact: {found.text}")
+        saved = {item.position.total_batches: item for item in Catalog(root / "whole" / "checkpoints").committed()}
+        chosen = sorted(saved) if stops is None else sorted(set(stops))
+        if unknown := [stop for stop in chosen if stop not in saved]:
+            raise ValueError(f"The run cannot be stopped after batch {unknown[0]}; it can after {sorted(saved)}.")
+        different: dict[int, Difference] = {}
+        for stop in chosen:
+            run = _stopped_copy(root / "whole", root / f"stop_{stop}", saved[stop].name)
+            resumed: Report = fresh.run(run, **limits)
+            if (found := first_difference(whole, resumed, noise, after=stop)) is not None:
+                different[stop] = found
+            shutil.rmtree(run)
+    if different:
+        stop, found = next(iter(different.items()))
+        raise AssertionError(
+            f"Not exact: {len(different)} of {len(chosen)} resumed runs differ from the undisturbed one. "
+            f"Resumed after batch {stop}, {found.text}"
+        )
+
+
+def _stopped_copy(whole: Path, run: Path, name: str) -> Path:
+    """What a `kill -9` after a save leaves, with the metrics of a run that had come further."""
+    (run / "checkpoints").mkdir(parents=True)
+    for file in (name, names.manifest_name(name)):
+        shutil.copy2(whole / "checkpoints" / file, run / "checkpoints" / file)
+    shutil.copytree(whole / "csv", run / "csv")
+    return run

@@ -1,0 +1,79 @@
+"""`assert_exact` accepts an exact project, and names what is wrong with any other."""
+
+import pytest
+from tests.support import exact_projects
+
+from cairn.testing import assert_exact
+from cairn.testing.compare import first_difference, known_noise
+
+FACTS = ("sample", "attribute", "tensor", "optimizer", "scheduler", "metric", "generator")
+
+
+def report(num_batches=3, rows=(), kept=(), **changes):
+    """A report in which every fact of batch i is i, but for changes such as `metric_2=9`."""
+    batches = {str(number): {fact: {"x": number} for fact in FACTS} for number in range(1, num_batches + 1)}
+    for change, value in changes.items():
+        fact, _, number = change.partition("_")
+        batches[number][fact]["x"] = value
+    return {"batches": batches, "rows": list(rows), "kept": list(kept)}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (report(), None),
+        (report(tensor_2=9, sample_3=9), "tensor x is 9, undisturbed 2 at batch 2"),
+        (report(metric_2=9, sample_2=9), "sample x differs at batch 2 (1 more differ there)"),
+        (report(attribute_3=9), "attribute x is 9, undisturbed 3 at batch 3. No checkpoint holds it"),
+        (report(2), "ends before batch 3"),
+        (report(4), "goes on after batch 3"),
+        (report(rows=[{"a": "1"}]), "1 rows in metrics.csv, undisturbed 0"),
+        (report(kept=["one"]), "1 kept checkpoints, undisturbed 0"),
+    ],
+)
+def test_the_first_difference_is_named_causes_before_effects(other, words):
+    found = first_difference(report(), other, noise=())
+    assert (found is None) if words is None else words in found.text
+
+
+def test_what_was_done_before_the_stop_is_not_compared():
+    assert first_difference(report(), report(tensor_2=9), noise=(), after=2) is None
+
+
+def test_an_attribute_that_differs_anyway_says_nothing():
+    noise = known_noise(report(), report(attribute_2=9))
+    assert noise == {"x"}
+    assert first_difference(report(), report(attribute_3=5), noise) is None
+
+
+def test_a_function_that_cannot_be_imported_is_refused():
+    with pytest.raises(ValueError, match="must be a function at the top level of a module"):
+        assert_exact(lambda: None)
+
+
+@pytest.mark.slow
+def test_an_exact_project_passes():
+    assert_exact(exact_projects.exact)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (exact_projects.attribute, r"attribute Annealed.temperature is .*, undisturbed .* at batch 4 .*No checkpoint"),
+        (exact_projects.hidden, r"tensor net.*at batch 4 .*hooks at the start of an epoch"),
+        (exact_projects.torch_loader, r"sample batch differs at batch 4.*cairn\.DataLoader is a drop-in"),
+        (exact_projects.own_generator, r"sample batch differs at batch 4.*must be a function of \(epoch, index\)"),
+        (exact_projects.unseeded, "Two undisturbed runs differ, so that no resume can be exact: tensor"),
+        (exact_projects.broken, "A run failed in a fresh process:(.|\n)*no such data"),
+    ],
+)
+def test_a_fault_is_named_with_its_cure(make, words):
+    with pytest.raises(AssertionError, match=words):
+        assert_exact(make, stops=[3])
+
+
+@pytest.mark.slow
+def test_a_stop_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r"cannot be stopped after batch 40; it can after \[1, 2, 3, 4, 5, 6, 7, 8\]"):
+        assert_exact(exact_projects.exact, stops=[3, 40])
