@@ -4,6 +4,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning.pytorch import Trainer
 
 from cairn.errors import CairnError, SaveError
@@ -72,6 +73,11 @@ def test_the_run_is_recorded_before_wandb_is_waited_for(monkeypatch, start, buil
     outcome = session.execute(start, body)
     assert order == [("finished", "", 0.5), "W&B"]
     assert (outcome.result, outcome.metrics) == (0.5, {"val/loss": 0.5})
+
+
+def test_a_number_in_a_tensor_is_a_result(start):
+    outcome = session.execute(start, lambda run: torch.tensor(0.5))
+    assert (type(outcome.result), outcome.result) == (float, 0.5)
 
 
 def test_an_error_before_the_trainer_is_built_is_recorded(monkeypatch, start):

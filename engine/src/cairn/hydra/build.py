@@ -21,9 +21,10 @@ from cairn.hydra import command_line, provenance
 from cairn.hydra.objects import build_object, target_of
 from cairn.hydra.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
-from cairn.lightning import capture, load, state
+from cairn.lightning import load, state
 from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
+from cairn.lightning.csv_logger import CSVLogger
 from cairn.lightning.interrupts import WatchTraining
 from cairn.runs import summary
 from cairn.wandb import run as wandb_run
@@ -80,10 +81,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     built: Trainer = build_object("trainer", node, callbacks=all_callbacks, **options)
     if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # it has the checkpoint open already
         built.strategy.checkpoint_io = start.loader
-    if start.plan.path is not None and start.plan.saved is not None:
-        # Before train.py can log anything, with trainer.validate() for example: a logger that has not been restored
-        # replaces the history that it finds. `fit` restores it again, which removes what was logged in between.
-        capture.restore_loggers(built, start.loader.peek(start.plan.path)[state.KEY])
+    _restore_metrics(start, built.loggers)
     if built.global_rank > 0:
         # Weights are made from the same seed on every rank; random numbers in training (dropout) must differ.
         seed = np.random.SeedSequence([settings.seed, built.global_rank]).generate_state(1)[0]
@@ -127,6 +125,20 @@ def loggers(start: Start) -> list[Logger]:
             more = {"id": node.get("id") or start.run_id}
         built.append(build_object(f"logger.{name}", node, **more))
     return built
+
+
+def _restore_metrics(start: Start, built: Sequence[Logger]) -> None:
+    """Cut metrics.csv to the checkpoint before train.py can log anything, with trainer.validate() for example.
+
+    Without that the first row replaces the file: the logger takes it for the rest of an attempt that left no
+    checkpoint. `fit` cuts the file again, which removes what was logged in between.
+    """
+    if start.plan.path is None or start.plan.saved is None:
+        return
+    saved = start.loader.peek(start.plan.path)[state.KEY]["loggers"]
+    for number, logger in enumerate(logger for logger in built if isinstance(logger, CSVLogger)):
+        if (position := saved.get(f"{CSVLogger.__name__} {number}")) is not None:
+            logger.load_state_dict(position)
 
 
 def _reason_to_stop(context: JobContext) -> Callable[[float], str | None]:

@@ -138,7 +138,8 @@ class Run:
         return logged[name]
 
     def _outcome(self, result: Any) -> Outcome:
-        """The outcome of a run whose body has returned."""
+        """The outcome of a run whose body has returned a number, also one in a tensor."""
+        result = result.item() if hasattr(result, "item") else result
         trained: Status = "stopped" if self._limit else "finished"
         status = trained if self._settings.train else "tested"
         return Outcome(status, self._limit, 0, self._metrics, self._scores, result)

@@ -1,0 +1,153 @@
+"""What a start of a run decides before anything is built, and what it writes."""
+
+import json
+import logging
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from cairn.errors import CheckpointError, ConfigError, ResumeError
+from cairn.hydra import command_line
+from cairn.hydra import start as starting
+from cairn.hydra.merge import Merged
+from cairn.hydra.start import JobContext, NothingToDo, Start, begin, follow
+from cairn.runs import attempts
+from cairn.runs.directory import Record, RunDirectory
+from cairn.store import resume
+from cairn.store.resume import ResumePoint
+
+
+class Notice:
+    """Keeps what the other processes would receive."""
+
+    def __init__(self):
+        self.facts = None
+
+    def announce(self, facts):
+        self.facts = facts
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Of a run without checkpoints."""
+    group = {"dirpath": str(tmp_path / "run/checkpoints"), "mode": "min", "triggers": {}, "keep": {}}
+    return {"task_name": "toy", "seed": 0, "train": True, "data": {}, "model": {}, "trainer": {}, "checkpoint": group}
+
+
+@pytest.fixture
+def directory(tmp_path):
+    found = RunDirectory(tmp_path / "run")
+    yield found
+    if hasattr(found, "_lock"):
+        found.unlock()
+
+
+@pytest.fixture
+def notice():
+    return Notice()
+
+
+def planned(monkeypatch, directory, **saved):
+    """Let the run have a checkpoint."""
+    path = directory.path / "checkpoints" / "a.ckpt"
+    plan = ResumePoint(path, SimpleNamespace(**{"elapsed_s": 0.0, **saved}))
+    monkeypatch.setattr(resume, "find_resume_point", lambda _: plan)
+    monkeypatch.setattr(starting.MappedCheckpointIO, "peek", lambda self, _: {"epoch": 3})
+    monkeypatch.setattr(attempts, "note", lambda *_: None)
+    return path
+
+
+def test_a_new_run_is_recorded_and_the_other_processes_are_informed(config, directory, notice):
+    start = begin(OmegaConf.create(config), directory, ("seed=0",), notice, JobContext())
+    record = directory.record()
+    assert (record.status, record.overrides, start.run_id) == ("running", ("seed=0",), record.id)
+    assert notice.facts == {"config": str(directory.config_file), "run": record.id, "start": None}
+    assert command_line.announced() == notice.facts
+    theirs = follow(**notice.facts, context=JobContext())
+    assert (theirs.run_id, theirs.settings.seed, theirs.plan.path) == (record.id, 0, None)
+    assert start.is_main
+    assert not theirs.is_main
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"seed": -1}, ConfigError, "seed=-1"),
+        ({"ckpt_path": "gone.ckpt"}, CheckpointError, "There is no checkpoint gone.ckpt"),
+        ({"train": False}, ConfigError, "has no weights to test: set ckpt_path="),
+    ],
+)
+def test_a_refusal_writes_nothing(config, directory, notice, changes, error, message):
+    with pytest.raises(error, match=message):
+        begin(OmegaConf.create({**config, **changes}), directory, (), notice, JobContext())
+    assert not directory.record_file.exists()
+    assert notice.facts is None
+
+
+def test_checkpoints_of_an_unknown_run_are_refused(monkeypatch, config, directory, notice):
+    planned(monkeypatch, directory)
+    with pytest.raises(ResumeError, match=r"holds checkpoints, but .* has no run\.json .* ckpt_path="):
+        begin(OmegaConf.create(config), directory, (), notice, JobContext())
+
+
+@pytest.fixture
+def stopped(monkeypatch, config, directory):
+    """A run that was stopped, and a command that resumes it with changes."""
+
+    def resumes(status="stopped", changed=(), **changes):
+        record = Record("r1", "toy", status=status, result=0.5)
+        directory.path.mkdir(exist_ok=True)
+        directory.record_file.write_text(json.dumps(asdict(record)))
+        merged = Merged(OmegaConf.create({**config, **changes}), dict.fromkeys(changed, (1, 2)), {}, {})
+        monkeypatch.setattr(starting, "_configuration", lambda *_: (merged, record))
+
+    return resumes
+
+
+def test_a_finished_run_returns_its_result_and_trains_only_if_something_changes(
+    stopped, config, directory, notice, caplog
+):
+    caplog.set_level(logging.INFO)
+    stopped(status="finished")
+    assert begin(OmegaConf.create(config), directory, (), notice, JobContext()) == NothingToDo(0.5)
+    assert "This run is finished" in caplog.text
+    stopped(status="finished", changed=["trainer.max_epochs"])
+    assert isinstance(begin(OmegaConf.create(config), directory, (), notice, JobContext()), Start)
+
+
+@pytest.mark.parametrize(("elapsed_s", "expected"), [(3600.0, NothingToDo), (3599.0, Start)])
+def test_a_run_that_has_used_up_its_time_does_not_train(
+    monkeypatch, stopped, config, directory, notice, elapsed_s, expected
+):
+    planned(monkeypatch, directory, elapsed_s=elapsed_s)
+    stopped(trainer={"max_time": "1h"})
+    assert isinstance(begin(OmegaConf.create(config), directory, (), notice, JobContext()), expected)
+
+
+def test_a_run_beyond_its_last_epoch_is_refused_and_keeps_its_record(monkeypatch, stopped, config, directory, notice):
+    planned(monkeypatch, directory)
+    stopped(trainer={"max_epochs": 2})
+    before = directory.record_file.read_text()
+    with pytest.raises(ResumeError, match=r"max_epochs=2"):
+        begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    assert directory.record_file.read_text() == before
+
+
+def test_the_log_says_what_the_run_resumes_from_and_what_has_changed(
+    monkeypatch, stopped, config, directory, notice, caplog
+):
+    caplog.set_level(logging.INFO)
+    path = planned(monkeypatch, directory)
+    stopped(changed=["trainer.max_time"])
+    begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    assert f"Resuming from {path}" in caplog.text
+    assert "Changed by this command: trainer.max_time (1 to 2)" in caplog.text
+
+
+def test_a_run_without_a_checkpoint_starts_from_the_beginning(stopped, config, directory, notice, caplog):
+    stopped()
+    start = begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    assert start.plan.path is None
+    assert "This run has no checkpoint yet" in caplog.text
