@@ -31,7 +31,7 @@ from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.capture import Origin
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.policy import auto, keep, when
-from cairn.store import names
+from cairn.store import names, space
 from cairn.store.history import History
 from cairn.store.listener import UNTRACKED, Tracker
 from cairn.store.resume import ResumePoint
@@ -147,7 +147,7 @@ class CheckpointEngine(Checkpoint):
         capture.refuse(trainer, pl_module)
         if trainer.is_global_zero and not trainer.fast_dev_run:
             if self.policy.triggers:
-                self.history.check_writable()
+                space.check_writable(self.policy.directory)
             self.history.take_over(self.origin.run, self.plan)
             self.tracker.opened(self.history.saved, self.history.links, self.history.deleted)
 
@@ -173,7 +173,7 @@ class CheckpointEngine(Checkpoint):
         self._due(self._moment("batch", ends=False))  # a trigger that cannot answer says so before training
         if self.policy.triggers and trainer.is_global_zero and not trainer.fast_dev_run:
             num_bytes = size.first_num_bytes(pl_module, trainer.optimizers)
-            self.history.check_space(num_bytes)
+            space.check_space(self.history, num_bytes)
             self._open_saver(trainer, max(num_bytes, self.plan.saved.num_bytes if self.plan.saved else 0))
             self.telemetry.meter.expect_bytes(num_bytes)
         if self.policy.triggers:
