@@ -8,7 +8,7 @@ from cairn.errors import ConfigError, MissingFileError, SaveError
 from cairn.hydra.keys import in_config_words
 from cairn.policy.keep import Best, WithinBytes
 from cairn.policy.when import Every
-from cairn.store.history import History
+from cairn.store.space import check_writable
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_errors_of_triggers_and_rules_name_the_key(make, node, shown):
 def test_a_directory_that_cannot_be_written_is_named_by_its_key(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError) as error:
-        History(tmp_path / "file" / "checkpoints", [], None).check_writable()
+        check_writable(tmp_path / "file" / "checkpoints")
     assert in_config_words(error.value).startswith(f"checkpoint.dirpath={tmp_path}")
 
 

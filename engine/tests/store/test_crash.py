@@ -27,7 +27,7 @@ from tests.support.values import draft, file_of
 
 from cairn.errors import SaveError
 from cairn.policy.keep import Latest, WithinBytes
-from cairn.store import commit, disk, names, resume
+from cairn.store import commit, disk, names, resume, space
 from cairn.store.catalog import Catalog, verify
 from cairn.store.history import History
 
@@ -50,7 +50,7 @@ def run(root: Path, report: Callable[[object], None], scores: list[float] = SCOR
     """Act like a training: start, resume from what is there, and save; a failed save does not stop it."""
     folder = root / "run" / "checkpoints"
     own = History(folder, RULES, "min")
-    own.check_writable()
+    space.check_writable(folder)
     own.take_over("toy", resume.find_resume_point(folder))
     for number, score in enumerate(scores, start=first):
         file = file_of({"state_dict": {"weight": torch.full((30,), float(number))}})

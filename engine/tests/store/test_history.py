@@ -28,6 +28,7 @@ from cairn.store.catalog import Catalog
 from cairn.store.commit import delete_checkpoint
 from cairn.store.history import History
 from cairn.store.resume import ResumePoint
+from cairn.store.space import check_space, check_writable
 
 
 @pytest.fixture
@@ -232,15 +233,15 @@ def test_a_budget_never_deletes_the_newest_or_the_best_before_a_save(folder, sco
 def test_a_run_without_space_for_a_checkpoint_does_not_start(folder, monkeypatch):
     monkeypatch.setattr(disk_module, "free_bytes", lambda path: 2_500_000)
     with pytest.raises(ConfigError, match=r"needs about 3 MB, and only 2\.5 MB are free in directory="):
-        history(folder, Latest(2)).check_space(3_000_000)
+        check_space(history(folder, Latest(2)), 3_000_000)
 
 
 def test_a_run_without_space_for_a_second_checkpoint_is_warned(folder, monkeypatch, caplog):
     monkeypatch.setattr(disk_module, "free_bytes", lambda path: 2_500_000)
-    history(folder, Latest(1)).check_space(1_300_000)
+    check_space(history(folder, Latest(1)), 1_300_000)
     assert "needs about 1.3 MB, and 2.5 MB are free" in caplog.text
     caplog.clear()
-    history(folder, Latest(1)).check_space(1_200_000)
+    check_space(history(folder, Latest(1)), 1_200_000)
     assert caplog.text == ""
 
 
@@ -251,18 +252,18 @@ def test_space_that_a_budget_will_free_counts_as_free(folder, monkeypatch):
     size = own.newest.num_bytes
     own.rules = [WithinBytes(2 * size)]
     monkeypatch.setattr(disk_module, "free_bytes", lambda path: 0)
-    own.check_space(size)
+    check_space(own, size)
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "checkpoints"
     with pytest.raises(ConfigError, match=r"directory=.*checkpoints cannot be written: Not a directory"):
-        history(folder).check_writable()
+        check_writable(folder)
 
 
 def test_the_write_test_leaves_no_file(folder):
-    history(folder).check_writable()
+    check_writable(folder)
     assert list(folder.iterdir()) == []
 
 

@@ -16,13 +16,46 @@ from typing import Any
 from cairn.types import SaveCost, Saved
 
 _FEWEST = 3
-_NUM_BATCHES, _NUM_BUSY, _NUM_SAVES = 128, 128, 5
+_NUM_RECENT = {"batches": 128, "ratios": 128, "busies": 5, "stalls": 5, "writes": 5}
+"""How many samples of each kind are kept; the names are those of the state in a checkpoint."""
 _NUM_BLOCKS = 8
 _SHORTEST_S = 1e-9  # a clock may be too coarse for a batch
 # Pessimistic estimate for the first save: a first interval that is too long costs less than one that is too short.
 _COPY_BYTES_PER_S, _WRITE_BYTES_PER_S = 1e9, 2e8
 _COPY_S, _WRITE_S = 0.01, 0.05  # for a small checkpoint: a few calls, a few fsyncs
 _SLOWDOWN = 0.1  # as a share of the time of a write
+
+
+class WorkAtRisk:
+    """The work that a failure loses: the time average of t - p(t).
+
+    p(t) is the training time of the newest state that is committed at time t.
+    """
+
+    def __init__(self) -> None:
+        self._safe_s, self._until_s, self._risk = 0.0, 0.0, 0.0
+
+    def record_commit(self, at_s: float, position_s: float) -> None:
+        """Record a commit at training time `at_s`, of the state at training time `position_s`."""
+        self._risk, self._until_s = self._integral_until(at_s), max(self._until_s, at_s)
+        self._safe_s = max(self._safe_s, position_s)
+
+    def average_s(self, now_s: float) -> float:
+        """The average up to the training time `now_s`, in seconds; 0 before any training."""
+        return self._integral_until(now_s) / now_s if now_s > 0 else 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """State for a checkpoint."""
+        return {"safe_s": self._safe_s, "until_s": self._until_s, "risk": self._risk}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Continue from a `state_dict`."""
+        self._safe_s, self._until_s, self._risk = state["safe_s"], state["until_s"], state["risk"]
+
+    def _integral_until(self, at_s: float) -> float:
+        """Integral of the work at risk, in s^2: since the last commit, that work has grown as fast as time."""
+        start, end = self._until_s - self._safe_s, max(self._until_s, at_s) - self._safe_s
+        return self._risk + (end**2 - start**2) / 2
 
 
 class Meter:
@@ -44,15 +77,10 @@ class Meter:
     def __init__(self) -> None:
         self.total_stall_s, self.total_wait_s = 0.0, 0.0
         self.num_saves, self.num_skipped = 0, 0
-        self.total_slowdown_s = 0.0
-        self._num_bytes = 0
-        self._batches: deque[float] = deque(maxlen=_NUM_BATCHES)
-        self._stalls: deque[float] = deque(maxlen=_NUM_SAVES)
-        self._ratios: deque[float] = deque(maxlen=_NUM_BUSY)
-        self._busies: deque[float] = deque(maxlen=_NUM_SAVES)
-        self._writes: deque[float] = deque(maxlen=_NUM_SAVES)
+        self.total_slowdown_s, self._num_bytes = 0.0, 0
+        self._recent = {name: deque[float](maxlen=most) for name, most in _NUM_RECENT.items()}
+        self._at_risk = WorkAtRisk()
         self._busy_s: float | None = None  # duration of the batches during the newest save; None: that is over
-        self._safe_s, self._until_s, self._risk = 0.0, 0.0, 0.0
         self._is_first = True
 
     # Events
@@ -74,9 +102,9 @@ class Meter:
         elif validated:
             pass  # the share of training in it is unknown
         elif not busy:
-            self._batches.append(seconds)
-        elif len(self._batches) >= _FEWEST:
-            self._ratios.append(seconds / max(_typical(self._batches), _SHORTEST_S))
+            self._recent["batches"].append(seconds)
+        elif len(self._recent["batches"]) >= _FEWEST:
+            self._recent["ratios"].append(seconds / max(_typical(self._recent["batches"]), _SHORTEST_S))
             self._busy_s = (self._busy_s or 0.0) + seconds
         if not busy:
             self._close()  # not at the commit: the batch during which that happened is recorded after it
@@ -90,8 +118,8 @@ class Meter:
     def extend_stall(self, seconds: float) -> None:
         """Add to the last stall: training later waited for a part of the copy, or a GPU did."""
         self.total_stall_s += seconds
-        if self._stalls:
-            self._stalls[-1] += seconds
+        if self._recent["stalls"]:
+            self._recent["stalls"][-1] += seconds
 
     def record_commit(self, write_s: float, at_s: float, position_s: float) -> None:
         """Record a commit.
@@ -102,9 +130,8 @@ class Meter:
             position_s: Training time of the run at the saved state.
         """
         self.num_saves += 1
-        self._writes.append(write_s)
-        self._advance(at_s)
-        self._safe_s = max(self._safe_s, position_s)
+        self._recent["writes"].append(write_s)
+        self._at_risk.record_commit(at_s, position_s)
 
     def record_skip(self) -> None:
         """Record a save that was skipped because the writer was busy."""
@@ -114,41 +141,25 @@ class Meter:
 
     def cost(self) -> SaveCost | None:
         """What a save costs; None before a few batches were recorded."""
-        if len(self._batches) < _FEWEST:
+        if len(self._recent["batches"]) < _FEWEST:
             return None
-        guess = _guess(self._num_bytes)
+        guess, busies = _guess(self._num_bytes), self._recent["busies"]
         return SaveCost(
-            batch_s=_typical(self._batches),
-            stall_s=_median(self._stalls, guess.stall_s),
-            slowdown_s=self._lost_share() * median(self._busies) if self._busies else guess.slowdown_s,
-            write_s=_median(self._writes, guess.write_s),
-            num_saves=len(self._writes),
+            batch_s=_typical(self._recent["batches"]),
+            stall_s=_median(self._recent["stalls"], guess.stall_s),
+            slowdown_s=self._lost_share() * median(busies) if busies else guess.slowdown_s,
+            write_s=_median(self._recent["writes"], guess.write_s),
+            num_saves=len(self._recent["writes"]),
         )
 
     def overhead(self, elapsed_s: float) -> float:
-        """Cost of all saves, as a share of the time that the run would have taken without them.
-
-        Args:
-            elapsed_s: Training time of the run.
-
-        Returns:
-            The share; 0 before any training.
-        """
+        """Cost of all saves, as a share of the training time `elapsed_s` without them; 0 before any training."""
         cost_s = self.total_stall_s + self.total_slowdown_s
         return cost_s / (elapsed_s - cost_s) if elapsed_s > cost_s else 0.0
 
     def at_risk_s(self, now_s: float) -> float:
-        """Work that a failure would have lost, averaged over the run so far, in seconds.
-
-        This is the time average of t - p(t), where p(t) is the training time at the newest state committed at t.
-
-        Args:
-            now_s: Training time of the run.
-
-        Returns:
-            The average; 0 before any training.
-        """
-        return self._risk_until(now_s) / now_s if now_s > 0 else 0.0
+        """Work that a failure would have lost, averaged over the run so far; see `WorkAtRisk`."""
+        return self._at_risk.average_s(now_s)
 
     # Over attempts
 
@@ -161,10 +172,8 @@ class Meter:
             "num_saves": self.num_saves,
             "num_skipped": self.num_skipped,
             "num_bytes": self._num_bytes,
-            "safe_s": self._safe_s,
-            "until_s": self._until_s,
-            "risk": self._risk,
-            **{name: list(samples) for name, samples in self._samples().items()},
+            **self._at_risk.state_dict(),
+            **{name: list(samples) for name, samples in self._recent.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -172,8 +181,8 @@ class Meter:
         self.total_stall_s, self.total_wait_s = state["total_stall_s"], state["total_wait_s"]
         self.total_slowdown_s, self._num_bytes = state["total_slowdown_s"], state["num_bytes"]
         self.num_saves, self.num_skipped = state["num_saves"], state["num_skipped"]
-        self._safe_s, self._until_s, self._risk = state["safe_s"], state["until_s"], state["risk"]
-        for name, samples in self._samples().items():
+        self._at_risk.load_state_dict(state)
+        for name, samples in self._recent.items():
             samples.clear()
             samples.extend(state[name])
 
@@ -182,38 +191,21 @@ class Meter:
         self._add_stall(saved.stall_s, saved.wait_s)
         self.record_commit(saved.write_s, at_s=saved.elapsed_s, position_s=saved.elapsed_s)
 
-    def _samples(self) -> dict[str, deque[float]]:
-        return {
-            "batches": self._batches,
-            "ratios": self._ratios,
-            "busies": self._busies,
-            "stalls": self._stalls,
-            "writes": self._writes,
-        }
-
     def _add_stall(self, stall_s: float, wait_s: float) -> None:
         self.total_stall_s += stall_s
         self.total_wait_s += wait_s
-        self._stalls.append(stall_s)
+        self._recent["stalls"].append(stall_s)
 
     def _close(self) -> None:
         """End the newest save: the batches that it may have slowed down are over."""
         if self._busy_s is not None:
-            self._busies.append(self._busy_s)
+            self._recent["busies"].append(self._busy_s)
             self.total_slowdown_s += self._lost_share() * self._busy_s
             self._busy_s = None
 
     def _lost_share(self) -> float:
         """Share of the duration of batches during a write that they would not take without it."""
-        return 1 - 1 / max(1.0, _typical(self._ratios)) if self._ratios else 0.0
-
-    def _advance(self, at_s: float) -> None:
-        self._risk, self._until_s = self._risk_until(at_s), max(self._until_s, at_s)
-
-    def _risk_until(self, at_s: float) -> float:
-        """Integral of the work at risk, in s^2: since the last commit, that work has grown as fast as time."""
-        start, end = self._until_s - self._safe_s, max(self._until_s, at_s) - self._safe_s
-        return self._risk + (end**2 - start**2) / 2
+        return 1 - 1 / max(1.0, _typical(self._recent["ratios"])) if self._recent["ratios"] else 0.0
 
 
 def _typical(samples: Iterable[float]) -> float:

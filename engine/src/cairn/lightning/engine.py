@@ -21,6 +21,7 @@ from cairn.lightning.decision import Decision
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
 from cairn.lightning.saves import Saves
+from cairn.store import space
 from cairn.store.history import History
 from cairn.store.listener import Tracker
 from cairn.store.resume import ResumePoint
@@ -129,7 +130,7 @@ class Engine:
         if not self.agreement.leads:
             return
         num_bytes = size.first_num_bytes(module, trainer.optimizers)
-        self.history.check_space(num_bytes)
+        space.check_space(self.history, num_bytes)
         on_gpu = trainer.strategy.root_device.type == "cuda"
         expected = max(num_bytes, self._last_num_bytes)
         self.saves.open(expected, on_gpu, trainer.loggers, lambda: capture.sync_loggers(trainer))

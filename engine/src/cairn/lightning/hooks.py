@@ -20,6 +20,7 @@ from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, SavingCost, Watcher
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.policy import Policy
+from cairn.store import space
 from cairn.store.beginning import Beginning, beginning
 from cairn.store.listener import UNTRACKED, Tracker
 from cairn.store.resume import ResumePoint
@@ -75,7 +76,7 @@ class EngineHooks(Checkpoint):
             listener = self.listeners[0] if self.listeners else UNTRACKED
             self._engine = Engine(self.policy, trainer, stop, listener, self.watchers)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
-            self._engine.history.check_writable()
+            space.check_writable(self.policy.directory)
         self._beginning, self.stopped_by = None, ""
         if self._interrupts is not None:
             self._interrupts.install()

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cairn import units
 from cairn.errors import ConfigError
 from cairn.policy import keep
 from cairn.store import commit, disk, names
@@ -72,10 +71,6 @@ class History:
     def take_over(self, run: str, start: ResumePoint) -> None:
         """Adopt what `run` has committed up to `start`, and remove what interrupted saves left.
 
-        Args:
-            run: Id of the run.
-            start: Where the run continues.
-
         Raises:
             ConfigError: The directory holds checkpoints of another run, which must not be deleted.
             SaveError: A link could not be moved or a checkpoint not be deleted.
@@ -87,9 +82,7 @@ class History:
                 f"directory of its own.",
                 parameter="directory",
             )
-        for path in self._catalog.leftovers():
-            log.info("Removed %s, which an interrupted save or deletion left.", path.name)
-            disk.remove(path)
+        _remove_leftovers(self._catalog)
         newer = {item.path.name for item in start.rejected}
         for item in rejected:
             if item.path.name not in newer:  # older than `start`: it may have been good once, and is not in the way
@@ -105,45 +98,6 @@ class History:
         self.deleted = [item for item in ours if item not in kept]
         self.retain(kept, self.deleted)
         self._overdue = sorted(newer) if committed else []
-
-    def check_writable(self) -> None:
-        """Create the directory and try to write to it.
-
-        Raises:
-            ConfigError: That is not possible.
-        """
-        if why := disk.why_unwritable(self.directory):
-            raise ConfigError(
-                f"directory={self.directory} cannot be written: {why}. Fix that, or choose another directory.",
-                parameter="directory",
-            )
-
-    def check_space(self, num_bytes: int) -> None:
-        """Check that the disk has room for checkpoints; log a warning if it has room for one only.
-
-        Args:
-            num_bytes: Estimated size of a checkpoint.
-
-        Raises:
-            ConfigError: There is no room for the first one.
-        """
-        first, second = keep.peak_bytes(self.rules, self.saved, self.mode, num_bytes, count=2)
-        free = disk.free_bytes(self.directory)
-        needed, available = units.size(num_bytes), units.size(free)
-        if first > free:
-            raise ConfigError(
-                f"A checkpoint of this run needs about {needed}, and only {available} are free in "
-                f"directory={self.directory}: free some space, or choose another directory.",
-                parameter="directory",
-            )
-        if second > free:
-            log.warning(
-                "A checkpoint of this run needs about %s, and %s are free in %s: the second one will not fit, because "
-                "the first one stays until the second is committed.",
-                needed,
-                available,
-                self.directory,
-            )
 
     # A save
 
@@ -172,7 +126,9 @@ class History:
         Returns:
             The plan.
         """
-        others = self._others_still_there(draft)
+        others = _others(self.saved, draft)
+        if len(there := _still_there(self.directory, others)) < len(others):
+            others = self.saved = there
         draft = replace(draft, number=_next_number(others))
         # What a link points to now stays until the link has moved, even if moving it failed before.
         linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}
@@ -180,7 +136,7 @@ class History:
         make_room = [item.name for item in first if item.name not in linked]
         left = [item for item in others if item.name not in make_room]
         kept = keep.survivors(self.rules, [*left, draft], self.mode)
-        to_delete = self._to_delete(kept, left)
+        to_delete = _to_delete(self._overdue, left, kept)
         return CommitPlan(self.directory, draft, provenance, make_room, links(kept, self.mode), to_delete)
 
     def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:
@@ -194,43 +150,23 @@ class History:
         with self._lock:
             self._pending.remove(draft)
             if plan is None or result is None:
-                make_room = plan.make_room if plan else ()
-                self.saved = [item for item in self.saved if item.name not in make_room or self._is_there(item)]
+                deleted = {name for name in (plan.make_room if plan else ()) if not (self.directory / name).exists()}
+                self.saved = [item for item in self.saved if item.name not in deleted]
                 return
             left = [item for item in _others(self.saved, plan.draft) if item.name not in plan.make_room]
             self.saved = [item for item in [*left, result.saved] if item.name not in plan.to_delete]
             self._overdue = list(plan.to_delete) if result.cleanup_error else []
 
     def retain(self, kept: Sequence[Saved], to_delete: Sequence[Saved]) -> None:
-        """Move the links to the newest and the best of `kept`, then delete the others, without a save.
-
-        Args:
-            kept: What stays, oldest first.
-            to_delete: What is deleted.
+        """Move the links to the newest and the best of `kept` (oldest first), then delete `to_delete`.
 
         Raises:
             SaveError: A link could not be moved or a checkpoint not be deleted.
         """
         self.saved = list(kept)
-        self._overdue = self._to_delete(kept, to_delete)
+        self._overdue = _to_delete(self._overdue, to_delete, kept)
         commit.move_links_and_delete(self.directory, links(kept, self.mode), self._overdue)
         self._overdue = []
-
-    def _to_delete(self, kept: Sequence[Draft], others: Sequence[Draft]) -> list[str]:
-        kept_names = {item.name for item in kept}
-        return [name for name in (*self._overdue, *(item.name for item in others)) if name not in kept_names]
-
-    def _others_still_there(self, draft: Draft) -> list[Saved]:
-        others = _others(self.saved, draft)
-        there = [item for item in others if self._is_there(item)]
-        if len(there) < len(others):
-            missing = ", ".join(item.name for item in others if item not in there)
-            log.warning("Something other than this run deleted checkpoints in %s: %s.", self.directory, missing)
-            self.saved = there
-        return there
-
-    def _is_there(self, item: Saved) -> bool:
-        return (self.directory / item.name).exists()
 
 
 def links(kept: Sequence[Draft], mode: Mode | None) -> dict[str, str | None]:
@@ -245,6 +181,25 @@ def links(kept: Sequence[Draft], mode: Mode | None) -> dict[str, str | None]:
     """
     best = keep.best_of(kept, mode) if mode else None
     return {names.LAST: kept[-1].name if kept else None, names.BEST: best.name if best else None}
+
+
+def _still_there(directory: Path, saved: Sequence[Saved]) -> list[Saved]:
+    there = [item for item in saved if (directory / item.name).exists()]
+    if len(there) < len(saved):
+        missing = ", ".join(item.name for item in saved if item not in there)
+        log.warning("Something other than this run deleted checkpoints in %s: %s.", directory, missing)
+    return there
+
+
+def _to_delete(overdue: Sequence[str], others: Sequence[Draft], kept: Sequence[Draft]) -> list[str]:
+    kept_names = {item.name for item in kept}
+    return [name for name in (*overdue, *(item.name for item in others)) if name not in kept_names]
+
+
+def _remove_leftovers(catalog: Catalog) -> None:
+    for path in catalog.leftovers():
+        log.info("Removed %s, which an interrupted save or deletion left.", path.name)
+        disk.remove(path)
 
 
 def _others(saved: Sequence[AnyDraft], draft: Draft) -> list[AnyDraft]:

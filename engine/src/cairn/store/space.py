@@ -1,0 +1,56 @@
+"""Check before training that a directory can be written and that checkpoints will fit."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from cairn import units
+from cairn.errors import ConfigError
+from cairn.policy import keep
+from cairn.store import disk
+from cairn.store.history import History
+
+log = logging.getLogger(__name__)
+
+
+def check_writable(directory: Path) -> None:
+    """Create a directory and try to write to it.
+
+    Raises:
+        ConfigError: That is not possible.
+    """
+    if why := disk.why_unwritable(directory):
+        raise ConfigError(
+            f"directory={directory} cannot be written: {why}. Fix that, or choose another directory.",
+            parameter="directory",
+        )
+
+
+def check_space(history: History, num_bytes: int) -> None:
+    """Check that the disk has room for checkpoints; log a warning if it has room for one only.
+
+    Args:
+        history: The checkpoints that are there, and the rules for the next ones.
+        num_bytes: Estimated size of a checkpoint.
+
+    Raises:
+        ConfigError: There is no room for the first one.
+    """
+    first, second = keep.peak_bytes(history.rules, history.saved, history.mode, num_bytes, count=2)
+    free = disk.free_bytes(history.directory)
+    needed, available = units.size(num_bytes), units.size(free)
+    if first > free:
+        raise ConfigError(
+            f"A checkpoint of this run needs about {needed}, and only {available} are free in "
+            f"directory={history.directory}: free some space, or choose another directory.",
+            parameter="directory",
+        )
+    if second > free:
+        log.warning(
+            "A checkpoint of this run needs about %s, and %s are free in %s: the second one will not fit, because the "
+            "first one stays until the second is committed.",
+            needed,
+            available,
+            history.directory,
+        )
