@@ -28,12 +28,14 @@ LANGUAGE_MODEL = {
     "net": {"_target_": f"{NAME}.models.gpt.GPT", "seq_len": 6, "num_layers": 1, "embed_dim": 8},
     "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.01, "betas": [0.9, 0.95]},
     "scheduler": {
-        "_target_": f"{NAME}.models.schedulers.WarmupCosine",
-        "_partial_": True,
-        "warmup_steps": 1,
-        "total_steps": None,
+        "scheduler": {
+            "_target_": f"{NAME}.models.schedulers.WarmupCosine",
+            "_partial_": True,
+            "warmup_steps": 1,
+            "total_steps": None,
+        },
+        "interval": "step",
     },
-    "interval": "step",
 }
 OLD_CLASSIFIER = {
     "_target_": "cairn.models.classifier.Classifier",

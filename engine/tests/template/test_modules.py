@@ -64,8 +64,8 @@ def test_a_checkpoint_is_plain_without_a_warning(tmp_path, spec, data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.save(plain_hyperparameters(fit._checkpoint_connector.dump_checkpoint()), path)
-    hyper_parameters = torch.load(path, weights_only=True)["hyper_parameters"]
-    assert set(hyper_parameters) == {"interval", "monitor", *({"num_classes"} & spec.keys())}
+    hyper_parameters = torch.load(path, weights_only=True).get("hyper_parameters", {})
+    assert set(hyper_parameters) == {"num_classes"} & spec.keys()
 
 
 def test_lightning_loads_a_checkpoint_given_the_parts(tmp_path):
@@ -122,5 +122,6 @@ def test_a_plateau_scheduler_watches_the_validation_loss(tmp_path, scheduler):
 
 def test_another_metric_can_be_monitored(tmp_path):
     fit = trainer(tmp_path, max_epochs=2)
-    fit.fit(model(CLASSIFIER, scheduler=PLATEAU, monitor="val/acc"), images(), images())
+    scheduler = {"scheduler": PLATEAU, "monitor": "val/acc"}
+    fit.fit(model(CLASSIFIER, scheduler=scheduler), images(), images())
     assert fit.lr_scheduler_configs[0].monitor == "val/acc"

@@ -1,5 +1,6 @@
 """Training and evaluation of a network as a classifier."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -20,20 +21,17 @@ class Classifier(LightningModule):
     Args:
         net: returns logits (batch, num_classes).
         optimizer: takes the parameters, returns the optimizer.
-        scheduler: takes the optimizer, returns the learning-rate scheduler; None keeps the rate constant.
+        scheduler: takes the optimizer, returns the learning-rate scheduler; or a mapping with `interval` and
+            `monitor`, see `optimization`. None keeps the rate constant.
         num_classes: for the accuracy.
-        interval: `step` or `epoch`: how often the scheduler steps.
-        monitor: metric that a ReduceLROnPlateau watches.
     """
 
     def __init__(
         self,
         net: nn.Module,
         optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory | None = None,
+        scheduler: SchedulerFactory | Mapping[str, Any] | None = None,
         num_classes: int = 10,
-        interval: str = "epoch",
-        monitor: str = "val/loss",
     ) -> None:
         super().__init__()
         # A checkpoint holds plain values: the objects stay out, cairn.load_model builds them from the configuration.
@@ -67,7 +65,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler."""
-        return optimization(self, self.optimizer, self.scheduler, self.hparams["interval"], self.hparams["monitor"])
+        return optimization(self, self.optimizer, self.scheduler)
 
     def _evaluate(self, stage: str, accuracy: MulticlassAccuracy, batch: Batch) -> Tensor:
         x, labels = batch

@@ -1,6 +1,7 @@
 """Training and evaluation of a network as a language model."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -20,22 +21,17 @@ class LanguageModel(LightningModule):
     Args:
         net: maps tokens (batch, length) to logits (batch, length, vocab_size).
         optimizer: takes the parameters, returns the optimizer.
-        scheduler: takes the optimizer, returns the learning-rate scheduler; None keeps the rate constant.
-        interval: `step` or `epoch`: how often the scheduler steps.
-        monitor: metric that a ReduceLROnPlateau watches.
+        scheduler: takes the optimizer, returns the learning-rate scheduler; or a mapping with `interval` and
+            `monitor`, see `optimization`. None keeps the rate constant.
     """
 
     def __init__(
         self,
         net: nn.Module,
         optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory | None = None,
-        interval: str = "step",
-        monitor: str = "val/loss",
+        scheduler: SchedulerFactory | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        # A checkpoint holds plain values: the objects stay out, cairn.load_model builds them from the configuration.
-        self.save_hyperparameters(ignore=["net", "optimizer", "scheduler"], logger=False)
         self.net = net
         self.optimizer, self.scheduler = optimizer, scheduler
 
@@ -60,7 +56,7 @@ class LanguageModel(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler."""
-        return optimization(self, self.optimizer, self.scheduler, self.hparams["interval"], self.hparams["monitor"])
+        return optimization(self, self.optimizer, self.scheduler)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         loss = self._loss(batch)

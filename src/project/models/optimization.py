@@ -21,19 +21,16 @@ def optimization(
     module: LightningModule,
     optimizer: OptimizerFactory,
     scheduler: SchedulerFactory | Mapping[str, Any] | None = None,
-    interval: str = "epoch",
-    monitor: str = "val/loss",
 ) -> dict[str, Any]:
     """Build the return value of `configure_optimizers`, for all parameters of a module.
 
     Args:
         module: its parameters are optimized.
         optimizer: takes the parameters, returns the optimizer.
-        scheduler: takes the optimizer, returns the scheduler. If its `total_steps` is None, the number of
-            optimizer steps of the whole training is filled in. A mapping is Lightning's `lr_scheduler_config`
-            with the factory under `scheduler`; its keys replace the two arguments below.
-        interval: `step` or `epoch`: how often the scheduler steps.
-        monitor: metric that a ReduceLROnPlateau watches; other schedulers ignore it.
+        scheduler: takes the optimizer, returns a scheduler that steps once per epoch. For other options, a mapping
+            as Lightning's `lr_scheduler_config`: this factory under `scheduler`, and `interval`, `frequency` and
+            `monitor` (`val/loss` by default). If `total_steps` of the factory is None, the number of optimizer steps
+            of the whole training is filled in.
 
     Returns:
         The dictionary that Lightning documents under `configure_optimizers`.
@@ -45,7 +42,7 @@ def optimization(
     if scheduler is None:
         return {"optimizer": built}
     given = scheduler if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
-    options = {"interval": interval, "monitor": monitor, **given}
+    options = {**given, "monitor": given.get("monitor") or "val/loss"}  # for a ReduceLROnPlateau; others ignore it
     options["scheduler"] = _with_total_steps(options["scheduler"], module)(built)
     return {"optimizer": built, "lr_scheduler": options}
 
