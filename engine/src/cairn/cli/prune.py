@@ -91,7 +91,7 @@ def as_json(proposal: Proposal, deleted: bool) -> dict[str, Any]:
     """Return the proposal as JSON values.
 
     Args:
-        plan: The proposal.
+        proposal: What prune proposes.
         deleted: Whether it was carried out.
     """
     found = proposal.checkpoints
