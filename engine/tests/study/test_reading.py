@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import made_runs
+from tests.support.cli import cairn
 from tests.support.command import QUICK, num_checkpoints, start, train, wait_for
 from tests.support.made_runs import BATCH_S, SAVE_BYTES, SAVE_S, STALL_S, WRITE_S, end, run_directory
 
-from cairn.cli.main import main
 from cairn.errors import MissingFileError
 from cairn.store.catalog import Catalog
 from cairn.study import reading
@@ -299,7 +299,7 @@ def measured(run):
 def test_the_report_of_a_real_sweep_has_the_figures_of_its_files(tmp_path, capsys):
     group = ["checkpoint=interval", "checkpoint.save_interval=5,10,20", "trainer.max_epochs=2"]
     train(None, "-m", *QUICK, *group, f"hydra.sweep.dir={tmp_path}/sweep")
-    assert main.main(["report", str(tmp_path / "sweep"), "--json"]) == 0
+    cairn("report", tmp_path / "sweep", "--json")
     found = json.loads(capsys.readouterr().out)["runs"]
     assert [item["label"] for item in found] == ["5", "10", "20"]
     for item, num_saves in zip(found, (8, 4, 2), strict=True):
@@ -326,7 +326,7 @@ def test_the_cost_of_a_real_kill_is_reported(tmp_path, capsys):
     reached = json.loads((run / "progress.json").read_text())
     saved = Catalog(run / "checkpoints").committed()[-1]
     train(run, *settings, f"trainer.max_epochs={saved.position.epoch + 2}")
-    assert main.main(["report", str(run), "--json"]) == 0
+    cairn("report", run, "--json")
     found = json.loads(capsys.readouterr().out)
     (killed,) = found["runs"][0]["ends"]
     assert (killed["kind"], found["failures"]["killed"]) == ("killed", 1)

@@ -25,8 +25,8 @@ HELP = "delete all checkpoints but the newest and the best; asks first"
 
 
 @dataclass(frozen=True)
-class PrunePlan:
-    """What to keep and what to delete in the checkpoint directory of a run."""
+class Proposal:
+    """What prune proposes to keep and to delete in the checkpoint directory of a run."""
 
     directory: CheckpointDirectory
     rules: Sequence[Rule]
@@ -57,21 +57,21 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--keep-last and --keep-best: {error}") from error
     owner.lock()
     try:
-        plan = collect(directory, rules)
+        proposal = collect(directory, rules)
         if not arguments.json:
-            show(plan)
-        if approved := arguments.yes or _is_approved(plan, arguments.json):
-            _delete(plan, owner)
+            show(proposal)
+        if approved := arguments.yes or _is_approved(proposal, arguments.json):
+            _delete(proposal, owner)
     finally:
         owner.unlock()
     if arguments.json:
-        print_json(as_json(plan, approved))
-    elif approved and plan.checkpoints.to_delete:
-        print(f"Deleted {len(plan.checkpoints.to_delete)}, {format_bytes(plan.freed_bytes)} are free again.")
+        print_json(as_json(proposal, approved))
+    elif approved and proposal.checkpoints.to_delete:
+        print(f"Deleted {len(proposal.checkpoints.to_delete)}, {format_bytes(proposal.freed_bytes)} are free again.")
     return 0
 
 
-def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> PrunePlan:
+def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> Proposal:
     """Decide what to delete. Only intact checkpoints count; broken ones are left alone.
 
     Args:
@@ -84,29 +84,29 @@ def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> PrunePlan:
     found = audit.plan_prune(directory.path, rules, directory.mode)
     if found.broken and not found.kept:
         raise ResumeError(f"No checkpoint in {directory.path} is intact: nothing was deleted.")
-    return PrunePlan(directory, rules, found, Catalog(directory.path).leftovers())
+    return Proposal(directory, rules, found, Catalog(directory.path).leftovers())
 
 
-def as_json(plan: PrunePlan, deleted: bool) -> dict[str, Any]:
-    """Return the plan as JSON values.
+def as_json(proposal: Proposal, deleted: bool) -> dict[str, Any]:
+    """Return the proposal as JSON values.
 
     Args:
-        plan: The plan.
+        proposal: What prune proposes.
         deleted: Whether it was carried out.
     """
-    found = plan.checkpoints
+    found = proposal.checkpoints
     return {
         "kept": [item.name for item in found.kept],
         "deleted" if deleted else "would_delete": [item.name for item in found.to_delete],
         "broken": [{"name": item.path.name, "why": item.why} for item in found.broken],
-        "leftovers": [path.name for path in plan.leftovers],
-        "freed_bytes": plan.freed_bytes,
+        "leftovers": [path.name for path in proposal.leftovers],
+        "freed_bytes": proposal.freed_bytes,
     }
 
 
-def show(plan: PrunePlan) -> None:
-    """Print the plan, a line per checkpoint."""
-    found = plan.checkpoints
+def show(proposal: Proposal) -> None:
+    """Print the proposal, a line per checkpoint."""
+    found = proposal.checkpoints
     for item in found.broken:
         print(f"broken  {item.path.name}: {item.why}; not counted, and left alone")
     for saved in found.kept:
@@ -115,23 +115,23 @@ def show(plan: PrunePlan) -> None:
         print(f"delete  {saved.name}  {format_bytes(saved.num_bytes)}")
     if not found.to_delete:
         print("There is nothing to delete.")
-    if plan.directory.mode is None:
+    if proposal.directory.mode is None:
         print("This run has no checkpoint.monitor: no checkpoint is best, and --keep-best keeps nothing.")
 
 
-def _is_approved(plan: PrunePlan, as_json: bool) -> bool:
-    if as_json or not plan.checkpoints.to_delete:
+def _is_approved(proposal: Proposal, as_json: bool) -> bool:
+    if as_json or not proposal.checkpoints.to_delete:
         return False
     if not sys.stdin.isatty():
         raise ConfigError("Nothing was deleted: prune asks first, and there is no terminal to answer on. Give --yes.")
     return input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _delete(plan: PrunePlan, run: RunDirectory) -> None:
-    found = plan.checkpoints
+def _delete(proposal: Proposal, run: RunDirectory) -> None:
+    found = proposal.checkpoints
     _note_for_wandb(run, found.to_delete)
-    History(plan.directory.path, list(plan.rules), plan.directory.mode).retain(found.kept, found.to_delete)
-    for path in plan.leftovers:
+    History(proposal.directory.path, list(proposal.rules), proposal.directory.mode).retain(found.kept, found.to_delete)
+    for path in proposal.leftovers:
         disk.remove(path)
 
 

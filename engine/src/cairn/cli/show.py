@@ -30,7 +30,7 @@ class Contents:
 
     path: Path
     manifest: dict[str, Any] | None
-    """None if there is no manifest beside the file."""
+    """None if the file has no manifest."""
     config: dict[str, Any] | None
     """Resolved configuration of the run; None if the file does not hold one."""
 

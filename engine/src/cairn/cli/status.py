@@ -84,7 +84,7 @@ def _table(jobs: Sequence[JobStatus]) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("done", "last checkpoint", "restarts", "batches lost"):
         table.add_column(name, justify="right")
-    # Overrides that all jobs share tell nothing apart.
+    # Overrides that all jobs share do not distinguish them.
     shared = set.intersection(*(set(job.name.split(",")) for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
         name = ",".join(part for part in job.name.split(",") if part not in shared)

@@ -129,7 +129,7 @@ def _column(study: Study, place: int) -> list[str]:
 def _bars(
     axis: Any, values: Sequence[float | None], texts: Sequence[str], label: str, sure: Sequence[bool] | None = None
 ) -> None:
-    """Draw a bar for each value; a pale one if its run cannot tell yet."""
+    """Draw a bar for each value; a pale one if its run is in doubt."""
     for place, value in enumerate(values):
         fine = sure is None or sure[place]
         axis.barh(place, value or 0.0, color=_BLUE if fine else _PALE, height=0.66)
