@@ -43,7 +43,7 @@ def instantiate(config: Any, *args: Any, **more: Any) -> Any:
     """
     if config is None:
         return None
-    node = _own_copy(config)
+    node: Any = _own_copy(config)
     if isinstance(node, DictConfig):
         nested = {key: value for key, value in more.items() if key in _NOT_ARGUMENTS or _is_container(value)}
         if nested:

@@ -22,7 +22,7 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import open_dict
 
-from cairn.hydra import job_name
+from cairn.hydra import job_name, plugins
 from cairn.hydra.outcomes import Outcomes, success
 from cairn.hydra.sweep_job import SweepJob
 from cairn.jobs import slurm
@@ -49,10 +49,14 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
 
     # In the job
 
-    def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
+    def __call__(self, *args: Any) -> JobReturn:
         """Run the job. Raise its failure, or the scheduler would count it as a success."""
         _remove_unfinished(_own_paths().result_pickle)
-        result = super().__call__(*args, **kwargs)
+        *rest, state = args
+        # Without a `Plugins` in it, a state makes Hydra scan for plugins, and submitit_local is the other launcher again.
+        Singleton.set_state(state)
+        plugins.register()
+        result = super().__call__(*rest, {**state, "instances": Singleton._instances})
         if result.status == JobStatus.FAILED:
             raise result._return_value
         return result
