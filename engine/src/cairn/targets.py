@@ -87,12 +87,18 @@ class Project:
 
 
 def project() -> Project:
-    """The project at `PROJECT_ROOT`, else the one around the working directory."""
+    """The project at `PROJECT_ROOT`, else the one around the working directory.
+
+    Raises:
+        ConfigError: its pyproject.toml cannot be read.
+    """
     if named := os.environ.get("PROJECT_ROOT"):
         return _read_project(Path(named).resolve())
     here = Path.cwd()
-    around = (folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file())
-    return _read_project(next(around, here))
+    around = [_read_project(folder) for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()]
+    # A project may contain others, such as a copy of this library.
+    speaking = [found for found in around if found.moved or found.allow]
+    return next(iter(speaking or around), Project(here))
 
 
 @functools.cache
@@ -100,9 +106,12 @@ def _read_project(root: Path) -> Project:
     file = root / "pyproject.toml"
     try:
         table = tomllib.loads(file.read_text()).get("tool", {}).get("cairn", {}) if file.is_file() else {}
-        return Project(root, dict(table.get("moved", {})), tuple(table.get("allow", ())))
+        allow = table.get("allow", [])
+        if not isinstance(allow, list):
+            raise ValueError("allow in [tool.cairn] must be a list of names")
+        return Project(root, dict(table.get("moved", {})), tuple(allow))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"Could not read {file}: {error}.") from error
+        raise ConfigError(f"Could not read {file}: {str(error).rstrip('.')}.") from error
 
 
 def current_name(name: str) -> str:

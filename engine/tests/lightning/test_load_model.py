@@ -77,11 +77,11 @@ def test_weights_that_do_not_fit(checkpoint):
 
 @pytest.mark.parametrize("target", ["os.system", "torch.nn.Linear"])
 def test_a_file_cannot_have_anything_else_built(checkpoint, target):
-    with pytest.raises(TypeError, match="may not be built here"):
+    with pytest.raises(TypeError, match=r"is refused|cannot be built here"):
         load_model(checkpoint({"_target_": target}, weights={}))
 
 
 def test_nor_inside_of_its_model(checkpoint):
     spec = CLASSIFIER | {"net": {"_target_": "os.system", "command": "true"}}
-    with pytest.raises(TypeError, match=r"os\.system may not be built"):
+    with pytest.raises(TypeError, match=r"os\.system is refused"):
         load_model(checkpoint(spec, weights={}))

@@ -47,13 +47,11 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         self.save_s = 0.0
         """The longest known duration of a save in this sweep."""
 
-    # In the job
-
     def __call__(self, *args: Any) -> JobReturn:
-        """Run the job. Raise its failure, or the scheduler would count it as a success."""
+        """Run the job, where it was sent to. Raise its failure, or the scheduler would count it as a success."""
         _remove_unfinished(_own_paths().result_pickle)
         *rest, state = args
-        # Without a `Plugins` in it, a state makes Hydra scan for plugins, and submitit_local is the other launcher again.
+        # Restoring a state without `Plugins` makes Hydra scan for plugins, which redefines submitit_local.
         Singleton.set_state(state)
         plugins.register()
         result = super().__call__(*rest, {**state, "instances": Singleton._instances})
@@ -67,8 +65,6 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
             signal.signal(number, signal.SIG_IGN)
         _remove_unfinished(_own_paths().submitted_pickle)
         return super().checkpoint(*args, **kwargs)
-
-    # In the process that submits
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit the jobs that are neither finished nor running, and wait for all of them.
