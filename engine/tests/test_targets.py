@@ -305,8 +305,9 @@ def test_no_code_is_imported_from_a_run_directory(project):
             resolve(name)
 
 
-def test_a_broken_pyproject_is_one_sentence(project):
-    project("[tool")
+@pytest.mark.parametrize("toml", ["[tool", '[tool.cairn]\nallow = "x"', "[tool.cairn]\nmoved = 'x'"])
+def test_a_broken_pyproject_is_one_sentence(project, toml):
+    project(toml)
     with pytest.raises(ConfigError, match=r"Could not read .*pyproject\.toml"):
         resolve("torch.nn.Linear")
 
@@ -321,6 +322,7 @@ def test_without_a_project_root_the_one_around_the_working_directory_counts(proj
     root = project('[tool.cairn.moved]\nold = "new"\n')
     monkeypatch.delenv("PROJECT_ROOT")
     (root / "deep").mkdir()
+    (root / "deep" / "pyproject.toml").write_text("[project]\n")
     monkeypatch.chdir(root / "deep")
     assert current_name("old.X") == "new.X"
 

@@ -87,12 +87,18 @@ class Project:
 
 
 def project() -> Project:
-    """The project at `PROJECT_ROOT`, else the one around the working directory."""
+    """The project at `PROJECT_ROOT`, else the one around the working directory.
+
+    Raises:
+        ConfigError: its pyproject.toml cannot be read.
+    """
     if named := os.environ.get("PROJECT_ROOT"):
         return _read_project(Path(named).resolve())
     here = Path.cwd()
-    around = (folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file())
-    return _read_project(next(around, here))
+    around = [_read_project(folder) for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()]
+    # A project may contain others, such as a copy of this library.
+    speaking = [found for found in around if found.moved or found.allow]
+    return next(iter(speaking or around), Project(here))
 
 
 @functools.cache
@@ -100,9 +106,12 @@ def _read_project(root: Path) -> Project:
     file = root / "pyproject.toml"
     try:
         table = tomllib.loads(file.read_text()).get("tool", {}).get("cairn", {}) if file.is_file() else {}
-        return Project(root, dict(table.get("moved", {})), tuple(table.get("allow", ())))
+        allow = table.get("allow", [])
+        if not isinstance(allow, list):
+            raise ValueError("allow in [tool.cairn] must be a list of names")
+        return Project(root, dict(table.get("moved", {})), tuple(allow))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"Could not read {file}: {error}.") from error
+        raise ConfigError(f"Could not read {file}: {str(error).rstrip('.')}.") from error
 
 
 def current_name(name: str) -> str:
@@ -119,11 +128,21 @@ def current_name(name: str) -> str:
 def with_current_names(config: Any) -> Any:
     """A plain configuration with the names that its targets have today."""
     if isinstance(config, Mapping):
+        dropped = {_RECURSIVE} if took_specs(config.get(TARGET)) else {}
         return {
             key: current_name(value) if key == TARGET and isinstance(value, str) else with_current_names(value)
             for key, value in config.items()
+            if key not in dropped
         }
     return [with_current_names(item) for item in config] if isinstance(config, list | tuple) else config
+
+
+def took_specs(name: Any) -> bool:
+    """Whether a stored target is a model of version 0.1, which took the specs of its parts (`_recursive_: false`).
+
+    The models of today take built parts, so that `_recursive_` does not count for these names.
+    """
+    return isinstance(name, str) and name.startswith("cairn.models.")
 
 
 def resolve(name: str) -> Callable[..., Any]:
@@ -265,7 +284,7 @@ def build(spec: Any, *kinds: type) -> Any:
         return spec
     cls = _class_of(spec, kinds or _modules_and_optimizers())
     arguments = {str(key): value for key, value in spec.items() if key not in _HYDRA_KEYS}
-    if spec.get(_RECURSIVE, True):
+    if spec.get(_RECURSIVE, True) or took_specs(spec[TARGET]):
         arguments = {key: _nested(value) for key, value in arguments.items()}
     return functools.partial(cls, **arguments) if spec.get(_PARTIAL, False) else cls(**arguments)
 

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from tests.support.paths import ROOT
 
 from cairn.errors import ConfigError, ResumeError
 from cairn.hydra import command_line
@@ -200,6 +202,38 @@ def test_a_wrong_argument_is_one_sentence(tmp_path, environment, capsys):
         capsys.readouterr().err
         == f"Error: resume={tmp_path / 'gone'}: there is no such directory. (resume=latest is the newest run.)\n"
     )
+
+
+def test_a_key_of_another_framework_is_one_sentence(environment, capsys):
+    with pytest.raises(SystemExit) as leave:
+        command_line.prepare(["checkpoint=interval", "checkpoint.save_total_limit=3"], ROOT)
+    assert leave.value.code == 1
+    assert "checkpoint.keep_last=N keeps the newest N checkpoints" in capsys.readouterr().err
+
+
+def test_keys_of_the_project_pass(environment):
+    given = ["checkpoint=interval", "seed=1", "trainer.max_epochs=3", "+own=1", "model/optimizer=sgd", "paths=default"]
+    assert command_line.prepare(given, ROOT) == given
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_ends_the_process(environment, capsys, flag):
+    with pytest.raises(SystemExit) as leave:
+        command_line.prepare([flag, "checkpoint=interval"], ROOT)
+    assert leave.value.code == 0
+    assert "[interval]" in capsys.readouterr().out
+
+
+def test_help_for_another_configuration_is_left_to_hydra(environment):
+    assert command_line.prepare(["--help", "--config-name=other"], ROOT) == ["--help", "--config-name=other"]
+
+
+def test_a_launcher_that_is_not_installed_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(command_line.plugins, "is_installed", lambda: False)
+    config = OmegaConf.create({"hydra": {"launcher": {"_target_": f"{command_line.plugins.LAUNCHERS}.SlurmLauncher"}}})
+    with pytest.raises(SystemExit):
+        command_line.CheckRunDirectory().on_multirun_start(config)
+    assert "pip install 'cairn-checkpoint[slurm]'" in capsys.readouterr().err
 
 
 def test_a_child_recognizes_itself_by_what_its_parent_announced(environment):

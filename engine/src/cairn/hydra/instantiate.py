@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
-from cairn.targets import TARGET, resolve
+from cairn.targets import TARGET, resolve, took_specs
 
 _ARGS, _CONVERT, _PARTIAL, _RECURSIVE = "_args_", "_convert_", "_partial_", "_recursive_"
 _NOT_ARGUMENTS = {TARGET, _CONVERT, _PARTIAL, _RECURSIVE}
@@ -43,7 +43,7 @@ def instantiate(config: Any, *args: Any, **more: Any) -> Any:
     """
     if config is None:
         return None
-    node = _own_copy(config)
+    node: Any = _own_copy(config)
     if isinstance(node, DictConfig):
         nested = {key: value for key, value in more.items() if key in _NOT_ARGUMENTS or _is_container(value)}
         if nested:
@@ -115,6 +115,8 @@ def _build(
         items = [_build(item, convert, recursive) for item in node]
         return items if _mode(convert) in _CONTAINERS else _config_of(items, node)
     convert, recursive = node.get(_CONVERT, convert), node.get(_RECURSIVE, recursive)
+    if took_specs(node.get(TARGET)):
+        recursive = True
     is_partial = node.get(_PARTIAL, partial)
     for key, value in ((_RECURSIVE, recursive), (_PARTIAL, is_partial)):
         if not isinstance(value, bool):

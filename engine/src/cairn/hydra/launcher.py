@@ -22,7 +22,7 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import open_dict
 
-from cairn.hydra import job_name
+from cairn.hydra import job_name, plugins
 from cairn.hydra.outcomes import Outcomes, success
 from cairn.hydra.sweep_job import SweepJob
 from cairn.jobs import slurm
@@ -47,12 +47,14 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         self.save_s = 0.0
         """The longest known duration of a save in this sweep."""
 
-    # In the job
-
-    def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
-        """Run the job. Raise its failure, or the scheduler would count it as a success."""
+    def __call__(self, *args: Any) -> JobReturn:
+        """Run the job, where it was sent to. Raise its failure, or the scheduler would count it as a success."""
         _remove_unfinished(_own_paths().result_pickle)
-        result = super().__call__(*args, **kwargs)
+        *rest, state = args
+        # Restoring a state without `Plugins` makes Hydra scan for plugins, which redefines submitit_local.
+        Singleton.set_state(state)
+        plugins.register()
+        result = super().__call__(*rest, {**state, "instances": Singleton._instances})
         if result.status == JobStatus.FAILED:
             raise result._return_value
         return result
@@ -63,8 +65,6 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
             signal.signal(number, signal.SIG_IGN)
         _remove_unfinished(_own_paths().submitted_pickle)
         return super().checkpoint(*args, **kwargs)
-
-    # In the process that submits
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit the jobs that are neither finished nor running, and wait for all of them.
