@@ -120,15 +120,8 @@ def test_a_plateau_scheduler_watches_the_validation_loss(tmp_path, scheduler):
     assert fit.optimizers[0].param_groups[0]["lr"] < 0.1
 
 
-<<<<<<< HEAD
 def test_another_metric_can_be_monitored(tmp_path):
     fit = trainer(tmp_path, max_epochs=2)
     scheduler = {"scheduler": PLATEAU, "monitor": "val/acc"}
     fit.fit(model(CLASSIFIER, scheduler=scheduler), images(), images())
     assert fit.lr_scheduler_configs[0].monitor == "val/acc"
-=======
-def test_an_optimizer_that_is_none_is_refused(tmp_path):
-    spec = CLASSIFIER | {"optimizer": {"_target_": "os.system", "_partial_": True, "command": "true"}}
-    with pytest.raises(TypeError, match=r"os\.system is refused"):
-        trainer(tmp_path).fit(Classifier(**arguments(spec)), images())
->>>>>>> w-config
