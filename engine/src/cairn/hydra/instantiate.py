@@ -49,7 +49,7 @@ def instantiate(config: Any, *args: Any, **more: Any) -> Any:
         if nested:
             node = OmegaConf.merge(node, _plain_targets(nested))
         OmegaConf.resolve(node)
-        settings = {name: node.pop(key) for name, key in _SETTINGS.items() if key in node}
+        settings: dict[str, Any] = {name: node.pop(key) for name, key in _SETTINGS.items() if key in node}
         return _build(node, args=args, more={k: value for k, value in more.items() if k not in nested}, **settings)
     OmegaConf.resolve(node)
     return _build(node, convert=more.get(_CONVERT, "none"), recursive=more.get(_RECURSIVE, True))
