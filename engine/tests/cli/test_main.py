@@ -19,8 +19,8 @@ from cairn.runs.ledger import Entry, Ledger
 from cairn.store import names
 from cairn.store.catalog import Catalog
 from cairn.store.commit import settle
-from cairn.wandb import run as wandb_run
-from cairn.wandb.deleted import Pruned
+from cairn.wandb import sync as wandb_sync
+from cairn.wandb.deleted import Deleted
 
 SCORES = [0.5, 0.3, None, 0.4]
 
@@ -208,7 +208,7 @@ def test_what_prune_deletes_wandb_takes_back_later(run, has_wandb):
     command("prune", run.path, "--yes")
     gone = set(before) - {item.name for item in Catalog(run.folder).committed()}
     assert gone
-    assert Pruned(run.path).digests() == ({before[name] for name in gone} if has_wandb else set())
+    assert Deleted(run.path / "wandb").digests() == ({before[name] for name in gone} if has_wandb else set())
     assert (run.path / "wandb").exists() == has_wandb
 
 
@@ -459,9 +459,9 @@ def test_sync_says_what_wandb_has_and_no_more(run, monkeypatch, capsys, version,
 
     def sync(directory, limit_s):
         limits.append(limit_s)
-        return wandb_run.Synced("e/p/r", 7, has_history, [(saved, version)])
+        return wandb_sync.Synced("e/p/r", 7, has_history, [(saved, version)])
 
-    monkeypatch.setattr(wandb_run, "sync", sync)
+    monkeypatch.setattr(wandb_sync, "sync", sync)
     command("sync", run.path, "--limit", "90s", expect=code)
     assert f"W&B has {told}" in capsys.readouterr().out
     command("sync", run.path, "--json", expect=code)

@@ -36,11 +36,6 @@ DEBTS = {
     ("cli", "lightning"),
     ("study", "hydra"),
     ("units", "store"),
-    ("wandb", "hydra"),
-    ("wandb", "jobs"),
-    ("wandb", "lightning"),
-    ("wandb", "policy"),
-    ("wandb", "runs"),
 }
 """Arrows that are still to go."""
 LIGHT = ["hydra.command_line", "hydra.main", "hydra.settings", "runs.directory", "cli.main"]

@@ -14,7 +14,7 @@ from cairn.errors import SaveError
 from cairn.policy.keep import Latest, WithinBytes
 from cairn.store.catalog import Catalog
 from cairn.store.history import History
-from cairn.store.listener import Untracked
+from cairn.store.listener import Listener, Listeners
 from cairn.writing import pipeline
 from cairn.writing.buffers import Images
 from cairn.writing.copying import Stage
@@ -515,20 +515,21 @@ def test_a_history_that_cannot_be_synced_makes_the_save_fail_before_anything_is_
     assert names_of(Catalog(folder).committed()) == [saved(2).name]
 
 
-class Heard(Untracked):
-    """What a tracker is told of deletions."""
+class Heard(Listener):
+    """Records the deletions that a listener is informed of."""
 
     def __init__(self):
         self.gone = []
 
-    def pruned(self, names):
+    def deleted(self, names):
         self.gone += names
 
 
 def test_nobody_is_told_of_a_deletion_that_a_failed_save_has_not_come_to(make, folder):
     """There is room for one checkpoint: the one before is to go first."""
     own = make(rule=WithinBytes(1500))
-    own.tracker = Heard()
+    heard = Heard()
+    own.listeners = Listeners([heard])
     own.writer.let_go(9)
     save(own, 0)
     own.wait()
@@ -539,9 +540,9 @@ def test_nobody_is_told_of_a_deletion_that_a_failed_save_has_not_come_to(make, f
     own.sync = fail
     save(own, 1)
     own.wait()
-    assert own.tracker.gone == []
+    assert heard.gone == []
     assert names_of(Catalog(folder).committed()) == [saved(0).name]
     own.sync = lambda: None
     save(own, 2)
     own.wait()
-    assert own.tracker.gone == [saved(0).name]
+    assert heard.gone == [saved(0).name]

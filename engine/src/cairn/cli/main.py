@@ -38,7 +38,7 @@ from cairn.store.history import History
 from cairn.study import choice, page, plots, reading, words
 from cairn.types import Mode, Saved
 from cairn.units import size
-from cairn.wandb.deleted import Pruned
+from cairn.wandb.deleted import Deleted
 
 _STATES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red"}
 _STYLES = {"whole": "green", "unfinished": "yellow", "broken": "bold red"}
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("show", show, "show what a checkpoint file holds: its manifest and the run's configuration", metavar="FILE")
     syncing = add(
         "sync",
-        sync,
+        sync_run,
         "send W&B what it lacks of a run's history and checkpoints, and see that it has these; exit 1 if not",
         **run,
     )
@@ -269,7 +269,7 @@ def _let_go_of(place: _Place, dropped: Sequence[Saved]) -> None:
     """The next start, or `sync`, takes them back from W&B, if the run is known there."""
     if place.run is not None and (place.run.path / "wandb").is_dir():
         for saved in dropped:
-            Pruned(place.run.path).note(saved.digest)
+            Deleted(place.run.path / "wandb").note(saved.digest)
 
 
 def _tell_pruning(plan: audit.Pruning) -> None:
@@ -320,9 +320,9 @@ def show(arguments: argparse.Namespace) -> int:
 # sync
 
 
-def sync(arguments: argparse.Namespace) -> int:
+def sync_run(arguments: argparse.Namespace) -> int:
     """A row per kept checkpoint with its version in W&B; 1 if one is missing."""
-    from cairn.wandb import run as wandb_run  # it imports torch
+    from cairn.wandb.sync import sync  # it imports torch
 
     load_dotenv(Path(".env"))  # the API key
     place = _find(arguments.named)
@@ -332,7 +332,7 @@ def sync(arguments: argparse.Namespace) -> int:
         )
     place.run.lock()
     try:
-        found = wandb_run.sync(place.run, parse_duration_s(arguments.limit, name="--limit"))
+        found = sync(place.run.path, parse_duration_s(arguments.limit, name="--limit"))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     finally:

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from cairn.account.progress import ProgressFile
 from cairn.errors import CairnError, CheckpointError, ConfigError, ResumeError, SaveError, first_line
-from cairn.hydra import command_line, provenance, settings
+from cairn.hydra import command_line, provenance, settings, wandb_settings
 from cairn.jobs import rendezvous
 from cairn.jobs.allocation import Allocation, Deadline
 from cairn.jobs.signals import Leave, StopSignals, exit_code
@@ -44,6 +44,7 @@ from cairn.store import names, resume
 from cairn.store.catalog import Catalog
 from cairn.store.resume import Plan
 from cairn.wandb import run as wandb_run
+from cairn.wandb import start as wandb_start
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,8 @@ def _lead(
     if not merged.config.get("train"):
         return _only_test(merged.config, directory, old, plan, job)
     if plan.path is None and merged.config.get("init_weights"):
-        wandb_run.local(merged.config.init_weights, directory)  # once, before others are told: they all would fetch it
+        # Once, and before the other ranks are informed: each of them would fetch it.
+        wandb_start.local_file(merged.config.init_weights, directory.path)
     attempts.note(directory, old, plan.saved, job.given.job)
     record = directory.start(merged.config.task_name, overrides, OmegaConf.to_yaml(merged.config))
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
@@ -191,8 +193,8 @@ def _train(
             code = exit_code(stopped_by)
         raise
     finally:
-        ending = wandb_run.Ending(code, stopped_by, finished)
-        wandb_run.end(cfg, parts.engine.tracker, parts.trainer.loggers, ending)
+        ending = wandb_run.ExitStatus(code, stopped_by, finished)
+        wandb_run.end(parts.engine.listeners, parts.trainer.loggers, ending, wandb_settings.wait_s(cfg))
     return result
 
 
@@ -209,14 +211,15 @@ def _introduce(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpoi
     named, origin, directory = cfg.get("ckpt_path") or cfg.get("init_weights"), parts.engine.origin, parts.directory
     start = None
     if plan.saved is None and named:
-        contents = loader.peek(plan.path or wandb_run.local(named, directory))
-        start = provenance.start(cfg, contents, wandb_run.version(named, directory), wandb_run.known_as(contents))
+        contents = loader.peek(plan.path or wandb_start.local_file(named, directory.path))
+        version = wandb_start.fetched_version(named, directory.path)
+        start = provenance.start(cfg, contents, version, wandb_settings.known_as(contents))
     num_parameters = sum(parameter.numel() for parameter in parts.model.parameters())
     record = directory.record()
     overrides = record.overrides if record else ()
     facts = provenance.facts(directory.path, origin.provenance["git"], num_parameters, start, overrides)
-    wandb_run.introduce(directory, parts.trainer.loggers, origin.config, facts)
-    parts.engine.tracker = wandb_run.tracker(cfg, parts.trainer.loggers, directory, facts)
+    wandb_run.log_run(directory.path, parts.trainer.loggers, origin.config, facts)
+    parts.engine.listeners = wandb_settings.listeners(cfg, parts.trainer.loggers, directory.path, facts)
 
 
 def build(
@@ -230,7 +233,7 @@ def build(
     """Make the objects that the configuration names."""
     _quiet_lightning()
     seed_everything(cfg.seed, workers=True, verbose=False)
-    wandb_run.set_up(cfg, directory)
+    wandb_settings.prepare(cfg, directory.path)
     data: LightningDataModule = _make("data", cfg.data)
     model: LightningModule = _make("model", cfg.model)
     origin = Origin(run_id, OmegaConf.to_container(cfg, resolve=True), provenance.versions(cfg.seed))  # type: ignore[arg-type]
@@ -263,7 +266,7 @@ def _stop(job: Job) -> Callable[[float], str | None]:
 def _fit(parts: Parts, cfg: DictConfig, plan: Plan, loader: MappedCheckpointIO) -> str:
     """Fit; returns what stopped it, if that is no reason to leave at once."""
     if plan.path is None and cfg.get("init_weights"):
-        _take_weights(parts.model, wandb_run.local(cfg.init_weights, parts.directory))
+        _take_weights(parts.model, wandb_start.local_file(cfg.init_weights, parts.directory.path))
     if not cfg.get("train"):
         return ""
     if plan.path is not None and not is_overridden("configure_model", parts.model):  # else there are no weights yet
@@ -390,7 +393,7 @@ def _plan(cfg: DictConfig, directory: RunDirectory, old: Record | None) -> Plan:
         )
     if own.path is not None or not cfg.get("ckpt_path"):
         return own
-    path = wandb_run.local(cfg.ckpt_path, directory)
+    path = wandb_start.local_file(cfg.ckpt_path, directory.path)
     resume.load(path)
     return Plan(path.resolve(), None, own.rejected)
 
@@ -473,9 +476,8 @@ def _time_limit_s(cfg: DictConfig) -> float | None:
 
 def _loggers(cfg: DictConfig, run_id: str, directory: RunDirectory) -> list[Logger]:
     loggers: list[Logger] = []
-    ours = wandb_run.node(cfg)
     for name, node in cfg.get("logger", {}).items() if cfg.get("train") else ():  # a test alone leaves a run as it is
-        own = wandb_run.own(ours, run_id, directory) if ours is not None and node == ours else {}
+        own = wandb_settings.logger_arguments(cfg, name, directory.path, run_id)
         if not own and node["_target_"].endswith("WandbLogger"):
             own = {"id": node.get("id") or run_id}
         loggers.append(_make(f"logger.{name}", node, **own))

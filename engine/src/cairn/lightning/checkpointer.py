@@ -33,7 +33,7 @@ from cairn.lightning.io import MappedCheckpointIO
 from cairn.policy import auto, keep, when
 from cairn.store import names
 from cairn.store.history import History
-from cairn.store.listener import UNTRACKED, Tracker
+from cairn.store.listener import Listeners
 from cairn.store.resume import Plan
 from cairn.types import Mode, Moment, Position, Saved
 from cairn.writing import copying, pipeline, size
@@ -100,7 +100,7 @@ class CheckpointEngine(Checkpoint):
         ranked_by = policy.mode if policy.monitor else None
         self.history = History(policy.directory, policy.rules.values(), ranked_by)
         self.telemetry = Telemetry()
-        self.tracker: Tracker = UNTRACKED
+        self.listeners = Listeners()
         self.failures = Failures(policy.max_failed_saves)
         self._trainer: Trainer | None = None
         self.saver: pipeline.Saver | None = None
@@ -149,7 +149,8 @@ class CheckpointEngine(Checkpoint):
             if self.policy.triggers:
                 self.history.check_writable()
             self.history.open(self.origin.run, self.plan)
-            self.tracker.opened(self.history.saved, self.history.links, self.history.dropped)
+            saved, links, deleted = self.history.saved, self.history.links, self.history.dropped
+            self.listeners.opened(self.policy.directory, saved, links, deleted)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -404,7 +405,7 @@ class CheckpointEngine(Checkpoint):
             self.history,
             num_bytes,
             on_gpu,
-            self.tracker,
+            self.listeners,
             partial(capture.sync_loggers, trainer),
         )
         if policy.overlap and not trainer.lightning_module.automatic_optimization:

@@ -16,7 +16,7 @@ from torch import Tensor
 from cairn.errors import SaveError
 from cairn.store.commit import Job, Result
 from cairn.store.history import History
-from cairn.store.listener import UNTRACKED, Tracker
+from cairn.store.listener import Listeners
 from cairn.types import Saved
 from cairn.units import size
 from cairn.writing.buffers import Image, Images, available_bytes
@@ -53,7 +53,7 @@ class Saver:
         images: with two, a save is staged while another is written; with one, a save waits for the one before.
         stage: copies them.
         background: False: `commit` returns when the checkpoint is on the disk.
-        tracker: hears of what is committed and deleted.
+        listeners: informed of what is committed and deleted.
         sync: lets what belongs to a state, and lies elsewhere, survive a power cut, before the state is committed.
     """
 
@@ -64,12 +64,12 @@ class Saver:
         images: Images,
         stage: Stage,
         background: bool,
-        tracker: Tracker = UNTRACKED,
+        listeners: Listeners | None = None,
         sync: Callable[[], None] = lambda: None,
     ) -> None:
         self.sync = sync
         self.history, self.writer, self.images, self.stage = history, writer, images, stage
-        self.background, self.tracker = background, tracker
+        self.background, self.listeners = background, listeners or Listeners()
         self._staged: SimpleQueue[tuple[Image, Saved, Mapping[str, Any]] | None] = SimpleQueue()
         self._outcomes: deque[Outcome] = deque()
         self._num_open = 0
@@ -147,7 +147,7 @@ class Saver:
             job = self.history.job(draft, provenance)
             told = replace(job.draft, stall_s=job.draft.stall_s + image.device_s)
             job = replace(job, draft=told, blocking=not self.background)
-            self.tracker.pruning([*job.room, *job.gone])
+            self.listeners.deleting([*job.room, *job.gone])
             result = self.writer.perform(job, image)
         except SaveError as error:
             why = str(error)
@@ -174,13 +174,10 @@ class Saver:
             self._changed.notify_all()
 
     def _announce(self, job: Job, result: Result | None) -> None:
-        try:
-            if result is not None:
-                self.tracker.committed(result.saved, job.links)
-            if gone := [*job.room, *(job.gone if result else ())]:
-                self.tracker.pruned(gone)
-        except Exception as error:  # whoever listens: the checkpoint is whole
-            log.error("The checkpoint %s could not be tracked: %r.", job.draft.name, error)
+        if result is not None:
+            self.listeners.committed(result.saved, job.links)
+        if gone := [*job.room, *(job.gone if result else ())]:
+            self.listeners.deleted(gone)
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for what the end of a save makes so; if it takes long, tell how far it is."""
@@ -208,7 +205,7 @@ def saver(
     history: History,
     num_bytes: int,
     on_gpu: bool,
-    tracker: Tracker = UNTRACKED,
+    listeners: Listeners | None = None,
     sync: Callable[[], None] = lambda: None,
 ) -> Saver:
     """Everything that is needed to save states of about `num_bytes`, with the memory for it in place.
@@ -225,7 +222,7 @@ def saver(
         raise SaveError(str(error)) from error
     beside = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
     writer = _process(images) if beside else WriterHere()
-    return Saver(history, writer, images, stage, background=kind != "sync", tracker=tracker, sync=sync)
+    return Saver(history, writer, images, stage, background=kind != "sync", listeners=listeners, sync=sync)
 
 
 def _that_fit(num_images: int, num_bytes: int) -> int:
