@@ -20,6 +20,7 @@ from cairn.units import size
 from cairn.wandb import artifacts, client, remote
 from cairn.wandb.artifacts import Artifacts
 from cairn.wandb.deleted import Deleted
+from cairn.wandb.outbox import Outbox
 from cairn.wandb.remote import Location
 
 
@@ -117,8 +118,9 @@ class Run:
         self.listener = Artifacts(server, run_directory=folder.parent, **settings)
         self.listener.opened(folder, kept, links or {names.LAST: None, names.BEST: None}, [])
 
-    def save(self, number, best=None, **facts):
+    def save(self, number, best=None, digest=None, **facts):
         item = replace(commit(self.folder, number, position=place(number), **facts), number=number)
+        item = replace(item, digest=digest or item.digest)
         links = {names.LAST: item.name, names.BEST: saved(number if best is None else best).name}
         self.listener.committed(item, links)
         return item
@@ -261,14 +263,29 @@ def saved_on(folder, number):
     return next(item for item in Catalog(folder).committed() if item.name == name(number))
 
 
-def test_a_checkpoint_saved_again_replaces_the_one_of_that_name(server, folder):
-    run = Run(server, folder)
-    run.save(0, score=2.0)
-    again = run.save(0, score=1.0)
+@pytest.mark.parametrize(("deleted", "num_left"), [("delete", 1), ("untag", 2), ("keep", 2)])
+def test_a_checkpoint_saved_again_replaces_the_one_of_that_name(server, folder, deleted, num_left):
+    run = Run(server, folder, deleted=deleted)
+    run.save(0)
+    run.settle()
+    again = run.save(0, digest="another")
     run.end(finished=False)
-    ((facts, _),) = server.versions.values()
+    *others, (number, (facts, _)) = server.versions.items()
     assert facts["digest"] == again.digest
-    assert server.named() == {name(0): {step(0), "latest", "best"}}
+    assert server.aliases[number] == {step(0), "latest", "best"}
+    assert len(others) == num_left - 1
+    assert not any(server.aliases[number] for number, _ in others), "aliases belong to the newer one"
+
+
+def test_a_checkpoint_saved_again_before_its_upload_is_uploaded_once(server, folder):
+    server.gate.clear()
+    run = Run(server, folder)
+    run.save(0)
+    again = [run.save(1, digest=digest) for digest in ("one", "another")][-1]
+    server.gate.set()
+    run.end(finished=False)
+    assert {facts["digest"] for facts, _ in server.versions.values() if facts["name"] == name(1)} == {again.digest}
+    assert server.named()[name(1)] == {step(1), "latest", "best"}
 
 
 def test_a_start_uploads_what_is_missing_and_deletes_what_retention_deleted(server, folder):
@@ -332,6 +349,43 @@ def test_what_waited_when_the_run_was_killed_is_uploaded_if_it_is_wanted(server,
     assert set(server.named()) == {name(number) for number in wanted}
     assert server.named()[name(2)] == {step(2), "latest", "best"}
     assert list(folder.glob(".*")) == []
+
+
+def test_the_bytes_of_a_checkpoint_saved_again_are_never_those_of_the_one_before(server, folder):
+    """A kill between the commit and the outbox leaves the bytes of the earlier checkpoint of that name there."""
+    Outbox(folder).add(commit(folder, 0, score=2.0))
+    again = replace(commit(folder, 0, score=1.0), digest="another")
+    run = Run(server, folder, [again], {names.LAST: again.name, names.BEST: None})
+    assert run.state.outbox.held == set()
+    run.end(finished=False)
+    ((facts, _),) = server.versions.values()
+    assert facts["digest"] == again.digest
+
+
+def test_offline_what_waits_for_a_server_stays_in_the_outbox(server, folder, monkeypatch):
+    waiting = commit(folder, 0)
+    Outbox(folder).add(waiting)
+    remove(folder, waiting.name)
+    monkeypatch.setattr(server, "offline", True, raising=False)
+    run = Run(server, folder, deleted="keep")
+    run.save(1)
+    run.end(finished=False)
+    assert Outbox(folder).waiting() == [waiting]
+
+
+@pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize("deleted", ["delete", "untag", "keep"])
+def test_memory_does_not_grow_with_the_run(server, folder, monkeypatch, deleted, offline):
+    monkeypatch.setattr(server, "offline", offline, raising=False)
+    run = Run(server, folder, deleted=deleted)
+    for number in range(6):
+        run.save(number)
+        run.settle()
+        run.delete(number - 1)
+        run.settle()
+    assert [version.name for version in run.listener._parts.executor._actual] == [name(5)]
+    assert (run.state._deleted, set(run.state._kept), set(run.state._chosen)) == (set(), {name(5)}, {name(5)})
+    run.end(finished=False)
 
 
 def test_a_failed_upload_is_tried_again_at_the_end_and_logged_once(server, folder, caplog):

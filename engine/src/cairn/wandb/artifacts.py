@@ -99,7 +99,7 @@ class Artifacts(Listener):
         if not getattr(run, "disabled", False):
             self._parts = self._start(run, directory)
             self._parts.state.opened(kept, links, deleted)
-            self._parts.worker.list()
+            self._parts.worker.refresh()
 
     def _start(self, run: Any, directory: Path) -> _Parts:
         # Here and not above: these import wandb, which takes a second, and which is not a dependency of the library.

@@ -8,7 +8,7 @@ from cairn.store import disk
 
 
 class Deleted:
-    """A file of digests. A checkpoint that is gone and not in it was moved by its owner: W&B keeps that.
+    """A file of digests. A checkpoint that is missing and not in it was moved by its owner: W&B keeps it.
 
     Args:
         folder: Where the file is: the folder `wandb` of a run directory.

@@ -1,4 +1,4 @@
-"""What a run told W&B, kept in `wandb/run.json` of the run directory: a later start, or `sync`, cannot find it out."""
+"""Facts that W&B was sent, kept in `wandb/run.json`: a later start, or `cairn sync`, could not find them out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What W&B should have of a run's checkpoints, what it has, and the next steps from the one to the other.
 
-Pure: facts go in, operations come out. Whoever executes one puts its result into `actual` and asks again:
+Pure: facts go in, operations come out. The executor puts the result of each into `actual` and asks again:
 
     wanted  (kept, links, chosen, deleted, ...)  \\
                                                    reconcile -> Upload, Delete, Untag, AddAliases, Release

@@ -207,7 +207,7 @@ def _version(handle: Any) -> Version:
 
 @contextmanager
 def _existing(source: Path, saved: Saved) -> Iterator[None]:
-    """Tell errors about a file that was deleted from all others."""
+    """Distinguish errors about a deleted file from all others."""
     try:
         yield
     except (OSError, ValueError) as error:

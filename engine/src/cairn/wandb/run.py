@@ -35,7 +35,7 @@ class SweepJob:
     sweep: Path
     """Directory of the sweep."""
     special: Sequence[str]
-    """The overrides that tell this job from the others."""
+    """The overrides in which this job differs from the others."""
 
 
 def logger_arguments(settings: WandbSettings, run: Path, run_id: str, job: SweepJob | None = None) -> dict[str, Any]:

@@ -147,8 +147,8 @@ def _sync_checkpoints(
     kept, group, experiment = Catalog(run.checkpoints).committed(), run.config["checkpoint"], logger.experiment
     links = history.links(kept, group["mode"] if group.get("monitor") else None)
     settings, finished = replace(run.settings.artifacts, wait_s=limit_s), run.status == "finished"
-    told = {key: facts[key] for key in ("git_commit", "started_from") if key in facts}
-    listener = Artifacts(experiment, **asdict(settings), run_directory=run.path, facts=told)
+    known = {key: facts[key] for key in ("git_commit", "started_from") if key in facts}
+    listener = Artifacts(experiment, **asdict(settings), run_directory=run.path, facts=known)
     listener.opened(run.checkpoints, [saved for saved in kept if _is_intact(run.checkpoints, saved)], links, [])
     listener.close(finished, limit_s)
     project = f"{experiment.entity}/{experiment.project}"
@@ -161,7 +161,7 @@ def _sync_checkpoints(
 
 
 def _states(artifact: str, wanted: Sequence[Saved]) -> list[tuple[Saved, str]]:
-    """Each checkpoint with the version that holds its bytes, asked anew: an upload alone proves nothing."""
+    """Each checkpoint with the version that holds its bytes, looked up again: an upload proves nothing."""
     try:
         there = client.versions(artifact)
     except Exception as error:

@@ -34,7 +34,7 @@ _LIST = "could not find out what it has of this run"
 _UPLOAD = "could not upload a checkpoint"
 _DELETE = "could not delete the version of a deleted checkpoint"
 _ALIAS = "could not set an alias"
-_CHANGE, _LIST_FIRST, _END = "change", "list", "end"
+_CHANGE, _REFRESH, _END = "change", "refresh", "end"
 
 
 class Executor:
@@ -98,21 +98,21 @@ class Executor:
         self._state.upload_all()
         # Versions may have appeared since the start: a killed process of this run was still sending.
         if self._state.settings.deleted != "keep" or self._missing():
-            self.list()
+            self.refresh()
         self.update()
 
     def missing(self) -> list[str]:
         """File names of the checkpoints that W&B should have and does not have."""
         return [saved.name for saved in self._missing() if saved.name not in self._gone]
 
-    def list(self) -> None:
+    def refresh(self) -> None:
         """Find out what W&B has."""
-        self.attempt(_LIST, self._list)
+        self.attempt(_LIST, self._list_versions)
 
     def _missing(self) -> Sequence[Saved]:
         return missing(self._state.wanted(), self._actual)
 
-    def _list(self) -> None:
+    def _list_versions(self) -> None:
         listed = self._remote.listed()
         self._state.listed({version.digest for version in listed})
         wanted, known = self._state.wanted(), {version.id: version.has_bytes for version in self._actual}
@@ -121,9 +121,8 @@ class Executor:
         for version in listed:
             if saved := concerned.get((version.name, version.digest)):
                 has_bytes = known.get(version.id)
-                found.append(
-                    replace(version, has_bytes=self._holds(version, saved) if has_bytes is None else has_bytes)
-                )
+                has_bytes = self._holds(version, saved) if has_bytes is None else has_bytes
+                found.append(replace(version, has_bytes=has_bytes))
             elif version.digest in wanted.deleted:
                 found.append(version)
         there = {version.id for version in listed}
@@ -193,9 +192,9 @@ class Worker:
         """Whether the end has not been reached."""
         return self._thread.is_alive()
 
-    def list(self) -> None:
+    def refresh(self) -> None:
         """Find out what W&B has, then do what is left to do."""
-        self._wake(_LIST_FIRST)
+        self._wake(_REFRESH)
 
     def update(self) -> None:
         """Do what is left to do."""
@@ -244,8 +243,8 @@ class Worker:
         due: set[str] = set()
         while _END not in due:
             due = self._next()
-            if _LIST_FIRST in due:
-                self._executor.list()
+            if _REFRESH in due:
+                self._executor.refresh()
             self._executor.update()
         self._executor.retry()
         self.missing = self._executor.missing()
