@@ -49,7 +49,7 @@ def main(mode: str, directory: Path) -> None:
     """Measure one mode, print the seconds as JSON, and leave at once."""
     from tests.support.wandb_server import WandbServer
 
-    from cairn.wandb.logger import prepare
+    from cairn.wandb.environment import prepare
 
     (directory / "checkpoints").mkdir(parents=True)
     with WandbServer() as server:
@@ -65,14 +65,14 @@ def _measure(directory: Path, begin: Callable[[], None]) -> list[float]:
 
     from cairn.store import names
     from cairn.types import Position, Saved
-    from cairn.wandb.artifacts import Place, WandbTracker
+    from cairn.wandb.artifacts import Artifacts
     from cairn.wandb.logger import WandbLogger
 
     folder = directory / "checkpoints"
     logger = WandbLogger(directory, project="benchmark", id="benchmark")
     logger._experiment = wandb.init(project="benchmark", id="benchmark", dir=str(directory))
-    tracker = WandbTracker(logger.experiment, Place(directory, folder))
-    tracker.opened([], {})
+    listener = Artifacts(logger.experiment, run_directory=directory)
+    listener.opened(folder, [], {}, [])
     time.sleep(1)
     begin()
     seconds, before = [], ""
@@ -84,13 +84,13 @@ def _measure(directory: Path, begin: Callable[[], None]) -> list[float]:
         logger.log_metrics({"loss": 1.0 / (1 + number)}, number)
         started = time.perf_counter()
         logger.state_dict()
-        tracker.pruning([before] if before else [])
-        tracker.committed(saved, {names.LAST: saved.name, names.BEST: saved.name})
+        listener.deleting([before] if before else [])
+        listener.committed(saved, {names.LAST: saved.name, names.BEST: saved.name})
         spent_s = time.perf_counter() - started
         if before:
             (folder / before).unlink()
             started = time.perf_counter()
-            tracker.pruned([before])
+            listener.deleted([before])
             spent_s += time.perf_counter() - started
         seconds.append(spent_s)
         logger.sync()  # by the thread that commits

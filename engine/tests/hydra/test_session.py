@@ -15,7 +15,6 @@ from cairn.hydra.start import JobContext, Start
 from cairn.jobs.signals import Interruption, Interrupts
 from cairn.lightning.boundary import Stopped
 from cairn.runs.directory import RunDirectory
-from cairn.store.listener import UNTRACKED
 from cairn.store.resume import ResumePoint
 from cairn.wandb import run as wandb_run
 
@@ -32,7 +31,7 @@ def start(tmp_path, monkeypatch):
 def built(monkeypatch):
     """The trainer that `run.trainer()` returns."""
     built = SimpleNamespace(
-        trainer=SimpleNamespace(loggers=[], is_global_zero=False), checkpoints=SimpleNamespace(listeners=[UNTRACKED])
+        trainer=SimpleNamespace(loggers=[], is_global_zero=False), checkpoints=SimpleNamespace(listeners=[])
     )
     monkeypatch.setattr(build, "trainer", lambda start, callbacks, options: built)
     return built

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 ENTITY = "tester"
-"""Whom the API key belongs to; projects without an entity are theirs."""
+"""Owner of the API key, and of projects without an entity."""
 CREATED_AT = "2025-01-01T00:00:00"
 CHUNK_BYTES = 64 << 10
 LONGEST_NAME = 128
@@ -49,7 +49,7 @@ class Run:
     exit_code: int | None = None
     preempting: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
-    """What the client uploads beside the artifacts: config.yaml, the console, requirements."""
+    """What the client uploads in addition to artifacts: config.yaml, console output, requirements."""
     stream: dict[str, list[str]] = field(default_factory=dict)
     """The lines of each streamed file, in the order of their offsets."""
     raw_config: str = "{}"
@@ -71,7 +71,7 @@ class Version:
     metadata: Json = field(default_factory=dict)
     description: str | None = None
     ttl: int | None = None
-    """Seconds; None inherits the default of the project, -1 is for ever."""
+    """Seconds; None inherits the default of the project, -1 is unlimited."""
     state: str = "PENDING"
     index: int | None = None
     """Given at the commit."""
@@ -93,7 +93,7 @@ class Version:
 
 
 class Refused(Exception):
-    """What the client asks for cannot be had; it is told so."""
+    """The client asks for something that does not exist; the answer says so."""
 
 
 class Store:
@@ -137,7 +137,7 @@ class Store:
         version.aliases.update(aliases)
 
     def commit(self, version: Version) -> None:
-        """Make a version visible if everything that its manifest lists has arrived whole."""
+        """Make a version visible if everything that its manifest lists has arrived completely."""
         if version.state == "COMMITTED":
             return
         self._check(version)
@@ -157,7 +157,7 @@ class Store:
                 raise self.wrong(f"{version.collection}: the manifest gives {path} another md5 than its bytes have")
 
     def wrong(self, what: str) -> Refused:
-        """Note something that a correct client would not do; it makes the test fail."""
+        """Note something that a correct client does not do; it makes the test fail."""
         self.unknown.append(what)
         return Refused(what)
 
@@ -170,7 +170,7 @@ def _md5(data: bytes) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
-# --- what is asked about users and the server ---
+# --- users and the server ---
 
 
 def _viewer(store: Store, asked: Json) -> Json:
@@ -609,7 +609,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve("graphql" if self.path == "/graphql" else "file_stream")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a test says what it saw by its assertions."""
+        """Log nothing: the assertions of a test say what went wrong."""
 
     def _serve(self, kind: Kind) -> None:
         self.owner.pass_gate(self.life)
@@ -728,12 +728,12 @@ class WandbServer(Store):
             self._failures += [(status, only)] * count
 
     def heal(self) -> None:
-        """Fail no more."""
+        """Answer normally again."""
         with self._changed:
             self._failures.clear()
 
     def die(self) -> None:
-        """Be gone as after a kill: nobody listens, and every connection is cut."""
+        """End as after a kill: the port is closed, and every connection is cut."""
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()

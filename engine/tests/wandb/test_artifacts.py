@@ -1,4 +1,4 @@
-"""What becomes of W&B's versions, on a made-up W&B: which there are, what they are called, and what is taken back."""
+"""Which versions W&B has, with which aliases, and which are deleted there; on a stand-in for W&B's client."""
 
 import hashlib
 import logging
@@ -13,12 +13,15 @@ from types import SimpleNamespace
 import pytest
 from tests.support.values import commit, saved, small_file
 
+from cairn.errors import ResumeError
 from cairn.store import file_format, names
 from cairn.store.commit import remove
 from cairn.units import size
-from cairn.wandb import artifacts
-from cairn.wandb.artifacts import Place, WandbTracker, Wishes
-from cairn.wandb.deleted import Pruned
+from cairn.wandb import artifacts, client, remote
+from cairn.wandb.artifacts import Artifacts
+from cairn.wandb.deleted import Deleted
+from cairn.wandb.outbox import Outbox
+from cairn.wandb.remote import Location
 
 
 class Entry:
@@ -27,7 +30,7 @@ class Entry:
 
 
 class Version:
-    """A handle of a version; like the client's, it knows the aliases of when it was made."""
+    """Handle of a version. Like the client's, it has the aliases of the moment when it was made."""
 
     def __init__(self, server, number, metadata, entries):
         self.server, self.metadata, self.number = server, metadata, number
@@ -56,7 +59,7 @@ class Version:
 
 
 class Server:
-    """A run, and the versions that W&B has of its checkpoints."""
+    """A W&B run, and the versions that the server has of its checkpoints."""
 
     offline, id, entity, project = False, "r", "e", "p"
 
@@ -69,7 +72,7 @@ class Server:
         self.num_made += 1
         entries = {name: Entry(entry) for name, entry in artifact.manifest.entries.items()}
         made = Version(self, self.num_made, dict(artifact.metadata), entries)
-        made.logged_as = [*aliases, "latest"]  # which the client adds by itself
+        made.logged_as = [*aliases, "latest"]  # added by the client
         return made
 
     def use_artifact(self, name):
@@ -95,8 +98,8 @@ def server(monkeypatch):
         made.num_listed += 1
         return [made.handle(number) for number in sorted(made.versions)] if named == "e/p/model-r" else []
 
-    monkeypatch.setattr(artifacts, "versions", versions)
-    monkeypatch.setattr(artifacts, "again", lambda version: made.handle(version.number))
+    monkeypatch.setattr(client, "versions", versions)
+    monkeypatch.setattr(client, "again", lambda version: made.handle(version.number))
     return made
 
 
@@ -108,32 +111,40 @@ def folder(tmp_path):
 
 
 class Run:
-    """Commits and prunes as a run does, with the file."""
+    """Commits and deletes checkpoints as a run does, with the file."""
 
-    def __init__(self, server, folder, **wishes):
+    def __init__(self, server, folder, kept=(), links=None, **settings):
         self.folder = folder
-        self.tracker = WandbTracker(server, Place(folder.parent, folder), Wishes(**wishes))
+        self.listener = Artifacts(server, run_directory=folder.parent, **settings)
+        self.listener.opened(folder, kept, links or {names.LAST: None, names.BEST: None}, [])
 
-    def save(self, number, best=None, **facts):
+    def save(self, number, best=None, digest=None, **facts):
         item = replace(commit(self.folder, number, position=place(number), **facts), number=number)
+        item = replace(item, digest=digest or item.digest)
         links = {names.LAST: item.name, names.BEST: saved(number if best is None else best).name}
-        self.tracker.committed(item, links)
+        self.listener.committed(item, links)
         return item
 
-    def prune(self, *numbers):
-        self.tracker.pruning([name(number) for number in numbers])
+    def delete(self, *numbers):
+        self.listener.deleting([name(number) for number in numbers])
         for number in numbers:
             remove(self.folder, saved(number).name)
-        self.tracker.pruned([saved(number).name for number in numbers])
+        self.listener.deleted([saved(number).name for number in numbers])
 
     def settle(self):
-        """Wait until the thread has done what it was told so far."""
-        done = Event()
-        self.tracker._tasks.put(("", done.set))
-        assert done.wait(60)
+        """Wait until the thread has done everything so far."""
+        assert self.worker.wait_until_idle(60)
 
     def end(self, finished=True, limit_s=60.0):
-        self.tracker.close(finished, limit_s)
+        self.listener.close(finished, limit_s)
+
+    @property
+    def state(self):
+        return self.listener._parts.state
+
+    @property
+    def worker(self):
+        return self.listener._parts.worker
 
 
 def place(number):
@@ -164,7 +175,7 @@ def test_latest_and_best_are_where_the_links_are(server, folder):
     assert list(folder.glob(".*")) == []
 
 
-def test_best_may_go_back(server, folder):
+def test_best_may_move_back_to_an_older_checkpoint(server, folder):
     run = Run(server, folder)
     run.save(0, best=0)
     run.save(1, best=1)
@@ -173,42 +184,42 @@ def test_best_may_go_back(server, folder):
     assert {key for key, aliases in server.named().items() if "best" in aliases} == {name(0)}
 
 
-@pytest.mark.parametrize(("pruned", "left"), [("delete", {1, 2}), ("untag", {0, 1, 2}), ("keep", {0, 1, 2})])
-def test_what_is_deleted_is_taken_back(server, folder, pruned, left):
-    run = Run(server, folder, pruned=pruned)
+@pytest.mark.parametrize(("deleted", "left"), [("delete", {1, 2}), ("untag", {0, 1, 2}), ("keep", {0, 1, 2})])
+def test_a_deleted_checkpoint_is_deleted_untagged_or_kept(server, folder, deleted, left):
+    run = Run(server, folder, deleted=deleted)
     run.save(0)
     run.save(1)
-    run.prune(0)
+    run.delete(0)
     run.save(2)
     run.end()
     assert set(server.named()) == {name(number) for number in left}
-    if pruned != "delete":
-        assert server.named()[name(0)] == (set() if pruned == "untag" else {step(0)})
+    if deleted != "delete":
+        assert server.named()[name(0)] == (set() if deleted == "untag" else {step(0)})
     assert {"latest", "final"} <= server.named()[name(2)]
 
 
-@pytest.mark.parametrize("pruned", ["delete", "keep"])
-def test_a_deletion_before_the_upload_loses_nothing_that_is_wanted(server, folder, pruned):
+@pytest.mark.parametrize("deleted", ["delete", "keep"])
+def test_a_checkpoint_that_is_deleted_before_its_upload_is_uploaded_if_it_is_to_be_kept(server, folder, deleted):
     server.gate.clear()
-    run = Run(server, folder, pruned=pruned)
+    run = Run(server, folder, deleted=deleted)
     run.save(0)
     run.save(1)
-    run.prune(0, 1)
+    run.delete(0, 1)
     run.save(2)
     server.gate.set()
     run.end()
-    assert set(server.named()) == ({name(2)} if pruned == "delete" else {name(0), name(1), name(2)})
+    assert set(server.named()) == ({name(2)} if deleted == "delete" else {name(0), name(1), name(2)})
     assert list(folder.glob(".*")) == []
 
 
-@pytest.mark.parametrize("pruned", ["delete", "keep"])
-def test_offline_a_deletion_before_the_thread_comes_to_it_is_no_trouble(server, folder, monkeypatch, caplog, pruned):
+@pytest.mark.parametrize("deleted", ["delete", "keep"])
+def test_offline_a_checkpoint_that_is_gone_already_is_no_error(server, folder, monkeypatch, caplog, deleted):
     monkeypatch.setattr(server, "offline", True, raising=False)
-    run = Run(server, folder, pruned=pruned)
+    run = Run(server, folder, deleted=deleted)
     item = commit(folder, 0)
     remove(folder, item.name)
-    run.tracker.committed(item, {names.LAST: item.name, names.BEST: None})
-    run.tracker.pruned([item.name])
+    run.listener.committed(item, {names.LAST: item.name, names.BEST: None})
+    run.listener.deleted([item.name])
     run.end(finished=False)
     assert caplog.text == ""
     assert server.num_made == 0
@@ -218,13 +229,13 @@ def test_offline_a_deletion_before_the_thread_comes_to_it_is_no_trouble(server, 
     ("wishes", "expected"),
     [
         ({"which": "all"}, {0, 1, 2, 3, 4}),
-        ({"which": "all", "every": 2}, {0, 1, 2, 4}),  # 1 is the best of its time
+        ({"which": "all", "every": 2}, {0, 1, 2, 4}),  # 1 is the best one
         ({"which": "best"}, {0, 1}),
         ({"which": "final"}, {4}),
         ({"which": "none"}, set()),
     ],
 )
-def test_no_more_than_is_wished_for(server, folder, wishes, expected):
+def test_only_what_the_settings_ask_for_is_uploaded(server, folder, wishes, expected):
     run = Run(server, folder, **wishes)
     run.save(0)
     for number in range(1, 5):
@@ -240,8 +251,7 @@ def test_final_moves_when_a_run_is_extended(server, folder):
     run = Run(server, folder)
     run.save(0)
     run.end()
-    longer = Run(server, folder)
-    longer.tracker.opened([saved_on(folder, 0)], {names.LAST: name(0), names.BEST: name(0)})
+    longer = Run(server, folder, [saved_on(folder, 0)], {names.LAST: name(0), names.BEST: name(0)})
     longer.save(1, best=0)
     longer.end()
     assert server.named() == {name(0): {step(0), "best"}, name(1): {step(1), "latest", "final"}}
@@ -253,27 +263,41 @@ def saved_on(folder, number):
     return next(item for item in Catalog(folder).committed() if item.name == name(number))
 
 
-def test_one_that_is_saved_again_takes_the_place_of_the_one_before(server, folder):
-    run = Run(server, folder)
-    run.save(0, score=2.0)
-    again = run.save(0, score=1.0)
+@pytest.mark.parametrize(("deleted", "num_left"), [("delete", 1), ("untag", 2), ("keep", 2)])
+def test_a_checkpoint_saved_again_replaces_the_one_of_that_name(server, folder, deleted, num_left):
+    run = Run(server, folder, deleted=deleted)
+    run.save(0)
+    run.settle()
+    again = run.save(0, digest="another")
     run.end(finished=False)
-    ((facts, _),) = server.versions.values()
+    *others, (number, (facts, _)) = server.versions.items()
     assert facts["digest"] == again.digest
-    assert server.named() == {name(0): {step(0), "latest", "best"}}
+    assert server.aliases[number] == {step(0), "latest", "best"}
+    assert len(others) == num_left - 1
+    assert not any(server.aliases[number] for number, _ in others), "aliases belong to the newer one"
 
 
-def test_a_start_sends_what_is_lacking_and_takes_back_what_was_pruned(server, folder):
+def test_a_checkpoint_saved_again_before_its_upload_is_uploaded_once(server, folder):
+    server.gate.clear()
+    run = Run(server, folder)
+    run.save(0)
+    again = [run.save(1, digest=digest) for digest in ("one", "another")][-1]
+    server.gate.set()
+    run.end(finished=False)
+    assert {facts["digest"] for facts, _ in server.versions.values() if facts["name"] == name(1)} == {again.digest}
+    assert server.named()[name(1)] == {step(1), "latest", "best"}
+
+
+def test_a_start_uploads_what_is_missing_and_deletes_what_retention_deleted(server, folder):
     first = Run(server, folder)
     for number in range(3):
         first.save(number)
     first.end(finished=False)
-    first.tracker.pruning([name(0), name(2)])  # and it was killed before W&B heard of it, or before the second was gone
+    first.listener.deleting([name(0), name(2)])  # killed before W&B was informed, and before 2 was deleted
     remove(folder, name(0))
     unknown = commit(folder, 3, position=place(3))  # right before the kill
-    second = Run(server, folder)
     kept = [saved_on(folder, 1), saved_on(folder, 2), unknown]
-    second.tracker.opened(kept, {names.LAST: unknown.name, names.BEST: name(2)})
+    second = Run(server, folder, kept, {names.LAST: unknown.name, names.BEST: name(2)})
     second.end(finished=False)
     assert server.named() == {
         name(1): {step(1)},
@@ -282,110 +306,145 @@ def test_a_start_sends_what_is_lacking_and_takes_back_what_was_pruned(server, fo
     }
 
 
-def test_what_somebody_has_moved_away_stays_in_wandb(server, folder):
+def test_a_checkpoint_that_its_owner_moved_away_stays_in_wandb(server, folder):
     first = Run(server, folder)
     first.save(0)
     first.save(1)
     first.end()
     for number in range(2):
         remove(folder, name(number))
-    second = Run(server, folder)
-    second.tracker.opened([], {names.LAST: None, names.BEST: None})
+    second = Run(server, folder, [], {names.LAST: None, names.BEST: None})
     second.end()
     assert set(server.named()) == {name(0), name(1)}
 
 
-def test_a_reference_is_no_upload(server, folder):
-    """W&B's own sync of an offline run leaves such versions."""
+def test_a_reference_is_replaced_by_the_bytes(server, folder):
+    """`wandb sync` of an offline run leaves such versions."""
     first = Run(server, folder)
     first.save(0)
     first.end(finished=False)
     ((_, entries),) = server.versions.values()
     entries[name(0)].ref = "file:///somewhere"
-    second = Run(server, folder)
-    second.tracker.opened([saved_on(folder, 0)], {names.LAST: name(0), names.BEST: None})
+    second = Run(server, folder, [saved_on(folder, 0)], {names.LAST: name(0), names.BEST: None})
     second.end(finished=False)
     ((_, entries),) = server.versions.values()
     assert entries[name(0)].ref is None
     assert server.named() == {name(0): {step(0), "latest"}}
 
 
-@pytest.mark.parametrize("pruned", ["delete", "keep"])
-def test_what_waited_when_the_run_died_is_sent_if_it_is_wanted(server, folder, pruned):
+@pytest.mark.parametrize("deleted", ["delete", "keep"])
+def test_what_waited_when_the_run_was_killed_is_uploaded_if_it_is_wanted(server, folder, deleted):
     server.gate.clear()
-    first = Run(server, folder, pruned=pruned)
+    first = Run(server, folder, deleted=deleted)
     first.save(0)
     first.save(1)
-    first.prune(0)
-    first.end(limit_s=0.1)  # as if it was killed
+    first.delete(0)
+    first.end(limit_s=0.1)  # as a kill would leave it
     server.gate.set()
-    first.tracker._thread.join()
-    second = Run(server, folder, pruned=pruned)
-    second.tracker.opened([saved_on(folder, 1)], {names.LAST: name(1), names.BEST: None})
+    first.worker.join(60)
+    second = Run(server, folder, [saved_on(folder, 1)], {names.LAST: name(1), names.BEST: None}, deleted=deleted)
     second.save(2)
     second.end(finished=False)
-    wanted = {1, 2} if pruned == "delete" else {0, 1, 2}
+    wanted = {1, 2} if deleted == "delete" else {0, 1, 2}
     assert set(server.named()) == {name(number) for number in wanted}
     assert server.named()[name(2)] == {step(2), "latest", "best"}
     assert list(folder.glob(".*")) == []
 
 
-def test_what_failed_is_tried_again_at_the_end_and_told_once(server, folder, caplog):
-    server.errors = [OSError("the server is tired."), OSError("the server is tired.")]
+def test_the_bytes_of_a_checkpoint_saved_again_are_never_those_of_the_one_before(server, folder):
+    """A kill between the commit and the outbox leaves the bytes of the earlier checkpoint of that name there."""
+    Outbox(folder).add(commit(folder, 0, score=2.0))
+    again = replace(commit(folder, 0, score=1.0), digest="another")
+    run = Run(server, folder, [again], {names.LAST: again.name, names.BEST: None})
+    assert run.state.outbox.held == set()
+    run.end(finished=False)
+    ((facts, _),) = server.versions.values()
+    assert facts["digest"] == again.digest
+
+
+def test_offline_what_waits_for_a_server_stays_in_the_outbox(server, folder, monkeypatch):
+    waiting = commit(folder, 0)
+    Outbox(folder).add(waiting)
+    remove(folder, waiting.name)
+    monkeypatch.setattr(server, "offline", True, raising=False)
+    run = Run(server, folder, deleted="keep")
+    run.save(1)
+    run.end(finished=False)
+    assert Outbox(folder).waiting() == [waiting]
+
+
+@pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize("deleted", ["delete", "untag", "keep"])
+def test_memory_does_not_grow_with_the_run(server, folder, monkeypatch, deleted, offline):
+    monkeypatch.setattr(server, "offline", offline, raising=False)
+    run = Run(server, folder, deleted=deleted)
+    for number in range(6):
+        run.save(number)
+        run.settle()
+        run.delete(number - 1)
+        run.settle()
+    assert [version.name for version in run.listener._parts.executor._actual] == [name(5)]
+    assert (run.state._deleted, set(run.state._kept), set(run.state._chosen)) == (set(), {name(5)}, {name(5)})
+    run.end(finished=False)
+
+
+def test_a_failed_upload_is_tried_again_at_the_end_and_logged_once(server, folder, caplog):
+    server.errors = [OSError("the server is busy."), OSError("the server is busy.")]
     run = Run(server, folder)
     run.save(0)
     run.save(1)
     run.save(2)
     run.end()
-    assert caplog.text.count("the server is tired") == 1
+    assert caplog.text.count("the server is busy") == 1
     assert set(server.named()) == {name(0), name(1), name(2)}
     assert {"latest", "final", "best"} <= server.named()[name(2)]
     assert "does not have all" not in caplog.text
 
 
-def test_an_end_that_mends_something_asks_once_what_there_is(server, folder):
-    server.errors = [OSError("the server is tired.")]
+def test_the_end_lists_what_there_is_once(server, folder):
+    server.errors = [OSError("the server is busy.")]
     run = Run(server, folder)
     run.save(0)
     run.save(1, best=0)
+    run.settle()
+    before = server.num_listed
     run.end()
-    assert server.num_listed == 1
+    assert server.num_listed == before + 1
     assert server.named() == {name(0): {step(0), "best"}, name(1): {step(1), "latest", "final"}}
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_start_without_an_answer_is_made_up_for_at_the_end(server, folder, monkeypatch, caplog, times):
-    """W&B was away for a moment: what was there before must not be missing for the whole run."""
+def test_what_could_not_be_listed_at_the_start_is_uploaded_at_the_end(server, folder, monkeypatch, caplog, times):
+    """W&B did not answer for a moment: earlier checkpoints must not be missing for the whole run."""
     kept = [replace(commit(folder, number, position=place(number)), number=number) for number in range(2)]
-    listed, calls = artifacts.versions, []
+    listed, calls = client.versions, []
 
     def versions(named):
         calls.append(named)
         if len(calls) <= times:
-            raise OSError("it is away for a moment.")
+            raise OSError("no answer for a moment.")
         return listed(named)
 
-    monkeypatch.setattr(artifacts, "versions", versions)
-    run = Run(server, folder)
-    run.tracker.opened(kept, {names.LAST: name(1), names.BEST: name(0)})
+    monkeypatch.setattr(client, "versions", versions)
+    run = Run(server, folder, kept, {names.LAST: name(1), names.BEST: name(0)})
     run.save(2, best=2)
-    run.prune(1)
+    run.delete(1)
     run.end()
     if times == 1:
         assert server.named() == {name(0): {step(0)}, name(2): {step(2), "best", "latest", "final"}}
         assert "does not have all" not in caplog.text
     else:
         assert "does not have all checkpoints" in caplog.text
-    assert caplog.text.count("it is away for a moment") == 1
+    assert caplog.text.count("no answer for a moment") == 1
 
 
-def test_a_version_that_cannot_be_looked_into_does_not_hide_the_others(server, folder, monkeypatch, caplog):
+def test_a_version_whose_manifest_cannot_be_read_does_not_affect_the_others(server, folder, monkeypatch, caplog):
     first = Run(server, folder)
     for number in range(2):
         first.save(number)
     first.end(finished=False)
     unknown, looked = commit(folder, 2, position=place(2)), []
-    holds = artifacts.holds
+    holds = client.holds
 
     def look(version, saved):
         looked.append(saved.name)
@@ -393,10 +452,9 @@ def test_a_version_that_cannot_be_looked_into_does_not_hide_the_others(server, f
             raise OSError("no manifest for now.")
         return holds(version, saved)
 
-    monkeypatch.setattr(artifacts, "holds", look)
-    second = Run(server, folder)
+    monkeypatch.setattr(client, "holds", look)
     kept = [saved_on(folder, number) for number in range(2)] + [unknown]
-    second.tracker.opened(kept, {names.LAST: unknown.name, names.BEST: name(1)})
+    second = Run(server, folder, kept, {names.LAST: unknown.name, names.BEST: name(1)})
     second.end(finished=False)
     assert server.named() == {name(0): {step(0)}, name(1): {step(1), "best"}, name(2): {step(2), "latest"}}
     assert server.num_made == 3
@@ -404,55 +462,55 @@ def test_a_version_that_cannot_be_looked_into_does_not_hide_the_others(server, f
     assert "does not have all" not in caplog.text
 
 
-def test_a_server_that_hangs_does_not_keep_what_is_deleted_on_the_disk(server, folder):
+def test_deleted_checkpoints_leave_the_disk_while_a_server_hangs(server, folder):
     server.gate.clear()
     run, waiting = Run(server, folder), folder / names.OUTBOX
     run.save(0)
     until = time.monotonic() + 60
-    while run.tracker._sending != name(0):
-        assert time.monotonic() < until, "it was never sent"
+    while run.state.sending != name(0):
+        assert time.monotonic() < until, "its upload never began"
         time.sleep(0.001)
     for number in range(1, 4):
         run.save(number)
-        run.prune(number - 1)
+        run.delete(number - 1)
         in_flight, newest = name(0), name(number)
         assert {path.name for path in waiting.glob("*.ckpt")} == {in_flight, newest}
-    assert run.tracker._outbox.num_bytes == sum(path.stat().st_size for path in waiting.glob("*.ckpt"))
+    assert run.state.outbox.num_bytes == sum(path.stat().st_size for path in waiting.glob("*.ckpt"))
     server.gate.set()
     run.end(finished=False)
     assert set(server.named()) == {name(3)}
     assert list(folder.glob(".*")) == []
 
 
-def test_who_wants_nothing_in_wandb_misses_nothing_there(server, folder, monkeypatch, caplog):
+def test_a_run_that_uploads_nothing_reports_nothing_missing(server, folder, monkeypatch, caplog):
     def fail(named):
         raise OSError("no answer")
 
-    monkeypatch.setattr(artifacts, "versions", fail)
-    run = Run(server, folder, which="none", pruned="untag")
-    run.tracker.opened([], {})
+    monkeypatch.setattr(client, "versions", fail)
+    run = Run(server, folder, [], {}, which="none", deleted="untag")
     run.save(0)
     run.end()
-    assert "could not be looked up (no answer)" in caplog.text
+    assert "could not find out what it has of this run (no answer)" in caplog.text
     assert "does not have all" not in caplog.text
 
 
-def test_what_was_kept_in_wandb_stays_there_when_a_resume_wants_nothing_more(server, folder):
-    first = Run(server, folder, pruned="keep")
+def test_versions_stay_when_a_resumed_run_uploads_nothing_more(server, folder):
+    first = Run(server, folder, deleted="keep")
     for number in range(2):
         first.save(number)
-    first.prune(0)
+    first.delete(0)
     first.end(finished=False)
-    second = Run(server, folder, which="none", pruned="keep")
-    second.tracker.opened([saved_on(folder, 1)], {names.LAST: name(1), names.BEST: name(1)})
+    second = Run(
+        server, folder, [saved_on(folder, 1)], {names.LAST: name(1), names.BEST: name(1)}, which="none", deleted="keep"
+    )
     second.save(2)
-    second.prune(1)
+    second.delete(1)
     second.end()
     assert set(server.named()) == {name(0), name(1)}
 
 
-def test_each_kind_of_trouble_is_told(server, folder, monkeypatch, caplog):
-    """Two that raise the same are still two."""
+def test_each_kind_of_error_is_logged(server, folder, monkeypatch, caplog):
+    """Two operations that raise the same error are two kinds."""
 
     def fail(*args, **kwargs):
         raise OSError("no.")
@@ -462,26 +520,26 @@ def test_each_kind_of_trouble_is_told(server, folder, monkeypatch, caplog):
     run = Run(server, folder)
     for number in range(4):
         run.save(number)
-    run.settle()  # one that is deleted before it is uploaded need not be taken back
-    run.prune(2)
+    run.settle()  # what is deleted before its upload leaves no version to delete
+    run.delete(2)
     run.end(finished=False)
-    assert caplog.text.count("W&B: a checkpoint could not be uploaded (no)") == 1
-    assert caplog.text.count("W&B: a version of a deleted checkpoint could not be taken back (no)") == 1
+    assert caplog.text.count("W&B: could not upload a checkpoint (no)") == 1
+    assert caplog.text.count("W&B: could not delete the version of a deleted checkpoint (no)") == 1
 
 
-def test_a_final_that_cannot_be_given_leaves_the_rest_to_be_done(server, folder, monkeypatch):
+def test_an_alias_that_cannot_be_set_does_not_affect_deletions(server, folder, monkeypatch):
     first = Run(server, folder)
-    gone = first.save(0)
+    old = first.save(0)
     first.end(finished=False)
     run = Run(server, folder)
-    run.tracker._pruned.note(gone.digest)
+    Deleted(folder.parent / "wandb").note(old.digest)
     run.save(1)
-    monkeypatch.setattr(artifacts, "again", lambda version: 1 / 0)
+    monkeypatch.setattr(client, "again", lambda version: 1 / 0)
     run.end()
     assert set(server.named()) == {name(1)}
 
 
-def test_what_never_arrives_is_told_with_the_way_out(server, folder, caplog):
+def test_what_was_not_uploaded_is_reported_with_the_command_that_uploads_it(server, folder, caplog):
     server.errors = [OSError("no")] * 9
     run = Run(server, folder)
     run.save(0)
@@ -490,52 +548,52 @@ def test_what_never_arrives_is_told_with_the_way_out(server, folder, caplog):
     assert f"python -m cairn sync {folder.parent}" in caplog.text
 
 
-def test_the_end_does_not_wait_for_ever(server, folder, caplog):
+def test_the_end_waits_no_longer_than_its_limit(server, folder, caplog):
     server.gate.clear()
     run = Run(server, folder)
     run.save(0)
     run.end(limit_s=0.1)
     assert "does not have all checkpoints" in caplog.text
-    assert list((folder / names.OUTBOX).iterdir()), "the next start, or a sync, finds what is left"
+    assert list((folder / names.OUTBOX).iterdir()), "the next start, or a sync, uploads the rest"
     server.gate.set()
     run.end()
 
 
 class AtEach(logging.Handler):
-    """Do something whenever a certain sentence is told."""
+    """Does something whenever a certain message is logged."""
 
     def __init__(self, words, task):
         super().__init__()
-        self.words, self.task, self.told = words, task, []
+        self.words, self.task, self.seen = words, task, []
 
     def emit(self, record):
         if self.words in record.getMessage():
-            self.told.append(record.getMessage())
+            self.seen.append(record.getMessage())
             self.task()
 
 
-def test_the_end_waits_for_uploads_and_says_for_what(server, folder, monkeypatch, caplog):
-    """The server takes nothing until it has been told three times what is waited for."""
+def test_the_end_waits_for_uploads_and_logs_how_much_is_left(server, folder, monkeypatch, caplog):
+    """The server takes nothing until it was logged three times how much is left."""
     monkeypatch.setattr(artifacts, "_SHOW_AFTER_S", 0.01)
     monkeypatch.setattr(artifacts, "_SHOW_EVERY_S", 0.01)
     server.gate.clear()
     run = Run(server, folder)
     num_bytes = sum(run.save(number).num_bytes for number in range(2))
-    line = AtEach("are still to be uploaded", lambda: server.gate.set() if len(line.told) == 3 else None)
+    line = AtEach("left to upload", lambda: server.gate.set() if len(line.seen) == 3 else None)
     artifacts.log.addHandler(line)
     caplog.set_level("INFO")
     try:
         run.end(limit_s=600.0)
     finally:
         artifacts.log.removeHandler(line)
-    assert len(line.told) >= 3
-    assert line.told[0].startswith(f"W&B: {size(num_bytes)} are still to be uploaded; ")
+    assert len(line.seen) >= 3
+    assert line.seen[0].endswith(f" s more: {size(num_bytes)} left to upload.")
     assert set(server.named()) == {name(0), name(1)}
     assert {"latest", "final"} <= server.named()[name(1)]
     assert "does not have all" not in caplog.text
 
 
-def test_no_more_waits_than_the_queue_may_hold(server, folder, caplog):
+def test_what_exceeds_the_queue_is_uploaded_at_the_end(server, folder, caplog):
     server.gate.clear()
     size = commit(folder, 9).num_bytes
     run = Run(server, folder, queue_bytes=2 * size + size // 2)
@@ -549,7 +607,7 @@ def test_no_more_waits_than_the_queue_may_hold(server, folder, caplog):
     assert caplog.text.count("wait to be uploaded: ") == 1
 
 
-def test_nothing_is_left_where_temporary_files_are(server, folder, tmp_path, monkeypatch):
+def test_no_temporary_file_is_left(server, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(Server, "log_artifact", lambda self, artifact, aliases: made.append(artifact) or 1 / 0)
@@ -557,15 +615,15 @@ def test_nothing_is_left_where_temporary_files_are(server, folder, tmp_path, mon
     run = Run(server, folder)
     run.save(0)
     run.end(finished=False)
-    assert artifacts.NOTE in made[0].manifest.entries
+    assert remote.NOTE in made[0].manifest.entries
     assert list((tmp_path / "temporary").iterdir()) == list((folder.parent / "wandb").glob("tmp*")) == []
 
 
-def test_an_unexpected_error_does_not_end_the_tracker(server, folder, caplog, monkeypatch):
+def test_an_unexpected_error_does_not_end_the_thread(server, folder, caplog, monkeypatch):
     run = Run(server, folder)
     monkeypatch.setattr(server, "log_artifact", lambda *args, **kwargs: 1 / 0)
     run.save(0)
-    run.tracker.pruned([name(5)])
+    run.listener.deleted([name(5)])
     run.end(finished=False, limit_s=60)
     assert caplog.text.count("division by zero") == 1
 
@@ -574,11 +632,11 @@ READS = {"read", "readall", "readinto", "read1", "pread", "sendfile", "copy_file
 
 
 class Watch:
-    """On which threads W&B's code ran, and on which a file was read or its bytes were hashed."""
+    """Records on which threads W&B's code ran, and on which a file was read or its bytes were hashed."""
 
     def __init__(self, monkeypatch):
         self.wandb, self.bytes = set[str](), set[str]()
-        package = str(Path(artifacts.wandb.__file__).parent)
+        package = str(Path(client.wandb.__file__).parent)
 
         def see(frame, event, what):
             if event == "call" and frame.f_code.co_filename.startswith(package):
@@ -586,12 +644,12 @@ class Watch:
             elif event == "c_call" and (what.__name__ in READS or _hashes(what)):
                 self.bytes.add(threading.current_thread().name)
 
-        for method in ("log_artifact", "handle"):  # of the made-up W&B: what stands for the client's calls
+        for method in ("log_artifact", "handle"):  # what stands for calls of the client
             monkeypatch.setattr(Server, method, self._as_wandb(getattr(Server, method)))
         for method in ("wait", "save", "delete"):
             monkeypatch.setattr(Version, method, self._as_wandb(getattr(Version, method)))
         self.see = see
-        threading.setprofile(see)  # of threads that begin from now on
+        threading.setprofile(see)  # for threads that start from now on
 
     def _as_wandb(self, function):
         def call(*args, **kwargs):
@@ -613,26 +671,25 @@ def watching():
 
 
 @pytest.mark.parametrize("offline", [False, True])
-def test_who_commits_calls_nothing_of_wandb_and_reads_no_bytes(server, folder, monkeypatch, watching, offline):
+def test_the_committing_thread_neither_calls_wandb_nor_reads_bytes(server, folder, monkeypatch, watching, offline):
     monkeypatch.setattr(server, "offline", offline, raising=False)
     first, *others = [replace(commit(folder, number, position=place(number)), number=number) for number in range(4)]
     watch = Watch(monkeypatch)
-    run = Run(server, folder)
-    run.tracker.opened([first], {names.LAST: name(0), names.BEST: name(0)})
+    run = Run(server, folder, [first], {names.LAST: name(0), names.BEST: name(0)})
     sys.setprofile(watch.see)
     for item in others:
-        run.tracker.committed(item, {names.LAST: item.name, names.BEST: name(0)})
-    run.prune(1)
+        run.listener.committed(item, {names.LAST: item.name, names.BEST: name(0)})
+    run.delete(1)
     sys.setprofile(None)
     run.end()
-    here, there = threading.current_thread().name, "wandb-tracker"
+    here, there = threading.current_thread().name, "wandb-artifacts"
     assert here not in watch.wandb | watch.bytes
-    assert there in watch.wandb & watch.bytes, "it is seen where it is done"
+    assert there in watch.wandb & watch.bytes, "calls on the other thread are seen"
 
 
 @pytest.fixture
 def stored(monkeypatch, tmp_path):
-    """A version that W&B has, whose bytes can be fetched."""
+    """A version in W&B whose bytes can be fetched."""
     content = b"".join(file_format.sealed(small_file(0), 100))
     version = SimpleNamespace(entity="e", project="p", name="model-r:best", version="v3", fetched=[])
     version.metadata = {"name": name(0), "digest": file_format.digest(memoryview(content))}
@@ -647,27 +704,27 @@ def stored(monkeypatch, tmp_path):
         return SimpleNamespace(download=fetch)
 
     version.get_entry, version.content = get_entry, content
-    monkeypatch.setattr(artifacts.wandb, "Api", lambda: SimpleNamespace(artifact=lambda named: version))
+    monkeypatch.setattr(client.wandb, "Api", lambda: SimpleNamespace(artifact=lambda named: version))
     return version
 
 
 @pytest.mark.parametrize(("num_bytes", "num_fetched"), [(None, 1), (0, 1), (100, 1), (-1, 1), (10**6, 0)])
-def test_what_a_killed_download_has_left_is_fetched_again(stored, tmp_path, num_bytes, num_fetched):
+def test_an_incomplete_download_is_fetched_again(stored, tmp_path, num_bytes, num_fetched):
     if num_bytes is not None:
         (tmp_path / name(0)).write_bytes(stored.content[:num_bytes])
-    path, resolved = artifacts.download("e/p/model-r:best", tmp_path)
+    path, resolved = client.download("e/p/model-r:best", tmp_path)
     assert (path, path.read_bytes(), resolved) == (tmp_path / name(0), stored.content, "e/p/model-r:v3")
     assert len(stored.fetched) == num_fetched
 
 
-def test_a_version_of_times_when_a_digest_was_of_all_bytes_is_compared_so(stored, tmp_path):
+def test_a_version_of_manifest_format_1_is_verified_by_its_sha256(stored, tmp_path):
     del stored.metadata["digest"]
     stored.metadata["sha256"] = hashlib.sha256(stored.content).hexdigest()
-    path, _ = artifacts.download("e/p/model-r:best", tmp_path)
+    path, _ = client.download("e/p/model-r:best", tmp_path)
     assert path.read_bytes() == stored.content
     stored.metadata["sha256"] = "0" * 64
-    with pytest.raises(artifacts.ResumeError, match="is not what was saved"):
-        artifacts.download("e/p/model-r:best", tmp_path)
+    with pytest.raises(ResumeError, match="is not what was saved"):
+        client.download("e/p/model-r:best", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -675,39 +732,39 @@ def test_a_version_of_times_when_a_digest_was_of_all_bytes_is_compared_so(stored
     [
         ({"digest": "crc32-sha256:ab"}, "crc32-sha256:ab"),
         ({"sha256": "ab"}, "sha256:ab"),
-        ({"name": "no checkpoint"}, ""),
+        ({"name": "something else"}, ""),
     ],
 )
-def test_what_a_version_says_of_its_bytes(metadata, digest):
-    assert artifacts.digest_of(SimpleNamespace(metadata=metadata)) == digest
+def test_the_digest_of_a_version(metadata, digest):
+    assert client.digest_of(SimpleNamespace(metadata=metadata)) == digest
 
 
-def test_what_was_noted_as_pruned_in_those_times_is_known(folder):
-    pruned = Pruned(folder)
+def test_digests_of_manifest_format_1_are_read(folder):
+    deleted = Deleted(folder / "wandb")
     (folder / "wandb").mkdir()
-    pruned.path.write_text("ab\n")
-    pruned.note("crc32-sha256:cd")
-    assert pruned.digests() == {"sha256:ab", "crc32-sha256:cd"}
+    deleted.path.write_text("ab\n")
+    deleted.note("crc32-sha256:cd")
+    assert deleted.digests() == {"sha256:ab", "crc32-sha256:cd"}
 
 
 @pytest.mark.parametrize("named", ["../../evil.ckpt", "/tmp/evil.ckpt", "weights.ckpt", "", None])
-def test_a_name_that_is_no_checkpoints_is_refused(stored, tmp_path, named):
+def test_a_name_that_is_not_a_checkpoint_name_is_refused(stored, tmp_path, named):
     stored.metadata["name"] = named
     stored.manifest.entries = {named: SimpleNamespace(ref=None)}
-    with pytest.raises(artifacts.ResumeError, match="is no checkpoint of this project"):
-        artifacts.download("e/p/model-r:best", tmp_path / "into")
+    with pytest.raises(ResumeError, match="is not a checkpoint of Cairn"):
+        client.download("e/p/model-r:best", tmp_path / "into")
     assert stored.fetched == []
 
 
-def test_what_a_run_starts_from_is_used(server, folder):
-    tracker = WandbTracker(server, Place(folder.parent, folder), Wishes(), uses=["e/p/model-other:step-7"])
-    tracker.close(False, 60)
+def test_what_a_run_starts_from_is_recorded(server, folder):
+    run = Run(server, folder, uses=["e/p/model-other:step-7"])
+    run.end(finished=False)
     assert server.used == ["e/p/model-other:step-7"]
 
 
 def test_metadata(folder):
     item = replace(commit(folder, 4, score=0.5), metrics={"val/loss": 0.5})
-    facts = artifacts.metadata(item, Place(folder.parent, folder, {"git_commit": "abc"}))
+    facts = remote.metadata(item, Location(folder, folder.parent, {"git_commit": "abc"}))
     assert facts == {
         "name": item.name,
         "epoch": item.position.epoch,
@@ -722,5 +779,5 @@ def test_metadata(folder):
         "run_directory": str(folder.parent),
         "git_commit": "abc",
     }
-    elsewhere = artifacts.metadata(item, Place(folder.parent / "run", folder))
+    elsewhere = remote.metadata(item, Location(folder, folder.parent / "run"))
     assert elsewhere["path"] == str(folder / item.name)

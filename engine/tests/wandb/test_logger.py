@@ -1,7 +1,8 @@
-"""W&B's history on a made-up run: each row once, whatever comes again, and nothing of a journal lost or doubled."""
+"""W&B's history, on a stand-in for W&B's run: each row once, however often a run is resumed."""
 
 import json
 import math
+import os
 import shutil
 import threading
 
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from tests.support.disk import Disk
 
 from cairn.wandb import logger as wandb
-from cairn.wandb.logger import Lines, WandbLogger, read
+from cairn.wandb.environment import prepare
+from cairn.wandb.history import Lines, read
+from cairn.wandb.logger import WandbLogger
 
 
 class Run:
-    """What W&B keeps: rows by number; it has had those before `starting_step`."""
+    """The rows that W&B has; those before `starting_step` are from before this start."""
 
     def __init__(self, before=()):
         self.rows, self.ended = list(before), []
@@ -46,7 +49,7 @@ def environment(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
 
 
-def told(run):
+def rows_of(run):
     return [{name: value for name, value in row.items() if name != "_timestamp"} for row in run.rows]
 
 
@@ -56,14 +59,14 @@ def test_each_call_is_a_row_with_its_step(tmp_path):
     logger.log_metrics({"loss": 3.0}, 4)
     logger.log_metrics({"val/loss": torch.tensor(2.0)}, 4)
     logger.log_metrics({"checkpoint/stall_s": 0.5}, 3)
-    assert told(run) == [
+    assert rows_of(run) == [
         {"trainer/global_step": 4, "loss": 3.0},
         {"trainer/global_step": 4, "val/loss": 2.0},
         {"trainer/global_step": 3, "checkpoint/stall_s": 0.5},
     ]
 
 
-def test_who_uses_the_run_directly_takes_numbers_too(tmp_path):
+def test_rows_that_the_user_logs_directly_count(tmp_path):
     run = Run()
     logger = make(tmp_path, run)
     logger.log_metrics({"loss": 1.0}, 0)
@@ -72,7 +75,7 @@ def test_who_uses_the_run_directly_takes_numbers_too(tmp_path):
     assert len(run.rows) == 3
 
 
-def test_what_is_no_number_is_sent_and_not_noted(tmp_path):
+def test_a_picture_is_sent_and_not_written_to_the_journal(tmp_path):
     run, picture = Run(), object()
     logger = make(tmp_path, run)
     logger.log_metrics({"picture": picture, "loss": math.inf, "array": np.float32(0.5)}, 0)
@@ -82,9 +85,9 @@ def test_what_is_no_number_is_sent_and_not_noted(tmp_path):
 
 
 def train(logger, steps, cost_at=frozenset()):
-    """What a run logs: a loss at each step, a validation at every third, costs of saves whenever they are known.
+    """Log what a run logs: a loss at each step, a validation every third step, costs of saves at any time.
 
-    With pictures, in a row with numbers and in one of their own, which no journal holds.
+    There are pictures as well, in a row with numbers and in a row of their own; a journal holds none of them.
     """
     for step in steps:
         if step % 4 == 1:
@@ -101,7 +104,7 @@ def train(logger, steps, cost_at=frozenset()):
 
 
 def names(rows):
-    """Which rows there are, the costs left out: when they come is a matter of time; by what a journal holds of them."""
+    """The rows by what a journal holds of them, without the costs of saves, which come at any time."""
     own = {"_timestamp", "_step", "picture", "table"}
     found = [(row["trainer/global_step"], *sorted(set(row) - own)) for row in rows]
     return sorted(item for item in found if "checkpoint/stall_s" not in item)
@@ -112,7 +115,7 @@ def names(rows):
     cost_at=st.sets(st.integers(0, 30)),
 )
 def test_a_run_has_each_row_once_however_often_it_was_killed(tmp_path_factory, starts, cost_at):
-    """Each start makes a checkpoint after some steps, trains some more, and loses what W&B had not got yet."""
+    """Each start saves a checkpoint after some steps, trains on, and loses what W&B did not have yet."""
     folder, server, state, at = tmp_path_factory.mktemp("run"), [], None, 0
     for steps, more, lost, has_a_test in starts:
         run = Run(server)
@@ -137,15 +140,15 @@ def test_a_run_has_each_row_once_however_often_it_was_killed(tmp_path_factory, s
     assert names(read(last.journal.path)) == names(whole.rows)
 
 
-def test_a_run_without_a_checkpoint_begins_its_journal_anew(tmp_path):
+def test_a_run_without_a_checkpoint_starts_a_new_journal(tmp_path):
     make(tmp_path, Run()).log_metrics({"loss": 1.0}, 0)
     make(tmp_path, Run()).log_metrics({"loss": 2.0}, 0)
     assert [row["loss"] for row in read(tmp_path / "wandb" / "history.jsonl")] == [2.0]
 
 
-def test_rows_that_are_gone_are_told(tmp_path):
+def test_missing_rows_are_a_warning(tmp_path):
     logger = make(tmp_path, Run())
-    with pytest.warns(UserWarning, match="has 0 rows, and the checkpoint knew 3"):
+    with pytest.warns(UserWarning, match="has 0 rows, and the checkpoint had 3"):
         logger.load_state_dict({"rows": 3, "step": 2})
 
 
@@ -159,7 +162,7 @@ def test_a_line_that_a_kill_has_cut_off_is_left_out(tmp_path):
     assert list(read(path)) == [{"a": 0}, {"a": 1}]
 
 
-def test_no_half_of_a_line_is_left_when_the_disk_is_full(tmp_path):
+def test_a_line_that_cannot_be_written_leaves_no_half(tmp_path):
     lines = Lines(tmp_path / "journal")
     lines.add("first")
     with pytest.raises(TypeError):
@@ -168,7 +171,7 @@ def test_no_half_of_a_line_is_left_when_the_disk_is_full(tmp_path):
     assert list(read(lines.path)) == ["first", "second"]
 
 
-def test_a_picture_that_wandb_has_does_not_come_again_without_itself(tmp_path):
+def test_a_row_with_a_picture_is_not_sent_again_without_it(tmp_path):
     run, picture = Run(), object()
     logger = make(tmp_path, run)
     logger.log_metrics({"picture": picture, "loss": 1.0}, 0)
@@ -181,8 +184,8 @@ def test_a_picture_that_wandb_has_does_not_come_again_without_itself(tmp_path):
     assert [row["loss"] for row in again.rows] == [1.0, 2.0]
 
 
-def test_a_deleted_journal_is_told_and_stops_no_save(tmp_path, caplog):
-    """`rm -rf RUN/wandb` while it runs."""
+def test_a_deleted_journal_is_logged_and_stops_no_save(tmp_path, caplog):
+    """`rm -rf RUN/wandb` during training."""
     run = Run()
     logger = make(tmp_path, run)
     train(logger, range(6))
@@ -192,13 +195,13 @@ def test_a_deleted_journal_is_told_and_stops_no_save(tmp_path, caplog):
     train(logger, range(6, 9))
     state = logger.state_dict()
     logger.sync()
-    assert caplog.text.count("history.jsonl is gone, and not by this run") == 1
+    assert caplog.text.count("history.jsonl was deleted, and not by this run") == 1
     resumed = make(tmp_path, Run(run.rows))
     resumed.load_state_dict(state)
     train(resumed, range(9, 12))
     whole = Run()
     train(make(tmp_path / "whole", whole), range(12))
-    assert names(resumed.experiment.rows) == names(whole.rows), "what W&B has, it has once"
+    assert names(resumed.experiment.rows) == names(whole.rows), "W&B has each row once"
 
 
 def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch):
@@ -211,7 +214,7 @@ def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     assert disk.steps == ["fsync history.jsonl", "fsync sent.jsonl"]
 
 
-def test_a_journal_that_is_cut_is_whole_before_it_takes_the_place_of_the_longer_one(tmp_path, monkeypatch):
+def test_a_shortened_journal_is_on_the_disk_before_it_replaces_the_longer_one(tmp_path, monkeypatch):
     lines = Lines(tmp_path / "journal.jsonl")
     for number in range(3):
         lines.add(number)
@@ -231,7 +234,7 @@ def test_an_offline_run_is_sent_later_and_only_once(tmp_path):
     assert sum(again.deliver(row) for row in rows) == 0
 
 
-def test_what_wandb_does_not_take_is_told_once_and_training_goes_on(tmp_path, caplog):
+def test_a_row_that_cannot_be_sent_is_logged_once_and_training_continues(tmp_path, caplog):
     class Dead(Run):
         def log(self, *args, **kwargs):
             raise ConnectionResetError("Connection lost")
@@ -245,7 +248,7 @@ def test_what_wandb_does_not_take_is_told_once_and_training_goes_on(tmp_path, ca
 
 @pytest.mark.parametrize(("preempted", "expected"), [(True, ["preempting", 143]), (False, [143])])
 @pytest.mark.parametrize("limit_s", [None, 60.0])
-def test_how_it_ended(tmp_path, preempted, expected, limit_s):
+def test_the_exit_code_is_sent(tmp_path, preempted, expected, limit_s):
     run = Run()
     logger = make(tmp_path, run)
     if preempted:
@@ -256,17 +259,17 @@ def test_how_it_ended(tmp_path, preempted, expected, limit_s):
     assert run.ended == expected
 
 
-def test_an_end_that_comes_too_late_is_told_with_the_way_out(tmp_path, caplog):
+def test_an_end_that_times_out_is_logged_with_the_command_that_sends_the_rest(tmp_path, caplog):
     class Slow(Run):
         def finish(self, exit_code):
             raise TimeoutError("Timed out finishing run.")  # as WANDB_FINISH_TIMEOUT_RAISES makes it
 
     assert not make(tmp_path, Slow()).close(0)
-    assert "its run could not be ended (Timed out finishing run)" in caplog.text
-    assert f"`python -m cairn sync {tmp_path}` sends it" in caplog.text
+    assert "could not end its run (Timed out finishing run)" in caplog.text
+    assert f"Send it with: python -m cairn sync {tmp_path}" in caplog.text
 
 
-def test_an_end_that_hangs_is_left_alone(tmp_path, caplog):
+def test_an_end_that_hangs_is_abandoned(tmp_path, caplog):
     let_go, ended = threading.Event(), threading.Event()
 
     class Hangs(Run):
@@ -276,11 +279,11 @@ def test_an_end_that_hangs_is_left_alone(tmp_path, caplog):
 
     assert not make(tmp_path, Hangs()).close(0, limit_s=0.01)
     assert not ended.is_set()
-    assert "could not be ended (there was no more time)" in caplog.text
+    assert "could not end its run (it did not answer in time)" in caplog.text
     let_go.set()
 
 
-def test_who_has_lost_a_row_does_not_say_that_all_is_there(tmp_path):
+def test_a_lost_row_means_that_not_everything_was_sent(tmp_path):
     class Deaf(Run):
         def log(self, *args, **kwargs):
             raise ConnectionResetError("Connection lost")
@@ -300,8 +303,8 @@ def test_the_environment_wins(tmp_path, monkeypatch, environment, offline, expec
     assert WandbLogger(tmp_path, offline=offline, project="p", id="x").mode == expected
 
 
-def test_a_run_that_wandb_does_not_take_goes_on_without_it(tmp_path, caplog, monkeypatch):
-    """The client refuses a value of the configuration, whether it has a network or not."""
+def test_a_run_that_wandb_refuses_goes_on_without_it(tmp_path, caplog, monkeypatch):
+    """The client refuses a value, with and without a network."""
     tried, cleared = [], []
     logger = WandbLogger(tmp_path, offline=False, forget=lambda: cleared.append(1), project="p", id="x")
 
@@ -314,33 +317,33 @@ def test_a_run_that_wandb_does_not_take_goes_on_without_it(tmp_path, caplog, mon
     for step in range(3):
         logger.log_metrics({"loss": 1.0}, step)
     logger.load_state_dict(logger.state_dict())
-    gone = logger.version, logger.name
+    before = logger.version, logger.name
     logger.close(0)
     assert (tried, logger.mode, len(cleared)) == (["online", "offline"], "disabled", 2)
-    assert caplog.text.count("W&B does not take this run (Invalid project name 'a/b')") == 1
-    assert logger.journal.count == 3, "sync may send it when the value is right"
-    assert (gone, logger.version, logger.name) == (("x", "p"), "x", "p")
+    assert caplog.text.count("W&B refuses this run (Invalid project name 'a/b')") == 1
+    assert logger.journal.count == 3, "`cairn sync` may send it when the value is corrected"
+    assert (before, logger.version, logger.name) == (("x", "p"), "x", "p")
     monkeypatch.delenv("WANDB_MODE")
 
 
-def test_a_journal_that_cannot_be_written_is_told_once(tmp_path, caplog):
+def test_a_journal_that_cannot_be_written_is_logged_once(tmp_path, caplog):
     logger = make(tmp_path / "file", Run())
     (tmp_path / "file").write_text("in the way")
     for step in range(3):
         logger.log_metrics({"loss": 1.0}, step)
-    assert caplog.text.count("history.jsonl cannot be written") == 1
+    assert caplog.text.count("could not write") == 1
     assert len(logger._experiment.rows) == 3
 
 
-def test_files_stay_with_the_run_and_the_user_wins(tmp_path, monkeypatch):
+def test_files_are_in_the_run_directory_and_the_users_variables_win(tmp_path, monkeypatch):
     for name in ("DATA_DIR", "CACHE_DIR", "CONFIG_DIR", "ERROR_REPORTING", "SILENT", "INIT_TIMEOUT"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "7")
     monkeypatch.setenv("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "3")
     monkeypatch.delenv("WANDB_FINISH_TIMEOUT_RAISES", raising=False)
-    wandb.prepare(tmp_path, offline=True)
-    assert wandb.os.environ["WANDB_FINISH_TIMEOUT_RAISES"] == "true"
-    found = {name: wandb.os.environ[f"WANDB_{name}"] for name in ("DATA_DIR", "CACHE_DIR", "MODE", "FINISH_TIMEOUT")}
+    prepare(tmp_path, offline=True)
+    assert os.environ["WANDB_FINISH_TIMEOUT_RAISES"] == "true"
+    found = {name: os.environ[f"WANDB_{name}"] for name in ("DATA_DIR", "CACHE_DIR", "MODE", "FINISH_TIMEOUT")}
     own = tmp_path / "wandb"
     assert found == {
         "DATA_DIR": str(own),
@@ -349,7 +352,7 @@ def test_files_stay_with_the_run_and_the_user_wins(tmp_path, monkeypatch):
         "FINISH_TIMEOUT": "7",
     }
     monkeypatch.delenv("WANDB_FINISH_TIMEOUT")
-    wandb.prepare(tmp_path, offline=False, finish_s=3600)
-    assert wandb.os.environ["WANDB_FINISH_TIMEOUT"] == "3600"
-    for name in [name for name in wandb.os.environ if name.startswith("WANDB_")]:
+    prepare(tmp_path, offline=False, finish_s=3600)
+    assert os.environ["WANDB_FINISH_TIMEOUT"] == "3600"
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)

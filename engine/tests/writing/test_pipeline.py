@@ -14,7 +14,6 @@ from cairn.errors import SaveError
 from cairn.policy.keep import Latest, WithinBytes
 from cairn.store.catalog import Catalog
 from cairn.store.history import History
-from cairn.store.listener import Untracked
 from cairn.writing import pipeline
 from cairn.writing.buffers import BufferPool
 from cairn.writing.copying import Copier
@@ -515,20 +514,21 @@ def test_a_failed_sync_of_metrics_fails_the_save_before_anything_is_deleted(make
     assert names_of(Catalog(folder).committed()) == [saved(2).name]
 
 
-class Heard(Untracked):
+class Heard(Listener):
     """Records the deletions that are reported."""
 
     def __init__(self):
         self.gone = []
 
-    def pruned(self, names):
+    def deleted(self, names):
         self.gone += names
 
 
 def test_a_deletion_that_a_failed_save_did_not_reach_is_not_reported(make, folder):
     """There is room for one checkpoint: the one before must be deleted first."""
     own = make(rule=WithinBytes(1500))
-    own.committer.tracker = Heard()
+    heard = Heard()
+    own.committer.listeners = Listeners([heard])
     own.writer.let_go(9)
     save(own, 0)
     own.wait()
@@ -539,9 +539,9 @@ def test_a_deletion_that_a_failed_save_did_not_reach_is_not_reported(make, folde
     own.committer.sync = fail
     save(own, 1)
     own.wait()
-    assert own.committer.tracker.gone == []
+    assert heard.gone == []
     assert names_of(Catalog(folder).committed()) == [saved(0).name]
     own.committer.sync = lambda: None
     save(own, 2)
     own.wait()
-    assert own.committer.tracker.gone == [saved(0).name]
+    assert heard.gone == [saved(0).name]

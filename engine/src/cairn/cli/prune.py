@@ -19,7 +19,7 @@ from cairn.store.catalog import Catalog
 from cairn.store.history import History
 from cairn.types import Saved
 from cairn.units import format_bytes
-from cairn.wandb.deleted import Pruned
+from cairn.wandb.deleted import Deleted
 
 HELP = "delete all checkpoints but the newest and the best; asks first"
 
@@ -139,4 +139,4 @@ def _note_for_wandb(run: RunDirectory, deleted: Sequence[Saved]) -> None:
     """Record what is deleted, so that the next start or `cairn sync` deletes it in W&B too."""
     if (run.path / "wandb").is_dir():
         for saved in deleted:
-            Pruned(run.path).note(saved.digest)
+            Deleted(run.path / "wandb").note(saved.digest)

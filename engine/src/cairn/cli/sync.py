@@ -15,7 +15,7 @@ from cairn.cli.output import print_json
 from cairn.units import format_bytes
 
 if TYPE_CHECKING:
-    from cairn.wandb.run import Synced
+    from cairn.wandb.sync import Synced
 
 HELP = "send W&B what it lacks of a run's history and checkpoints; exit code 1 if something is still missing"
 
@@ -52,7 +52,7 @@ def collect(named: str, limit_s: float) -> Synced:
     """
     _, run = find_run(named, "which says how W&B knows it")
     require("wandb", "sync", "wandb")
-    from cairn.wandb import run as wandb_run
+    from cairn.wandb.sync import sync
 
     with suppress(ModuleNotFoundError):  # the template's project has it, and an API key in .env
         from dotenv import load_dotenv
@@ -60,7 +60,7 @@ def collect(named: str, limit_s: float) -> Synced:
         load_dotenv(Path(".env"))
     run.lock()
     try:
-        return wandb_run.sync(run, limit_s)
+        return sync(run.path, limit_s)
     finally:
         run.unlock()
 

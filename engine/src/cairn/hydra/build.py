@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import OmegaConf
 
 from cairn.account.progress import ProgressFile
-from cairn.hydra import command_line, provenance
+from cairn.hydra import command_line, provenance, wandb_settings
 from cairn.hydra.objects import build_object, target_of
 from cairn.hydra.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
@@ -27,7 +27,7 @@ from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.csv_logger import CSVLogger
 from cairn.lightning.interrupts import WatchTraining
 from cairn.runs import summary
-from cairn.wandb import run as wandb_run
+from cairn.wandb import start as wandb_start
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def prepare(start: Start) -> None:
     """Set what holds for the whole process before any object is built: random seeds, log handlers, W&B's mode."""
     _silence_lightning()
     seed_everything(start.settings.seed, workers=True, verbose=False)
-    wandb_run.set_up(start.settings.config, start.directory)
+    wandb_settings.prepare(start.settings.config, start.directory.path)
 
 
 def model(start: Start) -> LightningModule:
@@ -52,7 +52,7 @@ def model(start: Start) -> LightningModule:
     settings = start.settings
     built: LightningModule = build_object("model", settings.model)
     if start.plan.path is None and settings.init_weights:
-        path = wandb_run.local(settings.init_weights, start.directory)
+        path = wandb_start.local_file(settings.init_weights, start.directory.path)
         weights = load.load(path)["state_dict"]
         load.check_fits(path, weights, built.state_dict())
         built.load_state_dict(weights)
@@ -115,13 +115,11 @@ def loggers(start: Start) -> list[Logger]:
     """Build the loggers. `train=false` has none: it leaves the history of the run as it is."""
     if not start.settings.train:
         return []
-    ours = wandb_run.node(start.settings.config)
     built: list[Logger] = []
     for name, node in start.settings.loggers.items():
-        target, more = target_of(f"logger.{name}", node), {}
-        if ours is not None and node == ours:
-            more = wandb_run.own(ours, start.run_id, start.directory)
-        elif isinstance(target, type) and issubclass(target, WandbLogger):
+        more = wandb_settings.logger_arguments(start.settings.config, name, start.directory.path, start.run_id)
+        target = target_of(f"logger.{name}", node)
+        if not more and isinstance(target, type) and issubclass(target, WandbLogger):
             more = {"id": node.get("id") or start.run_id}
         built.append(build_object(f"logger.{name}", node, **more))
     return built

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from cairn.errors import first_line
+from cairn.hydra import wandb_settings
 from cairn.hydra.build import Built
 from cairn.hydra.outcome import Outcome, describe, is_for_users
 from cairn.hydra.start import Start
@@ -18,7 +19,7 @@ from cairn.lightning.agreement import TIME_LIMIT
 from cairn.runs import summary
 from cairn.runs.directory import RunDirectory
 from cairn.store.catalog import Catalog
-from cairn.store.listener import UNTRACKED
+from cairn.store.listener import Listeners
 from cairn.wandb import run as wandb_run
 
 log = logging.getLogger(__name__)
@@ -44,9 +45,9 @@ def close_wandb(start: Start, built: Built | None, outcome: Outcome) -> None:
     """Send W&B the rest of the run, and end it there."""
     if built is None:
         return
-    how = wandb_run.Ending(outcome.exit_code, outcome.interrupted_by, outcome.status == "finished")
-    listener = built.checkpoints.listeners[0] if built.checkpoints.listeners else UNTRACKED
-    wandb_run.end(start.settings.config, listener, built.trainer.loggers, how)
+    status = wandb_run.ExitStatus(outcome.exit_code, outcome.interrupted_by, outcome.status == "finished")
+    listeners = Listeners(built.checkpoints.listeners)
+    wandb_run.end(listeners, built.trainer.loggers, status, wandb_settings.wait_s(start.settings.config))
 
 
 def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from cairn.errors import CairnError, SaveError
-from cairn.hydra import build, ending, provenance
+from cairn.hydra import build, ending, provenance, wandb_settings
 from cairn.hydra.build import Built
 from cairn.hydra.objects import build_object
 from cairn.hydra.outcome import Outcome, Status, outcome_of
@@ -28,6 +28,7 @@ from cairn.lightning import load
 from cairn.lightning.boundary import Stopped
 from cairn.runs.directory import RunDirectory
 from cairn.wandb import run as wandb_run
+from cairn.wandb import start as wandb_start
 
 log = logging.getLogger(__name__)
 
@@ -254,15 +255,16 @@ def _introduce(start: Start, built: Built, model: LightningModule) -> None:
     named, metadata = settings.ckpt_path or settings.init_weights, built.checkpoints.metadata
     source = None
     if start.plan.saved is None and named:
-        contents = start.loader.peek(start.plan.path or wandb_run.local(named, directory))
-        version, known_as = wandb_run.version(named, directory), wandb_run.known_as(contents)
+        contents = start.loader.peek(start.plan.path or wandb_start.local_file(named, directory.path))
+        version, known_as = wandb_start.fetched_version(named, directory.path), wandb_settings.known_as(contents)
         source = provenance.started_from(settings.ckpt_path, settings.init_weights, contents, version, known_as)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     record = directory.record()
     overrides = record.overrides if record else ()
     facts = provenance.facts(directory.path, metadata["git"], num_parameters, source, overrides)
-    wandb_run.introduce(directory, trainer.loggers, metadata["config"], facts)
-    built.checkpoints.listeners.append(wandb_run.tracker(settings.config, trainer.loggers, directory, facts))
+    wandb_run.log_run(directory.path, trainer.loggers, metadata["config"], facts)
+    built.checkpoints.listeners += wandb_settings.listeners(settings.config, trainer.loggers, directory.path, facts)
+    built.checkpoints.closes_listeners = False  # after the test, see ending.close_wandb
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

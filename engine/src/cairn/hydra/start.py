@@ -26,7 +26,7 @@ from cairn.runs.directory import Record, RunDirectory
 from cairn.store import names, resume
 from cairn.store.catalog import Catalog
 from cairn.store.resume import ResumePoint
-from cairn.wandb import run as wandb_run
+from cairn.wandb import start as wandb_start
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def _record(start: Start, merged: Merged, old: Record | None, overrides: tuple[s
     directory, settings, plan = start.directory, start.settings, start.plan
     if plan.path is None and settings.init_weights:
         # Before the other processes are informed: each of them would fetch the file.
-        wandb_run.local(settings.init_weights, directory)
+        wandb_start.local_file(settings.init_weights, directory.path)
     attempts.note(directory, old, plan.saved, start.context.allocation.job_id)
     record = directory.start(settings.task_name, overrides, OmegaConf.to_yaml(settings.config))
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
@@ -178,7 +178,7 @@ def _plan(settings: Settings, directory: RunDirectory, old: Record | None) -> Re
         )
     if own.path is not None or settings.ckpt_path is None:
         return own
-    path = wandb_run.local(settings.ckpt_path, directory)
+    path = wandb_start.local_file(settings.ckpt_path, directory.path)
     load.load(path)
     return ResumePoint(path.resolve(), None, own.rejected)
 

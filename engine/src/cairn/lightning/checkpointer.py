@@ -15,7 +15,7 @@ from cairn.lightning.policy import policy
 from cairn.policy import keep, when
 from cairn.store import resume
 from cairn.store.catalog import Catalog
-from cairn.store.listener import Tracker
+from cairn.store.listener import Listener
 from cairn.store.resume import ResumePoint
 from cairn.types import Mode, Saved
 from cairn.writing.options import Writing
@@ -48,7 +48,7 @@ class Checkpointer(EngineHooks):
             timedelta).
         stop: Asked at every boundary why the run must stop there; gets the seconds until a save would be committed,
             returns the name of a signal or None. By default the signals named above.
-        listeners: Hear of each checkpoint that is committed or deleted.
+        listeners: Informed of each checkpoint that is committed or deleted, such as `cairn.wandb.Artifacts()`.
         metadata: Plain values that each manifest says of its run; `config` goes into the checkpoint file instead, `run`
             is the id of the run.
 
@@ -70,7 +70,7 @@ class Checkpointer(EngineHooks):
         writing: Writing = Writing(),
         max_time: float | str | timedelta | None = None,
         stop: Callable[[float], str | None] | None = None,
-        listeners: Sequence[Tracker] = (),
+        listeners: Sequence[Listener] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         made = policy(directory, every, monitor, mode, keep_last, keep_best, triggers, rules, max_time, writing)

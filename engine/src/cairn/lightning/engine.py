@@ -23,7 +23,7 @@ from cairn.lightning.policy import Policy
 from cairn.lightning.saves import Saves
 from cairn.store import space
 from cairn.store.history import History
-from cairn.store.listener import Tracker
+from cairn.store.listener import Listeners
 from cairn.store.resume import ResumePoint
 from cairn.types import Moment, Position
 from cairn.writing import size
@@ -67,7 +67,7 @@ class Engine:
         policy: When to save, what to keep, and where.
         trainer: The trainer.
         stop: Asked at every boundary why the run must stop there; gets the seconds until a save is committed.
-        listener: Hears of commits and deletions.
+        listeners: Informed of commits and deletions.
         watchers: Learn how far the run is.
     """
 
@@ -76,14 +76,14 @@ class Engine:
         policy: Policy,
         trainer: Trainer,
         stop: Callable[[float], str | None],
-        listener: Tracker,
+        listeners: Listeners,
         watchers: Sequence[Watcher] = (),
     ) -> None:
         self.policy, self.trainer, self.watchers = policy, trainer, watchers
         self.history = History(policy.directory, policy.rules.values(), policy.mode if policy.monitor else None)
         self.telemetry = Telemetry()
         self.moments = Moments(trainer, self.telemetry, policy.mode, policy.max_time_s, stop)
-        self.saves = Saves(policy.writing, self.history, self.telemetry, listener)
+        self.saves = Saves(policy.writing, self.history, self.telemetry, listeners)
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
@@ -99,7 +99,8 @@ class Engine:
         """
         self._last_num_bytes = point.saved.num_bytes if point.saved else 0
         self.history.take_over(run, point)
-        self.saves.listener.opened(self.history.saved, self.history.links, self.history.deleted)
+        history = self.history
+        self.saves.listeners.opened(self.policy.directory, history.saved, history.links, history.deleted)
 
     def load(self, ours: dict[str, Any], point: ResumePoint) -> None:
         """Take what a checkpoint holds for us; the loops ask for the rest when it is time, by `restore`."""

@@ -22,9 +22,12 @@ from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.policy import Policy
 from cairn.store import space
 from cairn.store.beginning import Beginning, beginning
-from cairn.store.listener import UNTRACKED, Tracker
+from cairn.store.listener import Listener, Listeners
 from cairn.store.resume import ResumePoint
 from cairn.types import Saved
+
+_UPLOADS_S, _UPLOADS_AFTER_STOP_S = 600.0, 10.0
+"""Maximum time that the end of a fit waits for listeners, in seconds: after a signal, SIGKILL may come next."""
 
 
 class EngineHooks(Checkpoint):
@@ -32,7 +35,7 @@ class EngineHooks(Checkpoint):
 
     Args:
         policy: When to save, what to keep, and where.
-        listeners: Hear of each checkpoint that is committed or deleted.
+        listeners: Informed of each checkpoint that is committed or deleted.
         metadata: Plain values for the manifests; see `Checkpointer`.
         stop: Asked at every boundary why the run must stop; None: signals are caught while a fit runs.
     """
@@ -40,7 +43,7 @@ class EngineHooks(Checkpoint):
     def __init__(
         self,
         policy: Policy,
-        listeners: Sequence[Tracker],
+        listeners: Sequence[Listener],
         metadata: dict[str, Any],
         stop: Callable[[float], str | None] | None,
     ) -> None:
@@ -48,6 +51,8 @@ class EngineHooks(Checkpoint):
         self.policy, self.listeners, self.metadata = policy, list(listeners), metadata
         self.watchers: list[Watcher] = []
         """Learn at every boundary how far the run is, on rank 0."""
+        self.closes_listeners = True
+        """At the end of a fit; False: the caller does so, after a test for example."""
         self.stopped_by = ""
         """Why the last fit stopped early, if it returned all the same: `max_time`."""
         self._interrupts = Interrupts() if stop is None else None
@@ -73,8 +78,7 @@ class EngineHooks(Checkpoint):
             trainer.strategy.checkpoint_io = MappedCheckpointIO()
         if self._engine is None:
             stop = self._stop or (lambda save_s: self._interrupts.name if self._interrupts else None)
-            listener = self.listeners[0] if self.listeners else UNTRACKED
-            self._engine = Engine(self.policy, trainer, stop, listener, self.watchers)
+            self._engine = Engine(self.policy, trainer, stop, Listeners(self.listeners), self.watchers)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
         self._beginning, self.stopped_by = None, ""
@@ -106,6 +110,7 @@ class EngineHooks(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last save."""
         why = self.engine.close()
+        self._close_listeners(finished=not why and not self.stopped_by, limit_s=_UPLOADS_S)
         self._final = self.engine.agreement.share(self.engine.history.saved)
         if why:
             raise SaveError(why)
@@ -116,6 +121,7 @@ class EngineHooks(Checkpoint):
             self._interrupts.training, self._interrupts.stopping = False, True
         if self._engine is not None:
             self._engine.close_after(exception)
+            self._close_listeners(finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
         self._release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -198,6 +204,10 @@ class EngineHooks(Checkpoint):
             found = beginning(self.policy.directory, loaded, self.resume_point, run)
         engine.take_over(found.run, found.point)
         return found
+
+    def _close_listeners(self, finished: bool, limit_s: float) -> None:
+        if self.closes_listeners and self.engine.agreement.leads and not self.engine.trainer.fast_dev_run:
+            Listeners(self.listeners).close(finished, limit_s)
 
     def _release(self) -> None:
         if self._interrupts is not None:

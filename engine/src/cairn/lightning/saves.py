@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from cairn.account.failures import SaveFailures
 from cairn.account.telemetry import Telemetry
 from cairn.store.history import History
-from cairn.store.listener import Tracker
+from cairn.store.listener import Listeners
 from cairn.types import Draft
 from cairn.writing import copying
 from cairn.writing.buffers import Buffer
@@ -35,11 +35,11 @@ class Saves:
         writing: How checkpoints are written.
         history: What is kept.
         telemetry: Accounts for what saving costs.
-        listener: Hears of commits and deletions.
+        listeners: Informed of commits and deletions.
     """
 
-    def __init__(self, writing: Writing, history: History, telemetry: Telemetry, listener: Tracker) -> None:
-        self.writing, self.history, self.telemetry, self.listener = writing, history, telemetry, listener
+    def __init__(self, writing: Writing, history: History, telemetry: Telemetry, listeners: Listeners) -> None:
+        self.writing, self.history, self.telemetry, self.listeners = writing, history, telemetry, listeners
         self.failures = SaveFailures(writing.max_failed_saves)
         self.pipeline: SavePipeline | None = None
         self._encoder = Encoder()
@@ -74,7 +74,7 @@ class Saves:
         writing, copier = self.writing, copying.Copier(self.writing.overlap)
         self._loggers = loggers
         self.pipeline = SavePipeline.open(
-            writing.writer, writing.buffers, copier, self.history, num_bytes, on_gpu, self.listener, sync
+            writing.writer, writing.buffers, copier, self.history, num_bytes, on_gpu, self.listenerss, sync
         )
 
     def finish_copy_before(self, optimizers: Sequence[Optimizer]) -> None:

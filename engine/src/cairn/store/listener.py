@@ -1,62 +1,119 @@
-"""WHO ELSE HEARS of checkpoints, as soon as they are committed or deleted."""
+"""Listeners: what else is informed when checkpoints are committed or deleted, for example an upload."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+from cairn.errors import first_line
 from cairn.types import Saved
 
+log = logging.getLogger(__name__)
+
 Links = Mapping[str, str | None]
-"""Where `last.ckpt` and `best.ckpt` point to; None: there is no such link."""
+"""Target of `last.ckpt` and `best.ckpt` by link name; None: the link does not exist."""
 
 
-class Tracker(Protocol):
-    """Called by whoever commits, so that nothing may take time, and nothing may raise."""
+class Listener(Protocol):
+    """Informed about the checkpoints of one run, on rank 0. Subclass it and override what you need.
 
-    def opened(self, kept: Sequence[Saved], links: Links, dropped: Sequence[Saved] = ()) -> None:
-        """The run begins, or goes on, with these checkpoints; others were deleted at this start."""
-        ...
+    `committed`, `deleting` and `deleted` are called on the thread that commits: they must return at once. What takes
+    time (an upload, for example) belongs on a thread of the listener's own, and `close` waits for it.
+    """
 
-    def committed(self, saved: Saved, links: Links) -> None:
-        """A checkpoint is whole, and the links point where they should. It may be deleted as soon as this returns."""
-        ...
-
-    def pruning(self, names: Sequence[str]) -> None:
-        """Checkpoints are about to be deleted."""
-        ...
-
-    def pruned(self, names: Sequence[str]) -> None:
-        """They were deleted."""
-        ...
-
-    def close(self, finished: bool, limit_s: float) -> None:
-        """Nothing more will come; return when everything has arrived, or after so many seconds.
+    def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
+        """Called once, when the run starts or resumes.
 
         Args:
-            finished: the run has come to its end, so that its newest checkpoint is its final one.
-            limit_s: the longest that this may take.
+            directory: The checkpoint directory.
+            kept: The checkpoints in it, oldest first.
+            links: Where `last.ckpt` and `best.ckpt` point to.
+            deleted: Checkpoints that retention deleted at this start.
         """
-        ...
-
-
-class Untracked:
-    """Nobody hears of them."""
-
-    def opened(self, kept: Sequence[Saved], links: Links, dropped: Sequence[Saved] = ()) -> None:
-        """See `Tracker`."""
 
     def committed(self, saved: Saved, links: Links) -> None:
-        """See `Tracker`."""
+        """Called when a checkpoint is committed and the links are in place. Retention may delete it at any time.
 
-    def pruning(self, names: Sequence[str]) -> None:
-        """See `Tracker`."""
+        Args:
+            saved: The new checkpoint.
+            links: Where `last.ckpt` and `best.ckpt` point to now.
+        """
 
-    def pruned(self, names: Sequence[str]) -> None:
-        """See `Tracker`."""
+    def deleting(self, names: Sequence[str]) -> None:
+        """Called before checkpoints are deleted. A save that fails may still keep them.
+
+        Args:
+            names: File names of the checkpoints.
+        """
+
+    def deleted(self, names: Sequence[str]) -> None:
+        """Called after checkpoints were deleted.
+
+        Args:
+            names: File names of the checkpoints.
+        """
 
     def close(self, finished: bool, limit_s: float) -> None:
-        """See `Tracker`."""
+        """Called at the end of the run: return when everything is done, or when the time is over.
+
+        Args:
+            finished: The run has reached its end: its newest checkpoint is the final one.
+            limit_s: Maximum time to take, in seconds.
+        """
 
 
-UNTRACKED = Untracked()
+class Listeners:
+    """Informs several listeners. An error of one is logged and affects neither the others nor the run.
+
+    Args:
+        listeners: Informed in this order.
+    """
+
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        self._listeners = tuple(listeners)
+        self._logged: set[tuple[int, str, type]] = set()
+
+    def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
+        """See `Listener`."""
+        for listener in self._listeners:
+            self._call(listener, "opened", directory, tuple(kept), dict(links), tuple(deleted))
+
+    def committed(self, saved: Saved, links: Links) -> None:
+        """See `Listener`."""
+        for listener in self._listeners:
+            self._call(listener, "committed", saved, dict(links))
+
+    def deleting(self, names: Sequence[str]) -> None:
+        """See `Listener`."""
+        for listener in self._listeners:
+            self._call(listener, "deleting", tuple(names))
+
+    def deleted(self, names: Sequence[str]) -> None:
+        """See `Listener`."""
+        for listener in self._listeners:
+            self._call(listener, "deleted", tuple(names))
+
+    def close(self, finished: bool, limit_s: float) -> None:
+        """See `Listener`. The listeners share the time."""
+        until = time.monotonic() + limit_s
+        for listener in self._listeners:
+            self._call(listener, "close", finished, max(0.0, until - time.monotonic()))
+
+    def _call(self, listener: Listener, method: str, *arguments: Any) -> None:
+        try:
+            getattr(listener, method)(*arguments)
+        except Exception as error:
+            kind = (id(listener), method, type(error))
+            if kind not in self._logged:
+                self._logged.add(kind)
+                log.error(
+                    "%s.%s failed: %s: %s. Training continues; this message is logged once.",
+                    type(listener).__name__,
+                    method,
+                    type(error).__name__,
+                    first_line(error),
+                    exc_info=log.isEnabledFor(logging.DEBUG),
+                )

@@ -1,4 +1,4 @@
-"""What retention has deleted of a run, so that W&B takes it back also if it hears of that only at the next start."""
+"""The digests of what retention has deleted, so that W&B's versions of it can be deleted by a later start as well."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from pathlib import Path
 from cairn.store import disk
 
 
-class Pruned:
-    """The digests of it: what else is not there, somebody has moved, and W&B shall keep it.
+class Deleted:
+    """A file of digests. A checkpoint that is missing and not in it was moved by its owner: W&B keeps it.
 
     Args:
-        run: the run directory.
+        folder: Where the file is: the folder `wandb` of a run directory.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.path = run / "wandb" / "pruned.txt"
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "pruned.txt"
 
     def note(self, digest: str) -> None:
-        """Before it is deleted: a kill may come in between, and what is kept after all, is kept."""
+        """Add a digest, before the checkpoint is deleted: a kill may come in between. What is kept after all, counts.
+
+        Args:
+            digest: Of the checkpoint; an empty one is ignored.
+        """
         if digest:
             try:
                 self.path.parent.mkdir(exist_ok=True)
                 with open(self.path, "a") as file:
                     file.write(digest + "\n")
             except OSError:
-                pass  # who tracks the run will take it back, unless that ends before
+                pass  # W&B's version is deleted by this process, unless it ends before
 
     def digests(self) -> set[str]:
-        """All of them; a bare one was noted in times of manifest format 1."""
+        """All digests. Those without a scheme in front were noted in times of manifest format 1."""
         noted = self.path.read_text().split() if self.path.is_file() else ()
         return {digest if ":" in digest else disk.PLAIN + digest for digest in noted}

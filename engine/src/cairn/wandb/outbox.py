@@ -1,4 +1,4 @@
-"""The outbox: hard links to checkpoints that are still to be uploaded, so that deleting one loses no upload."""
+"""The outbox: hard links to checkpoints that wait for their upload, so that retention may delete them meanwhile."""
 
 from __future__ import annotations
 
@@ -17,73 +17,77 @@ log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """A hidden folder beside the checkpoints: on the same disk, where links cost nothing.
+    """A hidden folder in the checkpoint directory: on the same disk, where links cost nothing.
 
-    One thread puts things in, another takes them out.
+    One thread may add while another removes.
 
     Args:
-        directory: of the checkpoints.
+        checkpoints: The checkpoint directory.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.checkpoints, self.directory = directory, directory / names.OUTBOX
+    def __init__(self, checkpoints: Path) -> None:
+        self.checkpoints, self.directory = checkpoints, checkpoints / names.OUTBOX
         self._lock = threading.Lock()
-        self._told: set[str] = set()
-        self._clear()
+        self._logged: set[str] = set()
+        self._remove_leftovers()
         self._sizes = {saved.name: saved.num_bytes for saved in self.waiting()}
 
     @property
     def num_bytes(self) -> int:
-        """Of all that is in it."""
+        """Size of everything in it."""
         with self._lock:
             return sum(self._sizes.values())
 
-    def put(self, saved: Saved) -> Path:
-        """Keep the bytes of a checkpoint, and say which they are; where there are no hard links, as a copy.
+    @property
+    def held(self) -> frozenset[str]:
+        """File names of the checkpoints in it."""
+        with self._lock:
+            return frozenset(self._sizes)
+
+    def add(self, saved: Saved) -> Path:
+        """Keep the bytes of a checkpoint. Where there are no hard links, they are copied.
+
+        Args:
+            saved: A checkpoint in the directory.
+
+        Returns:
+            The path of the bytes.
 
         Raises:
-            OSError: that is not possible.
+            OSError: This is not possible.
         """
-        source, place = self.checkpoints / saved.name, self.path(saved.name)
+        source, path = self.checkpoints / saved.name, self.path(saved.name)
         with self._lock:
             self.directory.mkdir(exist_ok=True)
-            _remove(place)
-            # Whatever a kill leaves: without a note nobody would find the file, and half a copy is not called so.
+            path.unlink(missing_ok=True)
+            # The note comes first, and the file gets its name last. Whatever a kill leaves of this is recognised:
+            # a file without a note is never found, and half a copy has another name.
             self._note(saved.name).write_text(manifest.dump(saved, {}))
+            temp = self.directory / names.temp_name(path.name)
             try:
-                self._hold(source, place)
+                _link(source, temp)
+                temp.rename(path)
             except OSError:
-                _remove(self._note(saved.name))
+                temp.unlink(missing_ok=True)
+                self._note(saved.name).unlink(missing_ok=True)
                 raise
             self._sizes[saved.name] = saved.num_bytes
-        return place
-
-    def _hold(self, source: Path, place: Path) -> None:
-        temp = self.directory / names.temp_name(place.name)
-        try:
-            if source.is_dir():  # a sharded one
-                shutil.copytree(source, temp, copy_function=_link)
-            else:
-                _link(source, temp)
-            temp.rename(place)
-        except OSError:
-            _remove(temp)
-            raise
+        return path
 
     def path(self, name: str) -> Path:
-        """Where the bytes of a checkpoint lie, if they do."""
+        """Where the bytes of a checkpoint are, if it is in the outbox."""
         return self.directory / name
 
-    def drop(self, name: str) -> None:
-        """They have arrived, or nobody wants them."""
+    def remove(self, name: str) -> None:
+        """Remove a checkpoint that was uploaded, or that is not wanted any more."""
         with self._lock, suppress(OSError):
             self._sizes.pop(name, None)
-            _remove(self.path(name))
-            _remove(self._note(name))
+            self.path(name).unlink(missing_ok=True)
+            self._note(name).unlink(missing_ok=True)
             self.directory.rmdir()  # if it is empty
 
     def waiting(self) -> list[Saved]:
-        """What is in it, oldest first."""
+        """The checkpoints in it, oldest first."""
         found = []
         for note in sorted(path for path in self._files() if path.suffix == ".json"):
             if self.path(_checkpoint(note.name)).exists() and (saved := self._read(note)) is not None:
@@ -91,25 +95,25 @@ class Outbox:
         return found
 
     def _read(self, note: Path) -> Saved | None:
-        """None: that is not possible, which is told once; what it is about stays, and somebody may look at it."""
+        """The checkpoint of a note; None if it cannot be read, which is logged once. Its bytes stay."""
         try:
             return manifest.load(note.read_bytes())
-        except FileNotFoundError:  # another thread has just dropped it
+        except FileNotFoundError:  # another thread has just removed it
             return None
         except (OSError, CheckpointError) as error:
-            if note.name not in self._told:
-                self._told.add(note.name)
-                log.error("%s cannot be read (%s): what it is about stays there, and is not uploaded.", note, error)
+            if note.name not in self._logged:
+                self._logged.add(note.name)
+                log.error("%s cannot be read (%s): its checkpoint stays there and is not uploaded.", note, error)
             return None
 
     def _files(self) -> list[Path]:
         try:
             return list(self.directory.iterdir())
-        except OSError:  # there is none, or, since another thread has just emptied it, no longer
+        except OSError:  # there is none, or another thread has just removed the last file
             return []
 
-    def _clear(self) -> None:
-        """Let nothing take room for ever that nobody will send: what a kill has left in the middle."""
+    def _remove_leftovers(self) -> None:
+        """Remove what a kill has left of `add` and `remove`."""
         with suppress(OSError):
             there = {path.name for path in self._files()}
             for name in there:
@@ -123,17 +127,17 @@ class Outbox:
 
 
 def _checkpoint(note: str) -> str:
-    """Whose note this is."""
+    """The file name of the checkpoint that a note is about."""
     return note.removesuffix(".json") + ".ckpt"
 
 
-def _link(source: str | Path, place: str | Path) -> None:
+def _link(source: Path, path: Path) -> None:
     try:
-        os.link(source, place)
+        os.link(source, path)
     except OSError:
-        if not os.path.exists(source):
+        if not source.exists():
             raise
-        shutil.copyfile(source, place)
+        shutil.copyfile(source, path)
 
 
 def _remove(path: Path) -> None:

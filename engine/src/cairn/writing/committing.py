@@ -11,7 +11,7 @@ from typing import Any
 from cairn.errors import SaveError
 from cairn.store.commit import CommitPlan, Committed
 from cairn.store.history import History
-from cairn.store.listener import Tracker
+from cairn.store.listener import Listeners
 from cairn.types import Draft
 from cairn.writing.buffers import Buffer
 from cairn.writing.writer import Writer
@@ -39,15 +39,15 @@ class Committer:
     Args:
         history: Plans each commit (what to delete, which links to set) and keeps track of the result.
         writer: Writes and commits one checkpoint at a time.
-        tracker: Is notified of commits and deletions.
+        listeners: Are notified of commits and deletions.
         sync: Makes files that belong to a state, such as metrics, survive a power cut before the state is committed.
         blocking: Training waits for the commit.
     """
 
     def __init__(
-        self, history: History, writer: Writer, tracker: Tracker, sync: Callable[[], None], blocking: bool
+        self, history: History, writer: Writer, listeners: Listeners, sync: Callable[[], None], blocking: bool
     ) -> None:
-        self.history, self.writer, self.tracker = history, writer, tracker
+        self.history, self.writer, self.listeners = history, writer, listeners
         self.sync, self.blocking = sync, blocking
 
     def commit(
@@ -68,7 +68,7 @@ class Committer:
             plan = self.history.plan_commit(draft, provenance)
             with_stall = replace(plan.draft, stall_s=plan.draft.stall_s + buffer.device_s)
             plan = replace(plan, draft=with_stall, blocking=self.blocking)
-            self.tracker.pruning([*plan.make_room, *plan.to_delete])
+            self.listeners.deleting([*plan.make_room, *plan.to_delete])
             result = self.writer.write(plan, buffer)
         except SaveError as error:
             why = str(error)
@@ -88,17 +88,14 @@ class Committer:
         except Exception as error:
             result, why = None, why or _unexpected(draft, error)
         if plan is not None:
-            self._notify_tracker(plan, result)
+            self._notify_listeners(plan, result)
         return Outcome(draft, result, why, time.monotonic(), buffer.device_s)
 
-    def _notify_tracker(self, plan: CommitPlan, result: Committed | None) -> None:
-        try:
-            if result is not None:
-                self.tracker.committed(result.saved, plan.links)
-            if gone := [*plan.make_room, *(plan.to_delete if result else ())]:
-                self.tracker.pruned(gone)
-        except Exception as error:  # the checkpoint is intact, whatever a listener does
-            log.error("Could not report the checkpoint %s to its listeners: %r.", plan.draft.name, error)
+    def _notify_listeners(self, plan: CommitPlan, result: Committed | None) -> None:
+        if result is not None:
+            self.listeners.committed(result.saved, plan.links)
+        if deleted := [*plan.make_room, *(plan.to_delete if result else ())]:
+            self.listeners.deleted(deleted)
 
 
 def _unexpected(draft: Draft, error: BaseException) -> str:

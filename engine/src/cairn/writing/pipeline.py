@@ -29,7 +29,7 @@ from torch import Tensor
 
 from cairn.errors import SaveError
 from cairn.store.history import History
-from cairn.store.listener import UNTRACKED, Tracker
+from cairn.store.listener import Listeners
 from cairn.types import Draft
 from cairn.units import size
 from cairn.writing.buffers import Buffer, BufferPool, available_bytes
@@ -58,7 +58,7 @@ class SavePipeline:
         pool: With two buffers a state is copied while another is written; with one, a save waits for the one before.
         copier: Copies states into buffers.
         background: Commit in a thread; if False, `submit` returns once the checkpoint is committed.
-        tracker: Is notified of commits and deletions.
+        listeners: Are notified of commits and deletions.
         sync: Makes files that belong to a state, such as metrics, survive a power cut before the state is committed.
     """
 
@@ -69,12 +69,12 @@ class SavePipeline:
         pool: BufferPool,
         copier: Copier,
         background: bool,
-        tracker: Tracker = UNTRACKED,
+        listeners: Listeners | None = None,
         sync: Callable[[], None] = lambda: None,
     ) -> None:
         self.history, self.writer, self.pool, self.copier = history, writer, pool, copier
         self.background = background
-        self.committer = Committer(history, writer, tracker, sync, blocking=not background)
+        self.committer = Committer(history, writer, listeners or Listeners(), sync, blocking=not background)
         self._submitted: SimpleQueue[tuple[Buffer, Draft, Mapping[str, Any]] | None] = SimpleQueue()
         self._outcomes: deque[Outcome] = deque()
         self._num_open = 0
@@ -90,7 +90,7 @@ class SavePipeline:
         history: History,
         num_bytes: int,
         on_gpu: bool,
-        tracker: Tracker = UNTRACKED,
+        listeners: Listeners | None = None,
         sync: Callable[[], None] = lambda: None,
     ) -> SavePipeline:
         """Open a pipeline for states of about `num_bytes`, with its memory in place and its writer started.
@@ -102,7 +102,7 @@ class SavePipeline:
             history: Plans each commit.
             num_bytes: Expected size of a checkpoint.
             on_gpu: Pin the buffers for a GPU.
-            tracker: Is notified of commits and deletions.
+            listeners: Are notified of commits and deletions.
             sync: Called before each commit, see the class.
 
         Raises:
@@ -117,7 +117,7 @@ class SavePipeline:
             raise SaveError(str(error)) from error
         in_process = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
         writer = _start_process(pool) if in_process else InlineWriter()
-        return cls(history, writer, pool, copier, background=kind != "sync", tracker=tracker, sync=sync)
+        return cls(history, writer, pool, copier, background=kind != "sync", listeners=listeners, sync=sync)
 
     @property
     def busy(self) -> bool:

@@ -1,0 +1,187 @@
+"""What Hydra's configuration says about W&B, as values for the room `wandb`, which knows nothing of Hydra."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from cairn.errors import ConfigError
+from cairn.hydra import job_name
+from cairn.store.listener import Listener
+from cairn.units import parse_duration_s, parse_size
+from cairn.wandb.settings import ArtifactSettings, WandbSettings, logger_key, stored
+
+log = logging.getLogger(__name__)
+
+_KEY = "cairn"
+"""Where a checkpoint keeps what Lightning does not, see `lightning.state`."""
+T = TypeVar("T")
+
+
+def read(cfg: DictConfig) -> WandbSettings | None:
+    """The settings of a run.
+
+    Args:
+        cfg: The configuration of the run.
+
+    Returns:
+        None if it has no W&B logger of ours.
+
+    Raises:
+        ConfigError: A value cannot work; its key is named.
+    """
+    config = _container(cfg)
+    key = logger_key(config)
+    if key is None:
+        return None
+    node = config["logger"][key]
+    if node.get("project") is not None and node["project"] != config.get("task_name"):
+        # The name of the task is made fit; a project that the user has named is not changed.
+        _keyed(f"logger.{key}", lambda: WandbSettings(project=str(node["project"])))
+    group = dict(config.get("checkpoint") or {})
+    limits = _limits(group.get("artifacts"))
+    settings = _keyed(f"logger.{key}", lambda: stored({**config, "checkpoint": None}))
+    assert settings is not None
+    return replace(settings, artifacts=replace(_artifacts(group), **limits))
+
+
+def prepare(cfg: DictConfig, run: Path) -> None:
+    """Set up W&B's client, before the logger is made.
+
+    Args:
+        cfg: The configuration of the run.
+        run: The run directory.
+    """
+    if (settings := read(cfg)) is not None:
+        from cairn.wandb import environment
+
+        own = (cfg.get("checkpoint") or {}).get("artifacts") or {}
+        if own.get("pruned") and own.get("deleted"):
+            log.warning("checkpoint.artifacts.pruned is the old name of checkpoint.artifacts.deleted: use the new one.")
+        environment.prepare(run, settings.offline)
+
+
+def logger_arguments(cfg: DictConfig, key: str, run: Path, run_id: str) -> dict[str, Any]:
+    """What the configuration of a logger leaves to the run.
+
+    Args:
+        cfg: The configuration of the run.
+        key: Name of the logger in `cfg.logger`.
+        run: The run directory.
+        run_id: Id of the run.
+
+    Returns:
+        Arguments of our W&B logger; empty for any other logger.
+    """
+    settings = read(cfg)
+    if settings is None or logger_key(_container(cfg)) != key:
+        return {}
+    from cairn.wandb import run as wandb_run
+
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    job = None
+    if hydra is not None and hydra.mode == RunMode.MULTIRUN:
+        sweep = Path(hydra.sweep.dir).absolute()
+        job = wandb_run.SweepJob(sweep, job_name.special(hydra.overrides.task, _overrides_of(sweep)))
+    return wandb_run.logger_arguments(settings, run, run_id, job)
+
+
+def listeners(cfg: DictConfig, loggers: Sequence[Any], run: Path, facts: Mapping[str, Any]) -> list[Listener]:
+    """What is informed of the checkpoints of a run: W&B, if it is among the loggers and should have any.
+
+    Args:
+        cfg: The configuration of the run.
+        loggers: Of the trainer.
+        run: The run directory.
+        facts: What is known of the run.
+
+    Returns:
+        None or one listener.
+    """
+    settings = read(cfg) if cfg.get("train") else None
+    if settings is None:
+        return []
+    from cairn.wandb import run as wandb_run
+
+    found = wandb_run.artifacts(settings.artifacts, loggers, run, facts)
+    return [found] if found else []
+
+
+def wait_s(cfg: DictConfig) -> float:
+    """Maximum time that the end of a run waits for uploads, in seconds."""
+    from cairn.wandb.run import STOP_S
+
+    group = (cfg.get("checkpoint") or {}).get("artifacts")
+    return STOP_S if group is None else parse_duration_s(group.wait, name="checkpoint.artifacts.wait")
+
+
+def known_as(contents: Mapping[str, Any]) -> str:
+    """What W&B calls the run that has saved a checkpoint: its project may be another than that of this run.
+
+    Args:
+        contents: Of the checkpoint.
+
+    Returns:
+        `entity/project/id`, without what its configuration leaves open; empty if it was not logged to W&B.
+    """
+    ours = contents.get(_KEY, {})
+    try:
+        settings = stored(ours.get("config", {}))
+    except ConfigError:  # W&B would have refused that run
+        return ""
+    if settings is None:
+        return ""
+    place = [settings.entity, settings.project] if settings.project else []
+    return "/".join([*filter(None, place), settings.id or ours["run"]])
+
+
+def _container(cfg: DictConfig) -> dict[str, Any]:
+    parts = {key: cfg.get(key) for key in ("logger", "checkpoint", "task_name")}
+    return {
+        key: OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part
+        for key, part in parts.items()
+    }
+
+
+def _artifacts(group: Mapping[str, Any]) -> ArtifactSettings:
+    own = group.get("artifacts")
+    if own is None:  # the run has begun before there was a choice
+        return ArtifactSettings("none")
+    deleted: Any = own.get("pruned") or own.get("deleted") or "delete"
+    found = _keyed("checkpoint.artifacts", lambda: ArtifactSettings(own["which"], own["every"], deleted))
+    # A run that saves nothing uploads nothing; what is in W&B stays there as it was asked for.
+    return found if group.get("triggers") else replace(found, which="none")
+
+
+def _limits(group: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The limits of a live run: the size of the queue and the time to wait."""
+    if group is None:
+        return {}
+    queue, wait = group.get("queue"), group.get("wait", "10min")
+    return {
+        "queue_bytes": None if queue is None else _keyed("checkpoint.artifacts.queue", lambda: parse_size(queue)),
+        "wait_s": _keyed("", lambda: parse_duration_s(wait, name="checkpoint.artifacts.wait")),
+    }
+
+
+def _keyed(key: str, make: Callable[[], T]) -> T:
+    """Name the key of the configuration in the message of an error: the room `wandb` does not know it."""
+    try:
+        return make()
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}" if key else str(error)) from error
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}" if key else str(error)) from error
+
+
+def _overrides_of(sweep: Path) -> list[str]:
+    """The overrides of the command line that started a sweep, as far as its sweeper has written them."""
+    file = sweep / "multirun.yaml"
+    return list(OmegaConf.select(OmegaConf.load(file), "hydra.overrides.task") or []) if file.is_file() else []

@@ -1,0 +1,31 @@
+"""Errors of W&B are logged once per kind: training continues, and a server that is down would repeat them for hours."""
+
+from __future__ import annotations
+
+import logging
+
+log = logging.getLogger(__name__)
+
+
+class ErrorsOnce:
+    """Logs each kind of error once.
+
+    Attributes:
+        kinds: What was logged.
+        silent: Log nothing more.
+    """
+
+    def __init__(self) -> None:
+        self.kinds: set[str] = set()
+        self.silent = False
+
+    def log(self, kind: str, text: str) -> None:
+        """Log an error, unless one of its kind was logged before.
+
+        Args:
+            kind: What errors that are the same to a reader have in common.
+            text: A sentence without its full stop.
+        """
+        if kind not in self.kinds and not self.silent:
+            self.kinds.add(kind)
+            log.error("W&B: %s. Training continues; this message is logged once.", text)
