@@ -74,7 +74,7 @@ class Saves:
         writing, copier = self.writing, copying.Copier(self.writing.overlap)
         self._loggers = loggers
         self.pipeline = SavePipeline.open(
-            writing.writer, writing.buffers, copier, self.history, num_bytes, on_gpu, self.listenerss, sync
+            writing.writer, writing.buffers, copier, self.history, num_bytes, on_gpu, self.listeners, sync
         )
 
     def finish_copy_before(self, optimizers: Sequence[Optimizer]) -> None:
