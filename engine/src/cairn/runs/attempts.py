@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -54,6 +55,8 @@ class Attempt:
     begins: StartingPoint
     before: ExitStatus | None = None
     """How the attempt before this one ended; None for the first attempt."""
+    job_restarts: int | None = None
+    """How often the scheduler had restarted the job by then; None if the scheduler does not count."""
 
     @property
     def at_s(self) -> float:
@@ -74,7 +77,34 @@ class Attempt:
         return max(0, self.before.total_batches - self.begins.total_batches) if self.before else 0
 
 
-def note(directory: RunDirectory, old: RunRecord | None, saved: Saved | None, job: str) -> Attempt:
+def num_starts(tried: Sequence[Attempt], own_jobs: Container[str] = ()) -> int:
+    """Count the starts of a run, including those that ended before training began.
+
+    A job that is interrupted or killed while it imports torch leaves no attempt behind; only its scheduler counts it.
+
+    Args:
+        tried: All recorded attempts, oldest first.
+        own_jobs: Ids of jobs that run nothing but this run, so that all of their starts count. A batch script may train
+            one run after the other: then only its restarts between two attempts of this run count.
+
+    Returns:
+        Number of starts.
+    """
+    by_job: dict[str, list[int | None]] = {}
+    for item in tried:
+        by_job.setdefault(item.job, []).append(item.job_restarts)
+    total = 0
+    for job, restarts in by_job.items():
+        known = [count for count in restarts if count is not None]
+        first = 0 if job in own_jobs else min(known, default=0)
+        # At least the recorded ones: a batch script may start a run twice without a restart of its job.
+        total += max(len(restarts), max(known) - first + 1 if known else 0)
+    return total
+
+
+def note(
+    directory: RunDirectory, old: RunRecord | None, saved: Saved | None, job: str, job_restarts: int | None = None
+) -> Attempt:
     """Record that an attempt starts now. If it cannot be written, log a warning and go on.
 
     Args:
@@ -82,13 +112,14 @@ def note(directory: RunDirectory, old: RunRecord | None, saved: Saved | None, jo
         old: Record of the run as the previous attempt left it; None for the first attempt.
         saved: Checkpoint that this attempt resumes from.
         job: Id of the scheduler's job; empty without one.
+        job_restarts: How often the scheduler has restarted the job; None if it does not count.
 
     Returns:
         The attempt as recorded.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     begins = StartingPoint(saved.position.total_batches, saved.elapsed_s, saved.name) if saved else StartingPoint()
-    attempt = Attempt(now, socket.gethostname(), job, begins, _previous_exit(directory, old))
+    attempt = Attempt(now, socket.gethostname(), job, begins, _previous_exit(directory, old), job_restarts)
     try:
         journal.append(directory.starts_file, asdict(attempt))
     except OSError as error:
