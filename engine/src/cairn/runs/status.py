@@ -103,7 +103,7 @@ def _look(sweep: Path, name: str, submitted: Sequence[SubmittedJob], alive: Mapp
         progress=reached,
         share=_share(reached, config),
         last=saved,
-        num_starts=attempts.num_starts(tried, {item.job for item in submitted}),
+        num_starts=attempts.num_starts(tried, {job.job for job in submitted}),
         num_lost_batches=sum(item.lost_batches for item in tried),
         why=record.why if record else "",
     )
