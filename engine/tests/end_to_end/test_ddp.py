@@ -34,7 +34,7 @@ FORKED = {RANKS: "1"}
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     run = tmp_path_factory.mktemp("whole") / "run"
-    train(run, *COMMAND, fresh=True)  # new interpreters, also the second process, which Lightning starts
+    train(run, *COMMAND)  # the second process, which Lightning starts, is a new interpreter
     return outcome(run, recorded(run, 0) + recorded(run, 1))
 
 
