@@ -90,7 +90,3 @@ def parse_duration_s(duration: Duration, name: str = "max_time") -> float:
 
 def _are_amounts(duration: Mapping[str, float]) -> bool:
     return set(duration) <= set(_FIELDS) and all(isinstance(n, (int, float)) and n >= 0 for n in duration.values())
-
-
-size = format_bytes
-"""Former name, until its last users follow."""

@@ -11,23 +11,23 @@ SOME = Progress(1, 20, 120, 60, 12.5, 1.7e9, 100)
 def test_the_last_progress_is_read(tmp_path):
     file = ProgressFile(tmp_path / "progress.json")
     for item in (Progress(123456789, 10**9, 10**12, 10**12, 1e9, 1e10, 10**9), SOME):
-        file.write(item)
+        file.at_boundary(item)
         assert progress.read(file.path) == item
     assert file.path.stat().st_size == 256, "always as long, so that no rest of an older one is left"
-    file.close()
+    file.fit_ended()
 
 
 def test_a_resumed_run_overwrites_the_same_file(tmp_path):
     for item in (SOME, Progress(0, 1, 1, 1, 0.1, 1.0)):
         file = ProgressFile(tmp_path / "progress.json")
-        file.write(item)
-        file.close()
-        file.close()
+        file.at_boundary(item)
+        file.fit_ended()
+        file.fit_ended()
         assert progress.read(file.path) == item
 
 
 def test_a_disk_error_does_not_stop_the_run(tmp_path):
-    ProgressFile(tmp_path / "there is no folder" / "progress.json").write(SOME)
+    ProgressFile(tmp_path / "there is no folder" / "progress.json").at_boundary(SOME)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"epoch": 1}', "null"])

@@ -14,7 +14,7 @@ from tests.support.values import flip_byte
 
 from cairn.store import names
 from cairn.store.catalog import Catalog
-from cairn.wandb.deleted import Pruned
+from cairn.wandb.deleted import Deleted
 
 
 def test_the_newest_and_the_best_stay(run, capsys):
@@ -34,7 +34,7 @@ def test_deleted_checkpoints_are_recorded_for_wandb_if_the_run_uses_it(run, has_
     cairn("prune", run.path, "--yes")
     gone = set(before) - {item.name for item in Catalog(run.checkpoints()).committed()}
     assert gone
-    assert Pruned(run.path).digests() == ({before[name] for name in gone} if has_wandb else set())
+    assert Deleted(run.path / "wandb").digests() == ({before[name] for name in gone} if has_wandb else set())
     assert (run.path / "wandb").exists() == has_wandb
 
 

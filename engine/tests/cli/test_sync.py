@@ -6,7 +6,7 @@ import pytest
 from tests.support.cli import cairn
 
 from cairn.store.catalog import Catalog
-from cairn.wandb import run as wandb_run
+from cairn.wandb import sync as wandb_sync
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,9 @@ def test_the_reported_state_is_that_of_wandb(run, monkeypatch, capsys, version, 
 
     def sync(directory, limit_s):
         limits.append(limit_s)
-        return wandb_run.Synced("e/p/r", 7, has_history, [(saved, version)])
+        return wandb_sync.Synced("e/p/r", 7, has_history, [(saved, version)])
 
-    monkeypatch.setattr(wandb_run, "sync", sync)
+    monkeypatch.setattr(wandb_sync, "sync", sync)
     cairn("sync", run.path, "--limit", "90s", expect=code)
     assert f"W&B has {message}" in capsys.readouterr().out
     cairn("sync", run.path, "--json", expect=code)

@@ -30,7 +30,7 @@ from cairn.hydra.sweep_job import SweepJob
 from cairn.jobs import slurm
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory
-from cairn.runs.ledger import Entry
+from cairn.runs.ledger import SubmittedJob
 
 plugins.register()
 resumable_submitit = import_module(plugins.LAUNCHERS)
@@ -41,7 +41,7 @@ class Scene:
 
     def __init__(self, folder, monkeypatch):
         self.run = RunDirectory(folder / "run")
-        self.entry = Entry("run", "slurm", "12_0")
+        self.entry = SubmittedJob("run", "slurm", "12_0")
         self.entries = {"run": self.entry}
         self.outcomes = Outcomes(str(folder / ".submitit" / "%j"))
         self.paths = self.outcomes.paths(self.entry)
@@ -109,7 +109,7 @@ def test_a_job_that_succeeds(scene):
 def test_a_result_is_read_from_the_folder_that_the_job_was_submitted_with(scene, tmp_path):
     scene.alive = False
     folder = str(tmp_path / "before" / "%j")
-    scene.entries["run"] = Entry("run", "slurm", "12_0", folder)
+    scene.entries["run"] = SubmittedJob("run", "slurm", "12_0", folder)
     scene.paths = JobPaths(folder, "12_0", 0)
     scene.paths.folder.mkdir(parents=True)
     scene.writes("success", SUCCESS)
@@ -213,10 +213,10 @@ def test_a_long_wait_polls_a_slurm_controller_less_often_but_not_this_machine(sc
 
 def test_ctrl_c_stops_only_the_local_jobs_of_this_command(tmp_path, monkeypatch):
     entries = {
-        "mine": Entry("mine", "local", "11"),
-        "ended": Entry("ended", "local", "12"),
-        "of another command": Entry("of another command", "local", "13"),
-        "on slurm": Entry("on slurm", "slurm", "14"),
+        "mine": SubmittedJob("mine", "local", "11"),
+        "ended": SubmittedJob("ended", "local", "12"),
+        "of another command": SubmittedJob("of another command", "local", "13"),
+        "on slurm": SubmittedJob("on slurm", "slurm", "14"),
     }
     killed = []
 

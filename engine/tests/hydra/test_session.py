@@ -40,10 +40,10 @@ def built(monkeypatch):
 @pytest.mark.parametrize(
     ("received", "expected"),
     [
-        (0, wandb_run.Ending(1)),
-        (signal.SIGTERM, wandb_run.Ending(143, "SIGTERM")),
-        (signal.SIGUSR2, wandb_run.Ending(140, "SIGUSR2")),
-        (signal.SIGINT, wandb_run.Ending(1)),
+        (0, wandb_run.ExitStatus(1)),
+        (signal.SIGTERM, wandb_run.ExitStatus(143, "SIGTERM")),
+        (signal.SIGUSR2, wandb_run.ExitStatus(140, "SIGUSR2")),
+        (signal.SIGINT, wandb_run.ExitStatus(1)),
     ],
 )
 def test_wandb_gets_the_end_of_a_run_that_an_error_has_ended(monkeypatch, start, built, received, expected):
@@ -54,7 +54,7 @@ def test_wandb_gets_the_end_of_a_run_that_an_error_has_ended(monkeypatch, start,
         start.context.signals.received = received
         raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
 
-    monkeypatch.setattr(wandb_run, "end", lambda cfg, tracker, loggers, how: ended.append(how))
+    monkeypatch.setattr(wandb_run, "end", lambda listeners, loggers, status, wait_s: ended.append(status))
     outcome = session.execute(start, body)
     assert (ended, str(outcome.error)) == ([expected], "DataLoader worker (pid 7) exited unexpectedly")
 

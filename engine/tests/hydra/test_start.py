@@ -14,7 +14,7 @@ from cairn.hydra import start as starting
 from cairn.hydra.merge import Merged
 from cairn.hydra.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.runs import attempts
-from cairn.runs.directory import Record, RunDirectory
+from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import resume
 from cairn.store.resume import ResumePoint
 
@@ -97,7 +97,7 @@ def stopped(monkeypatch, config, directory):
     """A run that was stopped, and a command that resumes it with changes."""
 
     def resumes(status="stopped", changed=(), **changes):
-        record = Record("r1", "toy", status=status, result=0.5)
+        record = RunRecord("r1", "toy", status=status, result=0.5)
         directory.path.mkdir(exist_ok=True)
         directory.record_file.write_text(json.dumps(asdict(record)))
         merged = Merged(OmegaConf.create({**config, **changes}), dict.fromkeys(changed, (1, 2)), {}, {})

@@ -24,8 +24,8 @@ LATER = 4e9
 
 def reach(run, batches, elapsed_s, when=LATER):
     file = ProgressFile(run.progress_file)
-    file.write(Progress(0, batches, batches, batches, elapsed_s, when))
-    file.close()
+    file.at_boundary(Progress(0, batches, batches, batches, elapsed_s, when))
+    file.fit_ended()
 
 
 def test_the_first_attempt_has_nothing_before_it(run):
@@ -83,7 +83,7 @@ def test_a_run_without_a_record_of_attempts_is_an_error(run):
 def test_a_damaged_line_is_skipped(run, line):
     attempts.note(run, None, None, "")
     with open(run.starts_file, "a") as file:
-        file.write(line + "\n")
+        file.at_boundary(line + "\n")
     assert [type(item) for item in attempts.read(run)] == [Attempt]
 
 

@@ -15,8 +15,8 @@ from cairn.runs.ledger import Ledger, SubmittedJob
 
 def reach(run, at=0.0, batches=500):
     file = ProgressFile(run / "progress.json")
-    file.write(Progress(0, batches, batches, batches, 1.0, at, 1000))
-    file.close()
+    file.at_boundary(Progress(0, batches, batches, batches, 1.0, at, 1000))
+    file.fit_ended()
 
 
 @pytest.fixture

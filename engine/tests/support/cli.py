@@ -10,7 +10,7 @@ from cairn.cli import main
 from cairn.runs.directory import RunDirectory
 from cairn.store import names
 from cairn.store.catalog import Catalog
-from cairn.store.commit import settle
+from cairn.store.commit import move_links_and_delete
 
 SCORES = [0.5, 0.3, None, 0.4]
 
@@ -30,7 +30,7 @@ def stopped_run(path: Path) -> RunDirectory:
     for number, score in enumerate(SCORES):
         metrics = {"val/loss": score or 0.3, "val/acc": 0.9, "train/loss": 0.1}
         item = commit(folder, number, score, metrics=metrics, reasons=("interval", "best") if score else ("interval",))
-    settle(folder, {names.LAST: item.name, names.BEST: Catalog(folder).committed()[1].name}, ())
+    move_links_and_delete(folder, {names.LAST: item.name, names.BEST: Catalog(folder).committed()[1].name}, ())
     return run
 
 

@@ -15,8 +15,8 @@ from tests.support.values import commit, saved, small_file
 
 from cairn.errors import ResumeError
 from cairn.store import file_format, names
-from cairn.store.commit import remove
-from cairn.units import size
+from cairn.store.commit import delete_checkpoint
+from cairn.units import format_bytes
 from cairn.wandb import artifacts, client, remote
 from cairn.wandb.artifacts import Artifacts
 from cairn.wandb.deleted import Deleted
@@ -128,7 +128,7 @@ class Run:
     def delete(self, *numbers):
         self.listener.deleting([name(number) for number in numbers])
         for number in numbers:
-            remove(self.folder, saved(number).name)
+            delete_checkpoint(self.folder, saved(number).name)
         self.listener.deleted([saved(number).name for number in numbers])
 
     def settle(self):
@@ -217,7 +217,7 @@ def test_offline_a_checkpoint_that_is_gone_already_is_no_error(server, folder, m
     monkeypatch.setattr(server, "offline", True, raising=False)
     run = Run(server, folder, deleted=deleted)
     item = commit(folder, 0)
-    remove(folder, item.name)
+    delete_checkpoint(folder, item.name)
     run.listener.committed(item, {names.LAST: item.name, names.BEST: None})
     run.listener.deleted([item.name])
     run.end(finished=False)
@@ -294,7 +294,7 @@ def test_a_start_uploads_what_is_missing_and_deletes_what_retention_deleted(serv
         first.save(number)
     first.end(finished=False)
     first.listener.deleting([name(0), name(2)])  # killed before W&B was informed, and before 2 was deleted
-    remove(folder, name(0))
+    delete_checkpoint(folder, name(0))
     unknown = commit(folder, 3, position=place(3))  # right before the kill
     kept = [saved_on(folder, 1), saved_on(folder, 2), unknown]
     second = Run(server, folder, kept, {names.LAST: unknown.name, names.BEST: name(2)})
@@ -312,7 +312,7 @@ def test_a_checkpoint_that_its_owner_moved_away_stays_in_wandb(server, folder):
     first.save(1)
     first.end()
     for number in range(2):
-        remove(folder, name(number))
+        delete_checkpoint(folder, name(number))
     second = Run(server, folder, [], {names.LAST: None, names.BEST: None})
     second.end()
     assert set(server.named()) == {name(0), name(1)}
@@ -365,7 +365,7 @@ def test_the_bytes_of_a_checkpoint_saved_again_are_never_those_of_the_one_before
 def test_offline_what_waits_for_a_server_stays_in_the_outbox(server, folder, monkeypatch):
     waiting = commit(folder, 0)
     Outbox(folder).add(waiting)
-    remove(folder, waiting.name)
+    delete_checkpoint(folder, waiting.name)
     monkeypatch.setattr(server, "offline", True, raising=False)
     run = Run(server, folder, deleted="keep")
     run.save(1)
@@ -587,7 +587,7 @@ def test_the_end_waits_for_uploads_and_logs_how_much_is_left(server, folder, mon
     finally:
         artifacts.log.removeHandler(line)
     assert len(line.seen) >= 3
-    assert line.seen[0].endswith(f" s more: {size(num_bytes)} left to upload.")
+    assert line.seen[0].endswith(f" s more: {format_bytes(num_bytes)} left to upload.")
     assert set(server.named()) == {name(0), name(1)}
     assert {"latest", "final"} <= server.named()[name(1)]
     assert "does not have all" not in caplog.text

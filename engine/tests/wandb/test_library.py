@@ -12,7 +12,7 @@ from tests.support.values import commit
 
 from cairn.errors import ConfigError
 from cairn.store import names
-from cairn.store.commit import remove
+from cairn.store.commit import delete_checkpoint
 from cairn.store.listener import Listeners
 from cairn.wandb import Artifacts, artifacts
 
@@ -83,7 +83,7 @@ def test_the_active_run_gets_the_checkpoints(folder, tmp_path, how):
             listeners.committed(item, {names.LAST: item.name, names.BEST: items[0].name})
         assert listeners._listeners[0]._parts.worker.wait_until_idle(60)
         listeners.deleting([items[1].name])
-        remove(folder, items[1].name)
+        delete_checkpoint(folder, items[1].name)
         listeners.deleted([items[1].name])
         listeners.close(True, 60.0)
     finally:

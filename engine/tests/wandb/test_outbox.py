@@ -7,7 +7,7 @@ import pytest
 from tests.support.values import commit
 
 from cairn.store.catalog import Catalog
-from cairn.store.commit import remove
+from cairn.store.commit import delete_checkpoint
 from cairn.wandb.outbox import Outbox
 
 
@@ -23,14 +23,14 @@ def test_a_checkpoint_that_is_deleted_stays_in_the_outbox(folder):
     content = (folder / saved.name).read_bytes()
     place = outbox.add(saved)
     assert os.path.samefile(place, folder / saved.name), "a link, not a copy"
-    remove(folder, saved.name)
+    delete_checkpoint(folder, saved.name)
     assert place.read_bytes() == content
     assert Outbox(folder).waiting() == [saved]
     assert outbox.num_bytes == Outbox(folder).num_bytes == saved.num_bytes
     assert outbox.held == Outbox(folder).held == {saved.name}
-    outbox.remove(saved.name)
+    outbox.delete_checkpoint(saved.name)
     assert list(folder.iterdir()) == [], "the empty folder is removed as well"
-    outbox.remove(saved.name)
+    outbox.delete_checkpoint(saved.name)
 
 
 def test_the_outbox_is_neither_a_checkpoint_nor_a_leftover(folder):
@@ -148,7 +148,7 @@ def test_one_thread_adds_while_another_removes(folder):
     def remove_all():
         while not stop.is_set():
             for item in items:
-                outbox.remove(item.name)
+                outbox.delete_checkpoint(item.name)
 
     other = threading.Thread(target=remove_all)
     other.start()

@@ -14,6 +14,7 @@ from cairn.errors import SaveError
 from cairn.policy.keep import Latest, WithinBytes
 from cairn.store.catalog import Catalog
 from cairn.store.history import History
+from cairn.store.listener import Listener, Listeners
 from cairn.writing import pipeline
 from cairn.writing.buffers import BufferPool
 from cairn.writing.copying import Copier

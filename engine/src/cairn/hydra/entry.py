@@ -14,6 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from cairn.hydra import command_line, imports
+from cairn.hydra.instantiate import hydra_whitelist
 from cairn.jobs import allocation, requeue
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.signals import Interruption, Interrupts
@@ -47,7 +48,8 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
                 task.join(**command_line.announced())
             else:
                 sys.argv[1:] = command_line.prepare(sys.argv[1:], root)
-                hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(task)()
+                with hydra_whitelist():
+                    hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(task)()
 
         return command
 

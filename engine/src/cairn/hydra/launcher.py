@@ -27,7 +27,7 @@ from cairn.hydra.outcomes import Outcomes, success
 from cairn.hydra.sweep_job import SweepJob
 from cairn.jobs import slurm
 from cairn.runs.directory import RunDirectory
-from cairn.runs.ledger import Entry, Ledger, Scheduler, states
+from cairn.runs.ledger import Ledger, Scheduler, SubmittedJob, states
 
 log = logging.getLogger(__name__)
 job_name.register()  # also in a job, when this module is unpickled
@@ -154,7 +154,9 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         ids = self._ids(jobs, arguments)
         kind: Scheduler = "local" if self._EXECUTOR == "local" else "slurm"
         folder = str(Path(self.params["submitit_folder"]).expanduser().absolute())
-        ledger.add(Entry(self._name(job, sweep), kind, number, folder) for job, number in zip(jobs, ids, strict=True))
+        ledger.add(
+            SubmittedJob(self._name(job, sweep), kind, number, folder) for job, number in zip(jobs, ids, strict=True)
+        )
         for job, number in zip(jobs, ids, strict=True):
             log.info("  %s: submitted as job %s", job, number)
 
@@ -162,7 +164,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         """Submit the jobs, and return the ids that the scheduler gives them."""
         return [item.job_id for item in self._executor().map_array(self, *zip(*arguments, strict=True))]
 
-    def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, Entry]) -> None:
+    def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, SubmittedJob]) -> None:
         """Ctrl-C ended the wait for the jobs."""
         log.info("The jobs continue without this command. Give it again to wait for them.")
 

@@ -20,7 +20,7 @@ from cairn.errors import first_line
 from cairn.hydra.sweep_job import SweepJob
 from cairn.jobs import slurm
 from cairn.runs import attempts
-from cairn.runs.ledger import Entry, states
+from cairn.runs.ledger import SubmittedJob, states
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Outcomes:
     def __init__(self, submitit_folder: str) -> None:
         self._folder = submitit_folder
 
-    def collect(self, jobs: Mapping[SweepJob, Entry | None]) -> dict[int, JobReturn]:
+    def collect(self, jobs: Mapping[SweepJob, SubmittedJob | None]) -> dict[int, JobReturn]:
         """Wait for all jobs, and log how each ended as soon as it is known.
 
         Args:
@@ -71,7 +71,7 @@ class Outcomes:
     def _outcome(
         self,
         job: SweepJob,
-        entry: Entry | None,
+        entry: SubmittedJob | None,
         alive: Mapping[str, str] | None,
         over_since: dict[int, float],
     ) -> JobReturn | None:
@@ -92,7 +92,7 @@ class Outcomes:
         now = time.monotonic()
         return self._result(job, entry, is_late=now - over_since.setdefault(job.number, now) > LATE_S)
 
-    def _result(self, job: SweepJob, entry: Entry, is_late: bool) -> JobReturn | None:
+    def _result(self, job: SweepJob, entry: SubmittedJob, is_late: bool) -> JobReturn | None:
         """How a job that is over ended; None if its result may still arrive."""
         for folder in (job.run.path, self.paths(entry).folder) if is_late else ():
             _refresh(folder)
@@ -111,18 +111,18 @@ class Outcomes:
         state = f"{record.status} {record.why}".strip() if record else "not begun, or not readable"
         return self._failed(job, entry, f"it ended without a result, and its run is {state}")
 
-    def paths(self, entry: Entry) -> Any:
+    def paths(self, entry: SubmittedJob) -> Any:
         """The files of submitit for a job, where they were when it was submitted."""
         from submitit.core.utils import JobPaths
 
         return JobPaths(entry.folder or self._folder, entry.job, 0)
 
-    def _failed(self, job: SweepJob, entry: Entry | None, why: str) -> JobReturn:
+    def _failed(self, job: SweepJob, entry: SubmittedJob | None, why: str) -> JobReturn:
         text = f"{job} failed: {why.rstrip('.')}. See {self._log_of(job, entry)}"
         log.error("  %s", text)
         return JobReturn(overrides=job.overrides, status=JobStatus.FAILED, _return_value=JobFailed(text))
 
-    def _log_of(self, job: SweepJob, entry: Entry | None) -> Path:
+    def _log_of(self, job: SweepJob, entry: SubmittedJob | None) -> Path:
         """The log of the run; without one, the scheduler's log of the job."""
         own = job.run.path / "train.log"
         return own if entry is None or (own.is_file() and own.stat().st_size) else Path(self.paths(entry).stdout)
@@ -136,7 +136,7 @@ def success(job: SweepJob) -> JobReturn:
     )
 
 
-def _own_reason(job: SweepJob, entry: Entry) -> str:
+def _own_reason(job: SweepJob, entry: SubmittedJob) -> str:
     """What the run recorded as the reason of its failure; empty if its last attempt was another job, or no failure."""
     record = job.record
     try:
@@ -166,7 +166,7 @@ def _refresh(folder: Path) -> None:
         folder.chmod(folder.stat().st_mode)
 
 
-def _alive(entries: Sequence[Entry]) -> Mapping[str, str] | None:
+def _alive(entries: Sequence[SubmittedJob]) -> Mapping[str, str] | None:
     """The jobs that are alive, with their states; None if the scheduler does not answer."""
     try:
         return states(entries)

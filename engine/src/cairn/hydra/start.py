@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
+from cairn import targets
 from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra import command_line, merge
 from cairn.hydra.merge import Merged
@@ -22,7 +23,7 @@ from cairn.jobs.signals import Interrupts
 from cairn.lightning import load
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.runs import attempts, summary
-from cairn.runs.directory import Record, RunDirectory
+from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import names, resume
 from cairn.store.catalog import Catalog
 from cairn.store.resume import ResumePoint
@@ -120,7 +121,9 @@ def follow(config: str, run: str, start: str | None, context: JobContext) -> Sta
     return Start(RunDirectory(Path(config).parent), parse(cfg), run, plan, context, is_main=False)
 
 
-def _record(start: Start, merged: Merged, old: Record | None, overrides: tuple[str, ...], notice: Rendezvous) -> Start:
+def _record(
+    start: Start, merged: Merged, old: RunRecord | None, overrides: tuple[str, ...], notice: Rendezvous
+) -> Start:
     """Record that the run begins, or continues, now; inform the other processes, and log what was decided."""
     directory, settings, plan = start.directory, start.settings, start.plan
     if plan.path is None and settings.init_weights:
@@ -138,7 +141,7 @@ def _record(start: Start, merged: Merged, old: Record | None, overrides: tuple[s
 
 def _configuration(
     cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...]
-) -> tuple[Merged, Record | None]:
+) -> tuple[Merged, RunRecord | None]:
     """The configuration to continue with, and the record of the run; for a new run, what was composed, and None."""
     now = _resolved(cfg)
     record = directory.record()
@@ -146,7 +149,7 @@ def _configuration(
         return Merged(now, {}, {}, {}), None
     fresh = [override for override in overrides if override not in record.overrides]
     before = _resolved(_compose(record.overrides))
-    own = merge.follow_moved_paths(OmegaConf.create(directory.config()), now)
+    own = merge.follow_moved_paths(OmegaConf.create(targets.with_current_names(directory.config())), now)
     return merge.merge(own, before, now, [command_line.key(override) for override in fresh]), record
 
 
@@ -167,7 +170,7 @@ def _resolved(cfg: DictConfig) -> DictConfig:
     return resolved
 
 
-def _plan(settings: Settings, directory: RunDirectory, old: Record | None) -> ResumePoint:
+def _plan(settings: Settings, directory: RunDirectory, old: RunRecord | None) -> ResumePoint:
     """What this start resumes from: the newest checkpoint of the run, or else the file that `ckpt_path` names."""
     checkpoints = settings.checkpoint.directory
     own = resume.find_resume_point(checkpoints)

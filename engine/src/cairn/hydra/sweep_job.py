@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from cairn.errors import CairnError
-from cairn.runs.directory import Record, RunDirectory
+from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store.catalog import Catalog
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class SweepJob:
         return f"#{self.number} {self.special}".strip()
 
     @property
-    def record(self) -> Record | None:
+    def record(self) -> RunRecord | None:
         """The record of its run; None without one. A damaged one is refused by the run itself when it starts."""
         try:
             return self.run.record()

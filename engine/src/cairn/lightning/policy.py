@@ -12,6 +12,7 @@ from typing import Any, get_args
 from cairn.errors import ConfigError
 from cairn.policy import keep, when
 from cairn.types import Mode
+from cairn.units import parse_duration_s
 from cairn.writing.options import Writing
 
 
@@ -63,7 +64,7 @@ def policy(
         kept |= {"best": keep.Best(keep_best) if monitor is not None and keep_best else None} | dict(rules or {})
         if isinstance(max_time, timedelta):
             max_time = max_time.total_seconds()
-        limit_s = None if max_time is None else when.parse_duration_s(max_time)
+        limit_s = None if max_time is None else parse_duration_s(max_time)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     chosen = when.check_triggers({name: trigger for name, trigger in named.items() if trigger is not None})

@@ -233,7 +233,3 @@ def _try_lock(file: IO[str]) -> bool:
     except OSError:
         pass  # a file system without locks
     return True
-
-
-Record = RunRecord
-"""Former name, until its last users follow."""

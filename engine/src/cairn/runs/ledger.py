@@ -92,7 +92,3 @@ def _command_line(pid: int) -> str:
         except OSError:
             return ""
     return subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout
-
-
-Entry = SubmittedJob
-"""Former name, until its last users follow."""

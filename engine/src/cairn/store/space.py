@@ -39,7 +39,7 @@ def check_space(history: History, num_bytes: int) -> None:
     """
     first, second = keep.peak_bytes(history.rules, history.saved, history.mode, num_bytes, count=2)
     free = disk.free_bytes(history.directory)
-    needed, available = units.size(num_bytes), units.size(free)
+    needed, available = units.format_bytes(num_bytes), units.format_bytes(free)
     if first > free:
         raise ConfigError(
             f"A checkpoint of this run needs about {needed}, and only {available} are free in "

@@ -104,7 +104,7 @@ class Study:
 
     @cached_property
     def cost(self) -> SaveCost | None:
-        """Cost of a save over all runs without a doubt, or else over all runs; None if no run has measured it."""
+        """SaveCost of a save over all runs without a doubt, or else over all runs; None if no run has measured it."""
         sure = [run for run, why in zip(self.sweep.runs, self.doubts, strict=True) if why is None]
         return pooled(sure or self.sweep.runs)
 
@@ -184,7 +184,7 @@ def advise(cost: SaveCost, mtbf_s: float) -> Advice:
     """Return the interval that loses the least time.
 
     Args:
-        cost: Cost of a save.
+        cost: SaveCost of a save.
         mtbf_s: Mean training time between failures, in seconds.
     """
     wanted = {
@@ -204,7 +204,7 @@ def expected_loss(save_s: float, mtbf_s: float, interval_s: float) -> float:
     """Return the share of the time that is lost: d / t + t / 2M, in first order; see the head of this module.
 
     Args:
-        save_s: Cost of a save, d.
+        save_s: SaveCost of a save, d.
         mtbf_s: Mean time between failures, M.
         interval_s: Interval between two saves, t.
     """

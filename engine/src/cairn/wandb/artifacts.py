@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cairn.errors import ConfigError
 from cairn.store.listener import Links, Listener
 from cairn.types import Saved
-from cairn.units import size
+from cairn.units import format_bytes
 from cairn.wandb.settings import ArtifactSettings, WhenDeleted, Which
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _wait(state: State, worker: Worker, limit_s: float) -> None:
     worker.join(min(_SHOW_AFTER_S, limit_s))
     while worker.is_alive and (left_s := until - time.monotonic()) > 0:
         num_bytes = state.outbox.num_bytes
-        what = f"{size(num_bytes)} left to upload" if num_bytes else "its last answer is missing"
+        what = f"{format_bytes(num_bytes)} left to upload" if num_bytes else "its last answer is missing"
         log.info("Waiting for W&B, at most %.0f s more: %s.", left_s, what)
         worker.join(min(_SHOW_EVERY_S, left_s))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cairn.store.listener import Links
 from cairn.types import Saved
-from cairn.units import size
+from cairn.units import format_bytes
 from cairn.wandb.deleted import Deleted
 from cairn.wandb.once import ErrorsOnce
 from cairn.wandb.outbox import Outbox
@@ -168,7 +168,9 @@ class State:
 def _hold(saved: Saved, outbox: Outbox, limit_bytes: int | None, errors: ErrorsOnce) -> bool:
     """Keep the bytes until they are uploaded; returns False if that is not possible."""
     if limit_bytes is not None and outbox.num_bytes + saved.num_bytes > limit_bytes:
-        text = f"more than {size(limit_bytes)} wait to be uploaded: {saved.name} is uploaded at the end of the run"
+        text = (
+            f"more than {format_bytes(limit_bytes)} wait to be uploaded: {saved.name} is uploaded at the end of the run"
+        )
         errors.log("queue", text)
         return False
     try:

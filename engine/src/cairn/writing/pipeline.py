@@ -23,7 +23,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -31,18 +31,18 @@ from cairn.errors import SaveError
 from cairn.store.history import History
 from cairn.store.listener import Listeners
 from cairn.types import Draft
-from cairn.units import size
+from cairn.units import format_bytes
 from cairn.writing.buffers import Buffer, BufferPool, available_bytes
 from cairn.writing.committing import Committer, Outcome
 from cairn.writing.copying import Copier
 from cairn.writing.encode import Encoded
+from cairn.writing.options import WriterKind
 from cairn.writing.writer import InlineWriter, Writer, WriterProcess
 
 log = logging.getLogger(__name__)
 
 _SHOW_EVERY_S = 5.0
 """Log progress at this interval while waiting for a save."""
-WriterKind = Literal["auto", "process", "thread", "sync"]
 _LARGE_BYTES = 2**24
 """Checkpoints from this size on get a process with writer "auto"; below, a thread is done before training notices."""
 
@@ -218,7 +218,7 @@ class SavePipeline:
         """Wait for a condition that the end of a save makes true; log progress if that takes long."""
         with self._changed:
             while not self._changed.wait_for(is_so, _SHOW_EVERY_S):
-                written, total = size(self.writer.progress_bytes), size(self.pool.buffers[0].num_bytes)
+                written, total = format_bytes(self.writer.progress_bytes), format_bytes(self.pool.buffers[0].num_bytes)
                 log.info("Waiting for a checkpoint: %s of about %s are written.", written, total)
 
 
@@ -230,8 +230,8 @@ def _num_that_fit(num_buffers: int, num_bytes: int) -> int:
         "%d buffers for checkpoints would take %s, which is more than half of the free memory (%s). Using one buffer: "
         "a save waits until the one before is written. Set buffers=1 to silence this warning.",
         num_buffers,
-        size(num_buffers * num_bytes),
-        size(free),
+        format_bytes(num_buffers * num_bytes),
+        format_bytes(free),
     )
     return 1
 

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cairn.errors import first_line
 from cairn.hydra import launcher
 from cairn.hydra.sweep_job import SweepJob
-from cairn.runs.ledger import Entry, states
+from cairn.runs.ledger import SubmittedJob, states
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
         submit = super()._ids
         return launcher.in_own_session(lambda: submit(jobs, arguments))
 
-    def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, Entry]) -> None:
+    def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, SubmittedJob]) -> None:
         """Stop the jobs: submitit's watcher of each job passes the signal on."""
         log.info("Stopping the jobs, each with a checkpoint. The same command resumes them.")
         found = [entries.get(self._name(job, sweep)) for job in jobs]
