@@ -76,7 +76,7 @@ def parse_duration_s(duration: Duration, name: str = "max_time") -> float:
         The duration in seconds.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: It is not in one of the forms.
     """
     if isinstance(duration, Mapping) and duration and _are_amounts(duration):
         return float(sum(_FIELDS[key] * value for key, value in duration.items()))

@@ -35,7 +35,7 @@ def test_an_object_is_built_with_the_arguments_of_its_node_and_more():
     ("node", "message"),
     [
         ({"_target_": "cairn.policy.keep.Latest", "number": 1}, "keep.last: .*unexpected keyword argument 'number'"),
-        ({"_target_": "cairn.policy.keep.Latest", "count": -7}, "keep.last: count=-7"),
+        ({"_target_": "cairn.policy.keep.Latest", "count": -7}, "keep.last.count=-7"),
     ],
 )
 def test_wrong_arguments_are_one_sentence_that_names_the_node(node, message):

@@ -229,19 +229,19 @@ def test_the_interval_in_use_never_exceeds_the_tolerance_of_a_bound(of, goal, la
     [
         (
             choose(PLAIN, Goal()),
-            f"{AUTO} 228 batches (about 41 s), so that saving costs at most 1 %: a save costs 0.41 s (50 ms pause "
-            "and 0.36 s by slower batches), takes 0.9 s to write, a batch 0.18 s; measured over 3 saves.",
+            f"{AUTO} 228 batches (about 41 s), so that saving costs at most 1 %: a save costs 410 ms (50 ms pause "
+            "and 360 ms by slower batches), takes 900 ms to write, a batch 180 ms; measured over 3 saves.",
         ),
         (
             choose(cost(stall_s=2, num_saves=0), Goal(0.025, 28800)),
             f"{AUTO} 339 batches (about 5.7 min), the best for a failure every 8 h (Young, Daly): a save costs 2 s "
-            "(2 s pause and 0 ms by slower batches), takes 0 ms to write, a batch 1 s; estimated before the "
+            "(2 s pause and 0 s by slower batches), takes 0 s to write, a batch 1 s; estimated before the "
             "first save.",
         ),
         (
             choose(cost(batch_s=60, stall_s=0.0015, write_s=20, num_saves=1), Goal(0.005)),
             f"{AUTO} batch (about 60 s), the shortest in which a save is written before the next one starts: a save "
-            "costs 1.5 ms (1.5 ms pause and 0 ms by slower batches), takes 20 s to write, a batch 60 s; "
+            "costs 1.5 ms (1.5 ms pause and 0 s by slower batches), takes 20 s to write, a batch 60 s; "
             "measured over 1 save.",
         ),
         (Choice(230, "resume", Goal()), f"{AUTO} 230 batches, as before the resume."),

@@ -361,7 +361,7 @@ def test_an_overhead_outside_0_to_1_is_refused(max_overhead):
 
 @pytest.mark.parametrize("mtbf", ["often", "", -5, "2ep", True, [8], {"weeks": 1}])
 def test_an_invalid_mtbf_is_refused(mtbf):
-    with pytest.raises(ValueError, match=r"mtbf=.* is no time: give seconds"):
+    with pytest.raises(ValueError, match=r"Invalid duration mtbf=.*: give seconds"):
         Every("auto", mtbf=mtbf)
 
 

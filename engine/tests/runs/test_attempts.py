@@ -83,7 +83,7 @@ def test_a_run_without_a_record_of_attempts_is_an_error(run):
 def test_a_damaged_line_is_skipped(run, line):
     attempts.note(run, None, None, "")
     with open(run.starts_file, "a") as file:
-        file.at_boundary(line + "\n")
+        file.write(line + "\n")
     assert [type(item) for item in attempts.read(run)] == [Attempt]
 
 

@@ -53,7 +53,7 @@ class Hidden(Net):
 
 
 class Timer(Callback):
-    """Has a time of its own, which is no fault."""
+    """Has a time of its own, which is not a fault."""
 
     def on_train_batch_start(self, *args: Any) -> None:
         self.started = time.time()

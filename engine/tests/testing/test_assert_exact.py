@@ -10,7 +10,7 @@ FACTS = ("sample", "attribute", "tensor", "optimizer", "scheduler", "metric", "g
 
 
 def report(num_batches=3, rows=(), kept=(), **changes):
-    """A report in which every fact of batch i is i, but for changes such as `metric_2=9`."""
+    """A report in which every fact of batch i is i, except for changes such as `metric_2=9`."""
     batches = {str(number): {fact: {"x": number} for fact in FACTS} for number in range(1, num_batches + 1)}
     for change, value in changes.items():
         fact, _, number = change.partition("_")

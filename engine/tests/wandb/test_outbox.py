@@ -28,9 +28,9 @@ def test_a_checkpoint_that_is_deleted_stays_in_the_outbox(folder):
     assert Outbox(folder).waiting() == [saved]
     assert outbox.num_bytes == Outbox(folder).num_bytes == saved.num_bytes
     assert outbox.held == Outbox(folder).held == {saved.name}
-    outbox.delete_checkpoint(saved.name)
+    outbox.remove(saved.name)
     assert list(folder.iterdir()) == [], "the empty folder is removed as well"
-    outbox.delete_checkpoint(saved.name)
+    outbox.remove(saved.name)
 
 
 def test_the_outbox_is_neither_a_checkpoint_nor_a_leftover(folder):
@@ -148,7 +148,7 @@ def test_one_thread_adds_while_another_removes(folder):
     def remove_all():
         while not stop.is_set():
             for item in items:
-                outbox.delete_checkpoint(item.name)
+                outbox.remove(item.name)
 
     other = threading.Thread(target=remove_all)
     other.start()

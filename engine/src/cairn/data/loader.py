@@ -46,7 +46,7 @@ class DataLoader(data.DataLoader[Any]):
         replay: Whether an iterable may begin again from its head after a resume inside an epoch.
         worker_init_fn: As in torch.
         generator: As in torch; by default one of its own, so that the global one is never drawn from.
-        persistent_workers: As in torch; an iterable's workers are always made anew.
+        persistent_workers: As in torch; an iterable's workers are restarted in each epoch.
         **options: Further arguments of torch's DataLoader.
 
     Raises:
@@ -114,7 +114,7 @@ class DataLoader(data.DataLoader[Any]):
     def _init_iterable(
         self, dataset: IterableDataset[Any], batch_size: int | None, collate_fn: Any, options: dict[str, Any]
     ) -> None:
-        # Each epoch's worker is made anew: that is how the epoch and the start reach it.
+        # A worker lives for one epoch: that is how the epoch and the start reach it.
         options["persistent_workers"] = False
         if is_stateful(dataset) and not self.replay and batch_size is not None:
             self._deliveries = Deliveries()

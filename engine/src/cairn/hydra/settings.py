@@ -5,44 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
+from cairn.hydra import wandb_settings
 from cairn.hydra.objects import build_object, errors_at, target_of
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.policy.when import Auto, BestValidation, Trigger, parse_interval
 from cairn.types import Mode
-from cairn.units import parse_duration_s, parse_size
+from cairn.units import parse_duration_s
+from cairn.wandb.settings import WandbSettings
 from cairn.writing.options import Writing
-
-LONGEST_NAME = 128
-"""Characters that W&B allows in the name of a project, run or group."""
-_LONGEST_TAG = 64
-NOT_IN_A_PROJECT = "/\\#?%:"
-"""Characters that W&B refuses in the name of a project."""
-
-
-@dataclass(frozen=True)
-class ArtifactSettings:
-    """Which checkpoints W&B gets: the group `checkpoint.artifacts`.
-
-    Raises:
-        ValueError: a value is not one of the choices.
-    """
-
-    which: Literal["all", "best", "final", "none"]
-    every: int
-    pruned: Literal["delete", "untag", "keep"]
-    queue_bytes: int | None
-    wait_s: float
-
-    def __post_init__(self) -> None:
-        _check_choice("which", self.which, ("all", "best", "final", "none"))
-        _check_choice("pruned", self.pruned, ("delete", "untag", "keep"))
-        if not _is_integer(self.every, least=1):
-            raise ValueError(f"every={self.every!r} must be an integer from 1.")
 
 
 @dataclass(frozen=True)
@@ -59,7 +34,6 @@ class CheckpointSettings:
     monitor: str | None = None
     mode: Mode = "min"
     writing: Writing = field(default_factory=Writing)
-    artifacts: ArtifactSettings | None = None
 
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, ("min", "max"))
@@ -163,8 +137,11 @@ def _trainer(node: DictConfig) -> TrainerSettings:
     limit = node.get("max_time")
     if limit is None:
         return TrainerSettings(node, node.get("max_epochs"))
-    with errors_at("trainer", "max_time"):
-        return TrainerSettings(node, node.get("max_epochs"), parse_duration_s(_plain(limit), name="max_time"))
+    try:
+        limit_s = parse_duration_s(_plain(limit), name="trainer.max_time")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return TrainerSettings(node, node.get("max_epochs"), limit_s)
 
 
 def _checkpoint(group: DictConfig) -> CheckpointSettings:
@@ -173,11 +150,11 @@ def _checkpoint(group: DictConfig) -> CheckpointSettings:
     _check_keys_of_presets(group)
     triggers = _objects("checkpoint.triggers", group.get("triggers"))
     rules = _objects("checkpoint.keep", group.get("keep", {}))
-    artifacts = _artifacts(group.artifacts) if "artifacts" in group else None
+    wandb_settings.artifacts(group)
     with errors_at("checkpoint"):
         writing = Writing(**{item.name: group[item.name] for item in fields(Writing) if item.name in group})
         ranking = {key: group[key] for key in ("monitor", "mode") if key in group}
-        return CheckpointSettings(Path(group.dirpath), triggers, rules, writing=writing, artifacts=artifacts, **ranking)
+        return CheckpointSettings(Path(group.dirpath), triggers, rules, writing=writing, **ranking)
 
 
 def _check_keys_of_presets(group: DictConfig) -> None:
@@ -196,15 +173,6 @@ def _check_keys_of_presets(group: DictConfig) -> None:
                 rule(group[key])
 
 
-def _artifacts(group: DictConfig) -> ArtifactSettings:
-    with errors_at("checkpoint.artifacts", "queue"):
-        queue_bytes = None if group.queue is None else parse_size(group.queue)
-    with errors_at("checkpoint.artifacts", "wait"):
-        wait_s = parse_duration_s(_plain(group.wait), name="wait")
-    with errors_at("checkpoint.artifacts"):
-        return ArtifactSettings(group.which, group.every, group.pruned, queue_bytes, wait_s)
-
-
 def _objects(key: str, nodes: Any) -> dict[str, Any]:
     """The objects that the nodes of a group describe; a node that is null is left out."""
     if not isinstance(nodes, DictConfig):
@@ -220,19 +188,12 @@ def _check_logger(key: str, node: DictConfig, task_name: str) -> None:
     target = target_of(key, node)
     if not (isinstance(target, type) and issubclass(target, WandbLogger)):
         return
-    project = str(node.get("project") or "")
-    # A project that is the task's name is made valid later.
-    if project != task_name and (len(project) > LONGEST_NAME or set(NOT_IN_A_PROJECT) & set(project)):
-        raise ConfigError(
-            f"{key}.project={project!r} must have at most {LONGEST_NAME} characters, and none of "
-            f"{' '.join(NOT_IN_A_PROJECT)}, which W&B refuses."
+    project, tags = str(node.get("project") or ""), node.get("tags") or []
+    with errors_at(key):  # a project that is the task's name is made valid later
+        WandbSettings(
+            project=None if project == task_name else project,
+            tags=[tags] if isinstance(tags, str) else [str(tag) for tag in tags],
         )
-    tags = node.get("tags") or []
-    for tag in map(str, [tags] if isinstance(tags, str) else tags):
-        if not 0 < len(tag) <= _LONGEST_TAG:
-            raise ConfigError(
-                f"{key}.tags: {tag!r} must have from 1 to {_LONGEST_TAG} characters: W&B refuses other tags."
-            )
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:

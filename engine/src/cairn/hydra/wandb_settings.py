@@ -45,11 +45,22 @@ def read(cfg: DictConfig) -> WandbSettings | None:
     if node.get("project") is not None and node["project"] != config.get("task_name"):
         # The name of the task is made fit; a project that the user has named is not changed.
         _keyed(f"logger.{key}", lambda: WandbSettings(project=str(node["project"])))
-    group = dict(config.get("checkpoint") or {})
-    limits = _limits(group.get("artifacts"))
     settings = _keyed(f"logger.{key}", lambda: stored({**config, "checkpoint": None}))
     assert settings is not None
-    return replace(settings, artifacts=replace(_artifacts(group), **limits))
+    return replace(settings, artifacts=artifacts(OmegaConf.create(config.get("checkpoint") or {})))
+
+
+def artifacts(group: DictConfig) -> ArtifactSettings:
+    """Which checkpoints W&B should have.
+
+    Args:
+        group: The group `checkpoint`.
+
+    Raises:
+        ConfigError: A value cannot work; its key is named.
+    """
+    plain: dict[str, Any] = OmegaConf.to_container(group, resolve=True)  # type: ignore[assignment]
+    return replace(_artifacts(plain), **_limits(plain.get("artifacts")))
 
 
 def prepare(cfg: DictConfig, run: Path) -> None:

@@ -64,7 +64,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
     The objects stay, and get another class: data sources, counters and limits that were set on them are kept.
 
     Raises:
-        ConfigError: This is an unsupported version of Lightning, or the loops are somebody else's.
+        ConfigError: This is an unsupported version of Lightning, or the trainer has custom loops.
     """
     versions.check(lightning.__version__)
     fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop

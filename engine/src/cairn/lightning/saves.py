@@ -78,7 +78,7 @@ class Saves:
         )
 
     def finish_copy_before(self, optimizers: Sequence[Optimizer]) -> None:
-        """Finish an overlapping copy before each step of these optimizers, which Lightning does not announce."""
+        """Finish an overlapping copy before each step of the optimizers, which Lightning does not announce."""
         if self.pipeline is not None and self.writing.overlap:
             self._hooks += [item.register_step_pre_hook(lambda *_: self.finish_copy()) for item in optimizers]
 

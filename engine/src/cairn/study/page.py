@@ -62,7 +62,7 @@ def page(study: Study, pictures: Sequence[Picture]) -> str:
         _section("Runs", _table(words.header(study), words.rows(study)), *_pictures(pictures, "runs")),
         _section("The interval", *_pictures(pictures, "loss")),
         _section("Interruptions", _table(words.END_HEADER, words.end_rows(study)), *_pictures(pictures, "kills")),
-        _section("Limits of these figures", _list(words.notes(study))),
+        _section("Limits of the figures", _list(words.notes(study))),
         _section("What the columns mean", _meanings(words.HEADER_LONG)),
         _section("How the interval is chosen", _paragraphs(words.METHOD), _list(words.SOURCES)),
     ]

@@ -26,7 +26,7 @@ class Writing:
         max_failed_saves: Stop the run after this many consecutive failed saves; -1: never.
 
     Raises:
-        ConfigError: A value is none of these.
+        ConfigError: A value is not one of the choices.
     """
 
     writer: WriterKind = "auto"
