@@ -18,6 +18,8 @@ A message says what happened, then what to do. The command line prints it withou
 
 from __future__ import annotations
 
+import re
+
 
 class CairnError(Exception):
     """An error that the user can fix.
@@ -75,6 +77,14 @@ class CorruptCheckpointError(CheckpointError):
 
 class NewerFormatError(CheckpointError):
     """A checkpoint that a later version of Cairn wrote."""
+
+
+def named(error: CairnError, parameter: str) -> str:
+    """Return the message of an error that is about a parameter, with another name for the parameter."""
+    if not error.parameter:
+        return str(error)
+    # Only the first mention is the parameter; a later one may be part of a value, such as a path.
+    return re.sub(rf"(?<![\w.]){re.escape(error.parameter)}(?=[=:])", lambda _: parameter, str(error), count=1)
 
 
 def first_line(error: BaseException) -> str:

@@ -44,7 +44,7 @@ EXTERNAL = {
     "errors": "",
     "types": "",
     "units": "",
-    "targets": "",
+    "targets": "torch",
     "policy": "",
     "store": "isal",
     "writing": "numpy torch",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from cairn.errors import CairnError
+from cairn.errors import CairnError, named
 
 _KEYS = {
     "buffers": "checkpoint.buffers",
@@ -47,10 +45,4 @@ def in_config_words(error: CairnError, node: str = "") -> str:
         key = _NODES.get(node, {}).get(error.parameter, f"{node}.{error.parameter}")
     else:
         key = _KEYS.get(error.parameter, error.parameter)
-    return renamed(error, key)
-
-
-def renamed(error: CairnError, key: str) -> str:
-    """Return the message of an error with its parameter named `key`."""
-    # Only the first mention is the parameter; a later one may be part of a value, such as a path.
-    return re.sub(rf"(?<![\w.]){re.escape(error.parameter)}(?=[=:])", lambda _: key, str(error), count=1)
+    return named(error, key)

@@ -9,9 +9,9 @@ from typing import Any
 from hydra.errors import InstantiationException
 
 from cairn import targets
-from cairn.errors import CairnError, ConfigError, first_line
+from cairn.errors import CairnError, ConfigError, first_line, named
 from cairn.hydra.instantiate import instantiate
-from cairn.hydra.keys import in_config_words, renamed
+from cairn.hydra.keys import in_config_words
 
 
 def build_object(key: str, node: Any, **arguments: Any) -> Any:
@@ -75,7 +75,7 @@ def errors_at(group: str, key: str = "") -> Iterator[None]:
         yield
     except ValueError as error:
         if isinstance(error, CairnError) and error.parameter:
-            raise ConfigError(renamed(error, f"{group}.{key or error.parameter}")) from error
+            raise ConfigError(named(error, f"{group}.{key or error.parameter}")) from error
         name, equals, _ = str(error).partition("=")
         names_key = bool(equals) and (name == key if key else name.isidentifier())
         where = f"{group}." if names_key else f"{group}.{key}: " if key else f"{group}: "

@@ -52,6 +52,18 @@ def queued(user: str | None = None) -> Mapping[str, str]:
     return {line[0]: line[1] for line in lines if len(line) == 2}
 
 
+def requeue(job_id: str) -> None:
+    """Put a running job back into the queue; SLURM then ends its processes.
+
+    Args:
+        job_id: `12`, or `12_3` for one task of an array.
+
+    Raises:
+        SlurmError: The controller does not answer, or refuses.
+    """
+    _ask(["scontrol", "requeue", job_id])
+
+
 def _ask(command: Sequence[str]) -> str:
     for left in reversed(range(_TRIES)):
         try:

@@ -15,6 +15,7 @@ from lightning.pytorch.loops.fetchers import _DataFetcher, _PrefetchDataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import RestartStage, _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError
@@ -76,6 +77,13 @@ def install(trainer: Trainer, engine: Engine) -> None:
             )
         loop.__class__ = ours
     fit_loop.engine = epoch_loop.engine = engine
+
+
+def requeue_signal(trainer: Trainer) -> str | None:
+    """Return the name of the signal at which Lightning requeues the SLURM job; None if it does not requeue."""
+    environment = trainer._accelerator_connector.cluster_environment
+    requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+    return environment.requeue_signal.name if requeues and environment.requeue_signal else None
 
 
 class BoundaryEpochLoop(_TrainingEpochLoop):

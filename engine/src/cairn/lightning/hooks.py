@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from cairn.errors import CairnError, ConfigError, SaveError
 from cairn.jobs.signals import Interrupts
-from cairn.lightning import boundary, capture, state
+from cairn.lightning import boundary, capture, requeue, state
 from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, SavingCost, Watcher
 from cairn.lightning.io import MappedCheckpointIO
@@ -55,8 +55,9 @@ class EngineHooks(Checkpoint):
         """At the end of a fit; False: the caller does so, after a test for example."""
         self.stopped_by = ""
         """Why the last fit stopped early, if it returned all the same: `max_time`."""
-        self._interrupts = Interrupts() if stop is None else None
         self._stop = stop
+        self._interrupts = Interrupts()
+        """Of the fit that runs; not installed if `stop` is given."""
         self.resume_point: ResumePoint | None = None
         """What a fit that goes on begins with, if it is found and verified already."""
         self._engine: Engine | None = None
@@ -77,13 +78,11 @@ class EngineHooks(Checkpoint):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user has chosen
             trainer.strategy.checkpoint_io = MappedCheckpointIO()
         if self._engine is None:
-            stop = self._stop or (lambda save_s: self._interrupts.name if self._interrupts else None)
+            stop = self._stop or (lambda save_s: self._interrupts.name)
             self._engine = Engine(self.policy, trainer, stop, Listeners(self.listeners), self.watchers)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
         self._beginning, self.stopped_by = None, ""
-        if self._interrupts is not None:
-            self._interrupts.install()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take our part of the checkpoint that a fit begins with."""
@@ -103,30 +102,32 @@ class EngineHooks(Checkpoint):
         """Open the save pipeline; from here on a signal waits for a boundary."""
         self._begin(trainer)
         self.engine.start()
-        if self._interrupts is not None:
-            self._interrupts.reinstall()  # Lightning has put a handler of its own before ours
+        if self._stop is None:  # here, after Lightning has installed its handlers: it puts back what was before them
+            self._interrupts = Interrupts()
             self._interrupts.training = True
+            self._interrupts.install()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last save."""
         why = self.engine.close()
         self._close_listeners(finished=not why and not self.stopped_by, limit_s=_UPLOADS_S)
+        self._interrupts.remove()
         self._final = self.engine.agreement.share(self.engine.history.saved)
         if why:
             raise SaveError(why)
+        late, _ = self.engine.agreement.meet(self._interrupts.name, False)
+        if late is not None:  # a signal after the last boundary
+            raise boundary.Stopped(late, self.engine.history.newest, trainer.global_rank)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the saves under way arrive, except after a second Ctrl-C."""
-        if self._interrupts is not None:
-            self._interrupts.training, self._interrupts.stopping = False, True
+        self._interrupts.training, self._interrupts.stopping = False, True
         if self._engine is not None:
             self._engine.close_after(exception)
             self._close_listeners(finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
-        self._release()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        self._release()
+        if isinstance(exception, boundary.Stopped) and self._stop is None and trainer.is_global_zero:
+            requeue.as_before(trainer, exception.reason, self._interrupts)
+        self._interrupts.remove()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Finish an overlapping copy; earlier hooks of the optimizer run before the forward and backward pass."""
@@ -208,8 +209,3 @@ class EngineHooks(Checkpoint):
     def _close_listeners(self, finished: bool, limit_s: float) -> None:
         if self.closes_listeners and self.engine.agreement.leads and not self.engine.trainer.fast_dev_run:
             Listeners(self.listeners).close(finished, limit_s)
-
-    def _release(self) -> None:
-        if self._interrupts is not None:
-            self._interrupts.training = False
-            self._interrupts.remove()

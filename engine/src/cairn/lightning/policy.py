@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
-from cairn.errors import ConfigError
+from cairn.errors import CairnError, ConfigError, named
 from cairn.policy import keep, when
 from cairn.types import Mode
 from cairn.units import parse_duration_s
@@ -56,20 +58,50 @@ def policy(
     """
     if not str(directory):
         raise ConfigError("directory='' must name the directory of the checkpoints.")
-    try:
-        named: dict[str, Any] = {"interval": _interval(every)}
-        named |= {"best": when.BestValidation(keep_best) if monitor is not None and keep_best else None}
-        named |= {"end": when.AtEnd(), "stop": when.OnStop()} | dict(triggers or {})
-        kept: dict[str, Any] = {"last": keep.Latest(keep_last)}
-        kept |= {"best": keep.Best(keep_best) if monitor is not None and keep_best else None} | dict(rules or {})
-        if isinstance(max_time, timedelta):
-            max_time = max_time.total_seconds()
-        limit_s = None if max_time is None else parse_duration_s(max_time)
-    except (TypeError, ValueError) as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
-    chosen = when.check_triggers({name: trigger for name, trigger in named.items() if trigger is not None})
-    ruling = keep.check_rules({name: rule for name, rule in kept.items() if rule is not None})
+    scored = monitor is not None and keep_best
+    with _errors_about("every"):
+        interval = _interval(every)
+    with _errors_about("keep_best"):
+        best, best_kept = (when.BestValidation(keep_best), keep.Best(keep_best)) if scored else (None, None)
+    with _errors_about("keep_last"):
+        last = keep.Latest(keep_last)
+    with _errors_about("max_time"):
+        limit_s = _limit_s(max_time)
+    defaults = {"interval": interval, "best": best, "end": when.AtEnd(), "stop": when.OnStop()}
+    chosen = when.check_triggers(_replaced(defaults, triggers))
+    ruling = keep.check_rules(_replaced({"last": last, "best": best_kept}, rules))
     return Policy(Path(directory), chosen, ruling, monitor, mode, limit_s, writing)
+
+
+def _replaced(defaults: Mapping[str, Any], given: Any) -> Any:
+    """The defaults with what was given in their place, without what is None; anything but a mapping as it is."""
+    if given is not None and not isinstance(given, Mapping):
+        return given
+    return {name: value for name, value in {**defaults, **(given or {})}.items() if value is not None}
+
+
+@contextmanager
+def _errors_about(argument: str) -> Iterator[None]:
+    """Name the argument of the `Checkpointer` in an error, in place of the parameter that it becomes."""
+    try:
+        yield
+    except CairnError as error:
+        raise ConfigError(named(error, argument), parameter=argument) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error), parameter=argument) from error
+
+
+def _limit_s(max_time: float | str | timedelta | None) -> float | None:
+    if max_time is None:
+        return None
+    if isinstance(max_time, timedelta):
+        seconds = max_time.total_seconds()
+    else:
+        is_number = isinstance(max_time, int | float) and not isinstance(max_time, bool)
+        seconds = float(max_time) if is_number else parse_duration_s(max_time)
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"max_time={max_time!r} must be more than 0, and finite; None: no limit.")
+    return seconds
 
 
 def _interval(every: int | str | when.Trigger | None) -> Any:

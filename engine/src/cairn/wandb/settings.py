@@ -98,7 +98,10 @@ class WandbSettings:
             )
         for tag in self.tags:
             if not 0 < len(tag) <= MAX_TAG_LENGTH:
-                raise ConfigError(f"tags: {tag!r} must have 1 to {MAX_TAG_LENGTH} characters: W&B refuses others.")
+                raise ConfigError(
+                    f"tags: {tag!r} must have from 1 to {MAX_TAG_LENGTH} characters: W&B refuses others.",
+                    parameter="tags",
+                )
 
 
 def project_name(text: str) -> str:

@@ -1,0 +1,366 @@
+"""`cairn.Checkpointer` in a plain Lightning project: its arguments, its answers, and the sentences about misuse."""
+
+import signal
+from datetime import timedelta
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.utilities import CombinedLoader
+from tests.support.runs import Scored
+from torch.utils.data import TensorDataset
+
+import cairn
+from cairn.errors import ConfigError, SaveError
+from cairn.policy.when import EveryNSeconds
+from cairn.store import names
+from cairn.store.catalog import Catalog
+from cairn.store.listener import Listener
+
+
+def points(num_samples=16):
+    return TensorDataset(torch.arange(num_samples, dtype=torch.float32).reshape(-1, 1))
+
+
+def loader(**options):
+    return cairn.DataLoader(points(), **{"batch_size": 2, "shuffle": True, **options})
+
+
+def trainer(checkpoints, tmp_path, **options):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    limits = {"max_epochs": 2, "num_sanity_val_steps": 1}
+    return Trainer(default_root_dir=tmp_path, callbacks=[checkpoints], **{**quiet, **limits, **options})
+
+
+def made(tmp_path, every=3, **options):
+    return cairn.Checkpointer(str(tmp_path / "checkpoints"), every, **{"writing": cairn.Writing("sync"), **options})
+
+
+def fit(checkpoints, tmp_path, module=None, data=None, ckpt_path=None, **options):
+    seed_everything(0, verbose=False)
+    module = module or Scored()
+    made = trainer(checkpoints, tmp_path, **options)
+    made.fit(module, loader() if data is None else data, cairn.DataLoader(points(4), 2), ckpt_path=ckpt_path)
+    return made
+
+
+def files(tmp_path):
+    folder = tmp_path / "checkpoints"
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.is_symlink()}
+
+
+def test_what_a_run_saves_and_keeps(tmp_path):
+    checkpoints = made(tmp_path, monitor="val/weight", mode="max")
+    assert checkpoints.resume() is None
+    assert (checkpoints.saved, checkpoints.newest, checkpoints.best) == ([], None, None)
+    done = fit(checkpoints, tmp_path)
+    assert [(item.name, item.reasons) for item in checkpoints.saved] == [
+        ("epoch_001_batch_000007.ckpt", ("interval",)),
+        ("epoch_001_batch_000008.ckpt", ("best", "end")),
+    ]
+    assert checkpoints.newest == checkpoints.best == checkpoints.saved[-1]
+    assert checkpoints.best_model_path == str(tmp_path / "checkpoints" / "epoch_001_batch_000008.ckpt")
+    assert checkpoints.best_model_score == 16
+    (scores,) = done.test(Scored(), cairn.DataLoader(points(4), 2), ckpt_path="best", verbose=False)
+    assert scores == {"test/weight": 16.0}
+
+
+def test_another_process_finds_the_same_checkpoints(tmp_path):
+    first = made(tmp_path, monitor="val/weight", mode="max")
+    fit(first, tmp_path)
+    other = made(tmp_path, monitor="val/weight", mode="max")
+    assert (other.saved, other.best) == (first.saved, first.best)
+    assert other.resume() == first.last_model_path
+
+
+def test_a_resume_that_was_forgotten_is_refused_and_changes_nothing(tmp_path):
+    fit(made(tmp_path), tmp_path)
+    before = files(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"holds 2 checkpoints, .*start from scratch: .*ckpt_path=checkpointer\.resume"
+    ):
+        fit(made(tmp_path), tmp_path)
+    assert files(tmp_path) == before
+    assert (tmp_path / "checkpoints" / names.LAST).exists()
+
+
+def test_a_new_run_from_another_checkpoint_needs_its_own_directory(tmp_path):
+    fit(made(tmp_path / "old"), tmp_path)
+    fit(made(tmp_path / "new"), tmp_path)
+    before = files(tmp_path / "new")
+    old = str(tmp_path / "old" / "checkpoints" / names.LAST)
+    with pytest.raises(ConfigError, match=r"this fit starts a new run from .*: give it another directory"):
+        fit(made(tmp_path / "new"), tmp_path, ckpt_path=old, max_epochs=3)
+    assert files(tmp_path / "new") == before
+    fit(made(tmp_path / "third"), tmp_path, ckpt_path=old, max_epochs=3)
+    assert len({item.run for item in made(tmp_path / "third").saved + made(tmp_path / "old").saved}) == 2
+
+
+def test_a_directory_with_checkpoints_of_two_runs_is_refused(tmp_path):
+    fit(made(tmp_path / "a"), tmp_path)
+    fit(made(tmp_path / "b"), tmp_path, max_epochs=3)
+    for path in (tmp_path / "b" / "checkpoints").glob("epoch*"):
+        path.rename(tmp_path / "a" / "checkpoints" / path.name)
+    mixed = made(tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"belongs to another run|holds checkpoints of another run"):
+        fit(mixed, tmp_path, ckpt_path=mixed.resume(), max_epochs=4)
+
+
+def test_a_run_may_go_on_from_an_earlier_checkpoint(tmp_path):
+    checkpoints = made(tmp_path, keep_last=-1)
+    fit(checkpoints, tmp_path)
+    earlier = checkpoints.saved[1]
+    again = made(tmp_path, keep_last=-1)
+    module = Scored()
+    fit(again, tmp_path, module, ckpt_path=str(tmp_path / "checkpoints" / earlier.name))
+    assert module.num_batches == 16 - earlier.position.total_batches
+    assert [item.name for item in again.saved] == [item.name for item in checkpoints.saved]
+
+
+def test_the_same_trainer_may_fit_again(tmp_path):
+    checkpoints, module = made(tmp_path), Scored()
+    done = fit(checkpoints, tmp_path, module, max_epochs=1)
+    done.fit_loop.max_epochs = 2
+    done.fit(module, loader(), cairn.DataLoader(points(4), 2))
+    assert module.num_batches == 16
+    assert checkpoints.newest.name == "epoch_001_batch_000008.ckpt"
+
+
+def test_two_trainers_are_refused(tmp_path):
+    checkpoints = made(tmp_path)
+    fit(checkpoints, tmp_path)
+    with pytest.raises(ConfigError, match="belongs to another Trainer already: make one for each"):
+        fit(checkpoints, tmp_path, ckpt_path=checkpoints.resume())
+
+
+def test_a_loop_of_the_users_own_is_refused(tmp_path):
+    class Own(_FitLoop):
+        pass
+
+    made_trainer = trainer(made(tmp_path), tmp_path)
+    made_trainer.fit_loop.__class__ = Own
+    with pytest.raises(ConfigError, match=r"a loop of its own \(Own\)"):
+        made_trainer.fit(Scored(), loader(), cairn.DataLoader(points(4), 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"triggers": {"interval": 50}}, r"triggers\['interval'\] is 50, not a trigger: write every=50, or"),
+        ({"triggers": 50}, "triggers"),
+        ({"rules": {"last": 3}}, r"rules\['last'\] is 3, not a keep rule: write keep_last=3, or"),
+        ({"every": "10 parsecs"}, "every='10 parsecs' is not an interval"),
+        ({"every": 0}, "every=0 must be more than 0"),
+        ({"every": -1.5}, "every=-1.5"),
+        ({"mode": "best"}, "mode='best' must be min .* or max"),
+        ({"keep_last": -2}, "keep_last=-2 must be"),
+        ({"keep_best": 1.5, "monitor": "x"}, "keep_best=1.5 must be"),
+        ({"max_time": "soon"}, "max_time='soon'"),
+        ({"max_time": 0}, "max_time=0 must be more than 0"),
+        ({"max_time": "0s"}, "max_time='0s' must be more than 0"),
+        ({"triggers": {"best": cairn.BestValidation()}}, "needs a metric to rank by: monitor="),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(tmp_path, options, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        made(tmp_path, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"writer": "fast"}, "writer='fast' must be auto, process, thread or sync"),
+        ({"buffers": 3}, "buffers=3 must be 1 or 2"),
+        ({"overlap": 1}, "overlap=1 must be True or False"),
+        ({"when_busy": "x"}, "when_busy='x' must be skip or wait"),
+        ({"max_failed_saves": 0}, "max_failed_saves=0 must be an integer from 1, or -1"),
+    ],
+)
+def test_a_wrong_way_to_write_is_one_sentence(options, words):
+    with pytest.raises(ConfigError, match=words):
+        cairn.Writing(**options)
+
+
+def test_an_empty_directory_name_is_refused():
+    with pytest.raises(ConfigError, match="must name the directory"):
+        cairn.Checkpointer("")
+
+
+def test_an_interval_may_be_a_timedelta_or_a_trigger(tmp_path):
+    assert isinstance(made(tmp_path, timedelta(minutes=1)).policy.triggers["interval"], EveryNSeconds)
+    own = cairn.Every("2h")
+    assert made(tmp_path, own).policy.triggers["interval"] is own
+    assert "interval" not in made(tmp_path, None).policy.triggers
+
+
+def test_triggers_and_rules_are_added_replaced_and_removed_by_name(tmp_path):
+    chosen = made(
+        tmp_path,
+        triggers={"end": None, "epoch": cairn.Every("1ep")},
+        rules={"last": None, "archive": cairn.EveryNth(2)},
+    ).policy
+    assert list(chosen.triggers) == ["interval", "stop", "epoch"]
+    assert list(chosen.rules) == ["archive"]
+
+
+def test_a_time_limit_ends_the_fit_at_a_boundary_and_fit_returns(tmp_path):
+    checkpoints = made(tmp_path, max_time=timedelta(microseconds=1))
+    module = Scored()
+    fit(checkpoints, tmp_path, module)
+    assert (module.num_batches, checkpoints.stopped_by) == (1, "max_time")
+    assert checkpoints.newest.reasons == ("stop",)
+    rest, again = Scored(), made(tmp_path)
+    fit(again, tmp_path, rest, ckpt_path=again.resume())
+    assert (rest.num_batches, again.stopped_by) == (15, "")
+
+
+class At(Scored):
+    """Sends a signal in its third batch."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def training_step(self, batch, batch_idx):
+        if self.num_batches == 2:
+            signal.raise_signal(self.number)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_saves_stops_and_gives_the_handlers_back(tmp_path, number):
+    before = [signal.getsignal(one) for one in signal.Signals]
+    checkpoints = made(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        fit(checkpoints, tmp_path, At(number))
+    assert (caught.value.code, checkpoints.newest.name) == (128 + number, "epoch_000_batch_000003.ckpt")
+    assert [signal.getsignal(one) for one in signal.Signals] == before
+
+
+def test_the_handlers_are_given_back_after_a_fit_that_went_well(tmp_path):
+    before = [signal.getsignal(one) for one in signal.Signals]
+    fit(made(tmp_path), tmp_path)
+    assert [signal.getsignal(one) for one in signal.Signals] == before
+
+
+class Heard(Listener):
+    def __init__(self):
+        self.calls = []
+
+    def opened(self, directory, kept, links, deleted):
+        self.calls.append(("opened", len(kept)))
+
+    def committed(self, saved, links):
+        self.calls.append(("committed", saved.position.total_batches))
+
+    def close(self, finished, limit_s):
+        self.calls.append(("close", finished))
+
+
+def test_listeners_hear_of_each_checkpoint_and_of_the_end(tmp_path):
+    heard = Heard()
+    fit(made(tmp_path, listeners=[heard]), tmp_path, max_epochs=1)
+    assert heard.calls == [
+        ("opened", 0),
+        ("committed", 3),
+        ("committed", 6),
+        ("committed", 8),
+        ("close", True),
+    ]
+
+
+def test_listeners_hear_of_a_fit_that_failed(tmp_path):
+    class Fails(Scored):
+        def training_step(self, batch, batch_idx):
+            if self.num_batches == 5:
+                raise RuntimeError("no")
+            return super().training_step(batch, batch_idx)
+
+    heard = Heard()
+    with pytest.raises(RuntimeError, match="no"):
+        fit(made(tmp_path, listeners=[heard]), tmp_path, Fails())
+    assert heard.calls[-1] == ("close", False)
+
+
+def test_metadata_is_in_the_manifest_and_the_configuration_in_the_file(tmp_path):
+    checkpoints = made(tmp_path, metadata={"commit": "abc", "config": {"lr": 0.1}})
+    fit(checkpoints, tmp_path, max_epochs=1)
+    name = checkpoints.newest.name
+    manifest = (tmp_path / "checkpoints" / names.manifest_name(name)).read_text()
+    assert '"commit": "abc"' in manifest
+    file = torch.load(tmp_path / "checkpoints" / name, weights_only=True)
+    assert file["cairn"]["config"] == {"lr": 0.1}
+
+
+def test_a_damaged_checkpoint_is_skipped_and_a_named_one_refused(tmp_path):
+    checkpoints = made(tmp_path)
+    fit(checkpoints, tmp_path)
+    older, newest = (tmp_path / "checkpoints" / item.name for item in checkpoints.saved)
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    again = made(tmp_path)
+    assert again.resume() == str(older)
+    with pytest.raises(cairn.CheckpointError, match=r"checksum|cannot be read|damaged"):
+        fit(made(tmp_path), tmp_path, ckpt_path=str(newest))
+
+
+def test_a_failed_save_ends_a_fit_with_an_error(tmp_path, monkeypatch):
+    from cairn.store import disk
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(disk, "put_chunks", no_space)
+    with pytest.raises(SaveError, match="No space left on device"):
+        fit(made(tmp_path, every=1, writing=cairn.Writing("sync", max_failed_saves=2)), tmp_path)
+
+
+STRUCTURES = {
+    "a list": lambda: [loader(), loader(batch_size=4, seed=1)],
+    "a dict": lambda: {"a": loader(), "b": loader(batch_size=4, seed=1)},
+    "min_size": lambda: CombinedLoader([loader(), loader(batch_size=4, seed=1)], "min_size"),
+    "max_size": lambda: CombinedLoader([loader(), loader(batch_size=4, seed=1)], "max_size"),
+    "max_size_cycle": lambda: CombinedLoader([loader(), loader(batch_size=4, seed=1)], "max_size_cycle"),
+}
+
+
+class Seen(Scored):
+    """Remembers the samples of each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        parts = batch.values() if isinstance(batch, dict) else batch
+        self.seen.append([None if part is None else part[0].flatten().tolist() for part in parts])
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_loaders_in_a_structure_are_resumed_exactly(tmp_path, structure):
+    whole, checkpoints = Seen(), made(tmp_path / "whole", every=1, keep_last=-1)
+    fit(checkpoints, tmp_path, whole, STRUCTURES[structure]())
+    for stop in checkpoints.saved[:-1]:
+        done = stop.position.total_batches
+        rest = Seen()
+        file = str(tmp_path / "whole" / "checkpoints" / stop.name)
+        fit(made(tmp_path / f"after {done}"), tmp_path, rest, STRUCTURES[structure](), ckpt_path=file)
+        assert rest.seen == whole.seen[done:], f"after {done} batches"
+
+
+def test_a_file_that_is_not_ours_begins_a_new_run_with_a_warning(tmp_path):
+    plain = Trainer(
+        default_root_dir=tmp_path,
+        logger=False,
+        max_epochs=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    plain.fit(Scored(), loader(), cairn.DataLoader(points(4), 2))
+    plain.save_checkpoint(tmp_path / "plain.ckpt")
+    with pytest.warns(UserWarning, match="was not written by Cairn"):
+        fit(made(tmp_path), tmp_path, ckpt_path=str(tmp_path / "plain.ckpt"))
+    assert len(Catalog(tmp_path / "checkpoints").committed()) == 2
