@@ -1,4 +1,4 @@
-"""The stand-in answers the real client as a W&B server does, and fails tests that leave what it knows."""
+"""The stand-in answers the real client as a W&B server does, and fails tests that ask for something unknown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Fault = Callable[[WandbServer], None]
 
 @contextmanager
 def complaining(about: str) -> Iterator[WandbServer]:
-    """A server that finds fault with what happens."""
+    """A server that complains about what happens."""
     with pytest.raises(AssertionError) as left, WandbServer() as server:
         yield server
     assert about in str(left.value)
@@ -72,26 +72,26 @@ def start_artifact(server: WandbServer, content: bytes, digest: str) -> str:
     return made
 
 
-def test_what_it_does_not_know_fails_the_test() -> None:
+def test_an_unknown_request_fails_the_test() -> None:
     with complaining("NeverHeardOf") as server:
         assert "NeverHeardOf" in ask(server, "NeverHeardOf")["errors"][0]["message"]
     with complaining("/no/such") as server:
         assert status_of(server, "/no/such") == 404
 
 
-def test_the_error_of_a_test_comes_before_the_complaint() -> None:
+def test_an_error_of_the_test_comes_before_that_of_the_server() -> None:
     with pytest.raises(ZeroDivisionError, match="NeverHeardOf"), WandbServer() as server:  # it is a note of the error
         print(1 / len(ask(server, "NeverHeardOf").get("nothing", ())))
 
 
-def test_an_upload_of_other_bytes_than_the_manifest_says_is_not_committed() -> None:
+def test_an_upload_that_differs_from_its_manifest_is_not_committed() -> None:
     with complaining("another md5") as server:
         made = start_artifact(server, b"torn", wandb_server._md5(b"whole"))
         assert "another md5" in ask(server, "CommitArtifact", artifactID=made)["errors"][0]["message"]
         assert server.artifacts[0].state == "PENDING"
 
 
-def test_a_commit_gives_the_number_and_a_deleted_number_is_not_given_again() -> None:
+def test_a_version_is_numbered_when_it_is_committed_and_no_number_is_used_twice() -> None:
     with WandbServer() as server:
         for content in (b"0", b"1"):
             made = start_artifact(server, content, wandb_server._md5(content))
@@ -107,7 +107,7 @@ def test_a_commit_gives_the_number_and_a_deleted_number_is_not_given_again() -> 
         assert [version.aliases for version in server.artifacts] == [set(), set(), {"latest"}]
 
 
-def test_it_fails_as_often_as_it_was_told_and_only_there() -> None:
+def test_it_fails_as_often_as_asked_and_only_for_that_kind_of_request() -> None:
     with WandbServer() as server:
         server.fail(status=503, count=2, only="graphql")
         assert status_of(server, "/files/tester/p/run/file_stream") == 404
@@ -116,7 +116,7 @@ def test_it_fails_as_often_as_it_was_told_and_only_there() -> None:
         assert server.operations == {"Viewer": 1}
 
 
-def test_it_hangs_until_it_goes_on() -> None:
+def test_it_hangs_until_it_resumes() -> None:
     with WandbServer() as server:
         server.hang()
         with pytest.raises(TimeoutError):
@@ -126,7 +126,7 @@ def test_it_hangs_until_it_goes_on() -> None:
         server.wait_until(lambda server: server.operations["Viewer"], seconds=5)  # nobody waits for it any more
 
 
-def test_it_dies_while_it_hangs_and_comes_back_with_its_memory() -> None:
+def test_it_dies_while_it_hangs_and_restarts_with_what_it_had() -> None:
     with WandbServer() as server:
         url = server.url
         ask(server, "UpsertBucket", name="run", project="p")
@@ -233,7 +233,7 @@ say(*[version.version for version in api.artifacts("model", "tester/p/ckpt")], a
 
 
 @pytest.mark.slow
-def test_a_run_its_checkpoints_and_what_another_run_makes_of_them(tmp_path: Path) -> None:
+def test_a_run_uploads_checkpoints_that_another_run_uses(tmp_path: Path) -> None:
     with WandbServer() as server:
         first, second, same = client(server, tmp_path, "-c", RUN + TRAIN)
         assert first == ["v0", "COMMITTED", ["best", "latest", "step-1"]]
@@ -274,7 +274,7 @@ run.finish()
 
 
 @pytest.mark.slow
-def test_a_resumed_run_goes_on_where_the_server_says(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_at_the_step_of_the_server(tmp_path: Path) -> None:
     with WandbServer() as server:
 
         def steps(resume: str, key: str, first: int, end: int, step: str) -> list[Any]:
@@ -344,7 +344,7 @@ run.finish()
 
 
 @pytest.mark.slow
-def test_the_client_survives_a_death_amid_an_upload(tmp_path: Path) -> None:
+def test_the_client_survives_the_end_of_a_server_during_an_upload(tmp_path: Path) -> None:
     def die_and_return(server: WandbServer) -> None:
         server.wait_until(lambda server: server.upload_bytes > 50_000)
         server.die()

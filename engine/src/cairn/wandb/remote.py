@@ -37,7 +37,15 @@ class Location:
 
 
 class FileGone(Exception):
-    """The file of a checkpoint does not exist any more."""
+    """The file of a checkpoint does not exist any more.
+
+    Args:
+        saved: The checkpoint.
+    """
+
+    def __init__(self, saved: Saved) -> None:
+        super().__init__(saved.name)
+        self.saved = saved
 
 
 class Remote(Protocol):
@@ -213,4 +221,4 @@ def _existing(source: Path, saved: Saved) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if source.exists():
             raise
-        raise FileGone(saved.name) from error
+        raise FileGone(saved) from error

@@ -62,21 +62,25 @@ class State:
 
     def committed(self, saved: Saved, links: Links) -> None:
         """See `Listener.committed`."""
+        before = self._kept.get(saved.name)
+        replaced = before.digest if before is not None and before.digest != saved.digest else ""
+        if replaced:
+            self._on_disk.note(replaced)
+            self.outbox.remove(saved.name)  # the new one may not be held
         wanted = self.settings.wants(saved, links)
         waits = wanted and self._online and _hold(saved, self.outbox, self.settings.queue_bytes, self._errors)
-        before = self._kept.get(saved.name)
-        if before is not None and before.digest != saved.digest:
-            self._on_disk.note(before.digest)
         with self._lock:
-            if before is not None and before.digest != saved.digest:
-                self._deleted.add(before.digest)
-            for names in (self._kept, self._chosen):
-                names.pop(saved.name, None)
+            if replaced:
+                self._deleted.add(replaced)
+            for saved_by_name in (self._kept, self._chosen):
+                saved_by_name.pop(saved.name, None)
             self._kept[saved.name], self._links = saved, links
             if wanted:
                 self._chosen[saved.name] = saved
-            (self._over_limit.add if wanted and self._online and not waits else self._over_limit.discard)(saved.name)
+            self._over_limit.discard(saved.name)
             self._unlisted.discard(saved.name)
+            if wanted and self._online and not waits:
+                self._over_limit.add(saved.name)
 
     def deleting(self, names: Sequence[str]) -> None:
         """See `Listener.deleting`. A kill may come before `deleted`; of what is kept after all, nothing is deleted."""
@@ -144,11 +148,7 @@ class State:
                 self._chosen.pop(name, None)
 
     def listed(self, digests: Collection[str]) -> None:
-        """W&B has listed what it has: from now on it is known what is missing there.
-
-        Args:
-            digests: Of the checkpoints that W&B has.
-        """
+        """W&B has listed what it has (`digests`): from now on it is known what is missing there."""
         noted = self._on_disk.digests().intersection(digests)
         with self._lock:
             self._unlisted.clear()

@@ -51,7 +51,7 @@ class Executor:
         self._abandoned = False
         self._actual: list[Version] = []
         self._failed: set[tuple[str, ...]] = set()
-        self._gone: set[str] = set()
+        self._gone: set[tuple[str, str]] = set()
 
     def attempt(self, what: str, task: Callable[[], Any]) -> bool:
         """Do something that may fail. An error is logged; it affects neither other tasks nor training.
@@ -68,7 +68,7 @@ class Executor:
         try:
             task()
         except FileGone as gone:  # deleted by retention, which `state` is about to learn, or by the owner of the run
-            self._gone.add(str(gone))
+            self._gone.add((gone.saved.name, gone.saved.digest))
             return False
         except Exception as error:
             self._errors.log(f"{what} {type(error).__name__}", f"{what} ({first_line(error)})")
@@ -103,7 +103,7 @@ class Executor:
 
     def missing(self) -> list[str]:
         """File names of the checkpoints that W&B should have and does not have."""
-        return [saved.name for saved in self._missing() if saved.name not in self._gone]
+        return [saved.name for saved in self._missing() if (saved.name, saved.digest) not in self._gone]
 
     def refresh(self) -> None:
         """Find out what W&B has."""
