@@ -73,7 +73,8 @@ class Interrupt(Callback):
 def main(run: str, num_workers: int, num_processes: int, *interrupt: str) -> None:
     """Train, from the newest checkpoint if there is one, and test the best one."""
     seed_everything(0, verbose=False)
-    checkpoints = cairn.Checkpointer(f"{run}/checkpoints", every=3, monitor="val/loss")
+    writing = cairn.Writing(when_busy="wait")  # so that every attempt saves at the same batches
+    checkpoints = cairn.Checkpointer(f"{run}/checkpoints", every=3, monitor="val/loss", writing=writing)
     callbacks: list[Callback] = [checkpoints]
     if interrupt:
         callbacks.append(Interrupt(interrupt[0], int(interrupt[1])))
