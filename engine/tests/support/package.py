@@ -72,9 +72,13 @@ def run_in(
         check: raise if the exit code is not 0.
     """
     program, *arguments = command or ("python", "-c", script or "")
-    variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     result = subprocess.run(
-        [str(environment / "bin" / program), *arguments], env=variables, cwd=cwd, capture_output=True, text=True
+        [str(environment / "bin" / program), *arguments],
+        env=_variables(),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
     )
     assert not check or result.returncode == 0, result.stdout + result.stderr
     return result
@@ -96,7 +100,12 @@ def closure(requirements: list[str]) -> Iterator[metadata.Distribution]:
 
 
 def _pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], check=True, env=_variables())
+
+
+def _variables() -> dict[str, str]:
+    """Return the environment variables without the import path of the tests, where the library seems installed."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
 def _top_level(distribution: metadata.Distribution) -> set[str]:
