@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from lightning.pytorch import seed_everything
 
 from cairn import testing
+from cairn.hydra.instantiate import instantiate
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Two short epochs of what configs/train.yaml trains. Add what makes your own project short.
