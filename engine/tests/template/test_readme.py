@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from tests.support.equality import differences, outcome
+from tests.support.package import base_environment, build_wheel
 from tests.support.paths import ENGINE, ROOT
 
 import cairn
@@ -186,7 +186,9 @@ def test_python_compiles_and_its_imports_resolve(page, block):
 @pytest.mark.parametrize("page", TEXT)
 def test_links_to_files_exist(page):
     targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", TEXT[page])
-    missing = [target for target in targets if "://" not in target and not (ROOT / page).parent.joinpath(target).exists()]
+    missing = [
+        target for target in targets if "://" not in target and not (ROOT / page).parent.joinpath(target).exists()
+    ]
     assert not missing
 
 
@@ -244,7 +246,10 @@ SHORT = {'every="10min"': "every=3"}
 VARIANTS = {
     "as it is": {},
     "two workers": {"shuffle=True": "shuffle=True, num_workers=2"},
-    "two processes": {"Trainer(": 'Trainer(accelerator="cpu", devices=2, strategy="ddp", ', "batch_size=16": "batch_size=8"},
+    "two processes": {
+        "Trainer(": 'Trainer(accelerator="cpu", devices=2, strategy="ddp", ',
+        "batch_size=16": "batch_size=8",
+    },
 }
 
 
@@ -253,7 +258,14 @@ def script_for_an_existing_project():
     return script
 
 
-def run_script(folder, changes, *kills):
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """Python in an environment with the library and its base dependencies: neither Hydra nor W&B."""
+    wheel = build_wheel(tmp_path_factory.mktemp("wheel"))
+    return base_environment(tmp_path_factory.mktemp("installed") / "env", wheel) / "bin" / "python"
+
+
+def run_script(python, folder, changes, *kills):
     """Run the script until it ends; it kills itself at each of these batches, one per start."""
     folder.mkdir()
     script = script_for_an_existing_project()
@@ -261,10 +273,10 @@ def run_script(folder, changes, *kills):
         assert old in script, f"the script of the README has no {old}"
         script = script.replace(old, new)
     (folder / "script.py").write_text(PRELUDE + script)
-    paths = os.pathsep.join([str(ENGINE / "src"), os.environ.get("PYTHONPATH", "")])
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     for kill in [*kills, -1]:
-        env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "KILL_AT": str(kill)}
-        done = subprocess.run([sys.executable, "script.py"], cwd=folder, env=env, capture_output=True, text=True)
+        env = {**variables, "OMP_NUM_THREADS": "1", "KILL_AT": str(kill)}
+        done = subprocess.run([str(python), "script.py"], cwd=folder, env=env, capture_output=True, text=True)
         assert (done.returncode == 0) == (kill < 0), done.stdout + done.stderr
     return outcome(folder / "runs" / "a", [])
 
@@ -272,8 +284,8 @@ def run_script(folder, changes, *kills):
 @pytest.mark.slow
 @pytest.mark.skipif(not OURS, reason="this project has a README of its own")
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_script_for_an_existing_project_is_exact_after_two_kills(tmp_path, variant):
-    whole = run_script(tmp_path / "whole", VARIANTS[variant])
-    killed = run_script(tmp_path / "killed", VARIANTS[variant], 5, 11)
+def test_the_script_for_an_existing_project_is_exact_after_two_kills(python, tmp_path, variant):
+    whole = run_script(python, tmp_path / "whole", VARIANTS[variant])
+    killed = run_script(python, tmp_path / "killed", VARIANTS[variant], 5, 11)
     assert not differences(whole, killed)
     assert any(value.abs().sum() > 0 for value in killed.final["state_dict"].values() if torch.is_tensor(value))
