@@ -268,7 +268,7 @@ def python(tmp_path_factory):
 
 
 def run_script(python, folder, changes, *kills):
-    """Run the script until it ends; it kills itself at each of these batches, one per start."""
+    """Run the script until it ends; `kills` are the batches at which it kills itself, one per start."""
     folder.mkdir()
     script = script_for_an_existing_project()
     for old, new in {**SHORT, **changes}.items():
