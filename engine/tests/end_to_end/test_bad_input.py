@@ -55,7 +55,7 @@ BEFORE_TRAINING = {
     "a wrong key": (["+trainer.max_epoch=3"], "trainer: .* unexpected keyword argument 'max_epoch'"),
     "a key of another framework": (["+trainer.epochs=3"], "trainer.max_epochs=N trains for N epochs"),
     "a key without its group": (["max_epochs=3"], "max_epochs is a key of trainer: trainer.max_epochs=3."),
-    "batch size": (["data.batch_size=0"], "data.batch_size=0 must be a whole number from 1"),
+    "batch size": (["data.batch_size=0"], "data.batch_size=0 must be an integer from 1"),
     "glob": (["experiment=gpt", "data.files='{files}/*.txt'"], r"No file matches data.files=.*/\*.txt"),
     "resume: missing": (["resume={files}/gone"], "there is no such directory"),
     "resume: empty": (["resume={files}/empty"], "is not a run directory: it has no run.json"),

@@ -127,7 +127,7 @@ def test_a_null_callback_or_logger_is_left_out():
         ({"checkpoint__overlap": 1}, "checkpoint.overlap=1 must be True or False"),
         ({"checkpoint__when_busy": "x"}, "checkpoint.when_busy='x' must be skip or wait"),
         ({"checkpoint__artifacts__which": "some"}, "checkpoint.artifacts.which='some' must be all, best"),
-        ({"checkpoint__artifacts__every": 0}, "checkpoint.artifacts.every=0 must be a whole number from 1"),
+        ({"checkpoint__artifacts__every": 0}, "checkpoint.artifacts.every=0 must be an integer from 1"),
         ({"checkpoint__artifacts__wait": "soon"}, "checkpoint.artifacts.wait='soon'"),
         ({"checkpoint__artifacts__queue": "2XB"}, "checkpoint.artifacts.queue: Invalid size '2XB'"),
         ({"logger": {"mine": {"project": "p"}}}, "logger.mine has no _target_"),

@@ -109,7 +109,7 @@ def test_every_nth_counts_all_saves_of_the_run():
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_every_nth_refuses_other_values(n):
-    with pytest.raises(ValueError, match=f"n={n} must be a whole number from 1"):
+    with pytest.raises(ValueError, match=f"n={n} must be an integer from 1"):
         EveryNth(n)
 
 
@@ -252,7 +252,7 @@ def test_an_invalid_size_is_refused(text):
 @pytest.mark.parametrize("rule", [Latest, Best])
 @pytest.mark.parametrize("count", [-2, "two", 1.5, None])
 def test_an_invalid_count_is_refused(rule, count):
-    with pytest.raises(ValueError, match="must be a whole number from 0, or -1 for all"):
+    with pytest.raises(ValueError, match="must be an integer from 0, or -1 for all"):
         rule(count)
 
 

@@ -434,7 +434,7 @@ def test_other_values_are_refused_with_what_to_write(triggers, message):
 
 @pytest.mark.parametrize("value", ["x", None, True, 1.5, -2])
 def test_an_invalid_count_of_the_best_is_refused(value):
-    with pytest.raises(ConfigError, match=r"count=.* must be a whole number from 0, or -1 for all"):
+    with pytest.raises(ConfigError, match=r"count=.* must be an integer from 0, or -1 for all"):
         BestValidation(value)
 
 

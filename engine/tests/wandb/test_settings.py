@@ -54,9 +54,9 @@ def test_what_wandb_refuses_is_one_sentence(values, message):
     [
         ({"which": "some"}, "which='some' must be all, best, final or none"),
         ({"deleted": "forget"}, "deleted='forget' must be delete, untag or keep"),
-        ({"every": 0}, "every=0 must be a whole number from 1"),
-        ({"every": True}, "every=True must be a whole number from 1"),
-        ({"every": 1.5}, "every=1.5 must be a whole number from 1"),
+        ({"every": 0}, "every=0 must be an integer from 1"),
+        ({"every": True}, "every=True must be an integer from 1"),
+        ({"every": 1.5}, "every=1.5 must be an integer from 1"),
         ({"queue_bytes": -1}, "queue_bytes=-1 must be a size in bytes"),
         ({"wait_s": float("nan")}, "wait_s=nan must be a time in seconds"),
     ],

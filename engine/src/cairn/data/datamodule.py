@@ -140,5 +140,5 @@ class DataModule(LightningDataModule):
 
 def _number(key: str, value: int, least: int) -> int:
     if not isinstance(value, int) or value < least:
-        raise DataError(f"{key}={value!r} must be a whole number from {least}.")
+        raise DataError(f"{key}={value!r} must be an integer from {least}.")
     return value

@@ -66,7 +66,7 @@ class EveryNth:
 
     def __init__(self, n: int) -> None:
         if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-            raise ConfigError(f"n={n!r} must be a whole number from 1: every n-th checkpoint is kept.", parameter="n")
+            raise ConfigError(f"n={n!r} must be an integer from 1: every n-th checkpoint is kept.", parameter="n")
         self.n: int = n
 
     def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
@@ -211,7 +211,7 @@ def check_count(count: int) -> int:
         ConfigError: It is not.
     """
     if isinstance(count, bool) or not isinstance(count, Integral) or count < -1:
-        raise ConfigError(f"count={count!r} must be a whole number from 0, or -1 for all.", parameter="count")
+        raise ConfigError(f"count={count!r} must be an integer from 0, or -1 for all.", parameter="count")
     return count
 
 

@@ -329,7 +329,7 @@ def _crossed(before: int, now: int, interval: int | Fraction) -> bool:
 
 def _whole(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ConfigError(f"{name}={value!r} must be a whole number from 1.", parameter=name)
+        raise ConfigError(f"{name}={value!r} must be an integer from 1.", parameter=name)
     return value
 
 

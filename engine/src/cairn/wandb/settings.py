@@ -46,7 +46,7 @@ class ArtifactSettings:
             if getattr(self, key) not in (*others, last):
                 raise ConfigError(f"{key}={getattr(self, key)!r} must be {', '.join(others)} or {last}.")
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise ConfigError(f"every={self.every!r} must be a whole number from 1.")
+            raise ConfigError(f"every={self.every!r} must be an integer from 1.")
         if self.queue_bytes is not None and self.queue_bytes < 0:
             raise ConfigError(f"queue_bytes={self.queue_bytes!r} must be a size in bytes, or None for no limit.")
         if not self.wait_s >= 0:
