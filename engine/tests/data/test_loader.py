@@ -119,7 +119,7 @@ def epochs(loader, first=0, last=1):
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resume_after_any_batch_sees_the_rest(kind, num_workers):
+def test_a_resume_after_any_batch_yields_the_rest(kind, num_workers):
     torch.manual_seed(3)
     make = KINDS[kind]
     whole = epochs(make(num_workers=num_workers))
@@ -138,12 +138,12 @@ def test_a_resume_after_any_batch_sees_the_rest(kind, num_workers):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_number_of_workers_does_not_matter(kind):
+def test_the_number_of_workers_does_not_change_the_batches(kind):
     assert epochs(KINDS[kind]()) == epochs(KINDS[kind](num_workers=2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_global_generator_is_left_alone(kind):
+def test_the_global_generator_is_not_used(kind):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     epochs(KINDS[kind]())
@@ -160,7 +160,7 @@ def _flat(samples):
     return torch.stack([value for (value,) in samples])
 
 
-def test_a_sampler_without_an_end_is_exact():
+def test_an_endless_sampler_is_resumed_exactly():
     def some(loader, count):
         return [batch.tolist() for _, batch in zip(range(count), loader, strict=False)]
 
@@ -200,7 +200,7 @@ def test_a_validation_in_the_same_epoch_sees_the_same_samples():
     assert epochs(loader, 2, 2) == epochs(loader, 2, 2)
 
 
-def test_a_boundary_between_epochs_is_the_head_of_the_next_one():
+def test_a_boundary_between_epochs_is_the_beginning_of_the_next_one():
     loader = KINDS["shuffled"]()
     epochs(loader, 0, 0)
     loader.at_boundary(lag=0, epoch_is_over=True)
@@ -211,7 +211,7 @@ def test_a_boundary_between_epochs_is_the_head_of_the_next_one():
     assert epochs(resumed, 1, 1) == epochs(loader, 1, 1)
 
 
-def test_batches_that_were_fetched_ahead_are_not_counted():
+def test_prefetched_batches_are_not_counted():
     loader = DataLoader(Stream(), 4)
     batches = iter(loader)
     next(batches), next(batches)
@@ -225,7 +225,7 @@ def test_batches_that_were_fetched_ahead_are_not_counted():
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_iterable_learns_the_epoch(num_workers):
+def test_an_iterable_gets_the_epoch(num_workers):
     loader = DataLoader(Stream(3), 3, num_workers=num_workers)
     assert epochs(loader, 1, 2) == [[[100, 101, 102]], [[200, 201, 202]]]
 
@@ -256,7 +256,7 @@ def test_an_iterable_may_be_replayed():
     assert len(list(resumed)) == 3
 
 
-def test_more_than_one_position_of_an_iterable_is_refused():
+def test_an_iterable_with_several_workers_is_refused():
     with pytest.raises(ValueError, match="a position of its own"):
         DataLoader(Stream(), 4, num_workers=2).check_resumable()
 
@@ -267,7 +267,7 @@ def test_a_position_that_was_not_saved_is_refused():
         DataLoader(Stream(), 4).load_state_dict(state)
 
 
-def test_other_data_is_refused_with_all_that_differs():
+def test_different_data_is_refused_with_all_differences():
     state = DataLoader(TensorDataset(torch.arange(10)), 4).state_dict()
     with pytest.raises(ValueError, match="weights alone") as caught:
         DataLoader(TensorDataset(torch.arange(11)), 5, seed=1).load_state_dict(state)
@@ -300,7 +300,7 @@ def test_lightning_keeps_the_sampler_on_several_processes():
     assert isinstance(DataLoader(Stream(), 2).sampler, DistributedSampler)
 
 
-def test_a_loader_can_be_made_again_from_what_is_in_it():
+def test_a_loader_can_be_created_again_from_its_attributes():
     first = KINDS["shuffled"]()
     again = DataLoader(first.dataset, first.batch_size, sampler=EpochSampler(10, keyed=True), seed=first.seed)
     assert isinstance(again.dataset, SeededItems)

@@ -42,7 +42,7 @@ def test_a_worker_outlives_the_signals_of_a_scheduler():
 
 
 @pytest.mark.slow
-def test_the_interpreter_exits_although_a_worker_is_alive():
+def test_the_interpreter_exits_while_a_worker_is_alive():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", EXIT_WITH_A_WORKER]
     result = subprocess.run(command, capture_output=True, timeout=60, env=environment, check=False)

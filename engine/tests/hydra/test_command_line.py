@@ -88,7 +88,7 @@ def test_any_directory_reaches_hydra_as_it_is(tmp_path, configs, name):
 
 
 @pytest.mark.parametrize("quote", ["'", '"'])
-def test_quotes_as_hydra_needs_them_do_no_harm(tmp_path, configs, quote):
+def test_a_quoted_directory_is_accepted(tmp_path, configs, quote):
     run = run_in(tmp_path / "a,b")
     assert value(expand_resume([f"resume={quote}{run}{quote}"], configs)[-1]) == str(run)
 

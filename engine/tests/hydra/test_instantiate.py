@@ -93,7 +93,7 @@ def test_positional_arguments_take_the_place_of_args():
     assert instantiate({"_target_": "builtins.list", "_args_": [[1]]}, [2, 3]) == [2, 3]
 
 
-def test_lists_and_nothing():
+def test_lists_and_none_are_accepted():
     assert [made.x for made in instantiate([LEAF, LEAF])] == [1, 1]
     assert isinstance(instantiate([LEAF], _convert_="all"), list)
     assert instantiate(None) is None

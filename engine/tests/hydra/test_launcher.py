@@ -168,7 +168,7 @@ def test_a_job_that_was_killed_has_failed(scene):
     assert scene.now > outcomes.LATE_S
 
 
-def test_a_job_that_never_began_has_failed(scene):
+def test_a_job_that_never_started_has_failed(scene):
     scene.alive = False
     assert "its run is not begun" in failure(scene.collect())
 
@@ -180,7 +180,7 @@ def test_a_late_result_counts(scene):
 
 
 @pytest.mark.parametrize("damage", [False, True])
-def test_a_finished_run_without_a_readable_result(scene, damage):
+def test_a_finished_run_counts_without_a_readable_result(scene, damage):
     scene.alive = False
     scene.records("finished", result=0.25)
     if damage:
@@ -273,7 +273,7 @@ def test_directories_can_be_named_by_the_number_of_the_job(tmp_path, key):
         assert resumable._job(("seed=1",), 3, set()).run.path == tmp_path / "3"
 
 
-def test_the_remains_of_a_killed_requeue_do_not_stop_the_next_one(tmp_path, monkeypatch):
+def test_leftovers_of_a_killed_requeue_do_not_stop_the_next_one(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "_own_paths", lambda: JobPaths(tmp_path, "12_0"))
     monkeypatch.setattr(launcher.signal, "signal", lambda number, handler: None)
     torn = tmp_path / "12_0_submitted.pkl.save_tmp"

@@ -144,7 +144,7 @@ def test_a_value_may_become_one_of_another_kind(old, new):
     assert values(merged.config) == values(now)
 
 
-def test_the_place_of_a_run_is_not_a_change():
+def test_moving_a_run_is_not_a_change():
     assert merge(composed(paths__output_dir="/runs/2")).changed == {}
 
 

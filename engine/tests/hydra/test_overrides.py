@@ -40,7 +40,7 @@ def refused(*given, config=CONFIG):
         ("-m", "-m"),
     ],
 )
-def test_key(override, expected):
+def test_the_key_of_an_override(override, expected):
     assert key(override) == expected
 
 

@@ -35,12 +35,12 @@ def _strategy(reduce):
         ([(TIME_LIMIT, False), (None, False)], (TIME_LIMIT, False)),
     ],
 )
-def test_all_leave_with_the_same_answer(ranks, expected):
+def test_all_ranks_get_the_same_decision(ranks, expected):
     assert _ask(ranks) == [expected] * len(ranks)
 
 
 @pytest.mark.parametrize("stop", [*(item.name for item in signal.Signals), TIME_LIMIT])
-def test_every_reason_to_stop_comes_through(stop):
+def test_every_reason_to_stop_reaches_all_ranks(stop):
     assert _ask([(None, False), (stop, False)]) == [(stop, False)] * 2
 
 

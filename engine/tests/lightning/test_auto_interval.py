@@ -135,7 +135,7 @@ def test_it_follows_a_change_within_a_few_saves(world, seed):
         assert exact / 1.3 <= training.trigger.choice.interval_batches <= 1.7 * exact + 1
 
 
-def test_the_first_save_waits_for_no_more_than_its_estimate_asks_for():
+def test_the_first_save_comes_after_the_estimated_interval():
     training = Training(Every("auto", max_overhead=0.01))
     training.train(World(), 200)
     assert 3 < training.saves[0] < 60  # 10 MB: 20 ms of copying, 10 of slower batches
@@ -150,7 +150,7 @@ def test_with_accumulation_it_saves_at_the_end_of_a_window():
     assert all(b - a < training.chosen[-1] + 2 * 7 for a, b in pairwise(training.saves[-20:]))
 
 
-def test_a_failure_now_and_then_makes_it_save_less_often_and_never_more():
+def test_mtbf_makes_saves_less_frequent_and_never_more():
     often, seldom, careless = (
         Training(Every("auto", max_overhead=0.02, mtbf=mtbf)).train(World(), 20_000) for mtbf in (None, "1h", "1d")
     )

@@ -24,23 +24,23 @@ class AlsoRemembers(Remembers):
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])
-def test_as_many_processes_can_restore(num_ranks):
+def test_the_same_number_of_processes_can_restore(num_ranks):
     capture.check({"format": state.FORMAT, "ranks": [{}] * num_ranks}, num_ranks)
 
 
 @pytest.mark.parametrize(("saved", "here"), [(1, 2), (2, 1), (4, 0)])
-def test_another_number_of_processes_is_told_with_both_and_the_way_out(saved, here):
+def test_a_different_number_of_processes_is_refused_with_both_numbers_and_a_solution(saved, here):
     told = rf"saved by {saved} processes and is loaded by {here}: .*trainer\.devices.*init_weights=FILE"
     with pytest.raises(ResumeError, match=told):
         capture.check({"format": state.FORMAT, "ranks": [{}] * saved}, here)
 
 
-def test_a_later_format_is_told_with_both():
+def test_a_later_format_is_refused_with_both_numbers():
     with pytest.raises(ResumeError, match=rf"format {state.FORMAT + 1}, and this Cairn reads up to {state.FORMAT}"):
         capture.check({"format": state.FORMAT + 1, "ranks": [{}]}, 1)
 
 
-def test_loggers_are_synced_and_one_that_cannot_be_makes_the_save_fail():
+def test_loggers_are_synced_and_a_failed_sync_fails_the_save():
     synced = []
     one, forgetful, full = Remembers(), object(), AlsoRemembers()
     one.sync = lambda: synced.append(1)
@@ -55,7 +55,7 @@ def test_loggers_are_synced_and_one_that_cannot_be_makes_the_save_fail():
         capture.sync_loggers(SimpleNamespace(loggers=[full]))
 
 
-def test_loggers_are_told_their_place_by_their_class():
+def test_each_logger_gets_its_state_back_by_class_and_number():
     one, other, forgetful = Remembers(), AlsoRemembers(), object()
     trainer = SimpleNamespace(loggers=[forgetful, one, other])
     capture.restore_loggers(

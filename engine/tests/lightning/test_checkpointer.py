@@ -87,14 +87,14 @@ def test_all_reasons_of_a_step_share_one_file(tmp_path):
     assert run.engine.telemetry.num_saves == 1
 
 
-def test_nothing_due_nothing_written(tmp_path):
+def test_without_triggers_nothing_is_written(tmp_path):
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, triggers={})))
     assert not run.directory.joinpath("checkpoints").exists()
     assert (run.checkpoints.best_model_path, run.checkpoints.last_model_path) == ("", "")
     assert run.engine.telemetry.num_saves == 0
 
 
-def test_the_manifest_tells_of_the_run(tmp_path):
+def test_the_manifest_describes_the_run(tmp_path):
     run = fit(prepare(tmp_path, Toy(), policy(tmp_path, monitor="val/loss"), run_id="abc", limit_train_batches=3))
     first, last = run.committed
     assert (first.score, last.score) == (None, last.metrics["val/loss"])
@@ -105,13 +105,13 @@ def test_the_manifest_tells_of_the_run(tmp_path):
     assert last.stall_s >= last.write_s > 0
 
 
-def test_the_numbers_of_the_costs_add_up(tmp_path):
+def test_the_costs_of_all_saves_add_up(tmp_path):
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
     assert run.engine.telemetry.num_saves == 8
     assert run.engine.telemetry.meter.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
 
 
-def test_the_costs_are_those_of_all_starts(tmp_path):
+def test_costs_count_over_all_attempts(tmp_path):
     module = Scored()
     stop = lambda save_s: "SIGTERM" if module.num_batches == 4 else None  # noqa: E731
     with pytest.raises(Stopped):
@@ -121,7 +121,7 @@ def test_the_costs_are_those_of_all_starts(tmp_path):
     assert run.engine.telemetry.meter.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
 
 
-def test_lightning_alone_reads_a_checkpoint(tmp_path):
+def test_lightning_reads_a_checkpoint_without_cairn(tmp_path):
     run = fit(prepare(tmp_path, Toy(lr=0.03), policy(tmp_path), limit_train_batches=3))
     path = tmp_path / "checkpoints" / names.LAST
     module = Toy.load_from_checkpoint(path, weights_only=True)
@@ -130,7 +130,7 @@ def test_lightning_alone_reads_a_checkpoint(tmp_path):
     assert torch.load(path, weights_only=True, mmap=True)["cairn"]["config"] == {"seed": 7}
 
 
-def test_lightning_alone_goes_on_from_a_checkpoint(tmp_path):
+def test_lightning_continues_from_a_checkpoint_without_cairn(tmp_path):
     fit(prepare(tmp_path, Scored(), policy(tmp_path)))
     module, trainer = Scored(), plain_trainer(tmp_path, max_epochs=2)
     path = str(tmp_path / "checkpoints" / names.LAST)
@@ -211,7 +211,7 @@ def test_without_any_finite_score_nothing_is_best(tmp_path):
         {"val_check_interval": 2, "accumulate_grad_batches": 2},
     ],
 )
-def test_a_score_is_that_of_the_weights_beside_it(tmp_path, options):
+def test_a_score_belongs_to_the_weights_saved_with_it(tmp_path, options):
     settings = policy(tmp_path, monitor="val/weight", mode="max", **ALL)
     run = fit(prepare(tmp_path, Scored(), settings, **options))
     scored = [item for item in run.committed if item.score is not None]
@@ -221,7 +221,7 @@ def test_a_score_is_that_of_the_weights_beside_it(tmp_path, options):
         assert item.score == state["state_dict"]["weight"].item()
 
 
-def test_the_best_weights_can_be_tested_by_that_name(tmp_path):
+def test_ckpt_path_best_tests_the_best_weights(tmp_path):
     run = fit(prepare(tmp_path, Scored([0.5, 0.3, 0.4, 0.6]), policy(tmp_path, **BEST), val_check_interval=2))
 
     class Data(PointData):
@@ -235,7 +235,7 @@ def test_the_best_weights_can_be_tested_by_that_name(tmp_path):
     assert scores == {"test/weight": 4.0}
 
 
-def test_the_best_of_an_ema_run_is_found(tmp_path):
+def test_the_score_of_an_ema_run_belongs_to_the_averaged_weights(tmp_path):
     settings = policy(tmp_path, monitor="val/weight", **ALL)
     run = fit(prepare(tmp_path, Scored(), settings, callbacks=[EMAWeightAveraging(decay=0.5)], val_check_interval=4))
     scored = [item for item in run.committed if item.score is not None]
@@ -244,7 +244,7 @@ def test_the_best_of_an_ema_run_is_found(tmp_path):
         assert item.score == pytest.approx(state["state_dict"]["weight"].item())
 
 
-def test_a_directory_of_another_run_is_refused_and_left_as_it_is(tmp_path):
+def test_a_directory_of_another_run_is_refused_and_not_changed(tmp_path):
     fit(prepare(tmp_path, Scored(), policy(tmp_path), run_id="first"))
     folder = tmp_path / "checkpoints"
     (folder / names.temp_name(at_batch(9))).write_text("half, and perhaps still being written")
@@ -256,7 +256,7 @@ def test_a_directory_of_another_run_is_refused_and_left_as_it_is(tmp_path):
     assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_a_start_removes_what_the_dead_left_and_saves_it_anew(tmp_path):
+def test_a_start_removes_leftovers_of_a_killed_run_and_saves_again(tmp_path):
     fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
     folder = tmp_path / "checkpoints"
     flip_byte(folder, at_batch(8))
@@ -282,7 +282,7 @@ class Untrained(Scored):
         raise AssertionError("it was to be refused before training starts")
 
 
-def test_a_metric_that_nobody_logs_is_refused_before_training(tmp_path):
+def test_a_monitor_that_is_not_logged_is_refused_before_training(tmp_path):
     run = prepare(tmp_path, Untrained(), policy(tmp_path, monitor="val/loss"))
     with pytest.raises(
         ConfigError, match=r"monitor='val/loss' is not logged by a validation .*: val/score, val/weight"
@@ -305,13 +305,13 @@ def test_a_metric_that_cannot_be_resumed_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("dirpath", ["file", "file/checkpoints"])
-def test_a_directory_that_cannot_be_is_refused_before_training(tmp_path, dirpath):
+def test_a_directory_that_cannot_be_created_is_refused_before_training(tmp_path, dirpath):
     (tmp_path / "file").write_text("")
     with pytest.raises(CairnError, match="file"):
         fit(prepare(tmp_path, Untrained(), replace(policy(tmp_path), directory=tmp_path / dirpath)))
 
 
-def test_a_share_of_an_epoch_without_length_is_told_as_a_sentence(tmp_path):
+def test_a_share_of_an_epoch_needs_training_data_with_a_length(tmp_path):
     run = prepare(tmp_path, Scored(), policy(tmp_path, triggers={"interval": Every("0.25ep")}))
     with pytest.raises(ConfigError, match=r"interval='0\.25ep' needs training data with a length"):
         fit(run, StreamData(batch_size=BATCH_SIZE))
@@ -369,7 +369,7 @@ def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
         fit(run)
 
 
-def test_a_checkpoint_that_is_not_ours_is_taken_with_a_warning(tmp_path):
+def test_a_checkpoint_of_lightning_is_resumed_with_a_warning(tmp_path):
     trainer = plain_trainer(tmp_path, max_epochs=1)
     trainer.fit(Scored(), datamodule=PointData(batch_size=BATCH_SIZE, seed=3))
     trainer.save_checkpoint(tmp_path / "theirs.ckpt")
@@ -417,7 +417,7 @@ def test_a_signal_stops_at_the_next_boundary_with_a_checkpoint(tmp_path, when, o
     assert (stopped.value.reason, stopped.value.saved) == ("SIGTERM", item)
 
 
-def test_a_signal_stops_without_a_checkpoint_where_nobody_asks_for_one(tmp_path):
+def test_a_signal_stops_without_a_checkpoint_if_there_are_no_triggers(tmp_path):
     run = prepare(tmp_path, Scored(), policy(tmp_path, triggers={}, rules={}), stop=lambda save_s: "SIGINT")
     with pytest.raises(Stopped) as stopped:
         fit(run)
@@ -425,7 +425,7 @@ def test_a_signal_stops_without_a_checkpoint_where_nobody_asks_for_one(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_stop_names_the_newest_checkpoint_although_it_is_not_new(tmp_path):
+def test_a_stop_reports_the_newest_checkpoint_even_if_it_is_older(tmp_path):
     module = Scored()
     stop = lambda save_s: "SIGTERM" if module.num_batches == 5 else None  # noqa: E731
     with pytest.raises(Stopped) as stopped:
@@ -457,7 +457,7 @@ class Clock(Callback):
         self.now_s += 10
 
 
-def test_seconds_are_those_of_training_since_the_last_save(tmp_path, monkeypatch):
+def test_a_time_interval_counts_from_the_last_save(tmp_path, monkeypatch):
     clock, settings = Clock(monkeypatch), policy(tmp_path, triggers={"interval": Every("25s")}, **ALL)
     run = prepare(tmp_path, Scored(), settings, callbacks=[clock], max_epochs=2)
     run.module.on_validation_end = lambda: setattr(clock, "now_s", clock.now_s + 15)
@@ -466,7 +466,7 @@ def test_seconds_are_those_of_training_since_the_last_save(tmp_path, monkeypatch
     assert places == [(0, 3, 30), (0, 6, 60), (0, 8, 95), (1, 3, 125), (1, 6, 155), (1, 8, 190)]
 
 
-def test_a_time_limit_stops_at_a_boundary_and_counts_over_all_starts(tmp_path, monkeypatch):
+def test_a_time_limit_stops_at_a_boundary_and_counts_over_all_attempts(tmp_path, monkeypatch):
     settings = policy(tmp_path, triggers={"limit": OnStop()}, max_time_s=45)
     stops = []
     for limit_s in (45, 45, 65):
@@ -480,7 +480,7 @@ def test_a_time_limit_stops_at_a_boundary_and_counts_over_all_starts(tmp_path, m
     assert stops == [(5, 50), (6, 60), (7, 70)]
 
 
-def test_a_new_run_from_a_checkpoint_has_all_its_time(tmp_path, monkeypatch):
+def test_a_new_run_from_a_checkpoint_has_its_full_time_limit(tmp_path, monkeypatch):
     first = prepare(tmp_path / "first", Scored(), policy(tmp_path / "first"), callbacks=[Clock(monkeypatch)])
     fit(first)
     settings = policy(tmp_path / "second", max_time_s=45)
@@ -494,7 +494,7 @@ def test_a_new_run_from_a_checkpoint_has_all_its_time(tmp_path, monkeypatch):
     assert (second.engine.telemetry.num_saves, second.engine.telemetry.elapsed_s) == (5, 50)
 
 
-def test_a_new_run_counts_its_own_saves_and_leaves_the_old_one_alone(tmp_path):
+def test_a_new_run_counts_its_own_saves_and_does_not_change_the_old_run(tmp_path):
     fit(prepare(tmp_path / "first", Scored(), policy(tmp_path / "first")))
     folder = tmp_path / "first" / "checkpoints"
     before = {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()}
@@ -508,7 +508,7 @@ def test_a_new_run_counts_its_own_saves_and_leaves_the_old_one_alone(tmp_path):
     assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
+def test_fast_dev_run_writes_nothing(tmp_path):
     settings = policy(tmp_path, monitor="never logged", triggers={**EVERY, "end": AtEnd()})
     run = fit(prepare(tmp_path, Scored(), settings, fast_dev_run=2))
     assert run.module.num_batches == 2
@@ -518,7 +518,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
 # Saving and the training
 
 
-def test_saving_changes_nothing(tmp_path):
+def test_saving_does_not_change_the_training(tmp_path):
     never, always = (trained(tmp_path / name, triggers) for name, triggers in (("never", {}), ("always", EVERY)))
     assert never.files == []
     assert always.engine.telemetry.num_saves == 8
@@ -572,7 +572,7 @@ def half_done(directory):
 
 
 @pytest.mark.parametrize(("fail_at", "newest"), [(4, 3), (15, 12)])
-def test_an_exception_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
+def test_an_exception_leaves_the_last_checkpoint_and_the_run_resumes_from_it(
     tmp_path, undisturbed, fail_at, newest, monkeypatch
 ):
     monkeypatch.setattr(Fragile, "fail_at", fail_at)
@@ -584,7 +584,7 @@ def test_an_exception_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
 
 
 @pytest.mark.parametrize("step", [0, 4])  # a sync of the file, and one of its manifest; test_crash.py has them all
-def test_a_save_that_fails_is_told_and_the_run_goes_on_and_saves_again(
+def test_a_failed_save_is_logged_and_training_continues_and_saves_again(
     tmp_path, undisturbed, step, monkeypatch, caplog
 ):
     (tmp_path / "checkpoints").mkdir()
@@ -603,7 +603,7 @@ def test_a_save_that_fails_is_told_and_the_run_goes_on_and_saves_again(
     assert {re.split(r"[:\[]", entry)[0] for entry in differences(undisturbed, found)} == {"kept"}
 
 
-def test_saves_that_fail_in_a_row_stop_the_run_and_it_goes_on_from_the_last_good_one(
+def test_failed_saves_in_a_row_stop_the_run_and_it_resumes_from_the_last_good_one(
     tmp_path, undisturbed, monkeypatch, caplog
 ):
     folder = tmp_path / "checkpoints"
@@ -623,7 +623,7 @@ def no_space(path, *rest):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def test_a_save_that_goes_well_makes_good_for_those_that_failed(tmp_path, monkeypatch):
+def test_a_successful_save_resets_the_count_of_failed_saves(tmp_path, monkeypatch):
     put, tries = disk_module.put_chunks, []
 
     def sometimes(path, *rest):
@@ -637,14 +637,14 @@ def test_a_save_that_goes_well_makes_good_for_those_that_failed(tmp_path, monkey
     assert run.engine.telemetry.num_saves == 2
 
 
-def test_the_last_save_of_a_run_may_not_fail(tmp_path, monkeypatch):
+def test_a_failed_last_save_fails_the_run(tmp_path, monkeypatch):
     settings = policy(tmp_path, triggers={"end": AtEnd()}, max_failed_saves=-1)
     monkeypatch.setattr(disk_module, "put_chunks", no_space)
     with pytest.raises(SaveError, match="This was the last save of the run"):
         fit(prepare(tmp_path, Scored(), settings))
 
 
-def test_a_signal_stops_a_run_that_cannot_save_all_the_same(tmp_path, monkeypatch, caplog):
+def test_a_signal_stops_a_run_even_if_it_cannot_save(tmp_path, monkeypatch, caplog):
     settings = policy(tmp_path, triggers={"interval": Every(3), "signal": OnStop()})
     signals = iter([None] * 4 + ["SIGTERM"])
     run = prepare(tmp_path, Scored(), settings, stop=lambda save_s: next(signals))
@@ -658,7 +658,7 @@ def test_a_signal_stops_a_run_that_cannot_save_all_the_same(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("what", ["state_dict", "sync"])
-def test_metrics_that_cannot_be_written_make_a_save_fail_and_not_the_run(tmp_path, monkeypatch, caplog, what):
+def test_metrics_that_cannot_be_written_fail_the_save_but_not_the_run(tmp_path, monkeypatch, caplog, what):
     run = prepare(tmp_path, Scored(), policy(tmp_path))
     state = getattr(run.trainer.logger, what)
     fails = [True]
@@ -675,7 +675,7 @@ def test_metrics_that_cannot_be_written_make_a_save_fail_and_not_the_run(tmp_pat
     assert run.engine.telemetry.num_saves == 7
 
 
-def test_a_run_without_room_does_not_start(tmp_path, monkeypatch):
+def test_a_run_without_disk_space_does_not_start(tmp_path, monkeypatch):
     monkeypatch.setattr(disk_module, "free_bytes", lambda path: 10)
     run = prepare(tmp_path, Scored(), policy(tmp_path))
     with pytest.raises(ConfigError, match=r"needs about .* and only 10 B are free"):
@@ -684,7 +684,7 @@ def test_a_run_without_room_does_not_start(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("limits", [[1, 2, 5], [8, 10], [14]], ids=str)
-def test_a_run_that_ran_out_of_time_ends_as_if_it_had_had_more(tmp_path, undisturbed, limits, monkeypatch):
+def test_a_run_stopped_by_its_time_limit_resumes_exactly(tmp_path, undisturbed, limits, monkeypatch):
     settings = toy.checkpointer(tmp_path, CELL, "toy").policy
     samples = []
     for num_batches in limits:
@@ -701,7 +701,7 @@ def test_a_run_that_ran_out_of_time_ends_as_if_it_had_had_more(tmp_path, undistu
     assert differences(undisturbed, resumed(tmp_path, undisturbed)) == []
 
 
-def test_a_checkpoint_that_only_a_stop_wanted_gives_way_to_the_next(tmp_path):
+def test_a_checkpoint_saved_only_for_a_stop_is_deleted_after_the_next_one(tmp_path):
     module = Scored()
     settings = policy(tmp_path, triggers={"interval": Every(3), "signal": OnStop(), "end": AtEnd()}, **ALL)
     stop = lambda save_s: "SIGTERM" if module.num_batches == 4 else None  # noqa: E731
@@ -728,7 +728,7 @@ def test_a_checkpointer_belongs_to_one_trainer(tmp_path):
 # What saves cost
 
 
-def test_auto_tells_its_choice_and_the_manifests_keep_it(tmp_path, monkeypatch, caplog):
+def test_auto_logs_its_choice_and_manifests_record_it(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, decision.__name__)
     settings = policy(tmp_path, triggers={"interval": Every("auto")}, **ALL)
     run = fit(prepare(tmp_path, Scored(), settings, callbacks=[Clock(monkeypatch)], max_epochs=2))
@@ -740,7 +740,7 @@ def test_auto_tells_its_choice_and_the_manifests_keep_it(tmp_path, monkeypatch, 
     assert "estimated before the first save" in told[0]
 
 
-def test_each_save_tells_the_loggers_what_it_has_cost(tmp_path):
+def test_each_save_logs_its_cost(tmp_path):
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
     costs = list(csv.DictReader((tmp_path / "csv" / "checkpoints.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in costs] == [item.position.step for item in run.committed]
@@ -771,7 +771,7 @@ def busy_until_waited_for(monkeypatch):
 
 
 @pytest.mark.parametrize("when_busy", ["skip", "wait"])
-def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_never(
+def test_an_interval_save_is_dropped_while_the_writer_is_busy_but_the_last_save_is_not(
     tmp_path, when_busy, busy_until_waited_for
 ):
     triggers = {"interval": Every(1), "end": AtEnd()}
@@ -783,7 +783,7 @@ def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_
     assert run.engine.telemetry.num_saves == len(expected)
 
 
-def test_a_copy_that_is_waited_for_inside_of_a_save_counts_once(tmp_path, monkeypatch):
+def test_waiting_for_a_copy_within_a_save_is_counted_once(tmp_path, monkeypatch):
     finish = copying.Copier.finish
 
     def long(self):
@@ -797,7 +797,7 @@ def test_a_copy_that_is_waited_for_inside_of_a_save_counts_once(tmp_path, monkey
     assert run.engine.telemetry.meter.total_stall_s < 500.0
 
 
-def test_a_save_of_the_best_waits_where_one_of_the_interval_is_left_out(tmp_path, busy_until_waited_for):
+def test_a_save_of_the_best_waits_where_an_interval_save_is_dropped(tmp_path, busy_until_waited_for):
     triggers = {"interval": Every(5), "best": BestValidation()}
     settings = policy(tmp_path, triggers=triggers, monitor="val/score", writer="thread", buffers=1)
     run = fit(prepare(tmp_path, Scored([0.5, 0.1]), settings, val_check_interval=4))
@@ -805,7 +805,7 @@ def test_a_save_of_the_best_waits_where_one_of_the_interval_is_left_out(tmp_path
     assert run.engine.telemetry.meter.num_skipped == 1
 
 
-def test_a_save_on_a_signal_waits_where_one_of_the_interval_is_left_out(tmp_path, busy_until_waited_for):
+def test_a_save_on_a_signal_waits_where_an_interval_save_is_dropped(tmp_path, busy_until_waited_for):
     module = Scored()
     triggers = {"interval": Every(1), "signal": OnStop()}
     stop = lambda save_s: "SIGTERM" if module.num_batches == 4 else None  # noqa: E731
@@ -817,7 +817,7 @@ def test_a_save_on_a_signal_waits_where_one_of_the_interval_is_left_out(tmp_path
 
 
 @pytest.mark.parametrize("way", ["process", "thread"])
-def test_nothing_is_left_of_a_training_that_fails_with_a_save_on_its_way(tmp_path, way):
+def test_a_failed_training_commits_its_pending_save_and_leaves_no_threads_or_files_open(tmp_path, way):
     module = Scored()
     module.on_train_batch_start = lambda batch, batch_idx: 1 / (4 - batch_idx)
     before = set(os.listdir("/proc/self/fd")) if sys.platform == "linux" else set()
@@ -831,7 +831,7 @@ def test_nothing_is_left_of_a_training_that_fails_with_a_save_on_its_way(tmp_pat
         assert len(os.listdir("/proc/self/fd")) <= len(before) + 1
 
 
-def test_a_run_that_began_before_costs_were_kept_goes_on(tmp_path, monkeypatch):
+def test_a_run_saved_before_costs_were_recorded_is_resumed(tmp_path, monkeypatch):
     original = capture.capture
 
     def older(trainer, place, position, origin, clock):
@@ -845,7 +845,7 @@ def test_a_run_that_began_before_costs_were_kept_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["process", "thread", "sync"])
-def test_a_save_that_fails_while_training_does_is_told(tmp_path, way, caplog):
+def test_a_save_that_fails_together_with_training_is_logged(tmp_path, way, caplog):
     module = Scored()
     run = prepare(tmp_path, module, policy(tmp_path, writer=way, when_busy="wait"))
 
@@ -862,7 +862,7 @@ def test_a_save_that_fails_while_training_does_is_told(tmp_path, way, caplog):
     assert "epoch_000_batch_000003.ckpt could not be written: " in caplog.text
 
 
-def test_overlap_says_which_weights_it_is_not_for(tmp_path, caplog):
+def test_overlap_refuses_weights_that_change_outside_of_the_optimizer_step(tmp_path, caplog):
     class Renormalized(Scored):
         def __init__(self):
             super().__init__()

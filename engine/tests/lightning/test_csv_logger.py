@@ -51,7 +51,7 @@ def test_rows_are_written_together(logger):
     assert lines(logger) == ["acc,loss,step", ",1.0,0", "2.0,,1"]
 
 
-def test_nothing_logged_nothing_written(logger):
+def test_without_log_calls_nothing_is_written(logger):
     logger.save()
     logger.finalize("success")
     assert not logger.path.parent.exists()
@@ -70,7 +70,7 @@ def test_a_new_column_never_leaves_a_file_without_its_rows(logger, monkeypatch):
     assert disk.steps == ["fsync metrics.tmp", "replace metrics.tmp metrics.csv"]
 
 
-def test_no_step_and_no_number_are_written_as_they_are(logger):
+def test_a_missing_step_nan_and_infinity_are_written(logger):
     write(logger, (None, {"a": float("nan"), "b": float("inf")}))
     assert lines(logger) == ["a,b,step", "nan,inf,"]
 
@@ -86,7 +86,7 @@ def test_numbers_keep_all_their_digits(logger):
     assert float(lines(logger)[1].split(",")[0]) == 0.1 + 0.2
 
 
-def test_a_fresh_start_replaces_what_it_finds(logger):
+def test_a_new_run_replaces_an_existing_file(logger):
     write(logger, (0, {"old": 1.0}), (1, {"old": 2.0}))
     other = CSVLogger(logger.save_dir)
     assert lines(logger)[0] == "old,step", "not before there is something to write"
@@ -94,7 +94,7 @@ def test_a_fresh_start_replaces_what_it_finds(logger):
     assert lines(other) == ["new,step", "1.0,0"]
 
 
-def test_a_resume_goes_on_after_the_rows_of_the_checkpoint(logger):
+def test_a_resume_continues_after_the_rows_of_the_checkpoint(logger):
     write(logger, (0, {"a": 1.0}), (1, {"a": 2.0}))
     state = logger.state_dict()
     write(logger, (2, {"a": 3.0}), (3, {"a": 4.0}))
@@ -104,7 +104,7 @@ def test_a_resume_goes_on_after_the_rows_of_the_checkpoint(logger):
     assert other.state_dict() == {"rows": 3, "columns": ["a", "step"]}
 
 
-def test_a_column_that_came_after_the_checkpoint_is_gone(logger):
+def test_a_resume_removes_a_column_that_is_newer_than_the_checkpoint(logger):
     write(logger, (0, {"b": 1.0}))
     state = logger.state_dict()
     write(logger, (1, {"a": 2.0}))
@@ -112,7 +112,7 @@ def test_a_column_that_came_after_the_checkpoint_is_gone(logger):
     assert lines(other) == ["b,step", "1.0,0"]
 
 
-def test_the_state_counts_what_is_still_in_memory(logger):
+def test_the_state_includes_buffered_rows(logger):
     logger.log_metrics({"a": 1.0}, 0)
     assert logger.state_dict() == {"rows": 1, "columns": ["a", "step"]}
     assert lines(logger) == ["a,step", "1.0,0"]
@@ -146,7 +146,7 @@ def test_a_kill_in_the_middle_of_a_row_leaves_no_trace(logger, cut):
     assert other.path.read_bytes() == data
 
 
-def test_a_kill_before_the_new_file_has_its_name_leaves_the_old_one(logger, monkeypatch):
+def test_a_kill_before_the_rename_leaves_the_old_file(logger, monkeypatch):
     write(logger, (0, {"a": 1.0}))
     state = logger.state_dict()
 
@@ -163,7 +163,7 @@ def test_a_kill_before_the_new_file_has_its_name_leaves_the_old_one(logger, monk
     assert [path.name for path in other.path.parent.iterdir()] == ["metrics.csv"]
 
 
-def test_rows_that_wait_are_dropped_by_a_resume(logger):
+def test_a_resume_drops_buffered_rows(logger):
     write(logger, (0, {"a": 1.0}))
     state = logger.state_dict()
     logger.log_metrics({"a": 2.0}, 1)
@@ -172,7 +172,7 @@ def test_rows_that_wait_are_dropped_by_a_resume(logger):
     assert lines(logger) == ["a,step", "1.0,0"]
 
 
-def test_a_resume_from_before_the_first_row_begins_anew(logger):
+def test_a_resume_from_before_the_first_row_starts_a_new_file(logger):
     state = logger.state_dict()
     write(logger, (0, {"a": 1.0}))
     other = resumed(logger, state)
@@ -180,7 +180,7 @@ def test_a_resume_from_before_the_first_row_begins_anew(logger):
     assert lines(other) == ["b,step", "2.0,0"]
 
 
-def test_a_history_that_is_lost_does_not_stop_the_run(logger):
+def test_lost_rows_are_reported_and_do_not_stop_the_run(logger):
     write(logger, (0, {"a": 1.0}))
     state = logger.state_dict()
     logger.path.unlink()
@@ -215,7 +215,7 @@ def test_a_run_that_was_killed_anywhere_writes_the_same_file(tmp_path_factory, r
 # When the file cannot be written
 
 
-def test_rows_that_cannot_be_written_wait_and_that_is_told_once(logger, monkeypatch, caplog):
+def test_rows_that_cannot_be_written_are_kept_and_logged_once(logger, monkeypatch, caplog):
     write(logger, (0, {"loss": 1.0}))
     real = open
 
@@ -237,7 +237,7 @@ def test_rows_that_cannot_be_written_wait_and_that_is_told_once(logger, monkeypa
     assert logger.state_dict()["rows"] == 4
 
 
-def test_half_a_row_is_taken_back(logger, monkeypatch):
+def test_a_partly_written_row_is_removed(logger, monkeypatch):
     write(logger, (0, {"loss": 1.0}))
 
     def half(writer, rows):
@@ -251,7 +251,7 @@ def test_half_a_row_is_taken_back(logger, monkeypatch):
     assert lines(logger) == ["loss,step", "1.0,0", "2.0,1"]
 
 
-def test_a_file_that_has_vanished_is_told_and_begun_anew(logger, caplog):
+def test_a_removed_file_is_reported_and_started_again(logger, caplog):
     write(logger, (0, {"loss": 1.0}), (1, {"loss": 2.0}))
     shutil.rmtree(logger.path.parent)
     write(logger, (2, {"loss": 3.0}))

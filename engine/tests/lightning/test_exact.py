@@ -126,7 +126,7 @@ SAVING = {
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CELLS])
-def test_a_stop_after_every_batch(name: str, tmp_path: Path) -> None:
+def test_a_resume_after_any_batch_is_exact(name: str, tmp_path: Path) -> None:
     """Each setting with one of the ways to save, in turn; CAIRN_TEST_SAVING tries one of them with all settings."""
     way = os.environ.get("CAIRN_TEST_SAVING", list(SAVING)[list(CELLS).index(name) % len(SAVING)])
     cell, copies = replace(CELLS[name], saving=SAVING[way]), tmp_path / "copies"
@@ -164,7 +164,7 @@ EXTENSIONS = {
 
 
 @pytest.mark.parametrize("name", EXTENSIONS)
-def test_a_finished_run_that_is_given_more(name: str, tmp_path: Path) -> None:
+def test_extending_a_finished_run_is_exact(name: str, tmp_path: Path) -> None:
     short, long = (Cell(trainer=settings) for settings in EXTENSIONS[name])
     whole = outcome(tmp_path / "whole", train(tmp_path / "whole", long))
     first = train(tmp_path / "extended", short)
@@ -173,7 +173,7 @@ def test_a_finished_run_that_is_given_more(name: str, tmp_path: Path) -> None:
     assert differences(whole, outcome(tmp_path / "extended", first + rest)) == []
 
 
-def test_the_number_of_workers_does_not_matter(tmp_path: Path) -> None:
+def test_the_number_of_workers_does_not_change_the_run(tmp_path: Path) -> None:
     """Noise is drawn for each sample, and a run may go on with other workers than it began with."""
     cells = {workers: Cell(data={"num_workers": workers}) for workers in (0, 2)}
     one, other = (outcome(tmp_path / str(n), train(tmp_path / str(n), cell)) for n, cell in cells.items())
@@ -181,7 +181,7 @@ def test_the_number_of_workers_does_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_chain_of_restarts_after_every_batch(tmp_path: Path) -> None:
+def test_restarting_after_each_batch_is_exact(tmp_path: Path) -> None:
     run, copies = tmp_path / "run", tmp_path / "copies"
     copies.mkdir()
     run.mkdir()
@@ -208,7 +208,7 @@ def test_a_chain_of_restarts_after_every_batch(tmp_path: Path) -> None:
     scheduler=st.sampled_from(["step", "epoch", "plateau-epoch", "plateau-step"]),
     data=st.data(),
 )
-def test_any_run_that_is_stopped_twice_anywhere(
+def test_random_runs_that_are_stopped_twice_are_exact(
     tmp_path_factory: pytest.TempPathFactory,
     accumulate: int,
     validation: float,

@@ -99,12 +99,12 @@ def test_weights_that_do_not_fit_are_named(checkpoint):
 
 
 @pytest.mark.parametrize("target", ["os.system", "torch.nn.Linear"])
-def test_a_file_cannot_name_anything_else_to_build(checkpoint, target):
+def test_a_file_cannot_name_another_class_to_build(checkpoint, target):
     with pytest.raises(SpecError, match=target):
         load_model(checkpoint({"_target_": target}, weights={}))
 
 
-def test_a_file_cannot_name_anything_else_inside_its_model(checkpoint):
+def test_a_file_cannot_name_another_function_inside_its_model(checkpoint):
     spec = CLASSIFIER | {"net": {"_target_": "os.system", "command": "true"}}
     with pytest.raises(SpecError, match=r"os\.system"):
         load_model(checkpoint(spec, weights={}))

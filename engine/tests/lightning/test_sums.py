@@ -75,7 +75,7 @@ class Module(LightningModule):
 
 
 @pytest.mark.parametrize("before", [0, 1, 3])
-def test_metrics_go_on_where_they_were(before):
+def test_restored_metrics_continue_exactly(before):
     one, other = Module(), Module()
     for seed in range(before):
         one.update(seed)
@@ -85,7 +85,7 @@ def test_metrics_go_on_where_they_were(before):
     assert other.compute() == one.compute()
 
 
-def test_what_was_taken_out_is_not_what_goes_on():
+def test_a_restored_metric_does_not_change_the_saved_state():
     module = Module()
     module.update(0)
     kept = reloaded(sums.metrics(module))
@@ -135,11 +135,11 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 7])
-def test_the_means_of_an_epoch_cover_all_of_it(undisturbed, tmp_path, batch):
+def test_restored_means_cover_the_whole_epoch(undisturbed, tmp_path, batch):
     assert rows(tmp_path, Wipes(batch, restore=True)) == undisturbed
 
 
-def test_without_being_put_back_they_would_not(undisturbed, tmp_path):
+def test_without_a_restore_the_means_differ(undisturbed, tmp_path):
     assert rows(tmp_path, Wipes(4, restore=False)) != undisturbed
 
 
@@ -163,7 +163,7 @@ class Logs(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_every_reduction_goes_on(tmp_path):
+def test_every_reduction_is_restored(tmp_path):
     found = []
     for wiped in ([], [Wipes(4, restore=True)]):
         trainer = plain_trainer(tmp_path, logger=False, callbacks=wiped)
