@@ -1,4 +1,4 @@
-"""The datamodule: which loaders its datasets become, and other data that is refused."""
+"""DataModule: the loaders that it makes from its datasets, and the data that it refuses."""
 
 from types import SimpleNamespace
 
@@ -44,7 +44,7 @@ def test_the_training_loader_saves_its_position():
 
 
 def test_a_position_saved_by_version_0_1_is_read():
-    """A checkpoint of Cairn 0.1. A trainer may ask for a loader more than once before it goes on."""
+    """In version 0.1, the datamodule itself saved the position. A trainer may request a loader more than once."""
     data = ready()
     full = data.train_dataloader()
     full.set_epoch(2)

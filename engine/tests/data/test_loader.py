@@ -1,4 +1,4 @@
-"""`cairn.DataLoader`: the batches of torch's, and after a resume anywhere the rest of them."""
+"""`cairn.DataLoader` yields the batches of torch's DataLoader, and after a resume the remaining ones."""
 
 import copy
 from itertools import chain
@@ -13,7 +13,7 @@ from cairn.data.seeding import SeededItems
 
 
 class Noisy(Dataset):
-    """Sample i is i and a number drawn for it."""
+    """Dataset in which sample i is i plus a random number."""
 
     def __len__(self):
         return 10
@@ -23,7 +23,7 @@ class Noisy(Dataset):
 
 
 class Pairs(BatchSampler):
-    """Batches of different lengths, in an order that is drawn from the global generator."""
+    """Batch sampler with batches of different lengths, in an order drawn from the global generator."""
 
     def __init__(self):
         pass
@@ -37,7 +37,7 @@ class Pairs(BatchSampler):
 
 
 class Remembering:
-    """An order that depends on how often it was asked for: no function of the epoch, but it has a state."""
+    """Sampler whose order depends on how often it was iterated, not on the epoch; it has a state."""
 
     def __init__(self):
         self.times = 0
@@ -57,7 +57,7 @@ class Remembering:
 
 
 class Endless:
-    """Indices without an end, drawn one by one."""
+    """Sampler of indices without an end, drawn one by one."""
 
     def __iter__(self):
         while True:
@@ -65,7 +65,7 @@ class Endless:
 
 
 class Stream(IterableDataset):
-    """Numbers epoch * 100 + 0, 1, ..., with a state."""
+    """Dataset of the numbers epoch * 100 + 0, 1, ..., with a state."""
 
     def __init__(self, size=10):
         self.size, self.epoch, self.position, self.is_loaded = size, 0, 0, False
@@ -109,7 +109,7 @@ KINDS = {
 
 
 def epochs(loader, first=0, last=1):
-    """The batches of some epochs, as Lightning would ask for them."""
+    """Return the batches of some epochs, iterated as Lightning does."""
     found = []
     for epoch in range(first, last + 1):
         loader.set_epoch(epoch)

@@ -1,4 +1,4 @@
-"""The order of samples: whole, repeatable, split by rank, and entered at any place."""
+"""Order of samples: complete, repeatable, divided among ranks, and resumable at any position."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_the_start_is_used_once():
 def test_the_same_epoch_keeps_the_start_and_another_drops_it():
     sampler = EpochSampler(10)
     sampler.seek(1, 4)
-    sampler.set_epoch(1)  # what Lightning does after it made the first iterator, or before
+    sampler.set_epoch(1)  # as Lightning does, before or after it creates the first iterator
     assert len(list(sampler)) == 6
     sampler.seek(1, 4)
     sampler.set_epoch(2)

@@ -1,4 +1,4 @@
-"""Random numbers of samples: the same in any process, and not those of the training."""
+"""Random numbers of samples: the same in any process, and independent of those of the training."""
 
 import pickle
 import random
@@ -15,7 +15,7 @@ from cairn.data.seeding import SeededItems, mix_seed
 
 
 class Draws(Dataset):
-    """Each item draws from all three global generators."""
+    """Dataset whose items draw from all three global generators."""
 
     name = "draws"
 

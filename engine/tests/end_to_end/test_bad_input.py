@@ -29,14 +29,14 @@ BEFORE_TRAINING = {
         ["trainer.limit_val_batches=0"],
         "but trainer.limit_val_batches=0 disables them: set checkpoint=interval",
     ),
-    "keep_last": (["checkpoint.keep_last=-2"], "checkpoint.keep_last: count=-2 must be a"),
+    "keep_last": (["checkpoint.keep_last=-2"], "checkpoint.keep_last=-2 must be a"),
     "max_failed_saves": (
         ["checkpoint.max_failed_saves=0"],
         "checkpoint.max_failed_saves=0 must be an integer from 1, or -1",
     ),
     "budget": (
         ["+checkpoint.keep.budget={_target_: cairn.policy.keep.WithinBytes, num_bytes: 2XB}"],
-        "checkpoint.keep.budget.num_bytes: '2XB' is no size: give bytes, or '500MB'",
+        "checkpoint.keep.budget.num_bytes: Invalid size '2XB': give bytes, or '500MB'",
     ),
     "artifacts": (
         ["checkpoint.artifacts.which=some"],
@@ -50,7 +50,7 @@ BEFORE_TRAINING = {
         ["checkpoint.artifacts.wait=soon"],
         "Invalid duration checkpoint.artifacts.wait='soon': give seconds",
     ),
-    "artifacts: queue": (["checkpoint.artifacts.queue=2XB"], "checkpoint.artifacts.queue: '2XB' is no size"),
+    "artifacts: queue": (["checkpoint.artifacts.queue=2XB"], "checkpoint.artifacts.queue: Invalid size '2XB'"),
     "max_epochs": (["trainer.max_epochs=abc"], "trainer.max_epochs='abc' must be an integer"),
     "a wrong key": (["+trainer.epochs=3"], "trainer: .* unexpected keyword argument 'epochs'"),
     "batch size": (["data.batch_size=0"], "data.batch_size=0 must be a whole number from 1"),

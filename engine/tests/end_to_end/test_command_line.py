@@ -60,7 +60,7 @@ def test_starting_from_weights_alone(tmp_path: Path) -> None:
     assert second["global_step"] == 1
 
     output = train(tmp_path / "third", *QUICK, "model=mlp", f"init_weights={best}", expect=1)
-    assert "is of another model" in output
+    assert "holds the weights of another model" in output
     assert "net.layers.0.0.weight is only in the file" in output
     assert "Traceback" not in output
 
@@ -97,7 +97,7 @@ def test_a_sweep_that_is_an_experiment_and_a_job_of_it_that_goes_on_alone(tmp_pa
 def test_a_bad_value_is_one_sentence(tmp_path: Path) -> None:
     """With the imports of a new interpreter; test_bad_input.py has all of them, without."""
     output = train(tmp_path / "run", *QUICK, "ckpt_path=README.md", expect=1, fresh=True)
-    assert "is no checkpoint" in output
+    assert "is not a checkpoint" in output
     assert "Traceback" not in output
 
 

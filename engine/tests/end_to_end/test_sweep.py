@@ -37,7 +37,7 @@ def test_a_sweep_that_is_repeated_runs_what_is_missing(tmp_path: Path, whole: di
     for value, expected in whole.items():
         assert differences(expected, ends_of(run_of(folder, value))) == []
     output = sweep(folder, [4, 10, 7], LOCAL).end()
-    assert (output.count("finished before"), output.count("submitted as job")) == (2, 1)
+    assert (output.count("already finished"), output.count("submitted as job")) == (2, 1)
     code, jobs = status(folder)
     assert code == 0
     assert {value: (job["state"], job["share"], job["num_restarts"]) for value, job in jobs.items()} == dict.fromkeys(

@@ -1,4 +1,4 @@
-"""The first import of what a run needs: what it leaves out, and that nothing misses it."""
+"""The quick import of torch and Lightning: what it leaves out, and that other code still gets it."""
 
 import subprocess
 import sys

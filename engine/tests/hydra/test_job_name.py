@@ -1,4 +1,4 @@
-"""The name of a job's directory: any file system takes it, and other overrides have another; and what is special."""
+"""Names of jobs: valid on any file system and unique, and the overrides that distinguish a job."""
 
 import pytest
 from hypothesis import given
@@ -28,10 +28,10 @@ def test_a_long_override_is_shortened_and_the_others_stay_readable():
         (["model=mlp", "seed=2"], ["model=mlp", "seed=1,2,3"], ["seed=2"]),
         (["+a=1", "seed=2"], ["+a=1,2", "seed=range(1,3)"], ["+a=1", "seed=2"]),
         (["+at=$\\{seed\\}", "x='1,2'", "seed=2"], ["+at=${seed}", "x='1,2'", "seed=1,2"], ["seed=2"]),
-        (["model=mlp", "seed=2"], ["model=mlp"], ["seed=2"]),  # by hydra.sweeper.params
+        (["model=mlp", "seed=2"], ["model=mlp"], ["seed=2"]),  # varied by hydra.sweeper.params
         (["seed=4", "seed=2"], ["seed=4", "seed=1,2"], ["seed=2"]),
         (["model=mlp"], ["model=mlp"], ["model=mlp"]),
-        (["model=mlp", "seed=2"], [], ["model=mlp", "seed=2"]),  # of a sweeper that has noted nothing down
+        (["model=mlp", "seed=2"], [], ["model=mlp", "seed=2"]),  # a sweeper that has recorded nothing
         ([], [], []),
     ],
 )

@@ -35,7 +35,7 @@ def test_the_parameter_is_replaced_by_its_key(message, parameter, node, shown):
         (lambda: Every("auto", 2), "checkpoint.triggers.interval", "checkpoint.max_overhead=2 must be"),
         (lambda: Every("auto", mtbf=0), "checkpoint.triggers.mine", "checkpoint.triggers.mine.mtbf=0 must be"),
         (lambda: Best(-2), "checkpoint.keep.best", "checkpoint.save_top_k=-2 must be"),
-        (lambda: WithinBytes("2XB"), "checkpoint.keep.budget", "checkpoint.keep.budget.num_bytes: '2XB' is"),
+        (lambda: WithinBytes("2XB"), "checkpoint.keep.budget", "checkpoint.keep.budget.num_bytes: Invalid size '2XB'"),
     ],
 )
 def test_errors_of_triggers_and_rules_name_the_key(make, node, shown):

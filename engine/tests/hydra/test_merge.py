@@ -22,7 +22,7 @@ RUN = {
 
 
 def composed(**changes):
-    """The configuration with `changes` by dotted keys (`__` for the dot), resolved as a run stores it; None removes."""
+    """Return the configuration with `changes` by dotted keys (`__` for the dot), resolved as in a run; None deletes."""
     cfg = OmegaConf.create(RUN)
     for key, value in changes.items():
         parent, _, leaf = key.replace("__", ".").rpartition(".")

@@ -1,4 +1,4 @@
-"""What overrides set, and the answers to keys that do not exist."""
+"""Keys of overrides, and the answers to keys that do not exist."""
 
 import pytest
 

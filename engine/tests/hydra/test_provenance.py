@@ -1,4 +1,4 @@
-"""Where a run comes from, as its loggers record it."""
+"""Origin of a run, as its loggers record it."""
 
 import subprocess
 import sys

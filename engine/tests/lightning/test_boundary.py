@@ -1,4 +1,4 @@
-"""Where the boundaries are, and that the loops are those of this Lightning and of no other."""
+"""Where the boundaries are, and which loops get them."""
 
 import lightning
 import pytest
@@ -12,7 +12,7 @@ from cairn.lightning import boundary
 
 
 class Recorder:
-    """An engine that notes what has happened at every boundary."""
+    """Engine that records each boundary."""
 
     def __init__(self):
         self.trainer, self.happened, self.boundaries, self.restored = None, [], [], 0
@@ -34,7 +34,7 @@ class Recorder:
 
 
 class Asks(Callback):
-    """Lets training stop, in the hook and at the batch that a test names."""
+    """Callback that sets `should_stop` in a hook: after a batch, or at the end of an epoch."""
 
     def __init__(self, hook, batch=8):
         self.hook, self.batch = hook, batch

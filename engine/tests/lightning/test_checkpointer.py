@@ -1,4 +1,4 @@
-"""The engine in short runs: what it saves, when, under which names, and how it ends with whatever stops it."""
+"""Checkpointer in short runs: what it saves, when, under which names, and how a run ends."""
 
 import csv
 import errno
@@ -58,14 +58,14 @@ def plan_of(directory):
 
 
 def plain_trainer(directory, **options):
-    """Lightning's, without us."""
+    """Return a trainer of Lightning, without Cairn."""
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     own = {"accelerator": "cpu", "logger": False, "num_sanity_val_steps": 0, **quiet}
     return Trainer(default_root_dir=directory, **own, **options)
 
 
 class After(Callback):
-    """Does something once, when so many batches of the run are done."""
+    """Callback that calls `do` once, after `num_batches` batches of the run."""
 
     def __init__(self, num_batches, do):
         self.num_batches, self.do, self.count = num_batches, do, 0
@@ -159,7 +159,7 @@ def test_samples_are_counted_by_the_first_tensor_of_a_batch(tmp_path, collated, 
     assert run.committed[-1].position.samples == samples
 
 
-# The best, the last, and what stays
+# The best checkpoint, the last one, and which ones are kept
 
 NAN, INF = math.nan, math.inf
 
@@ -276,10 +276,10 @@ def test_a_start_removes_leftovers_of_a_killed_run_and_saves_again(tmp_path):
 
 
 class Untrained(Scored):
-    """Fails the test if it is trained at all."""
+    """Module that fails the test if it is trained."""
 
     def training_step(self, batch, batch_idx):
-        raise AssertionError("it was to be refused before training starts")
+        raise AssertionError("the run must be refused before training starts")
 
 
 def test_a_monitor_that_is_not_logged_is_refused_before_training(tmp_path):
@@ -293,7 +293,7 @@ def test_a_monitor_that_is_not_logged_is_refused_before_training(tmp_path):
 
 def test_a_callback_that_cannot_be_resumed_is_refused_by_name(tmp_path):
     run = prepare(tmp_path, Untrained(), policy(tmp_path), callbacks=[StochasticWeightAveraging(0.1)])
-    with pytest.raises(ConfigError, match=r"StochasticWeightAveraging cannot be resumed .*EMAWeightAveraging"):
+    with pytest.raises(ConfigError, match=r"StochasticWeightAveraging cannot be resumed, .*EMAWeightAveraging"):
         fit(run)
 
 
@@ -318,7 +318,7 @@ def test_a_share_of_an_epoch_needs_training_data_with_a_length(tmp_path):
 
 
 class Partial(Scored):
-    """Collects a partial as a hyperparameter, as a model of a Hydra project does."""
+    """Module with a partial among its hyperparameters, as in a Hydra project."""
 
     def __init__(self, optimizer, lr=0.5):
         super().__init__()
@@ -355,7 +355,7 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path):
     contents["cairn"]["ranks"] *= 2
     torch.save(contents, tmp_path / "two.ckpt")
     run = prepare(tmp_path, Scored(), policy(tmp_path), plan=ResumePoint(tmp_path / "two.ckpt"), max_epochs=2)
-    with pytest.raises(ResumeError, match=r"saved by 2 processes and is loaded by 1: .*trainer\.devices"):
+    with pytest.raises(ResumeError, match=r"saved by 2 processes, but this run has 1\. .*devices or num_nodes"):
         fit(run)
 
 
@@ -365,7 +365,7 @@ def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
     contents["cairn"]["format"] = 9
     torch.save(contents, tmp_path / "later.ckpt")
     run = prepare(tmp_path, Scored(), policy(tmp_path), plan=ResumePoint(tmp_path / "later.ckpt"), max_epochs=2)
-    with pytest.raises(ResumeError, match=r"has format 9, and this Cairn reads up to 1"):
+    with pytest.raises(ResumeError, match=r"has format 9, but this version of Cairn reads formats up to 1"):
         fit(run)
 
 
@@ -386,7 +386,7 @@ def test_a_loader_that_does_not_save_its_position_is_named_if_something_is_saved
     run = prepare(tmp_path, Scored(), policy(tmp_path, triggers=triggers), limit_train_batches=2)
     loader = DataLoader(TensorDataset(torch.zeros(8, 4)), batch_size=4)
     warns = pytest.warns(
-        UserWarning, match=r"does not save its position \(DataLoader\).*cairn\.DataLoader is a drop-in"
+        UserWarning, match=r"does not save its position \(DataLoader\).*Use cairn\.DataLoader, a drop-in"
     )
     with warns if triggers else nullcontext():
         run.trainer.fit(run.module, loader, loader)
@@ -446,7 +446,7 @@ def test_a_real_signal_is_obeyed(tmp_path):
 
 
 class Clock(Callback):
-    """The engine's own clock: ten seconds per batch, and no time for anything else."""
+    """Callback with a simulated clock: a batch takes ten seconds, and nothing else takes time."""
 
     def __init__(self, monkeypatch):
         self.now_s = 1000.0
@@ -542,31 +542,31 @@ CELL = Cell(trainer={"max_epochs": 2}, interval=3)
 
 
 class Fragile(Toy):
-    """Fails in the batch of that number, once."""
+    """Module that fails in batch number `fail_at`."""
 
     fail_at = None
 
     def training_step(self, batch, batch_idx):
         if Fragile.fail_at == self.trainer.global_step + 1:
-            raise ArithmeticError("as any model may")
+            raise ArithmeticError("an error of the model")
         return super().training_step(batch, batch_idx)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The toy run, from its beginning to its end."""
+    """The outcome of the toy run without an interruption."""
     directory = tmp_path_factory.mktemp("undisturbed")
     return outcome(directory, toy.train(directory, CELL))
 
 
 def resumed(directory, undisturbed):
-    """Train to the end from what is in the directory; the outcome of the run, as if nothing had happened."""
+    """Resume the run in the directory, and return its outcome with the samples of all attempts."""
     done = plan_of(directory).saved.position.total_batches
     return outcome(directory, undisturbed.samples[:done] + toy.train(directory, CELL, seed=99))
 
 
 def half_done(directory):
-    """What is there and should not be."""
+    """Return the incomplete files in the directory of the checkpoints."""
     folder = directory / "checkpoints"
     return [*Catalog(folder).rejected(), *(path for path in folder.iterdir() if names.is_temp(path.name))]
 
@@ -592,11 +592,11 @@ def test_a_failed_save_is_logged_and_training_continues_and_saves_again(
     full = After(9, lambda: setattr(disk, "fail_at", len(disk.steps) + step))
     samples = toy.train(tmp_path, replace(CELL, callbacks=lambda: [full]))
     monkeypatch.undo()
-    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert re.search(
         r"epoch_001_batch_000001\.ckpt could not be written: No space left on device \(it needs about [\d.]+ kB, and "
         r"[\d.]+ GB are free there\)\. Failed save 1 of 3 in a row .*: training continues, and the next save tries",
-        told,
+        message,
     )
     assert half_done(tmp_path) == []
     found = outcome(tmp_path, samples)
@@ -732,12 +732,12 @@ def test_auto_logs_its_choice_and_manifests_record_it(tmp_path, monkeypatch, cap
     caplog.set_level(logging.INFO, decision.__name__)
     settings = policy(tmp_path, triggers={"interval": Every("auto")}, **ALL)
     run = fit(prepare(tmp_path, Scored(), settings, callbacks=[Clock(monkeypatch)], max_epochs=2))
-    assert len(run.committed) > 8, "a save is nothing against ten seconds"
+    assert len(run.committed) > 8, "a save is cheap compared to a batch of ten seconds"
     assert {item.interval_batches for item in run.committed} == {1}
-    told = [record.getMessage() for record in caplog.records if "Interval 'auto'" in record.getMessage()]
-    assert told
-    assert "every batch (about 10 s), so that saving costs at most 1 %" in told[0]
-    assert "estimated before the first save" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "Interval 'auto'" in record.getMessage()]
+    assert messages
+    assert "every batch (about 10 s), so that saving costs at most 1 %" in messages[0]
+    assert "estimated before the first save" in messages[0]
 
 
 def test_each_save_logs_its_cost(tmp_path):
@@ -748,12 +748,12 @@ def test_each_save_logs_its_cost(tmp_path):
         assert (float(row["stall_s"]), float(row["write_s"])) == (item.stall_s, item.write_s)
         assert (int(row["bytes"]), int(row["skipped"])) == (item.num_bytes, 0)
     assert float(costs[-1]["overhead"]) > 0
-    assert "stall_s" not in (tmp_path / "csv" / "metrics.csv").read_text(), "no two runs would have the same"
+    assert "stall_s" not in (tmp_path / "csv" / "metrics.csv").read_text(), "the costs of two equal runs differ"
 
 
 @pytest.fixture
 def busy_until_waited_for(monkeypatch):
-    """A writer that is busy until somebody waits for it."""
+    """Make the writer busy until a save waits for it."""
     free, perform, wait = threading.Event(), writer.InlineWriter.write, pipeline.SavePipeline._wait_until
 
     def slow(self, job, buffer):
@@ -824,7 +824,7 @@ def test_a_failed_training_commits_its_pending_save_and_leaves_no_threads_or_fil
     run = prepare(tmp_path, module, policy(tmp_path, writer=way, when_busy="wait"))
     with pytest.raises(ZeroDivisionError):
         fit(run)
-    assert [item.position.batch for item in run.committed] == [3, 4], "what was on its way has arrived"
+    assert [item.position.batch for item in run.committed] == [3, 4], "the pending save was committed"
     assert run.engine.saves.pipeline is None
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
     if sys.platform == "linux":
@@ -851,7 +851,7 @@ def test_a_save_that_fails_together_with_training_is_logged(tmp_path, way, caplo
 
     def break_everything(batch, batch_idx):
         if batch_idx == 2:
-            run.engine.saves.pipeline.wait()  # it would make the folder again
+            run.engine.saves.pipeline.wait()  # a save in progress would create the folder again
             (tmp_path / "checkpoints").rename(tmp_path / "moved")
             (tmp_path / "checkpoints").write_text("in the way")
         return 1 / (3 - batch_idx) and None

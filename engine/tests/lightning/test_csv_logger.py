@@ -1,4 +1,4 @@
-"""metrics.csv holds every row once, whatever stopped the run that wrote it."""
+"""metrics.csv holds each row once, however the run that wrote it was stopped."""
 
 import builtins
 import csv
@@ -21,7 +21,7 @@ def logger(tmp_path):
 
 
 def write(logger, *rows):
-    """Each row at once: its step, and its metrics."""
+    """Log and save each row: its step and its metrics."""
     for step, metrics in rows:
         logger.log_metrics(metrics, step)
         logger.save()
@@ -32,7 +32,7 @@ def lines(logger):
 
 
 def resumed(logger, state):
-    """Another process goes on with the file."""
+    """Return the logger of a process that resumes the run."""
     other = CSVLogger(logger.save_dir)
     other.load_state_dict(state)
     return other
@@ -89,7 +89,7 @@ def test_numbers_keep_all_their_digits(logger):
 def test_a_new_run_replaces_an_existing_file(logger):
     write(logger, (0, {"old": 1.0}), (1, {"old": 2.0}))
     other = CSVLogger(logger.save_dir)
-    assert lines(logger)[0] == "old,step", "not before there is something to write"
+    assert lines(logger)[0] == "old,step", "the file is replaced by the first row, not before"
     write(other, (0, {"new": 1.0}))
     assert lines(other) == ["new,step", "1.0,0"]
 
@@ -184,7 +184,7 @@ def test_lost_rows_are_reported_and_do_not_stop_the_run(logger):
     write(logger, (0, {"a": 1.0}))
     state = logger.state_dict()
     logger.path.unlink()
-    with pytest.warns(UserWarning, match="has 0 rows, and the checkpoint knew 1: some are lost"):
+    with pytest.warns(UserWarning, match="has only 0 of the 1 rows that the checkpoint knows: the others are lost"):
         other = resumed(logger, state)
     write(other, (1, {"a": 2.0}))
     assert lines(other) == ["a,step", "2.0,1"]
@@ -230,7 +230,8 @@ def test_rows_that_cannot_be_written_are_kept_and_logged_once(logger, monkeypatc
         logger.state_dict()
     monkeypatch.undo()
     assert [record.getMessage() for record in caplog.records] == [
-        f"{logger.path} cannot be written (No space left on device): its rows wait until it can."
+        f"{logger.path} cannot be written (No space left on device): training continues, and its rows are kept for the "
+        "next try."
     ]
     write(logger, (3, {"loss": 4.0}))
     assert lines(logger) == ["loss,step", "1.0,0", "2.0,1", "3.0,2", "4.0,3"]
@@ -255,6 +256,6 @@ def test_a_removed_file_is_reported_and_started_again(logger, caplog):
     write(logger, (0, {"loss": 1.0}), (1, {"loss": 2.0}))
     shutil.rmtree(logger.path.parent)
     write(logger, (2, {"loss": 3.0}))
-    assert "is gone, and not by this run: its first 2 rows are lost." in caplog.text
+    assert "was removed by another program: its first 2 rows are lost, and a new file is started." in caplog.text
     assert lines(logger) == ["loss,step", "3.0,2"]
     assert logger.state_dict() == {"rows": 1, "columns": ["loss", "step"]}

@@ -1,4 +1,4 @@
-"""What is loaded to go on from is what was saved, and nothing that stays holds on to the file."""
+"""A checkpoint is loaded as it was saved, and only its weights stay mapped to the file."""
 
 from pathlib import Path
 

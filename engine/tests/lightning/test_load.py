@@ -1,4 +1,4 @@
-"""Loading a checkpoint is safe, and weights that do not fit a model are refused by name."""
+"""Loading a checkpoint is safe, and weights that do not fit the model are refused by name."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""A file alone becomes the model in it; each error is one sentence."""
+"""`load_model` builds a model from a checkpoint alone; each error is one sentence."""
 
 import pickle
 
@@ -44,7 +44,7 @@ def test_the_optimizer_is_a_factory_as_in_a_training(checkpoint):
 
 
 def test_a_checkpoint_of_version_0_1_is_loaded(checkpoint, monkeypatch):
-    """Its targets have moved, and its model took specs of the network and the optimizer."""
+    """Its targets have moved since, and its model took specs of the network and the optimizer."""
     monkeypatch.setenv("PROJECT_ROOT", str(ROOT))
     weights = build(CLASSIFIER).state_dict()
     model = load_model(checkpoint(OLD_CLASSIFIER, weights))

@@ -1,4 +1,4 @@
-"""What torch, numpy and modules remember beside their state_dicts is put back as it was."""
+"""State outside of state_dicts is restored as it was: generators, buffers, modes and gradients."""
 
 import random
 
@@ -14,7 +14,7 @@ from cairn.lightning import state
 
 
 def draws():
-    """Three of each: an odd number of normal variates leaves one in numpy's and Python's hands."""
+    """Draw three of each kind: after an odd number of normal variates, numpy and Python keep one for the next call."""
     python = [random.gauss(0, 1) for _ in range(3)] + [random.random()]
     numpy = [float(np.random.randn()) for _ in range(3)] + [float(np.random.rand())]
     return python, numpy, torch.randn(3).tolist(), torch.randint(9, (3,)).tolist()

@@ -1,4 +1,4 @@
-"""Sums and metrics of an epoch that is under way can be taken out and put back."""
+"""Sums and metrics within an epoch can be saved and restored."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from cairn.lightning.csv_logger import CSVLogger
 
 
 class Lists(Metric):
-    """Its state is a list of tensors, as that of metrics which need all values."""
+    """Metric whose state is a list of tensors."""
 
     full_state_update = False
 
@@ -30,7 +30,7 @@ class Lists(Metric):
 
 
 class Total(Metric):
-    """Its update puts a new tensor in the place of its state."""
+    """Metric whose update replaces its state by a new tensor."""
 
     full_state_update = False
 
@@ -63,7 +63,8 @@ class Module(LightningModule):
     def update(self, seed):
         generator = torch.Generator().manual_seed(seed)
         guess, truth = torch.rand(6, 2, generator=generator), torch.randint(2, (6,), generator=generator)
-        # Not forward: update works in place, and in a collection only on the first of those that share a state.
+        # Not forward: `update` changes states in place, and in a collection only that of the first of several metrics
+        # that share one.
         self.mean.update(guess.sum()), self.lists.update(guess.sum())
         self.inner["scores"].update(guess, truth), self.totals.update(guess.sum())
         self.running(guess.sum()), self.extremes(guess.sum())
@@ -98,7 +99,7 @@ def test_a_restored_metric_does_not_change_the_saved_state():
 
 
 class Wipes(Callback):
-    """After one batch takes all sums out, wipes them, and puts them back if it shall."""
+    """Callback that saves all sums before one batch, resets them, and restores them if `restore` is true."""
 
     def __init__(self, batch, restore):
         self.batch, self.restore = batch, restore
@@ -144,7 +145,7 @@ def test_without_a_restore_the_means_differ(undisturbed, tmp_path):
 
 
 class Logs(LightningModule):
-    """Logs with every reduction, by torch's function, Python's, and its name."""
+    """Module that logs with each reduction: functions of torch, functions of Python, and names."""
 
     def __init__(self):
         super().__init__()
