@@ -251,7 +251,7 @@ def test_an_iterable_may_be_replayed():
     loader.check_resumable()
     next(iter(loader))
     resumed = DataLoader(Plain(), 4, replay=True)
-    with pytest.warns(UserWarning, match="Plain starts again from its head.*1 batches come twice"):
+    with pytest.warns(UserWarning, match="Plain starts again from its beginning.*repeats 1 batches and skips others"):
         resumed.load_state_dict(loader.state_dict())
     assert len(list(resumed)) == 3
 

@@ -145,7 +145,7 @@ def _check_every_stop(cell: Cell, copies: Path, tmp_path: Path) -> None:
     unequal = {}
     for stop in stops:
         done = _batches_done(stop)
-        # Another seed shows that everything comes from the checkpoint. Before the first checkpoint, only the seed exists.
+        # Another seed shows that everything comes from the checkpoint. Before the first one, there is only the seed.
         resumed = train(stop, cell, seed=99 if done else 7)
         if found := differences(whole, outcome(stop, samples[:done] + resumed)):
             unequal[stop.name] = found[:4]

@@ -52,7 +52,7 @@ def isolated(items: Iterable[Any], seed: int) -> Iterator[Any]:
 
     Args:
         items: An iterable that draws random numbers.
-        seed: Seed of these numbers.
+        seed: Seed of the random numbers.
 
     Yields:
         The items. Between two of them, the global generators have the state that other code left them in.

@@ -58,7 +58,7 @@ class _Signal(ModuleType):
             del sys.modules[_SIGNAL]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":  # `inspect` looks up some of these on every module
+        if name.startswith("__") and name != "__path__":  # `inspect` looks up such names on every module
             raise AttributeError(name)
         self.leave()
         return getattr(import_module(_SIGNAL), name)
