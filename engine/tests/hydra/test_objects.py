@@ -13,8 +13,7 @@ from cairn.policy.keep import Latest
     [
         ("checkpoint", "save_interval", "save_interval=0 must be more", "checkpoint.save_interval=0 must be more"),
         ("checkpoint", "keep_last", "count=-2 must be 0", "checkpoint.keep_last: count=-2 must be 0"),
-        ("checkpoint", "mtbf", "Invalid duration mtbf='x'", "Invalid duration checkpoint.mtbf='x'"),
-        ("checkpoint.artifacts", "queue", "Invalid size '2XB'", "checkpoint.artifacts.queue: Invalid size '2XB'"),
+        ("checkpoint.artifacts", "queue", "'2XB' is not a size", "checkpoint.artifacts.queue: '2XB' is not a size"),
         ("checkpoint", "", "mode='up' must be min", "checkpoint.mode='up' must be min"),
         ("checkpoint", "", "no directory", "checkpoint: no directory"),
         ("checkpoint", "", "the mode a=b is wrong", "checkpoint: the mode a=b is wrong"),
@@ -36,7 +35,7 @@ def test_an_object_is_built_with_the_arguments_of_its_node_and_more():
     ("node", "message"),
     [
         ({"_target_": "cairn.policy.keep.Latest", "number": 1}, "keep.last: .*unexpected keyword argument 'number'"),
-        ({"_target_": "cairn.policy.keep.Latest", "count": -7}, r"keep\.last\.count=-7 must be"),
+        ({"_target_": "cairn.policy.keep.Latest", "count": -7}, "keep.last.count=-7"),
     ],
 )
 def test_wrong_arguments_are_one_sentence_that_names_the_node(node, message):

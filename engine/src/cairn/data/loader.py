@@ -45,8 +45,8 @@ class DataLoader(data.DataLoader[Any]):
         seeded_items: Whether the global generators are seeded for each sample by (seed, epoch, index).
         replay: Whether an iterable may start again from its beginning after a resume inside an epoch.
         worker_init_fn: As in torch.
-        generator: As in torch; by default the loader has its own, and does not use the global one.
-        persistent_workers: As in torch; the workers of an iterable are created for each epoch.
+        generator: As in torch; by default one of its own, so that the global one is never drawn from.
+        persistent_workers: As in torch; an iterable's workers are restarted in each epoch.
         **options: Further arguments of torch's DataLoader.
 
     Raises:
@@ -114,7 +114,7 @@ class DataLoader(data.DataLoader[Any]):
     def _init_iterable(
         self, dataset: IterableDataset[Any], batch_size: int | None, collate_fn: Any, options: dict[str, Any]
     ) -> None:
-        # A new worker per epoch gets a copy of the dataset, with the epoch and the start.
+        # A worker lives for one epoch: that is how the epoch and the start reach it.
         options["persistent_workers"] = False
         if is_stateful(dataset) and not self.replay and batch_size is not None:
             self._deliveries = Deliveries()

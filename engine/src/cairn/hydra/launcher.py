@@ -174,7 +174,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         return [item.job_id for item in self._executor().map_array(self, *zip(*arguments, strict=True))]
 
     def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, Entry]) -> None:
-        """Handle Ctrl-C while waiting for the jobs."""
+        """Ctrl-C ended the wait for the jobs."""
         log.info("The jobs continue without this command. Run it again to wait for them.")
 
     def _executor(self) -> Any:

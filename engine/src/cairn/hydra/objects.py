@@ -61,8 +61,8 @@ def target_of(key: str, node: Mapping[str, Any]) -> Any:
 def errors_at(group: str, key: str = "") -> Iterator[None]:
     """Add the key to the message of a ValueError that a constructor raises.
 
-    A message that names the key needs only the group in front of it: `Invalid duration mtbf='x': ...` becomes
-    `Invalid duration checkpoint.mtbf='x': ...`.
+    A message that begins with `name=` needs only the group in front of it: `max_overhead=2 must be ...` becomes
+    `checkpoint.max_overhead=2 must be ...`.
 
     Args:
         group: dotted key of the group.
@@ -76,8 +76,7 @@ def errors_at(group: str, key: str = "") -> Iterator[None]:
     except ValueError as error:
         if isinstance(error, CairnError) and error.parameter:
             raise ConfigError(renamed(error, f"{group}.{key or error.parameter}")) from error
-        text = str(error)
-        name = key or text.partition("=")[0]
-        if name.isidentifier() and (named := renamed(ConfigError(text, parameter=name), f"{group}.{name}")) != text:
-            raise ConfigError(named) from error
-        raise ConfigError(f"{group}.{key}: {text}" if key else f"{group}: {text}") from error
+        name, equals, _ = str(error).partition("=")
+        names_key = bool(equals) and (name == key if key else name.isidentifier())
+        where = f"{group}." if names_key else f"{group}.{key}: " if key else f"{group}: "
+        raise ConfigError(f"{where}{error}") from error

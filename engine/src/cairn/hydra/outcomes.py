@@ -44,7 +44,7 @@ class Outcomes:
         self._folder = submitit_folder
 
     def collect(self, jobs: Mapping[SweepJob, Entry | None]) -> dict[int, JobReturn]:
-        """Wait for all jobs, and log the end of each one as soon as it is known.
+        """Wait for all jobs, and log how each ended as soon as it is known.
 
         Args:
             jobs: The jobs with their ledger entries; None: the ledger does not contain the job.
@@ -93,7 +93,7 @@ class Outcomes:
         return self._result(job, entry, is_late=now - over_since.setdefault(job.number, now) > LATE_S)
 
     def _result(self, job: SweepJob, entry: Entry, is_late: bool) -> JobReturn | None:
-        """Return the result of a job that is over; None if it may still arrive."""
+        """How a job that is over ended; None if its result may still arrive."""
         for folder in (job.run.path, self.paths(entry).folder) if is_late else ():
             _refresh(folder)
         outcome, value = _read_result(self.paths(entry).result_pickle)
@@ -112,7 +112,7 @@ class Outcomes:
         return self._failed(job, entry, f"it ended without a result, and its run is {state}")
 
     def paths(self, entry: Entry) -> Any:
-        """Return submitit's files for a job, in the folder of its submission."""
+        """The files of submitit for a job, where they were when it was submitted."""
         from submitit.core.utils import JobPaths
 
         return JobPaths(entry.folder or self._folder, entry.job, 0)
@@ -123,7 +123,7 @@ class Outcomes:
         return JobReturn(overrides=job.overrides, status=JobStatus.FAILED, _return_value=JobFailed(text))
 
     def _log_of(self, job: SweepJob, entry: Entry | None) -> Path:
-        """Return the path of the run's log; if it has none, that of the job's output."""
+        """The log of the run; without one, the scheduler's log of the job."""
         own = job.run.path / "train.log"
         return own if entry is None or (own.is_file() and own.stat().st_size) else Path(self.paths(entry).stdout)
 
@@ -137,7 +137,7 @@ def success(job: SweepJob) -> JobReturn:
 
 
 def _own_reason(job: SweepJob, entry: Entry) -> str:
-    """Return the reason that the run recorded for its failure; empty if its last attempt did not fail in this job."""
+    """What the run recorded as the reason of its failure; empty if its last attempt was another job, or no failure."""
     record = job.record
     try:
         is_its_own = attempts.read(job.run)[-1].job == entry.job
@@ -167,7 +167,7 @@ def _refresh(folder: Path) -> None:
 
 
 def _alive(entries: Sequence[Entry]) -> Mapping[str, str] | None:
-    """Return the jobs that are alive, with their states; None if the scheduler does not answer."""
+    """The jobs that are alive, with their states; None if the scheduler does not answer."""
     try:
         return states(entries)
     except slurm.SlurmError as error:

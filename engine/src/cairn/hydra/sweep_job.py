@@ -27,7 +27,7 @@ class SweepJob:
 
     @property
     def record(self) -> Record | None:
-        """The record of its run; None if there is none, or if it is damaged: the run reports that when it starts."""
+        """The record of its run; None without one. A damaged one is refused by the run itself when it starts."""
         try:
             return self.run.record()
         except CairnError as error:

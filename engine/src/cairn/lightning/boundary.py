@@ -93,7 +93,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
         engine: Called at each boundary.
 
     Raises:
-        ConfigError: This version of Lightning is not supported, or the trainer uses loops of another library.
+        ConfigError: This is an unsupported version of Lightning, or the trainer has custom loops.
     """
     versions.check(lightning.__version__)
     fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
