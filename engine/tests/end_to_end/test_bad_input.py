@@ -69,7 +69,7 @@ BEFORE_TRAINING = {
         "is a link to nowhere.ckpt, which does not exist",
     ),
     "ckpt_path: a text": (["ckpt_path={files}/text.ckpt"], "is not a checkpoint: torch.save did not write it"),
-    "ckpt_path: code": (["ckpt_path={files}/evil.ckpt"], "is refused: it names posix.mkdir, and only tensors"),
+    "ckpt_path: code": (["ckpt_path={files}/evil.ckpt"], "is refused: it names posix.mkdir, which could run code"),
     "ckpt_path: a pickle": (["ckpt_path={files}/evil.pkl"], "is not a checkpoint"),
     "ckpt_path: other keys": (
         ["ckpt_path={files}/other.ckpt"],
