@@ -68,7 +68,7 @@ class Engine(Protocol):
 
 
 class Stopped(Interruption):
-    """Training was stopped at a boundary, after a save. If not caught, it ends the process with its exit code.
+    """Training was asked to stop, and stands at a boundary. If not caught, it ends the process with its exit code.
 
     Attributes:
         reason: Name of a signal, `max_time`, or `job_time_limit`.
