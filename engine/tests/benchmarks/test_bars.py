@@ -24,7 +24,7 @@ def verdicts(*rows, size="0.5", threads=1, factor=5.0, autos=()):
         (1.0, None, "not measured"),
     ],
 )
-def test_verdict(limit, measured, verdict):
+def test_the_verdict_on_a_figure(limit, measured, verdict):
     assert Bar("x", "ms", limit, measured, "").verdict == verdict
 
 
@@ -66,7 +66,7 @@ def test_a_failed_contender_or_another_writer_than_requested_passes_no_bar():
         assert {bar.verdict for bar in verdicts(row).values()} == {"not measured"}
 
 
-def test_auto():
+def test_the_overhead_of_auto_has_a_bar():
     auto = Auto("0.5", 1, overhead=0.012, range=(0.01, 0.02), against_none=0.02, noise=0.001, num_saves=3)
     assert verdicts(autos=[auto])["overhead under auto (bound of 1 %)", "1.5 %"].verdict == "met"
 

@@ -17,7 +17,14 @@ def run(name="x", stall_s=0.0, number=0, finished=(4, 8, 12, 26), error="", writ
     Another save is after batch 4, and an idle one after 26. The 17th and the 26th batch come after the blocks.
 
     Args:
-        slow_s: what a batch takes more while a save is being written.
+        name: Name of the contender.
+        stall_s: Additional length of the gap after a save.
+        number: Number of the round.
+        finished: Batches after which a save is made.
+        error: Error of the run; empty if it has finished.
+        write_s: Time that a save takes in the background.
+        slow_s: Additional time of a batch while a save is written.
+        **more: Further entries of the raw run.
     """
     first, interval, saves = 8, 4, 2
     job = Job(name, "0.5", interval, saves, first, Job.end(first, interval, saves, pairs=1), 1, "cpu", "", 1.0)
@@ -51,7 +58,7 @@ def row_of(name, runs):
     return next(row for row in comparison.rows if row.contender == name)
 
 
-def test_a_stall_is_what_the_gap_takes_more_than_usual():
+def test_a_stall_is_the_additional_length_of_a_gap():
     seen = run(stall_s=0.5)
     found = figures.of_run(seen["job"], seen["seen"])
     assert found.batches == (8, 12)
@@ -80,7 +87,7 @@ def test_a_save_that_was_due_and_not_made_is_skipped_and_not_a_stall():
     assert found.stalls_s == pytest.approx((0.5,))
 
 
-def test_what_is_lost_is_the_middle_of_all_pairs():
+def test_the_lost_time_is_the_middle_of_all_pairs():
     none = [run("none", number=number, finished=()) for number in range(3)]
     mine = [run("cairn-process", stall, number) for number, stall in enumerate((0.2, 0.4, 0.9))]
     row = row_of("cairn-process", [*none, *mine])
@@ -106,7 +113,7 @@ def test_memory_is_compared_with_the_same_command_without_checkpoints():
     assert row_of("cairn-thread", [*timed, *memory]).extra_peak_bytes == 150
 
 
-def test_a_machine_without_the_writer_is_seen():
+def test_another_writer_than_requested_is_reported():
     runs = [run("none", finished=()), run("cairn-process", 0.1, engine={"writer": "InlineWriter"})]
     assert row_of("cairn-process", runs).is_another
     assert not row_of(
@@ -125,7 +132,7 @@ def test_the_interval_is_that_of_published_tables_of_signed_ranks(count, outside
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
-def test_the_middle_lies_between(values):
+def test_the_middle_lies_within_its_interval(values):
     low, high = figures.sure(values)
     assert min(values) <= low <= figures.middle(values) <= high <= max(values)
 
@@ -149,7 +156,7 @@ def test_the_results_of_two_commands_are_two_comparisons():
     ("values", "share", "expected"),
     [([], 0.95, None), ([3], 0.95, 3), (range(1, 101), 0.95, 95), ([1, 2, 3, 4], 0.5, 2), ([2, 1], 1.0, 2)],
 )
-def test_percentile(values, share, expected):
+def test_the_percentile_of_values(values, share, expected):
     assert figures.percentile(list(values), share) == expected
 
 

@@ -1,4 +1,4 @@
-"""After which batches a contender saves: one to warm up, blocks with and without saves, and one that is timed idle."""
+"""Batches after which a contender saves: one to warm up, blocks with and without saves, and one that is timed idle."""
 
 import pytest
 from benchmarks.job import Job
@@ -11,7 +11,7 @@ def _job(interval, saves, pairs, first=None):
     return Job("x", "tiny", interval, saves, first, Job.end(first, interval, saves, pairs), 1, "cpu", "", 1.0)
 
 
-def test_two_pairs():
+def test_the_saves_of_two_pairs():
     job = _job(interval=3, saves=2, pairs=2)
     assert [batch for batch in range(1, job.max_batches + 1) if job.is_due(batch)] == [3, 6, 9, 27, 30, 34]
     assert job.pairs == [(6, 13), (27, 20)]  # in turns: which of the two comes first

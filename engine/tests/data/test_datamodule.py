@@ -1,4 +1,4 @@
-"""The datamodule: which loaders its datasets become, and other data that is refused."""
+"""DataModule: the loaders that it makes from its datasets, and the data that it refuses."""
 
 from types import SimpleNamespace
 
@@ -33,7 +33,7 @@ def values(loader):
     return [batch[0].tolist() for batch in loader]
 
 
-def test_the_loaders_have_a_position():
+def test_the_training_loader_saves_its_position():
     data = ready()
     whole = values(data.train_dataloader())
     loader = data.train_dataloader()
@@ -43,8 +43,8 @@ def test_the_loaders_have_a_position():
     assert values(resumed) == whole[1:]
 
 
-def test_a_position_that_the_datamodule_itself_saved_before_is_still_read():
-    """A checkpoint of Cairn 0.1. A trainer may ask for a loader more than once before it goes on."""
+def test_a_position_saved_by_version_0_1_is_read():
+    """In version 0.1, the datamodule itself saved the position. A trainer may request a loader more than once."""
     data = ready()
     full = data.train_dataloader()
     full.set_epoch(2)
@@ -61,11 +61,11 @@ def test_a_position_that_the_datamodule_itself_saved_before_is_still_read():
         other.train_dataloader()
 
 
-def test_a_test_does_not_ask_for_a_position():
+def test_testing_ignores_a_saved_position():
     ready(fn=TrainerFn.TESTING, batch_size=5).load_state_dict({"epoch": 1, "batch": 2, "batch_size": 4})
 
 
-def test_other_data_is_refused_with_all_that_differs():
+def test_different_data_is_refused_with_all_differences():
     class Named(Numbers):
         def identity(self):
             return super().identity() | {"text": self.size}
@@ -95,7 +95,7 @@ def test_loaders_never_draw_from_the_global_generator(num_workers):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_missing_sets():
+def test_a_missing_training_set_is_refused_and_the_others_are_optional():
     data = DataModule(4)
     assert data.val_dataloader() == []
     assert data.test_dataloader() == []

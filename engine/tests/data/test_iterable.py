@@ -1,4 +1,4 @@
-"""The position of an iterable: that of the batches handed out, however far the dataset has run ahead."""
+"""Position of an iterable: that of the batches handed out, however far the dataset has read ahead."""
 
 import pytest
 from torch.utils.data import IterableDataset
@@ -8,7 +8,7 @@ from cairn.data.loader import DataLoader
 
 
 class Stream(IterableDataset):
-    """Numbers epoch * 100 + 0, 1, ...; `rewinds` sets it back when it meets its end."""
+    """Dataset of the numbers epoch * 100 + 0, 1, ...; with `rewinds` it resets its position at its end."""
 
     def __init__(self, size=10, rewinds=False):
         self.size, self.rewinds, self.epoch, self.position, self.is_loaded = size, rewinds, 0, 0, False
@@ -54,21 +54,21 @@ def test_a_resume_after_any_batch_is_exact(num_workers, rewinds):
         resumed = loader_of(Stream(rewinds=rewinds), num_workers)
         resumed.load_state_dict(state)
         assert values(resumed) == full[done:]
-        assert values(resumed) == full, "the next epoch begins at its head"
+        assert values(resumed) == full, "the next epoch starts at its beginning"
 
 
-def test_the_end_of_an_epoch_that_is_never_drawn_does_not_reach_the_next_epoch():
+def test_an_iterator_that_is_not_used_does_not_affect_the_next_epoch():
     loader = loader_of(Stream(9))
     list(loader)
     state = loader.state_dict()
     resumed = loader_of(Stream(9))
     resumed.load_state_dict(state)
-    iter(resumed)  # made at the resume, and never used: the epoch is over
+    iter(resumed)  # created by the resume, and never used, because the epoch is over
     resumed.set_epoch(1)
     assert values(resumed) == [[100, 101, 102], [103, 104, 105], [106, 107, 108]]
 
 
-def test_a_state_belongs_to_its_batch_however_far_the_dataset_is():
+def test_a_state_belongs_to_its_batch_however_far_the_dataset_has_read_ahead():
     stream, deliveries = Stream(), Deliveries()
     deliveries.begin()
     batches = iter(StatefulBatches(stream, 3))
@@ -78,16 +78,16 @@ def test_a_state_belongs_to_its_batch_however_far_the_dataset_is():
     assert stream.position == 6
 
 
-def test_a_state_that_is_too_old_is_named():
-    with pytest.raises(RuntimeError, match="state after batch 7 is not known"):
+def test_a_state_that_is_not_known_is_refused_by_number():
+    with pytest.raises(RuntimeError, match="state of the data after batch 7 is not known"):
         Deliveries().after(7)
 
 
-def test_drop_last_leaves_a_short_batch_out():
+def test_drop_last_drops_a_short_batch():
     assert values(loader_of(Stream(7), drop_last=True)) == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_the_length_is_known_only_if_the_dataset_knows_it():
+def test_the_length_is_known_only_if_the_dataset_has_one():
     class Sized(Stream):
         def __len__(self):
             return self.size

@@ -1,4 +1,4 @@
-"""`cairn.DataLoader`: the batches of torch's, and after a resume anywhere the rest of them."""
+"""`cairn.DataLoader` yields the batches of torch's DataLoader, and after a resume the remaining ones."""
 
 import copy
 from itertools import chain
@@ -13,7 +13,7 @@ from cairn.data.seeding import SeededItems
 
 
 class Noisy(Dataset):
-    """Sample i is i and a number drawn for it."""
+    """Dataset in which sample i is i plus a random number."""
 
     def __len__(self):
         return 10
@@ -23,7 +23,7 @@ class Noisy(Dataset):
 
 
 class Pairs(BatchSampler):
-    """Batches of different lengths, in an order that is drawn from the global generator."""
+    """Batch sampler with batches of different lengths, in an order drawn from the global generator."""
 
     def __init__(self):
         pass
@@ -37,7 +37,7 @@ class Pairs(BatchSampler):
 
 
 class Remembering:
-    """An order that depends on how often it was asked for: no function of the epoch, but it has a state."""
+    """Sampler whose order depends on how often it was iterated, not on the epoch; it has a state."""
 
     def __init__(self):
         self.times = 0
@@ -57,7 +57,7 @@ class Remembering:
 
 
 class Endless:
-    """Indices without an end, drawn one by one."""
+    """Sampler of indices without an end, drawn one by one."""
 
     def __iter__(self):
         while True:
@@ -65,7 +65,7 @@ class Endless:
 
 
 class Stream(IterableDataset):
-    """Numbers epoch * 100 + 0, 1, ..., with a state."""
+    """Dataset of the numbers epoch * 100 + 0, 1, ..., with a state."""
 
     def __init__(self, size=10):
         self.size, self.epoch, self.position, self.is_loaded = size, 0, 0, False
@@ -109,7 +109,7 @@ KINDS = {
 
 
 def epochs(loader, first=0, last=1):
-    """The batches of some epochs, as Lightning would ask for them."""
+    """Return the batches of some epochs, iterated as Lightning does."""
     found = []
     for epoch in range(first, last + 1):
         loader.set_epoch(epoch)
@@ -119,7 +119,7 @@ def epochs(loader, first=0, last=1):
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resume_after_any_batch_sees_the_rest(kind, num_workers):
+def test_a_resume_after_any_batch_yields_the_rest(kind, num_workers):
     torch.manual_seed(3)
     make = KINDS[kind]
     whole = epochs(make(num_workers=num_workers))
@@ -138,12 +138,12 @@ def test_a_resume_after_any_batch_sees_the_rest(kind, num_workers):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_number_of_workers_does_not_matter(kind):
+def test_the_number_of_workers_does_not_change_the_batches(kind):
     assert epochs(KINDS[kind]()) == epochs(KINDS[kind](num_workers=2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_global_generator_is_left_alone(kind):
+def test_the_global_generator_is_not_used(kind):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     epochs(KINDS[kind]())
@@ -160,7 +160,7 @@ def _flat(samples):
     return torch.stack([value for (value,) in samples])
 
 
-def test_a_sampler_without_an_end_is_exact():
+def test_an_endless_sampler_is_resumed_exactly():
     def some(loader, count):
         return [batch.tolist() for _, batch in zip(range(count), loader, strict=False)]
 
@@ -200,7 +200,7 @@ def test_a_validation_in_the_same_epoch_sees_the_same_samples():
     assert epochs(loader, 2, 2) == epochs(loader, 2, 2)
 
 
-def test_a_boundary_between_epochs_is_the_head_of_the_next_one():
+def test_a_boundary_between_epochs_is_the_beginning_of_the_next_one():
     loader = KINDS["shuffled"]()
     epochs(loader, 0, 0)
     loader.at_boundary(lag=0, epoch_is_over=True)
@@ -211,7 +211,7 @@ def test_a_boundary_between_epochs_is_the_head_of_the_next_one():
     assert epochs(resumed, 1, 1) == epochs(loader, 1, 1)
 
 
-def test_batches_that_were_fetched_ahead_are_not_counted():
+def test_prefetched_batches_are_not_counted():
     loader = DataLoader(Stream(), 4)
     batches = iter(loader)
     next(batches), next(batches)
@@ -225,7 +225,7 @@ def test_batches_that_were_fetched_ahead_are_not_counted():
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_iterable_learns_the_epoch(num_workers):
+def test_an_iterable_gets_the_epoch(num_workers):
     loader = DataLoader(Stream(3), 3, num_workers=num_workers)
     assert epochs(loader, 1, 2) == [[[100, 101, 102]], [[200, 201, 202]]]
 
@@ -251,12 +251,12 @@ def test_an_iterable_may_be_replayed():
     loader.check_resumable()
     next(iter(loader))
     resumed = DataLoader(Plain(), 4, replay=True)
-    with pytest.warns(UserWarning, match="Plain starts again from its head.*1 batches come twice"):
+    with pytest.warns(UserWarning, match="Plain starts again from its beginning.*repeats 1 batches and skips others"):
         resumed.load_state_dict(loader.state_dict())
     assert len(list(resumed)) == 3
 
 
-def test_more_than_one_position_of_an_iterable_is_refused():
+def test_an_iterable_with_several_workers_is_refused():
     with pytest.raises(ValueError, match="a position of its own"):
         DataLoader(Stream(), 4, num_workers=2).check_resumable()
 
@@ -267,7 +267,7 @@ def test_a_position_that_was_not_saved_is_refused():
         DataLoader(Stream(), 4).load_state_dict(state)
 
 
-def test_other_data_is_refused_with_all_that_differs():
+def test_different_data_is_refused_with_all_differences():
     state = DataLoader(TensorDataset(torch.arange(10)), 4).state_dict()
     with pytest.raises(ValueError, match="weights alone") as caught:
         DataLoader(TensorDataset(torch.arange(11)), 5, seed=1).load_state_dict(state)
@@ -300,7 +300,7 @@ def test_lightning_keeps_the_sampler_on_several_processes():
     assert isinstance(DataLoader(Stream(), 2).sampler, DistributedSampler)
 
 
-def test_a_loader_can_be_made_again_from_what_is_in_it():
+def test_a_loader_can_be_created_again_from_its_attributes():
     first = KINDS["shuffled"]()
     again = DataLoader(first.dataset, first.batch_size, sampler=EpochSampler(10, keyed=True), seed=first.seed)
     assert isinstance(again.dataset, SeededItems)

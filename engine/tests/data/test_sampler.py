@@ -1,4 +1,4 @@
-"""The order of samples: whole, repeatable, split by rank, and entered at any place."""
+"""Order of samples: complete, repeatable, divided among ranks, and resumable at any position."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_an_epoch_has_every_sample_once(num_samples, epoch, seed, shuffle):
 
 
 @given(SIZES, EPOCHS, st.booleans(), st.data())
-def test_seek_goes_on_where_the_full_order_would(num_samples, epoch, shuffle, data):
+def test_seek_continues_the_full_order(num_samples, epoch, shuffle, data):
     start = data.draw(st.integers(min_value=0, max_value=num_samples))
     sampler = EpochSampler(num_samples, shuffle=shuffle)
     sampler.seek(epoch, start)
@@ -31,7 +31,7 @@ def test_seek_goes_on_where_the_full_order_would(num_samples, epoch, shuffle, da
 
 
 @given(SIZES, st.integers(min_value=1, max_value=8), st.booleans())
-def test_ranks_get_equal_numbers_and_together_everything(num_samples, world_size, shuffle):
+def test_ranks_get_equal_shares_that_cover_all_samples(num_samples, world_size, shuffle):
     parts = [order(num_samples, rank=r, world_size=world_size, shuffle=shuffle) for r in range(world_size)]
     (length,) = {len(part) for part in parts}
     assert length == -(-num_samples // world_size)
@@ -45,7 +45,7 @@ def test_order_depends_on_seed_and_epoch_and_not_on_their_sum():
     assert len(orders) == 16
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_generator_is_not_used():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     order(1000, 3)
@@ -70,14 +70,14 @@ def test_the_start_is_used_once():
 def test_the_same_epoch_keeps_the_start_and_another_drops_it():
     sampler = EpochSampler(10)
     sampler.seek(1, 4)
-    sampler.set_epoch(1)  # what Lightning does after it made the first iterator, or before
+    sampler.set_epoch(1)  # as Lightning does, before or after it creates the first iterator
     assert len(list(sampler)) == 6
     sampler.seek(1, 4)
     sampler.set_epoch(2)
     assert list(sampler) == order(10, 2)
 
 
-def test_the_start_counts_when_the_iterator_is_made():
+def test_the_start_is_read_when_the_iterator_is_created():
     sampler = EpochSampler(10)
     sampler.seek(1, 4)
     first = iter(sampler)
@@ -91,7 +91,7 @@ def test_keys_are_pairs_of_epoch_and_index():
 
 @settings(max_examples=20)
 @given(st.integers(min_value=0, max_value=300), st.integers(min_value=1, max_value=7))
-def test_chunks_join(num_samples, chunk):
+def test_the_order_does_not_depend_on_the_chunk_size(num_samples, chunk):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cairn.data.sampler._CHUNK", chunk)
         parts = order(num_samples, 1)

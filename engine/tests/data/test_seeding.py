@@ -1,4 +1,4 @@
-"""Random numbers of samples: the same in any process, and not those of the training."""
+"""Random numbers of samples: the same in any process, and independent of those of the training."""
 
 import pickle
 import random
@@ -15,7 +15,7 @@ from cairn.data.seeding import SeededItems, mix_seed
 
 
 class Draws(Dataset):
-    """Each item draws from all three global generators."""
+    """Dataset whose items draw from all three global generators."""
 
     name = "draws"
 
@@ -50,14 +50,14 @@ def test_each_epoch_and_each_item_draws_its_own():
     assert len(epoch_of(0)[:, 1:].unique()) == 36
 
 
-def test_the_global_generators_are_left_alone():
+def test_the_global_generators_are_restored():
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     before = global_states()
     epoch_of(0)
     assert global_states() == before
 
 
-def test_they_are_put_back_after_an_error_too():
+def test_the_global_generators_are_restored_after_an_error():
     before = global_states()
     with pytest.raises(TypeError):
         SeededItems(None, 0).__getitems__([(0, 1)])
@@ -69,7 +69,7 @@ def test_a_plain_index_is_epoch_0():
     assert torch.equal(items[3], items[(0, 3)])
 
 
-def test_attributes_of_the_dataset_are_there_also_after_pickling():
+def test_attributes_of_the_dataset_are_available_after_pickling():
     items = pickle.loads(pickle.dumps(SeededItems(Draws(), 5)))
     assert (items.name, len(items)) == ("draws", 12)
     assert not hasattr(items, "nothing")
@@ -85,6 +85,6 @@ def test_seeds_fit_into_64_bits(parts):
     assert 0 <= mix_seed(*parts) < 2**64
 
 
-def test_neighbours_are_far_apart():
+def test_neighbouring_keys_have_different_seeds():
     low = {mix_seed(s, e, i) & 0xFFFFFFFF for s in range(5) for e in range(5) for i in range(40)}
     assert len(low) == 1000

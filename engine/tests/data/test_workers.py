@@ -1,4 +1,4 @@
-"""Signals in workers: a scheduler's do nothing, and the main process can still end them."""
+"""Workers ignore the signals of a scheduler, and the main process can still end them."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from cairn.data.workers import leave_signals_to_main
 
 OTHERS_KILL = "import os, sys; [os.kill(int(sys.argv[1]), int(number)) for number in sys.argv[2:]]"
 
-# A persistent worker is still there when the interpreter exits.
+# A persistent worker is still alive when the interpreter exits.
 EXIT_WITH_A_WORKER = """
 import torch
 from torch.utils.data import DataLoader
@@ -36,13 +36,13 @@ def test_a_worker_outlives_the_signals_of_a_scheduler():
     batches = iter(loader)
     pid = next(batches).item()
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
-    # From a third process: the worker's parent may end it.
+    # From a third process, because the parent of the worker may end it.
     subprocess.run([sys.executable, "-c", OTHERS_KILL, str(pid), *(str(int(n)) for n in numbers)], check=True)
     assert torch.cat(list(batches)).tolist() == [pid] * 7
 
 
 @pytest.mark.slow
-def test_the_interpreter_exits_although_a_worker_is_alive():
+def test_the_interpreter_exits_while_a_worker_is_alive():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", EXIT_WITH_A_WORKER]
     result = subprocess.run(command, capture_output=True, timeout=60, env=environment, check=False)

@@ -1,4 +1,4 @@
-"""Whatever a user may get wrong is one sentence with the way out, and the exit code is not 0; `-s` prints them all."""
+"""Each wrong input ends with one sentence that says what to do, and with exit code 1; `-s` prints them all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 INTERVALS = "give a number of batches such as 50 or '50ba', or '100st'"
 
-# Overrides, in which {files} is a folder with the files that `files` makes, and what the sentence says.
+# Overrides, in which {files} is the folder of the fixture `files`, and a part of the sentence.
 BEFORE_TRAINING = {
     "interval 0": (["checkpoint.save_interval=0"], f"save_interval=0 must be more than 0: {INTERVALS}"),
     "interval -5": (["checkpoint.save_interval=-5"], f"save_interval=-5 is not an interval: {INTERVALS}"),
@@ -71,7 +71,7 @@ BEFORE_TRAINING = {
         "is a link to nowhere.ckpt, which does not exist",
     ),
     "ckpt_path: a text": (["ckpt_path={files}/text.ckpt"], "is not a checkpoint: torch.save did not write it"),
-    "ckpt_path: code": (["ckpt_path={files}/evil.ckpt"], "is refused: it names posix.mkdir, and only tensors"),
+    "ckpt_path: code": (["ckpt_path={files}/evil.ckpt"], "is refused: it names posix.mkdir, which could run code"),
     "ckpt_path: a pickle": (["ckpt_path={files}/evil.pkl"], "is not a checkpoint"),
     "ckpt_path: other keys": (
         ["ckpt_path={files}/other.ckpt"],
@@ -92,7 +92,7 @@ BEFORE_TRAINING = {
 
 
 class Evil:
-    """Makes a directory when it is unpickled."""
+    """Object that creates a directory when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -105,7 +105,7 @@ class Evil:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a user may take for a checkpoint or a run."""
+    """Folder of files that a user may mistake for a checkpoint or a run."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "empty").mkdir()
     (folder / "text.ckpt").write_text("weights, honestly")
@@ -118,7 +118,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", BEFORE_TRAINING)
-def test_a_sentence_before_training_starts(name: str, files: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_one_sentence_before_training_starts(name: str, files: Path, tmp_path: Path) -> None:
     overrides, expected = BEFORE_TRAINING[name]
     if name == "ckpt_path: other shapes":
         _copy_with_other_shapes(files)
@@ -129,7 +129,7 @@ def test_a_sentence_before_training_starts(name: str, files: Path, tmp_path: Pat
     print(f"\n{' '.join(overrides)}\n    {sentence}")
     assert re.search(expected, sentence) or expected in sentence, sentence
     assert "Traceback" not in output
-    assert not list(tmp_path.rglob("metrics.csv")), "before training starts"
+    assert not list(tmp_path.rglob("metrics.csv")), "training has started"
     assert not (files / "it ran").exists()
 
 

@@ -1,4 +1,4 @@
-"""What a new user types first."""
+"""The first commands of a new user."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_asking_for_help_imports_no_torch(flag: list[str]) -> None:
 
 @pytest.mark.slow
 def test_the_first_run(tmp_path: Path) -> None:
-    """The defaults, W&B offline among them: what is shown, and what lies in the run directory."""
+    """The output and the run directory with the default settings, among them W&B offline."""
     output = train(tmp_path / "run", "trainer.max_epochs=3", "trainer.accelerator=cpu", fresh=True)
     for shown in ("data", "checkpoints", "saved because", "val/loss", "test/acc", "overhead", "at risk", "resume="):
         assert shown in output
     run = tmp_path / "run"
     names = {path.name for path in run.iterdir()}
-    told = {"run.json", "starts.jsonl", "progress.json"}
-    assert {".hydra", ".lock", "train.log", "config.yaml", *told, "csv", "wandb", "checkpoints"} == names
+    records = {"run.json", "starts.jsonl", "progress.json"}
+    assert {".hydra", ".lock", "train.log", "config.yaml", *records, "csv", "wandb", "checkpoints"} == names
     assert {path.name for path in (run / ".hydra").iterdir()} == {"config.yaml", "overrides.yaml", "hydra.yaml"}
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
@@ -60,7 +60,7 @@ def test_starting_from_weights_alone(tmp_path: Path) -> None:
     assert second["global_step"] == 1
 
     output = train(tmp_path / "third", *QUICK, "model=mlp", f"init_weights={best}", expect=1)
-    assert "is of another model" in output
+    assert "holds the weights of another model" in output
     assert "net.layers.0.0.weight is only in the file" in output
     assert "Traceback" not in output
 
@@ -81,7 +81,7 @@ def test_a_sweep_returns_its_metric_and_names_its_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_an_experiment_and_a_job_of_it_that_goes_on_alone(tmp_path: Path) -> None:
+def test_a_job_of_a_sweep_experiment_can_be_resumed_alone(tmp_path: Path) -> None:
     short = ["callbacks=none", "trainer=cpu", "trainer.max_epochs=3", "test=false", f"hydra.sweep.dir={tmp_path}/sweep"]
     train(None, "experiment=save_interval_sweep", *short)
     jobs = {
@@ -89,20 +89,20 @@ def test_a_sweep_that_is_an_experiment_and_a_job_of_it_that_goes_on_alone(tmp_pa
     }
     assert set(jobs) == {"50", "100", "200"}
     train(None, f"resume={jobs['50']}", "trainer.max_epochs=6")
-    assert set(tmp_path.rglob("run.json")) == {job / "run.json" for job in jobs.values()}, "no sweep was started anew"
+    assert set(tmp_path.rglob("run.json")) == {job / "run.json" for job in jobs.values()}, "no new sweep was started"
     assert newest(jobs["50"]) == "epoch_005_batch_000020.ckpt"
 
 
 @pytest.mark.slow
 def test_a_bad_value_is_one_sentence(tmp_path: Path) -> None:
-    """With the imports of a new interpreter; test_bad_input.py has all of them, without."""
+    """In a new interpreter. test_bad_input.py checks all wrong inputs, in forked processes."""
     output = train(tmp_path / "run", *QUICK, "ckpt_path=README.md", expect=1, fresh=True)
-    assert "is no checkpoint" in output
+    assert "is not a checkpoint" in output
     assert "Traceback" not in output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("debug", ["default", "fdr", "limit", "profiler"])
-def test_debug_presets(debug: str, tmp_path: Path) -> None:
+def test_each_debug_preset_finishes(debug: str, tmp_path: Path) -> None:
     output = train(tmp_path / "run", f"debug={debug}", "trainer.enable_progress_bar=false")
     assert "finished" in output

@@ -1,4 +1,4 @@
-"""Two processes on the CPU: exact too, with one writer and a single run directory."""
+"""Runs of two processes on the CPU are exact too, with one writer and one run directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMMAND = [
     "checkpoint.when_busy=wait",
 ]
 FORKED = {RANKS: "1"}
-"""The second process is forked, too: it does not have to import everything."""
+"""Fork the second process as well, which saves its imports."""
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +97,8 @@ def _processes(run: Path) -> list[str]:
     return [command for command in commands if str(run) in command and "train.py" in command]
 
 
-def test_of_two_processes_one_chooses_the_interval(tmp_path: Path) -> None:
-    """The clocks of the two differ, so each would choose another interval; a save by only one of them would hang."""
+def test_rank_0_chooses_the_interval_for_all(tmp_path: Path) -> None:
+    """The clocks of the ranks differ, so each would choose another interval; a save by only one rank would hang."""
     run = tmp_path / "run"
     auto = [
         "checkpoint=interval",

@@ -1,4 +1,4 @@
-"""Full disks, forbidden and vanished directories, corrupt files: reported, survived, and resumed from."""
+"""Full disks, forbidden or removed directories, corrupt files: they are reported, and the run can be resumed."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def errors(output: str) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["sync", "thread", "process", "process checkpoint.overlap=true"])
-def test_a_disk_that_is_full_for_a_while(way: str, whole: Outcome, tmp_path: Path) -> None:
+def test_training_continues_while_the_disk_is_full_for_a_while(way: str, whole: Outcome, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with small_disk(tmp_path / "disk", 4_000_000) as disk:
         where = [f"checkpoint.dirpath={disk}/checkpoints", FILL.format(disk, 17, 27)]
         lines = errors(run_with(run, *where, *f"checkpoint.writer={way}".split()))
         (run / "checkpoints").symlink_to(disk / "checkpoints")
-        assert len(lines) == 2, "one for each save that failed, at batches 20 and 25"
+        assert len(lines) == 2, "one for each failed save, at batches 20 and 25"
         assert re.search(r"epoch_000_batch_000020\.ckpt could not be written: No space left on device", lines[0])
         assert re.search(
             r"\(it needs about \d+ kB, and \d+(\.\d+)? k?B are free there\)\. Failed save 1 of 3", lines[0]
@@ -110,7 +110,7 @@ def test_a_run_that_cannot_fit_does_not_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", ["checkpoints", "run"])
-def test_a_directory_that_vanishes(gone: str, tmp_path: Path) -> None:
+def test_a_removed_directory_is_created_again_but_not_its_parents(gone: str, tmp_path: Path) -> None:
     """The folder itself is created again, but not its parents, which may be a disk that is no longer mounted."""
     run, mount = tmp_path / "run", tmp_path / "mount"
     mount.mkdir()
@@ -160,7 +160,7 @@ def test_a_corrupt_file_of_another_name_is_refused(undisturbed: Path, tmp_path: 
         assert "model.ckpt cannot be used: " in message
 
 
-def test_where_temporary_files_go_does_not_matter(whole: Outcome, tmp_path: Path) -> None:
+def test_no_file_is_written_to_the_temporary_directory(whole: Outcome, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with small_disk(tmp_path / "disk", 4096) as disk:
         run_with(run, TMPDIR=str(disk))
@@ -169,7 +169,7 @@ def test_where_temporary_files_go_does_not_matter(whole: Outcome, tmp_path: Path
 
 
 @pytest.mark.parametrize("place", ["run directory", "checkpoint directory"])
-def test_a_directory_that_may_not_be_written(place: str, tmp_path: Path) -> None:
+def test_a_directory_without_write_permission_is_refused(place: str, tmp_path: Path) -> None:
     forbidden = tmp_path / "forbidden"
     forbidden.mkdir(mode=0o555)
     where = {

@@ -1,4 +1,4 @@
-"""Real `kill -9` of the real command line: a resumed run ends exactly like an undisturbed one."""
+"""Kills (-9) of the real command line: a resumed run ends exactly like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def command(name: str) -> list[str]:
-    # wait: otherwise the speed of the disk decides which checkpoints there are
+    # `wait`, because otherwise the speed of the disk determines which checkpoints there are.
     return [*QUICK, *COMMANDS[name], "checkpoint.when_busy=wait", RECORD]
 
 

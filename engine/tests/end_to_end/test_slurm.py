@@ -1,4 +1,4 @@
-"""On a real SLURM: whatever ends a job, it resumes in its own directory and ends exactly like an undisturbed run.
+"""On a real SLURM, a job that was stopped resumes in its own directory and ends exactly like an undisturbed run.
 
 Each function in `SCENARIOS` is one test. They mostly wait, so they run two at a time, see `Scenarios`.
 """
@@ -61,7 +61,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def undisturbed(tmp_path: Path) -> dict[int, Outcome]:
-    """How undisturbed runs end, by their intervals; made once, by Hydra's own launcher in one process."""
+    """Return the outcomes of undisturbed runs by save interval; Hydra's own launcher makes them once."""
     with _ONE_AT_A_TIME:
         return _undisturbed(tmp_path.parent / f"undisturbed-{os.getpid()}")
 
@@ -73,7 +73,7 @@ def _undisturbed(folder: Path) -> dict[int, Outcome]:
 
 
 def assert_exact(tmp_path: Path, values: list[int]) -> None:
-    """The runs of a sweep end exactly like undisturbed ones."""
+    """Assert that the runs of a sweep end exactly like undisturbed ones."""
     for value in values:
         assert differences(undisturbed(tmp_path)[value], ends_of(run_of(tmp_path / "sweep", value))) == [], value
 
@@ -101,7 +101,7 @@ def a_sweep_whose_last_job_is_interrupted(cluster: Slurm, tmp_path: Path) -> Non
 
 
 def assert_saved_and_logged(tmp_path: Path, values: list[int]) -> None:
-    """Kept checkpoints are those of an undisturbed run; W&B has one offline run per start, with one id per run."""
+    """Assert that each run keeps the expected checkpoints, and has an offline run of W&B per start with one id."""
     folder, groups = tmp_path / "sweep", set()
     for value in values:
         run, tried = run_of(folder, value), starts(folder, value)
@@ -118,7 +118,7 @@ def assert_saved_and_logged(tmp_path: Path, values: list[int]) -> None:
 
 
 def assert_reported(folder: Path, values: list[int]) -> None:
-    """The figures of `report` are those of the manifests and of the recorded starts."""
+    """Assert that `report` shows the figures of the manifests and of the recorded starts."""
     reported = report(folder)
     assert set(reported) == set(values)
     for value in values:
@@ -305,7 +305,7 @@ def a_time_limit_with_a_signal_before_it_and_without_any(cluster: Slurm, tmp_pat
     ends = [item.before for item in starts(folder, 10) if item.before]
     assert ends
     assert {(end.status, end.why) for end in ends} <= {("stopped", "SIGUSR2"), ("stopped", "job_time_limit")}
-    # On a busy machine the minute may be over before a start has imported torch: it is counted, and has no record.
+    # On a busy machine the minute may be over before a start has imported torch: it is counted, but has no record.
     restarts = cluster.restarts(job_of(folder, 10))
     assert restarts >= len(ends)
     assert status(folder, **cluster.environment)[1][10]["num_restarts"] == restarts
@@ -351,7 +351,7 @@ SCENARIOS = {
         jobs_import_the_clone_that_they_were_submitted_from,
     )
 }
-"""In the order in which they begin: those that wait longest come first."""
+"""In the order of their starts: those that wait longest come first."""
 
 
 @pytest.fixture(scope="module")

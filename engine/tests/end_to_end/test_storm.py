@@ -1,4 +1,4 @@
-"""Many real `kill -9` in quick succession: no file is torn, no progress is undone, and every run ends exact."""
+"""Many kills (-9) in quick succession: no file is torn, no progress is lost, and each run ends exactly as expected."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def whole(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("way", LAGS)
 def test_a_storm_of_kills(name: str, way: str, command: list[str], whole: Path) -> None:
-    # In memory a save takes no time, so its steps are slowed down. A writer process cannot be patched: it uses a disk.
+    # In memory a save is very fast, so its steps are slowed down. A writer process cannot be patched: it uses a disk.
     in_memory = not way.startswith("process")
     with tempfile.TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT") if in_memory else None) as folder:
         _storm(name, way, [*command, *([SLOW_DISK] if in_memory else [])], whole, Path(folder))
@@ -120,7 +120,7 @@ def _storm(name: str, way: str, command: list[str], whole_run: Path, tmp_path: P
 
 @dataclass
 class Storm:
-    """Starts a command repeatedly, kills it, and checks what it has left."""
+    """Start a command repeatedly, kill it, and check what it has left."""
 
     command: list[str]
     config: DictConfig

@@ -23,13 +23,13 @@ LOCAL = "hydra/launcher=submitit_local"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Outcome]:
-    """How undisturbed runs end, by their intervals: Hydra's own launcher, one after the other in one process."""
+    """Outcomes of undisturbed runs by save interval, from Hydra's own launcher."""
     folder = tmp_path_factory.mktemp("whole") / "sweep"
     sweep(folder, [4, 10]).end()
     return {value: ends_of(run_of(folder, value)) for value in (4, 10)}
 
 
-def test_a_sweep_that_is_repeated_runs_what_is_missing(tmp_path: Path, whole: dict[int, Outcome]) -> None:
+def test_a_repeated_sweep_runs_only_the_missing_jobs(tmp_path: Path, whole: dict[int, Outcome]) -> None:
     folder = tmp_path / "sweep"
     output = sweep(folder, [4, 10], LOCAL).end()
     assert output.count("submitted as job") == 2
@@ -37,7 +37,7 @@ def test_a_sweep_that_is_repeated_runs_what_is_missing(tmp_path: Path, whole: di
     for value, expected in whole.items():
         assert differences(expected, ends_of(run_of(folder, value))) == []
     output = sweep(folder, [4, 10, 7], LOCAL).end()
-    assert (output.count("finished before"), output.count("submitted as job")) == (2, 1)
+    assert (output.count("already finished"), output.count("submitted as job")) == (2, 1)
     code, jobs = status(folder)
     assert code == 0
     assert {value: (job["state"], job["share"], job["num_restarts"]) for value, job in jobs.items()} == dict.fromkeys(

@@ -1,4 +1,4 @@
-"""A train.py that its owner has changed: lines between the steps, and the run still resumes exactly."""
+"""A train.py with lines between the steps: the run still resumes exactly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import cairn.hydra
 
 
 class Scaled:
-    """A class in the script: submitit and DDP bring it along."""
+    """A class in the script, which submitit and DDP take along."""
 
     def __call__(self, value):
         return 2 * value
@@ -79,12 +79,12 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launch(script: Path, run: Path, *overrides: str, **env: str) -> Process:
-    """Start a script of its own; of two processes, both are forked."""
+    """Start the script; with two processes, both are forked."""
     return start(run, *COMMAND, *overrides, script=script, cwd=script.parent, **{RANKS: "1", **env})
 
 
 def everything(run: Path, num_ranks: int) -> Outcome:
-    """What the run has left, with the samples of all its processes."""
+    """Return the outcome of the run with the samples of all its processes."""
     return outcome(run, [batch for rank in range(num_ranks) for batch in recorded(run, rank)])
 
 

@@ -16,7 +16,7 @@ from cairn.runs.directory import RunDirectory
 
 @pytest.fixture
 def configs(tmp_path):
-    """A project with the two keys that `resume=latest` needs."""
+    """Configuration of a project with the two keys that `resume=latest` needs."""
     folder = tmp_path / "configs"
     folder.mkdir()
     (folder / "train.yaml").write_text(f"task_name: train\nlr: 0.1\npaths: {{log_dir: {tmp_path / 'logs'}}}\n")
@@ -41,7 +41,7 @@ def run_in(path, *overrides, task="train", mtime=None):
 
 
 def value(override):
-    """The value that Hydra reads."""
+    """Return the value that Hydra reads."""
     return OverridesParser.create().parse_override(override).value()
 
 
@@ -88,7 +88,7 @@ def test_any_directory_reaches_hydra_as_it_is(tmp_path, configs, name):
 
 
 @pytest.mark.parametrize("quote", ["'", '"'])
-def test_quotes_as_hydra_needs_them_do_no_harm(tmp_path, configs, quote):
+def test_a_quoted_directory_is_accepted(tmp_path, configs, quote):
     run = run_in(tmp_path / "a,b")
     assert value(expand_resume([f"resume={quote}{run}{quote}"], configs)[-1]) == str(run)
 

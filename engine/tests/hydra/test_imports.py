@@ -1,4 +1,4 @@
-"""The first import of what a run needs: what it leaves out, and that nothing misses it."""
+"""The quick import of torch and Lightning: what it leaves out, and that other code still gets it."""
 
 import subprocess
 import sys
@@ -53,7 +53,7 @@ def test_the_garbage_collector_is_off_during_the_imports():
 
 
 @pytest.mark.slow
-def test_a_second_time_does_nothing():
+def test_it_does_nothing_if_torch_is_already_imported():
     again = "import torch\nleft = gc.get_freeze_count()\nwith imports.quick():\n    print(gc.isenabled())"
     assert said(f"{QUICK}pass\n{again}\nprint(gc.get_freeze_count() == left > 0)").split() == ["True", "True"]
 

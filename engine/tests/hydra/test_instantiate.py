@@ -1,4 +1,4 @@
-"""`instantiate` builds what Hydra's own would build, but obeys our rules for targets."""
+"""`instantiate` builds what Hydra's function of that name builds, but applies our rules for targets."""
 
 import functools
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ LEAF = {"_target_": NAMES, "x": 1}
 
 
 def shape(value):
-    """A value with the types of all its containers, to compare."""
+    """Return a value with the types of all its containers, for a comparison."""
     if isinstance(value, SimpleNamespace):
         return "namespace", {key: shape(item) for key, item in vars(value).items()}
     if isinstance(value, functools.partial):
@@ -93,7 +93,7 @@ def test_positional_arguments_take_the_place_of_args():
     assert instantiate({"_target_": "builtins.list", "_args_": [[1]]}, [2, 3]) == [2, 3]
 
 
-def test_lists_and_nothing():
+def test_lists_and_none_are_accepted():
     assert [made.x for made in instantiate([LEAF, LEAF])] == [1, 1]
     assert isinstance(instantiate([LEAF], _convert_="all"), list)
     assert instantiate(None) is None

@@ -1,4 +1,4 @@
-"""The name of a job's directory: any file system takes it, and other overrides have another; and what is special."""
+"""Names of jobs: valid on any file system and unique, and the overrides that distinguish a job."""
 
 import pytest
 from hypothesis import given
@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 from cairn.hydra.job_name import job_dir, special
 
 
-def test_what_is_a_name_already_stays():
+def test_overrides_that_are_a_valid_name_are_not_changed():
     assert job_dir("checkpoint.save_interval=50,seed=1") == "checkpoint.save_interval=50,seed=1"
 
 
-def test_slashes_make_no_folders():
+def test_slashes_are_replaced():
     assert job_dir("data.files=/a/b").startswith("data.files=_a_b-")
     assert job_dir("data.files=/a/b") != job_dir("data.files=/a_b") != job_dir("data.files=_a_b")
 
 
-def test_where_there_are_too_many_a_long_one_is_cut_and_the_others_can_be_read():
+def test_a_long_override_is_shortened_and_the_others_stay_readable():
     name = job_dir(f"+callbacks.x={{_target_:{'a' * 250},at:[1,2]}},checkpoint.save_interval=50,seed=1")
     assert name.startswith("+callbacks.x={_target_:aaa")
     assert ",checkpoint.save_interval=50,seed=1-" in name
@@ -28,14 +28,14 @@ def test_where_there_are_too_many_a_long_one_is_cut_and_the_others_can_be_read()
         (["model=mlp", "seed=2"], ["model=mlp", "seed=1,2,3"], ["seed=2"]),
         (["+a=1", "seed=2"], ["+a=1,2", "seed=range(1,3)"], ["+a=1", "seed=2"]),
         (["+at=$\\{seed\\}", "x='1,2'", "seed=2"], ["+at=${seed}", "x='1,2'", "seed=1,2"], ["seed=2"]),
-        (["model=mlp", "seed=2"], ["model=mlp"], ["seed=2"]),  # by hydra.sweeper.params
+        (["model=mlp", "seed=2"], ["model=mlp"], ["seed=2"]),  # varied by hydra.sweeper.params
         (["seed=4", "seed=2"], ["seed=4", "seed=1,2"], ["seed=2"]),
         (["model=mlp"], ["model=mlp"], ["model=mlp"]),
-        (["model=mlp", "seed=2"], [], ["model=mlp", "seed=2"]),  # of a sweeper that has noted nothing down
+        (["model=mlp", "seed=2"], [], ["model=mlp", "seed=2"]),  # a sweeper that has recorded nothing
         ([], [], []),
     ],
 )
-def test_what_a_sweep_varies_is_special(overrides, of_sweep, expected):
+def test_the_overrides_that_a_sweep_varies_distinguish_its_jobs(overrides, of_sweep, expected):
     assert special(overrides, of_sweep) == expected
 
 

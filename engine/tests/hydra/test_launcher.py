@@ -37,7 +37,7 @@ resumable_submitit = import_module(plugins.LAUNCHERS)
 
 
 class Scene:
-    """One job of a sweep, and a clock that advances, with an event, whenever the launcher sleeps."""
+    """One job of a sweep, with a simulated clock: each time the launcher sleeps, the next event happens."""
 
     def __init__(self, folder, monkeypatch):
         self.run = RunDirectory(folder / "run")
@@ -57,12 +57,12 @@ class Scene:
 
     def _sleep(self, seconds):
         self.now += seconds
-        assert self.now < 1000, "it waits forever"
+        assert self.now < 1000, "the launcher waits forever"
         if self.events:
             self.events.pop(0)()
 
     def then(self, *events):
-        """The events that happen one after the other."""
+        """Set the events, which happen one after the other."""
         self.events = list(events)
         return self
 
@@ -70,7 +70,7 @@ class Scene:
         return lambda: setattr(self, "alive", alive)
 
     def writes(self, outcome, value):
-        """Write the pickle of submitit."""
+        """Write the result as submitit does."""
         self.paths.result_pickle.write_bytes(cloudpickle.dumps((outcome, value)))
 
     def records(self, status, why="", result=None, job="12_0"):
@@ -103,7 +103,7 @@ def failure(result):
 def test_a_job_that_succeeds(scene):
     result = scene.then(lambda: scene.writes("success", SUCCESS), scene.lives(False)).collect()
     assert (result.status, result.return_value) == (JobStatus.COMPLETED, 0.5)
-    assert scene.now < 10, "it is logged at once"
+    assert scene.now < 10, "the end of the job is logged at once"
 
 
 def test_a_result_is_read_from_the_folder_that_the_job_was_submitted_with(scene, tmp_path):
@@ -168,9 +168,9 @@ def test_a_job_that_was_killed_has_failed(scene):
     assert scene.now > outcomes.LATE_S
 
 
-def test_a_job_that_never_began_has_failed(scene):
+def test_a_job_that_never_started_has_failed(scene):
     scene.alive = False
-    assert "its run is not begun" in failure(scene.collect())
+    assert "its run is not started" in failure(scene.collect())
 
 
 def test_a_late_result_counts(scene):
@@ -180,7 +180,7 @@ def test_a_late_result_counts(scene):
 
 
 @pytest.mark.parametrize("damage", [False, True])
-def test_a_finished_run_without_a_readable_result(scene, damage):
+def test_a_finished_run_counts_without_a_readable_result(scene, damage):
     scene.alive = False
     scene.records("finished", result=0.25)
     if damage:
@@ -192,12 +192,12 @@ def test_a_damaged_record_does_not_break_the_wait(scene):
     scene.alive = False
     scene.records("running")
     scene.run.record_file.write_text("{")
-    assert "not readable" in failure(scene.collect())
+    assert "its record is damaged" in failure(scene.collect())
 
 
 def test_a_job_that_is_missing_in_the_ledger_has_failed(scene):
     scene.entries.clear()
-    assert "the ledger of the sweep does not say which job of the scheduler it is" in failure(scene.collect())
+    assert "the ledger of the sweep has no job id for it" in failure(scene.collect())
 
 
 @pytest.mark.parametrize(("scheduler", "is_slower"), [("slurm", True), ("local", False)])
@@ -256,8 +256,8 @@ def test_the_signal_leaves_time_for_a_save_and_for_training(monkeypatch, caplog,
 
 def test_a_local_job_survives_its_time_limit():
     starts = inspect.signature(Controller.run).parameters["max_retry"].default
-    assert starts == 6, "LocalConf says so"
-    assert resumable_submitit.LocalConf().max_num_timeout >= starts, "else a job would fail before"
+    assert starts == 6, "the comment in LocalConf names this number"
+    assert resumable_submitit.LocalConf().max_num_timeout >= starts, "otherwise a job would fail earlier"
 
 
 @pytest.mark.parametrize("key", ["num", "id"])
@@ -273,7 +273,7 @@ def test_directories_can_be_named_by_the_number_of_the_job(tmp_path, key):
         assert resumable._job(("seed=1",), 3, set()).run.path == tmp_path / "3"
 
 
-def test_the_remains_of_a_killed_requeue_do_not_stop_the_next_one(tmp_path, monkeypatch):
+def test_leftovers_of_a_killed_requeue_do_not_stop_the_next_one(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "_own_paths", lambda: JobPaths(tmp_path, "12_0"))
     monkeypatch.setattr(launcher.signal, "signal", lambda number, handler: None)
     torn = tmp_path / "12_0_submitted.pkl.save_tmp"

@@ -22,7 +22,7 @@ RUN = {
 
 
 def composed(**changes):
-    """The configuration with `changes` by dotted keys (`__` for the dot), resolved as a run stores it; None removes."""
+    """Return the configuration with `changes` by dotted keys (`__` for the dot), resolved as in a run; None deletes."""
     cfg = OmegaConf.create(RUN)
     for key, value in changes.items():
         parent, _, leaf = key.replace("__", ".").rpartition(".")
@@ -144,7 +144,7 @@ def test_a_value_may_become_one_of_another_kind(old, new):
     assert values(merged.config) == values(now)
 
 
-def test_the_place_of_a_run_is_not_a_change():
+def test_moving_a_run_is_not_a_change():
     assert merge(composed(paths__output_dir="/runs/2")).changed == {}
 
 

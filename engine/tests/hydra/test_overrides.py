@@ -1,4 +1,4 @@
-"""What overrides set, and the answers to keys that do not exist."""
+"""Keys of overrides, and the answers to keys that do not exist."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def refused(*given, config=CONFIG):
         ("-m", "-m"),
     ],
 )
-def test_key(override, expected):
+def test_the_key_of_an_override(override, expected):
     assert key(override) == expected
 
 

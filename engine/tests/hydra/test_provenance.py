@@ -1,4 +1,4 @@
-"""Where a run comes from, as its loggers record it."""
+"""Origin of a run, as its loggers record it."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def test_outside_of_a_repository_the_commit_is_empty(tmp_path):
     assert provenance.git_commit(tmp_path) == ""
 
 
-def test_facts(tmp_path, monkeypatch):
+def test_loggers_get_the_facts_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "model=mlp", "tags=[a b]"])
     facts = provenance.facts(tmp_path, "abc+", 12, None)
     assert facts["command"].endswith("train.py model=mlp 'tags=[a b]'")

@@ -1,4 +1,4 @@
-"""All ranks leave a boundary with the same answer, whichever of them had something to say."""
+"""All ranks leave a boundary with the same decision, whichever rank has asked for it."""
 
 import signal
 from types import SimpleNamespace
@@ -10,9 +10,9 @@ from cairn.lightning.agreement import TIME_LIMIT, Alone, Ranks
 
 
 def _ask(ranks):
-    """What each rank gets, when they all meet with these (stop, special)."""
+    """Return what each rank gets when all of them meet with these pairs (stop, special)."""
     said = []
-    for stop, special in ranks:  # what each of them contributes
+    for stop, special in ranks:  # the contribution of each rank
         Ranks(_strategy(lambda mine: said.append(mine) or mine)).meet(stop, special)
     together = torch.stack(said).amax(0)
     return [Ranks(_strategy(lambda mine: together)).meet(stop, special) for stop, special in ranks]
@@ -35,12 +35,12 @@ def _strategy(reduce):
         ([(TIME_LIMIT, False), (None, False)], (TIME_LIMIT, False)),
     ],
 )
-def test_all_leave_with_the_same_answer(ranks, expected):
+def test_all_ranks_get_the_same_decision(ranks, expected):
     assert _ask(ranks) == [expected] * len(ranks)
 
 
 @pytest.mark.parametrize("stop", [*(item.name for item in signal.Signals), TIME_LIMIT])
-def test_every_reason_to_stop_comes_through(stop):
+def test_every_reason_to_stop_reaches_all_ranks(stop):
     assert _ask([(None, False), (stop, False)]) == [(stop, False)] * 2
 
 

@@ -1,4 +1,4 @@
-"""`save_interval=auto` as a whole, in a training of which only the clock runs: meter, pace and trigger together."""
+"""`save_interval=auto` in a simulated training: meter, choice of the interval and trigger together."""
 
 import random
 from dataclasses import dataclass, replace
@@ -14,21 +14,21 @@ from cairn.policy.when import Every
 
 @dataclass(frozen=True)
 class World:
-    """What things take on this machine, in seconds."""
+    """Durations on a simulated machine."""
 
     batch_s: float = 0.18
     stall_s: float = 0.05
     slower: float = 0.4
-    """By how much batches are slower while a save is being written."""
+    """Share by which batches are slower while a save is written."""
     write_s: float = 0.9
     noise: float = 0.1
-    """Of every one of them."""
+    """Random variation of each duration, as a share."""
     hiccup: float = 0.0
-    """Each 16th batch takes so many times as long."""
+    """Factor for the duration of every 16th batch; 0: none."""
 
 
 class Training:
-    """Goes by `trigger`, and keeps the books on what really happened."""
+    """Simulated training that obeys `trigger` and records what its saves really cost."""
 
     def __init__(self, trigger, seed=0, window=1):
         self.trigger, self.meter, self.random, self.window = trigger, Meter(), random.Random(seed), window
@@ -45,7 +45,7 @@ class Training:
         return self
 
     def overhead(self, since=(0.0, 0.0)):
-        """The truth: time lost over time needed, since an earlier (`now_s`, `ideal_s`)."""
+        """Return the true overhead since an earlier `clock`: lost time as a share of the time without saves."""
         took, ideal = self.now_s - since[0], self.ideal_s - since[1]
         return took / ideal - 1
 
@@ -91,19 +91,19 @@ WORLDS = {
     "a process that writes, and a slow disk": World(stall_s=0.03, slower=0.0, write_s=9.0),
     "written while training waits": World(stall_s=0.9, write_s=0.9),
     "few and long batches": World(batch_s=9.0, stall_s=0.4, slower=0.05, write_s=6.0),
-    "data that comes in gulps": World(hiccup=4.0),
+    "every 16th batch is slow": World(hiccup=4.0),
 }
 
 
 def later(world):
-    """The disk becomes four times slower, and then the batches three times faster."""
+    """Return the world with a four times slower disk, and then also with three times faster batches."""
     stall_s = world.stall_s * (4 if world.stall_s == world.write_s else 1)
     slow_disk = replace(world, write_s=4 * world.write_s, stall_s=stall_s)
     return slow_disk, replace(slow_disk, batch_s=world.batch_s / 3)
 
 
 def shortest(world, goal):
-    """The interval that these times allow, if they are known exactly."""
+    """Return the shortest interval, in batches, that the exact durations allow."""
     slowed_s = max(0.0, world.write_s - world.stall_s) * world.slower / (1 + world.slower)
     return max((world.stall_s + slowed_s) / goal, ROOM * world.write_s) / world.batch_s
 
@@ -135,11 +135,11 @@ def test_it_follows_a_change_within_a_few_saves(world, seed):
         assert exact / 1.3 <= training.trigger.choice.interval_batches <= 1.7 * exact + 1
 
 
-def test_the_first_save_waits_for_no_more_than_its_estimate_asks_for():
+def test_the_first_save_comes_after_the_estimated_interval():
     training = Training(Every("auto", max_overhead=0.01))
     training.train(World(), 200)
     assert 3 < training.saves[0] < 60  # 10 MB: 20 ms of copying, 10 of slower batches
-    assert training.chosen[1] > 2 * training.chosen[0]  # and what was measured is dearer
+    assert training.chosen[1] > 2 * training.chosen[0]  # the measured cost is higher than the estimate
 
 
 def test_with_accumulation_it_saves_at_the_end_of_a_window():
@@ -150,7 +150,7 @@ def test_with_accumulation_it_saves_at_the_end_of_a_window():
     assert all(b - a < training.chosen[-1] + 2 * 7 for a, b in pairwise(training.saves[-20:]))
 
 
-def test_a_failure_now_and_then_makes_it_save_less_often_and_never_more():
+def test_mtbf_makes_saves_less_frequent_and_never_more():
     often, seldom, careless = (
         Training(Every("auto", max_overhead=0.02, mtbf=mtbf)).train(World(), 20_000) for mtbf in (None, "1h", "1d")
     )

@@ -1,4 +1,4 @@
-"""Where the boundaries are, and that the loops are those of this Lightning and of no other."""
+"""Where the boundaries are, and which loops get them."""
 
 import lightning
 import pytest
@@ -12,7 +12,7 @@ from cairn.lightning import boundary
 
 
 class Recorder:
-    """An engine that notes what has happened at every boundary."""
+    """Engine that records each boundary."""
 
     def __init__(self):
         self.trainer, self.happened, self.boundaries, self.restored = None, [], [], 0
@@ -34,7 +34,7 @@ class Recorder:
 
 
 class Asks(Callback):
-    """Lets training stop, in the hook and at the batch that a test names."""
+    """Callback that sets `should_stop` in a hook: after a batch, or at the end of an epoch."""
 
     def __init__(self, hook, batch=8):
         self.hook, self.batch = hook, batch
@@ -63,7 +63,7 @@ def boundaries(tmp_path, callbacks=(), module=None, **options):
     return engine
 
 
-def test_another_lightning_is_refused_with_both_versions(tmp_path, monkeypatch):
+def test_another_version_of_lightning_is_refused(tmp_path, monkeypatch):
     trainer = Trainer(default_root_dir=tmp_path, logger=False, enable_checkpointing=False, accelerator="cpu")
     before = trainer.fit_loop
     monkeypatch.setattr(lightning, "__version__", "2.7.0")
@@ -72,7 +72,7 @@ def test_another_lightning_is_refused_with_both_versions(tmp_path, monkeypatch):
     assert trainer.fit_loop is before
 
 
-def test_the_limits_are_taken_over(tmp_path):
+def test_the_limits_of_the_trainer_are_kept(tmp_path):
     limits = {"min_epochs": 2, "max_epochs": 5, "min_steps": 3, "max_steps": 40}
     trainer, engine = make(tmp_path, **limits)
     assert {name: getattr(trainer, name) for name in limits} == limits
@@ -108,12 +108,12 @@ def test_manual_optimization_has_a_boundary_after_each_batch(tmp_path):
     assert len(boundaries(tmp_path, module=Toy(manual=True), max_epochs=1).boundaries) == 8
 
 
-def test_a_stop_that_a_batch_asked_for_ends_at_its_boundary(tmp_path):
+def test_a_stop_requested_in_a_batch_ends_the_run_at_its_boundary(tmp_path):
     engine = boundaries(tmp_path, [Asks("batch", 3)])
     assert (engine.places, engine.ends) == ([(0, 1), (0, 2), (0, 3)], [False, False, True])
 
 
-def test_a_stop_that_the_end_of_an_epoch_asked_for_has_a_boundary_of_its_own(tmp_path):
+def test_a_stop_requested_at_the_end_of_an_epoch_has_its_own_boundary(tmp_path):
     engine = boundaries(tmp_path, [Asks("epoch")])
     assert engine.places[-2:] == [(0, 8), (1, 0)]
     assert engine.ends == [False] * 8 + [True]
@@ -121,7 +121,7 @@ def test_a_stop_that_the_end_of_an_epoch_asked_for_has_a_boundary_of_its_own(tmp
     assert (last.total_batches, place) == (8, "epoch")
 
 
-def test_a_stop_before_the_least_number_of_epochs_ends_with_that_epoch(tmp_path):
+def test_a_stop_before_min_epochs_ends_the_run_with_that_epoch(tmp_path):
     engine = boundaries(tmp_path, [Asks("batch", 3)], min_epochs=2, max_epochs=5)
     assert engine.places[-2:] == [(1, 8), (2, 0)]
     assert engine.ends == [False] * 16 + [True]
@@ -157,13 +157,13 @@ def test_a_boundary_comes_after_everything_that_belongs_to_its_batch(tmp_path):
 
 
 @pytest.mark.parametrize(("place", "pending"), [("batch", (False, True)), ("epoch", (True, False))])
-def test_a_state_waits_at_the_place_where_it_was_saved(tmp_path, place, pending):
+def test_a_state_is_restored_at_the_kind_of_boundary_where_it_was_saved(tmp_path, place, pending):
     trainer, _ = make(tmp_path)
     boundary.expect(trainer, place)
     assert (trainer.fit_loop.pending, trainer.fit_loop.epoch_loop.pending) == pending
 
 
-def test_a_fit_is_not_done_while_the_end_of_its_epoch_is_to_come(tmp_path):
+def test_a_fit_is_not_done_before_the_end_of_its_epoch(tmp_path):
     trainer, _ = make(tmp_path, max_steps=5)
     steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
     steps.ready = steps.completed = 5

@@ -1,4 +1,4 @@
-"""What can be restored where, and which loggers are told."""
+"""Which processes can restore a checkpoint, and which loggers get their state back."""
 
 from types import SimpleNamespace
 
@@ -24,27 +24,28 @@ class AlsoRemembers(Remembers):
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])
-def test_as_many_processes_can_restore(num_ranks):
+def test_the_same_number_of_processes_can_restore(num_ranks):
     capture.check({"format": state.FORMAT, "ranks": [{}] * num_ranks}, num_ranks)
 
 
 @pytest.mark.parametrize(("saved", "here"), [(1, 2), (2, 1), (4, 0)])
-def test_another_number_of_processes_is_told_with_both_and_the_way_out(saved, here):
-    told = rf"saved by {saved} processes and is loaded by {here}: .*trainer\.devices.*init_weights=FILE"
-    with pytest.raises(ResumeError, match=told):
+def test_a_different_number_of_processes_is_refused_with_both_numbers_and_a_solution(saved, here):
+    message = rf"saved by {saved} processes, but this run has {here}\. .*devices or num_nodes.*weights alone"
+    with pytest.raises(ResumeError, match=message):
         capture.check({"format": state.FORMAT, "ranks": [{}] * saved}, here)
 
 
-def test_a_later_format_is_told_with_both():
-    with pytest.raises(ResumeError, match=rf"format {state.FORMAT + 1}, and this Cairn reads up to {state.FORMAT}"):
+def test_a_later_format_is_refused_with_both_numbers():
+    message = rf"format {state.FORMAT + 1}, but this version of Cairn reads formats up to {state.FORMAT}"
+    with pytest.raises(ResumeError, match=message):
         capture.check({"format": state.FORMAT + 1, "ranks": [{}]}, 1)
 
 
-def test_loggers_are_synced_and_one_that_cannot_be_makes_the_save_fail():
+def test_loggers_are_synced_and_a_failed_sync_fails_the_save():
     synced = []
     one, forgetful, full = Remembers(), object(), AlsoRemembers()
     one.sync = lambda: synced.append(1)
-    capture.sync_loggers(SimpleNamespace(loggers=[forgetful, one, full]))  # one of the two has nothing to sync
+    capture.sync_loggers(SimpleNamespace(loggers=[forgetful, one, full]))  # one of them has no `sync`
     assert synced == [1]
 
     def fail():
@@ -55,7 +56,7 @@ def test_loggers_are_synced_and_one_that_cannot_be_makes_the_save_fail():
         capture.sync_loggers(SimpleNamespace(loggers=[full]))
 
 
-def test_loggers_are_told_their_place_by_their_class():
+def test_each_logger_gets_its_state_back_by_class_and_number():
     one, other, forgetful = Remembers(), AlsoRemembers(), object()
     trainer = SimpleNamespace(loggers=[forgetful, one, other])
     capture.restore_loggers(

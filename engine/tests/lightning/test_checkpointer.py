@@ -1,4 +1,4 @@
-"""The engine in short runs: what it saves, when, under which names, and how it ends with whatever stops it."""
+"""Checkpointer in short runs: what it saves, when, under which names, and how a run ends."""
 
 import csv
 import errno
@@ -58,14 +58,14 @@ def plan_of(directory):
 
 
 def plain_trainer(directory, **options):
-    """Lightning's, without us."""
+    """Return a trainer of Lightning, without Cairn."""
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     own = {"accelerator": "cpu", "logger": False, "num_sanity_val_steps": 0, **quiet}
     return Trainer(default_root_dir=directory, **own, **options)
 
 
 class After(Callback):
-    """Does something once, when so many batches of the run are done."""
+    """Callback that calls `do` once, after `num_batches` batches of the run."""
 
     def __init__(self, num_batches, do):
         self.num_batches, self.do, self.count = num_batches, do, 0
@@ -87,14 +87,14 @@ def test_all_reasons_of_a_step_share_one_file(tmp_path):
     assert run.engine.telemetry.num_saves == 1
 
 
-def test_nothing_due_nothing_written(tmp_path):
+def test_without_triggers_nothing_is_written(tmp_path):
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, triggers={})))
     assert not run.directory.joinpath("checkpoints").exists()
     assert (run.checkpoints.best_model_path, run.checkpoints.last_model_path) == ("", "")
     assert run.engine.telemetry.num_saves == 0
 
 
-def test_the_manifest_tells_of_the_run(tmp_path):
+def test_the_manifest_describes_the_run(tmp_path):
     run = fit(prepare(tmp_path, Toy(), policy(tmp_path, monitor="val/loss"), run_id="abc", limit_train_batches=3))
     first, last = run.committed
     assert (first.score, last.score) == (None, last.metrics["val/loss"])
@@ -105,13 +105,13 @@ def test_the_manifest_tells_of_the_run(tmp_path):
     assert last.stall_s >= last.write_s > 0
 
 
-def test_the_numbers_of_the_costs_add_up(tmp_path):
+def test_the_costs_of_all_saves_add_up(tmp_path):
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
     assert run.engine.telemetry.num_saves == 8
     assert run.engine.telemetry.meter.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
 
 
-def test_the_costs_are_those_of_all_starts(tmp_path):
+def test_costs_count_over_all_attempts(tmp_path):
     module = Scored()
     stop = lambda save_s: "SIGTERM" if module.num_batches == 4 else None  # noqa: E731
     with pytest.raises(Stopped):
@@ -121,7 +121,7 @@ def test_the_costs_are_those_of_all_starts(tmp_path):
     assert run.engine.telemetry.meter.total_stall_s >= sum(item.stall_s for item in run.committed) > 0
 
 
-def test_lightning_alone_reads_a_checkpoint(tmp_path):
+def test_lightning_reads_a_checkpoint_without_cairn(tmp_path):
     run = fit(prepare(tmp_path, Toy(lr=0.03), policy(tmp_path), limit_train_batches=3))
     path = tmp_path / "checkpoints" / names.LAST
     module = Toy.load_from_checkpoint(path, weights_only=True)
@@ -130,7 +130,7 @@ def test_lightning_alone_reads_a_checkpoint(tmp_path):
     assert torch.load(path, weights_only=True, mmap=True)["cairn"]["config"] == {"seed": 7}
 
 
-def test_lightning_alone_goes_on_from_a_checkpoint(tmp_path):
+def test_lightning_continues_from_a_checkpoint_without_cairn(tmp_path):
     fit(prepare(tmp_path, Scored(), policy(tmp_path)))
     module, trainer = Scored(), plain_trainer(tmp_path, max_epochs=2)
     path = str(tmp_path / "checkpoints" / names.LAST)
@@ -159,7 +159,7 @@ def test_samples_are_counted_by_the_first_tensor_of_a_batch(tmp_path, collated, 
     assert run.committed[-1].position.samples == samples
 
 
-# The best, the last, and what stays
+# The best checkpoint, the last one, and which ones are kept
 
 NAN, INF = math.nan, math.inf
 
@@ -211,7 +211,7 @@ def test_without_any_finite_score_nothing_is_best(tmp_path):
         {"val_check_interval": 2, "accumulate_grad_batches": 2},
     ],
 )
-def test_a_score_is_that_of_the_weights_beside_it(tmp_path, options):
+def test_a_score_belongs_to_the_weights_saved_with_it(tmp_path, options):
     settings = policy(tmp_path, monitor="val/weight", mode="max", **ALL)
     run = fit(prepare(tmp_path, Scored(), settings, **options))
     scored = [item for item in run.committed if item.score is not None]
@@ -221,7 +221,7 @@ def test_a_score_is_that_of_the_weights_beside_it(tmp_path, options):
         assert item.score == state["state_dict"]["weight"].item()
 
 
-def test_the_best_weights_can_be_tested_by_that_name(tmp_path):
+def test_ckpt_path_best_tests_the_best_weights(tmp_path):
     run = fit(prepare(tmp_path, Scored([0.5, 0.3, 0.4, 0.6]), policy(tmp_path, **BEST), val_check_interval=2))
 
     class Data(PointData):
@@ -235,7 +235,7 @@ def test_the_best_weights_can_be_tested_by_that_name(tmp_path):
     assert scores == {"test/weight": 4.0}
 
 
-def test_the_best_of_an_ema_run_is_found(tmp_path):
+def test_the_score_of_an_ema_run_belongs_to_the_averaged_weights(tmp_path):
     settings = policy(tmp_path, monitor="val/weight", **ALL)
     run = fit(prepare(tmp_path, Scored(), settings, callbacks=[EMAWeightAveraging(decay=0.5)], val_check_interval=4))
     scored = [item for item in run.committed if item.score is not None]
@@ -244,7 +244,7 @@ def test_the_best_of_an_ema_run_is_found(tmp_path):
         assert item.score == pytest.approx(state["state_dict"]["weight"].item())
 
 
-def test_a_directory_of_another_run_is_refused_and_left_as_it_is(tmp_path):
+def test_a_directory_of_another_run_is_refused_and_not_changed(tmp_path):
     fit(prepare(tmp_path, Scored(), policy(tmp_path), run_id="first"))
     folder = tmp_path / "checkpoints"
     (folder / names.temp_name(at_batch(9))).write_text("half, and perhaps still being written")
@@ -256,7 +256,7 @@ def test_a_directory_of_another_run_is_refused_and_left_as_it_is(tmp_path):
     assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_a_start_removes_what_the_dead_left_and_saves_it_anew(tmp_path):
+def test_a_start_removes_leftovers_of_a_killed_run_and_saves_again(tmp_path):
     fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
     folder = tmp_path / "checkpoints"
     flip_byte(folder, at_batch(8))
@@ -276,13 +276,13 @@ def test_a_start_removes_what_the_dead_left_and_saves_it_anew(tmp_path):
 
 
 class Untrained(Scored):
-    """Fails the test if it is trained at all."""
+    """Module that fails the test if it is trained."""
 
     def training_step(self, batch, batch_idx):
-        raise AssertionError("it was to be refused before training starts")
+        raise AssertionError("the run must be refused before training starts")
 
 
-def test_a_metric_that_nobody_logs_is_refused_before_training(tmp_path):
+def test_a_monitor_that_is_not_logged_is_refused_before_training(tmp_path):
     run = prepare(tmp_path, Untrained(), policy(tmp_path, monitor="val/loss"))
     with pytest.raises(
         ConfigError, match=r"monitor='val/loss' is not logged by a validation .*: val/score, val/weight"
@@ -293,7 +293,7 @@ def test_a_metric_that_nobody_logs_is_refused_before_training(tmp_path):
 
 def test_a_callback_that_cannot_be_resumed_is_refused_by_name(tmp_path):
     run = prepare(tmp_path, Untrained(), policy(tmp_path), callbacks=[StochasticWeightAveraging(0.1)])
-    with pytest.raises(ConfigError, match=r"StochasticWeightAveraging cannot be resumed .*EMAWeightAveraging"):
+    with pytest.raises(ConfigError, match=r"StochasticWeightAveraging cannot be resumed, .*EMAWeightAveraging"):
         fit(run)
 
 
@@ -305,20 +305,20 @@ def test_a_metric_that_cannot_be_resumed_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("dirpath", ["file", "file/checkpoints"])
-def test_a_directory_that_cannot_be_is_refused_before_training(tmp_path, dirpath):
+def test_a_directory_that_cannot_be_created_is_refused_before_training(tmp_path, dirpath):
     (tmp_path / "file").write_text("")
     with pytest.raises(CairnError, match="file"):
         fit(prepare(tmp_path, Untrained(), replace(policy(tmp_path), directory=tmp_path / dirpath)))
 
 
-def test_a_share_of_an_epoch_without_length_is_told_as_a_sentence(tmp_path):
+def test_a_share_of_an_epoch_needs_training_data_with_a_length(tmp_path):
     run = prepare(tmp_path, Scored(), policy(tmp_path, triggers={"interval": Every("0.25ep")}))
     with pytest.raises(ConfigError, match=r"interval='0\.25ep' needs training data with a length"):
         fit(run, StreamData(batch_size=BATCH_SIZE))
 
 
 class Partial(Scored):
-    """Collects a partial as a hyperparameter, as a model of a Hydra project does."""
+    """Module with a partial among its hyperparameters, as in a Hydra project."""
 
     def __init__(self, optimizer, lr=0.5):
         super().__init__()
@@ -355,7 +355,7 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path):
     contents["cairn"]["ranks"] *= 2
     torch.save(contents, tmp_path / "two.ckpt")
     run = prepare(tmp_path, Scored(), policy(tmp_path), plan=ResumePoint(tmp_path / "two.ckpt"), max_epochs=2)
-    with pytest.raises(ResumeError, match=r"saved by 2 processes and is loaded by 1: .*trainer\.devices"):
+    with pytest.raises(ResumeError, match=r"saved by 2 processes, but this run has 1\. .*devices or num_nodes"):
         fit(run)
 
 
@@ -365,11 +365,11 @@ def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
     contents["cairn"]["format"] = 9
     torch.save(contents, tmp_path / "later.ckpt")
     run = prepare(tmp_path, Scored(), policy(tmp_path), plan=ResumePoint(tmp_path / "later.ckpt"), max_epochs=2)
-    with pytest.raises(ResumeError, match=r"has format 9, and this Cairn reads up to 1"):
+    with pytest.raises(ResumeError, match=r"has format 9, but this version of Cairn reads formats up to 1"):
         fit(run)
 
 
-def test_a_checkpoint_that_is_not_ours_is_taken_with_a_warning(tmp_path):
+def test_a_checkpoint_of_lightning_is_resumed_with_a_warning(tmp_path):
     trainer = plain_trainer(tmp_path, max_epochs=1)
     trainer.fit(Scored(), datamodule=PointData(batch_size=BATCH_SIZE, seed=3))
     trainer.save_checkpoint(tmp_path / "theirs.ckpt")
@@ -386,7 +386,7 @@ def test_a_loader_that_does_not_save_its_position_is_named_if_something_is_saved
     run = prepare(tmp_path, Scored(), policy(tmp_path, triggers=triggers), limit_train_batches=2)
     loader = DataLoader(TensorDataset(torch.zeros(8, 4)), batch_size=4)
     warns = pytest.warns(
-        UserWarning, match=r"does not save its position \(DataLoader\).*cairn\.DataLoader is a drop-in"
+        UserWarning, match=r"does not save its position \(DataLoader\).*Use cairn\.DataLoader, a drop-in"
     )
     with warns if triggers else nullcontext():
         run.trainer.fit(run.module, loader, loader)
@@ -417,7 +417,7 @@ def test_a_signal_stops_at_the_next_boundary_with_a_checkpoint(tmp_path, when, o
     assert (stopped.value.reason, stopped.value.saved) == ("SIGTERM", item)
 
 
-def test_a_signal_stops_without_a_checkpoint_where_nobody_asks_for_one(tmp_path):
+def test_a_signal_stops_without_a_checkpoint_if_there_are_no_triggers(tmp_path):
     run = prepare(tmp_path, Scored(), policy(tmp_path, triggers={}, rules={}), stop=lambda save_s: "SIGINT")
     with pytest.raises(Stopped) as stopped:
         fit(run)
@@ -425,7 +425,7 @@ def test_a_signal_stops_without_a_checkpoint_where_nobody_asks_for_one(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_stop_names_the_newest_checkpoint_although_it_is_not_new(tmp_path):
+def test_a_stop_reports_the_newest_checkpoint_even_if_it_is_older(tmp_path):
     module = Scored()
     stop = lambda save_s: "SIGTERM" if module.num_batches == 5 else None  # noqa: E731
     with pytest.raises(Stopped) as stopped:
@@ -446,7 +446,7 @@ def test_a_real_signal_is_obeyed(tmp_path):
 
 
 class Clock(Callback):
-    """The engine's own clock: ten seconds per batch, and no time for anything else."""
+    """Callback with a simulated clock: a batch takes ten seconds, and nothing else takes time."""
 
     def __init__(self, monkeypatch):
         self.now_s = 1000.0
@@ -457,7 +457,7 @@ class Clock(Callback):
         self.now_s += 10
 
 
-def test_seconds_are_those_of_training_since_the_last_save(tmp_path, monkeypatch):
+def test_a_time_interval_counts_from_the_last_save(tmp_path, monkeypatch):
     clock, settings = Clock(monkeypatch), policy(tmp_path, triggers={"interval": Every("25s")}, **ALL)
     run = prepare(tmp_path, Scored(), settings, callbacks=[clock], max_epochs=2)
     run.module.on_validation_end = lambda: setattr(clock, "now_s", clock.now_s + 15)
@@ -466,7 +466,7 @@ def test_seconds_are_those_of_training_since_the_last_save(tmp_path, monkeypatch
     assert places == [(0, 3, 30), (0, 6, 60), (0, 8, 95), (1, 3, 125), (1, 6, 155), (1, 8, 190)]
 
 
-def test_a_time_limit_stops_at_a_boundary_and_counts_over_all_starts(tmp_path, monkeypatch):
+def test_a_time_limit_stops_at_a_boundary_and_counts_over_all_attempts(tmp_path, monkeypatch):
     settings = policy(tmp_path, triggers={"limit": OnStop()}, max_time_s=45)
     stops = []
     for limit_s in (45, 45, 65):
@@ -480,7 +480,7 @@ def test_a_time_limit_stops_at_a_boundary_and_counts_over_all_starts(tmp_path, m
     assert stops == [(5, 50), (6, 60), (7, 70)]
 
 
-def test_a_new_run_from_a_checkpoint_has_all_its_time(tmp_path, monkeypatch):
+def test_a_new_run_from_a_checkpoint_has_its_full_time_limit(tmp_path, monkeypatch):
     first = prepare(tmp_path / "first", Scored(), policy(tmp_path / "first"), callbacks=[Clock(monkeypatch)])
     fit(first)
     settings = policy(tmp_path / "second", max_time_s=45)
@@ -494,7 +494,7 @@ def test_a_new_run_from_a_checkpoint_has_all_its_time(tmp_path, monkeypatch):
     assert (second.engine.telemetry.num_saves, second.engine.telemetry.elapsed_s) == (5, 50)
 
 
-def test_a_new_run_counts_its_own_saves_and_leaves_the_old_one_alone(tmp_path):
+def test_a_new_run_counts_its_own_saves_and_does_not_change_the_old_run(tmp_path):
     fit(prepare(tmp_path / "first", Scored(), policy(tmp_path / "first")))
     folder = tmp_path / "first" / "checkpoints"
     before = {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()}
@@ -508,7 +508,7 @@ def test_a_new_run_counts_its_own_saves_and_leaves_the_old_one_alone(tmp_path):
     assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
+def test_fast_dev_run_writes_nothing(tmp_path):
     settings = policy(tmp_path, monitor="never logged", triggers={**EVERY, "end": AtEnd()})
     run = fit(prepare(tmp_path, Scored(), settings, fast_dev_run=2))
     assert run.module.num_batches == 2
@@ -518,7 +518,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
 # Saving and the training
 
 
-def test_saving_changes_nothing(tmp_path):
+def test_saving_does_not_change_the_training(tmp_path):
     never, always = (trained(tmp_path / name, triggers) for name, triggers in (("never", {}), ("always", EVERY)))
     assert never.files == []
     assert always.engine.telemetry.num_saves == 8
@@ -542,37 +542,37 @@ CELL = Cell(trainer={"max_epochs": 2}, interval=3)
 
 
 class Fragile(Toy):
-    """Fails in the batch of that number, once."""
+    """Module that fails in batch number `fail_at`."""
 
     fail_at = None
 
     def training_step(self, batch, batch_idx):
         if Fragile.fail_at == self.trainer.global_step + 1:
-            raise ArithmeticError("as any model may")
+            raise ArithmeticError("an error of the model")
         return super().training_step(batch, batch_idx)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The toy run, from its beginning to its end."""
+    """The outcome of the toy run without an interruption."""
     directory = tmp_path_factory.mktemp("undisturbed")
     return outcome(directory, toy.train(directory, CELL))
 
 
 def resumed(directory, undisturbed):
-    """Train to the end from what is in the directory; the outcome of the run, as if nothing had happened."""
+    """Resume the run in the directory, and return its outcome with the samples of all attempts."""
     done = plan_of(directory).saved.position.total_batches
     return outcome(directory, undisturbed.samples[:done] + toy.train(directory, CELL, seed=99))
 
 
 def half_done(directory):
-    """What is there and should not be."""
+    """Return the incomplete files in the directory of the checkpoints."""
     folder = directory / "checkpoints"
     return [*Catalog(folder).rejected(), *(path for path in folder.iterdir() if names.is_temp(path.name))]
 
 
 @pytest.mark.parametrize(("fail_at", "newest"), [(4, 3), (15, 12)])
-def test_an_exception_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
+def test_an_exception_leaves_the_last_checkpoint_and_the_run_resumes_from_it(
     tmp_path, undisturbed, fail_at, newest, monkeypatch
 ):
     monkeypatch.setattr(Fragile, "fail_at", fail_at)
@@ -584,7 +584,7 @@ def test_an_exception_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
 
 
 @pytest.mark.parametrize("step", [0, 4])  # a sync of the file, and one of its manifest; test_crash.py has them all
-def test_a_save_that_fails_is_told_and_the_run_goes_on_and_saves_again(
+def test_a_failed_save_is_logged_and_training_continues_and_saves_again(
     tmp_path, undisturbed, step, monkeypatch, caplog
 ):
     (tmp_path / "checkpoints").mkdir()
@@ -592,18 +592,18 @@ def test_a_save_that_fails_is_told_and_the_run_goes_on_and_saves_again(
     full = After(9, lambda: setattr(disk, "fail_at", len(disk.steps) + step))
     samples = toy.train(tmp_path, replace(CELL, callbacks=lambda: [full]))
     monkeypatch.undo()
-    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert re.search(
         r"epoch_001_batch_000001\.ckpt could not be written: No space left on device \(it needs about [\d.]+ kB, and "
         r"[\d.]+ GB are free there\)\. Failed save 1 of 3 in a row .*: training continues, and the next save tries",
-        told,
+        message,
     )
     assert half_done(tmp_path) == []
     found = outcome(tmp_path, samples)
     assert {re.split(r"[:\[]", entry)[0] for entry in differences(undisturbed, found)} == {"kept"}
 
 
-def test_saves_that_fail_in_a_row_stop_the_run_and_it_goes_on_from_the_last_good_one(
+def test_failed_saves_in_a_row_stop_the_run_and_it_resumes_from_the_last_good_one(
     tmp_path, undisturbed, monkeypatch, caplog
 ):
     folder = tmp_path / "checkpoints"
@@ -623,7 +623,7 @@ def no_space(path, *rest):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def test_a_save_that_goes_well_makes_good_for_those_that_failed(tmp_path, monkeypatch):
+def test_a_successful_save_resets_the_count_of_failed_saves(tmp_path, monkeypatch):
     put, tries = disk_module.put_chunks, []
 
     def sometimes(path, *rest):
@@ -637,14 +637,14 @@ def test_a_save_that_goes_well_makes_good_for_those_that_failed(tmp_path, monkey
     assert run.engine.telemetry.num_saves == 2
 
 
-def test_the_last_save_of_a_run_may_not_fail(tmp_path, monkeypatch):
+def test_a_failed_last_save_fails_the_run(tmp_path, monkeypatch):
     settings = policy(tmp_path, triggers={"end": AtEnd()}, max_failed_saves=-1)
     monkeypatch.setattr(disk_module, "put_chunks", no_space)
     with pytest.raises(SaveError, match="This was the last save of the run"):
         fit(prepare(tmp_path, Scored(), settings))
 
 
-def test_a_signal_stops_a_run_that_cannot_save_all_the_same(tmp_path, monkeypatch, caplog):
+def test_a_signal_stops_a_run_even_if_it_cannot_save(tmp_path, monkeypatch, caplog):
     settings = policy(tmp_path, triggers={"interval": Every(3), "signal": OnStop()})
     signals = iter([None] * 4 + ["SIGTERM"])
     run = prepare(tmp_path, Scored(), settings, stop=lambda save_s: next(signals))
@@ -658,7 +658,7 @@ def test_a_signal_stops_a_run_that_cannot_save_all_the_same(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("what", ["state_dict", "sync"])
-def test_metrics_that_cannot_be_written_make_a_save_fail_and_not_the_run(tmp_path, monkeypatch, caplog, what):
+def test_metrics_that_cannot_be_written_fail_the_save_but_not_the_run(tmp_path, monkeypatch, caplog, what):
     run = prepare(tmp_path, Scored(), policy(tmp_path))
     state = getattr(run.trainer.logger, what)
     fails = [True]
@@ -675,7 +675,7 @@ def test_metrics_that_cannot_be_written_make_a_save_fail_and_not_the_run(tmp_pat
     assert run.engine.telemetry.num_saves == 7
 
 
-def test_a_run_without_room_does_not_start(tmp_path, monkeypatch):
+def test_a_run_without_disk_space_does_not_start(tmp_path, monkeypatch):
     monkeypatch.setattr(disk_module, "free_bytes", lambda path: 10)
     run = prepare(tmp_path, Scored(), policy(tmp_path))
     with pytest.raises(ConfigError, match=r"needs about .* and only 10 B are free"):
@@ -684,7 +684,7 @@ def test_a_run_without_room_does_not_start(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("limits", [[1, 2, 5], [8, 10], [14]], ids=str)
-def test_a_run_that_ran_out_of_time_ends_as_if_it_had_had_more(tmp_path, undisturbed, limits, monkeypatch):
+def test_a_run_stopped_by_its_time_limit_resumes_exactly(tmp_path, undisturbed, limits, monkeypatch):
     settings = toy.checkpointer(tmp_path, CELL, "toy").policy
     samples = []
     for num_batches in limits:
@@ -701,7 +701,7 @@ def test_a_run_that_ran_out_of_time_ends_as_if_it_had_had_more(tmp_path, undistu
     assert differences(undisturbed, resumed(tmp_path, undisturbed)) == []
 
 
-def test_a_checkpoint_that_only_a_stop_wanted_gives_way_to_the_next(tmp_path):
+def test_a_checkpoint_saved_only_for_a_stop_is_deleted_after_the_next_one(tmp_path):
     module = Scored()
     settings = policy(tmp_path, triggers={"interval": Every(3), "signal": OnStop(), "end": AtEnd()}, **ALL)
     stop = lambda save_s: "SIGTERM" if module.num_batches == 4 else None  # noqa: E731
@@ -728,19 +728,19 @@ def test_a_checkpointer_belongs_to_one_trainer(tmp_path):
 # What saves cost
 
 
-def test_auto_tells_its_choice_and_the_manifests_keep_it(tmp_path, monkeypatch, caplog):
+def test_auto_logs_its_choice_and_manifests_record_it(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, decision.__name__)
     settings = policy(tmp_path, triggers={"interval": Every("auto")}, **ALL)
     run = fit(prepare(tmp_path, Scored(), settings, callbacks=[Clock(monkeypatch)], max_epochs=2))
-    assert len(run.committed) > 8, "a save is nothing against ten seconds"
+    assert len(run.committed) > 8, "a save is cheap compared to a batch of ten seconds"
     assert {item.interval_batches for item in run.committed} == {1}
-    told = [record.getMessage() for record in caplog.records if "Interval 'auto'" in record.getMessage()]
-    assert told
-    assert "every batch (about 10 s), so that saving costs at most 1 %" in told[0]
-    assert "estimated before the first save" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "Interval 'auto'" in record.getMessage()]
+    assert messages
+    assert "every batch (about 10 s), so that saving costs at most 1 %" in messages[0]
+    assert "estimated before the first save" in messages[0]
 
 
-def test_each_save_tells_the_loggers_what_it_has_cost(tmp_path):
+def test_each_save_logs_its_cost(tmp_path):
     run = fit(prepare(tmp_path, Scored(), policy(tmp_path, **ALL)))
     costs = list(csv.DictReader((tmp_path / "csv" / "checkpoints.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in costs] == [item.position.step for item in run.committed]
@@ -748,12 +748,12 @@ def test_each_save_tells_the_loggers_what_it_has_cost(tmp_path):
         assert (float(row["stall_s"]), float(row["write_s"])) == (item.stall_s, item.write_s)
         assert (int(row["bytes"]), int(row["skipped"])) == (item.num_bytes, 0)
     assert float(costs[-1]["overhead"]) > 0
-    assert "stall_s" not in (tmp_path / "csv" / "metrics.csv").read_text(), "no two runs would have the same"
+    assert "stall_s" not in (tmp_path / "csv" / "metrics.csv").read_text(), "the costs of two equal runs differ"
 
 
 @pytest.fixture
 def busy_until_waited_for(monkeypatch):
-    """A writer that is busy until somebody waits for it."""
+    """Make the writer busy until a save waits for it."""
     free, perform, wait = threading.Event(), writer.InlineWriter.write, pipeline.SavePipeline._wait_until
 
     def slow(self, job, buffer):
@@ -771,7 +771,7 @@ def busy_until_waited_for(monkeypatch):
 
 
 @pytest.mark.parametrize("when_busy", ["skip", "wait"])
-def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_never(
+def test_an_interval_save_is_dropped_while_the_writer_is_busy_but_the_last_save_is_not(
     tmp_path, when_busy, busy_until_waited_for
 ):
     triggers = {"interval": Every(1), "end": AtEnd()}
@@ -783,7 +783,7 @@ def test_an_interval_save_is_left_out_while_the_writer_is_busy_and_the_last_one_
     assert run.engine.telemetry.num_saves == len(expected)
 
 
-def test_a_copy_that_is_waited_for_inside_of_a_save_counts_once(tmp_path, monkeypatch):
+def test_waiting_for_a_copy_within_a_save_is_counted_once(tmp_path, monkeypatch):
     finish = copying.Copier.finish
 
     def long(self):
@@ -797,7 +797,7 @@ def test_a_copy_that_is_waited_for_inside_of_a_save_counts_once(tmp_path, monkey
     assert run.engine.telemetry.meter.total_stall_s < 500.0
 
 
-def test_a_save_of_the_best_waits_where_one_of_the_interval_is_left_out(tmp_path, busy_until_waited_for):
+def test_a_save_of_the_best_waits_where_an_interval_save_is_dropped(tmp_path, busy_until_waited_for):
     triggers = {"interval": Every(5), "best": BestValidation()}
     settings = policy(tmp_path, triggers=triggers, monitor="val/score", writer="thread", buffers=1)
     run = fit(prepare(tmp_path, Scored([0.5, 0.1]), settings, val_check_interval=4))
@@ -805,7 +805,7 @@ def test_a_save_of_the_best_waits_where_one_of_the_interval_is_left_out(tmp_path
     assert run.engine.telemetry.meter.num_skipped == 1
 
 
-def test_a_save_on_a_signal_waits_where_one_of_the_interval_is_left_out(tmp_path, busy_until_waited_for):
+def test_a_save_on_a_signal_waits_where_an_interval_save_is_dropped(tmp_path, busy_until_waited_for):
     module = Scored()
     triggers = {"interval": Every(1), "signal": OnStop()}
     stop = lambda save_s: "SIGTERM" if module.num_batches == 4 else None  # noqa: E731
@@ -817,21 +817,21 @@ def test_a_save_on_a_signal_waits_where_one_of_the_interval_is_left_out(tmp_path
 
 
 @pytest.mark.parametrize("way", ["process", "thread"])
-def test_nothing_is_left_of_a_training_that_fails_with_a_save_on_its_way(tmp_path, way):
+def test_a_failed_training_commits_its_pending_save_and_leaves_no_threads_or_files_open(tmp_path, way):
     module = Scored()
     module.on_train_batch_start = lambda batch, batch_idx: 1 / (4 - batch_idx)
     before = set(os.listdir("/proc/self/fd")) if sys.platform == "linux" else set()
     run = prepare(tmp_path, module, policy(tmp_path, writer=way, when_busy="wait"))
     with pytest.raises(ZeroDivisionError):
         fit(run)
-    assert [item.position.batch for item in run.committed] == [3, 4], "what was on its way has arrived"
+    assert [item.position.batch for item in run.committed] == [3, 4], "the pending save was committed"
     assert run.engine.saves.pipeline is None
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
     if sys.platform == "linux":
         assert len(os.listdir("/proc/self/fd")) <= len(before) + 1
 
 
-def test_a_run_that_began_before_costs_were_kept_goes_on(tmp_path, monkeypatch):
+def test_a_run_saved_before_costs_were_recorded_is_resumed(tmp_path, monkeypatch):
     original = capture.capture
 
     def older(trainer, place, position, origin, clock):
@@ -845,13 +845,13 @@ def test_a_run_that_began_before_costs_were_kept_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["process", "thread", "sync"])
-def test_a_save_that_fails_while_training_does_is_told(tmp_path, way, caplog):
+def test_a_save_that_fails_together_with_training_is_logged(tmp_path, way, caplog):
     module = Scored()
     run = prepare(tmp_path, module, policy(tmp_path, writer=way, when_busy="wait"))
 
     def break_everything(batch, batch_idx):
         if batch_idx == 2:
-            run.engine.saves.pipeline.wait()  # it would make the folder again
+            run.engine.saves.pipeline.wait()  # a save in progress would create the folder again
             (tmp_path / "checkpoints").rename(tmp_path / "moved")
             (tmp_path / "checkpoints").write_text("in the way")
         return 1 / (3 - batch_idx) and None
@@ -862,7 +862,7 @@ def test_a_save_that_fails_while_training_does_is_told(tmp_path, way, caplog):
     assert "epoch_000_batch_000003.ckpt could not be written: " in caplog.text
 
 
-def test_overlap_says_which_weights_it_is_not_for(tmp_path, caplog):
+def test_overlap_refuses_weights_that_change_outside_of_the_optimizer_step(tmp_path, caplog):
     class Renormalized(Scored):
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""metrics.csv holds every row once, whatever stopped the run that wrote it."""
+"""metrics.csv holds each row once, however the run that wrote it was stopped."""
 
 import builtins
 import csv
@@ -21,7 +21,7 @@ def logger(tmp_path):
 
 
 def write(logger, *rows):
-    """Each row at once: its step, and its metrics."""
+    """Log and save each row: its step and its metrics."""
     for step, metrics in rows:
         logger.log_metrics(metrics, step)
         logger.save()
@@ -32,7 +32,7 @@ def lines(logger):
 
 
 def resumed(logger, state):
-    """Another process goes on with the file."""
+    """Return the logger of a process that resumes the run."""
     other = CSVLogger(logger.save_dir)
     other.load_state_dict(state)
     return other
@@ -51,7 +51,7 @@ def test_rows_are_written_together(logger):
     assert lines(logger) == ["acc,loss,step", ",1.0,0", "2.0,,1"]
 
 
-def test_nothing_logged_nothing_written(logger):
+def test_without_log_calls_nothing_is_written(logger):
     logger.save()
     logger.finalize("success")
     assert not logger.path.parent.exists()
@@ -70,7 +70,7 @@ def test_a_new_column_never_leaves_a_file_without_its_rows(logger, monkeypatch):
     assert disk.steps == ["fsync metrics.tmp", "replace metrics.tmp metrics.csv"]
 
 
-def test_no_step_and_no_number_are_written_as_they_are(logger):
+def test_a_missing_step_nan_and_infinity_are_written(logger):
     write(logger, (None, {"a": float("nan"), "b": float("inf")}))
     assert lines(logger) == ["a,b,step", "nan,inf,"]
 
@@ -86,15 +86,15 @@ def test_numbers_keep_all_their_digits(logger):
     assert float(lines(logger)[1].split(",")[0]) == 0.1 + 0.2
 
 
-def test_a_fresh_start_replaces_what_it_finds(logger):
+def test_a_new_run_replaces_an_existing_file(logger):
     write(logger, (0, {"old": 1.0}), (1, {"old": 2.0}))
     other = CSVLogger(logger.save_dir)
-    assert lines(logger)[0] == "old,step", "not before there is something to write"
+    assert lines(logger)[0] == "old,step", "the file is replaced by the first row, not before"
     write(other, (0, {"new": 1.0}))
     assert lines(other) == ["new,step", "1.0,0"]
 
 
-def test_a_resume_goes_on_after_the_rows_of_the_checkpoint(logger):
+def test_a_resume_continues_after_the_rows_of_the_checkpoint(logger):
     write(logger, (0, {"a": 1.0}), (1, {"a": 2.0}))
     state = logger.state_dict()
     write(logger, (2, {"a": 3.0}), (3, {"a": 4.0}))
@@ -104,7 +104,7 @@ def test_a_resume_goes_on_after_the_rows_of_the_checkpoint(logger):
     assert other.state_dict() == {"rows": 3, "columns": ["a", "step"]}
 
 
-def test_a_column_that_came_after_the_checkpoint_is_gone(logger):
+def test_a_resume_removes_a_column_that_is_newer_than_the_checkpoint(logger):
     write(logger, (0, {"b": 1.0}))
     state = logger.state_dict()
     write(logger, (1, {"a": 2.0}))
@@ -112,7 +112,7 @@ def test_a_column_that_came_after_the_checkpoint_is_gone(logger):
     assert lines(other) == ["b,step", "1.0,0"]
 
 
-def test_the_state_counts_what_is_still_in_memory(logger):
+def test_the_state_includes_buffered_rows(logger):
     logger.log_metrics({"a": 1.0}, 0)
     assert logger.state_dict() == {"rows": 1, "columns": ["a", "step"]}
     assert lines(logger) == ["a,step", "1.0,0"]
@@ -146,7 +146,7 @@ def test_a_kill_in_the_middle_of_a_row_leaves_no_trace(logger, cut):
     assert other.path.read_bytes() == data
 
 
-def test_a_kill_before_the_new_file_has_its_name_leaves_the_old_one(logger, monkeypatch):
+def test_a_kill_before_the_rename_leaves_the_old_file(logger, monkeypatch):
     write(logger, (0, {"a": 1.0}))
     state = logger.state_dict()
 
@@ -163,7 +163,7 @@ def test_a_kill_before_the_new_file_has_its_name_leaves_the_old_one(logger, monk
     assert [path.name for path in other.path.parent.iterdir()] == ["metrics.csv"]
 
 
-def test_rows_that_wait_are_dropped_by_a_resume(logger):
+def test_a_resume_drops_buffered_rows(logger):
     write(logger, (0, {"a": 1.0}))
     state = logger.state_dict()
     logger.log_metrics({"a": 2.0}, 1)
@@ -172,7 +172,7 @@ def test_rows_that_wait_are_dropped_by_a_resume(logger):
     assert lines(logger) == ["a,step", "1.0,0"]
 
 
-def test_a_resume_from_before_the_first_row_begins_anew(logger):
+def test_a_resume_from_before_the_first_row_starts_a_new_file(logger):
     state = logger.state_dict()
     write(logger, (0, {"a": 1.0}))
     other = resumed(logger, state)
@@ -180,11 +180,11 @@ def test_a_resume_from_before_the_first_row_begins_anew(logger):
     assert lines(other) == ["b,step", "2.0,0"]
 
 
-def test_a_history_that_is_lost_does_not_stop_the_run(logger):
+def test_lost_rows_are_reported_and_do_not_stop_the_run(logger):
     write(logger, (0, {"a": 1.0}))
     state = logger.state_dict()
     logger.path.unlink()
-    with pytest.warns(UserWarning, match="has 0 rows, and the checkpoint knew 1: some are lost"):
+    with pytest.warns(UserWarning, match="has only 0 of the 1 rows that the checkpoint knows: the others are lost"):
         other = resumed(logger, state)
     write(other, (1, {"a": 2.0}))
     assert lines(other) == ["a,step", "2.0,1"]
@@ -215,7 +215,7 @@ def test_a_run_that_was_killed_anywhere_writes_the_same_file(tmp_path_factory, r
 # When the file cannot be written
 
 
-def test_rows_that_cannot_be_written_wait_and_that_is_told_once(logger, monkeypatch, caplog):
+def test_rows_that_cannot_be_written_are_kept_and_logged_once(logger, monkeypatch, caplog):
     write(logger, (0, {"loss": 1.0}))
     real = open
 
@@ -230,14 +230,15 @@ def test_rows_that_cannot_be_written_wait_and_that_is_told_once(logger, monkeypa
         logger.state_dict()
     monkeypatch.undo()
     assert [record.getMessage() for record in caplog.records] == [
-        f"{logger.path} cannot be written (No space left on device): its rows wait until it can."
+        f"{logger.path} cannot be written (No space left on device): training continues, and its rows are kept for the "
+        "next try."
     ]
     write(logger, (3, {"loss": 4.0}))
     assert lines(logger) == ["loss,step", "1.0,0", "2.0,1", "3.0,2", "4.0,3"]
     assert logger.state_dict()["rows"] == 4
 
 
-def test_half_a_row_is_taken_back(logger, monkeypatch):
+def test_a_partly_written_row_is_removed(logger, monkeypatch):
     write(logger, (0, {"loss": 1.0}))
 
     def half(writer, rows):
@@ -251,10 +252,10 @@ def test_half_a_row_is_taken_back(logger, monkeypatch):
     assert lines(logger) == ["loss,step", "1.0,0", "2.0,1"]
 
 
-def test_a_file_that_has_vanished_is_told_and_begun_anew(logger, caplog):
+def test_a_removed_file_is_reported_and_started_again(logger, caplog):
     write(logger, (0, {"loss": 1.0}), (1, {"loss": 2.0}))
     shutil.rmtree(logger.path.parent)
     write(logger, (2, {"loss": 3.0}))
-    assert "is gone, and not by this run: its first 2 rows are lost." in caplog.text
+    assert "was removed by another program: its first 2 rows are lost, and a new file is started." in caplog.text
     assert lines(logger) == ["loss,step", "3.0,2"]
     assert logger.state_dict() == {"rows": 1, "columns": ["loss", "step"]}

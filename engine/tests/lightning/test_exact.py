@@ -126,8 +126,8 @@ SAVING = {
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CELLS])
-def test_a_stop_after_every_batch(name: str, tmp_path: Path) -> None:
-    """Each setting with one of the ways to save, in turn; CAIRN_TEST_SAVING tries one of them with all settings."""
+def test_a_resume_after_any_batch_is_exact(name: str, tmp_path: Path) -> None:
+    """Each cell uses one of the ways to save, in turn. CAIRN_TEST_SAVING selects one way for all cells."""
     way = os.environ.get("CAIRN_TEST_SAVING", list(SAVING)[list(CELLS).index(name) % len(SAVING)])
     cell, copies = replace(CELLS[name], saving=SAVING[way]), tmp_path / "copies"
     copies.mkdir()
@@ -145,7 +145,7 @@ def _check_every_stop(cell: Cell, copies: Path, tmp_path: Path) -> None:
     unequal = {}
     for stop in stops:
         done = _batches_done(stop)
-        # Another seed shows that all comes from the checkpoint; before the first one there is only the seed.
+        # Another seed shows that everything comes from the checkpoint. Before the first one, there is only the seed.
         resumed = train(stop, cell, seed=99 if done else 7)
         if found := differences(whole, outcome(stop, samples[:done] + resumed)):
             unequal[stop.name] = found[:4]
@@ -164,7 +164,7 @@ EXTENSIONS = {
 
 
 @pytest.mark.parametrize("name", EXTENSIONS)
-def test_a_finished_run_that_is_given_more(name: str, tmp_path: Path) -> None:
+def test_extending_a_finished_run_is_exact(name: str, tmp_path: Path) -> None:
     short, long = (Cell(trainer=settings) for settings in EXTENSIONS[name])
     whole = outcome(tmp_path / "whole", train(tmp_path / "whole", long))
     first = train(tmp_path / "extended", short)
@@ -173,22 +173,22 @@ def test_a_finished_run_that_is_given_more(name: str, tmp_path: Path) -> None:
     assert differences(whole, outcome(tmp_path / "extended", first + rest)) == []
 
 
-def test_the_number_of_workers_does_not_matter(tmp_path: Path) -> None:
-    """Noise is drawn for each sample, and a run may go on with other workers than it began with."""
+def test_the_number_of_workers_does_not_change_the_run(tmp_path: Path) -> None:
+    """The noise depends only on the sample and the epoch, so a resume may use another number of workers."""
     cells = {workers: Cell(data={"num_workers": workers}) for workers in (0, 2)}
     one, other = (outcome(tmp_path / str(n), train(tmp_path / str(n), cell)) for n, cell in cells.items())
     assert differences(one, other) == []
 
 
 @pytest.mark.slow
-def test_a_chain_of_restarts_after_every_batch(tmp_path: Path) -> None:
+def test_restarting_after_each_batch_is_exact(tmp_path: Path) -> None:
     run, copies = tmp_path / "run", tmp_path / "copies"
     copies.mkdir()
     run.mkdir()
     whole = outcome(tmp_path / "whole", train(tmp_path / "whole", Cell()))
     samples = train(run, Cell(), copies=copies)[:1]
     for batch in range(1, 3 * BATCHES_PER_EPOCH):
-        # Each run goes on from what the one before it had left after one batch.
+        # Each run resumes from what the previous one had left after one batch.
         run = copies / f"{0:03d}"
         run.rename(run := tmp_path / f"after {batch}")
         for left in copies.iterdir():
@@ -208,7 +208,7 @@ def test_a_chain_of_restarts_after_every_batch(tmp_path: Path) -> None:
     scheduler=st.sampled_from(["step", "epoch", "plateau-epoch", "plateau-step"]),
     data=st.data(),
 )
-def test_any_run_that_is_stopped_twice_anywhere(
+def test_random_runs_that_are_stopped_twice_are_exact(
     tmp_path_factory: pytest.TempPathFactory,
     accumulate: int,
     validation: float,

@@ -1,4 +1,4 @@
-"""Hyperparameters in a checkpoint are plain values; what has no plain form is left out and named."""
+"""Hyperparameters in a checkpoint are plain values; others are left out, and a warning names them."""
 
 import collections
 import enum

@@ -1,4 +1,4 @@
-"""What is loaded to go on from is what was saved, and nothing that stays holds on to the file."""
+"""A checkpoint is loaded as it was saved, and only its weights stay mapped to the file."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def _is_mapped(tensor):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-def test_the_weights_are_mapped_and_all_else_is_copied(tmp_path):
+def test_the_weights_are_mapped_and_everything_else_is_copied(tmp_path):
     net = nn.Linear(300, 300)
     optimizer = torch.optim.AdamW(net.parameters())
     net(torch.ones(1, 300)).sum().backward()

@@ -1,4 +1,4 @@
-"""Loading a checkpoint is safe, and weights that do not fit a model are refused by name."""
+"""Loading a checkpoint is safe, and weights that do not fit the model are refused by name."""
 
 import os
 import pickle
@@ -92,7 +92,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, wrap
     assert not marker.exists()
 
 
-def test_the_pickle_of_this_test_would_run(tmp_path):
+def test_the_pickle_of_this_test_does_run_code_when_unpickled(tmp_path):
     pickle.loads(pickle.dumps(Intruder(tmp_path / "it ran")))
     assert (tmp_path / "it ran").is_dir()
 

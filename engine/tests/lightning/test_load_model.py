@@ -1,4 +1,4 @@
-"""A file alone becomes the model in it; each error is one sentence."""
+"""`load_model` builds a model from a checkpoint alone; each error is one sentence."""
 
 import pickle
 
@@ -44,7 +44,7 @@ def test_the_optimizer_is_a_factory_as_in_a_training(checkpoint):
 
 
 def test_a_checkpoint_of_version_0_1_is_loaded(checkpoint, monkeypatch):
-    """Its targets have moved, and its model took specs of the network and the optimizer."""
+    """Its targets have moved since, and its model took specs of the network and the optimizer."""
     monkeypatch.setenv("PROJECT_ROOT", str(ROOT))
     weights = build(CLASSIFIER).state_dict()
     model = load_model(checkpoint(OLD_CLASSIFIER, weights))
@@ -99,12 +99,12 @@ def test_weights_that_do_not_fit_are_named(checkpoint):
 
 
 @pytest.mark.parametrize("target", ["os.system", "torch.nn.Linear"])
-def test_a_file_cannot_name_anything_else_to_build(checkpoint, target):
+def test_a_file_cannot_name_another_class_to_build(checkpoint, target):
     with pytest.raises(SpecError, match=target):
         load_model(checkpoint({"_target_": target}, weights={}))
 
 
-def test_a_file_cannot_name_anything_else_inside_its_model(checkpoint):
+def test_a_file_cannot_name_another_function_inside_its_model(checkpoint):
     spec = CLASSIFIER | {"net": {"_target_": "os.system", "command": "true"}}
     with pytest.raises(SpecError, match=r"os\.system"):
         load_model(checkpoint(spec, weights={}))

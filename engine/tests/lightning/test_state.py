@@ -1,4 +1,4 @@
-"""What torch, numpy and modules remember beside their state_dicts is put back as it was."""
+"""State outside of state_dicts is restored as it was: generators, buffers, modes and gradients."""
 
 import random
 
@@ -14,14 +14,14 @@ from cairn.lightning import state
 
 
 def draws():
-    """Three of each: an odd number of normal variates leaves one in numpy's and Python's hands."""
+    """Draw three of each kind: after an odd number of normal variates, numpy and Python keep one for the next call."""
     python = [random.gauss(0, 1) for _ in range(3)] + [random.random()]
     numpy = [float(np.random.randn()) for _ in range(3)] + [float(np.random.rand())]
     return python, numpy, torch.randn(3).tolist(), torch.randint(9, (3,)).tolist()
 
 
 @pytest.mark.parametrize("before", range(4))
-def test_generators_go_on_where_they_were(before):
+def test_restored_generators_continue_exactly(before):
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     for _ in range(before):
         random.gauss(0, 1), np.random.randn(), torch.rand(1)
@@ -33,7 +33,7 @@ def test_generators_go_on_where_they_were(before):
     assert draws() == expected
 
 
-def test_asking_for_the_state_of_the_generators_draws_nothing():
+def test_reading_the_state_of_the_generators_draws_nothing():
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
     first = draws()
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
@@ -53,7 +53,7 @@ class Net(nn.Module):
         self.register_buffer("unused", None, persistent=False)
 
 
-def test_buffers_are_those_that_no_state_dict_has():
+def test_only_buffers_outside_of_the_state_dict_are_saved():
     assert set(state.buffers(Net(), every=False)) == {"inner.count", "seen"}
 
 
@@ -63,7 +63,7 @@ def test_every_buffer_is_saved_where_each_rank_has_its_own():
 
 
 @pytest.mark.parametrize("every", [True, False])
-def test_buffers_are_put_back_in_place(every):
+def test_buffers_are_restored_in_place(every):
     one, other = Net(), Net()
     one.inner.count += 3
     one.seen += 2
@@ -76,7 +76,7 @@ def test_buffers_are_put_back_in_place(every):
     assert other.inner.running_mean.tolist() == ([1, 1] if every else [0, 0])
 
 
-def test_buffers_that_grew_or_came_later_are_put_back_too():
+def test_buffers_that_grew_or_appeared_later_are_restored():
     one, other = Net(), Net()
     one.inner.count = torch.arange(5.0)
     one.unused = torch.ones(3)
@@ -88,7 +88,7 @@ def test_buffers_that_grew_or_came_later_are_put_back_too():
     assert one.unused.tolist() == [1, 1, 1]
 
 
-def test_modes_are_put_back():
+def test_modes_are_restored():
     one, other = Net(), Net()
     one.inner.eval()
     one.inner.weight.requires_grad_(False)
@@ -98,7 +98,7 @@ def test_modes_are_put_back():
     assert (other.inner.weight.requires_grad, other.inner.bias.requires_grad) == (False, True)
 
 
-def test_gradients_are_put_back_and_only_those_that_were_there():
+def test_only_existing_gradients_are_restored():
     one, other = nn.Linear(2, 1), nn.Linear(2, 1)
     one.weight.grad = torch.tensor([[1.0, 2.0]])
     kept = state.gradients(one)

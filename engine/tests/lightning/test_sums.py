@@ -1,4 +1,4 @@
-"""Sums and metrics of an epoch that is under way can be taken out and put back."""
+"""Sums and metrics within an epoch can be saved and restored."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from cairn.lightning.csv_logger import CSVLogger
 
 
 class Lists(Metric):
-    """Its state is a list of tensors, as that of metrics which need all values."""
+    """Metric whose state is a list of tensors."""
 
     full_state_update = False
 
@@ -30,7 +30,7 @@ class Lists(Metric):
 
 
 class Total(Metric):
-    """Its update puts a new tensor in the place of its state."""
+    """Metric whose update replaces its state by a new tensor."""
 
     full_state_update = False
 
@@ -63,7 +63,8 @@ class Module(LightningModule):
     def update(self, seed):
         generator = torch.Generator().manual_seed(seed)
         guess, truth = torch.rand(6, 2, generator=generator), torch.randint(2, (6,), generator=generator)
-        # Not forward: update works in place, and in a collection only on the first of those that share a state.
+        # Not forward: `update` changes states in place, and in a collection only that of the first of several metrics
+        # that share one.
         self.mean.update(guess.sum()), self.lists.update(guess.sum())
         self.inner["scores"].update(guess, truth), self.totals.update(guess.sum())
         self.running(guess.sum()), self.extremes(guess.sum())
@@ -75,7 +76,7 @@ class Module(LightningModule):
 
 
 @pytest.mark.parametrize("before", [0, 1, 3])
-def test_metrics_go_on_where_they_were(before):
+def test_restored_metrics_continue_exactly(before):
     one, other = Module(), Module()
     for seed in range(before):
         one.update(seed)
@@ -85,7 +86,7 @@ def test_metrics_go_on_where_they_were(before):
     assert other.compute() == one.compute()
 
 
-def test_what_was_taken_out_is_not_what_goes_on():
+def test_a_restored_metric_does_not_change_the_saved_state():
     module = Module()
     module.update(0)
     kept = reloaded(sums.metrics(module))
@@ -98,7 +99,7 @@ def test_what_was_taken_out_is_not_what_goes_on():
 
 
 class Wipes(Callback):
-    """After one batch takes all sums out, wipes them, and puts them back if it shall."""
+    """Callback that saves all sums before one batch, resets them, and restores them if `restore` is true."""
 
     def __init__(self, batch, restore):
         self.batch, self.restore = batch, restore
@@ -135,16 +136,16 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 7])
-def test_the_means_of_an_epoch_cover_all_of_it(undisturbed, tmp_path, batch):
+def test_restored_means_cover_the_whole_epoch(undisturbed, tmp_path, batch):
     assert rows(tmp_path, Wipes(batch, restore=True)) == undisturbed
 
 
-def test_without_being_put_back_they_would_not(undisturbed, tmp_path):
+def test_without_a_restore_the_means_differ(undisturbed, tmp_path):
     assert rows(tmp_path, Wipes(4, restore=False)) != undisturbed
 
 
 class Logs(LightningModule):
-    """Logs with every reduction, by torch's function, Python's, and its name."""
+    """Module that logs with each reduction: functions of torch, functions of Python, and names."""
 
     def __init__(self):
         super().__init__()
@@ -163,7 +164,7 @@ class Logs(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_every_reduction_goes_on(tmp_path):
+def test_every_reduction_is_restored(tmp_path):
     found = []
     for wiped in ([], [Wipes(4, restore=True)]):
         trainer = plain_trainer(tmp_path, logger=False, callbacks=wiped)

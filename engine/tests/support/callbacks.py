@@ -41,7 +41,7 @@ def recorded(run: Path, rank: int = 0) -> list[list[Any]]:
 
 
 class KillAt(Callback):
-    """Kills (-9) its own process at a chosen system call of a save, or inside a validation.
+    """Kills its own process (-9) at a chosen system call of a save, or inside a validation.
 
     CAIRN_TEST_KILL is `fsync:N` (before the N-th fsync of this process), `replace:N` (before the N-th rename of a
     checkpoint file), `unlink:N`, or `validation:N` (at the N-th validation batch).
@@ -73,7 +73,7 @@ class KillAt(Callback):
 
 
 class SlowDisk(Callback):
-    """Makes each step of a save a millisecond longer: in memory a kill would hardly ever come in between."""
+    """Makes each step of a save a millisecond longer: in memory, a kill would rarely hit a save."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -89,7 +89,7 @@ class SlowDisk(Callback):
 
 
 class SlowBatches(Callback):
-    """Each batch takes a minute, which a signal can end; a file `slow` appears when the first one begins."""
+    """Makes each batch take a minute, unless a signal ends it; creates a file `slow` when the first one starts."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         (Path(trainer.default_root_dir) / "slow").touch()
@@ -98,7 +98,7 @@ class SlowBatches(Callback):
 
 
 class StandStill(Callback):
-    """The batch of this number does not begin the first time; a file `stands` appears instead."""
+    """Sleeps before the batch of this number the first time, and creates a file `stands`."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -111,7 +111,7 @@ class StandStill(Callback):
 
 
 class FailAt(Callback):
-    """The batch of this number fails."""
+    """Raises an error after optimizer step `at`."""
 
     def __init__(self, at: int = 13) -> None:
         self.at = at
@@ -122,7 +122,7 @@ class FailAt(Callback):
 
 
 class SlowEvaluation(Callback):
-    """Evaluation takes a minute in the sanity check, or in the test; a file `slow` appears when it begins."""
+    """Makes the sanity check or the test take a minute, and creates a file `slow` when it starts."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -237,7 +237,7 @@ def _noted(folder: Path) -> Iterator[None]:
 
 
 class Slow(Callback):
-    """Each batch of the first attempt takes this many seconds, so that something ends it before the training ends."""
+    """Makes each batch of the first attempt take this many seconds, so that it is interrupted before its end."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

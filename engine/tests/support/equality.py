@@ -13,23 +13,24 @@ import torch
 from cairn.lightning.state import KEY
 from cairn.store.catalog import Catalog
 
-# What may differ between a run and its resumed twin: whose it is, where it lies, and what the wall clock said.
+# These may differ between a run and its resumed twin: the id of the run, its directory, and durations.
 NOT_COMPARED = {("cairn", "run"), ("cairn", "config"), ("cairn", "clock")}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """Results of a run."""
 
     final: Mapping[str, Any]
-    """Content of its newest checkpoint: weights, optimizer, schedulers, loops, callbacks, RNG, sums."""
+    """Contents of its newest checkpoint: weights, optimizer, schedulers, loops, callbacks, RNG, sums."""
     rows: list[dict[str, str]]
-    """csv/metrics.csv."""
+    """Rows of csv/metrics.csv."""
     kept: list[tuple[str, tuple[str, ...], float | None, int]]
-    """The kept checkpoints: name, reasons, score, number."""
+    """Name, reasons, score and number of each kept checkpoint."""
     best: str
+    """Target of best.ckpt."""
     samples: list[Any]
-    """The samples in the order of training."""
+    """Samples in the order of training."""
 
 
 def outcome(run: Path, samples: list[Any]) -> Outcome:
@@ -50,8 +51,13 @@ def differences(one: Outcome, other: Outcome, same_directory: bool = True) -> li
     """List the differences between the results of two runs; empty if they are equal.
 
     Args:
-        same_directory: False when `other` is a new run that began with a checkpoint of `one`: it has its own history
+        one: Results of a run.
+        other: Results of another run.
+        same_directory: False if `other` is a new run that started from a checkpoint of `one`. It has its own history
             of metrics and checkpoints, which must be the tail of the first one's.
+
+    Returns:
+        A line per difference.
     """
     found = list(_compare(_comparable(one.final), _comparable(other.final), "checkpoint"))
     found += list(_compare(one.samples, other.samples, "samples"))

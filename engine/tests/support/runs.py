@@ -1,4 +1,4 @@
-"""A short run with the engine, and afterwards everything that it left, in memory and on disk."""
+"""Short runs with a Checkpointer, and what they leave in memory and on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cairn.writing.options import Writing
 
 
 class Scored(LightningModule):
-    """One weight, which grows by 1 with every optimizer step; each validation scores what the test says next."""
+    """Module with one weight that grows by 1 per optimizer step; each validation logs the next of the given scores."""
 
     def __init__(self, scores: Sequence[float] = ()) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Scored(LightningModule):
 
 @dataclass
 class Run:
-    """A run that has ended, however it has."""
+    """A run, before or after its fit."""
 
     directory: Path
     trainer: Trainer
@@ -64,23 +64,23 @@ class Run:
 
     @property
     def engine(self) -> Engine:
-        """What the callback has made for the fit."""
+        """The engine that the callback has created for the fit."""
         return self.checkpoints.engine
 
     @property
     def committed(self) -> list[Saved]:
-        """What lies in the directory, oldest first."""
+        """The committed checkpoints, oldest first."""
         return Catalog(self.directory / "checkpoints").committed()
 
     @property
     def files(self) -> list[str]:
-        """The names of all files beside the checkpoints' manifests."""
+        """Names of the files in the directory of checkpoints, without manifests."""
         folder = self.directory / "checkpoints"
         return sorted(p.name for p in folder.iterdir() if p.suffix != ".json") if folder.is_dir() else []
 
 
 def policy(directory: Path, **settings: Any) -> Policy:
-    """A checkpoint after every batch, the newest two kept, but for `settings`."""
+    """Return a policy that saves after every batch and keeps the newest two, changed by `settings`."""
     writing = {name: settings.pop(name) for name in [*settings] if name in Writing.__dataclass_fields__}
     plain = {"triggers": {"interval": Every(1)}, "rules": {"last": Latest(2)}}
     return Policy(directory / "checkpoints", **{**plain, **settings}, writing=Writing(**{"writer": "sync", **writing}))
@@ -97,7 +97,7 @@ def prepare(
     run_id: str = "toy",
     **options: Any,
 ) -> Run:
-    """Everything but `fit`: one epoch of eight batches, but for `options`, which are the trainer's."""
+    """Prepare a run of one epoch with eight batches; `options` are further arguments of the trainer."""
     metadata = {"run": run_id, "config": {"seed": 7}, "seed": 7}
     checkpoints = Checkpointer(settings.directory, stop=stop, metadata=metadata)
     checkpoints.policy = settings
@@ -111,7 +111,7 @@ def prepare(
 
 
 def fit(run: Run, data: DataModule | None = None) -> Run:
-    """Train, from what the run's plan says."""
+    """Train, starting from the resume point of the run."""
     path = run.checkpoints.resume_point.path
     data = data or PointData(batch_size=BATCH_SIZE, seed=3)
     run.trainer.fit(run.module, datamodule=data, ckpt_path=str(path) if path else None, weights_only=True)

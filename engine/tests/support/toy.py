@@ -1,4 +1,4 @@
-"""A run of a second that has everything in it that a resume could get wrong, and can be stopped after any batch."""
+"""A training of a second with everything that a resume could get wrong, which can be stopped after any batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BATCHES_PER_EPOCH, EPOCHS = 8, 3
 
 
 class Points(Dataset):
-    """Noisy points of two classes; the noise is drawn anew from all three generators at every access."""
+    """Noisy points of two classes; each access draws the noise from all three generators."""
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
@@ -50,7 +50,7 @@ class Points(Dataset):
 
 
 class PointData(DataModule):
-    """Points to train on, and others, without noise, to validate on."""
+    """Noisy points for training, and others without noise for validation."""
 
     def setup(self, stage: str | None = None) -> None:
         self.train_set = Points(NUM_SAMPLES)
@@ -59,7 +59,7 @@ class PointData(DataModule):
 
 
 class Stream(IterableDataset):
-    """Points one after the other, with noise from a generator of its own; says where it stands."""
+    """Iterable of points in a fixed order, with noise from its own generator, and with a state."""
 
     def __init__(self) -> None:
         self.points = Points(NUM_SAMPLES)
@@ -103,7 +103,7 @@ class StreamData(PointData):
 
 
 class Toy(LightningModule):
-    """BatchNorm, dropout, draws from every generator, sums and metrics of every kind, any optimization."""
+    """Module with BatchNorm, dropout, random numbers from each generator, and sums and metrics of each kind."""
 
     def __init__(self, scheduler: str = "step", manual: bool = False, lr: float = 0.05) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Toy(LightningModule):
 
 
 class Awkward(Toy):
-    """What no state_dict has: modes and frozen weights set by hooks, buffers that grow, metrics with plain counts."""
+    """Module with state outside of state_dicts: modes set by hooks, buffers that grow, metrics with plain counts."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -225,13 +225,13 @@ class Cell:
     monitor: str | None = "val/loss"
     saving: Mapping[str, Any] = field(default_factory=lambda: {"writer": "sync"})
     num_boundaries: int = EPOCHS * BATCHES_PER_EPOCH
-    """How many places to stop at there are; a cell whose run is shorter says so."""
+    """Number of boundaries of the run; -1: not known in advance."""
 
 
 class CopyingCheckpointer(Checkpointer):
-    """Leaves a copy of the run directory at every boundary: what a `kill -9` right there would have left on disk.
+    """Checkpointer that copies the run directory at each boundary: what a `kill -9` would leave on disk there.
 
-    If a save is committed in the background, the copy is made when it is, shortly before the next boundary.
+    If a save is committed in the background, the copy is made after the commit, shortly before the next boundary.
     """
 
     copies: Path | None = None
@@ -261,7 +261,7 @@ class CopyingCheckpointer(Checkpointer):
 
 @contextmanager
 def copied_as_late_as_possible() -> Iterator[None]:
-    """What may be copied during the next batch is copied right before its optimizer step."""
+    """Delay each overlapping copy until right before the next optimizer step."""
     now, copy, finish = threading.Event(), copying._copy, copying.Copier.finish
 
     def late(pairs: Any, **options: Any) -> None:
@@ -282,7 +282,7 @@ def copied_as_late_as_possible() -> Iterator[None]:
 
 
 def checkpointer(run: Path, cell: Cell, run_id: str) -> CopyingCheckpointer:
-    """Every batch, the best validation and the end; two newest and the best are kept."""
+    """Return a Checkpointer that saves each batch, the best and the end, and keeps the newest two and the best."""
     return CopyingCheckpointer(
         run / "checkpoints",
         cell.interval,
@@ -302,7 +302,16 @@ def train(
     run_id: str = "toy",
     seed: int = 7,
 ) -> list[Any]:
-    """Train in `run` from what is there (or from `start`); returns the samples that were trained on, in their order."""
+    """Train in the directory `run`, and return the samples in the order of training.
+
+    Args:
+        run: Directory of the run, which is resumed if it has a checkpoint.
+        cell: What to train.
+        copies: Folder for a copy of the run directory at each boundary.
+        start: Checkpoint to start from, in place of the newest one in the directory.
+        run_id: Id of the run.
+        seed: Seed of all generators.
+    """
     seed_everything(seed, verbose=False)
     module = cell.module_class(**cell.module)
     data = cell.data_class(**{"batch_size": BATCH_SIZE, "seed": 3, **cell.data})

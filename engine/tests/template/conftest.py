@@ -1,4 +1,4 @@
-"""Silences warnings of Lightning that do not matter to small trainings."""
+"""Silence warnings of Lightning that do not matter for small trainings."""
 
 import pytest
 

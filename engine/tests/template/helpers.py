@@ -1,4 +1,4 @@
-"""Configurations and data so small that a real training takes a moment."""
+"""Configurations and data that are small enough for a real training in a moment."""
 
 import torch
 from lightning.pytorch import LightningModule, Trainer

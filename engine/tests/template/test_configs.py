@@ -1,4 +1,4 @@
-"""Every option composes without torch, and every `_target_` in it is allowed and takes the keys that it is given."""
+"""Each option composes without torch, and each `_target_` in it is allowed and accepts its keys."""
 
 import inspect
 import json
@@ -39,7 +39,7 @@ print(json.dumps({"composed": composed, "torch": "torch" in sys.modules}, defaul
 
 
 def _options():
-    """All `group=option` of the project and the library. local/ belongs to this machine."""
+    """Return each `group=option` of the project and the library, without those of local/."""
     files = [path.relative_to(folder) for folder in (CONFIGS, LIBRARY) for path in folder.rglob("*.yaml")]
     return sorted({f"{file.parent.as_posix()}={file.stem}" for file in files if file.parent.name not in {"", "local"}})
 
@@ -56,7 +56,7 @@ def everything():
 
 
 def targets(node, where=""):
-    """All mappings with a `_target_` in a config, with the path to each."""
+    """Yield all mappings with a `_target_` in a configuration, with the path to each."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield where, node
@@ -68,7 +68,7 @@ def targets(node, where=""):
 
 
 def unknown_keys(config):
-    """The keys that the target's signature does not have."""
+    """Return the keys that the signature of the target does not have."""
     parameters = inspect.signature(resolve(config["_target_"])).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return set()
@@ -76,7 +76,7 @@ def unknown_keys(config):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_it_composes(everything, option):
+def test_every_option_composes(everything, option):
     assert isinstance(everything["composed"][option], dict), everything["composed"][option]
 
 
@@ -122,7 +122,7 @@ def test_the_project_keeps_no_plumbing():
 
 
 @pytest.mark.parametrize(("alias", "option"), [("checkpoint=best", "checkpoint=best-val"), ("logger=many_loggers", "")])
-def test_an_alias_means_the_option(everything, alias, option):
+def test_an_alias_selects_the_option(everything, alias, option):
     group = alias.partition("=")[0]
     assert everything["composed"][alias][group] == everything["composed"][option][group]
 

@@ -1,4 +1,4 @@
-"""The files of a text, and the file that joins them."""
+"""The files of a text, and the file into which they are joined."""
 
 import os
 

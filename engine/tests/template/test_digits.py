@@ -1,4 +1,4 @@
-"""The digits: shapes, split, augmentation."""
+"""The digits: shapes, split and augmentation."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The LightningModules in real trainings: what they log, how they are scheduled, what their checkpoints hold."""
+"""The LightningModules in real trainings: their metrics, their schedulers, and the contents of their checkpoints."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""The networks: shapes, initial weights, and what each of them promises."""
+"""The networks: shapes, initial weights, and the properties of each."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def num_parameters(net):
     ("net", "in_channels"),
     [(MLP(64, [16, 8], 5), 1), (MLP(64, [], 5), 1), (CNN([4, 8], 5, in_channels=3), 3)],
 )
-def test_logits_of_images(net, in_channels):
+def test_the_logits_of_images(net, in_channels):
     assert net(torch.zeros(7, in_channels, 8, 8)).shape == (7, 5)
 
 
@@ -37,7 +37,7 @@ def gpt():
     return GPT(vocab_size=11, seq_len=6, num_layers=2, num_heads=2, embed_dim=8).eval()
 
 
-def test_logits_of_tokens(gpt):
+def test_the_logits_of_tokens(gpt):
     for length in (1, 6):
         assert gpt(torch.zeros(3, length, dtype=torch.int64)).shape == (3, length, 11)
 

@@ -1,4 +1,4 @@
-"""The notebooks show what is on disk; as stored they are executed, small, and free of paths of a machine."""
+"""The notebooks show what is on disk. They are stored executed, small, and without paths of a machine."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_run_on_digits_is_shown_as_it_is_on_disk(tmp_path: Path) -> None:
     saved = Catalog(run / "checkpoints").committed()
     best = best_of(saved, "min")
     assert best is not None
-    assert best is not saved[0], "nothing to tell apart"
+    assert best is not saved[0], "the best checkpoint must not be the first one"
     shown = table(cells["kept"])
     assert [row[:4] for row in shown] == [
         [

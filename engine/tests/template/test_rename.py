@@ -1,4 +1,4 @@
-"""`make rename`: few files change, the library is not among them, and what was written before is still read."""
+"""`make rename`: few files change, none of them in the library, and older runs and checkpoints are still read."""
 
 import os
 import shutil
@@ -16,8 +16,8 @@ from tests.support.project import NAME as OLD
 from tests.support.project import example
 
 MOST_FILES = 12
-"""Files whose content a rename may change."""
-NEW = f"{OLD}_renamed"  # these tests run in a renamed project, too
+"""Number of files whose content a rename may change."""
+NEW = f"{OLD}_renamed"  # these tests also run in a renamed project
 
 
 def _load_script():

@@ -24,7 +24,7 @@ def text(tmp_path):
     return make
 
 
-def test_shapes(text):
+def test_the_shapes_of_a_batch(text):
     x, y = next(iter(text().train_dataloader()))
     assert (x.shape, x.dtype, y.shape, y.dtype) == ((4, 8), torch.int64, (4, 8), torch.int64)
 

@@ -1,4 +1,4 @@
-"""A base for a project's own data: set the datasets in `setup`, and a resume is exact."""
+"""Base class for a project's own data: set the datasets in `setup`, and a resume is exact."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cairn.errors import DataError
 
 
 class DataModule(LightningDataModule):
-    """The base of a project's own data: set `train_set`, `val_set`, `test_set` in `setup(stage)`, and that is all.
+    """Base class for a project's own data, which only has to set `train_set`, `val_set` and `test_set` in `setup`.
 
     The loaders are `cairn.DataLoader`s: the order of samples is a function of (seed, epoch), and each checkpoint holds
     their position. `train_set` may be an IterableDataset with `state_dict()` and `load_state_dict(state)`, see
     `StatefulBatches`.
 
-    A subclass hands on what it does not use itself:
+    A subclass passes on the options that it does not use itself:
 
         class Mine(cairn.DataModule):
             def __init__(self, folder: str, **options):
@@ -33,14 +33,14 @@ class DataModule(LightningDataModule):
         pin_memory: Copy batches to page-locked memory, if there is an accelerator.
         persistent_workers: Keep the workers from one epoch to the next (not those of a stateful iterable).
         drop_last: Leave out the last batch of an epoch if it is smaller.
-        replay: Let an iterable training set start again from its head after a resume inside an epoch.
+        replay: Let an iterable training set start again from its beginning after a resume inside an epoch.
 
     Raises:
         DataError: One of the numbers is out of range.
     """
 
-    # Does the training set draw random numbers? True is always right, and costs 11 us a sample (see `SeededItems`).
     seeded_items: bool = True
+    """Whether the training set draws random numbers. True is always correct, and costs 11 us per sample."""
 
     def __init__(
         self,
@@ -103,24 +103,24 @@ class DataModule(LightningDataModule):
             **options,
         )
 
-    # What a checkpoint says of the data
+    # What a checkpoint records about the data
 
     def identity(self) -> dict[str, Any]:
-        """What may not change between a checkpoint and its resume, as numbers and strings; extend it by `|`.
+        """Return what must not change between a checkpoint and its resume, as numbers and strings; extend it by `|`.
 
-        The loader adds what it knows itself: batch size, seed, number of samples and of processes.
+        The loader checks its own facts: batch size, seed, number of samples and of processes.
         """
         return {"batch_size": self.batch_size, "seed": self.seed}
 
     def state_dict(self) -> dict[str, Any]:
-        """The identity. The position is the loader's own state."""
+        """Return the identity. The position is part of the loader's state."""
         return self.identity()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that this is the data that a checkpoint was made with. A test does not ask.
+        """Check that this is the data of the checkpoint, if the trainer trains.
 
         Raises:
-            DataError: It is other data; names all that differs.
+            DataError: The data is different; the message names all differences.
         """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return

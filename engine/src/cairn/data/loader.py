@@ -1,4 +1,4 @@
-"""A drop-in for torch's DataLoader that knows which batch comes next, and says so in every checkpoint."""
+"""A drop-in for torch's DataLoader whose position is saved in every checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cairn.errors import DataError
 
 
 class DataLoader(data.DataLoader[Any]):
-    """torch's DataLoader with a position: the order of samples is a function of (seed, epoch), a place in it a number.
+    """torch's DataLoader with a position: a number of batches, in an order that is a function of (seed, epoch).
 
     It takes what `torch.utils.data.DataLoader` takes, and works wherever Lightning takes one: in `trainer.fit(model,
     loader)`, in a `LightningDataModule`, in lists and dicts of loaders, in a `CombinedLoader`, and on several
@@ -30,8 +30,8 @@ class DataLoader(data.DataLoader[Any]):
     - Your own `sampler` or `batch_sampler` draws from generators that are seeded by (seed, epoch), see `SeededOrder`.
     - Without random numbers in the dataset, `seeded_items=False` saves 11 us a sample.
     - An `IterableDataset` that is trained on needs `state_dict()` and `load_state_dict(state)`, see `StatefulBatches`,
-      and at most one worker in one process; or `replay=True`, to begin again from its head after a resume.
-    - Outside of Lightning, `set_epoch(epoch)` chooses the epoch; without it each pass has an order of its own.
+      and at most one worker in one process; or `replay=True`, to start again from its beginning after a resume.
+    - Outside of Lightning, `set_epoch(epoch)` chooses the epoch; without it, each pass has its own order.
 
     Args:
         dataset: Map-style or iterable.
@@ -43,7 +43,7 @@ class DataLoader(data.DataLoader[Any]):
         collate_fn: Makes a batch of a list of samples.
         seed: Seed of the order of samples, and of the random numbers that samples draw.
         seeded_items: Whether the global generators are seeded for each sample by (seed, epoch, index).
-        replay: Whether an iterable may begin again from its head after a resume inside an epoch.
+        replay: Whether an iterable may start again from its beginning after a resume inside an epoch.
         worker_init_fn: As in torch.
         generator: As in torch; by default one of its own, so that the global one is never drawn from.
         persistent_workers: As in torch; an iterable's workers are restarted in each epoch.
@@ -73,7 +73,7 @@ class DataLoader(data.DataLoader[Any]):
     ) -> None:
         if shuffle and (sampler is not None or batch_sampler is not None):
             raise DataError("shuffle=True contradicts a sampler: give one of them.")
-        if isinstance(dataset, SeededItems):  # Lightning makes a loader again from what it finds in one
+        if isinstance(dataset, SeededItems):  # Lightning creates a loader again from the attributes of this one
             dataset = dataset.dataset
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
         self._handed_out = 0
@@ -82,7 +82,7 @@ class DataLoader(data.DataLoader[Any]):
         options |= {
             "num_workers": num_workers,
             "worker_init_fn": workers.init_fn(worker_init_fn),
-            # Making an iterator draws a number: from here, and never from what the training draws from.
+            # Creating an iterator draws a number, which must not come from the generator of the training.
             "generator": generator or torch.Generator().manual_seed(mix_seed(seed)),
             "persistent_workers": persistent_workers and num_workers > 0,
         }
@@ -181,7 +181,7 @@ class DataLoader(data.DataLoader[Any]):
         """Prepare `state_dict` for a boundary of the training.
 
         Args:
-            lag: Batches that were handed out and not trained on: Lightning fetches one ahead where there is no length.
+            lag: Batches handed out but not trained on: Lightning fetches one ahead if the data has no length.
             epoch_is_over: The next batch is the first one of the next epoch.
         """
         self._lag, self._epoch_is_over = lag, epoch_is_over
@@ -198,8 +198,8 @@ class DataLoader(data.DataLoader[Any]):
         if self._deliveries is None:
             raise DataError(
                 f"The position in the iterable {name} cannot be saved, because it has no state_dict() and"
-                " load_state_dict(): give it these two, or set replay=true to let it start again from its head after"
-                " a resume."
+                " load_state_dict(): give it these two, or set replay=true to let it start again from its beginning"
+                " after a resume."
             )
         if self.num_workers > 1 or world_size > 1:
             raise DataError(
@@ -209,7 +209,7 @@ class DataLoader(data.DataLoader[Any]):
             )
 
     def identity(self) -> dict[str, Any]:
-        """What may not change between a checkpoint and its resume; `num_samples` is missing for an iterable."""
+        """Return what must not change between a checkpoint and its resume; an iterable has no `num_samples`."""
         identity = {"batch_size": self._batch_size, "seed": self.seed, "world_size": rank_and_world_size()[1]}
         return identity if isinstance(self.dataset, IterableDataset) else identity | {"num_samples": len(self._source)}
 
@@ -218,7 +218,7 @@ class DataLoader(data.DataLoader[Any]):
         return self.dataset.batch_size if isinstance(self.dataset, StatefulBatches) else self.batch_size
 
     def state_dict(self) -> dict[str, Any]:
-        """The identity, and the position after the batches that were *trained on*, in plain values."""
+        """Return the identity, and the position after the batches that were *trained on*, as plain values."""
         order = self._order
         epoch, cycle, batch = order.epoch, order.cycle, max(0, self._handed_out - self._lag)
         if self._epoch_is_over:
@@ -231,10 +231,10 @@ class DataLoader(data.DataLoader[Any]):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next iterator, and only that one, begin at a saved position.
+        """Make the next iterator, and only that one, start at a saved position.
 
         Raises:
-            DataError: The position is one in other data; names all that differs.
+            DataError: The position belongs to other data; the message names all differences.
         """
         epoch, batch, dataset = state_dict["epoch"], state_dict["batch"], state_dict.get("dataset")
         now, changes = self.identity(), []
@@ -254,8 +254,8 @@ class DataLoader(data.DataLoader[Any]):
             self._deliveries.seek(batch, dataset)
         elif isinstance(self.dataset, IterableDataset) and batch:
             warnings.warn(
-                f"{type(self._source).__name__} starts again from its head (replay=true): {batch} batches come twice"
-                " after this resume, and others not at all.",
+                f"{type(self._source).__name__} starts again from its beginning (replay=true): this resume repeats"
+                f" {batch} batches and skips others.",
                 stacklevel=2,
             )
         if isinstance(self._order, SeededOrder) and state_dict.get("sampler") is not None:

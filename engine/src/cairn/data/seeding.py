@@ -1,4 +1,4 @@
-"""Decides which random numbers a sample draws: a function of (seed, epoch, index), whoever loads it."""
+"""Random numbers of samples: a function of (seed, epoch, index), whichever process loads the sample."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +16,16 @@ _MASK_32 = (1 << 32) - 1
 
 
 def mix_seed(*parts: int) -> int:
-    """Hash integers into one well spread 64-bit seed: `mix_seed(0, 1)` has nothing in common with
-    `mix_seed(1, 0)`.
+    """Hash integers into one 64-bit seed. The order matters: `mix_seed(0, 1)` and `mix_seed(1, 0)` are unrelated.
 
     The mixing step is SplitMix64: G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number
-    generators", OOPSLA 2014, with the constants of variant 13 of D. Stafford. Returns a number in [0, 2**64).
+    generators", OOPSLA 2014, with the constants of variant 13 of D. Stafford.
+
+    Args:
+        *parts: Integers, such as a seed, an epoch and an index.
+
+    Returns:
+        A number in [0, 2**64).
     """
     z = 0
     for part in parts:
@@ -33,14 +38,25 @@ def mix_seed(*parts: int) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The global generators of torch (CPU), numpy and python start at `seed` inside, and go on unchanged afterwards."""
+    """Context in which the global generators of torch (CPU), numpy and Python start at `seed`.
+
+    They are restored afterwards.
+    """
     with _global_generators_kept():
         _seed_global_generators(seed)
         yield
 
 
 def isolated(items: Iterable[Any], seed: int) -> Iterator[Any]:
-    """The items, drawn from generators that start at `seed`; what draws in between is not disturbed."""
+    """Iterate over items that draw from global generators seeded with `seed`, without affecting other code.
+
+    Args:
+        items: An iterable that draws random numbers.
+        seed: Seed of the random numbers.
+
+    Yields:
+        The items. Between two of them, the global generators have the state that other code left them in.
+    """
     with seeded(seed):
         iterator, own = iter(items), _states()
     while True:
@@ -55,16 +71,18 @@ def isolated(items: Iterable[Any], seed: int) -> Iterator[Any]:
 
 
 class SeededItems(Dataset[Any]):
-    """A map-style dataset whose items draw the same random numbers in the main process and in any worker.
+    """Map-style dataset whose items draw the same random numbers in the main process and in any worker.
 
-    Keys are pairs (epoch, index); a plain index counts as epoch 0. Before each item the global generators of
-    torch (CPU), numpy and python are seeded from (seed, epoch, index), and after each batch they are put
-    back, so that loading never disturbs what the training draws. A generator that the dataset owns itself is
-    out of reach.
+    Keys are pairs (epoch, index); a plain index counts as epoch 0. Before each item, the global generators of torch
+    (CPU), numpy and Python are seeded from (seed, epoch, index). After each batch they are restored, so loading does
+    not affect the random numbers of the training. A generator that the dataset itself owns is not seeded.
 
-    Cost, measured on one core: 11 us an item, and 0.15 ms a batch for keeping and putting back the three
-    states. Items are fetched one by one, because each needs a seed of its own: a `__getitems__` of the
-    dataset is not used.
+    Cost, measured on one core: 11 us per item, and 0.15 ms per batch for saving and restoring the three states. Items
+    are fetched one by one, because each needs its own seed: a `__getitems__` of the dataset is not used.
+
+    Args:
+        dataset: Map-style.
+        seed: Seed of the random numbers.
     """
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
@@ -82,20 +100,20 @@ class SeededItems(Dataset[Any]):
             return [self._item(key) for key in keys]
 
     def __getattr__(self, name: str) -> Any:
-        # Unpickling asks for special names before `dataset` exists: passing those on would never end.
+        # Unpickling looks up special names before `dataset` exists: passing those on would recurse without end.
         if name == "dataset" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def _item(self, key: Key | int) -> Any:
-        # Lightning's `overfit_batches` exchanges the sampler for one of plain indices.
+        # Lightning's `overfit_batches` replaces the sampler by one that yields plain indices.
         epoch, index = key if isinstance(key, tuple) else (0, key)
         _seed_global_generators(mix_seed(self.seed, epoch, index))
         return self.dataset[index]
 
 
 def _seed_global_generators(seed: int) -> None:
-    # `torch.manual_seed` would also seed every accelerator, which the training draws from.
+    # `torch.manual_seed` would also seed the generators of accelerators, which training uses.
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed & _MASK_32)
     random.seed(seed)

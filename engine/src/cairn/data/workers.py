@@ -1,4 +1,4 @@
-"""Decides which signals a loader's worker obeys: only the main process may end it."""
+"""Signals in the workers of a loader: only the main process may stop a worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 
 
 def init_fn(given: Callable[[int], None] | None) -> Callable[[int], None]:
-    """A `worker_init_fn` that leaves the signals to the main process, then does what was `given`."""
+    """Return a `worker_init_fn` that leaves signals to the main process and then calls `given`, if there is one."""
     return leave_signals_to_main if given is None else partial(_both, given)
 
 
@@ -20,21 +20,24 @@ def _both(given: Callable[[int], None], worker_id: int) -> None:
 
 
 def leave_signals_to_main(worker_id: int) -> None:
-    """A `worker_init_fn`: ignore the signals by which a terminal or a scheduler asks a run to stop.
+    """Make a worker ignore the signals with which a terminal or a scheduler asks a run to stop.
 
-    They reach every process of the job at once. The main process decides where it stops, and it needs its
-    workers until then. SIGTERM *from the main process* still ends the worker: that is how multiprocessing
-    gets rid of workers when the interpreter exits, and it would wait for ever if they ignored it.
+    These signals reach every process of a job at once. The main process chooses the boundary to stop at, and needs its
+    workers until then. SIGTERM *from the main process* still ends a worker: multiprocessing ends workers this way when
+    the interpreter exits, and would hang if they ignored it.
+
+    Args:
+        worker_id: Number of the worker, as torch passes it to a `worker_init_fn`.
     """
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    # Without sigwaitinfo (macOS) nobody can tell who sent it, and SIGTERM stays what torch made it.
+    # Without sigwaitinfo (macOS) the sender of a signal is unknown, so SIGTERM keeps the handler that torch has set.
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_parent_says, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_on_sigterm_from, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_when_parent_says(parent: int) -> None:
+def _exit_on_sigterm_from(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

@@ -1,6 +1,6 @@
-"""Shortens the import of torch and Lightning, which is most of a start, by a quarter.
+"""Import torch and Lightning in three quarters of the time; this import takes most of a start.
 
-For the entry of a process only: it changes `sys.modules` and the garbage collector.
+Use it only in the main module of a process: it changes `sys.modules` and the garbage collector.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _SIGNAL = "scipy.signal"
 
 @contextmanager
 def quick() -> Iterator[None]:
-    """Context for the first import of everything that a run needs. It does nothing once torch is imported.
+    """Context for the first import of everything that a run needs. Does nothing if torch is already imported.
 
-    The garbage collector is off during the imports, and ignores what was imported from then on. torchmetrics looks for
-    one name in scipy.signal, and does not have to load half of SciPy for it.
+    The garbage collector is off during the imports, and afterwards ignores the objects that they have created.
+    torchmetrics looks up one name in scipy.signal; a placeholder for that module avoids loading half of SciPy.
     """
     if "torch" in sys.modules:
         yield
@@ -41,9 +41,9 @@ def quick() -> Iterator[None]:
 
 
 class _Signal(ModuleType):
-    """Takes the place of scipy.signal with the name that torchmetrics looks for; any other name loads the real module.
+    """Placeholder for scipy.signal with the name that torchmetrics looks up. Any other name loads the real module.
 
-    The exception is `from scipy.signal import *` during these first imports, which finds nothing.
+    One case does not work: `from scipy.signal import *` during these first imports imports nothing.
     """
 
     hamming = None
@@ -58,7 +58,7 @@ class _Signal(ModuleType):
             del sys.modules[_SIGNAL]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":  # `inspect` asks every module for some
+        if name.startswith("__") and name != "__path__":  # `inspect` looks up such names on every module
             raise AttributeError(name)
         self.leave()
         return getattr(import_module(_SIGNAL), name)

@@ -1,4 +1,4 @@
-"""Names of the jobs of a sweep: the directory of a job, made of its overrides, and the overrides that set it apart.
+"""Names of the jobs of a sweep: the directory of a job, made from its overrides, and the overrides that are its own.
 
 A repeated sweep finds its jobs by these directories.
 """
@@ -12,23 +12,23 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 _LONGEST = 240
-"""Longest name of a directory in bytes; file systems allow 255."""
+"""Maximum length of a directory's name in bytes; file systems allow 255."""
 _LONG = 36
-"""Bytes that stay of each override in a name that is too long."""
+"""Maximum length of each override in a shortened name, in bytes."""
 
 
 def job_dir(overrides: str) -> str:
-    """Name the directory of a job, although values may contain slashes and a name has a limited length.
+    """Return the name of a job's directory: values may contain slashes, and names have a limited length.
 
     Args:
-        overrides: joined by Hydra, such as `checkpoint.save_interval=50,seed=1`.
+        overrides: The overrides as Hydra joins them, such as `checkpoint.save_interval=50,seed=1`.
 
     Returns:
-        The overrides themselves if they are a valid name; else a shortened form with a digest.
+        The overrides themselves if they are a valid name; otherwise a shortened form with a digest.
     """
     name = overrides.replace("/", "_")
     if len(name.encode()) > _LONGEST:
-        parts = re.split(r",(?=[+~]*[\w.@]+=)", name)  # not at a comma inside a value
+        parts = re.split(r",(?=[+~]*[\w.@]+=)", name)  # a comma inside a value does not separate overrides
         name = ",".join(_cut(part, _LONG) for part in parts)
     if name == overrides and name not in ("", ".", ".."):
         return name
@@ -36,20 +36,20 @@ def job_dir(overrides: str) -> str:
 
 
 def special(overrides: Sequence[str], of_sweep: Sequence[str]) -> list[str]:
-    """Return the overrides of a job that its sweep varies; all of them if it varies none.
+    """Return the overrides that distinguish a job from the other jobs of its sweep.
 
     Args:
-        overrides: of the job.
-        of_sweep: of the command line that started the sweep. What the configuration varies is not among them.
+        overrides: Overrides of the job.
+        of_sweep: Overrides of the command line that started the sweep, without those of `hydra.sweeper.params`.
 
     Returns:
-        The overrides that set the job apart.
+        The overrides that the sweep varies; all of them if it varies none.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser  # slow: it imports ANTLR
 
     parse = OverridesParser.create().parse_override
     is_varied = {item.get_key_element(): item.is_sweep_override() for item in map(parse, of_sweep)}
-    own = {parse(item).get_key_element(): item for item in overrides}  # the last one of a key counts
+    own = {parse(item).get_key_element(): item for item in overrides}  # the last override of a key wins
     return [item for key, item in own.items() if is_varied.get(key, True)] or list(own.values())
 
 

@@ -1,7 +1,7 @@
-"""Launches sweeps that can be repeated: finished jobs are skipped, running jobs are awaited, the others are submitted.
+"""Launch sweeps that can be repeated: skip finished jobs, wait for running jobs, and submit the others.
 
-The rest is hydra-submitit-launcher, with two differences: a job that fails reports it to its scheduler, and waiting for
-the jobs is optional. `plugins/hydra_plugins/resumable_submitit.py` has the launchers that Hydra sees.
+The rest is hydra-submitit-launcher, with two differences: a failed job also fails for its scheduler, and waiting for
+the jobs is optional. `plugins/hydra_plugins/resumable_submitit.py` defines the launchers that Hydra finds.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ job_name.register()  # also in a job, when this module is unpickled
 
 
 class Resumable(submitit_launcher.BaseSubmititLauncher):
-    """What the launchers for SLURM and for local jobs share.
+    """Base class of the launchers for SLURM and for local jobs.
 
     Args:
-        wait: wait until the jobs have ended; False: return as soon as they are submitted.
-        params: settings of hydra-submitit-launcher.
+        wait: Wait until the jobs have ended; False: return as soon as they are submitted.
+        **params: Settings of hydra-submitit-launcher.
     """
 
     def __init__(self, wait: bool = True, **params: Any) -> None:
@@ -48,7 +48,17 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         """The longest known duration of a save in this sweep."""
 
     def __call__(self, *args: Any) -> JobReturn:
-        """Run the job, where it was sent to. Raise its failure, or the scheduler would count it as a success."""
+        """Run the job, in the process that the scheduler has started.
+
+        Args:
+            *args: What `launch` has passed to submitit.
+
+        Returns:
+            The result.
+
+        Raises:
+            Exception: The job failed. Without an exception, the scheduler would count it as a success.
+        """
         _remove_unfinished(_own_paths().result_pickle)
         *rest, state = args
         # Restoring a state without `Plugins` makes Hydra scan for plugins, which redefines submitit_local.
@@ -60,7 +70,8 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         return result
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what submitit starts again. Requeueing sends signals, so they are ignored from here on."""
+        """Return the call that submitit repeats in the requeued job."""
+        # Requeueing a job sends these signals to it.
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         _remove_unfinished(_own_paths().submitted_pickle)
@@ -70,14 +81,14 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         """Submit the jobs that are neither finished nor running, and wait for all of them.
 
         Args:
-            job_overrides: the overrides of each job.
-            initial_job_idx: number of the first job.
+            job_overrides: Overrides of each job.
+            initial_job_idx: Number of the first job.
 
         Returns:
             The results, in the order of the jobs.
 
         Raises:
-            CompactHydraException: the scheduler does not answer, or the sweeper needs results and `wait` is False.
+            CompactHydraException: The scheduler does not answer, or the sweeper needs results and `wait` is False.
         """
         assert self.config is not None
         sweep = Path(self.config.hydra.sweep.dir).absolute()
@@ -117,7 +128,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
             entry = entries.get(self._name(job, sweep))
             if job.is_finished:
                 finished.append(job)
-                log.info("  %s: finished before", job)
+                log.info("  %s: already finished", job)
             elif entry is not None and entry.job in alive:
                 log.info("  %s: %s as job %s", job, alive[entry.job].lower(), entry.job)
             else:
@@ -166,7 +177,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
 
     def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, SubmittedJob]) -> None:
         """Ctrl-C ended the wait for the jobs."""
-        log.info("The jobs continue without this command. Give it again to wait for them.")
+        log.info("The jobs continue without this command. Run it again to wait for them.")
 
     def _executor(self) -> Any:
         import submitit  # slow to import
@@ -181,33 +192,33 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         return executor
 
     def _parameters(self) -> dict[str, Any]:
-        """The settings of a submission."""
+        """Return the settings of a submission."""
         return dict(self.params)
 
 
 def _own_paths() -> Any:
-    """The files of submitit for the job that this process is."""
+    """Return submitit's files for the job of this process."""
     import submitit
 
     return submitit.JobEnvironment().paths
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove a temporary file that a kill left behind: submitit refuses to write while it exists."""
+    """Remove the temporary file that a killed process has left: submitit does not write while it exists."""
     path.with_suffix(f"{path.suffix}.save_tmp").unlink(missing_ok=True)
 
 
 def in_own_session(action: Callable[[], list[str]]) -> list[str]:
-    """Run `action` in a child process outside of this terminal, so that what it starts survives Ctrl-C here.
+    """Run `action` in a child process outside of this terminal, so that processes it starts survive Ctrl-C.
 
     Args:
-        action: returns words without spaces.
+        action: Returns words without spaces.
 
     Returns:
         The words.
 
     Raises:
-        CompactHydraException: the action failed; its traceback has been printed.
+        CompactHydraException: The action failed. Its traceback has been printed.
     """
     reading, writing = os.pipe()
     child = os.fork()

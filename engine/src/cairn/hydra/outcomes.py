@@ -1,7 +1,7 @@
-"""Waits for the jobs of a sweep and finds out how each ended.
+"""Wait for the jobs of a sweep, and find out how each of them ended.
 
-A job may be requeued, and its result may arrive late on a network file system. So an outcome counts only once the
-scheduler says that the job is over, and a missing one only some time after that.
+A job may be requeued, and its result may arrive late on a network file system. So a result counts only after the
+scheduler reports the end of the job, and a missing result only some time later.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ log = logging.getLogger(__name__)
 
 POLL_S, SLOWEST_POLL_S = 2.0, 30.0
 LATE_S = 20.0
-"""The result of a job may arrive this long after its end, over a slow file system."""
+"""How long to wait for a missing result after the end of a job, in seconds."""
 
 
 class JobFailed(CompactHydraException):
-    """One job of a sweep has failed; the others are not affected."""
+    """A job of a sweep has failed; the others are not affected."""
 
 
 class Outcomes:
-    """How the jobs of a sweep end.
+    """Results of the jobs of a sweep.
 
     Args:
-        submitit_folder: where submitit writes results; entries that name another folder use that one.
+        submitit_folder: Folder of submitit's results; a ledger entry that names another folder has precedence.
     """
 
     def __init__(self, submitit_folder: str) -> None:
@@ -47,7 +47,7 @@ class Outcomes:
         """Wait for all jobs, and log how each ended as soon as it is known.
 
         Args:
-            jobs: with their ledger entries; None: the job was submitted, but the ledger does not have it.
+            jobs: The jobs with their ledger entries; None: the ledger does not contain the job.
 
         Returns:
             The results by the numbers of the jobs.
@@ -62,7 +62,7 @@ class Outcomes:
                 if (result := self._outcome(job, entry, alive, over_since)) is not None:
                     found[job.number] = result
             if len(found) < len(jobs):
-                # A SLURM controller serves others as well: ask it less often in a long wait.
+                # A SLURM controller serves many users: ask it less often in a long wait.
                 is_local = all(entry.scheduler == "local" for entry in entries)
                 waited_s = 0.0 if is_local else time.monotonic() - began
                 time.sleep(min(SLOWEST_POLL_S, max(POLL_S, waited_s / 20)))
@@ -75,16 +75,16 @@ class Outcomes:
         alive: Mapping[str, str] | None,
         over_since: dict[int, float],
     ) -> JobReturn | None:
-        """How a job ended; None while it is alive or the scheduler does not answer.
+        """Return the result of a job; None while it is alive or the scheduler does not answer.
 
         Args:
-            job: the job.
-            entry: its ledger entry.
-            alive: the jobs that are alive; None: the scheduler does not answer.
-            over_since: when each job was first seen to be over; changed here.
+            job: The job.
+            entry: Its ledger entry.
+            alive: States of the jobs that are alive; None: the scheduler does not answer.
+            over_since: When each job was first seen to be over; updated here.
         """
         if entry is None:
-            return self._failed(job, None, "the ledger of the sweep does not say which job of the scheduler it is")
+            return self._failed(job, None, "the ledger of the sweep has no job id for it")
         if alive is None or entry.job in alive:
             # A result on disk may be that of an earlier attempt.
             over_since.pop(job.number, None)
@@ -108,7 +108,7 @@ class Outcomes:
             log.info("  %s: finished", job)
             return success(job)
         record = job.record
-        state = f"{record.status} {record.why}".strip() if record else "not begun, or not readable"
+        state = f"{record.status} {record.why}".strip() if record else "not started (or its record is damaged)"
         return self._failed(job, entry, f"it ended without a result, and its run is {state}")
 
     def paths(self, entry: SubmittedJob) -> Any:
@@ -129,7 +129,7 @@ class Outcomes:
 
 
 def success(job: SweepJob) -> JobReturn:
-    """The result of a job whose run is finished."""
+    """Return the result of a job whose run is finished."""
     record = job.record
     return JobReturn(
         overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=record.result if record else None
@@ -147,21 +147,21 @@ def _own_reason(job: SweepJob, entry: SubmittedJob) -> str:
 
 
 def _read_result(path: Path) -> tuple[str, Any]:
-    """What submitit wrote at the end of a job: `success` or `error`, and the value; nothing if there is no file yet."""
+    """Return what submitit wrote at the end of a job: `success` or `error`, and a value; ("", None) without a file."""
     from submitit.core.utils import pickle_load
 
     if not path.is_file():
         return "", None
     try:
         outcome, value = pickle_load(path)
-    except Exception as error:  # an incomplete file, or one of other versions, raises anything
+    except Exception as error:  # an incomplete file, or one of other package versions, may raise anything
         log.warning("Could not read %s (%s). Using the record of the run instead.", path, first_line(error))
         return "", None
     return outcome, value
 
 
 def _refresh(folder: Path) -> None:
-    """Make a network file system look up the contents of a folder again."""
+    """Make a network file system read the contents of a folder again."""
     with suppress(OSError):
         folder.chmod(folder.stat().st_mode)
 

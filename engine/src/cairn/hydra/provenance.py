@@ -1,4 +1,4 @@
-"""Where a run comes from: code, versions, command line, and the checkpoint of another run that it starts from."""
+"""Origin of a run: its code, versions, command line, and the checkpoint of another run that it starts from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cairn.lightning import state
 
 @dataclass(frozen=True)
 class StartedFrom:
-    """A checkpoint of another run that a run has started from."""
+    """The checkpoint of another run that a run starts from."""
 
     how: str
     """`ckpt_path` or `init_weights`."""
@@ -29,9 +29,9 @@ class StartedFrom:
     """Id of the run that saved it; empty if it was not saved by Cairn."""
     step: int = 0
     version: str = ""
-    """The version in W&B that an alias stood for: `entity/project/name:v3`."""
+    """The version in W&B that an alias was resolved to: `entity/project/name:v3`."""
     known_as: str = ""
-    """W&B's name for that run: `entity/project/id`, without the parts that its configuration leaves open."""
+    """W&B's name of that run: `entity/project/id`, without the parts that its configuration does not set."""
 
 
 def started_from(
@@ -40,11 +40,14 @@ def started_from(
     """Describe the checkpoint that a new run starts from.
 
     Args:
-        ckpt_path: the file, if the run takes the full state.
-        init_weights: the file, if it takes the weights alone.
-        contents: of the checkpoint.
-        version: see `StartedFrom`.
-        known_as: see `StartedFrom`.
+        ckpt_path: The file, if the run takes the full state.
+        init_weights: The file, if it takes the weights alone.
+        contents: Contents of the checkpoint.
+        version: See `StartedFrom`.
+        known_as: See `StartedFrom`.
+
+    Returns:
+        The description, for the record of the run and its loggers.
     """
     ours = contents.get(state.KEY, {})
     step = int(ours.get("position", {}).get("step", 0))
@@ -53,7 +56,7 @@ def started_from(
 
 
 def versions(seed: int, root: Path | str) -> dict[str, Any]:
-    """Return what each manifest says of its run: the seed, the commit of the code in `root`, and versions."""
+    """Return what each manifest records about its run: the seed, the commit of the code in `root`, and versions."""
     ours = {"cairn": __version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
     return {"seed": seed, "git": git_commit(root), "python": sys.version.split()[0], **ours}
 
@@ -61,14 +64,17 @@ def versions(seed: int, root: Path | str) -> dict[str, Any]:
 def facts(
     directory: Path, git: str, num_parameters: int, start: StartedFrom | None, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return what loggers get of a run in addition to its configuration.
+    """Return what loggers record about a run in addition to its configuration.
 
     Args:
-        directory: of the run.
-        git: the commit of the code, as `git_commit` returns it.
-        num_parameters: of the model.
-        start: the checkpoint of another run that this one starts from.
-        overrides: of the command line.
+        directory: Directory of the run.
+        git: Commit of the code, as `git_commit` returns it.
+        num_parameters: Number of parameters of the model.
+        start: Checkpoint of another run that this one starts from.
+        overrides: Overrides from the command line.
+
+    Returns:
+        Plain values by name.
     """
     return {
         "directory": str(directory),
@@ -82,7 +88,7 @@ def facts(
 
 
 def git_commit(root: Path | str) -> str:
-    """Return the commit of the code in `root`, with a + if files differ from it; empty outside a repository."""
+    """Return the commit of the code in `root`, with a + if files have changed since; empty outside a repository."""
     git = ["git", "-C", str(root)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""One job of a sweep, and what its run directory says about it."""
+"""A job of a sweep, with the state of its run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One job of a sweep."""
+    """A job of a sweep."""
 
     number: int
     overrides: tuple[str, ...]
     run: RunDirectory
     special: str
-    """The overrides that distinguish it from the other jobs."""
+    """The overrides that distinguish it from the other jobs, separated by spaces."""
 
     def __str__(self) -> str:
         return f"#{self.number} {self.special}".strip()
@@ -36,13 +36,13 @@ class SweepJob:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its run has reached its end."""
+        """Whether its run is finished."""
         record = self.record
         return record is not None and record.status == "finished"
 
     @property
     def save_s(self) -> float:
-        """Seconds that its newest save took from start to commit; 0 without one."""
+        """Time from start to commit of its newest save, in seconds; 0 if there is none."""
         try:
             saved = Catalog(self.run.checkpoints()).committed() if self.run.record() else []
         except CairnError:

@@ -1,8 +1,23 @@
-"""The boundary: where a batch is complete with all its hooks, its validation and its schedulers, and a restart there.
+"""Boundaries in Lightning's loops, at which a run can be saved, and the restart from one.
 
-With sums.py, the only place for Lightning's private names; both are written for Lightning 2.6 and are refused
-with another one (`install`). Lightning's own restart repeats or drops a scheduler step, an empty turn of the loop and
-the end of an epoch, depending on where the run stopped; ours has two places to start from and nothing in between.
+At a boundary, a batch is complete: with its hooks, its validation and its schedulers.
+
+    fit loop     for each epoch:
+                     <-- a state from "epoch" is restored here
+                     hooks at the start of the epoch (a resume from "batch" does not repeat them)
+    epoch loop       <-- a state from "batch" is restored here
+                     for each batch:
+                         training step, optimizer step, schedulers, on_train_batch_end
+                         validation, ReduceLROnPlateau
+                         --> boundary "batch", if it completes a window
+    fit loop         hooks and schedulers at the end of the epoch
+                     --> boundary "epoch", if the run ends only now
+
+Depending on where a run stopped, Lightning's own restart repeats or drops a scheduler step, an iteration of a loop or
+the end of an epoch. This one starts from one of two points and changes nothing else.
+
+Only this module and sums.py use private names of Lightning. Both are written for Lightning 2.6; `install` refuses
+other versions.
 """
 
 from __future__ import annotations
@@ -25,44 +40,58 @@ from cairn.lightning.agreement import TIME_LIMIT
 from cairn.types import Position, Saved
 
 Place = Literal["batch", "epoch"]
-"""Where a run can be saved: after a batch, or, when its end was decided there, after the hooks of an epoch's end."""
+"""Kind of a boundary: after a batch, or after the end of an epoch if the run ends only there."""
 
 
 class Engine(Protocol):
-    """Who is asked at every boundary."""
+    """The object that the loops call."""
 
     def at_boundary(self, place: Place, ends: bool) -> None:
-        """A batch (or an epoch) is complete; `ends`: the run ends here. May raise to stop the run here."""
+        """Handle a boundary. May raise an exception to stop the run.
+
+        Args:
+            place: After a batch, or after an epoch.
+            ends: Whether the run ends here.
+        """
         ...
 
     def restore(self) -> None:
-        """Put back what Lightning does not restore, the random number generators last."""
+        """Restore what Lightning does not restore, with the random number generators last."""
         ...
 
     def stopped(self, reason: str) -> None:
-        """The run was stopped at a boundary, and `fit` returns nevertheless."""
+        """Note that the run was stopped at a boundary, after which `fit` returns normally.
+
+        Args:
+            reason: See `Stopped`.
+        """
         ...
 
 
 class Stopped(Interruption):
-    """Training was asked to stop, is saved, and stands at a boundary. Uncaught, it ends the process by its exit code.
+    """Training was asked to stop, and stands at a boundary. If not caught, it ends the process with its exit code.
 
     Attributes:
         reason: Name of a signal, `max_time`, or `job_time_limit`.
-        saved: The newest committed checkpoint; None if there is none, and on other ranks than 0.
+        saved: The newest committed checkpoint; None if there is none, and on ranks other than 0.
     """
 
     def __init__(self, reason: str, saved: Saved | None, rank: int = 0) -> None:
         super().__init__(reason)
         self.saved = saved
-        if rank > 0:  # Lightning's launcher kills the main process, which may still be busy, when another one fails
+        # If another rank fails, Lightning's launcher kills the main process, which may still be writing.
+        if rank > 0:
             self.code = 0
 
 
 def install(trainer: Trainer, engine: Engine) -> None:
-    """Exchange the trainer's loops for those with a boundary.
+    """Give the trainer's loops boundaries.
 
-    The objects stay, and get another class: data sources, counters and limits that were set on them are kept.
+    The loops keep their identity and get another class, so data sources, counters and limits set on them are kept.
+
+    Args:
+        trainer: The trainer, before its fit.
+        engine: Called at each boundary.
 
     Raises:
         ConfigError: This is an unsupported version of Lightning, or the trainer has custom loops.
@@ -72,8 +101,8 @@ def install(trainer: Trainer, engine: Engine) -> None:
     for loop, ours in ((fit_loop, BoundaryFitLoop), (epoch_loop, BoundaryEpochLoop)):
         if type(loop) not in (ours, ours.__bases__[0]):
             raise ConfigError(
-                f"The trainer has a loop of its own ({type(loop).__name__}), which has no boundaries: a Checkpointer"
-                f" needs Lightning's."
+                f"The trainer uses {type(loop).__name__} in place of Lightning's loop, and a Checkpointer cannot find "
+                f"the boundaries in it: use Lightning's loops."
             )
         loop.__class__ = ours
     fit_loop.engine = epoch_loop.engine = engine
@@ -87,25 +116,28 @@ def requeue_signal(trainer: Trainer) -> str | None:
 
 
 class BoundaryEpochLoop(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, with a boundary after each."""
+    """Lightning's loop over the batches of an epoch, with a boundary after each window."""
 
     engine: Engine
     pending = False
-    """A state from after a batch waits to be restored, as late as possible: right before the next batch is drawn."""
+    """Whether a state from a "batch" boundary is still to be restored."""
     end_seen = False
-    """The last boundary knew that the run ends with it."""
+    """Whether the last boundary was reported as the end of the run."""
 
     def reset(self) -> None:
         super().reset()
         if self.pending:
             _forget_restart(self.trainer)
             self.pending = False
+            # As late as possible, right before the next batch: hooks and new iterators draw random numbers.
             self.engine.restore()
             self.end_seen = self._ends_here()
 
     def update_restart_stage(self) -> None:
         super().update_restart_stage()
-        if self.pending:  # the counters are those of a complete batch; Lightning guesses from their differences
+        # Lightning infers from differences between its counters how far the last batch came. At a boundary, the batch
+        # is complete, and this is the stage in which `reset` counts nothing again.
+        if self.pending:
             self._restart_stage = RestartStage.RESTARTED_ON_LAST
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
@@ -115,7 +147,8 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
             self.engine.at_boundary("batch", self.end_seen)
 
     def _window_closed(self) -> bool:
-        """With manual optimization the module owns its windows, and their gradients are saved."""
+        """Whether no gradients of an unfinished window would be lost here."""
+        # With manual optimization only the module knows its windows; there the gradients are saved, too.
         return not self.trainer.lightning_module.automatic_optimization or not self._should_accumulate()
 
     def _ends_here(self) -> bool:
@@ -130,11 +163,11 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
 
 class BoundaryFitLoop(_FitLoop):
-    """Lightning's loop over the epochs, which goes into an epoch whose last batch was saved, to end it."""
+    """Lightning's loop over epochs. A resume after the last batch of an epoch enters that epoch, only to end it."""
 
     engine: Engine
     pending = False
-    """A state from after an epoch waits to be restored: before the next epoch begins."""
+    """Whether a state from an "epoch" boundary is still to be restored."""
 
     def run(self) -> None:
         try:
@@ -142,25 +175,27 @@ class BoundaryFitLoop(_FitLoop):
         except Stopped as stop:
             if stop.reason != TIME_LIMIT:
                 raise
+            # A limit on the training time ends a fit normally, as Lightning's own Timer does.
             self.engine.stopped(stop.reason)
             self._restarting = False
             self.on_run_end()
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
-        if self._data_fetcher is not None:  # made already, by who asked for `estimated_stepping_batches`
+        # A read of `trainer.estimated_stepping_batches` has created the loaders before their positions were loaded.
+        if self._data_fetcher is not None:
             self._load_combined_loader_states()
             iter(self._data_fetcher)
 
     def _load_combined_loader_states(self) -> None:
-        # Lightning's own leaves the position out if the epoch of the checkpoint is over.
+        # Lightning's own method does not load the positions if the epoch of the checkpoint is over.
         if self._combined_loader is not None and self._combined_loader_states_to_load:
             self._combined_loader._load_state_dicts(self._combined_loader_states_to_load)
             self._combined_loader_states_to_load = []
 
     @property
     def done(self) -> bool:
-        # max_steps reached, or should_stop set, on the saved batch: the end of its epoch is still to come.
+        # The saved batch may have reached max_steps or set should_stop, but the end of its epoch is still to come.
         return False if self._epoch_loop.pending else super().done
 
     def reset(self) -> None:
@@ -176,6 +211,8 @@ class BoundaryFitLoop(_FitLoop):
 
     def on_advance_end(self) -> None:
         super().on_advance_end()
+        # If the last batch has already ended the run, the state was saved there. It is restored before these hooks, and
+        # a resume runs them again.
         if self._ends_here() and not self._epoch_loop.end_seen:
             self.engine.at_boundary("epoch", True)
 
@@ -193,7 +230,7 @@ class BoundaryFitLoop(_FitLoop):
 
 
 def expect(trainer: Trainer, place: Place) -> None:
-    """Tell the loops that a state from `place` is being loaded."""
+    """Prepare the loops for a restart from the boundary `place`."""
     fit_loop = trainer.fit_loop
     assert isinstance(fit_loop, BoundaryFitLoop)
     fit_loop.pending = place == "epoch"
@@ -201,7 +238,13 @@ def expect(trainer: Trainer, place: Place) -> None:
 
 
 def position(trainer: Trainer, place: Place, samples: int) -> Position:
-    """Where the trainer is, at a boundary."""
+    """Return the position of the trainer, which is at a boundary.
+
+    Args:
+        trainer: The trainer.
+        place: Which boundary it is.
+        samples: Number of samples of the run so far.
+    """
     fit_loop, batches = trainer.fit_loop, trainer.fit_loop.epoch_loop.batch_progress
     return Position(
         epoch=fit_loop.epoch_progress.current.completed,
@@ -213,23 +256,24 @@ def position(trainer: Trainer, place: Place, samples: int) -> Position:
 
 
 def train_loaders(trainer: Trainer) -> list[Any]:
-    """The loaders that the training really uses."""
+    """Return the loaders that training uses, after Lightning has replaced some of them."""
     combined = trainer.fit_loop._combined_loader
     return list(combined.flattened) if combined is not None else []
 
 
 def dump(trainer: Trainer, place: Place) -> dict[str, Any]:
-    """Everything that Lightning itself would save, as references to live tensors."""
+    """Return everything that Lightning would save, as references to live tensors."""
     fetcher, batches = trainer.fit_loop._data_fetcher, trainer.fit_loop.epoch_loop.batch_progress.current
+    # Lightning fetches one batch ahead where the data has no length: the position of the loader is then too far.
     lag = max(0, fetcher.fetched - batches.ready) if isinstance(fetcher, _PrefetchDataFetcher) else 0
     for loader in train_loaders(trainer):
         if isinstance(loader, DataLoader):
             loader.at_boundary(lag, epoch_is_over=place == "epoch")
-    return trainer._checkpoint_connector.dump_checkpoint(False)  # not the weights alone
+    return trainer._checkpoint_connector.dump_checkpoint(False)  # not only the weights
 
 
 def counters(trainer: Trainer) -> dict[str, Any]:
-    """Counts of the loops that Lightning does not save: validation batches so far, epochs of the last reloads."""
+    """Return counters that Lightning does not save: validation batches so far, and epochs of the last reloads."""
     fit_loop, val_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop
     return {
         "val_ready": val_loop._combined_loader is not None,
@@ -240,10 +284,10 @@ def counters(trainer: Trainer) -> dict[str, Any]:
 
 
 def set_counters(trainer: Trainer, counts: dict[str, Any]) -> None:
-    """Put back what `counters` gave."""
+    """Restore what `counters` returned."""
     fit_loop, val_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop
     if counts["val_ready"]:
-        # Now, and not at the next validation: making the loaders sets the counts to zero.
+        # The next validation would create the loaders, which sets the counts to zero: create them now.
         trainer.validating = True
         val_loop.setup_data()
         trainer.training = True
@@ -253,25 +297,28 @@ def set_counters(trainer: Trainer, counts: dict[str, Any]) -> None:
 
 
 def sync_flags(trainer: Trainer) -> dict[str, bool]:
-    """Whether DDP will send rank 0's buffers around before the next forward (it does not right after a validation)."""
+    """Return whether DDP will broadcast the buffers of rank 0 before the next forward pass.
+
+    It does not right after a validation.
+    """
     model: Any = trainer.strategy.model
     return {"forward": model.require_forward_param_sync} if hasattr(model, "require_forward_param_sync") else {}
 
 
 def set_sync_flags(trainer: Trainer, flags: dict[str, bool]) -> None:
-    """Put back what `sync_flags` gave."""
+    """Restore what `sync_flags` returned."""
     model: Any = trainer.strategy.model
     if flags and hasattr(model, "require_forward_param_sync"):
         model.require_forward_param_sync = flags["forward"]
 
 
 def callback_states(trainer: Trainer) -> dict[str, Any]:
-    """The state of every callback of this rank (Lightning saves rank 0's)."""
+    """Return the state of each callback on this rank. Lightning saves those of rank 0 only."""
     return {callback.state_key: state for callback in trainer.callbacks if (state := callback.state_dict())}
 
 
 def _forget_restart(trainer: Trainer) -> None:
-    """The counters are right as they were loaded: whatever Lightning would mend for a restart is wrong here."""
+    """Keep Lightning from changing its counters for a restart: the loaded ones are already correct."""
     fit_loop = trainer.fit_loop
     fit_loop.epoch_loop.restarting = False
     fit_loop._restarting = False

@@ -1,4 +1,7 @@
-"""A whole run at a boundary as a plain dict, and back: Lightning's state, and under `cairn` what it leaves out."""
+"""Capture a run at a boundary as a plain dict, and restore it from one.
+
+The dict is what Lightning saves, plus the key `cairn` with the state that Lightning does not save.
+"""
 
 from __future__ import annotations
 
@@ -24,33 +27,36 @@ from cairn.types import Position
 
 @dataclass(frozen=True)
 class Origin:
-    """Where checkpoints come from: what each of them says of its run."""
+    """The run that checkpoints belong to, as each of them records it."""
 
     run: str
+    """Id of the run."""
     config: Mapping[str, Any] = field(default_factory=dict)
+    """Stored in the checkpoint file."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Stored in the manifest."""
 
 
 def refuse(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse what keeps state where no checkpoint can see it.
+    """Refuse callbacks and metrics whose state is not in a checkpoint.
 
     Raises:
-        ConfigError: names it, and what to use instead.
+        ConfigError: There is one; the message says what to use instead.
     """
     if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):
         raise ConfigError(
-            "StochasticWeightAveraging cannot be resumed (it keeps its averages where no checkpoint sees them): "
-            "use lightning.pytorch.callbacks.EMAWeightAveraging."
+            "StochasticWeightAveraging cannot be resumed, because checkpoints do not contain its averages. Use "
+            "lightning.pytorch.callbacks.EMAWeightAveraging instead."
         )
     if any(isinstance(part, MetricTracker) for part in module.modules()):
         raise ConfigError(
-            "A torchmetrics.MetricTracker cannot be resumed (it makes a metric per epoch): log the metric itself, "
-            "metrics.csv has its history."
+            "A torchmetrics.MetricTracker cannot be resumed, because it adds a metric in each epoch. Log the metric "
+            "itself: metrics.csv keeps its history."
         )
 
 
 def check_data(trainer: Trainer) -> None:
-    """Check that the position in the training data is saved; log by name the loaders that do not save theirs.
+    """Check that the position in the training data is saved; warn about each loader that does not save it.
 
     Raises:
         DataError: The position in an iterable dataset of a `cairn.DataLoader` cannot be saved.
@@ -61,22 +67,34 @@ def check_data(trainer: Trainer) -> None:
             loader.check_resumable()
     if unknown := sorted({type(loader).__name__ for loader in loaders if not hasattr(loader, "state_dict")}):
         rank_zero_warn(
-            f"A training loader does not save its position ({', '.join(unknown)}): after a resume inside an epoch it "
-            f"starts again from its head, so that batches come twice, and others not at all. cairn.DataLoader is a "
-            f"drop-in for torch's that saves it."
+            f"A training loader does not save its position ({', '.join(unknown)}): after a resume inside an epoch, it "
+            f"starts again with the first batch, so some batches are repeated and others are skipped. Use "
+            f"cairn.DataLoader, a drop-in for torch's DataLoader that saves its position."
         )
 
 
 def capture(
     trainer: Trainer, place: boundary.Place, position: Position, origin: Origin, clock: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The contents of a checkpoint, with references to live tensors. Every rank takes part; rank 0's is complete.
+    """Collect the contents of a checkpoint. Every rank must call this; only the result on rank 0 is complete.
+
+    Args:
+        trainer: The trainer, at a boundary.
+        place: Which of the two boundaries it is.
+        position: Position of the run.
+        origin: The run.
+        clock: State of `Telemetry`.
+
+    Returns:
+        The contents, with references to live tensors: copy them before the next batch.
 
     Raises:
-        SaveError: a logger could not write down what belongs to this position (on rank 0).
+        SaveError: On rank 0, a logger could not write the rows up to this position.
     """
     contents = boundary.dump(trainer, place)
-    ranks = _gathered(_rank_state(trainer), trainer)  # all ranks meet here, before anything can fail on one of them
+    # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
+    # waiting in it.
+    ranks = _gathered(_rank_state(trainer), trainer)
     contents[state.KEY] = {
         "format": state.FORMAT,
         "place": place,
@@ -94,34 +112,48 @@ def capture(
 
 
 def check(ours: Mapping[str, Any], world_size: int) -> None:
-    """Can this be restored here?
+    """Check that the state can be restored in this process.
+
+    Args:
+        ours: The key `cairn` of a checkpoint.
+        world_size: Number of processes of this run.
 
     Raises:
-        ResumeError: it is of a later format, or of another number of processes.
+        ResumeError: A later version of Cairn saved it, or a different number of processes did.
     """
     if ours["format"] > state.FORMAT:
-        raise ResumeError(f"The checkpoint has format {ours['format']}, and this Cairn reads up to {state.FORMAT}.")
+        raise ResumeError(
+            f"The checkpoint has format {ours['format']}, but this version of Cairn reads formats up to "
+            f"{state.FORMAT}: install the version that saved it."
+        )
     if len(ours["ranks"]) != world_size:
         raise ResumeError(
-            f"The checkpoint was saved by {len(ours['ranks'])} processes and is loaded by {world_size}: an exact "
-            f"resume needs as many (trainer.devices, trainer.num_nodes); init_weights=FILE takes the weights alone."
+            f"The checkpoint was saved by {len(ours['ranks'])} processes, but this run has {world_size}. An exact "
+            f"resume needs the same number: change devices or num_nodes of the Trainer, or start a new run from the "
+            f"weights alone."
         )
 
 
 def warn_of_threads(trainer: Trainer, ours: Mapping[str, Any]) -> None:
-    """On a CPU the number of threads decides in which order sums are rounded."""
+    """Warn if this process has another number of threads and trains on a CPU."""
+    # The number of threads determines the order of additions on a CPU, and so their rounding.
     before, now = ours["threads"], torch.get_num_threads()
     if before != now and trainer.strategy.root_device.type == "cpu":
         rank_zero_warn(
-            f"The checkpoint was made with {before} threads and this process has {now}: the run goes on, but not to "
-            f"the same bits. OMP_NUM_THREADS={before} sets it."
+            f"The checkpoint was saved with {before} threads, but this process has {now}: the run continues, but its "
+            f"results will not be bit-identical. Set OMP_NUM_THREADS={before} for that."
         )
 
 
 def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
-    """Put back what Lightning does not restore, the random number generators last."""
+    """Restore what Lightning does not restore.
+
+    Args:
+        trainer: The trainer, right before the first new batch.
+        ours: The key `cairn` of the checkpoint.
+    """
     module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
-    # A GradientAccumulationScheduler sets it in a hook that a resumed epoch does not repeat.
+    # GradientAccumulationScheduler sets this in a hook at the start of an epoch, which a resumed epoch does not repeat.
     trainer.accumulate_grad_batches = ours["accumulate_grad_batches"]
     boundary.set_counters(trainer, mine["counters"])
     sums.set_metrics(module, mine["metrics"])
@@ -133,21 +165,21 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     for callback in trainer.callbacks:
         if callback.state_key in mine["callbacks"]:
             callback.load_state_dict(mine["callbacks"][callback.state_key])
-    state.set_rng_state(mine["rng"])
+    state.set_rng_state(mine["rng"])  # last: the calls above may draw random numbers
 
 
 def restore_loggers(trainer: Trainer, ours: Mapping[str, Any]) -> None:
-    """Cut the history of the loggers that know their place to this one."""
+    """Set each logger with a state back to the position of the checkpoint."""
     for name, logger in _resumable_loggers(trainer).items():
         if name in ours["loggers"]:
             logger.load_state_dict(ours["loggers"][name])
 
 
 def sync_loggers(trainer: Trainer) -> None:
-    """Let the history up to the last `capture` survive a power cut: it takes the disk's time, and nobody's else.
+    """Make the rows up to the last `capture` survive a power cut. Called by the writer, while training continues.
 
     Raises:
-        SaveError: that is not sure.
+        SaveError: A logger could not do so.
     """
     with _as_a_failed_save():
         for logger in _resumable_loggers(trainer).values():
@@ -169,7 +201,7 @@ def _as_a_failed_save() -> Iterator[None]:
 
 
 def _resumable_loggers(trainer: Trainer) -> dict[str, Any]:
-    """Loggers that can say where they stand, by class and number: `CSVLogger 0`."""
+    """Return the loggers that have a state, by class and number: `CSVLogger 0`."""
     classes: Counter[str] = Counter()
     found: dict[str, Any] = {}
     for logger in trainer.loggers:
@@ -191,16 +223,16 @@ def _rank_state(trainer: Trainer) -> dict[str, Any]:
         "buffers": state.buffers(module, every=trainer.world_size > 1),
         "gradients": {} if module.automatic_optimization else state.gradients(module),
         "sync": boundary.sync_flags(trainer),
-        # Lightning saves those of rank 0.
+        # Lightning saves the states of callbacks on rank 0 only.
         "callbacks": boundary.callback_states(trainer) if trainer.global_rank > 0 else {},
     }
 
 
 def _gathered(mine: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
-    """The states of all ranks in their order, on rank 0; elsewhere nothing."""
+    """Return the states of all ranks in order on rank 0, and a list of None elsewhere."""
     if trainer.world_size == 1:
         return [mine]
-    # What another rank's GPU holds would be put on that GPU again, by this process: a context there, and slow copies.
+    # Unpickling puts a tensor on the GPU that it came from. Rank 0 would create a context on each GPU, and copy slowly.
     mine = move_data_to_device(mine, torch.device("cpu"))
     ranks: list[Any] = [None] * trainer.world_size
     torch.distributed.gather_object(mine, ranks if trainer.is_global_zero else None, dst=0)

@@ -1,7 +1,9 @@
-"""metrics.csv: one row per log call, and after a resume exactly the rows that the checkpoint knew of; and
-checkpoints.csv: a row for each save that was ever made, with what it has cost.
+"""Log metrics to CSV files that stay exact over resumes.
 
-Lightning's CSVLogger deletes the file that it finds, so that a resumed run would lose its history.
+`metrics.csv` has a row per log call. A resume removes the rows that were written after the checkpoint.
+`checkpoints.csv` has a row for each save with its cost, and is never cut.
+
+Lightning's CSVLogger deletes an existing file, so a resumed run would lose its history.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ _COSTS = "checkpoint/"
 
 
 class CSVLogger(Logger):
-    """Writes `save_dir/metrics.csv`: a column per metric, sorted, with `epoch` and `step`.
+    """Logger that writes `save_dir/metrics.csv`: a sorted column per metric, with `epoch` and `step`.
 
     Args:
-        save_dir: directory of the file, made when the first row is written.
+        save_dir: Directory of the file, created with the first row.
     """
 
     def __init__(self, save_dir: str | Path) -> None:
@@ -37,11 +39,12 @@ class CSVLogger(Logger):
         self._num_rows = 0
         self._buffer: list[Row] = []
         self._fresh = True
-        self._told = False
+        """The file, if there is one, belongs to an earlier run."""
+        self._warned = False
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of `metrics.csv`."""
         return self._directory / "metrics.csv"
 
     @property
@@ -58,7 +61,7 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run directory holds the whole configuration."""
+        """Do nothing: the run directory holds the whole configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -69,7 +72,7 @@ class CSVLogger(Logger):
         self._buffer.append({**row, "step": "" if step is None else str(step)})
 
     def _log_costs(self, costs: Mapping[str, float], step: int | None) -> None:
-        """What a save has cost goes into a file of its own: no two runs measure the same, and metrics.csv is exact."""
+        """Append the cost of a save to a file of its own: costs differ between equal runs, and metrics.csv must not."""
         path = self._directory / "checkpoints.csv"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -82,36 +85,42 @@ class CSVLogger(Logger):
                     writer.writeheader()
                 writer.writerow({"step": step, **costs})
         except OSError as error:
-            log.error("%s cannot be written (%s): the costs of a save are missing there.", path, error.strerror)
+            log.error("%s cannot be written (%s): the cost of this save is not recorded.", path, error.strerror)
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the buffered rows; if that fails, tell it, and keep them for the next call: no reason to stop a run."""
+        """Write the buffered rows. If that fails, log an error once and keep the rows for the next call."""
         try:
             self._flush()
         except OSError as error:
-            if not self._told:
-                log.error("%s cannot be written (%s): its rows wait until it can.", self.path, error.strerror)
-            self._told = True
+            if not self._warned:
+                log.error(
+                    "%s cannot be written (%s): training continues, and its rows are kept for the next try.",
+                    self.path,
+                    error.strerror,
+                )
+            self._warned = True
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
 
     def state_dict(self) -> dict[str, Any]:
-        """How much of the file belongs to this position; it is written when this returns, `sync` has yet to be called.
+        """Write the buffered rows, and return how much of the file belongs to this position.
+
+        The rows do not yet survive a power cut: call `sync` for that.
 
         Raises:
-            OSError: the rows could not be written.
+            OSError: The rows could not be written.
         """
         self._flush()
         return {"rows": self._num_rows, "columns": list(self._columns)}
 
     def sync(self) -> None:
-        """Let what `state_dict` knows survive a power cut; called by another thread than all else.
+        """Make the rows up to the last `state_dict` survive a power cut. May be called on another thread.
 
         Raises:
-            OSError: that is not sure.
+            OSError: The file could not be synced.
         """
         if self._num_rows:
             with open(self.path) as file:
@@ -123,17 +132,24 @@ class CSVLogger(Logger):
         rows = self._read()[: state["rows"]] if self.path.is_file() else []
         self._buffer = []
         if len(rows) < state["rows"]:
-            rank_zero_warn(f"{self.path} has {len(rows)} rows, and the checkpoint knew {state['rows']}: some are lost.")
+            rank_zero_warn(
+                f"{self.path} has only {len(rows)} of the {state['rows']} rows that the checkpoint knows: the others "
+                f"are lost."
+            )
         if state["rows"]:
             self._rewrite(rows, list(state["columns"]))
 
     def _flush(self) -> None:
-        """A new column rewrites the file under another name first."""
+        """Append the buffered rows; a new column rewrites the whole file."""
         if not self._buffer:
             return
         columns = sorted({*self._columns, *(name for row in self._buffer for name in row)})
         if not self._fresh and not self.path.is_file():
-            log.error("%s is gone, and not by this run: its first %d rows are lost.", self.path, self._num_rows)
+            log.error(
+                "%s was removed by another program: its first %d rows are lost, and a new file is started.",
+                self.path,
+                self._num_rows,
+            )
             self._rewrite([], columns)
         if self._fresh or columns != self._columns:
             self._rewrite([] if self._fresh else self._read(), columns)
@@ -142,10 +158,10 @@ class CSVLogger(Logger):
             with open(self.path, "a", newline="") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerows(self._buffer)
         except OSError:
-            os.truncate(self.path, size)  # no half rows
+            os.truncate(self.path, size)  # remove a partly written row
             raise
         self._num_rows += len(self._buffer)
-        self._buffer, self._told = [], False
+        self._buffer, self._warned = [], False
 
     def _read(self) -> list[Row]:
         with open(self.path, newline="") as file:

@@ -24,7 +24,7 @@ def plain_hyperparameters(contents: dict[str, Any]) -> dict[str, Any]:
     all of them.
 
     Args:
-        contents: what Lightning saves; it is not changed.
+        contents: What Lightning saves; it is not changed.
 
     Returns:
         The same contents, with other hyperparameters.
@@ -35,7 +35,7 @@ def plain_hyperparameters(contents: dict[str, Any]) -> dict[str, Any]:
             continue
         values, missing = _split(contents[owner.CHECKPOINT_HYPER_PARAMS_KEY])
         plain[owner.CHECKPOINT_HYPER_PARAMS_KEY] = values
-        # A class, which only a reader without weights_only=True could load. It says that these were a DictConfig.
+        # This key holds a class such as DictConfig, which cannot be loaded with weights_only=True.
         plain.pop(owner.CHECKPOINT_HYPER_PARAMS_TYPE, None)
         left_out += missing
     if left_out:
@@ -48,17 +48,17 @@ def _split(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     for name in hyperparameters:
         try:
             value = _plain(hyperparameters[name])
-            encode(value)  # what a file can hold is decided there
+            encode(value)  # raises for a value that a checkpoint file cannot hold
         except UnsafeStateError:
             left_out.append(str(name))
-        except Exception:  # a container of a foreign class may raise anything, such as OmegaConf for a missing value
+        except Exception:  # a container of another library may raise anything, such as OmegaConf for a missing value
             left_out.append(str(name))
         else:
             plain[name] = value
     return plain, left_out
 
 
-@cache  # once, and not with every save
+@cache  # warn once, not with every save
 def _warn(names: tuple[str, ...]) -> None:
     rank_zero_warn(
         f"The checkpoints leave out the hyperparameters {', '.join(names)}: they have no plain form. A resume does not "
@@ -68,7 +68,7 @@ def _warn(names: tuple[str, ...]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The plain form of a value; a value without one is returned as it is, or holds one that is."""
+    """Return the plain form of a value; a value without a plain form, or a part without one, is returned unchanged."""
     for kinds, convert in _PLAIN_FORMS:
         if isinstance(value, kinds):
             return convert(value)

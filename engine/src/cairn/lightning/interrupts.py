@@ -1,4 +1,4 @@
-"""Tells `Interrupts` how far a training is, so that a signal may wait for a boundary."""
+"""Report to `Interrupts` whether training runs, so that a signal can wait for a boundary."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from cairn.jobs.signals import Interrupts
 
 
 class WatchTraining(Callback):
-    """While training runs, until its last save has arrived, a signal is remembered; then it stops at once."""
+    """Callback that makes signals wait for a boundary, from the start of training until its last save is committed.
+
+    Args:
+        signals: The handlers of this process.
+    """
 
     def __init__(self, signals: Interrupts) -> None:
         self.signals = signals
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.signals.reinstall()  # Lightning has put a handler of its own before ours
+        self.signals.reinstall()  # Lightning has installed a handler of its own since
         self.signals.training = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""How Lightning gets a checkpoint to go on from: mapped into memory, so that a byte is read once and copied once."""
+"""Load a checkpoint for a resume: mapped into memory, so that each byte is read once and copied once."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ _WEIGHTS = "state_dict"
 
 
 class MappedCheckpointIO(TorchCheckpointIO):
-    """Loads files that `resume` has verified.
+    """Lightning's plugin that reads checkpoints, for files that `resume` has verified.
 
-    The weights stay mapped: the module copies them into its own. Optimizers keep the tensors that they are given, and
-    must not hold on to the file, which may be deleted while they train: all but the weights is copied here.
+    The weights stay mapped, because the module copies them into its own parameters. Everything else is copied here:
+    an optimizer keeps the tensors it gets, and would hold on to a file that may be deleted during training.
     """
 
     def __init__(self) -> None:
-        self._at_hand: tuple[Path, dict[str, Any]] | None = None
+        self._peeked: tuple[Path, dict[str, Any]] | None = None
 
     def peek(self, path: Path) -> dict[str, Any]:
-        """What is in the file; it stays mapped until it is loaded."""
-        if self._at_hand is None or self._at_hand[0] != path:
-            self._at_hand = (path, load(path, verify=False))
-        return self._at_hand[1]
+        """Return the contents of the file, which stays mapped until `load_checkpoint`.
+
+        Args:
+            path: The file.
+        """
+        if self._peeked is None or self._peeked[0] != path:
+            self._peeked = (path, load(path, verify=False))
+        return self._peeked[1]
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None
@@ -35,7 +39,7 @@ class MappedCheckpointIO(TorchCheckpointIO):
         if not Path(path).is_file():
             return super().load_checkpoint(path, map_location, weights_only)
         contents = self.peek(Path(path))
-        self._at_hand = None
+        self._peeked = None
         return {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
 
 

@@ -93,7 +93,7 @@ def _verify(path: Path) -> None:
 def _refusal(why: str) -> str:
     # torch ends its message with the advice to load the file with weights_only=False, which would run its code.
     if named := re.search(r"GLOBAL (\S+)", why):
-        return f"is refused: it names {named[1]}, and only tensors and plain values are loaded, because code could run."
+        return f"is refused: it names {named[1]}, which could run code; only tensors and plain values are loaded."
     return f"cannot be loaded: {why.splitlines()[0]}"
 
 

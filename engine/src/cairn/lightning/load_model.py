@@ -31,7 +31,7 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
     if not path.is_file():
         raise MissingFileError(f"There is no checkpoint {path}.")
     with _model_error():
-        # Not verified: that would read the optimizer's state, often twice the weights, which stays unread otherwise.
+        # Without verification the optimizer's state, often twice the size of the weights, is never read from the disk.
         checkpoint = load(path, verify=False, map_location=map_location)
     try:
         spec, weights = checkpoint["cairn"]["config"]["model"], checkpoint["state_dict"]

@@ -1,5 +1,4 @@
-"""WHAT is saved beside Lightning's own state: random number generators, buffers, gradients and modes that no
-state_dict has."""
+"""State that Lightning does not save: random number generators, non-persistent buffers, gradients and modes."""
 
 from __future__ import annotations
 
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 KEY = "cairn"
-"""Where our part lies in a Lightning checkpoint. A part of the file format: it stays if the package is renamed."""
+"""Key of Cairn's state in a Lightning checkpoint. Part of the file format: it stays if the package is renamed."""
 FORMAT = 1
+"""Version of what lies under `KEY`."""
 
 
 def rng_state() -> dict[str, Any]:
-    """The state of every generator that training may draw from: torch (and its current device), numpy, Python."""
+    """Return the state of each generator that training may use: torch (and its current device), numpy, Python."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, words, gauss = random.getstate()
     state: dict[str, Any] = {
@@ -39,7 +39,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Put every generator back to where `rng_state` found it."""
+    """Restore each generator to a state that `rng_state` returned."""
     kind, keys, position, has_gauss, cached = state["numpy"]
     version, words, gauss = state["python"]
     torch.set_rng_state(state["torch"].cpu())
@@ -52,9 +52,14 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 def buffers(module: nn.Module, every: bool) -> dict[str, Tensor]:
-    """The module's buffers that no state_dict has; `every`: all, because under DDP each rank has its own."""
+    """Return the buffers of a module that its state_dict does not contain.
+
+    Args:
+        module: The module.
+        every: Return all buffers: under DDP each rank has its own, and Lightning saves the state_dict of rank 0.
+    """
     found = dict(module.named_buffers())
-    if found and not every:  # a state_dict of many takes its time
+    if found and not every:  # building a state_dict is slow
         for name in module.state_dict():
             found.pop(name, None)
     return found
@@ -67,13 +72,16 @@ def set_buffers(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items():
             if name in own and own[name].shape == value.shape:
                 own[name].copy_(value)
-            else:  # it has grown, or was not there yet, like a cache that the first batch makes
+            else:  # the buffer has another shape or does not exist yet, such as a cache that the first batch fills
                 parent, _, leaf = name.rpartition(".")
                 setattr(module.get_submodule(parent), leaf, value.to(next(module.parameters()).device, copy=True))
 
 
 def modes(module: nn.Module) -> dict[str, Any]:
-    """Which modules are in training mode and which parameters are frozen: hooks at an epoch's start set both."""
+    """Return which modules are in training mode and which parameters are frozen.
+
+    Hooks at the start of an epoch may set both, and a resumed epoch does not repeat them.
+    """
     return {
         "training": {name: part.training for name, part in module.named_modules()},
         "frozen": [name for name, param in module.named_parameters() if not param.requires_grad],
@@ -81,7 +89,7 @@ def modes(module: nn.Module) -> dict[str, Any]:
 
 
 def set_modes(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Put back what `modes` gave."""
+    """Restore what `modes` returned."""
     for name, part in module.named_modules():
         part.training = state["training"].get(name, part.training)
     for name, param in module.named_parameters():
@@ -89,12 +97,12 @@ def set_modes(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
-    """The gradients that are there between two batches: with manual optimization they may be half a window's."""
+    """Return the gradients between two batches: with manual optimization they may belong to an unfinished window."""
     return {name: param.grad for name, param in module.named_parameters() if param.grad is not None}
 
 
 def set_gradients(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put saved gradients back."""
+    """Restore what `gradients` returned."""
     for name, param in module.named_parameters():
         if name in state:
             param.grad = state[name].to(param.device, copy=True)

@@ -1,6 +1,12 @@
-"""What is summed up inside an epoch and in no state_dict: `self.log(..., on_epoch=True)` and torchmetrics' states.
+"""Sums over an epoch that no state_dict contains: `self.log(..., on_epoch=True)` and the states of torchmetrics.
 
-With loop.py, the only place for Lightning's (and torchmetrics') private names.
+    self.log("loss", x, on_epoch=True) --> one _ResultMetric per name: sum, number of samples  --> logged()
+                                      `--> the latest values, for callbacks and loggers        --> logged()
+    self.accuracy.update(x, y)         --> states of the torchmetrics object                   --> metrics()
+
+Without them, the means of a resumed epoch would cover only the batches after the resume. Lightning's objects hold
+functions and process groups, which a file for `weights_only=True` cannot contain. So their fields are saved as plain
+values, and a resume builds the objects again. Only this module and boundary.py use private names of Lightning.
 """
 
 from __future__ import annotations
@@ -29,7 +35,11 @@ _CACHES = ("_forward_cache", "_computed", "_update_count")
 
 
 def logged(trainer: Trainer) -> dict[str, Any]:
-    """What `self.log` has gathered in this epoch on this rank, as plain fields."""
+    """Return what `self.log` has collected in this epoch on this rank, as plain values.
+
+    Raises:
+        UnsafeStateError: A value is logged with `sync_dist_group`.
+    """
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
     return {
         "entries": {key: _entry(metric) for key, metric in results.items()},
@@ -42,7 +52,7 @@ def logged(trainer: Trainer) -> dict[str, Any]:
 
 
 def set_logged(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Put back what `logged` gave, so that the epoch's means cover the whole epoch."""
+    """Restore what `logged` returned, so that the means of the epoch cover all of its batches."""
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
     results.clear()
     for key, entry in state["entries"].items():
@@ -55,12 +65,13 @@ def set_logged(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 
 def metrics(module: LightningModule) -> dict[str, Any]:
-    """The states of every torchmetrics object in the module; mean-reduced ones need their update count as well."""
+    """Return the state of each torchmetrics object in the module."""
     return {
         name: {
             "states": dict(metric.metric_state),
+            # A metric with a mean as its reduction needs the number of updates in order to merge states.
             "caches": {cache: getattr(metric, cache) for cache in _CACHES},
-            # Some metrics (RunningMean, MinMaxMetric) count in plain attributes.
+            # Some metrics (RunningMean, MinMaxMetric) keep a part of their state in plain attributes.
             "plain": {key: value for key, value in vars(metric).items() if type(value) in _PLAIN},
         }
         for name, metric in module.named_modules()
@@ -69,7 +80,7 @@ def metrics(module: LightningModule) -> dict[str, Any]:
 
 
 def set_metrics(module: LightningModule, state: Mapping[str, Any]) -> None:
-    """Put back what `metrics` gave."""
+    """Restore what `metrics` returned."""
     for name, fields in state.items():
         metric = module.get_submodule(name)
         for key, value in {**fields["plain"], **fields["states"], **fields["caches"]}.items():
@@ -80,7 +91,9 @@ def _entry(metric: _ResultMetric) -> dict[str, Any]:
     meta, sync = metric.meta, metric.meta.sync
     entry: dict[str, Any] = {name: getattr(meta, name) for name in (*_META, *_META_OPTIONAL)}
     if sync.group is not None:
-        raise UnsafeStateError(f"{meta.name!r} is logged with a sync_dist_group, which a checkpoint cannot hold.")
+        raise UnsafeStateError(
+            f"{meta.name!r} is logged with sync_dist_group, which cannot be saved in a checkpoint. Log it without."
+        )
     entry["reduce"] = [meta.reduce_fx.__module__ == "builtins", meta.reduce_fx.__name__]
     entry["sync"] = {
         "should": sync.should,
@@ -97,7 +110,8 @@ def _entry(metric: _ResultMetric) -> dict[str, Any]:
 
 def _add(results: _ResultCollection, key: str, entry: Mapping[str, Any], trainer: Trainer) -> None:
     module, sync = trainer.lightning_module, entry["sync"]
-    is_builtin, name = entry["reduce"]  # Lightning takes Python's max as well as torch's, and tells them apart
+    # Lightning accepts Python's max as well as torch's, and treats them differently: the name alone is not enough.
+    is_builtin, name = entry["reduce"]
     fields = {field: entry[field] for field in (*_META, *_META_OPTIONAL)}
     meta = _Metadata(**fields, reduce_fx=getattr(builtins if is_builtin else torch, name))
     fn = trainer.strategy.reduce if sync["custom"] else None
@@ -106,6 +120,7 @@ def _add(results: _ResultCollection, key: str, entry: Mapping[str, Any], trainer
     for name in (*_CACHES, *(_VALUES if entry["is_tensor"] else ())):
         if name in entry:
             setattr(metric, name, _to(entry[name], module.device))
+    # A torchmetrics object that was logged belongs to the module; its state comes back with `set_metrics`.
     if not entry["is_tensor"]:
         metric.value = module.get_submodule(entry["metric_attribute"])
     metric.has_reset = entry["has_reset"]

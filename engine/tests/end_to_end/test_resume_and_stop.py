@@ -1,4 +1,4 @@
-"""The three ways of going on, the signals that stop a run, and what a run that goes on refuses."""
+"""The three ways to continue a run, the signals that stop one, and what a resume refuses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that SIGTERM has stopped."""
+    """A run that was stopped by SIGTERM."""
     run = tmp_path_factory.mktemp("stopped") / "run"
     process = start(run, *COMMAND)
     assert wait_for(lambda: num_checkpoints(run) > 1, process)
@@ -50,37 +50,37 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(stopped: Path, tmp_path: Path) -> Path:
-    """The stopped run, moved to another place: nothing in it depends on where it lies."""
+    """The stopped run in another directory: nothing in it depends on its location."""
     shutil.copytree(stopped, tmp_path / "run", symlinks=True)
     return tmp_path / "run"
 
 
-def test_resume(run: Path, whole: Outcome) -> None:
+def test_resume_is_exact(run: Path, whole: Outcome) -> None:
     train(None, f"resume={run}")
     assert differences(whole, outcome(run, recorded(run))) == []
     assert "finished" in train(None, f"resume={run}"), "a finished run says so and exits with 0"
 
 
-def test_the_same_command_again(run: Path, whole: Outcome) -> None:
+def test_repeating_the_command_is_exact(run: Path, whole: Outcome) -> None:
     train(run, *COMMAND)
     assert differences(whole, outcome(run, recorded(run))) == []
 
 
-def test_a_new_run_from_the_full_state(stopped: Path, whole: Outcome, tmp_path: Path) -> None:
+def test_a_new_run_from_the_full_state_is_exact(stopped: Path, whole: Outcome, tmp_path: Path) -> None:
     new = tmp_path / "new"
     train(new, *COMMAND, f"ckpt_path={stopped / 'checkpoints' / 'last.ckpt'}")
     samples = [entry for entry in recorded(stopped) if entry[0] < recorded(new)[0][0]] + recorded(new)
     assert differences(whole, outcome(new, samples), same_directory=False) == []
 
 
-def test_a_run_that_is_extended(tmp_path: Path, whole: Outcome) -> None:
+def test_extending_a_run_is_exact(tmp_path: Path, whole: Outcome) -> None:
     run = tmp_path / "run"
     train(run, *[override.replace("max_epochs=10", "max_epochs=4") for override in COMMAND])
     train(None, f"resume={run}", "trainer.max_epochs=10")
     assert differences(whole, outcome(run, recorded(run))) == []
 
 
-def test_what_may_not_change_is_told_by_name(run: Path) -> None:
+def test_a_change_that_is_not_allowed_is_refused_by_key(run: Path) -> None:
     before = (run / "checkpoints" / "last.ckpt").resolve()
     output = train(None, f"resume={run}", "data.batch_size=32", "model.net.dropout=0.5", expect=1)
     assert "data.batch_size (64 to 32)" in output
@@ -89,19 +89,19 @@ def test_what_may_not_change_is_told_by_name(run: Path) -> None:
     assert (run / "checkpoints" / "last.ckpt").resolve() == before
 
 
-def test_a_refusal_leaves_the_run_as_it_was(run: Path, whole: Outcome) -> None:
+def test_a_refusal_does_not_change_the_run(run: Path, whole: Outcome) -> None:
     assert "beyond trainer.max_epochs=0" in train(None, f"resume={run}", "trainer.max_epochs=0", expect=1)
     train(None, f"resume={run}")
     assert differences(whole, outcome(run, recorded(run))) == []
 
 
 def test_edited_files_do_not_change_a_run(run: Path, whole: Outcome) -> None:
-    """The run goes by its own configuration; what was edited since is told."""
+    """A run uses its stored configuration, and the log names what differs in the files of the project."""
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("max_shift: 1", "max_shift: 0"))
     output = train(None, f"resume={run}")
     assert "data.max_shift (0 to 1)" in output
-    assert differences(whole, outcome(run, recorded(run))), "with another shift the run ends otherwise"
+    assert differences(whole, outcome(run, recorded(run))), "the run uses the stored max_shift"
 
 
 def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path) -> None:
@@ -121,14 +121,14 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     assert wait_for((run / "slow").is_file, process), process.output
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
-    assert process.poll() is None, "the batch in hand is completed first"
+    assert process.poll() is None, "the current batch is completed first"
     process.send_signal(signal.SIGINT)
     process.end(130)
     assert num_checkpoints(run) == 0
 
 
 @pytest.mark.parametrize("place", ["sanity", "test"])
-def test_sigterm_outside_of_training_is_obeyed_at_once(place: str, tmp_path: Path) -> None:
+def test_sigterm_outside_of_training_stops_at_once(place: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     slow = f"+callbacks.slow={{_target_: tests.support.callbacks.SlowEvaluation, place: {place}}}"
     process = start(run, *QUICK, "trainer.max_epochs=1", slow)
@@ -152,11 +152,11 @@ def test_only_one_process_trains_in_a_directory(tmp_path: Path) -> None:
     process.end(143)
 
 
-def test_testing_alone(run: Path, tmp_path: Path) -> None:
+def test_testing_alone_does_not_change_the_run(run: Path, tmp_path: Path) -> None:
     record = (run / "run.json").read_text()
     trained = train(None, f"resume={run}", "train=false")
     assert "tested" in trained
-    assert (run / "run.json").read_text() == record, "the run stays as it is"
+    assert (run / "run.json").read_text() == record, "the record of the run does not change"
     best = run / "checkpoints" / "best.ckpt"
     for weights in ("ckpt_path", "init_weights"):
         output = train(tmp_path / weights, *QUICK, "train=false", f"{weights}={best}")
