@@ -29,7 +29,7 @@ def pins(installed: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return one sorted `name==version` per package of pip's report, without the packages of this repository.
 
     Args:
-        installed: the entries `install` of pip's installation report.
+        installed: The entries `install` of pip's installation report.
     """
     found = {}
     for package in installed:

@@ -112,15 +112,15 @@ def rename(root: Path, new: str, force: bool = False) -> list[Path]:
     """Rename the package.
 
     Args:
-        root: of the repository.
-        new: the new name.
-        force: rename although there are uncommitted changes.
+        root: Of the repository.
+        new: The new name.
+        force: Rename although there are uncommitted changes.
 
     Returns:
         The files whose content was changed, relative to `root`.
 
     Raises:
-        RenameError: the name cannot be used, or there are uncommitted changes; nothing was changed.
+        RenameError: The name cannot be used, or there are uncommitted changes; nothing was changed.
     """
     old = find_package(root)
     check_name(new, root)

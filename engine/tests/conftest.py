@@ -11,8 +11,9 @@ settings.register_profile("fixed", derandomize=True, database=None, deadline=Non
 settings.load_profile("fixed")
 
 os.environ["PYTHONPATH"] = PYTHONPATH  # processes that a test starts import this tree
+os.environ["OMP_NUM_THREADS"] = "1"  # of those processes: another number rounds sums in another order
 for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "SBATCH_", "SUBMITIT_"))]:
-    del os.environ[name]  # of whoever runs the tests
+    del os.environ[name]  # set in the shell that runs the tests
 
 
 @pytest.fixture(autouse=True)

@@ -90,7 +90,7 @@ def project() -> Project:
     """The project at `PROJECT_ROOT`, else the one around the working directory.
 
     Raises:
-        ConfigError: its pyproject.toml cannot be read.
+        ConfigError: Its pyproject.toml cannot be read.
     """
     if named := os.environ.get("PROJECT_ROOT"):
         return _read_project(Path(named).resolve())
@@ -149,13 +149,13 @@ def resolve(name: str) -> Callable[..., Any]:
     """Return the class or function with this dotted name, if a configuration may call it.
 
     Args:
-        name: for example `torch.optim.AdamW`; a name from before a move is understood as well.
+        name: For example `torch.optim.AdamW`; a name from before a move is understood as well.
 
     Returns:
         The class or function.
 
     Raises:
-        SpecError: there is no such thing, or a configuration may not call it.
+        SpecError: There is no such thing, or a configuration may not call it.
     """
     if current_name(name) in _DISCOVERY:
         return _find
@@ -271,14 +271,14 @@ def build(spec: Any, *kinds: type) -> Any:
     are passed on as they are; `_convert_` is ignored.
 
     Args:
-        spec: a mapping with `_target_`; anything else is returned as it is.
-        kinds: base classes; without any, modules, optimizers and schedulers.
+        spec: A mapping with `_target_`; anything else is returned as it is.
+        kinds: Base classes; without any, modules, optimizers and schedulers.
 
     Returns:
         The object, or with `_partial_: true` a `functools.partial` that makes it.
 
     Raises:
-        SpecError: the target may not be built here, or does not exist, or is missing from a mapping.
+        SpecError: The target may not be built here, or does not exist, or is missing from a mapping.
     """
     if not isinstance(spec, Mapping):
         return spec

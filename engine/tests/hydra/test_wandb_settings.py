@@ -53,7 +53,7 @@ def test_a_run_that_saves_nothing_uploads_nothing(changes):
     ("changes", "message"),
     [
         ({"logger": {"project": "a/b"}}, "logger.mine.project='a/b' must have at most 128 characters"),
-        ({"logger": {"tags": ["x" * 65]}}, "logger.mine.tags: 'x*' must have 1 to 64 characters"),
+        ({"logger": {"tags": ["x" * 65]}}, "logger.mine.tags: 'x*' must have from 1 to 64 characters"),
         ({"artifacts": {**ARTIFACTS, "which": "some"}}, "checkpoint.artifacts.which='some' must be all, best, final"),
         ({"artifacts": {**ARTIFACTS, "every": 0}}, "checkpoint.artifacts.every=0 must be"),
         ({"artifacts": {**ARTIFACTS, "queue": "many"}}, "checkpoint.artifacts.queue"),

@@ -140,7 +140,7 @@ def test_a_loop_of_the_users_own_is_refused(tmp_path):
 
     made_trainer = trainer(made(tmp_path), tmp_path)
     made_trainer.fit_loop.__class__ = Own
-    with pytest.raises(ConfigError, match=r"a loop of its own \(Own\)"):
+    with pytest.raises(ConfigError, match=r"uses Own in place of Lightning"):
         made_trainer.fit(Scored(), loader(), cairn.DataLoader(points(4), 2))
 
 

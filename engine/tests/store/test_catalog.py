@@ -126,7 +126,7 @@ def test_a_manifest_without_a_checkpoint_is_ignored(three):
     assert Catalog(directory).rejected() == []
 
 
-def test_the_directory_is_read_anew_each_time(three):
+def test_the_directory_is_read_again_each_time(three):
     directory, items = three
     catalog = Catalog(directory)
     assert catalog.newest_intact()[0] == items[2]

@@ -77,9 +77,7 @@ def test_without_failures_the_intervals_are_a_table(tmp_path):
 
 def test_without_a_record_of_attempts_no_failure_rate_is_claimed(tmp_path):
     (run_directory(tmp_path, 100) / "starts.jsonl").unlink()
-    assert words.conclusion(study(tmp_path))[1].startswith(
-        "None of these runs has a record of its attempts, so the mean"
-    )
+    assert words.conclusion(study(tmp_path))[1].startswith("No run has a record of its attempts, so the mean")
 
 
 def test_figures_in_doubt_are_listed(folder):
@@ -122,7 +120,7 @@ def test_a_run_without_saves_gives_no_conclusion(tmp_path):
     run_directory(tmp_path, 2000)
     found = study(tmp_path)
     assert words.rows(found)[0][1:6] == ["0", "-", "-", "0 B", "0 B"]
-    assert words.conclusion(found)[0] == "The cost of a save is unknown: none of these runs has measured one."
+    assert words.conclusion(found)[0] == "The cost of a save is unknown: no run has measured one."
 
 
 def test_the_tables_fit_a_narrow_terminal(folder):

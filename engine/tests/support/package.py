@@ -19,7 +19,7 @@ def build_wheel(folder: Path) -> Path:
     """Build the wheel of this tree, as `pip wheel ./engine --no-deps` does.
 
     Args:
-        folder: an empty folder for a copy of the sources and for the wheel. A build inside of engine/ would leave files
+        folder: An empty folder for a copy of the sources and for the wheel. A build inside of engine/ would leave files
             there, and the next build would ship them.
 
     Returns:
@@ -42,8 +42,8 @@ def base_environment(folder: Path, wheel: Path) -> Path:
     The dependencies are links to the packages of the running environment: nothing is downloaded.
 
     Args:
-        folder: where the environment will be.
-        wheel: the library.
+        folder: Where the environment will be.
+        wheel: The library.
 
     Returns:
         The folder of the environment.
@@ -65,11 +65,11 @@ def run_in(
     """Run a program of the environment, without the import path of the tests.
 
     Args:
-        environment: what `base_environment` returned.
-        command: the name of a program in the environment's `bin` folder and its arguments.
+        environment: What `base_environment` returned.
+        command: The name of a program in the environment's `bin` folder and its arguments.
         script: Python code, instead of a command.
-        cwd: the working directory.
-        check: raise if the exit code is not 0.
+        cwd: The working directory.
+        check: Raise if the exit code is not 0.
     """
     program, *arguments = command or ("python", "-c", script or "")
     result = subprocess.run(

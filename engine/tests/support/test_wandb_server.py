@@ -123,7 +123,7 @@ def test_it_hangs_until_it_resumes() -> None:
             ask(server, "Viewer", timeout=0.1)
         threading.Timer(0.2, server.resume).start()
         assert ask(server, "ServerFeaturesQuery")
-        server.wait_until(lambda server: server.operations["Viewer"], seconds=5)  # nobody waits for it any more
+        server.wait_until(lambda server: server.operations["Viewer"], seconds=5)  # no request waits for it now
 
 
 def test_it_dies_while_it_hangs_and_restarts_with_what_it_had() -> None:

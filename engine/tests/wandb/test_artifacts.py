@@ -213,7 +213,7 @@ def test_a_checkpoint_that_is_deleted_before_its_upload_is_uploaded_if_it_is_to_
 
 
 @pytest.mark.parametrize("deleted", ["delete", "keep"])
-def test_offline_a_checkpoint_that_is_gone_already_is_no_error(server, folder, monkeypatch, caplog, deleted):
+def test_offline_a_checkpoint_that_is_gone_already_is_not_an_error(server, folder, monkeypatch, caplog, deleted):
     monkeypatch.setattr(server, "offline", True, raising=False)
     run = Run(server, folder, deleted=deleted)
     item = commit(folder, 0)

@@ -39,8 +39,8 @@ def test_a_task_name_becomes_a_project_that_wandb_accepts(task_name, expected):
     [
         ({"project": "a/b"}, "project='a/b' must have at most 128 characters, and none of /"),
         ({"project": "x" * 129}, "project='x*' must have at most 128 characters"),
-        ({"tags": ("dev", "x" * 65)}, "tags: 'x*' must have 1 to 64 characters"),
-        ({"tags": ("",)}, "tags: '' must have 1 to 64 characters"),
+        ({"tags": ("dev", "x" * 65)}, "tags: 'x*' must have from 1 to 64 characters"),
+        ({"tags": ("",)}, "tags: '' must have from 1 to 64 characters"),
     ],
 )
 def test_what_wandb_refuses_is_one_sentence(values, message):

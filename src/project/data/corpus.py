@@ -32,13 +32,13 @@ class Corpus:
         """Find the files of a text.
 
         Args:
-            pattern: a glob (`**` matches folders); None takes the sources of Python's standard library.
+            pattern: A glob (`**` matches folders); None takes the sources of Python's standard library.
 
         Returns:
             The corpus of all files that match.
 
         Raises:
-            FileNotFoundError: no file matches.
+            FileNotFoundError: No file matches.
         """
         files = _standard_library() if pattern is None else _matches(pattern)
         if not files:
@@ -68,13 +68,13 @@ class Corpus:
         Several processes may call this at the same time: each of them sees a complete file.
 
         Args:
-            folder: where the joined file is kept.
+            folder: Where the joined file is kept.
 
         Returns:
             The path of the file.
 
         Raises:
-            RuntimeError: a source file changed while it was read.
+            RuntimeError: A source file changed while it was read.
         """
         cached = folder / self.cache_name
         # The size is checked because a power cut can leave an empty file under the final name.

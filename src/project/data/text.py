@@ -21,10 +21,10 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
     The file is memory-mapped: only the samples in use take memory.
 
     Args:
-        path: the file.
-        first: first byte of the part.
-        last: end of the part (exclusive).
-        seq_len: bytes per sample.
+        path: The file.
+        first: First byte of the part.
+        last: End of the part (exclusive).
+        seq_len: Bytes per sample.
     """
 
     def __init__(self, path: Path, first: int, last: int, seq_len: int) -> None:
@@ -59,13 +59,13 @@ class Text(cairn.DataModule):
     test, the part before it for validation.
 
     Args:
-        files: a glob (`**` matches folders); None takes the sources of Python's standard library.
-        cache_dir: folder for the joined file.
-        batch_size: samples per batch and rank.
-        seq_len: bytes per sample.
-        val_fraction: part of the bytes for validation.
-        test_fraction: part of the bytes for the test.
-        options: the other arguments of `cairn.DataModule`.
+        files: A glob (`**` matches folders); None takes the sources of Python's standard library.
+        cache_dir: Folder for the joined file.
+        batch_size: Samples per batch and rank.
+        seq_len: Bytes per sample.
+        val_fraction: Part of the bytes for validation.
+        test_fraction: Part of the bytes for the test.
+        options: The other arguments of `cairn.DataModule`.
     """
 
     seeded_items = False
@@ -93,7 +93,7 @@ class Text(cairn.DataModule):
         """The files of the text, found once.
 
         Raises:
-            FileNotFoundError: no file matches the glob.
+            FileNotFoundError: No file matches the glob.
         """
         return Corpus.find(self.files)
 
@@ -105,7 +105,7 @@ class Text(cairn.DataModule):
         """Make the three sets; they are the same for every stage.
 
         Raises:
-            ValueError: a set would be empty.
+            ValueError: A set would be empty.
         """
         path, num_bytes = self.corpus.cache_in(self.cache_dir), self.corpus.num_bytes
         test = num_bytes - int(num_bytes * self.test_fraction)

@@ -19,11 +19,11 @@ class Classifier(LightningModule):
     A batch is (x, labels): the input of the network, and int64 (batch,).
 
     Args:
-        net: returns logits (batch, num_classes).
-        optimizer: takes the parameters, returns the optimizer.
-        scheduler: takes the optimizer, returns the learning-rate scheduler; or a mapping with `interval` and
+        net: Returns logits (batch, num_classes).
+        optimizer: Takes the parameters, returns the optimizer.
+        scheduler: Takes the optimizer, returns the learning-rate scheduler; or a mapping with `interval` and
             `monitor`, see `optimization`. None keeps the rate constant.
-        num_classes: for the accuracy.
+        num_classes: For the accuracy.
     """
 
     def __init__(

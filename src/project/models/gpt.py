@@ -14,13 +14,13 @@ class GPT(nn.Module):
     divided by sqrt(2 * num_layers).
 
     Args:
-        vocab_size: number of different tokens; 256 for bytes.
-        seq_len: tokens of the longest input.
-        num_layers: number of blocks.
-        num_heads: attention heads of a block; must divide `embed_dim`.
-        embed_dim: width of the residual stream.
-        dropout: probability that a unit (of embeddings, attention, branches) is zeroed in training.
-        bias: use biases in linear layers and normalization, as GPT-2 does. Without them the model is slightly
+        vocab_size: Number of different tokens; 256 for bytes.
+        seq_len: Tokens of the longest input.
+        num_layers: Number of blocks.
+        num_heads: Attention heads of a block; must divide `embed_dim`.
+        embed_dim: Width of the residual stream.
+        dropout: Probability that a unit (of embeddings, attention, branches) is zeroed in training.
+        bias: Use biases in linear layers and normalization, as GPT-2 does. Without them the model is slightly
             faster and as good.
 
     Raises:
@@ -52,7 +52,7 @@ class GPT(nn.Module):
         """Map int64 (batch, length), length <= seq_len, to logits (batch, length, vocab_size).
 
         Raises:
-            ValueError: the input is longer than `seq_len`.
+            ValueError: The input is longer than `seq_len`.
         """
         length = tokens.shape[1]
         if length > self.seq_len:

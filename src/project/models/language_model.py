@@ -19,9 +19,9 @@ class LanguageModel(LightningModule):
     A batch is (x, y), both int64 (batch, length): y holds the token that follows each position of x.
 
     Args:
-        net: maps tokens (batch, length) to logits (batch, length, vocab_size).
-        optimizer: takes the parameters, returns the optimizer.
-        scheduler: takes the optimizer, returns the learning-rate scheduler; or a mapping with `interval` and
+        net: Maps tokens (batch, length) to logits (batch, length, vocab_size).
+        optimizer: Takes the parameters, returns the optimizer.
+        scheduler: Takes the optimizer, returns the learning-rate scheduler; or a mapping with `interval` and
             `monitor`, see `optimization`. None keeps the rate constant.
     """
 

@@ -9,10 +9,10 @@ class MLP(nn.Module):
     """Classifier of flattened inputs, with ReLU and dropout after each hidden layer.
 
     Args:
-        input_size: numbers per sample, all axes multiplied.
-        hidden_sizes: width of each hidden layer.
-        num_classes: size of the output.
-        dropout: probability that a hidden unit is zeroed in training.
+        input_size: Numbers per sample, all axes multiplied.
+        hidden_sizes: Width of each hidden layer.
+        num_classes: Size of the output.
+        dropout: Probability that a hidden unit is zeroed in training.
     """
 
     def __init__(self, input_size: int, hidden_sizes: Sequence[int], num_classes: int, dropout: float = 0.0) -> None:

@@ -25,9 +25,9 @@ def optimization(
     """Build the return value of `configure_optimizers`, for all parameters of a module.
 
     Args:
-        module: its parameters are optimized.
-        optimizer: takes the parameters, returns the optimizer.
-        scheduler: takes the optimizer, returns a scheduler that steps once per epoch. For other options, a mapping
+        module: Its parameters are optimized.
+        optimizer: Takes the parameters, returns the optimizer.
+        scheduler: Takes the optimizer, returns a scheduler that steps once per epoch. For other options, a mapping
             as Lightning's `lr_scheduler_config`: this factory under `scheduler`, and `interval`, `frequency` and
             `monitor` (`val/loss` by default). If `total_steps` of the factory is None, the number of optimizer steps
             of the whole training is filled in.

@@ -20,14 +20,14 @@ class WarmupCosine(LambdaLR):
     restarts", ICLR 2017, without restarts.
 
     Args:
-        optimizer: its learning rates are multiplied.
-        warmup_steps: length of the warm-up; 0 starts at the full rate.
-        total_steps: length of the whole course, the warm-up included.
-        min_factor: fraction of the rate that remains at the end.
-        last_epoch: as in torch; -1 starts at the beginning.
+        optimizer: Its learning rates are multiplied.
+        warmup_steps: Length of the warm-up; 0 starts at the full rate.
+        total_steps: Length of the whole course, the warm-up included.
+        min_factor: Fraction of the rate that remains at the end.
+        last_epoch: As in torch; -1 starts at the beginning.
 
     Raises:
-        ValueError: a number of steps is negative.
+        ValueError: A number of steps is negative.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""HOW FAR a run is: a small file that each boundary writes anew, for onlookers, and for what a kill has cost.
+"""Progress of a run: a small file that each boundary overwrites, for `cairn status`, and for what a kill has cost.
 
 It is not synced: what a killed process has written is still there, and after a power cut only the figure is older.
 """
@@ -31,10 +31,10 @@ class Progress:
 
 
 class ProgressFile:
-    """Keeps one file up to date; what the disk refuses is no reason to stop.
+    """Keeps one file up to date; an error of the disk does not stop the run.
 
     Args:
-        path: of the file.
+        path: Of the file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -64,9 +64,9 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     """Build the trainer with everything that the configuration adds to it.
 
     Args:
-        start: what this start does.
-        callbacks: more of them than the configuration names.
-        options: arguments of Lightning's Trainer that override the configuration.
+        start: What this start does.
+        callbacks: More of them than the configuration names.
+        options: Arguments of Lightning's Trainer that override the configuration.
     """
     settings, checkpoints = start.settings, checkpointer(start)
     configured = [build_object(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]

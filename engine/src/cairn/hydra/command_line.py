@@ -37,14 +37,14 @@ def prepare(argv: list[str], root: Path) -> list[str]:
     """Read `.env`, pass the project's root to the configs, and return `argv` in the form that Hydra reads.
 
     Args:
-        argv: arguments of the command.
-        root: directory of the project.
+        argv: Arguments of the command.
+        root: Directory of the project.
 
     Returns:
         The arguments for Hydra.
 
     Raises:
-        SystemExit: code 0 after `--help`; code 1 after a sentence about a wrong argument.
+        SystemExit: Code 0 after `--help`; code 1 after a sentence about a wrong argument.
     """
     load_dotenv(root / ".env")
     job_name.register()
@@ -69,15 +69,15 @@ def expand_resume(argv: list[str], configs: Path) -> list[str]:
     """Replace `resume=RUN` by the run's own overrides and its directory; the new overrides win.
 
     Args:
-        argv: arguments of the command; the last `resume=` counts.
-        configs: directory of the project's configuration, which `latest` and `auto` need.
+        argv: Arguments of the command; the last `resume=` counts.
+        configs: Directory of the project's configuration, which `latest` and `auto` need.
 
     Returns:
         The arguments without `resume=`.
 
     Raises:
         ConfigError: `resume=` together with a sweep.
-        ResumeError: there is no such run.
+        ResumeError: There is no such run.
     """
     named = [arg.removeprefix("resume=") for arg in argv if arg.startswith("resume=")]
     if not named or named[-1] in ("", "null"):

@@ -29,9 +29,9 @@ def record(start: Start, built: Built | None, outcome: Outcome) -> None:
     """Write the outcome to the run directory, and print the summary of a run that has not failed.
 
     Args:
-        start: what this start did.
-        built: the trainer of the run; None if the run ended before it was built.
-        outcome: how it has ended.
+        start: What this start did.
+        built: The trainer of the run; None if the run ended before it was built.
+        outcome: How it has ended.
     """
     if not start.is_main or outcome.status == "left":
         return
@@ -54,16 +54,16 @@ def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
     """Return the result of the run, or exit: an error for users is one line, and in a sweep the other jobs continue.
 
     Args:
-        outcome: how the run has ended.
-        directory: of the run.
+        outcome: How the run has ended.
+        directory: Of the run.
         is_alone: False: it is a job of a sweep; an exception is raised, so that the launcher sees it.
 
     Returns:
         What train.py has returned.
 
     Raises:
-        Interruption: the run was stopped, and is saved.
-        SystemExit: code 1 for a user-facing error.
+        Interruption: The run was stopped, and is saved.
+        SystemExit: Code 1 for a user-facing error.
     """
     error = outcome.error
     if error is None:

@@ -31,8 +31,8 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
     calls the function. Processes that DDP, srun, torchrun or submitit start call the same function.
 
     Args:
-        config_path: the folder of the YAML files, relative to the file of the function.
-        config_name: the one that holds the defaults list.
+        config_path: The folder of the YAML files, relative to the file of the function.
+        config_name: The one that holds the defaults list.
 
     Returns:
         The decorator. The decorated function takes no arguments and reads the command line.
@@ -73,7 +73,7 @@ class Task:
             What the function returns.
 
         Raises:
-            SystemExit: code 1 for a user-facing error; 130, 138, 140 or 143 after a signal; 75 near the time limit of
+            SystemExit: Code 1 for a user-facing error; 130, 138, 140 or 143 after a signal; 75 near the time limit of
                 the job. A job that submitit requeues exits as submitit does.
         """
 
@@ -89,8 +89,8 @@ def _interruptible(train: Callable[[Any, JobContext], Any], given: Allocation) -
     """Catch signals, import torch, train, and requeue the job if it was interrupted.
 
     Args:
-        train: takes the module `session` and what can interrupt this process.
-        given: the job of this process.
+        train: Takes the module `session` and what can interrupt this process.
+        given: The job of this process.
     """
     with Interrupts() as signals:
         try:
@@ -113,7 +113,7 @@ def export_sources(root: Path) -> None:
     """Let every process that is started from here import the packages of this project from the same folders.
 
     Args:
-        root: of the project. Its folders on `sys.path` come first in `PYTHONPATH`, except the root itself, which
+        root: Of the project. Its folders on `sys.path` come first in `PYTHONPATH`, except the root itself, which
             Python has put there, and what is installed in a virtual environment.
     """
     own = [path for path in sys.path if root in Path(path).parents and "site-packages" not in Path(path).parts]

@@ -43,8 +43,8 @@ def of(configs: Path, overrides: Sequence[str]) -> str | None:
     """Return the screen for these overrides; None if they cannot be composed, which Hydra explains better.
 
     Args:
-        configs: directory of the project's configuration.
-        overrides: of the command line; the keys of the options that they choose are shown.
+        configs: Directory of the project's configuration.
+        overrides: Of the command line; the keys of the options that they choose are shown.
     """
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf

@@ -30,16 +30,16 @@ def instantiate(config: Any, *args: Any, **more: Any) -> Any:
     """Build what a node describes, nested nodes included. `_partial_`, `_recursive_`, `_convert_`, `_args_` work.
 
     Args:
-        config: a mapping with `_target_`, a list of such, or None.
-        *args: positional arguments of the target; they take the place of `_args_`.
-        **more: further arguments. Mappings are merged into the node, anything else is passed to the target as it is.
+        config: A mapping with `_target_`, a list of such, or None.
+        *args: Positional arguments of the target; they take the place of `_args_`.
+        **more: Further arguments. Mappings are merged into the node, anything else is passed to the target as it is.
 
     Returns:
         The object, a `functools.partial`, a list of objects, or None.
 
     Raises:
-        SpecError: a target does not exist, or a configuration may not call it.
-        InstantiationException: a target has raised; its error is the cause.
+        SpecError: A target does not exist, or a configuration may not call it.
+        InstantiationException: A target has raised; its error is the cause.
     """
     if config is None:
         return None

@@ -60,16 +60,16 @@ def merge(own: DictConfig, before: DictConfig, now: DictConfig, overrides: Seque
         now     new overrides + files of today   ┘ by the command
 
     Args:
-        own: the stored configuration.
-        before: the old overrides, composed today.
-        now: the new overrides, composed today.
-        overrides: keys that the new command sets and the old one did not, or set to another value.
+        own: The stored configuration.
+        before: The old overrides, composed today.
+        now: The new overrides, composed today.
+        overrides: Keys that the new command sets and the old one did not, or set to another value.
 
     Returns:
         The merged configuration and the differences.
 
     Raises:
-        ResumeError: an override changes a fixed key; the message lists each one with its old and new value.
+        ResumeError: An override changes a fixed key; the message lists each one with its old and new value.
     """
     changed: dict[str, Change] = {}
     fixed: dict[str, Change] = {}

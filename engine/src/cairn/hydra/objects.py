@@ -18,15 +18,15 @@ def build_object(key: str, node: Any, **arguments: Any) -> Any:
     """Build the object that a node describes.
 
     Args:
-        key: of the node, for messages.
-        node: a mapping with `_target_`.
-        **arguments: more arguments, which override those of the node.
+        key: Of the node, for messages.
+        node: A mapping with `_target_`.
+        **arguments: More arguments, which override those of the node.
 
     Returns:
         The object; with `_partial_: true` a `functools.partial`.
 
     Raises:
-        ConfigError: the arguments are wrong, or the target cannot be imported.
+        ConfigError: The arguments are wrong, or the target cannot be imported.
     """
     try:
         # Lists and dicts of OmegaConf would end up in the state of what is built, and then in a checkpoint.
@@ -42,11 +42,11 @@ def target_of(key: str, node: Mapping[str, Any]) -> Any:
     """Return the class or function that the `_target_` of a node names.
 
     Args:
-        key: of the node, for messages.
-        node: a mapping with `_target_`.
+        key: Of the node, for messages.
+        node: A mapping with `_target_`.
 
     Raises:
-        ConfigError: the node has no target, or the target cannot be imported.
+        ConfigError: The node has no target, or the target cannot be imported.
     """
     name = node.get("_target_")
     if not isinstance(name, str):
@@ -65,11 +65,11 @@ def errors_at(group: str, key: str = "") -> Iterator[None]:
     `checkpoint.max_overhead=2 must be ...`.
 
     Args:
-        group: dotted key of the group.
-        key: the key in the group; empty if the constructor takes several.
+        group: Dotted key of the group.
+        key: The key in the group; empty if the constructor takes several.
 
     Raises:
-        ConfigError: in place of the ValueError.
+        ConfigError: In place of the ValueError.
     """
     try:
         yield

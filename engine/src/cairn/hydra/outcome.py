@@ -43,8 +43,8 @@ def outcome_of(error: BaseException, signal: str | None) -> Outcome:
     """Map an exception that has ended a run to its outcome.
 
     Args:
-        error: what was raised.
-        signal: the name of the first signal that this process has received.
+        error: What was raised.
+        signal: The name of the first signal that this process has received.
 
     Returns:
         The outcome, with the exception in it.

@@ -82,13 +82,13 @@ def check(
     """Refuse keys of other frameworks and keys without their group, if the project has no such key of its own.
 
     Args:
-        overrides: of the command line.
-        known: groups and keys at the top level of the configuration.
-        compose: returns the configuration that some overrides make; None if they cannot be composed. It is called only
+        overrides: Of the command line.
+        known: Groups and keys at the top level of the configuration.
+        compose: Returns the configuration that some overrides make; None if they cannot be composed. It is called only
             when there is a key to refuse.
 
     Raises:
-        ConfigError: with the key that does it here.
+        ConfigError: With the key that does it here.
     """
     # A deletion names a key that exists, or Hydra says that it does not.
     given = [item for item in overrides if "=" in item and not item.startswith(("-", "~", "hydra"))]

@@ -43,8 +43,8 @@ class Run:
     resumed run executes the function again from its first line; `fit` then continues at the batch where it stopped.
 
     Attributes:
-        config: the resolved configuration.
-        directory: the run directory.
+        config: The resolved configuration.
+        directory: The run directory.
     """
 
     def __init__(self, start: Start) -> None:
@@ -71,8 +71,8 @@ class Run:
         """Build the trainer with the callbacks, loggers and checkpoints that the configuration describes.
 
         Args:
-            *callbacks: more callbacks.
-            **options: arguments of Lightning's Trainer that override the group `trainer`.
+            *callbacks: More callbacks.
+            **options: Arguments of Lightning's Trainer that override the group `trainer`.
         """
         self._built = build.trainer(self._start, callbacks, options)
         return self._built.trainer
@@ -81,10 +81,10 @@ class Run:
         """Train from the start, or from where the run was stopped. With `train=false`, do nothing.
 
         Args:
-            trainer: from `trainer()`.
-            model: the model, wrapped or not.
-            data: a data module, or loaders for training.
-            val_data: loaders for validation, if `data` is not a data module.
+            trainer: From `trainer()`.
+            model: The model, wrapped or not.
+            data: A data module, or loaders for training.
+            val_data: Loaders for validation, if `data` is not a data module.
         """
         built, start = self._check(trainer), self._start
         if not self._settings.train:
@@ -103,9 +103,9 @@ class Run:
         """Test the best checkpoint, or else the newest, or else the weights as they are. With `test=false`, do nothing.
 
         Args:
-            trainer: from `trainer()`.
-            model: the model, wrapped or not.
-            data: a data module, or loaders for the test.
+            trainer: From `trainer()`.
+            model: The model, wrapped or not.
+            data: A data module, or loaders for the test.
 
         Returns:
             What was logged; None without a test.
@@ -127,7 +127,7 @@ class Run:
         """Return the metric that `optimized_metric` names, for a sweeper; None if it names none.
 
         Raises:
-            CairnError: it was not logged.
+            CairnError: It was not logged.
         """
         name, logged = self._settings.optimized_metric, {**self._metrics, **(self._scores or {})}
         if name is None:
@@ -158,16 +158,16 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
     """Execute a run in the directory that Hydra has created, or resume the run in it.
 
     Args:
-        cfg: the configuration as Hydra has composed it.
-        body: the function in train.py.
-        context: signals and the job of this process.
+        cfg: The configuration as Hydra has composed it.
+        body: The function in train.py.
+        context: Signals and the job of this process.
 
     Returns:
         What the body returns, for a sweeper.
 
     Raises:
-        Interruption: the run was stopped by a signal or by the time limit of its job, and is saved.
-        SystemExit: code 1 for a user-facing error.
+        Interruption: The run was stopped by a signal or by the time limit of its job, and is saved.
+        SystemExit: Code 1 for a user-facing error.
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
@@ -198,14 +198,14 @@ def join(body: Body, context: JobContext, config: str, run: str, start: str | No
     """Take part in a run that the main process has begun.
 
     Args:
-        body: the function in train.py.
-        context: signals and the job of this process.
-        config: file with the configuration of the run.
-        run: id of the run.
-        start: the checkpoint to resume from.
+        body: The function in train.py.
+        context: Signals and the job of this process.
+        config: File with the configuration of the run.
+        run: Id of the run.
+        start: The checkpoint to resume from.
 
     Raises:
-        Interruption: a signal has reached this process outside of training.
+        Interruption: A signal has reached this process outside of training.
     """
     with _environment_restored():
         outcome = execute(follow(config, run, start, context), body)
@@ -223,8 +223,8 @@ def execute(start: Start, body: Body) -> Outcome:
     """Execute the body, and record how it has ended: in the run directory, on the terminal, in W&B.
 
     Args:
-        start: what this start does.
-        body: the function in train.py.
+        start: What this start does.
+        body: The function in train.py.
 
     Returns:
         How it has ended; the exception that has ended it, if there was one, is in it and is not raised.

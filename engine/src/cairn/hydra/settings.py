@@ -25,7 +25,7 @@ class CheckpointSettings:
     """When to save, what to keep, and how to write: the group `checkpoint`.
 
     Raises:
-        ValueError: a value is not one of the choices, or a trigger needs a monitor and there is none.
+        ValueError: A value is not one of the choices, or a trigger needs a monitor and there is none.
     """
 
     directory: Path
@@ -79,13 +79,13 @@ def parse(cfg: DictConfig) -> Settings:
     """Parse a resolved configuration and refuse what cannot work.
 
     Args:
-        cfg: as Hydra has composed it, with all interpolations resolved.
+        cfg: As Hydra has composed it, with all interpolations resolved.
 
     Returns:
         The settings. The triggers and keep rules in them are objects already.
 
     Raises:
-        ConfigError: the message names the key and what it must be.
+        ConfigError: The message names the key and what it must be.
     """
     if not _is_integer(cfg.seed, least=0) or cfg.seed >= 2**32:
         raise ConfigError(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}.")

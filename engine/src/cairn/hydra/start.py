@@ -74,17 +74,17 @@ def begin(
     Nothing is written to the run directory before everything that can be refused early has been checked.
 
     Args:
-        cfg: the configuration as Hydra has composed it.
-        directory: of the run; Hydra has created it.
-        overrides: of the command line.
-        notice: informs the processes that were started together with this one.
-        context: signals and the job of this process.
+        cfg: The configuration as Hydra has composed it.
+        directory: Of the run; Hydra has created it.
+        overrides: Of the command line.
+        notice: Informs the processes that were started together with this one.
+        context: Signals and the job of this process.
 
     Returns:
         The start, or that the run has already reached its end.
 
     Raises:
-        CairnError: the run cannot start like this.
+        CairnError: The run cannot start like this.
     """
     merged, old = _configuration(cfg, directory, overrides)
     settings = parse(merged.config)
@@ -110,10 +110,10 @@ def follow(config: str, run: str, start: str | None, context: JobContext) -> Sta
     """Return the start that the main process has decided, in another process of the run.
 
     Args:
-        config: file with the configuration of the run.
-        run: id of the run.
-        start: the checkpoint to resume from.
-        context: signals and the job of this process.
+        config: File with the configuration of the run.
+        run: Id of the run.
+        start: The checkpoint to resume from.
+        context: Signals and the job of this process.
     """
     cfg = OmegaConf.load(config)
     assert isinstance(cfg, DictConfig)
@@ -129,7 +129,8 @@ def _record(
     if plan.path is None and settings.init_weights:
         # Before the other processes are informed: each of them would fetch the file.
         wandb_start.local_file(settings.init_weights, directory.path)
-    attempts.note(directory, old, plan.saved, start.context.allocation.job_id)
+    job = start.context.allocation
+    attempts.note(directory, old, plan.saved, job.job_id, job.restarts if job.scheduler == "slurm" else None)
     record = directory.start(settings.task_name, overrides, OmegaConf.to_yaml(settings.config))
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)

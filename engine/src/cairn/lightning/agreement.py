@@ -1,4 +1,4 @@
-"""WHO DECIDES: a stop that reaches any rank stops all of them; what is due is decided by rank 0."""
+"""How ranks agree: a stop that reaches any rank stops all of them; what is due is decided by rank 0."""
 
 from __future__ import annotations
 

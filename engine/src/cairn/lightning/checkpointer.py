@@ -39,7 +39,7 @@ class Checkpointer(EngineHooks):
         monitor: Metric that ranks checkpoints, as a validation logs it; None: there is no best one.
         mode: `min`: lower is better; or `max`.
         keep_last: How many of the newest are kept; -1: all.
-        keep_best: How many of the best are saved and kept; -1: all; 0: the score is no reason to save.
+        keep_best: How many of the best are saved and kept; -1: all; 0: none is saved or kept for its score.
         triggers: Further reasons to save, by name; `interval`, `best`, `end` and `stop` replace the defaults, and None
             removes one.
         rules: Further reasons to keep a checkpoint, by name, likewise; the defaults are `last` and `best`.

@@ -21,10 +21,10 @@ def check(version: str) -> None:
     without any error.
 
     Args:
-        version: the installed version, `lightning.__version__`.
+        version: The installed version, `lightning.__version__`.
 
     Raises:
-        ConfigError: the version is not supported and CAIRN_UNTESTED_LIGHTNING is not "1".
+        ConfigError: The version is not supported and CAIRN_UNTESTED_LIGHTNING is not "1".
     """
     if ".".join(version.split(".")[:2]) in SUPPORTED_LIGHTNING:
         return

@@ -165,7 +165,7 @@ class RunDirectory:
         """Record how the run ended. Does nothing in a process that did not start it.
 
         Args:
-            status: finished, stopped or failed.
+            status: Finished, stopped or failed.
             why: What stopped it, or the error that ended it.
             result: Final value of `optimized_metric`.
         """

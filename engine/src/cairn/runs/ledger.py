@@ -1,4 +1,4 @@
-"""Ledger of a sweep: which scheduler job trains in which run directory, and which of these jobs are alive."""
+"""Ledger of a sweep: which scheduler job trains in which run directory, and which jobs are alive."""
 
 from __future__ import annotations
 

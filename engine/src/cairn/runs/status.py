@@ -110,7 +110,7 @@ def _look(sweep: Path, name: str, submitted: Sequence[SubmittedJob], alive: Mapp
 
 
 def _read(run: RunDirectory) -> tuple[RunRecord | None, Saved | None, Mapping[str, Any]]:
-    # A run may have died before it began, or while one of these files was written.
+    # A run may have died before it began, or while a file of it was written.
     try:
         record = run.record()
         config = run.config() if record else {}

@@ -141,7 +141,7 @@ def move_links_and_delete(directory: Path, links: Mapping[str, str | None], to_d
         to_delete: Checkpoints to delete.
 
     Raises:
-        SaveError: One of these steps failed; those after it were not tried.
+        SaveError: A step failed; those after it were not tried.
     """
     for name, target in links.items():
         move_link(directory, name, target)

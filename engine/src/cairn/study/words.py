@@ -206,7 +206,7 @@ def notes(study: Study) -> list[str]:
 def _cost(study: Study) -> str:
     cost = study.cost
     if cost is None:
-        return "The cost of a save is unknown: none of these runs has measured one."
+        return "The cost of a save is unknown: no run has measured one."
     rough = "roughly " if study.is_rough else ""
     return (
         f"A save costs the training {rough}{duration(cost.save_s)} ({duration(cost.stall_s)} standing still and "
@@ -220,10 +220,10 @@ def _failures(study: Study) -> str:
         return f"Mean time between failures: {format_duration(study.given_mtbf_s)}, as given."
     found = study.failures
     if found.num_unrecorded == len(study.sweep.runs):
-        return f"None of these runs has a record of its attempts, so {_NOT_KNOWN}"
+        return f"No run has a record of its attempts, so {_NOT_KNOWN}"
     if found.mtbf_s is None:
         announced = f" ({_count(len(found.announced), 'stop')} announced)" if found.announced else ""
-        return f"None of these runs ended without notice{announced}, so {_NOT_KNOWN}"
+        return f"No run ended without notice{announced}, so {_NOT_KNOWN}"
     kept = f"{_count(len(found.announced), 'announced stop')} not counted, because a run saves before it stops"
     return (
         f"Mean time between failures: {format_duration(found.mtbf_s)}, from {_count(len(found.unannounced), 'end')} "
