@@ -65,7 +65,10 @@ def test_an_exact_project_passes(make):
         (exact_projects.hidden, r"tensor net.*at batch 4 .*hooks at the start of an epoch"),
         (exact_projects.torch_loader, r"sample batch differs at batch 4.*cairn\.DataLoader is a drop-in"),
         (exact_projects.own_generator, r"sample batch differs at batch 4.*must be a function of \(epoch, index\)"),
-        (exact_projects.unseeded, "Two undisturbed runs differ, so that no resume can be exact. Does `make` begin with .* tensor"),
+        (
+            exact_projects.unseeded,
+            "Two undisturbed runs differ, so that no resume can be exact. Does `make` begin with .* tensor",
+        ),
         (exact_projects.broken, "A run failed in a fresh process:(.|\n)*no such data"),
     ],
 )
