@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import CombinedLoader
@@ -33,7 +33,8 @@ def loader(**options):
 def trainer(checkpoints, tmp_path, **options):
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     limits = {"max_epochs": 2, "num_sanity_val_steps": 1}
-    return Trainer(default_root_dir=tmp_path, callbacks=[checkpoints], **{**quiet, **limits, **options})
+    callbacks = {"callbacks": [checkpoints]}
+    return Trainer(default_root_dir=tmp_path, **{**quiet, **limits, **callbacks, **options})
 
 
 def made(tmp_path, every=3, **options):
@@ -193,9 +194,56 @@ def test_a_wrong_way_to_write_is_one_sentence(options, words):
         cairn.Writing(**options)
 
 
-def test_an_empty_directory_name_is_refused():
-    with pytest.raises(ConfigError, match="must name the directory"):
-        cairn.Checkpointer("")
+@pytest.mark.parametrize("directory", ["", None, 5])
+def test_a_directory_that_is_none_is_refused(directory):
+    with pytest.raises(ConfigError, match=rf"^directory={directory!r} must name the directory"):
+        cairn.Checkpointer(directory)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"monitor": 3}, "monitor=3 must be the name of a metric"),
+        ({"writing": "thread"}, "writing='thread' must be a cairn.Writing"),
+        ({"stop": "no"}, "stop='no' must be a function"),
+        ({"listeners": print}, "listeners=.* must be a list"),
+        ({"listeners": [print]}, r"listeners\[0\]=.* is not a listener"),
+        ({"metadata": [1]}, r"metadata=\[1\] must be a mapping"),
+        ({"metadata": {"config": 7}}, r"metadata\['config'\]=7 must be a mapping"),
+        ({"metadata": {"run": 5}}, r"metadata\['run'\]=5 must be the id"),
+        ({"metadata": {"a": object()}}, r"metadata\['a'\]=.* cannot be written to a manifest"),
+        ({"keep_best": "x"}, "keep_best='x' must be"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_before_a_fit(tmp_path, options, words):
+    with pytest.raises(ConfigError, match=words):
+        made(tmp_path, **options)
+
+
+def test_two_checkpointers_of_one_trainer_are_refused(tmp_path):
+    both = [made(tmp_path / "a"), made(tmp_path / "b")]
+    with pytest.raises(ConfigError, match=r"has two Checkpointers, of .*a/.* and of .*b/.*: pass one"):
+        trainer(both[0], tmp_path, callbacks=both).fit(Scored(), loader(), cairn.DataLoader(points(4), 2))
+    assert not list(tmp_path.glob("*/checkpoints/*"))
+
+
+def test_a_score_without_a_validation_is_refused_before_the_first_batch(tmp_path):
+    module = Scored()
+    scored = made(tmp_path, monitor="val/weight")
+    with pytest.raises(ConfigError, match="monitor='val/weight' needs a validation, and this fit has none"):
+        trainer(scored, tmp_path, limit_val_batches=0).fit(module, loader(), cairn.DataLoader(points(4), 2))
+    assert module.num_batches == 0
+
+
+def test_a_signal_after_the_last_boundary_stops_once_the_run_is_saved(tmp_path):
+    class AtTheEnd(Callback):
+        def on_train_end(self, trainer, pl_module):
+            signal.raise_signal(signal.SIGTERM)
+
+    checkpoints = made(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        fit(checkpoints, tmp_path, callbacks=[AtTheEnd(), checkpoints])
+    assert (caught.value.code, checkpoints.newest.reasons) == (143, ("end",))
 
 
 def test_an_interval_may_be_a_timedelta_or_a_trigger(tmp_path):

@@ -1,8 +1,12 @@
 """What a run says about W&B is checked when it is read."""
 
 import pytest
+import yaml
+from tests.support.paths import ROOT
 
 from cairn.errors import ConfigError
+from cairn.targets import resolve
+from cairn.wandb import WandbLogger, settings
 from cairn.wandb.settings import ArtifactSettings, WandbSettings, logger_key, project_name, stored
 
 OURS = "cairn.wandb.logger.WandbLogger"
@@ -78,3 +82,13 @@ def test_stored_settings_of_any_age_are_read(artifacts, expected):
     node = {"_target_": OURS, "tags": "one", "save_dir": "x", "notes": "n"}
     found = stored({"logger": {"wandb": node}, "checkpoint": {"artifacts": artifacts} if artifacts else {}})
     assert (found.artifacts, found.tags, found.more) == (expected, ("one",), {"notes": "n"})
+
+
+@pytest.mark.parametrize("name", sorted(settings._TARGETS))
+def test_each_name_of_our_logger_is_still_the_class(name):
+    assert resolve(name) is WandbLogger
+
+
+def test_the_logger_of_the_template_is_known_by_its_name():
+    node = yaml.safe_load((ROOT / "configs" / "logger" / "wandb.yaml").read_text())
+    assert settings.logger_key({"logger": node}) == "wandb"

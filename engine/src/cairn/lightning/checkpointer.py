@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cairn.lightning import arguments
 from cairn.lightning.hooks import EngineHooks
 from cairn.lightning.policy import policy
 from cairn.policy import keep, when
@@ -73,6 +74,7 @@ class Checkpointer(EngineHooks):
         listeners: Sequence[Listener] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
+        arguments.check(directory, monitor, writing, stop, listeners, metadata)
         made = policy(directory, every, monitor, mode, keep_last, keep_best, triggers, rules, max_time, writing)
         super().__init__(made, listeners, dict(metadata or {}), stop)
 

@@ -19,7 +19,7 @@ from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
 from cairn.lightning.decision import Decision
 from cairn.lightning.moments import Moments
-from cairn.lightning.policy import Policy
+from cairn.lightning.policy import Policy, check_validates
 from cairn.lightning.saves import Saves
 from cairn.store import space
 from cairn.store.history import History
@@ -126,6 +126,7 @@ class Engine:
         self.telemetry.clock.start()
         if not self.policy.triggers or trainer.fast_dev_run:
             return
+        check_validates(self.policy, trainer.enable_validation)
         capture.check_data(trainer)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
         if not self.agreement.leads:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
-from cairn.errors import CairnError, ConfigError, SaveError
-from cairn.jobs.signals import Interrupts
-from cairn.lightning import boundary, capture, requeue, state, versions
+from cairn.errors import ConfigError, SaveError
+from cairn.lightning import boundary, capture, state, versions
+from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, SavingCost, Watcher
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.policy import Policy
+from cairn.lightning.stopping import ByFunction, BySignals, Stopping
 from cairn.store import space
-from cairn.store.beginning import Beginning, beginning
+from cairn.store.beginning import Beginning
 from cairn.store.listener import Listener, Listeners
 from cairn.store.resume import ResumePoint
 from cairn.types import Saved
@@ -55,9 +55,7 @@ class EngineHooks(Checkpoint):
         """At the end of a fit; False: the caller does so, after a test for example."""
         self.stopped_by = ""
         """Why the last fit stopped early, if it returned all the same: `max_time`."""
-        self._stop = stop
-        self._interrupts = Interrupts()
-        """Of the fit that runs; not installed if `stop` is given."""
+        self._stopping: Stopping = BySignals() if stop is None else ByFunction(stop)
         self.resume_point: ResumePoint | None = None
         """What a fit that goes on begins with, if it is found and verified already."""
         self._engine: Engine | None = None
@@ -69,17 +67,14 @@ class EngineHooks(Checkpoint):
         """Exchange the loops and the way to load, before Lightning uses either; refuse what cannot be resumed."""
         if stage != "fit":
             return
-        if self._engine is not None and self._engine.trainer is not trainer:
-            raise ConfigError(
-                f"The Checkpointer of {self.policy.directory} belongs to another Trainer already: make one for each."
-            )
+        _check_alone(self, trainer)
         capture.refuse(trainer, pl_module)
         boundary.install(trainer, self)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user has chosen
             trainer.strategy.checkpoint_io = MappedCheckpointIO()
         if self._engine is None:
-            stop = self._stop or (lambda save_s: self._interrupts.name)
-            self._engine = Engine(self.policy, trainer, stop, Listeners(self.listeners), self.watchers)
+            listeners, stop = Listeners(self.listeners), self._stopping.reason
+            self._engine = Engine(self.policy, trainer, stop, listeners, self.watchers)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
         self._beginning, self.stopped_by = None, ""
@@ -102,34 +97,27 @@ class EngineHooks(Checkpoint):
         """Open the save pipeline; from here on a signal waits for a boundary."""
         self._begin(trainer)
         self.engine.start()
-        if self._stop is None:  # here, after Lightning has installed its handlers: it puts back what was before them
-            self._interrupts = Interrupts()
-            self._interrupts.training = True
-            self._interrupts.install()
+        self._stopping.begin()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last save."""
         why = self.engine.close()
         self._close_listeners(finished=not why and not self.stopped_by, limit_s=_UPLOADS_S)
-        self._interrupts.remove()
+        late = self._stopping.end()
         self._final = self.engine.agreement.share(self.engine.history.saved)
         if why:
             raise SaveError(why)
-        late, _ = self.engine.agreement.meet(self._interrupts.name, False)
-        if late is not None:  # a signal after the last boundary
+        late, _ = self.engine.agreement.meet(late, False)
+        if late is not None:
             raise boundary.Stopped(late, self.engine.history.newest, trainer.global_rank)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the saves under way arrive, except after a second Ctrl-C."""
-        self._interrupts.training, self._interrupts.stopping = False, True
+        self._stopping.ending()
         if self._engine is not None:
             self._engine.close_after(exception)
             self._close_listeners(finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
-        if isinstance(exception, boundary.Stopped) and self._stop is None and trainer.is_global_zero:
-            name = exception.saved.name if exception.saved else "nothing"
-            rank_zero_info(f"{exception.reason}: the run stops, and {name} is saved in {self.policy.directory}.")
-            requeue.as_before(trainer, exception.reason, self._interrupts)
-        self._interrupts.remove()
+        self._stopping.failed(exception, trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Finish an overlapping copy; earlier hooks of the optimizer run before the forward and backward pass."""
@@ -178,37 +166,25 @@ class EngineHooks(Checkpoint):
         return self._engine
 
     def _begin(self, trainer: Trainer) -> Beginning:
-        """Decide where the fit begins, once: rank 0 looks at the directory, and all ranks go by what it finds."""
-        engine = self.engine
+        """Decide where the fit begins, once."""
         if self._beginning is None:
-            found: Beginning | CairnError | None = None
-            if engine.agreement.leads:
-                try:
-                    found = self._take_over(trainer)
-                except CairnError as error:
-                    found = error
-            found = engine.agreement.share(found)
-            if isinstance(found, CairnError):
-                raise found
-            assert found is not None
-            self._beginning = found
+            self._beginning = begin(self.engine, trainer, self.resume_point, self.metadata.get("run"))
             given = {name: value for name, value in self.metadata.items() if name not in ("run", "config")}
             facts = {**versions.installed(), **given}
-            engine.origin = Origin(found.run, self.metadata.get("config", {}), facts)
+            self.engine.origin = Origin(self._beginning.run, self.metadata.get("config", {}), facts)
         return self._beginning
-
-    def _take_over(self, trainer: Trainer) -> Beginning:
-        engine, newest = self.engine, self.engine.history.newest
-        loaded, run = Path(trainer.ckpt_path) if trainer.ckpt_path else None, self.metadata.get("run")
-        if trainer.fast_dev_run:  # touches nothing
-            return Beginning(run or "fast_dev_run", ResumePoint(loaded))
-        if loaded is None and newest is not None:  # the same trainer fits again, and goes on from where it is
-            found = Beginning(engine.origin.run, ResumePoint(self.policy.directory / newest.name, newest))
-        else:
-            found = beginning(self.policy.directory, loaded, self.resume_point, run)
-        engine.take_over(found.run, found.point)
-        return found
 
     def _close_listeners(self, finished: bool, limit_s: float) -> None:
         if self.closes_listeners and self.engine.agreement.leads and not self.engine.trainer.fast_dev_run:
             Listeners(self.listeners).close(finished, limit_s)
+
+
+def _check_alone(hooks: EngineHooks, trainer: Trainer) -> None:
+    directory = hooks.policy.directory
+    if others := [other for other in trainer.callbacks if isinstance(other, EngineHooks) and other is not hooks]:
+        raise ConfigError(
+            f"The Trainer has two Checkpointers, of {directory} and of {others[0].policy.directory}: pass one, with "
+            f"further `triggers` and `rules` if there are more reasons to save."
+        )
+    if hooks._engine is not None and hooks._engine.trainer is not trainer:
+        raise ConfigError(f"The Checkpointer of {directory} belongs to another Trainer already: make one for each.")

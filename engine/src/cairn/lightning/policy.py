@@ -56,8 +56,8 @@ def policy(
     Raises:
         ConfigError: An argument is not what it must be.
     """
-    if not str(directory):
-        raise ConfigError("directory='' must name the directory of the checkpoints.")
+    with _errors_about("keep_best"):
+        keep.check_count(keep_best)
     scored = monitor is not None and keep_best
     with _errors_about("every"):
         interval = _interval(every)
@@ -71,6 +71,25 @@ def policy(
     chosen = when.check_triggers(_replaced(defaults, triggers))
     ruling = keep.check_rules(_replaced({"last": last, "best": best_kept}, rules))
     return Policy(Path(directory), chosen, ruling, monitor, mode, limit_s, writing)
+
+
+def check_validates(policy: Policy, validates: bool) -> None:
+    """Check that there will be a score to save for.
+
+    Args:
+        policy: The policy.
+        validates: True if the trainer validates during the fit.
+
+    Raises:
+        ConfigError: A trigger waits for validations, and there are none.
+    """
+    best = [name for name, trigger in policy.triggers.items() if isinstance(trigger, when.BestValidation)]
+    if best and not validates:
+        raise ConfigError(
+            f"monitor={policy.monitor!r} needs a validation, and this fit has none: pass a validation loader, and a "
+            f"model with a validation_step; or leave monitor out.",
+            parameter="monitor",
+        )
 
 
 def _replaced(defaults: Mapping[str, Any], given: Any) -> Any:

@@ -114,8 +114,8 @@ def shortened(name: str) -> str:
     return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 3]}..."
 
 
-_TARGETS = {"cairn.wandb.logger.WandbLogger", "cairn.logging.wandb.WandbLogger"}
-"""Our logger, by its name today and before the library had rooms."""
+_TARGETS = {"cairn.wandb.WandbLogger", "cairn.wandb.logger.WandbLogger", "cairn.logging.wandb.WandbLogger"}
+"""Our logger, by its public name, by that of its module, and by the one before the library had rooms."""
 _NOT_MORE = {"save_dir", "forget", "project", "entity", "id", "name", "group", "tags", "offline"}
 
 

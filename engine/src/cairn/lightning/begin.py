@@ -1,0 +1,50 @@
+"""Where a fit begins: rank 0 looks at the directory of the checkpoints, and all ranks go by what it finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+from cairn.errors import CairnError
+from cairn.lightning.engine import Engine
+from cairn.store.beginning import Beginning, beginning
+from cairn.store.resume import ResumePoint
+
+
+def begin(engine: Engine, trainer: Trainer, point: ResumePoint | None, run: str | None) -> Beginning:
+    """Decide where a fit begins, and take over what the run has committed before.
+
+    Args:
+        engine: Engine of the fit.
+        trainer: The trainer; its `ckpt_path` is the checkpoint that Lightning loads.
+        point: The resume point, if it is found and verified already.
+        run: Id of the run; None: the directory knows it, or it is a new run.
+
+    Raises:
+        CairnError: The directory belongs to another run, a resume was forgotten, or the checkpoint is not intact.
+    """
+    found: Beginning | CairnError | None = None
+    if engine.agreement.leads:
+        try:
+            found = _take_over(engine, trainer, point, run)
+        except CairnError as error:
+            found = error
+    found = engine.agreement.share(found)
+    if isinstance(found, CairnError):
+        raise found
+    assert found is not None
+    return found
+
+
+def _take_over(engine: Engine, trainer: Trainer, point: ResumePoint | None, run: str | None) -> Beginning:
+    directory, newest = engine.policy.directory, engine.history.newest
+    loaded = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+    if trainer.fast_dev_run:  # touches nothing
+        return Beginning(run or "fast_dev_run", ResumePoint(loaded))
+    if loaded is None and newest is not None:  # the same trainer fits again, and continues from where it is
+        found = Beginning(engine.origin.run, ResumePoint(directory / newest.name, newest))
+    else:
+        found = beginning(directory, loaded, point, run)
+    engine.take_over(found.run, found.point)
+    return found
