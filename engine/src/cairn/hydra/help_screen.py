@@ -36,7 +36,7 @@ _MORE = """\
 The files are in configs/. +GROUP.KEY=VALUE adds a key that is not there yet.
 --cfg job  shows the whole configuration    --info defaults  how it was put together
 -m         runs a sweep                     --hydra-help     options of Hydra
-cairn --help: commands to look after runs"""
+cairn --help: commands to inspect and manage runs"""
 
 
 def of(configs: Path, overrides: Sequence[str]) -> str | None:
