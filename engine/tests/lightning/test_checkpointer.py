@@ -32,7 +32,7 @@ from torchmetrics import MeanMetric, MetricTracker
 from cairn.account import clock as clock_module
 from cairn.errors import CairnError, ConfigError, ResumeError, SaveError, UnsafeStateError
 from cairn.jobs.signals import Interrupts
-from cairn.lightning import capture, decision
+from cairn.lightning import capture, decision, versions
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.hyperparameters import _warn
 from cairn.lightning.interrupts import WatchTraining
@@ -101,7 +101,7 @@ def test_the_manifest_describes_the_run(tmp_path):
     assert {"train/loss_step", "val/loss", "val/lowest"} <= set(last.metrics)
     assert (last.run, last.number, last.position.samples) == ("abc", 2, 9)
     fields = json.loads((tmp_path / "checkpoints" / names.manifest_name(last.name)).read_text())
-    assert fields["provenance"] == {"world_size": 1, "seed": 7}
+    assert fields["provenance"] == {"world_size": 1, "seed": 7, **versions.installed()}
     assert last.stall_s >= last.write_s > 0
 
 

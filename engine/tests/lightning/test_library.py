@@ -2,17 +2,20 @@
 
 import signal
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import CombinedLoader
 from tests.support.runs import Scored
 from torch.utils.data import TensorDataset
 
 import cairn
 from cairn.errors import ConfigError, SaveError
+from cairn.lightning import capture
 from cairn.policy.when import EveryNSeconds
 from cairn.store import names
 from cairn.store.catalog import Catalog
@@ -125,6 +128,13 @@ def test_the_same_trainer_may_fit_again(tmp_path):
     done.fit(module, loader(), cairn.DataLoader(points(4), 2))
     assert module.num_batches == 16
     assert checkpoints.newest.name == "epoch_001_batch_000008.ckpt"
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy])
+def test_a_strategy_that_shards_the_model_is_refused_by_name(strategy):
+    trainer = SimpleNamespace(strategy=object.__new__(strategy), callbacks=[])
+    with pytest.raises(ConfigError, match=rf"^{strategy.__name__} is not supported: .* strategy='ddp'"):
+        capture.refuse(trainer, Scored())
 
 
 def test_two_trainers_are_refused(tmp_path):
@@ -290,6 +300,7 @@ def test_metadata_is_in_the_manifest_and_the_configuration_in_the_file(tmp_path)
     name = checkpoints.newest.name
     manifest = (tmp_path / "checkpoints" / names.manifest_name(name)).read_text()
     assert '"commit": "abc"' in manifest
+    assert f'"torch": "{torch.__version__}"' in manifest
     file = torch.load(tmp_path / "checkpoints" / name, weights_only=True)
     assert file["cairn"]["config"] == {"lr": 0.1}
 

@@ -117,6 +117,11 @@ def unseeded() -> Any:
     return _made(Net(), cairn.DataLoader(_points(), 4, shuffle=True))
 
 
+def never_seeded() -> Any:
+    """No seed is set: each start draws other weights, which a resume replaces."""
+    return _made(Net(), cairn.DataLoader(_points(), 4, shuffle=True))
+
+
 def broken() -> Any:
     """It cannot be built."""
     raise RuntimeError("no such data")

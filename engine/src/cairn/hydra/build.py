@@ -92,7 +92,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
 def checkpointer(start: Start) -> Checkpointer:
     """Build the callback that saves checkpoints; `fit` must be called with the checkpoint of `start.plan`."""
     settings, group = start.settings, start.settings.checkpoint
-    versions = provenance.versions(settings.seed, os.environ.get(command_line.ROOT, "."))
+    origin = provenance.origin(settings.seed, os.environ.get(command_line.ROOT, "."))
     built = Checkpointer(
         group.directory,
         None,
@@ -103,7 +103,7 @@ def checkpointer(start: Start) -> Checkpointer:
         writing=group.writing,
         max_time=settings.trainer.max_time_s,
         stop=_reason_to_stop(start.context),
-        metadata={"run": start.run_id, "config": OmegaConf.to_container(settings.config), **versions},
+        metadata={"run": start.run_id, "config": OmegaConf.to_container(settings.config), **origin},
     )
     if settings.train:
         built.watchers.append(ProgressFile(start.directory.progress_file))

@@ -10,10 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
-import torch
-
-from cairn import __version__
 from cairn.lightning import state
 
 
@@ -55,10 +51,9 @@ def started_from(
     return StartedFrom(how, str(ckpt_path or init_weights), str(ours.get("run", "")), step, version, known_as)
 
 
-def versions(seed: int, root: Path | str) -> dict[str, Any]:
-    """Return what each manifest records about its run: the seed, the commit of the code in `root`, and versions."""
-    ours = {"cairn": __version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
-    return {"seed": seed, "git": git_commit(root), "python": sys.version.split()[0], **ours}
+def origin(seed: int, root: Path | str) -> dict[str, Any]:
+    """Return what each manifest records about its run, besides versions: the seed, and the commit of `root`."""
+    return {"seed": seed, "git": git_commit(root)}
 
 
 def facts(

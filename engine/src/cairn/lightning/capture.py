@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
@@ -43,6 +44,13 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
     Raises:
         ConfigError: There is one; the message names a replacement.
     """
+    supported = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+    if not supported or isinstance(trainer.strategy, DeepSpeedStrategy):  # which derives from DDPStrategy
+        raise ConfigError(
+            f"{type(trainer.strategy).__name__} is not supported: a Checkpointer saves what one device holds, and "
+            f"exact resume is tested with a single device and with DDP. Choose strategy='ddp', or remove the "
+            f"Checkpointer."
+        )
     if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):
         raise ConfigError(
             "StochasticWeightAveraging cannot be resumed, because checkpoints do not contain its averages. Use "

@@ -10,12 +10,12 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from cairn.errors import CairnError, ConfigError, SaveError
 from cairn.jobs.signals import Interrupts
-from cairn.lightning import boundary, capture, requeue, state
+from cairn.lightning import boundary, capture, requeue, state, versions
 from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, SavingCost, Watcher
 from cairn.lightning.io import MappedCheckpointIO
@@ -126,6 +126,8 @@ class EngineHooks(Checkpoint):
             self._engine.close_after(exception)
             self._close_listeners(finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
         if isinstance(exception, boundary.Stopped) and self._stop is None and trainer.is_global_zero:
+            name = exception.saved.name if exception.saved else "nothing"
+            rank_zero_info(f"{exception.reason}: the run stops, and {name} is saved in {self.policy.directory}.")
             requeue.as_before(trainer, exception.reason, self._interrupts)
         self._interrupts.remove()
 
@@ -190,7 +192,8 @@ class EngineHooks(Checkpoint):
                 raise found
             assert found is not None
             self._beginning = found
-            facts = {name: value for name, value in self.metadata.items() if name not in ("run", "config")}
+            given = {name: value for name, value in self.metadata.items() if name not in ("run", "config")}
+            facts = {**versions.installed(), **given}
             engine.origin = Origin(found.run, self.metadata.get("config", {}), facts)
         return self._beginning
 

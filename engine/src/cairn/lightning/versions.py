@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
+import lightning
+import torch
+
+import cairn
 from cairn.errors import ConfigError
 
 SUPPORTED_LIGHTNING = ("2.6",)
@@ -12,6 +17,12 @@ SUPPORTED_LIGHTNING = ("2.6",)
 UNTESTED = "CAIRN_UNTESTED_LIGHTNING"
 
 log = logging.getLogger(__name__)
+
+
+def installed() -> dict[str, str]:
+    """Return the versions that decide how a run is computed, for the manifests of its checkpoints."""
+    ours = {"cairn": cairn.__version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
+    return {"python": sys.version.split()[0], **ours}
 
 
 def check(version: str) -> None:

@@ -51,10 +51,13 @@ def assert_exact(
     """
     with tempfile.TemporaryDirectory(prefix="cairn-exact-") as folder, FreshProcesses(make) as fresh:
         root, limits = Path(folder), {"epochs": epochs, "batches": batches}
-        whole, twin = (fresh.run(root / name, **limits) for name in ("whole", "twin"))
+        whole, twin = (fresh.run(root / name, seed=0, **limits) for name in ("whole", "twin"))
         noise = known_noise(whole, twin)
         if (found := first_difference(whole, twin, noise)) is not None:
-            raise AssertionError(f"Two undisturbed runs differ, so no resume can be exact: {found.text}")
+            raise AssertionError(
+                f"Two undisturbed runs differ, so no resume can be exact. Does `make` begin with seed_everything? "
+                f"{found.text}"
+            )
         saved = {item.position.total_batches: item for item in Catalog(root / "whole" / "checkpoints").committed()}
         chosen = sorted(saved) if stops is None else sorted(set(stops))
         if unknown := [stop for stop in chosen if stop not in saved]:
@@ -62,7 +65,7 @@ def assert_exact(
         different: dict[int, Difference] = {}
         for stop in chosen:
             run = _stopped_copy(root / "whole", root / f"stop_{stop}", saved[stop].name)
-            resumed: Report = fresh.run(run, **limits)
+            resumed: Report = fresh.run(run, seed=1, **limits)
             if (found := first_difference(whole, resumed, noise, after=stop)) is not None:
                 different[stop] = found
             shutil.rmtree(run)

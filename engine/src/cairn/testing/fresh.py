@@ -60,13 +60,13 @@ class FreshProcesses:
         self._server.wait()
         self._log.close()
 
-    def run(self, directory: Path, **limits: int | None) -> Report:
-        """Train in `directory`, in a separate process.
+    def run(self, directory: Path, **options: int | None) -> Report:
+        """Train in `directory`, in a separate process; for the options see `record`.
 
         Raises:
             AssertionError: The run failed; the message has the end of its output.
         """
-        self._ask({"directory": str(directory), **limits})
+        self._ask({"directory": str(directory), **options})
         report: Report = json.loads((directory / "report.json").read_text())
         return report
 

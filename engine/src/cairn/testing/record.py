@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
@@ -25,15 +26,18 @@ _DEEPEST = 4
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def record(make: Any, directory: Path, epochs: int | None, batches: int | None) -> None:
+def record(make: Any, directory: Path, seed: int, epochs: int | None, batches: int | None) -> None:
     """Train what `make` builds in `directory`, from the checkpoint in it if there is one, and write `report.json`.
 
     Args:
         make: See `assert_exact`.
         directory: Directory of the run.
+        seed: Seed of the global random number generators before `make` is called. Ordinary processes start at random.
         epochs: Limit for the epochs; None: the trainer's own.
         batches: Limit for the batches of an epoch; None: the trainer's own.
     """
+    seed_everything(seed, verbose=False)
+    del os.environ["PL_GLOBAL_SEED"]  # a project that sets no seed has none
     trainer, model, data = make()
     if trainer.world_size > 1:
         raise ValueError("assert_exact tests one process: build the Trainer with devices=1.")
