@@ -64,7 +64,7 @@ def git(root: Path, *arguments: str) -> str:
 
 
 def references(old: str, submodules: list[str]) -> re.Pattern[str]:
-    """Compile a pattern that matches `old` where it is the package, and not the word."""
+    """Compile a pattern that matches `old` where it names the package, not where it is a word of a text."""
     before = [
         r"^[ \t]*\"?(?:from|import) ",  # also in a notebook, where each line is a JSON string
         r"-m ",
@@ -91,7 +91,7 @@ def add_moved(text: str, old: str, new: str) -> str:
     end = next((number for number, line in enumerate(lines) if line.startswith(("[", "\n"))), len(lines))
     table, tail = "".join(lines[:end]), "".join(lines[end:])
     table = re.sub(rf'= "{re.escape(old)}(?=[".])', f'= "{new}', table)
-    table = re.sub(rf'^"{re.escape(new)}" = .*\n', "", table, flags=re.MULTILINE)  # it was the name once before
+    table = re.sub(rf'^"{re.escape(new)}" = .*\n', "", table, flags=re.MULTILINE)  # the package had this name before
     return f'{head}{MOVED}\n{table}"{old}" = "{new}"\n{tail}'
 
 
@@ -112,7 +112,7 @@ def rename(root: Path, new: str, force: bool = False) -> list[Path]:
     """Rename the package.
 
     Args:
-        root: Of the repository.
+        root: Root directory of the repository.
         new: The new name.
         force: Rename although there are uncommitted changes.
 

@@ -41,5 +41,5 @@ def test_a_failed_last_save_stops_the_run():
 
 @pytest.mark.parametrize("most", [0, -2, 1.5, "3", None, True])
 def test_an_invalid_max_failed_saves_is_refused(most):
-    with pytest.raises(ConfigError, match=r"max_failed_saves=.* must be a number from 1, or -1 to never stop"):
+    with pytest.raises(ConfigError, match=r"max_failed_saves=.* must be an integer from 1, or -1 to never stop"):
         SaveFailures(most)

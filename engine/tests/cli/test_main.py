@@ -69,7 +69,7 @@ def test_a_wrong_command_line_exits_with_2(arguments, capsys):
     [
         (["ls", "bare"], 0, "4 checkpoints"),
         (["ls", "latest"], 0, "resume: python train.py resume=logs/train/runs/one"),
-        (["verify", "latest"], 0, "whole"),
+        (["verify", "latest"], 0, "intact"),
         (["prune", "latest", "--yes"], 0, "Deleted 2"),
         (["status", "logs/train/runs/one"], 0, "1 stopped of 1."),
         (["report", "latest", "--json"], 0, '"num_saves": 4'),

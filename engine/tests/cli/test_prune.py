@@ -71,7 +71,7 @@ def test_it_asks_first(run, answer, kept, monkeypatch, capsys):
 def test_without_a_terminal_nothing_is_deleted(run, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     cairn("prune", run.path, expect=1)
-    assert "Give --yes" in capsys.readouterr().err
+    assert "Pass --yes" in capsys.readouterr().err
     assert left(run) == [0, 1, 2, 3]
 
 
@@ -91,7 +91,7 @@ def test_broken_checkpoints_do_not_count_and_stay(run, capsys):
     broken = Catalog(run.checkpoints()).committed()[-1].name
     flip_byte(run.checkpoints(), broken)
     cairn("prune", run.path, "--yes", "--keep-best", "0")
-    assert f"broken  {broken}" in capsys.readouterr().out
+    assert f"corrupt {broken}" in capsys.readouterr().out
     assert left(run) == [1, 2, 3]
     assert (run.checkpoints() / names.LAST).readlink() == Path("epoch_000_batch_000003.ckpt")
 
@@ -152,4 +152,4 @@ def test_a_run_that_is_training_is_left_alone(run):
 def test_a_directory_without_a_run_is_refused(run, tmp_path, capsys):
     run.checkpoints().rename(tmp_path / "elsewhere")
     cairn("prune", "elsewhere", "--yes", expect=1)
-    assert "which says what is best: name the run" in capsys.readouterr().err
+    assert "prune needs the checkpoint.monitor of the run: pass a run directory" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def test_the_configuration_in_the_file_is_shown(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["config"] == config
     cairn("show", tmp_path / "a.ckpt")
     output = capsys.readouterr().out
-    assert "It has no manifest." in output
+    assert "This file has no manifest." in output
     assert "save_interval: 15" in output
 
 

@@ -35,7 +35,7 @@ def test_the_reported_state_is_that_of_wandb(run, monkeypatch, capsys, version, 
 def test_a_directory_without_a_run_is_refused(run, tmp_path, capsys):
     run.checkpoints().rename(tmp_path / "elsewhere")
     cairn("sync", "elsewhere", expect=1)
-    assert "which says how W&B knows it: name the run" in capsys.readouterr().err
+    assert "sync needs the W&B settings of the run: pass a run directory" in capsys.readouterr().err
 
 
 def test_a_wrong_limit_is_refused(run, capsys):

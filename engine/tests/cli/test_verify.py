@@ -13,8 +13,8 @@ from cairn.store.catalog import Catalog
 def test_an_intact_run_passes(run, capsys):
     cairn("verify", run.path)
     output = capsys.readouterr().out
-    assert output.count("whole") == 6
-    assert "broken" not in output
+    assert output.count("intact") == 6
+    assert "corrupt" not in output
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -26,7 +26,7 @@ def test_one_changed_byte_fails(run, as_json, capsys):
     if as_json:
         assert {item["state"] for item in json.loads(output)} == {"whole", "broken"}
     else:
-        found = [line.split()[1] for line in output.splitlines() if line.startswith("broken")]
+        found = [line.split()[1] for line in output.splitlines() if line.startswith("corrupt")]
         assert found == [broken.name, names.BEST], "and the link to it"
     cairn("verify", run.checkpoints() / broken.name, expect=1)
     cairn("verify", run.checkpoints() / names.BEST, expect=1)

@@ -82,7 +82,7 @@ BEFORE_TRAINING = {
         r"holds the weights of another model: net.* is \(2,\) in the file and \(.*\) in the model",
     ),
     "init_weights: a text": (["init_weights={files}/text.ckpt"], "is not a checkpoint"),
-    "both": (["ckpt_path=a", "init_weights=b"], "give one of them"),
+    "both": (["ckpt_path=a", "init_weights=b"], "set only one of them"),
     "run directory": (["paths.log_dir={files}/text.ckpt"], "hydra.run.dir=.* cannot be written: Not a directory"),
     "checkpoint directory": (
         ["checkpoint.dirpath={files}/text.ckpt/inside"],

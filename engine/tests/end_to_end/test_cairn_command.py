@@ -39,7 +39,7 @@ def test_a_run_can_be_listed_shown_verified_and_pruned(run: Path) -> None:
     assert shown["config"]["checkpoint"]["save_interval"] == 15
     assert "save_interval: 15" in cairn("show", run / "checkpoints" / "last.ckpt")
 
-    assert "broken" not in cairn("verify", run, fresh=True)
+    assert "corrupt" not in cairn("verify", run, fresh=True)
     cairn("prune", run, "--yes", "--keep-last", 1, fresh=True)
     left = json.loads(cairn("ls", run, "--json"))["checkpoints"]
     assert {item["name"] for item in left} == {
@@ -47,9 +47,9 @@ def test_a_run_can_be_listed_shown_verified_and_pruned(run: Path) -> None:
     }
     output = train(None, f"resume={run}", "trainer.max_epochs=4")
     assert f"Resuming from {run}/checkpoints/{last['name']}" in output
-    assert "broken" not in cairn("verify", run)
+    assert "corrupt" not in cairn("verify", run)
     flip_byte(run / "checkpoints", json.loads(cairn("ls", run, "--json"))["checkpoints"][-1]["name"])
-    assert "broken" in cairn("verify", run, expect=1)
+    assert "corrupt" in cairn("verify", run, expect=1)
 
 
 def test_a_wrong_command_exits_with_2() -> None:

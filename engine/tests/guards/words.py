@@ -1,7 +1,6 @@
 """Search the text of the repository for phrases that make it hard to read.
 
-`python -m tests.guards.words` (in engine/) lists every place. `--write` lowers the allowances to what is left;
-`--reset` also raises them, for example after a file was moved, and shows in the diff what grew.
+`python -m tests.guards.words [PATH ...]`, in engine/, lists every place. test_words.py fails if there is one.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from pathlib import Path
 
 from tests.support.paths import ENGINE, ROOT
 
-ALLOWED = Path(__file__).with_name("words_allowed.json")
-"""{path: number of banned phrases} for files that are not rewritten yet. Every other file has none."""
 BANNED = re.compile(
     r"""\b(?:
         tells | told                               # software logs, reports, warns, raises, prints, returns
@@ -133,27 +130,23 @@ def search(paths: Iterable[Path], root: Path = ROOT) -> dict[str, list[Finding]]
     return {name: places for name, places in found.items() if places}
 
 
-def lowered(allowed: dict[str, int], counts: dict[str, int]) -> dict[str, int]:
-    """Return the allowances after files have improved: none of them grows."""
-    new = {name: min(number, counts.get(name, 0)) for name, number in allowed.items()}
-    return {name: number for name, number in new.items() if number}
+def lines(found: dict[str, list[Finding]]) -> list[str]:
+    """Return one line of text for each banned phrase."""
+    return [
+        f"{name}:{place.line}: {place.phrase!r} in: ...{place.context}..."
+        for name, places in found.items()
+        for place in places
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="lower the allowances to what is left")
-    parser.add_argument("--reset", action="store_true", help="set the allowances to what is there")
     parser.add_argument("paths", nargs="*", help="show only files whose path starts with one of these")
     options = parser.parse_args()
     found = search(files())
-    counts = {name: len(places) for name, places in found.items()}
-    if options.write or options.reset:
-        allowed = counts if options.reset else lowered(json.loads(ALLOWED.read_text()), counts)
-        ALLOWED.write_text(json.dumps(allowed, indent=0, sort_keys=True) + "\n")
     shown = {n: places for n, places in found.items() if not options.paths or n.startswith(tuple(options.paths))}
-    for name, places in shown.items():
-        for place in places:
-            print(f"{name}:{place.line}: {place.phrase!r} in: ...{place.context}...")
+    for line in lines(shown):
+        print(line)
     print(f"{sum(map(len, shown.values()))} phrases in {len(shown)} files")
 
 

@@ -158,7 +158,7 @@ def test_a_missing_run_is_refused(tmp_path, configs):
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])
 def test_a_sweep_cannot_be_resumed_by_name(tmp_path, configs, flag):
     run = run_in(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"continues one run\. To continue a sweep, give the command of the sweep"):
+    with pytest.raises(ConfigError, match=r"continues one run\. To continue a sweep, repeat the command of the sweep"):
         expand_resume([flag, f"resume={run}", "seed=1,2"], configs)
 
 

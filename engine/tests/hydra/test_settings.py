@@ -94,7 +94,7 @@ def test_a_null_callback_or_logger_is_left_out():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ckpt_path": "a", "init_weights": "b"}, "ckpt_path= .*init_weights= .*give one"),
+        ({"ckpt_path": "a", "init_weights": "b"}, "ckpt_path= .*init_weights= .*set only one"),
         ({"seed": -1}, "seed=-1 must be an integer from 0 to 4294967295"),
         ({"seed": 2**32}, "seed=4294967296 must be"),
         ({"seed": 1.5}, "seed=1.5 must be"),

@@ -88,7 +88,7 @@ def test_a_refusal_writes_nothing(config, directory, notice, changes, error, mes
 
 def test_checkpoints_of_an_unknown_run_are_refused(monkeypatch, config, directory, notice):
     planned(monkeypatch, directory)
-    with pytest.raises(ResumeError, match=r"holds checkpoints, but .* has no run\.json .* ckpt_path="):
+    with pytest.raises(ResumeError, match=r"holds checkpoints, but .* has no run\.json, so .* ckpt_path="):
         begin(OmegaConf.create(config), directory, (), notice, JobContext())
 
 

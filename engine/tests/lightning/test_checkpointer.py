@@ -595,7 +595,7 @@ def test_a_failed_save_is_logged_and_training_continues_and_saves_again(
     (message,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert re.search(
         r"epoch_001_batch_000001\.ckpt could not be written: No space left on device \(it needs about [\d.]+ kB, and "
-        r"[\d.]+ GB are free there\)\. Failed save 1 of 3 in a row .*: training continues, and the next save tries",
+        r"[\d.]+ GB are free there\)\. Failed save 1 of 3 in a row .*: training continues; the next save tries",
         message,
     )
     assert half_done(tmp_path) == []

@@ -22,13 +22,13 @@ def report(num_batches=3, rows=(), kept=(), **changes):
     ("other", "words"),
     [
         (report(), None),
-        (report(tensor_2=9, sample_3=9), "tensor x is 9, undisturbed 2 at batch 2"),
+        (report(tensor_2=9, sample_3=9), "tensor x is 9 instead of 2 at batch 2"),
         (report(metric_2=9, sample_2=9), "sample x differs at batch 2 (1 more differ there)"),
-        (report(attribute_3=9), "attribute x is 9, undisturbed 3 at batch 3. No checkpoint holds it"),
+        (report(attribute_3=9), "attribute x is 9 instead of 3 at batch 3. It is not in a checkpoint"),
         (report(2), "ends before batch 3"),
-        (report(4), "goes on after batch 3"),
-        (report(rows=[{"a": "1"}]), "1 rows in metrics.csv, undisturbed 0"),
-        (report(kept=["one"]), "1 kept checkpoints, undisturbed 0"),
+        (report(4), "continues after batch 3"),
+        (report(rows=[{"a": "1"}]), "1 rows in metrics.csv instead of 0"),
+        (report(kept=["one"]), "1 kept checkpoints instead of 0"),
     ],
 )
 def test_the_first_difference_is_named_causes_before_effects(other, words):
@@ -61,13 +61,13 @@ def test_an_exact_project_passes(make):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (exact_projects.attribute, r"attribute Annealed.temperature is .*, undisturbed .* at batch 4 .*No checkpoint"),
+        (exact_projects.attribute, r"attribute Annealed.temperature is .* instead of .* at batch 4 .*It is not in"),
         (exact_projects.hidden, r"tensor net.*at batch 4 .*hooks at the start of an epoch"),
         (exact_projects.torch_loader, r"sample batch differs at batch 4.*cairn\.DataLoader is a drop-in"),
         (exact_projects.own_generator, r"sample batch differs at batch 4.*must be a function of \(epoch, index\)"),
         (
             exact_projects.unseeded,
-            "Two undisturbed runs differ, so that no resume can be exact. Does `make` begin with .* tensor",
+            "Two undisturbed runs differ, so no resume can be exact. Does `make` begin with .* tensor",
         ),
         (exact_projects.broken, "A run failed in a fresh process:(.|\n)*no such data"),
     ],
@@ -79,5 +79,5 @@ def test_a_fault_is_named_with_its_cure(make, words):
 
 @pytest.mark.slow
 def test_a_stop_that_there_is_not_is_refused():
-    with pytest.raises(ValueError, match=r"cannot be stopped after batch 40; it can after \[1, 2, 3, 4, 5, 6, 7, 8\]"):
+    with pytest.raises(ValueError, match=r"cannot be stopped after batch 40, only after \[1, 2, 3, 4, 5, 6, 7, 8\]"):
         assert_exact(exact_projects.exact, stops=[3, 40])

@@ -1,4 +1,4 @@
-"""The files that make up a text, and one file that joins them."""
+"""The source files of a text, and one file that joins them."""
 
 import glob
 import hashlib
@@ -32,7 +32,7 @@ class Corpus:
         """Find the files of a text.
 
         Args:
-            pattern: A glob (`**` matches folders); None takes the sources of Python's standard library.
+            pattern: A glob (`**` matches folders); None uses the sources of Python's standard library.
 
         Returns:
             The corpus of all files that match.
@@ -68,7 +68,7 @@ class Corpus:
         Several processes may call this at the same time: each of them sees a complete file.
 
         Args:
-            folder: Where the joined file is kept.
+            folder: Directory of the joined file.
 
         Returns:
             The path of the file.

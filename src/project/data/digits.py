@@ -20,7 +20,7 @@ class Scans(Dataset[tuple[Tensor, Tensor]]):
     Args:
         images: float32 (num_samples, 1, height, width).
         labels: int64 (num_samples,).
-        max_shift: Pixels in each direction; with 0, no random numbers are drawn.
+        max_shift: Maximum shift in pixels, in each direction; with 0, no random numbers are drawn.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, max_shift: int = 0) -> None:
@@ -51,11 +51,11 @@ class Digits(cairn.DataModule):
 
     Args:
         batch_size: Samples per batch and rank.
-        val_fraction: Part of the scans for validation.
-        test_fraction: Part of the scans for the test; the rest is for training.
+        val_fraction: Fraction of the scans for validation.
+        test_fraction: Fraction of the scans for the test; the rest is for training.
         augment: Shift each training image at random.
-        max_shift: By up to this many pixels.
-        options: The other arguments of `cairn.DataModule`; `seed` also determines the split.
+        max_shift: Maximum shift in pixels.
+        options: Other arguments of `cairn.DataModule`; `seed` also determines the split.
 
     Raises:
         ValueError: The fractions leave nothing to train on.

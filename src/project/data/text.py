@@ -22,8 +22,8 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         path: The file.
-        first: First byte of the part.
-        last: End of the part (exclusive).
+        first: Offset of the first byte of the part.
+        last: Offset of the end of the part (exclusive).
         seq_len: Bytes per sample.
     """
 
@@ -55,17 +55,17 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
 class Text(cairn.DataModule):
     """Bytes of local files for a language model: x and y int64 (batch, seq_len), values 0 to 255.
 
-    The files, sorted by path, are joined into one file under `cache_dir`. The end of the text is for the
-    test, the part before it for validation.
+    The files, sorted by path, are joined into one file under `cache_dir`. The end of the text is used
+    for the test, and the part before it for validation.
 
     Args:
-        files: A glob (`**` matches folders); None takes the sources of Python's standard library.
-        cache_dir: Folder for the joined file.
+        files: A glob (`**` matches folders); None uses the sources of Python's standard library.
+        cache_dir: Directory for the joined file.
         batch_size: Samples per batch and rank.
         seq_len: Bytes per sample.
-        val_fraction: Part of the bytes for validation.
-        test_fraction: Part of the bytes for the test.
-        options: The other arguments of `cairn.DataModule`.
+        val_fraction: Fraction of the bytes for validation.
+        test_fraction: Fraction of the bytes for the test.
+        options: Other arguments of `cairn.DataModule`.
     """
 
     seeded_items = False

@@ -23,7 +23,7 @@ class Classifier(LightningModule):
         optimizer: Takes the parameters, returns the optimizer.
         scheduler: Takes the optimizer, returns the learning-rate scheduler; or a mapping with `interval` and
             `monitor`, see `optimization`. None keeps the rate constant.
-        num_classes: For the accuracy.
+        num_classes: Number of classes, for the accuracy.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Classifier(LightningModule):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
-        # A checkpoint holds plain values: the objects stay out, cairn.load_model builds them from the configuration.
+        # A checkpoint holds plain values, not these objects: cairn.load_model builds them from the configuration.
         self.save_hyperparameters(ignore=["net", "optimizer", "scheduler"], logger=False)
         self.net = net
         self.optimizer, self.scheduler = optimizer, scheduler

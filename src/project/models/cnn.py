@@ -10,10 +10,10 @@ class CNN(nn.Module):
     """Image classifier: stages of 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling, then an average.
 
     Args:
-        channels: Of each stage; the image needs at least 2 ** len(channels) pixels per side.
+        channels: Output channels of each stage; the image needs at least 2 ** len(channels) pixels per side.
         num_classes: Size of the output.
         dropout: Probability that a feature before the last layer is zeroed in training.
-        in_channels: Of the image.
+        in_channels: Channels of the image.
     """
 
     def __init__(self, channels: Sequence[int], num_classes: int, dropout: float = 0.0, in_channels: int = 1) -> None:

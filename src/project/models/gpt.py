@@ -1,4 +1,4 @@
-"""A decoder-only transformer after GPT-2."""
+"""A decoder-only transformer in the style of GPT-2."""
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,13 @@ class GPT(nn.Module):
 
     Args:
         vocab_size: Number of different tokens; 256 for bytes.
-        seq_len: Tokens of the longest input.
+        seq_len: Maximum number of tokens of an input.
         num_layers: Number of blocks.
         num_heads: Attention heads of a block; must divide `embed_dim`.
         embed_dim: Width of the residual stream.
         dropout: Probability that a unit (of embeddings, attention, branches) is zeroed in training.
-        bias: Use biases in linear layers and normalization, as GPT-2 does. Without them the model is slightly
-            faster and as good.
+        bias: Use biases in linear layers and normalization, as GPT-2 does. Without them, the model is slightly
+            faster and equally good.
 
     Raises:
         ValueError: `num_heads` does not divide `embed_dim`.

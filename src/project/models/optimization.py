@@ -25,7 +25,7 @@ def optimization(
     """Build the return value of `configure_optimizers`, for all parameters of a module.
 
     Args:
-        module: Its parameters are optimized.
+        module: Module whose parameters are optimized.
         optimizer: Takes the parameters, returns the optimizer.
         scheduler: Takes the optimizer, returns a scheduler that steps once per epoch. For other options, a mapping
             as Lightning's `lr_scheduler_config`: this factory under `scheduler`, and `interval`, `frequency` and
@@ -36,7 +36,7 @@ def optimization(
         The dictionary that Lightning documents under `configure_optimizers`.
 
     Raises:
-        ValueError: `total_steps` is None and the training has no known end.
+        ValueError: `total_steps` is None and the length of the training is unknown.
     """
     built = optimizer(module.parameters())
     if scheduler is None:
@@ -54,7 +54,7 @@ def _with_total_steps(factory: Any, module: LightningModule) -> Any:
     num_steps = module.trainer.estimated_stepping_batches
     if not math.isfinite(num_steps):
         raise ModelError(
-            f"{factory.func.__name__} needs the number of optimizer steps, but the training has no known end: "
+            f"{factory.func.__name__} needs the number of optimizer steps, but the length of the training is unknown: "
             "set total_steps of the scheduler, or trainer.max_steps."
         )
     return functools.partial(factory, total_steps=int(num_steps))

@@ -20,11 +20,11 @@ class WarmupCosine(LambdaLR):
     restarts", ICLR 2017, without restarts.
 
     Args:
-        optimizer: Its learning rates are multiplied.
+        optimizer: Optimizer whose learning rates are multiplied.
         warmup_steps: Length of the warm-up; 0 starts at the full rate.
-        total_steps: Length of the whole course, the warm-up included.
+        total_steps: Length of the whole schedule, including the warm-up.
         min_factor: Fraction of the rate that remains at the end.
-        last_epoch: As in torch; -1 starts at the beginning.
+        last_epoch: Index of the last step, as in torch; -1 starts at the beginning.
 
     Raises:
         ValueError: A number of steps is negative.
@@ -46,7 +46,7 @@ class WarmupCosine(LambdaLR):
 class Factor:
     """f(t) of `WarmupCosine`."""
 
-    # A class and not a lambda: LambdaLR saves the attributes of an object, and nothing of a lambda.
+    # A class and not a lambda: LambdaLR saves the attributes of a callable object, but cannot save a lambda.
 
     def __init__(self, warmup_steps: int, total_steps: int, min_factor: float) -> None:
         self.warmup_steps = warmup_steps

@@ -6,11 +6,11 @@ import time
 
 
 class Clock:
-    """Measures while training runs.
+    """Measures the training time of a run and the duration of the current batch.
 
     Attributes:
         busy: True if a save was being written when the current batch started.
-        validated: True if a validation ran since it started.
+        validated: True if a validation has run since the current batch started.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Clock:
         return self.elapsed_s_at(time.monotonic())
 
     def elapsed_s_at(self, moment: float) -> float:
-        """Training time of the run at `moment`, a value of `time.monotonic()`; while stopped, that of the stop."""
+        """Training time of the run at `moment`, a value of `time.monotonic()`; constant while stopped."""
         return self._before_s + (0.0 if self._started is None else moment - self._started)
 
     def continue_from(self, elapsed_s: float) -> None:
@@ -33,20 +33,20 @@ class Clock:
         self._before_s = elapsed_s
 
     def start(self) -> None:
-        """Start measuring: training starts."""
+        """Start measuring, when training starts."""
         self._started = self._batch_began = time.monotonic()
 
     def stop(self) -> None:
-        """Stop measuring: training ends."""
+        """Stop measuring, when training ends."""
         self._before_s, self._started = self.elapsed_s, None
 
     def begin_batch(self, busy: bool) -> None:
-        """Start a batch; the time since the last one belongs to no batch."""
+        """Start a batch; the time since the end of the previous one is not part of any batch."""
         self.busy, self.validated = busy, False
         self._batch_began = time.monotonic()
 
     def exclude(self, seconds: float) -> None:
-        """Exclude time from the current batch that was spent on a save and is counted there."""
+        """Exclude time from the current batch that is already counted as part of a save."""
         self._batch_began += seconds
 
     def batch_s(self) -> float:

@@ -16,19 +16,20 @@ class SaveFailures:
         max_failed_saves: Stop the run after this many consecutive failures; -1: never.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: `max_failed_saves` is neither -1 nor a positive integer.
     """
 
     def __init__(self, max_failed_saves: int) -> None:
         most = max_failed_saves
         if isinstance(most, bool) or not isinstance(most, int) or (most < 1 and most != -1):
             raise ConfigError(
-                f"max_failed_saves={most!r} must be a number from 1, or -1 to never stop.", parameter="max_failed_saves"
+                f"max_failed_saves={most!r} must be an integer from 1, or -1 to never stop.",
+                parameter="max_failed_saves",
             )
         self.max_failed_saves, self.in_a_row, self.total = most, 0, 0
 
     def reset(self) -> str:
-        """Record a successful save; return an empty string, because there is no reason to stop."""
+        """Record a successful save; return an empty string: the run continues."""
         self.in_a_row = 0
         return ""
 
@@ -36,8 +37,8 @@ class SaveFailures:
         """Record and log a failed save.
 
         Args:
-            why: What happened, as a sentence.
-            final: True if no later save can make up for it.
+            why: Description of the failure, as a sentence.
+            final: True if no other save will follow.
 
         Returns:
             The message to stop the run with; empty if the run continues.
@@ -45,10 +46,10 @@ class SaveFailures:
         self.in_a_row += 1
         self.total += 1
         if final:
-            return f"{why} This was the last save of the run: the work since the save before it has to be repeated."
+            return f"{why} This was the last save of the run: a resume repeats the work since the previous checkpoint."
         of = f" of {self.max_failed_saves}" if self.max_failed_saves >= 0 else ""
         count = f"Failed save {self.in_a_row}{of} in a row (max_failed_saves={self.max_failed_saves})"
         if 0 <= self.max_failed_saves <= self.in_a_row:
-            return f"{why} {count}: the run stops, because it could lose what it trains."
-        log.error("%s %s: training continues, and the next save tries again.", why, count)
+            return f"{why} {count}: the run stops, because its further training could be lost."
+        log.error("%s %s: training continues; the next save tries again.", why, count)
         return ""

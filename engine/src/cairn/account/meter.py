@@ -17,7 +17,7 @@ from cairn.types import SaveCost, Saved
 
 _FEWEST = 3
 _NUM_RECENT = {"batches": 128, "ratios": 128, "busies": 5, "stalls": 5, "writes": 5}
-"""How many samples of each kind are kept; the names are those of the state in a checkpoint."""
+"""Number of samples that are kept of each kind; the names are keys of the state in a checkpoint."""
 _NUM_BLOCKS = 8
 _SHORTEST_S = 1e-9  # a clock may be too coarse for a batch
 # Pessimistic estimate for the first save: a first interval that is too long costs less than one that is too short.
@@ -59,19 +59,19 @@ class WorkAtRisk:
 
 
 class Meter:
-    """Computes costs from durations that it is given; reads no clock.
+    """Computes the cost of saves from recorded durations; it does not read a clock itself.
 
-    Batch: typical duration of the last 128 batches without a write. Save: median of the last five, so that one busy
-    disk changes nothing, and a disk that has become slower shows after three saves. Slowdown: typical ratio of the
+    Batch: typical duration of the last 128 batches without a write. Save: median of the last five, so that one slow
+    write does not matter, and a disk that has become slower shows after three saves. Slowdown: typical ratio of the
     last 128 batches during a write to the batches without one at that time, so that neither irregular data loading nor
     batches that become faster look like a cost of saving.
 
     Attributes:
         num_saves: Committed saves of the run.
         num_skipped: Saves that were skipped because the writer was busy.
-        total_stall_s: How long training has paused for saves, in seconds.
-        total_wait_s: The part of it spent waiting for a free buffer, in seconds.
-        total_slowdown_s: What slower batches have cost, in seconds.
+        total_stall_s: Time that training has paused for saves, in seconds.
+        total_wait_s: Part of this time that was spent waiting for a free buffer, in seconds.
+        total_slowdown_s: Time lost to slower batches during writes, in seconds.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Meter:
         self.total_slowdown_s, self._num_bytes = 0.0, 0
         self._recent = {name: deque[float](maxlen=most) for name, most in _NUM_RECENT.items()}
         self._at_risk = WorkAtRisk()
-        self._busy_s: float | None = None  # duration of the batches during the newest save; None: that is over
+        self._busy_s: float | None = None  # duration of the batches during the newest save; None: no save is open
         self._is_first = True
 
     # Events
@@ -93,9 +93,9 @@ class Meter:
         """Record a training batch.
 
         Args:
-            seconds: From one batch to the next, without stalls.
-            busy: True if a save was being written during a part of it.
-            validated: True if it includes a validation.
+            seconds: Time from one batch to the next, without stalls.
+            busy: True if a save was being written during part of the batch.
+            validated: True if the batch includes a validation.
         """
         if self._is_first:  # the first batch of this process compiles, and waits for the first data
             self._is_first = False
@@ -107,7 +107,7 @@ class Meter:
             self._recent["ratios"].append(seconds / max(_typical(self._recent["batches"]), _SHORTEST_S))
             self._busy_s = (self._busy_s or 0.0) + seconds
         if not busy:
-            self._close()  # not at the commit: the batch during which that happened is recorded after it
+            self._close()  # not at the commit: the batch that runs at that moment is recorded after it
 
     def record_stall(self, stall_s: float, wait_s: float = 0.0) -> None:
         """Record a pause of training for a save; `wait_s` is the part spent waiting for a free buffer."""
@@ -116,7 +116,7 @@ class Meter:
         self._add_stall(stall_s, wait_s)
 
     def extend_stall(self, seconds: float) -> None:
-        """Add to the last stall: training later waited for a part of the copy, or a GPU did."""
+        """Add time to the last stall, because training or a GPU waited later for the rest of the copy."""
         self.total_stall_s += seconds
         if self._recent["stalls"]:
             self._recent["stalls"][-1] += seconds
@@ -125,7 +125,7 @@ class Meter:
         """Record a commit.
 
         Args:
-            write_s: From the start of the save to the commit.
+            write_s: Time from the start of the save to the commit, in seconds.
             at_s: Training time of the run at the commit.
             position_s: Training time of the run at the saved state.
         """
@@ -140,7 +140,7 @@ class Meter:
     # Results
 
     def cost(self) -> SaveCost | None:
-        """What a save costs; None before a few batches were recorded."""
+        """Expected cost of a save; None until a few batches are recorded."""
         if len(self._recent["batches"]) < _FEWEST:
             return None
         guess, busies = _guess(self._num_bytes), self._recent["busies"]
@@ -187,7 +187,7 @@ class Meter:
             samples.extend(state[name])
 
     def resumed(self, saved: Saved) -> None:
-        """Add the save that the run resumes from, which was not over when the state of this meter was stored in it."""
+        """Add the save that the run resumes from: when the state in it was captured, that save was not finished."""
         self._add_stall(saved.stall_s, saved.wait_s)
         self.record_commit(saved.write_s, at_s=saved.elapsed_s, position_s=saved.elapsed_s)
 
@@ -197,14 +197,14 @@ class Meter:
         self._recent["stalls"].append(stall_s)
 
     def _close(self) -> None:
-        """End the newest save: the batches that it may have slowed down are over."""
+        """Close the newest save: all batches that it may have slowed down are recorded."""
         if self._busy_s is not None:
             self._recent["busies"].append(self._busy_s)
             self.total_slowdown_s += self._lost_share() * self._busy_s
             self._busy_s = None
 
     def _lost_share(self) -> float:
-        """Share of the duration of batches during a write that they would not take without it."""
+        """Share of the duration of a batch during a write that the write causes."""
         return 1 - 1 / max(1.0, _typical(self._recent["ratios"])) if self._recent["ratios"] else 0.0
 
 

@@ -1,6 +1,7 @@
-"""Progress of a run: a small file that each boundary overwrites, for `cairn status`, and for what a kill has cost.
+"""Progress of a run: a small file that is overwritten at each boundary.
 
-It is not synced: what a killed process has written is still there, and after a power cut only the figure is older.
+`cairn status` reads it, and the next attempt counts with it the batches that a kill has lost. It is not synced: the
+file survives a killed process, and after a power cut it may only be a little out of date.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _LENGTH = 256
-"""Bytes; always as many, so that one write replaces all of it."""
+"""Fixed length of the file in bytes, so that one write replaces all of it."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run was when it was last heard of."""
+    """Last known progress of a run."""
 
     epoch: int
     batch: int
     total_batches: int
     step: int
     elapsed_s: float
-    """Training time over all restarts, in seconds."""
+    """Training time over all attempts, in seconds."""
     at: float
-    """Seconds since 1970."""
+    """Time of this record, in seconds since 1970."""
     batches_per_epoch: int | None = None
 
 
 class ProgressFile:
-    """Keeps one file up to date; an error of the disk does not stop the run.
+    """Keeps the file up to date. Disk errors are ignored, so that they do not stop the run.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +43,7 @@ class ProgressFile:
         self._file = -1
 
     def at_boundary(self, progress: Progress) -> None:
-        """Write how far the run is; takes microseconds."""
+        """Write the progress of the run; this takes microseconds."""
         text = json.dumps(asdict(progress)).ljust(_LENGTH - 1) + "\n"
         with suppress(OSError):
             if self._file < 0:
@@ -57,7 +58,7 @@ class ProgressFile:
 
 
 def read(path: Path) -> Progress | None:
-    """What the file says; None if it says nothing."""
+    """Return the progress in a file; None if the file is missing or damaged."""
     try:
         return Progress(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Account of a run: the number and cost of its saves over all attempts, reported to its loggers."""
+"""Count the saves of a run and their cost over all attempts, and report both to its loggers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cairn.types import Saved
 
 
 class MetricsLogger(Protocol):
-    """What is needed of a logger; Lightning's have it."""
+    """The part of a logger that is used here; all of Lightning's loggers have it."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Log numbers by name, at an optimizer step."""
@@ -19,7 +19,7 @@ class MetricsLogger(Protocol):
 
 
 class Telemetry:
-    """Reads the clock and feeds the meter.
+    """Measures saves and batches with a clock, and passes the durations to a meter.
 
     Attributes:
         num_saves: Committed saves of the run.
@@ -55,7 +55,7 @@ class Telemetry:
             self.meter.record_batch(passed_s / count, self.clock.busy, self.clock.validated)
 
     def save_begun(self, at_s: float) -> None:
-        """Record the start of a save, at this training time of the run."""
+        """Record the start of a save at the training time `at_s`."""
         self.last_save_s = at_s
 
     def save_staged(self) -> None:
@@ -81,8 +81,8 @@ class Telemetry:
 
         Args:
             saved: The checkpoint.
-            at: Time of the commit, as of `time.monotonic()`.
-            loggers: Where to log.
+            at: Time of the commit, a value of `time.monotonic()`.
+            loggers: Loggers that receive the cost.
         """
         self._num_open -= 1
         self.num_saves += 1
@@ -119,12 +119,12 @@ class Telemetry:
         """Continue from the state in a checkpoint.
 
         Args:
-            state: What `state_dict` returned.
-            saved: The checkpoint; None if its manifest is not known.
+            state: Value that `state_dict` returned.
+            saved: The checkpoint; None if its manifest is unknown.
         """
         self.num_saves, self.last_save_s = state["num_saves"], state["elapsed_s"]
         self.clock.continue_from(self.last_save_s)
-        if "meter" in state:  # the first checkpoints had none
+        if "meter" in state:  # checkpoints of the first versions do not have it
             self.meter.load_state_dict(state["meter"])
         if saved is not None:
             self.meter.resumed(saved)

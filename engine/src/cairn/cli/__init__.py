@@ -1,1 +1,1 @@
-"""The command `cairn`: one file per command. Each collects facts and shows these as a table or as JSON."""
+"""The command `cairn`: one file per command. Each collects facts and prints them as a table or as JSON."""

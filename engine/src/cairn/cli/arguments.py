@@ -1,4 +1,4 @@
-"""Arguments that several commands take, and the values they stand for."""
+"""Arguments that several commands share, and the functions that resolve them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOGS = Path("logs")
 
 @dataclass(frozen=True)
 class CheckpointDirectory:
-    """A directory of checkpoints, and the run that it belongs to if that is known."""
+    """A directory of checkpoints, and the run that it belongs to, if it is known."""
 
     path: Path
     run: RunDirectory | None = None
@@ -37,19 +37,19 @@ def find_checkpoints(named: str) -> CheckpointDirectory:
     """Return the checkpoint directory that a user names.
 
     Args:
-        named: A run directory, a checkpoint directory of a run or of a library user, or `latest`.
+        named: A run directory, a checkpoint directory with or without a run, or `latest`.
 
     Raises:
-        ResumeError: There are no checkpoints and no run in it, or it is missing.
+        ResumeError: The directory does not exist, or holds neither a run nor checkpoints.
     """
     if named == "latest":
         run = newest(LOGS)
         if run is None:
-            raise ResumeError(f"There is no run below {LOGS}/: name a run directory or a checkpoint directory.")
+            raise ResumeError(f"There is no run below {LOGS}/: pass a run directory or a checkpoint directory.")
         named = str(run.path)
     path = Path(named).absolute()
     if not path.is_dir():
-        raise ResumeError(f"There is no directory {named}: name a run, or latest for the newest run below {LOGS}/.")
+        raise ResumeError(f"There is no directory {named}: pass a run, or latest for the newest run below {LOGS}/.")
     for run in (RunDirectory(path), RunDirectory(path.parent)):
         if run.record_file.is_file() and (run.path == path or run.checkpoints().resolve() == path.resolve()):
             group = run.config()["checkpoint"]
@@ -65,26 +65,26 @@ def find_run(named: str, why: str) -> tuple[CheckpointDirectory, RunDirectory]:
 
     Args:
         named: A run directory, its checkpoint directory, or `latest`.
-        why: What the run is needed for, for the error message.
+        why: Clause for the error message, such as `sync needs the W&B settings of the run`.
 
     Raises:
-        ResumeError: It is not a run.
+        ResumeError: The directory does not belong to a run.
     """
     directory = find_checkpoints(named)
     if directory.run is None:
-        raise ResumeError(f"{named} does not belong to a run directory, {why}: name the run.")
+        raise ResumeError(f"{named} does not belong to a run, but {why}: pass a run directory.")
     return directory, directory.run
 
 
 def duration_s(text: str, name: str) -> float:
-    """Return the seconds in a duration of the command line.
+    """Return a duration from the command line, in seconds.
 
     Args:
-        text: What the user wrote, such as '90s' or '8h'.
+        text: The duration as the user wrote it, such as '90s' or '8h'.
         name: Name of the option.
 
     Raises:
-        ConfigError: It is not a duration.
+        ConfigError: `text` is not a duration.
     """
     try:
         return parse_duration_s(text, name=name)
@@ -93,15 +93,15 @@ def duration_s(text: str, name: str) -> float:
 
 
 def require(module: str, command: str, extra: str) -> None:
-    """Check that a package is installed which only some commands need.
+    """Check that an optional dependency of a command is installed.
 
     Args:
-        module: Name that it is imported by.
-        command: Command that needs it.
-        extra: Extra of the distribution that installs it.
+        module: Name under which the package is imported.
+        command: Command that needs the package.
+        extra: Extra of cairn-checkpoint that installs the package.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: The package is not installed.
     """
     if find_spec(module) is None:
         raise ConfigError(

@@ -22,12 +22,12 @@ from cairn.units import format_bytes, format_duration
 
 HELP = "list the checkpoints of a run: reason, score, size, age and cost of each"
 _WIDE = 100
-"""Columns of a terminal from which more than one metric is shown."""
+"""Minimum width of the terminal, in columns, to show more than one metric."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a checkpoint directory holds."""
+    """Contents of a checkpoint directory."""
 
     directory: CheckpointDirectory
     record: RunRecord | None
@@ -130,7 +130,7 @@ def _table(listing: Listing, width: int) -> Table:
 
 
 def _metrics(monitor: str | None, checkpoints: Sequence[Saved]) -> list[str]:
-    """Return the metrics to choose a checkpoint by: the monitored one, then all others but those of the training."""
+    """Return the metrics to show: first the monitored one, then all others except training metrics."""
     found = (name for item in checkpoints for name in sorted(item.metrics) if not name.startswith("train"))
     logged = dict.fromkeys(found)
     first = [monitor] if monitor in logged else []

@@ -1,6 +1,6 @@
 """Command line of `cairn`, which is also `python -m cairn`: parses the arguments and runs one command.
 
-Needs only the base dependencies. What a command needs beyond them is imported when it runs.
+It needs only the base dependencies. A command imports its optional dependencies when it runs.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def main(argv: Sequence[str]) -> int:
     """Run one command.
 
     Args:
-        argv: Arguments without the name of the program.
+        argv: Command-line arguments, without the name of the program.
 
     Returns:
-        Exit code: 0, or 1 for an error and for a failed check. A wrong command line exits with 2.
+        Exit code: 0; 1 after an error or a failed check. Invalid arguments exit with 2.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cairn", description="Look after runs and their checkpoints.")
+    parser = argparse.ArgumentParser(prog="cairn", description="Inspect and manage runs and their checkpoints.")
     parser.add_argument("--version", action="version", version=f"cairn {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, module in _COMMANDS.items():

@@ -1,4 +1,4 @@
-"""How the commands print: tables of one style, and JSON."""
+"""Output of the commands: tables in one style, and JSON."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 def new_table() -> Table:
-    """Return a table without borders at its sides."""
+    """Return an empty table in the style of all commands."""
     return Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
 
 
 def age(created: str) -> str:
-    """Return the time since `created` (ISO 8601), with two digits; empty if it is unknown."""
+    """Return the time since `created` (ISO 8601), with two digits; empty if `created` is empty."""
     if not created:
         return ""
     seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()

@@ -1,4 +1,4 @@
-"""`cairn prune RUN`: deletes all checkpoints but the newest and the best."""
+"""`cairn prune RUN`: delete all checkpoints except the newest and the best."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cairn.types import Saved
 from cairn.units import format_bytes
 from cairn.wandb.deleted import Deleted
 
-HELP = "delete all checkpoints but the newest and the best; asks first"
+HELP = "delete all checkpoints except the newest and the best; asks first"
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show what would be deleted, ask, delete, and return 0. The newest and the best checkpoint always stay."""
-    directory, owner = find_run(arguments.named, "which says what is best")
+    """Show what would be deleted, ask, delete, and return 0. The newest and the best are always kept."""
+    directory, owner = find_run(arguments.named, "prune needs the checkpoint.monitor of the run")
     try:
         rules: list[Rule] = [Latest(arguments.keep_last), Best(arguments.keep_best)]
     except ValueError as error:
@@ -67,19 +67,19 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(as_json(proposal, approved))
     elif approved and proposal.checkpoints.to_delete:
-        print(f"Deleted {len(proposal.checkpoints.to_delete)}, {format_bytes(proposal.freed_bytes)} are free again.")
+        print(f"Deleted {len(proposal.checkpoints.to_delete)}, freed {format_bytes(proposal.freed_bytes)}.")
     return 0
 
 
 def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> Proposal:
-    """Decide what to delete. Only intact checkpoints count; broken ones are left alone.
+    """Decide what to delete. Only intact checkpoints count; corrupt ones are not deleted.
 
     Args:
         directory: Checkpoint directory of a run.
         rules: Keep rules.
 
     Raises:
-        ResumeError: Not a single checkpoint is intact.
+        ResumeError: No checkpoint is intact.
     """
     found = audit.plan_prune(directory.path, rules, directory.mode)
     if found.broken and not found.kept:
@@ -91,8 +91,8 @@ def as_json(proposal: Proposal, deleted: bool) -> dict[str, Any]:
     """Return the proposal as JSON values.
 
     Args:
-        proposal: What prune proposes.
-        deleted: Whether it was carried out.
+        proposal: The proposal.
+        deleted: True if the proposed deletions were made.
     """
     found = proposal.checkpoints
     return {
@@ -108,7 +108,7 @@ def show(proposal: Proposal) -> None:
     """Print the proposal, a line per checkpoint."""
     found = proposal.checkpoints
     for item in found.broken:
-        print(f"broken  {item.path.name}: {item.why}; not counted, and left alone")
+        print(f"corrupt {item.path.name}: {item.why}; not counted, not deleted")
     for saved in found.kept:
         print(f"keep    {saved.name}")
     for saved in found.to_delete:
@@ -116,14 +116,14 @@ def show(proposal: Proposal) -> None:
     if not found.to_delete:
         print("There is nothing to delete.")
     if proposal.directory.mode is None:
-        print("This run has no checkpoint.monitor: no checkpoint is best, and --keep-best keeps nothing.")
+        print("This run has no checkpoint.monitor: no checkpoint is best, and --keep-best has no effect.")
 
 
 def _is_approved(proposal: Proposal, as_json: bool) -> bool:
     if as_json or not proposal.checkpoints.to_delete:
         return False
     if not sys.stdin.isatty():
-        raise ConfigError("Nothing was deleted: prune asks first, and there is no terminal to answer on. Give --yes.")
+        raise ConfigError("Nothing was deleted: prune asks first, and there is no terminal to answer on. Pass --yes.")
     return input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
 
 
@@ -136,7 +136,7 @@ def _delete(proposal: Proposal, run: RunDirectory) -> None:
 
 
 def _note_for_wandb(run: RunDirectory, deleted: Sequence[Saved]) -> None:
-    """Record what is deleted, so that the next start or `cairn sync` deletes it in W&B too."""
+    """Record the deletions, so that the next start or `cairn sync` repeats them in W&B."""
     if (run.path / "wandb").is_dir():
         for saved in deleted:
             Deleted(run.path / "wandb").note(saved.digest)

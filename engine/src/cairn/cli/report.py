@@ -20,14 +20,14 @@ HELP = "show what saving costs at each interval of a sweep, or in one run, and w
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    text = "directory of a sweep or of a run, or latest for that of the newest run below logs/"
+    text = "directory of a sweep or of a run, or latest for the newest run below logs/"
     parser.add_argument("named", metavar="SWEEP", help=text)
     parser.add_argument("--out", metavar="DIR", help="directory for plots and page (default SWEEP/report)")
     parser.add_argument("--mtbf", metavar="TIME", help="mean time between failures, such as 8h (default: measured)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print tables and sentences, write a page with plots, and return 0. With `--json`, print the figures only."""
+    """Print tables and conclusions, write a page with plots, and return 0. With `--json`, print only the numbers."""
     study = collect(arguments.named, arguments.mtbf)
     if arguments.json:
         print_json(words.figures(study))
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def collect(named: str, mtbf: str | None) -> Study:
-    """Read the runs that a user names and draw the conclusions.
+    """Read the runs that a user names and compare their intervals.
 
     Args:
         named: Directory of a sweep or of a run, or `latest`.
@@ -52,7 +52,7 @@ def collect(named: str, mtbf: str | None) -> Study:
 
     Raises:
         MissingFileError: There are no runs.
-        ConfigError: `mtbf` is not a duration, or 0.
+        ConfigError: `mtbf` is not a duration, or is 0.
     """
     sweep = reading.read(reading.find(named, LOGS))
     mtbf_s = duration_s(mtbf, "--mtbf") if mtbf else None
@@ -62,7 +62,7 @@ def collect(named: str, mtbf: str | None) -> Study:
 
 
 def _draw(study: Study, folder: Path) -> Path:
-    """Write plots and page; return the path of the page."""
+    """Write the plots and the page; return the path of the page."""
     try:
         pictures = plots.pictures(study)
         plots.write(pictures, folder)

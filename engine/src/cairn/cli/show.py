@@ -21,18 +21,18 @@ from cairn.store.catalog import verify_file
 
 HELP = "show what a checkpoint file holds: its manifest and the configuration of its run"
 _KEY = "cairn"
-"""Our part of a Lightning checkpoint; a part of the file format."""
+"""Key of Cairn's state in a Lightning checkpoint; it belongs to the file format."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint file says about itself."""
+    """Manifest and configuration of a checkpoint file."""
 
     path: Path
     manifest: dict[str, Any] | None
     """None if the file has no manifest."""
     config: dict[str, Any] | None
-    """Resolved configuration of the run; None if the file does not hold one."""
+    """Resolved configuration of the run; None if the file does not contain it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,13 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def collect(path: Path) -> Contents:
-    """Read a checkpoint file after comparing it with its checksums.
+    """Verify a checkpoint file, and read its manifest and configuration.
 
     Args:
         path: The file, or a link to it.
 
     Raises:
-        CheckpointError: It is missing, broken, or not a checkpoint.
+        CheckpointError: The file is missing, corrupt, or not a checkpoint.
     """
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint file {path}.")
@@ -72,12 +72,12 @@ def collect(path: Path) -> Contents:
 
 
 def _config(path: Path) -> dict[str, Any] | None:
-    import torch  # only here: the other commands answer without waiting for it
+    import torch  # slow to import, and only this command needs it
 
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         config = contents.get(_KEY, {}).get("config")
-    except Exception as error:  # torch raises many kinds, and advises to load the file unsafely
+    except Exception as error:  # torch raises many classes, and its messages suggest an unsafe load
         raise CheckpointError(
             f"{path} is not a checkpoint that holds tensors and plain values only ({type(error).__name__})."
         ) from error
@@ -93,7 +93,7 @@ def show(contents: Contents, console: Console) -> None:
     """Print the contents as YAML."""
     console.print(f"[bold]{escape(summary.relative(contents.path))}[/]", highlight=False, soft_wrap=True)
     if contents.manifest is None:
-        console.print("It has no manifest.", highlight=False)
+        console.print("This file has no manifest.", highlight=False)
     for title, part in {"manifest": contents.manifest, "config": contents.config}.items():
         if part is not None:
             console.print(f"\n[bold]{title}[/]")

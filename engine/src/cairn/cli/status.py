@@ -1,4 +1,4 @@
-"""`cairn status SWEEP`: what the jobs of a sweep do."""
+"""`cairn status SWEEP`: state and progress of the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SweepStatus:
     sweep: Path
     jobs: Sequence[JobStatus]
     trouble: str
-    """Why the scheduler could not be asked; empty if it answered."""
+    """Why the scheduler did not answer; empty if it did."""
 
     @property
     def failed(self) -> list[JobStatus]:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a row per job and return 1 if one failed."""
     found = collect(Path(arguments.named))
     if found.trouble:
-        print(f"Warning: the scheduler does not answer ({found.trouble}): states come from files.", file=sys.stderr)
+        print(f"Warning: the scheduler does not answer ({found.trouble}): states are read from files.", file=sys.stderr)
     if arguments.json:
         print_json(as_json(found))
     else:
@@ -56,9 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def collect(sweep: Path) -> SweepStatus:
-    """Read the files of a sweep and ask its scheduler."""
+    """Read the files of a sweep and query its scheduler."""
     if not sweep.is_dir():
-        raise ResumeError(f"There is no directory {sweep}: name the directory of a sweep.")
+        raise ResumeError(f"There is no directory {sweep}: pass the directory of a sweep.")
     return SweepStatus(sweep, *status.look(sweep))
 
 
@@ -74,7 +74,7 @@ def show(found: SweepStatus, console: Console) -> None:
     print(", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {len(found.jobs)}.")
     for job in found.failed:
         log = (found.sweep / job.name / "train.log").resolve()
-        print(f"{job.name}: {job.why or 'it was killed, or never began'}. See {summary.relative(log)}")
+        print(f"{job.name}: {job.why or 'killed, or never started'}. See {summary.relative(log)}")
 
 
 def _table(jobs: Sequence[JobStatus]) -> Table:

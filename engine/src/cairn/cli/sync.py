@@ -1,4 +1,4 @@
-"""`cairn sync RUN`: sends W&B what it lacks of a run, and checks that it has it."""
+"""`cairn sync RUN`: upload what is missing in W&B, then check that W&B has the whole run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cairn.units import format_bytes
 if TYPE_CHECKING:
     from cairn.wandb.sync import Synced
 
-HELP = "send W&B what it lacks of a run's history and checkpoints; exit code 1 if something is still missing"
+HELP = "upload the history and checkpoints of a run that W&B lacks; exit code 1 if something is still missing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send, print what W&B has then, and return 1 if something is missing."""
+    """Upload, print what W&B has afterwards, and return 1 if something is missing."""
     synced = collect(arguments.named, duration_s(arguments.limit, "--limit"))
     if arguments.json:
         print_json(as_json(synced))
@@ -37,24 +37,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def collect(named: str, limit_s: float) -> Synced:
-    """Send what W&B lacks.
+    """Upload what W&B lacks of a run.
 
     Args:
-        named: The run that a user names.
+        named: A run directory, its checkpoint directory, or `latest`.
         limit_s: Maximum time to wait for uploads, in seconds.
 
     Returns:
-        What W&B has of the run afterwards.
+        State of the run in W&B afterwards.
 
     Raises:
         ConfigError: W&B's client is not installed.
         ResumeError: The run was never logged to W&B, or W&B cannot be reached.
     """
-    _, run = find_run(named, "which says how W&B knows it")
+    _, run = find_run(named, "sync needs the W&B settings of the run")
     require("wandb", "sync", "wandb")
     from cairn.wandb.sync import sync
 
-    with suppress(ModuleNotFoundError):  # the template's project has it, and an API key in .env
+    with suppress(ModuleNotFoundError):  # optional; the template installs it, for an API key in .env
         from dotenv import load_dotenv
 
         load_dotenv(Path(".env"))

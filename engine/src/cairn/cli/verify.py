@@ -1,4 +1,4 @@
-"""`cairn verify RUN_OR_FILE`: compares every byte of the checkpoints with their checksums."""
+"""`cairn verify RUN_OR_FILE`: compare every byte of the checkpoints with their checksums."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from cairn.cli.output import print_json
 from cairn.store import audit
 from cairn.store.audit import Finding
 
-HELP = "compare every byte with its checksum; exit code 1 if a checkpoint is broken"
-_STYLES = {"whole": "green", "unfinished": "yellow", "broken": "bold red"}
+HELP = "compare every byte with its checksum; exit code 1 if a checkpoint is corrupt"
+_SHOWN = {"whole": "[green]intact[/]", "unfinished": "[yellow]unfinished[/]", "broken": "[bold red]corrupt[/]"}
+"""States in a table. In JSON they keep their names, for programs that read them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line per file and return 1 if one of them is broken."""
+    """Print a line per file and return 1 if one of them is corrupt."""
     findings = collect(arguments.named)
     if arguments.json:
         print_json(as_json(findings))
@@ -53,5 +54,5 @@ def show(findings: Sequence[Finding], console: Console) -> None:
     """Print the findings, a line per file."""
     lines = Table.grid(padding=(0, 2))
     for item in findings:
-        lines.add_row(f"[{_STYLES[item.state]}]{item.state}[/]", escape(item.path.name), escape(item.why))
+        lines.add_row(_SHOWN[item.state], escape(item.path.name), escape(item.why))
     console.print(lines if findings else "There is no checkpoint here yet.")

@@ -1,4 +1,4 @@
-"""Builds the objects of a run from its settings: data, model, callbacks, loggers, checkpoint engine, trainer."""
+"""Build the objects of a run from its settings: data, model, callbacks, loggers, checkpoint engine, trainer."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Built:
 
 
 def prepare(start: Start) -> None:
-    """Set what holds for the whole process before any object is built: random seeds, log handlers, W&B's mode."""
+    """Prepare the process before any object is built: random seeds, log handlers, W&B's mode."""
     _silence_lightning()
     seed_everything(start.settings.seed, workers=True, verbose=False)
     wandb_settings.prepare(start.settings.config, start.directory.path)
 
 
 def model(start: Start) -> LightningModule:
-    """Build the model; a new run that names `init_weights` takes its weights from that file."""
+    """Build the model. If `init_weights` names a file, a new run takes its weights from it."""
     settings = start.settings
     built: LightningModule = build_object("model", settings.model)
     if start.plan.path is None and settings.init_weights:
@@ -61,25 +61,25 @@ def model(start: Start) -> LightningModule:
 
 
 def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]) -> Built:
-    """Build the trainer with everything that the configuration adds to it.
+    """Build the trainer with its callbacks, loggers and plugins.
 
     Args:
-        start: What this start does.
-        callbacks: More of them than the configuration names.
+        start: Decisions of this start.
+        callbacks: Callbacks in addition to those of the configuration.
         options: Arguments of Lightning's Trainer that override the configuration.
     """
     settings, checkpoints = start.settings, checkpointer(start)
     configured = [build_object(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
-    # max_time is not Lightning's here: the engine stops at a boundary.
+    # The engine enforces max_time, at a boundary; Lightning does not get it.
     node = {key: value for key, value in settings.trainer.node.items() if key != "max_time"}
     if SLURMEnvironment.detect() and "plugins" not in {*node, *options}:
-        # A job must be requeued exactly once, and here Lightning is not the one that does it.
+        # A job must be requeued exactly once, and Cairn does it.
         node["plugins"] = [SLURMEnvironment(auto_requeue=False)]
     if "logger" not in options:
         options = {**options, "logger": loggers(start)}
     all_callbacks = [*configured, *callbacks, WatchTraining(start.context.signals), checkpoints]
     built: Trainer = build_object("trainer", node, callbacks=all_callbacks, **options)
-    if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # it has the checkpoint open already
+    if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # this one has the checkpoint open already
         built.strategy.checkpoint_io = start.loader
     _restore_metrics(start, built.loggers)
     if built.global_rank > 0:
@@ -90,7 +90,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
 
 
 def checkpointer(start: Start) -> Checkpointer:
-    """Build the callback that saves checkpoints; `fit` has to name the checkpoint that it goes on from."""
+    """Build the callback that saves checkpoints; `fit` must be called with the checkpoint of `start.plan`."""
     settings, group = start.settings, start.settings.checkpoint
     origin = provenance.origin(settings.seed, os.environ.get(command_line.ROOT, "."))
     built = Checkpointer(
@@ -112,7 +112,7 @@ def checkpointer(start: Start) -> Checkpointer:
 
 
 def loggers(start: Start) -> list[Logger]:
-    """Build the loggers. `train=false` has none: it leaves the history of the run as it is."""
+    """Build the loggers; none with `train=false`, which must not change the history of the run."""
     if not start.settings.train:
         return []
     built: list[Logger] = []
@@ -126,10 +126,10 @@ def loggers(start: Start) -> list[Logger]:
 
 
 def _restore_metrics(start: Start, built: Sequence[Logger]) -> None:
-    """Cut metrics.csv to the checkpoint before train.py can log anything, with trainer.validate() for example.
+    """Truncate metrics.csv to the checkpoint before train.py can log anything, with trainer.validate() for example.
 
-    Without that the first row replaces the file: the logger takes it for the rest of an attempt that left no
-    checkpoint. `fit` cuts the file again, which removes what was logged in between.
+    Otherwise the first row would replace the file, because the logger would assume that an attempt without a
+    checkpoint wrote it. `fit` truncates the file again, which removes rows that were logged in between.
     """
     if start.plan.path is None or start.plan.saved is None:
         return
@@ -140,13 +140,13 @@ def _restore_metrics(start: Start, built: Sequence[Logger]) -> None:
 
 
 def _reason_to_stop(context: JobContext) -> Callable[[float], str | None]:
-    """What the engine asks at each boundary, with the time that a save takes in seconds."""
+    """Return a function from the duration of a save, in seconds, to the reason to stop; called at each boundary."""
     signals, deadline = context.signals, Deadline(context.allocation.ends_at)
     return lambda save_s: signals.name or (JOB_TIME_LIMIT if deadline.is_near(save_s) else None)
 
 
 def _silence_lightning() -> None:
-    # Hydra's handlers print what Lightning's own would print a second time.
+    # Hydra's handlers print these messages too: without this, each would appear twice.
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
     # Lightning 2.6 uses a class that torch 2.13 has deprecated; a user cannot change that.

@@ -1,7 +1,7 @@
-"""Prepares the command line for Hydra: `.env`, the project's root, `--help`, aliases, and `resume=`.
+"""Prepare the command line for Hydra: `.env`, the project's root, `--help`, aliases, and `resume=`.
 
-Imports no torch. `resume=RUN` becomes the overrides that made the run, then the new ones, then its directory. So there
-is one way to resume: giving the run's own command again.
+This module does not import torch. `resume=RUN` is replaced by the overrides of the run, the new overrides, and the
+directory of the run. So there is only one way to resume: the command of the run is repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cairn.store.catalog import Catalog
 
 ROOT = "PROJECT_ROOT"
 _CHILD = "CAIRN_CHILD"
-_ONE_RUN = "hydra.mode=RUN"  # an experiment may say MULTIRUN, and a resume of its job must not start the sweep again
+_ONE_RUN = "hydra.mode=RUN"  # an experiment may set MULTIRUN; resuming one of its jobs must not start the sweep again
 _LATEST = ("latest", "last")
 _OTHER_CONFIG = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
 
@@ -37,14 +37,14 @@ def prepare(argv: list[str], root: Path) -> list[str]:
     """Read `.env`, pass the project's root to the configs, and return `argv` in the form that Hydra reads.
 
     Args:
-        argv: Arguments of the command.
+        argv: Command-line arguments.
         root: Directory of the project.
 
     Returns:
         The arguments for Hydra.
 
     Raises:
-        SystemExit: Code 0 after `--help`; code 1 after a sentence about a wrong argument.
+        SystemExit: Code 0 after `--help`; code 1 after an error message about an argument.
     """
     load_dotenv(root / ".env")
     job_name.register()
@@ -66,17 +66,17 @@ def prepare(argv: list[str], root: Path) -> list[str]:
 
 
 def expand_resume(argv: list[str], configs: Path) -> list[str]:
-    """Replace `resume=RUN` by the run's own overrides and its directory; the new overrides win.
+    """Replace `resume=RUN` by the overrides and the directory of the run; new overrides have precedence.
 
     Args:
-        argv: Arguments of the command; the last `resume=` counts.
+        argv: Command-line arguments; only the last `resume=` counts.
         configs: Directory of the project's configuration, which `latest` and `auto` need.
 
     Returns:
         The arguments without `resume=`.
 
     Raises:
-        ConfigError: `resume=` together with a sweep.
+        ConfigError: `resume=` is combined with a sweep.
         ResumeError: There is no such run.
     """
     named = [arg.removeprefix("resume=") for arg in argv if arg.startswith("resume=")]
@@ -84,7 +84,7 @@ def expand_resume(argv: list[str], configs: Path) -> list[str]:
         return argv
     rest = [arg for arg in argv if not arg.startswith("resume=")]
     if {"-m", "--multirun"} & set(rest):
-        raise ConfigError("resume= continues one run. To continue a sweep, give the command of the sweep again.")
+        raise ConfigError("resume= continues one run. To continue a sweep, repeat the command of the sweep.")
     run = _named_run(named[-1].strip("'\""), rest, configs)
     if run is None:
         return rest
@@ -92,7 +92,7 @@ def expand_resume(argv: list[str], configs: Path) -> list[str]:
 
 
 def _named_run(name: str, rest: list[str], configs: Path) -> RunDirectory | None:
-    """The run that `resume=` names; None if `auto` has none to continue."""
+    """Return the run that `resume=` names; None if `auto` finds no run to continue."""
     if name in _LATEST:
         return find("latest", *_task(rest, configs))
     if name != "auto":
@@ -112,14 +112,14 @@ def _can_continue(run: RunDirectory) -> bool:
 
 
 def _as_hydra_reads(arg: str) -> str:
-    """Quote a file name: it may contain characters that mean something in Hydra's grammar."""
+    """Quote a file name: it may contain characters that are special in Hydra's grammar."""
     name, equals, value = arg.partition("=")
     is_file = name in ("ckpt_path", "init_weights") and value and value[0] not in "'\"" and value != "null"
     return f"{name}={_quoted(Path(value))}" if equals and is_file else arg
 
 
 def _quoted(path: Path) -> str:
-    """Write a path in the form that Hydra's grammar takes whatever it contains."""
+    """Quote a path for Hydra's grammar, whatever characters it contains."""
     return "'" + str(path).replace("'", "\\'") + "'"
 
 
@@ -129,7 +129,7 @@ def _overrides_of(run: RunDirectory) -> tuple[str, ...]:
 
 
 def _task(given: list[str], configs: Path) -> tuple[Path, str]:
-    """The directory of all runs and the task name that these overrides make."""
+    """Return the directory of all runs and the task name that result from these overrides."""
     cfg = _compose(_given(given), configs)
     return Path(cfg.paths.log_dir), str(cfg.task_name)
 
@@ -142,7 +142,7 @@ def _compose(given: Sequence[str], configs: Path) -> DictConfig:
 
 
 def _try_to_compose(given: Sequence[str], configs: Path) -> Any:
-    """A plain configuration; None if there is none, which Hydra reports better."""
+    """Return a plain configuration; None if it cannot be composed, which Hydra reports later in more detail."""
     try:
         return OmegaConf.to_container(_compose(given, configs))
     except Exception:
@@ -150,21 +150,21 @@ def _try_to_compose(given: Sequence[str], configs: Path) -> Any:
 
 
 def _given(argv: Sequence[str]) -> list[str]:
-    """The overrides among the arguments, without `resume=`: `job` in `--cfg job` is none of them."""
+    """Return the overrides among the arguments, without `resume=`. `job` in `--cfg job` is not an override."""
     return [arg for arg in argv if ("=" in arg or arg.startswith("~")) and not arg.startswith(("-", "resume="))]
 
 
 def _known(configs: Path) -> set[str]:
-    """Keys and groups at the top level of the configuration, found without composing it."""
+    """Return the keys and groups at the top level of the configuration without composing it."""
     try:
         keys = set(yaml.safe_load((configs / "train.yaml").read_text()))
-    except (OSError, ValueError, TypeError, yaml.YAMLError):  # Hydra reports it
+    except (OSError, ValueError, TypeError, yaml.YAMLError):  # Hydra reports this error
         keys = set()
     return keys | {path.name for path in configs.glob("*/")} | {"hydra", "paths"}
 
 
 class CheckRunDirectory(Callback):
-    """Checks what would otherwise fail with a traceback, before Hydra makes a run's directory or a launcher."""
+    """Checks directories and launcher before Hydra creates them: Hydra itself would fail with a traceback."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the directory of a run."""
@@ -182,16 +182,16 @@ def _check_directory(path: Path, key: str) -> None:
         _refuse(f"{key}={path} cannot be written: {why}. Choose another directory, or set paths.log_dir=DIR.")
 
 
-def _refuse(sentence: str) -> None:
-    print(f"Error: {sentence}", file=sys.stderr)
+def _refuse(message: str) -> None:
+    print(f"Error: {message}", file=sys.stderr)
     raise SystemExit(1)
 
 
 def announce_children(**facts: str | None) -> None:
-    """Pass what this run is to the processes that Lightning's DDP starts.
+    """Pass the facts of this run to the processes that Lightning's DDP starts.
 
-    They are started with this command line. If they composed it again, they would make run directories of their own,
-    and start a sweep again. So they take these facts from the environment and bypass Hydra.
+    These processes get the same command line. Composing it again would create more run directories, or start a sweep
+    again. Instead, they read the facts from the environment and bypass Hydra.
     """
     os.environ[_CHILD] = json.dumps(facts)
 
@@ -202,6 +202,6 @@ def is_child() -> bool:
 
 
 def announced() -> dict[str, str | None]:
-    """What the process that started this one has announced."""
+    """Return the facts that the parent process has announced."""
     facts: dict[str, str | None] = json.loads(os.environ[_CHILD])
     return facts

@@ -1,4 +1,4 @@
-"""What is done with an outcome: record it, show it, end W&B's run, and exit."""
+"""End a run: record its outcome, print it, end the run in W&B, and exit."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 
 def record(start: Start, built: Built | None, outcome: Outcome) -> None:
-    """Write the outcome to the run directory, and print the summary of a run that has not failed.
+    """Write the outcome to the run directory, and print a summary unless the run has failed.
 
     Args:
-        start: What this start did.
+        start: The start that has ended.
         built: The trainer of the run; None if the run ended before it was built.
-        outcome: How it has ended.
+        outcome: The outcome.
     """
     if not start.is_main or outcome.status == "left":
         return
@@ -42,7 +42,7 @@ def record(start: Start, built: Built | None, outcome: Outcome) -> None:
 
 
 def close_wandb(start: Start, built: Built | None, outcome: Outcome) -> None:
-    """Send W&B the rest of the run, and end it there."""
+    """Upload the rest of the run to W&B, and end the run there."""
     if built is None:
         return
     status = wandb_run.ExitStatus(outcome.exit_code, outcome.interrupted_by, outcome.status == "finished")
@@ -51,18 +51,18 @@ def close_wandb(start: Start, built: Built | None, outcome: Outcome) -> None:
 
 
 def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
-    """Return the result of the run, or exit: an error for users is one line, and in a sweep the other jobs continue.
+    """Return the result of the run, raise its error, or exit with a one-line message for a user-facing error.
 
     Args:
-        outcome: How the run has ended.
-        directory: Of the run.
-        is_alone: False: it is a job of a sweep; an exception is raised, so that the launcher sees it.
+        outcome: How the run ended.
+        directory: Run directory.
+        is_alone: False for a job of a sweep: it raises every error, so that its launcher can continue with the others.
 
     Returns:
-        What train.py has returned.
+        The value that train.py has returned.
 
     Raises:
-        Interruption: The run was stopped, and is saved.
+        Interruption: The run was stopped and is saved.
         SystemExit: Code 1 for a user-facing error.
     """
     error = outcome.error
@@ -76,7 +76,7 @@ def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
         raise error
     if is_for_users(error):
         log.error("%s", describe(error))
-    elif not is_alone:  # into the job's own log
+    elif not is_alone:  # in the log of the job; the launcher prints one line
         log.error("%s: %s", type(error).__name__, first_line(error), exc_info=error)
     if directory.started and (saved := Catalog(directory.checkpoints()).committed()):
         log.error("Newest checkpoint: %s. Resume with: %s", saved[-1].name, summary.command(directory.path))
@@ -102,7 +102,7 @@ def _summary(start: Start, built: Built, outcome: Outcome) -> summary.RunReport:
 
 
 def _override_to_extend(start: Start, built: Built, outcome: Outcome) -> str:
-    """The override that lets the run continue past the limit that ended it, for example to twice that limit."""
+    """Return an override that doubles the limit that ended the run; empty if no limit ended it."""
     trainer = built.trainer
     if outcome.why == TIME_LIMIT:
         return f"trainer.max_time={2 * (start.settings.trainer.max_time_s or 0):g}s"

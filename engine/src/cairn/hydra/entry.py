@@ -1,4 +1,4 @@
-"""The decorator of the function in train.py: everything that comes before Hydra composes and torch is imported."""
+"""Decorator of the function in train.py: everything that runs before Hydra composes and torch is imported."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def main(config_path: str = "configs", config_name: str = "train") -> Callable[[Body], Callable[[], None]]:
-    """Make the command line of a project of a function that takes a `Run`.
+    """Turn a function that takes a `Run` into the command line of a project.
 
     The command reads `.env`, expands `resume=`, composes the configuration, catches signals, imports torch, and then
     calls the function. Processes that DDP, srun, torchrun or submitit start call the same function.
 
     Args:
-        config_path: The folder of the YAML files, relative to the file of the function.
-        config_name: The one that holds the defaults list.
+        config_path: Directory of the YAML files, relative to the file of the function.
+        config_name: Name of the file with the defaults list, without its suffix.
 
     Returns:
         The decorator. The decorated function takes no arguments and reads the command line.
@@ -57,7 +57,7 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
 
 
 class Task:
-    """The function in train.py as Hydra calls it.
+    """The function in train.py, in the form that Hydra calls.
 
     submitit pickles it into a job: the function by value, because it is in `__main__`, and this class by reference.
     Hydra looks for the configuration next to the file of `__wrapped__`.
@@ -70,18 +70,16 @@ class Task:
         """Train with a configuration.
 
         Returns:
-            What the function returns.
+            The return value of the function.
 
         Raises:
             SystemExit: Code 1 for a user-facing error; 130, 138, 140 or 143 after a signal; 75 near the time limit of
-                the job. A job that submitit requeues exits as submitit does.
+                the job. If submitit requeues the job, submitit sets the exit code.
         """
-
         return _interruptible(lambda session, by: session.run(cfg, self.__wrapped__, by), allocation.current())
 
     def join(self, **facts: str | None) -> None:
-        """Take part, as a process that Lightning has started, in the run that the main process has announced."""
-
+        """Join the run that the main process has announced, in a process that Lightning has started."""
         _interruptible(lambda session, by: session.join(self.__wrapped__, by, **facts), Allocation())
 
 
@@ -89,15 +87,16 @@ def _interruptible(train: Callable[[Any, JobContext], Any], given: Allocation) -
     """Catch signals, import torch, train, and requeue the job if it was interrupted.
 
     Args:
-        train: Takes the module `session` and what can interrupt this process.
+        train: Function of the module `session` and the `JobContext` of this process.
         given: The job of this process.
     """
     with Interrupts() as signals:
         try:
-            with imports.quick():  # seconds, in which a signal would end the process without a requeue
+            # Takes seconds. Without handlers, a signal in this time would end the process without a requeue.
+            with imports.quick():
                 from cairn.hydra import session, start
             return train(session, start.JobContext(signals, given))
-        except KeyboardInterrupt as stop:  # there was nothing to save
+        except KeyboardInterrupt as stop:  # before there was anything to save
             if signals.name is None:
                 raise
             leave = Interruption(signals.name)
@@ -110,11 +109,11 @@ def _interruptible(train: Callable[[Any, JobContext], Any], given: Allocation) -
 
 
 def export_sources(root: Path) -> None:
-    """Let every process that is started from here import the packages of this project from the same folders.
+    """Let child processes import the packages of this project from the same directories.
 
     Args:
-        root: Of the project. Its folders on `sys.path` come first in `PYTHONPATH`, except the root itself, which
-            Python has put there, and what is installed in a virtual environment.
+        root: Root directory of the project. Its directories on `sys.path` are put first in `PYTHONPATH`, except the
+            root itself, which Python adds, and virtual environments.
     """
     own = [path for path in sys.path if root in Path(path).parents and "site-packages" not in Path(path).parts]
     inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))

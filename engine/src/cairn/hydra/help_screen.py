@@ -1,6 +1,6 @@
 """The screen of `--help`: groups with their options, and the keys that have a comment in the project's `configs/`.
 
-The comment of a key is its description, so that a key of the user's own is shown as soon as it has one.
+The comment of a key is its description: a key that the user adds is shown as soon as it has a comment.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _MORE = """\
 The files are in configs/. +GROUP.KEY=VALUE adds a key that is not there yet.
 --cfg job  shows the whole configuration    --info defaults  how it was put together
 -m         runs a sweep                     --hydra-help     options of Hydra
-cairn --help: commands to look after runs"""
+cairn --help: commands to inspect and manage runs"""
 
 
 def of(configs: Path, overrides: Sequence[str]) -> str | None:
-    """Return the screen for these overrides; None if they cannot be composed, which Hydra explains better.
+    """Return the screen for these overrides; None if they cannot be composed: Hydra's own error has more detail.
 
     Args:
         configs: Directory of the project's configuration.
-        overrides: Of the command line; the keys of the options that they choose are shown.
+        overrides: Overrides from the command line; the keys of the options that they choose are shown.
     """
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -68,7 +68,7 @@ def of(configs: Path, overrides: Sequence[str]) -> str | None:
 
 
 def _groups(configs: Path) -> dict[str, list[str]]:
-    """The groups and their options, in the order of the defaults list."""
+    """Return the groups and their options, in the order of the defaults list."""
     found: dict[str, list[str]] = {}
     for file in sorted(configs.rglob("*.yaml")):
         group = file.parent.relative_to(configs).as_posix()
@@ -108,7 +108,7 @@ def _key_tables(
 
 
 def _files(configs: Path, group: str, option: str | None) -> Iterator[Path]:
-    """The files of an option, first those it builds on; the library's are left out."""
+    """Yield the project's files for an option, the files that it builds on first."""
     file = configs / group / f"{option}.yaml"
     if option is None or not file.is_file() or "@package _global_" in file.read_text().partition("\n")[0]:
         return
@@ -118,13 +118,13 @@ def _files(configs: Path, group: str, option: str | None) -> Iterator[Path]:
 
 
 def _defaults(file: Path) -> Iterator[str]:
-    """The entries of a defaults list: groups in train.yaml, other options of the same group elsewhere."""
+    """Yield the entries of a defaults list: groups in train.yaml, options of the same group in other files."""
     for entry in (yaml.safe_load(file.read_text()) or {}).get("defaults", []):
         yield str(next(iter(entry))) if isinstance(entry, dict) else str(entry)
 
 
 def _comments(text: str, group: str) -> dict[str, str]:
-    """The keys of a file that have a comment, by their full names."""
+    """Return the comments of a file by the full names of their keys."""
     found: dict[str, str] = {}
     parents: list[tuple[int, str]] = []
     for line in text.splitlines():
@@ -138,7 +138,7 @@ def _comments(text: str, group: str) -> dict[str, str]:
 
 
 def _value(values: Any, path: Sequence[str]) -> str | None:
-    """A value as one types it; None for one that follows from others."""
+    """Return a value as it is typed on the command line; None if it is not set directly, such as an interpolation."""
     for name in path:
         if not isinstance(values, Mapping) or name not in values:
             return None

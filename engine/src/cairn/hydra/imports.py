@@ -1,4 +1,4 @@
-"""Import torch and Lightning in three quarters of the time; this import takes most of a start.
+"""Import torch and Lightning in three quarters of the usual time; these imports take most of a start.
 
 Use it only in the main module of a process: it changes `sys.modules` and the garbage collector.
 """

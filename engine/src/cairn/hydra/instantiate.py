@@ -1,7 +1,7 @@
-"""Builds the objects that a configuration describes: `hydra.utils.instantiate`, with our own rules for targets.
+"""Build the objects that a configuration describes: `hydra.utils.instantiate`, with our own rules for targets.
 
-Hydra 1.4 warns and 1.5 refuses when it is not given a whitelist of targets, and its blocklist lets loaders of pickles
-through. Here `cairn.targets.resolve` decides.
+Without a whitelist of targets, Hydra 1.4 warns and 1.5 raises an error; its blocklist does not stop functions that load
+pickles. Here, `cairn.targets.resolve` decides which targets may be called.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ _ARGS, _CONVERT, _PARTIAL, _RECURSIVE = "_args_", "_convert_", "_partial_", "_re
 _NOT_ARGUMENTS = {TARGET, _CONVERT, _PARTIAL, _RECURSIVE}
 _SETTINGS = {"convert": _CONVERT, "recursive": _RECURSIVE, "partial": _PARTIAL}
 _CONTAINERS = {"all": SCMode.DICT, "partial": SCMode.DICT_CONFIG, "object": SCMode.INSTANTIATE}
-"""What `_convert_` makes of structured configs; with another value, or none, nothing is converted."""
+"""How each value of `_convert_` converts structured configs; any other value converts nothing."""
 
 
 def instantiate(config: Any, *args: Any, **more: Any) -> Any:
-    """Build what a node describes, nested nodes included. `_partial_`, `_recursive_`, `_convert_`, `_args_` work.
+    """Build the object that a node describes, and its nested nodes.
+
+    The keys `_partial_`, `_recursive_`, `_convert_` and `_args_` work as in Hydra.
 
     Args:
         config: A mapping with `_target_`, a list of such, or None.
-        *args: Positional arguments of the target; they take the place of `_args_`.
-        **more: Further arguments. Mappings are merged into the node, anything else is passed to the target as it is.
+        *args: Positional arguments of the target; they replace `_args_`.
+        **more: Further arguments. Mappings are merged into the node; other values are passed to the target unchanged.
 
     Returns:
         The object, a `functools.partial`, a list of objects, or None.
 
     Raises:
         SpecError: A target does not exist, or a configuration may not call it.
-        InstantiationException: A target has raised; its error is the cause.
+        InstantiationException: A target raised an error, which is the cause.
     """
     if config is None:
         return None
@@ -56,9 +58,9 @@ def instantiate(config: Any, *args: Any, **more: Any) -> Any:
 
 
 def hydra_whitelist() -> AbstractContextManager[Any]:
-    """Context in which Hydra builds its own parts, such as `hydra.callbacks`: from version 1.4 it asks for a whitelist.
+    """Context in which Hydra builds its own parts, such as `hydra.callbacks`; Hydra 1.4 and later need a whitelist.
 
-    These come from the command that is running, never from a stored configuration.
+    All targets are allowed: they come from the current command, never from a stored configuration.
     """
     for policy, everything in (
         ("execution_whitelist", "UNSAFE_DISABLE_EXECUTION_CHECKS"),
@@ -74,7 +76,7 @@ def _is_container(value: Any) -> bool:
 
 
 def _own_copy(config: Any) -> DictConfig | ListConfig:
-    """A copy that may be changed, and that still finds what it interpolates."""
+    """Return a copy that may be changed and whose interpolations still resolve."""
     if OmegaConf.is_config(config):
         node = copy.deepcopy(config)
         node._set_parent(config._get_parent())
@@ -88,7 +90,7 @@ def _own_copy(config: Any) -> DictConfig | ListConfig:
 
 
 def _plain_targets(value: Any) -> Any:
-    """Write classes and functions under `_target_` as names."""
+    """Replace classes and functions under `_target_` by their names."""
     if isinstance(value, dict):
         return {key: _name_of(item) if key == TARGET else _plain_targets(item) for key, item in value.items()}
     return [_plain_targets(item) for item in value] if isinstance(value, list) else value
@@ -106,7 +108,7 @@ def _build(
     args: tuple[Any, ...] = (),
     more: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Build a node; `convert` and `recursive` are those of the node around it, if it has none of its own."""
+    """Build a node. It inherits `convert` and `recursive` from its parent unless it sets them itself."""
     if not OmegaConf.is_config(node):
         return node
     if node._is_none():
@@ -141,7 +143,7 @@ def _call(node: DictConfig, is_partial: bool, args: tuple[Any, ...], given: dict
     given.pop(_ARGS, None)
     for value in (*positional, *given.values()):
         if OmegaConf.is_config(value):
-            value._set_parent(None)  # everything is resolved, and the rest would be pickled along with it
+            value._set_parent(None)  # all is resolved; otherwise the parent would be pickled too
     if is_partial:
         return functools.partial(target, *positional, **given)
     try:
@@ -151,7 +153,7 @@ def _call(node: DictConfig, is_partial: bool, args: tuple[Any, ...], given: dict
 
 
 def _mapping(node: DictConfig, convert: Any, recursive: bool) -> Any:
-    """A mapping without a target whose values are built."""
+    """Build the values of a mapping that has no target."""
     is_structured = node._metadata.object_type not in (None, dict)
     items = {key: _build(node[key], convert, recursive) for key in node}
     if _mode(convert) == "all" or (_mode(convert) in _CONTAINERS and not is_structured):
@@ -177,7 +179,7 @@ def _converted(value: Any, convert: Any) -> Any:
 
 
 def _mode(convert: Any) -> str:
-    """The value of `_convert_`, which may also be Hydra's enum."""
+    """Return the value of `_convert_` as a string; it may be Hydra's enum."""
     return str(getattr(convert, "value", convert))
 
 

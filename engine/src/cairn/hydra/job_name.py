@@ -1,4 +1,4 @@
-"""Names of the jobs of a sweep: the directory of a job, made from its overrides, and the overrides that are its own.
+"""Names of the jobs of a sweep: the directory of a job and the overrides that distinguish it from the others.
 
 A repeated sweep finds its jobs by these directories.
 """
@@ -18,7 +18,7 @@ _LONG = 36
 
 
 def job_dir(overrides: str) -> str:
-    """Return the name of a job's directory: values may contain slashes, and names have a limited length.
+    """Return the name of a job's directory: a valid file name of limited length.
 
     Args:
         overrides: The overrides as Hydra joins them, such as `checkpoint.save_interval=50,seed=1`.

@@ -51,7 +51,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         """Run the job, in the process that the scheduler has started.
 
         Args:
-            *args: What `launch` has passed to submitit.
+            *args: Arguments that `launch` has passed to submitit.
 
         Returns:
             The result.
@@ -71,7 +71,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         """Return the call that submitit repeats in the requeued job."""
-        # Requeueing a job sends these signals to it.
+        # A requeue sends these signals to the job.
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         _remove_unfinished(_own_paths().submitted_pickle)
@@ -172,11 +172,11 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
             log.info("  %s: submitted as job %s", job, number)
 
     def _ids(self, jobs: Sequence[SweepJob], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
-        """Submit the jobs, and return the ids that the scheduler gives them."""
+        """Submit the jobs, and return their ids."""
         return [item.job_id for item in self._executor().map_array(self, *zip(*arguments, strict=True))]
 
     def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, SubmittedJob]) -> None:
-        """Ctrl-C ended the wait for the jobs."""
+        """Handle Ctrl-C during the wait for the jobs."""
         log.info("The jobs continue without this command. Run it again to wait for them.")
 
     def _executor(self) -> Any:

@@ -1,4 +1,4 @@
-"""Merges the stored configuration of a run with the command that resumes it."""
+"""Merge the stored configuration of a run with the command that resumes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIXED = (
     "trainer.limit_train_batches",
     "trainer.overfit_batches",
 )
-"""Keys that a resume cannot change: with another value the run would not end where an undisturbed one ends."""
+"""Keys that a resume cannot change: with another value, the result would differ from an undisturbed run."""
 FREE = ("data.num_workers", "data.pin_memory", "data.persistent_workers", "data.cache_dir")
 """Keys below a fixed group that may change, because they do not affect the numbers."""
 _REPORTED_GROUPS = ("model", "data", "trainer", "checkpoint", "callbacks", "logger")
@@ -52,18 +52,18 @@ class Merged:
 def merge(own: DictConfig, before: DictConfig, now: DictConfig, overrides: Sequence[str]) -> Merged:
     """Apply the difference that the new overrides make to the configuration of the run.
 
-    The old and the new overrides are composed from the same YAML files, those of today. A key that was edited in the
-    files is therefore equal in `before` and `now`, and keeps the value that the run has stored:
+    Both the old and the new overrides are composed from the current YAML files. A key that was edited in the files is
+    therefore equal in `before` and `now`, and keeps the stored value:
 
         own     stored with the run
-        before  old overrides + files of today   ┐ a key that differs here was changed
-        now     new overrides + files of today   ┘ by the command
+        before  old overrides + current files    ┐ a key that differs here was changed
+        now     new overrides + current files    ┘ by the command
 
     Args:
         own: The stored configuration.
-        before: The old overrides, composed today.
-        now: The new overrides, composed today.
-        overrides: Keys that the new command sets and the old one did not, or set to another value.
+        before: The old overrides, composed from the current files.
+        now: The new overrides, composed from the current files.
+        overrides: Keys that the new command sets, and the old one did not set or set to another value.
 
     Returns:
         The merged configuration and the differences.
@@ -107,7 +107,7 @@ def _merge_node(own: Any, before: Any, now: Any, key: str, changed: dict[str, Ch
 
 
 def follow_moved_paths(own: DictConfig, now: DictConfig) -> DictConfig:
-    """Return `own` with its paths as they are today: a run directory, or a whole clone, may have been moved."""
+    """Return `own` with its current paths: the run directory, or the whole clone, may have been moved."""
     moved = [(own.paths[name], now.paths[name]) for name in ("output_dir", "root_dir")]
 
     def follow(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Builds the objects that nodes of the configuration describe; an error names the node."""
+"""Build the objects that nodes of the configuration describe; error messages name the node."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def build_object(key: str, node: Any, **arguments: Any) -> Any:
     """Build the object that a node describes.
 
     Args:
-        key: Of the node, for messages.
+        key: Key of the node, for messages.
         node: A mapping with `_target_`.
-        **arguments: More arguments, which override those of the node.
+        **arguments: Additional arguments, which override those of the node.
 
     Returns:
         The object; with `_partial_: true` a `functools.partial`.
@@ -29,20 +29,20 @@ def build_object(key: str, node: Any, **arguments: Any) -> Any:
         ConfigError: The arguments are wrong, or the target cannot be imported.
     """
     try:
-        # Lists and dicts of OmegaConf would end up in the state of what is built, and then in a checkpoint.
+        # Lists and dicts of OmegaConf would end up in the state of the object, and then in a checkpoint.
         return instantiate(node, **{"_convert_": node.get("_convert_", "all"), **arguments})
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, CairnError):
             raise type(cause)(in_config_words(cause, key)) from error
-        raise ConfigError(f"{key}: {str(cause).rstrip('.!')}. HYDRA_FULL_ERROR=1 shows where.") from error
+        raise ConfigError(f"{key}: {str(cause).rstrip('.!')}. HYDRA_FULL_ERROR=1 shows the traceback.") from error
 
 
 def target_of(key: str, node: Mapping[str, Any]) -> Any:
     """Return the class or function that the `_target_` of a node names.
 
     Args:
-        key: Of the node, for messages.
+        key: Key of the node, for messages.
         node: A mapping with `_target_`.
 
     Raises:
@@ -50,7 +50,7 @@ def target_of(key: str, node: Mapping[str, Any]) -> Any:
     """
     name = node.get("_target_")
     if not isinstance(name, str):
-        raise ConfigError(f"{key} has no _target_: name the class to build.")
+        raise ConfigError(f"{key} has no _target_: set it to the class to build.")
     try:
         return targets.resolve(name)
     except Exception as error:  # importing a module may raise anything
@@ -66,10 +66,10 @@ def errors_at(group: str, key: str = "") -> Iterator[None]:
 
     Args:
         group: Dotted key of the group.
-        key: The key in the group; empty if the constructor takes several.
+        key: The key in the group; empty if the constructor takes several keys.
 
     Raises:
-        ConfigError: In place of the ValueError.
+        ConfigError: The constructor raised a ValueError.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""How one start of a run has ended, as one value that the record, the loggers and the exit code are derived from."""
+"""Outcome of one start of a run: the value from which the record, the loggers and the exit code are derived."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ Status = Literal["finished", "stopped", "failed", "tested", "left"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one start of a run has ended."""
+    """How one start of a run ended."""
 
     status: Status
     why: str = ""
-    """What has stopped it (a signal, `max_time`, `job_time_limit`), or the error."""
+    """Reason for the stop (a signal, `max_time`, `job_time_limit`), or the error message."""
     exit_code: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """The last value of everything that was logged in training and validation."""
+    """Last value of each metric that was logged in training and validation."""
     test: Mapping[str, float] | None = None
     result: Any = None
-    """What train.py has returned, for a sweeper."""
+    """Return value of train.py, for a sweeper."""
     error: BaseException | None = None
 
     @property
     def interrupted_by(self) -> str:
-        """The signal or the limit of the job that has ended the process early; empty if nothing did."""
+        """Signal or job time limit that ended the process early; empty without one."""
         return self.why if self.status == "stopped" and self.why != TIME_LIMIT else ""
 
 
 def outcome_of(error: BaseException, signal: str | None) -> Outcome:
-    """Map an exception that has ended a run to its outcome.
+    """Return the outcome of a run that ended with an exception.
 
     Args:
-        error: What was raised.
-        signal: The name of the first signal that this process has received.
+        error: The exception.
+        signal: Name of the first signal that this process received; None without one.
 
     Returns:
-        The outcome, with the exception in it.
+        The outcome, which holds the exception.
     """
     if isinstance(error, Stopped):
         return Outcome("stopped", error.reason, exit_code(error.reason), error=error)
@@ -63,12 +63,12 @@ def outcome_of(error: BaseException, signal: str | None) -> Outcome:
 
 
 def is_for_users(error: BaseException | None) -> bool:
-    """Is the message of this error a sentence that needs no traceback? Those of Lightning's own checks are, too."""
+    """Return whether an error is user-facing and needs no traceback, such as those of Lightning's own checks."""
     return isinstance(error, CairnError | MisconfigurationException)
 
 
 def describe(error: BaseException) -> str:
-    """Return the message of an error, with its class if it is not one for users."""
+    """Return the message of an error, with its class unless the error is user-facing."""
     if isinstance(error, CairnError):
         return in_config_words(error)
     return str(error) if is_for_users(error) else f"{type(error).__name__}: {error}"

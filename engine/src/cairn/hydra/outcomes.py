@@ -93,7 +93,7 @@ class Outcomes:
         return self._result(job, entry, is_late=now - over_since.setdefault(job.number, now) > LATE_S)
 
     def _result(self, job: SweepJob, entry: SubmittedJob, is_late: bool) -> JobReturn | None:
-        """How a job that is over ended; None if its result may still arrive."""
+        """Return the result of a job that is over; None if its result may still arrive."""
         for folder in (job.run.path, self.paths(entry).folder) if is_late else ():
             _refresh(folder)
         outcome, value = _read_result(self.paths(entry).result_pickle)
@@ -112,7 +112,7 @@ class Outcomes:
         return self._failed(job, entry, f"it ended without a result, and its run is {state}")
 
     def paths(self, entry: SubmittedJob) -> Any:
-        """The files of submitit for a job, where they were when it was submitted."""
+        """Return submitit's paths for a job, in the folder that was set when it was submitted."""
         from submitit.core.utils import JobPaths
 
         return JobPaths(entry.folder or self._folder, entry.job, 0)
@@ -123,7 +123,7 @@ class Outcomes:
         return JobReturn(overrides=job.overrides, status=JobStatus.FAILED, _return_value=JobFailed(text))
 
     def _log_of(self, job: SweepJob, entry: SubmittedJob | None) -> Path:
-        """The log of the run; without one, the scheduler's log of the job."""
+        """Return the log of the run or, if it is missing or empty, the scheduler's log of the job."""
         own = job.run.path / "train.log"
         return own if entry is None or (own.is_file() and own.stat().st_size) else Path(self.paths(entry).stdout)
 
@@ -137,7 +137,7 @@ def success(job: SweepJob) -> JobReturn:
 
 
 def _own_reason(job: SweepJob, entry: SubmittedJob) -> str:
-    """What the run recorded as the reason of its failure; empty if its last attempt was another job, or no failure."""
+    """Return the recorded reason of a failure; empty if the run did not fail, or its last attempt was another job."""
     record = job.record
     try:
         is_its_own = attempts.read(job.run)[-1].job == entry.job
@@ -167,7 +167,7 @@ def _refresh(folder: Path) -> None:
 
 
 def _alive(entries: Sequence[SubmittedJob]) -> Mapping[str, str] | None:
-    """The jobs that are alive, with their states; None if the scheduler does not answer."""
+    """Return the jobs that are alive, with their states; None if the scheduler does not answer."""
     try:
         return states(entries)
     except slurm.SlurmError as error:

@@ -1,4 +1,4 @@
-"""Overrides of the command line: what they set, renamed keys, and answers to keys that do not exist here."""
+"""Overrides from the command line: their keys, renamed keys, and hints for keys that do not exist here."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ ANSWERS: Mapping[str, str] = {
         ("per_device_train_batch_size", "train_batch_size"), "data.batch_size=N is the number of samples per batch"
     ),
 }
-"""Keys of Lightning's ModelCheckpoint, transformers, orbax, accelerate and Keras, and what does the same here."""
+"""Keys of Lightning's ModelCheckpoint, transformers, orbax, accelerate and Keras, and their equivalents here."""
 _GROUPS = ("checkpoint", "trainer", "data")
-"""Groups whose keys are recognized if the group is missing; those of other frameworks are recognized in them."""
+"""Groups whose keys are recognized if the group is missing; keys of other frameworks are recognized in them."""
 
 
 def key(override: str) -> str:
-    """What an override sets: `trainer.max_epochs` for `++trainer.max_epochs=3`."""
+    """Return the key that an override sets: `trainer.max_epochs` for `++trainer.max_epochs=3`."""
     return override.partition("=")[0].lstrip("+~")
 
 
 def merge(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Return the old overrides without those whose key is given again, then the new ones."""
+    """Return the old overrides, except those whose key the new ones set again, and then the new ones."""
     keys = {key(override) for override in new}
     return [override for override in old if key(override) not in keys] + list(new)
 
@@ -82,15 +82,15 @@ def check(
     """Refuse keys of other frameworks and keys without their group, if the project has no such key of its own.
 
     Args:
-        overrides: Of the command line.
+        overrides: Overrides from the command line.
         known: Groups and keys at the top level of the configuration.
-        compose: Returns the configuration that some overrides make; None if they cannot be composed. It is called only
-            when there is a key to refuse.
+        compose: Composes a configuration from overrides; returns None if that fails. It is called only if there is a
+            key to refuse.
 
     Raises:
-        ConfigError: With the key that does it here.
+        ConfigError: A key is refused; the message names the key to use instead.
     """
-    # A deletion names a key that exists, or Hydra says that it does not.
+    # Deletions are not checked: Hydra reports a key that does not exist.
     given = [item for item in overrides if "=" in item and not item.startswith(("-", "~", "hydra"))]
     suspects = [item for item in given if _is_suspect(key(item), known)]
     if not suspects:
@@ -122,7 +122,7 @@ def _answer(name: str, override: str, config: Any) -> str:
 
 
 def _has(config: Any, name: str) -> bool:
-    """Whether a key exists; its value may be null."""
+    """Return whether a key exists; its value may be null."""
     *parents, last = name.split(".")
     for parent in parents:
         config = config.get(parent) if isinstance(config, Mapping) else None

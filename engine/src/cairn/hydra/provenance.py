@@ -20,14 +20,14 @@ class StartedFrom:
     how: str
     """`ckpt_path` or `init_weights`."""
     named: str
-    """The file, as the command line names it."""
+    """The file as it was given on the command line."""
     run: str = ""
     """Id of the run that saved it; empty if it was not saved by Cairn."""
     step: int = 0
     version: str = ""
     """The version in W&B that an alias was resolved to: `entity/project/name:v3`."""
     known_as: str = ""
-    """W&B's name of that run: `entity/project/id`, without the parts that its configuration does not set."""
+    """Name of that run in W&B: `entity/project/id`, without the parts that its configuration does not set."""
 
 
 def started_from(
@@ -36,11 +36,11 @@ def started_from(
     """Describe the checkpoint that a new run starts from.
 
     Args:
-        ckpt_path: The file, if the run takes the full state.
-        init_weights: The file, if it takes the weights alone.
+        ckpt_path: The file, if the run starts from the full state.
+        init_weights: The file, if the run starts from the weights alone.
         contents: Contents of the checkpoint.
-        version: See `StartedFrom`.
-        known_as: See `StartedFrom`.
+        version: Version in W&B, see `StartedFrom`.
+        known_as: Name of the other run in W&B, see `StartedFrom`.
 
     Returns:
         The description, for the record of the run and its loggers.

@@ -1,4 +1,4 @@
-"""One run in this process: it executes the function in train.py and turns however that ends into one outcome."""
+"""Execute the function in train.py in this process, and turn every way that it can end into one outcome."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ Body = Callable[["Run"], Any]
 
 
 class Run:
-    """What train.py trains with. Each process of the run has one, and executes the same function with it.
+    """The argument of the function in train.py. Each process of the run executes this function with its own `Run`.
 
-    Between any two calls there may be code of your own: wrap the model, look at a batch, call `trainer.validate`. A
-    resumed run executes the function again from its first line; `fit` then continues at the batch where it stopped.
+    Add code of your own between any two calls: wrap the model, inspect a batch, call `trainer.validate`. A resumed run
+    executes the function again from its first line; `fit` then continues at the batch where it stopped.
 
     Attributes:
         config: The resolved configuration.
@@ -55,7 +55,7 @@ class Run:
         self._metrics: dict[str, float] = {}
         self._scores: dict[str, float] | None = None
         self._limit = ""
-        """`max_time`, if training ended there."""
+        """`max_time` if it ended the training."""
         build.prepare(start)
 
     def data(self) -> LightningDataModule:
@@ -71,17 +71,17 @@ class Run:
         """Build the trainer with the callbacks, loggers and checkpoints that the configuration describes.
 
         Args:
-            *callbacks: More callbacks.
+            *callbacks: Additional callbacks.
             **options: Arguments of Lightning's Trainer that override the group `trainer`.
         """
         self._built = build.trainer(self._start, callbacks, options)
         return self._built.trainer
 
     def fit(self, trainer: Trainer, model: LightningModule, data: Any = None, val_data: Any = None) -> None:
-        """Train from the start, or from where the run was stopped. With `train=false`, do nothing.
+        """Train from the start, or continue where the run was stopped. With `train=false`, do nothing.
 
         Args:
-            trainer: From `trainer()`.
+            trainer: The trainer that `trainer()` returned.
             model: The model, wrapped or not.
             data: A data module, or loaders for training.
             val_data: Loaders for validation, if `data` is not a data module.
@@ -100,15 +100,15 @@ class Run:
         self._metrics = _numbers(trainer.callback_metrics)
 
     def test(self, trainer: Trainer, model: LightningModule, data: Any = None) -> dict[str, float] | None:
-        """Test the best checkpoint, or else the newest, or else the weights as they are. With `test=false`, do nothing.
+        """Test the best checkpoint, or else the newest, or else the current weights. With `test=false`, do nothing.
 
         Args:
-            trainer: From `trainer()`.
+            trainer: The trainer that `trainer()` returned.
             model: The model, wrapped or not.
             data: A data module, or loaders for the test.
 
         Returns:
-            What was logged; None without a test.
+            The logged metrics; None without a test.
         """
         built = self._check(trainer)
         if not self._settings.test:
@@ -127,7 +127,7 @@ class Run:
         """Return the metric that `optimized_metric` names, for a sweeper; None if it names none.
 
         Raises:
-            CairnError: It was not logged.
+            CairnError: This metric was not logged.
         """
         name, logged = self._settings.optimized_metric, {**self._metrics, **(self._scores or {})}
         if name is None:
@@ -139,7 +139,7 @@ class Run:
         return logged[name]
 
     def _outcome(self, result: Any) -> Outcome:
-        """The outcome of a run whose body has returned a number, also one in a tensor."""
+        """Return the outcome of a run whose body returned `result`, which may be a number, a tensor or None."""
         result = result.item() if hasattr(result, "item") else result
         trained: Status = "stopped" if self._limit else "finished"
         status = trained if self._settings.train else "tested"
@@ -158,12 +158,12 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
     """Execute a run in the directory that Hydra has created, or resume the run in it.
 
     Args:
-        cfg: The configuration as Hydra has composed it.
+        cfg: The configuration that Hydra has composed.
         body: The function in train.py.
         context: Signals and the job of this process.
 
     Returns:
-        What the body returns, for a sweeper.
+        The return value of the body, for a sweeper.
 
     Raises:
         Interruption: The run was stopped by a signal or by the time limit of its job, and is saved.
@@ -195,14 +195,14 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
 
 
 def join(body: Body, context: JobContext, config: str, run: str, start: str | None) -> None:
-    """Take part in a run that the main process has begun.
+    """Join a run that the main process has started.
 
     Args:
         body: The function in train.py.
         context: Signals and the job of this process.
-        config: File with the configuration of the run.
+        config: Path of the file with the configuration of the run.
         run: Id of the run.
-        start: The checkpoint to resume from.
+        start: Path of the checkpoint to resume from.
 
     Raises:
         Interruption: A signal has reached this process outside of training.
@@ -220,14 +220,14 @@ def join(body: Body, context: JobContext, config: str, run: str, start: str | No
 
 
 def execute(start: Start, body: Body) -> Outcome:
-    """Execute the body, and record how it has ended: in the run directory, on the terminal, in W&B.
+    """Execute the body, and record how it ended: in the run directory, on the terminal, in W&B.
 
     Args:
-        start: What this start does.
+        start: Decisions of this start.
         body: The function in train.py.
 
     Returns:
-        How it has ended; the exception that has ended it, if there was one, is in it and is not raised.
+        The outcome. It holds the exception that ended the run, if there was one; the exception is not raised.
     """
     built: Built | None = None
     try:
@@ -240,7 +240,7 @@ def execute(start: Start, body: Body) -> Outcome:
     except BaseException as error:
         outcome = outcome_of(error, start.context.signals.name)
     try:
-        # Before anything waits for W&B: however that goes, the run has ended like this.
+        # Before waiting for W&B: an error there does not change the outcome of the run.
         ending.record(start, built, outcome)
     finally:
         ending.close_wandb(start, built, outcome)
@@ -248,7 +248,7 @@ def execute(start: Start, body: Body) -> Outcome:
 
 
 def _introduce(start: Start, built: Built, model: LightningModule) -> None:
-    """Describe the run to the loggers, and connect the engine to W&B if it gets checkpoints."""
+    """Describe the run to the loggers, and connect the engine to W&B if checkpoints are uploaded."""
     trainer, settings, directory = built.trainer, start.settings, start.directory
     if not trainer.is_global_zero:
         return
@@ -273,7 +273,7 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def _environment_restored() -> Iterator[None]:
-    """Remove what DDP and W&B leave behind: the next job of a sweep runs in this process and starts its own."""
+    """Remove what DDP and W&B leave in the process: the next job of a sweep may run in it."""
     before = dict(os.environ)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Parses the configuration once into frozen settings. Values are checked by the constructors that take them."""
+"""Parse the configuration once into frozen settings. Values are checked by the constructors that take them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CheckpointSettings:
     """When to save, what to keep, and how to write: the group `checkpoint`.
 
     Raises:
-        ValueError: A value is not one of the choices, or a trigger needs a monitor and there is none.
+        ValueError: `mode` is neither `min` nor `max`.
     """
 
     directory: Path
@@ -40,7 +40,7 @@ class CheckpointSettings:
 
     @property
     def by_score(self) -> str:
-        """The name of a trigger that ranks validations by the monitor; empty if there is none."""
+        """Name of a trigger that ranks validations by the monitor; empty if there is none."""
         return next((name for name, trigger in self.triggers.items() if isinstance(trigger, BestValidation)), "")
 
 
@@ -76,16 +76,16 @@ class Settings:
 
 
 def parse(cfg: DictConfig) -> Settings:
-    """Parse a resolved configuration and refuse what cannot work.
+    """Parse and check a resolved configuration.
 
     Args:
-        cfg: As Hydra has composed it, with all interpolations resolved.
+        cfg: The configuration that Hydra has composed, with all interpolations resolved.
 
     Returns:
-        The settings. The triggers and keep rules in them are objects already.
+        The settings. Their triggers and keep rules are already objects.
 
     Raises:
-        ConfigError: The message names the key and what it must be.
+        ConfigError: A value is invalid; the message names its key and the valid values.
     """
     if not _is_integer(cfg.seed, least=0) or cfg.seed >= 2**32:
         raise ConfigError(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}.")
@@ -112,10 +112,10 @@ def parse(cfg: DictConfig) -> Settings:
 
 
 def _check_together(settings: Settings) -> None:
-    """Refuse values that are right on their own and wrong together."""
+    """Refuse combinations of values that are valid on their own."""
     if settings.ckpt_path and settings.init_weights:
         raise ConfigError(
-            "ckpt_path= starts from the full state and init_weights= from the weights alone: give one of them."
+            "ckpt_path= starts from the full state and init_weights= from the weights alone: set only one of them."
         )
     by_score, trainer = settings.checkpoint.by_score, settings.trainer.node
     if by_score and settings.checkpoint.monitor is None:
@@ -123,7 +123,7 @@ def _check_together(settings: Settings) -> None:
     if by_score and trainer.get("limit_val_batches") == 0:
         raise ConfigError(
             f"checkpoint.triggers.{by_score} saves after validations, but trainer.limit_val_batches=0 disables them: "
-            f"set checkpoint=interval, or validate."
+            f"set checkpoint=interval, or raise trainer.limit_val_batches."
         )
     if trainer.get("overfit_batches") and settings.checkpoint.triggers:
         raise ConfigError("trainer.overfit_batches changes the order of samples: it needs checkpoint=none.")
@@ -158,11 +158,11 @@ def _checkpoint(group: DictConfig) -> CheckpointSettings:
 
 
 def _check_keys_of_presets(group: DictConfig) -> None:
-    """Check the keys that triggers and keep rules take by interpolation, so that a message names the user's own key."""
+    """Check the keys that triggers and keep rules interpolate, so that a message names the key that the user set."""
     if "save_interval" in group:
         with errors_at("checkpoint", "save_interval"):
             parse_interval(group.save_interval)
-        # Also for another interval than auto: a resume may choose auto.
+        # Even if the interval is not auto: a resume may change it to auto.
         with errors_at("checkpoint", "max_overhead"):
             Auto(group.get("max_overhead", 0.01))
         with errors_at("checkpoint", "mtbf"):
@@ -174,22 +174,22 @@ def _check_keys_of_presets(group: DictConfig) -> None:
 
 
 def _objects(key: str, nodes: Any) -> dict[str, Any]:
-    """The objects that the nodes of a group describe; a node that is null is left out."""
+    """Build the objects that the nodes of a group describe; skip nodes that are null."""
     if not isinstance(nodes, DictConfig):
-        raise ConfigError(f"{key}={nodes!r} must map names to objects; for none: {{}}.")
+        raise ConfigError(f"{key}={nodes!r} must map names to objects; {{}} for none.")
     described = {str(name): node for name, node in nodes.items() if node is not None}
     return {name: build_object(f"{key}.{name}", node) for name, node in described.items()}
 
 
 def _check_logger(key: str, node: DictConfig, task_name: str) -> None:
-    """Refuse what W&B's client would refuse after the run has begun."""
-    from lightning.pytorch.loggers import WandbLogger  # with torch, which parsing has to do without until here
+    """Refuse values that W&B's client would refuse after the run has started."""
+    from lightning.pytorch.loggers import WandbLogger  # imports torch, which parsing avoids until here
 
     target = target_of(key, node)
     if not (isinstance(target, type) and issubclass(target, WandbLogger)):
         return
     project, tags = str(node.get("project") or ""), node.get("tags") or []
-    with errors_at(key):  # a project that is the task's name is made valid later
+    with errors_at(key):  # a project named after the task is made valid later
         WandbSettings(
             project=None if project == task_name else project,
             tags=[tags] if isinstance(tags, str) else [str(tag) for tag in tags],
@@ -197,7 +197,7 @@ def _check_logger(key: str, node: DictConfig, task_name: str) -> None:
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    # By type as well: 1 == True.
+    # The type must be equal too, because 1 == True.
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise ValueError(f"{name}={value!r} must be {', '.join(map(str, choices[:-1]))} or {choices[-1]}.")
 

@@ -1,4 +1,4 @@
-"""Decides what this start of a run does: from which configuration, in which directory, from which checkpoint."""
+"""Decide what this start of a run does: its configuration, its directory, and the checkpoint that it resumes from."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class JobContext:
 
 @dataclass(frozen=True)
 class Start:
-    """What one start of a run does. The main process decides it; the other processes of the run receive it."""
+    """Decisions of one start of a run. The main process makes them; the other processes of the run receive them."""
 
     directory: RunDirectory
     settings: Settings
@@ -53,9 +53,9 @@ class Start:
     plan: ResumePoint
     context: JobContext
     loader: MappedCheckpointIO = field(default_factory=MappedCheckpointIO)
-    """Has the checkpoint of the plan open."""
+    """Loader that keeps the checkpoint of the plan open."""
     is_main: bool = True
-    """This process writes the run directory, and its exit code is that of the command."""
+    """True in the process that writes the run directory and whose exit code is that of the command."""
 
 
 @dataclass(frozen=True)
@@ -63,28 +63,28 @@ class NothingToDo:
     """The run has already reached its end."""
 
     result: float | None = None
-    """What it returned then."""
+    """Result that the run returned when it ended."""
 
 
 def begin(
     cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...], notice: Rendezvous, context: JobContext
 ) -> Start | NothingToDo:
-    """Decide in the main process what this start does, and record that it begins.
+    """Decide in the main process what this start does, and record the start.
 
-    Nothing is written to the run directory before everything that can be refused early has been checked.
+    Everything that can be checked early is checked before anything is written to the run directory.
 
     Args:
-        cfg: The configuration as Hydra has composed it.
-        directory: Of the run; Hydra has created it.
-        overrides: Of the command line.
-        notice: Informs the processes that were started together with this one.
+        cfg: The configuration that Hydra has composed.
+        directory: Run directory, which Hydra has created.
+        overrides: Overrides from the command line.
+        notice: Channel to the processes that were started together with this one.
         context: Signals and the job of this process.
 
     Returns:
-        The start, or that the run has already reached its end.
+        The start; `NothingToDo` if the run has already reached its end.
 
     Raises:
-        CairnError: The run cannot start like this.
+        CairnError: The run cannot start with this configuration or directory.
     """
     merged, old = _configuration(cfg, directory, overrides)
     settings = parse(merged.config)
@@ -107,12 +107,12 @@ def begin(
 
 
 def follow(config: str, run: str, start: str | None, context: JobContext) -> Start:
-    """Return the start that the main process has decided, in another process of the run.
+    """Return the start that the main process decided, for use in another process of the run.
 
     Args:
-        config: File with the configuration of the run.
+        config: Path of the file with the configuration of the run.
         run: Id of the run.
-        start: The checkpoint to resume from.
+        start: Path of the checkpoint to resume from.
         context: Signals and the job of this process.
     """
     cfg = OmegaConf.load(config)
@@ -124,10 +124,10 @@ def follow(config: str, run: str, start: str | None, context: JobContext) -> Sta
 def _record(
     start: Start, merged: Merged, old: RunRecord | None, overrides: tuple[str, ...], notice: Rendezvous
 ) -> Start:
-    """Record that the run begins, or continues, now; inform the other processes, and log what was decided."""
+    """Record the start of an attempt, inform the other processes, and log the decisions."""
     directory, settings, plan = start.directory, start.settings, start.plan
     if plan.path is None and settings.init_weights:
-        # Before the other processes are informed: each of them would fetch the file.
+        # Fetched before the other processes are informed, because each of them would fetch the file.
         wandb_start.local_file(settings.init_weights, directory.path)
     job = start.context.allocation
     attempts.note(directory, old, plan.saved, job.job_id, job.restarts if job.scheduler == "slurm" else None)
@@ -143,7 +143,7 @@ def _record(
 def _configuration(
     cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...]
 ) -> tuple[Merged, RunRecord | None]:
-    """The configuration to continue with, and the record of the run; for a new run, what was composed, and None."""
+    """Return the configuration to continue with and the record of the run; the composed one and None for a new run."""
     now = _resolved(cfg)
     record = directory.record()
     if record is None:
@@ -155,7 +155,7 @@ def _configuration(
 
 
 def _compose(overrides: tuple[str, ...]) -> DictConfig:
-    """Compose a configuration from today's files, in this process's Hydra."""
+    """Compose a configuration from the current files, in this process's Hydra."""
     name = HydraConfig.get().job.config_name
     cfg = GlobalHydra.instance().config_loader().load_configuration(name, list(overrides), run_mode=RunMode.RUN)
     with open_dict(cfg):
@@ -172,13 +172,13 @@ def _resolved(cfg: DictConfig) -> DictConfig:
 
 
 def _plan(settings: Settings, directory: RunDirectory, old: RunRecord | None) -> ResumePoint:
-    """What this start resumes from: the newest checkpoint of the run, or else the file that `ckpt_path` names."""
+    """Return what to resume from: the newest checkpoint of the run, or else the file that `ckpt_path` names."""
     checkpoints = settings.checkpoint.directory
     own = resume.find_resume_point(checkpoints)
     if own.saved is not None and old is None:
         raise ResumeError(
-            f"{checkpoints} holds checkpoints, but {directory.path} has no run.json that says which run they belong "
-            f"to: choose another directory, or start a new run from one of them with ckpt_path=."
+            f"{checkpoints} holds checkpoints, but {directory.path} has no run.json, so their run is "
+            f"unknown: choose another directory, or start a new run from one of them with ckpt_path=."
         )
     if own.path is not None or settings.ckpt_path is None:
         return own
@@ -188,7 +188,7 @@ def _plan(settings: Settings, directory: RunDirectory, old: RunRecord | None) ->
 
 
 def _plan_of_test(settings: Settings, plan: ResumePoint) -> ResumePoint:
-    """With `train=false`: the best checkpoint of the run, or else the file that is named."""
+    """Return what to test with `train=false`: the best checkpoint of the run, or else that of the plan."""
     best = settings.checkpoint.directory / names.BEST
     path = plan.path
     if plan.saved is not None and best.is_file():
@@ -210,24 +210,24 @@ def first_intact(*paths: Path) -> Path | None:
 
 
 def _is_time_used_up(settings: Settings, plan: ResumePoint) -> bool:
-    """Has the run trained for all of `trainer.max_time` already?"""
+    """Return whether the run has already trained for all of `trainer.max_time`."""
     limit_s = settings.trainer.max_time_s
     if limit_s is None or plan.saved is None or plan.saved.elapsed_s < limit_s:
         return False
     log.info(
-        "The run has used up trainer.max_time=%s. To continue it, set a longer one.", settings.trainer.node.max_time
+        "The run has used up trainer.max_time=%s. To continue it, set a longer time.", settings.trainer.node.max_time
     )
     return True
 
 
 def _log_start(start: Start, merged: Merged, resumes: bool) -> None:
-    """Log where the run is, what it resumes from, and what of the new command applies to it."""
+    """Log the run directory, the checkpoint to resume from, and which changes apply to the run."""
     plan, allocation = start.plan, start.context.allocation
     log.info("Run directory: %s", summary.relative(start.directory.path))
     if allocation.scheduler:
         log.info("%s", allocation)
     if plan.path and plan.saved and Catalog(plan.path.parent).leftovers():
-        log.warning("The last save was interrupted: the checkpoint before it is used.")
+        log.warning("The last save was interrupted: using the checkpoint before it.")
     for item in plan.rejected:
         log.warning("Skipped %s: %s.", item.path.name, item.why)
     if plan.path is not None:
@@ -237,6 +237,6 @@ def _log_start(start: Start, merged: Merged, resumes: bool) -> None:
     if merged.changed:
         log.info("Changed by this command: %s", merge.describe(merged.changed))
     if merged.kept:
-        log.info("Kept as they were when the run began: %s", merge.describe(merged.kept))
+        log.info("Not changed, because a resume keeps them: %s", merge.describe(merged.kept))
     if merged.edited:
-        log.warning("Edited in configs/ since the run began, without effect on it: %s", merge.describe(merged.edited))
+        log.warning("Edited in configs/ since the run began, ignored by it: %s", merge.describe(merged.edited))

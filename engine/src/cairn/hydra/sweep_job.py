@@ -20,14 +20,14 @@ class SweepJob:
     overrides: tuple[str, ...]
     run: RunDirectory
     special: str
-    """The overrides that distinguish it from the other jobs, separated by spaces."""
+    """Overrides that distinguish it from the other jobs, separated by spaces."""
 
     def __str__(self) -> str:
         return f"#{self.number} {self.special}".strip()
 
     @property
     def record(self) -> RunRecord | None:
-        """The record of its run; None without one. A damaged one is refused by the run itself when it starts."""
+        """Record of its run; None if it is missing or damaged. A run with a damaged record refuses to start."""
         try:
             return self.run.record()
         except CairnError as error:
@@ -36,7 +36,7 @@ class SweepJob:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its run is finished."""
+        """True if its run is finished."""
         record = self.record
         return record is not None and record.status == "finished"
 

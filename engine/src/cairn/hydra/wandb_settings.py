@@ -1,4 +1,4 @@
-"""What Hydra's configuration says about W&B, as values for the room `wandb`, which knows nothing of Hydra."""
+"""Read the W&B settings from Hydra's configuration, as values for `cairn.wandb`, which does not depend on Hydra."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from cairn.wandb.settings import ArtifactSettings, WandbSettings, logger_key, st
 log = logging.getLogger(__name__)
 
 _KEY = "cairn"
-"""Where a checkpoint keeps what Lightning does not, see `lightning.state`."""
+"""Key of Cairn's state in a checkpoint, see `cairn.lightning.state`."""
 T = TypeVar("T")
 
 
 def read(cfg: DictConfig) -> WandbSettings | None:
-    """The settings of a run.
+    """Return the W&B settings of a run.
 
     Args:
         cfg: The configuration of the run.
 
     Returns:
-        None if it has no W&B logger of ours.
+        The settings; None if the run does not use Cairn's W&B logger.
 
     Raises:
-        ConfigError: A value cannot work; its key is named.
+        ConfigError: A value is invalid; the message names its key.
     """
     config = _container(cfg)
     key = logger_key(config)
@@ -43,7 +43,7 @@ def read(cfg: DictConfig) -> WandbSettings | None:
         return None
     node = config["logger"][key]
     if node.get("project") is not None and node["project"] != config.get("task_name"):
-        # The name of the task is made fit; a project that the user has named is not changed.
+        # The name of the task is made valid later; a project that the user has set is checked, and never changed.
         _keyed(f"logger.{key}", lambda: WandbSettings(project=str(node["project"])))
     settings = _keyed(f"logger.{key}", lambda: stored({**config, "checkpoint": None}))
     assert settings is not None
@@ -51,20 +51,20 @@ def read(cfg: DictConfig) -> WandbSettings | None:
 
 
 def artifacts(group: DictConfig) -> ArtifactSettings:
-    """Which checkpoints W&B should have.
+    """Return which checkpoints are uploaded to W&B.
 
     Args:
         group: The group `checkpoint`.
 
     Raises:
-        ConfigError: A value cannot work; its key is named.
+        ConfigError: A value is invalid; the message names its key.
     """
     plain: dict[str, Any] = OmegaConf.to_container(group, resolve=True)  # type: ignore[assignment]
     return replace(_artifacts(plain), **_limits(plain.get("artifacts")))
 
 
 def prepare(cfg: DictConfig, run: Path) -> None:
-    """Set up W&B's client, before the logger is made.
+    """Set up W&B's client before the logger is built.
 
     Args:
         cfg: The configuration of the run.
@@ -80,7 +80,7 @@ def prepare(cfg: DictConfig, run: Path) -> None:
 
 
 def logger_arguments(cfg: DictConfig, key: str, run: Path, run_id: str) -> dict[str, Any]:
-    """What the configuration of a logger leaves to the run.
+    """Return the arguments of a logger that come from the run, and not from its configuration.
 
     Args:
         cfg: The configuration of the run.
@@ -89,7 +89,7 @@ def logger_arguments(cfg: DictConfig, key: str, run: Path, run_id: str) -> dict[
         run_id: Id of the run.
 
     Returns:
-        Arguments of our W&B logger; empty for any other logger.
+        Arguments of Cairn's W&B logger; empty for any other logger.
     """
     settings = read(cfg)
     if settings is None or logger_key(_container(cfg)) != key:
@@ -105,16 +105,16 @@ def logger_arguments(cfg: DictConfig, key: str, run: Path, run_id: str) -> dict[
 
 
 def listeners(cfg: DictConfig, loggers: Sequence[Any], run: Path, facts: Mapping[str, Any]) -> list[Listener]:
-    """What is informed of the checkpoints of a run: W&B, if it is among the loggers and should have any.
+    """Return the listener that uploads checkpoints to W&B, if the run has one.
 
     Args:
         cfg: The configuration of the run.
-        loggers: Of the trainer.
+        loggers: Loggers of the trainer.
         run: The run directory.
-        facts: What is known of the run.
+        facts: Facts about the run, to be stored with each checkpoint.
 
     Returns:
-        None or one listener.
+        A list of at most one listener.
     """
     settings = read(cfg) if cfg.get("train") else None
     if settings is None:
@@ -126,7 +126,7 @@ def listeners(cfg: DictConfig, loggers: Sequence[Any], run: Path, facts: Mapping
 
 
 def wait_s(cfg: DictConfig) -> float:
-    """Maximum time that the end of a run waits for uploads, in seconds."""
+    """Return the maximum time to wait for uploads at the end of a run, in seconds."""
     from cairn.wandb.run import STOP_S
 
     group = (cfg.get("checkpoint") or {}).get("artifacts")
@@ -134,18 +134,18 @@ def wait_s(cfg: DictConfig) -> float:
 
 
 def known_as(contents: Mapping[str, Any]) -> str:
-    """What W&B calls the run that has saved a checkpoint: its project may be another than that of this run.
+    """Return the name in W&B of the run that saved a checkpoint. Its project may differ from that of this run.
 
     Args:
-        contents: Of the checkpoint.
+        contents: Contents of the checkpoint.
 
     Returns:
-        `entity/project/id`, without what its configuration leaves open; empty if it was not logged to W&B.
+        `entity/project/id`, without the parts that its configuration does not set; empty if it was not logged to W&B.
     """
     ours = contents.get(_KEY, {})
     try:
         settings = stored(ours.get("config", {}))
-    except ConfigError:  # W&B would have refused that run
+    except ConfigError:  # such a run cannot be in W&B
         return ""
     if settings is None:
         return ""
@@ -163,16 +163,16 @@ def _container(cfg: DictConfig) -> dict[str, Any]:
 
 def _artifacts(group: Mapping[str, Any]) -> ArtifactSettings:
     own = group.get("artifacts")
-    if own is None:  # the run has begun before there was a choice
+    if own is None:  # the run was started before this setting existed
         return ArtifactSettings("none")
     deleted: Any = own.get("pruned") or own.get("deleted") or "delete"
     found = _keyed("checkpoint.artifacts", lambda: ArtifactSettings(own["which"], own["every"], deleted))
-    # A run that saves nothing uploads nothing; what is in W&B stays there as it was asked for.
+    # A run that saves nothing uploads nothing. `deleted` still applies to the checkpoints that are already in W&B.
     return found if group.get("triggers") else replace(found, which="none")
 
 
 def _limits(group: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The limits of a live run: the size of the queue and the time to wait."""
+    """Return the limits of uploads: the size of the queue and the time to wait."""
     if group is None:
         return {}
     queue, wait = group.get("queue"), group.get("wait", "10min")
@@ -183,7 +183,7 @@ def _limits(group: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _keyed(key: str, make: Callable[[], T]) -> T:
-    """Name the key of the configuration in the message of an error: the room `wandb` does not know it."""
+    """Return what `make` returns; put the key of the configuration in front of the message of its error."""
     try:
         return make()
     except ConfigError as error:
@@ -193,6 +193,6 @@ def _keyed(key: str, make: Callable[[], T]) -> T:
 
 
 def _overrides_of(sweep: Path) -> list[str]:
-    """The overrides of the command line that started a sweep, as far as its sweeper has written them."""
+    """Return the overrides of the command that started a sweep; empty if its sweeper has not written them."""
     file = sweep / "multirun.yaml"
     return list(OmegaConf.select(OmegaConf.load(file), "hydra.overrides.task") or []) if file.is_file() else []

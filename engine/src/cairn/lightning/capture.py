@@ -28,7 +28,7 @@ from cairn.types import Position
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that checkpoints belong to, as each of them records it."""
+    """Identity of the run that checkpoints belong to, which each of them stores."""
 
     run: str
     """Id of the run."""
@@ -42,7 +42,7 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
     """Refuse callbacks and metrics whose state is not in a checkpoint.
 
     Raises:
-        ConfigError: There is one; the message says what to use instead.
+        ConfigError: There is one; the message names a replacement.
     """
     supported = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
     if not supported or isinstance(trainer.strategy, DeepSpeedStrategy):  # which derives from DDPStrategy
@@ -88,7 +88,7 @@ def capture(
 
     Args:
         trainer: The trainer, at a boundary.
-        place: Which of the two boundaries it is.
+        place: Which of the two kinds of boundary this is.
         position: Position of the run.
         origin: The run.
         clock: State of `Telemetry`.
@@ -123,11 +123,11 @@ def check(ours: Mapping[str, Any], world_size: int) -> None:
     """Check that the state can be restored in this process.
 
     Args:
-        ours: The key `cairn` of a checkpoint.
+        ours: Value of the key `cairn` in a checkpoint.
         world_size: Number of processes of this run.
 
     Raises:
-        ResumeError: A later version of Cairn saved it, or a different number of processes did.
+        ResumeError: The checkpoint was saved by a newer version of Cairn, or by a different number of processes.
     """
     if ours["format"] > state.FORMAT:
         raise ResumeError(
@@ -143,7 +143,7 @@ def check(ours: Mapping[str, Any], world_size: int) -> None:
 
 
 def warn_of_threads(trainer: Trainer, ours: Mapping[str, Any]) -> None:
-    """Warn if this process has another number of threads and trains on a CPU."""
+    """Warn if this process trains on a CPU with a different number of threads."""
     # The number of threads determines the order of additions on a CPU, and so their rounding.
     before, now = ours["threads"], torch.get_num_threads()
     if before != now and trainer.strategy.root_device.type == "cpu":
@@ -157,8 +157,8 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     """Restore what Lightning does not restore.
 
     Args:
-        trainer: The trainer, right before the first new batch.
-        ours: The key `cairn` of the checkpoint.
+        trainer: The trainer, just before the first new batch.
+        ours: Value of the key `cairn` in the checkpoint.
     """
     module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
     # GradientAccumulationScheduler sets this in a hook at the start of an epoch, which a resumed epoch does not repeat.
@@ -177,17 +177,17 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
 
 
 def restore_loggers(trainer: Trainer, ours: Mapping[str, Any]) -> None:
-    """Set each logger with a state back to the position of the checkpoint."""
+    """Restore each logger that has a state to the position of the checkpoint."""
     for name, logger in _resumable_loggers(trainer).items():
         if name in ours["loggers"]:
             logger.load_state_dict(ours["loggers"][name])
 
 
 def sync_loggers(trainer: Trainer) -> None:
-    """Make the rows up to the last `capture` survive a power cut. Called by the writer, while training continues.
+    """Sync the rows up to the last `capture` to disk. The writer calls this while training continues.
 
     Raises:
-        SaveError: A logger could not do so.
+        SaveError: A logger could not write its rows.
     """
     with _as_a_failed_save():
         for logger in _resumable_loggers(trainer).values():
@@ -209,7 +209,7 @@ def _as_a_failed_save() -> Iterator[None]:
 
 
 def _resumable_loggers(trainer: Trainer) -> dict[str, Any]:
-    """Return the loggers that have a state, by class and number: `CSVLogger 0`."""
+    """Return the loggers that have a state, by class and number, such as `CSVLogger 0`."""
     classes: Counter[str] = Counter()
     found: dict[str, Any] = {}
     for logger in trainer.loggers:

@@ -1,4 +1,4 @@
-"""Is my project exact? `assert_exact(make)` stops a short run after each batch, resumes it, and compares."""
+"""Test whether a project resumes exactly: `assert_exact(make)` stops and resumes a short run, and compares."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def assert_exact(
     epochs: int | None = 2,
     batches: int | None = 4,
 ) -> None:
-    """Assert that a run which is stopped anywhere and resumed ends bit for bit where an undisturbed one ends.
+    """Assert that a run that is stopped and resumed is bit-identical to an undisturbed run.
 
-    Trains a short run undisturbed, then resumes it after each of its batches, each time in a fresh process, and
-    compares after every batch: the samples, the weights, optimizers and schedulers, the logged metrics, the random
-    number generators, and plain attributes of the model, the callbacks and the data. At the end it also compares
+    This trains a short undisturbed run and resumes it after each of its batches, each time in a fresh process. After
+    every batch it compares the samples, the weights, optimizers and schedulers, the logged metrics, the random number
+    generators, and plain attributes of the model, the callbacks and the data. At the end it also compares
     `metrics.csv` and the kept checkpoints.
 
         def make():
@@ -45,9 +45,9 @@ def assert_exact(
         batches: Limit for the batches of an epoch, of training and of validation; None: the trainer's own.
 
     Raises:
-        AssertionError: A resumed run differs; names the first difference and its likely cause. Or two undisturbed runs
-            differ.
-        ValueError: `make` is not at the top level of a module, or there is no such stop.
+        AssertionError: A resumed run differs: the message names the first difference and its likely cause. Or two
+            undisturbed runs differ.
+        ValueError: `make` is not at the top level of a module, or the run cannot be stopped at one of `stops`.
     """
     with tempfile.TemporaryDirectory(prefix="cairn-exact-") as folder, FreshProcesses(make) as fresh:
         root, limits = Path(folder), {"epochs": epochs, "batches": batches}
@@ -55,13 +55,13 @@ def assert_exact(
         noise = known_noise(whole, twin)
         if (found := first_difference(whole, twin, noise)) is not None:
             raise AssertionError(
-                f"Two undisturbed runs differ, so that no resume can be exact. Does `make` begin with seed_everything? "
+                f"Two undisturbed runs differ, so no resume can be exact. Does `make` begin with seed_everything? "
                 f"{found.text}"
             )
         saved = {item.position.total_batches: item for item in Catalog(root / "whole" / "checkpoints").committed()}
         chosen = sorted(saved) if stops is None else sorted(set(stops))
         if unknown := [stop for stop in chosen if stop not in saved]:
-            raise ValueError(f"The run cannot be stopped after batch {unknown[0]}; it can after {sorted(saved)}.")
+            raise ValueError(f"The run cannot be stopped after batch {unknown[0]}, only after {sorted(saved)}.")
         different: dict[int, Difference] = {}
         for stop in chosen:
             run = _stopped_copy(root / "whole", root / f"stop_{stop}", saved[stop].name)
@@ -78,7 +78,7 @@ def assert_exact(
 
 
 def _stopped_copy(whole: Path, run: Path, name: str) -> Path:
-    """What a `kill -9` after a save leaves, with the metrics of a run that had come further."""
+    """Create the files that a `kill -9` some batches after a save leaves: one checkpoint, and later metrics."""
     (run / "checkpoints").mkdir(parents=True)
     for file in (name, names.manifest_name(name)):
         shutil.copy2(whole / "checkpoints" / file, run / "checkpoints" / file)

@@ -1,4 +1,4 @@
-"""What "exact" means, in one place: how two runs are compared, and how the first difference is named."""
+"""Definition of "exact": how two runs are compared, and how their first difference is described."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 Report = Mapping[str, Any]
-"""What a recorded run has written: `batches` (number to facts of that batch), `rows` (metrics.csv) and `kept`."""
+"""Contents of the report of a recorded run: `batches` (facts by batch number), `rows` (metrics.csv) and `kept`."""
 
 _KINDS = ("sample", "attribute", "tensor", "optimizer", "scheduler", "metric", "generator")
 """Kinds of facts, causes before their effects."""
 _CURES = {
-    "sample": "Training saw other samples: cairn.DataLoader is a drop-in for torch's that saves its position; a "
+    "sample": "Training used different samples: cairn.DataLoader is a drop-in for torch's that saves its position; a "
     "generator that the dataset owns must be a function of (epoch, index).",
-    "attribute": "No checkpoint holds it: keep it in a buffer (register_buffer), or save it in on_save_checkpoint or "
-    "state_dict.",
-    "tensor": "A state that no checkpoint holds has changed the weights: look for plain attributes that training "
+    "attribute": "It is not in a checkpoint: keep it in a buffer (register_buffer), or save it in on_save_checkpoint "
+    "or state_dict.",
+    "tensor": "State that is not in a checkpoint has changed the weights: look for plain attributes that training "
     "changes, and for hooks at the start of an epoch.",
-    "optimizer": "The optimizer was changed by a state that no checkpoint holds.",
-    "scheduler": "The scheduler was changed by a state that no checkpoint holds.",
-    "metric": "It depends on a state that no checkpoint holds: log through self.log, or keep the state in a "
+    "optimizer": "State that is not in a checkpoint has changed the optimizer.",
+    "scheduler": "State that is not in a checkpoint has changed the scheduler.",
+    "metric": "It depends on state that is not in a checkpoint: log through self.log, or keep the state in a "
     "torchmetrics object that is an attribute of the model.",
     "generator": "Random numbers were drawn in one run and not in the other: look for draws in hooks that a resume "
     "does not repeat.",
@@ -29,10 +29,10 @@ _CURES = {
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two runs differ first."""
+    """First difference between two runs."""
 
     batch: int
-    """Number of batches of the run by then."""
+    """Number of batches of the run at this point."""
     kind: str
     name: str
     text: str
@@ -40,7 +40,7 @@ class Difference:
 
 
 def known_noise(one: Report, other: Report) -> set[str]:
-    """Names of attributes that differ between two undisturbed runs, such as times: they say nothing about a resume."""
+    """Return the attributes that differ between two undisturbed runs, such as times, and say nothing about a resume."""
     found = set()
     for batch, facts in one["batches"].items():
         mine, theirs = facts["attribute"], other["batches"].get(batch, {}).get("attribute", {})
@@ -53,9 +53,9 @@ def first_difference(whole: Report, other: Report, noise: Collection[str], after
 
     Args:
         whole: The undisturbed run.
-        other: The other one.
+        other: The run to compare.
         noise: Attributes that are not compared.
-        after: Batches that were done before `other` began.
+        after: Number of batches before the start of `other`.
 
     Returns:
         The first difference; None if they are equal.
@@ -64,16 +64,16 @@ def first_difference(whole: Report, other: Report, noise: Collection[str], after
         if number > after and (found := _in_batch(number, whole, other, noise)) is not None:
             return found
     last = max(map(int, whole["batches"]), default=0)
-    if extra := [number for number in other["batches"] if number not in whole["batches"]]:
-        return Difference(last, "end", "", f"it goes on after batch {last}, where the other ends, until {max(extra)}.")
+    if any(number not in whole["batches"] for number in other["batches"]):
+        return Difference(last, "end", "", f"it continues after batch {last}, the end of the undisturbed run.")
     for name in ("rows", "kept"):
         for index, (mine, theirs) in enumerate(zip(whole[name], other[name], strict=False)):
             if mine != theirs:
                 what = "row {} of metrics.csv" if name == "rows" else "kept checkpoint {}"
-                return Difference(last, name, "", f"{what.format(index)} is {theirs}, undisturbed {mine}.")
+                return Difference(last, name, "", f"{what.format(index)} is {theirs} instead of {mine}.")
         if len(whole[name]) != len(other[name]):
             what = "rows in metrics.csv" if name == "rows" else "kept checkpoints"
-            return Difference(last, name, "", f"there are {len(other[name])} {what}, undisturbed {len(whole[name])}.")
+            return Difference(last, name, "", f"there are {len(other[name])} {what} instead of {len(whole[name])}.")
     return None
 
 
@@ -85,7 +85,7 @@ def _in_batch(number: int, whole: Report, other: Report, noise: Collection[str])
     if not found:
         return None
     kind, name = found[0]
-    values = f" is {theirs[kind].get(name)}, undisturbed {mine[kind].get(name)}" if kind != "sample" else " differs"
+    values = f" is {theirs[kind].get(name)} instead of {mine[kind].get(name)}" if kind != "sample" else " differs"
     more = f" ({len(found) - 1} more differ there)" if len(found) > 1 else ""
     return Difference(number, kind, name, f"{kind} {name}{values} at batch {number}{more}. {_CURES[kind]}")
 

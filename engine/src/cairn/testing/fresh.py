@@ -1,4 +1,4 @@
-"""Fresh processes that import the project and train a short run: a resume must not find anything in memory."""
+"""Fresh processes that import the project and train a short run: nothing is left in memory for a resume."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from cairn.testing.compare import Report
 class FreshProcesses:
     """A context with a process that has imported torch and the project, and forks one for each run.
 
-    An interpreter of its own, so that no thread of a test is in the way of the fork; and one only, because it takes
-    seconds to import torch.
+    The process is a separate interpreter, because a fork of a test process would copy it without its threads. There is
+    only one, because importing torch takes seconds.
 
     Args:
         make: A function at the top level of a module.
 
     Raises:
-        ValueError: It is not.
+        ValueError: `make` is not at the top level of a module.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -61,10 +61,10 @@ class FreshProcesses:
         self._log.close()
 
     def run(self, directory: Path, **options: int | None) -> Report:
-        """Train in `directory`, in a process of its own; for the options see `record`.
+        """Train in `directory`, in a separate process; for the options see `record`.
 
         Raises:
-            AssertionError: The run failed; with the end of its output.
+            AssertionError: The run failed; the message has the end of its output.
         """
         self._ask({"directory": str(directory), **options})
         report: Report = json.loads((directory / "report.json").read_text())
@@ -85,7 +85,7 @@ class FreshProcesses:
 
 
 def serve() -> None:
-    """Serve `FreshProcesses`: import the project, then fork for each run that is asked for."""
+    """Serve `FreshProcesses`: import the project, then fork for each requested run."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a run prints goes to the log
     make = None

@@ -1,4 +1,4 @@
-"""A run that writes down after each batch everything that a resume could get wrong."""
+"""Train a run, and record after each batch everything that a resume could get wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cairn.lightning.csv_logger import CSVLogger
 from cairn.writing.options import Writing
 
 _DEEPEST = 4
-"""Levels of lists and dicts of an attribute that are looked at."""
+"""Maximum nesting of the lists and dicts in an attribute that is recorded."""
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -31,8 +31,8 @@ def record(make: Any, directory: Path, seed: int, epochs: int | None, batches: i
 
     Args:
         make: See `assert_exact`.
-        directory: Of the run.
-        seed: Of the global random number generators before `make` is called, as a process begins by chance.
+        directory: Directory of the run.
+        seed: Seed of the global random number generators before `make` is called. Ordinary processes start at random.
         epochs: Limit for the epochs; None: the trainer's own.
         batches: Limit for the batches of an epoch; None: the trainer's own.
     """
@@ -40,7 +40,7 @@ def record(make: Any, directory: Path, seed: int, epochs: int | None, batches: i
     del os.environ["PL_GLOBAL_SEED"]  # a project that sets no seed has none
     trainer, model, data = make()
     if trainer.world_size > 1:
-        raise ValueError("assert_exact tests one process: make a Trainer with devices=1.")
+        raise ValueError("assert_exact tests one process: build the Trainer with devices=1.")
     _limit(trainer, epochs, batches)
     checkpoints = Recorder(directory / "checkpoints")
     # With other checkpoint callbacks, loggers and progress bars a test would write into the project, or upload.
@@ -83,11 +83,11 @@ class Recorder(Checkpointer):
         self._sample: dict[str, Any] = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember what the batch holds, before training may change it."""
+        """Record a digest of the batch before training can change it."""
         self._sample = {"batch": _digest(batch)}
 
     def at_boundary(self, place: boundary.Place, ends: bool) -> None:
-        """Record, then save."""
+        """Record the facts of this boundary, then save."""
         trainer = self.engine.trainer
         number = boundary.position(trainer, place, 0).total_batches
         self.batches[str(number)] = {"sample": self._sample, **_facts(trainer)}
@@ -123,7 +123,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _attributes(trainer: Trainer, model: LightningModule) -> Iterator[tuple[str, Any]]:
-    """Plain public attributes of the user's own objects; state that Lightning's own classes hold is Lightning's."""
+    """Yield the plain public attributes of the user's own objects; classes of libraries are skipped."""
     owners: list[tuple[str, Any]] = [(type(model).__name__, model)]
     owners += [(f"{type(model).__name__}.{name}", part) for name, part in model.named_modules() if name]
     owners += [(type(item).__name__, item) for item in trainer.callbacks]
