@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, callbacks, seed_everything
 from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import CombinedLoader
 from tests.support.runs import Scored
 from torch.utils.data import TensorDataset
 
 import cairn
-from cairn.errors import ConfigError, SaveError
+from cairn.errors import ConfigError, ResumeError, SaveError
 from cairn.lightning import capture
 from cairn.policy.when import EveryNSeconds
 from cairn.store import names
@@ -33,8 +33,8 @@ def loader(**options):
 def trainer(checkpoints, tmp_path, **options):
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     limits = {"max_epochs": 2, "num_sanity_val_steps": 1}
-    callbacks = {"callbacks": [checkpoints]}
-    return Trainer(default_root_dir=tmp_path, **{**quiet, **limits, **callbacks, **options})
+    ours = {"callbacks": [checkpoints]}
+    return Trainer(default_root_dir=tmp_path, **{**quiet, **limits, **ours, **options})
 
 
 def made(tmp_path, every=3, **options):
@@ -136,6 +136,79 @@ def test_a_strategy_that_shards_the_model_is_refused_by_name(strategy):
     trainer = SimpleNamespace(strategy=object.__new__(strategy), callbacks=[])
     with pytest.raises(ConfigError, match=rf"^{strategy.__name__} is not supported: .* strategy='ddp'"):
         capture.refuse(trainer, Scored())
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        callbacks.StochasticWeightAveraging(0.1),
+        callbacks.LearningRateFinder(),
+        callbacks.BatchSizeFinder(),
+        callbacks.ModelPruning("l1_unstructured"),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_a_callback_that_cannot_be_resumed_is_refused_by_name(callback):
+    trainer = SimpleNamespace(strategy=object.__new__(SingleDeviceStrategy), callbacks=[callback])
+    with pytest.raises(ConfigError, match=rf"^{type(callback).__name__} cannot be resumed, because .*\.$"):
+        capture.refuse(trainer, Scored())
+
+
+class FailsAt(Scored):
+    """Fails in its sixth batch."""
+
+    def training_step(self, batch, batch_idx):
+        if self.num_batches == 5:
+            raise RuntimeError("no")
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_second_fit_inside_an_epoch_is_refused(tmp_path):
+    checkpoints, module = made(tmp_path), FailsAt()
+    failed = trainer(checkpoints, tmp_path)
+    with pytest.raises(RuntimeError, match="no"):
+        failed.fit(module, loader(), cairn.DataLoader(points(4), 2))
+    with pytest.raises(ConfigError, match="ended inside an epoch, which another fit would begin again: make a new"):
+        failed.fit(Scored(), loader(), cairn.DataLoader(points(4), 2))
+
+
+def test_another_accumulation_is_refused(tmp_path):
+    fit(made(tmp_path), tmp_path, max_epochs=1, accumulate_grad_batches=2)
+    again = made(tmp_path)
+    with pytest.raises(ConfigError, match="accumulate_grad_batches was 2 and is 1"):
+        fit(again, tmp_path, ckpt_path=again.resume())
+
+
+def test_other_loaders_than_before_are_refused(tmp_path):
+    fit(made(tmp_path), tmp_path, max_steps=3, max_epochs=-1)
+    again = made(tmp_path)
+    with pytest.raises(ResumeError, match="has the positions of 1 training loaders, but 2 loaders can take one"):
+        fit(again, tmp_path, data=[loader(), loader()], ckpt_path=again.resume())
+
+
+def test_a_validation_loader_that_keeps_its_workers_is_named(tmp_path):
+    kept = torch.utils.data.DataLoader(points(4), 2, num_workers=1, persistent_workers=True)
+    with pytest.warns(UserWarning, match=r"A validation loader \(DataLoader\) keeps its workers"):
+        trainer(made(tmp_path), tmp_path, max_steps=1, max_epochs=-1).fit(Scored(), loader(), kept)
+
+
+def test_a_relative_directory_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints = cairn.Checkpointer("run", 3, writing=cairn.Writing("sync"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    fit(checkpoints, tmp_path)
+    assert len(list((tmp_path / "run").glob("*.ckpt"))) > 0
+
+
+def test_a_url_is_refused():
+    with pytest.raises(ConfigError, match="directory='s3://bucket/x' is not a directory of this machine"):
+        cairn.Checkpointer("s3://bucket/x")
+
+
+def test_a_directory_in_place_of_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(cairn.CheckpointError, match="is a directory: name a checkpoint in it"):
+        fit(made(tmp_path), tmp_path, ckpt_path=str(tmp_path))
 
 
 def test_two_trainers_are_refused(tmp_path):

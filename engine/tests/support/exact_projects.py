@@ -122,6 +122,11 @@ def never_seeded() -> Any:
     return _made(Net(), cairn.DataLoader(_points(), 4, shuffle=True))
 
 
+def returns_nothing() -> Any:
+    """It forgets to return what it builds."""
+    exact()
+
+
 def broken() -> Any:
     """It cannot be built."""
     raise RuntimeError("no such data")

@@ -1,5 +1,7 @@
 """`assert_exact` accepts an exact project, and names what is wrong with any other."""
 
+from functools import partial
+
 import pytest
 from tests.support import exact_projects
 
@@ -46,9 +48,16 @@ def test_an_attribute_that_differs_anyway_says_nothing():
     assert first_difference(report(), report(attribute_3=5), noise) is None
 
 
-def test_a_function_that_cannot_be_imported_is_refused():
+@pytest.mark.parametrize("make", [lambda: None, partial(exact_projects.exact), exact_projects.Net.configure_optimizers])
+def test_a_function_that_cannot_be_imported_is_refused(make):
     with pytest.raises(ValueError, match="must be a function at the top level of a module"):
-        assert_exact(lambda: None)
+        assert_exact(make)
+
+
+@pytest.mark.slow
+def test_a_make_with_another_result_is_refused():
+    with pytest.raises(AssertionError, match=r"must return \(trainer, model, data\), not None"):
+        assert_exact(exact_projects.returns_nothing)
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ def check(directory: Any, monitor: Any, writing: Any, stop: Any, listeners: Any,
     """
     if not isinstance(directory, str | PathLike) or not str(directory):
         _refuse("directory", directory, "must name the directory of the checkpoints")
+    if "://" in str(directory):
+        _refuse("directory", str(directory), "is not a directory of this machine: checkpoints are written to disk only")
     if monitor is not None and not isinstance(monitor, str):
         _refuse("monitor", monitor, "must be the name of a metric, or None")
     if not isinstance(writing, Writing):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
-from cairn.errors import CairnError
+from cairn.errors import CairnError, ConfigError
 from cairn.lightning.engine import Engine
 from cairn.store.beginning import Beginning, beginning
 from cairn.store.resume import ResumePoint
@@ -42,6 +42,11 @@ def _take_over(engine: Engine, trainer: Trainer, point: ResumePoint | None, run:
     loaded = Path(trainer.ckpt_path) if trainer.ckpt_path else None
     if trainer.fast_dev_run:  # touches nothing
         return Beginning(run or "fast_dev_run", ResumePoint(loaded))
+    if loaded is None and not engine.may_fit_again:
+        raise ConfigError(
+            "The last fit of this Trainer ended inside an epoch, which another fit would begin again: make a new "
+            "Trainer and Checkpointer, and continue with fit(..., ckpt_path=checkpointer.resume())."
+        )
     if loaded is None and newest is not None:  # the same trainer fits again, and continues from where it is
         found = Beginning(engine.origin.run, ResumePoint(directory / newest.name, newest))
     else:

@@ -33,7 +33,7 @@ from lightning.pytorch.loops.utilities import _is_max_limit_reached
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from cairn.data.loader import DataLoader
-from cairn.errors import ConfigError
+from cairn.errors import ConfigError, ResumeError
 from cairn.jobs.signals import Interruption
 from cairn.lightning import versions
 from cairn.lightning.agreement import TIME_LIMIT
@@ -190,6 +190,12 @@ class BoundaryFitLoop(_FitLoop):
     def _load_combined_loader_states(self) -> None:
         # Lightning's own method does not load the positions if the epoch of the checkpoint is over.
         if self._combined_loader is not None and self._combined_loader_states_to_load:
+            now = sum(hasattr(loader, "state_dict") for loader in train_loaders(self.trainer))
+            if now != (before := len(self._combined_loader_states_to_load)):
+                raise ResumeError(
+                    f"The checkpoint has the positions of {before} training loaders, but {now} loaders can take one: a "
+                    f"resumed run needs the same loaders. Use cairn.DataLoader where it was used before."
+                )
             self._combined_loader._load_state_dicts(self._combined_loader_states_to_load)
             self._combined_loader_states_to_load = []
 
@@ -258,6 +264,12 @@ def position(trainer: Trainer, place: Place, samples: int) -> Position:
 def train_loaders(trainer: Trainer) -> list[Any]:
     """Return the loaders that training uses, after Lightning has replaced some of them."""
     combined = trainer.fit_loop._combined_loader
+    return list(combined.flattened) if combined is not None else []
+
+
+def val_loaders(trainer: Trainer) -> list[Any]:
+    """Return the loaders that validation uses; they are known once a validation has begun."""
+    combined = trainer.fit_loop.epoch_loop.val_loop._combined_loader
     return list(combined.flattened) if combined is not None else []
 
 

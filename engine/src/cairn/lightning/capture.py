@@ -12,8 +12,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -38,6 +44,19 @@ class Origin:
     """Stored in the manifest."""
 
 
+_NOT_RESUMABLE: Mapping[type[Callback], str] = {
+    StochasticWeightAveraging: (
+        "checkpoints do not contain its averages. Use lightning.pytorch.callbacks.EMAWeightAveraging instead."
+    ),
+    LearningRateFinder: "it trains inside of the fit. Call Tuner(trainer).lr_find before, without the Checkpointer.",
+    BatchSizeFinder: (
+        "it trains inside of the fit. Call Tuner(trainer).scale_batch_size before, without the Checkpointer."
+    ),
+    ModelPruning: "checkpoints do not contain what it has pruned. Prune the model after the training.",
+}
+"""Callbacks with hidden state, and what to do instead."""
+
+
 def refuse(trainer: Trainer, module: LightningModule) -> None:
     """Refuse callbacks and metrics whose state is not in a checkpoint.
 
@@ -51,11 +70,10 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
             f"exact resume is tested with a single device and with DDP. Choose strategy='ddp', or remove the "
             f"Checkpointer."
         )
-    if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):
-        raise ConfigError(
-            "StochasticWeightAveraging cannot be resumed, because checkpoints do not contain its averages. Use "
-            "lightning.pytorch.callbacks.EMAWeightAveraging instead."
-        )
+    for callback in trainer.callbacks:
+        for kind, why in _NOT_RESUMABLE.items():
+            if isinstance(callback, kind):
+                raise ConfigError(f"{kind.__name__} cannot be resumed, because {why}")
     if any(isinstance(part, MetricTracker) for part in module.modules()):
         raise ConfigError(
             "A torchmetrics.MetricTracker cannot be resumed, because it adds a metric in each epoch. Log the metric "
@@ -79,6 +97,14 @@ def check_data(trainer: Trainer) -> None:
             f"starts again with the first batch, so some batches are repeated and others are skipped. Use "
             f"cairn.DataLoader, a drop-in for torch's DataLoader that saves its position."
         )
+    for loader in boundary.val_loaders(trainer):
+        if getattr(loader, "persistent_workers", False) and not isinstance(loader, DataLoader):
+            rank_zero_warn(
+                f"A validation loader ({type(loader).__name__}) keeps its workers between validations: they draw a "
+                f"seed at their first start only, so that a resumed run is not bit-identical. Use cairn.DataLoader, or "
+                f"persistent_workers=False."
+            )
+            break
 
 
 def capture(
@@ -142,6 +168,24 @@ def check(ours: Mapping[str, Any], world_size: int) -> None:
         )
 
 
+def check_accumulation(trainer: Trainer, ours: Mapping[str, Any]) -> None:
+    """Check that a resumed run accumulates gradients over as many batches as before.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    before, now = ours["accumulate_grad_batches"], trainer.accumulate_grad_batches
+    if before != now and not _is_scheduled(trainer):
+        raise ConfigError(
+            f"accumulate_grad_batches was {before} and is {now}: a resumed run keeps it. Start a new run, or use a "
+            f"GradientAccumulationScheduler."
+        )
+
+
+def _is_scheduled(trainer: Trainer) -> bool:
+    return any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks)
+
+
 def warn_of_threads(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     """Warn if this process trains on a CPU with a different number of threads."""
     # The number of threads determines the order of additions on a CPU, and so their rounding.
@@ -161,8 +205,8 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
         ours: Value of the key `cairn` in the checkpoint.
     """
     module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
-    # GradientAccumulationScheduler sets this in a hook at the start of an epoch, which a resumed epoch does not repeat.
-    trainer.accumulate_grad_batches = ours["accumulate_grad_batches"]
+    if _is_scheduled(trainer):  # in a hook at the start of an epoch, which a resumed epoch does not repeat
+        trainer.accumulate_grad_batches = ours["accumulate_grad_batches"]
     boundary.set_counters(trainer, mine["counters"])
     sums.set_metrics(module, mine["metrics"])
     sums.set_logged(trainer, mine["logged"])

@@ -89,6 +89,8 @@ class Engine:
         self.origin = Origin("")
         self._loaded: dict[str, Any] = {}
         self._last_num_bytes = 0
+        self.may_fit_again = True
+        """False while the trainer stands inside an epoch, which Lightning would begin again."""
 
     def take_over(self, run: str, point: ResumePoint) -> None:
         """Take over what the run has committed before, on rank 0.
@@ -110,6 +112,7 @@ class Engine:
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
         if ours["run"] == self.origin.run:  # else it is a new run, which starts from the state of another
+            capture.check_accumulation(self.trainer, ours)
             self.telemetry.load_state_dict(ours["clock"], point.saved)
             capture.restore_loggers(self.trainer, ours)
         self.trainer.should_stop = ours["should_stop"]
@@ -124,6 +127,7 @@ class Engine:
         """Training begins: whatever would fail at the first save fails here."""
         trainer, module = self.trainer, self.trainer.lightning_module
         self.telemetry.clock.start()
+        self.may_fit_again = False
         if not self.policy.triggers or trainer.fast_dev_run:
             return
         check_validates(self.policy, trainer.enable_validation)
@@ -204,6 +208,7 @@ class Engine:
     def close(self) -> str:
         """The fit has come to its end: wait for the saves under way. Returns why it does not end well, or nothing."""
         self._end()
+        self.may_fit_again = self.trainer.is_last_batch
         return self.saves.close()
 
     def close_after(self, exception: BaseException) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
+from cairn.errors import CheckpointError
 from cairn.lightning.load import load
 
 _WEIGHTS = "state_dict"
@@ -36,8 +37,10 @@ class MappedCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        if not Path(path).is_file():
-            return super().load_checkpoint(path, map_location, weights_only)
+        if Path(path).is_dir():
+            raise CheckpointError(f"{path} is a directory: name a checkpoint in it, or use checkpointer.resume().")
+        if not Path(path).is_file():  # a URL, or it is missing
+            return super().load_checkpoint(path, map_location, weights_only=True)
         contents = self.peek(Path(path))
         self._peeked = None
         return {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}

@@ -70,7 +70,8 @@ def policy(
     defaults = {"interval": interval, "best": best, "end": when.AtEnd(), "stop": when.OnStop()}
     chosen = when.check_triggers(_replaced(defaults, triggers))
     ruling = keep.check_rules(_replaced({"last": last, "best": best_kept}, rules))
-    return Policy(Path(directory), chosen, ruling, monitor, mode, limit_s, writing)
+    # Absolute: a script may change the working directory.
+    return Policy(Path(directory).expanduser().absolute(), chosen, ruling, monitor, mode, limit_s, writing)
 
 
 def check_validates(policy: Policy, validates: bool) -> None:

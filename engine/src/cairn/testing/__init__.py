@@ -62,6 +62,8 @@ def assert_exact(
         chosen = sorted(saved) if stops is None else sorted(set(stops))
         if unknown := [stop for stop in chosen if stop not in saved]:
             raise ValueError(f"The run cannot be stopped after batch {unknown[0]}, only after {sorted(saved)}.")
+        if not chosen:
+            raise ValueError("The run has no batch after which it could be stopped: train at least 2 batches.")
         different: dict[int, Difference] = {}
         for stop in chosen:
             run = _stopped_copy(root / "whole", root / f"stop_{stop}", saved[stop].name)

@@ -31,11 +31,11 @@ class FreshProcesses:
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        file = inspect.getsourcefile(make)
-        if file is None or "<" in make.__qualname__:
+        name = getattr(make, "__qualname__", repr(make))
+        file = inspect.getsourcefile(make) if inspect.isfunction(make) else None
+        if file is None or "." in name or "<" in name or not Path(file).is_file():
             raise ValueError(
-                f"{make.__qualname__} must be a function at the top level of a module, so that fresh processes can "
-                f"import it."
+                f"{name} must be a function at the top level of a module, so that fresh processes can import it."
             )
         self._place = {"module": make.__module__, "file": str(Path(file).resolve()), "name": make.__qualname__}
 
@@ -106,8 +106,10 @@ def _import(module: str, file: str, name: str) -> Callable[[], Any]:
     import cairn.testing.record  # noqa: F401 - torch and Lightning, once for all runs
 
     try:
+        if module == "__main__":  # the script that is run; in this process, another module has that name
+            module = "_main"
         found = import_module(module)
-    except ImportError:  # a test's module, which pytest has loaded from its file
+    except ImportError:  # a script, or a test's module, which pytest has loaded from its file
         spec = spec_from_file_location(module, file)
         assert spec is not None
         assert spec.loader is not None

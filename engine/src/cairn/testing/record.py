@@ -38,7 +38,12 @@ def record(make: Any, directory: Path, seed: int, epochs: int | None, batches: i
     """
     seed_everything(seed, verbose=False)
     del os.environ["PL_GLOBAL_SEED"]  # a project that sets no seed has none
-    trainer, model, data = make()
+    made = make()
+    if not isinstance(made, tuple) or len(made) != 3 or not isinstance(made[0], Trainer):
+        raise ValueError(f"`make` must return (trainer, model, data), not {made!r:.200}.")
+    trainer, model, data = made
+    if trainer.fast_dev_run:
+        raise ValueError("With fast_dev_run nothing is saved, so that there is nothing to resume: leave it out.")
     if trainer.world_size > 1:
         raise ValueError("assert_exact tests one process: build the Trainer with devices=1.")
     _limit(trainer, epochs, batches)
