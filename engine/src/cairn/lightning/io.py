@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
-from cairn.lightning.load import load
+from cairn.writing.load import load
 
 _WEIGHTS = "state_dict"
 
