@@ -35,7 +35,7 @@ ARROWS = {
     "wandb": f"store {LEAVES}",
     "runs": f"store account jobs {LEAVES}",
     "study": f"runs store account policy {LEAVES}",
-    "cli": f"study runs wandb store policy account jobs {LEAVES}",
+    "cli": f"study runs wandb writing store policy account jobs {LEAVES}",
     "testing": "lightning writing store",
     "hydra": f"lightning wandb jobs runs data store account policy writing targets {LEAVES}",
 }
@@ -55,7 +55,7 @@ EXTERNAL = {
     "wandb": "lightning torch wandb yaml",
     "runs": "rich yaml",
     "study": "matplotlib rich yaml",
-    "cli": "dotenv rich torch yaml",
+    "cli": "dotenv rich yaml",
     "testing": "lightning numpy torch",
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
 }

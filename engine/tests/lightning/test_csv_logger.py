@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.support.disk import Disk
 
 from cairn.lightning.csv_logger import CSVLogger
+from cairn.store.disk import CHUNK_BYTES
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_a_new_column_never_leaves_a_file_without_its_rows(logger, monkeypatch):
     write(logger, (0, {"a": 1.0}))
     disk = Disk(logger.path.parent, monkeypatch)
     write(logger, (1, {"b": 2.0}))
-    assert disk.steps == ["fsync metrics.tmp", "replace metrics.tmp metrics.csv"]
+    assert disk.steps == ["fsync .metrics.csv.tmp", "replace .metrics.csv.tmp metrics.csv", "fsync ."]
 
 
 def test_a_missing_step_nan_and_infinity_are_written(logger):
@@ -79,6 +80,20 @@ def test_names_with_commas_stay_one_column(logger):
     write(logger, (0, {'f(a,"b")': 1.0}))
     with open(logger.path, newline="") as file:
         assert list(csv.DictReader(file)) == [{'f(a,"b")': "1.0", "step": "0"}]
+
+
+def test_a_name_outside_ascii_survives_a_new_column_and_a_resume(logger):
+    write(logger, (0, {"größe": 1.0}), (1, {"größe": 2.0, "z": 3.0}))
+    other = resumed(logger, logger.state_dict())
+    write(other, (2, {"größe": 4.0}))
+    assert other.path.read_text(encoding="utf-8") == "größe,step,z\n1.0,0,\n2.0,1,3.0\n4.0,2,\n"
+
+
+def test_a_file_of_several_megabytes_keeps_its_rows(logger):
+    rows = [{"a": str(step / 7), "step": str(step)} for step in range(2**18)]
+    logger._rewrite(rows, ["a", "step"])
+    assert logger.path.stat().st_size > CHUNK_BYTES
+    assert logger._read() == rows
 
 
 def test_numbers_keep_all_their_digits(logger):

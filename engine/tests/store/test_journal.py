@@ -31,6 +31,14 @@ def test_a_line_that_was_cut_off_is_skipped_and_does_not_spoil_the_next(path, re
     assert list(journal.read(path)) == [[1], [2]]
 
 
+def test_each_line_that_is_skipped_can_be_counted(path):
+    skipped = []
+    journal.append(path, [1])
+    path.write_text("half\n" + path.read_text() + "[2")
+    assert list(journal.read(path, lambda: skipped.append(1))) == [[1]]
+    assert len(skipped) == 2
+
+
 def test_any_prefix_of_a_journal_can_be_read(path):
     records = [{"step": number, "loss": [0.5, None]} for number in range(95, 105)]
     journal.append(path, *records)

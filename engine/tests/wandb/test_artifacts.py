@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from tests.support.values import commit, saved, small_file
+from tests.support.wandb_worker import wait_until_idle
 
 from cairn.errors import ResumeError
 from cairn.store import file_format, names
@@ -133,7 +134,7 @@ class Run:
 
     def settle(self):
         """Wait until the thread has done everything so far."""
-        assert self.worker.wait_until_idle(60)
+        wait_until_idle(self.worker)
 
     def end(self, finished=True, limit_s=60.0):
         self.listener.close(finished, limit_s)

@@ -9,6 +9,7 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 from tests.support import wandb_log
 from tests.support.values import commit
+from tests.support.wandb_worker import wait_until_idle
 
 from cairn.errors import ConfigError
 from cairn.store import names
@@ -81,7 +82,7 @@ def test_the_active_run_gets_the_checkpoints(folder, tmp_path, how):
         items = [commit(folder, number) for number in range(3)]
         for item in items:
             listeners.committed(item, {names.LAST: item.name, names.BEST: items[0].name})
-        assert listeners._listeners[0]._parts.worker.wait_until_idle(60)
+        wait_until_idle(listeners._listeners[0]._parts.worker)
         listeners.deleting([items[1].name])
         delete_checkpoint(folder, items[1].name)
         listeners.deleted([items[1].name])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.disk import Disk
+from tests.support.disk import Disk, room_for
 
 from cairn.wandb import logger as wandb
 from cairn.wandb.environment import prepare
@@ -152,23 +152,27 @@ def test_missing_rows_are_a_warning(tmp_path):
         logger.load_state_dict({"rows": 3, "step": 2})
 
 
-def test_a_line_that_a_kill_has_cut_off_is_left_out(tmp_path):
+def test_a_line_that_a_kill_has_cut_off_is_skipped_and_logged(tmp_path, caplog):
     path = tmp_path / "journal"
     path.write_text(json.dumps({"a": 0}) + "\n" + '{"a": 1, "lo')
     assert list(read(path)) == [{"a": 0}]
+    assert f"{path} has a line that was cut off: it is skipped." in caplog.text
     lines = Lines(path)
     assert lines.cut(5) == [{"a": 0}]
     lines.add({"a": 1})
     assert list(read(path)) == [{"a": 0}, {"a": 1}]
 
 
-def test_a_line_that_cannot_be_written_leaves_no_half(tmp_path):
+def test_an_item_that_cannot_be_written_leaves_no_part(tmp_path):
     lines = Lines(tmp_path / "journal")
-    lines.add("first")
+    lines.add(["first"])
     with pytest.raises(TypeError):
-        lines.add(object())
-    lines.add("second")
-    assert list(read(lines.path)) == ["first", "second"]
+        lines.add([object()])
+    with room_for(20), pytest.raises(OSError, match="No space left"):
+        lines.add(list(range(100)))
+    lines.add(["second"])
+    assert lines.path.read_bytes() == b'["first"]\n["second"]\n'
+    assert lines.count == 2
 
 
 def test_a_row_with_a_picture_is_not_sent_again_without_it(tmp_path):
@@ -220,7 +224,7 @@ def test_a_shortened_journal_is_on_the_disk_before_it_replaces_the_longer_one(tm
         lines.add(number)
     disk = Disk(tmp_path, monkeypatch)
     lines.cut(2)
-    assert disk.steps == ["fsync journal.tmp", "replace journal.tmp journal.jsonl"]
+    assert disk.steps == ["fsync .journal.jsonl.tmp", "replace .journal.jsonl.tmp journal.jsonl", "fsync ."]
 
 
 def test_an_offline_run_is_sent_later_and_only_once(tmp_path):

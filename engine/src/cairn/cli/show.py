@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,8 @@ from rich.markup import escape
 from rich.syntax import Syntax
 
 from cairn.cli.output import print_json
-from cairn.errors import CheckpointError
 from cairn.runs import summary
-from cairn.store import names
-from cairn.store.catalog import verify_file
+from cairn.store import manifest, names
 
 HELP = "show what a checkpoint file holds: its manifest and the configuration of its run"
 _KEY = "cairn"
@@ -57,31 +54,19 @@ def collect(path: Path) -> Contents:
         path: The file, or a link to it.
 
     Raises:
-        CheckpointError: The file is missing, corrupt, or not a checkpoint.
+        CheckpointError: The file is missing, corrupt, or not a Lightning checkpoint.
     """
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint file {path}.")
+    from cairn.writing.load import load  # only here: it imports torch, and the other commands do not wait for that
+
+    own = load(path).get(_KEY)
     path = path.resolve()
-    try:
-        verify_file(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} cannot be used: {error}.") from error
     proof = path.with_name(names.manifest_name(path.name))
-    manifest = json.loads(proof.read_text()) if names.checkpoint_of(proof.name) and proof.is_file() else None
-    return Contents(path, manifest, _config(path))
-
-
-def _config(path: Path) -> dict[str, Any] | None:
-    import torch  # slow to import, and only this command needs it
-
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        config = contents.get(_KEY, {}).get("config")
-    except Exception as error:  # torch raises many classes, and its messages suggest an unsafe load
-        raise CheckpointError(
-            f"{path} is not a checkpoint that holds tensors and plain values only ({type(error).__name__})."
-        ) from error
-    return config
+    there = names.checkpoint_of(proof.name) and proof.is_file()
+    return Contents(
+        path,
+        manifest=manifest.parse(proof.read_bytes()) if there else None,
+        config=own.get("config") if isinstance(own, dict) else None,
+    )
 
 
 def as_json(contents: Contents) -> dict[str, Any]:

@@ -21,13 +21,14 @@ from cairn.hydra import command_line, provenance, wandb_settings
 from cairn.hydra.objects import build_object, target_of
 from cairn.hydra.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
-from cairn.lightning import load, state
+from cairn.lightning import state
 from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.csv_logger import CSVLogger
 from cairn.lightning.interrupts import WatchTraining
 from cairn.runs import summary
 from cairn.wandb import start as wandb_start
+from cairn.writing import load
 
 log = logging.getLogger(__name__)
 

@@ -24,11 +24,11 @@ from cairn.hydra.outcome import Outcome, Status, outcome_of
 from cairn.hydra.start import JobContext, NothingToDo, Start, begin, first_intact, follow
 from cairn.jobs import rendezvous
 from cairn.jobs.signals import Interruption
-from cairn.lightning import load
 from cairn.lightning.boundary import Stopped
 from cairn.runs.directory import RunDirectory
 from cairn.wandb import run as wandb_run
 from cairn.wandb import start as wandb_start
+from cairn.writing import load
 
 log = logging.getLogger(__name__)
 

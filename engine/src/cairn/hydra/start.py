@@ -20,7 +20,6 @@ from cairn.hydra.settings import Settings, parse
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
-from cairn.lightning import load
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.runs import attempts, summary
 from cairn.runs.directory import RunDirectory, RunRecord
@@ -28,6 +27,7 @@ from cairn.store import names, resume
 from cairn.store.catalog import Catalog
 from cairn.store.resume import ResumePoint
 from cairn.wandb import start as wandb_start
+from cairn.writing import load
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ Lightning's CSVLogger deletes an existing file, so a resumed run would lose its 
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import os
 from argparse import Namespace
@@ -18,6 +19,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from cairn.store import disk
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +158,7 @@ class CSVLogger(Logger):
             self._rewrite([] if self._fresh else self._read(), columns)
         size = self.path.stat().st_size
         try:
-            with open(self.path, "a", newline="") as file:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerows(self._buffer)
         except OSError:
             os.truncate(self.path, size)  # remove a partly written row
@@ -164,17 +167,14 @@ class CSVLogger(Logger):
         self._buffer, self._warned = [], False
 
     def _read(self) -> list[Row]:
-        with open(self.path, newline="") as file:
+        with open(self.path, newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def _rewrite(self, rows: list[Row], columns: list[str]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        temp = self.path.with_suffix(".tmp")
-        with open(temp, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(self.path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        disk.put(self.path, text.getvalue().encode())
         self._columns, self._num_rows, self._fresh = columns, len(rows), False

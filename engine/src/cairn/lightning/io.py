@@ -9,7 +9,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from cairn.errors import CheckpointError
-from cairn.lightning.load import load
+from cairn.writing.load import load
 
 _WEIGHTS = "state_dict"
 

@@ -8,8 +8,8 @@ from typing import Any
 from lightning.pytorch import LightningModule
 
 from cairn.errors import CheckpointError, MissingFileError, ModelError
-from cairn.lightning.load import check_fits, load
 from cairn.targets import build
+from cairn.writing.load import check_fits, load
 
 
 def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:

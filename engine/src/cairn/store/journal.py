@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,12 @@ def append(path: Path, *records: Any, sync: bool = False) -> None:
             raise
 
 
-def read(path: Path) -> Iterator[Any]:
+def read(path: Path, on_skip: Callable[[], None] = lambda: None) -> Iterator[Any]:
     """Yield the records of a journal in their order. Lines that a kill cut off or that are damaged are skipped.
 
     Args:
         path: Journal file.
+        on_skip: Called for each line that is skipped.
 
     Raises:
         OSError: The file is missing or cannot be read.
@@ -55,4 +56,4 @@ def read(path: Path) -> Iterator[Any]:
             try:
                 yield json.loads(line)
             except (ValueError, RecursionError):
-                continue
+                on_skip()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -44,21 +45,44 @@ def load(text: str | bytes) -> Saved:
         CorruptCheckpointError: It is not a manifest, or it was changed.
         NewerFormatError: A later version of Cairn wrote it.
     """
-    try:
-        fields = json.loads(text)
-        if (version := fields["format"]) > FORMAT:
-            raise NewerFormatError(
-                f"its manifest has format {version}, and this version of Cairn reads up to {FORMAT}: update Cairn"
-            )
-        checksum = fields.pop("checksum", None)  # the first manifests had none
-        if checksum is not None and checksum != _checksum(fields):
-            raise CorruptCheckpointError("its manifest was changed after it was written: its checksum differs")
-        if version == 1:
+    with _readable():
+        fields = parse(text)
+        fields.pop("checksum", None)
+        if fields["format"] == 1:
             fields["digest"] = disk.PLAIN + fields.pop("sha256")
         del fields["format"], fields["provenance"], fields["bytes_per_s"]
         fields["position"] = Position(**fields["position"])
         fields["reasons"] = tuple(fields["reasons"])
         return Saved(**fields)
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """Return all fields of a manifest, also those that only people read, as they are in the file.
+
+    Args:
+        text: The content of the file.
+
+    Raises:
+        CorruptCheckpointError: It is not a manifest, or it was changed.
+        NewerFormatError: A later version of Cairn wrote it.
+    """
+    with _readable():
+        fields: dict[str, Any] = json.loads(text)
+        if (version := fields["format"]) > FORMAT:
+            raise NewerFormatError(
+                f"its manifest has format {version}, and this version of Cairn reads up to {FORMAT}: update Cairn"
+            )
+        content = dict(fields)
+        checksum = content.pop("checksum", None)  # the first manifests had none
+        if checksum is not None and checksum != _checksum(content):
+            raise CorruptCheckpointError("its manifest was changed after it was written: its checksum differs")
+        return fields
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptCheckpointError(f"its manifest cannot be read ({error})") from error
 

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cairn.store import disk, journal
+
 log = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"
@@ -37,25 +39,18 @@ class Lines:
         self._fresh = True
 
     def add(self, item: Any) -> None:
-        """Append an item. If that fails, no half of a line is left.
+        """Append an item as `journal.append` does.
 
         Args:
-            item: Something that JSON can hold.
+            item: A mapping or sequence of JSON values.
 
         Raises:
-            OSError: It could not be written.
+            OSError: The item could not be written; no part of it is left in the file.
         """
         self.notice_deletion()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "wb" if self._fresh else "ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                line = json.dumps(item).encode() + b"\n"
-                if file.write(line) != len(line):
-                    raise OSError(28, "No space left on device")
-            except OSError:
-                os.truncate(self.path, size)
-                raise
+        if self._fresh and self.path.is_file():
+            os.truncate(self.path, 0)
+        journal.append(self.path, item)
         self._fresh = False
         self.count += 1
 
@@ -71,35 +66,25 @@ class Lines:
             os.fsync(file.fileno())
 
     def cut(self, count: int) -> list[Any]:
-        """Remove all items but the first ones.
+        """Keep the first items and remove the others.
 
         Args:
-            count: How many to keep.
+            count: Number of items to keep.
 
         Returns:
-            Those that are left.
+            The items that are left.
         """
         items = list(read(self.path))[:count]
         if self.path.is_file():
-            temp = self.path.with_suffix(".tmp")
-            with open(temp, "w") as file:
-                file.write("".join(json.dumps(item) + "\n" for item in items))
-                file.flush()
-                os.fsync(file.fileno())
-            temp.replace(self.path)
+            disk.put(self.path, "".join(json.dumps(item) + "\n" for item in items).encode())
         self.count, self._fresh = len(items), False
         return items
 
 
 def read(path: Path) -> Iterator[Any]:
-    """The items in a file of lines; none if there is no file. A line that a kill has cut off is left out."""
+    """Yield the items in a file of lines; none if there is no file. Each line that a kill cut off is logged."""
     if path.is_file():
-        with open(path) as file:
-            for line in file:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    log.warning("%s has a line that was cut off: it is left out.", path)
+        yield from journal.read(path, lambda: log.warning("%s has a line that was cut off: it is skipped.", path))
 
 
 class History:

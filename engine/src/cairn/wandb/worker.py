@@ -182,7 +182,6 @@ class Worker:
         self.missing: list[str] = []
         """Known at the end: file names of checkpoints that W&B should have and does not have."""
         self._due: set[str] = set()
-        self._idle = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="wandb-artifacts", daemon=True)
         self._thread.start()
@@ -212,18 +211,6 @@ class Worker:
         """
         self._thread.join(limit_s)
 
-    def wait_until_idle(self, limit_s: float) -> bool:
-        """Wait until everything that was asked for is done or has failed.
-
-        Args:
-            limit_s: Maximum time, in seconds.
-
-        Returns:
-            Whether that is so.
-        """
-        with self._changed:
-            return self._changed.wait_for(lambda: self._idle and not self._due, limit_s)
-
     def _wake(self, why: str) -> None:
         with self._changed:
             self._due.add(why)
@@ -231,10 +218,8 @@ class Worker:
 
     def _next(self) -> set[str]:
         with self._changed:
-            self._idle = True
-            self._changed.notify_all()
             self._changed.wait_for(lambda: self._due)
-            due, self._due, self._idle = self._due, set(), False
+            due, self._due = self._due, set()
         return due
 
     def _work(self) -> None:

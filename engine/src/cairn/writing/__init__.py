@@ -1,1 +1,1 @@
-"""A save on its way: encode the state, copy it, write and commit it in the background."""
+"""A save on its way: encode the state, copy it, write and commit it in the background; and load the file."""

@@ -9,8 +9,8 @@ import torch
 from tests.support.values import commit, flip_byte, garble_manifest, truncate
 
 from cairn.errors import CheckpointError
-from cairn.lightning.load import check_fits, load
 from cairn.store import names
+from cairn.writing.load import check_fits, load
 
 
 class Intruder:
