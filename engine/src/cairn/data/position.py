@@ -157,15 +157,17 @@ class IterablePosition(Position):
         if self._batches is None:
             raise DataError(
                 f"The position in the iterable {self._name} cannot be saved, because it has no state_dict() and"
-                " load_state_dict(): give it these two, or set replay=true to let it start again from its beginning"
-                " after a resume."
+                " load_state_dict(): give it these two, or set replay=True to let it start again from its beginning"
+                " after a resume.",
+                parameter="replay",
             )
         world_size = rank_and_world_size()[1]
         if num_workers > 1 or world_size > 1:
             raise DataError(
                 f"The iterable {self._name} can be resumed exactly with at most one worker in one process, and there"
-                f" are {num_workers} workers in {world_size}, each with a position of its own: set replay=true to do"
-                " without exact resumes."
+                f" are {num_workers} workers in {world_size}, each with a position of its own: set replay=True to do"
+                " without exact resumes.",
+                parameter="replay",
             )
 
     def _missing(self, state: Mapping[str, Any]) -> list[str]:
@@ -179,7 +181,7 @@ class IterablePosition(Position):
             self._deliveries.seek(state["batch"], state.get("dataset"))
         elif state["batch"]:
             warnings.warn(
-                f"{self._name} starts again from its beginning (replay=true): this resume repeats"
+                f"{self._name} starts again from its beginning (replay=True): this resume repeats"
                 f" {state['batch']} batches and skips others.",
                 stacklevel=3,  # the caller of `DataLoader.load_state_dict`
             )
