@@ -8,6 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import IterableDataset, TensorDataset
 
 from cairn.data.datamodule import DataModule
+from cairn.errors import DataError
 
 
 class Numbers(DataModule):
@@ -71,7 +72,7 @@ def test_different_data_is_refused_with_all_differences():
             return super().identity() | {"text": self.size}
 
     state = ready(Named).state_dict()
-    with pytest.raises(ValueError, match="init_weights") as caught:
+    with pytest.raises(ValueError, match="from the weights alone") as caught:
         ready(Named, size=11, batch_size=5).load_state_dict(state)
     for change in ("batch_size was 4 and is 5", "text was 10 and is 11"):
         assert change in str(caught.value)
@@ -104,11 +105,16 @@ def test_a_missing_training_set_is_refused_and_the_others_are_optional():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "why"), [({"batch_size": 0}, "data.batch_size=0"), ({"num_workers": -1}, "data.num_workers=-1")]
+    ("wrong", "why"),
+    [
+        ({"batch_size": 0}, "^batch_size=0 must be an integer from 1"),
+        ({"num_workers": -1}, "^num_workers=-1 must be an integer from 0"),
+    ],
 )
 def test_a_number_out_of_range_is_named(wrong, why):
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises(DataError, match=why) as error:
         Numbers(**wrong)
+    assert error.value.parameter == next(iter(wrong))
 
 
 class Plain(IterableDataset):
@@ -119,7 +125,7 @@ class Plain(IterableDataset):
 def test_an_iterable_without_a_state_is_refused_unless_it_may_be_replayed():
     data = DataModule(4)
     data.train_set = Plain()
-    with pytest.raises(ValueError, match=r"state_dict.*replay=true"):
+    with pytest.raises(ValueError, match=r"state_dict.*replay=True"):
         data.train_dataloader()
     data.replay = True
     assert len(list(data.train_dataloader())) == 3

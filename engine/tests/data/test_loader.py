@@ -242,7 +242,7 @@ class Plain(IterableDataset):
 def test_an_iterable_without_a_state_can_be_read_but_not_resumed():
     loader = DataLoader(Plain(), 4)
     assert len(list(loader)) == 3
-    with pytest.raises(ValueError, match=r"iterable Plain cannot be saved.*replay=true"):
+    with pytest.raises(ValueError, match=r"iterable Plain cannot be saved.*replay=True"):
         loader.check_resumable()
 
 

@@ -3,8 +3,11 @@
 import pickle
 
 import pytest
+from torch.utils.data import IterableDataset
 
-from cairn.errors import ConfigError, MissingFileError, SaveError
+from cairn.data.datamodule import DataModule
+from cairn.data.loader import DataLoader
+from cairn.errors import ConfigError, DataError, MissingFileError, SaveError
 from cairn.hydra.keys import in_config_words
 from cairn.policy.keep import Best, WithinBytes
 from cairn.policy.when import Every
@@ -35,13 +38,24 @@ def test_the_parameter_is_replaced_by_its_key(message, parameter, node, shown):
         (lambda: Every("auto", 2), "checkpoint.triggers.interval", "checkpoint.max_overhead=2 must be"),
         (lambda: Every("auto", mtbf=0), "checkpoint.triggers.mine", "checkpoint.triggers.mine.mtbf=0 must be"),
         (lambda: Best(-2), "checkpoint.keep.best", "checkpoint.save_top_k=-2 must be"),
+        (lambda: DataModule(0), "data", "data.batch_size=0 must be"),
         (lambda: WithinBytes("2XB"), "checkpoint.keep.budget", "checkpoint.keep.budget.num_bytes: Invalid size '2XB'"),
     ],
 )
-def test_errors_of_triggers_and_rules_name_the_key(make, node, shown):
-    with pytest.raises(ConfigError) as error:
+def test_an_error_of_a_constructor_names_the_key(make, node, shown):
+    with pytest.raises((ConfigError, DataError)) as error:
         make()
     assert in_config_words(error.value, node).startswith(shown)
+
+
+def test_an_iterable_without_a_position_names_the_key_that_replays_it():
+    class Plain(IterableDataset):
+        def __iter__(self):
+            yield from range(10)
+
+    with pytest.raises(DataError) as error:
+        DataLoader(Plain(), 4).check_resumable()
+    assert "set data.replay=True to" in in_config_words(error.value)
 
 
 def test_a_directory_that_cannot_be_written_is_named_by_its_key(tmp_path):

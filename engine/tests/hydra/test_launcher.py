@@ -26,7 +26,7 @@ from cairn.hydra import launcher, outcomes, plugins
 from cairn.hydra.job_name import register
 from cairn.hydra.launcher import Resumable
 from cairn.hydra.outcomes import JobFailed, Outcomes
-from cairn.hydra.sweep_job import SweepJob
+from cairn.hydra.sweep_job import Division, SweepJob
 from cairn.jobs import slurm
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory
@@ -209,6 +209,23 @@ def test_a_long_wait_polls_a_slurm_controller_less_often_but_not_this_machine(sc
     steps = [after - before for before, after in pairwise(pauses)]
     assert (steps[0], max(steps) > 10) == (outcomes.POLL_S, is_slower)
     assert is_slower or set(steps) == {outcomes.POLL_S}
+
+
+def test_only_jobs_that_are_neither_finished_nor_alive_are_submitted(tmp_path):
+    finished, running, ended, new = [
+        SweepJob(at, (), RunDirectory(tmp_path / name), "")
+        for at, name in enumerate(["finished", "running", "ended", "new"])
+    ]
+    finished.run.path.mkdir()
+    attempts.note(finished.run, None, None, "11")
+    finished.run.start("task", (), "checkpoint: {}\n")
+    finished.run.end("finished", "", None)
+    entries = {
+        job.name_in(tmp_path): SubmittedJob(job.name_in(tmp_path), "slurm", number)
+        for job, number in ((finished, "11"), (running, "12"), (ended, "13"))
+    }
+    divided = Division.of([finished, running, ended, new], tmp_path, entries, {"11": "COMPLETING", "12": "RUNNING"})
+    assert divided == Division(finished=[finished], missing=[ended, new])
 
 
 def test_ctrl_c_stops_only_the_local_jobs_of_this_command(tmp_path, monkeypatch):

@@ -54,8 +54,8 @@ class DataModule(LightningDataModule):
         replay: bool = False,
     ) -> None:
         super().__init__()
-        self.batch_size = _number("data.batch_size", batch_size, least=1)
-        self.num_workers = _number("data.num_workers", num_workers, least=0)
+        self.batch_size = _number("batch_size", batch_size, least=1)
+        self.num_workers = _number("num_workers", num_workers, least=0)
         self.seed = seed
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
@@ -132,13 +132,13 @@ class DataModule(LightningDataModule):
         if changes:
             raise DataError(
                 f"The checkpoint was made with other data: {', '.join(changes)}. Set that back, or start a new run from"
-                " the weights alone (init_weights=FILE)."
+                " the weights alone."
             )
         if "batch" in state_dict:
             self._older_place = (self.trainer, state_dict)
 
 
-def _number(key: str, value: int, least: int) -> int:
+def _number(name: str, value: int, least: int) -> int:
     if not isinstance(value, int) or value < least:
-        raise DataError(f"{key}={value!r} must be an integer from {least}.")
+        raise DataError(f"{name}={value!r} must be an integer from {least}.", parameter=name)
     return value

@@ -100,6 +100,12 @@ class Deliveries:
         self._states[newest + 1] = state
         self._states.pop(newest + 1 - _KEPT, None)
 
+    def record(self, pairs: Iterator[tuple[Any, State]]) -> Iterator[Any]:
+        """Yield the batches of pairs (batch, state), and record the states."""
+        for batch, state in pairs:
+            self.add(state)
+            yield batch
+
     def after(self, batch: int) -> State | None:
         """Return the state after `batch` batches of this epoch; None is the beginning of the epoch.
 

@@ -15,6 +15,7 @@ _KEYS = {
     "mode": "checkpoint.mode",
     "monitor": "checkpoint.monitor",
     "mtbf": "checkpoint.mtbf",
+    "replay": "data.replay",
 }
 _NODES = {
     "checkpoint.triggers.interval": {

@@ -24,7 +24,7 @@ from omegaconf import open_dict
 
 from cairn.hydra import job_name, plugins
 from cairn.hydra.outcomes import Outcomes, success
-from cairn.hydra.sweep_job import SweepJob
+from cairn.hydra.sweep_job import Division, SweepJob
 from cairn.jobs import slurm
 from cairn.runs.directory import RunDirectory
 from cairn.runs.ledger import Ledger, Scheduler, SubmittedJob, states
@@ -102,7 +102,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
             log.info("Status of the jobs: cairn status %s", sweep)
             return [JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED) for job in jobs]
         entries = Ledger(sweep).newest()
-        waiting = {job: entries.get(self._name(job, sweep)) for job in jobs if job not in finished}
+        waiting = {job: entries.get(job.name_in(sweep)) for job in jobs if job not in finished}
         try:
             found = Outcomes(self.params["submitit_folder"]).collect(waiting)
         except KeyboardInterrupt:
@@ -123,20 +123,11 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
             alive = states(entries.values())
         except slurm.SlurmError as error:
             raise CompactHydraException(f"Could not find out which jobs of this sweep are running: {error}.") from error
-        missing, finished = [], []
-        for job in jobs:
-            entry = entries.get(self._name(job, sweep))
-            if job.is_finished:
-                finished.append(job)
-                log.info("  %s: already finished", job)
-            elif entry is not None and entry.job in alive:
-                log.info("  %s: %s as job %s", job, alive[entry.job].lower(), entry.job)
-            else:
-                missing.append(job)
-        if missing:
+        divided = Division.of(jobs, sweep, entries, alive)
+        if divided.missing:
             self.save_s = max(job.save_s for job in jobs)
-            self._submit(missing, sweep, ledger)
-        return finished
+            self._submit(divided.missing, sweep, ledger)
+        return divided.finished
 
     def _job(self, overrides: tuple[str, ...], number: int, shared: set[str]) -> SweepJob:
         assert self.hydra_context is not None
@@ -154,10 +145,6 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         finally:
             HydraConfig.instance().cfg = before
 
-    @staticmethod
-    def _name(job: SweepJob, sweep: Path) -> str:
-        return os.path.relpath(job.run.path, sweep)
-
     def _submit(self, jobs: Sequence[SweepJob], sweep: Path, ledger: Ledger) -> None:
         sweep.mkdir(parents=True, exist_ok=True)
         state = Singleton.get_state()
@@ -166,7 +153,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         kind: Scheduler = "local" if self._EXECUTOR == "local" else "slurm"
         folder = str(Path(self.params["submitit_folder"]).expanduser().absolute())
         ledger.add(
-            SubmittedJob(self._name(job, sweep), kind, number, folder) for job, number in zip(jobs, ids, strict=True)
+            SubmittedJob(job.name_in(sweep), kind, number, folder) for job, number in zip(jobs, ids, strict=True)
         )
         for job, number in zip(jobs, ids, strict=True):
             log.info("  %s: submitted as job %s", job, number)

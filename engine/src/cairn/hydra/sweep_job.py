@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cairn.errors import CairnError
 from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.runs.ledger import SubmittedJob
 from cairn.store.catalog import Catalog
 
 log = logging.getLogger(__name__)
@@ -24,6 +28,10 @@ class SweepJob:
 
     def __str__(self) -> str:
         return f"#{self.number} {self.special}".strip()
+
+    def name_in(self, sweep: Path) -> str:
+        """Name of its run in the ledger of the sweep: the path below the directory of the sweep."""
+        return os.path.relpath(self.run.path, sweep)
 
     @property
     def record(self) -> RunRecord | None:
@@ -48,3 +56,36 @@ class SweepJob:
         except CairnError:
             return 0.0
         return saved[-1].stall_s + saved[-1].write_s if saved else 0.0
+
+
+@dataclass(frozen=True)
+class Division:
+    """The jobs of a sweep when it is started, by what is left to do; a job that runs is in neither list."""
+
+    finished: list[SweepJob]
+    missing: list[SweepJob]
+    """To be submitted."""
+
+    @classmethod
+    def of(
+        cls, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, SubmittedJob], alive: Mapping[str, str]
+    ) -> Division:
+        """Divide the jobs, and log those that are not to be submitted.
+
+        Args:
+            jobs: All jobs of the sweep.
+            sweep: Directory of the sweep.
+            entries: The newest entry of the ledger for each name of a job.
+            alive: States of the jobs that their scheduler has not ended, by id.
+        """
+        divided = cls([], [])
+        for job in jobs:
+            entry = entries.get(job.name_in(sweep))
+            if job.is_finished:
+                divided.finished.append(job)
+                log.info("  %s: already finished", job)
+            elif entry is not None and entry.job in alive:
+                log.info("  %s: %s as job %s", job, alive[entry.job].lower(), entry.job)
+            else:
+                divided.missing.append(job)
+        return divided

@@ -78,15 +78,7 @@ class CSVLogger(Logger):
         """Append the cost of a save to a file of its own: costs differ between equal runs, and metrics.csv must not."""
         path = self._directory / "checkpoints.csv"
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            with open(path, "a+", newline="") as file:
-                file.seek(0)
-                columns = next(csv.reader(file), None) or ["step", *costs]
-                file.seek(0, os.SEEK_END)
-                writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-                if file.tell() == 0:
-                    writer.writeheader()
-                writer.writerow({"step": step, **costs})
+            _append(path, {"step": step, **costs})
         except OSError as error:
             log.error("%s cannot be written (%s): the cost of this save is not recorded.", path, error.strerror)
 
@@ -178,3 +170,16 @@ class CSVLogger(Logger):
         writer.writerows(rows)
         disk.put(self.path, text.getvalue().encode())
         self._columns, self._num_rows, self._fresh = columns, len(rows), False
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a row to a file whose columns are those of its first row: other values of later rows are dropped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", newline="") as file:
+        file.seek(0)
+        columns = next(csv.reader(file), None) or list(row)
+        file.seek(0, os.SEEK_END)
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)

@@ -41,7 +41,7 @@ class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
     def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, SubmittedJob]) -> None:
         """Stop the jobs: submitit's watcher of each job passes the signal on."""
         log.info("Stopping the jobs, each with a checkpoint. The same command resumes them.")
-        found = [entries.get(self._name(job, sweep)) for job in jobs]
+        found = [entries.get(job.name_in(sweep)) for job in jobs]
         for job in states([entry for entry in found if entry is not None and entry.scheduler == "local"]):
             with suppress(ProcessLookupError):
                 os.kill(int(job), signal.SIGTERM)
