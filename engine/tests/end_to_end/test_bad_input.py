@@ -53,6 +53,7 @@ BEFORE_TRAINING = {
     "artifacts: queue": (["checkpoint.artifacts.queue=2XB"], "checkpoint.artifacts.queue: Invalid size '2XB'"),
     "max_epochs": (["trainer.max_epochs=abc"], "trainer.max_epochs='abc' must be an integer"),
     "a wrong key": (["+trainer.max_epoch=3"], "trainer: .* unexpected keyword argument 'max_epoch'"),
+    "a callback without a class": (["+callbacks.mine.patience=3"], "callbacks.mine has no _target_: name the class"),
     "a key of another framework": (["+trainer.epochs=3"], "trainer.max_epochs=N trains for N epochs"),
     "a key without its group": (["max_epochs=3"], "max_epochs is a key of trainer: trainer.max_epochs=3."),
     "batch size": (["data.batch_size=0"], "data.batch_size=0 must be an integer from 1"),

@@ -38,6 +38,22 @@ def build_object(key: str, node: Any, **arguments: Any) -> Any:
         raise ConfigError(f"{key}: {str(cause).rstrip('.!')}. HYDRA_FULL_ERROR=1 shows where.") from error
 
 
+def target_name(key: str, node: Any) -> str:
+    """Return the `_target_` of a node without importing it.
+
+    Args:
+        key: Of the node, for messages.
+        node: A mapping with `_target_`.
+
+    Raises:
+        ConfigError: The node has no target.
+    """
+    name = node.get("_target_") if isinstance(node, Mapping) else None
+    if not isinstance(name, str):
+        raise ConfigError(f"{key} has no _target_: name the class to build.")
+    return name
+
+
 def target_of(key: str, node: Mapping[str, Any]) -> Any:
     """Return the class or function that the `_target_` of a node names.
 
@@ -48,9 +64,7 @@ def target_of(key: str, node: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: The node has no target, or the target cannot be imported.
     """
-    name = node.get("_target_")
-    if not isinstance(name, str):
-        raise ConfigError(f"{key} has no _target_: name the class to build.")
+    name = target_name(key, node)
     try:
         return targets.resolve(name)
     except Exception as error:  # importing a module may raise anything

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.hydra import wandb_settings
-from cairn.hydra.objects import build_object, errors_at, target_of
+from cairn.hydra.objects import build_object, errors_at, target_name, target_of
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.policy.when import Auto, BestValidation, Trigger, parse_interval
 from cairn.types import Mode
@@ -102,9 +102,11 @@ def parse(cfg: DictConfig) -> Settings:
         model=cfg.model,
         trainer=_trainer(cfg.trainer),
         checkpoint=_checkpoint(cfg.checkpoint),
-        callbacks={name: node for name, node in cfg.get("callbacks", {}).items() if node and "_target_" in node},
-        loggers={name: node for name, node in cfg.get("logger", {}).items() if node},
+        callbacks={name: node for name, node in cfg.get("callbacks", {}).items() if node is not None},
+        loggers={name: node for name, node in cfg.get("logger", {}).items() if node is not None},
     )
+    for name, node in settings.callbacks.items():
+        target_name(f"callbacks.{name}", node)
     for name, node in settings.loggers.items():
         _check_logger(f"logger.{name}", node, settings.task_name)
     _check_together(settings)
