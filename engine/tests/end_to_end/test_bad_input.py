@@ -55,6 +55,11 @@ BEFORE_TRAINING = {
     "a wrong key": (["+trainer.max_epoch=3"], "trainer: .* unexpected keyword argument 'max_epoch'"),
     "a callback without a class": (["+callbacks.mine.patience=3"], "callbacks.mine has no _target_: name the class"),
     "a key of another framework": (["+trainer.epochs=3"], "trainer.max_epochs=N trains for N epochs"),
+    "callbacks in the trainer": (
+        ["+trainer.callbacks=[]"],
+        "trainer.callbacks would have no effect: add a callback to",
+    ),
+    "logger in the trainer": (["+trainer.logger=false"], "trainer.logger would have no effect: choose the loggers"),
     "a key without its group": (["max_epochs=3"], "max_epochs is a key of trainer: trainer.max_epochs=3."),
     "batch size": (["data.batch_size=0"], "data.batch_size=0 must be an integer from 1"),
     "glob": (["experiment=gpt", "data.files='{files}/*.txt'"], r"No file matches data.files=.*/\*.txt"),

@@ -19,6 +19,12 @@ from cairn.units import parse_duration_s
 from cairn.wandb.settings import WandbSettings
 from cairn.writing.options import Writing
 
+_OTHER_GROUPS = {
+    "callbacks": "add a callback to the group callbacks: +callbacks.NAME._target_=CLASS",
+    "logger": "choose the loggers with the group logger, such as logger=csv or logger=none",
+}
+"""Arguments of Lightning's Trainer that are built from groups of their own, and what to do instead of setting them."""
+
 
 @dataclass(frozen=True)
 class CheckpointSettings:
@@ -132,6 +138,11 @@ def _check_together(settings: Settings) -> None:
 
 
 def _trainer(node: DictConfig) -> TrainerSettings:
+    for key, instead in _OTHER_GROUPS.items():
+        if node.get(key) is not None:
+            raise ConfigError(f"trainer.{key} would have no effect: {instead}.")
+    if node.get("enable_checkpointing") is False:
+        raise ConfigError("trainer.enable_checkpointing=false is not supported: use checkpoint=none.")
     for key in ("max_epochs", "min_epochs", "max_steps", "min_steps"):
         value = node.get(key)
         if value is not None and not _is_integer(value):
