@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from cairn import targets
 from cairn.errors import CairnError, ConfigError, first_line, named
 from cairn.hydra.instantiate import instantiate
 from cairn.hydra.keys import in_config_words
+
+_YAML = {"None": "null", "True": "true", "False": "false"}
 
 
 def build_object(key: str, node: Any, **arguments: Any) -> Any:
@@ -34,7 +37,7 @@ def build_object(key: str, node: Any, **arguments: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, CairnError):
-            raise type(cause)(in_config_words(cause, key)) from error
+            raise type(cause)(in_yaml(in_config_words(cause, key))) from error
         raise ConfigError(f"{key}: {str(cause).rstrip('.!')}. HYDRA_FULL_ERROR=1 shows where.") from error
 
 
@@ -89,8 +92,13 @@ def errors_at(group: str, key: str = "") -> Iterator[None]:
         yield
     except ValueError as error:
         if isinstance(error, CairnError) and error.parameter:
-            raise ConfigError(named(error, f"{group}.{key or error.parameter}")) from error
+            raise ConfigError(in_yaml(named(error, f"{group}.{key or error.parameter}"))) from error
         name, equals, _ = str(error).partition("=")
         names_key = bool(equals) and (name == key if key else name.isidentifier())
         where = f"{group}." if names_key else f"{group}.{key}: " if key else f"{group}: "
-        raise ConfigError(f"{where}{error}") from error
+        raise ConfigError(in_yaml(f"{where}{error}")) from error
+
+
+def in_yaml(message: str) -> str:
+    """Write the value in a message that begins with `key=value` as in YAML: null, true, false."""
+    return re.sub(r"^([\w.]+=)(None|True|False)\b", lambda found: found[1] + _YAML[found[2]], message)

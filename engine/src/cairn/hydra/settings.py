@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.hydra import wandb_settings
-from cairn.hydra.objects import build_object, errors_at, target_name, target_of
+from cairn.hydra.objects import build_object, errors_at, in_yaml, target_name, target_of
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.policy.when import Auto, BestValidation, Trigger, parse_interval
 from cairn.types import Mode
@@ -94,7 +94,7 @@ def parse(cfg: DictConfig) -> Settings:
         ConfigError: The message names the key and what it must be.
     """
     if not _is_integer(cfg.seed, least=0) or cfg.seed >= 2**32:
-        raise ConfigError(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}.")
+        raise ConfigError(in_yaml(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}."))
     settings = Settings(
         config=cfg,
         task_name=cfg.task_name,
@@ -146,7 +146,7 @@ def _trainer(node: DictConfig) -> TrainerSettings:
     for key in ("max_epochs", "min_epochs", "max_steps", "min_steps"):
         value = node.get(key)
         if value is not None and not _is_integer(value):
-            raise ConfigError(f"trainer.{key}={value!r} must be an integer.")
+            raise ConfigError(in_yaml(f"trainer.{key}={value!r} must be an integer."))
     limit = node.get("max_time")
     if limit is None:
         return TrainerSettings(node, node.get("max_epochs"))
@@ -159,7 +159,7 @@ def _trainer(node: DictConfig) -> TrainerSettings:
 
 def _checkpoint(group: DictConfig) -> CheckpointSettings:
     if not group.get("dirpath"):
-        raise ConfigError(f"checkpoint.dirpath={group.get('dirpath')!r} must be a directory.")
+        raise ConfigError(in_yaml(f"checkpoint.dirpath={group.get('dirpath')!r} must be a directory."))
     _check_keys_of_presets(group)
     triggers = _objects("checkpoint.triggers", group.get("triggers"))
     rules = _objects("checkpoint.keep", group.get("keep", {}))
@@ -189,7 +189,7 @@ def _check_keys_of_presets(group: DictConfig) -> None:
 def _objects(key: str, nodes: Any) -> dict[str, Any]:
     """The objects that the nodes of a group describe; a node that is null is left out."""
     if not isinstance(nodes, DictConfig):
-        raise ConfigError(f"{key}={nodes!r} must map names to objects; for none: {{}}.")
+        raise ConfigError(in_yaml(f"{key}={nodes!r} must map names to objects; for none: {{}}."))
     described = {str(name): node for name, node in nodes.items() if node is not None}
     return {name: build_object(f"{key}.{name}", node) for name, node in described.items()}
 
