@@ -71,7 +71,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     settings, checkpoints = start.settings, checkpointer(start)
     configured = [build_object(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
     # max_time is not Lightning's here: the engine stops at a boundary.
-    node = {key: value for key, value in settings.trainer.node.items() if key != "max_time"}
+    node = {str(key): value for key, value in settings.trainer.node.items() if key != "max_time"}
     if SLURMEnvironment.detect():
         options = {**options, "plugins": with_slurm({**node, **options}.get("plugins"))}
         node.pop("plugins", None)
