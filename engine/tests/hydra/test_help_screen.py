@@ -30,6 +30,15 @@ def test_it_shows_groups_with_the_chosen_option():
 def test_it_shows_keys_with_their_values_and_meanings():
     assert '  checkpoint.save_interval=50          batches, or "100st"' in screen()
     assert "  trainer.max_epochs=15                -1: no limit" in screen()
+    assert "  checkpoint.mode=min                  min: lower is better" in screen()
+    assert "  checkpoint.mode=min                  min: lower is better" in screen("checkpoint=best-val")
+
+
+@pytest.mark.parametrize(("model", "rate"), [("mlp", "0.001"), ("cnn", "0.01"), ("gpt", "0.001")])
+def test_it_shows_the_learning_rate_of_every_model(model, rate):
+    text = screen(f"model={model}")
+    assert f"  model.optimizer.lr={rate} " in text
+    assert "  model.optimizer.weight_decay=" in text
 
 
 @pytest.mark.parametrize("plumbing", ["_target_", "default_root_dir", "job_logging", "triggers", "searchpath", "${"])

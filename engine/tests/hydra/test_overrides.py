@@ -63,7 +63,7 @@ def test_the_new_overrides_win(old, new, expected):
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++"])
-@pytest.mark.parametrize("group", ["", "checkpoint.", "trainer."])
+@pytest.mark.parametrize("group", ["", "checkpoint.", "trainer."])  # where `+` does not add an argument of the user's
 @pytest.mark.parametrize(
     ("name", "ours"),
     [
@@ -94,8 +94,45 @@ def test_a_key_without_its_group_is_answered_with_the_group(given, answer):
     assert refused("seed=1", given) == answer
 
 
+@pytest.mark.parametrize(
+    "name", ["model.lr", "data.lr", "optimizer.lr", "model.optimizer.learning_rate", "model.optimizer.net.lr"]
+)
+def test_a_key_of_another_framework_is_answered_in_any_group(name):
+    assert refused(f"{name}=3") == f"{name} is a key of another framework: here, {ANSWERS['lr']}."
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        ("trainer.batch_size=4", "data.batch_size=4"),
+        ("+trainer.batch_size=4", "data.batch_size=4"),
+        ("model.batch_size=4", "data.batch_size=4"),
+        ("data.max_epochs=4", "trainer.max_epochs=4"),
+        ("callbacks.model_checkpoint.keep_last=4", "checkpoint.keep_last=4"),
+    ],
+)
+def test_a_key_in_a_wrong_group_is_answered_with_its_group(given, ours):
+    name, last = key(given), ours.partition("=")[0]
+    group, _, last = last.partition(".")
+    assert refused(given) == f"{name} does not exist; {last} is a key of {group}: {ours}."
+
+
 def test_save_top_k_is_answered_even_where_the_preset_does_not_have_it():
-    assert "checkpoint.save_top_k=K keeps the K best" in refused("save_top_k=3")
+    answer = "save_top_k is a key of checkpoint=best-val and checkpoint=combined: checkpoint.save_top_k=K keeps the K"
+    assert refused("save_top_k=3").startswith(answer)
+    for name in ("trainer.save_top_k", "callbacks.model_checkpoint.save_top_k"):
+        assert refused(f"{name}=3").startswith(f"{name} does not exist; {answer}")
+
+
+def test_a_key_that_is_a_group_itself_is_not_recommended_with_a_value():
+    check(["optimizer=adam"], KNOWN, lambda options: CONFIG)
+
+
+@pytest.mark.parametrize(
+    "given", ["+model.lr=3", "++data.period=3", "+callbacks.mine.filename=a", "+model.max_steps=3"]
+)
+def test_an_argument_may_be_added_to_a_class_of_the_user(given):
+    check([given], KNOWN, lambda options: CONFIG)
 
 
 def test_keys_that_the_project_has_are_left_to_it():
@@ -107,7 +144,11 @@ def test_keys_that_the_project_has_are_left_to_it():
 
 @pytest.mark.parametrize(
     "given",
-    ["seed=1", "checkpoint=interval", "model/optimizer=sgd", "~data", "hydra.mode=RUN", "trainer.lr=1.5e", "-m"],
+    [
+        *("seed=1", "checkpoint=interval", "model/optimizer=sgd", "~data", "hydra.mode=RUN", "trainer.lr=1.5e", "-m"),
+        *("model.optimizer.lr=3", "data.batch_size=3", "trainer.max_epochs=3", "checkpoint.save_top_k=3"),
+        *("model.net.dropout=0.5", "callbacks.early_stopping.patience=3"),
+    ],
 )
 def test_nothing_is_composed_for_known_keys(given):
     asked = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ import numpy as np
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
-from omegaconf import OmegaConf
+from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from omegaconf import ListConfig, OmegaConf
 
 from cairn.account.progress import ProgressFile
 from cairn.hydra import command_line, provenance, wandb_settings
@@ -72,10 +72,10 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     settings, checkpoints = start.settings, checkpointer(start)
     configured = [build_object(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
     # The engine enforces max_time, at a boundary; Lightning does not get it.
-    node = {key: value for key, value in settings.trainer.node.items() if key != "max_time"}
-    if SLURMEnvironment.detect() and "plugins" not in {*node, *options}:
-        # A job must be requeued exactly once, and Cairn does it.
-        node["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+    node = {str(key): value for key, value in settings.trainer.node.items() if key != "max_time"}
+    if SLURMEnvironment.detect():
+        options = {**options, "plugins": with_slurm({**node, **options}.get("plugins"))}
+        node.pop("plugins", None)
     if "logger" not in options:
         options = {**options, "logger": loggers(start)}
     all_callbacks = [*configured, *callbacks, WatchTraining(start.context.signals), checkpoints]
@@ -88,6 +88,22 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
         seed = np.random.SeedSequence([settings.seed, built.global_rank]).generate_state(1)[0]
         seed_everything(int(seed), workers=True, verbose=False)
     return Built(built, checkpoints)
+
+
+def with_slurm(plugins: Any) -> list[Any]:
+    """Return the trainer's plugins with SLURM's environment, unless they have a cluster environment already.
+
+    A job must be requeued exactly once, and Lightning's default environment would requeue it too.
+
+    Args:
+        plugins: One plugin or a list of them, as objects, names or nodes; None for none.
+    """
+    several = isinstance(plugins, list | tuple | ListConfig)
+    given = list(plugins) if several else [] if plugins is None else [plugins]
+    built = [build_object("trainer.plugins", item) if isinstance(item, Mapping) else item for item in given]
+    if any(isinstance(item, ClusterEnvironment) for item in built):
+        return built
+    return [*built, SLURMEnvironment(auto_requeue=False)]
 
 
 def checkpointer(start: Start) -> Checkpointer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from cairn import targets
 from cairn.errors import CairnError, ConfigError, first_line, named
 from cairn.hydra.instantiate import instantiate
 from cairn.hydra.keys import in_config_words
+
+_YAML = {"None": "null", "True": "true", "False": "false"}
 
 
 def build_object(key: str, node: Any, **arguments: Any) -> Any:
@@ -34,8 +37,24 @@ def build_object(key: str, node: Any, **arguments: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, CairnError):
-            raise type(cause)(in_config_words(cause, key)) from error
+            raise type(cause)(in_yaml(in_config_words(cause, key))) from error
         raise ConfigError(f"{key}: {str(cause).rstrip('.!')}. HYDRA_FULL_ERROR=1 shows the traceback.") from error
+
+
+def target_name(key: str, node: Any) -> str:
+    """Return the `_target_` of a node without importing it.
+
+    Args:
+        key: Key of the node, for messages.
+        node: A mapping with `_target_`.
+
+    Raises:
+        ConfigError: The node has no target.
+    """
+    name = node.get("_target_") if isinstance(node, Mapping) else None
+    if not isinstance(name, str):
+        raise ConfigError(f"{key} has no _target_: set it to the class to build.")
+    return name
 
 
 def target_of(key: str, node: Mapping[str, Any]) -> Any:
@@ -48,9 +67,7 @@ def target_of(key: str, node: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: The node has no target, or the target cannot be imported.
     """
-    name = node.get("_target_")
-    if not isinstance(name, str):
-        raise ConfigError(f"{key} has no _target_: set it to the class to build.")
+    name = target_name(key, node)
     try:
         return targets.resolve(name)
     except Exception as error:  # importing a module may raise anything
@@ -75,8 +92,13 @@ def errors_at(group: str, key: str = "") -> Iterator[None]:
         yield
     except ValueError as error:
         if isinstance(error, CairnError) and error.parameter:
-            raise ConfigError(named(error, f"{group}.{key or error.parameter}")) from error
+            raise ConfigError(in_yaml(named(error, f"{group}.{key or error.parameter}"))) from error
         name, equals, _ = str(error).partition("=")
         names_key = bool(equals) and (name == key if key else name.isidentifier())
         where = f"{group}." if names_key else f"{group}.{key}: " if key else f"{group}: "
-        raise ConfigError(f"{where}{error}") from error
+        raise ConfigError(in_yaml(f"{where}{error}")) from error
+
+
+def in_yaml(message: str) -> str:
+    """Write the value in a message that begins with `key=value` as in YAML: null, true, false."""
+    return re.sub(r"^([\w.]+=)(None|True|False)\b", lambda found: found[1] + _YAML[found[2]], message)

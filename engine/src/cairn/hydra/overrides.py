@@ -47,8 +47,14 @@ ANSWERS: Mapping[str, str] = {
     ),
 }
 """Keys of Lightning's ModelCheckpoint, transformers, orbax, accelerate and Keras, and their equivalents here."""
-_GROUPS = ("checkpoint", "trainer", "data")
-"""Groups whose keys are recognized if the group is missing; keys of other frameworks are recognized in them."""
+_GROUPS = ("checkpoint", "trainer", "data", "model")
+"""Groups whose keys are recognized if the group is missing."""
+_HOMES: Mapping[str, str] = {
+    **dict.fromkeys(("keep_last", "save_interval", "save_top_k"), "checkpoint"),
+    **dict.fromkeys(("max_epochs", "max_steps", "max_time"), "trainer"),
+    "batch_size": "data",
+}
+"""Keys that are recognized in a wrong group too, and their group."""
 
 
 def key(override: str) -> str:
@@ -92,7 +98,7 @@ def check(
     """
     # Deletions are not checked: Hydra reports a key that does not exist.
     given = [item for item in overrides if "=" in item and not item.startswith(("-", "~", "hydra"))]
-    suspects = [item for item in given if _is_suspect(key(item), known)]
+    suspects = [item for item in given if _is_suspect(key(item), known, adds=item.startswith("+"))]
     if not suspects:
         return
     options = [item for item in given if item not in suspects and "." not in key(item) and "," not in item]
@@ -103,27 +109,42 @@ def check(
             raise ConfigError(answer)
 
 
-def _is_suspect(name: str, known: Collection[str]) -> bool:
+def _is_suspect(name: str, known: Collection[str], adds: bool) -> bool:
     group, dot, last = name.rpartition(".")
     if not dot:
         return name not in known and not {"/", "@"} & set(name)
-    return group in _GROUPS and last in ANSWERS
+    # Elsewhere `+` may add an argument of the user's own class.
+    if adds and group not in ("checkpoint", "trainer"):
+        return False
+    if last in _HOMES:
+        return group != _HOMES[last]
+    # A key that its own answer recommends is ours: composing for it would only take time.
+    return last in ANSWERS and f" {name}=" not in f" {ANSWERS[last]}"
 
 
 def _answer(name: str, override: str, config: Any) -> str:
-    last = name.rpartition(".")[2]
-    if "." not in name:
-        groups = [group for group in _GROUPS if _has(config, f"{group}.{name}")]
+    _, dot, last = name.rpartition(".")
+    wrong_group = f"{name} does not exist; " if dot else ""
+    if not dot or last in _HOMES:
+        groups = [group for group in _GROUPS if _has(config, f"{group}.{last}", with_value=True)]
         if groups:
-            return f"{name} is a key of {groups[0]}: {groups[0]}.{name}={override.partition('=')[2]}."
-        if name == "save_top_k":
-            return f"{name} is a key of checkpoint=best-val and checkpoint=combined: {_BEST}."
+            return f"{wrong_group}{last} is a key of {groups[0]}: {groups[0]}.{last}={override.partition('=')[2]}."
+        if last == "save_top_k":
+            return f"{wrong_group}{last} is a key of checkpoint=best-val and checkpoint=combined: {_BEST}."
     return f"{name} is a key of another framework: here, {ANSWERS[last]}." if last in ANSWERS else ""
 
 
-def _has(config: Any, name: str) -> bool:
-    """Return whether a key exists; its value may be null."""
+def _has(config: Any, name: str, with_value: bool = False) -> bool:
+    """Return whether a key exists; its value may be null.
+
+    Args:
+        config: The composed configuration.
+        name: Dotted key.
+        with_value: Only a key that is not itself a group counts.
+    """
     *parents, last = name.split(".")
     for parent in parents:
         config = config.get(parent) if isinstance(config, Mapping) else None
-    return isinstance(config, Mapping) and last in config
+    if not isinstance(config, Mapping) or last not in config:
+        return False
+    return not (with_value and isinstance(config[last], Mapping))

@@ -11,13 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.hydra import wandb_settings
-from cairn.hydra.objects import build_object, errors_at, target_of
+from cairn.hydra.objects import build_object, errors_at, in_yaml, target_name, target_of
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.policy.when import Auto, BestValidation, Trigger, parse_interval
 from cairn.types import Mode
 from cairn.units import parse_duration_s
 from cairn.wandb.settings import WandbSettings
 from cairn.writing.options import Writing
+
+_OTHER_GROUPS = {
+    "callbacks": "add a callback to the group callbacks: +callbacks.NAME._target_=CLASS",
+    "logger": "choose the loggers with the group logger, such as logger=csv or logger=none",
+}
+"""Arguments of Lightning's Trainer that are built from groups of their own, and what to do instead of setting them."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ def parse(cfg: DictConfig) -> Settings:
         ConfigError: A value is invalid; the message names its key and the valid values.
     """
     if not _is_integer(cfg.seed, least=0) or cfg.seed >= 2**32:
-        raise ConfigError(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}.")
+        raise ConfigError(in_yaml(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}."))
     settings = Settings(
         config=cfg,
         task_name=cfg.task_name,
@@ -102,9 +108,11 @@ def parse(cfg: DictConfig) -> Settings:
         model=cfg.model,
         trainer=_trainer(cfg.trainer),
         checkpoint=_checkpoint(cfg.checkpoint),
-        callbacks={name: node for name, node in cfg.get("callbacks", {}).items() if node and "_target_" in node},
-        loggers={name: node for name, node in cfg.get("logger", {}).items() if node},
+        callbacks={name: node for name, node in cfg.get("callbacks", {}).items() if node is not None},
+        loggers={name: node for name, node in cfg.get("logger", {}).items() if node is not None},
     )
+    for name, node in settings.callbacks.items():
+        target_name(f"callbacks.{name}", node)
     for name, node in settings.loggers.items():
         _check_logger(f"logger.{name}", node, settings.task_name)
     _check_together(settings)
@@ -130,10 +138,15 @@ def _check_together(settings: Settings) -> None:
 
 
 def _trainer(node: DictConfig) -> TrainerSettings:
+    for key, instead in _OTHER_GROUPS.items():
+        if node.get(key) is not None:
+            raise ConfigError(f"trainer.{key} would have no effect: {instead}.")
+    if node.get("enable_checkpointing") is False:
+        raise ConfigError("trainer.enable_checkpointing=false is not supported: use checkpoint=none.")
     for key in ("max_epochs", "min_epochs", "max_steps", "min_steps"):
         value = node.get(key)
         if value is not None and not _is_integer(value):
-            raise ConfigError(f"trainer.{key}={value!r} must be an integer.")
+            raise ConfigError(in_yaml(f"trainer.{key}={value!r} must be an integer."))
     limit = node.get("max_time")
     if limit is None:
         return TrainerSettings(node, node.get("max_epochs"))
@@ -146,7 +159,7 @@ def _trainer(node: DictConfig) -> TrainerSettings:
 
 def _checkpoint(group: DictConfig) -> CheckpointSettings:
     if not group.get("dirpath"):
-        raise ConfigError(f"checkpoint.dirpath={group.get('dirpath')!r} must be a directory.")
+        raise ConfigError(in_yaml(f"checkpoint.dirpath={group.get('dirpath')!r} must be a directory."))
     _check_keys_of_presets(group)
     triggers = _objects("checkpoint.triggers", group.get("triggers"))
     rules = _objects("checkpoint.keep", group.get("keep", {}))
@@ -176,7 +189,7 @@ def _check_keys_of_presets(group: DictConfig) -> None:
 def _objects(key: str, nodes: Any) -> dict[str, Any]:
     """Build the objects that the nodes of a group describe; skip nodes that are null."""
     if not isinstance(nodes, DictConfig):
-        raise ConfigError(f"{key}={nodes!r} must map names to objects; {{}} for none.")
+        raise ConfigError(in_yaml(f"{key}={nodes!r} must map names to objects; {{}} for none."))
     described = {str(name): node for name, node in nodes.items() if node is not None}
     return {name: build_object(f"{key}.{name}", node) for name, node in described.items()}
 
