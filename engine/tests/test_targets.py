@@ -333,3 +333,8 @@ def test_an_object_that_is_not_callable(monkeypatch):
     monkeypatch.setitem(sys.modules, "some_module", module)
     with pytest.raises(SpecError, match="neither a class nor a function, but a int"):
         resolve("some_module.number")
+
+
+@pytest.mark.parametrize("name", ["torch.optim.swa_utils.get_ema_avg_fn", "os.cpu_count"])
+def test_a_configuration_may_call_functions_that_build_a_value(name):
+    assert callable(resolve(name))

@@ -55,10 +55,10 @@ _VALUES = {
 }
 """Classes of the standard library that a configuration may build; the others are refused."""
 _FUNCTIONS = (
-    *("cairn.load_model", "re.compile", "timm.create_model", "timm.models.*"),
+    *("cairn.load_model", "os.cpu_count", "re.compile", "timm.create_model", "timm.models.*"),
     *("torch.arange", "torch.eye", "torch.full", "torch.linspace", "torch.ones", "torch.rand", "torch.randn"),
     *("torch.relu", "torch.sigmoid", "torch.tanh", "torch.tensor", "torch.zeros"),
-    *("torch.nn.functional.*", "torch.nn.init.*", "torch.nn.utils.parametrizations.*"),
+    *("torch.nn.functional.*", "torch.nn.init.*", "torch.nn.utils.parametrizations.*", "torch.optim.swa_utils.*"),
     *("torchmetrics.functional.*", "torchvision.models.*", "torchvision.transforms.*", "transformers.optimization.*"),
 )
 """Functions of other packages that a configuration may call: they build a value, a model or a schedule."""

@@ -53,7 +53,10 @@ BEFORE_TRAINING = {
     "artifacts: queue": (["checkpoint.artifacts.queue=2XB"], "checkpoint.artifacts.queue: Invalid size '2XB'"),
     "max_epochs": (["trainer.max_epochs=abc"], "trainer.max_epochs='abc' must be an integer"),
     "a wrong key": (["+trainer.max_epoch=3"], "trainer: .* unexpected keyword argument 'max_epoch'"),
-    "a callback without a class": (["+callbacks.mine.patience=3"], "callbacks.mine has no _target_: name the class"),
+    "a callback without a class": (
+        ["+callbacks.mine.patience=3"],
+        "callbacks.mine has no _target_: set it to the class",
+    ),
     "a key of another framework": (["+trainer.epochs=3"], "trainer.max_epochs=N trains for N epochs"),
     "callbacks in the trainer": (
         ["+trainer.callbacks=[]"],
@@ -89,6 +92,10 @@ BEFORE_TRAINING = {
     "ckpt_path: other shapes": (
         ["model=mlp", "ckpt_path={files}/shapes.ckpt"],
         r"holds the weights of another model: net.* is \(2,\) in the file and \(.*\) in the model",
+    ),
+    "test: other keys": (
+        ["model=mlp", "train=false", "ckpt_path={files}/other.ckpt"],
+        "holds the weights of another model",
     ),
     "init_weights: a text": (["init_weights={files}/text.ckpt"], "is not a checkpoint"),
     "both": (["ckpt_path=a", "init_weights=b"], "set only one of them"),

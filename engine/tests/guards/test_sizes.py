@@ -11,7 +11,6 @@ LIMITS = {"class": 150, "function": 60, "module": 300}
 EXCEPTIONS = {
     "class": {
         "lightning/engine.py Engine": "holds the parts of a run together: each method is a hook that passes on to one",
-        "lightning/hooks.py EngineHooks": "one short method per hook of Lightning; about to be divided",
         "lightning/saves.py Saves": "a save is agreed on, copied and counted in one order on all ranks",
         "writing/pipeline.py SavePipeline": "reserve, copy and commit share one lock and one buffer pool",
     },

@@ -137,7 +137,7 @@ def test_a_null_callback_or_logger_is_left_out():
         ({"checkpoint__artifacts__every": 0}, "checkpoint.artifacts.every=0 must be an integer from 1"),
         ({"checkpoint__artifacts__wait": "soon"}, "checkpoint.artifacts.wait='soon'"),
         ({"checkpoint__artifacts__queue": "2XB"}, "checkpoint.artifacts.queue: Invalid size '2XB'"),
-        ({"callbacks": {"mine": {"patience": 3}}}, "callbacks.mine has no _target_: name the class to build"),
+        ({"callbacks": {"mine": {"patience": 3}}}, "callbacks.mine has no _target_: set it to the class to build"),
         ({"callbacks": {"mine": {}}}, "callbacks.mine has no _target_"),
         ({"callbacks": {"mine": 3}}, "callbacks.mine has no _target_"),
         ({"logger": {"mine": {"project": "p"}}}, "logger.mine has no _target_"),

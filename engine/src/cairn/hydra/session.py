@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from cairn.errors import CairnError, SaveError
+from cairn.errors import CairnError, ModelError, SaveError
 from cairn.hydra import build, ending, provenance, wandb_settings
 from cairn.hydra.build import Built
 from cairn.hydra.objects import build_object
@@ -119,7 +119,8 @@ class Run:
         ours = [Path(path) for path in (built.checkpoints.best_model_path, built.checkpoints.last_model_path) if path]
         path = first_intact(*ours) if self._settings.train else self._start.plan.path  # known on rank 0
         chosen = trainer.strategy.broadcast(str(path or "")) or None
-        scores = trainer.test(model, data, ckpt_path=chosen, weights_only=True, verbose=False)
+        with _other_weights(chosen, model):
+            scores = trainer.test(model, data, ckpt_path=chosen, weights_only=True, verbose=False)
         self._scores = _numbers({name: value for loader in scores for name, value in loader.items()})
         return self._scores
 
@@ -284,3 +285,15 @@ def _environment_restored() -> Iterator[None]:
         names |= {name for name in os.environ if name.startswith("WANDB_")}
         for name in names:
             os.environ.pop(name, None) if name not in before else os.environ.update({name: before[name]})
+
+
+@contextmanager
+def _other_weights(file: str | None, model: LightningModule) -> Iterator[None]:
+    """Replace torch's list of all keys by a sentence if the file does not fit the model."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        what = f"{file} holds the weights of another model than {type(model).__name__}"
+        raise ModelError(f"{what}: choose the model that it was trained with, or another checkpoint.") from error

@@ -99,7 +99,7 @@ def begin(
     if settings.train and _is_time_used_up(settings, plan):
         return NothingToDo()
     start = Start(directory, settings, old.id if old else "test", plan, context)
-    if plan.path is not None:
+    if settings.train and plan.path is not None:
         resume.check_epochs_left(plan.path, start.loader.peek(plan.path), settings.trainer.max_epochs)
     if not settings.train:
         return replace(start, plan=_plan_of_test(settings, plan))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,7 @@ def assert_exact(
                 f"{found.text}"
             )
         saved = {item.position.total_batches: item for item in Catalog(root / "whole" / "checkpoints").committed()}
-        chosen = sorted(saved) if stops is None else sorted(set(stops))
-        if unknown := [stop for stop in chosen if stop not in saved]:
-            raise ValueError(f"The run cannot be stopped after batch {unknown[0]}, only after {sorted(saved)}.")
-        if not chosen:
-            raise ValueError("The run has no batch after which it could be stopped: train at least 2 batches.")
+        chosen = _chosen(stops, saved)
         different: dict[int, Difference] = {}
         for stop in chosen:
             run = _stopped_copy(root / "whole", root / f"stop_{stop}", saved[stop].name)
@@ -86,3 +82,12 @@ def _stopped_copy(whole: Path, run: Path, name: str) -> Path:
         shutil.copy2(whole / "checkpoints" / file, run / "checkpoints" / file)
     shutil.copytree(whole / "csv", run / "csv")
     return run
+
+
+def _chosen(stops: Iterable[int] | None, possible: Collection[int]) -> list[int]:
+    chosen = sorted(possible) if stops is None else sorted(set(stops))
+    if unknown := [stop for stop in chosen if stop not in possible]:
+        raise ValueError(f"The run cannot be stopped after batch {unknown[0]}, only after {sorted(possible)}.")
+    if not chosen:
+        raise ValueError("The run has no batch after which it could be stopped: train at least 2 batches.")
+    return chosen
