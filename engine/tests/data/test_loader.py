@@ -5,11 +5,21 @@ from itertools import chain
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from cairn.data.loader import DataLoader
 from cairn.data.sampler import EpochSampler
 from cairn.data.seeding import SeededItems
+from cairn.errors import DataError
 
 
 class Noisy(Dataset):
@@ -274,6 +284,50 @@ def test_different_data_is_refused_with_all_differences():
     for change in ("batch_size was 4 and is 5", "num_samples was 10 and is 11", "seed was 0 and is 1"):
         assert change in str(caught.value)
     assert "world_size" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shuffle": False}, "order was 'shuffled' and is 'sequential'"),
+        ({"sampler": SequentialSampler(range(10)), "shuffle": None}, "is 'SequentialSampler'"),
+        ({"drop_last": True}, "drop_last was False and is True"),
+        ({"seeded_items": False}, "seeded_items was True and is False"),
+    ],
+)
+def test_another_order_than_before_is_refused(options, words):
+    state = DataLoader(range(10), 3, shuffle=True).state_dict()
+    with pytest.raises(DataError, match=words):
+        DataLoader(range(10), 3, **{"shuffle": True, **options}).load_state_dict(state)
+
+
+class Counting(Sampler):
+    """Draws other samples in each pass, by a counter that no checkpoint holds."""
+
+    def __init__(self):
+        self.passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return iter([self.passes, 0])
+
+    def __len__(self):
+        return 2
+
+
+def test_a_sampler_with_a_state_that_is_not_saved_is_named():
+    with pytest.warns(UserWarning, match="Counting.passes changes while Counting is iterated, and no checkpoint"):
+        list(DataLoader(range(10), 1, sampler=Counting()))
+
+
+def test_a_dataset_without_a_length_can_have_a_sampler():
+    class Unknown:
+        def __getitem__(self, index):
+            return index
+
+    loader = DataLoader(Unknown(), 2, sampler=[3, 1, 2])
+    assert [batch.tolist() for batch in loader] == [[3, 1], [2]]
+    assert "num_samples" not in loader.state_dict()
 
 
 def test_shuffle_and_a_sampler_contradict_each_other():

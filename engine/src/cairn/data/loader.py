@@ -128,7 +128,8 @@ class DataLoader(data.DataLoader[Any]):
         if isinstance(dataset, IterableDataset):
             return identity
         samples: Any = dataset.dataset if isinstance(dataset, SeededItems) else dataset
-        return identity | {"num_samples": len(samples)}
+        identity |= {"drop_last": self.drop_last, "seeded_items": self.seeded_items, **self._position.order.identity()}
+        return identity | ({"num_samples": len(samples)} if hasattr(samples, "__len__") else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the identity, and the position after the batches that were *trained on*, as plain values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any
@@ -68,6 +69,10 @@ class Order(DistributedSampler[Any]):
         if self.exhausted:
             self.seek(self.epoch, 0, self.cycle + 1)
 
+    def identity(self) -> dict[str, Any]:
+        """Return what must not change between a checkpoint and its resume."""
+        return {}
+
     def __iter__(self) -> Iterator[Any]:
         # Epoch and start are read when the iterator is created, but `start` is reset only when it is first used: torch
         # creates two iterators when it starts workers, and uses the second.
@@ -128,6 +133,9 @@ class EpochSampler(Order):
         self.keyed = keyed
         self._rank, self._world_size = rank, world_size
 
+    def identity(self) -> dict[str, Any]:
+        return {"order": "shuffled" if self.shuffle else "sequential"}
+
     def __len__(self) -> int:
         """Number of samples of this rank in a whole epoch, even after `seek`: Lightning subtracts what was done."""
         return -(-self.num_samples // self._share()[1])
@@ -180,6 +188,9 @@ class SeededOrder(Order):
         """State of the sampler at the beginning of the epoch; None if it has no state."""
         self._pending: dict[str, Any] | None = None
 
+    def identity(self) -> dict[str, Any]:
+        return {"order": type(self.sampler).__name__}
+
     def __len__(self) -> int:
         """Number of items of this rank in a whole epoch; raises TypeError if the sampler has no length."""
         return -(-len(self.sampler) // self._share()[1])
@@ -218,11 +229,24 @@ class SeededOrder(Order):
         if not hasattr(self.sampler, "__len__"):
             yield from isolated(self.sampler, seed)  # one at a time, because it may be endless
             return
+        before = _plain_attributes(self.sampler)
         with seeded(seed):
             items = list(self.sampler)
+        if not self.is_stateful:
+            self._warn_of_changes(before)
         yield from items
         missing = -len(items) % self._share()[1]
         yield from (items[number % len(items)] for number in range(missing))
+
+    def _warn_of_changes(self, before: dict[str, Any]) -> None:
+        now = _plain_attributes(self.sampler)
+        if changed := sorted(name for name in now if name in before and now[name] != before[name]):
+            name = type(self.sampler).__name__
+            warnings.warn(
+                f"{name}.{changed[0]} changes while {name} is iterated, and no checkpoint holds it: a resumed run would"
+                f" draw other samples. Give {name} the methods state_dict and load_state_dict, or set_epoch.",
+                stacklevel=2,
+            )
 
     def _prepare(self, seed: int) -> None:
         for sampler in (self.sampler, getattr(self.sampler, "sampler", None)):
@@ -239,3 +263,11 @@ class SeededOrder(Order):
         if not self.keyed:
             return item
         return [(turn, index) for index in item] if isinstance(item, (list, tuple)) else (turn, item)
+
+
+def _plain_attributes(sampler: Any) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in getattr(sampler, "__dict__", {}).items()
+        if isinstance(value, bool | int | float | str)
+    }
