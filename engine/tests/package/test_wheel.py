@@ -2,11 +2,9 @@
 
 import json
 import re
-import signal
 import zipfile
 
 import pytest
-from tests.support.equality import differences, outcome
 from tests.support.package import base_environment, build_wheel, run_in
 from tests.support.paths import ENGINE
 from tests.support.values import commit
@@ -60,17 +58,6 @@ def test_importing_the_library_imports_no_torch(environment):
 
 def test_every_public_name_works_with_the_base_dependencies(environment):
     run_in(environment, script="import cairn\nfor name in cairn.__all__: getattr(cairn, name)")
-
-
-def test_a_plain_lightning_project_is_killed_twice_and_ends_as_an_undisturbed_one(environment, tmp_path):
-    def train(run, *interrupt):
-        command = ["python", str(ENGINE / "tests" / "support" / "plain_project.py"), str(run), "0", "1", *interrupt]
-        return run_in(environment, *command, cwd=tmp_path, check=False).returncode
-
-    assert train(tmp_path / "undisturbed") == 0
-    assert [train(tmp_path / "killed", "SIGKILL", batch) for batch in ("8", "9")] == [-signal.SIGKILL] * 2
-    assert train(tmp_path / "killed") == 0
-    assert differences(outcome(tmp_path / "undisturbed", []), outcome(tmp_path / "killed", [])) == []
 
 
 @pytest.mark.parametrize("command", [["cairn"], ["python", "-m", "cairn"]], ids=" ".join)

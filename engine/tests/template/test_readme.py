@@ -245,14 +245,6 @@ train_set, val_set = TensorDataset(points[:64]), TensorDataset(points[64:])
 """
 SHORT = {'every="10min"': "every=3"}
 """What makes the script of the README save within a test."""
-VARIANTS = {
-    "as it is": {},
-    "two workers": {"shuffle=True": "shuffle=True, num_workers=2"},
-    "two processes": {
-        "Trainer(": 'Trainer(accelerator="cpu", devices=2, strategy="ddp", ',
-        "batch_size=16": "batch_size=8",
-    },
-}
 
 
 def script_for_an_existing_project():
@@ -267,11 +259,11 @@ def python(tmp_path_factory):
     return base_environment(tmp_path_factory.mktemp("installed") / "env", wheel) / "bin" / "python"
 
 
-def run_script(python, folder, changes, *kills):
+def run_script(python, folder, *kills):
     """Run the script until it ends; `kills` are the batches at which it kills itself, one per start."""
     folder.mkdir()
     script = script_for_an_existing_project()
-    for old, new in {**SHORT, **changes}.items():
+    for old, new in SHORT.items():
         assert old in script, f"the script of the README has no {old}"
         script = script.replace(old, new)
     (folder / "script.py").write_text(PRELUDE + script)
@@ -285,9 +277,9 @@ def run_script(python, folder, changes, *kills):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not IS_OURS, reason="this project has a README of its own")
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_script_for_an_existing_project_is_exact_after_two_kills(python, tmp_path, variant):
-    whole = run_script(python, tmp_path / "whole", VARIANTS[variant])
-    killed = run_script(python, tmp_path / "killed", VARIANTS[variant], 5, 11)
+def test_the_script_for_an_existing_project_is_exact_after_two_kills(python, tmp_path):
+    # With workers and with two processes: tests/end_to_end/test_library.py.
+    whole = run_script(python, tmp_path / "whole")
+    killed = run_script(python, tmp_path / "killed", 5, 11)
     assert not differences(whole, killed)
     assert any(value.abs().sum() > 0 for value in killed.final["state_dict"].values() if torch.is_tensor(value))
