@@ -292,7 +292,6 @@ def test_different_data_is_refused_with_all_differences():
         ({"shuffle": False}, "order was 'shuffled' and is 'sequential'"),
         ({"sampler": SequentialSampler(range(10)), "shuffle": None}, "is 'SequentialSampler'"),
         ({"drop_last": True}, "drop_last was False and is True"),
-        ({"seeded_items": False}, "seeded_items was True and is False"),
     ],
 )
 def test_another_order_than_before_is_refused(options, words):

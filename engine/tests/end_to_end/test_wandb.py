@@ -330,7 +330,8 @@ def test_a_server_that_fails_costs_one_message(server: WandbServer, tmp_path: Pa
     limit = "checkpoint.artifacts.wait=5s"
     process = online(server, run, "trainer.max_epochs=4", "checkpoint.keep_last=2", limit, **bounds)
     if trouble in ("hung", "dies"):
-        assert wait_for(lambda: bool(newest(run)), process)
+        # Once W&B knows the run: before, a failed start is one more kind of error, with a message of its own.
+        assert wait_for(lambda: bool(newest(run)) and server.operations["UpsertBucket"] > 0, process)
         {"hung": server.hang, "dies": server.die}[trouble]()
     answers, before = server.num_answers, newest(run)
     output = process.end()

@@ -128,7 +128,7 @@ class DataLoader(data.DataLoader[Any]):
         if isinstance(dataset, IterableDataset):
             return identity
         samples: Any = dataset.dataset if isinstance(dataset, SeededItems) else dataset
-        identity |= {"drop_last": self.drop_last, "seeded_items": self.seeded_items, **self._position.order.identity()}
+        identity |= {"drop_last": self.drop_last, **self._position.order.identity()}
         return identity | ({"num_samples": len(samples)} if hasattr(samples, "__len__") else {})
 
     def state_dict(self) -> dict[str, Any]:
