@@ -186,10 +186,12 @@ def test_other_loaders_than_before_are_refused(tmp_path):
         fit(again, tmp_path, data=[loader(), loader()], ckpt_path=again.resume())
 
 
-def test_a_validation_loader_that_keeps_its_workers_is_named(tmp_path):
+@pytest.mark.parametrize("sanity_steps", [0, 1])
+def test_a_validation_loader_that_keeps_its_workers_is_named(tmp_path, sanity_steps):
     kept = torch.utils.data.DataLoader(points(4), 2, num_workers=1, persistent_workers=True)
+    made_trainer = trainer(made(tmp_path), tmp_path, max_epochs=1, num_sanity_val_steps=sanity_steps)
     with pytest.warns(UserWarning, match=r"A validation loader \(DataLoader\) keeps its workers"):
-        trainer(made(tmp_path), tmp_path, max_steps=1, max_epochs=-1).fit(Scored(), loader(), kept)
+        made_trainer.fit(Scored(), loader(), kept)
 
 
 def test_a_relative_directory_stays_where_it_was(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def test_scores_costs_and_the_command_to_resume_are_shown(here):
     assert cells(lines, "run ")[1:] == ["logs/run", "(finished)"]
     assert " ".join(cells(lines, "best ")) == "best val/loss 0.25 at epoch 0, batch 8"
     assert " ".join(cells(lines, "test ")) == "test test/acc 0.9877, test/loss 0.1"
-    assert " ".join(cells(lines, "saving")) == "saving 12 saves, overhead 5.1 %, of which 1.5 s standing still"
+    assert " ".join(cells(lines, "saving")) == "saving 12 saves, overhead 5.1 %, training paused for 1.5 s"
     assert " ".join(cells(lines, "at risk")) == "at risk 3.33 min of work, on average"
     assert " ".join(cells(lines, "resume")) == "resume python train.py resume=logs/run trainer.max_epochs=6"
 

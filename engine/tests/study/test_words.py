@@ -49,9 +49,7 @@ def test_an_extended_run_is_shown_as_finished_before(tmp_path):
 
 def test_the_conclusion_with_measured_failures(folder):
     cost, failures, choice = words.conclusion(study(folder))
-    assert cost.startswith(
-        "A save costs the training 200 ms (50 ms standing still and 150 ms by slower batches; 10 saves)"
-    )
+    assert cost.startswith("A save costs the training 200 ms (50 ms paused and 150 ms by slower batches; 10 saves)")
     assert "from 1 end without notice in " in failures
     assert "(1 announced stop not counted, because a run saves before it stops)" in failures
     assert "its relative error is about 100 %" in failures

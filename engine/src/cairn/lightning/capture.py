@@ -97,6 +97,13 @@ def check_data(trainer: Trainer) -> None:
             f"starts again with the first batch, so some batches are repeated and others are skipped. Use "
             f"cairn.DataLoader, a drop-in for torch's DataLoader that saves its position."
         )
+
+
+def check_val_data(trainer: Trainer) -> None:
+    """Warn about a validation loader that makes a resume inexact; call it when a validation starts.
+
+    Lightning creates these loaders for the first validation, which is not always the sanity check.
+    """
     for loader in boundary.val_loaders(trainer):
         if getattr(loader, "persistent_workers", False) and not isinstance(loader, DataLoader):
             rank_zero_warn(

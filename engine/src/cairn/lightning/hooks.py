@@ -127,6 +127,8 @@ class EngineHooks(Checkpoint):
         """Finish an overlapping copy: averaged weights may take the place of the others during a validation."""
         if self._engine is not None:
             self._engine.saves.finish_copy()
+            if self.policy.triggers:
+                capture.check_val_data(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the score."""

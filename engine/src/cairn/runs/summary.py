@@ -134,7 +134,7 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
         saves = "1 save" if report.num_saves == 1 else f"{report.num_saves} saves"
         less = {"failed": report.num_failed, "skipped": report.num_skipped}
         but = ", ".join(f"{count} {what}" for what, count in less.items() if count)
-        cost = f"overhead {100 * report.overhead:.2g} %, of which {format_duration(report.stall_s)} standing still"
+        cost = f"overhead {100 * report.overhead:.2g} %, training paused for {format_duration(report.stall_s)}"
         facts.append(("saving", f"{saves}{f' ({but})' if but else ''}, {cost}"))
         facts.append(("at risk", f"{format_duration(report.at_risk_s)} of work, on average"))
     return facts

@@ -209,7 +209,7 @@ def _cost(study: Study) -> str:
         return "The cost of a save is unknown: no run has measured one."
     rough = "roughly " if study.is_rough else ""
     return (
-        f"A save costs the training {rough}{duration(cost.save_s)} ({duration(cost.stall_s)} standing still and "
+        f"A save costs the training {rough}{duration(cost.save_s)} ({duration(cost.stall_s)} paused and "
         f"{duration(cost.slowdown_s)} by slower batches; {_count(cost.num_saves, 'save')}), and takes "
         f"{duration(cost.write_s)} to write. A batch takes {duration(cost.batch_s)}, validations included."
     )
