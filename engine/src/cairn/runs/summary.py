@@ -81,7 +81,7 @@ def show_report(report: RunReport, console: Console) -> None:
     console.print(facts)
     if report.saved:
         # On a line of its own, however long, so that it can be copied.
-        console.print(Text("resume  " + command(report.run, *filter(None, [report.more]))), soft_wrap=True)
+        console.print(Text("resume   " + command(report.run, *filter(None, [report.more]))), soft_wrap=True)
 
 
 def checkpoint_table(report: RunReport) -> Table:
