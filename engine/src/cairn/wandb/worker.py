@@ -71,7 +71,7 @@ class Executor:
             self._gone.add((gone.saved.name, gone.saved.digest))
             return False
         except Exception as error:
-            self._errors.log(f"{what} {type(error).__name__}", f"{what} ({first_line(error)})")
+            self._errors.log(what, f"{what} ({first_line(error)})")
             return False
         return True
 
