@@ -13,13 +13,15 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture
+from cairn.lightning import boundary, capture, state
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
+from cairn.lightning.audit import Audit
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
 from cairn.lightning.decision import Decision
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy, check_validates
+from cairn.lightning.restart import Restart
 from cairn.lightning.saves import Saves
 from cairn.store import space
 from cairn.store.history import History
@@ -87,6 +89,7 @@ class Engine:
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
+        self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"))
         self._loaded: dict[str, Any] = {}
         self._last_num_bytes = 0
         self.may_fit_again = True
@@ -109,6 +112,7 @@ class Engine:
         capture.check(ours, self.trainer.world_size)
         capture.warn_of_threads(self.trainer, ours)
         self._loaded = ours
+        self.restart.load(ours)
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
         if ours["run"] == self.origin.run:  # else it is a new run, which starts from the state of another
@@ -119,9 +123,11 @@ class Engine:
         boundary.expect(self.trainer, ours["place"])
 
     def restore(self) -> None:
-        """Put back what Lightning does not restore."""
+        """Put back what hooks have changed since Lightning has restored it, and what Lightning does not restore."""
         loaded, self._loaded = self._loaded, {}
+        self.restart.reload()
         capture.restore(self.trainer, loaded)
+        self.restart.restored(loaded)
 
     def start(self) -> None:
         """Training begins: whatever would fail at the first save fails here."""
@@ -242,6 +248,15 @@ class Engine:
                 newest.name if newest else "its beginning",
             )
 
+    def _audit(self, place: boundary.Place, contents: dict[str, Any]) -> None:
+        error: ConfigError | None = None
+        try:
+            contents[state.KEY]["attributes"] = self.restart.audit.at_save(place, contents)
+        except ConfigError as found:
+            error = found
+        if self.policy.audit == "error" and (error := self.agreement.share(error)) is not None:
+            raise error
+
     def _save(self, place: boundary.Place, moment: Moment, reasons: tuple[str, ...]) -> None:
         trainer = self.trainer
         give_up, final = "", moment.ends or moment.stop is not None
@@ -249,7 +264,8 @@ class Engine:
         self.telemetry.save_begun(moment.elapsed_s)
         with self.saves.stall() as stall:
             try:
-                contents = capture.capture(trainer, place, moment.position, self.origin, clock)
+                contents = capture.capture(trainer, place, moment.position, self.origin, clock, self.restart.rng)
+                self._audit(place, contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
