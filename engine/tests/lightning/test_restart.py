@@ -10,14 +10,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BackboneFinetuning, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import TQDMProgressBar
 from tests.lightning.test_exact import check_every_stop
 from tests.support import toy
 from tests.support.toy import Cell, PointData, Toy
 from torch import nn
-
-import cairn
 
 SHORT = {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 1}
 CELL = Cell(trainer=SHORT, num_boundaries=6, audit="error")
@@ -34,7 +31,7 @@ class EpochTimer(Callback):
 
 
 class ByEpoch(Toy):
-    """The loss depends on attributes that a hook sets from the epoch, from random numbers and from another attribute."""
+    """The loss depends on attributes that a hook sets from the epoch and from random numbers."""
 
     def on_train_epoch_start(self) -> None:
         self.beta = 0.5 * self.current_epoch

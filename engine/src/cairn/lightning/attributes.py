@@ -30,7 +30,8 @@ _LIBRARIES = {"lightning", "pytorch_lightning", "torch", "torchmetrics", "cairn"
 _SCALARS = (bool, int, float, str, type(None))
 _MAX_TEXT, _MAX_DEPTH, _MAX_ITEMS, _MAX_ELEMENTS = 80, 4, 256, 1 << 18
 """Longest text that is stored; deepest nesting; items of a container and elements of a tensor that are read."""
-_MAX_ATTRIBUTES = 2000
+_MAX_ATTRIBUTES, _MAX_READ = 2000, 5000
+"""Attributes of all objects together, and values that are read for one of them."""
 _PREFIXES = ("__", "_hparams")
 """Beginnings of names that do not belong to the user: `save_hyperparameters` assigns the second ones."""
 
@@ -137,11 +138,14 @@ class _Reader:
     saved: set[int]
     digest: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=8))
     seen: set[int] = field(default_factory=set)
+    num_left: int = _MAX_READ
+    """Values that may still be read."""
 
     def add(self, value: Any, depth: int = 0) -> bool:
         """Add a value. Returns False if nothing in it can be compared."""
-        if id(value) in self.saved or depth > _MAX_DEPTH:
+        if id(value) in self.saved or depth > _MAX_DEPTH or not self.num_left:
             return False
+        self.num_left -= 1
         if isinstance(value, (*_SCALARS, bytes, np.generic)):
             self._text(f"{type(value).__name__} {value!r}")
         elif isinstance(value, Tensor | np.ndarray):
