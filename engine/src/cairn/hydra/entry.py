@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from cairn.hydra import command_line, imports
+from cairn.hydra import command_line, imports, loader
 from cairn.hydra.instantiate import hydra_whitelist
 from cairn.jobs import allocation, requeue
 from cairn.jobs.allocation import Allocation
@@ -48,7 +48,7 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
                 task.join(**command_line.announced())
             else:
                 sys.argv[1:] = command_line.prepare(sys.argv[1:], root)
-                with hydra_whitelist():
+                with hydra_whitelist(), loader.installed():
                     hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(task)()
 
         return command

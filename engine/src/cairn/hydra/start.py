@@ -6,17 +6,23 @@ import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from cairn import targets
 from cairn.errors import CheckpointError, ConfigError, ResumeError
-from cairn.hydra import command_line, merge
+from cairn.hydra import command_line, loader, merge
+from cairn.hydra.loader import Fallback
 from cairn.hydra.merge import Merged
 from cairn.hydra.settings import Settings, parse
+from cairn.hydra.stored import StoredRun
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
@@ -144,22 +150,43 @@ def _configuration(
     cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...]
 ) -> tuple[Merged, RunRecord | None]:
     """Return the configuration to continue with and the record of the run; the composed one and None for a new run."""
-    now = _resolved(cfg)
     record = directory.record()
     if record is None:
-        return Merged(now, {}, {}, {}), None
-    fresh = [override for override in overrides if override not in record.overrides]
-    before = _resolved(_compose(record.overrides))
-    own = merge.follow_moved_paths(OmegaConf.create(targets.with_current_names(directory.config())), now)
-    return merge.merge(own, before, now, [command_line.key(override) for override in fresh]), record
+        return Merged(_resolved(cfg), {}, {}, {}), None
+    fresh = [command_line.key(override) for override in overrides if override not in record.overrides]
+    own = OmegaConf.create(targets.with_current_names(directory.config()))
+    reason = loader.fallback(overrides)
+    if reason is None:
+        try:
+            before, now = _resolved(_compose(record.overrides)), _resolved(cfg)
+            return merge.merge(merge.follow_moved_paths(own, now), before, now, fresh), record
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            reason = Fallback(loader.reason(error))
+    before, now = map(_resolved, _of_stored(directory, record, overrides))
+    log.warning("configs/ does not compose the overrides of this run any more (%s).", reason.why)
+    log.warning("The run continues by its own config.yaml; changes in configs/ are not looked for.")
+    if reason.without:
+        log.warning("Not in this command, but still in effect for the run: %s", " ".join(reason.without))
+    return merge.merge(merge.follow_moved_paths(own, now), before, now, fresh), record
+
+
+def _of_stored(directory: RunDirectory, record: RunRecord, overrides: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
+    """Compose the stored configuration before and after the new overrides."""
+    hydra, config_name = GlobalHydra.instance().config_loader(), HydraConfig.get().job.config_name
+    pair = StoredRun(hydra, directory, record, config_name).compose(overrides)
+    return _without_hydra(pair[0]), _without_hydra(pair[1])
 
 
 def _compose(overrides: tuple[str, ...]) -> DictConfig:
     """Compose a configuration from the current files, in this process's Hydra."""
-    name = HydraConfig.get().job.config_name
-    cfg = GlobalHydra.instance().config_loader().load_configuration(name, list(overrides), run_mode=RunMode.RUN)
+    current, name = GlobalHydra.instance().config_loader(), HydraConfig.get().job.config_name
+    # Hydra's own method: the files of the run must not take the place of the current ones here.
+    return _without_hydra(ConfigLoaderImpl.load_configuration(current, name, list(overrides), RunMode.RUN))
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
-        del cfg["hydra"]
+        cfg.pop("hydra", None)
     return cfg
 
 

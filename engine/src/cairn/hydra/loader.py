@@ -1,0 +1,199 @@
+"""Hydra's config loader, which continues a run by the run's own files where `configs/` cannot be composed any more."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from cairn.errors import first_line
+from cairn.hydra import overrides as given
+from cairn.hydra import stored
+from cairn.hydra.stored import StoredRun
+from cairn.runs.directory import RunDirectory, RunRecord
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """Why a run continues by its own files."""
+
+    why: str
+    """First line of the error that composing `configs/` ended with."""
+    without: tuple[str, ...] = ()
+    """Recorded overrides that the command has left out: they stay in effect."""
+
+
+_fallbacks: dict[tuple[str, ...], Fallback] = {}
+
+
+def fallback(overrides: Sequence[str]) -> Fallback | None:
+    """Return why the configuration with these overrides comes from the run's own files; None if it does not."""
+    return _fallbacks.get(tuple(overrides))
+
+
+class Loader(ConfigLoaderImpl):
+    """Loads from `configs/`; if that fails and the run directory holds a run, from the files of the run.
+
+    A job of a sweep unpickles it by its name and composes its configuration again.
+    """
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose a configuration; the arguments are those of Hydra."""
+        try:
+            return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        except Exception as error:
+            run = None if run_mode != RunMode.RUN else self._run(config_name, overrides)
+            if run is None:
+                raise
+            return self._of_run(*run, config_name, overrides, error)
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Compose the configuration of a job; the arguments are those of Hydra."""
+        try:
+            return super().load_sweep_config(master_config, sweep_overrides)
+        except Exception as error:
+            folder = _job_directory(master_config, sweep_overrides)
+            record = _record(folder)
+            if folder is None or record is None:
+                raise
+            overrides = [*OmegaConf.to_container(master_config.hydra.overrides.hydra), *sweep_overrides]  # type: ignore[misc]
+            cfg = self._of_run(folder, record, master_config.hydra.job.config_name, overrides, error)
+            OmegaConf.copy_cache(from_config=master_config, to_config=cfg)
+            with read_write(cfg.hydra):
+                cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir = map(literal, (str(folder.parent), folder.name))
+            return cfg
+
+    def _of_run(
+        self, folder: Path, record: RunRecord, config_name: str | None, overrides: Sequence[str], error: Exception
+    ) -> DictConfig:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        task = [str(item.input_line) for item in parsed if not item.is_hydra_override()]
+        run = StoredRun(self, RunDirectory(folder), record, config_name)
+        try:
+            cfg = run.hydra(config_name, [str(item.input_line) for item in parsed if item.is_hydra_override()])
+            now = run.compose(task)[1]
+        except Exception as refusal:
+            if self._composes(config_name, record.overrides):
+                raise error from None  # an override of the new command is wrong, and nothing else
+            raise ConfigCompositionException(
+                f"{folder} continues by its own config.yaml, because configs/ does not compose its overrides any more "
+                f"({reason(error)}). This command cannot be applied to that configuration: {refusal}"
+            ) from refusal
+        everything = given.merge(record.overrides, task)
+        without = tuple(item for item in record.overrides if given.key(item) not in map(given.key, task))
+        _fallbacks[tuple(everything)] = Fallback(reason(error), without)
+        return _joined(cfg, now, folder, everything, run.choices)
+
+    def _composes(self, config_name: str | None, overrides: Sequence[str]) -> bool:
+        try:
+            super().load_configuration(config_name, list(overrides), RunMode.RUN)
+            return True
+        except Exception:
+            return False
+
+    def _run(self, config_name: str | None, overrides: Sequence[str]) -> tuple[Path, RunRecord] | None:
+        """Return the run directory that the command names, if it holds a run; its group options may not exist."""
+        for folder in self._directories(config_name, overrides):
+            if (record := _record(folder)) is not None:
+                return folder, record
+        return None
+
+    def _directories(self, config_name: str | None, overrides: Sequence[str]) -> Iterator[Path]:
+        kept = [item for item in overrides if given.key(item).startswith(("hydra.", "paths.")) or _is_task(item)]
+        for compose in (self._primary, lambda _, kept: stored.packaged(self, kept)):
+            try:
+                cfg = compose(config_name, kept)
+                yield Path(cfg.hydra.run.dir).absolute()
+                logs = Path(cfg.paths.log_dir)
+                # The task name may have come from an option that does not exist any more.
+                tasks = [] if any(map(_is_task, kept)) or not logs.is_dir() else sorted(logs.iterdir())
+                for folder in tasks:
+                    cfg.task_name = folder.name
+                    yield Path(cfg.hydra.run.dir).absolute()
+            except Exception:  # the next way may work
+                continue
+
+    def _primary(self, config_name: str | None, overrides: Sequence[str]) -> DictConfig:
+        return super().load_configuration(config_name, list(overrides), RunMode.RUN)
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Context in which Hydra loads with `Loader`."""
+    with mock.patch("hydra._internal.hydra.ConfigLoaderImpl", Loader):
+        yield
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of an error of Hydra, which may only be a wrapper around another one."""
+    return first_line(error if str(error).strip() or error.__cause__ is None else error.__cause__)
+
+
+def literal(text: str) -> str:
+    """Return a text as it is written in a configuration, so that it is not an interpolation."""
+    return text.replace("${", "\\${")
+
+
+def _joined(
+    hydra: DictConfig, job: DictConfig, folder: Path, task: Sequence[str], choices: dict[str, Any]
+) -> DictConfig:
+    """Return the configuration in the form that Hydra composes: the keys of the job, and `hydra`."""
+    chosen = {group: option for group, option in job.hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    cfg = copy.deepcopy(hydra)
+    with read_write(cfg), open_dict(cfg), open_dict(job):
+        for name in [name for name in cfg if name != "hydra"]:
+            del cfg[name]
+        del job["hydra"]
+        cfg.merge_with(job)
+        cfg.hydra.overrides.task = list(task)
+        cfg.hydra.run.dir = literal(str(folder))
+        cfg.hydra.runtime.choices.update({**choices, **chosen})
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def _job_directory(master: DictConfig, overrides: Sequence[str]) -> Path | None:
+    """Return the directory of a job of a sweep; None if it needs more than the overrides of the job."""
+    try:
+        cfg = copy.deepcopy(master)
+        names = cfg.hydra.job.config.override_dirname
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        with read_write(cfg), open_dict(cfg):
+            cfg.hydra.overrides.task = list(overrides)
+            cfg.hydra.job.override_dirname = get_overrides_dirname(
+                [item for item in parsed if not item.is_hydra_override()],
+                list(names.exclude_keys),
+                names.item_sep,
+                names.kv_sep,
+            )
+        return Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
+    except Exception:
+        return None
+
+
+def _record(folder: Path | None) -> RunRecord | None:
+    try:
+        return RunDirectory(folder).record() if folder is not None else None
+    except Exception:  # damaged: resuming it is refused later
+        return None
+
+
+def _is_task(override: str) -> bool:
+    return given.key(override) == "task_name"

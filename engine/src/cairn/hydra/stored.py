@@ -1,0 +1,225 @@
+"""Compose the configuration of a run from the run's own files, for when `configs/` has changed too much to compose it.
+
+The stored `config.yaml` is the primary configuration; the files in `configs/` are read only for the groups that the
+new command names:
+
+    config.yaml            resolved values                     ┐
+    .hydra/config.yaml     interpolations, where they still    ├ before ┐
+                           give the stored value               ┘        ├ now
+    new overrides          trainer.max_epochs=5, logger=many, +a.b=1 ───┘
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from cairn import targets
+from cairn.runs.directory import RunDirectory, RunRecord
+
+PACKAGED = "pkg://cairn.hydra.configs"
+_NAME = "cairn_stored"
+_CURRENT_PATHS = {"output_dir": "${hydra:runtime.output_dir}", "root_dir": "${oc.env:PROJECT_ROOT,.}"}
+"""Paths that are those of this start, wherever the run and the project were before."""
+
+
+class StoredRun:
+    """A run that can be continued by what its directory holds.
+
+    Args:
+        loader: Hydra's loader, which knows where the files of the groups are.
+        run: Directory of the run.
+        record: Record of the run.
+        config_name: Name of the project's primary file, which may not compose.
+    """
+
+    def __init__(self, loader: ConfigLoaderImpl, run: RunDirectory, record: RunRecord, config_name: str | None) -> None:
+        self.run, self.recorded = run, record.overrides
+        self._loader = ConfigLoaderImpl(_available(loader))
+        self._searchpath = _searchpath(loader, config_name)
+        own = OmegaConf.create(targets.with_current_names(run.config()))
+        assert isinstance(own, DictConfig)
+        self._own = own
+        self._choices = _choices(run)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Options of the groups that the run was composed from, as far as they are known."""
+        return dict(self._choices)
+
+    def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+        """Return the configuration before and after the new overrides, neither of them resolved.
+
+        Args:
+            overrides: Overrides of the new command. Those that the run has recorded are already part of it.
+
+        Raises:
+            ConfigCompositionException: An override cannot be applied to the stored configuration.
+        """
+        fresh = [override for override in overrides if override not in self.recorded]
+        parsed = OverridesParser.create().parse_overrides(fresh)
+        groups = [item.key_or_group for item in parsed if self._is_group(item) and not item.is_add()]
+        for item in parsed:
+            self._check(item)
+        own = with_interpolations(self._own, _composed_file(self.run))
+        if not groups:
+            return own, self._load(own, {}, [self._line(item) for item in parsed])
+        # A group is replaced as a whole: without its stored values, and with the recorded overrides of its keys.
+        rest = {name: node for name, node in _plain(own).items() if name not in {_package(group) for group in groups}}
+        below = [item for item in self.recorded if any(item.lstrip("+~").startswith(f"{group}.") for group in groups)]
+        old = {group: self._choices.get(group) for group in groups}
+        try:
+            before = self._load(rest, old, below)
+        except Exception:  # the old option does not exist any more, or does not compose
+            before = own
+        return before, self._load(rest, old, [*below, *map(self._line, parsed)])
+
+    def hydra(self, config_name: str | None, overrides: Sequence[str]) -> DictConfig:
+        """Return Hydra's own configuration: the project's if it can be composed, else the packaged one.
+
+        Args:
+            config_name: Name of the project's primary file.
+            overrides: Overrides of Hydra's own keys.
+        """
+        try:
+            cfg = self._loader.load_configuration(config_name, list(overrides), RunMode.RUN)
+        except Exception:
+            cfg = packaged(self._loader, overrides, self._searchpath)
+        # The working directory decides what relative paths in the stored configuration mean.
+        chdir = OmegaConf.select(_hydra_file(self.run), "hydra.job.chdir")
+        if isinstance(chdir, bool) and not any(item.lstrip("+").startswith("hydra.job.chdir=") for item in overrides):
+            cfg.hydra.job.chdir = chdir
+        return cfg
+
+    def _load(self, node: Any, groups: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+        defaults = ["_self_", *({group: option} for group, option in groups.items())]
+        content = {**_plain(node), "defaults": defaults, "hydra": {"searchpath": self._searchpath}}
+        return load_node(self._loader, content, overrides)
+
+    def _is_group(self, override: Override) -> bool:
+        return not isinstance(override.value(), dict) and self._loader.repository.group_exists(override.key_or_group)
+
+    def _check(self, override: Override) -> None:
+        """Refuse an option of a group that has no files any more: Hydra would take it for a value."""
+        node = OmegaConf.select(self._own, override.key_or_group.replace("/", "."))
+        is_option = isinstance(override.value(), str) and isinstance(node, DictConfig) and not override.is_delete()
+        if is_option and not self._is_group(override):
+            raise ConfigCompositionException(f"Could not find '{override.key_or_group}/{override.value()}'")
+
+    def _line(self, override: Override) -> str:
+        """Return the override as it is typed. One that adds a key replaces what a recorded one has added."""
+        line = str(override.input_line)
+        keys = {item.partition("=")[0].lstrip("+") for item in self.recorded}
+        return f"+{line}" if override.is_add() and override.key_or_group in keys else line
+
+
+def load_node(loader: ConfigLoaderImpl, content: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Compose overrides with a node as the primary configuration, instead of a file."""
+    ConfigStore.instance().store(name=_NAME, node=dict(content))
+    return loader.load_configuration(_NAME, list(overrides), RunMode.RUN)
+
+
+def packaged(loader: ConfigLoaderImpl, overrides: Sequence[str], searchpath: Sequence[str] = (PACKAGED,)) -> DictConfig:
+    """Compose the library's own configuration of paths and Hydra, without the project's files."""
+    content = {"defaults": ["cairn", "_self_"], "task_name": "train", "hydra": {"searchpath": list(searchpath)}}
+    return load_node(ConfigLoaderImpl(_available(loader)), content, overrides)
+
+
+def with_interpolations(own: DictConfig, composed: Any) -> DictConfig:
+    """Return a resolved configuration with the interpolations of another one, where they give the resolved value.
+
+    Args:
+        own: The resolved configuration.
+        composed: Plain values that may be interpolations.
+    """
+    linked = copy.deepcopy(own)
+    _link(linked, composed)
+    if isinstance(paths := linked.get("paths"), DictConfig):
+        for name in _CURRENT_PATHS.keys() & paths.keys():
+            paths[name] = _CURRENT_PATHS[name]
+    return linked
+
+
+def _link(node: Any, composed: Any) -> None:
+    for name, source in composed.items() if isinstance(composed, dict) else enumerate(composed):
+        if isinstance(node, DictConfig) and name not in node:
+            continue
+        value = node[name]
+        if isinstance(source, str) and "${" in source:
+            node[name] = source
+            if not _gives(node, name, value):
+                node[name] = value
+        elif (isinstance(source, dict) and isinstance(value, DictConfig)) or (
+            isinstance(source, list) and OmegaConf.is_list(value) and len(source) == len(value)
+        ):
+            _link(value, source)
+
+
+def _gives(node: Any, name: Any, value: Any) -> bool:
+    try:
+        return bool(_resolved(node[name]) == _resolved(value))
+    except Exception:  # custom resolvers raise what they like
+        return False
+
+
+def _resolved(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node) if OmegaConf.is_config(node) else dict(node)
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}
+
+
+def _composed_file(run: RunDirectory) -> Any:
+    """Return the configuration as Hydra composed it at the last start, with its interpolations."""
+    return OmegaConf.to_container(_read(run.path / ".hydra" / "config.yaml"))
+
+
+def _hydra_file(run: RunDirectory) -> DictConfig:
+    return _read(run.path / ".hydra" / "hydra.yaml")
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        found = OmegaConf.load(path)
+    except Exception:  # missing, damaged, or not YAML: everything in it is optional
+        return OmegaConf.create()
+    return found if isinstance(found, DictConfig) else OmegaConf.create()
+
+
+def _choices(run: RunDirectory) -> dict[str, Any]:
+    found = OmegaConf.select(_hydra_file(run), "hydra.runtime.choices") or {}
+    return {str(group): option for group, option in found.items() if not str(group).startswith("hydra/")}
+
+
+def _package(group: str) -> str:
+    return group.replace("/", ".")
+
+
+def _available(loader: ConfigLoaderImpl) -> Any:
+    """Return the search path without the project's directory if that does not exist any more."""
+    path = copy.deepcopy(loader.config_search_path)
+    missing = {source.provider for source in loader.get_sources() if not source.available()}
+    path.get_path()[:] = [item for item in path.get_path() if item.provider not in missing]
+    return path
+
+
+def _searchpath(loader: ConfigLoaderImpl, config_name: str | None) -> list[str]:
+    try:
+        primary = loader.repository.load_config(config_name)
+        found = OmegaConf.select(primary.config, "hydra.searchpath")
+        return [str(item) for item in found] if found else [PACKAGED]
+    except Exception:  # the file is missing, or is not YAML
+        return [PACKAGED]
