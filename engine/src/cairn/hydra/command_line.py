@@ -10,19 +10,21 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from dotenv import load_dotenv
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cairn.errors import CairnError, ConfigError
-from cairn.hydra import help_screen, job_name, overrides, plugins
+from cairn.errors import CairnError, ConfigError, ResumeError, first_line
+from cairn.hydra import help_screen, job_name, overrides, plugins, stored
+from cairn.hydra.arguments import Arguments, existing, file, run_dir, unquoted
 from cairn.hydra.overrides import key as key
 from cairn.hydra.overrides import merge as merge
-from cairn.runs.directory import RunDirectory, find, newest
+from cairn.runs.directory import RunDirectory, below, find, newest
 from cairn.store import disk
 from cairn.store.catalog import Catalog
 
@@ -30,18 +32,20 @@ ROOT = "PROJECT_ROOT"
 _CHILD = "CAIRN_CHILD"
 _ONE_RUN = "hydra.mode=RUN"  # an experiment may set MULTIRUN; resuming one of its jobs must not start the sweep again
 _LATEST = ("latest", "last")
-_OTHER_CONFIG = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
+_OTHER_CONFIG = ("--config-", "-cn", "-cp", "-cd")
 
 
-def prepare(argv: list[str], root: Path) -> list[str]:
+def prepare(argv: list[str], root: Path, config_path: str = "configs", config_name: str = "train") -> list[str]:
     """Read `.env`, pass the project's root to the configs, and return `argv` in the form that Hydra reads.
 
     Args:
         argv: Command-line arguments.
         root: Directory of the project.
+        config_path: Directory of the YAML files, relative to `root`.
+        config_name: Name of the primary file.
 
     Returns:
-        The arguments for Hydra.
+        The arguments for Hydra: flags, then overrides.
 
     Raises:
         SystemExit: Code 0 after `--help`; code 1 after an error message about an argument.
@@ -50,27 +54,30 @@ def prepare(argv: list[str], root: Path) -> list[str]:
     job_name.register()
     plugins.register()
     os.environ.setdefault(ROOT, str(root))
-    configs = root / "configs"
-    is_ours = not any(arg.startswith(_OTHER_CONFIG) for arg in argv)
-    if is_ours and {"--help", "-h"} & set(argv) and (screen := help_screen.of(configs, _given(argv))):
+    given = Arguments.split(argv)
+    configs = root / config_path
+    is_ours = not any(flag.startswith(_OTHER_CONFIG) for flag in given.flags)
+    if is_ours and given.has("--help", "-h") and (screen := help_screen.of(configs, _given(given.overrides))):
         print(screen)
         raise SystemExit(0)
     try:
-        argv = overrides.renamed([_as_hydra_reads(arg) for arg in argv])
+        found = overrides.renamed([_as_hydra_reads(item) for item in given.overrides])
         if is_ours:
-            overrides.check(_given(argv), _known(configs), lambda given: _try_to_compose(given, configs))
-        return overrides.renamed(expand_resume(argv, configs))
+            overrides.check(_given(found), _known(configs), lambda some: _try_to_compose(some, configs))
+        full = Arguments.split(expand_resume([*given.flags, *found], configs, config_name))
+        return [*full.flags, *overrides.renamed(full.overrides)]
     except CairnError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
 
 
-def expand_resume(argv: list[str], configs: Path) -> list[str]:
+def expand_resume(argv: list[str], configs: Path, config_name: str = "train") -> list[str]:
     """Replace `resume=RUN` by the overrides and the directory of the run; new overrides have precedence.
 
     Args:
         argv: Command-line arguments; only the last `resume=` counts.
         configs: Directory of the project's configuration, which `latest` and `auto` need.
+        config_name: Name of the primary file.
 
     Returns:
         The arguments without `resume=`.
@@ -79,25 +86,31 @@ def expand_resume(argv: list[str], configs: Path) -> list[str]:
         ConfigError: `resume=` is combined with a sweep.
         ResumeError: There is no such run.
     """
-    named = [arg.removeprefix("resume=") for arg in argv if arg.startswith("resume=")]
+    given = Arguments.split(argv)
+    named = [typed.partition("=")[2] for typed in given.overrides if _is_resume(typed)]
     if not named or named[-1] in ("", "null"):
         return argv
-    rest = [arg for arg in argv if not arg.startswith("resume=")]
-    if {"-m", "--multirun"} & set(rest):
+    rest = [item for item in argv if not _is_resume(item)]
+    if given.has("-m", "--multirun"):
         raise ConfigError("resume= continues one run. To continue a sweep, repeat the command of the sweep.")
-    run = _named_run(named[-1].strip("'\""), rest, configs)
+    run = _named_run(named[-1], rest, Source.of(given, configs, config_name))
     if run is None:
         return rest
-    return [*merge(_overrides_of(run), rest), _ONE_RUN, f"hydra.run.dir={_quoted(run.path)}"]
+    return [*merge(_overrides_of(run), rest), _ONE_RUN, *_working_directory(run, rest), run_dir(run.path)]
 
 
-def _named_run(name: str, rest: list[str], configs: Path) -> RunDirectory | None:
+def _is_resume(override: str) -> bool:
+    return override.lstrip("+").startswith("resume=")
+
+
+def _named_run(typed: str, rest: list[str], source: Source) -> RunDirectory | None:
     """Return the run that `resume=` names; None if `auto` finds no run to continue."""
+    name = unquoted(typed)
     if name in _LATEST:
-        return find("latest", *_task(rest, configs))
+        return find("latest", *_task(rest, source))
     if name != "auto":
-        return find(name, Path(), "")
-    log_dir, task_name = _task(rest, configs)
+        return find(str(existing(typed)), Path(), "")
+    log_dir, task_name = _task(rest, source)
     run = newest(log_dir / task_name)
     if run is not None and _can_continue(run):
         print(f"resume=auto: continuing {run.path}", file=sys.stderr)
@@ -111,16 +124,9 @@ def _can_continue(run: RunDirectory) -> bool:
     return record is not None and record.status != "finished" and bool(Catalog(run.checkpoints()).committed())
 
 
-def _as_hydra_reads(arg: str) -> str:
+def _as_hydra_reads(item: str) -> str:
     """Quote a file name: it may contain characters that are special in Hydra's grammar."""
-    name, equals, value = arg.partition("=")
-    is_file = name in ("ckpt_path", "init_weights") and value and value[0] not in "'\"" and value != "null"
-    return f"{name}={_quoted(Path(value))}" if equals and is_file else arg
-
-
-def _quoted(path: Path) -> str:
-    """Quote a path for Hydra's grammar, whatever characters it contains."""
-    return "'" + str(path).replace("'", "\\'") + "'"
+    return file(item) if key(item) in ("ckpt_path", "init_weights") and "=" in item else item
 
 
 def _overrides_of(run: RunDirectory) -> tuple[str, ...]:
@@ -128,23 +134,102 @@ def _overrides_of(run: RunDirectory) -> tuple[str, ...]:
     return record.overrides if record else ()
 
 
-def _task(given: list[str], configs: Path) -> tuple[Path, str]:
+@dataclass(frozen=True)
+class Source:
+    """The files that a command composes its configuration from."""
+
+    configs: Path
+    name: str = "train"
+    more: Path | None = None
+    """Directory that `--config-dir` adds."""
+
+    @classmethod
+    def of(cls, given: Arguments, configs: Path, name: str) -> Source:
+        """Return the files that the flags of a command name.
+
+        Args:
+            given: The command.
+            configs: Directory of the project's configuration.
+            name: Name of the project's primary file.
+        """
+        path, more = given.value("--config-path"), given.value("--config-dir")
+        configs = configs.parent / path if path else configs
+        return cls(configs, given.value("--config-name") or name, Path(more).absolute() if more else None)
+
+
+def _working_directory(run: RunDirectory, rest: Sequence[str]) -> list[str]:
+    """Return the override that lets relative paths of the run mean what they meant before, if it is needed."""
+    chdir = stored.working_directory(run)
+    return [f"hydra.job.chdir={str(chdir).lower()}"] if chdir and "hydra.job.chdir" not in map(key, rest) else []
+
+
+def _task(given: list[str], source: Source) -> tuple[Path, str]:
     """Return the directory of all runs and the task name that result from these overrides."""
-    cfg = _compose(_given(given), configs)
+    try:
+        cfg = _compose(_given(given), source)
+    except Exception as error:  # the run itself may still be intact, and know its task
+        return _task_of_records(_given(given), source, first_line(error))
     return Path(cfg.paths.log_dir), str(cfg.task_name)
 
 
-def _compose(given: Sequence[str], configs: Path) -> DictConfig:
-    from hydra import compose, initialize_config_dir
+def _task_of_records(given: list[str], source: Source, why: str) -> tuple[Path, str]:
+    """Return what `_task` does, for overrides that do not compose: the task is that of the runs that recorded them.
 
-    with initialize_config_dir(str(configs.absolute()), version_base="1.3"):
-        return compose("train", list(given))
+    Raises:
+        ResumeError: The records do not name exactly one task.
+    """
+    values = [item for item in given if key(item).startswith("paths.") or key(item) == "task_name"]
+    try:
+        cfg = _compose(values, source)
+    except Exception:
+        cfg = _compose(values, source, packaged=True)
+    logs = Path(cfg.paths.log_dir)
+    if any(key(item) == "task_name" for item in values):
+        return logs, str(cfg.task_name)
+    options = {item for item in given if "." not in key(item)}
+    records = [run.record() for run in below(logs)]
+    tasks = {record.task_name for record in records if record and options <= set(record.overrides)}
+    if len(tasks) != 1:
+        found = f"the runs in {logs} have the tasks {', '.join(sorted(tasks))}" if tasks else f"{logs} has no such run"
+        raise ResumeError(
+            f"resume= cannot find out the task, because configs/ does not compose ({why}), and {found}. "
+            f"Name the run directory, or set task_name=NAME."
+        )
+    return logs, tasks.pop()
+
+
+def _compose(given: Sequence[str], source: Source, packaged: bool = False) -> DictConfig:
+    """Compose a configuration without Hydra's own part.
+
+    Args:
+        given: Overrides.
+        source: The files.
+        packaged: Use only the files of the library, which know the directories of runs.
+    """
+    from hydra import initialize_config_dir
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    with initialize_config_dir(str(source.configs.absolute()), version_base="1.3"):
+        path = GlobalHydra.instance().config_loader().get_search_path()
+        if source.more is not None:
+            path.prepend("command-line", f"file://{source.more}", anchor=SearchPathQuery(provider="schema"))
+        loader = ConfigLoaderImpl(path)
+        if packaged:
+            cfg = stored.packaged(loader, given)
+        else:
+            cfg = loader.load_configuration(source.name, list(given), RunMode.RUN)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
 
 
 def _try_to_compose(given: Sequence[str], configs: Path) -> Any:
     """Return a plain configuration; None if it cannot be composed, which Hydra reports later in more detail."""
     try:
-        return OmegaConf.to_container(_compose(given, configs))
+        return OmegaConf.to_container(_compose(given, Source(configs)))
     except Exception:
         return None
 

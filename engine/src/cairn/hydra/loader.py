@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from cairn.errors import first_line
 from cairn.hydra import overrides as given
 from cairn.hydra import stored
+from cairn.hydra.arguments import literal
 from cairn.hydra.stored import StoredRun
 from cairn.runs.directory import RunDirectory, RunRecord
 
@@ -77,8 +78,20 @@ class Loader(ConfigLoaderImpl):
             cfg = self._of_run(folder, record, master_config.hydra.job.config_name, overrides, error)
             OmegaConf.copy_cache(from_config=master_config, to_config=cfg)
             with read_write(cfg.hydra):
-                cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir = map(literal, (str(folder.parent), folder.name))
+                cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir = map(_run_dir, (str(folder.parent), folder.name))
             return cfg
+
+    def compute_defaults_list(self, config_name: str | None, overrides: list[str], run_mode: RunMode) -> Any:
+        """Return the files that `--info` lists; the arguments are those of Hydra."""
+        try:
+            return super().compute_defaults_list(config_name, overrides, run_mode)
+        except Exception as error:
+            if (run := self._run(config_name, overrides)) is None:
+                raise
+            raise SystemExit(
+                f"Error: {run[0]} has no defaults list, because configs/ does not compose its overrides any more "
+                f"({reason(error)}). Its config.yaml is the whole configuration."
+            ) from error
 
     def _of_run(
         self, folder: Path, record: RunRecord, config_name: str | None, overrides: Sequence[str], error: Exception
@@ -94,7 +107,7 @@ class Loader(ConfigLoaderImpl):
                 raise error from None  # an override of the new command is wrong, and nothing else
             raise ConfigCompositionException(
                 f"{folder} continues by its own config.yaml, because configs/ does not compose its overrides any more "
-                f"({reason(error)}). This command cannot be applied to that configuration: {refusal}"
+                f"({reason(error)}). This command cannot be applied to that configuration: {full(refusal)}"
             ) from refusal
         everything = given.merge(record.overrides, task)
         without = tuple(item for item in record.overrides if given.key(item) not in map(given.key, task))
@@ -146,9 +159,10 @@ def reason(error: BaseException) -> str:
     return first_line(error if str(error).strip() or error.__cause__ is None else error.__cause__)
 
 
-def literal(text: str) -> str:
-    """Return a text as it is written in a configuration, so that it is not an interpolation."""
-    return text.replace("${", "\\${")
+def full(error: BaseException) -> str:
+    """Return the message of an error of Hydra about the stored configuration, in the words of the user."""
+    text = str(error).strip() or str(error.__cause__ or type(error).__name__)
+    return text.replace(f"'{stored.NAME}'", "config.yaml")
 
 
 def _joined(
@@ -163,10 +177,14 @@ def _joined(
         del job["hydra"]
         cfg.merge_with(job)
         cfg.hydra.overrides.task = list(task)
-        cfg.hydra.run.dir = literal(str(folder))
+        cfg.hydra.run.dir = _run_dir(str(folder))
         cfg.hydra.runtime.choices.update({**choices, **chosen})
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def _run_dir(text: str) -> str:
+    return literal(literal(text))  # Hydra resolves it twice
 
 
 def _job_directory(master: DictConfig, overrides: Sequence[str]) -> Path | None:

@@ -173,7 +173,10 @@ def _configuration(
 def _of_stored(directory: RunDirectory, record: RunRecord, overrides: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
     """Compose the stored configuration before and after the new overrides."""
     hydra, config_name = GlobalHydra.instance().config_loader(), HydraConfig.get().job.config_name
-    pair = StoredRun(hydra, directory, record, config_name).compose(overrides)
+    try:
+        pair = StoredRun(hydra, directory, record, config_name).compose(overrides)
+    except HydraException as error:
+        raise ConfigError(f"This command cannot be applied to config.yaml of the run: {loader.full(error)}") from error
     return _without_hydra(pair[0]), _without_hydra(pair[1])
 
 
@@ -191,10 +194,15 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:
-    """Resolve all interpolations, and make `checkpoint.dirpath` independent of the working directory."""
+    """Resolve all interpolations, and make the names of files independent of the working directory."""
     resolved: DictConfig = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
     if resolved.checkpoint.get("dirpath"):
         resolved.checkpoint.dirpath = str(Path(resolved.checkpoint.dirpath).absolute())
+    for key in ("ckpt_path", "init_weights"):
+        named = resolved.get(key)
+        # `hydra.job.chdir=true` has changed the directory after the file was named.
+        if isinstance(named, str) and not Path(named).exists() and (summary.shell_directory() / named).exists():
+            resolved[key] = str(summary.shell_directory() / named)
     return resolved
 
 

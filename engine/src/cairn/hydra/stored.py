@@ -28,7 +28,8 @@ from cairn import targets
 from cairn.runs.directory import RunDirectory, RunRecord
 
 PACKAGED = "pkg://cairn.hydra.configs"
-_NAME = "cairn_stored"
+NAME = "cairn_stored"
+"""Name of the stored configuration for Hydra, which its error messages contain."""
 _CURRENT_PATHS = {"output_dir": "${hydra:runtime.output_dir}", "root_dir": "${oc.env:PROJECT_ROOT,.}"}
 """Paths that are those of this start, wherever the run and the project were before."""
 
@@ -50,7 +51,7 @@ class StoredRun:
         own = OmegaConf.create(targets.with_current_names(run.config()))
         assert isinstance(own, DictConfig)
         self._own = own
-        self._choices = _choices(run)
+        self._choices = _choices(run, record)
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -96,8 +97,8 @@ class StoredRun:
         except Exception:
             cfg = packaged(self._loader, overrides, self._searchpath)
         # The working directory decides what relative paths in the stored configuration mean.
-        chdir = OmegaConf.select(_hydra_file(self.run), "hydra.job.chdir")
-        if isinstance(chdir, bool) and not any(item.lstrip("+").startswith("hydra.job.chdir=") for item in overrides):
+        chdir = working_directory(self.run)
+        if chdir is not None and not any(item.lstrip("+").startswith("hydra.job.chdir=") for item in overrides):
             cfg.hydra.job.chdir = chdir
         return cfg
 
@@ -125,14 +126,20 @@ class StoredRun:
 
 def load_node(loader: ConfigLoaderImpl, content: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
     """Compose overrides with a node as the primary configuration, instead of a file."""
-    ConfigStore.instance().store(name=_NAME, node=dict(content))
-    return loader.load_configuration(_NAME, list(overrides), RunMode.RUN)
+    ConfigStore.instance().store(name=NAME, node=dict(content))
+    return loader.load_configuration(NAME, list(overrides), RunMode.RUN)
 
 
 def packaged(loader: ConfigLoaderImpl, overrides: Sequence[str], searchpath: Sequence[str] = (PACKAGED,)) -> DictConfig:
     """Compose the library's own configuration of paths and Hydra, without the project's files."""
     content = {"defaults": ["cairn", "_self_"], "task_name": "train", "hydra": {"searchpath": list(searchpath)}}
     return load_node(ConfigLoaderImpl(_available(loader)), content, overrides)
+
+
+def working_directory(run: RunDirectory) -> bool | None:
+    """Return whether a run works in its own directory (`hydra.job.chdir`); None if that is not known."""
+    chdir = OmegaConf.select(_hydra_file(run), "hydra.job.chdir")
+    return chdir if isinstance(chdir, bool) else None
 
 
 def with_interpolations(own: DictConfig, composed: Any) -> DictConfig:
@@ -187,19 +194,21 @@ def _composed_file(run: RunDirectory) -> Any:
     return OmegaConf.to_container(_read(run.path / ".hydra" / "config.yaml"))
 
 
-def _hydra_file(run: RunDirectory) -> DictConfig:
+def _hydra_file(run: RunDirectory) -> Any:
     return _read(run.path / ".hydra" / "hydra.yaml")
 
 
-def _read(path: Path) -> DictConfig:
+def _read(path: Path) -> Any:
     try:
-        found = OmegaConf.load(path)
+        return OmegaConf.load(path)
     except Exception:  # missing, damaged, or not YAML: everything in it is optional
         return OmegaConf.create()
-    return found if isinstance(found, DictConfig) else OmegaConf.create()
 
 
-def _choices(run: RunDirectory) -> dict[str, Any]:
+def _choices(run: RunDirectory, record: RunRecord) -> dict[str, Any]:
+    given = _read(run.path / ".hydra" / "overrides.yaml")
+    if tuple(given) != record.overrides:  # those of a command that was refused
+        return {}
     found = OmegaConf.select(_hydra_file(run), "hydra.runtime.choices") or {}
     return {str(group): option for group, option in found.items() if not str(group).startswith("hydra/")}
 
