@@ -80,10 +80,9 @@ def _is(typed: str, name: str) -> bool:
 
 def existing(typed: str) -> Path:
     """Return the file or directory that was typed: as it is, or without the quotes or the `~` of a shell."""
-    path = Path(typed)
-    others = [unquoted(typed), str(Path(unquoted(typed)).expanduser()) if "~" in typed[:2] else typed]
+    path, plain = Path(typed), Path(unquoted(typed))
     if not _exists(path):
-        path = next((Path(other) for other in others if _exists(Path(other))), Path(others[-1]))
+        path = next((other for other in (plain, _at_home(plain)) if _exists(other)), plain)
     # Hydra would drop `..` without looking at links.
     return path.resolve() if ".." in path.parts else path
 
@@ -101,6 +100,13 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # there is no such user
+        return path
+
+
 def quoted(text: str) -> str:
     """Quote a text for Hydra's grammar, in which backslashes count only in front of a quote."""
     text = re.sub(r"(\\*)'", r"\1\1\\'", text)
@@ -110,6 +116,11 @@ def quoted(text: str) -> str:
 def literal(text: str) -> str:
     """Return a text as it is written in a configuration, so that `${...}` in it is not an interpolation."""
     return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)
+
+
+def unliteral(text: str) -> str:
+    """Return the text that `literal` has been applied to."""
+    return re.sub(r"(\\*)\\\$\{", lambda found: found[1][::2] + "${", text)
 
 
 def run_dir(path: Path) -> str:
@@ -132,4 +143,4 @@ def file(override: str) -> str:
         return override
     if _exists(Path(typed)):
         return f"{name}={quoted(literal(typed))}"
-    return f"{name}={quoted(str(Path(typed).expanduser()) if typed.startswith('~') else typed)}"
+    return f"{name}={quoted(str(_at_home(Path(typed))) if typed.startswith('~') else typed)}"

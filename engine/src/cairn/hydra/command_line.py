@@ -17,11 +17,12 @@ from typing import Any
 import yaml
 from dotenv import load_dotenv
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cairn.errors import CairnError, ConfigError, ResumeError, first_line
 from cairn.hydra import help_screen, job_name, overrides, plugins, stored
-from cairn.hydra.arguments import Arguments, existing, file, run_dir, unquoted
+from cairn.hydra.arguments import Arguments, existing, file, run_dir, unliteral, unquoted
 from cairn.hydra.overrides import key as key
 from cairn.hydra.overrides import merge as merge
 from cairn.runs.directory import RunDirectory, below, find, newest
@@ -109,7 +110,8 @@ def _named_run(typed: str, rest: list[str], source: Source) -> RunDirectory | No
     if name in _LATEST:
         return find("latest", *_task(rest, source))
     if name != "auto":
-        return find(str(existing(typed)), Path(), "")
+        path = existing(typed)
+        return find(str(path.absolute() if str(path) in _LATEST else path), Path(), "")
     log_dir, task_name = _task(rest, source)
     run = newest(log_dir / task_name)
     if run is not None and _can_continue(run):
@@ -210,7 +212,6 @@ def _compose(given: Sequence[str], source: Source, packaged: bool = False) -> Di
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.config_search_path import SearchPathQuery
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import RunMode
 
     with initialize_config_dir(str(source.configs.absolute()), version_base="1.3"):
         path = GlobalHydra.instance().config_loader().get_search_path()
@@ -254,6 +255,17 @@ class CheckRunDirectory(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the directory of a run."""
         _check_directory(Path(config.hydra.run.dir), "hydra.run.dir")
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remove a directory that Hydra has made only because `${` is part of the name of the run directory."""
+        made, run = Path(str(config.hydra.run.dir)), Path(config.hydra.runtime.output_dir)
+        if unliteral(str(made)) == str(made) or config.hydra.mode == RunMode.MULTIRUN:
+            return
+        if config.hydra.job.chdir:
+            os.chdir(run)
+        while "\\${" in str(made) and made.is_dir() and not any(made.iterdir()):
+            made.rmdir()
+            made = made.parent
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the launcher and the directory of a sweep."""

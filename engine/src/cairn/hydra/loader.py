@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from cairn.errors import first_line
 from cairn.hydra import overrides as given
 from cairn.hydra import stored
-from cairn.hydra.arguments import literal
+from cairn.hydra.arguments import literal, unliteral
 from cairn.hydra.stored import StoredRun
 from cairn.runs.directory import RunDirectory, RunRecord
 
@@ -133,13 +133,13 @@ class Loader(ConfigLoaderImpl):
         for compose in (self._primary, lambda _, kept: stored.packaged(self, kept)):
             try:
                 cfg = compose(config_name, kept)
-                yield Path(cfg.hydra.run.dir).absolute()
+                yield Path(unliteral(cfg.hydra.run.dir)).absolute()
                 logs = Path(cfg.paths.log_dir)
                 # The task name may have come from an option that does not exist any more.
                 tasks = [] if any(map(_is_task, kept)) or not logs.is_dir() else sorted(logs.iterdir())
                 for folder in tasks:
                     cfg.task_name = folder.name
-                    yield Path(cfg.hydra.run.dir).absolute()
+                    yield Path(unliteral(cfg.hydra.run.dir)).absolute()
             except Exception:  # the next way may work
                 continue
 

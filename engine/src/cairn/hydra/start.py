@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -121,8 +122,7 @@ def follow(config: str, run: str, start: str | None, context: JobContext) -> Sta
         start: Path of the checkpoint to resume from.
         context: Signals and the job of this process.
     """
-    cfg = OmegaConf.load(config)
-    assert isinstance(cfg, DictConfig)
+    cfg = merge.as_config(OmegaConf.to_container(OmegaConf.load(config)))
     plan = ResumePoint(Path(start) if start else None)
     return Start(RunDirectory(Path(config).parent), parse(cfg), run, plan, context, is_main=False)
 
@@ -137,11 +137,11 @@ def _record(
         wandb_start.local_file(settings.init_weights, directory.path)
     job = start.context.allocation
     attempts.note(directory, old, plan.saved, job.job_id, job.restarts if job.scheduler == "slurm" else None)
-    record = directory.start(settings.task_name, overrides, OmegaConf.to_yaml(settings.config))
+    record = directory.start(settings.task_name, overrides, OmegaConf.to_yaml(settings.config, resolve=True))
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)
     notice.announce(facts)
-    summary.show_config(OmegaConf.to_container(settings.config), Console())  # type: ignore[arg-type]
+    summary.show_config(OmegaConf.to_container(settings.config, resolve=True), Console())  # type: ignore[arg-type]
     _log_start(start, merged, resumes=old is not None)
     return replace(start, run_id=record.id)
 
@@ -154,7 +154,7 @@ def _configuration(
     if record is None:
         return Merged(_resolved(cfg), {}, {}, {}), None
     fresh = [command_line.key(override) for override in overrides if override not in record.overrides]
-    own = OmegaConf.create(targets.with_current_names(directory.config()))
+    own = merge.as_config(targets.with_current_names(directory.config()))
     reason = loader.fallback(overrides)
     if reason is None:
         try:
@@ -195,15 +195,15 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
 
 def _resolved(cfg: DictConfig) -> DictConfig:
     """Resolve all interpolations, and make the names of files independent of the working directory."""
-    resolved: DictConfig = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
-    if resolved.checkpoint.get("dirpath"):
-        resolved.checkpoint.dirpath = str(Path(resolved.checkpoint.dirpath).absolute())
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    if isinstance(group := plain.get("checkpoint"), dict) and group.get("dirpath"):
+        group["dirpath"] = str(Path(group["dirpath"]).absolute())
     for key in ("ckpt_path", "init_weights"):
-        named = resolved.get(key)
+        named = plain.get(key)
         # `hydra.job.chdir=true` has changed the directory after the file was named.
         if isinstance(named, str) and not Path(named).exists() and (summary.shell_directory() / named).exists():
-            resolved[key] = str(summary.shell_directory() / named)
-    return resolved
+            plain[key] = str(summary.shell_directory() / named)
+    return merge.as_config(plain)
 
 
 def _plan(settings: Settings, directory: RunDirectory, old: RunRecord | None) -> ResumePoint:

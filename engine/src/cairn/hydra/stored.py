@@ -25,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cairn import targets
+from cairn.hydra.merge import as_config
 from cairn.runs.directory import RunDirectory, RunRecord
 
 PACKAGED = "pkg://cairn.hydra.configs"
@@ -48,9 +49,7 @@ class StoredRun:
         self.run, self.recorded = run, record.overrides
         self._loader = ConfigLoaderImpl(_available(loader))
         self._searchpath = _searchpath(loader, config_name)
-        own = OmegaConf.create(targets.with_current_names(run.config()))
-        assert isinstance(own, DictConfig)
-        self._own = own
+        self._own = as_config(targets.with_current_names(run.config()))
         self._choices = _choices(run, record)
 
     @property
