@@ -72,7 +72,8 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     settings, checkpoints = start.settings, checkpointer(start)
     configured = [build_object(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
     # The engine enforces max_time, at a boundary; Lightning does not get it.
-    node = OmegaConf.masked_copy(settings.trainer.node, [key for key in settings.trainer.node if key != "max_time"])
+    node: Any = settings.trainer.node.copy()
+    node.pop("max_time", None)
     if SLURMEnvironment.detect():
         options = {**options, "plugins": with_slurm({**node, **options}.get("plugins"))}
         node.pop("plugins", None)

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cairn.hydra import command_line, imports, loader
+from cairn.hydra.arguments import Arguments
 from cairn.hydra.instantiate import hydra_whitelist
 from cairn.jobs import allocation, requeue
 from cairn.jobs.allocation import Allocation
@@ -50,7 +51,8 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
                 task.join(**command_line.announced())
             else:
                 sys.argv[1:] = command_line.prepare(sys.argv[1:], root, config_path, config_name)
-                with hydra_whitelist(), loader.installed():
+                shows = Arguments.split(sys.argv[1:]).value("--cfg") is not None
+                with hydra_whitelist(), loader.installed(shows):
                     hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(task)()
 
         return command

@@ -12,13 +12,13 @@ from unittest import mock
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cairn.errors import first_line
 from cairn.hydra import overrides as given
-from cairn.hydra import stored
+from cairn.hydra import stored, suggest
 from cairn.hydra.arguments import literal, unliteral
 from cairn.hydra.stored import StoredRun
 from cairn.runs.directory import RunDirectory, RunRecord
@@ -34,6 +34,7 @@ class Fallback:
     """Recorded overrides that the command has left out: they stay in effect."""
 
 
+_shows = False
 _fallbacks: dict[tuple[str, ...], Fallback] = {}
 
 
@@ -57,13 +58,22 @@ class Loader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose a configuration; the arguments are those of Hydra."""
+        load = super().load_configuration
         try:
-            return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+            if _shows and (run := self._run(config_name, overrides)) is not None:
+                return self._of_run(*run, config_name, overrides)
+            return load(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         except Exception as error:
-            run = None if run_mode != RunMode.RUN else self._run(config_name, overrides)
-            if run is None:
-                raise
-            return self._of_run(*run, config_name, overrides, error)
+            try:
+                if run_mode == RunMode.MULTIRUN and (sweep := _of_sweep(self, config_name, overrides)) is not None:
+                    return sweep
+                run = self._run(config_name, overrides) if run_mode == RunMode.RUN and not _shows else None
+                if run is None:
+                    raise error
+                return self._fall_back(*run, config_name, overrides, error)
+            except HydraException as refusal:
+                suggest.add(refusal, overrides, lambda given: load(config_name, given, run_mode, from_shell, False))
+                raise refusal from refusal.__cause__
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose the configuration of a job; the arguments are those of Hydra."""
@@ -75,7 +85,7 @@ class Loader(ConfigLoaderImpl):
             if folder is None or record is None:
                 raise
             overrides = [*OmegaConf.to_container(master_config.hydra.overrides.hydra), *sweep_overrides]  # type: ignore[misc]
-            cfg = self._of_run(folder, record, master_config.hydra.job.config_name, overrides, error)
+            cfg = self._fall_back(folder, record, master_config.hydra.job.config_name, overrides, error)
             OmegaConf.copy_cache(from_config=master_config, to_config=cfg)
             with read_write(cfg.hydra):
                 cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir = map(_run_dir, (str(folder.parent), folder.name))
@@ -93,15 +103,12 @@ class Loader(ConfigLoaderImpl):
                 f"({reason(error)}). Its config.yaml is the whole configuration."
             ) from error
 
-    def _of_run(
+    def _fall_back(
         self, folder: Path, record: RunRecord, config_name: str | None, overrides: Sequence[str], error: Exception
     ) -> DictConfig:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        task = [str(item.input_line) for item in parsed if not item.is_hydra_override()]
-        run = StoredRun(self, RunDirectory(folder), record, config_name)
+        """Compose from the files of a run after `error`, and remember it for the start of the run."""
         try:
-            cfg = run.hydra(config_name, [str(item.input_line) for item in parsed if item.is_hydra_override()])
-            now = run.compose(task)[1]
+            cfg = self._of_run(folder, record, config_name, overrides)
         except Exception as refusal:
             if self._composes(config_name, record.overrides):
                 raise error from None  # an override of the new command is wrong, and nothing else
@@ -109,10 +116,23 @@ class Loader(ConfigLoaderImpl):
                 f"{folder} continues by its own config.yaml, because configs/ does not compose its overrides any more "
                 f"({reason(error)}). This command cannot be applied to that configuration: {full(refusal)}"
             ) from refusal
-        everything = given.merge(record.overrides, task)
-        without = tuple(item for item in record.overrides if given.key(item) not in map(given.key, task))
-        _fallbacks[tuple(everything)] = Fallback(reason(error), without)
-        return _joined(cfg, now, folder, everything, run.choices)
+        without = tuple(item for item in record.overrides if given.key(item) not in map(given.key, overrides))
+        _fallbacks[tuple(cfg.hydra.overrides.task)] = Fallback(reason(error), without)
+        return cfg
+
+    def _of_run(self, folder: Path, record: RunRecord, config_name: str | None, overrides: Sequence[str]) -> DictConfig:
+        hydra, task = _divided(overrides)
+        run = StoredRun(self, RunDirectory(folder), record, config_name)
+        cfg = run.hydra(config_name, hydra)
+        try:
+            now = run.compose(task)[1]
+        except HydraException as refusal:
+            suggest.add(refusal, task, lambda given: run.compose(given)[1])
+            raise refusal from refusal.__cause__
+        cfg = _joined(cfg, now, given.merge(record.overrides, task), run.choices)
+        with read_write(cfg):
+            cfg.hydra.run.dir = _run_dir(str(folder))
+        return cfg
 
     def _composes(self, config_name: str | None, overrides: Sequence[str]) -> bool:
         try:
@@ -123,23 +143,23 @@ class Loader(ConfigLoaderImpl):
 
     def _run(self, config_name: str | None, overrides: Sequence[str]) -> tuple[Path, RunRecord] | None:
         """Return the run directory that the command names, if it holds a run; its group options may not exist."""
-        for folder in self._directories(config_name, overrides):
+        for folder in self._directories(config_name, overrides, "run"):
             if (record := _record(folder)) is not None:
                 return folder, record
         return None
 
-    def _directories(self, config_name: str | None, overrides: Sequence[str]) -> Iterator[Path]:
+    def _directories(self, config_name: str | None, overrides: Sequence[str], kind: str) -> Iterator[Path]:
         kept = [item for item in overrides if given.key(item).startswith(("hydra.", "paths.")) or _is_task(item)]
         for compose in (self._primary, lambda _, kept: stored.packaged(self, kept)):
             try:
                 cfg = compose(config_name, kept)
-                yield Path(unliteral(cfg.hydra.run.dir)).absolute()
+                yield Path(unliteral(cfg.hydra[kind].dir)).absolute()
                 logs = Path(cfg.paths.log_dir)
                 # The task name may have come from an option that does not exist any more.
                 tasks = [] if any(map(_is_task, kept)) or not logs.is_dir() else sorted(logs.iterdir())
                 for folder in tasks:
                     cfg.task_name = folder.name
-                    yield Path(unliteral(cfg.hydra.run.dir)).absolute()
+                    yield Path(unliteral(cfg.hydra[kind].dir)).absolute()
             except Exception:  # the next way may work
                 continue
 
@@ -148,8 +168,14 @@ class Loader(ConfigLoaderImpl):
 
 
 @contextmanager
-def installed() -> Iterator[None]:
-    """Context in which Hydra loads with `Loader`."""
+def installed(shows: bool = False) -> Iterator[None]:
+    """Context in which Hydra loads with `Loader`.
+
+    Args:
+        shows: The command only prints the configuration (`--cfg`): that of a run is the stored one.
+    """
+    global _shows
+    _shows = shows
     with mock.patch("hydra._internal.hydra.ConfigLoaderImpl", Loader):
         yield
 
@@ -165,9 +191,7 @@ def full(error: BaseException) -> str:
     return text.replace(f"'{stored.NAME}'", "config.yaml")
 
 
-def _joined(
-    hydra: DictConfig, job: DictConfig, folder: Path, task: Sequence[str], choices: dict[str, Any]
-) -> DictConfig:
+def _joined(hydra: DictConfig, job: DictConfig, task: Sequence[str], choices: dict[str, Any]) -> DictConfig:
     """Return the configuration in the form that Hydra composes: the keys of the job, and `hydra`."""
     chosen = {group: option for group, option in job.hydra.runtime.choices.items() if not group.startswith("hydra/")}
     cfg = copy.deepcopy(hydra)
@@ -177,7 +201,6 @@ def _joined(
         del job["hydra"]
         cfg.merge_with(job)
         cfg.hydra.overrides.task = list(task)
-        cfg.hydra.run.dir = _run_dir(str(folder))
         cfg.hydra.runtime.choices.update({**choices, **chosen})
     OmegaConf.set_struct(cfg, True)
     return cfg
@@ -185,6 +208,32 @@ def _joined(
 
 def _run_dir(text: str) -> str:
     return literal(literal(text))  # Hydra resolves it twice
+
+
+def _of_sweep(loader: Loader, config_name: str | None, overrides: Sequence[str]) -> DictConfig | None:
+    """Compose a sweep that is repeated from its own multirun.yaml; None if its directory has none.
+
+    Its jobs are composed one by one later: those that have started from the files of their runs.
+    """
+    folders = loader._directories(config_name, overrides, "sweep")
+    if (folder := next((path for path in folders if (path / "multirun.yaml").is_file()), None)) is None:
+        return None
+    hydra, task = _divided(overrides)
+    job = OmegaConf.load(folder / "multirun.yaml")
+    assert isinstance(job, DictConfig)
+    cfg = _joined(stored.hydra_config(ConfigLoaderImpl(stored.available(loader)), config_name, hydra), job, task, {})
+    with read_write(cfg):
+        cfg.hydra.sweep.dir = _run_dir(str(folder))
+    return cfg
+
+
+def _divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides of Hydra's own keys, and the others."""
+    hydra: list[str] = []
+    task: list[str] = []
+    for item in OverridesParser.create().parse_overrides(list(overrides)):
+        (hydra if item.is_hydra_override() else task).append(str(item.input_line))
+    return hydra, task
 
 
 def _job_directory(master: DictConfig, overrides: Sequence[str]) -> Path | None:

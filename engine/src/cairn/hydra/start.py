@@ -172,9 +172,9 @@ def _configuration(
 
 def _of_stored(directory: RunDirectory, record: RunRecord, overrides: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
     """Compose the stored configuration before and after the new overrides."""
-    hydra, config_name = GlobalHydra.instance().config_loader(), HydraConfig.get().job.config_name
+    hydra: Any = GlobalHydra.instance().config_loader()
     try:
-        pair = StoredRun(hydra, directory, record, config_name).compose(overrides)
+        pair = StoredRun(hydra, directory, record, HydraConfig.get().job.config_name).compose(overrides)
     except HydraException as error:
         raise ConfigError(f"This command cannot be applied to config.yaml of the run: {loader.full(error)}") from error
     return _without_hydra(pair[0]), _without_hydra(pair[1])
@@ -182,7 +182,8 @@ def _of_stored(directory: RunDirectory, record: RunRecord, overrides: tuple[str,
 
 def _compose(overrides: tuple[str, ...]) -> DictConfig:
     """Compose a configuration from the current files, in this process's Hydra."""
-    current, name = GlobalHydra.instance().config_loader(), HydraConfig.get().job.config_name
+    current: Any = GlobalHydra.instance().config_loader()
+    name = HydraConfig.get().job.config_name
     # Hydra's own method: the files of the run must not take the place of the current ones here.
     return _without_hydra(ConfigLoaderImpl.load_configuration(current, name, list(overrides), RunMode.RUN))
 

@@ -31,6 +31,7 @@ from cairn.runs.directory import RunDirectory, RunRecord
 PACKAGED = "pkg://cairn.hydra.configs"
 NAME = "cairn_stored"
 """Name of the stored configuration for Hydra, which its error messages contain."""
+_ABSENT = object()
 _CURRENT_PATHS = {"output_dir": "${hydra:runtime.output_dir}", "root_dir": "${oc.env:PROJECT_ROOT,.}"}
 """Paths that are those of this start, wherever the run and the project were before."""
 
@@ -47,7 +48,7 @@ class StoredRun:
 
     def __init__(self, loader: ConfigLoaderImpl, run: RunDirectory, record: RunRecord, config_name: str | None) -> None:
         self.run, self.recorded = run, record.overrides
-        self._loader = ConfigLoaderImpl(_available(loader))
+        self._loader = ConfigLoaderImpl(available(loader))
         self._searchpath = _searchpath(loader, config_name)
         self._own = as_config(targets.with_current_names(run.config()))
         self._choices = _choices(run, record)
@@ -58,7 +59,7 @@ class StoredRun:
         return dict(self._choices)
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
-        """Return the configuration before and after the new overrides, neither of them resolved.
+        """Return the configuration of the run, and the same with the new overrides, neither of them resolved.
 
         Args:
             overrides: Overrides of the new command. Those that the run has recorded are already part of it.
@@ -82,19 +83,18 @@ class StoredRun:
             before = self._load(rest, old, below)
         except Exception:  # the old option does not exist any more, or does not compose
             before = own
-        return before, self._load(rest, old, [*below, *map(self._line, parsed)])
+        now = self._load(rest, old, [*below, *map(self._line, parsed)])
+        # Only what differs between the two options: values that another file has set in the group stay.
+        return own, as_changed(own, before, now)
 
     def hydra(self, config_name: str | None, overrides: Sequence[str]) -> DictConfig:
-        """Return Hydra's own configuration: the project's if it can be composed, else the packaged one.
+        """Return Hydra's own configuration for this run, see `hydra_config`.
 
         Args:
             config_name: Name of the project's primary file.
             overrides: Overrides of Hydra's own keys.
         """
-        try:
-            cfg = self._loader.load_configuration(config_name, list(overrides), RunMode.RUN)
-        except Exception:
-            cfg = packaged(self._loader, overrides, self._searchpath)
+        cfg = hydra_config(self._loader, config_name, overrides, self._searchpath)
         # The working directory decides what relative paths in the stored configuration mean.
         chdir = working_directory(self.run)
         if chdir is not None and not any(item.lstrip("+").startswith("hydra.job.chdir=") for item in overrides):
@@ -129,10 +129,32 @@ def load_node(loader: ConfigLoaderImpl, content: Mapping[str, Any], overrides: S
     return loader.load_configuration(NAME, list(overrides), RunMode.RUN)
 
 
+def hydra_config(
+    loader: ConfigLoaderImpl,
+    config_name: str | None,
+    overrides: Sequence[str],
+    searchpath: Sequence[str] = (PACKAGED,),
+) -> DictConfig:
+    """Return Hydra's own configuration: the project's if it can be composed, else the packaged one.
+
+    It never comes from a run directory, which may come from other people: Hydra builds what it names.
+
+    Args:
+        loader: Loader of the files.
+        config_name: Name of the project's primary file.
+        overrides: Overrides of Hydra's own keys.
+        searchpath: Where Hydra looks for groups if the primary file cannot be used.
+    """
+    try:
+        return loader.load_configuration(config_name, list(overrides), RunMode.RUN)
+    except Exception:
+        return packaged(loader, overrides, searchpath)
+
+
 def packaged(loader: ConfigLoaderImpl, overrides: Sequence[str], searchpath: Sequence[str] = (PACKAGED,)) -> DictConfig:
     """Compose the library's own configuration of paths and Hydra, without the project's files."""
     content = {"defaults": ["cairn", "_self_"], "task_name": "train", "hydra": {"searchpath": list(searchpath)}}
-    return load_node(ConfigLoaderImpl(_available(loader)), content, overrides)
+    return load_node(ConfigLoaderImpl(available(loader)), content, overrides)
 
 
 def working_directory(run: RunDirectory) -> bool | None:
@@ -154,6 +176,21 @@ def with_interpolations(own: DictConfig, composed: Any) -> DictConfig:
         for name in _CURRENT_PATHS.keys() & paths.keys():
             paths[name] = _CURRENT_PATHS[name]
     return linked
+
+
+def as_changed(own: DictConfig, before: DictConfig, now: DictConfig) -> DictConfig:
+    """Return `own` with the differences between two configurations, none of them resolved."""
+
+    def change(value: Any, old: Any, new: Any) -> Any:
+        if old == new:
+            return value
+        if not all(isinstance(item, dict) for item in (value, old, new)):
+            return new
+        found = {name: change(*(node.get(name, _ABSENT) for node in (value, old, new))) for name in {**value, **new}}
+        return {name: node for name, node in found.items() if node is not _ABSENT}
+
+    plain = [{name: node for name, node in _plain(cfg).items() if name != "hydra"} for cfg in (own, before, now)]
+    return OmegaConf.create({**change(*plain), "hydra": now.hydra})
 
 
 def _link(node: Any, composed: Any) -> None:
@@ -216,7 +253,7 @@ def _package(group: str) -> str:
     return group.replace("/", ".")
 
 
-def _available(loader: ConfigLoaderImpl) -> Any:
+def available(loader: ConfigLoaderImpl) -> Any:
     """Return the search path without the project's directory if that does not exist any more."""
     path = copy.deepcopy(loader.config_search_path)
     missing = {source.provider for source in loader.get_sources() if not source.available()}
@@ -226,7 +263,7 @@ def _available(loader: ConfigLoaderImpl) -> Any:
 
 def _searchpath(loader: ConfigLoaderImpl, config_name: str | None) -> list[str]:
     try:
-        primary = loader.repository.load_config(config_name)
+        primary: Any = loader.repository.load_config(str(config_name))
         found = OmegaConf.select(primary.config, "hydra.searchpath")
         return [str(item) for item in found] if found else [PACKAGED]
     except Exception:  # the file is missing, or is not YAML
