@@ -110,11 +110,11 @@ class Loader(ConfigLoaderImpl):
         try:
             cfg = self._of_run(folder, record, config_name, overrides)
         except Exception as refusal:
-            if self._composes(config_name, record.overrides):
+            if (why := self._why_not(config_name, record.overrides)) is None:
                 raise error from None  # an override of the new command is wrong, and nothing else
             raise ConfigCompositionException(
                 f"{folder} continues by its own config.yaml, because configs/ does not compose its overrides any more "
-                f"({reason(error)}). This command cannot be applied to that configuration: {full(refusal)}"
+                f"({why}). This command cannot be applied to that configuration: {full(refusal)}"
             ) from refusal
         without = tuple(item for item in record.overrides if given.key(item) not in map(given.key, overrides))
         _fallbacks[tuple(cfg.hydra.overrides.task)] = Fallback(reason(error), without)
@@ -134,12 +134,12 @@ class Loader(ConfigLoaderImpl):
             cfg.hydra.run.dir = _run_dir(str(folder))
         return cfg
 
-    def _composes(self, config_name: str | None, overrides: Sequence[str]) -> bool:
+    def _why_not(self, config_name: str | None, overrides: Sequence[str]) -> str | None:
         try:
             super().load_configuration(config_name, list(overrides), RunMode.RUN)
-            return True
-        except Exception:
-            return False
+            return None
+        except Exception as error:
+            return reason(error)
 
     def _run(self, config_name: str | None, overrides: Sequence[str]) -> tuple[Path, RunRecord] | None:
         """Return the run directory that the command names, if it holds a run; its group options may not exist."""

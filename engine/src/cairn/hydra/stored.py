@@ -184,6 +184,8 @@ def as_changed(own: DictConfig, before: DictConfig, now: DictConfig) -> DictConf
     def change(value: Any, old: Any, new: Any) -> Any:
         if old == new:
             return value
+        if new is _ABSENT and isinstance(value, dict) and isinstance(old, dict):  # a deleted group
+            return {name: node for name, node in value.items() if name not in old} or _ABSENT
         if not all(isinstance(item, dict) for item in (value, old, new)):
             return new
         found = {name: change(*(node.get(name, _ABSENT) for node in (value, old, new))) for name in {**value, **new}}
