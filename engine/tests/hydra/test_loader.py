@@ -253,7 +253,7 @@ def test_what_is_shown_of_a_run_is_what_it_continues_with(load, run, configs, mo
     monkeypatch.setattr(loader, "_shows", True)
     assert resumed(load, run, "trainer.max_epochs=8").trainer == {"max_epochs": 8, "devices": "auto"}
     assert load("seed=4").seed == 4, "not a run"
-    with pytest.raises(HydraException, match="Did you mean trainer.max_epochs=3"):
+    with pytest.raises(HydraException, match=r"Did you mean trainer\.max_epochs=3"):
         resumed(load, run, "trainer.max_epoch=3")
 
 

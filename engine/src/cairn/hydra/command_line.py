@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,15 @@ import yaml
 from dotenv import load_dotenv
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from cairn.errors import CairnError, ConfigError, ResumeError, first_line
+from cairn.errors import CairnError, ConfigError
 from cairn.hydra import help_screen, job_name, overrides, plugins, stored
 from cairn.hydra.arguments import Arguments, existing, file, run_dir, unliteral, unquoted
 from cairn.hydra.overrides import key as key
 from cairn.hydra.overrides import merge as merge
-from cairn.runs.directory import RunDirectory, below, find, newest
+from cairn.hydra.source import Source
+from cairn.runs.directory import RunDirectory, find, newest
 from cairn.store import disk
 from cairn.store.catalog import Catalog
 
@@ -97,7 +97,8 @@ def expand_resume(argv: list[str], configs: Path, config_name: str = "train") ->
     run = _named_run(named[-1], rest, Source.of(given, configs, config_name))
     if run is None:
         return rest
-    return [*merge(_overrides_of(run), rest), _ONE_RUN, *_working_directory(run, rest), run_dir(run.path)]
+    own = [*_primary_file(run, given, configs, config_name), *merge(_overrides_of(run), rest)]
+    return [*own, _ONE_RUN, *_working_directory(run, rest), run_dir(run.path)]
 
 
 def _is_resume(override: str) -> bool:
@@ -108,11 +109,11 @@ def _named_run(typed: str, rest: list[str], source: Source) -> RunDirectory | No
     """Return the run that `resume=` names; None if `auto` finds no run to continue."""
     name = unquoted(typed)
     if name in _LATEST:
-        return find("latest", *_task(rest, source))
+        return find("latest", *source.task(_given(rest)))
     if name != "auto":
         path = existing(typed)
         return find(str(path.absolute() if str(path) in _LATEST else path), Path(), "")
-    log_dir, task_name = _task(rest, source)
+    log_dir, task_name = source.task(_given(rest))
     run = newest(log_dir / task_name)
     if run is not None and _can_continue(run):
         print(f"resume=auto: continuing {run.path}", file=sys.stderr)
@@ -136,27 +137,12 @@ def _overrides_of(run: RunDirectory) -> tuple[str, ...]:
     return record.overrides if record else ()
 
 
-@dataclass(frozen=True)
-class Source:
-    """The files that a command composes its configuration from."""
-
-    configs: Path
-    name: str = "train"
-    more: Path | None = None
-    """Directory that `--config-dir` adds."""
-
-    @classmethod
-    def of(cls, given: Arguments, configs: Path, name: str) -> Source:
-        """Return the files that the flags of a command name.
-
-        Args:
-            given: The command.
-            configs: Directory of the project's configuration.
-            name: Name of the project's primary file.
-        """
-        path, more = given.value("--config-path"), given.value("--config-dir")
-        configs = configs.parent / path if path else configs
-        return cls(configs, given.value("--config-name") or name, Path(more).absolute() if more else None)
+def _primary_file(run: RunDirectory, given: Arguments, configs: Path, config_name: str) -> list[str]:
+    """Return the flag that chooses the primary file that the run was composed from, if that is not the usual one."""
+    name = stored.config_name(run) or config_name
+    is_file = ".." not in Path(name).parts and (configs / f"{name.removesuffix('.yaml')}.yaml").is_file()
+    is_given = given.value("--config-name") or given.value("--config-path")
+    return [f"--config-name={name}"] if name != config_name and is_file and not is_given else []
 
 
 def _working_directory(run: RunDirectory, rest: Sequence[str]) -> list[str]:
@@ -165,72 +151,10 @@ def _working_directory(run: RunDirectory, rest: Sequence[str]) -> list[str]:
     return [f"hydra.job.chdir={str(chdir).lower()}"] if chdir and "hydra.job.chdir" not in map(key, rest) else []
 
 
-def _task(given: list[str], source: Source) -> tuple[Path, str]:
-    """Return the directory of all runs and the task name that result from these overrides."""
-    try:
-        cfg = _compose(_given(given), source)
-    except Exception as error:  # the run itself may still be intact, and know its task
-        return _task_of_records(_given(given), source, first_line(error))
-    return Path(cfg.paths.log_dir), str(cfg.task_name)
-
-
-def _task_of_records(given: list[str], source: Source, why: str) -> tuple[Path, str]:
-    """Return what `_task` does, for overrides that do not compose: the task is that of the runs that recorded them.
-
-    Raises:
-        ResumeError: The records do not name exactly one task.
-    """
-    values = [item for item in given if key(item).startswith("paths.") or key(item) == "task_name"]
-    try:
-        cfg = _compose(values, source)
-    except Exception:
-        cfg = _compose(values, source, packaged=True)
-    logs = Path(cfg.paths.log_dir)
-    if any(key(item) == "task_name" for item in values):
-        return logs, str(cfg.task_name)
-    options = {item for item in given if "." not in key(item)}
-    records = [run.record() for run in below(logs)]
-    tasks = {record.task_name for record in records if record and options <= set(record.overrides)}
-    if len(tasks) != 1:
-        found = f"the runs in {logs} have the tasks {', '.join(sorted(tasks))}" if tasks else f"{logs} has no such run"
-        raise ResumeError(
-            f"resume= cannot find out the task, because configs/ does not compose ({why}), and {found}. "
-            f"Name the run directory, or set task_name=NAME."
-        )
-    return logs, tasks.pop()
-
-
-def _compose(given: Sequence[str], source: Source, packaged: bool = False) -> DictConfig:
-    """Compose a configuration without Hydra's own part.
-
-    Args:
-        given: Overrides.
-        source: The files.
-        packaged: Use only the files of the library, which know the directories of runs.
-    """
-    from hydra import initialize_config_dir
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.config_search_path import SearchPathQuery
-    from hydra.core.global_hydra import GlobalHydra
-
-    with initialize_config_dir(str(source.configs.absolute()), version_base="1.3"):
-        path = GlobalHydra.instance().config_loader().get_search_path()
-        if source.more is not None:
-            path.prepend("command-line", f"file://{source.more}", anchor=SearchPathQuery(provider="schema"))
-        loader = ConfigLoaderImpl(path)
-        if packaged:
-            cfg = stored.packaged(loader, given)
-        else:
-            cfg = loader.load_configuration(source.name, list(given), RunMode.RUN)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
-
-
 def _try_to_compose(given: Sequence[str], configs: Path) -> Any:
     """Return a plain configuration; None if it cannot be composed, which Hydra reports later in more detail."""
     try:
-        return OmegaConf.to_container(_compose(given, Source(configs)))
+        return OmegaConf.to_container(Source(configs).compose(given))
     except Exception:
         return None
 

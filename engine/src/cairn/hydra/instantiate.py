@@ -178,12 +178,18 @@ def _mapping(node: DictConfig, convert: Any, recursive: bool) -> Any:
         return items
     built = _config_of({}, node)
     for key, value in items.items():
-        built[key] = value
+        built[key] = _text(value)
     built._metadata.object_type = node._metadata.object_type
     return OmegaConf.to_object(built) if _mode(convert) == "object" else built
 
 
+def _text(value: Any) -> Any:
+    """Return a value as it is written in a configuration."""
+    return literal(value) if isinstance(value, str) else value
+
+
 def _config_of(items: Any, parent: Any) -> Any:
+    items = [_text(item) for item in items] if isinstance(items, list) else items
     built = OmegaConf.create(items, flags={"allow_objects": True})
     built._set_parent(parent)
     return built

@@ -81,7 +81,7 @@ class Loader(ConfigLoaderImpl):
             return super().load_sweep_config(master_config, sweep_overrides)
         except Exception as error:
             folder = _job_directory(master_config, sweep_overrides)
-            record = _record(folder)
+            record = record_in(folder)
             if folder is None or record is None:
                 raise
             overrides = [*OmegaConf.to_container(master_config.hydra.overrides.hydra), *sweep_overrides]  # type: ignore[misc]
@@ -144,7 +144,7 @@ class Loader(ConfigLoaderImpl):
     def _run(self, config_name: str | None, overrides: Sequence[str]) -> tuple[Path, RunRecord] | None:
         """Return the run directory that the command names, if it holds a run; its group options may not exist."""
         for folder in self._directories(config_name, overrides, "run"):
-            if (record := _record(folder)) is not None:
+            if (record := record_in(folder)) is not None:
                 return folder, record
         return None
 
@@ -255,7 +255,8 @@ def _job_directory(master: DictConfig, overrides: Sequence[str]) -> Path | None:
         return None
 
 
-def _record(folder: Path | None) -> RunRecord | None:
+def record_in(folder: Path | None) -> RunRecord | None:
+    """Return the record of the run in a directory; None if it has none, or a damaged one."""
     try:
         return RunDirectory(folder).record() if folder is not None else None
     except Exception:  # damaged: resuming it is refused later

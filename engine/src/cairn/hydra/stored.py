@@ -163,6 +163,12 @@ def working_directory(run: RunDirectory) -> bool | None:
     return chdir if isinstance(chdir, bool) else None
 
 
+def config_name(run: RunDirectory) -> str | None:
+    """Return the name of the primary file that a run was composed from; None if it is not known."""
+    name = OmegaConf.select(_hydra_file(run), "hydra.job.config_name")
+    return name if isinstance(name, str) else None
+
+
 def with_interpolations(own: DictConfig, composed: Any) -> DictConfig:
     """Return a resolved configuration with the interpolations of another one, where they give the resolved value.
 

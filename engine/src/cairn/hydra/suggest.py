@@ -80,7 +80,7 @@ def names_of(cfg: Any) -> list[str]:
 
 
 def nearest_key(name: str, names: Collection[str]) -> str:
-    """Return the most similar key: one beside it, one of the same last name, or else any; empty if none is similar."""
+    """Return the most similar key: one in the same group, or else any; empty if none is similar."""
     group, _, last = name.rpartition(".")
     siblings = {item.rpartition(".")[2]: item for item in names if item.rpartition(".")[0] == group}
     if near := _nearest(last, siblings):
