@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from cairn.hydra import job_name, loader
 from cairn.hydra.arguments import run_dir
 from cairn.hydra.loader import Loader, fallback
-from cairn.runs.directory import RunRecord
+from cairn.hydra.stored import StoredRun
+from cairn.runs.directory import RunDirectory, RunRecord
 
 FILES = {
     "train": """
@@ -41,34 +42,50 @@ def _hydra(tmp_path, monkeypatch):
     monkeypatch.setenv("PROJECT_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loader, "_fallbacks", {})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _resolvers():
     version.setbase("1.3")
     setup_globals()
     job_name.register()
     JobRuntime.instance().set("name", "train")
 
 
-@pytest.fixture
-def configs(tmp_path):
+def write_files(folder):
     for name, text in FILES.items():
-        path = tmp_path / "configs" / f"{name}.yaml"
+        path = folder / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace("\n        ", "\n").lstrip())
-    return tmp_path / "configs"
+    return folder
+
+
+def composed(configs, *overrides):
+    found = Loader(create_config_search_path(str(configs)))
+    return found.load_configuration("train", list(overrides), RunMode.RUN)
+
+
+@pytest.fixture
+def configs(tmp_path):
+    return write_files(tmp_path / "configs")
 
 
 @pytest.fixture
 def load(configs):
     """Compose as Hydra would: `load("seed=1")`."""
-    return lambda *overrides: Loader(create_config_search_path(str(configs))).load_configuration(
-        "train", list(overrides), RunMode.RUN
-    )
+    return lambda *overrides: composed(configs, *overrides)
+
+
+@pytest.fixture(scope="module")
+def made(_resolvers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    return record(composed(write_files(folder / "configs"), *MINE, run_dir(folder / "run")), folder / "run", MINE)
 
 
 @pytest.fixture
-def run(load, tmp_path):
-    """A run of the experiment that is removed later."""
-    path = tmp_path / "logs" / "mine" / "runs" / "a"
-    return record(load(*MINE, run_dir(path)), path, MINE)
+def run(made, tmp_path):
+    """A run of the experiment that is removed later; it has been moved here."""
+    return shutil.copytree(made, tmp_path / "logs" / "mine" / "runs" / "a")
 
 
 def record(cfg, path, overrides):
@@ -124,7 +141,7 @@ def test_a_run_continues_by_its_own_configuration(load, run, configs, name):
     assert cfg.hydra.run.dir == str(run)
 
 
-@pytest.mark.parametrize("name", ["an experiment is renamed", "all files are deleted"])
+@pytest.mark.parametrize("name", ["an experiment is renamed"])
 def test_the_same_command_again_continues_as_well(load, run, configs, name):
     BREAKS[name](configs)
     for where in (f"hydra.run.dir={run}", "hydra.run.dir=${paths.log_dir}/${task_name}/runs/a"):
@@ -177,7 +194,6 @@ def test_an_option_is_not_taken_for_a_value(load, run, configs):
         ("trainer.max_epoch=3", "Could not override 'trainer.max_epoch'.*Did you mean trainer.max_epochs=3?"),
         ("logger=mny", "In config.yaml: Could not find 'logger/mny'.*Did you mean logger=many?"),
         ("+seed=4", "Could not append"),
-        ("~nothing", "Could not delete"),
         ("seed=1,2", "Ambiguous value"),
     ],
 )
@@ -289,3 +305,16 @@ def test_a_repeated_sweep_finds_its_jobs(sweep, configs, tmp_path):
 def test_a_new_sweep_with_a_missing_option_is_the_error_of_hydra(sweep):
     with pytest.raises(HydraException, match="Could not find 'experiment/gone'"):
         sweep("experiment=gone", "seed=1,2")
+
+
+def test_a_key_that_calls_a_resolver_keeps_its_value_and_is_named(load, run, configs):
+    called = []
+    OmegaConf.register_new_resolver("test_call", lambda text: called.append(text) or 7, replace=True)
+    delete(configs, "experiment/mine")
+    file = run / ".hydra" / "config.yaml"
+    file.write_text(file.read_text().replace("max_epochs: 7", "max_epochs: ${test_call:x}"))
+    assert resumed(load, run, "checkpoint.every=9").trainer.max_epochs == 7
+    assert called == []
+    directory, hydra = RunDirectory(run), Loader(create_config_search_path(str(configs)))
+    found = StoredRun(hydra, directory, directory.record(), "train")
+    assert found.unlinked() == ["trainer.max_epochs"]

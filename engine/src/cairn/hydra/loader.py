@@ -17,8 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cairn.errors import first_line
+from cairn.hydra import interpolation, stored, suggest
 from cairn.hydra import overrides as given
-from cairn.hydra import stored, suggest
 from cairn.hydra.arguments import literal, unliteral
 from cairn.hydra.stored import StoredRun
 from cairn.runs.directory import RunDirectory, RunRecord
@@ -219,8 +219,8 @@ def _of_sweep(loader: Loader, config_name: str | None, overrides: Sequence[str])
     if (folder := next((path for path in folders if (path / "multirun.yaml").is_file()), None)) is None:
         return None
     hydra, task = _divided(overrides)
-    job = OmegaConf.load(folder / "multirun.yaml")
-    assert isinstance(job, DictConfig)
+    plain = OmegaConf.to_container(OmegaConf.load(folder / "multirun.yaml"))
+    job = OmegaConf.create(interpolation.without_calls(plain))
     cfg = _joined(stored.hydra_config(ConfigLoaderImpl(stored.available(loader)), config_name, hydra), job, task, {})
     with read_write(cfg):
         cfg.hydra.sweep.dir = _run_dir(str(folder))

@@ -173,10 +173,13 @@ def _configuration(
 def _of_stored(directory: RunDirectory, record: RunRecord, overrides: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
     """Compose the stored configuration before and after the new overrides."""
     hydra: Any = GlobalHydra.instance().config_loader()
+    run = StoredRun(hydra, directory, record, HydraConfig.get().job.config_name)
     try:
-        pair = StoredRun(hydra, directory, record, HydraConfig.get().job.config_name).compose(overrides)
+        pair = run.compose(overrides)
     except HydraException as error:
         raise ConfigError(f"This command cannot be applied to config.yaml of the run: {loader.full(error)}") from error
+    if overrides != record.overrides and (keys := run.unlinked()):
+        log.warning("These keys keep their stored values, because they call resolvers: %s", ", ".join(keys))
     return _without_hydra(pair[0]), _without_hydra(pair[1])
 
 

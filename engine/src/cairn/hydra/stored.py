@@ -25,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cairn import targets
+from cairn.hydra import interpolation, merge
 from cairn.hydra.merge import as_config
 from cairn.runs.directory import RunDirectory, RunRecord
 
@@ -32,8 +33,6 @@ PACKAGED = "pkg://cairn.hydra.configs"
 NAME = "cairn_stored"
 """Name of the stored configuration for Hydra, which its error messages contain."""
 _ABSENT = object()
-_CURRENT_PATHS = {"output_dir": "${hydra:runtime.output_dir}", "root_dir": "${oc.env:PROJECT_ROOT,.}"}
-"""Paths that are those of this start, wherever the run and the project were before."""
 
 
 class StoredRun:
@@ -52,6 +51,13 @@ class StoredRun:
         self._searchpath = _searchpath(loader, config_name)
         self._own = as_config(targets.with_current_names(run.config()))
         self._choices = _choices(run, record)
+
+    def unlinked(self) -> list[str]:
+        """Return the keys that keep their stored values because their interpolations are not harmless."""
+        flat = merge.flatten(_composed_file(self.run))
+        return [
+            name for name, source in flat.items() if isinstance(source, str) and not interpolation.is_harmless(source)
+        ]
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -72,7 +78,7 @@ class StoredRun:
         groups = [item.key_or_group for item in parsed if self._is_group(item) and not item.is_add()]
         for item in parsed:
             self._check(item)
-        own = with_interpolations(self._own, _composed_file(self.run))
+        own = interpolation.restore(self._own, _composed_file(self.run))
         if not groups:
             return own, self._load(own, {}, [self._line(item) for item in parsed])
         # A group is replaced as a whole: without its stored values, and with the recorded overrides of its keys.
@@ -169,21 +175,6 @@ def config_name(run: RunDirectory) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def with_interpolations(own: DictConfig, composed: Any) -> DictConfig:
-    """Return a resolved configuration with the interpolations of another one, where they give the resolved value.
-
-    Args:
-        own: The resolved configuration.
-        composed: Plain values that may be interpolations.
-    """
-    linked = copy.deepcopy(own)
-    _link(linked, composed)
-    if isinstance(paths := linked.get("paths"), DictConfig):
-        for name in _CURRENT_PATHS.keys() & paths.keys():
-            paths[name] = _CURRENT_PATHS[name]
-    return linked
-
-
 def as_changed(own: DictConfig, before: DictConfig, now: DictConfig) -> DictConfig:
     """Return `own` with the differences between two configurations, none of them resolved."""
 
@@ -199,32 +190,6 @@ def as_changed(own: DictConfig, before: DictConfig, now: DictConfig) -> DictConf
 
     plain = [{name: node for name, node in _plain(cfg).items() if name != "hydra"} for cfg in (own, before, now)]
     return OmegaConf.create({**change(*plain), "hydra": now.hydra})
-
-
-def _link(node: Any, composed: Any) -> None:
-    for name, source in composed.items() if isinstance(composed, dict) else enumerate(composed):
-        if isinstance(node, DictConfig) and name not in node:
-            continue
-        value = node[name]
-        if isinstance(source, str) and "${" in source:
-            node[name] = source
-            if not _gives(node, name, value):
-                node[name] = value
-        elif (isinstance(source, dict) and isinstance(value, DictConfig)) or (
-            isinstance(source, list) and OmegaConf.is_list(value) and len(source) == len(value)
-        ):
-            _link(value, source)
-
-
-def _gives(node: Any, name: Any, value: Any) -> bool:
-    try:
-        return bool(_resolved(node[name]) == _resolved(value))
-    except Exception:  # custom resolvers raise what they like
-        return False
-
-
-def _resolved(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _plain(node: Any) -> dict[str, Any]:
