@@ -10,6 +10,7 @@ from tests.support.paths import ROOT
 
 from cairn.errors import ConfigError, ResumeError
 from cairn.hydra import command_line
+from cairn.hydra.arguments import literal
 from cairn.hydra.command_line import expand_resume, is_child, key
 from cairn.runs.directory import RunDirectory
 
@@ -87,6 +88,21 @@ def test_any_directory_reaches_hydra_as_it_is(tmp_path, configs, name):
     assert value(where) == str(run)
 
 
+@pytest.mark.parametrize("name", ["a'", "'a'", '"a"', "a\\", "a\\'", "~a", "-a", "latest", "null", "#a", "ünï"])
+def test_a_relative_directory_of_any_name_is_found(tmp_path, configs, monkeypatch, name):
+    run = run_in(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    typed = f"./{name}" if name in ("latest", "null") else name
+    for given in (f"resume={typed}", f"resume={typed}/", f"+resume={typed}"):
+        assert value(expand_resume([given], configs)[-1]) == str(run)
+
+
+def test_dollars_in_a_name_survive_both_times_that_hydra_resolves_it(tmp_path, configs):
+    run = run_in(tmp_path / "${x}")
+    once = OmegaConf.create({"dir": value(expand_resume([f"resume={run}"], configs)[-1])}).dir
+    assert OmegaConf.create({"dir": once}).dir == str(run)
+
+
 @pytest.mark.parametrize("quote", ["'", '"'])
 def test_a_quoted_directory_is_accepted(tmp_path, configs, quote):
     run = run_in(tmp_path / "a,b")
@@ -120,6 +136,54 @@ def test_latest_is_the_newest_run_of_the_task(tmp_path, configs):
 def test_last_is_another_name_for_latest(tmp_path, configs, name):
     run = run_in(tmp_path / "logs" / "train" / "runs" / "a", "lr=0.2")
     assert expand_resume([f"resume={name}"], configs)[-1] == f"hydra.run.dir='{run}'"
+
+
+@pytest.mark.parametrize("name", ["latest", "auto"])
+def test_the_task_of_an_option_that_is_gone_is_that_of_the_runs_that_recorded_it(
+    tmp_path, configs, monkeypatch, capsys, name
+):
+    monkeypatch.setattr(command_line, "_can_continue", lambda run: True)
+    folder = tmp_path / "logs"
+    run = run_in(folder / "mine" / "runs" / "a", "experiment=mine", "lr=0.2", task="mine")
+    run_in(folder / "train" / "runs" / "newer")
+    argv = expand_resume([f"resume={name}", "experiment=mine", "lr=0.3"], configs)
+    assert argv == ["experiment=mine", "lr=0.3", "hydra.mode=RUN", f"hydra.run.dir='{run}'"]
+
+
+def test_a_task_that_nothing_names_is_refused(tmp_path, configs):
+    run_in(tmp_path / "logs" / "mine" / "runs" / "a", task="mine")
+    run_in(tmp_path / "logs" / "other" / "runs" / "a", task="other")
+    (tmp_path / "logs" / "other" / "runs" / "damaged").mkdir()
+    (tmp_path / "logs" / "other" / "runs" / "damaged" / "run.json").write_text("{")
+    (configs / "experiment").mkdir()
+    with pytest.raises(ResumeError, match=r"experiment.* has no such run\. Name the run directory, or set task_name="):
+        expand_resume(["resume=latest", "experiment=gone"], configs)
+    (configs / "experiment").rmdir()
+    (configs / "train.yaml").write_text("a: [b")
+    with pytest.raises(ResumeError, match=r"have the tasks mine, other\. Name the run directory, or set task_name="):
+        expand_resume(["resume=latest", f"paths.log_dir={tmp_path}/logs"], configs)
+    argv = expand_resume(["resume=latest", f"paths.log_dir={tmp_path}/logs", "task_name=mine"], configs)
+    assert argv[-1] == f"hydra.run.dir='{tmp_path}/logs/mine/runs/a'"
+
+
+def test_a_run_that_works_in_its_own_directory_does_so_again(tmp_path, configs):
+    run = run_in(tmp_path / "run")
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "hydra.yaml").write_text("hydra: {job: {chdir: true}}")
+    assert "hydra.job.chdir=true" in expand_resume([f"resume={run}"], configs)
+    argv = expand_resume([f"resume={run}", "hydra.job.chdir=false"], configs)
+    assert [item for item in argv if "chdir" in item] == ["hydra.job.chdir=false"]
+
+
+def test_latest_is_found_with_the_files_that_the_flags_name(tmp_path, configs):
+    run = run_in(tmp_path / "logs" / "mine" / "runs" / "a", task="mine")
+    (configs / "other.yaml").write_text((configs / "train.yaml").read_text().replace("name: train", "name: mine"))
+    more = tmp_path / "more"
+    more.mkdir()
+    (configs / "other.yaml").rename(more / "other.yaml")
+    for where in (["--config-dir", str(more)], ["--config-path", str(more)]):
+        argv = expand_resume([*where, "--config-name", "other", "resume=latest"], configs)
+        assert argv[-1] == f"hydra.run.dir='{run}'"
 
 
 def test_a_flag_with_a_value_is_not_an_override(tmp_path, configs):
@@ -187,6 +251,21 @@ def test_other_values_stay_as_they_were_typed(tmp_path, environment, argument):
     assert command_line.prepare([argument], tmp_path) == [argument]
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--cfg", "job", "--resolve", "resume={run}", "b=1"],
+        ["b=1", "resume={run}", "--cfg", "job", "--resolve"],
+        ["b=1", "--cfg", "job", "resume={run}", "--resolve"],
+    ],
+)
+def test_flags_may_stand_before_and_behind_resume(tmp_path, environment, argv):
+    run = run_in(tmp_path / "run", "a=1")
+    found = command_line.prepare([item.format(run=run) for item in argv], tmp_path)
+    assert found[:3] == ["--cfg", "job", "--resolve"]
+    assert found[3:] == ["a=1", "b=1", "hydra.mode=RUN", f"hydra.run.dir='{run}'"]
+
+
 def test_the_shell_wins_over_dotenv(tmp_path, environment):
     (tmp_path / ".env").write_text("FROM_DOTENV=file\n")
     environment.update({"FROM_DOTENV": "shell", command_line.ROOT: "/elsewhere"})
@@ -226,6 +305,23 @@ def test_help_ends_the_process(environment, capsys, flag):
 
 def test_help_for_another_configuration_is_left_to_hydra(environment):
     assert command_line.prepare(["--help", "--config-name=other"], ROOT) == ["--help", "--config-name=other"]
+
+
+def test_a_directory_that_only_the_name_of_a_run_has_caused_is_removed(tmp_path):
+    run, made = tmp_path / "a/${x}/run", tmp_path / "a/\\${x}/run"
+    made.mkdir(parents=True)
+    run.mkdir(parents=True)
+
+    def started(directory, resolved):
+        text = literal(str(directory))
+        node = {"run": {"dir": text}, "mode": None, "job": {"chdir": False}}
+        node["runtime"] = {"output_dir": literal(str(resolved))}
+        command_line.CheckRunDirectory().on_job_start(OmegaConf.create({"hydra": node}))
+
+    started(run, run)
+    assert made.is_dir()
+    started(made, run)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["${x}"]
 
 
 def test_a_launcher_that_is_not_installed_is_one_sentence(monkeypatch, capsys):

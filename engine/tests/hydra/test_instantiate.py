@@ -109,6 +109,14 @@ def test_a_node_finds_what_it_interpolates_elsewhere_and_stays_as_it_was():
         instantiate({"_target_": NAMES, "lr": "${nowhere}"})
 
 
+@pytest.mark.parametrize("convert", ["none", "all"])
+def test_a_file_name_with_dollars_stays_as_it_is(convert):
+    node = {"_target_": "builtins.dict", "file": "\\${x}", "other": "${name}", "none": None, "deep": {"a": "\\${c}"}}
+    config = OmegaConf.create({"name": "a\\${b}", "path": node})
+    built = instantiate(config.path, _convert_=convert)
+    assert (built["file"], built["other"], built["none"], built["deep"]["a"]) == ("${x}", "a${b}", None, "${c}")
+
+
 def test_a_partial_may_lack_a_value_that_it_gets_later():
     node = OmegaConf.create({"_target_": NAMES, "_partial_": True, "later": MISSING, "x": 1})
     assert vars(instantiate(node)(later=2)) == {"x": 1, "later": 2}

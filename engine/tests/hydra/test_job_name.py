@@ -22,6 +22,23 @@ def test_a_long_override_is_shortened_and_the_others_stay_readable():
     assert ",checkpoint.save_interval=50,seed=1-" in name
 
 
+@pytest.mark.parametrize("letter", ["a", "ü", "数"])
+def test_many_short_overrides_are_shortened(letter):
+    many = [f"+note_{number:02}={letter * 4}" for number in range(20)]
+    first, second = ",".join([*many, "seed=1"]), ",".join([*many, "seed=2"])
+    assert len(first.encode()) > 255
+    assert len({job_dir(first), job_dir(second), job_dir(first[:-1])}) == 3
+    assert job_dir(first) == job_dir(first)
+    assert len(job_dir(first).encode()) <= 255
+    assert job_dir(first).startswith(f"+note_00={letter * 4},+note_01=")
+
+
+@pytest.mark.parametrize("length", [239, 240, 241, 255, 256, 300])
+def test_a_name_is_shortened_only_if_it_is_too_long(length):
+    many = ",".join(f"a.b_{number:02}=1" for number in range(40))[:length]
+    assert (job_dir(many) == many) == (length <= 240)
+
+
 @pytest.mark.parametrize(
     ("overrides", "of_sweep", "expected"),
     [

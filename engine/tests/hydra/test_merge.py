@@ -223,3 +223,14 @@ def test_flatten_returns_leaves_by_dotted_keys():
 def test_changes_are_described_with_old_and_new_values():
     changes = {"model.lr": (0.1, 0.2), "tags": (None, ["a"])}
     assert merging.describe(changes) == "model.lr (0.1 to 0.2), tags (None to ['a'])"
+
+
+def test_texts_with_dollars_are_texts():
+    values = {"a": "${b}", "c": ["\\${d}", {"e": "x${f.g}"}], "h": 1, "i": None, 2: "${"}
+    config = merging.as_config(values)
+    assert OmegaConf.to_container(config, resolve=True) == values
+    moved = merging.follow_moved_paths(
+        merging.as_config({"paths": {"output_dir": "/a/${x}", "root_dir": "/r"}, "file": "/a/${x}/b"}),
+        merging.as_config({"paths": {"output_dir": "/a/${y}", "root_dir": "/r"}}),
+    )
+    assert moved.file == "/a/${y}/b"

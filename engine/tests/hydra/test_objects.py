@@ -59,3 +59,8 @@ def test_a_target_is_a_class_or_a_sentence():
         target_of("keep.last", {})
     with pytest.raises(ConfigError, match=r"keep\.last\._target_=nothing\.Here cannot be imported"):
         target_of("keep.last", {"_target_": "nothing.Here"})
+
+
+def test_a_wrong_argument_is_answered_with_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"'counts'\. Did you mean checkpoint\.keep\.last\.count\? HYDRA_FULL_ERROR"):
+        build_object("checkpoint.keep.last", OmegaConf.create({"_target_": "cairn.policy.keep.Latest", "counts": 1}))

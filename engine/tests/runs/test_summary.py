@@ -107,6 +107,33 @@ def test_the_command_can_be_pasted_into_a_shell(here, name):
     assert shlex.split(line) == ["python", "train.py", f"resume={name}", "trainer.max_epochs=5"]
 
 
+@pytest.mark.parametrize("name", ["latest", "last", "auto", "null"])
+def test_a_directory_whose_name_has_another_meaning_is_named_as_a_path(here, name):
+    assert summary.command(here / name) == f"python train.py resume=./{name}"
+
+
+@pytest.mark.parametrize(
+    ("script", "shown"), [("train.py", "train.py"), ("sub/own.py", "sub/own.py"), ("no.py", "train.py")]
+)
+def test_commands_are_for_the_shell_and_not_for_the_directory_of_the_process(here, monkeypatch, script, shown):
+    (here / "sub").mkdir()
+    (here / "train.py").touch()
+    (here / "sub" / "own.py").touch()
+    monkeypatch.chdir(here / "sub")
+    with summary.typed_in(here, here / script):
+        assert summary.command(here / "logs" / "run") == f"python {shown} resume=logs/run"
+        assert summary.relative(here / "sub" / "a") == "sub/a"
+    assert summary.relative(here / "sub" / "a") == "a"
+
+
+def test_the_script_of_the_project_is_found_from_elsewhere(here, monkeypatch):
+    run = here / "project" / "logs" / "run"
+    run.mkdir(parents=True)
+    (here / "project" / "train.py").touch()
+    monkeypatch.chdir(here)
+    assert summary.command(run) == "python project/train.py resume=project/logs/run"
+
+
 def test_paths_are_relative_to_the_current_directory(here):
     assert summary.relative(here / "logs" / "run") == "logs/run"
     assert summary.relative(here.parent / "elsewhere") == str(here.parent / "elsewhere")

@@ -72,7 +72,8 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     settings, checkpoints = start.settings, checkpointer(start)
     configured = [build_object(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
     # The engine enforces max_time, at a boundary; Lightning does not get it.
-    node = {str(key): value for key, value in settings.trainer.node.items() if key != "max_time"}
+    node: Any = settings.trainer.node.copy()
+    node.pop("max_time", None)
     if SLURMEnvironment.detect():
         options = {**options, "plugins": with_slurm({**node, **options}.get("plugins"))}
         node.pop("plugins", None)
@@ -121,7 +122,7 @@ def checkpointer(start: Start) -> Checkpointer:
         audit=group.audit,
         max_time=settings.trainer.max_time_s,
         stop=_reason_to_stop(start.context),
-        metadata={"run": start.run_id, "config": OmegaConf.to_container(settings.config), **origin},
+        metadata={"run": start.run_id, "config": OmegaConf.to_container(settings.config, resolve=True), **origin},
     )
     if settings.train:
         built.watchers.append(ProgressFile(start.directory.progress_file))

@@ -16,12 +16,15 @@ from typing import Any
 import yaml
 from dotenv import load_dotenv
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import CairnError, ConfigError
-from cairn.hydra import help_screen, job_name, overrides, plugins
+from cairn.hydra import help_screen, job_name, overrides, plugins, stored
+from cairn.hydra.arguments import Arguments, existing, file, run_dir, unliteral, unquoted
 from cairn.hydra.overrides import key as key
 from cairn.hydra.overrides import merge as merge
+from cairn.hydra.source import Source
 from cairn.runs.directory import RunDirectory, find, newest
 from cairn.store import disk
 from cairn.store.catalog import Catalog
@@ -30,18 +33,20 @@ ROOT = "PROJECT_ROOT"
 _CHILD = "CAIRN_CHILD"
 _ONE_RUN = "hydra.mode=RUN"  # an experiment may set MULTIRUN; resuming one of its jobs must not start the sweep again
 _LATEST = ("latest", "last")
-_OTHER_CONFIG = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
+_OTHER_CONFIG = ("--config-", "-cn", "-cp", "-cd")
 
 
-def prepare(argv: list[str], root: Path) -> list[str]:
+def prepare(argv: list[str], root: Path, config_path: str = "configs", config_name: str = "train") -> list[str]:
     """Read `.env`, pass the project's root to the configs, and return `argv` in the form that Hydra reads.
 
     Args:
         argv: Command-line arguments.
         root: Directory of the project.
+        config_path: Directory of the YAML files, relative to `root`.
+        config_name: Name of the primary file.
 
     Returns:
-        The arguments for Hydra.
+        The arguments for Hydra: flags, then overrides.
 
     Raises:
         SystemExit: Code 0 after `--help`; code 1 after an error message about an argument.
@@ -50,27 +55,30 @@ def prepare(argv: list[str], root: Path) -> list[str]:
     job_name.register()
     plugins.register()
     os.environ.setdefault(ROOT, str(root))
-    configs = root / "configs"
-    is_ours = not any(arg.startswith(_OTHER_CONFIG) for arg in argv)
-    if is_ours and {"--help", "-h"} & set(argv) and (screen := help_screen.of(configs, _given(argv))):
+    given = Arguments.split(argv)
+    configs = root / config_path
+    is_ours = not any(flag.startswith(_OTHER_CONFIG) for flag in given.flags)
+    if is_ours and given.has("--help", "-h") and (screen := help_screen.of(configs, _given(given.overrides))):
         print(screen)
         raise SystemExit(0)
     try:
-        argv = overrides.renamed([_as_hydra_reads(arg) for arg in argv])
+        found = overrides.renamed([_as_hydra_reads(item) for item in given.overrides])
         if is_ours:
-            overrides.check(_given(argv), _known(configs), lambda given: _try_to_compose(given, configs))
-        return overrides.renamed(expand_resume(argv, configs))
+            overrides.check(_given(found), _known(configs), lambda some: _try_to_compose(some, configs))
+        full = Arguments.split(expand_resume([*given.flags, *found], configs, config_name))
+        return [*full.flags, *overrides.renamed(full.overrides)]
     except CairnError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
 
 
-def expand_resume(argv: list[str], configs: Path) -> list[str]:
+def expand_resume(argv: list[str], configs: Path, config_name: str = "train") -> list[str]:
     """Replace `resume=RUN` by the overrides and the directory of the run; new overrides have precedence.
 
     Args:
         argv: Command-line arguments; only the last `resume=` counts.
         configs: Directory of the project's configuration, which `latest` and `auto` need.
+        config_name: Name of the primary file.
 
     Returns:
         The arguments without `resume=`.
@@ -79,25 +87,33 @@ def expand_resume(argv: list[str], configs: Path) -> list[str]:
         ConfigError: `resume=` is combined with a sweep.
         ResumeError: There is no such run.
     """
-    named = [arg.removeprefix("resume=") for arg in argv if arg.startswith("resume=")]
+    given = Arguments.split(argv)
+    named = [typed.partition("=")[2] for typed in given.overrides if _is_resume(typed)]
     if not named or named[-1] in ("", "null"):
         return argv
-    rest = [arg for arg in argv if not arg.startswith("resume=")]
-    if {"-m", "--multirun"} & set(rest):
+    rest = [item for item in argv if not _is_resume(item)]
+    if given.has("-m", "--multirun"):
         raise ConfigError("resume= continues one run. To continue a sweep, repeat the command of the sweep.")
-    run = _named_run(named[-1].strip("'\""), rest, configs)
+    run = _named_run(named[-1], rest, Source.of(given, configs, config_name))
     if run is None:
         return rest
-    return [*merge(_overrides_of(run), rest), _ONE_RUN, f"hydra.run.dir={_quoted(run.path)}"]
+    own = [*_primary_file(run, given, configs, config_name), *merge(_overrides_of(run), rest)]
+    return [*own, _ONE_RUN, *_working_directory(run, rest), run_dir(run.path)]
 
 
-def _named_run(name: str, rest: list[str], configs: Path) -> RunDirectory | None:
+def _is_resume(override: str) -> bool:
+    return override.lstrip("+").startswith("resume=")
+
+
+def _named_run(typed: str, rest: list[str], source: Source) -> RunDirectory | None:
     """Return the run that `resume=` names; None if `auto` finds no run to continue."""
+    name = unquoted(typed)
     if name in _LATEST:
-        return find("latest", *_task(rest, configs))
+        return find("latest", *source.task(_given(rest)))
     if name != "auto":
-        return find(name, Path(), "")
-    log_dir, task_name = _task(rest, configs)
+        path = existing(typed)
+        return find(str(path.absolute() if str(path) in _LATEST else path), Path(), "")
+    log_dir, task_name = source.task(_given(rest))
     run = newest(log_dir / task_name)
     if run is not None and _can_continue(run):
         print(f"resume=auto: continuing {run.path}", file=sys.stderr)
@@ -111,16 +127,9 @@ def _can_continue(run: RunDirectory) -> bool:
     return record is not None and record.status != "finished" and bool(Catalog(run.checkpoints()).committed())
 
 
-def _as_hydra_reads(arg: str) -> str:
+def _as_hydra_reads(item: str) -> str:
     """Quote a file name: it may contain characters that are special in Hydra's grammar."""
-    name, equals, value = arg.partition("=")
-    is_file = name in ("ckpt_path", "init_weights") and value and value[0] not in "'\"" and value != "null"
-    return f"{name}={_quoted(Path(value))}" if equals and is_file else arg
-
-
-def _quoted(path: Path) -> str:
-    """Quote a path for Hydra's grammar, whatever characters it contains."""
-    return "'" + str(path).replace("'", "\\'") + "'"
+    return file(item) if key(item) in ("ckpt_path", "init_weights") and "=" in item else item
 
 
 def _overrides_of(run: RunDirectory) -> tuple[str, ...]:
@@ -128,23 +137,24 @@ def _overrides_of(run: RunDirectory) -> tuple[str, ...]:
     return record.overrides if record else ()
 
 
-def _task(given: list[str], configs: Path) -> tuple[Path, str]:
-    """Return the directory of all runs and the task name that result from these overrides."""
-    cfg = _compose(_given(given), configs)
-    return Path(cfg.paths.log_dir), str(cfg.task_name)
+def _primary_file(run: RunDirectory, given: Arguments, configs: Path, config_name: str) -> list[str]:
+    """Return the flag that chooses the primary file that the run was composed from, if that is not the usual one."""
+    name = stored.config_name(run) or config_name
+    is_file = ".." not in Path(name).parts and (configs / f"{name.removesuffix('.yaml')}.yaml").is_file()
+    is_given = given.value("--config-name") or given.value("--config-path")
+    return [f"--config-name={name}"] if name != config_name and is_file and not is_given else []
 
 
-def _compose(given: Sequence[str], configs: Path) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(configs.absolute()), version_base="1.3"):
-        return compose("train", list(given))
+def _working_directory(run: RunDirectory, rest: Sequence[str]) -> list[str]:
+    """Return the override that lets relative paths of the run mean what they meant before, if it is needed."""
+    chdir = stored.working_directory(run)
+    return [f"hydra.job.chdir={str(chdir).lower()}"] if chdir and "hydra.job.chdir" not in map(key, rest) else []
 
 
 def _try_to_compose(given: Sequence[str], configs: Path) -> Any:
     """Return a plain configuration; None if it cannot be composed, which Hydra reports later in more detail."""
     try:
-        return OmegaConf.to_container(_compose(given, configs))
+        return OmegaConf.to_container(Source(configs).compose(given))
     except Exception:
         return None
 
@@ -169,6 +179,17 @@ class CheckRunDirectory(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the directory of a run."""
         _check_directory(Path(config.hydra.run.dir), "hydra.run.dir")
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remove a directory that Hydra has made only because `${` is part of the name of the run directory."""
+        made, run = Path(str(config.hydra.run.dir)), Path(config.hydra.runtime.output_dir)
+        if unliteral(str(made)) == str(made) or config.hydra.mode == RunMode.MULTIRUN:
+            return
+        if config.hydra.job.chdir:
+            os.chdir(run)
+        while "\\${" in str(made) and made.is_dir() and not any(made.iterdir()):
+            made.rmdir()
+            made = made.parent
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the launcher and the directory of a sweep."""

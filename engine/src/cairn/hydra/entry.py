@@ -7,13 +7,16 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cairn.hydra import command_line, imports
+from cairn.hydra import command_line, imports, loader
+from cairn.hydra.arguments import Arguments
 from cairn.hydra.instantiate import hydra_whitelist
 from cairn.jobs import allocation, requeue
 from cairn.jobs.allocation import Allocation
@@ -47,8 +50,9 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
             if command_line.is_child():
                 task.join(**command_line.announced())
             else:
-                sys.argv[1:] = command_line.prepare(sys.argv[1:], root)
-                with hydra_whitelist():
+                sys.argv[1:] = command_line.prepare(sys.argv[1:], root, config_path, config_name)
+                shows = Arguments.split(sys.argv[1:]).value("--cfg") is not None
+                with hydra_whitelist(), loader.installed(shows):
                     hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(task)()
 
         return command
@@ -76,11 +80,25 @@ class Task:
             SystemExit: Code 1 for a user-facing error; 130, 138, 140 or 143 after a signal; 75 near the time limit of
                 the job. If submitit requeues the job, submitit sets the exit code.
         """
-        return _interruptible(lambda session, by: session.run(cfg, self.__wrapped__, by), allocation.current())
+
+        def train(session: Any, by: JobContext) -> Any:
+            with _printed_for_shell(self.__wrapped__):
+                return session.run(cfg, self.__wrapped__, by)
+
+        return _interruptible(train, allocation.current())
 
     def join(self, **facts: str | None) -> None:
         """Join the run that the main process has announced, in a process that Lightning has started."""
         _interruptible(lambda session, by: session.join(self.__wrapped__, by, **facts), Allocation())
+
+
+def _printed_for_shell(body: Body) -> AbstractContextManager[Any]:
+    """Context in which printed commands work where the user stands; Hydra may have changed the directory."""
+    from cairn.runs import summary  # imports rich, which --help does not need
+
+    if not HydraConfig.initialized():
+        return nullcontext()
+    return summary.typed_in(Path(HydraConfig.get().runtime.cwd), Path(inspect.getfile(body)))
 
 
 def _interruptible(train: Callable[[Any, JobContext], Any], given: Allocation) -> Any:

@@ -17,6 +17,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
+from cairn.hydra.arguments import literal
 from cairn.targets import TARGET, resolve, took_specs
 
 _ARGS, _CONVERT, _PARTIAL, _RECURSIVE = "_args_", "_convert_", "_partial_", "_recursive_"
@@ -50,10 +51,10 @@ def instantiate(config: Any, *args: Any, **more: Any) -> Any:
         nested = {key: value for key, value in more.items() if key in _NOT_ARGUMENTS or _is_container(value)}
         if nested:
             node = OmegaConf.merge(node, _plain_targets(nested))
-        OmegaConf.resolve(node)
+        _resolve(node)
         settings: dict[str, Any] = {name: node.pop(key) for name, key in _SETTINGS.items() if key in node}
         return _build(node, args=args, more={k: value for k, value in more.items() if k not in nested}, **settings)
-    OmegaConf.resolve(node)
+    _resolve(node)
     return _build(node, convert=more.get(_CONVERT, "none"), recursive=more.get(_RECURSIVE, True))
 
 
@@ -87,6 +88,23 @@ def _own_copy(config: Any) -> DictConfig | ListConfig:
             raise InstantiationException(f"Cannot instantiate a {type(config).__name__}: {error}") from error
     node._set_flag(flags=["allow_objects", "struct", "readonly"], values=[True, False, False])
     return node
+
+
+def _resolve(node: Any) -> None:
+    """Resolve all interpolations; a text such as the file name `a${b}` stays a text."""
+    OmegaConf.resolve(node)
+    _keep_texts(node)
+
+
+def _keep_texts(node: Any) -> None:
+    if node._is_none() or node._is_missing():
+        return
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        child = node._get_node(key)
+        if OmegaConf.is_config(child):
+            _keep_texts(child)
+        elif isinstance(value := child._value(), str) and "${" in value:
+            child._set_value(literal(value))
 
 
 def _plain_targets(value: Any) -> Any:
@@ -160,12 +178,18 @@ def _mapping(node: DictConfig, convert: Any, recursive: bool) -> Any:
         return items
     built = _config_of({}, node)
     for key, value in items.items():
-        built[key] = value
+        built[key] = _text(value)
     built._metadata.object_type = node._metadata.object_type
     return OmegaConf.to_object(built) if _mode(convert) == "object" else built
 
 
+def _text(value: Any) -> Any:
+    """Return a value as it is written in a configuration."""
+    return literal(value) if isinstance(value, str) else value
+
+
 def _config_of(items: Any, parent: Any) -> Any:
+    items = [_text(item) for item in items] if isinstance(items, list) else items
     built = OmegaConf.create(items, flags={"allow_objects": True})
     built._set_parent(parent)
     return built

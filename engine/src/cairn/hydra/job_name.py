@@ -31,7 +31,8 @@ def job_dir(overrides: str) -> str:
         parts = re.split(r",(?=[+~]*[\w.@]+=)", name)  # a comma inside a value does not separate overrides
         name = ",".join(_cut(part, _LONG) for part in parts)
     if name == overrides and name not in ("", ".", ".."):
-        return name
+        # Many short overrides: the digest alone distinguishes what is cut off, so that it is longer here.
+        return name if len(name.encode()) <= _LONGEST else f"{_cut(name, _LONGEST - 17)}-{_digest(overrides, 16)}"
     return f"{_cut(name, _LONGEST - 9)}-{_digest(overrides)}" if name else "defaults"
 
 
@@ -59,8 +60,8 @@ def _cut(text: str, length: int) -> str:
     return text if len(data) <= length else data[: length - 1].decode(errors="ignore") + "~"
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def _digest(text: str, length: int = 8) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def register() -> None:

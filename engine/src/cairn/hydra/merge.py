@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ResumeError
+from cairn.hydra.arguments import literal
 
 FIXED = (
     "model",
@@ -106,6 +107,20 @@ def _merge_node(own: Any, before: Any, now: Any, key: str, changed: dict[str, Ch
     return own if is_fixed else now
 
 
+def as_config(values: Any) -> DictConfig:
+    """Return plain values as a configuration in which a text with `${` is a text, and not an interpolation."""
+
+    def written(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: written(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [written(item) for item in value]
+        return literal(value) if isinstance(value, str) else value
+
+    config: DictConfig = OmegaConf.create(written(values))
+    return config
+
+
 def follow_moved_paths(own: DictConfig, now: DictConfig) -> DictConfig:
     """Return `own` with its current paths: the run directory, or the whole clone, may have been moved."""
     moved = [(own.paths[name], now.paths[name]) for name in ("output_dir", "root_dir")]
@@ -120,7 +135,7 @@ def follow_moved_paths(own: DictConfig, now: DictConfig) -> DictConfig:
                 return new + value.removeprefix(old)
         return value
 
-    return OmegaConf.create(follow(OmegaConf.to_container(own)))
+    return as_config(follow(OmegaConf.to_container(own, resolve=True)))
 
 
 def describe(changes: Mapping[str, Change]) -> str:

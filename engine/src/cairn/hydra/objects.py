@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from hydra.errors import InstantiationException
 
 from cairn import targets
 from cairn.errors import CairnError, ConfigError, first_line, named
+from cairn.hydra import suggest
 from cairn.hydra.instantiate import instantiate
 from cairn.hydra.keys import in_config_words
 
@@ -38,7 +40,19 @@ def build_object(key: str, node: Any, **arguments: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, CairnError):
             raise type(cause)(in_yaml(in_config_words(cause, key))) from error
-        raise ConfigError(f"{key}: {str(cause).rstrip('.!')}. HYDRA_FULL_ERROR=1 shows the traceback.") from error
+        text = (
+            f"{key}: {str(cause).rstrip('.!')}. {suggest.for_argument(str(cause), key, _arguments(key, node, cause))}"
+        )
+        raise ConfigError(f"{text.rstrip()} HYDRA_FULL_ERROR=1 shows the traceback.") from error
+
+
+def _arguments(key: str, node: Any, error: BaseException) -> list[str]:
+    """Return the names of the arguments of a target, if the error is about this target and not about a nested one."""
+    try:
+        target = target_of(key, node)
+        return list(inspect.signature(target).parameters) if f"{target.__name__}." in str(error) else []
+    except Exception:  # a target without a signature, or one that cannot be imported
+        return []
 
 
 def target_name(key: str, node: Any) -> str:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from cairn import targets
 from cairn.errors import CheckpointError, ConfigError, ResumeError
-from cairn.hydra import command_line, merge
+from cairn.hydra import command_line, loader, merge
+from cairn.hydra.loader import Fallback
 from cairn.hydra.merge import Merged
 from cairn.hydra.settings import Settings, parse
+from cairn.hydra.stored import StoredRun
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
@@ -115,8 +122,7 @@ def follow(config: str, run: str, start: str | None, context: JobContext) -> Sta
         start: Path of the checkpoint to resume from.
         context: Signals and the job of this process.
     """
-    cfg = OmegaConf.load(config)
-    assert isinstance(cfg, DictConfig)
+    cfg = merge.as_config(OmegaConf.to_container(OmegaConf.load(config)))
     plan = ResumePoint(Path(start) if start else None)
     return Start(RunDirectory(Path(config).parent), parse(cfg), run, plan, context, is_main=False)
 
@@ -131,11 +137,11 @@ def _record(
         wandb_start.local_file(settings.init_weights, directory.path)
     job = start.context.allocation
     attempts.note(directory, old, plan.saved, job.job_id, job.restarts if job.scheduler == "slurm" else None)
-    record = directory.start(settings.task_name, overrides, OmegaConf.to_yaml(settings.config))
+    record = directory.start(settings.task_name, overrides, OmegaConf.to_yaml(settings.config, resolve=True))
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)
     notice.announce(facts)
-    summary.show_config(OmegaConf.to_container(settings.config), Console())  # type: ignore[arg-type]
+    summary.show_config(OmegaConf.to_container(settings.config, resolve=True), Console())  # type: ignore[arg-type]
     _log_start(start, merged, resumes=old is not None)
     return replace(start, run_id=record.id)
 
@@ -144,31 +150,64 @@ def _configuration(
     cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...]
 ) -> tuple[Merged, RunRecord | None]:
     """Return the configuration to continue with and the record of the run; the composed one and None for a new run."""
-    now = _resolved(cfg)
     record = directory.record()
     if record is None:
-        return Merged(now, {}, {}, {}), None
-    fresh = [override for override in overrides if override not in record.overrides]
-    before = _resolved(_compose(record.overrides))
-    own = merge.follow_moved_paths(OmegaConf.create(targets.with_current_names(directory.config())), now)
-    return merge.merge(own, before, now, [command_line.key(override) for override in fresh]), record
+        return Merged(_resolved(cfg), {}, {}, {}), None
+    fresh = [command_line.key(override) for override in overrides if override not in record.overrides]
+    own = merge.as_config(targets.with_current_names(directory.config()))
+    reason = loader.fallback(overrides)
+    if reason is None:
+        try:
+            before, now = _resolved(_compose(record.overrides)), _resolved(cfg)
+            return merge.merge(merge.follow_moved_paths(own, now), before, now, fresh), record
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            reason = Fallback(loader.reason(error))
+    before, now = map(_resolved, _of_stored(directory, record, overrides))
+    log.warning("configs/ does not compose the overrides of this run any more (%s).", reason.why)
+    log.warning("The run continues by its own config.yaml; changes in configs/ are not looked for.")
+    if reason.without:
+        log.warning("Not in this command, but still in effect for the run: %s", " ".join(reason.without))
+    return merge.merge(merge.follow_moved_paths(own, now), before, now, fresh), record
+
+
+def _of_stored(directory: RunDirectory, record: RunRecord, overrides: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
+    """Compose the stored configuration before and after the new overrides."""
+    hydra: Any = GlobalHydra.instance().config_loader()
+    run = StoredRun(hydra, directory, record, HydraConfig.get().job.config_name)
+    try:
+        pair = run.compose(overrides)
+    except HydraException as error:
+        raise ConfigError(f"This command cannot be applied to config.yaml of the run: {loader.full(error)}") from error
+    if overrides != record.overrides and (keys := run.unlinked()):
+        log.warning("These keys keep their stored values, because they call resolvers: %s", ", ".join(keys))
+    return _without_hydra(pair[0]), _without_hydra(pair[1])
 
 
 def _compose(overrides: tuple[str, ...]) -> DictConfig:
     """Compose a configuration from the current files, in this process's Hydra."""
+    current: Any = GlobalHydra.instance().config_loader()
     name = HydraConfig.get().job.config_name
-    cfg = GlobalHydra.instance().config_loader().load_configuration(name, list(overrides), run_mode=RunMode.RUN)
+    # Hydra's own method: the files of the run must not take the place of the current ones here.
+    return _without_hydra(ConfigLoaderImpl.load_configuration(current, name, list(overrides), RunMode.RUN))
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
-        del cfg["hydra"]
+        cfg.pop("hydra", None)
     return cfg
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:
-    """Resolve all interpolations, and make `checkpoint.dirpath` independent of the working directory."""
-    resolved: DictConfig = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
-    if resolved.checkpoint.get("dirpath"):
-        resolved.checkpoint.dirpath = str(Path(resolved.checkpoint.dirpath).absolute())
-    return resolved
+    """Resolve all interpolations, and make the names of files independent of the working directory."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    if isinstance(group := plain.get("checkpoint"), dict) and group.get("dirpath"):
+        group["dirpath"] = str(Path(group["dirpath"]).absolute())
+    for key in ("ckpt_path", "init_weights"):
+        named = plain.get(key)
+        # `hydra.job.chdir=true` has changed the directory after the file was named.
+        if isinstance(named, str) and not Path(named).exists() and (summary.shell_directory() / named).exists():
+            plain[key] = str(summary.shell_directory() / named)
+    return merge.as_config(plain)
 
 
 def _plan(settings: Settings, directory: RunDirectory, old: RunRecord | None) -> ResumePoint:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,17 +109,65 @@ def _links(item: Saved, report: RunReport) -> str:
     return " ".join(link.removesuffix(".ckpt") for link, name in links.items() if name == item.name)
 
 
+_WORDS = ("latest", "last", "auto", "null")
+"""Values of `resume=` that are not directories."""
+_SCRIPT = "train.py"
+
+
+@dataclass(frozen=True)
+class _Shell:
+    """The shell that a command was typed into. The process itself may have moved: `hydra.job.chdir=true`."""
+
+    directory: Path | None = None
+    script: Path | None = None
+
+
+_shell = _Shell()
+
+
+@contextmanager
+def typed_in(directory: Path, script: Path) -> Iterator[None]:
+    """Context in which paths and commands are printed for a shell in this directory.
+
+    Args:
+        directory: Working directory of the shell.
+        script: The project's train.py, absolute or as it was typed in that shell.
+    """
+    global _shell
+    before, path = _shell, directory / script
+    _shell = _Shell(directory, path if path.is_file() else None)
+    try:
+        yield
+    finally:
+        _shell = before
+
+
+def shell_directory() -> Path:
+    """Return the directory in which the user types commands."""
+    return _shell.directory or Path.cwd()
+
+
 def relative(path: Path) -> str:
     """Return the path as a user would type it in the current directory."""
     try:
-        return str(path.relative_to(Path.cwd()))
+        return str(path.relative_to(shell_directory()))
     except ValueError:
         return str(path)
 
 
 def command(run: Path, *overrides: str) -> str:
     """Return the command that resumes a run."""
-    return " ".join(["python train.py", shlex.quote(f"resume={relative(run)}"), *overrides])
+    path = relative(run)
+    name = f"./{path}" if path in _WORDS else path
+    return " ".join(["python", shlex.quote(_script(run)), shlex.quote(f"resume={name}"), *overrides])
+
+
+def _script(run: Path) -> str:
+    """Return the project's train.py as it is typed in the shell's directory."""
+    if _shell.script is not None:
+        return relative(_shell.script)
+    folders = [shell_directory(), *run.absolute().parents]
+    return next((relative(folder / _SCRIPT) for folder in folders if (folder / _SCRIPT).is_file()), _SCRIPT)
 
 
 def _facts(report: RunReport) -> list[tuple[str, str]]:

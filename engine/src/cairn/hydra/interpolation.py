@@ -1,0 +1,71 @@
+"""Link the values of a resolved configuration again, by the interpolations that they came from."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+_CURRENT_PATHS = {"output_dir": "${hydra:runtime.output_dir}", "root_dir": "${oc.env:PROJECT_ROOT,.}"}
+"""Paths that are those of this start, wherever the run and the project were before."""
+_HARMLESS = re.compile(r"\s*(?:[\w.\[\]/-]+\s*\}|(?:oc\.[a-z.]+|now|hydra|job_dir|python_version)\s*:)")
+
+
+def restore(own: DictConfig, composed: Any) -> DictConfig:
+    """Return a resolved configuration with the interpolations of another one, where they give the resolved value.
+
+    Args:
+        own: The resolved configuration.
+        composed: Plain values that may be interpolations.
+    """
+    linked = copy.deepcopy(own)
+    _link(linked, composed)
+    if isinstance(paths := linked.get("paths"), DictConfig):
+        for name in _CURRENT_PATHS.keys() & paths.keys():
+            paths[name] = _CURRENT_PATHS[name]
+    return linked
+
+
+def is_harmless(source: str) -> bool:
+    """Whether an interpolation refers only to other keys and to resolvers of OmegaConf, Hydra and this library.
+
+    A run directory may come from other people, and a project may have registered a resolver that runs code.
+    """
+    return all(_HARMLESS.match(source, found.end()) for found in re.finditer(r"\$\{", source))
+
+
+def without_calls(node: Any) -> Any:
+    """Return plain values without the interpolations that are not harmless; they become null."""
+    if isinstance(node, dict):
+        return {name: without_calls(item) for name, item in node.items()}
+    if isinstance(node, list):
+        return [without_calls(item) for item in node]
+    return node if not isinstance(node, str) or is_harmless(node) else None
+
+
+def _link(node: Any, composed: Any) -> None:
+    for name, source in composed.items() if isinstance(composed, dict) else enumerate(composed):
+        if isinstance(node, DictConfig) and name not in node:
+            continue
+        value = node[name]
+        if isinstance(source, str) and "${" in source and is_harmless(source):
+            node[name] = source
+            if not _gives(node, name, value):
+                node[name] = value
+        elif (isinstance(source, dict) and isinstance(value, DictConfig)) or (
+            isinstance(source, list) and OmegaConf.is_list(value) and len(source) == len(value)
+        ):
+            _link(value, source)
+
+
+def _gives(node: Any, name: Any, value: Any) -> bool:
+    try:
+        return bool(_resolved(node[name]) == _resolved(value))
+    except Exception:  # custom resolvers raise what they like
+        return False
+
+
+def _resolved(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
