@@ -70,7 +70,6 @@ def test_an_iterator_that_is_not_used_does_not_affect_the_next_epoch():
 
 def test_a_state_belongs_to_its_batch_however_far_the_dataset_has_read_ahead():
     stream, deliveries = Stream(), Deliveries()
-    deliveries.begin()
     batches = iter(StatefulBatches(stream, 3))
     for _ in range(2):
         deliveries.add(next(batches)[1])
