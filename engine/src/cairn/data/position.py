@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -127,9 +126,10 @@ class Position:
         epoch, cycle = (now.record.epoch + 1, 0) if self._epoch_is_over else (now.record.epoch, now.record.cycle)
         state: dict[str, Any] = {"epoch": epoch, "cycle": cycle, "batch": self._batch}
         if isinstance(order, SeededOrder) and order.is_stateful:
-            state["sampler"] = order.sampler.state_dict() if self._epoch_is_over else now.record.sampler
-            if not self._epoch_is_over:
-                state["sampler_now"] = order.sampler.state_dict()
+            if self._epoch_is_over:
+                state["sampler"] = order.state_now(now.record)
+            else:
+                state |= {"sampler": now.record.sampler, "sampler_now": order.state_now(now.record)}
         if now.record.num_samples is not None and not self._epoch_is_over:
             state["epoch_samples"] = now.record.num_samples
         return state | ({"has_grown": True} if self.has_grown else {})
@@ -140,8 +140,8 @@ class Position:
         Args:
             num_workers: Number of processes that load.
         """
-        if isinstance(self.order, SeededOrder) and (history := self.order.history()):
-            warnings.warn(f"{history}, and no checkpoint holds it: {self.order.cure}", stacklevel=2)
+        if isinstance(self.order, SeededOrder):
+            self.order.check()
 
     def check(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Check that a saved position belongs to this data.

@@ -38,6 +38,8 @@ class Record:
         self.is_started = False
         self.sampler: dict[str, Any] | None = None
         """State of the sampler at the beginning of the epoch; None if it has no state."""
+        self.restored: tuple[dict[str, Any], dict[str, Any] | None] | None = None
+        """States that the sampler gets before and after it draws the epoch; None: it keeps its own."""
 
     def move(self, other: Record) -> None:
         """Start where `other` does."""
@@ -118,7 +120,12 @@ class Order(DistributedSampler[Any]):
         try:
             yield self._pinned
         finally:
-            self._pinned, self.start = None, 0
+            self._pinned = None
+            self.use_up()
+
+    def use_up(self) -> None:
+        """Make the next iterator start at the beginning."""
+        self.start = 0
 
     def next_record(self) -> Record:
         """Return the record of an iterator that is created now."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from torch.utils.data import DistributedSampler
 from cairn.data.generators import Generators
 from cairn.data.sampler import Order, Record
 from cairn.data.seeding import isolated, mix_seed, seeded
-from cairn.data.trial import changes, history_of, snapshot
+from cairn.data.trial import Watch, numbers
 
 _DEEPEST = 4
 """How many samplers may lie inside each other."""
@@ -44,10 +43,8 @@ class SeededOrder(Order):
         self.seed = seed
         self.keyed = keyed
         self.is_batched = is_batched
-        self._pending: dict[str, Any] | None = None
-        self._later: dict[str, Any] | None = None
-        self._left: dict[str, Any] | None = None  # attributes after the last draw
-        self._is_examined = False
+        self._restored: tuple[dict[str, Any], dict[str, Any] | None] | None = None
+        self._watch = Watch(sampler)
 
     def identity(self) -> dict[str, Any]:
         return {"order": type(self.sampler).__name__}
@@ -70,9 +67,19 @@ class SeededOrder(Order):
     def seek(self, epoch: int, start: int, cycle: int = 0) -> None:
         super().seek(epoch, start, cycle)
         # After a resume at the end of an epoch, that epoch is not drawn again.
-        if self._later is not None:
-            self.sampler.load_state_dict(self._later)
-        self._pending = self._later = None
+        if self._latest is not None and self._latest.restored is not None and self._latest.restored[1] is not None:
+            self.sampler.load_state_dict(self._latest.restored[1])
+            self._latest.restored = None
+        self._restored = None
+
+    def next_record(self) -> Record:
+        record = super().next_record()
+        record.restored = self._restored
+        return record
+
+    def use_up(self) -> None:
+        super().use_up()
+        self._restored = None
 
     def load_state(self, state: dict[str, Any], later: dict[str, Any] | None = None) -> None:
         """Make the sampler draw the next epoch again.
@@ -81,15 +88,19 @@ class SeededOrder(Order):
             state: State that the sampler had at the beginning of that epoch.
             later: State that it gets once the epoch is drawn: training may have changed it since then.
         """
-        self._pending, self._later = state, later
+        self._restored = (state, later)
 
-    def history(self) -> str:
-        """Return what the samples depend on besides (seed, epoch), as the beginning of a sentence; empty if nothing."""
-        self._is_examined = True
-        if self.is_stateful or isinstance(self.sampler, (list, tuple, range)):
-            return ""
-        seed = mix_seed(self.seed, self.next_record().turn)
-        return history_of(self.sampler, partial(_prepare, epoch=self.epoch, seed=seed), seed)
+    def state_now(self, record: Record) -> dict[str, Any]:
+        """Return the state of the sampler now, in an iteration that may not have drawn its epoch yet."""
+        later = record.restored[1] if record.restored is not None else None
+        state: dict[str, Any] = self.sampler.state_dict() if later is None else later
+        return state
+
+    def check(self) -> None:
+        """Warn if the samples depend on more than (seed, epoch), and no checkpoint holds it."""
+        if not self.is_stateful and not isinstance(self.sampler, (list, tuple, range)):
+            seed = mix_seed(self.seed, self.next_record().turn)
+            self._watch.try_twice(partial(_prepare, epoch=self.epoch, seed=seed), seed)
 
     def _share(self) -> tuple[int, int]:
         divides_itself = any(isinstance(sampler, DistributedSampler) for sampler in _chain(self.sampler))
@@ -105,56 +116,32 @@ class SeededOrder(Order):
     def _drawn(self, record: Record) -> Iterator[Any]:
         """Yield all items of an epoch; the first ones again until each process gets the same number."""
         seed = mix_seed(self.seed, record.turn)
-        self._warn_of_changes_by_others()
+        if not self.is_stateful:
+            self._watch.before_an_epoch()
         _prepare(self.sampler, record.epoch, seed)
         later = self._begin_state(record)
         if not hasattr(self.sampler, "__len__"):
             yield from isolated(self.sampler, seed)  # one at a time, because it may be endless
             return
-        before = _numbers(self.sampler)
+        before = numbers(self.sampler)
         with seeded(seed):
             items = list(self.sampler)
         if later is not None:
             self.sampler.load_state_dict(later)
         if not self.is_stateful:
-            self._warn_of_changes(before)
-            self._left = snapshot(self.sampler)
+            self._watch.after_an_epoch(before)
         yield from items
         missing = -len(items) % self._share()[1]
         yield from (items[number % len(items)] for number in range(missing))
-
-    def _warn_of_changes(self, before: dict[str, Any]) -> None:
-        now = _numbers(self.sampler)
-        changed = sorted(name for name in now if name in before and now[name] != before[name])
-        if changed and not self._is_examined:
-            name = type(self.sampler).__name__
-            self._warn(f"{name}.{changed[0]} changes while {name} is iterated")
-
-    def _warn_of_changes_by_others(self) -> None:
-        if self._left is None:
-            return
-        if changed := changes(self._left, snapshot(self.sampler)):
-            self._warn(f"{type(self.sampler).__name__}.{changed[0]} was changed after the last epoch was drawn")
-
-    def _warn(self, what: str) -> None:
-        warnings.warn(f"{what}, and no checkpoint holds it: {self.cure}", stacklevel=2)
-
-    @property
-    def cure(self) -> str:
-        """What makes a resume draw the same samples, as a part of a sentence."""
-        return (
-            f"a resumed run would draw other samples. Give {type(self.sampler).__name__} the methods state_dict and"
-            f" load_state_dict, or set_epoch."
-        )
 
     def _begin_state(self, record: Record) -> dict[str, Any] | None:
         """Bring the sampler into its state at the beginning of the epoch, and return the one that it gets later."""
         if not self.is_stateful:
             return None
-        if self._pending is not None:
-            self.sampler.load_state_dict(self._pending)
-        record.sampler = copy.deepcopy(self.sampler.state_dict())
-        later, self._pending, self._later = self._later, None, None
+        before, later = record.restored or (None, None)
+        if before is not None:
+            self.sampler.load_state_dict(before)
+        record.sampler, record.restored = copy.deepcopy(self.sampler.state_dict()), None
         return later
 
     def _key(self, turn: int, item: Any) -> Any:
@@ -185,11 +172,3 @@ def _prepare(sampler: Any, epoch: int, seed: int) -> None:
         # Checkpoints of earlier versions stand in an order that was drawn with this seed.
         if isinstance(generator := getattr(one, "generator", None), torch.Generator):
             generator.manual_seed(seed)
-
-
-def _numbers(sampler: Any) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in getattr(sampler, "__dict__", {}).items()
-        if isinstance(value, bool | int | float | str)
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
@@ -20,35 +21,81 @@ _MOST_VALUES, _DEEPEST = 10_000, 4
 """Limits of a comparison: items of one container, and how deep containers and objects may be nested."""
 _SHARED = ("data_source", "dataset", "data")
 """Attributes of a sampler that a trial does not copy."""
+_LOST = "and no checkpoint holds it"
 
 
-def history_of(sampler: Any, prepare: Callable[[Any], None], seed: int) -> str:
-    """Draw an epoch twice with a copy of a sampler, and compare.
-
-    A sampler that is a function of (seed, epoch) draws the same twice, and is afterwards in the same state twice.
+class Watch:
+    """Warns of a sampler whose draws depend on something that no checkpoint holds.
 
     Args:
         sampler: Yields indices, or lists of indices.
-        prepare: Called with the sampler before each of the draws.
-        seed: Seed of the global generators.
-
-    Returns:
-        What depends on earlier draws, as the beginning of a sentence; empty if nothing does.
     """
-    name = type(sampler).__name__
-    try:
-        twin = _copied(sampler)
-    except Exception as error:  # whatever the user's class raises
-        return f"{name} cannot be copied and so cannot be checked ({type(error).__name__}: {error})"
-    draws, states = [], []
-    for _ in range(2):
-        prepare(twin)
-        with seeded(seed):
-            draws.append([_plain(item) for item in islice(iter(twin), _MOST_ITEMS)])
-        states.append(snapshot(twin))
-    if changed := changes(*states):
-        return f"{name}.{changed[0]} changes each time {name} is iterated"
-    return f"{name} draws other samples each time it is iterated" if draws[0] != draws[1] else ""
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler, self._name = sampler, type(sampler).__name__
+        self._left: dict[str, Any] | None = None  # attributes after the last epoch was drawn
+        self._is_tried = False
+
+    def try_twice(self, prepare: Callable[[Any], None], seed: int) -> None:
+        """Draw an epoch twice with a copy of the sampler, before training, and compare.
+
+        A sampler that is a function of (seed, epoch) draws the same twice, and is afterwards in the same state twice.
+
+        Args:
+            prepare: Called with the sampler before each of the draws.
+            seed: Seed of the global generators.
+        """
+        self._is_tried = True
+        try:
+            twin = _copied(self._sampler)
+        except Exception as error:  # whatever the user's class raises
+            self._warn(
+                f"{self._name} cannot be copied and so cannot be checked ({type(error).__name__}: {error})", "may"
+            )
+            return
+        draws, states = [], []
+        for _ in range(2):
+            prepare(twin)
+            with seeded(seed):
+                draws.append([_plain(item) for item in islice(iter(twin), _MOST_ITEMS)])
+            states.append(snapshot(twin))
+        if changed := changes(*states):
+            self._warn(f"{self._name}.{changed[0]} changes each time {self._name} is iterated, {_LOST}")
+        elif draws[0] != draws[1]:
+            self._warn(f"{self._name} draws other samples each time it is iterated, and not from a seeded generator")
+
+    def before_an_epoch(self) -> None:
+        """Warn if something else has changed the sampler since it was last iterated."""
+        if self._left is not None and (changed := changes(self._left, snapshot(self._sampler))):
+            self._warn(f"{self._name}.{changed[0]} was changed after the last epoch was drawn, {_LOST}")
+
+    def after_an_epoch(self, before: Mapping[str, Any]) -> None:
+        """Warn if iterating has changed the sampler, unless that was tried before.
+
+        Args:
+            before: The numbers of the sampler before it was iterated.
+        """
+        now = numbers(self._sampler)
+        changed = sorted(name for name in now if name in before and now[name] != before[name])
+        if changed and not self._is_tried:
+            self._warn(f"{self._name}.{changed[0]} changes while {self._name} is iterated, {_LOST}")
+        self._left = snapshot(self._sampler)
+
+    def _warn(self, what: str, would: str = "would") -> None:
+        warnings.warn(
+            f"{what}: a resumed run {would} draw other samples. Give {self._name} the methods state_dict and"
+            f" load_state_dict, or set_epoch.",
+            stacklevel=2,
+        )
+
+
+def numbers(sampler: Any) -> dict[str, Any]:
+    """Return the attributes of a sampler that are numbers or strings."""
+    return {
+        name: value
+        for name, value in getattr(sampler, "__dict__", {}).items()
+        if isinstance(value, bool | int | float | str)
+    }
 
 
 def _copied(sampler: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.utils.data import IterableDataset
 
 from cairn.data.generators import Generators
 from cairn.data.loader import DataLoader
@@ -72,7 +73,12 @@ def _doubt(loader: Any) -> str:
             f"position after the last trained batch is not known: a resumed run may repeat or skip batches. "
             f"cairn.testing.assert_exact finds out."
         )
-    if getattr(loader, "num_workers", 0) or not hasattr(getattr(loader, "dataset", None), "__getitem__"):
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return (
+            f"A training loader ({name} of torchdata) over an iterable saves its position, but not the random numbers "
+            f"that samples draw, and a resume after the last batch of an epoch may skip the next epoch."
+        )
+    if getattr(loader, "num_workers", 0):
         return (
             f"A training loader ({name} of torchdata) saves its position, but not the random numbers of its samples: "
             f"if they draw any, a resumed run is not bit-identical."
