@@ -1,10 +1,14 @@
 """Position of an iterable: that of the batches handed out, however far the dataset has read ahead."""
 
+import random
+
 import pytest
+import torch
 from torch.utils.data import IterableDataset
 
 from cairn.data.iterable import Deliveries, StatefulBatches
 from cairn.data.loader import DataLoader
+from cairn.errors import DataError
 
 
 class Stream(IterableDataset):
@@ -70,7 +74,6 @@ def test_an_iterator_that_is_not_used_does_not_affect_the_next_epoch():
 
 def test_a_state_belongs_to_its_batch_however_far_the_dataset_has_read_ahead():
     stream, deliveries = Stream(), Deliveries()
-    deliveries.begin()
     batches = iter(StatefulBatches(stream, 3))
     for _ in range(2):
         deliveries.add(next(batches)[1])
@@ -96,3 +99,80 @@ def test_the_length_is_known_only_if_the_dataset_has_one():
     assert len(loader_of(Sized(), drop_last=True)) == 3
     with pytest.raises(TypeError):
         len(loader_of(Stream()))
+
+
+class Drawing(Stream):
+    """Draws from global generators, in a random order from a buffer that its state may hold."""
+
+    def __init__(self, saved=True):
+        super().__init__(12)
+        self.saved, self.buffer = saved, []
+
+    def state_dict(self):
+        return {"position": self.position} | ({"waiting": list(self.buffer)} if self.saved else {})
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.buffer = list(state.get("waiting", []))
+
+    def __iter__(self):
+        for number in super().__iter__():
+            self.buffer.append(number)
+            if len(self.buffer) > 4:
+                yield self.buffer.pop(random.randrange(5)) + torch.rand(()).item()
+
+
+@pytest.mark.parametrize("batch_size", [2, None])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_an_iterable_draws_is_the_same_after_a_resume(num_workers, batch_size):
+    def loader():
+        return DataLoader(Drawing(), batch_size, num_workers=num_workers)
+
+    first = loader()
+    whole = [torch.as_tensor(batch).tolist() for batch in first]
+    assert whole != [torch.as_tensor(batch).tolist() for batch in first], "another cycle draws other numbers"
+    batches = iter(stopped := loader())
+    next(batches), next(batches)
+    resumed = loader()
+    resumed.load_state_dict(stopped.state_dict())
+    torch.manual_seed(5), random.seed(5)
+    assert [torch.as_tensor(batch).tolist() for batch in resumed] == whole[2:]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_shuffle_buffer_that_the_state_does_not_hold_is_named(num_workers):
+    loader = DataLoader(Drawing(saved=False), 2, num_workers=num_workers)
+    loader.check_resumable()
+    with pytest.warns(UserWarning, match=r"Drawing\.buffer holds samples.*state_dict\(\) of Drawing does not hold"):
+        next(iter(loader))
+
+
+class Constant(Stream):
+    """Its state says nothing about its position."""
+
+    def state_dict(self):
+        return {"words": 7}
+
+
+def test_a_state_that_is_not_a_position_is_refused_only_where_it_is_trained_on():
+    assert len(values(loader_of(Constant()))) == 4
+    loader = loader_of(Constant())
+    loader.check_resumable()
+    with pytest.raises(DataError, match=r"Constant is the same after its first and its second batch.*replay=True"):
+        list(loader)
+
+
+class BufferShuffled:
+    buffer_size = 100
+
+
+BufferShuffled.__name__, BufferShuffled.__module__ = "BufferShuffledExamplesIterable", "datasets.iterable_dataset"
+
+
+def test_a_shuffle_of_a_library_is_refused_by_name():
+    stream = Stream()
+    stream._ex_iterable = BufferShuffled()
+    with pytest.raises(
+        DataError, match=r"shuffles with BufferShuffledExamplesIterable\(buffer_size=100\).*replay=True"
+    ):
+        loader_of(stream).check_resumable()

@@ -358,3 +358,37 @@ def test_a_loader_can_be_created_again_from_its_attributes():
     again = DataLoader(first.dataset, first.batch_size, sampler=EpochSampler(10, keyed=True), seed=first.seed)
     assert isinstance(again.dataset, SeededItems)
     assert not isinstance(again.dataset.dataset, SeededItems)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_iterator_does_not_take_the_position(kind):
+    whole = epochs(KINDS[kind](), 0, 0)[0]
+    stopped = KINDS[kind]()
+    next(iter(stopped))
+    resumed = KINDS[kind]()
+    resumed.load_state_dict(stopped.state_dict())
+    training = iter(resumed)
+    assert len(list(resumed)) == len(whole), "statistics over the data see all of it"
+    assert next(training).tolist() == whole[1]
+    next(iter(resumed))
+    resumed.at_boundary(lag=0, epoch_is_over=False, iterator=training)
+    assert (resumed.state_dict()["epoch"], resumed.state_dict()["batch"]) == (0, 2)
+
+
+def test_an_epoch_keeps_the_size_that_the_dataset_had_at_its_beginning():
+    samples = list(range(10))
+    loader = DataLoader(samples, 4, shuffle=True)
+    batches = iter(loader)
+    first = next(batches).tolist()
+    samples += [100, 101]
+    state = loader.state_dict()
+    rest = [batch.tolist() for batch in batches]
+    resumed = DataLoader(list(samples), 4, shuffle=True)
+    resumed.load_state_dict(state)
+    assert [batch.tolist() for batch in resumed] == rest
+    assert sorted(chain(first, *rest)) == list(range(10))
+    resumed.set_epoch(1)
+    assert sorted(chain(*(batch.tolist() for batch in resumed))) == samples
+    assert resumed.has_grown
+    with pytest.raises(DataError, match="the epoch began with 10 samples and there are 9"):
+        DataLoader(list(range(9)), 4, shuffle=True).load_state_dict(state)

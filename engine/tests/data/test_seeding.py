@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
+import cairn
 from cairn.data.sampler import EpochSampler
 from cairn.data.seeding import SeededItems, mix_seed
 
@@ -88,3 +89,66 @@ def test_seeds_fit_into_64_bits(parts):
 def test_neighbouring_keys_have_different_seeds():
     low = {mix_seed(s, e, i) & 0xFFFFFFFF for s in range(5) for e in range(5) for i in range(40)}
     assert len(low) == 1000
+
+
+class OwnDraws(Dataset):
+    """Dataset whose items draw from generators that it and its transform own; one is created late."""
+
+    late = None
+
+    def __init__(self):
+        self.rng = np.random.default_rng(1)
+        self.transform = [random.Random(2)]
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        if self.late is None:
+            self.late = torch.Generator()
+        return torch.tensor(
+            [index, self.rng.random(), self.transform[0].random(), torch.rand((), generator=self.late).item()]
+        )
+
+
+class Together(OwnDraws):
+    """The same, for whole batches only."""
+
+    def __getitem__(self, index):
+        raise NotImplementedError
+
+    def __getitems__(self, indices):
+        return [super(Together, self).__getitem__(index) for index in indices]
+
+
+def _batches(dataset, num_workers=0, epoch=1, start=0, **options):
+    loader = cairn.DataLoader(dataset, 4, shuffle=True, num_workers=num_workers, **options)
+    loader.load_state_dict({"epoch": epoch, "batch": start})
+    return torch.stack(list(loader))
+
+
+@pytest.mark.parametrize("kind", [OwnDraws, Together])
+def test_generators_of_the_dataset_are_seeded_for_each_item(kind):
+    whole = _batches(kind())
+    assert torch.equal(whole, _batches(kind(), num_workers=2))
+    assert torch.equal(whole[1:], _batches(kind(), start=1))
+    part = _batches(Subset(kind(), range(12)))
+    assert torch.equal(part[1:], _batches(Subset(kind(), range(12)), num_workers=2, start=1))
+    assert not torch.equal(whole.sort(1)[0], _batches(kind(), epoch=2).sort(1)[0])
+    assert len(whole[..., 1:].unique()) == 36
+
+
+class Mixed:
+    """Collate function that draws from a generator of its own and from a global one."""
+
+    def __init__(self):
+        self.rng = random.Random(1)
+
+    def __call__(self, samples):
+        return torch.stack(samples) * self.rng.random() + np.random.rand()
+
+
+def test_a_collate_function_draws_the_same_in_a_worker_and_after_a_resume():
+    whole = _batches(OwnDraws(), collate_fn=Mixed())
+    assert torch.equal(whole, _batches(OwnDraws(), num_workers=2, collate_fn=Mixed()))
+    assert torch.equal(whole[1:], _batches(OwnDraws(), start=1, collate_fn=Mixed()))

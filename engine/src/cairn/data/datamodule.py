@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import Dataset, IterableDataset
 
+from cairn.data.generators import Generators
 from cairn.data.loader import DataLoader
 from cairn.errors import DataError
 
@@ -86,11 +87,13 @@ class DataModule(LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """A loader of this rank's part of `val_set`, in its own order; an empty list if there is none."""
-        return [] if self.val_set is None else self._loader(self.val_set, seeded_items=False)
+        return [] if self.val_set is None else self._loader(self.val_set, seeded_items=_owns_generators(self.val_set))
 
     def test_dataloader(self) -> Any:
         """A loader of this rank's part of `test_set`, in its own order; an empty list if there is none."""
-        return [] if self.test_set is None else self._loader(self.test_set, seeded_items=False)
+        return (
+            [] if self.test_set is None else self._loader(self.test_set, seeded_items=_owns_generators(self.test_set))
+        )
 
     def _loader(self, dataset: Dataset[Any], **options: Any) -> DataLoader:
         return DataLoader(
@@ -136,6 +139,11 @@ class DataModule(LightningDataModule):
             )
         if "batch" in state_dict:
             self._older_place = (self.trainer, state_dict)
+
+
+def _owns_generators(dataset: Any) -> bool:
+    # No checkpoint holds their state: without a seed for each sample, a resumed run would draw other numbers.
+    return bool(Generators(dataset=dataset))
 
 
 def _number(name: str, value: int, least: int) -> int:

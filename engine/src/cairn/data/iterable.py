@@ -6,13 +6,21 @@ several. So the state is copied in the process that reads a batch, right after r
 
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
 from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from cairn.data.seeding import mix_seed, seeded
+from cairn.data.shuffle_buffers import Held, containers, lost
+from cairn.data.trial import differ
+
 State = dict[str, Any]
 
+_FAULT = "fault"
+UNMOVED = "unmoved"
+"""A fault: the state is the same after the first and after the second batch."""
 _KEPT = 16
 """Number of latest batches whose states are kept. The trainer is usually one batch behind."""
 
@@ -29,73 +37,107 @@ class StatefulBatches(IterableDataset[Any]):
     `set_epoch`, if there is such a method). Right after `load_state_dict(state)`, it continues with the sample after
     that state instead.
 
-    An iterator yields pairs (list of samples, state). The state is a copy: the dataset may change its own.
+    An iterator yields pairs (list of samples, state). The state is a copy: the dataset may change its own. Before each
+    batch, the global generators are seeded from (seed, epoch, number of the batch), and restored afterwards: what the
+    dataset draws is then the same after a resume, and in a worker.
 
     Args:
         dataset: Has `state_dict()` and `load_state_dict()`.
-        batch_size: Samples per batch.
+        batch_size: Samples per batch; None: each item of the dataset is a batch.
         drop_last: Drop the last batch of an epoch if it is smaller.
+        seed: Seed of what the dataset draws; None: the global generators are left alone.
     """
 
-    def __init__(self, dataset: IterableDataset[Any], batch_size: int, drop_last: bool = False) -> None:
+    def __init__(
+        self, dataset: IterableDataset[Any], batch_size: int | None, drop_last: bool = False, seed: int | None = None
+    ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.drop_last = drop_last
-        self.start: State | None = None
-        """State in which the next iterator starts; None: at the beginning of the epoch. A worker gets a copy of it."""
+        self.seed = seed
+        self.last_seed = 0
+        """Seed of the last batch, for its collate function."""
+        self._start: tuple[int, State | None] = (0, None)
+        self._turn = 0
+
+    def begin(self, start: tuple[int, State | None], turn: int) -> None:
+        """Make the next iterator, and only that one, start at a position. A worker gets a copy of it.
+
+        Args:
+            start: Number of batches before the start, and the state after them; None: the beginning of the epoch.
+            turn: A number that identifies epoch and cycle.
+        """
+        self._start, self._turn = start, turn
 
     def __len__(self) -> int:
         """Number of batches of an epoch; raises TypeError if the dataset has no length."""
         num_samples = len(self.dataset)  # type: ignore[arg-type]
+        if self.batch_size is None:
+            return num_samples
         return num_samples // self.batch_size if self.drop_last else -(-num_samples // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[list[Any], State]]:
-        start, self.start = self.start, None
-        if start is None:
-            return self._batches(iter(self.dataset))
-        if start["ended"]:
+    def __iter__(self) -> Iterator[tuple[Any, State]]:
+        (number, start), self._start = self._start, (0, None)
+        if start is not None and start["ended"]:
             return iter(())
-        self.dataset.load_state_dict(start["dataset"])  # type: ignore[attr-defined]
-        batches = self._batches(iter(self.dataset))
+        if start is not None:
+            self.dataset.load_state_dict(start["dataset"])  # type: ignore[attr-defined]
+        with self._seeded(mix_seed(self.seed or 0, self._turn)):
+            samples = iter(self.dataset)
+        batches = self._batches(samples, self._turn, number)
         # A generator reads the loaded position only when its first item is drawn. At the end of an epoch no item is
         # drawn, and the next epoch would continue from this position. So draw the first batch now.
-        return chain(list(islice(batches, 1)), batches)
+        return batches if start is None else chain(list(islice(batches, 1)), batches)
 
-    def _batches(self, samples: Iterator[Any]) -> Iterator[tuple[list[Any], State]]:
-        while batch := list(islice(samples, self.batch_size)):
+    def _batches(self, samples: Iterator[Any], turn: int, number: int) -> Iterator[tuple[Any, State]]:
+        first, empty = number == 0, containers(self.dataset) if number == 0 else {}
+        previous = None
+        while True:
+            number += 1
+            self.last_seed = mix_seed(self.seed or 0, turn, number)
+            with self._seeded(self.last_seed):
+                batch = list(islice(samples, self.batch_size or 1))
             # A short batch means that the dataset has reached its end, and may already have rewound itself.
-            ended = len(batch) < self.batch_size
-            if ended and self.drop_last:
+            ended = len(batch) < (self.batch_size or 1)
+            if not batch or (ended and self.drop_last):
                 return
-            state = self.dataset.state_dict()  # type: ignore[attr-defined]
-            yield batch, {"ended": ended, "dataset": copy.deepcopy(state)}
+            state = {"ended": ended, "dataset": self._state()}
+            if first and number <= 2 and (fault := self._fault(state, previous, empty, samples)):
+                state[_FAULT] = fault
+            previous = state["dataset"]
+            yield (batch if self.batch_size is not None else batch[0]), state
+
+    def _fault(self, state: State, previous: Any, empty: Held, samples: Iterator[Any]) -> str:
+        """Return why the state is not a position, after one of the first two batches; '' if nothing is wrong."""
+        if previous is not None and not state["ended"] and not differ(previous, state["dataset"]):
+            return UNMOVED
+        return lost(empty, containers(self.dataset, samples), state)
+
+    def _state(self) -> Any:
+        return copy.deepcopy(self.dataset.state_dict())  # type: ignore[attr-defined]
+
+    def _seeded(self, seed: int) -> AbstractContextManager[None]:
+        """Seed the global generators for what the dataset draws, so that a resume draws the same; if that is wanted."""
+        return nullcontext() if self.seed is None else seeded(seed)
 
 
 class Deliveries:
-    """States that came with the latest batches, by the number of batches in the epoch so far."""
+    """States that came with the latest batches of an iterator, by the number of batches in the epoch so far.
 
-    def __init__(self) -> None:
-        self._start: tuple[int, State | None] = (0, None)
-        self._states: dict[int, State | None] = {0: None}
+    Args:
+        batch: Number of batches of the epoch before the start.
+        state: State of the dataset after them; None: the beginning of the epoch.
+    """
 
-    def seek(self, batch: int, state: State | None) -> None:
-        """Make the next iterator, and only that one, continue after a batch.
-
-        Args:
-            batch: Number of batches of the epoch so far.
-            state: State of the dataset after them; None: the beginning of the epoch.
-        """
-        self._start = (batch, state)
-        self._states = {batch: state}
-
-    def begin(self) -> State | None:
-        """Forget the previous iterator, and return the state in which a new one starts."""
-        (batch, state), self._start = self._start, (0, None)
-        self._states = {batch: state}
-        return state
+    def __init__(self, batch: int = 0, state: State | None = None) -> None:
+        self.start = (batch, state)
+        self._states: dict[int, State | None] = {batch: state}
+        self.fault = ""
+        """Why the states are not positions: `UNMOVED`, or the path of a buffer that they leave out."""
 
     def add(self, state: State) -> None:
         """Record the state that came with the next batch."""
+        self.fault = state.pop(_FAULT, self.fault)
         newest = max(self._states)
         self._states[newest + 1] = state
         self._states.pop(newest + 1 - _KEPT, None)

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch.utils import data
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler
 
 from cairn.data import source, workers
+from cairn.data.batches import Batches
 from cairn.data.iterable import StatefulBatches
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
@@ -27,6 +28,7 @@ class DataLoader(data.DataLoader[Any]):
     of workers.
 
     - Your own `sampler` or `batch_sampler` draws from generators that are seeded by (seed, epoch), see `SeededOrder`.
+    - A sample draws from generators that are seeded by (seed, epoch, index), also those that the dataset owns.
     - Without random numbers in the dataset, `seeded_items=False` saves 11 us a sample.
     - An `IterableDataset` that is trained on needs `state_dict()` and `load_state_dict(state)`, see `StatefulBatches`,
       and at most one worker in one process; or `replay=True`, to start again from its beginning after a resume.
@@ -41,7 +43,7 @@ class DataLoader(data.DataLoader[Any]):
         num_workers: Number of processes that load; 0 loads in the main process.
         collate_fn: Makes a batch of a list of samples.
         seed: Seed of the order of samples, and of the random numbers that samples draw.
-        seeded_items: Whether the global generators are seeded for each sample by (seed, epoch, index).
+        seeded_items: Whether generators are seeded for each sample, see `SeededItems`.
         replay: Whether an iterable may start again from its beginning after a resume inside an epoch.
         worker_init_fn: As in torch.
         generator: As in torch; by default one of its own, so that the global one is never drawn from.
@@ -72,12 +74,9 @@ class DataLoader(data.DataLoader[Any]):
     ) -> None:
         if shuffle and (sampler is not None or batch_sampler is not None):
             raise DataError("shuffle=True contradicts a sampler: give one of them.")
-        if isinstance(dataset, SeededItems):  # Lightning creates a loader again from the attributes of this one
-            dataset = dataset.dataset
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
         options |= {
             "num_workers": num_workers,
-            "collate_fn": collate_fn,
             "worker_init_fn": workers.init_fn(worker_init_fn),
             # Creating an iterator draws a number, which must not come from the generator of the training.
             "generator": generator or torch.Generator().manual_seed(mix_seed(seed)),
@@ -86,39 +85,62 @@ class DataLoader(data.DataLoader[Any]):
         self._position: Position
         if isinstance(dataset, IterableDataset):
             drop_last = bool(options.pop("drop_last", False))
-            self._position, more = source.iterable(dataset, batch_size, collate_fn, drop_last=drop_last, replay=replay)
+            self._position, more = source.iterable(
+                dataset,
+                batch_size,
+                collate_fn,
+                drop_last=drop_last,
+                replay=replay,
+                seed=seed if seeded_items else None,
+            )
         else:
             self._position, more = source.map_style(
-                dataset, batch_size, bool(shuffle), sampler, batch_sampler, seed=seed, keyed=seeded_items
+                dataset, batch_size, bool(shuffle), sampler, batch_sampler, collate_fn, seed=seed, keyed=seeded_items
             )
         super().__init__(**options | more)
         # Lightning looks for the order here, also if torch was given a batch sampler; torch refuses a plain assignment.
         object.__setattr__(self, "sampler", self._position.order)
 
     def __iter__(self) -> Any:
+        if isinstance(self.dataset, SeededItems):
+            self.dataset.search_again()
         return self._position.iterate(super().__iter__)
+
+    @property
+    def _index_sampler(self) -> Any:
+        # torch reads this property when it creates an iterator.
+        indices: Any = super()._index_sampler
+        if type(indices) is BatchSampler:
+            return Batches(indices.sampler, indices.batch_size, indices.drop_last)
+        return indices
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iterator. Lightning does so by itself."""
         self._position.order.set_epoch(epoch)
 
-    def at_boundary(self, lag: int, epoch_is_over: bool) -> None:
+    def at_boundary(self, lag: int, epoch_is_over: bool, iterator: Any = None) -> None:
         """Prepare `state_dict` for a boundary of the training.
 
         Args:
             lag: Batches handed out but not trained on: Lightning fetches one ahead if the data has no length.
             epoch_is_over: The next batch is the first one of the next epoch.
+            iterator: The iterator that training uses; None: the latest one.
         """
-        self._position.at_boundary(lag, epoch_is_over)
+        self._position.at_boundary(lag, epoch_is_over, iterator)
 
     def check_resumable(self) -> None:
-        """Check that training on this loader can be resumed.
+        """Check that training on this loader can be resumed; warn if a sampler may draw other samples then.
 
         Raises:
             DataError: The position in an iterable dataset cannot be saved.
         """
         if not self.replay:
             self._position.check_resumable(self.num_workers)
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether the dataset has another size than at the beginning of the run."""
+        return self._position.has_grown
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change between a checkpoint and its resume; an iterable has no `num_samples`."""

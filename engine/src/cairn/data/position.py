@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch.utils.data import IterableDataset
-
-from cairn.data.iterable import Deliveries, StatefulBatches
-from cairn.data.sampler import Order, SeededOrder, rank_and_world_size
+from cairn.data.iterable import Deliveries
+from cairn.data.sampler import EpochSampler, Order, Record
+from cairn.data.seeded_order import SeededOrder
 from cairn.errors import DataError
+
+
+class Pass:
+    """One iteration over a loader: its epoch and cycle, and the number of batches that it has handed out.
+
+    A loader can be iterated again while training iterates over it, for statistics over the data for example. So the
+    position belongs to the iterator. This does not hold torch's iterator, whose workers end when it is dropped.
+
+    Args:
+        order: Order of the items.
+        record: Where the iteration starts.
+        items_per_batch: Items of the order in a batch.
+        deliveries: States of an iterable dataset.
+    """
+
+    def __init__(
+        self, order: Order, record: Record, items_per_batch: int, deliveries: Deliveries | None = None
+    ) -> None:
+        self.order, self.record, self.deliveries = order, record, deliveries
+        self._items_per_batch = items_per_batch
+        self.num_counted = 0
+        self.exhausted = False
+
+    @property
+    def handed_out(self) -> int:
+        """Batches of the cycle up to now."""
+        return self.record.start // self._items_per_batch + self.num_counted
+
+    def end(self) -> None:
+        """Note that the iterator has reached its end."""
+        self.exhausted = True
+        if (self.order.epoch, self.order.cycle) == (self.record.epoch, self.record.cycle):
+            self.order.exhausted = True
+
+
+class CountedBatches(Iterator[Any]):
+    """Iterator over the batches of a pass, which counts them."""
+
+    def __init__(self, batches: Iterator[Any], counted: Pass) -> None:
+        self.batches = batches
+        self.counted = counted
+
+    def __next__(self) -> Any:
+        try:
+            batch = next(self.batches)
+        except StopIteration:
+            self.counted.end()
+            raise
+        self.counted.num_counted += 1
+        return batch
 
 
 class Position:
@@ -23,9 +72,13 @@ class Position:
 
     def __init__(self, order: Order, items_per_batch: int) -> None:
         self.order = order
-        self._items_per_batch = items_per_batch
-        self._handed_out = 0
+        self._items_per_batch = int(items_per_batch)
+        self._pass = Pass(order, Record(), self._items_per_batch)
         self._lag, self._epoch_is_over = 0, False
+        self._is_sought = False
+        self._first_size: int | None = None
+        self.has_grown = False
+        """Whether the dataset has another size than at the beginning of the run."""
 
     def iterate(self, create: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """Return the batches from this position on, and count them.
@@ -33,43 +86,62 @@ class Position:
         Args:
             create: Creates torch's iterator of the batches.
         """
-        self._begin()
-        return self._counted(create())
+        order = self.order
+        order.next_cycle()
+        if isinstance(order, EpochSampler):
+            self._note_size(order)
+        self._is_sought = False
+        with order.pinned() as record:
+            batches = create()
+        return self._counted(batches, Pass(order, record, self._items_per_batch))
 
-    def _begin(self) -> None:
-        self.order.next_cycle()
-        self._handed_out = self.order.start // int(self._items_per_batch)
+    def _counted(self, batches: Iterator[Any], counted: Pass) -> Iterator[Any]:
+        self._pass = counted
+        self._lag, self._epoch_is_over = 0, False
+        return CountedBatches(batches, counted)
 
-    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
-            self._handed_out += 1
-            yield batch
-        self.order.exhausted = True
+    def _note_size(self, order: EpochSampler) -> None:
+        if not self._is_sought:
+            order.restore_size(None)
+        size = order.num_samples
+        self._first_size = size if self._first_size is None else self._first_size
+        self.has_grown |= size != self._first_size
 
-    def at_boundary(self, lag: int, epoch_is_over: bool) -> None:
+    def at_boundary(self, lag: int, epoch_is_over: bool, iterator: Iterator[Any] | None) -> None:
         """See `DataLoader.at_boundary`."""
         self._lag, self._epoch_is_over = lag, epoch_is_over
+        if isinstance(iterator, CountedBatches):
+            self._pass = iterator.counted
 
     @property
     def _batch(self) -> int:
         """Batches of the cycle that were trained on; 0 if the epoch is over."""
-        return 0 if self._epoch_is_over else max(0, self._handed_out - self._lag)
+        # An iterator that has reached its end has not handed out the batch that was fetched ahead: another one has.
+        lag = 0 if self._pass.exhausted else self._lag
+        return 0 if self._epoch_is_over else max(0, self._pass.handed_out - lag)
 
     def state(self) -> dict[str, Any]:
         """Return the position after the batches that were trained on, as plain values."""
-        order = self.order
-        epoch, cycle = (order.epoch + 1, 0) if self._epoch_is_over else (order.epoch, order.cycle)
+        order, now = self.order, self._pass
+        epoch, cycle = (now.record.epoch + 1, 0) if self._epoch_is_over else (now.record.epoch, now.record.cycle)
         state: dict[str, Any] = {"epoch": epoch, "cycle": cycle, "batch": self._batch}
         if isinstance(order, SeededOrder) and order.is_stateful:
-            state["sampler"] = order.sampler.state_dict() if self._epoch_is_over else order.state
-        return state
+            if self._epoch_is_over:
+                state["sampler"] = order.state_now(now.record)
+            else:
+                state |= {"sampler": now.record.sampler, "sampler_now": order.state_now(now.record)}
+        if now.record.num_samples is not None and not self._epoch_is_over:
+            state["epoch_samples"] = now.record.num_samples
+        return state | ({"has_grown": True} if self.has_grown else {})
 
     def check_resumable(self, num_workers: int) -> None:
-        """Check that a resume can continue from this position: in a map-style dataset it always can.
+        """Check that a resume can continue from this position: in a map-style dataset it can; warn about samplers.
 
         Args:
             num_workers: Number of processes that load.
         """
+        if isinstance(self.order, SeededOrder):
+            self.order.check()
 
     def check(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Check that a saved position belongs to this data.
@@ -86,102 +158,28 @@ class Position:
             for key, value in identity.items()
             if key in state and state[key] != value
         ]
-        changes += self._missing(state)
+        changes += self._missing(state, identity)
         if changes:
             raise DataError(
                 f"The checkpoint stands at batch {state['batch']} of epoch {state['epoch']} of other data:"
                 f" {', '.join(changes)}. Set that back, or start a new run from the weights alone."
             )
 
-    def _missing(self, state: Mapping[str, Any]) -> list[str]:
+    def _missing(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
         """Return what a saved position lacks, as parts of a sentence."""
+        if state.get("epoch_samples", 0) > (now := identity.get("num_samples", math.inf)):
+            return [f"the epoch began with {state['epoch_samples']} samples and there are {now}"]
         return []
 
     def seek(self, state: Mapping[str, Any]) -> None:
         """Make the next iterator, and only that one, start at a saved position."""
-        self._handed_out = state["batch"]
-        self.order.seek(state["epoch"], state["batch"] * int(self._items_per_batch), state.get("cycle", 0))
-        if isinstance(self.order, SeededOrder) and state.get("sampler") is not None:
-            self.order.load_state(state["sampler"])
-
-
-class IterablePosition(Position):
-    """Position of a loader with an iterable dataset, which has a state of its own or starts again from its beginning.
-
-    Args:
-        order: Counts epochs and cycles.
-        items_per_batch: Items of the order in a batch.
-        dataset: The dataset that was given.
-        batches: Its batches, if they carry the state of the dataset; None: a resume starts the dataset again.
-    """
-
-    def __init__(
-        self, order: Order, items_per_batch: int, dataset: IterableDataset[Any], batches: StatefulBatches | None
-    ) -> None:
-        super().__init__(order, items_per_batch)
-        self._dataset = dataset
-        self._batches = batches
-        self._deliveries = Deliveries()
-
-    @property
-    def _name(self) -> str:
-        return type(self._dataset).__name__
-
-    def iterate(self, create: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        self._begin()
-        self.order.start = 0
-        if callable(set_epoch := getattr(self._dataset, "set_epoch", None)):
-            set_epoch(self.order.epoch)
-        if self._batches is None:
-            return self._counted(create())
-        self._batches.start = self._deliveries.begin()
-        pairs = create()
-        self._batches.start = None  # a worker took its copy along; this one must not reach the next epoch's worker
-        return self._counted(self._deliveries.record(pairs))
-
-    def state(self) -> dict[str, Any]:
-        state = super().state()
-        if self._batches is not None:
-            state["dataset"] = self._deliveries.after(self._batch) if self._batch else None
-        return state
-
-    def check_resumable(self, num_workers: int) -> None:
-        """Check that a resume can continue from this position.
-
-        Args:
-            num_workers: Number of processes that load.
-
-        Raises:
-            DataError: The position cannot be saved.
-        """
-        if self._batches is None:
-            raise DataError(
-                f"The position in the iterable {self._name} cannot be saved, because it has no state_dict() and"
-                " load_state_dict(): give it these two, or set replay=True to let it start again from its beginning"
-                " after a resume.",
-                parameter="replay",
-            )
-        world_size = rank_and_world_size()[1]
-        if num_workers > 1 or world_size > 1:
-            raise DataError(
-                f"The iterable {self._name} can be resumed exactly with at most one worker in one process, and there"
-                f" are {num_workers} workers in {world_size}, each with a position of its own: set replay=True to do"
-                " without exact resumes.",
-                parameter="replay",
-            )
-
-    def _missing(self, state: Mapping[str, Any]) -> list[str]:
-        if self._batches is not None and state["batch"] and state.get("dataset") is None:
-            return ["the position of the iterable was not saved and is needed"]
-        return []
-
-    def seek(self, state: Mapping[str, Any]) -> None:
-        super().seek(state)
-        if self._batches is not None:
-            self._deliveries.seek(state["batch"], state.get("dataset"))
-        elif state["batch"]:
-            warnings.warn(
-                f"{self._name} starts again from its beginning (replay=True): this resume repeats"
-                f" {state['batch']} batches and skips others.",
-                stacklevel=3,  # the caller of `DataLoader.load_state_dict`
-            )
+        order, epoch, cycle = self.order, state["epoch"], state.get("cycle", 0)
+        order.seek(epoch, state["batch"] * self._items_per_batch, cycle)
+        if isinstance(order, EpochSampler):
+            order.restore_size(state.get("epoch_samples"))
+        if isinstance(order, SeededOrder) and state.get("sampler") is not None:
+            order.load_state(state["sampler"], state.get("sampler_now"))
+        self._is_sought = True
+        self.has_grown = state.get("has_grown", False)
+        self._counted(iter(()), Pass(order, order.next_record(), self._items_per_batch))
+        self._pass.record.sampler = state.get("sampler")

@@ -6,18 +6,28 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch.utils.data import Dataset, IterableDataset, default_collate
+from torch.utils.data import IterableDataset, default_collate, default_convert
 
 from cairn.data.iterable import StatefulBatches, is_stateful
-from cairn.data.position import IterablePosition, Position
-from cairn.data.sampler import EpochSampler, NoOrder, Order, SeededOrder
-from cairn.data.seeding import SeededItems
+from cairn.data.iterable_position import IterablePosition
+from cairn.data.position import Position
+from cairn.data.sampler import EpochSampler, NoOrder, Order
+from cairn.data.seeded_order import SeededOrder
+from cairn.data.seeding import SeededCollate, SeededItems
 
 Collate = Callable[[list[Any]], Any] | None
 
 
 def map_style(
-    dataset: Any, batch_size: int | None, shuffle: bool, sampler: Any, batch_sampler: Any, *, seed: int, keyed: bool
+    dataset: Any,
+    batch_size: int | None,
+    shuffle: bool,
+    sampler: Any,
+    batch_sampler: Any,
+    collate_fn: Collate,
+    *,
+    seed: int,
+    keyed: bool,
 ) -> tuple[Position, dict[str, Any]]:
     """Return the position in a map-style dataset, and the arguments for torch.
 
@@ -27,27 +37,42 @@ def map_style(
         shuffle: Whether each epoch has a new order.
         sampler: Yields indices; None: all of them.
         batch_sampler: Yields lists of indices; takes the place of `batch_size`, `shuffle` and `sampler`.
+        collate_fn: Makes a batch of a list of samples; None: torch's default, which draws nothing.
         seed: Seed of the order, and of the random numbers that samples draw.
-        keyed: Whether the global generators are seeded for each sample.
+        keyed: Whether the generators are seeded for each sample.
     """
-    items: Dataset[Any] = SeededItems(dataset, seed) if keyed else dataset
+    # Lightning creates a loader again from the attributes of the first one.
+    dataset = dataset.dataset if isinstance(dataset, SeededItems) else dataset
+    collate_fn = collate_fn.collate if isinstance(collate_fn, SeededCollate) else collate_fn
+    arguments: dict[str, Any] = {"dataset": dataset, "collate_fn": collate_fn}
+    if keyed:
+        items = SeededItems(dataset, seed)
+        arguments |= {"dataset": items, "collate_fn": SeededCollate(collate_fn, items) if collate_fn else None}
     order: Order
     if batch_sampler is not None:
-        order = _ordered(batch_sampler, seed, keyed)
-        return Position(order, 1), {"dataset": items, "batch_sampler": order}
+        order = _ordered(batch_sampler, seed, keyed, is_batched=True)
+        return Position(order, 1), arguments | {"batch_sampler": order}
     if sampler is None:
-        order = EpochSampler(len(dataset), seed=seed, shuffle=shuffle, keyed=keyed)
+        order = EpochSampler(dataset, seed=seed, shuffle=shuffle, keyed=keyed)
     else:
-        order = _ordered(sampler, seed, keyed)
-    return Position(order, batch_size or 1), {"dataset": items, "batch_size": batch_size, "sampler": order}
+        order = _ordered(sampler, seed, keyed, is_batched=False)
+    return Position(order, batch_size or 1), arguments | {"batch_size": batch_size, "sampler": order}
 
 
-def _ordered(sampler: Any, seed: int, keyed: bool) -> Order:
-    return sampler if isinstance(sampler, Order) else SeededOrder(sampler, seed=seed, keyed=keyed)
+def _ordered(sampler: Any, seed: int, keyed: bool, is_batched: bool) -> Order:
+    if isinstance(sampler, Order):
+        return sampler
+    return SeededOrder(sampler, seed=seed, keyed=keyed, is_batched=is_batched)
 
 
 def iterable(
-    dataset: IterableDataset[Any], batch_size: int | None, collate_fn: Collate, *, drop_last: bool, replay: bool
+    dataset: IterableDataset[Any],
+    batch_size: int | None,
+    collate_fn: Collate,
+    *,
+    drop_last: bool,
+    replay: bool,
+    seed: int | None,
 ) -> tuple[IterablePosition, dict[str, Any]]:
     """Return the position in an iterable dataset, and the arguments for torch.
 
@@ -57,18 +82,21 @@ def iterable(
         collate_fn: Makes a batch of a list of samples; None: torch's default.
         drop_last: Drop the last batch of an epoch if it is smaller.
         replay: Whether the dataset starts again from its beginning after a resume inside an epoch.
+        seed: Seed of the random numbers that the dataset draws; None: the global generators are left alone.
     """
     # A worker lives for one epoch: that is how the epoch and the start reach it.
     arguments: dict[str, Any] = {"persistent_workers": False}
-    if is_stateful(dataset) and not replay and batch_size is not None:
-        batches = StatefulBatches(dataset, batch_size, drop_last)
-        collate = partial(_collate_pair, collate_fn or default_collate)
-        arguments |= {"dataset": batches, "batch_size": None, "collate_fn": collate}
+    if is_stateful(dataset) and not replay:
+        batches = StatefulBatches(dataset, batch_size, drop_last, seed)
+        collate = collate_fn or (default_convert if batch_size is None else default_collate)
+        if collate_fn is not None and seed is not None:
+            collate = SeededCollate(collate, batches)
+        arguments |= {"dataset": batches, "batch_size": None, "collate_fn": partial(_collate_pair, collate)}
         return IterablePosition(NoOrder(), 1, dataset, batches), arguments
     arguments |= {"dataset": dataset, "batch_size": batch_size, "collate_fn": collate_fn, "drop_last": drop_last}
     return IterablePosition(NoOrder(), batch_size or 1, dataset, None), arguments
 
 
-def _collate_pair(collate: Callable[[list[Any]], Any], pair: tuple[list[Any], Any]) -> tuple[Any, Any]:
+def _collate_pair(collate: Callable[[Any], Any], pair: tuple[Any, Any]) -> tuple[Any, Any]:
     samples, state = pair
     return collate(samples), state

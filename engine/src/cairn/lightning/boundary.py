@@ -26,6 +26,7 @@ refuses other versions.
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any, Literal, Protocol
 
 import lightning
@@ -39,7 +40,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError
 from cairn.jobs.signals import Interruption
-from cairn.lightning import versions
+from cairn.lightning import loaders, versions
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.types import Position, Saved
 
@@ -150,6 +151,23 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
     """Number of batches of the epoch at its last boundary."""
     end_seen = False
     """Whether that boundary was reported as the end of the run."""
+    before_fetch: list[Any] | None = None
+    """States of the loaders that are not Cairn's, before a batch was fetched ahead; None: none is fetched ahead."""
+    needs_iterators = False
+    """Whether this epoch begins with new iterators, although the run is resumed."""
+
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        if self.needs_iterators:
+            self.needs_iterators = False
+            iter(data_fetcher)
+        super().on_run_start(data_fetcher)
+
+    def _on_before_fetch(self) -> None:
+        # Where the data has no length, Lightning fetches batch k + 1 before it trains on batch k.
+        fetcher = self.trainer.fit_loop._data_fetcher
+        ahead = isinstance(fetcher, _PrefetchDataFetcher) and fetcher.length is None
+        self.before_fetch = loaders.states_of_foreign(train_loaders(self.trainer)) if ahead else None
+        super()._on_before_fetch()
 
     def reset(self) -> None:
         super().reset()
@@ -208,6 +226,13 @@ class BoundaryFitLoop(_FitLoop):
             self._restarting = False
             self.on_run_end()
 
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        state_dict: dict[str, Any] = super().on_save_checkpoint()
+        if "combined_loader" in state_dict:
+            before_fetch = self._epoch_loop.before_fetch
+            state_dict["combined_loader"] = loaders.states(train_loaders(self.trainer), before_fetch)
+        return state_dict
+
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
         # A read of `trainer.estimated_stepping_batches` has created the loaders before their positions were loaded.
@@ -218,7 +243,7 @@ class BoundaryFitLoop(_FitLoop):
     def _load_combined_loader_states(self) -> None:
         # Lightning's own method does not load the positions if the epoch of the checkpoint is over.
         if self._combined_loader is not None and self._combined_loader_states_to_load:
-            now = sum(hasattr(loader, "state_dict") for loader in train_loaders(self.trainer))
+            now = sum(map(loaders.is_stateful, train_loaders(self.trainer)))
             if now != (before := len(self._combined_loader_states_to_load)):
                 raise ResumeError(
                     f"The checkpoint has the positions of {before} training loaders, but {now} loaders can take one: a "
@@ -243,10 +268,10 @@ class BoundaryFitLoop(_FitLoop):
         if self.pending:
             self.pending = False
             self.engine.restore()
-            if not all(hasattr(loader, "state_dict") for loader in train_loaders(self.trainer)):
-                # Such a loader draws its order when it is iterated: let Lightning do that again, after the generators
-                # were restored.
-                self._resuming_from_checkpoint = False
+            # The loaded position of a loader that is not Cairn's is the end of the last epoch, and torch's loader draws
+            # its order from the generators, which were restored only now.
+            own = [isinstance(loader, DataLoader) for loader in train_loaders(self.trainer)]
+            self._epoch_loop.needs_iterators = not all(own)
 
     def on_advance_start(self) -> None:
         again = self._epoch_loop.pending
@@ -313,6 +338,12 @@ def train_loaders(trainer: Trainer) -> list[Any]:
     return list(combined.flattened) if combined is not None else []
 
 
+def _train_iterator(trainer: Trainer) -> Any:
+    """Return Lightning's iterator over all training loaders; its `iterators` are those of the loaders."""
+    combined = trainer.fit_loop._combined_loader
+    return combined._iterator if combined is not None else None
+
+
 def val_loaders(trainer: Trainer) -> list[Any]:
     """Return the loaders that validation uses; they are known once a validation has begun."""
     combined = trainer.fit_loop.epoch_loop.val_loop._combined_loader
@@ -324,16 +355,20 @@ def dump(trainer: Trainer, place: Place) -> dict[str, Any]:
     fetcher, batches = trainer.fit_loop._data_fetcher, trainer.fit_loop.epoch_loop.batch_progress.current
     # Lightning fetches one batch ahead where the data has no length: the position of the loader is then too far.
     lag = max(0, fetcher.fetched - batches.ready) if isinstance(fetcher, _PrefetchDataFetcher) else 0
-    for loader in train_loaders(trainer):
+    iterators = getattr(_train_iterator(trainer), "iterators", [])
+    for loader, iterator in zip_longest(train_loaders(trainer), iterators):
         if isinstance(loader, DataLoader):
-            loader.at_boundary(lag, epoch_is_over=place == "epoch")
+            loader.at_boundary(lag, place == "epoch", iterator)
     return trainer._checkpoint_connector.dump_checkpoint(False)  # not only the weights
 
 
 def counters(trainer: Trainer) -> dict[str, Any]:
     """Return counters that Lightning does not save: validation batches so far, and epochs of the last reloads."""
     fit_loop, val_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop
+    grown = any(loader.has_grown for loader in train_loaders(trainer) if isinstance(loader, DataLoader))
     return {
+        "consumed": list(getattr(_train_iterator(trainer), "_consumed", [])),  # which cycled loaders have ended before
+        "sizes": [fit_loop.max_batches, trainer.val_check_batch] if grown else [],
         "val_ready": val_loop._combined_loader is not None,
         "val_batches": dict(val_loop._seen_batches_per_dataloader),
         "val_reload": val_loop._last_val_dl_reload_epoch,
@@ -344,6 +379,10 @@ def counters(trainer: Trainer) -> dict[str, Any]:
 def set_counters(trainer: Trainer, counts: dict[str, Any]) -> None:
     """Restore what `counters` returned."""
     fit_loop, val_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop
+    if (consumed := counts.get("consumed")) and hasattr(iterator := _train_iterator(trainer), "_consumed"):
+        iterator._consumed = list(consumed)
+    if sizes := counts.get("sizes"):  # Lightning has computed them from the size that the dataset has now
+        fit_loop.max_batches, trainer.val_check_batch = sizes
     if counts["val_ready"]:
         # The next validation would create the loaders, which sets the counts to zero: create them now.
         trainer.validating = True

@@ -23,7 +23,6 @@ from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
-from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError
 from cairn.lightning import boundary, loggers, state, sums
 from cairn.lightning.hyperparameters import plain_hyperparameters
@@ -77,39 +76,6 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
             "A torchmetrics.MetricTracker cannot be resumed, because it adds a metric in each epoch. Log the metric "
             "itself: metrics.csv keeps its history."
         )
-
-
-def check_data(trainer: Trainer) -> None:
-    """Check that the position in the training data is saved; warn about each loader that does not save it.
-
-    Raises:
-        DataError: The position in an iterable dataset of a `cairn.DataLoader` cannot be saved.
-    """
-    loaders = boundary.train_loaders(trainer)
-    for loader in loaders:
-        if isinstance(loader, DataLoader):
-            loader.check_resumable()
-    if unknown := sorted({type(loader).__name__ for loader in loaders if not hasattr(loader, "state_dict")}):
-        rank_zero_warn(
-            f"A training loader does not save its position ({', '.join(unknown)}): after a resume inside an epoch, it "
-            f"starts again with the first batch, so some batches are repeated and others are skipped. Use "
-            f"cairn.DataLoader, a drop-in for torch's DataLoader that saves its position."
-        )
-
-
-def check_val_data(trainer: Trainer) -> None:
-    """Warn about a validation loader that makes a resume inexact; call it when a validation starts.
-
-    Lightning creates these loaders for the first validation, which is not always the sanity check.
-    """
-    for loader in boundary.val_loaders(trainer):
-        if getattr(loader, "persistent_workers", False) and not isinstance(loader, DataLoader):
-            rank_zero_warn(
-                f"A validation loader ({type(loader).__name__}) keeps its workers between validations: they draw a "
-                f"seed at their first start only, so that a resumed run is not bit-identical. Use cairn.DataLoader, or "
-                f"persistent_workers=False."
-            )
-            break
 
 
 def capture(

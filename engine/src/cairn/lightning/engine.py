@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, loggers, state
+from cairn.lightning import boundary, capture, data_checks, loggers, state
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.audit import Audit
 from cairn.lightning.boundary import Stopped
@@ -137,7 +137,7 @@ class Engine:
         if not self.policy.triggers or trainer.fast_dev_run:
             return
         check_validates(self.policy, trainer.enable_validation)
-        capture.check_data(trainer)
+        data_checks.check_data(trainer)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
         if not self.agreement.leads:
             return

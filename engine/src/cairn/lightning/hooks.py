@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, state, versions
+from cairn.lightning import boundary, capture, data_checks, state, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, Watcher
@@ -129,7 +129,7 @@ class EngineHooks(Checkpoint):
         if self._engine is not None:
             self._engine.saves.finish_copy()
             if self.policy.triggers:
-                capture.check_val_data(trainer)
+                data_checks.check_val_data(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the score."""

@@ -1,0 +1,139 @@
+"""Position of a loader with an iterable dataset."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from cairn.data.iterable import UNMOVED, Deliveries, StatefulBatches
+from cairn.data.position import Pass, Position
+from cairn.data.sampler import Order, rank_and_world_size
+from cairn.data.shuffle_buffers import known_shuffle
+from cairn.errors import DataError
+
+
+class IterablePosition(Position):
+    """Position of a loader with an iterable dataset, which has a state of its own or starts again from its beginning.
+
+    Args:
+        order: Counts epochs and cycles.
+        items_per_batch: Items of the order in a batch.
+        dataset: The dataset that was given.
+        batches: Its batches, if they carry the state of the dataset; None: a resume starts the dataset again.
+    """
+
+    def __init__(
+        self, order: Order, items_per_batch: int, dataset: IterableDataset[Any], batches: StatefulBatches | None
+    ) -> None:
+        super().__init__(order, items_per_batch)
+        self._dataset = dataset
+        self._batches = batches
+        self._sought: tuple[int, Any] = (0, None)
+        self._pass.deliveries = Deliveries()
+        self._is_checked = self._is_reported = False
+
+    @property
+    def _name(self) -> str:
+        return type(self._dataset).__name__
+
+    def iterate(self, create: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        self.order.next_cycle()
+        if callable(set_epoch := getattr(self._dataset, "set_epoch", None)):
+            set_epoch(self.order.epoch)
+        if self._batches is None:
+            self.order.start = 0
+            return super().iterate(create)
+        deliveries, self._sought = Deliveries(*self._sought), (0, None)
+        with self.order.pinned() as record:
+            self._batches.begin(deliveries.start, record.turn)
+            batches = self._checked(deliveries, deliveries.record(create()))
+            # A worker took its copy: this start must not reach the next epoch's worker.
+            self._batches.begin((0, None), 0)
+        record.start, record.is_started = deliveries.start[0], True
+        return self._counted(batches, Pass(self.order, record, 1, deliveries))
+
+    def state(self) -> dict[str, Any]:
+        state = super().state()
+        if self._batches is not None and self._pass.deliveries is not None:
+            state["dataset"] = self._pass.deliveries.after(self._batch) if self._batch else None
+        return state
+
+    def check_resumable(self, num_workers: int) -> None:
+        """Check that a resume can continue from this position.
+
+        Args:
+            num_workers: Number of processes that load.
+
+        Raises:
+            DataError: The position cannot be saved.
+        """
+        if self._batches is None:
+            raise DataError(
+                f"The position in the iterable {self._name} cannot be saved, because it has no state_dict() and"
+                " load_state_dict(): give it these two, or set replay=True to let it start again from its beginning"
+                " after a resume.",
+                parameter="replay",
+            )
+        world_size = rank_and_world_size()[1]
+        if num_workers > 1 or world_size > 1:
+            raise DataError(
+                f"The iterable {self._name} can be resumed exactly with at most one worker in one process, and there"
+                f" are {num_workers} workers in {world_size}, each with a position of its own: set replay=True to do"
+                " without exact resumes.",
+                parameter="replay",
+            )
+        if shuffle := known_shuffle(self._dataset):
+            raise DataError(
+                f"The iterable {self._name} shuffles with {shuffle}, and its state_dict() does not hold that buffer: a"
+                f" resumed run would skip the samples in it. Shuffle without a buffer (the order of the files, or a"
+                f" map-style dataset with cairn.DataLoader(shuffle=True)), or set replay=True to do without exact"
+                f" resumes.",
+                parameter="replay",
+            )
+        self._is_checked = True
+        if self._pass.deliveries is not None:
+            self._report(self._pass.deliveries.fault)
+
+    def _checked(self, deliveries: Deliveries, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield the batches; report a fault of the first one before it is used, if the loader is trained on."""
+        for batch in batches:
+            if deliveries.fault and self._is_checked:
+                self._report(deliveries.fault)
+            yield batch
+
+    def _report(self, fault: str) -> None:
+        if fault == UNMOVED:
+            raise DataError(
+                f"The state_dict() of the iterable {self._name} is the same after its first and its second batch, so it"
+                f" is not a position: let it hold how far the iterable is, or set replay=True to start again from the"
+                f" beginning after a resume.",
+                parameter="replay",
+            )
+        if fault and not self._is_reported:
+            self._is_reported = True
+            warnings.warn(
+                f"{fault} holds samples that are read and not yet delivered, and the state_dict() of {self._name} does"
+                f" not hold them: a resumed run would skip them. Save them in state_dict(), or shuffle without a"
+                f" buffer.",
+                stacklevel=2,
+            )
+
+    def _missing(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+        if self._batches is not None and state["batch"] and state.get("dataset") is None:
+            return ["the position of the iterable was not saved and is needed"]
+        return []
+
+    def seek(self, state: Mapping[str, Any]) -> None:
+        super().seek(state)
+        if self._batches is not None:
+            self._sought = (state["batch"], state.get("dataset"))
+            self._pass.deliveries = Deliveries(*self._sought)
+        elif state["batch"]:
+            warnings.warn(
+                f"{self._name} starts again from its beginning (replay=True): this resume repeats"
+                f" {state['batch']} batches and skips others.",
+                stacklevel=3,  # the caller of `DataLoader.load_state_dict`
+            )

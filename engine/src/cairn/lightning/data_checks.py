@@ -1,0 +1,95 @@
+"""Checks of the data before training: each loader saves its position, or is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.utils.data import IterableDataset
+
+from cairn.data.generators import Generators
+from cairn.data.loader import DataLoader
+from cairn.lightning import boundary
+from cairn.lightning.loaders import foreign, is_stateful
+
+_HOW = "Use cairn.DataLoader, a drop-in for torch's DataLoader that saves its position."
+
+
+def check_data(trainer: Trainer) -> None:
+    """Check that the position in the training data is saved; warn about each loader that does not save it.
+
+    Raises:
+        DataError: The position in an iterable dataset of a `cairn.DataLoader` cannot be saved.
+    """
+    loaders = boundary.train_loaders(trainer)
+    for loader in loaders:
+        if isinstance(loader, DataLoader):
+            loader.check_resumable()
+    if unknown := sorted({type(loader).__name__ for loader in loaders if not is_stateful(loader)}):
+        rank_zero_warn(
+            f"A training loader does not save its position ({', '.join(unknown)}): after a resume inside an epoch, it "
+            f"starts again with the first batch, so some batches are repeated and others are skipped. {_HOW}"
+        )
+    for loader in foreign(loaders):
+        if doubt := _doubt(loader):
+            rank_zero_warn(f"{doubt} {_HOW}")
+
+
+def check_val_data(trainer: Trainer) -> None:
+    """Warn about a validation loader that makes a resume inexact; call it when a validation starts.
+
+    Lightning creates these loaders for the first validation, which is not always the sanity check.
+    """
+    for loader in boundary.val_loaders(trainer):
+        name = type(loader).__name__
+        if getattr(loader, "persistent_workers", False) and not isinstance(loader, DataLoader):
+            rank_zero_warn(
+                f"A validation loader ({name}) keeps its workers between validations: they draw a seed at their first "
+                f"start only, so that a resumed run is not bit-identical. Use cairn.DataLoader, or "
+                f"persistent_workers=False."
+            )
+            break
+        if owned := _owned_generators(loader):
+            rank_zero_warn(
+                f"A validation loader ({name}) draws from a generator of its own ({owned}), which no checkpoint holds: "
+                f"a resumed run validates with other random numbers. Use cairn.DataLoader, which seeds it for each "
+                f"sample."
+            )
+            break
+
+
+def _doubt(loader: Any) -> str:
+    """Return why the state of a foreign loader may not be its position, as sentences; '' if it is known to be."""
+    name, package = type(loader).__name__, {kind.__module__.partition(".")[0] for kind in type(loader).__mro__}
+    if "litdata" in package:
+        return (
+            f"A training loader ({name} of litdata) believes that an epoch is over only when its end is read, which "
+            f"Lightning does not do: after a resume, an epoch may be skipped."
+        )
+    if "torchdata" not in package:
+        return (
+            f"A training loader ({name}) has a state of its own, which is saved and loaded, but whether it is the "
+            f"position after the last trained batch is not known: a resumed run may repeat or skip batches. "
+            f"cairn.testing.assert_exact finds out."
+        )
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return (
+            f"A training loader ({name} of torchdata) over an iterable saves its position, but not the random numbers "
+            f"that samples draw, and a resume after the last batch of an epoch may skip the next epoch."
+        )
+    if getattr(loader, "num_workers", 0):
+        return (
+            f"A training loader ({name} of torchdata) saves its position, but not the random numbers of its samples: "
+            f"if they draw any, a resumed run is not bit-identical."
+        )
+    return ""
+
+
+def _owned_generators(loader: Any) -> str:
+    roots = {name: getattr(loader, name, None) for name in ("sampler", "batch_sampler", "generator", "collate_fn")}
+    if isinstance(loader, DataLoader):
+        roots = {} if loader.seeded_items else {"dataset": loader.dataset}
+    elif not getattr(loader, "num_workers", 0):  # a worker begins with a copy in each validation
+        roots["dataset"] = getattr(loader, "dataset", loader)
+    return ", ".join(Generators(**roots).paths[:3])

@@ -1,0 +1,39 @@
+"""Loaders of a fit that have a state, and which state belongs to the last batch that was trained on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from cairn.data.loader import DataLoader
+
+
+def is_stateful(loader: Any) -> bool:
+    """Whether Lightning saves and loads the state of a loader."""
+    return all(callable(getattr(loader, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+def foreign(loaders: Iterable[Any]) -> list[Any]:
+    """Return the loaders that have a state and are not Cairn's."""
+    return [loader for loader in loaders if is_stateful(loader) and not isinstance(loader, DataLoader)]
+
+
+def states_of_foreign(loaders: Iterable[Any]) -> list[Any]:
+    """Return copies of the states of the foreign loaders."""
+    return [copy.deepcopy(loader.state_dict()) for loader in foreign(loaders)]
+
+
+def states(loaders: Iterable[Any], before_fetch: list[Any] | None) -> list[Any]:
+    """Return the state of each loader that has one, after the last batch that was trained on.
+
+    Args:
+        loaders: The training loaders.
+        before_fetch: States of the foreign loaders before the latest batch was fetched ahead; None: none is ahead.
+    """
+    earlier: Iterator[Any] | None = None if before_fetch is None else iter(before_fetch)
+    found = []
+    for loader in filter(is_stateful, loaders):
+        ours = isinstance(loader, DataLoader) or earlier is None
+        found.append(loader.state_dict() if ours else next(earlier))  # type: ignore[arg-type]
+    return found

@@ -1,0 +1,126 @@
+"""Loaders that are not Cairn's: each that may not be exact is named before the first batch."""
+
+import random
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import cairn
+
+
+class Numbers(Dataset):
+    def __init__(self, rng=None):
+        self.rng = rng
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.tensor(float(index) + (self.rng.random() if self.rng else 0.0))
+
+
+class Lines(IterableDataset):
+    def __iter__(self):
+        return iter(torch.arange(4.0))
+
+
+class Vocabulary(DataLoader):
+    """Its state has nothing to do with its position."""
+
+    def state_dict(self):
+        return {"words": 10}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class OnlySaves(DataLoader):
+    """Its state is not loaded."""
+
+    def state_dict(self):
+        return {}
+
+
+def _of(package, name, base=Vocabulary):
+    return type(name, (base,), {"__module__": f"{package}.somewhere"})
+
+
+class Net(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        return (self.weight - batch.mean()) ** 2
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Validated(Net):
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+class Own(cairn.DataModule):
+    """Returns torch's loader from Cairn's datamodule."""
+
+    def setup(self, stage=None):
+        self.train_set, self.val_set = Numbers(), Numbers()
+
+    def train_dataloader(self):
+        return DataLoader(self.train_set, self.batch_size, shuffle=True)
+
+
+def _fit(tmp_path, model, *arguments, **named):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    checkpoints = cairn.Checkpointer(tmp_path, writing=cairn.Writing(writer="sync"))
+    Trainer(max_epochs=1, num_sanity_val_steps=0, callbacks=[checkpoints], **quiet).fit(model, *arguments, **named)
+
+
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        (lambda: Vocabulary(Numbers(), 2), r"loader \(Vocabulary\) has a state of its own.*assert_exact finds out"),
+        (lambda: OnlySaves(Numbers(), 2), r"does not save its position \(OnlySaves\)"),
+        (lambda: _of("litdata", "StreamingDataLoader")(Numbers(), 2), r"StreamingDataLoader of litdata.*skipped"),
+        (lambda: _of("torchdata", "StatefulDataLoader")(Lines(), 2), "over an iterable.*random numbers.*next epoch"),
+        (lambda: [cairn.DataLoader(Numbers(), 2), DataLoader(Numbers(), 2)], r"save its position \(DataLoader\)"),
+        (lambda: {"a": {"b": DataLoader(Numbers(), 2)}, "c": cairn.DataLoader(Numbers())}, r"\(DataLoader\)"),
+    ],
+)
+def test_a_training_loader_that_may_not_be_exact_is_named(loader, words, tmp_path):
+    model = Net()
+    model.training_step = lambda batch, batch_idx: model.weight**2
+    with pytest.warns(UserWarning, match=words):
+        _fit(tmp_path, model, loader())
+
+
+def test_the_loader_that_training_uses_counts_and_not_the_datamodule(tmp_path):
+    with pytest.warns(UserWarning, match=r"does not save its position \(DataLoader\)"):
+        _fit(tmp_path, Validated(), datamodule=Own(2))
+
+
+def test_a_stateful_loader_of_torchdata_is_exact_in_the_main_process_and_not_named(tmp_path):
+    _fit(tmp_path, Net(), _of("torchdata", "StatefulDataLoader")(Numbers(), 2))
+
+
+@pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled")
+@pytest.mark.parametrize(
+    ("loader", "named"),
+    [
+        (lambda: DataLoader(Numbers(random.Random(1)), 2), r"generator of its own \(dataset\.rng\)"),
+        (lambda: DataLoader(Numbers(), 2, shuffle=True, generator=torch.Generator()), r"\(generator\)"),
+        (lambda: cairn.DataLoader(Numbers(random.Random(1)), 2, seeded_items=False), r"\(dataset\.rng\)"),
+        (lambda: cairn.DataLoader(Numbers(random.Random(1)), 2), ""),
+        (lambda: DataLoader(Numbers(), 2, shuffle=True), ""),
+    ],
+)
+def test_a_validation_loader_with_a_generator_of_its_own_is_named(loader, named, tmp_path):
+    if not named:
+        _fit(tmp_path, Validated(), cairn.DataLoader(Numbers(), 2), loader())
+        return
+    with pytest.warns(UserWarning, match=named):
+        _fit(tmp_path, Validated(), cairn.DataLoader(Numbers(), 2), loader())
