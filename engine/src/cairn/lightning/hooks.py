@@ -17,7 +17,7 @@ from cairn.lightning import boundary, capture, state, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, SavingCost, Watcher
-from cairn.lightning.io import MappedCheckpointIO
+from cairn.lightning.io import MappedCheckpointIO, explain
 from cairn.lightning.policy import Policy
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
 from cairn.store import space
@@ -114,6 +114,7 @@ class EngineHooks(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the saves under way arrive, except after a second Ctrl-C."""
         self._stopping.ending()
+        explain(exception, pl_module)
         if self._engine is not None:
             self._engine.close_after(exception)
             self._close_listeners(finished=False, limit_s=_UPLOADS_AFTER_STOP_S)

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from cairn.errors import CheckpointError
 from cairn.writing.load import load
+from cairn.writing.mismatch import mismatch
 
 _WEIGHTS = "state_dict"
 
@@ -44,6 +46,13 @@ class MappedCheckpointIO(TorchCheckpointIO):
         contents = self.peek(Path(path))
         self._peeked = None
         return {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
+
+
+def explain(exception: BaseException, module: LightningModule) -> None:
+    """Add to torch's list of all names what matters in it, if the weights of a checkpoint did not fit the model."""
+    found = mismatch(exception)
+    if found is not None and found.model == type(module).__name__:
+        exception.add_note(f"The weights in the checkpoint do not fit {found.model}: {found}.")
 
 
 def _copied(value: Any) -> Any:
