@@ -135,7 +135,7 @@ def capture(
     contents = boundary.dump(trainer, place)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
-    ranks = _gathered(_rank_state(trainer), trainer)
+    ranks = _gathered(rank_state(trainer), trainer)
     contents[state.KEY] = {
         "format": state.FORMAT,
         "place": place,
@@ -271,7 +271,8 @@ def _resumable_loggers(trainer: Trainer) -> dict[str, Any]:
     return found
 
 
-def _rank_state(trainer: Trainer) -> dict[str, Any]:
+def rank_state(trainer: Trainer) -> dict[str, Any]:
+    """Return what each rank adds to a checkpoint."""
     module = trainer.lightning_module
     return {
         "rng": state.rng_state(),

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture
+from cairn.lightning import boundary, capture, trial
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
@@ -89,6 +89,8 @@ class Engine:
         self.origin = Origin("")
         self._loaded: dict[str, Any] = {}
         self._last_num_bytes = 0
+        self._goes_on = False
+        """Whether the fit continues a run from one of its checkpoints."""
         self.may_fit_again = True
         """False while the trainer stands inside an epoch, which Lightning would begin again."""
 
@@ -111,7 +113,8 @@ class Engine:
         self._loaded = ours
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
-        if ours["run"] == self.origin.run:  # else it is a new run, which starts from the state of another
+        self._goes_on = ours["run"] == self.origin.run
+        if self._goes_on:  # else it is a new run, which starts from the state of another
             capture.check_accumulation(self.trainer, ours)
             self.telemetry.load_state_dict(ours["clock"], point.saved)
             capture.restore_loggers(self.trainer, ours)
@@ -132,6 +135,8 @@ class Engine:
             return
         check_validates(self.policy, trainer.enable_validation)
         capture.check_data(trainer)
+        if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
+            trial.check(trainer, self.agreement, self.origin.config)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
         if not self.agreement.leads:
             return

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from cairn.errors import CheckpointError
+from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import mismatch
 
@@ -45,7 +46,9 @@ class MappedCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only=True)
         contents = self.peek(Path(path))
         self._peeked = None
-        return {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
+        copied = {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
+        forms.restore(copied)
+        return copied
 
 
 def explain(exception: BaseException, module: LightningModule) -> None:
@@ -63,6 +66,6 @@ def _copied(value: Any) -> Any:
             value[key] = _copied(item)
     elif isinstance(value, list):
         value[:] = [_copied(item) for item in value]
-    elif isinstance(value, tuple):
+    elif type(value) is tuple:
         return tuple(_copied(item) for item in value)
     return value

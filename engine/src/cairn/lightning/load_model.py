@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cairn.errors import CheckpointError, MissingFileError, ModelError, first_line
 from cairn.targets import build
+from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import COMPILED, mismatch
 
@@ -46,6 +47,7 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
     model: LightningModule = build(spec, LightningModule)
     if is_overridden("configure_model", model):
         model.configure_model()
+    forms.restore(checkpoint)
     model.on_load_checkpoint(checkpoint)
     _load_into(model, checkpoint["state_dict"], path)
     devices = [value.device for value in weights.values() if isinstance(value, Tensor)]

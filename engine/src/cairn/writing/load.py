@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cairn.errors import CheckpointError
 from cairn.store.catalog import verify_file
+from cairn.writing import forms
 
 _WEIGHTS_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
 """Keys under which trainers save weights."""
@@ -84,6 +85,8 @@ def load_weights(path: Path) -> Weights:
         _verify(path)
     contents = _without_objects(path)
     if isinstance(contents, Mapping):
+        if isinstance(contents, dict):
+            forms.restore(contents)
         for key, values in [*((key, contents.get(key)) for key in _WEIGHTS_KEYS), ("", contents)]:
             if not isinstance(values, Mapping) or not _are_weights(values):
                 continue
