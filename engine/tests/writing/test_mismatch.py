@@ -40,6 +40,7 @@ ALL = "all names are equal except for a prefix: "
         (Model("model", network()), Model("net", network()), ALL + "'model.' in the file is 'net.' in the model"),
         (Model("net", compiled()), Model("net", network()), ALL + "only those in the file have '_orig_mod.'"),
         (Model("net", network()), Model("net", compiled()), ALL + "only those in the model have '_orig_mod.'"),
+        (nn.Sequential(nn.BatchNorm1d(1)), nn.BatchNorm1d(1), ALL + "only those in the file have '0.'"),
         (nn.DataParallel(network()), network(), ALL + "only those in the file have 'module.'"),
         (
             Model("model", network(), head=2),
@@ -54,7 +55,17 @@ ALL = "all names are equal except for a prefix: "
             "head (weight, bias) is only in the model",
         ),
     ],
-    ids=["prefix", "no prefix", "another", "compiled", "not compiled", "wrapped", "and shapes", "and a head"],
+    ids=[
+        "prefix",
+        "no prefix",
+        "another",
+        "compiled",
+        "not compiled",
+        "counted",
+        "wrapped",
+        "and shapes",
+        "and a head",
+    ],
 )
 def test_a_prefix_is_named_first(file, model, expected):
     assert found(file, model) == expected

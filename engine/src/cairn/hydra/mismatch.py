@@ -16,7 +16,10 @@ NEW_RUN = (
     f"Choose the model that it was trained with, {_RENAME}, or start from the weights alone: init_weights=FILE, with "
     f"init_weights_prefix= or init_weights_strict=false"
 )
-TEST = f"Choose the model that it was trained with, compiled as it was, or {_RENAME}"
+TEST = (
+    f"Choose the model that it was trained with, compiled as it was, {_RENAME}, or test the weights alone: "
+    f"train=false init_weights=FILE"
+)
 
 
 @contextmanager

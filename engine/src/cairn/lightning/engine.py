@@ -13,11 +13,12 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, trial
+from cairn.lightning import boundary, capture, state, trial
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
 from cairn.lightning.decision import Decision
+from cairn.lightning.growth import Growth
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy, check_validates
 from cairn.lightning.saves import Saves
@@ -87,6 +88,7 @@ class Engine:
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
+        self.growth = Growth()
         self._loaded: dict[str, Any] = {}
         self._last_num_bytes = 0
         self._goes_on = False
@@ -114,6 +116,7 @@ class Engine:
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
         self._goes_on = ours["run"] == self.origin.run
+        self.growth.load(self.trainer, ours.get("growth", {}), self._goes_on)
         if self._goes_on:  # else it is a new run, which starts from the state of another
             capture.check_accumulation(self.trainer, ours)
             self.telemetry.load_state_dict(ours["clock"], point.saved)
@@ -131,6 +134,7 @@ class Engine:
         trainer, module = self.trainer, self.trainer.lightning_module
         self.telemetry.clock.start()
         self.may_fit_again = False
+        self.growth.begin(trainer)
         if not self.policy.triggers or trainer.fast_dev_run:
             return
         check_validates(self.policy, trainer.enable_validation)
@@ -255,6 +259,7 @@ class Engine:
         with self.saves.stall() as stall:
             try:
                 contents = capture.capture(trainer, place, moment.position, self.origin, clock)
+                contents[state.KEY]["growth"] = self.growth.state(trainer)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.

@@ -89,6 +89,10 @@ class EngineHooks(Checkpoint):
         else:
             rank_zero_warn("This checkpoint was not written by Cairn: it is resumed as Lightning does, not exactly.")
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prepare the optimizers for the state that Lightning loads next."""
+        self.engine.growth.regroup(trainer)
+
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin before anything runs, where no checkpoint is loaded."""
         self._begin(trainer)

@@ -100,6 +100,8 @@ class Mismatch:
             renamed = {renaming(name) for name in self.unexpected}
             missing = tuple(name for name in self.missing if name not in renamed)
             unexpected = tuple(name for name in self.unexpected if renaming(name) not in self.missing)
+        # BatchNorm reports this counter as unexpected only: it makes up for a missing one.
+        unexpected = tuple(name for name in unexpected if not name.endswith(".num_batches_tracked"))
         return Mismatch(missing, unexpected, self.shapes, self.others, self.model)
 
     def __str__(self) -> str:
