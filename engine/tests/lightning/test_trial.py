@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset
 
 import cairn
 from cairn.errors import ConfigError
+from cairn.lightning import trial
 
 
 class Mode(enum.Enum):
@@ -372,3 +373,36 @@ def test_a_count_of_saves_resumes_exactly(tmp_path):
     assert counting.saves == 2
     fit(tmp_path, callbacks=[counting := Counting()], steps=4)
     assert counting.saves == 4
+
+
+# Several processes
+
+
+class Rank:
+    """Agreement of one rank with another one that is not there."""
+
+    def __init__(self, leads, message="", fails=False):
+        self.leads, self.message, self.fails = leads, message, fails
+
+    def share(self, value):
+        return value if self.leads else self.message
+
+    def meet(self, stop, special):
+        return stop, special or self.fails
+
+
+@pytest.mark.parametrize(
+    ("rank", "metadata", "words"),
+    [
+        (Rank(leads=True), {"bad": Objects()}, r"checkpoint\['cairn'\]\['config'\]\['bad'\]"),
+        (Rank(leads=False, message="message of rank 0"), {}, "message of rank 0"),
+        (Rank(leads=False), {"bad": Objects()}, r"checkpoint\['cairn'\]\['config'\]\['bad'\]"),
+        (Rank(leads=True, fails=True), {}, "The state of another rank cannot be saved"),
+    ],
+    ids=["rank 0", "not rank 0, but rank 0", "not rank 0", "rank 0, of another"],
+)
+def test_all_ranks_stop_if_one_has_to(tmp_path, rank, metadata, words):
+    trainer, _ = fit(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        trial.check(trainer, rank, metadata)
+    trial.check(trainer, Rank(leads=rank.leads), {})

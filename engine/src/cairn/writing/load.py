@@ -20,6 +20,8 @@ from cairn.writing import forms
 
 _WEIGHTS_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
 """Keys under which trainers save weights."""
+RUNS_CODE = "which could run code"
+"""Part of the message about a file that holds more than tensors and plain values."""
 _OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """Beginning of the files that torch.save wrote before version 1.6."""
 
@@ -190,6 +192,6 @@ def _verify(path: Path) -> None:
 def _refusal(why: str) -> str:
     # torch ends its message with the advice to load the file with weights_only=False, which would run its code.
     if named := re.search(r"GLOBAL (\S+)", why):
-        return f"is refused: it names {named[1]}, which could run code; only tensors and plain values are loaded."
+        return f"is refused: it names {named[1]}, {RUNS_CODE}; only tensors and plain values are loaded."
     _, _, reason = why.partition("WeightsUnpickler error:")
     return f"cannot be loaded: {(reason or why).strip().splitlines()[0]}"
