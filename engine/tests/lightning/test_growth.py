@@ -78,6 +78,14 @@ class Grow(Callback):
         owner.batch_size += 1
 
 
+class Find(Callback):
+    """Sets the batch size when a new run begins, as BatchSizeFinder does."""
+
+    def on_fit_start(self, trainer, pl_module):
+        if trainer.ckpt_path is None:
+            trainer.datamodule.batch_size = 3
+
+
 def unfreezing():
     return BackboneFinetuning(unfreeze_backbone_at_epoch=1, backbone_initial_lr=0.01, verbose=False)
 
@@ -88,6 +96,7 @@ CASES = {
     "finetuning": (Model, Data, lambda: [unfreezing()]),
     "batch size of the data": (Model, Data, lambda: [Grow()]),
     "batch size among hyperparameters": (Model, Hyperparameters, lambda: [Grow()]),
+    "batch size found at the start": (Model, Data, lambda: [Find()]),
     "batch size by epoch": (Model, Scheduled, list),
 }
 

@@ -151,6 +151,20 @@ class Stream(IterableDataset):
         pass
 
 
+class Sampler:
+    def __len__(self):
+        return 8
+
+    def __iter__(self):
+        return iter(range(8))
+
+    def state_dict(self):
+        return {"weights": Objects()}
+
+    def load_state_dict(self, state):
+        pass
+
+
 def model(**attributes):
     return type("Changed", (Model,), attributes)()
 
@@ -186,6 +200,10 @@ REFUSED = {
     "data set": (
         lambda: {"loaders": cairn.DataLoader(Stream(), batch_size=2)},
         r"\['reader'\] is a .*training data set",
+    ),
+    "sampler": (
+        lambda: {"loaders": cairn.DataLoader(torch.ones(8, 2), batch_size=2, sampler=Sampler())},
+        r"\['weights'\] is a .*training data set or its sampler",
     ),
 }
 

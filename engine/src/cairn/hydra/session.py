@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
+from torch.nn.parameter import is_lazy
 
 from cairn.errors import CairnError, SaveError
 from cairn.hydra import build, ending, mismatch, provenance, wandb_settings
@@ -260,7 +261,7 @@ def _introduce(start: Start, built: Built, model: LightningModule, weights: Init
         contents = start.loader.peek(start.plan.path) if start.plan.path else weights.contents()
         version, known_as = wandb_start.fetched_version(named, directory.path), wandb_settings.known_as(contents)
         source = provenance.started_from(settings.ckpt_path, settings.init_weights, contents, version, known_as)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_parameters = sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
     record = directory.record()
     overrides = record.overrides if record else ()
     facts = provenance.facts(directory.path, metadata["git"], num_parameters, source, overrides)

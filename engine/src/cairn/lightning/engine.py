@@ -88,7 +88,7 @@ class Engine:
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
-        self.growth = Growth()
+        self.growth = Growth(trainer)
         self._loaded: dict[str, Any] = {}
         self._last_num_bytes = 0
         self._goes_on = False

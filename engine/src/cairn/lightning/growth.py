@@ -22,10 +22,14 @@ Groups = list[list[str]]
 
 
 class Growth:
-    """The changes of one training."""
+    """The changes of one training.
 
-    def __init__(self) -> None:
-        self._first_sizes: dict[str, int] = {}
+    Args:
+        trainer: The trainer, before any hook of its fit has run.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._first_sizes = _batch_sizes(trainer)
         """Batch sizes by owner at the start of the run."""
         self._num_params: list[list[int]] | None = None
         """Numbers of parameters per group and optimizer, at the start of this fit."""
@@ -36,7 +40,6 @@ class Growth:
     def begin(self, trainer: Trainer) -> None:
         """Note how training begins: the hooks at its start belong to the set-up."""
         self._num_params = _num_params(trainer)
-        self._first_sizes = self._first_sizes or _batch_sizes(trainer)
 
     def state(self, trainer: Trainer) -> dict[str, Any]:
         """Return what has changed since the start of the run, as plain values; empty if nothing has."""

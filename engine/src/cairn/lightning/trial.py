@@ -20,6 +20,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from cairn.data.iterable import StatefulBatches
+from cairn.data.loader import DataLoader
+from cairn.data.sampler import SeededOrder
 from cairn.errors import ConfigError, UnsafeStateError
 from cairn.lightning import boundary, capture, state
 from cairn.lightning.agreement import Agreement
@@ -73,7 +75,7 @@ def _refusal(trainer: Trainer, contents: dict[str, Any]) -> str:
 
 
 def _contents(trainer: Trainer) -> dict[str, Any]:
-    """Return what Lightning would save, except for the loops, which hold counters and the states of loaders."""
+    """Return what Lightning would save."""
     module, data, plugin = trainer.lightning_module, trainer.datamodule, trainer.precision_plugin
     weights = _tried(trainer.strategy.lightning_module_state_dict) or {}
     schedulers = [_tried(config.scheduler.state_dict) for config in trainer.lr_scheduler_configs]
@@ -81,7 +83,7 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
         "epoch": trainer.current_epoch,
         "global_step": trainer.global_step,
         "state_dict": {name: value for name, value in weights.items() if not is_lazy(value)},
-        "loops": {},
+        "loops": _loops(trainer),
         "callbacks": {item.state_key: found for item in trainer.callbacks if (found := _tried(item.state_dict))},
         "optimizer_states": [_optimizer_state(item) for item in trainer.optimizers],
         "lr_schedulers": schedulers,
@@ -93,13 +95,26 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
     if data is not None:
         contents[type(data).__qualname__] = _tried(data.state_dict)
     for number, loader in enumerate(boundary.train_loaders(trainer)):
-        batches = getattr(loader, "dataset", None)
+        batches, order = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
         if isinstance(batches, StatefulBatches):
             contents[f"loader {number}"] = _tried(batches.dataset.state_dict)
+        elif isinstance(order, SeededOrder) and order.is_stateful:
+            contents[f"loader {number}"] = _tried(order.sampler.state_dict)
     for callback in trainer.callbacks:
         _tried(callback.on_save_checkpoint, trainer, module, contents)
     _tried(module.on_save_checkpoint, contents)
     return contents
+
+
+def _loops(trainer: Trainer) -> dict[str, Any]:
+    """Return the counters of the loops and the positions of loaders.
+
+    Other loaders than ours may create an iterator for it, and start their workers: then this is left out.
+    """
+    loaders = boundary.train_loaders(trainer)
+    if any(hasattr(loader, "state_dict") and not isinstance(loader, DataLoader) for loader in loaders):
+        return {}
+    return {"fit_loop": _tried(trainer.fit_loop.state_dict)}
 
 
 def _tried(hook: Callable[..., Any], *arguments: Any) -> Any:
@@ -179,6 +194,6 @@ def _source(trainer: Trainer, message: str) -> str:
         return "a metric, a callback, or the metadata of the Checkpointer: keep plain values there"
     if trainer.datamodule is not None and key == type(trainer.datamodule).__qualname__:
         return f"state_dict() of the data module {key}: return plain values there"
-    if key.startswith("loader "):
-        return "state_dict() of the training data set: return plain values there"
+    if key == "loops" or key.startswith("loader "):
+        return "state_dict() of the training data set or its sampler: return plain values there"
     return f"{_HOOKS} of the model or of a callback: save plain values there"
