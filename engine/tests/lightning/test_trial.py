@@ -57,7 +57,7 @@ class Remembers(Callback):
         self.loaded = state_dict["value"]
 
 
-def fit(path, model=None, callbacks=(), data=None, steps=2, loaders=None, every=1, **options):
+def fit(path, model=Model, callbacks=(), data=None, steps=2, loaders=None, every=1, **options):
     seed_everything(3, verbose=False)
     checkpoints = cairn.Checkpointer(path / "checkpoints", every, writing=cairn.Writing(writer="sync"), **options)
     trainer = Trainer(
@@ -69,7 +69,7 @@ def fit(path, model=None, callbacks=(), data=None, steps=2, loaders=None, every=
         accelerator="cpu",
         log_every_n_steps=1,
     )
-    model = model or Model()
+    model = model() if isinstance(model, type) else model
     if loaders is None and data is None:
         loaders = cairn.DataLoader(torch.ones(8, 2), batch_size=2)
     trainer.fit(model, loaders, datamodule=data, ckpt_path=checkpoints.resume())
@@ -298,6 +298,7 @@ SCHEDULERS = {
         optimizer, 0.01, 0.1, 2, scale_fn=lambda x: 0.5, cycle_momentum=False
     ),
     "numbers of numpy": NumpyFloats,
+    "milestones of numpy": lambda optimizer: lr_scheduler.MultiStepLR(optimizer, np.arange(2, 5)),
     "rates of numpy": lambda optimizer: lr_scheduler.MultiplicativeLR(optimizer, lambda epoch: np.float64(0.9)),
 }
 
@@ -305,12 +306,12 @@ SCHEDULERS = {
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_scheduler_resumes_exactly(tmp_path, name):
     kind = type("Scheduled", (Model,), {"scheduler": lambda self, optimizer: SCHEDULERS[name](optimizer)})
-    _, whole = fit(tmp_path / "whole", kind(), steps=6)
-    fit(tmp_path / "stopped", kind(), steps=3)
-    _, resumed = fit(tmp_path / "stopped", kind(), steps=6)
+    _, whole = fit(tmp_path / "whole", kind, steps=6)
+    fit(tmp_path / "stopped", kind, steps=3)
+    _, resumed = fit(tmp_path / "stopped", kind, steps=6)
     assert resumed.num_batches == 3
     assert torch.equal(whole.net.weight, resumed.net.weight)
-    once = fit(tmp_path / "other", model(), steps=6)[1]
+    once = fit(tmp_path / "other", Model, steps=6)[1]
     assert not torch.equal(whole.net.weight, once.net.weight), "the scheduler changes something"
 
 

@@ -143,6 +143,22 @@ def test_the_state_itself_is_not_changed(monkeypatch):
     assert type(own["mine"]["array"]) is np.ndarray
 
 
+def test_keys_of_numpy_become_equal_keys_of_python(monkeypatch):
+    own = collections.Counter(np.array([2, 2, 5]))
+    found = saved({"milestones": own, "mine": {np.str_("a"): [np.float32(1)]}}, monkeypatch)
+    assert (type(found["milestones"]), found["milestones"]) == (collections.Counter, own)
+    assert {type(key) for key in found["milestones"]} == {int}
+    forms.restore(found)
+    assert found["mine"] == {"a": [1]}
+    assert type(found["mine"]["a"][0]) is np.float32
+
+
+def test_a_state_dict_keeps_its_metadata(monkeypatch):
+    own = torch.nn.BatchNorm1d(1).state_dict()
+    own["_extra_state"] = np.float32(1)
+    assert saved({"state_dict": own}, monkeypatch)["state_dict"]._metadata == own._metadata
+
+
 def test_a_plain_state_gets_no_table(monkeypatch):
     assert saved({"mine": {"a": 1}}, monkeypatch)["cairn"] == {"format": 1}
 

@@ -75,13 +75,16 @@ def _plain(value: Any, path: tuple[Any, ...], table: list[list[Any]]) -> Any:
     if kind in _DONE:
         return value
     if kind in (dict, collections.OrderedDict, collections.Counter):
-        changed: Any = None
+        pairs = []
         for key, item in value.items():
-            plain = _plain(item, (*path, key), table)
-            if plain is not item:
-                changed = copy.copy(value) if changed is None else changed
-                changed[key] = plain
-        return value if changed is None else changed
+            own = key.item() if isinstance(key, np.generic) else key  # equal to it, and with the same hash
+            pairs.append((own, _plain(item, (*path, own), table)))
+        if all(new[0] is old[0] and new[1] is old[1] for new, old in zip(pairs, value.items(), strict=True)):
+            return value
+        changed = copy.copy(value)  # with the attributes that torch adds
+        changed.clear()
+        changed.update(dict(pairs))
+        return changed
     if kind in (list, tuple):
         items = [_plain(item, (*path, number), table) for number, item in enumerate(value)]
         same = all(new is old for new, old in zip(items, value, strict=True))
