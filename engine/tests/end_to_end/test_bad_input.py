@@ -83,7 +83,12 @@ BEFORE_TRAINING = {
         "is a link to nowhere.ckpt, which does not exist",
     ),
     "ckpt_path: a text": (["ckpt_path={files}/text.ckpt"], "is not a checkpoint: torch.save did not write it"),
-    "ckpt_path: code": (["ckpt_path={files}/evil.ckpt"], "is refused: it names posix.mkdir, which could run code"),
+    "ckpt_path: code": (
+        ["ckpt_path={files}/evil.ckpt"],
+        r"is refused: it names posix\.mkdir, which could run code; .* weights alone can be taken: init_weights=FILE",
+    ),
+    "init_weights: code": (["init_weights={files}/evil.ckpt"], "is refused: it names posix.mkdir"),
+    "init_weights: no file": (["init_weights_strict=false"], "has no effect without init_weights=FILE"),
     "ckpt_path: a pickle": (["ckpt_path={files}/evil.pkl"], "is not a checkpoint"),
     "ckpt_path: other keys": (
         ["ckpt_path={files}/other.ckpt"],

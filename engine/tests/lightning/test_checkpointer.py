@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric, MetricTracker
 
 from cairn.account import clock as clock_module
-from cairn.errors import CairnError, ConfigError, ResumeError, SaveError, UnsafeStateError
+from cairn.errors import CairnError, ConfigError, ResumeError, SaveError
 from cairn.jobs.signals import Interrupts
 from cairn.lightning import capture, decision, versions
 from cairn.lightning.boundary import Stopped
@@ -341,11 +341,11 @@ class Unloadable(Scored):
         checkpoint["mine"] = {"optimizer": functools.partial(torch.optim.SGD, lr=1.0)}
 
 
-def test_state_that_could_not_be_loaded_is_refused_at_the_first_save_by_its_key(tmp_path):
+def test_state_that_could_not_be_loaded_is_refused_before_the_first_batch_by_its_key(tmp_path):
     run = prepare(tmp_path, Unloadable(), policy(tmp_path))
-    with pytest.raises(UnsafeStateError, match=r"checkpoint\['mine'\]\['optimizer'\] is a functools\.p"):
+    with pytest.raises(ConfigError, match=r"checkpoint\['mine'\]\['optimizer'\] is a functools\.p"):
         fit(run)
-    assert run.module.num_batches == 1
+    assert run.module.num_batches == 0
     assert run.files == []
 
 

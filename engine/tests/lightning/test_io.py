@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from tests.support.values import commit, file_of
 from torch import nn
 
+import cairn
 from cairn.errors import CheckpointError
-from cairn.lightning.io import MappedCheckpointIO
+from cairn.lightning.io import MappedCheckpointIO, explain
 
 
 def _is_mapped(tensor):
@@ -55,3 +57,42 @@ def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         MappedCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
     assert MappedCheckpointIO().load_checkpoint(tmp_path / commit(tmp_path).name)["number"] == 0
+
+
+class Model(LightningModule):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(2, num_classes)
+
+    def training_step(self, batch, batch_idx):
+        return self.head(batch).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_lightnings_own_error_gets_a_note_with_what_matters(tmp_path):
+    def fit(num_classes, path):
+        trainer = Trainer(
+            max_steps=2 if path else 1,
+            callbacks=[checkpoints := cairn.Checkpointer(tmp_path / "checkpoints", 1)],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accelerator="cpu",
+        )
+        trainer.fit(Model(num_classes), cairn.DataLoader([torch.ones(2)] * 3), ckpt_path=checkpoints.resume())
+
+    fit(2, None)
+    with pytest.raises(RuntimeError, match=r"Error\(s\) in loading state_dict") as caught:
+        fit(3, tmp_path)
+    (note,) = caught.value.__notes__
+    assert note.startswith(
+        "The weights in the checkpoint do not fit Model: head.weight is (2, 2) in the file and (3, 2)"
+    )
+
+
+def test_another_error_gets_no_note():
+    error = RuntimeError("out of memory")
+    explain(error, Model(1))
+    assert not hasattr(error, "__notes__")

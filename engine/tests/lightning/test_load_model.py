@@ -4,9 +4,11 @@ import pickle
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from tests.support.paths import ROOT
 from tests.support.project import example
 from tests.template.helpers import CLASSIFIER, LANGUAGE_MODEL, OLD_CLASSIFIER, PLATEAU
+from torch import nn
 
 from cairn.errors import SpecError
 from cairn.lightning.load_model import load_model
@@ -108,3 +110,86 @@ def test_a_file_cannot_name_another_function_inside_its_model(checkpoint):
     spec = CLASSIFIER | {"net": {"_target_": "os.system", "command": "true"}}
     with pytest.raises(SpecError, match=r"os\.system"):
         load_model(checkpoint(spec, weights={}))
+
+
+class BuiltInSetup(LightningModule):
+    def __init__(self, width=2):
+        super().__init__()
+        self.width = width
+
+    def setup(self, stage):
+        self.net = nn.Linear(self.width, 1)
+
+
+class NeedsData(BuiltInSetup):
+    def setup(self, stage):
+        self.net = nn.Linear(self.trainer.datamodule.width, 1)
+
+
+class BuiltInConfigureModel(BuiltInSetup):
+    setup = LightningModule.setup
+
+    def configure_model(self):
+        BuiltInSetup.setup(self, "fit")
+
+
+class Counting(BuiltInConfigureModel):
+    count = 0
+
+    def get_extra_state(self):
+        return {"count": self.count}
+
+    def set_extra_state(self, state):
+        self.count = state["count"]
+
+
+class Lenient(BuiltInConfigureModel):
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Linear(1, 1)
+        self.strict_loading = False
+
+
+class Renamed(BuiltInConfigureModel):
+    def on_load_checkpoint(self, checkpoint):
+        checkpoint["state_dict"] = {"net.weight": torch.ones(1, 2), "net.bias": torch.zeros(1)}
+
+
+class Lazy(BuiltInConfigureModel):
+    def configure_model(self):
+        self.net = nn.LazyLinear(1)
+
+
+WEIGHTS = {"net.weight": torch.ones(1, 2), "net.bias": torch.zeros(1)}
+
+
+@pytest.fixture
+def of_class(checkpoint, monkeypatch):
+    """Write a checkpoint of a class of this module."""
+    return lambda kind, weights: checkpoint({"_target_": f"{__name__}.{kind.__name__}"}, weights)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights"),
+    [
+        (BuiltInSetup, WEIGHTS),
+        (BuiltInConfigureModel, WEIGHTS),
+        (BuiltInConfigureModel, {f"net._orig_mod.{name[4:]}": value for name, value in WEIGHTS.items()}),
+        (Counting, {"_extra_state": {"count": 5}, **WEIGHTS}),
+        (Lenient, WEIGHTS),
+        (Renamed, {"old": torch.ones(2)}),
+        (Lazy, WEIGHTS),
+    ],
+    ids=["setup", "configure_model", "compiled", "extra state", "not strict", "renamed", "lazy"],
+)
+def test_what_lightning_loads_is_loaded(of_class, kind, weights):
+    model = load_model(of_class(kind, weights))
+    assert model.net.weight.tolist() == [[1, 1]]
+    assert getattr(model, "count", 5) == 5
+
+
+def test_layers_that_need_data_are_named(of_class):
+    with pytest.raises(
+        ValueError, match=r"net \(weight, bias\) is only in the file\. NeedsData\.setup\(\) cannot build"
+    ):
+        load_model(of_class(NeedsData, WEIGHTS))

@@ -1,16 +1,21 @@
-"""Loading a checkpoint is safe, and weights that do not fit the model are refused by name."""
+"""Loading a checkpoint is safe: the whole of it, or the weights alone."""
 
+import collections
+import functools
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.support.values import commit, flip_byte, garble_manifest, truncate
+from torch import nn
 
 from cairn.errors import CheckpointError
 from cairn.store import names
-from cairn.writing.load import check_fits, load
+from cairn.writing.load import load, load_weights
 
 
 class Intruder:
@@ -104,39 +109,111 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path, content):
         load(tmp_path / "other.ckpt")
 
 
-# The model
+# Weights alone
 
 
-def weights(**shapes):
-    return {name: torch.zeros(shape) for name, shape in shapes.items()}
+class Config(dict):
+    """Stands for the containers of other libraries."""
 
 
-def test_weights_that_fit_are_accepted(tmp_path):
-    check_fits(tmp_path, weights(a=(2, 3), b=()), weights(b=(), a=(2, 3)))
-    check_fits(tmp_path, {**weights(a=(2,)), "extra_state": {"x": 1}}, {**weights(a=(2,)), "extra_state": None})
+OBJECTS = {
+    "module": nn.Linear(1, 1),
+    "factory": functools.partial(torch.optim.SGD, lr=0.1),
+    "path": Path("a"),
+    "class": Config,
+    "dict": Config(a=1),
+    "default": collections.defaultdict(list, a=[1]),
+    "queue": collections.deque([1]),
+    "array": np.arange(3),
+    "number": np.float64(1),
+    "function": len,
+}
 
 
-@pytest.mark.parametrize(
-    ("file", "model", "message"),
-    [
-        (weights(a=(2, 3)), weights(a=(2, 4)), "a is (2, 3) in the file and (2, 4) in the model"),
-        (weights(a=(2,), b=(1,)), weights(a=(2,)), "b is only in the file"),
-        (weights(a=(2,)), weights(a=(2,), b=(1,)), "b is only in the model"),
-        (
-            weights(a=(2,), c=(1,)),
-            weights(a=(3,), b=(1,)),
-            "a is (2,) in the file and (3,) in the model; b is only in the model; c is only in the file",
-        ),
-    ],
-)
-def test_weights_of_another_model_are_refused_by_name_and_shape(tmp_path, file, model, message):
-    with pytest.raises(CheckpointError) as error:
-        check_fits(tmp_path / "x.ckpt", file, model)
-    assert str(error.value) == f"{tmp_path / 'x.ckpt'} holds the weights of another model: {message}."
+def saved(path, contents, **how):
+    torch.save(contents, path, **how)
+    return path
 
 
-def test_only_the_first_differences_are_listed(tmp_path):
-    with pytest.raises(CheckpointError) as error:
-        check_fits(tmp_path, weights(**dict.fromkeys("gfedcba", (1,))), {})
-    message = "; ".join(f"{name} is only in the file" for name in "abcd")
-    assert str(error.value).endswith(f": {message}, and 3 more.")
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "model_state_dict", "module", "net", "weights", "params"])
+@pytest.mark.parametrize("new_format", [True, False])
+def test_weights_are_found_bare_and_under_a_usual_key(tmp_path, key, new_format):
+    weights = nn.Linear(2, 1).state_dict()
+    contents = weights if key is None else {"epoch": 3, key: weights, "optimizer": {}}
+    found = load_weights(saved(tmp_path / "a.pt", contents, _use_new_zipfile_serialization=new_format))
+    assert found.values.keys() == weights.keys()
+    assert torch.equal(found.values["weight"], weights["weight"])
+    assert bool(found.contents) == (key == "state_dict")
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_objects_that_are_not_needed_do_not_matter(tmp_path, name):
+    contents = {"state_dict": {"w": torch.ones(1)}, "hyper_parameters": {"a": 1, "x": OBJECTS[name]}}
+    found = load_weights(saved(tmp_path / "a.ckpt", contents))
+    assert found.values["w"].tolist() == [1]
+    assert found.contents["hyper_parameters"]["a"] == 1
+
+
+def test_all_objects_together_do_not_matter(tmp_path):
+    contents = {"state_dict": {"w": torch.ones(1)}, "hyper_parameters": OBJECTS}
+    assert load_weights(saved(tmp_path / "a.ckpt", contents)).values["w"].tolist() == [1]
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_code_next_to_the_weights_does_not_run(tmp_path, new_format):
+    path = saved(
+        tmp_path / "a.pt",
+        {"state_dict": {"w": torch.ones(1)}, "x": Intruder(tmp_path / "it ran")},
+        _use_new_zipfile_serialization=new_format,
+    )
+    with pytest.raises(CheckpointError, match=r"a\.pt is refused: it names posix\.mkdir"):
+        load_weights(path)
+    assert not (tmp_path / "it ran").exists()
+
+
+class Caller:
+    """Calls a function when it is unpickled."""
+
+    called = False
+
+    def __reduce__(self):
+        return mark_as_called, ()
+
+
+def mark_as_called():
+    Caller.called = True
+
+
+def test_a_function_in_the_file_is_not_called(tmp_path):
+    path = saved(tmp_path / "a.ckpt", {"state_dict": {"w": torch.ones(1)}, "x": Caller()})
+    assert load_weights(path).values["w"].tolist() == [1]
+    assert not Caller.called
+    pickle.loads(pickle.dumps(Caller()))
+    assert Caller.called, "this test would notice"
+
+
+def test_an_object_in_the_weights_is_refused(tmp_path):
+    contents = {"state_dict": {"w": torch.ones(1), "_extra_state": {"a": [Path("x")]}}}
+    with pytest.raises(CheckpointError, match=r"_extra_state in it holds an object .* Let get_extra_state"):
+        load_weights(saved(tmp_path / "a.ckpt", contents))
+    contents["state_dict"]["_extra_state"] = {"a": 1}
+    assert load_weights(saved(tmp_path / "a.ckpt", contents)).values["_extra_state"] == {"a": 1}
+
+
+@pytest.mark.parametrize("contents", [{"epoch": 3, "loss": torch.ones(1)}, {"state_dict": {}}, [1], 5, nn.Linear(1, 1)])
+def test_a_file_without_weights_is_refused(tmp_path, contents):
+    with pytest.raises(CheckpointError, match="holds no weights: expected a state_dict, or a dict with one under"):
+        load_weights(saved(tmp_path / "a.pt", contents))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint: torch\.save did not write it"):
+        load_weights(tmp_path / "a.safetensors")
+
+
+def test_a_corrupt_checkpoint_is_refused_here_too(tmp_path):
+    item = commit(tmp_path)
+    flip_byte(tmp_path, item.name)
+    with pytest.raises(CheckpointError, match=item.name):
+        load_weights(tmp_path / item.name)

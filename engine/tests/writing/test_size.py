@@ -61,3 +61,26 @@ def test_memory_that_several_tensors_share_counts_once():
     whole = torch.zeros(100_000)
     state = {"a": whole, "b": whole[:10], "list": [whole, ("x", 1)]}
     assert num_bytes(state) == pytest.approx(written(state), rel=0.01)
+
+
+def test_layers_without_a_size_yet_count_as_nothing():
+    module = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
+    optimizer = torch.optim.Adam(module.parameters())
+    assert first_num_bytes(module, [optimizer]) >= num_bytes(module[1].state_dict())
+
+
+def test_a_step_is_tried_without_touching_what_an_optimizer_wraps():
+    class Wrapping(optim.SGD):
+        def __init__(self, parameters):
+            super().__init__(parameters, lr=0.1)
+            self.inner, self.rate = optim.SGD(self.param_groups, lr=0.1), 0.5
+
+        def step(self, closure=None):
+            self.inner.step()
+
+    module = network()
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    first_num_bytes(module, [Wrapping(module.parameters())])
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())

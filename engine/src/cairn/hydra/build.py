@@ -18,6 +18,7 @@ from omegaconf import ListConfig, OmegaConf
 
 from cairn.account.progress import ProgressFile
 from cairn.hydra import command_line, provenance, wandb_settings
+from cairn.hydra.init_weights import InitWeights
 from cairn.hydra.objects import build_object, target_of
 from cairn.hydra.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
@@ -26,11 +27,6 @@ from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.csv_logger import CSVLogger
 from cairn.lightning.interrupts import WatchTraining
-from cairn.runs import summary
-from cairn.wandb import start as wandb_start
-from cairn.writing import load
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,16 +44,10 @@ def prepare(start: Start) -> None:
     wandb_settings.prepare(start.settings.config, start.directory.path)
 
 
-def model(start: Start) -> LightningModule:
+def model(start: Start, weights: InitWeights) -> LightningModule:
     """Build the model. If `init_weights` names a file, a new run takes its weights from it."""
-    settings = start.settings
-    built: LightningModule = build_object("model", settings.model)
-    if start.plan.path is None and settings.init_weights:
-        path = wandb_start.local_file(settings.init_weights, start.directory.path)
-        weights = load.load(path)["state_dict"]
-        load.check_fits(path, weights, built.state_dict())
-        built.load_state_dict(weights)
-        log.info("Loaded weights from %s", summary.relative(path))
+    built: LightningModule = build_object("model", start.settings.model)
+    weights.give(built)
     return built
 
 

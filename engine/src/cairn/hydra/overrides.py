@@ -19,6 +19,7 @@ _EPOCHS = 'checkpoint.save_interval="1ep" saves once per epoch ("0.25ep" four ti
 _BEST = "checkpoint.save_top_k=K keeps the K best checkpoints by checkpoint.monitor"
 _PRESET = "checkpoint=interval, best-val, combined or none chooses what is saved"
 _RESUME = "resume=RUN_DIR continues a run, and ckpt_path=FILE starts a new run from the full state in a checkpoint"
+_PART = "init_weights_strict=false takes those weights of init_weights=FILE that fit"
 _NAMES = (
     "checkpoints have fixed names such as epoch_000_batch_000150.ckpt, and checkpoint.dirpath=DIR is their directory"
 )
@@ -34,6 +35,7 @@ ANSWERS: Mapping[str, str] = {
     "greater_is_better": "checkpoint.mode=max means that higher is better",
     **dict.fromkeys(("save_strategy", "enable_checkpointing", "checkpoint_callback"), _PRESET),
     "save_weights_only": "checkpoints hold the full state, and init_weights=FILE takes the weights alone from one",
+    **dict.fromkeys(("strict", "strict_loading", "load_strict"), _PART),
     **dict.fromkeys(("resume_from_checkpoint", "resume_from", "auto_resume"), _RESUME),
     **dict.fromkeys(("filename", "auto_insert_metric_name", "enable_version_counter"), _NAMES),
     **dict.fromkeys(("output_dir", "save_dir"), "paths.log_dir=DIR is the directory of all runs"),

@@ -15,10 +15,12 @@ from hydra.types import RunMode
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
+from torch.nn.parameter import is_lazy
 
-from cairn.errors import CairnError, ModelError, SaveError
-from cairn.hydra import build, ending, provenance, wandb_settings
+from cairn.errors import CairnError, SaveError
+from cairn.hydra import build, ending, mismatch, provenance, wandb_settings
 from cairn.hydra.build import Built
+from cairn.hydra.init_weights import InitWeights
 from cairn.hydra.objects import build_object
 from cairn.hydra.outcome import Outcome, Status, outcome_of
 from cairn.hydra.start import JobContext, NothingToDo, Start, begin, first_intact, follow
@@ -28,7 +30,6 @@ from cairn.lightning.boundary import Stopped
 from cairn.runs.directory import RunDirectory
 from cairn.wandb import run as wandb_run
 from cairn.wandb import start as wandb_start
-from cairn.writing import load
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Run:
         self._scores: dict[str, float] | None = None
         self._limit = ""
         """`max_time` if it ended the training."""
+        self._init_weights = InitWeights(start)
         build.prepare(start)
 
     def data(self) -> LightningDataModule:
@@ -65,7 +67,7 @@ class Run:
 
     def model(self) -> LightningModule:
         """Build the model that the group `model` describes, with the weights of `init_weights`, if it names a file."""
-        return build.model(self._start)
+        return build.model(self._start, self._init_weights)
 
     def trainer(self, *callbacks: Callback, **options: Any) -> Trainer:
         """Build the trainer with the callbacks, loggers and checkpoints that the configuration describes.
@@ -74,7 +76,7 @@ class Run:
             *callbacks: Additional callbacks.
             **options: Arguments of Lightning's Trainer that override the group `trainer`.
         """
-        self._built = build.trainer(self._start, callbacks, options)
+        self._built = build.trainer(self._start, [*callbacks, self._init_weights], options)
         return self._built.trainer
 
     def fit(self, trainer: Trainer, model: LightningModule, data: Any = None, val_data: Any = None) -> None:
@@ -90,10 +92,10 @@ class Run:
         if not self._settings.train:
             return
         path = start.plan.path
-        if path is not None and not is_overridden("configure_model", model):  # otherwise it has no weights yet
-            load.check_fits(path, start.loader.peek(path)["state_dict"], model.state_dict())
-        _introduce(start, built, model)
-        trainer.fit(model, data, val_data, ckpt_path=str(path) if path else None, weights_only=True)
+        _introduce(start, built, model, self._init_weights)
+        cure = mismatch.NEW_RUN if start.plan.saved is None else mismatch.RESUME
+        with mismatch.explained(str(path), model, cure):
+            trainer.fit(model, data, val_data, ckpt_path=str(path) if path else None, weights_only=True)
         self._limit = built.checkpoints.stopped_by  # `max_time`: the run ends as planned, and is tested
         if start.context.signals.received:  # after the last boundary; everything is saved
             raise KeyboardInterrupt
@@ -119,7 +121,7 @@ class Run:
         ours = [Path(path) for path in (built.checkpoints.best_model_path, built.checkpoints.last_model_path) if path]
         path = first_intact(*ours) if self._settings.train else self._start.plan.path  # known on rank 0
         chosen = trainer.strategy.broadcast(str(path or "")) or None
-        with _other_weights(chosen, model):
+        with mismatch.explained(str(chosen), model, mismatch.TEST):
             scores = trainer.test(model, data, ckpt_path=chosen, weights_only=True, verbose=False)
         self._scores = _numbers({name: value for loader in scores for name, value in loader.items()})
         return self._scores
@@ -248,7 +250,7 @@ def execute(start: Start, body: Body) -> Outcome:
     return outcome
 
 
-def _introduce(start: Start, built: Built, model: LightningModule) -> None:
+def _introduce(start: Start, built: Built, model: LightningModule, weights: InitWeights) -> None:
     """Describe the run to the loggers, and connect the engine to W&B if checkpoints are uploaded."""
     trainer, settings, directory = built.trainer, start.settings, start.directory
     if not trainer.is_global_zero:
@@ -256,10 +258,10 @@ def _introduce(start: Start, built: Built, model: LightningModule) -> None:
     named, metadata = settings.ckpt_path or settings.init_weights, built.checkpoints.metadata
     source = None
     if start.plan.saved is None and named:
-        contents = start.loader.peek(start.plan.path or wandb_start.local_file(named, directory.path))
+        contents = start.loader.peek(start.plan.path) if start.plan.path else weights.contents()
         version, known_as = wandb_start.fetched_version(named, directory.path), wandb_settings.known_as(contents)
         source = provenance.started_from(settings.ckpt_path, settings.init_weights, contents, version, known_as)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_parameters = sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
     record = directory.record()
     overrides = record.overrides if record else ()
     facts = provenance.facts(directory.path, metadata["git"], num_parameters, source, overrides)
@@ -285,15 +287,3 @@ def _environment_restored() -> Iterator[None]:
         names |= {name for name in os.environ if name.startswith("WANDB_")}
         for name in names:
             os.environ.pop(name, None) if name not in before else os.environ.update({name: before[name]})
-
-
-@contextmanager
-def _other_weights(file: str | None, model: LightningModule) -> Iterator[None]:
-    """Replace torch's list of all keys by a sentence if the file does not fit the model."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("Error(s) in loading state_dict"):
-            raise
-        what = f"{file} holds the weights of another model than {type(model).__name__}"
-        raise ModelError(f"{what}: choose the model that it was trained with, or another checkpoint.") from error

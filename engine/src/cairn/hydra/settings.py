@@ -81,6 +81,10 @@ class Settings:
     checkpoint: CheckpointSettings
     callbacks: Mapping[str, DictConfig]
     loggers: Mapping[str, DictConfig]
+    init_weights_strict: bool = True
+    """Whether all weights of the file and of the model must fit, or those with the prefix."""
+    init_weights_prefix: str | None = None
+    """Selects weights of the file by the beginning of their names, or changes that; see `InitWeights`."""
 
 
 def parse(cfg: DictConfig) -> Settings:
@@ -112,6 +116,8 @@ def parse(cfg: DictConfig) -> Settings:
         checkpoint=_checkpoint(cfg.checkpoint),
         callbacks={name: node for name, node in cfg.get("callbacks", {}).items() if node is not None},
         loggers={name: node for name, node in cfg.get("logger", {}).items() if node is not None},
+        init_weights_strict=cfg.get("init_weights_strict", True),
+        init_weights_prefix=cfg.get("init_weights_prefix") or None,
     )
     for name, node in settings.callbacks.items():
         target_name(f"callbacks.{name}", node)
@@ -127,6 +133,13 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(
             "ckpt_path= starts from the full state and init_weights= from the weights alone: set only one of them."
         )
+    if not isinstance(settings.init_weights_strict, bool):
+        raise ConfigError(f"init_weights_strict={settings.init_weights_strict!r} must be true or false.")
+    if not isinstance(settings.init_weights_prefix, str | None):
+        raise ConfigError(f"init_weights_prefix={settings.init_weights_prefix!r} must be text, such as net.")
+    if not settings.init_weights and (not settings.init_weights_strict or settings.init_weights_prefix):
+        key = "init_weights_prefix" if settings.init_weights_strict else "init_weights_strict"
+        raise ConfigError(f"{key} has no effect without init_weights=FILE.")
     by_score, trainer = settings.checkpoint.by_score, settings.trainer.node
     if by_score and settings.checkpoint.monitor is None:
         raise ConfigError(f"checkpoint.triggers.{by_score} needs a metric to rank by: checkpoint.monitor=val/loss.")

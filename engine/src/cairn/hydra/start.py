@@ -222,7 +222,13 @@ def _plan(settings: Settings, directory: RunDirectory, old: RunRecord | None) ->
     if own.path is not None or settings.ckpt_path is None:
         return own
     path = wandb_start.local_file(settings.ckpt_path, directory.path)
-    load.load(path)
+    try:
+        load.load(path)
+    except CheckpointError as error:
+        if load.RUNS_CODE not in str(error):
+            raise
+        weights = "Its weights alone can be taken: init_weights=FILE in place of ckpt_path=FILE."
+        raise CheckpointError(f"{error} {weights}") from error
     return ResumePoint(path.resolve(), None, own.rejected)
 
 

@@ -106,7 +106,7 @@ def capture(
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
     epoch = {"epoch_rng": epoch_rng} if place == "batch" and epoch_rng is not None else {}
-    ranks = _gathered(_rank_state(trainer) | epoch, trainer)
+    ranks = _gathered(rank_state(trainer) | epoch, trainer)
     contents[state.KEY] = {
         "format": state.FORMAT,
         "place": place,
@@ -198,7 +198,8 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     state.set_rng_state(mine["rng"])  # last: the calls above may draw random numbers
 
 
-def _rank_state(trainer: Trainer) -> dict[str, Any]:
+def rank_state(trainer: Trainer) -> dict[str, Any]:
+    """Return what each rank adds to a checkpoint."""
     module = trainer.lightning_module
     return {
         "rng": state.rng_state(),

@@ -13,12 +13,13 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, data_checks, loggers, state
+from cairn.lightning import boundary, capture, data_checks, loggers, state, trial
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.audit import Audit
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
 from cairn.lightning.decision import Decision
+from cairn.lightning.growth import Growth
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy, check_validates
 from cairn.lightning.restart import Restart
@@ -90,8 +91,11 @@ class Engine:
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
         self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"))
+        self.growth = Growth(trainer)
         self._loaded: dict[str, Any] = {}
         self._last_num_bytes = 0
+        self._goes_on = False
+        """Whether the fit continues a run from one of its checkpoints."""
         self.may_fit_again = True
         """False while the trainer stands inside an epoch, which Lightning would begin again."""
 
@@ -115,7 +119,9 @@ class Engine:
         self.restart.load(ours)
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
-        if ours["run"] == self.origin.run:  # else it is a new run, which starts from the state of another
+        self._goes_on = ours["run"] == self.origin.run
+        self.growth.load(self.trainer, ours.get("growth", {}), self._goes_on)
+        if self._goes_on:  # else it is a new run, which starts from the state of another
             capture.check_accumulation(self.trainer, ours)
             self.telemetry.load_state_dict(ours["clock"], point.saved)
             loggers.restore(self.trainer, ours["loggers"])
@@ -134,10 +140,13 @@ class Engine:
         trainer, module = self.trainer, self.trainer.lightning_module
         self.telemetry.clock.start()
         self.may_fit_again = False
+        self.growth.begin(trainer)
         if not self.policy.triggers or trainer.fast_dev_run:
             return
         check_validates(self.policy, trainer.enable_validation)
         data_checks.check_data(trainer)
+        if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
+            trial.check(trainer, self.agreement, self.origin.config)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
         if not self.agreement.leads:
             return
@@ -265,6 +274,7 @@ class Engine:
         with self.saves.stall() as stall:
             try:
                 contents = capture.capture(trainer, place, moment.position, self.origin, clock, self.restart.rng)
+                contents[state.KEY]["growth"] = self.growth.state(trainer)
                 self._audit(place, contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}

@@ -17,7 +17,7 @@ from cairn.lightning import boundary, capture, data_checks, state, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, Watcher
-from cairn.lightning.io import MappedCheckpointIO
+from cairn.lightning.io import MappedCheckpointIO, explain
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
@@ -90,6 +90,10 @@ class EngineHooks(Checkpoint):
         else:
             rank_zero_warn("This checkpoint was not written by Cairn: it is resumed as Lightning does, not exactly.")
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prepare the optimizers for the state that Lightning loads next."""
+        self.engine.growth.regroup(trainer)
+
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin before anything runs, where no checkpoint is loaded."""
         self._begin(trainer)
@@ -115,6 +119,7 @@ class EngineHooks(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the saves under way arrive, except after a second Ctrl-C."""
         self._stopping.ending()
+        explain(exception, pl_module)
         if self._engine is not None:
             self._engine.close_after(exception)
             self._close_listeners(finished=False, limit_s=_UPLOADS_AFTER_STOP_S)

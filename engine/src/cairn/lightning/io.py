@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from cairn.errors import CheckpointError
+from cairn.writing import forms
 from cairn.writing.load import load
+from cairn.writing.mismatch import mismatch
 
 _WEIGHTS = "state_dict"
 
@@ -43,7 +46,16 @@ class MappedCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only=True)
         contents = self.peek(Path(path))
         self._peeked = None
-        return {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
+        copied = {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
+        forms.restore(copied)
+        return copied
+
+
+def explain(exception: BaseException, module: LightningModule) -> None:
+    """Add to torch's list of all names what matters in it, if the weights of a checkpoint did not fit the model."""
+    found = mismatch(exception)
+    if found is not None and found.model == type(module).__name__:
+        exception.add_note(f"The weights in the checkpoint do not fit {found.model}: {found}.")
 
 
 def _copied(value: Any) -> Any:
@@ -54,6 +66,6 @@ def _copied(value: Any) -> Any:
             value[key] = _copied(item)
     elif isinstance(value, list):
         value[:] = [_copied(item) for item in value]
-    elif isinstance(value, tuple):
+    elif type(value) is tuple:
         return tuple(_copied(item) for item in value)
     return value

@@ -1,15 +1,19 @@
 """Build the model that a checkpoint file describes, without trusting the file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 
-from cairn.errors import CheckpointError, MissingFileError, ModelError
+from cairn.errors import CheckpointError, MissingFileError, ModelError, first_line
 from cairn.targets import build
-from cairn.writing.load import check_fits, load
+from cairn.writing import forms
+from cairn.writing.load import load
+from cairn.writing.mismatch import COMPILED, mismatch
 
 
 def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
@@ -36,12 +40,54 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
     try:
         spec, weights = checkpoint["cairn"]["config"]["model"], checkpoint["state_dict"]
     except (KeyError, TypeError) as error:
-        raise ModelError(f"{path} is not a Cairn checkpoint: it has no model configuration.") from error
+        raise ModelError(
+            f"{path} is not a Cairn checkpoint with a model configuration, which a run of `python train.py` stores. "
+            f"Load another one with the class of its model: Model.load_from_checkpoint(FILE)."
+        ) from error
     model: LightningModule = build(spec, LightningModule)
-    with _model_error():
-        check_fits(path, weights, model.state_dict())
-    model.load_state_dict(weights)
-    return model.to(next(iter(weights.values())).device).eval() if weights else model.eval()
+    if is_overridden("configure_model", model):
+        model.configure_model()
+    forms.restore(checkpoint)
+    model.on_load_checkpoint(checkpoint)
+    _load_into(model, checkpoint["state_dict"], path)
+    devices = [value.device for value in weights.values() if isinstance(value, Tensor)]
+    return model.to(devices[0]).eval() if devices else model.eval()
+
+
+def _load_into(model: LightningModule, weights: Mapping[str, Any], path: Path) -> None:
+    """Load the weights as Lightning does. If they do not fit, try what else a training does with a model.
+
+    torch.compile renames weights, and `setup` may build layers or compile some. It is called without a trainer, so that
+    it can only do what needs no data.
+    """
+    first = _loaded(model, weights)
+    if first is None or _loaded(model, {name.replace(COMPILED, ""): value for name, value in weights.items()}) is None:
+        return
+    missing = ""
+    if is_overridden("setup", model):
+        try:
+            model.setup("fit")
+        except Exception as error:  # the user's code, which may expect a trainer
+            missing = (
+                f" {type(model).__name__}.setup() cannot build the rest without a trainer and its data"
+                f" ({first_line(error)}): use trainer.test(model, data, ckpt_path=FILE), or build these layers in"
+                f" __init__."
+            )
+        else:
+            first = _loaded(model, weights)
+    if first is not None:
+        raise ModelError(f"{path} holds the weights of another model: {mismatch(first)}.{missing}") from first
+
+
+def _loaded(model: LightningModule, weights: Mapping[str, Any]) -> RuntimeError | None:
+    """Load weights; return torch's error if they do not fit."""
+    try:
+        model.load_state_dict(weights, strict=model.strict_loading)
+    except RuntimeError as error:
+        if mismatch(error) is None:
+            raise
+        return error
+    return None
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.migration.utils import _pl_migrate_checkpoint
 
 from cairn.lightning import state
 from cairn.lightning.audit import Audit
+from cairn.lightning.growth import repeated_groups_ignored
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def run_again(trainer: Trainer, rng: Mapping[str, Any] | None) -> None:
     module = trainer.lightning_module
     if rng is not None:
         state.set_rng_state(rng)
-    with _dropped_logs(trainer):
+    with _dropped_logs(trainer), repeated_groups_ignored(trainer):
         for callback in trainer.callbacks:
             with _logged_errors(callback):
                 module._current_fx_name = _EPOCH_START

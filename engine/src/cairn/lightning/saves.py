@@ -21,7 +21,7 @@ from cairn.store.listener import Listeners
 from cairn.types import Draft
 from cairn.writing import copying
 from cairn.writing.buffers import Buffer
-from cairn.writing.encode import Encoder
+from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.options import Writing
 from cairn.writing.pipeline import SavePipeline
 
@@ -42,7 +42,7 @@ class Saves:
         self.writing, self.history, self.telemetry, self.listeners = writing, history, telemetry, listeners
         self.failures = SaveFailures(writing.max_failed_saves)
         self.pipeline: SavePipeline | None = None
-        self._encoder = Encoder()
+        self._encoder = FormEncoder()
         self._buffer: Buffer | None = None
         """Reserved for the save that is due."""
         self._waited_s = 0.0

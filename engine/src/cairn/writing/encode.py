@@ -38,12 +38,14 @@ class Encoded:
         storages: Live tensors, one per storage of the file, whose memory is to be copied.
         specs: Specs of `storages`.
         sizes: Sizes of the storages, in bytes.
+        num_converted: Numbers of numpy that have become Python's.
     """
 
     pickle: bytes
     storages: list[Tensor]
     specs: list[TensorSpec]
     sizes: tuple[int, ...]
+    num_converted: int = 0
 
 
 class Encoder:
@@ -56,8 +58,9 @@ class Encoder:
         """Encode a state; its tensors are referred to, not copied.
 
         Args:
-            state: Tensors, numbers, strings, None, and lists, tuples and dicts of them. Numbers of numpy become
-                Python's and parameters become tensors; a file that is loaded has all tensors on the CPU.
+            state: Tensors, numbers, strings, bytes, None, types, sizes and devices of torch, and lists, tuples, sets
+                and dicts of them. Numbers of numpy become Python's and parameters become tensors; a file that is
+                loaded has all tensors on the CPU.
             name: Name of the state in errors.
 
         Returns:
@@ -83,7 +86,8 @@ class Encoder:
                 _Walk(refused=error.number).add(state)  # repeats the walk, which raises with the path to the tensor
                 raise
         known = self._known
-        return Encoded(walk.opcodes(known.references), known.of(walk.tensors), known.own_specs, known.sizes)
+        opcodes = walk.opcodes(known.references)
+        return Encoded(opcodes, known.of(walk.tensors), known.own_specs, known.sizes, walk.num_converted)
 
 
 def encode(state: Any, name: str = "checkpoint") -> Encoded:
@@ -165,12 +169,14 @@ class _Walk:
         self._open: list[int] = []
         """Indices of the parts that refer to tensors."""
         self._texts: dict[str, bytes] = {}
+        self.num_converted = 0
 
     def add(self, value: Any) -> None:
         add = _ADD.get(type(value))
         if add is not None:
             add(self, value)
         elif isinstance(value, np.generic) and type(value.item()) in _SCALARS:
+            self.num_converted += 1
             self.add(value.item())
         else:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
@@ -230,6 +236,19 @@ class _Walk:
         self.add(attributes)
         self._parts.append(_BUILD)
 
+    def _add_call(self, function: bytes, *arguments: Any) -> None:
+        """Add a value that one of the few functions of `weights_only=True` returns, such as a set."""
+        self._parts.append(b"c" + function)
+        self._add_tuple(arguments)
+        self._parts.append(_REDUCE)
+
+    def _add_set(self, value: set[Any]) -> None:
+        # Sorted: the order of strings in a set differs between processes, and two equal runs write equal files.
+        self._add_call(b"builtins\nset\n", sorted(value, key=repr))
+
+    def _add_dtype(self, value: torch.dtype) -> None:
+        self._parts.append(f"ctorch\n{str(value).removeprefix('torch.')}\n".encode())
+
     def _add_key(self, key: Any) -> None:
         parts = key if type(key) is tuple else (key,)
         if type(key) not in (str, int) and any(type(part) not in _SCALARS for part in parts):
@@ -261,9 +280,15 @@ _ADD: dict[type, Callable[[_Walk, Any], None]] = {
     dict: _Walk._add_items,
     OrderedDict: lambda walk, value: walk._add_items(value, _ORDERED),
     Counter: lambda walk, value: walk._add_items(value, b"ccollections\nCounter\n)R"),
+    set: _Walk._add_set,
+    bytes: lambda walk, value: walk._add_call(b"_codecs\nencode\n", value.decode("latin-1"), "latin-1"),
+    complex: lambda walk, value: walk._add_call(b"builtins\ncomplex\n", value.real, value.imag),
+    torch.Size: lambda walk, value: walk._add_call(b"torch\nSize\n", tuple(value)),
+    torch.device: lambda walk, value: walk._add_call(b"torch\ndevice\n", str(value)),
+    torch.dtype: _Walk._add_dtype,
 }
 """Functions that add a value, by type. Not attributes of a walk: the cycle would keep its tensors alive for a while."""
-_SCALARS = (bool, int, float, str, type(None))  # without bytes, which weights_only=True does not read
+_SCALARS = (bool, int, float, str, type(None))
 
 
 def _specs(tensors: Iterable[Tensor]) -> list[TensorSpec]:

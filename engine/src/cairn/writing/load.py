@@ -1,20 +1,29 @@
-"""Read a checkpoint file safely, and compare its weights with a model. The only place that calls `torch.load`."""
+"""Read a checkpoint file safely. The only place that calls `torch.load`."""
 
 from __future__ import annotations
 
+import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cairn.errors import CheckpointError
 from cairn.store.catalog import verify_file
+from cairn.writing import forms
 
-_NUM_SHOWN = 4
-"""Differences between a file and a model that a message lists."""
+_WEIGHTS_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
+"""Keys under which trainers save weights."""
+RUNS_CODE = "which could run code"
+"""Part of the message about a file that holds more than tensors and plain values."""
+_OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+"""Beginning of the files that torch.save wrote before version 1.6."""
 
 
 def load(path: Path, *, verify: bool = True, map_location: Any = "cpu") -> dict[str, Any]:
@@ -46,29 +55,119 @@ def load(path: Path, *, verify: bool = True, map_location: Any = "cpu") -> dict[
     return contents
 
 
-def check_fits(path: Path, weights: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Compare the weights of a checkpoint with those of a model by name and shape.
+@dataclass(frozen=True)
+class Weights:
+    """The weights in a file, and what else it holds.
+
+    Attributes:
+        path: The file.
+        values: Tensors by name, and values that `get_extra_state` has returned.
+        contents: The whole file, if it is a checkpoint of Lightning; empty if it is a file of weights.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+    contents: Mapping[str, Any]
+
+
+def load_weights(path: Path) -> Weights:
+    """Read the weights alone: of a checkpoint, of a bare `state_dict`, or of a file that holds one under a usual key.
+
+    Everything else in the file may be anything, because it is not needed: objects such as hyperparameters are replaced
+    by empty placeholders, so that no class or function that the file names is looked up or called.
 
     Args:
-        path: The file, for the message.
-        weights: The `state_dict` in the file.
-        model: The `state_dict` of the model.
+        path: The file, or a link to it.
 
     Raises:
-        CheckpointError: They differ; the message lists the first differences.
+        CheckpointError: The file is missing or corrupt, or holds no weights that can be read safely.
     """
-    differences = [
-        f"{name} is only in the {'file' if name in weights else 'model'}" for name in weights.keys() ^ model.keys()
-    ]
-    differences += [
-        f"{name} is {_shape(weights[name])} in the file and {_shape(model[name])} in the model"
-        for name in weights.keys() & model.keys()
-        if _shape(weights[name]) != _shape(model[name])
-    ]
-    if differences:
-        more = f", and {len(differences) - _NUM_SHOWN} more" if len(differences) > _NUM_SHOWN else ""
-        listing = "; ".join(sorted(differences)[:_NUM_SHOWN])
-        raise CheckpointError(f"{path} holds the weights of another model: {listing}{more}.")
+    path = _existing(path)
+    if zipfile.is_zipfile(path):
+        _verify(path)
+    contents = _without_objects(path)
+    if isinstance(contents, Mapping):
+        if isinstance(contents, dict):
+            forms.restore(contents)
+        for key, values in [*((key, contents.get(key)) for key in _WEIGHTS_KEYS), ("", contents)]:
+            if not isinstance(values, Mapping) or not _are_weights(values):
+                continue
+            for name, value in values.items():
+                if _holds_placeholder(value):
+                    raise CheckpointError(
+                        f"{path} is refused: {name} in it holds an object that could run code. Let get_extra_state "
+                        f"return plain values, and save the file again."
+                    )
+            return Weights(path, values, contents if key == "state_dict" else {})
+    what = f"keys {', '.join(map(str, list(contents)[:8]))}" if isinstance(contents, Mapping) else f"{type(contents)}"
+    raise CheckpointError(
+        f"{path} holds no weights: expected a state_dict, or a dict with one under {', '.join(_WEIGHTS_KEYS)}; found "
+        f"{what}. Save the weights with torch.save(model.state_dict(), FILE)."
+    )
+
+
+class _Placeholder:
+    """Takes the place of an object that is not needed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class _PlaceholderDict(_Placeholder):
+    """Takes the place of a dict that is not needed."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        return OrderedDict()
+
+
+class _PlaceholderList(_Placeholder):
+    """Takes the place of a list that is not needed."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        return []
+
+
+def _without_objects(path: Path) -> Any:
+    """Return the contents of a file with placeholders for all objects but tensors and plain values."""
+    placeholders: dict[str, type] = {}
+    mapped = {"mmap": True} if zipfile.is_zipfile(path) else {}
+    if not mapped:
+        with open(path, "rb") as file:
+            if file.read(len(_OLD_FORMAT)) != _OLD_FORMAT:
+                raise CheckpointError(f"{path} is not a checkpoint: torch.save did not write it.")
+    while True:
+        try:
+            with torch.serialization.safe_globals([(kind, name) for name, kind in placeholders.items()]):
+                return torch.load(path, map_location="cpu", weights_only=True, **mapped)
+        except Exception as error:  # torch raises many types for a file that is not what it seems
+            why = str(error)
+            named = re.search(r"GLOBAL (\S+) was not an allowed global", why)
+            filled = re.search(r"Can only (SETITEM|append|extend).*got <class '.*?#(\S+)'>", why)
+            if named and named[1] not in placeholders:
+                name = named[1] if "." in named[1] else f"builtins.{named[1]}"
+                placeholders[name] = type(f"#{name}", (_Placeholder,), {})
+            elif filled:
+                kind = _PlaceholderDict if filled[1] == "SETITEM" else _PlaceholderList
+                placeholders[filled[2]] = type(f"#{filled[2]}", (kind,), {})
+            else:
+                raise CheckpointError(f"{path} {_refusal(why)}") from error
+
+
+def _are_weights(value: Mapping[Any, Any]) -> bool:
+    """Whether these are tensors by name; `get_extra_state` may have added other values."""
+    if not all(isinstance(name, str) for name in value):
+        return False
+    others = [name for name, item in value.items() if not isinstance(item, Tensor)]
+    return len(others) < len(value) and all(name.endswith("_extra_state") for name in others)
+
+
+def _holds_placeholder(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_placeholder(item) for item in value.values())
+    return isinstance(value, _Placeholder) or (
+        isinstance(value, list | tuple) and any(_holds_placeholder(item) for item in value)
+    )
 
 
 def _existing(path: Path) -> Path:
@@ -93,9 +192,6 @@ def _verify(path: Path) -> None:
 def _refusal(why: str) -> str:
     # torch ends its message with the advice to load the file with weights_only=False, which would run its code.
     if named := re.search(r"GLOBAL (\S+)", why):
-        return f"is refused: it names {named[1]}, which could run code; only tensors and plain values are loaded."
-    return f"cannot be loaded: {why.splitlines()[0]}"
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(getattr(value, "shape", ()))
+        return f"is refused: it names {named[1]}, {RUNS_CODE}; only tensors and plain values are loaded."
+    _, _, reason = why.partition("WeightsUnpickler error:")
+    return f"cannot be loaded: {(reason or why).strip().splitlines()[0]}"

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 _RECORD_BYTES = 200  # per storage in torch's zip format, besides its bytes: two headers and padding
 _LEAF_BYTES, _TENSOR_BYTES = 20, 150  # in the pickle: a name or a number, and the rebuilding of a tensor
+_SETTINGS = (bool, int, float, str, type(None))
 _PLAIN_KERNELS = {"fused": False, "foreach": False, "capturable": False}
 
 
@@ -28,7 +30,7 @@ def num_bytes(state: Any) -> int:
     pickled = 0
     for leaf in _leaves(state):
         pickled += _LEAF_BYTES
-        if isinstance(leaf, Tensor):
+        if isinstance(leaf, Tensor) and not is_lazy(leaf):
             pickled += _TENSOR_BYTES
             storage = leaf.untyped_storage()
             storages[storage._cdata] = storage.nbytes()
@@ -45,24 +47,28 @@ def first_num_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:
     Returns:
         Bytes.
     """
-    return num_bytes(module.state_dict()) + sum(num_bytes(_state_after_a_step(optimizer)) for optimizer in optimizers)
+    return num_bytes(module.state_dict()) + sum(num_bytes(state_after_a_step(optimizer)) for optimizer in optimizers)
 
 
-def _state_after_a_step(optimizer: Optimizer) -> Mapping[str, Any]:
-    """State of an optimizer; if it has none yet, the one that a step makes of tensors without data."""
+def state_after_a_step(optimizer: Optimizer) -> Mapping[str, Any]:
+    """Return the state of an optimizer; if it has none yet, the one that a step makes of tensors without data."""
     if optimizer.state:
         return optimizer.state_dict()
     twin = type(optimizer).__new__(type(optimizer))
-    groups = [
-        {**group, **_PLAIN_KERNELS, "params": [_without_data(parameter) for parameter in group["params"]]}
-        for group in optimizer.param_groups
-    ]
+    # Objects among its attributes, such as an optimizer that it wraps, would step on the real parameters.
+    twin.__dict__.update({name: value for name, value in vars(optimizer).items() if type(value) in _SETTINGS})
     try:
+        groups = [
+            {**group, **_PLAIN_KERNELS, "params": [_without_data(parameter) for parameter in group["params"]]}
+            for group in optimizer.param_groups
+        ]
         twin.__setstate__({"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": groups})
         type(optimizer).step(twin)
-    except Exception:  # an optimizer that is built in another way than torch's: the estimate leaves its state out
+        state = twin.state_dict()
+        # The options of the real groups: the twin has other kernels.
+        return {**state, "param_groups": optimizer.state_dict()["param_groups"]}
+    except Exception:  # an optimizer that is built in another way than torch's: what its step makes is left out
         return {}
-    return twin.state_dict()
 
 
 def _without_data(parameter: Tensor) -> nn.Parameter:

@@ -1,0 +1,43 @@
+"""Say in a sentence, with the keys of the command line, why Lightning could not load a file into the model of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch import LightningModule
+
+from cairn.errors import ModelError
+from cairn.writing.mismatch import mismatch
+
+_RENAME = "change the names in its on_load_checkpoint"
+RESUME = f"Build the model as it was, or {_RENAME}"
+NEW_RUN = (
+    f"Choose the model that it was trained with, {_RENAME}, or start from the weights alone: init_weights=FILE, with "
+    f"init_weights_prefix= or init_weights_strict=false"
+)
+TEST = (
+    f"Choose the model that it was trained with, compiled as it was, {_RENAME}, or test the weights alone: "
+    f"train=false init_weights=FILE"
+)
+
+
+@contextmanager
+def explained(file: str, model: LightningModule, cure: str) -> Iterator[None]:
+    """Replace torch's list of all names by a sentence if Lightning could not load the file into the model.
+
+    Args:
+        file: The file, for the message.
+        model: The model.
+        cure: What to do, as one of the sentences above.
+
+    Raises:
+        ModelError: The file does not fit.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = mismatch(error)
+        if found is None or found.model != type(model).__name__:  # a file that the model loads by itself, for a part
+            raise
+        raise ModelError(f"{file} holds the weights of another model: {found}. {cure}.") from error

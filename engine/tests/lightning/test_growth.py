@@ -1,0 +1,173 @@
+"""A training that adds parameter groups or changes its batch size resumes exactly."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import BackboneFinetuning
+from torch import nn
+
+import cairn
+from cairn.lightning.growth import repeated_groups_ignored
+
+
+class Model(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU()), nn.Linear(4, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.head(self.backbone(batch + torch.rand(1))).square().mean()
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam([item for item in self.parameters() if item.requires_grad], lr=0.1)
+        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9), "interval": "step"}]
+
+
+class Adds(Model):
+    """Trains its backbone from some point on."""
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.head.parameters(), lr=0.1)
+
+    def add(self):
+        self.trainer.optimizers[0].add_param_group({"params": list(self.backbone.parameters()), "lr": 0.01})
+
+
+class AddsInAnEpochsStart(Adds):
+    def on_train_epoch_end(self):
+        if self.current_epoch == 0:
+            self.add()
+
+
+class AddsInsideAnEpoch(Adds):
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        if self.global_step == 6:
+            self.add()
+
+
+POINTS = torch.arange(16.0).reshape(8, 2)
+
+
+class Data(LightningDataModule):
+    def __init__(self, batch_size=2):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def train_dataloader(self):
+        return cairn.DataLoader(POINTS, batch_size=self.batch_size, shuffle=True)
+
+
+class Hyperparameters(LightningDataModule):
+    def __init__(self, batch_size=2):
+        super().__init__()
+        self.save_hyperparameters()
+
+    def train_dataloader(self):
+        return cairn.DataLoader(POINTS, batch_size=self.hparams.batch_size, shuffle=True)
+
+
+class Scheduled(Data):
+    def train_dataloader(self):
+        self.batch_size = 2 + self.trainer.current_epoch
+        return super().train_dataloader()
+
+
+class Grow(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        owner = trainer.datamodule.hparams if trainer.datamodule.hparams else trainer.datamodule
+        owner.batch_size += 1
+
+
+class Find(Callback):
+    """Sets the batch size when a new run begins, as BatchSizeFinder does."""
+
+    def on_fit_start(self, trainer, pl_module):
+        if trainer.ckpt_path is None:
+            trainer.datamodule.batch_size = 3
+
+
+def unfreezing():
+    return BackboneFinetuning(unfreeze_backbone_at_epoch=1, backbone_initial_lr=0.01, verbose=False)
+
+
+CASES = {
+    "groups added between epochs": (AddsInAnEpochsStart, Data, list),
+    "groups added inside an epoch": (AddsInsideAnEpoch, Data, list),
+    "finetuning": (Model, Data, lambda: [unfreezing()]),
+    "batch size of the data": (Model, Data, lambda: [Grow()]),
+    "batch size among hyperparameters": (Model, Hyperparameters, lambda: [Grow()]),
+    "batch size found at the start": (Model, Data, lambda: [Find()]),
+    "batch size by epoch": (Model, Scheduled, list),
+}
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+class Interrupt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise Interrupted
+
+
+def fit(path, name, stop=None, batch_size=2):
+    model, data, callbacks = CASES[name]
+    seed_everything(3, verbose=False)
+    checkpoints = cairn.Checkpointer(path, 1, writing=cairn.Writing(writer="sync"))
+    module = model()
+    trainer = Trainer(
+        max_epochs=3,
+        callbacks=[*callbacks(), Interrupt(stop), checkpoints],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        reload_dataloaders_every_n_epochs=1 if "batch" in name else 0,
+    )
+    trainer.fit(module, datamodule=data(batch_size), ckpt_path=checkpoints.resume())
+    return trainer
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist")
+@pytest.mark.parametrize("name", CASES)
+def test_what_has_grown_is_there_after_a_resume(tmp_path, name):
+    whole = fit(tmp_path / "whole", name)
+    for stop in (3, 5, 7):
+        path = tmp_path / str(stop)
+        for until in (stop, 8):  # two stops in a row
+            with pytest.raises(Interrupted):
+                fit(path, name, stop=until)
+        resumed = fit(path, name)
+        assert resumed.global_step == whole.global_step
+        for key, value in whole.lightning_module.state_dict().items():
+            assert torch.equal(resumed.lightning_module.state_dict()[key], value), (stop, key)
+        groups = [item.optimizers[0].state_dict()["param_groups"] for item in (whole, resumed)]
+        assert groups[0] == groups[1]
+
+
+def test_another_batch_size_than_before_is_still_refused(tmp_path):
+    name = "batch size of the data"
+    with pytest.raises(Interrupted):
+        fit(tmp_path, name, stop=6)
+    with pytest.raises(cairn.CairnError, match="batch_size was 3 and is 4"):
+        fit(tmp_path, name, batch_size=4)
+
+
+def test_a_group_that_is_added_again_changes_nothing(tmp_path):
+    trainer = fit(tmp_path, "groups added between epochs")
+    (optimizer,) = trainer.optimizers
+    before = optimizer.state_dict()["param_groups"]
+    own = list(trainer.lightning_module.backbone.parameters())
+    with repeated_groups_ignored(trainer):
+        optimizer.add_param_group({"params": own})
+        optimizer.add_param_group({"params": own[0]})
+        assert optimizer.state_dict()["param_groups"] == before
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    assert len(optimizer.param_groups) == len(before) + 1
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        optimizer.add_param_group({"params": own})
