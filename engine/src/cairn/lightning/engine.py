@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture
+from cairn.lightning import boundary, capture, state
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
@@ -21,6 +21,7 @@ from cairn.lightning.decision import Decision
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy, check_validates
 from cairn.lightning.saves import Saves
+from cairn.lightning.settings import Settings
 from cairn.store import space
 from cairn.store.history import History
 from cairn.store.listener import Listeners
@@ -87,6 +88,7 @@ class Engine:
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
+        self.settings = Settings(trainer)
         self._loaded: dict[str, Any] = {}
         self._last_num_bytes = 0
         self.may_fit_again = True
@@ -111,22 +113,25 @@ class Engine:
         self._loaded = ours
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
-        if ours["run"] == self.origin.run:  # else it is a new run, which starts from the state of another
+        resumes = ours["run"] == self.origin.run  # else it is a new run, which starts from the state of another
+        if resumes:
             capture.check_accumulation(self.trainer, ours)
             self.telemetry.load_state_dict(ours["clock"], point.saved)
             capture.restore_loggers(self.trainer, ours)
-        self.trainer.should_stop = ours["should_stop"]
+        self.trainer.should_stop = self.settings.load(ours, resumes)
         boundary.expect(self.trainer, ours["place"])
 
     def restore(self) -> None:
         """Put back what Lightning does not restore."""
         loaded, self._loaded = self._loaded, {}
-        capture.restore(self.trainer, loaded)
+        capture.restore(self.trainer, self.settings.adjusted(loaded))
+        self.settings.apply()
 
     def start(self) -> None:
         """Training begins: whatever would fail at the first save fails here."""
         trainer, module = self.trainer, self.trainer.lightning_module
         self.telemetry.clock.start()
+        self.settings.see_start()
         self.may_fit_again = False
         if not self.policy.triggers or trainer.fast_dev_run:
             return
@@ -154,6 +159,7 @@ class Engine:
         if self.trainer.fast_dev_run:
             return
         self.saves.finish_copy()
+        self.settings.see_first_batch()
         moment = self.moments.now(place, ends, self.saves.busy)
         self.telemetry.record_batches(moment.position.total_batches - moment.previous.total_batches)
         kept = self.history.with_pending if self.agreement.leads else []
@@ -250,6 +256,7 @@ class Engine:
         with self.saves.stall() as stall:
             try:
                 contents = capture.capture(trainer, place, moment.position, self.origin, clock)
+                contents[state.KEY]["settings"] = self.settings.state()
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, state, versions
+from cairn.lightning import boundary, capture, state, stopped_early, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, SavingCost, Watcher
@@ -28,6 +28,11 @@ from cairn.types import Saved
 
 _UPLOADS_S, _UPLOADS_AFTER_STOP_S = 600.0, 10.0
 """Maximum time that the end of a fit waits for listeners, in seconds: after a signal, SIGKILL may come next."""
+
+_NOT_OURS = (
+    "This checkpoint was not written by Cairn: it is resumed as Lightning does, not exactly. Settings that it holds, "
+    "such as the learning rate, replace those of this run."
+)
 
 
 class EngineHooks(Checkpoint):
@@ -77,6 +82,7 @@ class EngineHooks(Checkpoint):
             self._engine = Engine(self.policy, trainer, stop, listeners, self.watchers)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
+        self._engine.settings.see_callbacks()
         self._beginning, self.stopped_by = None, ""
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -85,9 +91,14 @@ class EngineHooks(Checkpoint):
             return
         begun = self._begin(trainer)
         if state.KEY in checkpoint:
+            stopped_early.forget_in_new_run(trainer, checkpoint, begun.run)
             self.engine.load(checkpoint[state.KEY], begun.point)
         else:
-            rank_zero_warn("This checkpoint was not written by Cairn: it is resumed as Lightning does, not exactly.")
+            rank_zero_warn(_NOT_OURS)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read what is configured, before the state of the optimizers is loaded."""
+        self.engine.settings.see_training()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin before anything runs, where no checkpoint is loaded."""
