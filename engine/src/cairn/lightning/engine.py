@@ -12,15 +12,16 @@ from lightning.pytorch import Trainer
 
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
-from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, state
+from cairn.errors import SaveError
+from cairn.lightning import boundary, capture, monitors, state
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
 from cairn.lightning.decision import Decision
 from cairn.lightning.moments import Moments
-from cairn.lightning.policy import Policy, check_validates
+from cairn.lightning.policy import Policy
 from cairn.lightning.saves import Saves
+from cairn.lightning.scores import Scores
 from cairn.lightning.settings import Settings
 from cairn.store import space
 from cairn.store.history import History
@@ -88,7 +89,7 @@ class Engine:
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
-        self.settings = Settings(trainer)
+        self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
         self._loaded: dict[str, Any] = {}
         self._last_num_bytes = 0
         self.may_fit_again = True
@@ -126,6 +127,7 @@ class Engine:
         loaded, self._loaded = self._loaded, {}
         capture.restore(self.trainer, self.settings.adjusted(loaded))
         self.settings.apply()
+        self.scores.restored()
 
     def start(self) -> None:
         """Training begins: whatever would fail at the first save fails here."""
@@ -135,7 +137,7 @@ class Engine:
         self.may_fit_again = False
         if not self.policy.triggers or trainer.fast_dev_run:
             return
-        check_validates(self.policy, trainer.enable_validation)
+        monitors.check_due(trainer, self.policy)
         capture.check_data(trainer)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
         if not self.agreement.leads:
@@ -183,21 +185,17 @@ class Engine:
         Raises:
             ConfigError: The monitored metric was not logged.
         """
-        trainer, monitor = self.trainer, self.policy.monitor
         self.telemetry.clock.validated = True
-        if monitor is None:
-            return
-        if sanity_check and isinstance(trainer.val_dataloaders, list) and len(trainer.val_dataloaders) > 1:
-            return  # what is logged by one of several loaders is not to be seen here
-        value = trainer.callback_metrics.get(monitor)
-        if value is None:
-            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            raise ConfigError(
-                f"monitor={monitor!r} is not logged by a validation of this model; what is logged: {logged}. (For one"
-                f" that skips the sanity check: Trainer(num_sanity_val_steps=0).)",
-                parameter="monitor",
-            )
-        self.moments.score = None if sanity_check else float(value)
+        if sanity_check:
+            self.scores.check()
+        else:
+            self.moments.score = self.scores.of_validation()
+
+    def epoch_scored(self) -> None:
+        """An epoch is over, with its hooks: take its score, if training logs the monitored metric."""
+        score = self.scores.of_epoch()
+        if self.moments.score is None:  # else a validation after its last batch has logged the metric, too
+            self.moments.score = score
 
     def cost(self) -> SavingCost:
         """What saving has cost so far."""
@@ -214,6 +212,7 @@ class Engine:
     def close(self) -> str:
         """The fit has come to its end: wait for the saves under way. Returns why it does not end well, or nothing."""
         self._end()
+        self.scores.warn_without_any()
         self.may_fit_again = self.trainer.is_last_batch
         return self.saves.close()
 

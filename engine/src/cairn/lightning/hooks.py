@@ -138,6 +138,7 @@ class EngineHooks(Checkpoint):
         """Finish an overlapping copy: averaged weights may take the place of the others during a validation."""
         if self._engine is not None:
             self._engine.saves.finish_copy()
+            self._engine.scores.validation_begins()
             if self.policy.triggers:
                 capture.check_val_data(trainer)
 
@@ -145,6 +146,11 @@ class EngineHooks(Checkpoint):
         """Take the score."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.fast_dev_run:
             self.engine.scored(sanity_check=trainer.sanity_checking)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the score of the epoch; Lightning calls this after the module's own hook."""
+        if not trainer.fast_dev_run:
+            self.engine.epoch_scored()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

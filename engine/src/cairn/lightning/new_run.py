@@ -100,6 +100,9 @@ def configure(
         A text for each change.
     """
     followed: list[str] = []
+    other_schedule = then.get("classes", {}).get("schedulers", []) != parts.classes(trainer)["schedulers"] and bool(
+        then
+    )
     for number, optimizer in enumerate(trainer.optimizers):
         configs = [(str(n), c.scheduler) for n, c in enumerate(trainer.lr_scheduler_configs)]
         scheduled = {key: scheduler for key, scheduler in configs if scheduler.optimizer is optimizer}
@@ -111,7 +114,7 @@ def configure(
             followed += _set(part, changed, but="lr" if scheduled else "")
         for part, changed in zip(own_schedulers, more, strict=True):
             followed += _set(part, changed)
-        if scheduled and any([*changes, *more]):
+        if scheduled and (any([*changes, *more]) or other_schedule):
             ratios = [learning_rate.ratio(part.plain(), c) for part, c in zip(own_groups, changes, strict=True)]
             learning_rate.follow(optimizer, [*scheduled.values()], ratios)
     return followed
@@ -119,7 +122,11 @@ def configure(
 
 def _changes_of_group(part: Part, then: Record | None, scheduled: Mapping[str, Any]) -> Changes:
     if then is not None:
-        return part.changed(then.get(part.key, {}))
+        record = then.get(part.key, {})
+        changed = part.changed(record)
+        if "initial_lr" in record and not scheduled:  # the schedule that has set the rate is gone
+            changed |= part.changed({"lr": part.loaded().get("lr")})
+        return changed
     before = part.loaded()
     if scheduled:  # the loaded rate is that of a step in the schedule; `initial_lr` is the configured one
         before.pop("lr", None)

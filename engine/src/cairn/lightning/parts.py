@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -210,6 +210,16 @@ def follow_arguments(callbacks: Sequence[Part], then: Mapping[str, Any] | None) 
                     f"{part.name}: {text}" for text in describe({name: (part.loaded().get(name), pair[1])}, kept=True)
                 ]
     return followed, kept
+
+
+def forget_decisions(callbacks: Sequence[Part]) -> None:
+    """Let the callbacks that stop a run begin afresh: their state may have been loaded once more."""
+    for part in callbacks:
+        if issubclass(part.kind, EarlyStopping):
+            for name in part.made:
+                part.set(name)
+        elif issubclass(part.kind, Timer) and "_offset" in part.made:
+            part.set("_offset")  # the rest of it is a clock, which runs
 
 
 def exceptions(module: nn.Module) -> dict[str, list[str]]:

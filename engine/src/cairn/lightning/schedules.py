@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.errors import ConfigError
 from cairn.lightning import parts
+
+_warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 _LENGTHS = (
     "total_steps",
@@ -115,7 +118,7 @@ def _say(
     )
     if kind == _RAISES:
         raise ConfigError(message)
-    rank_zero_warn(message)
+    _warn(message)
 
 
 def key_of(config: Any, name: str, path: str = "") -> str:

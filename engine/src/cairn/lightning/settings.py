@@ -13,14 +13,17 @@ the arguments of callbacks. The differences are logged before the first batch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from cairn.lightning import new_run, parts, schedules, stopped_early
+from cairn.lightning import classes, new_run, parts, schedules, stopped_early
 from cairn.lightning.parts import Part
+
+log = logging.getLogger(__name__)
 
 
 class Settings:
@@ -41,6 +44,8 @@ class Settings:
         self._resumes = self._withdrawn = False
         self._reset: Mapping[str, Any] = {}
         """Metrics that start empty in a new run."""
+        self._others: list[str] = []
+        """Schedulers of another class than before."""
 
     def see_callbacks(self) -> None:
         """Read the arguments of the callbacks, before a checkpoint is loaded."""
@@ -61,11 +66,17 @@ class Settings:
         decided = bool(resumes and ours["should_stop"])
         self._withdrawn = decided and self._may_train_on()
         holds = decided and not self._withdrawn
-        stopped_early.warn_if_over(self.trainer, ours, holds)
+        stopped_early.log_if_over(self.trainer, ours, holds)
         return holds
 
     def see_training(self) -> None:
-        """Read the settings of optimizers, schedulers and metrics, before their state is loaded."""
+        """Read the settings of optimizers, schedulers and metrics, before their state is loaded.
+
+        Raises:
+            ConfigError: An optimizer or a scheduler cannot load the state of the one in the checkpoint.
+        """
+        self._others = classes.check(self.trainer, self._then)
+        self._saved["classes"] = classes.names(self.trainer)
         self._see("optimizers", parts.groups(self.trainer))
         self._see("schedulers", parts.schedulers(self.trainer))
         self._see("metrics", parts.metrics(self._module))
@@ -100,11 +111,12 @@ class Settings:
             more, old = self._compare()
             kept += old
         else:
+            parts.forget_decisions(self._parts["callbacks"])
             more = new_run.configure(self.trainer, self._parts["optimizers"], self._parts["schedulers"], self._then)
             more += [
                 f"{key} (a metric) starts empty: {text}" for key, c in self._reset.items() for text in parts.describe(c)
             ]
-        _log([*followed, *more], kept, self._resumes)
+        _log([*followed, *self._others, *more], kept, self._resumes)
         if self._withdrawn:
             stopped_early.start_again(self.trainer)
         schedules.check(self.trainer, self._ours, self._resumes)
@@ -164,14 +176,13 @@ class Settings:
         return followed, kept
 
 
+@rank_zero_only
 def _log(followed: Sequence[str], kept: Sequence[str], resumes: bool) -> None:
     run = "resumed" if resumes else "new"
     if followed:
-        rank_zero_info(f"The {run} run follows its configuration, not its checkpoint: {'; '.join(followed)}.")
+        message = f"The {run} run follows its configuration, not its checkpoint: {'; '.join(followed)}."
+        # A resumed run is expected to go on as before.
+        log.log(logging.WARNING if resumes else logging.INFO, message)
     if kept:
-        cure = (
-            " To follow the configuration, start a new run from the checkpoint: ckpt_path, and another directory."
-            if resumes
-            else ""
-        )
-        rank_zero_warn(f"The {run} run keeps settings of its checkpoint: {'; '.join(kept)}.{cure}")
+        cure = " To follow the configuration, start a new run from the checkpoint, with ckpt_path." if resumes else ""
+        log.warning("The %s run keeps settings of its checkpoint: %s.%s", run, "; ".join(kept), cure)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.lightning import schedules, state
+
+_warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
 def forget_in_new_run(trainer: Trainer, checkpoint: Mapping[str, Any], run: str) -> None:
@@ -33,11 +36,11 @@ def start_again(trainer: Trainer) -> None:
         if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
             callback.wait_count = 0  # otherwise the next validation would stop the run again
             counts.append(f"EarlyStopping waits for {callback.patience} more checks of {callback.monitor}")
-    rank_zero_info(f"The run had stopped early, and now trains on{': ' if counts else ''}{', '.join(counts)}.")
+    _warn(f"The run had stopped early, and now trains on{': ' if counts else ''}{', '.join(counts)}.")
 
 
-def warn_if_over(trainer: Trainer, ours: Mapping[str, Any], stopped: bool) -> None:
-    """Warn if nothing remains to be trained.
+def log_if_over(trainer: Trainer, ours: Mapping[str, Any], stopped: bool) -> None:
+    """Log it if nothing remains to be trained.
 
     Args:
         trainer: The trainer.
@@ -45,9 +48,9 @@ def warn_if_over(trainer: Trainer, ours: Mapping[str, Any], stopped: bool) -> No
         stopped: Whether its decision to stop holds.
     """
     if why := schedules.what_ended(trainer, ours):
-        rank_zero_warn(f"Nothing remains to be trained: {why} to train on.")
+        _warn(f"Nothing remains to be trained: {why} to train on.")
     elif stopped:
-        rank_zero_warn(
+        _warn(
             "Nothing remains to be trained: the run stopped early. To train on, raise max_epochs, give EarlyStopping "
             "more patience, or remove it."
         )
