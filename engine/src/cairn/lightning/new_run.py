@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 
-from cairn.lightning import learning_rate, parts
+from cairn.lightning import classes, learning_rate, parts
 from cairn.lightning.parts import Part
 
 Changes = Mapping[str, tuple[Any, Any]]
@@ -100,7 +100,7 @@ def configure(
         A text for each change.
     """
     followed: list[str] = []
-    other_schedule = then.get("classes", {}).get("schedulers", []) != parts.classes(trainer)["schedulers"] and bool(
+    other_schedule = then.get("classes", {}).get("schedulers", []) != classes.names(trainer)["schedulers"] and bool(
         then
     )
     for number, optimizer in enumerate(trainer.optimizers):
