@@ -12,6 +12,11 @@ from cairn.errors import ConfigError
 from cairn.lightning import monitors
 from cairn.store.catalog import Catalog
 
+pytestmark = [
+    # Lightning's own, where this page trains without a validation.
+    pytest.mark.filterwarnings("ignore:(You defined|You passed in) a `val"),
+    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
+]
 BATCHES = 4
 LATER = "is not logged by the sanity check: checkpoints are ranked only after a validation, or an epoch, that logs it"
 
@@ -152,7 +157,7 @@ def test_a_metric_set_by_hand_counts_when_it_is_set(tmp_path):
     assert fit(tmp_path, ByHand(), "val/f1") == [(0, 4.0), (2, 12.0), (3, None)]
 
 
-@pytest.mark.parametrize("stop_at", [5, 9, 10, 13])
+@pytest.mark.parametrize("stop_at", [9, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (5, 10, 13))])
 def test_a_resumed_run_does_not_rank_by_an_earlier_validation(tmp_path, stop_at):
     class Stops(Callback):
         count = 0
@@ -256,7 +261,7 @@ NEVER = [
 ]
 
 
-@pytest.mark.parametrize("options", NEVER)
+@pytest.mark.parametrize("options", [*NEVER[:1], *(pytest.param(item, marks=pytest.mark.slow) for item in NEVER[1:])])
 def test_validations_after_the_end_of_the_run_are_refused(tmp_path, options, caplog):
     model = Model()
     with pytest.raises(ConfigError, match="monitor='val/loss' needs a validation, and none takes place before the end"):
@@ -278,9 +283,26 @@ def test_a_run_with_one_validation_is_accepted(tmp_path, options, caplog):
 
 @pytest.mark.parametrize("val", ["one", "none"])
 def test_a_metric_of_the_training_needs_no_validation(tmp_path, val):
-    found = fit(tmp_path, Shared(), "train/loss", val)
-    scores = [score for _, score in found if score is not None]
-    assert scores[:3] == [1.5, 5.5, 9.5]  # means of the weights of an epoch
+    # The means of the weights of an epoch, in the checkpoint of its end.
+    assert fit(tmp_path, Shared(), "train/loss", val) == [(0, 1.5), (1, 5.5), (2, 9.5), (3, 13.5)]
+
+
+def test_a_metric_of_the_training_that_some_epochs_log_counts_in_those(tmp_path):
+    class Sometimes(Model):
+        def on_train_epoch_end(self):
+            if self.current_epoch % 2 == 1:
+                self.log("train/f1", self.weight)
+
+    assert fit(tmp_path, Sometimes(), "train/f1", "none") == [(1, 8.0), (3, 16.0)]
+
+
+def test_a_name_that_training_and_validations_share_is_that_of_the_validation(tmp_path):
+    class Same(Model):
+        def training_step(self, batch, batch_idx):
+            self.log("val/loss", -self.weight, on_step=False, on_epoch=True)
+            return super().training_step(batch, batch_idx)
+
+    assert fit(tmp_path, Same(), "val/loss") == [(e, 4.0 * (e + 1)) for e in range(4)]
 
 
 @pytest.fixture(autouse=True)

@@ -42,6 +42,10 @@ def after_warm_up(steps):
     return make
 
 
+def some_fast(names, fast):
+    return [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in names]
+
+
 RISES, STAYS = "the learning rate rises again", "the learning rate stays at its last value"
 STEPS = 2 * BATCHES
 FIXED = {
@@ -77,7 +81,7 @@ FIXED = {
 }
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", some_fast(FIXED, {"cosine of epochs", "closure", "warm-up"}))
 def test_a_schedule_that_ends_before_a_longer_training_is_named(tmp_path, name, caplog):
     schedule, interval, what, effect, setting, needed = FIXED[name]
     old = fit(tmp_path / "old", Net(schedule=schedule, interval=interval))
@@ -101,7 +105,7 @@ QUIET = {
 }
 
 
-@pytest.mark.parametrize("name", QUIET)
+@pytest.mark.parametrize("name", some_fast(QUIET, {"warm-up only", "not longer"}))
 def test_other_schedules_are_not_named(tmp_path, name, caplog):
     schedule, epochs = QUIET[name]
     fit(tmp_path, Net(schedule=schedule), max_steps=12)

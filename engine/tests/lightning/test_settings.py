@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, Timer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler as Accumulates
 from tests.support.configured import BATCHES, Net, cosine, fit, one_cycle
 from torch.optim import Adam, AdamW, lr_scheduler
 
@@ -22,7 +23,7 @@ def _info(caplog):
     caplog.set_level(logging.INFO, "cairn")
 
 
-@pytest.fixture(params=["this version", "an earlier version"])
+@pytest.fixture(params=["this version", pytest.param("an earlier version", marks=pytest.mark.slow)])
 def saved_by(request, monkeypatch):
     """Save a checkpoint with this version, or one that does not say what was configured."""
 
@@ -89,7 +90,12 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+FAST = {"length of a cosine", "length of one cycle"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in SCHEDULES]
+)
 def test_a_new_run_is_where_its_own_schedule_would_be(tmp_path, saved_by, name):
     before, after = SCHEDULES[name]
     old = saved_by(tmp_path / "old", Net(**before))
@@ -283,7 +289,7 @@ def early(patience=2, at_epoch_end=True, **options):
     return [EarlyStopping("val/loss", patience=patience, check_on_train_epoch_end=at_epoch_end, **options)]
 
 
-@pytest.fixture(params=[True, False], ids=["at the end of an epoch", "after a validation"])
+@pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["end of epoch", "validation"])
 def at_epoch_end(request):
     return request.param
 
@@ -317,6 +323,7 @@ def test_a_run_that_has_stopped_early_trains_on_when_it_is_asked_to(
     assert run.trainer.current_epoch == end
 
 
+@pytest.mark.slow
 def test_more_patience_ends_where_a_run_with_that_patience_ends(tmp_path):
     whole = fit(tmp_path / "whole", Net(), callbacks=early(4), epochs=20)
     torch.manual_seed(0)
@@ -327,6 +334,7 @@ def test_more_patience_ends_where_a_run_with_that_patience_ends(tmp_path):
     assert after.checkpoints.newest.position == whole.checkpoints.newest.position
 
 
+@pytest.mark.slow
 @removed
 def test_a_stop_inside_an_epoch_is_withdrawn_there(tmp_path):
     options = {"val_check_interval": 2}

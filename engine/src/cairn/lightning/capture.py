@@ -115,7 +115,12 @@ def check_val_data(trainer: Trainer) -> None:
 
 
 def capture(
-    trainer: Trainer, place: boundary.Place, position: Position, origin: Origin, clock: Mapping[str, Any]
+    trainer: Trainer,
+    place: boundary.Place,
+    position: Position,
+    origin: Origin,
+    clock: Mapping[str, Any],
+    epoch_rng: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Collect the contents of a checkpoint. Every rank must call this; only the result on rank 0 is complete.
 
@@ -125,6 +130,7 @@ def capture(
         position: Position of the run.
         origin: The run.
         clock: State of `Telemetry`.
+        epoch_rng: State of the generators of this rank at the start of the epoch.
 
     Returns:
         The contents, with references to live tensors: copy them before the next batch.
@@ -135,7 +141,8 @@ def capture(
     contents = boundary.dump(trainer, place)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
-    ranks = _gathered(_rank_state(trainer), trainer)
+    epoch = {"epoch_rng": epoch_rng} if place == "batch" and epoch_rng is not None else {}
+    ranks = _gathered(_rank_state(trainer) | epoch, trainer)
     contents[state.KEY] = {
         "format": state.FORMAT,
         "place": place,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from cairn.lightning import arguments
+from cairn.lightning.audit import Mode as Audit
 from cairn.lightning.hooks import EngineHooks
 from cairn.lightning.policy import policy
 from cairn.policy import keep, when
@@ -49,6 +50,8 @@ class Checkpointer(EngineHooks):
             timedelta).
         stop: Asked at every boundary why the run must stop there; gets the seconds until a save would be committed,
             returns the name of a signal or None. By default the signals named above.
+        audit: What to do about plain attributes of the module, the callbacks and the data that training changes and no
+            checkpoint holds: `warn`, `error` or `off`.
         listeners: Informed of each checkpoint that is committed or deleted, such as `cairn.wandb.Artifacts()`.
         metadata: Plain values that each manifest says of its run; `config` goes into the checkpoint file instead, `run`
             is the id of the run.
@@ -71,11 +74,12 @@ class Checkpointer(EngineHooks):
         writing: Writing = Writing(),
         max_time: float | str | timedelta | None = None,
         stop: Callable[[float], str | None] | None = None,
+        audit: Audit = "warn",
         listeners: Sequence[Listener] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         arguments.check(directory, monitor, writing, stop, listeners, metadata)
-        made = policy(directory, every, monitor, mode, keep_last, keep_best, triggers, rules, max_time, writing)
+        made = policy(directory, every, monitor, mode, keep_last, keep_best, triggers, rules, max_time, writing, audit)
         super().__init__(made, listeners, dict(metadata or {}), stop)
 
     # For users

@@ -12,14 +12,16 @@ from lightning.pytorch import Trainer
 
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
-from cairn.errors import SaveError
+from cairn.errors import ConfigError, SaveError
 from cairn.lightning import boundary, capture, monitors, state
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
+from cairn.lightning.audit import Audit
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
 from cairn.lightning.decision import Decision
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
+from cairn.lightning.restart import Restart
 from cairn.lightning.saves import Saves
 from cairn.lightning.scores import Scores
 from cairn.lightning.settings import Settings
@@ -90,6 +92,7 @@ class Engine:
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
         self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
+        self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"))
         self._loaded: dict[str, Any] = {}
         self._last_num_bytes = 0
         self.may_fit_again = True
@@ -112,6 +115,7 @@ class Engine:
         capture.check(ours, self.trainer.world_size)
         capture.warn_of_threads(self.trainer, ours)
         self._loaded = ours
+        self.restart.load(ours)
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
         resumes = ours["run"] == self.origin.run  # else it is a new run, which starts from the state of another
@@ -123,11 +127,13 @@ class Engine:
         boundary.expect(self.trainer, ours["place"])
 
     def restore(self) -> None:
-        """Put back what Lightning does not restore."""
+        """Put back what hooks have changed since Lightning has restored it, and what Lightning does not restore."""
         loaded, self._loaded = self._loaded, {}
+        self.restart.reload()
         capture.restore(self.trainer, self.settings.adjusted(loaded))
         self.settings.apply()
         self.scores.restored()
+        self.restart.restored(loaded)
 
     def start(self) -> None:
         """Training begins: whatever would fail at the first save fails here."""
@@ -247,6 +253,15 @@ class Engine:
                 newest.name if newest else "its beginning",
             )
 
+    def _audit(self, place: boundary.Place, contents: dict[str, Any]) -> None:
+        error: ConfigError | None = None
+        try:
+            contents[state.KEY]["attributes"] = self.restart.audit.at_save(place, contents)
+        except ConfigError as found:
+            error = found
+        if self.policy.audit == "error" and (error := self.agreement.share(error)) is not None:
+            raise error
+
     def _save(self, place: boundary.Place, moment: Moment, reasons: tuple[str, ...]) -> None:
         trainer = self.trainer
         give_up, final = "", moment.ends or moment.stop is not None
@@ -254,8 +269,9 @@ class Engine:
         self.telemetry.save_begun(moment.elapsed_s)
         with self.saves.stall() as stall:
             try:
-                contents = capture.capture(trainer, place, moment.position, self.origin, clock)
+                contents = capture.capture(trainer, place, moment.position, self.origin, clock, self.restart.rng)
                 contents[state.KEY]["settings"] = self.settings.state()
+                self._audit(place, contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.

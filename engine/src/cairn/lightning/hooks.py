@@ -19,6 +19,7 @@ from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, SavingCost, Watcher
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.policy import Policy
+from cairn.lightning.restart import Restart
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
 from cairn.store import space
 from cairn.store.beginning import Beginning
@@ -163,6 +164,11 @@ class EngineHooks(Checkpoint):
     def at_boundary(self, place: boundary.Place, ends: bool) -> None:
         """See `Engine.at_boundary`."""
         self.engine.at_boundary(place, ends)
+
+    @property
+    def restart(self) -> Restart:
+        """What a resume inside an epoch repeats."""
+        return self.engine.restart
 
     def restore(self) -> None:
         """See `Engine.restore`."""
