@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Set
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -19,8 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from cairn.errors import ConfigError
 from cairn.lightning import attributes
 from cairn.lightning.attributes import Attributes
-
-Mode = Literal["warn", "error", "off"]
+from cairn.types import AuditMode
 
 _NUM_AUDITED = 3
 """Saves whose attributes are compared: inside an epoch, and as many at the end of one."""
@@ -35,8 +34,8 @@ def check_mode(mode: str) -> None:
     Raises:
         ConfigError: It is none of the modes.
     """
-    if mode not in get_args(Mode):
-        raise ConfigError(f"audit={mode!r} must be one of {', '.join(get_args(Mode))}.", parameter="audit")
+    if mode not in get_args(AuditMode):
+        raise ConfigError(f"audit={mode!r} must be one of {', '.join(get_args(AuditMode))}.", parameter="audit")
 
 
 class Audit:
@@ -47,7 +46,7 @@ class Audit:
         mode: What to do about an attribute that no checkpoint holds: warn, raise an error, or do not look.
     """
 
-    def __init__(self, trainer: Trainer, mode: Mode) -> None:
+    def __init__(self, trainer: Trainer, mode: AuditMode) -> None:
         self.trainer, self.mode = trainer, mode
         self._base: Attributes = {}
         """Values after the hooks at the start of the epoch."""

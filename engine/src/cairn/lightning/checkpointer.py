@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from cairn.lightning import arguments
-from cairn.lightning.audit import Mode as Audit
 from cairn.lightning.hooks import EngineHooks
 from cairn.lightning.policy import policy
 from cairn.policy import keep, when
@@ -19,7 +18,7 @@ from cairn.store import resume
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listener
 from cairn.store.resume import ResumePoint
-from cairn.types import Mode, Saved
+from cairn.types import AuditMode, Mode, Saved
 from cairn.writing.options import Writing
 
 
@@ -74,7 +73,7 @@ class Checkpointer(EngineHooks):
         writing: Writing = Writing(),
         max_time: float | str | timedelta | None = None,
         stop: Callable[[float], str | None] | None = None,
-        audit: Audit = "warn",
+        audit: AuditMode = "warn",
         listeners: Sequence[Listener] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:

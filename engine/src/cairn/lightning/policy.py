@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cairn.errors import CairnError, ConfigError, named
-from cairn.lightning.audit import Mode as Audit
 from cairn.lightning.audit import check_mode
 from cairn.policy import keep, when
-from cairn.types import Mode
+from cairn.types import AuditMode, Mode
 from cairn.units import parse_duration_s
 from cairn.writing.options import Writing
 
@@ -31,7 +30,7 @@ class Policy:
     mode: Mode = "min"
     max_time_s: float | None = None
     writing: Writing = field(default_factory=Writing)
-    audit: Audit = "warn"
+    audit: AuditMode = "warn"
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
@@ -54,7 +53,7 @@ def policy(
     rules: Mapping[str, keep.Rule | None] | None,
     max_time: float | str | timedelta | None,
     writing: Writing,
-    audit: Audit,
+    audit: AuditMode,
 ) -> Policy:
     """Make the policy that the arguments of a `Checkpointer` describe; see there.
 
