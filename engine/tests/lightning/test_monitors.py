@@ -70,6 +70,16 @@ class NotInTheSanityCheck(Model):
             self.log("val/f1", self.weight)
 
 
+class ReadsItsMetrics(Rare):
+    """Reads the metrics after the Checkpointer, as a progress bar or a printed line does."""
+
+    def on_validation_end(self):
+        dict(self.trainer.callback_metrics)
+
+    def on_train_epoch_end(self):
+        dict(self.trainer.callback_metrics)
+
+
 class ByHand(Model):
     """Sets the metric without `self.log`, as callbacks of others do."""
 
@@ -124,8 +134,9 @@ def fit(directory, model, monitor, val="one", callbacks=(), resume=False, **opti
 # Which values count
 
 
-def test_a_score_counts_only_if_this_validation_logged_it(tmp_path):
-    assert fit(tmp_path, Rare(), "val/f1") == [(0, 4.0), (2, 12.0), (3, None)]
+@pytest.mark.parametrize("model", [Rare, ReadsItsMetrics])
+def test_a_score_counts_only_if_this_validation_logged_it(tmp_path, model):
+    assert fit(tmp_path, model(), "val/f1") == [(0, 4.0), (2, 12.0), (3, None)]
 
 
 @pytest.mark.parametrize("model", [RareLater, Nameless])

@@ -362,7 +362,7 @@ def test_an_earlier_version_also_lets_early_stopping_follow_its_arguments(tmp_pa
     assert old.net.epochs
 
 
-def test_a_timer_counts_anew_in_a_new_run(tmp_path):
+def test_a_timer_begins_at_zero_in_a_new_run(tmp_path):
     old = fit(tmp_path / "old", Net(), callbacks=[Timer(duration={"seconds": 1000})])
     state = torch.load(old.path(), weights_only=True)["callbacks"]
     assert any("time_elapsed" in value for value in state.values())

@@ -1,7 +1,7 @@
 """The score of a checkpoint: the monitored metric, if a validation or an epoch has logged it right before.
 
-`trainer.callback_metrics` keeps the value of each metric until it is logged again. Lightning replaces the tensor then,
-so that another object means another value, also if the numbers are equal.
+`trainer.callback_metrics` keeps the value of each metric until it is logged again. Lightning computes another tensor
+then, so that another tensor means another value, also if the numbers are equal.
 """
 
 from __future__ import annotations
@@ -11,10 +11,26 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 from cairn.lightning import monitors, sums
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
+
+
+class _Seen:
+    """A value, which is kept so that its memory is not used for another one."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        # Each read of `callback_metrics` returns a new view of the same tensor.
+        self._place: object = id(value)
+        if isinstance(value, Tensor):
+            version = 0 if value.is_inference() else value._version
+            self._place = (value.data_ptr(), version)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Seen) and self._place == other._place
 
 
 class Scores:
@@ -27,7 +43,7 @@ class Scores:
 
     def __init__(self, trainer: Trainer, monitor: str | None) -> None:
         self.trainer, self.monitor = trainer, monitor
-        self._known: Any = None
+        self._known = _Seen(None)
         """The value that is not a new one."""
         self._found = self._missed = self._checked = False
         """Whether the metric was ever logged, or missed, and whether its name was checked."""
@@ -45,7 +61,7 @@ class Scores:
 
     def validation_begins(self) -> None:
         """Note the value of the last validation."""
-        self._known = self._value
+        self._known = _Seen(self._value)
 
     def of_validation(self) -> float | None:
         """Return the score of the validation that has ended; None if it has not logged the metric.
@@ -67,8 +83,8 @@ class Scores:
 
     def restored(self) -> None:
         """The metrics of the checkpoint are restored: they are not new."""
-        self._known = self._value
-        self._found = self._found or self._known is not None
+        self._known = _Seen(self._value)
+        self._found = self._found or self._known.value is not None
 
     def warn_without_any(self) -> None:
         """Warn at the end of a fit that has logged the metric nowhere."""
@@ -84,8 +100,8 @@ class Scores:
 
     def _new(self) -> float | None:
         value, before = self._value, self._known
-        self._known = value
-        if value is None or value is before:
+        self._known = _Seen(value)
+        if value is None or self._known == before:
             self._missed = True
             return None
         self._found = True
