@@ -362,6 +362,15 @@ def test_an_earlier_version_also_lets_early_stopping_follow_its_arguments(tmp_pa
     assert old.net.epochs
 
 
+@removed
+def test_a_run_of_an_earlier_version_that_has_stopped_early_trains_on_without_the_callback(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Settings, "state", lambda self: {})
+        fit(tmp_path, Net(), callbacks=early(2), epochs=20)
+    assert fit(tmp_path, Net(), "resume", early(2), epochs=20).net.epochs == []
+    assert fit(tmp_path, Net(), "resume", epochs=6).net.epochs == [5] * BATCHES
+
+
 def test_a_timer_begins_at_zero_in_a_new_run(tmp_path):
     old = fit(tmp_path / "old", Net(), callbacks=[Timer(duration={"seconds": 1000})])
     state = torch.load(old.path(), weights_only=True)["callbacks"]

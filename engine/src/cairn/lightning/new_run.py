@@ -12,6 +12,8 @@ from torch import nn
 from cairn.lightning import classes, learning_rate, parts
 from cairn.lightning.parts import Part
 
+_OPTIONS = {"lr", "initial_lr", "weight_decay", "betas", "eps", "momentum"}
+"""Options that optimizers of any package have."""
 Changes = Mapping[str, tuple[Any, Any]]
 Record = Mapping[str, Mapping[str, Any]]
 """Settings of each part of a kind, by its key, as a checkpoint has them; empty if an earlier version saved it."""
@@ -74,13 +76,18 @@ def modes(module: nn.Module, saved: Mapping[str, Any], then: Mapping[str, Any] |
         now: Exceptions at the first batch of this run.
     """
 
-    def keeps(name: str, kind: str) -> bool:
-        return then is not None and (name in then[kind]) == (name in now[kind])
+    then_of = {kind: {*names} for kind, names in (then or {}).items()}
+    now_of = {kind: {*names} for kind, names in now.items()}
+    was_frozen = {*saved["frozen"]}
 
-    frozen = [n for n, _ in module.named_parameters() if n in (saved if keeps(n, "frozen") else now)["frozen"]]
+    def keeps(name: str, kind: str) -> bool:
+        return then is not None and (name in then_of[kind]) == (name in now_of[kind])
+
+    names = [name for name, _ in module.named_parameters()]
+    frozen = [name for name in names if name in (was_frozen if keeps(name, "frozen") else now_of["frozen"])]
     training = {}
     for name, _ in module.named_modules():
-        own = name not in now["eval"]
+        own = name not in now_of["eval"]
         training[name] = saved["training"].get(name, own) if keeps(name, "eval") else own
     return {"training": training, "frozen": frozen}
 
@@ -128,6 +135,8 @@ def _changes_of_group(part: Part, then: Record | None, scheduled: Mapping[str, A
             changed |= part.changed({"lr": part.loaded().get("lr")})
         return changed
     before = part.loaded()
+    if not part.kind.__module__.startswith("torch."):  # other optimizers count steps in their groups, too
+        before = {name: value for name, value in before.items() if name in _OPTIONS}
     if scheduled:  # the loaded rate is that of a step in the schedule; `initial_lr` is the configured one
         before.pop("lr", None)
     if any(getattr(scheduler, "cycle_momentum", False) for scheduler in scheduled.values()):

@@ -133,7 +133,8 @@ def groups(trainer: Trainer) -> Iterator[Part]:
             name = f"{type(optimizer).__name__}{f', parameter group {index}' if several else ''}"
             made = _settings({key: value for key, value in group.items() if key != "params"})
             # Not the group itself: loading a state replaces it.
-            yield Part(f"{number}.{index}", name, functools.partial(_group, optimizer, index), made)
+            values = functools.partial(_group, optimizer, index)
+            yield Part(f"{number}.{index}", name, values, made, kind=type(optimizer))
 
 
 def _group(optimizer: Any, index: int) -> dict[str, Any]:

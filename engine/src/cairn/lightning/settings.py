@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.lightning import classes, new_run, parts, schedules, stopped_early
@@ -151,6 +152,8 @@ class Settings:
 
     def _may_train_on(self) -> bool:
         """Whether the user has changed something so that a run that had stopped early trains on."""
+        if not schedules.limits_then(self._ours):  # an earlier version saved it, and there is nothing to compare with
+            return not any(isinstance(callback, EarlyStopping | Timer) for callback in self.trainer.callbacks)
         if any(part.arguments & {*changed} for part, changed in self._changes("callbacks")):
             return True
         lost = {*self._then.get("callbacks", {})} - {part.key for part in self._parts["callbacks"]}
