@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from cairn.lightning import arguments
+from cairn.lightning.engine import SavingCost
 from cairn.lightning.hooks import EngineHooks
 from cairn.lightning.policy import policy
 from cairn.policy import keep, when
@@ -119,6 +120,11 @@ class Checkpointer(EngineHooks):
     def best(self) -> Saved | None:
         """The checkpoint with the best score; None without `monitor`, or if none has a score."""
         return keep.best_of(self.saved, self.policy.mode) if self.policy.monitor else None
+
+    @property
+    def cost(self) -> SavingCost | None:
+        """What saving has cost the run so far; None before the first fit."""
+        return self._engine.cost() if self._engine is not None else None
 
     # For Lightning, which reads these in `test(ckpt_path="best")`
 

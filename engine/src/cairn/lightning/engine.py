@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, monitors, state
+from cairn.lightning import boundary, capture, loggers, monitors, state
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.audit import Audit
 from cairn.lightning.boundary import Stopped
@@ -122,7 +122,7 @@ class Engine:
         if resumes:
             capture.check_accumulation(self.trainer, ours)
             self.telemetry.load_state_dict(ours["clock"], point.saved)
-            capture.restore_loggers(self.trainer, ours)
+            loggers.restore(self.trainer, ours["loggers"])
         self.trainer.should_stop = self.settings.load(ours, resumes)
         boundary.expect(self.trainer, ours["place"])
 
@@ -152,7 +152,7 @@ class Engine:
         space.check_space(self.history, num_bytes)
         on_gpu = trainer.strategy.root_device.type == "cuda"
         expected = max(num_bytes, self._last_num_bytes)
-        self.saves.open(expected, on_gpu, trainer.loggers, lambda: capture.sync_loggers(trainer))
+        self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer))
         self.telemetry.meter.expect_bytes(num_bytes)
         if not module.automatic_optimization:
             self.saves.finish_copy_before(trainer.optimizers)

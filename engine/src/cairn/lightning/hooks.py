@@ -16,7 +16,7 @@ from cairn.errors import ConfigError, SaveError
 from cairn.lightning import boundary, capture, state, stopped_early, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
-from cairn.lightning.engine import Engine, SavingCost, Watcher
+from cairn.lightning.engine import Engine, Watcher
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
@@ -177,11 +177,6 @@ class EngineHooks(Checkpoint):
     def stopped(self, reason: str) -> None:
         """The fit returns early, for this reason."""
         self.stopped_by = reason
-
-    @property
-    def cost(self) -> SavingCost | None:
-        """What saving has cost the run so far; None before the first fit."""
-        return self._engine.cost() if self._engine is not None else None
 
     @property
     def engine(self) -> Engine:

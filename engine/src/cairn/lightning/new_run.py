@@ -75,7 +75,6 @@ def modes(module: nn.Module, saved: Mapping[str, Any], then: Mapping[str, Any] |
         then: Exceptions at the first batch of the earlier run, see `parts.exceptions`; None: unknown.
         now: Exceptions at the first batch of this run.
     """
-
     then_of = {kind: {*names} for kind, names in (then or {}).items()}
     now_of = {kind: {*names} for kind, names in now.items()}
     was_frozen = {*saved["frozen"]}
