@@ -178,3 +178,35 @@ def test_an_exception_names_the_newest_checkpoint_and_the_command(tmp_path: Path
     assert f"python train.py resume={run}" in output
     assert (run / "checkpoints" / "last.ckpt").readlink() == Path("epoch_000_batch_000010.ckpt")
     assert json.loads((run / "run.json").read_text())["status"] == "failed"
+
+
+EARLY = [*QUICK[:1], "trainer=cpu", "callbacks=early_stopping", "model=mlp", "test=false", "trainer.max_epochs=-1"]
+EARLY += ["trainer.limit_train_batches=4", "trainer.limit_val_batches=2", "trainer.enable_progress_bar=false"]
+
+
+def test_a_run_that_has_stopped_early_trains_on_by_the_command_that_it_prints(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    # No improvement is as large as min_delta: the third epoch is the last one.
+    first = train(run, *EARLY, "callbacks.early_stopping.min_delta=10", "callbacks.early_stopping.patience=2")
+    assert f"resume={run} callbacks.early_stopping.patience=4" in " ".join(first.split())
+    second = train(None, f"resume={run}", "callbacks.early_stopping.patience=4")
+    assert "The run had stopped early, and now trains on." in second
+    third = train(None, f"resume={run}", "callbacks.early_stopping=null", "trainer.max_epochs=6")
+    assert "Nothing remains" not in third
+    position = json.loads((run / "checkpoints" / "last.ckpt").resolve().with_suffix(".json").read_text())["position"]
+    assert position["total_batches"] == 24
+    last = train(None, f"resume={run}", "trainer.log_every_n_steps=3")
+    assert "Nothing remains to be trained: the checkpoint has completed 6 epochs, and max_epochs=6" in last
+
+
+def test_a_new_run_from_the_full_state_follows_its_own_configuration(stopped: Path, tmp_path: Path) -> None:
+    manifest = (stopped / "checkpoints" / "last.ckpt").resolve().with_suffix(".json")
+    new, epoch = tmp_path / "new", 1 + json.loads(manifest.read_text())["position"]["epoch"]
+    changed = ["trainer.accumulate_grad_batches=2", "model.optimizer.lr=0.003", "model.scheduler.scheduler.patience=7"]
+    start_from = f"ckpt_path={stopped / 'checkpoints' / 'last.ckpt'}"
+    output = train(new, *COMMAND, start_from, *changed, f"trainer.max_epochs={epoch + 1}")
+    assert "AdamW: lr=0.003 (0.01 in the checkpoint)" in output
+    assert "ReduceLROnPlateau: patience=7 (2 in the checkpoint)" in output
+    contents = torch.load(new / "checkpoints" / "last.ckpt", weights_only=True)
+    assert contents["cairn"]["accumulate_grad_batches"] == 2
+    assert contents["lr_schedulers"][0]["patience"] == 7

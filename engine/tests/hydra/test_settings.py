@@ -203,6 +203,9 @@ def test_a_trigger_that_ranks_needs_a_metric_and_validations(trigger, monkeypatc
     assert parsed(**ranked).checkpoint.by_score == "mine"
     with pytest.raises(ConfigError, match=r"mine saves after validations, but trainer\.limit_val_batches=0"):
         parsed(**ranked, trainer__limit_val_batches=0)
+    # A metric of the training needs none; whether the model logs it is known at the start of the training.
+    of_training = parsed(**{**mine, "checkpoint__monitor": "train/loss"}, trainer__limit_val_batches=0)
+    assert of_training.checkpoint.monitor == "train/loss"
 
 
 def test_overfitting_needs_a_run_without_checkpoints():

@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
+from lightning.pytorch import Trainer
 from rich.console import Console
 
 from cairn.errors import first_line
@@ -110,4 +111,12 @@ def _override_to_extend(start: Start, built: Built, outcome: Outcome) -> str:
         return ""
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return f"trainer.max_steps={2 * trainer.max_steps}"
+    if (trainer.max_epochs or -1) < 0:  # no limit: a callback has stopped the run
+        return _override_for_patience(start, trainer)
     return f"trainer.max_epochs={2 * (trainer.max_epochs or 0)}"
+
+
+def _override_for_patience(start: Start, trainer: Trainer) -> str:
+    patience = [callback.patience for callback in trainer.early_stopping_callbacks]
+    names = [name for name, node in start.settings.callbacks.items() if "patience" in node]
+    return f"callbacks.{names[0]}.patience={2 * patience[0]}" if patience and names else ""

@@ -143,7 +143,8 @@ def _check_together(settings: Settings) -> None:
     by_score, trainer = settings.checkpoint.by_score, settings.trainer.node
     if by_score and settings.checkpoint.monitor is None:
         raise ConfigError(f"checkpoint.triggers.{by_score} needs a metric to rank by: checkpoint.monitor=val/loss.")
-    if by_score and trainer.get("limit_val_batches") == 0:
+    is_of_training = str(settings.checkpoint.monitor).startswith("train")  # the engine knows what is logged
+    if by_score and trainer.get("limit_val_batches") == 0 and not is_of_training:
         raise ConfigError(
             f"checkpoint.triggers.{by_score} saves after validations, but trainer.limit_val_batches=0 disables them: "
             f"set checkpoint=interval, or raise trainer.limit_val_batches."

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, data_checks, loggers, state, trial
+from cairn.lightning import boundary, capture, data_checks, loggers, monitors, state, trial
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.audit import Audit
 from cairn.lightning.boundary import Stopped
@@ -21,9 +21,11 @@ from cairn.lightning.capture import Origin
 from cairn.lightning.decision import Decision
 from cairn.lightning.growth import Growth
 from cairn.lightning.moments import Moments
-from cairn.lightning.policy import Policy, check_validates
+from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
 from cairn.lightning.saves import Saves
+from cairn.lightning.scores import Scores
+from cairn.lightning.settings import Settings
 from cairn.store import space
 from cairn.store.history import History
 from cairn.store.listener import Listeners
@@ -90,6 +92,7 @@ class Engine:
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
+        self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
         self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"))
         self.growth = Growth(trainer)
         self._loaded: dict[str, Any] = {}
@@ -119,31 +122,34 @@ class Engine:
         self.restart.load(ours)
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
-        self._goes_on = ours["run"] == self.origin.run
+        self._goes_on = ours["run"] == self.origin.run  # else it is a new run, which starts from the state of another
         self.growth.load(self.trainer, ours.get("growth", {}), self._goes_on)
-        if self._goes_on:  # else it is a new run, which starts from the state of another
+        if self._goes_on:
             capture.check_accumulation(self.trainer, ours)
             self.telemetry.load_state_dict(ours["clock"], point.saved)
             loggers.restore(self.trainer, ours["loggers"])
-        self.trainer.should_stop = ours["should_stop"]
+        self.trainer.should_stop = self.settings.load(ours, self._goes_on)
         boundary.expect(self.trainer, ours["place"])
 
     def restore(self) -> None:
         """Put back what hooks have changed since Lightning has restored it, and what Lightning does not restore."""
         loaded, self._loaded = self._loaded, {}
         self.restart.reload()
-        capture.restore(self.trainer, loaded)
+        capture.restore(self.trainer, self.settings.adjusted(loaded))
+        self.settings.apply()
+        self.scores.restored()
         self.restart.restored(loaded)
 
     def start(self) -> None:
         """Training begins: whatever would fail at the first save fails here."""
         trainer, module = self.trainer, self.trainer.lightning_module
         self.telemetry.clock.start()
+        self.settings.see_start()
         self.may_fit_again = False
         self.growth.begin(trainer)
         if not self.policy.triggers or trainer.fast_dev_run:
             return
-        check_validates(self.policy, trainer.enable_validation)
+        monitors.check_due(trainer, self.policy)
         data_checks.check_data(trainer)
         if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
             trial.check(trainer, self.agreement, self.origin.config)
@@ -169,6 +175,7 @@ class Engine:
         if self.trainer.fast_dev_run:
             return
         self.saves.finish_copy()
+        self.settings.see_first_batch()
         moment = self.moments.now(place, ends, self.saves.busy)
         self.telemetry.record_batches(moment.position.total_batches - moment.previous.total_batches)
         kept = self.history.with_pending if self.agreement.leads else []
@@ -192,21 +199,17 @@ class Engine:
         Raises:
             ConfigError: The monitored metric was not logged.
         """
-        trainer, monitor = self.trainer, self.policy.monitor
         self.telemetry.clock.validated = True
-        if monitor is None:
-            return
-        if sanity_check and isinstance(trainer.val_dataloaders, list) and len(trainer.val_dataloaders) > 1:
-            return  # what is logged by one of several loaders is not to be seen here
-        value = trainer.callback_metrics.get(monitor)
-        if value is None:
-            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            raise ConfigError(
-                f"monitor={monitor!r} is not logged by a validation of this model; what is logged: {logged}. (For one"
-                f" that skips the sanity check: Trainer(num_sanity_val_steps=0).)",
-                parameter="monitor",
-            )
-        self.moments.score = None if sanity_check else float(value)
+        if sanity_check:
+            self.scores.check()
+        else:
+            self.moments.score = self.scores.of_validation()
+
+    def epoch_scored(self) -> None:
+        """An epoch is over, with its hooks: take its score, if training logs the monitored metric."""
+        score = self.scores.of_epoch()
+        if self.moments.score is None:  # else a validation after its last batch has logged the metric, too
+            self.moments.score = score
 
     def cost(self) -> SavingCost:
         """What saving has cost so far."""
@@ -223,6 +226,7 @@ class Engine:
     def close(self) -> str:
         """The fit has come to its end: wait for the saves under way. Returns why it does not end well, or nothing."""
         self._end()
+        self.scores.warn_without_any()
         self.may_fit_again = self.trainer.is_last_batch
         return self.saves.close()
 
@@ -275,6 +279,7 @@ class Engine:
             try:
                 contents = capture.capture(trainer, place, moment.position, self.origin, clock, self.restart.rng)
                 contents[state.KEY]["growth"] = self.growth.state(trainer)
+                contents[state.KEY]["settings"] = self.settings.state()
                 self._audit(place, contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}

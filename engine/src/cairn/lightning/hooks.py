@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, data_checks, state, versions
+from cairn.lightning import boundary, capture, data_checks, state, stopped_early, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, Watcher
@@ -29,6 +29,11 @@ from cairn.types import Saved
 
 _UPLOADS_S, _UPLOADS_AFTER_STOP_S = 600.0, 10.0
 """Maximum time that the end of a fit waits for listeners, in seconds: after a signal, SIGKILL may come next."""
+
+_NOT_OURS = (
+    "This checkpoint was not written by Cairn: it is resumed as Lightning does, not exactly. Settings that it holds, "
+    "such as the learning rate, replace those of this run."
+)
 
 
 class EngineHooks(Checkpoint):
@@ -78,6 +83,7 @@ class EngineHooks(Checkpoint):
             self._engine = Engine(self.policy, trainer, stop, listeners, self.watchers)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
+        self._engine.settings.see_callbacks()
         self._beginning, self.stopped_by = None, ""
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -86,12 +92,14 @@ class EngineHooks(Checkpoint):
             return
         begun = self._begin(trainer)
         if state.KEY in checkpoint:
+            stopped_early.forget_in_new_run(trainer, checkpoint, begun.run)
             self.engine.load(checkpoint[state.KEY], begun.point)
         else:
-            rank_zero_warn("This checkpoint was not written by Cairn: it is resumed as Lightning does, not exactly.")
+            rank_zero_warn(_NOT_OURS)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepare the optimizers for the state that Lightning loads next."""
+        """Read what is configured, and prepare the optimizers for the state that Lightning loads next."""
+        self.engine.settings.see_training()
         self.engine.growth.regroup(trainer)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -133,6 +141,7 @@ class EngineHooks(Checkpoint):
         """Finish an overlapping copy: averaged weights may take the place of the others during a validation."""
         if self._engine is not None:
             self._engine.saves.finish_copy()
+            self._engine.scores.validation_begins()
             if self.policy.triggers:
                 data_checks.check_val_data(trainer)
 
@@ -140,6 +149,11 @@ class EngineHooks(Checkpoint):
         """Take the score."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.fast_dev_run:
             self.engine.scored(sanity_check=trainer.sanity_checking)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the score of the epoch; Lightning calls this after the module's own hook."""
+        if not trainer.fast_dev_run:
+            self.engine.epoch_scored()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -78,25 +78,6 @@ def policy(
     return Policy(Path(directory).expanduser().absolute(), chosen, ruling, monitor, mode, limit_s, writing, audit)
 
 
-def check_validates(policy: Policy, validates: bool) -> None:
-    """Check that there will be a score to save for.
-
-    Args:
-        policy: The policy.
-        validates: True if the trainer validates during the fit.
-
-    Raises:
-        ConfigError: A trigger waits for validations, and there are none.
-    """
-    best = [name for name, trigger in policy.triggers.items() if isinstance(trigger, when.BestValidation)]
-    if best and not validates:
-        raise ConfigError(
-            f"monitor={policy.monitor!r} needs a validation, and this fit has none: pass a validation loader, and a "
-            f"model with a validation_step; or leave monitor out.",
-            parameter="monitor",
-        )
-
-
 def _replaced(defaults: Mapping[str, Any], given: Any) -> Any:
     """The defaults with what was given in their place, without what is None; anything but a mapping as it is."""
     if given is not None and not isinstance(given, Mapping):

@@ -64,6 +64,13 @@ def set_logged(trainer: Trainer, state: Mapping[str, Any]) -> None:
     connector._current_fx = state["current_fx"]
 
 
+def names_of_validation(trainer: Trainer) -> list[str]:
+    """Return the names under which the validation that is about to end has logged something, for callbacks."""
+    results = trainer.fit_loop.epoch_loop.val_loop._results
+    logged = (metric for metric in results.values() if not metric.has_reset and metric.meta.on_epoch)
+    return sorted({name for metric in logged for name in results._forked_name(metric, on_step=False)})
+
+
 def metrics(module: LightningModule) -> dict[str, Any]:
     """Return the state of each torchmetrics object in the module."""
     return {

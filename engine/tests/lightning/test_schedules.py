@@ -1,0 +1,177 @@
+"""A training that is longer than its learning-rate schedule is named before its first batch."""
+
+import functools
+import logging
+from types import SimpleNamespace
+
+import pytest
+from tests.support.configured import BATCHES, Net, cosine, fit, one_cycle
+from torch.optim import lr_scheduler
+
+from cairn.errors import ConfigError
+from cairn.lightning import schedules
+
+
+def falling(step, *, num_training_steps):
+    return max(0.0, 1 - step / num_training_steps)
+
+
+class Falling:
+    """A function of a LambdaLR with its length as an attribute, as the template's WarmupCosine has it."""
+
+    def __init__(self, total_steps):
+        self.total_steps = total_steps
+
+    def __call__(self, step):
+        return falling(step, num_training_steps=self.total_steps)
+
+
+def closure(total_steps):
+    return lambda step: falling(step, num_training_steps=total_steps)
+
+
+def with_function(function):
+    return lambda optimizer, _: lr_scheduler.LambdaLR(optimizer, function)
+
+
+def after_warm_up(steps):
+    def make(optimizer, _):
+        parts = [lr_scheduler.LinearLR(optimizer, total_iters=4), lr_scheduler.CosineAnnealingLR(optimizer, steps - 4)]
+        return lr_scheduler.SequentialLR(optimizer, parts, [4])
+
+    return make
+
+
+def some_fast(names, fast):
+    return [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in names]
+
+
+RISES, STAYS = "the learning rate rises again", "the learning rate stays at its last value"
+STEPS = 2 * BATCHES
+FIXED = {
+    "cosine": (cosine(STEPS), "step", "CosineAnnealingLR ends after 16 steps", RISES, "T_max", 32),
+    "cosine of epochs": (cosine(2), "epoch", "CosineAnnealingLR ends after 2 epochs", RISES, "T_max", 4),
+    "polynomial": (
+        lambda o, _: lr_scheduler.PolynomialLR(o, STEPS),
+        "step",
+        "PolynomialLR ends after 16 steps",
+        STAYS,
+        "total_iters",
+        32,
+    ),
+    "linear": (
+        lambda o, _: lr_scheduler.LinearLR(o, 1.0, 0.1, STEPS),
+        "step",
+        "LinearLR ends after 16 steps",
+        STAYS,
+        "total_iters",
+        32,
+    ),
+    "keywords": (
+        with_function(functools.partial(falling, num_training_steps=STEPS)),
+        "step",
+        "LambdaLR ends after 16 steps",
+        STAYS,
+        "num_training_steps",
+        32,
+    ),
+    "closure": (with_function(closure(STEPS)), "step", "LambdaLR ends after 16 steps", STAYS, "total_steps", 32),
+    "attribute": (with_function(Falling(STEPS)), "step", "LambdaLR ends after 16 steps", STAYS, "total_steps", 32),
+    "warm-up": (after_warm_up(STEPS), "step", "CosineAnnealingLR ends after 16 steps", RISES, "T_max", 28),
+}
+
+
+@pytest.mark.parametrize("name", some_fast(FIXED, {"cosine of epochs", "closure", "warm-up"}))
+def test_a_schedule_that_ends_before_a_longer_training_is_named(tmp_path, name, caplog):
+    schedule, interval, what, effect, setting, needed = FIXED[name]
+    old = fit(tmp_path / "old", Net(schedule=schedule, interval=interval))
+    assert "ends after" not in caplog.text
+    start = f"{what}, and the training has {32 if interval == 'step' else 4}: from then on, {effect}. "
+    fit(tmp_path / "new", Net(schedule=schedule, interval=interval), old.path(), epochs=4)
+    assert f"{start}{setting} of the " in caplog.text
+    assert f"decides: set it to {needed}." in caplog.text
+    caplog.clear()
+    fit(tmp_path / "old", Net(schedule=schedule, interval=interval), "resume", epochs=4)
+    assert f"{start}A resumed run keeps its schedule. For a longer one, start a new run" in caplog.text
+
+
+QUIET = {
+    "long enough": (cosine(32), 4),
+    "warm-up only": (lambda o, _: lr_scheduler.LinearLR(o, total_iters=10), 4),
+    "periodic": (lambda o, _: lr_scheduler.CosineAnnealingWarmRestarts(o, 5), 4),
+    "steps": (lambda o, _: lr_scheduler.StepLR(o, 5), 4),
+    "rose already": (cosine(10), 4),
+    "not longer": (cosine(4), 2),
+}
+
+
+@pytest.mark.parametrize("name", some_fast(QUIET, {"warm-up only", "not longer"}))
+def test_other_schedules_are_not_named(tmp_path, name, caplog):
+    schedule, epochs = QUIET[name]
+    fit(tmp_path, Net(schedule=schedule), max_steps=12)
+    fit(tmp_path, Net(schedule=schedule), "resume", epochs=epochs)
+    assert "ends after" not in caplog.text
+
+
+def test_a_schedule_that_would_raise_is_refused_before_the_first_batch(tmp_path):
+    old, net = fit(tmp_path / "old", Net(schedule=one_cycle(), momentum=0.9)), Net(schedule=one_cycle(), momentum=0.9)
+    sentence = "OneCycleLR ends after 16 steps, and the training has 32: from then on, it raises an error"
+    with pytest.raises(ConfigError, match=sentence):
+        fit(tmp_path / "old", net, "resume", epochs=4)
+    assert net.rates == []
+    with pytest.raises(ConfigError, match=rf"{sentence}\. total_steps of the OneCycleLR decides: set it to 32\."):
+        fit(tmp_path / "new", Net(schedule=one_cycle(STEPS), momentum=0.9), old.path(), epochs=4)
+
+
+@pytest.mark.parametrize("function", [closure, lambda n: functools.partial(falling, num_training_steps=n)])
+def test_a_schedule_that_a_resume_makes_longer_is_named(tmp_path, function, caplog):
+    net = lambda: Net(schedule=lambda o, net: lr_scheduler.LambdaLR(o, function(net.total_steps)))  # noqa: E731
+    fit(tmp_path, net())
+    fit(tmp_path, net(), "resume", epochs=4)
+    assert "The resumed run follows its configuration, not its checkpoint: LambdaLR: " in caplog.text
+    assert "steps=32 (16 in the checkpoint)" in caplog.text
+
+
+def test_a_schedule_that_a_resume_keeps_short_is_named(tmp_path, caplog):
+    net = lambda: Net(schedule=lambda o, net: lr_scheduler.CosineAnnealingLR(o, net.total_steps))  # noqa: E731
+    fit(tmp_path, net())
+    fit(tmp_path, net(), "resume", epochs=4)
+    assert "keeps settings of its checkpoint: CosineAnnealingLR: T_max=16 (32 is configured)" in caplog.text
+    assert "CosineAnnealingLR ends after 16 steps" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"model": {"scheduler": {"scheduler": {"T_max": None}}}}, "model.scheduler.scheduler.T_max"),
+        ({"model": {"T_max": 3, "other": {"T_max": 4}}}, "model.T_max"),
+        ({"data": {"T_max": 3}}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_key_that_decides_is_that_of_the_configuration(config, key):
+    assert schedules.key_of(config, "T_max") == key
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "longer"),
+    [
+        ((2, -1), (4, -1), True),
+        ((2, -1), (2, -1), False),
+        ((4, -1), (2, -1), False),
+        ((2, -1), (-1, -1), True),
+        ((2, 10), (2, 20), True),
+        ((2, 10), (2, -1), True),
+    ],
+)
+def test_a_training_is_longer_if_one_of_its_limits_is(then, now, longer):
+    trainer = SimpleNamespace(max_epochs=now[0], max_steps=now[1], num_training_batches=8)
+    limits = dict(zip(("max_epochs", "max_steps"), then, strict=True))
+    assert schedules.is_longer(trainer, {"settings": {"limits": limits}}) == longer
+    assert schedules.is_longer(trainer, {"config": {"trainer": limits}}) == longer  # of an earlier version
+    assert not schedules.is_longer(trainer, {})
+
+
+@pytest.fixture(autouse=True)
+def _info(caplog):
+    caplog.set_level(logging.INFO, "cairn")
