@@ -11,9 +11,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
     EarlyStopping,
     EMAWeightAveraging,
     GradientAccumulationScheduler,
+    LearningRateFinder,
     LearningRateMonitor,
 )
 from tests.support.equality import differences, outcome
@@ -22,6 +24,8 @@ from tests.support.toy import (
     NUM_SAMPLES,
     Awkward,
     Cell,
+    FindsLater,
+    Searched,
     StreamData,
     TwoValidations,
     copied_as_late_as_possible,
@@ -77,6 +81,17 @@ CELLS = {
     "EMA weights": Cell(callbacks=lambda: [EMAWeightAveraging(decay=0.9)]),
     "EMA weights, validation 0.25": Cell(
         callbacks=lambda: [EMAWeightAveraging(decay=0.9, update_every_n_steps=3)], trainer={"val_check_interval": 0.25}
+    ),
+    "learning-rate finder": Cell(
+        module_class=Searched, callbacks=lambda: [LearningRateFinder(num_training_steps=20, min_lr=1e-4)]
+    ),
+    "learning-rate finder at the start of epochs": Cell(
+        module_class=Searched, callbacks=lambda: [FindsLater(num_training_steps=20, min_lr=1e-4)]
+    ),
+    "batch-size finder": Cell(
+        module_class=Searched,
+        callbacks=lambda: [BatchSizeFinder(steps_per_trial=1, max_trials=2)],
+        num_boundaries=18,
     ),
     "clipping": Cell(trainer={"gradient_clip_val": 0.1}),
     "learning-rate monitor": Cell(callbacks=lambda: [LearningRateMonitor()]),

@@ -142,8 +142,6 @@ def test_a_strategy_that_shards_the_model_is_refused_by_name(strategy):
     "callback",
     [
         callbacks.StochasticWeightAveraging(0.1),
-        callbacks.LearningRateFinder(),
-        callbacks.BatchSizeFinder(),
         callbacks.ModelPruning("l1_unstructured"),
     ],
     ids=lambda callback: type(callback).__name__,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import BatchSizeFinder
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import Dataset, IterableDataset
 
@@ -122,8 +123,13 @@ class DataModule(LightningDataModule):
         Raises:
             DataError: The data is different; the message names all differences.
         """
-        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+        trainer: Any = self.trainer
+        if trainer is not None and trainer.state.fn != TrainerFn.FITTING:
             return
+        if trainer is not None and getattr(trainer.fit_loop, "inner", False):
+            return  # a finder puts back its temporary checkpoint, but not the batch size
+        if trainer is not None and any(isinstance(item, BatchSizeFinder) for item in trainer.callbacks):
+            self.batch_size = state_dict["batch_size"]  # it was found, and a resume does not search again
         changes = [
             f"{key} was {state_dict.get(key)!r} and is {now!r}"
             for key, now in self.identity().items()

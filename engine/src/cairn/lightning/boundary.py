@@ -16,7 +16,7 @@ At a boundary, a batch is complete: with its hooks, its validation and its sched
 Depending on where a run stopped, Lightning's own restart repeats or drops a scheduler step, an iteration of a loop or
 the end of an epoch. This one starts from one of two points and changes nothing else.
 
-Only this module and sums.py use private names of Lightning. Both are written for Lightning 2.6; `install` refuses
+Only this module, finders.py and sums.py use private names of Lightning. They are written for Lightning 2.6; `install` refuses
 other versions.
 """
 
@@ -142,7 +142,7 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         super().on_advance_end(data_fetcher)
-        if self._window_closed():
+        if self._window_closed() and not self.trainer.fit_loop.inner:
             self.end_seen = self._ends_here()
             self.engine.at_boundary("batch", self.end_seen)
 
@@ -168,6 +168,8 @@ class BoundaryFitLoop(_FitLoop):
     engine: Engine
     pending = False
     """Whether a state from an "epoch" boundary is still to be restored."""
+    inner = False
+    """Whether a finder trains inside of the fit, without boundaries; see finders.py."""
 
     def run(self) -> None:
         try:
@@ -183,11 +185,14 @@ class BoundaryFitLoop(_FitLoop):
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
         # A read of `trainer.estimated_stepping_batches` has created the loaders before their positions were loaded.
-        if self._data_fetcher is not None:
+        if self._data_fetcher is not None and not self.inner:
             self._load_combined_loader_states()
             iter(self._data_fetcher)
 
     def _load_combined_loader_states(self) -> None:
+        if self.inner:
+            super()._load_combined_loader_states()
+            return
         # Lightning's own method does not load the positions if the epoch of the checkpoint is over.
         if self._combined_loader is not None and self._combined_loader_states_to_load:
             now = sum(hasattr(loader, "state_dict") for loader in train_loaders(self.trainer))
@@ -219,7 +224,7 @@ class BoundaryFitLoop(_FitLoop):
         super().on_advance_end()
         # If the last batch has already ended the run, the state was saved there. It is restored before these hooks, and
         # a resume runs them again.
-        if self._ends_here() and not self._epoch_loop.end_seen:
+        if self._ends_here() and not self._epoch_loop.end_seen and not self.inner:
             self.engine.at_boundary("epoch", True)
 
     @property
@@ -303,6 +308,8 @@ def set_counters(trainer: Trainer, counts: dict[str, Any]) -> None:
         trainer.validating = True
         val_loop.setup_data()
         trainer.training = True
+    else:
+        val_loop._combined_loader = None  # the next validation creates the loaders, as it would have without a resume
     val_loop._seen_batches_per_dataloader.update(counts["val_batches"])
     val_loop._last_val_dl_reload_epoch = counts["val_reload"]
     fit_loop._last_train_dl_reload_epoch = counts["train_reload"]

@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
     GradientAccumulationScheduler,
-    LearningRateFinder,
     ModelPruning,
     StochasticWeightAveraging,
 )
@@ -47,10 +45,6 @@ class Origin:
 _NOT_RESUMABLE: Mapping[type[Callback], str] = {
     StochasticWeightAveraging: (
         "checkpoints do not contain its averages. Use lightning.pytorch.callbacks.EMAWeightAveraging instead."
-    ),
-    LearningRateFinder: "it trains inside of the fit. Call Tuner(trainer).lr_find before, without the Checkpointer.",
-    BatchSizeFinder: (
-        "it trains inside of the fit. Call Tuner(trainer).scale_batch_size before, without the Checkpointer."
     ),
     ModelPruning: "checkpoints do not contain what it has pruned. Prune the model after the training.",
 }

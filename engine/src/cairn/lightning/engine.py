@@ -13,11 +13,12 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture
+from cairn.lightning import boundary, capture, state
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
 from cairn.lightning.decision import Decision
+from cairn.lightning.finders import Finders
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy, check_validates
 from cairn.lightning.saves import Saves
@@ -88,6 +89,7 @@ class Engine:
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
         self._loaded: dict[str, Any] = {}
+        self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
         self._last_num_bytes = 0
         self.may_fit_again = True
         """False while the trainer stands inside an epoch, which Lightning would begin again."""
@@ -109,6 +111,7 @@ class Engine:
         capture.check(ours, self.trainer.world_size)
         capture.warn_of_threads(self.trainer, ours)
         self._loaded = ours
+        self.finders.load(ours.get("finders", {}))
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
         if ours["run"] == self.origin.run:  # else it is a new run, which starts from the state of another
@@ -250,6 +253,7 @@ class Engine:
         with self.saves.stall() as stall:
             try:
                 contents = capture.capture(trainer, place, moment.position, self.origin, clock)
+                contents[state.KEY]["finders"] = self.finders.state()
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.

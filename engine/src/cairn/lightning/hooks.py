@@ -77,11 +77,12 @@ class EngineHooks(Checkpoint):
             self._engine = Engine(self.policy, trainer, stop, listeners, self.watchers)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
+        self._engine.finders.watch()
         self._beginning, self.stopped_by = None, ""
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take our part of the checkpoint that a fit begins with."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.fit_loop.inner:
             return
         begun = self._begin(trainer)
         if state.KEY in checkpoint:
