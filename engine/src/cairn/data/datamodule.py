@@ -126,9 +126,9 @@ class DataModule(LightningDataModule):
         trainer: Any = self.trainer
         if trainer is not None and trainer.state.fn != TrainerFn.FITTING:
             return
-        if trainer is not None and getattr(trainer.fit_loop, "inner", False):
-            return  # a finder puts back its temporary checkpoint, but not the batch size
-        if trainer is not None and any(isinstance(item, BatchSizeFinder) for item in trainer.callbacks):
+        if any(isinstance(item, BatchSizeFinder) for item in getattr(trainer, "callbacks", ())):
+            if getattr(trainer.fit_loop, "inner", False):
+                return  # the finder puts back its temporary checkpoint, which has the batch size from before
             self.batch_size = state_dict["batch_size"]  # it was found, and a resume does not search again
         changes = [
             f"{key} was {state_dict.get(key)!r} and is {now!r}"
