@@ -496,3 +496,34 @@ def test_a_file_that_is_not_ours_begins_a_new_run_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="was not written by Cairn"):
         fit(made(tmp_path), tmp_path, ckpt_path=str(tmp_path / "plain.ckpt"))
     assert len(Catalog(tmp_path / "checkpoints").committed()) == 2
+
+
+class Lazy(Scored):
+    """Its layers get their shapes from the first batch, and its second head from the first batch of epoch 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.LazyBatchNorm1d(), torch.nn.Dropout(0.2))
+        self.head, self.second = torch.nn.LazyLinear(1), torch.nn.LazyLinear(1)
+
+    def training_step(self, batch, batch_idx):
+        features = self.net(batch[0])
+        loss = self.head(features).square().mean()
+        return loss + self.second(features).square().mean() if self.current_epoch else loss
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters())
+
+
+@pytest.mark.parametrize("writer", ["sync", "thread"])
+def test_lazy_modules_train_and_resume_exactly(writer, tmp_path):
+    options = {"every": 1, "keep_last": -1, "writing": cairn.Writing(writer, when_busy="wait")}
+    checkpoints, whole = made(tmp_path, **options), Lazy()
+    fit(checkpoints, tmp_path, whole, loader(batch_size=4), num_sanity_val_steps=0)
+    assert len(checkpoints.saved) == 8
+    for saved in checkpoints.saved[:-1]:
+        again = Lazy()
+        path = str(tmp_path / "checkpoints" / saved.name)
+        fit(made(tmp_path, **options), tmp_path, again, loader(batch_size=4), path, num_sanity_val_steps=0)
+        assert again.state_dict().keys() == whole.state_dict().keys()
+        assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())

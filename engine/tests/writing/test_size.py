@@ -61,3 +61,10 @@ def test_memory_that_several_tensors_share_counts_once():
     whole = torch.zeros(100_000)
     state = {"a": whole, "b": whole[:10], "list": [whole, ("x", 1)]}
     assert num_bytes(state) == pytest.approx(written(state), rel=0.01)
+
+
+def test_a_lazy_module_has_no_size_before_its_first_batch():
+    module = nn.Sequential(nn.Linear(3, 4), nn.LazyLinear(5))
+    told = first_num_bytes(module, [optim.AdamW(module.parameters())])
+    module[1](torch.zeros(1, 4))
+    assert told < first_num_bytes(module, [optim.AdamW(module.parameters())])

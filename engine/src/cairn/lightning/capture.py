@@ -127,6 +127,8 @@ def capture(
         SaveError: On rank 0, a logger could not write the rows up to this position.
     """
     contents = boundary.dump(trainer, place)
+    lazy = state.lazy(contents["state_dict"])
+    contents["state_dict"] = state.without(contents["state_dict"], lazy)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
     ranks = _gathered(_rank_state(trainer), trainer)
@@ -142,6 +144,7 @@ def capture(
         "loggers": _logger_states(trainer),
         "ranks": ranks,
         "clock": dict(clock),
+        "lazy": lazy,
     }
     return plain_hyperparameters(contents)
 

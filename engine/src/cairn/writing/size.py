@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 _RECORD_BYTES = 200  # per storage in torch's zip format, besides its bytes: two headers and padding
@@ -28,7 +29,7 @@ def num_bytes(state: Any) -> int:
     pickled = 0
     for leaf in _leaves(state):
         pickled += _LEAF_BYTES
-        if isinstance(leaf, Tensor):
+        if isinstance(leaf, Tensor) and not is_lazy(leaf):
             pickled += _TENSOR_BYTES
             storage = leaf.untyped_storage()
             storages[storage._cdata] = storage.nbytes()
@@ -37,6 +38,8 @@ def num_bytes(state: Any) -> int:
 
 def first_num_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:
     """Estimate the size of the first checkpoint before training: the weights, and the future state of each optimizer.
+
+    A lazy module counts as empty: its parameters have no shape before the first batch.
 
     Args:
         module: The model.
@@ -54,7 +57,11 @@ def _state_after_a_step(optimizer: Optimizer) -> Mapping[str, Any]:
         return optimizer.state_dict()
     twin = type(optimizer).__new__(type(optimizer))
     groups = [
-        {**group, **_PLAIN_KERNELS, "params": [_without_data(parameter) for parameter in group["params"]]}
+        {
+            **group,
+            **_PLAIN_KERNELS,
+            "params": [_without_data(parameter) for parameter in group["params"] if not is_lazy(parameter)],
+        }
         for group in optimizer.param_groups
     ]
     try:
