@@ -109,7 +109,7 @@ def without(weights: Mapping[str, Any], names: Collection[str]) -> Mapping[str, 
         return weights
     rest = OrderedDict((name, value) for name, value in weights.items() if name not in names)
     if hasattr(weights, "_metadata"):  # torch keeps the versions of the modules there
-        rest._metadata = weights._metadata  # type: ignore[attr-defined]
+        rest._metadata = weights._metadata
     return rest
 
 
