@@ -1,5 +1,7 @@
 """`cairn.Checkpointer` in a plain Lightning project: its arguments, its answers, and the sentences about misuse."""
 
+import copy
+import pickle
 import signal
 from datetime import timedelta
 from types import SimpleNamespace
@@ -527,3 +529,41 @@ def test_lazy_modules_train_and_resume_exactly(writer, tmp_path):
         fit(made(tmp_path, **options), tmp_path, again, loader(batch_size=4), path, num_sanity_val_steps=0)
         assert again.state_dict().keys() == whole.state_dict().keys()
         assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+COPIES = {"pickle": lambda item: pickle.loads(pickle.dumps(item)), "deepcopy": copy.deepcopy}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_copy_of_a_trainer_is_made_before_and_after_a_fit(way, tmp_path):
+    checkpoints = made(tmp_path, monitor="val/weight", mode="max", writing=cairn.Writing())
+    finder = callbacks.LearningRateFinder(num_training_steps=2, update_attr=False)
+    fresh = trainer(checkpoints, tmp_path, callbacks=[finder, checkpoints])
+    for before in (COPIES[way](fresh), COPIES[way](COPIES[way](fresh))):
+        assert before.checkpoint_callback.policy.directory == checkpoints.policy.directory
+    fresh.fit(Scored(), loader(), cairn.DataLoader(points(4), 2))
+    after = COPIES[way](fresh)
+    copied = after.checkpoint_callback
+    assert (copied.saved, copied.best, copied.cost) == (checkpoints.saved, checkpoints.best, None)
+    assert after.global_step == fresh.global_step == 16
+    module, again = Scored(), made(tmp_path, monitor="val/weight", mode="max")
+    after.fit_loop.max_epochs = 3
+    with pytest.raises(ConfigError, match=r"would start from scratch: go on with"):
+        after.fit(module, loader(), cairn.DataLoader(points(4), 2))
+    after = COPIES[way](fresh)
+    after.fit_loop.max_epochs = 3
+    after.fit(module, loader(), cairn.DataLoader(points(4), 2), ckpt_path=again.resume())
+    assert (module.num_batches, after.checkpoint_callback.newest.position.total_batches) == (8, 24)
+
+
+def test_a_copy_keeps_the_function_that_stops_and_the_resume_point(tmp_path):
+    fit(made(tmp_path), tmp_path)
+    checkpoints = made(tmp_path, stop=never)
+    checkpoints.resume()
+    copied = pickle.loads(pickle.dumps(checkpoints))
+    assert copied.resume_point == checkpoints.resume_point is not None
+    assert copied._stopping.reason is never
+
+
+def never(until_committed_s):
+    return None

@@ -13,6 +13,7 @@ import torch
 from cairn.lightning import arguments
 from cairn.lightning.hooks import EngineHooks
 from cairn.lightning.policy import policy
+from cairn.lightning.stopping import BySignals
 from cairn.policy import keep, when
 from cairn.store import resume
 from cairn.store.catalog import Catalog
@@ -116,6 +117,13 @@ class Checkpointer(EngineHooks):
     def best(self) -> Saved | None:
         """The checkpoint with the best score; None without `monitor`, or if none has a score."""
         return keep.best_of(self.saved, self.policy.mode) if self.policy.monitor else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
+        fresh: dict[str, Any] = {"_engine": None, "_beginning": None, "_final": None}
+        if isinstance(self._stopping, BySignals):  # else the function of the caller
+            fresh["_stopping"] = BySignals()
+        return {**vars(self), **fresh}
 
     # For Lightning, which reads these in `test(ckpt_path="best")`
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from lightning.fabric.utilities.data import _set_sampler_epoch
@@ -43,8 +42,8 @@ class Finders:
     def watch(self) -> None:
         """Learn of each search, which a callback may begin in any hook."""
         for finder in self._all():
-            name = "lr_find" if isinstance(finder, LearningRateFinder) else "scale_batch_size"
-            setattr(finder, name, partial(self._search, finder, getattr(type(finder), name)))
+            watched = _Watched(self, finder)
+            setattr(finder, watched.name, watched)
 
     def state(self) -> dict[str, Any]:
         """Return what was found, as plain values."""
@@ -64,10 +63,11 @@ class Finders:
             else:
                 finder.optimal_lr = _result_of_a_search(found["result"])
 
-    def _search(self, finder: Finder, method: Callable[..., None], trainer: Trainer, module: LightningModule) -> None:
+    def search(self, finder: Finder, method: Callable[..., None], trainer: Trainer, module: LightningModule) -> None:
+        """Search without boundaries, unless the result is known."""
         fit_loop = trainer.fit_loop
-        if trainer is not self.trainer or not isinstance(fit_loop, BoundaryFitLoop):
-            method(finder, trainer, module)  # of another trainer, or for a test
+        if trainer is not self.trainer or not isinstance(fit_loop, BoundaryFitLoop):  # the callback has another trainer
+            method(finder, trainer, module)
             return
         if self._is_loading():
             rank_zero_info(f"{_name(finder)} does not search again: the checkpoint holds what it has found.")
@@ -82,6 +82,20 @@ class Finders:
 
     def _all(self) -> list[Finder]:
         return [item for item in self.trainer.callbacks if isinstance(item, Finder)]
+
+
+class _Watched:
+    """The method of a finder that trains, called by way of `Finders.search`. A copy of the finder has a plain one."""
+
+    def __init__(self, finders: Finders, finder: Finder) -> None:
+        self.finders, self.finder = finders, finder
+        self.name = "lr_find" if isinstance(finder, LearningRateFinder) else "scale_batch_size"
+
+    def __call__(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.finders.search(self.finder, getattr(type(self.finder), self.name), trainer, pl_module)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.finder, self.name)
 
 
 @contextmanager

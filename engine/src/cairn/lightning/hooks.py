@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
@@ -82,7 +82,7 @@ class EngineHooks(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take our part of the checkpoint that a fit begins with."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.fit_loop.inner:
+        if not _begins(trainer):
             return
         begun = self._begin(trainer)
         if state.KEY in checkpoint:
@@ -180,6 +180,13 @@ class EngineHooks(Checkpoint):
     def _close_listeners(self, finished: bool, limit_s: float) -> None:
         if self.closes_listeners and self.engine.agreement.leads and not self.engine.trainer.fast_dev_run:
             Listeners(self.listeners).close(finished, limit_s)
+
+
+def _begins(trainer: Trainer) -> bool:
+    """Whether a checkpoint that is being loaded is what a fit begins with, and not the temporary one of a finder."""
+    state, loop = trainer.state, trainer.fit_loop
+    fits = state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING
+    return fits and isinstance(loop, boundary.BoundaryFitLoop) and not loop.inner
 
 
 def _check_alone(hooks: EngineHooks, trainer: Trainer) -> None:
