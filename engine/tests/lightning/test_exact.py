@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
+    ModelPruning,
 )
 from tests.support.equality import differences, outcome
 from tests.support.toy import (
@@ -27,6 +28,7 @@ from tests.support.toy import (
     FindsLater,
     Searched,
     StreamData,
+    TwoLayers,
     TwoValidations,
     copied_as_late_as_possible,
     train,
@@ -92,6 +94,29 @@ CELLS = {
         module_class=Searched,
         callbacks=lambda: [BatchSizeFinder(steps_per_trial=1, max_trials=2)],
         num_boundaries=18,
+    ),
+    "pruning": Cell(
+        callbacks=lambda: [ModelPruning("random_unstructured", amount=0.3, use_lottery_ticket_hypothesis=False)]
+    ),
+    "pruning inside epochs, lottery ticket, not made permanent": Cell(
+        callbacks=lambda: [
+            ModelPruning("l1_unstructured", amount=0.1, prune_on_train_epoch_end=False, make_pruning_permanent=False)
+        ],
+        trainer={"val_check_interval": 0.25},
+    ),
+    "pruning of rows, manual optimization": Cell(
+        callbacks=lambda: [
+            ModelPruning(
+                "ln_structured",
+                amount=0.2,
+                pruning_dim=0,
+                pruning_norm=2,
+                parameter_names=["weight"],
+                use_global_unstructured=False,
+            )
+        ],
+        module={"manual": True},
+        module_class=TwoLayers,
     ),
     "clipping": Cell(trainer={"gradient_clip_val": 0.1}),
     "learning-rate monitor": Cell(callbacks=lambda: [LearningRateMonitor()]),

@@ -144,7 +144,6 @@ def test_a_strategy_that_shards_the_model_is_refused_by_name(strategy):
     "callback",
     [
         callbacks.StochasticWeightAveraging(0.1),
-        callbacks.ModelPruning("l1_unstructured"),
     ],
     ids=lambda callback: type(callback).__name__,
 )
@@ -567,3 +566,31 @@ def test_a_copy_keeps_the_function_that_stops_and_the_resume_point(tmp_path):
 
 def never(until_committed_s):
     return None
+
+
+@pytest.mark.slow
+def test_spawned_processes_train_and_resume_exactly(tmp_path):
+    options = {"devices": 2, "num_sanity_val_steps": 0}  # to fork is faster, and the rest is the same
+    whole, first = made(tmp_path / "whole", every=1, monitor="val/weight"), made(tmp_path, every=1, max_time=1e-6)
+    fit(whole, tmp_path, Lonely(), strategy="ddp_fork", **options)
+    fit(first, tmp_path, Lonely(), strategy="ddp_spawn", **options)
+    assert (len(first.saved), first.newest.position.total_batches) == (1, 1)
+    again = made(tmp_path, every=1, monitor="val/weight")
+    fit(again, tmp_path, Lonely(), ckpt_path=again.resume(), strategy="ddp_fork", **options)
+    ends = [torch.load(item.last_model_path, weights_only=True)["state_dict"] for item in (whole, again)]
+    assert [item.name for item in again.saved] == [item.name for item in whole.saved]
+    assert torch.equal(ends[0]["net.weight"], ends[1]["net.weight"])
+
+
+class Lonely(Scored):
+    """Module with dropout for spawned processes."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(1, 3)
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.dropout(self.net(batch[0]), 0.3).sum() - self.weight
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/weight", self.weight, sync_dist=True)

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateFinder
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric, MetricCollection, MinMaxMetric, MinMetric, RunningMean
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
@@ -188,6 +189,15 @@ class Awkward(Toy):
         self.log("train/running", self.running.compute() + self.range.compute()["max"] + self.cache.sum())
         self.log("train/peak", loss.detach(), on_step=False, on_epoch=True, reduce_fx=max)
         return loss + 0 * self.late_cache.sum()
+
+
+class TwoLayers(Toy):
+    """Module in which each layer has a weight with rows; one of them is pruned from the start."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Identity(), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+        prune.l1_unstructured(self.net[4], "weight", 0.2)
 
 
 class Searched(Toy):

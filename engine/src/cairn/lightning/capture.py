@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
-    ModelPruning,
     StochasticWeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
@@ -25,7 +24,7 @@ from torchmetrics import MetricTracker
 
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError, SaveError
-from cairn.lightning import boundary, state, sums
+from cairn.lightning import boundary, pruning, state, sums
 from cairn.lightning.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 
@@ -46,7 +45,6 @@ _NOT_RESUMABLE: Mapping[type[Callback], str] = {
     StochasticWeightAveraging: (
         "checkpoints do not contain its averages. Use lightning.pytorch.callbacks.EMAWeightAveraging instead."
     ),
-    ModelPruning: "checkpoints do not contain what it has pruned. Prune the model after the training.",
 }
 """Callbacks with hidden state, and what to do instead."""
 
@@ -211,6 +209,7 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
     if _is_scheduled(trainer):  # in a hook at the start of an epoch, which a resumed epoch does not repeat
         trainer.accumulate_grad_batches = ours["accumulate_grad_batches"]
+    pruning.restore(trainer, mine.get("pruning", {}))  # before what goes by the names of parameters and buffers
     boundary.set_counters(trainer, mine["counters"])
     sums.set_metrics(module, mine["metrics"])
     sums.set_logged(trainer, mine["logged"])
@@ -276,6 +275,7 @@ def _rank_state(trainer: Trainer) -> dict[str, Any]:
         "logged": sums.logged(trainer),
         "metrics": sums.metrics(module),
         "modes": state.modes(module),
+        "pruning": pruning.state(trainer),
         "buffers": state.buffers(module, every=trainer.world_size > 1),
         "gradients": {} if module.automatic_optimization else state.gradients(module),
         "sync": boundary.sync_flags(trainer),

@@ -132,6 +132,10 @@ class Checkpointer(EngineHooks):
         """Path of the best checkpoint; empty if there is none."""
         return _path(self.policy.directory, self.best)
 
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        """Accept what a spawned process reports: the directory shows the same."""
+
     @property
     def last_model_path(self) -> str:
         """Path of the newest checkpoint; empty if there is none."""

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, state
+from cairn.lightning import boundary, capture, pruning, state
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
@@ -91,6 +91,7 @@ class Engine:
         self._loaded: dict[str, Any] = {}
         self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
         self._last_num_bytes = 0
+        self._pruned_at_start: set[str] = set()
         self.may_fit_again = True
         """False while the trainer stands inside an epoch, which Lightning would begin again."""
 
@@ -130,6 +131,7 @@ class Engine:
         """Training begins: whatever would fail at the first save fails here."""
         trainer, module = self.trainer, self.trainer.lightning_module
         self.telemetry.clock.start()
+        self._pruned_at_start = pruning.names(module)
         self.may_fit_again = False
         if not self.policy.triggers or trainer.fast_dev_run:
             return
@@ -254,6 +256,8 @@ class Engine:
             try:
                 contents = capture.capture(trainer, place, moment.position, self.origin, clock)
                 contents[state.KEY]["finders"] = self.finders.state()
+                weights, module = contents["state_dict"], trainer.lightning_module
+                contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
