@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    GradientAccumulationScheduler,
-    StochasticWeightAveraging,
-)
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -25,6 +23,7 @@ from torchmetrics import MetricTracker
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError, SaveError
 from cairn.lightning import boundary, pruning, state, sums
+from cairn.lightning.event_files import EventFiles
 from cairn.lightning.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 
@@ -260,9 +259,10 @@ def _resumable_loggers(trainer: Trainer) -> dict[str, Any]:
     classes: Counter[str] = Counter()
     found: dict[str, Any] = {}
     for logger in trainer.loggers:
-        if hasattr(logger, "state_dict") and hasattr(logger, "load_state_dict"):
+        keeper = EventFiles(logger) if isinstance(logger, TensorBoardLogger) else logger
+        if hasattr(keeper, "state_dict") and hasattr(keeper, "load_state_dict"):
             name = type(logger).__name__
-            found[f"{name} {classes[name]}"] = logger
+            found[f"{name} {classes[name]}"] = keeper
             classes[name] += 1
     return found
 

@@ -91,8 +91,9 @@ class EngineHooks(Checkpoint):
             rank_zero_warn("This checkpoint was not written by Cairn: it is resumed as Lightning does, not exactly.")
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin before anything runs, where no checkpoint is loaded."""
-        self._begin(trainer)
+        """Begin before anything runs, where no checkpoint is loaded; a fit that is refused may have nothing to do."""
+        if self.engine.may_fit_again:
+            self._begin(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the save pipeline; from here on a signal waits for a boundary."""
