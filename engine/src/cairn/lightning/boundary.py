@@ -16,8 +16,8 @@ At a boundary, a batch is complete: with its hooks, its validation and its sched
 Depending on where a run stopped, Lightning's own restart repeats or drops a scheduler step, an iteration of a loop or
 the end of an epoch. This one starts from one of two points and changes nothing else.
 
-Only this module, event_files.py, finders.py, pruning.py and sums.py use private names of Lightning. They are written for
-Lightning 2.6; `install` refuses other versions.
+Only this module, event_files.py, finders.py, pruning.py and sums.py use private names of Lightning. They are written
+for Lightning 2.6; `install` refuses other versions.
 """
 
 from __future__ import annotations

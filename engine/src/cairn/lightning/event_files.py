@@ -1,4 +1,4 @@
-"""Event files of a TensorBoardLogger: a resume removes what was written after the checkpoint, so that each step is once.
+"""Event files of a TensorBoardLogger: a resume removes what was written after the checkpoint, so each step is once.
 
     checkpoint knows   events.1: 900 bytes
     killed run left    events.1: 1400 bytes   events.2

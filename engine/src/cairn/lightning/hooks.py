@@ -104,7 +104,7 @@ class EngineHooks(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last save."""
         why = self.engine.close()
-        self._close_listeners(finished=not why and not self.stopped_by, limit_s=_UPLOADS_S)
+        _close_listeners(self, finished=not why and not self.stopped_by, limit_s=_UPLOADS_S)
         late = self._stopping.end()
         self._final = self.engine.agreement.share(self.engine.history.saved)
         if why:
@@ -118,7 +118,7 @@ class EngineHooks(Checkpoint):
         self._stopping.ending()
         if self._engine is not None:
             self._engine.close_after(exception)
-            self._close_listeners(finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
+            _close_listeners(self, finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
         self._stopping.failed(exception, trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -178,9 +178,10 @@ class EngineHooks(Checkpoint):
             self.engine.origin = Origin(self._beginning.run, self.metadata.get("config", {}), facts)
         return self._beginning
 
-    def _close_listeners(self, finished: bool, limit_s: float) -> None:
-        if self.closes_listeners and self.engine.agreement.leads and not self.engine.trainer.fast_dev_run:
-            Listeners(self.listeners).close(finished, limit_s)
+
+def _close_listeners(hooks: EngineHooks, finished: bool, limit_s: float) -> None:
+    if hooks.closes_listeners and hooks.engine.agreement.leads and not hooks.engine.trainer.fast_dev_run:
+        Listeners(hooks.listeners).close(finished, limit_s)
 
 
 def _begins(trainer: Trainer) -> bool:
