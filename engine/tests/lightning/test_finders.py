@@ -166,3 +166,46 @@ def test_a_tuner_finds_the_batch_size_of_other_stages(method, tmp_path):
     found = Tuner(made).scale_batch_size(Evaluated(), datamodule=data, method=method, steps_per_trial=1, max_trials=3)
     assert found == data.batch_size == 8
     assert Catalog(tmp_path / "checkpoints").committed() == []
+
+
+class Later(LearningRateFinder):
+    """Searches at the start of epoch 1, when the save pipeline is open."""
+
+    def on_fit_start(self, trainer, pl_module):
+        pass
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            self.lr_find(trainer, pl_module)
+
+
+class FailsInSearch(Net):
+    def training_step(self, batch, batch_idx):
+        if not any(isinstance(item, cairn.Checkpointer) for item in self.trainer.callbacks):
+            raise ArithmeticError("no search")
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_search_that_fails_ends_the_fit_as_any_error_does(tmp_path):
+    checkpoints, before = checkpointer(tmp_path, writing=cairn.Writing("thread")), signal.getsignal(signal.SIGTERM)
+    made = trainer(tmp_path, [Later(), checkpoints], max_epochs=4)
+    with pytest.raises(ArithmeticError, match="no search"):
+        made.fit(FailsInSearch(), datamodule=Data())
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert checkpoints.engine.saves.pipeline is None
+    assert checkpoints.newest.position.total_batches == 8
+
+
+def test_a_new_run_that_begins_with_a_checkpoint_warns_that_there_is_no_search(tmp_path):
+    _, _, _ = fit(tmp_path / "old", [], checkpointer(tmp_path / "old"), max_epochs=1)
+    path = checkpointer(tmp_path / "old").resume()
+    with pytest.warns(match="LearningRateFinder does not search in a fit that begins with a checkpoint"):
+        _, module, _ = fit(tmp_path, [FINDERS["learning rate"]()], checkpointer(tmp_path), path)
+    assert (len(module.batches), module.hparams.lr) == (8, 0.001)
+
+
+def test_a_finder_that_is_skipped_in_a_fast_run_leaves_the_fit_alone(tmp_path):
+    made, module = trainer(tmp_path, [FINDERS["learning rate"](), checkpointer(tmp_path)], fast_dev_run=True), Net()
+    with pytest.warns(match="Skipping learning rate finder"):
+        made.fit(module, datamodule=Data())
+    assert len(module.batches) == 1

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.tuner.lr_finder import _determine_lr_attr_name, _LRFinder
 from lightning.pytorch.utilities.parsing import lightning_getattr, lightning_setattr
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from cairn.lightning import boundary
 from cairn.lightning.boundary import BoundaryFitLoop
@@ -70,7 +70,13 @@ class Finders:
             method(finder, trainer, module)
             return
         if self._is_loading():
-            rank_zero_info(f"{_name(finder)} does not search again: the checkpoint holds what it has found.")
+            if _name(finder) in self._found:
+                rank_zero_info(f"{_name(finder)} does not search again: the checkpoint holds what it has found.")
+            else:
+                rank_zero_warn(
+                    f"{_name(finder)} does not search in a fit that begins with a checkpoint, because its search would "
+                    f"begin the training again: the values of the checkpoint are used."
+                )
             return
         self._finish_copy()
         with _inner_fit(trainer, fit_loop):
@@ -102,12 +108,13 @@ class _Watched:
 def _inner_fit(trainer: Trainer, fit_loop: BoundaryFitLoop) -> Iterator[None]:
     """The loops behave as Lightning's while a finder runs them."""
     connector = trainer._checkpoint_connector
-    path = connector._ckpt_path
+    path, callbacks = connector._ckpt_path, trainer.callbacks
     fit_loop.inner = True
     try:
         yield
     finally:
         fit_loop.inner = False
+        trainer.callbacks = callbacks  # a search that fails leaves its own, and ours would not hear of the error
         # The finder leaves its temporary checkpoint in both.
         connector._ckpt_path = path
         fit_loop._combined_loader_states_to_load = []
@@ -122,7 +129,8 @@ def _found(finder: Finder, module: LightningModule) -> dict[str, Any]:
         name = finder._batch_arg_name
         return {"attributes": {name: lightning_getattr(module, name)}, "result": finder.optimal_batch_size}
     result = finder.optimal_lr
-    names = [_determine_lr_attr_name(module, finder._attr_name)] if finder._update_attr else []
+    searched = result is not None and finder._update_attr
+    names = [_determine_lr_attr_name(module, finder._attr_name)] if searched else []
     values = {name: lightning_getattr(module, name) for name in names}
     return {"attributes": values, "result": None if result is None else vars(result)}
 
