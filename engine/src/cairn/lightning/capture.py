@@ -259,7 +259,9 @@ def _resumable_loggers(trainer: Trainer) -> dict[str, Any]:
     classes: Counter[str] = Counter()
     found: dict[str, Any] = {}
     for logger in trainer.loggers:
-        keeper = EventFiles(logger) if isinstance(logger, TensorBoardLogger) else logger
+        keeper: Any = logger
+        if isinstance(logger, TensorBoardLogger) and not hasattr(logger, "state_dict"):
+            keeper = EventFiles(logger)
         if hasattr(keeper, "state_dict") and hasattr(keeper, "load_state_dict"):
             name = type(logger).__name__
             found[f"{name} {classes[name]}"] = keeper
