@@ -1,6 +1,7 @@
 """`cairn.DataLoader` yields the batches of torch's DataLoader, and after a resume the remaining ones."""
 
 import copy
+import pickle
 from itertools import chain
 
 import pytest
@@ -158,6 +159,16 @@ def test_the_global_generator_is_not_used(kind):
     before = torch.get_rng_state()
     epochs(KINDS[kind]())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))])
+def test_a_copy_yields_the_same_batches_and_has_its_own_generator(copied):
+    loader = KINDS["shuffled"]()
+    other = copied(loader)
+    assert torch.equal(other.generator.get_state(), loader.generator.get_state())
+    before = loader.generator.get_state()
+    assert epochs(other) == epochs(KINDS["shuffled"]())
+    assert torch.equal(loader.generator.get_state(), before)
 
 
 def test_every_sample_comes_once_in_an_epoch_and_epochs_differ():

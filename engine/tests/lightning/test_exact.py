@@ -11,10 +11,13 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
     EarlyStopping,
     EMAWeightAveraging,
     GradientAccumulationScheduler,
+    LearningRateFinder,
     LearningRateMonitor,
+    ModelPruning,
 )
 from tests.support.equality import differences, outcome
 from tests.support.toy import (
@@ -22,7 +25,10 @@ from tests.support.toy import (
     NUM_SAMPLES,
     Awkward,
     Cell,
+    FindsLater,
+    Searched,
     StreamData,
+    TwoLayers,
     TwoValidations,
     copied_as_late_as_possible,
     train,
@@ -77,6 +83,40 @@ CELLS = {
     "EMA weights": Cell(callbacks=lambda: [EMAWeightAveraging(decay=0.9)]),
     "EMA weights, validation 0.25": Cell(
         callbacks=lambda: [EMAWeightAveraging(decay=0.9, update_every_n_steps=3)], trainer={"val_check_interval": 0.25}
+    ),
+    "learning-rate finder": Cell(
+        module_class=Searched, callbacks=lambda: [LearningRateFinder(num_training_steps=20, min_lr=1e-4)]
+    ),
+    "learning-rate finder at the start of epochs": Cell(
+        module_class=Searched, callbacks=lambda: [FindsLater(num_training_steps=20, min_lr=1e-4)]
+    ),
+    "batch-size finder": Cell(
+        module_class=Searched,
+        callbacks=lambda: [BatchSizeFinder(steps_per_trial=1, max_trials=2)],
+        num_boundaries=18,
+    ),
+    "pruning": Cell(
+        callbacks=lambda: [ModelPruning("random_unstructured", amount=0.3, use_lottery_ticket_hypothesis=False)]
+    ),
+    "pruning inside epochs, lottery ticket, not made permanent": Cell(
+        callbacks=lambda: [
+            ModelPruning("l1_unstructured", amount=0.1, prune_on_train_epoch_end=False, make_pruning_permanent=False)
+        ],
+        trainer={"val_check_interval": 0.25},
+    ),
+    "pruning of rows, manual optimization": Cell(
+        callbacks=lambda: [
+            ModelPruning(
+                "ln_structured",
+                amount=0.2,
+                pruning_dim=0,
+                pruning_norm=2,
+                parameter_names=["weight"],
+                use_global_unstructured=False,
+            )
+        ],
+        module={"manual": True},
+        module_class=TwoLayers,
     ),
     "clipping": Cell(trainer={"gradient_clip_val": 0.1}),
     "learning-rate monitor": Cell(callbacks=lambda: [LearningRateMonitor()]),

@@ -1,5 +1,7 @@
 """`cairn.Checkpointer` in a plain Lightning project: its arguments, its answers, and the sentences about misuse."""
 
+import copy
+import pickle
 import signal
 from datetime import timedelta
 from types import SimpleNamespace
@@ -142,9 +144,6 @@ def test_a_strategy_that_shards_the_model_is_refused_by_name(strategy):
     "callback",
     [
         callbacks.StochasticWeightAveraging(0.1),
-        callbacks.LearningRateFinder(),
-        callbacks.BatchSizeFinder(),
-        callbacks.ModelPruning("l1_unstructured"),
     ],
     ids=lambda callback: type(callback).__name__,
 )
@@ -498,3 +497,100 @@ def test_a_file_that_is_not_ours_begins_a_new_run_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="was not written by Cairn"):
         fit(made(tmp_path), tmp_path, ckpt_path=str(tmp_path / "plain.ckpt"))
     assert len(Catalog(tmp_path / "checkpoints").committed()) == 2
+
+
+class Lazy(Scored):
+    """Its layers get their shapes from the first batch, and its second head from the first batch of epoch 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.LazyBatchNorm1d(), torch.nn.Dropout(0.2))
+        self.head, self.second = torch.nn.LazyLinear(1), torch.nn.LazyLinear(1)
+
+    def training_step(self, batch, batch_idx):
+        features = self.net(batch[0])
+        loss = self.head(features).square().mean()
+        return loss + self.second(features).square().mean() if self.current_epoch else loss
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters())
+
+
+@pytest.mark.parametrize("writer", ["sync", "thread"])
+def test_lazy_modules_train_and_resume_exactly(writer, tmp_path):
+    options = {"every": 1, "keep_last": -1, "writing": cairn.Writing(writer, when_busy="wait")}
+    checkpoints, whole = made(tmp_path, **options), Lazy()
+    fit(checkpoints, tmp_path, whole, loader(batch_size=4), num_sanity_val_steps=0)
+    assert len(checkpoints.saved) == 8
+    for saved in checkpoints.saved[:-1]:
+        again = Lazy()
+        path = str(tmp_path / "checkpoints" / saved.name)
+        fit(made(tmp_path, **options), tmp_path, again, loader(batch_size=4), path, num_sanity_val_steps=0)
+        assert again.state_dict().keys() == whole.state_dict().keys()
+        assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+COPIES = {"pickle": lambda item: pickle.loads(pickle.dumps(item)), "deepcopy": copy.deepcopy}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_copy_of_a_trainer_is_made_before_and_after_a_fit(way, tmp_path):
+    checkpoints = made(tmp_path, monitor="val/weight", mode="max", writing=cairn.Writing())
+    finder = callbacks.LearningRateFinder(num_training_steps=2, update_attr=False)
+    fresh = trainer(checkpoints, tmp_path, callbacks=[finder, checkpoints])
+    for before in (COPIES[way](fresh), COPIES[way](COPIES[way](fresh))):
+        assert before.checkpoint_callback.policy.directory == checkpoints.policy.directory
+    fresh.fit(Scored(), loader(), cairn.DataLoader(points(4), 2))
+    after = COPIES[way](fresh)
+    copied = after.checkpoint_callback
+    assert (copied.saved, copied.best, copied.cost) == (checkpoints.saved, checkpoints.best, None)
+    assert after.global_step == fresh.global_step == 16
+    module, again = Scored(), made(tmp_path, monitor="val/weight", mode="max")
+    after.fit_loop.max_epochs = 3
+    with pytest.raises(ConfigError, match=r"would start from scratch: go on with"):
+        after.fit(module, loader(), cairn.DataLoader(points(4), 2))
+    after = COPIES[way](fresh)
+    after.fit_loop.max_epochs = 3
+    after.fit(module, loader(), cairn.DataLoader(points(4), 2), ckpt_path=again.resume())
+    assert (module.num_batches, after.checkpoint_callback.newest.position.total_batches) == (8, 24)
+
+
+def test_a_copy_keeps_the_function_that_stops_and_the_resume_point(tmp_path):
+    fit(made(tmp_path), tmp_path)
+    checkpoints = made(tmp_path, stop=never)
+    checkpoints.resume()
+    copied = pickle.loads(pickle.dumps(checkpoints))
+    assert copied.resume_point == checkpoints.resume_point is not None
+    assert copied._stopping.reason is never
+
+
+def never(until_committed_s):
+    return None
+
+
+@pytest.mark.slow
+def test_spawned_processes_train_and_resume_exactly(tmp_path):
+    options = {"devices": 2, "num_sanity_val_steps": 0}  # to fork is faster, and the rest is the same
+    whole, first = made(tmp_path / "whole", every=1, monitor="val/weight"), made(tmp_path, every=1, max_time=1e-6)
+    fit(whole, tmp_path, Lonely(), strategy="ddp_fork", **options)
+    fit(first, tmp_path, Lonely(), strategy="ddp_spawn", **options)
+    assert (len(first.saved), first.newest.position.total_batches) == (1, 1)
+    again = made(tmp_path, every=1, monitor="val/weight")
+    fit(again, tmp_path, Lonely(), ckpt_path=again.resume(), strategy="ddp_fork", **options)
+    ends = [torch.load(item.last_model_path, weights_only=True)["state_dict"] for item in (whole, again)]
+    assert [item.name for item in again.saved] == [item.name for item in whole.saved]
+    assert torch.equal(ends[0]["net.weight"], ends[1]["net.weight"])
+
+
+class Lonely(Scored):
+    """Module with dropout for spawned processes."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(1, 3)
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.dropout(self.net(batch[0]), 0.3).sum() - self.weight
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/weight", self.weight, sync_dist=True)

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateFinder
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric, MetricCollection, MinMaxMetric, MinMetric, RunningMean
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
@@ -201,6 +203,45 @@ class Awkward(Toy):
         self.log("train/running", self.running.compute() + self.range.compute()["max"] + self.cache.sum())
         self.log("train/peak", loss.detach(), on_step=False, on_epoch=True, reduce_fx=max)
         return loss + 0 * self.late_cache.sum()
+
+
+class TwoLayers(Toy):
+    """Module in which each layer has a weight with rows; one of them is pruned from the start."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Identity(), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+        prune.l1_unstructured(self.net[4], "weight", 0.2)
+
+
+class Searched(Toy):
+    """Module for finders, which keeps what a search does out of its list of samples and of its logs."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        before = list(self.samples)
+        loss = super().training_step(batch, batch_idx)
+        if self._is_searching:
+            self.samples = before
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        if not self._is_searching:
+            super().on_train_epoch_end()
+
+    @property
+    def _is_searching(self) -> bool:
+        return not any(isinstance(item, Checkpointer) for item in self.trainer.callbacks)
+
+
+class FindsLater(LearningRateFinder):
+    """Searches a learning rate at the start of the epochs 0 and 2, as Lightning's documentation shows."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do not search yet."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch in (0, 2):
+            self.lr_find(trainer, pl_module)
 
 
 def _plateau(optimizer: Any, interval: str, monitor: str) -> dict[str, Any]:

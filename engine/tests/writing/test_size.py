@@ -84,3 +84,10 @@ def test_a_step_is_tried_without_touching_what_an_optimizer_wraps():
     before = {key: value.clone() for key, value in module.state_dict().items()}
     first_num_bytes(module, [Wrapping(module.parameters())])
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+
+
+def test_a_lazy_module_has_no_size_before_its_first_batch():
+    module = nn.Sequential(nn.Linear(3, 4), nn.LazyLinear(5))
+    told = first_num_bytes(module, [optim.AdamW(module.parameters())])
+    module[1](torch.zeros(1, 4))
+    assert told < first_num_bytes(module, [optim.AdamW(module.parameters())])

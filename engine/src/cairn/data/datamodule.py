@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import BatchSizeFinder
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import Dataset, IterableDataset
 
@@ -125,8 +126,13 @@ class DataModule(LightningDataModule):
         Raises:
             DataError: The data is different; the message names all differences.
         """
-        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+        trainer: Any = self.trainer
+        if trainer is not None and trainer.state.fn != TrainerFn.FITTING:
             return
+        if any(isinstance(item, BatchSizeFinder) for item in getattr(trainer, "callbacks", ())):
+            if getattr(trainer.fit_loop, "inner", False):
+                return  # the finder puts back its temporary checkpoint, which has the batch size from before
+            self.batch_size = state_dict["batch_size"]  # it was found, and a resume does not search again
         changes = [
             f"{key} was {state_dict.get(key)!r} and is {now!r}"
             for key, now in self.identity().items()

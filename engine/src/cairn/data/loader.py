@@ -101,6 +101,16 @@ class DataLoader(data.DataLoader[Any]):
         # Lightning looks for the order here, also if torch was given a batch sampler; torch refuses a plain assignment.
         object.__setattr__(self, "sampler", self._position.order)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled generator shares memory that is gone when a spawned process looks for it: plain bytes do not.
+        return {**vars(self), "generator": (self.generator.device, self.generator.get_state().numpy().tobytes())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        device, draws = state["generator"]
+        generator = torch.Generator(device)
+        generator.set_state(torch.frombuffer(bytearray(draws), dtype=torch.uint8))
+        vars(self).update(state, generator=generator)
+
     def __iter__(self) -> Any:
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvi
 from omegaconf import ListConfig, OmegaConf
 
 from cairn.account.progress import ProgressFile
+from cairn.errors import ConfigError
 from cairn.hydra import command_line, provenance, wandb_settings
 from cairn.hydra.init_weights import InitWeights
 from cairn.hydra.objects import build_object, target_of
@@ -71,6 +72,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
         options = {**options, "logger": loggers(start)}
     all_callbacks = [*configured, *callbacks, WatchTraining(start.context.signals), checkpoints]
     built: Trainer = build_object("trainer", node, callbacks=all_callbacks, **options)
+    check_launcher(built)
     if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # this one has the checkpoint open already
         built.strategy.checkpoint_io = start.loader
     _restore_metrics(start, built.loggers)
@@ -79,6 +81,24 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
         seed = np.random.SeedSequence([settings.seed, built.global_rank]).generate_state(1)[0]
         seed_everything(int(seed), workers=True, verbose=False)
     return Built(built, checkpoints)
+
+
+def check_launcher(built: Trainer) -> None:
+    """Check that each rank runs this program, as with `torchrun` or SLURM.
+
+    Args:
+        built: The trainer.
+
+    Raises:
+        ConfigError: The ranks are spawned or forked by this process, which would catch their signals.
+    """
+    method = getattr(built.strategy, "_start_method", "popen")
+    if method != "popen":
+        raise ConfigError(
+            f"trainer.strategy starts its processes by {method}: a signal would stop this process, and not the "
+            f"training in them. Use trainer.strategy=ddp.",
+            parameter="trainer.strategy",
+        )
 
 
 def with_slurm(plugins: Any) -> list[Any]:

@@ -20,8 +20,8 @@ end of the epoch all the same, and a resume with more steps must not see their e
 Depending on where a run stopped, Lightning's own restart repeats or drops a scheduler step, an iteration of a loop or
 the end of an epoch. This one starts from one of two points and changes nothing else.
 
-Only this module, restart.py and sums.py use private names of Lightning. They are written for Lightning 2.6; `install`
-refuses other versions.
+Only this module, event_files.py, finders.py, pruning.py, restart.py and sums.py use private names of Lightning. They
+are written for Lightning 2.6; `install` refuses other versions.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         super().on_advance_end(data_fetcher)
-        if self._window_closed() and not self._num_ready_batches_reached():
+        more = not self._num_ready_batches_reached()
+        if self._window_closed() and more and not self.trainer.fit_loop.inner:
             self.boundary_at, self.end_seen = self.batch_progress.current.ready, self._ends_here()
             self.engine.at_boundary("batch", self.end_seen)
 
@@ -214,6 +215,8 @@ class BoundaryFitLoop(_FitLoop):
     engine: Engine
     pending = False
     """Whether a state from an "epoch" boundary is still to be restored."""
+    inner = False
+    """Whether a finder trains inside of the fit, without boundaries; see finders.py."""
 
     def run(self) -> None:
         try:
@@ -236,11 +239,14 @@ class BoundaryFitLoop(_FitLoop):
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
         # A read of `trainer.estimated_stepping_batches` has created the loaders before their positions were loaded.
-        if self._data_fetcher is not None:
+        if self._data_fetcher is not None and not self.inner:
             self._load_combined_loader_states()
             iter(self._data_fetcher)
 
     def _load_combined_loader_states(self) -> None:
+        if self.inner:
+            super()._load_combined_loader_states()
+            return
         # Lightning's own method does not load the positions if the epoch of the checkpoint is over.
         if self._combined_loader is not None and self._combined_loader_states_to_load:
             now = sum(map(loaders.is_stateful, train_loaders(self.trainer)))
@@ -265,7 +271,7 @@ class BoundaryFitLoop(_FitLoop):
 
     def on_run_start(self) -> None:
         super().on_run_start()
-        if self.pending:
+        if self.pending and not self.inner:
             self.pending = False
             self.engine.restore()
             # The loaded position of a loader that is not Cairn's is the end of the last epoch, and torch's loader draws
@@ -275,6 +281,9 @@ class BoundaryFitLoop(_FitLoop):
 
     def on_advance_start(self) -> None:
         again = self._epoch_loop.pending
+        if self.inner:
+            super().on_advance_start()
+            return
         if not again:
             self.setup_data()  # before the hooks, which Lightning then calls: a new loader may draw random numbers
             self.engine.restart.epoch_begins()
@@ -289,7 +298,7 @@ class BoundaryFitLoop(_FitLoop):
         epoch_loop, ends = self._epoch_loop, self._ends_here()
         batches = epoch_loop.batch_progress.current.ready
         over = epoch_loop._num_ready_batches_reached() and epoch_loop.boundary_at < batches
-        if over or (ends and not epoch_loop.end_seen):
+        if not self.inner and (over or (ends and not epoch_loop.end_seen)):
             epoch_loop.boundary_at, epoch_loop.end_seen = batches, ends
             self.engine.at_boundary("epoch", ends)
 
@@ -388,6 +397,8 @@ def set_counters(trainer: Trainer, counts: dict[str, Any]) -> None:
         trainer.validating = True
         val_loop.setup_data()
         trainer.training = True
+    else:
+        val_loop._combined_loader = None  # the next validation creates the loaders, as it would have without a resume
     val_loop._seen_batches_per_dataloader.update(counts["val_batches"])
     val_loop._last_val_dl_reload_epoch = counts["val_reload"]
     fit_loop._last_train_dl_reload_epoch = counts["train_reload"]

@@ -11,20 +11,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    ModelPruning,
-    StochasticWeightAveraging,
-)
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
 from cairn.errors import ConfigError, ResumeError
-from cairn.lightning import boundary, loggers, state, sums
+from cairn.lightning import boundary, loggers, pruning, state, sums
 from cairn.lightning.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 
@@ -45,11 +39,6 @@ _NOT_RESUMABLE: Mapping[type[Callback], str] = {
     StochasticWeightAveraging: (
         "checkpoints do not contain its averages. Use lightning.pytorch.callbacks.EMAWeightAveraging instead."
     ),
-    LearningRateFinder: "it trains inside of the fit. Call Tuner(trainer).lr_find before, without the Checkpointer.",
-    BatchSizeFinder: (
-        "it trains inside of the fit. Call Tuner(trainer).scale_batch_size before, without the Checkpointer."
-    ),
-    ModelPruning: "checkpoints do not contain what it has pruned. Prune the model after the training.",
 }
 """Callbacks with hidden state, and what to do instead."""
 
@@ -103,6 +92,8 @@ def capture(
         SaveError: On rank 0, a logger could not write the rows up to this position.
     """
     contents = boundary.dump(trainer, place)
+    lazy = state.lazy(contents["state_dict"])
+    contents["state_dict"] = state.without(contents["state_dict"], lazy)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
     epoch = {"epoch_rng": epoch_rng} if place == "batch" and epoch_rng is not None else {}
@@ -119,6 +110,7 @@ def capture(
         "loggers": loggers.states(trainer),
         "ranks": ranks,
         "clock": dict(clock),
+        "lazy": lazy,
     }
     return plain_hyperparameters(contents)
 
@@ -185,6 +177,7 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
     if _is_scheduled(trainer):  # in a hook at the start of an epoch, which a resumed epoch does not repeat
         trainer.accumulate_grad_batches = ours["accumulate_grad_batches"]
+    pruning.restore(trainer, mine.get("pruning", {}))  # before what goes by the names of parameters and buffers
     boundary.set_counters(trainer, mine["counters"])
     sums.set_metrics(module, mine["metrics"])
     sums.set_logged(trainer, mine["logged"])
@@ -207,6 +200,7 @@ def rank_state(trainer: Trainer) -> dict[str, Any]:
         "logged": sums.logged(trainer),
         "metrics": sums.metrics(module),
         "modes": state.modes(module),
+        "pruning": pruning.state(trainer),
         "buffers": state.buffers(module, every=trainer.world_size > 1),
         "gradients": {} if module.automatic_optimization else state.gradients(module),
         "sync": boundary.sync_flags(trainer),

@@ -14,6 +14,7 @@ from cairn.lightning import arguments
 from cairn.lightning.engine import SavingCost
 from cairn.lightning.hooks import EngineHooks
 from cairn.lightning.policy import policy
+from cairn.lightning.stopping import BySignals
 from cairn.policy import keep, when
 from cairn.store import resume
 from cairn.store.catalog import Catalog
@@ -126,12 +127,23 @@ class Checkpointer(EngineHooks):
         """What saving has cost the run so far; None before the first fit."""
         return self._engine.cost() if self._engine is not None else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
+        fresh: dict[str, Any] = {"_engine": None, "_beginning": None, "_final": None}
+        if isinstance(self._stopping, BySignals):  # else the function of the caller
+            fresh["_stopping"] = BySignals()
+        return {**vars(self), **fresh}
+
     # For Lightning, which reads these in `test(ckpt_path="best")`
 
     @property
     def best_model_path(self) -> str:
         """Path of the best checkpoint; empty if there is none."""
         return _path(self.policy.directory, self.best)
+
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        """Accept what a spawned process reports: the directory shows the same."""
 
     @property
     def last_model_path(self) -> str:

@@ -13,12 +13,13 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, data_checks, loggers, monitors, state, trial
+from cairn.lightning import boundary, capture, data_checks, loggers, monitors, pruning, state, trial
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.audit import Audit
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
 from cairn.lightning.decision import Decision
+from cairn.lightning.finders import Finders
 from cairn.lightning.growth import Growth
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
@@ -96,9 +97,11 @@ class Engine:
         self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"))
         self.growth = Growth(trainer)
         self._loaded: dict[str, Any] = {}
+        self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
         self._last_num_bytes = 0
         self._goes_on = False
         """Whether the fit continues a run from one of its checkpoints."""
+        self._pruned_at_start: set[str] = set()
         self.may_fit_again = True
         """False while the trainer stands inside an epoch, which Lightning would begin again."""
 
@@ -120,6 +123,7 @@ class Engine:
         capture.warn_of_threads(self.trainer, ours)
         self._loaded = ours
         self.restart.load(ours)
+        self.finders.load(ours.get("finders", {}))
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
         self._goes_on = ours["run"] == self.origin.run  # else it is a new run, which starts from the state of another
@@ -145,6 +149,7 @@ class Engine:
         trainer, module = self.trainer, self.trainer.lightning_module
         self.telemetry.clock.start()
         self.settings.see_start()
+        self._pruned_at_start = pruning.names(module)
         self.may_fit_again = False
         self.growth.begin(trainer)
         if not self.policy.triggers or trainer.fast_dev_run:
@@ -278,8 +283,13 @@ class Engine:
         with self.saves.stall() as stall:
             try:
                 contents = capture.capture(trainer, place, moment.position, self.origin, clock, self.restart.rng)
-                contents[state.KEY]["growth"] = self.growth.state(trainer)
-                contents[state.KEY]["settings"] = self.settings.state()
+                contents[state.KEY] |= {
+                    "finders": self.finders.state(),
+                    "growth": self.growth.state(trainer),
+                    "settings": self.settings.state(),
+                }
+                weights, module = contents["state_dict"], trainer.lightning_module
+                contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
                 self._audit(place, contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}

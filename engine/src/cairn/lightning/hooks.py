@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
@@ -84,11 +84,12 @@ class EngineHooks(Checkpoint):
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
         self._engine.settings.see_callbacks()
+        self._engine.finders.watch()
         self._beginning, self.stopped_by = None, ""
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take our part of the checkpoint that a fit begins with."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        if not _begins(trainer):
             return
         begun = self._begin(trainer)
         if state.KEY in checkpoint:
@@ -103,8 +104,9 @@ class EngineHooks(Checkpoint):
         self.engine.growth.regroup(trainer)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin before anything runs, where no checkpoint is loaded."""
-        self._begin(trainer)
+        """Begin before anything runs, where no checkpoint is loaded; a fit that is refused may have nothing to do."""
+        if self.engine.may_fit_again:
+            self._begin(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the save pipeline; from here on a signal waits for a boundary."""
@@ -115,7 +117,7 @@ class EngineHooks(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last save."""
         why = self.engine.close()
-        self._close_listeners(finished=not why and not self.stopped_by, limit_s=_UPLOADS_S)
+        _close_listeners(self, finished=not why and not self.stopped_by, limit_s=_UPLOADS_S)
         late = self._stopping.end()
         self._final = self.engine.agreement.share(self.engine.history.saved)
         if why:
@@ -130,7 +132,7 @@ class EngineHooks(Checkpoint):
         explain(exception, pl_module)
         if self._engine is not None:
             self._engine.close_after(exception)
-            self._close_listeners(finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
+            _close_listeners(self, finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
         self._stopping.failed(exception, trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -196,9 +198,17 @@ class EngineHooks(Checkpoint):
             self.engine.origin = Origin(self._beginning.run, self.metadata.get("config", {}), facts)
         return self._beginning
 
-    def _close_listeners(self, finished: bool, limit_s: float) -> None:
-        if self.closes_listeners and self.engine.agreement.leads and not self.engine.trainer.fast_dev_run:
-            Listeners(self.listeners).close(finished, limit_s)
+
+def _close_listeners(hooks: EngineHooks, finished: bool, limit_s: float) -> None:
+    if hooks.closes_listeners and hooks.engine.agreement.leads and not hooks.engine.trainer.fast_dev_run:
+        Listeners(hooks.listeners).close(finished, limit_s)
+
+
+def _begins(trainer: Trainer) -> bool:
+    """Whether a checkpoint that is being loaded is what a fit begins with, and not the temporary one of a finder."""
+    state, loop = trainer.state, trainer.fit_loop
+    fits = state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING
+    return fits and isinstance(loop, boundary.BoundaryFitLoop) and not loop.inner
 
 
 def _check_alone(hooks: EngineHooks, trainer: Trainer) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn import UninitializedParameter
 
 from cairn.errors import CheckpointError
+from cairn.lightning import state
 from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import mismatch
@@ -46,6 +48,9 @@ class MappedCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only=True)
         contents = self.peek(Path(path))
         self._peeked = None
+        # Weights of lazy modules that no batch had reached: the module still expects their names.
+        for name in contents.get(state.KEY, {}).get("lazy", []):
+            contents[_WEIGHTS][name] = UninitializedParameter()
         copied = {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
         forms.restore(copied)
         return copied

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from cairn.errors import SaveError
+from cairn.lightning.event_files import EventFiles
 
 
 def states(trainer: Trainer) -> dict[str, Any]:
@@ -54,8 +56,11 @@ def _resumable(trainer: Trainer) -> dict[str, Any]:
     classes: Counter[str] = Counter()
     found: dict[str, Any] = {}
     for logger in trainer.loggers:
-        if hasattr(logger, "state_dict") and hasattr(logger, "load_state_dict"):
+        keeper: Any = logger
+        if isinstance(logger, TensorBoardLogger) and not hasattr(logger, "state_dict"):
+            keeper = EventFiles(logger)
+        if hasattr(keeper, "state_dict") and hasattr(keeper, "load_state_dict"):
             name = type(logger).__name__
-            found[f"{name} {classes[name]}"] = logger
+            found[f"{name} {classes[name]}"] = keeper
             classes[name] += 1
     return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 KEY = "cairn"
 """Key of Cairn's state in a Lightning checkpoint. Part of the file format: it stays if the package is renamed."""
@@ -93,7 +95,22 @@ def set_modes(module: nn.Module, state: Mapping[str, Any]) -> None:
     for name, part in module.named_modules():
         part.training = state["training"].get(name, part.training)
     for name, param in module.named_parameters():
-        param.requires_grad_(name not in state["frozen"])
+        param.requires_grad = name not in state["frozen"]  # `requires_grad_` refuses a lazy one without a shape
+
+
+def lazy(weights: Mapping[str, Any]) -> list[str]:
+    """Return the names of weights in a state_dict that belong to lazy modules and have no shape yet."""
+    return [name for name, value in weights.items() if isinstance(value, Tensor) and is_lazy(value)]
+
+
+def without(weights: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
+    """Return a state_dict without these weights."""
+    if not names:
+        return weights
+    rest = OrderedDict((name, value) for name, value in weights.items() if name not in names)
+    if hasattr(weights, "_metadata"):  # torch keeps the versions of the modules there
+        rest._metadata = weights._metadata
+    return rest
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:

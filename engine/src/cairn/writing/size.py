@@ -40,6 +40,8 @@ def num_bytes(state: Any) -> int:
 def first_num_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:
     """Estimate the size of the first checkpoint before training: the weights, and the future state of each optimizer.
 
+    A lazy module counts as empty: its parameters have no shape before the first batch.
+
     Args:
         module: The model.
         optimizers: Its optimizers, most likely without any state yet.
@@ -59,7 +61,7 @@ def state_after_a_step(optimizer: Optimizer) -> Mapping[str, Any]:
     twin.__dict__.update({name: value for name, value in vars(optimizer).items() if type(value) in _SETTINGS})
     try:
         groups = [
-            {**group, **_PLAIN_KERNELS, "params": [_without_data(parameter) for parameter in group["params"]]}
+            {**group, **_PLAIN_KERNELS, "params": [_without_data(p) for p in group["params"] if not is_lazy(p)]}
             for group in optimizer.param_groups
         ]
         twin.__setstate__({"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": groups})

@@ -1,0 +1,123 @@
+"""Event files of a TensorBoardLogger: a resume removes what was written after the checkpoint, so each step is once.
+
+    checkpoint knows   events.1: 900 bytes
+    killed run left    events.1: 1400 bytes   events.2
+    after the resume   events.1:  900 bytes   replaced.2   events.3
+
+`purge_step` of TensorBoard would hide points by their step alone: too many of those that have a step of their own, such
+as a number of samples, and too few of those that are logged at the end of an epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
+
+log = logging.getLogger(__name__)
+
+_MARK = "tfevents"
+"""TensorBoard reads each file with this in its name."""
+_HEADER_BYTES = 100
+"""A file without an event is smaller."""
+
+
+class EventFiles:
+    """The event files of a logger.
+
+    Args:
+        logger: The logger.
+    """
+
+    def __init__(self, logger: TensorBoardLogger) -> None:
+        self.logger = logger
+
+    def state_dict(self) -> dict[str, Any]:
+        """Write the events so far, and return how much of the files belongs to this position.
+
+        Raises:
+            OSError: The events could not be written.
+        """
+        if rank_zero_only.rank != 0 or not self._is_local:
+            return {}
+        self.logger.experiment.flush()
+        return {"version": self.logger.version, "sizes": {name: path.stat().st_size for name, path in self._files()}}
+
+    def sync(self) -> None:
+        """Make the events so far survive a power cut. May be called on another thread.
+
+        Raises:
+            OSError: A file could not be synced.
+        """
+        if self._is_local:
+            for _, path in self._files():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+
+    @rank_zero_only
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the version of the checkpoint, and cut its files to the size that they had."""
+        if "sizes" not in state:
+            return
+        logger = self.logger
+        logger.experiment.close()  # the next event opens a new file
+        if logger.version != state["version"]:
+            new = Path(logger.log_dir)
+            logger._version, logger._experiment = state["version"], None
+            _remove_if_unused(new)
+            rank_zero_info(f"TensorBoard: the run continues in {logger.log_dir}.")
+        files, sizes = dict(self._files()), state["sizes"]
+        for name, path in files.items():
+            if name not in sizes:
+                _set_aside(path)
+            elif path.stat().st_size > sizes[name]:
+                os.truncate(path, sizes[name])
+        if missing := [name for name, size in sizes.items() if name not in files or files[name].stat().st_size < size]:
+            rank_zero_warn(
+                f"TensorBoard: {Path(logger.log_dir, missing[0])} has fewer events than the checkpoint knows: the "
+                f"others are lost."
+            )
+
+    @property
+    def _is_local(self) -> bool:
+        return "://" not in self.logger.log_dir
+
+    def _files(self) -> list[tuple[str, Path]]:
+        """Return the files of this run, by their path in the folder of the version.
+
+        `add_scalars` makes folders in it, where only files of the same processes count: other runs may lie there, too.
+        """
+        folder = Path(self.logger.log_dir)
+        found = sorted(folder.rglob(f"*{_MARK}*"))
+        ours = {_process(path) for path in found if path.parent == folder}
+        return [(path.relative_to(folder).as_posix(), path) for path in found if _process(path) in ours]
+
+
+def _process(path: Path) -> str:
+    """Host and process that wrote a file: `events.out.tfevents.TIME.HOST.PID.NUMBER`."""
+    return path.name.partition(f"{_MARK}.")[2].partition(".")[2].rpartition(".")[0]
+
+
+def _set_aside(path: Path) -> None:
+    """Take a file out of TensorBoard's sight; remove it if it has no event."""
+    if path.stat().st_size < _HEADER_BYTES:
+        path.unlink()
+    else:
+        path.rename(path.with_name(path.name.replace(f"events.out.{_MARK}", "replaced").replace(_MARK, "replaced")))
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """Remove the folder of a version that was made for this start, if nothing was logged in it."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if all(_MARK in path.name and path.stat().st_size < _HEADER_BYTES for path in files):
+        for path in files:
+            path.unlink()
+        try:
+            folder.rmdir()
+        except OSError:  # it has folders of other callbacks
+            log.debug("%s is kept: it is not empty.", folder)

@@ -1,0 +1,115 @@
+"""After a resume, TensorBoard has each point once, in the folder of the version in which the run began."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import TensorDataset
+
+import cairn
+
+
+class Net(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+
+    def training_step(self, batch, batch_idx):
+        loss = (self.weight - batch[0]).square().mean()
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        tensorboard = self.logger.experiment
+        tensorboard.add_scalar("by samples", float(loss.detach()), 1000 * (self.trainer.global_step + 1))
+        tensorboard.add_scalars("both", {"loss": float(loss.detach()), "one": 1.0}, self.trainer.global_step)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", (self.weight - batch[0]).square().mean())
+
+    def on_train_epoch_end(self):
+        self.logger.experiment.add_scalar("by epoch", float(self.weight.detach().sum()), self.current_epoch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class CopyAtEachBatch(Callback):
+    """Copies the directory at the start of each batch but the first: what a `kill -9` would leave there."""
+
+    def __init__(self, source, target):
+        self.source, self.target = source, target
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        for logger in trainer.loggers:
+            logger.experiment.flush()
+        if trainer.global_step:
+            shutil.copytree(self.source, self.target / str(trainer.global_step), symlinks=True)
+
+
+def fit(run, every=3, version=None, callbacks=(), **options):
+    seed_everything(0, verbose=False)
+    checkpoints = cairn.Checkpointer(run / "checkpoints", every, writing=cairn.Writing("sync"), triggers={"stop": None})
+    logger = TensorBoardLogger(run, name="tb", version=version, default_hp_metric=False)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "log_every_n_steps": 1}
+    trainer = Trainer(max_epochs=2, callbacks=[*callbacks, checkpoints], logger=logger, **quiet, **options)
+    points = TensorDataset(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    data = cairn.DataLoader(points, 2, shuffle=True)
+    trainer.fit(Net(), data, cairn.DataLoader(points, 4), ckpt_path=checkpoints.resume())
+    return logger
+
+
+def points(folder):
+    """Return {folder: {tag: [(step, value), ...]}}, as TensorBoard reads it, but without its own clean-up."""
+    found = {}
+    for path in sorted({path.parent for path in folder.rglob("*tfevents*")}):
+        events = EventAccumulator(str(path), purge_orphaned_data=False).Reload()
+        tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("checkpoint/")]
+        rows = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+        found[path.relative_to(folder).as_posix()] = rows
+    return found
+
+
+@pytest.mark.parametrize("version", [None, "", "mine"])
+def test_each_point_is_once_after_a_kill_at_any_batch(version, tmp_path):
+    copies = tmp_path / "copies"
+    fit(tmp_path / "whole", version=version, callbacks=[CopyAtEachBatch(tmp_path / "whole", copies)])
+    whole = points(tmp_path / "whole" / "tb")
+    folder = "version_0" if version is None else version or "."
+    assert {"loss_step", "loss_epoch", "val", "by samples", "by epoch"} <= whole[folder].keys()
+    assert len(whole) == 3
+    for stop in sorted(copies.iterdir(), key=lambda path: int(path.name))[2:]:  # there is a checkpoint after 3 batches
+        fit(stop, version=version)
+        assert points(stop / "tb") == whole, f"after {stop.name} batches"
+
+
+def test_a_run_that_is_killed_again_before_its_next_save_has_each_point_once(tmp_path):
+    run, copies = tmp_path / "run", tmp_path / "copies"
+    fit(tmp_path / "whole")
+    fit(run, callbacks=[CopyAtEachBatch(run, copies)])
+    again = tmp_path / "again"
+    fit(copies / "5", callbacks=[CopyAtEachBatch(copies / "5", again)])
+    last = fit(again / "5")
+    assert points(again / "5" / "tb") == points(tmp_path / "whole" / "tb")
+    assert os.path.basename(last.log_dir) == "version_0"
+    assert len(list((again / "5").rglob("replaced.*"))) > 0
+
+
+def test_files_of_other_runs_below_the_folder_are_left_alone(tmp_path):
+    run, copies = tmp_path / "run", tmp_path / "copies"
+    fit(run, version="", callbacks=[CopyAtEachBatch(run, copies)])
+    other = copies / "5" / "tb" / "other" / "events.out.tfevents.1700000000.host.1.0"
+    other.parent.mkdir()
+    other.write_bytes(b"x" * 1000)
+    fit(copies / "5", version="")
+    assert other.read_bytes() == b"x" * 1000
+
+
+def test_events_that_are_gone_are_named(tmp_path):
+    run, copies = tmp_path / "run", tmp_path / "copies"
+    fit(run, callbacks=[CopyAtEachBatch(run, copies)])
+    shutil.rmtree(copies / "5" / "tb")
+    with pytest.warns(match=r"TensorBoard: .* has fewer events than the checkpoint knows"):
+        fit(copies / "5")
