@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from cairn import __version__
-from cairn.cli import ls, prune, report, show, status, sync, verify
+from cairn.cli import ls, prove, prune, report, show, status, sync, verify
 from cairn.errors import CairnError
 
 _COMMANDS = {
     "ls": ls,
     "verify": verify,
     "prune": prune,
+    "prove": prove,
     "show": show,
     "sync": sync,
     "status": status,

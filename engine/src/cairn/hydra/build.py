@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvi
 from omegaconf import ListConfig, OmegaConf
 
 from cairn.account.progress import ProgressFile
-from cairn.hydra import command_line, provenance, wandb_settings
+from cairn.hydra import command_line, provenance, proving, wandb_settings
 from cairn.hydra.objects import build_object, target_of
 from cairn.hydra.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
@@ -69,7 +69,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
         callbacks: Callbacks in addition to those of the configuration.
         options: Arguments of Lightning's Trainer that override the configuration.
     """
-    settings, checkpoints = start.settings, checkpointer(start)
+    settings, checkpoints, options = start.settings, checkpointer(start), proving.options(options)
     configured = [build_object(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
     # The engine enforces max_time, at a boundary; Lightning does not get it.
     node = {str(key): value for key, value in settings.trainer.node.items() if key != "max_time"}
@@ -79,6 +79,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     if "logger" not in options:
         options = {**options, "logger": loggers(start)}
     all_callbacks = [*configured, *callbacks, WatchTraining(start.context.signals), checkpoints]
+    all_callbacks = proving.callbacks(all_callbacks, checkpoints)
     built: Trainer = build_object("trainer", node, callbacks=all_callbacks, **options)
     if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # this one has the checkpoint open already
         built.strategy.checkpoint_io = start.loader
@@ -108,7 +109,7 @@ def with_slurm(plugins: Any) -> list[Any]:
 
 def checkpointer(start: Start) -> Checkpointer:
     """Build the callback that saves checkpoints; `fit` must be called with the checkpoint of `start.plan`."""
-    settings, group = start.settings, start.settings.checkpoint
+    settings, group = start.settings, proving.checkpoint(start.settings.checkpoint)
     origin = provenance.origin(settings.seed, os.environ.get(command_line.ROOT, "."))
     built = Checkpointer(
         group.directory,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from cairn.hydra import command_line, imports
+from cairn.hydra import command_line, imports, prove
 from cairn.hydra.instantiate import hydra_whitelist
 from cairn.jobs import allocation, requeue
 from cairn.jobs.allocation import Allocation
@@ -39,13 +39,16 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
     """
 
     def decorate(body: Body) -> Callable[[], None]:
-        task, root = Task(body), Path(inspect.getfile(body)).resolve().parent
+        task, script = Task(body), Path(inspect.getfile(body)).resolve()
+        root = script.parent
 
         @functools.wraps(body)
         def command() -> None:
             export_sources(root)
             if command_line.is_child():
                 task.join(**command_line.announced())
+            elif prove.is_requested(sys.argv[1:]):
+                raise SystemExit(prove.main(script, sys.argv[1:]))
             else:
                 sys.argv[1:] = command_line.prepare(sys.argv[1:], root)
                 with hydra_whitelist():

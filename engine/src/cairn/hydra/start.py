@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cairn import targets
 from cairn.errors import CheckpointError, ConfigError, ResumeError
-from cairn.hydra import command_line, merge
+from cairn.hydra import command_line, merge, proving
 from cairn.hydra.merge import Merged
 from cairn.hydra.settings import Settings, parse
 from cairn.jobs.allocation import Allocation
@@ -168,7 +168,7 @@ def _resolved(cfg: DictConfig) -> DictConfig:
     resolved: DictConfig = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[assignment]
     if resolved.checkpoint.get("dirpath"):
         resolved.checkpoint.dirpath = str(Path(resolved.checkpoint.dirpath).absolute())
-    return resolved
+    return proving.config(resolved)
 
 
 def _plan(settings: Settings, directory: RunDirectory, old: RunRecord | None) -> ResumePoint:
