@@ -88,7 +88,7 @@ def _check(result: Proof) -> None:
     first = result.different[0]
     raise AssertionError(
         f"Not exact: {len(result.different)} of {len(result.trials)} resumed runs differ from the undisturbed one. "
-        f"Resumed after batch {first.stop.after}, {first.found[0].text}\n{table.as_text(result)}"
+        f"Resumed after batch {first.stop.after}, {first.found[0].text}\n{table.as_text(result, width=120)}"
     )
 
 

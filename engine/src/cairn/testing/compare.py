@@ -114,6 +114,7 @@ def also_lost(
     if mine is not None and theirs is not None:
         # What the batch has set again is not a loss.
         still = list(_differing(mine, theirs, noise, ("sample", "attribute")))
+        still = [item for item in still if not _is_cache(item, mine, theirs, whole)]
         names = [name for name in names if ("attribute", name) in still]
         found += [
             Difference(ended, kind, name, f"{kind} {name} differs at batch {ended}.", advice(kind, name, whole, names))
@@ -121,7 +122,7 @@ def also_lost(
             if kind == "sample" and not _explains_samples(names, whole)
         ]
     for name in names:
-        before, now = (report["starts"][str(begun)]["attribute"].get(name) for report in (whole, resumed))
+        before, now = (_value(report["starts"][str(begun)]["attribute"], name) for report in (whole, resumed))
         what = f"attribute {name} is {now} instead of {before} before batch {begun}."
         found.append(Difference(begun, "attribute", name, what, advice("attribute", name, whole)))
     return [item for item in found if (item.kind, item.name) != (first.kind, first.name)]
@@ -153,16 +154,39 @@ def _in_batch(number: int, whole: Report, other: Report, noise: Collection[str],
     mine, theirs = whole["batches"][str(number)], other["batches"].get(str(number))
     if theirs is None:
         return Difference(number, "end", "", f"it ends before batch {number}, which the undisturbed run reaches.")
-    found = list(_differing(mine, theirs, noise, _KINDS))
+    found = [item for item in _differing(mine, theirs, noise, _KINDS) if not _is_cache(item, mine, theirs, whole)]
     if not found:
         return None
     more = f" ({len(found) - 1} more differ there)" if len(found) > 1 else ""
     lost = _lost(number, whole, other, noise, after)
     # A sample that changes together with an attribute of a dataset is the effect of that attribute.
     kind, name = _cause_first(found, lost, whole)
-    values = f" is {theirs[kind].get(name)} instead of {mine[kind].get(name)}" if kind != "sample" else " differs"
+    values = (
+        f" is {_value(theirs[kind], name)} instead of {_value(mine[kind], name)}" if kind != "sample" else " differs"
+    )
     what = f"{kind} {name}{values} at batch {number}{more}."
     return Difference(number, kind, name, what, advice(kind, name, whole, lost))
+
+
+def _is_cache(item: tuple[str, str], mine: Mapping[str, Any], theirs: Mapping[str, Any], whole: Report) -> bool:
+    """Return whether a fact looks like something that is computed when it is needed first, and not like state.
+
+    Its effects, if it has any, are other facts.
+    """
+    kind, name = item
+    if kind != "attribute":
+        return False
+    values = [facts[kind].get(name) for facts in (mine, theirs)]
+    if None in values:
+        return True
+    roles = whole.get("roles", {})
+    owner = max((owner for owner in roles if name.startswith(f"{owner}.")), key=len, default="")
+    is_dict = all(str(value).startswith(("{", "<dict")) for value in values)
+    return is_dict and roles.get(owner) in ("dataset", "datamodule", "module")
+
+
+def _value(facts: Mapping[str, Any], name: str) -> Any:
+    return facts.get(name, "not set")
 
 
 def _lost(number: int, whole: Report, other: Report, noise: Collection[str], after: int) -> list[str]:
@@ -184,7 +208,9 @@ def _cause_first(found: list[tuple[str, str]], lost: list[str], whole: Report) -
 
 
 def _explains_samples(names: list[str], whole: Report) -> list[str]:
-    """Return the attributes among them that belong to a dataset or a sampler."""
+    """Return the attributes among them that belong to a dataset or a sampler, and make other samples."""
+    if any(not loader["has_state"] for loader in whole.get("loaders", ())):
+        return []  # the loader does not save its position: this has to be named
     roles = whole.get("roles", {})
     owners = [owner for owner, role in roles.items() if role in ("dataset", "sampler")]
     return [name for name in names if any(name.startswith(f"{owner}.") for owner in owners)]

@@ -22,11 +22,19 @@ _MODEL = (
     "In {owner}, keep it in a buffer (register_buffer); or save it in on_save_checkpoint, as "
     "checkpoint[{key!r}] = self.{attribute}, and set it in on_load_checkpoint."
 )
+_COLLECTION = (
+    "In {owner}, save it in on_save_checkpoint, as checkpoint[{key!r}] = self.{attribute}, and set it in "
+    "on_load_checkpoint. Values that are gathered for the end of an epoch: self.log(..., on_epoch=True), or a "
+    "torchmetrics object. Tensors that are there from the beginning: a buffer for each (register_buffer)."
+)
+_OBJECT = (
+    "In {owner}, save what describes it in on_save_checkpoint (a generator: its state; an object: its state_dict()), "
+    "and set it in on_load_checkpoint."
+)
 _STATE_DICT = (
     "Give {owner} state_dict(), which returns {{{key!r}: self.{attribute}}}, and load_state_dict(state), which sets it."
 )
 _OWNERS: Mapping[str, str] = {
-    "model": _MODEL,
     "callback": _STATE_DICT,
     "datamodule": _STATE_DICT,
     "scheduler": "Return it from state_dict() of {owner}, and set it in load_state_dict(state).",
@@ -122,7 +130,17 @@ def _of_attribute(name: str, whole: Mapping[str, Any]) -> Advice:
         words["owner"] = owner.partition(".")[0]  # a hook of the whole model
         inner = owner.partition(".")[2]
         words["attribute"] = f"{inner}.{attribute}" if inner else attribute
-    return Advice(_LOST, _OWNERS.get(roles.get(owner, ""), _MODEL).format(**words))
+        return Advice(_LOST, _of_model(name, whole).format(**words))
+    return Advice(_LOST, _OWNERS.get(roles.get(owner, ""), _OBJECT).format(**words))
+
+
+def _of_model(name: str, whole: Mapping[str, Any]) -> str:
+    """Return the cure that suits the kind of value."""
+    facts = [value["attribute"] for part in ("starts", "batches") for value in whole.get(part, {}).values()]
+    value = str(next((item[name] for item in reversed(facts) if name in item), ""))
+    if value.startswith(("[", "(", "{", "<list", "<tuple", "<dict", "<set", "<deque")):
+        return _COLLECTION
+    return _MODEL if not value.startswith("<") or value.startswith(("<Tensor", "<ndarray")) else _OBJECT
 
 
 def _of_sample(name: str, whole: Mapping[str, Any], lost: Sequence[str]) -> Advice:
