@@ -34,7 +34,12 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         Exit code: 0; 1 after an error or a failed check. Invalid arguments exit with 2.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(arguments, "overrides"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # overrides may stand between options
+        arguments.overrides += rest
     try:
         return int(arguments.run(arguments))
     except CairnError as error:

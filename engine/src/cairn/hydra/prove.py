@@ -28,8 +28,8 @@ from cairn.testing.proof import Proof
 
 EXACT, NOT_EXACT, NOT_TRIED = 0, 1, 2
 _TRUE = ("true", "1", "yes", "on")
-_FLAGS = ("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version")
-"""Flags of Hydra with which nothing is trained, or more than one run."""
+_CONFIG_FLAGS = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
+"""Flags of Hydra that a training may have; each has a value. With others, nothing is trained, or more than one run."""
 _JOB = re.compile(
     r"(SLURM|SUBMITIT|TORCHELASTIC|PMI|OMPI)_|(LOCAL_|NODE_|GROUP_)?RANK$|WORLD_SIZE$|MASTER_(ADDR|PORT)$"
 )
@@ -93,8 +93,9 @@ def _checked(argv: Sequence[str]) -> list[str]:
         ConfigError: With one of them, nothing would be trained.
     """
     rest = [arg for arg in argv if not _is_key(arg)]
-    if flags := [arg for arg in rest if arg.partition("=")[0] in _FLAGS]:
-        raise ConfigError(f"prove=true tests one training: leave out {flags[0]}.")
+    for arg in rest:
+        if arg.startswith("-") and arg.partition("=")[0] not in _CONFIG_FLAGS:
+            raise ConfigError(f"prove=true tests one training: leave out {arg}.")
     resumed = [arg.partition("=")[2].strip("'\"") for arg in rest if arg.startswith("resume=")]
     if resumed and resumed[-1] not in ("", "null", "auto"):
         raise ConfigError(f"prove=true starts a run of its own: leave out resume={resumed[-1]}.")
@@ -142,7 +143,7 @@ class _Commands:
         """Start a run in its directory, or resume the run in it, and return the report."""
         directory = str(given.directory)
         quoted = "'" + directory.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        flags = [arg for arg in self._argv if arg.startswith("--")]
+        flags = _config_flags(self._argv)
         started = [*self._argv, "hydra.mode=RUN", f"hydra.run.dir={quoted}"]
         return self._processes.run(given, argv=[*flags, f"resume={directory}"] if is_resumed else started)
 
@@ -161,6 +162,15 @@ def _directory(keep: str | None) -> Iterator[Path]:
         path.mkdir(parents=True, exist_ok=True)
     with nullcontext(path) if keep is not None else tempfile.TemporaryDirectory(prefix="cairn-prove-") as root:
         yield Path(root).resolve()
+
+
+def _config_flags(argv: Sequence[str]) -> list[str]:
+    """Return the flags that choose the configuration, with their values: `resume=` needs them again."""
+    found: list[str] = []
+    for arg, before in zip(argv, ["", *argv], strict=False):
+        if arg.startswith("-") or before in _CONFIG_FLAGS:
+            found.append(arg)
+    return found
 
 
 def _is_key(arg: str) -> bool:
