@@ -91,6 +91,12 @@ def test_a_run_of_a_proof_writes_to_its_directory_only(given):
         assert words in notes
 
 
+@pytest.mark.parametrize(("window", "batches"), [(1, 6), (4, 6), (16, 17)])
+def test_a_window_of_gradients_ends_inside_of_a_short_epoch(given, window, batches):
+    found = proving.config(config(accumulate_grad_batches=window))
+    assert found.trainer.limit_train_batches == batches
+
+
 @pytest.mark.parametrize(("change", "words"), [({"train": False}, "train=false"), ({}, "fast_dev_run")])
 def test_a_run_that_does_not_train_is_refused(given, change, words):
     composed = config(fast_dev_run=not change)

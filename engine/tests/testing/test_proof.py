@@ -25,7 +25,7 @@ def report(epochs=2, batches=6, validations=(3, 6)):
 def test_each_kind_of_boundary_is_tried():
     stops = {stop.where: stop for stop in proof.choose_stops(report(), 7, seed=0)}
     assert set(stops) == {
-        "first batch",
+        "start of the run",
         "inside an epoch",
         "right before a validation",
         "right after a validation",

@@ -26,7 +26,7 @@ from cairn.testing.fresh import FreshProcesses, RunError
 from cairn.testing.order import Order
 from cairn.testing.proof import Proof
 
-EXACT, NOT_EXACT, NOT_TRIED = 0, 1, 2
+EXACT, NOT_EXACT, NOT_TRIED, INTERRUPTED = 0, 1, 2, 130
 _TRUE = ("true", "1", "yes", "on")
 _CONFIG_FLAGS = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
 """Flags of Hydra that a training may have; each has a value. With others, nothing is trained, or more than one run."""
@@ -77,6 +77,8 @@ def main(script: Path, argv: Sequence[str]) -> int:
         if isinstance(error, RunError) and not error.is_expected:
             print(error.output, file=sys.stderr)
         return NOT_TRIED
+    except KeyboardInterrupt:
+        return INTERRUPTED
     from cairn.testing import table
 
     if flags.json:

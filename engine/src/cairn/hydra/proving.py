@@ -65,8 +65,9 @@ def config(composed: DictConfig) -> DictConfig:
     if plain["trainer"].get("fast_dev_run"):
         raise ConfigError("trainer.fast_dev_run saves nothing that could be resumed: leave it out with prove=true.")
     trainer, notes = plain["trainer"], given.notes
-    notes += _notes(trainer, given)
-    trainer |= shortened(trainer, given.epochs, given.batches, given.val_batches)
+    batches = _batches(trainer, given)
+    notes += _notes(trainer, given, batches)
+    trainer |= shortened(trainer, given.epochs, batches, given.val_batches)
     trainer |= {"max_time": None, "profiler": None, "log_every_n_steps": 1, "enable_progress_bar": False}
     trainer |= {"limit_test_batches": 1, "default_root_dir": str(given.directory)}
     if trainer.get("devices", 1) != 1 or trainer.get("num_nodes", 1) != 1:
@@ -83,11 +84,17 @@ def config(composed: DictConfig) -> DictConfig:
     return changed
 
 
-def _notes(trainer: Mapping[str, Any], given: Order) -> list[str]:
+def _batches(trainer: Mapping[str, Any], given: Order) -> int | None:
+    """Return the limit of batches in an epoch: a window of accumulated gradients has to end inside of it."""
+    window = trainer.get("accumulate_grad_batches") or 1
+    return given.batches if window == 1 or given.batches is None else max(given.batches, window + 1)
+
+
+def _notes(trainer: Mapping[str, Any], given: Order, batches: int | None) -> list[str]:
     """Return what a proof never covers."""
     time = f", trainer.max_time={trainer['max_time']}" if trainer.get("max_time") else ""
     return [
-        f"training after epoch {given.epochs} and after batch {given.batches} of an epoch, and validation after batch "
+        f"training after epoch {given.epochs} and after batch {batches} of an epoch, and validation after batch "
         f"{given.val_batches}: what first happens there, such as a later stage of a schedule",
         f"what depends on the time: saves by time, background writers{time}",
     ]

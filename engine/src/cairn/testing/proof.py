@@ -195,7 +195,7 @@ def choose_stops(whole: Report, number: int, seed: int) -> list[Stop]:
     return [found[after] for after in sorted(chosen)]
 
 
-_FIRST, _LAST, _END, _NEXT = "first batch", "last batch of an epoch", "end of the run", "first batch of an epoch"
+_FIRST, _LAST, _END, _NEXT = "start of the run", "last batch of an epoch", "end of the run", "first batch of an epoch"
 _VALIDATED, _BEFORE, _INSIDE = "right after a validation", "right before a validation", "inside an epoch"
 _WHERE = (_INSIDE, _LAST, _NEXT, _FIRST, _VALIDATED, _BEFORE, _END)
 """Kinds of boundaries, the most telling first."""
