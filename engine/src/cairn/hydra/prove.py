@@ -73,9 +73,9 @@ def main(script: Path, argv: Sequence[str]) -> int:
         reason = error.reason if isinstance(error, RunError) else str(error)
         if flags.json:
             print(json.dumps({"exact": None, "error": reason}, indent=2))
-        print(f"Error: {reason}", file=sys.stderr)
         if isinstance(error, RunError) and not error.is_expected:
             print(error.output, file=sys.stderr)
+        print(f"Error: {reason}", file=sys.stderr)
         return NOT_TRIED
     except KeyboardInterrupt:
         return INTERRUPTED

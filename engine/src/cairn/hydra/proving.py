@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
@@ -195,5 +196,6 @@ def run(script: str, given: Order, argv: Sequence[str]) -> None:
             raise ConfigError("train.py has not called run.trainer(), so there is nothing to prove.")
         _recordings[-1].write()
     except BaseException as error:
-        error.described = (describe(error), is_for_users(error))  # type: ignore[attr-defined]
+        is_expected = is_for_users(error) or isinstance(error, HydraException)
+        error.described = (describe(error), is_expected)  # type: ignore[attr-defined]
         raise
