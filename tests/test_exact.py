@@ -1,4 +1,7 @@
-"""A run of this project that is killed and resumed ends exactly where an undisturbed run ends."""
+"""A run of this project that is killed and resumed ends exactly where an undisturbed run ends.
+
+`cairn prove` asks the same about any other command, such as `cairn prove experiment=gpt`.
+"""
 
 from pathlib import Path
 

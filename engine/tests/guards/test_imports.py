@@ -36,8 +36,8 @@ ARROWS = {
     "runs": f"store account jobs {LEAVES}",
     "study": f"runs store account policy {LEAVES}",
     "cli": f"study runs wandb writing store policy account jobs {LEAVES}",
-    "testing": "lightning writing store",
-    "hydra": f"lightning wandb jobs runs data store account policy writing targets {LEAVES}",
+    "testing": f"lightning writing store account {LEAVES}",
+    "hydra": f"testing lightning wandb jobs runs data store account policy writing targets {LEAVES}",
 }
 """What each room may import of the others."""
 EXTERNAL = {
@@ -56,7 +56,7 @@ EXTERNAL = {
     "runs": "rich yaml",
     "study": "matplotlib rich yaml",
     "cli": "dotenv rich yaml",
-    "testing": "lightning numpy torch",
+    "testing": "lightning numpy rich torch",
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
 }
 """The packages of others that each room may import."""

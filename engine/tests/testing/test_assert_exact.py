@@ -42,10 +42,25 @@ def test_what_was_done_before_the_stop_is_not_compared():
     assert first_difference(report(), report(tensor_2=9), noise=(), after=2) is None
 
 
-def test_an_attribute_that_differs_anyway_says_nothing():
-    noise = known_noise(report(), report(attribute_2=9))
+@pytest.mark.parametrize("kind", ["attribute", "metric"])
+def test_a_time_that_differs_anyway_says_nothing(kind):
+    noise = known_noise(report(), report(**{f"{kind}_2": 9}))
     assert noise == {"x"}
-    assert first_difference(report(), report(attribute_3=5), noise) is None
+    assert first_difference(report(), report(**{f"{kind}_3": 5}), noise) is None
+    assert first_difference(report(rows=[{"x": "1"}]), report(rows=[{"x": "2"}]), noise) is None
+
+
+@pytest.mark.parametrize(("before", "after"), [("<ndarray (9,), 1f>", None), (None, 3)])
+def test_a_cache_that_is_not_filled_yet_says_nothing(before, after):
+    whole, other = report(attribute_2=before), report(attribute_2=after)
+    assert first_difference(whole, other, noise=()) is None
+    assert first_difference(whole, report(attribute_2=after, tensor_2=9), noise=()).kind == "tensor"
+
+
+@pytest.mark.parametrize("kind", ["sample", "tensor", "optimizer", "scheduler", "generator"])
+def test_what_training_consists_of_is_never_noise(kind):
+    other = report(**{f"{kind}_2": 9})
+    assert first_difference(report(), other, known_noise(report(), other)).kind == kind
 
 
 @pytest.mark.parametrize("make", [lambda: None, partial(exact_projects.exact), exact_projects.Net.configure_optimizers])
@@ -71,9 +86,12 @@ def test_an_exact_project_passes(make):
     ("make", "words"),
     [
         (exact_projects.attribute, r"attribute Annealed.temperature is .* instead of .* at batch 4 .*It is not in"),
-        (exact_projects.hidden, r"tensor net.*at batch 4 .*hooks at the start of an epoch"),
-        (exact_projects.torch_loader, r"sample batch differs at batch 4.*cairn\.DataLoader is a drop-in"),
-        (exact_projects.own_generator, r"sample batch differs at batch 4.*must be a function of \(epoch, index\)"),
+        (exact_projects.hidden, r"attribute Hidden._state is .* instead of .* at batch 4 .*on_save_checkpoint"),
+        (exact_projects.torch_loader, r"sample training batch differs at batch 4.*cairn\.DataLoader is a drop-in"),
+        (
+            exact_projects.own_generator,
+            r"attribute OwnGenerator.draws is .* at batch 4.*must be a function of \(epoch, index\)",
+        ),
         (
             exact_projects.unseeded,
             "Two undisturbed runs differ, so no resume can be exact. Does `make` begin with .* tensor",
@@ -84,6 +102,16 @@ def test_an_exact_project_passes(make):
 def test_a_fault_is_named_with_its_cure(make, words):
     with pytest.raises(AssertionError, match=words):
         assert_exact(make, stops=[3])
+
+
+@pytest.mark.slow
+def test_the_message_has_the_table_of_all_stops():
+    with pytest.raises(AssertionError) as raised:
+        assert_exact(exact_projects.attribute, stops=[3, 4])
+    lines = str(raised.value).splitlines()
+    assert " ".join(lines[4].split()) == "batch 3 0/3 inside an epoch see 1: attribute Annealed.temperature at batch 4"
+    assert "1. attribute Annealed.temperature" in lines
+    assert lines[-1] == "Not exact: 2 of 2 resumed runs differ from the undisturbed one (8 boundaries in 2 epochs)."
 
 
 @pytest.mark.slow

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from cairn import __version__
-from cairn.cli import ls, prune, report, show, status, sync, verify
+from cairn.cli import ls, prove, prune, report, show, status, sync, verify
 from cairn.errors import CairnError
 
 _COMMANDS = {
     "ls": ls,
     "verify": verify,
     "prune": prune,
+    "prove": prove,
     "show": show,
     "sync": sync,
     "status": status,
@@ -33,7 +34,12 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         Exit code: 0; 1 after an error or a failed check. Invalid arguments exit with 2.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(arguments, "overrides"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # overrides may stand between options
+        arguments.overrides += rest
     try:
         return int(arguments.run(arguments))
     except CairnError as error:

@@ -18,7 +18,7 @@ from omegaconf import ListConfig, OmegaConf
 
 from cairn.account.progress import ProgressFile
 from cairn.errors import ConfigError
-from cairn.hydra import command_line, provenance, wandb_settings
+from cairn.hydra import command_line, provenance, proving, wandb_settings
 from cairn.hydra.init_weights import InitWeights
 from cairn.hydra.objects import build_object, target_of
 from cairn.hydra.start import JobContext, Start
@@ -60,7 +60,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
         callbacks: Callbacks in addition to those of the configuration.
         options: Arguments of Lightning's Trainer that override the configuration.
     """
-    settings, checkpoints = start.settings, checkpointer(start)
+    settings, checkpoints, options = start.settings, checkpointer(start), proving.options(options)
     configured = [build_object(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
     # The engine enforces max_time, at a boundary; Lightning does not get it.
     node: Any = settings.trainer.node.copy()
@@ -71,6 +71,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     if "logger" not in options:
         options = {**options, "logger": loggers(start)}
     all_callbacks = [*configured, *callbacks, WatchTraining(start.context.signals), checkpoints]
+    all_callbacks = proving.callbacks(all_callbacks, checkpoints)
     built: Trainer = build_object("trainer", node, callbacks=all_callbacks, **options)
     check_launcher(built)
     if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # this one has the checkpoint open already
@@ -119,7 +120,7 @@ def with_slurm(plugins: Any) -> list[Any]:
 
 def checkpointer(start: Start) -> Checkpointer:
     """Build the callback that saves checkpoints; `fit` must be called with the checkpoint of `start.plan`."""
-    settings, group = start.settings, start.settings.checkpoint
+    settings, group = start.settings, proving.checkpoint(start.settings.checkpoint)
     origin = provenance.origin(settings.seed, os.environ.get(command_line.ROOT, "."))
     built = Checkpointer(
         group.directory,

@@ -15,7 +15,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cairn.hydra import command_line, imports, loader
+from cairn.hydra import command_line, imports, loader, prove
 from cairn.hydra.arguments import Arguments
 from cairn.hydra.instantiate import hydra_whitelist
 from cairn.jobs import allocation, requeue
@@ -42,13 +42,16 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
     """
 
     def decorate(body: Body) -> Callable[[], None]:
-        task, root = Task(body), Path(inspect.getfile(body)).resolve().parent
+        task, script = Task(body), Path(inspect.getfile(body)).resolve()
+        root = script.parent
 
         @functools.wraps(body)
         def command() -> None:
             export_sources(root)
             if command_line.is_child():
                 task.join(**command_line.announced())
+            elif prove.is_requested(sys.argv[1:]):
+                raise SystemExit(prove.main(script, sys.argv[1:]))
             else:
                 sys.argv[1:] = command_line.prepare(sys.argv[1:], root, config_path, config_name)
                 shows = Arguments.split(sys.argv[1:]).value("--cfg") is not None

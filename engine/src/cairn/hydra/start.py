@@ -19,7 +19,7 @@ from rich.console import Console
 
 from cairn import targets
 from cairn.errors import CheckpointError, ConfigError, ResumeError
-from cairn.hydra import command_line, loader, merge
+from cairn.hydra import command_line, loader, merge, proving
 from cairn.hydra.loader import Fallback
 from cairn.hydra.merge import Merged
 from cairn.hydra.settings import Settings, parse
@@ -207,7 +207,7 @@ def _resolved(cfg: DictConfig) -> DictConfig:
         # `hydra.job.chdir=true` has changed the directory after the file was named.
         if isinstance(named, str) and not Path(named).exists() and (summary.shell_directory() / named).exists():
             plain[key] = str(summary.shell_directory() / named)
-    return merge.as_config(plain)
+    return proving.config(merge.as_config(plain))
 
 
 def _plan(settings: Settings, directory: RunDirectory, old: RunRecord | None) -> ResumePoint:

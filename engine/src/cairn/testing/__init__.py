@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from cairn.store import names
 from cairn.store.catalog import Catalog
-from cairn.testing.compare import Difference, Report, first_difference, known_noise
+from cairn.testing import fresh, proof
+from cairn.testing.compare import first_difference, known_noise
 from cairn.testing.fresh import FreshProcesses
+from cairn.testing.order import Order
+from cairn.testing.proof import Proof
 
 __all__ = ["assert_exact"]
 
@@ -27,14 +31,16 @@ def assert_exact(
 
     This trains a short undisturbed run and resumes it after each of its batches, each time in a fresh process. After
     every batch it compares the samples, the weights, optimizers and schedulers, the logged metrics, the random number
-    generators, and plain attributes of the model, the callbacks and the data. At the end it also compares
-    `metrics.csv` and the kept checkpoints.
+    generators, the states of callbacks, and the attributes of the project's own objects and modules. At the end it also
+    compares `metrics.csv` and the kept checkpoints.
 
         def make():
             return Trainer(max_epochs=2), Net(), cairn.DataLoader(train_set, batch_size=16, shuffle=True)
 
         def test_my_project_is_exact():
             cairn.testing.assert_exact(make)
+
+    In a project with a train.py of `cairn.hydra`, the command `cairn prove` does the same with the real command.
 
     Args:
         make: Builds trainer, model and data as the project does: data is a datamodule, a loader, or a tuple of the
@@ -46,48 +52,53 @@ def assert_exact(
 
     Raises:
         AssertionError: A resumed run differs: the message names the first difference and its likely cause. Or two
-            undisturbed runs differ.
+            undisturbed runs differ, or a run fails.
         ValueError: `make` is not at the top level of a module, or the run cannot be stopped at one of `stops`.
     """
-    with tempfile.TemporaryDirectory(prefix="cairn-exact-") as folder, FreshProcesses(make) as fresh:
-        root, limits = Path(folder), {"epochs": epochs, "batches": batches}
-        whole, twin = (fresh.run(root / name, seed=0, **limits) for name in ("whole", "twin"))
+    place = fresh.place_of(make)
+    with (
+        tempfile.TemporaryDirectory(prefix="cairn-exact-") as folder,
+        FreshProcesses("cairn.testing.record", place) as processes,
+    ):
+        root = Path(folder)
+        whole, twin = (
+            processes.run(Order(root / name, "undisturbed", epochs, batches), seed=0) for name in ("whole", "twin")
+        )
         noise = known_noise(whole, twin)
         if (found := first_difference(whole, twin, noise)) is not None:
             raise AssertionError(
                 f"Two undisturbed runs differ, so no resume can be exact. Does `make` begin with seed_everything? "
                 f"{found.text}"
             )
-        saved = {item.position.total_batches: item for item in Catalog(root / "whole" / "checkpoints").committed()}
-        chosen = _chosen(stops, saved)
-        different: dict[int, Difference] = {}
-        for stop in chosen:
-            run = _stopped_copy(root / "whole", root / f"stop_{stop}", saved[stop].name)
-            resumed: Report = fresh.run(run, seed=1, **limits)
-            if (found := first_difference(whole, resumed, noise, after=stop)) is not None:
-                different[stop] = found
-            shutil.rmtree(run)
-    if different:
-        stop, found = next(iter(different.items()))
-        raise AssertionError(
-            f"Not exact: {len(different)} of {len(chosen)} resumed runs differ from the undisturbed one. "
-            f"Resumed after batch {stop}, {found.text}"
-        )
+        trials = []
+        for stop in proof.given_stops(whole, None if stops is None else set(stops)):
+            run = stopped_copy(root / "whole", root / f"stop_{stop.after}", stop.after)
+            resume = functools.partial(processes.run, Order(run, "resumed", epochs, batches), seed=1)
+            trials.append(proof.trial(whole, noise, stop, resume))
+            proof.remove(run)
+    _check(proof.of_trials(whole, trials))
 
 
-def _stopped_copy(whole: Path, run: Path, name: str) -> Path:
-    """Create the files that a `kill -9` some batches after a save leaves: one checkpoint, and later metrics."""
+def _check(result: Proof) -> None:
+    """Raise an error with the whole table if a run differs."""
+    if result.is_exact:
+        return
+    from cairn.testing import table
+
+    first = result.different[0]
+    raise AssertionError(
+        f"Not exact: {len(result.different)} of {len(result.trials)} resumed runs differ from the undisturbed one. "
+        f"Resumed after batch {first.stop.after}, {first.found[0].text}\n{table.as_text(result, width=120)}"
+    )
+
+
+def stopped_copy(whole: Path, run: Path, after: int) -> Path:
+    """Create the files that a `kill -9` some batches after a save leaves: older checkpoints, and later metrics."""
     (run / "checkpoints").mkdir(parents=True)
-    for file in (name, names.manifest_name(name)):
-        shutil.copy2(whole / "checkpoints" / file, run / "checkpoints" / file)
-    shutil.copytree(whole / "csv", run / "csv")
+    for saved in Catalog(whole / "checkpoints").committed():
+        if saved.position.total_batches <= after:
+            for file in (saved.name, names.manifest_name(saved.name)):
+                (run / "checkpoints" / file).hardlink_to(whole / "checkpoints" / file)
+    if (whole / "csv").is_dir():
+        shutil.copytree(whole / "csv", run / "csv")
     return run
-
-
-def _chosen(stops: Iterable[int] | None, possible: Collection[int]) -> list[int]:
-    chosen = sorted(possible) if stops is None else sorted(set(stops))
-    if unknown := [stop for stop in chosen if stop not in possible]:
-        raise ValueError(f"The run cannot be stopped after batch {unknown[0]}, only after {sorted(possible)}.")
-    if not chosen:
-        raise ValueError("The run has no batch after which it could be stopped: train at least 2 batches.")
-    return chosen

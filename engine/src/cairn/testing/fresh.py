@@ -5,16 +5,36 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from cairn.testing.compare import Report
+from cairn.testing.order import Order
+
+KILLED = -int(signal.SIGKILL)
+
+
+class RunError(AssertionError):
+    """A run failed in its process.
+
+    Attributes:
+        reason: The error of the run, in one line.
+        is_expected: Whether the run refused to train, with a message for its user.
+        output: End of its output.
+        report: What it has recorded before it failed.
+    """
+
+    def __init__(self, reason: str, is_expected: bool, output: str) -> None:
+        super().__init__(f"A run failed in a fresh process: {reason}\n{output}".rstrip())
+        self.reason, self.is_expected, self.output = reason, is_expected, output
+        self.report: Report = {"batches": {}}
 
 
 class FreshProcesses:
@@ -24,87 +44,114 @@ class FreshProcesses:
     only one, because importing torch takes seconds.
 
     Args:
-        make: A function at the top level of a module.
-
-    Raises:
-        ValueError: `make` is not at the top level of a module.
+        runner: Module whose functions `load` and `run` the process calls: `load(**place)` once, and then
+            `run(loaded, given=order, **options)` in a fork for each run.
+        place: Arguments of `load`.
+        environment: Changes to the environment variables; None removes one.
     """
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        name = getattr(make, "__qualname__", repr(make))
-        file = inspect.getsourcefile(make) if inspect.isfunction(make) else None
-        if file is None or "." in name or "<" in name or not Path(file).is_file():
-            raise ValueError(
-                f"{name} must be a function at the top level of a module, so that fresh processes can import it."
-            )
-        self._place = {"module": make.__module__, "file": str(Path(file).resolve()), "name": make.__qualname__}
+    def __init__(
+        self, runner: str, place: Mapping[str, Any], environment: Mapping[str, str | None] | None = None
+    ) -> None:
+        self._first = {"runner": runner, "place": dict(place)}
+        # `is_available` must not initialize CUDA, because a fork could not use it then.
+        changed = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **(environment or {})}
+        merged = {**os.environ, **changed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self._environment = {name: value for name, value in merged.items() if value is not None}
 
     def __enter__(self) -> FreshProcesses:
         self._log = tempfile.TemporaryFile("w+")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._server = subprocess.Popen(
             [sys.executable, "-c", "from cairn.testing import fresh; fresh.serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=environment,
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C reaches this process, which then ends the others
         )
-        self._ask(self._place)
+        self._send(self._first)
+        self._is_loaded = False
         return self
 
     def __exit__(self, *error: object) -> None:
+        try:
+            os.killpg(self._server.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         for pipe in (self._server.stdin, self._server.stdout):
             assert pipe is not None
-            pipe.close()
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
         self._server.wait()
         self._log.close()
 
-    def run(self, directory: Path, **options: int | None) -> Report:
-        """Train in `directory`, in a separate process; for the options see `record`.
+    def run(self, given: Order, **options: Any) -> Report:
+        """Train in a separate process.
+
+        Args:
+            given: The order.
+            options: Further arguments of the runner.
+
+        Returns:
+            The report; of a run that was killed, the part that it has written.
 
         Raises:
-            AssertionError: The run failed; the message has the end of its output.
+            RunError: The run failed.
         """
-        self._ask({"directory": str(directory), **options})
-        report: Report = json.loads((directory / "report.json").read_text())
+        if not self._is_loaded:
+            self._answer(0)
+            self._is_loaded = True
+        given.report_file.unlink(missing_ok=True)
+        fields = {name: getattr(given, name) for name in ("report", "epochs", "batches", "val_batches", "kill_after")}
+        self._send({"order": {**fields, "directory": str(given.directory)}, "options": options})
+        try:
+            self._answer(0 if given.kill_after is None else KILLED)
+        except RunError as error:
+            if given.report_file.is_file():
+                error.report = json.loads(given.report_file.read_text())
+            raise
+        report: Report = json.loads(given.report_file.read_text())
         return report
 
-    def _ask(self, order: dict[str, Any]) -> None:
+    def _send(self, line: Mapping[str, Any]) -> None:
         assert self._server.stdin is not None
-        assert self._server.stdout is not None
         try:
-            self._server.stdin.write(json.dumps(order) + "\n")
+            self._server.stdin.write(json.dumps(line) + "\n")
             self._server.stdin.flush()
-            answer = self._server.stdout.readline()
         except BrokenPipeError:
-            answer = ""
-        if answer.strip() != "0":
+            pass  # the answer says why
+
+    def _answer(self, expected: int) -> None:
+        assert self._server.stdout is not None
+        answer = self._server.stdout.readline()
+        code, reason, is_expected = json.loads(answer) if answer.strip() else (1, "its process ended", False)
+        if code != expected:
+            if code == 0:
+                reason = "it ended before it could be killed"
             self._log.seek(0)
-            raise AssertionError(f"A run failed in a fresh process:\n{self._log.read()[-4000:]}")
+            raise RunError(reason or f"it ended with code {code}", is_expected, self._log.read()[-4000:])
 
 
-def serve() -> None:
-    """Serve `FreshProcesses`: import the project, then fork for each requested run."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a run prints goes to the log
-    make = None
-    for line in sys.stdin:
-        order = json.loads(line)
-        if make is None:
-            make = _import(**order)
-            code = 0
-        else:
-            code = _run(make, order)
-        answers.write(f"{code}\n")
-        answers.flush()
-        if code:
-            return
+def place_of(make: Callable[[], Any]) -> dict[str, str]:
+    """Return where a function can be imported from.
+
+    Raises:
+        ValueError: It is not at the top level of a module.
+    """
+    name = getattr(make, "__qualname__", repr(make))
+    file = inspect.getsourcefile(make) if inspect.isfunction(make) else None
+    if file is None or "." in name or "<" in name or not Path(file).is_file():
+        raise ValueError(
+            f"{name} must be a function at the top level of a module, so that fresh processes can import it."
+        )
+    return {"module": make.__module__, "file": str(Path(file).resolve()), "name": make.__qualname__}
 
 
-def _import(module: str, file: str, name: str) -> Callable[[], Any]:
-    import cairn.testing.record  # noqa: F401 - torch and Lightning, once for all runs
-
+def import_function(module: str, file: str, name: str) -> Callable[[], Any]:
+    """Import what `place_of` has described."""
     try:
         if module == "__main__":  # the script that is run; in this process, another module has that name
             module = "_main"
@@ -115,25 +162,76 @@ def _import(module: str, file: str, name: str) -> Callable[[], Any]:
         assert spec.loader is not None
         found = sys.modules[module] = module_from_spec(spec)
         spec.loader.exec_module(found)
-    make: Callable[[], Any] = getattr(found, name)
-    return make
+    function: Callable[[], Any] = getattr(found, name)
+    return function
 
 
-def _run(make: Callable[[], Any], order: dict[str, Any]) -> int:
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def serve() -> None:
+    """Serve `FreshProcesses`: import the project, then fork for each requested run."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a run prints goes to the log
+    orders = os.fdopen(os.dup(0), "r")
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+
+    def answer(code: int, reason: str = "", is_expected: bool = False) -> None:
+        answers.write(json.dumps([code, reason, is_expected]) + "\n")
+        answers.flush()
+
+    first = json.loads(orders.readline())
     try:
-        from cairn.testing.record import record
+        runner = import_module(first["runner"])
+        loaded = runner.load(**first["place"])
+    except BaseException as error:
+        answer(1, *_described(error))
+        return
+    answer(0)
+    for line in orders:
+        answer(*_run(runner, loaded, json.loads(line)))
 
-        record(make, Path(order.pop("directory")), **order)
+
+def _run(runner: Any, loaded: Any, line: dict[str, Any]) -> tuple[int, str, bool]:
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reads)
+        _be_a_run(runner, loaded, line, writes)
+    os.close(writes)
+    with os.fdopen(reads) as said:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        try:
+            os.killpg(pid, signal.SIGKILL)  # data workers that a killed run has left, which also hold the pipe open
+        except (ProcessLookupError, PermissionError):
+            pass
+        text = said.read()
+    reason, is_expected = json.loads(text) if text else ("", False)
+    return code, reason, is_expected
+
+
+def _be_a_run(runner: Any, loaded: Any, line: dict[str, Any], says: int) -> None:
+    os.setpgid(0, 0)
+    fields = line["order"]
+    try:
+        runner.run(loaded, given=Order(**{**fields, "directory": Path(fields["directory"])}), **line["options"])
         code = 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
+    except BaseException as error:
+        os.write(says, json.dumps(_described(error)).encode())
         code = 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def _described(error: BaseException) -> tuple[str, bool]:
+    import traceback
+
+    from cairn.errors import CairnError, first_line
+
+    traceback.print_exception(error)
+    described: tuple[str, bool] | None = getattr(error, "described", None)
+    if described is not None:
+        return described
+    if isinstance(error, CairnError):
+        return str(error), True
+    return f"{type(error).__name__}: {first_line(error)}", False

@@ -1,41 +1,124 @@
-"""Train a run, and record after each batch everything that a resume could get wrong."""
+"""Train a short run, and record after each batch everything that a resume could get wrong."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import signal
 from typing import Any
 
-import numpy as np
-import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
-from torch import Tensor, nn
+from lightning.pytorch.trainer.states import TrainerFn
 
-from cairn.lightning import boundary, state
+from cairn.account.progress import Progress
 from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.csv_logger import CSVLogger
+from cairn.testing import facts, order
+from cairn.testing.digest import digest
+from cairn.testing.fresh import import_function
+from cairn.testing.limits import shortened
+from cairn.testing.order import Order
 from cairn.writing.options import Writing
 
-_DEEPEST = 4
-"""Maximum nesting of the lists and dicts in an attribute that is recorded."""
-_PLAIN = (bool, int, float, str, type(None))
+
+class Recording(Callback):
+    """Records the facts of each boundary, and kills the process if the order says so.
+
+    It is a callback for the samples, and a watcher of the engine for the boundaries.
+    """
+
+    def __init__(self, given: Order) -> None:
+        self._order = given
+        self._trainer: Trainer | None = None
+        self._samples: dict[str, Any] = {}
+        self._validated = self._armed = False
+        self._report: dict[str, Any] = {"batches": {}, "starts": {}, "positions": {}, "roles": {}, "loaders": []}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep the trainer, which the engine does not pass to its watchers."""
+        self._trainer = trainer
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Record the batch before training can change it, and what is in no checkpoint."""
+        self._samples.setdefault("training batch", []).append(digest(batch))
+        started = trainer.fit_loop.epoch_loop.batch_progress.total.completed
+        self._report["starts"][str(started + 1)] = facts.at_start(trainer)
+        self._report["loaders"] = facts.loaders(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Record the samples of a validation inside of the training."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._samples.setdefault(f"validation batch of loader {dataloader_idx}", []).append(digest(batch))
+            self._validated = True
+
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        """Die inside the batch after the saved one: the weights have changed since then, and rows were logged."""
+        self._die_if_due()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Die here if the run was to be killed after its last batch."""
+        self._die_if_due()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write what is known about a run that fails."""
+        self._write()
+
+    def at_boundary(self, progress: Progress) -> None:
+        """Record the facts of this boundary."""
+        assert self._trainer is not None
+        number = progress.total_batches
+        found, self._report["roles"] = facts.at_boundary(self._trainer)
+        sample = {name: digest(values) for name, values in self._samples.items()}
+        self._report["batches"][str(number)] = {"sample": sample, **found}
+        last = bool(self._trainer.is_last_batch)
+        self._report["positions"][str(number)] = [progress.epoch, progress.batch, last, self._validated]
+        self._samples, self._validated = {}, False
+        self._armed = self._armed or number == self._order.kill_after
+
+    def fit_ended(self) -> None:
+        """Do nothing: rows may still be logged."""
+
+    def write(self) -> None:
+        """Write the report: the facts, and what the run has left on the disk."""
+        directory = self._order.directory
+        metrics = directory / "csv" / "metrics.csv"
+        self._report["rows"] = list(csv.DictReader(metrics.read_text().splitlines())) if metrics.is_file() else []
+        checkpoints = Checkpointer(directory / "checkpoints").saved
+        self._report["kept"] = [
+            [item.name, [reason for reason in item.reasons if reason != order.TRIGGER], item.score]
+            for item in checkpoints
+        ]
+        self._report["device"] = str(self._trainer.strategy.root_device) if self._trainer else ""
+        self._report["notes"] = self._order.notes
+        self._write()
+
+    def _write(self) -> None:
+        self._order.report_file.write_text(json.dumps(self._report))
+
+    def _die_if_due(self) -> None:
+        if self._armed:
+            self._write()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-def record(make: Any, directory: Path, seed: int, epochs: int | None, batches: int | None) -> None:
-    """Train what `make` builds in `directory`, from the checkpoint in it if there is one, and write `report.json`.
+def load(module: str, file: str, name: str) -> Any:
+    """Import the function that builds a run; called once, before the runs are forked."""
+    return import_function(module, file, name)
+
+
+def run(make: Any, seed: int, given: Order) -> None:
+    """Train what `make` builds in the directory of the order, from the checkpoint in it if there is one.
 
     Args:
         make: See `assert_exact`.
-        directory: Directory of the run.
         seed: Seed of the global random number generators before `make` is called. Ordinary processes start at random.
-        epochs: Limit for the epochs; None: the trainer's own.
-        batches: Limit for the batches of an epoch; None: the trainer's own.
+        given: The order, which becomes that of this process.
     """
+    order.give(given)
     seed_everything(seed, verbose=False)
     del os.environ["PL_GLOBAL_SEED"]  # a project that sets no seed has none
     made = make()
@@ -46,147 +129,32 @@ def record(make: Any, directory: Path, seed: int, epochs: int | None, batches: i
         raise ValueError("With fast_dev_run nothing is saved, so that there is nothing to resume: leave it out.")
     if trainer.world_size > 1:
         raise ValueError("assert_exact tests one process: build the Trainer with devices=1.")
-    _limit(trainer, epochs, batches)
-    checkpoints = Recorder(directory / "checkpoints")
+    _limit(trainer, given)
+    recording = Recording(given)
+    checkpoints = Checkpointer(
+        given.directory / "checkpoints",
+        1,
+        keep_last=-1,
+        triggers={"stop": None},
+        writing=Writing("sync", when_busy="wait"),
+    )
+    checkpoints.watchers.append(recording)
     # With other checkpoint callbacks, loggers and progress bars a test would write into the project, or upload.
     kept = [item for item in trainer.callbacks if not isinstance(item, Checkpoint)]
-    trainer.callbacks = [*kept, checkpoints]
-    trainer.loggers = [CSVLogger(directory / "csv")]
+    trainer.callbacks = [*kept, recording, checkpoints]
+    trainer.loggers = [CSVLogger(given.directory / "csv")]
     arguments = data if isinstance(data, tuple) else (data,)
     if isinstance(data, LightningDataModule):
         trainer.fit(model, datamodule=data, ckpt_path=checkpoints.resume())
     else:
         trainer.fit(model, *arguments, ckpt_path=checkpoints.resume())
-    metrics = directory / "csv" / "metrics.csv"
-    report = {
-        "batches": checkpoints.batches,
-        "rows": list(csv.DictReader(metrics.read_text().splitlines())) if metrics.is_file() else [],
-        "kept": [[item.name, list(item.reasons), item.score] for item in checkpoints.saved[-1:]],
-    }
-    (directory / "report.json").write_text(json.dumps(report))
+    recording.write()
 
 
-def _limit(trainer: Trainer, epochs: int | None, batches: int | None) -> None:
-    if batches is not None:
-        for name in ("limit_train_batches", "limit_val_batches"):
-            now = getattr(trainer, name)
-            if now != 0:
-                setattr(trainer, name, min(now, batches) if isinstance(now, int) else batches)
-        if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch is not None:
-            trainer.val_check_interval = min(trainer.val_check_interval, batches)
-    if epochs is not None:
-        loop = trainer.fit_loop
-        loop.max_epochs = epochs if loop.max_epochs in (None, -1) else min(loop.max_epochs, epochs)
-
-
-class Recorder(Checkpointer):
-    """Saves after every batch, keeps everything, and records the facts of each boundary."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, 1, keep_last=-1, triggers={"stop": None}, writing=Writing("sync", when_busy="wait"))
-        self.batches: dict[str, dict[str, dict[str, Any]]] = {}
-        self._sample: dict[str, Any] = {}
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Record a digest of the batch before training can change it."""
-        self._sample = {"batch": _digest(batch)}
-
-    def at_boundary(self, place: boundary.Place, ends: bool) -> None:
-        """Record the facts of this boundary, then save."""
-        trainer = self.engine.trainer
-        number = boundary.position(trainer, place, 0).total_batches
-        self.batches[str(number)] = {"sample": self._sample, **_facts(trainer)}
-        super().at_boundary(place, ends)
-
-
-def _facts(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    model = trainer.lightning_module
-    metrics = {**trainer.callback_metrics, **trainer.logged_metrics}
-    optimizers = {
-        f"{number}.{key}": value
-        for number, optimizer in enumerate(trainer.optimizers)
-        for key, value in _flat(optimizer.state_dict())
-    }
-    schedulers = {
-        f"{number}.{key}": value
-        for number, config in enumerate(trainer.lr_scheduler_configs)
-        for key, value in _flat(config.scheduler.state_dict())
-    }
-    return {
-        "attribute": dict(_attributes(trainer, model)),
-        "tensor": {name: _digest(value) for name, value in _tensors(model)},
-        "optimizer": optimizers,
-        "scheduler": schedulers,
-        "metric": {name: float(value) if value.numel() == 1 else _digest(value) for name, value in metrics.items()},
-        "generator": {name: _digest(value) for name, value in state.rng_state().items()},
-    }
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
-
-
-def _attributes(trainer: Trainer, model: LightningModule) -> Iterator[tuple[str, Any]]:
-    """Yield the plain public attributes of the user's own objects; classes of libraries are skipped."""
-    owners: list[tuple[str, Any]] = [(type(model).__name__, model)]
-    owners += [(f"{type(model).__name__}.{name}", part) for name, part in model.named_modules() if name]
-    owners += [(type(item).__name__, item) for item in trainer.callbacks]
-    owners += [(type(item).__name__, item) for item in [trainer.datamodule] if item is not None]
-    for loader in boundary.train_loaders(trainer):
-        dataset = getattr(loader, "dataset", None)
-        dataset = getattr(dataset, "dataset", dataset)
-        if dataset is not None:
-            owners.append((type(dataset).__name__, dataset))
-    for owner, item in owners:
-        if type(item).__module__.partition(".")[0] in ("lightning", "torch", "torchmetrics", "cairn"):
-            continue
-        for name, value in vars(item).items():
-            if not name.startswith("_") and _is_plain(value):
-                yield f"{owner}.{name}", value if isinstance(value, _PLAIN) else _digest(value)
-
-
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    if isinstance(value, (*_PLAIN, Tensor, np.ndarray, np.generic)):
-        return not isinstance(value, nn.Parameter)
-    if depth == _DEEPEST or not isinstance(value, (list, tuple, dict, set)):
-        return False
-    items = value.values() if isinstance(value, dict) else value
-    return all(_is_plain(item, depth + 1) for item in items)
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _flat(item, f"{prefix}[{index}]")
-    else:
-        yield prefix, value if isinstance(value, _PLAIN) else _digest(value)
-
-
-def _digest(value: Any) -> str:
-    found = hashlib.blake2b(digest_size=8)
-    _feed(found, value)
-    return found.hexdigest()
-
-
-def _feed(found: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        found.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, np.ndarray):
-        found.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            found.update(f"{key!r}:".encode())
-            _feed(found, item)
-    elif isinstance(value, (list, tuple)):
-        found.update(f"{len(value)};".encode())
-        for item in value:
-            _feed(found, item)
-    elif isinstance(value, (set, frozenset)):
-        found.update(repr(sorted(map(repr, value))).encode())
-    else:
-        found.update(repr(value).encode() if isinstance(value, _PLAIN) else type(value).__name__.encode())
+def _limit(trainer: Trainer, given: Order) -> None:
+    loop = trainer.fit_loop
+    names = ("limit_train_batches", "limit_val_batches", "val_check_interval", "check_val_every_n_epoch")
+    values = {**{name: getattr(trainer, name) for name in names}, "max_epochs": loop.max_epochs}
+    values["min_epochs"] = loop.min_epochs
+    for name, value in shortened(values, given.epochs, given.batches, given.val_batches or given.batches).items():
+        setattr(loop if name in ("max_epochs", "min_epochs") else trainer, name, value)

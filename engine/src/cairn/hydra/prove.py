@@ -1,0 +1,186 @@
+"""`python train.py prove=true`: kill and resume a short version of the run that the other overrides describe.
+
+It needs neither torch nor the project: other processes train, see `proving`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from cairn.errors import CairnError, ConfigError
+from cairn.hydra import overrides
+from cairn.testing import proof
+from cairn.testing.fresh import FreshProcesses, RunError
+from cairn.testing.order import Order
+from cairn.testing.proof import Proof
+
+EXACT, NOT_EXACT, NOT_TRIED, INTERRUPTED = 0, 1, 2, 130
+_TRUE = ("true", "1", "yes", "on")
+_CONFIG_FLAGS = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
+"""Flags of Hydra that a training may have; each has a value. With others, nothing is trained, or more than one run."""
+_JOB = re.compile(
+    r"(SLURM|SUBMITIT|TORCHELASTIC|PMI|OMPI)_|(LOCAL_|NODE_|GROUP_)?RANK$|WORLD_SIZE$|MASTER_(ADDR|PORT)$"
+)
+"""Environment variables of a job, whose other processes do not take part."""
+
+
+def is_requested(argv: Sequence[str]) -> bool:
+    """Return whether the last `prove=` on the command line asks for a proof."""
+    given = [arg.partition("=")[2].lower() for arg in argv if _is_key(arg)]
+    return bool(given) and given[-1] in _TRUE
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a proof, which `cairn prove` has, too."""
+    parser.add_argument("--stops", type=_number, default=6, metavar="N", help="boundaries to kill at (default 6)")
+    parser.add_argument("--epochs", type=_number, default=2, metavar="N", help="limit for the epochs (default 2)")
+    parser.add_argument(
+        "--batches", type=_number, default=6, metavar="N", help="limit for the batches of an epoch (default 6)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed for the choice of boundaries")
+    parser.add_argument("--keep", metavar="DIR", help="keep the runs in this new directory")
+
+
+def main(script: Path, argv: Sequence[str]) -> int:
+    """Prove that a run resumes exactly, or print what differs.
+
+    Args:
+        script: The train.py of the project.
+        argv: Its command-line arguments.
+
+    Returns:
+        Exit code: 0 exact, 1 not exact, 2 it could not be tried.
+    """
+    parser = argparse.ArgumentParser(prog=f"{script.name} prove=true", add_help=False, allow_abbrev=False)
+    add_flags(parser)
+    parser.add_argument("--json", action="store_true")
+    flags, rest = parser.parse_known_args(list(argv))
+    try:
+        found = _prove(script, flags, _checked(rest), Console(stderr=True))
+    except (CairnError, RunError, ValueError) as error:
+        reason = error.reason if isinstance(error, RunError) else str(error)
+        if flags.json:
+            print(json.dumps({"exact": None, "error": reason}, indent=2))
+        if isinstance(error, RunError) and not error.is_expected:
+            print(error.output, file=sys.stderr)
+        print(f"Error: {reason}", file=sys.stderr)
+        return NOT_TRIED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    from cairn.testing import table
+
+    if flags.json:
+        print(json.dumps(table.as_json(found), indent=2))
+    else:
+        table.show(found, Console())
+    return EXACT if found.is_exact else NOT_EXACT
+
+
+def _checked(argv: Sequence[str]) -> list[str]:
+    """Return the arguments for the runs.
+
+    Raises:
+        ConfigError: With one of them, nothing would be trained.
+    """
+    rest = [arg for arg in argv if not _is_key(arg)]
+    for arg in rest:
+        if arg.startswith("-") and arg.partition("=")[0] not in _CONFIG_FLAGS:
+            raise ConfigError(f"prove=true tests one training: leave out {arg}.")
+    resumed = [arg.partition("=")[2].strip("'\"") for arg in rest if arg.startswith("resume=")]
+    if resumed and resumed[-1] not in ("", "null", "auto"):
+        raise ConfigError(f"prove=true starts a run of its own: leave out resume={resumed[-1]}.")
+    return [arg for arg in rest if overrides.key(arg) not in ("resume", "hydra.run.dir", "hydra.mode")]
+
+
+def _prove(script: Path, flags: argparse.Namespace, argv: Sequence[str], console: Console) -> Proof:
+    limits = {"epochs": flags.epochs, "batches": flags.batches, "val_batches": 2}
+    job = {name: None for name in os.environ if _JOB.match(name)}
+    job |= dict.fromkeys(("PROJECT_ROOT", "CAIRN_CHILD"))
+    with _directory(flags.keep) as root, _processes(script, job) as (whole_in, resumed_in):
+        return proof.prove(
+            root,
+            _Commands(whole_in, argv),
+            _Commands(resumed_in, argv),
+            limits,
+            flags.stops,
+            flags.seed,
+            bool(flags.keep),
+            lambda line: console.print(escape(line), style="dim", highlight=False, soft_wrap=True),
+        )
+
+
+@contextmanager
+def _processes(script: Path, job: Mapping[str, str | None]) -> Iterator[tuple[FreshProcesses, FreshProcesses]]:
+    """Start the process that forks undisturbed runs, and the one that forks resumed runs.
+
+    The order of a set of texts depends on a seed that each Python process draws. Runs that are resumed have another one
+    than those before, as in reality.
+    """
+    runner, place = "cairn.hydra.proving", {"script": str(script)}
+    seeds = ("1", "2") if "PYTHONHASHSEED" not in os.environ else (os.environ["PYTHONHASHSEED"],) * 2
+    first, second = (FreshProcesses(runner, place, {**job, "PYTHONHASHSEED": seed}) for seed in seeds)
+    with first, second:
+        yield first, second
+
+
+class _Commands:
+    """Runs of `python train.py` in fresh processes."""
+
+    def __init__(self, processes: FreshProcesses, argv: Sequence[str]) -> None:
+        self._processes, self._argv = processes, argv
+
+    def __call__(self, given: Order, is_resumed: bool) -> Any:
+        """Start a run in its directory, or resume the run in it, and return the report."""
+        directory = str(given.directory)
+        quoted = "'" + directory.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        flags = _config_flags(self._argv)
+        started = [*self._argv, "hydra.mode=RUN", f"hydra.run.dir={quoted}"]
+        return self._processes.run(given, argv=[*flags, f"resume={directory}"] if is_resumed else started)
+
+
+@contextmanager
+def _directory(keep: str | None) -> Iterator[Path]:
+    """Yield the directory for the runs, which is removed unless the user wants to keep it.
+
+    Raises:
+        ConfigError: It exists already.
+    """
+    if keep is not None:
+        path = Path(keep).absolute()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"--keep {keep}: it exists already. Name a new directory.")
+        path.mkdir(parents=True, exist_ok=True)
+    with nullcontext(path) if keep is not None else tempfile.TemporaryDirectory(prefix="cairn-prove-") as root:
+        yield Path(root).resolve()
+
+
+def _config_flags(argv: Sequence[str]) -> list[str]:
+    """Return the flags that choose the configuration, with their values: `resume=` needs them again."""
+    found: list[str] = []
+    for arg, before in zip(argv, ["", *argv], strict=False):
+        if arg.startswith("-") or before in _CONFIG_FLAGS:
+            found.append(arg)
+    return found
+
+
+def _is_key(arg: str) -> bool:
+    return overrides.key(arg) == "prove" and "=" in arg
+
+
+def _number(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value

@@ -1,0 +1,201 @@
+"""What is different in a run that is a part of a proof: shorter, without loggers that upload, and recorded.
+
+In an ordinary run there is no order, and each function returns what it was given.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from cairn.errors import ConfigError
+from cairn.policy.when import Auto, Every, EveryNBatches, EveryNEpochs, EveryNSeconds, EveryNSteps, Trigger
+from cairn.testing import order
+from cairn.testing.limits import shortened
+from cairn.testing.order import Order
+from cairn.types import Draft, Moment
+from cairn.writing.options import Writing
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
+    from cairn.hydra.settings import CheckpointSettings
+    from cairn.lightning.checkpointer import Checkpointer
+    from cairn.testing.record import Recording
+
+_INTERVAL = 3
+"""Save interval of a short run, in batches, in place of a longer one or of one that depends on the time."""
+_recordings: list[Recording] = []
+
+
+class SaveAfter:
+    """Due once, after a number of batches. Its checkpoint does not last, so that it changes nothing in the long run."""
+
+    lasting = recurs = False
+
+    def __init__(self, num_batches: int | None) -> None:
+        self.num_batches = num_batches
+
+    def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
+        return moment.position.total_batches == self.num_batches
+
+
+def config(composed: DictConfig) -> DictConfig:
+    """Return the configuration of this run: in a proof, a short version of it that writes to its directory only.
+
+    Args:
+        composed: The resolved configuration.
+
+    Raises:
+        ConfigError: A run with this configuration cannot be proved.
+    """
+    given = order.current()
+    if given is None:
+        return composed
+    plain: dict[str, Any] = OmegaConf.to_container(composed)  # type: ignore[assignment]
+    if not plain.get("train", True):
+        raise ConfigError("prove=true needs a training: leave out train=false.")
+    if plain["trainer"].get("fast_dev_run"):
+        raise ConfigError("trainer.fast_dev_run saves nothing that could be resumed: leave it out with prove=true.")
+    trainer, notes = plain["trainer"], given.notes
+    batches = _batches(trainer, given)
+    notes += _notes(trainer, given, batches)
+    trainer |= shortened(trainer, given.epochs, batches, given.val_batches)
+    trainer |= {"max_time": None, "profiler": None, "log_every_n_steps": 1, "enable_progress_bar": False}
+    trainer |= {"limit_test_batches": 1, "default_root_dir": str(given.directory)}
+    if trainer.get("devices", 1) != 1 or trainer.get("num_nodes", 1) != 1:
+        trainer |= {"devices": 1, "num_nodes": 1}
+        notes.append("several processes: trainer.devices is 1 here")
+    if isinstance(trainer.get("strategy"), str) and trainer["strategy"] != "auto":
+        notes.append(f"trainer.strategy={trainer['strategy']}: it is auto here")
+        trainer["strategy"] = "auto"
+    if other := [name for name, node in (plain.get("logger") or {}).items() if node and name != "csv"]:
+        notes.append(f"loggers except CSV: {', '.join(other)} {'is' if len(other) == 1 else 'are'} left out")
+    plain["logger"] = {"csv": {"_target_": "cairn.CSVLogger", "save_dir": str(given.directory / "csv")}}
+    plain["checkpoint"]["dirpath"] = str(given.directory / "checkpoints")
+    changed: DictConfig = OmegaConf.create(plain)
+    return changed
+
+
+def _batches(trainer: Mapping[str, Any], given: Order) -> int | None:
+    """Return the limit of batches in an epoch: a window of accumulated gradients has to end inside of it."""
+    window = trainer.get("accumulate_grad_batches") or 1
+    return given.batches if window == 1 or given.batches is None else max(given.batches, window + 1)
+
+
+def _notes(trainer: Mapping[str, Any], given: Order, batches: int | None) -> list[str]:
+    """Return what a proof never covers."""
+    time = f", trainer.max_time={trainer['max_time']}" if trainer.get("max_time") else ""
+    return [
+        f"training after epoch {given.epochs} and after batch {batches} of an epoch, and validation after batch "
+        f"{given.val_batches}: what first happens there, such as a later stage of a schedule",
+        f"what depends on the time: saves by time, background writers{time}",
+    ]
+
+
+def checkpoint(group: CheckpointSettings) -> CheckpointSettings:
+    """Return the settings of checkpoints: in a proof, one that is saved right where the run is killed."""
+    given = order.current()
+    if given is None:
+        return group
+    triggers = {name: _short(trigger) for name, trigger in group.triggers.items()}
+    triggers[order.TRIGGER] = SaveAfter(given.kill_after)
+    # A writer in the background would commit at another moment in each run.
+    return replace(group, triggers=triggers, writing=Writing("sync", when_busy="wait"))
+
+
+def _short(trigger: Trigger) -> Trigger:
+    inner = getattr(trigger, "_trigger", trigger) if isinstance(trigger, Every) else trigger
+    if isinstance(inner, EveryNSeconds | Auto):
+        return EveryNBatches(_INTERVAL)
+    if isinstance(inner, EveryNBatches):
+        return EveryNBatches(min(inner.num_batches, _INTERVAL))
+    if isinstance(inner, EveryNSteps):
+        return EveryNSteps(min(inner.num_steps, _INTERVAL))
+    if isinstance(inner, EveryNEpochs) and inner.num_epochs > 1:
+        return EveryNEpochs(1)
+    return trigger
+
+
+def options(given_options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the Trainer that train.py sets itself."""
+    given = order.current()
+    if given is None:
+        return given_options
+    found = {name: value for name, value in given_options.items() if name not in ("logger", "max_time", "profiler")}
+    short = shortened(found, given.epochs, given.batches, given.val_batches)
+    return {**found, **{name: value for name, value in short.items() if name in found}}
+
+
+def callbacks(built: Sequence[Callback], checkpoints: Checkpointer) -> list[Callback]:
+    """Return the callbacks of the trainer: in a proof, with one that records the run."""
+    given = order.current()
+    if given is None:
+        return list(built)
+    from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+
+    from cairn.testing.record import Recording
+
+    recording = Recording(given)
+    _recordings.append(recording)
+    checkpoints.watchers.append(recording)
+    kept = []
+    for callback in built:
+        elsewhere = isinstance(callback, Checkpoint) and _writes_elsewhere(callback, given.directory)
+        if elsewhere and callback is not checkpoints:
+            given.notes.append(f"{type(callback).__name__} with a directory of its own: it is left out")
+        elif not isinstance(callback, ProgressBar):
+            kept.append(callback)
+    return [*kept, recording]
+
+
+def _writes_elsewhere(callback: Any, directory: Path) -> bool:
+    path = getattr(callback, "dirpath", None)
+    return path is not None and not Path(path).absolute().is_relative_to(directory)
+
+
+def load(script: str) -> str:
+    """Import what every run imports; called once, before the runs are forked."""
+    from cairn.hydra import imports
+
+    with imports.quick():
+        import cairn.hydra.session
+        import cairn.testing.record  # noqa: F401
+    return script
+
+
+def run(script: str, given: Order, argv: Sequence[str]) -> None:
+    """Run train.py in this process, like `python train.py`, and write the report.
+
+    Args:
+        script: Path of train.py.
+        given: The order, which becomes that of this process.
+        argv: Command-line arguments.
+    """
+    from cairn.hydra.outcome import describe, is_for_users
+
+    order.give(given)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the run are raised, rather than printed
+    sys.argv = [script, *argv]
+    sys.path.insert(0, str(Path(script).parent))  # as Python does
+    try:
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                raise error.__cause__ or error from error
+        if not _recordings:
+            raise ConfigError("train.py has not called run.trainer(), so there is nothing to prove.")
+        _recordings[-1].write()
+    except BaseException as error:
+        is_expected = is_for_users(error) or isinstance(error, HydraException)
+        error.described = (describe(error), is_expected)  # type: ignore[attr-defined]
+        raise

@@ -1,0 +1,121 @@
+"""The command line of `prove=true`, and what is different in a run of a proof."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import cairn
+from cairn.errors import ConfigError
+from cairn.hydra import prove, proving
+from cairn.hydra.settings import CheckpointSettings
+from cairn.testing import order
+from cairn.testing.order import Order
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch):
+    """The order of this process, until the end of the test."""
+    found = Order(tmp_path / "run", "undisturbed", 2, 6, 2, kill_after=3)
+    monkeypatch.setattr(order, "_current", (found,))
+    return found
+
+
+def config(**trainer):
+    return OmegaConf.create(
+        {
+            "train": True,
+            "trainer": {"max_epochs": 15, "default_root_dir": "/elsewhere", **trainer},
+            "logger": {"wandb": {"_target_": "cairn.wandb.WandbLogger"}},
+            "checkpoint": {"dirpath": "/elsewhere"},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["prove=true"], True),
+        (["+prove=True", "seed=1"], True),
+        (["prove=true", "prove=false"], False),
+        (["prove=false"], False),
+        (["model.prove=true"], False),
+        (["approve=true"], False),
+        ([], False),
+    ],
+)
+def test_the_last_override_decides(argv, expected):
+    assert prove.is_requested(argv) is expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["-m", "seed=1,2"], "leave out -m"),
+        (["--cfg", "job"], "leave out --cfg"),
+        (["resume=logs/a"], "leave out resume=logs/a"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_what_is_not_one_training_exits_with_2(capsys, argv, words, flags):
+    assert prove.main(Path("train.py"), ["prove=true", *argv, *flags]) == 2
+    output = capsys.readouterr()
+    assert words in output.err
+    if flags:
+        assert words in json.loads(output.out)["error"]
+
+
+def test_a_directory_that_is_in_use_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert prove.main(Path("train.py"), ["prove=true", f"--keep={tmp_path}"]) == 2
+    assert "it exists already" in capsys.readouterr().err
+
+
+def test_an_ordinary_run_is_not_changed():
+    composed, group = config(), CheckpointSettings(Path("a"), {"interval": cairn.Every("1h")})
+    assert proving.config(composed) is composed
+    assert proving.checkpoint(group) is group
+    assert proving.options({"max_epochs": 9}) == {"max_epochs": 9}
+
+
+def test_a_run_of_a_proof_writes_to_its_directory_only(given):
+    found = proving.config(config(max_time="1h", devices=4, strategy="ddp"))
+    assert set(found.logger) == {"csv"}
+    for path in (found.logger.csv.save_dir, found.checkpoint.dirpath, found.trainer.default_root_dir):
+        assert Path(path).is_relative_to(given.directory)
+    assert (found.trainer.max_epochs, found.trainer.max_time, found.trainer.devices) == (2, None, 1)
+    assert found.trainer.strategy == "auto"
+    notes = " ".join(given.notes)
+    for words in ("max_time=1h", "several processes", "wandb is left out", "after epoch 2 and after batch 6"):
+        assert words in notes
+
+
+@pytest.mark.parametrize(("window", "batches"), [(1, 6), (4, 6), (16, 17)])
+def test_a_window_of_gradients_ends_inside_of_a_short_epoch(given, window, batches):
+    found = proving.config(config(accumulate_grad_batches=window))
+    assert found.trainer.limit_train_batches == batches
+
+
+@pytest.mark.parametrize(("change", "words"), [({"train": False}, "train=false"), ({}, "fast_dev_run")])
+def test_a_run_that_does_not_train_is_refused(given, change, words):
+    composed = config(fast_dev_run=not change)
+    composed.update(change)
+    with pytest.raises(ConfigError, match=words):
+        proving.config(composed)
+
+
+@pytest.mark.parametrize("interval", ["1h", "auto", 50, "50ba", "100st", "4ep"])
+def test_saves_come_soon_and_do_not_depend_on_the_time(given, interval):
+    group = CheckpointSettings(Path("a"), {"interval": cairn.Every(interval), "mine": cairn.AtEnd()})
+    found = proving.checkpoint(group)
+    values = vars(found.triggers["interval"])
+    assert list(values.values()) in ([3], [1])
+    assert found.triggers["mine"] is group.triggers["mine"]
+    assert not found.triggers["prove"].lasting
+    assert (found.writing.writer, found.writing.when_busy) == ("sync", "wait")
+
+
+def test_arguments_in_train_py_are_shortened_too(given):
+    found = proving.options({"max_epochs": 100, "logger": object(), "callbacks": 1})
+    assert found == {"max_epochs": 2, "callbacks": 1}
