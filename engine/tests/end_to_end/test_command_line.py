@@ -61,7 +61,7 @@ def test_starting_from_weights_alone(tmp_path: Path) -> None:
 
     output = train(tmp_path / "third", *QUICK, "model=mlp", f"init_weights={best}", expect=1)
     assert "holds the weights of another model" in output
-    assert "net.layers.0.0.weight is only in the file" in output
+    assert "net.layers.0 (6 weights) is only in the file" in output
     assert "Traceback" not in output
 
 
