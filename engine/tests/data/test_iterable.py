@@ -1,6 +1,7 @@
 """Position of an iterable: that of the batches handed out, however far the dataset has read ahead."""
 
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -176,3 +177,27 @@ def test_a_shuffle_of_a_library_is_refused_by_name():
         DataError, match=r"shuffles with BufferShuffledExamplesIterable\(buffer_size=100\).*replay=True"
     ):
         loader_of(stream).check_resumable()
+
+
+class OwnGenerator(Stream):
+    """Draws from a generator of its own, which its state may hold."""
+
+    def __init__(self, saved):
+        super().__init__()
+        self.saved, self.rng = saved, random.Random(0)
+
+    def state_dict(self):
+        return super().state_dict() | ({"rng": self.rng.getstate()} if self.saved else {})
+
+    def __iter__(self):
+        return (number + self.rng.random() for number in super().__iter__())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_generator_that_the_state_does_not_hold_is_named(saved, num_workers):
+    loader = loader_of(OwnGenerator(saved), num_workers)
+    loader.check_resumable()
+    expected = nullcontext() if saved else pytest.warns(UserWarning, match=r"OwnGenerator draws from OwnGenerator\.rng")
+    with expected:
+        assert len(values(loader)) == 4

@@ -98,6 +98,11 @@ def test_a_training_loader_that_may_not_be_exact_is_named(loader, words, tmp_pat
         _fit(tmp_path, model, loader())
 
 
+def test_a_generator_of_the_training_data_that_is_not_seeded_is_named(tmp_path):
+    with pytest.warns(UserWarning, match=r"own \(dataset\.rng\).*Set seeded_items=True"):
+        _fit(tmp_path, Net(), cairn.DataLoader(Numbers(random.Random(1)), 2, seeded_items=False))
+
+
 def test_the_loader_that_training_uses_counts_and_not_the_datamodule(tmp_path):
     with pytest.warns(UserWarning, match=r"does not save its position \(DataLoader\)"):
         _fit(tmp_path, Validated(), datamodule=Own(2))

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from cairn.data.generators import Generators
 from cairn.data.seeding import mix_seed, seeded
 from cairn.data.shuffle_buffers import Held, containers, lost
 from cairn.data.trial import differ
@@ -21,6 +22,8 @@ State = dict[str, Any]
 _FAULT = "fault"
 UNMOVED = "unmoved"
 """A fault: the state is the same after the first and after the second batch."""
+GENERATOR = "generator "
+"""Beginning of a fault: the state does not hold the generator whose path follows."""
 _KEPT = 16
 """Number of latest batches whose states are kept. The trainer is usually one batch behind."""
 
@@ -59,6 +62,7 @@ class StatefulBatches(IterableDataset[Any]):
         """Seed of the last batch, for its collate function."""
         self._start: tuple[int, State | None] = (0, None)
         self._turn = 0
+        self._drawn: list[Any] | None = None  # states of the dataset's own generators after the first batch
 
     def begin(self, start: tuple[int, State | None], turn: int) -> None:
         """Make the next iterator, and only that one, start at a position. A worker gets a copy of it.
@@ -111,7 +115,18 @@ class StatefulBatches(IterableDataset[Any]):
         """Return why the state is not a position, after one of the first two batches; '' if nothing is wrong."""
         if previous is not None and not state["ended"] and not differ(previous, state["dataset"]):
             return UNMOVED
-        return lost(empty, containers(self.dataset, samples), state)
+        return lost(empty, containers(self.dataset, samples), state) or self._lost_generator(state["dataset"])
+
+    def _lost_generator(self, state: Any) -> str:
+        """Return `GENERATOR` and the path of one that the second batch draws from and the state does not hold."""
+        generators = Generators(**{type(self.dataset).__name__: self.dataset})
+        before, self._drawn = self._drawn, generators.states()
+        if before is None or not differ(before, self._drawn):
+            return ""
+        generators.seed(self.last_seed)
+        other = self._state()
+        generators.set_states(self._drawn)
+        return "" if differ(other, state) else f"{GENERATOR}{generators.paths[0]}"
 
     def _state(self) -> Any:
         return copy.deepcopy(self.dataset.state_dict())  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from cairn.data.iterable import UNMOVED, Deliveries, StatefulBatches
+from cairn.data.iterable import GENERATOR, UNMOVED, Deliveries, StatefulBatches
 from cairn.data.position import Pass, Position
 from cairn.data.sampler import Order, rank_and_world_size
 from cairn.data.shuffle_buffers import known_shuffle
@@ -112,8 +112,17 @@ class IterablePosition(Position):
                 f" beginning after a resume.",
                 parameter="replay",
             )
-        if fault and not self._is_reported:
-            self._is_reported = True
+        if not fault or self._is_reported:
+            return
+        self._is_reported = True
+        if fault.startswith(GENERATOR):
+            warnings.warn(
+                f"{self._name} draws from {fault.removeprefix(GENERATOR)} while it is iterated, and its state_dict()"
+                f" does not hold that generator: a resumed run would draw other numbers. Save its state in"
+                f" state_dict(), or draw from the global generators, which are seeded for each batch.",
+                stacklevel=2,
+            )
+        else:
             warnings.warn(
                 f"{fault} holds samples that are read and not yet delivered, and the state_dict() of {self._name} does"
                 f" not hold them: a resumed run would skip them. Save them in state_dict(), or shuffle without a"

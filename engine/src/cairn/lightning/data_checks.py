@@ -26,6 +26,11 @@ def check_data(trainer: Trainer) -> None:
     for loader in loaders:
         if isinstance(loader, DataLoader):
             loader.check_resumable()
+            if not loader.seeded_items and (owned := _owned_generators(loader)):
+                rank_zero_warn(
+                    f"The training data draws from a generator of its own ({owned}), which no checkpoint holds and "
+                    f"seeded_items=False does not seed: a resumed run draws other numbers. Set seeded_items=True."
+                )
     if unknown := sorted({type(loader).__name__ for loader in loaders if not is_stateful(loader)}):
         rank_zero_warn(
             f"A training loader does not save its position ({', '.join(unknown)}): after a resume inside an epoch, it "
@@ -89,7 +94,8 @@ def _doubt(loader: Any) -> str:
 def _owned_generators(loader: Any) -> str:
     roots = {name: getattr(loader, name, None) for name in ("sampler", "batch_sampler", "generator", "collate_fn")}
     if isinstance(loader, DataLoader):
-        roots = {} if loader.seeded_items else {"dataset": loader.dataset}
+        is_seeded = loader.seeded_items or isinstance(loader.dataset, IterableDataset)
+        roots = {} if is_seeded else {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
     elif not getattr(loader, "num_workers", 0):  # a worker begins with a copy in each validation
         roots["dataset"] = getattr(loader, "dataset", loader)
     return ", ".join(Generators(**roots).paths[:3])

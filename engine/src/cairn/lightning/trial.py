@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from cairn.data.iterable import StatefulBatches
 from cairn.data.loader import DataLoader
-from cairn.data.sampler import SeededOrder
+from cairn.data.seeded_order import SeededOrder
 from cairn.errors import ConfigError, UnsafeStateError
 from cairn.lightning import boundary, capture, state
 from cairn.lightning.agreement import Agreement
