@@ -15,6 +15,9 @@ from typing import Any, Literal, TypeVar
 Mode = Literal["min", "max"]
 """Whether a lower or a higher score is better."""
 
+AuditMode = Literal["warn", "error", "off"]
+"""What to do about plain attributes that training changes and no checkpoint holds."""
+
 
 @dataclass(frozen=True, order=True)
 class Position:

@@ -111,7 +111,7 @@ def test_the_command_to_repeat_it_has_no_folder_of_this_machine(argv, expected):
 
 @pytest.mark.slow
 def test_the_whole_command_on_a_tiny_model(tmp_path):
-    options = ["--sizes", "tiny", "--rounds", "1", "--saves", "1", "--factors", "5", "--no-memory"]
+    options = ["--sizes", "tiny", "--rounds", "1", "--saves", "1", "--pairs", "1", "--factors", "5", "--no-memory"]
     contenders = ["--contenders", "cairn-sync"]  # `none` always takes part: both kinds of command
     command = [sys.executable, "-m", "benchmarks", *options, *contenders, "--out", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH}

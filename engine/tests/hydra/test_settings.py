@@ -128,6 +128,7 @@ def test_a_null_callback_or_logger_is_left_out():
         ({"checkpoint__triggers": None}, "checkpoint.triggers=null must map names to objects"),
         ({"checkpoint__keep": {"all": {"_target_": "cairn.Latest", "count": None}}}, "checkpoint.keep.all.count=null"),
         ({"checkpoint__triggers": 50}, "checkpoint.triggers=50 must map names to objects"),
+        ({"checkpoint__audit": "loud"}, "checkpoint.audit='loud' must be warn, error or off"),
         ({"checkpoint__max_failed_saves": 0}, "checkpoint.max_failed_saves=0 must be an integer from 1, or -1"),
         ({"checkpoint__writer": "fast"}, "checkpoint.writer='fast' must be auto, process, thread or sync"),
         ({"checkpoint__buffers": True}, "checkpoint.buffers=true must be 1 or 2"),

@@ -25,6 +25,19 @@ class Recorder:
         self.restored += 1
 
     @property
+    def restart(self):
+        return self
+
+    def epoch_begins(self):
+        self.happened.append("epoch begins")
+
+    def epoch_begun(self):
+        self.happened.append("epoch has begun")
+
+    def epoch_begins_again(self):
+        raise AssertionError("nothing is resumed here")
+
+    @property
     def places(self):
         return [(p.epoch, p.batch) for p, _, _ in self.boundaries]
 
@@ -94,7 +107,9 @@ def test_there_is_a_boundary_after_each_window_and_only_the_last_one_ends_the_ru
     engine = boundaries(tmp_path, **options)
     assert engine.places == places
     assert engine.ends == [False] * (len(places) - 1) + [True]
-    assert {place for _, place, _ in engine.boundaries} == {"batch"}
+    # The last batch of an epoch has its boundary after the end of the epoch.
+    last = options.get("limit_train_batches", 8)
+    assert [place for _, place, _ in engine.boundaries] == ["epoch" if b == last else "batch" for _, b in places]
     assert engine.restored == 0
 
 
@@ -113,18 +128,18 @@ def test_a_stop_requested_in_a_batch_ends_the_run_at_its_boundary(tmp_path):
     assert (engine.places, engine.ends) == ([(0, 1), (0, 2), (0, 3)], [False, False, True])
 
 
-def test_a_stop_requested_at_the_end_of_an_epoch_has_its_own_boundary(tmp_path):
+def test_a_stop_requested_at_the_end_of_an_epoch_ends_the_run_at_its_boundary(tmp_path):
     engine = boundaries(tmp_path, [Asks("epoch")])
-    assert engine.places[-2:] == [(0, 8), (1, 0)]
-    assert engine.ends == [False] * 8 + [True]
+    assert engine.places[-2:] == [(0, 7), (0, 8)]
+    assert engine.ends == [False] * 7 + [True]
     last, place, _ = engine.boundaries[-1]
     assert (last.total_batches, place) == (8, "epoch")
 
 
 def test_a_stop_before_min_epochs_ends_the_run_with_that_epoch(tmp_path):
     engine = boundaries(tmp_path, [Asks("batch", 3)], min_epochs=2, max_epochs=5)
-    assert engine.places[-2:] == [(1, 8), (2, 0)]
-    assert engine.ends == [False] * 16 + [True]
+    assert engine.places[-2:] == [(1, 7), (1, 8)]
+    assert engine.ends == [False] * 15 + [True]
 
 
 def test_a_boundary_comes_after_everything_that_belongs_to_its_batch(tmp_path):
@@ -150,10 +165,25 @@ def test_a_boundary_comes_after_everything_that_belongs_to_its_batch(tmp_path):
             return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     trainer.fit(Noting(), datamodule=PointData(batch_size=BATCH_SIZE))
-    first, second = engine.happened[:5], engine.happened[5:]
+    assert engine.happened[:2] == ["epoch begins", "epoch has begun"]
+    first, second = engine.happened[2:7], engine.happened[7:]
     assert first == second
     assert sorted(first) == ["batch end", "boundary", "scheduler", "step", "validation end"]
     assert (first[0], first[-1]) == ("step", "boundary")
+
+
+def test_the_boundary_of_the_last_batch_comes_after_the_hooks_at_the_end_of_the_epoch(tmp_path):
+    trainer, engine = make(tmp_path, limit_train_batches=1, max_epochs=2)
+
+    class Noting(Scored):
+        def on_train_epoch_start(self):
+            engine.happened.append("start")
+
+        def on_train_epoch_end(self):
+            engine.happened.append("end")
+
+    trainer.fit(Noting(), datamodule=PointData(batch_size=BATCH_SIZE))
+    assert engine.happened == ["epoch begins", "start", "epoch has begun", "end", "boundary"] * 2
 
 
 @pytest.mark.parametrize(("place", "pending"), [("batch", (False, True)), ("epoch", (True, False))])
@@ -171,5 +201,7 @@ def test_a_fit_is_not_done_before_the_end_of_its_epoch(tmp_path):
     assert trainer.fit_loop.done
     boundary.expect(trainer, "batch")
     assert not trainer.fit_loop.done
-    boundary.expect(trainer, "epoch")
+    boundary.expect(trainer, "epoch")  # the hooks at the end of the training are still to come
+    assert not trainer.fit_loop.done
+    trainer.fit_loop.pending = False
     assert trainer.fit_loop.done

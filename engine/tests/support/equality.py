@@ -14,7 +14,7 @@ from cairn.lightning.state import KEY
 from cairn.store.catalog import Catalog
 
 # These may differ between a run and its resumed twin: the id of the run, its directory, and durations.
-NOT_COMPARED = {("cairn", "run"), ("cairn", "config"), ("cairn", "clock")}
+NOT_COMPARED = {("cairn", "run"), ("cairn", "config"), ("cairn", "clock"), ("cairn", "attributes")}
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,15 @@ class StreamData(PointData):
         self.train_set = Stream()
 
 
+class Seen:
+    """Samples that a process has trained on; without a `__dict__`, it is not taken for state of the training."""
+
+    __slots__ = ("items",)
+
+    def __init__(self) -> None:
+        self.items: list[list[int]] = []
+
+
 class Toy(LightningModule):
     """Module with BatchNorm, dropout, random numbers from each generator, and sums and metrics of each kind."""
 
@@ -116,11 +125,16 @@ class Toy(LightningModule):
         self.late = MeanMetric()  # logged at the end of an epoch only
         self.register_buffer("steps_seen", torch.zeros(()), persistent=False)
         self.automatic_optimization = not manual
-        self.samples: list[list[int]] = []
+        self._seen = Seen()
+
+    @property
+    def samples(self) -> list[list[int]]:
+        """Epoch, batch and indices of each batch of this process."""
+        return self._seen.items
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, index = batch
-        self.samples.append([self.current_epoch, batch_idx, *index.tolist()])
+        self._seen.items.append([self.current_epoch, batch_idx, *index.tolist()])
         self.steps_seen += 1
         logits = self.net(x + 0.01 * random.random() + 0.01 * np.random.rand())
         loss = nn.functional.cross_entropy(logits, y)
@@ -207,7 +221,7 @@ class Searched(Toy):
         before = list(self.samples)
         loss = super().training_step(batch, batch_idx)
         if self._is_searching:
-            self.samples = before
+            self._seen.items = before
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -265,6 +279,7 @@ class Cell:
     module_class: type[LightningModule] = Toy
     monitor: str | None = "val/loss"
     saving: Mapping[str, Any] = field(default_factory=lambda: {"writer": "sync"})
+    audit: str = "warn"
     num_boundaries: int = EPOCHS * BATCHES_PER_EPOCH
     """Number of boundaries of the run; -1: not known in advance."""
 
@@ -330,6 +345,7 @@ def checkpointer(run: Path, cell: Cell, run_id: str) -> CopyingCheckpointer:
         monitor=cell.monitor,
         triggers={"stop": None},
         writing=Writing(**{"when_busy": "wait", **cell.saving}),
+        audit=cell.audit,
         metadata={"run": run_id},
     )
 

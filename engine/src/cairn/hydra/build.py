@@ -138,6 +138,7 @@ def checkpointer(start: Start) -> Checkpointer:
         triggers=dict.fromkeys(("best", "end", "stop")) | dict(group.triggers),
         rules=dict.fromkeys(("last", "best")) | dict(group.rules),
         writing=group.writing,
+        audit=group.audit,
         max_time=settings.trainer.max_time_s,
         stop=_reason_to_stop(start.context),
         metadata={"run": start.run_id, "config": OmegaConf.to_container(settings.config), **origin},

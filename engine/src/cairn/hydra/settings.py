@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,7 +14,7 @@ from cairn.hydra import wandb_settings
 from cairn.hydra.objects import build_object, errors_at, in_yaml, target_name, target_of
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.policy.when import Auto, BestValidation, Trigger, parse_interval
-from cairn.types import Mode
+from cairn.types import AuditMode, Mode
 from cairn.units import parse_duration_s
 from cairn.wandb.settings import WandbSettings
 from cairn.writing.options import Writing
@@ -40,9 +40,11 @@ class CheckpointSettings:
     monitor: str | None = None
     mode: Mode = "min"
     writing: Writing = field(default_factory=Writing)
+    audit: AuditMode = "warn"
 
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, ("min", "max"))
+        _check_choice("audit", self.audit, get_args(AuditMode))
 
     @property
     def by_score(self) -> str:
@@ -166,8 +168,10 @@ def _checkpoint(group: DictConfig) -> CheckpointSettings:
     wandb_settings.artifacts(group)
     with errors_at("checkpoint"):
         writing = Writing(**{item.name: group[item.name] for item in fields(Writing) if item.name in group})
-        ranking = {key: group[key] for key in ("monitor", "mode") if key in group}
-        return CheckpointSettings(Path(group.dirpath), triggers, rules, writing=writing, **ranking)
+        more = {key: group[key] for key in ("monitor", "mode", "audit") if key in group}
+        if more.get("audit") is False:  # YAML reads `off` as a boolean
+            more["audit"] = "off"
+        return CheckpointSettings(Path(group.dirpath), triggers, rules, writing=writing, **more)
 
 
 def _check_keys_of_presets(group: DictConfig) -> None:

@@ -1,23 +1,27 @@
 """Boundaries in Lightning's loops, at which a run can be saved, and the restart from one.
 
-At a boundary, a batch is complete: with its hooks, its validation and its schedulers.
+At a boundary, a batch is complete: with its hooks, its validation and its schedulers. The last batch of an epoch has
+its boundary after the hooks at the end of the epoch: what they compute is saved, and a resume does not repeat them.
 
     fit loop     for each epoch:
                      <-- a state from "epoch" is restored here
-                     hooks at the start of the epoch (a resume from "batch" does not repeat them)
+                     hooks at the start of the epoch (see restart.py for a resume from "batch")
     epoch loop       <-- a state from "batch" is restored here
                      for each batch:
                          training step, optimizer step, schedulers, on_train_batch_end
                          validation, ReduceLROnPlateau
-                         --> boundary "batch", if it completes a window
+                         --> boundary "batch", if it completes a window, and more batches follow
     fit loop         hooks and schedulers at the end of the epoch
-                     --> boundary "epoch", if the run ends only now
+                     --> boundary "epoch"
+
+A run that `max_steps` ends inside an epoch has its last boundary at that batch. Lightning then runs the hooks at the
+end of the epoch all the same, and a resume with more steps must not see their effect.
 
 Depending on where a run stopped, Lightning's own restart repeats or drops a scheduler step, an iteration of a loop or
 the end of an epoch. This one starts from one of two points and changes nothing else.
 
-Only this module, event_files.py, finders.py, pruning.py and sums.py use private names of Lightning. They are written
-for Lightning 2.6; `install` refuses other versions.
+Only this module, event_files.py, finders.py, pruning.py, restart.py and sums.py use private names of Lightning. They
+are written for Lightning 2.6; `install` refuses other versions.
 """
 
 from __future__ import annotations
@@ -40,11 +44,32 @@ from cairn.lightning.agreement import TIME_LIMIT
 from cairn.types import Position, Saved
 
 Place = Literal["batch", "epoch"]
-"""Kind of a boundary: after a batch, or after the end of an epoch if the run ends only there."""
+"""Kind of a boundary: after a batch inside an epoch, or after the end of an epoch."""
+
+
+class EpochStart(Protocol):
+    """The object that the loops call at the start of an epoch."""
+
+    def epoch_begins(self) -> None:
+        """The hooks at the start of an epoch are about to run."""
+        ...
+
+    def epoch_begun(self) -> None:
+        """The hooks at the start of an epoch have run."""
+        ...
+
+    def epoch_begins_again(self) -> None:
+        """A resume continues inside an epoch: run the hooks at its start again."""
+        ...
 
 
 class Engine(Protocol):
     """The object that the loops call."""
+
+    @property
+    def restart(self) -> EpochStart:
+        """Called at the start of each epoch."""
+        ...
 
     def at_boundary(self, place: Place, ends: bool) -> None:
         """Handle a boundary. May raise an exception to stop the run.
@@ -121,17 +146,20 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
     engine: Engine
     pending = False
     """Whether a state from a "batch" boundary is still to be restored."""
+    boundary_at = 0
+    """Number of batches of the epoch at its last boundary."""
     end_seen = False
-    """Whether the last boundary was reported as the end of the run."""
+    """Whether that boundary was reported as the end of the run."""
 
     def reset(self) -> None:
         super().reset()
+        self.boundary_at, self.end_seen = 0, False
         if self.pending:
             _forget_restart(self.trainer)
             self.pending = False
             # As late as possible, right before the next batch: hooks and new iterators draw random numbers.
             self.engine.restore()
-            self.end_seen = self._ends_here()
+            self.boundary_at, self.end_seen = self.batch_progress.current.ready, self._ends_here()
 
     def update_restart_stage(self) -> None:
         super().update_restart_stage()
@@ -142,8 +170,8 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         super().on_advance_end(data_fetcher)
-        if self._window_closed() and not self.trainer.fit_loop.inner:
-            self.end_seen = self._ends_here()
+        if self._window_closed() and not self._num_ready_batches_reached() and not self.trainer.fit_loop.inner:
+            self.boundary_at, self.end_seen = self.batch_progress.current.ready, self._ends_here()
             self.engine.at_boundary("batch", self.end_seen)
 
     def _window_closed(self) -> bool:
@@ -153,7 +181,7 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def _ends_here(self) -> bool:
         fit_loop = self.trainer.fit_loop
-        last_of_epoch = self._num_ready_batches_reached()
+        last_of_epoch = self._num_ready_batches_reached()  # in a checkpoint of Cairn 0.2 or older
         epochs = fit_loop.epoch_progress.current.processed + 1
         return bool(
             _is_max_limit_reached(self.global_step, self.max_steps)
@@ -163,7 +191,7 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
 
 class BoundaryFitLoop(_FitLoop):
-    """Lightning's loop over epochs. A resume after the last batch of an epoch enters that epoch, only to end it."""
+    """Lightning's loop over epochs, with a boundary after each of them."""
 
     engine: Engine
     pending = False
@@ -206,26 +234,49 @@ class BoundaryFitLoop(_FitLoop):
 
     @property
     def done(self) -> bool:
-        # The saved batch may have reached max_steps or set should_stop, but the end of its epoch is still to come.
-        return False if self._epoch_loop.pending else super().done
+        # The saved batch may have reached max_steps or set should_stop, but the end of its epoch is still to come. And
+        # after the last epoch, the hooks at the end of the training are.
+        return False if self.pending or self._epoch_loop.pending else super().done
 
     def reset(self) -> None:
         super().reset()
         if self.pending:
             _forget_restart(self.trainer)
 
-    def on_advance_start(self) -> None:
+    def on_run_start(self) -> None:
+        super().on_run_start()
         if self.pending:
             self.pending = False
             self.engine.restore()
+            if not all(hasattr(loader, "state_dict") for loader in train_loaders(self.trainer)):
+                # Such a loader draws its order when it is iterated: let Lightning do that again, after the generators
+                # were restored.
+                self._resuming_from_checkpoint = False
+
+    def on_advance_start(self) -> None:
+        if self.inner:
+            super().on_advance_start()
+            return
+        again = self._epoch_loop.pending
+        if not again:
+            self.setup_data()  # before the hooks, which Lightning then calls: a new loader may draw random numbers
+            self.engine.restart.epoch_begins()
         super().on_advance_start()
+        if again:
+            self.engine.restart.epoch_begins_again()
+        else:
+            self.engine.restart.epoch_begun()
 
     def on_advance_end(self) -> None:
         super().on_advance_end()
-        # If the last batch has already ended the run, the state was saved there. It is restored before these hooks, and
-        # a resume runs them again.
-        if self._ends_here() and not self._epoch_loop.end_seen and not self.inner:
-            self.engine.at_boundary("epoch", True)
+        if self.inner:
+            return
+        epoch_loop, ends = self._epoch_loop, self._ends_here()
+        batches = epoch_loop.batch_progress.current.ready
+        over = epoch_loop._num_ready_batches_reached() and epoch_loop.boundary_at < batches
+        if over or (ends and not epoch_loop.end_seen):
+            epoch_loop.boundary_at, epoch_loop.end_seen = batches, ends
+            self.engine.at_boundary("epoch", ends)
 
     @property
     def _epoch_loop(self) -> BoundaryEpochLoop:
@@ -258,8 +309,8 @@ def position(trainer: Trainer, place: Place, samples: int) -> Position:
     """
     fit_loop, batches = trainer.fit_loop, trainer.fit_loop.epoch_loop.batch_progress
     return Position(
-        epoch=fit_loop.epoch_progress.current.completed,
-        batch=batches.current.completed if place == "batch" else 0,
+        epoch=fit_loop.epoch_progress.current.completed - (place == "epoch"),
+        batch=batches.current.completed,
         total_batches=batches.total.completed,
         step=trainer.global_step,
         samples=samples,

@@ -5,25 +5,21 @@ The dict is what Lightning saves, plus the key `cairn` with the state that Light
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
 from cairn.data.loader import DataLoader
-from cairn.errors import ConfigError, ResumeError, SaveError
-from cairn.lightning import boundary, pruning, state, sums
-from cairn.lightning.event_files import EventFiles
+from cairn.errors import ConfigError, ResumeError
+from cairn.lightning import boundary, loggers, pruning, state, sums
 from cairn.lightning.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 
@@ -106,7 +102,12 @@ def check_val_data(trainer: Trainer) -> None:
 
 
 def capture(
-    trainer: Trainer, place: boundary.Place, position: Position, origin: Origin, clock: Mapping[str, Any]
+    trainer: Trainer,
+    place: boundary.Place,
+    position: Position,
+    origin: Origin,
+    clock: Mapping[str, Any],
+    epoch_rng: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Collect the contents of a checkpoint. Every rank must call this; only the result on rank 0 is complete.
 
@@ -116,6 +117,7 @@ def capture(
         position: Position of the run.
         origin: The run.
         clock: State of `Telemetry`.
+        epoch_rng: State of the generators of this rank at the start of the epoch.
 
     Returns:
         The contents, with references to live tensors: copy them before the next batch.
@@ -128,7 +130,8 @@ def capture(
     contents["state_dict"] = state.without(contents["state_dict"], lazy)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
-    ranks = _gathered(_rank_state(trainer), trainer)
+    epoch = {"epoch_rng": epoch_rng} if place == "batch" and epoch_rng is not None else {}
+    ranks = _gathered(_rank_state(trainer) | epoch, trainer)
     contents[state.KEY] = {
         "format": state.FORMAT,
         "place": place,
@@ -138,7 +141,7 @@ def capture(
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "threads": torch.get_num_threads(),
-        "loggers": _logger_states(trainer),
+        "loggers": loggers.states(trainer),
         "ranks": ranks,
         "clock": dict(clock),
         "lazy": lazy,
@@ -220,53 +223,6 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
         if callback.state_key in mine["callbacks"]:
             callback.load_state_dict(mine["callbacks"][callback.state_key])
     state.set_rng_state(mine["rng"])  # last: the calls above may draw random numbers
-
-
-def restore_loggers(trainer: Trainer, ours: Mapping[str, Any]) -> None:
-    """Restore each logger that has a state to the position of the checkpoint."""
-    for name, logger in _resumable_loggers(trainer).items():
-        if name in ours["loggers"]:
-            logger.load_state_dict(ours["loggers"][name])
-
-
-def sync_loggers(trainer: Trainer) -> None:
-    """Sync the rows up to the last `capture` to disk. The writer calls this while training continues.
-
-    Raises:
-        SaveError: A logger could not write its rows.
-    """
-    with _as_a_failed_save():
-        for logger in _resumable_loggers(trainer).values():
-            getattr(logger, "sync", lambda: None)()
-
-
-def _logger_states(trainer: Trainer) -> dict[str, Any]:
-    with _as_a_failed_save():
-        return {name: logger.state_dict() for name, logger in _resumable_loggers(trainer).items()}
-
-
-@contextmanager
-def _as_a_failed_save() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise SaveError(f"The metrics up to this checkpoint could not be written: {why}.") from error
-
-
-def _resumable_loggers(trainer: Trainer) -> dict[str, Any]:
-    """Return the loggers that have a state, by class and number, such as `CSVLogger 0`."""
-    classes: Counter[str] = Counter()
-    found: dict[str, Any] = {}
-    for logger in trainer.loggers:
-        keeper: Any = logger
-        if isinstance(logger, TensorBoardLogger) and not hasattr(logger, "state_dict"):
-            keeper = EventFiles(logger)
-        if hasattr(keeper, "state_dict") and hasattr(keeper, "load_state_dict"):
-            name = type(logger).__name__
-            found[f"{name} {classes[name]}"] = keeper
-            classes[name] += 1
-    return found
 
 
 def _rank_state(trainer: Trainer) -> dict[str, Any]:

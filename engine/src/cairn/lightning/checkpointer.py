@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from cairn.lightning import arguments
+from cairn.lightning.engine import SavingCost
 from cairn.lightning.hooks import EngineHooks
 from cairn.lightning.policy import policy
 from cairn.lightning.stopping import BySignals
@@ -19,7 +20,7 @@ from cairn.store import resume
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listener
 from cairn.store.resume import ResumePoint
-from cairn.types import Mode, Saved
+from cairn.types import AuditMode, Mode, Saved
 from cairn.writing.options import Writing
 
 
@@ -50,6 +51,8 @@ class Checkpointer(EngineHooks):
             timedelta).
         stop: Asked at every boundary why the run must stop there; gets the seconds until a save would be committed,
             returns the name of a signal or None. By default the signals named above.
+        audit: What to do about plain attributes of the module, the callbacks and the data that training changes and no
+            checkpoint holds: `warn`, `error` or `off`.
         listeners: Informed of each checkpoint that is committed or deleted, such as `cairn.wandb.Artifacts()`.
         metadata: Plain values that each manifest says of its run; `config` goes into the checkpoint file instead, `run`
             is the id of the run.
@@ -72,11 +75,12 @@ class Checkpointer(EngineHooks):
         writing: Writing = Writing(),
         max_time: float | str | timedelta | None = None,
         stop: Callable[[float], str | None] | None = None,
+        audit: AuditMode = "warn",
         listeners: Sequence[Listener] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         arguments.check(directory, monitor, writing, stop, listeners, metadata)
-        made = policy(directory, every, monitor, mode, keep_last, keep_best, triggers, rules, max_time, writing)
+        made = policy(directory, every, monitor, mode, keep_last, keep_best, triggers, rules, max_time, writing, audit)
         super().__init__(made, listeners, dict(metadata or {}), stop)
 
     # For users
@@ -124,6 +128,11 @@ class Checkpointer(EngineHooks):
         if isinstance(self._stopping, BySignals):  # else the function of the caller
             fresh["_stopping"] = BySignals()
         return {**vars(self), **fresh}
+
+    @property
+    def cost(self) -> SavingCost | None:
+        """What saving has cost the run so far; None before the first fit."""
+        return self._engine.cost() if self._engine is not None else None
 
     # For Lightning, which reads these in `test(ckpt_path="best")`
 

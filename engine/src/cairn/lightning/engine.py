@@ -13,14 +13,16 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, pruning, state
+from cairn.lightning import boundary, capture, loggers, pruning, state
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
+from cairn.lightning.audit import Audit
 from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
 from cairn.lightning.decision import Decision
 from cairn.lightning.finders import Finders
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy, check_validates
+from cairn.lightning.restart import Restart
 from cairn.lightning.saves import Saves
 from cairn.store import space
 from cairn.store.history import History
@@ -88,6 +90,7 @@ class Engine:
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
+        self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"))
         self._loaded: dict[str, Any] = {}
         self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
         self._last_num_bytes = 0
@@ -113,19 +116,22 @@ class Engine:
         capture.warn_of_threads(self.trainer, ours)
         self._loaded = ours
         self.finders.load(ours.get("finders", {}))
+        self.restart.load(ours)
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
         if ours["run"] == self.origin.run:  # else it is a new run, which starts from the state of another
             capture.check_accumulation(self.trainer, ours)
             self.telemetry.load_state_dict(ours["clock"], point.saved)
-            capture.restore_loggers(self.trainer, ours)
+            loggers.restore(self.trainer, ours["loggers"])
         self.trainer.should_stop = ours["should_stop"]
         boundary.expect(self.trainer, ours["place"])
 
     def restore(self) -> None:
-        """Put back what Lightning does not restore."""
+        """Put back what hooks have changed since Lightning has restored it, and what Lightning does not restore."""
         loaded, self._loaded = self._loaded, {}
+        self.restart.reload()
         capture.restore(self.trainer, loaded)
+        self.restart.restored(loaded)
 
     def start(self) -> None:
         """Training begins: whatever would fail at the first save fails here."""
@@ -144,7 +150,7 @@ class Engine:
         space.check_space(self.history, num_bytes)
         on_gpu = trainer.strategy.root_device.type == "cuda"
         expected = max(num_bytes, self._last_num_bytes)
-        self.saves.open(expected, on_gpu, trainer.loggers, lambda: capture.sync_loggers(trainer))
+        self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer))
         self.telemetry.meter.expect_bytes(num_bytes)
         if not module.automatic_optimization:
             self.saves.finish_copy_before(trainer.optimizers)
@@ -247,6 +253,15 @@ class Engine:
                 newest.name if newest else "its beginning",
             )
 
+    def _audit(self, place: boundary.Place, contents: dict[str, Any]) -> None:
+        error: ConfigError | None = None
+        try:
+            contents[state.KEY]["attributes"] = self.restart.audit.at_save(place, contents)
+        except ConfigError as found:
+            error = found
+        if self.policy.audit == "error" and (error := self.agreement.share(error)) is not None:
+            raise error
+
     def _save(self, place: boundary.Place, moment: Moment, reasons: tuple[str, ...]) -> None:
         trainer = self.trainer
         give_up, final = "", moment.ends or moment.stop is not None
@@ -254,10 +269,11 @@ class Engine:
         self.telemetry.save_begun(moment.elapsed_s)
         with self.saves.stall() as stall:
             try:
-                contents = capture.capture(trainer, place, moment.position, self.origin, clock)
+                contents = capture.capture(trainer, place, moment.position, self.origin, clock, self.restart.rng)
                 contents[state.KEY]["finders"] = self.finders.state()
                 weights, module = contents["state_dict"], trainer.lightning_module
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
+                self._audit(place, contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.

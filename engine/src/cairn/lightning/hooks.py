@@ -16,9 +16,10 @@ from cairn.errors import ConfigError, SaveError
 from cairn.lightning import boundary, capture, state, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
-from cairn.lightning.engine import Engine, SavingCost, Watcher
+from cairn.lightning.engine import Engine, Watcher
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.policy import Policy
+from cairn.lightning.restart import Restart
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
 from cairn.store import space
 from cairn.store.beginning import Beginning
@@ -149,6 +150,11 @@ class EngineHooks(Checkpoint):
         """See `Engine.at_boundary`."""
         self.engine.at_boundary(place, ends)
 
+    @property
+    def restart(self) -> Restart:
+        """What a resume inside an epoch repeats."""
+        return self.engine.restart
+
     def restore(self) -> None:
         """See `Engine.restore`."""
         self.engine.restore()
@@ -156,11 +162,6 @@ class EngineHooks(Checkpoint):
     def stopped(self, reason: str) -> None:
         """The fit returns early, for this reason."""
         self.stopped_by = reason
-
-    @property
-    def cost(self) -> SavingCost | None:
-        """What saving has cost the run so far; None before the first fit."""
-        return self._engine.cost() if self._engine is not None else None
 
     @property
     def engine(self) -> Engine:

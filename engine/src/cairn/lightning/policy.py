@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cairn.errors import CairnError, ConfigError, named
+from cairn.lightning.audit import check_mode
 from cairn.policy import keep, when
-from cairn.types import Mode
+from cairn.types import AuditMode, Mode
 from cairn.units import parse_duration_s
 from cairn.writing.options import Writing
 
@@ -29,10 +30,12 @@ class Policy:
     mode: Mode = "min"
     max_time_s: float | None = None
     writing: Writing = field(default_factory=Writing)
+    audit: AuditMode = "warn"
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"mode={self.mode!r} must be min (lower is better) or max.", parameter="mode")
+        check_mode(self.audit)
         if self.monitor is None and (
             best := [n for n, t in self.triggers.items() if isinstance(t, when.BestValidation)]
         ):
@@ -50,6 +53,7 @@ def policy(
     rules: Mapping[str, keep.Rule | None] | None,
     max_time: float | str | timedelta | None,
     writing: Writing,
+    audit: AuditMode,
 ) -> Policy:
     """Make the policy that the arguments of a `Checkpointer` describe; see there.
 
@@ -71,7 +75,7 @@ def policy(
     chosen = when.check_triggers(_replaced(defaults, triggers))
     ruling = keep.check_rules(_replaced({"last": last, "best": best_kept}, rules))
     # Absolute: a script may change the working directory.
-    return Policy(Path(directory).expanduser().absolute(), chosen, ruling, monitor, mode, limit_s, writing)
+    return Policy(Path(directory).expanduser().absolute(), chosen, ruling, monitor, mode, limit_s, writing, audit)
 
 
 def check_validates(policy: Policy, validates: bool) -> None:

@@ -1,0 +1,66 @@
+"""Loggers with a state, such as `cairn.CSVLogger`: a resume sets them back to the position of its checkpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from cairn.errors import SaveError
+from cairn.lightning.event_files import EventFiles
+
+
+def states(trainer: Trainer) -> dict[str, Any]:
+    """Return the state of each logger that has one.
+
+    Raises:
+        SaveError: A logger could not write the rows up to this position.
+    """
+    with _as_a_failed_save():
+        return {name: logger.state_dict() for name, logger in _resumable(trainer).items()}
+
+
+def restore(trainer: Trainer, saved: Mapping[str, Any]) -> None:
+    """Restore what `states` returned."""
+    for name, logger in _resumable(trainer).items():
+        if name in saved:
+            logger.load_state_dict(saved[name])
+
+
+def sync(trainer: Trainer) -> None:
+    """Sync the rows up to the last `states` to disk. The writer calls this while training continues.
+
+    Raises:
+        SaveError: A logger could not write its rows.
+    """
+    with _as_a_failed_save():
+        for logger in _resumable(trainer).values():
+            getattr(logger, "sync", lambda: None)()
+
+
+@contextmanager
+def _as_a_failed_save() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise SaveError(f"The metrics up to this checkpoint could not be written: {why}.") from error
+
+
+def _resumable(trainer: Trainer) -> dict[str, Any]:
+    """Return the loggers that have a state, by class and number, such as `CSVLogger 0`."""
+    classes: Counter[str] = Counter()
+    found: dict[str, Any] = {}
+    for logger in trainer.loggers:
+        keeper: Any = logger
+        if isinstance(logger, TensorBoardLogger) and not hasattr(logger, "state_dict"):
+            keeper = EventFiles(logger)
+        if hasattr(keeper, "state_dict") and hasattr(keeper, "load_state_dict"):
+            name = type(logger).__name__
+            found[f"{name} {classes[name]}"] = keeper
+            classes[name] += 1
+    return found

@@ -1,0 +1,247 @@
+"""Plain attributes that training changes and no checkpoint holds are named, and only those."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+import cairn
+from cairn.errors import ConfigError
+from cairn.lightning import attributes
+
+
+class Pairs(Dataset):
+    """Data set of random pairs, which may have more state."""
+
+    def __init__(self) -> None:
+        self.x = torch.randn(12, 4, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.x[index]
+
+
+class Net(LightningModule):
+    """Linear model; `change` is called in each training step."""
+
+    def __init__(self, change: Callable[[Net], None] = lambda net: None) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["change"])
+        self.layer, self._change = nn.Linear(4, 1), change
+        self.temperature, self.step_times, self.bank = 1.0, [0.0], {"old": torch.zeros(3)}
+        self.ema = [parameter.detach().clone() for parameter in self.layer.parameters()]
+        self.queue: deque[float] = deque(maxlen=3)
+        self.rng, self.python_rng, self.torch_rng = np.random.default_rng(0), random.Random(0), torch.Generator()
+        self.teacher = [nn.Linear(4, 1)]  # in a list: not registered
+        self.own_optimizer = torch.optim.Adam(self.teacher[0].parameters(), 0.1)
+        self.helper = Helper()
+        self.register_buffer("counted", torch.zeros(()))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self._change(self)
+        self.counted += 1
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.layer.parameters(), 0.01)
+
+
+class Helper:
+    """Object that the module uses."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+
+def anneal(net: Net) -> None:
+    net.temperature *= 0.9
+
+
+def average(net: Net) -> None:
+    for mean, parameter in zip(net.ema, net.layer.parameters(), strict=True):
+        mean.lerp_(parameter.detach() + 1, 0.1)
+
+
+def step_own_optimizer(net: Net) -> None:
+    net.teacher[0](torch.ones(4)).sum().backward()
+    net.own_optimizer.step()
+
+
+def count(net: Net) -> None:
+    net.helper.seen += 1
+
+
+def create(net: Net) -> None:
+    net.created = 1
+
+
+CHANGES: dict[str, Callable[[Net], Any]] = {
+    "temperature": anneal,
+    "ema": average,
+    "step_times": lambda net: net.step_times.append(1.0),
+    "bank": lambda net: net.bank["old"].add_(1),
+    "queue": lambda net: net.queue.append(0.5),
+    "rng": lambda net: net.rng.random(),
+    "python_rng": lambda net: net.python_rng.random(),
+    "torch_rng": lambda net: torch.rand(1, generator=net.torch_rng),
+    "teacher": step_own_optimizer,
+    "helper": count,
+    "created": create,
+}
+
+
+def fit(
+    run: Path, module: LightningModule, callbacks: tuple[Callback, ...] = (), data: Any = None, **options: Any
+) -> cairn.Checkpointer:
+    seed_everything(3, verbose=False)
+    steps = options.pop("max_steps", -1)
+    checkpoints = cairn.Checkpointer(run / "checkpoints", every=1, **options)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=2, max_steps=steps, callbacks=[*callbacks, checkpoints], **quiet)
+    loader = cairn.DataLoader(data or Pairs(), batch_size=4, shuffle=True, seed=0)
+    trainer.fit(module, loader, ckpt_path=checkpoints.resume())
+    return checkpoints
+
+
+def messages(run: Path, *arguments: Any, **options: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(run, *arguments, **options)
+    texts = [str(item.message) for item in caught]
+    return [text for text in texts if text.startswith(("Training changes", "This resume is not exact"))]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_attribute_that_training_changes_is_named_once_and_again_at_a_resume(name: str, tmp_path: Path) -> None:
+    (first,) = messages(tmp_path, Net(CHANGES[name]), max_steps=2)
+    assert f"Net.{name}" in first
+    assert "register_buffer" in first
+    (second, *_) = messages(tmp_path, Net(CHANGES[name]))
+    assert second.startswith(f"This resume is not exact: Net.{name} ")
+
+
+def test_a_number_is_shown_with_both_values(tmp_path: Path) -> None:
+    messages(tmp_path, Net(anneal), max_steps=2)
+    (message, *_) = messages(tmp_path, Net(anneal))
+    assert "Net.temperature is 1.0 and was 0.81." in message
+
+
+def test_a_module_whose_attributes_do_not_change_says_nothing(tmp_path: Path) -> None:
+    assert messages(tmp_path, Net(), max_steps=2) == []
+    assert messages(tmp_path, Net()) == []
+
+
+class Saving(Net):
+    """Saves what it changes: under another name, and in an extra state."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["annealing"] = {"t": self.temperature}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.temperature = checkpoint["annealing"]["t"]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"seen": self.helper.seen, "helper": 0}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.helper.seen = state["seen"]
+
+
+def test_what_the_module_saves_by_itself_is_not_reported(tmp_path: Path) -> None:
+    def change(net: Net) -> None:
+        anneal(net), count(net)
+
+    assert messages(tmp_path, Saving(change), max_steps=2) == []
+    assert messages(tmp_path, Saving(change)) == []
+
+
+class Counts(Callback):
+    """Counts batches, without a state."""
+
+    def __init__(self) -> None:
+        self.num_batches = 0
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self.num_batches += 1
+
+
+class SavesItsCount(Counts):
+    """The same, with a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_batches": self.num_batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.num_batches = state_dict["num_batches"]
+
+
+class Epochs(Callback):
+    """Counts epochs at their end: that is seen where an epoch ends."""
+
+    def __init__(self) -> None:
+        self.num_epochs = 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.num_epochs += 1
+
+
+@pytest.mark.parametrize(
+    ("callback", "name"),
+    [(Counts, "Counts.num_batches"), (SavesItsCount, ""), (Epochs, "Epochs.num_epochs")],
+)
+def test_callbacks(callback: type[Callback], name: str, tmp_path: Path) -> None:
+    found = messages(tmp_path, Net(), (callback(),), max_steps=4)
+    assert [text.startswith(f"Training changes {name}, ") for text in found] == ([True] if name else [])
+    assert bool(messages(tmp_path, Net(), (callback(),))) == bool(name)
+
+
+class Growing(Pairs):
+    """Data set that counts how often it was read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_reads = 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.num_reads += 1
+        return super().__getitem__(index)
+
+
+def test_a_data_set_is_looked_at(tmp_path: Path) -> None:
+    (message,) = messages(tmp_path, Net(), data=Growing(), max_steps=2)
+    assert message.startswith("Training changes Growing.num_reads, ")
+
+
+def test_the_check_can_be_an_error_or_off(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Training changes Net\.temperature"):
+        fit(tmp_path / "error", Net(anneal), audit="error")
+    assert messages(tmp_path / "off", Net(anneal), max_steps=2, audit="off") == []
+    assert messages(tmp_path / "off", Net(anneal), audit="off") == []
+    with pytest.raises(ConfigError, match="audit='on' must be one of warn, error, off"):
+        cairn.Checkpointer(tmp_path, audit="on")  # type: ignore[arg-type]
+
+
+def test_the_cost_is_bounded() -> None:
+    """Of containers and tensors that are too large, a part is read: a change in that part is seen."""
+    numbers, tensor = list(range(1_000_000)), torch.zeros(30_000_000)
+    before = attributes.value_of(numbers), attributes.value_of(tensor)
+    numbers.append(7)
+    tensor += 1
+    assert attributes.value_of(numbers) != before[0]
+    assert attributes.value_of(tensor) != before[1]
+    reader = attributes._Reader(set())
+    reader.add([[numbers] * 1000] * 1000)
+    assert reader.num_left == 0

@@ -1,0 +1,45 @@
+"""Which loggers get their state back, and what a failure to write costs."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from cairn.errors import SaveError
+from cairn.lightning import loggers
+
+
+class Remembers:
+    def __init__(self):
+        self.state = None
+
+    def state_dict(self):
+        return {"rows": 3}
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+class AlsoRemembers(Remembers):
+    pass
+
+
+def test_loggers_are_synced_and_a_failed_sync_fails_the_save():
+    synced = []
+    one, forgetful, full = Remembers(), object(), AlsoRemembers()
+    one.sync = lambda: synced.append(1)
+    loggers.sync(SimpleNamespace(loggers=[forgetful, one, full]))  # one of them has no `sync`
+    assert synced == [1]
+
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    full.sync = fail
+    with pytest.raises(SaveError, match="metrics up to this checkpoint could not be written: No space left"):
+        loggers.sync(SimpleNamespace(loggers=[full]))
+
+
+def test_each_logger_gets_its_state_back_by_class_and_number():
+    one, other, forgetful = Remembers(), AlsoRemembers(), object()
+    trainer = SimpleNamespace(loggers=[forgetful, one, other])
+    loggers.restore(trainer, {"Remembers 0": {"rows": 1}, "Remembers 1": {"rows": 2}, "Gone 0": {"rows": 9}})
+    assert (one.state, other.state) == ({"rows": 1}, None)
