@@ -67,7 +67,7 @@ def points(folder):
     for path in sorted({path.parent for path in folder.rglob("*tfevents*")}):
         events = EventAccumulator(str(path), purge_orphaned_data=False).Reload()
         tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("checkpoint/")]
-        rows = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+        rows = {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in tags}
         found[path.relative_to(folder).as_posix()] = rows
     return found
 

@@ -221,7 +221,7 @@ class Searched(Toy):
         before = list(self.samples)
         loss = super().training_step(batch, batch_idx)
         if self._is_searching:
-            self.samples = before
+            self._seen.items = before
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -188,8 +188,7 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         super().on_advance_end(data_fetcher)
-        more = not self._num_ready_batches_reached()
-        if self._window_closed() and more and not self.trainer.fit_loop.inner:
+        if self._window_closed() and not self._num_ready_batches_reached() and not self.trainer.fit_loop.inner:
             self.boundary_at, self.end_seen = self.batch_progress.current.ready, self._ends_here()
             self.engine.at_boundary("batch", self.end_seen)
 
@@ -280,10 +279,10 @@ class BoundaryFitLoop(_FitLoop):
             self._epoch_loop.needs_iterators = not all(own)
 
     def on_advance_start(self) -> None:
-        again = self._epoch_loop.pending
         if self.inner:
             super().on_advance_start()
             return
+        again = self._epoch_loop.pending
         if not again:
             self.setup_data()  # before the hooks, which Lightning then calls: a new loader may draw random numbers
             self.engine.restart.epoch_begins()
@@ -295,10 +294,12 @@ class BoundaryFitLoop(_FitLoop):
 
     def on_advance_end(self) -> None:
         super().on_advance_end()
+        if self.inner:
+            return
         epoch_loop, ends = self._epoch_loop, self._ends_here()
         batches = epoch_loop.batch_progress.current.ready
         over = epoch_loop._num_ready_batches_reached() and epoch_loop.boundary_at < batches
-        if not self.inner and (over or (ends and not epoch_loop.end_seen)):
+        if over or (ends and not epoch_loop.end_seen):
             epoch_loop.boundary_at, epoch_loop.end_seen = batches, ends
             self.engine.at_boundary("epoch", ends)
 

@@ -30,8 +30,11 @@ def names(module: nn.Module) -> set[str]:
 
 def state(trainer: Trainer) -> dict[str, Any]:
     """Return the parameters without their masks, the masks, and what `ModelPruning` remembers of the first weights."""
-    tensors = {}
-    for name in sorted(names(trainer.lightning_module)):
+    tensors, pruned = {}, names(trainer.lightning_module)
+    # In the order of the parameters, which pruning has changed and a resume changes in the same way.
+    for name, _ in trainer.lightning_module.named_parameters():
+        if (name := name.removesuffix("_orig")) not in pruned:
+            continue
         part, leaf = _found(trainer.lightning_module, name)
         kinds = {"orig": getattr(part, f"{leaf}_orig"), "mask": getattr(part, f"{leaf}_mask")}
         # The product is of the last forward pass, before the last step: what is pruned next is chosen by it.
@@ -73,8 +76,8 @@ def as_first_built(
     pruned = names(module)
     if not pruned:
         return weights
-    found = OrderedDict(weights)
-    for name in pruned:
+    found = OrderedDict(sorted(weights.items()))  # the order of the names depends on when each of them was pruned
+    for name in sorted(pruned):
         orig, mask = f"{name}_orig", f"{name}_mask"
         if name not in pruned_at_start and orig in found and mask in found:
             found[name] = (found.pop(orig) * found.pop(mask)).detach()
