@@ -194,3 +194,16 @@ def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
 def _names(code: CodeType) -> set[str]:
     inner = [_names(part) for part in code.co_consts if isinstance(part, CodeType)]
     return set(code.co_names).union(*inner)
+
+
+def packed(generator: torch.Generator) -> tuple[torch.device, bytes]:
+    """Return a generator as plain values. A pickled one shares memory, which a spawned process may find gone."""
+    return generator.device, generator.get_state().numpy().tobytes()
+
+
+def unpacked(values: tuple[torch.device, bytes]) -> torch.Generator:
+    """Return the generator that `packed` has returned."""
+    device, draws = values
+    generator = torch.Generator(device)
+    generator.set_state(torch.frombuffer(bytearray(draws), dtype=torch.uint8))
+    return generator

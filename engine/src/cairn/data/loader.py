@@ -9,7 +9,7 @@ import torch
 from torch.utils import data
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler
 
-from cairn.data import source, workers
+from cairn.data import generators, source, workers
 from cairn.data.batches import Batches
 from cairn.data.iterable import StatefulBatches
 from cairn.data.position import Position
@@ -102,14 +102,10 @@ class DataLoader(data.DataLoader[Any]):
         object.__setattr__(self, "sampler", self._position.order)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A pickled generator shares memory that is gone when a spawned process looks for it: plain bytes do not.
-        return {**vars(self), "generator": (self.generator.device, self.generator.get_state().numpy().tobytes())}
+        return {**vars(self), "generator": generators.packed(self.generator)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        device, draws = state["generator"]
-        generator = torch.Generator(device)
-        generator.set_state(torch.frombuffer(bytearray(draws), dtype=torch.uint8))
-        vars(self).update(state, generator=generator)
+        vars(self).update(state, generator=generators.unpacked(state["generator"]))
 
     def __iter__(self) -> Any:
         if isinstance(self.dataset, SeededItems):

@@ -77,8 +77,13 @@ class Position:
         self._lag, self._epoch_is_over = 0, False
         self._is_sought = False
         self._first_size: int | None = None
-        self.has_grown = False
+        self._has_grown = False
+
+    @property
+    def has_grown(self) -> bool:
         """Whether the dataset has another size than at the beginning of the run."""
+        first, order = self._first_size, self.order
+        return self._has_grown or (first is not None and isinstance(order, EpochSampler) and order.size_now != first)
 
     def iterate(self, create: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """Return the batches from this position on, and count them.
@@ -105,7 +110,7 @@ class Position:
             order.restore_size(None)
         size = order.num_samples
         self._first_size = size if self._first_size is None else self._first_size
-        self.has_grown |= size != self._first_size
+        self._has_grown |= size != self._first_size
 
     def at_boundary(self, lag: int, epoch_is_over: bool, iterator: Iterator[Any] | None) -> None:
         """See `DataLoader.at_boundary`."""
@@ -180,6 +185,6 @@ class Position:
         if isinstance(order, SeededOrder) and state.get("sampler") is not None:
             order.load_state(state["sampler"], state.get("sampler_now"))
         self._is_sought = True
-        self.has_grown = state.get("has_grown", False)
+        self._has_grown = state.get("has_grown", False)
         self._counted(iter(()), Pass(order, order.next_record(), self._items_per_batch))
         self._pass.record.sampler = state.get("sampler")

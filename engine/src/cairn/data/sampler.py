@@ -203,6 +203,11 @@ class EpochSampler(Order):
         """Size of the dataset; right after a resume, its size when the epoch began."""
         if self._saved_size is not None:
             return self._saved_size
+        return self.size_now
+
+    @property
+    def size_now(self) -> int:
+        """Size of the dataset."""
         return self._size if isinstance(self._size, int) else len(self._size)
 
     def restore_size(self, num_samples: int | None) -> None:

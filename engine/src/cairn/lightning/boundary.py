@@ -375,9 +375,12 @@ def dump(trainer: Trainer, place: Place) -> dict[str, Any]:
 def counters(trainer: Trainer) -> dict[str, Any]:
     """Return counters that Lightning does not save: validation batches so far, and epochs of the last reloads."""
     fit_loop, val_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop
+    consumed = (
+        [] if fit_loop.epoch_loop._num_ready_batches_reached() else getattr(_train_iterator(trainer), "_consumed", [])
+    )
     grown = any(loader.has_grown for loader in train_loaders(trainer) if isinstance(loader, DataLoader))
     return {
-        "consumed": list(getattr(_train_iterator(trainer), "_consumed", [])),  # which cycled loaders have ended before
+        "consumed": list(consumed),  # which cycled loaders have ended before, in this epoch
         "sizes": [fit_loop.max_batches, trainer.val_check_batch] if grown else [],
         "val_ready": val_loop._combined_loader is not None,
         "val_batches": dict(val_loop._seen_batches_per_dataloader),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cairn.lightning import arguments
-from cairn.lightning.engine import SavingCost
+from cairn.lightning.cost import SavingCost, saving_cost
 from cairn.lightning.hooks import EngineHooks
 from cairn.lightning.policy import policy
 from cairn.lightning.stopping import BySignals
@@ -125,7 +125,8 @@ class Checkpointer(EngineHooks):
     @property
     def cost(self) -> SavingCost | None:
         """What saving has cost the run so far; None before the first fit."""
-        return self._engine.cost() if self._engine is not None else None
+        engine = self._engine
+        return None if engine is None else saving_cost(engine.telemetry, engine.saves.failures.total)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""

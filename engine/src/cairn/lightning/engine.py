@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
@@ -35,23 +34,6 @@ from cairn.types import Moment, Position
 from cairn.writing import size
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SavingCost:
-    """What saving has cost a run, over all its attempts unless said otherwise."""
-
-    num_saves: int
-    num_failed: int
-    """Failed saves of this process."""
-    num_skipped: int
-    """Interval saves that were dropped because all buffers were busy."""
-    stall_s: float
-    """How long training has paused for saves, in seconds."""
-    overhead: float
-    """Cost of all saves, as a share of the time that the run would have taken without them."""
-    at_risk_s: float
-    """Work that a failure would have lost, in seconds, on average."""
 
 
 class Watcher(Protocol):
@@ -215,18 +197,6 @@ class Engine:
         score = self.scores.of_epoch()
         if self.moments.score is None:  # else a validation after its last batch has logged the metric, too
             self.moments.score = score
-
-    def cost(self) -> SavingCost:
-        """What saving has cost so far."""
-        meter, account = self.telemetry.meter, self.telemetry
-        return SavingCost(
-            num_saves=account.num_saves,
-            num_failed=self.saves.failures.total,
-            num_skipped=meter.num_skipped,
-            stall_s=meter.total_stall_s,
-            overhead=account.overhead,
-            at_risk_s=account.at_risk_s,
-        )
 
     def close(self) -> str:
         """The fit has come to its end: wait for the saves under way. Returns why it does not end well, or nothing."""

@@ -243,6 +243,6 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
 def _is_plain(value: Any) -> bool:
     try:
         plain(value)
-    except _Other:
+    except (_Other, RecursionError):  # a value that contains itself
         return False
     return True
