@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, callbacks, seed_everything
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import CombinedLoader
@@ -568,11 +569,33 @@ def never(until_committed_s):
     return None
 
 
+@pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"num_workers": 1}, {"seeded_items": False}])
+def test_a_loader_is_predicted_with_all_samples_and_their_indices(tmp_path, options):
+    class Predicts(Scored):
+        def predict_step(self, batch, batch_idx):
+            return batch[0].flatten()
+
+    class Writer(BasePredictionWriter):
+        found = []
+
+        def write_on_batch_end(self, trainer, pl_module, prediction, batch_indices, *rest):
+            self.found.append((prediction.tolist(), batch_indices))
+
+    data = cairn.DataLoader(points(10), 4, drop_last=True, **options)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(callbacks=[Writer("batch")], default_root_dir=tmp_path, **quiet).predict(Predicts(), data)
+    assert [len(indices) for _, indices in Writer.found] == [4, 4, 2]
+    assert all(prediction == indices for prediction, indices in Writer.found)  # sample i is the number i
+    assert sorted(sum((indices for _, indices in Writer.found), [])) == list(range(10))
+
+
 @pytest.mark.slow
 def test_spawned_processes_train_and_resume_exactly(tmp_path):
+    seed_everything(4, verbose=False)
     options = {"devices": 2, "num_sanity_val_steps": 0}  # to fork is faster, and the rest is the same
     whole, first = made(tmp_path / "whole", every=1, monitor="val/weight"), made(tmp_path, every=1, max_time=1e-6)
     fit(whole, tmp_path, Lonely(), strategy="ddp_fork", **options)
+    seed_everything(4, verbose=False)
     fit(first, tmp_path, Lonely(), strategy="ddp_spawn", **options)
     assert (len(first.saved), first.newest.position.total_batches) == (1, 1)
     again = made(tmp_path, every=1, monitor="val/weight")

@@ -21,18 +21,16 @@ from cairn.errors import DataError
 class DataLoader(data.DataLoader[Any]):
     """torch's DataLoader with a position: a number of batches, in an order that is a function of (seed, epoch).
 
-    It takes what `torch.utils.data.DataLoader` takes, and works wherever Lightning takes one: in `trainer.fit(model,
-    loader)`, in a `LightningDataModule`, in lists and dicts of loaders, in a `CombinedLoader`, and on several
-    processes, each of which loads its own part (whatever the Trainer's `use_distributed_sampler` says). Lightning
-    saves and loads the position through `state_dict` and `load_state_dict`. The samples do not depend on the number
-    of workers.
+    It takes what `torch.utils.data.DataLoader` takes, and works wherever Lightning takes one, also in lists, dicts and
+    a `CombinedLoader`, and on several processes, each of which loads its own part (whatever the Trainer's
+    `use_distributed_sampler` says). The samples do not depend on the number of workers.
 
     - Your own `sampler` or `batch_sampler` draws from generators that are seeded by (seed, epoch), see `SeededOrder`.
     - A sample draws from generators that are seeded by (seed, epoch, index), also those that the dataset owns.
     - Without random numbers in the dataset, `seeded_items=False` saves 11 us a sample.
     - An `IterableDataset` that is trained on needs `state_dict()` and `load_state_dict(state)`, see `StatefulBatches`,
       and at most one worker in one process; or `replay=True`, to start again from its beginning after a resume.
-    - Outside of Lightning, `set_epoch(epoch)` chooses the epoch; without it, each pass has its own order.
+    - Outside of Lightning, `set_epoch(epoch)` chooses the epoch; otherwise, each pass has its own order.
 
     Args:
         dataset: Map-style or iterable.
@@ -102,7 +100,7 @@ class DataLoader(data.DataLoader[Any]):
         object.__setattr__(self, "sampler", self._position.order)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "generator": generators.packed(self.generator)}
+        return vars(self) | {"generator": generators.packed(self.generator)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, generator=generators.unpacked(state["generator"]))
@@ -150,14 +148,14 @@ class DataLoader(data.DataLoader[Any]):
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change between a checkpoint and its resume; an iterable has no `num_samples`."""
-        dataset = self.dataset
+        dataset: Any = self.dataset
         batch_size = dataset.batch_size if isinstance(dataset, StatefulBatches) else self.batch_size
         identity = {"batch_size": batch_size, "seed": self.seed, "world_size": rank_and_world_size()[1]}
         if isinstance(dataset, IterableDataset):
             return identity
-        samples: Any = dataset.dataset if isinstance(dataset, SeededItems) else dataset
-        identity |= {"drop_last": self.drop_last, **self._position.order.identity()}
-        return identity | ({"num_samples": len(samples)} if hasattr(samples, "__len__") else {})
+        dataset = dataset.dataset if isinstance(dataset, SeededItems) else dataset
+        size = {"num_samples": len(dataset)} if hasattr(dataset, "__len__") else {}
+        return identity | {"drop_last": self.drop_last, **self._position.order.identity()} | size
 
     def state_dict(self) -> dict[str, Any]:
         """Return the identity, and the position after the batches that were *trained on*, as plain values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,6 +17,10 @@ from cairn.data.seeded_order import SeededOrder
 from cairn.data.seeding import SeededCollate, SeededItems
 
 Collate = Callable[[list[Any]], Any] | None
+
+_OF_A_PREDICTION = "_IndexBatchSamplerWrapper"
+"""Class with which Lightning wraps the batches of `Trainer.predict` to know their indices. It must stay outermost,
+and yield plain indices."""
 
 
 def map_style(
@@ -49,6 +54,9 @@ def map_style(
         items = SeededItems(dataset, seed)
         arguments |= {"dataset": items, "collate_fn": SeededCollate(collate_fn, items) if collate_fn else None}
     order: Order
+    if type(batch_sampler).__name__ == _OF_A_PREDICTION:
+        _yield_plain_indices(batch_sampler)
+        return Position(NoOrder(), 1), arguments | {"batch_sampler": batch_sampler}
     if batch_sampler is not None:
         order = _ordered(batch_sampler, seed, keyed, is_batched=True)
         return Position(order, 1), arguments | {"batch_sampler": order}
@@ -57,6 +65,13 @@ def map_style(
     else:
         order = _ordered(sampler, seed, keyed, is_batched=False)
     return Position(order, batch_size or 1), arguments | {"batch_size": batch_size, "sampler": order}
+
+
+def _yield_plain_indices(batch_sampler: Any) -> None:
+    batches = batch_sampler._batch_sampler
+    if getattr(batches.sampler, "keyed", False):
+        batches.sampler = copy.copy(batches.sampler)  # the loader that was given has it, too
+        batches.sampler.keyed = False
 
 
 def _ordered(sampler: Any, seed: int, keyed: bool, is_batched: bool) -> Order:
