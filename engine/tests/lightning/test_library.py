@@ -575,18 +575,18 @@ def test_a_loader_is_predicted_with_all_samples_and_their_indices(tmp_path, opti
         def predict_step(self, batch, batch_idx):
             return batch[0].flatten()
 
-    class Writer(BasePredictionWriter):
-        found = []
+    found = []
 
+    class Writer(BasePredictionWriter):
         def write_on_batch_end(self, trainer, pl_module, prediction, batch_indices, *rest):
-            self.found.append((prediction.tolist(), batch_indices))
+            found.append((prediction.tolist(), batch_indices))
 
     data = cairn.DataLoader(points(10), 4, drop_last=True, **options)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     Trainer(callbacks=[Writer("batch")], default_root_dir=tmp_path, **quiet).predict(Predicts(), data)
-    assert [len(indices) for _, indices in Writer.found] == [4, 4, 2]
-    assert all(prediction == indices for prediction, indices in Writer.found)  # sample i is the number i
-    assert sorted(sum((indices for _, indices in Writer.found), [])) == list(range(10))
+    assert [len(indices) for _, indices in found] == [4, 4, 2]
+    assert all(prediction == indices for prediction, indices in found)  # sample i is the number i
+    assert sorted(index for _, indices in found for index in indices) == list(range(10))
 
 
 @pytest.mark.slow

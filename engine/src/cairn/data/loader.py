@@ -25,12 +25,12 @@ class DataLoader(data.DataLoader[Any]):
     a `CombinedLoader`, and on several processes, each of which loads its own part (whatever the Trainer's
     `use_distributed_sampler` says). The samples do not depend on the number of workers.
 
-    - Your own `sampler` or `batch_sampler` draws from generators that are seeded by (seed, epoch), see `SeededOrder`.
-    - A sample draws from generators that are seeded by (seed, epoch, index), also those that the dataset owns.
-    - Without random numbers in the dataset, `seeded_items=False` saves 11 us a sample.
+    - A `sampler` draws from generators that are seeded by (seed, epoch), see `SeededOrder`, and a sample from generators
+      that are seeded by (seed, epoch, index), also those that the dataset owns. Without random numbers in the dataset,
+      `seeded_items=False` saves 11 us a sample.
     - An `IterableDataset` that is trained on needs `state_dict()` and `load_state_dict(state)`, see `StatefulBatches`,
       and at most one worker in one process; or `replay=True`, to start again from its beginning after a resume.
-    - Outside of Lightning, `set_epoch(epoch)` chooses the epoch; otherwise, each pass has its own order.
+    - Outside of Lightning, `set_epoch(epoch)` chooses the epoch.
 
     Args:
         dataset: Map-style or iterable.
@@ -38,13 +38,13 @@ class DataLoader(data.DataLoader[Any]):
         shuffle: Whether each epoch has a new order.
         sampler: Yields indices; takes the place of `shuffle`.
         batch_sampler: Yields lists of indices; takes the place of `batch_size`, `shuffle`, `sampler` and `drop_last`.
-        num_workers: Number of processes that load; 0 loads in the main process.
+        num_workers: Number of processes that load; 0: the main process.
         collate_fn: Makes a batch of a list of samples.
         seed: Seed of the order of samples, and of the random numbers that samples draw.
         seeded_items: Whether generators are seeded for each sample, see `SeededItems`.
         replay: Whether an iterable may start again from its beginning after a resume inside an epoch.
         worker_init_fn: As in torch.
-        generator: As in torch; by default one of its own, so that the global one is never drawn from.
+        generator: As in torch; by default one of its own.
         persistent_workers: As in torch; an iterable's workers are restarted in each epoch.
         **options: Further arguments of torch's DataLoader.
 
@@ -76,7 +76,7 @@ class DataLoader(data.DataLoader[Any]):
         options |= {
             "num_workers": num_workers,
             "worker_init_fn": workers.init_fn(worker_init_fn),
-            # Creating an iterator draws a number, which must not come from the generator of the training.
+            # Creating an iterator draws a number, which must not come from the global generator.
             "generator": generator or torch.Generator().manual_seed(mix_seed(seed)),
             "persistent_workers": persistent_workers and num_workers > 0,
         }
@@ -84,12 +84,7 @@ class DataLoader(data.DataLoader[Any]):
         if isinstance(dataset, IterableDataset):
             drop_last = bool(options.pop("drop_last", False))
             self._position, more = source.iterable(
-                dataset,
-                batch_size,
-                collate_fn,
-                drop_last=drop_last,
-                replay=replay,
-                seed=seed if seeded_items else None,
+                dataset, batch_size, collate_fn, drop_last=drop_last, replay=replay, seed=seed if seeded_items else None
             )
         else:
             self._position, more = source.map_style(
@@ -133,7 +128,7 @@ class DataLoader(data.DataLoader[Any]):
         self._position.at_boundary(lag, epoch_is_over, iterator)
 
     def check_resumable(self) -> None:
-        """Check that training on this loader can be resumed; warn if a sampler may draw other samples then.
+        """Warn if a sampler may draw other samples after a resume.
 
         Raises:
             DataError: The position in an iterable dataset cannot be saved.
