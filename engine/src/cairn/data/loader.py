@@ -25,7 +25,7 @@ class DataLoader(data.DataLoader[Any]):
     a `CombinedLoader`, and on several processes, each of which loads its own part (whatever the Trainer's
     `use_distributed_sampler` says). The samples do not depend on the number of workers.
 
-    - A `sampler` draws from generators that are seeded by (seed, epoch), see `SeededOrder`, and a sample from generators
+    - A `sampler` draws from generators that are seeded by (seed, epoch), see `SeededOrder`; a sample from generators
       that are seeded by (seed, epoch, index), also those that the dataset owns. Without random numbers in the dataset,
       `seeded_items=False` saves 11 us a sample.
     - An `IterableDataset` that is trained on needs `state_dict()` and `load_state_dict(state)`, see `StatefulBatches`,

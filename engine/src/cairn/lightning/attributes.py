@@ -87,14 +87,14 @@ def _owners(trainer: Trainer) -> Iterator[tuple[str, Any]]:
 
 def _own(item: Any) -> Iterator[tuple[str, Any]]:
     """Yield the attributes that the user's code assigns."""
-    theirs = _library_names(type(item))  # type: ignore[arg-type]  # every class can be hashed
+    theirs = library_names(type(item))  # type: ignore[arg-type]  # every class can be hashed
     for name, value in list(getattr(item, "__dict__", {}).items()):
         if name not in theirs and not name.startswith(_PREFIXES):
             yield name, value
 
 
 @cache
-def _library_names(kind: type) -> frozenset[str]:
+def library_names(kind: type) -> frozenset[str]:
     """Return the names of the attributes that the library classes among the bases of a class assign."""
     names: set[str] = set()
     made: tuple[Any, ...] = (nn.Module(), LightningModule(), LightningDataModule(), Callback())

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cairn.lightning import boundary
+from cairn.lightning.attributes import library_names
 from cairn.testing.digest import is_plain, shown
 
 _LIBRARIES = {"cairn", "lightning", "lightning_fabric", "pytorch_lightning", "torch", "torchmetrics", "hydra"}
@@ -126,7 +127,7 @@ class _Walk:
                 self._value(f"{name}.{key}", value, 1)
 
     def _object(self, name: str, item: Any, depth: int) -> None:
-        library = _library_names(item.__class__)
+        library = library_names(item.__class__)
         slots = {slot: getattr(item, slot) for slot in getattr(type(item), "__slots__", ()) if hasattr(item, str(slot))}
         for attribute, value in [*getattr(item, "__dict__", {}).items(), *slots.items()]:
             if attribute not in library:
@@ -212,18 +213,6 @@ def _lies_outside_of_libraries(name: str) -> bool:
     if "site-packages" in path.parts or "dist-packages" in path.parts:
         return False
     return not any(path.is_relative_to(Path(sysconfig.get_path(key)).resolve()) for key in ("stdlib", "platstdlib"))
-
-
-@functools.cache
-def _library_names(kind: type) -> frozenset[str]:
-    """Return the attributes that the library classes below a user's class set on themselves."""
-    found = {*vars(nn.Module()), *vars(LightningModule())} if issubclass(kind, nn.Module) else set()
-    for base in kind.__mro__:
-        if _package(base) in _LIBRARIES:
-            for member in vars(base).values():
-                code = getattr(member, "__code__", None)
-                found |= set(code.co_names) if code is not None else set()
-    return frozenset(found)
 
 
 def _package(kind: type) -> str:
