@@ -32,7 +32,7 @@ def test_the_first_run(tmp_path: Path) -> None:
     """The output and the run directory with the default settings, among them W&B offline."""
     output = train(tmp_path / "run", "trainer.max_epochs=3", "trainer.accelerator=cpu", fresh=True)
     for shown in ("data", "checkpoints", "saved because", "val/loss", "test/acc", "overhead", "at risk", "resume="):
-        assert shown in output
+        assert shown in output.replace("\n", "")  # the title of a table breaks a long path anywhere
     run = tmp_path / "run"
     names = {path.name for path in run.iterdir()}
     records = {"run.json", "starts.jsonl", "progress.json"}

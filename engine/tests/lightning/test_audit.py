@@ -85,7 +85,7 @@ def count(net: Net) -> None:
 
 
 def create(net: Net) -> None:
-    net.created = 1
+    net.created = getattr(net, "created", 0) + 1
 
 
 CHANGES: dict[str, Callable[[Net], Any]] = {
@@ -220,6 +220,89 @@ class Growing(Pairs):
         return super().__getitem__(index)
 
 
+class Bare(LightningModule):
+    """No plain attribute exists before the first epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def on_train_epoch_start(self) -> None:
+        self.anchor = [parameter.detach().clone() for parameter in self.parameters()]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.layer(batch).square().mean() + (self.layer.weight - self.anchor[0]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_what_a_repeated_hook_cannot_set_again_is_named(tmp_path: Path) -> None:
+    """The weights at the start of the epoch are gone."""
+    assert messages(tmp_path, Bare(), max_steps=2) == []
+    (message,) = messages(tmp_path, Bare())
+    assert message.startswith("This resume is not exact: Bare.anchor has another value.")
+
+
+class Caching(Bare):
+    """Fills attributes once, in its first batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: Tensor | None = None
+        self.known: dict[str, int] = {}
+
+    def on_train_epoch_start(self) -> None:
+        self.anchor = [torch.zeros(1, 4)]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.table = torch.ones(3) if self.table is None else self.table
+        self.known.setdefault("length", 3)
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_value_that_is_filled_once_may_be_a_cache(tmp_path: Path) -> None:
+    assert messages(tmp_path, Caching(), max_steps=2, audit="error") == []
+    (message,) = messages(tmp_path, Caching(), audit="error")  # it may be a reference value, too
+    assert "Caching.table has another value; Caching.known has another value" in message
+
+
+class Phase(int):
+    """A number of a class of its own, which a file cannot hold."""
+
+
+def test_values_of_any_class_are_compared_and_not_saved(tmp_path: Path) -> None:
+    def change(net: Any) -> None:
+        net.phase = Phase(getattr(net, "phase", 0) + 1)
+        net.seen = {str(number) for number in range(net.phase, 400)}
+
+    (message,) = messages(tmp_path, Net(change), max_steps=3)
+    assert "Net.phase, Net.seen" in message
+
+
+def test_a_set_is_compared_whatever_its_order() -> None:
+    words = [f"word {number}" for number in range(400)]
+    assert attributes.value_of(set(words)) == attributes.value_of({*words[200:], *words[:200]})
+    assert attributes.value_of(set(words)) != attributes.value_of({*words[1:], "other"})
+
+
+def test_two_callbacks_of_a_class_are_two_owners(tmp_path: Path) -> None:
+    class Waits(Counts):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            self.num_batches += self.starts
+
+        def __init__(self, starts: int) -> None:
+            super().__init__()
+            self.starts = starts
+
+        @property
+        def state_key(self) -> str:
+            return f"Waits {self.starts}"
+
+    (message,) = messages(tmp_path, Net(), (Waits(0), Waits(1)), max_steps=2)
+    assert message.startswith("Training changes Waits 2.num_batches, ")
+
+
 def test_a_data_set_is_looked_at(tmp_path: Path) -> None:
     (message,) = messages(tmp_path, Net(), data=Growing(), max_steps=2)
     assert message.startswith("Training changes Growing.num_reads, ")
@@ -242,6 +325,6 @@ def test_the_cost_is_bounded() -> None:
     tensor += 1
     assert attributes.value_of(numbers) != before[0]
     assert attributes.value_of(tensor) != before[1]
-    reader = attributes._Reader(set())
+    reader = attributes._Reader(set(), attributes.Budget())
     reader.add([[numbers] * 1000] * 1000)
     assert reader.num_left == 0

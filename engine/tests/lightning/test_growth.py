@@ -45,6 +45,21 @@ class AddsInsideAnEpoch(Adds):
             self.add()
 
 
+class AddsAtTheStart(Adds):
+    def on_train_start(self):
+        self.add()
+
+
+class AddsThroughLightning(Adds):
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.optimizers().add_param_group({"params": list(self.backbone.parameters()), "lr": 0.01})
+        self.scale = 1.0 + self.current_epoch
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * self.scale
+
+
 POINTS = torch.arange(16.0).reshape(8, 2)
 
 
@@ -72,6 +87,15 @@ class Scheduled(Data):
         return super().train_dataloader()
 
 
+class Ours(cairn.DataModule):
+    def __init__(self, batch_size=2):
+        super().__init__(batch_size)
+        self.train_set = POINTS
+
+    def val_dataloader(self):
+        return []
+
+
 class Grow(Callback):
     def on_train_epoch_end(self, trainer, pl_module):
         owner = trainer.datamodule.hparams if trainer.datamodule.hparams else trainer.datamodule
@@ -95,6 +119,9 @@ CASES = {
     "groups added inside an epoch": (AddsInsideAnEpoch, Data, list),
     "finetuning": (Model, Data, lambda: [unfreezing()]),
     "batch size of the data": (Model, Data, lambda: [Grow()]),
+    "batch size of the library's data": (Model, Ours, lambda: [Grow()]),
+    "groups added at the start": (AddsAtTheStart, Data, list),
+    "groups added through Lightning": (AddsThroughLightning, Data, list),
     "batch size among hyperparameters": (Model, Hyperparameters, lambda: [Grow()]),
     "batch size found at the start": (Model, Data, lambda: [Find()]),
     "batch size by epoch": (Model, Scheduled, list),

@@ -15,6 +15,11 @@ from tests.lightning.test_exact import check_every_stop
 from tests.support import toy
 from tests.support.toy import Cell, PointData, Toy
 from torch import nn
+from torch.nn.utils import prune
+
+from cairn.errors import ResumeError
+from cairn.lightning.restart import Restart
+from cairn.store.catalog import Catalog
 
 SHORT = {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 1}
 CELL = Cell(trainer=SHORT, num_boundaries=6, audit="error")
@@ -68,6 +73,46 @@ class WithEffects(Toy):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         return super().training_step(batch, batch_idx) * (1 + self.not_saved + self.epochs_begun)
+
+
+class ByStep(Toy):
+    """An attribute that depends on the number of steps at the start of the epoch."""
+
+    def on_train_epoch_start(self) -> None:
+        self.scale = 1.0 + self.global_step
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch, batch_idx) * self.scale
+
+
+class PrunesAtTheStart(Toy):
+    """A hook prunes a layer at the start of each epoch."""
+
+    def on_train_epoch_start(self) -> None:
+        prune.l1_unstructured(self.net[0], "weight", amount=0.2)
+
+
+class Levels(PointData):
+    """A datamodule that saves what a callback raises at the start of each epoch."""
+
+    level = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"level": self.level}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.level = state_dict["level"]
+
+
+class Raises(Callback):
+    """Raises the level of the data, which the loss depends on."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.datamodule.level += 1  # type: ignore[attr-defined]
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        optimizer.param_groups[0]["lr"] = 0.01 * trainer.datamodule.level  # type: ignore[attr-defined]
 
 
 class Annealed(Toy):
@@ -133,10 +178,16 @@ class Gathered(Toy):
         replace(CELL, module_class=WithEffects),
         replace(CELL, module_class=WithEffects, trainer={**SHORT, "accumulate_grad_batches": 2}, num_boundaries=4),
         replace(CELL, module_class=Annealed),
+        replace(CELL, module_class=ByStep),
+        replace(CELL, module_class=PrunesAtTheStart),
+        replace(CELL, data_class=Levels, callbacks=lambda: [Raises()]),
         replace(CELL, callbacks=lambda: [Counter()]),
         replace(CELL, module_class=Gathered, interval="1ep"),
     ],
-    ids=["timer", "by epoch", "effects", "effects, accumulation", "annealed", "callback", "gathered, at epochs"],
+    ids=[
+        *("timer", "by epoch", "effects", "effects, accumulation", "annealed", "by step", "pruning", "datamodule"),
+        *("callback", "gathered, at epochs"),
+    ],
 )
 def test_hooks_before_the_first_batch_are_exact(cell: Cell, tmp_path: Path) -> None:
     copies = tmp_path / "copies"
@@ -191,8 +242,11 @@ def test_a_hook_that_fails_when_it_is_repeated_is_named_and_the_run_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class AddsAGroup(Toy):
+        num_calls = 0
+
         def on_train_epoch_start(self) -> None:
-            if self.trainer.global_step not in (0, 3):
+            self.num_calls += 1
+            if self.trainer.ckpt_path and self.num_calls == 1:
                 raise KeyError("parameter")
 
     cell = Cell(module_class=AddsAGroup, trainer={**SHORT, "max_steps": 4}, audit="off")
@@ -213,6 +267,45 @@ def test_a_progress_bar_shows_its_total_after_a_resume_inside_an_epoch(tmp_path:
     toy.train(tmp_path, Cell(trainer={**trainer, "max_steps": 4}, callbacks=lambda: [Bar()]))
     toy.train(tmp_path, Cell(trainer=trainer, callbacks=lambda: [Bar()]))
     assert totals[-2:] == [(2, 3), (3, 3)]
+
+
+def test_an_epoch_that_ends_without_a_batch_has_a_checkpoint_of_its_own(tmp_path: Path) -> None:
+    class Skips(Toy):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+            return -1 if batch_idx == 2 else None
+
+    cell = replace(CELL, module_class=Skips, audit="warn")
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    check_every_stop(cell, copies, tmp_path)
+    kept = [item.name for item in Catalog(tmp_path / "whole" / "checkpoints").committed()]
+    assert kept[-2:] == ["epoch_001_batch_000002.ckpt", "epoch_002_batch_000000.ckpt"]
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell(module_class=ByEpoch, trainer={**SHORT, "max_steps": 4})
+    toy.train(tmp_path, cell)
+    original = Restart.load
+
+    def later(self: Restart, ours: dict[str, Any]) -> None:
+        original(self, {**ours, "position": {**ours["position"], "total_batches": 3}})
+
+    monkeypatch.setattr(Restart, "load", later)
+    with pytest.raises(ResumeError, match="has changed while it was loaded: start again"):
+        toy.train(tmp_path, replace(cell, trainer=SHORT))
+
+
+def test_the_callbacks_of_lightning_do_not_make_a_resume_load_twice(tmp_path: Path) -> None:
+    loads = []
+
+    class Counts(Toy):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            loads.append(1)
+
+    cell = Cell(module_class=Counts, trainer={**SHORT, "max_steps": 4, "enable_model_summary": True})
+    toy.train(tmp_path, cell)
+    toy.train(tmp_path, replace(cell, trainer=SHORT))
+    assert loads == [1]
 
 
 def test_plain_loaders_are_exact_at_the_end_of_epochs(tmp_path: Path) -> None:

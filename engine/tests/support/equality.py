@@ -13,8 +13,11 @@ import torch
 from cairn.lightning.state import KEY
 from cairn.store.catalog import Catalog
 
-# These may differ between a run and its resumed twin: the id of the run, its directory, and durations.
-NOT_COMPARED = {("cairn", "run"), ("cairn", "config"), ("cairn", "clock"), ("cairn", "attributes")}
+# These may differ between a run and its resumed twin: the id of the run, its directory, durations, and what is compared
+# at a resume only.
+NOT_COMPARED = {("cairn", "run"), ("cairn", "config"), ("cairn", "clock")} | {
+    ("cairn", key) for key in ("attributes", "settings")
+}
 
 
 @dataclass(frozen=True)

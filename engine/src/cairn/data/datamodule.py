@@ -56,7 +56,7 @@ class DataModule(LightningDataModule):
         replay: bool = False,
     ) -> None:
         super().__init__()
-        self.batch_size = _number("batch_size", batch_size, least=1)
+        self.batch_size = self._first_batch_size = _number("batch_size", batch_size, least=1)
         self.num_workers = _number("num_workers", num_workers, least=0)
         self.seed = seed
         self.pin_memory = pin_memory
@@ -118,7 +118,8 @@ class DataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the identity. The position is part of the loader's state."""
-        return self.identity()
+        changed = self.batch_size != self._first_batch_size
+        return self.identity() | ({"first_batch_size": self._first_batch_size} if changed else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that this is the data of the checkpoint, if the trainer trains.
@@ -133,6 +134,8 @@ class DataModule(LightningDataModule):
             if getattr(trainer.fit_loop, "inner", False):
                 return  # the finder puts back its temporary checkpoint, which has the batch size from before
             self.batch_size = state_dict["batch_size"]  # it was found, and a resume does not search again
+        if state_dict.get("first_batch_size") == self.batch_size:
+            self.batch_size = state_dict["batch_size"]  # training has changed it
         changes = [
             f"{key} was {state_dict.get(key)!r} and is {now!r}"
             for key, now in self.identity().items()

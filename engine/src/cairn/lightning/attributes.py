@@ -5,8 +5,8 @@ from __future__ import annotations
 import dis
 import hashlib
 import random
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -30,13 +30,15 @@ _LIBRARIES = {"lightning", "pytorch_lightning", "torch", "torchmetrics", "cairn"
 _SCALARS = (bool, int, float, str, type(None))
 _MAX_TEXT, _MAX_DEPTH, _MAX_ITEMS, _MAX_ELEMENTS = 80, 4, 256, 1 << 18
 """Longest text that is stored; deepest nesting; items of a container and elements of a tensor that are read."""
-_MAX_ATTRIBUTES, _MAX_READ = 2000, 5000
-"""Attributes of all objects together, and values that are read for one of them."""
+_MAX_ATTRIBUTES, _MAX_READ, _MAX_ELEMENTS_OF_ALL = 2000, 5000, 1 << 21
+"""Attributes of all objects together; values that are read for one of them; elements of all tensors together."""
+EMPTY = "<empty>"
+"""Value of an empty container."""
 _PREFIXES = ("__", "_hparams")
 """Beginnings of names that do not belong to the user: `save_hyperparameters` assigns the second ones."""
 
 
-def of_trainer(trainer: Trainer) -> Attributes:
+def of_trainer(trainer: Trainer, only: Collection[str] | None = None) -> Attributes:
     """Return the plain attributes of the module, its parts, the callbacks, the datamodule and the training data.
 
     Attributes that a library assigns are its own business, and parameters and buffers are in every checkpoint.
@@ -44,24 +46,25 @@ def of_trainer(trainer: Trainer) -> Attributes:
 
     Args:
         trainer: The trainer, in a fit.
+        only: Names of the attributes to read; None: all.
     """
-    module = trainer.lightning_module
+    module, budget = trainer.lightning_module, Budget()
     saved = {id(item) for item in (*module.modules(), *module.parameters(), *module.buffers(), *trainer.optimizers)}
     saved |= {id(config.scheduler) for config in trainer.lr_scheduler_configs} | {id(trainer)}
     owners = list(_owners(trainer))
     saved |= {id(item) for _, item in owners}
     found = (
-        (f"{label}.{name}", _plain(value, saved))
+        (f"{label}.{name}", _plain(value, saved, budget))
         for label, item in owners
         for name, value in _own(item)
-        if id(value) not in saved
+        if id(value) not in saved and (only is None or f"{label}.{name}" in only)
     )
     return dict(islice(((name, value) for name, value in found if value is not _OPAQUE), _MAX_ATTRIBUTES))
 
 
 def value_of(value: Any) -> Any:
     """Return a value in the form in which `of_trainer` returns those of attributes."""
-    return _plain(value, set())
+    return _plain(value, set(), Budget())
 
 
 def owner_of(trainer: Trainer, name: str) -> Any:
@@ -79,10 +82,12 @@ def _owners(trainer: Trainer) -> Iterator[tuple[str, Any]]:
         dataset = getattr(loader, "dataset", None)
         dataset = dataset.dataset if isinstance(dataset, SeededItems) else dataset
         found += [(type(item).__name__, item) for item in (dataset, getattr(loader, "collate_fn", None))]
+    known: Counter[str] = Counter()
     for name, item in found:
         # The state of a torchmetrics object is saved with its plain attributes.
         if item is not None and not _is_library(type(item)) and not isinstance(item, Metric):
-            yield name, item
+            known[name] += 1
+            yield name if known[name] == 1 else f"{name} {known[name]}", item
 
 
 def _own(item: Any) -> Iterator[tuple[str, Any]]:
@@ -120,11 +125,20 @@ class _Opaque:
 _OPAQUE = _Opaque()
 
 
-def _plain(value: Any, saved: set[int]) -> Any:
-    if isinstance(value, _SCALARS) and len(str(value)) <= _MAX_TEXT:
+def _plain(value: Any, saved: set[int], budget: Budget) -> Any:
+    if type(value) in _SCALARS and len(str(value)) <= _MAX_TEXT:
         return value
-    reader = _Reader(saved)
+    if isinstance(value, Mapping | list | tuple | set | frozenset | deque) and not value:
+        return EMPTY
+    reader = _Reader(saved, budget)
     return reader.digest.hexdigest() if reader.add(value) else _OPAQUE
+
+
+@dataclass
+class Budget:
+    """Elements of tensors that may still be read in one pass over all attributes."""
+
+    num_elements: int = _MAX_ELEMENTS_OF_ALL
 
 
 @dataclass
@@ -133,9 +147,11 @@ class _Reader:
 
     Args:
         saved: Ids of objects that are in every checkpoint anyway.
+        budget: Of the pass.
     """
 
     saved: set[int]
+    budget: Budget
     digest: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=8))
     seen: set[int] = field(default_factory=set)
     num_left: int = _MAX_READ
@@ -157,7 +173,8 @@ class _Reader:
             self._text(f"sequence {len(value)}")
             return self._all(value, depth) or not value
         elif isinstance(value, set | frozenset):
-            self._text(f"set {sorted(map(repr, islice(value, _MAX_ITEMS)))} {len(value)}")
+            # In which order a set yields its items differs between processes: of a large one, the size is compared.
+            self._text(f"set {sorted(map(repr, value)) if len(value) <= _MAX_READ else ''} {len(value)}")
         else:
             return self._object(value, depth)
         return True
@@ -175,6 +192,9 @@ class _Reader:
         elif tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta and tensor.numel():
             flat = tensor.reshape(-1)
             part = flat[:: -(-flat.numel() // _MAX_ELEMENTS)]
+            self.budget.num_elements -= part.numel()
+            if self.budget.num_elements < 0:
+                return
             # Sums in place of bytes, so that a large tensor stays on its device.
             part = torch.view_as_real(part).reshape(-1) if part.is_complex() else part
             exact = part.double()

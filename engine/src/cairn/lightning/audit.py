@@ -48,12 +48,16 @@ class Audit:
 
     def __init__(self, trainer: Trainer, mode: AuditMode) -> None:
         self.trainer, self.mode = trainer, mode
-        self._base: Attributes = {}
-        """Values after the hooks at the start of the epoch."""
+        self.error = ""
+        """What was found, in the mode `error`: all ranks have to raise it together."""
+        self._base: Attributes | None = None
+        """Values after the hooks at the start of the epoch; None before the first one."""
         self._changed: set[str] = set()
         """Names of attributes that have changed in this run, apart from these hooks."""
         self._set_by_hooks: set[str] = set()
         self._num_left = {"batch": _NUM_AUDITED, "epoch": _NUM_AUDITED}
+        self._filled: Attributes = {}
+        """Values that attributes got which were empty or None: as long as they stay, they may be caches."""
         self._reported: set[str] = set()
         self._expected: Attributes = {}
         """What hooks had set before the checkpoint at the end of an epoch."""
@@ -90,17 +94,17 @@ class Audit:
         Returns:
             The attributes that have changed so far, for the resume from this checkpoint: in training, and in the
             hooks at the start of an epoch.
-
-        Raises:
-            ConfigError: There are such attributes, and the mode is `error`.
         """
         if self._off:
             return {}
-        now = attributes.of_trainer(self.trainer)
-        changed = self._changed | set(_differing(self._base, now))
-        if self._num_left[place]:
+        audited = self._num_left[place] > 0
+        now = attributes.of_trainer(self.trainer, None if audited else self._changed | self._set_by_hooks)
+        changed = self._changed | (set(_differing(self._base, now)) if audited else set())
+        if audited:
             self._num_left[place] -= 1
-            lost = [name for name in now if name in changed - self._reported and not self._is_held(name, now, contents)]
+            caches = self._caches(changed, now)
+            new = changed - self._reported - caches
+            lost = [name for name in now if name in new and not self._is_held(name, now, contents)]
             self._reported |= set(lost)
             if lost:
                 self._report(
@@ -116,9 +120,6 @@ class Audit:
         Args:
             place: Kind of the boundary of the checkpoint.
             saved: What `at_save` returned for it.
-
-        Raises:
-            ConfigError: They differ, and the mode is `error`.
         """
         if self._off:
             return
@@ -133,12 +134,23 @@ class Audit:
     def _compare(self, before: Attributes, now: Attributes) -> None:
         lost = [name for name in before if not _same(before[name], now.get(name))]
         lost = [name for name in lost if not _is_time(before[name], now.get(name))]
-        if lost:
-            self._reported |= set(lost)
-            self._report(
-                f"This resume is not exact: {'; '.join(_change(name, before, now) for name in lost[:_NUM_SHOWN])}"
-                f"{_more(lost)}. {_CURE}"
-            )
+        # What is still empty may be a cache, which training fills again: the run does not end for it.
+        for report, names in (
+            (rank_zero_warn, [name for name in lost if _is_unset(now.get(name))]),
+            (self._report, [name for name in lost if not _is_unset(now.get(name))]),
+        ):
+            if names:
+                shown = "; ".join(_change(name, before, now) for name in names[:_NUM_SHOWN])
+                report(f"This resume is not exact: {shown}{_more(names)}. {_CURE}")
+        self._reported |= set(lost)
+
+    def _caches(self, changed: Set[str], now: Attributes) -> set[str]:
+        """Return the names of attributes that were unset, and have kept the first value that they got."""
+        base = self._base or {}
+        for name in changed - self._filled.keys():
+            if name in now and _is_unset(base.get(name)):
+                self._filled[name] = now[name]
+        return {name for name, value in self._filled.items() if name in now and _same(value, now[name])}
 
     def _is_held(self, name: str, now: Attributes, contents: Mapping[str, Any]) -> bool:
         owner = attributes.owner_of(self.trainer, name)
@@ -151,12 +163,13 @@ class Audit:
 
     def _report(self, text: str) -> None:
         if self.mode == "error":
-            raise ConfigError(text, parameter="audit")
-        rank_zero_warn(text)
+            self.error = self.error or text
+        else:
+            rank_zero_warn(text)
 
 
 _CURE = (
-    "If training reads it, make it a buffer (self.register_buffer), or save it: on_save_checkpoint and "
+    "If training reads it, make it a buffer (self.register_buffer), or save and load it: on_save_checkpoint and "
     "on_load_checkpoint of a module, state_dict and load_state_dict of a callback, a datamodule or a sampler. "
     "audit='off' turns this check off."
 )
@@ -189,9 +202,10 @@ def _leaves(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, An
             yield from _leaves(item, key, depth + 1)
 
 
-def _differing(before: Attributes, now: Attributes) -> Iterator[str]:
-    """Yield the names of attributes that have changed or are new; without values before, nothing is known."""
-    yield from (name for name in now if before and not (name in before and _same(before[name], now[name])))
+def _differing(before: Attributes | None, now: Attributes) -> Iterator[str]:
+    """Yield the names of attributes that have changed or are new; None: nothing is known of before."""
+    if before is not None:
+        yield from (name for name in now if not (name in before and _same(before[name], now[name])))
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -200,6 +214,10 @@ def _same(one: Any, other: Any) -> bool:
 
 def _only(names: Set[str], values: Attributes) -> Attributes:
     return {name: value for name, value in values.items() if name in names}
+
+
+def _is_unset(value: Any) -> bool:
+    return value is None or value == attributes.EMPTY
 
 
 def _is_trivial(value: Any) -> bool:

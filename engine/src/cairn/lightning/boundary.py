@@ -149,6 +149,8 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
     """Whether a state from a "batch" boundary is still to be restored."""
     boundary_at = 0
     """Number of batches of the epoch at its last boundary."""
+    repeats = False
+    """Whether no batch was trained on between the last two boundaries: an epoch has ended without another batch."""
     end_seen = False
     """Whether that boundary was reported as the end of the run."""
     before_fetch: list[Any] | None = None
@@ -171,7 +173,7 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def reset(self) -> None:
         super().reset()
-        self.boundary_at, self.end_seen = 0, False
+        self.boundary_at, self.repeats, self.end_seen = 0, False, False
         if self.pending:
             _forget_restart(self.trainer)
             self.pending = False
@@ -297,10 +299,14 @@ class BoundaryFitLoop(_FitLoop):
         if self.inner:
             return
         epoch_loop, ends = self._epoch_loop, self._ends_here()
-        batches = epoch_loop.batch_progress.current.ready
-        over = epoch_loop._num_ready_batches_reached() and epoch_loop.boundary_at < batches
+        batches, reached = epoch_loop.batch_progress.current, epoch_loop._num_ready_batches_reached()
+        if reached:  # else the loader has ended before its length, or the run has stopped inside the epoch
+            over = epoch_loop.boundary_at < batches.ready
+        else:
+            over = not epoch_loop.done
         if over or (ends and not epoch_loop.end_seen):
-            epoch_loop.boundary_at, epoch_loop.end_seen = batches, ends
+            epoch_loop.repeats = 0 < epoch_loop.boundary_at == batches.completed
+            epoch_loop.boundary_at, epoch_loop.end_seen = batches.ready, ends
             self.engine.at_boundary("epoch", ends)
 
     @property
@@ -333,9 +339,13 @@ def position(trainer: Trainer, place: Place, samples: int) -> Position:
         samples: Number of samples of the run so far.
     """
     fit_loop, batches = trainer.fit_loop, trainer.fit_loop.epoch_loop.batch_progress
+    epoch, batch = fit_loop.epoch_progress.current.completed, batches.current.completed
+    if place == "epoch":
+        repeats = getattr(fit_loop.epoch_loop, "repeats", False)  # the position before has a checkpoint already
+        epoch, batch = (epoch, 0) if repeats else (epoch - 1, batch)
     return Position(
-        epoch=fit_loop.epoch_progress.current.completed - (place == "epoch"),
-        batch=batches.current.completed,
+        epoch=epoch,
+        batch=batch,
         total_batches=batches.total.completed,
         step=trainer.global_step,
         samples=samples,

@@ -73,7 +73,7 @@ def capture(
     position: Position,
     origin: Origin,
     clock: Mapping[str, Any],
-    epoch_rng: Mapping[str, Any] | None,
+    epoch_start: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Collect the contents of a checkpoint. Every rank must call this; only the result on rank 0 is complete.
 
@@ -83,7 +83,7 @@ def capture(
         position: Position of the run.
         origin: The run.
         clock: State of `Telemetry`.
-        epoch_rng: State of the generators of this rank at the start of the epoch.
+        epoch_start: See `Restart.epoch_start`.
 
     Returns:
         The contents, with references to live tensors: copy them before the next batch.
@@ -96,7 +96,7 @@ def capture(
     contents["state_dict"] = state.without(contents["state_dict"], lazy)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
-    epoch = {"epoch_rng": epoch_rng} if place == "batch" and epoch_rng is not None else {}
+    epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
     ranks = _gathered(rank_state(trainer) | epoch, trainer)
     contents[state.KEY] = {
         "format": state.FORMAT,

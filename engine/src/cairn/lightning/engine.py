@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
-from cairn.errors import ConfigError, SaveError
+from cairn.errors import SaveError
 from cairn.lightning import boundary, capture, data_checks, loggers, monitors, pruning, state, trial
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.audit import Audit
@@ -76,7 +76,7 @@ class Engine:
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         self.origin = Origin("")
         self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
-        self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"))
+        self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"), self.agreement)
         self.growth = Growth(trainer)
         self._loaded: dict[str, Any] = {}
         self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
@@ -121,10 +121,11 @@ class Engine:
         """Put back what hooks have changed since Lightning has restored it, and what Lightning does not restore."""
         loaded, self._loaded = self._loaded, {}
         self.restart.reload()
+        self.growth.restored(self.trainer)
         capture.restore(self.trainer, self.settings.adjusted(loaded))
         self.settings.apply()
         self.scores.restored()
-        self.restart.restored(loaded)
+        self.restart.restored()
 
     def start(self) -> None:
         """Training begins: whatever would fail at the first save fails here."""
@@ -133,7 +134,6 @@ class Engine:
         self.settings.see_start()
         self._pruned_at_start = pruning.names(module)
         self.may_fit_again = False
-        self.growth.begin(trainer)
         if not self.policy.triggers or trainer.fast_dev_run:
             return
         monitors.check_due(trainer, self.policy)
@@ -236,15 +236,6 @@ class Engine:
                 newest.name if newest else "its beginning",
             )
 
-    def _audit(self, place: boundary.Place, contents: dict[str, Any]) -> None:
-        error: ConfigError | None = None
-        try:
-            contents[state.KEY]["attributes"] = self.restart.audit.at_save(place, contents)
-        except ConfigError as found:
-            error = found
-        if self.policy.audit == "error" and (error := self.agreement.share(error)) is not None:
-            raise error
-
     def _save(self, place: boundary.Place, moment: Moment, reasons: tuple[str, ...]) -> None:
         trainer = self.trainer
         give_up, final = "", moment.ends or moment.stop is not None
@@ -252,7 +243,9 @@ class Engine:
         self.telemetry.save_begun(moment.elapsed_s)
         with self.saves.stall() as stall:
             try:
-                contents = capture.capture(trainer, place, moment.position, self.origin, clock, self.restart.rng)
+                contents = capture.capture(
+                    trainer, place, moment.position, self.origin, clock, self.restart.epoch_start
+                )
                 contents[state.KEY] |= {
                     "finders": self.finders.state(),
                     "growth": self.growth.state(trainer),
@@ -260,7 +253,7 @@ class Engine:
                 }
                 weights, module = contents["state_dict"], trainer.lightning_module
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
-                self._audit(place, contents)
+                contents[state.KEY]["attributes"] = self.restart.audit.at_save(place, contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
@@ -272,6 +265,7 @@ class Engine:
                     give_up = self.saves.settle(final)
             except SaveError as error:
                 give_up = self.saves.failures.add(str(error), final)
+        self.restart.raise_together()
         if give_up := self.agreement.share(give_up):
             if moment.stop in (None, TIME_LIMIT):
                 raise SaveError(give_up)

@@ -12,7 +12,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch.optim import Optimizer
 
 _BATCH_SIZE = "batch_size"
 """The attribute that Lightning's BatchSizeFinder changes, of the data module or the model."""
@@ -31,15 +30,13 @@ class Growth:
     def __init__(self, trainer: Trainer) -> None:
         self._first_sizes = _batch_sizes(trainer)
         """Batch sizes by owner at the start of the run."""
+        self._loaded_sizes = self._first_sizes
+        """Those in the checkpoint that the fit begins with."""
         self._num_params: list[list[int]] | None = None
         """Numbers of parameters per group and optimizer, at the start of this fit."""
         self._groups: list[Groups] | None = None
         """Groups of a loaded checkpoint, until the optimizers are there."""
         self._have_grown = False
-
-    def begin(self, trainer: Trainer) -> None:
-        """Note how training begins: the hooks at its start belong to the set-up."""
-        self._num_params = _num_params(trainer)
 
     def state(self, trainer: Trainer) -> dict[str, Any]:
         """Return what has changed since the start of the run, as plain values; empty if nothing has."""
@@ -52,6 +49,10 @@ class Growth:
             changes["batch_size"] = {"first": dict(self._first_sizes), "now": sizes}
         return changes
 
+    def restored(self, trainer: Trainer) -> None:
+        """Note that everything is restored: groups that are added from here on are new."""
+        count_repeated_groups(trainer)
+
     def load(self, trainer: Trainer, changes: Mapping[str, Any], goes_on: bool) -> None:
         """Take over changes before the loaders are built; a batch size that the user has changed stays.
 
@@ -63,16 +64,31 @@ class Growth:
         self._groups = changes.get("groups")
         self._have_grown = self._groups is not None
         if goes_on and (sizes := changes.get("batch_size")):
-            self._first_sizes = dict(sizes["first"])
+            self._first_sizes, self._loaded_sizes = dict(sizes["first"]), dict(sizes["now"])
             for name, owner in _owners(trainer).items():
                 if name in sizes["now"] and getattr(owner, _BATCH_SIZE, None) == sizes["first"].get(name):
                     setattr(owner, _BATCH_SIZE, sizes["now"][name])
 
-    def regroup(self, trainer: Trainer) -> None:
+    def adjust(self, checkpoint: Mapping[str, Any]) -> None:
+        """Let loaders whose next epoch has not begun take the batch size to which training has changed it.
+
+        Args:
+            checkpoint: What Lightning is about to load the positions of the loaders from.
+        """
+        if self._first_sizes == self._loaded_sizes:
+            return
+        for position in checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", []):
+            if isinstance(position, dict) and position.get("batch") == 0:
+                position.pop("batch_size", None)
+
+    def begin(self, trainer: Trainer) -> None:
         """Give the optimizers the groups of the checkpoint, before Lightning loads their state."""
         groups, self._groups = self._groups, None
         if groups is None:
+            self._num_params = _num_params(trainer)
             return
+        # Hooks at the start of the training add groups that the checkpoint has already.
+        ignore_repeated_groups(trainer)
         named = dict(trainer.lightning_module.named_parameters())
         for optimizer, saved in zip(trainer.optimizers, groups, strict=False):
             if all(name in named for names in saved for name in names):
@@ -87,16 +103,31 @@ class Growth:
 @contextmanager
 def repeated_groups_ignored(trainer: Trainer) -> Iterator[None]:
     """Let hooks of a resumed epoch add a group again that the optimizer has already: this changes nothing."""
-    for optimizer in trainer.optimizers:
-        optimizer.add_param_group = _adder(optimizer)  # type: ignore[method-assign]
+    ignore_repeated_groups(trainer)
     try:
         yield
     finally:
-        for optimizer in trainer.optimizers:
-            del optimizer.add_param_group
+        count_repeated_groups(trainer)
 
 
-def _adder(optimizer: Optimizer) -> Any:
+def ignore_repeated_groups(trainer: Trainer) -> None:
+    """Let `add_param_group` leave out groups that an optimizer has already."""
+    for optimizer in _optimizers(trainer):
+        optimizer.add_param_group = _adder(optimizer)
+
+
+def count_repeated_groups(trainer: Trainer) -> None:
+    """Undo `ignore_repeated_groups`."""
+    for optimizer in _optimizers(trainer):
+        vars(optimizer).pop("add_param_group", None)
+
+
+def _optimizers(trainer: Trainer) -> list[Any]:
+    """Return the optimizers, and what `LightningModule.optimizers()` returns in their place."""
+    return [*trainer.optimizers, *trainer.strategy._lightning_optimizers]
+
+
+def _adder(optimizer: Any) -> Any:
     add = optimizer.add_param_group
 
     def add_new(group: dict[str, Any]) -> None:

@@ -95,13 +95,14 @@ class EngineHooks(Checkpoint):
         if state.KEY in checkpoint:
             stopped_early.forget_in_new_run(trainer, checkpoint, begun.run)
             self.engine.load(checkpoint[state.KEY], begun.point)
+            self.engine.growth.adjust(checkpoint)
         else:
             rank_zero_warn(_NOT_OURS)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read what is configured, and prepare the optimizers for the state that Lightning loads next."""
         self.engine.settings.see_training()
-        self.engine.growth.regroup(trainer)
+        self.engine.growth.begin(trainer)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin before anything runs, where no checkpoint is loaded; a fit that is refused may have nothing to do."""

@@ -90,6 +90,24 @@ def as_first_built(
     return found
 
 
+def as_pruned(weights: Mapping[str, Any], module: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the state_dict of a file in the form that fits a module which hooks have pruned since it was loaded.
+
+    Args:
+        weights: The state_dict.
+        module: The module.
+        state: What `state` returned for the checkpoint.
+    """
+    tensors = state.get("tensors", {})
+    found = OrderedDict(weights)
+    for name in names(module) & found.keys():
+        part, leaf = _found(module, name)
+        values = tensors.get(name, {"orig": found[name], "mask": torch.ones_like(getattr(part, f"{leaf}_mask"))})
+        del found[name]
+        found |= {f"{name}_{kind}": values[kind] for kind in ("orig", "mask")}
+    return found
+
+
 def _found(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     parent, _, leaf = name.rpartition(".")
     return module.get_submodule(parent), leaf

@@ -16,15 +16,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelSummary,
+    ProgressBar,
+    Timer,
+)
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.migration.utils import _pl_migrate_checkpoint
 
-from cairn.lightning import state
+from cairn.errors import ConfigError, ResumeError
+from cairn.lightning import pruning, state
+from cairn.lightning.agreement import Agreement
 from cairn.lightning.audit import Audit
 from cairn.lightning.growth import repeated_groups_ignored
 
@@ -33,6 +45,11 @@ log = logging.getLogger(__name__)
 _EPOCH_START = "on_train_epoch_start"
 _HOOKS = ("on_fit_start", "on_train_start", _EPOCH_START)
 """Hooks that run between the loading of a checkpoint and the first batch."""
+_HARMLESS = (
+    *(Checkpoint, DeviceStatsMonitor, EarlyStopping, GradientAccumulationScheduler, LearningRateMonitor),
+    *(ModelSummary, ProgressBar, Timer),
+)
+"""Callbacks whose hooks do not change what a checkpoint contains, or whose change `capture.restore` undoes."""
 
 
 class Restart:
@@ -41,56 +58,70 @@ class Restart:
     Args:
         trainer: The trainer.
         audit: Compares plain attributes.
+        agreement: Between the ranks.
     """
 
-    def __init__(self, trainer: Trainer, audit: Audit) -> None:
-        self.trainer, self.audit = trainer, audit
-        self.rng: Mapping[str, Any] | None = None
-        """State of the generators before the hooks at the start of the epoch ran; None: it is unknown."""
+    def __init__(self, trainer: Trainer, audit: Audit, agreement: Agreement) -> None:
+        self.trainer, self.audit, self.agreement = trainer, audit, agreement
+        self.epoch_start: Mapping[str, Any] | None = None
+        """Generators and number of steps of this rank before the hooks at the start of the epoch; None: unknown."""
+        self._ours: Mapping[str, Any] = {}
+        self._path: Path | None = None
 
     def load(self, ours: Mapping[str, Any]) -> None:
         """Take the state of this rank from a checkpoint."""
-        self.rng = ours["ranks"][self.trainer.global_rank].get("epoch_rng")
+        self.epoch_start = ours["ranks"][self.trainer.global_rank].get("epoch_start")
+        # A link to the newest checkpoint of a run that is training may move.
+        self._ours, self._path = ours, Path(str(self.trainer.ckpt_path)).resolve()
 
     def epoch_begins(self) -> None:
         """The hooks at the start of an epoch are about to run."""
-        self.rng = state.rng_state()
+        self.epoch_start = {"rng": state.rng_state(), "step": self.trainer.global_step}
         self.audit.epoch_begins()
 
     def epoch_begun(self) -> None:
         """The hooks at the start of an epoch have run."""
         self.audit.epoch_begun()
+        self.raise_together()
 
     def epoch_begins_again(self) -> None:
         """A resume continues inside an epoch: run the hooks at its start again."""
-        run_again(self.trainer, self.rng)
+        run_again(self.trainer, self.epoch_start)
 
     def reload(self) -> None:
         """Load what Lightning has loaded again, before `capture.restore`; see the function `reload`."""
-        reload(self.trainer)
+        assert self._path is not None
+        reload(self.trainer, self._path, self._ours)
 
-    def restored(self, ours: Mapping[str, Any]) -> None:
-        """Everything is restored: compare the attributes with those of the process that has saved.
+    def restored(self) -> None:
+        """Everything is restored: compare the attributes with those of the process that has saved."""
+        ours, self._ours = self._ours, {}
+        self.audit.resumed(ours["place"], ours.get("attributes", {}))
+        self.raise_together()
+
+    def raise_together(self) -> None:
+        """End the run on all ranks if attributes that no checkpoint holds are an error.
 
         Raises:
-            ConfigError: Some differ, and `audit` is `error`.
+            ConfigError: There are such attributes, and `audit` is `error`.
         """
-        self.audit.resumed(ours["place"], ours.get("attributes", {}))
+        if self.audit.mode == "error" and (error := self.agreement.share(self.audit.error)):
+            raise ConfigError(error, parameter="audit")
 
 
-def run_again(trainer: Trainer, rng: Mapping[str, Any] | None) -> None:
+def run_again(trainer: Trainer, begun: Mapping[str, Any] | None) -> None:
     """Run the hooks at the start of the epoch, as a process would have that began with it.
 
     A hook that raises is logged: what it sets may be missing, but the run was able to continue without it.
 
     Args:
         trainer: The trainer, inside an epoch, before its first batch.
-        rng: State of the generators before these hooks ran in the original process; None: it is unknown.
+        begun: See `Restart.epoch_start`.
     """
     module = trainer.lightning_module
-    if rng is not None:
-        state.set_rng_state(rng)
-    with _dropped_logs(trainer), repeated_groups_ignored(trainer):
+    if begun is not None:
+        state.set_rng_state(begun["rng"])
+    with _dropped_logs(trainer), _step(trainer, begun), repeated_groups_ignored(trainer):
         for callback in trainer.callbacks:
             with _logged_errors(callback):
                 module._current_fx_name = _EPOCH_START
@@ -100,20 +131,29 @@ def run_again(trainer: Trainer, rng: Mapping[str, Any] | None) -> None:
     module._current_fx_name = None
 
 
-def reload(trainer: Trainer) -> None:
+def reload(trainer: Trainer, path: Path, ours: Mapping[str, Any]) -> None:
     """Load the checkpoint of this fit again, if hooks may have changed what Lightning has loaded from it.
 
     Args:
-        trainer: The trainer, before its first batch; its `ckpt_path` is the checkpoint.
+        trainer: The trainer, before its first batch.
+        path: The checkpoint.
+        ours: Value of its key `cairn`.
+
+    Raises:
+        ResumeError: The file has changed since Lightning has loaded it.
     """
     if not any(_has_hooks(owner) for owner in (trainer.lightning_module, *trainer.callbacks)):
         return
-    path, connector = trainer.ckpt_path, trainer._checkpoint_connector
-    assert path is not None
+    connector = trainer._checkpoint_connector
     contents = trainer.strategy.load_checkpoint(path, weights_only=True)
+    if any(contents[state.KEY][key] != ours[key] for key in ("run", "position")):
+        raise ResumeError(f"{path} has changed while it was loaded: start again.")
+    mine = ours["ranks"][trainer.global_rank].get("pruning", {})
+    contents["state_dict"] = pruning.as_pruned(contents["state_dict"], trainer.lightning_module, mine)
     connector._loaded_checkpoint = _pl_migrate_checkpoint(contents, path)
     try:
         connector.restore_model()
+        connector.restore_datamodule()
         _reload_callbacks(trainer, connector._loaded_checkpoint)
         connector.restore_precision_plugin_state()
         connector.restore_optimizers_and_schedulers()
@@ -132,8 +172,8 @@ def _reload_callbacks(trainer: Trainer, contents: dict[str, Any]) -> None:
 
 
 def _has_hooks(owner: LightningModule | Callback) -> bool:
-    """Whether hooks of this object run before the first batch, apart from those that only display or save."""
-    if isinstance(owner, ProgressBar | Checkpoint):
+    """Whether hooks of this object run before the first batch that may change what was loaded."""
+    if isinstance(owner, _HARMLESS):
         return False
     base = LightningModule if isinstance(owner, LightningModule) else Callback
     # A LambdaCallback holds its hooks as attributes.
@@ -149,6 +189,21 @@ def _dropped_logs(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         trainer.loggers = loggers
+
+
+@contextmanager
+def _step(trainer: Trainer, begun: Mapping[str, Any] | None) -> Iterator[None]:
+    """Let `global_step` be what it was at the start of the epoch."""
+    loop = trainer.fit_loop.epoch_loop
+    automatic = trainer.lightning_module.automatic_optimization
+    optimizer = loop.automatic_optimization.optim_progress.optimizer.step
+    total = (optimizer if automatic else loop.manual_optimization.optim_step_progress).total
+    now = total.completed
+    total.completed = now if begun is None else begun["step"]
+    try:
+        yield
+    finally:
+        total.completed = now
 
 
 @contextmanager
