@@ -92,9 +92,6 @@ class Ours(cairn.DataModule):
         super().__init__(batch_size)
         self.train_set = POINTS
 
-    def val_dataloader(self):
-        return []
-
 
 class Grow(Callback):
     def on_train_epoch_end(self, trainer, pl_module):
@@ -161,6 +158,7 @@ def fit(path, name, stop=None, batch_size=2):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist")
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no")
 @pytest.mark.parametrize("name", CASES)
 def test_what_has_grown_is_there_after_a_resume(tmp_path, name):
     whole = fit(tmp_path / "whole", name)
