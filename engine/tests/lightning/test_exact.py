@@ -130,7 +130,7 @@ CELLS = {
     "two validation sets": Cell(data_class=TwoValidations, monitor="val/loss/dataloader_idx_0"),
     "min_epochs beyond early stopping": Cell(
         callbacks=lambda: [EarlyStopping("val/loss", patience=1, check_on_train_epoch_end=False)],
-        trainer={"min_epochs": 3, "max_epochs": 6},
+        trainer={"min_epochs": 2, "max_epochs": 4},
         num_boundaries=-1,
     ),
     # One epoch is ended before its last batches: the end of that epoch is a boundary, too.
@@ -178,6 +178,21 @@ TWO_EPOCHS = {
     "awkward state, validation 0.25",
     "iterable",
     "interval 0.25ep",
+    "one-cycle",
+    "no validation",
+    "EMA weights",
+    "reload every epoch",
+    "plateau by step, accumulation 3",
+    "plateau by step, validation 0.25",
+    "accumulation 3",
+    "interval 3",
+    "iterable, 1 worker, accumulation 3",
+    "multi-step by epoch",
+    "learning-rate finder",
+    "learning-rate finder at the start of epochs",
+    "batch-size finder",
+    "pruning",
+    "pruning inside epochs, lottery ticket, not made permanent",
 }
 
 
