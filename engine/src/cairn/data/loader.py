@@ -44,7 +44,7 @@ class DataLoader(data.DataLoader[Any]):
         seeded_items: Whether generators are seeded for each sample, see `SeededItems`.
         replay: Whether an iterable may start again from its beginning after a resume inside an epoch.
         worker_init_fn: As in torch.
-        generator: As in torch; by default one of its own.
+        generator: As in torch; by default one of its own, which each epoch seeds.
         persistent_workers: As in torch; an iterable's workers are restarted in each epoch.
         **options: Further arguments of torch's DataLoader.
 
@@ -73,6 +73,7 @@ class DataLoader(data.DataLoader[Any]):
         if shuffle and (sampler is not None or batch_sampler is not None):
             raise DataError("shuffle=True contradicts a sampler: give one of them.")
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
+        self.owns_generator = generator is None
         options |= {
             "num_workers": num_workers,
             "worker_init_fn": workers.init_fn(worker_init_fn),
@@ -103,7 +104,13 @@ class DataLoader(data.DataLoader[Any]):
     def __iter__(self) -> Any:
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
-        return self._position.iterate(super().__iter__)
+        return self._position.iterate(self._create)
+
+    def _create(self) -> Any:
+        if self.owns_generator:
+            # The seeds of the workers come from it. They are a function of (seed, epoch), so no checkpoint holds it.
+            self.generator.manual_seed(mix_seed(self.seed, self._position.order.turn))
+        return super().__iter__()
 
     @property
     def _index_sampler(self) -> Any:
