@@ -5,6 +5,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.callbacks import EarlyStopping
 from tests.support.configured import BATCHES, Net, cosine, fit, one_cycle
 from torch.optim import lr_scheduler
 
@@ -121,6 +122,16 @@ def test_a_schedule_that_would_raise_is_refused_before_the_first_batch(tmp_path)
     assert net.rates == []
     with pytest.raises(ConfigError, match=rf"{sentence}\. total_steps of the OneCycleLR decides: set it to 32\."):
         fit(tmp_path / "new", Net(schedule=one_cycle(STEPS), momentum=0.9), old.path(), epochs=4)
+
+
+def test_a_schedule_that_would_raise_is_named_if_the_training_may_end_before(tmp_path, caplog):
+    old = fit(tmp_path / "old", Net(schedule=one_cycle(), momentum=0.9))
+    net, stop = Net(schedule=one_cycle(STEPS + 24), momentum=0.9), EarlyStopping("val/loss", patience=1)
+    fit(tmp_path / "new", net, old.path(), callbacks=[stop], epochs=-1)
+    assert (
+        "OneCycleLR ends after 40 steps, and the training has no limit: from then on, it raises an error" in caplog.text
+    )
+    assert len(net.rates) == 2 * BATCHES
 
 
 @pytest.mark.parametrize("function", [closure, lambda n: functools.partial(falling, num_training_steps=n)])
