@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,13 +105,7 @@ class DataLoader(data.DataLoader[Any]):
     def __iter__(self) -> Any:
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
-        return self._position.iterate(self._create)
-
-    def _create(self) -> Any:
-        if self.owns_generator:
-            # The seeds of the workers come from it. They are a function of (seed, epoch), so no checkpoint holds it.
-            self.generator.manual_seed(mix_seed(self.seed, self._position.order.turn))
-        return super().__iter__()
+        return self._position.iterate(partial(_seeded_by_epoch, self, super().__iter__))
 
     @property
     def _index_sampler(self) -> Any:
@@ -171,3 +166,10 @@ class DataLoader(data.DataLoader[Any]):
         """
         self._position.check(state_dict, self.identity())
         self._position.seek(state_dict)
+
+
+def _seeded_by_epoch(loader: DataLoader, create: Callable[[], Any]) -> Any:
+    if loader.owns_generator:
+        # The seeds of the workers come from it. They are a function of (seed, epoch), so no checkpoint holds them.
+        loader.generator.manual_seed(mix_seed(loader.seed, loader._position.order.turn))
+    return create()

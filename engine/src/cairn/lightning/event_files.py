@@ -153,7 +153,7 @@ def _this_process(logger: TensorBoardLogger) -> str:
 
 
 def _is_by(path: Path, processes: Collection[str]) -> bool:
-    """Whether one of these processes wrote a file: `events.out.tfevents.TIME.HOST.PID.NUMBER`."""
+    """Whether one of the processes wrote a file: `events.out.tfevents.TIME.HOST.PID.NUMBER`."""
     writer = path.name.partition(f"{_MARK}.")[2].partition(".")[2]
     return any(writer == process or writer.startswith(f"{process}.") for process in processes)
 
