@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from cairn.data.datamodule import DataModule
 from cairn.errors import DataError
@@ -94,6 +94,31 @@ def test_loaders_never_draw_from_the_global_generator(num_workers):
     for loader in (train, val, train):
         values(loader)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Drawing(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.rand(4)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_sample_of_the_validation_draws_the_same_numbers_each_time_and_after_a_resume(num_workers):
+    def made():
+        data = ready(num_workers=num_workers)
+        data.val_set = data.test_set = Drawing()
+        return data
+
+    data = made()
+    loader, test = data.val_dataloader(), data.test_dataloader()
+    first = torch.cat(list(loader))
+    loader.set_epoch(1)
+    assert torch.equal(torch.cat(list(loader)), first)
+    assert torch.equal(torch.cat(list(made().val_dataloader())), first)
+    assert torch.equal(torch.cat(list(test)), first)
+    assert len(first.unique()) == first.numel()
 
 
 def test_a_missing_training_set_is_refused_and_the_others_are_optional():

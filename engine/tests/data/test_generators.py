@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from cairn.data.generators import Generators
+from cairn.data.generators import Generators, drawing
 
 MODULE_RNG = np.random.default_rng(3)
 
@@ -123,3 +123,24 @@ def test_a_circle_and_a_large_dataset_end_the_search():
     item = Plain(many=[Plain() for _ in range(100_000)], table=np.zeros((1000, 10)))
     item.itself = item
     assert not Generators(dataset=item)
+
+
+def _noisy(item):
+    return item + np.random.randn()
+
+
+def _still(item):
+    return np.abs(item)
+
+
+class Transforms:
+    def __init__(self, *functions):
+        self.functions = functions
+
+    def __getitem__(self, index):
+        return index
+
+
+def test_a_function_that_draws_is_found_by_the_names_that_it_uses():
+    assert drawing(dataset=Transforms(_still, _noisy)) == "dataset.functions[1]"
+    assert drawing(dataset=Transforms(_still), collate_fn=torch.stack) == ""

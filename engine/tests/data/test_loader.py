@@ -403,3 +403,24 @@ def test_an_epoch_keeps_the_size_that_the_dataset_had_at_its_beginning():
     assert resumed.has_grown
     with pytest.raises(DataError, match="the epoch began with 10 samples and there are 9"):
         DataLoader(list(range(9)), 4, shuffle=True).load_state_dict(state)
+
+
+class Drawing(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.rand(4)
+
+
+def test_without_seeded_items_workers_draw_numbers_that_are_a_function_of_the_epoch():
+    def epochs(*numbers):
+        loader, found = DataLoader(Drawing(), 2, num_workers=1, seeded_items=False), []
+        for number in numbers:
+            loader.set_epoch(number)
+            found.append(torch.cat(list(loader)))
+        return found
+
+    (zero, one), (only,) = epochs(0, 1), epochs(1)
+    assert torch.equal(one, only)
+    assert not torch.equal(zero, one)

@@ -1,6 +1,7 @@
 """Loaders that are not Cairn's: each that may not be exact is named before the first batch."""
 
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import cairn
+from cairn.lightning import data_checks
 
 
 class Numbers(Dataset):
@@ -47,6 +49,10 @@ def _of(package, name, base=Vocabulary):
     return type(name, (base,), {"__module__": f"{package}.somewhere"})
 
 
+def jittered(samples):
+    return torch.stack(samples) + torch.rand(())
+
+
 class Net(LightningModule):
     def __init__(self):
         super().__init__()
@@ -74,9 +80,10 @@ class Own(cairn.DataModule):
         return DataLoader(self.train_set, self.batch_size, shuffle=True)
 
 
-def _fit(tmp_path, model, *arguments, **named):
+def _fit(tmp_path, model, *arguments, val_check_interval=1.0, **named):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     checkpoints = cairn.Checkpointer(tmp_path, writing=cairn.Writing(writer="sync"))
+    quiet["val_check_interval"] = val_check_interval
     Trainer(max_epochs=1, num_sanity_val_steps=0, callbacks=[checkpoints], **quiet).fit(model, *arguments, **named)
 
 
@@ -121,6 +128,14 @@ def test_a_stateful_loader_of_torchdata_is_exact_in_the_main_process_and_not_nam
         (lambda: cairn.DataLoader(Numbers(random.Random(1)), 2, seeded_items=False), r"\(dataset\.rng\)"),
         (lambda: cairn.DataLoader(Numbers(random.Random(1)), 2), ""),
         (lambda: DataLoader(Numbers(), 2, shuffle=True), ""),
+        (lambda: DataLoader(Numbers(), 2, generator=torch.Generator()), ""),
+        (lambda: DataLoader(Numbers(), 2, num_workers=1, generator=torch.Generator()), r"\(generator\)"),
+        (
+            lambda: cairn.DataLoader(
+                Numbers(), 2, num_workers=1, seeded_items=False, persistent_workers=True, collate_fn=jittered
+            ),
+            r"in workers that it keeps between validations \(collate_fn\)",
+        ),
     ],
 )
 def test_a_validation_loader_with_a_generator_of_its_own_is_named(loader, named, tmp_path):
@@ -129,3 +144,27 @@ def test_a_validation_loader_with_a_generator_of_its_own_is_named(loader, named,
         return
     with pytest.warns(UserWarning, match=named):
         _fit(tmp_path, Validated(), cairn.DataLoader(Numbers(), 2), loader())
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"num_workers": 1, "seeded_items": False}, True),
+        ({"num_workers": 1}, False),
+        ({"seeded_items": False}, False),
+        ({"num_workers": 1, "seeded_items": False, "collate_fn": torch.stack}, False),
+    ],
+)
+def test_training_data_that_draws_in_workers_without_a_seed_is_named(options, named, tmp_path):
+    data = cairn.DataLoader([torch.tensor(1.0)] * 4, 2, **{"collate_fn": jittered, **options})
+    words = r"seems to draw random numbers in its workers \(collate_fn\).*Set seeded_items=True"
+    with pytest.warns(UserWarning, match=words) if named else nullcontext():
+        _fit(tmp_path, Net(), data)
+
+
+def test_each_validation_loader_is_checked_once(tmp_path, monkeypatch):
+    searched, owned = [], data_checks._owned_generators
+    monkeypatch.setattr(data_checks, "_owned_generators", lambda loader: searched.append(loader) or owned(loader))
+    val = cairn.DataLoader(Numbers(), 2)
+    _fit(tmp_path, Validated(), cairn.DataLoader(Numbers(), 1), val, val_check_interval=1)
+    assert searched == [val]

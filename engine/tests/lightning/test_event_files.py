@@ -113,3 +113,27 @@ def test_events_that_are_gone_are_named(tmp_path):
     shutil.rmtree(copies / "5" / "tb")
     with pytest.warns(match=r"TensorBoard: .* has fewer events than the checkpoint knows"):
         fit(copies / "5")
+
+
+def test_files_of_another_run_in_the_same_folder_are_left_alone_and_named(tmp_path):
+    run, copies = tmp_path / "run", tmp_path / "copies"
+    fit(tmp_path / "whole", version="mine")
+    fit(run, version="mine", callbacks=[CopyAtEachBatch(run, copies)])
+    other = copies / "5" / "tb" / "mine" / "events.out.tfevents.1700000000.host.1.0"
+    other.write_bytes(b"x" * 1000)
+    with pytest.warns(match=r"also has events of another run, which are left alone \(events.*\.host\.1\.0\)"):
+        fit(copies / "5", version="mine")
+    assert other.read_bytes() == b"x" * 1000
+    other.unlink()
+    assert points(copies / "5" / "tb") == points(tmp_path / "whole" / "tb")
+
+
+def test_a_resumed_process_that_was_killed_before_its_next_save_is_known_by_its_note(tmp_path, monkeypatch):
+    run, copies, again = tmp_path / "run", tmp_path / "copies", tmp_path / "again"
+    fit(tmp_path / "whole", version="mine")
+    fit(run, version="mine", callbacks=[CopyAtEachBatch(run, copies)])
+    monkeypatch.setattr(os, "getpid", lambda: 0)
+    fit(copies / "4", version="mine", callbacks=[CopyAtEachBatch(copies / "4", again)])
+    monkeypatch.undo()
+    fit(again / "5", version="mine")
+    assert points(again / "5" / "tb") == points(tmp_path / "whole" / "tb")

@@ -1,5 +1,6 @@
 """Finders of a learning rate or a batch size, and a Tuner, in a trainer with a Checkpointer: they work as without."""
 
+import gc
 import signal
 
 import pytest
@@ -13,6 +14,15 @@ from torch.utils.data import DataLoader, TensorDataset
 import cairn
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listener
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fast_collections():
+    """BatchSizeFinder collects garbage after each trial: leave out the objects of all imported packages."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Net(LightningModule):

@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from tests.support.values import commit, file_of
 from torch import nn
 
 import cairn
 from cairn.errors import CheckpointError
-from cairn.lightning.io import MappedCheckpointIO, explain
+from cairn.lightning.io import MappedCheckpointIO, explain, understanding
 
 
 def _is_mapped(tensor):
@@ -96,3 +99,31 @@ def test_another_error_gets_no_note():
     error = RuntimeError("out of memory")
     explain(error, Model(1))
     assert not hasattr(error, "__notes__")
+
+
+class Arrays(Model):
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["array"] = np.arange(3)
+
+    def on_load_checkpoint(self, checkpoint):
+        self.loaded = checkpoint["array"]
+
+
+@pytest.mark.parametrize("plugin", [lambda: None, AsyncCheckpointIO, lambda: AsyncCheckpointIO(MappedCheckpointIO())])
+def test_values_come_back_as_they_were_through_any_plugin(plugin, tmp_path, caplog):
+    for steps in (1, 2):
+        checkpoints = cairn.Checkpointer(tmp_path, 1, writing=cairn.Writing("sync"))
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        trainer = Trainer(max_steps=steps, callbacks=[checkpoints], plugins=plugin(), **quiet)
+        model = Arrays(2)
+        trainer.fit(model, cairn.DataLoader([torch.ones(2)] * 3), ckpt_path=checkpoints.resume())
+    assert type(model.loaded) is np.ndarray
+    assert "is loaded as a plain value" not in caplog.text
+
+
+def test_a_plugin_is_extended_once():
+    plugin = AsyncCheckpointIO(TorchCheckpointIO())
+    first = understanding(plugin).load_checkpoint
+    assert understanding(plugin) is plugin
+    assert plugin.load_checkpoint is first
+    assert understanding(AsyncCheckpointIO(plugin)).checkpoint_io is plugin

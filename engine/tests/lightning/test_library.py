@@ -476,7 +476,8 @@ class Seen(Scored):
 def test_loaders_in_a_structure_are_resumed_exactly(tmp_path, structure):
     whole, checkpoints = Seen(), made(tmp_path / "whole", every=1, keep_last=-1)
     fit(checkpoints, tmp_path, whole, STRUCTURES[structure]())
-    for stop in checkpoints.saved[:-1]:
+    # test_exact_data.py stops the modes after every batch.
+    for stop in checkpoints.saved[: -1 : 1 if structure.startswith("a ") else 3]:
         done = stop.position.total_batches
         rest = Seen()
         file = str(tmp_path / "whole" / "checkpoints" / stop.name)

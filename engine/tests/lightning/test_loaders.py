@@ -1,5 +1,7 @@
 """Which state of a loader belongs to the last batch that was trained on."""
 
+import time
+
 from cairn.data.loader import DataLoader
 from cairn.lightning.loaders import foreign, is_stateful, states, states_of_foreign
 
@@ -31,3 +33,16 @@ def test_the_state_before_the_fetch_counts_for_loaders_that_are_not_ours():
     assert foreign(loaders) == [one, other]
     assert states(loaders, before) == [{"batch": 0}, ours.state_dict(), {"batch": 0}]
     assert states(loaders, None) == [{"batch": 1}, ours.state_dict(), {"batch": 1}]
+
+
+class Slow(Counter):
+    def state_dict(self):
+        time.sleep(0.002)
+        return self.position
+
+
+def test_a_state_that_is_copied_slowly_for_each_batch_is_logged_once(caplog):
+    caplog.set_level("INFO", "cairn")
+    for _ in range(2):
+        assert states_of_foreign([Slow()]) == [{"batch": 0}]
+    assert caplog.text.count("Slow has no length, so its state is copied for each batch") == 1

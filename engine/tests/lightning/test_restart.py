@@ -21,8 +21,10 @@ from cairn.errors import ResumeError
 from cairn.lightning.restart import Restart
 from cairn.store.catalog import Catalog
 
-SHORT = {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 1}
+SHORT = {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+SHORTER = SHORT | {"limit_train_batches": 2}
 CELL = Cell(trainer=SHORT, num_boundaries=6, audit="error")
+SHORT_CELL = Cell(trainer=SHORTER, num_boundaries=4, audit="error")
 
 
 class EpochTimer(Callback):
@@ -173,16 +175,16 @@ class Gathered(Toy):
 @pytest.mark.parametrize(
     "cell",
     [
-        replace(CELL, callbacks=lambda: [EpochTimer()]),
-        replace(CELL, module_class=ByEpoch),
+        replace(SHORT_CELL, callbacks=lambda: [EpochTimer()]),
+        replace(SHORT_CELL, module_class=ByEpoch),
         replace(CELL, module_class=WithEffects),
         replace(CELL, module_class=WithEffects, trainer={**SHORT, "accumulate_grad_batches": 2}, num_boundaries=4),
-        replace(CELL, module_class=Annealed),
-        replace(CELL, module_class=ByStep),
+        replace(SHORT_CELL, module_class=Annealed),
+        replace(SHORT_CELL, module_class=ByStep),
         replace(CELL, module_class=PrunesAtTheStart),
-        replace(CELL, data_class=Levels, callbacks=lambda: [Raises()]),
-        replace(CELL, callbacks=lambda: [Counter()]),
-        replace(CELL, module_class=Gathered, interval="1ep"),
+        replace(SHORT_CELL, data_class=Levels, callbacks=lambda: [Raises()]),
+        replace(SHORT_CELL, callbacks=lambda: [Counter()]),
+        replace(SHORT_CELL, module_class=Gathered, interval="1ep"),
     ],
     ids=[
         *("timer", "by epoch", "effects", "effects, accumulation", "annealed", "by step", "pruning", "datamodule"),
@@ -315,7 +317,7 @@ def test_plain_loaders_are_exact_at_the_end_of_epochs(tmp_path: Path) -> None:
         def train_dataloader(self) -> Any:
             return torch.utils.data.DataLoader(self.train_set, 3, shuffle=True)  # type: ignore[arg-type]
 
-    cell = replace(CELL, data_class=Plain, interval="1ep")
+    cell = replace(SHORT_CELL, data_class=Plain, interval="1ep")
     copies = tmp_path / "copies"
     copies.mkdir()
     with pytest.warns(UserWarning, match="does not save its position"):

@@ -5,6 +5,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.callbacks import EarlyStopping
 from tests.support.configured import BATCHES, Net, cosine, fit, one_cycle
 from torch.optim import lr_scheduler
 
@@ -47,37 +48,51 @@ def some_fast(names, fast):
 
 
 RISES, STAYS = "the learning rate rises again", "the learning rate stays at its last value"
-STEPS = 2 * BATCHES
+STEPS, LONG = 2 * BATCHES, 3 * BATCHES
 FIXED = {
-    "cosine": (cosine(STEPS), "step", "CosineAnnealingLR ends after 16 steps", RISES, "T_max", 32),
-    "cosine of epochs": (cosine(2), "epoch", "CosineAnnealingLR ends after 2 epochs", RISES, "T_max", 4),
+    "cosine": (cosine(STEPS), "step", f"CosineAnnealingLR ends after {STEPS} steps", RISES, "T_max", LONG),
+    "cosine of epochs": (cosine(2), "epoch", "CosineAnnealingLR ends after 2 epochs", RISES, "T_max", 3),
     "polynomial": (
         lambda o, _: lr_scheduler.PolynomialLR(o, STEPS),
         "step",
-        "PolynomialLR ends after 16 steps",
+        f"PolynomialLR ends after {STEPS} steps",
         STAYS,
         "total_iters",
-        32,
+        LONG,
     ),
     "linear": (
         lambda o, _: lr_scheduler.LinearLR(o, 1.0, 0.1, STEPS),
         "step",
-        "LinearLR ends after 16 steps",
+        f"LinearLR ends after {STEPS} steps",
         STAYS,
         "total_iters",
-        32,
+        LONG,
     ),
     "keywords": (
         with_function(functools.partial(falling, num_training_steps=STEPS)),
         "step",
-        "LambdaLR ends after 16 steps",
+        f"LambdaLR ends after {STEPS} steps",
         STAYS,
         "num_training_steps",
-        32,
+        LONG,
     ),
-    "closure": (with_function(closure(STEPS)), "step", "LambdaLR ends after 16 steps", STAYS, "total_steps", 32),
-    "attribute": (with_function(Falling(STEPS)), "step", "LambdaLR ends after 16 steps", STAYS, "total_steps", 32),
-    "warm-up": (after_warm_up(STEPS), "step", "CosineAnnealingLR ends after 16 steps", RISES, "T_max", 28),
+    "closure": (
+        with_function(closure(STEPS)),
+        "step",
+        f"LambdaLR ends after {STEPS} steps",
+        STAYS,
+        "total_steps",
+        LONG,
+    ),
+    "attribute": (
+        with_function(Falling(STEPS)),
+        "step",
+        f"LambdaLR ends after {STEPS} steps",
+        STAYS,
+        "total_steps",
+        LONG,
+    ),
+    "warm-up": (after_warm_up(STEPS), "step", f"CosineAnnealingLR ends after {STEPS} steps", RISES, "T_max", LONG - 4),
 }
 
 
@@ -86,21 +101,21 @@ def test_a_schedule_that_ends_before_a_longer_training_is_named(tmp_path, name, 
     schedule, interval, what, effect, setting, needed = FIXED[name]
     old = fit(tmp_path / "old", Net(schedule=schedule, interval=interval))
     assert "ends after" not in caplog.text
-    start = f"{what}, and the training has {32 if interval == 'step' else 4}: from then on, {effect}. "
-    fit(tmp_path / "new", Net(schedule=schedule, interval=interval), old.path(), epochs=4)
+    start = f"{what}, and the training has {LONG if interval == 'step' else 3}: from then on, {effect}. "
+    fit(tmp_path / "new", Net(schedule=schedule, interval=interval), old.path(), epochs=3)
     assert f"{start}{setting} of the " in caplog.text
     assert f"decides: set it to {needed}." in caplog.text
     caplog.clear()
-    fit(tmp_path / "old", Net(schedule=schedule, interval=interval), "resume", epochs=4)
+    fit(tmp_path / "old", Net(schedule=schedule, interval=interval), "resume", epochs=3)
     assert f"{start}A resumed run keeps its schedule. For a longer one, start a new run" in caplog.text
 
 
 QUIET = {
-    "long enough": (cosine(32), 4),
-    "warm-up only": (lambda o, _: lr_scheduler.LinearLR(o, total_iters=10), 4),
-    "periodic": (lambda o, _: lr_scheduler.CosineAnnealingWarmRestarts(o, 5), 4),
-    "steps": (lambda o, _: lr_scheduler.StepLR(o, 5), 4),
-    "rose already": (cosine(10), 4),
+    "long enough": (cosine(LONG), 3),
+    "warm-up only": (lambda o, _: lr_scheduler.LinearLR(o, total_iters=10), 3),
+    "periodic": (lambda o, _: lr_scheduler.CosineAnnealingWarmRestarts(o, 5), 3),
+    "steps": (lambda o, _: lr_scheduler.StepLR(o, 5), 3),
+    "rose already": (cosine(6), 3),
     "not longer": (cosine(4), 2),
 }
 
@@ -108,36 +123,47 @@ QUIET = {
 @pytest.mark.parametrize("name", some_fast(QUIET, {"warm-up only", "not longer"}))
 def test_other_schedules_are_not_named(tmp_path, name, caplog):
     schedule, epochs = QUIET[name]
-    fit(tmp_path, Net(schedule=schedule), max_steps=12)
+    fit(tmp_path, Net(schedule=schedule), max_steps=8)
     fit(tmp_path, Net(schedule=schedule), "resume", epochs=epochs)
     assert "ends after" not in caplog.text
 
 
 def test_a_schedule_that_would_raise_is_refused_before_the_first_batch(tmp_path):
     old, net = fit(tmp_path / "old", Net(schedule=one_cycle(), momentum=0.9)), Net(schedule=one_cycle(), momentum=0.9)
-    sentence = "OneCycleLR ends after 16 steps, and the training has 32: from then on, it raises an error"
+    sentence = f"OneCycleLR ends after {STEPS} steps, and the training has {LONG}: from then on, it raises an error"
     with pytest.raises(ConfigError, match=sentence):
-        fit(tmp_path / "old", net, "resume", epochs=4)
+        fit(tmp_path / "old", net, "resume", epochs=3)
     assert net.rates == []
-    with pytest.raises(ConfigError, match=rf"{sentence}\. total_steps of the OneCycleLR decides: set it to 32\."):
-        fit(tmp_path / "new", Net(schedule=one_cycle(STEPS), momentum=0.9), old.path(), epochs=4)
+    with pytest.raises(ConfigError, match=rf"{sentence}\. total_steps of the OneCycleLR decides: set it to {LONG}\."):
+        fit(tmp_path / "new", Net(schedule=one_cycle(STEPS), momentum=0.9), old.path(), epochs=3)
+
+
+def test_a_schedule_that_would_raise_is_named_if_the_training_may_end_before(tmp_path, caplog):
+    old = fit(tmp_path / "old", Net(schedule=one_cycle(), momentum=0.9))
+    net, stop = Net(schedule=one_cycle(STEPS + 3 * BATCHES), momentum=0.9), EarlyStopping("val/loss", patience=1)
+    fit(tmp_path / "new", net, old.path(), callbacks=[stop], epochs=-1)
+    assert (
+        f"OneCycleLR ends after {5 * BATCHES} steps, and the training has no limit: from then on, it raises an error"
+        in caplog.text
+    )
+    assert len(net.rates) == 2 * BATCHES
 
 
 @pytest.mark.parametrize("function", [closure, lambda n: functools.partial(falling, num_training_steps=n)])
 def test_a_schedule_that_a_resume_makes_longer_is_named(tmp_path, function, caplog):
     net = lambda: Net(schedule=lambda o, net: lr_scheduler.LambdaLR(o, function(net.total_steps)))  # noqa: E731
     fit(tmp_path, net())
-    fit(tmp_path, net(), "resume", epochs=4)
+    fit(tmp_path, net(), "resume", epochs=3)
     assert "The resumed run follows its configuration, not its checkpoint: LambdaLR: " in caplog.text
-    assert "steps=32 (16 in the checkpoint)" in caplog.text
+    assert f"steps={LONG} ({STEPS} in the checkpoint)" in caplog.text
 
 
 def test_a_schedule_that_a_resume_keeps_short_is_named(tmp_path, caplog):
     net = lambda: Net(schedule=lambda o, net: lr_scheduler.CosineAnnealingLR(o, net.total_steps))  # noqa: E731
     fit(tmp_path, net())
-    fit(tmp_path, net(), "resume", epochs=4)
-    assert "keeps settings of its checkpoint: CosineAnnealingLR: T_max=16 (32 is configured)" in caplog.text
-    assert "CosineAnnealingLR ends after 16 steps" in caplog.text
+    fit(tmp_path, net(), "resume", epochs=3)
+    assert f"keeps settings of its checkpoint: CosineAnnealingLR: T_max={STEPS} ({LONG} is configured)" in caplog.text
+    assert f"CosineAnnealingLR ends after {STEPS} steps" in caplog.text
 
 
 @pytest.mark.parametrize(

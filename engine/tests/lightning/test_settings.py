@@ -37,8 +37,8 @@ def saved_by(request, monkeypatch):
 
 
 def new(directory, net, old, number=-1, **options):
-    """Start a new run from a checkpoint of an old one, and train up to four epochs."""
-    return fit(directory / "new", net, old.path(number), **{"epochs": 4, **options})
+    """Start a new run from a checkpoint of an old one, and train up to three epochs."""
+    return fit(directory / "new", net, old.path(number), **{"epochs": 3, **options})
 
 
 # A new run
@@ -58,13 +58,13 @@ def test_a_new_run_follows_the_options_of_its_optimizer(tmp_path, saved_by, befo
     run = new(tmp_path, Net(**after), saved_by(tmp_path / "old", Net(**before)))
     assert run.group[name] == value
     assert f"The new {FOLLOWS}" in caplog.text
-    assert len(run.net.rates) == 2 * BATCHES
+    assert len(run.net.rates) == BATCHES
 
 
 def test_without_a_change_nothing_is_said(tmp_path, saved_by, caplog):
     net = lambda: Net(schedule=cosine(100), optimizer=AdamW)  # noqa: E731
     old = saved_by(tmp_path / "old", net())
-    whole = fit(tmp_path / "whole", net(), epochs=4)
+    whole = fit(tmp_path / "whole", net(), epochs=3)
     run = new(tmp_path, net(), old)
     assert run.net.rates == whole.net.rates[2 * BATCHES :]
     assert FOLLOWS not in caplog.text
@@ -99,7 +99,7 @@ FAST = {"length of a cosine", "length of one cycle"}
 def test_a_new_run_is_where_its_own_schedule_would_be(tmp_path, saved_by, name):
     before, after = SCHEDULES[name]
     old = saved_by(tmp_path / "old", Net(**before))
-    whole = fit(tmp_path / "whole", Net(**after), epochs=4)
+    whole = fit(tmp_path / "whole", Net(**after), epochs=3)
     done = old.checkpoints.saved[1].position.total_batches
     run = new(tmp_path, Net(**after), old, 1)
     assert run.net.rates == pytest.approx(whole.net.rates[done:])
@@ -107,7 +107,7 @@ def test_a_new_run_is_where_its_own_schedule_would_be(tmp_path, saved_by, name):
 
 def test_a_schedule_of_another_kind_continues_at_the_same_step(tmp_path, caplog):
     old = fit(tmp_path / "old", Net(schedule=lambda o, _: lr_scheduler.StepLR(o, 2, 0.5)))
-    whole = fit(tmp_path / "whole", Net(schedule=cosine(40)), epochs=4)
+    whole = fit(tmp_path / "whole", Net(schedule=cosine(40)), epochs=3)
     run = new(tmp_path, Net(schedule=cosine(40)), old)
     assert run.net.rates == pytest.approx(whole.net.rates[2 * BATCHES :])
     assert "CosineAnnealingLR in place of StepLR" in caplog.text
@@ -194,7 +194,7 @@ def test_a_metric_that_a_new_run_does_not_have_is_left_out(tmp_path):
             return self.b(self.a(batch[0])).square().mean()
 
     run = new(tmp_path, Without(), fit(tmp_path / "old", Net()), 2)
-    assert run.net.epochs[-1] == 3
+    assert run.net.epochs[-1] == 2
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_arguments_of_callbacks_follow_unless_training_has_changed_them(tmp_path
     old = fit(tmp_path / "old", Net(), callbacks=[Anneals()])
     changed = Anneals(2.0, 3.0)
     new(tmp_path, Net(), old, callbacks=[changed])
-    assert (changed.rate, changed.temperature) == (2.0, 0.5 ** (4 * BATCHES))
+    assert (changed.rate, changed.temperature) == (2.0, 0.5 ** (3 * BATCHES))
     assert "Anneals: rate=2.0 (1.0 in the checkpoint)" in caplog.text
     assert f"Anneals: temperature={0.5 ** (2 * BATCHES)} (3.0 is configured)" in caplog.text
 
@@ -270,9 +270,9 @@ def test_a_resumed_run_keeps_its_settings_and_says_which_each_time(tmp_path, bef
 
 def test_a_resumed_run_without_a_change_says_nothing(tmp_path, caplog):
     options = {"schedule": cosine(40), "optimizer": AdamW}
-    fit(tmp_path, Net(**options), callbacks=[Anneals(), EarlyStopping("val/loss", patience=9)], max_steps=11)
-    run = fit(tmp_path, Net(**options), "resume", [Anneals(), EarlyStopping("val/loss", patience=9)], max_steps=16)
-    assert len(run.net.rates) == 5
+    fit(tmp_path, Net(**options), callbacks=[Anneals(), EarlyStopping("val/loss", patience=9)], max_steps=7)
+    run = fit(tmp_path, Net(**options), "resume", [Anneals(), EarlyStopping("val/loss", patience=9)], max_steps=10)
+    assert len(run.net.rates) == 3
     assert [record for record in caplog.records if record.name.startswith("cairn")] == []
 
 
@@ -338,11 +338,11 @@ def test_more_patience_ends_where_a_run_with_that_patience_ends(tmp_path):
 @removed
 def test_a_stop_inside_an_epoch_is_withdrawn_there(tmp_path):
     options = {"val_check_interval": 2}
-    old = fit(tmp_path, Net(), callbacks=early(2, False), epochs=20, **options)
+    old = fit(tmp_path, Net(), callbacks=early(2, False), epochs=6, **options)
     batches = old.checkpoints.newest.position.batch
     assert 0 < batches < BATCHES
-    run = fit(tmp_path, Net(), "resume", epochs=21, **options)
-    assert len(run.net.epochs) == 21 * BATCHES - old.checkpoints.newest.position.total_batches
+    run = fit(tmp_path, Net(), "resume", epochs=7, **options)
+    assert len(run.net.epochs) == 7 * BATCHES - old.checkpoints.newest.position.total_batches
 
 
 def test_a_new_run_decides_afresh(tmp_path, at_epoch_end, caplog):
@@ -389,8 +389,8 @@ def test_a_timer_begins_at_zero_in_a_new_run(tmp_path):
     [
         ({"epochs": 2}, "the checkpoint has completed 2 epochs, and max_epochs=2: raise max_epochs to train on"),
         (
-            {"max_steps": 16, "epochs": 9},
-            "the checkpoint has taken 16 steps, and max_steps=16: raise max_steps to train on",
+            {"max_steps": 10, "epochs": 9},
+            "the checkpoint has taken 10 steps, and max_steps=10: raise max_steps to train on",
         ),
     ],
 )

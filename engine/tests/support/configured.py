@@ -17,7 +17,7 @@ from torchmetrics.classification import BinaryAccuracy
 
 import cairn
 
-BATCHES = 8
+BATCHES = 5
 """Batches of an epoch."""
 
 
@@ -91,9 +91,9 @@ def fit(
     epochs: int = 2,
     **options: Any,
 ) -> Fitted:
-    """Train in a directory, which holds a checkpoint per three batches afterwards; `resume` as a path continues it."""
+    """Train in a directory, which holds a checkpoint per two batches afterwards; `resume` as a path continues it."""
     writing = cairn.Writing("sync")
-    checkpoints = cairn.Checkpointer(directory, every=3, keep_last=-1, writing=writing)
+    checkpoints = cairn.Checkpointer(directory, every=2, keep_last=-1, writing=writing)
     path = checkpoints.resume() if ckpt_path == "resume" else ckpt_path
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     limits = {"max_epochs": epochs, "num_sanity_val_steps": 0, "default_root_dir": directory}

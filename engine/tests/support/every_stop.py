@@ -36,7 +36,7 @@ class Adder(LightningModule):
 
 
 def train(make: Callable[[], Made], run: Path, seed: int, resume: Path | None = None) -> Adder:
-    """Train three epochs in `run`, with a checkpoint after each batch."""
+    """Train two epochs in `run`, with a checkpoint after each batch."""
     seed_everything(seed, verbose=False)
     made = make()
     loaders, options, callbacks = (*made, *({}, [])[len(made) - 1 :])
@@ -44,19 +44,25 @@ def train(make: Callable[[], Made], run: Path, seed: int, resume: Path | None = 
         run, every=1, keep_last=-1, writing=cairn.Writing(writer="sync"), triggers={"stop": None}
     )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = Trainer(**{"max_epochs": 3, "devices": 1, **quiet, **options}, callbacks=[*callbacks, checkpoints])
+    trainer = Trainer(**{"max_epochs": 2, "devices": 1, **quiet, **options}, callbacks=[*callbacks, checkpoints])
     module = Adder()
     trainer.fit(module, loaders, ckpt_path=resume)
     return module
 
 
-def inexact_stops(make: Callable[[], Made], folder: Path) -> list[str]:
-    """Resume after every batch, and return the names of the checkpoints whose resumed runs differ."""
+def inexact_stops(make: Callable[[], Made], folder: Path, each: int = 1) -> list[str]:
+    """Resume after every batch, and return the names of the checkpoints whose resumed runs differ.
+
+    Args:
+        make: Makes loaders, options and callbacks for one run.
+        folder: Where the runs are.
+        each: Resume after every `each`-th batch only.
+    """
     whole = train(make, folder / "whole", seed=1)
     unequal = []
     files = sorted((folder / "whole").glob("epoch_*.ckpt"))
     assert len(files) > 3
-    for file in files:
+    for file in files[each - 1 :: each]:
         manifest = file.with_suffix(".json")
         done = json.loads(manifest.read_text())["position"]["total_batches"]
         (run := folder / file.stem).mkdir()

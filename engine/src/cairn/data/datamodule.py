@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import BatchSizeFinder
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import Dataset, IterableDataset
 
-from cairn.data.generators import Generators
 from cairn.data.loader import DataLoader
+from cairn.data.sampler import EpochSampler
 from cairn.errors import DataError
 
 
@@ -42,7 +42,10 @@ class DataModule(LightningDataModule):
     """
 
     seeded_items: bool = True
-    """Whether the training set draws random numbers. True is always correct, and costs 11 us per sample."""
+    """Whether the training set draws random numbers. True is always correct, and costs 11 us per sample.
+
+    The samples of the other sets always draw numbers that are a function of (seed, index): scores can be compared.
+    """
 
     def __init__(
         self,
@@ -88,13 +91,17 @@ class DataModule(LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """A loader of this rank's part of `val_set`, in its own order; an empty list if there is none."""
-        return [] if self.val_set is None else self._loader(self.val_set, seeded_items=_owns_generators(self.val_set))
+        return [] if self.val_set is None else self._in_order(self.val_set)
 
     def test_dataloader(self) -> Any:
         """A loader of this rank's part of `test_set`, in its own order; an empty list if there is none."""
-        return (
-            [] if self.test_set is None else self._loader(self.test_set, seeded_items=_owns_generators(self.test_set))
-        )
+        return [] if self.test_set is None else self._in_order(self.test_set)
+
+    def _in_order(self, dataset: Dataset[Any]) -> DataLoader:
+        loader = self._loader(dataset)
+        if isinstance(loader.sampler, EpochSampler):
+            loader.sampler.keyed = False  # without an epoch: a sample draws the same numbers each time
+        return loader
 
     def _loader(self, dataset: Dataset[Any], **options: Any) -> DataLoader:
         return DataLoader(
@@ -148,11 +155,6 @@ class DataModule(LightningDataModule):
             )
         if "batch" in state_dict:
             self._older_place = (self.trainer, state_dict)
-
-
-def _owns_generators(dataset: Any) -> bool:
-    # No checkpoint holds their state: without a seed for each sample, a resumed run would draw other numbers.
-    return bool(Generators(dataset=dataset))
 
 
 def _number(name: str, value: int, least: int) -> int:

@@ -21,6 +21,11 @@ _MOST_OBJECTS, _MOST_ITEMS, _DEEPEST = 2000, 64, 10
 """Limits of a search: objects in all, items of one container, and steps from the root."""
 _LIBRARIES = {"torch", "numpy", "lightning", "pytorch_lightning", "cairn"}
 """Packages whose classes and functions are not searched for generators of their own; attributes of objects are."""
+_DRAWS = {
+    *("random", "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm", "random_"),
+    *("bernoulli", "bernoulli_", "multinomial", "normal_", "uniform", "uniform_"),
+}
+"""Names that functions use which draw from a global generator."""
 _TRAINING = {"lightning", "pytorch_lightning"}
 _OPAQUE = (
     *(bool, int, float, complex, str, bytes, bytearray, range, set, frozenset, type(None), type(Ellipsis)),
@@ -128,6 +133,22 @@ def reachable(roots: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield path, item
         if depth < _DEEPEST and not isinstance(item, _KINDS) and not _is_of_training(item):
             waiting.extend((f"{path}{name}", part, depth + 1) for name, part in _parts(item))
+
+
+def drawing(**roots: Any) -> str:
+    """Return the path of a function that seems to draw random numbers; '' if none is found.
+
+    It goes by the names that functions of the user's own, and of other packages, use: `torch.rand`, `random.gauss`.
+
+    Args:
+        **roots: Where to search, by name.
+    """
+    functions = (path for path, item in reachable(roots) if isinstance(item, FunctionType) and _draws(item))
+    return next(functions, "")
+
+
+def _draws(function: FunctionType) -> bool:
+    return _is_own_code(function) and not _DRAWS.isdisjoint(_names(function.__code__))
 
 
 def _is_of_training(item: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class DataLoader(data.DataLoader[Any]):
         seeded_items: Whether generators are seeded for each sample, see `SeededItems`.
         replay: Whether an iterable may start again from its beginning after a resume inside an epoch.
         worker_init_fn: As in torch.
-        generator: As in torch; by default one of its own.
+        generator: As in torch; by default one of its own, which each epoch seeds.
         persistent_workers: As in torch; an iterable's workers are restarted in each epoch.
         **options: Further arguments of torch's DataLoader.
 
@@ -73,6 +74,7 @@ class DataLoader(data.DataLoader[Any]):
         if shuffle and (sampler is not None or batch_sampler is not None):
             raise DataError("shuffle=True contradicts a sampler: give one of them.")
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
+        self.owns_generator = generator is None
         options |= {
             "num_workers": num_workers,
             "worker_init_fn": workers.init_fn(worker_init_fn),
@@ -103,7 +105,7 @@ class DataLoader(data.DataLoader[Any]):
     def __iter__(self) -> Any:
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
-        return self._position.iterate(super().__iter__)
+        return self._position.iterate(partial(_seeded_by_epoch, self, super().__iter__))
 
     @property
     def _index_sampler(self) -> Any:
@@ -164,3 +166,10 @@ class DataLoader(data.DataLoader[Any]):
         """
         self._position.check(state_dict, self.identity())
         self._position.seek(state_dict)
+
+
+def _seeded_by_epoch(loader: DataLoader, create: Callable[[], Any]) -> Any:
+    if loader.owns_generator:
+        # The seeds of the workers come from it. They are a function of (seed, epoch), so no checkpoint holds them.
+        loader.generator.manual_seed(mix_seed(loader.seed, loader._position.order.turn))
+    return create()

@@ -105,6 +105,11 @@ class Order(DistributedSampler[Any]):
         """Return what must not change between a checkpoint and its resume."""
         return {}
 
+    @property
+    def turn(self) -> int:
+        """A number that identifies epoch and cycle of the iterator that is created now."""
+        return (self._pinned or self.next_record()).turn
+
     @staticmethod
     def processes() -> tuple[int, int]:
         """Return the rank of this process and the number of processes."""

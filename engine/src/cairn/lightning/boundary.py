@@ -222,7 +222,7 @@ class BoundaryFitLoop(_FitLoop):
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         super().load_state_dict(state_dict, prefix)
         if self.pending:
-            # After the end of an epoch, Lightning sees no restart, and would run the sanity check over the loaded state.
+            # At the end of an epoch, Lightning sees no restart, and would run a sanity check over the loaded state.
             self._epoch_loop.val_loop.restarting = True
 
     def run(self) -> None:

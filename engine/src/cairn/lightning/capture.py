@@ -175,7 +175,7 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
         ours: Value of the key `cairn` in the checkpoint.
     """
     module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
-    if _is_scheduled(trainer):  # in a hook at the start of an epoch, which a resumed epoch does not repeat
+    if _is_scheduled(trainer):  # the callback changes it from epoch to epoch
         trainer.accumulate_grad_batches = ours["accumulate_grad_batches"]
     pruning.restore(trainer, mine.get("pruning", {}))  # before what goes by the names of parameters and buffers
     boundary.set_counters(trainer, mine["counters"])

@@ -1,4 +1,4 @@
-"""WHETHER an optimizer or a scheduler can continue from the state of one of another class."""
+"""Decides whether an optimizer or a scheduler can continue from the state of one of another class."""
 
 from __future__ import annotations
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, RandomSampler
 
-from cairn.data.generators import Generators
+from cairn.data.generators import Generators, drawing
 from cairn.data.loader import DataLoader
 from cairn.lightning import boundary
 from cairn.lightning.loaders import foreign, is_stateful
 
 _HOW = "Use cairn.DataLoader, a drop-in for torch's DataLoader that saves its position."
+_CHECKED: WeakKeyDictionary[Trainer, list[Any]] = WeakKeyDictionary()
+"""Validation loaders that were checked, by trainer."""
+_MOST_CHECKED = 15
+"""Loaders that are remembered: a trainer may load them again in each epoch."""
 
 
 def check_data(trainer: Trainer) -> None:
@@ -31,6 +36,12 @@ def check_data(trainer: Trainer) -> None:
                     f"The training data draws from a generator of its own ({owned}), which no checkpoint holds and "
                     f"seeded_items=False does not seed: a resumed run draws other numbers. Set seeded_items=True."
                 )
+            elif where := _drawing_in_workers(loader):
+                rank_zero_warn(
+                    f"The training data seems to draw random numbers in its workers ({where}), which no checkpoint "
+                    f"holds and seeded_items=False does not seed: a run that is resumed inside an epoch draws other "
+                    f"numbers. Set seeded_items=True."
+                )
     if unknown := sorted({type(loader).__name__ for loader in loaders if not is_stateful(loader)}):
         rank_zero_warn(
             f"A training loader does not save its position ({', '.join(unknown)}): after a resume inside an epoch, it "
@@ -44,15 +55,28 @@ def check_data(trainer: Trainer) -> None:
 def check_val_data(trainer: Trainer) -> None:
     """Warn about a validation loader that makes a resume inexact; call it when a validation starts.
 
-    Lightning creates these loaders for the first validation, which is not always the sanity check.
+    Lightning creates these loaders for the first validation, which is not always the sanity check. Each is checked
+    once: the search for generators takes milliseconds.
     """
+    checked = _CHECKED.setdefault(trainer, [])
     for loader in boundary.val_loaders(trainer):
+        if any(loader is one for one in checked):
+            continue
+        checked[:] = [*checked[-_MOST_CHECKED:], loader]
         name = type(loader).__name__
         if getattr(loader, "persistent_workers", False) and not isinstance(loader, DataLoader):
             rank_zero_warn(
                 f"A validation loader ({name}) keeps its workers between validations: they draw a seed at their first "
                 f"start only, so that a resumed run is not bit-identical. Use cairn.DataLoader, or "
                 f"persistent_workers=False."
+            )
+            break
+        keeps_workers = isinstance(loader, DataLoader) and loader.persistent_workers
+        if keeps_workers and (where := _drawing_in_workers(loader)):
+            rank_zero_warn(
+                f"A validation loader ({name}) seems to draw random numbers in workers that it keeps between "
+                f"validations ({where}), and seeded_items=False does not seed them: a resumed run validates with "
+                f"other random numbers. Set seeded_items=True."
             )
             break
         if owned := _owned_generators(loader):
@@ -69,8 +93,8 @@ def _doubt(loader: Any) -> str:
     name, package = type(loader).__name__, {kind.__module__.partition(".")[0] for kind in type(loader).__mro__}
     if "litdata" in package:
         return (
-            f"A training loader ({name} of litdata) believes that an epoch is over only when its end is read, which "
-            f"Lightning does not do: after a resume, an epoch may be skipped."
+            f"A training loader ({name} of litdata) ends an epoch only when it is read to its end, which Lightning "
+            f"does not do: after a resume, an epoch may be skipped."
         )
     if "torchdata" not in package:
         return (
@@ -91,11 +115,23 @@ def _doubt(loader: Any) -> str:
     return ""
 
 
+def _drawing_in_workers(loader: DataLoader) -> str:
+    """Return the path of a function that seems to draw numbers that nothing seeds in the middle of an epoch."""
+    if loader.seeded_items or not loader.num_workers or isinstance(loader.dataset, IterableDataset):
+        return ""
+    return drawing(dataset=loader.dataset, collate_fn=loader.collate_fn)
+
+
 def _owned_generators(loader: Any) -> str:
-    roots = {name: getattr(loader, name, None) for name in ("sampler", "batch_sampler", "generator", "collate_fn")}
+    names = ["sampler", "batch_sampler", "collate_fn"]
+    if getattr(loader, "num_workers", 0) or isinstance(getattr(loader, "sampler", None), RandomSampler):
+        names.insert(0, "generator")  # otherwise, only a base seed is drawn from it, which nothing uses
+    roots = {name: getattr(loader, name, None) for name in names}
     if isinstance(loader, DataLoader):
         is_seeded = loader.seeded_items or isinstance(loader.dataset, IterableDataset)
         roots = {} if is_seeded else {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
+        if roots and loader.num_workers and not loader.owns_generator:
+            roots["generator"] = loader.generator
     elif not getattr(loader, "num_workers", 0):  # a worker begins with a copy in each validation
         roots["dataset"] = getattr(loader, "dataset", loader)
     return ", ".join(Generators(**roots).paths[:3])

@@ -4,6 +4,10 @@
     killed run left    events.1: 1400 bytes   events.2
     after the resume   events.1:  900 bytes   replaced.2   events.3
 
+Only files of this run are touched: with a fixed `version`, other runs may write to the same folder. A file names the
+process that has written it. The checkpoint knows the processes up to then, and a note in the folder those that have
+resumed the run since then.
+
 `purge_step` of TensorBoard would hide points by their step alone: too many of those that have a step of their own, such
 as a number of samples, and too few of those that are logged at the end of an epoch.
 """
@@ -12,9 +16,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import socket
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -25,6 +33,17 @@ _MARK = "tfevents"
 """TensorBoard reads each file with this in its name."""
 _HEADER_BYTES = 100
 """A file without an event is smaller."""
+
+
+@dataclass
+class _Run:
+    """The run that a logger writes for, and the processes that have written for it."""
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    processes: set[str] = field(default_factory=set)
+
+
+_RUNS: WeakKeyDictionary[TensorBoardLogger, _Run] = WeakKeyDictionary()
 
 
 class EventFiles:
@@ -46,7 +65,14 @@ class EventFiles:
         if rank_zero_only.rank != 0 or not self._is_local:
             return {}
         self.logger.experiment.flush()
-        return {"version": self.logger.version, "sizes": {name: path.stat().st_size for name, path in self._files()}}
+        run = self._run
+        run.processes.add(_this_process(self.logger))
+        return {
+            "version": self.logger.version,
+            "run": run.id,
+            "processes": sorted(run.processes),
+            "sizes": {name: path.stat().st_size for name, path in self._files()},
+        }
 
     def sync(self) -> None:
         """Make the events so far survive a power cut. May be called on another thread.
@@ -64,14 +90,16 @@ class EventFiles:
         """Continue the version of the checkpoint, and cut its files to the size that they had."""
         if "sizes" not in state:
             return
-        logger = self.logger
+        logger, process = self.logger, _this_process(self.logger)
         logger.experiment.close()  # the next event opens a new file
         if logger.version != state["version"]:
             new = Path(logger.log_dir)
             logger._version, logger._experiment = state["version"], None
             _remove_if_unused(new)
             rank_zero_info(f"TensorBoard: the run continues in {logger.log_dir}.")
-        files, sizes = dict(self._files()), state["sizes"]
+        sizes = state["sizes"]
+        self._take_over(state, process)
+        files = dict(self._files())
         for name, path in files.items():
             if name not in sizes:
                 _set_aside(path)
@@ -84,23 +112,50 @@ class EventFiles:
             )
 
     @property
+    def _run(self) -> _Run:
+        return _RUNS.setdefault(self.logger, _Run())
+
+    def _take_over(self, state: Mapping[str, Any], process: str) -> None:
+        """Learn which processes have written for the run of a checkpoint, and add this one to the note about them."""
+        run = _RUNS[self.logger] = _Run(state["run"], set(state["processes"]))
+        note = Path(self.logger.log_dir, f"attempts.{run.id}.txt")
+        if note.exists():
+            run.processes.update(note.read_text().split())
+        run.processes.add(process)
+        known = {path for _, path in self._files()}
+        if others := sorted(path.name for path in note.parent.glob(f"*{_MARK}*") if path not in known):
+            rank_zero_warn(
+                f"TensorBoard: {note.parent} also has events of another run, which are left alone ({others[0]}). Give "
+                f"each run a `version` of its own."
+            )
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with open(note, "a") as file:
+            file.write(f"{process}\n")
+
+    @property
     def _is_local(self) -> bool:
         return "://" not in self.logger.log_dir
 
     def _files(self) -> list[tuple[str, Path]]:
         """Return the files of this run, by their path in the folder of the version.
 
-        `add_scalars` makes folders in it, where only files of the same processes count: other runs may lie there, too.
+        `add_scalars` makes folders in it.
         """
-        folder = Path(self.logger.log_dir)
+        folder, ours = Path(self.logger.log_dir), self._run.processes
         found = sorted(folder.rglob(f"*{_MARK}*"))
-        ours = {_process(path) for path in found if path.parent == folder}
-        return [(path.relative_to(folder).as_posix(), path) for path in found if _process(path) in ours]
+        return [(path.relative_to(folder).as_posix(), path) for path in found if _is_by(path, ours)]
 
 
-def _process(path: Path) -> str:
-    """Host and process that wrote a file: `events.out.tfevents.TIME.HOST.PID.NUMBER`."""
-    return path.name.partition(f"{_MARK}.")[2].partition(".")[2].rpartition(".")[0]
+def _this_process(logger: TensorBoardLogger) -> str:
+    """Host and process as they stand in the name of a file; tensorboardX names the host only."""
+    is_x = type(logger.experiment).__module__.startswith("tensorboardX")
+    return socket.gethostname() if is_x else f"{socket.gethostname()}.{os.getpid()}"
+
+
+def _is_by(path: Path, processes: Collection[str]) -> bool:
+    """Whether one of the processes wrote a file: `events.out.tfevents.TIME.HOST.PID.NUMBER`."""
+    writer = path.name.partition(f"{_MARK}.")[2].partition(".")[2]
+    return any(writer == process or writer.startswith(f"{process}.") for process in processes)
 
 
 def _set_aside(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
@@ -17,7 +16,7 @@ from cairn.lightning import boundary, capture, data_checks, state, stopped_early
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.engine import Engine, Watcher
-from cairn.lightning.io import MappedCheckpointIO, explain
+from cairn.lightning.io import explain, understanding
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
@@ -76,8 +75,7 @@ class EngineHooks(Checkpoint):
         _check_alone(self, trainer)
         capture.refuse(trainer, pl_module)
         boundary.install(trainer, self)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user has chosen
-            trainer.strategy.checkpoint_io = MappedCheckpointIO()
+        trainer.strategy.checkpoint_io = understanding(trainer.strategy.checkpoint_io)
         if self._engine is None:
             listeners, stop = Listeners(self.listeners), self._stopping.reason
             self._engine = Engine(self.policy, trainer, stop, listeners, self.watchers)

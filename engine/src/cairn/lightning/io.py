@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -17,6 +19,8 @@ from cairn.writing.load import load
 from cairn.writing.mismatch import mismatch
 
 _WEIGHTS = "state_dict"
+_MARK = "restores_forms"
+"""Attribute of a `load_checkpoint` that is extended already."""
 
 
 class MappedCheckpointIO(TorchCheckpointIO):
@@ -48,12 +52,38 @@ class MappedCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only=True)
         contents = self.peek(Path(path))
         self._peeked = None
-        # Weights of lazy modules that no batch had reached: the module still expects their names.
-        for name in contents.get(state.KEY, {}).get("lazy", []):
-            contents[_WEIGHTS][name] = UninitializedParameter()
+        _name_lazy(contents)
         copied = {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
         forms.restore(copied)
         return copied
+
+
+def understanding(checkpoint_io: CheckpointIO) -> CheckpointIO:
+    """Return a plugin that understands what Cairn saves: Lightning's own is replaced, another one is extended.
+
+    Args:
+        checkpoint_io: The plugin of the trainer; one that the user has chosen stays, and loads as it does.
+    """
+    if type(checkpoint_io) is TorchCheckpointIO:
+        return MappedCheckpointIO()
+    inner: Any = checkpoint_io
+    while inner is not None:
+        if isinstance(inner, MappedCheckpointIO) or hasattr(inner.load_checkpoint, _MARK):
+            return checkpoint_io
+        inner = getattr(inner, "checkpoint_io", None)  # AsyncCheckpointIO wraps another one
+    load_checkpoint = checkpoint_io.load_checkpoint
+
+    @functools.wraps(load_checkpoint)
+    def understood(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        contents = load_checkpoint(*args, **kwargs)
+        if isinstance(contents, dict):
+            _name_lazy(contents)
+            forms.restore(contents)
+        return contents
+
+    setattr(understood, _MARK, True)
+    checkpoint_io.load_checkpoint = understood  # type: ignore[method-assign]
+    return checkpoint_io
 
 
 def explain(exception: BaseException, module: LightningModule) -> None:
@@ -61,6 +91,12 @@ def explain(exception: BaseException, module: LightningModule) -> None:
     found = mismatch(exception)
     if found is not None and found.model == type(module).__name__:
         exception.add_note(f"The weights in the checkpoint do not fit {found.model}: {found}.")
+
+
+def _name_lazy(contents: dict[str, Any]) -> None:
+    """Add the weights of lazy modules that no batch had reached: the module still expects their names."""
+    for name in contents.get(state.KEY, {}).get("lazy", []):
+        contents[_WEIGHTS][name] = UninitializedParameter()
 
 
 def _copied(value: Any) -> Any:

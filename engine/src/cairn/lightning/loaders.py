@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import copy
+import logging
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cairn.data.loader import DataLoader
+
+log = logging.getLogger(__name__)
+
+_SLOW_COPY_S = 0.001
+_reported: set[type] = set()
+"""Classes of loaders whose state takes longer to copy, which was logged."""
 
 
 def is_stateful(loader: Any) -> bool:
@@ -20,8 +28,22 @@ def foreign(loaders: Iterable[Any]) -> list[Any]:
 
 
 def states_of_foreign(loaders: Iterable[Any]) -> list[Any]:
-    """Return copies of the states of the foreign loaders."""
-    return [copy.deepcopy(loader.state_dict()) for loader in foreign(loaders)]
+    """Return copies of the states of the foreign loaders; log once if this takes long."""
+    return [_copied_state(loader) for loader in foreign(loaders)]
+
+
+def _copied_state(loader: Any) -> Any:
+    start = time.perf_counter()
+    state = copy.deepcopy(loader.state_dict())
+    taken_s, kind = time.perf_counter() - start, type(loader)
+    if taken_s > _SLOW_COPY_S and kind not in _reported:
+        _reported.add(kind)
+        log.info(
+            "%s has no length, so its state is copied for each batch, which takes %.1f ms.",
+            kind.__name__,
+            1000 * taken_s,
+        )
+    return state
 
 
 def states(loaders: Iterable[Any], before_fetch: list[Any] | None) -> list[Any]:

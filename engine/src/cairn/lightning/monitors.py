@@ -1,4 +1,4 @@
-"""WHETHER a run will ever log the metric that ranks its checkpoints: asked before the first batch."""
+"""Checks before the first batch whether a run will log the metric that ranks its checkpoints."""
 
 from __future__ import annotations
 

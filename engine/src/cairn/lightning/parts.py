@@ -1,4 +1,4 @@
-"""WHAT a user configures in a training: optimizers, schedulers, metrics, callbacks, frozen parameters."""
+"""Reads what a user configures in a training: optimizers, schedulers, metrics, callbacks, frozen parameters."""
 
 from __future__ import annotations
 

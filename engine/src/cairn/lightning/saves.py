@@ -1,4 +1,4 @@
-"""One save after the other: reserve a buffer, copy the state, have it committed, hear what became of it."""
+"""One save after the other: reserve a buffer, copy the state, have it committed, report the outcome."""
 
 from __future__ import annotations
 

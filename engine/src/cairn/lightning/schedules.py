@@ -1,4 +1,4 @@
-"""HOW LONG a training and its learning-rate schedules are: a longer run needs a longer schedule."""
+"""Compares the length of a training with that of its learning-rate schedules: a longer run needs a longer schedule."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def check(trainer: Trainer, ours: Mapping[str, Any], resumes: bool) -> None:
         resumes: Whether the run is the same as that of the checkpoint.
 
     Raises:
-        ConfigError: A schedule would raise an error at its end.
+        ConfigError: A schedule would raise an error at its end, and the training is known to reach it.
     """
     if not trainer.lightning_module.automatic_optimization or (resumes and not is_longer(trainer, ours)):
         return
@@ -116,7 +116,7 @@ def _say(
         f"{kind} ends after {end} {unit}, and the training {length}: from then on, "
         f"{then.get(kind, 'the learning rate stays at its last value')}. {cure}"
     )
-    if kind == _RAISES:
+    if kind == _RAISES and math.isfinite(final):  # early stopping or `max_time` may end a training without a limit
         raise ConfigError(message)
     _warn(message)
 

@@ -90,8 +90,8 @@ class Scores:
         """Warn at the end of a fit that has logged the metric nowhere."""
         if self._missed and not self._found:
             _warn(
-                f"monitor={self.monitor!r} was never logged, so that no checkpoint is the best one. What was logged: "
-                f"{', '.join(sorted(self.trainer.callback_metrics)) or 'nothing'}."
+                f"monitor={self.monitor!r} was never logged, so there is no best checkpoint. Log it in "
+                f"validation_step. What was logged: {', '.join(sorted(self.trainer.callback_metrics)) or 'nothing'}."
             )
 
     @property

@@ -82,7 +82,7 @@ def set_buffers(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def modes(module: nn.Module) -> dict[str, Any]:
     """Return which modules are in training mode and which parameters are frozen.
 
-    Hooks at the start of an epoch may set both, and a resumed epoch does not repeat them.
+    Hooks may set both in the middle of an epoch. A resumed epoch repeats only those at its start.
     """
     return {
         "training": {name: part.training for name, part in module.named_modules()},

@@ -1,4 +1,4 @@
-"""WHETHER a decision to stop early still holds when a run goes on from its checkpoint."""
+"""Decides whether a run that is continued keeps the decision of its checkpoint to stop early."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 
 Without them, the means of a resumed epoch would cover only the batches after the resume. Lightning's objects hold
 functions and process groups, which a file for `weights_only=True` cannot contain. So their fields are saved as plain
-values, and a resume builds the objects again. Only this module and boundary.py use private names of Lightning.
+values, and a resume builds the objects again. boundary.py lists the modules that use private names of Lightning.
 """
 
 from __future__ import annotations
