@@ -8,6 +8,7 @@ from tests.support import exact_projects
 from cairn.testing import assert_exact
 from cairn.testing.compare import first_difference, known_noise
 
+ABSENT = object()
 FACTS = ("sample", "attribute", "tensor", "optimizer", "scheduler", "metric", "generator")
 
 
@@ -16,7 +17,7 @@ def report(num_batches=3, rows=(), kept=(), **changes):
     batches = {str(number): {fact: {"x": number} for fact in FACTS} for number in range(1, num_batches + 1)}
     for change, value in changes.items():
         fact, _, number = change.partition("_")
-        batches[number][fact]["x"] = value
+        batches[number][fact] = {} if value is ABSENT else {"x": value}
     return {"batches": batches, "rows": list(rows), "kept": list(kept)}
 
 
@@ -50,11 +51,21 @@ def test_a_time_that_differs_anyway_says_nothing(kind):
     assert first_difference(report(rows=[{"x": "1"}]), report(rows=[{"x": "2"}]), noise) is None
 
 
-@pytest.mark.parametrize(("before", "after"), [("<ndarray (9,), 1f>", None), (None, 3)])
+@pytest.mark.parametrize(("before", "after"), [("<ndarray (9,), 1f>", ABSENT), (ABSENT, 3)])
 def test_a_cache_that_is_not_filled_yet_says_nothing(before, after):
     whole, other = report(attribute_2=before), report(attribute_2=after)
     assert first_difference(whole, other, noise=()) is None
     assert first_difference(whole, report(attribute_2=after, tensor_2=9), noise=()).kind == "tensor"
+
+
+def test_none_is_a_value_that_a_resume_can_lose():
+    found = first_difference(report(attribute_2=0.5), report(attribute_2=None), noise=())
+    assert found.text.startswith("attribute x is None instead of 0.5 at batch 2. It is not in a checkpoint")
+    roles = {"roles": {"Data": "dataset"}}
+    whole, other = (
+        {"batches": {"1": {"attribute": {"Data.file": value}}}, "rows": [], "kept": []} for value in (None, 3)
+    )
+    assert first_difference({**whole, **roles}, other, noise=()) is None, "read when it is needed first"
 
 
 @pytest.mark.parametrize("kind", ["sample", "tensor", "optimizer", "scheduler", "generator"])

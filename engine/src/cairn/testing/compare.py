@@ -8,6 +8,7 @@ from typing import Any
 
 from cairn.testing.cures import NO_ADVICE, Advice, advice
 
+_ABSENT = object()
 Report = Mapping[str, Any]
 """Contents of the report of a recorded run: `batches` (facts by batch number), `rows` (metrics.csv) and `kept`."""
 
@@ -176,11 +177,13 @@ def _is_cache(item: tuple[str, str], mine: Mapping[str, Any], theirs: Mapping[st
     kind, name = item
     if kind != "attribute":
         return False
-    values = [facts[kind].get(name) for facts in (mine, theirs)]
-    if None in values:
+    values = [facts[kind].get(name, _ABSENT) for facts in (mine, theirs)]
+    if _ABSENT in values:
         return True
     roles = whole.get("roles", {})
     owner = max((owner for owner in roles if name.startswith(f"{owner}.")), key=len, default="")
+    if None in values:  # None is a value like any other, except where data are read when they are needed first
+        return roles.get(owner) in ("dataset", "datamodule")
     is_dict = all(str(value).startswith(("{", "<dict")) for value in values)
     return is_dict and roles.get(owner) in ("dataset", "datamodule", "module")
 
