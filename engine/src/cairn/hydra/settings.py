@@ -99,6 +99,13 @@ def parse(cfg: DictConfig) -> Settings:
     Raises:
         ConfigError: A value is invalid; the message names its key and the valid values.
     """
+    if cfg.get("prove") not in (None, False):
+        raise ConfigError(
+            in_yaml(
+                f"prove={cfg.prove} works only as prove=true on the command line of one run, or as cairn prove: here, "
+                f"it would train the whole run."
+            )
+        )
     if not _is_integer(cfg.seed, least=0) or cfg.seed >= 2**32:
         raise ConfigError(in_yaml(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}."))
     settings = Settings(
