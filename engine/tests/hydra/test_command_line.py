@@ -345,3 +345,20 @@ def test_a_child_recognizes_itself_by_what_its_parent_announced(environment):
 def test_a_child_reads_what_was_announced(environment):
     command_line.announce_children(config="/run/config.yaml", run="abc", start=None)
     assert command_line.announced() == {"config": "/run/config.yaml", "run": "abc", "start": None}
+
+
+EVIL = [
+    "+hydra.callbacks.x._target_=joblib.load",
+    "+hydra.callbacks.x.filename=evil.pkl",
+    "++hydra/callbacks=evil",
+    "+callbacks@hydra.callbacks.x=mine",
+    "--experimental-rerun=evil.pickle",
+    "--config-dir=/evil",
+    "experiment=../../evil/files",
+]
+
+
+def test_a_run_directory_of_other_people_sets_no_key_of_hydra(tmp_path, configs):
+    run = run_in(tmp_path / "run", *EVIL, "data.dir=../data", "ckpt_path=../a.ckpt")
+    found = expand_resume([f"resume={run}"], configs)
+    assert found == ["data.dir=../data", "ckpt_path=../a.ckpt", "hydra.mode=RUN", f"hydra.run.dir='{run}'"]

@@ -134,7 +134,7 @@ def _as_hydra_reads(item: str) -> str:
 
 def _overrides_of(run: RunDirectory) -> tuple[str, ...]:
     record = run.record()
-    return record.overrides if record else ()
+    return overrides.recorded(record.overrides) if record else ()
 
 
 def _primary_file(run: RunDirectory, given: Arguments, configs: Path, config_name: str) -> list[str]:

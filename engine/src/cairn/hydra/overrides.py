@@ -64,6 +64,27 @@ def key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
+def is_hydra(override: str) -> bool:
+    """Return whether an override sets a key of Hydra's own configuration, from which Hydra builds objects."""
+    name = key(override)
+    return name == "hydra" or name.startswith(("hydra.", "hydra/")) or "@hydra" in name
+
+
+def recorded(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return the overrides in a run.json that describe its run.
+
+    A run directory may come from other people. Hydra builds what its own keys name, with all targets allowed, and a
+    flag such as `--experimental-rerun` loads a pickle. Neither is ever recorded, so they are dropped; so is a file
+    outside of the groups, which could set keys of Hydra.
+    """
+    return tuple(item for item in overrides if not (item.startswith("-") or is_hydra(item) or _is_outside(item)))
+
+
+def _is_outside(override: str) -> bool:
+    name = key(override)
+    return "../" in override.partition("=")[2] and "." not in name and name not in ("ckpt_path", "init_weights")
+
+
 def merge(old: Sequence[str], new: Sequence[str]) -> list[str]:
     """Return the old overrides, except those whose key the new ones set again, and then the new ones."""
     keys = {key(override) for override in new}
