@@ -76,7 +76,7 @@ def assert_exact(
             resume = functools.partial(processes.run, Order(run, "resumed", epochs, batches), seed=1)
             trials.append(proof.trial(whole, noise, stop, resume))
             proof.remove(run)
-    _check(proof.of_trials(whole, trials))
+    _check(proof.of_trials(whole, trials, noise=noise))
 
 
 def _check(result: Proof) -> None:

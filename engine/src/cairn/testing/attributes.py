@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cairn.lightning import boundary
 from cairn.lightning.attributes import library_names
-from cairn.testing.digest import is_plain, shown
+from cairn.testing.digest import is_plain, is_sampled, shown
 
 _LIBRARIES = {"cairn", "lightning", "lightning_fabric", "pytorch_lightning", "torch", "torchmetrics", "hydra"}
 _DEEPEST, _MOST_ITEMS = 4, 64
@@ -30,14 +30,17 @@ Roles = dict[str, str]
 """Kind of each object by the name that is shown for it: `model`, `callback`, `dataset`, ..."""
 
 
-def attributes(trainer: Trainer) -> tuple[dict[str, Any], Roles]:
-    """Return the attributes by name, such as `Net.temperature`, as JSON values; and the roles of their owners."""
+def attributes(trainer: Trainer) -> tuple[dict[str, Any], Roles, list[str]]:
+    """Return the attributes by name, such as `Net.temperature`, as JSON values.
+
+    Also return the roles of their owners, and the names of large ones, of which only samples were read.
+    """
     walk = _Walk(trainer)
     for role, name, item in _owners(trainer):
         walk.owner(role, name, item)
     for module in _own_modules(walk.packages):
         walk.module(module)
-    return walk.found, walk.roles
+    return walk.found, walk.roles, walk.sampled
 
 
 def _owners(trainer: Trainer) -> Iterator[tuple[str, str, Any]]:
@@ -77,6 +80,7 @@ class _Walk:
         model = trainer.lightning_module
         self.found: dict[str, Any] = {}
         self.roles: Roles = {}
+        self.sampled: list[str] = []
         saved = [trainer, model, *model.modules(), *trainer.optimizers, *model.parameters(), *model.buffers()]
         saved += [config.scheduler for config in trainer.lr_scheduler_configs]
         self._saved = {id(item) for item in saved}
@@ -144,7 +148,9 @@ class _Walk:
         if id(value) in self._saved:
             return True
         if plain := is_plain(value):
-            self.found[name] = shown(value)
+            self.found[name] = shown(value, whole=False)
+            if is_sampled(value):
+                self.sampled.append(name)
         return plain
 
     def _follow(self, name: str, value: Any, depth: int) -> None:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import functools
 import random
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cairn.testing.compare import Difference, Report, also_lost, differences_of_resumed, first_difference, known_noise
+from cairn.testing.compare import (
+    Difference,
+    Noise,
+    Report,
+    also_lost,
+    differences_of_resumed,
+    first_difference,
+    known_noise,
+)
 from cairn.testing.cures import NO_ADVICE, Advice
 from cairn.testing.fresh import RunError
 from cairn.testing.order import Order
+
+_MOST_NAMED = 10
+"""Facts that a line lists."""
 
 
 class Run(Protocol):
@@ -113,24 +124,37 @@ def prove(
         trials.append(trial(whole, noise, stop, resume))
         if not keep:
             remove(run)
-    times = sorted(name for name in noise if name in _metrics(whole))
-    notes = [f"metrics that differ between two undisturbed runs: {', '.join(times)}"] if times else []
-    return of_trials(whole, trials, notes=notes)
+    return of_trials(whole, trials, noise=noise)
 
 
-def of_trials(
-    whole: Report, trials: Sequence[Trial], unequal: Difference | None = None, notes: Sequence[str] = ()
-) -> Proof:
-    """Return the proof that consists of some trials."""
+def of_trials(whole: Report, trials: Sequence[Trial], unequal: Difference | None = None, noise: Noise = ()) -> Proof:
+    """Return the proof that consists of some trials.
+
+    Args:
+        whole: Report of the undisturbed run.
+        trials: The trials.
+        unequal: First difference between two undisturbed runs.
+        noise: See `known_noise`.
+    """
+    notes = [f"{text} that differ between two undisturbed runs: {names}" for text, names in _named(noise)]
+    if whole.get("sampled"):
+        notes.append(f"parts of large attributes, of which only samples are read: {_listed(whole['sampled'])}")
     epochs = {place[0] for place in whole["positions"].values()}
     return Proof(trials, unequal, len(whole["batches"]), len(epochs), (*whole.get("notes", ()), *notes))
 
 
-def _metrics(whole: Report) -> set[str]:
-    return {name for facts in whole["batches"].values() for name in facts["metric"]}
+def _named(noise: Noise) -> Iterator[tuple[str, str]]:
+    for kind, text in (("attribute", "attributes"), ("callback", "states of callbacks"), ("metric", "metrics")):
+        if names := sorted(name for other, name in noise if other == kind):
+            yield text, _listed(names)
 
 
-def trial(whole: Report, noise: Collection[str], stop: Stop, resume: Callable[[], Report]) -> Trial:
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def trial(whole: Report, noise: Noise, stop: Stop, resume: Callable[[], Report]) -> Trial:
     """Resume a run, and compare it with the undisturbed one.
 
     Args:

@@ -71,7 +71,7 @@ class Recording(Callback):
         """Record the facts of this boundary."""
         assert self._trainer is not None
         number = progress.total_batches
-        found, self._report["roles"] = facts.at_boundary(self._trainer)
+        found, self._report["roles"], self._report["sampled"] = facts.at_boundary(self._trainer)
         sample = {name: digest(values) for name, values in self._samples.items()}
         self._report["batches"][str(number)] = {"sample": sample, **found}
         last = bool(self._trainer.is_last_batch)
