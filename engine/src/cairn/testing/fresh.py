@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -19,6 +20,9 @@ from cairn.testing.compare import Report
 from cairn.testing.order import Order
 
 KILLED = -int(signal.SIGKILL)
+_LIMIT_S, _PATIENCE = 3600.0, 10
+"""A run is killed after this time, or this many times the longest run, whichever is longer: a hang must not last."""
+_POLL_S = 0.002
 
 
 class RunError(AssertionError):
@@ -53,6 +57,7 @@ class FreshProcesses:
     def __init__(
         self, runner: str, place: Mapping[str, Any], environment: Mapping[str, str | None] | None = None
     ) -> None:
+        self._limit_s = _LIMIT_S
         self._first = {"runner": runner, "place": dict(place)}
         # `is_available` must not initialize CUDA, because a fork could not use it then.
         changed = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **(environment or {})}
@@ -106,14 +111,20 @@ class FreshProcesses:
             self._is_loaded = True
         given.report_file.unlink(missing_ok=True)
         fields = {name: getattr(given, name) for name in ("report", "epochs", "batches", "val_batches", "kill_after")}
-        self._send({"order": {**fields, "directory": str(given.directory)}, "options": options})
+        order = {**fields, "directory": str(given.directory)}
+        begun = time.monotonic()
+        self._send({"order": order, "options": options, "limit_s": self._limit_s})
         try:
             self._answer(0 if given.kill_after is None else KILLED)
         except RunError as error:
-            if given.report_file.is_file():
-                error.report = json.loads(given.report_file.read_text())
+            error.report = _read(given) or error.report
             raise
-        report: Report = json.loads(given.report_file.read_text())
+        self._limit_s = max(self._limit_s, _PATIENCE * (time.monotonic() - begun))
+        report = _read(given)
+        if report is None or (given.kill_after is not None and str(given.kill_after) not in report["batches"]):
+            # The kernel also kills with -9.
+            when = f"before batch {given.kill_after}" if given.kill_after is not None else "without a report"
+            raise RunError(f"its process ended {when}: perhaps memory ran out", False, self._output())
         return report
 
     def _send(self, line: Mapping[str, Any]) -> None:
@@ -131,8 +142,20 @@ class FreshProcesses:
         if code != expected:
             if code == 0:
                 reason = "it ended before it could be killed"
-            self._log.seek(0)
-            raise RunError(reason or f"it ended with code {code}", is_expected, self._log.read()[-4000:])
+            raise RunError(reason or f"it ended with code {code}", is_expected, self._output())
+
+    def _output(self) -> str:
+        self._log.seek(0)
+        return self._log.read()[-4000:]
+
+
+def _read(given: Order) -> Report | None:
+    """Return the report of a run; None if it has written none, or not all of it."""
+    try:
+        report: Report = json.loads(given.report_file.read_text())
+    except (OSError, ValueError):
+        return None
+    return report
 
 
 def place_of(make: Callable[[], Any]) -> dict[str, str]:
@@ -198,14 +221,28 @@ def _run(runner: Any, loaded: Any, line: dict[str, Any]) -> tuple[int, str, bool
         _be_a_run(runner, loaded, line, writes)
     os.close(writes)
     with os.fdopen(reads) as said:
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = _wait(pid, line["limit_s"])
         try:
             os.killpg(pid, signal.SIGKILL)  # data workers that a killed run has left, which also hold the pipe open
         except (ProcessLookupError, PermissionError):
             pass
         text = said.read()
+    if code is None:
+        return 1, f"it has not ended within {line['limit_s']:.0f} s", False
     reason, is_expected = json.loads(text) if text else ("", False)
     return code, reason, is_expected
+
+
+def _wait(pid: int, limit_s: float) -> int | None:
+    """Return the exit code of a run; if it takes too long, kill it and return None."""
+    limit = time.monotonic() + limit_s
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        if time.monotonic() > limit:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return None
+        time.sleep(_POLL_S)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def _be_a_run(runner: Any, loaded: Any, line: dict[str, Any], says: int) -> None:
