@@ -25,7 +25,7 @@ def values() -> Mapping[str, Any]:
 
 
 def completed(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """Return a stored configuration with the defaults of these keys where it lacks them, in groups that it has.
+    """Return a stored configuration with defaults for keys that it lacks, in groups that it has.
 
     Args:
         config: Plain values.

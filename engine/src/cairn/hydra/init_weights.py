@@ -142,7 +142,7 @@ def _as_model_renames(weights: load.Weights, model: LightningModule) -> Mapping[
         copy.deepcopy(model, {id(trainer): trainer}).on_load_checkpoint(contents)
         values = contents["state_dict"]
     except Exception as error:  # the file lacks what the hook needs, or the model cannot be copied
-        log.debug("on_load_checkpoint cannot change the names of these weights", exc_info=error)
+        log.debug("on_load_checkpoint cannot change the names", exc_info=error)
         return None
     return values if isinstance(values, Mapping) else None
 

@@ -49,6 +49,7 @@ ANSWERS: Mapping[str, str] = {
     ),
 }
 """Keys of Lightning's ModelCheckpoint, transformers, orbax, accelerate and Keras, and their equivalents here."""
+_TRUE = ("true", "1", "yes", "on")
 _GROUPS = ("checkpoint", "trainer", "data", "model")
 """Groups whose keys are recognized if the group is missing."""
 _HOMES: Mapping[str, str] = {
@@ -62,6 +63,17 @@ _HOMES: Mapping[str, str] = {
 def key(override: str) -> str:
     """Return the key that an override sets: `trainer.max_epochs` for `++trainer.max_epochs=3`."""
     return override.partition("=")[0].lstrip("+~")
+
+
+def is_prove(override: str) -> bool:
+    """Return whether an override sets `prove`."""
+    return key(override) == "prove" and "=" in override
+
+
+def asks_for_proof(argv: Sequence[str]) -> bool:
+    """Return whether the last `prove=` on the command line asks for a proof."""
+    given = [arg.partition("=")[2].strip("'\"").lower() for arg in argv if is_prove(arg)]
+    return bool(given) and given[-1] in _TRUE
 
 
 def is_hydra(override: str) -> bool:

@@ -63,20 +63,14 @@ def config(composed: DictConfig) -> DictConfig:
     plain: dict[str, Any] = OmegaConf.to_container(composed)  # type: ignore[assignment]
     if not plain.get("train", True):
         raise ConfigError("prove=true needs a training: leave out train=false.")
-    if plain["trainer"].get("fast_dev_run"):
-        raise ConfigError("trainer.fast_dev_run saves nothing that could be resumed: leave it out with prove=true.")
+    _check_trains(plain["trainer"])
     trainer, notes = plain["trainer"], given.notes
     batches = _batches(trainer, given)
     notes += _notes(trainer, given, batches)
     trainer |= shortened(trainer, given.epochs, batches, given.val_batches)
     trainer |= {"max_time": None, "profiler": None, "log_every_n_steps": 1, "enable_progress_bar": False}
     trainer |= {"limit_test_batches": 1, "default_root_dir": str(given.directory)}
-    if trainer.get("devices", 1) != 1 or trainer.get("num_nodes", 1) != 1:
-        trainer |= {"devices": 1, "num_nodes": 1}
-        notes.append("several processes: trainer.devices is 1 here")
-    if isinstance(trainer.get("strategy"), str) and trainer["strategy"] != "auto":
-        notes.append(f"trainer.strategy={trainer['strategy']}: it is auto here")
-        trainer["strategy"] = "auto"
+    trainer |= _alone(trainer, given)
     if other := [name for name, node in (plain.get("logger") or {}).items() if node and name != "csv"]:
         notes.append(f"loggers except CSV: {', '.join(other)} {'is' if len(other) == 1 else 'are'} left out")
     plain["logger"] = {"csv": {"_target_": "cairn.CSVLogger", "save_dir": str(given.directory / "csv")}}
@@ -131,8 +125,29 @@ def options(given_options: dict[str, Any]) -> dict[str, Any]:
     if given is None:
         return given_options
     found = {name: value for name, value in given_options.items() if name not in ("logger", "max_time", "profiler")}
+    _check_trains(found)
     short = shortened(found, given.epochs, given.batches, given.val_batches)
-    return {**found, **{name: value for name, value in short.items() if name in found}}
+    return {**found, **{name: value for name, value in short.items() if name in found}, **_alone(found, given)}
+
+
+def _check_trains(trainer: Mapping[str, Any]) -> None:
+    if trainer.get("fast_dev_run"):
+        raise ConfigError("fast_dev_run of the trainer saves nothing that could be resumed: not with prove=true.")
+
+
+def _alone(trainer: Mapping[str, Any], given: Order) -> dict[str, Any]:
+    """Return the arguments that start other processes, with the values for one process."""
+    changed: dict[str, Any] = {}
+    if any(trainer.get(name, 1) != 1 for name in ("devices", "num_nodes")):
+        changed = {"devices": 1, "num_nodes": 1}
+        given.notes.append("several processes: trainer.devices is 1 here")
+    if trainer.get("strategy", "auto") != "auto":
+        strategy = trainer["strategy"]
+        name = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
+        shown = name if isinstance(name, str) else type(name).__name__
+        given.notes.append(f"trainer.strategy={shown}: it is auto here")
+        changed["strategy"] = "auto"
+    return changed
 
 
 def callbacks(built: Sequence[Callback], checkpoints: Checkpointer) -> list[Callback]:
