@@ -1,4 +1,4 @@
-"""A run continues by its own config.yaml, whatever happens to the project's `configs/`; from any directory."""
+"""A run resumes from its own config.yaml, whatever happens to the project's `configs/`; from any directory."""
 
 from __future__ import annotations
 

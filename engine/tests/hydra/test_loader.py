@@ -202,7 +202,7 @@ def test_what_cannot_be_applied_is_refused(load, run, configs, override, message
     if override == "+seed=4":
         fields = json.loads((run / "run.json").read_text())
         (run / "run.json").write_text(json.dumps({**fields, "overrides": ["experiment=mine"]}))
-    with pytest.raises(HydraException, match=f"(?s)continues by its own config.yaml.*experiment/mine.*{message}"):
+    with pytest.raises(HydraException, match=f"(?s)resumes from its own config.yaml.*experiment/mine.*{message}"):
         load("experiment=mine", override, run_dir(run))
 
 

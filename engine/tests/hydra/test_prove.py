@@ -11,15 +11,15 @@ import cairn
 from cairn.errors import ConfigError
 from cairn.hydra import arguments, overrides, prove, proving
 from cairn.hydra.settings import CheckpointSettings
-from cairn.testing import order
-from cairn.testing.order import Order
+from cairn.testing import proof_run
+from cairn.testing.proof_run import ProofRun
 
 
 @pytest.fixture
 def given(tmp_path, monkeypatch):
     """The order of this process, until the end of the test."""
-    found = Order(tmp_path / "run", "undisturbed", 2, 6, 2, kill_after=3)
-    monkeypatch.setattr(order, "_current", (found,))
+    found = ProofRun(tmp_path / "run", "undisturbed", 2, 6, 2, kill_after=3)
+    monkeypatch.setattr(proof_run, "_current", (found,))
     return found
 
 
@@ -98,7 +98,7 @@ def test_a_directory_of_a_run_is_left_out_and_named():
 def test_the_directory_of_a_run_reaches_hydra_as_it_is(tmp_path, name):
     calls = []
     processes = SimpleNamespace(run=lambda given, argv: calls.append(argv))
-    prove._Commands(processes, ["seed=1"])(Order(tmp_path / name, "killed"), is_resumed=False)
+    prove._Commands(processes, ["seed=1"])(ProofRun(tmp_path / name, "killed"), is_resumed=False)
     assert calls == [["seed=1", "hydra.mode=RUN", arguments.run_dir(tmp_path / name)]]
 
 

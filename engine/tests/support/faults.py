@@ -21,7 +21,7 @@ from torchmetrics import MeanMetric
 
 import cairn
 from cairn.testing import record
-from cairn.testing.order import Order
+from cairn.testing.proof_run import ProofRun
 
 COUNT = 0
 STATE: dict[str, float] = {"scale": 1.0}
@@ -472,7 +472,7 @@ def load() -> None:
     """Do nothing: everything is imported."""
 
 
-def run(loaded: None, given: Order, name: str, cured: bool, seed: int) -> None:
+def run(loaded: None, given: ProofRun, name: str, cured: bool, seed: int) -> None:
     """Train one of the projects, in a fresh process whose generators start with `seed`."""
     make: Any = CURES[name] if cured else FAULTS[name][0]
 

@@ -9,7 +9,7 @@ import pytest
 
 from cairn.testing import fresh
 from cairn.testing.fresh import FreshProcesses, RunError
-from cairn.testing.order import Order
+from cairn.testing.proof_run import ProofRun
 
 
 def load():
@@ -32,16 +32,16 @@ def processes():
 
 
 def test_only_a_kill_in_the_planned_batch_counts(processes, tmp_path):
-    assert processes.run(Order(tmp_path / "a", "killed", kill_after=2), does="killed")["batches"]
+    assert processes.run(ProofRun(tmp_path / "a", "killed", kill_after=2), does="killed")["batches"]
     with pytest.raises(RunError, match=r"its process ended before batch 3: perhaps memory ran out"):
-        processes.run(Order(tmp_path / "a", "killed", kill_after=3), does="killed")
+        processes.run(ProofRun(tmp_path / "a", "killed", kill_after=3), does="killed")
     with pytest.raises(RunError, match="it ended before it could be killed"):
-        processes.run(Order(tmp_path / "a", "killed", kill_after=2), does="")
+        processes.run(ProofRun(tmp_path / "a", "killed", kill_after=2), does="")
 
 
 def test_a_run_that_hangs_is_ended_and_the_next_one_is_tried(processes, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "_limit_s", 0.2)
     with pytest.raises(RunError, match=r"has not ended within 0 s"):
-        processes.run(Order(tmp_path / "a", "undisturbed"), does="hang")
+        processes.run(ProofRun(tmp_path / "a", "undisturbed"), does="hang")
     monkeypatch.setattr(processes, "_limit_s", fresh._LIMIT_S)
-    assert processes.run(Order(tmp_path / "a", "undisturbed"), does="")["batches"]
+    assert processes.run(ProofRun(tmp_path / "a", "undisturbed"), does="")["batches"]

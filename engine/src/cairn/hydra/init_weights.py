@@ -105,7 +105,7 @@ class _Part:
 
 
 def _load_all(weights: load.Weights, model: LightningModule) -> None:
-    """Load all weights, as Lightning would: with the hooks of the model, and as strictly as it says."""
+    """Load all weights, as Lightning would: with the hooks of the model, and with its `strict_loading`."""
     first: Mismatch | None = None
     cause: RuntimeError | None = None
     for values in _forms(weights, model):

@@ -1,4 +1,4 @@
-"""Hydra's config loader, which continues a run by the run's own files where `configs/` cannot be composed any more."""
+"""Hydra's config loader, which resumes a run from its own files where `configs/` cannot be composed any more."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cairn.runs.directory import RunDirectory, RunRecord
 
 @dataclass(frozen=True)
 class Fallback:
-    """Why a run continues by its own files."""
+    """Why a run resumes from its own files."""
 
     why: str
     """First line of the error that composing `configs/` ended with."""
@@ -128,7 +128,7 @@ class Loader(ConfigLoaderImpl):
             if (why := self._why_not(config_name, given.recorded(record.overrides))) is None:
                 raise error from None  # an override of the new command is wrong, and nothing else
             raise ConfigCompositionException(
-                f"{folder} continues by its own config.yaml, because configs/ does not compose its overrides any more "
+                f"{folder} resumes from its own config.yaml, because configs/ does not compose its overrides any more "
                 f"({why}). This command cannot be applied to that configuration: {full(refusal)}"
             ) from refusal
         _fallbacks[tuple(cfg.hydra.overrides.task)] = Fallback.after(error, record, overrides)

@@ -21,8 +21,8 @@ from cairn.errors import CairnError, ConfigError
 from cairn.hydra import arguments, overrides
 from cairn.testing import proof
 from cairn.testing.fresh import FreshProcesses, RunError
-from cairn.testing.order import Order
 from cairn.testing.proof import Proof
+from cairn.testing.proof_run import ProofRun
 
 EXACT, NOT_EXACT, NOT_TRIED, INTERRUPTED = 0, 1, 2, 130
 _CONFIG_FLAGS = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
@@ -144,9 +144,9 @@ def _processes(script: Path, job: Mapping[str, str | None]) -> Iterator[tuple[Fr
     The order of a set of texts depends on a seed that each Python process draws. Runs that are resumed have another one
     than those before, as in reality.
     """
-    runner, place = "cairn.hydra.proving", {"script": str(script)}
+    runner, source = "cairn.hydra.proving", {"script": str(script)}
     seeds = ("1", "2") if "PYTHONHASHSEED" not in os.environ else (os.environ["PYTHONHASHSEED"],) * 2
-    first, second = (FreshProcesses(runner, place, {**job, "PYTHONHASHSEED": seed}) for seed in seeds)
+    first, second = (FreshProcesses(runner, source, {**job, "PYTHONHASHSEED": seed}) for seed in seeds)
     with first, second:
         yield first, second
 
@@ -157,7 +157,7 @@ class _Commands:
     def __init__(self, processes: FreshProcesses, argv: Sequence[str]) -> None:
         self._processes, self._argv = processes, argv
 
-    def __call__(self, given: Order, is_resumed: bool) -> Any:
+    def __call__(self, given: ProofRun, is_resumed: bool) -> Any:
         """Start a run in its directory, or resume the run in it, and return the report."""
         resumed = [*_config_flags(self._argv), f"resume={given.directory}"]
         started = [*self._argv, "hydra.mode=RUN", arguments.run_dir(given.directory)]

@@ -1,6 +1,6 @@
 """What is different in a run that is a part of a proof: shorter, without loggers that upload, and recorded.
 
-In an ordinary run there is no order, and each function returns what it was given.
+In an ordinary run, each function returns what it was given.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.policy.when import Auto, Every, EveryNBatches, EveryNEpochs, EveryNSeconds, EveryNSteps, Trigger
-from cairn.testing import order
+from cairn.testing import proof_run
 from cairn.testing.limits import shortened
-from cairn.testing.order import Order
+from cairn.testing.proof_run import ProofRun
 from cairn.types import Draft, Moment
 from cairn.writing.options import Writing
 
@@ -57,7 +57,7 @@ def config(composed: DictConfig) -> DictConfig:
     Raises:
         ConfigError: A run with this configuration cannot be proved.
     """
-    given = order.current()
+    given = proof_run.current()
     if given is None:
         return composed
     plain: dict[str, Any] = OmegaConf.to_container(composed)  # type: ignore[assignment]
@@ -79,13 +79,13 @@ def config(composed: DictConfig) -> DictConfig:
     return changed
 
 
-def _batches(trainer: Mapping[str, Any], given: Order) -> int | None:
+def _batches(trainer: Mapping[str, Any], given: ProofRun) -> int | None:
     """Return the limit of batches in an epoch: a window of accumulated gradients has to end inside of it."""
     window = trainer.get("accumulate_grad_batches") or 1
     return given.batches if window == 1 or given.batches is None else max(given.batches, window + 1)
 
 
-def _notes(trainer: Mapping[str, Any], given: Order, batches: int | None) -> list[str]:
+def _notes(trainer: Mapping[str, Any], given: ProofRun, batches: int | None) -> list[str]:
     """Return what a proof never covers."""
     time = f", trainer.max_time={trainer['max_time']}" if trainer.get("max_time") else ""
     return [
@@ -97,11 +97,11 @@ def _notes(trainer: Mapping[str, Any], given: Order, batches: int | None) -> lis
 
 def checkpoint(group: CheckpointSettings) -> CheckpointSettings:
     """Return the settings of checkpoints: in a proof, one that is saved right where the run is killed."""
-    given = order.current()
+    given = proof_run.current()
     if given is None:
         return group
     triggers = {name: _short(trigger) for name, trigger in group.triggers.items()}
-    triggers[order.TRIGGER] = SaveAfter(given.kill_after)
+    triggers[proof_run.TRIGGER] = SaveAfter(given.kill_after)
     # A writer in the background would commit at another moment in each run.
     return replace(group, triggers=triggers, writing=Writing("sync", when_busy="wait"))
 
@@ -121,7 +121,7 @@ def _short(trigger: Trigger) -> Trigger:
 
 def options(given_options: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of the Trainer that train.py sets itself."""
-    given = order.current()
+    given = proof_run.current()
     if given is None:
         return given_options
     found = {name: value for name, value in given_options.items() if name not in ("logger", "max_time", "profiler")}
@@ -135,7 +135,7 @@ def _check_trains(trainer: Mapping[str, Any]) -> None:
         raise ConfigError("fast_dev_run of the trainer saves nothing that could be resumed: not with prove=true.")
 
 
-def _alone(trainer: Mapping[str, Any], given: Order) -> dict[str, Any]:
+def _alone(trainer: Mapping[str, Any], given: ProofRun) -> dict[str, Any]:
     """Return the arguments that start other processes, with the values for one process."""
     changed: dict[str, Any] = {}
     if any(trainer.get(name, 1) != 1 for name in ("devices", "num_nodes")):
@@ -152,7 +152,7 @@ def _alone(trainer: Mapping[str, Any], given: Order) -> dict[str, Any]:
 
 def callbacks(built: Sequence[Callback], checkpoints: Checkpointer) -> list[Callback]:
     """Return the callbacks of the trainer: in a proof, with one that records the run."""
-    given = order.current()
+    given = proof_run.current()
     if given is None:
         return list(built)
     from lightning.pytorch.callbacks import Checkpoint, ProgressBar
@@ -187,17 +187,17 @@ def load(script: str) -> str:
     return script
 
 
-def run(script: str, given: Order, argv: Sequence[str]) -> None:
+def run(script: str, given: ProofRun, argv: Sequence[str]) -> None:
     """Run train.py in this process, like `python train.py`, and write the report.
 
     Args:
         script: Path of train.py.
-        given: The order, which becomes that of this process.
+        given: The run that this process becomes.
         argv: Command-line arguments.
     """
     from cairn.hydra.outcome import describe, is_for_users
 
-    order.give(given)
+    proof_run.give(given)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the run are raised, rather than printed
     sys.argv = [script, *argv]
     sys.path.insert(0, str(Path(script).parent))  # as Python does

@@ -141,9 +141,9 @@ def _check_together(settings: Settings) -> None:
             "ckpt_path= starts from the full state and init_weights= from the weights alone: set only one of them."
         )
     if not isinstance(settings.init_weights_strict, bool):
-        raise ConfigError(f"init_weights_strict={settings.init_weights_strict!r} must be true or false.")
+        raise ConfigError(in_yaml(f"init_weights_strict={settings.init_weights_strict!r} must be true or false."))
     if not isinstance(settings.init_weights_prefix, str | None):
-        raise ConfigError(f"init_weights_prefix={settings.init_weights_prefix!r} must be text, such as net.")
+        raise ConfigError(in_yaml(f"init_weights_prefix={settings.init_weights_prefix!r} must be text, such as net."))
     if not settings.init_weights and (not settings.init_weights_strict or settings.init_weights_prefix):
         key = "init_weights_prefix" if settings.init_weights_strict else "init_weights_strict"
         raise ConfigError(f"{key} has no effect without init_weights=FILE.")

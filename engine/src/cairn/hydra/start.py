@@ -150,7 +150,7 @@ def _record(
 def _configuration(
     cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...]
 ) -> tuple[Merged, RunRecord | None]:
-    """Return the configuration to continue with and the record of the run; the composed one and None for a new run."""
+    """Return the configuration to resume with and the record of the run; the composed one and None for a new run."""
     record = directory.record()
     if record is None:
         return Merged(_resolved(cfg), {}, {}, {}), None
@@ -165,7 +165,7 @@ def _configuration(
             reason = Fallback.after(error, record, overrides)
     before, now = map(_resolved, _of_stored(directory, record, overrides))
     log.warning("configs/ does not compose the overrides of this run any more (%s).", reason.why)
-    log.warning("The run continues by its own config.yaml; changes in configs/ are not looked for.")
+    log.warning("The run resumes from its own config.yaml; edits in configs/ are ignored.")
     if reason.without:
         log.warning("Not in this command, but still in effect for the run: %s", " ".join(reason.without))
     return merge.merge(merge.follow_moved_paths(own, now), before, now, fresh), record

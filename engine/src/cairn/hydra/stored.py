@@ -37,7 +37,7 @@ _ABSENT = object()
 
 
 class StoredRun:
-    """A run that can be continued by what its directory holds.
+    """A run that can be resumed from its directory.
 
     Args:
         loader: Hydra's loader, which knows where the files of the groups are.
