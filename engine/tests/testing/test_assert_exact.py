@@ -1,10 +1,13 @@
 """`assert_exact` accepts an exact project, and names what is wrong with any other."""
 
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from tests.support import exact_projects
 
+from cairn import testing
 from cairn.testing import assert_exact
 from cairn.testing.compare import first_difference, known_noise
 
@@ -83,19 +86,36 @@ def test_a_function_that_cannot_be_imported_is_refused(make):
         assert_exact(make)
 
 
+@pytest.fixture
+def _shared(monkeypatch, processes):
+    """Let `assert_exact` use processes that exist already: importing torch takes seconds."""
+
+    def shared(runner, source):
+        return nullcontext(SimpleNamespace(run=partial(processes.run, name=source["name"])))
+
+    monkeypatch.setattr(testing, "FreshProcesses", shared)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shared")
 def test_a_make_with_another_result_is_refused():
     with pytest.raises(AssertionError, match=r"must return \(trainer, model, data\), not None"):
         assert_exact(exact_projects.returns_nothing)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [exact_projects.exact, exact_projects.never_seeded])
-def test_an_exact_project_passes(make):
-    assert_exact(make)
+def test_an_exact_project_passes():
+    assert_exact(exact_projects.exact, stops=[2, 3], batches=2)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shared")
+def test_an_exact_project_without_a_seed_passes():
+    assert_exact(exact_projects.never_seeded, stops=[1, 6])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_shared")
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -119,6 +139,7 @@ def test_a_fault_is_named_with_its_cure(make, words):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shared")
 def test_the_message_has_the_table_of_all_stops():
     with pytest.raises(AssertionError) as raised:
         assert_exact(exact_projects.attribute, stops=[3, 4])
@@ -129,6 +150,7 @@ def test_the_message_has_the_table_of_all_stops():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_shared")
 def test_a_stop_that_there_is_not_is_refused():
     with pytest.raises(ValueError, match=r"cannot be stopped after batch 40, only after \[1, 2, 3, 4, 5, 6, 7, 8\]"):
         assert_exact(exact_projects.exact, stops=[3, 40])

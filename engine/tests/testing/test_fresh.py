@@ -26,22 +26,22 @@ def run(loaded, given, does):
 
 
 @pytest.fixture(scope="module")
-def processes():
+def own_processes():
     with FreshProcesses(__name__, {}) as found:
         yield found
 
 
-def test_only_a_kill_in_the_planned_batch_counts(processes, tmp_path):
-    assert processes.run(ProofRun(tmp_path / "a", "killed", kill_after=2), does="killed")["batches"]
+def test_only_a_kill_in_the_planned_batch_counts(own_processes, tmp_path):
+    assert own_processes.run(ProofRun(tmp_path / "a", "killed", kill_after=2), does="killed")["batches"]
     with pytest.raises(RunError, match=r"its process ended before batch 3: perhaps memory ran out"):
-        processes.run(ProofRun(tmp_path / "a", "killed", kill_after=3), does="killed")
+        own_processes.run(ProofRun(tmp_path / "a", "killed", kill_after=3), does="killed")
     with pytest.raises(RunError, match="it ended before it could be killed"):
-        processes.run(ProofRun(tmp_path / "a", "killed", kill_after=2), does="")
+        own_processes.run(ProofRun(tmp_path / "a", "killed", kill_after=2), does="")
 
 
-def test_a_run_that_hangs_is_ended_and_the_next_one_is_tried(processes, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "_limit_s", 0.2)
+def test_a_run_that_hangs_is_ended_and_the_next_one_is_tried(own_processes, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_processes, "_limit_s", 0.2)
     with pytest.raises(RunError, match=r"has not ended within 0 s"):
-        processes.run(ProofRun(tmp_path / "a", "undisturbed"), does="hang")
-    monkeypatch.setattr(processes, "_limit_s", fresh._LIMIT_S)
-    assert processes.run(ProofRun(tmp_path / "a", "undisturbed"), does="")["batches"]
+        own_processes.run(ProofRun(tmp_path / "a", "undisturbed"), does="hang")
+    monkeypatch.setattr(own_processes, "_limit_s", fresh._LIMIT_S)
+    assert own_processes.run(ProofRun(tmp_path / "a", "undisturbed"), does="")["batches"]

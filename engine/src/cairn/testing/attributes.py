@@ -7,6 +7,7 @@ user has written. Attributes that a library class sets on itself are left out.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -210,15 +211,17 @@ def _is_own_module(name: str, packages: set[str]) -> bool:
     return package in packages or _lies_outside_of_libraries(name)
 
 
-@functools.cache
 def _lies_outside_of_libraries(name: str) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None:
-        return False
-    path = Path(file).resolve()
+    return file is not None and not _is_of_libraries(os.path.dirname(file))
+
+
+@functools.cache
+def _is_of_libraries(directory: str) -> bool:
+    path = Path(directory).resolve()
     if "site-packages" in path.parts or "dist-packages" in path.parts:
-        return False
-    return not any(path.is_relative_to(Path(sysconfig.get_path(key)).resolve()) for key in ("stdlib", "platstdlib"))
+        return True
+    return any(path.is_relative_to(Path(sysconfig.get_path(key)).resolve()) for key in ("stdlib", "platstdlib"))
 
 
 def _package(kind: type) -> str:

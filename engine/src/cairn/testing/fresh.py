@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import os
@@ -208,6 +209,7 @@ def serve() -> None:
     except BaseException as error:
         answer(1, *_described(error))
         return
+    gc.freeze()  # otherwise the first garbage collection of each run would copy all of the memory
     answer(0)
     for line in requests:
         answer(*_run(runner, loaded, json.loads(line)))
