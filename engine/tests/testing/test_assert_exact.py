@@ -104,14 +104,10 @@ def test_a_make_with_another_result_is_refused():
 
 
 @pytest.mark.slow
-def test_an_exact_project_passes():
-    assert_exact(exact_projects.exact, stops=[2, 3], batches=2)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_shared")
-def test_an_exact_project_without_a_seed_passes():
-    assert_exact(exact_projects.never_seeded, stops=[1, 6])
+@pytest.mark.usefixtures("_shared")  # the project's own test calls it without them
+@pytest.mark.parametrize("make", [exact_projects.exact, exact_projects.never_seeded])
+def test_an_exact_project_passes(make):
+    assert_exact(make, stops=[1, 6])
 
 
 @pytest.mark.slow
