@@ -3,14 +3,25 @@
 import pytest
 from tests.support.cli import cairn
 
+from cairn.cli.main import main
+
 SCRIPT = "import sys  # cairn.hydra\nprint(*sys.argv[1:])\nsys.exit(1)\n"
 
 
 def test_the_arguments_reach_train_py_with_its_exit_code(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text(SCRIPT)
-    cairn("prove", "model=mlp", "--stops", 3, "+a.b=1", "--keep", "runs", "--json", expect=1)
-    assert capfd.readouterr().out == "model=mlp +a.b=1 prove=true --stops=3 --keep=runs --json\n"
+    cairn("prove", "--config-name", "foo", "data=x", "--stops", 3, "+a.b=1", "prove=false", "--json", expect=1)
+    assert capfd.readouterr().out == "prove=true --config-name foo data=x --stops 3 +a.b=1 --json\n"
+
+
+def test_help_names_the_flags_and_other_commands_stay_strict(capsys):
+    with pytest.raises(SystemExit):
+        main(["prove", "--help"])
+    assert "--stops N" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as leave:
+        main(["ls", "overrides=1", "--unknown"])
+    assert leave.value.code == 2
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,13 @@ def test_what_comes_before_a_run_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
+def test_a_start_does_not_import_what_only_a_proof_needs():
+    heavy = f"{{'rich', '{PACKAGE}.testing.proof'}}"
+    code = f"import sys, {PACKAGE}.hydra.entry; sys.exit(bool({heavy} & {{*sys.modules}}))"
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_DIR.parent)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
 @pytest.mark.parametrize("name", sorted(PURE))
 def test_policies_import_values_only(name):
     names = set(imports(PACKAGE_DIR / name))

@@ -219,7 +219,7 @@ def test_a_missing_run_is_refused(tmp_path, configs):
         expand_resume([f"resume={tmp_path / 'gone'}"], configs)
 
 
-@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+@pytest.mark.parametrize("flag", ["-m", "--multirun", "--multi"])
 def test_a_sweep_cannot_be_resumed_by_name(tmp_path, configs, flag):
     run = run_in(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"continues one run\. To continue a sweep, repeat the command of the sweep"):
@@ -345,3 +345,41 @@ def test_a_child_recognizes_itself_by_what_its_parent_announced(environment):
 def test_a_child_reads_what_was_announced(environment):
     command_line.announce_children(config="/run/config.yaml", run="abc", start=None)
     assert command_line.announced() == {"config": "/run/config.yaml", "run": "abc", "start": None}
+
+
+def test_config_path_starts_at_the_directory_of_train_py(tmp_path):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "train.yaml").write_text(f"task_name: mine\npaths: {{log_dir: {tmp_path / 'logs'}}}\n")
+    run = run_in(tmp_path / "logs" / "mine" / "runs" / "a", task="mine")
+    argv = ["--config-path", "other", "resume=latest"]
+    assert expand_resume(argv, tmp_path / "a" / "configs", root=tmp_path)[-1] == f"hydra.run.dir='{run}'"
+
+
+def test_a_primary_file_of_another_name_is_read(tmp_path, environment, capsys):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.yaml").write_text("save_steps: 3 # Mine.\n")
+    assert command_line.prepare(["save_steps=4"], tmp_path, config_name="mine") == ["save_steps=4"]
+    with pytest.raises(SystemExit):
+        command_line.prepare(["--help"], tmp_path, config_name="mine")
+    assert "save_steps=3" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command_line.prepare(["save_freq=4"], tmp_path, config_name="mine")
+    assert "save_freq is a key of another framework" in capsys.readouterr().err
+
+
+EVIL = [
+    "+hydra.callbacks.x._target_=joblib.load",
+    "+hydra.callbacks.x.filename=evil.pkl",
+    "++hydra/callbacks=evil",
+    "+callbacks@hydra.callbacks.x=mine",
+    "--experimental-rerun=evil.pickle",
+    "--config-dir=/evil",
+    "experiment=../../evil/files",
+]
+
+
+def test_a_run_directory_of_other_people_sets_no_key_of_hydra(tmp_path, configs):
+    run = run_in(tmp_path / "run", *EVIL, "data.dir=../data", "ckpt_path=../a.ckpt")
+    found = expand_resume([f"resume={run}"], configs)
+    assert found == ["data.dir=../data", "ckpt_path=../a.ckpt", "hydra.mode=RUN", f"hydra.run.dir='{run}'"]

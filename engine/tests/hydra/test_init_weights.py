@@ -242,3 +242,40 @@ def test_a_prefix_selects_or_changes_names(give, source, prefix, expected):
 def test_what_does_not_fit_is_refused_with_the_cure(give, source, options, words):
     with pytest.raises(ModelError, match=words):
         give(Plain(), source, contents=lambda source: source.state_dict(), **options)
+
+
+class KeepsState(Renamed):
+    """Takes state of the old run when it loads a checkpoint."""
+
+    def on_load_checkpoint(self, checkpoint):
+        super().on_load_checkpoint(checkpoint)
+        self.history = checkpoint["history"]
+        self.head.bias.data.fill_(-1)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "expected"),
+    [
+        (Plain(name="body"), {"strict": False}, {"body", "head"}),
+        (Plain(), {"strict": False}, {"body", "head"}),
+        (Plain(), {}, {"body", "head"}),
+        (Plain(), {"prefix": "net:body"}, {"body", "head"}),
+    ],
+)
+def test_no_state_of_the_old_run_enters_with_its_weights(give, source, options, expected):
+    model = KeepsState()
+    give(
+        model,
+        source,
+        contents=lambda source: {"state_dict": source.state_dict(), "epoch": 1, "history": [1]},
+        **options,
+    )
+    assert {name.partition(".")[0] for name in taken(model)} == expected
+    assert not hasattr(model, "history")
+    assert torch.equal(model.head.bias, torch.full((3,), 7.0))
+
+
+def test_a_hook_that_the_file_does_not_suit_is_not_the_end(give):
+    model = KeepsState()
+    give(model, Plain(), strict=False)
+    assert {name.partition(".")[0] for name in taken(model)} == {"head"}

@@ -202,7 +202,7 @@ def test_what_cannot_be_applied_is_refused(load, run, configs, override, message
     if override == "+seed=4":
         fields = json.loads((run / "run.json").read_text())
         (run / "run.json").write_text(json.dumps({**fields, "overrides": ["experiment=mine"]}))
-    with pytest.raises(HydraException, match=f"(?s)continues by its own config.yaml.*experiment/mine.*{message}"):
+    with pytest.raises(HydraException, match=f"(?s)resumes from its own config.yaml.*experiment/mine.*{message}"):
         load("experiment=mine", override, run_dir(run))
 
 
@@ -318,3 +318,39 @@ def test_a_key_that_calls_a_resolver_keeps_its_value_and_is_named(load, run, con
     directory, hydra = RunDirectory(run), Loader(create_config_search_path(str(configs)))
     found = StoredRun(hydra, directory, directory.record(), "train")
     assert found.unlinked() == ["trainer.max_epochs"]
+
+
+def test_a_record_of_other_people_sets_no_key_of_hydra(load, run, configs):
+    fields = json.loads((run / "run.json").read_text())
+    evil = ["+hydra.callbacks.x._target_=joblib.load", "+hydra.callbacks.x.filename=evil.pkl"]
+    (run / "run.json").write_text(json.dumps({**fields, "overrides": [*MINE, *evil]}))
+    delete(configs, "experiment/mine")
+    cfg = load("experiment=mine", run_dir(run))
+    assert "x" not in cfg.hydra.callbacks
+    assert sorted(cfg.hydra.overrides.task) == sorted(MINE)
+    assert fallback(cfg.hydra.overrides.task).without == ("seed=3",)
+
+
+@pytest.mark.parametrize("override", ["checkpoint.audit=off", "init_weights_strict=false", "prove=false"])
+def test_a_key_that_a_run_of_an_earlier_version_has_not_stored_can_be_set(load, run, configs, override):
+    delete(configs, "experiment/mine")
+    key, _, value = override.partition("=")
+    assert OmegaConf.select(resumed(load, run), key) is None
+    assert OmegaConf.select(resumed(load, run, override), key) == {"off": "off", "false": False}[value]
+
+
+def test_a_run_of_another_recipe_is_not_taken(load, run, configs):
+    other = shutil.copytree(run, run.parents[2] / "alpha" / "runs" / "a")
+    fields = json.loads((run / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**fields, "overrides": ["experiment=alpha", "seed=3"]}))
+    delete(configs, "experiment/mine")
+    cfg = load(*MINE, "hydra.run.dir=${paths.log_dir}/${task_name}/runs/a")
+    assert cfg.hydra.run.dir == str(run)
+
+
+def test_a_shown_change_that_a_resume_refuses_is_named(load, run, monkeypatch, capsys):
+    monkeypatch.setattr(loader, "_shows", True)
+    resumed(load, run, "trainer.max_epochs=8")
+    assert capsys.readouterr().err == ""
+    assert resumed(load, run, "trainer.devices=2").trainer.devices == 2
+    assert "A resume refuses to change trainer.devices" in capsys.readouterr().err

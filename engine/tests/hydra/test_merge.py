@@ -234,3 +234,18 @@ def test_texts_with_dollars_are_texts():
         merging.as_config({"paths": {"output_dir": "/a/${y}", "root_dir": "/r"}}),
     )
     assert moved.file == "/a/${y}/b"
+
+
+def test_a_key_that_a_newer_version_adds_is_not_an_edit():
+    now = composed(checkpoint__audit="warn")
+    merged = merge(now, before=now)
+    assert merged.edited == {}
+    assert "audit" not in merged.config.checkpoint
+    edited = composed(checkpoint__audit="error", callbacks__mine={"a": 1})
+    assert merge(edited, before=edited).edited == {"checkpoint.audit": (None, "error"), "callbacks.mine.a": (None, 1)}
+
+
+def test_a_key_that_a_newer_version_adds_can_be_set():
+    before, now = composed(checkpoint__audit="warn"), composed(checkpoint__audit="off")
+    merged = merge(now, "checkpoint.audit", before=before)
+    assert merged.config.checkpoint.audit == "off"

@@ -2,23 +2,24 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
 import cairn
 from cairn.errors import ConfigError
-from cairn.hydra import prove, proving
+from cairn.hydra import arguments, overrides, prove, proving
 from cairn.hydra.settings import CheckpointSettings
-from cairn.testing import order
-from cairn.testing.order import Order
+from cairn.testing import proof_run
+from cairn.testing.proof_run import ProofRun
 
 
 @pytest.fixture
 def given(tmp_path, monkeypatch):
     """The order of this process, until the end of the test."""
-    found = Order(tmp_path / "run", "undisturbed", 2, 6, 2, kill_after=3)
-    monkeypatch.setattr(order, "_current", (found,))
+    found = ProofRun(tmp_path / "run", "undisturbed", 2, 6, 2, kill_after=3)
+    monkeypatch.setattr(proof_run, "_current", (found,))
     return found
 
 
@@ -39,6 +40,7 @@ def config(**trainer):
         (["prove=true"], True),
         (["+prove=True", "seed=1"], True),
         (["prove=true", "prove=false"], False),
+        (["prove='true'"], True),
         (["prove=false"], False),
         (["model.prove=true"], False),
         (["approve=true"], False),
@@ -46,7 +48,7 @@ def config(**trainer):
     ],
 )
 def test_the_last_override_decides(argv, expected):
-    assert prove.is_requested(argv) is expected
+    assert overrides.asks_for_proof(argv) is expected
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,7 @@ def test_the_last_override_decides(argv, expected):
         (["-m", "seed=1,2"], "leave out -m"),
         (["--cfg", "job"], "leave out --cfg"),
         (["resume=logs/a"], "leave out resume=logs/a"),
+        (["+resume=logs/a"], "leave out resume=logs/a"),
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["--json"]])
@@ -70,6 +73,40 @@ def test_a_directory_that_is_in_use_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert prove.main(Path("train.py"), ["prove=true", f"--keep={tmp_path}"]) == 2
     assert "it exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "/proc/x"), KeyError("a")])
+def test_an_error_of_any_kind_is_not_a_verdict(monkeypatch, capsys, error):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr(prove, "_prove", fails)
+    assert prove.main(Path("train.py"), ["prove=true", "--json"]) == 2
+    output = capsys.readouterr()
+    assert json.loads(output.out)["exact"] is None
+    assert output.err.splitlines()[-1].startswith("Error: ")
+    assert ("Traceback" in output.err) is isinstance(error, KeyError)
+
+
+def test_a_directory_of_a_run_is_left_out_and_named():
+    shown = []
+    assert prove._checked(["prove=true", "hydra.run.dir=logs/a", "seed=1"], shown.append) == ["seed=1"]
+    assert "hydra.run.dir=logs/a is left out" in shown[0]
+
+
+@pytest.mark.parametrize("name", ["a\\", "${x}", "it's"])
+def test_the_directory_of_a_run_reaches_hydra_as_it_is(tmp_path, name):
+    calls = []
+    processes = SimpleNamespace(run=lambda given, argv: calls.append(argv))
+    prove._Commands(processes, ["seed=1"])(ProofRun(tmp_path / name, "killed"), is_resumed=False)
+    assert calls == [["seed=1", "hydra.mode=RUN", arguments.run_dir(tmp_path / name)]]
+
+
+def test_help_shows_the_flags(capsys):
+    with pytest.raises(SystemExit) as leave:
+        prove.main(Path("train.py"), ["prove=true", "--help"])
+    assert leave.value.code == 0
+    assert "--stops N" in capsys.readouterr().out
 
 
 def test_an_ordinary_run_is_not_changed():
@@ -114,6 +151,18 @@ def test_saves_come_soon_and_do_not_depend_on_the_time(given, interval):
     assert found.triggers["mine"] is group.triggers["mine"]
     assert not found.triggers["prove"].lasting
     assert (found.writing.writer, found.writing.when_busy) == ("sync", "wait")
+
+
+def test_arguments_in_train_py_start_no_other_processes(given):
+    found = proving.options({"devices": 2, "strategy": {"_target_": "a.DDPStrategy"}})
+    assert found == {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    assert {"several processes: trainer.devices is 1 here", "trainer.strategy=a.DDPStrategy: it is auto here"} == {
+        *given.notes
+    }
+    assert proving.options({"strategy": object()})["strategy"] == "auto"
+    assert proving.config(config(strategy={"_target_": "a.DDPStrategy"})).trainer.strategy == "auto"
+    with pytest.raises(ConfigError, match="fast_dev_run"):
+        proving.options({"fast_dev_run": True})
 
 
 def test_arguments_in_train_py_are_shortened_too(given):

@@ -212,3 +212,11 @@ def test_overfitting_needs_a_run_without_checkpoints():
     parsed(trainer__overfit_batches=2)
     with pytest.raises(ConfigError, match=r"overfit_batches .* needs checkpoint=none"):
         parsed(trainer__overfit_batches=2, checkpoint__triggers={"end": {"_target_": "cairn.policy.when.AtEnd"}})
+
+
+@pytest.mark.parametrize("value", [True, "true", "y", "yes", 1])
+def test_a_proof_that_the_command_line_has_not_recognized_does_not_train(value):
+    with pytest.raises(ConfigError, match=r"^prove=\w+ works only as prove=true on the command line of one run"):
+        parse(OmegaConf.create({**GOOD, "prove": value}))
+    for nothing in (False, None):
+        parse(OmegaConf.create({**GOOD, "prove": nothing}))

@@ -151,3 +151,26 @@ def test_a_run_without_a_checkpoint_starts_from_the_beginning(stopped, config, d
     start = begin(OmegaConf.create(config), directory, (), notice, JobContext())
     assert start.plan.path is None
     assert "This run has no checkpoint yet" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a${b c}.ckpt", "a\\${b}.ckpt"])
+def test_the_other_processes_read_the_configuration_as_it_was_written(config, directory, notice, name):
+    directory.start("toy", (), OmegaConf.to_yaml(OmegaConf.create(config)))
+    written = directory.config_file.read_text().replace("seed: 0", f"seed: 0\nckpt_path: '{name}'\nrate: 1e-3")
+    directory.config_file.write_text(written)
+    settings = follow(str(directory.config_file), "r1", None, JobContext()).settings
+    assert settings.ckpt_path == name
+    assert settings.config.rate == directory.config()["rate"]
+
+
+def test_an_override_that_only_the_new_command_can_do_without_is_named(monkeypatch, config, directory, caplog):
+    directory.start("toy", ("experiment=gone", "seed=0", "a=1"), OmegaConf.to_yaml(OmegaConf.create(config)))
+
+    def fails(overrides):
+        raise starting.HydraException(f"Could not find {overrides[0]}")
+
+    monkeypatch.setattr(starting, "_compose", fails)
+    monkeypatch.setattr(starting, "_of_stored", lambda *_: (OmegaConf.create(config), OmegaConf.create(config)))
+    monkeypatch.setattr(starting.merge, "follow_moved_paths", lambda own, now: own)
+    starting._configuration(OmegaConf.create(config), directory, ("seed=0",))
+    assert "still in effect for the run: experiment=gone a=1" in caplog.text

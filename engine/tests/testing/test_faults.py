@@ -4,22 +4,15 @@ import pytest
 from tests.support.faults import CURES, FAULTS
 
 from cairn.testing import proof, stopped_copy
-from cairn.testing.fresh import FreshProcesses
-from cairn.testing.order import Order
+from cairn.testing.proof_run import ProofRun
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def processes():
-    with FreshProcesses("tests.support.faults", {}) as fresh:
-        yield fresh
-
-
-def found(processes, folder, name, cured, after=6):
+def found(processes, folder, name, cured, after=4):
     """The differences of a run that is resumed inside its second epoch."""
-    whole = processes.run(Order(folder / "whole", "undisturbed"), name=name, cured=cured, seed=0)
-    run = Order(stopped_copy(folder / "whole", folder / "stopped", after), "resumed")
+    whole = processes.run(ProofRun(folder / "whole", "undisturbed", batches=3), name=name, cured=cured, seed=0)
+    run = ProofRun(stopped_copy(folder / "whole", folder / "stopped", after), "resumed", batches=3)
     (stop,) = proof.given_stops(whole, {after})
     return proof.trial(whole, (), stop, lambda: processes.run(run, name=name, cured=cured, seed=1)).found
 

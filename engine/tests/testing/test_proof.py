@@ -73,6 +73,18 @@ def test_one_batch_is_not_mistaken_for_all_of_them():
     assert type(shortened({"limit_train_batches": 1.0}, 2, 1, 2)["limit_train_batches"]) is int
 
 
+def test_what_is_not_compared_is_listed():
+    noise = {("attribute", "Timer.started"), ("callback", "Timer.sum"), ("metric", "time")}
+    whole = {**report(), "sampled": [f"Data.table_{number}" for number in range(12)]}
+    found = proof.of_trials(whole, (), noise=noise)
+    assert found.not_covered[:3] == (
+        "attributes that differ between two undisturbed runs: Timer.started",
+        "states of callbacks that differ between two undisturbed runs: Timer.sum",
+        "metrics that differ between two undisturbed runs: time",
+    )
+    assert "Data.table_9 and 2 more" in found.not_covered[3]
+
+
 LOST = Difference(2, "attribute", "Net.a", "attribute Net.a is 1 instead of 2 at batch 2.", Advice("Lost.", "Keep it."))
 ALSO = Difference(2, "attribute", "Net.b", "attribute Net.b is 1 instead of 2 before batch 2.", Advice("Lost.", "B."))
 TRIALS = (

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cairn import __version__
 from cairn.cli import ls, prove, prune, report, show, status, sync, verify
 from cairn.errors import CairnError
 
-_COMMANDS = {
+_COMMANDS: Mapping[str, Any] = {
     "ls": ls,
     "verify": verify,
     "prune": prune,
@@ -34,12 +35,9 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         Exit code: 0; 1 after an error or a failed check. Invalid arguments exit with 2.
     """
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and not hasattr(arguments, "overrides"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # overrides may stand between options
-        arguments.overrides += rest
+    if list(argv[:1]) == ["prove"] and not {"-h", "--help"} & set(argv):
+        return prove.run(argv[1:])  # the command line of train.py
+    arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except CairnError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cairn.errors import ConfigError
@@ -15,19 +16,27 @@ NOT_TRIED = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
+    """Add the arguments of this command, for `--help`: train.py reads them, see `run`."""
+    parser.usage = "cairn prove [OVERRIDES] [FLAGS]"
     parser.add_argument(
-        "overrides", nargs="*", metavar="OVERRIDE", help="as for python train.py: GROUP=OPTION, KEY=VALUE"
+        "overrides",
+        nargs="*",
+        metavar="OVERRIDE",
+        help="as for python train.py: GROUP=OPTION, KEY=VALUE, --config-name",
     )
-    parser.add_argument("--stops", type=int, metavar="N", help="number of boundaries to kill at (default 6)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="limit for the epochs (default 2)")
-    parser.add_argument("--batches", type=int, metavar="N", help="limit for the batches of an epoch (default 6)")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed for the choice of boundaries (default 0)")
+    parser.add_argument("--stops", metavar="N", help="number of boundaries to kill at (default 6)")
+    parser.add_argument("--epochs", metavar="N", help="limit for the epochs (default 2)")
+    parser.add_argument("--batches", metavar="N", help="limit for the batches of an epoch (default 6)")
+    parser.add_argument("--seed", metavar="N", help="seed for the choice of boundaries (default 0)")
     parser.add_argument("--keep", metavar="DIR", help="keep the runs in this new directory")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the project's train.py with `prove=true`, which does the work; return its exit code."""
+def run(argv: Sequence[str]) -> int:
+    """Run the project's train.py with `prove=true`, which does the work; return its exit code.
+
+    Args:
+        argv: Arguments for train.py, as they were typed: it knows which of its flags have a value.
+    """
     script = Path(SCRIPT)
     try:
         if not script.is_file():
@@ -43,8 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"Error: {error}", file=sys.stderr)
         return NOT_TRIED
-    names = ("stops", "epochs", "batches", "seed", "keep")
-    flags = [f"--{name}={value}" for name in names if (value := getattr(arguments, name)) is not None]
-    flags += ["--json"] * arguments.json
-    command = [sys.executable, SCRIPT, *arguments.overrides, "prove=true", *flags]
-    return subprocess.run(command, check=False).returncode
+    given = [arg for arg in argv if not arg.startswith("prove=")]
+    # First, since a flag at the end without its value would take it for the value.
+    return subprocess.run([sys.executable, SCRIPT, "prove=true", *given], check=False).returncode

@@ -63,8 +63,11 @@ class Arguments:
         return found
 
     def has(self, *names: str) -> bool:
-        """Whether a flag with one of the names is given."""
-        return any(flag in names for flag in self.flags)
+        """Whether a flag with one of the names is given, or the beginning of one, as argparse accepts it."""
+        long = [name for name in names if name.startswith("--")]
+        return any(
+            flag in names or (len(flag) > len("--") and any(n.startswith(flag) for n in long)) for flag in self.flags
+        )
 
 
 def _takes_next(item: str) -> bool:

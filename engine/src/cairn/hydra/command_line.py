@@ -58,27 +58,33 @@ def prepare(argv: list[str], root: Path, config_path: str = "configs", config_na
     given = Arguments.split(argv)
     configs = root / config_path
     is_ours = not any(flag.startswith(_OTHER_CONFIG) for flag in given.flags)
-    if is_ours and given.has("--help", "-h") and (screen := help_screen.of(configs, _given(given.overrides))):
+    if (
+        is_ours
+        and given.has("--help", "-h")
+        and (screen := help_screen.of(configs, _given(given.overrides), config_name))
+    ):
         print(screen)
         raise SystemExit(0)
     try:
         found = overrides.renamed([_as_hydra_reads(item) for item in given.overrides])
         if is_ours:
-            overrides.check(_given(found), _known(configs), lambda some: _try_to_compose(some, configs))
-        full = Arguments.split(expand_resume([*given.flags, *found], configs, config_name))
+            source = Source(configs, config_name)
+            overrides.check(_given(found), _known(source), lambda some: _try_to_compose(some, source))
+        full = Arguments.split(expand_resume([*given.flags, *found], configs, config_name, root))
         return [*full.flags, *overrides.renamed(full.overrides)]
     except CairnError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
 
 
-def expand_resume(argv: list[str], configs: Path, config_name: str = "train") -> list[str]:
+def expand_resume(argv: list[str], configs: Path, config_name: str = "train", root: Path | None = None) -> list[str]:
     """Replace `resume=RUN` by the overrides and the directory of the run; new overrides have precedence.
 
     Args:
         argv: Command-line arguments; only the last `resume=` counts.
         configs: Directory of the project's configuration, which `latest` and `auto` need.
         config_name: Name of the primary file.
+        root: Directory of train.py; None: the one that contains `configs`.
 
     Returns:
         The arguments without `resume=`.
@@ -94,7 +100,7 @@ def expand_resume(argv: list[str], configs: Path, config_name: str = "train") ->
     rest = [item for item in argv if not _is_resume(item)]
     if given.has("-m", "--multirun"):
         raise ConfigError("resume= continues one run. To continue a sweep, repeat the command of the sweep.")
-    run = _named_run(named[-1], rest, Source.of(given, configs, config_name))
+    run = _named_run(named[-1], rest, Source.of(given, configs, config_name, root or configs.parent))
     if run is None:
         return rest
     own = [*_primary_file(run, given, configs, config_name), *merge(_overrides_of(run), rest)]
@@ -134,7 +140,7 @@ def _as_hydra_reads(item: str) -> str:
 
 def _overrides_of(run: RunDirectory) -> tuple[str, ...]:
     record = run.record()
-    return record.overrides if record else ()
+    return overrides.recorded(record.overrides) if record else ()
 
 
 def _primary_file(run: RunDirectory, given: Arguments, configs: Path, config_name: str) -> list[str]:
@@ -151,10 +157,10 @@ def _working_directory(run: RunDirectory, rest: Sequence[str]) -> list[str]:
     return [f"hydra.job.chdir={str(chdir).lower()}"] if chdir and "hydra.job.chdir" not in map(key, rest) else []
 
 
-def _try_to_compose(given: Sequence[str], configs: Path) -> Any:
+def _try_to_compose(given: Sequence[str], source: Source) -> Any:
     """Return a plain configuration; None if it cannot be composed, which Hydra reports later in more detail."""
     try:
-        return OmegaConf.to_container(Source(configs).compose(given))
+        return OmegaConf.to_container(source.compose(given))
     except Exception:
         return None
 
@@ -164,13 +170,13 @@ def _given(argv: Sequence[str]) -> list[str]:
     return [arg for arg in argv if ("=" in arg or arg.startswith("~")) and not arg.startswith(("-", "resume="))]
 
 
-def _known(configs: Path) -> set[str]:
+def _known(source: Source) -> set[str]:
     """Return the keys and groups at the top level of the configuration without composing it."""
     try:
-        keys = set(yaml.safe_load((configs / "train.yaml").read_text()))
+        keys = set(yaml.safe_load((source.configs / f"{source.name.removesuffix('.yaml')}.yaml").read_text()))
     except (OSError, ValueError, TypeError, yaml.YAMLError):  # Hydra reports this error
         keys = set()
-    return keys | {path.name for path in configs.glob("*/")} | {"hydra", "paths"}
+    return keys | {path.name for path in source.configs.glob("*/")} | {"hydra", "paths"}
 
 
 class CheckRunDirectory(Callback):

@@ -13,6 +13,7 @@ from rich.console import Console
 from cairn.errors import first_line
 from cairn.hydra import wandb_settings
 from cairn.hydra.build import Built
+from cairn.hydra.objects import target_of
 from cairn.hydra.outcome import Outcome, describe, is_for_users
 from cairn.hydra.start import Start
 from cairn.jobs.signals import Interruption
@@ -117,6 +118,10 @@ def _override_to_extend(start: Start, built: Built, outcome: Outcome) -> str:
 
 
 def _override_for_patience(start: Start, trainer: Trainer) -> str:
-    patience = [callback.patience for callback in trainer.early_stopping_callbacks]
-    names = [name for name, node in start.settings.callbacks.items() if "patience" in node]
-    return f"callbacks.{names[0]}.patience={2 * patience[0]}" if patience and names else ""
+    """Return an override that doubles the patience of the callback that stopped the run; empty if it is not clear."""
+    nodes = {name: node for name, node in start.settings.callbacks.items() if "patience" in node}
+    if len(trainer.early_stopping_callbacks) != 1:
+        return ""
+    (callback,) = trainer.early_stopping_callbacks
+    names = [name for name, node in nodes.items() if isinstance(callback, target_of(f"callbacks.{name}", node))]
+    return f"callbacks.{names[0]}.patience={max(1, 2 * callback.patience)}" if len(names) == 1 else ""

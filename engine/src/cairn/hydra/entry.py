@@ -15,7 +15,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cairn.hydra import command_line, imports, loader, prove
+from cairn.hydra import command_line, imports, loader, overrides
 from cairn.hydra.arguments import Arguments
 from cairn.hydra.instantiate import hydra_whitelist
 from cairn.jobs import allocation, requeue
@@ -50,7 +50,9 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
             export_sources(root)
             if command_line.is_child():
                 task.join(**command_line.announced())
-            elif prove.is_requested(sys.argv[1:]):
+            elif overrides.asks_for_proof(sys.argv[1:]):
+                from cairn.hydra import prove
+
                 raise SystemExit(prove.main(script, sys.argv[1:]))
             else:
                 sys.argv[1:] = command_line.prepare(sys.argv[1:], root, config_path, config_name)
@@ -96,7 +98,7 @@ class Task:
 
 
 def _printed_for_shell(body: Body) -> AbstractContextManager[Any]:
-    """Context in which printed commands work where the user stands; Hydra may have changed the directory."""
+    """Context in which printed commands work in the user's shell directory; Hydra may have changed the directory."""
     from cairn.runs import summary  # imports rich, which --help does not need
 
     if not HydraConfig.initialized():

@@ -36,38 +36,41 @@ _MORE = """\
 The files are in configs/. +GROUP.KEY=VALUE adds a key that is not there yet.
 --cfg job  shows the whole configuration    --info defaults  how it was put together
 -m         runs a sweep                     --hydra-help     options of Hydra
+prove=true --help  the flags of a proof: --stops, --epochs, --batches, --seed, --keep, --json
 cairn --help: commands to inspect and manage runs"""
 
 
-def of(configs: Path, overrides: Sequence[str]) -> str | None:
+def of(configs: Path, overrides: Sequence[str], config_name: str = "train") -> str | None:
     """Return the screen for these overrides; None if they cannot be composed: Hydra's own error has more detail.
 
     Args:
         configs: Directory of the project's configuration.
         overrides: Overrides from the command line; the keys of the options that they choose are shown.
+        config_name: Name of the primary file.
     """
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     try:
         with initialize_config_dir(str(configs.absolute()), version_base="1.3"):
-            cfg = compose("train", list(overrides), return_hydra_config=True)
+            cfg = compose(config_name, list(overrides), return_hydra_config=True)
     except Exception:
         return None
     choices = {str(group): option for group, option in cfg.hydra.runtime.choices.items()}
     values: Any = OmegaConf.to_container(cfg)
-    groups = _groups(configs)
+    primary = configs / f"{config_name.removesuffix('.yaml')}.yaml"
+    groups = _groups(configs, primary)
     parts = [
         _ABOUT.format(program=Path(sys.argv[0]).name),
         _group_table(groups, choices),
         "Keys, with their values:",
-        *_key_tables(configs, groups, choices, values),
+        *_key_tables(configs, primary, groups, choices, values),
         _MORE,
     ]
     return "\n".join(parts)
 
 
-def _groups(configs: Path) -> dict[str, list[str]]:
+def _groups(configs: Path, primary: Path) -> dict[str, list[str]]:
     """Return the groups and their options, in the order of the defaults list."""
     found: dict[str, list[str]] = {}
     for file in sorted(configs.rglob("*.yaml")):
@@ -77,7 +80,7 @@ def _groups(configs: Path) -> dict[str, list[str]]:
     if "hydra/launcher" in found:
         local = ["submitit_local"] if plugins.is_installed() else []
         found["hydra/launcher"] = ["basic", *found["hydra/launcher"], *local]
-    order = list(_defaults(configs / "train.yaml"))
+    order = list(_defaults(primary))
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
@@ -91,10 +94,14 @@ def _group_table(groups: Mapping[str, Sequence[str]], choices: Mapping[str, str 
 
 
 def _key_tables(
-    configs: Path, groups: Mapping[str, Sequence[str]], choices: Mapping[str, str | None], values: Mapping[str, Any]
+    configs: Path,
+    primary: Path,
+    groups: Mapping[str, Sequence[str]],
+    choices: Mapping[str, str | None],
+    values: Mapping[str, Any],
 ) -> Iterator[str]:
     """Describe the keys at the top, then those of each group's chosen option."""
-    tables = {"": [configs / "train.yaml"]}
+    tables = {"": [primary]}
     tables |= {group: list(_files(configs, group, choices.get(group))) for group in groups if group not in _NAMED}
     for group, files in tables.items():
         about: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -40,10 +41,10 @@ class InitWeights(Callback):
         if self._named:
             self._strict, self._prefix = settings.init_weights_strict, settings.init_weights_prefix or ""
         self._weights: load.Weights | None = None
-        """To be laid in later."""
+        """Weights to load once all layers exist."""
 
     def give(self, model: LightningModule) -> None:
-        """Lay the weights into a model that was just built, or remember them until its layers exist.
+        """Load the weights into a model that was just built, or remember them until its layers exist.
 
         Raises:
             CairnError: The file cannot be used, or does not fit.
@@ -56,7 +57,7 @@ class InitWeights(Callback):
         if not is_complete and any(is_overridden(hook, model) for hook in _LATE_HOOKS):
             self._weights = weights
         else:
-            self._lay(weights, model)
+            self._load(weights, model)
 
     def contents(self) -> Mapping[str, Any]:
         """Return what else the file holds; empty if it is not a checkpoint."""
@@ -65,17 +66,17 @@ class InitWeights(Callback):
     # Lightning calls these after `setup` and `configure_model`, before the first batch.
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lay in what `give` has left for later; so do the next three."""
+        """Load the weights that `give` postponed. Also used for validation, test and prediction."""
         if self._weights is not None:
             weights, self._weights = self._weights, None
-            self._lay(weights, pl_module)
+            self._load(weights, pl_module)
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start
 
     def _read(self) -> load.Weights:
         return load.load_weights(wandb_start.local_file(self._named, self._directory))
 
-    def _lay(self, weights: load.Weights, model: LightningModule) -> None:
+    def _load(self, weights: load.Weights, model: LightningModule) -> None:
         file = summary.relative(weights.path)
         if self._strict and not self._prefix:
             _load_all(weights, model)
@@ -104,7 +105,7 @@ class _Part:
 
 
 def _load_all(weights: load.Weights, model: LightningModule) -> None:
-    """Load all weights, as Lightning would: with the hooks of the model, and as strictly as it says."""
+    """Load all weights, as Lightning would: with the hooks of the model, and with its `strict_loading`."""
     first: Mismatch | None = None
     cause: RuntimeError | None = None
     for values in _forms(weights, model):
@@ -124,10 +125,26 @@ def _forms(weights: load.Weights, model: LightningModule) -> Iterator[Mapping[st
     """Yield the weights in each form that Lightning or a compiled model knows them in."""
     yield weights.values
     yield _like_compiled(weights.values, model)
-    if weights.contents and is_overridden("on_load_checkpoint", model):  # it may rename weights of an earlier version
-        contents = {**weights.contents, "state_dict": dict(weights.values)}
-        model.on_load_checkpoint(contents)
-        yield contents["state_dict"]
+    if (renamed := _as_model_renames(weights, model)) is not None:
+        yield renamed
+
+
+def _as_model_renames(weights: load.Weights, model: LightningModule) -> Mapping[str, Any] | None:
+    """Return the weights as `on_load_checkpoint` changes them: it may rename weights of an earlier version.
+
+    A copy of the model gets the call: the hook may also take state of the old run, which a new run must not have.
+    """
+    if not weights.contents or not is_overridden("on_load_checkpoint", model):
+        return None
+    contents = {**weights.contents, "state_dict": dict(weights.values)}
+    try:
+        trainer = model._trainer
+        copy.deepcopy(model, {id(trainer): trainer}).on_load_checkpoint(contents)
+        values = contents["state_dict"]
+    except Exception as error:  # the file lacks what the hook needs, or the model cannot be copied
+        log.debug("on_load_checkpoint cannot change the names", exc_info=error)
+        return None
+    return values if isinstance(values, Mapping) else None
 
 
 def _like_compiled(values: Mapping[str, Any], model: LightningModule) -> dict[str, Any]:
@@ -160,6 +177,8 @@ def _best_part(weights: load.Weights, model: LightningModule, prefix: str) -> _P
             longer = {prefix + name: value for name, value in values.items()}
             below = {name: value for name, value in own.items() if name.startswith(prefix)}
             parts.append(_part(longer, below, f" (with the prefix {prefix} put before their names)"))
+        if any(not str(part.mismatch) for part in parts):
+            break  # the form of `on_load_checkpoint` is only for weights that do not fit
     return max(parts, key=lambda part: len(part.fitting))
 
 

@@ -1,8 +1,9 @@
-"""Hydra's config loader, which continues a run by the run's own files where `configs/` cannot be composed any more."""
+"""Hydra's config loader, which resumes a run from its own files where `configs/` cannot be composed any more."""
 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from cairn.errors import first_line
-from cairn.hydra import interpolation, stored, suggest
+from cairn.errors import ResumeError, first_line
+from cairn.hydra import interpolation, merge, stored, suggest
 from cairn.hydra import overrides as given
 from cairn.hydra.arguments import literal, unliteral
 from cairn.hydra.stored import StoredRun
@@ -26,12 +27,26 @@ from cairn.runs.directory import RunDirectory, RunRecord
 
 @dataclass(frozen=True)
 class Fallback:
-    """Why a run continues by its own files."""
+    """Why a run resumes from its own files."""
 
     why: str
     """First line of the error that composing `configs/` ended with."""
     without: tuple[str, ...] = ()
     """Recorded overrides that the command has left out: they stay in effect."""
+
+    @classmethod
+    def after(cls, error: Exception, record: RunRecord, overrides: Sequence[str]) -> Fallback:
+        """Return the fallback of a command with these overrides after an error.
+
+        Args:
+            error: What composing `configs/` ended with.
+            record: Record of the run.
+            overrides: Overrides of the command.
+        """
+        keys = set(map(given.key, overrides))
+        return cls(
+            reason(error), tuple(item for item in given.recorded(record.overrides) if given.key(item) not in keys)
+        )
 
 
 _shows = False
@@ -110,14 +125,13 @@ class Loader(ConfigLoaderImpl):
         try:
             cfg = self._of_run(folder, record, config_name, overrides)
         except Exception as refusal:
-            if (why := self._why_not(config_name, record.overrides)) is None:
+            if (why := self._why_not(config_name, given.recorded(record.overrides))) is None:
                 raise error from None  # an override of the new command is wrong, and nothing else
             raise ConfigCompositionException(
-                f"{folder} continues by its own config.yaml, because configs/ does not compose its overrides any more "
+                f"{folder} resumes from its own config.yaml, because configs/ does not compose its overrides any more "
                 f"({why}). This command cannot be applied to that configuration: {full(refusal)}"
             ) from refusal
-        without = tuple(item for item in record.overrides if given.key(item) not in map(given.key, overrides))
-        _fallbacks[tuple(cfg.hydra.overrides.task)] = Fallback(reason(error), without)
+        _fallbacks[tuple(cfg.hydra.overrides.task)] = Fallback.after(error, record, overrides)
         return cfg
 
     def _of_run(self, folder: Path, record: RunRecord, config_name: str | None, overrides: Sequence[str]) -> DictConfig:
@@ -125,11 +139,13 @@ class Loader(ConfigLoaderImpl):
         run = StoredRun(self, RunDirectory(folder), record, config_name)
         cfg = run.hydra(config_name, hydra)
         try:
-            now = run.compose(task)[1]
+            before, now = run.compose(task)
         except HydraException as refusal:
             suggest.add(refusal, task, lambda given: run.compose(given)[1])
             raise refusal from refusal.__cause__
-        cfg = _joined(cfg, now, given.merge(record.overrides, task), run.choices)
+        if _shows and (refused := merge.fixed_changes(before, now)):
+            print(f"A resume refuses to change {', '.join(refused)}; shown is what was typed.", file=sys.stderr)
+        cfg = _joined(cfg, now, given.merge(given.recorded(record.overrides), task), run.choices)
         with read_write(cfg):
             cfg.hydra.run.dir = _run_dir(str(folder))
         return cfg
@@ -143,23 +159,27 @@ class Loader(ConfigLoaderImpl):
 
     def _run(self, config_name: str | None, overrides: Sequence[str]) -> tuple[Path, RunRecord] | None:
         """Return the run directory that the command names, if it holds a run; its group options may not exist."""
-        for folder in self._directories(config_name, overrides, "run"):
-            if (record := record_in(folder)) is not None:
+        for folder, is_guess in self._directories(config_name, overrides, "run"):
+            record = record_in(folder)
+            if record is not None and (not is_guess or _has_options(folder, record, overrides)):
                 return folder, record
         return None
 
-    def _directories(self, config_name: str | None, overrides: Sequence[str], kind: str) -> Iterator[Path]:
+    def _directories(self, config_name: str | None, overrides: Sequence[str], kind: str) -> Iterator[tuple[Path, bool]]:
+        """Yield directories that a command may mean, and whether only their task name is guessed."""
         kept = [item for item in overrides if given.key(item).startswith(("hydra.", "paths.")) or _is_task(item)]
         for compose in (self._primary, lambda _, kept: stored.packaged(self, kept)):
             try:
                 cfg = compose(config_name, kept)
-                yield Path(unliteral(cfg.hydra[kind].dir)).absolute()
+                named = Path(unliteral(cfg.hydra[kind].dir)).absolute()
+                yield named, False
                 logs = Path(cfg.paths.log_dir)
                 # The task name may have come from an option that does not exist any more.
                 tasks = [] if any(map(_is_task, kept)) or not logs.is_dir() else sorted(logs.iterdir())
                 for folder in tasks:
                     cfg.task_name = folder.name
-                    yield Path(unliteral(cfg.hydra[kind].dir)).absolute()
+                    path = Path(unliteral(cfg.hydra[kind].dir)).absolute()
+                    yield path, path != named
             except Exception:  # the next way may work
                 continue
 
@@ -216,7 +236,7 @@ def _of_sweep(loader: Loader, config_name: str | None, overrides: Sequence[str])
     Its jobs are composed one by one later: those that have started from the files of their runs.
     """
     folders = loader._directories(config_name, overrides, "sweep")
-    if (folder := next((path for path in folders if (path / "multirun.yaml").is_file()), None)) is None:
+    if (folder := next((path for path, _ in folders if (path / "multirun.yaml").is_file()), None)) is None:
         return None
     hydra, task = _divided(overrides)
     plain = OmegaConf.to_container(OmegaConf.load(folder / "multirun.yaml"))
@@ -261,6 +281,18 @@ def record_in(folder: Path | None) -> RunRecord | None:
         return RunDirectory(folder).record() if folder is not None else None
     except Exception:  # damaged: resuming it is refused later
         return None
+
+
+def _has_options(folder: Path, record: RunRecord, overrides: Sequence[str]) -> bool:
+    """Return whether a run was started with the options of groups that a command names."""
+    try:
+        stored_keys = RunDirectory(folder).config()
+    except ResumeError:
+        return False
+    named = [item for item in overrides if "=" in item and "." not in given.key(item) and not _is_task(item)]
+    # A key at the top has a stored value; a group is a mapping, or has set keys of others, as an experiment does.
+    options = [item for item in named if isinstance(stored_keys.get(given.key(item), {}), dict)]
+    return all(item in record.overrides for item in options)
 
 
 def _is_task(override: str) -> bool:

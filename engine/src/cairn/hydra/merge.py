@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ResumeError
+from cairn.hydra import defaults
 from cairn.hydra.arguments import literal
 
 FIXED = (
@@ -85,7 +86,7 @@ def merge(own: DictConfig, before: DictConfig, now: DictConfig, overrides: Seque
     edited = {
         key: (was.get(key), value)
         for key, value in then.items()
-        if was.get(key) != value and key not in {**changed, **fixed} and _is_below(key, _REPORTED_GROUPS)
+        if was.get(key, _default(key)) != value and key not in {**changed, **fixed} and _is_below(key, _REPORTED_GROUPS)
     }
     return Merged(config, changed, fixed, edited)
 
@@ -138,6 +139,13 @@ def follow_moved_paths(own: DictConfig, now: DictConfig) -> DictConfig:
     return as_config(follow(OmegaConf.to_container(own, resolve=True)))
 
 
+def fixed_changes(before: DictConfig, now: DictConfig) -> list[str]:
+    """Return the fixed keys that differ between two configurations, whose interpolations need not be resolved."""
+    old, new = (flatten(OmegaConf.to_container(cfg)) for cfg in (before, now))
+    names = [name for name in {**old, **new} if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
+    return [name for name in names if _is_below(name, FIXED) and not _is_below(name, FREE)]
+
+
 def describe(changes: Mapping[str, Change]) -> str:
     """Format changes as `model.lr (0.1 to 0.2), ...`."""
     return ", ".join(f"{key} ({old!r} to {new!r})" for key, (old, new) in changes.items())
@@ -152,6 +160,11 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in container.items():
         flat |= flatten(value, _dotted(prefix, name))
     return flat
+
+
+def _default(key: str) -> Any:
+    """Return the value of a key that a run has not stored: it may be a key of a newer version of the library."""
+    return defaults.values().get(key)
 
 
 def _is_requested(key: str, overrides: Sequence[str]) -> bool:

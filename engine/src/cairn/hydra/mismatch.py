@@ -23,11 +23,11 @@ TEST = (
 
 
 @contextmanager
-def explained(file: str, model: LightningModule, cure: str) -> Iterator[None]:
+def explained(file: str | None, model: LightningModule, cure: str) -> Iterator[None]:
     """Replace torch's list of all names by a sentence if Lightning could not load the file into the model.
 
     Args:
-        file: The file, for the message.
+        file: The file, for the message; None: no file is loaded, and errors stay as they are.
         model: The model.
         cure: What to do, as one of the sentences above.
 
@@ -38,6 +38,8 @@ def explained(file: str, model: LightningModule, cure: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         found = mismatch(error)
-        if found is None or found.model != type(model).__name__:  # a file that the model loads by itself, for a part
+        if (
+            file is None or found is None or found.model != type(model).__name__
+        ):  # a file that the model loads by itself, for a part
             raise
         raise ModelError(f"{file} holds the weights of another model: {found}. {cure}.") from error

@@ -49,6 +49,7 @@ ANSWERS: Mapping[str, str] = {
     ),
 }
 """Keys of Lightning's ModelCheckpoint, transformers, orbax, accelerate and Keras, and their equivalents here."""
+_TRUE = ("true", "1", "yes", "on")
 _GROUPS = ("checkpoint", "trainer", "data", "model")
 """Groups whose keys are recognized if the group is missing."""
 _HOMES: Mapping[str, str] = {
@@ -62,6 +63,38 @@ _HOMES: Mapping[str, str] = {
 def key(override: str) -> str:
     """Return the key that an override sets: `trainer.max_epochs` for `++trainer.max_epochs=3`."""
     return override.partition("=")[0].lstrip("+~")
+
+
+def is_prove(override: str) -> bool:
+    """Return whether an override sets `prove`."""
+    return key(override) == "prove" and "=" in override
+
+
+def asks_for_proof(argv: Sequence[str]) -> bool:
+    """Return whether the last `prove=` on the command line asks for a proof."""
+    given = [arg.partition("=")[2].strip("'\"").lower() for arg in argv if is_prove(arg)]
+    return bool(given) and given[-1] in _TRUE
+
+
+def is_hydra(override: str) -> bool:
+    """Return whether an override sets a key of Hydra's own configuration, from which Hydra builds objects."""
+    name = key(override)
+    return name == "hydra" or name.startswith(("hydra.", "hydra/")) or "@hydra" in name
+
+
+def recorded(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return the overrides in a run.json that describe its run.
+
+    A run directory may come from other people. Hydra builds what its own keys name, with all targets allowed, and a
+    flag such as `--experimental-rerun` loads a pickle. Neither is ever recorded, so they are dropped; so is a file
+    outside of the groups, which could set keys of Hydra.
+    """
+    return tuple(item for item in overrides if not (item.startswith("-") or is_hydra(item) or _is_outside(item)))
+
+
+def _is_outside(override: str) -> bool:
+    name = key(override)
+    return "../" in override.partition("=")[2] and "." not in name and name not in ("ckpt_path", "init_weights")
 
 
 def merge(old: Sequence[str], new: Sequence[str]) -> list[str]:

@@ -11,35 +11,26 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from cairn.errors import CairnError, ConfigError
-from cairn.hydra import overrides
+from cairn.hydra import arguments, overrides
 from cairn.testing import proof
 from cairn.testing.fresh import FreshProcesses, RunError
-from cairn.testing.order import Order
 from cairn.testing.proof import Proof
+from cairn.testing.proof_run import ProofRun
 
 EXACT, NOT_EXACT, NOT_TRIED, INTERRUPTED = 0, 1, 2, 130
-_TRUE = ("true", "1", "yes", "on")
 _CONFIG_FLAGS = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
 """Flags of Hydra that a training may have; each has a value. With others, nothing is trained, or more than one run."""
 _JOB = re.compile(
     r"(SLURM|SUBMITIT|TORCHELASTIC|PMI|OMPI)_|(LOCAL_|NODE_|GROUP_)?RANK$|WORLD_SIZE$|MASTER_(ADDR|PORT)$"
 )
 """Environment variables of a job, whose other processes do not take part."""
-
-
-def is_requested(argv: Sequence[str]) -> bool:
-    """Return whether the last `prove=` on the command line asks for a proof."""
-    given = [arg.partition("=")[2].lower() for arg in argv if _is_key(arg)]
-    return bool(given) and given[-1] in _TRUE
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -63,22 +54,29 @@ def main(script: Path, argv: Sequence[str]) -> int:
     Returns:
         Exit code: 0 exact, 1 not exact, 2 it could not be tried.
     """
-    parser = argparse.ArgumentParser(prog=f"{script.name} prove=true", add_help=False, allow_abbrev=False)
+    from rich.console import Console
+    from rich.markup import escape
+
+    parser = argparse.ArgumentParser(
+        prog=f"{script.name} prove=true",
+        usage="%(prog)s [OVERRIDES] [FLAGS]",
+        description="Kill and resume a short version of the run that the overrides describe, and compare.",
+        allow_abbrev=False,
+    )
     add_flags(parser)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     flags, rest = parser.parse_known_args(list(argv))
+    console = Console(stderr=True)
+
+    def show(line: str) -> None:
+        console.print(escape(line), style="dim", highlight=False, soft_wrap=True)
+
     try:
-        found = _prove(script, flags, _checked(rest), Console(stderr=True))
-    except (CairnError, RunError, ValueError) as error:
-        reason = error.reason if isinstance(error, RunError) else str(error)
-        if flags.json:
-            print(json.dumps({"exact": None, "error": reason}, indent=2))
-        if isinstance(error, RunError) and not error.is_expected:
-            print(error.output, file=sys.stderr)
-        print(f"Error: {reason}", file=sys.stderr)
-        return NOT_TRIED
+        found = _prove(script, flags, _checked(rest, show), show)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        return _not_tried(error, flags.json)
     from cairn.testing import table
 
     if flags.json:
@@ -88,23 +86,41 @@ def main(script: Path, argv: Sequence[str]) -> int:
     return EXACT if found.is_exact else NOT_EXACT
 
 
-def _checked(argv: Sequence[str]) -> list[str]:
-    """Return the arguments for the runs.
+def _not_tried(error: Exception, as_json: bool) -> int:
+    """Print why there is no verdict, and return the exit code."""
+    is_of_run = isinstance(error, RunError)
+    reason = error.reason if isinstance(error, RunError) else str(error) or type(error).__name__
+    if as_json:
+        print(json.dumps({"exact": None, "error": reason}, indent=2))
+    if isinstance(error, RunError) and not error.is_expected:
+        print(error.output, file=sys.stderr)
+    if not is_of_run and not isinstance(error, CairnError | ValueError | OSError):
+        traceback.print_exception(error)
+        reason = f"{type(error).__name__}: {reason}"
+    print(f"Error: {reason}", file=sys.stderr)
+    return NOT_TRIED
+
+
+def _checked(argv: Sequence[str], show: Callable[[str], None]) -> list[str]:
+    """Return the arguments for the runs; show which of them is left out.
 
     Raises:
         ConfigError: With one of them, nothing would be trained.
     """
-    rest = [arg for arg in argv if not _is_key(arg)]
+    rest = [arg for arg in argv if not overrides.is_prove(arg)]
     for arg in rest:
         if arg.startswith("-") and arg.partition("=")[0] not in _CONFIG_FLAGS:
             raise ConfigError(f"prove=true tests one training: leave out {arg}.")
-    resumed = [arg.partition("=")[2].strip("'\"") for arg in rest if arg.startswith("resume=")]
+    resumed = [arg.partition("=")[2].strip("'\"") for arg in rest if overrides.key(arg) == "resume"]
     if resumed and resumed[-1] not in ("", "null", "auto"):
         raise ConfigError(f"prove=true starts a run of its own: leave out resume={resumed[-1]}.")
+    for arg in rest:
+        if overrides.key(arg) == "hydra.run.dir":
+            show(f"{arg} is left out: the runs of a proof have directories of their own (--keep DIR keeps them).")
     return [arg for arg in rest if overrides.key(arg) not in ("resume", "hydra.run.dir", "hydra.mode")]
 
 
-def _prove(script: Path, flags: argparse.Namespace, argv: Sequence[str], console: Console) -> Proof:
+def _prove(script: Path, flags: argparse.Namespace, argv: Sequence[str], show: Callable[[str], None]) -> Proof:
     limits = {"epochs": flags.epochs, "batches": flags.batches, "val_batches": 2}
     job = {name: None for name in os.environ if _JOB.match(name)}
     job |= dict.fromkeys(("PROJECT_ROOT", "CAIRN_CHILD"))
@@ -117,7 +133,7 @@ def _prove(script: Path, flags: argparse.Namespace, argv: Sequence[str], console
             flags.stops,
             flags.seed,
             bool(flags.keep),
-            lambda line: console.print(escape(line), style="dim", highlight=False, soft_wrap=True),
+            show,
         )
 
 
@@ -128,9 +144,9 @@ def _processes(script: Path, job: Mapping[str, str | None]) -> Iterator[tuple[Fr
     The order of a set of texts depends on a seed that each Python process draws. Runs that are resumed have another one
     than those before, as in reality.
     """
-    runner, place = "cairn.hydra.proving", {"script": str(script)}
+    runner, source = "cairn.hydra.proving", {"script": str(script)}
     seeds = ("1", "2") if "PYTHONHASHSEED" not in os.environ else (os.environ["PYTHONHASHSEED"],) * 2
-    first, second = (FreshProcesses(runner, place, {**job, "PYTHONHASHSEED": seed}) for seed in seeds)
+    first, second = (FreshProcesses(runner, source, {**job, "PYTHONHASHSEED": seed}) for seed in seeds)
     with first, second:
         yield first, second
 
@@ -141,13 +157,11 @@ class _Commands:
     def __init__(self, processes: FreshProcesses, argv: Sequence[str]) -> None:
         self._processes, self._argv = processes, argv
 
-    def __call__(self, given: Order, is_resumed: bool) -> Any:
+    def __call__(self, given: ProofRun, is_resumed: bool) -> Any:
         """Start a run in its directory, or resume the run in it, and return the report."""
-        directory = str(given.directory)
-        quoted = "'" + directory.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        flags = _config_flags(self._argv)
-        started = [*self._argv, "hydra.mode=RUN", f"hydra.run.dir={quoted}"]
-        return self._processes.run(given, argv=[*flags, f"resume={directory}"] if is_resumed else started)
+        resumed = [*_config_flags(self._argv), f"resume={given.directory}"]
+        started = [*self._argv, "hydra.mode=RUN", arguments.run_dir(given.directory)]
+        return self._processes.run(given, argv=resumed if is_resumed else started)
 
 
 @contextmanager
@@ -173,10 +187,6 @@ def _config_flags(argv: Sequence[str]) -> list[str]:
         if arg.startswith("-") or before in _CONFIG_FLAGS:
             found.append(arg)
     return found
-
-
-def _is_key(arg: str) -> bool:
-    return overrides.key(arg) == "prove" and "=" in arg
 
 
 def _number(text: str) -> int:

@@ -1,6 +1,6 @@
 """What is different in a run that is a part of a proof: shorter, without loggers that upload, and recorded.
 
-In an ordinary run there is no order, and each function returns what it was given.
+In an ordinary run, each function returns what it was given.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.policy.when import Auto, Every, EveryNBatches, EveryNEpochs, EveryNSeconds, EveryNSteps, Trigger
-from cairn.testing import order
+from cairn.testing import proof_run
 from cairn.testing.limits import shortened
-from cairn.testing.order import Order
+from cairn.testing.proof_run import ProofRun
 from cairn.types import Draft, Moment
 from cairn.writing.options import Writing
 
@@ -57,26 +57,20 @@ def config(composed: DictConfig) -> DictConfig:
     Raises:
         ConfigError: A run with this configuration cannot be proved.
     """
-    given = order.current()
+    given = proof_run.current()
     if given is None:
         return composed
     plain: dict[str, Any] = OmegaConf.to_container(composed)  # type: ignore[assignment]
     if not plain.get("train", True):
         raise ConfigError("prove=true needs a training: leave out train=false.")
-    if plain["trainer"].get("fast_dev_run"):
-        raise ConfigError("trainer.fast_dev_run saves nothing that could be resumed: leave it out with prove=true.")
+    _check_trains(plain["trainer"])
     trainer, notes = plain["trainer"], given.notes
     batches = _batches(trainer, given)
     notes += _notes(trainer, given, batches)
     trainer |= shortened(trainer, given.epochs, batches, given.val_batches)
     trainer |= {"max_time": None, "profiler": None, "log_every_n_steps": 1, "enable_progress_bar": False}
     trainer |= {"limit_test_batches": 1, "default_root_dir": str(given.directory)}
-    if trainer.get("devices", 1) != 1 or trainer.get("num_nodes", 1) != 1:
-        trainer |= {"devices": 1, "num_nodes": 1}
-        notes.append("several processes: trainer.devices is 1 here")
-    if isinstance(trainer.get("strategy"), str) and trainer["strategy"] != "auto":
-        notes.append(f"trainer.strategy={trainer['strategy']}: it is auto here")
-        trainer["strategy"] = "auto"
+    trainer |= _alone(trainer, given)
     if other := [name for name, node in (plain.get("logger") or {}).items() if node and name != "csv"]:
         notes.append(f"loggers except CSV: {', '.join(other)} {'is' if len(other) == 1 else 'are'} left out")
     plain["logger"] = {"csv": {"_target_": "cairn.CSVLogger", "save_dir": str(given.directory / "csv")}}
@@ -85,13 +79,13 @@ def config(composed: DictConfig) -> DictConfig:
     return changed
 
 
-def _batches(trainer: Mapping[str, Any], given: Order) -> int | None:
+def _batches(trainer: Mapping[str, Any], given: ProofRun) -> int | None:
     """Return the limit of batches in an epoch: a window of accumulated gradients has to end inside of it."""
     window = trainer.get("accumulate_grad_batches") or 1
     return given.batches if window == 1 or given.batches is None else max(given.batches, window + 1)
 
 
-def _notes(trainer: Mapping[str, Any], given: Order, batches: int | None) -> list[str]:
+def _notes(trainer: Mapping[str, Any], given: ProofRun, batches: int | None) -> list[str]:
     """Return what a proof never covers."""
     time = f", trainer.max_time={trainer['max_time']}" if trainer.get("max_time") else ""
     return [
@@ -103,11 +97,11 @@ def _notes(trainer: Mapping[str, Any], given: Order, batches: int | None) -> lis
 
 def checkpoint(group: CheckpointSettings) -> CheckpointSettings:
     """Return the settings of checkpoints: in a proof, one that is saved right where the run is killed."""
-    given = order.current()
+    given = proof_run.current()
     if given is None:
         return group
     triggers = {name: _short(trigger) for name, trigger in group.triggers.items()}
-    triggers[order.TRIGGER] = SaveAfter(given.kill_after)
+    triggers[proof_run.TRIGGER] = SaveAfter(given.kill_after)
     # A writer in the background would commit at another moment in each run.
     return replace(group, triggers=triggers, writing=Writing("sync", when_busy="wait"))
 
@@ -127,17 +121,38 @@ def _short(trigger: Trigger) -> Trigger:
 
 def options(given_options: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of the Trainer that train.py sets itself."""
-    given = order.current()
+    given = proof_run.current()
     if given is None:
         return given_options
     found = {name: value for name, value in given_options.items() if name not in ("logger", "max_time", "profiler")}
+    _check_trains(found)
     short = shortened(found, given.epochs, given.batches, given.val_batches)
-    return {**found, **{name: value for name, value in short.items() if name in found}}
+    return {**found, **{name: value for name, value in short.items() if name in found}, **_alone(found, given)}
+
+
+def _check_trains(trainer: Mapping[str, Any]) -> None:
+    if trainer.get("fast_dev_run"):
+        raise ConfigError("fast_dev_run of the trainer saves nothing that could be resumed: not with prove=true.")
+
+
+def _alone(trainer: Mapping[str, Any], given: ProofRun) -> dict[str, Any]:
+    """Return the arguments that start other processes, with the values for one process."""
+    changed: dict[str, Any] = {}
+    if any(trainer.get(name, 1) != 1 for name in ("devices", "num_nodes")):
+        changed = {"devices": 1, "num_nodes": 1}
+        given.notes.append("several processes: trainer.devices is 1 here")
+    if trainer.get("strategy", "auto") != "auto":
+        strategy = trainer["strategy"]
+        name = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
+        shown = name if isinstance(name, str) else type(name).__name__
+        given.notes.append(f"trainer.strategy={shown}: it is auto here")
+        changed["strategy"] = "auto"
+    return changed
 
 
 def callbacks(built: Sequence[Callback], checkpoints: Checkpointer) -> list[Callback]:
     """Return the callbacks of the trainer: in a proof, with one that records the run."""
-    given = order.current()
+    given = proof_run.current()
     if given is None:
         return list(built)
     from lightning.pytorch.callbacks import Checkpoint, ProgressBar
@@ -172,17 +187,17 @@ def load(script: str) -> str:
     return script
 
 
-def run(script: str, given: Order, argv: Sequence[str]) -> None:
+def run(script: str, given: ProofRun, argv: Sequence[str]) -> None:
     """Run train.py in this process, like `python train.py`, and write the report.
 
     Args:
         script: Path of train.py.
-        given: The order, which becomes that of this process.
+        given: The run that this process becomes.
         argv: Command-line arguments.
     """
     from cairn.hydra.outcome import describe, is_for_users
 
-    order.give(given)
+    proof_run.give(given)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the run are raised, rather than printed
     sys.argv = [script, *argv]
     sys.path.insert(0, str(Path(script).parent))  # as Python does

@@ -94,7 +94,7 @@ class Run:
         path = start.plan.path
         _introduce(start, built, model, self._init_weights)
         cure = mismatch.NEW_RUN if start.plan.saved is None else mismatch.RESUME
-        with mismatch.explained(str(path), model, cure):
+        with mismatch.explained(str(path) if path else None, model, cure):
             trainer.fit(model, data, val_data, ckpt_path=str(path) if path else None, weights_only=True)
         self._limit = built.checkpoints.stopped_by  # `max_time`: the run ends as planned, and is tested
         if start.context.signals.received:  # after the last boundary; everything is saved
@@ -121,7 +121,7 @@ class Run:
         ours = [Path(path) for path in (built.checkpoints.best_model_path, built.checkpoints.last_model_path) if path]
         path = first_intact(*ours) if self._settings.train else self._start.plan.path  # known on rank 0
         chosen = trainer.strategy.broadcast(str(path or "")) or None
-        with mismatch.explained(str(chosen), model, mismatch.TEST):
+        with mismatch.explained(chosen, model, mismatch.TEST):
             scores = trainer.test(model, data, ckpt_path=chosen, weights_only=True, verbose=False)
         self._scores = _numbers({name: value for loader in scores for name, value in loader.items()})
         return self._scores

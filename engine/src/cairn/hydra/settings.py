@@ -99,6 +99,13 @@ def parse(cfg: DictConfig) -> Settings:
     Raises:
         ConfigError: A value is invalid; the message names its key and the valid values.
     """
+    if cfg.get("prove") not in (None, False):
+        raise ConfigError(
+            in_yaml(
+                f"prove={cfg.prove} works only as prove=true on the command line of one run, or as cairn prove: here, "
+                f"it would train the whole run."
+            )
+        )
     if not _is_integer(cfg.seed, least=0) or cfg.seed >= 2**32:
         raise ConfigError(in_yaml(f"seed={cfg.seed} must be an integer from 0 to {2**32 - 1}."))
     settings = Settings(
@@ -134,9 +141,9 @@ def _check_together(settings: Settings) -> None:
             "ckpt_path= starts from the full state and init_weights= from the weights alone: set only one of them."
         )
     if not isinstance(settings.init_weights_strict, bool):
-        raise ConfigError(f"init_weights_strict={settings.init_weights_strict!r} must be true or false.")
+        raise ConfigError(in_yaml(f"init_weights_strict={settings.init_weights_strict!r} must be true or false."))
     if not isinstance(settings.init_weights_prefix, str | None):
-        raise ConfigError(f"init_weights_prefix={settings.init_weights_prefix!r} must be text, such as net.")
+        raise ConfigError(in_yaml(f"init_weights_prefix={settings.init_weights_prefix!r} must be text, such as net."))
     if not settings.init_weights and (not settings.init_weights_strict or settings.init_weights_prefix):
         key = "init_weights_prefix" if settings.init_weights_strict else "init_weights_strict"
         raise ConfigError(f"{key} has no effect without init_weights=FILE.")

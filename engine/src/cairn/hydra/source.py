@@ -26,16 +26,17 @@ class Source:
     """Directory that `--config-dir` adds."""
 
     @classmethod
-    def of(cls, given: Arguments, configs: Path, name: str) -> Source:
+    def of(cls, given: Arguments, configs: Path, name: str, root: Path) -> Source:
         """Return the files that the flags of a command name.
 
         Args:
             given: The command.
             configs: Directory of the project's configuration.
             name: Name of the project's primary file.
+            root: Directory of train.py, from which Hydra reads `--config-path`.
         """
         path, more = given.value("--config-path"), given.value("--config-dir")
-        configs = configs.parent / path if path else configs
+        configs = root / path if path else configs
         return cls(configs, given.value("--config-name") or name, Path(more).absolute() if more else None)
 
     def task(self, given: Sequence[str]) -> tuple[Path, str]:

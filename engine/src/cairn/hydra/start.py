@@ -20,6 +20,7 @@ from rich.console import Console
 from cairn import targets
 from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra import command_line, loader, merge, proving
+from cairn.hydra import overrides as given
 from cairn.hydra.loader import Fallback
 from cairn.hydra.merge import Merged
 from cairn.hydra.settings import Settings, parse
@@ -122,7 +123,7 @@ def follow(config: str, run: str, start: str | None, context: JobContext) -> Sta
         start: Path of the checkpoint to resume from.
         context: Signals and the job of this process.
     """
-    cfg = merge.as_config(OmegaConf.to_container(OmegaConf.load(config)))
+    cfg = merge.as_config(targets.with_current_names(RunDirectory(Path(config).parent).config()))
     plan = ResumePoint(Path(start) if start else None)
     return Start(RunDirectory(Path(config).parent), parse(cfg), run, plan, context, is_main=False)
 
@@ -149,7 +150,7 @@ def _record(
 def _configuration(
     cfg: DictConfig, directory: RunDirectory, overrides: tuple[str, ...]
 ) -> tuple[Merged, RunRecord | None]:
-    """Return the configuration to continue with and the record of the run; the composed one and None for a new run."""
+    """Return the configuration to resume with and the record of the run; the composed one and None for a new run."""
     record = directory.record()
     if record is None:
         return Merged(_resolved(cfg), {}, {}, {}), None
@@ -158,13 +159,13 @@ def _configuration(
     reason = loader.fallback(overrides)
     if reason is None:
         try:
-            before, now = _resolved(_compose(record.overrides)), _resolved(cfg)
+            before, now = _resolved(_compose(given.recorded(record.overrides))), _resolved(cfg)
             return merge.merge(merge.follow_moved_paths(own, now), before, now, fresh), record
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-            reason = Fallback(loader.reason(error))
+            reason = Fallback.after(error, record, overrides)
     before, now = map(_resolved, _of_stored(directory, record, overrides))
     log.warning("configs/ does not compose the overrides of this run any more (%s).", reason.why)
-    log.warning("The run continues by its own config.yaml; changes in configs/ are not looked for.")
+    log.warning("The run resumes from its own config.yaml; edits in configs/ are ignored.")
     if reason.without:
         log.warning("Not in this command, but still in effect for the run: %s", " ".join(reason.without))
     return merge.merge(merge.follow_moved_paths(own, now), before, now, fresh), record

@@ -25,7 +25,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cairn import targets
-from cairn.hydra import interpolation, merge
+from cairn.hydra import defaults, interpolation, merge
+from cairn.hydra import overrides as given
 from cairn.hydra.merge import as_config
 from cairn.runs.directory import RunDirectory, RunRecord
 
@@ -36,7 +37,7 @@ _ABSENT = object()
 
 
 class StoredRun:
-    """A run that can be continued by what its directory holds.
+    """A run that can be resumed from its directory.
 
     Args:
         loader: Hydra's loader, which knows where the files of the groups are.
@@ -46,10 +47,11 @@ class StoredRun:
     """
 
     def __init__(self, loader: ConfigLoaderImpl, run: RunDirectory, record: RunRecord, config_name: str | None) -> None:
-        self.run, self.recorded = run, record.overrides
+        self.run, self.recorded = run, given.recorded(record.overrides)
         self._loader = ConfigLoaderImpl(available(loader))
         self._searchpath = _searchpath(loader, config_name)
-        self._own = as_config(targets.with_current_names(run.config()))
+        self._stored = targets.with_current_names(run.config())
+        self._own = as_config(self._stored)
         self._choices = _choices(run, record)
 
     def unlinked(self) -> list[str]:
@@ -78,7 +80,8 @@ class StoredRun:
         groups = [item.key_or_group for item in parsed if self._is_group(item) and not item.is_add()]
         for item in parsed:
             self._check(item)
-        own = interpolation.restore(self._own, _composed_file(self.run))
+        own = as_config(defaults.completed(self._stored, [item.key_or_group for item in parsed]))
+        own = interpolation.restore(own, _composed_file(self.run))
         if not groups:
             return own, self._load(own, {}, [self._line(item) for item in parsed])
         # A group is replaced as a whole: without its stored values, and with the recorded overrides of its keys.
@@ -108,8 +111,8 @@ class StoredRun:
         return cfg
 
     def _load(self, node: Any, groups: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
-        defaults = ["_self_", *({group: option} for group, option in groups.items())]
-        content = {**_plain(node), "defaults": defaults, "hydra": {"searchpath": self._searchpath}}
+        entries = ["_self_", *({group: option} for group, option in groups.items())]
+        content = {**_plain(node), "defaults": entries, "hydra": {"searchpath": self._searchpath}}
         return load_node(self._loader, content, overrides)
 
     def _is_group(self, override: Override) -> bool:

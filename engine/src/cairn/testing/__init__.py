@@ -14,8 +14,8 @@ from cairn.store.catalog import Catalog
 from cairn.testing import fresh, proof
 from cairn.testing.compare import first_difference, known_noise
 from cairn.testing.fresh import FreshProcesses
-from cairn.testing.order import Order
 from cairn.testing.proof import Proof
+from cairn.testing.proof_run import ProofRun
 
 __all__ = ["assert_exact"]
 
@@ -40,12 +40,14 @@ def assert_exact(
         def test_my_project_is_exact():
             cairn.testing.assert_exact(make)
 
-    In a project with a train.py of `cairn.hydra`, the command `cairn prove` does the same with the real command.
+    Nothing is killed: a stop is a copy of the files that a `kill -9` leaves. In a project with a train.py of
+    `cairn.hydra`, the command `cairn prove` executes that file, and kills its processes.
 
     Args:
         make: Builds trainer, model and data as the project does: data is a datamodule, a loader, or a tuple of the
             arguments that `fit` takes after the model. It must be a function at the top level of a module, because
-            fresh processes import it. Its loggers and checkpoint callbacks are replaced.
+            fresh processes import it. Its loggers and checkpoint callbacks are replaced; saves come after each
+            batch.
         stops: Numbers of batches after which to stop; None: after every batch.
         epochs: Limit for the epochs of the run; None: the trainer's own.
         batches: Limit for the batches of an epoch, of training and of validation; None: the trainer's own.
@@ -55,14 +57,14 @@ def assert_exact(
             undisturbed runs differ, or a run fails.
         ValueError: `make` is not at the top level of a module, or the run cannot be stopped at one of `stops`.
     """
-    place = fresh.place_of(make)
+    source = fresh.source_of(make)
     with (
         tempfile.TemporaryDirectory(prefix="cairn-exact-") as folder,
-        FreshProcesses("cairn.testing.record", place) as processes,
+        FreshProcesses("cairn.testing.record", source) as processes,
     ):
         root = Path(folder)
         whole, twin = (
-            processes.run(Order(root / name, "undisturbed", epochs, batches), seed=0) for name in ("whole", "twin")
+            processes.run(ProofRun(root / name, "undisturbed", epochs, batches), seed=0) for name in ("whole", "twin")
         )
         noise = known_noise(whole, twin)
         if (found := first_difference(whole, twin, noise)) is not None:
@@ -73,10 +75,10 @@ def assert_exact(
         trials = []
         for stop in proof.given_stops(whole, None if stops is None else set(stops)):
             run = stopped_copy(root / "whole", root / f"stop_{stop.after}", stop.after)
-            resume = functools.partial(processes.run, Order(run, "resumed", epochs, batches), seed=1)
+            resume = functools.partial(processes.run, ProofRun(run, "resumed", epochs, batches), seed=1)
             trials.append(proof.trial(whole, noise, stop, resume))
             proof.remove(run)
-    _check(proof.of_trials(whole, trials))
+    _check(proof.of_trials(whole, trials, noise=noise))
 
 
 def _check(result: Proof) -> None:
@@ -85,10 +87,10 @@ def _check(result: Proof) -> None:
         return
     from cairn.testing import table
 
-    first = result.different[0]
+    first, text = result.different[0], table.as_text(result, width=120, verb="stopped")
     raise AssertionError(
         f"Not exact: {len(result.different)} of {len(result.trials)} resumed runs differ from the undisturbed one. "
-        f"Resumed after batch {first.stop.after}, {first.found[0].text}\n{table.as_text(result, width=120)}"
+        f"Resumed after batch {first.stop.after}, {first.found[0].text}\n{text}"
     )
 
 

@@ -7,6 +7,7 @@ user has written. Attributes that a library class sets on itself are left out.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cairn.lightning import boundary
 from cairn.lightning.attributes import library_names
-from cairn.testing.digest import is_plain, shown
+from cairn.testing.digest import is_plain, is_sampled, shown
 
 _LIBRARIES = {"cairn", "lightning", "lightning_fabric", "pytorch_lightning", "torch", "torchmetrics", "hydra"}
 _DEEPEST, _MOST_ITEMS = 4, 64
@@ -30,14 +31,17 @@ Roles = dict[str, str]
 """Kind of each object by the name that is shown for it: `model`, `callback`, `dataset`, ..."""
 
 
-def attributes(trainer: Trainer) -> tuple[dict[str, Any], Roles]:
-    """Return the attributes by name, such as `Net.temperature`, as JSON values; and the roles of their owners."""
+def attributes(trainer: Trainer) -> tuple[dict[str, Any], Roles, list[str]]:
+    """Return the attributes by name, such as `Net.temperature`, as JSON values.
+
+    Also return the roles of their owners, and the names of large ones, of which only samples were read.
+    """
     walk = _Walk(trainer)
     for role, name, item in _owners(trainer):
         walk.owner(role, name, item)
     for module in _own_modules(walk.packages):
         walk.module(module)
-    return walk.found, walk.roles
+    return walk.found, walk.roles, walk.sampled
 
 
 def _owners(trainer: Trainer) -> Iterator[tuple[str, str, Any]]:
@@ -77,6 +81,7 @@ class _Walk:
         model = trainer.lightning_module
         self.found: dict[str, Any] = {}
         self.roles: Roles = {}
+        self.sampled: list[str] = []
         saved = [trainer, model, *model.modules(), *trainer.optimizers, *model.parameters(), *model.buffers()]
         saved += [config.scheduler for config in trainer.lr_scheduler_configs]
         self._saved = {id(item) for item in saved}
@@ -144,7 +149,9 @@ class _Walk:
         if id(value) in self._saved:
             return True
         if plain := is_plain(value):
-            self.found[name] = shown(value)
+            self.found[name] = shown(value, whole=False)
+            if is_sampled(value):
+                self.sampled.append(name)
         return plain
 
     def _follow(self, name: str, value: Any, depth: int) -> None:
@@ -204,15 +211,17 @@ def _is_own_module(name: str, packages: set[str]) -> bool:
     return package in packages or _lies_outside_of_libraries(name)
 
 
-@functools.cache
 def _lies_outside_of_libraries(name: str) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None:
-        return False
-    path = Path(file).resolve()
+    return file is not None and not _is_of_libraries(os.path.dirname(file))
+
+
+@functools.cache
+def _is_of_libraries(directory: str) -> bool:
+    path = Path(directory).resolve()
     if "site-packages" in path.parts or "dist-packages" in path.parts:
-        return False
-    return not any(path.is_relative_to(Path(sysconfig.get_path(key)).resolve()) for key in ("stdlib", "platstdlib"))
+        return True
+    return any(path.is_relative_to(Path(sysconfig.get_path(key)).resolve()) for key in ("stdlib", "platstdlib"))
 
 
 def _package(kind: type) -> str:

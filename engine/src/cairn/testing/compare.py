@@ -8,6 +8,9 @@ from typing import Any
 
 from cairn.testing.cures import NO_ADVICE, Advice, advice
 
+_ABSENT = object()
+Noise = Collection[tuple[str, str]]
+"""Kinds and names of facts that are not compared."""
 Report = Mapping[str, Any]
 """Contents of the report of a recorded run: `batches` (facts by batch number), `rows` (metrics.csv) and `kept`."""
 
@@ -46,25 +49,25 @@ class Difference:
         return " ".join(filter(None, [self.what, self.advice.cause, self.advice.cure]))
 
 
-def known_noise(one: Report, other: Report) -> set[str]:
-    """Return the names of facts that differ between two undisturbed runs, and say nothing about a resume.
+def known_noise(one: Report, other: Report) -> set[tuple[str, str]]:
+    """Return the kinds and names of facts that differ between two undisturbed runs, and say nothing about a resume.
 
     These are times, for example, in attributes, states of callbacks and metrics. Other facts must be equal.
     """
-    found = set()
+    found: set[tuple[str, str]] = set()
     for part in ("batches", "starts"):
         for batch, facts in one.get(part, {}).items():
-            found |= {name for _, name in _differing(facts, other.get(part, {}).get(batch, {}), (), _NOISY)}
+            found |= set(_differing(facts, other.get(part, {}).get(batch, {}), (), _NOISY))
     return found
 
 
-def first_difference(whole: Report, other: Report, noise: Collection[str], after: int = 0) -> Difference | None:
+def first_difference(whole: Report, other: Report, noise: Noise, after: int = 0) -> Difference | None:
     """Compare a run with the undisturbed one.
 
     Args:
         whole: The undisturbed run.
         other: The run to compare.
-        noise: Names of attributes, states of callbacks and metrics that are not compared.
+        noise: Attributes, states of callbacks and metrics that are not compared.
         after: Number of batches before the start of `other`.
 
     Returns:
@@ -89,7 +92,7 @@ def first_difference(whole: Report, other: Report, noise: Collection[str], after
     return None
 
 
-def differences_of_resumed(whole: Report, resumed: Report, noise: Collection[str], after: int) -> list[Difference]:
+def differences_of_resumed(whole: Report, resumed: Report, noise: Noise, after: int) -> list[Difference]:
     """Compare a resumed run with the undisturbed one; see `first_difference`.
 
     Returns:
@@ -102,9 +105,7 @@ def differences_of_resumed(whole: Report, resumed: Report, noise: Collection[str
     return [] if first is None else [first, *also_lost(whole, resumed, noise, after, first)]
 
 
-def also_lost(
-    whole: Report, resumed: Report, noise: Collection[str], after: int, first: Difference
-) -> list[Difference]:
+def also_lost(whole: Report, resumed: Report, noise: Noise, after: int, first: Difference) -> list[Difference]:
     """Return what differs right after the resume, except for the first difference."""
     begun = min((int(number) for number in resumed.get("starts", {}) if int(number) > after), default=0)
     ended = min((int(number) for number in resumed["batches"] if int(number) > after), default=0)
@@ -128,9 +129,13 @@ def also_lost(
     return [item for item in found if (item.kind, item.name) != (first.kind, first.name)]
 
 
-def _without(item: Any, noise: Collection[str]) -> Any:
+def _without(item: Any, noise: Noise) -> Any:
     """Return a row of metrics.csv without the metrics that are noise."""
-    return {name: value for name, value in item.items() if name not in noise} if isinstance(item, dict) else item
+    return (
+        {name: value for name, value in item.items() if ("metric", name) not in noise}
+        if isinstance(item, dict)
+        else item
+    )
 
 
 def _row_difference(index: int, mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
@@ -150,7 +155,7 @@ def _checkpoint(item: Any) -> str:
     return f"{name} ({', '.join(reasons)}{f'; score {score:.6g}' if score is not None else ''})"
 
 
-def _in_batch(number: int, whole: Report, other: Report, noise: Collection[str], after: int) -> Difference | None:
+def _in_batch(number: int, whole: Report, other: Report, noise: Noise, after: int) -> Difference | None:
     mine, theirs = whole["batches"][str(number)], other["batches"].get(str(number))
     if theirs is None:
         return Difference(number, "end", "", f"it ends before batch {number}, which the undisturbed run reaches.")
@@ -176,11 +181,13 @@ def _is_cache(item: tuple[str, str], mine: Mapping[str, Any], theirs: Mapping[st
     kind, name = item
     if kind != "attribute":
         return False
-    values = [facts[kind].get(name) for facts in (mine, theirs)]
-    if None in values:
+    values = [facts[kind].get(name, _ABSENT) for facts in (mine, theirs)]
+    if _ABSENT in values:
         return True
     roles = whole.get("roles", {})
     owner = max((owner for owner in roles if name.startswith(f"{owner}.")), key=len, default="")
+    if None in values:  # None is a value like any other, except where data are read when they are needed first
+        return roles.get(owner) in ("dataset", "datamodule")
     is_dict = all(str(value).startswith(("{", "<dict")) for value in values)
     return is_dict and roles.get(owner) in ("dataset", "datamodule", "module")
 
@@ -189,7 +196,7 @@ def _value(facts: Mapping[str, Any], name: str) -> Any:
     return facts.get(name, "not set")
 
 
-def _lost(number: int, whole: Report, other: Report, noise: Collection[str], after: int) -> list[str]:
+def _lost(number: int, whole: Report, other: Report, noise: Noise, after: int) -> list[str]:
     """Return the attributes that differed before any batch up to this one: a resume has lost them."""
     found: dict[str, None] = {}
     for batch in range(after + 1, number + 1):
@@ -217,10 +224,10 @@ def _explains_samples(names: list[str], whole: Report) -> list[str]:
 
 
 def _differing(
-    mine: Mapping[str, Any], theirs: Mapping[str, Any], noise: Collection[str], kinds: Collection[str]
+    mine: Mapping[str, Any], theirs: Mapping[str, Any], noise: Noise, kinds: Collection[str]
 ) -> Iterator[tuple[str, str]]:
     for kind in kinds:
         ours, others = mine.get(kind, {}), theirs.get(kind, {})
         for name in {**ours, **others}:
-            if ours.get(name) != others.get(name) and not (kind in _NOISY and name in noise):
+            if ours.get(name) != others.get(name) and (kind, name) not in noise:
                 yield kind, name

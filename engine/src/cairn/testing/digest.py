@@ -21,7 +21,7 @@ _LEAVES = (*SCALARS, *GENERATORS, Tensor, np.ndarray, np.generic, PurePath, rang
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 _DEEPEST = 6
 _LONGEST_ITEMS, _LONGEST_BYTES = 4096, 1 << 22
-"""Limits of what is read of one list and of one tensor: of a longer one, parts from its whole length are read."""
+"""Limits of one list and of one tensor if not all is read: of a longer one, samples from its whole length are."""
 _LONGEST_TEXT = 40
 
 
@@ -34,8 +34,8 @@ def is_plain(value: Any, depth: int = 0) -> bool:
     return all(is_plain(item, depth + 1) for item in _items(value.values() if isinstance(value, dict) else value))
 
 
-def shown(value: Any) -> Any:
-    """Return a plain value as a JSON value: itself if it is short, else its kind and a digest."""
+def shown(value: Any, whole: bool = True) -> Any:
+    """Return a plain value as a JSON value: itself if it is short, else its kind and a digest; see `digest`."""
     if isinstance(value, Tensor | np.ndarray | np.generic) and math.prod(value.shape) == 1 and value.dtype != object:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -48,14 +48,33 @@ def shown(value: Any) -> Any:
         return value if isinstance(value, str) else repr(value)
     size = f" {tuple(value.shape)}" if isinstance(value, Tensor | np.ndarray) else ""
     size = f" of {len(value)}" if not size and hasattr(value, "__len__") else size
-    return f"<{type(value).__name__}{size}, {digest(value)}>"
+    return f"<{type(value).__name__}{size}, {digest(value, whole)}>"
 
 
-def digest(value: Any) -> str:
-    """Return a short text that is equal for equal values."""
+def digest(value: Any, whole: bool = True) -> str:
+    """Return a short text that is equal for equal values.
+
+    Args:
+        value: Any value.
+        whole: Read all of it. Otherwise, only samples of a large tensor or list are read, see `is_sampled`.
+    """
     found = hashlib.blake2b(digest_size=4)
-    _feed(found, value)
+    _feed(found, value, whole)
     return found.hexdigest()
+
+
+def is_sampled(value: Any, depth: int = 0) -> bool:
+    """Return whether a plain value is so large that `digest` reads only samples of it, unless it reads the whole."""
+    if isinstance(value, Tensor):
+        return _step(value.numel() * value.element_size()) > 1
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return _step(value.nbytes) > 1
+    if not isinstance(value, _CONTAINERS) or depth == _DEEPEST:
+        return False
+    if isinstance(value, set | frozenset):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return len(value) // _LONGEST_ITEMS > 1 or any(is_sampled(item, depth + 1) for item in items)
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -78,44 +97,45 @@ def _is_short(value: Any) -> bool:
     return scalars and len(repr(value)) <= _LONGEST_TEXT
 
 
-def _items(values: Any) -> Iterator[Any]:
+def _items(values: Any, whole: bool = False) -> Iterator[Any]:
     """Yield all items; of a long sequence some from its whole length."""
-    step = max(1, len(values) // _LONGEST_ITEMS)
+    step = 1 if whole else max(1, len(values) // _LONGEST_ITEMS)
     return itertools.islice(iter(values), 0, None, step)
 
 
-def _feed(found: Any, value: Any, depth: int = 0) -> None:
+def _feed(found: Any, value: Any, whole: bool, depth: int = 0) -> None:
     if isinstance(value, Tensor):
-        _feed_tensor(found, value)
+        _feed_tensor(found, value, whole)
     elif isinstance(value, np.ndarray) and value.dtype != object:
         found.update(f"{value.dtype}{value.shape}".encode())
-        found.update(np.ascontiguousarray(value.reshape(-1)[:: _step(value.nbytes)]).tobytes())
+        found.update(np.ascontiguousarray(value.reshape(-1)[:: 1 if whole else _step(value.nbytes)]).tobytes())
     elif isinstance(value, Mapping):
         found.update(f"{len(value)};".encode())
-        for key in _items(value):
+        for key in _items(value, whole):
             found.update(f"{key!r}:".encode() if isinstance(key, SCALARS) else b"?")
-            _feed(found, value[key], depth + 1)
+            _feed(found, value[key], whole, depth + 1)
     elif isinstance(value, set | frozenset):
         found.update(repr(sorted(map(repr, value))).encode())  # their order differs between processes
     elif isinstance(value, list | tuple | np.ndarray | deque):
         found.update(f"{len(value)};".encode())
-        for item in _items(value):
-            _feed(found, item, depth + 1)
+        for item in _items(value, whole):
+            _feed(found, item, whole, depth + 1)
     elif isinstance(value, GENERATORS):
-        _feed(found, _generator_state(value), depth + 1)
+        _feed(found, _generator_state(value), whole, depth + 1)
     elif isinstance(value, (*SCALARS, np.generic, PurePath, range, slice, itertools.count)):
         found.update(repr(value).encode())
     else:
         found.update(type(value).__qualname__.encode())
         if depth < _DEEPEST and not callable(value):  # a batch may be an object of any class
-            _feed(found, getattr(value, "__dict__", {}), depth + 1)
+            _feed(found, getattr(value, "__dict__", {}), whole, depth + 1)
 
 
-def _feed_tensor(found: Any, value: Tensor) -> None:
+def _feed_tensor(found: Any, value: Tensor, whole: bool) -> None:
     found.update(f"{value.dtype}{tuple(value.shape)}".encode())
     if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
         value = value.coalesce().values() if value.layout == torch.sparse_coo else torch.zeros(0)
-    flat_value = value.detach().reshape(-1)[:: _step(value.numel() * value.element_size())]
+    step = 1 if whole else _step(value.numel() * value.element_size())
+    flat_value = value.detach().reshape(-1)[::step]
     found.update(flat_value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
 
 

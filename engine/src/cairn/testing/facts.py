@@ -19,10 +19,10 @@ def at_start(trainer: Trainer) -> Facts:
     return {"attribute": attributes(trainer)[0], "generator": _generators()}
 
 
-def at_boundary(trainer: Trainer) -> tuple[Facts, Roles]:
-    """Return the facts after a batch, and the roles of the objects whose attributes are among them."""
+def at_boundary(trainer: Trainer) -> tuple[Facts, Roles, list[str]]:
+    """Return the facts after a batch, the roles of the owners of attributes, and the attributes that were sampled."""
     model = trainer.lightning_module
-    found, roles = attributes(trainer)
+    found, roles, sampled = attributes(trainer)
     optimizers = [optimizer.state_dict() for optimizer in trainer.optimizers]
     schedulers = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
     metrics = {**trainer.callback_metrics, **trainer.logged_metrics}
@@ -44,7 +44,7 @@ def at_boundary(trainer: Trainer) -> tuple[Facts, Roles]:
         },
         "generator": _generators(),
     }
-    return facts, roles
+    return facts, roles, sampled
 
 
 def loaders(trainer: Trainer) -> list[dict[str, Any]]:

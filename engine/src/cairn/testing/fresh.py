@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -16,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from cairn.testing.compare import Report
-from cairn.testing.order import Order
+from cairn.testing.proof_run import ProofRun
 
 KILLED = -int(signal.SIGKILL)
+_LIMIT_S, _PATIENCE = 3600.0, 10
+"""A run is killed after this time, or this many times the longest run, whichever is longer: a hang must not last."""
+_POLL_S = 0.002
 
 
 class RunError(AssertionError):
@@ -44,16 +49,17 @@ class FreshProcesses:
     only one, because importing torch takes seconds.
 
     Args:
-        runner: Module whose functions `load` and `run` the process calls: `load(**place)` once, and then
-            `run(loaded, given=order, **options)` in a fork for each run.
-        place: Arguments of `load`.
+        runner: Module whose functions `load` and `run` the process calls: `load(**source)` once, and then
+            `run(loaded, given=proof_run, **options)` in a fork for each run.
+        source: Arguments of `load`.
         environment: Changes to the environment variables; None removes one.
     """
 
     def __init__(
-        self, runner: str, place: Mapping[str, Any], environment: Mapping[str, str | None] | None = None
+        self, runner: str, source: Mapping[str, Any], environment: Mapping[str, str | None] | None = None
     ) -> None:
-        self._first = {"runner": runner, "place": dict(place)}
+        self._limit_s = _LIMIT_S
+        self._first = {"runner": runner, "source": dict(source)}
         # `is_available` must not initialize CUDA, because a fork could not use it then.
         changed = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **(environment or {})}
         merged = {**os.environ, **changed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -88,11 +94,11 @@ class FreshProcesses:
         self._server.wait()
         self._log.close()
 
-    def run(self, given: Order, **options: Any) -> Report:
+    def run(self, given: ProofRun, **options: Any) -> Report:
         """Train in a separate process.
 
         Args:
-            given: The order.
+            given: The run.
             options: Further arguments of the runner.
 
         Returns:
@@ -106,14 +112,20 @@ class FreshProcesses:
             self._is_loaded = True
         given.report_file.unlink(missing_ok=True)
         fields = {name: getattr(given, name) for name in ("report", "epochs", "batches", "val_batches", "kill_after")}
-        self._send({"order": {**fields, "directory": str(given.directory)}, "options": options})
+        fields["directory"] = str(given.directory)
+        begun = time.monotonic()
+        self._send({"proof_run": fields, "options": options, "limit_s": self._limit_s})
         try:
             self._answer(0 if given.kill_after is None else KILLED)
         except RunError as error:
-            if given.report_file.is_file():
-                error.report = json.loads(given.report_file.read_text())
+            error.report = _read(given) or error.report
             raise
-        report: Report = json.loads(given.report_file.read_text())
+        self._limit_s = max(self._limit_s, _PATIENCE * (time.monotonic() - begun))
+        report = _read(given)
+        if report is None or (given.kill_after is not None and str(given.kill_after) not in report["batches"]):
+            # The kernel also kills with -9.
+            when = f"before batch {given.kill_after}" if given.kill_after is not None else "without a report"
+            raise RunError(f"its process ended {when}: perhaps memory ran out", False, self._output())
         return report
 
     def _send(self, line: Mapping[str, Any]) -> None:
@@ -122,7 +134,7 @@ class FreshProcesses:
             self._server.stdin.write(json.dumps(line) + "\n")
             self._server.stdin.flush()
         except BrokenPipeError:
-            pass  # the answer says why
+            pass  # the answer has the reason
 
     def _answer(self, expected: int) -> None:
         assert self._server.stdout is not None
@@ -131,11 +143,23 @@ class FreshProcesses:
         if code != expected:
             if code == 0:
                 reason = "it ended before it could be killed"
-            self._log.seek(0)
-            raise RunError(reason or f"it ended with code {code}", is_expected, self._log.read()[-4000:])
+            raise RunError(reason or f"it ended with code {code}", is_expected, self._output())
+
+    def _output(self) -> str:
+        self._log.seek(0)
+        return self._log.read()[-4000:]
 
 
-def place_of(make: Callable[[], Any]) -> dict[str, str]:
+def _read(given: ProofRun) -> Report | None:
+    """Return the report of a run; None if it has written none, or not all of it."""
+    try:
+        report: Report = json.loads(given.report_file.read_text())
+    except (OSError, ValueError):
+        return None
+    return report
+
+
+def source_of(make: Callable[[], Any]) -> dict[str, str]:
     """Return where a function can be imported from.
 
     Raises:
@@ -151,7 +175,7 @@ def place_of(make: Callable[[], Any]) -> dict[str, str]:
 
 
 def import_function(module: str, file: str, name: str) -> Callable[[], Any]:
-    """Import what `place_of` has described."""
+    """Import what `source_of` has described."""
     try:
         if module == "__main__":  # the script that is run; in this process, another module has that name
             module = "_main"
@@ -170,7 +194,7 @@ def serve() -> None:
     """Serve `FreshProcesses`: import the project, then fork for each requested run."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a run prints goes to the log
-    orders = os.fdopen(os.dup(0), "r")
+    requests = os.fdopen(os.dup(0), "r")
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
 
@@ -178,15 +202,16 @@ def serve() -> None:
         answers.write(json.dumps([code, reason, is_expected]) + "\n")
         answers.flush()
 
-    first = json.loads(orders.readline())
+    first = json.loads(requests.readline())
     try:
         runner = import_module(first["runner"])
-        loaded = runner.load(**first["place"])
+        loaded = runner.load(**first["source"])
     except BaseException as error:
         answer(1, *_described(error))
         return
+    gc.freeze()  # otherwise the first garbage collection of each run would copy all of the memory
     answer(0)
-    for line in orders:
+    for line in requests:
         answer(*_run(runner, loaded, json.loads(line)))
 
 
@@ -197,25 +222,39 @@ def _run(runner: Any, loaded: Any, line: dict[str, Any]) -> tuple[int, str, bool
         os.close(reads)
         _be_a_run(runner, loaded, line, writes)
     os.close(writes)
-    with os.fdopen(reads) as said:
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with os.fdopen(reads) as reported:
+        code = _wait(pid, line["limit_s"])
         try:
             os.killpg(pid, signal.SIGKILL)  # data workers that a killed run has left, which also hold the pipe open
         except (ProcessLookupError, PermissionError):
             pass
-        text = said.read()
+        text = reported.read()
+    if code is None:
+        return 1, f"it has not ended within {line['limit_s']:.0f} s", False
     reason, is_expected = json.loads(text) if text else ("", False)
     return code, reason, is_expected
 
 
-def _be_a_run(runner: Any, loaded: Any, line: dict[str, Any], says: int) -> None:
+def _wait(pid: int, limit_s: float) -> int | None:
+    """Return the exit code of a run; if it takes too long, kill it and return None."""
+    limit = time.monotonic() + limit_s
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        if time.monotonic() > limit:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return None
+        time.sleep(_POLL_S)
+    return os.waitstatus_to_exitcode(ended[1])
+
+
+def _be_a_run(runner: Any, loaded: Any, line: dict[str, Any], reports: int) -> None:
     os.setpgid(0, 0)
-    fields = line["order"]
+    fields = line["proof_run"]
     try:
-        runner.run(loaded, given=Order(**{**fields, "directory": Path(fields["directory"])}), **line["options"])
+        runner.run(loaded, given=ProofRun(**{**fields, "directory": Path(fields["directory"])}), **line["options"])
         code = 0
     except BaseException as error:
-        os.write(says, json.dumps(_described(error)).encode())
+        os.write(reports, json.dumps(_described(error)).encode())
         code = 1
     finally:
         sys.stdout.flush()

@@ -5,22 +5,33 @@ from __future__ import annotations
 import functools
 import random
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cairn.testing.compare import Difference, Report, also_lost, differences_of_resumed, first_difference, known_noise
+from cairn.testing.compare import (
+    Difference,
+    Noise,
+    Report,
+    also_lost,
+    differences_of_resumed,
+    first_difference,
+    known_noise,
+)
 from cairn.testing.cures import NO_ADVICE, Advice
 from cairn.testing.fresh import RunError
-from cairn.testing.order import Order
+from cairn.testing.proof_run import ProofRun
+
+_MOST_NAMED = 10
+"""Facts that a line lists."""
 
 
 class Run(Protocol):
     """Trains in a fresh process."""
 
-    def __call__(self, given: Order, is_resumed: bool) -> Report:
-        """Start a run in the directory of its order, or resume the run in it, and return the report."""
+    def __call__(self, given: ProofRun, is_resumed: bool) -> Report:
+        """Start a run in its directory, or resume the run in it, and return the report."""
         ...
 
 
@@ -86,7 +97,7 @@ def prove(
         root: Directory for the runs.
         whole_in: Starts undisturbed runs, and runs that are killed.
         resumed_in: Resumes killed runs, in processes that have nothing in common with those.
-        limits: Fields of an `Order` that limit the runs.
+        limits: Fields of a `ProofRun` that limit the runs.
         num_stops: Number of boundaries to try.
         seed: Seed for the choice of boundaries.
         keep: Keep the runs.
@@ -97,9 +108,9 @@ def prove(
         ValueError: The run has no boundary, or only one.
     """
     show("Training an undisturbed run ...")
-    whole = whole_in(Order(root / "whole", "undisturbed", **limits), is_resumed=False)
+    whole = whole_in(ProofRun(root / "whole", "undisturbed", **limits), is_resumed=False)
     show("Training it again, to see whether two undisturbed runs are equal ...")
-    twin = resumed_in(Order(root / "twin", "undisturbed", **limits), is_resumed=False)
+    twin = resumed_in(ProofRun(root / "twin", "undisturbed", **limits), is_resumed=False)
     noise = known_noise(whole, twin)
     chosen = choose_stops(whole, num_stops, seed)
     if (found := first_difference(whole, twin, noise)) is not None:
@@ -108,29 +119,42 @@ def prove(
     for number, stop in enumerate(chosen, 1):
         show(f"[{number}/{len(chosen)}] Killing a run after batch {stop.after} ({stop.where}), and resuming it ...")
         run = root / f"stop_{stop.after}"
-        whole_in(Order(run, "killed", kill_after=stop.after, **limits), is_resumed=False)
-        resume = functools.partial(resumed_in, Order(run, "resumed", **limits), is_resumed=True)
+        whole_in(ProofRun(run, "killed", kill_after=stop.after, **limits), is_resumed=False)
+        resume = functools.partial(resumed_in, ProofRun(run, "resumed", **limits), is_resumed=True)
         trials.append(trial(whole, noise, stop, resume))
         if not keep:
             remove(run)
-    times = sorted(name for name in noise if name in _metrics(whole))
-    notes = [f"metrics that differ between two undisturbed runs: {', '.join(times)}"] if times else []
-    return of_trials(whole, trials, notes=notes)
+    return of_trials(whole, trials, noise=noise)
 
 
-def of_trials(
-    whole: Report, trials: Sequence[Trial], unequal: Difference | None = None, notes: Sequence[str] = ()
-) -> Proof:
-    """Return the proof that consists of some trials."""
-    epochs = {place[0] for place in whole["positions"].values()}
+def of_trials(whole: Report, trials: Sequence[Trial], unequal: Difference | None = None, noise: Noise = ()) -> Proof:
+    """Return the proof that consists of some trials.
+
+    Args:
+        whole: Report of the undisturbed run.
+        trials: The trials.
+        unequal: First difference between two undisturbed runs.
+        noise: See `known_noise`.
+    """
+    notes = [f"{text} that differ between two undisturbed runs: {names}" for text, names in _named(noise)]
+    if whole.get("sampled"):
+        notes.append(f"parts of large attributes, of which only samples are read: {_listed(whole['sampled'])}")
+    epochs = {position[0] for position in whole["positions"].values()}
     return Proof(trials, unequal, len(whole["batches"]), len(epochs), (*whole.get("notes", ()), *notes))
 
 
-def _metrics(whole: Report) -> set[str]:
-    return {name for facts in whole["batches"].values() for name in facts["metric"]}
+def _named(noise: Noise) -> Iterator[tuple[str, str]]:
+    for kind, text in (("attribute", "attributes"), ("callback", "states of callbacks"), ("metric", "metrics")):
+        if names := sorted(name for other, name in noise if other == kind):
+            yield text, _listed(names)
 
 
-def trial(whole: Report, noise: Collection[str], stop: Stop, resume: Callable[[], Report]) -> Trial:
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def trial(whole: Report, noise: Noise, stop: Stop, resume: Callable[[], Report]) -> Trial:
     """Resume a run, and compare it with the undisturbed one.
 
     Args:
@@ -203,12 +227,12 @@ _WHERE = (_INSIDE, _LAST, _NEXT, _FIRST, _VALIDATED, _BEFORE, _END)
 
 def all_stops(whole: Report) -> dict[int, Stop]:
     """Return all boundaries of a run by their number of batches."""
-    places = {int(number): place for number, place in whole["positions"].items()}
-    numbers = sorted(places)
+    positions = {int(number): position for number, position in whole["positions"].items()}
+    numbers = sorted(positions)
     found = {}
     for index, after in enumerate(numbers):
-        epoch, batch, is_last, validated = places[after]
-        following = places[numbers[index + 1]] if index + 1 < len(numbers) else None
+        epoch, batch, is_last, validated = positions[after]
+        following = positions[numbers[index + 1]] if index + 1 < len(numbers) else None
         if index == 0:
             where = _FIRST
         elif following is None:
@@ -220,7 +244,7 @@ def all_stops(whole: Report) -> dict[int, Stop]:
         elif following[3]:
             where = _BEFORE
         else:
-            where = _NEXT if places[numbers[index - 1]][2] else _INSIDE
+            where = _NEXT if positions[numbers[index - 1]][2] else _INSIDE
         found[after] = Stop(after, epoch, batch, where)
     return found
 

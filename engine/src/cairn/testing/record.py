@@ -15,22 +15,22 @@ from lightning.pytorch.trainer.states import TrainerFn
 from cairn.account.progress import Progress
 from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.csv_logger import CSVLogger
-from cairn.testing import facts, order
+from cairn.testing import facts, proof_run
 from cairn.testing.digest import digest
 from cairn.testing.fresh import import_function
 from cairn.testing.limits import shortened
-from cairn.testing.order import Order
+from cairn.testing.proof_run import ProofRun
 from cairn.writing.options import Writing
 
 
 class Recording(Callback):
-    """Records the facts of each boundary, and kills the process if the order says so.
+    """Records the facts of each boundary, and kills the process after the planned batch.
 
     It is a callback for the samples, and a watcher of the engine for the boundaries.
     """
 
-    def __init__(self, given: Order) -> None:
-        self._order = given
+    def __init__(self, given: ProofRun) -> None:
+        self._run = given
         self._trainer: Trainer | None = None
         self._samples: dict[str, Any] = {}
         self._validated = self._armed = False
@@ -56,12 +56,12 @@ class Recording(Callback):
             self._validated = True
 
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
-        """Die inside the batch after the saved one: the weights have changed since then, and rows were logged."""
-        self._die_if_due()
+        """Exit inside the batch after the saved one: the weights have changed since then, and rows were logged."""
+        self._exit_if_due()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Die here if the run was to be killed after its last batch."""
-        self._die_if_due()
+        """Exit here if the run was to be killed after its last batch."""
+        self._exit_if_due()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what is known about a run that fails."""
@@ -71,35 +71,35 @@ class Recording(Callback):
         """Record the facts of this boundary."""
         assert self._trainer is not None
         number = progress.total_batches
-        found, self._report["roles"] = facts.at_boundary(self._trainer)
+        found, self._report["roles"], self._report["sampled"] = facts.at_boundary(self._trainer)
         sample = {name: digest(values) for name, values in self._samples.items()}
         self._report["batches"][str(number)] = {"sample": sample, **found}
         last = bool(self._trainer.is_last_batch)
         self._report["positions"][str(number)] = [progress.epoch, progress.batch, last, self._validated]
         self._samples, self._validated = {}, False
-        self._armed = self._armed or number == self._order.kill_after
+        self._armed = self._armed or number == self._run.kill_after
 
     def fit_ended(self) -> None:
         """Do nothing: rows may still be logged."""
 
     def write(self) -> None:
         """Write the report: the facts, and what the run has left on the disk."""
-        directory = self._order.directory
+        directory = self._run.directory
         metrics = directory / "csv" / "metrics.csv"
         self._report["rows"] = list(csv.DictReader(metrics.read_text().splitlines())) if metrics.is_file() else []
         checkpoints = Checkpointer(directory / "checkpoints").saved
         self._report["kept"] = [
-            [item.name, [reason for reason in item.reasons if reason != order.TRIGGER], item.score]
+            [item.name, [reason for reason in item.reasons if reason != proof_run.TRIGGER], item.score]
             for item in checkpoints
         ]
         self._report["device"] = str(self._trainer.strategy.root_device) if self._trainer else ""
-        self._report["notes"] = self._order.notes
+        self._report["notes"] = self._run.notes
         self._write()
 
     def _write(self) -> None:
-        self._order.report_file.write_text(json.dumps(self._report))
+        self._run.report_file.write_text(json.dumps(self._report))
 
-    def _die_if_due(self) -> None:
+    def _exit_if_due(self) -> None:
         if self._armed:
             self._write()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -110,15 +110,15 @@ def load(module: str, file: str, name: str) -> Any:
     return import_function(module, file, name)
 
 
-def run(make: Any, seed: int, given: Order) -> None:
-    """Train what `make` builds in the directory of the order, from the checkpoint in it if there is one.
+def run(make: Any, seed: int, given: ProofRun) -> None:
+    """Train what `make` builds in the directory of the run, from the checkpoint in it if there is one.
 
     Args:
         make: See `assert_exact`.
         seed: Seed of the global random number generators before `make` is called. Ordinary processes start at random.
-        given: The order, which becomes that of this process.
+        given: The run that this process becomes.
     """
-    order.give(given)
+    proof_run.give(given)
     seed_everything(seed, verbose=False)
     del os.environ["PL_GLOBAL_SEED"]  # a project that sets no seed has none
     made = make()
@@ -151,7 +151,7 @@ def run(make: Any, seed: int, given: Order) -> None:
     recording.write()
 
 
-def _limit(trainer: Trainer, given: Order) -> None:
+def _limit(trainer: Trainer, given: ProofRun) -> None:
     loop = trainer.fit_loop
     names = ("limit_train_batches", "limit_val_batches", "val_check_interval", "check_val_every_n_epoch")
     values = {**{name: getattr(trainer, name) for name in names}, "max_epochs": loop.max_epochs}

@@ -16,13 +16,13 @@ from cairn.testing.compare import Difference
 from cairn.testing.proof import Proof, Trial
 
 
-def show(proof: Proof, console: Console) -> None:
-    """Print a proof."""
+def show(proof: Proof, console: Console, verb: str = "killed") -> None:
+    """Print a proof; `verb` is how its runs ended."""
     if proof.trials:
-        console.print(_table(proof))
+        console.print(_table(proof, verb))
     for number, (found, trials) in enumerate(_groups(proof), 1):
         console.print(f"[bold]{number}. {escape(_title(found))}[/]", highlight=False)
-        where = f"Killed after batch {_listed(trials)}: " if trials else ""
+        where = f"{verb.capitalize()} after batch {_listed(trials)}: " if trials else ""
         _paragraph(console, f"{where}{found.what}")
         if found.advice.cause:
             _paragraph(console, f"Likely cause: {found.advice.cause}")
@@ -36,10 +36,10 @@ def show(proof: Proof, console: Console) -> None:
             _paragraph(console, f"- {item}", "dim")
 
 
-def as_text(proof: Proof, width: int = 100) -> str:
+def as_text(proof: Proof, width: int = 100, verb: str = "killed") -> str:
     """Return what `show` prints, without colors."""
     file = io.StringIO()
-    show(proof, Console(file=file, width=width, color_system=None))
+    show(proof, Console(file=file, width=width, color_system=None), verb)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
@@ -74,9 +74,9 @@ def _difference(found: Difference) -> dict[str, Any]:
     }
 
 
-def _table(proof: Proof) -> Table:
+def _table(proof: Proof, verb: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("killed after", justify="right", no_wrap=True)
+    table.add_column(f"{verb} after", justify="right", no_wrap=True)
     table.add_column("epoch/batch", justify="right", no_wrap=True)
     table.add_column("which is", no_wrap=True)
     table.add_column("resumed run")

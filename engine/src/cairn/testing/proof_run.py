@@ -1,4 +1,4 @@
-"""Order of this process, if it is one of the short runs that are compared; an ordinary run has none.
+"""The short run of a proof that this process executes; an ordinary run has none.
 
 The runs of a proof go through the same code as any other run. The few places that behave differently ask here.
 """
@@ -14,7 +14,7 @@ TRIGGER = "prove"
 
 
 @dataclass(frozen=True)
-class Order:
+class ProofRun:
     """One short run: where it goes, how long it is, and whether it is killed."""
 
     directory: Path
@@ -35,15 +35,15 @@ class Order:
         return self.directory.parent / f"{self.directory.name}-{self.report}.json"
 
 
-_current: Sequence[Order] = ()
+_current: Sequence[ProofRun] = ()
 
 
-def current() -> Order | None:
-    """Return the order of this process; None in an ordinary run."""
+def current() -> ProofRun | None:
+    """Return the short run that this process executes; None in an ordinary run."""
     return _current[0] if _current else None
 
 
-def give(order: Order) -> None:
+def give(run: ProofRun) -> None:
     """Make this process a run of a proof, until it ends."""
     global _current
-    _current = (order,)
+    _current = (run,)
