@@ -39,7 +39,9 @@ from cairn.store.catalog import Catalog
 CELLS = {
     "plain": Cell(),
     "augmented, 2 workers": Cell(data={"num_workers": 2}),
-    "2 persistent workers": Cell(data={"num_workers": 2, "persistent_workers": True}),
+    "2 persistent workers": Cell(
+        data={"num_workers": 2, "persistent_workers": True}, trainer={"limit_train_batches": 5}, num_boundaries=15
+    ),
     "accumulation 3": Cell(trainer={"accumulate_grad_batches": 3}, num_boundaries=9),
     "accumulation 3, validation 0.25": Cell(
         trainer={"accumulate_grad_batches": 3, "val_check_interval": 0.25}, num_boundaries=9
@@ -68,7 +70,12 @@ CELLS = {
     ),
     "multi-step by epoch": Cell(module={"scheduler": "epoch"}),
     "one-cycle": Cell(module={"scheduler": "onecycle"}),
-    "one-cycle, 2 workers": Cell(module={"scheduler": "onecycle"}, data={"num_workers": 2}),
+    "one-cycle, 2 workers": Cell(
+        module={"scheduler": "onecycle"},
+        data={"num_workers": 2},
+        trainer={"limit_train_batches": 5},
+        num_boundaries=15,
+    ),
     "no scheduler": Cell(module={"scheduler": "none"}),
     "early stopping on validations": Cell(
         callbacks=lambda: [EarlyStopping("val/loss", patience=2, check_on_train_epoch_end=False)],
@@ -133,8 +140,8 @@ CELLS = {
         trainer={"min_epochs": 2, "max_epochs": 4},
         num_boundaries=-1,
     ),
-    # One epoch is ended before its last batches: the end of that epoch is a boundary, too.
-    "awkward state": Cell(module_class=Awkward, num_boundaries=22),
+    # One epoch is ended before its last batch: the end of that epoch is a boundary, too.
+    "awkward state": Cell(module_class=Awkward, trainer={"limit_train_batches": 6}, num_boundaries=18),
     "awkward state, validation 0.25": Cell(
         module_class=Awkward, trainer={"val_check_interval": 0.25}, num_boundaries=21
     ),

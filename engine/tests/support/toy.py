@@ -322,7 +322,8 @@ def copied_as_late_as_possible() -> Iterator[None]:
 
     def late(pairs: Any, **options: Any) -> None:
         if threading.current_thread().name.startswith("checkpoint-copy"):
-            now.wait(0.1)  # after the last batch there is no step
+            if not now.wait(0.1):  # after the last batch there is no step: the other tensors need not wait, too
+                now.set()
         copy(pairs, **options)
 
     def finish_now(self: copying.Copier) -> float:
