@@ -321,9 +321,9 @@ def copied_as_late_as_possible() -> Iterator[None]:
     now, copy, finish = threading.Event(), copying._copy, copying.Copier.finish
 
     def late(pairs: Any, **options: Any) -> None:
-        if threading.current_thread().name.startswith("checkpoint-copy"):
-            if not now.wait(0.1):  # after the last batch there is no step: the other tensors need not wait, too
-                now.set()
+        # After the last batch there is no step: then the other tensors need not wait, too.
+        if threading.current_thread().name.startswith("checkpoint-copy") and not now.wait(0.1):
+            now.set()
         copy(pairs, **options)
 
     def finish_now(self: copying.Copier) -> float:
