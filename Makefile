@@ -12,7 +12,7 @@ ENGINE := $(wildcard engine)
 # The tests write thousands of small files and sync each one: in memory, where there is room, they take half the time.
 MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null && echo /dev/shm)
 # One torch thread per test process: two processes that use all cores are slower than two that use one core each.
-PYTEST := OMP_NUM_THREADS=1 PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/python -m pytest --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Run the tests of the project, then those of the library, also after a failure. pytest exits with 5 if it finds no test:
 # accepted for a project that has none yet, and if ARGS selects tests of the other folder only.
@@ -48,10 +48,10 @@ train: $(INSTALLED) ## train; ARGS="..." are Hydra overrides
 	$(BIN)/python train.py $(ARGS)
 
 test: $(INSTALLED) ## run the tests of the project and the fast tests of the library; ARGS="-k loader" selects some
-	@$(call run_tests,-n 2 -m "not slow")
+	@$(call run_tests,-m "not slow")
 
 test-all: $(INSTALLED) ## run all tests, including kill -9, SLURM, W&B and notebooks
-	@$(call run_tests,-n 3) # one more than there are cores: many of the slow tests wait for SLURM or for a process
+	@$(call run_tests,)
 
 bench: $(INSTALLED) ## measure what a save costs; ARGS="--quick", "--help", ...
 	cd engine && $(BIN)/python -m benchmarks $(ARGS)
