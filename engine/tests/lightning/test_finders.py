@@ -197,7 +197,7 @@ class FailsInSearch(Net):
 
 
 def test_a_search_that_fails_ends_the_fit_as_any_error_does(tmp_path):
-    checkpoints, before = checkpointer(tmp_path, writing=cairn.Writing("thread")), signal.getsignal(signal.SIGTERM)
+    checkpoints, before = checkpointer(tmp_path, writing=cairn.Writing("thread", when_busy="wait")), signal.getsignal(signal.SIGTERM)
     made = trainer(tmp_path, [Later(), checkpoints], max_epochs=4)
     with pytest.raises(ArithmeticError, match="no search"):
         made.fit(FailsInSearch(), datamodule=Data())
