@@ -197,7 +197,8 @@ class FailsInSearch(Net):
 
 
 def test_a_search_that_fails_ends_the_fit_as_any_error_does(tmp_path):
-    checkpoints, before = checkpointer(tmp_path, writing=cairn.Writing("thread", when_busy="wait")), signal.getsignal(signal.SIGTERM)
+    before, writing = signal.getsignal(signal.SIGTERM), cairn.Writing("thread", when_busy="wait")
+    checkpoints = checkpointer(tmp_path, writing=writing)
     made = trainer(tmp_path, [Later(), checkpoints], max_epochs=4)
     with pytest.raises(ArithmeticError, match="no search"):
         made.fit(FailsInSearch(), datamodule=Data())
