@@ -286,6 +286,19 @@ def test_a_set_is_compared_whatever_its_order() -> None:
     assert attributes.value_of(set(words)) != attributes.value_of({*words[1:], "other"})
 
 
+def test_what_is_large_is_not_read_as_a_whole(tmp_path: Path) -> None:
+    text, array = "word " * 1_000_000, np.zeros(3_000_000)
+    before = attributes.value_of([text]), attributes.value_of(array)
+    assert attributes.value_of([text + "more"]) != before[0]
+    assert attributes.value_of(array + 1) != before[1]
+    array.flags.writeable = False  # torch warns of such an array, and a warning is an error here
+    assert attributes.value_of(array) == before[1]
+    mapped = np.memmap(tmp_path / "tokens.bin", dtype=np.uint16, mode="w+", shape=(10,))
+    first = attributes.value_of(mapped)
+    mapped[:] = 1  # what is in a file is not state of the training
+    assert attributes.value_of(mapped) == first
+
+
 def test_two_callbacks_of_a_class_are_two_owners(tmp_path: Path) -> None:
     class Waits(Counts):
         def on_train_batch_end(self, *arguments: Any) -> None:

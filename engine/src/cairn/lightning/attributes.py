@@ -162,7 +162,9 @@ class _Reader:
         if id(value) in self.saved or depth > _MAX_DEPTH or not self.num_left:
             return False
         self.num_left -= 1
-        if isinstance(value, (*_SCALARS, bytes, np.generic)):
+        if isinstance(value, str | bytes) and len(value) > _MAX_READ:  # a whole corpus may be one string
+            self._text(f"{type(value).__name__} {len(value)} {value[:_MAX_ITEMS]!r} {value[-_MAX_ITEMS:]!r}")
+        elif isinstance(value, (*_SCALARS, bytes, np.generic)):
             self._text(f"{type(value).__name__} {value!r}")
         elif isinstance(value, Tensor | np.ndarray):
             self._array(value)
@@ -186,6 +188,8 @@ class _Reader:
 
     def _array(self, value: Any) -> None:
         self._text(f"{value.dtype} {tuple(value.shape)}")
+        if isinstance(value, np.memmap):  # a file: to read a part of it would read all of its pages from the disk
+            return
         tensor = value.detach() if isinstance(value, Tensor) else _as_tensor(value)
         if tensor is None:
             self._text(repr(value))
@@ -218,9 +222,11 @@ class _Reader:
         self.digest.update(text.encode("utf-8", "replace") + b"\0")
 
 
-def _as_tensor(value: Any) -> Tensor | None:
+def _as_tensor(array: Any) -> Tensor | None:
+    flat = array.reshape(-1)
     try:
-        return torch.as_tensor(value)
+        # A copy of the part that is read: torch warns of an array that cannot be written.
+        return torch.from_numpy(flat[:: max(1, -(-flat.size // _MAX_ELEMENTS))].copy())
     except (TypeError, ValueError, RuntimeError):  # strings, objects
         return None
 

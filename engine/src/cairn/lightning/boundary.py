@@ -201,7 +201,7 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def _ends_here(self) -> bool:
         fit_loop = self.trainer.fit_loop
-        last_of_epoch = self._num_ready_batches_reached()  # in a checkpoint of Cairn 0.2 or older
+        last_of_epoch = self._num_ready_batches_reached()  # only in a checkpoint of Cairn 0.1
         epochs = fit_loop.epoch_progress.current.processed + 1
         return bool(
             _is_max_limit_reached(self.global_step, self.max_steps)
