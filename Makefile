@@ -12,7 +12,8 @@ ENGINE := $(wildcard engine)
 # The tests write thousands of small files and sync each one: in memory, where there is room, they take half the time.
 MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null && echo /dev/shm)
 # One torch thread per test process: two processes that use all cores are slower than two that use one core each.
-PYTEST := OMP_NUM_THREADS=1 PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/python -m pytest -n 2 --dist worksteal
+# Compiled modules are kept, whatever the shell says: the tests start hundreds of interpreters.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Run the tests of the project, then those of the library, also after a failure. pytest exits with 5 if it finds no test:
 # accepted for a project that has none yet, and if ARGS selects tests of the other folder only.

@@ -1,6 +1,7 @@
 """Every run of the tests asks the same questions, none of them is about time, and no test leaves a setting behind."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,9 @@ os.environ["PYTHONPATH"] = PYTHONPATH  # processes that a test starts import thi
 os.environ["OMP_NUM_THREADS"] = "1"  # of those processes: another number rounds sums in another order
 for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "SBATCH_", "SUBMITIT_"))]:
     del os.environ[name]  # set in the shell that runs the tests
+
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and tests send it
 
 
 @pytest.fixture(autouse=True)
