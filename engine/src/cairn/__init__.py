@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from cairn.data.datamodule import DataModule
     from cairn.data.loader import DataLoader
     from cairn.errors import CairnError, CheckpointError, ConfigError, ResumeError, SaveError
-    from cairn.lightning.boundary import Stopped
     from cairn.lightning.checkpointer import Checkpointer
-    from cairn.lightning.csv_logger import CSVLogger
     from cairn.lightning.load_model import load_model
+    from cairn.lightning.logs.csv_logger import CSVLogger
+    from cairn.lightning.loops.boundary import Stopped
     from cairn.policy.keep import Best, EveryNth, Latest, WithinBytes
     from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
     from cairn.writing.options import Writing
@@ -47,7 +47,7 @@ _MODULES = {
     "AtEnd": "policy.when",
     "Best": "policy.keep",
     "BestValidation": "policy.when",
-    "CSVLogger": "lightning.csv_logger",
+    "CSVLogger": "lightning.logs.csv_logger",
     "CairnError": "errors",
     "CheckpointError": "errors",
     "Checkpointer": "lightning.checkpointer",
@@ -60,7 +60,7 @@ _MODULES = {
     "OnStop": "policy.when",
     "ResumeError": "errors",
     "SaveError": "errors",
-    "Stopped": "lightning.boundary",
+    "Stopped": "lightning.loops.boundary",
     "WithinBytes": "policy.keep",
     "Writing": "writing.options",
     "load_model": "lightning.load_model",

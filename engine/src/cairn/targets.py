@@ -37,7 +37,8 @@ _HYDRA_KEYS = {TARGET, _PARTIAL, _RECURSIVE, "_convert_"}
 MOVED: Mapping[str, str] = {
     "cairn.checkpoint.schedule": "cairn.policy.when",
     "cairn.checkpoint.retention": "cairn.policy.keep",
-    "cairn.logging.csv": "cairn.lightning.csv_logger",
+    "cairn.lightning.csv_logger": "cairn.lightning.logs.csv_logger",
+    "cairn.logging.csv": "cairn.lightning.logs.csv_logger",
     "cairn.logging.wandb": "cairn.wandb.logger",
     "cairn.command": "cairn.hydra.command_line",
 }

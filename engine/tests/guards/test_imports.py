@@ -66,7 +66,7 @@ NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
 LIGHT = ["hydra.command_line", "hydra.entry", "hydra.settings", "runs.directory", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
-BOUNDARY = {f"lightning/{name}.py" for name in ("boundary", "finders", "restart", "sums")}
+BOUNDARY = {f"lightning/{name}.py" for name in ("loops/boundary", "loops/finders", "restart", "state/sums")}
 """Where Lightning's private names may be used."""
 PURE = {"policy/when.py", "policy/keep.py", "policy/auto.py", "account/meter.py"}
 """Decisions that import nothing but the standard library and the values they are about."""

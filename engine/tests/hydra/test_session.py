@@ -13,7 +13,7 @@ from cairn.hydra.outcome import outcome_of
 from cairn.hydra.session import Run
 from cairn.hydra.start import JobContext, Start
 from cairn.jobs.signals import Interruption, Interrupts
-from cairn.lightning.boundary import Stopped
+from cairn.lightning.loops.boundary import Stopped
 from cairn.runs.directory import RunDirectory
 from cairn.store.resume import ResumePoint
 from cairn.wandb import run as wandb_run

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 import cairn
 from cairn.errors import ConfigError
-from cairn.lightning import attributes
+from cairn.lightning.state import attributes
 
 
 class Pairs(Dataset):

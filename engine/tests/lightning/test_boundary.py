@@ -8,7 +8,7 @@ from tests.support.runs import Scored
 from tests.support.toy import BATCH_SIZE, PointData, Toy
 
 from cairn.errors import ConfigError
-from cairn.lightning import boundary
+from cairn.lightning.loops import boundary
 
 
 class Recorder:

@@ -33,9 +33,9 @@ from cairn.account import clock as clock_module
 from cairn.errors import CairnError, ConfigError, ResumeError, SaveError
 from cairn.jobs.signals import Interrupts
 from cairn.lightning import capture, decision, versions
-from cairn.lightning.boundary import Stopped
-from cairn.lightning.hyperparameters import _warn
 from cairn.lightning.interrupts import WatchTraining
+from cairn.lightning.loops.boundary import Stopped
+from cairn.lightning.state.hyperparameters import _warn
 from cairn.policy.keep import Best, Latest
 from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
 from cairn.store import disk as disk_module

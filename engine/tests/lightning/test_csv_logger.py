@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.disk import Disk
 
-from cairn.lightning.csv_logger import CSVLogger
+from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.store.disk import CHUNK_BYTES
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import cairn
-from cairn.lightning import data_checks
+from cairn.lightning.checks import data as data_checks
 
 
 class Numbers(Dataset):

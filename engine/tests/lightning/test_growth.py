@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import nn
 
 import cairn
-from cairn.lightning.growth import repeated_groups_ignored
+from cairn.lightning.state.growth import repeated_groups_ignored
 
 
 class Model(LightningModule):

@@ -14,8 +14,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from omegaconf import OmegaConf
 from torch import nn
 
-from cairn.lightning import hyperparameters
-from cairn.lightning.hyperparameters import plain_hyperparameters
+from cairn.lightning.state import hyperparameters
+from cairn.lightning.state.hyperparameters import plain_hyperparameters
 
 
 class Color(enum.Enum):

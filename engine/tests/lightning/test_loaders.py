@@ -3,7 +3,7 @@
 import time
 
 from cairn.data.loader import DataLoader
-from cairn.lightning.loaders import foreign, is_stateful, states, states_of_foreign
+from cairn.lightning.loops.loaders import foreign, is_stateful, states, states_of_foreign
 
 
 class Counter:

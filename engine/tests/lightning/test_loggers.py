@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from cairn.errors import SaveError
-from cairn.lightning import loggers
+from cairn.lightning.logs import loggers
 
 
 class Remembers:

@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 import cairn
 from cairn.errors import ConfigError
-from cairn.lightning import monitors
+from cairn.lightning.checks import monitors
 from cairn.store.catalog import Catalog
 
 pytestmark = [

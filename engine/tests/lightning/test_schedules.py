@@ -10,7 +10,7 @@ from tests.support.configured import BATCHES, Net, cosine, fit, one_cycle
 from torch.optim import lr_scheduler
 
 from cairn.errors import ConfigError
-from cairn.lightning import schedules
+from cairn.lightning.settings import schedules
 
 
 def falling(step, *, num_training_steps):

@@ -12,8 +12,8 @@ from tests.support.configured import BATCHES, Net, cosine, fit, one_cycle
 from torch.optim import Adam, AdamW, lr_scheduler
 
 from cairn.errors import ConfigError
-from cairn.lightning import parts
-from cairn.lightning.settings import Settings
+from cairn.lightning.settings import parts
+from cairn.lightning.settings.kept import Settings
 
 FOLLOWS, KEEPS = "run follows its configuration, not its checkpoint: ", "run keeps settings of its checkpoint: "
 

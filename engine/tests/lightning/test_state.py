@@ -8,7 +8,7 @@ import torch
 from tests.support.values import reloaded
 from torch import nn
 
-from cairn.lightning import state
+from cairn.lightning.state import unsaved
 
 # Random number generators
 
@@ -25,11 +25,11 @@ def test_restored_generators_continue_exactly(before):
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     for _ in range(before):
         random.gauss(0, 1), np.random.randn(), torch.rand(1)
-    kept = reloaded(state.rng_state())
+    kept = reloaded(unsaved.rng_state())
     expected = draws()
     random.seed(7), np.random.seed(8), torch.manual_seed(9)
     draws()
-    state.set_rng_state(kept)
+    unsaved.set_rng_state(kept)
     assert draws() == expected
 
 
@@ -37,7 +37,7 @@ def test_reading_the_state_of_the_generators_draws_nothing():
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
     first = draws()
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
-    state.rng_state()
+    unsaved.rng_state()
     assert draws() == first
 
 
@@ -54,12 +54,12 @@ class Net(nn.Module):
 
 
 def test_only_buffers_outside_of_the_state_dict_are_saved():
-    assert set(state.buffers(Net(), every=False)) == {"inner.count", "seen"}
+    assert set(unsaved.buffers(Net(), every=False)) == {"inner.count", "seen"}
 
 
 def test_every_buffer_is_saved_where_each_rank_has_its_own():
     names = {"inner.count", "seen", "inner.running_mean", "inner.running_var", "inner.num_batches_tracked"}
-    assert set(state.buffers(Net(), every=True)) == names
+    assert set(unsaved.buffers(Net(), every=True)) == names
 
 
 @pytest.mark.parametrize("every", [True, False])
@@ -69,7 +69,7 @@ def test_buffers_are_restored_in_place(every):
     one.seen += 2
     one.inner.running_mean += 1
     alias = other.inner.count
-    state.set_buffers(other, reloaded(state.buffers(one, every)))
+    unsaved.set_buffers(other, reloaded(unsaved.buffers(one, every)))
     assert other.inner.count is alias
     assert other.inner.count.tolist() == [3, 3]
     assert other.seen.item() == 2
@@ -80,7 +80,7 @@ def test_buffers_that_grew_or_appeared_later_are_restored():
     one, other = Net(), Net()
     one.inner.count = torch.arange(5.0)
     one.unused = torch.ones(3)
-    state.set_buffers(other, reloaded(state.buffers(one, every=False)))
+    unsaved.set_buffers(other, reloaded(unsaved.buffers(one, every=False)))
     assert other.inner.count.tolist() == [0, 1, 2, 3, 4]
     assert other.unused.tolist() == [1, 1, 1]
     assert set(dict(other.named_buffers())) == set(dict(one.named_buffers()))
@@ -93,7 +93,7 @@ def test_modes_are_restored():
     one.inner.eval()
     one.inner.weight.requires_grad_(False)
     other.inner.bias.requires_grad_(False)
-    state.set_modes(other, reloaded(state.modes(one)))
+    unsaved.set_modes(other, reloaded(unsaved.modes(one)))
     assert (other.training, other.inner.training) == (True, False)
     assert (other.inner.weight.requires_grad, other.inner.bias.requires_grad) == (False, True)
 
@@ -101,9 +101,9 @@ def test_modes_are_restored():
 def test_only_existing_gradients_are_restored():
     one, other = nn.Linear(2, 1), nn.Linear(2, 1)
     one.weight.grad = torch.tensor([[1.0, 2.0]])
-    kept = state.gradients(one)
+    kept = unsaved.gradients(one)
     assert set(kept) == {"weight"}
-    state.set_gradients(other, kept)
+    unsaved.set_gradients(other, kept)
     assert torch.equal(other.weight.grad, one.weight.grad)
     assert other.bias.grad is None
     other.weight.grad.zero_()

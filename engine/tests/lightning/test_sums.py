@@ -9,8 +9,8 @@ from torch import nn
 from torchmetrics import MeanMetric, Metric, MetricCollection, MinMaxMetric, RunningMean
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from cairn.lightning import sums
-from cairn.lightning.csv_logger import CSVLogger
+from cairn.lightning.logs.csv_logger import CSVLogger
+from cairn.lightning.state import sums
 
 
 class Lists(Metric):

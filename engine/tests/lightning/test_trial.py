@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 
 import cairn
 from cairn.errors import ConfigError
-from cairn.lightning import trial
+from cairn.lightning.checks import trial
 
 
 class Mode(enum.Enum):

@@ -13,8 +13,8 @@ from tests.support.toy import BATCH_SIZE, PointData
 
 from cairn import DataModule
 from cairn.lightning.checkpointer import Checkpointer
-from cairn.lightning.csv_logger import CSVLogger
 from cairn.lightning.engine import Engine
+from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.lightning.policy import Policy
 from cairn.policy.keep import Latest
 from cairn.policy.when import Every

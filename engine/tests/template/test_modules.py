@@ -20,9 +20,9 @@ from tests.template.helpers import (
     trainer,
 )
 
-from cairn.lightning import hyperparameters
-from cairn.lightning.hyperparameters import plain_hyperparameters
 from cairn.lightning.load_model import load_model
+from cairn.lightning.state import hyperparameters
+from cairn.lightning.state.hyperparameters import plain_hyperparameters
 
 Classifier = example("models.classifier").Classifier
 LanguageModel = example("models.language_model").LanguageModel

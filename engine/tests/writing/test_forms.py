@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from tests.support import values as support
 
 from cairn.errors import UnsafeStateError
-from cairn.lightning import state
+from cairn.lightning.state import unsaved
 from cairn.writing import forms
 from cairn.writing.form_encoder import FormEncoder
 
@@ -235,4 +235,4 @@ def test_a_table_of_another_program_cannot_call_anything(kind, argument):
 
 
 def test_the_key_is_that_of_our_part_of_a_checkpoint():
-    assert forms.OURS == state.KEY
+    assert forms.OURS == unsaved.KEY

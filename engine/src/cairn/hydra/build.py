@@ -23,11 +23,11 @@ from cairn.hydra.init_weights import InitWeights
 from cairn.hydra.objects import build_object, target_of
 from cairn.hydra.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
-from cairn.lightning import state
 from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
-from cairn.lightning.csv_logger import CSVLogger
 from cairn.lightning.interrupts import WatchTraining
+from cairn.lightning.logs.csv_logger import CSVLogger
+from cairn.lightning.state import unsaved
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _restore_metrics(start: Start, built: Sequence[Logger]) -> None:
     """
     if start.plan.path is None or start.plan.saved is None:
         return
-    saved = start.loader.peek(start.plan.path)[state.KEY]["loggers"]
+    saved = start.loader.peek(start.plan.path)[unsaved.KEY]["loggers"]
     for number, logger in enumerate(logger for logger in built if isinstance(logger, CSVLogger)):
         if (position := saved.get(f"{CSVLogger.__name__} {number}")) is not None:
             logger.load_state_dict(position)

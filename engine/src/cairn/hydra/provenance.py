@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cairn.lightning import state
+from cairn.lightning.state import unsaved
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def started_from(
     Returns:
         The description, for the record of the run and its loggers.
     """
-    ours = contents.get(state.KEY, {})
+    ours = contents.get(unsaved.KEY, {})
     step = int(ours.get("position", {}).get("step", 0))
     how = "ckpt_path" if ckpt_path else "init_weights"
     return StartedFrom(how, str(ckpt_path or init_weights), str(ours.get("run", "")), step, version, known_as)

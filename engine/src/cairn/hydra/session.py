@@ -26,7 +26,7 @@ from cairn.hydra.outcome import Outcome, Status, outcome_of
 from cairn.hydra.start import JobContext, NothingToDo, Start, begin, first_intact, follow
 from cairn.jobs import rendezvous
 from cairn.jobs.signals import Interruption
-from cairn.lightning.boundary import Stopped
+from cairn.lightning.loops.boundary import Stopped
 from cairn.runs.directory import RunDirectory
 from cairn.wandb import run as wandb_run
 from cairn.wandb import start as wandb_start

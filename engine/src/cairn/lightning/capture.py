@@ -18,8 +18,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
 from cairn.errors import ConfigError, ResumeError
-from cairn.lightning import boundary, loggers, pruning, state, sums
-from cairn.lightning.hyperparameters import plain_hyperparameters
+from cairn.lightning.logs import loggers
+from cairn.lightning.loops import boundary
+from cairn.lightning.state import pruning, sums, unsaved
+from cairn.lightning.state.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 
 
@@ -92,14 +94,14 @@ def capture(
         SaveError: On rank 0, a logger could not write the rows up to this position.
     """
     contents = boundary.dump(trainer, place)
-    lazy = state.lazy(contents["state_dict"])
-    contents["state_dict"] = state.without(contents["state_dict"], lazy)
+    lazy = unsaved.lazy(contents["state_dict"])
+    contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
     epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
     ranks = _gathered(rank_state(trainer) | epoch, trainer)
-    contents[state.KEY] = {
-        "format": state.FORMAT,
+    contents[unsaved.KEY] = {
+        "format": unsaved.FORMAT,
         "place": place,
         "position": asdict(position),
         "run": origin.run,
@@ -125,10 +127,10 @@ def check(ours: Mapping[str, Any], world_size: int) -> None:
     Raises:
         ResumeError: The checkpoint was saved by a newer version of Cairn, or by a different number of processes.
     """
-    if ours["format"] > state.FORMAT:
+    if ours["format"] > unsaved.FORMAT:
         raise ResumeError(
             f"The checkpoint has format {ours['format']}, but this version of Cairn reads formats up to "
-            f"{state.FORMAT}: install the version that saved it."
+            f"{unsaved.FORMAT}: install the version that saved it."
         )
     if len(ours["ranks"]) != world_size:
         raise ResumeError(
@@ -181,28 +183,28 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     boundary.set_counters(trainer, mine["counters"])
     sums.set_metrics(module, mine["metrics"])
     sums.set_logged(trainer, mine["logged"])
-    state.set_modes(module, mine["modes"])
-    state.set_buffers(module, mine["buffers"])
-    state.set_gradients(module, mine["gradients"])
+    unsaved.set_modes(module, mine["modes"])
+    unsaved.set_buffers(module, mine["buffers"])
+    unsaved.set_gradients(module, mine["gradients"])
     boundary.set_sync_flags(trainer, mine["sync"])
     for callback in trainer.callbacks:
         if callback.state_key in mine["callbacks"]:
             callback.load_state_dict(mine["callbacks"][callback.state_key])
-    state.set_rng_state(mine["rng"])  # last: the calls above may draw random numbers
+    unsaved.set_rng_state(mine["rng"])  # last: the calls above may draw random numbers
 
 
 def rank_state(trainer: Trainer) -> dict[str, Any]:
     """Return what each rank adds to a checkpoint."""
     module = trainer.lightning_module
     return {
-        "rng": state.rng_state(),
+        "rng": unsaved.rng_state(),
         "counters": boundary.counters(trainer),
         "logged": sums.logged(trainer),
         "metrics": sums.metrics(module),
-        "modes": state.modes(module),
+        "modes": unsaved.modes(module),
         "pruning": pruning.state(trainer),
-        "buffers": state.buffers(module, every=trainer.world_size > 1),
-        "gradients": {} if module.automatic_optimization else state.gradients(module),
+        "buffers": unsaved.buffers(module, every=trainer.world_size > 1),
+        "gradients": {} if module.automatic_optimization else unsaved.gradients(module),
         "sync": boundary.sync_flags(trainer),
         # Lightning saves the states of callbacks on rank 0 only.
         "callbacks": boundary.callback_states(trainer) if trainer.global_rank > 0 else {},

@@ -12,20 +12,24 @@ from lightning.pytorch import Trainer
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.errors import SaveError
-from cairn.lightning import boundary, capture, data_checks, loggers, monitors, pruning, state, trial
+from cairn.lightning import capture
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
-from cairn.lightning.audit import Audit
-from cairn.lightning.boundary import Stopped
 from cairn.lightning.capture import Origin
+from cairn.lightning.checks import data, monitors, trial
 from cairn.lightning.decision import Decision
-from cairn.lightning.finders import Finders
-from cairn.lightning.growth import Growth
+from cairn.lightning.logs import loggers
+from cairn.lightning.loops import boundary
+from cairn.lightning.loops.boundary import Stopped
+from cairn.lightning.loops.finders import Finders
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
 from cairn.lightning.saves import Saves
 from cairn.lightning.scores import Scores
-from cairn.lightning.settings import Settings
+from cairn.lightning.settings.kept import Settings
+from cairn.lightning.state import pruning, unsaved
+from cairn.lightning.state.audit import Audit
+from cairn.lightning.state.growth import Growth
 from cairn.store import space
 from cairn.store.history import History
 from cairn.store.listener import Listeners
@@ -137,7 +141,7 @@ class Engine:
         if not self.policy.triggers or trainer.fast_dev_run:
             return
         monitors.check_due(trainer, self.policy)
-        data_checks.check_data(trainer)
+        data.check_data(trainer)
         if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
             trial.check(trainer, self.agreement, self.origin.config)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
@@ -246,14 +250,14 @@ class Engine:
                 contents = capture.capture(
                     trainer, place, moment.position, self.origin, clock, self.restart.epoch_start
                 )
-                contents[state.KEY] |= {
+                contents[unsaved.KEY] |= {
                     "finders": self.finders.state(),
                     "growth": self.growth.state(trainer),
                     "settings": self.settings.state(),
                 }
                 weights, module = contents["state_dict"], trainer.lightning_module
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
-                contents[state.KEY]["attributes"] = self.restart.audit.at_save(place, contents)
+                contents[unsaved.KEY]["attributes"] = self.restart.audit.at_save(place, contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.

@@ -12,13 +12,17 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import boundary, capture, data_checks, state, stopped_early, versions
+from cairn.lightning import capture, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
+from cairn.lightning.checks import data
 from cairn.lightning.engine import Engine, Watcher
 from cairn.lightning.io import explain, understanding
+from cairn.lightning.loops import boundary
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
+from cairn.lightning.settings import stopped_early
+from cairn.lightning.state import unsaved
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
 from cairn.store import space
 from cairn.store.beginning import Beginning
@@ -90,9 +94,9 @@ class EngineHooks(Checkpoint):
         if not _begins(trainer):
             return
         begun = self._begin(trainer)
-        if state.KEY in checkpoint:
+        if unsaved.KEY in checkpoint:
             stopped_early.forget_in_new_run(trainer, checkpoint, begun.run)
-            self.engine.load(checkpoint[state.KEY], begun.point)
+            self.engine.load(checkpoint[unsaved.KEY], begun.point)
             self.engine.growth.adjust(checkpoint)
         else:
             rank_zero_warn(_NOT_OURS)
@@ -144,7 +148,7 @@ class EngineHooks(Checkpoint):
             self._engine.saves.finish_copy()
             self._engine.scores.validation_begins()
             if self.policy.triggers:
-                data_checks.check_val_data(trainer)
+                data.check_val_data(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the score."""

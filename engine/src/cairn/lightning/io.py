@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import UninitializedParameter
 
 from cairn.errors import CheckpointError
-from cairn.lightning import state
+from cairn.lightning.state import unsaved
 from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import mismatch
@@ -95,7 +95,7 @@ def explain(exception: BaseException, module: LightningModule) -> None:
 
 def _name_lazy(contents: dict[str, Any]) -> None:
     """Add the weights of lazy modules that no batch had reached: the module still expects their names."""
-    for name in contents.get(state.KEY, {}).get("lazy", []):
+    for name in contents.get(unsaved.KEY, {}).get("lazy", []):
         contents[_WEIGHTS][name] = UninitializedParameter()
 
 

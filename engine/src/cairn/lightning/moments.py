@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from cairn.account.telemetry import Telemetry
-from cairn.lightning import boundary
 from cairn.lightning.agreement import TIME_LIMIT
+from cairn.lightning.loops import boundary
 from cairn.policy.auto import Choice
 from cairn.store import names
 from cairn.types import Draft, Mode, Moment, Position

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from cairn.jobs import allocation, slurm
 from cairn.jobs.requeue import requeue_if_needed
 from cairn.jobs.signals import Interrupts
-from cairn.lightning import boundary
+from cairn.lightning.loops import boundary
 
 log = logging.getLogger(__name__)
 

@@ -35,10 +35,10 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.migration.utils import _pl_migrate_checkpoint
 
 from cairn.errors import ConfigError, ResumeError
-from cairn.lightning import pruning, state
 from cairn.lightning.agreement import Agreement
-from cairn.lightning.audit import Audit
-from cairn.lightning.growth import repeated_groups_ignored
+from cairn.lightning.state import pruning, unsaved
+from cairn.lightning.state.audit import Audit
+from cairn.lightning.state.growth import repeated_groups_ignored
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Restart:
 
     def epoch_begins(self) -> None:
         """The hooks at the start of an epoch are about to run."""
-        self.epoch_start = {"rng": state.rng_state(), "step": self.trainer.global_step}
+        self.epoch_start = {"rng": unsaved.rng_state(), "step": self.trainer.global_step}
         self.audit.epoch_begins()
 
     def epoch_begun(self) -> None:
@@ -120,7 +120,7 @@ def run_again(trainer: Trainer, begun: Mapping[str, Any] | None) -> None:
     """
     module = trainer.lightning_module
     if begun is not None:
-        state.set_rng_state(begun["rng"])
+        unsaved.set_rng_state(begun["rng"])
     with _dropped_logs(trainer), _step(trainer, begun), repeated_groups_ignored(trainer):
         for callback in trainer.callbacks:
             with _logged_errors(callback):
@@ -146,7 +146,7 @@ def reload(trainer: Trainer, path: Path, ours: Mapping[str, Any]) -> None:
         return
     connector = trainer._checkpoint_connector
     contents = trainer.strategy.load_checkpoint(path, weights_only=True)
-    if any(contents[state.KEY][key] != ours[key] for key in ("run", "position")):
+    if any(contents[unsaved.KEY][key] != ours[key] for key in ("run", "position")):
         raise ResumeError(f"{path} has changed while it was loaded: start again.")
     mine = ours["ranks"][trainer.global_rank].get("pruning", {})
     contents["state_dict"] = pruning.as_pruned(contents["state_dict"], trainer.lightning_module, mine)

@@ -13,7 +13,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from cairn.lightning import monitors, sums
+from cairn.lightning.checks import monitors
+from cairn.lightning.state import sums
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 

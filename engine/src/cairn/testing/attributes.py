@@ -20,8 +20,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cairn.lightning import boundary
-from cairn.lightning.attributes import library_names
+from cairn.lightning.loops import boundary
+from cairn.lightning.state.attributes import library_names
 from cairn.testing.digest import is_plain, is_sampled, shown
 
 _LIBRARIES = {"cairn", "lightning", "lightning_fabric", "pytorch_lightning", "torch", "torchmetrics", "hydra"}

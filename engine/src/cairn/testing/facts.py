@@ -6,7 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from cairn.lightning import boundary, state
+from cairn.lightning.loops import boundary
+from cairn.lightning.state import unsaved
 from cairn.testing.attributes import Roles, attributes
 from cairn.testing.digest import digest, flat, shown
 
@@ -66,7 +67,7 @@ def loaders(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def _generators() -> dict[str, Any]:
-    return {name: digest(value) for name, value in state.rng_state().items()}
+    return {name: digest(value) for name, value in unsaved.rng_state().items()}
 
 
 def _numbered(states: list[Any]) -> dict[str, Any]:

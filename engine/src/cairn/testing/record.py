@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from cairn.account.progress import Progress
 from cairn.lightning.checkpointer import Checkpointer
-from cairn.lightning.csv_logger import CSVLogger
+from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.testing import facts, proof_run
 from cairn.testing.digest import digest
 from cairn.testing.fresh import import_function

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cairn.errors import SaveError
-from cairn.lightning.event_files import EventFiles
+from cairn.lightning.logs.event_files import EventFiles
 
 
 def states(trainer: Trainer) -> dict[str, Any]:

@@ -20,8 +20,8 @@ end of the epoch all the same, and a resume with more steps must not see their e
 Depending on where a run stopped, Lightning's own restart repeats or drops a scheduler step, an iteration of a loop or
 the end of an epoch. This one starts from one of two points and changes nothing else.
 
-Only this module, event_files.py, finders.py, pruning.py, restart.py and sums.py use private names of Lightning. They
-are written for Lightning 2.6; `install` refuses other versions.
+Only this module, finders.py, ../restart.py, ../state/pruning.py, ../state/sums.py and ../logs/event_files.py use
+private names of Lightning. They are written for Lightning 2.6; `install` refuses other versions.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError
 from cairn.jobs.signals import Interruption
-from cairn.lightning import loaders, versions
+from cairn.lightning import versions
 from cairn.lightning.agreement import TIME_LIMIT
+from cairn.lightning.loops import loaders
 from cairn.types import Position, Saved
 
 Place = Literal["batch", "epoch"]

@@ -21,8 +21,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from cairn.lightning import classes, new_run, parts, schedules, stopped_early
-from cairn.lightning.parts import Part
+from cairn.lightning.settings import classes, new_run, parts, schedules, stopped_early
+from cairn.lightning.settings.parts import Part
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from lightning.pytorch.tuner.lr_finder import _determine_lr_attr_name, _LRFinder
 from lightning.pytorch.utilities.parsing import lightning_getattr, lightning_setattr
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from cairn.lightning import boundary
-from cairn.lightning.boundary import BoundaryFitLoop
+from cairn.lightning.loops import boundary
+from cairn.lightning.loops.boundary import BoundaryFitLoop
 
 Finder = LearningRateFinder | BatchSizeFinder
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from cairn.data.seeding import SeededItems
-from cairn.lightning import boundary
+from cairn.lightning.loops import boundary
 
 Attributes = dict[str, Any]
 """Values by name, such as `Net.temperature`: plain scalars as they are, everything else as a digest."""

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.errors import ConfigError
-from cairn.lightning import parts
+from cairn.lightning.settings import parts
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 

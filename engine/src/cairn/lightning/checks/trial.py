@@ -23,9 +23,11 @@ from cairn.data.iterable import StatefulBatches
 from cairn.data.loader import DataLoader
 from cairn.data.seeded_order import SeededOrder
 from cairn.errors import ConfigError, UnsafeStateError
-from cairn.lightning import boundary, capture, state
+from cairn.lightning import capture
 from cairn.lightning.agreement import Agreement
-from cairn.lightning.hyperparameters import plain_hyperparameters
+from cairn.lightning.loops import boundary
+from cairn.lightning.state import unsaved
+from cairn.lightning.state.hyperparameters import plain_hyperparameters
 from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.size import state_after_a_step
 
@@ -48,14 +50,14 @@ def check(trainer: Trainer, agreement: Agreement, config: Mapping[str, Any]) -> 
     Raises:
         ConfigError: A value cannot be saved; the message names the path to it, where it comes from, and the cure.
     """
-    before = state.rng_state()
+    before = unsaved.rng_state()
     try:
         with _unchanged([*trainer.callbacks, trainer.lightning_module, trainer.datamodule]):
             contents = _contents(trainer)
-            ours = {state.KEY: {"config": dict(config), "ranks": [capture.rank_state(trainer)]}}
+            ours = {unsaved.KEY: {"config": dict(config), "ranks": [capture.rank_state(trainer)]}}
         error = _refusal(trainer, contents | ours if agreement.leads else ours)
     finally:
-        state.set_rng_state(before)
+        unsaved.set_rng_state(before)
     # All ranks stop if one has to: with the message of rank 0, or each with its own.
     if first := agreement.share(error):
         raise ConfigError(first)
@@ -190,7 +192,7 @@ def _source(trainer: Trainer, message: str) -> str:
         return f"the optimizer {optimizer}: keep plain values and tensors in its state and its parameter groups"
     if key == "state_dict":
         return "get_extra_state() or state_dict() of the model: return plain values there"
-    if key == state.KEY:
+    if key == unsaved.KEY:
         return "a metric, a callback, or the metadata of the Checkpointer: keep plain values there"
     if trainer.datamodule is not None and key == type(trainer.datamodule).__qualname__:
         return f"state_dict() of the data module {key}: return plain values there"

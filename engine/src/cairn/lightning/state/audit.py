@@ -17,8 +17,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn.errors import ConfigError
-from cairn.lightning import attributes
-from cairn.lightning.attributes import Attributes
+from cairn.lightning.state import attributes
+from cairn.lightning.state.attributes import Attributes
 from cairn.types import AuditMode
 
 _NUM_AUDITED = 3

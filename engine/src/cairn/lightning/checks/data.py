@@ -11,8 +11,8 @@ from torch.utils.data import IterableDataset, RandomSampler
 
 from cairn.data.generators import Generators, drawing
 from cairn.data.loader import DataLoader
-from cairn.lightning import boundary
-from cairn.lightning.loaders import foreign, is_stateful
+from cairn.lightning.loops import boundary
+from cairn.lightning.loops.loaders import foreign, is_stateful
 
 _HOW = "Use cairn.DataLoader, a drop-in for torch's DataLoader that saves its position."
 _CHECKED: WeakKeyDictionary[Trainer, list[Any]] = WeakKeyDictionary()

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 
-from cairn.lightning import classes, learning_rate, parts
-from cairn.lightning.parts import Part
+from cairn.lightning.settings import classes, learning_rate, parts
+from cairn.lightning.settings.parts import Part
 
 _OPTIONS = {"lr", "initial_lr", "weight_decay", "betas", "eps", "momentum"}
 """Options that optimizers of any package have."""
@@ -71,7 +71,7 @@ def modes(module: nn.Module, saved: Mapping[str, Any], then: Mapping[str, Any] |
 
     Args:
         module: The module.
-        saved: Modes in the checkpoint, see `state.modes`.
+        saved: Modes in the checkpoint, see `unsaved.modes`.
         then: Exceptions at the first batch of the earlier run, see `parts.exceptions`; None: unknown.
         now: Exceptions at the first batch of this run.
     """

@@ -10,7 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from cairn.lightning import schedules, state
+from cairn.lightning.settings import schedules
+from cairn.lightning.state import unsaved
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
@@ -23,7 +24,7 @@ def forget_in_new_run(trainer: Trainer, checkpoint: Mapping[str, Any], run: str)
         checkpoint: The checkpoint, which is changed.
         run: Id of the run that begins.
     """
-    if checkpoint[state.KEY]["run"] != run:
+    if checkpoint[unsaved.KEY]["run"] != run:
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping | Timer):
                 checkpoint.get("callbacks", {}).pop(callback.state_key, None)

@@ -1,0 +1,1 @@
+"""What a resume keeps of the logs of its run."""

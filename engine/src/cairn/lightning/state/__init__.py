@@ -1,0 +1,1 @@
+"""What a checkpoint holds that Lightning leaves out, and how a resume puts it back."""
