@@ -37,7 +37,7 @@ def test_the_template_is_exact(tmp_path):
 def processes():
     """One process to fork all runs from, instead of two for each proof."""
     environment = {"PROJECT_ROOT": None, "OMP_NUM_THREADS": "1"}
-    with FreshProcesses("cairn.hydra.proving", {"script": str(ROOT / "train.py")}, environment) as found:
+    with FreshProcesses("cairn.hydra.run.proving", {"script": str(ROOT / "train.py")}, environment) as found:
         yield found, found
 
 

@@ -64,7 +64,7 @@ EXTRAS = {"dotenv", "hydra", "hydra_plugins", "matplotlib", "omegaconf", "submit
 """Packages that only an extra installs."""
 NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
-LIGHT = ["hydra.command_line", "hydra.entry", "hydra.settings", "runs.directory", "cli.main"]
+LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
 BOUNDARY = {f"lightning/{name}.py" for name in ("loops/boundary", "loops/finders", "restart", "state/sums")}
 """Where Lightning's private names may be used."""

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cairn.hydra import arguments
-from cairn.hydra.arguments import Arguments, existing, literal, quoted, unliteral
+from cairn.hydra.command import arguments
+from cairn.hydra.command.arguments import Arguments, existing, literal, quoted, unliteral
 
 NAMES = [
     *("plain", "a b", "it's", "a'", "'a'", '"a"', "a\\", "a\\'", "${x}", "a${b.c}d", "\\${x}\\", "$(x)", "k=v,w"),

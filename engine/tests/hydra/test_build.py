@@ -7,7 +7,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 from omegaconf import OmegaConf
 
 from cairn.errors import ConfigError
-from cairn.hydra.build import check_launcher, with_slurm
+from cairn.hydra.run.build import check_launcher, with_slurm
 
 IO = {"_target_": "lightning.fabric.plugins.io.torch_io.TorchCheckpointIO"}
 ENVIRONMENT = {"_target_": "lightning.pytorch.plugins.environments.LightningEnvironment"}

@@ -10,7 +10,7 @@ from tests.support.paths import ROOT
 
 from cairn.errors import ConfigError, ResumeError
 from cairn.hydra import command_line
-from cairn.hydra.arguments import literal
+from cairn.hydra.command.arguments import literal
 from cairn.hydra.command_line import expand_resume, is_child, key
 from cairn.runs.directory import RunDirectory
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping
 
-from cairn.hydra.ending import _override_for_patience
+from cairn.hydra.run.ending import _override_for_patience
 
 STOPS = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 3}
 OTHER = {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor", "patience": 9}

@@ -4,8 +4,9 @@ import pytest
 import yaml
 from tests.support.paths import ROOT
 
-from cairn.hydra import help_screen, plugins
-from cairn.hydra.job_name import register
+from cairn.hydra.command import help_screen
+from cairn.hydra.sweep import plugins
+from cairn.hydra.sweep.job_name import register
 
 CONFIGS = ROOT / "configs"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
-QUICK = "import gc, sys\nfrom cairn.hydra import imports\nwith imports.quick():\n    "
+QUICK = "import gc, sys\nfrom cairn.hydra.run import imports\nwith imports.quick():\n    "
 
 
 def test_only_the_hydra_entry_changes_the_process_for_its_imports():
     users = [path for path in (SOURCES / "cairn").rglob("*.py") if "quick()" in path.read_text()]
-    assert {path.parent.name for path in users} == {"hydra"}
+    assert {path.relative_to(SOURCES).parts[1] for path in users} == {"hydra"}
 
 
 def said(code):
@@ -26,7 +26,7 @@ def said(code):
 
 @pytest.mark.slow
 def test_a_run_is_imported_without_scipy_which_is_available_afterwards():
-    code = f"{QUICK}import cairn.hydra.session\n"
+    code = f"{QUICK}import cairn.hydra.run.session\n"
     code += "print('scipy.signal' in sys.modules, 'scipy.stats' in sys.modules, gc.isenabled())"
     more = "\nimport scipy.signal\nprint(callable(scipy.signal.butter))"
     assert said(code + more).split() == ["False", "False", "True", "True"]

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cairn.errors import ModelError
-from cairn.hydra.init_weights import InitWeights
+from cairn.hydra.run.init_weights import InitWeights
 from cairn.store.resume import ResumePoint
 
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from cairn.hydra import interpolation
+from cairn.hydra.compose import interpolation
 
 
 def test_values_are_linked_where_the_interpolation_still_gives_them():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn.hydra.job_name import job_dir, special
+from cairn.hydra.sweep.job_name import job_dir, special
 
 
 def test_overrides_that_are_a_valid_name_are_not_changed():

@@ -8,7 +8,7 @@ from torch.utils.data import IterableDataset
 from cairn.data.datamodule import DataModule
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, DataError, MissingFileError, SaveError
-from cairn.hydra.keys import in_config_words
+from cairn.hydra.parse.keys import in_config_words
 from cairn.policy.keep import Best, WithinBytes
 from cairn.policy.when import Every
 from cairn.store.space import check_writable

@@ -22,11 +22,11 @@ from submitit.core.utils import JobPaths, temporary_save_path
 from submitit.local.local import Controller
 from tests.support.paths import PYTHONPATH, ROOT
 
-from cairn.hydra import launcher, outcomes, plugins
-from cairn.hydra.job_name import register
-from cairn.hydra.launcher import Resumable
-from cairn.hydra.outcomes import JobFailed, Outcomes
-from cairn.hydra.sweep_job import Division, SweepJob
+from cairn.hydra.sweep import launcher, outcomes, plugins
+from cairn.hydra.sweep.job_name import register
+from cairn.hydra.sweep.launcher import Resumable
+from cairn.hydra.sweep.outcomes import JobFailed, Outcomes
+from cairn.hydra.sweep.sweep_job import Division, SweepJob
 from cairn.jobs import slurm
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory
@@ -311,7 +311,7 @@ def test_the_launchers_are_known_only_after_registration():
         from hydra.core.plugins import Plugins
         found = lambda: [name for name in Plugins.instance().class_name_to_class if "resumable" in name]
         print(found())
-        from cairn.hydra import plugins
+        from cairn.hydra.sweep import plugins
         plugins.register()
         print(sorted(name.rpartition(".")[2] for name in found()))
     """

@@ -13,10 +13,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from cairn.hydra import job_name, loader
-from cairn.hydra.arguments import run_dir
-from cairn.hydra.loader import Loader, fallback
-from cairn.hydra.stored import StoredRun
+from cairn.hydra.command.arguments import run_dir
+from cairn.hydra.compose import loader
+from cairn.hydra.compose.loader import Loader, fallback
+from cairn.hydra.compose.stored import StoredRun
+from cairn.hydra.sweep import job_name
 from cairn.runs.directory import RunDirectory, RunRecord
 
 FILES = {

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cairn.errors import ResumeError
-from cairn.hydra import merge as merging
+from cairn.hydra.compose import merge as merging
 
 RUN = {
     "task_name": "train",

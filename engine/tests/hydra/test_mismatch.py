@@ -4,7 +4,7 @@ import pytest
 from tests.support.faults import Net
 
 from cairn.errors import ModelError
-from cairn.hydra.mismatch import RESUME, explained
+from cairn.hydra.run.mismatch import RESUME, explained
 
 
 def test_an_error_without_a_file_stays_as_it_is():

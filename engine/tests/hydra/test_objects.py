@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cairn.errors import ConfigError, DataError
-from cairn.hydra.objects import build_object, errors_at, target_of
+from cairn.hydra.parse.objects import build_object, errors_at, target_of
 from cairn.policy.keep import Latest
 
 

@@ -4,7 +4,7 @@ import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cairn.errors import ConfigError, SaveError
-from cairn.hydra.outcome import Outcome, describe, is_for_users, outcome_of
+from cairn.hydra.run.outcome import Outcome, describe, is_for_users, outcome_of
 from cairn.lightning.loops.boundary import Stopped
 
 BROKEN = RuntimeError("DataLoader worker (pid 7) exited unexpectedly")

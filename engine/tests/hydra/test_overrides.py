@@ -3,8 +3,8 @@
 import pytest
 
 from cairn.errors import ConfigError
-from cairn.hydra import overrides
-from cairn.hydra.overrides import ANSWERS, check, key, merge, renamed
+from cairn.hydra.command import overrides
+from cairn.hydra.command.overrides import ANSWERS, check, key, merge, renamed
 from cairn.policy.when import parse_interval
 
 CONFIG = {

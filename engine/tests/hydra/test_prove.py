@@ -9,8 +9,10 @@ from omegaconf import OmegaConf
 
 import cairn
 from cairn.errors import ConfigError
-from cairn.hydra import arguments, overrides, prove, proving
-from cairn.hydra.settings import CheckpointSettings
+from cairn.hydra import prove
+from cairn.hydra.command import arguments, overrides
+from cairn.hydra.parse.settings import CheckpointSettings
+from cairn.hydra.run import proving
 from cairn.testing import proof_run
 from cairn.testing.proof_run import ProofRun
 

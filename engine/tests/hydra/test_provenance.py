@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from cairn.hydra import provenance
-from cairn.hydra.provenance import StartedFrom
+from cairn.hydra.run import provenance
+from cairn.hydra.run.provenance import StartedFrom
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch import Trainer
 
 from cairn.errors import CairnError, SaveError
-from cairn.hydra import build, ending, session
-from cairn.hydra.outcome import outcome_of
-from cairn.hydra.session import Run
-from cairn.hydra.start import JobContext, Start
+from cairn.hydra.run import build, ending, session
+from cairn.hydra.run.outcome import outcome_of
+from cairn.hydra.run.session import Run
+from cairn.hydra.run.start import JobContext, Start
 from cairn.jobs.signals import Interruption, Interrupts
 from cairn.lightning.loops.boundary import Stopped
 from cairn.runs.directory import RunDirectory

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cairn.errors import ConfigError
-from cairn.hydra.settings import parse
+from cairn.hydra.parse.settings import parse
 from cairn.policy.keep import Latest
 from cairn.policy.when import AtEnd, BestValidation
 

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 
 from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra import command_line
-from cairn.hydra import start as starting
-from cairn.hydra.merge import Merged
-from cairn.hydra.start import JobContext, NothingToDo, Start, begin, follow
+from cairn.hydra.compose.merge import Merged
+from cairn.hydra.run import start as starting
+from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import resume

@@ -4,7 +4,7 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from cairn.hydra import suggest
+from cairn.hydra.command import suggest
 
 CONFIG = OmegaConf.create(
     {

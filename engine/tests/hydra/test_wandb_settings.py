@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cairn.errors import ConfigError
-from cairn.hydra import wandb_settings
+from cairn.hydra.parse import wandb_settings
 from cairn.wandb import run as wandb_run
 from cairn.wandb.logger import WandbLogger
 from cairn.wandb.settings import ArtifactSettings

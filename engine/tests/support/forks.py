@@ -128,11 +128,12 @@ def serve(orders: socket.socket) -> None:
     """Import what a command may import; then fork for each order, and become that command in the child."""
     from hydra import compose, initialize_config_dir
 
-    from cairn.hydra import imports, plugins
+    from cairn.hydra.run import imports
+    from cairn.hydra.sweep import plugins
 
     with imports.quick():
         import cairn.cli.main
-        import cairn.hydra.session
+        import cairn.hydra.run.session
         import cairn.wandb.artifacts  # noqa: F401 - and with it W&B's client, which takes a second to import
 
     plugins.register()  # Hydra looks for plugins once

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from cairn.hydra import plugins
-from cairn.hydra.job_name import register
+from cairn.hydra.sweep import plugins
+from cairn.hydra.sweep.job_name import register
 from cairn.targets import resolve
 
 ROOT = Path(__file__).resolve().parents[3]

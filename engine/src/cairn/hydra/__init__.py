@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cairn.hydra.entry import main
-    from cairn.hydra.session import Run
+    from cairn.hydra.run.session import Run
 
 __all__ = ["Run", "main"]
 
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return main
     if name == "Run":
-        from cairn.hydra.session import Run
+        from cairn.hydra.run.session import Run
 
         return Run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

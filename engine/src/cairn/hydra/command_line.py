@@ -20,11 +20,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import CairnError, ConfigError
-from cairn.hydra import help_screen, job_name, overrides, plugins, stored
-from cairn.hydra.arguments import Arguments, existing, file, run_dir, unliteral, unquoted
-from cairn.hydra.overrides import key as key
-from cairn.hydra.overrides import merge as merge
-from cairn.hydra.source import Source
+from cairn.hydra.command import help_screen, overrides
+from cairn.hydra.command.arguments import Arguments, existing, file, run_dir, unliteral, unquoted
+from cairn.hydra.command.overrides import key as key
+from cairn.hydra.command.overrides import merge as merge
+from cairn.hydra.compose import stored
+from cairn.hydra.compose.source import Source
+from cairn.hydra.sweep import job_name, plugins
 from cairn.runs.directory import RunDirectory, find, newest
 from cairn.store import disk
 from cairn.store.catalog import Catalog

@@ -15,16 +15,19 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cairn.hydra import command_line, imports, loader, overrides
-from cairn.hydra.arguments import Arguments
+from cairn.hydra import command_line
+from cairn.hydra.command import overrides
+from cairn.hydra.command.arguments import Arguments
+from cairn.hydra.compose import loader
 from cairn.hydra.instantiate import hydra_whitelist
+from cairn.hydra.run import imports
 from cairn.jobs import allocation, requeue
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.signals import Interruption, Interrupts
 
 if TYPE_CHECKING:
-    from cairn.hydra.session import Body
-    from cairn.hydra.start import JobContext
+    from cairn.hydra.run.session import Body
+    from cairn.hydra.run.start import JobContext
 
 
 def main(config_path: str = "configs", config_name: str = "train") -> Callable[[Body], Callable[[], None]]:
@@ -110,14 +113,14 @@ def _interruptible(train: Callable[[Any, JobContext], Any], given: Allocation) -
     """Catch signals, import torch, train, and requeue the job if it was interrupted.
 
     Args:
-        train: Function of the module `session` and the `JobContext` of this process.
+        train: Function of the module `run.session` and the `JobContext` of this process.
         given: The job of this process.
     """
     with Interrupts() as signals:
         try:
             # Takes seconds. Without handlers, a signal in this time would end the process without a requeue.
             with imports.quick():
-                from cairn.hydra import session, start
+                from cairn.hydra.run import session, start
             return train(session, start.JobContext(signals, given))
         except KeyboardInterrupt as stop:  # before there was anything to save
             if signals.name is None:

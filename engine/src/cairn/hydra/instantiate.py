@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
-from cairn.hydra.arguments import literal
+from cairn.hydra.command.arguments import literal
 from cairn.targets import TARGET, resolve, took_specs
 
 _ARGS, _CONVERT, _PARTIAL, _RECURSIVE = "_args_", "_convert_", "_partial_", "_recursive_"

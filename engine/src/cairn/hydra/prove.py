@@ -1,6 +1,6 @@
 """`python train.py prove=true`: kill and resume a short version of the run that the other overrides describe.
 
-It needs neither torch nor the project: other processes train, see `proving`.
+It needs neither torch nor the project: other processes train, see `run.proving`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn.errors import CairnError, ConfigError
-from cairn.hydra import arguments, overrides
+from cairn.hydra.command import arguments, overrides
 from cairn.testing import proof
 from cairn.testing.fresh import FreshProcesses, RunError
 from cairn.testing.proof import Proof
@@ -144,7 +144,7 @@ def _processes(script: Path, job: Mapping[str, str | None]) -> Iterator[tuple[Fr
     The order of a set of texts depends on a seed that each Python process draws. Runs that are resumed have another one
     than those before, as in reality.
     """
-    runner, source = "cairn.hydra.proving", {"script": str(script)}
+    runner, source = "cairn.hydra.run.proving", {"script": str(script)}
     seeds = ("1", "2") if "PYTHONHASHSEED" not in os.environ else (os.environ["PYTHONHASHSEED"],) * 2
     first, second = (FreshProcesses(runner, source, {**job, "PYTHONHASHSEED": seed}) for seed in seeds)
     with first, second:

@@ -27,7 +27,7 @@ from cairn.writing.options import Writing
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-    from cairn.hydra.settings import CheckpointSettings
+    from cairn.hydra.parse.settings import CheckpointSettings
     from cairn.lightning.checkpointer import Checkpointer
     from cairn.testing.record import Recording
 
@@ -179,10 +179,10 @@ def _writes_elsewhere(callback: Any, directory: Path) -> bool:
 
 def load(script: str) -> str:
     """Import what every run imports; called once, before the runs are forked."""
-    from cairn.hydra import imports
+    from cairn.hydra.run import imports
 
     with imports.quick():
-        import cairn.hydra.session
+        import cairn.hydra.run.session
         import cairn.testing.record  # noqa: F401
     return script
 
@@ -195,7 +195,7 @@ def run(script: str, given: ProofRun, argv: Sequence[str]) -> None:
         given: The run that this process becomes.
         argv: Command-line arguments.
     """
-    from cairn.hydra.outcome import describe, is_for_users
+    from cairn.hydra.run.outcome import describe, is_for_users
 
     proof_run.give(given)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the run are raised, rather than printed

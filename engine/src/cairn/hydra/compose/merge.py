@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ResumeError
-from cairn.hydra import defaults
-from cairn.hydra.arguments import literal
+from cairn.hydra.command.arguments import literal
+from cairn.hydra.compose import defaults
 
 FIXED = (
     "model",

@@ -1,4 +1,4 @@
-"""The launchers of sweeps, under the name that Hydra demands. `cairn.hydra.launcher` holds what they share."""
+"""The launchers of sweeps, under the name that Hydra demands. `cairn.hydra.sweep.launcher` holds what they share."""
 
 import logging
 import math
@@ -20,8 +20,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cairn.errors import first_line
-from cairn.hydra import launcher
-from cairn.hydra.sweep_job import SweepJob
+from cairn.hydra.sweep import launcher
+from cairn.hydra.sweep.sweep_job import SweepJob
 from cairn.runs.ledger import SubmittedJob, states
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import open_dict
 
-from cairn.hydra import job_name, plugins
-from cairn.hydra.outcomes import Outcomes, success
-from cairn.hydra.sweep_job import Division, SweepJob
+from cairn.hydra.sweep import job_name, plugins
+from cairn.hydra.sweep.outcomes import Outcomes, success
+from cairn.hydra.sweep.sweep_job import Division, SweepJob
 from cairn.jobs import slurm
 from cairn.runs.directory import RunDirectory
 from cairn.runs.ledger import Ledger, Scheduler, SubmittedJob, states

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cairn.errors import CairnError
-from cairn.hydra.keys import in_config_words
+from cairn.hydra.parse.keys import in_config_words
 from cairn.jobs.signals import exit_code
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops.boundary import Stopped

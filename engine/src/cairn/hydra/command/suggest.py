@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cairn.hydra.overrides import key
+from cairn.hydra.command.overrides import key
 
 _NO_KEY = re.compile(r"Could not (?:override|delete from config\.|delete) '?([^'\s]+)'")
 _NO_OPTION = re.compile(r"Could not find '([^'\s]+)/([^'/\s]+)'\s+Available options in '[^']+':\n((?:\t.*\n?)+)")

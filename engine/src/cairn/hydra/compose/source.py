@@ -10,9 +10,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from cairn.errors import ResumeError, first_line
-from cairn.hydra import loader, stored
-from cairn.hydra.arguments import Arguments
-from cairn.hydra.overrides import key
+from cairn.hydra.command.arguments import Arguments
+from cairn.hydra.command.overrides import key
+from cairn.hydra.compose import loader, stored
 from cairn.runs.directory import below
 
 

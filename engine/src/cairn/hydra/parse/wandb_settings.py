@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
-from cairn.hydra import job_name
+from cairn.hydra.sweep import job_name
 from cairn.store.listener import Listener
 from cairn.units import parse_duration_s, parse_size
 from cairn.wandb.settings import ArtifactSettings, WandbSettings, logger_key, stored

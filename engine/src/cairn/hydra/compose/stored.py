@@ -25,9 +25,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cairn import targets
-from cairn.hydra import defaults, interpolation, merge
-from cairn.hydra import overrides as given
-from cairn.hydra.merge import as_config
+from cairn.hydra.command import overrides as given
+from cairn.hydra.compose import defaults, interpolation, merge
+from cairn.hydra.compose.merge import as_config
 from cairn.runs.directory import RunDirectory, RunRecord
 
 PACKAGED = "pkg://cairn.hydra.configs"

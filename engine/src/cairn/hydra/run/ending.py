@@ -11,11 +11,11 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from cairn.errors import first_line
-from cairn.hydra import wandb_settings
-from cairn.hydra.build import Built
-from cairn.hydra.objects import target_of
-from cairn.hydra.outcome import Outcome, describe, is_for_users
-from cairn.hydra.start import Start
+from cairn.hydra.parse import wandb_settings
+from cairn.hydra.parse.objects import target_of
+from cairn.hydra.run.build import Built
+from cairn.hydra.run.outcome import Outcome, describe, is_for_users
+from cairn.hydra.run.start import Start
 from cairn.jobs.signals import Interruption
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.runs import summary

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cairn.hydra import plugins
+from cairn.hydra.sweep import plugins
 
 _WIDTH = 100
 _KEY_WIDTH = 37

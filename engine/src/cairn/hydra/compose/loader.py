@@ -18,10 +18,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cairn.errors import ResumeError, first_line
-from cairn.hydra import interpolation, merge, stored, suggest
-from cairn.hydra import overrides as given
-from cairn.hydra.arguments import literal, unliteral
-from cairn.hydra.stored import StoredRun
+from cairn.hydra.command import overrides as given
+from cairn.hydra.command import suggest
+from cairn.hydra.command.arguments import literal, unliteral
+from cairn.hydra.compose import interpolation, merge, stored
+from cairn.hydra.compose.stored import StoredRun
 from cairn.runs.directory import RunDirectory, RunRecord
 
 

@@ -19,12 +19,14 @@ from rich.console import Console
 
 from cairn import targets
 from cairn.errors import CheckpointError, ConfigError, ResumeError
-from cairn.hydra import command_line, loader, merge, proving
-from cairn.hydra import overrides as given
-from cairn.hydra.loader import Fallback
-from cairn.hydra.merge import Merged
-from cairn.hydra.settings import Settings, parse
-from cairn.hydra.stored import StoredRun
+from cairn.hydra import command_line
+from cairn.hydra.command import overrides as given
+from cairn.hydra.compose import loader, merge
+from cairn.hydra.compose.loader import Fallback
+from cairn.hydra.compose.merge import Merged
+from cairn.hydra.compose.stored import StoredRun
+from cairn.hydra.parse.settings import Settings, parse
+from cairn.hydra.run import proving
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts

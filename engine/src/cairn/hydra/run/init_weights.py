@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.nn.parameter import is_lazy
 
 from cairn.errors import ModelError
-from cairn.hydra.start import Start
+from cairn.hydra.run.start import Start
 from cairn.runs import summary
 from cairn.wandb import start as wandb_start
 from cairn.writing import load

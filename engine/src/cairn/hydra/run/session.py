@@ -18,12 +18,13 @@ from omegaconf import DictConfig
 from torch.nn.parameter import is_lazy
 
 from cairn.errors import CairnError, SaveError
-from cairn.hydra import build, ending, mismatch, provenance, wandb_settings
-from cairn.hydra.build import Built
-from cairn.hydra.init_weights import InitWeights
-from cairn.hydra.objects import build_object
-from cairn.hydra.outcome import Outcome, Status, outcome_of
-from cairn.hydra.start import JobContext, NothingToDo, Start, begin, first_intact, follow
+from cairn.hydra.parse import wandb_settings
+from cairn.hydra.parse.objects import build_object
+from cairn.hydra.run import build, ending, mismatch, provenance
+from cairn.hydra.run.build import Built
+from cairn.hydra.run.init_weights import InitWeights
+from cairn.hydra.run.outcome import Outcome, Status, outcome_of
+from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, first_intact, follow
 from cairn.jobs import rendezvous
 from cairn.jobs.signals import Interruption
 from cairn.lightning.loops.boundary import Stopped

@@ -18,10 +18,12 @@ from omegaconf import ListConfig, OmegaConf
 
 from cairn.account.progress import ProgressFile
 from cairn.errors import ConfigError
-from cairn.hydra import command_line, provenance, proving, wandb_settings
-from cairn.hydra.init_weights import InitWeights
-from cairn.hydra.objects import build_object, target_of
-from cairn.hydra.start import JobContext, Start
+from cairn.hydra import command_line
+from cairn.hydra.parse import wandb_settings
+from cairn.hydra.parse.objects import build_object, target_of
+from cairn.hydra.run import provenance, proving
+from cairn.hydra.run.init_weights import InitWeights
+from cairn.hydra.run.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
 from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer

@@ -12,9 +12,9 @@ from hydra.errors import InstantiationException
 
 from cairn import targets
 from cairn.errors import CairnError, ConfigError, first_line, named
-from cairn.hydra import suggest
+from cairn.hydra.command import suggest
 from cairn.hydra.instantiate import instantiate
-from cairn.hydra.keys import in_config_words
+from cairn.hydra.parse.keys import in_config_words
 
 _YAML = {"None": "null", "True": "true", "False": "false"}
 

@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
 from cairn.errors import first_line
-from cairn.hydra.sweep_job import SweepJob
+from cairn.hydra.sweep.sweep_job import SweepJob
 from cairn.jobs import slurm
 from cairn.runs import attempts
 from cairn.runs.ledger import SubmittedJob, states

@@ -10,8 +10,8 @@ from typing import Any, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
-from cairn.hydra import wandb_settings
-from cairn.hydra.objects import build_object, errors_at, in_yaml, target_name, target_of
+from cairn.hydra.parse import wandb_settings
+from cairn.hydra.parse.objects import build_object, errors_at, in_yaml, target_name, target_of
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.policy.when import Auto, BestValidation, Trigger, parse_interval
 from cairn.types import AuditMode, Mode

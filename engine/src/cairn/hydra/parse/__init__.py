@@ -1,0 +1,1 @@
+"""What a composed configuration means: its nodes become checked settings and objects."""
