@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = Path(__file__).resolve().parents[2] / "src"
+SOURCES = Path(__file__).resolve().parents[3] / "src"
 QUICK = "import gc, sys\nfrom cairn.hydra.run import imports\nwith imports.quick():\n    "
 
 
