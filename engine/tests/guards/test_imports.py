@@ -40,6 +40,24 @@ ARROWS = {
     "hydra": f"testing lightning wandb jobs runs data store account policy writing targets {LEAVES}",
 }
 """What each room may import of the others."""
+ROOMS_INSIDE = {
+    "lightning": {
+        "loops": "agreement versions",
+        "state": "loops",
+        "settings": "state",
+        "logs": "",
+        "checks": "agreement capture loops policy state",
+    },
+    "hydra": {
+        "configs": "",
+        "sweep": "",
+        "command": "sweep",
+        "compose": "command",
+        "parse": "command instantiate sweep",
+        "run": "command command_line compose parse",
+    },
+}
+"""What each room inside a room may import of the rooms and modules next to it."""
 EXTERNAL = {
     "errors": "",
     "types": "",
@@ -113,6 +131,33 @@ def test_the_rooms_import_only_what_they_may():
     allowed = {(room, other) for room, others in ARROWS.items() for other in others.split()}
     found = {(room, other) for room, other in _arrows() if room in ARROWS and not other.startswith("__")}
     assert found - allowed == set()
+
+
+def _places_inside(room):
+    """{module or room in a room: the others in it that it imports, also inside functions}."""
+    found = {}
+    for path in (path for path in MODULES if _unit(path) == room and path != PACKAGE_DIR / room / "__init__.py"):
+        place = path.relative_to(PACKAGE_DIR).parts[1].removesuffix(".py")
+        names = (name.split(".") for name in imports(path) if name.startswith(f"{PACKAGE}.{room}."))
+        found.setdefault(place, set()).update(parts[2] for parts in names)
+    return {place: others & set(found) - {place} for place, others in found.items()}
+
+
+@pytest.mark.parametrize("room", ROOMS_INSIDE)
+def test_the_rooms_inside_a_room_import_only_what_they_may(room):
+    allowed = {(place, other) for place, others in ROOMS_INSIDE[room].items() for other in others.split()}
+    found = {(place, other) for place, others in _places_inside(room).items() for other in others}
+    assert {arrow for arrow in found if arrow[0] in ROOMS_INSIDE[room]} - allowed == set()
+
+
+@pytest.mark.parametrize("room", ROOMS_INSIDE)
+def test_nothing_inside_a_room_imports_in_a_circle(room):
+    TopologicalSorter(_places_inside(room)).prepare()  # names a circle, if there is one
+
+
+def test_every_room_inside_a_room_has_its_arrows():
+    inside = {(_unit(path), path.parent.name) for path in MODULES if path.parent.parent.parent == PACKAGE_DIR}
+    assert inside == {(room, place) for room, places in ROOMS_INSIDE.items() for place in places}
 
 
 def _external():
