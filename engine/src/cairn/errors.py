@@ -79,12 +79,23 @@ class NewerFormatError(CheckpointError):
     """A checkpoint that a later version of Cairn wrote."""
 
 
-def named(error: CairnError, parameter: str) -> str:
+def named(error: CairnError, name: str) -> str:
     """Return the message of an error that is about a parameter, with another name for the parameter."""
-    if not error.parameter:
-        return str(error)
+    return renamed(str(error), error.parameter, name)
+
+
+def renamed(message: str, parameter: str, name: str) -> str:
+    """Return a message with another name for its parameter, which it names as `parameter=value` or `parameter: ...`.
+
+    Args:
+        message: The message.
+        parameter: The parameter; the message is unchanged if this is empty.
+        name: What an interface calls it.
+    """
+    if not parameter:
+        return message
     # Only the first mention is the parameter; a later one may be part of a value, such as a path.
-    return re.sub(rf"(?<![\w.]){re.escape(error.parameter)}(?=[=:])", lambda _: parameter, str(error), count=1)
+    return re.sub(rf"(?<![\w.]){re.escape(parameter)}(?=[=:])", lambda _: name, message, count=1)
 
 
 def first_line(error: BaseException) -> str:

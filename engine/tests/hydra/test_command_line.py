@@ -205,8 +205,8 @@ def test_auto_continues_the_newest_run_if_it_is_unfinished_and_has_a_checkpoint(
     run.end("finished")
     assert expand_resume(["resume=auto"], configs) == [], "the run is finished"
     said = capsys.readouterr().err.splitlines()
-    assert said[2] == f"resume=auto: continuing {run.path}"
-    assert said[3] == "resume=auto: no run of task 'train' to continue, starting a new one"
+    assert said[2] == f"resume=auto: resuming {run.path}"
+    assert said[3] == "resume=auto: no run of task 'train' to resume, starting a new one"
 
 
 def test_latest_without_a_run_is_refused(configs):
@@ -222,7 +222,7 @@ def test_a_missing_run_is_refused(tmp_path, configs):
 @pytest.mark.parametrize("flag", ["-m", "--multirun", "--multi"])
 def test_a_sweep_cannot_be_resumed_by_name(tmp_path, configs, flag):
     run = run_in(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"continues one run\. To continue a sweep, repeat the command of the sweep"):
+    with pytest.raises(ConfigError, match=r"resumes one run\. To resume a sweep, repeat the command of the sweep"):
         expand_resume([flag, f"resume={run}", "seed=1,2"], configs)
 
 

@@ -101,7 +101,7 @@ def expand_resume(argv: list[str], configs: Path, config_name: str = "train", ro
         return argv
     rest = [item for item in argv if not _is_resume(item)]
     if given.has("-m", "--multirun"):
-        raise ConfigError("resume= continues one run. To continue a sweep, repeat the command of the sweep.")
+        raise ConfigError("resume= resumes one run. To resume a sweep, repeat the command of the sweep.")
     run = _named_run(named[-1], rest, Source.of(given, configs, config_name, root or configs.parent))
     if run is None:
         return rest
@@ -114,7 +114,7 @@ def _is_resume(override: str) -> bool:
 
 
 def _named_run(typed: str, rest: list[str], source: Source) -> RunDirectory | None:
-    """Return the run that `resume=` names; None if `auto` finds no run to continue."""
+    """Return the run that `resume=` names; None if `auto` finds no run to resume."""
     name = unquoted(typed)
     if name in _LATEST:
         return find("latest", *source.task(_given(rest)))
@@ -124,9 +124,9 @@ def _named_run(typed: str, rest: list[str], source: Source) -> RunDirectory | No
     log_dir, task_name = source.task(_given(rest))
     run = newest(log_dir / task_name)
     if run is not None and _can_continue(run):
-        print(f"resume=auto: continuing {run.path}", file=sys.stderr)
+        print(f"resume=auto: resuming {run.path}", file=sys.stderr)
         return run
-    print(f"resume=auto: no run of task {task_name!r} to continue, starting a new one", file=sys.stderr)
+    print(f"resume=auto: no run of task {task_name!r} to resume, starting a new one", file=sys.stderr)
     return None
 
 

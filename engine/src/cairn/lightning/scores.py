@@ -6,17 +6,13 @@ then, so that another tensor means another value, also if the numbers are equal.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from cairn.lightning.checks import monitors
 from cairn.lightning.state import sums
-
-_warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
 class _Seen:
@@ -90,7 +86,7 @@ class Scores:
     def warn_without_any(self) -> None:
         """Warn at the end of a fit that has logged the metric nowhere."""
         if self._missed and not self._found:
-            _warn(
+            monitors.warn(
                 f"monitor={self.monitor!r} was never logged, so there is no best checkpoint. Log it in "
                 f"validation_step. What was logged: {', '.join(sorted(self.trainer.callback_metrics)) or 'nothing'}."
             )

@@ -232,6 +232,7 @@ def _num_that_fit(num_buffers: int, num_bytes: int) -> int:
         num_buffers,
         format_bytes(num_buffers * num_bytes),
         format_bytes(free),
+        extra={"parameter": "buffers"},
     )
     return 1
 

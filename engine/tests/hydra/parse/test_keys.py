@@ -1,5 +1,6 @@
-"""Error messages name the keys of the configuration."""
+"""Error messages and warnings name the keys of the configuration."""
 
+import logging
 import pickle
 
 import pytest
@@ -8,7 +9,7 @@ from torch.utils.data import IterableDataset
 from cairn.data.datamodule import DataModule
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, DataError, MissingFileError, SaveError
-from cairn.hydra.parse.keys import in_config_words
+from cairn.hydra.parse.keys import in_config_words, logs_in_config_words
 from cairn.policy.keep import Best, WithinBytes
 from cairn.policy.when import Every
 from cairn.store.space import check_writable
@@ -69,3 +70,16 @@ def test_a_directory_that_cannot_be_written_is_named_by_its_key(tmp_path):
 def test_an_error_keeps_message_and_parameter_when_it_is_pickled(kind):
     error = pickle.loads(pickle.dumps(kind("directory=/x is full.", parameter="directory")))
     assert (type(error), str(error), error.parameter) == (kind, "directory=/x is full.", "directory")
+
+
+def test_a_warning_names_the_key_in_every_handler(caplog):
+    log = logging.getLogger("cairn.lightning.some")
+    with logs_in_config_words():
+        log.warning("monitor=%r is not logged, see monitor=", "val/loss", extra={"parameter": "monitor"})
+        log.warning("monitor=%r of another kind", 1)
+    log.warning("monitor=%r is not logged.", "val/loss", extra={"parameter": "monitor"})
+    assert [record.getMessage() for record in caplog.records] == [
+        "checkpoint.monitor='val/loss' is not logged, see monitor=",
+        "monitor=1 of another kind",
+        "monitor='val/loss' is not logged.",
+    ]

@@ -18,7 +18,7 @@ _INTERVAL = 'checkpoint.save_interval=N saves every N batches ("200st" counts op
 _EPOCHS = 'checkpoint.save_interval="1ep" saves once per epoch ("0.25ep" four times)'
 _BEST = "checkpoint.save_top_k=K keeps the K best checkpoints by checkpoint.monitor"
 _PRESET = "checkpoint=interval, best-val, combined or none chooses what is saved"
-_RESUME = "resume=RUN_DIR continues a run, and ckpt_path=FILE starts a new run from the full state in a checkpoint"
+_RESUME = "resume=RUN_DIR resumes a run, and ckpt_path=FILE starts a new run from the full state in a checkpoint"
 _PART = "init_weights_strict=false takes those weights of init_weights=FILE that fit"
 _NAMES = (
     "checkpoints have fixed names such as epoch_000_batch_000150.ckpt, and checkpoint.dirpath=DIR is their directory"

@@ -1,10 +1,15 @@
-"""Translate the parameters of the library into the keys of the configuration, in error messages."""
+"""Translate the parameters of the library into the keys of the configuration, in error messages and warnings."""
 
 from __future__ import annotations
 
-from cairn.errors import CairnError, named
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cairn.errors import CairnError, named, renamed
 
 _KEYS = {
+    "audit": "checkpoint.audit",
     "buffers": "checkpoint.buffers",
     "directory": "checkpoint.dirpath",
     "interval": "checkpoint.save_interval",
@@ -40,10 +45,29 @@ def in_config_words(error: CairnError, node: str = "") -> str:
     Returns:
         The message: `directory=/x cannot be written` becomes `checkpoint.dirpath=/x cannot be written`.
     """
-    if not error.parameter:
-        return str(error)
-    if node:
-        key = _NODES.get(node, {}).get(error.parameter, f"{node}.{error.parameter}")
-    else:
-        key = _KEYS.get(error.parameter, error.parameter)
+    parameter = error.parameter
+    key = _NODES.get(node, {}).get(parameter, f"{node}.{parameter}") if node else _KEYS.get(parameter, parameter)
     return named(error, key)
+
+
+@contextmanager
+def logs_in_config_words() -> Iterator[None]:
+    """Name parameters as in the configuration, on the terminal and in train.log, in records that have a `parameter`.
+
+    The library logs such a record with `extra={"parameter": "monitor"}` and a message that begins with `monitor=`.
+    """
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(_rename)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_rename)
+
+
+def _rename(record: logging.LogRecord) -> bool:
+    if parameter := getattr(record, "parameter", ""):
+        record.msg, record.args = renamed(record.getMessage(), parameter, _KEYS.get(parameter, parameter)), ()
+        record.parameter = ""  # another handler has the same record
+    return True

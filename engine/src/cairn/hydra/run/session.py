@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from cairn.errors import CairnError, SaveError
 from cairn.hydra.parse import wandb_settings
+from cairn.hydra.parse.keys import logs_in_config_words
 from cairn.hydra.parse.objects import build_object
 from cairn.hydra.run import build, ending, mismatch, provenance
 from cairn.hydra.run.build import Built
@@ -237,7 +238,8 @@ def execute(start: Start, body: Body) -> Outcome:
     try:
         session = Run(start)
         try:
-            result = body(session)
+            with logs_in_config_words():
+                result = body(session)
         finally:
             built = session._built
         outcome = session._outcome(result)

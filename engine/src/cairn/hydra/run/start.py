@@ -263,7 +263,7 @@ def _is_time_used_up(settings: Settings, plan: ResumePoint) -> bool:
     if limit_s is None or plan.saved is None or plan.saved.elapsed_s < limit_s:
         return False
     log.info(
-        "The run has used up trainer.max_time=%s. To continue it, set a longer time.", settings.trainer.node.max_time
+        "The run has used up trainer.max_time=%s. To resume it, set a longer time.", settings.trainer.node.max_time
     )
     return True
 

@@ -19,7 +19,7 @@ from cairn.errors import ConfigError
 from cairn.lightning.policy import Policy
 from cairn.policy.when import BestValidation
 
-_warn = rank_zero_only(logging.getLogger(__name__).warning)
+log = logging.getLogger(__name__)
 
 _LIBRARIES = ("lightning", "pytorch_lightning", "torch", "torchmetrics", "builtins", "cairn", "abc", "typing")
 _LOGS_NOTHING = re.compile("configure_|prepare_data")
@@ -29,6 +29,12 @@ _OUT_OF_VALIDATION = re.compile("(on_)?(train|test|predict|before|after)|configu
 _LOADER = re.compile(r"/dataloader_idx_\d+$")
 _SUFFIX = re.compile(r"(/dataloader_idx_\d+|_epoch|_step)$")
 """What Lightning adds to the name in `self.log`."""
+
+
+@rank_zero_only
+def warn(message: str) -> None:
+    """Log a warning about `monitor`, once for all processes."""
+    log.warning(message, extra={"parameter": "monitor"})
 
 
 def check_name(trainer: Trainer, monitor: str, names: Sequence[str]) -> None:
@@ -50,7 +56,7 @@ def check_name(trainer: Trainer, monitor: str, names: Sequence[str]) -> None:
             f"is ranked if the others log NaN, or without the sanity check: num_sanity_val_steps=0.",
             parameter="monitor",
         )
-    _warn(
+    warn(
         f"monitor={monitor!r} is not logged by the sanity check: checkpoints are ranked only after a validation, or an "
         f"epoch, that logs it."
     )
@@ -71,7 +77,7 @@ def check_first_validation(trainer: Trainer, monitor: str, names: Sequence[str])
             f"{what}{logged}{meant} A metric that only some validations log is ranked if the others log NaN.",
             parameter="monitor",
         )
-    _warn(f"{what}{logged} Checkpoints are ranked only after a validation, or an epoch, that logs it.")
+    warn(f"{what}{logged} Checkpoints are ranked only after a validation, or an epoch, that logs it.")
 
 
 def check_due(trainer: Trainer, policy: Policy) -> None:
@@ -101,7 +107,7 @@ def check_due(trainer: Trainer, policy: Policy) -> None:
             f"{trainer.val_check_interval}, or check_val_every_n_epoch, which is {trainer.check_val_every_n_epoch}."
         )
         if any(trigger.lasting for name, trigger in policy.triggers.items() if name not in best):
-            _warn(message)  # a short trial of a longer run: it is saved all the same
+            warn(message)  # a short trial of a longer run: it is saved all the same
         else:
             raise ConfigError(message, parameter="monitor")
 

@@ -171,7 +171,7 @@ class Audit:
 _CURE = (
     "If training reads it, make it a buffer (self.register_buffer), or save and load it: on_save_checkpoint and "
     "on_load_checkpoint of a module, state_dict and load_state_dict of a callback, a datamodule or a sampler. "
-    "audit='off' turns this check off."
+    "audit='off' (checkpoint.audit=off) turns this check off."
 )
 _OF_LIGHTNING = {
     *("state_dict", "epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks", "optimizer_states"),
