@@ -26,6 +26,7 @@ from tests.support.toy import (
     Awkward,
     Cell,
     FindsLater,
+    Iterates,
     Searched,
     StreamData,
     TwoLayers,
@@ -154,6 +155,7 @@ CELLS = {
         trainer={"max_epochs": -1, "max_steps": 20, "val_check_interval": 3},
         num_boundaries=20,
     ),
+    "training_step(dataloader_iter)": Cell(module_class=Iterates),
     "interval 3": Cell(interval=3),
     "interval longer than an epoch": Cell(interval=11),
     "interval 0.25ep": Cell(interval="0.25ep"),
@@ -200,6 +202,7 @@ TWO_EPOCHS = {
     "batch-size finder",
     "pruning",
     "pruning inside epochs, lottery ticket, not made permanent",
+    "training_step(dataloader_iter)",
 }
 
 
@@ -212,6 +215,7 @@ SAVING = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*dataloader_iter")  # Lightning: its behavior may change
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CELLS])
 def test_a_resume_after_any_batch_is_exact(name: str, tmp_path: Path) -> None:
     """Each cell uses one of the ways to save, in turn. CAIRN_TEST_SAVING selects one way for all cells."""

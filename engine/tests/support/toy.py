@@ -214,6 +214,17 @@ class TwoLayers(Toy):
         prune.l1_unstructured(self.net[4], "weight", 0.2)
 
 
+class Iterates(Toy):
+    """Module that takes each batch out of the iterator itself, and whose loss depends on the batch index."""
+
+    def training_step(self, dataloader_iter: Iterator[Any]) -> Tensor:  # type: ignore[override]
+        batch, batch_idx, _ = next(dataloader_iter)
+        return super().training_step(batch, batch_idx) * (1 + batch_idx)
+
+    def log(self, name: str, value: Any, **options: Any) -> None:
+        super().log(name, value, **{**options, "batch_size": options.get("batch_size") or BATCH_SIZE})
+
+
 class Searched(Toy):
     """Module for finders, which keeps what a search does out of its list of samples and of its logs."""
 

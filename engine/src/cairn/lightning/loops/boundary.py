@@ -31,7 +31,7 @@ from typing import Any, Literal, Protocol
 
 import lightning
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops.fetchers import _DataFetcher, _PrefetchDataFetcher
+from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher, _PrefetchDataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import RestartStage, _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
@@ -164,6 +164,9 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
             self.needs_iterators = False
             iter(data_fetcher)
         super().on_run_start(data_fetcher)
+        done, batches = self.batch_progress.current.ready, data_fetcher.combined_loader._iterator
+        if done and isinstance(data_fetcher, _DataLoaderIterDataFetcher) and batches is not None:
+            batches._idx = done  # training_step(dataloader_iter) has its batch_idx from there
 
     def _on_before_fetch(self) -> None:
         # Where the data has no length, Lightning fetches batch k + 1 before it trains on batch k.
