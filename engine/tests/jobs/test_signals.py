@@ -38,6 +38,27 @@ def current():
     return {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
 
+def test_a_handler_that_user_code_installs_before_training_is_called_as_well(signals):
+    """The command installs the handlers first; the module's constructor may install its own later."""
+    seen = []
+    watch = WatchTraining(signals)
+    signal.signal(SIGTERM, lambda *_: seen.append("own"))
+    watch.setup(None, None, "fit")
+    signal.signal(SIGTERM, signal.SIG_IGN)  # Lightning's, which would call the one before
+    watch.on_train_start(None, None)
+    signal.raise_signal(SIGTERM)
+    assert (seen, signals.name) == (["own"], "SIGTERM")
+
+
+def test_outside_of_training_a_handler_of_user_code_may_end_the_process():
+    def leave(*_):
+        sys.exit(5)
+
+    signal.signal(SIGTERM, leave)
+    with Interrupts(), pytest.raises(SystemExit):
+        signal.raise_signal(SIGTERM)
+
+
 def test_nothing_is_received_without_a_signal(signals):
     assert (signals.received, signals.name) == (0, None)
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import signal
+import sys
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -370,6 +371,36 @@ def test_a_signal_saves_stops_and_gives_the_handlers_back(tmp_path, number):
         fit(checkpoints, tmp_path, At(number))
     assert (caught.value.code, checkpoints.newest.name) == (128 + number, "epoch_000_batch_000003.ckpt")
     assert [signal.getsignal(one) for one in signal.Signals] == before
+
+
+@pytest.fixture
+def own_handler():
+    """Install a handler of the user's own for a signal; all handlers are restored after the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield signal.signal
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_handler_of_the_users_own_is_called_as_well_and_given_back(tmp_path, own_handler, number):
+    seen = []
+    handler = lambda *arguments: seen.append(arguments[0])  # noqa: E731
+    own_handler(number, handler)
+    checkpoints = made(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        fit(checkpoints, tmp_path, At(number))
+    assert (seen, caught.value.code, signal.getsignal(number)) == ([number], 128 + number, handler)
+    assert checkpoints.newest.name == "epoch_000_batch_000003.ckpt"
+
+
+def test_a_handler_that_leaves_at_once_does_not_cost_the_checkpoint(tmp_path, own_handler, capfd):
+    own_handler(signal.SIGTERM, lambda *_: sys.exit(5))
+    checkpoints = made(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        fit(checkpoints, tmp_path, At(signal.SIGTERM))
+    assert (caught.value.code, checkpoints.newest.name) == (143, "epoch_000_batch_000003.ckpt")
+    assert "The handler of SIGTERM raised SystemExit(5): the run stops after this batch" in capfd.readouterr().err
 
 
 def test_the_handlers_are_given_back_after_a_fit_that_went_well(tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -24,6 +24,9 @@ class Interrupts:
     (imports, setup, the sanity check, a test) there is nothing to save, so the first signal raises KeyboardInterrupt,
     whichever signal it is. While the run is stopping, everything except Ctrl-C is ignored.
 
+    Handlers of the user's own code are called as well, whenever their signal comes, as Lightning calls them. If one
+    raises while training runs (`sys.exit` is usual there), the run still saves before it ends.
+
     Attributes:
         received: Number of the first signal; 0 if there was none.
         training: True while a boundary will come at which the run can be saved.
@@ -36,6 +39,8 @@ class Interrupts:
         self.training = self.stopping = False
         self.previous_handlers: dict[int, Any] = {}
         self._removed: dict[int, Any] = {}
+        self._own_handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        """Handlers of the user's own code, by signal number."""
         self._owner = 0
         self._was_ctrl_c = False
 
@@ -62,8 +67,15 @@ class Interrupts:
 
     def reinstall(self) -> None:
         """Install the handlers again where other code has replaced them since; does nothing unless installed."""
+        self.remember_own()
         for number in self.previous_handlers:
             signal.signal(number, self._handle)
+
+    def remember_own(self) -> None:
+        """Remember the handlers of the user's own code, before Lightning wraps them into its own."""
+        for number in STOP_SIGNALS:
+            if callable(handler := signal.getsignal(number)) and not _is_of_a_library(handler):
+                self._own_handlers[number] = handler
 
     def remove(self) -> None:
         """Restore the previous handlers; does nothing unless installed, or in a forked process."""
@@ -90,14 +102,24 @@ class Interrupts:
         self.received = self.received or int(number)
         if number == signal.SIGHUP:
             _leave_dead_terminal()
+        self._call_own(number, frame)
         if number == signal.SIGINT:
             if self._was_ctrl_c or not self.training:
                 raise KeyboardInterrupt
             self._was_ctrl_c = True
-            with suppress(OSError):
-                os.write(2, b"\nStopping after this batch, with a checkpoint. Press Ctrl-C again to stop at once.\n")
+            _print_now("Stopping after this batch, with a checkpoint. Press Ctrl-C again to stop at once.")
         elif first and not self.training and not self.stopping:
             raise KeyboardInterrupt
+
+    def _call_own(self, number: int, frame: FrameType | None) -> None:
+        try:
+            if number in self._own_handlers:
+                self._own_handlers[number](number, frame)
+        except BaseException as error:  # SystemExit, too: at a boundary, the run ends with a checkpoint
+            if not self.training and not self.stopping:
+                raise
+            name = signal.Signals(number).name
+            _print_now(f"The handler of {name} raised {error!r}: the run stops after this batch, with a checkpoint.")
 
     def _pass_on(self, number: int) -> None:
         """Act as the handler from before: other code has put ours back after it was removed.
@@ -110,6 +132,20 @@ class Interrupts:
 
 def _restore(number: int, handler: Any) -> None:
     signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: a handler that C code installed
+
+
+def _is_of_a_library(handler: Any) -> bool:
+    """Whether a handler is Python's, Cairn's, Lightning's or submitit's, which `Interrupts` replaces."""
+    owner = getattr(handler, "__self__", None)
+    module = getattr(handler, "__module__", None) or type(handler).__module__
+    libraries = ("lightning", "pytorch_lightning", "submitit")
+    return handler is signal.default_int_handler or isinstance(owner, Interrupts) or module.split(".")[0] in libraries
+
+
+def _print_now(line: str) -> None:
+    """Write to stderr inside a signal handler, where a buffered stream may be in the middle of another write."""
+    with suppress(OSError):
+        os.write(2, f"\n{line}\n".encode())
 
 
 def _leave_dead_terminal() -> None:

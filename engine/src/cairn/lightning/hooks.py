@@ -87,6 +87,7 @@ class EngineHooks(Checkpoint):
             space.check_writable(self.policy.directory)
         self._engine.settings.see_callbacks()
         self._engine.finders.watch()
+        self._stopping.prepare()
         self._beginning, self.stopped_by = None, ""
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -17,6 +17,9 @@ class WatchTraining(Callback):
     def __init__(self, signals: Interrupts) -> None:
         self.signals = signals
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.signals.remember_own()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.reinstall()  # Lightning has installed a handler of its own since
         self.signals.training = True

@@ -20,6 +20,10 @@ class Stopping(Protocol):
         """Return why the run must stop now; None: it continues."""
         ...
 
+    def prepare(self) -> None:
+        """A fit is set up: Lightning has not installed its handlers yet."""
+        ...
+
     def begin(self) -> None:
         """Training begins."""
         ...
@@ -47,9 +51,13 @@ class BySignals:
         """Return the name of the first signal."""
         return self._interrupts.name
 
+    def prepare(self) -> None:
+        """Remember the handlers of the user's own code, which are called as well."""
+        self._interrupts = Interrupts()
+        self._interrupts.remember_own()
+
     def begin(self) -> None:
         """Install the handlers: after Lightning has installed its own, for it puts back what it found before them."""
-        self._interrupts = Interrupts()
         self._interrupts.training = True
         self._interrupts.install()
 
@@ -80,6 +88,9 @@ class ByFunction:
 
     def __init__(self, stop: Callable[[float], str | None]) -> None:
         self.reason = stop
+
+    def prepare(self) -> None:
+        """Do nothing."""
 
     def begin(self) -> None:
         """Do nothing."""
