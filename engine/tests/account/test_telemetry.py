@@ -38,6 +38,20 @@ def _save(account, number, at_s):
     return replace(saved(number), elapsed_s=at_s, stall_s=0.25, write_s=2.0, num_bytes=1000)
 
 
+class InAnotherOrder(Logger):
+    def log_metrics(self, step, metrics):
+        super().log_metrics(metrics, step)
+
+
+def test_a_logger_may_order_its_parameters_as_it_likes(account, now):
+    """Lightning passes them by keyword."""
+    logger = InAnotherOrder()
+    one = _save(account, 1, at_s=4.0)
+    account.save_committed(one, 106.0, [logger])
+    step, metrics = logger.logged[0]
+    assert (step, metrics["checkpoint/bytes"]) == (one.position.step, 1000)
+
+
 def test_the_cost_of_a_save_is_logged_to_every_logger_at_its_step(account, now):
     loggers = [Logger(), Logger()]
     one = _save(account, 1, at_s=4.0)

@@ -90,7 +90,8 @@ class Telemetry:
         self.meter.record_commit(at_s - saved.elapsed_s, at_s, position_s=saved.elapsed_s)
         facts = self._facts(saved)
         for logger in loggers:
-            logger.log_metrics(facts, saved.position.step)
+            # By keyword, as Lightning calls it: a logger may name or order its parameters in its own way.
+            logger.log_metrics(metrics=facts, step=saved.position.step)
 
     def _facts(self, saved: Saved) -> dict[str, float]:
         facts: dict[str, float] = {
