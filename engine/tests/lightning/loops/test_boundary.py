@@ -1,5 +1,7 @@
 """Where the boundaries are, and which loops get them."""
 
+import pickle
+
 import lightning
 import pytest
 import torch
@@ -90,6 +92,14 @@ def test_the_limits_of_the_trainer_are_kept(tmp_path):
     trainer, engine = make(tmp_path, **limits)
     assert {name: getattr(trainer, name) for name in limits} == limits
     assert trainer.fit_loop.engine is trainer.fit_loop.epoch_loop.engine is engine
+
+
+def test_a_profile_names_the_loops_as_it_does_without_us_and_a_copy_still_finds_their_classes(tmp_path):
+    trainer, _ = make(tmp_path, max_epochs=1, profiler="simple")
+    trainer.fit(Scored(), datamodule=PointData(batch_size=BATCH_SIZE))
+    assert "[_TrainingEpochLoop].train_dataloader_next" in trainer.profiler.recorded_durations
+    assert pickle.loads(pickle.dumps(type(trainer.fit_loop))) is boundary.BoundaryFitLoop
+    assert pickle.loads(pickle.dumps(type(trainer.fit_loop.epoch_loop))) is boundary.BoundaryEpochLoop
 
 
 @pytest.mark.parametrize(

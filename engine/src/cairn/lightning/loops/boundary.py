@@ -332,6 +332,11 @@ class BoundaryFitLoop(_FitLoop):
         )
 
 
+# Lightning's profilers and errors name a loop by its class: reports keep the names that they have without Cairn.
+# `pickle` finds the classes by `__qualname__`.
+BoundaryFitLoop.__name__, BoundaryEpochLoop.__name__ = _FitLoop.__name__, _TrainingEpochLoop.__name__
+
+
 def expect(trainer: Trainer, place: Place) -> None:
     """Prepare the loops for a restart from the boundary `place`."""
     fit_loop = trainer.fit_loop
