@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import IterableDataset
 
@@ -76,7 +77,36 @@ def fit(path, model=Model, callbacks=(), data=None, steps=2, loaders=None, every
     return trainer, model
 
 
+class LogsInASave(Model):
+    """Logs in a hook in which Lightning refuses it, and takes no for an answer."""
+
+    def on_save_checkpoint(self, checkpoint):
+        try:
+            self.log("saves", 1.0)
+        except MisconfigurationException as error:
+            checkpoint["refused"] = str(error)
+
+
+def test_what_lightning_refuses_in_a_save_it_refuses_in_the_trial(tmp_path):
+    trainer, model = fit(tmp_path, LogsInASave)
+    assert "saves" not in trainer.logged_metrics | trainer.callback_metrics
+    assert model._current_fx_name is None
+
+
 # Refused at the start
+
+
+class KeyedByClass(Remembers):
+    """The key that callbacks had before Lightning 1.5, which examples still show."""
+
+    @property
+    def state_key(self):
+        return type(self)
+
+
+def test_a_callback_whose_key_is_a_class_is_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match="the state_key of the callback KeyedByClass: return a string there"):
+        fit(tmp_path, callbacks=[KeyedByClass(1)])
 
 
 class Objects:

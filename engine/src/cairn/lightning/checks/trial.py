@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -102,10 +102,22 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
             contents[f"loader {number}"] = _tried(batches.dataset.state_dict)
         elif isinstance(order, SeededOrder) and order.is_stateful:
             contents[f"loader {number}"] = _tried(order.sampler.state_dict)
-    for callback in trainer.callbacks:
-        _tried(callback.on_save_checkpoint, trainer, module, contents)
-    _tried(module.on_save_checkpoint, contents)
+    with _as_in_a_save(module):
+        for callback in trainer.callbacks:
+            _tried(callback.on_save_checkpoint, trainer, module, contents)
+        _tried(module.on_save_checkpoint, contents)
     return contents
+
+
+@contextmanager
+def _as_in_a_save(module: LightningModule) -> Iterator[None]:
+    """Let Lightning refuse a call of `self.log`, which only a save would refuse later."""
+    name = module._current_fx_name
+    module._current_fx_name = "on_save_checkpoint"
+    try:
+        yield
+    finally:
+        module._current_fx_name = name
 
 
 def _loops(trainer: Trainer) -> dict[str, Any]:
@@ -181,6 +193,9 @@ def _source(trainer: Trainer, message: str) -> str:
     """Return where a refused value comes from, and so what to change."""
     found = re.match(r"checkpoint\['(.*?)'\](?:\[(\d+|'(?:.*?)')\])?", message)
     key, inner = (found[1], (found[2] or "").strip("'")) if found else ("", "")
+    if key == "callbacks" and not inner:
+        odd = [type(item).__name__ for item in trainer.callbacks if not isinstance(item.state_key, str)]
+        return f"the state_key of the callback {odd[0] if odd else ''}: return a string there"
     if key == "callbacks":
         owner = next((type(item).__name__ for item in trainer.callbacks if item.state_key == inner), inner)
         return f"state_dict() of the callback {owner}: return plain values there"
