@@ -185,6 +185,8 @@ def _other_parameters(
         for names, where in ((now - before, "only in this run"), (before - now, "only in the checkpoint"))
         if names and before
     ]
+    if before and before == now and sizes == [*map(len, groups[1])]:
+        differences = ["in another order"]
     way = "init_weights=FILE in place of ckpt_path=FILE" if in_hydra else "load its weights, and fit without ckpt_path"
     return ConfigError(
         f"The state of {kind} in the checkpoint is about other parameters: {_sizes(sizes)} there, "
