@@ -17,6 +17,7 @@ FOLLOWS, KEEPS = "run follows its configuration, not its checkpoint: ", "run kee
 @pytest.fixture(autouse=True)
 def _info(caplog):
     caplog.set_level(logging.INFO, "cairn")
+    torch.manual_seed(0)
 
 
 class Buffered(Net):
@@ -46,6 +47,7 @@ class Buffered(Net):
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
+    torch.manual_seed(0)
     return fit(tmp_path_factory.mktemp("old"), Buffered())
 
 
@@ -74,10 +76,63 @@ def test_what_training_has_changed_stays_and_is_named(tmp_path, old, caplog):
     assert f"The new {KEEPS}buffer running={float(2 * BATCHES)} (9.0 is configured)" in caplog.text
 
 
-def test_a_large_buffer_that_is_saved_may_be_random_and_stays(tmp_path, old, caplog):
-    run = new(tmp_path, Buffered(seed=1), old)
+def test_under_another_seed_a_saved_buffer_may_be_random_and_stays(tmp_path, old, caplog):
+    torch.manual_seed(1)
+    run = new(tmp_path, Buffered(mean=0.5, seed=1, mask=2), old)
     assert torch.equal(run.net.projection, Buffered().projection)
-    assert f"The new {KEEPS}buffer projection (it is built with other values)" in caplog.text
+    assert run.net.seen == [(0.0, 1.0, 28.0, 0.0)] * BATCHES
+    for said in (
+        f"The new {KEEPS}buffer mean=0.0 (0.5 is configured)",
+        "buffer projection (it is built with other values)",
+        "buffer mask (it is built with other values)",
+    ):
+        assert said in caplog.text
+
+
+class Normalized(Net):
+    """Module with layers whose buffers come with the weights, of which training changes none."""
+
+    def __init__(self, pretrained):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(2) for _ in range(5))
+        if pretrained:
+            for number, parameter in enumerate([*self.parameters(), *self.buffers()]):
+                parameter.data.fill_(number)
+
+    def on_train_epoch_start(self):
+        self.norms.eval()
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_what_came_with_weights_stays_without_a_word(tmp_path, resumes, caplog):
+    old = fit(tmp_path / "old", Normalized(pretrained=True))
+    net = Normalized(pretrained=False)
+    fit(tmp_path / ("old" if resumes else "new"), net, "resume" if resumes else old.path(), epochs=3)
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), old.net.buffers(), strict=True))
+    assert FOLLOWS not in caplog.text
+    assert KEEPS not in caplog.text
+
+
+def test_many_kept_buffers_are_counted(tmp_path, caplog):
+    class Many(Net):
+        def __init__(self, value):
+            super().__init__()
+            for number in range(6):
+                self.register_buffer(f"value{number}", torch.tensor(value))
+
+    old = fit(tmp_path / "old", Many(1.0))
+    torch.manual_seed(1)
+    fit(tmp_path / "new", Many(2.0), old.path(), epochs=3)
+    assert "buffer value2=1.0 (2.0 is configured); 3 more buffers." in caplog.text
+
+
+def test_the_model_of_an_earlier_fit_is_not_freshly_built(tmp_path, caplog):
+    net = Buffered()
+    old = fit(tmp_path, net)
+    fit(tmp_path, net, "resume", epochs=3)
+    fit(tmp_path / "new", net, old.path(), epochs=3)
+    assert FOLLOWS not in caplog.text
+    assert KEEPS not in caplog.text
 
 
 def test_a_metric_whose_buffers_differ_starts_empty(tmp_path, old, caplog):
@@ -120,12 +175,13 @@ def test_a_resume_without_a_seed_does_not_name_random_buffers(tmp_path, caplog):
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_a_precision_is_not_a_change_of_buffers(tmp_path, precision, caplog):
-    old = fit(tmp_path / "old", Exact(0.1))
-    for number, before in enumerate((old, fit(tmp_path / "other", Exact(0.1), precision=precision))):
-        fit(tmp_path / f"new{number}", Exact(0.1), before.path(), epochs=3, precision=precision)
+    seeded = lambda mean: [torch.manual_seed(0), Exact(mean)][1]  # noqa: E731
+    old = fit(tmp_path / "old", seeded(0.1))
+    for number, before in enumerate((old, fit(tmp_path / "other", seeded(0.1), precision=precision))):
+        fit(tmp_path / f"new{number}", seeded(0.1), before.path(), epochs=3, precision=precision)
         assert FOLLOWS not in caplog.text
         assert KEEPS not in caplog.text
-    run = fit(tmp_path / "changed", Exact(0.3), before.path(), epochs=3, precision=precision)
+    run = fit(tmp_path / "changed", seeded(0.3), before.path(), epochs=3, precision=precision)
     assert float(run.net.mean) == pytest.approx(0.3, rel=1e-2)
 
 

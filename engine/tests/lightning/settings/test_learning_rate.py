@@ -135,6 +135,9 @@ def test_a_schedule_that_is_new_or_takes_other_steps_is_where_it_would_be(tmp_pa
     run, whole = as_from_the_start(tmp_path, old, new)
     assert run.net.rates == whole.net.rates[2 * BATCHES :]
     assert said in caplog.text
+    number = run.trainer.lr_scheduler_configs[0].scheduler.last_epoch - (BATCHES if whole.net.interval == "step" else 1)
+    if whole.net.frequency == 1:
+        assert f"the learning rate is where StepLR would be after {number} steps of the schedule" in caplog.text
 
 
 @pytest.mark.slow
@@ -186,7 +189,9 @@ def test_a_schedule_that_cannot_be_advanced_is_named(tmp_path, caplog):
     net = lambda gamma, lr: Own(schedule=lambda o, _: Stepless(o, 5, gamma), lr=lr)  # noqa: E731
     old = fit(tmp_path / "old", net(0.5, 0.1))
     fit(tmp_path / "new", net(0.5, 0.2), old.path(), epochs=3)
-    assert "keeps settings of its checkpoint: the progress of Stepless (TypeError: step() needs an epoch)" in caplog.text
+    assert (
+        "keeps settings of its checkpoint: the progress of Stepless (TypeError: step() needs an epoch)" in caplog.text
+    )
 
 
 def test_a_schedule_that_depends_on_a_metric_keeps_its_state(tmp_path, caplog):

@@ -191,3 +191,12 @@ def test_a_new_run_follows_its_datamodule(tmp_path, caplog):
     fit(tmp_path / "new", Attached(), old.path(), epochs=3, data=data)
     assert data.noise == 2.0
     assert "Data: noise=2.0 (1.0 in the checkpoint)" in caplog.text
+
+
+def test_the_module_of_an_earlier_fit_is_not_freshly_built(tmp_path, caplog):
+    net = ByHand(1.0)
+    old = fit(tmp_path / "old", net)
+    fit(tmp_path / "new", net, old.path(2), epochs=3)
+    assert net.num_batches == 3 * BATCHES
+    assert FOLLOWS not in caplog.text
+    assert KEEPS not in caplog.text

@@ -1,7 +1,9 @@
 """Settings that a module keeps in buffers: the weights of a loss, a mean of the data, the thresholds of a metric.
 
-A buffer that this run builds with other values than the earlier run did was configured, or is random. Training has not
-changed it if the checkpoint still has the values that it was built with.
+A buffer that this run builds with other values than the earlier run did was configured, or is random, or was loaded
+with the weights of another model. The freshly built parameters and the generators say which: if they are as in the
+earlier run, everything random or loaded is, too, and the buffer was configured. If training has changed it, it is state
+all the same.
 """
 
 from __future__ import annotations
@@ -11,16 +13,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torchmetrics import Metric
 
 from cairn.lightning.settings import parts
 
 _SMALL = 32
-"""A saved buffer with more values may be random, such as a projection: other weights were trained with it."""
+"""A buffer with more values may be random, such as a projection, if nothing says that it was configured."""
+_MAX_FOLLOWED = 4096
+"""Values of a saved buffer of which a copy is kept, so that a new run can follow it."""
 _MAX_READ = 1 << 20
 """Values of a buffer that are read."""
+_NUM_OF_PARAMETER = 16
+"""Values of a parameter that are read."""
+_NUM_NAMED = 3
+"""Buffers that a message names."""
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Buffers of the layers that normalize batches: state in any case."""
 
 Record = list[Any]
 """Type, shape, and values or a checksum."""
@@ -34,11 +46,16 @@ class Buffers:
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        own = dict(trainer.lightning_module.named_buffers())
+        module = trainer.lightning_module
+        own = {name: value for name, value in module.named_buffers() if name.rpartition(".")[2] not in _STATISTICS}
         read = {name: record(value, trainer) for name, value in own.items()}
         self._built = {name: found for name, found in read.items() if found is not None}
-        self._small = {name: own[name].clone() for name, found in self._built.items() if isinstance(found[2], list)}
-        self._generators = zlib.crc32(torch.get_rng_state().numpy().tobytes())
+        self._values = {name: own[name].clone() for name in self._built if own[name].numel() <= _MAX_FOLLOWED}
+        self._start = zlib.crc32(torch.get_rng_state().numpy().tobytes())
+        for parameter in module.parameters():
+            if not is_lazy(parameter):
+                head = record(parameter.detach().reshape(-1)[:_NUM_OF_PARAMETER], trainer)
+                self._start = zlib.crc32(repr(head).encode(), self._start)
         self.followed: list[str] = []
         self.kept: list[str] = []
         """Texts."""
@@ -47,50 +64,54 @@ class Buffers:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint says about them."""
-        return {"built": dict(self._built), "generators": self._generators}
+        return {"built": dict(self._built), "start": self._start}
 
-    def resume(self, then: Mapping[str, Any]) -> None:
-        """Note what a resumed run keeps.
-
-        Args:
-            then: What `state` returned in the run of the checkpoint.
-        """
-        seeded = then.get("generators") == self._generators
-        for name, (old, new) in self._changed(then).items():
-            if seeded or isinstance(new[2], list):
-                self.kept.append(_kept(name, old, new))
-            self._built[name] = old  # the checkpoints of this run go on saying what it was made with
-
-    def new_run(self, trainer: Trainer, then: Mapping[str, Any], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Follow what is configured in another way, as far as training has not changed it.
+    def restore(
+        self, trainer: Trainer, then: Mapping[str, Any], saved: Mapping[str, Tensor], resumes: bool
+    ) -> dict[str, Tensor]:
+        """Follow what is configured in another way, in a new run and as far as training has not changed it.
 
         Args:
             trainer: The trainer, whose module has loaded the checkpoint.
             then: What `state` returned in the run of the checkpoint.
             saved: Buffers in the checkpoint that are not in its state_dict.
+            resumes: Whether the run is the same.
 
         Returns:
             Those that are to be restored.
         """
-        module, rest = trainer.lightning_module, dict(saved)
+        module, rest, configured = trainer.lightning_module, dict(saved), then.get("start") == self._start
         own, changed = dict(module.named_buffers()), self._changed(then)
         in_state_dict = {*module.state_dict()} if changed else set()
-        metrics = {part.key for part in parts.metrics(module)} if changed else set()
+        kept = []
         for name, (old, new) in changed.items():
-            loaded = record(saved.get(name, own[name]), trainer)
-            small = name in self._small and name in own and own[name].shape == self._small[name].shape
-            if loaded is None or not _same(loaded, old) or (name in in_state_dict and not small):
-                self.kept.append(_kept(name, loaded or old, new))
+            loaded, small = record(saved.get(name, own[name]), trainer), isinstance(new[2], list)
+            untouched = loaded is not None and _same(loaded, old)
+            is_saved = name in in_state_dict
+            can_follow = untouched and (name in self._values or not is_saved)
+            if not resumes and can_follow and (configured or (small and not is_saved)):
+                rest.pop(name, None)
+                if is_saved:
+                    with torch.no_grad():
+                        own[name].copy_(self._values[name])
+                self._follow(module, name, old, new)
                 continue
-            rest.pop(name, None)
-            if name in in_state_dict:
-                with torch.no_grad():
-                    own[name].copy_(self._small[name])
-            owner, _, leaf = name.rpartition(".")
-            found = self.metrics.setdefault(owner, []) if owner in metrics else self.followed
-            what = leaf if owner in metrics else f"buffer {name}"
-            found.append(f"{what}{_values(new, '=')}{_values(old, ' (', ' in the checkpoint)') or ' has other values'}")
+            if configured or (untouched and (small or not resumes)):
+                kept.append(_kept(name, loaded or old, new))
+            if resumes:
+                self._built[name] = old  # the checkpoints of this run go on saying what it was made with
+        more = [f"{len(kept) - _NUM_NAMED} more buffers"] if len(kept) > _NUM_NAMED else []
+        self.kept = kept[:_NUM_NAMED] + more
+        if resumes and "start" in then:
+            self._start = then["start"]
         return rest
+
+    def _follow(self, module: LightningModule, name: str, old: Record, new: Record) -> None:
+        owner, _, leaf = name.rpartition(".")
+        is_metric = isinstance(module.get_submodule(owner), Metric)
+        found = self.metrics.setdefault(owner, []) if is_metric else self.followed
+        text = f"{_values(new, '=')}{_values(old, ' (', ' in the checkpoint)')}" or " has other values"
+        found.append(f"{leaf if is_metric else f'buffer {name}'}{text}")
 
     def _changed(self, then: Mapping[str, Any]) -> dict[str, tuple[Record, Record]]:
         before = then.get("built", {})

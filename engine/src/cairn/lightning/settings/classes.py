@@ -41,7 +41,7 @@ def check(trainer: Trainer, settings: Mapping[str, Any], checkpoint: Mapping[str
         checkpoint: The checkpoint.
 
     Returns:
-        Texts about schedulers that are new, of another class, or take their steps at other times than before.
+        Texts about schedulers that are new, gone, of another class, or take their steps at other times than before.
 
     Raises:
         ConfigError: One of them cannot.
@@ -59,6 +59,8 @@ def check(trainer: Trainer, settings: Mapping[str, Any], checkpoint: Mapping[str
             raise _other_class(before, _name(config.scheduler))
     counts = len(then.get("optimizers", [])), len(trainer.optimizers)
     texts = [f"{counts[1]} optimizers ({counts[0]} in the checkpoint)"] if then and counts[0] != counts[1] else []
+    lost = classes[len(trainer.lr_scheduler_configs) :]
+    texts += [f"without {name}, which the checkpoint has" for name in lost]
     texts += [text for number in range(len(trainer.lr_scheduler_configs)) for text in _moved(trainer, number, then)]
     return texts
 

@@ -122,14 +122,14 @@ class Settings:
         if self._resumes and "first_batch" in self._then:
             self._saved["first_batch"] = self._then["first_batch"]
         self.see_first_batch()
-        if self._resumes:
-            return ours
         assert self._buffers is not None
         ranks, rank, metrics = list(ours["ranks"]), self.trainer.global_rank, self._parts["metrics"]
-        state, first_batch = dict(ranks[rank]), self._saved["first_batch"]
-        state |= {"buffers": self._buffers.new_run(self.trainer, self._then.get("buffers", {}), state["buffers"])}
+        state, then = dict(ranks[rank]), self._then.get("buffers", {})
+        state["buffers"] = self._buffers.restore(self.trainer, then, state["buffers"], self._resumes)
+        if self._resumes:
+            return ours
         self._reset = new_run.changed_metrics(metrics, self._then.get("metrics"), state["metrics"], self._buffers)
-        ranks[rank] = new_run.adjusted_state(self._module, state, self._reset, self._then, first_batch)
+        ranks[rank] = new_run.adjusted_state(self._module, state, self._reset, self._then, self._saved["first_batch"])
         return {**ours, "ranks": ranks, "accumulate_grad_batches": new_run.accumulation(self.trainer)}
 
     def apply(self) -> None:
@@ -143,7 +143,6 @@ class Settings:
         followed, kept = parts.follow_arguments(self._parts["callbacks"], self._then.get("callbacks"))
         if self._resumes:
             self._loaded.remember(self._saved["modules"])
-            self._buffers.resume(self._then.get("buffers", {}))
             more, old = resumed.compare(self._parts, self._then, self._saved)
         else:
             self._loaded.follow()  # once more: hooks may have had the checkpoint loaded again

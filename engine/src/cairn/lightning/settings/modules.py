@@ -7,6 +7,7 @@ compared with what it has right afterwards: only attributes that the loading has
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,9 @@ def owners(trainer: Trainer) -> Iterator[Part]:
 def _part(key: str, owner: Any) -> Part:
     theirs = library_names(type(owner))  # type: ignore[arg-type]  # every class can be hashed
     made = parts.settings_of({name: value for name, value in vars(owner).items() if name not in theirs})
-    return Part(key, type(owner).__name__, functools.partial(parts.attributes, owner), made)
+    names = inspect.signature(type(owner).__init__).parameters
+    arguments = frozenset(name for name in made if name.lstrip("_") in names)
+    return Part(key, type(owner).__name__, functools.partial(parts.attributes, owner), made, arguments)
 
 
 class Loaded:
@@ -58,6 +61,8 @@ class Loaded:
                 value = values.get(name)
                 if parts.same(value, new):
                     continue
+                if not parts.same(value, old) and name not in part.arguments:
+                    continue  # state, which training has changed, and which this process has as an earlier fit left it
                 self._old.append((part, name, old))
                 if resumes or not parts.same(value, old):
                     self.kept += _texts(part, name, value, new, kept=True)

@@ -145,27 +145,27 @@ def configure(
             followed += _set(part, changed)
         if scheduled and (any([*changes, *more]) or classes.differ(trainer, counts, then)):
             ratios = [learning_rate.ratio(part.plain(), c) for part, c in zip(own_groups, changes, strict=True)]
-            kept += _move(trainer, schedule, counts, ratios)
+            where, why_not = _move(trainer, schedule, counts, ratios)
+            followed, kept = followed + where, kept + why_not
     return followed, kept
 
 
-def _move(trainer: Trainer, schedule: Schedule, counts: Mapping[int, int], ratios: Sequence[float]) -> list[str]:
-    """Let a schedule be where it would be. Returns a text if it cannot."""
-    configs = trainer.lr_scheduler_configs
+def _move(
+    trainer: Trainer, schedule: Schedule, counts: Mapping[int, int], ratios: Sequence[float]
+) -> tuple[list[str], list[str]]:
+    """Let a schedule be where it would be. Returns a text if it is, and one if it cannot."""
+    configs, listed = trainer.lr_scheduler_configs, ", ".join(type(item).__name__ for item in schedule.schedulers)
     on_metric = [index for index in counts if configs[index].reduce_on_plateau]
     if on_metric:
         schedule.scale(ratios)
-        return [] if len(on_metric) == len(counts) else [f"the progress of {_listed(schedule)}, one of a metric"]
+        return [], [f"the progress of {listed}, one of a metric"] if len(on_metric) < len(counts) else []
     try:
         schedule.move_to([*counts.values()])
     except Exception as error:  # of another package, or with fewer steps in all than were taken
         schedule.scale(ratios)
-        return [f"the progress of {_listed(schedule)} ({type(error).__name__}: {first_line(error)})"]
-    return []
-
-
-def _listed(schedule: Schedule) -> str:
-    return ", ".join(type(scheduler).__name__ for scheduler in schedule.schedulers)
+        return [], [f"the progress of {listed} ({type(error).__name__}: {first_line(error)})"]
+    numbers = ", ".join(map(str, counts.values()))
+    return [f"the learning rate is where {listed} would be after {numbers} steps of the schedule"], []
 
 
 def _changes_of_group(part: Part, then: Record | None, scheduled: Mapping[str, Any]) -> Changes:
