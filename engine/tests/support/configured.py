@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import TensorDataset
@@ -32,12 +32,13 @@ class Net(LightningModule):
         optimizer: type[torch.optim.Optimizer] = torch.optim.SGD,
         freeze: bool = False,
         threshold: float = 0.5,
+        frequency: int = 1,
         **options: Any,
     ) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(2, 2).requires_grad_(not freeze), nn.Linear(2, 2)
         self.make = functools.partial(optimizer, lr=lr, **options)
-        self.schedule, self.interval = schedule, interval
+        self.schedule, self.interval, self.frequency = schedule, interval, frequency
         self.accuracy = BinaryAccuracy(threshold=threshold)
         self.rates: list[float] = []
         self.epochs: list[int] = []
@@ -58,7 +59,7 @@ class Net(LightningModule):
         if self.schedule is None:
             return optimizer
         config = {"scheduler": self.schedule(optimizer, self), "interval": self.interval, "monitor": "val/loss"}
-        return {"optimizer": optimizer, "lr_scheduler": config}
+        return {"optimizer": optimizer, "lr_scheduler": {**config, "frequency": self.frequency}}
 
     @property
     def total_steps(self) -> int:
@@ -89,6 +90,7 @@ def fit(
     ckpt_path: str | None = None,
     callbacks: Sequence[Callback] = (),
     epochs: int = 2,
+    data: LightningDataModule | None = None,
     **options: Any,
 ) -> Fitted:
     """Train in a directory, which holds a checkpoint per two batches afterwards; `resume` as a path continues it."""
@@ -100,7 +102,11 @@ def fit(
     trainer = Trainer(callbacks=[*callbacks, checkpoints], **{**quiet, **limits, **options})
     x = torch.randn(2 * BATCHES, 2, generator=torch.Generator().manual_seed(0))
     train, val = cairn.DataLoader(TensorDataset(x), 2, shuffle=True, seed=0), cairn.DataLoader(TensorDataset(x[:4]), 2)
-    trainer.fit(net, train, val, ckpt_path=path)
+    if data is None:
+        trainer.fit(net, train, val, ckpt_path=path)
+    else:
+        data.train_dataloader, data.val_dataloader = lambda: train, lambda: val  # type: ignore[method-assign]
+        trainer.fit(net, data, ckpt_path=path)
     return Fitted(net, trainer, checkpoints)
 
 

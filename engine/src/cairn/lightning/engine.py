@@ -103,8 +103,9 @@ class Engine:
         history = self.history
         self.saves.listeners.opened(self.policy.directory, history.saved, history.links, history.deleted)
 
-    def load(self, ours: dict[str, Any], point: ResumePoint) -> None:
+    def load(self, checkpoint: dict[str, Any], point: ResumePoint) -> None:
         """Take what a checkpoint holds for us; the loops ask for the rest when it is time, by `restore`."""
+        ours = checkpoint[unsaved.KEY]
         capture.check(ours, self.trainer.world_size)
         capture.warn_of_threads(self.trainer, ours)
         self._loaded = ours
@@ -118,7 +119,7 @@ class Engine:
             capture.check_accumulation(self.trainer, ours)
             self.telemetry.load_state_dict(ours["clock"], point.saved)
             loggers.restore(self.trainer, ours["loggers"])
-        self.trainer.should_stop = self.settings.load(ours, self._goes_on)
+        self.trainer.should_stop = self.settings.load(checkpoint, self._goes_on)
         boundary.expect(self.trainer, ours["place"])
 
     def restore(self) -> None:

@@ -17,7 +17,7 @@ from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import data
 from cairn.lightning.engine import Engine, Watcher
-from cairn.lightning.io import explain, understanding
+from cairn.lightning.io import before_loading, explain, understanding
 from cairn.lightning.loops import boundary
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
@@ -69,6 +69,8 @@ class EngineHooks(Checkpoint):
         """What a fit that goes on begins with, if it is found and verified already."""
         self._engine: Engine | None = None
         self._beginning: Beginning | None = None
+        self._end_wait: Callable[[], None] | None = None
+        """To be called when no checkpoint will be loaded any more; see `before_loading`."""
         self._final: list[Saved] | None = None
         """What rank 0 has kept at the end of a fit, on the other ranks."""
 
@@ -86,6 +88,7 @@ class EngineHooks(Checkpoint):
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
         self._engine.settings.see_callbacks()
+        self._end_wait = before_loading(trainer.strategy.checkpoint_io, self._engine.settings.see_module)
         self._engine.finders.watch()
         self._stopping.prepare()
         self._beginning, self.stopped_by = None, ""
@@ -97,15 +100,19 @@ class EngineHooks(Checkpoint):
         begun = self._begin(trainer)
         if unsaved.KEY in checkpoint:
             stopped_early.forget_in_new_run(trainer, checkpoint, begun.run)
-            self.engine.load(checkpoint[unsaved.KEY], begun.point)
+            self.engine.load(checkpoint, begun.point)
             self.engine.growth.adjust(checkpoint)
         else:
             rank_zero_warn(_NOT_OURS)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read what is configured, and prepare the optimizers for the state that Lightning loads next."""
+        if self._end_wait is not None:
+            self._end_wait()
+            self._end_wait = None
         self.engine.settings.see_training()
         self.engine.growth.begin(trainer)
+        self.engine.settings.check_groups()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin before anything runs, where no checkpoint is loaded; a fit that is refused may have nothing to do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,34 @@ def understanding(checkpoint_io: CheckpointIO) -> CheckpointIO:
     setattr(understood, _MARK, True)
     checkpoint_io.load_checkpoint = understood  # type: ignore[method-assign]
     return checkpoint_io
+
+
+def before_loading(checkpoint_io: CheckpointIO, act: Callable[[], None]) -> Callable[[], None]:
+    """Do something once, right before the next checkpoint is loaded: the model is built then, also in `setup`.
+
+    Args:
+        checkpoint_io: The plugin of the trainer.
+        act: What to do.
+
+    Returns:
+        A function that ends the wait.
+    """
+    load_checkpoint, own = checkpoint_io.load_checkpoint, vars(checkpoint_io).get("load_checkpoint")
+
+    @functools.wraps(load_checkpoint)
+    def once(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        end()
+        act()
+        return load_checkpoint(*args, **kwargs)
+
+    def end() -> None:
+        if vars(checkpoint_io).get("load_checkpoint") is once:
+            vars(checkpoint_io).pop("load_checkpoint")
+            if own is not None:
+                checkpoint_io.load_checkpoint = own  # type: ignore[method-assign]
+
+    checkpoint_io.load_checkpoint = once  # type: ignore[method-assign]
+    return end
 
 
 def explain(exception: BaseException, module: LightningModule) -> None:

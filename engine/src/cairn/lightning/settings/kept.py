@@ -8,7 +8,8 @@ restore both. So the settings are read before anything is restored, and are save
     loaded   what the checkpoint has restored
 
 A new run that starts from a checkpoint follows its own settings. A resumed run keeps those of its checkpoint, except
-the arguments of callbacks. The differences are logged before the first batch.
+the arguments of callbacks. The differences are logged before the first batch. What belongs to the module itself is in
+modules.py and buffers.py.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from cairn.lightning.settings import classes, new_run, parts, schedules, stopped_early
+from cairn.lightning.settings import classes, learning_rate, modules, new_run, parts, resumed, schedules, stopped_early
+from cairn.lightning.settings.buffers import Buffers
+from cairn.lightning.settings.modules import Loaded
 from cairn.lightning.settings.parts import Part
+from cairn.lightning.state import unsaved
 
 log = logging.getLogger(__name__)
 
@@ -42,30 +45,45 @@ class Settings:
         """What the next checkpoint says about them."""
         self._ours: Mapping[str, Any] = {}
         """Our part of the checkpoint that the fit begins with."""
+        self._checkpoint: Mapping[str, Any] = {}
+        """All of it, until the states of the optimizers are loaded."""
         self._resumes = self._withdrawn = False
-        self._reset: Mapping[str, Any] = {}
-        """Metrics that start empty in a new run."""
-        self._others: list[str] = []
-        """Schedulers of another class than before."""
+        self._reset: dict[str, list[str]] = {}
+        """Metrics that start empty in a new run, with what has changed."""
+        self._schedules: list[learning_rate.Schedule] = []
+        """As they were built, in a new run."""
+        self._moved: list[str] = []
+        """Texts about schedulers of another class or interval than before."""
+        self._loaded: Loaded | None = None
+        self._buffers: Buffers | None = None
 
     def see_callbacks(self) -> None:
         """Read the arguments of the callbacks, before a checkpoint is loaded."""
         self._saved, self._ours, self._resumes, self._withdrawn = {}, {}, False, False
+        self._loaded = self._buffers = None
         self._see("callbacks", parts.callbacks(self.trainer))
 
-    def load(self, ours: Mapping[str, Any], resumes: bool) -> bool:
-        """Take the settings that a checkpoint was saved with.
+    def see_module(self) -> None:
+        """Read the settings of the module and the datamodule: once, when all is built and nothing is loaded."""
+        if self._buffers is None:
+            self._buffers = Buffers(self.trainer)
+            self._see("modules", modules.owners(self.trainer))
+
+    def load(self, checkpoint: Mapping[str, Any], resumes: bool) -> bool:
+        """Take the settings that a checkpoint was saved with; the module has loaded it.
 
         Args:
-            ours: Value of the key `cairn` in it.
+            checkpoint: The checkpoint.
             resumes: Whether the run is the same.
 
         Returns:
             Whether the decision to stop early in it holds, if it has one.
         """
-        self._ours, self._resumes = ours, resumes
+        ours = self._ours = checkpoint[unsaved.KEY]
+        self._checkpoint, self._resumes = checkpoint, resumes
+        self._loaded = Loaded(self._parts["modules"], self._then.get("modules", {}), resumes)
         decided = bool(resumes and ours["should_stop"])
-        self._withdrawn = decided and self._may_train_on()
+        self._withdrawn = decided and stopped_early.may_train_on(self.trainer, ours, self._parts["callbacks"])
         holds = decided and not self._withdrawn
         stopped_early.log_if_over(self.trainer, ours, holds)
         return holds
@@ -76,11 +94,23 @@ class Settings:
         Raises:
             ConfigError: An optimizer or a scheduler cannot load the state of the one in the checkpoint.
         """
-        self._others = classes.check(self.trainer, self._then)
+        self.see_module()
+        self._moved = classes.check(self.trainer, self._then, self._checkpoint)
         self._saved["classes"] = classes.names(self.trainer)
+        self._saved["parameters"] = classes.parameters(self.trainer)
         self._see("optimizers", parts.groups(self.trainer))
         self._see("schedulers", parts.schedulers(self.trainer))
         self._see("metrics", parts.metrics(self._module))
+        self._schedules = learning_rate.schedules(self.trainer) if self._ours and not self._resumes else []
+
+    def check_groups(self) -> None:
+        """Check the parameters of the optimizers, when the groups are there that training had added.
+
+        Raises:
+            ConfigError: The checkpoint holds the state of other ones.
+        """
+        checkpoint, self._checkpoint = self._checkpoint, {}
+        classes.check_groups(self.trainer, self._ours, checkpoint.get("optimizer_states", []), self._resumes)
 
     def see_start(self) -> None:
         """Read what is frozen at the start of the training, and its limits."""
@@ -92,13 +122,14 @@ class Settings:
         if self._resumes and "first_batch" in self._then:
             self._saved["first_batch"] = self._then["first_batch"]
         self.see_first_batch()
+        assert self._buffers is not None
+        ranks, rank, metrics = list(ours["ranks"]), self.trainer.global_rank, self._parts["metrics"]
+        state, then = dict(ranks[rank]), self._then.get("buffers", {})
+        state["buffers"] = self._buffers.restore(self.trainer, then, state["buffers"], self._resumes)
         if self._resumes:
             return ours
-        ranks, rank, then = list(ours["ranks"]), self.trainer.global_rank, self._then.get("first_batch")
-        state = ranks[rank]
-        self._reset = new_run.changed_metrics(self._parts["metrics"], self._then.get("metrics"), state["metrics"])
-        modes = new_run.modes(self._module, state["modes"], then, self._saved["first_batch"])
-        ranks[rank] = {**new_run.adjusted_state(self._module, state, self._reset), "modes": modes}
+        self._reset = new_run.changed_metrics(metrics, self._then.get("metrics"), state["metrics"], self._buffers)
+        ranks[rank] = new_run.adjusted_state(self._module, state, self._reset, self._then, self._saved["first_batch"])
         return {**ours, "ranks": ranks, "accumulate_grad_batches": new_run.accumulation(self.trainer)}
 
     def apply(self) -> None:
@@ -107,17 +138,20 @@ class Settings:
         Raises:
             ConfigError: A learning-rate schedule would raise an error before the end of the training.
         """
+        assert self._loaded is not None
+        assert self._buffers is not None
         followed, kept = parts.follow_arguments(self._parts["callbacks"], self._then.get("callbacks"))
         if self._resumes:
-            more, old = self._compare()
-            kept += old
+            self._loaded.remember(self._saved["modules"])
+            more, old = resumed.compare(self._parts, self._then, self._saved)
         else:
+            self._loaded.follow()  # once more: hooks may have had the checkpoint loaded again
             parts.forget_decisions(self._parts["callbacks"])
-            more = new_run.configure(self.trainer, self._parts["optimizers"], self._parts["schedulers"], self._then)
-            more += [
-                f"{key} (a metric) starts empty: {text}" for key, c in self._reset.items() for text in parts.describe(c)
-            ]
-        _log([*followed, *self._others, *more], kept, self._resumes)
+            groups, schedulers = self._parts["optimizers"], self._parts["schedulers"]
+            more, old = new_run.configure(self.trainer, groups, schedulers, self._ours, self._schedules)
+            more += [f"{key} (a metric) starts empty: {text}" for key, texts in self._reset.items() for text in texts]
+        followed += [*self._loaded.followed, *self._buffers.followed, *self._moved, *more]
+        _log(followed, [*kept, *self._loaded.kept, *self._buffers.kept, *old], self._resumes)
         if self._withdrawn:
             stopped_early.start_again(self.trainer)
         schedules.check(self.trainer, self._ours, self._resumes)
@@ -129,7 +163,7 @@ class Settings:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint says about the settings."""
-        return dict(self._saved)
+        return {**self._saved, "buffers": self._buffers.state() if self._buffers is not None else {}}
 
     @property
     def _module(self) -> LightningModule:
@@ -143,40 +177,6 @@ class Settings:
     def _see(self, kind: str, found: Iterator[Part]) -> None:
         self._parts[kind] = list(found)
         self._saved[kind] = {part.key: part.plain() for part in self._parts[kind]}
-
-    def _changes(self, kind: str) -> Iterator[tuple[Part, dict[str, tuple[Any, Any]]]]:
-        """Yield each part that was made with other settings than before."""
-        for part in self._parts.get(kind, []):
-            if changed := part.changed(self._then.get(kind, {}).get(part.key, {})):
-                yield part, changed
-
-    def _may_train_on(self) -> bool:
-        """Whether the user has changed something so that a run that had stopped early trains on."""
-        if not schedules.limits_then(self._ours):  # an earlier version saved it, and there is nothing to compare with
-            return not any(isinstance(callback, EarlyStopping | Timer) for callback in self.trainer.callbacks)
-        if any(part.arguments & {*changed} for part, changed in self._changes("callbacks")):
-            return True
-        lost = {*self._then.get("callbacks", {})} - {part.key for part in self._parts["callbacks"]}
-        return bool(lost) or schedules.is_longer(self.trainer, self._ours)
-
-    def _compare(self) -> tuple[list[str], list[str]]:
-        """Return the changed settings that a resumed run follows all the same, and those that it keeps."""
-        followed: list[str] = []
-        kept: list[str] = []
-        for kind in ("optimizers", "schedulers", "metrics"):
-            for part, changed in self._changes(kind):
-                loaded = part.loaded()
-                new = {name: pair for name, pair in changed.items() if parts.same(loaded.get(name), pair[1])}
-                old = {name: pair for name, pair in changed.items() if name not in new}
-                # The checkpoints of this run go on saying what it was made with.
-                self._saved[kind][part.key] |= {name: before for name, (before, _) in old.items()}
-                followed += [f"{part.name}: {text}" for text in parts.describe(new)]
-                kept += [f"{part.name}: {text}" for text in parts.describe(old, kept=True)]
-        before = self._then.get("start", self._saved["start"])
-        if names := {*before["frozen"]} ^ {*self._saved["start"]["frozen"]}:
-            self._saved["start"] = before
-            kept.append(f"frozen parameters ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})")
-        return followed, kept
 
 
 @rank_zero_only

@@ -1,39 +1,108 @@
-"""The learning rate of a new run that starts in the middle of a schedule with other settings."""
+"""The learning rate of a new run that starts in the middle of a schedule with other settings.
+
+A scheduler saves its settings with its counters, and most schedulers compute a rate from the one before it. So where
+another schedule would be does not follow from the state of the earlier one. It is found by doing what a run from the
+start would have done: the schedulers take their steps again, from the state in which this run has built them. A
+thousand steps take some milliseconds.
+"""
 
 from __future__ import annotations
 
+import copy
+import heapq
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, OneCycleLR
 
-_CLOSED_FORM = (LambdaLR, OneCycleLR, CyclicLR, CosineAnnealingWarmRestarts)
-"""Schedulers whose `get_lr` depends on the number of steps only, and not on the current learning rate."""
+_SCHEDULED = ("lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas", "base_momentum", "max_momentum")
+"""Options of a parameter group that schedulers set or read."""
 
 
-def follow(optimizer: Optimizer, schedulers: Sequence[Any], ratios: Sequence[float]) -> None:
-    """Set the learning rates to where the schedule would be, had it begun with its present settings.
+class Schedule:
+    """The schedulers of one optimizer, as they were built.
 
     Args:
-        optimizer: The optimizer; its groups and schedulers have their present settings.
+        optimizer: The optimizer, before a state is loaded.
         schedulers: The schedulers that act on it.
-        ratios: For each parameter group, the configured learning rate, as a multiple of the earlier one.
     """
-    rates = _closed_form(schedulers[0]) if len(schedulers) == 1 else None
-    if rates is None or len(rates) != len(optimizer.param_groups):
-        # A scheduler that multiplies the current rate, or one that reacts to a metric: only the scale is known.
-        rates = [group["lr"] * ratio for group, ratio in zip(optimizer.param_groups, ratios, strict=False)]
-    for group, rate in zip(optimizer.param_groups, rates, strict=False):
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = float(rate)
-    for scheduler in schedulers:
-        if hasattr(scheduler, "_last_lr"):
-            scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[Any]) -> None:
+        self.optimizer, self.schedulers = optimizer, schedulers
+        self._names = [(part, {*vars(part)}) for scheduler in schedulers for _, part in nested(scheduler, "")]
+        self._built = self._state()
+
+    def move_to(self, counts: Sequence[int]) -> None:
+        """Set rates and schedulers to where a run from the start would be; unchanged if a scheduler raises an error.
+
+        Args:
+            counts: Number of steps that each scheduler has taken.
+
+        Raises:
+            Exception: Whatever a scheduler raises that cannot take these steps.
+        """
+        loaded = self._state()
+        try:
+            self._set(*self._built)
+            for scheduler, names in self._names:  # those of another class, whose state was loaded
+                for name in vars(scheduler).keys() - names:
+                    vars(scheduler).pop(name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "step before optimizer.step()"
+                for index in _in_turn(counts):
+                    self.schedulers[index].step()
+        except Exception:
+            self._set(*loaded)
+            raise
+
+    def scale(self, ratios: Sequence[float]) -> None:
+        """Multiply the current rates: all that is known of a schedule that depends on a metric.
+
+        Args:
+            ratios: For each parameter group, the configured learning rate, as a multiple of the earlier one.
+        """
+        for group, ratio in zip(self.optimizer.param_groups, ratios, strict=False):
+            _put(group, "lr", group["lr"] * ratio)
+        for scheduler in self.schedulers:
+            if hasattr(scheduler, "_last_lr"):
+                scheduler._last_lr = [copy.deepcopy(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _state(self) -> tuple[list[dict[str, Any]], list[Any]]:
+        groups = [
+            {name: copy.deepcopy(group[name]) for name in _SCHEDULED if name in group}
+            for group in self.optimizer.param_groups
+        ]
+        return groups, [copy.deepcopy(scheduler.state_dict()) for scheduler in self.schedulers]
+
+    def _set(self, groups: Sequence[Mapping[str, Any]], states: Sequence[Any]) -> None:
+        for group, values in zip(self.optimizer.param_groups, groups, strict=True):
+            for name, value in values.items():
+                _put(group, name, copy.deepcopy(value))
+        for scheduler, state in zip(self.schedulers, states, strict=True):
+            scheduler.load_state_dict(copy.deepcopy(state))
+
+
+def schedules(trainer: Trainer) -> list[Schedule]:
+    """Return the schedulers of each optimizer."""
+    every = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return [Schedule(own, [item for item in every if item.optimizer is own]) for own in trainer.optimizers]
+
+
+def nested(scheduler: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield a scheduler and those inside of it (SequentialLR, ChainedScheduler), with a key for each."""
+    yield key, scheduler
+    for index, inner in enumerate(getattr(scheduler, "_schedulers", [])):
+        yield from nested(inner, f"{key}.{index}")
+
+
+def num_steps(scheduler: Any) -> int | None:
+    """Return how many steps a scheduler has taken by its own count; None: it does not count them."""
+    counts = [part.last_epoch for _, part in nested(scheduler, "") if hasattr(part, "last_epoch")]
+    outer = getattr(scheduler, "last_epoch", max(counts, default=None))  # a ChainedScheduler has none
+    return None if outer is None else int(outer)
 
 
 def ratio(made: Mapping[str, Any], changed: Mapping[str, tuple[Any, Any]]) -> float:
@@ -48,13 +117,17 @@ def ratio(made: Mapping[str, Any], changed: Mapping[str, tuple[Any, Any]]) -> fl
     return float(now) / float(before) if before else 1.0
 
 
-def _closed_form(scheduler: Any) -> Sequence[Any] | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "use get_last_lr": outside of a step
-        if isinstance(scheduler, _CLOSED_FORM):
-            rates: Sequence[Any] = scheduler.get_lr()
-        elif hasattr(scheduler, "_get_closed_form_lr"):
-            rates = scheduler._get_closed_form_lr()
-        else:
-            return None
-    return rates
+def _in_turn(counts: Sequence[int]) -> Iterator[int]:
+    """Yield the indices of schedulers in the order in which they take their steps in a training."""
+    return (index for _, index in heapq.merge(*(_turns(index, count) for index, count in enumerate(counts))))
+
+
+def _turns(index: int, count: int) -> Iterator[tuple[float, int]]:
+    return ((step / count, index) for step in range(1, count + 1))
+
+
+def _put(group: dict[str, Any], name: str, value: Any) -> None:
+    if isinstance(group.get(name), Tensor):
+        group[name].fill_(value)  # a compiled optimizer reads this tensor
+    else:
+        group[name] = value

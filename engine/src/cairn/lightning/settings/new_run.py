@@ -9,7 +9,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 
+from cairn.errors import first_line
 from cairn.lightning.settings import classes, learning_rate, parts
+from cairn.lightning.settings.buffers import Buffers
+from cairn.lightning.settings.learning_rate import Schedule
 from cairn.lightning.settings.parts import Part
 
 _OPTIONS = {"lr", "initial_lr", "weight_decay", "betas", "eps", "momentum"}
@@ -27,13 +30,16 @@ def accumulation(trainer: Trainer) -> int:
     return trainer.accumulate_grad_batches
 
 
-def changed_metrics(metrics: Sequence[Part], then: Record | None, state: Mapping[str, Any]) -> dict[str, Changes]:
-    """Return the metrics that are configured in another way than before.
+def changed_metrics(
+    metrics: Sequence[Part], then: Record | None, state: Mapping[str, Any], buffers: Buffers
+) -> dict[str, list[str]]:
+    """Return the metrics that are configured in another way than before, with a text for each change.
 
     Args:
         metrics: The metrics of the module.
         then: Their settings in the checkpoint; None: an earlier version saved it.
         state: Saved state of the metrics, see `sums.metrics`.
+        buffers: The buffers of the module, which are followed already.
     """
     found = {}
     for part in metrics:
@@ -42,22 +48,34 @@ def changed_metrics(metrics: Sequence[Part], then: Record | None, state: Mapping
             plain = state.get(part.key, {}).get("plain", {})
             before = {name: plain[name] for name in part.arguments if name in plain}
         found[part.key] = part.changed(before)
-    return {key: changed for key, changed in found.items() if changed}
+    texts = {key: parts.describe(changed) for key, changed in found.items() if changed}
+    for key, more in buffers.metrics.items():
+        texts.setdefault(key, []).extend(more)
+    return texts
 
 
-def adjusted_state(module: LightningModule, state: Mapping[str, Any], reset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state of a rank without what the module does not have.
+def adjusted_state(
+    module: LightningModule,
+    state: Mapping[str, Any],
+    reset: Mapping[str, Any],
+    then: Mapping[str, Any],
+    first_batch: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the state of a rank without what the module does not have, and with the modes of this run.
 
     Args:
         module: The module.
         state: What a checkpoint holds for this rank.
         reset: Metrics that start empty: sums under other settings cannot go on.
+        then: What the checkpoint says about the settings.
+        first_batch: Exceptions at the first batch of this run, see `parts.exceptions`.
     """
     names = dict(module.named_modules())
     entries = state["logged"]["entries"].items()
     logged = {key: entry for key, entry in entries if entry["is_tensor"] or entry["metric_attribute"] in names}
     return {
         **state,
+        "modes": modes(module, state["modes"], then.get("first_batch"), first_batch),
         "metrics": {key: value for key, value in state["metrics"].items() if key in names and key not in reset},
         "logged": {**state["logged"], "entries": logged},
         "buffers": {key: value for key, value in state["buffers"].items() if key.rpartition(".")[0] in names},
@@ -92,38 +110,62 @@ def modes(module: nn.Module, saved: Mapping[str, Any], then: Mapping[str, Any] |
 
 
 def configure(
-    trainer: Trainer, groups: Sequence[Part], schedulers: Sequence[Part], then: Mapping[str, Any]
-) -> list[str]:
+    trainer: Trainer,
+    groups: Sequence[Part],
+    schedulers: Sequence[Part],
+    ours: Mapping[str, Any],
+    schedules: Sequence[Schedule],
+) -> tuple[list[str], list[str]]:
     """Give the optimizers and schedulers, which have loaded their state, the settings of this run.
 
     Args:
         trainer: The trainer.
         groups: The parameter groups.
         schedulers: The schedulers.
-        then: What the checkpoint says about the settings.
+        ours: Value of the key `cairn` in the checkpoint.
+        schedules: The schedulers of each optimizer, as they were built.
 
     Returns:
-        A text for each change.
+        Texts of the changes, and of the schedules that cannot follow them.
     """
     followed: list[str] = []
-    other_schedule = then.get("classes", {}).get("schedulers", []) != classes.names(trainer)["schedulers"] and bool(
-        then
-    )
-    for number, optimizer in enumerate(trainer.optimizers):
-        configs = [(str(n), c.scheduler) for n, c in enumerate(trainer.lr_scheduler_configs)]
-        scheduled = {key: scheduler for key, scheduler in configs if scheduler.optimizer is optimizer}
+    kept: list[str] = []
+    then = ours.get("settings", {})
+    for number, schedule in enumerate(schedules):
+        indices = [n for n, c in enumerate(trainer.lr_scheduler_configs) if c.scheduler in schedule.schedulers]
+        scheduled = {str(n): trainer.lr_scheduler_configs[n].scheduler for n in indices}
         own_groups = [part for part in groups if part.key.partition(".")[0] == str(number)]
         own_schedulers = [part for part in schedulers if part.key.partition(" ")[0].partition(".")[0] in scheduled]
         changes = [_changes_of_group(part, then.get("optimizers"), scheduled) for part in own_groups]
         more = [_changes_of_scheduler(part, then.get("schedulers")) for part in own_schedulers]
+        counts = {index: classes.steps_before(trainer, index, ours) for index in indices}
         for part, changed in zip(own_groups, changes, strict=True):
             followed += _set(part, changed, but="lr" if scheduled else "")
         for part, changed in zip(own_schedulers, more, strict=True):
             followed += _set(part, changed)
-        if scheduled and (any([*changes, *more]) or other_schedule):
+        if scheduled and (any([*changes, *more]) or classes.differ(trainer, counts, then)):
             ratios = [learning_rate.ratio(part.plain(), c) for part, c in zip(own_groups, changes, strict=True)]
-            learning_rate.follow(optimizer, [*scheduled.values()], ratios)
-    return followed
+            where, why_not = _move(trainer, schedule, counts, ratios)
+            followed, kept = followed + where, kept + why_not
+    return followed, kept
+
+
+def _move(
+    trainer: Trainer, schedule: Schedule, counts: Mapping[int, int], ratios: Sequence[float]
+) -> tuple[list[str], list[str]]:
+    """Let a schedule be where it would be. Returns a text if it is, and one if it cannot."""
+    configs, listed = trainer.lr_scheduler_configs, ", ".join(type(item).__name__ for item in schedule.schedulers)
+    on_metric = [index for index in counts if configs[index].reduce_on_plateau]
+    if on_metric:
+        schedule.scale(ratios)
+        return [], [f"the progress of {listed}, one of a metric"] if len(on_metric) < len(counts) else []
+    try:
+        schedule.move_to([*counts.values()])
+    except Exception as error:  # of another package, or with fewer steps in all than were taken
+        schedule.scale(ratios)
+        return [], [f"the progress of {listed} ({type(error).__name__}: {first_line(error)})"]
+    numbers = ", ".join(map(str, counts.values()))
+    return [f"the learning rate is where {listed} would be after {numbers} steps of the schedule"], []
 
 
 def _changes_of_group(part: Part, then: Record | None, scheduled: Mapping[str, Any]) -> Changes:

@@ -17,6 +17,8 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from cairn.lightning.settings import learning_rate
+
 _TOO_LONG = 1000
 """A list or a string with more items is data, not a setting."""
 _PROGRESS = frozenset({"T_cur", "T_i", "best", "cooldown_counter", "last_epoch", "num_bad_epochs"})
@@ -113,15 +115,17 @@ def callbacks(trainer: Trainer) -> Iterator[Part]:
     """Yield the callbacks that save a state: loading it may replace their arguments."""
     seen: dict[str, int] = {}
     for callback in trainer.callbacks:
-        if isinstance(callback, Checkpoint) or type(callback).state_dict is Callback.state_dict:
+        kind = type(callback)
+        saves = kind.state_dict is not Callback.state_dict or kind.on_load_checkpoint is not Callback.on_load_checkpoint
+        if isinstance(callback, Checkpoint) or not saves:
             continue
         number = seen[callback.state_key] = seen.get(callback.state_key, 0) + 1
         key = callback.state_key if number == 1 else f"{callback.state_key} {number}"
         names = inspect.signature(type(callback).__init__).parameters
-        made = _settings(vars(callback))
+        made = settings_of(vars(callback))
         arguments = frozenset(name for name in made if name in names or name.lstrip("_") in names)
         yield Part(
-            key, type(callback).__name__, functools.partial(_attributes, callback), made, arguments, type(callback)
+            key, type(callback).__name__, functools.partial(attributes, callback), made, arguments, type(callback)
         )
 
 
@@ -131,7 +135,7 @@ def groups(trainer: Trainer) -> Iterator[Part]:
         several = len(optimizer.param_groups) > 1
         for index, group in enumerate(optimizer.param_groups):
             name = f"{type(optimizer).__name__}{f', parameter group {index}' if several else ''}"
-            made = _settings({key: value for key, value in group.items() if key != "params"})
+            made = settings_of({key: value for key, value in group.items() if key != "params"})
             # Not the group itself: loading a state replaces it.
             values = functools.partial(_group, optimizer, index)
             yield Part(f"{number}.{index}", name, values, made, kind=type(optimizer))
@@ -145,21 +149,14 @@ def _group(optimizer: Any, index: int) -> dict[str, Any]:
 def schedulers(trainer: Trainer) -> Iterator[Part]:
     """Yield the learning-rate schedulers, with those inside of others, and the functions that they call."""
     for number, config in enumerate(trainer.lr_scheduler_configs):
-        for key, scheduler in nested(config.scheduler, str(number)):
-            name, made = type(scheduler).__name__, _settings(vars(scheduler))
+        for key, scheduler in learning_rate.nested(config.scheduler, str(number)):
+            name, made = type(scheduler).__name__, settings_of(vars(scheduler))
             made = {item: value for item, value in made.items() if item not in _PROGRESS}
-            yield Part(key, name, functools.partial(_attributes, scheduler), made, kind=type(scheduler))
+            yield Part(key, name, functools.partial(attributes, scheduler), made, kind=type(scheduler))
             functions = list(dict.fromkeys(getattr(scheduler, "lr_lambdas", [])))
             for index, function in enumerate(functions):
                 values = functools.partial(function_settings, function)
-                yield Part(f"{key} function {index}", name, values, _settings(values()))
-
-
-def nested(scheduler: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield a scheduler and those inside of it (SequentialLR, ChainedScheduler), with a key for each."""
-    yield key, scheduler
-    for index, inner in enumerate(getattr(scheduler, "_schedulers", [])):
-        yield from nested(inner, f"{key}.{index}")
+                yield Part(f"{key} function {index}", name, values, settings_of(values()))
 
 
 def function_settings(function: Any) -> dict[str, Any]:
@@ -177,11 +174,11 @@ def metrics(module: nn.Module) -> Iterator[Part]:
     for key, metric in module.named_modules():
         if isinstance(metric, Metric):
             plain_ones = {name: value for name, value in vars(metric).items() if not name.startswith("_")}
-            made = {name: value for name, value in _settings(plain_ones).items() if name != "training"}
+            made = {name: value for name, value in settings_of(plain_ones).items() if name != "training"}
             made = {name: value for name, value in made.items() if name not in metric.metric_state}
             names = inspect.signature(type(metric).__init__).parameters
             arguments = frozenset(name for name in made if name in names)
-            yield Part(key, type(metric).__name__, functools.partial(_attributes, metric), made, arguments)
+            yield Part(key, type(metric).__name__, functools.partial(attributes, metric), made, arguments)
 
 
 def follow_arguments(callbacks: Sequence[Part], then: Mapping[str, Any] | None) -> tuple[list[str], list[str]]:
@@ -231,12 +228,12 @@ def exceptions(module: nn.Module) -> dict[str, list[str]]:
     }
 
 
-def _attributes(thing: Any) -> dict[str, Any]:
+def attributes(thing: Any) -> dict[str, Any]:
     attributes: dict[str, Any] = thing.__dict__
     return attributes
 
 
-def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: copy.deepcopy(value) for name, value in values.items() if _is_plain(value)}
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.errors import ConfigError
-from cairn.lightning.settings import parts
+from cairn.lightning.settings import learning_rate, parts
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
@@ -76,6 +76,36 @@ def what_ended(trainer: Trainer, ours: Mapping[str, Any]) -> str:
     return ""
 
 
+def steps_taken(trainer: Trainer, ours: Mapping[str, Any], interval: str, frequency: int) -> int | None:
+    """Return how many steps a scheduler with this interval would have taken until a checkpoint was saved.
+
+    Args:
+        trainer: The trainer.
+        ours: Value of the key `cairn` in the checkpoint.
+        interval: `step` or `epoch`.
+        frequency: Every how many of them the scheduler takes a step.
+
+    Returns:
+        The number; None: with manual optimization, only the module knows.
+    """
+    if not trainer.lightning_module.automatic_optimization:
+        return None
+    position, epochs = ours["position"], completed_epochs(ours)
+    if interval == "epoch":
+        return epochs // frequency
+    if frequency == 1:
+        return int(position["step"])
+    window, num_batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+    if not math.isfinite(num_batches):
+        return int(position["step"]) // frequency
+
+    def steps(batches: int) -> int:  # Lightning counts the batches of the epoch, and asks at the end of a window
+        numbers = range(frequency, batches + 1, frequency)
+        return sum(number % window == 0 or number == num_batches for number in numbers)
+
+    return epochs * steps(int(num_batches)) + (steps(position["batch"]) if position["epoch"] == epochs else 0)
+
+
 def check(trainer: Trainer, ours: Mapping[str, Any], resumes: bool) -> None:
     """Warn about a schedule that ends before the training.
 
@@ -91,11 +121,11 @@ def check(trainer: Trainer, ours: Mapping[str, Any], resumes: bool) -> None:
         return
     for config in trainer.lr_scheduler_configs:
         left = _num_left(trainer, ours, config.interval)
-        now = getattr(config.scheduler, "last_epoch", 0)
+        now = learning_rate.num_steps(config.scheduler) or 0
         final = now + left // max(1, config.frequency) if math.isfinite(left) else math.inf
         for scheduler, name, start, end in _ends(config.scheduler):
             kind = type(scheduler).__name__
-            if now <= end < final and not (kind in _WARM_UPS and now < end):
+            if end < final and (now <= end or kind == _RAISES) and not (kind in _WARM_UPS and now < end):
                 _say(kind, name, (start, end, final), config.interval, ours.get("config", {}), resumes)
 
 

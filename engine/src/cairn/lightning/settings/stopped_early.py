@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.lightning.settings import schedules
+from cairn.lightning.settings.parts import Part
 from cairn.lightning.state import unsaved
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
@@ -28,6 +29,23 @@ def forget_in_new_run(trainer: Trainer, checkpoint: Mapping[str, Any], run: str)
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping | Timer):
                 checkpoint.get("callbacks", {}).pop(callback.state_key, None)
+
+
+def may_train_on(trainer: Trainer, ours: Mapping[str, Any], callbacks: Sequence[Part]) -> bool:
+    """Return whether the user has changed something so that a run that had stopped early trains on.
+
+    Args:
+        trainer: The trainer.
+        ours: Value of the key `cairn` in the checkpoint.
+        callbacks: The callbacks.
+    """
+    if not schedules.limits_then(ours):  # an earlier version saved it, and there is nothing to compare with
+        return not any(isinstance(callback, EarlyStopping | Timer) for callback in trainer.callbacks)
+    then = ours.get("settings", {}).get("callbacks", {})
+    if any(part.arguments & {*part.changed(then.get(part.key, {}))} for part in callbacks):
+        return True
+    lost = {*then} - {part.key for part in callbacks}
+    return bool(lost) or schedules.is_longer(trainer, ours)
 
 
 def start_again(trainer: Trainer) -> None:
