@@ -99,7 +99,9 @@ def load_weights(path: Path) -> Weights:
                         f"return plain values, and save the file again."
                     )
             return Weights(path, values, contents if key == "state_dict" else {})
-    what = f"keys {', '.join(map(str, list(contents)[:8]))}" if isinstance(contents, Mapping) else f"{type(contents)}"
+    what = str(type(contents))
+    if isinstance(contents, Mapping):
+        what = f"keys {', '.join(map(str, list(contents)[:8]))}" if contents else "an empty dict"
     raise CheckpointError(
         f"{path} holds no weights: expected a state_dict, or a dict with one under {', '.join(_WEIGHTS_KEYS)}; found "
         f"{what}. Save the weights with torch.save(model.state_dict(), FILE)."
