@@ -65,7 +65,7 @@ def adopt(module: nn.Module, weights: Mapping[str, Any], changed: Record) -> Non
         changed: What `record` returned for the file.
     """
     built = as_built.note(module)
-    persistent = set(_persistent(module))
+    persistent = {*_persistent(module), *weights}
     names = {*changed, *(name for name, _ in _changed(module, built) if name in persistent)}
     # In the order of the file, which is the one in which training has registered them.
     for name in [*(name for name in weights if name in names), *sorted(names - weights.keys())]:
