@@ -185,7 +185,7 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     sums.set_logged(trainer, mine["logged"])
     unsaved.set_modes(module, mine["modes"])
     changed, own = resized.recorded({unsaved.KEY: ours}), mine["buffers"]
-    unsaved.set_buffers(module, own, anew=changed)
+    unsaved.set_buffers(module, own, replaced=changed)
     resized.restore(module, changed, own, is_alone=trainer.world_size == 1)
     unsaved.set_gradients(module, mine["gradients"])
     boundary.set_sync_flags(trainer, mine["sync"])

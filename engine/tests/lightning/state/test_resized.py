@@ -278,7 +278,7 @@ def test_with_several_processes_each_rank_gets_its_own_tensors():
     resized.adopt(model, {"part.0.mean": torch.ones(2), "seen": torch.ones(1)}, record)
     before = model.seen
     own = {"seen": torch.full((1,), 5.0)}  # this rank's first buffer was still empty
-    unsaved.set_buffers(model, own, anew=record)
+    unsaved.set_buffers(model, own, replaced=record)
     resized.restore(model, record, own, is_alone=False)
     assert (model.part[0].mean, model.seen.item(), before.item()) == (None, 5.0, 1.0)
     assert "mean" in model.part[0]._buffers

@@ -68,19 +68,19 @@ def buffers(module: nn.Module, every: bool) -> dict[str, Tensor]:
     return found
 
 
-def set_buffers(module: nn.Module, state: Mapping[str, Tensor], anew: Collection[str] = ()) -> None:
+def set_buffers(module: nn.Module, state: Mapping[str, Tensor], replaced: Collection[str] = ()) -> None:
     """Copy saved buffers into the module's own.
 
     Args:
         module: The module.
         state: The buffers by name.
-        anew: Names of buffers that get new tensors, because training has put others in the place of the first ones.
+        replaced: Names of buffers that get new tensors, because training has put others in the place of the first ones.
             DistributedDataParallel copies rank 0's values into the first ones only.
     """
     own, lost = dict(module.named_buffers()), []
     for name, value in state.items():
         mine = own.get(name)
-        if mine is not None and mine.shape == value.shape and mine.dtype == value.dtype and name not in anew:
+        if mine is not None and mine.shape == value.shape and mine.dtype == value.dtype and name not in replaced:
             with torch.no_grad():
                 mine.copy_(value)
         elif not put_buffer(module, name, value, persistent=False):
