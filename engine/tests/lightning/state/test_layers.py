@@ -182,7 +182,16 @@ class BuiltInSetup(Model):
         return super().training_step(batch, batch_idx) + self.second(batch).square().mean()
 
 
-QUIET = [RestoresAFrozenTeacher, Rebuilds, RebuildsByACount, RebuildsTheHead, LoadsByItself, Ties, FreshTeacher, BuiltInSetup]
+QUIET = [
+    RestoresAFrozenTeacher,
+    Rebuilds,
+    RebuildsByACount,
+    RebuildsTheHead,
+    LoadsByItself,
+    Ties,
+    FreshTeacher,
+    BuiltInSetup,
+]
 
 
 class Interrupt(Callback):
