@@ -27,6 +27,7 @@ from tests.support.toy import (
     Cell,
     FindsLater,
     Iterates,
+    Resizes,
     Searched,
     StreamData,
     TwoLayers,
@@ -146,6 +147,7 @@ CELLS = {
     "awkward state, validation 0.25": Cell(
         module_class=Awkward, trainer={"val_check_interval": 0.25}, num_boundaries=21
     ),
+    "buffers of other forms": Cell(module_class=Resizes),
     "iterable": Cell(data_class=StreamData),
     "iterable, 1 worker, accumulation 3": Cell(
         data_class=StreamData, data={"num_workers": 1}, trainer={"accumulate_grad_batches": 3}, num_boundaries=9
@@ -185,6 +187,7 @@ TWO_EPOCHS = {
     "drop_last",
     "two validation sets",
     "awkward state, validation 0.25",
+    "buffers of other forms",
     "iterable",
     "interval 0.25ep",
     "one-cycle",

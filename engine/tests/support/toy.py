@@ -205,6 +205,36 @@ class Awkward(Toy):
         return loss + 0 * self.late_cache.sum()
 
 
+class Resizes(Toy):
+    """Module whose buffers get other forms in training: filled, grown, registered late, of another type, removed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.part = nn.Module()
+        self.part.register_buffer("prototype", None)
+        self.register_buffer("losses", torch.zeros(0))
+        self.register_buffer("average", torch.tensor(0))
+        for name, persistent in (("first", True), ("hint", False)):
+            self.register_buffer(name, torch.ones(2), persistent=persistent)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if self.part.prototype is None:
+            self.part.prototype = batch[0].mean(0)
+        if not hasattr(self, "delayed"):
+            self.register_buffer("delayed", batch[0].std())
+            self.net.register_buffer("delayed", batch[0].std(), persistent=False)
+        self.losses = torch.cat([self.losses, loss.detach().double()[None]])[-30:]
+        self.average = 0.9 * self.average + 0.1 * loss.detach()
+        if batch_idx == 2:
+            self.first = self.hint = None
+        elif batch_idx == 6:
+            self.hint = torch.full((3,), 2.0)
+        scale = self.losses.mean() + self.average + self.delayed + self.net.delayed + self.part.prototype.mean()
+        scale = scale + sum(2.0 for buffer in (self.first, self.hint) if buffer is None)
+        return loss * (1 + 0.01 * scale.float())
+
+
 class TwoLayers(Toy):
     """Module in which each layer has a weight with rows; one of them is pruned from the start."""
 

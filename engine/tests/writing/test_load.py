@@ -200,9 +200,19 @@ def test_an_object_in_the_weights_is_refused(tmp_path):
     assert load_weights(saved(tmp_path / "a.ckpt", contents)).values["_extra_state"] == {"a": 1}
 
 
-@pytest.mark.parametrize("contents", [{"epoch": 3, "loss": torch.ones(1)}, {"state_dict": {}}, [1], 5, nn.Linear(1, 1)])
-def test_a_file_without_weights_is_refused(tmp_path, contents):
-    with pytest.raises(CheckpointError, match="holds no weights: expected a state_dict, or a dict with one under"):
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        ({"epoch": 3, "loss": torch.ones(1)}, "found keys epoch, loss"),
+        ({"state_dict": {}}, "found an empty state_dict"),
+        ({}, "found an empty dict"),
+        ([1], "found <class 'list'>"),
+        (5, "found <class 'int'>"),
+        (nn.Linear(1, 1), "found <class"),
+    ],
+)
+def test_a_file_without_weights_is_refused(tmp_path, contents, words):
+    with pytest.raises(CheckpointError, match=f"expected a state_dict, or a dict with one under .*; {words}"):
         load_weights(saved(tmp_path / "a.pt", contents))
 
 

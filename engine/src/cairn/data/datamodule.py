@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import Dataset, IterableDataset
 
 from cairn.data.loader import DataLoader
+from cairn.data.position import EPOCH_START
 from cairn.data.sampler import EpochSampler
 from cairn.errors import DataError
 
@@ -146,7 +147,7 @@ class DataModule(LightningDataModule):
         changes = [
             f"{key} was {state_dict.get(key)!r} and is {now!r}"
             for key, now in self.identity().items()
-            if state_dict.get(key) != now
+            if state_dict.get(key) != now and not (EPOCH_START in state_dict and key in _FACTS_OF_LOADERS)
         ]
         if changes:
             raise DataError(
@@ -155,6 +156,10 @@ class DataModule(LightningDataModule):
             )
         if "batch" in state_dict:
             self._older_place = (self.trainer, state_dict)
+
+
+_FACTS_OF_LOADERS = ("batch_size", "seed")
+"""Facts that loaders check, too: they may change between two epochs."""
 
 
 def _number(name: str, value: int, least: int) -> int:

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn.data.iterable import Deliveries
 from cairn.data.sampler import EpochSampler, Order, Record
 from cairn.data.seeded_order import SeededOrder
 from cairn.errors import DataError
+
+EPOCH_START, RESUMED, NEW_RUN = "epoch_start", "resumed", "new run"
+"""Key of a position between two epochs, and its values: which kind of run begins there. See `mark`."""
+
+log = logging.getLogger(__name__)
+
+
+def mark(state: dict[str, Any], goes_on: bool) -> None:
+    """Note in the position of a `cairn.DataLoader` that it lies between two epochs.
+
+    Args:
+        state: The saved position, or that of another loader, which stays as it is.
+        goes_on: Whether the same run goes on.
+    """
+    if {"epoch", "batch", "batch_size", "seed"} <= state.keys() and not state["batch"]:
+        state[EPOCH_START] = RESUMED if goes_on else NEW_RUN
+
+
+def _report(text: str, state: Mapping[str, Any]) -> None:
+    if state[EPOCH_START] == NEW_RUN:  # it follows its configuration
+        log.info(text)
+    else:
+        rank_zero_warn(f"{text} A run without this change ends differently.")
 
 
 class Pass:
@@ -155,6 +181,8 @@ class Position:
             state: Saved position, and the identity of its data.
             identity: Identity of this data. A fact that was not saved is not compared.
 
+        Between two epochs there is no position: the next epoch is trained with this data, and its differences logged.
+
         Raises:
             DataError: It belongs to other data; the message names all differences.
         """
@@ -164,7 +192,9 @@ class Position:
             if key in state and state[key] != value
         ]
         changes += self._missing(state, identity)
-        if changes:
+        if changes and EPOCH_START in state:
+            _report(f"Epoch {state['epoch']} begins with other data than before: {', '.join(changes)}.", state)
+        elif changes:
             raise DataError(
                 f"The checkpoint stands at batch {state['batch']} of epoch {state['epoch']} of other data:"
                 f" {', '.join(changes)}. Set that back, or start a new run from the weights alone."
@@ -182,7 +212,8 @@ class Position:
         order.seek(epoch, state["batch"] * self._items_per_batch, cycle)
         if isinstance(order, EpochSampler):
             order.restore_size(state.get("epoch_samples"))
-        if isinstance(order, SeededOrder) and state.get("sampler") is not None:
+        is_same = state.get("order") in (None, order.identity().get("order"))
+        if isinstance(order, SeededOrder) and is_same and state.get("sampler") is not None:
             order.load_state(state["sampler"], state.get("sampler_now"))
         self._is_sought = True
         self._has_grown = state.get("has_grown", False)

@@ -20,7 +20,7 @@ from torchmetrics import MetricTracker
 from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
-from cairn.lightning.state import pruning, sums, unsaved
+from cairn.lightning.state import pruning, resized, sums, unsaved
 from cairn.lightning.state.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 
@@ -184,7 +184,9 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     sums.set_metrics(module, mine["metrics"])
     sums.set_logged(trainer, mine["logged"])
     unsaved.set_modes(module, mine["modes"])
-    unsaved.set_buffers(module, mine["buffers"])
+    changed, own = resized.recorded({unsaved.KEY: ours}), mine["buffers"]
+    unsaved.set_buffers(module, own, replaced=changed)
+    resized.restore(module, changed, own, is_alone=trainer.world_size == 1)
     unsaved.set_gradients(module, mine["gradients"])
     boundary.set_sync_flags(trainer, mine["sync"])
     for callback in trainer.callbacks:

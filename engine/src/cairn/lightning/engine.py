@@ -259,6 +259,7 @@ class Engine:
                 weights, module = contents["state_dict"], trainer.lightning_module
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
                 contents[unsaved.KEY]["attributes"] = self.restart.audit.at_save(place, contents)
+                self.restart.layers.check(contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.

@@ -22,7 +22,7 @@ from cairn.lightning.loops import boundary
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
 from cairn.lightning.settings import stopped_early
-from cairn.lightning.state import unsaved
+from cairn.lightning.state import resized, unsaved
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
 from cairn.store import space
 from cairn.store.beginning import Beginning
@@ -76,6 +76,7 @@ class EngineHooks(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Exchange the loops and the way to load, before Lightning uses either; refuse what cannot be resumed."""
+        resized.watch(trainer.strategy)
         if stage != "fit":
             return
         _check_alone(self, trainer)

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import UninitializedParameter
 
+from cairn.data.position import EPOCH_START
 from cairn.errors import CheckpointError
 from cairn.lightning.state import unsaved
 from cairn.writing import forms
@@ -54,6 +55,7 @@ class MappedCheckpointIO(TorchCheckpointIO):
         contents = self.peek(Path(path))
         self._peeked = None
         _name_lazy(contents)
+        _mark_epoch_start(contents)
         copied = {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
         forms.restore(copied)
         return copied
@@ -79,6 +81,7 @@ def understanding(checkpoint_io: CheckpointIO) -> CheckpointIO:
         contents = load_checkpoint(*args, **kwargs)
         if isinstance(contents, dict):
             _name_lazy(contents)
+            _mark_epoch_start(contents)
             forms.restore(contents)
         return contents
 
@@ -126,6 +129,15 @@ def _name_lazy(contents: dict[str, Any]) -> None:
     """Add the weights of lazy modules that no batch had reached: the module still expects their names."""
     for name in contents.get(unsaved.KEY, {}).get("lazy", []):
         contents[_WEIGHTS][name] = UninitializedParameter()
+
+
+def _mark_epoch_start(contents: dict[str, Any]) -> None:
+    """Mark the state of a `cairn.DataModule` that was saved between two epochs: its loaders say what has changed."""
+    if contents.get(unsaved.KEY, {}).get("place") == "epoch":
+        for key, state in contents.items():
+            is_data = isinstance(state, dict) and not key.endswith("hyper_parameters")
+            if is_data and {"batch_size", "seed"} <= state.keys():
+                state[EPOCH_START] = True
 
 
 def _copied(value: Any) -> Any:

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from cairn.errors import CheckpointError, MissingFileError, ModelError, first_line
+from cairn.lightning.state import resized
 from cairn.targets import build
 from cairn.writing import forms
 from cairn.writing.load import load
@@ -49,19 +50,19 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
         model.configure_model()
     forms.restore(checkpoint)
     model.on_load_checkpoint(checkpoint)
-    _load_into(model, checkpoint["state_dict"], path)
+    _load_into(model, checkpoint["state_dict"], resized.recorded(checkpoint), path)
     devices = [value.device for value in weights.values() if isinstance(value, Tensor)]
     return model.to(devices[0]).eval() if devices else model.eval()
 
 
-def _load_into(model: LightningModule, weights: Mapping[str, Any], path: Path) -> None:
+def _load_into(model: LightningModule, weights: Mapping[str, Any], changed: resized.Record, path: Path) -> None:
     """Load the weights as Lightning does. If they do not fit, try what else a training does with a model.
 
     torch.compile renames weights, and `setup` may build layers or compile some. It is called without a trainer, so that
     it can only do what needs no data.
     """
-    first = _loaded(model, weights)
-    if first is None or _loaded(model, {name.replace(COMPILED, ""): value for name, value in weights.items()}) is None:
+    first = _loaded(model, weights, changed)
+    if first is None or _loaded(model, _plain_names(weights), _plain_names(changed)) is None:
         return
     missing = ""
     if is_overridden("setup", model):
@@ -74,13 +75,18 @@ def _load_into(model: LightningModule, weights: Mapping[str, Any], path: Path) -
                 f" __init__."
             )
         else:
-            first = _loaded(model, weights)
+            first = _loaded(model, weights, changed)
     if first is not None:
         raise ModelError(f"{path} holds the weights of another model: {mismatch(first)}.{missing}") from first
 
 
-def _loaded(model: LightningModule, weights: Mapping[str, Any]) -> RuntimeError | None:
+def _plain_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace(COMPILED, ""): value for name, value in values.items()}
+
+
+def _loaded(model: LightningModule, weights: Mapping[str, Any], changed: resized.Record) -> RuntimeError | None:
     """Load weights; return torch's error if they do not fit."""
+    resized.adopt(model, weights, changed)
     try:
         model.load_state_dict(weights, strict=model.strict_loading)
     except RuntimeError as error:

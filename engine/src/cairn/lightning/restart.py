@@ -39,6 +39,7 @@ from cairn.lightning.agreement import Agreement
 from cairn.lightning.state import pruning, unsaved
 from cairn.lightning.state.audit import Audit
 from cairn.lightning.state.growth import repeated_groups_ignored
+from cairn.lightning.state.layers import Layers
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Restart:
 
     def __init__(self, trainer: Trainer, audit: Audit, agreement: Agreement) -> None:
         self.trainer, self.audit, self.agreement = trainer, audit, agreement
+        self.layers = Layers(trainer, audit)
         self.epoch_start: Mapping[str, Any] | None = None
         """Generators and number of steps of this rank before the hooks at the start of the epoch; None: unknown."""
         self._ours: Mapping[str, Any] = {}
@@ -82,6 +84,7 @@ class Restart:
     def epoch_begun(self) -> None:
         """The hooks at the start of an epoch have run."""
         self.audit.epoch_begun()
+        self.layers.check()
         self.raise_together()
 
     def epoch_begins_again(self) -> None:
@@ -97,6 +100,7 @@ class Restart:
         """Everything is restored: compare the attributes with those of the process that has saved."""
         ours, self._ours = self._ours, {}
         self.audit.resumed(ours["place"], ours.get("attributes", {}))
+        self.layers.check()
         self.raise_together()
 
     def raise_together(self) -> None:

@@ -99,11 +99,21 @@ def load_weights(path: Path) -> Weights:
                         f"return plain values, and save the file again."
                     )
             return Weights(path, values, contents if key == "state_dict" else {})
-    what = f"keys {', '.join(map(str, list(contents)[:8]))}" if isinstance(contents, Mapping) else f"{type(contents)}"
     raise CheckpointError(
         f"{path} holds no weights: expected a state_dict, or a dict with one under {', '.join(_WEIGHTS_KEYS)}; found "
-        f"{what}. Save the weights with torch.save(model.state_dict(), FILE)."
+        f"{_summary(contents)}. Save the weights with torch.save(model.state_dict(), FILE)."
     )
+
+
+def _summary(contents: Any) -> str:
+    """Say what a file holds in place of weights."""
+    if not isinstance(contents, Mapping):
+        return str(type(contents))
+    if not contents:
+        return "an empty dict"
+    if empty := [key for key in _WEIGHTS_KEYS if isinstance(contents.get(key), Mapping) and not contents[key]]:
+        return f"an empty {empty[0]}"
+    return f"keys {', '.join(map(str, list(contents)[:8]))}"
 
 
 class _Placeholder:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch.nn.parameter import is_lazy
 
 _BEGIN = "Error(s) in loading state_dict for "
 _NUM_PARTS = 4
@@ -86,6 +89,23 @@ class Mismatch:
                 return found
         return None
 
+    def with_shapes(self, file: Mapping[str, Any], model: Mapping[str, Any]) -> Mismatch:
+        """Return this with the weights whose shapes differ once the names of the file are changed.
+
+        torch compares the shapes of equal names only: a change of the names alone may not be enough.
+
+        Args:
+            file: The weights in the file.
+            model: Those in the model.
+        """
+        if (renaming := self.renaming()) is None:
+            return self
+        ours = {renaming(name) if renaming.is_wrapper else name: name for name in self.missing}
+        pairs = {name: ours[renaming(name)] for name in self.unexpected if renaming(name) in ours}
+        shapes = {mine: (shape_of(file.get(name)), shape_of(model.get(mine))) for name, mine in pairs.items()}
+        differing = {name: both for name, both in shapes.items() if all(both) and both[0] != both[1]}
+        return replace(self, shapes={**self.shapes, **differing})
+
     def _is_enough(self, equal: set[str]) -> bool:
         return 2 * len(equal) >= max(len(self.missing), len(self.unexpected))
 
@@ -122,6 +142,11 @@ class Mismatch:
         return "; ".join(parts) or "; ".join(rest.others[:1])
 
 
+def shape_of(value: Any) -> str:
+    """Return the shape of a weight as text; empty if it has none yet."""
+    return "" if value is None or is_lazy(value) else str(tuple(getattr(value, "shape", ())))
+
+
 def mismatch(error: BaseException) -> Mismatch | None:
     """Return what torch's `load_state_dict` reports; None if the error is another one."""
     text = str(error)
@@ -149,12 +174,16 @@ def _shape(text: str) -> str:
     return str(tuple(int(number) for number in re.findall(r"\d+", text)))
 
 
-def _only(names: Iterable[str], side: str) -> list[str]:
-    """Return sentences about the parts that only one side has, from the model's last layers backwards."""
+def listed(names: Iterable[str]) -> list[str]:
+    """Return the last parts of a model that these names belong to, and how many more names there are."""
     groups = _parts(list(names))
-    found = [f"{part} is only in the {side}" for part in list(groups)[-_NUM_PARTS:]]
     more = sum(list(groups.values())[:-_NUM_PARTS])
-    return [*found, *([f"and {more} more are only in the {side}"] if more else [])]
+    return [*list(groups)[-_NUM_PARTS:], *([f"and {more} more"] if more else [])]
+
+
+def _only(names: Iterable[str], side: str) -> list[str]:
+    """Return sentences about the parts that only one side has."""
+    return [f"{part} {'are' if part.startswith('and ') else 'is'} only in the {side}" for part in listed(names)]
 
 
 def _parts(names: list[str]) -> dict[str, int]:

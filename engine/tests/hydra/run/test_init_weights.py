@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from cairn.errors import ModelError
 from cairn.hydra.run.init_weights import InitWeights
+from cairn.lightning.state import as_built, resized
 from cairn.store.resume import ResumePoint
 
 
@@ -209,6 +210,15 @@ def test_a_part_is_taken_where_asked_to(give, caplog):
     assert "the model has 6; not used: head.weight is (3, 4) in the file and (5, 4) in the model" in caplog.text
 
 
+def test_what_the_file_lacks_is_not_called_unused(give, caplog):
+    give(Plain(), nn.ModuleDict({"net": Plain().net, "old": nn.ParameterDict({"scale": torch.ones(1)})}), strict=False)
+    assert "; not used: old.scale is only in the file; not in the file: head (weight, bias)" in caplog.text
+    caplog.clear()
+    give(Plain(), nn.ModuleDict({"net": Plain().net}), strict=False)
+    assert "the model has 6; not in the file: head (weight, bias)" in caplog.text
+    assert "not used" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("source", "prefix", "expected"),
     [
@@ -236,8 +246,14 @@ def test_a_prefix_selects_or_changes_names(give, source, prefix, expected):
         (nn.Linear(9, 9), {"strict": False}, "no weight that fits Plain: .* Choose the model that"),
         (Plain(num_classes=5), {"prefix": "head."}, r"head\.weight is \(5, 4\) in the file"),
         (Plain(), {"prefix": "encoder."}, "is only in the file"),
+        (
+            nn.ModuleDict({"model": Plain(num_classes=5)}),
+            {},
+            r"have 'model\.'; head\.weight is \(5, 4\) in the file and \(3, 4\) in the model.* Choose the model .*"
+            r"init_weights_strict=false and init_weights_prefix=model\.:\.$",
+        ),
     ],
-    ids=["a head", "a name", "a prefix", "nothing", "a part", "no such prefix"],
+    ids=["a head", "a name", "a prefix", "nothing", "a part", "no such prefix", "a prefix and a head"],
 )
 def test_what_does_not_fit_is_refused_with_the_cure(give, source, options, words):
     with pytest.raises(ModelError, match=words):
@@ -279,3 +295,63 @@ def test_a_hook_that_the_file_does_not_suit_is_not_the_end(give):
     model = KeepsState()
     give(model, Plain(), strict=False)
     assert {name.partition(".")[0] for name in taken(model)} == {"head"}
+
+
+class Resizes(Plain):
+    """Its buffers get other forms in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.net.register_buffer("mean", None)
+        self.register_buffer("seen", torch.zeros(0))
+
+    def train_on(self):
+        as_built.note(self, is_complete=True)
+        self.net.mean, self.seen = torch.ones(2), torch.ones(3)
+        self.register_buffer("late", torch.ones(1))
+        return self
+
+
+class ResizesAndSetsUp(Resizes):
+    def setup(self, stage):
+        pass
+
+
+def with_record(source):
+    model = getattr(source, "model", source)
+    changed = {f"{'model.' * (model is not source)}{name}": both for name, both in resized.record(model).items()}
+    return {"state_dict": source.state_dict(), "cairn": {"growth": {"buffers": changed}}}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "options"),
+    [
+        (lambda model: model, {}),
+        (lambda model: model, {"strict": False}),
+        (lambda model: nn.ModuleDict({"model": model}), {"prefix": "model."}),
+        (lambda model: nn.ModuleDict({"model": model}), {"prefix": "model.:", "strict": False}),
+    ],
+    ids=["all", "a part", "without a prefix", "other names"],
+)
+def test_buffers_that_training_has_resized_are_taken_with_the_weights(give, wrap, options):
+    model = Resizes()
+    give(model, wrap(Resizes().train_on()), contents=with_record, **options)
+    assert (taken(model), model.net.mean.tolist(), model.seen.tolist()) == (ALL, [1, 1], [1, 1, 1])
+    assert model.late.tolist() == [1]
+    as_built.note(model, is_complete=True)
+    # A resume of the new run builds the model without them.
+    assert set(resized.record(model)) == {"net.mean", "seen", "late"}
+
+
+def test_resized_buffers_are_taken_once_the_model_is_set_up(give):
+    model = ResizesAndSetsUp()
+    weights = give(model, Resizes().train_on(), contents=with_record)
+    weights.on_fit_start(None, model)
+    assert (taken(model), model.seen.tolist()) == (ALL, [1, 1, 1])
+
+
+def test_a_buffer_of_another_size_is_not_taken_because_training_had_resized_it(give):
+    model = Resizes()
+    model.seen = torch.zeros(9)
+    with pytest.raises(ModelError, match=r"seen is \(3,\) in the file and \(9,\) in the model"):
+        give(model, Resizes().train_on(), contents=with_record)

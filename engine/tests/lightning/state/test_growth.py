@@ -183,6 +183,85 @@ def test_another_batch_size_than_before_is_still_refused(tmp_path):
         fit(tmp_path, name, batch_size=4)
 
 
+class Seeded(LightningDataModule):
+    """Data of the library in a module that does not check it, as with a loader that is passed to `fit`."""
+
+    def __init__(self, batch_size=2, seed=0, num_samples=8):
+        super().__init__()
+        self.options = {"batch_size": batch_size, "seed": seed}
+        self.num_samples = num_samples
+
+    def train_dataloader(self):
+        return cairn.DataLoader(POINTS[: self.num_samples], shuffle=True, **self.options)
+
+
+class SeededOurs(Ours):
+    def __init__(self, batch_size=2, seed=0, num_samples=8):
+        cairn.DataModule.__init__(self, batch_size, seed=seed)
+        self.train_set = POINTS[:num_samples]
+
+
+class Counts(Model):
+    """Counts the samples of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_samples, self.num_batches = {}, {}
+
+    def training_step(self, batch, batch_idx):
+        for counted, more in ((self.num_samples, len(batch)), (self.num_batches, 1)):
+            counted[self.current_epoch] = counted.get(self.current_epoch, 0) + more
+        return super().training_step(batch, batch_idx)
+
+
+OTHER_DATA = {"batch_size": 4, "seed": 1, "num_samples": 6}
+
+
+def fit_with(path, data, stop=None, ckpt_path=None):
+    seed_everything(3, verbose=False)
+    checkpoints = cairn.Checkpointer(path, 1, keep_last=-1, writing=cairn.Writing(writer="sync"))
+    model = Counts()
+    trainer = Trainer(
+        max_epochs=3,
+        callbacks=[Interrupt(stop), checkpoints],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path or checkpoints.resume())
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no")
+@pytest.mark.parametrize("kind", [Seeded, SeededOurs])
+@pytest.mark.parametrize("change", OTHER_DATA)
+def test_other_data_is_trained_from_the_start_of_an_epoch_on(tmp_path, caplog, kind, change):
+    """As Lightning does: inside an epoch, a position belongs to its data; between two, there is none."""
+    caplog.set_level("INFO", logger="cairn")
+    with pytest.raises(Interrupted):
+        fit_with(tmp_path / "a", kind(), stop=6)
+    other = {change: OTHER_DATA[change]}
+    files = {name: tmp_path / "a" / f"epoch_{name}.ckpt" for name in ("000_batch_000004", "001_batch_000002")}
+    with pytest.raises(cairn.CairnError, match=f"{change} was"):
+        fit_with(tmp_path / "b", kind(**other), ckpt_path=files["001_batch_000002"])
+    model = fit_with(tmp_path / "c", kind(**other), ckpt_path=files["000_batch_000004"])
+    samples, batches = {"batch_size": (8, 2), "seed": (8, 4), "num_samples": (6, 3)}[change]
+    assert model.num_samples == {1: samples, 2: samples}
+    assert model.num_batches == {1: batches, 2: batches}
+    assert f"Epoch 1 begins with other data than before: {change} was" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no")
+@pytest.mark.parametrize("kind", [Seeded, SeededOurs])
+def test_a_resumed_run_warns_of_other_data_between_epochs(tmp_path, kind):
+    with pytest.raises(Interrupted):
+        fit_with(tmp_path, kind(), stop=4)
+    with pytest.warns(UserWarning, match="batch_size was 2 and is 4, seed was 0 and is 1. A run without this change"):
+        model = fit_with(tmp_path, kind(batch_size=4, seed=1))
+    assert model.num_batches == {1: 2, 2: 2}
+
+
 def test_a_group_that_is_added_again_changes_nothing(tmp_path):
     trainer = fit(tmp_path, "groups added between epochs")
     (optimizer,) = trainer.optimizers

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,10 +15,11 @@ from torch.nn.parameter import is_lazy
 
 from cairn.errors import ModelError
 from cairn.hydra.run.start import Start
+from cairn.lightning.state import as_built, resized
 from cairn.runs import summary
 from cairn.wandb import start as wandb_start
 from cairn.writing import load
-from cairn.writing.mismatch import COMPILED, Mismatch, mismatch
+from cairn.writing.mismatch import COMPILED, Mismatch, listed, mismatch, shape_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class InitWeights(Callback):
             return
         weights = self._read()
         own = model.state_dict()
-        is_complete = any(values.keys() == own.keys() for values in _forms(weights, model))
+        is_complete = any(values.keys() == own.keys() for values, _ in _forms(weights, model))
         if not is_complete and any(is_overridden(hook, model) for hook in _LATE_HOOKS):
             self._weights = weights
         else:
@@ -82,13 +83,13 @@ class InitWeights(Callback):
             _load_all(weights, model)
             log.info("Loaded weights from %s", file)
             return
-        part = _best_part(weights, model, self._prefix)
+        part = _best_part(weights, model, self._prefix).adopted(model)
         if self._strict and (part.mismatch.missing or part.mismatch.unexpected or part.mismatch.shapes):
-            raise _refusal(weights.path, model, part.mismatch)
+            raise _refusal(weights, model, part.mismatch)
         if not part.fitting:
-            raise _refusal(weights.path, model, part.mismatch, none=True)
+            raise _refusal(weights, model, part.mismatch, none=True)
         model.load_state_dict(part.fitting, strict=False)
-        left = f"; not used: {part.mismatch}" if str(part.mismatch) else ""
+        left = _left(part.mismatch)
         taken, num_file, num_model = len(part.fitting), len(weights.values), len(model.state_dict())
         log.info(
             "Loaded %d of %d weights from %s%s; the model has %d%s", taken, num_file, file, part.how, num_model, left
@@ -97,18 +98,48 @@ class InitWeights(Callback):
 
 @dataclass(frozen=True)
 class _Part:
-    """The part of a file's weights that a model takes."""
+    """The part of a file's weights that a model may take, under the names in the model."""
 
-    fitting: Mapping[str, Any]
-    mismatch: Mismatch
+    values: Mapping[str, Any]
+    changed: resized.Record
+    """See `resized.record`."""
+    below: str
+    """What the names in the model begin with that count as missing."""
     how: str
+    own: Mapping[str, Any]
+    """The state_dict of the model."""
+
+    def adopted(self, model: LightningModule) -> _Part:
+        """Return the part after buffers of the model have taken the forms in the file."""
+        resized.adopt(model, self.values, self.changed)
+        return replace(self, own=model.state_dict())
+
+    @property
+    def fitting(self) -> Mapping[str, Any]:
+        """What the model takes."""
+        differing = self.mismatch.shapes
+        return {name: value for name, value in self.values.items() if name in self.own and name not in differing}
+
+    @cached_property
+    def mismatch(self) -> Mismatch:
+        """What does not fit."""
+        names = [name for name in self.own if name.startswith(self.below)]
+        missing = tuple(name for name in names if name not in self.values)
+        unexpected = tuple(name for name in self.values if name not in self.own)
+        shapes = {
+            name: (shape_of(value), shape_of(self.own[name]))
+            for name, value in self.values.items()
+            if name in self.own and not is_lazy(self.own[name]) and shape_of(value) != shape_of(self.own[name])
+        }
+        return Mismatch(missing, unexpected, shapes)
 
 
 def _load_all(weights: load.Weights, model: LightningModule) -> None:
     """Load all weights, as Lightning would: with the hooks of the model, and with its `strict_loading`."""
     first: Mismatch | None = None
     cause: RuntimeError | None = None
-    for values in _forms(weights, model):
+    for values, changed in _forms(weights, model):
+        resized.adopt(model, values, changed)
         try:
             model.load_state_dict(values, strict=model.strict_loading)
             return
@@ -118,15 +149,16 @@ def _load_all(weights: load.Weights, model: LightningModule) -> None:
                 raise
             first, cause = first or found, cause or error
     assert first is not None
-    raise _refusal(weights.path, model, first) from cause
+    raise _refusal(weights, model, first) from cause
 
 
-def _forms(weights: load.Weights, model: LightningModule) -> Iterator[Mapping[str, Any]]:
-    """Yield the weights in each form that Lightning or a compiled model knows them in."""
-    yield weights.values
-    yield _like_compiled(weights.values, model)
+def _forms(weights: load.Weights, model: LightningModule) -> Iterator[tuple[Mapping[str, Any], resized.Record]]:
+    """Yield the weights in each form that Lightning or a compiled model knows them in, and their resized buffers."""
+    changed = resized.recorded(weights.contents)
+    yield weights.values, changed
+    yield _like_compiled(weights.values, model), _like_compiled(changed, model)
     if (renamed := _as_model_renames(weights, model)) is not None:
-        yield renamed
+        yield renamed, changed
 
 
 def _as_model_renames(weights: load.Weights, model: LightningModule) -> Mapping[str, Any] | None:
@@ -149,7 +181,7 @@ def _as_model_renames(weights: load.Weights, model: LightningModule) -> Mapping[
 
 def _like_compiled(values: Mapping[str, Any], model: LightningModule) -> dict[str, Any]:
     """Return the weights with the prefix of torch.compile where the model has it, and without it elsewhere."""
-    own = {name.replace(COMPILED, ""): name for name in model.state_dict()}
+    own = {name.replace(COMPILED, ""): name for name in (*model.state_dict(), *as_built.buffers(model))}
     return {own.get(name.replace(COMPILED, ""), name): value for name, value in values.items()}
 
 
@@ -161,53 +193,63 @@ def _best_part(weights: load.Weights, model: LightningModule, prefix: str) -> _P
     model does not have.
     """
     own, parts = model.state_dict(), []
-    for values in _forms(weights, model):
-        old, colon, new = prefix.partition(":")
+    old, colon, new = prefix.partition(":")
+    for values, changed in _forms(weights, model):
+        named = partial(_named, values, changed, own)
         if not prefix:
-            parts.append(_part(values, own, ""))
+            parts.append(named(lambda name: name))
         elif colon:
-            renamed = {_renamed(name, old, new, own): value for name, value in values.items()}
-            parts.append(_part(renamed, own, f" (names changed by {prefix})"))
-        elif selected := {name: value for name, value in values.items() if name.startswith(prefix)}:
-            below = {name: value for name, value in own.items() if name.startswith(prefix)}
-            parts.append(_part(selected, below, f" (those with the prefix {prefix})"))
-            bare = {name.removeprefix(prefix): value for name, value in selected.items()}
-            parts.append(_part(bare, own, f" (those with the prefix {prefix}, without it)"))
+            parts.append(named(lambda name: _renamed(name, old, new, own), how=f" (names changed by {prefix})"))
+        elif any(name.startswith(prefix) for name in values):
+            those = f"those with the prefix {prefix}"
+            parts.append(named(lambda name: name, prefix, below=prefix, how=f" ({those})"))
+            parts.append(named(lambda name: name.removeprefix(prefix), prefix, how=f" ({those}, without it)"))
         else:
-            longer = {prefix + name: value for name, value in values.items()}
-            below = {name: value for name, value in own.items() if name.startswith(prefix)}
-            parts.append(_part(longer, below, f" (with the prefix {prefix} put before their names)"))
+            how = f" (with the prefix {prefix} put before their names)"
+            parts.append(named(lambda name: prefix + name, below=prefix, how=how))
         if any(not str(part.mismatch) for part in parts):
             break  # the form of `on_load_checkpoint` is only for weights that do not fit
     return max(parts, key=lambda part: len(part.fitting))
+
+
+def _named(
+    values: Mapping[str, Any],
+    changed: resized.Record,
+    own: Mapping[str, Any],
+    rename: Callable[[str], str],
+    selected: str = "",
+    *,
+    below: str = "",
+    how: str = "",
+) -> _Part:
+    """Return the part whose names begin with `selected`, under other names."""
+    taken, marked = (
+        {rename(name): value for name, value in items.items() if name.startswith(selected)}
+        for items in (values, changed)
+    )
+    return _Part(taken, marked, below, how, own)
 
 
 def _renamed(name: str, old: str, new: str, own: Mapping[str, Any]) -> str:
     return new + name[len(old) :] if name not in own and name.startswith(old) else name
 
 
-def _part(values: Mapping[str, Any], own: Mapping[str, Any], how: str) -> _Part:
-    shapes = {
-        name: (_shape(value), _shape(own[name]))
-        for name, value in values.items()
-        if name in own and not is_lazy(own[name]) and _shape(value) != _shape(own[name])
-    }
-    fitting = {name: value for name, value in values.items() if name in own and name not in shapes}
-    missing = tuple(name for name in own if name not in values)
-    unexpected = tuple(name for name in values if name not in own)
-    return _Part(fitting, Mismatch(missing, unexpected, shapes), how)
+def _left(found: Mismatch) -> str:
+    """Return what is not used of the file, and what the model needs and the file does not have."""
+    if found.renaming() is not None:
+        return f"; not used: {found}"
+    unused = str(replace(found, missing=()))
+    lacking = ", ".join(listed(found.missing))
+    return (f"; not used: {unused}" if unused else "") + (f"; not in the file: {lacking}" if lacking else "")
 
 
-def _shape(value: Any) -> str:
-    return "" if is_lazy(value) else str(tuple(getattr(value, "shape", ())))
-
-
-def _refusal(path: Path, model: LightningModule, found: Mismatch, none: bool = False) -> ModelError:
-    renaming = found.renaming()
-    if renaming is not None:
+def _refusal(weights: load.Weights, model: LightningModule, found: Mismatch, none: bool = False) -> ModelError:
+    found, renaming = found.with_shapes(weights.values, model.state_dict()), found.renaming()
+    if renaming is not None and not found.shapes:
         cure = f"Set init_weights_prefix={renaming.old}:{renaming.new} to change these names"
     else:
         cure = "Choose the model that it was trained with"
-        cure += "" if none else ", or take what fits with init_weights_strict=false"
+        change = f" and init_weights_prefix={renaming.old}:{renaming.new}" if renaming is not None else ""
+        cure += "" if none else f", or take what fits with init_weights_strict=false{change}"
     kind = f"no weight that fits {type(model).__name__}" if none else "the weights of another model"
-    return ModelError(f"{path} holds {kind}: {found}. {cure}.")
+    return ModelError(f"{weights.path} holds {kind}: {found}. {cure}.")

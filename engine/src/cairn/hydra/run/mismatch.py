@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from lightning.pytorch import LightningModule
 
-from cairn.errors import ModelError
-from cairn.writing.mismatch import mismatch
+from cairn.errors import CheckpointError, ModelError
+from cairn.writing.load import load
+from cairn.writing.mismatch import Mismatch, mismatch
 
 _RENAME = "change the names in its on_load_checkpoint"
 RESUME = f"Build the model as it was, or {_RENAME}"
@@ -42,4 +44,16 @@ def explained(file: str | None, model: LightningModule, cure: str) -> Iterator[N
             file is None or found is None or found.model != type(model).__name__
         ):  # a file that the model loads by itself, for a part
             raise
+        found = _with_shapes(found, file, model)
         raise ModelError(f"{file} holds the weights of another model: {found}. {cure}.") from error
+
+
+def _with_shapes(found: Mismatch, file: str, model: LightningModule) -> Mismatch:
+    """Add the shapes that differ if only the names are changed."""
+    if found.renaming() is None:
+        return found
+    try:
+        weights = load(Path(file), verify=False)["state_dict"]
+    except CheckpointError:  # a URL, which the message does without
+        return found
+    return found.with_shapes(weights, model.state_dict())

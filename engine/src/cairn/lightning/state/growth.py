@@ -1,4 +1,4 @@
-"""What training may change about its set-up: the parameter groups of optimizers, and the batch size.
+"""What training may change about its set-up: the parameter groups of optimizers, the batch size, and buffers.
 
 A resume builds both again as they were at the start of the run, so that the state in a checkpoint would not fit. They
 are changed to what they had become, before that state is loaded.
@@ -12,6 +12,9 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from cairn.data import position
+from cairn.lightning.state import resized, unsaved
 
 _BATCH_SIZE = "batch_size"
 """The attribute that Lightning's BatchSizeFinder changes, of the data module or the model."""
@@ -36,7 +39,7 @@ class Growth:
         """Numbers of parameters per group and optimizer, at the start of this fit."""
         self._groups: list[Groups] | None = None
         """Groups of a loaded checkpoint, until the optimizers are there."""
-        self._have_grown = False
+        self._have_grown = self._goes_on = False
 
     def state(self, trainer: Trainer) -> dict[str, Any]:
         """Return what has changed since the start of the run, as plain values; empty if nothing has."""
@@ -47,6 +50,8 @@ class Growth:
         sizes = _batch_sizes(trainer)
         if sizes != self._first_sizes:
             changes["batch_size"] = {"first": dict(self._first_sizes), "now": sizes}
+        if buffers := resized.record(trainer.lightning_module):
+            changes["buffers"] = buffers
         return changes
 
     def restored(self, trainer: Trainer) -> None:
@@ -61,7 +66,7 @@ class Growth:
             changes: What `state` returned.
             goes_on: Whether the run goes on; False: a new run starts from the state of another, with its own data.
         """
-        self._groups = changes.get("groups")
+        self._groups, self._goes_on = changes.get("groups"), goes_on
         self._have_grown = self._groups is not None
         if goes_on and (sizes := changes.get("batch_size")):
             self._first_sizes, self._loaded_sizes = dict(sizes["first"]), dict(sizes["now"])
@@ -70,16 +75,18 @@ class Growth:
                     setattr(owner, _BATCH_SIZE, sizes["now"][name])
 
     def adjust(self, checkpoint: Mapping[str, Any]) -> None:
-        """Let loaders whose next epoch has not begun take the batch size to which training has changed it.
+        """Let loaders whose next epoch has not begun take another batch size, and between epochs other data.
 
         Args:
             checkpoint: What Lightning is about to load the positions of the loaders from.
         """
-        if self._first_sizes == self._loaded_sizes:
-            return
-        for position in checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", []):
-            if isinstance(position, dict) and position.get("batch") == 0:
-                position.pop("batch_size", None)
+        is_between_epochs = checkpoint[unsaved.KEY]["place"] == "epoch"
+        for state in checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", []):
+            if is_between_epochs and isinstance(state, dict):
+                position.mark(state, self._goes_on)
+            # Training has changed it.
+            if self._first_sizes != self._loaded_sizes and isinstance(state, dict) and state.get("batch") == 0:
+                state.pop("batch_size", None)
 
     def begin(self, trainer: Trainer) -> None:
         """Give the optimizers the groups of the checkpoint, before Lightning loads their state."""

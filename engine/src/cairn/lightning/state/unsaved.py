@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -67,16 +68,64 @@ def buffers(module: nn.Module, every: bool) -> dict[str, Tensor]:
     return found
 
 
-def set_buffers(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy saved buffers into the module's own."""
-    own = dict(module.named_buffers())
-    with torch.no_grad():
-        for name, value in state.items():
-            if name in own and own[name].shape == value.shape:
-                own[name].copy_(value)
-            else:  # the buffer has another shape or does not exist yet, such as a cache that the first batch fills
-                parent, _, leaf = name.rpartition(".")
-                setattr(module.get_submodule(parent), leaf, value.to(next(module.parameters()).device, copy=True))
+def set_buffers(module: nn.Module, state: Mapping[str, Tensor], replaced: Collection[str] = ()) -> None:
+    """Copy saved buffers into the module's own.
+
+    Args:
+        module: The module.
+        state: The buffers by name.
+        replaced: Names of buffers that get new tensors, because training has put others in the place of the first ones.
+            DistributedDataParallel copies rank 0's values into the first ones only.
+    """
+    own, lost = dict(module.named_buffers()), []
+    for name, value in state.items():
+        mine = own.get(name)
+        if mine is not None and mine.shape == value.shape and mine.dtype == value.dtype and name not in replaced:
+            with torch.no_grad():
+                mine.copy_(value)
+        elif not put_buffer(module, name, value, persistent=False):
+            lost.append(name)
+    if lost:
+        rank_zero_warn(
+            f"This resume may not be exact: the checkpoint holds {', '.join(lost)}, of a layer that training has added "
+            f"and that the model does not have yet. Add it in __init__, configure_model() or setup()."
+        )
+
+
+def put_buffer(
+    module: nn.Module, name: str, value: Tensor | None, is_registered: bool = True, persistent: bool = True
+) -> bool:
+    """Set a buffer to a copy of a tensor, whether it is registered or not; return False if it has no owner.
+
+    Args:
+        module: The module.
+        name: Name of the buffer.
+        value: The tensor; None: the buffer gets none.
+        is_registered: Whether a buffer without a tensor stays registered.
+        persistent: Whether a new buffer belongs to the state_dict.
+    """
+    parent, _, leaf = name.rpartition(".")
+    try:
+        part = module.get_submodule(parent)
+    except AttributeError:
+        return False
+    if value is not None:
+        value = value.detach().to(_device(part._buffers.get(leaf), module), copy=True)
+    if leaf in part._buffers and (value is not None or is_registered):
+        setattr(part, leaf, value)
+    elif leaf in part._buffers:
+        delattr(part, leaf)
+    elif value is not None or is_registered:
+        vars(part).pop(leaf, None)  # a plain attribute, whose place the buffer takes
+        part.register_buffer(leaf, value, persistent)
+    return True
+
+
+def _device(own: Tensor | None, module: nn.Module) -> torch.device:
+    for tensor in (own, *module.parameters(), *module.buffers()):
+        if tensor is not None:
+            return tensor.device
+    return torch.device("cpu")
 
 
 def modes(module: nn.Module) -> dict[str, Any]:
