@@ -61,7 +61,7 @@ def folder():
 @pytest.mark.parametrize(
     ("command", "send", "number", "code"),
     [
-        (COMMAND[:1] + ["prove=true"], os.killpg, signal.SIGINT, 130),
+        ([*COMMAND[:1], "prove=true"], os.killpg, signal.SIGINT, 130),
         (["-m", "cairn", "prove"], os.kill, signal.SIGTERM, 143),
     ],
 )
