@@ -2,17 +2,18 @@
 
 import pytest
 from tests.support.cli import cairn
+from tests.support.command import Process
 
 from cairn.cli.main import main
 
 SCRIPT = "import sys  # cairn.hydra\nprint(*sys.argv[1:])\nsys.exit(1)\n"
 
 
-def test_the_arguments_reach_train_py_with_its_exit_code(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
+def test_the_arguments_reach_train_py_with_its_exit_code(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
-    cairn("prove", "--config-name", "foo", "data=x", "--stops", 3, "+a.b=1", "prove=false", "--json", expect=1)
-    assert capfd.readouterr().out == "prove=true --config-name foo data=x --stops 3 +a.b=1 --json\n"
+    given = ["--config-name", "foo", "data=x", "--stops", "3", "+a.b=1", "prove=false", "--json"]
+    output = Process(["-m", "cairn", "prove", *given], fresh=True, cwd=tmp_path).end(expect=1)
+    assert output == "prove=true --config-name foo data=x --stops 3 +a.b=1 --json\n"
 
 
 def test_help_names_the_flags_and_other_commands_stay_strict(capsys):

@@ -1,10 +1,15 @@
 """`prove=true` with the real command: kills, resumes, a verdict and an exit code."""
 
 import json
+import os
+import signal
+import sys
+import tempfile
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
-from tests.support.command import Process
+from tests.support.command import Process, wait_for
 from tests.support.paths import ROOT
 
 from cairn.hydra import prove
@@ -31,6 +36,46 @@ def test_the_template_is_exact(tmp_path):
     assert [stop["equal"] for stop in found["stops"]] == [True]
     assert (found["epochs"], found["batches"]) == (2, 4)
     assert any("wandb is left out" in item for item in found["not_covered"])
+
+
+def processes_with(environment):
+    """Command lines of the processes that have this in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if environment.encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+        except OSError:  # of another user, or it has ended
+            continue
+    return found
+
+
+@pytest.fixture
+def folder():
+    """Directory for temporary files, with a name that is short enough for sockets in it."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name).resolve()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("command", "send", "number", "code"),
+    [
+        ([*COMMAND[:1], "prove=true"], os.killpg, signal.SIGINT, 130),
+        (["-m", "cairn", "prove"], os.kill, signal.SIGTERM, 143),
+    ],
+)
+def test_a_signal_ends_a_proof_and_leaves_nothing(folder, command, send, number, code):
+    given = [*COMMAND[3:], "data.num_workers=1", "trainer.max_epochs=2", f"paths.log_dir={folder}/logs"]
+    process = Process([*command, *given], fresh=True, TMPDIR=str(folder))
+    assert wait_for(lambda: any(folder.glob("cairn-prove-*/*/checkpoints/*.json")), process, 120)
+    send(process.pid, number)
+    send(process.pid, number)  # once more, while the runs are ended
+    process.wait()
+    assert processes_with(f"TMPDIR={folder}") == []
+    lines = process.end(code).splitlines()
+    assert lines[1:] == [f"Stopped by {number.name}: there is no verdict, and the runs were ended."], lines
+    assert list(folder.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -186,6 +186,12 @@ def test_latest_is_found_with_the_files_that_the_flags_name(tmp_path, configs):
         assert argv[-1] == f"hydra.run.dir='{run}'"
 
 
+def test_a_misspelt_directory_of_files_is_refused(tmp_path, configs):
+    run = run_in(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"--config-path config: .* does not exist. Leave it out, or correct it"):
+        expand_resume(["--config-path", "config", f"resume={run}"], configs)
+
+
 def test_a_flag_with_a_value_is_not_an_override(tmp_path, configs):
     run = run_in(tmp_path / "logs" / "train" / "runs" / "a")
     assert expand_resume(["resume=latest", "--cfg", "job"], configs)[-1] == f"hydra.run.dir='{run}'"

@@ -144,6 +144,19 @@ def test_a_run_that_does_not_train_is_refused(given, change, words):
         proving.config(composed)
 
 
+def test_a_run_that_saves_nothing_is_refused(given):
+    with pytest.raises(ConfigError, match="checkpoint=none saves nothing that could be resumed: choose another preset"):
+        proving.checkpoint(CheckpointSettings(Path("a")))
+
+
+@pytest.mark.parametrize(
+    ("triggers", "added"), [({"signal": cairn.OnStop()}, ["prove_end"]), ({"x": cairn.AtEnd()}, [])]
+)
+def test_all_runs_test_a_checkpoint_of_their_end(given, triggers, added):
+    found = proving.checkpoint(CheckpointSettings(Path("a"), triggers)).triggers
+    assert [name for name in found if name not in triggers and name != proof_run.TRIGGER] == added
+
+
 @pytest.mark.parametrize("interval", ["1h", "auto", 50, "50ba", "100st", "4ep"])
 def test_saves_come_soon_and_do_not_depend_on_the_time(given, interval):
     group = CheckpointSettings(Path("a"), {"interval": cairn.Every(interval), "mine": cairn.AtEnd()})

@@ -2,6 +2,7 @@
 
 import io
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ SAVED = [
 ]
 
 
-def shown(show, *args):
+def shown(show, *args, width=160):
     """Return the printed lines without trailing spaces."""
-    console = Console(file=io.StringIO(), width=160, color_system=None)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     show(*args, console)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
@@ -47,6 +48,16 @@ def test_each_checkpoint_has_a_row_that_says_why_it_was_saved(here):
     first, second = SAVED
     assert cells(lines, first.name) == [first.name, "4", "interval,", "best", "0.25", "1.5", "MB", "best"]
     assert cells(lines, second.name) == [second.name, "6", "signal", "1.5", "MB", "last"]
+
+
+@pytest.mark.parametrize("width", [80, 110])
+@pytest.mark.parametrize("monitor", ["val/loss", "val/loss/dataloader_idx_1", "val/" + "long_" * 20 + "name"])
+def test_a_narrow_terminal_cuts_the_name_of_the_metric_and_nothing_else(here, width, monitor):
+    found = [replace(SAVED[0], reasons=("interval", "best", "end"), num_bytes=151_000_000)]
+    shows = report(here, monitor=monitor, saved=found, best=found[0].name)
+    text = "\n".join(shown(summary.show_report, shows, width=width))
+    for cell in (found[0].name, "interval,", "best", "end", "0.25", "151 MB", "best last", "file", "because", "link"):
+        assert cell in text
 
 
 def test_one_checkpoint_can_be_best_and_last(here):

@@ -103,12 +103,7 @@ def _table(listing: Listing, width: int) -> Table:
     table = new_table()
     title = escape(summary.relative(listing.directory.path))
     table.title, table.title_justify, table.title_style = title, "left", "bold"
-    for name in ("epoch", "batch", "step"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("saved because", min_width=14)
-    for name in (*metrics, "size", "age", "pause"):
-        table.add_column(escape(name), justify="right", no_wrap=True)
-    table.add_column("link", no_wrap=True)
+    rows = []
     for item in listing.checkpoints:
         links = " ".join(["best"] * (item.name == listing.best) + ["last"] * (item.name == listing.last))
         values = [f"{item.metrics[name]:.4g}" if name in item.metrics else "" for name in metrics]
@@ -117,15 +112,20 @@ def _table(listing: Listing, width: int) -> Table:
             values = [f"[dim]{value}[/]" for value in values]
         position = [str(number) for number in (item.position.epoch, item.position.batch, item.position.step)]
         cost = format_duration(item.stall_s)
-        table.add_row(
-            *position,
-            ", ".join(item.reasons),
-            *values,
-            format_bytes(item.num_bytes),
-            age(item.created),
-            cost,
-            links,
+        rows.append(
+            [
+                *position,
+                ", ".join(item.reasons),
+                *values,
+                format_bytes(item.num_bytes),
+                age(item.created),
+                cost,
+                links,
+            ]
         )
+    numbers = ["epoch", "batch", "step", *metrics, "size", "age", "pause"]
+    headers = [*numbers[:3], "saved because", *numbers[3:], "link"]
+    summary.fill(table, headers, rows, width, wrapped="saved because", cut=metrics, right=numbers)
     return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the project's train.py with `prove=true`, which does the work; return its exit code.
+    """Replace this process by the project's train.py with `prove=true`; return an exit code if there is none.
 
     Args:
         argv: Arguments for train.py, as they were typed: it knows which of its flags have a value.
@@ -53,5 +53,8 @@ def run(argv: Sequence[str]) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return NOT_TRIED
     given = [arg for arg in argv if not arg.startswith("prove=")]
-    # First, since a flag at the end without its value would take it for the value.
-    return subprocess.run([sys.executable, SCRIPT, "prove=true", *given], check=False).returncode
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The command becomes this process, so that a signal and the exit code need not be passed on. `prove=true` is first,
+    # since a flag at the end without its value would take it for the value.
+    os.execv(sys.executable, [sys.executable, SCRIPT, "prove=true", *given])

@@ -92,7 +92,7 @@ def expand_resume(argv: list[str], configs: Path, config_name: str = "train", ro
         The arguments without `resume=`.
 
     Raises:
-        ConfigError: `resume=` is combined with a sweep.
+        ConfigError: `resume=` is combined with a sweep, or with a directory of files that does not exist.
         ResumeError: There is no such run.
     """
     given = Arguments.split(argv)
@@ -105,8 +105,16 @@ def expand_resume(argv: list[str], configs: Path, config_name: str = "train", ro
     run = _named_run(named[-1], rest, Source.of(given, configs, config_name, root or configs.parent))
     if run is None:
         return rest
+    _check_config_path(given, root or configs.parent)
     own = [*_primary_file(run, given, configs, config_name), *merge(_overrides_of(run), rest)]
     return [*own, _ONE_RUN, *_working_directory(run, rest), run_dir(run.path)]
+
+
+def _check_config_path(given: Arguments, root: Path) -> None:
+    """Refuse a misspelt `--config-path`: without its files, a run would resume from its own ones."""
+    path = given.value("--config-path")
+    if path is not None and "://" not in path and not (root / path).is_dir():
+        raise ConfigError(f"--config-path {path}: {root / path} does not exist. Leave it out, or correct it.")
 
 
 def _is_resume(override: str) -> bool:

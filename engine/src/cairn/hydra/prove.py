@@ -9,28 +9,37 @@ import argparse
 import json
 import os
 import re
+import secrets
+import shutil
+import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from cairn.errors import CairnError, ConfigError
 from cairn.hydra.command import arguments, overrides
+from cairn.jobs.signals import STOP_SIGNALS, exit_code, ignore_signals
 from cairn.testing import proof
-from cairn.testing.fresh import FreshProcesses, RunError
+from cairn.testing.fresh import FreshProcesses, RunError, temporary_files_in
 from cairn.testing.proof import Proof
 from cairn.testing.proof_run import ProofRun
 
-EXACT, NOT_EXACT, NOT_TRIED, INTERRUPTED = 0, 1, 2, 130
+EXACT, NOT_EXACT, NOT_TRIED = 0, 1, 2
 _CONFIG_FLAGS = ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
 """Flags of Hydra that a training may have; each has a value. With others, nothing is trained, or more than one run."""
 _JOB = re.compile(
     r"(SLURM|SUBMITIT|TORCHELASTIC|PMI|OMPI)_|(LOCAL_|NODE_|GROUP_)?RANK$|WORLD_SIZE$|MASTER_(ADDR|PORT)$"
 )
 """Environment variables of a job, whose other processes do not take part."""
+
+_REMOVALS, _REMOVALS_EVERY_S = 50, 0.1
+"""How often to try to remove the runs, and how many seconds to wait between two tries."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -52,11 +61,22 @@ def main(script: Path, argv: Sequence[str]) -> int:
         argv: Its command-line arguments.
 
     Returns:
-        Exit code: 0 exact, 1 not exact, 2 it could not be tried.
+        Exit code: 0 exact, 1 not exact, 2 it could not be tried; 130 after Ctrl-C, 143 after SIGTERM.
     """
-    from rich.console import Console
-    from rich.markup import escape
+    flags, rest = _parsed(script, argv)
+    with _interruptible() as received:
+        try:
+            return _verdict(script, flags, rest)
+        except KeyboardInterrupt:
+            # The terminal may be gone, or the program that reads the JSON.
+            with suppress(OSError):
+                name = signal.Signals(received[0]).name if received else "SIGINT"
+                _print_why(f"Stopped by {name}: there is no verdict, and the runs were ended.", flags.json)
+            return exit_code(name)
 
+
+def _parsed(script: Path, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the flags of a proof, and the other arguments."""
     parser = argparse.ArgumentParser(
         prog=f"{script.name} prove=true",
         usage="%(prog)s [OVERRIDES] [FLAGS]",
@@ -65,7 +85,14 @@ def main(script: Path, argv: Sequence[str]) -> int:
     )
     add_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    flags, rest = parser.parse_known_args(list(argv))
+    return parser.parse_known_args(list(argv))
+
+
+def _verdict(script: Path, flags: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Prove, print the result, and return the exit code."""
+    from rich.console import Console
+    from rich.markup import escape
+
     console = Console(stderr=True)
 
     def show(line: str) -> None:
@@ -73,8 +100,6 @@ def main(script: Path, argv: Sequence[str]) -> int:
 
     try:
         found = _prove(script, flags, _checked(rest, show), show)
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except Exception as error:
         return _not_tried(error, flags.json)
     from cairn.testing import table
@@ -90,15 +115,46 @@ def _not_tried(error: Exception, as_json: bool) -> int:
     """Print why there is no verdict, and return the exit code."""
     is_of_run = isinstance(error, RunError)
     reason = error.reason if isinstance(error, RunError) else str(error) or type(error).__name__
-    if as_json:
-        print(json.dumps({"exact": None, "error": reason}, indent=2))
     if isinstance(error, RunError) and not error.is_expected:
         print(error.output, file=sys.stderr)
     if not is_of_run and not isinstance(error, CairnError | ValueError | OSError):
         traceback.print_exception(error)
         reason = f"{type(error).__name__}: {reason}"
-    print(f"Error: {reason}", file=sys.stderr)
+    _print_why(reason, as_json, "Error: ")
     return NOT_TRIED
+
+
+def _print_why(reason: str, as_json: bool, prefix: str = "") -> None:
+    """Print why there is no verdict."""
+    if as_json:
+        print(json.dumps({"exact": None, "error": reason}, indent=2))
+    print(f"{prefix}{reason}", file=sys.stderr)
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Context in which the first signal raises KeyboardInterrupt; those after it must not disturb the end of the runs.
+
+    Yields the received signals: none, or one, after which the process is expected to exit.
+    """
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # by nohup
+        del before[signal.SIGHUP]
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in before:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items() if not received else ():
+            signal.signal(number, handler)
 
 
 def _checked(argv: Sequence[str], show: Callable[[str], None]) -> list[str]:
@@ -124,7 +180,10 @@ def _prove(script: Path, flags: argparse.Namespace, argv: Sequence[str], show: C
     limits = {"epochs": flags.epochs, "batches": flags.batches, "val_batches": 2}
     job = {name: None for name in os.environ if _JOB.match(name)}
     job |= dict.fromkeys(("PROJECT_ROOT", "CAIRN_CHILD"))
-    with _directory(flags.keep) as root, _processes(script, job) as (whole_in, resumed_in):
+    with (
+        _directories(flags.keep) as (root, temporary),
+        _processes(script, job | temporary_files_in(temporary)) as (whole_in, resumed_in),
+    ):
         return proof.prove(
             root,
             _Commands(whole_in, argv),
@@ -165,8 +224,8 @@ class _Commands:
 
 
 @contextmanager
-def _directory(keep: str | None) -> Iterator[Path]:
-    """Yield the directory for the runs, which is removed unless the user wants to keep it.
+def _directories(keep: str | None) -> Iterator[tuple[Path, Path]]:
+    """Yield the directory for the runs, which is removed unless the user wants to keep it, and one for temporary files.
 
     Raises:
         ConfigError: It exists already.
@@ -176,8 +235,24 @@ def _directory(keep: str | None) -> Iterator[Path]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"--keep {keep}: it exists already. Name a new directory.")
         path.mkdir(parents=True, exist_ok=True)
-    with nullcontext(path) if keep is not None else tempfile.TemporaryDirectory(prefix="cairn-prove-") as root:
-        yield Path(root).resolve()
+    # Named before it is made: there is no moment at which a signal would leave it behind.
+    temporary = Path(tempfile.gettempdir()).resolve() / f"cairn-prove-{secrets.token_hex(6)}"
+    try:
+        temporary.mkdir(mode=0o700)
+        yield (path.resolve() if keep is not None else temporary), temporary
+    finally:
+        with ignore_signals():
+            _remove(temporary)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory; a process that was just killed may still have created a file in it."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return
+        time.sleep(_REMOVALS_EVERY_S)
+    print(f"Could not remove {directory}.", file=sys.stderr)
 
 
 def _config_flags(argv: Sequence[str]) -> list[str]:

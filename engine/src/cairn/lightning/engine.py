@@ -15,7 +15,7 @@ from cairn.errors import SaveError
 from cairn.lightning import capture
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.capture import Origin
-from cairn.lightning.checks import data, monitors, trial
+from cairn.lightning.checks import callbacks, data, modes, monitors, trial
 from cairn.lightning.decision import Decision
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
@@ -139,6 +139,9 @@ class Engine:
         self.settings.see_start()
         self._pruned_at_start = pruning.names(module)
         self.may_fit_again = False
+        if not trainer.fast_dev_run:
+            callbacks.check_without_validation(trainer)
+            modes.check(trainer, self.policy)
         if not self.policy.triggers or trainer.fast_dev_run:
             return
         monitors.check_due(trainer, self.policy)

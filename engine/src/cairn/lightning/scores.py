@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from cairn.lightning.checks import monitors
+from cairn.lightning.checks import callbacks, monitors
 from cairn.lightning.state import sums
 
 
@@ -42,8 +42,8 @@ class Scores:
         self.trainer, self.monitor = trainer, monitor
         self._known = _Seen(None)
         """The value that is not a new one."""
-        self._found = self._missed = self._checked = False
-        """Whether the metric was ever logged, or missed, and whether its name was checked."""
+        self._found = self._missed = self._checked = self._warned = False
+        """Whether the metric was ever logged, or missed, its name was checked, and a warning was logged."""
 
     def check(self) -> None:
         """Check the name of the metric in the sanity check, which logs what a validation logs.
@@ -52,6 +52,7 @@ class Scores:
             ConfigError: The metric is not logged, and is not one that may be logged later.
         """
         names = self._names()
+        callbacks.check_after_sanity_check(self.trainer, names)
         if self.monitor is not None and self.monitor not in names:
             monitors.check_name(self.trainer, self.monitor, names)
         self._checked = True
@@ -76,7 +77,16 @@ class Scores:
 
     def of_epoch(self) -> float | None:
         """Return the score of the epoch that has ended; None if its training has not logged the metric."""
-        return self._new() if self.monitor is not None else None
+        if self.monitor is None:
+            return None
+        score = self._new()
+        if score is None and not self._found and not self._warned and self._value is not None:
+            self._warned = True
+            monitors.warn(
+                f"monitor={self.monitor!r} was logged for single batches only, so that there is no value to rank this "
+                f"epoch by: log it with on_epoch=True."
+            )
+        return score
 
     def restored(self) -> None:
         """The metrics of the checkpoint are restored: they are not new."""
@@ -85,7 +95,7 @@ class Scores:
 
     def warn_without_any(self) -> None:
         """Warn at the end of a fit that has logged the metric nowhere."""
-        if self._missed and not self._found:
+        if self._missed and not self._found and not self._warned:
             monitors.warn(
                 f"monitor={self.monitor!r} was never logged, so there is no best checkpoint. Log it in "
                 f"validation_step. What was logged: {', '.join(sorted(self.trainer.callback_metrics)) or 'nothing'}."

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
@@ -23,6 +24,9 @@ from cairn.types import Saved
 from cairn.units import format_bytes, format_duration
 
 _FIRST = ("task_name", "seed", "data", "model", "trainer", "checkpoint", "callbacks", "logger")
+
+_AROUND_A_COLUMN = 2
+"""Spaces between two columns of a table."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def show_config(config: Mapping[str, Any], console: Console) -> None:
 def show_report(report: RunReport, console: Console) -> None:
     """Print the kept checkpoints, the scores, what saving cost, and the command that resumes the run."""
     if report.saved:
-        console.print(checkpoint_table(report))
+        console.print(checkpoint_table(report, console.width))
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(report):
         facts.add_row(f"[dim]{name}", escape(value))
@@ -85,23 +89,55 @@ def show_report(report: RunReport, console: Console) -> None:
         console.print(Text("resume   " + command(report.run, *filter(None, [report.more]))), soft_wrap=True)
 
 
-def checkpoint_table(report: RunReport) -> Table:
-    """Return a table with a row per kept checkpoint, oldest first."""
+def checkpoint_table(report: RunReport, width: int) -> Table:
+    """Return a table with a row per kept checkpoint, oldest first, for a terminal of this width."""
     title = escape(relative(report.checkpoints))
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
-    table.add_column("file", no_wrap=True)
-    table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("saved because")
-    table.add_column(report.monitor or "score", justify="right", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("link", no_wrap=True)
+    rows = []
     for item in report.saved:
         score = "" if item.score is None else f"{item.score:.4g}"
         step, why = str(item.position.step), ", ".join(item.reasons)
-        table.add_row(item.name, step, why, score, format_bytes(item.num_bytes), _links(item, report))
+        rows.append([item.name, step, why, score, format_bytes(item.num_bytes), _links(item, report)])
+    headers = ["file", "step", "saved because", report.monitor or "score", "size", "link"]
+    fill(table, headers, rows, width, wrapped=headers[2], cut=headers[3:4], right=headers[1:2] + headers[3:5])
     return table
+
+
+def fill(
+    table: Table,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    wrapped: str,
+    cut: Sequence[str],
+    right: Sequence[str],
+) -> None:
+    """Fill a table so that a narrow terminal never costs a cell: long headers are cut, and one column is wrapped.
+
+    Args:
+        table: The table, without columns.
+        headers: Name of each column.
+        rows: Cells, with markup.
+        width: Number of characters in a line of the terminal.
+        wrapped: Header of the column that is wrapped between words.
+        cut: Headers that may be cut.
+        right: Headers of the columns whose cells are aligned on the right.
+    """
+    least = {}
+    for number, header in enumerate(headers):
+        cells = [Text.from_markup(row[number]).plain for row in rows] + [header] * (header not in cut)
+        words = [word for cell in cells for word in (cell.split() if header == wrapped else [cell])]
+        least[header] = max(map(cell_len, words), default=0)
+    room = width - _AROUND_A_COLUMN * len(headers) - sum(least[header] for header in headers if header not in cut)
+    for header in headers:
+        justify: Literal["left", "right"] = "right" if header in right else "left"
+        most = max(least[header], room // len(cut)) if header in cut else cell_len(header)
+        shown = header if cell_len(header) <= most else f"{header[: max(0, most - 1)]}…"
+        table.add_column(escape(shown), justify=justify, no_wrap=header != wrapped, min_width=least[header])
+    for row in rows:
+        table.add_row(*row)
 
 
 def _links(item: Saved, report: RunReport) -> str:

@@ -60,7 +60,7 @@ def assert_exact(
     source = fresh.source_of(make)
     with (
         tempfile.TemporaryDirectory(prefix="cairn-exact-") as folder,
-        FreshProcesses("cairn.testing.record", source) as processes,
+        FreshProcesses("cairn.testing.record", source, fresh.temporary_files_in(folder)) as processes,
     ):
         root = Path(folder)
         whole, twin = (

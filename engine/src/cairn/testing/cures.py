@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cairn.testing import path
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -20,10 +22,10 @@ NO_ADVICE = Advice("", "")
 _LOST = "It is not in a checkpoint."
 _MODEL = (
     "In {owner}, keep it in a buffer (register_buffer); or save it in on_save_checkpoint, as "
-    "checkpoint[{key!r}] = self.{attribute}, and set it in on_load_checkpoint."
+    "checkpoint[{key!r}] = {code}, and set it in on_load_checkpoint."
 )
 _COLLECTION = (
-    "In {owner}, save it in on_save_checkpoint, as checkpoint[{key!r}] = self.{attribute}, and set it in "
+    "In {owner}, save it in on_save_checkpoint, as checkpoint[{key!r}] = {code}, and set it in "
     "on_load_checkpoint. Values that are gathered for the end of an epoch: self.log(..., on_epoch=True), or a "
     "torchmetrics object. Tensors that are there from the beginning: a buffer for each (register_buffer)."
 )
@@ -31,8 +33,17 @@ _OBJECT = (
     "In {owner}, save what describes it in on_save_checkpoint (a generator: its state; an object: its state_dict()), "
     "and set it in on_load_checkpoint."
 )
-_STATE_DICT = (
-    "Give {owner} state_dict(), which returns {{{key!r}: self.{attribute}}}, and load_state_dict(state), which sets it."
+_STATE_DICT = "Give {owner} state_dict(), which returns {{{key!r}: {code}}}, and load_state_dict(state), which sets it."
+_NOT_AN_ATTRIBUTE = (
+    "{attribute} is a variable of a function, or an item without a name, which a hook cannot set: keep it "
+)
+_IN_A_BUFFER = (
+    f"{_NOT_AN_ATTRIBUTE}in a buffer of {{owner}} (register_buffer); or in an attribute of {{owner}}, and save that in "
+    f"on_save_checkpoint and set it in on_load_checkpoint."
+)
+_IN_AN_ATTRIBUTE = (
+    f"{_NOT_AN_ATTRIBUTE}in an attribute of {{owner}}, and save that in state_dict() and set it in "
+    f"load_state_dict(state)."
 )
 _OWNERS: Mapping[str, str] = {
     "callback": _STATE_DICT,
@@ -125,13 +136,15 @@ def _of_attribute(name: str, whole: Mapping[str, Any]) -> Advice:
     owners = [owner for owner in roles if name.startswith(f"{owner}.")]
     owner = max(owners, key=len, default="")
     attribute = name.removeprefix(f"{owner}.") if owner else name.rpartition(".")[2]
-    words = {"owner": owner.partition(" #")[0] or "the model", "attribute": attribute, "key": attribute.split("[")[0]}
-    if roles.get(owner) == "model":
-        words["owner"] = owner.partition(".")[0]  # a hook of the whole model
-        inner = owner.partition(".")[2]
-        words["attribute"] = f"{inner}.{attribute}" if inner else attribute
-        return Advice(_LOST, _of_model(name, whole).format(**words))
-    return Advice(_LOST, _OWNERS.get(roles.get(owner, ""), _OBJECT).format(**words))
+    role, holder = roles.get(owner, ""), owner.partition(" #")[0] or "the model"
+    if role == "model":
+        holder, _, inner = owner.partition(".")  # a hook of the whole model
+        attribute = f"{inner}.{attribute}" if inner else attribute
+    cure = _of_model(name, whole) if role == "model" else _OWNERS.get(role, _OBJECT)
+    code = path.code(attribute)
+    if "{code}" in cure and (code is None or name in whole.get("hidden", ())):
+        cure = _IN_A_BUFFER if role == "model" else _IN_AN_ATTRIBUTE
+    return Advice(_LOST, cure.format(owner=holder, attribute=attribute, key=attribute, code=code))
 
 
 def _of_model(name: str, whole: Mapping[str, Any]) -> str:

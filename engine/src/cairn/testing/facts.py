@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from cairn.lightning.loops import boundary
 from cairn.lightning.state import unsaved
+from cairn.testing import path
 from cairn.testing.attributes import Roles, attributes
 from cairn.testing.digest import digest, flat, shown
 
@@ -46,6 +48,21 @@ def at_boundary(trainer: Trainer) -> tuple[Facts, Roles, list[str]]:
         "generator": _generators(),
     }
     return facts, roles, sampled
+
+
+def hidden(trainer: Trainer, names: Iterable[str]) -> list[str]:
+    """Return the attributes among these names that no expression reads, such as the variables of a function."""
+    model = trainer.lightning_module
+    owners: dict[str, Any] = {type(model).__name__: model}
+    owners |= {f"{type(model).__name__}.{name}": part for name, part in model.named_modules() if name}
+    owners |= {type(item).__name__: item for item in [trainer.datamodule, *reversed(trainer.callbacks)]}
+    found = []
+    for name in names:
+        # Only nested names can be unreadable; the longest owner is the nearest module.
+        owner = max((owner for owner in owners if name.startswith(f"{owner}.")), key=len, default="")
+        if owner and not path.is_readable(owners[owner], name.removeprefix(f"{owner}.")):
+            found.append(name)
+    return found
 
 
 def loaders(trainer: Trainer) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import json
 import os
@@ -23,7 +22,10 @@ from cairn.testing.proof_run import ProofRun
 KILLED = -int(signal.SIGKILL)
 _LIMIT_S, _PATIENCE = 3600.0, 10
 """A run is killed after this time, or this many times the longest run, whichever is longer: a hang must not last."""
-_POLL_S = 0.002
+_END_S = 10.0
+"""Maximum time for the process to kill a run and to end, before it is killed itself."""
+_LONGEST = 70
+"""Maximum length of a temporary directory: sockets of data workers in it have names of up to 103 bytes."""
 
 
 class RunError(AssertionError):
@@ -68,7 +70,7 @@ class FreshProcesses:
     def __enter__(self) -> FreshProcesses:
         self._log = tempfile.TemporaryFile("w+")
         self._server = subprocess.Popen(
-            [sys.executable, "-c", "from cairn.testing import fresh; fresh.serve()"],
+            [sys.executable, "-c", "from cairn.testing import server; server.serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -76,23 +78,34 @@ class FreshProcesses:
             env=self._environment,
             start_new_session=True,  # Ctrl-C reaches this process, which then ends the others
         )
-        self._send(self._first)
         self._is_loaded = False
+        try:
+            self._send(self._first)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        try:
-            os.killpg(self._server.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        """End the process, and the run that it has started: when this returns, nothing writes any more."""
         for pipe in (self._server.stdin, self._server.stdout):
             assert pipe is not None
             try:
                 pipe.close()
             except BrokenPipeError:
                 pass
-        self._server.wait()
-        self._log.close()
+        try:
+            # Its input has ended. A process without a run may import for a while.
+            self._server.wait(_END_S if self._is_loaded else 0)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            try:
+                os.killpg(self._server.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+            self._server.wait()
+            self._log.close()
 
     def run(self, given: ProofRun, **options: Any) -> Report:
         """Train in a separate process.
@@ -159,6 +172,14 @@ def _read(given: ProofRun) -> Report | None:
     return report
 
 
+def temporary_files_in(directory: str | Path) -> dict[str, str | None]:
+    """Return an environment in which runs have their temporary files in this directory, if its name is short enough.
+
+    Data workers of a killed run, for example, leave directories behind.
+    """
+    return {"TMPDIR": str(directory)} if len(os.fsencode(directory)) <= _LONGEST else {}
+
+
 def source_of(make: Callable[[], Any]) -> dict[str, str]:
     """Return where a function can be imported from.
 
@@ -188,89 +209,3 @@ def import_function(module: str, file: str, name: str) -> Callable[[], Any]:
         spec.loader.exec_module(found)
     function: Callable[[], Any] = getattr(found, name)
     return function
-
-
-def serve() -> None:
-    """Serve `FreshProcesses`: import the project, then fork for each requested run."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a run prints goes to the log
-    requests = os.fdopen(os.dup(0), "r")
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
-
-    def answer(code: int, reason: str = "", is_expected: bool = False) -> None:
-        answers.write(json.dumps([code, reason, is_expected]) + "\n")
-        answers.flush()
-
-    first = json.loads(requests.readline())
-    try:
-        runner = import_module(first["runner"])
-        loaded = runner.load(**first["source"])
-    except BaseException as error:
-        answer(1, *_described(error))
-        return
-    gc.freeze()  # otherwise the first garbage collection of each run would copy all of the memory
-    answer(0)
-    for line in requests:
-        answer(*_run(runner, loaded, json.loads(line)))
-
-
-def _run(runner: Any, loaded: Any, line: dict[str, Any]) -> tuple[int, str, bool]:
-    reads, writes = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reads)
-        _be_a_run(runner, loaded, line, writes)
-    os.close(writes)
-    with os.fdopen(reads) as reported:
-        code = _wait(pid, line["limit_s"])
-        try:
-            os.killpg(pid, signal.SIGKILL)  # data workers that a killed run has left, which also hold the pipe open
-        except (ProcessLookupError, PermissionError):
-            pass
-        text = reported.read()
-    if code is None:
-        return 1, f"it has not ended within {line['limit_s']:.0f} s", False
-    reason, is_expected = json.loads(text) if text else ("", False)
-    return code, reason, is_expected
-
-
-def _wait(pid: int, limit_s: float) -> int | None:
-    """Return the exit code of a run; if it takes too long, kill it and return None."""
-    limit = time.monotonic() + limit_s
-    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
-        if time.monotonic() > limit:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return None
-        time.sleep(_POLL_S)
-    return os.waitstatus_to_exitcode(ended[1])
-
-
-def _be_a_run(runner: Any, loaded: Any, line: dict[str, Any], reports: int) -> None:
-    os.setpgid(0, 0)
-    fields = line["proof_run"]
-    try:
-        runner.run(loaded, given=ProofRun(**{**fields, "directory": Path(fields["directory"])}), **line["options"])
-        code = 0
-    except BaseException as error:
-        os.write(reports, json.dumps(_described(error)).encode())
-        code = 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
-
-
-def _described(error: BaseException) -> tuple[str, bool]:
-    import traceback
-
-    from cairn.errors import CairnError, first_line
-
-    traceback.print_exception(error)
-    described: tuple[str, bool] | None = getattr(error, "described", None)
-    if described is not None:
-        return described
-    if isinstance(error, CairnError):
-        return str(error), True
-    return f"{type(error).__name__}: {first_line(error)}", False

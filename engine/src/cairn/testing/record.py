@@ -72,6 +72,7 @@ class Recording(Callback):
         assert self._trainer is not None
         number = progress.total_batches
         found, self._report["roles"], self._report["sampled"] = facts.at_boundary(self._trainer)
+        self._report["hidden"] = facts.hidden(self._trainer, found["attribute"])
         sample = {name: digest(values) for name, values in self._samples.items()}
         self._report["batches"][str(number)] = {"sample": sample, **found}
         last = bool(self._trainer.is_last_batch)

@@ -53,7 +53,10 @@ def test_the_key_of_an_override(override, expected):
         (["a=1", "b=2"], ["a=3"], ["b=2", "a=3"]),
         (["a=1", "b=2"], ["b=2"], ["a=1", "b=2"]),
         (["+a.x=1", "b=2"], ["++a.x=3"], ["b=2", "++a.x=3"]),
-        (["+a.x=1"], ["~a.x"], ["~a.x"]),
+        (["+a.x=1", "b=2"], ["~a.x"], ["+a.x=1", "b=2", "~a.x"]),  # else there would be nothing to delete
+        (["+a.x=1", "~a.x"], ["~a.x"], ["+a.x=1", "~a.x"]),
+        (["+a.x=1", "~a.x"], ["+a.x=2"], ["+a.x=2"]),
+        (["a.x=1"], ["~a.x"], ["~a.x"]),
         (["a.b=1"], ["a=2"], ["a.b=1", "a=2"]),  # a group and a key in it are different things
         (["ab=1"], ["a=2"], ["ab=1", "a=2"]),
     ],

@@ -150,6 +150,25 @@ def test_the_same_command_again_continues_as_well(load, run, configs, name):
         assert (cfg.trainer.max_epochs, cfg.task_name, cfg.hydra.run.dir) == (7, "mine", str(run))
 
 
+def test_a_misspelt_primary_file_is_the_error_of_hydra(run, configs, monkeypatch):
+    found = Loader(create_config_search_path(str(configs)))
+    for where in ([*MINE, run_dir(run)], [run_dir(run)]):
+        with pytest.raises(HydraException, match="Cannot find primary config 'tran'"):
+            found.load_configuration("tran", list(where), RunMode.RUN)
+    monkeypatch.setattr(loader, "_shows", True)
+    with pytest.raises(HydraException, match="'tran' does not exist"):
+        found.load_configuration("tran", [*MINE, run_dir(run)], RunMode.RUN)
+
+
+def test_a_primary_file_that_the_run_was_started_with_may_be_renamed(run, configs):
+    hydra = run / ".hydra" / "hydra.yaml"
+    cfg = OmegaConf.load(hydra)
+    cfg.hydra.job.config_name = "mine"
+    OmegaConf.save(cfg, hydra)
+    found = Loader(create_config_search_path(str(configs)))
+    assert found.load_configuration("mine", [*MINE, run_dir(run)], RunMode.RUN).trainer.max_epochs == 7
+
+
 def test_a_run_whose_files_compose_is_composed_from_them(load, run):
     cfg = resumed(load, run, "trainer.max_epochs=8")
     assert cfg.trainer.max_epochs == 8

@@ -230,6 +230,64 @@ def test_with_two_loaders_the_name_of_one_is_accepted(tmp_path, caplog):
     assert LATER not in caplog.text
 
 
+class OneStep(Model):
+    """Logs its metric for each batch of a validation, and for none as a whole."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.weight, on_step=True, on_epoch=False)
+
+
+class BothForks(Model):
+    """Logs the value of each batch and of the epoch, in training."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("train/loss", self.weight, on_step=True, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("model", "val", "monitor", "words"),
+    [
+        (
+            TwoLoaders,
+            "two",
+            "val/loss/dataloader_idx_2",
+            "Choose val/loss/dataloader_idx_0 or val/loss/dataloader_idx_1",
+        ),
+        (Model, "one", "val/loss/dataloader_idx_0", "the validation loaders log val/loss. Choose val/loss."),
+        (Model, "one", "val/loss_step", "is not a value of a whole validation: choose val/loss."),
+        (Model, "one", "val/loss_epoch", "is not a value of a whole validation: choose val/loss."),
+        (OneStep, "one", "val/loss", "is logged with on_epoch=False, so .*: log it with on_epoch=True."),
+        (BothForks, "one", "train/loss_step", "is the value of a single batch, .*: choose 'train/loss_epoch'."),
+        (BothForks, "none", "train/loss_step", "is the value of a single batch, .*: choose 'train/loss_epoch'."),
+    ],
+)
+def test_a_name_that_can_never_be_logged_is_refused_before_training(tmp_path, model, val, monitor, words):
+    made = model()
+    with pytest.raises(ConfigError, match=f"monitor='{monitor}' .*{words}"):
+        fit(tmp_path, made, monitor, val)
+    assert made.num_batches == 0
+
+
+def test_the_forks_that_have_a_value_are_accepted(tmp_path, caplog):
+    assert fit(tmp_path, BothForks(), "train/loss_epoch")[0] == (0, 1.5)
+    assert "train/loss" not in caplog.text.replace(LATER, "").partition("is ranked")[2]
+
+
+def test_a_metric_of_single_batches_is_reported_at_the_first_epoch(tmp_path, caplog):
+    class StepOnly(Model):
+        def training_step(self, batch, batch_idx):
+            self.log("train/loss", self.weight)
+            return super().training_step(batch, batch_idx)
+
+    assert fit(tmp_path, StepOnly(), "train/loss") == [(3, None)]
+    said = [record.getMessage() for record in caplog.records if "'train/loss' was" in record.getMessage()]
+    assert said == [
+        "monitor='train/loss' was logged for single batches only, so that there is no value to rank this epoch by: log "
+        "it with on_epoch=True."
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "texts", "expected"),
     [

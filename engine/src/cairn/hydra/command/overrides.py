@@ -98,9 +98,14 @@ def _is_outside(override: str) -> bool:
 
 
 def merge(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Return the old overrides, except those whose key the new ones set again, and then the new ones."""
+    """Return the old overrides, except those whose key the new ones set again, and then the new ones.
+
+    What an old override has added stays where a new one deletes it: otherwise there is nothing to delete.
+    """
     keys = {key(override) for override in new}
-    return [override for override in old if key(override) not in keys] + list(new)
+    deleted = {key(override) for override in new if override.startswith("~")}
+    kept = [item for item in old if key(item) not in keys or (item.startswith("+") and key(item) in deleted)]
+    return [*kept, *new]
 
 
 def renamed(overrides: Sequence[str]) -> list[str]:

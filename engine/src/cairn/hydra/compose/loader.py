@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from cairn.hydra.command import overrides as given
 from cairn.hydra.command import suggest
 from cairn.hydra.command.arguments import literal, unliteral
 from cairn.hydra.compose import interpolation, merge, stored
-from cairn.hydra.compose.stored import StoredRun
+from cairn.hydra.compose.stored import Misnamed, StoredRun
 from cairn.runs.directory import RunDirectory, RunRecord
 
 
@@ -126,7 +126,8 @@ class Loader(ConfigLoaderImpl):
         try:
             cfg = self._of_run(folder, record, config_name, overrides)
         except Exception as refusal:
-            if (why := self._why_not(config_name, given.recorded(record.overrides))) is None:
+            is_misnamed = isinstance(refusal, Misnamed)
+            if is_misnamed or (why := self._why_not(config_name, given.recorded(record.overrides))) is None:
                 raise error from None  # an override of the new command is wrong, and nothing else
             raise ConfigCompositionException(
                 f"{folder} resumes from its own config.yaml, because configs/ does not compose its overrides any more "
@@ -278,10 +279,9 @@ def _job_directory(master: DictConfig, overrides: Sequence[str]) -> Path | None:
 
 def record_in(folder: Path | None) -> RunRecord | None:
     """Return the record of the run in a directory; None if it has none, or a damaged one."""
-    try:
+    with suppress(Exception):  # damaged: resuming it is refused later
         return RunDirectory(folder).record() if folder is not None else None
-    except Exception:  # damaged: resuming it is refused later
-        return None
+    return None
 
 
 def _has_options(folder: Path, record: RunRecord, overrides: Sequence[str]) -> bool:

@@ -20,7 +20,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,6 +36,10 @@ NAME = "cairn_stored"
 _ABSENT = object()
 
 
+class Misnamed(MissingConfigException):
+    """A command that names a primary file that does not exist, and that the run was not started with."""
+
+
 class StoredRun:
     """A run that can be resumed from its directory.
 
@@ -44,9 +48,13 @@ class StoredRun:
         run: Directory of the run.
         record: Record of the run.
         config_name: Name of the project's primary file, which may not compose.
+
+    Raises:
+        Misnamed: The command names a primary file that does not exist, and the run has another one.
     """
 
     def __init__(self, loader: ConfigLoaderImpl, run: RunDirectory, record: RunRecord, config_name: str | None) -> None:
+        _check_name(loader, run, config_name)
         self.run, self.recorded = run, given.recorded(record.overrides)
         self._loader = ConfigLoaderImpl(available(loader))
         self._searchpath = _searchpath(loader, config_name)
@@ -176,6 +184,19 @@ def config_name(run: RunDirectory) -> str | None:
     """Return the name of the primary file that a run was composed from; None if it is not known."""
     name = OmegaConf.select(_hydra_file(run), "hydra.job.config_name")
     return name if isinstance(name, str) else None
+
+
+def _check_name(loader: ConfigLoaderImpl, run: RunDirectory, name: str | None) -> None:
+    """Refuse a misspelt `--config-name`. One that the run was started with may be gone, as all of `configs/` may."""
+    own, repository = config_name(run), loader.repository
+    has_files = any(source.provider == "main" and source.available() for source in loader.get_sources())
+    if name is None or own is None or _stem(name) == _stem(own) or not has_files or repository.config_exists(name):
+        return
+    raise Misnamed(f"{name!r} does not exist, and the run was started with {own!r}.", name)
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".yaml")
 
 
 def as_changed(own: DictConfig, before: DictConfig, now: DictConfig) -> DictConfig:

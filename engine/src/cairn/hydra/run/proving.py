@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
-from cairn.policy.when import Auto, Every, EveryNBatches, EveryNEpochs, EveryNSeconds, EveryNSteps, Trigger
+from cairn.policy.when import AtEnd, Auto, Every, EveryNBatches, EveryNEpochs, EveryNSeconds, EveryNSteps, Trigger
 from cairn.testing import proof_run
 from cairn.testing.limits import shortened
 from cairn.testing.proof_run import ProofRun
@@ -96,11 +96,23 @@ def _notes(trainer: Mapping[str, Any], given: ProofRun, batches: int | None) -> 
 
 
 def checkpoint(group: CheckpointSettings) -> CheckpointSettings:
-    """Return the settings of checkpoints: in a proof, one that is saved right where the run is killed."""
+    """Return the settings of checkpoints: in a proof, one that is saved right where the run is killed.
+
+    Raises:
+        ConfigError: The run saves nothing.
+    """
     given = proof_run.current()
     if given is None:
         return group
+    if not group.triggers:
+        raise ConfigError(
+            "prove=true needs checkpoints, and checkpoint=none saves nothing that could be resumed: choose another "
+            "preset, such as checkpoint=combined."
+        )
     triggers = {name: _short(trigger) for name, trigger in group.triggers.items()}
+    if not any(isinstance(trigger, AtEnd) for trigger in triggers.values()):
+        # Otherwise a resumed run would test the checkpoint that it was resumed from, and other runs have no such.
+        triggers[f"{proof_run.TRIGGER}_end"] = AtEnd()
     triggers[proof_run.TRIGGER] = SaveAfter(given.kill_after)
     # A writer in the background would commit at another moment in each run.
     return replace(group, triggers=triggers, writing=Writing("sync", when_busy="wait"))

@@ -28,6 +28,7 @@ from cairn.hydra.run.outcome import Outcome, Status, outcome_of
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, first_intact, follow
 from cairn.jobs import rendezvous
 from cairn.jobs.signals import Interruption
+from cairn.lightning.checks import callbacks
 from cairn.lightning.loops.boundary import Stopped
 from cairn.runs.directory import RunDirectory
 from cairn.wandb import run as wandb_run
@@ -96,7 +97,7 @@ class Run:
         path = start.plan.path
         _introduce(start, built, model, self._init_weights)
         cure = mismatch.NEW_RUN if start.plan.saved is None else mismatch.RESUME
-        with mismatch.explained(str(path) if path else None, model, cure):
+        with callbacks.explained(trainer), mismatch.explained(str(path) if path else None, model, cure):
             trainer.fit(model, data, val_data, ckpt_path=str(path) if path else None, weights_only=True)
         self._limit = built.checkpoints.stopped_by  # `max_time`: the run ends as planned, and is tested
         if start.context.signals.received:  # after the last boundary; everything is saved

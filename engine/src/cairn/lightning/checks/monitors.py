@@ -17,6 +17,7 @@ from torchmetrics import MetricCollection
 
 from cairn.errors import ConfigError
 from cairn.lightning.policy import Policy
+from cairn.lightning.state import sums
 from cairn.policy.when import BestValidation
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ _OUT_OF_TRAINING = re.compile("(on_)?(val|test|predict|sanity)|configure_|__init
 _OUT_OF_VALIDATION = re.compile("(on_)?(train|test|predict|before|after)|configure_|__init__|setup|prepare_data")
 """Names of methods that do not log what is asked for; other methods may be called by any of them."""
 _LOADER = re.compile(r"/dataloader_idx_\d+$")
+_FORK = re.compile("_(epoch|step)$")
 _SUFFIX = re.compile(r"(/dataloader_idx_\d+|_epoch|_step)$")
 """What Lightning adds to the name in `self.log`."""
 
@@ -48,11 +50,11 @@ def check_name(trainer: Trainer, monitor: str, names: Sequence[str]) -> None:
     Raises:
         ConfigError: The metric is another one, or nothing shows that it is logged at other times.
     """
-    _check_loaders(monitor, names)
-    if not _may_be_logged(trainer, monitor, names):
+    _refuse_never(trainer, monitor, names)
+    if not may_be_logged(trainer, monitor, names):
         raise ConfigError(
             f"monitor={monitor!r} is not logged by a validation of this model; what is logged: "
-            f"{', '.join(names) or 'nothing'}.{_did_you_mean(monitor, names)} A metric that only some validations log "
+            f"{', '.join(names) or 'nothing'}.{did_you_mean(monitor, names)} A metric that only some validations log "
             f"is ranked if the others log NaN, or without the sanity check: num_sanity_val_steps=0.",
             parameter="monitor",
         )
@@ -68,8 +70,8 @@ def check_first_validation(trainer: Trainer, monitor: str, names: Sequence[str])
     Raises:
         ConfigError: A metric with a similar name was logged.
     """
-    _check_loaders(monitor, names)
-    meant = "" if _may_be_logged(trainer, monitor, names) else _did_you_mean(monitor, names)
+    _refuse_never(trainer, monitor, names)
+    meant = "" if may_be_logged(trainer, monitor, names) else did_you_mean(monitor, names)
     what = f"monitor={monitor!r} is not logged by a validation of this model; what is logged: "
     logged = f"{', '.join(names) or 'nothing'}."
     if meant:
@@ -92,9 +94,13 @@ def check_due(trainer: Trainer, policy: Policy) -> None:
     """
     monitor = policy.monitor
     best = [name for name, trigger in policy.triggers.items() if isinstance(trigger, BestValidation)]
-    if not best or monitor is None or _is_of_training(trainer, monitor):
+    if not best or monitor is None:
         return
-    if not trainer.enable_validation or (trainer.num_val_batches and not any(trainer.num_val_batches)):
+    if why := _why_of_a_batch(trainer, monitor):
+        raise ConfigError(f"monitor={monitor!r} {why}", parameter="monitor")
+    if _is_of_training(trainer, monitor):
+        return
+    if not has_validations(trainer):
         raise ConfigError(
             f"monitor={monitor!r} needs a validation, and this fit has none: pass a validation loader that is not "
             f"empty, and a model with a validation_step; or leave monitor out.",
@@ -112,13 +118,52 @@ def check_due(trainer: Trainer, policy: Policy) -> None:
             raise ConfigError(message, parameter="monitor")
 
 
-def _check_loaders(monitor: str, names: Sequence[str]) -> None:
+def has_validations(trainer: Trainer) -> bool:
+    """Whether a fit validates at all."""
+    return bool(trainer.enable_validation and (not trainer.num_val_batches or any(trainer.num_val_batches)))
+
+
+def why_never(trainer: Trainer, monitor: str, names: Sequence[str]) -> str:
+    """Return why a metric that the sanity check has not logged will never be logged; empty if it may be.
+
+    Args:
+        trainer: The trainer.
+        monitor: The metric.
+        names: What was logged.
+    """
     if several := [name for name in names if name.startswith(f"{monitor}/dataloader_idx_")]:
-        raise ConfigError(
-            f"monitor={monitor!r} is logged for each of several validation loaders, under a name of its own: choose "
-            f"{' or '.join(several)}.",
-            parameter="monitor",
-        )
+        return f"is logged for each of several validation loaders, under a name of its own: choose {_or(several)}."
+    if monitor in sums.names_of_steps(trainer) and not is_in_training(trainer, monitor):
+        return "is logged with on_epoch=False, so that a validation as a whole has no value: log it with on_epoch=True."
+    if is_written_out(trainer, monitor):  # the code itself makes this name
+        return ""
+    if found := _LOADER.search(monitor):
+        base, number = monitor[: found.start()], int(found[0].rpartition("_")[2])
+        others = [name for name in names if name == base or name.startswith(f"{base}/dataloader_idx_")]
+        if others and (base in names or number >= len(trainer.num_sanity_val_batches)):
+            return f"does not exist: the validation loaders log {', '.join(others)}. Choose {_or(others)}."
+    base = _FORK.sub("", monitor)
+    if base != monitor and base in names and not is_in_training(trainer, base):
+        others = [name for name in names if name in (base, f"{base}_epoch")]
+        return f"is not a value of a whole validation: choose {_or(others)}."
+    return ""
+
+
+def _why_of_a_batch(trainer: Trainer, monitor: str) -> str:
+    """Return why a metric of a single batch is not a score; empty if it is another metric."""
+    base = monitor.removesuffix("_step")
+    if base == monitor or is_written_out(trainer, monitor) or not is_in_training(trainer, base):
+        return ""
+    return f"is the value of a single batch, which does not rank an epoch: choose {base + '_epoch'!r}."
+
+
+def _refuse_never(trainer: Trainer, monitor: str, names: Sequence[str]) -> None:
+    if why := why_never(trainer, monitor, names) or _why_of_a_batch(trainer, monitor):
+        raise ConfigError(f"monitor={monitor!r} {why}", parameter="monitor")
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(names)
 
 
 def _first_validation(trainer: Trainer) -> float:
@@ -144,7 +189,8 @@ def _end(limit: int | None) -> float:
     return math.inf if limit is None or limit < 0 else limit
 
 
-def _did_you_mean(monitor: str, names: Sequence[str]) -> str:
+def did_you_mean(monitor: str, names: Sequence[str]) -> str:
+    """Return a question with the names that are like `monitor`; empty if there are none."""
     same_letters = [name for name in names if _letters(name) == _letters(monitor)]
     bare = {_LOADER.sub("", name) for name in names}
     near = same_letters or difflib.get_close_matches(monitor, [*names, *bare], n=3, cutoff=0.8)
@@ -156,25 +202,39 @@ def _letters(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
-def _may_be_logged(trainer: Trainer, monitor: str, names: Sequence[str]) -> bool:
+def may_be_logged(trainer: Trainer, monitor: str, names: Sequence[str]) -> bool:
     """Whether the code of the project names the metric, which may then be logged at other times."""
     is_misspelt = any(_letters(name) == _letters(monitor) for name in names)
     return not is_misspelt and _is_in_code(trainer, monitor, _LOGS_NOTHING)
 
 
+def is_in_training(trainer: Trainer, monitor: str) -> bool:
+    """Whether the code that trains names the metric."""
+    return _is_in_code(trainer, monitor, _OUT_OF_TRAINING)
+
+
 def _is_of_training(trainer: Trainer, monitor: str) -> bool:
     """Whether the code that trains names the metric, and the code that validates does not."""
-    in_training = _is_in_code(trainer, monitor, _OUT_OF_TRAINING)
-    return in_training and not _is_in_code(trainer, monitor, _OUT_OF_VALIDATION)
+    return is_in_training(trainer, monitor) and not _is_in_code(trainer, monitor, _OUT_OF_VALIDATION)
+
+
+def is_written_out(trainer: Trainer, monitor: str) -> bool:
+    """Whether the code of the project names the metric without what Lightning may add to its name."""
+    return _consists_of(monitor, _all_texts(trainer, _LOGS_NOTHING))
 
 
 def _is_in_code(trainer: Trainer, monitor: str, skipped: re.Pattern[str]) -> bool:
     """Whether a name is made of the strings in the methods of the model and of the callbacks, without those skipped."""
+    texts = _all_texts(trainer, skipped)
+    names = {monitor, _SUFFIX.sub("", monitor), _SUFFIX.sub("", _SUFFIX.sub("", monitor))}
+    return any(_consists_of(name, texts) for name in names)
+
+
+def _all_texts(trainer: Trainer, skipped: re.Pattern[str]) -> set[str]:
     texts = {*_texts(trainer.lightning_module, skipped)}
     for callback in trainer.callbacks:
         texts |= {*_texts(callback, skipped)}
-    names = {monitor, _SUFFIX.sub("", monitor), _SUFFIX.sub("", _SUFFIX.sub("", monitor))}
-    return any(_consists_of(name, texts) for name in names)
+    return texts
 
 
 def _consists_of(name: str, texts: set[str]) -> bool:

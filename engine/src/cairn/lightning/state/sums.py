@@ -71,6 +71,12 @@ def names_of_validation(trainer: Trainer) -> list[str]:
     return sorted({name for metric in logged for name in results._forked_name(metric, on_step=False)})
 
 
+def names_of_steps(trainer: Trainer) -> list[str]:
+    """Return the names that the validation that is about to end has logged for single batches only."""
+    results = trainer.fit_loop.epoch_loop.val_loop._results
+    return sorted({metric.meta.name for metric in results.values() if not metric.meta.on_epoch})
+
+
 def metrics(module: LightningModule) -> dict[str, Any]:
     """Return the state of each torchmetrics object in the module."""
     return {
