@@ -159,6 +159,12 @@ class ReadsLate(Net):
         return loss
 
 
+class ReadsItsDict(Net):
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.temperature = vars(self)["temperature"] * 0.9
+        return super().training_step(batch, batch_idx)
+
+
 class Gathers(Net):
     def on_train_start(self) -> None:
         self.outputs: list[float] = []
@@ -173,6 +179,7 @@ class Gathers(Net):
         (AnnealsInHook, (), "AnnealsInHook.temperature", 1),
         (Net, (CountsInHook,), "CountsInHook.num_epochs", 1),
         (Gathers, (), "Gathers.outputs", 2),
+        (ReadsItsDict, (), "ReadsItsDict.temperature", 2),
         (ReadsLate, (), "ReadsLate.last", 5),
     ],
 )

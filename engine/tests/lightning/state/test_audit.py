@@ -107,10 +107,11 @@ def fit(
     run: Path, module: LightningModule, callbacks: tuple[Callback, ...] = (), data: Any = None, **options: Any
 ) -> cairn.Checkpointer:
     seed_everything(3, verbose=False)
-    steps = options.pop("max_steps", -1)
-    checkpoints = cairn.Checkpointer(run / "checkpoints", every=1, **options)
+    steps, epochs = options.pop("max_steps", -1), options.pop("max_epochs", 2)
+    # `sync`: no save is dropped because the ones before are still written.
+    checkpoints = cairn.Checkpointer(run / "checkpoints", every=1, writing=cairn.Writing(writer="sync"), **options)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    trainer = Trainer(max_epochs=2, max_steps=steps, callbacks=[*callbacks, checkpoints], **quiet)
+    trainer = Trainer(max_epochs=epochs, max_steps=steps, callbacks=[*callbacks, checkpoints], **quiet)
     loader = cairn.DataLoader(data or Pairs(), batch_size=4, shuffle=True, seed=0)
     trainer.fit(module, loader, ckpt_path=checkpoints.resume())
     return checkpoints
@@ -328,12 +329,15 @@ class Late(Net):
         super().__init__(lambda net: anneal(net) if net.global_step >= begin else None)
 
 
-@pytest.mark.parametrize(("begin", "named"), [(6, 8), (9, 10)])
-def test_a_change_that_begins_late_is_reported(begin: int, named: int, tmp_path: Path) -> None:
-    """At the saves 4, 8, 16, ..., and after each start of an epoch."""
-    data = [torch.ones(4)] * 36
-    assert messages(tmp_path / "before", Late(begin), data=data, max_steps=named - 1) == []
-    (message,) = messages(tmp_path / "then", Late(begin), data=data, max_steps=named)
+@pytest.mark.parametrize(
+    ("num_samples", "begin", "named"),
+    [(36, 6, 8), (12, 12, 16)],
+    ids=["at the saves 4, 8, 16, ...", "after the start of the next epoch"],
+)
+def test_a_change_that_begins_late_is_reported(num_samples: int, begin: int, named: int, tmp_path: Path) -> None:
+    options = {"data": [torch.ones(4)] * num_samples, "max_epochs": 6}
+    assert messages(tmp_path / "before", Late(begin), max_steps=named - 1, **options) == []
+    (message,) = messages(tmp_path / "then", Late(begin), max_steps=named, **options)
     assert message.startswith("Training changes Late.temperature, ")
 
 

@@ -29,6 +29,8 @@ Verdict = Literal["read", "set", "unknown"]
 """`read`: a boundary was followed by a read; `set`: each one by an assignment or no access; `unknown`: not seen."""
 
 
+_LIBRARIES = {"torch", "lightning", "builtins", "abc"}
+"""Packages of the classes that modules and callbacks derive from."""
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 """Where a module keeps what is in every checkpoint."""
 
@@ -108,7 +110,7 @@ class Accesses:
 
     def _watch(self, owner: Any, assigned: frozenset[str]) -> None:
         kind: Any = type(owner)
-        if kind.__getattribute__ is not object.__getattribute__:
+        if kind.__getattribute__ is not object.__getattribute__ or _reads_dict(kind):
             return  # it may read an attribute past the descriptor
         names = (vars(owner).keys() | assigned) - library_names(kind)
         for name in names - {name for key in _REGISTERED for name in vars(owner).get(key, ())}:
@@ -173,6 +175,14 @@ class _Watched:
             del instance.__dict__[self.name]
         except KeyError:
             raise AttributeError(self.name, name=self.name, obj=instance) from None
+
+
+@cache
+def _reads_dict(kind: type) -> bool:
+    """Whether methods of the user's classes among the bases of a class name the dictionary of an object."""
+    bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
+    functions = [value for base in bases for value in vars(base).values() if isinstance(value, FunctionType)]
+    return any({"__dict__", "vars"} & set(function.__code__.co_names) for function in functions)
 
 
 @cache
