@@ -170,6 +170,7 @@ class Engine:
         if self.trainer.fast_dev_run:
             return
         self.saves.finish_copy()
+        self.restart.audit.at_boundary()
         self.settings.see_first_batch()
         moment = self.moments.now(place, ends, self.saves.busy)
         self.telemetry.record_batches(moment.position.total_batches - moment.previous.total_batches)
@@ -220,6 +221,7 @@ class Engine:
             log.error(why)
 
     def _end(self) -> None:
+        self.restart.audit.close()
         self.telemetry.clock.stop()
         for watcher in self.watchers:
             watcher.fit_ended()

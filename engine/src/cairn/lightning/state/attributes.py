@@ -67,9 +67,9 @@ def value_of(value: Any) -> Any:
     return _plain(value, set(), Budget())
 
 
-def owner_of(trainer: Trainer, name: str) -> Any:
-    """Return the object that an attribute belongs to."""
-    return dict(_owners(trainer)).get(name.rpartition(".")[0])
+def owners_by_label(trainer: Trainer) -> dict[str, Any]:
+    """Return the objects that the attributes belong to, by the beginnings of the names."""
+    return dict(_owners(trainer))
 
 
 def _owners(trainer: Trainer) -> Iterator[tuple[str, Any]]:
