@@ -247,9 +247,9 @@ class Engine:
         self.telemetry.save_begun(moment.elapsed_s)
         with self.saves.stall() as stall:
             try:
-                contents = capture.capture(
-                    trainer, place, moment.position, self.origin, clock, self.restart.epoch_start
-                )
+                begun, audit = self.restart.epoch_start, self.restart.audit.at_save
+                where = moment.position
+                contents = capture.capture(trainer, place, where, self.origin, clock, begun, audit, self.agreement)
                 contents[unsaved.KEY] |= {
                     "finders": self.finders.state(),
                     "growth": self.growth.state(trainer),
@@ -257,7 +257,6 @@ class Engine:
                 }
                 weights, module = contents["state_dict"], trainer.lightning_module
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
-                contents[unsaved.KEY]["attributes"] = self.restart.audit.at_save(place, contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
@@ -269,7 +268,7 @@ class Engine:
                     give_up = self.saves.settle(final)
             except SaveError as error:
                 give_up = self.saves.failures.add(str(error), final)
-        self.restart.raise_together()
+        self.restart.report_together()
         if give_up := self.agreement.share(give_up):
             if moment.stop in (None, TIME_LIMIT):
                 raise SaveError(give_up)

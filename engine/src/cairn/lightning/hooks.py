@@ -181,6 +181,10 @@ class EngineHooks(Checkpoint):
         """See `Engine.restore`."""
         self.engine.restore()
 
+    def built(self) -> None:
+        """See `Settings.see_built`."""
+        self.engine.settings.see_built()
+
     def stopped(self, reason: str) -> None:
         """The fit returns early, for this reason."""
         self.stopped_by = reason

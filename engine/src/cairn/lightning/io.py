@@ -12,8 +12,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import UninitializedParameter
 
+from cairn.data.sampler import rank_and_world_size
 from cairn.errors import CheckpointError
-from cairn.lightning.state import unsaved
+from cairn.lightning.state import ranks, unsaved
 from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import mismatch
@@ -55,6 +56,7 @@ class MappedCheckpointIO(TorchCheckpointIO):
         _name_lazy(contents)
         copied = {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
         forms.restore(copied)
+        ranks.lay_over(copied, *rank_and_world_size())
         return copied
 
 
@@ -79,6 +81,7 @@ def understanding(checkpoint_io: CheckpointIO) -> CheckpointIO:
         if isinstance(contents, dict):
             _name_lazy(contents)
             forms.restore(contents)
+            ranks.lay_over(contents, *rank_and_world_size())
         return contents
 
     setattr(understood, _MARK, True)

@@ -82,7 +82,7 @@ class Restart:
     def epoch_begun(self) -> None:
         """The hooks at the start of an epoch have run."""
         self.audit.epoch_begun()
-        self.raise_together()
+        self.report_together()
 
     def epoch_begins_again(self) -> None:
         """A resume continues inside an epoch: run the hooks at its start again."""
@@ -97,15 +97,18 @@ class Restart:
         """Everything is restored: compare the attributes with those of the process that has saved."""
         ours, self._ours = self._ours, {}
         self.audit.resumed(ours["place"], ours.get("attributes", {}))
-        self.raise_together()
+        self.report_together()
 
-    def raise_together(self) -> None:
-        """End the run on all ranks if attributes that no checkpoint holds are an error.
+    def report_together(self) -> None:
+        """Report attributes that no checkpoint holds, of all ranks; end the run on all of them if this is an error.
 
         Raises:
             ConfigError: There are such attributes, and `audit` is `error`.
         """
-        if self.audit.mode == "error" and (error := self.agreement.share(self.audit.error)):
+        if self.audit.mode == "off":
+            return
+        error = self.audit.report(self.agreement.gather(self.audit.take()))
+        if self.audit.mode == "error" and (error := self.agreement.share(error)):
             raise ConfigError(error, parameter="audit")
 
 

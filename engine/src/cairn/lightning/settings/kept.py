@@ -21,8 +21,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from cairn.lightning.settings import classes, new_run, parts, schedules, stopped_early
+from cairn.lightning.settings import classes, exchanged, new_run, parts, schedules, stopped_early
+from cairn.lightning.settings.exchanged import Exchanged
 from cairn.lightning.settings.parts import Part
+from cairn.lightning.settings.raised import Raised
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +49,13 @@ class Settings:
         """Metrics that start empty in a new run."""
         self._others: list[str] = []
         """Schedulers of another class than before."""
+        self._raised, self._exchanged = Raised(trainer), Exchanged(trainer)
 
     def see_callbacks(self) -> None:
         """Read the arguments of the callbacks, before a checkpoint is loaded."""
         self._saved, self._ours, self._resumes, self._withdrawn = {}, {}, False, False
         self._see("callbacks", parts.callbacks(self.trainer))
+        self._raised.see()
 
     def load(self, ours: Mapping[str, Any], resumes: bool) -> bool:
         """Take the settings that a checkpoint was saved with.
@@ -64,6 +68,7 @@ class Settings:
             Whether the decision to stop early in it holds, if it has one.
         """
         self._ours, self._resumes = ours, resumes
+        self._raised.load(ours, resumes)
         decided = bool(resumes and ours["should_stop"])
         self._withdrawn = decided and self._may_train_on()
         holds = decided and not self._withdrawn
@@ -76,11 +81,16 @@ class Settings:
         Raises:
             ConfigError: An optimizer or a scheduler cannot load the state of the one in the checkpoint.
         """
+        exchanged.check(self.trainer, self._then)
         self._others = classes.check(self.trainer, self._then)
         self._saved["classes"] = classes.names(self.trainer)
         self._see("optimizers", parts.groups(self.trainer))
         self._see("schedulers", parts.schedulers(self.trainer))
         self._see("metrics", parts.metrics(self._module))
+
+    def see_built(self) -> None:
+        """Read which optimizers and schedulers training begins with."""
+        self._exchanged.see()
 
     def see_start(self) -> None:
         """Read what is frozen at the start of the training, and its limits."""
@@ -129,7 +139,7 @@ class Settings:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint says about the settings."""
-        return dict(self._saved)
+        return {**self._saved, **self._exchanged.state(), **self._raised.state()}
 
     @property
     def _module(self) -> LightningModule:

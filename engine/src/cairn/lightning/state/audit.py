@@ -10,7 +10,7 @@ start of an epoch set is set again (see restart.py), so only other changes count
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, get_args
 
 from lightning.pytorch import Trainer
@@ -20,6 +20,9 @@ from cairn.errors import ConfigError
 from cairn.lightning.state import attributes
 from cairn.lightning.state.attributes import Attributes
 from cairn.types import AuditMode
+
+Finding = tuple[list[str], str, bool]
+"""Names of attributes, what to report about them, and whether it ends the run."""
 
 _NUM_AUDITED = 3
 """Saves whose attributes are compared: inside an epoch, and as many at the end of one."""
@@ -48,8 +51,8 @@ class Audit:
 
     def __init__(self, trainer: Trainer, mode: AuditMode) -> None:
         self.trainer, self.mode = trainer, mode
-        self.error = ""
-        """What was found, in the mode `error`: all ranks have to raise it together."""
+        self._found: list[Finding] = []
+        """What this rank has found and not yet reported."""
         self._base: Attributes | None = None
         """Values after the hooks at the start of the epoch; None before the first one."""
         self._changed: set[str] = set()
@@ -59,12 +62,14 @@ class Audit:
         self._filled: Attributes = {}
         """Values that attributes got which were empty or None: as long as they stay, they may be caches."""
         self._reported: set[str] = set()
+        self._named: set[str] = set()
+        """What was reported for any rank."""
         self._expected: Attributes = {}
         """What hooks had set before the checkpoint at the end of an epoch."""
 
     @property
     def _off(self) -> bool:
-        return self.mode == "off" or not self.trainer.is_global_zero
+        return self.mode == "off"
 
     def epoch_begins(self) -> None:
         """The hooks at the start of an epoch are about to run."""
@@ -108,8 +113,9 @@ class Audit:
             self._reported |= set(lost)
             if lost:
                 self._report(
+                    lost,
                     f"Training changes {_listed(lost)}, and no checkpoint holds {'it' if len(lost) == 1 else 'them'}: "
-                    f"a resumed run starts with the initial value. {_CURE}"
+                    f"a resumed run starts with the initial value. {_CURE}",
                 )
         hooks = self._set_by_hooks - changed
         return {"training": _only(changed, now), "hooks": _only(hooks, now)}
@@ -135,13 +141,13 @@ class Audit:
         lost = [name for name in before if not _same(before[name], now.get(name))]
         lost = [name for name in lost if not _is_time(before[name], now.get(name))]
         # What is still empty may be a cache, which training fills again: the run does not end for it.
-        for report, names in (
-            (rank_zero_warn, [name for name in lost if _is_unset(now.get(name))]),
-            (self._report, [name for name in lost if not _is_unset(now.get(name))]),
+        for is_error, names in (
+            (False, [name for name in lost if _is_unset(now.get(name))]),
+            (True, [name for name in lost if not _is_unset(now.get(name))]),
         ):
             if names:
                 shown = "; ".join(_change(name, before, now) for name in names[:_NUM_SHOWN])
-                report(f"This resume is not exact: {shown}{_more(names)}. {_CURE}")
+                self._report(names, f"This resume is not exact: {shown}{_more(names)}. {_CURE}", is_error)
         self._reported |= set(lost)
 
     def _caches(self, changed: Set[str], now: Attributes) -> set[str]:
@@ -161,11 +167,32 @@ class Audit:
                     return True
         return False
 
-    def _report(self, text: str) -> None:
-        if self.mode == "error":
-            self.error = self.error or text
-        else:
-            rank_zero_warn(text)
+    def _report(self, names: list[str], text: str, is_error: bool = True) -> None:
+        self._found.append((names, text, is_error and self.mode == "error"))
+
+    def take(self) -> list[Finding]:
+        """Return what this rank has found since the last call; `report` takes it from all ranks."""
+        found, self._found = self._found, []
+        return found
+
+    def report(self, of_ranks: Sequence[list[Finding]]) -> str:
+        """Warn about what the ranks have found; what another rank finds as well is reported once.
+
+        Returns:
+            The error to end the run with, in the mode `error`; empty: there is none.
+        """
+        error = ""
+        for rank, found in enumerate(of_ranks):
+            for names, text, is_error in found:
+                if rank > 0 and self._named >= set(names):
+                    continue
+                self._named |= set(names)
+                text = f"On rank {rank}: {text}" if rank > 0 else text
+                if is_error:
+                    error = error or text
+                else:
+                    rank_zero_warn(text)
+        return error
 
 
 _CURE = (
