@@ -182,8 +182,8 @@ class EngineHooks(Checkpoint):
         self.engine.restore()
 
     def built(self) -> None:
-        """See `Settings.see_built`."""
-        self.engine.settings.see_built()
+        """See `Exchanged.see`."""
+        self.engine.settings.exchanged.see()
 
     def stopped(self, reason: str) -> None:
         """The fit returns early, for this reason."""

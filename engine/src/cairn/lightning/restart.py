@@ -107,7 +107,8 @@ class Restart:
         """
         if self.audit.mode == "off":
             return
-        error = self.audit.report(self.agreement.gather(self.audit.take()))
+        findings = self.audit.findings
+        error = findings.report(self.agreement.gather(findings.take()))
         if self.audit.mode == "error" and (error := self.agreement.share(error)):
             raise ConfigError(error, parameter="audit")
 

@@ -10,7 +10,12 @@ from cairn.lightning.state import ranks
 
 
 def contents(**more):
-    return {"state_dict": {"w": torch.ones(3), "a._extra_state": 1}, "loops": {"fit": {"at": [1, 2]}}, "epoch": 1, **more}
+    return {
+        "state_dict": {"w": torch.ones(3), "a._extra_state": 1},
+        "loops": {"fit": {"at": [1, 2]}},
+        "epoch": 1,
+        **more,
+    }
 
 
 def read(of_rank_0, mine):

@@ -42,7 +42,7 @@ class Exchanged:
         if text and text != self._warned:
             self._warned = text
             _warn(
-                f"Training has exchanged {text}. A resume builds what configure_optimizers returns, and will be refused. "
+                f"Training has exchanged {text}. A resume builds what configure_optimizers returns, and is refused. "
                 f"Make all optimizers and schedulers there; with manual optimization, training_step can choose one."
             )
         return {"classes": now, "exchanged": text} if text else {"classes": now}

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -49,7 +49,7 @@ class Settings:
         """Metrics that start empty in a new run."""
         self._others: list[str] = []
         """Schedulers of another class than before."""
-        self._raised, self._exchanged = Raised(trainer), Exchanged(trainer)
+        self.exchanged, self._raised = Exchanged(trainer), Raised(trainer)
 
     def see_callbacks(self) -> None:
         """Read the arguments of the callbacks, before a checkpoint is loaded."""
@@ -86,16 +86,12 @@ class Settings:
         self._saved["classes"] = classes.names(self.trainer)
         self._see("optimizers", parts.groups(self.trainer))
         self._see("schedulers", parts.schedulers(self.trainer))
-        self._see("metrics", parts.metrics(self._module))
-
-    def see_built(self) -> None:
-        """Read which optimizers and schedulers training begins with."""
-        self._exchanged.see()
+        self._see("metrics", parts.metrics(self.trainer.lightning_module))
 
     def see_start(self) -> None:
         """Read what is frozen at the start of the training, and its limits."""
         self._saved["limits"] = schedules.limits(self.trainer)
-        self._saved["start"] = parts.exceptions(self._module)
+        self._saved["start"] = parts.exceptions(self.trainer.lightning_module)
 
     def adjusted(self, ours: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the state of a checkpoint, right before it is restored, without what a new run configures itself."""
@@ -107,8 +103,8 @@ class Settings:
         ranks, rank, then = list(ours["ranks"]), self.trainer.global_rank, self._then.get("first_batch")
         state = ranks[rank]
         self._reset = new_run.changed_metrics(self._parts["metrics"], self._then.get("metrics"), state["metrics"])
-        modes = new_run.modes(self._module, state["modes"], then, self._saved["first_batch"])
-        ranks[rank] = {**new_run.adjusted_state(self._module, state, self._reset), "modes": modes}
+        modes = new_run.modes(self.trainer.lightning_module, state["modes"], then, self._saved["first_batch"])
+        ranks[rank] = {**new_run.adjusted_state(self.trainer.lightning_module, state, self._reset), "modes": modes}
         return {**ours, "ranks": ranks, "accumulate_grad_batches": new_run.accumulation(self.trainer)}
 
     def apply(self) -> None:
@@ -135,15 +131,11 @@ class Settings:
     def see_first_batch(self) -> None:
         """Read what is frozen when the first batch is trained: hooks at the start of the training may freeze, too."""
         if "first_batch" not in self._saved:
-            self._saved["first_batch"] = parts.exceptions(self._module)
+            self._saved["first_batch"] = parts.exceptions(self.trainer.lightning_module)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint says about the settings."""
-        return {**self._saved, **self._exchanged.state(), **self._raised.state()}
-
-    @property
-    def _module(self) -> LightningModule:
-        return self.trainer.lightning_module
+        return {**self._saved, **self.exchanged.state(), **self._raised.state()}
 
     @property
     def _then(self) -> Mapping[str, Any]:

@@ -10,19 +10,16 @@ start of an epoch set is set again (see restart.py), so only other changes count
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, get_args
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn.errors import ConfigError
 from cairn.lightning.state import attributes
 from cairn.lightning.state.attributes import Attributes
+from cairn.lightning.state.findings import Findings
 from cairn.types import AuditMode
-
-Finding = tuple[list[str], str, bool]
-"""Names of attributes, what to report about them, and whether it ends the run."""
 
 _NUM_AUDITED = 3
 """Saves whose attributes are compared: inside an epoch, and as many at the end of one."""
@@ -51,8 +48,7 @@ class Audit:
 
     def __init__(self, trainer: Trainer, mode: AuditMode) -> None:
         self.trainer, self.mode = trainer, mode
-        self._found: list[Finding] = []
-        """What this rank has found and not yet reported."""
+        self.findings = Findings(mode)
         self._base: Attributes | None = None
         """Values after the hooks at the start of the epoch; None before the first one."""
         self._changed: set[str] = set()
@@ -62,8 +58,6 @@ class Audit:
         self._filled: Attributes = {}
         """Values that attributes got which were empty or None: as long as they stay, they may be caches."""
         self._reported: set[str] = set()
-        self._named: set[str] = set()
-        """What was reported for any rank."""
         self._expected: Attributes = {}
         """What hooks had set before the checkpoint at the end of an epoch."""
 
@@ -112,7 +106,7 @@ class Audit:
             lost = [name for name in now if name in new and not self._is_held(name, now, contents)]
             self._reported |= set(lost)
             if lost:
-                self._report(
+                self.findings.add(
                     lost,
                     f"Training changes {_listed(lost)}, and no checkpoint holds {'it' if len(lost) == 1 else 'them'}: "
                     f"a resumed run starts with the initial value. {_CURE}",
@@ -147,7 +141,7 @@ class Audit:
         ):
             if names:
                 shown = "; ".join(_change(name, before, now) for name in names[:_NUM_SHOWN])
-                self._report(names, f"This resume is not exact: {shown}{_more(names)}. {_CURE}", is_error)
+                self.findings.add(names, f"This resume is not exact: {shown}{_more(names)}. {_CURE}", is_error)
         self._reported |= set(lost)
 
     def _caches(self, changed: Set[str], now: Attributes) -> set[str]:
@@ -166,33 +160,6 @@ class Audit:
                 if key.lstrip("_") == attribute or (not _is_trivial(value) and attributes.value_of(item) == value):
                     return True
         return False
-
-    def _report(self, names: list[str], text: str, is_error: bool = True) -> None:
-        self._found.append((names, text, is_error and self.mode == "error"))
-
-    def take(self) -> list[Finding]:
-        """Return what this rank has found since the last call; `report` takes it from all ranks."""
-        found, self._found = self._found, []
-        return found
-
-    def report(self, of_ranks: Sequence[list[Finding]]) -> str:
-        """Warn about what the ranks have found; what another rank finds as well is reported once.
-
-        Returns:
-            The error to end the run with, in the mode `error`; empty: there is none.
-        """
-        error = ""
-        for rank, found in enumerate(of_ranks):
-            for names, text, is_error in found:
-                if rank > 0 and self._named >= set(names):
-                    continue
-                self._named |= set(names)
-                text = f"On rank {rank}: {text}" if rank > 0 else text
-                if is_error:
-                    error = error or text
-                else:
-                    rank_zero_warn(text)
-        return error
 
 
 _CURE = (

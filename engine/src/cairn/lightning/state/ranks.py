@@ -1,7 +1,7 @@
 """State of the user's code that differs between the processes of a run, so that each rank resumes with its own.
 
-Lightning saves what hooks and loaders return on rank 0, and gives it to all ranks. Most of it is equal on all ranks, and
-may be large. So only what differs is stored, next to the other state of its rank:
+Lightning saves what hooks and loaders return on rank 0, and gives it to all ranks. Most of it is equal on all ranks,
+and may be large. So only what differs is stored, next to the other state of its rank:
 
     rank 0        digests of its contents            --share-->    every rank
     other ranks   values with another digest         --gather-->   rank 0: checkpoint["cairn"]["ranks"][rank]["own"]
