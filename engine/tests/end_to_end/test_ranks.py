@@ -55,6 +55,11 @@ def test_an_attribute_is_named_once_and_with_its_rank_if_it_is_not_rank_0(whole)
     assert whole[1].count("Training changes") == 2
 
 
+def test_weights_that_differ_between_ranks_are_named(whole):
+    assert whole[1].count("On rank 1: Ending.codebook differs from rank 0") == 1
+    assert whole[1].count("differs from rank 0") == 1
+
+
 def test_a_hook_that_fails_on_one_rank_ends_all_of_them(tmp_path):
     output = start(tmp_path, "fail", 2).end(expect=1, seconds=60)
     assert "this rank has no disk" in output

@@ -69,6 +69,7 @@ class Net(LightningModule):
     def __init__(self, action: str, batch: int) -> None:
         super().__init__()
         self.layer, self.average, self.counted = torch.nn.Linear(2, 1), 1.0, 0
+        self.codebook = torch.nn.Parameter(torch.zeros(3), requires_grad=False)
         self.action, self.batch = action, batch
         self._num_batches = 0
 
@@ -79,6 +80,7 @@ class Net(LightningModule):
         loss = self.layer(batch[1]).square().mean()
         self.average = 0.9 * self.average + 0.1 * loss.item()
         self.counted += self.global_rank
+        self.codebook += self.global_rank
         for index in batch[0].tolist():
             self.trainer.datamodule.sampler.losses[index] = loss.item() + self.global_rank * index
         return loss / self.average
@@ -116,7 +118,7 @@ class Ending(Net):
 
     def on_train_end(self) -> None:
         data = self.trainer.datamodule
-        weights = [parameter.tolist() for parameter in self.parameters()]
+        weights = [parameter.tolist() for parameter in self.layer.parameters()]
         end = {"average": self.average, "shift": data.shift, "losses": data.sampler.losses, "weights": weights}
         (self.folder / f"rank_{self.global_rank}.json").write_text(json.dumps(end))
 

@@ -268,6 +268,7 @@ class Engine:
                     give_up = self.saves.settle(final)
             except SaveError as error:
                 give_up = self.saves.failures.add(str(error), final)
+        self.restart.compare_weights()
         self.restart.report_together()
         if give_up := self.agreement.share(give_up):
             if moment.stop in (None, TIME_LIMIT):

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cairn.lightning.state import unsaved
 
@@ -52,6 +52,11 @@ def own(contents: Mapping[str, Any], of_rank_0: Digests) -> Own:
     for name, value in _parts(contents).items():
         _compare(value, of_rank_0.get(name), [name], found)
     return found
+
+
+def weights(module: nn.Module) -> Digests:
+    """Return a digest of each parameter."""
+    return {name: _digest(parameter.detach()) for name, parameter in module.named_parameters()}
 
 
 def lay_over(contents: dict[str, Any], rank: int, world_size: int) -> None:
