@@ -106,6 +106,13 @@ def test_a_checkpoint_beyond_max_epochs_is_refused(tmp_path, epoch, max_epochs):
         resume.check_epochs_left(tmp_path / "x.ckpt", {"epoch": epoch}, max_epochs)
 
 
+def test_a_limit_that_training_has_raised_itself_does_not_refuse_its_checkpoint(tmp_path):
+    contents = {"epoch": 3, "cairn": {"settings": {"raised": {"first": {"max_epochs": 2}, "now": {"max_epochs": 4}}}}}
+    resume.check_epochs_left(tmp_path, contents, 2)
+    with pytest.raises(ResumeError, match="beyond max_epochs=1"):
+        resume.check_epochs_left(tmp_path, contents, 1)
+
+
 # The writer of a killed training process
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.pytorch.strategies import Strategy
@@ -29,6 +29,10 @@ class Agreement(Protocol):
         """Return the value of rank 0 on every rank."""
         ...
 
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks in order on rank 0, and nothing on the others."""
+        ...
+
 
 class Alone:
     """The agreement of a run in one process."""
@@ -42,6 +46,10 @@ class Alone:
     def share(self, value: T) -> T:
         """Return what was given."""
         return value
+
+    def gather(self, value: T) -> list[T]:
+        """Return what was given, as the only one."""
+        return [value]
 
 
 class Ranks:
@@ -64,3 +72,9 @@ class Ranks:
     def share(self, value: T) -> T:
         """Broadcast from rank 0."""
         return self._strategy.broadcast(value)
+
+    def gather(self, value: T) -> list[T]:
+        """Gather on rank 0."""
+        values: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.gather_object(value, values if self.leads else None, dst=0)
+        return values if self.leads else []

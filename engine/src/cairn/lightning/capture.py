@@ -5,7 +5,8 @@ The dict is what Lightning saves, plus the key `cairn` with the state that Light
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,9 +19,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
 from cairn.errors import ConfigError, ResumeError
+from cairn.lightning.agreement import Agreement, Alone
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
-from cairn.lightning.state import pruning, resized, sums, unsaved
+from cairn.lightning.state import pruning, ranks, resized, sums, unsaved
 from cairn.lightning.state.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 
@@ -76,6 +78,8 @@ def capture(
     origin: Origin,
     clock: Mapping[str, Any],
     epoch_start: Mapping[str, Any] | None,
+    audit: Callable[[str, Mapping[str, Any]], dict[str, Any]],
+    agreement: Agreement,
 ) -> dict[str, Any]:
     """Collect the contents of a checkpoint. Every rank must call this; only the result on rank 0 is complete.
 
@@ -86,20 +90,26 @@ def capture(
         origin: The run.
         clock: State of `Telemetry`.
         epoch_start: See `Restart.epoch_start`.
+        audit: Compares the attributes of this rank with its contents; see `Audit.at_save`.
+        agreement: Between the ranks.
 
     Returns:
         The contents, with references to live tensors: copy them before the next batch.
 
     Raises:
         SaveError: On rank 0, a logger could not write the rows up to this position.
+        ConfigError: A hook of another rank has raised an error.
     """
-    contents = boundary.dump(trainer, place)
-    lazy = unsaved.lazy(contents["state_dict"])
-    contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)
+    epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
+    with _together(agreement):  # hooks of the user, which may fail on one rank only
+        contents = boundary.dump(trainer, place)
+        lazy = unsaved.lazy(contents["state_dict"])
+        contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)
+        mine = rank_state(trainer) | epoch
+        attributes = audit(place, contents)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
-    epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
-    ranks = _gathered(rank_state(trainer) | epoch, trainer)
+    of_ranks = _gathered(mine, {**contents, unsaved.KEY: {"attributes": attributes}}, agreement)
     contents[unsaved.KEY] = {
         "format": unsaved.FORMAT,
         "place": place,
@@ -110,9 +120,10 @@ def capture(
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "threads": torch.get_num_threads(),
         "loggers": loggers.states(trainer),
-        "ranks": ranks,
+        "ranks": of_ranks,
         "clock": dict(clock),
         "lazy": lazy,
+        "attributes": attributes,
     }
     return plain_hyperparameters(contents)
 
@@ -213,12 +224,25 @@ def rank_state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _gathered(mine: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
-    """Return the states of all ranks in order on rank 0, and a list of None elsewhere."""
-    if trainer.world_size == 1:
+@contextmanager
+def _together(agreement: Agreement) -> Iterator[None]:
+    """Let all ranks fail if one does, instead of waiting for it in the next collective call."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        _, any_failed = agreement.meet(None, failed)
+    if any_failed:
+        raise ConfigError("The state of another rank could not be saved; the message of that rank says why.")
+
+
+def _gathered(mine: dict[str, Any], contents: Mapping[str, Any], agreement: Agreement) -> list[dict[str, Any]]:
+    """Return the states of all ranks in order on rank 0, each with what it has of its own in the contents."""
+    if isinstance(agreement, Alone):
         return [mine]
+    of_rank_0 = agreement.share(ranks.digests(contents) if agreement.leads else {})
+    if not agreement.leads:
+        mine |= {"own": ranks.own(contents, of_rank_0)}
     # Unpickling puts a tensor on the GPU that it came from. Rank 0 would create a context on each GPU, and copy slowly.
-    mine = move_data_to_device(mine, torch.device("cpu"))
-    ranks: list[Any] = [None] * trainer.world_size
-    torch.distributed.gather_object(mine, ranks if trainer.is_global_zero else None, dst=0)
-    return ranks
+    return agreement.gather(move_data_to_device(mine, torch.device("cpu")))

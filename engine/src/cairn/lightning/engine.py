@@ -170,7 +170,7 @@ class Engine:
         if self.trainer.fast_dev_run:
             return
         self.saves.finish_copy()
-        self.restart.audit.at_boundary()
+        self.restart.at_boundary()
         self.settings.see_first_batch()
         moment = self.moments.now(place, ends, self.saves.busy)
         self.telemetry.record_batches(moment.position.total_batches - moment.previous.total_batches)
@@ -253,9 +253,9 @@ class Engine:
         self.telemetry.save_begun(moment.elapsed_s)
         with self.saves.stall() as stall:
             try:
-                contents = capture.capture(
-                    trainer, place, moment.position, self.origin, clock, self.restart.epoch_start
-                )
+                begun, audit = self.restart.epoch_start, self.restart.audit.at_save
+                where = moment.position
+                contents = capture.capture(trainer, place, where, self.origin, clock, begun, audit, self.agreement)
                 contents[unsaved.KEY] |= {
                     "finders": self.finders.state(),
                     "growth": self.growth.state(trainer),
@@ -263,7 +263,6 @@ class Engine:
                 }
                 weights, module = contents["state_dict"], trainer.lightning_module
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
-                contents[unsaved.KEY]["attributes"] = self.restart.audit.at_save(place, contents)
                 self.restart.layers.check(contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
@@ -276,7 +275,8 @@ class Engine:
                     give_up = self.saves.settle(final)
             except SaveError as error:
                 give_up = self.saves.failures.add(str(error), final)
-        self.restart.raise_together()
+        self.restart.compare_weights()
+        self.restart.report_together()
         if give_up := self.agreement.share(give_up):
             if moment.stop in (None, TIME_LIMIT):
                 raise SaveError(give_up)

@@ -190,6 +190,10 @@ class EngineHooks(Checkpoint):
         """See `Engine.restore`."""
         self.engine.restore()
 
+    def built(self) -> None:
+        """See `Exchanged.see`."""
+        self.engine.settings.exchanged.see()
+
     def stopped(self, reason: str) -> None:
         """The fit returns early, for this reason."""
         self.stopped_by = reason

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import UninitializedParameter
 
 from cairn.data.position import EPOCH_START
+from cairn.data.sampler import rank_and_world_size
 from cairn.errors import CheckpointError
-from cairn.lightning.state import unsaved
+from cairn.lightning.state import ranks, unsaved
 from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import mismatch
@@ -58,6 +59,7 @@ class MappedCheckpointIO(TorchCheckpointIO):
         _mark_epoch_start(contents)
         copied = {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
         forms.restore(copied)
+        ranks.lay_over(copied, *rank_and_world_size())
         return copied
 
 
@@ -83,6 +85,7 @@ def understanding(checkpoint_io: CheckpointIO) -> CheckpointIO:
             _name_lazy(contents)
             _mark_epoch_start(contents)
             forms.restore(contents)
+            ranks.lay_over(contents, *rank_and_world_size())
         return contents
 
     setattr(understood, _MARK, True)

@@ -35,14 +35,16 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.migration.utils import _pl_migrate_checkpoint
 
 from cairn.errors import ConfigError, ResumeError
-from cairn.lightning.agreement import Agreement
-from cairn.lightning.state import pruning, unsaved
+from cairn.lightning.agreement import Agreement, Alone
+from cairn.lightning.state import pruning, ranks, unsaved
 from cairn.lightning.state.audit import Audit
 from cairn.lightning.state.growth import repeated_groups_ignored
 from cairn.lightning.state.layers import Layers
 
 log = logging.getLogger(__name__)
 
+_NUM_COMPARED = 2
+"""Saves at which the weights of the ranks are compared."""
 _EPOCH_START = "on_train_epoch_start"
 _HOOKS = ("on_fit_start", "on_train_start", _EPOCH_START)
 """Hooks that run between the loading of a checkpoint and the first batch."""
@@ -69,6 +71,7 @@ class Restart:
         """Generators and number of steps of this rank before the hooks at the start of the epoch; None: unknown."""
         self._ours: Mapping[str, Any] = {}
         self._path: Path | None = None
+        self._num_to_compare = _NUM_COMPARED
 
     def load(self, ours: Mapping[str, Any]) -> None:
         """Take the state of this rank from a checkpoint."""
@@ -85,7 +88,7 @@ class Restart:
         """The hooks at the start of an epoch have run."""
         self.audit.epoch_begun()
         self.layers.check()
-        self.raise_together()
+        self.report_together()
 
     def epoch_begins_again(self) -> None:
         """A resume continues inside an epoch: run the hooks at its start again."""
@@ -101,15 +104,44 @@ class Restart:
         ours, self._ours = self._ours, {}
         self.audit.resumed(ours["place"], ours.get("attributes", {}))
         self.layers.check()
-        self.raise_together()
+        self.report_together()
 
-    def raise_together(self) -> None:
-        """End the run on all ranks if attributes that no checkpoint holds are an error.
+    def at_boundary(self) -> None:
+        """A boundary is reached. This takes microseconds."""
+        self.audit.at_boundary()
+        if self.audit.findings.are_new and isinstance(self.agreement, Alone):  # several ranks report at a save
+            self.report_together()
+
+    def compare_weights(self) -> None:
+        """Note parameters that differ between ranks, at the first saves: a checkpoint holds those of rank 0."""
+        if self._num_to_compare == 0 or self.audit.mode == "off" or isinstance(self.agreement, Alone):
+            return
+        self._num_to_compare -= 1
+        module = self.trainer.lightning_module
+        of_rank_0 = self.agreement.share(ranks.weights(module) if self.agreement.leads else {})
+        if self.agreement.leads:
+            return
+        names = [name for name, digest in ranks.weights(module).items() if of_rank_0.get(name) != digest]
+        if names:
+            shown = f"{type(module).__name__}.{names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            self.audit.findings.add(
+                names,
+                f"{shown} differs from rank 0, and a checkpoint holds the parameters of rank 0 only: a resume gives "
+                f"them to all ranks. Update it equally on all ranks, or make it a buffer (self.register_buffer), which "
+                f"is saved for each rank.",
+            )
+
+    def report_together(self) -> None:
+        """Report attributes that no checkpoint holds, of all ranks; end the run on all of them if this is an error.
 
         Raises:
             ConfigError: There are such attributes, and `audit` is `error`.
         """
-        if self.audit.mode == "error" and (error := self.agreement.share(self.audit.error)):
+        if self.audit.mode == "off":
+            return
+        findings = self.audit.findings
+        error = findings.report(self.agreement.gather(findings.take()))
+        if self.audit.mode == "error" and (error := self.agreement.share(error)):
             raise ConfigError(error, parameter="audit")
 
 

@@ -98,6 +98,9 @@ def check_epochs_left(path: Path, contents: Mapping[str, Any], max_epochs: int |
     Raises:
         ResumeError: The checkpoint is beyond that epoch.
     """
+    raised = contents.get("cairn", {}).get("settings", {}).get("raised")
+    if raised and raised["first"]["max_epochs"] == max_epochs:
+        return  # training has raised it itself, which a resume keeps
     if max_epochs is not None and -1 < max_epochs < contents.get("epoch", 0):
         raise ResumeError(
             f"{path} is in epoch {contents['epoch']}, beyond max_epochs={max_epochs}: raise max_epochs, or start a new "

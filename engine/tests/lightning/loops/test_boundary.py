@@ -26,6 +26,9 @@ class Recorder:
     def restore(self):
         self.restored += 1
 
+    def built(self):
+        pass
+
     @property
     def restart(self):
         return self

@@ -10,7 +10,9 @@ from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, Timer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler as Accumulates
 from tests.support.configured import BATCHES, Net, cosine, fit, one_cycle
 from torch.optim import Adam, AdamW, lr_scheduler
+from torch.utils.data import TensorDataset
 
+import cairn
 from cairn.errors import ConfigError
 from cairn.lightning.settings import parts
 from cairn.lightning.settings.kept import Settings
@@ -431,3 +433,96 @@ def test_not_a_number_equals_itself():
     assert parts.same(math.nan, math.nan)
     assert not parts.same(math.nan, 0.0)
     assert parts.same(1, 1.0)
+
+
+# What training exchanges
+
+
+class Exchanges(Callback):
+    """Callback that exchanges the optimizer at the start of the second epoch."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            trainer.strategy.optimizers = [self.kind(module.parameters(), lr=0.1)]
+
+
+def test_an_optimizer_that_a_hook_exchanges_is_named_at_the_next_save_and_at_a_resume(tmp_path, caplog):
+    run = fit(tmp_path, Net(), callbacks=[Exchanges(AdamW)])
+    assert caplog.text.count("Training has exchanged SGD for AdamW.") == 1
+    fit(tmp_path / "first epoch", Net(), run.path(1), callbacks=[Exchanges(AdamW)])
+    with pytest.raises(ConfigError, match="Training had exchanged SGD for AdamW before this checkpoint was saved"):
+        fit(tmp_path, Net(), "resume", epochs=3, callbacks=[Exchanges(AdamW)])
+    fit(tmp_path, Net(optimizer=AdamW), "resume", epochs=3)
+
+
+def test_a_new_optimizer_of_the_same_class_is_refused_only_if_it_leaves_a_scheduler_behind(tmp_path, caplog):
+    fit(tmp_path / "a", Net(), callbacks=[Exchanges(torch.optim.SGD)])
+    fit(tmp_path / "a", Net(), "resume", epochs=3)
+    assert "exchanged" not in caplog.text
+    fit(tmp_path / "b", Net(schedule=cosine(40)), callbacks=[Exchanges(torch.optim.SGD)])
+    assert "Training has exchanged SGD for one that does not follow CosineAnnealingLR." in caplog.text
+    with pytest.raises(ConfigError, match="Training had exchanged SGD for one that does not follow"):
+        fit(tmp_path / "b", Net(schedule=cosine(40)), "resume", epochs=3)
+
+
+class Raises(Callback):
+    """Callback that raises `max_epochs` in the second epoch."""
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.current_epoch == 1:
+            trainer.fit_loop.max_epochs = 4
+
+
+@pytest.mark.parametrize("number", [0, 4, 5, 9])
+def test_a_resume_keeps_the_limits_that_training_has_raised(tmp_path, number):
+    whole = fit(tmp_path / "whole", Net(), callbacks=[Raises()])
+    assert whole.net.epochs[-1] == 3
+    at = whole.checkpoints.saved[number]
+    (tmp_path / "run").mkdir()
+    for path in (tmp_path / "whole").glob(f"{at.name.removesuffix('.ckpt')}.*"):
+        (tmp_path / "run" / path.name).write_bytes(path.read_bytes())
+    run = fit(tmp_path / "run", Net(), "resume", callbacks=[Raises()])
+    assert run.net.epochs == whole.net.epochs[at.position.total_batches :]
+    again = fit(tmp_path / "run", Net(), "resume", callbacks=[Raises()])
+    assert again.net.epochs == []
+
+
+def test_a_limit_that_the_user_sets_counts(tmp_path):
+    fit(tmp_path, Net(), callbacks=[Raises()])
+    assert fit(tmp_path, Net(), "resume", epochs=5).net.epochs == [4] * BATCHES
+    with pytest.raises(ConfigError, match="max_epochs=3 ends the training before the checkpoint, which has completed"):
+        fit(tmp_path, Net(), "resume", epochs=3)
+
+
+class Dies(Callback):
+    """Callback that ends the process, so to say, at the fourth batch of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (self.epoch, 3):
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_script_that_trains_on_in_a_second_fit_can_be_started_again(tmp_path, epoch):
+    def script(dies_in=None):
+        net = Net()
+        try:
+            run = fit(tmp_path, net, "resume", callbacks=[Dies(dies_in)])
+            run.trainer.fit_loop.max_epochs = 4
+            run.trainer.fit(net, loader(), loader())
+        except InterruptedError:
+            pass
+        return net.epochs
+
+    def loader():
+        return cairn.DataLoader(TensorDataset(torch.randn(2 * BATCHES, 2)), 2, shuffle=True, seed=0)
+
+    script(dies_in=epoch)
+    saved = (epoch * BATCHES + 3) // 2 * 2
+    assert script() == [number for number in range(4) for _ in range(BATCHES)][saved:]

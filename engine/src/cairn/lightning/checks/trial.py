@@ -55,7 +55,7 @@ def check(trainer: Trainer, agreement: Agreement, config: Mapping[str, Any]) -> 
         with _unchanged([*trainer.callbacks, trainer.lightning_module, trainer.datamodule]):
             contents = _contents(trainer)
             ours = {unsaved.KEY: {"config": dict(config), "ranks": [capture.rank_state(trainer)]}}
-        error = _refusal(trainer, contents | ours if agreement.leads else ours)
+        error = _refusal(trainer, contents | ours)
     finally:
         unsaved.set_rng_state(before)
     # All ranks stop if one has to: with the message of rank 0, or each with its own.

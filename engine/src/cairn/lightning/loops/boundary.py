@@ -86,6 +86,10 @@ class Engine(Protocol):
         """Restore what Lightning does not restore, with the random number generators last."""
         ...
 
+    def built(self) -> None:
+        """Note that optimizers are built and have their state: no hook that a resume skips has run."""
+        ...
+
     def stopped(self, reason: str) -> None:
         """Note that the run was stopped at a boundary, after which `fit` returns normally.
 
@@ -281,6 +285,8 @@ class BoundaryFitLoop(_FitLoop):
             _forget_restart(self.trainer)
 
     def on_run_start(self) -> None:
+        if not self.inner:
+            self.engine.built()
         super().on_run_start()
         if self.pending and not self.inner:
             self.pending = False

@@ -21,10 +21,22 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from cairn.lightning.settings import classes, learning_rate, modules, new_run, parts, resumed, schedules, stopped_early
+from cairn.lightning.settings import (
+    classes,
+    exchanged,
+    learning_rate,
+    modules,
+    new_run,
+    parts,
+    resumed,
+    schedules,
+    stopped_early,
+)
 from cairn.lightning.settings.buffers import Buffers
+from cairn.lightning.settings.exchanged import Exchanged
 from cairn.lightning.settings.modules import Loaded
 from cairn.lightning.settings.parts import Part
+from cairn.lightning.settings.raised import Raised
 from cairn.lightning.state import unsaved
 
 log = logging.getLogger(__name__)
@@ -56,12 +68,14 @@ class Settings:
         """Texts about schedulers of another class or interval than before."""
         self._loaded: Loaded | None = None
         self._buffers: Buffers | None = None
+        self.exchanged, self._raised = Exchanged(trainer), Raised(trainer)
 
     def see_callbacks(self) -> None:
         """Read the arguments of the callbacks, before a checkpoint is loaded."""
         self._saved, self._ours, self._resumes, self._withdrawn = {}, {}, False, False
         self._loaded = self._buffers = None
         self._see("callbacks", parts.callbacks(self.trainer))
+        self._raised.see()
 
     def see_module(self) -> None:
         """Read the settings of the module and the datamodule: once, when all is built and nothing is loaded."""
@@ -81,6 +95,7 @@ class Settings:
         """
         ours = self._ours = checkpoint[unsaved.KEY]
         self._checkpoint, self._resumes = checkpoint, resumes
+        self._raised.load(ours, resumes)
         self._loaded = Loaded(self._parts["modules"], self._then.get("modules", {}), resumes)
         decided = bool(resumes and ours["should_stop"])
         self._withdrawn = decided and stopped_early.may_train_on(self.trainer, ours, self._parts["callbacks"])
@@ -95,6 +110,7 @@ class Settings:
             ConfigError: An optimizer or a scheduler cannot load the state of the one in the checkpoint.
         """
         self.see_module()
+        exchanged.check(self.trainer, self._then)
         self._moved = classes.check(self.trainer, self._then, self._checkpoint)
         self._saved["classes"] = classes.names(self.trainer)
         self._saved["parameters"] = classes.parameters(self.trainer)
@@ -163,7 +179,8 @@ class Settings:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint says about the settings."""
-        return {**self._saved, "buffers": self._buffers.state() if self._buffers is not None else {}}
+        buffers = self._buffers.state() if self._buffers is not None else {}
+        return {**self._saved, "buffers": buffers, **self.exchanged.state(), **self._raised.state()}
 
     @property
     def _module(self) -> LightningModule:

@@ -59,7 +59,8 @@ class Audit:
 
     def __init__(self, trainer: Trainer, mode: AuditMode) -> None:
         self.trainer, self.mode = trainer, mode
-        self._findings = Findings(mode)
+        self.findings = Findings(mode)
+        """What is to be reported, by all ranks together."""
         self._objects, self._accesses, self._caches = AuditedObjects(trainer), Accesses(), Caches()
         self._base: Attributes | None = None
         """Values after the hooks at the start of the epoch; None before the first one."""
@@ -72,13 +73,8 @@ class Audit:
         """What hooks had set before the checkpoint at the end of an epoch."""
 
     @property
-    def error(self) -> str:
-        """What was found, in the mode `error`: all ranks have to raise it together."""
-        return self._findings.error
-
-    @property
     def _off(self) -> bool:
-        return self.mode == "off" or not self.trainer.is_global_zero
+        return self.mode == "off"
 
     def epoch_begins(self) -> None:
         """The hooks at the start of an epoch are about to run."""
@@ -107,14 +103,14 @@ class Audit:
         self._set_by_hooks |= hooks - carried
         self._base = now
         expected, self._expected = self._expected, {}
-        self._findings.lost(values.only(expected.keys() - hooks, expected), now)
+        self.findings.lost(values.only(expected.keys() - hooks, expected), now)
 
     def at_boundary(self) -> None:
         """A boundary is reached. This takes microseconds."""
         if self._off or not self._accesses.active:
             return
         if self._accesses.boundary():
-            self._findings.recheck(self._is_read)
+            self.findings.recheck(self._is_read)
         self._num_boundaries += 1
         if self._num_boundaries <= _NUM_AUDITED:  # the first batches create attributes
             self._accesses.watch(self._objects.all())
@@ -139,11 +135,11 @@ class Audit:
         now = attributes.of_trainer(self.trainer, None if audited else self._changed | self._set_by_hooks)
         changed = self._changed | (set(values.differing(self._base, now)) if audited else set())
         self._caches.note(changed, self._base, now)
-        known = self._findings.reported | self._caches.names(now, self._objects.value, self._is_read)
+        known = self.findings.known | self._caches.names(now, self._objects.value, self._is_read)
         new = [name for name in now if name in changed - known]
         new = [name for name in new if not held.holds(contents, self._objects.find(name), now[name], self.trainer)]
         harmless = {name for name in changed if self._verdict(name) == "set"}
-        self._findings.changed(new, harmless, self._objects.growth)
+        self.findings.changed(new, harmless, self._objects.growth)
         if audited:
             self._accesses.watch(self._objects.all())
         found = {"training": changed - harmless, "set": harmless, "hooks": self._set_by_hooks - changed}
@@ -164,8 +160,8 @@ class Audit:
         self._set_by_hooks |= hooks.keys()
         if place == "epoch":  # the hooks at the start of the next epoch are still to come
             self._expected, hooks = hooks, {}
-        self._findings.lost({**training, **hooks}, now)
-        self._findings.lost_if_read(harmless, now)
+        self.findings.lost({**training, **hooks}, now)
+        self.findings.lost_if_read(harmless, now)
         self._objects.update()
         self._accesses.watch(self._objects.all())
 

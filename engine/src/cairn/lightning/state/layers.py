@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from cairn.lightning.state import as_built, pruning, unsaved
@@ -72,10 +71,7 @@ class Layers:
             f"Training changes the layers of {type(module).__name__}: {done}. A resume builds the model without this "
             f"change, so that no checkpoint from here on can be loaded. {_CURE}"
         )
-        if self.audit.mode == "error":
-            self.audit.error = self.audit.error or text
-        else:
-            rank_zero_warn(text)
+        self.audit.findings.add(sorted(found), text)
 
 
 def _changes(module: nn.Module, built: Built) -> dict[str, list[str]]:
