@@ -13,7 +13,7 @@ WAY = "start a new run from the weights alone: load its weights, and fit without
 
 
 class Grouped(Net):
-    """Module whose optimizer has the parameters of these groups."""
+    """Module whose optimizer has its parameters in the given groups."""
 
     def __init__(self, groups, kind=AdamW):
         super().__init__()
