@@ -84,9 +84,7 @@ def _table(proof: Proof, verb: str) -> Table:
     for trial in proof.trials:
         stop, found = trial.stop, trial.found
         if not found:
-            result = (
-                f"[green]equal[/] ({_batches(trial.num_batches)} compared)" if trial.num_batches else "[green]equal[/]"
-            )
+            result = f"[green]equal[/]{f' for {_batches(trial.num_batches)}' if trial.num_batches else ''}"
         else:
             numbers = [index for index, other in enumerate(groups, 1) if any(_same(other, item) for item in found)]
             first = f"[bold red]{escape(_title(found[0]))}[/] at batch {found[0].batch}"
