@@ -135,6 +135,10 @@ class IterablePosition(Position):
             return ["the position of the iterable was not saved and is needed"]
         return []
 
+    def rewind(self) -> None:
+        super().rewind()
+        self._sought = (0, None)
+
     def seek(self, state: Mapping[str, Any]) -> None:
         super().seek(state)
         if self._batches is not None:

@@ -75,6 +75,8 @@ class DataLoader(data.DataLoader[Any]):
             raise DataError("shuffle=True contradicts a sampler: give one of them.")
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
         self.owns_generator = generator is None
+        self.is_deferred = False
+        """Whether an iterator that is created now is empty: a resume creates the one that it uses later."""
         options |= {
             "num_workers": num_workers,
             "worker_init_fn": workers.init_fn(worker_init_fn),
@@ -103,6 +105,8 @@ class DataLoader(data.DataLoader[Any]):
         vars(self).update(state, generator=generators.unpacked(state["generator"]))
 
     def __iter__(self) -> Any:
+        if self.is_deferred:
+            return iter(())
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
         return self._position.iterate(partial(_seeded_by_epoch, self, super().__iter__))
@@ -118,6 +122,10 @@ class DataLoader(data.DataLoader[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iterator. Lightning does so by itself."""
         self._position.order.set_epoch(epoch)
+
+    def rewind(self) -> None:
+        """Let the next iterator be that of the first epoch."""
+        self._position.rewind()
 
     def at_boundary(self, lag: int, epoch_is_over: bool, iterator: Any = None) -> None:
         """Prepare `state_dict` for a boundary of the training.

@@ -176,6 +176,11 @@ class Position:
             return [f"the epoch began with {state['epoch_samples']} samples and there are {now}"]
         return []
 
+    def rewind(self) -> None:
+        """Make the next iterator start at the beginning of the first epoch."""
+        self.order.seek(0, 0)
+        self._is_sought = False
+
     def seek(self, state: Mapping[str, Any]) -> None:
         """Make the next iterator, and only that one, start at a saved position."""
         order, epoch, cycle = self.order, state["epoch"], state.get("cycle", 0)
