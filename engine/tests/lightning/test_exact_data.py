@@ -147,6 +147,41 @@ class Statistics(Callback):
         self.sizes.append(sum(len(batch) for batch in self.loader))
 
 
+class Doubled(cairn.DataLoader):
+    """Draws for each of its batches, from a global generator and one of its own."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.rng = random.Random(1)
+
+    def __iter__(self):
+        return (2 * batch + torch.rand(()) + self.rng.random() for batch in super().__iter__())
+
+
+class Ahead(cairn.DataLoader):
+    """Reads one batch ahead."""
+
+    def __iter__(self):
+        batches = super().__iter__()
+        ahead = next(batches)
+        for batch in batches:
+            yield ahead
+            ahead = batch
+        yield ahead
+
+
+class Skips(Doubled):
+    """Leaves out batches, some of them by chance."""
+
+    def __iter__(self):
+        for number, batch in enumerate(super().__iter__()):
+            if number % 3 != 2 and random.random() < 0.9:
+                yield batch
+
+    def __len__(self):
+        raise TypeError
+
+
 class Epochs(Noisy):
     """Its samples depend on an epoch that a hook sets, and on noise."""
 
@@ -280,6 +315,8 @@ FAST = {
     "epoch set in a hook, 2 workers": lambda: epochs(num_workers=2),
     "epoch of an iterable set in a hook": epoch_stream,
     "statistics of an epoch decide": lambda: scaled("on_train_epoch_start"),
+    "subclass that reads ahead": lambda: (Ahead(Noisy(), 3, shuffle=True),),
+    "subclass that skips batches": lambda: (Skips(Noisy(16), 2, shuffle=True),),
     "loader of an epoch": lambda: requested(1),
 }
 SLOW = {
@@ -298,6 +335,11 @@ SLOW = {
     "statistics in on_fit_start": lambda: statistics("on_fit_start"),
     "statistics in on_train_start": lambda: statistics("on_train_start"),
     "statistics in on_train_batch_end": lambda: statistics("on_train_batch_end"),
+    "subclass that changes batches": lambda: (Doubled(Noisy(), 3, shuffle=True),),
+    "subclass over an iterable": lambda: (Doubled(Stream(9), 2),),
+    "subclass that reads ahead in an iterable": lambda: (Ahead(Stream(9), 2),),
+    "subclass that reads ahead, sampler with a state": lambda: (Ahead(Noisy(), 3, sampler=Curriculum()),),
+    "subclass that skips batches, cycled": lambda: ([Skips(Noisy(9), 2), loader(15, 2)],),
     "epoch set in a hook, 2 persistent workers": lambda: epochs(num_workers=2, persistent_workers=True),
     "epoch of an iterable set in a hook, 1 worker": lambda: epoch_stream(num_workers=1),
     "epoch of two datasets set in a hook": lambda: ([epochs(num_workers=1)[0], loader(9, 2)], *epochs()[1:]),

@@ -9,7 +9,8 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from cairn.data.iterable import GENERATOR, UNMOVED, Deliveries, StatefulBatches
-from cairn.data.position import Pass, Position
+from cairn.data.passes import Pass
+from cairn.data.position import Position
 from cairn.data.sampler import Order, rank_and_world_size
 from cairn.data.shuffle_buffers import known_shuffle
 from cairn.errors import DataError
@@ -58,7 +59,7 @@ class IterablePosition(Position):
     def state(self) -> dict[str, Any]:
         state = super().state()
         if self._batches is not None and self._pass.deliveries is not None:
-            state["dataset"] = self._pass.deliveries.after(self._batch) if self._batch else None
+            state["dataset"] = self._pass.deliveries.after(state["batch"]) if state["batch"] else None
         return state
 
     def check_resumable(self, num_workers: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
 from cairn.data.seeding import SeededItems, mix_seed
 from cairn.errors import DataError
+
+_OF_TORCH = {"dataset", "sampler", "batch_sampler", "generator", "collate_fn", "worker_init_fn", "_position", "_iterator"}
+"""Attributes of a loader whose generators are seeded elsewhere."""
 
 
 class DataLoader(data.DataLoader[Any]):
@@ -98,6 +101,11 @@ class DataLoader(data.DataLoader[Any]):
         # Lightning looks for the order here, also if torch was given a batch sampler; torch refuses a plain assignment.
         object.__setattr__(self, "sampler", self._position.order)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__iter__" in vars(cls):
+            cls.__iter__ = _as_position(cls.__iter__)  # type: ignore[method-assign]
+
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"generator": generators.packed(self.generator)}
 
@@ -174,6 +182,20 @@ class DataLoader(data.DataLoader[Any]):
         """
         self._position.check(state_dict, self.identity())
         self._position.seek(state_dict)
+
+
+def _as_position(iterate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the `__iter__` of a subclass with a position."""
+
+    @wraps(iterate)
+    def iterate_with_position(loader: DataLoader) -> Any:
+        if loader.is_deferred:
+            return iter(())
+        own = {name: value for name, value in vars(loader).items() if name not in _OF_TORCH}
+        seed = loader.seed if loader.seeded_items else None
+        return loader._position.iterate_as(partial(iterate, loader), generators.Generators(**own), seed)
+
+    return iterate_with_position
 
 
 def _seeded_by_epoch(loader: DataLoader, create: Callable[[], Any]) -> Any:

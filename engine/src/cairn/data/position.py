@@ -4,62 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from cairn.data.iterable import Deliveries
+from cairn.data.generators import Generators
+from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
 from cairn.data.sampler import EpochSampler, Order, Record
 from cairn.data.seeded_order import SeededOrder
 from cairn.errors import DataError
-
-
-class Pass:
-    """One iteration over a loader: its epoch and cycle, and the number of batches that it has handed out.
-
-    A loader can be iterated again while training iterates over it, for statistics over the data for example. So the
-    position belongs to the iterator. This does not hold torch's iterator, whose workers end when it is dropped.
-
-    Args:
-        order: Order of the items.
-        record: Where the iteration starts.
-        items_per_batch: Items of the order in a batch.
-        deliveries: States of an iterable dataset.
-    """
-
-    def __init__(
-        self, order: Order, record: Record, items_per_batch: int, deliveries: Deliveries | None = None
-    ) -> None:
-        self.order, self.record, self.deliveries = order, record, deliveries
-        self._items_per_batch = items_per_batch
-        self.num_counted = 0
-        self.exhausted = False
-
-    @property
-    def handed_out(self) -> int:
-        """Batches of the cycle up to now."""
-        return self.record.start // self._items_per_batch + self.num_counted
-
-    def end(self) -> None:
-        """Note that the iterator has reached its end."""
-        self.exhausted = True
-        if (self.order.epoch, self.order.cycle) == (self.record.epoch, self.record.cycle):
-            self.order.exhausted = True
-
-
-class CountedBatches(Iterator[Any]):
-    """Iterator over the batches of a pass, which counts them."""
-
-    def __init__(self, batches: Iterator[Any], counted: Pass) -> None:
-        self.batches = batches
-        self.counted = counted
-
-    def __next__(self) -> Any:
-        try:
-            batch = next(self.batches)
-        except StopIteration:
-            self.counted.end()
-            raise
-        self.counted.num_counted += 1
-        return batch
 
 
 class Position:
@@ -78,6 +30,8 @@ class Position:
         self._is_sought = False
         self._first_size: int | None = None
         self._has_grown = False
+        self._own: OwnPass | None = None  # while the code of a subclass iterates
+        self._num_repeated = 0
 
     @property
     def has_grown(self) -> bool:
@@ -100,8 +54,39 @@ class Position:
             batches = create()
         return self._counted(batches, Pass(order, record, self._items_per_batch))
 
+    def iterate_as(
+        self, create: Callable[[], Iterator[Any]], generators: Generators, seed: int | None
+    ) -> Iterator[Any]:
+        """Return the batches that an `__iter__` of a subclass makes, and count them.
+
+        It may skip batches, read ahead, or count, so that no number of the loader's own batches is a position: a resume
+        reads the epoch from its beginning.
+
+        Args:
+            create: Calls it.
+            generators: Those that the subclass owns.
+            seed: Seed of what it draws, together with the number of the batch; None: the generators are left alone.
+        """
+        if self._own is not None:  # called by the `__iter__` of a subclass of that subclass
+            return create()
+        repeated, self._num_repeated = self._num_repeated, 0
+        self.order.next_cycle()
+        self._pass = counted = OwnPass(self.order, self.order.next_record(), self._items_per_batch)
+        return OwnBatches(create, counted, self._inside, generators, seed, repeated)
+
+    @contextmanager
+    def _inside(self, counted: OwnPass) -> Iterator[None]:
+        self._own = counted
+        try:
+            yield
+        finally:
+            self._own = None
+
     def _counted(self, batches: Iterator[Any], counted: Pass) -> Iterator[Any]:
-        self._pass = counted
+        if self._own is None:
+            self._pass = counted
+        else:
+            self._own.inner.append(counted)
         self._lag, self._epoch_is_over = 0, False
         return CountedBatches(batches, counted)
 
@@ -125,16 +110,23 @@ class Position:
         lag = 0 if self._pass.exhausted else self._lag
         return 0 if self._epoch_is_over else max(0, self._pass.handed_out - lag)
 
+    @property
+    def _repeats(self) -> bool:
+        """Whether a resume has to read the epoch from its beginning."""
+        return isinstance(self._pass, OwnPass)
+
     def state(self) -> dict[str, Any]:
         """Return the position after the batches that were trained on, as plain values."""
         order, now = self.order, self._pass
         epoch, cycle = (now.record.epoch + 1, 0) if self._epoch_is_over else (now.record.epoch, now.record.cycle)
-        state: dict[str, Any] = {"epoch": epoch, "cycle": cycle, "batch": self._batch}
+        state: dict[str, Any] = {"epoch": epoch, "cycle": cycle, "batch": 0 if self._repeats else self._batch}
+        if self._repeats and self._batch:
+            state["repeated"] = self._batch
         if isinstance(order, SeededOrder) and order.is_stateful:
             if self._epoch_is_over:
-                state["sampler"] = order.state_now(now.record)
+                state["sampler"] = order.state_now(now.at_start)
             else:
-                state |= {"sampler": now.record.sampler, "sampler_now": order.state_now(now.record)}
+                state |= {"sampler": now.at_start.sampler, "sampler_now": order.state_now(now.at_start)}
         if now.record.num_samples is not None and not self._epoch_is_over:
             state["epoch_samples"] = now.record.num_samples
         return state | ({"has_grown": True} if self.has_grown else {})
@@ -166,7 +158,7 @@ class Position:
         changes += self._missing(state, identity)
         if changes:
             raise DataError(
-                f"The checkpoint stands at batch {state['batch']} of epoch {state['epoch']} of other data:"
+                f"The checkpoint stands at batch {state.get('repeated', state['batch'])} of epoch {state['epoch']} of other data:"
                 f" {', '.join(changes)}. Set that back, or start a new run from the weights alone."
             )
 
@@ -179,7 +171,7 @@ class Position:
     def rewind(self) -> None:
         """Make the next iterator start at the beginning of the first epoch."""
         self.order.seek(0, 0)
-        self._is_sought = False
+        self._is_sought, self._num_repeated = False, 0
 
     def seek(self, state: Mapping[str, Any]) -> None:
         """Make the next iterator, and only that one, start at a saved position."""
@@ -190,6 +182,7 @@ class Position:
         if isinstance(order, SeededOrder) and state.get("sampler") is not None:
             order.load_state(state["sampler"], state.get("sampler_now"))
         self._is_sought = True
+        self._num_repeated = state.get("repeated", 0)
         self._has_grown = state.get("has_grown", False)
         self._counted(iter(()), Pass(order, order.next_record(), self._items_per_batch))
         self._pass.record.sampler = state.get("sampler")
