@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from cairn.data.generators import Generators
@@ -95,7 +95,7 @@ class OwnBatches(CountedBatches):
     Args:
         create: Calls the `__iter__` of the subclass.
         counted: Counts them.
-        inside: Context in which its code runs.
+        inside: Holds the pass while the code of the subclass runs.
         generators: Those that the subclass owns.
         seed: Seed of what it draws; None: the generators are left alone.
         repeated: Number of batches to read before the first one: a resume that begins with its epoch.
@@ -105,7 +105,7 @@ class OwnBatches(CountedBatches):
         self,
         create: Callable[[], Iterator[Any]],
         counted: OwnPass,
-        inside: Callable[[OwnPass], AbstractContextManager[None]],
+        inside: list[OwnPass],
         generators: Generators,
         seed: int | None,
         repeated: int,
@@ -137,7 +137,8 @@ class OwnBatches(CountedBatches):
     @contextmanager
     def _code(self) -> Iterator[None]:
         """Context in which the code of the subclass runs."""
-        with self._inside(self.own):
+        self._inside.append(self.own)
+        try:
             if self._seed is None:
                 yield
                 return
@@ -145,3 +146,5 @@ class OwnBatches(CountedBatches):
             with seeded(seed):
                 self._generators.seed(seed)
                 yield
+        finally:
+            self._inside.remove(self.own)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from cairn.data.generators import Generators
 from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
 from cairn.data.sampler import EpochSampler, Order, Record
 from cairn.data.seeded_order import SeededOrder
 from cairn.errors import DataError
+
+Create: TypeAlias = Callable[[], Iterator[Any]]
 
 
 class Position:
@@ -30,7 +31,7 @@ class Position:
         self._is_sought = False
         self._first_size: int | None = None
         self._has_grown = False
-        self._own: OwnPass | None = None  # while the code of a subclass iterates
+        self._inside: list[OwnPass] = []  # while the code of a subclass iterates
         self._num_repeated = 0
 
     @property
@@ -39,7 +40,7 @@ class Position:
         first, order = self._first_size, self.order
         return self._has_grown or (first is not None and isinstance(order, EpochSampler) and order.size_now != first)
 
-    def iterate(self, create: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    def iterate(self, create: Create) -> Iterator[Any]:
         """Return the batches from this position on, and count them.
 
         Args:
@@ -54,39 +55,28 @@ class Position:
             batches = create()
         return self._counted(batches, Pass(order, record, self._items_per_batch))
 
-    def iterate_as(
-        self, create: Callable[[], Iterator[Any]], generators: Generators, seed: int | None
-    ) -> Iterator[Any]:
+    def iterate_as(self, create: Create, generators: Generators, seed: int | None) -> Iterator[Any]:
         """Return the batches that an `__iter__` of a subclass makes, and count them.
 
-        It may skip batches, read ahead, or count, so that no number of the loader's own batches is a position: a resume
-        reads the epoch from its beginning.
+        It may skip batches, read ahead, or count: a resume reads the epoch from its beginning.
 
         Args:
             create: Calls it.
             generators: Those that the subclass owns.
             seed: Seed of what it draws, together with the number of the batch; None: the generators are left alone.
         """
-        if self._own is not None:  # called by the `__iter__` of a subclass of that subclass
+        if self._inside:  # called by the `__iter__` of a subclass of that subclass
             return create()
         repeated, self._num_repeated = self._num_repeated, 0
         self.order.next_cycle()
         self._pass = counted = OwnPass(self.order, self.order.next_record(), self._items_per_batch)
         return OwnBatches(create, counted, self._inside, generators, seed, repeated)
 
-    @contextmanager
-    def _inside(self, counted: OwnPass) -> Iterator[None]:
-        self._own = counted
-        try:
-            yield
-        finally:
-            self._own = None
-
     def _counted(self, batches: Iterator[Any], counted: Pass) -> Iterator[Any]:
-        if self._own is None:
-            self._pass = counted
+        if self._inside:
+            self._inside[0].inner.append(counted)
         else:
-            self._own.inner.append(counted)
+            self._pass = counted
         self._lag, self._epoch_is_over = 0, False
         return CountedBatches(batches, counted)
 
@@ -110,18 +100,13 @@ class Position:
         lag = 0 if self._pass.exhausted else self._lag
         return 0 if self._epoch_is_over else max(0, self._pass.handed_out - lag)
 
-    @property
-    def _repeats(self) -> bool:
-        """Whether a resume has to read the epoch from its beginning."""
-        return isinstance(self._pass, OwnPass)
-
     def state(self) -> dict[str, Any]:
         """Return the position after the batches that were trained on, as plain values."""
         order, now = self.order, self._pass
         epoch, cycle = (now.record.epoch + 1, 0) if self._epoch_is_over else (now.record.epoch, now.record.cycle)
-        state: dict[str, Any] = {"epoch": epoch, "cycle": cycle, "batch": 0 if self._repeats else self._batch}
-        if self._repeats and self._batch:
-            state["repeated"] = self._batch
+        state: dict[str, Any] = {"epoch": epoch, "cycle": cycle, "batch": self._batch}
+        if isinstance(now, OwnPass) and self._batch:
+            state |= {"batch": 0, "repeated": self._batch}
         if isinstance(order, SeededOrder) and order.is_stateful:
             if self._epoch_is_over:
                 state["sampler"] = order.state_now(now.at_start)
@@ -150,16 +135,10 @@ class Position:
         Raises:
             DataError: It belongs to other data; the message names all differences.
         """
-        changes = [
-            f"{key} was {state[key]!r} and is {value!r}"
-            for key, value in identity.items()
-            if key in state and state[key] != value
-        ]
-        changes += self._missing(state, identity)
-        if changes:
+        if changes := _changes(state, identity) + self._missing(state, identity):
             raise DataError(
-                f"The checkpoint stands at batch {state.get('repeated', state['batch'])} of epoch {state['epoch']} of other data:"
-                f" {', '.join(changes)}. Set that back, or start a new run from the weights alone."
+                f"The checkpoint stands at batch {state.get('repeated', state['batch'])} of epoch {state['epoch']} of"
+                f" other data: {', '.join(changes)}. Set that back, or start a new run from the weights alone."
             )
 
     def _missing(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
@@ -186,3 +165,11 @@ class Position:
         self._has_grown = state.get("has_grown", False)
         self._counted(iter(()), Pass(order, order.next_record(), self._items_per_batch))
         self._pass.record.sampler = state.get("sampler")
+
+
+def _changes(state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key} was {state[key]!r} and is {value!r}"
+        for key, value in identity.items()
+        if key in state and state[key] != value
+    ]

@@ -142,15 +142,17 @@ def install(trainer: Trainer, engine: Engine) -> None:
     """
     versions.check(lightning.__version__)
     fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    for loop, ours in ((fit_loop, BoundaryFitLoop), (epoch_loop, BoundaryEpochLoop)):
-        if type(loop) not in (ours, ours.__bases__[0]):
+    for loop, ours, theirs in (
+        (fit_loop, BoundaryFitLoop, _FitLoop),
+        (epoch_loop, BoundaryEpochLoop, _TrainingEpochLoop),
+    ):
+        if type(loop) not in (ours, theirs):
             raise ConfigError(
                 f"The trainer uses {type(loop).__name__} in place of Lightning's loop, and a Checkpointer cannot find "
                 f"the boundaries in it: use Lightning's loops."
             )
         loop.__class__ = ours
-        loop.pending = False
-    fit_loop.arrives = False  # a fit before this one may have failed
+    fit_loop.pending = epoch_loop.pending = fit_loop.arrives = False  # a fit before this one may have failed
     fit_loop.engine = epoch_loop.engine = engine
 
 
@@ -242,8 +244,8 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         )
 
 
-class BoundaryFitLoop(_FitLoop):
-    """Lightning's loop over epochs, with a boundary after each of them."""
+class _RequestingFitLoop(_FitLoop):
+    """Lightning's loop over epochs, which makes loaders and iterators in a resume as in an undisturbed run."""
 
     engine: Engine
     pending = False
@@ -258,39 +260,6 @@ class BoundaryFitLoop(_FitLoop):
     """Whether a resume begins in an epoch that is not the first one."""
     _positions_count = True
     """Whether the resumed epoch uses the loaders of the checkpoint."""
-
-    def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
-        super().load_state_dict(state_dict, prefix)
-        if self.pending:
-            # At the end of an epoch, Lightning sees no restart, and would run a sanity check over the loaded state.
-            self._epoch_loop.val_loop.restarting = True
-
-    def run(self) -> None:
-        try:
-            super().run()
-        except Stopped as stop:
-            if stop.reason != TIME_LIMIT:
-                raise
-            # A limit on the training time ends a fit normally, as Lightning's own Timer does.
-            self.engine.stopped(stop.reason)
-            self._restarting = False
-            self.on_run_end()
-
-    def on_save_checkpoint(self) -> dict[str, Any]:
-        state_dict: dict[str, Any] = super().on_save_checkpoint()
-        if "combined_loader" in state_dict:
-            before_fetch = self._epoch_loop.before_fetch
-            state_dict["combined_loader"] = loaders.states(train_loaders(self.trainer), before_fetch)
-        return state_dict
-
-    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        super().on_load_checkpoint(state_dict)
-        # A read of `trainer.estimated_stepping_batches` has created the loaders before their positions were loaded.
-        if self._data_fetcher is not None and not self.inner:
-            self._see_reload()
-            with self._deferred():
-                self._load_combined_loader_states()
-                iter(self._data_fetcher)
 
     def setup_data(self) -> None:
         if self.inner or not (self._combined_loader is None or self._should_reload_train_dl):
@@ -366,6 +335,48 @@ class BoundaryFitLoop(_FitLoop):
                 loader.load_state_dict(state if is_last else copy.deepcopy(state))
 
     @property
+    def _epoch_loop(self) -> BoundaryEpochLoop:
+        assert isinstance(self.epoch_loop, BoundaryEpochLoop)
+        return self.epoch_loop
+
+
+class BoundaryFitLoop(_RequestingFitLoop):
+    """Lightning's loop over epochs, with a boundary after each of them."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
+        super().load_state_dict(state_dict, prefix)
+        if self.pending:
+            # At the end of an epoch, Lightning sees no restart, and would run a sanity check over the loaded state.
+            self._epoch_loop.val_loop.restarting = True
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Stopped as stop:
+            if stop.reason != TIME_LIMIT:
+                raise
+            # A limit on the training time ends a fit normally, as Lightning's own Timer does.
+            self.engine.stopped(stop.reason)
+            self._restarting = False
+            self.on_run_end()
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        state_dict: dict[str, Any] = super().on_save_checkpoint()
+        if "combined_loader" in state_dict:
+            before_fetch = self._epoch_loop.before_fetch
+            state_dict["combined_loader"] = loaders.states(train_loaders(self.trainer), before_fetch)
+        return state_dict
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        super().on_load_checkpoint(state_dict)
+        # A read of `trainer.estimated_stepping_batches` has created the loaders before their positions were loaded.
+        if self._data_fetcher is not None and not self.inner:
+            self._see_reload()
+            with self._deferred():
+                self._load_combined_loader_states()
+                iter(self._data_fetcher)
+
+    @property
     def done(self) -> bool:
         # The saved batch may have reached max_steps or set should_stop, but the end of its epoch is still to come. And
         # after the last epoch, the hooks at the end of the training are.
@@ -417,11 +428,6 @@ class BoundaryFitLoop(_FitLoop):
             epoch_loop.repeats = 0 < epoch_loop.boundary_at == batches.completed
             epoch_loop.boundary_at, epoch_loop.end_seen = batches.ready, ends
             self.engine.at_boundary("epoch", ends)
-
-    @property
-    def _epoch_loop(self) -> BoundaryEpochLoop:
-        assert isinstance(self.epoch_loop, BoundaryEpochLoop)
-        return self.epoch_loop
 
     def _ends_here(self) -> bool:
         return bool(

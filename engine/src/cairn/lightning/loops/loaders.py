@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cairn.data import loader as data
 from cairn.data.loader import DataLoader
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def rewind(loaders: Iterable[Any]) -> None:
     """Let the next iterators of Cairn's loaders be those of the first epoch."""
     for loader in loaders:
         if isinstance(loader, DataLoader):
-            loader.rewind()
+            data.rewind(loader)
 
 
 def foreign(loaders: Iterable[Any]) -> list[Any]:
