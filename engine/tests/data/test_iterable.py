@@ -189,6 +189,11 @@ class OwnGenerator(Stream):
     def state_dict(self):
         return super().state_dict() | ({"rng": self.rng.getstate()} if self.saved else {})
 
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        if self.saved:
+            self.rng.setstate(state["rng"])
+
     def __iter__(self):
         return (number + self.rng.random() for number in super().__iter__())
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from tests.support.every_stop import inexact_stops, train
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Sampler, Subset, WeightedRandomSampler
@@ -87,6 +87,18 @@ class Curriculum(Sampler):
         self.stage = state["stage"]
 
 
+class Indices(Sampler):
+    """Its order is a function of an epoch that a hook sets."""
+
+    epoch = 0
+
+    def __len__(self):
+        return 10
+
+    def __iter__(self):
+        return iter([(index * 3 + self.epoch) % 10 for index in range(10)])
+
+
 class Harder(Callback):
     def __init__(self, sampler):
         self.sampler = sampler
@@ -135,6 +147,96 @@ class Statistics(Callback):
         self.sizes.append(sum(len(batch) for batch in self.loader))
 
 
+class Doubled(cairn.DataLoader):
+    """Draws for each of its batches, from a global generator and one of its own."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.rng = random.Random(1)
+
+    def __iter__(self):
+        return (2 * batch + torch.rand(()) + self.rng.random() for batch in super().__iter__())
+
+
+class Ahead(cairn.DataLoader):
+    """Reads one batch ahead."""
+
+    def __iter__(self):
+        batches = super().__iter__()
+        ahead = next(batches)
+        for batch in batches:
+            yield ahead
+            ahead = batch
+        yield ahead
+
+
+class Skips(Doubled):
+    """Leaves out batches, some of them by chance."""
+
+    def __iter__(self):
+        for number, batch in enumerate(super().__iter__()):
+            if number % 3 != 2 and random.random() < 0.9:
+                yield batch
+
+    def __len__(self):
+        raise TypeError
+
+
+class Epochs(Noisy):
+    """Its samples depend on an epoch that a hook sets, and on noise."""
+
+    epoch = 0
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) * (1 + self.epoch)
+
+
+class EpochStream(Stream):
+    """Reads the epoch that a hook sets when a sample is drawn."""
+
+    hooked = 0
+
+    def __iter__(self):
+        return (sample * (1 + self.hooked) for sample in super().__iter__())
+
+
+class SetsEpoch(Callback):
+    """Sets an attribute of the data in a hook at the start of each epoch."""
+
+    def __init__(self, data, name="epoch"):
+        self.data, self.name = data, name
+
+    def on_train_epoch_start(self, trainer, module):
+        setattr(self.data, self.name, trainer.current_epoch)
+
+
+class Scaled(Callback):
+    """Changes each batch by a mean over the noisy training data, which it takes in a hook."""
+
+    def __init__(self, hook):
+        self.hook = hook
+        setattr(self, hook, self.read)
+
+    def read(self, trainer, module):
+        self.mean = torch.cat(list(trainer.train_dataloader)).mean()
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        batch.mul_(self.mean)
+
+
+class Requested(LightningDataModule):
+    """Its training loader depends on the epoch in which it is requested, and on a draw."""
+
+    def train_dataloader(self):
+        kept = torch.randperm(12)[: 4 + 3 * self.trainer.current_epoch + self.trainer.global_step % 2]
+        return cairn.DataLoader(Subset(Noisy(12), kept.tolist()), 2 + self.trainer.current_epoch, shuffle=True)
+
+
+class Accumulates(Callback):
+    def on_train_epoch_start(self, trainer, module):
+        trainer.accumulate_grad_batches = 1 + trainer.current_epoch
+
+
 class Counter:
     """A loader that is not Cairn's, without a length, whose state is its position."""
 
@@ -176,6 +278,29 @@ def statistics(hook):
     return made, {}, [Statistics(hook, made)]
 
 
+def epochs(**options):
+    data = Epochs()
+    return cairn.DataLoader(data, 3, shuffle=True, **options), {}, [SetsEpoch(data)]
+
+
+def epoch_stream(**options):
+    data = EpochStream(7)
+    return cairn.DataLoader(data, 2, **options), {}, [SetsEpoch(data, "hooked")]
+
+
+def indices_set_by_a_hook(**options):
+    data = Indices()
+    return cairn.DataLoader(Noisy(), 3, sampler=data, **options), {}, [SetsEpoch(data)]
+
+
+def scaled(hook):
+    return loader(10, 3), {}, [Scaled(hook)]
+
+
+def requested(every, epochs=3):
+    return Requested(), {"reload_dataloaders_every_n_epochs": every, "max_epochs": epochs}
+
+
 def weighted():
     return WeightedRandomSampler(torch.arange(1.0, 11.0), 10, generator=torch.Generator())
 
@@ -187,6 +312,12 @@ FAST = {
     "curriculum moved by training": curriculum,
     "growing": replay,
     "own loader without a length": lambda: (Counter(),),
+    "epoch set in a hook, 2 workers": lambda: epochs(num_workers=2),
+    "epoch of an iterable set in a hook": epoch_stream,
+    "statistics of an epoch decide": lambda: scaled("on_train_epoch_start"),
+    "subclass that reads ahead": lambda: (Ahead(Noisy(), 3, shuffle=True),),
+    "subclass that skips batches": lambda: (Skips(Noisy(16), 2, shuffle=True),),
+    "loader of an epoch": lambda: requested(1),
 }
 SLOW = {
     "max_size": lambda: (CombinedLoader([loader(7, 2), loader(5, 3)], "max_size"),),
@@ -204,11 +335,25 @@ SLOW = {
     "statistics in on_fit_start": lambda: statistics("on_fit_start"),
     "statistics in on_train_start": lambda: statistics("on_train_start"),
     "statistics in on_train_batch_end": lambda: statistics("on_train_batch_end"),
+    "subclass that changes batches": lambda: (Doubled(Noisy(), 3, shuffle=True),),
+    "subclass over an iterable": lambda: (Doubled(Stream(9), 2),),
+    "subclass that reads ahead in an iterable": lambda: (Ahead(Stream(9), 2),),
+    "subclass that reads ahead, sampler with a state": lambda: (Ahead(Noisy(), 3, sampler=Curriculum()),),
+    "subclass that skips batches, cycled": lambda: ([Skips(Noisy(9), 2), loader(15, 2)],),
+    "epoch set in a hook, 2 persistent workers": lambda: epochs(num_workers=2, persistent_workers=True),
+    "epoch of an iterable set in a hook, 1 worker": lambda: epoch_stream(num_workers=1),
+    "epoch of two datasets set in a hook": lambda: ([epochs(num_workers=1)[0], loader(9, 2)], *epochs()[1:]),
+    "sampler set in a hook, 2 workers": lambda: indices_set_by_a_hook(num_workers=2),
+    "statistics of the start decide": lambda: scaled("on_train_start"),
+    "loader of the first epoch": lambda: requested(0, epochs=2),
+    "loader of every second epoch": lambda: requested(2),
+    "accumulation set in a hook": lambda: (loader(11, 2), {"max_epochs": 3}, [Accumulates()]),
     "growing, loaded again in each epoch": lambda: (*replay()[:1], {"reload_dataloaders_every_n_epochs": 1}),
 }
 
 
 @pytest.mark.filterwarnings("ignore:A training loader .Counter. has a state of its own")
+@pytest.mark.filterwarnings("ignore:Indices.epoch was changed after the last epoch .* unless a hook sets it")
 @pytest.mark.parametrize("kind", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_resume_after_any_batch_is_exact(kind, tmp_path):
     assert inexact_stops({**FAST, **SLOW}[kind], tmp_path, each=1 if kind in FAST else 2) == []

@@ -131,7 +131,7 @@ def reachable(roots: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             continue
         seen[id(item)] = item
         yield path, item
-        if depth < _DEEPEST and not isinstance(item, _KINDS) and not _is_of_training(item):
+        if depth < _DEEPEST and not isinstance(item, _KINDS) and not is_of_training(item):
             waiting.extend((f"{path}{name}", part, depth + 1) for name, part in _parts(item))
 
 
@@ -151,7 +151,7 @@ def _draws(function: FunctionType) -> bool:
     return _is_own_code(function) and not _DRAWS.isdisjoint(_names(function.__code__))
 
 
-def _is_of_training(item: Any) -> bool:
+def is_of_training(item: Any) -> bool:
     """Whether this is a trainer, a module or a datamodule: their generators are not those of the samples."""
     return any(_package(kind) in _TRAINING for kind in type(item).__mro__)
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from cairn.data.copies import is_state_incomplete
 from cairn.data.iterable import GENERATOR, UNMOVED, Deliveries, StatefulBatches
-from cairn.data.position import Pass, Position
+from cairn.data.passes import Pass
+from cairn.data.position import Position
 from cairn.data.sampler import Order, rank_and_world_size
 from cairn.data.shuffle_buffers import known_shuffle
 from cairn.errors import DataError
@@ -58,7 +60,7 @@ class IterablePosition(Position):
     def state(self) -> dict[str, Any]:
         state = super().state()
         if self._batches is not None and self._pass.deliveries is not None:
-            state["dataset"] = self._pass.deliveries.after(self._batch) if self._batch else None
+            state["dataset"] = self._pass.deliveries.after(state["batch"]) if state["batch"] else None
         return state
 
     def check_resumable(self, num_workers: int) -> None:
@@ -96,6 +98,14 @@ class IterablePosition(Position):
         self._is_checked = True
         if self._pass.deliveries is not None:
             self._report(self._pass.deliveries.fault)
+        if not self._is_reported and is_state_incomplete(self._batches):
+            self._is_reported = True
+            warnings.warn(
+                f"A copy of {self._name} that is loaded with the state after its second batch yields other samples"
+                f" than one that goes on: its state_dict() does not hold all that it depends on, such as a buffer, and"
+                f" a resumed run trains on other samples. Save it in state_dict().",
+                stacklevel=2,
+            )
 
     def _checked(self, deliveries: Deliveries, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield the batches; report a fault of the first one before it is used, if the loader is trained on."""
@@ -134,6 +144,10 @@ class IterablePosition(Position):
         if self._batches is not None and state["batch"] and state.get("dataset") is None:
             return ["the position of the iterable was not saved and is needed"]
         return []
+
+    def rewind(self) -> None:
+        super().rewind()
+        self._sought = (0, None)
 
     def seek(self, state: Mapping[str, Any]) -> None:
         super().seek(state)

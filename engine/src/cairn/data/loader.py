@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch.utils import data
-from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, default_collate, default_convert
 
-from cairn.data import generators, source, workers
+from cairn.data import copies, generators, source, workers
 from cairn.data.batches import Batches
-from cairn.data.iterable import StatefulBatches
+from cairn.data.iterable import StatefulBatches, is_stateful
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
-from cairn.data.seeding import SeededItems, mix_seed
+from cairn.data.seeding import SeededCollate, SeededItems, mix_seed
 from cairn.errors import DataError
+
+_SEEDED_ELSEWHERE = {
+    *("dataset", "sampler", "batch_sampler", "generator"),
+    *("collate_fn", "worker_init_fn", "_position", "_iterator"),
+}
+"""Attributes of a loader whose generators are seeded elsewhere."""
 
 
 class DataLoader(data.DataLoader[Any]):
@@ -31,6 +37,7 @@ class DataLoader(data.DataLoader[Any]):
       `seeded_items=False` saves 11 us a sample.
     - An `IterableDataset` that is trained on needs `state_dict()` and `load_state_dict(state)`, see `StatefulBatches`,
       and at most one worker in one process; or `replay=True`, to start again from its beginning after a resume.
+    - If a subclass has its own `__iter__`, a resume reads the epoch again up to the position.
     - Outside of Lightning, `set_epoch(epoch)` chooses the epoch.
 
     Args:
@@ -75,6 +82,7 @@ class DataLoader(data.DataLoader[Any]):
             raise DataError("shuffle=True contradicts a sampler: give one of them.")
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
         self.owns_generator = generator is None
+        self.is_deferred = False  # True: the next iterators are empty, because a resume creates its own later
         options |= {
             "num_workers": num_workers,
             "worker_init_fn": workers.init_fn(worker_init_fn),
@@ -96,6 +104,11 @@ class DataLoader(data.DataLoader[Any]):
         # Lightning looks for the order here, also if torch was given a batch sampler; torch refuses a plain assignment.
         object.__setattr__(self, "sampler", self._position.order)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__iter__" in vars(cls):
+            cls.__iter__ = _as_position(cls.__iter__)  # type: ignore[method-assign]
+
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"generator": generators.packed(self.generator)}
 
@@ -103,6 +116,8 @@ class DataLoader(data.DataLoader[Any]):
         vars(self).update(state, generator=generators.unpacked(state["generator"]))
 
     def __iter__(self) -> Any:
+        if self.is_deferred:
+            return iter(())
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
         return self._position.iterate(partial(_seeded_by_epoch, self, super().__iter__))
@@ -145,14 +160,7 @@ class DataLoader(data.DataLoader[Any]):
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change between a checkpoint and its resume; an iterable has no `num_samples`."""
-        dataset: Any = self.dataset
-        batch_size = dataset.batch_size if isinstance(dataset, StatefulBatches) else self.batch_size
-        identity = {"batch_size": batch_size, "seed": self.seed, "world_size": rank_and_world_size()[1]}
-        if isinstance(dataset, IterableDataset):
-            return identity
-        dataset = dataset.dataset if isinstance(dataset, SeededItems) else dataset
-        size = {"num_samples": len(dataset)} if hasattr(dataset, "__len__") else {}
-        return identity | {"drop_last": self.drop_last, **self._position.order.identity()} | size
+        return _identity(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the identity, and the position after the batches that were *trained on*, as plain values."""
@@ -166,6 +174,57 @@ class DataLoader(data.DataLoader[Any]):
         """
         self._position.check(state_dict, self.identity())
         self._position.seek(state_dict)
+
+
+def rewind(loader: DataLoader) -> None:
+    """Let the next iterator be that of the first epoch."""
+    loader._position.rewind()
+
+
+def hidden_state(loader: DataLoader) -> str:
+    """Return what the samples depend on, and no checkpoint holds, as a part of a sentence; '' if nothing is found.
+
+    Copies of the data are tried, for at most some seconds. Data that cannot be copied is not tried.
+    """
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset):
+        return ""
+    items = dataset.dataset if isinstance(dataset, SeededItems) else dataset
+    collate: Any = loader.collate_fn
+    collate = collate.collate if isinstance(collate, SeededCollate) else collate
+    collate = None if collate in (default_collate, default_convert) else collate
+    in_main_process = loader.num_workers == 0
+    if in_main_process and is_stateful(items):
+        return ""
+    found = copies.changing_sample(items, collate, loader.seed, in_main_process or loader.persistent_workers)
+    if not found and not in_main_process and (name := copies.moving_attribute(items, collate, loader.seed)):
+        found = f"{name} changes in the workers whenever a sample is read"
+    return found
+
+
+def _identity(loader: DataLoader) -> dict[str, Any]:
+    dataset: Any = loader.dataset
+    batch_size = dataset.batch_size if isinstance(dataset, StatefulBatches) else loader.batch_size
+    identity = {"batch_size": batch_size, "seed": loader.seed, "world_size": rank_and_world_size()[1]}
+    if isinstance(dataset, IterableDataset):
+        return identity
+    dataset = dataset.dataset if isinstance(dataset, SeededItems) else dataset
+    size = {"num_samples": len(dataset)} if hasattr(dataset, "__len__") else {}
+    return identity | {"drop_last": loader.drop_last, **loader._position.order.identity()} | size
+
+
+def _as_position(iterate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the `__iter__` of a subclass with a position."""
+
+    @wraps(iterate)
+    def iterate_with_position(loader: DataLoader) -> Any:
+        if loader.is_deferred:
+            return iter(())
+        own = {name: value for name, value in vars(loader).items() if name not in _SEEDED_ELSEWHERE}
+        seed = loader.seed if loader.seeded_items else None
+        return loader._position.iterate_as(partial(iterate, loader), generators.Generators(**own), seed)
+
+    return iterate_with_position
 
 
 def _seeded_by_epoch(loader: DataLoader, create: Callable[[], Any]) -> Any:

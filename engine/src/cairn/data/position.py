@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from cairn.data.iterable import Deliveries
+from cairn.data.generators import Generators
+from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
 from cairn.data.sampler import EpochSampler, Order, Record
 from cairn.data.seeded_order import SeededOrder
 from cairn.errors import DataError
@@ -18,6 +19,8 @@ EPOCH_START, RESUMED, NEW_RUN = "epoch_start", "resumed", "new run"
 """Key of a position between two epochs, and its values: which kind of run begins there. See `mark`."""
 
 log = logging.getLogger(__name__)
+
+Create: TypeAlias = Callable[[], Iterator[Any]]
 
 
 def mark(state: dict[str, Any], goes_on: bool) -> None:
@@ -38,56 +41,6 @@ def _report(text: str, state: Mapping[str, Any]) -> None:
         rank_zero_warn(f"{text} A run without this change ends differently.")
 
 
-class Pass:
-    """One iteration over a loader: its epoch and cycle, and the number of batches that it has handed out.
-
-    A loader can be iterated again while training iterates over it, for statistics over the data for example. So the
-    position belongs to the iterator. This does not hold torch's iterator, whose workers end when it is dropped.
-
-    Args:
-        order: Order of the items.
-        record: Where the iteration starts.
-        items_per_batch: Items of the order in a batch.
-        deliveries: States of an iterable dataset.
-    """
-
-    def __init__(
-        self, order: Order, record: Record, items_per_batch: int, deliveries: Deliveries | None = None
-    ) -> None:
-        self.order, self.record, self.deliveries = order, record, deliveries
-        self._items_per_batch = items_per_batch
-        self.num_counted = 0
-        self.exhausted = False
-
-    @property
-    def handed_out(self) -> int:
-        """Batches of the cycle up to now."""
-        return self.record.start // self._items_per_batch + self.num_counted
-
-    def end(self) -> None:
-        """Note that the iterator has reached its end."""
-        self.exhausted = True
-        if (self.order.epoch, self.order.cycle) == (self.record.epoch, self.record.cycle):
-            self.order.exhausted = True
-
-
-class CountedBatches(Iterator[Any]):
-    """Iterator over the batches of a pass, which counts them."""
-
-    def __init__(self, batches: Iterator[Any], counted: Pass) -> None:
-        self.batches = batches
-        self.counted = counted
-
-    def __next__(self) -> Any:
-        try:
-            batch = next(self.batches)
-        except StopIteration:
-            self.counted.end()
-            raise
-        self.counted.num_counted += 1
-        return batch
-
-
 class Position:
     """Epoch, cycle and batch of a loader with a map-style dataset, and the state of its sampler, if it has one.
 
@@ -104,6 +57,8 @@ class Position:
         self._is_sought = False
         self._first_size: int | None = None
         self._has_grown = False
+        self._inside: list[OwnPass] = []  # while the code of a subclass iterates
+        self._num_repeated = 0
 
     @property
     def has_grown(self) -> bool:
@@ -111,7 +66,7 @@ class Position:
         first, order = self._first_size, self.order
         return self._has_grown or (first is not None and isinstance(order, EpochSampler) and order.size_now != first)
 
-    def iterate(self, create: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    def iterate(self, create: Create) -> Iterator[Any]:
         """Return the batches from this position on, and count them.
 
         Args:
@@ -126,8 +81,28 @@ class Position:
             batches = create()
         return self._counted(batches, Pass(order, record, self._items_per_batch))
 
+    def iterate_as(self, create: Create, generators: Generators, seed: int | None) -> Iterator[Any]:
+        """Return the batches that an `__iter__` of a subclass makes, and count them.
+
+        It may skip batches, read ahead, or count: a resume reads the epoch from its beginning.
+
+        Args:
+            create: Calls it.
+            generators: Those that the subclass owns.
+            seed: Seed of what it draws, together with the number of the batch; None: the generators are left alone.
+        """
+        if self._inside:  # called by the `__iter__` of a subclass of that subclass
+            return create()
+        repeated, self._num_repeated = self._num_repeated, 0
+        self.order.next_cycle()
+        self._pass = counted = OwnPass(self.order, self.order.next_record(), self._items_per_batch)
+        return OwnBatches(create, counted, self._inside, generators, seed, repeated)
+
     def _counted(self, batches: Iterator[Any], counted: Pass) -> Iterator[Any]:
-        self._pass = counted
+        if self._inside:
+            self._inside[0].inner.append(counted)
+        else:
+            self._pass = counted
         self._lag, self._epoch_is_over = 0, False
         return CountedBatches(batches, counted)
 
@@ -156,11 +131,13 @@ class Position:
         order, now = self.order, self._pass
         epoch, cycle = (now.record.epoch + 1, 0) if self._epoch_is_over else (now.record.epoch, now.record.cycle)
         state: dict[str, Any] = {"epoch": epoch, "cycle": cycle, "batch": self._batch}
+        if isinstance(now, OwnPass) and self._batch:
+            state |= {"batch": 0, "repeated": self._batch}
         if isinstance(order, SeededOrder) and order.is_stateful:
             if self._epoch_is_over:
-                state["sampler"] = order.state_now(now.record)
+                state["sampler"] = order.state_now(now.at_start)
             else:
-                state |= {"sampler": now.record.sampler, "sampler_now": order.state_now(now.record)}
+                state |= {"sampler": now.at_start.sampler, "sampler_now": order.state_now(now.at_start)}
         if now.record.num_samples is not None and not self._epoch_is_over:
             state["epoch_samples"] = now.record.num_samples
         return state | ({"has_grown": True} if self.has_grown else {})
@@ -186,18 +163,13 @@ class Position:
         Raises:
             DataError: It belongs to other data; the message names all differences.
         """
-        changes = [
-            f"{key} was {state[key]!r} and is {value!r}"
-            for key, value in identity.items()
-            if key in state and state[key] != value
-        ]
-        changes += self._missing(state, identity)
+        changes = _changes(state, identity) + self._missing(state, identity)
         if changes and EPOCH_START in state:
             _report(f"Epoch {state['epoch']} begins with other data than before: {', '.join(changes)}.", state)
         elif changes:
             raise DataError(
-                f"The checkpoint stands at batch {state['batch']} of epoch {state['epoch']} of other data:"
-                f" {', '.join(changes)}. Set that back, or start a new run from the weights alone."
+                f"The checkpoint stands at batch {state.get('repeated', state['batch'])} of epoch {state['epoch']} of"
+                f" other data: {', '.join(changes)}. Set that back, or start a new run from the weights alone."
             )
 
     def _missing(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
@@ -205,6 +177,11 @@ class Position:
         if state.get("epoch_samples", 0) > (now := identity.get("num_samples", math.inf)):
             return [f"the epoch began with {state['epoch_samples']} samples and there are {now}"]
         return []
+
+    def rewind(self) -> None:
+        """Make the next iterator start at the beginning of the first epoch."""
+        self.order.seek(0, 0)
+        self._is_sought, self._num_repeated = False, 0
 
     def seek(self, state: Mapping[str, Any]) -> None:
         """Make the next iterator, and only that one, start at a saved position."""
@@ -216,6 +193,15 @@ class Position:
         if isinstance(order, SeededOrder) and is_same and state.get("sampler") is not None:
             order.load_state(state["sampler"], state.get("sampler_now"))
         self._is_sought = True
+        self._num_repeated = state.get("repeated", 0)
         self._has_grown = state.get("has_grown", False)
         self._counted(iter(()), Pass(order, order.next_record(), self._items_per_batch))
         self._pass.record.sampler = state.get("sampler")
+
+
+def _changes(state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key} was {state[key]!r} and is {value!r}"
+        for key, value in identity.items()
+        if key in state and state[key] != value
+    ]

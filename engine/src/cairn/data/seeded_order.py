@@ -86,9 +86,13 @@ class SeededOrder(Order):
 
         Args:
             state: State that the sampler had at the beginning of that epoch.
-            later: State that it gets once the epoch is drawn: training may have changed it since then.
+            later: State that it gets once the epoch is drawn: training may have changed it since then. None: the
+                epoch has not begun, and hooks before it may change the sampler.
         """
-        self._restored = (state, later)
+        if later is None:
+            self.sampler.load_state_dict(state)
+        else:
+            self._restored = (state, later)
 
     def state_now(self, record: Record) -> dict[str, Any]:
         """Return the state of the sampler now, in an iteration that may not have drawn its epoch yet."""

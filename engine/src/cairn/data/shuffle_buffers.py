@@ -25,7 +25,7 @@ def known_shuffle(dataset: Any) -> str:
         if "shuffle" in kind.__name__.lower() and any(_package(base) in _LIBRARIES for base in kind.__mro__):
             for name in _SIZES:
                 size = getattr(item, name, None)
-                if isinstance(size, int) and size > 0:
+                if isinstance(size, int) and size > 1:
                     return f"{kind.__name__}({name}={size})"
     return ""
 

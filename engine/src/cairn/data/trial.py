@@ -67,7 +67,10 @@ class Watch:
     def before_an_epoch(self) -> None:
         """Warn if something else has changed the sampler since it was last iterated."""
         if self._left is not None and (changed := changes(self._left, snapshot(self._sampler))):
-            self._warn(f"{self._name}.{changed[0]} was changed after the last epoch was drawn, {_LOST}")
+            self._warn(
+                f"{self._name}.{changed[0]} was changed after the last epoch was drawn, {_LOST}",
+                "would, unless a hook sets it from the epoch alone,",
+            )
 
     def after_an_epoch(self, before: Mapping[str, Any]) -> None:
         """Warn if iterating has changed the sampler, unless that was tried before.
@@ -87,6 +90,22 @@ class Watch:
             f" load_state_dict, or set_epoch.",
             stacklevel=2,
         )
+
+
+def is_constant(sampler: Any) -> bool:
+    """Whether a sampler draws the same in each epoch, whatever the state of the generators is; False if unknown.
+
+    Args:
+        sampler: Yields indices, or lists of indices.
+    """
+    try:
+        twin, draws = _copied(sampler), []
+        for seed in range(2):
+            with seeded(seed):
+                draws.append([_plain(item) for item in islice(iter(twin), _MOST_ITEMS)])
+        return draws[0] == draws[1]
+    except Exception:  # whatever the user's class raises
+        return False
 
 
 def numbers(sampler: Any) -> dict[str, Any]:

@@ -151,21 +151,26 @@ def check(ours: Mapping[str, Any], world_size: int) -> None:
         )
 
 
-def check_accumulation(trainer: Trainer, ours: Mapping[str, Any]) -> None:
+def check_accumulation(configured: int, ours: Mapping[str, Any]) -> None:
     """Check that a resumed run accumulates gradients over as many batches as before.
+
+    Args:
+        configured: What the trainer was given, before any hook could change it.
+        ours: Value of the key `cairn` in the checkpoint.
 
     Raises:
         ConfigError: It does not.
     """
-    before, now = ours["accumulate_grad_batches"], trainer.accumulate_grad_batches
-    if before != now and not _is_scheduled(trainer):
+    before = ours.get("accumulation_configured", ours["accumulate_grad_batches"])
+    if before != configured:
         raise ConfigError(
-            f"accumulate_grad_batches was {before} and is {now}: a resumed run keeps it. Start a new run, or use a "
-            f"GradientAccumulationScheduler."
+            f"accumulate_grad_batches was {before} and is {configured}: a resumed run keeps it. Start a new run, or "
+            f"use a GradientAccumulationScheduler."
         )
 
 
-def _is_scheduled(trainer: Trainer) -> bool:
+def is_scheduled(trainer: Trainer) -> bool:
+    """Whether a callback of Lightning sets the accumulation of each epoch."""
     return any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks)
 
 
@@ -188,7 +193,8 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
         ours: Value of the key `cairn` in the checkpoint.
     """
     module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
-    if _is_scheduled(trainer):  # the callback changes it from epoch to epoch
+    configured = ours.get("accumulation_configured", ours["accumulate_grad_batches"])
+    if is_scheduled(trainer) or configured != ours["accumulate_grad_batches"]:  # a callback or another hook changes it
         trainer.accumulate_grad_batches = ours["accumulate_grad_batches"]
     pruning.restore(trainer, mine.get("pruning", {}))  # before what goes by the names of parameters and buffers
     boundary.set_counters(trainer, mine["counters"])

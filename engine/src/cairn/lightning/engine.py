@@ -82,6 +82,8 @@ class Engine:
         self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
         self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"), self.agreement)
         self.growth = Growth(trainer)
+        self.accumulation = trainer.accumulate_grad_batches
+        """What the trainer was given, before any hook could change it."""
         self._loaded: dict[str, Any] = {}
         self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
         self._last_num_bytes = 0
@@ -116,11 +118,13 @@ class Engine:
         self._goes_on = ours["run"] == self.origin.run  # else it is a new run, which starts from the state of another
         self.growth.load(self.trainer, ours.get("growth", {}), self._goes_on)
         if self._goes_on:
-            capture.check_accumulation(self.trainer, ours)
+            if not capture.is_scheduled(self.trainer):
+                capture.check_accumulation(self.accumulation, ours)
             self.telemetry.load_state_dict(ours["clock"], point.saved)
             loggers.restore(self.trainer, ours["loggers"])
         self.trainer.should_stop = self.settings.load(checkpoint, self._goes_on)
-        boundary.expect(self.trainer, ours["place"])
+        counts = ours["ranks"][self.trainer.global_rank]["counters"]
+        boundary.expect(self.trainer, ours["place"], self.moments.previous.epoch, counts)
 
     def restore(self) -> None:
         """Put back what hooks have changed since Lightning has restored it, and what Lightning does not restore."""
@@ -257,6 +261,7 @@ class Engine:
                 where = moment.position
                 contents = capture.capture(trainer, place, where, self.origin, clock, begun, audit, self.agreement)
                 contents[unsaved.KEY] |= {
+                    "accumulation_configured": self.accumulation,
                     "finders": self.finders.state(),
                     "growth": self.growth.state(trainer),
                     "settings": self.settings.state(),

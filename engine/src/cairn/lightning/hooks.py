@@ -88,6 +88,7 @@ class EngineHooks(Checkpoint):
             self._engine = Engine(self.policy, trainer, stop, listeners, self.watchers)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
+        self._engine.accumulation = trainer.accumulate_grad_batches
         self._engine.settings.see_callbacks()
         self._end_wait = before_loading(trainer.strategy.checkpoint_io, self._engine.settings.see_module)
         self._engine.finders.watch()

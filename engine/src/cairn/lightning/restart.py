@@ -81,7 +81,7 @@ class Restart:
 
     def epoch_begins(self) -> None:
         """The hooks at the start of an epoch are about to run."""
-        self.epoch_start = {"rng": unsaved.rng_state(), "step": self.trainer.global_step}
+        self.epoch_start = self.now()
         self.audit.epoch_begins()
 
     def epoch_begun(self) -> None:
@@ -93,6 +93,21 @@ class Restart:
     def epoch_begins_again(self) -> None:
         """A resume continues inside an epoch: run the hooks at its start again."""
         run_again(self.trainer, self.epoch_start)
+
+    def now(self) -> dict[str, Any]:
+        """Return the generators and the number of steps."""
+        return {"rng": unsaved.rng_state(), "step": self.trainer.global_step}
+
+    @contextmanager
+    def as_at(self, state: Mapping[str, Any]) -> Iterator[None]:
+        """Context in which the generators and the number of steps are those that `now` has returned before."""
+        before = unsaved.rng_state()
+        unsaved.set_rng_state(state["rng"])
+        try:
+            with _step(self.trainer, state):
+                yield
+        finally:
+            unsaved.set_rng_state(before)
 
     def reload(self) -> None:
         """Load what Lightning has loaded again, before `capture.restore`; see the function `reload`."""

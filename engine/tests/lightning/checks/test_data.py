@@ -2,6 +2,7 @@
 
 import random
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import cairn
+from cairn.data.loader import hidden_state
 from cairn.lightning.checks import data as data_checks
 
 
@@ -43,6 +45,104 @@ class OnlySaves(DataLoader):
 
     def state_dict(self):
         return {}
+
+
+class Counts(Numbers):
+    read = 0
+
+    def __getitem__(self, index):
+        self.read += 1
+        return super().__getitem__(index) + self.read
+
+
+class Follows(Numbers):
+    last = 0.0
+
+    def __getitem__(self, index):
+        self.last, sample = float(index), super().__getitem__(index) + self.last
+        return sample
+
+
+class Iterates(Numbers):
+    def __init__(self):
+        super().__init__()
+        self.numbers = iter(range(1000))
+
+    def __getitem__(self, index):
+        return torch.tensor(float(next(self.numbers)))
+
+
+class Keeps(Numbers):
+    """Keeps its samples, which it has drawn, or computed."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.noise, self.kept = noise, {}
+
+    def __getitem__(self, index):
+        if index not in self.kept:
+            self.kept[index] = super().__getitem__(index) + self.noise * torch.rand(())
+        return self.kept[index]
+
+
+class OpensLate(Numbers):
+    """Opens its file at the first sample, and draws from several generators."""
+
+    file = None
+
+    def __getitem__(self, index):
+        self.file = self.file or Path(__file__).open()  # noqa: SIM115
+        self.file.seek(index)
+        return super().__getitem__(index) + random.random() + (torch.nan if index else 0.0)
+
+
+class Ramps(Numbers):
+    """A sample changes only after many reads."""
+
+    read = 0
+
+    def __getitem__(self, index):
+        self.read += 1
+        return super().__getitem__(index) * (1 if self.read < 1000 else 2)
+
+
+class Stacks:
+    calls = 0
+
+    def __call__(self, samples):
+        self.calls += 1
+        return torch.stack(samples) * self.calls
+
+
+class Hidden(IterableDataset):
+    """Shuffles with a buffer that its state may hold."""
+
+    def __init__(self, is_saved):
+        self.is_saved, self.position, self.held, self.is_loaded = is_saved, 0, [], False
+
+    def __iter__(self):
+        if not self.is_loaded:
+            self.position, self.held = 0, []
+        held = self.held if self.is_saved else []
+        self.is_loaded = False
+        while self.position < 12:
+            self.position += 1
+            held.append(self.position)
+            if len(held) > 3:
+                yield float(held.pop(random.randrange(len(held))))
+        while held:
+            yield float(held.pop())
+
+    def state_dict(self):
+        return {"position": self.position, "held": list(self.held)}
+
+    def load_state_dict(self, state):
+        self.position, self.held, self.is_loaded = state["position"], list(state["held"]), True
+
+
+class Shuffles(list):
+    def __iter__(self):
+        return iter(random.sample(range(4), 4))
 
 
 def _of(package, name, base=Vocabulary):
@@ -144,6 +244,52 @@ def test_a_validation_loader_with_a_generator_of_its_own_is_named(loader, named,
         return
     with pytest.warns(UserWarning, match=named):
         _fit(tmp_path, Validated(), cairn.DataLoader(Numbers(), 2), loader())
+
+
+@pytest.mark.parametrize(
+    ("loader", "words"),
+    [
+        (lambda: cairn.DataLoader(Counts(), 2, num_workers=1), "a sample of Counts depends on which samples"),
+        (lambda: cairn.DataLoader(Follows(), 2, num_workers=1), "a sample of Follows depends"),
+        (lambda: cairn.DataLoader(Iterates(), 2), "a sample of Iterates depends"),
+        (lambda: cairn.DataLoader(Keeps(1), 2, num_workers=1, persistent_workers=True), "a sample of Keeps depends"),
+        (lambda: cairn.DataLoader(Ramps(), 2, num_workers=1), r"Ramps\.read changes in the workers"),
+        (lambda: cairn.DataLoader(Numbers(), 2, num_workers=1, collate_fn=Stacks()), "what the collate_fn returns"),
+        (lambda: cairn.DataLoader(Hidden(False), 2), "A copy of Hidden that is loaded with the state.*yields other"),
+    ],
+)
+def test_data_that_keeps_a_state_of_its_own_is_named(loader, words, tmp_path):
+    with pytest.warns(UserWarning, match=words):
+        _fit(tmp_path, Net(), loader())
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda: cairn.DataLoader(Keeps(1), 2, num_workers=1),  # its workers live for one epoch
+        lambda: cairn.DataLoader(Keeps(0), 2, num_workers=1, persistent_workers=True),
+        lambda: cairn.DataLoader(OpensLate(), 2, num_workers=1),
+        lambda: cairn.DataLoader(Numbers(random.Random(1)), 2, num_workers=1, collate_fn=jittered),
+        lambda: cairn.DataLoader(Hidden(True), 2),
+    ],
+)
+def test_data_that_depends_on_the_index_and_draws_alone_is_not_named(loader, tmp_path):
+    _fit(tmp_path, Net(), loader())
+
+
+def test_a_trial_of_the_data_leaves_it_and_its_generators_alone():
+    rng, loader = random.Random(1), cairn.DataLoader(data := Counts(random.Random(1)), 2)
+    data.rng = rng
+    before = (rng.getstate(), random.getstate(), torch.get_rng_state().tolist(), dict(vars(data)))
+    assert "Counts" in hidden_state(loader)
+    assert (rng.getstate(), random.getstate(), torch.get_rng_state().tolist(), dict(vars(data))) == before
+
+
+@pytest.mark.parametrize(("sampler", "is_named"), [(Shuffles(range(4)), True), ([0, 2, 1, 3], False)])
+def test_a_sampler_that_draws_in_a_loader_of_torchdata_is_named(sampler, is_named, tmp_path):
+    loader = _of("torchdata", "StatefulDataLoader")(Numbers(), 2, sampler=sampler)
+    with pytest.warns(UserWarning, match="other samples") if is_named else nullcontext():
+        _fit(tmp_path, Net(), loader)
 
 
 @pytest.mark.parametrize(

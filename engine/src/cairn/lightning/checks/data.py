@@ -10,11 +10,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import IterableDataset, RandomSampler
 
 from cairn.data.generators import Generators, drawing
-from cairn.data.loader import DataLoader
+from cairn.data.loader import DataLoader, hidden_state
+from cairn.data.trial import is_constant
 from cairn.lightning.loops import boundary
 from cairn.lightning.loops.loaders import foreign, is_stateful
 
 _HOW = "Use cairn.DataLoader, a drop-in for torch's DataLoader that saves its position."
+_KNOWN_SAMPLERS = {"BatchSampler", "RandomSampler", "SequentialSampler", "_InfiniteConstantSampler"}
+"""Samplers whose draws torchdata restores; a batch sampler, if it is around another one."""
 _CHECKED: WeakKeyDictionary[Trainer, list[Any]] = WeakKeyDictionary()
 """Validation loaders that were checked, by trainer."""
 _MOST_CHECKED = 15
@@ -41,6 +44,11 @@ def check_data(trainer: Trainer) -> None:
                     f"The training data seems to draw random numbers in its workers ({where}), which no checkpoint "
                     f"holds and seeded_items=False does not seed: a run that is resumed inside an epoch draws other "
                     f"numbers. Set seeded_items=True."
+                )
+            if hidden := hidden_state(loader):
+                rank_zero_warn(
+                    f"The training data keeps a state of its own: {hidden}. A resumed run may train on other samples. "
+                    f"Make a sample a function of its index and of random numbers, which are seeded for each sample."
                 )
     if unknown := sorted({type(loader).__name__ for loader in loaders if not is_stateful(loader)}):
         rank_zero_warn(
@@ -112,7 +120,20 @@ def _doubt(loader: Any) -> str:
             f"A training loader ({name} of torchdata) saves its position, but not the random numbers of its samples: "
             f"if they draw any, a resumed run is not bit-identical."
         )
+    for sampler in (getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
+        if _is_own(sampler) and not is_stateful(sampler) and not is_constant(sampler):
+            return (
+                f"A training loader ({name} of torchdata) saves its position, but not what {type(sampler).__name__} "
+                f"draws from: after a resume, it draws other samples."
+            )
     return ""
+
+
+def _is_own(sampler: Any) -> bool:
+    """Whether a loader of torchdata does not know how this sampler draws."""
+    kind = type(sampler)
+    known = kind.__module__.partition(".")[0] in ("torch", "torchdata")
+    return sampler is not None and not (known and kind.__name__ in _KNOWN_SAMPLERS)
 
 
 def _drawing_in_workers(loader: DataLoader) -> str:

@@ -3,10 +3,12 @@
 At a boundary, a batch is complete: with its hooks, its validation and its schedulers. The last batch of an epoch has
 its boundary after the hooks at the end of the epoch: what they compute is saved, and a resume does not repeat them.
 
-    fit loop     for each epoch:
+    fit loop     loaders; iterators over them
+                 for each epoch:
                      <-- a state from "epoch" is restored here
                      hooks at the start of the epoch (see restart.py for a resume from "batch")
-    epoch loop       <-- a state from "batch" is restored here
+    epoch loop       new iterators, except in epoch 0
+                     <-- a state from "batch" is restored here
                      for each batch:
                          training step, optimizer step, schedulers, on_train_batch_end
                          validation, ReduceLROnPlateau
@@ -17,6 +19,10 @@ its boundary after the hooks at the end of the epoch: what they compute is saved
 A run that `max_steps` ends inside an epoch has its last boundary at that batch. Lightning then runs the hooks at the
 end of the epoch all the same, and a resume with more steps must not see their effect.
 
+Hooks set what the data reads, an epoch of a dataset for example, and a worker gets a copy of it when it starts. So a
+resume creates the iterators of an epoch where an undisturbed run does: those of epoch 0 before the hooks, the others
+after them.
+
 Depending on where a run stopped, Lightning's own restart repeats or drops a scheduler step, an iteration of a loop or
 the end of an epoch. This one starts from one of two points and changes nothing else.
 
@@ -26,6 +32,9 @@ private names of Lightning. They are written for Lightning 2.6; `install` refuse
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from itertools import zip_longest
 from typing import Any, Literal, Protocol
 
@@ -62,6 +71,14 @@ class EpochStart(Protocol):
 
     def epoch_begins_again(self) -> None:
         """A resume continues inside an epoch: run the hooks at its start again."""
+        ...
+
+    def now(self) -> dict[str, Any]:
+        """Return the generators and the number of steps."""
+        ...
+
+    def as_at(self, state: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Context in which the generators and the number of steps are those that `now` has returned before."""
         ...
 
 
@@ -129,13 +146,17 @@ def install(trainer: Trainer, engine: Engine) -> None:
     """
     versions.check(lightning.__version__)
     fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    for loop, ours in ((fit_loop, BoundaryFitLoop), (epoch_loop, BoundaryEpochLoop)):
-        if type(loop) not in (ours, ours.__bases__[0]):
+    for loop, ours, theirs in (
+        (fit_loop, BoundaryFitLoop, _FitLoop),
+        (epoch_loop, BoundaryEpochLoop, _TrainingEpochLoop),
+    ):
+        if type(loop) not in (ours, theirs):
             raise ConfigError(
                 f"The trainer uses {type(loop).__name__} in place of Lightning's loop, and a Checkpointer cannot find "
                 f"the boundaries in it: use Lightning's loops."
             )
         loop.__class__ = ours
+    fit_loop.pending = epoch_loop.pending = fit_loop.arrives = False  # a fit before this one may have failed
     fit_loop.engine = epoch_loop.engine = engine
 
 
@@ -164,13 +185,16 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
     """Whether this epoch begins with new iterators, although the run is resumed."""
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        if self.needs_iterators:
-            self.needs_iterators = False
-            iter(data_fetcher)
+        self._create_iterators(data_fetcher)
         super().on_run_start(data_fetcher)
         done, batches = self.batch_progress.current.ready, data_fetcher.combined_loader._iterator
         if done and isinstance(data_fetcher, _DataLoaderIterDataFetcher) and batches is not None:
             batches._idx = done  # training_step(dataloader_iter) has its batch_idx from there
+
+    def _create_iterators(self, data_fetcher: _DataFetcher) -> None:
+        if self.needs_iterators:
+            self.needs_iterators = False
+            iter(data_fetcher)
 
     def _on_before_fetch(self) -> None:
         # Where the data has no length, Lightning fetches batch k + 1 before it trains on batch k.
@@ -185,6 +209,12 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         if self.pending:
             _forget_restart(self.trainer)
             self.pending = False
+            if self.needs_iterators:
+                fit_loop = self.trainer.fit_loop
+                assert isinstance(fit_loop, BoundaryFitLoop)
+                fit_loop.load_positions(is_last=True)
+                assert fit_loop._data_fetcher is not None
+                self._create_iterators(fit_loop._data_fetcher)
             # As late as possible, right before the next batch: hooks and new iterators draw random numbers.
             self.engine.restore()
             self.boundary_at, self.end_seen = self.batch_progress.current.ready, self._ends_here()
@@ -218,14 +248,104 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         )
 
 
-class BoundaryFitLoop(_FitLoop):
-    """Lightning's loop over epochs, with a boundary after each of them."""
+class _RequestingFitLoop(_FitLoop):
+    """Lightning's loop over epochs, which makes loaders and iterators in a resume as in an undisturbed run."""
 
     engine: Engine
     pending = False
     """Whether a state from an "epoch" boundary is still to be restored."""
     inner = False
     """Whether a finder trains inside of the fit, without boundaries; see finders.py."""
+    request: Mapping[str, Any] | None = None
+    """Epoch, generators and number of steps when the loaders were requested; right after `expect`, those to come."""
+    arrives = False
+    """Whether a resume has not run its first hooks yet."""
+    is_beyond_first_epoch = False
+    """Whether a resume begins in an epoch that is not the first one."""
+    _positions_count = True
+    """Whether the resumed epoch uses the loaders of the checkpoint."""
+
+    def setup_data(self) -> None:
+        if self.inner or not (self._combined_loader is None or self._should_reload_train_dl):
+            super().setup_data()
+        elif self.arrives and self.request is not None:
+            # The user's code may make loaders that depend on the epoch, or draw: ask it as it was asked before.
+            self._see_reload()
+            with self._deferred(), self._in_epoch(self.request["epoch"]), self.engine.restart.as_at(self.request):
+                super().setup_data()
+        else:
+            self.request = {"epoch": self.trainer.current_epoch, **self.engine.restart.now()}
+            with self._deferred():
+                super().setup_data()
+
+    @contextmanager
+    def _in_epoch(self, epoch: int) -> Iterator[None]:
+        progress = self.epoch_progress.current
+        now, progress.completed = progress.completed, epoch
+        try:
+            yield
+        finally:
+            progress.completed = now
+
+    @contextmanager
+    def _deferred(self) -> Iterator[None]:
+        """Context in which a resume creates no iterators if it has to create them later, after the first hooks."""
+        try:
+            yield
+        finally:
+            loaders.defer(train_loaders(self.trainer), False)
+
+    def _see_reload(self) -> None:
+        """Find out whether a resume gets other loaders before its first batch: then the positions mean nothing."""
+        every, asked = self.trainer.reload_dataloaders_every_n_epochs, self.request
+        is_due = bool(every and asked and self.trainer.current_epoch - asked["epoch"] >= every)
+        self._positions_count = not (self.pending and is_due)
+
+    def _load_combined_loader_states(self) -> None:
+        if self.inner:
+            super()._load_combined_loader_states()
+            return
+        # Lightning's own method does not load the positions if the epoch of the checkpoint is over.
+        self.load_positions(is_last=not self.arrives)
+        if self.arrives:
+            found = train_loaders(self.trainer)
+            needed = self.is_beyond_first_epoch or loaders.all_in_main_process(found)
+            self._epoch_loop.needs_iterators = needed
+            loaders.defer(found, needed)
+
+    def load_positions(self, is_last: bool, only_ours: bool = False) -> None:
+        """Load the positions of the checkpoint into the loaders.
+
+        Args:
+            is_last: Whether they are not needed again.
+            only_ours: Leave out loaders that are not Cairn's.
+
+        Raises:
+            ResumeError: There are not as many loaders that take one.
+        """
+        states = self._combined_loader_states_to_load
+        if is_last:
+            self._combined_loader_states_to_load = []
+        if self._combined_loader is None or not states or not self._positions_count:
+            return
+        stateful = [loader for loader in train_loaders(self.trainer) if loaders.is_stateful(loader)]
+        if (now := len(stateful)) != (before := len(states)):
+            raise ResumeError(
+                f"The checkpoint has the positions of {before} training loaders, but {now} loaders can take one: a "
+                f"resumed run needs the same loaders. Use cairn.DataLoader where it was used before."
+            )
+        for loader, state in zip(stateful, states, strict=True):
+            if isinstance(loader, DataLoader) or not only_ours:
+                loader.load_state_dict(state if is_last else copy.deepcopy(state))
+
+    @property
+    def _epoch_loop(self) -> BoundaryEpochLoop:
+        assert isinstance(self.epoch_loop, BoundaryEpochLoop)
+        return self.epoch_loop
+
+
+class BoundaryFitLoop(_RequestingFitLoop):
+    """Lightning's loop over epochs, with a boundary after each of them."""
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         super().load_state_dict(state_dict, prefix)
@@ -255,23 +375,10 @@ class BoundaryFitLoop(_FitLoop):
         super().on_load_checkpoint(state_dict)
         # A read of `trainer.estimated_stepping_batches` has created the loaders before their positions were loaded.
         if self._data_fetcher is not None and not self.inner:
-            self._load_combined_loader_states()
-            iter(self._data_fetcher)
-
-    def _load_combined_loader_states(self) -> None:
-        if self.inner:
-            super()._load_combined_loader_states()
-            return
-        # Lightning's own method does not load the positions if the epoch of the checkpoint is over.
-        if self._combined_loader is not None and self._combined_loader_states_to_load:
-            now = sum(map(loaders.is_stateful, train_loaders(self.trainer)))
-            if now != (before := len(self._combined_loader_states_to_load)):
-                raise ResumeError(
-                    f"The checkpoint has the positions of {before} training loaders, but {now} loaders can take one: a "
-                    f"resumed run needs the same loaders. Use cairn.DataLoader where it was used before."
-                )
-            self._combined_loader._load_state_dicts(self._combined_loader_states_to_load)
-            self._combined_loader_states_to_load = []
+            self._see_reload()
+            with self._deferred():
+                self._load_combined_loader_states()
+                iter(self._data_fetcher)
 
     @property
     def done(self) -> bool:
@@ -287,14 +394,17 @@ class BoundaryFitLoop(_FitLoop):
     def on_run_start(self) -> None:
         if not self.inner:
             self.engine.built()
+        arrives, self.arrives = self.arrives and not self.inner, False
+        if arrives and self._epoch_loop.needs_iterators:
+            loaders.rewind(train_loaders(self.trainer))  # on_train_start sees them as at the start of a run
         super().on_run_start()
         if self.pending and not self.inner:
             self.pending = False
+            # Before the hooks of the epoch: one of them may change a sampler, and must find its state. The position of
+            # a loader that is not Cairn's is the end of the last epoch, which its first iterator has used up.
+            self.load_positions(is_last=True, only_ours=True)
             self.engine.restore()
-            # The loaded position of a loader that is not Cairn's is the end of the last epoch, and torch's loader draws
-            # its order from the generators, which were restored only now.
-            own = [isinstance(loader, DataLoader) for loader in train_loaders(self.trainer)]
-            self._epoch_loop.needs_iterators = not all(own)
+            self._epoch_loop.needs_iterators = True
 
     def on_advance_start(self) -> None:
         if self.inner:
@@ -325,11 +435,6 @@ class BoundaryFitLoop(_FitLoop):
             epoch_loop.boundary_at, epoch_loop.end_seen = batches.ready, ends
             self.engine.at_boundary("epoch", ends)
 
-    @property
-    def _epoch_loop(self) -> BoundaryEpochLoop:
-        assert isinstance(self.epoch_loop, BoundaryEpochLoop)
-        return self.epoch_loop
-
     def _ends_here(self) -> bool:
         return bool(
             _is_max_limit_reached(self.epoch_loop.global_step, self.max_steps)
@@ -343,12 +448,21 @@ class BoundaryFitLoop(_FitLoop):
 BoundaryFitLoop.__name__, BoundaryEpochLoop.__name__ = _FitLoop.__name__, _TrainingEpochLoop.__name__
 
 
-def expect(trainer: Trainer, place: Place) -> None:
-    """Prepare the loops for a restart from the boundary `place`."""
+def expect(trainer: Trainer, place: Place, epoch: int = 0, counts: Mapping[str, Any] | None = None) -> None:
+    """Prepare the loops for a restart from a boundary.
+
+    Args:
+        trainer: The trainer.
+        place: Which of the two kinds of boundary it is.
+        epoch: The epoch that the boundary belongs to.
+        counts: What `counters` has returned there.
+    """
     fit_loop = trainer.fit_loop
     assert isinstance(fit_loop, BoundaryFitLoop)
     fit_loop.pending = place == "epoch"
     fit_loop._epoch_loop.pending = place == "batch"
+    fit_loop.is_beyond_first_epoch = place == "epoch" or epoch > 0
+    fit_loop.arrives, fit_loop.request = True, (counts or {}).get("request")
 
 
 def position(trainer: Trainer, place: Place, samples: int) -> Position:
@@ -406,6 +520,7 @@ def dump(trainer: Trainer, place: Place) -> dict[str, Any]:
 def counters(trainer: Trainer) -> dict[str, Any]:
     """Return counters that Lightning does not save: validation batches so far, and epochs of the last reloads."""
     fit_loop, val_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop
+    assert isinstance(fit_loop, BoundaryFitLoop)
     consumed = (
         [] if fit_loop.epoch_loop._num_ready_batches_reached() else getattr(_train_iterator(trainer), "_consumed", [])
     )
@@ -417,6 +532,7 @@ def counters(trainer: Trainer) -> dict[str, Any]:
         "val_batches": dict(val_loop._seen_batches_per_dataloader),
         "val_reload": val_loop._last_val_dl_reload_epoch,
         "train_reload": fit_loop._last_train_dl_reload_epoch,
+        "request": dict(fit_loop.request) if fit_loop.request is not None else None,
     }
 
 

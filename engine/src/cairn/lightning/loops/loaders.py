@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cairn.data import loader as data
 from cairn.data.loader import DataLoader
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,32 @@ _reported: set[type] = set()
 def is_stateful(loader: Any) -> bool:
     """Whether Lightning saves and loads the state of a loader."""
     return all(callable(getattr(loader, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+def all_in_main_process(loaders: Iterable[Any]) -> bool:
+    """Whether all loaders are Cairn's, and none has workers."""
+    return all(isinstance(loader, DataLoader) and loader.num_workers == 0 for loader in loaders)
+
+
+def defer(loaders: Iterable[Any], is_deferred: bool) -> None:
+    """Let the next iterators of Cairn's loaders be empty, until this is called with False.
+
+    Workers that live as long as their loader start with its first iterator in any run, and are not deferred.
+
+    Args:
+        loaders: The training loaders.
+        is_deferred: Whether to begin or to end this.
+    """
+    for loader in loaders:
+        if isinstance(loader, DataLoader):
+            loader.is_deferred = is_deferred and not loader.persistent_workers
+
+
+def rewind(loaders: Iterable[Any]) -> None:
+    """Let the next iterators of Cairn's loaders be those of the first epoch."""
+    for loader in loaders:
+        if isinstance(loader, DataLoader):
+            data.rewind(loader)
 
 
 def foreign(loaders: Iterable[Any]) -> list[Any]:
