@@ -834,9 +834,9 @@ def test_a_failed_training_commits_its_pending_save_and_leaves_no_threads_or_fil
 def test_a_run_saved_before_costs_were_recorded_is_resumed(tmp_path, monkeypatch):
     original = capture.capture
 
-    def older(trainer, place, position, origin, clock, epoch_start):
+    def older(trainer, place, position, origin, clock, *others):
         known = {key: clock[key] for key in ("elapsed_s", "num_saves")}
-        return original(trainer, place, position, origin, known, epoch_start)
+        return original(trainer, place, position, origin, known, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(capture, "capture", older)

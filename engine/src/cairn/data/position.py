@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -30,11 +30,21 @@ def mark(state: dict[str, Any], goes_on: bool) -> None:
         state: The saved position, or that of another loader, which stays as it is.
         goes_on: Whether the same run goes on.
     """
-    if {"epoch", "batch", "batch_size", "seed"} <= state.keys() and not state["batch"]:
+    if {"epoch", "batch", "batch_size", "seed"} <= state.keys() and not (state["batch"] or state.get("repeated")):
         state[EPOCH_START] = RESUMED if goes_on else NEW_RUN
 
 
-def _report(text: str, state: Mapping[str, Any]) -> None:
+def _judge(changes: Sequence[str], state: Mapping[str, Any]) -> None:
+    """Refuse data that differs from the data of a position, or log it where there is no position."""
+    if not changes:
+        return
+    differences = ", ".join(changes)
+    if EPOCH_START not in state:
+        raise DataError(
+            f"The checkpoint stands at batch {state.get('repeated', state['batch'])} of epoch {state['epoch']} of other"
+            f" data: {differences}. Set that back, or start a new run from the weights alone."
+        )
+    text = f"Epoch {state['epoch']} begins with other data than before: {differences}."
     if state[EPOCH_START] == NEW_RUN:  # it follows its configuration
         log.info(text)
     else:
@@ -154,23 +164,16 @@ class Position:
     def check(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Check that a saved position belongs to this data.
 
+        Between two epochs there is no position: the next epoch is trained with this data, and its differences logged.
+
         Args:
             state: Saved position, and the identity of its data.
             identity: Identity of this data. A fact that was not saved is not compared.
 
-        Between two epochs there is no position: the next epoch is trained with this data, and its differences logged.
-
         Raises:
             DataError: It belongs to other data; the message names all differences.
         """
-        changes = _changes(state, identity) + self._missing(state, identity)
-        if changes and EPOCH_START in state:
-            _report(f"Epoch {state['epoch']} begins with other data than before: {', '.join(changes)}.", state)
-        elif changes:
-            raise DataError(
-                f"The checkpoint stands at batch {state.get('repeated', state['batch'])} of epoch {state['epoch']} of"
-                f" other data: {', '.join(changes)}. Set that back, or start a new run from the weights alone."
-            )
+        _judge(_changes(state, identity) + self._missing(state, identity), state)
 
     def _missing(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
         """Return what a saved position lacks, as parts of a sentence."""

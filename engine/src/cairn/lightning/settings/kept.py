@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.lightning.settings import (
@@ -116,7 +116,7 @@ class Settings:
         self._saved["parameters"] = classes.parameters(self.trainer)
         self._see("optimizers", parts.groups(self.trainer))
         self._see("schedulers", parts.schedulers(self.trainer))
-        self._see("metrics", parts.metrics(self._module))
+        self._see("metrics", parts.metrics(self.trainer.lightning_module))
         self._schedules = learning_rate.schedules(self.trainer) if self._ours and not self._resumes else []
 
     def check_groups(self) -> None:
@@ -131,7 +131,7 @@ class Settings:
     def see_start(self) -> None:
         """Read what is frozen at the start of the training, and its limits."""
         self._saved["limits"] = schedules.limits(self.trainer)
-        self._saved["start"] = parts.exceptions(self._module)
+        self._saved["start"] = parts.exceptions(self.trainer.lightning_module)
 
     def adjusted(self, ours: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the state of a checkpoint, right before it is restored, without what a new run configures itself."""
@@ -145,7 +145,8 @@ class Settings:
         if self._resumes:
             return ours
         self._reset = new_run.changed_metrics(metrics, self._then.get("metrics"), state["metrics"], self._buffers)
-        ranks[rank] = new_run.adjusted_state(self._module, state, self._reset, self._then, self._saved["first_batch"])
+        module, start = self.trainer.lightning_module, self._saved["first_batch"]
+        ranks[rank] = new_run.adjusted_state(module, state, self._reset, self._then, start)
         return {**ours, "ranks": ranks, "accumulate_grad_batches": new_run.accumulation(self.trainer)}
 
     def apply(self) -> None:
@@ -175,16 +176,12 @@ class Settings:
     def see_first_batch(self) -> None:
         """Read what is frozen when the first batch is trained: hooks at the start of the training may freeze, too."""
         if "first_batch" not in self._saved:
-            self._saved["first_batch"] = parts.exceptions(self._module)
+            self._saved["first_batch"] = parts.exceptions(self.trainer.lightning_module)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint says about the settings."""
         buffers = self._buffers.state() if self._buffers is not None else {}
         return {**self._saved, "buffers": buffers, **self.exchanged.state(), **self._raised.state()}
-
-    @property
-    def _module(self) -> LightningModule:
-        return self.trainer.lightning_module
 
     @property
     def _then(self) -> Mapping[str, Any]:
