@@ -109,7 +109,7 @@ class Audit:
             if lost:
                 self._report(
                     f"Training changes {_listed(lost)}, and no checkpoint holds {'it' if len(lost) == 1 else 'them'}: "
-                    f"a resumed run starts with the initial value. {_CURE}"
+                    f"a resumed run starts with the initial value. {_CURE}{attributes.advice(self.trainer, lost)}"
                 )
         hooks = self._set_by_hooks - changed
         return {"training": _only(changed, now), "hooks": _only(hooks, now)}
@@ -205,7 +205,8 @@ def _leaves(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, An
 def _differing(before: Attributes | None, now: Attributes) -> Iterator[str]:
     """Yield the names of attributes that have changed or are new; None: nothing is known of before."""
     if before is not None:
-        yield from (name for name in now if not (name in before and _same(before[name], now[name])))
+        changed = (name for name in now if not (name in before and _same(before[name], now[name])))
+        yield from (name for name in changed if attributes.was_there(name, before))
 
 
 def _same(one: Any, other: Any) -> bool:
