@@ -89,7 +89,7 @@ def _named(found: Collection[owners.Owner]) -> Iterator[tuple[str, Any, bool]]:
     functions: dict[str, list[FunctionType]] = {"training": [], "callback": []}
     for owner in found:
         yield f"{owner.label}.{_OWNER}", True, False
-        is_seeded = owner.is_ours and owner.role in ("dataset", "sampler")
+        is_seeded = owner.is_ours and owner.role in ("dataset", "collate", "sampler")
         values = list(owners.attributes(owner, packages))
         where = functions["callback" if owner.role == "callback" else "training"]
         for kind in dict.fromkeys(type(value) for value in (owner.item, *(value for _, value in values))):

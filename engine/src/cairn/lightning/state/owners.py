@@ -24,6 +24,7 @@ from cairn.lightning.state import code, parts
 _INNER = ("dataset", "datasets", "sampler", "batch_sampler", "collate", "args", "data_source")
 """Attributes of datasets, samplers and collate functions of a library that lead to those of the user."""
 _DEEPEST, _MOST_INNER = 8, 64
+_ROLES = {"dataset": "dataset", "collate_fn": "collate"}
 _OF_SCHEDULERS = {"step", "_opt_called", "_step_count", "state", "param_groups", "defaults"}
 """Attributes of an optimizer that a scheduler assigns, and those that every optimizer saves."""
 _CONTAINERS = (list, tuple, dict)
@@ -37,7 +38,7 @@ class Owner:
     """An object with attributes."""
 
     role: str
-    """Kind of the object: model, callback, datamodule, dataset, sampler, optimizer, scheduler or trainer."""
+    """Kind of the object: model, callback, datamodule, dataset, collate, sampler, optimizer, scheduler or trainer."""
     name: str
     """Name of its class, and of its place in the model."""
     number: int
@@ -80,7 +81,7 @@ def _all(trainer: Trainer) -> Iterator[tuple[str, str, Any, bool]]:
     for loader in [*boundary.train_loaders(trainer), *boundary.val_loaders(trainer)]:
         for attribute in ("dataset", "collate_fn", "sampler", "batch_sampler"):
             for item in _unwrapped(getattr(loader, attribute, None)):
-                role = "dataset" if attribute == "dataset" else "sampler"
+                role = _ROLES.get(attribute, "sampler")
                 yield role, _name(item), item, isinstance(loader, DataLoader)
     for config in trainer.lr_scheduler_configs:
         yield "scheduler", type(config.scheduler).__name__, config.scheduler, False
@@ -127,12 +128,15 @@ def _name(item: Any) -> str:
     return item.__name__ if isinstance(item, FunctionType) else type(item).__name__
 
 
-def attributes(owner: Owner, packages: frozenset[str] = frozenset()) -> Iterator[tuple[str, Any]]:
+def attributes(
+    owner: Owner, packages: frozenset[str] = frozenset(), with_tried: bool = False
+) -> Iterator[tuple[str, Any]]:
     """Yield the attributes of an object that may be state, and that no checkpoint holds by itself.
 
     Args:
         owner: The object.
         packages: Packages of the user's own code.
+        with_tried: Also what changes while data is iterated, which a loader tries before the training.
     """
     item, kind = owner.item, type(owner.item)
     if isinstance(item, FunctionType):
@@ -147,7 +151,7 @@ def attributes(owner: Owner, packages: frozenset[str] = frozenset()) -> Iterator
         found = _not_in_state(item, packages)
     else:
         found = parts.own(item, packages)
-    ignored = _tried(owner)
+    ignored = frozenset() if with_tried else _tried(owner)
     yield from ((name, value) for name, value in found if name not in ignored)
 
 

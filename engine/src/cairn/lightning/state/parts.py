@@ -64,10 +64,11 @@ def own(item: Any, packages: frozenset[str] = frozenset()) -> Iterator[tuple[str
             is_mine = is_module and is_setting(name, value)
         else:
             is_mine = not name.startswith(_PREFIXES)
-        if is_mine or (is_module and name in _HOOKS and value):
-            mine.add(name)
-            if not (iterators.is_file(value) and code.seeks(kind)):
-                yield name, value
+        mine |= {name} if is_mine else set()
+        if is_module and name in _HOOKS and value:
+            yield name, list(value.values())  # without the numbers of the handles, which differ between processes
+        elif is_mine and not (iterators.is_file(value) and code.seeks(kind)):
+            yield name, value
     if not code.is_library(kind):
         for name, value in code.class_attributes(kind, packages):
             if name not in mine:
