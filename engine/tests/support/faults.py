@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import os
 import random
 from typing import Any
 
@@ -16,12 +17,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import Dataset, Sampler, TensorDataset
+from torch.utils.data import Dataset, Sampler, TensorDataset, default_collate
 from torchmetrics import MeanMetric
 
 import cairn
 
 COUNT = 0
+ENVIRONMENT = "CAIRN_TEST_COUNT"
 STATE: dict[str, float] = {"scale": 1.0}
 
 
@@ -246,8 +248,45 @@ class Drawn(Net):
         return 1 + self.noise
 
 
+class Environment(Net):
+    """Counts in an environment variable, where nothing of it can be seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        os.environ[ENVIRONMENT] = "0"
+
+    def factor(self) -> float:
+        os.environ[ENVIRONMENT] = str(int(os.environ[ENVIRONMENT]) + 1)
+        return 1 / int(os.environ[ENVIRONMENT])
+
+
+class Hooked(Net):
+    """Counts in a hook of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        calls = [0.0]
+
+        def hook(*arguments: Any) -> Any:
+            calls[0] += 1
+            return arguments[2] * calls[0]
+
+        self.net[0].register_forward_hook(hook)
+
+
+class Collate:
+    """Makes batches that depend on how many were made before."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self, samples: Any) -> Any:
+        self.made += 1
+        return [part * self.made for part in default_collate(samples)]
+
+
 class Cycled(Net):
-    """Its state is inside of an iterator, where nothing can be read."""
+    """Its state is inside of an iterator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -439,7 +478,14 @@ FAULTS = {
     "module_dict": (lambda: _made(GlobalDict()), "faults.STATE", "state_dict"),
     "class_attribute": (lambda: _made(OfClass()), "OfClass.calls", "state_dict"),
     "drawn": (lambda: _made(Drawn()), "Drawn.noise", "on_save_checkpoint"),
-    "cycled": (lambda: _made(Cycled()), "tensor net.0.weight", "iterators"),
+    "cycled": (lambda: _made(Cycled()), "Cycled.factors", "an iterator: its position"),
+    "environment": (lambda: _made(Environment()), "tensor net.0.weight", "iterators"),
+    "hook": (lambda: _made(Hooked()), "Hooked.net.0._forward_hooks[0].calls", "on_save_checkpoint"),
+    "collate": (
+        lambda: _made(Net(), cairn.DataLoader(_points(), 4, collate_fn=Collate())),
+        "Collate.made",
+        "A batch must be a function of its samples",
+    ),
     "frozen": (lambda: _made(Frozen()), "Frozen.seen", "register_buffer"),
     "validation": (lambda: _made(ValidationCounter()), "ValidationCounter._calls", "register_buffer"),
     "scheduler": (lambda: _made(_with_scheduler(HiddenScheduler)()), "HiddenScheduler.hidden", "state_dict"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import random
 import shutil
 import threading
@@ -104,15 +106,6 @@ class StreamData(PointData):
         self.train_set = Stream()
 
 
-class Seen:
-    """Samples that a process has trained on; without a `__dict__`, it is not taken for state of the training."""
-
-    __slots__ = ("items",)
-
-    def __init__(self) -> None:
-        self.items: list[list[int]] = []
-
-
 class Toy(LightningModule):
     """Module with BatchNorm, dropout, random numbers from each generator, and sums and metrics of each kind."""
 
@@ -125,16 +118,16 @@ class Toy(LightningModule):
         self.late = MeanMetric()  # logged at the end of an epoch only
         self.register_buffer("steps_seen", torch.zeros(()), persistent=False)
         self.automatic_optimization = not manual
-        self._seen = Seen()
+        self._seen = io.StringIO()  # a log that training writes and never reads is not taken for its state
 
     @property
     def samples(self) -> list[list[int]]:
         """Epoch, batch and indices of each batch of this process."""
-        return self._seen.items
+        return [json.loads(line) for line in self._seen.getvalue().splitlines()]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, index = batch
-        self._seen.items.append([self.current_epoch, batch_idx, *index.tolist()])
+        print(json.dumps([self.current_epoch, batch_idx, *index.tolist()]), file=self._seen)
         self.steps_seen += 1
         logits = self.net(x + 0.01 * random.random() + 0.01 * np.random.rand())
         loss = nn.functional.cross_entropy(logits, y)
@@ -259,10 +252,10 @@ class Searched(Toy):
     """Module for finders, which keeps what a search does out of its list of samples and of its logs."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        before = list(self.samples)
+        end = self._seen.tell()
         loss = super().training_step(batch, batch_idx)
         if self._is_searching:
-            self._seen.items = before
+            self._seen.seek(end), self._seen.truncate()
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -124,6 +124,18 @@ def test_two_undisturbed_runs_that_differ_are_not_exact():
     assert "two undisturbed runs differ" in table.as_text(found)
 
 
+def test_what_differs_before_the_first_batch_of_two_undisturbed_runs_is_named():
+    def started(**facts):
+        return {**report(), "starts": {"1": {"attribute": facts}}}
+
+    whole = started(**{"Net.t0": 1.5, "Net.rng": "<Generator, 01>", "Net.width": 3})
+    twin = started(**{"Net.t0": 1.7, "Net.rng": "<Generator, 02>", "Net.width": 3})
+    advice = proof.of_two_undisturbed_runs(LOST, whole, twin)
+    assert "Before the first batch, Net.rng, Net.t0 differed." in advice.cause
+    assert advice.cure.startswith("Build it from a seed. ")
+    assert "Before" not in proof.of_two_undisturbed_runs(LOST, whole, whole).cause
+
+
 def test_a_run_that_cannot_be_resumed_is_a_difference():
     def resume():
         raise RunError("KeyError: 'a'", False, "")

@@ -27,6 +27,8 @@ _KINDS = (
     "generator",
 )
 """Kinds of facts, causes before their effects."""
+_GENERATORS = ("<Generator", "<RandomState", "<Random", "<PCG64", "<MT19937", "<Philox", "<SFC64")
+"""Beginnings of the facts of attributes that are generators."""
 _NOISY = ("attribute", "callback", "metric")
 """Kinds that may differ between two undisturbed runs without an effect on the training, such as times."""
 
@@ -59,6 +61,14 @@ def known_noise(one: Report, other: Report) -> set[tuple[str, str]]:
         for batch, facts in one.get(part, {}).items():
             found |= set(_differing(facts, other.get(part, {}).get(batch, {}), (), _NOISY))
     return found
+
+
+def differing_at_start(one: Report, other: Report) -> list[str]:
+    """Return the attributes that differ between two undisturbed runs before their first batch, generators first."""
+    facts: Mapping[str, Any] = next(iter(one.get("starts", {}).values()), {})
+    others: Mapping[str, Any] = next(iter(other.get("starts", {}).values()), {})
+    names = [name for _, name in _differing(facts, others, (), ("attribute",))]
+    return sorted(names, key=lambda name: not str(facts["attribute"].get(name)).startswith(_GENERATORS))
 
 
 def first_difference(whole: Report, other: Report, noise: Noise, after: int = 0) -> Difference | None:
@@ -219,7 +229,7 @@ def _explains_samples(names: list[str], whole: Report) -> list[str]:
     if any(not loader["has_state"] for loader in whole.get("loaders", ())):
         return []  # the loader does not save its position: this has to be named
     roles = whole.get("roles", {})
-    owners = [owner for owner, role in roles.items() if role in ("dataset", "sampler")]
+    owners = [owner for owner, role in roles.items() if role in ("dataset", "collate", "sampler")]
     return [name for name in names if any(name.startswith(f"{owner}.") for owner in owners)]
 
 

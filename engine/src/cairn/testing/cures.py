@@ -30,8 +30,8 @@ _COLLECTION = (
     "torchmetrics object. Tensors that are there from the beginning: a buffer for each (register_buffer)."
 )
 _OBJECT = (
-    "In {owner}, save what describes it in on_save_checkpoint (a generator: its state; an object: its state_dict()), "
-    "and set it in on_load_checkpoint."
+    "In {owner}, save what describes it in on_save_checkpoint (a generator: its state; an iterator: its position, from "
+    "which it is built again; an object: its state_dict()), and set it in on_load_checkpoint."
 )
 _STATE_DICT = "Give {owner} state_dict(), which returns {{{key!r}: {code}}}, and load_state_dict(state), which sets it."
 _NOT_AN_ATTRIBUTE = (
@@ -54,6 +54,10 @@ _OWNERS: Mapping[str, str] = {
         "A sample must be a function of (epoch, index): use the index, or draw from the global generators of torch, "
         "numpy or random, which cairn.DataLoader seeds for each sample. A dataset that has to change during training: "
         "save {attribute} in state_dict and load_state_dict of a callback."
+    ),
+    "collate": (
+        "A batch must be a function of its samples: draw random numbers from the global generators, which "
+        "cairn.DataLoader seeds for each batch, and keep nothing in {owner} from one batch to the next."
     ),
     "sampler": (
         "The order must be a function of (seed, epoch): draw from the global generators, which cairn.DataLoader seeds "

@@ -16,6 +16,7 @@ from cairn.testing.compare import (
     Report,
     also_lost,
     differences_of_resumed,
+    differing_at_start,
     first_difference,
     known_noise,
 )
@@ -114,7 +115,7 @@ def prove(
     noise = known_noise(whole, twin)
     chosen = choose_stops(whole, num_stops, seed)
     if (found := first_difference(whole, twin, noise)) is not None:
-        return of_trials(whole, (), replace(found, advice=of_two_undisturbed_runs(found)))
+        return of_trials(whole, (), replace(found, advice=of_two_undisturbed_runs(found, whole, twin)))
     trials = []
     for number, stop in enumerate(chosen, 1):
         show(f"[{number}/{len(chosen)}] Killing a run after batch {stop.after} ({stop.where}), and resuming it ...")
@@ -184,13 +185,21 @@ def failed(after: int, error: RunError) -> Difference:
     return Difference(after, "error", "", f"the resumed run fails: {error.reason.rstrip('.')}.", advice)
 
 
-def of_two_undisturbed_runs(found: Difference) -> Advice:
-    """Return why two undisturbed runs differ."""
+def of_two_undisturbed_runs(found: Difference, whole: Report, twin: Report) -> Advice:
+    """Return why two undisturbed runs differ.
+
+    Args:
+        found: Their first difference.
+        whole: Report of the first one.
+        twin: Report of the second one.
+    """
     cure = (
         "Set a seed before anything is built (seed_everything). On a GPU, use Trainer(deterministic=True). Sort what "
         "comes from a set, because its order differs between processes. Do not train on times."
     )
     cause = "Two undisturbed runs differ, so no resume can be exact."
+    if names := differing_at_start(whole, twin):
+        return Advice(f"{cause} Before the first batch, {_listed(names)} differed.", f"Build it from a seed. {cure}")
     return Advice(cause, f"{found.advice.cure} {cure}" if found.kind == "sample" else cure)
 
 

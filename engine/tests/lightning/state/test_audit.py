@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 import cairn
 from cairn.errors import ConfigError
-from cairn.lightning.state import attributes
+from cairn.lightning.state import attributes, fingerprint
 
 
 class Pairs(Dataset):
@@ -358,6 +358,6 @@ def test_the_cost_is_bounded() -> None:
     tensor += 1
     assert attributes.value_of(numbers) != before[0]
     assert attributes.value_of(tensor) != before[1]
-    reader = attributes._Reader(set(), attributes.Budget())
-    reader.add([[numbers] * 1000] * 1000)
+    reader = fingerprint.Reader(set(), fingerprint.Budget())
+    reader.add([[list(numbers[:1000]) for _ in range(100)] for _ in range(100)])
     assert reader.num_left == 0

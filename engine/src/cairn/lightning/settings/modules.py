@@ -32,7 +32,7 @@ def owners(trainer: Trainer) -> Iterator[Part]:
 
 
 def _part(key: str, owner: Any) -> Part:
-    theirs = library_names(type(owner))  # type: ignore[arg-type]  # every class can be hashed
+    theirs = library_names(type(owner))
     made = parts.settings_of({name: value for name, value in vars(owner).items() if name not in theirs})
     names = inspect.signature(type(owner).__init__).parameters
     arguments = frozenset(name for name in made if name.lstrip("_") in names)

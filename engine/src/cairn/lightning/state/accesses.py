@@ -23,7 +23,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import nn
 
-from cairn.lightning.state.attributes import library_names
+from cairn.lightning.state.code import library_names
 
 Verdict = Literal["read", "set", "unknown"]
 """`read`: a boundary was followed by a read; `set`: each one by an assignment or no access; `unknown`: not seen."""

@@ -139,7 +139,7 @@ class Audit:
         new = [name for name in now if name in changed - known]
         new = [name for name in new if not held.holds(contents, self._objects.find(name), now[name], self.trainer)]
         harmless = {name for name in changed if self._verdict(name) == "set"}
-        self.findings.changed(new, harmless, self._objects.growth)
+        self.findings.changed(new, harmless, self._advice)
         if audited:
             self._accesses.watch(self._objects.all())
         found = {"training": changed - harmless, "set": harmless, "hooks": self._set_by_hooks - changed}
@@ -168,6 +168,9 @@ class Audit:
     def close(self) -> None:
         """The fit has ended: leave the classes of the user as they were."""
         self._accesses.close()
+
+    def _advice(self, names: list[str]) -> str:
+        return self._objects.growth(names) + attributes.advice(self.trainer, names)
 
     def _verdict(self, name: str) -> Verdict:
         return self._accesses.verdict(*self._objects.find(name))

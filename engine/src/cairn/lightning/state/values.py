@@ -17,7 +17,8 @@ _CLOCK_S = 300.0
 def differing(before: Attributes | None, now: Attributes) -> Iterator[str]:
     """Yield the names of attributes that have changed or are new; None: nothing is known of before."""
     if before is not None:
-        yield from (name for name in now if not (name in before and same(before[name], now[name])))
+        changed = (name for name in now if not (name in before and same(before[name], now[name])))
+        yield from (name for name in changed if attributes.was_there(name, before))
 
 
 def lost(before: Attributes, now: Attributes) -> list[str]:
