@@ -257,7 +257,7 @@ class Engine:
         self.telemetry.save_begun(moment.elapsed_s)
         with self.saves.stall() as stall:
             try:
-                begun, audit = self.restart.epoch_start, self.restart.audit.at_save
+                begun, audit = self.restart.epoch_start, self.restart.at_save
                 where = moment.position
                 contents = capture.capture(trainer, place, where, self.origin, clock, begun, audit, self.agreement)
                 contents[unsaved.KEY] |= {
@@ -268,7 +268,6 @@ class Engine:
                 }
                 weights, module = contents["state_dict"], trainer.lightning_module
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
-                self.restart.layers.check(contents)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.

@@ -127,6 +127,11 @@ class Restart:
         if self.audit.findings.are_new and isinstance(self.agreement, Alone):  # several ranks report at a save
             self.report_together()
 
+    def at_save(self, place: str, contents: Mapping[str, Any]) -> dict[str, Any]:
+        """Look for changes that the contents of a checkpoint do not hold; see `Audit.at_save`."""
+        self.layers.check(contents)
+        return self.audit.at_save(place, contents)
+
     def compare_weights(self) -> None:
         """Note parameters that differ between ranks, at the first saves: a checkpoint holds those of rank 0."""
         if self._num_to_compare == 0 or self.audit.mode == "off" or isinstance(self.agreement, Alone):

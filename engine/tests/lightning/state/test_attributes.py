@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 import cairn
 from cairn.lightning.state import attributes
-from cairn.lightning.state.audit import _differing
+from cairn.lightning.state.values import differing
 
 LEVEL = {"now": 1.0}
 RNG = np.random.default_rng(0)
@@ -124,9 +124,9 @@ def connected(
 def changed(trainer: Trainer, change: Callable[[], Any]) -> list[str]:
     """Return the attributes that `change` changes."""
     before = attributes.of_trainer(trainer)
-    assert list(_differing(before, attributes.of_trainer(trainer))) in ([], UNREADABLE)
+    assert list(differing(before, attributes.of_trainer(trainer))) in ([], UNREADABLE)
     change()
-    return list(_differing(before, attributes.of_trainer(trainer)))
+    return list(differing(before, attributes.of_trainer(trainer)))
 
 
 UNREADABLE = ["Net.it"]
@@ -739,6 +739,6 @@ def test_an_iterator_that_cannot_be_read_is_named_with_a_cure() -> None:
     trainer = connected(net)
     assert changed(trainer, lambda: None) == ["Net.it"]
     text = "save its position, and build it again from there"
-    assert attributes.advice(trainer, ["Net.it"]) == f" Net.it is an iterator, which cannot be saved: {text}."
+    assert attributes.advice(trainer, ["Net.it"]) == f"Net.it is an iterator, which cannot be saved: {text}. "
     assert "Net.numbers is a generator" in attributes.advice(trainer, ["Net.numbers"])
     assert attributes.advice(trainer, ["Net.other"]) == ""

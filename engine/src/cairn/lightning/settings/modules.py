@@ -16,7 +16,7 @@ from torch import nn
 
 from cairn.lightning.settings import parts
 from cairn.lightning.settings.parts import Part
-from cairn.lightning.state.attributes import library_names
+from cairn.lightning.state.code import library_names
 
 
 def owners(trainer: Trainer) -> Iterator[Part]:

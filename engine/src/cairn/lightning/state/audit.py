@@ -137,6 +137,7 @@ class Audit:
         self._caches.note(changed, self._base, now)
         known = self.findings.known | self._caches.names(now, self._objects.value, self._is_read)
         new = [name for name in now if name in changed - known]
+        new = [name for name in new if name.rpartition(".")[0] not in self.findings.explained]
         new = [name for name in new if not held.holds(contents, self._objects.find(name), now[name], self.trainer)]
         harmless = {name for name in changed if self._verdict(name) == "set"}
         self.findings.changed(new, harmless, self._advice)

@@ -35,6 +35,8 @@ class Findings:
         self.mode = mode
         self.known: set[str] = set()
         """Names of the attributes of this rank that were found, or are pending."""
+        self.explained: set[str] = set()
+        """Owners that another finding is about, such as `Net.head`: their attributes are not worth one of their own."""
         self._new: list[Finding] = []
         self._pending: dict[str, str] = {}
         """What to report of an attribute if training reads it before it sets it, which has not happened yet."""

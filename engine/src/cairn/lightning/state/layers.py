@@ -48,7 +48,7 @@ class Layers:
         """
         module = self.trainer.lightning_module
         built = as_built.known(module)
-        if self.audit.mode == "off" or not self.trainer.is_global_zero or built is None:
+        if self.audit.mode == "off" or built is None:
             return
         changes = _changes(module, built)
         found = {name for names in changes.values() for name in names} - self._reported
@@ -72,6 +72,8 @@ class Layers:
             f"change, so that no checkpoint from here on can be loaded. {_CURE}"
         )
         self.audit.findings.add(sorted(found), text)
+        label = type(module).__name__
+        self.audit.findings.explained |= {f"{label}.{name}".rpartition(".")[0] for name in found}
 
 
 def _changes(module: nn.Module, built: Built) -> dict[str, list[str]]:
