@@ -323,7 +323,7 @@ def jobs_import_the_clone_that_they_were_submitted_from(cluster: Slurm, tmp_path
     for name in ("src", "configs", "engine/src", "engine/tests"):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     (clone / "train.py").write_text((ROOT / "train.py").read_text())
-    for module in (clone / "engine" / "src" / "cairn" / "hydra").glob("*.py"):
+    for module in (clone / "engine" / "src" / "cairn" / "hydra").rglob("*.py"):
         module.write_text(module.read_text().replace("Run directory: %s", "Run directory of the clone: %s"))
     folder = tmp_path / "sweep"
     there = {"script": clone / "train.py", "cwd": tmp_path, "fresh": True}

@@ -85,7 +85,11 @@ def _filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def _comparable(final: Mapping[str, Any]) -> dict[str, Any]:
     ours = {name: value for name, value in final[KEY].items() if (KEY, name) not in NOT_COMPARED}
-    return {**final, KEY: {**ours, "loggers": None}}
+    ranks = [
+        {**rank, "own": [(path, value) for path, value in rank.get("own", ()) if tuple(path[:2]) not in NOT_COMPARED]}
+        for rank in ours["ranks"]
+    ]
+    return {**final, KEY: {**ours, "ranks": ranks, "loggers": None}}
 
 
 def _compare(one: Any, other: Any, where: str) -> Iterator[str]:

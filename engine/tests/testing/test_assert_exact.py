@@ -90,7 +90,7 @@ def test_a_function_that_cannot_be_imported_is_refused(make):
 def _shared(monkeypatch, processes):
     """Let `assert_exact` use processes that exist already: importing torch takes seconds."""
 
-    def shared(runner, source):
+    def shared(runner, source, environment):
         return nullcontext(SimpleNamespace(run=partial(processes.run, name=source["name"])))
 
     monkeypatch.setattr(testing, "FreshProcesses", shared)

@@ -266,7 +266,10 @@ class _RequestingFitLoop(_FitLoop):
     """Whether the resumed epoch uses the loaders of the checkpoint."""
 
     def setup_data(self) -> None:
-        if self.inner or not (self._combined_loader is None or self._should_reload_train_dl):
+        if not (self._combined_loader is None or self._should_reload_train_dl):
+            super().setup_data()
+        elif self.inner:  # the training goes on with the loaders of the search
+            self.request = {"epoch": self.trainer.current_epoch, **self.engine.restart.now()}
             super().setup_data()
         elif self.arrives and self.request is not None:
             # The user's code may make loaders that depend on the epoch, or draw: ask it as it was asked before.
