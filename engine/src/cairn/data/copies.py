@@ -16,11 +16,13 @@ import torch
 
 from cairn.data.generators import Generators, is_of_training, reachable
 from cairn.data.iterable import StatefulBatches
-from cairn.data.seeding import SeededCollate, SeededItems, seeded, takes_batches
+from cairn.data.seeding import SeededCollate, SeededItems, global_states, seeded, takes_batches
 from cairn.data.trial import changes, snapshot
 
 _MOST_BYTES, _MOST_OBJECTS = 1 << 27, 200_000
 """Limits of what is copied: larger data is not tried."""
+_NUM_READ = 64
+"""Samples that are read to see whether they draw."""
 _LIMIT_S = 2.0
 """A trial ends when it has taken this long."""
 
@@ -94,6 +96,22 @@ def _moving_attribute(dataset: Any, collate: Any, seed: int) -> str:
         if moved:
             return f"{type(owner).__name__}.{min(moved)}"
     return ""
+
+
+def draws_nothing(dataset: Any, collate: Any) -> bool:
+    """Whether samples from all over a dataset draw no random numbers; False if this is not known.
+
+    Args:
+        dataset: Map-style.
+        collate: Makes a batch of a list of samples.
+    """
+    with suppress(Exception), _undisturbed(dataset, collate):
+        watch, items, twin, num = _Watch(), _copied(dataset), _copied(collate), len(dataset)
+        before = global_states()
+        samples = [watch.timed(items.__getitem__, index) for index in range(0, num, max(1, num // _NUM_READ))]
+        twin(samples)
+        return same(before, global_states())
+    return False
 
 
 def is_state_incomplete(batches: StatefulBatches, num_before: int = 2) -> bool:

@@ -63,7 +63,7 @@ def isolated(items: Iterable[Any], seed: int) -> Iterator[Any]:
         The items. Between two of them, the global generators have the state that other code left them in.
     """
     with seeded(seed):
-        iterator, own = iter(items), _states()
+        iterator, own = iter(items), global_states()
     while True:
         with _global_generators_kept():
             _set_states(own)
@@ -71,7 +71,7 @@ def isolated(items: Iterable[Any], seed: int) -> Iterator[Any]:
                 item = next(iterator)
             except StopIteration:
                 return
-            own = _states()
+            own = global_states()
         yield item
 
 
@@ -209,7 +209,8 @@ def _seed_global_generators(seed: int) -> None:
     random.seed(seed)
 
 
-def _states() -> tuple[Any, Any, Any]:
+def global_states() -> tuple[Any, Any, Any]:
+    """Return the states of the global generators of torch (CPU), numpy and Python."""
     return torch.get_rng_state(), np.random.get_state(), random.getstate()
 
 
@@ -222,7 +223,7 @@ def _set_states(states: tuple[Any, Any, Any]) -> None:
 
 @contextmanager
 def _global_generators_kept() -> Iterator[None]:
-    before = _states()
+    before = global_states()
     try:
         yield
     finally:

@@ -308,6 +308,18 @@ def test_training_data_that_draws_in_workers_without_a_seed_is_named(options, na
         _fit(tmp_path, Net(), data)
 
 
+@pytest.mark.parametrize("scale", [0, 0.1])
+def test_random_numbers_that_an_option_turns_off_are_not_named(scale, tmp_path):
+    class Noisy(Numbers):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return item + scale * torch.rand(()) if scale else item
+
+    data = cairn.DataLoader(Noisy(), 2, num_workers=1, seeded_items=False)
+    with pytest.warns(UserWarning, match="seems to draw") if scale else nullcontext():
+        _fit(tmp_path, Net(), data)
+
+
 def test_each_validation_loader_is_checked_once(tmp_path, monkeypatch):
     searched, owned = [], data_checks._owned_generators
     monkeypatch.setattr(data_checks, "_owned_generators", lambda loader: searched.append(loader) or owned(loader))

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import IterableDataset, RandomSampler
 
+from cairn.data.copies import draws_nothing
 from cairn.data.generators import Generators, drawing
 from cairn.data.loader import DataLoader, hidden_state
 from cairn.data.trial import is_constant
@@ -140,7 +141,9 @@ def _drawing_in_workers(loader: DataLoader) -> str:
     """Return the path of a function that seems to draw numbers that nothing seeds in the middle of an epoch."""
     if loader.seeded_items or not loader.num_workers or isinstance(loader.dataset, IterableDataset):
         return ""
-    return drawing(dataset=loader.dataset, collate_fn=loader.collate_fn)
+    where = drawing(dataset=loader.dataset, collate_fn=loader.collate_fn)
+    # An option may have turned the random numbers off, such as an augmentation.
+    return "" if where and draws_nothing(loader.dataset, loader.collate_fn) else where
 
 
 def _owned_generators(loader: Any) -> str:
