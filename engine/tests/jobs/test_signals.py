@@ -264,3 +264,20 @@ def test_a_worker_that_inherits_the_handlers_ignores_the_signals_and_restores_no
         signal.raise_signal(number)
     signals.remove()
     assert (signals.received, current()) == (0, installed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_handler_of_user_code_that_passes_the_signal_on_is_called_once(handlers, number):
+    calls = []
+    with Interrupts() as signals:
+        found = signal.getsignal(number)
+
+        def passes_on(*arguments):
+            calls.append(arguments[0])
+            found(*arguments)
+
+        signal.signal(number, passes_on)
+        signals.training = True
+        signals.reinstall()
+        os.kill(os.getpid(), number)
+        assert (signals.name, calls) == (signal.Signals(number).name, [number])

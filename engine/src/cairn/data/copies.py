@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import copy
+import datetime
+import enum
+import functools
+import itertools
 import math
+import random
+import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Mapping
 from itertools import islice
+from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
-from cairn.data.generators import Generators, is_of_training, reachable
+from cairn.data.forked import forked
+from cairn.data.generators import is_of_training, slots_of
 from cairn.data.iterable import StatefulBatches
-from cairn.data.seeding import SeededCollate, SeededItems, global_states, seeded, takes_batches
+from cairn.data.seeding import SeededCollate, SeededItems, global_states, takes_batches
 from cairn.data.trial import changes, snapshot
 
-_MOST_BYTES, _MOST_OBJECTS = 1 << 27, 200_000
+_ATOMS = (
+    *(int, float, complex, type(None), type, range, slice, enum.Enum, PurePath, re.Pattern, datetime.date, np.generic),
+    *(FunctionType, BuiltinFunctionType, ModuleType, torch.dtype, torch.device, torch.Generator),
+    *(np.dtype, np.random.Generator, np.random.RandomState, random.Random, datetime.timedelta),
+)
+"""What counts as nothing in a copy."""
+_ITERATORS: tuple[Any, ...] = (
+    *(type(iter(())), type(iter([])), type(iter(range(0))), type(iter(range(1 << 70))), type(iter("")), type(iter({}))),
+    *(map, filter, zip, enumerate, reversed, itertools.chain, itertools.count, itertools.cycle, itertools.islice),
+)
+_MOST_BYTES, _MOST_OBJECTS = 1 << 25, 200_000
 """Limits of what is copied: larger data is not tried."""
 _NUM_READ = 64
 """Samples that are read to see whether they draw."""
@@ -43,9 +62,7 @@ def changing_sample(dataset: Any, collate: Any, seed: int, lasting: bool) -> str
         seed: Seed of the random numbers.
         lasting: Whether the objects live longer than an epoch, so that they may keep what they drew in another one.
     """
-    with suppress(Exception), _undisturbed(dataset, collate):  # whatever the user's class raises
-        return _changing_sample(dataset, collate, seed, lasting)
-    return ""
+    return _tried(lambda: _changing_sample(dataset, collate, seed, lasting), dataset, collate)
 
 
 def _changing_sample(dataset: Any, collate: Any, seed: int, lasting: bool) -> str:
@@ -78,9 +95,7 @@ def moving_attribute(dataset: Any, collate: Any, seed: int) -> str:
         collate: Makes a batch of a list of samples; None: torch's default.
         seed: Seed of the random numbers.
     """
-    with suppress(Exception), _undisturbed(dataset, collate):
-        return _moving_attribute(dataset, collate, seed)
-    return ""
+    return _tried(lambda: _moving_attribute(dataset, collate, seed), dataset, collate)
 
 
 def _moving_attribute(dataset: Any, collate: Any, seed: int) -> str:
@@ -105,13 +120,15 @@ def draws_nothing(dataset: Any, collate: Any) -> bool:
         dataset: Map-style.
         collate: Makes a batch of a list of samples.
     """
-    with suppress(Exception), _undisturbed(dataset, collate):
-        watch, items, twin, num = _Watch(), _copied(dataset), _copied(collate), len(dataset)
-        before = global_states()
-        samples = [watch.timed(items.__getitem__, index) for index in range(0, num, max(1, num // _NUM_READ))]
-        twin(samples)
-        return same(before, global_states())
-    return False
+    return bool(_tried(lambda: "yes" if _draws_nothing(dataset, collate) else "", dataset, collate))
+
+
+def _draws_nothing(dataset: Any, collate: Any) -> bool:
+    watch, items, twin, num = _Watch(), _copied(dataset), _copied(collate), len(dataset)
+    before = global_states()
+    samples = [watch.timed(items.__getitem__, index) for index in range(0, num, max(1, num // _NUM_READ))]
+    twin(samples)
+    return same(before, global_states())
 
 
 def is_state_incomplete(batches: StatefulBatches, num_before: int = 2) -> bool:
@@ -121,9 +138,7 @@ def is_state_incomplete(batches: StatefulBatches, num_before: int = 2) -> bool:
         batches: The batches of the iterable, each with the state after it.
         num_before: Number of batches before the state.
     """
-    with suppress(Exception), _undisturbed(batches.dataset):
-        return _is_state_incomplete(batches, num_before)
-    return False
+    return bool(_tried(lambda: "yes" if _is_state_incomplete(batches, num_before) else "", batches.dataset))
 
 
 def _is_state_incomplete(batches: StatefulBatches, num_before: int) -> bool:
@@ -136,6 +151,15 @@ def _is_state_incomplete(batches: StatefulBatches, num_before: int) -> bool:
     other.begin((num_before, read[num_before - 1][1]), turn)
     again = [watch.checked(pair) for pair in islice(iter(other), len(read) - num_before)]
     return not same([batch for batch, _ in read[num_before:]], [batch for batch, _ in again])
+
+
+def _tried(trial: Callable[[], str], *roots: Any) -> str:
+    try:
+        if not all(map(_is_small, roots)):
+            return ""
+    except Exception:  # whatever an object of the user raises
+        return ""
+    return forked(trial, 2 * _LIMIT_S)
 
 
 class _Watch:
@@ -160,57 +184,56 @@ def _keyed(dataset: Any, seed: int) -> SeededItems:
 
 
 def _copied(item: Any) -> Any:
-    if not _is_small(item):
-        raise TypeError("too large to copy")
     return copy.deepcopy(item)
 
 
 def _is_small(root: Any) -> bool:
-    """Whether a copy is small and quick, and does not include the trainer or the model."""
-    waiting, seen, num_bytes = [root], set(), 0
+    """Whether a copy is small and harmless: without the trainer or the model, and without what cannot be measured."""
+    waiting, seen, num_bytes = [root], dict[int, Any](), 0
     while waiting:
         item = waiting.pop()
         if id(item) in seen:
             continue
-        seen.add(id(item))
-        if is_of_training(item):
+        seen[id(item)] = item
+        kind = type(item)
+        # The end of a copy would release what the original owns: a file, a directory.
+        if is_of_training(item) or hasattr(kind, "__del__"):
             return False
         if isinstance(item, (torch.Tensor, np.ndarray)):
             num_bytes += item.nbytes
+            if isinstance(item, np.ndarray) and item.dtype.hasobject:
+                waiting += item.ravel()[:_MOST_OBJECTS].tolist()
         elif isinstance(item, (str, bytes, bytearray)):
             num_bytes += len(item)
-        elif isinstance(item, Mapping):
-            waiting += list(islice(item.values(), _MOST_OBJECTS))
-        elif isinstance(item, (list, tuple, set, frozenset)):
-            waiting += list(islice(item, _MOST_OBJECTS))
-        else:
-            waiting += list(getattr(item, "__dict__", {}).values())
+        elif not isinstance(item, _ATOMS):
+            found = _contents(item)
+            if found is None:
+                return False
+            waiting += found
         if num_bytes > _MOST_BYTES or len(seen) + len(waiting) > _MOST_OBJECTS:
             return False
     return True
 
 
-@contextmanager
-def _undisturbed(*roots: Any) -> Iterator[None]:
-    """Context after which generators, and numbers in the user's classes, are what they were: copies share them."""
-    named = {str(number): root for number, root in enumerate(roots)}
-    generators = Generators(**named)
-    states = generators.states()
-    kinds = [item for _, item in reachable(named) if isinstance(item, type)]
-    numbers = [(kind, name, value) for kind in kinds for name, value in vars(kind).items() if _is_number(value)]
-    with seeded(0), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            generators.set_states(states)
-            for kind, name, value in numbers:
-                if vars(kind).get(name) != value:
-                    setattr(kind, name, value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (bool, int, float))
+def _contents(item: Any) -> list[Any] | None:
+    """Return what an object consists of; None if this is not known, as for classes that are written in C."""
+    if isinstance(item, dict):
+        return [*islice(item, _MOST_OBJECTS), *islice(item.values(), _MOST_OBJECTS)]
+    if isinstance(item, (list, tuple, set, frozenset, deque)):
+        return list(islice(item, _MOST_OBJECTS))
+    if isinstance(item, MethodType):
+        return [item.__self__]
+    if isinstance(item, functools.partial):
+        return [item.func, item.args, item.keywords]
+    if isinstance(item, _ITERATORS):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 3.12 warns for those of itertools
+            return [item.__reduce__()]
+    attributes = getattr(item, "__dict__", None)
+    names = [name for kind in type(item).__mro__ for name in slots_of(kind)]
+    if attributes is None and not names:
+        return None
+    return [*(attributes or {}).values(), *(getattr(item, name) for name in names if hasattr(item, name))]
 
 
 def same(one: Any, other: Any) -> bool:

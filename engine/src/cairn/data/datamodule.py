@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import Dataset, IterableDataset
 
 from cairn.data.loader import DataLoader
-from cairn.data.position import EPOCH_START
+from cairn.data.position import BetweenEpochs
 from cairn.data.sampler import EpochSampler
 from cairn.errors import DataError
 
@@ -147,7 +147,7 @@ class DataModule(LightningDataModule):
         changes = [
             f"{key} was {state_dict.get(key)!r} and is {now!r}"
             for key, now in self.identity().items()
-            if state_dict.get(key) != now and not (EPOCH_START in state_dict and key in _FACTS_OF_LOADERS)
+            if state_dict.get(key) != now and not (isinstance(state_dict, BetweenEpochs) and key in _FACTS_OF_LOADERS)
         ]
         if changes:
             raise DataError(

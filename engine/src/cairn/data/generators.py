@@ -164,35 +164,44 @@ def _is_own_code(item: Any) -> bool:
     return _package(item) not in _LIBRARIES and _package(item) not in sys.stdlib_module_names - {"__main__"}
 
 
+def _dictionary(item: Any) -> Any:
+    try:
+        return object.__getattribute__(item, "__dict__")
+    except AttributeError:
+        return None
+
+
 def _parts(item: Any) -> Iterator[tuple[str, Any]]:
     """Yield the parts of an object, each with what its path adds to that of the object."""
-    if isinstance(item, Mapping) and isinstance(item, dict):
+    # `isinstance` would ask the object, which may answer with an error.
+    own = type(item)
+    if issubclass(own, dict):
         yield from ((f"[{key!r}]", value) for key, value in list(item.items())[:_MOST_ITEMS])
-    elif isinstance(item, (list, tuple, deque)):
+    elif issubclass(own, (list, tuple, deque)):
         yield from ((f"[{number}]", item[number]) for number in range(min(len(item), _MOST_ITEMS)))
-    elif isinstance(item, functools.partial):
+    elif issubclass(own, functools.partial):
         yield from ((".func", item.func), (".args", item.args), (".keywords", item.keywords))
-    elif isinstance(item, MethodType):
+    elif issubclass(own, MethodType):
         yield from ((".__self__", item.__self__), (".__func__", item.__func__))
-    elif isinstance(item, FunctionType):
+    elif issubclass(own, FunctionType):
         yield from _parts_of_function(item)
-    elif isinstance(item, GeneratorType) and item.gi_frame is not None:
+    elif issubclass(own, GeneratorType) and item.gi_frame is not None:
         yield from ((f".{name}", value) for name, value in item.gi_frame.f_locals.items())
-    elif isinstance(item, type):
+    elif issubclass(own, type):
         if _is_own_code(item):
             yield from ((f".{name}", value) for name, value in list(vars(item).items()) if name != "__dict__")
         return
-    if isinstance(attributes := getattr(item, "__dict__", None), dict):
+    if isinstance(attributes := _dictionary(item), dict):
         yield from ((f".{name}", value) for name, value in list(attributes.items()))
     for kind in type(item).__mro__:
-        for name in _slots(kind):
+        for name in slots_of(kind):
             if (value := getattr(item, name, None)) is not None:
                 yield f".{name}", value
         if _is_own_code(kind):
             yield f".<{kind.__name__}>", kind
 
 
-def _slots(kind: type) -> tuple[str, ...]:
+def slots_of(kind: type) -> tuple[str, ...]:
     slots = vars(kind).get("__slots__", ())
     return (slots,) if isinstance(slots, str) else tuple(slots)
 

@@ -20,6 +20,11 @@ EPOCH_START, RESUMED, NEW_RUN = "epoch_start", "resumed", "new run"
 
 log = logging.getLogger(__name__)
 
+
+class BetweenEpochs(dict[str, Any]):
+    """State of a datamodule that was saved between two epochs."""
+
+
 Create: TypeAlias = Callable[[], Iterator[Any]]
 
 

@@ -42,7 +42,7 @@ class Interrupts:
         self._own_handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         """Handlers of the user's own code, by signal number."""
         self._owner = 0
-        self._was_ctrl_c = False
+        self._was_ctrl_c = self._calls_own = False
 
     @property
     def name(self) -> str | None:
@@ -95,6 +95,8 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a DataLoader's worker inherits the handler
             return
+        if self._calls_own:  # a handler of the user passes the signal on to the one that it found: this one
+            return
         if number not in self.previous_handlers:
             self._pass_on(number)
             return
@@ -112,6 +114,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def _call_own(self, number: int, frame: FrameType | None) -> None:
+        self._calls_own = True
         try:
             if number in self._own_handlers:
                 self._own_handlers[number](number, frame)
@@ -120,6 +123,8 @@ class Interrupts:
                 raise
             name = signal.Signals(number).name
             _print_now(f"The handler of {name} raised {error!r}: the run stops after this batch, with a checkpoint.")
+        finally:
+            self._calls_own = False
 
     def _pass_on(self, number: int) -> None:
         """Act as the handler from before: other code has put ours back after it was removed.

@@ -22,7 +22,7 @@ from cairn.lightning.loops import boundary
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
 from cairn.lightning.settings import stopped_early
-from cairn.lightning.state import resized, unsaved
+from cairn.lightning.state import as_built, resized, unsaved
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
 from cairn.store import space
 from cairn.store.beginning import Beginning
@@ -84,6 +84,7 @@ class EngineHooks(Checkpoint):
         boundary.install(trainer, self)
         trainer.strategy.checkpoint_io = understanding(trainer.strategy.checkpoint_io)
         if self._engine is None:
+            as_built.forget(pl_module)
             listeners, stop = Listeners(self.listeners), self._stopping.reason
             self._engine = Engine(self.policy, trainer, stop, listeners, self.watchers)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:

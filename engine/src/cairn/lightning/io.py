@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import UninitializedParameter
 
-from cairn.data.position import EPOCH_START
+from cairn.data.position import BetweenEpochs
 from cairn.data.sampler import rank_and_world_size
 from cairn.errors import CheckpointError
 from cairn.lightning.state import ranks, unsaved
@@ -56,10 +56,10 @@ class MappedCheckpointIO(TorchCheckpointIO):
         contents = self.peek(Path(path))
         self._peeked = None
         _name_lazy(contents)
-        _mark_epoch_start(contents)
         copied = {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
         forms.restore(copied)
         ranks.lay_over(copied, *rank_and_world_size())
+        _mark_epoch_start(copied)
         return copied
 
 
@@ -83,9 +83,9 @@ def understanding(checkpoint_io: CheckpointIO) -> CheckpointIO:
         contents = load_checkpoint(*args, **kwargs)
         if isinstance(contents, dict):
             _name_lazy(contents)
-            _mark_epoch_start(contents)
             forms.restore(contents)
             ranks.lay_over(contents, *rank_and_world_size())
+            _mark_epoch_start(contents)
         return contents
 
     setattr(understood, _MARK, True)
@@ -138,9 +138,9 @@ def _mark_epoch_start(contents: dict[str, Any]) -> None:
     """Mark the state of a `cairn.DataModule` that was saved between two epochs: its loaders say what has changed."""
     if contents.get(unsaved.KEY, {}).get("place") == "epoch":
         for key, state in contents.items():
-            is_data = isinstance(state, dict) and not key.endswith("hyper_parameters")
-            if is_data and {"batch_size", "seed"} <= state.keys():
-                state[EPOCH_START] = True
+            # Of the user's own values nothing changes but the class.
+            if type(state) is dict and {"batch_size", "seed"} <= state.keys() and not key.endswith("hyper_parameters"):
+                contents[key] = BetweenEpochs(state)
 
 
 def _copied(value: Any) -> Any:

@@ -313,3 +313,38 @@ def test_a_compiled_module_is_not_watched() -> None:
     part = nn.Sequential(torch.compile(Part(), backend="eager"))
     Accesses().watch({"part": part[0], "inner": part[0]._orig_mod})
     assert "number" not in vars(Part)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_class_with_a_compiled_method_is_not_watched() -> None:
+    class Compiles(Part):
+        pass
+
+    Compiles.forward = torch.compile(Part.forward, backend="eager")  # type: ignore[method-assign]
+    Accesses().watch({"Compiles": Compiles()})
+    assert "number" not in vars(Part)
+
+
+class Sets(nn.Module):
+    def set_temperature(self, value: float) -> None:
+        self.temperature = value
+
+
+class Default:
+    temperature = 2.0
+
+
+class SetsWithDefault(Sets, Default):
+    """Has a default in a base that comes after the one with the descriptor."""
+
+
+def test_a_default_of_another_base_is_still_found() -> None:
+    accesses, item = Accesses(), SetsWithDefault()
+    accesses.watch({"Sets": Sets(), "SetsWithDefault": item})
+    try:
+        assert item.temperature == 2.0
+        assert not hasattr(Sets(), "temperature")
+        item.set_temperature(3.0)
+        assert item.temperature == 3.0
+    finally:
+        accesses.close()

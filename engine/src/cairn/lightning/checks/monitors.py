@@ -205,7 +205,10 @@ def _letters(name: str) -> str:
 def may_be_logged(trainer: Trainer, monitor: str, names: Sequence[str]) -> bool:
     """Whether the code of the project names the metric, which may then be logged at other times."""
     is_misspelt = any(_letters(name) == _letters(monitor) for name in names)
-    return not is_misspelt and _is_in_code(trainer, monitor, _LOGS_NOTHING)
+    # `train/kl` if the code contains `train/` and a validation logs `val/kl`: the rest may come from a dict.
+    rests = {name[found.end() :] for name in names for found in re.finditer(r"[/_.-]", name)}
+    texts = _all_texts(trainer, _LOGS_NOTHING) | rests
+    return not is_misspelt and (_is_in_code(trainer, monitor, _LOGS_NOTHING) or _consists_of(monitor, texts))
 
 
 def is_in_training(trainer: Trainer, monitor: str) -> bool:

@@ -38,6 +38,14 @@ Record = list[Any]
 """Type, shape, and values or a checksum."""
 
 
+def _head(parameter: Tensor, trainer: Trainer) -> Any:
+    """Return the first values of a parameter; None if it is of a special kind, such as sparse."""
+    try:
+        return record(parameter.detach().reshape(-1)[:_NUM_OF_PARAMETER], trainer)
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
 class Buffers:
     """The buffers of a module as they are built.
 
@@ -54,7 +62,7 @@ class Buffers:
         self._start = zlib.crc32(torch.get_rng_state().numpy().tobytes())
         for parameter in module.parameters():
             if not is_lazy(parameter):
-                head = record(parameter.detach().reshape(-1)[:_NUM_OF_PARAMETER], trainer)
+                head = _head(parameter, trainer)
                 self._start = zlib.crc32(repr(head).encode(), self._start)
         self.followed: list[str] = []
         self.kept: list[str] = []
@@ -85,11 +93,13 @@ class Buffers:
         in_state_dict = {*module.state_dict()} if changed else set()
         kept = []
         for name, (old, new) in changed.items():
+            if name not in own:  # training has removed it
+                continue
             loaded, small = record(saved.get(name, own[name]), trainer), isinstance(new[2], list)
             untouched = loaded is not None and _same(loaded, old)
             is_saved = name in in_state_dict
             can_follow = untouched and (name in self._values or not is_saved)
-            if not resumes and can_follow and (configured or (small and not is_saved)):
+            if not resumes and can_follow and (configured or ((small or old[1] != new[1]) and not is_saved)):
                 rest.pop(name, None)
                 if is_saved:
                     with torch.no_grad():

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from types import FunctionType
@@ -30,6 +31,10 @@ _DERIVED = frozenset({"initial_lr", "base_lrs", "min_lr", "_schedule_phases"})
 
 class _Other(Exception):
     """A value that is not a setting."""
+
+
+_OF_STATE = ("state_dict", "on_load_checkpoint")
+"""Hooks of a callback that has a state."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def callbacks(trainer: Trainer) -> Iterator[Part]:
     seen: dict[str, int] = {}
     for callback in trainer.callbacks:
         kind = type(callback)
-        saves = kind.state_dict is not Callback.state_dict or kind.on_load_checkpoint is not Callback.on_load_checkpoint
+        saves = any(getattr(kind, name, None) is not getattr(Callback, name) for name in _OF_STATE)
         if isinstance(callback, Checkpoint) or not saves:
             continue
         number = seen[callback.state_key] = seen.get(callback.state_key, 0) + 1
@@ -234,12 +239,17 @@ def attributes(thing: Any) -> dict[str, Any]:
 
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: copy.deepcopy(value) for name, value in values.items() if _is_plain(value)}
+    settings = {}
+    for name, value in values.items():
+        if _is_plain(value):
+            with suppress(Exception):  # what cannot be copied, such as a tensor that was computed, is not a setting
+                settings[name] = copy.deepcopy(value)
+    return settings
 
 
 def _is_plain(value: Any) -> bool:
     try:
         plain(value)
-    except (_Other, RecursionError):  # a value that contains itself
+    except Exception:  # one that contains itself, or that raises when it is read, as a configuration does
         return False
     return True

@@ -42,10 +42,14 @@ def may_train_on(trainer: Trainer, ours: Mapping[str, Any], callbacks: Sequence[
     if not schedules.limits_then(ours):  # an earlier version saved it, and there is nothing to compare with
         return not any(isinstance(callback, EarlyStopping | Timer) for callback in trainer.callbacks)
     then = ours.get("settings", {}).get("callbacks", {})
-    if any(part.arguments & {*part.changed(then.get(part.key, {}))} for part in callbacks):
+    deciding = [part for part in callbacks if issubclass(part.kind, EarlyStopping | Timer)]
+    if any(part.arguments & {*part.changed(then.get(part.key, {}))} for part in deciding):
+        return True
+    if schedules.is_longer(trainer, ours):
         return True
     lost = {*then} - {part.key for part in callbacks}
-    return bool(lost) or schedules.is_longer(trainer, ours)
+    # Of a callback that is gone, only the key is known, which begins with the name of its class.
+    return any(key.startswith(("EarlyStopping", "Timer")) for key in lost) or (bool(lost) and not deciding)
 
 
 def start_again(trainer: Trainer) -> None:

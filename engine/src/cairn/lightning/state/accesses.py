@@ -31,6 +31,9 @@ Verdict = Literal["read", "set", "unknown"]
 
 _LIBRARIES = {"torch", "lightning", "builtins", "abc"}
 """Packages of the classes that modules and callbacks derive from."""
+_MISSING = object()
+_COMPILED = "_torchdynamo_orig_callable"
+"""Attribute of a function that `torch.compile` returns."""
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 """Where a module keeps what is in every checkpoint."""
 
@@ -116,10 +119,10 @@ class Accesses:
         for name in names - {name for key in _REGISTERED for name in vars(owner).get(key, ())}:
             if (kind, name) in self._watched or name.startswith("__"):
                 continue
-            found = inspect.getattr_static(kind, name, None)
+            found = inspect.getattr_static(kind, name, _MISSING)
             if isinstance(found, _Watched) and found.first is self._first:  # in a base class
                 self._watched[kind, name] = found
-            elif not hasattr(kind, name):  # else the class has a default, which a descriptor would hide
+            elif found is _MISSING or isinstance(found, _Watched):  # else it would hide a default of the class
                 watched = _Watched(kind, name, self._first)
                 if watched.install():
                     self._watched[kind, name] = watched
@@ -154,23 +157,32 @@ class _Watched:
         if vars(self.kind).get(self.name) is self:
             delattr(self.kind, self.name)
 
+    def _note(self, instance: Any, is_read: bool) -> None:
+        if not torch.compiler.is_compiling():  # the identity of an object would become a part of the graph
+            self.first.setdefault((id(instance), self), is_read)
+
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:
             raise AttributeError(f"type object {owner.__name__!r} has no attribute {self.name!r}", name=self.name)
-        self.first.setdefault((id(instance), self), True)
+        self._note(instance, True)
         try:
             return instance.__dict__[self.name]
         except KeyError:
             pass
+        bases = type(instance).__mro__
+        for base in bases[bases.index(self.kind) + 1 :]:  # another base may have a default
+            if self.name in vars(base):
+                value = vars(base)[self.name]
+                return value.__get__(instance, owner) if hasattr(type(value), "__get__") else value
         text = f"{type(instance).__name__!r} object has no attribute {self.name!r}"
         raise AttributeError(text, name=self.name, obj=instance)
 
     def __set__(self, instance: Any, value: Any) -> None:
-        self.first.setdefault((id(instance), self), False)
+        self._note(instance, False)
         instance.__dict__[self.name] = value
 
     def __delete__(self, instance: Any) -> None:
-        self.first.setdefault((id(instance), self), False)
+        self._note(instance, False)
         try:
             del instance.__dict__[self.name]
         except KeyError:
@@ -200,5 +212,11 @@ def _is_compiled(part: nn.Module) -> bool:
     return (
         "_orig_mod" in part._modules
         or getattr(part, "_compiled_call_impl", None) is not None
-        or any(hasattr(function, "_torchdynamo_orig_callable") for function in functions)
+        or any(hasattr(function, _COMPILED) for function in functions)
+        or _has_compiled_methods(type(part))  # type: ignore[arg-type]  # every class can be hashed
     )
+
+
+@cache
+def _has_compiled_methods(kind: type) -> bool:
+    return any(hasattr(member, _COMPILED) for base in kind.__mro__ for member in vars(base).values())

@@ -56,6 +56,11 @@ def note(module: nn.Module, is_complete: bool = False) -> Built:
     return built
 
 
+def forget(module: nn.Module) -> None:
+    """Forget how a module was built: another trainer begins with what it is now."""
+    _BUILT.pop(module, None)
+
+
 def known(module: nn.Module) -> Built | None:
     """Return how a module was built; None if that was not noted."""
     built = _BUILT.get(module)
