@@ -20,20 +20,6 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and tests send it
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items):
-    """Begin each half of the tests with slow ones.
-
-    pytest-xdist gives each of two workers one half, and a worker that has finished takes over tests from the end of the
-    other half. These are fast ones then, so that no worker waits for the last slow test of the other one.
-    """
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    fast = [item for item in items if not item.get_closest_marker("slow")]
-    half, half_of_slow = len(items) // 2, len(slow) // 2
-    first = fast[: half - half_of_slow]
-    items[:] = [*slow[:half_of_slow], *first, *slow[half_of_slow:], *fast[len(first) :]]
-
-
 @pytest.fixture(autouse=True)
 def _environment():
     """What a test, or W&B in it, sets in the environment is gone with the test."""
