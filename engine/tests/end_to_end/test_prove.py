@@ -74,7 +74,7 @@ def test_a_signal_ends_a_proof_and_leaves_nothing(folder, command, send, number,
     process.wait()
     assert processes_with(f"TMPDIR={folder}") == []
     lines = process.end(code).splitlines()
-    assert lines[1:] == [f"Stopped by {number.name}: there is no verdict, and the runs were ended."], lines
+    assert lines[1:] == [f"Stopped by {number.name}: the runs were ended without a verdict."], lines
     assert list(folder.iterdir()) == []
 
 

@@ -35,7 +35,7 @@ class IterablePosition(Position):
         self._batches = batches
         self._sought: tuple[int, Any] = (0, None)
         self._pass.deliveries = Deliveries()
-        self._is_checked = self._is_reported = False
+        self._is_checked = self._is_reported = self._is_tried = False
 
     @property
     def _name(self) -> str:
@@ -98,7 +98,8 @@ class IterablePosition(Position):
         self._is_checked = True
         if self._pass.deliveries is not None:
             self._report(self._pass.deliveries.fault)
-        if not self._is_reported and is_state_incomplete(self._batches):
+        is_due, self._is_tried = not (self._is_tried or self._is_reported), True  # a trial opens the data again
+        if is_due and is_state_incomplete(self._batches):
             self._is_reported = True
             warnings.warn(
                 f"A copy of {self._name} that is loaded with the state after its second batch yields other samples"

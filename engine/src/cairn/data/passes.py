@@ -126,13 +126,7 @@ class OwnBatches(CountedBatches):
 
     def _next(self) -> Any:
         with self._code():
-            try:
-                batch = next(self.batches)
-            except StopIteration:
-                self.counted.end()
-                raise
-        self.counted.num_counted += 1
-        return batch
+            return super().__next__()
 
     @contextmanager
     def _code(self) -> Iterator[None]:

@@ -40,7 +40,7 @@ def mark(state: dict[str, Any], goes_on: bool) -> None:
 
 
 def _judge(changes: Sequence[str], state: Mapping[str, Any]) -> None:
-    """Refuse data that differs from the data of a position, or log it where there is no position."""
+    """Refuse other data than the position was saved with; between two epochs, only log the differences."""
     if not changes:
         return
     differences = ", ".join(changes)
@@ -169,7 +169,7 @@ class Position:
     def check(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Check that a saved position belongs to this data.
 
-        Between two epochs there is no position: the next epoch is trained with this data, and its differences logged.
+        Between two epochs, other data is accepted: the next epoch is trained with it, and the differences are logged.
 
         Args:
             state: Saved position, and the identity of its data.

@@ -71,7 +71,7 @@ def main(script: Path, argv: Sequence[str]) -> int:
             # The terminal may be gone, or the program that reads the JSON.
             with suppress(OSError):
                 name = signal.Signals(received[0]).name if received else "SIGINT"
-                _print_why(f"Stopped by {name}: there is no verdict, and the runs were ended.", flags.json)
+                _print_why(f"Stopped by {name}: the runs were ended without a verdict.", flags.json)
             return exit_code(name)
 
 
@@ -112,7 +112,7 @@ def _verdict(script: Path, flags: argparse.Namespace, rest: Sequence[str]) -> in
 
 
 def _not_tried(error: Exception, as_json: bool) -> int:
-    """Print why there is no verdict, and return the exit code."""
+    """Print why the proof has no verdict, and return the exit code."""
     is_of_run = isinstance(error, RunError)
     reason = error.reason if isinstance(error, RunError) else str(error) or type(error).__name__
     if isinstance(error, RunError) and not error.is_expected:
@@ -125,7 +125,7 @@ def _not_tried(error: Exception, as_json: bool) -> int:
 
 
 def _print_why(reason: str, as_json: bool, prefix: str = "") -> None:
-    """Print why there is no verdict."""
+    """Print why the proof has no verdict."""
     if as_json:
         print(json.dumps({"exact": None, "error": reason}, indent=2))
     print(f"{prefix}{reason}", file=sys.stderr)
@@ -235,7 +235,7 @@ def _directories(keep: str | None) -> Iterator[tuple[Path, Path]]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"--keep {keep}: it exists already. Name a new directory.")
         path.mkdir(parents=True, exist_ok=True)
-    # Named before it is made: there is no moment at which a signal would leave it behind.
+    # The name is known before the directory exists, so that a signal at any moment finds what to remove.
     temporary = Path(tempfile.gettempdir()).resolve() / f"cairn-prove-{secrets.token_hex(6)}"
     try:
         temporary.mkdir(mode=0o700)

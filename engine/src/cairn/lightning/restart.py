@@ -138,10 +138,9 @@ class Restart:
             return
         self._num_to_compare -= 1
         module = self.trainer.lightning_module
-        of_rank_0 = self.agreement.share(ranks.weights(module) if self.agreement.leads else {})
-        if self.agreement.leads:
-            return
-        names = [name for name, digest in ranks.weights(module).items() if of_rank_0.get(name) != digest]
+        mine = ranks.weights(module)  # on all ranks at the same time, before any of them waits
+        of_rank_0 = self.agreement.share(mine if self.agreement.leads else {})
+        names = [name for name, digest in mine.items() if of_rank_0.get(name) != digest]
         if names:
             shown = f"{type(module).__name__}.{names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             self.audit.findings.add(

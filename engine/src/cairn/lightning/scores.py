@@ -83,7 +83,7 @@ class Scores:
         if score is None and not self._found and not self._warned and self._value is not None:
             self._warned = True
             monitors.warn(
-                f"monitor={self.monitor!r} was logged for single batches only, so that there is no value to rank this "
+                f"monitor={self.monitor!r} was logged for single batches only, which gives no value to rank this "
                 f"epoch by: log it with on_epoch=True."
             )
         return score
@@ -97,7 +97,7 @@ class Scores:
         """Warn at the end of a fit that has logged the metric nowhere."""
         if self._missed and not self._found and not self._warned:
             monitors.warn(
-                f"monitor={self.monitor!r} was never logged, so there is no best checkpoint. Log it in "
+                f"monitor={self.monitor!r} was never logged, so no checkpoint is the best one. Log it in "
                 f"validation_step. What was logged: {', '.join(sorted(self.trainer.callback_metrics)) or 'nothing'}."
             )
 

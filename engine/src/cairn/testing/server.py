@@ -108,7 +108,7 @@ def _wait(pid: int, limit_s: float, requests: int) -> int | None:
     """
     limit = time.monotonic() + limit_s
     while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
-        # There is no request before the last one is answered: what can be read is the end.
+        # The next request comes only after this one is answered, so anything readable now is the end of the stream.
         is_unwanted = bool(select.select([requests], [], [], _POLL_S)[0])
         if not is_unwanted and time.monotonic() <= limit:
             continue

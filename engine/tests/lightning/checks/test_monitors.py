@@ -193,7 +193,7 @@ def test_a_run_that_never_logs_its_metric_says_so(tmp_path, sanity_steps, caplog
 
     assert fit(tmp_path, Never(), "val/f1", num_sanity_val_steps=sanity_steps) == [(3, None)]
     assert (
-        "monitor='val/f1' was never logged, so there is no best checkpoint. Log it in validation_step." in caplog.text
+        "monitor='val/f1' was never logged, so no checkpoint is the best one. Log it in validation_step." in caplog.text
     )
     assert "What was logged: val/loss." in caplog.text
 
@@ -283,7 +283,7 @@ def test_a_metric_of_single_batches_is_reported_at_the_first_epoch(tmp_path, cap
     assert fit(tmp_path, StepOnly(), "train/loss") == [(3, None)]
     said = [record.getMessage() for record in caplog.records if "'train/loss' was" in record.getMessage()]
     assert said == [
-        "monitor='train/loss' was logged for single batches only, so that there is no value to rank this epoch by: log "
+        "monitor='train/loss' was logged for single batches only, which gives no value to rank this epoch by: log "
         "it with on_epoch=True."
     ]
 
