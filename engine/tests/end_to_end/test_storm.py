@@ -202,6 +202,9 @@ class Storm:
         kept = catalog.committed()
         found = {("no manifest yet", item.path.name) for item in catalog.rejected()}
         for path in checkpoints.glob(".*.tmp"):
+            if path.name == names.PROBE:  # of the start, which tries whether the directory can be written to
+                found.add(("probe left", path.name))
+                continue
             over = bool(kept) and path.name.removeprefix(".") < kept[-1].name and path.suffixes[-2] == ".ckpt"
             found.add(("half deleted" if over else f"{path.suffixes[-2]} in part", path.name))
         if kept:
