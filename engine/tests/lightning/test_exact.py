@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -38,6 +39,9 @@ from tests.support.toy import (
 
 from cairn.store.catalog import Catalog
 
+FIVE: dict[str, Any] = {"batch_size": 5}
+"""Five batches in an epoch and not eight, the last one smaller: for cells that need three epochs or more."""
+
 CELLS = {
     "plain": Cell(),
     "augmented, 2 workers": Cell(data={"num_workers": 2}),
@@ -49,21 +53,23 @@ CELLS = {
         trainer={"accumulate_grad_batches": 3, "val_check_interval": 0.25}, num_boundaries=9
     ),
     "accumulation schedule": Cell(
-        callbacks=lambda: [GradientAccumulationScheduler({0: 1, 1: 2, 2: 3})], num_boundaries=15
+        callbacks=lambda: [GradientAccumulationScheduler({0: 1, 1: 2, 2: 3})], data=FIVE, num_boundaries=10
     ),
     "validation 0.25": Cell(trainer={"val_check_interval": 0.25}),
     "validation every 3 batches": Cell(trainer={"val_check_interval": 3}),
-    "validation every 5 batches, over epochs": Cell(trainer={"val_check_interval": 5, "check_val_every_n_epoch": None}),
-    "validation every 2 epochs": Cell(trainer={"check_val_every_n_epoch": 2}),
+    "validation every 3 batches, over epochs": Cell(
+        trainer={"val_check_interval": 3, "check_val_every_n_epoch": None}, data=FIVE, num_boundaries=15
+    ),
+    "validation every 2 epochs": Cell(trainer={"check_val_every_n_epoch": 2}, data=FIVE, num_boundaries=15),
     "no validation": Cell(trainer={"limit_val_batches": 0}, monitor=None),
     "no sanity check": Cell(trainer={"num_sanity_val_steps": 0}),
-    "max_steps inside an epoch": Cell(trainer={"max_epochs": -1, "max_steps": 20}, num_boundaries=20),
-    "max_steps at the end of one": Cell(trainer={"max_epochs": -1, "max_steps": 24}),
-    "max_steps and max_epochs": Cell(trainer={"max_steps": 20}, num_boundaries=20),
+    "max_steps inside an epoch": Cell(trainer={"max_epochs": -1, "max_steps": 13}, data=FIVE, num_boundaries=13),
+    "max_steps at the end of one": Cell(trainer={"max_epochs": -1, "max_steps": 15}, data=FIVE, num_boundaries=15),
+    "max_steps and max_epochs": Cell(trainer={"max_steps": 13}, data=FIVE, num_boundaries=13),
     "max_steps on a validation": Cell(
-        trainer={"max_epochs": -1, "max_steps": 20, "val_check_interval": 0.25}, num_boundaries=20
+        trainer={"max_epochs": -1, "max_steps": 12, "val_check_interval": 0.25}, num_boundaries=12
     ),
-    "plateau by epoch": Cell(module={"scheduler": "plateau-epoch"}),
+    "plateau by epoch": Cell(module={"scheduler": "plateau-epoch"}, data=FIVE, num_boundaries=15),
     "plateau by step, validation 0.25": Cell(
         module={"scheduler": "plateau-step"}, trainer={"val_check_interval": 0.25}
     ),
@@ -81,12 +87,14 @@ CELLS = {
     "no scheduler": Cell(module={"scheduler": "none"}),
     "early stopping on validations": Cell(
         callbacks=lambda: [EarlyStopping("val/loss", patience=2, check_on_train_epoch_end=False)],
-        trainer={"val_check_interval": 0.25, "max_epochs": 20},
+        trainer={"val_check_interval": 0.4, "max_epochs": 20},
+        data=FIVE,
         num_boundaries=-1,
     ),
     "early stopping at the end of epochs": Cell(
         callbacks=lambda: [EarlyStopping("train/late", patience=1, check_on_train_epoch_end=True)],
         trainer={"max_epochs": 20},
+        data=FIVE,
         num_boundaries=-1,
     ),
     "EMA weights": Cell(callbacks=lambda: [EMAWeightAveraging(decay=0.9)]),
@@ -126,6 +134,8 @@ CELLS = {
         ],
         module={"manual": True},
         module_class=TwoLayers,
+        data=FIVE,
+        num_boundaries=15,
     ),
     "clipping": Cell(trainer={"gradient_clip_val": 0.1}),
     "learning-rate monitor": Cell(callbacks=lambda: [LearningRateMonitor()]),
@@ -140,6 +150,7 @@ CELLS = {
     "min_epochs beyond early stopping": Cell(
         callbacks=lambda: [EarlyStopping("val/loss", patience=1, check_on_train_epoch_end=False)],
         trainer={"min_epochs": 2, "max_epochs": 4},
+        data=FIVE,
         num_boundaries=-1,
     ),
     # One epoch is ended before its last batch: the end of that epoch is a boundary, too.
@@ -154,12 +165,12 @@ CELLS = {
     ),
     "iterable, max_steps, validation every 3": Cell(
         data_class=StreamData,
-        trainer={"max_epochs": -1, "max_steps": 20, "val_check_interval": 3},
-        num_boundaries=20,
+        trainer={"max_epochs": -1, "max_steps": 12, "val_check_interval": 3},
+        num_boundaries=12,
     ),
     "training_step(dataloader_iter)": Cell(module_class=Iterates),
     "interval 3": Cell(interval=3),
-    "interval longer than an epoch": Cell(interval=11),
+    "interval longer than an epoch": Cell(interval=7, data=FIVE, num_boundaries=15),
     "interval 0.25ep": Cell(interval="0.25ep"),
     "interval 2st, accumulation 3": Cell(interval="2st", trainer={"accumulate_grad_batches": 3}, num_boundaries=9),
 }
