@@ -225,7 +225,6 @@ class Engine:
             log.error(why)
 
     def _end(self) -> None:
-        self.restart.audit.close()
         self.telemetry.clock.stop()
         for watcher in self.watchers:
             watcher.fit_ended()

@@ -196,6 +196,10 @@ class EngineHooks(Checkpoint):
         """See `Exchanged.see`."""
         self.engine.settings.exchanged.see()
 
+    def ended(self) -> None:
+        """Leave the classes of the user as they were."""
+        self.engine.restart.audit.close()
+
     def stopped(self, reason: str) -> None:
         """The fit returns early, for this reason."""
         self.stopped_by = reason

@@ -233,6 +233,54 @@ def test_classes_are_as_before_when_the_fit_has_ended(tmp_path: Path) -> None:
     assert [values.keys() for values in after] == [values.keys() for values in before]
 
 
+class Raises(Callback):
+    """Fails again when it learns of an error, before the other callbacks do."""
+
+    def on_exception(self, *arguments: Any) -> None:
+        raise KeyError("of the callback")
+
+
+class FailsLate(Stashes):
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        if self.global_step == 2:
+            raise ValueError("as a test")
+
+
+def watched_names(*kinds: type) -> list[str]:
+    return [name for kind in kinds for base in kind.__mro__ for name, value in vars(base).items() if is_watched(value)]
+
+
+def is_watched(value: Any) -> bool:
+    return isinstance(value, _Watched)
+
+
+def test_an_error_in_another_callback_leaves_no_descriptor(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="of the callback"):
+        messages(tmp_path, FailsLate(), (Raises(), EpochTimer()))
+    assert watched_names(FailsLate, Attends, EpochTimer, Raises) == []
+
+
+class Lists(Callback):
+    """Looks at the module as an inspecting tool does."""
+
+    def __init__(self) -> None:
+        self.strange: set[str] = set()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *arguments: Any) -> None:
+        for item in (pl_module, pl_module.layer):
+            self.strange |= {name for name in dir(item) if not hasattr(item, name)}
+            self.strange |= type(item).__dict__.keys() - item.__dict__.keys() - KNOWN[type(item)]
+
+
+KNOWN = {kind: {*vars(kind)} for kind in (Stashes, Attends)}
+
+
+def test_an_attribute_that_does_not_exist_yet_is_not_seen(tmp_path: Path) -> None:
+    lists = Lists()
+    messages(tmp_path, Stashes(), (lists,))
+    assert lists.strange == set()
+
+
 class Part(nn.Module):
     """Module with attributes of each kind."""
 
@@ -290,6 +338,62 @@ def test_the_first_access_after_a_boundary_decides(watched: tuple[Accesses, Part
     part.stash = part.stash + 1
     assert accesses.boundary()
     assert accesses.verdict(part, "stash") == "read"
+
+
+def test_only_an_attribute_that_code_asks_for_is_watched_before_it_exists() -> None:
+    class Asks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            self.total = getattr(self, "total", 0) + x
+            self.last = x
+            return x
+
+    accesses, asks = Accesses(), Asks()
+    accesses.watch({"Asks": asks})
+    assert watched_names(Asks) == ["total"]
+    asks(torch.ones(()))
+    assert accesses.boundary()
+    assert [accesses.verdict(asks, name) for name in ("total", "last")] == ["read", "set"]
+    assert watched_names(Asks) == ["last"]  # from here on, a read of it is possible
+    accesses.close()
+    assert watched_names(Asks) == []
+
+
+def test_what_a_save_sets_first_is_distinguished() -> None:
+    class Late(nn.Module):
+        def set_all(self) -> None:
+            self.by_save = self.before_watch = self.read_after = 1
+
+    accesses, late = Accesses(), Late()
+    accesses.watch({"Late": late})
+    late.by_save = 1
+    accesses.forget()
+    late.before_watch = late.read_after = 1
+    accesses.watch({"Late": late})  # as at the start of an epoch
+    assert late.read_after == 1
+    assert not accesses.boundary()
+    names = ("by_save", "before_watch", "read_after")
+    assert [accesses.verdict(late, name) for name in names] == ["unknown", "set", "set"]
+    accesses.close()
+
+
+def test_what_classes_of_libraries_assign_is_not_watched() -> None:
+    class Own(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.mine = nn.LSTM(2, 2), 1
+
+    class Logs(Callback):
+        def on_train_start(self, *arguments: Any) -> None:
+            self.log("a", 1.0)
+
+    own, logs = Own(), Logs()
+    logs.log, logs.log_dict = own.log, own.log_dict  # as Lightning does
+    accesses = Accesses()
+    accesses.watch({"Own": own, "Own.rnn": own.rnn, "Logs": logs})
+    wanted = {"mine", "rnn"} & {*watched_names(Own)}
+    assert watched_names(Own, Logs, nn.LSTM) == [*wanted] == ["mine"]
+    assert accesses._absent == {}
+    accesses.close()
 
 
 def test_a_copy_that_reads_counts_as_well(watched: tuple[Accesses, Part]) -> None:

@@ -107,6 +107,10 @@ class Engine(Protocol):
         """Note that optimizers are built and have their state: no hook that a resume skips has run."""
         ...
 
+    def ended(self) -> None:
+        """Undo what must not outlive the training: it has ended, in whatever way. Must not raise."""
+        ...
+
     def stopped(self, reason: str) -> None:
         """Note that the run was stopped at a boundary, after which `fit` returns normally.
 
@@ -366,6 +370,9 @@ class BoundaryFitLoop(_RequestingFitLoop):
             self.engine.stopped(stop.reason)
             self._restarting = False
             self.on_run_end()
+        finally:
+            if not self.inner:
+                self.engine.ended()  # here, because `on_exception` of another callback may raise, and ours comes last
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         state_dict: dict[str, Any] = super().on_save_checkpoint()

@@ -8,29 +8,35 @@ After each boundary, the first access to an attribute decides, because a run may
 
 A descriptor in the class of the owner notes the accesses. It reads and writes the same place as Python does without it.
 It is removed when the first read is seen, so that only attributes that are rarely accessed keep it, and at the end.
+
+An attribute that does not exist yet needs none: it exists at the next boundary if it was set, and a read would fail.
+Only if the code asks whether it exists, it gets one before, because this is a read as well.
 """
 
 from __future__ import annotations
 
-import dis
 import inspect
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from types import FunctionType, MethodType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import nn
 
-from cairn.lightning.state.code import library_names
+from cairn.lightning.state.code import assigned as assigned_in
+from cairn.lightning.state.code import is_library, library_names, names, text_constants
 
 Verdict = Literal["read", "set", "unknown"]
 """`read`: a boundary was followed by a read; `set`: each one by an assignment or no access; `unknown`: not seen."""
 
 
-_LIBRARIES = {"torch", "lightning", "builtins", "abc"}
-"""Packages of the classes that modules and callbacks derive from."""
+_LOOKS = {"__dict__", "vars"}
+"""Names in the code of a class that may read attributes of an object, or of its class, without the descriptor."""
+_ASKS = {"hasattr", "getattr"}
 _MISSING = object()
 _COMPILED = "_torchdynamo_orig_callable"
 """Attribute of a function that `torch.compile` returns."""
@@ -50,6 +56,8 @@ class Accesses:
         """Whether accesses are noted: until `close`."""
         self._first: dict[tuple[int, _Watched], bool] = {}
         self._watched: dict[tuple[type, str], _Watched] = {}
+        self._absent: dict[int, tuple[Callable[[], Any], set[str]]] = {}
+        """By object: the object, and names of attributes that its code assigns and that do not exist yet."""
 
     def watch(self, owners: Mapping[str, Any]) -> None:
         """Watch the attributes that these objects have and that are not watched yet."""
@@ -57,16 +65,20 @@ class Accesses:
         if not self.active or any(map(_is_compiled, parts)):
             return
         found = [owner for owner in owners.values() if isinstance(owner, nn.Module | Callback)]
+        if not found:
+            return
         kinds: set[Any] = {type(owner) for owner in found}
-        by_all = frozenset[str]().union(*map(_assigned, kinds))  # callbacks assign attributes of the LightningModule
+        codes = {kind: _code(kind) for kind in kinds}
+        # Callbacks assign attributes of the LightningModule.
+        by_all = _Code(*(frozenset[str]().union(*names) for names in zip(*codes.values(), strict=True)))
         for owner in found:
-            kind: Any = type(owner)
             if not isinstance(owner, torch.jit.ScriptModule):
-                self._watch(owner, by_all if isinstance(owner, LightningModule) else _assigned(kind))
+                self._watch(owner, by_all if isinstance(owner, LightningModule) else codes[type(owner)])
 
     def boundary(self) -> bool:
         """Note that a boundary is reached. Returns whether an attribute was read first that was not before."""
         news = False
+        self._first |= dict.fromkeys(self._appeared(), False)
         for (_, watched), is_read in self._first.items():
             if is_read and not watched.read:
                 news = watched.read = True
@@ -77,6 +89,7 @@ class Accesses:
 
     def forget(self) -> None:
         """Forget the accesses since the last boundary: they came from a save."""
+        list(self._appeared())
         self._first.clear()
 
     def hooks_begin(self) -> None:
@@ -108,24 +121,43 @@ class Accesses:
     def close(self) -> None:
         """Remove all descriptors. The verdicts stay."""
         self.active = False
+        self._absent.clear()
         for watched in self._watched.values():
             watched.remove()
 
-    def _watch(self, owner: Any, assigned: frozenset[str]) -> None:
+    def _appeared(self) -> Iterator[tuple[int, _Watched]]:
+        """Watch the attributes that were set for the first time, and yield them with their objects."""
+        for key, (owner, absent) in self._absent.items():
+            item = owner()
+            for name in absent & vars(item).keys() if item is not None else ():
+                absent.remove(name)
+                if (watched := self._watch_one(type(item), name)) is not None:
+                    yield key, watched
+
+    def _watch(self, owner: Any, code: _Code) -> None:
         kind: Any = type(owner)
         if kind.__getattribute__ is not object.__getattribute__ or _reads_dict(kind):
             return  # it may read an attribute past the descriptor
-        names = (vars(owner).keys() | assigned) - library_names(kind)
-        for name in names - {name for key in _REGISTERED for name in vars(owner).get(key, ())}:
-            if (kind, name) in self._watched or name.startswith("__"):
-                continue
-            found = inspect.getattr_static(kind, name, _MISSING)
-            if isinstance(found, _Watched) and found.first is self._first:  # in a base class
-                self._watched[kind, name] = found
-            elif found is _MISSING or isinstance(found, _Watched):  # else it would hide a default of the class
-                watched = _Watched(kind, name, self._first)
-                if watched.install():
-                    self._watched[kind, name] = watched
+        there, registered = vars(owner).keys(), {name for key in _REGISTERED for name in vars(owner).get(key, ())}
+        wanted = {name for name in (there | code.assigned) - library_names(kind) - registered if name[:2] != "__"}
+        for name in wanted & (there | code.asked):
+            self._watch_one(kind, name)
+        known, absent = self._absent.pop(id(owner), (lambda: None, set()))
+        before = absent if known() is owner else set()  # what has appeared since then is still to be noted
+        if absent := (wanted - there - code.asked) | before:
+            self._absent[id(owner)] = (weakref.ref(owner), absent)
+
+    def _watch_one(self, kind: type, name: str) -> _Watched | None:
+        if (kind, name) in self._watched:
+            return self._watched[kind, name]
+        found = inspect.getattr_static(kind, name, _MISSING)
+        if isinstance(found, _Watched) and found.first is self._first:  # in a base class
+            self._watched[kind, name] = found
+        elif found is _MISSING or isinstance(found, _Watched):  # else it would hide a default of the class
+            watched = _Watched(kind, name, self._first)
+            if watched.install():
+                self._watched[kind, name] = watched
+        return self._watched.get((kind, name))
 
 
 class _Watched:
@@ -155,7 +187,8 @@ class _Watched:
     def remove(self) -> None:
         """Remove it from the class, unless something else has taken its place."""
         if vars(self.kind).get(self.name) is self:
-            delattr(self.kind, self.name)
+            with suppress(Exception):  # a metaclass may refuse
+                delattr(self.kind, self.name)
 
     def _note(self, instance: Any, is_read: bool) -> None:
         if not torch.compiler.is_compiling():  # the identity of an object would become a part of the graph
@@ -189,22 +222,37 @@ class _Watched:
             raise AttributeError(self.name, name=self.name, obj=instance) from None
 
 
+class _Code(NamedTuple):
+    """Names of attributes in the code of a class, of any object."""
+
+    assigned: frozenset[str]
+    asked: frozenset[str]
+    """Attributes that may be asked for although they do not exist."""
+
+
+@cache
+def _code(kind: type) -> _Code:
+    functions = _own_functions(kind)
+    assigned = frozenset[str]().union(*(assigned_in(function.__code__) for function in functions))
+    if any("__getattr__" in vars(base) for base in kind.__mro__ if not is_library(base)):
+        return _Code(assigned, assigned)
+    asked: set[str] = set()
+    for code in (function.__code__ for function in functions):
+        asked |= text_constants(code) if names(code) & _ASKS else set()
+        asked |= names(code) if "AttributeError" in names(code) else set()
+    return _Code(assigned, frozenset(asked))
+
+
 @cache
 def _reads_dict(kind: type) -> bool:
-    """Whether methods of the user's classes among the bases of a class name the dictionary of an object."""
-    bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
-    functions = [value for base in bases for value in vars(base).values() if isinstance(value, FunctionType)]
-    return any({"__dict__", "vars"} & set(function.__code__.co_names) for function in functions)
+    """Whether the user's code in a class may look at the attributes of an object without the descriptor."""
+    return any(names(function.__code__) & _LOOKS for function in _own_functions(kind))
 
 
-@cache
-def _assigned(kind: type) -> frozenset[str]:
-    """Return the names of the attributes that the methods of a class assign, to any object."""
-    members = [member for base in kind.__mro__ for member in vars(base).values()]
-    functions = [getattr(member, "__wrapped__", member) for member in members if isinstance(member, FunctionType)]
-    return frozenset(
-        step.argval for function in functions for step in dis.get_instructions(function) if step.opname == "STORE_ATTR"
-    )
+def _own_functions(kind: type) -> list[FunctionType]:
+    members = [member for base in kind.__mro__ if not is_library(base) for member in vars(base).values()]
+    functions = [getattr(member, "__wrapped__", member) for member in members]
+    return [function for function in functions if isinstance(function, FunctionType)]
 
 
 def _is_compiled(part: nn.Module) -> bool:

@@ -52,7 +52,8 @@ def is_holder(kind: type) -> bool:
 @cached
 def library_names(kind: type) -> frozenset[str]:
     """Return the names of the attributes that the library classes among the bases of a class assign."""
-    names: set[str] = set()
+    # Lightning gives callbacks the methods of the module: see `_attach_model_logging_functions`.
+    names: set[str] = {"log", "log_dict"} if issubclass(kind, Callback) else set()
     made: tuple[Any, ...] = (nn.Module(), LightningModule(), LightningDataModule(), Callback())
     for item in made:
         if issubclass(kind, type(item)):
@@ -90,6 +91,13 @@ def names(code: CodeType) -> frozenset[str]:
     """Return the global variables and attributes that a function names, and the functions inside of it."""
     inner = [names(part) for part in code.co_consts if isinstance(part, CodeType)]
     return frozenset(code.co_names).union(*inner)
+
+
+@cached
+def text_constants(code: CodeType) -> frozenset[str]:
+    """Return the strings in a function, and in the functions inside of it."""
+    inner = [text_constants(part) for part in code.co_consts if isinstance(part, CodeType)]
+    return frozenset(part for part in code.co_consts if isinstance(part, str)).union(*inner)
 
 
 @cached
