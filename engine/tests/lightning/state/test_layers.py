@@ -2,6 +2,7 @@
 
 import copy
 import re
+import threading
 import warnings
 
 import pytest
@@ -14,6 +15,7 @@ from torchmetrics import MeanMetric
 import cairn
 
 POINTS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+CALLS = []
 
 
 class Model(LightningModule):
@@ -134,6 +136,27 @@ class RebuildsTheHead(Reshapes):
         self.head = nn.Linear(4, len(checkpoint["state_dict"]["head.bias"]))
 
 
+class HoldsWhatCannotBeCopied(Rebuilds):
+    """Its hook must not run in the process that trains, and the lock must not be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def on_load_checkpoint(self, checkpoint):
+        CALLS.append(self.global_step)
+        super().on_load_checkpoint(checkpoint)
+
+
+class Fails(Rebuilds):
+    """Needs what only a resume has."""
+
+    def on_load_checkpoint(self, checkpoint):
+        if self.trainer.ckpt_path is None:
+            raise ValueError("no resume")
+        super().on_load_checkpoint(checkpoint)
+
+
 class Growing(nn.ModuleList):
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         while f"{prefix}{len(self)}.weight" in state_dict:
@@ -183,6 +206,7 @@ class BuiltInSetup(Model):
 
 
 QUIET = [
+    HoldsWhatCannotBeCopied,
     RestoresAFrozenTeacher,
     Rebuilds,
     RebuildsByACount,
@@ -263,6 +287,17 @@ def test_what_a_resume_builds_again_is_not_named_and_resumes(tmp_path, kind):
     resumed = run(tmp_path / "stopped").state_dict()
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_the_trial_of_a_hook_leaves_nothing_in_this_process(tmp_path):
+    CALLS.clear()
+    fit(tmp_path, HoldsWhatCannotBeCopied)
+    assert CALLS == []
+
+
+def test_a_hook_that_cannot_be_tried_is_named_and_does_not_end_the_run(tmp_path):
+    with pytest.warns(UserWarning, match=f"layers of Fails: it {ADDED}.* a trial of it has ended without an answer"):
+        fit(tmp_path, Fails, audit="error")
 
 
 def test_the_trial_of_a_hook_changes_no_random_number(tmp_path):

@@ -7,16 +7,17 @@ a layer is named as soon as it changes, with the way to build it again.
 from __future__ import annotations
 
 import ast
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from cairn.lightning.state import as_built, pruning, unsaved
+from cairn.data.forked import forked
+from cairn.lightning.state import as_built, pruning
 from cairn.lightning.state.as_built import LAZY, Built
 from cairn.lightning.state.audit import Audit
 from cairn.writing.mismatch import listed
@@ -25,6 +26,14 @@ _CURE = (
     "Build the model as it is now in __init__, configure_model() or setup(); or change it in on_load_checkpoint(), "
     "which gets checkpoint['state_dict']. audit='off' (checkpoint.audit=off) turns this check off."
 )
+_NOT_TRIED = (
+    "on_load_checkpoint() may build it again, but a trial of it has ended without an answer: resume once to find out, "
+    "with cairn prove or cairn.testing.assert_exact. audit='off' (checkpoint.audit=off) turns this check off."
+)
+_LIMIT_S = 10.0
+"""A trial of a hook ends when it has taken this long."""
+_NUM_READ = 1024
+"""Numbers in a tensor up to which a hook may read them: a count of layers, and no weights."""
 
 
 class Layers:
@@ -59,19 +68,24 @@ class Layers:
             # Hooks before the first batch have added it. They do so again, before the weights are loaded once more.
             self._reported |= found
             return
+        answer = "no"
         if is_overridden("on_load_checkpoint", module):
             if contents is None:  # the hook may need what on_save_checkpoint adds to a checkpoint
                 return
-            if _hook_builds(self.trainer, built, contents):
-                self._reported |= found
-                return
+            answer = _hook_builds(module, built, contents)
         self._reported |= found
+        if answer == "yes":
+            return
         done = "; ".join(f"it {what} {', '.join(listed(names))}" for what, names in changes.items() if names)
-        text = (
-            f"Training changes the layers of {type(module).__name__}: {done}. A resume builds the model without this "
-            f"change, so that no checkpoint from here on can be loaded. {_CURE}"
-        )
-        self.audit.findings.add(sorted(found), text)
+        text = f"Training changes the layers of {type(module).__name__}: {done}. "
+        if answer == "no":
+            text += (
+                f"A resume builds the model without this change, so that no checkpoint from here on can be loaded. "
+                f"{_CURE}"
+            )
+        else:
+            text += _NOT_TRIED
+        self.audit.findings.add(sorted(found), text, may_end=answer == "no")
         label = type(module).__name__
         self.audit.findings.explained |= {f"{label}.{name}".rpartition(".")[0] for name in found}
 
@@ -113,23 +127,43 @@ def _is_of_libraries(function: Any) -> bool:
     return module.partition(".")[0] in ("torch", "torchmetrics", "lightning")
 
 
-def _hook_builds(trainer: Trainer, built: Built, contents: Mapping[str, Any]) -> bool:
-    """Whether on_load_checkpoint builds the layers again: tried with a copy of the model without tensors' data."""
-    module = trainer.lightning_module
-    memo: dict[int, Any] = {id(trainer): trainer}
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        twin = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if name in built.weights else twin
-    before = unsaved.rng_state()
+def _hook_builds(module: Any, built: Built, contents: Mapping[str, Any]) -> str:
+    """Return whether on_load_checkpoint builds the layers again: `yes`, `no`, or '' if this cannot be tried.
+
+    The hook runs in a forked process, with this model without the data of its tensors: nothing is copied, and nothing
+    of it stays.
+    """
+    weights = {name: _readable(value) for name, value in contents["state_dict"].items()}
+    return forked(lambda: _tried(module, built, {**contents, "state_dict": weights}), _LIMIT_S)
+
+
+def _tried(module: Any, built: Built, contents: dict[str, Any]) -> str:
+    kept = [*module.parameters(), *module.buffers()]  # a forked process must not release memory of a GPU
+    wanted = as_built.weights(module)
+    for part in module.modules():
+        for own in (part._parameters, part._buffers):
+            own |= {name: _without_data(tensor) for name, tensor in own.items()}
+    _remove_new(module, built)
+    module.to("meta")  # where hooks put new layers on `self.device`
     try:
-        twin_module: LightningModule = copy.deepcopy(module, memo)
-        _remove_new(twin_module, built)
-        twin_module.on_load_checkpoint({**contents, "state_dict": dict(contents["state_dict"])})
-        return as_built.weights(twin_module) == as_built.weights(module)
-    except Exception:  # the model cannot be copied, or its hook needs what is not there
-        return False
+        module.on_load_checkpoint(contents)
+        return "yes" if as_built.weights(module) == wanted else "no"
     finally:
-        unsaved.set_rng_state(before)
+        del kept
+
+
+def _without_data(tensor: Tensor | None) -> Tensor | None:
+    if tensor is None or is_lazy(tensor):
+        return tensor
+    twin = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+
+
+def _readable(value: Any) -> Any:
+    """Return a value of a state_dict as a process without a GPU can read it."""
+    if not isinstance(value, Tensor) or is_lazy(value) or value.device.type == "cpu":
+        return value
+    return value.cpu() if value.numel() <= _NUM_READ else _without_data(value)
 
 
 def _remove_new(module: nn.Module, built: Built) -> None:
