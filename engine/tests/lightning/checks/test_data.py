@@ -1,6 +1,8 @@
 """Loaders that are not Cairn's: each that may not be exact is named before the first batch."""
 
 import random
+import time
+import uuid
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -104,6 +106,39 @@ class Ramps(Numbers):
     def __getitem__(self, index):
         self.read += 1
         return super().__getitem__(index) * (1 if self.read < 1000 else 2)
+
+
+class HoldsTheTime(Numbers):
+    """A sample has the time at which it was read, in seconds."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) + int(time.time())
+
+
+class HoldsAnId(Numbers):
+    def __getitem__(self, index):
+        return super().__getitem__(index) + uuid.uuid4().int % 1000
+
+
+class TimedLines(IterableDataset):
+    """Holds its position, and the time of each sample."""
+
+    position = 0
+
+    def __iter__(self):
+        while self.position < 12:
+            self.position += 1
+            yield float(time.time())
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state):
+        self.position = state["position"]
+
+
+def timed(samples):
+    return torch.stack(samples) + time.time_ns() % 1000
 
 
 class Stacks:
@@ -261,6 +296,23 @@ def test_a_validation_loader_with_a_generator_of_its_own_is_named(loader, named,
 def test_data_that_keeps_a_state_of_its_own_is_named(loader, words, tmp_path):
     with pytest.warns(UserWarning, match=words):
         _fit(tmp_path, Net(), loader())
+
+
+@pytest.mark.parametrize(
+    ("loader", "what"),
+    [
+        (lambda: cairn.DataLoader(HoldsTheTime(), 2), "A sample of HoldsTheTime"),
+        (lambda: cairn.DataLoader(HoldsAnId(), 2), "A sample of HoldsAnId"),
+        (lambda: cairn.DataLoader(Numbers(), 2, collate_fn=timed), "What the collate_fn returns"),
+        (lambda: cairn.DataLoader(TimedLines(), 2), "A sample of TimedLines"),
+    ],
+)
+def test_data_that_depends_on_a_clock_gets_the_right_cause_and_cure(loader, what, tmp_path):
+    said = f"{what} differs each time it is made, whatever was read before: it depends on a clock"
+    with pytest.warns(UserWarning, match=said) as caught:
+        _fit(tmp_path, Net(), loader())
+    texts = [str(item.message) for item in caught]
+    assert not [text for text in texts if "which samples were read" in text or "Save it in state_dict" in text]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import IterableDataset, RandomSampler
 
-from cairn.data.copies import draws_nothing
+from cairn.data.copies import OUTSIDE, draws_nothing, outside
 from cairn.data.generators import Generators, drawing
 from cairn.data.loader import DataLoader, hidden_state
 from cairn.data.trial import is_constant
@@ -46,7 +46,9 @@ def check_data(trainer: Trainer) -> None:
                     f"holds and seeded_items=False does not seed: a run that is resumed inside an epoch draws other "
                     f"numbers. Set seeded_items=True."
                 )
-            if hidden := hidden_state(loader):
+            if (hidden := hidden_state(loader)).endswith(OUTSIDE):
+                rank_zero_warn(outside(hidden))
+            elif hidden:
                 rank_zero_warn(
                     f"The training data keeps a state of its own: {hidden}. A resumed run may train on other samples. "
                     f"Make a sample a function of its index and of random numbers, which are seeded for each sample."
