@@ -63,11 +63,12 @@ class IterablePosition(Position):
             state["dataset"] = self._pass.deliveries.after(state["batch"]) if state["batch"] else None
         return state
 
-    def check_resumable(self, num_workers: int) -> None:
+    def check_resumable(self, num_workers: int, is_tried: bool) -> None:
         """Check that a resume can continue from this position.
 
         Args:
             num_workers: Number of processes that load.
+            is_tried: Whether a position of the same kind was tried before.
 
         Raises:
             DataError: The position cannot be saved.
@@ -98,7 +99,8 @@ class IterablePosition(Position):
         self._is_checked = True
         if self._pass.deliveries is not None:
             self._report(self._pass.deliveries.fault)
-        is_due, self._is_tried = not (self._is_tried or self._is_reported), True  # a trial opens the data again
+        is_due = not (is_tried or self._is_tried or self._is_reported)
+        self._is_tried = True  # a trial opens the data again
         if is_due and (why := other_after_state(self._batches)):
             self._is_reported = True
             text = (

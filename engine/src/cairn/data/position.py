@@ -157,13 +157,14 @@ class Position:
             state["epoch_samples"] = now.record.num_samples
         return state | ({"has_grown": True} if self.has_grown else {})
 
-    def check_resumable(self, num_workers: int) -> None:
+    def check_resumable(self, num_workers: int, is_tried: bool) -> None:
         """Check that a resume can continue from this position: in a map-style dataset it can; warn about samplers.
 
         Args:
             num_workers: Number of processes that load.
+            is_tried: Whether a position of the same kind was tried before.
         """
-        if isinstance(self.order, SeededOrder):
+        if isinstance(self.order, SeededOrder) and not is_tried:
             self.order.check()
 
     def check(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

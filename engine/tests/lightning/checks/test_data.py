@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import cairn
+from cairn.data import iterable_position
 from cairn.data.loader import hidden_state
 from cairn.lightning.checks import data as data_checks
 
@@ -201,7 +202,7 @@ class Net(LightningModule):
 
 
 class Validated(Net):
-    def validation_step(self, batch, batch_idx):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
         pass
 
 
@@ -215,11 +216,11 @@ class Own(cairn.DataModule):
         return DataLoader(self.train_set, self.batch_size, shuffle=True)
 
 
-def _fit(tmp_path, model, *arguments, val_check_interval=1.0, **named):
+def _fit(tmp_path, model, *arguments, datamodule=None, **options):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     checkpoints = cairn.Checkpointer(tmp_path, writing=cairn.Writing(writer="sync"))
-    quiet["val_check_interval"] = val_check_interval
-    Trainer(max_epochs=1, num_sanity_val_steps=0, callbacks=[checkpoints], **quiet).fit(model, *arguments, **named)
+    trainer = Trainer(**{"max_epochs": 1, "num_sanity_val_steps": 0, "callbacks": [checkpoints], **quiet, **options})
+    trainer.fit(model, *arguments, datamodule=datamodule)
 
 
 @pytest.mark.parametrize(
@@ -378,3 +379,23 @@ def test_each_validation_loader_is_checked_once(tmp_path, monkeypatch):
     val = cairn.DataLoader(Numbers(), 2)
     _fit(tmp_path, Validated(), cairn.DataLoader(Numbers(), 1), val, val_check_interval=1)
     assert searched == [val]
+
+
+class Rebuilt(cairn.DataModule):
+    """Makes its data again whenever it is asked for a loader."""
+
+    def train_dataloader(self):
+        self.train_set = Hidden(True)
+        return super().train_dataloader()
+
+    def val_dataloader(self):
+        return [cairn.DataLoader(Numbers(), 2), cairn.DataLoader(Numbers(), 1)]
+
+
+def test_loaders_that_are_built_again_are_tried_once(tmp_path, monkeypatch):
+    searched, tried = [], []
+    monkeypatch.setattr(data_checks, "_owned_generators", lambda loader: searched.append(loader.batch_size) or "")
+    monkeypatch.setattr(iterable_position, "other_after_state", lambda batches: tried.append(batches) or "")
+    _fit(tmp_path, Validated(), datamodule=Rebuilt(2), max_epochs=3, reload_dataloaders_every_n_epochs=1)
+    assert searched == [2, 1]  # all loaders of the first validation, and none of the others
+    assert len(tried) == 1

@@ -19,10 +19,8 @@ from cairn.lightning.loops.loaders import foreign, is_stateful
 _HOW = "Use cairn.DataLoader, a drop-in for torch's DataLoader that saves its position."
 _KNOWN_SAMPLERS = {"BatchSampler", "RandomSampler", "SequentialSampler", "_InfiniteConstantSampler"}
 """Samplers whose draws torchdata restores; a batch sampler, if it is around another one."""
-_CHECKED: WeakKeyDictionary[Trainer, list[Any]] = WeakKeyDictionary()
-"""Validation loaders that were checked, by trainer."""
-_MOST_CHECKED = 15
-"""Loaders that are remembered: a trainer may load them again in each epoch."""
+_CHECKED: WeakKeyDictionary[Trainer, set[tuple[type, type]]] = WeakKeyDictionary()
+"""Classes of the validation loaders that were checked, and of their data sets, by trainer."""
 
 
 def check_data(trainer: Trainer) -> None:
@@ -66,14 +64,16 @@ def check_data(trainer: Trainer) -> None:
 def check_val_data(trainer: Trainer) -> None:
     """Warn about a validation loader that makes a resume inexact; call it when a validation starts.
 
-    Lightning creates these loaders for the first validation, which is not always the sanity check. Each is checked
-    once: the search for generators takes milliseconds.
+    Lightning creates these loaders for the first validation, which is not always the sanity check, and perhaps again in
+    each epoch. Each kind is checked once: the search for generators takes milliseconds, and a trial seconds.
     """
-    checked = _CHECKED.setdefault(trainer, [])
+    checked = _CHECKED.setdefault(trainer, set())
+    before = {*checked}
     for loader in boundary.val_loaders(trainer):
-        if any(loader is one for one in checked):
+        kind = (type(loader), type(getattr(loader, "dataset", None)))
+        checked.add(kind)
+        if kind in before:
             continue
-        checked[:] = [*checked[-_MOST_CHECKED:], loader]
         name = type(loader).__name__
         if getattr(loader, "persistent_workers", False) and not isinstance(loader, DataLoader):
             rank_zero_warn(
