@@ -13,8 +13,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from cairn.data import position
-from cairn.lightning.state import resized, unsaved
+from cairn.data.position import BetweenEpochs
+from cairn.lightning.state import resized
 
 _BATCH_SIZE = "batch_size"
 """The attribute that Lightning's BatchSizeFinder changes, of the data module or the model."""
@@ -80,10 +80,9 @@ class Growth:
         Args:
             checkpoint: What Lightning is about to load the positions of the loaders from.
         """
-        is_between_epochs = checkpoint[unsaved.KEY]["place"] == "epoch"
         for state in checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", []):
-            if is_between_epochs and isinstance(state, dict):
-                position.mark(state, self._goes_on)
+            if isinstance(state, BetweenEpochs):
+                state.goes_on = self._goes_on
             # Training has changed it.
             if self._first_sizes != self._loaded_sizes and isinstance(state, dict) and state.get("batch") == 0:
                 state.pop("batch_size", None)
