@@ -150,6 +150,7 @@ class Engine:
             return
         monitors.check_due(trainer, self.policy)
         data.check_data(trainer)
+        self.restart.differences.compare()
         if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
             trial.check(trainer, self.agreement, self.origin.config)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
@@ -278,7 +279,7 @@ class Engine:
                     give_up = self.saves.settle(final)
             except SaveError as error:
                 give_up = self.saves.failures.add(str(error), final)
-        self.restart.compare_weights()
+        self.restart.differences.compare()
         self.restart.report_together()
         if give_up := self.agreement.share(give_up):
             if moment.stop in (None, TIME_LIMIT):

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from cairn.lightning.state import unsaved
@@ -57,6 +58,32 @@ def own(contents: Mapping[str, Any], of_rank_0: Digests) -> Own:
 def weights(module: nn.Module) -> Digests:
     """Return a digest of each parameter."""
     return {name: _digest(parameter.detach()) for name, parameter in module.named_parameters()}
+
+
+def optimizers(trainer: Trainer) -> Digests:
+    """Return a digest of each part of the state of the optimizers, and of each option of their groups."""
+    names = {id(parameter): name for name, parameter in trainer.lightning_module.named_parameters()}
+    found: dict[str, str] = {}
+    for optimizer in trainer.optimizers:
+        if hasattr(optimizer, "consolidate_state_dict"):  # it gives each rank a part, and collects them at a save
+            continue
+        kind = type(optimizer).__name__
+        for parameter, state in optimizer.state.items():
+            owner = names.get(id(parameter), "a parameter") if isinstance(parameter, Tensor) else str(parameter)
+            values = state.items() if isinstance(state, dict) else [("state", state)]
+            found |= {f"{key!r} of {owner} in {kind}": _flat_digest(value) for key, value in values}
+        for number, group in enumerate(optimizer.param_groups):
+            found |= {
+                f"{key!r} of group {number} in {kind}": _flat_digest(value)
+                for key, value in group.items()
+                if key not in ("params", "param_names")
+            }
+    return found
+
+
+def differing(mine: Digests, of_rank_0: Digests) -> list[str]:
+    """Return the names of what this rank has in another form than rank 0, or only one of them has."""
+    return [name for name in {**mine, **of_rank_0} if mine.get(name) != of_rank_0.get(name)]
 
 
 def lay_over(contents: dict[str, Any], rank: int, world_size: int) -> None:
@@ -130,6 +157,17 @@ def _digest(value: Any) -> str:
     except Exception:  # it cannot be saved either: encoding it reports where it comes from
         return ""
     return file.digest.hexdigest()
+
+
+def _flat_digest(value: Any) -> str:
+    """Return a digest that equal values have in common, whatever objects they are made of."""
+    if isinstance(value, Tensor):
+        return _digest(value.detach())
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_flat_digest, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_flat_digest(item)}' for key, item in value.items())}}}"
+    return repr(value) if isinstance(value, bool | int | float | str | complex | None) else type(value).__name__
 
 
 def _checksum(tensor: Tensor) -> tuple[int, list[int]]:
