@@ -70,6 +70,15 @@ class NotInTheSanityCheck(Model):
             self.log("val/f1", self.weight)
 
 
+class LogsLater(Callback):
+    """Logs nothing in the sanity check, and later under names that it computes from others."""
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            logged = {name: value for name, value in trainer.callback_metrics.items() if "/" in name}
+            trainer.callback_metrics.update({name.replace("/", "_"): value for name, value in logged.items()})
+
+
 class ReadsItsMetrics(Rare):
     """Reads the metrics after the Checkpointer, as a progress bar or a printed line does."""
 
@@ -142,13 +151,28 @@ def test_a_score_counts_only_if_this_validation_logged_it(tmp_path, model):
 @pytest.mark.parametrize("model", [RareLater, Nameless])
 @pytest.mark.parametrize("sanity_steps", [0, 2])
 def test_a_metric_that_is_first_logged_later_is_accepted(tmp_path, model, sanity_steps, caplog):
-    if model is Nameless and sanity_steps:
-        with pytest.raises(ConfigError, match="ranked if the others log NaN, or without the sanity check: num_sanity_"):
-            fit(tmp_path, model(), "val/f1", num_sanity_val_steps=sanity_steps)
-        return
     assert fit(tmp_path, model(), "val/f1", num_sanity_val_steps=sanity_steps) == [(1, 8.0), (3, 16.0)]
     said = [record.getMessage() for record in caplog.records if record.name.startswith("cairn")]
     assert [text for text in said if "monitor=" in text and "ranked only after a validation" in text] == said[:1]
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_callback_that_logs_computed_names_after_the_sanity_check_trains(tmp_path, every, caplog):
+    """Also if the name differs from a logged one in a sign only."""
+    scores = fit(tmp_path, Model(), "val_loss", callbacks=[LogsLater()], check_val_every_n_epoch=every)
+    assert scores == [(e, 4.0 * (e + 1)) for e in range(every - 1, 4, every)]
+    assert f"monitor='val_loss' {LATER}. Did you mean 'val/loss'?" in caplog.text
+
+
+def test_a_name_that_is_probably_meant_is_refused_after_the_first_validation_without_it(tmp_path):
+    class Computes(Model):
+        def validation_step(self, batch, batch_idx):
+            self.log_dict({"/".join(["val", "loss"]): self.weight}, batch_size=1)
+
+    model = Computes()
+    with pytest.raises(ConfigError, match=r"monitor='val_loss' is not logged .* Did you mean 'val/loss'\?"):
+        fit(tmp_path, model, "val_loss")
+    assert model.num_batches == BATCHES
 
 
 def test_the_advice_to_log_nan_works(tmp_path):
@@ -212,7 +236,7 @@ def test_a_misspelt_name_is_refused_with_the_right_one(tmp_path, monitor, sanity
 
 def test_an_unknown_name_is_refused_with_those_that_are_logged(tmp_path):
     model = Shared()
-    with pytest.raises(ConfigError, match=r"monitor='accuracy' is not logged .*; what is logged: val/loss\. A metric"):
+    with pytest.raises(ConfigError, match=r"monitor='accuracy' is not logged .*; what is logged: val/loss\. No code"):
         fit(tmp_path, model, "accuracy")
     assert model.num_batches == 0
 

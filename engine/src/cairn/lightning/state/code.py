@@ -38,8 +38,8 @@ def cached(function: _Function) -> _Function:
 
 
 @cached
-def is_library(kind: type) -> bool:
-    """Whether a class belongs to a library whose objects are not the user's state."""
+def is_library(kind: type | FunctionType) -> bool:
+    """Whether a class or function belongs to a library whose objects are not the user's state."""
     return str(kind.__module__).partition(".")[0] in _LIBRARIES
 
 
