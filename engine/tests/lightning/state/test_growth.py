@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, seed_everything
 from lightning.pytorch.callbacks import BackboneFinetuning
+from tests.support import short_fits
+from tests.support.short_fits import Interrupted
 from torch import nn
 
 import cairn
@@ -125,35 +127,12 @@ CASES = {
 }
 
 
-class Interrupted(Exception):
-    """Stands for a kill."""
-
-
-class Interrupt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise Interrupted
-
-
 def fit(path, name, stop=None, batch_size=2):
     model, data, callbacks = CASES[name]
     seed_everything(3, verbose=False)
-    checkpoints = cairn.Checkpointer(path, 1, writing=cairn.Writing(writer="sync"))
-    module = model()
-    trainer = Trainer(
-        max_epochs=3,
-        callbacks=[*callbacks(), Interrupt(stop), checkpoints],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        reload_dataloaders_every_n_epochs=1 if "batch" in name else 0,
-    )
-    trainer.fit(module, datamodule=data(batch_size), ckpt_path=checkpoints.resume())
-    return trainer
+    every = 1 if "batch" in name else 0
+    options = {"max_epochs": 3, "reload_dataloaders_every_n_epochs": every, "callbacks": callbacks()}
+    return short_fits.fit(path, model(), data(batch_size), stop=stop, **options)
 
 
 @pytest.mark.slow
@@ -219,17 +198,8 @@ OTHER_DATA = {"batch_size": 4, "seed": 1, "num_samples": 6}
 
 def fit_with(path, data, stop=None, ckpt_path=None):
     seed_everything(3, verbose=False)
-    checkpoints = cairn.Checkpointer(path, 1, keep_last=-1, writing=cairn.Writing(writer="sync"))
-    model = Counts()
-    trainer = Trainer(
-        max_epochs=3,
-        callbacks=[Interrupt(stop), checkpoints],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    )
-    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path or checkpoints.resume())
+    model, saving = Counts(), {"keep_last": -1}
+    short_fits.fit(path, model, data, stop=stop, ckpt_path=ckpt_path, saving=saving, max_epochs=3)
     return model
 
 

@@ -7,7 +7,9 @@ import warnings
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningModule, seed_everything
+from tests.support import short_fits
+from tests.support.short_fits import Interrupted
 from torch import nn
 from torch.nn.utils import parametrizations
 from torchmetrics import MeanMetric
@@ -218,30 +220,11 @@ QUIET = [
 ]
 
 
-class Interrupt(Callback):
-    """Stands for a kill."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise KeyError
-
-
 def fit(path, kind, audit="warn", stop=None):
     seed_everything(3, verbose=False)
-    checkpoints = cairn.Checkpointer(path, 1, writing=cairn.Writing(writer="sync"), audit=audit)
     model = kind()
-    trainer = Trainer(
-        max_epochs=2,
-        callbacks=[Interrupt(stop), checkpoints],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    )
-    trainer.fit(model, cairn.DataLoader(POINTS, batch_size=3, shuffle=True), ckpt_path=checkpoints.resume())
+    data = cairn.DataLoader(POINTS, batch_size=3, shuffle=True)
+    short_fits.fit(path, model, data, stop=stop, saving={"audit": audit})
     return model
 
 
@@ -282,7 +265,7 @@ def test_what_a_resume_builds_again_is_not_named_and_resumes(tmp_path, kind):
 
     whole = run(tmp_path / "whole").state_dict()
     for stop in (3, 5):
-        with pytest.raises(KeyError):
+        with pytest.raises(Interrupted):
             run(tmp_path / "stopped", stop)
     resumed = run(tmp_path / "stopped").state_dict()
     assert whole.keys() == resumed.keys()

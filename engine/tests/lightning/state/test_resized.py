@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from tests.support import short_fits
+from tests.support.short_fits import QUIET, Interrupted
 from torch import nn
 from torchmetrics import Metric
 
@@ -134,30 +136,11 @@ class FillsFromOutside(Callback):
         pl_module.part[0].mean = POINTS.mean(0)
 
 
-class Interrupted(Exception):
-    """Stands for a kill."""
-
-
-class Interrupt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise Interrupted
-
-
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-
-
-def fit(path, model, stop=None, ckpt_path=None, callbacks=(), **options):
+def fit(path, model, stop=None, **options):
     seed_everything(3, verbose=False)
-    checkpoints = cairn.Checkpointer(path, 1, keep_last=-1, writing=cairn.Writing(writer="sync"), audit="error")
-    trainer = Trainer(max_epochs=2, callbacks=[*callbacks, Interrupt(stop), checkpoints], **QUIET, **options)
     points = POINTS.double() if options.get("precision") == "64-true" else POINTS
     data = cairn.DataLoader(points, batch_size=3, shuffle=True)
-    trainer.fit(model, data, ckpt_path=ckpt_path or checkpoints.resume())
-    return trainer
+    return short_fits.fit(path, model, data, stop=stop, saving={"keep_last": -1, "audit": "error"}, **options)
 
 
 def state(model):
