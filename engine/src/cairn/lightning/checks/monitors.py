@@ -59,7 +59,7 @@ def check_name(trainer: Trainer, monitor: str, names: Sequence[str]) -> bool:
     if not is_named and not may_log(trainer, monitor):
         raise ConfigError(
             f"monitor={monitor!r} is not logged by a validation of this model; what is logged: "
-            f"{', '.join(names) or 'nothing'}.{meant} No code of the model and its callbacks logs another name.",
+            f"{', '.join(names) or 'nothing'}.{meant} No code of the model and its callbacks can log it.",
             parameter="monitor",
         )
     meant = "" if is_named else meant
