@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from cairn.lightning.audited.findings import Findings
 from cairn.lightning.rank_differences import RankDifferences
-from cairn.lightning.state import ranks
-from cairn.lightning.state.findings import Findings
+from cairn.lightning.saved import ranks
 
 
 class Net(nn.Linear):

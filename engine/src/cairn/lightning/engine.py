@@ -14,6 +14,7 @@ from cairn.account.telemetry import Telemetry
 from cairn.errors import SaveError
 from cairn.lightning import capture
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
+from cairn.lightning.audited.audit import Audit
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import callbacks, data, modes, monitors, trial
 from cairn.lightning.decision import Decision
@@ -24,12 +25,11 @@ from cairn.lightning.loops.finders import Finders
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
+from cairn.lightning.saved import pruning, unsaved
+from cairn.lightning.saved.growth import Growth
 from cairn.lightning.saves import Saves
 from cairn.lightning.scores import Scores
 from cairn.lightning.settings.kept import Settings
-from cairn.lightning.state import pruning, unsaved
-from cairn.lightning.state.audit import Audit
-from cairn.lightning.state.growth import Growth
 from cairn.store import space
 from cairn.store.history import History
 from cairn.store.listener import Listeners

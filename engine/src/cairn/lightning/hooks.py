@@ -21,8 +21,8 @@ from cairn.lightning.io import before_loading, explain, understanding
 from cairn.lightning.loops import boundary
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
+from cairn.lightning.saved import as_built, resized, unsaved
 from cairn.lightning.settings import stopped_early
-from cairn.lightning.state import as_built, resized, unsaved
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
 from cairn.store import space
 from cairn.store.beginning import Beginning

@@ -16,7 +16,7 @@ from torch.nn import UninitializedParameter
 from cairn.data.position import between_epochs
 from cairn.data.sampler import rank_and_world_size
 from cairn.errors import CheckpointError
-from cairn.lightning.state import ranks, unsaved
+from cairn.lightning.saved import ranks, unsaved
 from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import mismatch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lightning.pytorch import Trainer
 
 from cairn.lightning.agreement import Agreement, Alone
-from cairn.lightning.state import ranks
-from cairn.lightning.state.audit import Audit
+from cairn.lightning.audited.audit import Audit
+from cairn.lightning.saved import ranks
 
 _NUM_COMPARED = 2
 """Saves at which the ranks are compared."""

@@ -36,11 +36,11 @@ from lightning.pytorch.utilities.migration.utils import _pl_migrate_checkpoint
 
 from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.agreement import Agreement, Alone
+from cairn.lightning.audited.audit import Audit
 from cairn.lightning.rank_differences import RankDifferences
-from cairn.lightning.state import pruning, unsaved
-from cairn.lightning.state.audit import Audit
-from cairn.lightning.state.growth import repeated_groups_ignored
-from cairn.lightning.state.layers import Layers
+from cairn.lightning.saved import pruning, unsaved
+from cairn.lightning.saved.growth import repeated_groups_ignored
+from cairn.lightning.saved.layers import Layers
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from cairn.lightning.checks import callbacks, monitors
-from cairn.lightning.state import sums
+from cairn.lightning.saved import sums
 
 
 class _Seen:

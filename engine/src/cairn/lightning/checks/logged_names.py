@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from torch import nn
 from torchmetrics import MetricCollection
 
-from cairn.lightning.state import code
+from cairn.lightning.reading import code
 
 _ANYTHING = ".*"
 _SUFFIX = r"(_step|_epoch)?(/dataloader_idx_\d+)?"

@@ -18,7 +18,7 @@ from torchmetrics import MetricCollection
 from cairn.errors import ConfigError
 from cairn.lightning.checks.logged_names import may_log
 from cairn.lightning.policy import Policy
-from cairn.lightning.state import sums
+from cairn.lightning.saved import sums
 from cairn.policy.when import BestValidation
 
 log = logging.getLogger(__name__)

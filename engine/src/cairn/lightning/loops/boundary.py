@@ -26,7 +26,7 @@ after them.
 Depending on where a run stopped, Lightning's own restart repeats or drops a scheduler step, an iteration of a loop or
 the end of an epoch. This one starts from one of two points and changes nothing else.
 
-Only this module, finders.py, ../restart.py, ../state/pruning.py, ../state/sums.py and ../logs/event_files.py use
+Only this module, finders.py, ../restart.py, ../saved/pruning.py, ../saved/sums.py and ../logs/event_files.py use
 private names of Lightning. They are written for Lightning 2.6; `install` refuses other versions.
 """
 
