@@ -145,10 +145,7 @@ class DataLoader(data.DataLoader[Any]):
         self._position.at_boundary(lag, epoch_is_over, iterator)
 
     def check_resumable(self, is_tried: bool = False) -> None:
-        """Warn if a sampler may draw other samples after a resume.
-
-        Args:
-            is_tried: Whether a loader of the same kind was tried before, so that this one need not be.
+        """Warn if a sampler may draw other samples after a resume, unless a loader of its kind `is_tried` already.
 
         Raises:
             DataError: The position in an iterable dataset cannot be saved.
