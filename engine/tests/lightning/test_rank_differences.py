@@ -62,6 +62,10 @@ def drop_a_state(trainer):
     trainer.optimizers[0].state.pop(trainer.lightning_module.weight)
 
 
+def leave_one_out(trainer):
+    trainer.optimizers[0].param_groups[0]["params"].pop()
+
+
 def change_a_weight(trainer):
     trainer.lightning_module.weight.data += 1
 
@@ -75,6 +79,7 @@ def change_a_weight(trainer):
         ),
         (change_the_rate, "'lr' of group 0 in AdamW differs"),
         (drop_a_state, "'step' of weight in AdamW and 2 more differ from"),
+        (leave_one_out, "'params' of group 0 in AdamW differs"),
         (change_a_weight, "Net.weight differs from rank 0, and a checkpoint holds the parameters of rank 0 only"),
     ],
 )
@@ -84,6 +89,13 @@ def test_what_differs_is_named_once(change, words):
     (text,) = named(mine, trainer_of(), times=3)
     assert text.startswith(words)
     assert named(mine, trainer_of(), mode="off") == []
+
+
+def test_one_of_several_optimizers_is_named_with_its_number():
+    mine, rank_0 = trainer_of(), trainer_of()
+    for trainer, rate in ((mine, 0.3), (rank_0, 0.1)):
+        trainer.optimizers.append(torch.optim.AdamW(trainer.lightning_module.parameters(), lr=rate))
+    assert [text.partition(" differs")[0] for text in named(mine, rank_0)] == ["'lr' of group 0 in AdamW (optimizer 1)"]
 
 
 def test_what_is_equal_is_not_named():

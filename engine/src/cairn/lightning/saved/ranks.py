@@ -64,20 +64,17 @@ def optimizers(trainer: Trainer) -> Digests:
     """Return a digest of each part of the state of the optimizers, and of each option of their groups."""
     names = {id(parameter): name for name, parameter in trainer.lightning_module.named_parameters()}
     found: dict[str, str] = {}
-    for optimizer in trainer.optimizers:
+    for index, optimizer in enumerate(trainer.optimizers):
         if hasattr(optimizer, "consolidate_state_dict"):  # it gives each rank a part, and collects them at a save
             continue
-        kind = type(optimizer).__name__
+        kind = type(optimizer).__name__ + (f" (optimizer {index})" if len(trainer.optimizers) > 1 else "")
         for parameter, state in optimizer.state.items():
-            owner = names.get(id(parameter), "a parameter") if isinstance(parameter, Tensor) else str(parameter)
+            owner = names.get(id(parameter), "a tensor") if isinstance(parameter, Tensor) else str(parameter)
             values = state.items() if isinstance(state, dict) else [("state", state)]
             found |= {f"{key!r} of {owner} in {kind}": _flat_digest(value) for key, value in values}
         for number, group in enumerate(optimizer.param_groups):
-            found |= {
-                f"{key!r} of group {number} in {kind}": _flat_digest(value)
-                for key, value in group.items()
-                if key not in ("params", "param_names")
-            }
+            own = {**group, "params": [names.get(id(parameter), "a tensor") for parameter in group["params"]]}
+            found |= {f"{key!r} of group {number} in {kind}": _flat_digest(value) for key, value in own.items()}
     return found
 
 
