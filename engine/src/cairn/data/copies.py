@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cairn.data import clock
 from cairn.data.forked import forked
 from cairn.data.generators import is_of_training, slots_of
 from cairn.data.iterable import StatefulBatches
@@ -77,7 +78,7 @@ def _changing_sample(dataset: Any, collate: Any, seed: int, lasting: bool) -> st
 
     def read(*keys: tuple[int, int]) -> list[Any]:
         items = _keyed(dataset, seed)
-        _put_clock_forward()
+        clock.put_forward(dataset)
         return [watch.timed(items, key) for key in keys]
 
     last, first, second = (0, num - 1), (0, 0), (0, min(1, num - 1))
@@ -92,7 +93,7 @@ def _changing_sample(dataset: Any, collate: Any, seed: int, lasting: bool) -> st
 
     def collated(*batches: list[Any]) -> Any:
         twin = SeededCollate(_copied(collate), _keyed(dataset, seed))
-        _put_clock_forward()
+        clock.put_forward(collate)
         return [watch.checked(twin(copy.deepcopy(batch))) for batch in batches][-1]
 
     if not same(collated(samples, samples[::-1]), collated(samples[::-1])):
@@ -108,12 +109,6 @@ def outside(what: str) -> str:
         f" nothing seeds (os.urandom, uuid4, secrets). A resumed run trains on other samples. Leave the time out of the"
         f" sample, or store it with the data; draw from torch, numpy or random, which are seeded for each sample."
     )
-
-
-def _put_clock_forward() -> None:
-    """Let `time.time` be an hour later, in this process: two copies that read the time of day see another one."""
-    now, now_ns = time.time, time.time_ns
-    time.time, time.time_ns = lambda: now() + 3600, lambda: now_ns() + 3600 * 10**9
 
 
 def moving_attribute(dataset: Any, collate: Any, seed: int) -> str:
@@ -179,7 +174,7 @@ def _other_after_state(batches: StatefulBatches, num_before: int) -> str:
 
     def read(start: tuple[int, Any], num: int) -> list[Any]:
         twin = _copied(batches)
-        _put_clock_forward()
+        clock.put_forward(batches.dataset)
         twin.begin(start, turn)
         return [watch.checked(pair) for pair in islice(iter(twin), num)]
 
@@ -294,6 +289,6 @@ def same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, (bool, int, str, bytes, np.generic)):
+    if isinstance(one, (bool, int, str, bytes, np.generic, datetime.date, datetime.time)):
         return bool(one == other)
     return True

@@ -4,12 +4,13 @@ import random
 import time
 import uuid
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 import cairn
 from cairn.data import iterable_position
@@ -114,6 +115,14 @@ class HoldsTheTime(Numbers):
 
     def __getitem__(self, index):
         return super().__getitem__(index) + int(time.time())
+
+
+class HoldsTheHour(Numbers):
+    """A sample has the hour of the day, from a class that its module has imported by name."""
+
+    def __getitem__(self, index):
+        assert isinstance(datetime(2020, 1, 1), datetime)
+        return super().__getitem__(index) + datetime.now().hour
 
 
 class HoldsAnId(Numbers):
@@ -303,6 +312,7 @@ def test_data_that_keeps_a_state_of_its_own_is_named(loader, words, tmp_path):
     ("loader", "what"),
     [
         (lambda: cairn.DataLoader(HoldsTheTime(), 2), "A sample of HoldsTheTime"),
+        (lambda: cairn.DataLoader(HoldsTheHour(), 2), "A sample of HoldsTheHour"),
         (lambda: cairn.DataLoader(HoldsAnId(), 2), "A sample of HoldsAnId"),
         (lambda: cairn.DataLoader(Numbers(), 2, collate_fn=timed), "What the collate_fn returns"),
         (lambda: cairn.DataLoader(TimedLines(), 2), "A sample of TimedLines"),
@@ -390,6 +400,12 @@ class Rebuilt(cairn.DataModule):
 
     def val_dataloader(self):
         return [cairn.DataLoader(Numbers(), 2), cairn.DataLoader(Numbers(), 1)]
+
+
+def test_the_kind_of_a_loader_is_that_of_the_users_data():
+    kinds = [data_checks._kind(cairn.DataLoader(data, 2)) for data in (Numbers(), Counts(), Hidden(True))]
+    assert [kind for _, kind in kinds] == [Numbers, Counts, Hidden]
+    assert data_checks._kind(DataLoader(Subset(Counts(), [0]))) == (DataLoader, Counts)
 
 
 def test_loaders_that_are_built_again_are_tried_once(tmp_path, monkeypatch):

@@ -7,11 +7,13 @@ from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch.utils.data import IterableDataset, RandomSampler
+from torch.utils.data import IterableDataset, RandomSampler, Subset
 
 from cairn.data.copies import OUTSIDE, draws_nothing, outside
 from cairn.data.generators import Generators, drawing
+from cairn.data.iterable import StatefulBatches
 from cairn.data.loader import DataLoader, hidden_state
+from cairn.data.seeding import SeededItems
 from cairn.data.trial import is_constant
 from cairn.lightning.loops import boundary
 from cairn.lightning.loops.loaders import foreign, is_stateful
@@ -70,7 +72,7 @@ def check_val_data(trainer: Trainer) -> None:
     checked = _CHECKED.setdefault(trainer, set())
     before = {*checked}
     for loader in boundary.val_loaders(trainer):
-        kind = (type(loader), type(getattr(loader, "dataset", None)))
+        kind = _kind(loader)
         checked.add(kind)
         if kind in before:
             continue
@@ -97,6 +99,14 @@ def check_val_data(trainer: Trainer) -> None:
                 f"sample."
             )
             break
+
+
+def _kind(loader: Any) -> tuple[type, type]:
+    """Return the classes of a loader and of the user's dataset in it."""
+    dataset = getattr(loader, "dataset", None)
+    while isinstance(dataset, SeededItems | StatefulBatches | Subset):
+        dataset = dataset.dataset
+    return type(loader), type(dataset)
 
 
 def _doubt(loader: Any) -> str:
