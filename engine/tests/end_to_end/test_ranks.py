@@ -57,7 +57,8 @@ def test_an_attribute_is_named_once_and_with_its_rank_if_it_is_not_rank_0(whole)
 
 def test_weights_that_differ_between_ranks_are_named(whole):
     assert whole[1].count("On rank 1: Ending.codebook differs from rank 0") == 1
-    assert whole[1].count("differs from rank 0") == 1
+    assert whole[1].count("On rank 1: 'num_hard' of group 0 in AdamW differs from rank 0") == 1
+    assert whole[1].count("differs from rank 0") == 2
 
 
 def test_a_hook_that_fails_on_one_rank_ends_all_of_them(tmp_path):

@@ -43,10 +43,12 @@ ARROWS = {
 ROOMS_INSIDE = {
     "lightning": {
         "loops": "agreement versions",
-        "state": "loops",
-        "settings": "state",
+        "reading": "loops",
+        "audited": "reading",
+        "saved": "audited",
+        "settings": "reading saved",
         "logs": "",
-        "checks": "agreement capture loops policy state",
+        "checks": "agreement capture loops policy reading saved",
     },
     "hydra": {
         "configs": "",
@@ -84,7 +86,7 @@ NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
 LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
-BOUNDARY = {f"lightning/{name}.py" for name in ("loops/boundary", "loops/finders", "restart", "state/sums")}
+BOUNDARY = {f"lightning/{name}.py" for name in ("loops/boundary", "loops/finders", "restart", "saved/sums")}
 """Where Lightning's private names may be used."""
 PURE = {"policy/when.py", "policy/keep.py", "policy/auto.py", "account/meter.py"}
 """Decisions that import nothing but the standard library and the values they are about."""

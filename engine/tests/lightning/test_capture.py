@@ -4,7 +4,7 @@ import pytest
 
 from cairn.errors import ResumeError
 from cairn.lightning import capture
-from cairn.lightning.state import unsaved
+from cairn.lightning.saved import unsaved
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])

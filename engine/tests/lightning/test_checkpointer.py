@@ -35,7 +35,7 @@ from cairn.jobs.signals import Interrupts
 from cairn.lightning import capture, decision, versions
 from cairn.lightning.interrupts import WatchTraining
 from cairn.lightning.loops.boundary import Stopped
-from cairn.lightning.state.hyperparameters import _warn
+from cairn.lightning.saved.hyperparameters import _warn
 from cairn.policy.keep import Best, Latest
 from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
 from cairn.store import disk as disk_module

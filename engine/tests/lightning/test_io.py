@@ -12,6 +12,7 @@ from tests.support.values import commit, file_of
 from torch import nn
 
 import cairn
+from cairn.data.position import BetweenEpochs
 from cairn.errors import CheckpointError
 from cairn.lightning.io import MappedCheckpointIO, explain, understanding
 
@@ -127,3 +128,17 @@ def test_a_plugin_is_extended_once():
     assert understanding(plugin) is plugin
     assert plugin.load_checkpoint is first
     assert understanding(AsyncCheckpointIO(plugin)).checkpoint_io is plugin
+
+
+@pytest.mark.parametrize(("place", "batch", "marked"), [("epoch", 0, True), ("epoch", 2, False), ("batch", 0, False)])
+def test_loaders_and_datamodules_between_two_epochs_have_the_same_mark(tmp_path, place, batch, marked):
+    position = {"epoch": 1, "batch": batch, "batch_size": 2, "seed": 0}
+    loops = {"fit_loop": {"state_dict": {"combined_loader": [position, {"of": "another loader"}]}}}
+    ours = {"place": place, "ranks": []}
+    data = {"batch_size": 2, "seed": 0}
+    torch.save({"state_dict": {}, "loops": loops, "Data": data, "cairn": ours}, tmp_path / "a.ckpt")
+    contents = MappedCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")
+    own, other = contents["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert (isinstance(own, BetweenEpochs), isinstance(other, BetweenEpochs)) == (marked, False)
+    assert isinstance(contents["Data"], BetweenEpochs) == (place == "epoch")
+    assert own == position

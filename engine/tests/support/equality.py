@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cairn.lightning.state.unsaved import KEY
+from cairn.lightning.saved.unsaved import KEY
 from cairn.store.catalog import Catalog
 
 # These may differ between a run and its resumed twin: the id of the run, its directory, durations, and what is compared

@@ -81,6 +81,7 @@ class Net(LightningModule):
         self.average = 0.9 * self.average + 0.1 * loss.item()
         self.counted += self.global_rank
         self.codebook += self.global_rank
+        self.trainer.optimizers[0].param_groups[0]["num_hard"] = 10 + self.global_rank
         for index in batch[0].tolist():
             self.trainer.datamodule.sampler.losses[index] = loss.item() + self.global_rank * index
         return loss / self.average

@@ -21,8 +21,8 @@ from tests.template.helpers import (
 )
 
 from cairn.lightning.load_model import load_model
-from cairn.lightning.state import hyperparameters
-from cairn.lightning.state.hyperparameters import plain_hyperparameters
+from cairn.lightning.saved import hyperparameters
+from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 
 Classifier = example("models.classifier").Classifier
 LanguageModel = example("models.language_model").LanguageModel

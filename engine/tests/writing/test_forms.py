@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from tests.support import values as support
 
 from cairn.errors import UnsafeStateError
-from cairn.lightning.state import unsaved
+from cairn.lightning.saved import unsaved
 from cairn.writing import forms
 from cairn.writing.form_encoder import FormEncoder
 

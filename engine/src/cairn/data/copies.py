@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cairn.data import clock
 from cairn.data.forked import forked
 from cairn.data.generators import is_of_training, slots_of
 from cairn.data.iterable import StatefulBatches
@@ -44,17 +45,23 @@ _NUM_READ = 64
 """Samples that are read to see whether they draw."""
 _LIMIT_S = 2.0
 """A trial ends when it has taken this long."""
+_ORDER = "depends on which samples were read before it"
 
 
 class _Ended(Exception):
     """The trial takes too long."""
 
 
+OUTSIDE = "differs each time it is made"
+"""What `changing_sample` returns ends with this if not the order of reading makes the difference, but a clock does."""
+
+
 def changing_sample(dataset: Any, collate: Any, seed: int, lasting: bool) -> str:
     """Return what a sample depends on besides (seed, epoch, index), as a part of a sentence; '' if nothing is found.
 
     A copy reads two samples, of which another copy reads only the last. A cache of samples without random numbers, or a
-    file that is opened late, makes no difference.
+    file that is opened late, makes no difference. Each copy has a clock of its own: a sample that holds the time of day
+    differs even if two copies read the same.
 
     Args:
         dataset: Map-style.
@@ -67,24 +74,41 @@ def changing_sample(dataset: Any, collate: Any, seed: int, lasting: bool) -> str
 
 def _changing_sample(dataset: Any, collate: Any, seed: int, lasting: bool) -> str:
     # The copies end with this call, and with them the files that they have opened.
-    watch, one, other, num = _Watch(), _keyed(dataset, seed), _keyed(dataset, seed), len(dataset)
-    first, second = (0, min(1, num - 1)), (0, 0)
-    watch.timed(one, (0, num - 1))
-    samples = [watch.timed(one, key) for key in (first, second)]
-    alone = [watch.timed(other, first), watch.timed(_keyed(dataset, seed), second)]
-    is_equal = same(samples, alone)
-    if is_equal and lasting:
-        is_equal = same(watch.timed(one, (1, 0)), watch.timed(_keyed(dataset, seed), (1, 0)))
-    if not is_equal:
-        return f"a sample of {type(dataset).__name__} depends on which samples were read before it"
+    watch, num = _Watch(), len(dataset)
+
+    def read(*keys: tuple[int, int]) -> list[Any]:
+        items = _keyed(dataset, seed)
+        clock.put_forward(dataset)
+        return [watch.timed(items, key) for key in keys]
+
+    last, first, second = (0, num - 1), (0, 0), (0, min(1, num - 1))
+    samples = read(last, first, second)[1:]
+    if not same(samples, [*read(first), *read(second)]):
+        is_outside = not same(samples, read(last, first, second)[1:])
+        return f"a sample of {type(dataset).__name__} {OUTSIDE if is_outside else _ORDER}"
+    if lasting and not same(read(last, first, second, (1, 0))[-1], read((1, 0))[0]):
+        return f"a sample of {type(dataset).__name__} {_ORDER}"
     if collate is None:
         return ""
-    used, fresh = SeededCollate(_copied(collate), one), SeededCollate(_copied(collate), one)
-    watch.timed(used, copy.deepcopy(samples))
-    samples.reverse()
-    if not same(used(copy.deepcopy(samples)), fresh(copy.deepcopy(samples))):
-        return "what the collate_fn returns depends on the batches before"
+
+    def collated(*batches: list[Any]) -> Any:
+        twin = SeededCollate(_copied(collate), _keyed(dataset, seed))
+        clock.put_forward(collate)
+        return [watch.checked(twin(copy.deepcopy(batch))) for batch in batches][-1]
+
+    if not same(collated(samples, samples[::-1]), collated(samples[::-1])):
+        is_outside = not same(collated(samples), collated(samples))
+        return f"what the collate_fn returns {OUTSIDE if is_outside else 'depends on the batches before'}"
     return ""
+
+
+def outside(what: str) -> str:
+    """Return sentences about what ends with `OUTSIDE`."""
+    return (
+        f"{what[0].upper()}{what[1:]}, whatever was read before: it depends on a clock, or on random numbers that"
+        f" nothing seeds (os.urandom, uuid4, secrets). A resumed run trains on other samples. Leave the time out of the"
+        f" sample, or store it with the data; draw from torch, numpy or random, which are seeded for each sample."
+    )
 
 
 def moving_attribute(dataset: Any, collate: Any, seed: int) -> str:
@@ -131,26 +155,37 @@ def _draws_nothing(dataset: Any, collate: Any) -> bool:
     return same(before, global_states())
 
 
-def is_state_incomplete(batches: StatefulBatches, num_before: int = 2) -> bool:
-    """Whether an iterable that is loaded with its state yields other batches than one that goes on.
+def other_after_state(batches: StatefulBatches, num_before: int = 2) -> str:
+    """Return why an iterable that is loaded with its state yields other batches than one that goes on.
 
     Args:
         batches: The batches of the iterable, each with the state after it.
         num_before: Number of batches before the state.
+
+    Returns:
+        `state`: its state is not complete; `OUTSIDE`: not even two copies that begin together yield the same; '':
+        nothing is found.
     """
-    return bool(_tried(lambda: "yes" if _is_state_incomplete(batches, num_before) else "", batches.dataset))
+    return _tried(lambda: _other_after_state(batches, num_before), batches.dataset)
 
 
-def _is_state_incomplete(batches: StatefulBatches, num_before: int) -> bool:
+def _other_after_state(batches: StatefulBatches, num_before: int) -> str:
     watch, turn = _Watch(), 0
-    one, other = _copied(batches), _copied(batches)
-    one.begin((0, None), turn)
-    read = [watch.checked(pair) for pair in islice(iter(one), 2 * num_before)]
-    if len(read) <= num_before or any("fault" in state for _, state in read):
-        return False  # a fault has a message of its own
-    other.begin((num_before, read[num_before - 1][1]), turn)
-    again = [watch.checked(pair) for pair in islice(iter(other), len(read) - num_before)]
-    return not same([batch for batch, _ in read[num_before:]], [batch for batch, _ in again])
+
+    def read(start: tuple[int, Any], num: int) -> list[Any]:
+        twin = _copied(batches)
+        clock.put_forward(batches.dataset)
+        twin.begin(start, turn)
+        return [watch.checked(pair) for pair in islice(iter(twin), num)]
+
+    whole = read((0, None), 2 * num_before)
+    if len(whole) <= num_before or any("fault" in state for _, state in whole):
+        return ""  # a fault has a message of its own
+    rest = read((num_before, whole[num_before - 1][1]), len(whole) - num_before)
+    if same([batch for batch, _ in whole[num_before:]], [batch for batch, _ in rest]):
+        return ""
+    again = read((0, None), 2 * num_before)
+    return "state" if same([batch for batch, _ in whole], [batch for batch, _ in again]) else OUTSIDE
 
 
 def _tried(trial: Callable[[], str], *roots: Any) -> str:
@@ -254,6 +289,6 @@ def same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, (bool, int, str, bytes, np.generic)):
+    if isinstance(one, (bool, int, str, bytes, np.generic, datetime.date, datetime.time)):
         return bool(one == other)
     return True

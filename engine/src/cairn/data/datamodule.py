@@ -70,6 +70,8 @@ class DataModule(LightningDataModule):
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
         self.test_set: Dataset[Any] | None = None
+        self._tried: set[tuple[type, type]] = set()
+        """Classes of the training loaders and data sets that were tried."""
         self._older_place: tuple[Any, dict[str, Any]] | None = None  # trainer, position of a checkpoint of Cairn 0.1
 
     # Loaders
@@ -85,7 +87,9 @@ class DataModule(LightningDataModule):
         shuffle = None if isinstance(self.train_set, IterableDataset) else True
         options = {"seeded_items": self.seeded_items, "drop_last": self.drop_last, "replay": self.replay}
         loader = self._loader(self.train_set, shuffle=shuffle, **options)
-        loader.check_resumable()
+        kind = (type(loader), type(self.train_set))
+        loader.check_resumable(is_tried=kind in self._tried)  # the trainer may ask for a loader in each epoch
+        self._tried.add(kind)
         if self._older_place is not None and self._older_place[0] is self.trainer:
             loader.load_state_dict(self._older_place[1])
         return loader

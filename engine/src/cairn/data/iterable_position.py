@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from cairn.data.copies import is_state_incomplete
+from cairn.data.copies import OUTSIDE, other_after_state, outside
 from cairn.data.iterable import GENERATOR, UNMOVED, Deliveries, StatefulBatches
 from cairn.data.passes import Pass
 from cairn.data.position import Position
@@ -63,11 +63,12 @@ class IterablePosition(Position):
             state["dataset"] = self._pass.deliveries.after(state["batch"]) if state["batch"] else None
         return state
 
-    def check_resumable(self, num_workers: int) -> None:
+    def check_resumable(self, num_workers: int, is_tried: bool) -> None:
         """Check that a resume can continue from this position.
 
         Args:
             num_workers: Number of processes that load.
+            is_tried: Whether a position of the same kind was tried before.
 
         Raises:
             DataError: The position cannot be saved.
@@ -98,15 +99,16 @@ class IterablePosition(Position):
         self._is_checked = True
         if self._pass.deliveries is not None:
             self._report(self._pass.deliveries.fault)
-        is_due, self._is_tried = not (self._is_tried or self._is_reported), True  # a trial opens the data again
-        if is_due and is_state_incomplete(self._batches):
+        is_due = not (is_tried or self._is_tried or self._is_reported)
+        self._is_tried = True  # a trial opens the data again
+        if is_due and (why := other_after_state(self._batches)):
             self._is_reported = True
-            warnings.warn(
-                f"A copy of {self._name} that is loaded with the state after its second batch yields other samples"
-                f" than one that goes on: its state_dict() does not hold all that it depends on, such as a buffer, and"
-                f" a resumed run trains on other samples. Save it in state_dict().",
-                stacklevel=2,
+            text = (
+                f"A copy of {self._name} that is loaded with the state after its second batch yields other samples than"
+                f" one that goes on: its state_dict() does not hold all that it depends on, such as a buffer, and a"
+                f" resumed run trains on other samples. Save it in state_dict()."
             )
+            warnings.warn(outside(f"a sample of {self._name} {OUTSIDE}") if why == OUTSIDE else text, stacklevel=2)
 
     def _checked(self, deliveries: Deliveries, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield the batches; report a fault of the first one before it is used, if the loader is trained on."""

@@ -144,14 +144,14 @@ class DataLoader(data.DataLoader[Any]):
         """
         self._position.at_boundary(lag, epoch_is_over, iterator)
 
-    def check_resumable(self) -> None:
-        """Warn if a sampler may draw other samples after a resume.
+    def check_resumable(self, is_tried: bool = False) -> None:
+        """Warn if a sampler may draw other samples after a resume, unless a loader of its kind `is_tried` already.
 
         Raises:
             DataError: The position in an iterable dataset cannot be saved.
         """
         if not self.replay:
-            self._position.check_resumable(self.num_workers)
+            self._position.check_resumable(self.num_workers, is_tried)
 
     @property
     def has_grown(self) -> bool:

@@ -15,28 +15,30 @@ from cairn.data.sampler import EpochSampler, Order, Record
 from cairn.data.seeded_order import SeededOrder
 from cairn.errors import DataError
 
-EPOCH_START, RESUMED, NEW_RUN = "epoch_start", "resumed", "new run"
-"""Key of a position between two epochs, and its values: which kind of run begins there. See `mark`."""
-
 log = logging.getLogger(__name__)
 
 
 class BetweenEpochs(dict[str, Any]):
-    """State of a datamodule that was saved between two epochs."""
+    """State of a loader or a datamodule in a checkpoint that lies between two epochs: other data may follow."""
+
+    goes_on = True
+    """Whether the same run goes on; False: a new run starts from there, with its own data."""
 
 
 Create: TypeAlias = Callable[[], Iterator[Any]]
 
 
-def mark(state: dict[str, Any], goes_on: bool) -> None:
-    """Note in the position of a `cairn.DataLoader` that it lies between two epochs.
+def between_epochs(state: Any) -> Any:
+    """Return a state that was saved between two epochs with a mark, if it is of a `cairn.DataLoader` or DataModule.
+
+    Of the values of another one nothing changes but the class, if it has the same names.
 
     Args:
-        state: The saved position, or that of another loader, which stays as it is.
-        goes_on: Whether the same run goes on.
+        state: A value in a checkpoint.
     """
-    if {"epoch", "batch", "batch_size", "seed"} <= state.keys() and not (state["batch"] or state.get("repeated")):
-        state[EPOCH_START] = RESUMED if goes_on else NEW_RUN
+    is_ours = type(state) is dict and {"batch_size", "seed"} <= state.keys()
+    is_inside = is_ours and (state.get("batch") or state.get("repeated"))
+    return BetweenEpochs(state) if is_ours and not is_inside else state
 
 
 def _judge(changes: Sequence[str], state: Mapping[str, Any]) -> None:
@@ -44,16 +46,16 @@ def _judge(changes: Sequence[str], state: Mapping[str, Any]) -> None:
     if not changes:
         return
     differences = ", ".join(changes)
-    if EPOCH_START not in state:
+    if not isinstance(state, BetweenEpochs):
         raise DataError(
             f"The checkpoint stands at batch {state.get('repeated', state['batch'])} of epoch {state['epoch']} of other"
             f" data: {differences}. Set that back, or start a new run from the weights alone."
         )
     text = f"Epoch {state['epoch']} begins with other data than before: {differences}."
-    if state[EPOCH_START] == NEW_RUN:  # it follows its configuration
-        log.info(text)
-    else:
+    if state.goes_on:
         rank_zero_warn(f"{text} A run without this change ends differently.")
+    else:  # it follows its configuration
+        log.info(text)
 
 
 class Position:
@@ -157,13 +159,14 @@ class Position:
             state["epoch_samples"] = now.record.num_samples
         return state | ({"has_grown": True} if self.has_grown else {})
 
-    def check_resumable(self, num_workers: int) -> None:
+    def check_resumable(self, num_workers: int, is_tried: bool) -> None:
         """Check that a resume can continue from this position: in a map-style dataset it can; warn about samplers.
 
         Args:
             num_workers: Number of processes that load.
+            is_tried: Whether a position of the same kind was tried before.
         """
-        if isinstance(self.order, SeededOrder):
+        if isinstance(self.order, SeededOrder) and not is_tried:
             self.order.check()
 
     def check(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

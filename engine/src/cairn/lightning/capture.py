@@ -22,8 +22,8 @@ from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.agreement import Agreement, Alone
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
-from cairn.lightning.state import pruning, ranks, resized, sums, unsaved
-from cairn.lightning.state.hyperparameters import plain_hyperparameters
+from cairn.lightning.saved import pruning, ranks, resized, sums, unsaved
+from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 
 

@@ -14,6 +14,7 @@ from cairn.account.telemetry import Telemetry
 from cairn.errors import SaveError
 from cairn.lightning import capture
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
+from cairn.lightning.audited.audit import Audit
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import callbacks, data, modes, monitors, trial
 from cairn.lightning.decision import Decision
@@ -24,12 +25,11 @@ from cairn.lightning.loops.finders import Finders
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
+from cairn.lightning.saved import pruning, unsaved
+from cairn.lightning.saved.growth import Growth
 from cairn.lightning.saves import Saves
 from cairn.lightning.scores import Scores
 from cairn.lightning.settings.kept import Settings
-from cairn.lightning.state import pruning, unsaved
-from cairn.lightning.state.audit import Audit
-from cairn.lightning.state.growth import Growth
 from cairn.store import space
 from cairn.store.history import History
 from cairn.store.listener import Listeners
@@ -150,6 +150,7 @@ class Engine:
             return
         monitors.check_due(trainer, self.policy)
         data.check_data(trainer)
+        self.restart.differences.compare()
         if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
             trial.check(trainer, self.agreement, self.origin.config)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
@@ -225,7 +226,6 @@ class Engine:
             log.error(why)
 
     def _end(self) -> None:
-        self.restart.audit.close()
         self.telemetry.clock.stop()
         for watcher in self.watchers:
             watcher.fit_ended()
@@ -279,7 +279,7 @@ class Engine:
                     give_up = self.saves.settle(final)
             except SaveError as error:
                 give_up = self.saves.failures.add(str(error), final)
-        self.restart.compare_weights()
+        self.restart.differences.compare()
         self.restart.report_together()
         if give_up := self.agreement.share(give_up):
             if moment.stop in (None, TIME_LIMIT):

@@ -21,8 +21,8 @@ from cairn.lightning.io import before_loading, explain, understanding
 from cairn.lightning.loops import boundary
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
+from cairn.lightning.saved import as_built, resized, unsaved
 from cairn.lightning.settings import stopped_early
-from cairn.lightning.state import as_built, resized, unsaved
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
 from cairn.store import space
 from cairn.store.beginning import Beginning
@@ -195,6 +195,10 @@ class EngineHooks(Checkpoint):
     def built(self) -> None:
         """See `Exchanged.see`."""
         self.engine.settings.exchanged.see()
+
+    def ended(self) -> None:
+        """Leave the classes of the user as they were."""
+        self.engine.restart.audit.close()
 
     def stopped(self, reason: str) -> None:
         """The fit returns early, for this reason."""

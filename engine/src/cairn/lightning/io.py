@@ -13,10 +13,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import UninitializedParameter
 
-from cairn.data.position import BetweenEpochs
+from cairn.data.position import between_epochs
 from cairn.data.sampler import rank_and_world_size
 from cairn.errors import CheckpointError
-from cairn.lightning.state import ranks, unsaved
+from cairn.lightning.saved import ranks, unsaved
 from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import mismatch
@@ -135,12 +135,14 @@ def _name_lazy(contents: dict[str, Any]) -> None:
 
 
 def _mark_epoch_start(contents: dict[str, Any]) -> None:
-    """Mark the state of a `cairn.DataModule` that was saved between two epochs: its loaders say what has changed."""
-    if contents.get(unsaved.KEY, {}).get("place") == "epoch":
-        for key, state in contents.items():
-            # Of the user's own values nothing changes but the class.
-            if type(state) is dict and {"batch_size", "seed"} <= state.keys() and not key.endswith("hyper_parameters"):
-                contents[key] = BetweenEpochs(state)
+    """Mark the states of loaders and datamodules that were saved between two epochs."""
+    if contents.get(unsaved.KEY, {}).get("place") != "epoch":
+        return
+    for key, state in contents.items():
+        if not key.endswith("hyper_parameters"):
+            contents[key] = between_epochs(state)
+    loaders = contents.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
+    loaders[:] = map(between_epochs, loaders)
 
 
 def _copied(value: Any) -> Any:

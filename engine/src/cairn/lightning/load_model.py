@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from cairn.errors import CheckpointError, MissingFileError, ModelError, first_line
-from cairn.lightning.state import resized
+from cairn.lightning.saved import resized
 from cairn.targets import build
 from cairn.writing import forms
 from cairn.writing.load import load

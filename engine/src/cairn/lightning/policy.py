@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cairn.errors import CairnError, ConfigError, named
-from cairn.lightning.state.audit import check_mode
+from cairn.lightning.audited.audit import check_mode
 from cairn.policy import keep, when
 from cairn.types import AuditMode, Mode
 from cairn.units import parse_duration_s

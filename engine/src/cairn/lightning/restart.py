@@ -36,15 +36,14 @@ from lightning.pytorch.utilities.migration.utils import _pl_migrate_checkpoint
 
 from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.agreement import Agreement, Alone
-from cairn.lightning.state import pruning, ranks, unsaved
-from cairn.lightning.state.audit import Audit
-from cairn.lightning.state.growth import repeated_groups_ignored
-from cairn.lightning.state.layers import Layers
+from cairn.lightning.audited.audit import Audit
+from cairn.lightning.rank_differences import RankDifferences
+from cairn.lightning.saved import pruning, unsaved
+from cairn.lightning.saved.growth import repeated_groups_ignored
+from cairn.lightning.saved.layers import Layers
 
 log = logging.getLogger(__name__)
 
-_NUM_COMPARED = 2
-"""Saves at which the weights of the ranks are compared."""
 _EPOCH_START = "on_train_epoch_start"
 _HOOKS = ("on_fit_start", "on_train_start", _EPOCH_START)
 """Hooks that run between the loading of a checkpoint and the first batch."""
@@ -66,12 +65,11 @@ class Restart:
 
     def __init__(self, trainer: Trainer, audit: Audit, agreement: Agreement) -> None:
         self.trainer, self.audit, self.agreement = trainer, audit, agreement
-        self.layers = Layers(trainer, audit)
+        self.layers, self.differences = Layers(trainer, audit), RankDifferences(trainer, audit, agreement)
         self.epoch_start: Mapping[str, Any] | None = None
         """Generators and number of steps of this rank before the hooks at the start of the epoch; None: unknown."""
         self._ours: Mapping[str, Any] = {}
         self._path: Path | None = None
-        self._num_to_compare = _NUM_COMPARED
 
     def load(self, ours: Mapping[str, Any]) -> None:
         """Take the state of this rank from a checkpoint."""
@@ -131,24 +129,6 @@ class Restart:
         """Look for changes that the contents of a checkpoint do not hold; see `Audit.at_save`."""
         self.layers.check(contents)
         return self.audit.at_save(place, contents)
-
-    def compare_weights(self) -> None:
-        """Note parameters that differ between ranks, at the first saves: a checkpoint holds those of rank 0."""
-        if self._num_to_compare == 0 or self.audit.mode == "off" or isinstance(self.agreement, Alone):
-            return
-        self._num_to_compare -= 1
-        module = self.trainer.lightning_module
-        mine = ranks.weights(module)  # on all ranks at the same time, before any of them waits
-        of_rank_0 = self.agreement.share(mine if self.agreement.leads else {})
-        names = [name for name, digest in mine.items() if of_rank_0.get(name) != digest]
-        if names:
-            shown = f"{type(module).__name__}.{names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-            self.audit.findings.add(
-                names,
-                f"{shown} differs from rank 0, and a checkpoint holds the parameters of rank 0 only: a resume gives "
-                f"them to all ranks. Update it equally on all ranks, or make it a buffer (self.register_buffer), which "
-                f"is saved for each rank.",
-            )
 
     def report_together(self) -> None:
         """Report attributes that no checkpoint holds, of all ranks; end the run on all of them if this is an error.

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from cairn.lightning.checks import callbacks, monitors
-from cairn.lightning.state import sums
+from cairn.lightning.saved import sums
 
 
 class _Seen:
@@ -53,9 +53,10 @@ class Scores:
         """
         names = self._names()
         callbacks.check_after_sanity_check(self.trainer, names)
+        in_doubt = False
         if self.monitor is not None and self.monitor not in names:
-            monitors.check_name(self.trainer, self.monitor, names)
-        self._checked = True
+            in_doubt = monitors.check_name(self.trainer, self.monitor, names)
+        self._checked = not in_doubt
 
     def validation_begins(self) -> None:
         """Note the value of the last validation."""

@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from cairn.lightning.state import code, fingerprint, iterators, owners, parts
-from cairn.lightning.state.attributes import packages_of
-from cairn.lightning.state.owners import Owner
+from cairn.lightning.reading import code, fingerprint, iterators, owners, parts
+from cairn.lightning.reading.attributes import packages_of
+from cairn.lightning.reading.owners import Owner
 from cairn.testing.digest import is_plain, is_sampled, shown
 
 _DEEPEST, _MOST_ITEMS, _MOST_FOLLOWED = 12, 64, 10_000

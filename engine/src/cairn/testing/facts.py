@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from cairn.lightning.loops import boundary
-from cairn.lightning.state import unsaved
+from cairn.lightning.saved import unsaved
 from cairn.testing import path
 from cairn.testing.attributes import Roles, attributes
 from cairn.testing.digest import digest, flat, shown

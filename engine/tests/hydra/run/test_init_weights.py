@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from cairn.errors import ModelError
 from cairn.hydra.run.init_weights import InitWeights
-from cairn.lightning.state import as_built, resized
+from cairn.lightning.saved import as_built, resized
 from cairn.store.resume import ResumePoint
 
 

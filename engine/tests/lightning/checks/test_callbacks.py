@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from tests.lightning.checks.test_monitors import BATCHES, Model, Nameless, OneStep, Shared, TwoLoaders, fit
+from tests.support.monitored import BATCHES, Model, Nameless, OneStep, Shared, TwoLoaders, fit
 
 from cairn.errors import ConfigError
 from cairn.lightning.checks import callbacks

@@ -1,15 +1,19 @@
 """Loaders that are not Cairn's: each that may not be exact is named before the first batch."""
 
 import random
+import time
+import uuid
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 import cairn
+from cairn.data import iterable_position
 from cairn.data.loader import hidden_state
 from cairn.lightning.checks import data as data_checks
 
@@ -106,6 +110,47 @@ class Ramps(Numbers):
         return super().__getitem__(index) * (1 if self.read < 1000 else 2)
 
 
+class HoldsTheTime(Numbers):
+    """A sample has the time at which it was read, in seconds."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) + int(time.time())
+
+
+class HoldsTheHour(Numbers):
+    """A sample has the hour of the day, from a class that its module has imported by name."""
+
+    def __getitem__(self, index):
+        assert isinstance(datetime(2020, 1, 1), datetime)
+        return super().__getitem__(index) + datetime.now().hour
+
+
+class HoldsAnId(Numbers):
+    def __getitem__(self, index):
+        return super().__getitem__(index) + uuid.uuid4().int % 1000
+
+
+class TimedLines(IterableDataset):
+    """Holds its position, and the time of each sample."""
+
+    position = 0
+
+    def __iter__(self):
+        while self.position < 12:
+            self.position += 1
+            yield float(time.time())
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state):
+        self.position = state["position"]
+
+
+def timed(samples):
+    return torch.stack(samples) + time.time_ns() % 1000
+
+
 class Stacks:
     calls = 0
 
@@ -166,7 +211,7 @@ class Net(LightningModule):
 
 
 class Validated(Net):
-    def validation_step(self, batch, batch_idx):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
         pass
 
 
@@ -180,11 +225,11 @@ class Own(cairn.DataModule):
         return DataLoader(self.train_set, self.batch_size, shuffle=True)
 
 
-def _fit(tmp_path, model, *arguments, val_check_interval=1.0, **named):
+def _fit(tmp_path, model, *arguments, datamodule=None, **options):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     checkpoints = cairn.Checkpointer(tmp_path, writing=cairn.Writing(writer="sync"))
-    quiet["val_check_interval"] = val_check_interval
-    Trainer(max_epochs=1, num_sanity_val_steps=0, callbacks=[checkpoints], **quiet).fit(model, *arguments, **named)
+    trainer = Trainer(**{"max_epochs": 1, "num_sanity_val_steps": 0, "callbacks": [checkpoints], **quiet, **options})
+    trainer.fit(model, *arguments, datamodule=datamodule)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +309,24 @@ def test_data_that_keeps_a_state_of_its_own_is_named(loader, words, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("loader", "what"),
+    [
+        (lambda: cairn.DataLoader(HoldsTheTime(), 2), "A sample of HoldsTheTime"),
+        (lambda: cairn.DataLoader(HoldsTheHour(), 2), "A sample of HoldsTheHour"),
+        (lambda: cairn.DataLoader(HoldsAnId(), 2), "A sample of HoldsAnId"),
+        (lambda: cairn.DataLoader(Numbers(), 2, collate_fn=timed), "What the collate_fn returns"),
+        (lambda: cairn.DataLoader(TimedLines(), 2), "A sample of TimedLines"),
+    ],
+)
+def test_data_that_depends_on_a_clock_gets_the_right_cause_and_cure(loader, what, tmp_path):
+    said = f"{what} differs each time it is made, whatever was read before: it depends on a clock"
+    with pytest.warns(UserWarning, match=said) as caught:
+        _fit(tmp_path, Net(), loader())
+    texts = [str(item.message) for item in caught]
+    assert not [text for text in texts if "which samples were read" in text or "Save it in state_dict" in text]
+
+
+@pytest.mark.parametrize(
     "loader",
     [
         lambda: cairn.DataLoader(Keeps(1), 2, num_workers=1),  # its workers live for one epoch
@@ -326,3 +389,29 @@ def test_each_validation_loader_is_checked_once(tmp_path, monkeypatch):
     val = cairn.DataLoader(Numbers(), 2)
     _fit(tmp_path, Validated(), cairn.DataLoader(Numbers(), 1), val, val_check_interval=1)
     assert searched == [val]
+
+
+class Rebuilt(cairn.DataModule):
+    """Makes its data again whenever it is asked for a loader."""
+
+    def train_dataloader(self):
+        self.train_set = Hidden(True)
+        return super().train_dataloader()
+
+    def val_dataloader(self):
+        return [cairn.DataLoader(Numbers(), 2), cairn.DataLoader(Numbers(), 1)]
+
+
+def test_the_kind_of_a_loader_is_that_of_the_users_data():
+    kinds = [data_checks._kind(cairn.DataLoader(data, 2)) for data in (Numbers(), Counts(), Hidden(True))]
+    assert [kind for _, kind in kinds] == [Numbers, Counts, Hidden]
+    assert data_checks._kind(DataLoader(Subset(Counts(), [0]))) == (DataLoader, Counts)
+
+
+def test_loaders_that_are_built_again_are_tried_once(tmp_path, monkeypatch):
+    searched, tried = [], []
+    monkeypatch.setattr(data_checks, "_owned_generators", lambda loader: searched.append(loader.batch_size) or "")
+    monkeypatch.setattr(iterable_position, "other_after_state", lambda batches: tried.append(batches) or "")
+    _fit(tmp_path, Validated(), datamodule=Rebuilt(2), max_epochs=3, reload_dataloaders_every_n_epochs=1)
+    assert searched == [2, 1]  # all loaders of the first validation, and none of the others
+    assert len(tried) == 1

@@ -4,131 +4,33 @@ import logging
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.data import TensorDataset
+from lightning.pytorch import Callback
+from tests.support.monitored import (
+    BATCHES,
+    ByHand,
+    LogsLater,
+    Model,
+    Nameless,
+    NotInTheSanityCheck,
+    OneStep,
+    Rare,
+    RareLater,
+    ReadsItsMetrics,
+    Shared,
+    TwoLoaders,
+    WithoutValidation,
+    fit,
+)
 
-import cairn
 from cairn.errors import ConfigError
 from cairn.lightning.checks import monitors
-from cairn.store.catalog import Catalog
 
 pytestmark = [
     # Lightning's own, where this page trains without a validation.
     pytest.mark.filterwarnings("ignore:(You defined|You passed in) a `val"),
     pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
 ]
-BATCHES = 4
 LATER = "is not logged by the sanity check: checkpoints are ranked only after a validation, or an epoch, that logs it"
-
-
-class Model(LightningModule):
-    """Module whose weight grows by 1 with each batch; it logs it as `val/loss`."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.num_batches = 0
-
-    def training_step(self, batch, batch_idx):
-        self.num_batches += 1
-        return -self.weight
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/loss", self.weight, batch_size=1)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=1.0)
-
-
-class Rare(Model):
-    """Logs a metric in each second validation, from the first one on."""
-
-    first = 0
-
-    def on_validation_epoch_end(self):
-        if self.current_epoch % 2 == self.first:
-            self.log("val/f1", self.weight)
-
-
-class RareLater(Rare):
-    first = 1
-
-
-class Nameless(Model):
-    """Logs a metric in each second validation, under a name that does not stand in its code."""
-
-    name = ("f", "1")
-
-    def on_validation_epoch_end(self):
-        if self.current_epoch % 2 == 1:
-            self.log("val/" + "".join(self.name), self.weight)
-
-
-class NotInTheSanityCheck(Model):
-    def on_validation_epoch_end(self):
-        if not self.trainer.sanity_checking:
-            self.log("val/f1", self.weight)
-
-
-class ReadsItsMetrics(Rare):
-    """Reads the metrics after the Checkpointer, as a progress bar or a printed line does."""
-
-    def on_validation_end(self):
-        dict(self.trainer.callback_metrics)
-
-    def on_train_epoch_end(self):
-        dict(self.trainer.callback_metrics)
-
-
-class ByHand(Model):
-    """Sets the metric without `self.log`, as callbacks of others do."""
-
-    def on_validation_epoch_end(self):
-        if self.current_epoch % 2 == 0:
-            self.trainer.callback_metrics["val/f1"] = self.weight.detach().clone()
-
-
-class Shared(Model):
-    """One method logs in training and in validations."""
-
-    def _log(self, stage):
-        self.log(f"{stage}/loss", self.weight, batch_size=1, on_step=False, on_epoch=True)
-
-    def training_step(self, batch, batch_idx):
-        self._log("train")
-        return super().training_step(batch, batch_idx)
-
-    def validation_step(self, batch, batch_idx):
-        self._log("val")
-
-
-class TwoLoaders(Model):
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        self.log("val/loss", self.weight, batch_size=1)
-
-
-class WithoutValidation(Model):
-    validation_step = LightningModule.validation_step
-
-
-def loader():
-    return cairn.DataLoader(TensorDataset(torch.zeros(2 * BATCHES, 1)), 2)
-
-
-def fit(directory, model, monitor, val="one", callbacks=(), resume=False, **options):
-    """Train up to four epochs, and return the epoch and the score of each kept checkpoint."""
-    writing = cairn.Writing("sync")
-    every = options.pop("every", None)
-    checkpoints = cairn.Checkpointer(
-        directory, every, monitor=monitor, mode="max", keep_best=-1, keep_last=-1, writing=writing
-    )
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    own = {"max_epochs": 4, "default_root_dir": directory, **quiet, **options}
-    trainer = Trainer(callbacks=[*callbacks, checkpoints], **own)
-    val_loaders = {"one": loader(), "two": [loader(), loader()], "none": None, "empty": []}[val]
-    path = checkpoints.resume() if resume else None
-    trainer.fit(model, loader(), val_loaders, ckpt_path=path)
-    return [(item.position.epoch, item.score) for item in Catalog(directory).committed()]
 
 
 # Which values count
@@ -142,13 +44,28 @@ def test_a_score_counts_only_if_this_validation_logged_it(tmp_path, model):
 @pytest.mark.parametrize("model", [RareLater, Nameless])
 @pytest.mark.parametrize("sanity_steps", [0, 2])
 def test_a_metric_that_is_first_logged_later_is_accepted(tmp_path, model, sanity_steps, caplog):
-    if model is Nameless and sanity_steps:
-        with pytest.raises(ConfigError, match="ranked if the others log NaN, or without the sanity check: num_sanity_"):
-            fit(tmp_path, model(), "val/f1", num_sanity_val_steps=sanity_steps)
-        return
     assert fit(tmp_path, model(), "val/f1", num_sanity_val_steps=sanity_steps) == [(1, 8.0), (3, 16.0)]
     said = [record.getMessage() for record in caplog.records if record.name.startswith("cairn")]
     assert [text for text in said if "monitor=" in text and "ranked only after a validation" in text] == said[:1]
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_callback_that_logs_computed_names_after_the_sanity_check_trains(tmp_path, every, caplog):
+    """Also if the name differs from a logged one in a sign only."""
+    scores = fit(tmp_path, Model(), "val_loss", callbacks=[LogsLater()], check_val_every_n_epoch=every)
+    assert scores == [(e, 4.0 * (e + 1)) for e in range(every - 1, 4, every)]
+    assert f"monitor='val_loss' {LATER}. Did you mean 'val/loss'?" in caplog.text
+
+
+def test_a_name_that_is_probably_meant_is_refused_after_the_first_validation_without_it(tmp_path):
+    class Computes(Model):
+        def validation_step(self, batch, batch_idx):
+            self.log_dict({"/".join(["val", "loss"]): self.weight}, batch_size=1)
+
+    model = Computes()
+    with pytest.raises(ConfigError, match=r"monitor='val_loss' is not logged .* Did you mean 'val/loss'\?"):
+        fit(tmp_path, model, "val_loss")
+    assert model.num_batches == BATCHES
 
 
 def test_the_advice_to_log_nan_works(tmp_path):
@@ -212,7 +129,7 @@ def test_a_misspelt_name_is_refused_with_the_right_one(tmp_path, monitor, sanity
 
 def test_an_unknown_name_is_refused_with_those_that_are_logged(tmp_path):
     model = Shared()
-    with pytest.raises(ConfigError, match=r"monitor='accuracy' is not logged .*; what is logged: val/loss\. A metric"):
+    with pytest.raises(ConfigError, match=r"monitor='accuracy' is not logged .*; what is logged: val/loss\. No code"):
         fit(tmp_path, model, "accuracy")
     assert model.num_batches == 0
 
@@ -228,13 +145,6 @@ def test_with_two_loaders_their_names_are_proposed_before_training(tmp_path, mon
 def test_with_two_loaders_the_name_of_one_is_accepted(tmp_path, caplog):
     assert fit(tmp_path, TwoLoaders(), "val/loss/dataloader_idx_1", "two")[0] == (0, 4.0)
     assert LATER not in caplog.text
-
-
-class OneStep(Model):
-    """Logs its metric for each batch of a validation, and for none as a whole."""
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/loss", self.weight, on_step=True, on_epoch=False)
 
 
 class BothForks(Model):

@@ -26,6 +26,9 @@ class Recorder:
     def restore(self):
         self.restored += 1
 
+    def ended(self):
+        pass
+
     def built(self):
         pass
 

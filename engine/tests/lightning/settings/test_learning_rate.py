@@ -254,6 +254,71 @@ def test_a_rate_in_a_tensor_stays_in_it():
     assert float(rate) == pytest.approx(0.025)
 
 
+class ComputedForEachGroup(lr_scheduler.CosineAnnealingLR):
+    """A scheduler that is not known to treat groups alike."""
+
+
+def of_groups(make, rates=(0.1, 0.1, 0.02, 0.1, 0.02)):
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates]
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
+    optimizer.step()
+    return optimizer, learning_rate.Schedule(optimizer, [make(optimizer)])
+
+
+def ends_of(optimizer, schedule):
+    groups = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+    return groups, schedule.schedulers[0].state_dict()
+
+
+def test_groups_with_the_same_rate_are_computed_once_and_end_equal():
+    calls = []
+    shape = lambda step: calls.append(step) or 1 / (1 + step)  # noqa: E731
+    schedule = of_groups(lambda optimizer: lr_scheduler.LambdaLR(optimizer, shape))[1]
+    calls.clear()
+    schedule.move_to([7])
+    assert len(calls) == 2 * 7  # two kinds of groups, and not five groups
+    ends = []
+    for kind in (lr_scheduler.CosineAnnealingLR, ComputedForEachGroup):
+        optimizer, schedule = of_groups(lambda optimizer, kind=kind: kind(optimizer, 9))
+        schedule.move_to([7])
+        ends.append(ends_of(optimizer, schedule))
+    assert ends[0] == ends[1]
+    assert [len(group) for group in (ends[0][0], ends[0][1]["base_lrs"], ends[0][1]["_last_lr"])] == [5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: lr_scheduler.LambdaLR(o, lambda step: 1 / (1 + step)),
+        lambda o: lr_scheduler.OneCycleLR(o, 0.3, total_steps=50),
+        lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.2, step_size_up=3, mode="exp_range", gamma=0.9),
+    ],
+)
+def test_of_many_steps_a_function_of_the_step_takes_the_last_one_only(make, monkeypatch):
+    ends = []
+    for limit in (1000, 10):
+        monkeypatch.setattr(learning_rate, "_MANY_STEPS", limit)
+        optimizer, schedule = of_groups(make)
+        schedule.move_to([17])
+        ends.append(ends_of(optimizer, schedule))
+    assert repr(ends[0]) == repr(ends[1])
+
+
+def test_beyond_the_limit_other_schedules_are_named_and_keep_their_progress(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(learning_rate, "_MOST_STEPS", 5)
+    old = fit(tmp_path / "old", Net(schedule=cosine(40)))
+    run = fit(tmp_path / "new", Net(schedule=cosine(40), lr=0.2), old.path(), epochs=3)
+    assert run.net.rates[0] == pytest.approx(2 * old.group["lr"])
+    words = "the progress of CosineAnnealingLR (10 steps for 1 kind of parameter groups take too long to repeat)"
+    assert f"The new {KEEPS}{words}" in caplog.text
+
+
+def test_a_long_schedule_is_announced(caplog, monkeypatch):
+    monkeypatch.setattr(learning_rate, "_MANY_STEPS", 5)
+    of_groups(lambda optimizer: lr_scheduler.StepLR(optimizer, 2))[1].move_to([6])
+    assert "Repeating 6 steps of StepLR, to find the learning rate of this run." in caplog.text
+
+
 @pytest.mark.parametrize(
     ("interval", "frequency", "window", "position", "expected"),
     [

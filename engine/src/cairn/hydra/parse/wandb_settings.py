@@ -21,7 +21,7 @@ from cairn.wandb.settings import ArtifactSettings, WandbSettings, logger_key, st
 log = logging.getLogger(__name__)
 
 _KEY = "cairn"
-"""Key of Cairn's state in a checkpoint, see `cairn.lightning.state.unsaved`."""
+"""Key of Cairn's state in a checkpoint, see `cairn.lightning.saved.unsaved`."""
 T = TypeVar("T")
 
 

@@ -29,7 +29,7 @@ from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.interrupts import WatchTraining
 from cairn.lightning.logs.csv_logger import CSVLogger
-from cairn.lightning.state import unsaved
+from cairn.lightning.saved import unsaved
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from cairn.errors import ModelError
 from cairn.hydra.run.start import Start
-from cairn.lightning.state import as_built, resized
+from cairn.lightning.saved import as_built, resized
 from cairn.runs import summary
 from cairn.wandb import start as wandb_start
 from cairn.writing import load

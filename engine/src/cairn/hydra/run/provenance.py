@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cairn.lightning.state import unsaved
+from cairn.lightning.saved import unsaved
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.errors import ConfigError
 from cairn.lightning.checks import monitors
+from cairn.lightning.checks.logged_names import may_log
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def check_after_sanity_check(trainer: Trainer, names: Sequence[str]) -> None:
             meant = monitors.did_you_mean(monitor, names)
             problem = f"{what} waits for {monitor!r}, which the sanity check has not logged, and no code names"
             logged = f"what is logged: {', '.join(names) or 'nothing'}.{meant}"
-            if meant:
+            if meant and not may_log(trainer, monitor):
                 raise ConfigError(f"{problem}; {logged}")
             _warn(f"{problem}: training ends with an error if it is not logged by then; {logged}")
 

@@ -7,11 +7,13 @@ from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch.utils.data import IterableDataset, RandomSampler
+from torch.utils.data import IterableDataset, RandomSampler, Subset
 
-from cairn.data.copies import draws_nothing
+from cairn.data.copies import OUTSIDE, draws_nothing, outside
 from cairn.data.generators import Generators, drawing
+from cairn.data.iterable import StatefulBatches
 from cairn.data.loader import DataLoader, hidden_state
+from cairn.data.seeding import SeededItems
 from cairn.data.trial import is_constant
 from cairn.lightning.loops import boundary
 from cairn.lightning.loops.loaders import foreign, is_stateful
@@ -19,10 +21,8 @@ from cairn.lightning.loops.loaders import foreign, is_stateful
 _HOW = "Use cairn.DataLoader, a drop-in for torch's DataLoader that saves its position."
 _KNOWN_SAMPLERS = {"BatchSampler", "RandomSampler", "SequentialSampler", "_InfiniteConstantSampler"}
 """Samplers whose draws torchdata restores; a batch sampler, if it is around another one."""
-_CHECKED: WeakKeyDictionary[Trainer, list[Any]] = WeakKeyDictionary()
-"""Validation loaders that were checked, by trainer."""
-_MOST_CHECKED = 15
-"""Loaders that are remembered: a trainer may load them again in each epoch."""
+_CHECKED: WeakKeyDictionary[Trainer, set[tuple[type, type]]] = WeakKeyDictionary()
+"""Classes of the validation loaders that were checked, and of their data sets, by trainer."""
 
 
 def check_data(trainer: Trainer) -> None:
@@ -46,7 +46,9 @@ def check_data(trainer: Trainer) -> None:
                     f"holds and seeded_items=False does not seed: a run that is resumed inside an epoch draws other "
                     f"numbers. Set seeded_items=True."
                 )
-            if hidden := hidden_state(loader):
+            if (hidden := hidden_state(loader)).endswith(OUTSIDE):
+                rank_zero_warn(outside(hidden))
+            elif hidden:
                 rank_zero_warn(
                     f"The training data keeps a state of its own: {hidden}. A resumed run may train on other samples. "
                     f"Make a sample a function of its index and of random numbers, which are seeded for each sample."
@@ -64,14 +66,16 @@ def check_data(trainer: Trainer) -> None:
 def check_val_data(trainer: Trainer) -> None:
     """Warn about a validation loader that makes a resume inexact; call it when a validation starts.
 
-    Lightning creates these loaders for the first validation, which is not always the sanity check. Each is checked
-    once: the search for generators takes milliseconds.
+    Lightning creates these loaders for the first validation, which is not always the sanity check, and perhaps again in
+    each epoch. Each kind is checked once: the search for generators takes milliseconds, and a trial seconds.
     """
-    checked = _CHECKED.setdefault(trainer, [])
+    checked = _CHECKED.setdefault(trainer, set())
+    before = {*checked}
     for loader in boundary.val_loaders(trainer):
-        if any(loader is one for one in checked):
+        kind = _kind(loader)
+        checked.add(kind)
+        if kind in before:
             continue
-        checked[:] = [*checked[-_MOST_CHECKED:], loader]
         name = type(loader).__name__
         if getattr(loader, "persistent_workers", False) and not isinstance(loader, DataLoader):
             rank_zero_warn(
@@ -95,6 +99,14 @@ def check_val_data(trainer: Trainer) -> None:
                 f"sample."
             )
             break
+
+
+def _kind(loader: Any) -> tuple[type, type]:
+    """Return the classes of a loader and of the user's dataset in it."""
+    dataset = getattr(loader, "dataset", None)
+    while isinstance(dataset, SeededItems | StatefulBatches | Subset):
+        dataset = dataset.dataset
+    return type(loader), type(dataset)
 
 
 def _doubt(loader: Any) -> str:

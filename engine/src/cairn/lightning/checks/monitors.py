@@ -16,8 +16,9 @@ from torch import nn
 from torchmetrics import MetricCollection
 
 from cairn.errors import ConfigError
+from cairn.lightning.checks.logged_names import may_log
 from cairn.lightning.policy import Policy
-from cairn.lightning.state import sums
+from cairn.lightning.saved import sums
 from cairn.policy.when import BestValidation
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def warn(message: str) -> None:
     log.warning(message, extra={"parameter": "monitor"})
 
 
-def check_name(trainer: Trainer, monitor: str, names: Sequence[str]) -> None:
+def check_name(trainer: Trainer, monitor: str, names: Sequence[str]) -> bool:
     """Check a metric that the sanity check has not logged.
 
     Args:
@@ -47,21 +48,26 @@ def check_name(trainer: Trainer, monitor: str, names: Sequence[str]) -> None:
         monitor: The metric.
         names: What was logged.
 
+    Returns:
+        Whether another metric is probably meant: the first validation shows it.
+
     Raises:
-        ConfigError: The metric is another one, or nothing shows that it is logged at other times.
+        ConfigError: The metric is another one, or no code logs it.
     """
     _refuse_never(trainer, monitor, names)
-    if not may_be_logged(trainer, monitor, names):
+    is_named, meant = may_be_logged(trainer, monitor, names), did_you_mean(monitor, names)
+    if not is_named and not may_log(trainer, monitor):
         raise ConfigError(
             f"monitor={monitor!r} is not logged by a validation of this model; what is logged: "
-            f"{', '.join(names) or 'nothing'}.{did_you_mean(monitor, names)} A metric that only some validations log "
-            f"is ranked if the others log NaN, or without the sanity check: num_sanity_val_steps=0.",
+            f"{', '.join(names) or 'nothing'}.{meant} No code of the model and its callbacks can log it.",
             parameter="monitor",
         )
+    meant = "" if is_named else meant
     warn(
         f"monitor={monitor!r} is not logged by the sanity check: checkpoints are ranked only after a validation, or an "
-        f"epoch, that logs it."
+        f"epoch, that logs it.{meant}"
     )
+    return bool(meant)
 
 
 def check_first_validation(trainer: Trainer, monitor: str, names: Sequence[str]) -> None:

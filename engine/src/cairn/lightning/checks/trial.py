@@ -26,8 +26,8 @@ from cairn.errors import ConfigError, UnsafeStateError
 from cairn.lightning import capture
 from cairn.lightning.agreement import Agreement
 from cairn.lightning.loops import boundary
-from cairn.lightning.state import unsaved
-from cairn.lightning.state.hyperparameters import plain_hyperparameters
+from cairn.lightning.saved import unsaved
+from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.size import state_after_a_step
 

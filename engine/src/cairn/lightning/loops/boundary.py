@@ -26,7 +26,7 @@ after them.
 Depending on where a run stopped, Lightning's own restart repeats or drops a scheduler step, an iteration of a loop or
 the end of an epoch. This one starts from one of two points and changes nothing else.
 
-Only this module, finders.py, ../restart.py, ../state/pruning.py, ../state/sums.py and ../logs/event_files.py use
+Only this module, finders.py, ../restart.py, ../saved/pruning.py, ../saved/sums.py and ../logs/event_files.py use
 private names of Lightning. They are written for Lightning 2.6; `install` refuses other versions.
 """
 
@@ -105,6 +105,10 @@ class Engine(Protocol):
 
     def built(self) -> None:
         """Note that optimizers are built and have their state: no hook that a resume skips has run."""
+        ...
+
+    def ended(self) -> None:
+        """Undo what must not outlive the training: it has ended, in whatever way. Must not raise."""
         ...
 
     def stopped(self, reason: str) -> None:
@@ -366,6 +370,9 @@ class BoundaryFitLoop(_RequestingFitLoop):
             self.engine.stopped(stop.reason)
             self._restarting = False
             self.on_run_end()
+        finally:
+            if not self.inner:
+                self.engine.ended()  # here, because `on_exception` of another callback may raise, and ours comes last
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         state_dict: dict[str, Any] = super().on_save_checkpoint()

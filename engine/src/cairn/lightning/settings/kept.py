@@ -21,6 +21,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from cairn.lightning.saved import unsaved
 from cairn.lightning.settings import (
     classes,
     exchanged,
@@ -37,7 +38,6 @@ from cairn.lightning.settings.exchanged import Exchanged
 from cairn.lightning.settings.modules import Loaded
 from cairn.lightning.settings.parts import Part
 from cairn.lightning.settings.raised import Raised
-from cairn.lightning.state import unsaved
 
 log = logging.getLogger(__name__)
 

@@ -2,24 +2,34 @@
 
 A scheduler saves its settings with its counters, and most schedulers compute a rate from the one before it. So where
 another schedule would be does not follow from the state of the earlier one. It is found by doing what a run from the
-start would have done: the schedulers take their steps again, from the state in which this run has built them. A
-thousand steps take some milliseconds.
+start would have done: the schedulers take their steps again, from the state in which this run has built them. A million
+steps take some seconds. Of many, schedulers whose rate is a function of the step take the last one only.
 """
 
 from __future__ import annotations
 
 import copy
 import heapq
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Optimizer, lr_scheduler
 
-_SCHEDULED = ("lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas", "base_momentum", "max_momentum")
-"""Options of a parameter group that schedulers set or read."""
+from cairn.lightning.settings.alike import SCHEDULED, one_of_each_kind, put
+
+log = logging.getLogger(__name__)
+
+_MANY_STEPS, _MOST_STEPS = 100_000, 1_000_000
+"""Steps that take a second, and those that are repeated at most; each counts once for each kind of parameter groups."""
+_BY_STEP = (lr_scheduler.LambdaLR, lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR)
+"""Schedulers that compute each rate from the number of the step alone."""
+
+
+class TooManySteps(Exception):
+    """A schedule cannot be repeated in a few seconds."""
 
 
 class Schedule:
@@ -42,6 +52,7 @@ class Schedule:
             counts: Number of steps that each scheduler has taken.
 
         Raises:
+            TooManySteps: Each rate follows from the one before, and there are too many.
             Exception: Whatever a scheduler raises that cannot take these steps.
         """
         loaded = self._state()
@@ -52,11 +63,27 @@ class Schedule:
                     vars(scheduler).pop(name)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "step before optimizer.step()"
-                for index in _in_turn(counts):
-                    self.schedulers[index].step()
+                with one_of_each_kind(self.optimizer, [part for part, _ in self._names]) as num_groups:
+                    self._repeat(counts, num_groups)
         except Exception:
             self._set(*loaded)
             raise
+
+    def _repeat(self, counts: Sequence[int], num_groups: int) -> None:
+        num_steps = sum(counts) * num_groups
+        if num_steps > _MANY_STEPS and len(self.schedulers) == 1 and _is_by_step(self.schedulers[0]):
+            (scheduler,) = self.schedulers
+            scheduler.last_epoch, scheduler._step_count = counts[0] - 1, counts[0]
+            scheduler.step()
+            return
+        if num_steps > _MOST_STEPS:
+            kinds = f"{num_groups} kind{'s' if num_groups > 1 else ''} of parameter groups"
+            raise TooManySteps(f"{sum(counts)} steps for {kinds} take too long to repeat")
+        if num_steps > _MANY_STEPS:
+            names = ", ".join(type(item).__name__ for item in self.schedulers)
+            log.info("Repeating %d steps of %s, to find the learning rate of this run.", sum(counts), names)
+        for index in _in_turn(counts):
+            self.schedulers[index].step()
 
     def scale(self, ratios: Sequence[float]) -> None:
         """Multiply the current rates: all that is known of a schedule that depends on a metric.
@@ -65,14 +92,14 @@ class Schedule:
             ratios: For each parameter group, the configured learning rate, as a multiple of the earlier one.
         """
         for group, ratio in zip(self.optimizer.param_groups, ratios, strict=False):
-            _put(group, "lr", group["lr"] * ratio)
+            put(group, "lr", group["lr"] * ratio)
         for scheduler in self.schedulers:
             if hasattr(scheduler, "_last_lr"):
                 scheduler._last_lr = [copy.deepcopy(group["lr"]) for group in self.optimizer.param_groups]
 
     def _state(self) -> tuple[list[dict[str, Any]], list[Any]]:
         groups = [
-            {name: copy.deepcopy(group[name]) for name in _SCHEDULED if name in group}
+            {name: copy.deepcopy(group[name]) for name in SCHEDULED if name in group}
             for group in self.optimizer.param_groups
         ]
         return groups, [copy.deepcopy(scheduler.state_dict()) for scheduler in self.schedulers]
@@ -80,7 +107,7 @@ class Schedule:
     def _set(self, groups: Sequence[Mapping[str, Any]], states: Sequence[Any]) -> None:
         for group, values in zip(self.optimizer.param_groups, groups, strict=True):
             for name, value in values.items():
-                _put(group, name, copy.deepcopy(value))
+                put(group, name, copy.deepcopy(value))
         for scheduler, state in zip(self.schedulers, states, strict=True):
             scheduler.load_state_dict(copy.deepcopy(state))
 
@@ -126,8 +153,6 @@ def _turns(index: int, count: int) -> Iterator[tuple[float, int]]:
     return ((step / count, index) for step in range(1, count + 1))
 
 
-def _put(group: dict[str, Any], name: str, value: Any) -> None:
-    if isinstance(group.get(name), Tensor):
-        group[name].fill_(value)  # a compiled optimizer reads this tensor
-    else:
-        group[name] = value
+def _is_by_step(scheduler: Any) -> bool:
+    kind = type(scheduler)
+    return any(issubclass(kind, known) and kind.get_lr is known.get_lr for known in _BY_STEP)

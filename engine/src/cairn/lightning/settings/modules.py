@@ -14,9 +14,9 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import nn
 
+from cairn.lightning.reading.code import library_names
 from cairn.lightning.settings import parts
 from cairn.lightning.settings.parts import Part
-from cairn.lightning.state.code import library_names
 
 
 def owners(trainer: Trainer) -> Iterator[Part]:

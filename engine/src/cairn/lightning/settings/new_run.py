@@ -12,7 +12,7 @@ from torch import nn
 from cairn.errors import first_line
 from cairn.lightning.settings import classes, learning_rate, parts
 from cairn.lightning.settings.buffers import Buffers
-from cairn.lightning.settings.learning_rate import Schedule
+from cairn.lightning.settings.learning_rate import Schedule, TooManySteps
 from cairn.lightning.settings.parts import Part
 
 _OPTIONS = {"lr", "initial_lr", "weight_decay", "betas", "eps", "momentum"}
@@ -161,6 +161,9 @@ def _move(
         return [], [f"the progress of {listed}, one of a metric"] if len(on_metric) < len(counts) else []
     try:
         schedule.move_to([*counts.values()])
+    except TooManySteps as error:
+        schedule.scale(ratios)
+        return [], [f"the progress of {listed} ({error})"]
     except Exception as error:  # of another package, or with fewer steps in all than were taken
         schedule.scale(ratios)
         return [], [f"the progress of {listed} ({type(error).__name__}: {first_line(error)})"]

@@ -10,9 +10,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from cairn.lightning.saved import unsaved
 from cairn.lightning.settings import schedules
 from cairn.lightning.settings.parts import Part
-from cairn.lightning.state import unsaved
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 

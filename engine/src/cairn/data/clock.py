@@ -1,0 +1,83 @@
+"""Puts the clock of a process of trials forward: two copies that hold the time of day then differ."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import sys
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+_STEP_S = (40 * 24 + 5) * 3600 + 7 * 60
+"""To another minute, hour, day of the week and month."""
+_forward_s = 0
+
+
+def put_forward(*owners: Any) -> None:
+    """Let the clocks of Python's standard library be later, for good; call it in a forked process only.
+
+    Args:
+        owners: Objects and functions whose modules may have imported a clock by its name.
+    """
+    global _forward_s
+    _forward_s += _STEP_S
+    names = {str(getattr(item, "__module__", "")) for owner in owners for item in (owner, type(owner))}
+    for module in (time, datetime, *(sys.modules.get(name) for name in names)):
+        for name, value in list(vars(module).items()) if isinstance(module, ModuleType) else ():
+            if id(value) in _LATER:
+                setattr(module, name, _LATER[id(value)])
+
+
+class _Kind(type):
+    """Class of a class that takes the place of another one."""
+
+    def __instancecheck__(cls, item: Any) -> bool:
+        return isinstance(item, cls.__mro__[1])
+
+
+class _Date(datetime.date, metaclass=_Kind):
+    @classmethod
+    def today(cls) -> datetime.date:  # type: ignore[override]
+        return _now().date()
+
+
+class _Datetime(datetime.datetime, metaclass=_Kind):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
+        return _now(tz)
+
+    @classmethod
+    def today(cls) -> datetime.datetime:  # type: ignore[override]
+        return _now()
+
+    @classmethod
+    def utcnow(cls) -> datetime.datetime:  # type: ignore[override]
+        return _now(datetime.UTC).replace(tzinfo=None)
+
+
+_now_s, _now_ns, _real = time.time, time.time_ns, datetime.datetime
+
+
+def _now(tz: datetime.tzinfo | None = None) -> datetime.datetime:
+    return _real.fromtimestamp(_now_s() + _forward_s, tz)
+
+
+def _at(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of `time`, with the present time if none is given."""
+    return function(_now_s() + _forward_s if not arguments or arguments[0] is None else arguments[0])
+
+
+def _strftime(text: str, *arguments: Any, strftime: Callable[..., str] = time.strftime) -> str:
+    return strftime(text, *(arguments or (time.localtime(),)))
+
+
+_LATER: dict[int, Any] = {
+    id(time.time): lambda: _now_s() + _forward_s,
+    id(time.time_ns): lambda: _now_ns() + _forward_s * 10**9,
+    id(time.strftime): _strftime,
+    id(datetime.date): _Date,
+    id(datetime.datetime): _Datetime,
+} | {id(function): functools.partial(_at, function) for function in (time.localtime, time.gmtime, time.ctime)}
+"""What takes the place of a clock, by its identity."""

@@ -1,0 +1,189 @@
+"""Detects plain attributes that change during training and are in no checkpoint.
+
+A resume builds the module, the callbacks and the data again, with the attributes of a new object. What the hooks at the
+start of an epoch set is set again (see restart.py), so only other changes count:
+
+    hooks at the start of an epoch | training, validation, end of the epoch | hooks at the start | ...
+                                   ^ compared from here         to here     ^ and again
+
+A change matters only if training reads the value before it sets it again: accesses.py notes which of the two comes
+first. A timer, or an image that each batch sets, is not reported. A hook at the start of an epoch that reads what it
+changes (`self.tau *= 0.7`) does not set the same value in a resumed run: it is reported like a change by training.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import numpy as np
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from cairn.errors import ConfigError
+from cairn.lightning.audited import held, values
+from cairn.lightning.audited.accesses import Accesses, Verdict
+from cairn.lightning.audited.audited import AuditedObjects
+from cairn.lightning.audited.caches import Caches
+from cairn.lightning.audited.findings import Findings
+from cairn.lightning.reading import attributes
+from cairn.lightning.reading.attributes import Attributes
+from cairn.types import AuditMode
+
+_NUM_AUDITED = 3
+"""Saves of which all attributes are compared: the first ones inside an epoch, the first ones at the end of one, and of
+later ones those with the numbers 4, 8, 16, ..."""
+_NUM_WATCHED = 2
+"""Epochs in which accesses are watched."""
+_CARRIED = (bool, int, float, str, list, tuple, dict, set, deque, Tensor, np.ndarray)
+"""Values that a hook changes as a whole."""
+
+
+def check_mode(mode: str) -> None:
+    """Check the argument `audit` of a `Checkpointer`.
+
+    Raises:
+        ConfigError: It is none of the modes.
+    """
+    if mode not in get_args(AuditMode):
+        raise ConfigError(f"audit={mode!r} must be one of {', '.join(get_args(AuditMode))}.", parameter="audit")
+
+
+class Audit:
+    """Compares the plain attributes of one process with each other, and with those of the process before a resume.
+
+    Args:
+        trainer: The trainer.
+        mode: What to do about an attribute that no checkpoint holds: warn, raise an error, or do not look.
+    """
+
+    def __init__(self, trainer: Trainer, mode: AuditMode) -> None:
+        self.trainer, self.mode = trainer, mode
+        self.findings = Findings(mode)
+        """What is to be reported, by all ranks together."""
+        self._objects, self._accesses, self._caches = AuditedObjects(trainer), Accesses(), Caches()
+        self._base: Attributes | None = None
+        """Values after the hooks at the start of the epoch; None before the first one."""
+        self._changed: set[str] = set()
+        """Names of attributes that have changed in this run, apart from these hooks."""
+        self._set_by_hooks: set[str] = set()
+        self._num_saves = {"batch": 0, "epoch": 0}
+        self._num_epochs = self._num_boundaries = 0
+        self._expected: Attributes = {}
+        """What hooks had set before the checkpoint at the end of an epoch."""
+
+    @property
+    def _off(self) -> bool:
+        return self.mode == "off"
+
+    def epoch_begins(self) -> None:
+        """The hooks at the start of an epoch are about to run."""
+        if self._off:
+            return
+        now, replaced = attributes.of_trainer(self.trainer), self._objects.update()
+        changed = {name for name in values.differing(self._base, now) if name.rpartition(".")[0] not in replaced}
+        self._caches.note(changed, self._base, now)
+        self._changed |= changed
+        self._base = now
+        if self._num_epochs == _NUM_WATCHED:
+            self._accesses.close()
+        self._num_epochs += 1
+        self._accesses.watch(self._objects.all())
+        self._accesses.hooks_begin()
+
+    def epoch_begun(self) -> None:
+        """The hooks at the start of an epoch have run."""
+        if self._off:
+            return
+        self._accesses.hooks_end()
+        now, before = attributes.of_trainer(self.trainer), self._base or {}
+        hooks = set(values.differing(self._base, now))
+        carried = {name for name in hooks if self._is_carried(name, before, now)}
+        self._changed = (self._changed - hooks) | carried
+        self._set_by_hooks |= hooks - carried
+        self._base = now
+        expected, self._expected = self._expected, {}
+        self.findings.lost(values.only(expected.keys() - hooks, expected), now)
+
+    def at_boundary(self) -> None:
+        """A boundary is reached. This takes microseconds."""
+        if self._off or not self._accesses.active:
+            return
+        if self._accesses.boundary():
+            self.findings.recheck(self._is_read)
+        self._num_boundaries += 1
+        if self._num_boundaries <= _NUM_AUDITED:  # the first batches create attributes
+            self._accesses.watch(self._objects.all())
+
+    def at_save(self, place: str, contents: Mapping[str, Any]) -> dict[str, Attributes]:
+        """Report attributes that have changed and are not in the checkpoint, once each.
+
+        Args:
+            place: Kind of the boundary.
+            contents: Contents of the checkpoint.
+
+        Returns:
+            The attributes that have changed so far, for the resume from this checkpoint: those of `training`; those
+            that training sets before it reads them, `set`; and those of the hooks at the start of an epoch, `hooks`.
+        """
+        if self._off:
+            return {}
+        self._accesses.forget()
+        self._num_saves[place] += 1
+        number = self._num_saves[place]
+        audited = number <= _NUM_AUDITED or number & (number - 1) == 0
+        now = attributes.of_trainer(self.trainer, None if audited else self._changed | self._set_by_hooks)
+        changed = self._changed | (set(values.differing(self._base, now)) if audited else set())
+        self._caches.note(changed, self._base, now)
+        known = self.findings.known | self._caches.names(now, self._objects.value, self._is_read)
+        new = [name for name in now if name in changed - known]
+        new = [name for name in new if name.rpartition(".")[0] not in self.findings.explained]
+        new = [name for name in new if not held.holds(contents, self._objects.find(name), now[name], self.trainer)]
+        harmless = {name for name in changed if self._verdict(name) == "set"}
+        self.findings.changed(new, harmless, self._advice)
+        if audited:
+            self._accesses.watch(self._objects.all())
+        found = {"training": changed - harmless, "set": harmless, "hooks": self._set_by_hooks - changed}
+        return {key: values.only(names, now) for key, names in found.items()}
+
+    def resumed(self, place: str, saved: Mapping[str, Attributes]) -> None:
+        """Compare the attributes with those at the save, after everything has been restored.
+
+        Args:
+            place: Kind of the boundary of the checkpoint.
+            saved: What `at_save` returned for it.
+        """
+        if self._off:
+            return
+        self._base = now = attributes.of_trainer(self.trainer)
+        training, harmless, hooks = (saved.get(key, {}) for key in ("training", "set", "hooks"))
+        self._changed |= training.keys() | harmless.keys()
+        self._set_by_hooks |= hooks.keys()
+        if place == "epoch":  # the hooks at the start of the next epoch are still to come
+            self._expected, hooks = hooks, {}
+        self.findings.lost({**training, **hooks}, now)
+        self.findings.lost_if_read(harmless, now)
+        self._objects.update()
+        self._accesses.watch(self._objects.all())
+
+    def close(self) -> None:
+        """The fit has ended: leave the classes of the user as they were."""
+        self._accesses.close()
+
+    def _advice(self, names: list[str]) -> str:
+        return self._objects.growth(names) + attributes.advice(self.trainer, names)
+
+    def _verdict(self, name: str) -> Verdict:
+        return self._accesses.verdict(*self._objects.find(name))
+
+    def _is_read(self, name: str) -> bool:
+        return self._verdict(name) == "read"
+
+    def _is_carried(self, name: str, before: Attributes, now: Attributes) -> bool:
+        """Whether hooks have computed a value from its own value before, so that they cannot set it again."""
+        if any(values.is_unset(state.get(name)) for state in (before, now)):  # built once, or reset
+            return False
+        # Of an object of another class, only some attributes may have been set.
+        plain = isinstance(self._objects.value(name), _CARRIED)
+        return plain and self._accesses.read_in_hooks(*self._objects.find(name))

@@ -1,0 +1,80 @@
+"""The objects whose attributes are audited, during one process."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch.utils.data import Dataset
+
+from cairn.lightning.reading import attributes
+
+
+class AuditedObjects:
+    """The objects that attributes belong to, by label, such as `Net.layer`.
+
+    Args:
+        trainer: The trainer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._known: dict[str, Callable[[], Any]] = {}
+        self._sizes: dict[str, int] = {}
+        """Number of samples of each dataset when it was first seen."""
+
+    def update(self) -> set[str]:
+        """Take the objects that there are now. Returns the labels that belonged to another object before.
+
+        A loader that is built again, with its dataset, is such a case: nothing has changed the attributes of either.
+        """
+        now = self.all()
+        replaced = {label for label, item in now.items() if label in self._known and self._known[label]() is not item}
+        self._known = {label: _reference(item) for label, item in now.items()}
+        for label in now.keys() & self._sizes.keys() & replaced:
+            del self._sizes[label]
+        self._sizes = {label: size for label, item in now.items() if (size := _size(item)) is not None} | self._sizes
+        return replaced
+
+    def all(self) -> dict[str, Any]:
+        """Return the objects that there are now."""
+        return attributes.owners_by_label(self.trainer)
+
+    def find(self, name: str) -> tuple[Any, str]:
+        """Return the object that an attribute such as `Net.temperature` belongs to, or None, and `temperature`."""
+        label, _, attribute = name.rpartition(".")
+        return self._known[label]() if label in self._known else None, attribute
+
+    def value(self, name: str) -> Any:
+        """Return the attribute itself; None if it is gone."""
+        owner, attribute = self.find(name)
+        return getattr(owner, "__dict__", {}).get(attribute)
+
+    def growth(self, names: Iterable[str]) -> str:
+        """Return a sentence that warns of a refused resume, if a dataset that has these attributes has grown."""
+        for label in {name.rpartition(".")[0] for name in names} & self._sizes.keys():
+            before, now = self._sizes[label], _size(self._known[label]())
+            if before != now:
+                return (
+                    f"{label} has {now} samples and had {before} at the start: a resume is refused unless a checkpoint "
+                    f"holds them. "
+                )
+        return ""
+
+
+def _reference(item: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(item)
+    except TypeError:  # a class with __slots__
+        return lambda: item
+
+
+def _size(item: Any) -> int | None:
+    if not isinstance(item, Dataset):
+        return None
+    try:
+        return len(item)  # type: ignore[arg-type]
+    except Exception:  # an iterable one; code of the user
+        return None
