@@ -172,6 +172,7 @@ class DataLoader(data.DataLoader[Any]):
         Raises:
             DataError: The position belongs to other data; the message names all differences.
         """
+        self._position.keep_way(state_dict)
         self._position.check(state_dict, self.identity())
         self._position.seek(state_dict)
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from cairn.data import shuffles
 from cairn.data.generators import Generators
 from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
 from cairn.data.sampler import EpochSampler, Order, Record
@@ -165,6 +166,11 @@ class Position:
         """
         if isinstance(self.order, SeededOrder):
             self.order.check()
+
+    def keep_way(self, state: Mapping[str, Any]) -> None:
+        """Shuffle in the way of a saved position, in this epoch and in those that follow."""
+        if isinstance(self.order, EpochSampler):
+            self.order.keep_way(state.get("order", shuffles.OLDEST))
 
     def check(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Check that a saved position belongs to this data.
