@@ -40,6 +40,12 @@ def mark(state: dict[str, Any], goes_on: bool) -> None:
         state[EPOCH_START] = RESUMED if goes_on else NEW_RUN
 
 
+def keep_way(order: Order, state: Mapping[str, Any]) -> None:
+    """Shuffle in the way of a saved position, in its epoch and in those that follow."""
+    if isinstance(order, EpochSampler):
+        order.keep_way(state.get("order", shuffles.OLDEST))
+
+
 def _judge(changes: Sequence[str], state: Mapping[str, Any]) -> None:
     """Refuse other data than the position was saved with; between two epochs, only log the differences."""
     if not changes:
@@ -166,11 +172,6 @@ class Position:
         """
         if isinstance(self.order, SeededOrder):
             self.order.check()
-
-    def keep_way(self, state: Mapping[str, Any]) -> None:
-        """Shuffle in the way of a saved position, in this epoch and in those that follow."""
-        if isinstance(self.order, EpochSampler):
-            self.order.keep_way(state.get("order", shuffles.OLDEST))
 
     def check(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Check that a saved position belongs to this data.
