@@ -1,5 +1,7 @@
 """How many local jobs run at a time: the number that is chosen, and processes that keep to it."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -59,6 +61,24 @@ def test_the_gpus_keep_the_names_that_the_environment_gives_them(monkeypatch):
     assert parallel.gpus() == ["0", "1"]
     monkeypatch.setattr(parallel, "_DRIVERS", ())
     assert parallel.gpus() == []
+
+
+def test_the_locks_are_in_the_sweep_also_while_a_job_waits(tmp_path):
+    folder = parallel.place_of_locks(tmp_path / "slots")
+    with open(folder / "next") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert parallel.place_of_locks(folder) == tmp_path / "slots"
+
+
+def test_without_locks_in_the_sweep_a_temporary_folder_has_them(tmp_path, monkeypatch, caplog):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(parallel.fcntl, "flock", no_locks)
+    monkeypatch.setattr(parallel.tempfile, "tempdir", str(tmp_path))
+    found = parallel.place_of_locks(tmp_path / "slots")
+    assert (found.parent, found.is_dir(), found != tmp_path / "slots") == (tmp_path, True, True)
+    assert "No locks available" in caplog.text
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,8 @@ from typing import Any
 from hydra.errors import CompactHydraException
 
 from cairn.hydra.sweep import slots
+
+log = logging.getLogger(__name__)
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Devices of the drivers of GPUs. Without one, torch is not imported to count them, which takes seconds."""
@@ -77,6 +82,24 @@ def gpus() -> list[str]:
 def num_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def place_of_locks(folder: Path) -> Path:
+    """Return a folder for the files of the slots: this one, or a temporary one if its file system has no locks.
+
+    With a temporary one, the jobs of an earlier command are not counted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "next", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # a job that waits has it
+            pass
+        except OSError as error:
+            other = Path(tempfile.mkdtemp(prefix="cairn-slots-"))
+            log.warning("No locks in %s (%s): the jobs of this command count themselves in %s.", folder, error, other)
+            return other
+    return folder
 
 
 def let_jobs_wait(folder: Path, chosen: Slots) -> None:

@@ -47,10 +47,10 @@ class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
         given, gpus_per_job = self.params["array_parallelism"], self.params["gpus_per_node"]
         chosen = parallel.choose(given, gpus_per_job, parallel.gpus(), parallel.num_cores())
         log.info("%s", chosen)
-        submit = super()._ids
+        submit, folder = super()._ids, parallel.place_of_locks(self._slots())
 
         def submit_waiting() -> list[str]:
-            parallel.let_jobs_wait(self._slots(), chosen)
+            parallel.let_jobs_wait(folder, chosen)
             return submit(jobs, arguments)
 
         return launcher.in_own_session(submit_waiting)
