@@ -1,5 +1,6 @@
 """Ways of shuffling: nothing grows with the dataset, and a run keeps the way with which it began."""
 
+import re
 import tracemalloc
 from itertools import islice
 
@@ -98,9 +99,10 @@ def test_a_loader_of_an_old_run_permutes_in_a_new_one():
     assert epoch(used, 7) == epoch(loader(), 7)
 
 
-def test_a_way_that_this_version_does_not_know_is_refused():
-    state = {**loader().state_dict(), "order": "sorted by the moon", "batch": 1}
-    with pytest.raises(DataError, match="order was 'sorted by the moon' and is 'permuted'"):
+@pytest.mark.parametrize("order", ["sorted by the moon", ["permuted"], None])
+def test_a_way_that_this_version_does_not_know_is_refused(order):
+    state = {**loader().state_dict(), "order": order, "batch": 1}
+    with pytest.raises(DataError, match=re.escape(f"order was {order!r} and is 'permuted'")):
         loader().load_state_dict(state)
 
 

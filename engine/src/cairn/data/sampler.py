@@ -205,13 +205,13 @@ class EpochSampler(Order):
     def identity(self) -> dict[str, Any]:
         return {"order": (self._way or shuffles.of_run()) if self.shuffle else "sequential"}
 
-    def keep_way(self, order: str) -> None:
+    def keep_way(self, order: Any) -> None:
         """Shuffle as a checkpoint names it, if it names a way of shuffling.
 
         Args:
-            order: What `identity` returned when the checkpoint was saved.
+            order: What `identity` returned when the checkpoint was saved; a damaged one may hold anything.
         """
-        if order in shuffles.WAYS:
+        if isinstance(order, str) and order in shuffles.WAYS:
             self._way = order if order != shuffles.of_run() else None
 
     @property

@@ -44,7 +44,7 @@ class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
             raise CompactHydraException(
                 "hydra.launcher.tasks_per_node must be 1 for submitit_local: Lightning starts the other processes."
             )
-        given, gpus_per_job = self.params["array_parallelism"], self.params["gpus_per_node"]
+        given, gpus_per_job = self.params.get("array_parallelism"), self.params.get("gpus_per_node")
         chosen = parallel.choose(given, gpus_per_job, parallel.gpus(), parallel.num_cores())
         log.info("%s", chosen)
         submit, folder = super()._ids, parallel.place_of_locks(self._slots())
