@@ -48,6 +48,7 @@ def test_a_position_saved_by_version_0_1_is_read():
     """In version 0.1, the datamodule itself saved the position. A trainer may request a loader more than once."""
     data = ready()
     full = data.train_dataloader()
+    full.sampler.keep_way("shuffled")
     full.set_epoch(2)
     whole = values(full)
     old = {"epoch": 2, "batch": 2, "batch_size": 4, "num_samples": 10, "seed": 0, "world_size": 1}

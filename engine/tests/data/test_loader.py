@@ -300,7 +300,7 @@ def test_different_data_is_refused_with_all_differences():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"shuffle": False}, "order was 'shuffled' and is 'sequential'"),
+        ({"shuffle": False}, "order was 'permuted' and is 'sequential'"),
         ({"sampler": SequentialSampler(range(10)), "shuffle": None}, "is 'SequentialSampler'"),
         ({"drop_last": True}, "drop_last was False and is True"),
     ],

@@ -98,6 +98,23 @@ def test_the_order_does_not_depend_on_the_chunk_size(num_samples, chunk):
     assert parts == order(num_samples, 1)
 
 
+@given(st.integers(min_value=4090, max_value=9000), st.integers(min_value=1, max_value=5), st.integers())
+@settings(max_examples=10)
+def test_a_large_order_is_divided_and_continued_like_a_small_one(num_samples, world_size, seed):
+    whole = order(num_samples, seed=seed)
+    assert sorted(whole) == list(range(num_samples))
+    for rank in range(world_size):
+        sampler = EpochSampler(num_samples, seed=seed, rank=rank, world_size=world_size)
+        sampler.seek(0, 700)
+        own = [whole[place % num_samples] for place in range(rank, world_size * len(sampler), world_size)]
+        assert list(sampler) == own[700:]
+
+
+def test_the_order_of_a_dataset_that_has_grown_is_another_one():
+    small, large = order(5000), order(5001)
+    assert sum(a == b for a, b in zip(small, large, strict=False)) < 10
+
+
 @pytest.mark.parametrize(("rank", "world_size"), [(1, 1), (-1, 2), (0, 0)])
 def test_an_impossible_rank_is_refused(rank, world_size):
     with pytest.raises(ValueError, match="rank"):

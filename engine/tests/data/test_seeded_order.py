@@ -6,9 +6,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import BatchSampler, Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler, SequentialSampler
 
 from cairn.data.loader import DataLoader
+from cairn.data.seeded_order import SeededOrder
 
 
 class Own(Sampler):
@@ -163,3 +164,32 @@ def test_a_state_that_training_changes_is_saved_with_its_new_value(done):
         assert next(rest).tolist() == [4, 5, 6, 7]
     resumed.set_epoch(1)
     assert next(iter(resumed)).tolist() == [5, 6, 7, 0]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("num_samples", [0, 1, 6, 10])
+def test_a_sampler_in_order_gives_each_process_what_a_list_of_its_items_gives(
+    monkeypatch, num_samples, world_size, drop_last
+):
+    plain = SequentialSampler(range(num_samples))
+    batches = BatchSampler(plain, 2, drop_last)
+    for sampler, is_batched in ((plain, False), (range(num_samples), False), (batches, True)):
+        for rank in range(world_size):
+            monkeypatch.setattr(SeededOrder, "processes", staticmethod(lambda own=rank: (own, world_size)))
+            lazy, listed = (SeededOrder(one, is_batched=is_batched) for one in (sampler, list(sampler)))
+            for start in (0, 1):
+                lazy.seek(0, start)
+                listed.seek(0, start)
+                assert list(lazy) == list(listed)
+
+
+def test_a_sampler_in_order_over_a_billion_samples_is_not_listed():
+    billion = range(10**9)
+    for sampler in (SequentialSampler(billion), billion):
+        order = SeededOrder(sampler)
+        order.seek(0, 700_000_000)
+        assert next(iter(order)) == 700_000_000
+    order = SeededOrder(BatchSampler(SequentialSampler(billion), 4, False), is_batched=True)
+    order.seek(0, 100_000_000)
+    assert next(iter(order)) == [400_000_000, 400_000_001, 400_000_002, 400_000_003]

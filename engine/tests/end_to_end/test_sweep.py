@@ -19,6 +19,7 @@ from cairn.runs.ledger import Ledger, states
 pytestmark = pytest.mark.slow
 
 LOCAL = "hydra/launcher=submitit_local"
+TOGETHER = "hydra.launcher.array_parallelism=2"
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,8 @@ def test_a_repeated_sweep_runs_only_the_missing_jobs(tmp_path: Path, whole: dict
 def test_a_failed_job_is_reported_and_the_others_continue(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     fails = "+callbacks.fail._target_=tests.support.callbacks.FailAt"  # at step 13
-    output = sweep(folder, [4], fails, "trainer.max_steps=12,20", LOCAL).end(expect=1)
+    one = "hydra.launcher.array_parallelism=1"  # the job that fails is the first
+    output = sweep(folder, [4], fails, "trainer.max_steps=20,12", LOCAL, one).end(expect=1)
     assert "1 of 2 jobs are finished, 1 failed" in output
     assert "RuntimeError: something broke" in output
     runs = {run: RunDirectory(run).record() for run in folder.iterdir() if (run / "run.json").is_file()}
@@ -67,7 +69,7 @@ def test_a_job_that_receives_a_signal_is_saved_and_requeued(tmp_path: Path, whol
     places = {4: ("setup", "replace:2"), 10: ("batch:13", "validation:40")}
     halts = halt(*(f"{value}@{place}" for value, them in places.items() for place in them))
     short = "hydra.launcher.timeout_min=10"  # submitit counts any signal as a timeout
-    process = sweep(folder, [4, 10], LOCAL, short, halts)
+    process = sweep(folder, [4, 10], LOCAL, TOGETHER, short, halts)
     for turn in range(2):
         for value, them in places.items():
             assert wait_for(has(folder, [value], f"at-{them[turn]}"), process)
@@ -89,7 +91,7 @@ def test_a_job_that_receives_a_signal_is_saved_and_requeued(tmp_path: Path, whol
 
 def test_a_sweep_whose_launcher_was_killed_can_be_repeated(tmp_path: Path, whole: dict[int, Outcome]) -> None:
     folder = tmp_path / "sweep"
-    command = [LOCAL, halt("batch:13")]
+    command = [LOCAL, TOGETHER, halt("batch:13")]
     sweep(folder, [4, 10], *command, "hydra.launcher.wait=false").end()
     code, jobs = status(folder)
     assert code == 0, jobs
@@ -111,6 +113,31 @@ def test_a_sweep_whose_launcher_was_killed_can_be_repeated(tmp_path: Path, whole
     lost = {value: [item.lost_batches for item in starts(folder, value)] for value in (4, 10)}
     assert lost == {4: [0], 10: [0, 3]}
     assert status(folder)[1][10]["num_lost_batches"] == 3
+
+
+def test_jobs_that_wait_are_stopped_with_the_command_and_run_when_it_is_repeated(
+    tmp_path: Path, whole: dict[int, Outcome]
+) -> None:
+    folder = tmp_path / "sweep"
+    command = [LOCAL, halt("batch:13"), "hydra.launcher.array_parallelism=1"]
+    process = sweep(folder, [4, 10], *command)
+    assert wait_for(has(folder, [4], "at-batch:13"), process)
+    assert {value: job["state"] for value, job in status(folder)[1].items()} == {4: "running", 10: "waiting"}
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: len(states(Ledger(folder).newest().values())) == 1)  # the job that waits has ended
+    go(folder, 4, "batch:13")
+    output = process.end(expect=143)
+    assert "At most 1 job runs at a time (hydra.launcher.array_parallelism)." in output
+    wait_until(lambda: not states(Ledger(folder).newest().values()))
+    assert not has(folder, [10], "run.json")()
+    again = sweep(folder, [4, 10], *command)
+    assert wait_for(has(folder, [10], "at-batch:13"), again)
+    assert starts(folder, 4)[-1].before.why == "SIGTERM"
+    assert RunDirectory(run_of(folder, 4)).record().status == "finished", "one at a time"
+    go(folder, 10, "batch:13")
+    assert again.end().count("submitted as job") == 2
+    for value, expected in whole.items():
+        assert differences(expected, ends_of(run_of(folder, value))) == []
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

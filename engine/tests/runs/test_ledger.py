@@ -68,6 +68,11 @@ def test_a_local_job_is_alive_while_its_process_is():
     assert states([entry]) == {}
 
 
+def test_a_local_job_that_waits_for_its_turn_is_pending():
+    with process("sweep/slots.py", "/x", "[null]", "python", "-m", "submitit.local._local", FOLDER) as started:
+        assert states([SubmittedJob("a", "local", str(started.pid), FOLDER)]) == {str(started.pid): "PENDING"}
+
+
 @pytest.mark.parametrize(
     "words",
     [

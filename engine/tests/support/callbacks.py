@@ -88,6 +88,16 @@ class SlowDisk(Callback):
         return call
 
 
+class StampBatches(Callback):
+    """Makes each batch 5 ms longer, and appends its number and the time at its end to `stamps` in the run directory."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        time.sleep(0.005)
+        number = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        with open(Path(trainer.default_root_dir) / "stamps", "a") as file:
+            file.write(f"{number} {time.monotonic()}\n")
+
+
 class SlowBatches(Callback):
     """Makes each batch take a minute, unless a signal ends it; creates a file `slow` when the first one starts."""
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils import data
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, default_collate, default_convert
 
-from cairn.data import copies, generators, source, workers
+from cairn.data import copies, generators, position, source, workers
 from cairn.data.batches import Batches
 from cairn.data.iterable import StatefulBatches, is_stateful
 from cairn.data.position import Position
@@ -172,6 +172,7 @@ class DataLoader(data.DataLoader[Any]):
         Raises:
             DataError: The position belongs to other data; the message names all differences.
         """
+        position.keep_way(self._position.order, state_dict)
         self._position.check(state_dict, self.identity())
         self._position.seek(state_dict)
 

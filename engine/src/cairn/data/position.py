@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from cairn.data import shuffles
 from cairn.data.generators import Generators
 from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
 from cairn.data.sampler import EpochSampler, Order, Record
@@ -39,6 +40,12 @@ def between_epochs(state: Any) -> Any:
     is_ours = type(state) is dict and {"batch_size", "seed"} <= state.keys()
     is_inside = is_ours and (state.get("batch") or state.get("repeated"))
     return BetweenEpochs(state) if is_ours and not is_inside else state
+
+
+def keep_way(order: Order, state: Mapping[str, Any]) -> None:
+    """Shuffle in the way of a saved position, in its epoch and in those that follow."""
+    if isinstance(order, EpochSampler):
+        order.keep_way(state.get("order", shuffles.OLDEST))
 
 
 def _judge(changes: Sequence[str], state: Mapping[str, Any]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DistributedSampler
 
+from cairn.data.batches import in_order
 from cairn.data.generators import Generators
 from cairn.data.sampler import Order, Record
 from cairn.data.seeding import isolated, mix_seed, seeded
@@ -113,30 +114,36 @@ class SeededOrder(Order):
     def _items(self, record: Record) -> Iterator[Any]:
         rank, world_size = self._share()
         turn, start = record.turn, record.start
-        for number, item in enumerate(self._drawn(record)):
+        items = self._drawn(record)
+        if isinstance(items, Sequence):
+            # The first items come again until each process gets the same number.
+            length = -(-len(items) // world_size)
+            places = range(start * world_size + rank, length * world_size, world_size)
+            yield from (self._key(turn, items[place % len(items)]) for place in places)
+            return
+        for number, item in enumerate(items):
             if number % world_size == rank and number // world_size >= start:
                 yield self._key(turn, item)
 
-    def _drawn(self, record: Record) -> Iterator[Any]:
-        """Yield all items of an epoch; the first ones again until each process gets the same number."""
+    def _drawn(self, record: Record) -> Sequence[Any] | Iterator[Any]:
+        """Return all items of an epoch: an iterator if the sampler has no length, which may be endless."""
         seed = mix_seed(self.seed, record.turn)
         if not self.is_stateful:
             self._watch.before_an_epoch()
         _prepare(self.sampler, record.epoch, seed)
         later = self._begin_state(record)
         if not hasattr(self.sampler, "__len__"):
-            yield from isolated(self.sampler, seed)  # one at a time, because it may be endless
-            return
+            return isolated(self.sampler, seed)
         before = numbers(self.sampler)
         with seeded(seed):
-            items = list(self.sampler)
+            items = in_order(self.sampler)
+            if items is None:
+                items = list(self.sampler)
         if later is not None:
             self.sampler.load_state_dict(later)
         if not self.is_stateful:
             self._watch.after_an_epoch(before)
-        yield from items
-        missing = -len(items) % self._share()[1]
-        yield from (items[number % len(items)] for number in range(missing))
+        return items
 
     def _begin_state(self, record: Record) -> dict[str, Any] | None:
         """Bring the sampler into its state at the beginning of the epoch, and return the one that it gets later."""

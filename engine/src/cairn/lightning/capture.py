@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
+from cairn.data import shuffles
 from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.agreement import Agreement, Alone
 from cairn.lightning.logs import loggers
@@ -119,6 +120,7 @@ def capture(
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "threads": torch.get_num_threads(),
+        "order": shuffles.of_run(),
         "loggers": loggers.states(trainer),
         "ranks": of_ranks,
         "clock": dict(clock),
@@ -143,12 +145,26 @@ def check(ours: Mapping[str, Any], world_size: int) -> None:
             f"The checkpoint has format {ours['format']}, but this version of Cairn reads formats up to "
             f"{unsaved.FORMAT}: install the version that saved it."
         )
+    if (way := way_of_shuffling(ours)) not in shuffles.WAYS:
+        raise ResumeError(
+            f"The samples of this run are shuffled in the way {way!r}, which this version of Cairn does not know: "
+            "install the version that saved the checkpoint."
+        )
     if len(ours["ranks"]) != world_size:
         raise ResumeError(
             f"The checkpoint was saved by {len(ours['ranks'])} processes, but this run has {world_size}. An exact "
             f"resume needs the same number: change devices or num_nodes of the Trainer, or start a new run from the "
             f"weights alone."
         )
+
+
+def way_of_shuffling(ours: Mapping[str, Any]) -> str:
+    """Return the way in which the run shuffles its samples, see `cairn.data.shuffles`.
+
+    Args:
+        ours: Value of the key `cairn` in the checkpoint. Cairn 0.1 named no way.
+    """
+    return str(ours.get("order", shuffles.OLDEST))
 
 
 def check_accumulation(configured: int, ours: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 
 from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
+from cairn.data import shuffles
 from cairn.errors import SaveError
 from cairn.lightning import capture
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
@@ -111,6 +112,7 @@ class Engine:
         capture.check(ours, self.trainer.world_size)
         capture.warn_of_threads(self.trainer, ours)
         self._loaded = ours
+        shuffles.begin_run(capture.way_of_shuffling(ours))
         self.restart.load(ours)
         self.finders.load(ours.get("finders", {}))
         self.moments.previous = Position(**ours["position"])

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from cairn.data import shuffles
 from cairn.errors import ConfigError, SaveError
 from cairn.lightning import capture, versions
 from cairn.lightning.begin import begin
@@ -80,6 +81,7 @@ class EngineHooks(Checkpoint):
         if stage != "fit":
             return
         _check_alone(self, trainer)
+        shuffles.begin_run()
         capture.refuse(trainer, pl_module)
         boundary.install(trainer, self)
         trainer.strategy.checkpoint_io = understanding(trainer.strategy.checkpoint_io)

@@ -15,6 +15,8 @@ from cairn.store import journal
 Scheduler = Literal["slurm", "local"]
 _CONTROLLER = "submitit.local._local"
 """Module that submitit runs as the controller of a local job."""
+_WAITING = os.path.join("sweep", "slots.py")
+"""Program that a local job waits in before it becomes its controller, with the same process id."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,17 @@ def states(jobs: Iterable[SubmittedJob]) -> Mapping[str, str]:
     """
     jobs = list(jobs)
     queued = slurm.queued() if any(job.scheduler == "slurm" for job in jobs) else {}
-    local = {job.job: "RUNNING" for job in jobs if job.scheduler == "local" and _is_alive(job)}
+    local = {job.job: _local_state(job) for job in jobs if job.scheduler == "local"}
     return {job.job: state for job in jobs if (state := {**queued, **local}.get(job.job))}
 
 
-def _is_alive(job: SubmittedJob) -> bool:
+def _local_state(job: SubmittedJob) -> str:
+    """Return the state of a local job; empty if it has ended."""
     # The kernel reuses process ids: only a controller of submitit that works on this sweep is this job.
     command = _command_line(int(job.job))
-    return _CONTROLLER in command and job.folder in command
+    if _CONTROLLER not in command or job.folder not in command:
+        return ""
+    return "PENDING" if _WAITING in command else "RUNNING"
 
 
 def _command_line(pid: int) -> str:

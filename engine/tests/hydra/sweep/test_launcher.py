@@ -249,7 +249,7 @@ def test_ctrl_c_stops_only_the_local_jobs_of_this_command(tmp_path, monkeypatch)
         for at, name in enumerate(["mine", "ended", "on slurm", "new"])
     ]
     resumable_submitit.LocalLauncher()._interrupted(jobs, tmp_path, entries)
-    assert killed == [(11, signal.SIGTERM), (12, signal.SIGTERM)]
+    assert killed == [(12, signal.SIGTERM), (11, signal.SIGTERM)], "the last ones first: they may still wait"
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         waiting = {job: entries.get(job.name_in(sweep)) for job in jobs if job not in finished}
         try:
             found = Outcomes(self.params["submitit_folder"]).collect(waiting)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             self._interrupted(jobs, sweep, entries)
             raise
         found |= {job.number: success(job) for job in finished}
@@ -163,7 +163,7 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
         return [item.job_id for item in self._executor().map_array(self, *zip(*arguments, strict=True))]
 
     def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, SubmittedJob]) -> None:
-        """Handle Ctrl-C during the wait for the jobs."""
+        """Handle Ctrl-C, or a signal that the launcher catches, during the wait for the jobs."""
         log.info("The jobs continue without this command. Run it again to wait for them.")
 
     def _executor(self) -> Any:

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
@@ -20,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cairn.errors import first_line
-from cairn.hydra.sweep import launcher
+from cairn.hydra.sweep import launcher, parallel
 from cairn.hydra.sweep.sweep_job import SweepJob
 from cairn.runs.ledger import SubmittedJob, states
 
@@ -28,23 +29,52 @@ log = logging.getLogger(__name__)
 
 
 class LocalLauncher(launcher.Resumable, submitit_launcher.LocalLauncher):
-    """Runs all jobs at once, as processes of this machine."""
+    """Runs the jobs as processes of this machine, some at a time."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """See `Resumable.launch`. SIGTERM does what Ctrl-C does: it stops the jobs, each with a checkpoint."""
+        before = signal.signal(signal.SIGTERM, _leave)
+        try:
+            return super().launch(job_overrides, initial_job_idx)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _ids(self, jobs: Sequence[SweepJob], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
         if self.params["tasks_per_node"] != 1:
             raise CompactHydraException(
                 "hydra.launcher.tasks_per_node must be 1 for submitit_local: Lightning starts the other processes."
             )
-        submit = super()._ids
-        return launcher.in_own_session(lambda: submit(jobs, arguments))
+        given, gpus_per_job = self.params.get("array_parallelism"), self.params.get("gpus_per_node")
+        chosen = parallel.choose(given, gpus_per_job, parallel.gpus(), parallel.num_cores())
+        log.info("%s", chosen)
+        submit, folder = super()._ids, parallel.place_of_locks(self._slots())
+
+        def submit_waiting() -> list[str]:
+            parallel.let_jobs_wait(folder, chosen)
+            return submit(jobs, arguments)
+
+        return launcher.in_own_session(submit_waiting)
+
+    def _parameters(self) -> dict[str, Any]:
+        """Leave out what submitit does not know."""
+        return {name: value for name, value in self.params.items() if name != "array_parallelism"}
+
+    def _slots(self) -> Path:
+        assert self.config is not None
+        return Path(self.config.hydra.sweep.dir).absolute() / ".submitit" / "slots"
 
     def _interrupted(self, jobs: Sequence[SweepJob], sweep: Path, entries: Mapping[str, SubmittedJob]) -> None:
         """Stop the jobs: submitit's watcher of each job passes the signal on."""
         log.info("Stopping the jobs, each with a checkpoint. The same command resumes them.")
         found = [entries.get(job.name_in(sweep)) for job in jobs]
-        for job in states([entry for entry in found if entry is not None and entry.scheduler == "local"]):
+        alive = states([entry for entry in found if entry is not None and entry.scheduler == "local"])
+        for job in reversed([*alive]):  # those that wait first: the end of another one would start them
             with suppress(ProcessLookupError):
                 os.kill(int(job), signal.SIGTERM)
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 class SlurmLauncher(launcher.Resumable, submitit_launcher.SlurmLauncher):
@@ -93,6 +123,7 @@ class LocalConf(LocalQueueConf):
     )  # of one attempt: 30 s before it, the job is asked to save and stop, and is restarted
     max_num_timeout: int = 100  # never reached: submitit gives up after 6 attempts; the same command resumes the job
     stderr_to_stdout: bool = True
+    array_parallelism: int | None = None  # jobs that run at the same time; null: one per GPU, else one per core
 
 
 @dataclass
