@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
+from operator import attrgetter
 from typing import Any, Protocol
 
 from cairn.errors import ConfigError
 from cairn.types import AnyDraft, Draft, Mode, Position, ranked
 from cairn.units import parse_size
+
+_name = attrgetter("name")
 
 
 class Rule(Protocol):
@@ -55,8 +58,7 @@ class Best:
         self.count = check_count(count)
 
     def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
-        best = ranked([item for item in saved if item.lasting], mode)
-        return best if self.count < 0 else best[: self.count]
+        return ranked([item for item in saved if item.lasting], mode, self.count if self.count >= 0 else None)
 
 
 class EveryNth:
@@ -101,7 +103,7 @@ class WithinBytes:
 
 def best_of(saved: Sequence[AnyDraft], mode: Mode) -> AnyDraft | None:
     """The checkpoint with the best score; one that is not lasting only if no other has a score."""
-    best = ranked([item for item in saved if item.lasting], mode) or ranked(saved, mode)
+    best = ranked([item for item in saved if item.lasting], mode, 1) or ranked(saved, mode, 1)
     return best[0] if best else None
 
 
@@ -119,10 +121,14 @@ def survivors(rules: Iterable[Rule], saved: Sequence[AnyDraft], mode: Mode | Non
     # One that is not lasting stays only while it is the newest: a run that was stopped and resumed then keeps what an
     # undisturbed run keeps.
     pool = [item for item in saved if item.lasting or item is saved[-1]]
-    best = best_of(pool, mode) if mode else None
-    names = {item.name for item in pool[-1:]} | ({best.name} if best else set())
+    names = {item.name for item in pool[-1:]}
     for rule in rules:
-        names.update(item.name for item in rule.keep(pool, mode or "min"))
+        if (kept := rule.keep(pool, mode or "min")) is pool:  # all of them: there is nothing to look for
+            return pool
+        names.update(map(_name, kept))
+    best = best_of(pool, mode) if mode else None
+    if best is not None:
+        names.add(best.name)
     return [item for item in pool if item.name in names]
 
 
@@ -140,10 +146,15 @@ def to_make_room(rules: Sequence[Rule], saved: Sequence[AnyDraft], coming: Draft
     Returns:
         What to delete, oldest first.
     """
-    without_budget = survivors([rule for rule in rules if not rule.makes_room], saved, mode)
+    plain = [rule for rule in rules if not rule.makes_room]
+    if len(plain) == len(rules):
+        return []
     future: list[Draft] = [*saved, coming]
-    then = survivors(rules, future, mode)
-    return [item for item in survivors(rules, saved, mode) if item not in without_budget and item not in then]
+    then = set(map(_name, survivors(rules, future, mode)))
+    if all(item.name in then for item in saved):
+        return []
+    then.update(map(_name, survivors(plain, saved, mode)))
+    return [item for item in survivors(rules, saved, mode) if item.name not in then]
 
 
 def peak_bytes(
@@ -165,8 +176,8 @@ def peak_bytes(
     held, peaks = list(saved), []
     for number in range(count):
         coming = _like(held[-1] if held else None, number, num_bytes)
-        deleted = to_make_room(rules, held, coming, mode)
-        held = [*(item for item in held if item not in deleted), coming]
+        deleted = set(map(_name, to_make_room(rules, held, coming, mode)))
+        held = [*(item for item in held if item.name not in deleted), coming]
         peaks.append(sum(item.num_bytes for item in held) - now)
         held = survivors(rules, held, mode)
     return peaks

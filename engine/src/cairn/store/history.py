@@ -14,6 +14,7 @@ from cairn.policy import keep
 from cairn.store import commit, disk, names
 from cairn.store.catalog import Catalog
 from cairn.store.commit import CommitPlan, Committed
+from cairn.store.presence import Presence
 from cairn.store.resume import ResumePoint
 from cairn.types import AnyDraft, Draft, Mode, Saved
 
@@ -42,7 +43,9 @@ class History:
         self.deleted: list[Saved] = []
         self._pending: list[Draft] = []
         self._lock = threading.Lock()
-        self._catalog = Catalog(directory)
+        self._catalog, self._presence = Catalog(directory), Presence(directory)
+        self._expected: tuple[list[Saved], list[Draft]] | None = None
+        """What is kept now, and what will be when all pending checkpoints are committed."""
         self._overdue: list[str] = []
         """Names to delete with the next commit, because deleting them failed or had to wait for a successor."""
 
@@ -95,7 +98,8 @@ class History:
         if not committed:
             self._overdue = sorted(newer)
         kept = keep.survivors(self.rules, ours, self.mode)
-        self.deleted = [item for item in ours if item not in kept]
+        kept_names = {item.name for item in kept}
+        self.deleted = [item for item in ours if item.name not in kept_names]
         self.retain(kept, self.deleted)
         self._overdue = sorted(newer) if committed else []
 
@@ -105,16 +109,20 @@ class History:
         """Register a checkpoint that is about to be written; from now on `with_pending` includes it."""
         with self._lock:
             self._pending.append(draft)
+            self._expected = None
 
     @property
     def with_pending(self) -> list[Draft]:
-        """What will be kept when all pending checkpoints are committed: what triggers decide by."""
+        """What will be kept when all pending checkpoints are committed: what triggers decide by. Do not change it."""
         with self._lock:
-            found: list[Draft] = list(self.saved)
-            for draft in self._pending:
-                coming = replace(draft, number=_next_number(found))
-                found = keep.survivors(self.rules, [*_others(found, coming), coming], self.mode)
-            return found
+            saved, expected = self.saved, self._expected  # the commit thread may replace the list
+            if expected is None or expected[0] is not saved:
+                found: list[Draft] = list(saved)
+                for draft in self._pending:
+                    coming = replace(draft, number=_next_number(found))
+                    found = keep.survivors(self.rules, [*_others(found, coming), coming], self.mode)
+                self._expected = expected = (saved, found)
+            return expected[1]
 
     def plan_commit(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
         """Decide what to delete, write and link for the next checkpoint to be written.
@@ -126,18 +134,26 @@ class History:
         Returns:
             The plan.
         """
+        plan = self._plan(draft, provenance)
+        if self._presence.all_there({*plan.links.values()} - {draft.name, None}):
+            return plan
+        return self._plan(draft, provenance)  # a link would dangle: this time, the directory is listed
+
+    def _plan(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
         others = _others(self.saved, draft)
-        if len(there := _still_there(self.directory, others)) < len(others):
-            others = self.saved = there
+        there = self._presence.still_there(others)
+        if len(there) < len(others):
+            _warn_of_missing(self.directory, others, there)
+            others = self.saved = list(there)
         draft = replace(draft, number=_next_number(others))
         # What a link points to now stays until the link has moved, even if moving it failed before.
         linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}
         first = keep.to_make_room(self.rules, others, draft, self.mode)
-        make_room = [item.name for item in first if item.name not in linked]
+        make_room = {item.name: None for item in first if item.name not in linked}
         left = [item for item in others if item.name not in make_room]
         kept = keep.survivors(self.rules, [*left, draft], self.mode)
         to_delete = _to_delete(self._overdue, left, kept)
-        return CommitPlan(self.directory, draft, provenance, make_room, links(kept, self.mode), to_delete)
+        return CommitPlan(self.directory, draft, provenance, [*make_room], links(kept, self.mode), to_delete)
 
     def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:
         """Record what became of a pending checkpoint.
@@ -148,13 +164,15 @@ class History:
             result: Its commit; None if that failed or was not tried.
         """
         with self._lock:
+            self._expected = None
+            self._presence.saved()
             self._pending.remove(draft)
             if plan is None or result is None:
                 deleted = {name for name in (plan.make_room if plan else ()) if not (self.directory / name).exists()}
                 self.saved = [item for item in self.saved if item.name not in deleted]
                 return
-            left = [item for item in _others(self.saved, plan.draft) if item.name not in plan.make_room]
-            self.saved = [item for item in [*left, result.saved] if item.name not in plan.to_delete]
+            gone = {*plan.make_room, *plan.to_delete, plan.draft.name}
+            self.saved = [*(item for item in self.saved if item.name not in gone), result.saved]
             self._overdue = list(plan.to_delete) if result.cleanup_error else []
 
     def retain(self, kept: Sequence[Saved], to_delete: Sequence[Saved]) -> None:
@@ -183,12 +201,10 @@ def links(kept: Sequence[Draft], mode: Mode | None) -> dict[str, str | None]:
     return {names.LAST: kept[-1].name if kept else None, names.BEST: best.name if best else None}
 
 
-def _still_there(directory: Path, saved: Sequence[Saved]) -> list[Saved]:
-    there = [item for item in saved if (directory / item.name).exists()]
-    if len(there) < len(saved):
-        missing = ", ".join(item.name for item in saved if item not in there)
-        log.warning("Something other than this run deleted checkpoints in %s: %s.", directory, missing)
-    return there
+def _warn_of_missing(directory: Path, saved: Sequence[Saved], there: Sequence[Saved]) -> None:
+    found = {item.name for item in there}
+    missing = ", ".join(item.name for item in saved if item.name not in found)
+    log.warning("Something other than this run deleted checkpoints in %s: %s.", directory, missing)
 
 
 def _to_delete(overdue: Sequence[str], others: Sequence[Draft], kept: Sequence[Draft]) -> list[str]:
