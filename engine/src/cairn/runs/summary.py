@@ -127,7 +127,7 @@ def fill(
     """
     least = {}
     for number, header in enumerate(headers):
-        cells = [Text.from_markup(row[number]).plain for row in rows] + [header] * (header not in cut)
+        cells = [_plain(row[number]) for row in rows] + [header] * (header not in cut)
         words = [word for cell in cells for word in (cell.split() if header == wrapped else [cell])]
         least[header] = max(map(cell_len, words), default=0)
     room = width - _AROUND_A_COLUMN * len(headers) - sum(least[header] for header in headers if header not in cut)
@@ -138,6 +138,10 @@ def fill(
         table.add_column(escape(shown), justify=justify, no_wrap=header != wrapped, min_width=least[header])
     for row in rows:
         table.add_row(*row)
+
+
+def _plain(cell: str) -> str:
+    return Text.from_markup(cell).plain if "[" in cell else cell
 
 
 def _links(item: Saved, report: RunReport) -> str:

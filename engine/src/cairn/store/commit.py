@@ -75,8 +75,7 @@ def write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None] = lamb
     """
     saved = _committed_before(plan, len(view)) if plan.retry else None
     if saved is None:
-        for name in plan.make_room:
-            delete_checkpoint(plan.directory, name)
+        delete_checkpoints(plan.directory, plan.make_room)
         saved = _write(plan, view, beat)
     try:
         move_links_and_delete(plan.directory, plan.links, plan.to_delete)
@@ -145,8 +144,7 @@ def move_links_and_delete(directory: Path, links: Mapping[str, str | None], to_d
     """
     for name, target in links.items():
         move_link(directory, name, target)
-    for name in to_delete:
-        delete_checkpoint(directory, name)
+    delete_checkpoints(directory, to_delete)
 
 
 def move_link(directory: Path, name: str, target: str | None) -> None:
@@ -166,16 +164,25 @@ def move_link(directory: Path, name: str, target: str | None) -> None:
 
 
 def delete_checkpoint(directory: Path, name: str) -> None:
-    """Delete a checkpoint and its manifest; a crash in between leaves files that the next start recognizes.
+    """Delete a checkpoint and its manifest, as `delete_checkpoints` does."""
+    delete_checkpoints(directory, [name])
+
+
+def delete_checkpoints(directory: Path, found: Sequence[str]) -> None:
+    """Delete checkpoints and their manifests; a crash in between leaves files that the next start recognizes.
+
+    Args:
+        directory: Where they are.
+        found: Their names.
 
     Raises:
-        SaveError: It could not be deleted.
+        SaveError: One could not be deleted; those after it were not tried.
     """
-    path = directory / name
+    paths = [directory / name for name in found]
     try:
-        disk.remove_pair(path, path.with_name(names.manifest_name(name)))
+        disk.remove_pairs([(path, path.with_name(names.manifest_name(path.name))) for path in paths])
     except OSError as error:
-        raise _failed(f"The checkpoint {path} could not be deleted", error) from error
+        raise _failed(f"The checkpoint {error.filename} could not be deleted", error) from error
 
 
 def _failed(what: str, error: OSError) -> SaveError:

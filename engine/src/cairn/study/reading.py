@@ -68,7 +68,7 @@ def read_run(path: Path) -> Run:
     directory = RunDirectory(path)
     record, config, progress = _json(path / "run.json"), _config(directory), _json(path / "progress.json")
     group = _mapping(config.get("checkpoint"))
-    kept = tuple(filter(_is_sound, Catalog(_checkpoints(directory)).committed()))
+    kept = tuple(filter(_is_sound, Catalog(_checkpoints(directory, config)).committed()))
     monitor = str(group.get("monitor") or config.get("optimized_metric") or "val/loss")
     points = _points(kept, progress)
     rows = tuple(_saves(path / "csv" / "checkpoints.csv", points))
@@ -101,14 +101,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _config(directory: RunDirectory) -> dict[str, Any]:
     try:
-        return directory.config()
+        return directory.config("checkpoint", "optimized_metric", "paths")
     except ResumeError:
         return {}
 
 
-def _checkpoints(directory: RunDirectory) -> Path:
+def _checkpoints(directory: RunDirectory, config: Mapping[str, Any]) -> Path:
     try:
-        return directory.checkpoints()
+        return directory.checkpoints(config)
     except ResumeError:
         return directory.path / "checkpoints"
 
