@@ -56,6 +56,8 @@ _FIXED = {
     "version": b"3\n",
 }
 """The records that `torch.load` expects besides the pickle and the storages."""
+_BEHIND = ("data.pkl", *_FIXED)
+"""The records after the storages."""
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -266,6 +268,35 @@ def read(path: Path) -> str:
         for piece in _pieces(file, sys.maxsize):
             frame.update(piece)
     return _DIGEST + frame.hexdigest()
+
+
+def located(view: memoryview) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Find the storages and the pickle in a file of this format.
+
+    Args:
+        view: The whole file.
+
+    Returns:
+        Offset and size of each storage, in bytes, in the order of their numbers; and those of the pickle.
+
+    Raises:
+        CorruptCheckpointError: It has other records than a `Layout`, or they are elsewhere.
+    """
+    found: list[tuple[int, int]] = []
+    names = []
+    for at, place in _records(view):
+        found.append(place)
+        names.append(bytes(view[at + _CENTRAL.size : at + _CENTRAL.size + struct.unpack_from("<H", view, at + 28)[0]]))
+    storages = found[: -1 - len(_FIXED)]
+    expected = [f"{_FOLDER}/{name}" for name in (*(f"data/{number}" for number in range(len(storages))), *_BEHIND)]
+    if names != [name.encode() for name in expected]:
+        raise CorruptCheckpointError("it has other records than a checkpoint of Cairn")
+    if any(first % ALIGNMENT or first + size > len(view) for first, size in found):
+        raise CorruptCheckpointError("a record is not where it should be")
+    fixed = [bytes(view[first : first + size]) for first, size in found[len(storages) + 1 :]]
+    if fixed != [*_FIXED.values()]:
+        raise CorruptCheckpointError("it was written in another byte order or version of the format")
+    return storages, found[len(storages)]
 
 
 def _listed(file: BinaryIO) -> list[zipfile.ZipInfo]:

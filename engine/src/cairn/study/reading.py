@@ -180,7 +180,7 @@ def _interpolated_s(points: Sequence[_Point], step: float) -> float | None:
 
 
 def _best(path: Path, kept: Sequence[Saved], monitor: str, mode: Mode) -> float | None:
-    logged = [_number(row.get(monitor)) for row in _rows(path)]
+    logged = [_number(text) for text in _column(path, monitor)]
     noted = [_number(saved.metrics.get(monitor)) for saved in kept]
     values = [value for value in [*logged, *noted] if value is not None]
     return (min if mode == "min" else max)(values, default=None)
@@ -216,6 +216,18 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         with open(path, newline="", errors="replace") as file:
             yield from csv.DictReader(file)
+    except (OSError, csv.Error):
+        return
+
+
+def _column(path: Path, name: str) -> Iterator[str]:
+    """Yield a column: of the metrics of a long run, a dict for each row would take seconds."""
+    try:
+        with open(path, newline="", errors="replace") as file:
+            rows = csv.reader(file)
+            place = {header: number for number, header in enumerate(next(rows, []))}.get(name)
+            if place is not None:
+                yield from (row[place] for row in rows if place < len(row))
     except (OSError, csv.Error):
         return
 
