@@ -42,6 +42,7 @@ _TENSOR = re.compile(
 _ORDERED, _COUNTED = b"ccollections\nOrderedDict\n)R", b"ccollections\nCounter\n)R"
 _CALL = re.compile(rb"c(_codecs\nencode|builtins\nset|builtins\ncomplex|torch\nSize|torch\ndevice)\n\(")
 _DTYPE = re.compile(rb"ctorch\n(\w+)\n")
+_METADATA = "_metadata"
 _DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
 _U32, _I32, _F64 = struct.Struct("<I"), struct.Struct("<i"), struct.Struct(">d")
 _Spec = tuple[torch.dtype, int, int, tuple[int, ...], tuple[int, ...]]
@@ -188,14 +189,18 @@ class _Reader:
     def _ordered(self, at: int) -> tuple[Any, int]:
         found, at = self._items(at + len(_ORDERED), OrderedDict())
         # torch adds an attribute to the state of a module, which is written after the items.
-        if self._pickle[at] == _EMPTY_DICT:
-            attributes, after = self._dict(at)
-            if self._pickle[after : after + 1] == b"b":
-                if list(attributes) != ["_metadata"]:
-                    raise _NotOurs
-                found._metadata = attributes["_metadata"]
-                at = after + 1
+        if self._is_metadata(at):
+            attributes, at = self._dict(at)
+            if self._pickle[at : at + 1] != b"b" or list(attributes) != [_METADATA]:
+                raise _NotOurs  # another dict with this key comes after the ordered one
+            found._metadata = attributes[_METADATA]
+            at += 1
         return found, at
+
+    def _is_metadata(self, at: int) -> bool:
+        if self._pickle[at : at + 3] == b"}(j":
+            return self._texts[_U32.unpack_from(self._pickle, at + 3)[0]] == _METADATA
+        return self._pickle.startswith(b"}(X\x09\0\0\0_metadata", at)
 
     def _tensor(self, match: re.Match[bytes]) -> Tensor:
         kind, length, number, rest = match.groups()
@@ -259,7 +264,7 @@ def _refuse(reader: _Reader, at: int) -> Any:
     raise _NotOurs
 
 
-_SETITEMS, _EMPTY_DICT = b"u"[0], b"}"[0]
+_SETITEMS = b"u"[0]
 _FORMS: dict[int, Callable[[_Reader, int], tuple[Any, int]]] = {
     b"X"[0]: _Reader._text,
     b"j"[0]: _Reader._known_text,
