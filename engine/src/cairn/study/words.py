@@ -340,5 +340,5 @@ def _count(number: int, what: str) -> str:
 
 
 def _runs(labels: list[str]) -> str:
-    named = labels if len(labels) <= _MOST_NAMED else [*labels[:_MOST_NAMED], f"and {len(labels) - _MOST_NAMED} others"]
+    named = labels if len(labels) <= _MOST_NAMED else [*labels[:_MOST_NAMED], f"and {len(labels) - _MOST_NAMED} more"]
     return f"With interval{'s' * (len(labels) > 1)} {', '.join(named)}"
