@@ -6,11 +6,13 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cairn.errors import ConfigError
 from cairn.policy import keep
+from cairn.policy.shelf import Shelf, unmarked
 from cairn.store import commit, disk, names
 from cairn.store.catalog import Catalog
 from cairn.store.commit import CommitPlan, Committed
@@ -33,21 +35,25 @@ class History:
         mode: Whether a lower or a higher score is better; None: there is no best.
 
     Attributes:
-        saved: The kept checkpoints, oldest first.
         deleted: The checkpoints that `take_over` deleted.
     """
 
     def __init__(self, directory: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> None:
         self.directory, self.rules, self.mode = directory, list(rules), mode
-        self.saved: list[Saved] = []
+        self._shelf: Shelf[Saved] = Shelf([], mode or "min")
         self.deleted: list[Saved] = []
         self._pending: list[Draft] = []
         self._lock = threading.Lock()
         self._catalog, self._presence = Catalog(directory), Presence(directory)
-        self._expected: tuple[list[Saved], list[Draft]] | None = None
+        self._expected: tuple[Shelf[Saved], list[Draft]] | None = None
         """What is kept now, and what will be when all pending checkpoints are committed."""
         self._overdue: list[str] = []
         """Names to delete with the next commit, because deleting them failed or had to wait for a successor."""
+
+    @property
+    def saved(self) -> list[Saved]:
+        """The kept checkpoints, oldest first. Do not change it: it is replaced after each save."""
+        return self._shelf.items
 
     @property
     def newest(self) -> Saved | None:
@@ -58,12 +64,12 @@ class History:
     @property
     def best(self) -> Saved | None:
         """The checkpoint behind `best.ckpt`."""
-        return keep.best_of(self.saved, self.mode) if self.mode else None
+        return keep.best_of(self._shelf, self.mode) if self.mode else None
 
     @property
     def links(self) -> dict[str, str | None]:
         """The target of each link."""
-        return links(self.saved, self.mode)
+        return links(self._shelf, self.mode)
 
     def path(self, saved: Saved | None) -> str:
         """Path of a checkpoint; empty for None."""
@@ -115,13 +121,15 @@ class History:
     def with_pending(self) -> list[Draft]:
         """What will be kept when all pending checkpoints are committed: what triggers decide by. Do not change it."""
         with self._lock:
-            saved, expected = self.saved, self._expected  # the commit thread may replace the list
-            if expected is None or expected[0] is not saved:
-                found: list[Draft] = list(saved)
+            shelf, expected = self._shelf, self._expected  # the commit thread may replace the shelf
+            if expected is None or expected[0] is not shelf:
+                found: Shelf[Any] = shelf
                 for draft in self._pending:
-                    coming = replace(draft, number=_next_number(found))
-                    found = keep.survivors(self.rules, [*_others(found, coming), coming], self.mode)
-                self._expected = expected = (saved, found)
+                    others = _others(found, draft)
+                    coming = replace(draft, number=_next_number(others))
+                    future = others.plus(coming)
+                    found = future.only(keep.marks(self.rules, future, self.mode))
+                self._expected = expected = (shelf, found.items)
             return expected[1]
 
     def plan_commit(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
@@ -140,20 +148,21 @@ class History:
         return self._plan(draft, provenance)  # a link would dangle: this time, the directory is listed
 
     def _plan(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
-        others = _others(self.saved, draft)
-        there = self._presence.still_there(others)
+        others = _others(self._shelf, draft)
+        there = self._presence.still_there(others.items)
         if len(there) < len(others):
             _warn_of_missing(self.directory, others, there)
-            others = self.saved = list(there)
+            others = self._shelf = Shelf(there, others.mode)
         draft = replace(draft, number=_next_number(others))
         # What a link points to now stays until the link has moved, even if moving it failed before.
         linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}
         first = keep.to_make_room(self.rules, others, draft, self.mode)
-        make_room = {item.name: None for item in first if item.name not in linked}
-        left = [item for item in others if item.name not in make_room]
-        kept = keep.survivors(self.rules, [*left, draft], self.mode)
-        to_delete = _to_delete(self._overdue, left, kept)
-        return CommitPlan(self.directory, draft, provenance, [*make_room], links(kept, self.mode), to_delete)
+        make_room = [item.name for item in first if item.name not in linked]
+        future = others.without(make_room).plus(draft)
+        stays = keep.marks(self.rules, future, self.mode)
+        kept, dropped = future.only(stays), [future[place] for place in unmarked(stays)]
+        to_delete = _to_delete(self._overdue, dropped, kept)
+        return CommitPlan(self.directory, draft, provenance, make_room, links(kept, self.mode), to_delete)
 
     def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:
         """Record what became of a pending checkpoint.
@@ -169,10 +178,10 @@ class History:
             self._pending.remove(draft)
             if plan is None or result is None:
                 deleted = {name for name in (plan.make_room if plan else ()) if not (self.directory / name).exists()}
-                self.saved = [item for item in self.saved if item.name not in deleted]
+                self._shelf = self._shelf.without(deleted)
                 return
-            gone = {*plan.make_room, *plan.to_delete, plan.draft.name}
-            self.saved = [*(item for item in self.saved if item.name not in gone), result.saved]
+            left = _others(self._shelf, plan.draft).without([*plan.make_room, *plan.to_delete])
+            self._shelf = cast(Shelf[Saved], left.plus(result.saved))
             self._overdue = list(plan.to_delete) if result.cleanup_error else []
 
     def retain(self, kept: Sequence[Saved], to_delete: Sequence[Saved]) -> None:
@@ -181,7 +190,7 @@ class History:
         Raises:
             SaveError: A link could not be moved or a checkpoint not be deleted.
         """
-        self.saved = list(kept)
+        self._shelf = Shelf(kept, self._shelf.mode)
         self._overdue = _to_delete(self._overdue, to_delete, kept)
         commit.move_links_and_delete(self.directory, links(kept, self.mode), self._overdue)
         self._overdue = []
@@ -207,9 +216,11 @@ def _warn_of_missing(directory: Path, saved: Sequence[Saved], there: Sequence[Sa
     log.warning("Something other than this run deleted checkpoints in %s: %s.", directory, missing)
 
 
-def _to_delete(overdue: Sequence[str], others: Sequence[Draft], kept: Sequence[Draft]) -> list[str]:
-    kept_names = {item.name for item in kept}
-    return [name for name in (*overdue, *(item.name for item in others)) if name not in kept_names]
+def _to_delete(overdue: Sequence[str], dropped: Sequence[Draft], kept: Sequence[Draft]) -> list[str]:
+    if overdue:
+        kept_names = {item.name for item in kept}
+        overdue = [name for name in overdue if name not in kept_names]
+    return [*overdue, *(item.name for item in dropped)]
 
 
 def _remove_leftovers(catalog: Catalog) -> None:
@@ -218,8 +229,10 @@ def _remove_leftovers(catalog: Catalog) -> None:
         disk.remove(path)
 
 
-def _others(saved: Sequence[AnyDraft], draft: Draft) -> list[AnyDraft]:
-    return [item for item in saved if item.name != draft.name]
+def _others(shelf: Shelf[AnyDraft], draft: Draft) -> Shelf[AnyDraft]:
+    """The checkpoints whose file this one does not replace: that of the same position, which is among the newest."""
+    newer = takewhile(lambda item: item.position >= draft.position, reversed(shelf.items))
+    return shelf.without([draft.name]) if any(item.name == draft.name for item in newer) else shelf
 
 
 def _next_number(saved: Sequence[Draft]) -> int:
