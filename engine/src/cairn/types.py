@@ -161,7 +161,7 @@ def ranked(saved: Sequence[AnyDraft], mode: Mode, count: int | None = None) -> l
         if not best:
             return []
         worst = best[-1]
-        scored = [item for item in scored if (item.score <= worst if mode == "min" else item.score >= worst)]  # type: ignore[operator]
+        scored = [item for item in scored if (item.score <= worst if mode == "min" else item.score >= worst)]
     sign = 1 if mode == "min" else -1
     return sorted(scored, key=lambda item: (sign * item.score, item.position))[:count]  # type: ignore[operator]
 

@@ -25,7 +25,8 @@ def test_the_ratio_per_doubling_is_that_of_the_last_two_sizes(seconds, ratio):
 
 
 @pytest.mark.parametrize(
-    ("goal_s", "error", "verdict"), [(None, "", ""), (8.0, "", "met"), (7.9, "", "missed"), (8.0, "20: it broke", "failed")]
+    ("goal_s", "error", "verdict"),
+    [(None, "", ""), (8.0, "", "met"), (7.9, "", "missed"), (8.0, "20: it broke", "failed")],
 )
 def test_the_goal_is_for_the_largest_size(goal_s, error, verdict):
     assert measured(1.0, 2.0, 8.0, goal_s=goal_s, error=error).verdict == verdict
@@ -69,6 +70,8 @@ def test_a_curve_over_checkpoints_runs_at_any_size(tmp_path, measure):
 
 
 def test_a_measurement_that_fails_says_why_and_the_others_go_on(tmp_path):
-    found = command._one("benchmarks.growth.store", curve.Curve("none", "", "", (1, 2, 3), store.start), 1, tmp_path, 60)
+    found = command._one(
+        "benchmarks.growth.store", curve.Curve("none", "", "", (1, 2, 3), store.start), 1, tmp_path, 60
+    )
     assert (found.sizes, found.verdict) == ((), "failed")
     assert "not enough values to unpack" in found.error

@@ -46,9 +46,7 @@ class Shelf(Sequence[AnyDraft], Generic[AnyDraft]):
     def plus(self, item: Draft) -> Shelf[Draft]:
         """Return a shelf with one more, newest checkpoint."""
         cost, size, number = _row(item, self.mode)
-        return _shelf(
-            self.mode, [*self.items, item], [*self.costs, cost], [*self.sizes, size], [*self.numbers, number]
-        )
+        return _shelf(self.mode, [*self.items, item], [*self.costs, cost], [*self.sizes, size], [*self.numbers, number])
 
     def only(self, marks: bytearray) -> Shelf[AnyDraft]:
         """Return a shelf with the marked checkpoints; itself if all of them are."""

@@ -15,7 +15,7 @@ _EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+")
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*):(?: |$)")
 """A key of the whole document, as OmegaConf writes it: at the beginning of a line."""
 _DEEPEST = 500
-"""Nesting up to which the parser in C is used: it has no limit of its own, and deeper values would overflow its stack."""
+"""Nesting up to which the parser in C is used: it has no limit of its own, and would overflow its stack."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -117,5 +117,5 @@ def _is_closed(text: str) -> bool:
 
 def _depth(text: str) -> int:
     """Return an upper limit for the nesting of a document."""
-    in_line = max((len(line) - len(line.lstrip()) + line.count("- ") + line.count("? ") for line in text.split("\n")))
+    in_line = max(len(line) - len(line.lstrip()) + line.count("- ") + line.count("? ") for line in text.split("\n"))
     return text.count("[") + text.count("{") + in_line

@@ -26,6 +26,7 @@ from typing import Any
 
 from cairn.errors import CheckpointError, SaveError
 from cairn.store import disk, file_format, manifest, names
+from cairn.store.deletion import delete_checkpoints
 from cairn.store.write_error import why_not_written
 from cairn.types import Draft, Saved
 
@@ -166,23 +167,6 @@ def move_link(directory: Path, name: str, target: str | None) -> None:
 def delete_checkpoint(directory: Path, name: str) -> None:
     """Delete a checkpoint and its manifest, as `delete_checkpoints` does."""
     delete_checkpoints(directory, [name])
-
-
-def delete_checkpoints(directory: Path, found: Sequence[str]) -> None:
-    """Delete checkpoints and their manifests; a crash in between leaves files that the next start recognizes.
-
-    Args:
-        directory: Where they are.
-        found: Their names.
-
-    Raises:
-        SaveError: One could not be deleted; those after it were not tried.
-    """
-    paths = [directory / name for name in found]
-    try:
-        disk.remove_pairs([(path, path.with_name(names.manifest_name(path.name))) for path in paths])
-    except OSError as error:
-        raise _failed(f"The checkpoint {error.filename} could not be deleted", error) from error
 
 
 def _failed(what: str, error: OSError) -> SaveError:

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -111,48 +111,6 @@ def remove(path: Path) -> None:
     """Delete a file or a link, if it exists."""
     if os.path.lexists(path):
         os.unlink(path)
-
-
-def remove_pairs(pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Delete checkpoints of one directory, each with its manifest.
-
-    Args:
-        pairs: Checkpoints and their manifests.
-
-    Raises:
-        OSError: One of them could not be deleted: the `filename` of the error. Those after it were not tried.
-    """
-    # Each checkpoint loses its name first. A crash in between then leaves a hidden file and a manifest without a
-    # checkpoint, which both count as leftovers; a checkpoint without a manifest would look like a lost manifest.
-    # One sync for all of them: each takes as long as everything else together.
-    hidden: list[tuple[Path, Path, Path]] = []
-    is_renamed = False
-    try:
-        for path, proof in pairs:
-            gone = path.with_name(names.temp_name(path.name))
-            with _about(path):
-                if os.path.lexists(path):
-                    os.replace(path, gone)
-                    is_renamed = True
-            hidden.append((path, proof, gone))
-    finally:
-        if is_renamed:
-            with suppress(OSError):
-                sync_directory(pairs[0][0].parent)
-        for path, proof, gone in hidden:
-            with _about(path):
-                remove(proof)
-                remove(gone)
-
-
-@contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """Let an error name this file, whatever other file it is about."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise
 
 
 def make_directory(path: Path) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
 from cairn.errors import ConfigError
 from cairn.policy import keep
-from cairn.policy.shelf import Shelf, unmarked
-from cairn.store import commit, disk, names
+from cairn.policy.shelf import Shelf
+from cairn.store import commit, disk, names, planning
 from cairn.store.catalog import Catalog
 from cairn.store.commit import CommitPlan, Committed
+from cairn.store.pending import Pending, others
 from cairn.store.presence import Presence
 from cairn.store.resume import ResumePoint
-from cairn.types import AnyDraft, Draft, Mode, Saved
+from cairn.types import Draft, Mode, Saved
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +41,9 @@ class History:
         self.directory, self.rules, self.mode = directory, list(rules), mode
         self._shelf: Shelf[Saved] = Shelf([], mode or "min")
         self.deleted: list[Saved] = []
-        self._pending: list[Draft] = []
+        self._pending = Pending(self.rules, mode)
         self._lock = threading.Lock()
         self._catalog, self._presence = Catalog(directory), Presence(directory)
-        self._expected: tuple[Shelf[Saved], list[Draft]] | None = None
-        """What is kept now, and what will be when all pending checkpoints are committed."""
         self._overdue: list[str] = []
         """Names to delete with the next commit, because deleting them failed or had to wait for a successor."""
 
@@ -69,7 +66,7 @@ class History:
     @property
     def links(self) -> dict[str, str | None]:
         """The target of each link."""
-        return links(self._shelf, self.mode)
+        return planning.links(self._shelf, self.mode)
 
     def path(self, saved: Saved | None) -> str:
         """Path of a checkpoint; empty for None."""
@@ -85,12 +82,7 @@ class History:
             SaveError: A link could not be moved or a checkpoint not be deleted.
         """
         committed, rejected = self._catalog.all()
-        if others := {item.run for item in committed} - {run}:
-            raise ConfigError(
-                f"directory={self.directory} holds checkpoints of another run ({', '.join(others)}): give each run a "
-                f"directory of its own.",
-                parameter="directory",
-            )
+        _check_owner(self.directory, committed, run)
         _remove_leftovers(self._catalog)
         newer = {item.path.name for item in start.rejected}
         for item in rejected:
@@ -114,23 +106,13 @@ class History:
     def add_pending(self, draft: Draft) -> None:
         """Register a checkpoint that is about to be written; from now on `with_pending` includes it."""
         with self._lock:
-            self._pending.append(draft)
-            self._expected = None
+            self._pending.add(draft)
 
     @property
     def with_pending(self) -> list[Draft]:
         """What will be kept when all pending checkpoints are committed: what triggers decide by. Do not change it."""
         with self._lock:
-            shelf, expected = self._shelf, self._expected  # the commit thread may replace the shelf
-            if expected is None or expected[0] is not shelf:
-                found: Shelf[Any] = shelf
-                for draft in self._pending:
-                    others = _others(found, draft)
-                    coming = replace(draft, number=_next_number(others))
-                    future = others.plus(coming)
-                    found = future.only(keep.marks(self.rules, future, self.mode))
-                self._expected = expected = (shelf, found.items)
-            return expected[1]
+            return self._pending.kept_with(self._shelf)
 
     def plan_commit(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
         """Decide what to delete, write and link for the next checkpoint to be written.
@@ -143,26 +125,20 @@ class History:
             The plan.
         """
         plan = self._plan(draft, provenance)
-        if self._presence.all_there({*plan.links.values()} - {draft.name, None}):
+        if self._presence.all_there({*plan.links.values()} - {draft.name}):
             return plan
         return self._plan(draft, provenance)  # a link would dangle: this time, the directory is listed
 
     def _plan(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
-        others = _others(self._shelf, draft)
-        there = self._presence.still_there(others.items)
-        if len(there) < len(others):
-            _warn_of_missing(self.directory, others, there)
-            others = self._shelf = Shelf(there, others.mode)
-        draft = replace(draft, number=_next_number(others))
+        left = others(self._shelf, draft)
+        if (there := self._presence.still_there(left.items)) is not left.items:
+            left = self._shelf = Shelf(there, left.mode)
         # What a link points to now stays until the link has moved, even if moving it failed before.
         linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}
-        first = keep.to_make_room(self.rules, others, draft, self.mode)
-        make_room = [item.name for item in first if item.name not in linked]
-        future = others.without(make_room).plus(draft)
-        stays = keep.marks(self.rules, future, self.mode)
-        kept, dropped = future.only(stays), [future[place] for place in unmarked(stays)]
-        to_delete = _to_delete(self._overdue, dropped, kept)
-        return CommitPlan(self.directory, draft, provenance, make_room, links(kept, self.mode), to_delete)
+        decided = planning.decide(self.rules, left, draft, self.mode, linked, self._overdue)
+        return CommitPlan(
+            self.directory, decided.draft, provenance, decided.make_room, decided.links, decided.to_delete
+        )
 
     def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:
         """Record what became of a pending checkpoint.
@@ -173,14 +149,13 @@ class History:
             result: Its commit; None if that failed or was not tried.
         """
         with self._lock:
-            self._expected = None
             self._presence.saved()
             self._pending.remove(draft)
             if plan is None or result is None:
                 deleted = {name for name in (plan.make_room if plan else ()) if not (self.directory / name).exists()}
                 self._shelf = self._shelf.without(deleted)
                 return
-            left = _others(self._shelf, plan.draft).without([*plan.make_room, *plan.to_delete])
+            left = others(self._shelf, plan.draft).without([*plan.make_room, *plan.to_delete])
             self._shelf = cast(Shelf[Saved], left.plus(result.saved))
             self._overdue = list(plan.to_delete) if result.cleanup_error else []
 
@@ -191,50 +166,21 @@ class History:
             SaveError: A link could not be moved or a checkpoint not be deleted.
         """
         self._shelf = Shelf(kept, self._shelf.mode)
-        self._overdue = _to_delete(self._overdue, to_delete, kept)
-        commit.move_links_and_delete(self.directory, links(kept, self.mode), self._overdue)
+        self._overdue = planning.to_delete(self._overdue, to_delete, kept)
+        commit.move_links_and_delete(self.directory, planning.links(kept, self.mode), self._overdue)
         self._overdue = []
 
 
-def links(kept: Sequence[Draft], mode: Mode | None) -> dict[str, str | None]:
-    """The target of each link when these checkpoints are kept.
-
-    Args:
-        kept: Checkpoints, oldest first.
-        mode: Whether a lower or a higher score is better; None: there is no best.
-
-    Returns:
-        Link to file name; None: no such link.
-    """
-    best = keep.best_of(kept, mode) if mode else None
-    return {names.LAST: kept[-1].name if kept else None, names.BEST: best.name if best else None}
-
-
-def _warn_of_missing(directory: Path, saved: Sequence[Saved], there: Sequence[Saved]) -> None:
-    found = {item.name for item in there}
-    missing = ", ".join(item.name for item in saved if item.name not in found)
-    log.warning("Something other than this run deleted checkpoints in %s: %s.", directory, missing)
-
-
-def _to_delete(overdue: Sequence[str], dropped: Sequence[Draft], kept: Sequence[Draft]) -> list[str]:
-    if overdue:
-        kept_names = {item.name for item in kept}
-        overdue = [name for name in overdue if name not in kept_names]
-    return [*overdue, *(item.name for item in dropped)]
+def _check_owner(directory: Path, committed: Sequence[Saved], run: str) -> None:
+    if foreign := {item.run for item in committed} - {run}:
+        raise ConfigError(
+            f"directory={directory} holds checkpoints of another run ({', '.join(foreign)}): give each run a "
+            f"directory of its own.",
+            parameter="directory",
+        )
 
 
 def _remove_leftovers(catalog: Catalog) -> None:
     for path in catalog.leftovers():
         log.info("Removed %s, which an interrupted save or deletion left.", path.name)
         disk.remove(path)
-
-
-def _others(shelf: Shelf[AnyDraft], draft: Draft) -> Shelf[AnyDraft]:
-    """The checkpoints whose file this one does not replace: that of the same position, which is among the newest."""
-    newer = takewhile(lambda item: item.position >= draft.position, reversed(shelf.items))
-    return shelf.without([draft.name]) if any(item.name == draft.name for item in newer) else shelf
-
-
-def _next_number(saved: Sequence[Draft]) -> int:
-    """Number of the next save; one that is not lasting passes its number on."""
-    return saved[-1].number + saved[-1].lasting if saved else 0

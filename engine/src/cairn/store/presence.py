@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cairn.types import Saved
+
+log = logging.getLogger(__name__)
 
 _SHORT = 1_000
 """Names in a directory that is listed before every save; a longer one is listed as much less often as it is longer."""
@@ -31,7 +34,7 @@ class Presence:
         """Time of the directory's last change after the last save of the run; None: it must be listed."""
 
     def still_there(self, saved: Sequence[Saved]) -> Sequence[Saved]:
-        """Return those of `saved` that are there, or `saved` itself if nothing shows that one is missing."""
+        """Return `saved` itself if nothing shows that one is missing; else log which, and return the others."""
         self._saves_since += 1
         is_due = self._saves_since * _SHORT >= self._names_listed
         if not is_due and self._changed_ns is not None and self._changed_ns == self._last_change_ns():
@@ -41,12 +44,15 @@ class Presence:
         except OSError:  # it is gone, or cannot be read
             names = {item.name for item in saved if (self.directory / item.name).exists()}
         self._names_listed, self._saves_since = len(names), 0
-        there = [item for item in saved if item.name in names]
-        return there if len(there) < len(saved) else saved
+        if missing := [item.name for item in saved if item.name not in names]:
+            text = "Something other than this run deleted checkpoints in %s: %s."
+            log.warning(text, self.directory, ", ".join(missing))
+            return [item for item in saved if item.name in names]
+        return saved
 
-    def all_there(self, names: Iterable[str]) -> bool:
+    def all_there(self, names: Iterable[str | None]) -> bool:
         """Look for a few files themselves; if one is missing, the next `still_there` lists the directory."""
-        if all(os.path.lexists(self.directory / name) for name in names):
+        if all(os.path.lexists(self.directory / name) for name in names if name is not None):
             return True
         self._changed_ns = None
         return False

@@ -1,7 +1,7 @@
 """Reads a state from a file of our own format, as `encode` wrote it: the counterpart of that module.
 
-With many tensors, `torch.load(weights_only=True)` takes a hundred times as long as reading their bytes: it interprets
-the pickle opcode by opcode, in Python. What `Encoder` writes has few forms, each of which is recognized here as a whole:
+With many tensors, `torch.load(weights_only=True)` takes much longer than reading their bytes: it interprets the pickle
+opcode by opcode, in Python. What `Encoder` writes has few forms, each of which is recognized here as a whole:
 
     key       X <length> "layers.0.weight" r <number>     a text, and later its number: j <number>
     tensor    c torch._utils _rebuild_tensor_v2 ( ... )   one regular expression; equal shapes are parsed once
@@ -93,7 +93,8 @@ def _read(path: Path) -> Any:
             storages, (first, size) = file_format.located(view)
             pickle = bytes(view[first : first + size])
         num_bytes = len(mapped)
-    return _Reader(pickle, torch.UntypedStorage.from_file(str(path), False, num_bytes), storages).state()
+    memory: Any = torch.UntypedStorage.from_file(str(path), False, num_bytes)
+    return _Reader(pickle, memory, storages).state()
 
 
 class _Reader:
