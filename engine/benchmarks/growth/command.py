@@ -33,7 +33,10 @@ def main(argv: Sequence[str]) -> int:
         out.mkdir(parents=True, exist_ok=True)
         (out / STORED).write_text(json.dumps(raw))
     found = [measured(item) for item in raw["curves"]]
-    console.print(tables.terminal(page.HEADER, [page.cells(item) for item in found]))
+    console.print(tables.terminal(page.SHORT, [page.short_cells(item) for item in found]))
+    for item in found:
+        if item.error:
+            console.print(f"{item.name} failed at {item.error}", style="red", soft_wrap=True)
     plot.draw(found, out / "growth.png")
     console.print(f"Plot: {out / 'growth.png'}", soft_wrap=True)
     if options.write_results:

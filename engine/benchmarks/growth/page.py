@@ -16,6 +16,8 @@ REMARKS = Path(__file__).with_name("remarks.md")
 """Hand-written remarks: what the figures were before, and why a goal was missed."""
 
 HEADER = ("curve", "of", "at the three sizes", "per doubling", "peak MB", "goal", "")
+SHORT = ("curve", "small", "middle", "large", "x2", "goal", "")
+"""Header of the table in the terminal, which fits into a line of 100 characters."""
 
 
 def cells(item: Measured) -> tuple[str, ...]:
@@ -26,6 +28,14 @@ def cells(item: Measured) -> tuple[str, ...]:
     goal = "" if item.goal_s is None else shown(item.goal_s)
     figures = ", ".join(f"{size:,}: {shown(seconds)}" for size, seconds in pairs)
     return item.what, item.unit, figures + (f" {item.error}" if item.error else ""), ratio, peak, goal, item.verdict
+
+
+def short_cells(item: Measured) -> tuple[str, ...]:
+    """Return the row of a curve, in the order of SHORT."""
+    times = [f"{size:,}: {shown(seconds)}" for size, seconds in zip(item.sizes, item.seconds, strict=True)]
+    padded = [*times, *[""] * (3 - len(times))]
+    _, _, _, ratio, _, goal, verdict = cells(item)
+    return item.name, *padded, ratio.removeprefix("x "), goal, verdict
 
 
 def shown(seconds: float) -> str:
