@@ -95,7 +95,7 @@ def _environment() -> dict[str, str]:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks growth", description="How costs grow: three sizes each.")
     add = parser.add_argument
-    add("--only", nargs="+", metavar="TEXT", help="curves whose name contains one of these")
+    add("--only", nargs="+", metavar="TEXT", help="only curves with TEXT in their name")
     add("--quick", action="store_true", help="a tenth of the sizes, without verdicts: to see that it works")
     add("--repeat", type=int, default=3, help="repetitions, the best of which counts (default: 3)")
     add("--dir", help="folder on the measured disk (default: benchmarks/out/work/growth)")

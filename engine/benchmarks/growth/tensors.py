@@ -1,4 +1,4 @@
-"""Curves over the number of tensors in a state: the pause of a save and the load, beside torch's own."""
+"""Curves over the number of tensors in a state: the pause of a save and the load, next to torch's own."""
 
 from __future__ import annotations
 

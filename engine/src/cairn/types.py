@@ -149,7 +149,7 @@ def ranked(saved: Sequence[AnyDraft], mode: Mode, count: int | None = None) -> l
     Args:
         saved: The checkpoints.
         mode: Whether a lower or a higher score is better.
-        count: Return only so many; None: all. With thousands of checkpoints, few are found much faster than all.
+        count: How many to return; None: all. A few of thousands are found much faster than all.
 
     Returns:
         The best checkpoints.

@@ -48,7 +48,7 @@ def torch_load(path):
 
 
 def with_pickle(path, pickle, sizes=()):
-    """Write a file of our format around another pickle, with storages of these sizes."""
+    """Write a file of our format around another pickle, with storages of the given sizes."""
     layout = Layout(sizes)
     data = bytearray(layout.num_bytes(len(pickle)))
     layout.write_frame(memoryview(data))
@@ -182,7 +182,7 @@ def tensor(number=b"0", length=b"K\2", offset=b"K\0", shape=b"K\2", strides=b"K\
     )  # fmt: skip
 
 
-def test_the_tensor_of_these_tests_is_one(tmp_path):
+def test_the_tensor_that_the_next_test_changes_is_one(tmp_path):
     assert decode.read(with_pickle(tmp_path / "a.ckpt", tensor(), [8])).tolist() == [0.0, 0.0]
 
 

@@ -62,7 +62,7 @@ class Shelf(Sequence[AnyDraft], Generic[AnyDraft]):
         return _shelf(self.mode, *copies)
 
     def without(self, names: Iterable[str]) -> Shelf[AnyDraft]:
-        """Return a shelf without the checkpoints of these names."""
+        """Return a shelf without the checkpoints that have one of the names."""
         gone = set(names)
         stays = bytearray(b"\1") * len(self)
         for place, item in enumerate(self.items if gone else ()):

@@ -1,6 +1,6 @@
 """Delete checkpoints, so that a crash at any moment leaves what the next start recognizes.
 
-    for each   epoch_000_batch_000150.ckpt  ->  .epoch_000_batch_000150.ckpt.tmp     it is no checkpoint any more
+    for each   epoch_000_batch_000150.ckpt  ->  .epoch_000_batch_000150.ckpt.tmp     it is not a checkpoint any more
     once       sync the directory                                                  takes as long as all the rest
     for each   delete epoch_000_batch_000150.json, then the hidden file
 

@@ -19,8 +19,8 @@ class Presence:
     """Looks for deleted checkpoints, at a cost per save that does not grow with their number.
 
     A directory of up to 1,000 names is listed before every save. Of a longer one, the time of its last change is
-    compared with the one that the run's own last save left, and every so many saves it is listed nevertheless: a file
-    that was deleted during a save leaves no trace in that time.
+    compared with the one that the run's own last save left. A file that was deleted during a save leaves no trace in
+    that time, so that a directory of n thousand names is listed at every n-th save nevertheless.
 
     Args:
         directory: Where the checkpoints are; it may not exist yet.

@@ -84,7 +84,7 @@ def pictures(study: Study) -> list[Picture]:
 
 
 def _part(study: Study, found: Sequence[Run]) -> Study:
-    """Return a study of at most `_MOST_ROWS` of these runs, the first and the last among them."""
+    """Return a study of at most `_MOST_ROWS` of the runs, the first and the last among them."""
     if len(found) <= _MOST_ROWS:
         return study if len(found) == len(study.sweep.runs) else _some(study, found)
     last = len(found) - 1
