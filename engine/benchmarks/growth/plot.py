@@ -32,7 +32,9 @@ def draw(found: Sequence[Measured], path: Path) -> None:
         _panel(axis, item)
     for axis in grid.flat[len(shown) :]:
         axis.set_visible(False)
-    figure.suptitle("Time over size (grey: linear and quadratic from the first point; dashed: the goal)", fontsize=11)
+    figure.suptitle(
+        "Processor time over size (grey: linear and quadratic from the first point; dashed: the goal)", fontsize=11
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.growth import made
 from benchmarks.growth.commands import timed
-from benchmarks.growth.curve import Curve
+from benchmarks.growth.curve import Curve, clock
 from cairn.policy.keep import Best, EveryNth, Latest, Rule, WithinBytes
 from cairn.store import manifest, names, resume
 from cairn.store.commit import CommitPlan, Committed
@@ -24,10 +23,7 @@ _BOUNDARIES = 10
 
 
 def _save(folder: Path, size: int, rules: Sequence[Rule]) -> float:
-    """Return the median processor time of what a save decides and records, without the write of its own file.
-
-    Processor time, because a millisecond is easily interrupted; nothing here waits for a disk.
-    """
+    """Return the median time of what a save decides and records, without the write of its own file."""
     directory = folder / "checkpoints"
     made.store(directory, size)
     history = History(directory, rules, "min")
@@ -36,18 +32,18 @@ def _save(folder: Path, size: int, rules: Sequence[Rule]) -> float:
     taken = []
     for number in range(size, size + _SAVES):
         coming = made.draft(number)
-        started = time.thread_time()
+        started = clock()
         history.add_pending(coming)
         for _ in range(_BOUNDARIES):
             assert history.with_pending[-1].position == coming.position
         plan = history.plan_commit(coming, {})
-        taken.append(time.thread_time() - started)
+        taken.append(clock() - started)
         saved = _committed(plan)
-        started = time.thread_time()
+        started = clock()
         history.resolve_pending(coming, plan, Committed(saved))
         for _ in range(_BOUNDARIES):
             assert history.with_pending[-1].name == coming.name
-        taken[-1] += time.thread_time() - started
+        taken[-1] += clock() - started
     return statistics.median(taken)
 
 
@@ -93,10 +89,10 @@ def start(folder: Path, size: int) -> float:
     """The start of a run that goes on: find the newest intact checkpoint, and take over the others."""
     directory = folder / "checkpoints"
     made.store(directory, size)
-    started = time.perf_counter()
+    started = clock()
     history = History(directory, [Latest(-1), Best(1)], "min")
     history.take_over(made.RUN, resume.find_resume_point(directory))
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def ls(folder: Path, size: int) -> float:
@@ -113,7 +109,7 @@ def prune(folder: Path, size: int) -> float:
 
 _OF = "kept checkpoints"
 CURVES = (
-    Curve("save, keep all", "a save with keep_last=-1: decide and record (processor time)", _OF, _SIZES, save_all, 0.01),
+    Curve("save, keep all", "a save with keep_last=-1: decide and record", _OF, _SIZES, save_all, 0.01),
     Curve("save, byte budget", "a save with a full byte budget", _OF, _SIZES, save_bytes, 0.01),
     Curve("save, every rule", "a save with every keep rule", _OF, _SIZES, save_rules, 0.01),
     Curve("start", "find where to resume, and take over the directory", _OF, _SIZES, start, 2.0),

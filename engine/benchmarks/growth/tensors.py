@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.growth.curve import Curve
+from benchmarks.growth.curve import Curve, clock
 
 _VALUES = 64
 """Values of a tensor: small, so that the number of tensors decides and not their bytes."""
@@ -33,9 +32,9 @@ def _seconds(act: Callable[[], Any]) -> float:
     gc.collect()
     gc.disable()  # as a save does
     try:
-        started = time.perf_counter()
+        started = clock()
         act()
-        return time.perf_counter() - started
+        return clock() - started
     finally:
         gc.enable()
 

