@@ -64,7 +64,8 @@ def text(raw: Mapping[str, Any], found: Sequence[Measured], remarks: str = "") -
         "not edit.",
         f"{about['date']}: {about['cpu']}, {about['cores']} cores, {about['file_system']}, Python {about['python']}, "
         f"torch {about['torch']}. Processor time, without waiting for the disk; best of {raw['repeat']}, "
-        f"each in a process of its own, one thread. Per doubling: the factor of the time for twice the size, between the last two sizes; 1 is constant, 2 linear, 4 quadratic. "
+        f"each in a process of its own, one thread. Per doubling: the factor of the time for twice the size, between "
+        f"the last two sizes; 1 is constant, 2 linear, 4 quadratic. "
         f"The goal is for the largest size. Peak: memory of the whole process.",
         tables.markdown(HEADER, [cells(item) for item in found]),
         f"![The same as a plot]({PICTURE.name})",
