@@ -17,6 +17,7 @@ def main(argv: Sequence[str]) -> int:
     module, name, size, folder = argv
     (curve,) = (item for item in curves(module) if item.name == name)
     path = Path(folder)
+    shutil.rmtree(path, ignore_errors=True)  # what an interrupted measurement left
     path.mkdir(parents=True)
     try:
         seconds = curve.measure(path, int(size))
