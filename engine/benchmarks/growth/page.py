@@ -64,9 +64,9 @@ def text(raw: Mapping[str, Any], found: Sequence[Measured], remarks: str = "") -
         "not edit.",
         f"{about['date']}: {about['cpu']}, {about['cores']} cores, {about['file_system']}, Python {about['python']}, "
         f"torch {about['torch']}. Processor time, without waiting for a disk, unless a curve says otherwise; best of "
-        f"{raw['repeat']}, each in a process of its own, one thread. Per doubling: the factor of the time for twice the size, "
-        f"between the last two sizes; 1 is constant, 2 linear, 4 quadratic. "
-        f"The goal is for the largest size. Peak: memory of the whole process.",
+        f"{raw['repeat']}, each in a process of its own, one thread. Per doubling: the factor of the time for twice "
+        f"the size, between the last two sizes; 1 is constant, 2 linear, 4 quadratic. The goal is for the largest "
+        f"size. Peak: memory of the whole process.",
         tables.markdown(HEADER, [cells(item) for item in found]),
         f"![The same as a plot]({PICTURE.name})",
         *([remarks] if remarks else []),
