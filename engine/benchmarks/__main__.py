@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks import figures, machine, plot, results, startup, tables, tracking
 from benchmarks.bars import bars
 from benchmarks.contenders import CONTENDERS, DEFAULT, WITH_WANDB
+from benchmarks.growth import command as growth
 from benchmarks.rounds import Bench, Settings
 from benchmarks.workload import SIZES
 
@@ -29,6 +30,8 @@ _FOLDERS = ("--dir", "--out")
 
 def main(argv: Sequence[str]) -> int:
     """Measure, or report stored measurements; the exit code is 0 whatever the verdicts are."""
+    if list(argv[:1]) == ["growth"]:
+        return growth.main(argv[1:])
     options = _parse(argv)
     wide = max(Console().width, 230) if not sys.stdout.isatty() else None
     console = Console(width=wide, soft_wrap=False)
@@ -141,7 +144,10 @@ def _contenders(options: argparse.Namespace) -> Sequence[str]:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks", description="What a checkpoint costs, side by side.")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks",
+        description="What a checkpoint costs, side by side. `python -m benchmarks growth` shows how costs grow.",
+    )
     add = parser.add_argument
     add("--quick", action="store_true", help="one small size, one round: to see that it works, not for publication")
     add("--part", nargs="+", choices=PARTS, default=["compare"], help="what to measure (default: compare)")

@@ -46,6 +46,12 @@ def test_ranked_has_every_finite_score_in_order(scores, mode):
     assert all(a.number < b.number for a, b in pairwise(best) if a.score == b.score)
 
 
+@given(SCORES, MODES, st.integers(min_value=0, max_value=6))
+def test_the_first_few_of_a_ranking_are_those_of_the_whole(scores, mode, count):
+    items = history(*scores)[::-1]  # the order of the checkpoints does not matter
+    assert ranked(items, mode, count) == ranked(items, mode)[:count]
+
+
 @given(SCORES, MODES, st.floats(), st.integers(min_value=-1, max_value=4))
 def test_a_score_beats_exactly_if_it_would_be_ranked_among_the_best(scores, mode, score, count):
     rivals = history(*scores)

@@ -7,6 +7,7 @@ Times are in seconds, sizes in bytes, and positions count what is completed.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -142,11 +143,27 @@ AnyDraft = TypeVar("AnyDraft", bound=Draft)
 """A checkpoint that may or may not be committed; a function that takes committed ones returns committed ones."""
 
 
-def ranked(saved: Sequence[AnyDraft], mode: Mode) -> list[AnyDraft]:
-    """Sort the checkpoints that have a finite score, best first; of equal scores the earlier one is better."""
+def ranked(saved: Sequence[AnyDraft], mode: Mode, count: int | None = None) -> list[AnyDraft]:
+    """Sort the checkpoints that have a finite score, best first; of equal scores the earlier one is better.
+
+    Args:
+        saved: The checkpoints.
+        mode: Whether a lower or a higher score is better.
+        count: How many to return; None: all. A few of thousands are found much faster than all.
+
+    Returns:
+        The best checkpoints.
+    """
+    scored = [item for item in saved if item.score is not None and math.isfinite(item.score)]
+    if count is not None and count < len(scored):
+        scores: list[Any] = [item.score for item in scored]
+        best = heapq.nsmallest(count, scores) if mode == "min" else heapq.nlargest(count, scores)
+        if not best:
+            return []
+        worst = best[-1]
+        scored = [item for item in scored if (item.score <= worst if mode == "min" else item.score >= worst)]
     sign = 1 if mode == "min" else -1
-    scored = [(sign * item.score, item.position, item) for item in saved if _is_finite(item.score)]  # type: ignore[operator]
-    return [item for *_, item in sorted(scored, key=lambda entry: entry[:2])]
+    return sorted(scored, key=lambda item: (sign * item.score, item.position))[:count]  # type: ignore[operator]
 
 
 def beats(score: float | None, rivals: Sequence[Draft], count: int, mode: Mode) -> bool:
@@ -163,10 +180,12 @@ def beats(score: float | None, rivals: Sequence[Draft], count: int, mode: Mode) 
     """
     if not _is_finite(score) or count == 0:
         return False
-    best = ranked(rivals, mode)
-    if count < 0 or len(best) < count:
+    if count < 0:
         return True
-    worst: float = best[count - 1].score  # type: ignore[assignment]
+    best = ranked(rivals, mode, count)
+    if len(best) < count:
+        return True
+    worst: float = best[-1].score  # type: ignore[assignment]
     return score < worst if mode == "min" else score > worst  # type: ignore[operator]
 
 

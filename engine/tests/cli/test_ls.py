@@ -6,6 +6,7 @@ import pytest
 from tests.support.cli import cairn, config
 from tests.support.values import names_of
 
+from cairn.cli import output
 from cairn.runs.directory import RunDirectory
 from cairn.store import names
 from cairn.store.catalog import Catalog
@@ -36,6 +37,18 @@ def test_each_checkpoint_has_a_row(run, capsys):
     assert "4 checkpoints, " in text
     assert "logs/train/runs/one: stopped (SIGTERM)" in text
     assert "resume: python train.py resume=logs/train/runs/one" in text
+
+
+def test_a_long_table_has_the_same_cells(run, capsys, monkeypatch):
+    cairn("ls", run.path)
+    short = capsys.readouterr().out
+    monkeypatch.setattr(output, "_LONG_ROWS", 3)
+    cairn("ls", run.path)
+    long = capsys.readouterr().out
+    lines = [line.strip(" ─") for line in short.splitlines()]
+    assert [line.split() for line in lines if line] == [line.split() for line in long.splitlines()]
+    starts = {line.index("saved because" if "saved because" in line else "interval") for line in long.splitlines()[1:6]}
+    assert len(starts) == 1, "columns are aligned"
 
 
 def test_the_table_fits_a_narrow_terminal(run, capsys, monkeypatch):

@@ -195,7 +195,24 @@ def test_saving_the_best_and_keeping_the_best_leaves_the_best_of_all_validations
     assert numbers(left) == sorted(item.number for item in ranked(items, mode)[:count])
 
 
+@given(RULES, STOPPED, MODES)
+def test_what_stays_is_what_a_rule_keeps_with_the_newest_and_the_best(rules, items, mode):
+    pool = [item for item in items if item.lasting or item is items[-1]]
+    best = ranked([item for item in pool if item.lasting], mode) or ranked(pool, mode)
+    wanted = [*pool[-1:], *best[:1], *(item for rule in rules for item in rule.keep(pool, mode))]
+    assert survivors(rules, items, mode) == [item for item in pool if item in wanted]
+
+
 # Room before a save
+
+
+@given(RULES, STOPPED, st.tuples(SCORES, SIZES, st.booleans()), MODES)
+def test_room_is_made_of_what_only_a_budget_keeps_and_would_not_keep(rules, items, last, mode):
+    *items, coming = run_of([*((item.score, item.num_bytes, item.lasting) for item in items), last])
+    others = survivors([rule for rule in rules if not rule.makes_room], items, mode)
+    then = survivors(rules, [*items, coming], mode)
+    wanted = [item for item in survivors(rules, items, mode) if item not in others and item not in then]
+    assert to_make_room(rules, items, coming, mode) == wanted
 
 
 @given(RULES, HISTORIES, MODES)

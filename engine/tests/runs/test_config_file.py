@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from cairn.runs import config_file
@@ -42,6 +43,78 @@ def test_a_value_that_was_edited_by_hand_is_read_as_hydra_reads_it(tmp_path, tex
 def test_a_file_without_checkpoint_settings_is_refused(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match="not the configuration of a run"):
+        config_file.read(tmp_path / "config.yaml")
+
+
+PARTS = ["trainer", "checkpoint", "paths", "missing", "tags", "text"]
+WHOLE = """\
+paths:
+  output_dir: /a/b
+tags:
+- dev
+- 'checkpoint: x'
+text: "two lines
+
+  checkpoint: of text"
+seed: 1e-3
+trainer:
+  max_epochs: 3
+  options: [1, {a: null}]
+checkpoint:
+  dirpath: /a/b/checkpoints
+"""
+
+
+def test_parts_of_a_configuration_are_those_of_the_whole(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(WHOLE)
+    whole = config_file.read(path)
+    found = config_file.read_parts(path, PARTS)
+    assert found == {key: whole[key] for key in PARTS if key in whole}
+    assert found["text"] == "two lines\ncheckpoint: of text"
+    assert config_file._split(WHOLE) is not None, "without parsing the rest"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("paths:", "paths: &anchor"),
+        ("paths:", "---\npaths:"),
+        ("paths:", "# a comment\npaths:"),
+        ("paths:", "'paths':"),
+        ("/a/b\n", "/a/b\r\n"),
+        ("/a/b\n", '"/a/b\u2028checkpoint: 1"\n'),
+        ("seed: 1e-3\n", 'seed: "a\nb: c"\n'),
+        ("seed: 1e-3\n", "seed: 'a\nb: c'\n"),
+        ("seed: 1e-3\n", "seed: {\nb: c\n}\n"),
+        ("seed: 1e-3\n", "seed: [\nb: c]\n"),
+        ("seed: 1e-3\n", "? seed\n: 1e-3\n"),
+    ],
+    ids=repr,
+)
+def test_a_configuration_that_was_written_by_hand_has_the_same_parts(tmp_path, change):
+    path = tmp_path / "config.yaml"
+    path.write_text(WHOLE.replace(*change, 1), newline="")
+    whole = config_file.read(path)
+    assert config_file.read_parts(path, PARTS) == {key: whole[key] for key in PARTS if key in whole}
+
+
+@pytest.mark.parametrize("text", ["a: 1\n", "checkpoint: null\n", "checkpoint: [1]\n", "", "7", "[]"])
+def test_parts_of_a_file_without_checkpoint_settings_are_refused(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match="not the configuration of a run"):
+        config_file.read_parts(tmp_path / "config.yaml", ["trainer"])
+
+
+@pytest.mark.parametrize("text", [OmegaConf.to_yaml(OmegaConf.create(VALUES)), WHOLE, "checkpoint: {x: 2026-01-01}"])
+def test_the_parser_in_c_reads_what_the_one_in_python_reads(text):
+    assert yaml.load(text, Loader=config_file._FastLoader) == yaml.load(text, Loader=config_file._Loader)
+
+
+@pytest.mark.parametrize("nested", ["[" * 100_000, "{a: " * 100_000, "- " * 100_000, "? " * 100_000])
+def test_a_deeply_nested_file_does_not_overflow_the_stack_of_the_parser_in_c(tmp_path, nested):
+    (tmp_path / "config.yaml").write_text(f"checkpoint:\n  {nested}")
+    with pytest.raises((RecursionError, ValueError, yaml.YAMLError)):
         config_file.read(tmp_path / "config.yaml")
 
 

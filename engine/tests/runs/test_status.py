@@ -8,9 +8,10 @@ from tests.support.made_runs import run_directory
 from cairn.account.progress import Progress, ProgressFile
 from cairn.errors import ResumeError
 from cairn.jobs import slurm
-from cairn.runs import attempts, status
+from cairn.runs import attempts, config_file, status
 from cairn.runs.directory import RunDirectory
 from cairn.runs.ledger import Ledger, SubmittedJob
+from cairn.store import manifest
 
 
 def reach(run, at=0.0, batches=500):
@@ -131,3 +132,21 @@ def test_a_job_with_a_damaged_record_has_failed(tmp_path):
     run = run_directory(tmp_path, 50)
     (run / "run.json").write_text("{")
     assert [job.state for job in status.look(tmp_path)[0]] == ["failed"]
+
+
+def test_of_each_run_one_manifest_is_read_and_equal_parts_of_configurations_once(tmp_path, queue, monkeypatch):
+    runs = [run_directory(tmp_path, interval) for interval in (50, 100, 250)]
+    for run in runs:
+        with open(run / "config.yaml", "a") as file:
+            file.write("trainer:\n  max_epochs: 2\nmodel:\n  never: read\n")
+    num_read, parsed = [], []
+    load, parse = manifest.load, config_file._parse
+    monkeypatch.setattr(manifest, "load", lambda text: num_read.append(1) or load(text))
+    monkeypatch.setattr(config_file, "_parse", lambda text: parsed.append(text) or parse(text))
+    config_file._parse_part.cache_clear()
+    jobs, _ = status.look(tmp_path)
+    assert sorted(job.last.position.batch for job in jobs) == [1000, 1000, 1000]
+    assert [job.share for job in jobs] == [None] * 3, "its length is not known"
+    assert len(num_read) == 3
+    assert sum(text.startswith("trainer:") for text in parsed) == 1
+    assert not any("never" in text for text in parsed)

@@ -60,6 +60,14 @@ def test_a_narrow_terminal_cuts_the_name_of_the_metric_and_nothing_else(here, wi
         assert cell in text
 
 
+def test_of_many_checkpoints_the_newest_and_the_best_are_shown(here):
+    found = [saved(number, 1.0 - number / 100) for number in range(50)]
+    lines = shown(summary.show_report, report(here / "logs" / "a b", saved=found, best=found[7].name))
+    names = [line.split()[0] for line in lines if line.strip().startswith("epoch_")]
+    assert names == [found[7].name, *(item.name for item in found[-20:])]
+    assert "29 more: cairn ls 'logs/a b'" in lines
+
+
 def test_one_checkpoint_can_be_best_and_last(here):
     lines = shown(summary.show_report, report(here, saved=SAVED[:1]))
     assert cells(lines, SAVED[0].name)[-2:] == ["best", "last"]

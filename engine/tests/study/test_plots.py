@@ -98,3 +98,18 @@ def test_any_single_run_can_be_drawn(tmp_path, interval, batches, mtbf_s):
 )
 def test_an_axis_has_round_steps(most, step):
     assert plots._step(most) == pytest.approx(step)
+
+
+def test_of_many_runs_some_are_drawn_and_the_caption_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "_MOST_ROWS", 3)
+    for interval in (10, 20, 40, 50, 100):
+        run_directory(tmp_path / "sweep", interval, ends=[end(70, 50, interval)] if interval < 50 else [])
+    found = study(tmp_path / "sweep", 3600.0)
+    drawn = {item.name: item for item in plots.pictures(found)}
+    rows = [label.get_text() for label in drawn["runs"].figure.axes[0].get_yticklabels()]
+    assert rows == ["10", "40", "100"], "the first and the last, and evenly between them"
+    assert [label.get_text() for label in drawn["kills"].figure.axes[0].get_yticklabels()] == ["10", "20", "40"]
+    assert all(item.caption.endswith("Shown are 3 of 5 runs; the table has all.") for item in drawn.values())
+    (axis,) = drawn["loss"].figure.axes
+    whole = plots.loss(found).axes[0]
+    assert list(axis.lines[0].get_ydata()) == list(whole.lines[0].get_ydata()), "conclusions are those of all runs"

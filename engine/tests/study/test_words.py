@@ -155,3 +155,11 @@ def test_a_share_is_shown_in_percent(share, text):
 )
 def test_an_unknown_duration_is_a_dash(seconds, text):
     assert words.duration(seconds) == text
+
+
+def test_a_sentence_names_a_few_of_many_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(words, "_MOST_NAMED", 2)
+    for interval in (400, 500, 600):
+        run_directory(tmp_path, interval)
+    (sentence,) = [text for text in words.notes(study(tmp_path)) if "few" in text]
+    assert sentence.startswith("With intervals 400, 500, and 1 more: fewer than")

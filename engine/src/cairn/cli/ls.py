@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cairn.cli.arguments import CheckpointDirectory, add_run, find_checkpoints
-from cairn.cli.output import age, new_table, print_json
+from cairn.cli.output import age, new_table, print_json, print_table
 from cairn.runs import summary
 from cairn.runs.directory import RunRecord
 from cairn.store import names
@@ -83,7 +83,7 @@ def show(listing: Listing, console: Console) -> None:
     """Print the listing as a table, with the command that resumes the run."""
     checkpoints, run = listing.checkpoints, listing.directory.run
     if checkpoints:
-        console.print(_table(listing, console.width))
+        print_table(console, _table(listing, console.width))
     total = format_bytes(sum(item.num_bytes for item in checkpoints))
     console.print(f"{len(checkpoints)} checkpoint{'s' * (len(checkpoints) != 1)}, {total}", highlight=False)
     for item in listing.rejected:

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from cairn.cli.arguments import LOGS, duration_s, require
-from cairn.cli.output import print_json
+from cairn.cli.output import print_json, print_table
 from cairn.errors import ConfigError
 from cairn.runs import summary
 from cairn.study import choice, page, plots, reading, words
@@ -38,7 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     console.print(Text(summary.relative(sweep), style="bold"), soft_wrap=True)
     for text in words.terminal(study):
-        console.print(text, highlight=False)
+        if isinstance(text, Table):
+            print_table(console, text)
+        else:
+            console.print(text, highlight=False)
     console.print(Text(f"\npage: {summary.relative(written)}"), soft_wrap=True)
     return 0
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cairn.cli.output import age, new_table, print_json
+from cairn.cli.output import age, new_table, print_json, print_table
 from cairn.errors import ResumeError
 from cairn.runs import status, summary
 from cairn.runs.status import JobStatus
@@ -69,7 +69,7 @@ def as_json(found: SweepStatus) -> list[dict[str, Any]]:
 
 def show(found: SweepStatus, console: Console) -> None:
     """Print the jobs as a table, and the errors of those that failed."""
-    console.print(_table(found.jobs))
+    print_table(console, _table(found.jobs))
     counts = Counter(job.state for job in found.jobs)
     print(", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {len(found.jobs)}.")
     for job in found.failed:

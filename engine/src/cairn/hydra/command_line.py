@@ -140,7 +140,7 @@ def _named_run(typed: str, rest: list[str], source: Source) -> RunDirectory | No
 
 def _can_continue(run: RunDirectory) -> bool:
     record = run.record()
-    return record is not None and record.status != "finished" and bool(Catalog(run.checkpoints()).committed())
+    return record is not None and record.status != "finished" and Catalog(run.checkpoints()).newest() is not None
 
 
 def _as_hydra_reads(item: str) -> str:

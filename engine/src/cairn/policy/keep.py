@@ -5,12 +5,15 @@ A rule decides from the values that it is given and does no I/O, so that it can 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from numbers import Integral
 from typing import Any, Protocol
 
 from cairn.errors import ConfigError
+from cairn.policy.shelf import NOT_LASTING, Shelf, unmarked
 from cairn.types import AnyDraft, Draft, Mode, Position, ranked
 from cairn.units import parse_size
 
@@ -34,46 +37,53 @@ class Rule(Protocol):
         ...
 
 
-class Latest:
-    """Keep the newest `count`; -1: all."""
+class _Placed:
+    """A rule that finds places on a shelf, and so reads columns instead of thousands of checkpoints."""
 
     makes_room = False
+
+    def places(self, shelf: Shelf[AnyDraft]) -> slice | list[int]:
+        """Return the places of what this rule keeps."""
+        raise NotImplementedError
+
+    def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
+        places = self.places(shelf := Shelf(saved, mode))
+        return shelf[places] if isinstance(places, slice) else [shelf[place] for place in places]
+
+
+class Latest(_Placed):
+    """Keep the newest `count`; -1: all."""
 
     def __init__(self, count: int) -> None:
         self.count = check_count(count)
 
-    def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
-        return saved if self.count < 0 else saved[len(saved) - min(self.count, len(saved)) :]
+    def places(self, shelf: Shelf[AnyDraft]) -> slice | list[int]:
+        return slice(None) if self.count < 0 else slice(max(0, len(shelf) - self.count), None)
 
 
-class Best:
+class Best(_Placed):
     """Keep the best `count` by score; -1: all that have a score."""
-
-    makes_room = False
 
     def __init__(self, count: int = 1) -> None:
         self.count = check_count(count)
 
-    def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
-        best = ranked([item for item in saved if item.lasting], mode)
-        return best if self.count < 0 else best[: self.count]
+    def places(self, shelf: Shelf[AnyDraft]) -> slice | list[int]:
+        return shelf.best_few(self.count)
 
 
-class EveryNth:
+class EveryNth(_Placed):
     """Keep each `n`-th save of the run, permanently."""
-
-    makes_room = False
 
     def __init__(self, n: int) -> None:
         if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
             raise ConfigError(f"n={n!r} must be an integer from 1: every n-th checkpoint is kept.", parameter="n")
         self.n: int = n
 
-    def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
-        return [item for item in saved if item.lasting and (item.number + 1) % self.n == 0]
+    def places(self, shelf: Shelf[AnyDraft]) -> slice | list[int]:
+        return [place for place, number in enumerate(shelf.numbers) if number >= 0 and (number + 1) % self.n == 0]
 
 
-class WithinBytes:
+class WithinBytes(_Placed):
     """Keep as many of the newest as fit into `num_bytes` together.
 
     A checkpoint that exists only because the run stopped does not count.
@@ -90,18 +100,22 @@ class WithinBytes:
         except ValueError as error:
             raise ConfigError(f"num_bytes: {error}", parameter="num_bytes") from error
 
-    def keep(self, saved: Sequence[Draft], mode: Mode) -> Iterable[Draft]:
-        left = self.num_bytes
-        for item in reversed([item for item in saved if item.lasting]):
-            left -= item.num_bytes
-            if left < 0:
-                return
-            yield item
+    def places(self, shelf: Shelf[AnyDraft]) -> slice | list[int]:
+        first = len(shelf) - bisect_right(list(accumulate(reversed(shelf.sizes))), self.num_bytes)
+        if shelf.numbers.count(NOT_LASTING):
+            return [place for place in range(first, len(shelf)) if shelf.numbers[place] != NOT_LASTING]
+        return slice(first, None)
+
+
+_PLACED = (Latest, Best, EveryNth, WithinBytes)
 
 
 def best_of(saved: Sequence[AnyDraft], mode: Mode) -> AnyDraft | None:
     """The checkpoint with the best score; one that is not lasting only if no other has a score."""
-    best = ranked([item for item in saved if item.lasting], mode) or ranked(saved, mode)
+    shelf = saved if isinstance(saved, Shelf) and saved.mode == mode else Shelf(saved, mode)
+    if (place := shelf.best()) is not None:
+        return shelf[place]
+    best = ranked([item for item in shelf if not item.lasting], mode, 1) if shelf.num_passing else []
     return best[0] if best else None
 
 
@@ -116,14 +130,45 @@ def survivors(rules: Iterable[Rule], saved: Sequence[AnyDraft], mode: Mode | Non
     Returns:
         What stays, oldest first.
     """
+    shelf = Shelf(saved, mode or "min")
+    return shelf.only(marks(rules, shelf, mode)).items
+
+
+def marks(rules: Iterable[Rule], shelf: Shelf[AnyDraft], mode: Mode | None) -> bytearray:
+    """Do as `survivors`, with checkpoints on a shelf: with thousands of them, a save has no time to look at each.
+
+    Args:
+        rules: The keep rules.
+        shelf: The checkpoints.
+        mode: Whether a lower or a higher score is better; None: there is no best.
+
+    Returns:
+        1 in the place of each checkpoint that stays, and 0 in those of the others.
+    """
     # One that is not lasting stays only while it is the newest: a run that was stopped and resumed then keeps what an
     # undisturbed run keeps.
-    pool = [item for item in saved if item.lasting or item is saved[-1]]
-    best = best_of(pool, mode) if mode else None
-    names = {item.name for item in pool[-1:]} | ({best.name} if best else set())
+    if shelf.num_passing > (bool(shelf) and shelf.numbers[-1] == NOT_LASTING):
+        pool = bytearray(number != NOT_LASTING for number in shelf.numbers)
+        pool[-1] = 1
+        found = iter(marks(rules, shelf.only(pool), mode))
+        return bytearray(next(found) if mark else 0 for mark in pool)
+    stays = bytearray(len(shelf))
+    stays[-1:] = b"\1" * bool(shelf)
+    if mode and (best := shelf.best()) is not None:
+        stays[best] = 1
     for rule in rules:
-        names.update(item.name for item in rule.keep(pool, mode or "min"))
-    return [item for item in pool if item.name in names]
+        if type(rule) in _PLACED:  # a class that is derived from one of them may keep something else
+            places = rule.places(shelf)  # type: ignore[attr-defined]
+        else:
+            names = {item.name for item in rule.keep(list(shelf), mode or "min")}
+            places = [place for place, item in enumerate(shelf) if item.name in names]
+        if isinstance(places, slice):
+            first, _, _ = places.indices(len(shelf))
+            stays[first:] = b"\1" * (len(shelf) - first)
+        else:
+            for place in places:
+                stays[place] = 1
+    return stays
 
 
 def to_make_room(rules: Sequence[Rule], saved: Sequence[AnyDraft], coming: Draft, mode: Mode | None) -> list[AnyDraft]:
@@ -140,10 +185,15 @@ def to_make_room(rules: Sequence[Rule], saved: Sequence[AnyDraft], coming: Draft
     Returns:
         What to delete, oldest first.
     """
-    without_budget = survivors([rule for rule in rules if not rule.makes_room], saved, mode)
-    future: list[Draft] = [*saved, coming]
-    then = survivors(rules, future, mode)
-    return [item for item in survivors(rules, saved, mode) if item not in without_budget and item not in then]
+    plain = [rule for rule in rules if not rule.makes_room]
+    if len(plain) == len(rules):
+        return []
+    shelf = saved if isinstance(saved, Shelf) else Shelf(saved, mode or "min")
+    losing = [*unmarked(marks(rules, shelf.plus(coming), mode))]
+    if not losing:
+        return []
+    now, others = marks(rules, shelf, mode), marks(plain, shelf, mode)
+    return [shelf[place] for place in losing if now[place] and not others[place]]
 
 
 def peak_bytes(
@@ -165,8 +215,8 @@ def peak_bytes(
     held, peaks = list(saved), []
     for number in range(count):
         coming = _like(held[-1] if held else None, number, num_bytes)
-        deleted = to_make_room(rules, held, coming, mode)
-        held = [*(item for item in held if item not in deleted), coming]
+        deleted = {item.name for item in to_make_room(rules, held, coming, mode)}
+        held = [*(item for item in held if item.name not in deleted), coming]
         peaks.append(sum(item.num_bytes for item in held) - now)
         held = survivors(rules, held, mode)
     return peaks

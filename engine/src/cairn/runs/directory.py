@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,24 +70,31 @@ class RunDirectory:
         """Journal of the run's attempts; see `attempts`."""
         return self.path / "starts.jsonl"
 
-    def config(self) -> dict[str, Any]:
+    def config(self, *keys: str) -> dict[str, Any]:
         """Return the resolved configuration of the run as plain values.
+
+        Args:
+            *keys: Read only these keys of the whole, such as `trainer`; that is fast, and the values must not be
+                changed. Without any, all are read.
 
         Raises:
             ResumeError: It cannot be read.
         """
         try:
-            return config_file.read(self.config_file)
+            return config_file.read_parts(self.config_file, keys) if keys else config_file.read(self.config_file)
         except Exception as error:  # YAML raises errors of many kinds for a damaged file
             raise ResumeError(f"{self.config_file} cannot be read: {first_line(error)}.") from error
 
-    def checkpoints(self) -> Path:
+    def checkpoints(self, config: Mapping[str, Any] | None = None) -> Path:
         """Return the checkpoint directory as it is today; it moves together with a run directory that contains it.
+
+        Args:
+            config: Configuration of the run, if it is read already, with at least `checkpoint` and `paths`.
 
         Raises:
             ResumeError: The run's configuration cannot be read.
         """
-        config = self.config()
+        config = self.config("checkpoint", "paths") if config is None else config
         try:
             path, then = Path(config["checkpoint"]["dirpath"]), Path(config["paths"]["output_dir"])
         except (KeyError, TypeError) as error:

@@ -113,11 +113,11 @@ def _read(run: RunDirectory) -> tuple[RunRecord | None, Saved | None, Mapping[st
     # A run may have died before it began, or while a file of it was written.
     try:
         record = run.record()
-        config = run.config() if record else {}
-        saved = Catalog(run.checkpoints()).committed() if record else []
+        config = run.config("checkpoint", "paths", "trainer") if record else {}
+        saved = Catalog(run.checkpoints(config)).newest() if record else None
     except CairnError:
         return None, None, {}
-    return record, saved[-1] if saved else None, config
+    return record, saved, config
 
 
 def _attempts(run: RunDirectory) -> list[attempts.Attempt]:

@@ -25,6 +25,8 @@ from cairn.units import format_bytes, format_duration
 
 _FIRST = ("task_name", "seed", "data", "model", "trainer", "checkpoint", "callbacks", "logger")
 
+_MOST_ROWS = 20
+"""Checkpoints that the end of a run shows."""
 _AROUND_A_COLUMN = 2
 """Spaces between two columns of a table."""
 
@@ -80,6 +82,8 @@ def show_report(report: RunReport, console: Console) -> None:
     """Print the kept checkpoints, the scores, what saving cost, and the command that resumes the run."""
     if report.saved:
         console.print(checkpoint_table(report, console.width))
+        if (num_hidden := len(report.saved) - len(_shown(report))) > 0:
+            console.print(f"{num_hidden} more: cairn ls {shlex.quote(relative(report.run))}", soft_wrap=True)
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(report):
         facts.add_row(f"[dim]{name}", escape(value))
@@ -90,13 +94,13 @@ def show_report(report: RunReport, console: Console) -> None:
 
 
 def checkpoint_table(report: RunReport, width: int) -> Table:
-    """Return a table with a row per kept checkpoint, oldest first, for a terminal of this width."""
+    """Return a table of the newest kept checkpoints and the best, oldest first, for a terminal of this width."""
     title = escape(relative(report.checkpoints))
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
     rows = []
-    for item in report.saved:
+    for item in _shown(report):
         score = "" if item.score is None else f"{item.score:.4g}"
         step, why = str(item.position.step), ", ".join(item.reasons)
         rows.append([item.name, step, why, score, format_bytes(item.num_bytes), _links(item, report)])
@@ -127,7 +131,7 @@ def fill(
     """
     least = {}
     for number, header in enumerate(headers):
-        cells = [Text.from_markup(row[number]).plain for row in rows] + [header] * (header not in cut)
+        cells = [_plain(row[number]) for row in rows] + [header] * (header not in cut)
         words = [word for cell in cells for word in (cell.split() if header == wrapped else [cell])]
         least[header] = max(map(cell_len, words), default=0)
     room = width - _AROUND_A_COLUMN * len(headers) - sum(least[header] for header in headers if header not in cut)
@@ -138,6 +142,15 @@ def fill(
         table.add_column(escape(shown), justify=justify, no_wrap=header != wrapped, min_width=least[header])
     for row in rows:
         table.add_row(*row)
+
+
+def _shown(report: RunReport) -> list[Saved]:
+    newest = report.saved[-_MOST_ROWS:]
+    return [*(item for item in report.saved[:-_MOST_ROWS] if item.name == report.best), *newest]
+
+
+def _plain(cell: str) -> str:
+    return Text.from_markup(cell).plain if "[" in cell else cell
 
 
 def _links(item: Saved, report: RunReport) -> str:

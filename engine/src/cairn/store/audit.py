@@ -90,15 +90,14 @@ def plan_prune(path: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> Pru
     # Only what a rule would keep is read: a damaged one is taken out, and the rules choose again.
     good, whole = Catalog(path).committed(), set[str]()
     while unread := [item for item in keep.survivors(rules, good, mode) if item.name not in whole]:
-        for item in unread:
-            finding = _checkpoint(path / item.name)
-            if finding.state == "whole":
-                whole.add(item.name)
-            else:
-                broken.append(Rejected(finding.path, finding.why))
-                good.remove(item)
+        findings = [_checkpoint(path / item.name) for item in unread]
+        whole.update(item.path.name for item in findings if item.state == "whole")
+        damaged = {item.path.name: item for item in findings if item.state != "whole"}
+        broken += [Rejected(item.path, item.why) for item in damaged.values()]
+        good = [item for item in good if item.name not in damaged]
     kept = keep.survivors(rules, good, mode)
-    return PrunePlan(kept, [item for item in good if item not in kept], broken)
+    kept_names = {item.name for item in kept}
+    return PrunePlan(kept, [item for item in good if item.name not in kept_names], broken)
 
 
 def _checkpoint(path: Path) -> Finding:

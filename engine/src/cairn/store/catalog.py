@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,14 +46,22 @@ class Catalog:
         """Checkpoint files that cannot be used, oldest first."""
         return self.all()[1]
 
+    def newest(self) -> Saved | None:
+        """The last of `committed`, read without the others."""
+        for name in reversed(self._names()):
+            try:
+                return describe(self.directory / name)
+            except CheckpointError:
+                continue
+        return None
+
     def leftovers(self) -> list[Path]:
         """Files that an interrupted save or deletion left: hidden ones, and manifests without a checkpoint."""
-        paths = sorted(self.directory.iterdir()) if self.directory.is_dir() else []
-        there = {path.name for path in paths}
+        there = set(self._listing())
         return [
-            path
-            for path in paths
-            if names.is_temp(path.name) or (names.checkpoint_of(path.name) or path.name) not in there
+            self.directory / name
+            for name in sorted(there)
+            if names.is_temp(name) or (names.checkpoint_of(name) or name) not in there
         ]
 
     def linked(self, link: str) -> str:
@@ -66,27 +75,43 @@ class Catalog:
         Returns:
             That checkpoint, or None; and every newer file, with the reason why it was not used.
         """
-        good, rejected = self.all()
-        for saved in reversed(good):
+        rejected: list[Rejected] = []
+        for name in reversed(self._names()):  # one after the other: of thousands, most are never looked at
+            path = self.directory / name
             try:
-                verify(self.directory / saved.name, saved)
-            except CorruptCheckpointError as error:
-                rejected.append(Rejected(self.directory / saved.name, str(error)))
+                saved = describe(path)
+                verify(path, saved)
+            except CheckpointError as error:
+                rejected.append(_rejected(path, error))
                 continue
-            here = (saved.position.epoch, saved.position.batch)
-            return saved, [item for item in rejected if (names.parse_name(item.path.name) or here) > here]
-        return None, rejected
+            return saved, rejected[::-1]
+        return None, rejected[::-1]
 
     def all(self) -> tuple[list[Saved], list[Rejected]]:
         """The results of `committed` and `rejected`, from one reading."""
         good, rejected = [], []
-        found = (path.name for path in self.directory.glob("*.ckpt")) if self.directory.is_dir() else ()
-        for name in sorted((name for name in found if names.parse_name(name)), key=names.parse_name):  # type: ignore[arg-type]
+        for name in self._names():
+            path = self.directory / name
             try:
-                good.append(describe(self.directory / name))
+                good.append(describe(path))
             except CheckpointError as error:
-                rejected.append(Rejected(self.directory / name, str(error), isinstance(error, NewerFormatError)))
+                rejected.append(_rejected(path, error))
         return good, rejected
+
+    def _names(self) -> list[str]:
+        """Names of the checkpoint files, oldest first."""
+        found = [(position, name) for name in self._listing() if (position := names.parse_name(name)) is not None]
+        return [name for _, name in sorted(found)]
+
+    def _listing(self) -> list[str]:
+        try:
+            return os.listdir(self.directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def _rejected(path: Path, error: CheckpointError) -> Rejected:
+    return Rejected(path, str(error), isinstance(error, NewerFormatError))
 
 
 def describe(path: Path) -> Saved:

@@ -26,6 +26,7 @@ from typing import Any
 
 from cairn.errors import CheckpointError, SaveError
 from cairn.store import disk, file_format, manifest, names
+from cairn.store.deletion import delete_checkpoints
 from cairn.store.write_error import why_not_written
 from cairn.types import Draft, Saved
 
@@ -75,8 +76,7 @@ def write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None] = lamb
     """
     saved = _committed_before(plan, len(view)) if plan.retry else None
     if saved is None:
-        for name in plan.make_room:
-            delete_checkpoint(plan.directory, name)
+        delete_checkpoints(plan.directory, plan.make_room)
         saved = _write(plan, view, beat)
     try:
         move_links_and_delete(plan.directory, plan.links, plan.to_delete)
@@ -145,8 +145,7 @@ def move_links_and_delete(directory: Path, links: Mapping[str, str | None], to_d
     """
     for name, target in links.items():
         move_link(directory, name, target)
-    for name in to_delete:
-        delete_checkpoint(directory, name)
+    delete_checkpoints(directory, to_delete)
 
 
 def move_link(directory: Path, name: str, target: str | None) -> None:
@@ -166,16 +165,8 @@ def move_link(directory: Path, name: str, target: str | None) -> None:
 
 
 def delete_checkpoint(directory: Path, name: str) -> None:
-    """Delete a checkpoint and its manifest; a crash in between leaves files that the next start recognizes.
-
-    Raises:
-        SaveError: It could not be deleted.
-    """
-    path = directory / name
-    try:
-        disk.remove_pair(path, path.with_name(names.manifest_name(name)))
-    except OSError as error:
-        raise _failed(f"The checkpoint {path} could not be deleted", error) from error
+    """Delete a checkpoint and its manifest, as `delete_checkpoints` does."""
+    delete_checkpoints(directory, [name])
 
 
 def _failed(what: str, error: OSError) -> SaveError:

@@ -113,27 +113,6 @@ def remove(path: Path) -> None:
         os.unlink(path)
 
 
-def remove_pair(path: Path, proof: Path) -> None:
-    """Delete a checkpoint and its manifest.
-
-    Args:
-        path: The checkpoint.
-        proof: The manifest.
-
-    Raises:
-        OSError: One of them could not be deleted.
-    """
-    # The checkpoint loses its name first. A crash in between then leaves a hidden file and a manifest without a
-    # checkpoint, which both count as leftovers; a checkpoint without a manifest would look like a lost manifest.
-    gone = path.with_name(names.temp_name(path.name))
-    if os.path.lexists(path):
-        os.replace(path, gone)
-        with suppress(OSError):
-            sync_directory(path.parent)
-    remove(proof)
-    remove(gone)
-
-
 def make_directory(path: Path) -> None:
     """Create a directory and its missing parents."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]

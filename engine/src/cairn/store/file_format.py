@@ -29,8 +29,6 @@ import struct
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,6 +54,8 @@ _FIXED = {
     "version": b"3\n",
 }
 """The records that `torch.load` expects besides the pickle and the storages."""
+_BEHIND = ("data.pkl", *_FIXED)
+"""The records after the storages."""
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -68,66 +68,49 @@ _UTF8 = 0x0800
 _JANUARY_1980 = 0x0021
 _MOST_32, _MOST_16 = 0xFFFFFFFF, 0xFFFF
 _PADDING, _ZIP64 = 0x4246, 0x0001  # ids of extra fields; the first is the one that torch pads with
+_FLAGS = _CRC_FOLLOWS | _UTF8
+_PADDING_HEAD = struct.Struct("<2H")
+_DESCRIPTOR = (struct.Struct("<4s3I"), struct.Struct("<4sI2Q"))
+"""What follows the bytes of a record: of a usual one, and of a large one."""
+_ZEROS = bytes(ALIGNMENT)
 
 
-@dataclass(frozen=True)
 class _Entry:
-    """A record of the file."""
+    """A record of the file, and what surrounds its bytes. A file may have very many, so that each is made quickly.
 
-    name: bytes
-    num_bytes: int
-    at: int
-    """Offset of its header."""
+    Args:
+        name: Its name.
+        num_bytes: Its size.
+        at: Offset of its header.
 
-    @property
-    def large(self) -> bool:
-        return self.num_bytes >= _MOST_32
+    Attributes:
+        header: What precedes its bytes, padded so that they are aligned.
+        descriptor: What follows its bytes; `sealed` fills in the checksum.
+        central: Its line in the central directory; `sealed` fills in the checksum.
+        data: Offset of its bytes.
+        end: Offset of the next record.
+    """
 
-    @property
-    def _version(self) -> int:
-        return 45 if self.large or self.at >= _MOST_32 else 20
+    __slots__ = ("at", "central", "data", "descriptor", "end", "header", "num_bytes")
 
-    @property
-    def _sizes(self) -> tuple[int, int]:
-        """Compressed and uncompressed size, as the header has them; a large record has them in the extra field."""
-        return (_MOST_32, _MOST_32) if self.large else (self.num_bytes, self.num_bytes)
-
-    @cached_property
-    def header(self) -> bytes:
-        """What precedes its bytes, padded so that they are aligned."""
-        large = struct.pack("<2H2Q", _ZIP64, 16, self.num_bytes, self.num_bytes) if self.large else b""
-        used = self.at + _LOCAL.size + len(self.name) + len(large) + 4
-        padding = -used % ALIGNMENT
-        extra = large + struct.pack("<2H", _PADDING, padding) + bytes(padding)
-        flags, when = _CRC_FOLLOWS | _UTF8, (0, _JANUARY_1980)
-        fields = (_LOCAL_MAGIC, self._version, flags, 0, *when, 0, *self._sizes, len(self.name), len(extra))
-        return _LOCAL.pack(*fields) + self.name + extra
-
-    @cached_property
-    def descriptor(self) -> bytes:
-        """What follows its bytes; `sealed` fills in the checksum."""
-        return struct.pack("<4sI2Q" if self.large else "<4s3I", b"PK\7\10", 0, self.num_bytes, self.num_bytes)
-
-    @property
-    def central(self) -> bytes:
-        """Its line in the central directory; `sealed` fills in the checksum."""
-        far = self.at >= _MOST_32
-        wide = ([self.num_bytes] * 2 if self.large else []) + ([self.at] if far else [])
+    def __init__(self, name: bytes, num_bytes: int, at: int) -> None:
+        self.num_bytes, self.at = num_bytes, at
+        is_large, is_far = num_bytes >= _MOST_32, at >= _MOST_32
+        version, shown = (45 if is_large or is_far else 20), (_MOST_32 if is_large else num_bytes)
+        # A large record has its sizes in an extra field, and a far one its offset.
+        large = struct.pack("<2H2Q", _ZIP64, 16, num_bytes, num_bytes) if is_large else b""
+        padding = -(at + _LOCAL.size + len(name) + len(large) + 4) % ALIGNMENT
+        extra_bytes = len(large) + 4 + padding
+        common = (version, _FLAGS, 0, 0, _JANUARY_1980, 0, shown, shown, len(name))
+        padded = large + _PADDING_HEAD.pack(_PADDING, padding) + _ZEROS[:padding]
+        self.header = _LOCAL.pack(_LOCAL_MAGIC, *common, extra_bytes) + name + padded
+        self.descriptor = _DESCRIPTOR[is_large].pack(b"PK\7\10", 0, num_bytes, num_bytes)
+        wide = ([num_bytes] * 2 if is_large else []) + ([at] if is_far else [])
         extra = struct.pack(f"<2H{len(wide)}Q", _ZIP64, 8 * len(wide), *wide) if wide else b""
-        flags, when, at = _CRC_FOLLOWS | _UTF8, (0, _JANUARY_1980), _MOST_32 if far else self.at
-        sizes = (*self._sizes, len(self.name), len(extra))
-        fields = (b"PK\1\2", self._version, self._version, flags, 0, *when, 0, *sizes, 0, 0, 0, 0, at)
-        return _CENTRAL.pack(*fields) + self.name + extra
-
-    @property
-    def data(self) -> int:
-        """Offset of its bytes."""
-        return self.at + len(self.header)
-
-    @cached_property
-    def end(self) -> int:
-        """Offset of the next record."""
-        return self.data + self.num_bytes + len(self.descriptor)
+        fields = (b"PK\1\2", version, *common, len(extra), 0, 0, 0, 0, _MOST_32 if is_far else at)
+        self.central = _CENTRAL.pack(*fields) + name + extra
+        self.data = at + len(self.header)
+        self.end = self.data + num_bytes + len(self.descriptor)
 
 
 class Layout:
@@ -266,6 +249,48 @@ def read(path: Path) -> str:
         for piece in _pieces(file, sys.maxsize):
             frame.update(piece)
     return _DIGEST + frame.hexdigest()
+
+
+def located(view: memoryview) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Find the storages and the pickle in a file of this format.
+
+    Args:
+        view: The whole file.
+
+    Returns:
+        Offset and size of each storage, in bytes, in the order of their numbers; and those of the pickle.
+
+    Raises:
+        CorruptCheckpointError: It has other records than a `Layout`, or they are elsewhere.
+    """
+    count, start = _directory(view)
+    storages: list[tuple[int, int]] = []
+    line, end = start, 0
+    behind: list[tuple[int, int]] = []
+    for number in range(count):
+        name = f"{_FOLDER}/data/{number}" if number < count - len(_BEHIND) else f"{_FOLDER}/{_BEHIND[number - count]}"
+        entry = _Entry(name.encode(), _size_in(view, line), end)
+        if not _same_but_for_crc(view[line : line + len(entry.central)], entry.central, 16):
+            raise CorruptCheckpointError(f"{name} is not where it should be")
+        if view[end : end + len(entry.header)] != entry.header:
+            raise CorruptCheckpointError(f"{name} has another header")
+        (behind if number >= count - len(_BEHIND) else storages).append((entry.data, entry.num_bytes))
+        line, end = line + len(entry.central), entry.end
+    if end != start or view[line:] != _end(count, line - start, start) or len(behind) != len(_BEHIND):
+        raise CorruptCheckpointError("it has other records than a checkpoint of Cairn")
+    if [bytes(view[first : first + size]) for first, size in behind[1:]] != [*_FIXED.values()]:
+        raise CorruptCheckpointError("it was written in another byte order or version of the format")
+    return storages, behind[0]
+
+
+def _size_in(view: memoryview, line: int) -> int:
+    """Size of the record that a line of the central directory is about."""
+    size, name_bytes = struct.unpack_from("<I", view, line + 24)[0], struct.unpack_from("<H", view, line + 28)[0]
+    return struct.unpack_from("<Q", view, line + _CENTRAL.size + name_bytes + 4)[0] if size == _MOST_32 else size
+
+
+def _same_but_for_crc(one: memoryview, other: bytes, at: int) -> bool:
+    return one[:at] == other[:at] and one[at + 4 :] == other[at + 4 :]
 
 
 def _listed(file: BinaryIO) -> list[zipfile.ZipInfo]:

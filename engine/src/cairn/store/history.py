@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cairn.errors import ConfigError
 from cairn.policy import keep
-from cairn.store import commit, disk, names
+from cairn.policy.shelf import Shelf
+from cairn.store import commit, disk, names, planning
 from cairn.store.catalog import Catalog
 from cairn.store.commit import CommitPlan, Committed
+from cairn.store.pending import Pending, others
+from cairn.store.presence import Presence
 from cairn.store.resume import ResumePoint
-from cairn.types import AnyDraft, Draft, Mode, Saved
+from cairn.types import Draft, Mode, Saved
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +34,23 @@ class History:
         mode: Whether a lower or a higher score is better; None: there is no best.
 
     Attributes:
-        saved: The kept checkpoints, oldest first.
         deleted: The checkpoints that `take_over` deleted.
     """
 
     def __init__(self, directory: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> None:
         self.directory, self.rules, self.mode = directory, list(rules), mode
-        self.saved: list[Saved] = []
+        self._shelf: Shelf[Saved] = Shelf([], mode or "min")
         self.deleted: list[Saved] = []
-        self._pending: list[Draft] = []
+        self._pending = Pending(self.rules, mode)
         self._lock = threading.Lock()
-        self._catalog = Catalog(directory)
+        self._catalog, self._presence = Catalog(directory), Presence(directory)
         self._overdue: list[str] = []
         """Names to delete with the next commit, because deleting them failed or had to wait for a successor."""
+
+    @property
+    def saved(self) -> list[Saved]:
+        """The kept checkpoints, oldest first. Do not change it: it is replaced after each save."""
+        return self._shelf.items
 
     @property
     def newest(self) -> Saved | None:
@@ -55,12 +61,12 @@ class History:
     @property
     def best(self) -> Saved | None:
         """The checkpoint behind `best.ckpt`."""
-        return keep.best_of(self.saved, self.mode) if self.mode else None
+        return keep.best_of(self._shelf, self.mode) if self.mode else None
 
     @property
     def links(self) -> dict[str, str | None]:
         """The target of each link."""
-        return links(self.saved, self.mode)
+        return planning.links(self._shelf, self.mode)
 
     def path(self, saved: Saved | None) -> str:
         """Path of a checkpoint; empty for None."""
@@ -76,12 +82,7 @@ class History:
             SaveError: A link could not be moved or a checkpoint not be deleted.
         """
         committed, rejected = self._catalog.all()
-        if others := {item.run for item in committed} - {run}:
-            raise ConfigError(
-                f"directory={self.directory} holds checkpoints of another run ({', '.join(others)}): give each run a "
-                f"directory of its own.",
-                parameter="directory",
-            )
+        _check_owner(self.directory, committed, run)
         _remove_leftovers(self._catalog)
         newer = {item.path.name for item in start.rejected}
         for item in rejected:
@@ -95,7 +96,8 @@ class History:
         if not committed:
             self._overdue = sorted(newer)
         kept = keep.survivors(self.rules, ours, self.mode)
-        self.deleted = [item for item in ours if item not in kept]
+        kept_names = {item.name for item in kept}
+        self.deleted = [item for item in ours if item.name not in kept_names]
         self.retain(kept, self.deleted)
         self._overdue = sorted(newer) if committed else []
 
@@ -104,17 +106,13 @@ class History:
     def add_pending(self, draft: Draft) -> None:
         """Register a checkpoint that is about to be written; from now on `with_pending` includes it."""
         with self._lock:
-            self._pending.append(draft)
+            self._pending.add(draft)
 
     @property
     def with_pending(self) -> list[Draft]:
-        """What will be kept when all pending checkpoints are committed: what triggers decide by."""
+        """What will be kept when all pending checkpoints are committed: what triggers decide by. Do not change it."""
         with self._lock:
-            found: list[Draft] = list(self.saved)
-            for draft in self._pending:
-                coming = replace(draft, number=_next_number(found))
-                found = keep.survivors(self.rules, [*_others(found, coming), coming], self.mode)
-            return found
+            return self._pending.kept_with(self._shelf)
 
     def plan_commit(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
         """Decide what to delete, write and link for the next checkpoint to be written.
@@ -126,18 +124,21 @@ class History:
         Returns:
             The plan.
         """
-        others = _others(self.saved, draft)
-        if len(there := _still_there(self.directory, others)) < len(others):
-            others = self.saved = there
-        draft = replace(draft, number=_next_number(others))
+        plan = self._plan(draft, provenance)
+        if self._presence.all_there({*plan.links.values()} - {draft.name}):
+            return plan
+        return self._plan(draft, provenance)  # a link would dangle: this time, the directory is listed
+
+    def _plan(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
+        left = others(self._shelf, draft)
+        if (there := self._presence.still_there(left.items)) is not left.items:
+            left = self._shelf = Shelf(there, left.mode)
         # What a link points to now stays until the link has moved, even if moving it failed before.
         linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}
-        first = keep.to_make_room(self.rules, others, draft, self.mode)
-        make_room = [item.name for item in first if item.name not in linked]
-        left = [item for item in others if item.name not in make_room]
-        kept = keep.survivors(self.rules, [*left, draft], self.mode)
-        to_delete = _to_delete(self._overdue, left, kept)
-        return CommitPlan(self.directory, draft, provenance, make_room, links(kept, self.mode), to_delete)
+        decided = planning.decide(self.rules, left, draft, self.mode, linked, self._overdue)
+        return CommitPlan(
+            self.directory, decided.draft, provenance, decided.make_room, decided.links, decided.to_delete
+        )
 
     def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:
         """Record what became of a pending checkpoint.
@@ -148,13 +149,14 @@ class History:
             result: Its commit; None if that failed or was not tried.
         """
         with self._lock:
+            self._presence.saved()
             self._pending.remove(draft)
             if plan is None or result is None:
                 deleted = {name for name in (plan.make_room if plan else ()) if not (self.directory / name).exists()}
-                self.saved = [item for item in self.saved if item.name not in deleted]
+                self._shelf = self._shelf.without(deleted)
                 return
-            left = [item for item in _others(self.saved, plan.draft) if item.name not in plan.make_room]
-            self.saved = [item for item in [*left, result.saved] if item.name not in plan.to_delete]
+            left = others(self._shelf, plan.draft).without([*plan.make_room, *plan.to_delete])
+            self._shelf = cast(Shelf[Saved], left.plus(result.saved))
             self._overdue = list(plan.to_delete) if result.cleanup_error else []
 
     def retain(self, kept: Sequence[Saved], to_delete: Sequence[Saved]) -> None:
@@ -163,49 +165,22 @@ class History:
         Raises:
             SaveError: A link could not be moved or a checkpoint not be deleted.
         """
-        self.saved = list(kept)
-        self._overdue = _to_delete(self._overdue, to_delete, kept)
-        commit.move_links_and_delete(self.directory, links(kept, self.mode), self._overdue)
+        self._shelf = Shelf(kept, self._shelf.mode)
+        self._overdue = planning.to_delete(self._overdue, to_delete, kept)
+        commit.move_links_and_delete(self.directory, planning.links(kept, self.mode), self._overdue)
         self._overdue = []
 
 
-def links(kept: Sequence[Draft], mode: Mode | None) -> dict[str, str | None]:
-    """The target of each link when these checkpoints are kept.
-
-    Args:
-        kept: Checkpoints, oldest first.
-        mode: Whether a lower or a higher score is better; None: there is no best.
-
-    Returns:
-        Link to file name; None: no such link.
-    """
-    best = keep.best_of(kept, mode) if mode else None
-    return {names.LAST: kept[-1].name if kept else None, names.BEST: best.name if best else None}
-
-
-def _still_there(directory: Path, saved: Sequence[Saved]) -> list[Saved]:
-    there = [item for item in saved if (directory / item.name).exists()]
-    if len(there) < len(saved):
-        missing = ", ".join(item.name for item in saved if item not in there)
-        log.warning("Something other than this run deleted checkpoints in %s: %s.", directory, missing)
-    return there
-
-
-def _to_delete(overdue: Sequence[str], others: Sequence[Draft], kept: Sequence[Draft]) -> list[str]:
-    kept_names = {item.name for item in kept}
-    return [name for name in (*overdue, *(item.name for item in others)) if name not in kept_names]
+def _check_owner(directory: Path, committed: Sequence[Saved], run: str) -> None:
+    if foreign := {item.run for item in committed} - {run}:
+        raise ConfigError(
+            f"directory={directory} holds checkpoints of another run ({', '.join(foreign)}): give each run a "
+            f"directory of its own.",
+            parameter="directory",
+        )
 
 
 def _remove_leftovers(catalog: Catalog) -> None:
     for path in catalog.leftovers():
         log.info("Removed %s, which an interrupted save or deletion left.", path.name)
         disk.remove(path)
-
-
-def _others(saved: Sequence[AnyDraft], draft: Draft) -> list[AnyDraft]:
-    return [item for item in saved if item.name != draft.name]
-
-
-def _next_number(saved: Sequence[Draft]) -> int:
-    """Number of the next save; one that is not lasting passes its number on."""
-    return saved[-1].number + saved[-1].lasting if saved else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -14,7 +13,6 @@ from cairn.study.choice import Study
 from cairn.study.plots import Picture
 
 NAME = "index.html"
-_DPI = 144  # sharp on a screen with small pixels, where the page shows it at two thirds
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2429; --dim: #5b6670; --paper: #ffffff; --line: #d8dee3; --mark: #eef4f8; }
@@ -115,6 +113,4 @@ def _pictures(pictures: Sequence[Picture], name: str) -> list[str]:
 
 
 def _encoded(item: Picture) -> str:
-    buffer = io.BytesIO()
-    item.figure.savefig(buffer, format="png", dpi=_DPI)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(item.png).decode()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 _GREY, _RED, _BLUE, _PALE = "#8c8c8c", "#d1495b", "#2e6f95", "#c9d6df"
 _ROW_INCHES, _MIN_INCHES = 0.3, 1.5
-_DPI = 110
+_DPI = 144
+"""Sharp on a screen with small pixels, where the page shows a picture at two thirds."""
+_MOST_ROWS = 30
+"""Runs in a picture. More would make it longer than any screen, and slow to draw: then some are chosen evenly."""
 _MARGIN = 4.0
 """The axis of intervals extends by this factor beyond the shortest and the longest interval of interest."""
 _MARGIN_BELOW = 8.0
@@ -54,16 +59,46 @@ class Picture:
     caption: str
     figure: Figure
 
+    @cached_property
+    def png(self) -> bytes:
+        """Content of its PNG file; drawing takes seconds, and is done once."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=_DPI)
+        return buffer.getvalue()
+
 
 def pictures(study: Study) -> list[Picture]:
     """Return all pictures for which there is data."""
-    found = [Picture("runs", "What each interval costs, and how much work it puts at risk.", runs(study))]
+    part = _part(study, study.sweep.runs)
+    caption = "What each interval costs, and how much work it puts at risk."
+    found = [Picture("runs", caption + _chosen(study, part), runs(part))]
     if study.cost is not None and study.advice:
-        found.append(Picture("loss", _loss_caption(study), loss(study)))
-    if any(run.ends for run in study.sweep.runs):
+        found.append(Picture("loss", _loss_caption(study) + _chosen(study, part), loss(study, part)))
+    interrupted = [run for run in study.sweep.runs if run.ends]
+    if interrupted:
+        # With few runs, those without an interruption are shown for comparison.
+        part = _part(study, study.sweep.runs if len(study.sweep.runs) <= _MOST_ROWS else interrupted)
         caption = "Training from left to right, over all attempts: saves are ticks, and lost work is red."
-        found.append(Picture("kills", caption, kills(study)))
+        found.append(Picture("kills", caption + _chosen(study, part), kills(part)))
     return found
+
+
+def _part(study: Study, found: Sequence[Run]) -> Study:
+    """Return a study of at most `_MOST_ROWS` of the runs, the first and the last among them."""
+    if len(found) <= _MOST_ROWS:
+        return study if len(found) == len(study.sweep.runs) else _some(study, found)
+    last = len(found) - 1
+    return _some(study, [found[round(place * last / (_MOST_ROWS - 1))] for place in range(_MOST_ROWS)])
+
+
+def _some(study: Study, found: Sequence[Run]) -> Study:
+    """Return a study of some of the runs, for pictures with a row for each."""
+    return replace(study, sweep=replace(study.sweep, runs=tuple(found)))
+
+
+def _chosen(study: Study, part: Study) -> str:
+    num_shown, num_runs = len(part.sweep.runs), len(study.sweep.runs)
+    return "" if num_shown == num_runs else f" Shown are {num_shown} of {num_runs} runs; the table has all."
 
 
 def write(found: Sequence[Picture], folder: Path) -> list[Path]:
@@ -79,7 +114,7 @@ def write(found: Sequence[Picture], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{item.name}.png" for item in found]
     for item, path in zip(found, paths, strict=True):
-        item.figure.savefig(path, dpi=_DPI)
+        path.write_bytes(item.png)
     return paths
 
 
@@ -179,8 +214,13 @@ def _style_axis(axis: Any, label: str) -> None:
 # The loss over the interval
 
 
-def loss(study: Study) -> Figure:
-    """Draw the expected loss over the interval, the measured runs, and the choice; both axes are logarithmic."""
+def loss(study: Study, part: Study | None = None) -> Figure:
+    """Draw the expected loss over the interval, the measured runs, and the choice; both axes are logarithmic.
+
+    Args:
+        study: The study.
+        part: The study of the runs to draw; None: all of them.
+    """
     assert study.cost is not None
     figure = _figure(8, 4.4)
     axis = figure.subplots()
@@ -191,7 +231,7 @@ def loss(study: Study) -> Figure:
         _one_curve(axis, study, study.advice[0], points)
     else:
         _many_curves(axis, study, points)
-    _measured(axis, study)
+    _measured(axis, part or study, study.mtbf_s)
     _style_loss(axis, study)
     return figure
 
@@ -230,9 +270,8 @@ def _many_curves(axis: Any, study: Study, points: Sequence[float]) -> None:
         axis.plot(advice.interval_s, 100 * advice.loss, "o", color=color, ms=6)
 
 
-def _measured(axis: Any, study: Study) -> None:
+def _measured(axis: Any, study: Study, mtbf_s: float | None) -> None:
     """Draw a square for each run at its overhead, plus its work at risk / M if M is known; hollow if in doubt."""
-    mtbf_s = study.mtbf_s
     for run, label, why in zip(study.sweep.runs, study.sweep.labels, study.doubts, strict=True):
         if not run.overhead or not run.spacing_s or (mtbf_s and run.at_risk_s is None):
             continue

@@ -68,7 +68,7 @@ def read_run(path: Path) -> Run:
     directory = RunDirectory(path)
     record, config, progress = _json(path / "run.json"), _config(directory), _json(path / "progress.json")
     group = _mapping(config.get("checkpoint"))
-    kept = tuple(filter(_is_sound, Catalog(_checkpoints(directory)).committed()))
+    kept = tuple(filter(_is_sound, Catalog(_checkpoints(directory, config)).committed()))
     monitor = str(group.get("monitor") or config.get("optimized_metric") or "val/loss")
     points = _points(kept, progress)
     rows = tuple(_saves(path / "csv" / "checkpoints.csv", points))
@@ -101,14 +101,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _config(directory: RunDirectory) -> dict[str, Any]:
     try:
-        return directory.config()
+        return directory.config("checkpoint", "optimized_metric", "paths")
     except ResumeError:
         return {}
 
 
-def _checkpoints(directory: RunDirectory) -> Path:
+def _checkpoints(directory: RunDirectory, config: Mapping[str, Any]) -> Path:
     try:
-        return directory.checkpoints()
+        return directory.checkpoints(config)
     except ResumeError:
         return directory.path / "checkpoints"
 
@@ -180,7 +180,7 @@ def _interpolated_s(points: Sequence[_Point], step: float) -> float | None:
 
 
 def _best(path: Path, kept: Sequence[Saved], monitor: str, mode: Mode) -> float | None:
-    logged = [_number(row.get(monitor)) for row in _rows(path)]
+    logged = [_number(text) for text in _column(path, monitor)]
     noted = [_number(saved.metrics.get(monitor)) for saved in kept]
     values = [value for value in [*logged, *noted] if value is not None]
     return (min if mode == "min" else max)(values, default=None)
@@ -216,6 +216,18 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         with open(path, newline="", errors="replace") as file:
             yield from csv.DictReader(file)
+    except (OSError, csv.Error):
+        return
+
+
+def _column(path: Path, name: str) -> Iterator[str]:
+    """Yield a column: of the metrics of a long run, a dict for each row would take seconds."""
+    try:
+        with open(path, newline="", errors="replace") as file:
+            rows = csv.reader(file)
+            place = {header: number for number, header in enumerate(next(rows, []))}.get(name)
+            if place is not None:
+                yield from (row[place] for row in rows if place < len(row))
     except (OSError, csv.Error):
         return
 

@@ -17,6 +17,8 @@ from cairn.types import SaveCost
 from cairn.units import format_bytes, format_duration
 
 UNKNOWN = "-"
+_MOST_NAMED = 20
+"""Runs that a sentence names; of more, it gives the number."""
 RUN_FIGURES = (
     *("status", "interval", "source", "elapsed_s", "total_batches", "batch_s", "num_saves", "skipped", "spacing_s"),
     *("spacing_batches", "overhead", "cost_s", "stall_s", "stalled_s", "write_s", "written_bytes", "held_bytes"),
@@ -338,4 +340,5 @@ def _count(number: int, what: str) -> str:
 
 
 def _runs(labels: list[str]) -> str:
-    return f"With interval{'s' * (len(labels) > 1)} {', '.join(labels)}"
+    named = labels if len(labels) <= _MOST_NAMED else [*labels[:_MOST_NAMED], f"and {len(labels) - _MOST_NAMED} more"]
+    return f"With interval{'s' * (len(labels) > 1)} {', '.join(named)}"

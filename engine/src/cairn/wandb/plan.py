@@ -135,9 +135,13 @@ def reconcile(wanted: Wanted, actual: Sequence[Version]) -> list[Operation]:
     Returns:
         No operation if W&B has what it should have.
     """
-    lacking = [saved for saved in missing(wanted, actual) if not _is_unknown(wanted, actual, saved)]
+    lacking, known = missing(wanted, actual), _by_checkpoint(actual)
     # First what is new: what it replaces stays in W&B until then, and `latest` goes to whatever was uploaded last.
-    uploads = [Upload(saved, _aliases(wanted, saved, versions_of(saved, actual))) for saved in lacking]
+    uploads = [
+        Upload(saved, _aliases(wanted, saved, references))
+        for saved in lacking
+        if not _is_unknown(wanted, saved, references := known.get((saved.name, saved.digest), []))
+    ]
     return [*uploads, *_taken_back(wanted, actual), *_moved_aliases(wanted, actual), *_released(wanted, actual)]
 
 
@@ -147,14 +151,22 @@ def missing(wanted: Wanted, actual: Sequence[Version]) -> list[Saved]:
     chosen = [s for s in wanted.chosen.values() if s.name in wanted.kept or wanted.settings.deleted != "delete"]
     now = [s for s in wanted.kept.values() if wanted.settings.wants(s, wanted.links, wanted.finished)]
     candidates = {saved.name: saved for saved in (*chosen, *now)}.values()
-    lacking = [saved for saved in candidates if not any(v.has_bytes for v in versions_of(saved, actual))]
+    there = {(version.name, version.digest) for version in actual if version.has_bytes}
+    lacking = [saved for saved in candidates if (saved.name, saved.digest) not in there]
     return sorted(lacking, key=lambda saved: saved.position)
 
 
 def versions_of(saved: Saved, actual: Sequence[Version]) -> list[Version]:
     """The versions of one checkpoint, those with its bytes first."""
-    found = [version for version in actual if (version.name, version.digest) == (saved.name, saved.digest)]
-    return sorted(found, key=lambda version: not version.has_bytes)
+    return _by_checkpoint(actual).get((saved.name, saved.digest), [])
+
+
+def _by_checkpoint(actual: Sequence[Version]) -> dict[tuple[str, str], list[Version]]:
+    """The versions of each checkpoint, by its name and digest; those with its bytes first."""
+    found: dict[tuple[str, str], list[Version]] = {}
+    for version in sorted(actual, key=lambda version: not version.has_bytes):
+        found.setdefault((version.name, version.digest), []).append(version)
+    return found
 
 
 def taken(actual: Sequence[Version], version: Version) -> list[Version]:
@@ -174,8 +186,8 @@ def step_alias(step: int) -> str:
     return f"step-{step}"
 
 
-def _is_unknown(wanted: Wanted, actual: Sequence[Version], saved: Saved) -> bool:
-    return saved.name in wanted.postponed or any(v.has_bytes is None for v in versions_of(saved, actual))
+def _is_unknown(wanted: Wanted, saved: Saved, versions: Sequence[Version]) -> bool:
+    return saved.name in wanted.postponed or any(version.has_bytes is None for version in versions)
 
 
 def _links(wanted: Wanted) -> dict[str, str | None]:
@@ -198,6 +210,7 @@ def _aliases(wanted: Wanted, saved: Saved, references: Sequence[Version]) -> tup
 
 def _taken_back(wanted: Wanted, actual: Sequence[Version]) -> list[Operation]:
     kept = {saved.digest for saved in wanted.kept.values()}
+    there = {(version.name, version.digest) for version in actual if version.has_bytes}
     found: list[Operation] = []
     for version in actual:
         if version.digest in wanted.deleted and version.digest not in kept:
@@ -205,9 +218,7 @@ def _taken_back(wanted: Wanted, actual: Sequence[Version]) -> list[Operation]:
                 found.append(Delete(version))
             elif wanted.settings.deleted == "untag" and version.aliases:
                 found.append(Untag(version))
-        elif version.has_bytes is False and any(
-            v.has_bytes and (v.name, v.digest) == (version.name, version.digest) for v in actual
-        ):
+        elif version.has_bytes is False and (version.name, version.digest) in there:
             found.append(Delete(version))  # a mere reference, left by W&B's own sync of an offline run
     return found
 

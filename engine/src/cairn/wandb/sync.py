@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from cairn.errors import CheckpointError, ResumeError, first_line
-from cairn.store import history
+from cairn.store import planning
 from cairn.store.catalog import Catalog, verify
 from cairn.types import Saved
 from cairn.wandb import client, notes
@@ -145,7 +145,7 @@ def _sync_checkpoints(
     run: StoredRun, logger: WandbLogger, num_rows: int, facts: Mapping[str, Any], limit_s: float
 ) -> Synced:
     kept, group, experiment = Catalog(run.checkpoints).committed(), run.config["checkpoint"], logger.experiment
-    links = history.links(kept, group["mode"] if group.get("monitor") else None)
+    links = planning.links(kept, group["mode"] if group.get("monitor") else None)
     settings, finished = replace(run.settings.artifacts, wait_s=limit_s), run.status == "finished"
     known = {key: facts[key] for key in ("git_commit", "started_from") if key in facts}
     listener = Artifacts(experiment, **asdict(settings), run_directory=run.path, facts=known)

@@ -423,7 +423,7 @@ def _reference(
     dtype: torch.dtype, shape: Iterable[int], strides: Iterable[int], start: int, num_bytes: int
 ) -> tuple[bytes, bytes]:
     """Opcodes of a tensor that begins at byte `start`: those before and those after the number of its storage."""
-    name, size = _STORAGE_NAMES.get(dtype), dtype.itemsize
+    name, size = STORAGE_NAMES.get(dtype), dtype.itemsize
     if name is None:  # a newer type: its storage is untyped
         make, kind = b"ctorch._utils\n_rebuild_tensor_v3\n", b"ctorch.storage\nUntypedStorage\n"
         length, extra = num_bytes, f"ctorch\n{str(dtype).removeprefix('torch.')}\n".encode()
@@ -435,7 +435,7 @@ def _reference(
     return before, after + _integers(shape) + _integers(strides) + _NO_HOOKS + extra + _TUPLE + _REDUCE
 
 
-_STORAGE_NAMES = {
+STORAGE_NAMES = {
     torch.float64: "DoubleStorage",
     torch.float32: "FloatStorage",
     torch.float16: "HalfStorage",

@@ -1,4 +1,4 @@
-"""Read a checkpoint file safely. The only place that calls `torch.load`."""
+"""Read a checkpoint file safely. The only place that calls `torch.load`; files of our own format are read faster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cairn.errors import CheckpointError
 from cairn.store.catalog import verify_file
-from cairn.writing import forms
+from cairn.writing import decode, forms
 
 _WEIGHTS_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
 """Keys under which trainers save weights."""
@@ -47,7 +47,9 @@ def load(path: Path, *, verify: bool = True, map_location: Any = "cpu") -> dict[
     if verify:
         _verify(path)
     try:
-        contents = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+        contents = decode.read(path) if map_location == "cpu" else None
+        if contents is None:  # of another program, or with values that only torch reads
+            contents = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
     except Exception as error:  # torch raises many types for a file that is not what it seems
         raise CheckpointError(f"{path} {_refusal(str(error))}") from error
     if not isinstance(contents, dict) or "state_dict" not in contents:

@@ -80,8 +80,8 @@ def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
         log.error("%s", describe(error))
     elif not is_alone:  # in the log of the job; the launcher prints one line
         log.error("%s: %s", type(error).__name__, first_line(error), exc_info=error)
-    if directory.started and (saved := Catalog(directory.checkpoints()).committed()):
-        log.error("Newest checkpoint: %s. Resume with: %s", saved[-1].name, summary.command(directory.path))
+    if directory.started and (saved := Catalog(directory.checkpoints()).newest()):
+        log.error("Newest checkpoint: %s. Resume with: %s", saved.name, summary.command(directory.path))
     if not is_for_users(error) or not is_alone or os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     raise SystemExit(1) from error

@@ -52,10 +52,10 @@ class SweepJob:
     def save_s(self) -> float:
         """Time from start to commit of its newest save, in seconds; 0 if there is none."""
         try:
-            saved = Catalog(self.run.checkpoints()).committed() if self.run.record() else []
+            saved = Catalog(self.run.checkpoints()).newest() if self.run.record() else None
         except CairnError:
             return 0.0
-        return saved[-1].stall_s + saved[-1].write_s if saved else 0.0
+        return saved.stall_s + saved.write_s if saved else 0.0
 
 
 @dataclass(frozen=True)
