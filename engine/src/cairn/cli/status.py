@@ -20,7 +20,7 @@ from cairn.runs import status, summary
 from cairn.runs.status import JobStatus
 
 HELP = "show the jobs of a sweep: running, waiting, failed or finished, and their progress; exit code 1 if one failed"
-_STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red"}
+_STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red", "hung": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class SweepStatus:
 
     @property
     def failed(self) -> list[JobStatus]:
-        """Jobs that failed, or were killed and are not queued."""
-        return [job for job in self.jobs if job.state in ("failed", "dead")]
+        """Jobs that failed, or that hung or were killed and are not queued."""
+        return [job for job in self.jobs if job.state in ("failed", "dead", "hung")]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -55,6 +55,12 @@ class Saves:
         return self.pipeline is not None and self.pipeline.busy
 
     @property
+    def sign(self) -> object:
+        """A value that changes while a save makes progress, for a watchdog; None while none is being written."""
+        pipeline = self.pipeline
+        return pipeline.sign if pipeline is not None and pipeline.busy else None
+
+    @property
     def in_background(self) -> bool:
         """Whether training goes on while a save is written."""
         return self.pipeline is None or self.pipeline.background

@@ -209,7 +209,8 @@ def _interruption(attempt: Attempt, before: ExitStatus) -> Interruption:
 def _kind(status: str, why: str) -> InterruptionKind:
     if status == "stopped":
         return "planned" if why in _PLANNED else "announced"
-    return "failed" if status == "failed" else "planned" if status == "finished" else "killed"
+    known: dict[str, InterruptionKind] = {"failed": "failed", "hung": "hung", "finished": "planned"}
+    return known.get(status, "killed")
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -41,6 +41,7 @@ _NOT_KNOWN = (
 ENDS = {
     "killed": "killed",
     "failed": "failed",
+    "hung": "hung",
     "announced": "asked to stop",
     "planned": "stopped on purpose",
 }
