@@ -47,7 +47,8 @@ class Silence:
         if sign is not None and sign == self._sign:
             self.now_s += passed_s
             return
-        self.longest_s = max(self.longest_s, self.now_s)
+        # It ended between two looks: the longest that it can have lasted counts.
+        self.longest_s = max(self.longest_s, self.now_s + passed_s)
         self._sign, self.now_s = sign, 0.0
 
 

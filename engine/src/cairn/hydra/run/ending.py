@@ -13,6 +13,7 @@ from rich.console import Console
 from cairn.errors import first_line
 from cairn.hydra.parse import wandb_settings
 from cairn.hydra.parse.objects import target_of
+from cairn.hydra.run import hanging
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.outcome import Outcome, describe, is_for_users
 from cairn.hydra.run.start import Start
@@ -49,7 +50,9 @@ def close_wandb(start: Start, built: Built | None, outcome: Outcome) -> None:
         return
     status = wandb_run.ExitStatus(outcome.exit_code, outcome.interrupted_by, outcome.status == "finished")
     listeners = Listeners(built.checkpoints.listeners)
-    wandb_run.end(listeners, built.trainer.loggers, status, wandb_settings.wait_s(start.settings.config))
+    wait_s = wandb_settings.wait_s(start.settings.config)
+    with hanging.uploads_limited(start, wait_s, outcome.exit_code):
+        wandb_run.end(listeners, built.trainer.loggers, status, wait_s)
 
 
 def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
