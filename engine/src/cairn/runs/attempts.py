@@ -41,6 +41,8 @@ class ExitStatus:
     """Training time over all attempts, in seconds."""
     at: float
     """Time of its last sign of life, in seconds since 1970."""
+    ended: float | None = None
+    """When its end was recorded, in seconds since 1970; None: it was killed, or the record is of an older version."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def note(
     Returns:
         The attempt as recorded.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
     begins = StartingPoint(saved.position.total_batches, saved.elapsed_s, saved.name) if saved else StartingPoint()
     attempt = Attempt(now, socket.gethostname(), job, begins, _previous_exit(directory, old), job_restarts)
     try:
@@ -132,14 +134,16 @@ def _previous_exit(directory: RunDirectory, old: RunRecord | None) -> ExitStatus
     if old is None:
         return None
     reached, last = progress.read(directory.progress_file), _newest(directory)
+    written = directory.record_file.stat().st_mtime
+    ended = None if old.status == "running" else written
     if last is not None and (reached is None or reached.at < last.at_s):
         # The attempt ended before its first boundary: the progress file is still that of the attempt before it.
         total_batches, elapsed_s = last.begins.total_batches, last.begins.elapsed_s
     elif reached is None:
         total_batches, elapsed_s = 0, 0.0
     else:
-        return ExitStatus(old.status, old.why, reached.total_batches, reached.elapsed_s, reached.at)
-    return ExitStatus(old.status, old.why, total_batches, elapsed_s, directory.record_file.stat().st_mtime)
+        return ExitStatus(old.status, old.why, reached.total_batches, reached.elapsed_s, reached.at, ended)
+    return ExitStatus(old.status, old.why, total_batches, elapsed_s, written, ended)
 
 
 def _newest(directory: RunDirectory) -> Attempt | None:

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from cairn.account import progress
 from cairn.errors import first_line
 from cairn.hydra.parse import wandb_settings
 from cairn.hydra.parse.objects import target_of
@@ -19,10 +20,12 @@ from cairn.hydra.run.outcome import Outcome, describe, is_for_users
 from cairn.hydra.run.start import Start
 from cairn.jobs.signals import Interruption
 from cairn.lightning.agreement import TIME_LIMIT
-from cairn.runs import summary
+from cairn.runs import attempts, goodput, status, summary
 from cairn.runs.directory import RunDirectory
+from cairn.runs.goodput import TimeSpent
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listeners
+from cairn.types import Saved
 from cairn.wandb import run as wandb_run
 
 log = logging.getLogger(__name__)
@@ -101,9 +104,21 @@ def _summary(start: Start, built: Built, outcome: Outcome) -> summary.RunReport:
         best=best.name if best else "",
         monitor=checkpoints.policy.monitor,
         test=outcome.test,
+        spent=_spent(start, outcome, checkpoints.newest),
         **(asdict(checkpoints.cost) if checkpoints.cost else {}),
         more=_override_to_extend(start, built, outcome),
     )
+
+
+def _spent(start: Start, outcome: Outcome, saved: Saved | None) -> TimeSpent | None:
+    """Return what the time of the run was spent on so far; None if its attempts cannot be read."""
+    directory = start.directory
+    try:
+        tried = attempts.read(directory)
+    except OSError:
+        return None
+    reached = progress.read(directory.progress_file)
+    return goodput.spent(tried, status.last_of(directory, directory.record(), outcome.status, reached, saved))
 
 
 def _override_to_extend(start: Start, built: Built, outcome: Outcome) -> str:
