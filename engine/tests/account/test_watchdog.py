@@ -10,7 +10,6 @@ import pytest
 from cairn.account.watchdog import Watchdog, is_debugged
 from cairn.policy.patience import Patience
 
-
 AUTO = Patience()
 
 

@@ -110,7 +110,7 @@ def spans(tried: Sequence[Attempt], last: Last) -> list[Span]:
         last: What is known of the newest one.
     """
     ends = [attempt.before for attempt in tried[1:]]
-    if not all(attempt.at_s for attempt in tried) or not all(ends):
+    if not all(attempt.at_s for attempt in tried) or not all(ends) or not _are_numbers(tried, last):
         return []
     found = [
         _span(attempt, False, end.status, end.elapsed_s, end.at, end.ended, later.at_s, later.lost_s)
@@ -125,6 +125,15 @@ def spans(tried: Sequence[Attempt], last: Last) -> list[Span]:
         lost_s = 0.0 if last.state in (*_OVER, "running") else max(0.0, reached_s - kept_s)
         found.append(_span(newest, True, last.state, reached_s, last.seen, last.ended, last.now, lost_s))
     return found
+
+
+def _are_numbers(tried: Sequence[Attempt], last: Last) -> bool:
+    """Return whether all times are numbers: a file of a run may be damaged."""
+    times: list[object] = [last.seen, last.elapsed_s, *(attempt.begins.elapsed_s for attempt in tried)]
+    for attempt in tried:
+        if attempt.before is not None:
+            times += [attempt.before.at, attempt.before.elapsed_s, attempt.before.ended or 0.0]
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in times)
 
 
 def _span(

@@ -169,6 +169,11 @@ def _state(record: RunRecord | None, queued: str | None, reached: Progress | Non
     return "running" if reached and time.time() - reached.at < SILENT_S else "dead"
 
 
+def from_files(record: RunRecord | None, reached: Progress | None) -> str:
+    """Return the state of a run from its files alone, without its scheduler."""
+    return _state(record, None, reached)
+
+
 def _share(reached: Progress | None, config: Mapping[str, Any]) -> float | None:
     trainer = config.get("trainer")
     if reached is None or not isinstance(trainer, Mapping):

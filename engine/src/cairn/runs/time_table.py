@@ -13,7 +13,7 @@ def headline(spent: TimeSpent) -> str:
 
 
 def parts(spent: TimeSpent) -> list[tuple[str, str]]:
-    """Return the name and the duration of each part of the time, the largest first; parts that took no time are left out."""
+    """Return the name and the duration of each part of the time, largest first, without those that took no time."""
     named = {
         "training that counts": spent.counted_s,
         "saving": spent.saving_s or 0.0,
@@ -21,7 +21,7 @@ def parts(spent: TimeSpent) -> list[tuple[str, str]]:
         "lost and trained again": spent.lost_s,
         "last saves, tests, uploads": spent.ending_s,
         "in the queue": spent.queue_s,
-        "stopped": spent.stopped_s,
+        "between attempts": spent.stopped_s,
     }
     return [
         (name, f"{_duration(seconds)} ({100 * seconds / spent.wall_s:.2g} %)")

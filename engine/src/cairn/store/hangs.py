@@ -35,7 +35,7 @@ class Hang:
         """A short description, for the record of the run."""
         what = "a save" if self.what == "save" else "a step"
         where = f"epoch {self.position.epoch}, batch {self.position.batch}"
-        return f"hang: {what} after {where} showed no sign of life for {self.silent_s:.0f} s"
+        return f"{what} after {where} showed no sign of life for {self.silent_s:.0f} s"
 
 
 def note(directory: Path, hang: Hang) -> list[Hang]:

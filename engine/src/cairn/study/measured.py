@@ -15,6 +15,7 @@ from statistics import median
 from typing import Literal
 
 from cairn.account.meter import Meter
+from cairn.runs.goodput import Span, TimeSpent
 from cairn.types import Saved
 
 InterruptionKind = Literal["killed", "failed", "hung", "announced", "planned"]
@@ -105,6 +106,10 @@ class Run:
     total_batches: int | None
     ends: tuple[Interruption, ...] | None
     """Ends of all attempts but the last, oldest first; None if the run has no record of its attempts."""
+    spent: TimeSpent | None = None
+    """What its time was spent on, over all attempts; None if that is unknown."""
+    spans: tuple[Span, ...] = ()
+    """Its attempts on the clock; empty if their times are unknown."""
 
     @cached_property
     def once(self) -> tuple[Save, ...]:

@@ -23,7 +23,7 @@ from random import Random
 from cairn.study.failures import Exponential, Failures
 
 NUM_ATTEMPTS = 20_000
-"""Attempts that a prediction simulates: the lost time of one failure varies by 60 %, the mean of this number by 0.4 %."""
+"""Attempts that a prediction simulates: the lost time of one failure varies by 60 %, the mean of them by 0.4 %."""
 
 
 @dataclass(frozen=True)
