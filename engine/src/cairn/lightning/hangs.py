@@ -136,23 +136,24 @@ class Watch:
             self._watchdog = None
 
     def _alarm(self, alarm: Alarm) -> None:
-        follows, leads = _follows(self._trainer), self._trainer.is_global_zero
-        if not self._has_shown:
-            self._show(alarm, follows)
-        if follows and os.getppid() == self._parent:
-            self._has_shown = True  # the main rank ends the run: its exit code is the one that counts
-            return
-        code = os.EX_TEMPFAIL
+        code, leaves = os.EX_TEMPFAIL, True
         try:
-            if leads:
+            follows = _follows(self._trainer)
+            if not self._has_shown:
+                _limited(lambda: self._show(alarm, follows), 2 * _STEP_S)
+            if follows and os.getppid() == self._parent:
+                # The main rank ends the run, because its exit code is the one that counts.
+                self._has_shown, leaves = True, False
+                return
+            if self._trainer.is_global_zero:
                 code = self._end(self._hang(alarm))
             _limited(lambda: stacks.kill_others(stacks.others()))
             if launcher := getattr(self._trainer.strategy, "launcher", None):
-                with suppress(Exception):
-                    launcher.kill(signal.SIGKILL)
+                _limited(lambda: launcher.kill(signal.SIGKILL))
             _limited(lambda: (sys.stdout.flush(), sys.stderr.flush()))
         finally:
-            os._exit(code)
+            if leaves:
+                os._exit(code)
 
     def _hang(self, alarm: Alarm) -> Hang:
         now = datetime.now(UTC).isoformat(timespec="seconds")
