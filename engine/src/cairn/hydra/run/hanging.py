@@ -29,8 +29,9 @@ class RecordAndRequeue:
 
     def __init__(self, start: Start) -> None:
         self._start = start
-        files = [item for item in logging.getLogger().handlers if isinstance(item, logging.FileHandler)]
-        self.log_file = Path(files[0].baseFilename) if files else None
+        files = [Path(item.baseFilename) for item in logging.getLogger().handlers if hasattr(item, "baseFilename")]
+        # The log that Hydra has opened; other handlers belong to the user.
+        self.log_file = next((path for path in files if path.is_relative_to(start.directory.path)), None)
 
     def end(self, hang: Hang, requeues: bool) -> None:
         """Record the hang, and requeue the job."""
