@@ -66,6 +66,15 @@ def test_a_hang_is_shown_and_ends_all_processes(tmp_path, kind, seen):
     assert (saved.position.total_batches, rejected) == (at - 1, [])
 
 
+def test_a_run_whose_threads_cannot_run_is_ended_by_its_sentinel(tmp_path):
+    output = ended(tmp_path, train(tmp_path, "lock"), -signal.SIGKILL)
+    assert "hangs inside of C code that holds Python's lock" in output
+    assert "in training_step" in output
+    (hang,) = hangs.read(tmp_path / "checkpoints")
+    assert hang.position.total_batches == 7
+    assert newest(tmp_path) == "epoch_000_batch_000006.ckpt"
+
+
 def test_a_run_that_hangs_three_times_without_progress_is_not_requeued_and_can_be_resumed(tmp_path):
     """In its first attempt, it is also stopped for longer than its limit, which does not count."""
     process = train(tmp_path, "step")

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -60,6 +61,13 @@ def names():
     return [thread.name for thread in threading.enumerate()]
 
 
+def assert_unwatched():
+    limit = time.monotonic() + 60
+    while "watchdog" in names():
+        assert time.monotonic() < limit, "it ends with the fit"
+        time.sleep(0.001)
+
+
 @pytest.fixture
 def exits(monkeypatch):
     """Exit codes of the processes that would have ended."""
@@ -95,7 +103,7 @@ def test_a_hang_is_noted_and_the_process_exits_with_a_code_that_launchers_requeu
     assert "Thread MainThread" in said
     assert "on_train_batch_start" in said
     assert "watchdog" in callback.threads
-    assert "watchdog" not in names(), "it ends with the fit"
+    assert_unwatched()
 
 
 def test_the_stacks_go_to_the_log_of_the_run_too(tmp_path, exits):
@@ -157,6 +165,18 @@ def test_a_watchdog_that_is_off_starts_no_thread(tmp_path, exits, value, watched
     checkpoints = made(tmp_path, watchdog=value)
     fit(checkpoints, tmp_path, callbacks=[Look(), checkpoints])
     assert set(seen) == {watched}
+
+
+def test_a_fit_that_an_error_ends_is_not_watched_any_more(tmp_path, exits):
+    class Fails(Callback):
+        def on_train_batch_start(self, *_):
+            assert "watchdog" in names()
+            raise OSError("no disk")
+
+    checkpoints = made(tmp_path / "a")
+    with pytest.raises(OSError, match="no disk"):
+        fit(checkpoints, tmp_path, callbacks=[Fails(), checkpoints])
+    assert_unwatched()
 
 
 def test_each_batch_validation_batch_and_boundary_is_a_sign_of_life(tmp_path):

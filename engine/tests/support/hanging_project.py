@@ -1,7 +1,11 @@
-"""A Lightning project that hangs: `python hanging_project.py RUN KIND`; KIND is step, worker, collective, or none."""
+"""A Lightning project that hangs: `python hanging_project.py RUN KIND`.
+
+KIND is step, worker, collective, lock (no other thread can run), or none.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import Any
@@ -49,6 +53,10 @@ class Net(LightningModule):
         hangs = self.kind in ("step", "collective") and self.global_rank == ranks - 1
         if hangs and batch_idx == AT // ranks:
             sleep_for_ever()
+        if self.kind == "lock":
+            time.sleep(0.4)  # a sentinel is started when a fit has lasted for a while
+            if batch_idx == AT:
+                re.match("(a+)+$", 64 * "a" + "b")  # takes longer than anybody can wait, and keeps Python's lock
         return self.layer(batch).mean()
 
     def configure_optimizers(self) -> Any:
@@ -70,7 +78,7 @@ def main(run: str, kind: str) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    num_workers = 0 if kind in ("step", "none") else 1
+    num_workers = 0 if kind in ("step", "lock", "none") else 1
     loader = cairn.DataLoader(Points(kind), batch_size=BATCH_SIZE, shuffle=False, num_workers=num_workers)
     trainer.fit(Net(kind), loader, ckpt_path=checkpoints.resume())
 

@@ -70,6 +70,7 @@ class Watchdog:
         signs: What has to show signs of life, by name: each returns a value that changes, or None while there is
             nothing to wait for. They are called in the thread.
         on_alarm: Called in the thread at each look at a silence that is too long. It usually ends the process.
+        on_look: Called in the thread after each look, with the present limit in seconds.
 
     Attributes:
         starting: True until the first boundary.
@@ -77,10 +78,14 @@ class Watchdog:
     """
 
     def __init__(
-        self, patience: Patience, signs: Mapping[str, Callable[[], object]], on_alarm: Callable[[Alarm], None]
+        self,
+        patience: Patience,
+        signs: Mapping[str, Callable[[], object]],
+        on_alarm: Callable[[Alarm], None],
+        on_look: Callable[[float], None] = lambda limit_s: None,
     ) -> None:
         self.patience, self.starting, self.more_s = patience, True, 0.0
-        self._signs, self._on_alarm = signs, on_alarm
+        self._signs, self._on_alarm, self._on_look = signs, on_alarm, on_look
         self._silences = {name: Silence() for name in signs}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -101,11 +106,15 @@ class Watchdog:
         Args:
             passed_s: Time since the last look, in seconds, without time that does not count.
         """
+        limits_s = []
         for name, silence in self._silences.items():
             silence.tick(self._signs[name](), passed_s)
             limit_s = self.patience.limit_s(silence.longest_s, self.starting) + self.more_s
+            limits_s.append(limit_s)
             if silence.now_s >= limit_s and not self._over.is_set():
                 self._on_alarm(Alarm(name, silence.now_s, limit_s))
+        if not self._over.is_set():
+            self._on_look(max(limits_s))
 
     def _watch(self) -> None:
         tick_s, before = self.patience.tick_s, time.monotonic()

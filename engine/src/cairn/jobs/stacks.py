@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -72,19 +72,26 @@ def own_stacks() -> str:
     )
 
 
-def ask_others(write: Callable[[str], Any]) -> None:
-    """Ask the processes that this one has started for their stack traces.
+def ask_others(write: Callable[[str], Any], found: Mapping[int, str]) -> None:
+    """Ask processes for their stack traces.
 
     Args:
         write: Writes a line before each answer, to the file in which they answer.
+        found: What `others` has returned.
     """
-    for pid, command in others().items():
-        if _ASK is None or not _knows(pid, _ASK):
-            continue
+    for pid, command in found.items():
         write(f"Process {pid} ({command[:80]}):\n")
-        with suppress(OSError):
-            os.kill(pid, _ASK)
+        if ask(pid):
             time.sleep(_ANSWER_S)
+
+
+def ask(pid: int) -> bool:
+    """Ask a process for its stack traces; return whether it answers."""
+    if _ASK is None or not _knows(pid, _ASK):
+        return False
+    with suppress(OSError):
+        os.kill(pid, _ASK)
+    return True
 
 
 def kill_others(pids: Iterable[int]) -> None:
@@ -94,16 +101,21 @@ def kill_others(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def others() -> dict[int, str]:
-    """Return the ranks and data workers below this process: command lines by process id."""
+def others(root: int | None = None) -> dict[int, str]:
+    """Return the ranks and data workers below a process: command lines by process id.
+
+    Args:
+        root: Process id; None: this process.
+    """
     children = {child.pid: child.name for child in multiprocessing.active_children() if child.pid is not None}
     if not _PROC.is_dir():
         return children
     parents = {pid: parent for path in _PROC.glob("[0-9]*") if (parent := _parent(pid := int(path.name))) is not None}
-    below, found = {os.getpid()}, dict[int, str]()
+    root = os.getpid() if root is None else root
+    below, found = {root}, dict[int, str]()
     while more := {pid for pid, parent in parents.items() if parent in below} - below:
         below |= more
-    for pid in sorted(below - {os.getpid()}):
+    for pid in sorted(below - {root}):
         command = _command(pid)
         if pid in children or _SPAWNED.search(command) or _is_ours(pid):
             found[pid] = command.replace(b"\0", b" ").decode(errors="replace").strip()
@@ -125,12 +137,23 @@ def _knows(pid: int, number: int) -> bool:
     return False
 
 
+def state(pid: int) -> str:
+    """Return the state of a process as in `ps`: R, S, T (stopped), ...; empty if it is not known."""
+    fields = _fields(pid)
+    return fields[0] if fields else ""
+
+
 def _parent(pid: int) -> int | None:
+    fields = _fields(pid)
+    return int(fields[1]) if len(fields) > 1 else None
+
+
+def _fields(pid: int) -> list[str]:
     try:
         # The name of the command comes before the last parenthesis, and may hold anything.
-        return int((_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _command(pid: int) -> bytes:

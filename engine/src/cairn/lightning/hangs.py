@@ -30,6 +30,8 @@ from cairn.account.watchdog import Alarm, Watchdog
 from cairn.jobs import stacks
 from cairn.jobs.stacks import Answering
 from cairn.lightning.engine import Engine
+from cairn.lightning.loops import boundary
+from cairn.lightning.sentinel import Sentinel
 from cairn.lightning.stopping import Stopping
 from cairn.store import hangs
 from cairn.store.hangs import Hang
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 
 _STEP_S = 20.0
 """Longest time that a step of the end may take: a disk, a pipe or a server may be why the run hangs."""
+_LOOKS_BEFORE_SENTINEL = 3
+"""A sentinel is a process more: it is started when a fit has lasted for this many looks of the watchdog."""
 _REQUEUE_S = 150.0
 """The same for the scheduler, which may be asked several times."""
 
@@ -109,7 +113,10 @@ class Watch:
         self._at_hang, self._answering = at_hang, Answering(at_hang.log_file)
         self._parent, self._has_shown, self._resumed_at = os.getppid(), False, 0
         signs = {"training": lambda: self.signs, "save": lambda: engine.saves.sign}
-        self._watchdog = Watchdog(engine.policy.watchdog, signs, self._alarm)
+        self._watchdog = Watchdog(engine.policy.watchdog, signs, self._alarm, self._look)
+        directory = engine.policy.directory if engine.policy.triggers else None
+        self._sentinel = Sentinel(directory, at_hang.log_file, boundary.requeue_signal(engine.trainer) is not None)
+        self._num_looks = 0
         self._answering.start()
         self._watchdog.start()
 
@@ -132,8 +139,15 @@ class Watch:
         """Watch no longer."""
         if self._watchdog is not None:
             self._watchdog.stop()
+            self._sentinel.close()
             self._answering.stop()
             self._watchdog = None
+
+    def _look(self, limit_s: float) -> None:
+        """Report to the sentinel of the main rank, which sees the others hang, too; not in a short fit."""
+        self._num_looks += 1
+        if self._num_looks > _LOOKS_BEFORE_SENTINEL and not _follows(self._trainer):
+            self._sentinel.tell(limit_s, self._moments.previous)
 
     def _alarm(self, alarm: Alarm) -> None:
         code, leaves = os.EX_TEMPFAIL, True
@@ -202,7 +216,7 @@ class Watch:
             f"last boundary was epoch {where.epoch}, batch {where.batch}. {then} "
             f"Stack traces of rank {rank} (process {os.getpid()}):\n{stacks.own_stacks()}"
         )
-        _limited(lambda: stacks.ask_others(self._write))
+        _limited(lambda: stacks.ask_others(self._write, stacks.others()))
 
     def _write(self, text: str) -> None:
         """Write to the standard error output and the log, without the locks of `logging`, which may be held."""

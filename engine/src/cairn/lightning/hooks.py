@@ -152,12 +152,18 @@ class EngineHooks(Checkpoint):
         """Let the saves under way arrive, except after a second Ctrl-C."""
         self._stopping.ending()
         self.watch.ends(_UPLOADS_AFTER_STOP_S)
-        explain(exception, pl_module)
-        if self._engine is not None:
-            self._engine.close_after(exception)
-            _close_listeners(self, finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
-        self.watch.stop()
+        try:
+            explain(exception, pl_module)
+            if self._engine is not None:
+                self._engine.close_after(exception)
+                _close_listeners(self, finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
+        finally:
+            self.watch.stop()
         self._stopping.failed(exception, trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Watch no longer, also where a finder has ended a fit before its training."""
+        self.watch.stop()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Finish an overlapping copy; earlier hooks of the optimizer run before the forward and backward pass."""
