@@ -1,6 +1,7 @@
 """What the time of a run was spent on: the parts add up, whatever is missing."""
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -81,6 +82,13 @@ def test_without_figures_of_saving_the_training_that_counts_holds_it():
     found = spent([attempt(0)], last("finished", 100.0, 105, end=112, kept_s=100.0, overhead=None))
     assert (found.saving_s, found.counted_s, found.wall_s) == (None, 100, 112)
     assert any("was not measured" in sentence for sentence in time_table.caveats(found))
+
+
+def test_a_start_is_that_of_the_process():
+    first, second = attempt(5), attempt(200, 80.0, ended(100.0, 110))
+    tried = [replace(first, process_age_s=5.0), replace(second, process_age_s=8.0)]
+    found = spent(tried, last("finished", 180.0, 310, end=310, kept_s=180.0))
+    assert (found.wall_s, found.starting_s, found.stopped_s) == (310, 10 + 18, 82)
 
 
 @pytest.mark.parametrize("skew_s", [-1e4, -300, -20, 20, 300, 1e4])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from cairn.account import progress
@@ -15,6 +17,9 @@ from cairn.store import journal
 from cairn.types import Saved
 
 log = logging.getLogger(__name__)
+
+_noted: set[int] = set()
+"""This process, once it has recorded an attempt; a forked process is another one."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,13 @@ class Attempt:
     """How the attempt before this one ended; None for the first attempt."""
     job_restarts: int | None = None
     """How often the scheduler had restarted the job by then; None if the scheduler does not count."""
+    process_age_s: float | None = None
+    """How long its process had existed at `at`, for imports and the configuration; None if that is not known."""
+
+    @property
+    def started_s(self) -> float:
+        """Start of its process, in seconds since 1970; 0 if `at` is not a time."""
+        return self.at_s - (self.process_age_s or 0.0) if self.at_s else 0.0
 
     @property
     def at_s(self) -> float:
@@ -121,13 +133,29 @@ def note(
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     begins = StartingPoint(saved.position.total_batches, saved.elapsed_s, saved.name) if saved else StartingPoint()
-    attempt = Attempt(now, socket.gethostname(), job, begins, _previous_exit(directory, old), job_restarts)
+    before, age_s = _previous_exit(directory, old), _process_age_s()
+    attempt = Attempt(now, socket.gethostname(), job, begins, before, job_restarts, age_s)
     try:
         journal.append(directory.starts_file, asdict(attempt))
     except OSError as error:
         why = error.strerror
         log.warning("Could not write %s (%s): reports will lack this attempt.", directory.starts_file, why)
     return attempt
+
+
+def _process_age_s() -> float | None:
+    """Return how long this process has existed; None where that is not known, or if it has trained before."""
+    if os.getpid() in _noted:  # the jobs of a sweep may follow each other in one process
+        return None
+    _noted.add(os.getpid())
+    try:
+        # The name of the command comes before the last parenthesis, and may hold anything.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        up_s = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    age_s = up_s - ticks / os.sysconf("SC_CLK_TCK")
+    return round(age_s, 3) if age_s >= 0 else None  # some containers have an uptime of their own
 
 
 def _previous_exit(directory: RunDirectory, old: RunRecord | None) -> ExitStatus | None:

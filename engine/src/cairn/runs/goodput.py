@@ -50,7 +50,7 @@ class TimeSpent:
     saving_s: float | None
     """Training time that saves cost; None if it was not measured, so that it is a part of `counted_s`."""
     starting_s: float
-    """From the start of an attempt to its first batch: configuration, data, loading the checkpoint."""
+    """From the start of an attempt's process to its first batch: imports, data, loading the checkpoint."""
     lost_s: float
     """Training that a failure undid, and time in which an attempt hung."""
     ending_s: float
@@ -113,7 +113,7 @@ def spans(tried: Sequence[Attempt], last: Last) -> list[Span]:
     if not all(attempt.at_s for attempt in tried) or not all(ends) or not _are_numbers(tried, last):
         return []
     found = [
-        _span(attempt, False, end.status, end.elapsed_s, end.at, end.ended, later.at_s, later.lost_s)
+        _span(attempt, False, end.status, end.elapsed_s, end.at, end.ended, later.started_s, later.lost_s)
         for attempt, later, end in zip(tried, tried[1:], ends, strict=False)
         if end is not None
     ]
@@ -131,6 +131,7 @@ def _are_numbers(tried: Sequence[Attempt], last: Last) -> bool:
     """Return whether all times are numbers: a file of a run may be damaged."""
     times: list[object] = [last.seen, last.elapsed_s, *(attempt.begins.elapsed_s for attempt in tried)]
     for attempt in tried:
+        times.append(attempt.process_age_s or 0.0)
         if attempt.before is not None:
             times += [attempt.before.at, attempt.before.elapsed_s, attempt.before.ended or 0.0]
     return all(isinstance(value, int | float) and math.isfinite(value) for value in times)
@@ -147,7 +148,7 @@ def _span(
     lost_s: float,
 ) -> Span:
     # Clocks of two nodes may differ, and a clock may be set: times are put in order, so that the parts add up.
-    started = min(attempt.at_s, limit)
+    started = min(attempt.started_s, limit)
     seen = min(max(seen, started), limit)
     trained_s = max(0.0, reached_s - attempt.begins.elapsed_s)
     if is_last and status == "running":

@@ -16,7 +16,7 @@ MOST_ROWS = 10
 HEADER = ("every", "", "goodput", "counted", "saving", "starting", "lost", "waiting")
 MEANINGS = (
     "Goodput is the share of the time, from the first start to the end, in training that counts. Saving is training "
-    "time that saves cost; starting is the time from the record of a start to the first batch; lost is work that was "
+    "time that saves cost; starting is the time from the start of a process to its first batch; lost is work that was "
     "trained again; waiting is the time between attempts, and after the last batch of each.",
     "The prediction replays the same failures in a simulation: a run saves at its average interval, each save costs "
     "the average, and each restart takes the average.",
