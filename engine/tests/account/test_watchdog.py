@@ -102,6 +102,16 @@ def test_uploads_at_the_end_have_their_time_in_addition():
     assert [alarm.limit_s for alarm in alarms] == [1200]
 
 
+def test_what_is_under_way_has_its_time_in_addition():
+    slack, alarms, limits = [0.0], [], []
+    watchdog = Watchdog(AUTO, {"save": lambda: 1}, alarms.append, limits.append, lambda: slack[0])
+    watchdog.starting, slack[0] = False, 1000.0  # a large file is being synced
+    look(watchdog, 320)
+    assert alarms == []
+    look(watchdog, 1)
+    assert (alarms[0].limit_s, limits[-1]) == (1600, 1600)
+
+
 def test_after_stop_there_is_no_alarm():
     watchdog, _, alarms = watched()
     watchdog.stop()

@@ -204,8 +204,11 @@ def test_a_silent_save_is_seen_and_one_that_writes_is_not(tmp_path):
     assert before == saves.sign
     saves.pipeline.writer.progress_bytes += 1
     assert saves.sign != before
+    saves.pipeline.pool.buffers[0].num_bytes = 10**9
+    assert saves.num_bytes_under_way == 10**9
     saves.pipeline._num_open = 0
     assert saves.sign is None
+    assert saves.num_bytes_under_way == 0
     saves.close()
 
 

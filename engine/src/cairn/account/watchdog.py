@@ -71,6 +71,7 @@ class Watchdog:
             nothing to wait for. They are called in the thread.
         on_alarm: Called in the thread at each look at a silence that is too long. It usually ends the process.
         on_look: Called in the thread after each look, with the present limit in seconds.
+        slack: Returns what is added to every limit at present, in seconds.
 
     Attributes:
         starting: True until the first boundary.
@@ -83,9 +84,10 @@ class Watchdog:
         signs: Mapping[str, Callable[[], object]],
         on_alarm: Callable[[Alarm], None],
         on_look: Callable[[float], None] = lambda limit_s: None,
+        slack: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.patience, self.starting, self.more_s = patience, True, 0.0
-        self._signs, self._on_alarm, self._on_look = signs, on_alarm, on_look
+        self._signs, self._on_alarm, self._on_look, self._slack = signs, on_alarm, on_look, slack
         self._silences = {name: Silence() for name in signs}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -106,10 +108,10 @@ class Watchdog:
         Args:
             passed_s: Time since the last look, in seconds, without time that does not count.
         """
-        limits_s = []
+        limits_s, more_s = [], self.more_s + self._slack()
         for name, silence in self._silences.items():
             silence.tick(self._signs[name](), passed_s)
-            limit_s = self.patience.limit_s(silence.longest_s, self.starting) + self.more_s
+            limit_s = self.patience.limit_s(silence.longest_s, self.starting) + more_s
             limits_s.append(limit_s)
             if silence.now_s >= limit_s and not self._over.is_set():
                 self._on_alarm(Alarm(name, silence.now_s, limit_s))

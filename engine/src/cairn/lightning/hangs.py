@@ -11,12 +11,12 @@ writer process finishes what it has begun.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -37,14 +37,16 @@ from cairn.store import hangs
 from cairn.store.hangs import Hang
 from cairn.units import format_duration
 
-log = logging.getLogger(__name__)
-
 _STEP_S = 20.0
 """Longest time that a step of the end may take: a disk, a pipe or a server may be why the run hangs."""
-_LOOKS_BEFORE_SENTINEL = 3
-"""A sentinel is a process more: it is started when a fit has lasted for this many looks of the watchdog."""
 _REQUEUE_S = 150.0
 """The same for the scheduler, which may be asked several times."""
+_MAIN_RANK_FIRST_S = 30.0
+"""How long another rank waits before it exits, so that the scheduler does not kill the main one before its note."""
+_LOOKS_BEFORE_SENTINEL = 3
+"""A sentinel is a process more: it is started when a fit has lasted for this many looks of the watchdog."""
+_SLOWEST_BYTES_PER_S = 1e7
+"""A disk that writes more slowly than this hangs. While a file is synced, it shows no progress."""
 
 
 class AtHang(Protocol):
@@ -113,7 +115,13 @@ class Watch:
         self._at_hang, self._answering = at_hang, Answering(at_hang.log_file)
         self._parent, self._has_shown, self._resumed_at = os.getppid(), False, 0
         signs = {"training": lambda: self.signs, "save": lambda: engine.saves.sign}
-        self._watchdog = Watchdog(engine.policy.watchdog, signs, self._alarm, self._look)
+        self._watchdog = Watchdog(
+            engine.policy.watchdog,
+            signs,
+            self._alarm,
+            self._look,
+            slack=lambda: engine.saves.num_bytes_under_way / _SLOWEST_BYTES_PER_S,
+        )
         directory = engine.policy.directory if engine.policy.triggers else None
         self._sentinel = Sentinel(directory, at_hang.log_file, boundary.requeue_signal(engine.trainer) is not None)
         self._num_looks = 0
@@ -147,11 +155,12 @@ class Watch:
         """Report to the sentinel of the main rank, which sees the others hang, too; not in a short fit."""
         self._num_looks += 1
         if self._num_looks > _LOOKS_BEFORE_SENTINEL and not _follows(self._trainer):
-            self._sentinel.tell(limit_s, self._moments.previous)
+            self._sentinel.tell(2 * limit_s, self._moments.previous)  # the watchdog comes first
 
     def _alarm(self, alarm: Alarm) -> None:
         code, leaves = os.EX_TEMPFAIL, True
         try:
+            _limited(self._sentinel.close)
             follows = _follows(self._trainer)
             if not self._has_shown:
                 _limited(lambda: self._show(alarm, follows), 2 * _STEP_S)
@@ -161,6 +170,8 @@ class Watch:
                 return
             if self._trainer.is_global_zero:
                 code = self._end(self._hang(alarm))
+            else:
+                time.sleep(min(_MAIN_RANK_FIRST_S, alarm.limit_s))
             _limited(lambda: stacks.kill_others(stacks.others()))
             if launcher := getattr(self._trainer.strategy, "launcher", None):
                 _limited(lambda: launcher.kill(signal.SIGKILL))

@@ -61,6 +61,12 @@ class Saves:
         return pipeline.sign if pipeline is not None and pipeline.busy else None
 
     @property
+    def num_bytes_under_way(self) -> int:
+        """Size of a checkpoint that is being written; 0 while none is."""
+        pipeline = self.pipeline
+        return max(item.num_bytes for item in pipeline.pool.buffers) if pipeline is not None and pipeline.busy else 0
+
+    @property
     def in_background(self) -> bool:
         """Whether training goes on while a save is written."""
         return self.pipeline is None or self.pipeline.background

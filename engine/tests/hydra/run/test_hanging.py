@@ -53,6 +53,7 @@ def test_an_end_that_hangs_leaves_with_the_exit_code_of_the_run(tmp_path, monkey
         left.set()
 
     monkeypatch.setattr(hanging, "os", SimpleNamespace(**{**vars(os), "_exit": leave}))
+    monkeypatch.setattr(hanging, "_FINISH_S", 0.0)
     with hanging.uploads_limited(start(tmp_path, Patience(0.05, 0.0)), 0.05, 3):
         assert left.wait(60)
     assert set(codes) == {3}

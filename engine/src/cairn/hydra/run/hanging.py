@@ -40,6 +40,10 @@ class RecordAndRequeue:
             requeue_if_needed(HANG, self._start.context.allocation, self._start.context.signals)
 
 
+_FINISH_S = 3600.0
+"""How long W&B's client may take for files of its own, after the checkpoints are uploaded."""
+
+
 @contextmanager
 def uploads_limited(start: Start, wait_s: float, exit_code: int) -> Iterator[None]:
     """Context for the end of a run in W&B: if it hangs, the process writes its stack traces and exits.
@@ -63,7 +67,7 @@ def uploads_limited(start: Start, wait_s: float, exit_code: int) -> Iterator[Non
 
     limit = start.settings.checkpoint.watchdog
     watchdog = Watchdog(Patience(limit.least_s, 0.0), {"uploads": lambda: 0}, leave)
-    watchdog.starting, watchdog.more_s = False, wait_s
+    watchdog.starting, watchdog.more_s = False, wait_s + _FINISH_S
     watchdog.start()
     try:
         yield
