@@ -65,7 +65,8 @@ class Net(LightningModule):
 
 def main(run: str, kind: str) -> None:
     seed_everything(0, verbose=False)
-    checkpoints = cairn.Checkpointer(f"{run}/checkpoints", every=2, keep_last=-1, watchdog="2s")
+    writing = cairn.Writing("sync")  # so that the speed of the disk does not decide what is committed at the hang
+    checkpoints = cairn.Checkpointer(f"{run}/checkpoints", every=2, keep_last=-1, watchdog="2s", writing=writing)
     ranks = 2 if kind == "collective" else 1
     trainer = Trainer(
         max_epochs=1,
