@@ -1,6 +1,7 @@
 """Each attempt is recorded with how far the attempt before it had come, so that the cost of a kill is known."""
 
 import json
+import sys
 
 import pytest
 from tests.support.values import at, saved
@@ -91,3 +92,22 @@ def test_a_disk_that_refuses_is_a_warning(run, caplog):
     run.starts_file.mkdir()
     attempts.note(run, None, None, "")
     assert f"Could not write {run.starts_file}" in caplog.text
+
+
+def test_the_first_attempt_of_a_process_knows_its_age_and_the_next_one_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempts, "_noted", set())
+    ages = [attempts.note(RunDirectory(tmp_path / name), None, None, "").process_age_s for name in "ab"]
+    assert ages[1] is None
+    if sys.platform == "linux":
+        assert 0 < ages[0] < 1e6
+
+
+@pytest.mark.parametrize(("status", "known"), [("stopped", True), ("hung", True), ("running", False)])
+def test_the_recorded_end_of_an_attempt_is_known_to_the_next_one(tmp_path, status, known):
+    directory = RunDirectory(tmp_path)
+    directory.start("t", (), "checkpoint: {}\n")
+    attempts.note(directory, None, None, "")
+    directory.end(status)
+    before = attempts.note(directory, directory.record(), None, "").before
+    assert before.ended == (directory.record_file.stat().st_mtime if known else None)
+    assert attempts.read(directory)[-1].before == before

@@ -16,11 +16,12 @@ from rich.table import Table
 
 from cairn.cli.output import age, new_table, print_json, print_table
 from cairn.errors import ResumeError
-from cairn.runs import status, summary
+from cairn.runs import status, summary, time_table
+from cairn.runs.goodput import TimeSpent
 from cairn.runs.status import JobStatus
 
 HELP = "show the jobs of a sweep: running, waiting, failed or finished, and their progress; exit code 1 if one failed"
-_STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red"}
+_STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red", "hung": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class SweepStatus:
 
     @property
     def failed(self) -> list[JobStatus]:
-        """Jobs that failed, or were killed and are not queued."""
-        return [job for job in self.jobs if job.state in ("failed", "dead")]
+        """Jobs that failed, or that hung or were killed and are not queued."""
+        return [job for job in self.jobs if job.state in ("failed", "dead", "hung")]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +64,12 @@ def collect(sweep: Path) -> SweepStatus:
 
 
 def as_json(found: SweepStatus) -> list[dict[str, Any]]:
-    """Return the jobs as JSON values."""
-    return [{**asdict(job), "num_restarts": job.num_restarts} for job in found.jobs]
+    """Return the jobs as JSON values; times in seconds."""
+    return [{**asdict(job), "num_restarts": job.num_restarts, "spent": _as_json(job.spent)} for job in found.jobs]
+
+
+def _as_json(spent: TimeSpent | None) -> dict[str, Any] | None:
+    return None if spent is None else {"goodput": spent.goodput, "wall_s": spent.wall_s, **asdict(spent)}
 
 
 def show(found: SweepStatus, console: Console) -> None:
@@ -72,9 +77,21 @@ def show(found: SweepStatus, console: Console) -> None:
     print_table(console, _table(found.jobs))
     counts = Counter(job.state for job in found.jobs)
     print(", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {len(found.jobs)}.")
+    if len(found.jobs) == 1 and found.jobs[0].spent is not None:
+        _show_time(found.jobs[0].spent, console)
     for job in found.failed:
         log = (found.sweep / job.name / "train.log").resolve()
         print(f"{job.name}: {job.why or 'killed, or never started'}. See {summary.relative(log)}")
+
+
+def _show_time(spent: TimeSpent, console: Console) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("[dim]goodput", time_table.headline(spent))
+    for name, value in time_table.parts(spent):
+        table.add_row("", f"{value} {name}")
+    for sentence in time_table.caveats(spent):
+        table.add_row("", sentence)
+    console.print(table, highlight=False)
 
 
 def _table(jobs: Sequence[JobStatus]) -> Table:
@@ -82,7 +99,7 @@ def _table(jobs: Sequence[JobStatus]) -> Table:
     table.add_column("run", overflow="fold")
     for name in ("state", "job"):
         table.add_column(name, no_wrap=True)
-    for name in ("done", "last checkpoint", "restarts", "batches lost"):
+    for name in ("done", "last checkpoint", "restarts", "batches lost", "goodput"):
         table.add_column(name, justify="right")
     # Overrides that all jobs share do not distinguish them.
     shared = set.intersection(*(set(job.name.split(",")) for job in jobs)) if len(jobs) > 1 else set()
@@ -90,8 +107,10 @@ def _table(jobs: Sequence[JobStatus]) -> Table:
         name = ",".join(part for part in job.name.split(",") if part not in shared)
         done = "" if job.share is None else f"{100 * job.share:.0f} %"
         last = f"{job.last.position.epoch}/{job.last.position.batch}, {age(job.last.created)}" if job.last else ""
+        good = f"{100 * job.spent.goodput:.0f} %" if job.spent else ""
         state = f"[{_STYLES.get(job.state, 'yellow')}]{job.state}[/]"
         table.add_row(
-            escape(name or job.name), state, job.job, done, last, str(job.num_restarts), str(job.num_lost_batches)
+            *(escape(name or job.name), state, job.job, done, last),
+            *(str(job.num_restarts), str(job.num_lost_batches), good),
         )
     return table

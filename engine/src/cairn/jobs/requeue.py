@@ -13,6 +13,9 @@ from cairn.jobs.signals import Interrupts, ignore_signals
 
 log = logging.getLogger(__name__)
 
+HANG = "hang"
+"""What has stopped a run that a watchdog has ended."""
+
 
 def requeue_if_needed(reason: str, allocation: Allocation, signals: Interrupts) -> None:
     """Requeue the job of this process through submitit if SLURM does not; call this once all is saved and closed.
@@ -21,7 +24,7 @@ def requeue_if_needed(reason: str, allocation: Allocation, signals: Interrupts) 
     PENDING then. A job in its grace time, or near its time limit, is RUNNING: without a requeue it would end for good.
 
     Args:
-        reason: Name of the signal that stopped the run, or what else stopped it.
+        reason: Name of the signal that stopped the run, or what else stopped it, such as `HANG`.
         allocation: Allocation of this process.
         signals: Holds the handler by which submitit requeues.
 

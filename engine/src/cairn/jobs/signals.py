@@ -186,7 +186,13 @@ def exit_code(reason: str) -> int:
 
 @contextmanager
 def ignore_signals() -> Iterator[None]:
-    """Ignore all stop signals meanwhile, in this process and in those that it starts."""
+    """Ignore all stop signals meanwhile, in this process and in those that it starts.
+
+    Outside of the main thread, which alone may do that, nothing changes: the handlers run in a main thread that hangs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
     try:
         yield

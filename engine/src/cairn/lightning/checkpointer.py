@@ -12,10 +12,12 @@ import torch
 
 from cairn.lightning import arguments
 from cairn.lightning.cost import SavingCost, saving_cost
+from cairn.lightning.hangs import Watch
 from cairn.lightning.hooks import EngineHooks
 from cairn.lightning.policy import policy
 from cairn.lightning.stopping import BySignals
 from cairn.policy import keep, when
+from cairn.policy.patience import Patience
 from cairn.store import resume
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listener
@@ -53,6 +55,9 @@ class Checkpointer(EngineHooks):
             returns the name of a signal or None. By default the signals named above.
         audit: What to do about plain attributes of the module, the callbacks and the data that training changes and no
             checkpoint holds: `warn`, `error` or `off`.
+        watchdog: What to do about a step or a save that never ends: after this long without a sign of life ("30min"),
+            the process writes all stack traces and exits with code 75. "auto": ten times the longest silence so far, at
+            least ten minutes; "off" or None: wait for ever.
         listeners: Informed of each checkpoint that is committed or deleted, such as `cairn.wandb.Artifacts()`.
         metadata: Plain values that each manifest says of its run; `config` goes into the checkpoint file instead, `run`
             is the id of the run.
@@ -76,11 +81,13 @@ class Checkpointer(EngineHooks):
         max_time: float | str | timedelta | None = None,
         stop: Callable[[float], str | None] | None = None,
         audit: AuditMode = "warn",
+        watchdog: Patience | float | str | timedelta | None = "auto",
         listeners: Sequence[Listener] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         arguments.check(directory, monitor, writing, stop, listeners, metadata)
-        made = policy(directory, every, monitor, mode, keep_last, keep_best, triggers, rules, max_time, writing, audit)
+        counts = keep_last, keep_best, triggers, rules
+        made = policy(directory, every, monitor, mode, *counts, max_time, writing, audit, watchdog)
         super().__init__(made, listeners, dict(metadata or {}), stop)
 
     # For users
@@ -130,7 +137,7 @@ class Checkpointer(EngineHooks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
-        fresh: dict[str, Any] = {"_engine": None, "_beginning": None, "_final": None}
+        fresh: dict[str, Any] = {"_engine": None, "_beginning": None, "_final": None, "watch": Watch()}
         if isinstance(self._stopping, BySignals):  # else the function of the caller
             fresh["_stopping"] = BySignals()
         return {**vars(self), **fresh}

@@ -18,6 +18,7 @@ from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import data
 from cairn.lightning.engine import Engine, Watcher
+from cairn.lightning.hangs import AtHang, RequeueAtHang, Watch
 from cairn.lightning.io import before_loading, explain, understanding
 from cairn.lightning.loops import boundary
 from cairn.lightning.policy import Policy
@@ -65,6 +66,9 @@ class EngineHooks(Checkpoint):
         """At the end of a fit; False: the caller does so, after a test for example."""
         self.stopped_by = ""
         """Why the last fit stopped early, if it returned all the same: `max_time`."""
+        self.at_hang: AtHang | None = None
+        """What the caller does when a run hangs; None: the job is requeued as after a signal."""
+        self.watch = Watch()
         self._stopping: Stopping = BySignals() if stop is None else ByFunction(stop)
         self.resume_point: ResumePoint | None = None
         """What a fit that goes on begins with, if it is found and verified already."""
@@ -97,6 +101,7 @@ class EngineHooks(Checkpoint):
         self._engine.finders.watch()
         self._stopping.prepare()
         self._beginning, self.stopped_by = None, ""
+        self.watch.start(self._engine, self.at_hang or RequeueAtHang(trainer, self._stopping))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take our part of the checkpoint that a fit begins with."""
@@ -129,9 +134,11 @@ class EngineHooks(Checkpoint):
         self._begin(trainer)
         self.engine.start()
         self._stopping.begin()
+        self.watch.begins()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last save."""
+        self.watch.ends(_UPLOADS_S)
         why = self.engine.close()
         _close_listeners(self, finished=not why and not self.stopped_by, limit_s=_UPLOADS_S)
         late = self._stopping.end()
@@ -139,17 +146,26 @@ class EngineHooks(Checkpoint):
         if why:
             raise SaveError(why)
         late, _ = self.engine.agreement.meet(late, False)
+        self.watch.stop()
         if late is not None:
             raise boundary.Stopped(late, self.engine.history.newest, trainer.global_rank)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the saves under way arrive, except after a second Ctrl-C."""
         self._stopping.ending()
-        explain(exception, pl_module)
-        if self._engine is not None:
-            self._engine.close_after(exception)
-            _close_listeners(self, finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
+        self.watch.ends(_UPLOADS_AFTER_STOP_S)
+        try:
+            explain(exception, pl_module)
+            if self._engine is not None:
+                self._engine.close_after(exception)
+                _close_listeners(self, finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
+        finally:
+            self.watch.stop()
         self._stopping.failed(exception, trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Watch no longer, also where a finder has ended a fit before its training."""
+        self.watch.stop()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Finish an overlapping copy; earlier hooks of the optimizer run before the forward and backward pass."""
@@ -177,13 +193,21 @@ class EngineHooks(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the samples."""
+        self.watch.signs += 1
         self.engine.moments.count(batch)
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Show a sign of life: a validation may take as long as an epoch."""
+        self.watch.signs += 1
 
     # Called by the loops
 
     def at_boundary(self, place: boundary.Place, ends: bool) -> None:
         """See `Engine.at_boundary`."""
+        self.watch.signs += 1
         self.engine.at_boundary(place, ends)
+        self.watch.signs += 1  # a save, or the wait for a free buffer, is a time of its own
+        self.watch.passes()
 
     @property
     def restart(self) -> Restart:

@@ -13,7 +13,8 @@ from typing import Any, get_args
 
 from cairn.errors import CairnError, ConfigError, named
 from cairn.lightning.audited.audit import check_mode
-from cairn.policy import keep, when
+from cairn.policy import keep, patience, when
+from cairn.policy.patience import Patience
 from cairn.types import AuditMode, Mode
 from cairn.units import parse_duration_s
 from cairn.writing.options import Writing
@@ -31,6 +32,7 @@ class Policy:
     max_time_s: float | None = None
     writing: Writing = field(default_factory=Writing)
     audit: AuditMode = "warn"
+    watchdog: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
@@ -54,6 +56,7 @@ def policy(
     max_time: float | str | timedelta | None,
     writing: Writing,
     audit: AuditMode,
+    watchdog: Patience | float | str | timedelta | None,
 ) -> Policy:
     """Make the policy that the arguments of a `Checkpointer` describe; see there.
 
@@ -71,11 +74,14 @@ def policy(
         last = keep.Latest(keep_last)
     with _errors_about("max_time"):
         limit_s = _limit_s(max_time)
+    with _errors_about("watchdog"):
+        limit = patience.parse(watchdog)
     defaults = {"interval": interval, "best": best, "end": when.AtEnd(), "stop": when.OnStop()}
     chosen = when.check_triggers(_replaced(defaults, triggers))
     ruling = keep.check_rules(_replaced({"last": last, "best": best_kept}, rules))
     # Absolute: a script may change the working directory.
-    return Policy(Path(directory).expanduser().absolute(), chosen, ruling, monitor, mode, limit_s, writing, audit)
+    path = Path(directory).expanduser().absolute()
+    return Policy(path, chosen, ruling, monitor, mode, limit_s, writing, audit, limit)
 
 
 def _replaced(defaults: Mapping[str, Any], given: Any) -> Any:

@@ -7,7 +7,8 @@ import logging
 from lightning.pytorch import Trainer
 
 from cairn.jobs import allocation, slurm
-from cairn.jobs.requeue import requeue_if_needed
+from cairn.jobs.allocation import Allocation
+from cairn.jobs.requeue import HANG, requeue_if_needed
 from cairn.jobs.signals import Interrupts
 from cairn.lightning.loops import boundary
 
@@ -32,6 +33,27 @@ def as_before(trainer: Trainer, reason: str, signals: Interrupts) -> None:
     if reason != boundary.requeue_signal(trainer):
         requeue_if_needed(reason, job, signals)
         return
+    _by_us(job)
+
+
+def after_hang(trainer: Trainer, signals: Interrupts) -> None:
+    """Requeue the job of a run that hangs, where Lightning or submitit would have done so after a signal.
+
+    Args:
+        trainer: The trainer of the fit.
+        signals: The handlers of the fit, still installed.
+
+    Raises:
+        SystemExit: Raised by submitit after it has requeued the job.
+    """
+    job = allocation.current()
+    if job.scheduler == "slurm" and boundary.requeue_signal(trainer):
+        _by_us(job)
+    else:
+        requeue_if_needed(HANG, job, signals)
+
+
+def _by_us(job: Allocation) -> None:
     try:
         slurm.requeue(job.job_id)
         log.info("SLURM job %s is requeued.", job.job_id)

@@ -55,6 +55,18 @@ class Saves:
         return self.pipeline is not None and self.pipeline.busy
 
     @property
+    def sign(self) -> object:
+        """A value that changes while a save makes progress, for a watchdog; None while none is being written."""
+        pipeline = self.pipeline
+        return pipeline.sign if pipeline is not None and pipeline.busy else None
+
+    @property
+    def num_bytes_under_way(self) -> int:
+        """Size of a checkpoint that is being written; 0 while none is."""
+        pipeline = self.pipeline
+        return max(item.num_bytes for item in pipeline.pool.buffers) if pipeline is not None and pipeline.busy else 0
+
+    @property
     def in_background(self) -> bool:
         """Whether training goes on while a save is written."""
         return self.pipeline is None or self.pipeline.background

@@ -40,6 +40,10 @@ class Stopping(Protocol):
         """Training has ended by this error, and is saved."""
         ...
 
+    def hung(self, trainer: Trainer) -> None:
+        """Training hangs, and this process is about to exit: requeue its job. Called in another thread."""
+        ...
+
 
 class BySignals:
     """Catches the stop signals while a fit runs, and puts back the handlers from before."""
@@ -78,6 +82,10 @@ class BySignals:
             requeue.as_before(trainer, error.reason, self._interrupts)
         self._interrupts.remove()
 
+    def hung(self, trainer: Trainer) -> None:
+        """Requeue the job if it would be requeued after a signal."""
+        requeue.after_hang(trainer, self._interrupts)
+
 
 class ByFunction:
     """Asks a function of the caller, who catches signals himself.
@@ -104,3 +112,6 @@ class ByFunction:
 
     def failed(self, error: BaseException, trainer: Trainer) -> None:
         """Do nothing."""
+
+    def hung(self, trainer: Trainer) -> None:
+        """Do nothing: the caller requeues the job."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from cairn.account import progress
@@ -15,6 +17,9 @@ from cairn.store import journal
 from cairn.types import Saved
 
 log = logging.getLogger(__name__)
+
+_noted: set[int] = set()
+"""This process, once it has recorded an attempt; a forked process is another one."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class ExitStatus:
     """Training time over all attempts, in seconds."""
     at: float
     """Time of its last sign of life, in seconds since 1970."""
+    ended: float | None = None
+    """When its end was recorded, in seconds since 1970; None: it was killed, or the record is of an older version."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,13 @@ class Attempt:
     """How the attempt before this one ended; None for the first attempt."""
     job_restarts: int | None = None
     """How often the scheduler had restarted the job by then; None if the scheduler does not count."""
+    process_age_s: float | None = None
+    """How long its process had existed at `at`, for imports and the configuration; None if that is not known."""
+
+    @property
+    def started_s(self) -> float:
+        """Start of its process, in seconds since 1970; 0 if `at` is not a time."""
+        return self.at_s - (self.process_age_s or 0.0) if self.at_s else 0.0
 
     @property
     def at_s(self) -> float:
@@ -117,9 +131,10 @@ def note(
     Returns:
         The attempt as recorded.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
     begins = StartingPoint(saved.position.total_batches, saved.elapsed_s, saved.name) if saved else StartingPoint()
-    attempt = Attempt(now, socket.gethostname(), job, begins, _previous_exit(directory, old), job_restarts)
+    before, age_s = _previous_exit(directory, old), _process_age_s()
+    attempt = Attempt(now, socket.gethostname(), job, begins, before, job_restarts, age_s)
     try:
         journal.append(directory.starts_file, asdict(attempt))
     except OSError as error:
@@ -128,18 +143,35 @@ def note(
     return attempt
 
 
+def _process_age_s() -> float | None:
+    """Return how long this process has existed; None where that is not known, or if it has trained before."""
+    if os.getpid() in _noted:  # the jobs of a sweep may follow each other in one process
+        return None
+    _noted.add(os.getpid())
+    try:
+        # The name of the command comes before the last parenthesis, and may hold anything.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        up_s = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    age_s = up_s - ticks / os.sysconf("SC_CLK_TCK")
+    return round(age_s, 3) if age_s >= 0 else None  # some containers have an uptime of their own
+
+
 def _previous_exit(directory: RunDirectory, old: RunRecord | None) -> ExitStatus | None:
     if old is None:
         return None
     reached, last = progress.read(directory.progress_file), _newest(directory)
+    written = directory.record_file.stat().st_mtime
+    ended = None if old.status == "running" else written
     if last is not None and (reached is None or reached.at < last.at_s):
         # The attempt ended before its first boundary: the progress file is still that of the attempt before it.
         total_batches, elapsed_s = last.begins.total_batches, last.begins.elapsed_s
     elif reached is None:
         total_batches, elapsed_s = 0, 0.0
     else:
-        return ExitStatus(old.status, old.why, reached.total_batches, reached.elapsed_s, reached.at)
-    return ExitStatus(old.status, old.why, total_batches, elapsed_s, directory.record_file.stat().st_mtime)
+        return ExitStatus(old.status, old.why, reached.total_batches, reached.elapsed_s, reached.at, ended)
+    return ExitStatus(old.status, old.why, total_batches, elapsed_s, written, ended)
 
 
 def _newest(directory: RunDirectory) -> Attempt | None:

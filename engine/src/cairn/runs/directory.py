@@ -29,7 +29,7 @@ class RunRecord:
     overrides: tuple[str, ...] = ()
     """Overrides of the command that made the run, and of later commands that changed it."""
     status: str = "running"
-    """running (or killed), finished, stopped, failed."""
+    """running (or killed), finished, stopped, failed, hung (ended by the watchdog)."""
     why: str = ""
     """What stopped it, or the error that ended it."""
     result: float | None = None
@@ -173,7 +173,7 @@ class RunDirectory:
         """Record how the run ended. Does nothing in a process that did not start it.
 
         Args:
-            status: Finished, stopped or failed.
+            status: Finished, stopped, failed or hung.
             why: What stopped it, or the error that ended it.
             result: Final value of `optimized_metric`.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from cairn.account import progress
 from cairn.account.progress import Progress
 from cairn.errors import CairnError, ResumeError
 from cairn.jobs import slurm
-from cairn.runs import attempts
+from cairn.runs import attempts, goodput
 from cairn.runs.directory import RunDirectory, RunRecord, below
+from cairn.runs.goodput import Last, TimeSpent
 from cairn.runs.ledger import Ledger, SubmittedJob, states
 from cairn.store.catalog import Catalog
 from cairn.types import Saved
@@ -32,7 +34,8 @@ class JobStatus:
     name: str
     """Its run directory, relative to the sweep."""
     state: str
-    """finished, failed, running, waiting, stopped (saved, and not queued), dead (killed, and not queued), unknown (it
+    """finished, failed, running, waiting, stopped (saved, and not queued), hung (ended by the
+    watchdog, and not queued), dead (killed, and not queued), unknown (it
     has not begun, and its scheduler does not answer); or another state of the scheduler, in lower case."""
     job: str
     """Id of the scheduler's job; empty without one."""
@@ -46,6 +49,8 @@ class JobStatus:
     """Batches that were repeated after kills."""
     why: str
     """What stopped it, or the error that ended it."""
+    spent: TimeSpent | None = None
+    """What its time was spent on, over all attempts; None if they are not recorded."""
 
     @property
     def num_restarts(self) -> int:
@@ -96,9 +101,10 @@ def _look(sweep: Path, name: str, submitted: Sequence[SubmittedJob], alive: Mapp
     queued = alive.get(newest.job, _NOT_QUEUED) if newest and alive is not None else None
     if queued == _NOT_QUEUED and tried and tried[-1].job not in {job.job for job in submitted}:
         queued = None  # its last attempt was started by other means: the scheduler does not know it
+    state = "unknown" if newest and alive is None and record is None else _state(record, queued, reached)
     return JobStatus(
         name=name,
-        state="unknown" if newest and alive is None and record is None else _state(record, queued, reached),
+        state=state,
         job=newest.job if newest else "",
         progress=reached,
         share=_share(reached, config),
@@ -106,7 +112,28 @@ def _look(sweep: Path, name: str, submitted: Sequence[SubmittedJob], alive: Mapp
         num_starts=attempts.num_starts(tried, {job.job for job in submitted}),
         num_lost_batches=sum(item.lost_batches for item in tried),
         why=record.why if record else "",
+        spent=goodput.spent(tried, last_of(run, record, state, reached, saved)),
     )
+
+
+def last_of(
+    run: RunDirectory, record: RunRecord | None, state: str, reached: Progress | None, saved: Saved | None
+) -> Last:
+    """Return what is known of the newest attempt of a run.
+
+    Args:
+        run: Its directory.
+        record: Its record.
+        state: Its state, as in `JobStatus`.
+        reached: Its progress.
+        saved: Its newest checkpoint.
+    """
+    ended = None
+    if record is not None and record.status != "running":
+        with suppress(OSError):
+            ended = run.record_file.stat().st_mtime
+    seen, elapsed_s = (reached.at, reached.elapsed_s) if reached else (0.0, 0.0)
+    return Last(state, seen, ended, elapsed_s, saved, time.time())
 
 
 def _read(run: RunDirectory) -> tuple[RunRecord | None, Saved | None, Mapping[str, Any]]:
@@ -140,6 +167,11 @@ def _state(record: RunRecord | None, queued: str | None, reached: Progress | Non
     if queued == _NOT_QUEUED:
         return "dead"
     return "running" if reached and time.time() - reached.at < SILENT_S else "dead"
+
+
+def from_files(record: RunRecord | None, reached: Progress | None) -> str:
+    """Return the state of a run from its files alone, without its scheduler."""
+    return _state(record, None, reached)
 
 
 def _share(reached: Progress | None, config: Mapping[str, Any]) -> float | None:

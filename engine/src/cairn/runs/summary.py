@@ -19,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from cairn.runs import time_table
+from cairn.runs.goodput import TimeSpent
 from cairn.store import names
 from cairn.types import Saved
 from cairn.units import format_bytes, format_duration
@@ -54,6 +56,8 @@ class RunReport:
     """Cost of saving, as a share of the time that the run would have taken without it."""
     at_risk_s: float = 0.0
     """Work that a failure would have lost, on average, in seconds."""
+    spent: TimeSpent | None = None
+    """What the time of the run was spent on, over all attempts; None if they are not recorded."""
     more: str = ""
     """Override without which a resume would end at once."""
 
@@ -235,4 +239,11 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
         cost = f"overhead {100 * report.overhead:.2g} %, training paused for {format_duration(report.stall_s)}"
         facts.append(("saving", f"{saves}{f' ({but})' if but else ''}, {cost}"))
         facts.append(("at risk", f"{format_duration(report.at_risk_s)} of work, on average"))
+    if report.spent is not None and report.spent.num_starts > 1:
+        facts.append(("goodput", time_table.headline(report.spent)))
+        facts += [("", f"{value} {name}") for name, value in time_table.parts(report.spent)]
+        facts += [("", sentence) for sentence in time_table.caveats(report.spent)]
+    elif report.spent is not None:  # an undisturbed run has little to tell
+        named = ", ".join(f"{value} {name}" for name, value in time_table.parts(report.spent))
+        facts.append(("time", f"{format_duration(report.spent.wall_s, digits=2)}: {named}"))
     return facts

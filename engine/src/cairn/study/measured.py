@@ -15,9 +15,10 @@ from statistics import median
 from typing import Literal
 
 from cairn.account.meter import Meter
+from cairn.runs.goodput import Span, TimeSpent
 from cairn.types import Saved
 
-InterruptionKind = Literal["killed", "failed", "announced", "planned"]
+InterruptionKind = Literal["killed", "failed", "hung", "announced", "planned"]
 
 INTERVAL = "checkpoint.save_interval"
 """Key of the interval in a run's configuration."""
@@ -52,8 +53,8 @@ class Interruption:
     """How an attempt ended, and where the next attempt resumed. Training times count over all attempts."""
 
     kind: InterruptionKind
-    """killed (no end was recorded), failed (an error), announced (a signal that asks to stop: preemption, the end of a
-    time slot), planned (Ctrl-C, max_time, or the run was finished)."""
+    """killed (no end was recorded), failed (an error), hung (ended by the watchdog), announced (a signal that asks to
+    stop: preemption, the end of a time slot), planned (Ctrl-C, max_time, or the run was finished)."""
     why: str
     reached_s: float
     """Training time of the run at the end of the attempt."""
@@ -77,7 +78,7 @@ class Interruption:
     @property
     def is_failure(self) -> bool:
         """Whether only earlier saves helped: it came without notice, or its last save did not finish in time."""
-        return self.kind in ("killed", "failed") or (self.kind == "announced" and self.lost_batches > 0)
+        return self.kind in ("killed", "failed", "hung") or (self.kind == "announced" and self.lost_batches > 0)
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,10 @@ class Run:
     total_batches: int | None
     ends: tuple[Interruption, ...] | None
     """Ends of all attempts but the last, oldest first; None if the run has no record of its attempts."""
+    spent: TimeSpent | None = None
+    """What its time was spent on, over all attempts; None if that is unknown."""
+    spans: tuple[Span, ...] = ()
+    """Its attempts on the clock; empty if their times are unknown."""
 
     @cached_property
     def once(self) -> tuple[Save, ...]:

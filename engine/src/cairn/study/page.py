@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from cairn.runs import summary
-from cairn.study import words
+from cairn.study import goodput_words, words
 from cairn.study.choice import Study
 from cairn.study.plots import Picture
 
@@ -60,6 +60,12 @@ def page(study: Study, pictures: Sequence[Picture]) -> str:
         _section("Runs", _table(words.header(study), words.rows(study)), *_pictures(pictures, "runs")),
         _section("The interval", *_pictures(pictures, "loss")),
         _section("Interruptions", _table(words.END_HEADER, words.end_rows(study)), *_pictures(pictures, "kills")),
+        _section(
+            "Goodput",
+            _table(goodput_words.HEADER, goodput_words.rows(study)),
+            _paragraphs([*goodput_words.MEANINGS, f"{goodput_words.FORECAST} {goodput_words.assumptions(study)}"]),
+            _table(*goodput_words.forecast_table(study)),
+        ),
         _section("Limits of the figures", _list(words.notes(study))),
         _section("What the columns mean", _meanings(words.HEADER_LONG)),
         _section("How the interval is chosen", _paragraphs(words.METHOD), _list(words.SOURCES)),

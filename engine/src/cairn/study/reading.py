@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cairn.account import progress as progress_file
 from cairn.errors import MissingFileError, ResumeError
-from cairn.runs import attempts
+from cairn.runs import attempts, goodput, status
 from cairn.runs.attempts import Attempt, ExitStatus
 from cairn.runs.directory import RunDirectory, below, newest
 from cairn.store.catalog import Catalog
@@ -86,6 +87,7 @@ def read_run(path: Path) -> Run:
         elapsed_s=at_end[1] or None,
         total_batches=at_end[2] or None,
         ends=_interruptions(directory),
+        **_time(directory, kept),
     )
 
 
@@ -206,10 +208,23 @@ def _interruption(attempt: Attempt, before: ExitStatus) -> Interruption:
     )
 
 
+def _time(directory: RunDirectory, kept: Sequence[Saved]) -> dict[str, Any]:
+    """Return what the time of a run was spent on, and its attempts on the clock."""
+    try:
+        tried, record = attempts.read(directory), directory.record()
+        reached = progress_file.read(directory.progress_file)
+    except (OSError, ResumeError, RecursionError):
+        return {}
+    state = status.from_files(record, reached)
+    last = status.last_of(directory, record, state, reached, kept[-1] if kept else None)
+    return {"spent": goodput.spent(tried, last), "spans": tuple(goodput.spans(tried, last))}
+
+
 def _kind(status: str, why: str) -> InterruptionKind:
     if status == "stopped":
         return "planned" if why in _PLANNED else "announced"
-    return "failed" if status == "failed" else "planned" if status == "finished" else "killed"
+    known: dict[str, InterruptionKind] = {"failed": "failed", "hung": "hung", "finished": "planned"}
+    return known.get(status, "killed")
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from cairn.study import goodput_words
 from cairn.study.choice import ALIKE, FEWEST_SAVES, SHORTEST_S, Advice, Study
 from cairn.study.measured import Interruption, Run
 from cairn.types import SaveCost
@@ -43,6 +44,7 @@ _NOT_KNOWN = (
 ENDS = {
     "killed": "killed",
     "failed": "failed",
+    "hung": "hung",
     "announced": "asked to stop",
     "planned": "stopped on purpose",
 }
@@ -147,6 +149,13 @@ def terminal(study: Study) -> Iterator[Table | Text]:
     yield from (Text(sentence + "\n") for sentence in conclusion(study))
     if len(study.advice) > 1:
         yield _table(ADVICE_HEADER, advice_rows(study))
+    if compared := goodput_words.rows(study):
+        yield Text("Goodput as measured, and as predicted for the same failures:")
+        yield _table(goodput_words.HEADER, compared)
+    head, body = goodput_words.forecast_table(study)
+    if body:
+        yield Text(f"{goodput_words.FORECAST} {goodput_words.assumptions(study)}")
+        yield _table(head, body)
     listed = Table.grid(padding=(0, 1))
     for sentence in notes(study):
         listed.add_row("-", escape(sentence))
@@ -175,6 +184,7 @@ def figures(study: Study) -> dict[str, Any]:
         "failures": _counts(study),
         "mtbf_s": study.mtbf_s,
         "advice": [asdict(item) for item in study.advice],
+        "goodput": goodput_words.figures(study),
         "notes": notes(study),
     }
 

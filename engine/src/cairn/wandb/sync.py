@@ -62,6 +62,8 @@ class StoredRun:
     @property
     def exit_code(self) -> int:
         """The exit code of its last process; 1 if that was killed."""
+        if self.status == "hung":
+            return os.EX_TEMPFAIL
         if self.status == "stopped" and self.why != "max_time":
             return 128 + signal.Signals[self.why] if self.why in signal.Signals.__members__ else os.EX_TEMPFAIL
         return 0 if self.status in ("finished", "stopped") else 1
@@ -153,7 +155,7 @@ def _sync_checkpoints(
     listener.close(finished, limit_s)
     project = f"{experiment.entity}/{experiment.project}"
     name, artifact = f"{project}/{experiment.id}", f"{project}/{client.collection(experiment.id)}"
-    if run.status == "stopped" and is_preempted(run.why):
+    if run.status == "hung" or (run.status == "stopped" and is_preempted(run.why)):
         logger.preempt()
     has_history = logger.close(run.exit_code)
     wanted = [saved for saved in kept if settings.wants(saved, links, finished)]

@@ -77,7 +77,7 @@ class SavePipeline:
         self.committer = Committer(history, writer, listeners or Listeners(), sync, blocking=not background)
         self._submitted: SimpleQueue[tuple[Buffer, Draft, Mapping[str, Any]] | None] = SimpleQueue()
         self._outcomes: deque[Outcome] = deque()
-        self._num_open = 0
+        self._num_open = self._num_ended = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -123,6 +123,11 @@ class SavePipeline:
     def busy(self) -> bool:
         """True while a save is not yet committed or given up."""
         return self._num_open > 0
+
+    @property
+    def sign(self) -> tuple[int, int]:
+        """A value that changes while a save makes progress, and from one save to the next."""
+        return self._num_ended, self.writer.progress_bytes
 
     def reserve(self, wait: bool) -> Buffer | None:
         """Take a buffer for a save.
@@ -210,6 +215,7 @@ class SavePipeline:
             self._outcomes.append(outcome)
             with self._changed:
                 self._num_open -= 1
+                self._num_ended += 1
                 self._changed.notify_all()
 
         self.committer.commit(buffer, draft, provenance, publish)

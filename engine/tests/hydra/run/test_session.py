@@ -14,6 +14,7 @@ from cairn.hydra.run.session import Run
 from cairn.hydra.run.start import JobContext, Start
 from cairn.jobs.signals import Interruption, Interrupts
 from cairn.lightning.loops.boundary import Stopped
+from cairn.policy.patience import Patience
 from cairn.runs.directory import RunDirectory
 from cairn.store.resume import ResumePoint
 from cairn.wandb import run as wandb_run
@@ -23,7 +24,8 @@ from cairn.wandb import run as wandb_run
 def start(tmp_path, monkeypatch):
     """A start whose body is all that is executed."""
     monkeypatch.setattr(build, "prepare", lambda start: None)
-    settings = SimpleNamespace(config={}, train=True, test=True, optimized_metric="val/loss")
+    checkpoint = SimpleNamespace(watchdog=Patience())
+    settings = SimpleNamespace(checkpoint=checkpoint, config={}, train=True, test=True, optimized_metric="val/loss")
     return Start(RunDirectory(tmp_path), settings, "r", ResumePoint(None), JobContext(Interrupts()))
 
 

@@ -141,6 +141,7 @@ def test_a_tuner_leaves_the_checkpointer_as_it_was(when, tmp_path):
         saved = Catalog(tmp_path / "checkpoints").committed()
         Tuner(made).lr_find(module, datamodule=data, num_training=20, min_lr=1e-4)
         Tuner(made).scale_batch_size(module, datamodule=data, steps_per_trial=1, max_trials=3)
+        assert made.checkpoint_callback.watch._watchdog is None, "a search is over: nothing is watched after it"
         assert Catalog(tmp_path / "checkpoints").committed() == saved
         made.fit(module, datamodule=data, ckpt_path=checkpoints.resume())
         return made, module, data

@@ -21,6 +21,7 @@ _KEYS = {
     "monitor": "checkpoint.monitor",
     "mtbf": "checkpoint.mtbf",
     "replay": "data.replay",
+    "watchdog": "checkpoint.watchdog",
 }
 _NODES = {
     "checkpoint.triggers.interval": {

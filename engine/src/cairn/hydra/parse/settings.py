@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from cairn.errors import ConfigError
 from cairn.hydra.parse import wandb_settings
 from cairn.hydra.parse.objects import build_object, errors_at, in_yaml, target_name, target_of
+from cairn.policy import patience
 from cairn.policy.keep import Best, Latest, Rule
+from cairn.policy.patience import Patience
 from cairn.policy.when import Auto, BestValidation, Trigger, parse_interval
 from cairn.types import AuditMode, Mode
 from cairn.units import parse_duration_s
@@ -41,6 +43,7 @@ class CheckpointSettings:
     mode: Mode = "min"
     writing: Writing = field(default_factory=Writing)
     audit: AuditMode = "warn"
+    watchdog: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, ("min", "max"))
@@ -192,6 +195,8 @@ def _checkpoint(group: DictConfig) -> CheckpointSettings:
         more = {key: group[key] for key in ("monitor", "mode", "audit") if key in group}
         if more.get("audit") is False:  # YAML reads `off` as a boolean
             more["audit"] = "off"
+        if "watchdog" in group:
+            more["watchdog"] = patience.parse(_plain(group.watchdog))
         return CheckpointSettings(Path(group.dirpath), triggers, rules, writing=writing, **more)
 
 

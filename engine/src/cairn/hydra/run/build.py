@@ -21,7 +21,7 @@ from cairn.errors import ConfigError
 from cairn.hydra import command_line
 from cairn.hydra.parse import wandb_settings
 from cairn.hydra.parse.objects import build_object, target_of
-from cairn.hydra.run import provenance, proving
+from cairn.hydra.run import hanging, provenance, proving
 from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
@@ -133,12 +133,14 @@ def checkpointer(start: Start) -> Checkpointer:
         rules=dict.fromkeys(("last", "best")) | dict(group.rules),
         writing=group.writing,
         audit=group.audit,
+        watchdog=group.watchdog,
         max_time=settings.trainer.max_time_s,
         stop=_reason_to_stop(start.context),
         metadata={"run": start.run_id, "config": OmegaConf.to_container(settings.config, resolve=True), **origin},
     )
     if settings.train:
         built.watchers.append(ProgressFile(start.directory.progress_file))
+        built.at_hang = hanging.RecordAndRequeue(start)
     built.go_on_from(start.plan)
     return built
 

@@ -10,18 +10,22 @@ from typing import Any
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from cairn.account import progress
 from cairn.errors import first_line
 from cairn.hydra.parse import wandb_settings
 from cairn.hydra.parse.objects import target_of
+from cairn.hydra.run import hanging
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.outcome import Outcome, describe, is_for_users
 from cairn.hydra.run.start import Start
 from cairn.jobs.signals import Interruption
 from cairn.lightning.agreement import TIME_LIMIT
-from cairn.runs import summary
+from cairn.runs import attempts, goodput, status, summary
 from cairn.runs.directory import RunDirectory
+from cairn.runs.goodput import TimeSpent
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listeners
+from cairn.types import Saved
 from cairn.wandb import run as wandb_run
 
 log = logging.getLogger(__name__)
@@ -49,7 +53,9 @@ def close_wandb(start: Start, built: Built | None, outcome: Outcome) -> None:
         return
     status = wandb_run.ExitStatus(outcome.exit_code, outcome.interrupted_by, outcome.status == "finished")
     listeners = Listeners(built.checkpoints.listeners)
-    wandb_run.end(listeners, built.trainer.loggers, status, wandb_settings.wait_s(start.settings.config))
+    wait_s = wandb_settings.wait_s(start.settings.config)
+    with hanging.uploads_limited(start, wait_s, outcome.exit_code):
+        wandb_run.end(listeners, built.trainer.loggers, status, wait_s)
 
 
 def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
@@ -98,9 +104,21 @@ def _summary(start: Start, built: Built, outcome: Outcome) -> summary.RunReport:
         best=best.name if best else "",
         monitor=checkpoints.policy.monitor,
         test=outcome.test,
+        spent=_spent(start, outcome, checkpoints.newest),
         **(asdict(checkpoints.cost) if checkpoints.cost else {}),
         more=_override_to_extend(start, built, outcome),
     )
+
+
+def _spent(start: Start, outcome: Outcome, saved: Saved | None) -> TimeSpent | None:
+    """Return what the time of the run was spent on so far; None if its attempts cannot be read."""
+    directory = start.directory
+    try:
+        tried = attempts.read(directory)
+    except OSError:
+        return None
+    reached = progress.read(directory.progress_file)
+    return goodput.spent(tried, status.last_of(directory, directory.record(), outcome.status, reached, saved))
 
 
 def _override_to_extend(start: Start, built: Built, outcome: Outcome) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -71,9 +72,10 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         """Return the call that submitit repeats in the requeued job."""
-        # A requeue sends these signals to the job.
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)
+        # A requeue sends these signals to the job. A watchdog calls this in its thread, which may not set handlers.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+                signal.signal(number, signal.SIG_IGN)
         _remove_unfinished(_own_paths().submitted_pickle)
         return super().checkpoint(*args, **kwargs)
 

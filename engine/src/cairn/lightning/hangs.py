@@ -1,0 +1,262 @@
+"""Ends a fit that hangs: writes the stack traces, notes the hang, and exits so that the launcher requeues the job.
+
+    watchdog thread    stack traces --> stderr, log      own threads, then ranks and data workers
+                       note         --> hangs.jsonl      main rank only: run.json, W&B, requeue
+                       kill ranks and data workers
+                       os._exit(75)                      the main thread may be inside of a C function
+
+Nothing is saved: the state inside of a batch is not a boundary. The newest committed checkpoint stays as it is, and a
+writer process finishes what it has begun.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
+from cairn.account.watchdog import Alarm, Watchdog
+from cairn.jobs import stacks
+from cairn.jobs.stacks import Answering
+from cairn.lightning.engine import Engine
+from cairn.lightning.loops import boundary
+from cairn.lightning.sentinel import Sentinel
+from cairn.lightning.stopping import Stopping
+from cairn.store import hangs
+from cairn.store.hangs import Hang
+from cairn.units import format_duration
+
+_STEP_S = 20.0
+"""Longest time that a step of the end may take: a disk, a pipe or a server may be why the run hangs."""
+_REQUEUE_S = 150.0
+"""The same for the scheduler, which may be asked several times."""
+_MAIN_RANK_FIRST_S = 30.0
+"""How long another rank waits before it exits, so that the scheduler does not kill the main one before its note."""
+_LOOKS_BEFORE_SENTINEL = 3
+"""A sentinel is a process more: it is started when a fit has lasted for this many looks of the watchdog."""
+_SLOWEST_BYTES_PER_S = 1e7
+"""A disk that writes more slowly than this hangs. While a file is synced, it shows no progress."""
+
+
+class AtHang(Protocol):
+    """What the caller of the library does when a run hangs; called on the main rank, in the watchdog's thread."""
+
+    setting: str
+    """What the user calls the limit, for the message."""
+    log_file: Path | None
+    """Where the stack traces go, in addition to the standard error output."""
+
+    def end(self, hang: Hang, requeues: bool) -> None:
+        """Note the hang, and requeue the job if nothing else does.
+
+        Args:
+            hang: The hang.
+            requeues: Whether the job is to be requeued.
+
+        Raises:
+            SystemExit: The process has to leave with this code.
+        """
+        ...
+
+
+class RequeueAtHang:
+    """What the library does by itself: the job is requeued if it would be requeued after a signal.
+
+    Args:
+        trainer: The trainer.
+        stopping: Knows the handlers that the library's own have replaced.
+    """
+
+    setting = "watchdog"
+    log_file: Path | None = None
+
+    def __init__(self, trainer: Trainer, stopping: Stopping) -> None:
+        self._trainer, self._stopping = trainer, stopping
+
+    def end(self, hang: Hang, requeues: bool) -> None:
+        """See `AtHang`."""
+        if requeues:
+            self._stopping.hung(self._trainer)
+
+
+class Watch:
+    """Watches one fit after the other.
+
+    Attributes:
+        signs: Changes with each batch, validation batch and boundary.
+    """
+
+    def __init__(self) -> None:
+        self.signs = 0
+        self._watchdog: Watchdog | None = None
+
+    def start(self, engine: Engine, at_hang: AtHang) -> None:
+        """Watch from now on: the fit is set up.
+
+        Args:
+            engine: The engine of the fit.
+            at_hang: What the caller does.
+        """
+        self.stop()
+        if engine.policy.watchdog.is_endless or engine.trainer.fast_dev_run:
+            return
+        self._policy, self._trainer, self._moments = engine.policy, engine.trainer, engine.moments
+        self._at_hang, self._answering = at_hang, Answering(at_hang.log_file)
+        self._parent, self._has_shown, self._resumed_at = os.getppid(), False, 0
+        signs = {"training": lambda: self.signs, "save": lambda: engine.saves.sign}
+        self._watchdog = Watchdog(
+            engine.policy.watchdog,
+            signs,
+            self._alarm,
+            self._look,
+            slack=lambda: engine.saves.num_bytes_under_way / _SLOWEST_BYTES_PER_S,
+        )
+        directory = engine.policy.directory if engine.policy.triggers else None
+        self._sentinel = Sentinel(directory, at_hang.log_file, boundary.requeue_signal(engine.trainer) is not None)
+        self._num_looks = 0
+        self._answering.start()
+        self._watchdog.start()
+
+    def begins(self) -> None:
+        """Training begins here."""
+        if self._watchdog is not None:
+            self._resumed_at = self._moments.previous.total_batches
+
+    def passes(self) -> None:
+        """A boundary is reached."""
+        if self._watchdog is not None:
+            self._watchdog.starting = False
+
+    def ends(self, wait_s: float) -> None:
+        """The end of the fit may take this long in addition, for uploads."""
+        if self._watchdog is not None:
+            self._watchdog.more_s = wait_s
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._sentinel.close()
+            self._answering.stop()
+            self._watchdog = None
+
+    def _look(self, limit_s: float) -> None:
+        """Report to the sentinel of the main rank, which sees the others hang, too; not in a short fit."""
+        self._num_looks += 1
+        if self._num_looks > _LOOKS_BEFORE_SENTINEL and not _follows(self._trainer):
+            self._sentinel.tell(2 * limit_s, self._moments.previous)  # the watchdog comes first
+
+    def _alarm(self, alarm: Alarm) -> None:
+        code, leaves = os.EX_TEMPFAIL, True
+        try:
+            _limited(self._sentinel.close)
+            follows = _follows(self._trainer)
+            if not self._has_shown:
+                _limited(lambda: self._show(alarm, follows), 2 * _STEP_S)
+            if follows and os.getppid() == self._parent:
+                # The main rank ends the run, because its exit code is the one that counts.
+                self._has_shown, leaves = True, False
+                return
+            if self._trainer.is_global_zero:
+                code = self._end(self._hang(alarm))
+            else:
+                time.sleep(min(_MAIN_RANK_FIRST_S, alarm.limit_s))
+            _limited(lambda: stacks.kill_others(stacks.others()))
+            if launcher := getattr(self._trainer.strategy, "launcher", None):
+                _limited(lambda: launcher.kill(signal.SIGKILL))
+            _limited(lambda: (sys.stdout.flush(), sys.stderr.flush()))
+        finally:
+            if leaves:
+                os._exit(code)
+
+    def _hang(self, alarm: Alarm) -> Hang:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        where, host = self._moments.previous, socket.gethostname()
+        return Hang(alarm.what, where, alarm.silent_s, alarm.limit_s, now, host, self._resumed_at)
+
+    def _end(self, hang: Hang) -> int:
+        """Note the hang, and requeue the job; return the exit code."""
+        requeues = self._requeues(hang)
+        if requeues:
+            _limited(lambda: [logger.preempt() for logger in self._trainer.loggers if hasattr(logger, "preempt")])
+        left: list[Any] = []
+
+        def end() -> None:
+            try:
+                self._at_hang.end(hang, requeues)
+            except SystemExit as stop:
+                left.append(stop.code)
+
+        _limited(end, _REQUEUE_S)
+        code = left[0] if left and isinstance(left[0], int) else os.EX_TEMPFAIL
+        return code if requeues else 1
+
+    def _requeues(self, hang: Hang) -> bool:
+        """Return whether another attempt may help."""
+        if not self._policy.triggers:
+            self._write("The run is not requeued, because it has no checkpoints: it would start from the beginning.\n")
+            return False
+        found: list[Hang] = []
+        _limited(lambda: found.extend(hangs.note(self._policy.directory, hang)))
+        count = hangs.num_in_place(found)
+        if count >= hangs.MOST_IN_PLACE:
+            self._write(
+                f"The run has hung {count} times in a row without getting further, so it is not requeued again. "
+                f"Find the cause in the stack traces, then start it again.\n"
+            )
+        return count < hangs.MOST_IN_PLACE
+
+    def _show(self, alarm: Alarm, follows: bool) -> None:
+        where, rank = self._moments.previous, self._trainer.global_rank
+        what = {"training": "no batch, validation or save has ended", "save": "a save has made no progress"}
+        then = "Rank 0 ends the run." if follows else "The run stops without a save, so that it can be resumed."
+        self._write(
+            f"[{datetime.now():%Y-%m-%d %H:%M:%S}] Rank {rank} hangs: {what[alarm.what]} for "
+            f"{format_duration(alarm.silent_s)} (limit {format_duration(alarm.limit_s)}, {self._at_hang.setting}); the "
+            f"last boundary was epoch {where.epoch}, batch {where.batch}. {then} "
+            f"Stack traces of rank {rank} (process {os.getpid()}):\n{stacks.own_stacks()}"
+        )
+        _limited(lambda: stacks.ask_others(self._write, stacks.others()))
+
+    def _write(self, text: str) -> None:
+        """Write to the standard error output and the log, without the locks of `logging`, which may be held."""
+        _limited(lambda: os.write(2, text.encode(errors="replace")))
+        if (path := self._at_hang.log_file) is not None:
+            _limited(lambda: _append(path, text))
+
+
+def _append(path: Path, text: str) -> None:
+    with open(path, "ab", buffering=0) as file:
+        file.write(text.encode(errors="replace"))
+
+
+def _follows(trainer: Trainer) -> bool:
+    """Return whether Lightning has started this process, which then leaves the end of the run to the main rank.
+
+    Lightning kills the main process when such a process ends with an error, and its exit code would be lost.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+
+
+def _limited(action: Callable[[], Any], limit_s: float = _STEP_S) -> None:
+    """Do something that may fail or hang, and go on after a while in any case."""
+
+    def attempt() -> None:
+        with suppress(Exception):
+            action()
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(limit_s)

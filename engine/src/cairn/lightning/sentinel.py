@@ -1,0 +1,160 @@
+"""A process that ends a run whose watchdog cannot: C code holds Python's lock, so that no thread of it can run.
+
+    training process                        sentinel
+    watchdog thread, every few seconds:
+        limit, last boundary  --- pipe -->  for how long has nothing come?
+    signal handler in C       <-- signal -  too long: asks for the stack traces
+                                            notes the hang, lets SLURM requeue the job
+                              <-- SIGKILL - ends the run
+
+The exit code of such a run is that of a kill. It is started by the watchdog once a fit has lasted for a while, and ends
+with the fit. No torch is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cairn.account.watchdog import Silence
+from cairn.jobs import allocation, slurm, stacks
+from cairn.store import hangs
+from cairn.store.hangs import Hang
+from cairn.types import Position
+from cairn.units import format_duration
+
+_START = f"import sys; from {__name__} import main; main(sys.argv[1:])"
+_TICK_S = 0.2
+_ANSWER_S = 1.0
+"""How long to wait for the stack traces, which take milliseconds."""
+
+
+class Sentinel:
+    """The side of the training process.
+
+    Args:
+        directory: Directory of the checkpoints, which notes the hang; None: the run has none.
+        log_file: Log of the run, for the stack traces; None: only the standard error output.
+        requeues: Whether Lightning would requeue the job.
+    """
+
+    def __init__(self, directory: Path | None, log_file: Path | None, requeues: bool) -> None:
+        self._arguments = [str(directory or ""), str(log_file or ""), str(int(requeues))]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe, self._is_closed = -1, False
+        self._lock = threading.Lock()
+
+    def tell(self, limit_s: float, where: Position) -> None:
+        """Report that a thread of this process runs; the first report starts the sentinel.
+
+        Args:
+            limit_s: How long the next report may take.
+            where: The last boundary.
+        """
+        with self._lock, suppress(OSError):
+            if self._is_closed:  # the fit has ended meanwhile: a sentinel would wait for reports in vain
+                return
+            if self._process is None:
+                self._start()
+            counts = (where.epoch, where.batch, where.total_batches, where.step, where.samples)
+            os.write(self._pipe, " ".join(map(str, (limit_s, *counts))).encode() + b"\n")
+
+    def close(self) -> None:
+        """End the sentinel."""
+        with self._lock:
+            self._is_closed = True
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+                os.close(self._pipe)
+                self._process = None
+
+    def _start(self) -> None:
+        reading, self._pipe = os.pipe()
+        os.set_blocking(self._pipe, False)
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, "-SP", "-c", _START, str(os.getpid()), str(reading), *self._arguments]
+        environment = {**os.environ, "PYTHONPATH": path}
+        try:
+            self._process = subprocess.Popen(
+                command, pass_fds=[reading], env=environment, start_new_session=True, stdin=subprocess.DEVNULL
+            )
+        finally:
+            os.close(reading)
+
+
+def main(arguments: list[str]) -> None:
+    """Watch the training process until it ends, or does not report any more.
+
+    Args:
+        arguments: Its process id, the descriptor of the pipe, and the arguments of `Sentinel`.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # meant for the training
+    pid, pipe = map(int, arguments[:2])
+    silence, report, before = Silence(), "", time.monotonic()
+    while os.getppid() == pid:
+        if select.select([pipe], [], [], _TICK_S)[0]:
+            if not (read := os.read(pipe, 65536)):
+                return
+            report = read.decode().splitlines()[-1]
+            silence = Silence()
+            silence.tick(report, 0.0)
+        now = time.monotonic()
+        passed_s, before = min(now - before, 2 * _TICK_S), now
+        # As in the watchdog: what passes while the process is stopped says nothing about it.
+        silence.tick(report, 0.0 if _is_stopped(pid) else passed_s)
+        if report and silence.now_s >= float(report.split()[0]):
+            _end(pid, report, silence.now_s, *arguments[2:])
+            return
+
+
+def _end(pid: int, report: str, silent_s: float, directory: str, log_file: str, requeues: str) -> None:
+    limit_s, *counts = report.split()
+    where = Position(*map(int, counts))
+
+    def write(text: str) -> None:
+        targets = [2]
+        with suppress(OSError):
+            targets += [os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)] if log_file else []
+        for target in targets:
+            with suppress(OSError):
+                os.write(target, text.encode())
+
+    write(
+        f"[{datetime.now():%Y-%m-%d %H:%M:%S}] The run hangs inside of C code that holds Python's lock: no thread of "
+        f"it has run for {format_duration(silent_s)}. The last boundary was epoch {where.epoch}, batch {where.batch}. "
+        f"The process is killed without a save, so that the run can be resumed. Stack traces of process {pid}:\n"
+    )
+    stacks.ask(pid)
+    time.sleep(_ANSWER_S)
+    below = stacks.others(pid)
+    stacks.ask_others(write, below)
+    if directory:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        found = [Hang("training", where, silent_s, float(limit_s), now, socket.gethostname())]
+        with suppress(OSError):
+            found = hangs.note(Path(directory), found[0])
+        if hangs.num_in_place(found) < hangs.MOST_IN_PLACE:
+            _requeue(requeues == "1")
+    stacks.kill_others([*below, pid])
+
+
+def _requeue(by_lightning: bool) -> None:
+    job = allocation.current()
+    if job.scheduler == "slurm" and (job.requeued_by or by_lightning):
+        with suppress(slurm.SlurmError):
+            slurm.requeue(job.job_id)
+
+
+def _is_stopped(pid: int) -> bool:
+    return stacks.state(pid) in ("T", "t")

@@ -1,0 +1,64 @@
+"""The sentinel of a fit: it starts with the first report, and ends with the fit or the process."""
+
+import os
+import sys
+
+import pytest
+
+from cairn.lightning import sentinel
+from cairn.lightning.sentinel import Sentinel
+from cairn.types import Position
+
+
+def test_it_starts_with_the_first_report_and_not_after_the_end():
+    own = Sentinel(None, None, False)
+    assert own._process is None
+    own.tell(1e6, Position(0, 1, 1))
+    process = own._process
+    own.tell(1e6, Position(0, 2, 2))
+    assert process is own._process
+    assert process.poll() is None
+    own.close()
+    assert process.returncode < 0
+    own.tell(1e6, Position(0, 3, 3))
+    assert own._process is None
+
+
+def test_it_ends_when_the_training_has_ended(monkeypatch):
+    reading, writing = os.pipe()
+    monkeypatch.setattr(sentinel.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sentinel, "_end", lambda *_: sys.exit("a process that has ended does not hang"))
+    sentinel.main([str(os.getppid() + 1), str(reading), "", "", "0"])  # it has another parent
+    os.write(writing, b"1e6 0 1 1 1 1\n")
+    os.close(writing)
+    sentinel.main([str(os.getppid()), str(reading), "", "", "0"])  # the pipe is closed
+    os.close(reading)
+
+
+def looked(monkeypatch, state):
+    """Let the sentinel look at a process that does not report any more, for up to 20 looks; return what it ends."""
+    reading, writing = os.pipe()
+    os.write(writing, b"1.0 2 3 17 17 34\n")
+    ended, now, parents = [], [0.0], iter([os.getppid()] * 20 + [-1])
+    monkeypatch.setattr(sentinel.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sentinel.os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(sentinel.stacks, "state", lambda _: state)
+    monkeypatch.setattr(sentinel, "_end", lambda pid, report, silent_s, *_: ended.append((report, round(silent_s, 1))))
+    monkeypatch.setattr(sentinel.time, "monotonic", lambda: now.append(now[-1] + 0.2) or now[-1])
+    monkeypatch.setattr(sentinel, "_TICK_S", 0.2)
+    answers = iter([[reading]])
+    monkeypatch.setattr(sentinel.select, "select", lambda *_: (next(answers, []), [], []))
+    pid = os.getppid()
+    sentinel.main([str(pid), str(reading), "", "", "0"])
+    os.close(reading)
+    os.close(writing)
+    return ended
+
+
+def test_a_process_that_does_not_report_for_its_limit_is_ended(monkeypatch):
+    assert looked(monkeypatch, "R") == [("1.0 2 3 17 17 34", 1.0)]
+
+
+@pytest.mark.parametrize("state", ["T", "t"])
+def test_a_process_that_is_stopped_by_a_person_or_a_debugger_is_left_alone(monkeypatch, state):
+    assert looked(monkeypatch, state) == []
