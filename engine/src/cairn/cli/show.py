@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 
+from cairn import opening
 from cairn.cli.output import print_json
 from cairn.runs import summary
 from cairn.store import manifest, names
@@ -64,7 +65,7 @@ def collect(path: Path) -> Contents:
     there = names.checkpoint_of(proof.name) and proof.is_file()
     return Contents(
         path,
-        manifest=manifest.parse(proof.read_bytes()) if there else None,
+        manifest=manifest.parse(opening.read_bytes(proof)) if there else None,
         config=own.get("config") if isinstance(own, dict) else None,
     )
 

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cairn import records
 from cairn.account import progress
+from cairn.records import RecordError
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import journal
 from cairn.types import Saved
@@ -165,7 +167,11 @@ def read(directory: RunDirectory) -> list[Attempt]:
 
 def _parse(fields: Any) -> Attempt | None:
     try:
-        before = ExitStatus(**fields["before"]) if fields["before"] else None
-        return Attempt(**{**fields, "begins": StartingPoint(**fields["begins"]), "before": before})
-    except (TypeError, KeyError):
+        found = records.read(Attempt, fields)
+        for part in (found.begins, found.before):
+            if part is not None:
+                records.require_finite(part, "elapsed_s")
+                records.require_counts(part, "total_batches")
+    except RecordError:
         return None
+    return found

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from cairn import bounded_yaml, opening
+
 
 class _Loader(yaml.SafeLoader):
     """Reads scalars as OmegaConf, which writes the file, means them: `1e-3` is a number, a date is a text."""
@@ -35,10 +37,22 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: The file cannot be read.
-        yaml.YAMLError: It is not YAML.
-        ValueError: It is not the configuration of a run.
+        ValueError: It is not YAML, or not the configuration of a run.
     """
-    found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    found = read_any(path)
     if not isinstance(found, dict) or not isinstance(found.get("checkpoint"), dict):
         raise ValueError("it is not the configuration of a run")
     return found
+
+
+def read_any(path: Path) -> Any:
+    """Read the plain values of a YAML file in a run directory. Interpolations are texts.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not YAML.
+    """
+    return bounded_yaml.parse(opening.read_text(path), _Loader)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import secrets
 import time
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from cairn import opening, records
 from cairn.errors import ConfigError, ResumeError, first_line
+from cairn.records import RecordError
 from cairn.runs import config_file
 from cairn.store import disk
 
@@ -99,12 +102,15 @@ class RunDirectory:
         Raises:
             ResumeError: The file is not the record of a run.
         """
-        if not self.record_file.is_file():
+        if not os.path.lexists(self.record_file):
             return None
         try:
-            fields = json.loads(self.record_file.read_text())
-            return RunRecord(**{**fields, "overrides": tuple(fields["overrides"])})
-        except (ValueError, TypeError, KeyError) as error:
+            return records.read(RunRecord, records.parse(opening.read_bytes(self.record_file)))
+        except FileNotFoundError:  # a link to nothing
+            return None
+        except OSError as error:
+            raise ResumeError(f"{self.record_file} cannot be read: {error.strerror or error}.") from error
+        except RecordError as error:
             raise ResumeError(f"{self.record_file} is not the record of a run ({error}).") from error
 
     def lock(self, patience_s: float = 0.0) -> None:
@@ -120,7 +126,8 @@ class RunDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends, however it ends
+            # Held until the process ends, however it ends.
+            self._lock = os.fdopen(opening.for_writing(self.path / ".lock"), "w")
         except OSError as error:
             raise ConfigError(f"The run directory {self.path} cannot be written: {error.strerror}.") from error
         until = time.monotonic() + patience_s

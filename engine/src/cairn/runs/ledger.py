@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cairn import opening, records
 from cairn.jobs import slurm
+from cairn.records import RecordError
 from cairn.store import journal
 
 Scheduler = Literal["slurm", "local"]
@@ -58,8 +60,8 @@ class Ledger:
 
 def _parse(fields: Any) -> SubmittedJob | None:
     try:
-        return SubmittedJob(**fields)
-    except TypeError:
+        return records.read(SubmittedJob, fields)
+    except RecordError:
         return None
 
 
@@ -80,7 +82,7 @@ def states(jobs: Iterable[SubmittedJob]) -> Mapping[str, str]:
 
 def _is_alive(job: SubmittedJob) -> bool:
     # The kernel reuses process ids: only a controller of submitit that works on this sweep is this job.
-    command = _command_line(int(job.job))
+    command = _command_line(int(job.job)) if job.job.isdecimal() and len(job.job) < 20 else ""
     return _CONTROLLER in command and job.folder in command
 
 
@@ -88,7 +90,7 @@ def _command_line(pid: int) -> str:
     """Return the command line of a process; empty if there is none, or if it is a zombie."""
     if Path("/proc/self").exists():
         try:
-            return " ".join(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0"))
+            return " ".join(os.fsdecode(opening.read_bytes(Path(f"/proc/{pid}/cmdline"))).split("\0"))
         except OSError:
             return ""
     return subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout

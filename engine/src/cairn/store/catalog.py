@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cairn import opening
 from cairn.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
 from cairn.store import disk, file_format, manifest, names
 from cairn.types import Saved
@@ -106,8 +107,8 @@ def describe(path: Path) -> Saved:
     if not proof.is_file():
         raise CorruptCheckpointError("it has no manifest: its save was interrupted, or the manifest was lost")
     with _readable():
-        saved = manifest.load(proof.read_bytes())
-        size = path.stat().st_size
+        saved = manifest.load(opening.read_bytes(proof))
+        size = opening.check(path)
     if saved.name != path.name:
         raise CorruptCheckpointError(f"its manifest belongs to {saved.name}")
     if size != saved.num_bytes:

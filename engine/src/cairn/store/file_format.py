@@ -34,7 +34,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
+from cairn import opening
 from cairn.errors import CorruptCheckpointError
+from cairn.store import zip_directory
 
 try:
     from isal.isal_zlib import crc32  # the same result in a third of the time
@@ -254,7 +256,7 @@ def read(path: Path) -> str:
         CorruptCheckpointError: A record differs from its checksum, or this is not a zip file of uncompressed records.
         OSError: The file cannot be read.
     """
-    with open(path, "rb") as file:
+    with opening.for_reading(path) as file:
         frame = hashlib.sha256()
         for record in _listed(file):
             frame.update(_before(file, record))
@@ -278,6 +280,7 @@ def _listed(file: BinaryIO) -> list[zipfile.ZipInfo]:
         raise CorruptCheckpointError(f"it is not a file that torch.save wrote ({error})") from error
     if compressed := [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]:
         raise CorruptCheckpointError(f"it is not a file that torch.save wrote ({compressed[0]} is compressed)")
+    zip_directory.check(file, records)
     file.seek(0)
     return sorted(records, key=lambda record: record.header_offset)
 

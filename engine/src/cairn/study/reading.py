@@ -6,13 +6,13 @@ Imports no torch.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cairn import opening, records
 from cairn.errors import MissingFileError, ResumeError
 from cairn.runs import attempts
 from cairn.runs.attempts import Attempt, ExitStatus
@@ -94,8 +94,8 @@ def read_run(path: Path) -> Run:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return _mapping(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError):
+        return _mapping(records.parse(opening.read_bytes(path)))
+    except (OSError, ValueError):
         return {}
 
 
@@ -214,9 +214,9 @@ def _kind(status: str, why: str) -> InterruptionKind:
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        with open(path, newline="", errors="replace") as file:
+        with opening.rows(path, newline="") as file:
             yield from csv.DictReader(file)
-    except (OSError, csv.Error):
+    except (OSError, ValueError, csv.Error):
         return
 
 

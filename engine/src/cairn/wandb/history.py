@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cairn import opening
 from cairn.store import disk, journal
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Lines:
 
     def sync(self) -> None:
         """Make all items survive a power cut. Another thread may add one meanwhile."""
-        with suppress(FileNotFoundError), open(self.path) as file:  # no item yet, or the file was deleted
+        with suppress(FileNotFoundError), opening.for_reading(self.path) as file:  # no item yet, or it was deleted
             os.fsync(file.fileno())
 
     def cut(self, count: int) -> list[Any]:

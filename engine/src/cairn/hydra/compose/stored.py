@@ -25,9 +25,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cairn import targets
+from cairn.errors import ResumeError, first_line
 from cairn.hydra.command import overrides as given
 from cairn.hydra.compose import defaults, interpolation, merge
 from cairn.hydra.compose.merge import as_config
+from cairn.runs import config_file
 from cairn.runs.directory import RunDirectory, RunRecord
 
 PACKAGED = "pkg://cairn.hydra.configs"
@@ -174,6 +176,22 @@ def packaged(loader: ConfigLoaderImpl, overrides: Sequence[str], searchpath: Seq
     return load_node(ConfigLoaderImpl(available(loader)), content, overrides)
 
 
+def sweep_job(folder: Path) -> DictConfig:
+    """Return the configuration that the jobs of a sweep share, from the `multirun.yaml` in its directory.
+
+    Raises:
+        ResumeError: The file cannot be read.
+    """
+    file = folder / "multirun.yaml"
+    try:
+        plain = config_file.read_any(file)
+    except (OSError, ValueError) as error:
+        raise ResumeError(f"{file} cannot be read: {first_line(error)}.") from error
+    if not isinstance(plain, dict):
+        raise ResumeError(f"{file} cannot be read: it is not a configuration.")
+    return OmegaConf.create(interpolation.without_environment(interpolation.without_calls(plain)))
+
+
 def working_directory(run: RunDirectory) -> bool | None:
     """Return whether a run works in its own directory (`hydra.job.chdir`); None if that is not known."""
     chdir = OmegaConf.select(_hydra_file(run), "hydra.job.chdir")
@@ -233,7 +251,8 @@ def _hydra_file(run: RunDirectory) -> Any:
 
 def _read(path: Path) -> Any:
     try:
-        return OmegaConf.load(path)
+        found = config_file.read_any(path)
+        return OmegaConf.create(found if isinstance(found, dict | list) else {})
     except Exception:  # missing, damaged, or not YAML: everything in it is optional
         return OmegaConf.create()
 
@@ -242,7 +261,9 @@ def _choices(run: RunDirectory, record: RunRecord) -> dict[str, Any]:
     given = _read(run.path / ".hydra" / "overrides.yaml")
     if tuple(given) != record.overrides:  # those of a command that was refused
         return {}
-    found = OmegaConf.select(_hydra_file(run), "hydra.runtime.choices") or {}
+    found = OmegaConf.select(_hydra_file(run), "hydra.runtime.choices")
+    if not isinstance(found, DictConfig):
+        return {}
     return {str(group): option for group, option in found.items() if not str(group).startswith("hydra/")}
 
 
