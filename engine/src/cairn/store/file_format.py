@@ -258,7 +258,8 @@ def read(path: Path) -> str:
     """
     with opening.for_reading(path) as file:
         frame = hashlib.sha256()
-        for record in _listed(file):
+        records = _listed(file)
+        for record in records:
             frame.update(_before(file, record))
             crc = 0
             for piece in _pieces(file, record.file_size):
@@ -267,6 +268,7 @@ def read(path: Path) -> str:
                 raise CorruptCheckpointError(f"the checksum of its record {record.filename} does not fit")
         for piece in _pieces(file, sys.maxsize):
             frame.update(piece)
+        zip_directory.check(file, records)
     return _DIGEST + frame.hexdigest()
 
 
@@ -280,7 +282,6 @@ def _listed(file: BinaryIO) -> list[zipfile.ZipInfo]:
         raise CorruptCheckpointError(f"it is not a file that torch.save wrote ({error})") from error
     if compressed := [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]:
         raise CorruptCheckpointError(f"it is not a file that torch.save wrote ({compressed[0]} is compressed)")
-    zip_directory.check(file, records)
     file.seek(0)
     return sorted(records, key=lambda record: record.header_offset)
 
