@@ -15,7 +15,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -212,8 +212,12 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def links_among(paths: Iterator[Path]) -> list[Path]:
-    """Return those paths that exist and are not regular files: what code that opens by name must not write to."""
+def links_among(paths: Iterable[Path]) -> list[Path]:
+    """Return those paths that are not regular files: what code that opens by name must not write to.
+
+    Args:
+        paths: Files, which may be missing.
+    """
     found = []
     for path in paths:
         with suppress(OSError):

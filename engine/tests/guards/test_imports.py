@@ -30,6 +30,7 @@ ARROWS = {
     "records": "",
     "bounded_yaml": "",
     "targets": "errors",
+    "whitelist": "targets errors",
     "policy": LEAVES,
     "store": f"policy {LEAVES} {DOORS}",
     "writing": f"store policy {LEAVES} {DOORS}",
@@ -42,7 +43,7 @@ ARROWS = {
     "study": f"runs store account policy {LEAVES} {DOORS}",
     "cli": f"study runs wandb writing store policy account jobs {LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": f"testing lightning wandb jobs runs data store account policy writing targets {LEAVES} {DOORS}",
+    "hydra": f"testing lightning wandb jobs runs data store account policy writing targets whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {
@@ -71,6 +72,7 @@ EXTERNAL = {
     "records": "",
     "bounded_yaml": "yaml",
     "targets": "torch",
+    "whitelist": "",
     "policy": "",
     "store": "isal",
     "writing": "numpy torch",

@@ -21,7 +21,7 @@ from cairn import targets
 from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides as given
-from cairn.hydra.compose import loader, merge
+from cairn.hydra.compose import loader, merge, trusted
 from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
@@ -97,6 +97,11 @@ def begin(
         CairnError: The run cannot start with this configuration or directory.
     """
     merged, old = _configuration(cfg, directory, overrides)
+    if old is None:
+        trusted.new_run(merged.config)
+    else:
+        hydra: Any = GlobalHydra.instance().config_loader()
+        trusted.check(merged.config, directory.path, overrides, command_line.repeated(), hydra)
     settings = parse(merged.config)
     if old is not None and old.status == "finished" and not merged.changed:
         more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
@@ -126,6 +131,7 @@ def follow(config: str, run: str, start: str | None, context: JobContext) -> Sta
         context: Signals and the job of this process.
     """
     cfg = merge.as_config(targets.with_current_names(RunDirectory(Path(config).parent).config()))
+    trusted.new_run(cfg)  # the main process has checked it
     plan = ResumePoint(Path(start) if start else None)
     return Start(RunDirectory(Path(config).parent), parse(cfg), run, plan, context, is_main=False)
 
