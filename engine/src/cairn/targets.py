@@ -65,11 +65,14 @@ _FUNCTIONS = (
 """Functions of other packages that a configuration may call: they build a value, a model or a schedule."""
 TRUSTED = "CAIRN_TRUST_TARGETS"
 """Environment variable with the names that the command trusts (`trust_targets=`), separated by commas."""
-_REFUSED = (
-    # load pickles
+_UNPICKLE = (
     *("cloudpickle", "dill", "joblib", "jsonpickle", "pandas.io.pickle", "submitit"),
     *("torch.PyTorchFileReader", "torch._C.PyTorchFileReader", "torch.hub", "torch.jit", "torch.package"),
     "torch.serialization",
+)
+"""Packages that load pickles or code: what inherits from their classes is refused as well."""
+_REFUSED = (
+    *_UNPICKLE,
     # run code that is given as text, or commands
     *("IPython", "cffi", "git", "invoke", "numba", "pexpect", "pip", "psutil", "ptyprocess", "setuptools", "sh"),
     *("lightning.pytorch.serve", "lightning.pytorch.strategies.launchers", "lightning.fabric.strategies.launchers"),
@@ -180,7 +183,7 @@ def is_discovery(name: str) -> bool:
 
 def is_allowed(current: str) -> bool:
     """Return whether the project or the command allows a name, whatever it is."""
-    return current in project().allow or current in os.environ.get(TRUSTED, "").split(",")
+    return current in project().allow or matches(current, os.environ.get(TRUSTED, "").split(","))
 
 
 _own: frozenset[str] = frozenset()
@@ -265,11 +268,10 @@ def _refused_bases(found: Any) -> str:
 
 def _refused_packages(found: Any) -> str:
     """Why a class is refused because of what it inherits: `sklearn.utils.parallel.Parallel` is `joblib.Parallel`."""
-    return next(filter(None, (_refused_name(home_of(base).name) for base in found.__mro__ if _is_foreign(base))), "")
-
-
-def _is_foreign(base: type) -> bool:
-    return base.__module__.partition(".")[0] not in sys.stdlib_module_names
+    homes = [home_of(base).name for base in found.__mro__]
+    return next(
+        (f"{name} could run any code" for name in _UNPICKLE if any(_is_under(home, name) for home in homes)), ""
+    )
 
 
 class Home(NamedTuple):

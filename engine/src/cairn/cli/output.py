@@ -24,8 +24,9 @@ def new_table() -> Table:
 
 
 def age(created: str) -> str:
-    """Return the time since `created` (ISO 8601), with two digits; empty if `created` is empty."""
-    if not created:
+    """Return the time since `created` (ISO 8601), with two digits; empty if `created` is not such a time."""
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+    except (ValueError, TypeError, OverflowError):  # not a time, or one without a time zone
         return ""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
     return format_duration(max(0, round(seconds)), digits=2)

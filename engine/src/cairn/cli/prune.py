@@ -13,6 +13,7 @@ from cairn.cli.arguments import CheckpointDirectory, add_run, find_run
 from cairn.cli.output import print_json
 from cairn.errors import ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
+from cairn.runs import terminal
 from cairn.runs.directory import RunDirectory
 from cairn.store import audit, disk
 from cairn.store.catalog import Catalog
@@ -108,11 +109,11 @@ def show(proposal: Proposal) -> None:
     """Print the proposal, a line per checkpoint."""
     found = proposal.checkpoints
     for item in found.broken:
-        print(f"corrupt {item.path.name}: {item.why}; not counted, not deleted")
+        terminal.line(f"corrupt {item.path.name}: {item.why}; not counted, not deleted")
     for saved in found.kept:
-        print(f"keep    {saved.name}")
+        terminal.line(f"keep    {saved.name}")
     for saved in found.to_delete:
-        print(f"delete  {saved.name}  {format_bytes(saved.num_bytes)}")
+        terminal.line(f"delete  {saved.name}  {format_bytes(saved.num_bytes)}")
     if not found.to_delete:
         print("There is nothing to delete.")
     if proposal.directory.mode is None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from cairn.cli.arguments import LOGS, duration_s, require
 from cairn.cli.output import print_json
 from cairn.errors import ConfigError
-from cairn.runs import summary
+from cairn.runs import summary, terminal
 from cairn.study import choice, page, plots, reading, words
 from cairn.study.choice import Study
 
@@ -35,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     require("matplotlib", "report", "report")
     sweep = study.sweep.path
     written = _draw(study, Path(arguments.out).absolute() if arguments.out else sweep / "report")
-    console = Console()
+    console = terminal.console()
     console.print(Text(summary.relative(sweep), style="bold"), soft_wrap=True)
     for text in words.terminal(study):
         console.print(text, highlight=False)

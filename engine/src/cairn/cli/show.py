@@ -14,7 +14,7 @@ from rich.syntax import Syntax
 
 from cairn import opening
 from cairn.cli.output import print_json
-from cairn.runs import summary
+from cairn.runs import summary, terminal
 from cairn.store import manifest, names
 
 HELP = "show what a checkpoint file holds: its manifest and the configuration of its run"
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(as_json(contents))
     else:
-        show(contents, Console())
+        show(contents, terminal.console())
     return 0
 
 

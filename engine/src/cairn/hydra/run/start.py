@@ -15,7 +15,6 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from cairn import targets
 from cairn.errors import CheckpointError, ConfigError, ResumeError
@@ -31,7 +30,7 @@ from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
 from cairn.lightning.io import MappedCheckpointIO
-from cairn.runs import attempts, summary
+from cairn.runs import attempts, summary, terminal
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import names, resume
 from cairn.store.catalog import Catalog
@@ -150,7 +149,7 @@ def _record(
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)
     notice.announce(facts)
-    summary.show_config(OmegaConf.to_container(settings.config, resolve=True), Console())  # type: ignore[arg-type]
+    summary.show_config(OmegaConf.to_container(settings.config, resolve=True), terminal.console())  # type: ignore[arg-type]
     _log_start(start, merged, resumes=old is not None)
     return replace(start, run_id=record.id)
 
