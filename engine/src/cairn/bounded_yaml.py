@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Reads plain values. The one of libyaml, where PyYAML was built with it, is ten times as fast."""
 MOST_VALUES = 2**20
 """Upper limit for the values in a document, each counted as often as it is named."""
 DEEPEST = 100
@@ -18,7 +20,7 @@ DEEPEST = 100
 _MOST_KEYS, _MOST_MERGED = 2**16, 64
 
 
-def parse(text: str, loader: Any = yaml.SafeLoader) -> Any:
+def parse(text: str, loader: Any = Loader) -> Any:
     """Return the plain value of a YAML document.
 
     Args:

@@ -80,12 +80,26 @@ def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> Proposal:
         rules: Keep rules.
 
     Raises:
-        ResumeError: No checkpoint is intact.
+        ResumeError: No checkpoint is intact, or they belong to another run.
     """
+    _check_owner(directory)
     found = audit.plan_prune(directory.path, rules, directory.mode)
     if found.broken and not found.kept:
         raise ResumeError(f"No checkpoint in {directory.path} is intact: nothing was deleted.")
     return Proposal(directory, rules, found, Catalog(directory.path).leftovers())
+
+
+def _check_owner(directory: CheckpointDirectory) -> None:
+    # The configuration in a run directory may name any other directory, and the run directory may come from others.
+    if directory.run is None or directory.path.resolve().is_relative_to(directory.run.path.resolve()):
+        return
+    record = directory.run.record()
+    others = {item.run for item in Catalog(directory.path).committed()} - {"", record.id if record else ""}
+    if record is not None and others:
+        raise ResumeError(
+            f"{directory.path} holds checkpoints of another run ({', '.join(map(ascii, sorted(others)))}): nothing was "
+            f"deleted. Name the directory of that run."
+        )
 
 
 def as_json(proposal: Proposal, deleted: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 from cairn import bounded_yaml, opening
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(bounded_yaml.Loader):
     """Reads scalars as OmegaConf, which writes the file, means them: `1e-3` is a number, a date is a text."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cairn import opening, records
+from cairn.errors import ResumeError
 from cairn.jobs import slurm
 from cairn.records import RecordError
 from cairn.store import journal
@@ -47,11 +48,17 @@ class Ledger:
         journal.append(self.path, *(asdict(job) for job in jobs), sync=True)
 
     def entries(self) -> list[SubmittedJob]:
-        """Return all jobs in the order of their submission."""
+        """Return all jobs in the order of their submission.
+
+        Raises:
+            ResumeError: The ledger cannot be read.
+        """
         try:
             return [job for fields in journal.read(self.path) if (job := _parse(fields)) is not None]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise ResumeError(f"{self.path} cannot be read: {error.strerror or error}.") from error
 
     def newest(self) -> dict[str, SubmittedJob]:
         """Return the last submitted job of each directory."""

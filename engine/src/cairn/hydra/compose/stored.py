@@ -194,13 +194,13 @@ def sweep_job(folder: Path) -> DictConfig:
 
 def working_directory(run: RunDirectory) -> bool | None:
     """Return whether a run works in its own directory (`hydra.job.chdir`); None if that is not known."""
-    chdir = OmegaConf.select(_hydra_file(run), "hydra.job.chdir")
+    chdir = _of_hydra(run, "job", "chdir")
     return chdir if isinstance(chdir, bool) else None
 
 
 def config_name(run: RunDirectory) -> str | None:
     """Return the name of the primary file that a run was composed from; None if it is not known."""
-    name = OmegaConf.select(_hydra_file(run), "hydra.job.config_name")
+    name = _of_hydra(run, "job", "config_name")
     return name if isinstance(name, str) else None
 
 
@@ -242,27 +242,32 @@ def _plain(node: Any) -> dict[str, Any]:
 
 def _composed_file(run: RunDirectory) -> Any:
     """Return the configuration as Hydra composed it at the last start, with its interpolations."""
-    return OmegaConf.to_container(_read(run.path / ".hydra" / "config.yaml"))
+    found = _read(run.path / ".hydra" / "config.yaml")
+    return found if isinstance(found, dict) else {}
 
 
-def _hydra_file(run: RunDirectory) -> Any:
-    return _read(run.path / ".hydra" / "hydra.yaml")
+def _of_hydra(run: RunDirectory, *keys: str) -> Any:
+    """Return a value of Hydra's own configuration as it is written: an interpolation is not resolved."""
+    found = _read(run.path / ".hydra" / "hydra.yaml")
+    for key in ("hydra", *keys):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _read(path: Path) -> Any:
+    """Return the plain values in a file; None if it is missing or damaged, because everything in it is optional."""
     try:
-        found = config_file.read_any(path)
-        return OmegaConf.create(found if isinstance(found, dict | list) else {})
-    except Exception:  # missing, damaged, or not YAML: everything in it is optional
-        return OmegaConf.create()
+        return config_file.read_any(path)
+    except (OSError, ValueError):
+        return None
 
 
 def _choices(run: RunDirectory, record: RunRecord) -> dict[str, Any]:
     given = _read(run.path / ".hydra" / "overrides.yaml")
-    if tuple(given) != record.overrides:  # those of a command that was refused
+    if not isinstance(given, list) or tuple(given) != record.overrides:  # those of a command that was refused
         return {}
-    found = OmegaConf.select(_hydra_file(run), "hydra.runtime.choices")
-    if not isinstance(found, DictConfig):
+    found = _of_hydra(run, "runtime", "choices")
+    if not isinstance(found, dict):
         return {}
     return {str(group): option for group, option in found.items() if not str(group).startswith("hydra/")}
 

@@ -196,5 +196,7 @@ def _keyed(key: str, make: Callable[[], T]) -> T:
 def _overrides_of(sweep: Path) -> list[str]:
     """Return the overrides of the command that started a sweep; empty if its sweeper has not written them."""
     file = sweep / "multirun.yaml"
-    plain = config_file.read_any(file) if file.is_file() else {}
-    return list(OmegaConf.select(OmegaConf.create(plain), "hydra.overrides.task") or [])
+    found = config_file.read_any(file) if file.is_file() else None
+    for key in ("hydra", "overrides", "task"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return [str(item) for item in found] if isinstance(found, list) else []
