@@ -176,6 +176,23 @@ def for_appending(path: Path) -> BinaryIO:
     return open(for_writing(path, os.O_RDWR | os.O_APPEND), "ab+", buffering=0)
 
 
+def cut(path: Path, num_bytes: int) -> None:
+    """Shorten a regular file.
+
+    Args:
+        path: The file. A link is refused, wherever it points to.
+        num_bytes: Its new size.
+
+    Raises:
+        OSError: It cannot be written, or is not a regular file.
+    """
+    handle = for_writing(path)
+    try:
+        os.ftruncate(handle, num_bytes)
+    finally:
+        os.close(handle)
+
+
 def make_new(path: Path, flags: int = os.O_WRONLY, mode: int = 0o666) -> int:
     """Create a file under a name that belongs to the caller, such as that of a temporary file.
 

@@ -23,6 +23,7 @@ from cairn.store import disk, journal, names
 from cairn.store.catalog import Catalog
 from cairn.study import reading
 from cairn.wandb.deleted import Deleted
+from cairn.wandb.history import Lines
 from cairn.wandb.outbox import Outbox
 from cairn.writing.load import load, load_weights
 
@@ -115,6 +116,7 @@ def cairn(*argv):
     return code, output.buffer.getvalue().decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("name", READ)
 def test_every_command_answers_whatever_a_file_is(run, outside, name, kind):
@@ -163,6 +165,7 @@ WRITERS = {
     ".lock": lambda run: run.lock(),
     "starts.jsonl": lambda run: journal.append(run.starts_file, {"a": 1}),
     "wandb/pruned.txt": lambda run: Deleted(run.path / "wandb").note("sha256:1"),
+    "wandb/history.jsonl": lambda run: Lines(run.path / "wandb" / "history.jsonl").add({"a": 1}),
     "csv/metrics.csv": lambda run: log_a_row(run),
     "csv/checkpoints.csv": lambda run: CSVLogger(run.path / "csv").log_metrics({"checkpoint/a": 1.0}, 1),
     "progress.json": lambda run: ProgressFile(run.progress_file).at_boundary(Progress(0, 1, 1, 1, 0.0, 0.0)),

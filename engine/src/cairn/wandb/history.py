@@ -50,7 +50,7 @@ class Lines:
         """
         self.notice_deletion()
         if self._fresh and self.path.is_file():
-            os.truncate(self.path, 0)
+            opening.cut(self.path, 0)
         journal.append(self.path, item)
         self._fresh = False
         self.count += 1

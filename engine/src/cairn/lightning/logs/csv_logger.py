@@ -154,7 +154,7 @@ class CSVLogger(Logger):
             with io.TextIOWrapper(opening.for_appending(self.path), "utf-8", newline="") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerows(self._buffer)
         except OSError:
-            os.truncate(self.path, size)  # remove a partly written row
+            opening.cut(self.path, size)  # remove a partly written row
             raise
         self._num_rows += len(self._buffer)
         self._buffer, self._warned = [], False

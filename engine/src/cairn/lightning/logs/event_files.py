@@ -106,7 +106,7 @@ class EventFiles:
             if name not in sizes:
                 _set_aside(path)
             elif path.stat().st_size > sizes[name]:
-                os.truncate(path, sizes[name])
+                opening.cut(path, sizes[name])
         if missing := [name for name, size in sizes.items() if name not in files or files[name].stat().st_size < size]:
             rank_zero_warn(
                 f"TensorBoard: {Path(logger.log_dir, missing[0])} has fewer events than the checkpoint knows: the "
