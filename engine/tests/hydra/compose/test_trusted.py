@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from cairn import targets, whitelist
@@ -30,8 +29,7 @@ def check(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         with initialize_config_dir(str(configs), version_base="1.3"):
-            hydra = GlobalHydra.instance().config_loader()
-            trusted.check(config, Path("/runs/one"), tuple(overrides), repeated, hydra)
+            trusted.check(config, Path("/runs/one"), tuple(overrides), repeated)
 
     return run_check
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from cairn import opening, targets, whitelist
@@ -31,9 +31,7 @@ def new_run(config: DictConfig) -> None:
     targets.trust_own(whitelist.named_in(OmegaConf.to_container(config)))
 
 
-def check(
-    config: DictConfig, run: Path, overrides: Sequence[str], repeated: Sequence[str], hydra: ConfigLoaderImpl
-) -> None:
+def check(config: DictConfig, run: Path, overrides: Sequence[str], repeated: Sequence[str]) -> None:
     """Refuse the targets of a stored configuration that only the run directory names.
 
     Args:
@@ -41,7 +39,6 @@ def check(
         run: The run directory, for the message.
         overrides: Overrides of the run that is about to start.
         repeated: Those among them that `resume=` has taken from the run directory.
-        hydra: Loader of the files of the project.
 
     Raises:
         ConfigError: There are such targets; the message lists them.
@@ -53,7 +50,7 @@ def check(
         fallback = loader.fallback(overrides)
         of_run = {*repeated, *(fallback.without if fallback else ())}
         typed = [item for item in overrides if item not in of_run]
-        own = {targets.current_name(name) for name in _own(typed, hydra)}
+        own = {targets.current_name(name) for name in _own(typed)}
     targets.trust_own(name for name in odd if targets.current_name(name) in own)
     if unknown := [name for name in odd if targets.current_name(name) not in own]:
         them = "it" if len(unknown) == 1 else "them"
@@ -64,12 +61,13 @@ def check(
         )
 
 
-def _own(typed: Sequence[str], hydra: ConfigLoaderImpl) -> Iterator[str]:
+def _own(typed: Sequence[str]) -> Iterator[str]:
     """Yield the targets that the files of the project and the command name, without composing anything."""
     for override in typed:
         yield from _DOTTED.findall(override)
     for node in _nodes(ConfigStore.instance().repo):
         yield from whitelist.named_in(node)
+    hydra: Any = GlobalHydra.instance().config_loader()
     for source in hydra.get_sources():
         folder = source.path.removeprefix(_FILE)
         if source.scheme() == _FILE.removesuffix("://") and os.path.isdir(folder):

@@ -99,8 +99,7 @@ def begin(
     if old is None:
         trusted.new_run(merged.config)
     else:
-        hydra: Any = GlobalHydra.instance().config_loader()
-        trusted.check(merged.config, directory.path, overrides, command_line.repeated(), hydra)
+        trusted.check(merged.config, directory.path, overrides, command_line.repeated())
     settings = parse(merged.config)
     if old is not None and old.status == "finished" and not merged.changed:
         more = summary.command(directory.path, "trainer.max_epochs=NUMBER")

@@ -66,6 +66,9 @@ class _Inert:
 
     def __init__(self, *args: Any, **options: Any) -> None: ...
 
+    def __call__(self, *args: Any, **options: Any) -> _Inert:
+        return _Inert()
+
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
