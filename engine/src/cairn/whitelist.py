@@ -19,7 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cairn import _MODULES, targets
+import cairn
+from cairn import targets
 from cairn.errors import SpecError
 
 ENVIRONMENT = targets.TRUSTED
@@ -48,7 +49,7 @@ _EXCEPT = (
     "torchmetrics.functional.multimodal.*",
 )
 _PACKAGES = {"cairn", "lightning", "pytorch_lightning", "torch", "torchmetrics"}
-_PUBLIC = {f"cairn.{module}.{name}" for name, module in _MODULES.items()}
+_PUBLIC = {f"cairn.{module}.{name}" for name, module in cairn._MODULES.items()}
 
 
 def named_in(config: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ _KEPT = "\n\t"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 """Categories of characters that control, reverse or break a line, or that cannot be encoded."""
 _JOINERS = "\u200c\u200d\u00ad"
-"""Characters of these categories that belong to ordinary words and pictures."""
+"""Characters in those categories that belong to ordinary words and pictures."""
 
 
 def printable(text: str) -> str:
