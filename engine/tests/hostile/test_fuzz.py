@@ -35,6 +35,7 @@ from cairn.types import Position, Saved
 from cairn.wandb import notes
 from cairn.wandb.history import read as read_history
 from cairn.wandb.outbox import Outbox
+from cairn.wandb.sync import read_run
 
 pytestmark = pytest.mark.slow
 COUNT = 2000
@@ -145,25 +146,28 @@ def test_a_record_is_read_or_refused(place, name):
 
 
 def _status(place, file, content):
+    commands = (["status"], ["ls"], ["report", "--json"], ["prune", "--json"], ["ls", "--json"], ["status", "--json"])
     with damaged(file, content):
-        command("status", place.path)
-        command("ls", place.path)
-        reading.read(place.path)
+        name, *rest = commands[sum(content) % len(commands)]
+        command(name, place.path, *rest)
 
 
 def test_a_configuration_is_read_or_refused(place):
     file = place.config_file
-    text = file.read_text() + (
+    text = file.read_text().replace("{", "\n  ").replace(", ", "\n  ").replace("}", "") + (
         "trainer:\n  max_epochs: 4\n  max_steps: -1\nlogger:\n  wandb:\n    _target_: cairn.wandb.WandbLogger\n"
         "    tags: [a]\n    project: p\nseed: 1\nmodel:\n  _target_: torch.nn.Linear\n  lr: 1e-3\n"
     )
 
     def check(content):
-        with damaged(file, content), contextlib.suppress(CairnError):
-            place.checkpoints()
+        with damaged(file, content):
+            with contextlib.suppress(CairnError):
+                place.checkpoints()
+            with contextlib.suppress(CairnError):
+                read_run(place.path)
 
     each("config.yaml", text, mutations.yaml_text, check)
-    each("config.yaml", text, mutations.yaml_text, lambda content: _status(place, file, content), count=150)
+    each("config.yaml", text, mutations.yaml_text, lambda content: _status(place, file, content), count=600)
     assert not Path("pwned").exists()
 
 

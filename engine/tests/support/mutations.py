@@ -48,7 +48,21 @@ YAML = (
     *("!!python/object/apply:os.system [touch pwned]", "!!python/name:os.system", "!odd x", "!!binary x", "!!set {a}"),
     *("!!omap [a: 1]", "!!pairs [a: 1]", "!!timestamp x", "!!float x", "!!int x", "!!bool x", "!!null x", "*missing"),
     *("&a [*a]", "${oc.env:HOME}", "${now:}", "${..a}", "2001-99-99", "2001-01-01", "0x", "1e999", ".nan", "<<: 3"),
-    *("'\x1b[31m'", '"\\ud800"', "? ?", "[1, 2", "null", "true", "-1", "9" * 5000, "_", "[" * 3000, "{a: " * 500),
+    *(
+        "'\x1b[31m'",
+        '"\\ud800"',
+        "? ?",
+        "[1, 2",
+        "[1]",
+        "{a: b}",
+        "null",
+        "true",
+        "-1",
+        "9" * 5000,
+        "_",
+        "[" * 3000,
+        "{a: " * 500,
+    ),
 )
 """Values that a line of YAML does not expect."""
 

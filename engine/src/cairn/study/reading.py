@@ -17,6 +17,7 @@ from cairn.errors import MissingFileError, ResumeError
 from cairn.runs import attempts
 from cairn.runs.attempts import Attempt, ExitStatus
 from cairn.runs.directory import RunDirectory, below, newest
+from cairn.runs.terminal import printable
 from cairn.store.catalog import Catalog
 from cairn.study.measured import Interruption, InterruptionKind, Run, Save, Sweep
 from cairn.types import Mode, Saved
@@ -78,7 +79,7 @@ def read_run(path: Path) -> Run:
         overrides=_overrides(record),
         status=str(record.get("status", "")),
         interval=_interval(group),
-        monitor=monitor,
+        monitor=printable(monitor),  # pictures and pages show it
         best=_best(path / "csv" / "metrics.csv", kept, monitor, "max" if group.get("mode") == "max" else "min"),
         source="checkpoints.csv" if rows else "manifests" if kept else "",
         saves=rows or tuple(_from_manifest(saved) for saved in kept),
@@ -132,14 +133,14 @@ def _is_sound(saved: Saved) -> bool:
 
 def _overrides(record: Mapping[str, Any]) -> dict[str, str]:
     given = record.get("overrides")
-    texts = [str(item) for item in given] if isinstance(given, list) else []
+    texts = [printable(str(item)) for item in given] if isinstance(given, list) else []
     pairs = (text.partition("=") for text in texts)
     return {key.lstrip("+~"): value for key, _, value in pairs}
 
 
 def _interval(group: Mapping[str, Any]) -> str:
     if group.get("save_interval") is not None:
-        return str(group["save_interval"])
+        return printable(str(group["save_interval"]))
     triggers = sorted(str(name) for name in _mapping(group.get("triggers")) if name not in ("end", "signal"))
     return "+".join(triggers) or "none"
 

@@ -74,6 +74,15 @@ def test_the_stored_configuration_does_not_vouch_for_itself(check, monkeypatch):
         check()
 
 
+def test_an_interpolation_in_the_files_of_the_project_gives_it(check, monkeypatch):
+    package, name = ODD.rsplit(".", 1)
+    hydra = OmegaConf.create({"job": {"config_name": "train"}})
+    monkeypatch.setattr(trusted.HydraConfig, "get", lambda: hydra)
+    check(train=f"kind: {name}\nmodel: {{_target_: '{package}.${{kind}}'}}")
+    with pytest.raises(ConfigError, match=ODD):
+        check(train=f"kind: Other\nmodel: {{_target_: '{package}.${{kind}}'}}")
+
+
 def test_run_directories_below_the_files_of_the_project_do_not_count(check, tmp_path):
     run = tmp_path / "configs" / "kept" / "one"
     (run / ".hydra").mkdir(parents=True)

@@ -13,9 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cairn import opening, targets, whitelist
 from cairn.errors import ConfigError
@@ -45,14 +48,16 @@ def check(config: DictConfig, run: Path, overrides: Sequence[str], repeated: Seq
     """
     found = dict.fromkeys(whitelist.named_in(OmegaConf.to_container(config)))
     odd = [name for name in found if whitelist.why_not_listed(name)]
-    own: set[str] = set()
-    if odd:
-        fallback = loader.fallback(overrides)
-        of_run = {*repeated, *(fallback.without if fallback else ())}
-        typed = [item for item in overrides if item not in of_run]
-        own = {targets.current_name(name) for name in _own(typed)}
-    targets.trust_own(name for name in odd if targets.current_name(name) in own)
-    if unknown := [name for name in odd if targets.current_name(name) not in own]:
+    fallback = loader.fallback(overrides) if odd else None
+    of_run = {*repeated, *(fallback.without if fallback else ())}
+    typed = [item for item in overrides if item not in of_run]
+    unknown = odd
+    for written in (_written, _composed):  # composing takes longer, and finds what an interpolation gives
+        if unknown:
+            own = {targets.current_name(name) for name in written(typed)}
+            unknown = [name for name in unknown if targets.current_name(name) not in own]
+    targets.trust_own(name for name in odd if name not in unknown)
+    if unknown:
         them = "it" if len(unknown) == 1 else "them"
         raise ConfigError(
             f"config.yaml in {run} names {', '.join(map(ascii, unknown))} as _target_, which could run any code, and "
@@ -61,7 +66,21 @@ def check(config: DictConfig, run: Path, overrides: Sequence[str], repeated: Seq
         )
 
 
-def _own(typed: Sequence[str]) -> Iterator[str]:
+def _composed(typed: Sequence[str]) -> Iterator[str]:
+    """Yield the targets of the configuration that the files of the project and the command give, without the run."""
+    hydra: Any = GlobalHydra.instance().config_loader()
+    try:
+        name = HydraConfig.get().job.config_name
+        config = ConfigLoaderImpl.load_configuration(hydra, name, list(typed), RunMode.RUN)
+        with open_dict(config):
+            config.pop("hydra")
+        found: Any = OmegaConf.to_container(config, resolve=True)
+    except Exception:  # the files do not compose any more
+        return
+    yield from whitelist.named_in(found)
+
+
+def _written(typed: Sequence[str]) -> Iterator[str]:
     """Yield the targets that the files of the project and the command name, without composing anything."""
     for override in typed:
         yield from _DOTTED.findall(override)
