@@ -153,6 +153,15 @@ def test_the_message_says_what_it_is(tmp_path, outside, kind):
         opening.read_bytes(path)
 
 
+def test_a_manifest_that_is_something_else_is_not_a_missing_one(run, outside):
+    path = run.path / MANIFEST
+    path.unlink()
+    fifo(path, outside)
+    (rejected,) = Catalog(run.checkpoints()).rejected()
+    assert rejected.why == "it cannot be read (it is a FIFO, not a regular file)"
+    assert rejected.committed, "so that no start takes it for an interrupted save, and deletes it"
+
+
 def test_a_large_file_is_refused_before_it_is_read(tmp_path):
     endless_file(tmp_path / "run.json", None)
     with pytest.raises(OSError, match="1099511627776 bytes, and at most 67108864 are read"):

@@ -80,7 +80,9 @@ class RunDirectory:
         """
         try:
             return config_file.read(self.config_file)
-        except Exception as error:  # YAML raises errors of many kinds for a damaged file
+        except OSError as error:
+            raise ResumeError(f"{self.config_file} cannot be read: {error.strerror or error}.") from error
+        except ValueError as error:
             raise ResumeError(f"{self.config_file} cannot be read: {first_line(error)}.") from error
 
     def checkpoints(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Rejected:
     @property
     def committed(self) -> bool:
         """True if it was committed once."""
-        return self.path.with_name(names.manifest_name(self.path.name)).is_file()
+        return os.path.lexists(self.path.with_name(names.manifest_name(self.path.name)))
 
 
 class Catalog:
@@ -104,7 +105,7 @@ def describe(path: Path) -> Saved:
         NewerFormatError: A later version of Cairn wrote the manifest.
     """
     proof = path.with_name(names.manifest_name(path.name))
-    if not proof.is_file():
+    if not os.path.lexists(proof):
         raise CorruptCheckpointError("it has no manifest: its save was interrupted, or the manifest was lost")
     with _readable():
         saved = manifest.load(opening.read_bytes(proof))
@@ -161,7 +162,7 @@ def verify_file(path: Path) -> str:
     Raises:
         CorruptCheckpointError: They differ, or it is not such a file.
     """
-    if names.parse_name(path.name) and path.with_name(names.manifest_name(path.name)).is_file():
+    if names.parse_name(path.name) and os.path.lexists(path.with_name(names.manifest_name(path.name))):
         saved = describe(path)
         verify(path, saved)
         return _short(saved.digest)
