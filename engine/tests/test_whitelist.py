@@ -18,7 +18,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "own_models", raising=False)  # that of the test before
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "own_models.py").write_text(
-        "import os, torch\nfrom joblib import load\nclass Net(torch.nn.Module): pass\ndef make(): return Net()\n"
+        "import os, torch\nfrom joblib import load\nfrom cairn.store.history import History\nclass Net(torch.nn.Module): pass\ndef make(): return Net()\n"
     )
     return tmp_path
 
@@ -48,7 +48,13 @@ def test_listed(name):
         # load pickles, or code
         *("submitit.core.utils.pickle_load", "joblib.load", "torch.load", "torch.serialization.load", "torch.jit.load"),
         *("torch.hub.load", "torch.jit.ScriptModule", "torch.package.PackageImporter", "torch.PyTorchFileReader"),
-        *("numpy.load", "own_models.load", "lightning.fabric.utilities.cloud_io._load", "pickle.load"),
+        *(
+            "numpy.load",
+            "own_models.load",
+            "own_models.History",
+            "lightning.fabric.utilities.cloud_io._load",
+            "pickle.load",
+        ),
         *("lightning.pytorch.LightningModule.load_from_checkpoint", "torch._inductor.codecache.PyCodeCache"),
         *("torch.cuda.CUDAPluggableAllocator", "torchmetrics.text.bert.BERTScore", "torch.fx.GraphModule"),
         # run commands, or what they are given

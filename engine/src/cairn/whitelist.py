@@ -1,10 +1,10 @@
 """What a configuration out of a run directory may name: a whitelist, because the directory may come from other people.
 
-    the project's own code         everything in it
-    cairn                          public names, policies, data, loggers
-    torch, lightning, torchmetrics the kinds of parts that a training is made of, below
-    the standard library           values, such as a path or a duration
-    anything else                  what the project's own files or the command itself name, or `trust_targets=NAME`
+    local source code               all of it: the project, and what else its owner has on the path
+    cairn                           public names, policies, data, loggers
+    torch, lightning, torchmetrics  the kinds of parts that a training is made of, below
+    the standard library            values, such as a path or a duration
+    anything else                   what the project's own files or the command itself name, or `trust_targets=NAME`
 
 A package on the list holds more than parts of a training: `torch.load` reads pickles, `torch.hub.load` runs code from
 the network, `torch.os` is the module `os`. So the list names places inside of the packages, and an object counts by the
@@ -14,6 +14,8 @@ module that defines it, whatever it was called.
 from __future__ import annotations
 
 import os
+import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +26,7 @@ from cairn import targets
 from cairn.errors import SpecError
 
 ENVIRONMENT = targets.TRUSTED
+_PYTHON = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")}
 _TORCH = (
     *("torch.nn.*", "torch.optim.*", "torch.distributions.*", "torch.distributed.fsdp.*"),
     *("torch.utils.data.dataset.*", "torch.utils.data.sampler.*", "torch.utils.data.distributed.*"),
@@ -91,7 +94,7 @@ def why_not_listed(name: str) -> str:
     package = current.partition(".")[0]
     if current in _FUNCTIONS_OF_PYTHON:
         return ""
-    if not (package in _PACKAGES or targets.is_value(current) or _may_be_of_project(package)):
+    if not (package in _PACKAGES or targets.is_value(current) or _may_be_local(package)):
         return f"{package} is not on the list"
     try:
         found = targets.find(name)
@@ -101,7 +104,9 @@ def why_not_listed(name: str) -> str:
     except Exception:  # a module of the project may raise anything; so it will where it would be built
         return ""
     home = targets.home_of(found)
-    if targets.is_of_project(home.module) or targets.is_value(current) or current in _VALUES_OF_TORCH:
+    file = getattr(sys.modules.get(home.module), "__file__", None)
+    is_local = file is not None and home.module.partition(".")[0] not in _PACKAGES and _is_local(Path(file))
+    if is_local or targets.is_value(current) or current in _VALUES_OF_TORCH:
         return ""
     if targets.matches(home.name, _EXCEPT):
         return "it loads a model by a name or a path"
@@ -111,8 +116,8 @@ def why_not_listed(name: str) -> str:
     return f"{home.name} is not a part of a training that the list knows"
 
 
-def _may_be_of_project(package: str) -> bool:
-    """Return whether a package is code of the project, or does not exist; imports nothing."""
+def _may_be_local(package: str) -> bool:
+    """Return whether a package is local source code, or does not exist; imports nothing."""
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):
@@ -120,7 +125,17 @@ def _may_be_of_project(package: str) -> bool:
     if spec is None:
         return True
     places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
-    return any(targets.is_file_of_project(Path(str(place))) for place in places)
+    return any(_is_local(Path(str(place))) for place in places)
+
+
+def _is_local(file: Path) -> bool:
+    """Return whether a file is neither of an installed package nor of Python.
+
+    The owner has put its folder on the path: the project, or one that it shares code with. (From a run directory no
+    module is imported, wherever it lies.)
+    """
+    path = file.resolve()
+    return not {"site-packages", "dist-packages"} & set(path.parts) and not any(map(path.is_relative_to, _PYTHON))
 
 
 def trust(names: str) -> None:
