@@ -18,7 +18,8 @@ def project(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "own_models", raising=False)  # that of the test before
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "own_models.py").write_text(
-        "import os, torch\nfrom joblib import load\nfrom cairn.store.history import History\nclass Net(torch.nn.Module): pass\ndef make(): return Net()\n"
+        "import os, torch\nfrom joblib import load\nfrom cairn.store.history import History\n"
+        "class Net(torch.nn.Module): pass\ndef make(): return Net()\n"
     )
     return tmp_path
 
