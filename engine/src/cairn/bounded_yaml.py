@@ -34,13 +34,8 @@ def parse(text: str, loader: Any = Loader) -> Any:
         value = yaml.load(text, Loader=_bounded(loader))
     except yaml.YAMLError as error:
         raise ValueError(_without_content(error)) from error
-    except (
-        RecursionError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-    ) as error:  # what PyYAML does not foresee
+    # What PyYAML does not foresee.
+    except (RecursionError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"it is not YAML that can be read ({type(error).__name__})") from error
     check(value)
     return value

@@ -27,6 +27,7 @@ MOST_ROW_BYTES = 2**34
 MOST_LINE_BYTES = 2**24
 """Upper limit for one line of such a file."""
 
+_PIECE_BYTES = 2**20
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -65,16 +66,7 @@ def for_reading(path: Path, most_bytes: int | None = None) -> BinaryIO:
     Raises:
         OSError: It does not exist, is not a regular file, or is too large.
     """
-    try:
-        handle = os.open(path, os.O_RDONLY | _ALWAYS)
-    except OSError as error:
-        raise _explained(error, path) from error
-    try:
-        _check(os.fstat(handle), path, most_bytes)
-        return open(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
+    return open(_opened(path, most_bytes)[0], "rb")
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
@@ -87,11 +79,19 @@ def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     Raises:
         OSError: It does not exist, is not a regular file, or is too large.
     """
-    with for_reading(path, most_bytes) as file:
-        data = file.read(most_bytes + 1)  # a file of /proc has more bytes than its size says
-    if len(data) > most_bytes:
-        raise _too_large(path, len(data), most_bytes)
-    return data
+    handle, num_bytes = _opened(path, most_bytes)
+    try:
+        # Without a file object, which takes longer than the rest: a directory may hold ten thousand manifests. A file
+        # of /proc has more bytes than its size says, so that only an empty piece is the end.
+        pieces = [os.read(handle, num_bytes + 1)]
+        while pieces[-1]:
+            pieces.append(os.read(handle, _PIECE_BYTES))
+            num_bytes = sum(map(len, pieces))
+            if num_bytes > most_bytes:
+                raise _too_large(path, num_bytes, most_bytes)
+    finally:
+        os.close(handle)
+    return b"".join(pieces)
 
 
 def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
@@ -241,6 +241,19 @@ def links_among(paths: Iterable[Path]) -> list[Path]:
             if not stat.S_ISREG(os.lstat(path).st_mode):
                 found.append(path)
     return found
+
+
+def _opened(path: Path, most_bytes: int | None) -> tuple[int, int]:
+    """Open a file for reading; return its handle and its size."""
+    try:
+        handle = os.open(path, os.O_RDONLY | _ALWAYS)
+    except OSError as error:
+        raise _explained(error, path) from error
+    try:
+        return handle, _check(os.fstat(handle), path, most_bytes)
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def _check(found: os.stat_result, path: Path, most_bytes: int | None) -> int:
