@@ -19,13 +19,13 @@ import functools
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import BuiltinFunctionType, ModuleType
+from typing import Any, NamedTuple
 
 from cairn.errors import ConfigError, SpecError
 
@@ -63,12 +63,22 @@ _FUNCTIONS = (
     *("torchmetrics.functional.*", "torchvision.models.*", "torchvision.transforms.*", "transformers.optimization.*"),
 )
 """Functions of other packages that a configuration may call: they build a value, a model or a schedule."""
+TRUSTED = "CAIRN_TRUST_TARGETS"
+"""Environment variable with the names that the command trusts (`trust_targets=`), separated by commas."""
+_UNPICKLE = (
+    *("cloudpickle", "dill", "joblib", "jsonpickle", "pandas.io.pickle", "submitit"),
+    *("torch.PyTorchFileReader", "torch._C.PyTorchFileReader", "torch.hub", "torch.jit", "torch.package"),
+    "torch.serialization",
+)
+"""Packages that load pickles or code: what inherits from their classes is refused as well."""
 _REFUSED = (
-    # load pickles
-    *("cloudpickle", "dill", "joblib", "jsonpickle", "pandas.io.pickle", "submitit", "torch.package"),
+    *_UNPICKLE,
     # run code that is given as text, or commands
     *("IPython", "cffi", "git", "invoke", "numba", "pexpect", "pip", "psutil", "ptyprocess", "setuptools", "sh"),
-    *("torch.utils.benchmark", "torch.utils.cpp_extension"),
+    *("lightning.pytorch.serve", "lightning.pytorch.strategies.launchers", "lightning.fabric.strategies.launchers"),
+    *("pytorch_lightning.serve", "pytorch_lightning.strategies.launchers"),
+    *("torch._inductor", "torch.cuda.memory.CUDAPluggableAllocator", "torch.utils.benchmark"),
+    "torch.utils.cpp_extension",
     # call what they are given by name
     *("hydra", "hydra_plugins", "jsonargparse", "lightning.fabric.cli", "lightning.pytorch.cli", "omegaconf", "yaml"),
     *("_pytest", "pkg_resources", "pytest"),
@@ -158,25 +168,56 @@ def resolve(name: str) -> Callable[..., Any]:
     Raises:
         SpecError: There is no such thing, or a configuration may not call it.
     """
-    if current_name(name) in _DISCOVERY:
-        return _find
-    found = _find(name)
+    if is_discovery(name):
+        return find
+    found = find(name)
     if not callable(found):
         raise SpecError(f"{TARGET}={name} is neither a class nor a function, but a {type(found).__name__}.")
     return found
 
 
-def _find(path: str) -> Any:
-    """What a name refers to: a class, a function or a value such as `torch.bfloat16`. (`path` is Hydra's word.)"""
+def is_discovery(name: str) -> bool:
+    """Return whether a target returns what another name refers to, such as `hydra.utils.get_method`."""
+    return current_name(name) in _DISCOVERY
+
+
+def is_allowed(current: str) -> bool:
+    """Return whether the project or the command allows a name, whatever it is."""
+    return current in project().allow or matches(current, os.environ.get(TRUSTED, "").split(","))
+
+
+_own: frozenset[str] = frozenset()
+
+
+def trust_own(names: Iterable[str]) -> None:
+    """Let the functions that these names mean be called, although another package defines them.
+
+    Args:
+        names: Targets that the owner of this project has written: in its files, or in the command. A function that
+            loads pickles or runs commands is refused nevertheless.
+    """
+    global _own
+    _own = frozenset(map(current_name, names))
+
+
+def find(path: str) -> Any:
+    """Return what a name refers to: a class, a function or a value such as `torch.bfloat16`.
+
+    Args:
+        path: The name. (`path` is Hydra's word.)
+
+    Raises:
+        SpecError: There is no such thing, or a configuration may not name it.
+    """
     name, current = path, current_name(path)
-    is_allowed = current in project().allow
-    if not is_allowed and (why := _refused_name(current)):
+    allowed = is_allowed(current)
+    if not allowed and (why := _refused_name(current)):
         raise _refusal(name, why)
     try:
         found = _locate(current)
     except (ImportError, AttributeError, ValueError) as error:
         raise SpecError(f"There is no {TARGET}={name}: {str(error).rstrip('.')}.") from error
-    if callable(found) and not is_allowed and (why := _refused_object(found, current)):
+    if callable(found) and not allowed and (why := _refused_object(found, current)):
         raise _refusal(name, why)
     return found
 
@@ -191,7 +232,7 @@ def _refused_name(name: str) -> str:
     if any(part.startswith("__") and part != "__main__" for part in name.split(".")):
         return "it reaches into the internals of Python"
     package = name.partition(".")[0]
-    is_known = name in _VALUES or _matches(name, _FUNCTIONS)
+    is_known = name in _VALUES or matches(name, _FUNCTIONS)
     if package in sys.stdlib_module_names and not is_known:
         return "a configuration may not call the standard library"
     refused = next((prefix for prefix in _REFUSED if _is_under(name, prefix)), None)
@@ -202,18 +243,21 @@ def _refused_object(found: Any, name: str) -> str:
     """Why an object is refused whatever it was called: `project.os.system` is `os.system`; empty if it is not."""
     while isinstance(found, functools.partial):
         found = found.func
-    module = str(getattr(found, "__module__", None) or "")
-    home = f"{module}.{getattr(found, '__qualname__', type(found).__qualname__)}"
-    if _is_of_project(module) or _matches(home, [entry for entry in project().allow if entry.endswith(".*")]):
+    module, home = home_of(found)
+    if is_of_project(module) or matches(home, [entry for entry in project().allow if entry.endswith(".*")]):
         return _refused_bases(found)
     package = module.partition(".")[0]
     if isinstance(found, type):
         # The module of a standard class may be private: pathlib._local.Path.
         if package in sys.stdlib_module_names and f"{package}.{found.__qualname__}" not in _VALUES:
             return "a configuration may not call the standard library"
-        return _refused_name(home) if package not in sys.stdlib_module_names else _refused_bases(found)
-    if name in _FUNCTIONS or _matches(home, _FUNCTIONS):
+        if package in sys.stdlib_module_names:
+            return _refused_bases(found)
+        return _refused_name(home) or _refused_bases(found) or _refused_packages(found)
+    if is_known_function(name, home):
         return ""
+    if name in _own and (module or not isinstance(found, BuiltinFunctionType)):
+        return _refused_name(home)
     return f"it is a function of {package or 'another package'}, not of this project"
 
 
@@ -222,16 +266,53 @@ def _refused_bases(found: Any) -> str:
     return "it could run any code" if bases & _REFUSED_BASES else ""
 
 
-def _is_of_project(module: str) -> bool:
-    """Whether a module's file lies in the project, and neither in an environment nor in a copy of this library."""
+def _refused_packages(found: Any) -> str:
+    """Why a class is refused because of what it inherits: `sklearn.utils.parallel.Parallel` is `joblib.Parallel`."""
+    homes = [home_of(base).name for base in found.__mro__]
+    return next(
+        (f"{name} could run any code" for name in _UNPICKLE if any(_is_under(home, name) for home in homes)), ""
+    )
+
+
+class Home(NamedTuple):
+    """Where an object is defined, whatever it was called."""
+
+    module: str
+    name: str
+
+
+def home_of(found: Any) -> Home:
+    """Return where an object is defined."""
+    module = str(getattr(found, "__module__", None) or "")
+    return Home(module, f"{module}.{getattr(found, '__qualname__', type(found).__qualname__)}")
+
+
+def is_value(name: str) -> bool:
+    """Return whether a name is a class of the standard library that a configuration may build."""
+    return name in _VALUES
+
+
+def is_known_function(name: str, home: str) -> bool:
+    """Return whether a function of another package builds a value, a model or a schedule, and nothing else."""
+    return name in _FUNCTIONS or matches(home, _FUNCTIONS)
+
+
+def is_of_project(module: str) -> bool:
+    """Return whether a module's file lies in the project, and not in an environment or a copy of this library."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if not file or module.partition(".")[0] in {"cairn", *sys.stdlib_module_names}:
         return False
-    path = Path(file).resolve()
+    return is_file_of_project(Path(file))
+
+
+def is_file_of_project(file: Path) -> bool:
+    """Return whether a file lies in the project, and not in an environment."""
+    path = file.resolve()
     return path.is_relative_to(project().root) and not {"site-packages", "dist-packages"} & set(path.parts)
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether a name is one of the patterns, or below one that ends with `.*`."""
     return any(name == entry or (entry.endswith(".*") and name.startswith(entry[:-1])) for entry in patterns)
 
 

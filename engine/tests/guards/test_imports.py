@@ -20,24 +20,30 @@ PACKAGE = "cairn"
 PACKAGE_DIR = SOURCES / PACKAGE
 MODULES = sorted(PACKAGE_DIR.rglob("*.py"))
 LEAVES = "types errors units"
+DOORS = "opening records bounded_yaml"
+"""Modules through which the rooms read files that may come from other people."""
 ARROWS = {
     "errors": "",
     "types": "",
     "units": "",
+    "opening": "",
+    "records": "",
+    "bounded_yaml": "",
     "targets": "errors",
+    "whitelist": "targets errors",
     "policy": LEAVES,
-    "store": f"policy {LEAVES}",
-    "writing": f"store policy {LEAVES}",
-    "account": f"policy {LEAVES}",
+    "store": f"policy {LEAVES} {DOORS}",
+    "writing": f"store policy {LEAVES} {DOORS}",
+    "account": f"policy {LEAVES} {DOORS}",
     "data": "errors",
-    "jobs": "",
-    "lightning": f"writing account store policy jobs data targets {LEAVES}",
-    "wandb": f"store {LEAVES}",
-    "runs": f"store account jobs {LEAVES}",
-    "study": f"runs store account policy {LEAVES}",
-    "cli": f"study runs wandb writing store policy account jobs {LEAVES}",
-    "testing": f"lightning writing store account {LEAVES}",
-    "hydra": f"testing lightning wandb jobs runs data store account policy writing targets {LEAVES}",
+    "jobs": DOORS,
+    "lightning": f"writing account store policy jobs data targets {LEAVES} {DOORS}",
+    "wandb": f"store {LEAVES} {DOORS}",
+    "runs": f"store account jobs {LEAVES} {DOORS}",
+    "study": f"runs store account policy {LEAVES} {DOORS}",
+    "cli": f"study runs wandb writing store policy account jobs {LEAVES} {DOORS}",
+    "testing": f"lightning writing store account {LEAVES} {DOORS}",
+    "hydra": f"testing lightning wandb jobs runs data store account policy writing targets whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {
@@ -64,7 +70,11 @@ EXTERNAL = {
     "errors": "",
     "types": "",
     "units": "",
+    "opening": "",
+    "records": "",
+    "bounded_yaml": "yaml",
     "targets": "torch",
+    "whitelist": "",
     "policy": "",
     "store": "isal",
     "writing": "numpy torch",

@@ -12,6 +12,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cairn import opening, records
+from cairn.records import RecordError
+
 _LENGTH = 256
 """Fixed length of the file in bytes, so that one write replaces all of it."""
 
@@ -47,7 +50,7 @@ class ProgressFile:
         text = json.dumps(asdict(progress)).ljust(_LENGTH - 1) + "\n"
         with suppress(OSError):
             if self._file < 0:
-                self._file = os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o644)
+                self._file = opening.for_writing(self.path, mode=0o644)
             os.pwrite(self._file, text.encode(), 0)
 
     def fit_ended(self) -> None:
@@ -60,6 +63,9 @@ class ProgressFile:
 def read(path: Path) -> Progress | None:
     """Return the progress in a file; None if the file is missing or damaged."""
     try:
-        return Progress(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        found = records.read(Progress, records.parse(opening.read_bytes(path)))
+        records.require_finite(found, "elapsed_s", "at")
+        records.require_counts(found, "epoch", "batch", "total_batches", "step", "batches_per_epoch")
+    except (OSError, RecordError):
         return None
+    return found

@@ -53,8 +53,9 @@ def find_checkpoints(named: str) -> CheckpointDirectory:
     for run in (RunDirectory(path), RunDirectory(path.parent)):
         if run.record_file.is_file() and (run.path == path or run.checkpoints().resolve() == path.resolve()):
             group = run.config()["checkpoint"]
-            monitor = group.get("monitor")
-            return CheckpointDirectory(run.checkpoints(), run, monitor, group.get("mode", "min") if monitor else None)
+            monitor = str(group["monitor"]) if group.get("monitor") else None
+            mode: Mode = "max" if group.get("mode") == "max" else "min"
+            return CheckpointDirectory(run.checkpoints(), run, monitor, mode if monitor else None)
     if any(Catalog(path).all()):  # committed checkpoints, or rejected files
         return CheckpointDirectory(path)
     raise ResumeError(f"{named} is neither a run (it has no run.json) nor a directory with checkpoints.")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cairn.cli.arguments import CheckpointDirectory, add_run, find_checkpoints
 from cairn.cli.output import age, new_table, print_json, print_table
-from cairn.runs import summary
+from cairn.runs import summary, terminal
 from cairn.runs.directory import RunRecord
 from cairn.store import names
 from cairn.store.catalog import Catalog, Rejected
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(as_json(listing))
     else:
-        show(listing, Console())
+        show(listing, terminal.console())
     return 0
 
 

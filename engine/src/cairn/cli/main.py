@@ -6,13 +6,13 @@ It needs only the base dependencies. A command imports its optional dependencies
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cairn import __version__
 from cairn.cli import ls, prove, prune, report, show, status, sync, verify
 from cairn.errors import CairnError
+from cairn.runs import terminal
 
 _COMMANDS: Mapping[str, Any] = {
     "ls": ls,
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return int(arguments.run(arguments))
     except CairnError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        terminal.error(f"Error: {error}")
         return 1
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cairn.runs.terminal import printable
 from cairn.units import format_duration
 
 _LONG_ROWS = 500
@@ -30,10 +31,11 @@ def new_table() -> Table:
 
 
 def age(created: str) -> str:
-    """Return the time since `created` (ISO 8601), with two digits; empty if `created` is empty."""
-    if not created:
+    """Return the time since `created` (ISO 8601), with two digits; empty if `created` is not such a time."""
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+    except (ValueError, TypeError, OverflowError):  # not a time, or one without a time zone
         return ""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
     return format_duration(max(0, round(seconds)), digits=2)
 
 
@@ -61,5 +63,5 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def _plain(text: str) -> str:
-    """Return a cell without its markup."""
-    return Text.from_markup(text).plain if "[" in text else text
+    """Return a cell without its markup, and without what would control the terminal."""
+    return printable(Text.from_markup(text).plain if "[" in text else text)

@@ -13,6 +13,7 @@ from cairn.cli.arguments import CheckpointDirectory, add_run, find_run
 from cairn.cli.output import print_json
 from cairn.errors import ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
+from cairn.runs import terminal
 from cairn.runs.directory import RunDirectory
 from cairn.store import audit, disk
 from cairn.store.catalog import Catalog
@@ -79,12 +80,26 @@ def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> Proposal:
         rules: Keep rules.
 
     Raises:
-        ResumeError: No checkpoint is intact.
+        ResumeError: No checkpoint is intact, or they belong to another run.
     """
+    _check_owner(directory)
     found = audit.plan_prune(directory.path, rules, directory.mode)
     if found.broken and not found.kept:
         raise ResumeError(f"No checkpoint in {directory.path} is intact: nothing was deleted.")
     return Proposal(directory, rules, found, Catalog(directory.path).leftovers())
+
+
+def _check_owner(directory: CheckpointDirectory) -> None:
+    # The configuration in a run directory may name any other directory, and the run directory may come from others.
+    if directory.run is None or directory.path.resolve().is_relative_to(directory.run.path.resolve()):
+        return
+    record = directory.run.record()
+    others = {item.run for item in Catalog(directory.path).committed()} - {"", record.id if record else ""}
+    if record is not None and others:
+        raise ResumeError(
+            f"{directory.path} holds checkpoints of another run ({', '.join(map(ascii, sorted(others)))}): nothing was "
+            f"deleted. Name the directory of that run."
+        )
 
 
 def as_json(proposal: Proposal, deleted: bool) -> dict[str, Any]:
@@ -108,11 +123,11 @@ def show(proposal: Proposal) -> None:
     """Print the proposal, a line per checkpoint."""
     found = proposal.checkpoints
     for item in found.broken:
-        print(f"corrupt {item.path.name}: {item.why}; not counted, not deleted")
+        terminal.line(f"corrupt {item.path.name}: {item.why}; not counted, not deleted")
     for saved in found.kept:
-        print(f"keep    {saved.name}")
+        terminal.line(f"keep    {saved.name}")
     for saved in found.to_delete:
-        print(f"delete  {saved.name}  {format_bytes(saved.num_bytes)}")
+        terminal.line(f"delete  {saved.name}  {format_bytes(saved.num_bytes)}")
     if not found.to_delete:
         print("There is nothing to delete.")
     if proposal.directory.mode is None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cairn.cli.arguments import LOGS, duration_s, require
 from cairn.cli.output import print_json, print_table
 from cairn.errors import ConfigError
-from cairn.runs import summary
+from cairn.runs import summary, terminal
 from cairn.study import choice, page, plots, reading, words
 from cairn.study.choice import Study
 
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     require("matplotlib", "report", "report")
     sweep = study.sweep.path
     written = _draw(study, Path(arguments.out).absolute() if arguments.out else sweep / "report")
-    console = Console()
+    console = terminal.console()
     console.print(Text(summary.relative(sweep), style="bold"), soft_wrap=True)
     for text in words.terminal(study):
         if isinstance(text, Table):

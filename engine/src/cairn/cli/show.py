@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 
+from cairn import opening
 from cairn.cli.output import print_json
-from cairn.runs import summary
+from cairn.runs import summary, terminal
 from cairn.store import manifest, names
 
 HELP = "show what a checkpoint file holds: its manifest and the configuration of its run"
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(as_json(contents))
     else:
-        show(contents, Console())
+        show(contents, terminal.console())
     return 0
 
 
@@ -64,7 +65,7 @@ def collect(path: Path) -> Contents:
     there = names.checkpoint_of(proof.name) and proof.is_file()
     return Contents(
         path,
-        manifest=manifest.parse(proof.read_bytes()) if there else None,
+        manifest=manifest.parse(opening.read_bytes(proof)) if there else None,
         config=own.get("config") if isinstance(own, dict) else None,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from cairn.cli.output import age, new_table, print_json, print_table
 from cairn.errors import ResumeError
-from cairn.runs import status, summary, time_table
+from cairn.runs import status, summary, terminal, time_table
 from cairn.runs.goodput import TimeSpent
 from cairn.runs.status import JobStatus
 
@@ -48,11 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a row per job and return 1 if one failed."""
     found = collect(Path(arguments.named))
     if found.trouble:
-        print(f"Warning: the scheduler does not answer ({found.trouble}): states are read from files.", file=sys.stderr)
+        terminal.error(f"Warning: the scheduler does not answer ({found.trouble}): states are read from files.")
     if arguments.json:
         print_json(as_json(found))
     else:
-        show(found, Console())
+        show(found, terminal.console())
     return int(bool(found.failed))
 
 
@@ -76,12 +75,12 @@ def show(found: SweepStatus, console: Console) -> None:
     """Print the jobs as a table, and the errors of those that failed."""
     print_table(console, _table(found.jobs))
     counts = Counter(job.state for job in found.jobs)
-    print(", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {len(found.jobs)}.")
+    terminal.line(", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {len(found.jobs)}.")
     if len(found.jobs) == 1 and found.jobs[0].spent is not None:
         _show_time(found.jobs[0].spent, console)
     for job in found.failed:
         log = (found.sweep / job.name / "train.log").resolve()
-        print(f"{job.name}: {job.why or 'killed, or never started'}. See {summary.relative(log)}")
+        terminal.line(f"{job.name}: {job.why or 'killed, or never started'}. See {summary.relative(log)}")
 
 
 def _show_time(spent: TimeSpent, console: Console) -> None:
@@ -108,9 +107,9 @@ def _table(jobs: Sequence[JobStatus]) -> Table:
         done = "" if job.share is None else f"{100 * job.share:.0f} %"
         last = f"{job.last.position.epoch}/{job.last.position.batch}, {age(job.last.created)}" if job.last else ""
         good = f"{100 * job.spent.goodput:.0f} %" if job.spent else ""
-        state = f"[{_STYLES.get(job.state, 'yellow')}]{job.state}[/]"
+        state = f"[{_STYLES.get(job.state, 'yellow')}]{escape(job.state)}[/]"
         table.add_row(
-            *(escape(name or job.name), state, job.job, done, last),
+            *(escape(name or job.name), state, escape(job.job), done, last),
             *(str(job.num_restarts), str(job.num_lost_batches), good),
         )
     return table

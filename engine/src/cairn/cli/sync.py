@@ -12,6 +12,7 @@ from rich.table import Table
 
 from cairn.cli.arguments import add_run, duration_s, find_run, require
 from cairn.cli.output import print_json
+from cairn.runs import terminal
 from cairn.units import format_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(as_json(synced))
     else:
-        show(synced, Console())
+        show(synced, terminal.console())
     return int(not synced.has_history or bool(_missing(synced)))
 
 
@@ -91,4 +92,4 @@ def show(synced: Synced, console: Console) -> None:
     history = f"{synced.num_rows} rows of its history were sent"
     if not synced.has_history:
         history = "its history was not sent completely: run the same command again"
-    print(f"W&B has {num_there} of {len(synced.states)} checkpoints of {synced.run}; {history}.")
+    terminal.line(f"W&B has {num_there} of {len(synced.states)} checkpoints of {synced.run}; {history}.")

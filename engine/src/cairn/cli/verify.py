@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cairn.cli.arguments import find_checkpoints
 from cairn.cli.output import print_json
+from cairn.runs import terminal
 from cairn.store import audit
 from cairn.store.audit import Finding
 
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(as_json(findings))
     else:
-        show(findings, Console())
+        show(findings, terminal.console())
     return int(any(item.state == "broken" for item in findings))
 
 

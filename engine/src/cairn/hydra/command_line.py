@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from cairn import opening, whitelist
 from cairn.errors import CairnError, ConfigError
 from cairn.hydra.command import help_screen, overrides
 from cairn.hydra.command.arguments import Arguments, existing, file, run_dir, unliteral, unquoted
@@ -34,6 +36,8 @@ from cairn.store.catalog import Catalog
 ROOT = "PROJECT_ROOT"
 _CHILD = "CAIRN_CHILD"
 _ONE_RUN = "hydra.mode=RUN"  # an experiment may set MULTIRUN; resuming one of its jobs must not start the sweep again
+_TRUST = "trust_targets="
+_repeated: tuple[str, ...] = ()
 _LATEST = ("latest", "last")
 _OTHER_CONFIG = ("--config-", "-cn", "-cp", "-cd")
 
@@ -68,6 +72,7 @@ def prepare(argv: list[str], root: Path, config_path: str = "configs", config_na
         print(screen)
         raise SystemExit(0)
     try:
+        given = _without_trust(given)
         found = overrides.renamed([_as_hydra_reads(item) for item in given.overrides])
         if is_ours:
             source = Source(configs, config_name)
@@ -106,8 +111,25 @@ def expand_resume(argv: list[str], configs: Path, config_name: str = "train", ro
     if run is None:
         return rest
     _check_config_path(given, root or configs.parent)
+    global _repeated
+    _repeated = tuple(item for item in _overrides_of(run) if item not in rest)
     own = [*_primary_file(run, given, configs, config_name), *merge(_overrides_of(run), rest)]
     return [*own, _ONE_RUN, *_working_directory(run, rest), run_dir(run.path)]
+
+
+def repeated() -> tuple[str, ...]:
+    """Return the overrides of this process's command that `resume=` has taken from the run directory."""
+    return _repeated
+
+
+def _without_trust(given: Arguments) -> Arguments:
+    """Remove `trust_targets=NAMES`, which is about this command and no part of a configuration."""
+    is_trust = [item.lstrip("+").startswith(_TRUST) for item in given.overrides]
+    for item, named in zip(given.overrides, is_trust, strict=True):
+        if named:
+            whitelist.trust(item.partition("=")[2])
+    kept = [item for item, named in zip(given.overrides, is_trust, strict=True) if not named]
+    return replace(given, overrides=tuple(kept))
 
 
 def _check_config_path(given: Arguments, root: Path) -> None:
@@ -194,7 +216,10 @@ class CheckRunDirectory(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the directory of a run."""
-        _check_directory(Path(config.hydra.run.dir), "hydra.run.dir")
+        run = Path(config.hydra.run.dir)
+        _check_directory(run, "hydra.run.dir")
+        # Hydra opens these by their names. A link would let it write to the file behind it.
+        _check_files([*run.glob("*.log"), *run.glob(".hydra/*")], [run / ".hydra"])
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remove a directory that Hydra has made only because `${` is part of the name of the run directory."""
@@ -211,12 +236,20 @@ class CheckRunDirectory(Callback):
         """Check the launcher and the directory of a sweep."""
         if str(config.hydra.launcher.get("_target_")).startswith(plugins.LAUNCHERS) and not plugins.is_installed():
             _refuse("this hydra/launcher needs more packages. Install them: pip install 'cairn-checkpoint[slurm]'.")
-        _check_directory(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+        sweep = Path(config.hydra.sweep.dir)
+        _check_directory(sweep, "hydra.sweep.dir")
+        _check_files([sweep / "multirun.yaml"], [])
 
 
 def _check_directory(path: Path, key: str) -> None:
     if why := disk.why_unwritable(path):
         _refuse(f"{key}={path} cannot be written: {why}. Choose another directory, or set paths.log_dir=DIR.")
+
+
+def _check_files(files: Sequence[Path], folders: Sequence[Path]) -> None:
+    odd = [*opening.links_among(files), *(folder for folder in folders if folder.is_symlink())]
+    if odd:
+        _refuse(f"{odd[0]} is a link or not a regular file, and this run would write to it. Move it away.")
 
 
 def _refuse(message: str) -> None:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cairn import opening, records
+from cairn.records import RecordError
+
 _PATIENCE_S = 600.0
 _POLL_S = 0.1
 
@@ -46,6 +49,14 @@ def _join(environ: Mapping[str, str], *names: str) -> str:
     return "-".join(environ.get(name, "0") for name in names)
 
 
+@dataclass(frozen=True)
+class _Notice:
+    """What the first process announces."""
+
+    start: str
+    facts: Mapping[str, str | None] | None
+
+
 class Rendezvous:
     """A file in the run directory through which the first process informs the others.
 
@@ -68,7 +79,8 @@ class Rendezvous:
             self.announced = True
             # Renamed into place: a process that waits never reads half of it. Nothing has to survive a power cut.
             beside = self.path.with_suffix(".tmp")
-            beside.write_text(json.dumps({"start": self.rank.start, "facts": facts}))
+            with opening.new_file(beside) as file:
+                file.write(json.dumps({"start": self.rank.start, "facts": facts}).encode())
             beside.replace(self.path)
 
     def wait(self, patience_s: float = _PATIENCE_S) -> dict[str, str | None] | None:
@@ -80,12 +92,11 @@ class Rendezvous:
         until = time.monotonic() + patience_s
         while time.monotonic() < until:
             try:
-                found = json.loads(self.path.read_text())
-            except (OSError, ValueError):
-                found = {}
-            if found.get("start") == self.rank.start:  # else an earlier start has left it
-                facts: dict[str, str | None] | None = found["facts"]
-                return facts
+                found = records.read(_Notice, records.parse(opening.read_bytes(self.path)))
+            except (OSError, RecordError):
+                found = None
+            if found is not None and found.start == self.rank.start:  # else an earlier start has left it
+                return None if found.facts is None else dict(found.facts)
             time.sleep(_POLL_S)
         raise TimeoutError(
             f"Process {self.rank.number} has waited {patience_s:.0f} s for the first process of this run. "

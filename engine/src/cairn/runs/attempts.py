@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cairn import records
 from cairn.account import progress
+from cairn.records import RecordError
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import journal
 from cairn.types import Saved
@@ -197,7 +199,11 @@ def read(directory: RunDirectory) -> list[Attempt]:
 
 def _parse(fields: Any) -> Attempt | None:
     try:
-        before = ExitStatus(**fields["before"]) if fields["before"] else None
-        return Attempt(**{**fields, "begins": StartingPoint(**fields["begins"]), "before": before})
-    except (TypeError, KeyError):
+        found = records.read(Attempt, fields)
+        for part in (found.begins, found.before):
+            if part is not None:
+                records.require_finite(part, "elapsed_s")
+                records.require_counts(part, "total_batches")
+    except RecordError:
         return None
+    return found

@@ -10,33 +10,28 @@ from typing import Any
 
 import yaml
 
-_FLOAT, _TIMESTAMP = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
-_EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+")
+from cairn import bounded_yaml, opening
+
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*):(?: |$)")
 """A key of the whole document, as OmegaConf writes it: at the beginning of a line."""
-_DEEPEST = 500
-"""Nesting up to which the parser in C is used: it has no limit of its own, and would overflow its stack."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(bounded_yaml.Loader):
     """Reads scalars as OmegaConf, which writes the file, means them: `1e-3` is a number, a date is a text."""
 
 
-class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same in a tenth of the time, where PyYAML was built with the parser in C."""
-
-
-for loader in (_Loader, _FastLoader):
-    loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+0123456789"))
-    for name in ("Path", "PosixPath", "WindowsPath"):
-        loader.add_constructor(
-            f"tag:yaml.org,2002:python/object/apply:pathlib.{name}",
-            lambda loader, node: str(Path(*loader.construct_sequence(node))),
-        )
+_FLOAT, _TIMESTAMP = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
+_EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+0123456789"))
+for name in ("Path", "PosixPath", "WindowsPath"):
+    _Loader.add_constructor(
+        f"tag:yaml.org,2002:python/object/apply:pathlib.{name}",
+        lambda loader, node: str(Path(*loader.construct_sequence(node))),
+    )
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -47,10 +42,9 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: The file cannot be read.
-        yaml.YAMLError: It is not YAML.
-        ValueError: It is not the configuration of a run.
+        ValueError: It is not YAML, or not the configuration of a run.
     """
-    found = _parse(path.read_text(encoding="utf-8"))
+    found = read_any(path)
     if not isinstance(found, dict) or not isinstance(found.get("checkpoint"), dict):
         raise ValueError("it is not the configuration of a run")
     return found
@@ -68,10 +62,9 @@ def read_parts(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         OSError: The file cannot be read.
-        yaml.YAMLError: It is not YAML.
-        ValueError: It is not the configuration of a run.
+        ValueError: It is not YAML, or not the configuration of a run.
     """
-    parts = _split(path.read_text(encoding="utf-8"))
+    parts = _split(opening.read_text(path))
     if parts is None or "checkpoint" not in parts:
         whole = read(path)
         return {key: whole[key] for key in keys if key in whole}
@@ -81,14 +74,23 @@ def read_parts(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     return {key: found[key] for key in keys if key in found}
 
 
-def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_FastLoader if _depth(text) <= _DEEPEST else _Loader)
+def read_any(path: Path) -> Any:
+    """Read the plain values of a YAML file in a run directory. Interpolations are texts.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not YAML.
+    """
+    return bounded_yaml.parse(opening.read_text(path), _Loader)
 
 
 @functools.lru_cache(maxsize=256)
 def _parse_part(text: str) -> Any:
     """Parse one key with its value: most parts are the same in all runs of a sweep."""
-    return _parse(text)
+    return bounded_yaml.parse(text, _Loader)
 
 
 def _split(text: str) -> dict[str, str] | None:
@@ -113,9 +115,3 @@ def _is_closed(text: str) -> bool:
     """Return whether no text in quotes and no list in brackets can go on in the next lines."""
     count = text.count
     return not (count('"') % 2 or count("'") % 2) and count("[") == count("]") and count("{") == count("}")
-
-
-def _depth(text: str) -> int:
-    """Return an upper limit for the nesting of a document."""
-    in_line = max(len(line) - len(line.lstrip()) + line.count("- ") + line.count("? ") for line in text.split("\n"))
-    return text.count("[") + text.count("{") + in_line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from cairn import opening, records
 from cairn.errors import ConfigError, ResumeError, first_line
+from cairn.records import RecordError
 from cairn.runs import config_file
 from cairn.store import disk
 
@@ -82,7 +85,9 @@ class RunDirectory:
         """
         try:
             return config_file.read_parts(self.config_file, keys) if keys else config_file.read(self.config_file)
-        except Exception as error:  # YAML raises errors of many kinds for a damaged file
+        except OSError as error:
+            raise ResumeError(f"{self.config_file} cannot be read: {error.strerror or error}.") from error
+        except ValueError as error:
             raise ResumeError(f"{self.config_file} cannot be read: {first_line(error)}.") from error
 
     def checkpoints(self, config: Mapping[str, Any] | None = None) -> Path:
@@ -107,12 +112,15 @@ class RunDirectory:
         Raises:
             ResumeError: The file is not the record of a run.
         """
-        if not self.record_file.is_file():
+        if not os.path.lexists(self.record_file):
             return None
         try:
-            fields = json.loads(self.record_file.read_text())
-            return RunRecord(**{**fields, "overrides": tuple(fields["overrides"])})
-        except (ValueError, TypeError, KeyError) as error:
+            return records.read(RunRecord, records.parse(opening.read_bytes(self.record_file)))
+        except FileNotFoundError:  # a link to nothing
+            return None
+        except OSError as error:
+            raise ResumeError(f"{self.record_file} cannot be read: {error.strerror or error}.") from error
+        except RecordError as error:
             raise ResumeError(f"{self.record_file} is not the record of a run ({error}).") from error
 
     def lock(self, patience_s: float = 0.0) -> None:
@@ -128,7 +136,8 @@ class RunDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends, however it ends
+            # Held until the process ends, however it ends.
+            self._lock = os.fdopen(opening.for_writing(self.path / ".lock"), "w")
         except OSError as error:
             raise ConfigError(f"The run directory {self.path} cannot be written: {error.strerror}.") from error
         until = time.monotonic() + patience_s

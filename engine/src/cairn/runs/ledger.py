@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cairn import opening, records
+from cairn.errors import ResumeError
 from cairn.jobs import slurm
+from cairn.records import RecordError
 from cairn.store import journal
 
 Scheduler = Literal["slurm", "local"]
@@ -47,11 +50,17 @@ class Ledger:
         journal.append(self.path, *(asdict(job) for job in jobs), sync=True)
 
     def entries(self) -> list[SubmittedJob]:
-        """Return all jobs in the order of their submission."""
+        """Return all jobs in the order of their submission.
+
+        Raises:
+            ResumeError: The ledger cannot be read.
+        """
         try:
             return [job for fields in journal.read(self.path) if (job := _parse(fields)) is not None]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise ResumeError(f"{self.path} cannot be read: {error.strerror or error}.") from error
 
     def newest(self) -> dict[str, SubmittedJob]:
         """Return the last submitted job of each directory."""
@@ -60,8 +69,8 @@ class Ledger:
 
 def _parse(fields: Any) -> SubmittedJob | None:
     try:
-        return SubmittedJob(**fields)
-    except TypeError:
+        return records.read(SubmittedJob, fields)
+    except RecordError:
         return None
 
 
@@ -83,7 +92,7 @@ def states(jobs: Iterable[SubmittedJob]) -> Mapping[str, str]:
 def _local_state(job: SubmittedJob) -> str:
     """Return the state of a local job; empty if it has ended."""
     # The kernel reuses process ids: only a controller of submitit that works on this sweep is this job.
-    command = _command_line(int(job.job))
+    command = _command_line(int(job.job)) if job.job.isdecimal() and len(job.job) < 20 else ""
     if _CONTROLLER not in command or job.folder not in command:
         return ""
     return "PENDING" if _WAITING in command else "RUNNING"
@@ -93,7 +102,7 @@ def _command_line(pid: int) -> str:
     """Return the command line of a process; empty if there is none, or if it is a zombie."""
     if Path("/proc/self").exists():
         try:
-            return " ".join(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0"))
+            return " ".join(os.fsdecode(opening.read_bytes(Path(f"/proc/{pid}/cmdline"))).split("\0"))
         except OSError:
             return ""
     return subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout

@@ -178,7 +178,7 @@ def _share(reached: Progress | None, config: Mapping[str, Any]) -> float | None:
     trainer = config.get("trainer")
     if reached is None or not isinstance(trainer, Mapping):
         return None
-    steps, epochs = trainer.get("max_steps") or -1, trainer.get("max_epochs") or -1
+    steps, epochs = (value if type(value := trainer.get(key)) is int else -1 for key in ("max_steps", "max_epochs"))
     shares = [reached.step / steps] if steps > 0 else []
     if epochs > 0 and reached.batches_per_epoch:
         shares.append(reached.total_batches / (epochs * reached.batches_per_epoch))

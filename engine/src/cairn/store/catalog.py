@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cairn import opening
 from cairn.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
 from cairn.store import disk, file_format, manifest, names
 from cairn.types import Saved
@@ -25,7 +26,7 @@ class Rejected:
     @property
     def committed(self) -> bool:
         """True if it was committed once."""
-        return self.path.with_name(names.manifest_name(self.path.name)).is_file()
+        return os.path.lexists(self.path.with_name(names.manifest_name(self.path.name)))
 
 
 class Catalog:
@@ -128,11 +129,11 @@ def describe(path: Path) -> Saved:
         NewerFormatError: A later version of Cairn wrote the manifest.
     """
     proof = path.with_name(names.manifest_name(path.name))
-    if not proof.is_file():
+    if not os.path.lexists(proof):
         raise CorruptCheckpointError("it has no manifest: its save was interrupted, or the manifest was lost")
     with _readable():
-        saved = manifest.load(proof.read_bytes())
-        size = path.stat().st_size
+        saved = manifest.load(opening.read_bytes(proof))
+        size = opening.check(path)
     if saved.name != path.name:
         raise CorruptCheckpointError(f"its manifest belongs to {saved.name}")
     if size != saved.num_bytes:
@@ -185,7 +186,7 @@ def verify_file(path: Path) -> str:
     Raises:
         CorruptCheckpointError: They differ, or it is not such a file.
     """
-    if names.parse_name(path.name) and path.with_name(names.manifest_name(path.name)).is_file():
+    if names.parse_name(path.name) and os.path.lexists(path.with_name(names.manifest_name(path.name))):
         saved = describe(path)
         verify(path, saved)
         return _short(saved.digest)

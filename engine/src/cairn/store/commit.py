@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cairn import opening
 from cairn.errors import CheckpointError, SaveError
 from cairn.store import disk, file_format, manifest, names
 from cairn.store.deletion import delete_checkpoints
@@ -90,8 +91,8 @@ def _committed_before(plan: CommitPlan, num_bytes: int) -> Saved | None:
     # Writing it again would risk it: its predecessors may be deleted by now.
     path, draft = plan.directory / plan.draft.name, plan.draft
     try:
-        found = manifest.load(path.with_name(names.manifest_name(draft.name)).read_bytes())
-        size = path.stat().st_size
+        found = manifest.load(opening.read_bytes(path.with_name(names.manifest_name(draft.name))))
+        size = opening.check(path)
     except (OSError, CheckpointError):
         return None
     same = (found.run, found.position, found.elapsed_s) == (draft.run, draft.position, draft.elapsed_s)

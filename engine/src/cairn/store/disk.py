@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cairn import opening
 from cairn.store import names
 
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # from a file system that cannot sync a directory
@@ -68,8 +69,8 @@ def put_chunks(
 
 def sha256(path: Path) -> str:
     """SHA-256 of all bytes of a file, as in manifests of format 1."""
-    with open(path, "rb") as file:
-        return PLAIN + hashlib.file_digest(file, "sha256").hexdigest()
+    with opening.for_reading(path) as file:
+        return PLAIN + hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _pipelined(chunks: Iterable[memoryview], write: Callable[[memoryview], None]) -> None:
@@ -186,7 +187,7 @@ def why_unwritable(directory: Path) -> str:
     try:
         make_directory(directory)
         try:
-            handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            handle = opening.make_new(probe)
             try:
                 os.write(handle, bytes(_PROBE_BYTES))
                 os.fsync(handle)
@@ -215,14 +216,13 @@ class _File:
 
     def __init__(self, path: Path, num_bytes: int) -> None:
         self._direct = getattr(os, "O_DIRECT", 0) if num_bytes > CHUNK_BYTES else 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
-            self._handle = os.open(path, flags | self._direct, 0o666)
+            self._handle = opening.make_new(path, os.O_WRONLY | self._direct)
         except OSError as error:
             if not self._direct or error.errno not in _NOT_DIRECT:
                 raise
             self._direct = 0
-            self._handle = os.open(path, flags, 0o666)
+            self._handle = opening.make_new(path)
         self._num_bytes = 0
 
     def __enter__(self) -> _File:

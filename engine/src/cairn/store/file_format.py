@@ -32,7 +32,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from cairn import opening
 from cairn.errors import CorruptCheckpointError
+from cairn.store import zip_directory
 
 try:
     from isal.isal_zlib import crc32  # the same result in a third of the time
@@ -237,9 +239,10 @@ def read(path: Path) -> str:
         CorruptCheckpointError: A record differs from its checksum, or this is not a zip file of uncompressed records.
         OSError: The file cannot be read.
     """
-    with open(path, "rb") as file:
+    with opening.for_reading(path) as file:
         frame = hashlib.sha256()
-        for record in _listed(file):
+        records = _listed(file)
+        for record in records:
             frame.update(_before(file, record))
             crc = 0
             for piece in _pieces(file, record.file_size):
@@ -248,6 +251,7 @@ def read(path: Path) -> str:
                 raise CorruptCheckpointError(f"the checksum of its record {record.filename} does not fit")
         for piece in _pieces(file, sys.maxsize):
             frame.update(piece)
+        zip_directory.check(file, records)
     return _DIGEST + frame.hexdigest()
 
 

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cairn import opening, records
+from cairn.records import RecordError
+
 _END = b"\n"
 
 
@@ -26,7 +29,7 @@ def append(path: Path, *records: Any, sync: bool = False) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = b"".join(json.dumps(record).encode() + _END for record in records)
-    with open(path, "ab+", buffering=0) as file:
+    with opening.for_appending(path) as file:
         num_bytes = file.seek(0, os.SEEK_END)
         # A kill in an earlier append may have left half a line: what comes now must not become a part of it.
         if num_bytes and os.pread(file.fileno(), 1, num_bytes - 1) != _END:
@@ -37,7 +40,7 @@ def append(path: Path, *records: Any, sync: bool = False) -> None:
             if sync:
                 os.fsync(file.fileno())
         except OSError:
-            os.truncate(path, num_bytes)
+            os.ftruncate(file.fileno(), num_bytes)
             raise
 
 
@@ -51,9 +54,8 @@ def read(path: Path, on_skip: Callable[[], None] = lambda: None) -> Iterator[Any
     Raises:
         OSError: The file is missing or cannot be read.
     """
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
-                on_skip()
+    for line in opening.lines(path):
+        try:
+            yield records.parse(line)
+        except RecordError:
+            on_skip()

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from cairn import records
 from cairn.errors import CorruptCheckpointError, NewerFormatError
 from cairn.store import disk
-from cairn.types import Position, Saved
+from cairn.types import Saved
 
 FORMAT = 2
 
@@ -49,11 +50,13 @@ def load(text: str | bytes) -> Saved:
         fields = parse(text)
         fields.pop("checksum", None)
         if fields["format"] == 1:
-            fields["digest"] = disk.PLAIN + fields.pop("sha256")
+            fields["digest"] = f"{disk.PLAIN}{fields.pop('sha256')}"
         del fields["format"], fields["provenance"], fields["bytes_per_s"]
-        fields["position"] = Position(**fields["position"])
-        fields["reasons"] = tuple(fields["reasons"])
-        return Saved(**fields)
+        saved = records.read(Saved, fields)
+        records.require_finite(saved, "elapsed_s", "stall_s", "write_s", "wait_s", "overhead")
+        records.require_counts(saved, "number", "num_bytes", "skipped", "interval_batches")
+        records.require_counts(saved.position, "epoch", "batch", "total_batches", "step", "samples")
+        return saved
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
@@ -67,8 +70,11 @@ def parse(text: str | bytes) -> dict[str, Any]:
         NewerFormatError: A later version of Cairn wrote it.
     """
     with _readable():
-        fields: dict[str, Any] = json.loads(text)
-        if (version := fields["format"]) > FORMAT:
+        fields: dict[str, Any] = records.parse(text)
+        version = fields["format"]
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format is {version!r:.40}")
+        if version > FORMAT:
             raise NewerFormatError(
                 f"its manifest has format {version}, and this version of Cairn reads up to {FORMAT}: update Cairn"
             )
@@ -83,7 +89,7 @@ def parse(text: str | bytes) -> dict[str, Any]:
 def _readable() -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CorruptCheckpointError(f"its manifest cannot be read ({error})") from error
 
 

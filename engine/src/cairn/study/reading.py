@@ -6,18 +6,19 @@ Imports no torch.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cairn import opening, records
 from cairn.account import progress as progress_file
 from cairn.errors import MissingFileError, ResumeError
 from cairn.runs import attempts, goodput, status
 from cairn.runs.attempts import Attempt, ExitStatus
 from cairn.runs.directory import RunDirectory, below, newest
+from cairn.runs.terminal import printable
 from cairn.store.catalog import Catalog
 from cairn.study.measured import Interruption, InterruptionKind, Run, Save, Sweep
 from cairn.types import Mode, Saved
@@ -79,7 +80,7 @@ def read_run(path: Path) -> Run:
         overrides=_overrides(record),
         status=str(record.get("status", "")),
         interval=_interval(group),
-        monitor=monitor,
+        monitor=printable(monitor),  # pictures and pages show it
         best=_best(path / "csv" / "metrics.csv", kept, monitor, "max" if group.get("mode") == "max" else "min"),
         source="checkpoints.csv" if rows else "manifests" if kept else "",
         saves=rows or tuple(_from_manifest(saved) for saved in kept),
@@ -96,8 +97,8 @@ def read_run(path: Path) -> Run:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return _mapping(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError):
+        return _mapping(records.parse(opening.read_bytes(path)))
+    except (OSError, ValueError):
         return {}
 
 
@@ -134,14 +135,14 @@ def _is_sound(saved: Saved) -> bool:
 
 def _overrides(record: Mapping[str, Any]) -> dict[str, str]:
     given = record.get("overrides")
-    texts = [str(item) for item in given] if isinstance(given, list) else []
+    texts = [printable(str(item)) for item in given] if isinstance(given, list) else []
     pairs = (text.partition("=") for text in texts)
     return {key.lstrip("+~"): value for key, _, value in pairs}
 
 
 def _interval(group: Mapping[str, Any]) -> str:
     if group.get("save_interval") is not None:
-        return str(group["save_interval"])
+        return printable(str(group["save_interval"]))
     triggers = sorted(str(name) for name in _mapping(group.get("triggers")) if name not in ("end", "signal"))
     return "+".join(triggers) or "none"
 
@@ -229,9 +230,9 @@ def _kind(status: str, why: str) -> InterruptionKind:
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        with open(path, newline="", errors="replace") as file:
+        with opening.rows(path, newline="") as file:
             yield from csv.DictReader(file)
-    except (OSError, csv.Error):
+    except (OSError, ValueError, csv.Error):
         return
 
 

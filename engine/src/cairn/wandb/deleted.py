@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cairn import opening
 from cairn.store import disk
 
 
@@ -26,12 +27,12 @@ class Deleted:
         if digest:
             try:
                 self.path.parent.mkdir(exist_ok=True)
-                with open(self.path, "a") as file:
-                    file.write(digest + "\n")
+                with opening.for_appending(self.path) as file:
+                    file.write(f"{digest}\n".encode())
             except OSError:
                 pass  # W&B's version is deleted by this process, unless it ends before
 
     def digests(self) -> set[str]:
         """All digests. Those without a scheme in front were noted in times of manifest format 1."""
-        noted = self.path.read_text().split() if self.path.is_file() else ()
-        return {digest if ":" in digest else disk.PLAIN + digest for digest in noted}
+        noted = [line.strip() for line in opening.lines(self.path)] if self.path.is_file() else []
+        return {digest if ":" in digest else disk.PLAIN + digest for digest in noted if digest}

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cairn import opening
 from cairn.store import disk, journal
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Lines:
         """
         self.notice_deletion()
         if self._fresh and self.path.is_file():
-            os.truncate(self.path, 0)
+            opening.cut(self.path, 0)
         journal.append(self.path, item)
         self._fresh = False
         self.count += 1
@@ -62,7 +63,7 @@ class Lines:
 
     def sync(self) -> None:
         """Make all items survive a power cut. Another thread may add one meanwhile."""
-        with suppress(FileNotFoundError), open(self.path) as file:  # no item yet, or the file was deleted
+        with suppress(FileNotFoundError), opening.for_reading(self.path) as file:  # no item yet, or it was deleted
             os.fsync(file.fileno())
 
     def cut(self, count: int) -> list[Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from cairn import opening, records
+from cairn.records import RecordError
 from cairn.store import disk
 
 log = logging.getLogger(__name__)
@@ -33,9 +35,10 @@ def add(run: Path, **facts: Any) -> None:
 def read(run: Path) -> dict[str, Any]:
     """All facts; empty if there are none."""
     try:
-        return dict(json.loads(_path(run).read_text()))
-    except (OSError, ValueError):
+        found = records.parse(opening.read_bytes(_path(run)))
+    except (OSError, RecordError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _path(run: Path) -> Path:

@@ -9,7 +9,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from cairn.errors import CheckpointError
+from cairn import opening
+from cairn.errors import CheckpointError, CorruptCheckpointError
 from cairn.store import manifest, names
 from cairn.types import Saved
 
@@ -62,7 +63,8 @@ class Outbox:
             path.unlink(missing_ok=True)
             # The note comes first, and the file gets its name last. Whatever a kill leaves of this is recognised:
             # a file without a note is never found, and half a copy has another name.
-            self._note(saved.name).write_text(manifest.dump(saved, {}))
+            with opening.new_file(self._note(saved.name)) as file:
+                file.write(manifest.dump(saved, {}).encode())
             temp = self.directory / names.temp_name(path.name)
             try:
                 _link(source, temp)
@@ -97,7 +99,10 @@ class Outbox:
     def _read(self, note: Path) -> Saved | None:
         """The checkpoint of a note; None if it cannot be read, which is logged once. Its bytes stay."""
         try:
-            return manifest.load(note.read_bytes())
+            saved = manifest.load(opening.read_bytes(note))
+            if saved.name != _checkpoint(note.name) or names.parse_name(saved.name) is None:
+                raise CorruptCheckpointError("it belongs to another checkpoint")
+            return saved
         except FileNotFoundError:  # another thread has just removed it
             return None
         except (OSError, CheckpointError) as error:
@@ -137,6 +142,7 @@ def _link(source: Path, path: Path) -> None:
     except OSError:
         if not source.exists():
             raise
+        path.unlink(missing_ok=True)  # a link that has the name would be written through
         shutil.copyfile(source, path)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import wandb
 
+from cairn import opening
 from cairn.types import Saved
 from cairn.wandb import client
 from cairn.wandb.plan import LATEST, Version
@@ -203,7 +204,8 @@ def _artifact(run: Any, saved: Saved, location: Location) -> Any:
     # `new_file` would leave a folder in $TMPDIR after a kill.
     with tempfile.TemporaryDirectory(dir=location.notes) as made:
         note = Path(made) / NOTE
-        note.write_text(json.dumps(facts, indent=2))
+        with opening.new_file(note) as file:
+            file.write(json.dumps(facts, indent=2).encode())
         artifact.add_file(str(note), name=NOTE, skip_cache=True)  # W&B takes a copy
     return artifact
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cairn import opening
+from cairn.store import disk
 from cairn.wandb.environment import prepare
 from cairn.wandb.plan import step_alias
 
@@ -37,7 +39,7 @@ def local_file(named: str, run: Path) -> Path:
 
     prepare(run, offline=False)
     path, found = client.download(named.removeprefix(PREFIX), folder)
-    (folder / _VERSION).write_text(found)
+    disk.put(folder / _VERSION, found.encode())
     (folder / "whole").mkdir(exist_ok=True)
     return path.rename(folder / "whole" / path.name)
 
@@ -53,7 +55,7 @@ def fetched_version(named: str, run: Path) -> str:
         `entity/project/name:v3`; empty if nothing was fetched.
     """
     path = _folder(named, run) / _VERSION
-    return path.read_text() if named.startswith(PREFIX) and path.is_file() else ""
+    return opening.read_text(path) if named.startswith(PREFIX) and path.is_file() else ""
 
 
 def used_artifact(started_from: Mapping[str, Any], entity: str, project: str) -> str:

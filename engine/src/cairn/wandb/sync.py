@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cairn import bounded_yaml, opening, records
 from cairn.errors import CheckpointError, ResumeError, first_line
 from cairn.store import planning
 from cairn.store.catalog import Catalog, verify
@@ -110,13 +108,12 @@ def read_run(path: Path) -> StoredRun:
     Raises:
         ResumeError: It cannot be read, or the run has no W&B logger.
     """
-    config_file, record_file = path / "config.yaml", path / "run.json"
     try:
-        config = yaml.safe_load(config_file.read_text())
-        record = json.loads(record_file.read_text())
-        run_id, status, why = record["id"], record.get("status", ""), record.get("why", "")
+        config = bounded_yaml.parse(opening.read_text(path / "config.yaml"))
+        record = records.parse(opening.read_bytes(path / "run.json"))
+        run_id, status, why = (str(record.get(name, "")) for name in ("id", "status", "why"))
         settings = stored(config)
-    except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise ResumeError(f"{path} is not the directory of a run that can be read ({first_line(error)}).") from error
     if settings is None:
         raise ResumeError(f"{path} has no W&B logger in its configuration: there is nothing to send.")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cairn import opening
 from cairn.errors import CheckpointError
 from cairn.store.catalog import verify_file
 from cairn.writing import decode, forms
@@ -145,7 +146,7 @@ def _without_objects(path: Path) -> Any:
     placeholders: dict[str, type] = {}
     mapped = {"mmap": True} if zipfile.is_zipfile(path) else {}
     if not mapped:
-        with open(path, "rb") as file:
+        with opening.for_reading(path) as file:
             if file.read(len(_OLD_FORMAT)) != _OLD_FORMAT:
                 raise CheckpointError(f"{path} is not a checkpoint: torch.save did not write it.")
     while True:
@@ -191,6 +192,10 @@ def _existing(path: Path) -> Path:
         raise CheckpointError(f"{path} is a link to {path.readlink()}, which does not exist.")
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint {path}.")
+    try:
+        opening.check(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     return path.resolve()
 
 

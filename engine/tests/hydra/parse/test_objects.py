@@ -25,6 +25,12 @@ def test_a_message_names_the_key_of_the_configuration(group, key, message, expec
     assert str(error.value) == expected
 
 
+@pytest.mark.parametrize("node", [None, 3, "text", {"lr": 0.1}, {"_target_": None}])
+def test_a_node_that_describes_no_object_is_one_sentence(node):
+    with pytest.raises(ConfigError, match="model has no _target_: set it to the class to build"):
+        build_object("model", OmegaConf.create(node) if isinstance(node, dict) else node)
+
+
 def test_an_object_is_built_with_the_arguments_of_its_node_and_more():
     node = OmegaConf.create({"_target_": "cairn.policy.keep.Latest", "count": 1})
     assert build_object("checkpoint.keep.last", node).count == 1

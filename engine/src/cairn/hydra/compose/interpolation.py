@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 _CURRENT_PATHS = {"output_dir": "${hydra:runtime.output_dir}", "root_dir": "${oc.env:PROJECT_ROOT,.}"}
 """Paths that are those of this start, wherever the run and the project were before."""
 _HARMLESS = re.compile(r"\s*(?:[\w.\[\]/-]+\s*\}|(?:oc\.[a-z.]+|now|hydra|job_dir|python_version)\s*:)")
+_OF_ENVIRONMENT = re.compile(r"oc\.env\s*:\s*(?!PROJECT_ROOT\b)")
 
 
 def restore(own: DictConfig, composed: Any) -> DictConfig:
@@ -38,11 +40,24 @@ def is_harmless(source: str) -> bool:
 
 def without_calls(node: Any) -> Any:
     """Return plain values without the interpolations that are not harmless; they become null."""
+    return _without(node, lambda text: not is_harmless(text))
+
+
+def without_environment(node: Any) -> Any:
+    """Return plain values without environment variables, which may be secrets; they become null.
+
+    A run writes its resolved configuration into its directory, its log and to W&B. (`restore` may read a variable: it
+    keeps an interpolation only where it gives the value that is stored anyway.)
+    """
+    return _without(node, lambda text: _OF_ENVIRONMENT.search(text) is not None)
+
+
+def _without(node: Any, is_refused: Callable[[str], bool]) -> Any:
     if isinstance(node, dict):
-        return {name: without_calls(item) for name, item in node.items()}
+        return {name: _without(item, is_refused) for name, item in node.items()}
     if isinstance(node, list):
-        return [without_calls(item) for item in node]
-    return node if not isinstance(node, str) or is_harmless(node) else None
+        return [_without(item, is_refused) for item in node]
+    return None if isinstance(node, str) and is_refused(node) else node
 
 
 def _link(node: Any, composed: Any) -> None:

@@ -21,7 +21,7 @@ from cairn.errors import ResumeError, first_line
 from cairn.hydra.command import overrides as given
 from cairn.hydra.command import suggest
 from cairn.hydra.command.arguments import literal, unliteral
-from cairn.hydra.compose import interpolation, merge, stored
+from cairn.hydra.compose import merge, stored
 from cairn.hydra.compose.stored import Misnamed, StoredRun
 from cairn.runs.directory import RunDirectory, RunRecord
 
@@ -241,8 +241,7 @@ def _of_sweep(loader: Loader, config_name: str | None, overrides: Sequence[str])
     if (folder := next((path for path, _ in folders if (path / "multirun.yaml").is_file()), None)) is None:
         return None
     hydra, task = _divided(overrides)
-    plain = OmegaConf.to_container(OmegaConf.load(folder / "multirun.yaml"))
-    job = OmegaConf.create(interpolation.without_calls(plain))
+    job = stored.sweep_job(folder)
     cfg = _joined(stored.hydra_config(ConfigLoaderImpl(stored.available(loader)), config_name, hydra), job, task, {})
     with read_write(cfg):
         cfg.hydra.sweep.dir = _run_dir(str(folder))

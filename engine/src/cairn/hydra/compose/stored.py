@@ -25,9 +25,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cairn import targets
+from cairn.errors import ResumeError, first_line
 from cairn.hydra.command import overrides as given
 from cairn.hydra.compose import defaults, interpolation, merge
 from cairn.hydra.compose.merge import as_config
+from cairn.runs import config_file
 from cairn.runs.directory import RunDirectory, RunRecord
 
 PACKAGED = "pkg://cairn.hydra.configs"
@@ -174,15 +176,31 @@ def packaged(loader: ConfigLoaderImpl, overrides: Sequence[str], searchpath: Seq
     return load_node(ConfigLoaderImpl(available(loader)), content, overrides)
 
 
+def sweep_job(folder: Path) -> DictConfig:
+    """Return the configuration that the jobs of a sweep share, from the `multirun.yaml` in its directory.
+
+    Raises:
+        ResumeError: The file cannot be read.
+    """
+    file = folder / "multirun.yaml"
+    try:
+        plain = config_file.read_any(file)
+    except (OSError, ValueError) as error:
+        raise ResumeError(f"{file} cannot be read: {first_line(error)}.") from error
+    if not isinstance(plain, dict):
+        raise ResumeError(f"{file} cannot be read: it is not a configuration.")
+    return OmegaConf.create(interpolation.without_environment(interpolation.without_calls(plain)))
+
+
 def working_directory(run: RunDirectory) -> bool | None:
     """Return whether a run works in its own directory (`hydra.job.chdir`); None if that is not known."""
-    chdir = OmegaConf.select(_hydra_file(run), "hydra.job.chdir")
+    chdir = _of_hydra(run, "job", "chdir")
     return chdir if isinstance(chdir, bool) else None
 
 
 def config_name(run: RunDirectory) -> str | None:
     """Return the name of the primary file that a run was composed from; None if it is not known."""
-    name = OmegaConf.select(_hydra_file(run), "hydra.job.config_name")
+    name = _of_hydra(run, "job", "config_name")
     return name if isinstance(name, str) else None
 
 
@@ -224,25 +242,33 @@ def _plain(node: Any) -> dict[str, Any]:
 
 def _composed_file(run: RunDirectory) -> Any:
     """Return the configuration as Hydra composed it at the last start, with its interpolations."""
-    return OmegaConf.to_container(_read(run.path / ".hydra" / "config.yaml"))
+    found = _read(run.path / ".hydra" / "config.yaml")
+    return found if isinstance(found, dict) else {}
 
 
-def _hydra_file(run: RunDirectory) -> Any:
-    return _read(run.path / ".hydra" / "hydra.yaml")
+def _of_hydra(run: RunDirectory, *keys: str) -> Any:
+    """Return a value of Hydra's own configuration as it is written: an interpolation is not resolved."""
+    found = _read(run.path / ".hydra" / "hydra.yaml")
+    for key in ("hydra", *keys):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _read(path: Path) -> Any:
+    """Return the plain values in a file; None if it is missing or damaged, because everything in it is optional."""
     try:
-        return OmegaConf.load(path)
-    except Exception:  # missing, damaged, or not YAML: everything in it is optional
-        return OmegaConf.create()
+        return config_file.read_any(path)
+    except (OSError, ValueError):
+        return None
 
 
 def _choices(run: RunDirectory, record: RunRecord) -> dict[str, Any]:
     given = _read(run.path / ".hydra" / "overrides.yaml")
-    if tuple(given) != record.overrides:  # those of a command that was refused
+    if not isinstance(given, list) or tuple(given) != record.overrides:  # those of a command that was refused
         return {}
-    found = OmegaConf.select(_hydra_file(run), "hydra.runtime.choices") or {}
+    found = _of_hydra(run, "runtime", "choices")
+    if not isinstance(found, dict):
+        return {}
     return {str(group): option for group, option in found.items() if not str(group).startswith("hydra/")}
 
 

@@ -31,8 +31,9 @@ def build_object(key: str, node: Any, **arguments: Any) -> Any:
         The object; with `_partial_: true` a `functools.partial`.
 
     Raises:
-        ConfigError: The arguments are wrong, or the target cannot be imported.
+        ConfigError: The arguments are wrong, or the target is missing or cannot be imported.
     """
+    target_name(key, node)
     try:
         # Lists and dicts of OmegaConf would end up in the state of the object, and then in a checkpoint.
         return instantiate(node, **{"_convert_": node.get("_convert_", "all"), **arguments})

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
 from cairn.hydra.sweep import job_name
+from cairn.runs import config_file
 from cairn.store.listener import Listener
 from cairn.units import parse_duration_s, parse_size
 from cairn.wandb.settings import ArtifactSettings, WandbSettings, logger_key, stored
@@ -195,4 +196,7 @@ def _keyed(key: str, make: Callable[[], T]) -> T:
 def _overrides_of(sweep: Path) -> list[str]:
     """Return the overrides of the command that started a sweep; empty if its sweeper has not written them."""
     file = sweep / "multirun.yaml"
-    return list(OmegaConf.select(OmegaConf.load(file), "hydra.overrides.task") or []) if file.is_file() else []
+    found = config_file.read_any(file) if file.is_file() else None
+    for key in ("hydra", "overrides", "task"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return [str(item) for item in found] if isinstance(found, list) else []

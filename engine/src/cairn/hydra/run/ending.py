@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Trainer
-from rich.console import Console
 
 from cairn.account import progress
 from cairn.errors import first_line
@@ -20,7 +19,7 @@ from cairn.hydra.run.outcome import Outcome, describe, is_for_users
 from cairn.hydra.run.start import Start
 from cairn.jobs.signals import Interruption
 from cairn.lightning.agreement import TIME_LIMIT
-from cairn.runs import attempts, goodput, status, summary
+from cairn.runs import attempts, goodput, status, summary, terminal
 from cairn.runs.directory import RunDirectory
 from cairn.runs.goodput import TimeSpent
 from cairn.store.catalog import Catalog
@@ -44,7 +43,7 @@ def record(start: Start, built: Built | None, outcome: Outcome) -> None:
     result = outcome.result
     start.directory.end(outcome.status, outcome.why, float(result) if isinstance(result, int | float) else None)
     if built is not None and built.trainer.is_global_zero and outcome.status != "failed":
-        summary.show_report(_summary(start, built, outcome), Console())
+        summary.show_report(_summary(start, built, outcome), terminal.console())
 
 
 def close_wandb(start: Start, built: Built | None, outcome: Outcome) -> None:

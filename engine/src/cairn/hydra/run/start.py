@@ -15,13 +15,12 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from cairn import targets
 from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides as given
-from cairn.hydra.compose import loader, merge
+from cairn.hydra.compose import loader, merge, trusted
 from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
@@ -31,7 +30,7 @@ from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
 from cairn.lightning.io import MappedCheckpointIO
-from cairn.runs import attempts, summary
+from cairn.runs import attempts, summary, terminal
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import names, resume
 from cairn.store.catalog import Catalog
@@ -97,6 +96,10 @@ def begin(
         CairnError: The run cannot start with this configuration or directory.
     """
     merged, old = _configuration(cfg, directory, overrides)
+    if old is None:
+        trusted.new_run(merged.config)
+    else:
+        trusted.check(merged.config, directory.path, overrides, command_line.repeated())
     settings = parse(merged.config)
     if old is not None and old.status == "finished" and not merged.changed:
         more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
@@ -126,6 +129,7 @@ def follow(config: str, run: str, start: str | None, context: JobContext) -> Sta
         context: Signals and the job of this process.
     """
     cfg = merge.as_config(targets.with_current_names(RunDirectory(Path(config).parent).config()))
+    trusted.new_run(cfg)  # the main process has checked it
     plan = ResumePoint(Path(start) if start else None)
     return Start(RunDirectory(Path(config).parent), parse(cfg), run, plan, context, is_main=False)
 
@@ -144,7 +148,7 @@ def _record(
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)
     notice.announce(facts)
-    summary.show_config(OmegaConf.to_container(settings.config, resolve=True), Console())  # type: ignore[arg-type]
+    summary.show_config(OmegaConf.to_container(settings.config, resolve=True), terminal.console())  # type: ignore[arg-type]
     _log_start(start, merged, resumes=old is not None)
     return replace(start, run_id=record.id)
 

@@ -23,6 +23,7 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import open_dict
 
+from cairn.errors import ResumeError
 from cairn.hydra.sweep import job_name, plugins
 from cairn.hydra.sweep.outcomes import Outcomes, success
 from cairn.hydra.sweep.sweep_job import Division, SweepJob
@@ -120,9 +121,11 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
     def _submit_missing(self, jobs: Sequence[SweepJob], sweep: Path) -> list[SweepJob]:
         """Submit the jobs that are neither finished nor alive; return those that are finished."""
         ledger = Ledger(sweep)
-        entries = ledger.newest()
         try:
+            entries = ledger.newest()
             alive = states(entries.values())
+        except ResumeError as error:
+            raise CompactHydraException(str(error)) from error
         except slurm.SlurmError as error:
             raise CompactHydraException(f"Could not find out which jobs of this sweep are running: {error}.") from error
         divided = Division.of(jobs, sweep, entries, alive)

@@ -17,6 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
 from cairn.errors import first_line
+from cairn.hydra.sweep import result_file
 from cairn.hydra.sweep.sweep_job import SweepJob
 from cairn.jobs import slurm
 from cairn.runs import attempts
@@ -99,9 +100,13 @@ class Outcomes:
         outcome, value = _read_result(self.paths(entry).result_pickle)
         if outcome == "success":
             log.info("  %s: finished", job)
-            return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value.return_value)
+            if value is None:  # nothing, or an object such as a number of numpy: the run has recorded it as a number
+                return success(job)
+            return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
         if outcome == "error":
-            return self._failed(job, entry, _own_reason(job, entry) or str(value).strip().splitlines()[-1])
+            return self._failed(
+                job, entry, _own_reason(job, entry) or (value.strip() or "it raised an error").splitlines()[-1]
+            )
         if not is_late:
             return None
         if job.is_finished:
@@ -147,17 +152,14 @@ def _own_reason(job: SweepJob, entry: SubmittedJob) -> str:
 
 
 def _read_result(path: Path) -> tuple[str, Any]:
-    """Return what submitit wrote at the end of a job: `success` or `error`, and a value; ("", None) without a file."""
-    from submitit.core.utils import pickle_load
-
+    """Return `success` or `error`, and a value; ("", None) without a file that can be read."""
     if not path.is_file():
         return "", None
     try:
-        outcome, value = pickle_load(path)
-    except Exception as error:  # an incomplete file, or one of other package versions, may raise anything
+        return result_file.read(path)
+    except (OSError, ValueError) as error:
         log.warning("Could not read %s (%s). Using the record of the run instead.", path, first_line(error))
         return "", None
-    return outcome, value
 
 
 def _refresh(folder: Path) -> None:

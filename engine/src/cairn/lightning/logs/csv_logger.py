@@ -20,6 +20,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
+from cairn import opening
 from cairn.store import disk
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class CSVLogger(Logger):
             OSError: The file could not be synced.
         """
         if self._num_rows:
-            with open(self.path) as file:
+            with opening.for_reading(self.path) as file:
                 os.fsync(file.fileno())
 
     @rank_zero_only
@@ -150,16 +151,16 @@ class CSVLogger(Logger):
             self._rewrite([] if self._fresh else self._read(), columns)
         size = self.path.stat().st_size
         try:
-            with open(self.path, "a", newline="", encoding="utf-8") as file:
+            with io.TextIOWrapper(opening.for_appending(self.path), "utf-8", newline="") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerows(self._buffer)
         except OSError:
-            os.truncate(self.path, size)  # remove a partly written row
+            opening.cut(self.path, size)  # remove a partly written row
             raise
         self._num_rows += len(self._buffer)
         self._buffer, self._warned = [], False
 
     def _read(self) -> list[Row]:
-        with open(self.path, newline="", encoding="utf-8") as file:
+        with opening.rows(self.path, newline="") as file:
             return list(csv.DictReader(file))
 
     def _rewrite(self, rows: list[Row], columns: list[str]) -> None:
@@ -175,7 +176,7 @@ class CSVLogger(Logger):
 def _append(path: Path, row: Mapping[str, Any]) -> None:
     """Append a row to a file whose columns are those of its first row: other values of later rows are dropped."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", newline="") as file:
+    with io.TextIOWrapper(opening.for_appending(path), "utf-8", newline="") as file:
         file.seek(0)
         columns = next(csv.reader(file), None) or list(row)
         file.seek(0, os.SEEK_END)

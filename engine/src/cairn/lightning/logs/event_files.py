@@ -27,6 +27,8 @@ from weakref import WeakKeyDictionary
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from cairn import opening
+
 log = logging.getLogger(__name__)
 
 _MARK = "tfevents"
@@ -82,7 +84,7 @@ class EventFiles:
         """
         if self._is_local:
             for _, path in self._files():
-                with open(path, "rb") as file:
+                with opening.for_reading(path) as file:
                     os.fsync(file.fileno())
 
     @rank_zero_only
@@ -104,7 +106,7 @@ class EventFiles:
             if name not in sizes:
                 _set_aside(path)
             elif path.stat().st_size > sizes[name]:
-                os.truncate(path, sizes[name])
+                opening.cut(path, sizes[name])
         if missing := [name for name, size in sizes.items() if name not in files or files[name].stat().st_size < size]:
             rank_zero_warn(
                 f"TensorBoard: {Path(logger.log_dir, missing[0])} has fewer events than the checkpoint knows: the "
@@ -120,7 +122,7 @@ class EventFiles:
         run = _RUNS[self.logger] = _Run(state["run"], set(state["processes"]))
         note = Path(self.logger.log_dir, f"attempts.{run.id}.txt")
         if note.exists():
-            run.processes.update(note.read_text().split())
+            run.processes.update(opening.read_text(note).split())
         run.processes.add(process)
         known = {path for _, path in self._files()}
         if others := sorted(path.name for path in note.parent.glob(f"*{_MARK}*") if path not in known):
@@ -129,8 +131,8 @@ class EventFiles:
                 f"each run a `version` of its own."
             )
         note.parent.mkdir(parents=True, exist_ok=True)
-        with open(note, "a") as file:
-            file.write(f"{process}\n")
+        with opening.for_appending(note) as file:
+            file.write(f"{process}\n".encode())
 
     @property
     def _is_local(self) -> bool:
