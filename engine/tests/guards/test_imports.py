@@ -19,11 +19,13 @@ SOURCES = ENGINE / "src"
 PACKAGE = "cairn"
 PACKAGE_DIR = SOURCES / PACKAGE
 MODULES = sorted(PACKAGE_DIR.rglob("*.py"))
-LEAVES = "types errors units"
+LEAVES = "types errors units known_directory"
 ARROWS = {
     "errors": "",
     "types": "",
     "units": "",
+    "known_directory": "",
+    "streams": "",
     "targets": "errors",
     "policy": LEAVES,
     "store": f"policy {LEAVES}",
@@ -35,9 +37,9 @@ ARROWS = {
     "wandb": f"store {LEAVES}",
     "runs": f"store account jobs {LEAVES}",
     "study": f"runs store account policy {LEAVES}",
-    "cli": f"study runs wandb writing store policy account jobs {LEAVES}",
+    "cli": f"streams study runs wandb writing store policy account jobs {LEAVES}",
     "testing": f"lightning writing store account {LEAVES}",
-    "hydra": f"testing lightning wandb jobs runs data store account policy writing targets {LEAVES}",
+    "hydra": f"streams testing lightning wandb jobs runs data store account policy writing targets {LEAVES}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {
@@ -62,6 +64,8 @@ EXTERNAL = {
     "errors": "",
     "types": "",
     "units": "",
+    "known_directory": "",
+    "streams": "",
     "targets": "torch",
     "policy": "",
     "store": "isal",

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cairn.known_directory import KnownDirectory
+
 _LENGTH = 256
 """Fixed length of the file in bytes, so that one write replaces all of it."""
 
@@ -41,12 +43,14 @@ class ProgressFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = -1
+        self._known = KnownDirectory.at_or_above(path.parent)
 
     def at_boundary(self, progress: Progress) -> None:
         """Write the progress of the run; this takes microseconds."""
         text = json.dumps(asdict(progress)).ljust(_LENGTH - 1) + "\n"
         with suppress(OSError):
             if self._file < 0:
+                self._known.check()
                 self._file = os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o644)
             os.pwrite(self._file, text.encode(), 0)
 

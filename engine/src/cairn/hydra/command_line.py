@@ -28,6 +28,7 @@ from cairn.hydra.compose import stored
 from cairn.hydra.compose.source import Source
 from cairn.hydra.sweep import job_name, plugins
 from cairn.runs.directory import RunDirectory, find, newest
+from cairn.runs.files_before import FilesBefore
 from cairn.store import disk
 from cairn.store.catalog import Catalog
 
@@ -193,8 +194,13 @@ class CheckRunDirectory(Callback):
     """Checks directories and launcher before Hydra creates them: Hydra itself would fail with a traceback."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the directory of a run."""
+        """Check the directory of a run, and remember what Hydra is about to write there, see `put_back`."""
+        global _written_by_hydra
+        run = RunDirectory(Path(unliteral(str(config.hydra.run.dir))))
         _check_directory(Path(config.hydra.run.dir), "hydra.run.dir")
+        if config.hydra.output_subdir is not None and run.record_file.is_file():
+            folder = run.path / str(config.hydra.output_subdir)
+            _written_by_hydra = FilesBefore([folder / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")])
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remove a directory that Hydra has made only because `${` is part of the name of the run directory."""
@@ -212,6 +218,16 @@ class CheckRunDirectory(Callback):
         if str(config.hydra.launcher.get("_target_")).startswith(plugins.LAUNCHERS) and not plugins.is_installed():
             _refuse("this hydra/launcher needs more packages. Install them: pip install 'cairn-checkpoint[slurm]'.")
         _check_directory(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+
+
+_written_by_hydra: FilesBefore | None = None
+"""Hydra's files in the directory of a run that is resumed, as they were before; None: this is another start."""
+
+
+def put_back() -> None:
+    """Put back the files that Hydra has written for a start that was refused."""
+    if _written_by_hydra is not None:
+        _written_by_hydra.put_back()
 
 
 def _check_directory(path: Path, key: str) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from cairn.data import workers
 from cairn.errors import ConfigError, SaveError
 from cairn.lightning import capture, versions
 from cairn.lightning.begin import begin
@@ -140,13 +141,21 @@ class EngineHooks(Checkpoint):
         if late is not None:
             raise boundary.Stopped(late, self.engine.history.newest, trainer.global_rank)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Release the directory, also after a fit that had nothing to do."""
+        if stage == "fit" and self._engine is not None:
+            self._engine.saves.release()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the saves under way arrive, except after a second Ctrl-C."""
         self._stopping.ending()
         explain(exception, pl_module)
+        if why := workers.why_killed(exception):
+            exception.add_note(why)
         if self._engine is not None:
             self._engine.close_after(exception)
             _close_listeners(self, finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
+            self._engine.saves.release(refused=not self._engine.has_trained)
         self._stopping.failed(exception, trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -199,6 +208,11 @@ class EngineHooks(Checkpoint):
     def stopped(self, reason: str) -> None:
         """The fit returns early, for this reason."""
         self.stopped_by = reason
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the last fit has begun a batch, or has come to its end without one."""
+        return self._final is not None or (self._engine is not None and self._engine.has_trained)
 
     @property
     def engine(self) -> Engine:

@@ -40,6 +40,7 @@ from cairn.lightning.state import pruning, ranks, unsaved
 from cairn.lightning.state.audit import Audit
 from cairn.lightning.state.growth import repeated_groups_ignored
 from cairn.lightning.state.layers import Layers
+from cairn.store import links
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Restart:
         """Take the state of this rank from a checkpoint."""
         self.epoch_start = ours["ranks"][self.trainer.global_rank].get("epoch_start")
         # A link to the newest checkpoint of a run that is training may move.
-        self._ours, self._path = ours, Path(str(self.trainer.ckpt_path)).resolve()
+        self._ours, self._path = ours, links.target(Path(str(self.trainer.ckpt_path)))
 
     def epoch_begins(self) -> None:
         """The hooks at the start of an epoch are about to run."""

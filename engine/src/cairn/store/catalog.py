@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cairn.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
-from cairn.store import disk, file_format, manifest, names
+from cairn.store import disk, file_format, links, manifest, names
 from cairn.types import Saved
 
 
@@ -57,8 +57,7 @@ class Catalog:
 
     def linked(self, link: str) -> str:
         """Name of the file that a link points to, which may not exist; empty if there is no link."""
-        path = self.directory / link
-        return path.readlink().name if path.is_symlink() else ""
+        return links.named(self.directory / link)
 
     def newest_intact(self) -> tuple[Saved | None, list[Rejected]]:
         """Verify checkpoints from the newest to the oldest until one is intact.

@@ -13,6 +13,7 @@ from cairn.errors import ConfigError
 from cairn.policy import keep
 from cairn.store import commit, disk, names
 from cairn.store.catalog import Catalog
+from cairn.store.claim import Permit
 from cairn.store.commit import CommitPlan, Committed
 from cairn.store.resume import ResumePoint
 from cairn.types import AnyDraft, Draft, Mode, Saved
@@ -34,12 +35,14 @@ class History:
     Attributes:
         saved: The kept checkpoints, oldest first.
         deleted: The checkpoints that `take_over` deleted.
+        permit: What is checked before each commit; None: nothing.
     """
 
     def __init__(self, directory: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> None:
         self.directory, self.rules, self.mode = directory, list(rules), mode
         self.saved: list[Saved] = []
         self.deleted: list[Saved] = []
+        self.permit: Permit | None = None
         self._pending: list[Draft] = []
         self._lock = threading.Lock()
         self._catalog = Catalog(directory)
@@ -137,7 +140,8 @@ class History:
         left = [item for item in others if item.name not in make_room]
         kept = keep.survivors(self.rules, [*left, draft], self.mode)
         to_delete = _to_delete(self._overdue, left, kept)
-        return CommitPlan(self.directory, draft, provenance, make_room, links(kept, self.mode), to_delete)
+        plan = CommitPlan(self.directory, draft, provenance, make_room, links(kept, self.mode), to_delete)
+        return replace(plan, permit=self.permit)
 
     def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:
         """Record what became of a pending checkpoint.

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cairn.errors import CheckpointError
+from cairn.known_directory import KnownDirectory
 from cairn.store import manifest, names
 from cairn.types import Saved
 
@@ -27,6 +28,7 @@ class Outbox:
 
     def __init__(self, checkpoints: Path) -> None:
         self.checkpoints, self.directory = checkpoints, checkpoints / names.OUTBOX
+        self._known = KnownDirectory.at_or_above(checkpoints)
         self._lock = threading.Lock()
         self._logged: set[str] = set()
         self._remove_leftovers()
@@ -58,7 +60,7 @@ class Outbox:
         """
         source, path = self.checkpoints / saved.name, self.path(saved.name)
         with self._lock:
-            self.directory.mkdir(exist_ok=True)
+            self._known = self._known.make(self.directory)
             path.unlink(missing_ok=True)
             # The note comes first, and the file gets its name last. Whatever a kill leaves of this is recognised:
             # a file without a note is never found, and half a copy has another name.

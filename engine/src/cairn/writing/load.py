@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cairn.errors import CheckpointError
+from cairn.store import links
 from cairn.store.catalog import verify_file
 from cairn.writing import forms
 
@@ -189,7 +190,9 @@ def _existing(path: Path) -> Path:
         raise CheckpointError(f"{path} is a link to {path.readlink()}, which does not exist.")
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint {path}.")
-    return path.resolve()
+    if not (found := links.target(path)).exists():
+        raise CheckpointError(f"{path} points to {found.name}, which does not exist.")
+    return found
 
 
 def _verify(path: Path) -> None:
