@@ -2,11 +2,13 @@
 
 import sys
 
+from cairn import streams
 from cairn.cli.main import main
 
 
 def run() -> int:
     """Run the command line of this process and return its exit code."""
+    streams.protect()
     return main(sys.argv[1:])
 
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.cli import cairn, left
+from tests.support.cli import cairn, config, left
 from tests.support.values import flip_byte
 
-from cairn.store import names
+from cairn.store import claim, names
 from cairn.store.catalog import Catalog
 from cairn.wandb.deleted import Deleted
 
@@ -119,6 +119,21 @@ def test_pruning_a_copy_leaves_the_run_alone(run, tmp_path):
     cairn("prune", tmp_path / "copy", "--yes")
     assert left(run) == [0, 1, 2, 3]
     assert [item.number for item in Catalog(tmp_path / "copy" / "checkpoints").committed()] == [1, 3]
+
+
+def test_pruning_a_copy_leaves_checkpoints_outside_of_the_run_alone(run, tmp_path, capsys):
+    outside = tmp_path / "outside"
+    run.checkpoints().rename(outside)
+    run.config_file.write_text(config(run, outside))
+    claim.take(outside, run.record().id, str(run.path)).release()
+    shutil.copytree(run.path, tmp_path / "copy", symlinks=True)
+    cairn("prune", tmp_path / "copy", "--yes", expect=1)
+    assert f"{tmp_path / 'copy'} is a copy of it" in capsys.readouterr().err
+    assert left(run) == [0, 1, 2, 3]
+    before = claim.read(outside)
+    cairn("prune", run.path, "--yes")
+    assert left(run) == [1, 3]
+    assert claim.read(outside) == before
 
 
 def test_leftovers_of_dead_writers_are_removed(run):

@@ -1,6 +1,7 @@
 """Workers ignore the signals of a scheduler, and the main process can still end them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cairn.data.workers import leave_signals_to_main
+from cairn.data.workers import leave_signals_to_main, why_killed
 
 OTHERS_KILL = "import os, sys; [os.kill(int(sys.argv[1]), int(number)) for number in sys.argv[2:]]"
 
@@ -35,10 +36,51 @@ def test_a_worker_outlives_the_signals_of_a_scheduler():
     loader = DataLoader(Pids(), num_workers=1, prefetch_factor=1, worker_init_fn=leave_signals_to_main)
     batches = iter(loader)
     pid = next(batches).item()
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+    numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
     # From a third process, because the parent of the worker may end it.
     subprocess.run([sys.executable, "-c", OTHERS_KILL, str(pid), *(str(int(n)) for n in numbers)], check=True)
     assert torch.cat(list(batches)).tolist() == [pid] * 7
+
+
+class Killed(Dataset):
+    """The third sample kills its worker."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_a_killed_worker_is_named_with_its_cause_and_a_cure():
+    with pytest.raises((RuntimeError, OSError, EOFError)) as caught:  # torch sees it at one of several places
+        list(DataLoader(Killed(), num_workers=1))
+    assert re.fullmatch(
+        r"A data worker (\(process \d+\) was ended by a signal \(Killed\)|\(process \d+\) ended without an error|"
+        r"ended while it handed over a batch)\. The system kills "
+        r"processes when memory is short: use a smaller num_workers or batch size\.",
+        why_killed(caught.value),
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("DataLoader worker (pid(s) 3, 4) exited unexpectedly"), "process 3, 4) ended without an error"),
+        (
+            RuntimeError("DataLoader worker (pid 3) is killed by signal: Bus error. It is"),
+            "Shared memory (/dev/shm) is",
+        ),
+        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Segmentation fault. "), "num_workers=0 shows wh"),
+        (ValueError("DataLoader worker (pid 3) exited unexpectedly"), ""),
+        (RuntimeError("something else"), ""),
+    ],
+)
+def test_the_cause_follows_from_the_signal(error, expected):
+    assert expected in why_killed(error)
+    assert bool(expected) == bool(why_killed(error))
 
 
 @pytest.mark.slow

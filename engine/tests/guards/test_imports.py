@@ -19,7 +19,7 @@ SOURCES = ENGINE / "src"
 PACKAGE = "cairn"
 PACKAGE_DIR = SOURCES / PACKAGE
 MODULES = sorted(PACKAGE_DIR.rglob("*.py"))
-LEAVES = "types errors units"
+LEAVES = "types errors units known_directory"
 DOORS = "opening records bounded_yaml"
 """Modules through which the rooms read files that may come from other people."""
 ARROWS = {
@@ -29,6 +29,8 @@ ARROWS = {
     "opening": "",
     "records": "",
     "bounded_yaml": "",
+    "known_directory": "",
+    "streams": "",
     "targets": "errors",
     "whitelist": "targets errors",
     "policy": LEAVES,
@@ -41,9 +43,10 @@ ARROWS = {
     "wandb": f"store {LEAVES} {DOORS}",
     "runs": f"store account jobs {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
-    "cli": f"study runs wandb writing store policy account jobs {LEAVES} {DOORS}",
+    "cli": f"streams study runs wandb writing store policy account jobs {LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": f"testing lightning wandb jobs runs data store account policy writing targets whitelist {LEAVES} {DOORS}",
+    "hydra": f"streams testing lightning wandb jobs runs data store account policy writing targets whitelist {LEAVES}"
+    f" {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {
@@ -73,6 +76,8 @@ EXTERNAL = {
     "opening": "",
     "records": "",
     "bounded_yaml": "yaml",
+    "known_directory": "",
+    "streams": "",
     "targets": "torch",
     "whitelist": "",
     "policy": "",

@@ -250,7 +250,7 @@ def test_a_directory_of_another_run_is_refused_and_not_changed(tmp_path):
     (folder / names.temp_name(at_batch(9))).write_text("half, and perhaps still being written")
     before = {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()}
     run = prepare(tmp_path, Scored(), policy(tmp_path), run_id="second")
-    with pytest.raises(ConfigError, match=r"holds checkpoints of another run \(first\): give each run a directory"):
+    with pytest.raises(ConfigError, match=r"belongs to another run \(first, .*\): give each run a directory"):
         fit(run)
     assert run.module.num_batches == 0
     assert {path.name: path.lstat().st_mtime_ns for path in folder.iterdir()} == before

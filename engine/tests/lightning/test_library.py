@@ -3,6 +3,7 @@
 import copy
 import pickle
 import signal
+import subprocess
 import sys
 from datetime import timedelta
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ import cairn
 from cairn.errors import ConfigError, ResumeError, SaveError
 from cairn.lightning import capture
 from cairn.policy.when import EveryNSeconds
-from cairn.store import names
+from cairn.store import claim, names
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listener
 
@@ -103,6 +104,64 @@ def test_a_new_run_from_another_checkpoint_needs_its_own_directory(tmp_path):
     assert files(tmp_path / "new") == before
     fit(made(tmp_path / "third"), tmp_path, ckpt_path=old, max_epochs=3)
     assert len({item.run for item in made(tmp_path / "third").saved + made(tmp_path / "old").saved}) == 2
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from cairn.store import claim
+claim.take(Path(sys.argv[1]), "other", "/home/me/other.py")
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_directory_that_another_process_trains_in_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "PATIENCE_S", 0.0)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "checkpoints")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        with pytest.raises(ConfigError, match=r"is in use: process \d+ on .* \(run other, /home/me/other\.py\)"):
+            fit(made(tmp_path), tmp_path)
+        process.kill()
+    checkpoints = made(tmp_path)
+    fit(checkpoints, tmp_path)
+    assert {item.run for item in checkpoints.saved} == {"other"}, "its first attempt has died before its first save"
+
+
+class RefusedAtStart(Scored):
+    def on_train_start(self):
+        raise ConfigError("refused")
+
+
+def test_a_fit_claims_its_directory_and_one_that_is_refused_does_not(tmp_path):
+    with pytest.raises(ConfigError, match="val/typo"):
+        fit(made(tmp_path, monitor="val/typo"), tmp_path)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    checkpoints = made(tmp_path)
+    fit(checkpoints, tmp_path)
+    owner = claim.read(tmp_path / "checkpoints")
+    assert (owner.run, owner.directory) == (checkpoints.newest.run, str(tmp_path / "checkpoints"))
+    before = files(tmp_path)
+    with pytest.raises(ConfigError, match="would start"):
+        fit(made(tmp_path), tmp_path)
+    again = made(tmp_path)
+    with pytest.raises(ConfigError, match="refused"):
+        fit(again, tmp_path, RefusedAtStart(), ckpt_path=again.resume(), max_epochs=3)
+    assert files(tmp_path) == before
+    again = made(tmp_path)
+    fit(again, tmp_path, ckpt_path=again.resume())  # nothing is left to train
+    assert again._engine.saves.claim is None
+
+
+def test_a_directory_of_an_earlier_version_is_read_and_claimed(tmp_path):
+    first = made(tmp_path)
+    fit(first, tmp_path)
+    for name in (names.CLAIM, names.LOCK):
+        (tmp_path / "checkpoints" / name).unlink()
+    again = made(tmp_path)
+    fit(again, tmp_path, ckpt_path=again.resume(), max_epochs=3)
+    assert claim.read(tmp_path / "checkpoints").run == first.newest.run == again.newest.run
 
 
 def test_a_directory_with_checkpoints_of_two_runs_is_refused(tmp_path):

@@ -27,7 +27,7 @@ def stopped_by(number, tmp_path, **environment):
     plugins = [SLURMEnvironment(**environment)] if environment else []
     with pytest.raises(SystemExit) as caught:
         fit(checkpoints, tmp_path, At(number), plugins=plugins)
-    assert (caught.value.code, checkpoints.newest.reasons) == (128 + number, ("interval", "stop"))
+    assert (caught.value.code, checkpoints.newest.reasons) == (128 + number, ("interval",))
 
 
 def test_at_lightnings_requeue_signal_the_job_is_requeued_once_it_is_saved(tmp_path, job):

@@ -9,7 +9,7 @@ from tests.support.disk import Disk, room_for
 from tests.support.values import at, commit, draft, file_of, small_file
 
 from cairn.errors import SaveError
-from cairn.store import disk, file_format, manifest, names
+from cairn.store import claim, disk, file_format, manifest, names
 from cairn.store.catalog import Catalog, verify
 from cairn.store.commit import CommitPlan, delete_checkpoint, move_link, write
 
@@ -26,7 +26,9 @@ COMMIT = [
 
 @pytest.fixture
 def folder(tmp_path):
-    return tmp_path / "checkpoints"
+    path = tmp_path / "checkpoints"
+    path.mkdir()
+    return path
 
 
 def listing(folder):
@@ -61,7 +63,6 @@ def test_provenance_goes_into_the_manifest(folder):
 
 
 def test_a_commit_is_synced_before_it_gets_its_name_and_the_manifest_comes_last(folder, monkeypatch):
-    folder.mkdir()
     tape = Disk(folder, monkeypatch)
     commit(folder)
     assert tape.steps == COMMIT
@@ -172,10 +173,46 @@ def test_an_interrupted_write_leaves_nothing(folder, error, num_bytes, monkeypat
     assert listing(folder) == [FIRST, "epoch_000_batch_000001.json"]
 
 
-def test_a_directory_that_cannot_be_created_raises(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SaveError, match="could not be written"):
-        commit(tmp_path / "file" / "checkpoints")
+def test_a_directory_that_is_missing_raises_and_is_not_created(folder):
+    folder.rmdir()
+    with pytest.raises(SaveError, match="could not be written: No such file or directory"):
+        write(CommitPlan(folder, draft()), small_file(0))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("way", ["renamed", "replaced", "taken over"])
+def test_nothing_is_written_or_deleted_where_the_directory_is_another_one_now(folder, way):
+    commit(folder, 0)
+    own = claim.take(folder, "run")
+    plan = CommitPlan(folder, draft(1), make_room=[FIRST], permit=own.permit)
+    own.release()
+    if way == "taken over":
+        claim.take(folder, "run").release()
+    else:
+        folder.rename(folder.with_name("moved"))
+    if way == "replaced":
+        folder.mkdir()
+        commit(folder, 0)
+    before = listing(folder) if folder.exists() else None
+    with pytest.raises(SaveError, match="taken over" if way == "taken over" else "no longer the directory that it was"):
+        write(plan, small_file(1))
+    assert (listing(folder) if folder.exists() else None) == before
+
+
+def test_a_directory_that_is_lost_during_the_write_gets_no_manifest(folder, monkeypatch):
+    permit = claim.take(folder, "run").permit
+    put_chunks = disk.put_chunks
+
+    def slowly(*args):
+        put_chunks(*args)
+        folder.rename(folder.with_name("moved"))
+        folder.mkdir()
+        (folder / FIRST).write_text("of another run")
+
+    monkeypatch.setattr(disk, "put_chunks", slowly)
+    with pytest.raises(SaveError, match="no longer the directory"):
+        write(CommitPlan(folder, draft(), permit=permit), small_file(0))
+    assert listing(folder) == [FIRST], "and nothing is deleted there"
 
 
 # The first writer died

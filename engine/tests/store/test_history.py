@@ -236,6 +236,13 @@ def test_a_run_without_space_for_a_checkpoint_does_not_start(folder, monkeypatch
         check_space(history(folder, Latest(2)), 3_000_000)
 
 
+def test_a_run_whose_checkpoints_are_over_the_limit_of_the_shell_does_not_start(folder, monkeypatch):
+    monkeypatch.setattr(disk_module, "max_file_bytes", lambda: 2_500_000)
+    with pytest.raises(ConfigError, match=r"needs about 3 MB, and .* may not write files over 2\.5 MB: .* ulimit -f"):
+        check_space(history(folder, Latest(2)), 3_000_000)
+    check_space(history(folder, Latest(2)), 2_500_000)
+
+
 def test_a_run_without_space_for_a_second_checkpoint_is_warned(folder, monkeypatch, caplog):
     monkeypatch.setattr(disk_module, "free_bytes", lambda path: 2_500_000)
     check_space(history(folder, Latest(1)), 1_300_000)

@@ -11,7 +11,14 @@ from cairn.store import journal
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "deep" / "journal.jsonl"
+    return tmp_path / "journal.jsonl"
+
+
+def test_a_directory_is_not_created(tmp_path):
+    """It was there when the run started: its disk may be unmounted now."""
+    with pytest.raises(FileNotFoundError):
+        journal.append(tmp_path / "gone" / "journal.jsonl", {"a": 1})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_records_come_back_in_their_order(path):
@@ -76,7 +83,6 @@ def test_a_record_that_cannot_be_synced_is_removed(path, monkeypatch):
 
 @pytest.mark.parametrize(("sync", "steps"), [(False, []), (True, ["fsync journal.jsonl"])])
 def test_only_a_synced_record_waits_for_the_disk(path, sync, steps, monkeypatch):
-    path.parent.mkdir()
     disk = Disk(path.parent, monkeypatch)
     journal.append(path, [1], sync=sync)
     assert disk.steps == steps

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -168,15 +169,41 @@ class FillDisk(Callback):
             self.ballast.unlink()
 
 
-class RemoveCheckpoints(Callback):
-    """Moves a folder away before the thirteenth batch: that of the checkpoints, or the one above it."""
+class SendSignal(Callback):
+    """Sends a signal to its own process before the thirteenth batch.
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+    Args:
+        name: Name of the signal.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.number = signal.Signals[name]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if trainer.fit_loop.epoch_loop.total_batch_idx == 13:
-            self.folder.rename(self.folder.with_name(f"{self.folder.name} moved"))
+        if trainer.fit_loop.epoch_loop.total_batch_idx == 12:
+            os.kill(os.getpid(), self.number)
+
+
+class LoseDirectory(Callback):
+    """Takes a directory away before the thirteenth batch.
+
+    Args:
+        path: The directory.
+        way: `rename` it; `replace` it by an empty one; or `unmount` it, which leaves the bare mount point.
+    """
+
+    def __init__(self, path: str, way: str) -> None:
+        self.path, self.way = Path(path), way
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx != 13:
+            return
+        if self.way == "unmount":
+            subprocess.run(["umount", "--lazy", str(self.path)], check=True)
+            return
+        self.path.rename(self.path.with_name(f"{self.path.name} moved"))
+        if self.way == "replace":
+            self.path.mkdir()
 
 
 class Halt(Callback):

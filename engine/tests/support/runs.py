@@ -18,6 +18,7 @@ from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.lightning.policy import Policy
 from cairn.policy.keep import Latest
 from cairn.policy.when import Every
+from cairn.store import names
 from cairn.store.catalog import Catalog
 from cairn.store.resume import ResumePoint
 from cairn.types import Saved
@@ -74,9 +75,11 @@ class Run:
 
     @property
     def files(self) -> list[str]:
-        """Names of the files in the directory of checkpoints, without manifests."""
+        """Names of the files in the directory of checkpoints, without manifests and the claim."""
         folder = self.directory / "checkpoints"
-        return sorted(p.name for p in folder.iterdir() if p.suffix != ".json") if folder.is_dir() else []
+        claimed = {names.CLAIM, names.LOCK}
+        found = [p.name for p in folder.iterdir() if p.suffix != ".json"] if folder.is_dir() else []
+        return sorted(set(found) - claimed)
 
 
 def policy(directory: Path, **settings: Any) -> Policy:

@@ -54,6 +54,7 @@ def history(*scores: float | None) -> list[Saved]:
 
 def commit(directory: Path, number: int = 0, score: float | None = None, **facts: Any) -> Saved:
     """Write a small checkpoint as a run writes it."""
+    directory.mkdir(parents=True, exist_ok=True)
     return write(CommitPlan(directory, draft(number, score, **facts), {"world_size": 1}), small_file(number)).saved
 
 
@@ -63,6 +64,7 @@ def save(own: History, number: int = 0, score: float | None = None, **facts: Any
     Raises:
         SaveError: It could not be written.
     """
+    own.directory.mkdir(parents=True, exist_ok=True)
     coming, plan, result = draft(number, score, num_bytes=len(small_file(number)), **facts), None, None
     own.add_pending(coming)
     try:

@@ -50,6 +50,7 @@ class Gate(InlineWriter):
 
 @pytest.fixture
 def folder(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
     return tmp_path / "checkpoints"
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cairn import opening, records
+from cairn.known_directory import KnownDirectory
 from cairn.records import RecordError
 
 _LENGTH = 256
@@ -44,12 +45,14 @@ class ProgressFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = -1
+        self._known = KnownDirectory.at_or_above(path.parent)
 
     def at_boundary(self, progress: Progress) -> None:
         """Write the progress of the run; this takes microseconds."""
         text = json.dumps(asdict(progress)).ljust(_LENGTH - 1) + "\n"
         with suppress(OSError):
             if self._file < 0:
+                self._known.check()
                 self._file = opening.for_writing(self.path, mode=0o644)
             os.pwrite(self._file, text.encode(), 0)
 

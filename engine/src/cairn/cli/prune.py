@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn.cli.arguments import CheckpointDirectory, add_run, find_run
+from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.errors import ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
@@ -56,15 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
         rules: list[Rule] = [Latest(arguments.keep_last), Best(arguments.keep_best)]
     except ValueError as error:
         raise ConfigError(f"--keep-last and --keep-best: {error}") from error
-    owner.lock()
-    try:
+    with claimed(owner, directory.path):
         proposal = collect(directory, rules)
         if not arguments.json:
             show(proposal)
         if approved := arguments.yes or _is_approved(proposal, arguments.json):
             _delete(proposal, owner)
-    finally:
-        owner.unlock()
     if arguments.json:
         print_json(as_json(proposal, approved))
     elif approved and proposal.checkpoints.to_delete:

@@ -15,7 +15,7 @@ from rich.syntax import Syntax
 from cairn import opening
 from cairn.cli.output import print_json
 from cairn.runs import summary, terminal
-from cairn.store import manifest, names
+from cairn.store import links, manifest, names
 
 HELP = "show what a checkpoint file holds: its manifest and the configuration of its run"
 _KEY = "cairn"
@@ -60,7 +60,7 @@ def collect(path: Path) -> Contents:
     from cairn.writing.load import load  # only here: it imports torch, and the other commands do not wait for that
 
     own = load(path).get(_KEY)
-    path = path.resolve()
+    path = links.target(path)
     proof = path.with_name(names.manifest_name(path.name))
     there = names.checkpoint_of(proof.name) and proof.is_file()
     return Contents(

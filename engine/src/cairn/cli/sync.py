@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cairn.cli.arguments import add_run, duration_s, find_run, require
+from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.runs import terminal
 from cairn.units import format_bytes
@@ -51,7 +52,7 @@ def collect(named: str, limit_s: float) -> Synced:
         ConfigError: W&B's client is not installed.
         ResumeError: The run was never logged to W&B, or W&B cannot be reached.
     """
-    _, run = find_run(named, "sync needs the W&B settings of the run")
+    directory, run = find_run(named, "sync needs the W&B settings of the run")
     require("wandb", "sync", "wandb")
     from cairn.wandb.sync import sync
 
@@ -59,11 +60,8 @@ def collect(named: str, limit_s: float) -> Synced:
         from dotenv import load_dotenv
 
         load_dotenv(Path(".env"))
-    run.lock()
-    try:
+    with claimed(run, directory.path):
         return sync(run.path, limit_s)
-    finally:
-        run.unlock()
 
 
 def _missing(synced: Synced) -> list[str]:

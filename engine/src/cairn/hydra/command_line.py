@@ -30,6 +30,7 @@ from cairn.hydra.compose import stored
 from cairn.hydra.compose.source import Source
 from cairn.hydra.sweep import job_name, plugins
 from cairn.runs.directory import RunDirectory, find, newest
+from cairn.runs.files_before import FilesBefore
 from cairn.store import disk
 from cairn.store.catalog import Catalog
 
@@ -215,11 +216,15 @@ class CheckRunDirectory(Callback):
     """Checks directories and launcher before Hydra creates them: Hydra itself would fail with a traceback."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the directory of a run."""
-        run = Path(config.hydra.run.dir)
-        _check_directory(run, "hydra.run.dir")
+        """Check the directory of a run, and remember what Hydra is about to write there, see `put_back`."""
+        global _written_by_hydra
+        run = RunDirectory(Path(unliteral(str(config.hydra.run.dir))))
+        _check_directory(Path(config.hydra.run.dir), "hydra.run.dir")
         # Hydra opens these by their names. A link would let it write to the file behind it.
-        _check_files([*run.glob("*.log"), *run.glob(".hydra/*")], [run / ".hydra"])
+        _check_files([*run.path.glob("*.log"), *run.path.glob(".hydra/*")], [run.path / ".hydra"])
+        if config.hydra.output_subdir is not None and run.record_file.is_file():
+            folder = run.path / str(config.hydra.output_subdir)
+            _written_by_hydra = FilesBefore([folder / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")])
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remove a directory that Hydra has made only because `${` is part of the name of the run directory."""
@@ -239,6 +244,16 @@ class CheckRunDirectory(Callback):
         sweep = Path(config.hydra.sweep.dir)
         _check_directory(sweep, "hydra.sweep.dir")
         _check_files([sweep / "multirun.yaml"], [])
+
+
+_written_by_hydra: FilesBefore | None = None
+"""Hydra's files in the directory of a run that is resumed, as they were before; None: this is another start."""
+
+
+def put_back() -> None:
+    """Put back the files that Hydra has written for a start that was refused."""
+    if _written_by_hydra is not None:
+        _written_by_hydra.put_back()
 
 
 def _check_directory(path: Path, key: str) -> None:

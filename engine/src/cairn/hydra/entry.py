@@ -15,6 +15,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from cairn import streams
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides
 from cairn.hydra.command.arguments import Arguments
@@ -50,6 +51,7 @@ def main(config_path: str = "configs", config_name: str = "train") -> Callable[[
 
         @functools.wraps(body)
         def command() -> None:
+            streams.protect()
             export_sources(root)
             if command_line.is_child():
                 task.join(**command_line.announced())
@@ -116,6 +118,7 @@ def _interruptible(train: Callable[[Any, JobContext], Any], given: Allocation) -
         train: Function of the module `run.session` and the `JobContext` of this process.
         given: The job of this process.
     """
+    streams.protect()  # also in a job that submitit has started
     with Interrupts() as signals:
         try:
             # Takes seconds. Without handlers, a signal in this time would end the process without a requeue.

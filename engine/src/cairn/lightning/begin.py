@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 
 from cairn.errors import CairnError, ConfigError
 from cairn.lightning.engine import Engine
+from cairn.store import claim
 from cairn.store.beginning import Beginning, beginning
 from cairn.store.resume import ResumePoint
+
+_PREVIOUS_ATTEMPT_S = 120.0
+"""Maximum time that a job waits for its previous attempt: the locks of a lost node are released late."""
 
 
 def begin(engine: Engine, trainer: Trainer, point: ResumePoint | None, run: str | None) -> Beginning:
@@ -22,7 +28,8 @@ def begin(engine: Engine, trainer: Trainer, point: ResumePoint | None, run: str 
         run: Id of the run; None: the directory knows it, or it is a new run.
 
     Raises:
-        CairnError: The directory belongs to another run, a resume was forgotten, or the checkpoint is not intact.
+        CairnError: The directory belongs to another run or is in use, a resume was forgotten, or the checkpoint is not
+            intact.
     """
     found: Beginning | CairnError | None = None
     if engine.agreement.leads:
@@ -51,5 +58,9 @@ def _take_over(engine: Engine, trainer: Trainer, point: ResumePoint | None, run:
         found = Beginning(engine.origin.run, ResumePoint(directory / newest.name, newest))
     else:
         found = beginning(directory, loaded, point, run)
+    if engine.policy.triggers and engine.saves.claim is None:
+        script = os.path.abspath(sys.argv[0]) if os.path.isfile(sys.argv[0]) else ""
+        patience_s = _PREVIOUS_ATTEMPT_S if "SLURM_JOB_ID" in os.environ else None
+        engine.saves.claim = claim.take(directory, found.run, script, patience_s)
     engine.take_over(found.run, found.point)
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cairn.errors import ConfigError
-from cairn.lightning.agreement import Agreement
+from cairn.lightning.agreement import TIME_LIMIT, Agreement
 from cairn.policy import auto, when
 from cairn.types import Draft, Moment
 
@@ -63,6 +63,7 @@ class Decision:
             if agreement.leads:
                 also = self.due(moment, kept)  # a trigger with a memory says yes only once, so that both answers count
                 due = self._with_buffer(tuple(name for name in self.triggers if name in {*due, *also}), reserve)
+        due = self._without_stop(due, moment, kept)
         if stop or special:
             due, give_up = agreement.share((due, give_up))
         return Verdict(moment, due, give_up)
@@ -82,6 +83,15 @@ class Decision:
             self.choice = choice
             log.info("%s", choice)
         return reasons
+
+    def _without_stop(self, due: tuple[str, ...], moment: Moment, kept: Sequence[Draft]) -> tuple[str, ...]:
+        """Leave out the reasons that only a stop has, if there are others: an undisturbed run saves here without it."""
+        if moment.stop in (None, TIME_LIMIT) or len(due) < 2:  # a limit that was set is not a disturbance
+            return due
+        goes_on = replace(moment, stop=None)
+        # A trigger with a memory must not be asked twice; those that last do not depend on a stop.
+        rest = [name for name in due if self.triggers[name].lasting or self.triggers[name].due(goes_on, kept)]
+        return tuple(rest) or due
 
     def is_lasting(self, reasons: Sequence[str]) -> bool:
         """Whether an undisturbed run would have saved there as well."""

@@ -91,6 +91,7 @@ class Engine:
         self._goes_on = False
         """Whether the fit continues a run from one of its checkpoints."""
         self._pruned_at_start: set[str] = set()
+        self._num_ready: int | None = None
         self.may_fit_again = True
         """False while the trainer stands inside an epoch, which Lightning would begin again."""
 
@@ -102,6 +103,7 @@ class Engine:
             SaveError: A link could not be moved, or a file not be deleted.
         """
         self._last_num_bytes = point.saved.num_bytes if point.saved else 0
+        self.history.permit = self.saves.claim.permit if self.saves.claim else None
         self.history.take_over(run, point)
         history = self.history
         self.saves.listeners.opened(self.policy.directory, history.saved, history.links, history.deleted)
@@ -145,6 +147,7 @@ class Engine:
         self.settings.see_start()
         self._pruned_at_start = pruning.names(module)
         self.may_fit_again = False
+        self._num_ready = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         if not trainer.fast_dev_run:
             callbacks.check_without_validation(trainer)
             modes.check(trainer, self.policy)
@@ -226,6 +229,12 @@ class Engine:
         self._end()
         if why := self.saves.close(wait=not isinstance(exception, KeyboardInterrupt)):
             log.error(why)
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the fit has begun a batch. Until then, an error refuses this start, which leaves everything as is."""
+        ready = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        return self._num_ready is not None and ready > self._num_ready
 
     def _end(self) -> None:
         self.telemetry.clock.stop()

@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
-from cairn.data import shuffles
+from cairn.data import shuffles, workers
 from cairn.errors import ConfigError, SaveError
 from cairn.lightning import capture, versions
 from cairn.lightning.begin import begin
@@ -150,22 +150,27 @@ class EngineHooks(Checkpoint):
         if late is not None:
             raise boundary.Stopped(late, self.engine.history.newest, trainer.global_rank)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Release the directory, also after a fit that had nothing to do; watch no longer, also after a finder."""
+        self.watch.stop()
+        if stage == "fit" and self._engine is not None:
+            self._engine.saves.release()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the saves under way arrive, except after a second Ctrl-C."""
         self._stopping.ending()
         self.watch.ends(_UPLOADS_AFTER_STOP_S)
         try:
             explain(exception, pl_module)
+            if why := workers.why_killed(exception):
+                exception.add_note(why)
             if self._engine is not None:
                 self._engine.close_after(exception)
                 _close_listeners(self, finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
+                self._engine.saves.release(refused=not self._engine.has_trained)
         finally:
             self.watch.stop()
         self._stopping.failed(exception, trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Watch no longer, also where a finder has ended a fit before its training."""
-        self.watch.stop()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Finish an overlapping copy; earlier hooks of the optimizer run before the forward and backward pass."""
@@ -229,6 +234,11 @@ class EngineHooks(Checkpoint):
     def stopped(self, reason: str) -> None:
         """The fit returns early, for this reason."""
         self.stopped_by = reason
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the last fit has begun a batch, or has come to its end without one."""
+        return self._final is not None or (self._engine is not None and self._engine.has_trained)
 
     @property
     def engine(self) -> Engine:

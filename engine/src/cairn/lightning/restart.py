@@ -41,6 +41,7 @@ from cairn.lightning.rank_differences import RankDifferences
 from cairn.lightning.saved import pruning, unsaved
 from cairn.lightning.saved.growth import repeated_groups_ignored
 from cairn.lightning.saved.layers import Layers
+from cairn.store import links
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Restart:
         """Take the state of this rank from a checkpoint."""
         self.epoch_start = ours["ranks"][self.trainer.global_rank].get("epoch_start")
         # A link to the newest checkpoint of a run that is training may move.
-        self._ours, self._path = ours, Path(str(self.trainer.ckpt_path)).resolve()
+        self._ours, self._path = ours, links.target(Path(str(self.trainer.ckpt_path)))
 
     def epoch_begins(self) -> None:
         """The hooks at the start of an epoch are about to run."""

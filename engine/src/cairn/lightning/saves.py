@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cairn.account.failures import SaveFailures
 from cairn.account.telemetry import Telemetry
+from cairn.store.claim import Claim
 from cairn.store.history import History
 from cairn.store.listener import Listeners
 from cairn.types import Draft
@@ -41,6 +42,8 @@ class Saves:
     def __init__(self, writing: Writing, history: History, telemetry: Telemetry, listeners: Listeners) -> None:
         self.writing, self.history, self.telemetry, self.listeners = writing, history, telemetry, listeners
         self.failures = SaveFailures(writing.max_failed_saves)
+        self.claim: Claim | None = None
+        """Of the checkpoint directory, while a fit may save to it."""
         self.pipeline: SavePipeline | None = None
         self._encoder = FormEncoder()
         self._buffer: Buffer | None = None
@@ -200,3 +203,13 @@ class Saves:
         self.pipeline.close()
         self.pipeline = self._buffer = None
         return why
+
+    def release(self, refused: bool = False) -> None:
+        """Let other processes use the directory.
+
+        Args:
+            refused: The fit was refused before its first batch: a claim that it has made is taken back.
+        """
+        claim, self.claim = self.claim, None
+        if claim is not None:
+            claim.withdraw() if refused else claim.release()

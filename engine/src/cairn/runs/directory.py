@@ -16,8 +16,10 @@ from typing import IO, Any
 
 from cairn import opening, records
 from cairn.errors import ConfigError, ResumeError, first_line
+from cairn.known_directory import KnownDirectory
 from cairn.records import RecordError
 from cairn.runs import config_file
+from cairn.runs.files_before import FilesBefore
 from cairn.store import disk
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,9 @@ class RunDirectory:
         self.path = path.absolute()
         self.started = False
         """Whether this process called `start`."""
+        self._known: KnownDirectory | None = None
+        self.before: FilesBefore | None = None
+        """What the start of this process has changed; None: nothing."""
 
     @property
     def config_file(self) -> Path:
@@ -151,13 +156,14 @@ class RunDirectory:
         """Allow other processes to train here."""
         self._lock.close()
 
-    def start(self, task_name: str, overrides: tuple[str, ...], config: str) -> RunRecord:
+    def start(self, task_name: str, overrides: tuple[str, ...], config: str, run: str = "") -> RunRecord:
         """Record that the run starts, or resumes, now.
 
         Args:
             task_name: Name of the task.
             overrides: Overrides of the run so far.
             config: Resolved configuration, as YAML.
+            run: Id of a new run; empty: it gets one here.
 
         Returns:
             The record as written.
@@ -166,7 +172,7 @@ class RunDirectory:
             ConfigError: The directory cannot be written.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        old = self.record() or RunRecord(secrets.token_hex(4), task_name, created=now)
+        old = self.record() or RunRecord(run or new_id(), task_name, created=now)
         record = replace(old, overrides=overrides, status="running", why="")
         try:
             disk.make_directory(self.path)
@@ -175,7 +181,7 @@ class RunDirectory:
             self._write(record)
         except OSError as error:
             raise ConfigError(f"The run directory {self.path} cannot be written: {error.strerror}.") from error
-        self.started = True
+        self.started, self._known = True, KnownDirectory.at_or_above(self.path)
         return record
 
     def end(self, status: str, why: str = "", result: float | None = None) -> None:
@@ -186,15 +192,23 @@ class RunDirectory:
             why: What stopped it, or the error that ended it.
             result: Final value of `optimized_metric`.
         """
-        if not self.started or (record := self.record()) is None:
+        if not self.started:
             return
         try:
-            self._write(replace(record, status=status, why=why, result=result))
+            assert self._known is not None
+            self._known.check()
+            if (record := self.record()) is not None:
+                self._write(replace(record, status=status, why=why, result=result))
         except OSError as error:
             log.error("Could not write to %s how the run ended: %s.", self.record_file, error.strerror)
 
     def _write(self, record: RunRecord) -> None:
         disk.put(self.record_file, (json.dumps(asdict(record), indent=2) + "\n").encode())
+
+
+def new_id() -> str:
+    """Return an id for a new run."""
+    return secrets.token_hex(4)
 
 
 def find(named: str, log_dir: Path, task_name: str) -> RunDirectory:

@@ -47,6 +47,7 @@ class Ledger:
 
     def add(self, jobs: Iterable[SubmittedJob]) -> None:
         """Record jobs that were just submitted. Without the record, a second launch would submit them again."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         journal.append(self.path, *(asdict(job) for job in jobs), sync=True)
 
     def entries(self) -> list[SubmittedJob]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from cairn.errors import CheckpointError
 from cairn.policy import keep
-from cairn.store import names
+from cairn.store import links, names
 from cairn.store.catalog import Catalog, Rejected, verify_file
 from cairn.types import Mode, Saved
 
@@ -42,7 +42,7 @@ def check_directory(path: Path) -> list[Finding]:
     found += [_rejected(item, newest) for item in rejected]
     found.sort(key=lambda item: names.parse_name(item.path.name) or (0, 0))
     whole = [item.path.name for item in found if item.state == "whole"]
-    found += [_link(path / name, whole) for name in (names.LAST, names.BEST) if (path / name).is_symlink()]
+    found += [_link(path, name, whole) for name in (names.LAST, names.BEST) if catalog.linked(name)]
     if whole and not os.path.lexists(path / names.LAST):
         found.append(Finding(path / names.LAST, "unfinished", "it is missing; the next start creates it"))
     return found + [Finding(item, "unfinished", "an interrupted save left it") for item in catalog.leftovers()]
@@ -62,7 +62,7 @@ def check_file(path: Path) -> Finding:
     """
     if not path.exists():
         raise CheckpointError(f"There is no file {path}.")
-    return _checkpoint(path.resolve())
+    return _checkpoint(links.target(path))
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ def _rejected(item: Rejected, newest: tuple[int, int] | None) -> Finding:
     return Finding(item.path, "unfinished" if is_interrupted else "broken", item.why)
 
 
-def _link(path: Path, whole: list[str]) -> Finding:
-    target = path.readlink()
-    if target.name not in whole:
-        why = "does not exist" if not path.exists() else "is corrupt"
+def _link(directory: Path, name: str, whole: list[str]) -> Finding:
+    path, target = directory / name, links.named(directory / name)
+    if target not in whole:
+        why = "is corrupt" if (directory / target).exists() else "does not exist"
         return Finding(path, "broken", f"it points to {target}, which {why}")
-    if path.name == names.LAST and target.name != whole[-1]:
+    if name == names.LAST and target != whole[-1]:
         return Finding(path, "unfinished", f"it points to {target}, and {whole[-1]} is newer")
     return Finding(path, "whole", f"points to {target}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cairn.errors import CheckpointError, ConfigError
-from cairn.store import names, resume
+from cairn.store import claim, links, names, resume
 from cairn.store.catalog import Catalog, Rejected, describe, verify, verify_file
 from cairn.store.resume import ResumePoint
 
@@ -28,14 +28,14 @@ def beginning(directory: Path, loaded: Path | None, known: ResumePoint | None, r
         directory: Where this run's checkpoints lie, or will lie.
         loaded: The checkpoint that the fit begins with; None: it begins from scratch.
         known: What `Checkpointer.resume` has found and verified; None: it was not asked.
-        run: Id of the run; None: that of the checkpoints in the directory, or a new one.
+        run: Id of the run; None: that of the checkpoints in the directory or of its claim, or a new one.
 
     Raises:
         ConfigError: The directory holds checkpoints, and the fit does not go on from one of them.
         CheckpointError: The checkpoint is not intact.
     """
-    loaded = loaded.resolve() if loaded is not None else None
-    if known is not None and (known.path.resolve() if known.path is not None else None) == loaded:
+    loaded = links.target(loaded) if loaded is not None else None
+    if known is not None and (links.target(known.path) if known.path is not None else None) == loaded:
         return Beginning(run or (known.saved.run if known.saved else secrets.token_hex(4)), known)
     committed = Catalog(directory).committed()
     if loaded is not None and loaded.parent == directory.resolve() and names.parse_name(loaded.name):
@@ -57,7 +57,8 @@ def beginning(directory: Path, loaded: Path | None, known: ResumePoint | None, r
     if loaded is not None:
         _verify_foreign(loaded)
     point = resume.find_resume_point(directory)  # only what a first save left that was cut off
-    return Beginning(run or secrets.token_hex(4), ResumePoint(loaded, None, point.rejected))
+    owner = claim.read(directory)  # of a start that ended before its first save
+    return Beginning(run or (owner.run if owner else secrets.token_hex(4)), ResumePoint(loaded, None, point.rejected))
 
 
 def _verify_foreign(path: Path) -> None:

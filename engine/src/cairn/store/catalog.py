@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cairn import opening
 from cairn.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
-from cairn.store import disk, file_format, manifest, names
+from cairn.store import disk, file_format, links, manifest, names
 from cairn.types import Saved
 
 
@@ -67,8 +67,7 @@ class Catalog:
 
     def linked(self, link: str) -> str:
         """Name of the file that a link points to, which may not exist; empty if there is no link."""
-        path = self.directory / link
-        return path.readlink().name if path.is_symlink() else ""
+        return links.named(self.directory / link)
 
     def newest_intact(self) -> tuple[Saved | None, list[Rejected]]:
         """Verify checkpoints from the newest to the oldest until one is intact.

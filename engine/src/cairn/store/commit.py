@@ -26,7 +26,8 @@ from typing import Any
 
 from cairn import opening
 from cairn.errors import CheckpointError, SaveError
-from cairn.store import disk, file_format, manifest, names
+from cairn.store import disk, file_format, links, manifest, names
+from cairn.store.claim import Permit
 from cairn.store.deletion import delete_checkpoints
 from cairn.store.write_error import why_not_written
 from cairn.types import Draft, Saved
@@ -48,6 +49,8 @@ class CommitPlan:
     """Checkpoints to delete last."""
     blocking: bool = False
     """True if training pauses until the commit."""
+    permit: Permit | None = None
+    """What is checked before anything is written or deleted; None: nothing."""
     retry: bool = False
     """True if the previous writer died while it worked on this plan, possibly after the commit."""
 
@@ -75,6 +78,8 @@ def write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None] = lamb
     Raises:
         SaveError: The checkpoint could not be written; nothing of it is left.
     """
+    if plan.permit is not None:
+        plan.permit.check(plan.draft.name)
     saved = _committed_before(plan, len(view)) if plan.retry else None
     if saved is None:
         delete_checkpoints(plan.directory, plan.make_room)
@@ -104,7 +109,6 @@ def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> S
     path = plan.directory / draft.name
     before = _identity(path)
     try:
-        _make_directory(plan.directory)
         disk.put_chunks(path, file_format.sealed(view, disk.CHUNK_BYTES), len(view), beat)
         written_s = time.monotonic() - started
         saved = Saved.of(
@@ -115,8 +119,12 @@ def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> S
             write_s=written_s,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        if plan.permit is not None:
+            plan.permit.check(draft.name)  # a large file may take minutes
         proof = manifest.dump(saved, plan.provenance).encode()
         disk.put(path.with_name(names.manifest_name(draft.name)), proof)
+    except SaveError:  # the directory is another one now, or belongs to another process: nothing is deleted there
+        raise
     except OSError as error:
         # An unchanged file is an earlier checkpoint of the same name, which is still committed.
         if before is None or _identity(path) != before:
@@ -160,7 +168,7 @@ def move_link(directory: Path, name: str, target: str | None) -> None:
         if target is None:
             disk.remove(path)
         else:
-            disk.link(path, target)
+            links.move(path, target)
     except OSError as error:
         raise _failed(f"The link {path} could not be moved to {target}", error) from error
 
@@ -172,11 +180,3 @@ def delete_checkpoint(directory: Path, name: str) -> None:
 
 def _failed(what: str, error: OSError) -> SaveError:
     return SaveError(f"{what}: {error.strerror or error}.")
-
-
-def _make_directory(directory: Path) -> None:
-    # It may have been deleted during the run. Its parents are not recreated: where they are missing, a disk may be
-    # unmounted, and the checkpoint would land on another one.
-    if not directory.exists():
-        os.mkdir(directory)
-        disk.sync_directory(directory.parent)

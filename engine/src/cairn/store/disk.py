@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import resource
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,7 +20,8 @@ from pathlib import Path
 from cairn import opening
 from cairn.store import names
 
-_NO_SYNC = {errno.EINVAL, errno.ENOTSUP}  # from a file system that cannot sync a directory
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
+"""From a file system that cannot open or sync a directory."""
 _NOT_DIRECT = {errno.EINVAL, errno.ENOTSUP}  # from a file system without direct writes
 CHUNK_BYTES = 2**22
 """How much is checksummed and written at a time: it fits into a processor's cache and keeps a disk busy."""
@@ -58,7 +60,7 @@ def put_chunks(
     Raises:
         OSError: As in `put`.
     """
-    with _renamed_at_end(path) as temp, _File(temp, num_bytes) as file:
+    with renamed_at_end(path) as temp, _File(temp, num_bytes) as file:
         if num_bytes <= CHUNK_BYTES:
             for chunk in chunks:
                 file.write(chunk)
@@ -85,17 +87,8 @@ def _pipelined(chunks: Iterable[memoryview], write: Callable[[memoryview], None]
             written.result()
 
 
-def link(path: Path, target: str) -> None:
-    """Make a relative link point to `target`, in one step."""
-    if path.is_symlink() and os.readlink(path) == target:
-        return
-    with _renamed_at_end(path) as temp:
-        remove(temp)
-        os.symlink(target, temp)
-
-
 @contextmanager
-def _renamed_at_end(path: Path) -> Iterator[Path]:
+def renamed_at_end(path: Path) -> Iterator[Path]:
     """Yield a hidden name to write to; rename it to `path` on success, delete it on failure."""
     temp = path.with_name(names.temp_name(path.name))
     try:
@@ -125,14 +118,15 @@ def make_directory(path: Path) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make renames, links and deletions in a directory survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -205,6 +199,12 @@ def free_bytes(path: Path) -> int:
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     found = os.statvfs(there)
     return found.f_bavail * found.f_frsize
+
+
+def max_file_bytes() -> int | None:
+    """Size of the largest file that this process may write (`ulimit -f`), in bytes; None: no limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 class _File:

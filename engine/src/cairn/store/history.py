@@ -13,6 +13,7 @@ from cairn.policy import keep
 from cairn.policy.shelf import Shelf
 from cairn.store import commit, disk, names, planning
 from cairn.store.catalog import Catalog
+from cairn.store.claim import Permit
 from cairn.store.commit import CommitPlan, Committed
 from cairn.store.pending import Pending, others
 from cairn.store.presence import Presence
@@ -35,12 +36,14 @@ class History:
 
     Attributes:
         deleted: The checkpoints that `take_over` deleted.
+        permit: What is checked before each commit; None: nothing.
     """
 
     def __init__(self, directory: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> None:
         self.directory, self.rules, self.mode = directory, list(rules), mode
         self._shelf: Shelf[Saved] = Shelf([], mode or "min")
         self.deleted: list[Saved] = []
+        self.permit: Permit | None = None
         self._pending = Pending(self.rules, mode)
         self._lock = threading.Lock()
         self._catalog, self._presence = Catalog(directory), Presence(directory)
@@ -137,7 +140,13 @@ class History:
         linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}
         decided = planning.decide(self.rules, left, draft, self.mode, linked, self._overdue)
         return CommitPlan(
-            self.directory, decided.draft, provenance, decided.make_room, decided.links, decided.to_delete
+            self.directory,
+            decided.draft,
+            provenance,
+            decided.make_room,
+            decided.links,
+            decided.to_delete,
+            permit=self.permit,
         )
 
     def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:

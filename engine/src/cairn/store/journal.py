@@ -19,7 +19,7 @@ def append(path: Path, *records: Any, sync: bool = False) -> None:
     """Append records, each as one line of JSON. One process at a time may append to a file.
 
     Args:
-        path: Journal file. It is created with its directory if it is missing.
+        path: Journal file. It is created if it is missing; its directory is not.
         *records: Mappings or sequences of JSON values. Half of such a line is never valid JSON, unlike half a number.
         sync: Wait until the records would survive a power cut. A kill loses nothing that this function has written,
             so `sync` is for records that are read by other machines or are needed after a crash of this one.
@@ -27,7 +27,6 @@ def append(path: Path, *records: Any, sync: bool = False) -> None:
     Raises:
         OSError: The records could not be written; no part of them is left in the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = b"".join(json.dumps(record).encode() + _END for record in records)
     with opening.for_appending(path) as file:
         num_bytes = file.seek(0, os.SEEK_END)

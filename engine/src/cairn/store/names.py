@@ -9,10 +9,12 @@ from cairn.types import Position
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 OUTBOX = ".outbox"
+CLAIM = ".claim"
+LOCK = ".lock"
 PROBE = ".writable.tmp"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
-_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST})\.tmp")
+_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST}|{CLAIM})\.tmp")
 
 
 def checkpoint_name(position: Position) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from cairn import units
 from cairn.errors import ConfigError
 from cairn.policy import keep
-from cairn.store import disk
+from cairn.store import disk, links
 from cairn.store.history import History
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ def check_writable(directory: Path) -> None:
             f"directory={directory} cannot be written: {why}. Fix that, or choose another directory.",
             parameter="directory",
         )
+    if not links.are_possible(directory):
+        log.info("%s has no symbolic links: last.ckpt and best.ckpt are small text files there.", directory)
 
 
 def check_space(history: History, num_bytes: int) -> None:
@@ -35,8 +37,14 @@ def check_space(history: History, num_bytes: int) -> None:
         num_bytes: Estimated size of a checkpoint.
 
     Raises:
-        ConfigError: There is no room for the first one.
+        ConfigError: There is no room for the first one, or this process may not write files of that size.
     """
+    limit_bytes = disk.max_file_bytes()
+    if limit_bytes is not None and num_bytes > limit_bytes:
+        raise ConfigError(
+            f"A checkpoint of this run needs about {units.format_bytes(num_bytes)}, and this process may not write "
+            f"files over {units.format_bytes(limit_bytes)}: raise the limit with ulimit -f."
+        )
     first, second = keep.peak_bytes(history.rules, history.saved, history.mode, num_bytes, count=2)
     free = disk.free_bytes(history.directory)
     needed, available = units.format_bytes(num_bytes), units.format_bytes(free)

@@ -8,7 +8,7 @@ from pathlib import Path
 from cairn.store import disk
 from cairn.units import format_bytes
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def why_not_written(path: Path, error: OSError, needed_bytes: int) -> str:
@@ -23,6 +23,13 @@ def why_not_written(path: Path, error: OSError, needed_bytes: int) -> str:
     if error.errno in _FULL:
         free = format_bytes(disk.free_bytes(path))
         why += f" (it needs about {format_bytes(needed_bytes)}, and {free} are free there)"
-    elif not path.parent.is_dir():
-        why = f"{path.parent} is gone and cannot be made again ({why}; was it deleted, or its disk unmounted?)"
+    elif error.errno == errno.EFBIG:
+        why += f" (it needs about {format_bytes(needed_bytes)}; {_limit()})"
     return f"The checkpoint {path} could not be written: {why}."
+
+
+def _limit() -> str:
+    limit_bytes = disk.max_file_bytes()
+    if limit_bytes is None:
+        return "the file system allows no file of that size"
+    return f"ulimit -f allows files of {format_bytes(limit_bytes)}"

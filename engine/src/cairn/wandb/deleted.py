@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cairn import opening
+from cairn.known_directory import KnownDirectory
 from cairn.store import disk
 
 
@@ -17,6 +18,7 @@ class Deleted:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "pruned.txt"
+        self._known = KnownDirectory.at_or_above(folder.parent)
 
     def note(self, digest: str) -> None:
         """Add a digest, before the checkpoint is deleted: a kill may come in between. What is kept after all, counts.
@@ -26,7 +28,7 @@ class Deleted:
         """
         if digest:
             try:
-                self.path.parent.mkdir(exist_ok=True)
+                self._known = self._known.make(self.path.parent)
                 with opening.for_appending(self.path) as file:
                     file.write(f"{digest}\n".encode())
             except OSError:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn import opening
+from cairn.known_directory import KnownDirectory
 from cairn.store import disk, journal
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Lines:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
+        self._known = KnownDirectory.at_or_above(path.parent.parent)
         self._fresh = True
 
     def add(self, item: Any) -> None:
@@ -51,6 +53,7 @@ class Lines:
         self.notice_deletion()
         if self._fresh and self.path.is_file():
             opening.cut(self.path, 0)
+        self._known = self._known.make(self.path.parent)
         journal.append(self.path, item)
         self._fresh = False
         self.count += 1

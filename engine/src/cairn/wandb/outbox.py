@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cairn import opening
 from cairn.errors import CheckpointError, CorruptCheckpointError
+from cairn.known_directory import KnownDirectory
 from cairn.store import manifest, names
 from cairn.types import Saved
 
@@ -28,6 +29,7 @@ class Outbox:
 
     def __init__(self, checkpoints: Path) -> None:
         self.checkpoints, self.directory = checkpoints, checkpoints / names.OUTBOX
+        self._known = KnownDirectory.at_or_above(checkpoints)
         self._lock = threading.Lock()
         self._logged: set[str] = set()
         self._remove_leftovers()
@@ -59,7 +61,7 @@ class Outbox:
         """
         source, path = self.checkpoints / saved.name, self.path(saved.name)
         with self._lock:
-            self.directory.mkdir(exist_ok=True)
+            self._known = self._known.make(self.directory)
             path.unlink(missing_ok=True)
             # The note comes first, and the file gets its name last. Whatever a kill leaves of this is recognised:
             # a file without a note is never found, and half a copy has another name.

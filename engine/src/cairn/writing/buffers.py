@@ -74,7 +74,9 @@ class Buffer:
                 os.ftruncate(self.fd, size)
             self._map = map_pages(self.fd, size)
         except OSError as error:
-            raise MemoryError(f"No memory for a checkpoint of {num_bytes} bytes: {error.strerror}") from error
+            # The limit on files holds for memory that processes share, too.
+            why = f"{error.strerror} (see ulimit -f)" if error.errno == errno.EFBIG else error.strerror
+            raise MemoryError(f"No memory for a checkpoint of {num_bytes} bytes: {why}") from error
 
     def close(self) -> None:
         """Release the memory; tensors that still map it keep it alive."""

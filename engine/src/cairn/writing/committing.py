@@ -65,6 +65,8 @@ class Committer:
         try:
             buffer.wait()
             self.sync()  # before the plan exists: if this fails, nothing may be deleted
+            if self.history.permit is not None:  # where the directory is gone, its checkpoints are not deleted
+                self.history.permit.check(draft.name)
             plan = self.history.plan_commit(draft, provenance)
             with_stall = replace(plan.draft, stall_s=plan.draft.stall_s + buffer.device_s)
             plan = replace(plan, draft=with_stall, blocking=self.blocking)

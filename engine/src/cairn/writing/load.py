@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cairn import opening
 from cairn.errors import CheckpointError
+from cairn.store import links
 from cairn.store.catalog import verify_file
 from cairn.writing import decode, forms
 
@@ -192,11 +193,13 @@ def _existing(path: Path) -> Path:
         raise CheckpointError(f"{path} is a link to {path.readlink()}, which does not exist.")
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint {path}.")
+    if not (found := links.target(path)).exists():
+        raise CheckpointError(f"{path} points to {found.name}, which does not exist.")
     try:
-        opening.check(path)
+        opening.check(found)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    return path.resolve()
+    return found.resolve()
 
 
 def _verify(path: Path) -> None:

@@ -23,14 +23,23 @@ BROKEN = RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
         (KeyboardInterrupt(), None, "left", "", 1),
         # SIGTERM to a whole process group ends the data workers first, before any boundary.
         (BROKEN, "SIGTERM", "stopped", "SIGTERM", 143),
-        (BROKEN, "SIGINT", "failed", "RuntimeError: DataLoader worker (pid 7) exited unexpectedly", 1),
-        (BROKEN, None, "failed", "RuntimeError: DataLoader worker (pid 7) exited unexpectedly", 1),
         (SaveError("disk full"), None, "failed", "disk full", 1),
     ],
 )
 def test_an_exception_becomes_an_outcome(error, signal, status, why, exit_code):
     found = outcome_of(error, signal)
     assert (found.status, found.why, found.exit_code, found.error) == (status, why, exit_code, error)
+
+
+@pytest.mark.parametrize("signal", ["SIGINT", None])
+def test_a_data_worker_that_was_killed_is_one_sentence(signal):
+    found = outcome_of(BROKEN, signal)
+    assert (found.status, found.exit_code, is_for_users(found.error)) == ("failed", 1, True)
+    assert found.why == (
+        "A data worker (process 7) ended without an error. The system kills processes when memory is short: use a "
+        "smaller num_workers or batch size."
+    )
+    assert found.error.__cause__ is BROKEN
 
 
 @pytest.mark.parametrize(

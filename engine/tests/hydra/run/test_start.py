@@ -52,7 +52,7 @@ def notice():
 def planned(monkeypatch, directory, **saved):
     """Let the run have a checkpoint."""
     path = directory.path / "checkpoints" / "a.ckpt"
-    plan = ResumePoint(path, SimpleNamespace(**{"elapsed_s": 0.0, **saved}))
+    plan = ResumePoint(path, SimpleNamespace(**{"elapsed_s": 0.0, "run": "r1", **saved}))
     monkeypatch.setattr(resume, "find_resume_point", lambda _: plan)
     monkeypatch.setattr(starting.MappedCheckpointIO, "peek", lambda self, _: {"epoch": 3})
     monkeypatch.setattr(attempts, "note", lambda *_: None)
@@ -133,6 +133,19 @@ def test_a_run_beyond_its_last_epoch_is_refused_and_keeps_its_record(monkeypatch
     with pytest.raises(ResumeError, match=r"max_epochs=2"):
         begin(OmegaConf.create(config), directory, (), notice, JobContext())
     assert directory.record_file.read_text() == before
+
+
+def test_a_run_in_the_directory_of_another_run_is_refused_and_changes_nothing(
+    monkeypatch, stopped, config, directory, notice
+):
+    planned(monkeypatch, directory, run="r2")
+    stopped()
+    before = {path: path.read_bytes() for path in directory.path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"holds checkpoints of another run \(r2\)"):
+        begin(OmegaConf.create(config), directory, (), notice, JobContext())
+    after = {path: path.read_bytes() for path in directory.path.rglob("*") if path.is_file()}
+    assert {path.name: after[path] for path in after.keys() - before.keys()} == {".lock": b""}
+    assert before.items() <= after.items()
 
 
 def test_the_log_says_what_the_run_resumes_from_and_what_has_changed(

@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset
 import cairn
 from cairn.errors import ConfigError
 from cairn.lightning.checks import trial
+from cairn.store import names
 
 
 class Mode(enum.Enum):
@@ -395,7 +396,7 @@ def test_the_trial_leaves_no_trace(tmp_path):
             [parameter.grad for parameter in module.parameters()],
             trainer.optimizers[0].state_dict(),
             (restless.saves, list(restless.names), dict(restless.by_kind), set(restless.seen)),
-            sorted(str(path) for path in tmp_path.rglob("*") if path.suffix != ".lock"),
+            sorted(str(path) for path in tmp_path.rglob("*") if path.name not in (names.CLAIM, names.LOCK)),
         )
 
     restless = Restless()

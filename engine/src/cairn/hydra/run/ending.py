@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from cairn.account import progress
-from cairn.errors import first_line
+from cairn.errors import CairnError, first_line
+from cairn.hydra import command_line
 from cairn.hydra.parse import wandb_settings
 from cairn.hydra.parse.objects import target_of
 from cairn.hydra.run import hanging
@@ -33,17 +35,30 @@ log = logging.getLogger(__name__)
 def record(start: Start, built: Built | None, outcome: Outcome) -> None:
     """Write the outcome to the run directory, and print a summary unless the run has failed.
 
+    A resume that fails before its first batch was refused, and leaves the run directory as it was.
+
     Args:
         start: The start that has ended.
         built: The trainer of the run; None if the run ended before it was built.
         outcome: The outcome.
     """
+    if start.claim is not None:
+        start.claim.withdraw() if _is_refused(built, outcome) else start.claim.release()
     if not start.is_main or outcome.status == "left":
+        return
+    if start.directory.before is not None and _is_refused(built, outcome):
+        start.directory.before.put_back()
+        command_line.put_back()
         return
     result = outcome.result
     start.directory.end(outcome.status, outcome.why, float(result) if isinstance(result, int | float) else None)
     if built is not None and built.trainer.is_global_zero and outcome.status != "failed":
         summary.show_report(_summary(start, built, outcome), terminal.console())
+
+
+def _is_refused(built: Built | None, outcome: Outcome) -> bool:
+    """Whether a start has failed before its first batch."""
+    return outcome.status == "failed" and (built is None or not built.checkpoints.has_trained)
 
 
 def close_wandb(start: Start, built: Built | None, outcome: Outcome) -> None:
@@ -85,8 +100,10 @@ def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
         log.error("%s", describe(error))
     elif not is_alone:  # in the log of the job; the launcher prints one line
         log.error("%s: %s", type(error).__name__, first_line(error), exc_info=error)
-    if directory.started and (saved := Catalog(directory.checkpoints()).newest()):
-        log.error("Newest checkpoint: %s. Resume with: %s", saved.name, summary.command(directory.path))
+    if directory.started:
+        with suppress(CairnError):  # the run directory may be gone: that is what the message above is about
+            if saved := Catalog(directory.checkpoints()).newest():
+                log.error("Newest checkpoint: %s. Resume with: %s", saved.name, summary.command(directory.path))
     if not is_for_users(error) or not is_alone or os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     raise SystemExit(1) from error

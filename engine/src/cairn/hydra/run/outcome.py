@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from cairn.errors import CairnError
+from cairn.data import workers
+from cairn.errors import CairnError, DataError
 from cairn.hydra.parse.keys import in_config_words
 from cairn.jobs.signals import exit_code
 from cairn.lightning.agreement import TIME_LIMIT
@@ -59,6 +60,10 @@ def outcome_of(error: BaseException, signal: str | None) -> Outcome:
     if signal not in (None, "SIGINT") and isinstance(error, Exception):
         # SIGTERM to a whole process group ends the data workers first: the error is a consequence of the signal.
         return Outcome("stopped", signal, exit_code(signal), error=error)
+    if why := workers.why_killed(error):
+        killed = DataError(why)
+        killed.__cause__ = error
+        error = killed
     return Outcome("failed", describe(error), 1, error=error)
 
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from torch.nn.parameter import is_lazy
 
 from cairn.errors import CairnError, SaveError
+from cairn.hydra import command_line
 from cairn.hydra.parse import wandb_settings
 from cairn.hydra.parse.keys import logs_in_config_words
 from cairn.hydra.parse.objects import build_object
@@ -25,7 +26,8 @@ from cairn.hydra.run import build, ending, mismatch, provenance
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.outcome import Outcome, Status, outcome_of
-from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, first_intact, follow
+from cairn.hydra.run.point import first_intact
+from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.jobs import rendezvous
 from cairn.jobs.signals import Interruption
 from cairn.lightning.checks import callbacks
@@ -190,7 +192,11 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
                 start = begin(cfg, directory, tuple(hydra.overrides.task), notice, context)
             except Exception as error:
                 outcome = outcome_of(error, context.signals.name)
-                directory.end(outcome.status, outcome.why)
+                if directory.before is None:
+                    directory.end(outcome.status, outcome.why)
+                else:
+                    directory.before.put_back()
+                command_line.put_back()
             else:
                 if isinstance(start, NothingToDo):
                     return start.result

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cairn import targets
-from cairn.errors import CheckpointError, ConfigError, ResumeError
+from cairn.errors import ConfigError
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides as given
 from cairn.hydra.compose import loader, merge, trusted
@@ -25,18 +25,19 @@ from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
 from cairn.hydra.parse.settings import Settings, parse
-from cairn.hydra.run import proving
+from cairn.hydra.run import point, proving
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.runs import attempts, summary, terminal
-from cairn.runs.directory import RunDirectory, RunRecord
-from cairn.store import names, resume
+from cairn.runs.directory import RunDirectory, RunRecord, new_id
+from cairn.runs.files_before import FilesBefore
+from cairn.store import claim, resume
 from cairn.store.catalog import Catalog
+from cairn.store.claim import Claim
 from cairn.store.resume import ResumePoint
 from cairn.wandb import start as wandb_start
-from cairn.writing import load
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class Start:
     context: JobContext
     loader: MappedCheckpointIO = field(default_factory=MappedCheckpointIO)
     """Loader that keeps the checkpoint of the plan open."""
+    claim: Claim | None = None
+    """Claim of the checkpoint directory; None if nothing is saved, and in other processes than the main one."""
     is_main: bool = True
     """True in the process that writes the run directory and whose exit code is that of the command."""
 
@@ -105,18 +108,32 @@ def begin(
         more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
         log.info("This run is finished: %s. To extend it: %s", summary.relative(directory.path), more)
         return NothingToDo(old.result)
-    if settings.train:
-        directory.lock(_PREVIOUS_ATTEMPT_S if context.allocation.scheduler else 0.0)
-        resume.wait_for_writers(settings.checkpoint.directory)
-    plan = _plan(settings, directory, old)
-    if settings.train and _is_time_used_up(settings, plan):
-        return NothingToDo()
-    start = Start(directory, settings, old.id if old else "test", plan, context)
-    if settings.train and plan.path is not None:
-        resume.check_epochs_left(plan.path, start.loader.peek(plan.path), settings.trainer.max_epochs)
     if not settings.train:
-        return replace(start, plan=_plan_of_test(settings, plan))
-    return _record(start, merged, old, overrides, notice)
+        plan = point.test_point(settings, point.resume_point(settings, directory, old))
+        return Start(directory, settings, old.id if old else "test", plan, context)
+    patience_s = _PREVIOUS_ATTEMPT_S if context.allocation.scheduler else None
+    directory.lock(patience_s or 0.0)
+    run, checkpoints, held = old.id if old else new_id(), settings.checkpoint, None
+    if checkpoints.triggers:
+        held = claim.take(checkpoints.directory, run, str(directory.path), patience_s)
+    try:
+        resume.wait_for_writers(checkpoints.directory)  # without triggers, too: what they commit is the newest
+        plan = point.resume_point(settings, directory, old)
+        if point.is_time_used_up(settings, plan):
+            _withdraw(held)
+            return NothingToDo()
+        start = Start(directory, settings, run, plan, context, claim=held)
+        if plan.path is not None:
+            resume.check_epochs_left(plan.path, start.loader.peek(plan.path), settings.trainer.max_epochs)
+        return _record(start, merged, old, overrides, notice)
+    except BaseException:
+        _withdraw(held)
+        raise
+
+
+def _withdraw(held: Claim | None) -> None:
+    if held is not None:
+        held.withdraw()
 
 
 def follow(config: str, run: str, start: str | None, context: JobContext) -> Start:
@@ -142,9 +159,12 @@ def _record(
     if plan.path is None and settings.init_weights:
         # Fetched before the other processes are informed, because each of them would fetch the file.
         wandb_start.local_file(settings.init_weights, directory.path)
+    if old is not None:
+        directory.before = FilesBefore([directory.config_file, directory.starts_file, directory.record_file])
     job = start.context.allocation
     attempts.note(directory, old, plan.saved, job.job_id, job.restarts if job.scheduler == "slurm" else None)
-    record = directory.start(settings.task_name, overrides, OmegaConf.to_yaml(settings.config, resolve=True))
+    config = OmegaConf.to_yaml(settings.config, resolve=True)
+    record = directory.start(settings.task_name, overrides, config, start.run_id)
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)
     notice.announce(facts)
@@ -215,61 +235,6 @@ def _resolved(cfg: DictConfig) -> DictConfig:
         if isinstance(named, str) and not Path(named).exists() and (summary.shell_directory() / named).exists():
             plain[key] = str(summary.shell_directory() / named)
     return proving.config(merge.as_config(plain))
-
-
-def _plan(settings: Settings, directory: RunDirectory, old: RunRecord | None) -> ResumePoint:
-    """Return what to resume from: the newest checkpoint of the run, or else the file that `ckpt_path` names."""
-    checkpoints = settings.checkpoint.directory
-    own = resume.find_resume_point(checkpoints)
-    if own.saved is not None and old is None:
-        raise ResumeError(
-            f"{checkpoints} holds checkpoints, but {directory.path} has no run.json, so their run is "
-            f"unknown: choose another directory, or start a new run from one of them with ckpt_path=."
-        )
-    if own.path is not None or settings.ckpt_path is None:
-        return own
-    path = wandb_start.local_file(settings.ckpt_path, directory.path)
-    try:
-        load.load(path)
-    except CheckpointError as error:
-        if load.RUNS_CODE not in str(error):
-            raise
-        weights = "Its weights alone can be taken: init_weights=FILE in place of ckpt_path=FILE."
-        raise CheckpointError(f"{error} {weights}") from error
-    return ResumePoint(path.resolve(), None, own.rejected)
-
-
-def _plan_of_test(settings: Settings, plan: ResumePoint) -> ResumePoint:
-    """Return what to test with `train=false`: the best checkpoint of the run, or else that of the plan."""
-    best = settings.checkpoint.directory / names.BEST
-    path = plan.path
-    if plan.saved is not None and best.is_file():
-        path = first_intact(best.resolve()) or path
-    if path is None and not settings.init_weights:
-        raise ConfigError("train=false has no weights to test: set ckpt_path=, init_weights= or resume=.")
-    return ResumePoint(path, plan.saved)
-
-
-def first_intact(*paths: Path) -> Path | None:
-    """Return the first intact checkpoint; log each one that is skipped."""
-    for path in paths:
-        try:
-            load.load(path)
-            return path
-        except CheckpointError as error:
-            log.warning("Not tested: %s", error)
-    return None
-
-
-def _is_time_used_up(settings: Settings, plan: ResumePoint) -> bool:
-    """Return whether the run has already trained for all of `trainer.max_time`."""
-    limit_s = settings.trainer.max_time_s
-    if limit_s is None or plan.saved is None or plan.saved.elapsed_s < limit_s:
-        return False
-    log.info(
-        "The run has used up trainer.max_time=%s. To resume it, set a longer time.", settings.trainer.node.max_time
-    )
-    return True
 
 
 def _log_start(start: Start, merged: Merged, resumes: bool) -> None:

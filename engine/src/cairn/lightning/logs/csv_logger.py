@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from cairn import opening
+from cairn.known_directory import KnownDirectory
 from cairn.store import disk
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class CSVLogger(Logger):
     def __init__(self, save_dir: str | Path) -> None:
         super().__init__()
         self._directory = Path(save_dir)
+        self._known = KnownDirectory.at_or_above(self._directory.parent)
         self._columns: list[str] = []
         self._num_rows = 0
         self._buffer: list[Row] = []
@@ -79,6 +81,7 @@ class CSVLogger(Logger):
         """Append the cost of a save to a file of its own: costs differ between equal runs, and metrics.csv must not."""
         path = self._directory / "checkpoints.csv"
         try:
+            self._known = self._known.make(self._directory)
             _append(path, {"step": step, **costs})
         except OSError as error:
             log.error("%s cannot be written (%s): the cost of this save is not recorded.", path, error.strerror)
@@ -139,6 +142,7 @@ class CSVLogger(Logger):
         """Append the buffered rows; a new column rewrites the whole file."""
         if not self._buffer:
             return
+        self._known = self._known.make(self._directory)
         columns = sorted({*self._columns, *(name for row in self._buffer for name in row)})
         if not self._fresh and not self.path.is_file():
             log.error(
@@ -164,7 +168,7 @@ class CSVLogger(Logger):
             return list(csv.DictReader(file))
 
     def _rewrite(self, rows: list[Row], columns: list[str]) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._known = self._known.make(self._directory)
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -175,7 +179,6 @@ class CSVLogger(Logger):
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
     """Append a row to a file whose columns are those of its first row: other values of later rows are dropped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with io.TextIOWrapper(opening.for_appending(path), "utf-8", newline="") as file:
         file.seek(0)
         columns = next(csv.reader(file), None) or list(row)

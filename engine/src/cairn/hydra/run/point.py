@@ -1,0 +1,77 @@
+"""Decide which checkpoint a start of a run begins with, or tests."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from cairn.errors import CheckpointError, ConfigError, ResumeError
+from cairn.hydra.parse.settings import Settings
+from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.store import links, names, resume
+from cairn.store.resume import ResumePoint
+from cairn.wandb import start as wandb_start
+from cairn.writing import load
+
+log = logging.getLogger(__name__)
+
+
+def resume_point(settings: Settings, directory: RunDirectory, old: RunRecord | None) -> ResumePoint:
+    """Return what to resume from: the newest checkpoint of the run, or else the file that `ckpt_path` names."""
+    checkpoints = settings.checkpoint.directory
+    own = resume.find_resume_point(checkpoints)
+    if own.saved is not None and old is None:
+        raise ResumeError(
+            f"{checkpoints} holds checkpoints, but {directory.path} has no run.json, so their run is "
+            f"unknown: choose another directory, or start a new run from one of them with ckpt_path=."
+        )
+    if own.saved is not None and old is not None and own.saved.run != old.id:
+        raise ConfigError(
+            f"directory={checkpoints} holds checkpoints of another run ({own.saved.run}): give each run a directory of "
+            f"its own.",
+            parameter="directory",
+        )
+    if own.path is not None or settings.ckpt_path is None:
+        return own
+    path = wandb_start.local_file(settings.ckpt_path, directory.path)
+    try:
+        load.load(path)
+    except CheckpointError as error:
+        if load.RUNS_CODE not in str(error):
+            raise
+        weights = "Its weights alone can be taken: init_weights=FILE in place of ckpt_path=FILE."
+        raise CheckpointError(f"{error} {weights}") from error
+    return ResumePoint(links.target(path), None, own.rejected)
+
+
+def test_point(settings: Settings, plan: ResumePoint) -> ResumePoint:
+    """Return what to test with `train=false`: the best checkpoint of the run, or else that of the plan."""
+    best = settings.checkpoint.directory / names.BEST
+    path = plan.path
+    if plan.saved is not None and best.is_file():
+        path = first_intact(links.target(best)) or path
+    if path is None and not settings.init_weights:
+        raise ConfigError("train=false has no weights to test: set ckpt_path=, init_weights= or resume=.")
+    return ResumePoint(path, plan.saved)
+
+
+def first_intact(*paths: Path) -> Path | None:
+    """Return the first intact checkpoint; log each one that is skipped."""
+    for path in paths:
+        try:
+            load.load(path)
+            return path
+        except CheckpointError as error:
+            log.warning("Not tested: %s", error)
+    return None
+
+
+def is_time_used_up(settings: Settings, plan: ResumePoint) -> bool:
+    """Return whether the run has already trained for all of `trainer.max_time`."""
+    limit_s = settings.trainer.max_time_s
+    if limit_s is None or plan.saved is None or plan.saved.elapsed_s < limit_s:
+        return False
+    log.info(
+        "The run has used up trainer.max_time=%s. To resume it, set a longer time.", settings.trainer.node.max_time
+    )
+    return True
