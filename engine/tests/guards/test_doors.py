@@ -26,9 +26,18 @@ OWN = {
     "hydra/command/help_screen.py": {".read_text": "configs/ of the project", "yaml.safe_load": "the same"},
     "hydra/compose/defaults.py": {".read_text": "configs of this library", "yaml.safe_load": "the same"},
     "writing/buffers.py": {".read_text": "/proc and /sys"},
+    "runs/attempts.py": {".read_text": "/proc"},
+    "jobs/stacks.py": {".read_text": "/proc", ".read_bytes": "the same"},
+    "hydra/sweep/slots.py": {
+        "json.loads": "an argument of this process",
+        "os.open": "see there",
+        "os.fdopen": "the same",
+    },
+    "store/claim.py": {"os.open": "a new file: it fails if there is one"},
     # Pipes and devices of this process.
     "data/forked.py": {"os.open": "/dev/null"},
     "jobs/signals.py": {"os.open": "/dev/null"},
+    "streams.py": {"open": "stdin, stdout and stderr", "os.open": "/dev/null"},
     "hydra/sweep/launcher.py": {"open": "a pipe from a child"},
     "testing/server.py": {"open": "/dev/null", "os.fdopen": "a pipe", "json.loads": "the same"},
     "testing/fresh.py": {".read_text": "a temporary directory of this process", "json.loads": "the same"},
@@ -41,6 +50,8 @@ OWN = {
     "lightning/logs/csv_logger.py": {"csv.reader": "an open file"},
     "wandb/outbox.py": {"shutil.copyfile": "to a name that was just freed"},
     # Files that this process writes for its own reader.
+    "study/reading.py": {"csv.reader": "an open file"},
+    "study/plots.py": {".write_bytes": "a directory that the user names"},
     "study/page.py": {".write_text": "a directory that the user names"},
 }
 """Calls that open something else, by module, with what they open."""

@@ -108,13 +108,18 @@ def test_parts_of_a_file_without_checkpoint_settings_are_refused(tmp_path, text)
 
 @pytest.mark.parametrize("text", [OmegaConf.to_yaml(OmegaConf.create(VALUES)), WHOLE, "checkpoint: {x: 2026-01-01}"])
 def test_the_parser_in_c_reads_what_the_one_in_python_reads(text):
-    assert yaml.load(text, Loader=config_file._FastLoader) == yaml.load(text, Loader=config_file._Loader)
+    class InPython(yaml.SafeLoader):
+        pass
+
+    for name in ("yaml_implicit_resolvers", "yaml_constructors"):
+        setattr(InPython, name, getattr(config_file._Loader, name))
+    assert yaml.load(text, Loader=config_file._Loader) == yaml.load(text, Loader=InPython)
 
 
 @pytest.mark.parametrize("nested", ["[" * 100_000, "{a: " * 100_000, "- " * 100_000, "? " * 100_000])
 def test_a_deeply_nested_file_does_not_overflow_the_stack_of_the_parser_in_c(tmp_path, nested):
     (tmp_path / "config.yaml").write_text(f"checkpoint:\n  {nested}")
-    with pytest.raises((RecursionError, ValueError, yaml.YAMLError)):
+    with pytest.raises(ValueError, match="nest"):
         config_file.read(tmp_path / "config.yaml")
 
 

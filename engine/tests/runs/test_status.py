@@ -5,6 +5,7 @@ import time
 import pytest
 from tests.support.made_runs import run_directory
 
+from cairn import bounded_yaml
 from cairn.account.progress import Progress, ProgressFile
 from cairn.errors import ResumeError
 from cairn.jobs import slurm
@@ -140,9 +141,9 @@ def test_of_each_run_one_manifest_is_read_and_equal_parts_of_configurations_once
         with open(run / "config.yaml", "a") as file:
             file.write("trainer:\n  max_epochs: 2\nmodel:\n  never: read\n")
     num_read, parsed = [], []
-    load, parse = manifest.load, config_file._parse
+    load, parse = manifest.load, bounded_yaml.parse
     monkeypatch.setattr(manifest, "load", lambda text: num_read.append(1) or load(text))
-    monkeypatch.setattr(config_file, "_parse", lambda text: parsed.append(text) or parse(text))
+    monkeypatch.setattr(bounded_yaml, "parse", lambda text, *loader: parsed.append(text) or parse(text, *loader))
     config_file._parse_part.cache_clear()
     jobs, _ = status.look(tmp_path)
     assert sorted(job.last.position.batch for job in jobs) == [1000, 1000, 1000]

@@ -21,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from cairn import opening
+
 # A real-time signal, which no program uses for anything else; there are none on macOS.
 _ASK: int | None = signal.SIGRTMIN + 6 if hasattr(signal, "SIGRTMIN") else None
 _ANSWER_S = 0.5
@@ -47,7 +49,7 @@ class Answering:
             return
         with suppress(OSError, RuntimeError, ValueError):
             if self._path is not None:
-                self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - until `stop`
+                self._file = opening.for_appending(self._path)  # open until `stop`
             faulthandler.register(_ASK, file=self._file or 2, all_threads=True, chain=False)
 
     def stop(self) -> None:

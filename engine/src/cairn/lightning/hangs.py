@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from cairn import opening
 from cairn.account.watchdog import Alarm, Watchdog
 from cairn.jobs import stacks
 from cairn.jobs.stacks import Answering
@@ -237,7 +238,7 @@ class Watch:
 
 
 def _append(path: Path, text: str) -> None:
-    with open(path, "ab", buffering=0) as file:
+    with opening.for_appending(path) as file:
         file.write(text.encode(errors="replace"))
 
 

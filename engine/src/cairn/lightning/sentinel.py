@@ -25,6 +25,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cairn import opening
 from cairn.account.watchdog import Silence
 from cairn.jobs import allocation, slurm, stacks
 from cairn.store import hangs
@@ -125,7 +126,7 @@ def _end(pid: int, report: str, silent_s: float, directory: str, log_file: str, 
     def write(text: str) -> None:
         targets = [2]
         with suppress(OSError):
-            targets += [os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)] if log_file else []
+            targets += [opening.for_writing(Path(log_file), os.O_WRONLY | os.O_APPEND)] if log_file else []
         for target in targets:
             with suppress(OSError):
                 os.write(target, text.encode())

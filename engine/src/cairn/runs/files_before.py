@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cairn import opening
 from cairn.store import disk
 
 log = logging.getLogger(__name__)
@@ -25,12 +26,12 @@ class _File:
         if not path.is_file():
             return cls(path, None, (0, 0))
         found = path.stat()
-        return cls(path, path.read_bytes(), (found.st_atime_ns, found.st_mtime_ns))
+        return cls(path, opening.read_bytes(path), (found.st_atime_ns, found.st_mtime_ns))
 
     def put_back(self) -> None:
         if self.contents is None:
             disk.remove(self.path)
-        elif not self.path.is_file() or self.path.read_bytes() != self.contents:
+        elif not self.path.is_file() or opening.read_bytes(self.path) != self.contents:
             disk.put(self.path, self.contents)
             os.utime(self.path, ns=self.times_ns)  # `resume=latest` is the run whose record changed last
 
@@ -43,7 +44,7 @@ class FilesBefore:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._files = [_File.of(path) for path in paths]
+        self._files = [_File.of(path) for path in paths if path.is_file() or not os.path.lexists(path)]
 
     def put_back(self) -> None:
         """Put all files back. If that fails, log an error."""

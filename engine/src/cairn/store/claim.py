@@ -23,10 +23,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cairn import opening, records
 from cairn.errors import ConfigError, SaveError
 from cairn.known_directory import KnownDirectory
+from cairn.records import RecordError
 from cairn.store import disk, names, resume
-from cairn.store.directory_lock import DirectoryLock, InUse, open_regular
+from cairn.store.directory_lock import DirectoryLock, InUse
 
 PATIENCE_S = 5.0
 """Maximum time to wait for a process that was killed to release the lock, in seconds."""
@@ -231,19 +233,15 @@ def _written(path: Path) -> bytes:
 
 def _contents(path: Path) -> bytes:
     try:
-        handle = open_regular(path, os.O_RDONLY)
+        return opening.read_bytes(path, _MAX_BYTES)
     except OSError:
         return b""
-    try:
-        return os.read(handle, _MAX_BYTES)
-    finally:
-        os.close(handle)
 
 
 def _parse(contents: bytes) -> Owner | None:
     try:
-        given = json.loads(contents)
-        known = {item.name: given[item.name] for item in fields(Owner)}
-    except (ValueError, TypeError, KeyError, RecursionError):
+        given = records.parse(contents)
+        # Keys of a later version are left out: its run is the owner as well.
+        return records.read(Owner, {item.name: given[item.name] for item in fields(Owner)})
+    except (RecordError, TypeError, KeyError):
         return None
-    return Owner(**known) if all(isinstance(value, str) for value in known.values()) else None

@@ -10,10 +10,10 @@ import errno
 import fcntl
 import logging
 import os
-import stat
 import time
 from pathlib import Path
 
+from cairn import opening
 from cairn.store import names
 
 log = logging.getLogger(__name__)
@@ -24,15 +24,6 @@ _HELD = {errno.EAGAIN, errno.EACCES}  # POSIX allows both
 
 class InUse(Exception):
     """Another process holds the lock."""
-
-
-def open_regular(path: Path, flags: int) -> int:
-    """Open a regular file, and nothing else that may have its name."""
-    handle = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, f"{path} is not a regular file")
-    return handle
 
 
 class DirectoryLock:
@@ -58,7 +49,7 @@ class DirectoryLock:
             if (held := _held.get(_key(path) or (0, 0))) is not None and held.pid == os.getpid():
                 held.num_holders += 1  # it is not opened again, see the head of this module
                 return held
-            handle = open_regular(path, os.O_RDWR | os.O_CREAT)
+            handle = opening.for_writing(path, os.O_RDWR)
             if _try_lock(handle, directory):
                 if (key := _key(path)) == _key(handle):
                     assert key is not None

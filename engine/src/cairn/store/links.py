@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 
+from cairn import opening
 from cairn.store import disk, names
 
 _HEAD = "Cairn link to "
@@ -50,12 +50,10 @@ def named(path: Path) -> str:
     if path.is_symlink():
         return path.readlink().name
     with suppress(OSError, UnicodeDecodeError):
-        found = os.stat(path)
-        if stat.S_ISREG(found.st_mode) and found.st_size <= _MAX_BYTES:
-            text = path.read_bytes().decode()
-            name = text.removeprefix(_HEAD).removesuffix("\n")
-            if text == f"{_HEAD}{name}\n" and names.parse_name(name):  # a name: it leads to no other directory
-                return name
+        text = opening.read_bytes(path, _MAX_BYTES).decode()
+        name = text.removeprefix(_HEAD).removesuffix("\n")
+        if text == f"{_HEAD}{name}\n" and names.parse_name(name):  # a name: it leads to no other directory
+            return name
     return ""
 
 

@@ -239,7 +239,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 def _column(path: Path, name: str) -> Iterator[str]:
     """Yield a column: of the metrics of a long run, a dict for each row would take seconds."""
     try:
-        with open(path, newline="", errors="replace") as file:
+        with opening.rows(path, newline="") as file:
             rows = csv.reader(file)
             place = {header: number for number, header in enumerate(next(rows, []))}.get(name)
             if place is not None:

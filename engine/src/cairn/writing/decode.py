@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cairn import opening
 from cairn.errors import CorruptCheckpointError
 from cairn.store import file_format
 from cairn.writing.encode import STORAGE_NAMES
@@ -88,7 +89,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _read(path: Path) -> Any:
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    with opening.for_reading(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         with memoryview(mapped) as view:
             storages, (first, size) = file_format.located(view)
             pickle = bytes(view[first : first + size])

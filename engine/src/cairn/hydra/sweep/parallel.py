@@ -17,6 +17,7 @@ from typing import Any
 
 from hydra.errors import CompactHydraException
 
+from cairn import opening
 from cairn.hydra.sweep import slots
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def place_of_locks(folder: Path) -> Path:
     With a temporary one, the jobs of an earlier command are not counted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "next", "a") as file:
+    with opening.for_appending(folder / "next") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # a job that waits has it

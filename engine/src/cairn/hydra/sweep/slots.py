@@ -31,7 +31,7 @@ def run_in_slot(folder: str, devices: Sequence[str | None], command: Sequence[st
         command: Path of a program, and its arguments.
     """
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "next"), "a") as place:
+    with os.fdopen(_opened(os.path.join(folder, "next")), "a") as place:
         fcntl.flock(place, fcntl.LOCK_EX)
         while (slot := _take(folder, len(devices))) is None:
             time.sleep(_POLL_S)
@@ -42,13 +42,18 @@ def run_in_slot(folder: str, devices: Sequence[str | None], command: Sequence[st
 def _take(folder: str, number: int) -> int | None:
     """Lock a free slot for this process and the program that it becomes; None if there is none."""
     for slot in range(number):
-        handle = os.open(os.path.join(folder, str(slot)), os.O_RDWR | os.O_CREAT, 0o666)
+        handle = _opened(os.path.join(folder, str(slot)))
         with suppress(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.set_inheritable(handle, True)
             return slot
         os.close(handle)
     return None
+
+
+def _opened(path: str) -> int:
+    """Open a file for its lock. This module runs without the rest of the library, so it cannot use `cairn.opening`."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 if __name__ == "__main__":
