@@ -23,12 +23,13 @@ class Telemetry:
 
     Attributes:
         num_saves: Committed saves of the run.
+        num_open: Saves whose outcome is not recorded yet.
         last_save_s: Training time of the run at the start of the newest save.
     """
 
     def __init__(self) -> None:
         self.meter, self.clock = Meter(), Clock()
-        self.num_saves = self._num_open = 0
+        self.num_saves = self.num_open = 0
         self.last_save_s = 0.0
 
     @property
@@ -50,9 +51,10 @@ class Telemetry:
 
     def record_batches(self, count: int) -> None:
         """Record the batches since the last `Clock.begin_batch`: more than one at the end of an accumulation window."""
-        passed_s = self.clock.batch_s()
+        clock = self.clock
+        passed_s = clock.batch_s()
         for _ in range(count):
-            self.meter.record_batch(passed_s / count, self.clock.busy, self.clock.validated)
+            self.meter.record_batch(passed_s / count, clock.busy, clock.validated)
 
     def save_begun(self, at_s: float) -> None:
         """Record the start of a save at the training time `at_s`."""
@@ -60,7 +62,7 @@ class Telemetry:
 
     def save_staged(self) -> None:
         """Record that the state of a save is copied; `save_committed` or `save_failed` follows."""
-        self._num_open += 1
+        self.num_open += 1
 
     def extend_stall(self, seconds: float) -> None:
         """Move time from the current batch to the last stall: the batch waited for the rest of the copy."""
@@ -74,7 +76,7 @@ class Telemetry:
 
     def save_failed(self) -> None:
         """Record that a staged save will not be committed."""
-        self._num_open -= 1
+        self.num_open -= 1
 
     def save_committed(self, saved: Saved, at: float, loggers: Iterable[MetricsLogger]) -> None:
         """Record the commit of a staged save, and log its cost.
@@ -84,7 +86,7 @@ class Telemetry:
             at: Time of the commit, a value of `time.monotonic()`.
             loggers: Loggers that receive the cost.
         """
-        self._num_open -= 1
+        self.num_open -= 1
         self.num_saves += 1
         at_s = self.clock.elapsed_s_at(at)
         self.meter.record_commit(at_s - saved.elapsed_s, at_s, position_s=saved.elapsed_s)
@@ -112,7 +114,7 @@ class Telemetry:
         """State for a save that starts at this training time, assuming that it and all pending ones succeed."""
         return {
             "elapsed_s": at_s,
-            "num_saves": self.num_saves + self._num_open + 1,
+            "num_saves": self.num_saves + self.num_open + 1,
             "meter": self.meter.state_dict(),
         }
 

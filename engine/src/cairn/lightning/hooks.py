@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import capture, versions
+from cairn.lightning import capture, unused_hooks, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import data
@@ -77,6 +77,7 @@ class EngineHooks(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Exchange the loops and the way to load, before Lightning uses either; refuse what cannot be resumed."""
         resized.watch(trainer.strategy)
+        unused_hooks.hide(self)
         if stage != "fit":
             return
         _check_alone(self, trainer)
@@ -93,6 +94,8 @@ class EngineHooks(Checkpoint):
         self._engine.settings.see_callbacks()
         self._end_wait = before_loading(trainer.strategy.checkpoint_io, self._engine.settings.see_module)
         self._engine.finders.watch()
+        if not self.policy.writing.overlap:
+            unused_hooks.hide(self, ("on_before_optimizer_step",), EngineHooks)
         self._stopping.prepare()
         self._beginning, self.stopped_by = None, ""
 
@@ -175,13 +178,15 @@ class EngineHooks(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the samples."""
-        self.engine.moments.count(batch)
+        if self._engine is not None:
+            self._engine.moments.count(batch)
 
     # Called by the loops
 
     def at_boundary(self, place: boundary.Place, ends: bool) -> None:
         """See `Engine.at_boundary`."""
-        self.engine.at_boundary(place, ends)
+        if self._engine is not None:  # always, in a loop; the property would cost more than this
+            self._engine.at_boundary(place, ends)
 
     @property
     def restart(self) -> Restart:

@@ -41,6 +41,10 @@ class History:
         self.saved: list[Saved] = []
         self.deleted: list[Saved] = []
         self._pending: list[Draft] = []
+        self._coming: tuple[list[Saved], int, list[Draft]] | None = None
+        """The last result of `with_pending`, and what it was computed from."""
+        self._num_changes = 0
+        """How often a checkpoint became pending, or was resolved."""
         self._lock = threading.Lock()
         self._catalog = Catalog(directory)
         self._overdue: list[str] = []
@@ -105,15 +109,21 @@ class History:
         """Register a checkpoint that is about to be written; from now on `with_pending` includes it."""
         with self._lock:
             self._pending.append(draft)
+            self._num_changes += 1
 
     @property
-    def with_pending(self) -> list[Draft]:
+    def with_pending(self) -> Sequence[Draft]:
         """What will be kept when all pending checkpoints are committed: what triggers decide by."""
+        # Asked for at every boundary, however many are kept: computed again only after a change.
+        if (known := self._coming) is not None and known[0] is self.saved and known[1] == self._num_changes:
+            return known[2]
         with self._lock:
-            found: list[Draft] = list(self.saved)
+            saved = self.saved
+            found: list[Draft] = list(saved)
             for draft in self._pending:
                 coming = replace(draft, number=_next_number(found))
                 found = keep.survivors(self.rules, [*_others(found, coming), coming], self.mode)
+            self._coming = (saved, self._num_changes, found)
             return found
 
     def plan_commit(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
@@ -149,6 +159,7 @@ class History:
         """
         with self._lock:
             self._pending.remove(draft)
+            self._num_changes += 1
             if plan is None or result is None:
                 deleted = {name for name in (plan.make_room if plan else ()) if not (self.directory / name).exists()}
                 self.saved = [item for item in self.saved if item.name not in deleted]
