@@ -19,8 +19,6 @@ _FEWEST = 3
 _NUM_RECENT = {"batches": 128, "ratios": 128, "busies": 5, "stalls": 5, "writes": 5}
 """Number of samples that are kept of each kind; the names are keys of the state in a checkpoint."""
 _NUM_BLOCKS = 8
-_SHORT_S, _NUM_STALE = 0.005, 8
-"""With batches shorter than this, `cost` may leave out the newest few: it is asked for at every boundary."""
 _SHORTEST_S = 1e-9  # a clock may be too coarse for a batch
 # Pessimistic estimate for the first save: a first interval that is too long costs less than one that is too short.
 _COPY_BYTES_PER_S, _WRITE_BYTES_PER_S = 1e9, 2e8
@@ -84,14 +82,12 @@ class Meter:
         self._at_risk = WorkAtRisk()
         self._busy_s: float | None = None  # duration of the batches during the newest save; None: no save is open
         self._is_first = True
-        self._cost: SaveCost | None = None  # the last result of `cost`; None: something has happened since
-        self._num_since = 0  # batches recorded since then
 
     # Events
 
     def expect_bytes(self, num_bytes: int) -> None:
         """Set the estimated size of a checkpoint, for the cost before the first save is measured."""
-        self._num_bytes, self._cost = num_bytes, None
+        self._num_bytes = num_bytes
 
     def record_batch(self, seconds: float, busy: bool, validated: bool) -> None:
         """Record a training batch.
@@ -107,10 +103,8 @@ class Meter:
             pass  # the share of training in it is unknown
         elif not busy:
             self._recent["batches"].append(seconds)
-            self._num_since += 1
         elif len(self._recent["batches"]) >= _FEWEST:
             self._recent["ratios"].append(seconds / max(_typical(self._recent["batches"]), _SHORTEST_S))
-            self._cost = None
             self._busy_s = (self._busy_s or 0.0) + seconds
         if not busy and self._busy_s is not None:
             self._close()  # not at the commit: the batch that runs at that moment is recorded after it
@@ -124,7 +118,6 @@ class Meter:
     def extend_stall(self, seconds: float) -> None:
         """Add time to the last stall, because training or a GPU waited later for the rest of the copy."""
         self.total_stall_s += seconds
-        self._cost = None
         if self._recent["stalls"]:
             self._recent["stalls"][-1] += seconds
 
@@ -137,7 +130,6 @@ class Meter:
             position_s: Training time of the run at the saved state.
         """
         self.num_saves += 1
-        self._cost = None
         self._recent["writes"].append(write_s)
         self._at_risk.record_commit(at_s, position_s)
 
@@ -149,13 +141,8 @@ class Meter:
 
     def cost(self) -> SaveCost | None:
         """Expected cost of a save; None until a few batches are recorded."""
-        known = self._cost
-        if known is None or known.batch_s > _SHORT_S or self._num_since >= _NUM_STALE:
-            enough = len(self._recent["batches"]) >= _FEWEST
-            self._cost, self._num_since = self._expected_cost() if enough else None, 0
-        return self._cost
-
-    def _expected_cost(self) -> SaveCost:
+        if len(self._recent["batches"]) < _FEWEST:
+            return None
         guess, busies = _guess(self._num_bytes), self._recent["busies"]
         return SaveCost(
             batch_s=_typical(self._recent["batches"]),
@@ -195,7 +182,6 @@ class Meter:
         self.total_slowdown_s, self._num_bytes = state["total_slowdown_s"], state["num_bytes"]
         self.num_saves, self.num_skipped = state["num_saves"], state["num_skipped"]
         self._at_risk.load_state_dict(state)
-        self._cost = None
         for name, samples in self._recent.items():
             samples.clear()
             samples.extend(state[name])
@@ -206,7 +192,6 @@ class Meter:
         self.record_commit(saved.write_s, at_s=saved.elapsed_s, position_s=saved.elapsed_s)
 
     def _add_stall(self, stall_s: float, wait_s: float) -> None:
-        self._cost = None
         self.total_stall_s += stall_s
         self.total_wait_s += wait_s
         self._recent["stalls"].append(stall_s)
@@ -214,7 +199,6 @@ class Meter:
     def _close(self) -> None:
         """Close the newest save: all batches that it may have slowed down are recorded."""
         if self._busy_s is not None:
-            self._cost = None
             self._recent["busies"].append(self._busy_s)
             self.total_slowdown_s += self._lost_share() * self._busy_s
             self._busy_s = None

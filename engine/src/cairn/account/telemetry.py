@@ -7,7 +7,11 @@ from typing import Any, Protocol
 
 from cairn.account.clock import Clock
 from cairn.account.meter import Meter
-from cairn.types import Saved
+from cairn.types import SaveCost, Saved
+
+
+_SHORT_S, _NUM_STALE = 0.005, 8
+"""With batches shorter than this, the cost of a save may leave out the newest few: each boundary asks for it."""
 
 
 class MetricsLogger(Protocol):
@@ -31,6 +35,18 @@ class Telemetry:
         self.meter, self.clock = Meter(), Clock()
         self.num_saves = self.num_open = 0
         self.last_save_s = 0.0
+        self._cost: SaveCost | None = None
+        self._cost_of: tuple[float, ...] = ()
+        self._num_since = 0
+
+    def cost(self) -> SaveCost | None:
+        """Expected cost of a save, see `Meter.cost`."""
+        meter, known = self.meter, self._cost
+        totals = (meter.total_stall_s, meter.total_slowdown_s, meter.num_saves)
+        fresh = self._num_since < _NUM_STALE and not self.clock.busy and totals == self._cost_of
+        if known is None or not fresh or known.batch_s > _SHORT_S:
+            self._cost, self._cost_of, self._num_since = meter.cost(), totals, 0
+        return self._cost
 
     @property
     def elapsed_s(self) -> float:
@@ -53,6 +69,7 @@ class Telemetry:
         """Record the batches since the last `Clock.begin_batch`: more than one at the end of an accumulation window."""
         clock = self.clock
         passed_s = clock.batch_s()
+        self._num_since += count
         for _ in range(count):
             self.meter.record_batch(passed_s / count, clock.busy, clock.validated)
 

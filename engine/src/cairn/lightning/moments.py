@@ -58,7 +58,7 @@ class Moments:
             ends: This is the last boundary of the run.
             busy: A save is being written.
         """
-        elapsed, cost = self.telemetry.clock.elapsed_s, self.telemetry.meter.cost()
+        elapsed, cost = self.telemetry.clock.elapsed_s, self.telemetry.cost()
         over = self.max_time_s is not None and elapsed >= self.max_time_s
         num_batches = self.trainer.num_training_batches
         return Moment(

@@ -57,7 +57,7 @@ def put_chunks(
     Raises:
         OSError: As in `put`.
     """
-    with _renamed_at_end(path) as temp, _File(temp, num_bytes) as file:
+    with renamed_at_end(path) as temp, _File(temp, num_bytes) as file:
         if num_bytes <= CHUNK_BYTES:
             for chunk in chunks:
                 file.write(chunk)
@@ -88,13 +88,13 @@ def link(path: Path, target: str) -> None:
     """Make a relative link point to `target`, in one step."""
     if path.is_symlink() and os.readlink(path) == target:
         return
-    with _renamed_at_end(path) as temp:
+    with renamed_at_end(path) as temp:
         remove(temp)
         os.symlink(target, temp)
 
 
 @contextmanager
-def _renamed_at_end(path: Path) -> Iterator[Path]:
+def renamed_at_end(path: Path) -> Iterator[Path]:
     """Yield a hidden name to write to; rename it to `path` on success, delete it on failure."""
     temp = path.with_name(names.temp_name(path.name))
     try:

@@ -41,10 +41,7 @@ class History:
         self.saved: list[Saved] = []
         self.deleted: list[Saved] = []
         self._pending: list[Draft] = []
-        self._coming: tuple[list[Saved], int, list[Draft]] | None = None
-        """The last result of `with_pending`, and what it was computed from."""
-        self._num_changes = 0
-        """How often a checkpoint became pending, or was resolved."""
+        self._coming: tuple[Any, Any, list[Draft]] = (None, None, [])
         self._lock = threading.Lock()
         self._catalog = Catalog(directory)
         self._overdue: list[str] = []
@@ -103,27 +100,22 @@ class History:
         self.retain(kept, self.deleted)
         self._overdue = sorted(newer) if committed else []
 
-    # A save
-
     def add_pending(self, draft: Draft) -> None:
         """Register a checkpoint that is about to be written; from now on `with_pending` includes it."""
         with self._lock:
-            self._pending.append(draft)
-            self._num_changes += 1
+            self._pending = [*self._pending, draft]
 
     @property
     def with_pending(self) -> Sequence[Draft]:
-        """What will be kept when all pending checkpoints are committed: what triggers decide by."""
-        # Asked for at every boundary, however many are kept: computed again only after a change.
-        if (known := self._coming) is not None and known[0] is self.saved and known[1] == self._num_changes:
+        """What will be kept when all pending checkpoints are committed: what triggers decide by at each boundary."""
+        if (known := self._coming)[0] is self.saved and known[1] is self._pending:  # nothing has changed
             return known[2]
         with self._lock:
-            saved = self.saved
-            found: list[Draft] = list(saved)
+            found = list[Draft](saved := self.saved)
             for draft in self._pending:
                 coming = replace(draft, number=_next_number(found))
                 found = keep.survivors(self.rules, [*_others(found, coming), coming], self.mode)
-            self._coming = (saved, self._num_changes, found)
+            self._coming = saved, self._pending, found
             return found
 
     def plan_commit(self, draft: Draft, provenance: Mapping[str, Any]) -> CommitPlan:
@@ -158,8 +150,7 @@ class History:
             result: Its commit; None if that failed or was not tried.
         """
         with self._lock:
-            self._pending.remove(draft)
-            self._num_changes += 1
+            self._pending = [item for item in self._pending if item is not draft]
             if plan is None or result is None:
                 deleted = {name for name in (plan.make_room if plan else ()) if not (self.directory / name).exists()}
                 self.saved = [item for item in self.saved if item.name not in deleted]
