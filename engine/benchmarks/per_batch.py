@@ -103,7 +103,7 @@ def train(contender: Contender, samples: TensorDataset, num_batches: int) -> Non
         max_epochs=1,
         limit_train_batches=num_batches,
         callbacks=callbacks,
-        enable_checkpointing=any(not type(item) is Callback for item in callbacks),
+        enable_checkpointing=any(type(item) is not Callback for item in callbacks),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

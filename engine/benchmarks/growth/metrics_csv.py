@@ -98,10 +98,8 @@ def main(plot: str | None) -> None:
     curves = {}
     for name, measure in MEASURES.items():
         sizes, seconds = curves[name] = curve(measure)
-        ratios = [
-            (after / before) ** (1 / math.log2(large / small))
-            for (small, large), (before, after) in zip(itertools.pairwise(sizes), itertools.pairwise(seconds), strict=True)
-        ]
+        steps = zip(itertools.pairwise(sizes), itertools.pairwise(seconds), strict=True)
+        ratios = [(late / early) ** (1 / math.log2(large / small)) for (small, large), (early, late) in steps]
         shown = ", ".join(f"{size:,}: {1e3 * taken:.2f} ms" for size, taken in zip(sizes, seconds, strict=True))
         print(f"{name}: {shown}; per doubling x {', '.join(f'{ratio:.2f}' for ratio in ratios)}", flush=True)
     if plot is not None:

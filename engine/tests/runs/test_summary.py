@@ -93,9 +93,7 @@ def test_scores_costs_and_the_command_to_resume_are_shown(here):
     ],
 )
 def test_the_cost_of_a_short_run_is_not_a_share(here, training_s, expected):
-    lines = shown(
-        summary.show_report, report(here, num_saves=12, stall_s=1.5, overhead=0.12, training_s=training_s)
-    )
+    lines = shown(summary.show_report, report(here, num_saves=12, stall_s=1.5, overhead=0.12, training_s=training_s))
     assert " ".join(cells(lines, "saving")) == f"saving 12 saves, {expected}"
 
 

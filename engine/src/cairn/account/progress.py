@@ -45,7 +45,9 @@ class Progress:
     def of(cls, moment: Moment, at: float) -> Progress:
         """Return the progress at a boundary that was reached at `at`."""
         here = moment.position
-        return cls(here.epoch, here.batch, here.total_batches, here.step, moment.elapsed_s, at, moment.batches_per_epoch)
+        return cls(
+            here.epoch, here.batch, here.total_batches, here.step, moment.elapsed_s, at, moment.batches_per_epoch
+        )
 
 
 class ProgressFile:

@@ -9,7 +9,6 @@ from cairn.account.clock import Clock
 from cairn.account.meter import Meter
 from cairn.types import SaveCost, Saved
 
-
 _SHORT_S, _NUM_STALE = 0.005, 8
 """With batches shorter than this, the cost of a save may leave out the newest few: each boundary asks for it."""
 

@@ -43,7 +43,9 @@ class OnlyReads:
 
     def holds(self, indices: list[Any]) -> bool:
         """Whether no class, method or attribute was replaced since, and the indices of a batch are plain."""
-        return all(type(index) in _INDICES for index in indices) and all(type(item) is kind and vars(item).get(name) is value for item, kind, name, value in self._facts)
+        return all(type(index) in _INDICES for index in indices) and all(
+            type(item) is kind and vars(item).get(name) is value for item, kind, name, value in self._facts
+        )
 
 
 def find(dataset: Dataset[Any]) -> OnlyReads | None:
@@ -74,7 +76,7 @@ def _leaves(dataset: Any, facts: list[tuple[Any, type, str, Any]]) -> Iterator[A
 
 def _read_by(dataset: Any) -> dict[str, Any] | None:
     """Return the attributes that an item is read from; None if it does anything else."""
-    kind = type(dataset)
+    kind: Any = type(dataset)
     if kind is TensorDataset:
         tensors = dataset.tensors
         return {"tensors": tensors} if all(type(item) in _PLAIN for item in tensors) else None
@@ -87,7 +89,7 @@ def _read_by(dataset: Any) -> dict[str, Any] | None:
     ):
         return None
     found = {name: vars(dataset).get(name, _MISSING) for name in names}
-    plain = all(type(value) in _PLAIN and getattr(value, "dtype", None) != object for value in found.values())
+    plain = all(type(value) in _PLAIN and getattr(value, "dtype", None) != np.dtype(object) for value in found.values())
     return found if plain and all(not hasattr(kind, name) for name in names) else None
 
 

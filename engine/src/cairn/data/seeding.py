@@ -87,8 +87,8 @@ class SeededItems(Dataset[Any]):
 
     Cost, measured on one core: 11 us per item, 1 to 25 us more for each generator that the dataset owns, and 0.15 ms
     per batch for saving and restoring the three global states. Items are fetched one by one, because each needs its own
-    seed. A dataset with `__getitems__` is asked for a whole batch, which is seeded by its first index and its size. Items
-    that are only read from tensors or arrays draw nothing, and are not seeded; see only_reads.py.
+    seed. A dataset with `__getitems__` is asked for a whole batch, which is seeded by its first index and its size.
+    Items that are only read from tensors or arrays draw nothing, and are not seeded; see only_reads.py.
 
     Args:
         dataset: Map-style.

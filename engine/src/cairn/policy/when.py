@@ -280,7 +280,7 @@ def choice(triggers: Mapping[str, Trigger]) -> auto.Choice | None:
     """The interval that the first tuning trigger uses now; None if there is no such trigger, or no choice yet."""
     for trigger in triggers.values():
         if chosen := getattr(trigger, "choice", None):
-            return chosen  # type: ignore[no-any-return]
+            return chosen
     return None
 
 

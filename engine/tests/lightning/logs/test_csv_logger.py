@@ -371,7 +371,7 @@ def test_a_long_file_gets_the_same_bytes_as_one_that_had_the_columns_before(logg
         long(own)
         write(own, (1, {"a": 0.5, "z": 1.0}))
         own.finalize("success")
-    head, first, *rest = whole.path.read_bytes().splitlines()
+    head, _, *rest = whole.path.read_bytes().splitlines()
     assert logger.path.read_bytes().splitlines() == [head, *rest]
 
 
