@@ -6,6 +6,7 @@ import pytest
 from tests.support.values import saved
 
 from cairn.account import clock
+from cairn.account.meter import Meter
 from cairn.account.telemetry import Telemetry
 
 
