@@ -3,10 +3,10 @@
 import copy
 from collections import Counter
 
-import cairn
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+import cairn
 from cairn.lightning import unused_hooks
 
 
