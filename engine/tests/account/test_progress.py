@@ -1,33 +1,65 @@
-"""Progress of a run: the last write is read, and unreadable content counts as none."""
+"""Progress of a run: written by time and not by batch, in a thread; unreadable content counts as none."""
+
+import os
+import threading
+from itertools import count
 
 import pytest
+from tests.support.values import at, moment
 
 from cairn.account import progress
 from cairn.account.progress import Progress, ProgressFile
 
-SOME = Progress(1, 20, 120, 60, 12.5, 1.7e9, 100)
+HOURS = 3600.0
 
 
-def test_the_last_progress_is_read(tmp_path):
-    file = ProgressFile(tmp_path / "progress.json")
-    for item in (Progress(123456789, 10**9, 10**12, 10**12, 1e9, 1e10, 10**9), SOME):
-        file.at_boundary(item)
-        assert progress.read(file.path) == item
-    assert file.path.stat().st_size == 256, "always as long, so that no rest of an older one is left"
+def boundary(total, **facts):
+    return moment(at(total), **facts)
+
+
+def test_the_last_boundary_is_read_after_a_fit(tmp_path):
+    file = ProgressFile(tmp_path / "progress.json", every_s=HOURS)
+    for total in (10**12, 7):
+        file.at_boundary(boundary(total, elapsed_s=12.5, batches_per_epoch=100))
+        file.fit_ended()
+        found = progress.read(file.path)
+        assert found is not None
+        assert found == Progress(0, total, total, found.step, 12.5, found.at, 100)
+        assert file.path.stat().st_size == 256, "always as long, so that no rest of an older one is left"
+    file.fit_ended()
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress-file"]
+
+
+def test_ten_thousand_boundaries_are_not_ten_thousand_writes(tmp_path, monkeypatch):
+    written, write = count(), os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda *args: (next(written), write(*args))[1])
+    file = ProgressFile(tmp_path / "progress.json", every_s=HOURS)
+    for total in range(1, 10_001):
+        file.at_boundary(boundary(total))
+    file.fit_ended()
+    assert next(written) <= 2, "the first boundary, and the last one"
+    assert progress.read(file.path).total_batches == 10_000
+
+
+def test_a_boundary_is_written_although_no_other_follows(tmp_path, monkeypatch):
+    written, write = threading.Semaphore(0), os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda *args: (write(*args), written.release())[0])
+    file = ProgressFile(tmp_path / "progress.json", every_s=0.001)
+    for total in (1, 2, 3):
+        file.at_boundary(boundary(total))
+        assert written.acquire(timeout=60)
+        assert progress.read(file.path).total_batches == total
     file.fit_ended()
 
 
-def test_a_resumed_run_overwrites_the_same_file(tmp_path):
-    for item in (SOME, Progress(0, 1, 1, 1, 0.1, 1.0)):
-        file = ProgressFile(tmp_path / "progress.json")
-        file.at_boundary(item)
-        file.fit_ended()
-        file.fit_ended()
-        assert progress.read(file.path) == item
-
-
 def test_a_disk_error_does_not_stop_the_run(tmp_path):
-    ProgressFile(tmp_path / "there is no folder" / "progress.json").at_boundary(SOME)
+    folder = tmp_path / "there is no folder"
+    file = ProgressFile(folder / "progress.json", every_s=HOURS)
+    file.at_boundary(boundary(1))
+    folder.mkdir()  # the next write tries again
+    file.at_boundary(boundary(2))
+    file.fit_ended()
+    assert progress.read(file.path).total_batches == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"epoch": 1}', "null"])

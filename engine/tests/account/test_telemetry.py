@@ -6,6 +6,7 @@ import pytest
 from tests.support.values import saved
 
 from cairn.account import clock
+from cairn.account.meter import Meter
 from cairn.account.telemetry import Telemetry
 
 
@@ -133,3 +134,19 @@ def test_waiting_for_a_copy_counts_as_stall_and_not_as_batch(account, now):
     now[0] += 1.0
     account.record_batches(1)
     assert account.meter.total_slowdown_s == 0.0
+
+
+def test_the_cost_of_a_save_is_not_computed_for_each_short_batch(monkeypatch):
+    telemetry, computed, cost = Telemetry(), [], Meter.cost
+    monkeypatch.setattr(Meter, "cost", lambda self: (computed.append(1), cost(self))[1])
+    for batch_s, expected in ((0.001, 100), (0.1, 800)):
+        monkeypatch.setattr(telemetry.clock, "batch_s", lambda batch_s=batch_s: batch_s)
+        for _ in range(128):
+            telemetry.record_batches(1)
+            telemetry.cost()
+        computed.clear()
+        for _ in range(800):
+            telemetry.record_batches(1)
+            telemetry.cost()
+        assert len(computed) == expected
+        assert telemetry.cost() is not None

@@ -38,6 +38,7 @@ from tests.support.sweeps import (
     sweep,
 )
 
+from cairn.account import progress
 from cairn.runs.directory import RunDirectory
 from cairn.runs.ledger import Ledger
 from cairn.store.catalog import Catalog
@@ -165,6 +166,8 @@ def preempted_and_then_killed_with_its_node(cluster: Slurm, tmp_path: Path) -> N
     cluster.wait(lambda: cluster.state(job) == "PENDING")
     cluster.cancel(other)
     assert wait_for(has(folder, [10], "at-batch:36"), process)
+    written = run_of(folder, 10) / "progress.json"  # once a second
+    cluster.wait(lambda: (found := progress.read(written)) is not None and found.total_batches == 36)
     cluster.fail_node()
     for pid in cluster.pids(job):
         _kill(pid)

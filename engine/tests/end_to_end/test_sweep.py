@@ -14,6 +14,7 @@ from tests.support.command import PATIENT_S, wait_for
 from tests.support.equality import Outcome, differences
 from tests.support.sweeps import ends_of, go, halt, has, job_of, run_of, starts, status, sweep
 
+from cairn.account import progress
 from cairn.runs.directory import RunDirectory
 from cairn.runs.ledger import Ledger, states
 from cairn.store import claim
@@ -113,6 +114,7 @@ def test_a_sweep_whose_launcher_was_killed_can_be_repeated(tmp_path: Path, whole
     assert len(states(entries)) == 2
     again = sweep(folder, [4, 10], *command)
     assert wait_for(has(folder, [4, 10], "at-batch:13"), again)
+    wait_until(lambda: reached(folder, 10) == 13)  # written once a second
     (pid,) = training(folder, 10)
     os.kill(pid, signal.SIGKILL)  # one of its jobs dies, and then the launcher
     again.kill()
@@ -159,6 +161,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.05)
+
+
+def reached(folder: Path, value: int) -> int:
+    found = progress.read(run_of(folder, value) / "progress.json")
+    return found.total_batches if found else 0
 
 
 def training(folder: Path, value: int) -> list[int]:

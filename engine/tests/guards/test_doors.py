@@ -48,6 +48,7 @@ OWN = {
     "runs/directory.py": {"os.fdopen": "a handle of `opening`"},
     "writing/load.py": {"torch.load": "after `opening.check`", "zipfile.is_zipfile": "the same"},
     "lightning/logs/csv_logger.py": {"csv.reader": "an open file"},
+    "lightning/logs/metrics_file.py": {"csv.reader": "an open file", "os.fdopen": "a handle of `opening`"},
     "wandb/outbox.py": {"shutil.copyfile": "to a name that was just freed"},
     # Files that this process writes for its own reader.
     "study/reading.py": {"csv.reader": "an open file"},

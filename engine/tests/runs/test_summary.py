@@ -91,6 +91,20 @@ def test_scores_costs_and_the_command_to_resume_are_shown(here):
     assert " ".join(cells(lines, "resume")) == "resume python train.py resume=logs/run trainer.max_epochs=6"
 
 
+@pytest.mark.parametrize(
+    ("training_s", "expected"),
+    [
+        (60.0, "training paused for 1.5 s in 60 s"),
+        (599.0, "training paused for 1.5 s in 9.98 min"),
+        (600.0, "overhead 12 %, training paused for 1.5 s"),
+        (None, "overhead 12 %, training paused for 1.5 s"),
+    ],
+)
+def test_the_cost_of_a_short_run_is_not_a_share(here, training_s, expected):
+    lines = shown(summary.show_report, report(here, num_saves=12, stall_s=1.5, overhead=0.12, training_s=training_s))
+    assert " ".join(cells(lines, "saving")) == f"saving 12 saves, {expected}"
+
+
 def test_failed_and_skipped_saves_are_counted(here):
     lines = shown(summary.show_report, report(here, num_saves=3, num_failed=2, num_skipped=4))
     assert "3 saves (2 failed, 4 skipped), " in " ".join(cells(lines, "saving"))

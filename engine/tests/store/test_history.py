@@ -21,6 +21,7 @@ from tests.support.values import (
 )
 
 from cairn.errors import ConfigError
+from cairn.policy import keep
 from cairn.policy.keep import Best, Latest, WithinBytes
 from cairn.store import disk as disk_module
 from cairn.store import names, resume
@@ -376,3 +377,14 @@ def test_a_checkpoint_deleted_for_a_failed_save_is_forgotten(folder, caplog):
     assert names_of(own.saved) == [saved(1).name]
     save(own, 2)
     assert "Something other" not in caplog.text
+
+
+def test_what_triggers_decide_by_is_computed_once_between_two_changes(tmp_path, monkeypatch):
+    own = History(tmp_path, [Latest(2)], "min")
+    save(own, 0, 0.5)
+    asked, survivors = [], keep.survivors
+    monkeypatch.setattr(keep, "survivors", lambda *args: (asked.append(args), survivors(*args))[1])
+    own.add_pending(draft(1, 0.4))
+    for _ in range(1000):
+        assert [item.score for item in own.with_pending] == [0.5, 0.4]
+    assert len(asked) == 1

@@ -22,7 +22,7 @@ class Clock:
     @property
     def elapsed_s(self) -> float:
         """Training time of the run until now, in seconds."""
-        return self.elapsed_s_at(time.monotonic())
+        return self._before_s + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def elapsed_s_at(self, moment: float) -> float:
         """Training time of the run at `moment`, a value of `time.monotonic()`; constant while stopped."""

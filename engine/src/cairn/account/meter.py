@@ -106,7 +106,7 @@ class Meter:
         elif len(self._recent["batches"]) >= _FEWEST:
             self._recent["ratios"].append(seconds / max(_typical(self._recent["batches"]), _SHORTEST_S))
             self._busy_s = (self._busy_s or 0.0) + seconds
-        if not busy:
+        if not busy and self._busy_s is not None:
             self._close()  # not at the commit: the batch that runs at that moment is recorded after it
 
     def record_stall(self, stall_s: float, wait_s: float = 0.0) -> None:

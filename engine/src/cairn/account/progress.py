@@ -1,13 +1,18 @@
-"""Progress of a run: a small file that is overwritten at each boundary.
+"""Progress of a run: a small file that is overwritten once a second, whatever the length of a batch.
 
 `cairn status` reads it, and the next attempt counts with it the batches that a kill has lost. It is not synced: the
 file survives a killed process, and after a power cut it may only be a little out of date.
+
+    training thread                    progress thread
+    at_boundary: keep a reference      every second: write the newest boundary, if there is a new one
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +20,14 @@ from pathlib import Path
 from cairn import opening, records
 from cairn.known_directory import KnownDirectory
 from cairn.records import RecordError
+from cairn.types import Moment
 
 _LENGTH = 256
 """Fixed length of the file in bytes, so that one write replaces all of it."""
+_EVERY_S = 1.0
+"""Seconds between two writes."""
+_PATIENT_S = 10.0
+"""Maximum time that the end of a fit waits for the last write, in seconds: a disk may hang."""
 
 
 @dataclass(frozen=True)
@@ -31,36 +41,74 @@ class Progress:
     elapsed_s: float
     """Training time over all attempts, in seconds."""
     at: float
-    """Time of this record, in seconds since 1970."""
+    """Time of this boundary, in seconds since 1970."""
     batches_per_epoch: int | None = None
+
+    @classmethod
+    def of(cls, moment: Moment, at: float) -> Progress:
+        """Return the progress at a boundary that was reached at `at`."""
+        here = moment.position
+        return cls(
+            here.epoch, here.batch, here.total_batches, here.step, moment.elapsed_s, at, moment.batches_per_epoch
+        )
 
 
 class ProgressFile:
-    """Keeps the file up to date. Disk errors are ignored, so that they do not stop the run.
+    """Keeps the file up to date while a fit runs. Disk errors are ignored, so that they do not stop the run.
 
     Args:
         path: Path of the file.
+        every_s: Seconds between two writes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = -1
+    def __init__(self, path: Path, every_s: float = _EVERY_S) -> None:
+        self.path, self._every_s = path, every_s
         self._known = KnownDirectory.at_or_above(path.parent)
+        self._newest: tuple[Moment, float] | None = None
+        self._written: tuple[Moment, float] | None = None
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
 
-    def at_boundary(self, progress: Progress) -> None:
-        """Write the progress of the run; this takes microseconds."""
-        text = json.dumps(asdict(progress)).ljust(_LENGTH - 1) + "\n"
-        with suppress(OSError):
-            if self._file < 0:
-                self._known.check()
-                self._file = opening.for_writing(self.path, mode=0o644)
-            os.pwrite(self._file, text.encode(), 0)
+    def at_boundary(self, moment: Moment) -> None:
+        """Note the newest boundary; this takes less than a microsecond."""
+        self._newest = (moment, time.time())
+        if self._thread is None:
+            self._begin()
 
     def fit_ended(self) -> None:
-        """Close the file."""
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
+        """Write the last boundary, and end the thread."""
+        if self._thread is not None:
+            self._ended.set()
+            self._thread.join(_PATIENT_S)
+            self._thread = None
+
+    def _begin(self) -> None:
+        self._ended.clear()
+        self._thread = threading.Thread(target=self._write_all, name="progress-file", daemon=True)
+        self._thread.start()
+
+    def _write_all(self) -> None:
+        """Body of the thread."""
+        handle = self._write(-1)
+        while not self._ended.wait(self._every_s):
+            handle = self._write(handle)
+        handle = self._write(handle)  # a boundary may have come after the last look
+        if handle >= 0:
+            os.close(handle)
+
+    def _write(self, handle: int) -> int:
+        """Write the newest boundary, if it is not written yet; returns the open file, or -1."""
+        newest = self._newest
+        if newest is None or newest is self._written:
+            return handle
+        text = json.dumps(asdict(Progress.of(*newest))).ljust(_LENGTH - 1) + "\n"
+        with suppress(OSError):  # a full disk may have room later
+            if handle < 0:
+                self._known.check()
+                handle = opening.for_writing(self.path, mode=0o644)
+            os.pwrite(handle, text.encode(), 0)
+            self._written = newest
+        return handle
 
 
 def read(path: Path) -> Progress | None:

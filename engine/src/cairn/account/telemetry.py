@@ -7,7 +7,10 @@ from typing import Any, Protocol
 
 from cairn.account.clock import Clock
 from cairn.account.meter import Meter
-from cairn.types import Saved
+from cairn.types import SaveCost, Saved
+
+_SHORT_S, _NUM_STALE = 0.005, 8
+"""With batches shorter than this, the cost of a save may leave out the newest few: each boundary asks for it."""
 
 
 class MetricsLogger(Protocol):
@@ -23,13 +26,26 @@ class Telemetry:
 
     Attributes:
         num_saves: Committed saves of the run.
+        num_open: Saves whose outcome is not recorded yet.
         last_save_s: Training time of the run at the start of the newest save.
     """
 
     def __init__(self) -> None:
         self.meter, self.clock = Meter(), Clock()
-        self.num_saves = self._num_open = 0
+        self.num_saves = self.num_open = 0
         self.last_save_s = 0.0
+        self._cost: SaveCost | None = None
+        self._cost_of: tuple[float, ...] = ()
+        self._num_since = 0
+
+    def cost(self) -> SaveCost | None:
+        """Expected cost of a save, see `Meter.cost`."""
+        meter, known = self.meter, self._cost
+        totals = (meter.total_stall_s, meter.total_slowdown_s, meter.num_saves)
+        fresh = self._num_since < _NUM_STALE and not self.clock.busy and totals == self._cost_of
+        if known is None or not fresh or known.batch_s > _SHORT_S:
+            self._cost, self._cost_of, self._num_since = meter.cost(), totals, 0
+        return self._cost
 
     @property
     def elapsed_s(self) -> float:
@@ -50,9 +66,11 @@ class Telemetry:
 
     def record_batches(self, count: int) -> None:
         """Record the batches since the last `Clock.begin_batch`: more than one at the end of an accumulation window."""
-        passed_s = self.clock.batch_s()
+        clock = self.clock
+        passed_s = clock.batch_s()
+        self._num_since += count
         for _ in range(count):
-            self.meter.record_batch(passed_s / count, self.clock.busy, self.clock.validated)
+            self.meter.record_batch(passed_s / count, clock.busy, clock.validated)
 
     def save_begun(self, at_s: float) -> None:
         """Record the start of a save at the training time `at_s`."""
@@ -60,7 +78,7 @@ class Telemetry:
 
     def save_staged(self) -> None:
         """Record that the state of a save is copied; `save_committed` or `save_failed` follows."""
-        self._num_open += 1
+        self.num_open += 1
 
     def extend_stall(self, seconds: float) -> None:
         """Move time from the current batch to the last stall: the batch waited for the rest of the copy."""
@@ -74,7 +92,7 @@ class Telemetry:
 
     def save_failed(self) -> None:
         """Record that a staged save will not be committed."""
-        self._num_open -= 1
+        self.num_open -= 1
 
     def save_committed(self, saved: Saved, at: float, loggers: Iterable[MetricsLogger]) -> None:
         """Record the commit of a staged save, and log its cost.
@@ -84,7 +102,7 @@ class Telemetry:
             at: Time of the commit, a value of `time.monotonic()`.
             loggers: Loggers that receive the cost.
         """
-        self._num_open -= 1
+        self.num_open -= 1
         self.num_saves += 1
         at_s = self.clock.elapsed_s_at(at)
         self.meter.record_commit(at_s - saved.elapsed_s, at_s, position_s=saved.elapsed_s)
@@ -112,7 +130,7 @@ class Telemetry:
         """State for a save that starts at this training time, assuming that it and all pending ones succeed."""
         return {
             "elapsed_s": at_s,
-            "num_saves": self.num_saves + self._num_open + 1,
+            "num_saves": self.num_saves + self.num_open + 1,
             "meter": self.meter.state_dict(),
         }
 

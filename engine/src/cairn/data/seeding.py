@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset
 
+from cairn.data import only_reads
 from cairn.data.generators import Generators
+from cairn.data.only_reads import OnlyReads
 
 Key: TypeAlias = tuple[int, Any]  # (epoch, index): what a keyed order yields
 
@@ -86,6 +88,7 @@ class SeededItems(Dataset[Any]):
     Cost, measured on one core: 11 us per item, 1 to 25 us more for each generator that the dataset owns, and 0.15 ms
     per batch for saving and restoring the three global states. Items are fetched one by one, because each needs its own
     seed. A dataset with `__getitems__` is asked for a whole batch, which is seeded by its first index and its size.
+    Items that are only read from tensors or arrays draw nothing, and are not seeded; see only_reads.py.
 
     Args:
         dataset: Map-style.
@@ -99,6 +102,11 @@ class SeededItems(Dataset[Any]):
         """Seed of the last batch, for its collate function."""
         self._generators: Generators | None = None
         self._is_warm = False
+        self._only_reads: OnlyReads | None = None
+        self._is_searched = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_only_reads": None, "_is_searched": False}
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # every map-style dataset given to a sampler has a length
@@ -109,6 +117,13 @@ class SeededItems(Dataset[Any]):
             return self._item(key)
 
     def __getitems__(self, keys: Sequence[Key | Any]) -> Any:
+        if not self._is_searched:
+            self._only_reads, self._is_searched = only_reads.find(self.dataset), True
+        if self._only_reads is not None:
+            indices = [_epoch_and_index(key)[1] for key in keys]
+            if self._only_reads.holds(indices):
+                self.last_seed = mix_seed(self._seed_of(keys[0]), len(keys)) if keys else 0
+                return [self.dataset[index] for index in indices]
         with _global_generators_kept():
             # A batch is identified by its first sample and its size: an epoch has each sample once, or nearly so.
             self.last_seed = mix_seed(self._seed_of(keys[0]), len(keys)) if keys else 0
@@ -125,7 +140,7 @@ class SeededItems(Dataset[Any]):
 
     def search_again(self) -> None:
         """Search for generators again when the next item is fetched: the dataset may have changed."""
-        self._generators, self._is_warm = None, False
+        self._generators, self._is_warm, self._is_searched = None, False, False
 
     def _seed_of(self, key: Key | Any) -> int:
         epoch, index = _epoch_and_index(key)

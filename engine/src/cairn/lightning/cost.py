@@ -22,6 +22,8 @@ class SavingCost:
     """Cost of all saves, as a share of the time that the run would have taken without them."""
     at_risk_s: float
     """Work that a failure would have lost, in seconds, on average."""
+    training_s: float
+    """Training time of the run, in seconds, including what saving has cost."""
 
 
 def saving_cost(telemetry: Telemetry, num_failed: int) -> SavingCost:
@@ -39,4 +41,5 @@ def saving_cost(telemetry: Telemetry, num_failed: int) -> SavingCost:
         stall_s=meter.total_stall_s,
         overhead=telemetry.overhead,
         at_risk_s=telemetry.at_risk_s,
+        training_s=telemetry.elapsed_s,
     )

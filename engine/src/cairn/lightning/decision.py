@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cairn.errors import ConfigError
-from cairn.lightning.agreement import TIME_LIMIT, Agreement
+from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone
 from cairn.policy import auto, when
 from cairn.types import Draft, Moment
 
@@ -38,6 +38,8 @@ class Decision:
         self.triggers, self.may_skip = triggers, may_skip
         self.choice: auto.Choice | None = None
         """The interval that `save_interval=auto` has chosen."""
+        self._usual = {name: item for name, item in triggers.items() if type(item) not in when.OF_EVENTS}
+        self._tuning = when.tuning(triggers)
 
     def take(
         self,
@@ -57,6 +59,8 @@ class Decision:
             agreement: How the ranks agree.
         """
         due = self._with_buffer(self.due(moment, kept), reserve) if agreement.leads else ()
+        if isinstance(agreement, Alone):
+            return Verdict(moment, self._without_stop(due, moment, kept), give_up)
         stop, special = agreement.meet(moment.stop, bool(due or give_up))
         if stop != moment.stop:
             moment = replace(moment, stop=stop)
@@ -74,12 +78,12 @@ class Decision:
         Raises:
             ConfigError: A trigger cannot answer for this run.
         """
+        is_event = moment.ends or moment.stop is not None or moment.score is not None
         try:
-            reasons = when.reasons(self.triggers, moment, kept)
+            reasons = when.reasons(self.triggers if is_event else self._usual, moment, kept)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        choice = when.choice(self.triggers)
-        if choice != self.choice:
+        if self._tuning and (choice := when.choice(self._tuning)) != self.choice:
             self.choice = choice
             log.info("%s", choice)
         return reasons
@@ -98,5 +102,7 @@ class Decision:
         return any(self.triggers[name].lasting for name in reasons)
 
     def _with_buffer(self, due: tuple[str, ...], reserve: Callable[[bool], bool]) -> tuple[str, ...]:
+        if not due:
+            return ()
         skippable = self.may_skip and all(self.triggers[name].recurs for name in due)
-        return due if due and reserve(not skippable) else ()
+        return due if reserve(not skippable) else ()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
 
-from cairn.account.progress import Progress
 from cairn.account.telemetry import Telemetry
 from cairn.data import shuffles
 from cairn.errors import SaveError
@@ -44,8 +42,8 @@ log = logging.getLogger(__name__)
 class Watcher(Protocol):
     """Learns how far a run is."""
 
-    def at_boundary(self, progress: Progress) -> None:
-        """A boundary is reached; called on rank 0, and must take microseconds."""
+    def at_boundary(self, moment: Moment) -> None:
+        """A boundary is reached; called on rank 0, and must take less than a microsecond."""
         ...
 
     def fit_ended(self) -> None:
@@ -179,25 +177,32 @@ class Engine:
         """
         if self.trainer.fast_dev_run:
             return
-        self.saves.finish_copy()
-        self.restart.at_boundary()
+        # Short batches make this the largest cost of all: what has nothing to do is not called.
+        saves, moments, telemetry = self.saves, self.moments, self.telemetry
+        if saves.writing.overlap:
+            saves.finish_copy()
+        if self.restart.audit.watches:
+            self.restart.at_boundary()
         self.settings.see_first_batch()
-        moment = self.moments.now(place, ends, self.saves.busy)
-        self.telemetry.record_batches(moment.position.total_batches - moment.previous.total_batches)
+        is_open = telemetry.num_open > 0
+        moment = moments.now(place, ends, is_open and saves.busy)
+        telemetry.record_batches(moment.position.total_batches - moment.previous.total_batches)
         kept = self.history.with_pending if self.agreement.leads else []
-        verdict = self.decision.take(moment, kept, self.saves.settle(), self._reserve, self.agreement)
+        give_up = saves.settle() if is_open else ""
+        verdict = self.decision.take(moment, kept, give_up, self._reserve, self.agreement)
         moment = verdict.moment
         if verdict.give_up and moment.stop is None:
             raise SaveError(verdict.give_up)
         if verdict.give_up:
             log.error(verdict.give_up)  # the run stops anyway, with the save that a stop asks for
-        self._show(moment)
+        if self.watchers or moment.stop is not None:
+            self._show(moment)
         if verdict.reasons:
             self._save(place, moment, verdict.reasons)
-        self.moments.passed(moment)
+        moments.previous, moments.score = moment.position, None
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest, self.trainer.global_rank)
-        self.telemetry.clock.begin_batch(self.saves.busy)
+        telemetry.clock.begin_batch(telemetry.num_open > 0 and saves.busy)
 
     def scored(self, sanity_check: bool) -> None:
         """A validation is over: take its score, or check in the sanity check that there will be one.
@@ -248,10 +253,8 @@ class Engine:
         """Say how far the run is, and what a person has to wait for who wants it to stop."""
         if not self.agreement.leads:
             return
-        where, per_epoch = moment.position, moment.batches_per_epoch
         for watcher in self.watchers:
-            done = (where.epoch, where.batch, where.total_batches, where.step, moment.elapsed_s)
-            watcher.at_boundary(Progress(*done, time.time(), per_epoch))
+            watcher.at_boundary(moment)
         if moment.stop is not None and self.policy.triggers:
             newest = self.history.newest
             log.info(

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from cairn.data import shuffles, workers
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import capture, versions
+from cairn.lightning import capture, unused_hooks, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import data
@@ -82,6 +82,7 @@ class EngineHooks(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Exchange the loops and the way to load, before Lightning uses either; refuse what cannot be resumed."""
         resized.watch(trainer.strategy)
+        unused_hooks.hide(self)
         if stage != "fit":
             return
         _check_alone(self, trainer)
@@ -99,6 +100,8 @@ class EngineHooks(Checkpoint):
         self._engine.settings.see_callbacks()
         self._end_wait = before_loading(trainer.strategy.checkpoint_io, self._engine.settings.see_module)
         self._engine.finders.watch()
+        if not self.policy.writing.overlap:
+            unused_hooks.hide(self, ("on_before_optimizer_step",), EngineHooks)
         self._stopping.prepare()
         self._beginning, self.stopped_by = None, ""
         self.watch.start(self._engine, self.at_hang or RequeueAtHang(trainer, self._stopping))
@@ -199,7 +202,8 @@ class EngineHooks(Checkpoint):
     ) -> None:
         """Count the samples."""
         self.watch.signs += 1
-        self.engine.moments.count(batch)
+        if self._engine is not None:
+            self._engine.moments.count(batch)
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Show a sign of life: a validation may take as long as an epoch."""
@@ -210,7 +214,8 @@ class EngineHooks(Checkpoint):
     def at_boundary(self, place: boundary.Place, ends: bool) -> None:
         """See `Engine.at_boundary`."""
         self.watch.signs += 1
-        self.engine.at_boundary(place, ends)
+        if self._engine is not None:  # always, in a loop; the property would cost more than this
+            self._engine.at_boundary(place, ends)
         self.watch.signs += 1  # a save, or the wait for a free buffer, is a time of its own
         self.watch.passes()
 

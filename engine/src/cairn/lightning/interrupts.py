@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cairn.jobs.signals import Interrupts
+from cairn.lightning import unused_hooks
 
 
 class WatchTraining(Callback):
@@ -16,6 +17,7 @@ class WatchTraining(Callback):
 
     def __init__(self, signals: Interrupts) -> None:
         self.signals = signals
+        unused_hooks.hide(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.signals.remember_own()

@@ -43,11 +43,12 @@ class Moments:
         self.num_samples = 0
         """Samples seen over the whole run, on all ranks."""
         self.previous = Position(0, 0)
-        """The last boundary."""
+        """The last boundary; it is replaced when a boundary is done with, and `score` is None then."""
+        self._num_ranks = trainer.world_size
 
     def count(self, batch: Any) -> None:
         """Count the samples of a batch, as many on each rank."""
-        self.num_samples += (_num_samples(batch) or 1) * self.trainer.world_size
+        self.num_samples += (_num_samples(batch) or 1) * self._num_ranks
 
     def now(self, place: boundary.Place, ends: bool, busy: bool) -> Moment:
         """The moment at a boundary.
@@ -57,7 +58,7 @@ class Moments:
             ends: This is the last boundary of the run.
             busy: A save is being written.
         """
-        elapsed, cost = self.telemetry.elapsed_s, self.telemetry.meter.cost()
+        elapsed, cost = self.telemetry.clock.elapsed_s, self.telemetry.cost()
         over = self.max_time_s is not None and elapsed >= self.max_time_s
         num_batches = self.trainer.num_training_batches
         return Moment(
@@ -73,10 +74,6 @@ class Moments:
             cost=cost,
             busy=busy,
         )
-
-    def passed(self, moment: Moment) -> None:
-        """The boundary is done with: the next score is that of a later validation."""
-        self.previous, self.score = moment.position, None
 
     def draft(self, moment: Moment, reasons: Sequence[str], lasting: bool, run: str, choice: Choice | None) -> Draft:
         """What the manifest of a checkpoint at this moment will say."""
@@ -99,7 +96,9 @@ class Moments:
 def _num_samples(batch: Any) -> int | None:
     """The length of the first tensor in a batch, 1 if that is a scalar; None for a batch without any."""
     if isinstance(batch, torch.Tensor):
-        return len(batch) if batch.ndim else 1
+        return batch.shape[0] if batch.ndim else 1
+    if type(batch) in (list, tuple) and batch and isinstance(first := batch[0], torch.Tensor):  # by far the usual case
+        return first.shape[0] if first.ndim else 1
     items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
     return next((found for item in items if (found := _num_samples(item)) is not None), None)
 

@@ -121,7 +121,7 @@ class Restart:
         self.report_together()
 
     def at_boundary(self) -> None:
-        """A boundary is reached. This takes microseconds."""
+        """A boundary is reached while accesses are watched. This takes microseconds."""
         self.audit.at_boundary()
         if self.audit.findings.are_new and isinstance(self.agreement, Alone):  # several ranks report at a save
             self.report_together()

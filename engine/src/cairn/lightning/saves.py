@@ -158,7 +158,7 @@ class Saves:
 
     def finish_copy(self) -> None:
         """Finish a copy that overlaps with the batch: from here on anything may change the weights."""
-        if self.pipeline is not None:
+        if self.pipeline is not None and self.pipeline.copier.overlaps:
             self.telemetry.extend_stall(self.pipeline.copier.finish())
 
     def settle(self, final: bool = False) -> str:
@@ -175,7 +175,9 @@ class Saves:
         if final:
             self.pipeline.copier.finish()
             self.pipeline.wait()
-        gave_up, outcomes = "", self.pipeline.outcomes()
+        if not (outcomes := self.pipeline.outcomes()):
+            return ""
+        gave_up = ""
         for outcome in outcomes:
             if self.pipeline.background and not final:  # else what it waited for was a part of the pause
                 self.telemetry.meter.extend_stall(outcome.device_s)

@@ -106,7 +106,7 @@ class EveryNEpochs:
             )
         per_epoch = max(1, moment.batches_per_epoch)
         before, now = (p.epoch * per_epoch + p.batch for p in (moment.previous, moment.position))
-        return _crossed(before, now, self.num_epochs * per_epoch)
+        return _crossed(before, now, self.num_epochs.numerator * per_epoch, self.num_epochs.denominator)
 
 
 class Auto:
@@ -227,6 +227,11 @@ class OnStop:
         return moment.stop is not None
 
 
+OF_EVENTS: tuple[type, ...] = (BestValidation, AtEnd, OnStop)
+"""Triggers that are never due at a moment without a score, an end and a stop, and need not be asked there. Exactly
+these classes: one that derives from them may answer differently."""
+
+
 def check_triggers(triggers: Any) -> dict[str, Trigger]:
     """Check that `triggers` maps names to triggers, before the first of them is asked.
 
@@ -262,12 +267,21 @@ def check_triggers(triggers: Any) -> dict[str, Trigger]:
 
 def reasons(triggers: Mapping[str, Trigger], moment: Moment, saved: Sequence[Draft]) -> tuple[str, ...]:
     """Names of all triggers that are due at `moment`, in the order of `triggers`."""
-    return tuple(name for name, trigger in triggers.items() if trigger.due(moment, saved))
+    return tuple([name for name, trigger in triggers.items() if trigger.due(moment, saved)])
+
+
+def tuning(triggers: Mapping[str, Trigger]) -> dict[str, Trigger]:
+    """The triggers that may choose an interval by themselves."""
+    fixed = {name for name, item in triggers.items() if type(item) is Every and not isinstance(item._trigger, Auto)}
+    return {name: item for name, item in triggers.items() if hasattr(item, "choice") and name not in fixed}
 
 
 def choice(triggers: Mapping[str, Trigger]) -> auto.Choice | None:
     """The interval that the first tuning trigger uses now; None if there is no such trigger, or no choice yet."""
-    return next(filter(None, (getattr(trigger, "choice", None) for trigger in triggers.values())), None)
+    for trigger in triggers.values():
+        if chosen := getattr(trigger, "choice", None):
+            return chosen
+    return None
 
 
 def parse_interval(interval: int | str, max_overhead: float = 0.01, mtbf: Duration | None = None) -> Trigger:
@@ -322,15 +336,17 @@ def _share(max_overhead: float) -> float:
     return max_overhead
 
 
-def _crossed(before: int, now: int, interval: int | Fraction) -> bool:
-    # A crossing, not an equality: with gradient accumulation the exact multiple may lie inside a window.
-    return math.floor(Fraction(now) / interval) > math.floor(Fraction(before) / interval)
+def _crossed(before: int, now: int, numerator: int, denominator: int = 1) -> bool:
+    """Whether a multiple of the interval, which is a fraction, lies after `before`, and not after `now`."""
+    # A crossing, not an equality: with gradient accumulation the exact multiple may lie inside a window. In integers,
+    # because this is asked at every boundary.
+    return now * denominator // numerator > before * denominator // numerator
 
 
 def _whole(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ConfigError(f"{name}={value!r} must be an integer from 1.", parameter=name)
-    return value
+    return int(value)
 
 
 def _positive(name: str, value: float) -> float:

@@ -29,6 +29,8 @@ _FIRST = ("task_name", "seed", "data", "model", "trainer", "checkpoint", "callba
 
 _MOST_ROWS = 20
 """Checkpoints that the end of a run shows."""
+_SHORT_S = 600.0
+"""Training time from which the cost of saving is shown as a share of it, in seconds."""
 _AROUND_A_COLUMN = 2
 """Spaces between two columns of a table."""
 
@@ -56,6 +58,8 @@ class RunReport:
     """Cost of saving, as a share of the time that the run would have taken without it."""
     at_risk_s: float = 0.0
     """Work that a failure would have lost, on average, in seconds."""
+    training_s: float | None = None
+    """Training time of the run, in seconds, including what saving has cost; None if it is not known."""
     spent: TimeSpent | None = None
     """What the time of the run was spent on, over all attempts; None if they are not recorded."""
     more: str = ""
@@ -223,6 +227,16 @@ def _script(run: Path) -> str:
     return next((relative(folder / _SCRIPT) for folder in folders if (folder / _SCRIPT).is_file()), _SCRIPT)
 
 
+def _cost(report: RunReport) -> str:
+    """Return what saving has cost, in words: of a short run in seconds."""
+    paused = f"training paused for {format_duration(report.stall_s)}"
+    if report.training_s is not None and report.training_s < _SHORT_S:
+        # The first saves are the slow ones, and the saves at the end and at a stop come however short a run is: their
+        # share of a few minutes is not that of a longer run.
+        return f"{paused} in {format_duration(report.training_s)}"
+    return f"overhead {100 * report.overhead:.2g} %, {paused}"
+
+
 def _facts(report: RunReport) -> list[tuple[str, str]]:
     facts = [("run", f"{relative(report.run)} ({report.status})")]
     best = next((item for item in report.saved if item.name == report.best), None)
@@ -236,8 +250,7 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
         saves = "1 save" if report.num_saves == 1 else f"{report.num_saves} saves"
         less = {"failed": report.num_failed, "skipped": report.num_skipped}
         but = ", ".join(f"{count} {what}" for what, count in less.items() if count)
-        cost = f"overhead {100 * report.overhead:.2g} %, training paused for {format_duration(report.stall_s)}"
-        facts.append(("saving", f"{saves}{f' ({but})' if but else ''}, {cost}"))
+        facts.append(("saving", f"{saves}{f' ({but})' if but else ''}, {_cost(report)}"))
         facts.append(("at risk", f"{format_duration(report.at_risk_s)} of work, on average"))
     if report.spent is not None and report.spent.num_starts > 1:
         facts.append(("goodput", time_table.headline(report.spent)))

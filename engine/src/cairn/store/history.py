@@ -104,8 +104,6 @@ class History:
         self.retain(kept, self.deleted)
         self._overdue = sorted(newer) if committed else []
 
-    # A save
-
     def add_pending(self, draft: Draft) -> None:
         """Register a checkpoint that is about to be written; from now on `with_pending` includes it."""
         with self._lock:

@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from cairn.account.progress import Progress
 from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.testing import facts, proof_run
@@ -20,6 +19,7 @@ from cairn.testing.digest import digest
 from cairn.testing.fresh import import_function
 from cairn.testing.limits import shortened
 from cairn.testing.proof_run import ProofRun
+from cairn.types import Moment
 from cairn.writing.options import Writing
 
 
@@ -67,16 +67,17 @@ class Recording(Callback):
         """Write what is known about a run that fails."""
         self._write()
 
-    def at_boundary(self, progress: Progress) -> None:
+    def at_boundary(self, moment: Moment) -> None:
         """Record the facts of this boundary."""
         assert self._trainer is not None
-        number = progress.total_batches
+        here = moment.position
+        number = here.total_batches
         found, self._report["roles"], self._report["sampled"] = facts.at_boundary(self._trainer)
         self._report["hidden"] = facts.hidden(self._trainer, found["attribute"])
         sample = {name: digest(values) for name, values in self._samples.items()}
         self._report["batches"][str(number)] = {"sample": sample, **found}
         last = bool(self._trainer.is_last_batch)
-        self._report["positions"][str(number)] = [progress.epoch, progress.batch, last, self._validated]
+        self._report["positions"][str(number)] = [here.epoch, here.batch, last, self._validated]
         self._samples, self._validated = {}, False
         self._armed = self._armed or number == self._run.kill_after
 

@@ -123,6 +123,11 @@ class Copier:
         if on_gpu and buffer.unpin is None:
             buffer.unpin = _pin(buffer)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a copy is under way, see `finish`."""
+        return self._pending is not None
+
     def finish(self) -> float:
         """Return once an optimizer's step cannot change what is still being copied; call it before each step.
 

@@ -4,7 +4,9 @@ import builtins
 import csv
 import errno
 import os
+import pickle
 import shutil
+import threading
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.disk import Disk
 
+from cairn.lightning.logs import metrics_file
 from cairn.lightning.logs.csv_logger import CSVLogger
+from cairn.lightning.logs.metrics_file import MetricsFile, _moved
 from cairn.store.disk import CHUNK_BYTES
 
 
@@ -91,9 +95,15 @@ def test_a_name_outside_ascii_survives_a_new_column_and_a_resume(logger):
 
 def test_a_file_of_several_megabytes_keeps_its_rows(logger):
     rows = [{"a": str(step / 7), "step": str(step)} for step in range(2**18)]
-    logger._rewrite(rows, ["a", "step"])
+    for row in rows:
+        logger.log_metrics({"a": float(row["a"])}, int(row["step"]))
+    logger.save()
+    write(logger, (2**18, {"z": 1.0}))
+    logger.finalize("success")
     assert logger.path.stat().st_size > CHUNK_BYTES
-    assert logger._read() == rows
+    with open(logger.path, newline="") as file:
+        found = list(csv.DictReader(file))
+    assert found == [{**row, "z": ""} for row in rows] + [{"a": "", "step": str(2**18), "z": "1.0"}]
 
 
 def test_numbers_keep_all_their_digits(logger):
@@ -116,7 +126,7 @@ def test_a_resume_continues_after_the_rows_of_the_checkpoint(logger):
     other = resumed(logger, state)
     write(other, (2, {"a": 5.0}))
     assert lines(other) == ["a,step", "1.0,0", "2.0,1", "5.0,2"]
-    assert other.state_dict() == {"rows": 3, "columns": ["a", "step"]}
+    assert other.state_dict() == {"rows": 3, "columns": ["a", "step"], "bytes": 25, "last": "5.0,2\n"}
 
 
 def test_a_resume_removes_a_column_that_is_newer_than_the_checkpoint(logger):
@@ -129,7 +139,7 @@ def test_a_resume_removes_a_column_that_is_newer_than_the_checkpoint(logger):
 
 def test_the_state_includes_buffered_rows(logger):
     logger.log_metrics({"a": 1.0}, 0)
-    assert logger.state_dict() == {"rows": 1, "columns": ["a", "step"]}
+    assert logger.state_dict() == {"rows": 1, "columns": ["a", "step"], "bytes": 13, "last": "1.0,0\n"}
     assert lines(logger) == ["a,step", "1.0,0"]
 
 
@@ -273,4 +283,136 @@ def test_a_removed_file_is_reported_and_started_again(logger, caplog):
     write(logger, (2, {"loss": 3.0}))
     assert "was removed by another program: its first 2 rows are lost, and a new file is started." in caplog.text
     assert lines(logger) == ["loss,step", "3.0,2"]
-    assert logger.state_dict() == {"rows": 1, "columns": ["loss", "step"]}
+    assert logger.state_dict() == {"rows": 1, "columns": ["loss", "step"], "bytes": 16, "last": "3.0,2\n"}
+
+
+# A file of many rows
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """A file of some hundred rows is large."""
+    monkeypatch.setattr(metrics_file, "_BLOCK_BYTES", 1000)
+
+
+def long(logger, num_rows=300):
+    for step in range(num_rows):
+        logger.log_metrics({"loss": step / 7}, step)
+    logger.save()
+    assert logger._rows.file.is_large
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Rewriting a large file waits until this is set."""
+    event, rearrange = threading.Event(), MetricsFile.rearrange
+
+    def waiting(self, *args):
+        if threading.current_thread() is not threading.main_thread():
+            assert event.wait(60)
+        rearrange(self, *args)
+
+    monkeypatch.setattr(MetricsFile, "rearrange", waiting)
+    yield event
+    event.set()
+
+
+def test_a_resume_does_not_read_a_long_file(logger, monkeypatch, small_blocks):
+    long(logger)
+    state, before = logger.state_dict(), logger.path.read_bytes()
+    write(logger, (1, {"loss": 1.0}))
+    monkeypatch.setattr(metrics_file, "_blocks", lambda *args: pytest.fail("rows are read"))
+    other = resumed(logger, state)
+    assert other.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("lost", [("bytes", "last"), ("last",)])
+def test_a_checkpoint_without_the_position_is_cut_by_its_rows(logger, lost, small_blocks):
+    long(logger)
+    state, before = logger.state_dict(), logger.path.read_bytes()
+    write(logger, (1, {"loss": 1.0}))
+    other = resumed(logger, {key: value for key, value in state.items() if key not in lost})
+    assert other.path.read_bytes() == before
+    assert other.state_dict() == state
+
+
+def test_a_file_whose_rows_were_moved_is_cut_by_its_rows(logger):
+    write(logger, *((step, {"loss": float(step)}) for step in range(9)))
+    state = logger.state_dict()
+    write(logger, (9, {"loss": 9.0}))
+    data = logger.path.read_bytes()
+    logger.path.write_bytes(data.replace(b"3.0,3\n", b""))
+    other = resumed(logger, state)
+    assert len(lines(other)) == 1 + 9
+
+
+def test_training_does_not_wait_for_a_new_column_of_a_long_file(logger, held, small_blocks):
+    long(logger)
+    before = logger.path.read_bytes()
+    write(logger, (1, {"a": 1.0}), (2, {"loss": 2.0}))
+    state = logger.state_dict()
+    assert state == {"rows": 302, "columns": ["a", "loss", "step"]}
+    assert logger.path.read_bytes() == before, "a reader sees a complete file"
+    held.set()
+    logger.sync()
+    assert lines(logger)[:2] == ["a,loss,step", ",0.0,0"]
+    assert lines(logger)[-2:] == ["1.0,,1", ",2.0,2"]
+    write(logger, (3, {"z": 3.0}))
+    logger.finalize("success")
+    other = resumed(logger, state)
+    assert (lines(other)[0], lines(other)[-1], len(lines(other))) == ("a,loss,step", ",2.0,2", 303)
+
+
+def test_a_long_file_gets_the_same_bytes_as_one_that_had_the_columns_before(logger, tmp_path, held, small_blocks):
+    held.set()
+    whole = CSVLogger(tmp_path / "whole")
+    write(whole, (0, {"a": 0.5, "loss": 1.0, "z": 2.0}))
+    for own in (logger, whole):
+        long(own)
+        write(own, (1, {"a": 0.5, "z": 1.0}))
+        own.finalize("success")
+    head, _, *rest = whole.path.read_bytes().splitlines()
+    assert logger.path.read_bytes().splitlines() == [head, *rest]
+
+
+def test_a_new_column_that_cannot_be_written_fails_the_save(logger, monkeypatch, caplog, small_blocks):
+    long(logger)
+    before = logger.path.read_bytes()
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "rearrange", full)
+        write(logger, (1, {"a": 1.0}))
+        logger._rows.wait()
+        logger.state_dict()
+        with pytest.raises(OSError, match="No space left"):
+            logger.sync()
+    assert caplog.text.count("cannot be written (No space left on device)") == 1
+    assert logger.path.read_bytes() == before
+    write(logger, (2, {"a": 2.0}))
+    logger.sync()
+    assert lines(logger)[-2:] == ["1.0,,1", "2.0,,2"]
+
+
+def test_a_logger_can_be_copied_while_a_column_is_added(logger, small_blocks):
+    long(logger)
+    write(logger, (1, {"a": 1.0}))
+    other = pickle.loads(pickle.dumps(logger))
+    assert other.state_dict() == logger.state_dict()
+    write(other, (2, {"a": 2.0}))
+    assert lines(other)[-1] == "2.0,,2"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(["", "1.5", "-2e-7", "nan"]), min_size=3, max_size=3), min_size=1), st.data())
+def test_cells_are_moved_as_the_csv_module_would(rows, data):
+    places = data.draw(st.lists(st.sampled_from([-1, 0, 1, 2]), min_size=1, max_size=5))
+    text = "".join(",".join(row) + "\n" for row in rows)
+    expected = "".join(",".join(row[at] if at >= 0 else "" for at in places) + "\n" for row in rows)
+    assert _moved(text.encode(), 3, places).decode() == expected
+
+
+def test_cells_that_were_not_written_by_us_are_moved_too():
+    assert _moved(b'1,"2"\n3,4\n5\n', 2, [1, -1, 0]) == b"2,,1\n4,,3\n,,5\n"

@@ -60,6 +60,8 @@ class Audit:
 
     def __init__(self, trainer: Trainer, mode: AuditMode) -> None:
         self.trainer, self.mode = trainer, mode
+        self.watches = mode != "off"
+        """Whether accesses are watched: in the first epochs."""
         self.findings = Findings(mode)
         """What is to be reported, by all ranks together."""
         self._objects, self._accesses, self._caches = AuditedObjects(trainer), Accesses(), Caches()
@@ -87,7 +89,7 @@ class Audit:
         self._changed |= changed
         self._base = now
         if self._num_epochs == _NUM_WATCHED:
-            self._accesses.close()
+            self.close()
         self._num_epochs += 1
         self._accesses.watch(self._objects.all())
         self._accesses.hooks_begin()
@@ -107,9 +109,7 @@ class Audit:
         self.findings.lost(values.only(expected.keys() - hooks, expected), now)
 
     def at_boundary(self) -> None:
-        """A boundary is reached. This takes microseconds."""
-        if self._off or not self._accesses.active:
-            return
+        """A boundary is reached while accesses are watched. This takes microseconds."""
         if self._accesses.boundary():
             self.findings.recheck(self._is_read)
         self._num_boundaries += 1
@@ -168,7 +168,8 @@ class Audit:
         self._accesses.watch(self._objects.all())
 
     def close(self) -> None:
-        """The fit has ended: leave the classes of the user as they were."""
+        """Watch no longer: leave the classes of the user as they were."""
+        self.watches = False
         self._accesses.close()
 
     def _advice(self, names: list[str]) -> str:

@@ -221,7 +221,9 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
                 self._create_iterators(fit_loop._data_fetcher)
             # As late as possible, right before the next batch: hooks and new iterators draw random numbers.
             self.engine.restore()
-            self.boundary_at, self.end_seen = self.batch_progress.current.ready, self._ends_here()
+            # The last batch of an epoch has a boundary "batch" only in a checkpoint of Cairn 0.1.
+            ends = self._ends_here(last_of_epoch=self._num_ready_batches_reached())
+            self.boundary_at, self.end_seen = self.batch_progress.current.ready, ends
 
     def update_restart_stage(self) -> None:
         super().update_restart_stage()
@@ -232,21 +234,22 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         super().on_advance_end(data_fetcher)
-        if self._window_closed() and not self._num_ready_batches_reached() and not self.trainer.fit_loop.inner:
-            self.boundary_at, self.end_seen = self.batch_progress.current.ready, self._ends_here()
+        if not self._num_ready_batches_reached() and self._window_closed() and not self.trainer.fit_loop.inner:
+            self.boundary_at, self.end_seen = self.batch_progress.current.ready, self._ends_here(last_of_epoch=False)
             self.engine.at_boundary("batch", self.end_seen)
 
     def _window_closed(self) -> bool:
         """Whether no gradients of an unfinished window would be lost here."""
+        if self.trainer.accumulate_grad_batches == 1:
+            return True
         # With manual optimization only the module knows its windows; there the gradients are saved, too.
         return not self.trainer.lightning_module.automatic_optimization or not self._should_accumulate()
 
-    def _ends_here(self) -> bool:
+    def _ends_here(self, last_of_epoch: bool) -> bool:
         fit_loop = self.trainer.fit_loop
-        last_of_epoch = self._num_ready_batches_reached()  # only in a checkpoint of Cairn 0.1
         epochs = fit_loop.epoch_progress.current.processed + 1
         return bool(
-            _is_max_limit_reached(self.global_step, self.max_steps)
+            (self.max_steps != -1 and _is_max_limit_reached(self.global_step, self.max_steps))
             or (last_of_epoch and _is_max_limit_reached(epochs, fit_loop.max_epochs or -1))
             or (self.trainer.should_stop and fit_loop._can_stop_early)
         )
@@ -488,13 +491,15 @@ def position(trainer: Trainer, place: Place, samples: int) -> Position:
     if place == "epoch":
         repeats = getattr(fit_loop.epoch_loop, "repeats", False)  # the position before has a checkpoint already
         epoch, batch = (epoch, 0) if repeats else (epoch - 1, batch)
-    return Position(
-        epoch=epoch,
-        batch=batch,
-        total_batches=batches.total.completed,
-        step=trainer.global_step,
-        samples=samples,
-    )
+    return Position(epoch, batch, batches.total.completed, _global_step(trainer), samples)
+
+
+def _global_step(trainer: Trainer) -> int:
+    """Return `trainer.global_step`, by a shorter way: it is read at every boundary."""
+    loop, module = trainer.fit_loop.epoch_loop, trainer.lightning_module
+    if module.automatic_optimization:
+        return loop.automatic_optimization.optim_progress.optimizer.step.total.completed
+    return loop.manual_optimization.optim_step_progress.total.completed
 
 
 def train_loaders(trainer: Trainer) -> list[Any]:
