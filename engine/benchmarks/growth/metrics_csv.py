@@ -1,22 +1,18 @@
 """Curves over the number of rows of metrics.csv: what a resume takes, and what training waits for at a new key.
 
-`python -m benchmarks.growth.metrics_csv [PLOT]` measures them alone.
+Wall time: another thread writes the column, and its processor time is not what training waits for.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.growth.curve import Curve
+
 SIZES = (62_500, 250_000, 1_000_000)
-Measure = Callable[[Path, int], float]
-"""Prepares a file of this many rows in an empty folder, and returns the seconds that the measured part takes."""
 
 
 def _written(folder: Path, num_rows: int) -> Any:
@@ -73,53 +69,10 @@ def _with_a_new_key(folder: Path, size: int) -> tuple[float, float]:
     return waited_s, time.perf_counter() - started
 
 
-MEASURES: dict[str, Measure] = {
-    "resume": resume,
-    "resume, older checkpoint": resume_of_an_older_checkpoint,
-    "new key, training waits": new_key,
-    "new key, until written": new_key_in_the_background,
-}
-
-
-def curve(measure: Measure, sizes: Sequence[int] = SIZES, repeats: int = 2) -> tuple[list[int], list[float]]:
-    """Return the sizes and the seconds at each: the best of the repetitions."""
-    seconds = []
-    for size in sizes:
-        runs = []
-        for _ in range(repeats):
-            with tempfile.TemporaryDirectory() as folder:
-                runs.append(measure(Path(folder), size))
-        seconds.append(min(runs))
-    return list(sizes), seconds
-
-
-def main(plot: str | None) -> None:
-    """Measure all, print a line for each with the ratio per doubling of the size, and draw them."""
-    curves = {}
-    for name, measure in MEASURES.items():
-        sizes, seconds = curves[name] = curve(measure)
-        steps = zip(itertools.pairwise(sizes), itertools.pairwise(seconds), strict=True)
-        ratios = [(late / early) ** (1 / math.log2(large / small)) for (small, large), (early, late) in steps]
-        shown = ", ".join(f"{size:,}: {1e3 * taken:.2f} ms" for size, taken in zip(sizes, seconds, strict=True))
-        print(f"{name}: {shown}; per doubling x {', '.join(f'{ratio:.2f}' for ratio in ratios)}", flush=True)
-    if plot is not None:
-        _draw(curves, Path(plot))
-
-
-def _draw(curves: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for name, (sizes, seconds) in curves.items():
-        axes.loglog(sizes, seconds, marker="o", label=name)
-    axes.set(xlabel="rows of metrics.csv", ylabel="seconds")
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None)
+_OF = "rows of metrics.csv"
+CURVES = (
+    Curve("csv, resume", "a resume cuts metrics.csv", _OF, SIZES, resume, 0.1),
+    Curve("csv, resume of 0.1", "the same with a checkpoint of version 0.1", _OF, SIZES, resume_of_an_older_checkpoint),
+    Curve("csv, new key", "a new key in metrics.csv: what training waits for", _OF, SIZES, new_key, 0.01),
+    Curve("csv, new key written", "the same, until all rows have its cell", _OF, SIZES, new_key_in_the_background),
+)

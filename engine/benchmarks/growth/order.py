@@ -1,10 +1,10 @@
-"""Curves over the number of samples in a shuffled epoch. `python -m benchmarks.growth.order` measures them alone."""
+"""Curves over the number of samples in a shuffled epoch."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
+from benchmarks.growth.curve import Curve, clock
 from cairn.data import shuffles
 from cairn.data.loader import DataLoader
 from cairn.data.sampler import EpochSampler
@@ -40,26 +40,29 @@ def thousand_batches(folder: Path, size: int) -> float:
     order.seek(0, size // 2)
     indices = iter(order)
     next(indices)
-    begin = time.perf_counter()
+    begin = clock()
     for _ in range(32_000):
         next(indices)
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def _first_batch(size: int, batch: int) -> float:
     next(iter(_loader(64)))  # imports of torch
     loader = _loader(size)
-    begin = time.perf_counter()
+    begin = clock()
     loader.load_state_dict(loader.state_dict() | {"epoch": 3, "batch": batch})
     next(iter(loader))
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def _loader(size: int) -> DataLoader:
     return DataLoader(range(size), 32, shuffle=True, seeded_items=False)  # type: ignore[arg-type]  # all that it needs
 
 
-if __name__ == "__main__":
-    for measure, sizes in {epoch: SIZES, resume: SIZES, thousand_batches: SIZES, drawn: DRAWN_SIZES}.items():
-        found = ", ".join(f"{size:,}: {measure(Path(), size):.4g} s" for size in sizes)
-        print(f"{measure.__name__}: {found}", flush=True)
+_OF = "samples"
+CURVES = (
+    Curve("order, epoch", "a shuffled epoch to its first batch", _OF, SIZES, epoch, 0.1),
+    Curve("order, resume", "a resume inside an epoch to its next batch", _OF, SIZES, resume, 0.1),
+    Curve("order, batches", "the indices of 1,000 batches of 32", _OF, SIZES, thousand_batches),
+    Curve("order, as in 0.1", "a resume in the way of version 0.1", _OF, DRAWN_SIZES, drawn),
+)

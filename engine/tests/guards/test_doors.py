@@ -45,7 +45,7 @@ OWN = {
     # Directories, and files that `opening` has checked before.
     "store/disk.py": {"os.open": "directories, to sync and lock them"},
     "store/file_format.py": {"zipfile.ZipFile": "an open file"},
-    "runs/directory.py": {"os.fdopen": "a handle of `opening`"},
+    "runs/lock.py": {"os.fdopen": "a handle of `opening`"},
     "writing/load.py": {"torch.load": "after `opening.check`", "zipfile.is_zipfile": "the same"},
     "lightning/logs/csv_logger.py": {"csv.reader": "an open file"},
     "lightning/logs/metrics_file.py": {"csv.reader": "an open file", "os.fdopen": "a handle of `opening`"},

@@ -15,9 +15,8 @@ def hang(total_batches, **fields):
 
 
 def test_what_was_noted_is_read(tmp_path):
-    directory = tmp_path / "checkpoints"
-    assert hangs.note(directory, hang(17)) == [hang(17)]
-    assert hangs.note(directory, hang(19, what="save")) == [hang(17), hang(19, what="save")] == hangs.read(directory)
+    assert hangs.note(tmp_path, hang(17)) == [hang(17)]
+    assert hangs.note(tmp_path, hang(19, what="save")) == [hang(17), hang(19, what="save")] == hangs.read(tmp_path)
 
 
 def test_damaged_lines_are_skipped(tmp_path):

@@ -382,8 +382,8 @@ def test_a_checkpoint_deleted_for_a_failed_save_is_forgotten(folder, caplog):
 def test_what_triggers_decide_by_is_computed_once_between_two_changes(tmp_path, monkeypatch):
     own = History(tmp_path, [Latest(2)], "min")
     save(own, 0, 0.5)
-    asked, survivors = [], keep.survivors
-    monkeypatch.setattr(keep, "survivors", lambda *args: (asked.append(args), survivors(*args))[1])
+    asked, marks = [], keep.marks
+    monkeypatch.setattr(keep, "marks", lambda *args: (asked.append(args), marks(*args))[1])
     own.add_pending(draft(1, 0.4))
     for _ in range(1000):
         assert [item.score for item in own.with_pending] == [0.5, 0.4]

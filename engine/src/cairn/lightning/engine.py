@@ -271,8 +271,7 @@ class Engine:
         self.telemetry.save_begun(moment.elapsed_s)
         with self.saves.stall() as stall:
             try:
-                begun, audit = self.restart.epoch_start, self.restart.at_save
-                where = moment.position
+                begun, audit, where = self.restart.epoch_start, self.restart.at_save, moment.position
                 contents = capture.capture(trainer, place, where, self.origin, clock, begun, audit, self.agreement)
                 contents[unsaved.KEY] |= {
                     "accumulation_configured": self.accumulation,

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cairn import opening, records
 from cairn.errors import ConfigError, ResumeError, first_line
 from cairn.known_directory import KnownDirectory
 from cairn.records import RecordError
-from cairn.runs import config_file
+from cairn.runs import config_file, lock
 from cairn.runs.files_before import FilesBefore
 from cairn.store import disk
 
@@ -139,18 +137,7 @@ class RunDirectory:
             ResumeError: Another process holds the lock.
             ConfigError: The directory cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            # Held until the process ends, however it ends.
-            self._lock = os.fdopen(opening.for_writing(self.path / ".lock"), "w")
-        except OSError as error:
-            raise ConfigError(f"The run directory {self.path} cannot be written: {error.strerror}.") from error
-        until = time.monotonic() + patience_s
-        while not _try_lock(self._lock):
-            if time.monotonic() >= until:
-                self._lock.close()
-                raise ResumeError(f"Another process trains in {self.path}: wait for it, or stop it.")
-            time.sleep(0.2)
+        self._lock = lock.take(self.path, patience_s)
 
     def unlock(self) -> None:
         """Allow other processes to train here."""
@@ -253,14 +240,3 @@ def _existing(path: Path) -> RunDirectory:
         hint = f": did you mean {path.parent}?" if (path.parent / "run.json").is_file() else ""
         raise ResumeError(f"resume={path} is not a run directory: it has no run.json{hint or '.'}")
     return run
-
-
-def _try_lock(file: IO[str]) -> bool:
-    """Lock the file until this process ends; return False if another process holds the lock."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # POSIX allows both
-        return False
-    except OSError:
-        pass  # a file system without locks
-    return True

@@ -136,16 +136,9 @@ class History:
             left = self._shelf = Shelf(there, left.mode)
         # What a link points to now stays until the link has moved, even if moving it failed before.
         linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}
-        decided = planning.decide(self.rules, left, draft, self.mode, linked, self._overdue)
-        return CommitPlan(
-            self.directory,
-            decided.draft,
-            provenance,
-            decided.make_room,
-            decided.links,
-            decided.to_delete,
-            permit=self.permit,
-        )
+        found = planning.decide(self.rules, left, draft, self.mode, linked, self._overdue)
+        decided = (found.draft, provenance, found.make_room, found.links, found.to_delete)
+        return CommitPlan(self.directory, *decided, permit=self.permit)
 
     def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:
         """Record what became of a pending checkpoint.

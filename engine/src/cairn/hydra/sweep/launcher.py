@@ -113,9 +113,8 @@ class Resumable(submitit_launcher.BaseSubmititLauncher):
             raise
         found |= {job.number: success(job) for job in finished}
         num_failed = sum(result.status == JobStatus.FAILED for result in found.values())
-        log.info(
-            "Sweep: %d of %d jobs are finished, %d failed. %s", len(jobs) - num_failed, len(jobs), num_failed, sweep
-        )
+        num_done = len(jobs) - num_failed
+        log.info("Sweep: %d of %d jobs are finished, %d failed. %s", num_done, len(jobs), num_failed, sweep)
         return [found[job.number] for job in jobs]
 
     def _submit_missing(self, jobs: Sequence[SweepJob], sweep: Path) -> list[SweepJob]:
