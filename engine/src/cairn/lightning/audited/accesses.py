@@ -58,6 +58,8 @@ class Accesses:
         self._watched: dict[tuple[type, str], _Watched] = {}
         self._absent: dict[int, tuple[Callable[[], Any], set[str]]] = {}
         """By object: the object, and names of attributes that its code assigns and that do not exist yet."""
+        self._set_in_hooks: set[tuple[int, str]] = set()
+        """Attributes that the last hooks at the start of an epoch have set before they read them, if at all."""
 
     def watch(self, owners: Mapping[str, Any]) -> None:
         """Watch the attributes that these objects have and that are not watched yet."""
@@ -100,6 +102,7 @@ class Accesses:
 
     def hooks_end(self) -> None:
         """The hooks at the start of an epoch have run."""
+        self._set_in_hooks = {(key, watched.name) for (key, watched), is_read in self._first.items() if not is_read}
         for (_, watched), is_read in self._first.items():
             watched.read_in_hooks |= is_read
         for watched in self._watched.values():
@@ -110,6 +113,10 @@ class Accesses:
         """Whether hooks at the start of an epoch have read an attribute before they set it."""
         watched = self._watched.get((type(owner), name))
         return watched is not None and watched.read_in_hooks
+
+    def set_in_hooks(self, owner: Any, name: str) -> bool:
+        """Whether the last hooks at the start of an epoch have set an attribute, perhaps to the value that it had."""
+        return (id(owner), name) in self._set_in_hooks
 
     def verdict(self, owner: Any, name: str) -> Verdict:
         """Return what is known of an attribute; objects of the same class are judged together."""

@@ -104,7 +104,10 @@ class Audit:
         self._set_by_hooks |= hooks - carried
         self._base = now
         expected, self._expected = self._expected, {}
-        self.findings.lost(values.only(expected.keys() - hooks, expected), now)
+        missing = {
+            name for name in expected.keys() - hooks if not self._accesses.set_in_hooks(*self._objects.find(name))
+        }
+        self.findings.lost(values.only(missing, expected), now)
 
     def at_boundary(self) -> None:
         """A boundary is reached. This takes microseconds."""
