@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from tests.lightning.audited.test_audit import Net, Pairs, messages
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cairn.lightning.audited.accesses import Accesses, _Watched
+from cairn.lightning.audited.accesses import Accesses
+from cairn.lightning.audited.watched import Watched
 
 
 class EpochTimer(Callback):
@@ -133,6 +135,43 @@ class CountsInHook(Callback):
         pl_module.temperature = 1 / self.num_epochs
 
 
+class CountsOnTheClass(Net):
+    num_epochs = 0
+
+    def on_train_epoch_start(self) -> None:
+        self.num_epochs += 1
+
+
+class CountsInAHelper(Net):
+    def on_train_epoch_start(self) -> None:
+        self.helper.seen += 1
+
+
+class Ordered(Pairs):
+    """Data set with an order of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order, self.epoch = list(range(12)), 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        return super().__getitem__(self.order[index])
+
+
+class ShufflesData(Callback):
+    """Shuffles the data at the start of each epoch: on from the order of the last one, or again from the epoch."""
+
+    def __init__(self, data: Ordered, goes_on: bool) -> None:
+        self.data, self.goes_on = data, goes_on
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.data.epoch = trainer.current_epoch
+        if self.goes_on:
+            random.Random(self.data.epoch).shuffle(self.data.order)
+        else:
+            self.data.order = random.Random(self.data.epoch).sample(range(12), 12)
+
+
 class SetsInHook(Net):
     """Reads in each batch what the hook sets: in the second epoch, to the value of a new object."""
 
@@ -178,6 +217,8 @@ class Gathers(Net):
     [
         (AnnealsInHook, (), "AnnealsInHook.temperature", 1),
         (Net, (CountsInHook,), "CountsInHook.num_epochs", 1),
+        (CountsOnTheClass, (), "CountsOnTheClass.num_epochs", 1),
+        (CountsInAHelper, (), "CountsInAHelper.helper", 1),
         (Gathers, (), "Gathers.outputs", 2),
         (ReadsItsDict, (), "ReadsItsDict.temperature", 2),
         (ReadsLate, (), "ReadsLate.last", 5),
@@ -188,6 +229,15 @@ def test_what_is_read_before_it_is_set_is_reported(
 ) -> None:
     (message,) = messages(tmp_path, module(), tuple(kind() for kind in callbacks), max_steps=stop)
     assert message.startswith(f"Training changes {name}, ")
+
+
+def test_data_that_a_hook_changes_on_from_the_last_epoch_is_reported(tmp_path: Path) -> None:
+    before = dict(vars(Ordered))
+    for goes_on in (True, False):
+        data = Ordered()
+        texts = messages(tmp_path / str(goes_on), Net(), (ShufflesData(data, goes_on),), data=data, max_steps=1)
+        assert [text.partition(",")[0] for text in texts] == ["Training changes Ordered.order"] * goes_on
+    assert vars(Ordered) == before
 
 
 def test_a_hook_that_sets_what_each_batch_reads_is_not_reported(tmp_path: Path) -> None:
@@ -252,7 +302,7 @@ def watched_names(*kinds: type) -> list[str]:
 
 
 def is_watched(value: Any) -> bool:
-    return isinstance(value, _Watched)
+    return isinstance(value, Watched)
 
 
 def test_an_error_in_another_callback_leaves_no_descriptor(tmp_path: Path) -> None:
@@ -301,10 +351,10 @@ class Part(nn.Module):
 def watched() -> Any:
     accesses, part = Accesses(), Part()
     accesses.watch({"Part": part})
-    assert isinstance(vars(Part)["number"], _Watched)
+    assert isinstance(vars(Part)["number"], Watched)
     yield accesses, part
     accesses.close()
-    assert not any(isinstance(value, _Watched) for value in vars(Part).values())
+    assert not any(isinstance(value, Watched) for value in vars(Part).values())
 
 
 def test_a_watched_object_behaves_as_before(watched: tuple[Accesses, Part]) -> None:

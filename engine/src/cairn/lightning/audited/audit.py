@@ -13,6 +13,7 @@ changes (`self.tau *= 0.7`) does not set the same value in a resumed run: it is 
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -185,8 +186,12 @@ class Audit:
 
     def _is_carried(self, name: str, before: Attributes, now: Attributes) -> bool:
         """Whether hooks have computed a value from its own value before, so that they cannot set it again."""
-        if any(values.is_unset(state.get(name)) for state in (before, now)):  # built once, or reset
+        owner, attribute = self._objects.find(name)
+        default = attributes.value_of(inspect.getattr_static(type(owner), attribute, None))
+        if values.is_unset(before.get(name, default)) or values.is_unset(now.get(name)):  # built once, or reset
             return False
+        value = self._objects.value(name)
         # Of an object of another class, only some attributes may have been set.
-        plain = isinstance(self._objects.value(name), _CARRIED)
-        return plain and self._accesses.read_in_hooks(*self._objects.find(name))
+        if not isinstance(value, _CARRIED):
+            return self._accesses.changed_in_hooks(value)
+        return self._accesses.read_in_hooks(owner, attribute)
