@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -142,6 +142,9 @@ class Accesses:
     def verdict(self, owner: Any, name: str) -> Verdict:
         """Return what is known of an attribute; objects of the same class are judged together."""
         watched = self._watched.get((type(owner), name))
+        is_part = isinstance(owner, nn.Module | Callback)
+        if is_part and isinstance(inspect.getattr_static(type(owner), name, None), cached_property):
+            return "read"  # that is what fills it
         if watched is None or not (watched.read or watched.is_set):
             return "unknown"
         return "read" if watched.read else "set"

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
+from cairn.data.generators import draws
 from cairn.lightning.reading import code, iterators
 
 SCALARS = (bool, int, float, str, type(None))
@@ -32,6 +33,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 CALLABLES = (FunctionType, MethodType, functools.partial, functools._lru_cache_wrapper)
 _INNER = {"multiprocessing.sharedctypes": "_obj", "multiprocessing.shared_memory": "_buf"}
 """Attribute that holds the value of an object of the standard library."""
+_SEEDED = {"default_rng", "RandomState", "Generator", "Random", "manual_seed", "seed"}
+"""Names that a function uses which draws the same numbers at each call."""
 
 
 def fields(item: Any) -> list[tuple[str, Any]]:
@@ -117,7 +120,10 @@ def of(value: Any) -> Iterator[tuple[str, Any]]:
     elif issubclass(kind, MethodType):
         yield from ((value.__func__.__name__, value.__func__), ("self", value.__self__))
     elif issubclass(kind, functools._lru_cache_wrapper):
-        yield "function", vars(value).get("__wrapped__")
+        function = vars(value).get("__wrapped__")
+        yield "function", function
+        if type(function) is FunctionType and draws(function) and not code.names(function.__code__) & _SEEDED:
+            yield "number of results", value.cache_info().currsize  # which a resumed run would draw again
     elif issubclass(kind, type) or issubclass(kind, _ENTRIES):
         return
     elif issubclass(kind, nn.Module):
