@@ -135,6 +135,12 @@ class CountsInHook(Callback):
         pl_module.temperature = 1 / self.num_epochs
 
 
+class AnnealsCompiled(AnnealsInHook):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer.compile(backend="eager")
+
+
 class CountsOnTheClass(Net):
     num_epochs = 0
 
@@ -217,6 +223,7 @@ class Gathers(Net):
     [
         (AnnealsInHook, (), "AnnealsInHook.temperature", 1),
         (Net, (CountsInHook,), "CountsInHook.num_epochs", 1),
+        (AnnealsCompiled, (), "AnnealsCompiled.temperature", 1),
         (CountsOnTheClass, (), "CountsOnTheClass.num_epochs", 1),
         (CountsInAHelper, (), "CountsInAHelper.helper", 1),
         (Gathers, (), "Gathers.outputs", 2),

@@ -72,11 +72,13 @@ class Accesses:
         """Watch the attributes that these objects have and that are not watched yet."""
         if not self.active:
             return
-        compiled = any(_is_compiled(item) for item in owners.values() if isinstance(item, nn.Module))
-        found = [owner for owner in owners.values() if isinstance(owner, nn.Module | Callback) and not compiled]
+        compiled = any(_is_compiled(owner) for owner in owners.values() if isinstance(owner, nn.Module))
+        found = []
         for owner in owners.values():
-            if not isinstance(owner, nn.Module | Callback):
-                self._watch_in_hooks(owner, vars(owner) if _has_attributes(owner) else ())
+            if isinstance(owner, nn.Module | Callback) and not compiled:
+                found.append(owner)
+            elif _has_attributes(owner):
+                self._watch_in_hooks(owner, vars(owner))
         if not found:
             return
         kinds: set[Any] = {type(owner) for owner in found}
