@@ -148,6 +148,46 @@ class CountsOnTheClass(Net):
         self.num_epochs += 1
 
 
+class AnnealsHyperparameters(Net):
+    def __init__(self, beta: float = 1.0) -> None:
+        super().__init__()
+        self.save_hyperparameters("beta")
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.hparams["beta"] *= 0.9
+        return super().training_step(batch, batch_idx)
+
+
+class AnnealsHyperparametersInHook(AnnealsHyperparameters):
+    training_step = Net.training_step
+
+    def on_train_epoch_start(self) -> None:
+        self.hparams["beta"] *= 0.9
+
+
+class AnnealsALayer(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.1)
+
+    def on_train_epoch_start(self) -> None:
+        self.dropout.p += 0.1
+
+
+NUM_EPOCHS = 5
+
+
+class CountsInTheModule(Net):
+    def on_train_epoch_start(self) -> None:
+        global NUM_EPOCHS
+        NUM_EPOCHS += 1
+
+
+class DrawsInHook(Net):
+    def on_train_epoch_start(self) -> None:
+        self.temperature = float(self.rng.random())
+
+
 class CountsInAHelper(Net):
     def on_train_epoch_start(self) -> None:
         self.helper.seen += 1
@@ -226,6 +266,11 @@ class Gathers(Net):
         (AnnealsCompiled, (), "AnnealsCompiled.temperature", 1),
         (CountsOnTheClass, (), "CountsOnTheClass.num_epochs", 1),
         (CountsInAHelper, (), "CountsInAHelper.helper", 1),
+        (CountsInTheModule, (), f"{__name__}.NUM_EPOCHS", 1),
+        (AnnealsHyperparameters, (), "AnnealsHyperparameters.hparams", 2),
+        (AnnealsHyperparametersInHook, (), "AnnealsHyperparametersInHook.hparams", 1),
+        (AnnealsALayer, (), "AnnealsALayer.dropout.p", 1),
+        (DrawsInHook, (), "DrawsInHook.rng", 1),
         (Gathers, (), "Gathers.outputs", 2),
         (ReadsItsDict, (), "ReadsItsDict.temperature", 2),
         (ReadsLate, (), "ReadsLate.last", 5),
@@ -236,6 +281,7 @@ def test_what_is_read_before_it_is_set_is_reported(
 ) -> None:
     (message,) = messages(tmp_path, module(), tuple(kind() for kind in callbacks), max_steps=stop)
     assert message.startswith(f"Training changes {name}, ")
+    assert ("does not load the hyperparameters" in message) is name.endswith(".hparams")
 
 
 def test_data_that_a_hook_changes_on_from_the_last_epoch_is_reported(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from cairn.lightning.reading.code import (
     names,
     text_constants,
 )
+from cairn.lightning.reading.parts import is_setting
 
 Verdict = Literal["read", "set", "unknown"]
 """`read`: a boundary was followed by a read; `set`: each one by an assignment or no access; `unknown`: not seen."""
@@ -88,7 +89,8 @@ class Accesses:
         for owner in found:
             if not isinstance(owner, torch.jit.ScriptModule):
                 self._watch(owner, by_all if isinstance(owner, LightningModule) else codes[type(owner)])
-                self._watch_in_hooks(owner, (name for name, _ in class_attributes(type(owner))))
+                names_of_class = [name for name, _ in class_attributes(type(owner))]
+                self._watch_in_hooks(owner, vars(owner) if is_library(type(owner)) else names_of_class)
                 for item in vars(owner).values():
                     if _has_attributes(item) and not isinstance(item, nn.Module | Callback):
                         self._watch_in_hooks(item, vars(item))
@@ -183,11 +185,10 @@ class Accesses:
     def _watch_in_hooks(self, owner: Any, names: Iterable[str]) -> None:
         """Watch attributes in the hooks at the start of an epoch only, because a batch may read them very often."""
         kind: Any = type(owner)
-        if kind.__getattribute__ is object.__getattribute__ and (is_holder(kind) or is_own(str(kind.__module__))):
-            for name in set(names) - library_names(kind):
-                found = inspect.getattr_static(kind, name, MISSING)
-                if (kind, name) not in self._watched and name[:2] != "__" and not hasattr(type(found), "__get__"):
-                    self._watched[kind, name] = Watched(kind, name, self._first, only_in_hooks=True)
+        for name in _watchable(owner, names):
+            found = inspect.getattr_static(kind, name, MISSING)
+            if (kind, name) not in self._watched and name[:2] != "__" and not hasattr(type(found), "__get__"):
+                self._watched[kind, name] = Watched(kind, name, self._first, only_in_hooks=True)
 
     def _watch_one(self, kind: type, name: str) -> Watched | None:
         if (kind, name) in self._watched:
@@ -208,6 +209,16 @@ class _Code(NamedTuple):
     assigned: frozenset[str]
     asked: frozenset[str]
     """Attributes that may be asked for although they do not exist."""
+
+
+def _watchable(owner: Any, names: Iterable[str]) -> set[str]:
+    """Return those among the attributes of an object that the user's code may change on from their last value."""
+    kind: Any = type(owner)
+    if kind.__getattribute__ is not object.__getattribute__:
+        return set()
+    if isinstance(owner, nn.Module) and is_library(kind):
+        return {name for name in names if is_setting(name, vars(owner).get(name))}
+    return set(names) - library_names(kind) if is_holder(kind) or is_own(str(kind.__module__)) else set()
 
 
 def _has_attributes(item: Any) -> bool:

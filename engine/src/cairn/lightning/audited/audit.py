@@ -30,6 +30,7 @@ from cairn.lightning.audited.caches import Caches
 from cairn.lightning.audited.findings import Findings
 from cairn.lightning.reading import attributes
 from cairn.lightning.reading.attributes import Attributes
+from cairn.lightning.reading.parts import HPARAMS
 from cairn.types import AuditMode
 
 _NUM_AUDITED = 3
@@ -37,7 +38,7 @@ _NUM_AUDITED = 3
 later ones those with the numbers 4, 8, 16, ..."""
 _NUM_WATCHED = 2
 """Epochs in which accesses are watched."""
-_CARRIED = (bool, int, float, str, list, tuple, dict, set, deque, Tensor, np.ndarray)
+_CARRIED = (bool, int, float, str, list, tuple, dict, set, deque, Tensor, np.ndarray, np.random.Generator)
 """Values that a hook changes as a whole."""
 
 
@@ -190,6 +191,8 @@ class Audit:
         default = attributes.value_of(inspect.getattr_static(type(owner), attribute, None))
         if values.is_unset(before.get(name, default)) or values.is_unset(now.get(name)):  # built once, or reset
             return False
+        if owner is None or attribute == HPARAMS:  # a global variable or the hyperparameters, which are not watched
+            return True
         value = self._objects.value(name)
         # Of an object of another class, only some attributes may have been set.
         if not isinstance(value, _CARRIED):

@@ -25,6 +25,8 @@ from cairn.lightning.reading import code, iterators
 SCALARS = (bool, int, float, str, type(None))
 _PREFIXES = ("__", "_hparams")
 """Beginnings of names that do not belong to the user: `save_hyperparameters` assigns the second ones."""
+HPARAMS = "hparams"
+"""Attribute that Lightning stores under another name."""
 _FRAMEWORK = (nn.Module, Callback, LightningDataModule, Optimizer, LRScheduler, Trainer)
 """Classes with attributes of their own, which are not the user's."""
 _ENTRIES = (Trainer, LightningModule, LightningDataModule, DataLoader, Callback, ModuleType)
@@ -68,7 +70,9 @@ def own(item: Any, packages: frozenset[str] = frozenset()) -> Iterator[tuple[str
         else:
             is_mine = not name.startswith(_PREFIXES)
         mine |= {name} if is_mine else set()
-        if is_module and name in _HOOKS and value:
+        if name == "_hparams" and issubclass(kind, LightningModule | LightningDataModule):
+            yield HPARAMS, value  # no resume reads them from the checkpoint
+        elif is_module and name in _HOOKS and value:
             yield name, list(value.values())  # without the numbers of the handles, which differ between processes
         elif is_mine and not (iterators.is_file(value) and code.seeks(kind)):
             yield name, value
