@@ -6,6 +6,7 @@ from datetime import date
 from time import strftime
 
 import pytest
+from torch.utils.data import Subset
 
 from cairn.data.clock import put_forward
 from cairn.data.forked import forked
@@ -46,6 +47,16 @@ def test_each_clock_is_later_each_time(name):
     first, second = in_the_future(CLOCKS[name])
     assert len({now, repr(first), repr(second)}) == 3
     assert repr(CLOCKS[name]())[:4] == now[:4]
+
+
+def test_a_module_of_what_an_object_holds_is_found():
+    def trial():
+        put_forward(Subset(Owner(), [0]))
+        return str(date is datetime.date)  # both are replaced
+
+    before = date
+    assert forked(trial, 5.0) == "True"
+    assert date is before
 
 
 def test_a_given_time_stays_and_classes_are_known():

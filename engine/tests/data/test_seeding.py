@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import cairn
+from cairn.data.iterable import StatefulBatches
 from cairn.data.sampler import EpochSampler
 from cairn.data.seeding import SeededItems, mix_seed
 
@@ -74,6 +75,18 @@ def test_attributes_of_the_dataset_are_available_after_pickling():
     items = pickle.loads(pickle.dumps(SeededItems(Draws(), 5)))
     assert (items.name, len(items)) == ("draws", 12)
     assert not hasattr(items, "nothing")
+
+
+@pytest.mark.parametrize("wrap", [lambda data: SeededItems(data, 5), lambda data: StatefulBatches(data, 2)])
+def test_an_attribute_that_is_set_on_the_dataset_of_a_loader_reaches_the_users_dataset(wrap):
+    data = Draws()
+    wrap(data).level = 2
+    assert data.level == 2
+    part = Subset(data, [0, 1])
+    loaded = pickle.loads(pickle.dumps(wrap(part)))
+    assert wrap(part).dataset is data
+    loaded.dataset.level = 3
+    assert loaded.wrapped.dataset.level == 3
 
 
 def test_the_mixing_step_is_splitmix64():

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from cairn.data.generators import reachable
+
 _STEP_S = (40 * 24 + 5) * 3600 + 7 * 60
 """To another minute, hour, day of the week and month."""
 _forward_s = 0
@@ -19,12 +21,14 @@ def put_forward(*owners: Any) -> None:
     """Let the clocks of Python's standard library be later, for good; call it in a forked process only.
 
     Args:
-        owners: Objects and functions whose modules may have imported a clock by its name.
+        owners: Objects and functions. Their modules, and those of what they hold, may have imported a clock by its
+            name.
     """
     global _forward_s
     _forward_s += _STEP_S
-    names = {str(getattr(item, "__module__", "")) for owner in owners for item in (owner, type(owner))}
-    for module in (time, datetime, *(sys.modules.get(name) for name in names)):
+    found = [item for _, item in reachable({str(number): owner for number, owner in enumerate(owners)})]
+    names = {str(getattr(part, "__module__", "")) for item in found for part in (item, type(item))}
+    for module in (time, datetime, *(sys.modules.get(name) for name in names - {__name__})):
         for name, value in list(vars(module).items()) if isinstance(module, ModuleType) else ():
             if id(value) in _LATER:
                 setattr(module, name, _LATER[id(value)])

@@ -129,7 +129,7 @@ def _moving_attribute(dataset: Any, collate: Any, seed: int) -> str:
         sample = watch.timed(items, (0, 0))
         if twin is not None:
             SeededCollate(twin, items)([sample])
-        states.append((snapshot(items.dataset), snapshot(twin)))
+        states.append((snapshot(items.wrapped), snapshot(twin)))
     for place, owner in enumerate((dataset, collate)):
         moved = set(changes(states[0][place], states[1][place])) & set(changes(states[1][place], states[2][place]))
         if moved:
@@ -166,7 +166,7 @@ def other_after_state(batches: StatefulBatches, num_before: int = 2) -> str:
         `state`: its state is not complete; `OUTSIDE`: not even two copies that begin together yield the same; '':
         nothing is found.
     """
-    return _tried(lambda: _other_after_state(batches, num_before), batches.dataset)
+    return _tried(lambda: _other_after_state(batches, num_before), batches.wrapped)
 
 
 def _other_after_state(batches: StatefulBatches, num_before: int) -> str:
@@ -174,7 +174,7 @@ def _other_after_state(batches: StatefulBatches, num_before: int) -> str:
 
     def read(start: tuple[int, Any], num: int) -> list[Any]:
         twin = _copied(batches)
-        clock.put_forward(batches.dataset)
+        clock.put_forward(batches.wrapped)
         twin.begin(start, turn)
         return [watch.checked(pair) for pair in islice(iter(twin), num)]
 

@@ -143,11 +143,12 @@ def drawing(**roots: Any) -> str:
     Args:
         **roots: Where to search, by name.
     """
-    functions = (path for path, item in reachable(roots) if isinstance(item, FunctionType) and _draws(item))
+    functions = (path for path, item in reachable(roots) if isinstance(item, FunctionType) and draws(item))
     return next(functions, "")
 
 
-def _draws(function: FunctionType) -> bool:
+def draws(function: FunctionType) -> bool:
+    """Whether a function of the user's own, or of another package, seems to draw random numbers."""
     return _is_own_code(function) and not _DRAWS.isdisjoint(_names(function.__code__))
 
 

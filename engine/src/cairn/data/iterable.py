@@ -16,6 +16,7 @@ from cairn.data.generators import Generators
 from cairn.data.seeding import mix_seed, seeded
 from cairn.data.shuffle_buffers import Held, containers, lost
 from cairn.data.trial import differ
+from cairn.data.wrapped import Wrapped
 
 State = dict[str, Any]
 
@@ -33,7 +34,7 @@ def is_stateful(dataset: object) -> bool:
     return all(callable(getattr(dataset, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
-class StatefulBatches(IterableDataset[Any]):
+class StatefulBatches(Wrapped, IterableDataset[Any]):
     """Batches of a stateful iterable, each with the state that the dataset has after it.
 
     The dataset must behave as follows: `iter()` starts at the beginning of the epoch (the one last passed to
@@ -51,10 +52,12 @@ class StatefulBatches(IterableDataset[Any]):
         seed: Seed of what the dataset draws; None: the global generators are left alone.
     """
 
+    _OWN = frozenset({"wrapped", "batch_size", "drop_last", "seed", "last_seed", "_start", "_turn", "_drawn"})
+
     def __init__(
         self, dataset: IterableDataset[Any], batch_size: int | None, drop_last: bool = False, seed: int | None = None
     ) -> None:
-        self.dataset = dataset
+        self.wrapped = dataset
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.seed = seed
@@ -75,7 +78,7 @@ class StatefulBatches(IterableDataset[Any]):
 
     def __len__(self) -> int:
         """Number of batches of an epoch; raises TypeError if the dataset has no length."""
-        num_samples = len(self.dataset)  # type: ignore[arg-type]
+        num_samples = len(self.wrapped)
         if self.batch_size is None:
             return num_samples
         return num_samples // self.batch_size if self.drop_last else -(-num_samples // self.batch_size)
@@ -85,16 +88,16 @@ class StatefulBatches(IterableDataset[Any]):
         if start is not None and start["ended"]:
             return iter(())
         if start is not None:
-            self.dataset.load_state_dict(start["dataset"])  # type: ignore[attr-defined]
+            self.wrapped.load_state_dict(start["dataset"])
         with self._seeded(mix_seed(self.seed or 0, self._turn)):
-            samples = iter(self.dataset)
+            samples = iter(self.wrapped)
         batches = self._batches(samples, self._turn, number)
         # A generator reads the loaded position only when its first item is drawn. At the end of an epoch no item is
         # drawn, and the next epoch would continue from this position. So draw the first batch now.
         return batches if start is None else chain(list(islice(batches, 1)), batches)
 
     def _batches(self, samples: Iterator[Any], turn: int, number: int) -> Iterator[tuple[Any, State]]:
-        first, empty = number == 0, containers(self.dataset) if number == 0 else {}
+        first, empty = number == 0, containers(self.wrapped) if number == 0 else {}
         previous = None
         while True:
             number += 1
@@ -115,11 +118,11 @@ class StatefulBatches(IterableDataset[Any]):
         """Return why the state is not a position, after one of the first two batches; '' if nothing is wrong."""
         if previous is not None and not state["ended"] and not differ(previous, state["dataset"]):
             return UNMOVED
-        return lost(empty, containers(self.dataset, samples), state) or self._lost_generator(state["dataset"])
+        return lost(empty, containers(self.wrapped, samples), state) or self._lost_generator(state["dataset"])
 
     def _lost_generator(self, state: Any) -> str:
         """Return `GENERATOR` and the path of one that the second batch draws from and the state does not hold."""
-        generators = Generators(**{type(self.dataset).__name__: self.dataset})
+        generators = Generators(**{type(self.wrapped).__name__: self.wrapped})
         before, self._drawn = self._drawn, generators.states()
         if before is None or not differ(before, self._drawn):
             return ""
@@ -129,7 +132,7 @@ class StatefulBatches(IterableDataset[Any]):
         return "" if differ(other, state) else f"{GENERATOR}{generators.paths[0]}"
 
     def _state(self) -> Any:
-        return copy.deepcopy(self.dataset.state_dict())  # type: ignore[attr-defined]
+        return copy.deepcopy(self.wrapped.state_dict())
 
     def _seeded(self, seed: int) -> AbstractContextManager[None]:
         """Seed the global generators for what the dataset draws, so that a resume draws the same; if that is wanted."""

@@ -190,7 +190,7 @@ def hidden_state(loader: DataLoader) -> str:
     dataset: Any = loader.dataset
     if isinstance(dataset, IterableDataset):
         return ""
-    items = dataset.dataset if isinstance(dataset, SeededItems) else dataset
+    items = dataset.wrapped if isinstance(dataset, SeededItems) else dataset
     collate: Any = loader.collate_fn
     collate = collate.collate if isinstance(collate, SeededCollate) else collate
     collate = None if collate in (default_collate, default_convert) else collate
@@ -209,7 +209,7 @@ def _identity(loader: DataLoader) -> dict[str, Any]:
     identity = {"batch_size": batch_size, "seed": loader.seed, "world_size": rank_and_world_size()[1]}
     if isinstance(dataset, IterableDataset):
         return identity
-    dataset = dataset.dataset if isinstance(dataset, SeededItems) else dataset
+    dataset = dataset.wrapped if isinstance(dataset, SeededItems) else dataset
     size = {"num_samples": len(dataset)} if hasattr(dataset, "__len__") else {}
     return identity | {"drop_last": loader.drop_last, **loader._position.order.identity()} | size
 

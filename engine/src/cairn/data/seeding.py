@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Subset
 from cairn.data import only_reads
 from cairn.data.generators import Generators
 from cairn.data.only_reads import OnlyReads
+from cairn.data.wrapped import Wrapped
 
 Key: TypeAlias = tuple[int, Any]  # (epoch, index): what a keyed order yields
 
@@ -77,7 +78,7 @@ def isolated(items: Iterable[Any], seed: int) -> Iterator[Any]:
         yield item
 
 
-class SeededItems(Dataset[Any]):
+class SeededItems(Wrapped, Dataset[Any]):
     """Map-style dataset whose items draw the same random numbers in the main process and in any worker.
 
     Keys are pairs (epoch, index); a plain index counts as epoch 0. Before each item, these generators are seeded from
@@ -95,9 +96,11 @@ class SeededItems(Dataset[Any]):
         seed: Seed of the random numbers.
     """
 
+    _OWN = frozenset({"wrapped", "last_seed", "_seed", "_generators", "_is_warm", "_only_reads", "_is_searched"})
+
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
+        self.wrapped = dataset
+        self._seed = seed
         self.last_seed = 0
         """Seed of the last batch, for its collate function."""
         self._generators: Generators | None = None
@@ -109,7 +112,7 @@ class SeededItems(Dataset[Any]):
         return vars(self) | {"_only_reads": None, "_is_searched": False}
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]  # every map-style dataset given to a sampler has a length
+        return len(self.wrapped)
 
     def __getitem__(self, key: Key | Any) -> Any:
         with _global_generators_kept():
@@ -118,25 +121,19 @@ class SeededItems(Dataset[Any]):
 
     def __getitems__(self, keys: Sequence[Key | Any]) -> Any:
         if not self._is_searched:
-            self._only_reads, self._is_searched = only_reads.find(self.dataset), True
+            self._only_reads, self._is_searched = only_reads.find(self.wrapped), True
         if self._only_reads is not None:
             indices = [_epoch_and_index(key)[1] for key in keys]
             if self._only_reads.holds(indices):
                 self.last_seed = mix_seed(self._seed_of(keys[0]), len(keys)) if keys else 0
-                return [self.dataset[index] for index in indices]
+                return [self.wrapped[index] for index in indices]
         with _global_generators_kept():
             # A batch is identified by its first sample and its size: an epoch has each sample once, or nearly so.
             self.last_seed = mix_seed(self._seed_of(keys[0]), len(keys)) if keys else 0
-            if takes_batches(self.dataset):
+            if takes_batches(self.wrapped):
                 indices = [_epoch_and_index(key)[1] for key in keys]
-                return self._drawn(self.last_seed, self.dataset.__getitems__, indices)  # type: ignore[attr-defined]
+                return self._drawn(self.last_seed, self.wrapped.__getitems__, indices)
             return [self._item(key) for key in keys]
-
-    def __getattr__(self, name: str) -> Any:
-        # Unpickling looks up special names before `dataset` exists: passing those on would recurse without end.
-        if name == "dataset" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
 
     def search_again(self) -> None:
         """Search for generators again when the next item is fetched: the dataset may have changed."""
@@ -145,24 +142,24 @@ class SeededItems(Dataset[Any]):
     def _seed_of(self, key: Key | Any) -> int:
         epoch, index = _epoch_and_index(key)
         return (
-            mix_seed(self.seed, epoch, index) if type(index) is int else mix_seed(self.seed, epoch, *_integers(index))
+            mix_seed(self._seed, epoch, index) if type(index) is int else mix_seed(self._seed, epoch, *_integers(index))
         )
 
     def _item(self, key: Key | Any) -> Any:
         if not self._is_warm:
-            return self._drawn(self._seed_of(key), partial(operator.getitem, self.dataset), _epoch_and_index(key)[1])
+            return self._drawn(self._seed_of(key), partial(operator.getitem, self.wrapped), _epoch_and_index(key)[1])
         self._seed_all(self._seed_of(key))
-        return self.dataset[_epoch_and_index(key)[1]]
+        return self.wrapped[_epoch_and_index(key)[1]]
 
     def _drawn(self, seed: int, fetch: Callable[[Any], Any], key: Any) -> Any:
         if self._generators is None:
-            self._generators = Generators(dataset=self.dataset)
+            self._generators = Generators(dataset=self.wrapped)
         self._seed_all(seed)
         found = fetch(key)
         if not self._is_warm:
             self._is_warm = True
             # A dataset may create its generator when it is first read. Then read that sample again, with a seed.
-            before, self._generators = len(self._generators), Generators(dataset=self.dataset)
+            before, self._generators = len(self._generators), Generators(dataset=self.wrapped)
             if len(self._generators) > before:
                 self._seed_all(seed)
                 found = fetch(key)

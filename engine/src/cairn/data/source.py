@@ -47,7 +47,7 @@ def map_style(
         keyed: Whether the generators are seeded for each sample.
     """
     # Lightning creates a loader again from the attributes of the first one.
-    dataset = dataset.dataset if isinstance(dataset, SeededItems) else dataset
+    dataset = dataset.wrapped if isinstance(dataset, SeededItems) else dataset
     collate_fn = collate_fn.collate if isinstance(collate_fn, SeededCollate) else collate_fn
     arguments: dict[str, Any] = {"dataset": dataset, "collate_fn": collate_fn}
     if keyed:

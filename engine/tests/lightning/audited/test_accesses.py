@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from tests.lightning.audited.test_audit import Net, Pairs, messages
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cairn.lightning.audited.accesses import Accesses, _Watched
+from cairn.lightning.audited.accesses import Accesses
+from cairn.lightning.audited.watched import Watched
 
 
 class EpochTimer(Callback):
@@ -133,11 +135,94 @@ class CountsInHook(Callback):
         pl_module.temperature = 1 / self.num_epochs
 
 
-class SetsInHook(Net):
-    """Reads in each batch what the hook sets."""
+class AnnealsCompiled(AnnealsInHook):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer.compile(backend="eager")
+
+
+class CountsOnTheClass(Net):
+    num_epochs = 0
 
     def on_train_epoch_start(self) -> None:
-        self.temperature = 0.5**self.current_epoch
+        self.num_epochs += 1
+
+
+class AnnealsHyperparameters(Net):
+    def __init__(self, beta: float = 1.0) -> None:
+        super().__init__()
+        self.save_hyperparameters("beta")
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.hparams["beta"] *= 0.9
+        return super().training_step(batch, batch_idx)
+
+
+class AnnealsHyperparametersInHook(AnnealsHyperparameters):
+    training_step = Net.training_step
+
+    def on_train_epoch_start(self) -> None:
+        self.hparams["beta"] *= 0.9
+
+
+class AnnealsALayer(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.1)
+
+    def on_train_epoch_start(self) -> None:
+        self.dropout.p += 0.1
+
+
+NUM_EPOCHS = 5
+
+
+class CountsInTheModule(Net):
+    def on_train_epoch_start(self) -> None:
+        global NUM_EPOCHS
+        NUM_EPOCHS += 1
+
+
+class DrawsInHook(Net):
+    def on_train_epoch_start(self) -> None:
+        self.temperature = float(self.rng.random())
+
+
+class CountsInAHelper(Net):
+    def on_train_epoch_start(self) -> None:
+        self.helper.seen += 1
+
+
+class Ordered(Pairs):
+    """Data set with an order of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order, self.epoch = list(range(12)), 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        return super().__getitem__(self.order[index])
+
+
+class ShufflesData(Callback):
+    """Shuffles the data at the start of each epoch: on from the order of the last one, or again from the epoch."""
+
+    def __init__(self, data: Ordered, goes_on: bool) -> None:
+        self.data, self.goes_on = data, goes_on
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.data.epoch = trainer.current_epoch
+        if self.goes_on:
+            random.Random(self.data.epoch).shuffle(self.data.order)
+        else:
+            self.data.order = random.Random(self.data.epoch).sample(range(12), 12)
+
+
+class SetsInHook(Net):
+    """Reads in each batch what the hook sets: in the second epoch, to the value of a new object."""
+
+    def on_train_epoch_start(self) -> None:
+        self.temperature = 0.5 * (1 + self.current_epoch)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         return super().training_step(batch, batch_idx) * self.temperature
@@ -178,6 +263,14 @@ class Gathers(Net):
     [
         (AnnealsInHook, (), "AnnealsInHook.temperature", 1),
         (Net, (CountsInHook,), "CountsInHook.num_epochs", 1),
+        (AnnealsCompiled, (), "AnnealsCompiled.temperature", 1),
+        (CountsOnTheClass, (), "CountsOnTheClass.num_epochs", 1),
+        (CountsInAHelper, (), "CountsInAHelper.helper", 1),
+        (CountsInTheModule, (), f"{__name__}.NUM_EPOCHS", 1),
+        (AnnealsHyperparameters, (), "AnnealsHyperparameters.hparams", 2),
+        (AnnealsHyperparametersInHook, (), "AnnealsHyperparametersInHook.hparams", 1),
+        (AnnealsALayer, (), "AnnealsALayer.dropout.p", 1),
+        (DrawsInHook, (), "DrawsInHook.rng", 1),
         (Gathers, (), "Gathers.outputs", 2),
         (ReadsItsDict, (), "ReadsItsDict.temperature", 2),
         (ReadsLate, (), "ReadsLate.last", 5),
@@ -188,9 +281,20 @@ def test_what_is_read_before_it_is_set_is_reported(
 ) -> None:
     (message,) = messages(tmp_path, module(), tuple(kind() for kind in callbacks), max_steps=stop)
     assert message.startswith(f"Training changes {name}, ")
+    assert ("does not load the hyperparameters" in message) is name.endswith(".hparams")
+
+
+def test_data_that_a_hook_changes_on_from_the_last_epoch_is_reported(tmp_path: Path) -> None:
+    before = dict(vars(Ordered))
+    for goes_on in (True, False):
+        data = Ordered()
+        texts = messages(tmp_path / str(goes_on), Net(), (ShufflesData(data, goes_on),), data=data, max_steps=1)
+        assert [text.partition(",")[0] for text in texts] == ["Training changes Ordered.order"] * goes_on
+    assert vars(Ordered) == before
 
 
 def test_a_hook_that_sets_what_each_batch_reads_is_not_reported(tmp_path: Path) -> None:
+    assert messages(tmp_path, SetsInHook(), max_steps=3) == []
     assert messages(tmp_path, SetsInHook(), max_steps=4) == []
     assert messages(tmp_path, SetsInHook()) == []
 
@@ -251,7 +355,7 @@ def watched_names(*kinds: type) -> list[str]:
 
 
 def is_watched(value: Any) -> bool:
-    return isinstance(value, _Watched)
+    return isinstance(value, Watched)
 
 
 def test_an_error_in_another_callback_leaves_no_descriptor(tmp_path: Path) -> None:
@@ -300,10 +404,10 @@ class Part(nn.Module):
 def watched() -> Any:
     accesses, part = Accesses(), Part()
     accesses.watch({"Part": part})
-    assert isinstance(vars(Part)["number"], _Watched)
+    assert isinstance(vars(Part)["number"], Watched)
     yield accesses, part
     accesses.close()
-    assert not any(isinstance(value, _Watched) for value in vars(Part).values())
+    assert not any(isinstance(value, Watched) for value in vars(Part).values())
 
 
 def test_a_watched_object_behaves_as_before(watched: tuple[Accesses, Part]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,15 @@ class Relative(Filled):
         return float(batch.square().mean())
 
 
+class Projects(Filled):
+    @cached_property
+    def matrix(self) -> Tensor:
+        return torch.randn(4, 4)
+
+    def more(self, batch_idx: int) -> None:
+        self.matrix.sum()
+
+
 class Tabulates(Filled):
     def more(self, batch_idx: int) -> None:
         self.tables.setdefault(batch_idx, torch.arange(batch_idx + 1))
@@ -87,7 +97,15 @@ class Remembers(Filled):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(Filled, ""), (Tabulates, ""), (Normalizes, "filled"), (Relative, "filled"), (Remembers, "seen")]
+    ("kind", "name"),
+    [
+        (Filled, ""),
+        (Tabulates, ""),
+        (Normalizes, "filled"),
+        (Relative, "filled"),
+        (Remembers, "seen"),
+        (Projects, "matrix"),
+    ],
 )
 def test_what_the_first_batches_fill(kind: type[Filled], name: str, tmp_path: Path) -> None:
     found = messages(tmp_path, kind(), max_steps=3)

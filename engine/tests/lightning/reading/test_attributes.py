@@ -742,3 +742,25 @@ def test_an_iterator_that_cannot_be_read_is_named_with_a_cure() -> None:
     assert attributes.advice(trainer, ["Net.it"]) == f"Net.it is an iterator, which cannot be saved: {text}. "
     assert "Net.numbers is a generator" in attributes.advice(trainer, ["Net.numbers"])
     assert attributes.advice(trainer, ["Net.other"]) == ""
+
+
+@functools.lru_cache
+def drawn(width: int) -> Tensor:
+    return torch.randn(width)
+
+
+@functools.lru_cache
+def computed(width: int) -> Tensor:
+    return torch.arange(width)
+
+
+@functools.lru_cache
+def repeated(seed: int) -> Any:
+    return np.random.default_rng(seed).random(3)
+
+
+@pytest.mark.parametrize(("function", "counts"), [(drawn, True), (computed, False), (repeated, False)])
+def test_results_that_a_function_has_drawn_and_keeps_are_seen(function: Any, counts: bool) -> None:
+    before = attributes.value_of(function)
+    function(3)
+    assert (attributes.value_of(function) != before) is counts

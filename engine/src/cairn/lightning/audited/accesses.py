@@ -17,18 +17,27 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from functools import cache
-from types import FunctionType, MethodType
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, cached_property
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import nn
 
+from cairn.lightning.audited.watched import MISSING, Watched
 from cairn.lightning.reading.code import assigned as assigned_in
-from cairn.lightning.reading.code import is_library, library_names, names, text_constants
+from cairn.lightning.reading.code import (
+    class_attributes,
+    is_holder,
+    is_library,
+    is_own,
+    library_names,
+    names,
+    text_constants,
+)
+from cairn.lightning.reading.parts import is_setting
 
 Verdict = Literal["read", "set", "unknown"]
 """`read`: a boundary was followed by a read; `set`: each one by an assignment or no access; `unknown`: not seen."""
@@ -37,7 +46,6 @@ Verdict = Literal["read", "set", "unknown"]
 _LOOKS = {"__dict__", "vars"}
 """Names in the code of a class that may read attributes of an object, or of its class, without the descriptor."""
 _ASKS = {"hasattr", "getattr"}
-_MISSING = object()
 _COMPILED = "_torchdynamo_orig_callable"
 """Attribute of a function that `torch.compile` returns."""
 _REGISTERED = ("_parameters", "_buffers", "_modules")
@@ -54,17 +62,24 @@ class Accesses:
     def __init__(self) -> None:
         self.active = True
         """Whether accesses are noted: until `close`."""
-        self._first: dict[tuple[int, _Watched], bool] = {}
-        self._watched: dict[tuple[type, str], _Watched] = {}
+        self._first: dict[tuple[int, Watched], bool] = {}
+        self._watched: dict[tuple[type, str], Watched] = {}
         self._absent: dict[int, tuple[Callable[[], Any], set[str]]] = {}
         """By object: the object, and names of attributes that its code assigns and that do not exist yet."""
+        self._set_in_hooks: set[tuple[int, str]] = set()
+        """Attributes that the last hooks at the start of an epoch have set before they read them, if at all."""
 
     def watch(self, owners: Mapping[str, Any]) -> None:
         """Watch the attributes that these objects have and that are not watched yet."""
-        parts = [item for item in owners.values() if isinstance(item, nn.Module)]
-        if not self.active or any(map(_is_compiled, parts)):
+        if not self.active:
             return
-        found = [owner for owner in owners.values() if isinstance(owner, nn.Module | Callback)]
+        compiled = any(_is_compiled(owner) for owner in owners.values() if isinstance(owner, nn.Module))
+        found = []
+        for owner in owners.values():
+            if isinstance(owner, nn.Module | Callback) and not compiled:
+                found.append(owner)
+            elif _has_attributes(owner):
+                self._watch_in_hooks(owner, vars(owner))
         if not found:
             return
         kinds: set[Any] = {type(owner) for owner in found}
@@ -74,6 +89,11 @@ class Accesses:
         for owner in found:
             if not isinstance(owner, torch.jit.ScriptModule):
                 self._watch(owner, by_all if isinstance(owner, LightningModule) else codes[type(owner)])
+                names_of_class = [name for name, _ in class_attributes(type(owner))]
+                self._watch_in_hooks(owner, vars(owner) if is_library(type(owner)) else names_of_class)
+                for item in vars(owner).values():
+                    if _has_attributes(item) and not isinstance(item, nn.Module | Callback):
+                        self._watch_in_hooks(item, vars(item))
 
     def boundary(self) -> bool:
         """Note that a boundary is reached. Returns whether an attribute was read first that was not before."""
@@ -100,20 +120,35 @@ class Accesses:
 
     def hooks_end(self) -> None:
         """The hooks at the start of an epoch have run."""
+        self._set_in_hooks = {(key, watched.name) for (key, watched), is_read in self._first.items() if not is_read}
         for (_, watched), is_read in self._first.items():
             watched.read_in_hooks |= is_read
         for watched in self._watched.values():
-            if watched.read:
+            if watched.read or watched.only_in_hooks:
                 watched.remove()
+        for key in [key for key in self._first if key[1].only_in_hooks]:
+            del self._first[key]
 
     def read_in_hooks(self, owner: Any, name: str) -> bool:
         """Whether hooks at the start of an epoch have read an attribute before they set it."""
         watched = self._watched.get((type(owner), name))
         return watched is not None and watched.read_in_hooks
 
+    def changed_in_hooks(self, item: Any) -> bool:
+        """Whether hooks at the start of an epoch have set an attribute of an object that they had read before."""
+        watched = (self._watched.get((type(item), name)) for name in getattr(item, "__dict__", ()))
+        return any(each is not None and each.is_changed for each in watched)
+
+    def set_in_hooks(self, owner: Any, name: str) -> bool:
+        """Whether the last hooks at the start of an epoch have set an attribute, perhaps to the value that it had."""
+        return (id(owner), name) in self._set_in_hooks
+
     def verdict(self, owner: Any, name: str) -> Verdict:
         """Return what is known of an attribute; objects of the same class are judged together."""
         watched = self._watched.get((type(owner), name))
+        is_part = isinstance(owner, nn.Module | Callback)
+        if is_part and isinstance(inspect.getattr_static(type(owner), name, None), cached_property):
+            return "read"  # that is what fills it
         if watched is None or not (watched.read or watched.is_set):
             return "unknown"
         return "read" if watched.read else "set"
@@ -125,7 +160,7 @@ class Accesses:
         for watched in self._watched.values():
             watched.remove()
 
-    def _appeared(self) -> Iterator[tuple[int, _Watched]]:
+    def _appeared(self) -> Iterator[tuple[int, Watched]]:
         """Watch the attributes that were set for the first time, and yield them with their objects."""
         for key, (owner, absent) in self._absent.items():
             item = owner()
@@ -147,79 +182,25 @@ class Accesses:
         if absent := (wanted - there - code.asked) | before:
             self._absent[id(owner)] = (weakref.ref(owner), absent)
 
-    def _watch_one(self, kind: type, name: str) -> _Watched | None:
+    def _watch_in_hooks(self, owner: Any, names: Iterable[str]) -> None:
+        """Watch attributes in the hooks at the start of an epoch only, because a batch may read them very often."""
+        kind: Any = type(owner)
+        for name in _watchable(owner, names):
+            found = inspect.getattr_static(kind, name, MISSING)
+            if (kind, name) not in self._watched and name[:2] != "__" and not hasattr(type(found), "__get__"):
+                self._watched[kind, name] = Watched(kind, name, self._first, only_in_hooks=True)
+
+    def _watch_one(self, kind: type, name: str) -> Watched | None:
         if (kind, name) in self._watched:
-            return self._watched[kind, name]
-        found = inspect.getattr_static(kind, name, _MISSING)
-        if isinstance(found, _Watched) and found.first is self._first:  # in a base class
+            return None if self._watched[kind, name].only_in_hooks else self._watched[kind, name]
+        found = inspect.getattr_static(kind, name, MISSING)
+        if isinstance(found, Watched) and found.first is self._first:  # in a base class
             self._watched[kind, name] = found
-        elif found is _MISSING or isinstance(found, _Watched):  # else it would hide a default of the class
-            watched = _Watched(kind, name, self._first)
+        elif found is MISSING or isinstance(found, Watched):  # else it would hide a default of the class
+            watched = Watched(kind, name, self._first)
             if watched.install():
                 self._watched[kind, name] = watched
         return self._watched.get((kind, name))
-
-
-class _Watched:
-    """Descriptor that notes the first access to an attribute of each object of a class.
-
-    Args:
-        kind: The class.
-        name: Name of the attribute.
-        first: By object: whether the first access was a read.
-    """
-
-    def __init__(self, kind: type, name: str, first: dict[tuple[int, _Watched], bool]) -> None:
-        self.kind, self.name, self.first = kind, name, first
-        self.read = self.is_set = self.read_in_hooks = False
-
-    def install(self) -> bool:
-        """Add it to the class. Returns False if the class does not take it."""
-        found = vars(self.kind).get(self.name, self)
-        if not isinstance(found, _Watched):  # something else has taken its place
-            return False
-        try:
-            setattr(self.kind, self.name, self)
-        except Exception:  # a metaclass may refuse
-            return False
-        return vars(self.kind).get(self.name) is self
-
-    def remove(self) -> None:
-        """Remove it from the class, unless something else has taken its place."""
-        if vars(self.kind).get(self.name) is self:
-            with suppress(Exception):  # a metaclass may refuse
-                delattr(self.kind, self.name)
-
-    def _note(self, instance: Any, is_read: bool) -> None:
-        if not torch.compiler.is_compiling():  # the identity of an object would become a part of the graph
-            self.first.setdefault((id(instance), self), is_read)
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            raise AttributeError(f"type object {owner.__name__!r} has no attribute {self.name!r}", name=self.name)
-        self._note(instance, True)
-        try:
-            return instance.__dict__[self.name]
-        except KeyError:
-            pass
-        bases = type(instance).__mro__
-        for base in bases[bases.index(self.kind) + 1 :]:  # another base may have a default
-            if self.name in vars(base):
-                value = vars(base)[self.name]
-                return value.__get__(instance, owner) if hasattr(type(value), "__get__") else value
-        text = f"{type(instance).__name__!r} object has no attribute {self.name!r}"
-        raise AttributeError(text, name=self.name, obj=instance)
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        self._note(instance, False)
-        instance.__dict__[self.name] = value
-
-    def __delete__(self, instance: Any) -> None:
-        self._note(instance, False)
-        try:
-            del instance.__dict__[self.name]
-        except KeyError:
-            raise AttributeError(self.name, name=self.name, obj=instance) from None
 
 
 class _Code(NamedTuple):
@@ -228,6 +209,20 @@ class _Code(NamedTuple):
     assigned: frozenset[str]
     asked: frozenset[str]
     """Attributes that may be asked for although they do not exist."""
+
+
+def _watchable(owner: Any, names: Iterable[str]) -> set[str]:
+    """Return those among the attributes of an object that the user's code may change on from their last value."""
+    kind: Any = type(owner)
+    if kind.__getattribute__ is not object.__getattribute__:
+        return set()
+    if isinstance(owner, nn.Module) and is_library(kind):
+        return {name for name in names if is_setting(name, vars(owner).get(name))}
+    return set(names) - library_names(kind) if is_holder(kind) or is_own(str(kind.__module__)) else set()
+
+
+def _has_attributes(item: Any) -> bool:
+    return type(getattr(item, "__dict__", None)) is dict and not issubclass(type(item), type | ModuleType)
 
 
 @cache

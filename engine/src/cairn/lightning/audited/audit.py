@@ -13,6 +13,7 @@ changes (`self.tau *= 0.7`) does not set the same value in a resumed run: it is 
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -29,6 +30,7 @@ from cairn.lightning.audited.caches import Caches
 from cairn.lightning.audited.findings import Findings
 from cairn.lightning.reading import attributes
 from cairn.lightning.reading.attributes import Attributes
+from cairn.lightning.reading.parts import HPARAMS
 from cairn.types import AuditMode
 
 _NUM_AUDITED = 3
@@ -36,7 +38,7 @@ _NUM_AUDITED = 3
 later ones those with the numbers 4, 8, 16, ..."""
 _NUM_WATCHED = 2
 """Epochs in which accesses are watched."""
-_CARRIED = (bool, int, float, str, list, tuple, dict, set, deque, Tensor, np.ndarray)
+_CARRIED = (bool, int, float, str, list, tuple, dict, set, deque, Tensor, np.ndarray, np.random.Generator)
 """Values that a hook changes as a whole."""
 
 
@@ -106,7 +108,10 @@ class Audit:
         self._set_by_hooks |= hooks - carried
         self._base = now
         expected, self._expected = self._expected, {}
-        self.findings.lost(values.only(expected.keys() - hooks, expected), now)
+        missing = {
+            name for name in expected.keys() - hooks if not self._accesses.set_in_hooks(*self._objects.find(name))
+        }
+        self.findings.lost(values.only(missing, expected), now)
 
     def at_boundary(self) -> None:
         """A boundary is reached while accesses are watched. This takes microseconds."""
@@ -183,8 +188,14 @@ class Audit:
 
     def _is_carried(self, name: str, before: Attributes, now: Attributes) -> bool:
         """Whether hooks have computed a value from its own value before, so that they cannot set it again."""
-        if any(values.is_unset(state.get(name)) for state in (before, now)):  # built once, or reset
+        owner, attribute = self._objects.find(name)
+        default = attributes.value_of(inspect.getattr_static(type(owner), attribute, None))
+        if values.is_unset(before.get(name, default)) or values.is_unset(now.get(name)):  # built once, or reset
             return False
+        if owner is None or attribute == HPARAMS:  # a global variable or the hyperparameters, which are not watched
+            return True
+        value = self._objects.value(name)
         # Of an object of another class, only some attributes may have been set.
-        plain = isinstance(self._objects.value(name), _CARRIED)
-        return plain and self._accesses.read_in_hooks(*self._objects.find(name))
+        if not isinstance(value, _CARRIED):
+            return self._accesses.changed_in_hooks(value)
+        return self._accesses.read_in_hooks(owner, attribute)

@@ -105,7 +105,7 @@ def _kind(loader: Any) -> tuple[type, type]:
     """Return the classes of a loader and of the user's dataset in it."""
     dataset = getattr(loader, "dataset", None)
     while isinstance(dataset, SeededItems | StatefulBatches | Subset):
-        dataset = dataset.dataset
+        dataset = dataset.dataset if isinstance(dataset, Subset) else dataset.wrapped
     return type(loader), type(dataset)
 
 

@@ -99,7 +99,7 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
     for number, loader in enumerate(boundary.train_loaders(trainer)):
         batches, order = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
         if isinstance(batches, StatefulBatches):
-            contents[f"loader {number}"] = _tried(batches.dataset.state_dict)
+            contents[f"loader {number}"] = _tried(batches.wrapped.state_dict)
         elif isinstance(order, SeededOrder) and order.is_stateful:
             contents[f"loader {number}"] = _tried(order.sampler.state_dict)
     with _as_in_a_save(module):

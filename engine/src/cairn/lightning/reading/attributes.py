@@ -73,6 +73,8 @@ def advice(trainer: Trainer, names: Collection[str]) -> str:
     if kinds := {name: kind for name, kind in found if kind}:
         name, kind = next(iter(kinds.items()))
         return f"{name} is {kind}, which cannot be saved: save its position, and build it again from there. "
+    if any(name.endswith(f".{parts.HPARAMS}") for name in names):
+        return "A resume does not load the hyperparameters that a checkpoint lists. "
     return ""
 
 

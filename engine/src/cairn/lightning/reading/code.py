@@ -156,7 +156,7 @@ def class_attributes(kind: type, packages: frozenset[str] = frozenset()) -> Iter
         if is_own(str(base.__module__), packages):
             for name, value in list(vars(base).items()):
                 is_value = not hasattr(type(value), "__get__") and not issubclass(type(value), type | ModuleType)
-                if is_value and not name.startswith(("__", "_abc_")):
+                if (is_value or type(value) is functools._lru_cache_wrapper) and not name.startswith(("__", "_abc_")):
                     yield name, value
 
 

@@ -21,7 +21,7 @@ from cairn.data.loader import DataLoader
 from cairn.lightning.loops import boundary
 from cairn.lightning.reading import code, parts
 
-_INNER = ("dataset", "datasets", "sampler", "batch_sampler", "collate", "args", "data_source")
+_INNER = ("wrapped", "dataset", "datasets", "sampler", "batch_sampler", "collate", "args", "data_source")
 """Attributes of datasets, samplers and collate functions of a library that lead to those of the user."""
 _DEEPEST, _MOST_INNER = 8, 64
 _ROLES = {"dataset": "dataset", "collate_fn": "collate"}

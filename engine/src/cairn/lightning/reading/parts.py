@@ -19,11 +19,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
+from cairn.data.generators import draws
 from cairn.lightning.reading import code, iterators
 
 SCALARS = (bool, int, float, str, type(None))
 _PREFIXES = ("__", "_hparams")
 """Beginnings of names that do not belong to the user: `save_hyperparameters` assigns the second ones."""
+HPARAMS = "hparams"
+"""Attribute that Lightning stores under another name."""
 _FRAMEWORK = (nn.Module, Callback, LightningDataModule, Optimizer, LRScheduler, Trainer)
 """Classes with attributes of their own, which are not the user's."""
 _ENTRIES = (Trainer, LightningModule, LightningDataModule, DataLoader, Callback, ModuleType)
@@ -32,6 +35,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 CALLABLES = (FunctionType, MethodType, functools.partial, functools._lru_cache_wrapper)
 _INNER = {"multiprocessing.sharedctypes": "_obj", "multiprocessing.shared_memory": "_buf"}
 """Attribute that holds the value of an object of the standard library."""
+_SEEDED = {"default_rng", "RandomState", "Generator", "Random", "manual_seed", "seed"}
+"""Names that a function uses which draws the same numbers at each call."""
 
 
 def fields(item: Any) -> list[tuple[str, Any]]:
@@ -65,7 +70,9 @@ def own(item: Any, packages: frozenset[str] = frozenset()) -> Iterator[tuple[str
         else:
             is_mine = not name.startswith(_PREFIXES)
         mine |= {name} if is_mine else set()
-        if is_module and name in _HOOKS and value:
+        if name == "_hparams" and issubclass(kind, LightningModule | LightningDataModule):
+            yield HPARAMS, value  # no resume reads them from the checkpoint
+        elif is_module and name in _HOOKS and value:
             yield name, list(value.values())  # without the numbers of the handles, which differ between processes
         elif is_mine and not (iterators.is_file(value) and code.seeks(kind)):
             yield name, value
@@ -117,7 +124,10 @@ def of(value: Any) -> Iterator[tuple[str, Any]]:
     elif issubclass(kind, MethodType):
         yield from ((value.__func__.__name__, value.__func__), ("self", value.__self__))
     elif issubclass(kind, functools._lru_cache_wrapper):
-        yield "function", vars(value).get("__wrapped__")
+        function = vars(value).get("__wrapped__")
+        yield "function", function
+        if type(function) is FunctionType and draws(function) and not code.names(function.__code__) & _SEEDED:
+            yield "number of results", value.cache_info().currsize  # which a resumed run would draw again
     elif issubclass(kind, type) or issubclass(kind, _ENTRIES):
         return
     elif issubclass(kind, nn.Module):
