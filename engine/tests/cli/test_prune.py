@@ -125,7 +125,9 @@ def test_pruning_a_copy_leaves_checkpoints_outside_of_the_run_alone(run, tmp_pat
     outside = tmp_path / "outside"
     run.checkpoints().rename(outside)
     run.config_file.write_text(config(run, outside))
-    claim.take(outside, run.record().id, str(run.path)).release()
+    record = json.loads(run.record_file.read_text()) | {"id": "toy"}  # that of its checkpoints
+    run.record_file.write_text(json.dumps(record))
+    claim.take(outside, "toy", str(run.path)).release()
     shutil.copytree(run.path, tmp_path / "copy", symlinks=True)
     cairn("prune", tmp_path / "copy", "--yes", expect=1)
     assert f"{tmp_path / 'copy'} is a copy of it" in capsys.readouterr().err

@@ -5,6 +5,7 @@ Each function in `SCENARIOS` is one test. They mostly wait, so they run two at a
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -239,6 +240,7 @@ def submitted_and_left_then_extended_and_killed(cluster: Slurm, tmp_path: Path) 
     folder, command = tmp_path / "sweep", [*SLURM, halt("batch:13")]
     sweep(folder, [4, 10], *command, "hydra.launcher.wait=false", **cluster.environment).end()
     cluster.wait(has(folder, [4, 10], "at-batch:13"))
+    cluster.wait(lambda: json.loads((run_of(folder, 10) / "progress.json").read_text())["total_batches"] == 13)
     code, jobs = status(folder, **cluster.environment)
     assert code == 0
     assert {value: job["state"] for value, job in jobs.items()} == {4: "running", 10: "running"}

@@ -134,6 +134,7 @@ def test_no_trouble_on_the_way_keeps_the_process(tmp_path, exits, trouble, monke
 
 def test_the_third_hang_without_progress_is_the_last(tmp_path, exits):
     at_hang = AtHang()
+    (tmp_path / "checkpoints").mkdir()
     for _ in range(3):
         hangs.note(tmp_path / "checkpoints", hangs.Hang("training", cairn.types.Position(0, 5, 5), 1, 1, ""))
     hang(tmp_path, at_hang)

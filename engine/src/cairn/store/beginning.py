@@ -36,7 +36,7 @@ def beginning(directory: Path, loaded: Path | None, known: ResumePoint | None, r
     """
     loaded = links.target(loaded) if loaded is not None else None
     if known is not None and (links.target(known.path) if known.path is not None else None) == loaded:
-        return Beginning(run or (known.saved.run if known.saved else secrets.token_hex(4)), known)
+        return Beginning(run or (known.saved.run if known.saved else _claimed_by(directory)), known)
     committed = Catalog(directory).committed()
     if loaded is not None and loaded.parent == directory.resolve() and names.parse_name(loaded.name):
         saved = describe(loaded)
@@ -57,8 +57,13 @@ def beginning(directory: Path, loaded: Path | None, known: ResumePoint | None, r
     if loaded is not None:
         _verify_foreign(loaded)
     point = resume.find_resume_point(directory)  # only what a first save left that was cut off
-    owner = claim.read(directory)  # of a start that ended before its first save
-    return Beginning(run or (owner.run if owner else secrets.token_hex(4)), ResumePoint(loaded, None, point.rejected))
+    return Beginning(run or _claimed_by(directory), ResumePoint(loaded, None, point.rejected))
+
+
+def _claimed_by(directory: Path) -> str:
+    """Return the id of the run whose start ended before its first save, or a new id."""
+    owner = claim.read(directory)
+    return owner.run if owner else secrets.token_hex(4)
 
 
 def _verify_foreign(path: Path) -> None:
