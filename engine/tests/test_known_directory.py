@@ -1,9 +1,10 @@
 """A directory that was renamed, replaced or unmounted is noticed, and is not created again."""
 
 import pytest
+from tests.support.values import at, moment
 
 from cairn.account import progress
-from cairn.account.progress import Progress, ProgressFile
+from cairn.account.progress import ProgressFile
 from cairn.known_directory import KnownDirectory
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.runs.directory import RunDirectory
@@ -100,7 +101,7 @@ def test_the_record_is_not_written_elsewhere(run, lose, caplog):
 def test_progress_is_not_written_elsewhere(run, lose):
     file = ProgressFile(run / "progress.json")
     lose()
-    file.at_boundary(Progress(0, 1, 1, 1, 0.1, 1.0))
+    file.at_boundary(moment(at(1)))
     file.fit_ended()
     assert progress.read(run / "progress.json") is None
 

@@ -118,7 +118,8 @@ def why_not_listed(name: str) -> str:
         return "it loads a model by a name or a path"
     if isinstance(found, ModuleType):
         return "it is a whole module"
-    is_private = home.name.rpartition(".")[2].startswith("_")  # such as torchmetrics' functions that load a model
+    # Some functions and classes behind the metrics take the path of a model.
+    is_private = home.module.startswith("torchmetrics.") and home.name.rpartition(".")[2].startswith("_")
     is_part = isinstance(found, type) and targets.matches(home.name, _PLACES)
     is_listed = (is_part or targets.is_known_function(current, home.name)) and not is_private
     if is_listed or home.name in _PUBLIC or not callable(found):

@@ -210,9 +210,9 @@ def test_a_checkpoint_that_is_called_intact_is_the_one_that_was_saved(tmp_path):
 
     each("checkpoint", data, mutations.raw, check)
     start = data.index(b"PK\1\2")  # the directory, where no checksum looks: every bit
-    for at in range(8 * start, 8 * len(data)):
+    for bit in range(8 * start, 8 * len(data)):
         changed = bytearray(data)
-        changed[at // 8] ^= 1 << at % 8
+        changed[bit // 8] ^= 1 << bit % 8
         check(bytes(changed))
 
 

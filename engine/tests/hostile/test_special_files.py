@@ -8,10 +8,10 @@ import socket
 
 import pytest
 from tests.support.cli import stopped_run
-from tests.support.values import commit, saved, small_file
+from tests.support.values import at, commit, moment, saved, small_file
 
 from cairn import opening
-from cairn.account.progress import Progress, ProgressFile
+from cairn.account.progress import ProgressFile
 from cairn.cli import main
 from cairn.errors import CairnError, ConfigError
 from cairn.hydra.command_line import CheckRunDirectory
@@ -19,8 +19,9 @@ from cairn.jobs.rendezvous import Rank, Rendezvous
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.runs import terminal
 from cairn.runs.directory import RunDirectory
-from cairn.store import disk, journal, names
+from cairn.store import claim, disk, hangs, journal, links, names
 from cairn.store.catalog import Catalog
+from cairn.store.hangs import Hang
 from cairn.study import reading
 from cairn.wandb.deleted import Deleted
 from cairn.wandb.history import Lines
@@ -32,6 +33,7 @@ CHECKPOINT = "checkpoints/epoch_000_batch_000002.ckpt"
 READ = [
     *(MANIFEST, CHECKPOINT, "checkpoints/last.ckpt", "checkpoints/best.ckpt", "run.json", "config.yaml"),
     *("progress.json", "starts.jsonl", ".submitit/jobs.jsonl", "csv/metrics.csv", "csv/checkpoints.csv"),
+    *(f"checkpoints/{hangs.NAME}", f"checkpoints/{names.CLAIM}"),
 ]
 COMMANDS = [
     *(["ls"], ["ls", "--json"], ["verify"], ["prune", "--json"], ["status"], ["status", "--json"]),
@@ -177,7 +179,12 @@ WRITERS = {
     "wandb/history.jsonl": lambda run: Lines(run.path / "wandb" / "history.jsonl").add({"a": 1}),
     "csv/metrics.csv": lambda run: log_a_row(run),
     "csv/checkpoints.csv": lambda run: CSVLogger(run.path / "csv").log_metrics({"checkpoint/a": 1.0}, 1),
-    "progress.json": lambda run: ProgressFile(run.progress_file).at_boundary(Progress(0, 1, 1, 1, 0.0, 0.0)),
+    f"csv/{names.temp_name('metrics.csv')}": lambda run: log_a_row(run),
+    "progress.json": lambda run: write_progress(run),
+    f"checkpoints/{names.LOCK}": lambda run: claim.take(run.checkpoints(), "r1"),
+    f"checkpoints/{names.CLAIM}": lambda run: claim.take(run.checkpoints(), "r1"),
+    f"checkpoints/{hangs.NAME}": lambda run: hangs.note(run.checkpoints(), Hang("save", at(4), 9.0, 8.0, "")),
+    f"checkpoints/{names.temp_name(names.LAST)}": lambda run: links.move(run.checkpoints() / names.LAST, "a.ckpt"),
     ".start.tmp": lambda run: Rendezvous(run.path, Rank(0, 2, "x")).announce({"a": "b"}),
     f"checkpoints/{names.temp_name(saved(9).name)}": lambda run: commit(run.checkpoints(), 9),
     f"checkpoints/{names.temp_name('run.json')}": lambda run: disk.put(run.checkpoints() / "run.json", b"{}"),
@@ -189,9 +196,17 @@ WRITERS = {
 
 def log_a_row(run):
     logger = CSVLogger(run.path / "csv")
-    logger._fresh, logger._columns = False, ["a", "step"]
+    logger._rows._fresh, logger._rows.file.columns = False, ["a", "step"]
     logger.log_metrics({"a": 1.0}, 1)
     logger.save()
+    logger.log_metrics({"b": 1.0}, 2)
+    logger.save()
+
+
+def write_progress(run):
+    file = ProgressFile(run.progress_file)
+    file.at_boundary(moment(at(1)))
+    file.fit_ended()
 
 
 @pytest.mark.parametrize("name", WRITERS)

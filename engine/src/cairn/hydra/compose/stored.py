@@ -68,9 +68,7 @@ class StoredRun:
     def unlinked(self) -> list[str]:
         """Return the keys that keep their stored values because their interpolations are not harmless."""
         flat = merge.flatten(_composed_file(self.run))
-        return [
-            name for name, source in flat.items() if isinstance(source, str) and not resolvers.is_harmless(source)
-        ]
+        return [name for name, source in flat.items() if isinstance(source, str) and not resolvers.is_harmless(source)]
 
     @property
     def choices(self) -> dict[str, Any]:

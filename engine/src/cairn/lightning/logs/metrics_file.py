@@ -148,8 +148,8 @@ class MetricsFile:
 def _line(cells: Sequence[str]) -> bytes:
     text = io.StringIO(newline="")
     # Before Python 3.13, the writer does not quote a carriage return, which its reader takes for the end of the row.
-    quoting = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
-    csv.writer(text, lineterminator="\n", quoting=quoting).writerow(cells)
+    has_return = any("\r" in cell for cell in cells)
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL).writerow(cells)
     return text.getvalue().encode()
 
 
