@@ -170,6 +170,12 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path):
         opening.read_bytes(tmp_path / "run.json")
 
 
+def _write_progress(run):
+    file = ProgressFile(run.progress_file)
+    file.at_boundary(moment(at(1)))
+    file.fit_ended()
+
+
 # Writing
 
 WRITERS = {
@@ -179,18 +185,18 @@ WRITERS = {
     "wandb/history.jsonl": lambda run: Lines(run.path / "wandb" / "history.jsonl").add({"a": 1}),
     "csv/metrics.csv": lambda run: log_a_row(run),
     "csv/checkpoints.csv": lambda run: CSVLogger(run.path / "csv").log_metrics({"checkpoint/a": 1.0}, 1),
-    f"csv/{names.temp_name('metrics.csv')}": lambda run: log_a_row(run),
-    "progress.json": lambda run: write_progress(run),
-    f"checkpoints/{names.LOCK}": lambda run: claim.take(run.checkpoints(), "r1"),
-    f"checkpoints/{names.CLAIM}": lambda run: claim.take(run.checkpoints(), "r1"),
-    f"checkpoints/{hangs.NAME}": lambda run: hangs.note(run.checkpoints(), Hang("save", at(4), 9.0, 8.0, "")),
-    f"checkpoints/{names.temp_name(names.LAST)}": lambda run: links.move(run.checkpoints() / names.LAST, "a.ckpt"),
+    "progress.json": _write_progress,
     ".start.tmp": lambda run: Rendezvous(run.path, Rank(0, 2, "x")).announce({"a": "b"}),
     f"checkpoints/{names.temp_name(saved(9).name)}": lambda run: commit(run.checkpoints(), 9),
     f"checkpoints/{names.temp_name('run.json')}": lambda run: disk.put(run.checkpoints() / "run.json", b"{}"),
     f"checkpoints/{names.PROBE}": lambda run: disk.why_unwritable(run.checkpoints()),
     f"checkpoints/.outbox/{saved(0).name.replace('ckpt', 'json')}": lambda run: Outbox(run.checkpoints()).add(saved(0)),
     f"checkpoints/.outbox/{names.temp_name(saved(0).name)}": lambda run: Outbox(run.checkpoints()).add(saved(0)),
+    f"csv/{names.temp_name('metrics.csv')}": lambda run: log_a_row(run),
+    f"checkpoints/{names.LOCK}": lambda run: claim.take(run.checkpoints(), "r1"),
+    f"checkpoints/{names.CLAIM}": lambda run: claim.take(run.checkpoints(), "r1"),
+    f"checkpoints/{hangs.NAME}": lambda run: hangs.note(run.checkpoints(), Hang("save", at(4), 9.0, 8.0, "")),
+    f"checkpoints/{names.temp_name(names.LAST)}": lambda run: links.move(run.checkpoints() / names.LAST, "a.ckpt"),
 }
 
 
@@ -201,12 +207,6 @@ def log_a_row(run):
     logger.save()
     logger.log_metrics({"b": 1.0}, 2)
     logger.save()
-
-
-def write_progress(run):
-    file = ProgressFile(run.progress_file)
-    file.at_boundary(moment(at(1)))
-    file.fit_ended()
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -256,7 +256,7 @@ def test_a_run_that_was_killed_anywhere_writes_the_same_file(tmp_path_factory, r
 def test_rows_that_cannot_be_written_are_kept_and_logged_once(logger, monkeypatch, caplog):
     write(logger, (0, {"loss": 1.0}))
 
-    def full(path, *args):
+    def full(path, *options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(opening, "for_writing", full)
