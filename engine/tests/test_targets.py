@@ -297,11 +297,12 @@ def test_a_project_allows_more(project):
 
 def test_no_code_is_imported_from_a_run_directory(project):
     root = project()
-    for folder in (root / "logs" / "a", root / "elsewhere"):
+    for folder in (root / "logs" / "a", root / "elsewhere", root / "sweep"):
         folder.mkdir(parents=True)
         (folder / "evil.py").write_text("raise SystemExit('executed')")
     (root / "elsewhere" / "run.json").write_text("{}")
-    for name in ("logs.a.evil.Net", "elsewhere.evil.Net"):
+    (root / "sweep" / "multirun.yaml").write_text("{}")
+    for name in ("logs.a.evil.Net", "elsewhere.evil.Net", "sweep.evil.Net"):
         with pytest.raises(SpecError, match="lies in a run directory, from which no code is imported"):
             resolve(name)
 

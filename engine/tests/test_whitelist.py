@@ -78,6 +78,8 @@ def test_listed(name):
         # open files
         *("torch.utils.data.datapipes.iter.FileOpener", "numpy.memmap", "torch.storage.UntypedStorage.from_file"),
         *("pathlib.Path.write_text", "cairn.store.history.History", "cairn.store.disk.put", "cairn.hydra.Run"),
+        *("torchmetrics.functional.image.lpips._LPIPS", "torchmetrics.functional.audio.dnsmos._prepare_dnsmos"),
+        *("torch.nn.modules.module.torch", "torch.nn", "lightning.pytorch.trainer.trainer.os"),
         # packages that may be harmless, but that only a run directory names
         *("sklearn.linear_model.LogisticRegression", "matplotlib.pyplot.figure", "wandb.Table"),
     ],
@@ -104,6 +106,23 @@ def test_all_names_are_found_wherever_they_stand():
         "f": {"_target_": "hydra.utils.get_method", "path": "d.d", "_args_": ["e.e", 1]},
     }
     assert list(whitelist.named_in(config)) == ["a.A", "b.B", "c.C", "hydra.utils.get_method", "d.d", "e.e"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"path": {"_target_": "builtins.str", "_args_": ["numpy.memmap"]}},
+        {"_args_": [{"_target_": "builtins.str", "_args_": ["numpy.memmap"]}]},
+        {"_args_": {"_target_": "builtins.list", "_args_": [["numpy.memmap"]]}},
+        {"path": 1, "_args_": ["torch.relu"]},
+        {"_partial_": True},
+    ],
+)
+def test_a_name_that_is_built_where_it_is_looked_up_is_not_listed(arguments):
+    config = {"_target_": "hydra.utils.get_class", **arguments}
+    assert [name for name in whitelist.named_in(config) if whitelist.why_not_listed(name)] == [
+        "hydra.utils.get_class(...)"
+    ]
 
 
 def test_the_functions_that_an_owner_has_written_are_called():

@@ -340,7 +340,8 @@ def _import(name: str) -> ModuleType:
     spec = None if name in sys.modules else find_spec(name)
     if spec is not None and spec.origin is not None:
         for folder in Path(spec.origin).parents:
-            if (folder / "run.json").is_file() or folder == project().root / "logs":
+            is_of_run = any((folder / name).is_file() for name in ("run.json", "multirun.yaml"))
+            if is_of_run or folder == project().root / "logs":
                 raise ValueError(f"{spec.origin} lies in a run directory, from which no code is imported")
     return import_module(name)
 

@@ -19,6 +19,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cairn
@@ -59,7 +60,8 @@ def named_in(config: Any) -> Iterator[str]:
     """Yield the names of all targets in plain values, wherever they stand, as they are written there.
 
     Also those that nothing here would build: a class of the project may build its own arguments (`_recursive_: false`).
-    What `hydra.utils.get_method` and its relatives look up counts as a name as well.
+    What `hydra.utils.get_method` and its relatives look up counts as a name as well. Where that is not written, because
+    another node builds it or `_partial_` leaves it open, the name is that of the function with `(...)`.
 
     Args:
         config: A resolved configuration.
@@ -69,7 +71,7 @@ def named_in(config: Any) -> Iterator[str]:
         if isinstance(name, str):
             yield name
             if targets.is_discovery(name):
-                yield from (item for item in _looked_up(config) if isinstance(item, str))
+                yield from _looked_up(name, config)
         for value in config.values():
             yield from named_in(value)
     elif isinstance(config, list | tuple):
@@ -77,9 +79,13 @@ def named_in(config: Any) -> Iterator[str]:
             yield from named_in(value)
 
 
-def _looked_up(node: Mapping[Any, Any]) -> Iterator[Any]:
-    yield node.get("path")
-    yield from node.get("_args_") or ()
+def _looked_up(name: str, node: Mapping[Any, Any]) -> Iterator[str]:
+    arguments = node.get("_args_") or []
+    found = [node["path"]] if "path" in node else []
+    found += arguments if isinstance(arguments, list | tuple) else [arguments]
+    yield from (item for item in found if isinstance(item, str))
+    if not found or not isinstance(found[0], str):
+        yield f"{name}(...)"
 
 
 def why_not_listed(name: str) -> str:
@@ -110,8 +116,13 @@ def why_not_listed(name: str) -> str:
         return ""
     if targets.matches(home.name, _EXCEPT):
         return "it loads a model by a name or a path"
+    if isinstance(found, ModuleType):
+        return "it is a whole module"
+    # Some functions and classes behind the metrics take the path of a model.
+    is_private = home.module.startswith("torchmetrics.") and home.name.rpartition(".")[2].startswith("_")
     is_part = isinstance(found, type) and targets.matches(home.name, _PLACES)
-    if is_part or home.name in _PUBLIC or not callable(found) or targets.is_known_function(current, home.name):
+    is_listed = (is_part or targets.is_known_function(current, home.name)) and not is_private
+    if is_listed or home.name in _PUBLIC or not callable(found):
         return ""
     return f"{home.name} is not a part of a training that the list knows"
 

@@ -71,6 +71,19 @@ class Hidden(Pairs):
         return torch.rand(8) if name == "x" else super().__getattribute__(name)
 
 
+class Slots:
+    __slots__ = ("x",)
+
+    def __init__(self):
+        self.x = torch.arange(8.0)
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return self.x[index]
+
+
 class Batched(Pairs):
     def __getitems__(self, indices):
         return [torch.rand(()) for _ in indices]
@@ -88,6 +101,8 @@ DRAWS = {
     "a tensor with code": Pairs(x=torch.arange(8.0).as_subclass(OwnTensor)),
     "a sequence with code": Pairs(x=Sequence()),
     "an array of objects": Pairs(y=np.array([Sequence()] * 8, dtype=object)),
+    "an array with objects in a field": Pairs(y=np.array([(Sequence(),)] * 8, dtype=[("a", object)])),
+    "an object without a dictionary": Slots(),
     "a comprehension": Inside(),
     "a property": Property(),
     "the dataset as an operand": Itself(),
@@ -165,3 +180,14 @@ def test_a_copy_in_a_worker_finds_out_again():
     items.__getitems__([(0, 1)])
     other = pickle.loads(pickle.dumps(items))
     assert str(other.__getitems__([(0, 1)])) == str(items.__getitems__([(0, 1)]))
+
+
+def test_a_method_that_a_derived_class_gets_is_seeded_from_then_on(num_seeded):
+    class Derived(Pairs):
+        pass
+
+    items = SeededItems(Derived(), 0)
+    items.__getitems__([(0, 1)])
+    assert num_seeded == []
+    Derived.__getitem__ = Drawing.__getitem__
+    assert items.__getitems__([(0, 1)]) == items.__getitems__([(0, 1)])

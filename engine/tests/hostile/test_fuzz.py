@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,21 +16,23 @@ import pytest
 import torch
 from tests.support import mutations
 from tests.support.cli import stopped_run
-from tests.support.values import small_file
+from tests.support.values import at, moment, small_file
 
 from cairn.account import progress
-from cairn.account.progress import Progress, ProgressFile
+from cairn.account.progress import ProgressFile
 from cairn.cli import ls, main
 from cairn.errors import CairnError, CorruptCheckpointError
 from cairn.hydra.compose import stored
 from cairn.hydra.sweep import result_file
 from cairn.jobs.rendezvous import Rank, Rendezvous
-from cairn.lightning.logs.csv_logger import CSVLogger
+from cairn.lightning.logs.metrics_file import MetricsFile
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory
 from cairn.runs.ledger import Ledger, SubmittedJob
-from cairn.store import file_format, journal, manifest
+from cairn.store import claim, file_format, hangs, journal, manifest
 from cairn.store.catalog import Catalog
+from cairn.store.claim import Owner
+from cairn.store.hangs import Hang
 from cairn.study import reading
 from cairn.types import Position, Saved
 from cairn.wandb import notes
@@ -47,8 +50,9 @@ def place(tmp_path_factory):
     run = stopped_run(tmp_path_factory.mktemp("hostile") / "run")
     attempts.note(run, run.record(), None, "12")
     file = ProgressFile(run.progress_file)
-    file.at_boundary(Progress(0, 4, 4, 4, 1.5, 1e9, 8))
+    file.at_boundary(moment(at(4), elapsed_s=1.5, batches_per_epoch=8))
     file.fit_ended()
+    hangs.note(run.checkpoints(), Hang("training", at(4), 612.0, 600.0, "2026-11-29T10:00:00+00:00"))
     Ledger(run.path).add([SubmittedJob(".", "local", "99999999", "x")])
     (run.path / "csv").mkdir()
     (run.path / "csv" / "metrics.csv").write_text("epoch,step,val/loss\n0,1,0.5\n0,2,0.4\n")
@@ -206,9 +210,9 @@ def test_a_checkpoint_that_is_called_intact_is_the_one_that_was_saved(tmp_path):
 
     each("checkpoint", data, mutations.raw, check)
     start = data.index(b"PK\1\2")  # the directory, where no checksum looks: every bit
-    for at in range(8 * start, 8 * len(data)):
+    for bit in range(8 * start, 8 * len(data)):
         changed = bytearray(data)
-        changed[at // 8] ^= 1 << at % 8
+        changed[bit // 8] ^= 1 << bit % 8
         check(bytes(changed))
 
 
@@ -220,7 +224,8 @@ def test_the_rows_of_a_table_are_read_or_left_out(place):
             with damaged(file, content):
                 reading.read_run(place.path)
                 if file.name == "metrics.csv":
-                    CSVLogger(file.parent)._read()
+                    with contextlib.suppress(OSError):
+                        MetricsFile(file).cut({"rows": 2, "columns": ["epoch", "step", "val/loss"]})
 
         each(name, file.read_bytes(), mutations.raw, check, count=500)
 
@@ -237,6 +242,24 @@ def test_the_notes_about_wandb_are_read_or_left_out(place):
                 list(read_history(file.parent / "history.jsonl"))
 
         each(f"wandb {name}", text, _any_json, check, count=1000)
+
+
+def test_the_record_of_hangs_and_the_claim_are_read_or_left_out(place):
+    folder = place.checkpoints()
+
+    def check_hangs(content):
+        with damaged(folder / hangs.NAME, content):
+            found = hangs.read(folder)
+            assert all(str(item) for item in found)
+            assert not found or 1 <= hangs.num_in_place(found) <= len(found)
+
+    def check_claim(content):
+        with damaged(folder / ".claim", content):
+            owner = claim.read(folder)
+            assert owner is None or str(owner)
+
+    each("hangs", (folder / hangs.NAME).read_text() * 2, _any_json, check_hangs, count=1000)
+    each("claim", json.dumps(asdict(Owner("a", "b", "c"))), mutations.json_text, check_claim, count=1000)
 
 
 def _any_json(text, generator):

@@ -19,8 +19,9 @@ from cairn.jobs.rendezvous import Rank, Rendezvous
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.runs import terminal
 from cairn.runs.directory import RunDirectory
-from cairn.store import disk, journal, names
+from cairn.store import claim, disk, hangs, journal, links, names
 from cairn.store.catalog import Catalog
+from cairn.store.hangs import Hang
 from cairn.study import reading
 from cairn.wandb.deleted import Deleted
 from cairn.wandb.history import Lines
@@ -32,6 +33,7 @@ CHECKPOINT = "checkpoints/epoch_000_batch_000002.ckpt"
 READ = [
     *(MANIFEST, CHECKPOINT, "checkpoints/last.ckpt", "checkpoints/best.ckpt", "run.json", "config.yaml"),
     *("progress.json", "starts.jsonl", ".submitit/jobs.jsonl", "csv/metrics.csv", "csv/checkpoints.csv"),
+    *(f"checkpoints/{hangs.NAME}", f"checkpoints/{names.CLAIM}"),
 ]
 COMMANDS = [
     *(["ls"], ["ls", "--json"], ["verify"], ["prune", "--json"], ["status"], ["status", "--json"]),
@@ -190,13 +192,20 @@ WRITERS = {
     f"checkpoints/{names.PROBE}": lambda run: disk.why_unwritable(run.checkpoints()),
     f"checkpoints/.outbox/{saved(0).name.replace('ckpt', 'json')}": lambda run: Outbox(run.checkpoints()).add(saved(0)),
     f"checkpoints/.outbox/{names.temp_name(saved(0).name)}": lambda run: Outbox(run.checkpoints()).add(saved(0)),
+    f"csv/{names.temp_name('metrics.csv')}": lambda run: log_a_row(run),
+    f"checkpoints/{names.LOCK}": lambda run: claim.take(run.checkpoints(), "r1"),
+    f"checkpoints/{names.CLAIM}": lambda run: claim.take(run.checkpoints(), "r1"),
+    f"checkpoints/{hangs.NAME}": lambda run: hangs.note(run.checkpoints(), Hang("save", at(4), 9.0, 8.0, "")),
+    f"checkpoints/{names.temp_name(names.LAST)}": lambda run: links.move(run.checkpoints() / names.LAST, "a.ckpt"),
 }
 
 
 def log_a_row(run):
     logger = CSVLogger(run.path / "csv")
-    logger._fresh, logger._columns = False, ["a", "step"]
+    logger._rows._fresh, logger._rows.file.columns = False, ["a", "step"]
     logger.log_metrics({"a": 1.0}, 1)
+    logger.save()
+    logger.log_metrics({"b": 1.0}, 2)
     logger.save()
 
 

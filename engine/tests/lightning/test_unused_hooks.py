@@ -50,3 +50,14 @@ def test_a_class_that_derives_from_a_checkpointer_keeps_its_hooks(tmp_path):
     assert own.on_before_backward is None
     assert copy.deepcopy(own).on_before_backward is None
     assert callable(ModelCheckpoint().on_before_backward)
+
+
+def test_a_hook_that_was_set_on_the_object_is_called(tmp_path):
+    own, calls = cairn.Checkpointer(tmp_path), []
+    own.on_before_backward = lambda *args: calls.append("before")
+    unused_hooks.hide(own)
+    own.on_after_backward = lambda *args: calls.append("after")
+    unused_hooks.hide(own)
+    own.on_before_backward()
+    own.on_after_backward()
+    assert calls == ["before", "after"]

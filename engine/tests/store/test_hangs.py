@@ -1,6 +1,7 @@
 """The journal of hangs, and the count of hangs without progress."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -22,7 +23,10 @@ def test_what_was_noted_is_read(tmp_path):
 def test_damaged_lines_are_skipped(tmp_path):
     hangs.note(tmp_path, hang(17))
     with open(tmp_path / hangs.NAME, "a") as file:
-        file.write('{"what": "training"}\n[]\n{"what": 1, "position": 3}\n{"cut')
+        file.write('{"what": "training"}\n[]\n{"what": 1, "position": 3}\n')
+        for wrong in ({"position": {"epoch": 1, "batch": 2, "total_batches": "9"}}, {"silent_s": "x"}, {"host": []}):
+            file.write(json.dumps(asdict(hang(17)) | wrong) + "\n")
+        file.write('{"cut')
     hangs.note(tmp_path, hang(18))
     assert hangs.read(tmp_path) == [hang(17), hang(18)]
 

@@ -238,6 +238,16 @@ def test_an_offline_run_is_sent_later_and_only_once(tmp_path):
     assert sum(again.deliver(row) for row in rows) == 0
 
 
+@pytest.mark.parametrize("line", ["{}", "[]", "3", '["0", 4, "loss"]', '[0, [4], "loss"]', "null"])
+def test_a_line_about_sent_rows_that_is_damaged_is_skipped(tmp_path, caplog, line):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "sent.jsonl").write_text(line + "\n")
+    run = Run(before=[{"loss": 0.0}])
+    make(tmp_path, run).log_metrics({"loss": 1.0}, 4)
+    assert rows_of(run)[1:] == [{"loss": 1.0, "trainer/global_step": 4}]
+    assert not caplog.records
+
+
 def test_a_row_that_cannot_be_sent_is_logged_once_and_training_continues(tmp_path, caplog):
     class Dead(Run):
         def log(self, *args, **kwargs):

@@ -156,3 +156,17 @@ def test_one_thread_adds_while_another_removes(folder):
         outbox.add(items[turn % 4])
     stop.set()
     other.join()
+
+
+def test_a_folder_behind_a_link_keeps_its_files(folder, tmp_path):
+    other = tmp_path / "other"
+    (other / "folder").mkdir(parents=True)
+    (other / "file.json").write_text("{}")
+    (folder / ".outbox").symlink_to(other)
+    outbox = Outbox(folder)
+    outbox.add(commit(folder, 3))
+    assert sorted(path.name for path in other.rglob("*")) == ["file.json", "folder"]
+    (folder / ".outbox" / "link").symlink_to(other)
+    Outbox(folder)
+    assert sorted(path.name for path in other.rglob("*")) == ["file.json", "folder"]
+    assert not os.path.lexists(folder / ".outbox" / "link")

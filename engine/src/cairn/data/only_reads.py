@@ -56,8 +56,11 @@ def find(dataset: Dataset[Any]) -> OnlyReads | None:
         if found is None:
             return None
         facts += [(leaf, kind, name, value) for name, value in found.items()]
-        base = next(base for base in kind.__mro__ if "__getitem__" in vars(base))
-        facts.append((base, type(base), "__getitem__", vars(base)["__getitem__"]))
+        for base in kind.__mro__:
+            method = vars(base).get("__getitem__")  # None: a class that derives from the one with the method
+            facts.append((base, type(base), "__getitem__", method))
+            if method is not None:
+                break
     return OnlyReads(facts)
 
 
@@ -79,18 +82,23 @@ def _read_by(dataset: Any) -> dict[str, Any] | None:
     kind: Any = type(dataset)
     if kind is TensorDataset:
         tensors = dataset.tensors
-        return {"tensors": tensors} if all(type(item) in _PLAIN for item in tensors) else None
+        return {"tensors": tensors} if all(map(_is_plain, tensors)) else None
     function = inspect.getattr_static(kind, "__getitem__", None)
     if (
         kind.__getattribute__ is not object.__getattribute__
         or not isinstance(function, FunctionType)
         or hasattr(dataset, "__getitems__")
+        or not hasattr(dataset, "__dict__")
         or (names := _attributes(function)) is None
     ):
         return None
     found = {name: vars(dataset).get(name, _MISSING) for name in names}
-    plain = all(type(value) in _PLAIN and getattr(value, "dtype", None) != np.dtype(object) for value in found.values())
-    return found if plain and all(not hasattr(kind, name) for name in names) else None
+    return found if all(map(_is_plain, found.values())) and not any(hasattr(kind, name) for name in names) else None
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether reading and combining a value calls no code of the user; objects in an array may have some."""
+    return type(value) in _PLAIN and not (isinstance(value, np.ndarray) and value.dtype.hasobject)
 
 
 def _attributes(function: FunctionType) -> set[str] | None:

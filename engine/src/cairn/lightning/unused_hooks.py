@@ -25,4 +25,4 @@ def hide(callback: Callback, names: Iterable[str] = PER_BATCH, base: type = Call
     """
     for name in names:
         if getattr(type(callback), name) is getattr(base, name):
-            vars(callback)[name] = None
+            vars(callback).setdefault(name, None)  # the user may have set one on the object

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cairn import records
+from cairn.records import RecordError
 from cairn.store import journal
 from cairn.types import Position
 
@@ -81,6 +83,6 @@ def num_in_place(hangs: Sequence[Hang]) -> int:
 
 def _parse(fields: Any) -> Hang | None:
     try:
-        return Hang(**{**fields, "position": Position(**fields["position"])})
-    except (TypeError, KeyError):
+        return records.read(Hang, fields)
+    except RecordError:
         return None

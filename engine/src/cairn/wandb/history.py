@@ -140,7 +140,8 @@ class History:
     def _resume(self, run: Any) -> int:
         """Look up which rows W&B has; returns the number of the next one."""
         first = int(getattr(run, "starting_step", 0) or 0)
-        there = [item for item in read(self._sent.path) if item[0] < first]  # what came after has not arrived
+        # What came after has not arrived.
+        there = [item for item in read(self._sent.path) if _is_sent(item) and item[0] < first]
         self._has = Counter(tuple(key) for _, *key in there)
         self._sent.cut(len(there))
         return first
@@ -153,6 +154,13 @@ class History:
 
 def _plain(row: Row) -> Row:
     return {name: value for name, value in row.items() if isinstance(value, int | float | str)}
+
+
+def _is_sent(item: Any) -> bool:
+    """Return whether a line of `sent.jsonl` is the number of a row and its key."""
+    if not isinstance(item, list) or not item or type(item[0]) is not int:
+        return False
+    return all(isinstance(part, int | float | str | None) for part in item[1:])
 
 
 def _key(row: Row) -> Key:

@@ -32,6 +32,8 @@ class Outbox:
         self._known = KnownDirectory.at_or_above(checkpoints)
         self._lock = threading.Lock()
         self._logged: set[str] = set()
+        if self.directory.is_symlink():  # not made by us: what is in the folder behind it must stay
+            self.directory.unlink()
         self._remove_leftovers()
         self._sizes = {saved.name: saved.num_bytes for saved in self.waiting()}
 
@@ -149,7 +151,7 @@ def _link(source: Path, path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -182,3 +182,11 @@ def test_a_renamed_key_is_accepted_with_a_warning(monkeypatch, capsys):
     given = ["a.old=1", "+a.old=2", "~a.old", "group=old", "group=other", "b=a.old"]
     assert renamed(given) == ["a.new=1", "+a.new=2", "~a.new", "group=new", "group=other", "b=a.old"]
     assert capsys.readouterr().err.splitlines()[0] == "Warning: a.old=1 has been renamed; use a.new=1."
+
+
+def test_interpolations_of_a_run_directory_do_not_call_resolvers_or_read_the_environment():
+    calls, reads = "model.width=${eval:1+1}", "+tags=[${oc.env:SECRET}]"
+    fine = ["a=${b}", "c=${oc.env:PROJECT_ROOT}/x", "d='${now:%Y}'"]
+    built = "e=${oc.decode:'${a}{eval:1}'}"
+    assert overrides.recorded([*fine, calls, reads, built, "hydra.x=1"]) == tuple(fine)
+    assert overrides.recorded([calls, reads, *fine], typed=[reads]) == (reads, *fine)

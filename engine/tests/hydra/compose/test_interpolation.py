@@ -3,6 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
+from cairn.hydra.command import resolvers
 from cairn.hydra.compose import interpolation
 
 
@@ -45,9 +46,10 @@ def test_the_paths_are_those_of_the_current_start():
         *(("${a.b}", True), ("${.a}/x", True), ("${..a[0]}", True), ("${oc.env:HOME,.}", True), ("plain", True)),
         *(("${job_dir:${hydra.job.name}}", True), ("${now:%Y}", True), ("${oc.select:a,${b}}", True)),
         *(("${eval:1}", False), ("${ eval : 1}", False), ("${a}${eval:1}", False), ("${oc.env:${eval:1}}", False)),
+        *(("${oc.decode:'${a}{eval:1}'}", False), ("${oc.create:${a}}", False), ("${oc.dict.values:a}", True)),
         *(("${${a}:1}", False), ("${oc.${a}:1}", False), ("${now${a}:1}", False)),
     ],
 )
 def test_resolvers_of_a_project_are_not_called_for_a_run_directory(source, harmless):
-    assert interpolation.is_harmless(source) == harmless
+    assert resolvers.is_harmless(source) == harmless
     assert (interpolation.without_calls({"a": [source]}) == {"a": [source]}) == harmless

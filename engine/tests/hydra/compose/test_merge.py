@@ -157,6 +157,13 @@ def test_an_edited_file_has_no_effect_and_is_reported():
     assert merged.edited["trainer.max_epochs"] == (3, 9)
 
 
+def test_what_an_override_set_that_is_not_composed_again_was_not_edited():
+    default = composed(model__lr=0.5, trainer__max_epochs=9)
+    merged = merging.merge(composed(), default, default, [], ["model"])
+    assert values(merged.config) == values(composed())
+    assert set(merged.edited) == {"trainer.max_epochs"}
+
+
 def test_an_override_applies_and_an_edited_file_does_not():
     before, now = composed(model__lr=0.5), composed(model__lr=0.5, trainer__max_epochs=7)
     merged = merge(now, "trainer.max_epochs", before=before)

@@ -93,6 +93,19 @@ def test_a_name_outside_ascii_survives_a_new_column_and_a_resume(logger):
     assert other.path.read_text(encoding="utf-8") == "größe,step,z\n1.0,0,\n2.0,1,3.0\n4.0,2,\n"
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "\r", '"\n"', "a\r\n"])
+def test_a_name_with_a_line_break_survives_a_new_column_and_a_resume(logger, name):
+    write(logger, (0, {name: 1.0}), (1, {name: 2.0, "z": 3.0}))
+    state = logger.state_dict()
+    write(logger, (2, {"y": 1.0}))
+    other = resumed(logger, state)
+    write(other, (2, {"z": 4.0}))
+    with open(other.path, newline="") as file:
+        first, second, third = csv.DictReader(file)
+    assert first == {name: "1.0", "z": "", "step": "0"}
+    assert (second[name], second["z"], third) == ("2.0", "3.0", {name: "", "z": "4.0", "step": "2"})
+
+
 def test_a_file_of_several_megabytes_keeps_its_rows(logger):
     rows = [{"a": str(step / 7), "step": str(step)} for step in range(2**18)]
     for row in rows:
@@ -391,6 +404,26 @@ def test_a_new_column_that_cannot_be_written_fails_the_save(logger, monkeypatch,
     write(logger, (2, {"a": 2.0}))
     logger.sync()
     assert lines(logger)[-2:] == ["1.0,,1", "2.0,,2"]
+
+
+@pytest.mark.parametrize("header", [b"\xff,step\n", b"a\rb,step\n"])
+def test_a_damaged_file_fails_the_save_that_adds_a_column(logger, caplog, small_blocks, header):
+    long(logger)
+    rows = logger.path.read_bytes().partition(b"\n")[2]
+    logger.path.write_bytes(header + rows)
+    write(logger, (1, {"a": 1.0}))
+    with pytest.raises(OSError, match="it is not a table that can be read"):
+        logger.sync()
+    assert caplog.text.count("it is not a table that can be read") == 1
+    assert logger.path.read_bytes() == header + rows
+
+
+def test_a_thread_that_fails_does_not_hold_up_the_end(logger, monkeypatch, small_blocks):
+    long(logger)
+    monkeypatch.setattr(MetricsFile, "rearrange", lambda *_: [][0])
+    write(logger, (1, {"a": 1.0}))
+    with pytest.raises(OSError, match="IndexError"):
+        logger.sync()
 
 
 def test_a_logger_can_be_copied_while_a_column_is_added(logger, small_blocks):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from cairn.errors import ConfigError
+from cairn.hydra.command import resolvers
 
 RENAMED: Mapping[str, str] = {
     "hydra/launcher=resumable_local": "hydra/launcher=submitit_local",
@@ -82,14 +83,24 @@ def is_hydra(override: str) -> bool:
     return name == "hydra" or name.startswith(("hydra.", "hydra/")) or "@hydra" in name
 
 
-def recorded(overrides: Sequence[str]) -> tuple[str, ...]:
+def recorded(overrides: Sequence[str], typed: Collection[str] = ()) -> tuple[str, ...]:
     """Return the overrides in a run.json that describe its run.
 
     A run directory may come from other people. Hydra builds what its own keys name, with all targets allowed, and a
     flag such as `--experimental-rerun` loads a pickle. Neither is ever recorded, so they are dropped; so is a file
-    outside of the groups, which could set keys of Hydra.
+    outside of the groups, which could set keys of Hydra. An interpolation that calls a resolver of the project or
+    reads an environment variable is dropped as well: the run has stored its value.
+
+    Args:
+        overrides: Those in the run.json.
+        typed: Overrides of the command. One that was typed again is kept, whatever it is.
     """
-    return tuple(item for item in overrides if not (item.startswith("-") or is_hydra(item) or _is_outside(item)))
+    return tuple(item for item in overrides if item in typed or not _is_refused(item))
+
+
+def _is_refused(override: str) -> bool:
+    is_of_hydra = override.startswith("-") or is_hydra(override) or _is_outside(override)
+    return is_of_hydra or resolvers.reads_environment(override) or not resolvers.is_harmless(override)
 
 
 def _is_outside(override: str) -> bool:

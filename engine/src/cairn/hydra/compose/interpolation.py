@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cairn.hydra.command import resolvers
+
 _CURRENT_PATHS = {"output_dir": "${hydra:runtime.output_dir}", "root_dir": "${oc.env:PROJECT_ROOT,.}"}
 """Paths that are those of this start, wherever the run and the project were before."""
-_HARMLESS = re.compile(r"\s*(?:[\w.\[\]/-]+\s*\}|(?:oc\.[a-z.]+|now|hydra|job_dir|python_version)\s*:)")
-_OF_ENVIRONMENT = re.compile(r"oc\.env\s*:\s*(?!PROJECT_ROOT\b)")
 
 
 def restore(own: DictConfig, composed: Any) -> DictConfig:
@@ -30,26 +29,17 @@ def restore(own: DictConfig, composed: Any) -> DictConfig:
     return linked
 
 
-def is_harmless(source: str) -> bool:
-    """Whether an interpolation refers only to other keys and to resolvers of OmegaConf, Hydra and this library.
-
-    A run directory may come from other people, and a project may have registered a resolver that runs code.
-    """
-    return all(_HARMLESS.match(source, found.end()) for found in re.finditer(r"\$\{", source))
-
-
 def without_calls(node: Any) -> Any:
     """Return plain values without the interpolations that are not harmless; they become null."""
-    return _without(node, lambda text: not is_harmless(text))
+    return _without(node, lambda text: not resolvers.is_harmless(text))
 
 
 def without_environment(node: Any) -> Any:
     """Return plain values without environment variables, which may be secrets; they become null.
 
-    A run writes its resolved configuration into its directory, its log and to W&B. (`restore` may read a variable: it
-    keeps an interpolation only where it gives the value that is stored anyway.)
+    (`restore` may read a variable: it keeps an interpolation only where it gives the value that is stored anyway.)
     """
-    return _without(node, lambda text: _OF_ENVIRONMENT.search(text) is not None)
+    return _without(node, resolvers.reads_environment)
 
 
 def _without(node: Any, is_refused: Callable[[str], bool]) -> Any:
@@ -65,7 +55,7 @@ def _link(node: Any, composed: Any) -> None:
         if isinstance(node, DictConfig) and name not in node:
             continue
         value = node[name]
-        if isinstance(source, str) and "${" in source and is_harmless(source):
+        if isinstance(source, str) and "${" in source and resolvers.is_harmless(source):
             node[name] = source
             if not _gives(node, name, value):
                 node[name] = value

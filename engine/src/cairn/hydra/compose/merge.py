@@ -51,7 +51,9 @@ class Merged:
     """Keys that were edited in the YAML files since the run began; the edits do not apply to it."""
 
 
-def merge(own: DictConfig, before: DictConfig, now: DictConfig, overrides: Sequence[str]) -> Merged:
+def merge(
+    own: DictConfig, before: DictConfig, now: DictConfig, overrides: Sequence[str], unread: Sequence[str] = ()
+) -> Merged:
     """Apply the difference that the new overrides make to the configuration of the run.
 
     Both the old and the new overrides are composed from the current YAML files. A key that was edited in the files is
@@ -66,6 +68,7 @@ def merge(own: DictConfig, before: DictConfig, now: DictConfig, overrides: Seque
         before: The old overrides, composed from the current files.
         now: The new overrides, composed from the current files.
         overrides: Keys that the new command sets, and the old one did not set or set to another value.
+        unread: Keys that the old command set, but that are not composed here; they are not reported as edited.
 
     Returns:
         The merged configuration and the differences.
@@ -86,7 +89,10 @@ def merge(own: DictConfig, before: DictConfig, now: DictConfig, overrides: Seque
     edited = {
         key: (was.get(key), value)
         for key, value in then.items()
-        if was.get(key, _default(key)) != value and key not in {**changed, **fixed} and _is_below(key, _REPORTED_GROUPS)
+        if was.get(key, _default(key)) != value
+        and key not in {**changed, **fixed}
+        and _is_below(key, _REPORTED_GROUPS)
+        and not _is_below(key, unread)
     }
     return Merged(config, changed, fixed, edited)
 

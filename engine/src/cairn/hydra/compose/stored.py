@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from cairn import targets
 from cairn.errors import ResumeError, first_line
 from cairn.hydra.command import overrides as given
+from cairn.hydra.command import resolvers
 from cairn.hydra.compose import defaults, interpolation, merge
 from cairn.hydra.compose.merge import as_config
 from cairn.runs import config_file
@@ -67,9 +68,7 @@ class StoredRun:
     def unlinked(self) -> list[str]:
         """Return the keys that keep their stored values because their interpolations are not harmless."""
         flat = merge.flatten(_composed_file(self.run))
-        return [
-            name for name, source in flat.items() if isinstance(source, str) and not interpolation.is_harmless(source)
-        ]
+        return [name for name, source in flat.items() if isinstance(source, str) and not resolvers.is_harmless(source)]
 
     @property
     def choices(self) -> dict[str, Any]:

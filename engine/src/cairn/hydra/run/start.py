@@ -185,8 +185,10 @@ def _configuration(
     reason = loader.fallback(overrides)
     if reason is None:
         try:
-            before, now = _resolved(_compose(given.recorded(record.overrides))), _resolved(cfg)
-            return merge.merge(merge.follow_moved_paths(own, now), before, now, fresh), record
+            repeated = given.recorded(record.overrides, overrides)
+            before, now = _resolved(_compose(repeated)), _resolved(cfg)
+            unread = [given.key(item) for item in record.overrides if item not in repeated]
+            return merge.merge(merge.follow_moved_paths(own, now), before, now, fresh, unread), record
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
             reason = Fallback.after(error, record, overrides)
     before, now = map(_resolved, _of_stored(directory, record, overrides))

@@ -12,10 +12,12 @@ A reader sees a complete file at any moment.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,14 +87,15 @@ class MetricsFile:
             num_rows: The rows to keep; None: all.
 
         Raises:
-            OSError: It could not be written; the file is as it was.
+            OSError: It could not be read or written; the file is as it was.
         """
         with (
+            _as_oserror(self.path),
             opening.for_reading(self.path) as source,
             disk.renamed_at_end(self.path) as temp,
             opening.new_file(temp) as target,
         ):
-            before = next(csv.reader([source.readline().decode()]), [])
+            before = next(csv.reader([_header(source).decode()]), [])
             places = [before.index(name) if name in before else _MISSING for name in columns]
             last, kept = _line(columns), 0
             target.write(last)
@@ -144,8 +147,27 @@ class MetricsFile:
 
 def _line(cells: Sequence[str]) -> bytes:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(cells)
+    # Before Python 3.13, the writer does not quote a carriage return, which its reader takes for the end of the row.
+    has_return = any("\r" in cell for cell in cells)
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL).writerow(cells)
     return text.getvalue().encode()
+
+
+def _header(file: BinaryIO) -> bytes:
+    """Read the first row, whose names may contain line breaks."""
+    line = file.readline()
+    while line.count(b'"') % 2 and (more := file.readline()):
+        line += more
+    return line
+
+
+@contextmanager
+def _as_oserror(path: Path) -> Iterator[None]:
+    """Raise an OSError for a file that is damaged, as for one that cannot be read."""
+    try:
+        yield
+    except (ValueError, csv.Error) as error:
+        raise OSError(errno.EINVAL, f"it is not a table that can be read: {error}", str(path)) from error
 
 
 def _blocks(file: BinaryIO, num_columns: int, num_rows: int | None) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -145,10 +146,11 @@ class MetricsWriter:
             with self._lock:
                 self._thread = None
                 self.flush()
-        except OSError as error:
+        except Exception as error:  # `wait` must come to an end, whatever it is
+            failed = error if isinstance(error, OSError) else OSError(errno.EIO, repr(error))
             with self._lock:
-                self._thread, self._error = None, error
-                self._report(error)
+                self._thread, self._error = None, failed
+                self._report(failed)
 
     def _report(self, error: OSError) -> None:
         if not self._warned:
