@@ -1,6 +1,5 @@
 """metrics.csv holds each row once, however the run that wrote it was stopped."""
 
-import builtins
 import csv
 import errno
 import os
@@ -40,6 +39,7 @@ def resumed(logger, state):
     """Return the logger of a process that resumes the run."""
     other = CSVLogger(logger.save_dir)
     other.load_state_dict(state)
+    other.training_begins()
     return other
 
 
@@ -127,6 +127,31 @@ def test_a_resume_continues_after_the_rows_of_the_checkpoint(logger):
     write(other, (2, {"a": 5.0}))
     assert lines(other) == ["a,step", "1.0,0", "2.0,1", "5.0,2"]
     assert other.state_dict() == {"rows": 3, "columns": ["a", "step"], "bytes": 25, "last": "5.0,2\n"}
+
+
+def test_a_start_that_is_refused_leaves_the_file_as_it_was(logger):
+    write(logger, (0, {"a": 1.0}))
+    state = logger.state_dict()
+    write(logger, (1, {"b": 2.0}))
+    before = logger.path.read_bytes(), logger.path.stat().st_mtime_ns
+    other = CSVLogger(logger.save_dir)
+    other.load_state_dict(state)
+    other.save()
+    other.finalize("failed")
+    assert (logger.path.read_bytes(), logger.path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("begin", [lambda own: own.log_metrics({"a": 2.0}, 1), lambda own: own.state_dict()])
+def test_a_row_or_a_save_before_training_begins_cuts_the_file(logger, begin):
+    write(logger, (0, {"a": 1.0}))
+    state = logger.state_dict()
+    write(logger, (1, {"b": 2.0}))
+    other = CSVLogger(logger.save_dir)
+    other.load_state_dict(state)
+    begin(other)
+    other.save()
+    assert lines(other) in (["a,step", "1.0,0"], ["a,step", "1.0,0", "2.0,1"])
+    assert other.state_dict()["rows"] == len(lines(other)) - 1
 
 
 def test_a_resume_removes_a_column_that_is_newer_than_the_checkpoint(logger):
@@ -242,14 +267,11 @@ def test_a_run_that_was_killed_anywhere_writes_the_same_file(tmp_path_factory, r
 
 def test_rows_that_cannot_be_written_are_kept_and_logged_once(logger, monkeypatch, caplog):
     write(logger, (0, {"loss": 1.0}))
-    real = open
 
-    def full(path, mode="r", **options):
-        if "a" in mode:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(path, mode, **options)
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(builtins, "open", full)
+    monkeypatch.setattr(metrics_file.opening, "for_writing", full)
     write(logger, (1, {"loss": 2.0}), (2, {"loss": 3.0}))
     with pytest.raises(OSError, match="No space left"):
         logger.state_dict()
