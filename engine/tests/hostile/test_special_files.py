@@ -8,10 +8,10 @@ import socket
 
 import pytest
 from tests.support.cli import stopped_run
-from tests.support.values import commit, saved, small_file
+from tests.support.values import commit, moment, saved, small_file
 
 from cairn import opening
-from cairn.account.progress import Progress, ProgressFile
+from cairn.account.progress import ProgressFile
 from cairn.cli import main
 from cairn.errors import CairnError, ConfigError
 from cairn.hydra.command_line import CheckRunDirectory
@@ -170,6 +170,12 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path):
 
 # Writing
 
+
+def _show(file):
+    file.at_boundary(moment())
+    file.fit_ended()
+
+
 WRITERS = {
     ".lock": lambda run: run.lock(),
     "starts.jsonl": lambda run: journal.append(run.starts_file, {"a": 1}),
@@ -177,7 +183,7 @@ WRITERS = {
     "wandb/history.jsonl": lambda run: Lines(run.path / "wandb" / "history.jsonl").add({"a": 1}),
     "csv/metrics.csv": lambda run: log_a_row(run),
     "csv/checkpoints.csv": lambda run: CSVLogger(run.path / "csv").log_metrics({"checkpoint/a": 1.0}, 1),
-    "progress.json": lambda run: ProgressFile(run.progress_file).at_boundary(Progress(0, 1, 1, 1, 0.0, 0.0)),
+    "progress.json": lambda run: _show(ProgressFile(run.progress_file)),
     ".start.tmp": lambda run: Rendezvous(run.path, Rank(0, 2, "x")).announce({"a": "b"}),
     f"checkpoints/{names.temp_name(saved(9).name)}": lambda run: commit(run.checkpoints(), 9),
     f"checkpoints/{names.temp_name('run.json')}": lambda run: disk.put(run.checkpoints() / "run.json", b"{}"),

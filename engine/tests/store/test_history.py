@@ -1,6 +1,7 @@
 """What a run keeps: links move before deletions, and files of others are not touched."""
 
 import re
+import resource
 import shutil
 
 import pytest
@@ -296,6 +297,18 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
     folder = tmp_path / "file" / "checkpoints"
     with pytest.raises(ConfigError, match=r"directory=.*checkpoints cannot be written: Not a directory"):
         check_writable(folder)
+
+
+def test_the_write_test_names_the_limit_of_the_shell(folder):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    try:
+        assert disk_module.why_unwritable(folder, 10_000) == ""
+        # Of 30,000 bytes, the system writes 20,000, and fails only after that.
+        assert disk_module.why_unwritable(folder, 30_000).startswith("File too large, see ulimit -f (")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(folder.iterdir()) == []
 
 
 def test_the_write_test_leaves_no_file(folder):

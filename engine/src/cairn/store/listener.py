@@ -31,7 +31,7 @@ class Listener(Protocol):
             directory: The checkpoint directory.
             kept: The checkpoints in it, oldest first.
             links: Where `last.ckpt` and `best.ckpt` point to.
-            deleted: Checkpoints that retention deleted at this start.
+            deleted: Checkpoints that retention has deleted since then.
         """
 
     def committed(self, saved: Saved, links: Links) -> None:
