@@ -25,13 +25,13 @@ class Listener(Protocol):
     """
 
     def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
-        """Called once, when the run starts or resumes.
+        """Called once, when training has begun: before the first save.
 
         Args:
             directory: The checkpoint directory.
             kept: The checkpoints in it, oldest first.
             links: Where `last.ckpt` and `best.ckpt` point to.
-            deleted: Checkpoints that retention has deleted since then.
+            deleted: Checkpoints that retention deleted at this start.
         """
 
     def committed(self, saved: Saved, links: Links) -> None:
