@@ -8,7 +8,7 @@ import socket
 
 import pytest
 from tests.support.cli import stopped_run
-from tests.support.values import commit, moment, saved, small_file
+from tests.support.values import at, commit, moment, saved, small_file
 
 from cairn import opening
 from cairn.account.progress import ProgressFile
@@ -168,13 +168,13 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path):
         opening.read_bytes(tmp_path / "run.json")
 
 
-# Writing
-
-
-def _show(file):
-    file.at_boundary(moment())
+def _write_progress(run):
+    file = ProgressFile(run.progress_file)
+    file.at_boundary(moment(at(1)))
     file.fit_ended()
 
+
+# Writing
 
 WRITERS = {
     ".lock": lambda run: run.lock(),
@@ -183,7 +183,7 @@ WRITERS = {
     "wandb/history.jsonl": lambda run: Lines(run.path / "wandb" / "history.jsonl").add({"a": 1}),
     "csv/metrics.csv": lambda run: log_a_row(run),
     "csv/checkpoints.csv": lambda run: CSVLogger(run.path / "csv").log_metrics({"checkpoint/a": 1.0}, 1),
-    "progress.json": lambda run: _show(ProgressFile(run.progress_file)),
+    "progress.json": _write_progress,
     ".start.tmp": lambda run: Rendezvous(run.path, Rank(0, 2, "x")).announce({"a": "b"}),
     f"checkpoints/{names.temp_name(saved(9).name)}": lambda run: commit(run.checkpoints(), 9),
     f"checkpoints/{names.temp_name('run.json')}": lambda run: disk.put(run.checkpoints() / "run.json", b"{}"),

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.disk import Disk
 
+from cairn import opening
 from cairn.lightning.logs import metrics_file
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.lightning.logs.metrics_file import MetricsFile, _moved
@@ -268,10 +269,10 @@ def test_a_run_that_was_killed_anywhere_writes_the_same_file(tmp_path_factory, r
 def test_rows_that_cannot_be_written_are_kept_and_logged_once(logger, monkeypatch, caplog):
     write(logger, (0, {"loss": 1.0}))
 
-    def full(*args, **options):
+    def full(path, *options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(metrics_file.opening, "for_writing", full)
+    monkeypatch.setattr(opening, "for_writing", full)
     write(logger, (1, {"loss": 2.0}), (2, {"loss": 3.0}))
     with pytest.raises(OSError, match="No space left"):
         logger.state_dict()
