@@ -102,7 +102,7 @@ def test_a_job_of_a_sweep_that_hangs_is_requeued(tmp_path):
     first, second = starts(folder, 4)
     assert first.before is None
     assert (second.before.status, second.before.total_batches, second.begins.total_batches) == ("hung", 13, 12)
-    assert "a step after epoch 0, batch 13 showed no sign of life for" in second.before.why
+    assert "training after epoch 0, batch 13 showed no sign of life for" in second.before.why
     assert "tests/support/callbacks.py" in (run / "train.log").read_text()
     assert RunDirectory(run).record().status == "finished"
     _, jobs = status(folder)

@@ -34,6 +34,7 @@ from cairn.errors import CairnError, ConfigError, ResumeError, SaveError
 from cairn.jobs.signals import Interrupts
 from cairn.lightning import capture, decision, versions
 from cairn.lightning.interrupts import WatchTraining
+from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.lightning.loops.boundary import Stopped
 from cairn.lightning.saved.hyperparameters import _warn
 from cairn.policy.keep import Best, Latest
@@ -273,6 +274,41 @@ def test_a_start_removes_leftovers_of_a_killed_run_and_saves_again(tmp_path):
 
 
 # What is refused
+
+
+class Refuses(Callback):
+    """Callback that fails in one hook."""
+
+    def __init__(self, hook):
+        def fail(*args):
+            raise ValueError("not like this")
+
+        setattr(self, hook, fail)
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start"])
+def test_a_start_that_is_refused_inside_of_fit_changes_nothing(tmp_path, hook):
+    """Neither do the rules of the refused start delete anything, nor are rows after the checkpoint cut."""
+
+    def prepared(limits, **options):
+        logger = CSVLogger(tmp_path / "csv")
+        return prepare(tmp_path, Scored(), policy(tmp_path, **limits), logger=logger, log_every_n_steps=1, **options)
+
+    fit(prepared(ALL))
+    flip_byte(tmp_path / "checkpoints", at_batch(8))
+    (tmp_path / "checkpoints" / names.temp_name(at_batch(9))).write_text("half")
+
+    def files():
+        return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in tmp_path.rglob("*")}
+
+    before, last = files(), {"rules": {"last": Latest(1)}}
+    with pytest.raises(ValueError, match="not like this"):
+        fit(prepared(last, plan=plan_of(tmp_path), callbacks=[Refuses(hook)]))
+    changed = {path.name for path, found in files().items() if before.get(path) != found}
+    assert changed <= {"checkpoints", ".claim", ".lock"}
+    assert files().keys() == before.keys()
+    run = fit(prepared(last, plan=plan_of(tmp_path)))
+    assert run.files == [at_batch(8), names.LAST]
 
 
 class Untrained(Scored):

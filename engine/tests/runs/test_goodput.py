@@ -131,6 +131,6 @@ def test_the_words():
     assert time_table.parts(found)[0] == ("training that counts", "3 min (56 %)")
     assert [name for name, _ in time_table.parts(found)][1] == "between attempts"
     assert time_table.caveats(found) == [
-        "1 attempt was killed: the last sign of life counts as the end, and what came after it as time between "
-        "attempts."
+        "1 attempt could not record the end (killed, or the disk was gone): the last sign of life counts as the end, "
+        "and what came after it as time between attempts."
     ]

@@ -52,6 +52,7 @@ def run(root: Path, report: Callable[[object], None], scores: list[float] = SCOR
     own = History(folder, RULES, "min")
     space.check_writable(folder)
     own.take_over("toy", resume.find_resume_point(folder))
+    own.tidy()
     for number, score in enumerate(scores, start=first):
         file = file_of({"state_dict": {"weight": torch.full((30,), float(number))}})
         coming = draft(number, score, num_bytes=len(file))

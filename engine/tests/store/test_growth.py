@@ -55,6 +55,7 @@ def filled(folder, rules, count=KEPT):
     for number in range(count):
         commit(folder, number, 1.0 / (number + 1) if number % 3 == 0 else None)
     own.take_over("toy", resume.find_resume_point(folder))
+    own.to_delete = own.tidy()
     return own
 
 
@@ -107,7 +108,7 @@ def test_a_rule_is_asked_a_few_times_per_save_and_not_at_each_boundary(folder):
 
 def test_a_start_reads_each_manifest_once_and_for_the_newest_alone_one(folder, counted):
     own = filled(folder, [Latest(3)])
-    assert len(own.deleted) == KEPT - 3, "all but the newest three, which have the best among them"
+    assert len(own.to_delete) == KEPT - 3, "all but the newest three, which have the best among them"
     assert counted["manifests"] == KEPT + 1, "one to find where to resume"
     assert counted["comparisons"] <= 1
     counted.clear()

@@ -40,5 +40,5 @@ def test_hangs_without_progress_are_counted_from_the_last_one(batches, count):
 
 
 def test_a_hang_is_described_for_people():
-    assert str(hang(17)) == "a step after epoch 1, batch 7 showed no sign of life for 612 s"
+    assert str(hang(17)) == "training after epoch 1, batch 7 showed no sign of life for 612 s"
     assert str(hang(17, what="save")).startswith("a save after epoch 1")

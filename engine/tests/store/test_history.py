@@ -1,6 +1,7 @@
 """What a run keeps: links move before deletions, and files of others are not touched."""
 
 import re
+import resource
 import shutil
 
 import pytest
@@ -44,6 +45,7 @@ def history(folder, *rules, mode="min"):
 def reopened(folder, *rules, run="toy"):
     own = history(folder, *rules)
     own.take_over(run, resume.find_resume_point(folder))
+    own.tidy()
     return own
 
 
@@ -135,6 +137,32 @@ def test_a_resumed_run_may_keep_fewer(folder):
     assert [item.number for item in reopened(folder, Latest(2)).saved] == [2, 3]
 
 
+def test_a_start_that_is_refused_deletes_nothing_and_moves_no_link(folder, monkeypatch):
+    own = history(folder, Latest(-1))
+    for number in range(4):
+        save(own, number)
+    flip_byte(folder, own.newest.name)
+    left = folder / names.temp_name("epoch_000_batch_000009.ckpt")
+    left.write_text("half")
+
+    def state():
+        return {path.name: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in folder.iterdir()}
+
+    before, again = state(), history(folder, Latest(2))
+    again.take_over("toy", resume.find_resume_point(folder))
+    assert state() == before
+    assert [item.number for item in again.saved] == [1, 2]
+    assert again.num_untidy_bytes == own.saved[0].num_bytes + len("half")
+    monkeypatch.setattr(disk_module, "free_bytes", lambda path: 0)
+    with pytest.raises(ConfigError, match="only"):
+        check_space(again, again.num_untidy_bytes + 1)
+    check_space(again, again.num_untidy_bytes // 2)
+    again.tidy()
+    assert again.num_untidy_bytes == 0
+    assert not left.exists()
+    assert not (folder / saved(0).name).exists()
+
+
 @pytest.mark.parametrize("break_it", [drop_manifest, flip_byte, truncate])
 def test_damaged_newer_checkpoints_are_deleted_and_links_point_to_the_intact_one(folder, break_it):
     own = history(folder, Latest(-1))
@@ -216,6 +244,7 @@ def test_a_budget_deletes_before_a_save(folder, monkeypatch):
     size = own.newest.num_bytes
     budget = history(folder, WithinBytes(3 * size))
     budget.take_over("toy", resume.find_resume_point(folder))
+    budget.tidy()
     disk = Disk(folder, monkeypatch)
     save(budget, 3)
     assert disk.steps[0] == f"replace {saved(0).name} {names.temp_name(saved(0).name)}"
@@ -268,6 +297,18 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
     folder = tmp_path / "file" / "checkpoints"
     with pytest.raises(ConfigError, match=r"directory=.*checkpoints cannot be written: Not a directory"):
         check_writable(folder)
+
+
+def test_the_write_test_names_the_limit_of_the_shell(folder):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    try:
+        assert disk_module.why_unwritable(folder, 10_000) == ""
+        # Of 30,000 bytes, the system writes 20,000, and fails only after that.
+        assert disk_module.why_unwritable(folder, 30_000).startswith("File too large, see ulimit -f (")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(folder.iterdir()) == []
 
 
 def test_the_write_test_leaves_no_file(folder):

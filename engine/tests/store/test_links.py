@@ -47,6 +47,7 @@ def test_a_run_keeps_deletes_and_resumes_as_with_links(folder):
     assert point.path == folder / THIRD
     again = History(folder, [Latest(1)], "min")
     again.take_over("run", point)
+    again.tidy()
     assert again.saved == own.saved
 
 

@@ -122,6 +122,7 @@ def test_a_run_has_each_row_once_however_often_it_was_killed(tmp_path_factory, s
         logger = make(folder, run)
         if state is not None:
             logger.load_state_dict(state)
+            logger.training_begins()
         train(logger, range(at, at + steps), cost_at)
         state, at = logger.state_dict(), at + steps
         train(logger, range(at, at + more))
@@ -132,6 +133,7 @@ def test_a_run_has_each_row_once_however_often_it_was_killed(tmp_path_factory, s
     last = make(folder, run)
     if state is not None:
         last.load_state_dict(state)
+        last.training_begins()
     train(last, range(at, 36))
     whole = Run()
     train(make(tmp_path_factory.mktemp("whole"), whole), range(36))
@@ -148,8 +150,9 @@ def test_a_run_without_a_checkpoint_starts_a_new_journal(tmp_path):
 
 def test_missing_rows_are_a_warning(tmp_path):
     logger = make(tmp_path, Run())
+    logger.load_state_dict({"rows": 3, "step": 2})
     with pytest.warns(UserWarning, match="has 0 rows, and the checkpoint had 3"):
-        logger.load_state_dict({"rows": 3, "step": 2})
+        logger.training_begins()
 
 
 def test_a_line_that_a_kill_has_cut_off_is_skipped_and_logged(tmp_path, caplog):
@@ -183,6 +186,7 @@ def test_a_row_with_a_picture_is_not_sent_again_without_it(tmp_path):
     again = Run(run.rows)
     resumed = make(tmp_path, again)
     resumed.load_state_dict(state)
+    resumed.training_begins()
     resumed.log_metrics({"loss": 2.0}, 1)
     assert [row.get("picture") for row in again.rows] == [picture, None]
     assert [row["loss"] for row in again.rows] == [1.0, 2.0]
@@ -202,6 +206,7 @@ def test_a_deleted_journal_is_logged_and_stops_no_save(tmp_path, caplog):
     assert caplog.text.count("history.jsonl was deleted, and not by this run") == 1
     resumed = make(tmp_path, Run(run.rows))
     resumed.load_state_dict(state)
+    resumed.training_begins()
     train(resumed, range(9, 12))
     whole = Run()
     train(make(tmp_path / "whole", whole), range(12))
@@ -331,6 +336,7 @@ def test_a_run_that_wandb_refuses_goes_on_without_it(tmp_path, caplog, monkeypat
     for step in range(3):
         logger.log_metrics({"loss": 1.0}, step)
     logger.load_state_dict(logger.state_dict())
+    logger.training_begins()
     before = logger.version, logger.name
     logger.close(0)
     assert (tried, logger.mode, len(cleared)) == (["online", "offline"], "disabled", 2)

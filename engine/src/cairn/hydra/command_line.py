@@ -256,8 +256,12 @@ def put_back() -> None:
         _written_by_hydra.put_back()
 
 
+_FIRST_BYTES = 30_000
+"""Enough for the files with the configuration, which Hydra and the start of a run write."""
+
+
 def _check_directory(path: Path, key: str) -> None:
-    if why := disk.why_unwritable(path):
+    if why := disk.why_unwritable(path, _FIRST_BYTES):
         _refuse(f"{key}={path} cannot be written: {why}. Choose another directory, or set paths.log_dir=DIR.")
 
 

@@ -98,13 +98,11 @@ class Engine:
 
         Raises:
             ConfigError: The directory holds checkpoints of another run.
-            SaveError: A link could not be moved, or a file not be deleted.
         """
         self._last_num_bytes = point.saved.num_bytes if point.saved else 0
         self.history.permit = self.saves.claim.permit if self.saves.claim else None
         self.history.take_over(run, point)
-        history = self.history
-        self.saves.listeners.opened(self.policy.directory, history.saved, history.links, history.deleted)
+        self.saves.has_begun = False
 
     def load(self, checkpoint: dict[str, Any], point: ResumePoint) -> None:
         """Take what a checkpoint holds for us; the loops ask for the rest when it is time, by `restore`."""
@@ -161,8 +159,7 @@ class Engine:
             return
         num_bytes = size.first_num_bytes(module, trainer.optimizers)
         space.check_space(self.history, num_bytes)
-        on_gpu = trainer.strategy.root_device.type == "cuda"
-        expected = max(num_bytes, self._last_num_bytes)
+        expected, on_gpu = max(num_bytes, self._last_num_bytes), trainer.strategy.root_device.type == "cuda"
         self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer))
         self.telemetry.meter.expect_bytes(num_bytes)
         if not module.automatic_optimization:
@@ -179,6 +176,8 @@ class Engine:
             return
         # Short batches make this the largest cost of all: what has nothing to do is not called.
         saves, moments, telemetry = self.saves, self.moments, self.telemetry
+        if not saves.has_begun:
+            saves.begin(self.trainer)
         if saves.writing.overlap:
             saves.finish_copy()
         if self.restart.audit.watches:
@@ -225,6 +224,7 @@ class Engine:
     def close(self) -> str:
         """The fit has come to its end: wait for the saves under way. Returns why it does not end well, or nothing."""
         self._end()
+        self.saves.begin(self.trainer)
         self.scores.warn_without_any()
         self.may_fit_again = self.trainer.is_last_batch
         return self.saves.close()
@@ -283,11 +283,10 @@ class Engine:
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
-                    # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
-                    now = trainer.is_last_batch
                     lasting, choice = self.decision.is_lasting(reasons), self.decision.choice
                     draft = self.moments.draft(moment, reasons, lasting, self.origin.run, choice)
-                    self.saves.submit(contents, draft, provenance, trainer.optimizers, stall, now)
+                    # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
+                    self.saves.submit(contents, draft, provenance, trainer.optimizers, stall, trainer.is_last_batch)
                 if final or not self.saves.in_background:
                     give_up = self.saves.settle(final)
             except SaveError as error:

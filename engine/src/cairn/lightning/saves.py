@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from cairn.account.failures import SaveFailures
 from cairn.account.telemetry import Telemetry
+from cairn.lightning.logs import loggers
 from cairn.store.claim import Claim
 from cairn.store.history import History
 from cairn.store.listener import Listeners
@@ -45,12 +47,23 @@ class Saves:
         self.claim: Claim | None = None
         """Of the checkpoint directory, while a fit may save to it."""
         self.pipeline: SavePipeline | None = None
+        self.has_begun = True
+        """False after `History.take_over`, until `begin`."""
         self._encoder = FormEncoder()
         self._buffer: Buffer | None = None
         """Reserved for the save that is due."""
         self._waited_s = 0.0
         self._hooks: list[RemovableHandle] = []
         self._loggers: Sequence[Logger] = ()
+
+    def begin(self, trainer: Trainer) -> None:
+        """The first boundary is reached, so that the start is not refused any more: change what it found."""
+        if self.has_begun:
+            return
+        self.has_begun, history = True, self.history
+        loggers.training_begins(trainer)
+        deleted = history.tidy()
+        self.listeners.opened(history.directory, history.saved, history.links, deleted)
 
     @property
     def busy(self) -> bool:

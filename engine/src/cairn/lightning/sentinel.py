@@ -133,8 +133,9 @@ def _end(pid: int, report: str, silent_s: float, directory: str, log_file: str, 
 
     write(
         f"[{datetime.now():%Y-%m-%d %H:%M:%S}] The run hangs inside of C code that holds Python's lock: no thread of "
-        f"it has run for {format_duration(silent_s)}. The last boundary was epoch {where.epoch}, batch {where.batch}. "
-        f"The process is killed without a save, so that the run can be resumed. Stack traces of process {pid}:\n"
+        f"it has run for {format_duration(silent_s)}. Before, it had reached at least epoch {where.epoch}, batch "
+        f"{where.batch}. The process is killed without a save, so that the run can be resumed. Stack traces of process "
+        f"{pid}:\n"
     )
     stacks.ask(pid)
     time.sleep(_ANSWER_S)

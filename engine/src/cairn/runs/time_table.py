@@ -34,10 +34,10 @@ def caveats(spent: TimeSpent) -> list[str]:
     """Return what is estimated or unknown, as sentences."""
     found = []
     if spent.num_estimated:
-        many = spent.num_estimated != 1
+        many = "s" if spent.num_estimated != 1 else ""
         found.append(
-            f"{spent.num_estimated} attempt{'s were' if many else ' was'} killed: the last sign of life counts as the "
-            f"end, and what came after it as time between attempts."
+            f"{spent.num_estimated} attempt{many} could not record the end (killed, or the disk was gone): the last "
+            f"sign of life counts as the end, and what came after it as time between attempts."
         )
     if spent.saving_s is None:
         found.append("What saving cost was not measured: it is a part of the training that counts.")

@@ -87,17 +87,37 @@ class Permit:
             )
 
 
+@dataclass(frozen=True)
+class Before:
+    """A claim as a start has found it."""
+
+    contents: bytes
+    times_ns: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> Before:
+        """Read it, though another process may be writing it right now. A crash may have left it empty."""
+        until = time.monotonic() + WRITING_S
+        while not (contents := _contents(path)) and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        times_ns = 0, 0
+        with suppress(FileNotFoundError):  # without locks, a start that was refused may just have removed it
+            found = os.lstat(path)
+            times_ns = found.st_atime_ns, found.st_mtime_ns
+        return cls(contents, times_ns)
+
+
 class Claim:
     """A directory that this process may write to until `release`.
 
     Args:
         permit: What writers check.
-        previous: Contents of `.claim` before; None: there was none.
+        previous: `.claim` before; None: there was none.
         lock: The lock of the directory.
         is_new: The directory was created for it.
     """
 
-    def __init__(self, permit: Permit, previous: bytes | None, lock: DirectoryLock, is_new: bool) -> None:
+    def __init__(self, permit: Permit, previous: Before | None, lock: DirectoryLock, is_new: bool) -> None:
         self.permit, self._previous, self._lock, self._is_new = permit, previous, lock, is_new
 
     def release(self) -> None:
@@ -117,7 +137,8 @@ class Claim:
         if found is not None and found.attempt != self.permit.attempt:
             return  # without locks, a later start has taken it over
         if self._previous is not None:
-            disk.put(known.path / names.CLAIM, self._previous)
+            disk.put(known.path / names.CLAIM, self._previous.contents)
+            os.utime(known.path / names.CLAIM, ns=self._previous.times_ns)
             return
         disk.remove(known.path / names.CLAIM)
         disk.remove(known.path / names.LOCK)
@@ -173,15 +194,15 @@ def read(directory: Path) -> Owner | None:
     return _parse(_contents(directory / names.CLAIM))
 
 
-def _claim(directory: Path, owner: Owner, shared: bool) -> tuple[Owner, bytes | None]:
-    """Write the claim, or compare it with the one that is there. Returns the owner, and the contents from before."""
+def _claim(directory: Path, owner: Owner, shared: bool) -> tuple[Owner, Before | None]:
+    """Write the claim, or compare it with the one that is there. Returns the owner, and the claim from before."""
     path, data = directory / names.CLAIM, (json.dumps(asdict(owner)) + "\n").encode()
     try:
         # Not by a link or a rename, which not every file system can do without replacing a file.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileExistsError:
-        previous = _written(path)
-        found = _parse(previous)
+        previous = Before.of(path)
+        found = _parse(previous.contents)
         if found is not None:
             _check(found, replace(owner, name=found.name) if shared else owner, directory)
             if shared:
@@ -221,14 +242,6 @@ def _check(found: Owner, owner: Owner, directory: Path) -> None:
 
 def _is_other_directory(one: str, other: str) -> bool:
     return os.path.isdir(one) and os.path.isdir(other) and not os.path.samefile(one, other)
-
-
-def _written(path: Path) -> bytes:
-    """Contents of a claim, which another process may be writing right now. A crash may have left it empty."""
-    until = time.monotonic() + WRITING_S
-    while not (contents := _contents(path)) and time.monotonic() < until:
-        time.sleep(_POLL_S)
-    return contents
 
 
 def _contents(path: Path) -> bytes:

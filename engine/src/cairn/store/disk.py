@@ -175,22 +175,21 @@ def sync_path(path: Path) -> None:
             sync_directory(folder)
 
 
-def why_unwritable(directory: Path) -> str:
+def why_unwritable(directory: Path, num_bytes: int = _PROBE_BYTES) -> str:
     """Create a directory and try to write a file in it; return the reason why that failed, or an empty string."""
     probe = directory / names.PROBE
     try:
         make_directory(directory)
         try:
-            handle = opening.make_new(probe)
-            try:
-                os.write(handle, bytes(_PROBE_BYTES))
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            with opening.new_file(probe) as file:  # which tries again after half a write
+                file.write(bytes(num_bytes))
+                file.flush()
+                os.fsync(file.fileno())
         finally:
             remove(probe)
     except OSError as error:
-        return f"{error.strerror} ({error.filename or directory})"
+        limit = ", see ulimit -f" if error.errno == errno.EFBIG else ""
+        return f"{error.strerror}{limit} ({error.filename or directory})"
     return ""
 
 

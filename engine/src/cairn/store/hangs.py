@@ -35,7 +35,7 @@ class Hang:
 
     def __str__(self) -> str:
         """A short description, for the record of the run."""
-        what = "a save" if self.what == "save" else "a step"
+        what = "a save" if self.what == "save" else "training"
         where = f"epoch {self.position.epoch}, batch {self.position.batch}"
         return f"{what} after {where} showed no sign of life for {self.silent_s:.0f} s"
 

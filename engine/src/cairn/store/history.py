@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from cairn.errors import ConfigError
+from cairn.errors import SaveError
 from cairn.policy import keep
 from cairn.policy.shelf import Shelf
-from cairn.store import commit, disk, names, planning
+from cairn.store import adoption, commit, disk, names, planning
+from cairn.store.adoption import Adoption
 from cairn.store.catalog import Catalog
 from cairn.store.claim import Permit
 from cairn.store.commit import CommitPlan, Committed
@@ -35,14 +36,13 @@ class History:
         mode: Whether a lower or a higher score is better; None: there is no best.
 
     Attributes:
-        deleted: The checkpoints that `take_over` deleted.
         permit: What is checked before each commit; None: nothing.
     """
 
     def __init__(self, directory: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> None:
         self.directory, self.rules, self.mode = directory, list(rules), mode
         self._shelf: Shelf[Saved] = Shelf([], mode or "min")
-        self.deleted: list[Saved] = []
+        self._adopted = Adoption()
         self.permit: Permit | None = None
         self._pending = Pending(self.rules, mode)
         self._lock = threading.Lock()
@@ -78,31 +78,36 @@ class History:
     # The start of a run
 
     def take_over(self, run: str, start: ResumePoint) -> None:
-        """Adopt what `run` has committed up to `start`, and remove what interrupted saves left.
+        """Adopt what `run` has committed up to `start`. No file changes before `tidy`: the start may still be refused.
 
         Raises:
             ConfigError: The directory holds checkpoints of another run, which must not be deleted.
-            SaveError: A link could not be moved or a checkpoint not be deleted.
         """
-        committed, rejected = self._catalog.all()
-        _check_owner(self.directory, committed, run)
-        _remove_leftovers(self._catalog)
-        newer = {item.path.name for item in start.rejected}
-        for item in rejected:
-            if item.path.name not in newer:  # older than `start`: it may have been good once, and is not in the way
-                log.warning("Ignored %s: %s.", item.path.name, item.why)
-        here = start.saved.position if start.saved else None
-        ours = [item for item in committed if here is not None and item.position <= here]
-        # Newer files are deleted when the next save is committed, so that nothing is deleted before its successor
-        # exists. An interrupted first save was never committed and is deleted now: two such files would look like a run
-        # that has lost all its manifests.
-        if not committed:
-            self._overdue = sorted(newer)
-        kept = keep.survivors(self.rules, ours, self.mode)
-        kept_names = {item.name for item in kept}
-        self.deleted = [item for item in ours if item.name not in kept_names]
-        self.retain(kept, self.deleted)
-        self._overdue = sorted(newer) if committed else []
+        self._adopted = adoption.plan(self.directory, self._catalog, self.rules, self.mode, run, start)
+        self._shelf = Shelf(self._adopted.kept, self._shelf.mode)
+
+    def tidy(self) -> Sequence[Saved]:
+        """Training has begun: move the links, and delete leftovers and what no rule keeps. Returns the latter.
+
+        If that fails, log an error: the next save tries again.
+        """
+        adopted, self._adopted = self._adopted, Adoption()
+        self._overdue = list(adopted.never_committed)
+        try:
+            for path in self._catalog.leftovers():
+                log.info("Removed %s, which an interrupted save or deletion left.", path.name)
+                disk.remove(path)
+            self.retain(self.saved, adopted.to_delete)
+        except (OSError, SaveError) as error:
+            log.error("%s The next save tries again.", error)
+        self._overdue += adopted.newer
+        return adopted.to_delete
+
+    @property
+    def num_untidy_bytes(self) -> int:
+        """Size of the files that `tidy` will delete."""
+        left = (path for path in self._catalog.leftovers() if path.is_file())
+        return sum(item.num_bytes for item in self._adopted.to_delete) + sum(path.stat().st_size for path in left)
 
     def add_pending(self, draft: Draft) -> None:
         """Register a checkpoint that is about to be written; from now on `with_pending` includes it."""
@@ -169,18 +174,3 @@ class History:
         self._overdue = planning.to_delete(self._overdue, to_delete, kept)
         commit.move_links_and_delete(self.directory, planning.links(kept, self.mode), self._overdue)
         self._overdue = []
-
-
-def _check_owner(directory: Path, committed: Sequence[Saved], run: str) -> None:
-    if foreign := {item.run for item in committed} - {run}:
-        raise ConfigError(
-            f"directory={directory} holds checkpoints of another run ({', '.join(foreign)}): give each run a "
-            f"directory of its own.",
-            parameter="directory",
-        )
-
-
-def _remove_leftovers(catalog: Catalog) -> None:
-    for path in catalog.leftovers():
-        log.info("Removed %s, which an interrupted save or deletion left.", path.name)
-        disk.remove(path)

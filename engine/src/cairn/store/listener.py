@@ -25,7 +25,7 @@ class Listener(Protocol):
     """
 
     def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
-        """Called once, when the run starts or resumes.
+        """Called once, when training has begun: before the first save.
 
         Args:
             directory: The checkpoint directory.

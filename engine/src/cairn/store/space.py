@@ -46,7 +46,7 @@ def check_space(history: History, num_bytes: int) -> None:
             f"files over {units.format_bytes(limit_bytes)}: raise the limit with ulimit -f."
         )
     first, second = keep.peak_bytes(history.rules, history.saved, history.mode, num_bytes, count=2)
-    free = disk.free_bytes(history.directory)
+    free = disk.free_bytes(history.directory) + history.num_untidy_bytes
     needed, available = units.format_bytes(num_bytes), units.format_bytes(free)
     if first > free:
         raise ConfigError(

@@ -117,6 +117,8 @@ class WandbLogger(_FallbackLogger):
     ) -> None:
         super().__init__(save_dir, offline, forget, **more)
         self._history = History(Path(save_dir) / "wandb")
+        self._position: Mapping[str, Any] | None = None
+        """The state to go back to before anything is written; None: the journal is there already."""
         self.has_ended = True
         """False after a `close` that failed: W&B's client may still be trying to send what is left of the run."""
 
@@ -127,6 +129,7 @@ class WandbLogger(_FallbackLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self.training_begins()
         names = {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name: name for name in metrics}
         row = {full: _number(metrics[name]) for full, name in names.items()}
         row |= {TIME: time.time()} | ({} if step is None else {STEP: step})
@@ -152,6 +155,7 @@ class WandbLogger(_FallbackLogger):
 
     def state_dict(self) -> dict[str, Any]:
         """How many rows belong to this position. They are written, but survive a power cut only after `sync`."""
+        self.training_begins()
         self.journal.notice_deletion()
         return {"rows": self.journal.count}
 
@@ -165,7 +169,15 @@ class WandbLogger(_FallbackLogger):
 
     @rank_zero_only
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to the rows of the checkpoint, when training begins or a row is logged."""
+        self._position = state
+
+    @rank_zero_only
+    def training_begins(self) -> None:
         """Cut the journal to the rows of the checkpoint, and send W&B those that it does not have."""
+        state, self._position = self._position, None
+        if state is None:
+            return
         rows = self.journal.cut(state["rows"])
         if len(rows) < state["rows"]:
             rank_zero_warn(f"{self.journal.path} has {len(rows)} rows, and the checkpoint had {state['rows']}.")

@@ -74,9 +74,12 @@ class Buffer:
                 os.ftruncate(self.fd, size)
             self._map = map_pages(self.fd, size)
         except OSError as error:
-            # The limit on files holds for memory that processes share, too.
-            why = f"{error.strerror} (see ulimit -f)" if error.errno == errno.EFBIG else error.strerror
-            raise MemoryError(f"No memory for a checkpoint of {num_bytes} bytes: {why}") from error
+            if error.errno == errno.EFBIG:  # the limit on files holds for memory that processes share, too
+                raise MemoryError(
+                    f"A checkpoint of {num_bytes} bytes needs a buffer of {size} bytes, and this process may not make "
+                    f"files of that size: raise the limit with ulimit -f."
+                ) from error
+            raise MemoryError(f"No memory for a checkpoint of {num_bytes} bytes: {error.strerror}") from error
 
     def close(self) -> None:
         """Release the memory; tensors that still map it keep it alive."""

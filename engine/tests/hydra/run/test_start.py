@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
+from tests.support.values import commit
 
 from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra import command_line
@@ -187,3 +188,16 @@ def test_an_override_that_only_the_new_command_can_do_without_is_named(monkeypat
     monkeypatch.setattr(starting.merge, "follow_moved_paths", lambda own, now: own)
     starting._configuration(OmegaConf.create(config), directory, ("seed=0",))
     assert "still in effect for the run: experiment=gone a=1" in caplog.text
+
+
+def test_scores_of_two_metrics_are_not_compared(tmp_path):
+    changed = Merged(OmegaConf.create(), {"checkpoint.monitor": ("val/loss", "val/acc")}, {}, {})
+    commit(tmp_path, 0, score=None)
+    starting._check_ranking(changed, tmp_path)
+    commit(tmp_path, 1, score=0.5)
+    with pytest.raises(
+        ConfigError, match=r"^checkpoint\.monitor=val/acc would rank .* scores are values of val/loss\."
+    ):
+        starting._check_ranking(changed, tmp_path)
+    for group in ({}, {"checkpoint.monitor": ("val/loss", None)}):
+        starting._check_ranking(Merged(OmegaConf.create(), group, {}, {}), tmp_path)

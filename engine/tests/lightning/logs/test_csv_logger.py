@@ -40,6 +40,7 @@ def resumed(logger, state):
     """Return the logger of a process that resumes the run."""
     other = CSVLogger(logger.save_dir)
     other.load_state_dict(state)
+    other.training_begins()
     return other
 
 
@@ -140,6 +141,31 @@ def test_a_resume_continues_after_the_rows_of_the_checkpoint(logger):
     write(other, (2, {"a": 5.0}))
     assert lines(other) == ["a,step", "1.0,0", "2.0,1", "5.0,2"]
     assert other.state_dict() == {"rows": 3, "columns": ["a", "step"], "bytes": 25, "last": "5.0,2\n"}
+
+
+def test_a_start_that_is_refused_leaves_the_file_as_it_was(logger):
+    write(logger, (0, {"a": 1.0}))
+    state = logger.state_dict()
+    write(logger, (1, {"b": 2.0}))
+    before = logger.path.read_bytes(), logger.path.stat().st_mtime_ns
+    other = CSVLogger(logger.save_dir)
+    other.load_state_dict(state)
+    other.save()
+    other.finalize("failed")
+    assert (logger.path.read_bytes(), logger.path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("begin", [lambda own: own.log_metrics({"a": 2.0}, 1), lambda own: own.state_dict()])
+def test_a_row_or_a_save_before_training_begins_cuts_the_file(logger, begin):
+    write(logger, (0, {"a": 1.0}))
+    state = logger.state_dict()
+    write(logger, (1, {"b": 2.0}))
+    other = CSVLogger(logger.save_dir)
+    other.load_state_dict(state)
+    begin(other)
+    other.save()
+    assert lines(other) in (["a,step", "1.0,0"], ["a,step", "1.0,0", "2.0,1"])
+    assert other.state_dict()["rows"] == len(lines(other)) - 1
 
 
 def test_a_resume_removes_a_column_that_is_newer_than_the_checkpoint(logger):

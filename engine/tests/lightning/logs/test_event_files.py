@@ -137,3 +137,23 @@ def test_a_resumed_process_that_was_killed_before_its_next_save_is_known_by_its_
     monkeypatch.undo()
     fit(again / "5", version="mine")
     assert points(again / "5" / "tb") == points(tmp_path / "whole" / "tb")
+
+
+class Refuses(Callback):
+    def on_train_start(self, trainer, pl_module):
+        raise ValueError("not like this")
+
+
+def test_a_start_that_is_refused_leaves_the_events_after_the_checkpoint(tmp_path, monkeypatch):
+    run, copies = tmp_path / "run", tmp_path / "copies"
+    fit(tmp_path / "whole", version="mine")
+    fit(run, version="mine", callbacks=[CopyAtEachBatch(run, copies)])
+    folder = copies / "5" / "tb"
+    before = {path: path.read_bytes() for path in folder.rglob("*tfevents*")}
+    monkeypatch.setattr(os, "getpid", lambda: 0)
+    with pytest.raises(ValueError, match="not like this"):
+        fit(copies / "5", version="mine", callbacks=[Refuses()])
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in before} == before
+    fit(copies / "5", version="mine")
+    assert points(folder) == points(tmp_path / "whole" / "tb")

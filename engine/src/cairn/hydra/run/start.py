@@ -118,6 +118,7 @@ def begin(
         held = claim.take(checkpoints.directory, run, str(directory.path), patience_s)
     try:
         resume.wait_for_writers(checkpoints.directory)  # without triggers, too: what they commit is the newest
+        _check_ranking(merged, checkpoints.directory)
         plan = point.resume_point(settings, directory, old)
         if point.is_time_used_up(settings, plan):
             _withdraw(held)
@@ -134,6 +135,20 @@ def begin(
 def _withdraw(held: Claim | None) -> None:
     if held is not None:
         held.withdraw()
+
+
+def _check_ranking(merged: Merged, directory: Path) -> None:
+    """Check that the checkpoints of a resumed run are ranked by one metric: a manifest holds a score without its name.
+
+    Raises:
+        ConfigError: The command changes the metric, and there are checkpoints with a score.
+    """
+    before, now = merged.changed.get("checkpoint.monitor", (None, None))
+    if before and now and any(saved.score is not None for saved in Catalog(directory).committed()):
+        raise ConfigError(
+            f"checkpoint.monitor={now} would rank the checkpoints of this run, whose scores are values of {before}. "
+            f"Leave it as it was, or start a new run with ckpt_path=FILE."
+        )
 
 
 def follow(config: str, run: str, start: str | None, context: JobContext) -> Start:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn import opening
 from cairn.known_directory import KnownDirectory
@@ -111,12 +111,13 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut the file to the rows and columns of the checkpoint."""
-        if (found := self._rows.cut(state)) < state["rows"]:
-            rank_zero_warn(
-                f"{self.path} has only {found} of the {state['rows']} rows that the checkpoint knows: the others "
-                f"are lost."
-            )
+        """Cut the file to the rows and columns of the checkpoint, when training begins or a row is written."""
+        self._rows.cut(state)
+
+    @rank_zero_only
+    def training_begins(self) -> None:
+        """Cut the file now: this start is not refused any more."""
+        self._rows.cut_now()
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:

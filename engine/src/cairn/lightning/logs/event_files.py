@@ -43,6 +43,8 @@ class _Run:
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     processes: set[str] = field(default_factory=set)
+    newer: dict[Path, int | None] = field(default_factory=dict)
+    """Files with events after the checkpoint, and the size to cut them to; None: all of the file is newer."""
 
 
 _RUNS: WeakKeyDictionary[TensorBoardLogger, _Run] = WeakKeyDictionary()
@@ -89,7 +91,7 @@ class EventFiles:
 
     @rank_zero_only
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the version of the checkpoint, and cut its files to the size that they had."""
+        """Continue the version of the checkpoint. Its files are cut to the size that they had when training begins."""
         if "sizes" not in state:
             return
         logger, process = self.logger, _this_process(self.logger)
@@ -102,16 +104,26 @@ class EventFiles:
         sizes = state["sizes"]
         self._take_over(state, process)
         files = dict(self._files())
-        for name, path in files.items():
-            if name not in sizes:
-                _set_aside(path)
-            elif path.stat().st_size > sizes[name]:
-                opening.cut(path, sizes[name])
+        self._run.newer = {
+            path: sizes.get(name)
+            for name, path in files.items()
+            if name not in sizes or path.stat().st_size > sizes[name]
+        }
         if missing := [name for name, size in sizes.items() if name not in files or files[name].stat().st_size < size]:
             rank_zero_warn(
                 f"TensorBoard: {Path(logger.log_dir, missing[0])} has fewer events than the checkpoint knows: the "
                 f"others are lost."
             )
+
+    @rank_zero_only
+    def training_begins(self) -> None:
+        """Remove what was written after the checkpoint."""
+        newer, self._run.newer = self._run.newer, {}
+        for path, size in newer.items():
+            if size is None:
+                _set_aside(path)
+            else:
+                opening.cut(path, size)
 
     @property
     def _run(self) -> _Run:

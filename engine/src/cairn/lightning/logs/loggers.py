@@ -25,10 +25,16 @@ def states(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, saved: Mapping[str, Any]) -> None:
-    """Restore what `states` returned."""
+    """Restore what `states` returned. Our loggers change no file before `training_begins` or their next row."""
     for name, logger in _resumable(trainer).items():
         if name in saved:
             logger.load_state_dict(saved[name])
+
+
+def training_begins(trainer: Trainer) -> None:
+    """Remove what was logged after the checkpoint: until now, the start could have been refused."""
+    for logger in _resumable(trainer).values():
+        getattr(logger, "training_begins", lambda: None)()
 
 
 def sync(trainer: Trainer) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn import opening
 from cairn.store import disk, names
@@ -122,6 +123,8 @@ class MetricsFile:
     def cut(self, state: Mapping[str, Any]) -> None:
         """Go back to a `state`: at its position if the rows up to there are unchanged, else after its number of rows.
 
+        A file that is missing is created, and one that has lost rows is continued, with a warning.
+
         Args:
             state: What `state` has returned; without `bytes`, from before it had them.
 
@@ -130,12 +133,19 @@ class MetricsFile:
         """
         disk.remove(self.path.with_name(names.temp_name(self.path.name)))  # a kill may have left it
         columns, last = list(state["columns"]), state.get("last", "").encode()
-        if last and self._ends_with(_line(columns), last, state["bytes"]):
+        if not self.path.is_file():
+            self.create(columns)
+        elif last and self._ends_with(_line(columns), last, state["bytes"]):
             opening.cut(self.path, state["bytes"])
             self.columns, self.num_rows = columns, state["rows"]
             self._num_bytes, self._last = state["bytes"], last
         else:
             self.rearrange(columns, state["rows"])
+        if self.num_rows < state["rows"]:
+            rank_zero_warn(
+                f"{self.path} has only {self.num_rows} of the {state['rows']} rows that the checkpoint knows: the "
+                f"others are lost."
+            )
 
     def _ends_with(self, header: bytes, last: bytes, num_bytes: int) -> bool:
         """Whether the file begins with a header, and has a row right before a position."""

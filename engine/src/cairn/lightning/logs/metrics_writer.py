@@ -30,6 +30,8 @@ class MetricsWriter:
         self._buffer: list[Row] = []
         self._fresh = True
         """The file, if there is one, belongs to an earlier run."""
+        self._position: Mapping[str, Any] | None = None
+        """The state to go back to before anything is written; None: the file is there already."""
         self._warned = False
         self._lock = threading.RLock()
         """Held while rows are added or written, but not while a large file is written again."""
@@ -66,6 +68,7 @@ class MetricsWriter:
             if not self._buffer or self._thread is not None:
                 return
             self._known = self._known.make(self.file.path.parent)
+            self._go_back()
             if not self._fresh and not self.file.path.is_file():
                 log.error(
                     "%s was removed by another program: its first %d rows are lost, and a new file is started.",
@@ -75,7 +78,8 @@ class MetricsWriter:
                 self._fresh = True
             columns = self._needed()
             if self._fresh:
-                self._create(columns)
+                self.file.create(columns)
+                self._fresh = False
             elif columns != self.file.columns and self.file.is_large:
                 self._thread = threading.Thread(target=self._rearrange, args=(columns,), name="metrics-columns")
                 self._thread.start()
@@ -92,6 +96,7 @@ class MetricsWriter:
             OSError: The rows could not be written.
         """
         with self._lock:
+            self._go_back()
             self.flush()
             if not self._buffer:
                 return self.file.state()
@@ -111,33 +116,35 @@ class MetricsWriter:
             with opening.for_reading(self.file.path) as file:
                 os.fsync(file.fileno())
 
-    def cut(self, state: Mapping[str, Any]) -> int:
-        """Go back to a `state`, and return the number of rows that there are."""
+    def cut(self, state: Mapping[str, Any]) -> None:
+        """Go back to a `state` before the next row is written: until then, this start may still be refused."""
         self.wait()
         with self._lock:
-            self._buffer = []
-            if not state["rows"]:
-                return 0
-            if self.file.path.is_file():
-                self.file.cut(state)
-            else:
-                self._create(state["columns"])
-            self._fresh = False
-            return self.file.num_rows
+            self._buffer, self._position = [], state
+
+    def cut_now(self) -> None:
+        """Go back to the state of `cut`. If that fails, log an error once, and try again with the next row."""
+        try:
+            with self._lock:
+                self._go_back()
+        except OSError as error:
+            self._report(error)
 
     def wait(self) -> None:
         """Wait until no thread writes the file again."""
         while (thread := self._thread) is not None:
             thread.join()
 
+    def _go_back(self) -> None:
+        if self._position is not None and self._position["rows"]:
+            self._known = self._known.make(self.file.path.parent)
+            self.file.cut(self._position)
+            self._fresh = False
+        self._position = None
+
     def _needed(self) -> list[str]:
         """Return the columns of the file with those of the rows that wait."""
         return sorted({*self.file.columns, *(name for row in self._buffer for name in row)})
-
-    def _create(self, columns: Sequence[str]) -> None:
-        self._known = self._known.make(self.file.path.parent)
-        self.file.create(columns)
-        self._fresh = False
 
     def _rearrange(self, columns: Sequence[str]) -> None:
         """Body of the thread: write the file again, and then the rows that have come meanwhile."""
