@@ -79,6 +79,7 @@ class Meter:
         self.num_saves, self.num_skipped = 0, 0
         self.total_slowdown_s, self._num_bytes = 0.0, 0
         self._recent = {name: deque[float](maxlen=most) for name, most in _NUM_RECENT.items()}
+        self._batches = self._recent["batches"]
         self._at_risk = WorkAtRisk()
         self._busy_s: float | None = None  # duration of the batches during the newest save; None: no save is open
         self._is_first = True
@@ -108,6 +109,15 @@ class Meter:
             self._busy_s = (self._busy_s or 0.0) + seconds
         if not busy and self._busy_s is not None:
             self._close()  # not at the commit: the batch that runs at that moment is recorded after it
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the next batch is an ordinary one: not the first of this process, nor right after a save."""
+        return not self._is_first and self._busy_s is None
+
+    def record_ordinary(self, seconds: float) -> None:
+        """Record an ordinary batch, as `record_batch` would."""
+        self._batches.append(seconds)
 
     def record_stall(self, stall_s: float, wait_s: float = 0.0) -> None:
         """Record a pause of training for a save; `wait_s` is the part spent waiting for a free buffer."""

@@ -61,6 +61,8 @@ class ProgressFile:
         every_s: Seconds between two writes.
     """
 
+    is_patient = True
+
     def __init__(self, path: Path, every_s: float = _EVERY_S) -> None:
         self.path, self._every_s = path, every_s
         self._known = KnownDirectory.at_or_above(path.parent)

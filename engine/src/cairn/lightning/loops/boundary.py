@@ -33,6 +33,7 @@ private names of Lightning. They are written for Lightning 2.6; `install` refuse
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import zip_longest
@@ -52,6 +53,7 @@ from cairn.jobs.signals import Interruption
 from cairn.lightning import versions
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops import loaders
+from cairn.lightning.loops.samples import num_samples
 from cairn.types import Position, Saved
 
 Place = Literal["batch", "epoch"]
@@ -88,6 +90,10 @@ class Engine(Protocol):
     @property
     def restart(self) -> EpochStart:
         """Called at the start of each epoch."""
+        ...
+
+    def batch_done(self, num_samples: int) -> None:
+        """A batch of this many samples was trained on; its validation, if one is due, is still to come."""
         ...
 
     def at_boundary(self, place: Place, ends: bool) -> None:
@@ -187,10 +193,14 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
     """States of the loaders that are not Cairn's, before a batch was fetched ahead; None: none is fetched ahead."""
     needs_iterators = False
     """Whether this epoch begins with new iterators, although the run is resumed."""
+    num_samples: int | None = None
+    """In the batch that is being trained on."""
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         self._create_iterators(data_fetcher)
         super().on_run_start(data_fetcher)
+        if not _fetches_ahead(data_fetcher):  # spares each batch the question
+            self.before_fetch, data_fetcher._start_profiler = None, super()._on_before_fetch
         done, batches = self.batch_progress.current.ready, data_fetcher.combined_loader._iterator
         if done and isinstance(data_fetcher, _DataLoaderIterDataFetcher) and batches is not None:
             batches._idx = done  # training_step(dataloader_iter) has its batch_idx from there
@@ -202,8 +212,7 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def _on_before_fetch(self) -> None:
         # Where the data has no length, Lightning fetches batch k + 1 before it trains on batch k.
-        fetcher = self.trainer.fit_loop._data_fetcher
-        ahead = isinstance(fetcher, _PrefetchDataFetcher) and fetcher.length is None
+        ahead = _fetches_ahead(self.trainer.fit_loop._data_fetcher)
         self.before_fetch = loaders.states_of_foreign(train_loaders(self.trainer)) if ahead else None
         super()._on_before_fetch()
 
@@ -232,11 +241,24 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         if self.pending:
             self._restart_stage = RestartStage.RESTARTED_ON_LAST
 
+    def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
+        self.num_samples = num_samples(batch)
+        return super()._build_kwargs(kwargs, batch, batch_idx)
+
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        inner = self.trainer.fit_loop.inner
+        if not inner:
+            self._count(data_fetcher)
         super().on_advance_end(data_fetcher)
-        if not self._num_ready_batches_reached() and self._window_closed() and not self.trainer.fit_loop.inner:
+        if not inner and not self._num_ready_batches_reached() and self._window_closed():
             self.boundary_at, self.end_seen = self.batch_progress.current.ready, self._ends_here(last_of_epoch=False)
             self.engine.at_boundary("batch", self.end_seen)
+
+    def _count(self, data_fetcher: _DataFetcher) -> None:
+        found, self.num_samples = self.num_samples, None
+        if found is None:  # training_step(dataloader_iter) has fetched the batch itself; or the loader has yielded None
+            found = num_samples(getattr(data_fetcher, "_batch", None))
+        self.engine.batch_done(found)
 
     def _window_closed(self) -> bool:
         """Whether no gradients of an unfinished window would be lost here."""
@@ -246,13 +268,14 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         return not self.trainer.lightning_module.automatic_optimization or not self._should_accumulate()
 
     def _ends_here(self, last_of_epoch: bool) -> bool:
+        if self.max_steps != -1 and _is_max_limit_reached(self.global_step, self.max_steps):
+            return True
         fit_loop = self.trainer.fit_loop
-        epochs = fit_loop.epoch_progress.current.processed + 1
-        return bool(
-            (self.max_steps != -1 and _is_max_limit_reached(self.global_step, self.max_steps))
-            or (last_of_epoch and _is_max_limit_reached(epochs, fit_loop.max_epochs or -1))
-            or (self.trainer.should_stop and fit_loop._can_stop_early)
-        )
+        if last_of_epoch and _is_max_limit_reached(
+            fit_loop.epoch_progress.current.processed + 1, fit_loop.max_epochs or -1
+        ):
+            return True
+        return bool(self.trainer.should_stop and fit_loop._can_stop_early)
 
 
 class _RequestingFitLoop(_FitLoop):
@@ -491,15 +514,19 @@ def position(trainer: Trainer, place: Place, samples: int) -> Position:
     if place == "epoch":
         repeats = getattr(fit_loop.epoch_loop, "repeats", False)  # the position before has a checkpoint already
         epoch, batch = (epoch, 0) if repeats else (epoch - 1, batch)
-    return Position(epoch, batch, batches.total.completed, _global_step(trainer), samples)
+    return Position(epoch, batch, batches.total.completed, steps(trainer).completed, samples)
 
 
-def _global_step(trainer: Trainer) -> int:
-    """Return `trainer.global_step`, by a shorter way: it is read at every boundary."""
+def steps(trainer: Trainer) -> Any:
+    """Return the counter whose attribute `completed` is `trainer.global_step`, for a shorter way to it."""
     loop, module = trainer.fit_loop.epoch_loop, trainer.lightning_module
     if module.automatic_optimization:
-        return loop.automatic_optimization.optim_progress.optimizer.step.total.completed
-    return loop.manual_optimization.optim_step_progress.total.completed
+        return loop.automatic_optimization.optim_progress.optimizer.step.total
+    return loop.manual_optimization.optim_step_progress.total
+
+
+def _fetches_ahead(fetcher: _DataFetcher | None) -> bool:
+    return isinstance(fetcher, _PrefetchDataFetcher) and fetcher.length is None
 
 
 def train_loaders(trainer: Trainer) -> list[Any]:
