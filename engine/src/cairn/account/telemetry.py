@@ -80,7 +80,7 @@ class Telemetry:
         passed_s = self.clock.end_batch(now)
         self._num_since += count
         for _ in range(count):
-            self.meter.record_ordinary(passed_s / count)
+            self.meter.record_batch(passed_s / count, busy=False, validated=False)
 
     @property
     def is_quiet(self) -> bool:

@@ -150,6 +150,7 @@ class Engine:
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
         if not self.agreement.leads:
             return
+        boundary.prepare_dump()
         num_bytes = size.first_num_bytes(module, trainer.optimizers)
         space.check_space(self.history, num_bytes)
         on_gpu = trainer.strategy.root_device.type == "cuda"
@@ -174,7 +175,7 @@ class Engine:
             saves.finish_copy()
         if self.restart.audit.watches:
             self.restart.at_boundary()
-        if place == "batch" and not ends and self.quiet.covers():
+        if self.quiet.covers(place, ends):
             return
         self.quiet.end()
         self.settings.see_first_batch()
@@ -197,8 +198,8 @@ class Engine:
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest, self.trainer.global_rank)
         telemetry.clock.begin_batch(telemetry.num_open > 0 and saves.busy)
-        if place == "batch" and not verdict.reasons and self._may_be_quiet:
-            self.quiet.begin(moment)
+        if not verdict.reasons and isinstance(self.agreement, Alone) and are_patient(self.watchers):
+            self.quiet.begin(place, moment)
 
     def scored(self, sanity_check: bool) -> None:
         """A validation is over: take its score, or check in the sanity check that there will be one.
@@ -236,11 +237,6 @@ class Engine:
         """Whether the fit has begun a batch. Until then, an error refuses this start, which leaves everything as is."""
         ready = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
         return self._num_ready is not None and ready > self._num_ready
-
-    @property
-    def _may_be_quiet(self) -> bool:
-        """Whether no other rank and no watcher has to hear of each boundary."""
-        return isinstance(self.agreement, Alone) and are_patient(self.watchers)
 
     def _end(self) -> None:
         last = self.quiet.end()

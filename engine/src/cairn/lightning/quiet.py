@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -49,9 +48,9 @@ class Quiet:
         self._passed_at: float | None = None
         """When the last quiet boundary was reached since then."""
 
-    def begin(self, moment: Moment) -> None:
-        """Begin after a boundary inside an epoch at which no save was begun, if the next boundaries can be quiet."""
-        if not self._telemetry.is_quiet or moment.stop is not None:
+    def begin(self, place: boundary.Place, moment: Moment) -> None:
+        """Begin after a boundary at which no save was begun, if the next boundaries can be quiet."""
+        if place != "batch" or not self._telemetry.is_quiet or moment.stop is not None:
             return
         first, limit_s = earliest(self._triggers, moment), self._moments.max_time_s
         until_s = min(first.elapsed_s, moment.elapsed_s + _LONGEST_S)
@@ -64,9 +63,14 @@ class Quiet:
         self._ahead = self._total - moment.position.batch
         self._moment = moment
 
-    def covers(self) -> bool:
-        """Return whether this boundary inside an epoch, which is not the last one, is quiet; count its batches then."""
-        if self._moment is None:
+    def covers(self, place: boundary.Place, ends: bool) -> bool:
+        """Return whether this boundary is quiet; count its batches then.
+
+        Args:
+            place: After a batch, or after an epoch.
+            ends: Whether the run ends here.
+        """
+        if self._moment is None or ends or place != "batch":
             return False
         total, step = self._batches.total.completed, self._steps.completed
         is_event = self._clock.validated or total - self._batches.current.completed != self._ahead
