@@ -123,12 +123,14 @@ def test_boundaries_between_two_saves_are_not_asked(tmp_path, asked):
         (24, 24, 96, ("end",)),
     ]
     assert len(asked) < NUM_BATCHES / 2
-    assert {10, 20, 24} <= set(asked) and not {5, 6, 7, 8, 9, 15, 16, 17, 18, 19} & set(asked)
+    assert {10, 20, 24} <= set(asked)
+    assert not {5, 6, 7, 8, 9, 15, 16, 17, 18, 19} & set(asked)
 
 
 def test_without_triggers_only_the_first_and_last_boundaries_are_asked(tmp_path, asked):
     fit(tmp_path, None, triggers=dict.fromkeys(("interval", "best", "end", "stop")))
-    assert len(asked) <= 4 and asked[-1] == NUM_BATCHES
+    assert len(asked) <= 4
+    assert asked[-1] == NUM_BATCHES
 
 
 @pytest.mark.parametrize("every", ["7st", "0.25ep", "9ba"])
@@ -158,7 +160,8 @@ def test_a_patient_watcher_learns_of_the_last_boundary_before_an_error(tmp_path,
     watcher = Patient()
     with pytest.raises(RuntimeError):
         fit(tmp_path, 1000, watchers=[watcher], callbacks=[FailsIn(17)])
-    assert watcher.seen[-1] == 17 and watcher.num_ended == 1
+    assert watcher.seen[-1] == 17
+    assert watcher.num_ended == 1
     assert len(watcher.seen) < 10
 
 
