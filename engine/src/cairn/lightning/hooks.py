@@ -26,7 +26,7 @@ from cairn.lightning.restart import Restart
 from cairn.lightning.saved import as_built, resized, unsaved
 from cairn.lightning.settings import stopped_early
 from cairn.lightning.stopping import ByFunction, BySignals, Stopping
-from cairn.lightning.watchers import Watcher
+from cairn.lightning.watchers import Watcher, follow
 from cairn.store import space
 from cairn.store.beginning import Beginning
 from cairn.store.listener import Listener, Listeners
@@ -95,6 +95,7 @@ class EngineHooks(Checkpoint):
             as_built.forget(pl_module)
             listeners, stop = Listeners(self.listeners), self._stopping.reason
             self._engine = Engine(self.policy, trainer, stop, listeners, self.watchers)
+        follow(self.watchers, self._engine.quiet.latest)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
         self._engine.accumulation = trainer.accumulate_grad_batches

@@ -87,11 +87,17 @@ class Quiet:
         self._total, self._passed_at = total, now
         return True
 
-    def end(self) -> Moment | None:
-        """End it; return the last quiet boundary if there was one."""
-        moment, at, self._moment, self._passed_at = self._moment, self._passed_at, None, None
+    def latest(self) -> Moment | None:
+        """Return the last quiet boundary, if one was reached since the last other one. May be called in any thread."""
+        moment, at = self._moment, self._passed_at
         if moment is None or at is None:
             return None
         elapsed_s = self._clock.elapsed_s_at(at)
         since_save_s = moment.since_save_s + elapsed_s - moment.elapsed_s
         return replace(moment, position=self._moments.previous, elapsed_s=elapsed_s, since_save_s=since_save_s)
+
+    def end(self) -> Moment | None:
+        """End it; return what `latest` does."""
+        found = self.latest() if self._passed_at is not None else None
+        self._moment = self._passed_at = None
+        return found

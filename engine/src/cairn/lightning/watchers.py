@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from cairn.types import Moment
 
@@ -12,7 +12,8 @@ class Watcher(Protocol):
     """Learns how far a run is.
 
     One with an attribute `is_patient` that is true may learn of boundaries late, and not of each of them: of one in a
-    tenth of a second, and of the last one before the fit ends.
+    tenth of a second, and of the last one before the fit ends. Its attribute `latest`, which `follow` sets, returns a
+    boundary that it has not learned of yet, or None; any thread may call it.
     """
 
     def at_boundary(self, moment: Moment) -> None:
@@ -22,6 +23,13 @@ class Watcher(Protocol):
     def fit_ended(self) -> None:
         """No more boundaries will come in this fit."""
         ...
+
+
+def follow(watchers: Sequence[Any], latest: Callable[[], Moment | None]) -> None:
+    """Let patient watchers ask for the latest boundary: the training may hang before they learn of it."""
+    for watcher in watchers:
+        if getattr(watcher, "is_patient", False):
+            watcher.latest = latest
 
 
 def are_patient(watchers: Sequence[Watcher]) -> bool:
