@@ -182,3 +182,14 @@ def test_the_last_boundary_is_known_exactly_while_boundaries_are_quiet(tmp_path,
     assert [(item.batch, item.total_batches, item.step, item.samples) for item in found] == [
         (done, done, done, done * BATCH_SIZE) for done in range(NUM_BATCHES)
     ]
+
+
+def test_a_patient_watcher_can_ask_for_the_latest_boundary_inside_a_batch(tmp_path, asked):
+    class Asks(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            later = watcher.latest()
+            found.append(watcher.seen[-1:] if later is None else [later.position.total_batches])
+
+    watcher, found = Patient(), []
+    fit(tmp_path, 1000, watchers=[watcher], callbacks=[Asks()])
+    assert found == [[], *([done] for done in range(1, NUM_BATCHES))]
