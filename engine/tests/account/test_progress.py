@@ -68,3 +68,11 @@ def test_other_content_is_not_progress(tmp_path, text):
     assert progress.read(path) is None
     path.write_text(text)
     assert progress.read(path) is None
+
+
+def test_a_boundary_that_is_only_asked_for_is_written(tmp_path):
+    file = ProgressFile(tmp_path / "progress.json", every_s=0.001)
+    file.latest = lambda: boundary(7)
+    file.at_boundary(boundary(1))
+    file.fit_ended()
+    assert progress.read(tmp_path / "progress.json").total_batches == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 
@@ -44,6 +45,18 @@ class Clock:
         """Start a batch; the time since the end of the previous one is not part of any batch."""
         self.busy, self.validated = busy, False
         self._batch_began = time.monotonic()
+
+    def reaches(self, elapsed_s: float) -> float:
+        """Return when the training time of the run reaches `elapsed_s`, as a value of `time.monotonic()`."""
+        return math.inf if self._started is None else self._started + (elapsed_s - self._before_s)
+
+    def end_batch(self, now: float) -> float:
+        """End the current batch at `now`, a value of `time.monotonic()`, and start the next one; return its duration.
+
+        No save is being written, and no validation has run.
+        """
+        passed_s, self._batch_began = now - self._batch_began, now
+        return passed_s
 
     def exclude(self, seconds: float) -> None:
         """Exclude time from the current batch that is already counted as part of a save."""

@@ -18,6 +18,7 @@ from cairn.types import SaveCost, Saved
 _FEWEST = 3
 _NUM_RECENT = {"batches": 128, "ratios": 128, "busies": 5, "stalls": 5, "writes": 5}
 """Number of samples that are kept of each kind; the names are keys of the state in a checkpoint."""
+_TOTALS = ("total_stall_s", "total_wait_s", "total_slowdown_s", "num_saves", "num_skipped")
 _NUM_BLOCKS = 8
 _SHORTEST_S = 1e-9  # a clock may be too coarse for a batch
 # Pessimistic estimate for the first save: a first interval that is too long costs less than one that is too short.
@@ -109,6 +110,11 @@ class Meter:
         if not busy and self._busy_s is not None:
             self._close()  # not at the commit: the batch that runs at that moment is recorded after it
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the next batch is an ordinary one: not the first of this process, nor right after a save."""
+        return not self._is_first and self._busy_s is None
+
     def record_stall(self, stall_s: float, wait_s: float = 0.0) -> None:
         """Record a pause of training for a save; `wait_s` is the part spent waiting for a free buffer."""
         self._close()
@@ -166,11 +172,7 @@ class Meter:
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint: numbers and lists of numbers."""
         return {
-            "total_stall_s": self.total_stall_s,
-            "total_wait_s": self.total_wait_s,
-            "total_slowdown_s": self.total_slowdown_s,
-            "num_saves": self.num_saves,
-            "num_skipped": self.num_skipped,
+            **{name: getattr(self, name) for name in _TOTALS},
             "num_bytes": self._num_bytes,
             **self._at_risk.state_dict(),
             **{name: list(samples) for name, samples in self._recent.items()},
@@ -178,9 +180,9 @@ class Meter:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`."""
-        self.total_stall_s, self.total_wait_s = state["total_stall_s"], state["total_wait_s"]
-        self.total_slowdown_s, self._num_bytes = state["total_slowdown_s"], state["num_bytes"]
-        self.num_saves, self.num_skipped = state["num_saves"], state["num_skipped"]
+        for name in _TOTALS:
+            setattr(self, name, state[name])
+        self._num_bytes = state["num_bytes"]
         self._at_risk.load_state_dict(state)
         for name, samples in self._recent.items():
             samples.clear()

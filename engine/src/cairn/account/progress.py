@@ -13,6 +13,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,9 +62,13 @@ class ProgressFile:
         every_s: Seconds between two writes.
     """
 
+    is_patient = True
+
     def __init__(self, path: Path, every_s: float = _EVERY_S) -> None:
         self.path, self._every_s = path, every_s
         self._known = KnownDirectory.at_or_above(path.parent)
+        self.latest: Callable[[], Moment | None] = lambda: None
+        """Returns a boundary after the newest one that was noted; None: there is none."""
         self._newest: tuple[Moment, float] | None = None
         self._written: tuple[Moment, float] | None = None
         self._thread: threading.Thread | None = None
@@ -98,8 +103,9 @@ class ProgressFile:
 
     def _write(self, handle: int) -> int:
         """Write the newest boundary, if it is not written yet; returns the open file, or -1."""
-        newest = self._newest
-        if newest is None or newest is self._written:
+        later = self.latest()
+        newest = self._newest if later is None else (later, time.time())
+        if newest is None or (self._written is not None and newest[0].position == self._written[0].position):
             return handle
         text = json.dumps(asdict(Progress.of(*newest))).ljust(_LENGTH - 1) + "\n"
         with suppress(OSError):  # a full disk may have room later

@@ -72,6 +72,21 @@ class Telemetry:
         for _ in range(count):
             self.meter.record_batch(passed_s / count, clock.busy, clock.validated)
 
+    def pass_batches(self, count: int, now: float) -> None:
+        """Record ordinary batches, of which the last has ended at `now`, and start the next one.
+
+        It does what `record_batches` and `Clock.begin_batch` do while `is_quiet`, in a fraction of the time.
+        """
+        passed_s = self.clock.end_batch(now)
+        self._num_since += count
+        for _ in range(count):
+            self.meter.record_batch(passed_s / count, busy=False, validated=False)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no save is being written, nor has just been."""
+        return not self.num_open and not self.clock.busy and self.meter.is_settled
+
     def save_begun(self, at_s: float) -> None:
         """Record the start of a save at the training time `at_s`."""
         self.last_save_s = at_s

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -114,7 +114,7 @@ def capture(
     contents[unsaved.KEY] = {
         "format": unsaved.FORMAT,
         "place": place,
-        "position": asdict(position),
+        "position": dict(vars(position)),
         "run": origin.run,
         "config": dict(origin.config),
         "should_stop": trainer.should_stop,

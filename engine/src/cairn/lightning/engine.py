@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -23,12 +23,14 @@ from cairn.lightning.loops.boundary import Stopped
 from cairn.lightning.loops.finders import Finders
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
+from cairn.lightning.quiet import Quiet
 from cairn.lightning.restart import Restart
 from cairn.lightning.saved import pruning, unsaved
 from cairn.lightning.saved.growth import Growth
 from cairn.lightning.saves import Saves
 from cairn.lightning.scores import Scores
 from cairn.lightning.settings.kept import Settings
+from cairn.lightning.watchers import Watcher, are_patient
 from cairn.store import space
 from cairn.store.history import History
 from cairn.store.listener import Listeners
@@ -37,18 +39,6 @@ from cairn.types import Moment, Position
 from cairn.writing import size
 
 log = logging.getLogger(__name__)
-
-
-class Watcher(Protocol):
-    """Learns how far a run is."""
-
-    def at_boundary(self, moment: Moment) -> None:
-        """A boundary is reached; called on rank 0, and must take less than a microsecond."""
-        ...
-
-    def fit_ended(self) -> None:
-        """No more boundaries will come in this fit."""
-        ...
 
 
 class Engine:
@@ -77,6 +67,7 @@ class Engine:
         self.saves = Saves(policy.writing, self.history, self.telemetry, listeners)
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
+        self.quiet = Quiet(trainer, self.moments, self.telemetry, list(policy.triggers.values()))
         self.origin = Origin("")
         self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
         self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"), self.agreement)
@@ -157,6 +148,7 @@ class Engine:
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
         if not self.agreement.leads:
             return
+        boundary.prepare_dump()
         num_bytes = size.first_num_bytes(module, trainer.optimizers)
         space.check_space(self.history, num_bytes)
         expected, on_gpu = max(num_bytes, self._last_num_bytes), trainer.strategy.root_device.type == "cuda"
@@ -182,6 +174,9 @@ class Engine:
             saves.finish_copy()
         if self.restart.audit.watches:
             self.restart.at_boundary()
+        if self.quiet.covers(place, ends):
+            return
+        self.quiet.end()
         self.settings.see_first_batch()
         is_open = telemetry.num_open > 0
         moment = moments.now(place, ends, is_open and saves.busy)
@@ -202,6 +197,8 @@ class Engine:
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest, self.trainer.global_rank)
         telemetry.clock.begin_batch(telemetry.num_open > 0 and saves.busy)
+        if not verdict.reasons and isinstance(self.agreement, Alone) and are_patient(self.watchers):
+            self.quiet.begin(place, moment)
 
     def scored(self, sanity_check: bool) -> None:
         """A validation is over: take its score, or check in the sanity check that there will be one.
@@ -242,8 +239,11 @@ class Engine:
         return self._num_ready is not None and ready > self._num_ready
 
     def _end(self) -> None:
+        last = self.quiet.end()
         self.telemetry.clock.stop()
         for watcher in self.watchers:
+            if last is not None:
+                watcher.at_boundary(last)
             watcher.fit_ended()
 
     def _reserve(self, wait: bool) -> bool:

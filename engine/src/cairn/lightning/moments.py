@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -42,13 +41,32 @@ class Moments:
         """The monitored metric, if a validation since the last boundary has logged it."""
         self.num_samples = 0
         """Samples seen over the whole run, on all ranks."""
-        self.previous = Position(0, 0)
-        """The last boundary; it is replaced when a boundary is done with, and `score` is None then."""
+        self.found_stop: str | None = None
+        """Why the run must stop, if `stop` was asked already at this boundary."""
+        self._last = (Position(0, 0), 0, 0, 0)
+        """A boundary, and how far the run has come in its epoch since: batches and steps of the run, and samples. One
+        object, because a watchdog reads it in another thread."""
         self._num_ranks = trainer.world_size
 
-    def count(self, batch: Any) -> None:
+    @property
+    def previous(self) -> Position:
+        """The last boundary; it is replaced when a boundary is done with, and `score` is None then."""
+        before, total, step, samples = self._last
+        if total == before.total_batches:
+            return before
+        return Position(before.epoch, before.batch + total - before.total_batches, total, step, samples)
+
+    @previous.setter
+    def previous(self, position: Position) -> None:
+        self._last = (position, position.total_batches, position.step, position.samples)
+
+    def passes(self, total_batches: int, step: int) -> None:
+        """Note a boundary at which nothing happens, in the same epoch as the last one."""
+        self._last = (self._last[0], total_batches, step, self.num_samples)
+
+    def count(self, num_samples: int) -> None:
         """Count the samples of a batch, as many on each rank."""
-        self.num_samples += (_num_samples(batch) or 1) * self._num_ranks
+        self.num_samples += num_samples * self._num_ranks
 
     def now(self, place: boundary.Place, ends: bool, busy: bool) -> Moment:
         """The moment at a boundary.
@@ -59,6 +77,7 @@ class Moments:
             busy: A save is being written.
         """
         elapsed, cost = self.telemetry.clock.elapsed_s, self.telemetry.cost()
+        stop, self.found_stop = self.found_stop or self.stop(cost.until_committed_s if cost else 0.0), None
         over = self.max_time_s is not None and elapsed >= self.max_time_s
         num_batches = self.trainer.num_training_batches
         return Moment(
@@ -69,7 +88,7 @@ class Moments:
             since_save_s=elapsed - self.telemetry.last_save_s,
             score=self.score,
             ends=ends,
-            stop=self.stop(cost.until_committed_s if cost else 0.0) or (TIME_LIMIT if over else None),
+            stop=stop or (TIME_LIMIT if over else None),
             mode=self.mode,
             cost=cost,
             busy=busy,
@@ -91,16 +110,6 @@ class Moments:
             overhead=self.telemetry.meter.overhead(moment.elapsed_s),
             skipped=self.telemetry.meter.num_skipped,
         )
-
-
-def _num_samples(batch: Any) -> int | None:
-    """The length of the first tensor in a batch, 1 if that is a scalar; None for a batch without any."""
-    if isinstance(batch, torch.Tensor):
-        return batch.shape[0] if batch.ndim else 1
-    if type(batch) in (list, tuple) and batch and isinstance(first := batch[0], torch.Tensor):  # by far the usual case
-        return first.shape[0] if first.ndim else 1
-    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((found for item in items if (found := _num_samples(item)) is not None), None)
 
 
 def _finite(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:

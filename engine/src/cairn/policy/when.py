@@ -144,6 +144,11 @@ class Auto:
         self._last, self._num_busy = now, 0
         return True
 
+    @property
+    def earliest_batch(self) -> int | None:
+        """Batches of the run at the earliest next save by the present choice; None: that is not known yet."""
+        return None if self.choice is None or self._last is None else self._last + self.choice.interval_batches
+
     def _is_over(self, num_batches: int) -> bool:
         """True if the interval ends `num_batches` after the last save."""
         if self.choice is None:
@@ -186,15 +191,15 @@ class Every:
 
     def __init__(self, interval: int | str, max_overhead: float = 0.01, mtbf: Duration | None = None) -> None:
         self.interval = interval
-        self._trigger = parse_interval(interval, max_overhead, mtbf)
+        self.trigger = parse_interval(interval, max_overhead, mtbf)
 
     @property
     def choice(self) -> auto.Choice | None:
         """The interval that 'auto' uses now; None before it has one, and for other intervals."""
-        return self._trigger.choice if isinstance(self._trigger, Auto) else None
+        return self.trigger.choice if isinstance(self.trigger, Auto) else None
 
     def due(self, moment: Moment, saved: Sequence[Draft]) -> bool:
-        return self._trigger.due(moment, saved)
+        return self.trigger.due(moment, saved)
 
 
 class BestValidation:
@@ -272,7 +277,7 @@ def reasons(triggers: Mapping[str, Trigger], moment: Moment, saved: Sequence[Dra
 
 def tuning(triggers: Mapping[str, Trigger]) -> dict[str, Trigger]:
     """The triggers that may choose an interval by themselves."""
-    fixed = {name for name, item in triggers.items() if type(item) is Every and not isinstance(item._trigger, Auto)}
+    fixed = {name for name, item in triggers.items() if type(item) is Every and not isinstance(item.trigger, Auto)}
     return {name: item for name, item in triggers.items() if hasattr(item, "choice") and name not in fixed}
 
 

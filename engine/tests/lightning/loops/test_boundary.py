@@ -19,6 +19,9 @@ class Recorder:
     def __init__(self):
         self.trainer, self.happened, self.boundaries, self.restored = None, [], [], 0
 
+    def batch_done(self, num_samples):
+        self.num_samples = num_samples
+
     def at_boundary(self, place, ends):
         self.boundaries.append((boundary.position(self.trainer, place, 0), place, ends))
         self.happened.append("boundary")

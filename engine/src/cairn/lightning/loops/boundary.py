@@ -33,6 +33,8 @@ private names of Lightning. They are written for Lightning 2.6; `install` refuse
 from __future__ import annotations
 
 import copy
+import importlib.util
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import zip_longest
@@ -42,6 +44,8 @@ import lightning
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher, _PrefetchDataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.loops.progress import _BaseProgress
 from lightning.pytorch.loops.training_epoch_loop import RestartStage, _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -52,6 +56,7 @@ from cairn.jobs.signals import Interruption
 from cairn.lightning import versions
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops import loaders
+from cairn.lightning.loops.samples import num_samples
 from cairn.types import Position, Saved
 
 Place = Literal["batch", "epoch"]
@@ -88,6 +93,10 @@ class Engine(Protocol):
     @property
     def restart(self) -> EpochStart:
         """Called at the start of each epoch."""
+        ...
+
+    def batch_done(self, num_samples: int) -> None:
+        """A batch of this many samples was trained on; its validation, if one is due, is still to come."""
         ...
 
     def at_boundary(self, place: Place, ends: bool) -> None:
@@ -187,10 +196,14 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
     """States of the loaders that are not Cairn's, before a batch was fetched ahead; None: none is fetched ahead."""
     needs_iterators = False
     """Whether this epoch begins with new iterators, although the run is resumed."""
+    num_samples: int | None = None
+    """In the batch that is being trained on."""
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         self._create_iterators(data_fetcher)
         super().on_run_start(data_fetcher)
+        if not _fetches_ahead(data_fetcher):  # spares each batch the question
+            self.before_fetch, data_fetcher._start_profiler = None, super()._on_before_fetch
         done, batches = self.batch_progress.current.ready, data_fetcher.combined_loader._iterator
         if done and isinstance(data_fetcher, _DataLoaderIterDataFetcher) and batches is not None:
             batches._idx = done  # training_step(dataloader_iter) has its batch_idx from there
@@ -202,8 +215,7 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def _on_before_fetch(self) -> None:
         # Where the data has no length, Lightning fetches batch k + 1 before it trains on batch k.
-        fetcher = self.trainer.fit_loop._data_fetcher
-        ahead = isinstance(fetcher, _PrefetchDataFetcher) and fetcher.length is None
+        ahead = _fetches_ahead(self.trainer.fit_loop._data_fetcher)
         self.before_fetch = loaders.states_of_foreign(train_loaders(self.trainer)) if ahead else None
         super()._on_before_fetch()
 
@@ -232,16 +244,29 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         if self.pending:
             self._restart_stage = RestartStage.RESTARTED_ON_LAST
 
+    def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
+        self.num_samples = num_samples(batch)
+        return super()._build_kwargs(kwargs, batch, batch_idx)
+
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        trainer = self.trainer
+        if trainer.fit_loop.inner:
+            super().on_advance_end(data_fetcher)
+            return
+        found, self.num_samples = self.num_samples, None
+        if found is None:  # training_step(dataloader_iter) has fetched the batch itself; or the loader has yielded None
+            found = num_samples(getattr(data_fetcher, "_batch", None))
+        self.engine.batch_done(found)
         super().on_advance_end(data_fetcher)
-        if not self._num_ready_batches_reached() and self._window_closed() and not self.trainer.fit_loop.inner:
-            self.boundary_at, self.end_seen = self.batch_progress.current.ready, self._ends_here(last_of_epoch=False)
+        # What follows is run for each batch: calls are spared where one comparison answers.
+        if (trainer.accumulate_grad_batches == 1 or self._window_closed()) and not self._num_ready_batches_reached():
+            self.boundary_at = self.batch_progress.current.ready
+            may_end = self.max_steps != -1 or trainer.should_stop
+            self.end_seen = may_end and self._ends_here(last_of_epoch=False)
             self.engine.at_boundary("batch", self.end_seen)
 
     def _window_closed(self) -> bool:
-        """Whether no gradients of an unfinished window would be lost here."""
-        if self.trainer.accumulate_grad_batches == 1:
-            return True
+        """Whether no gradients of an unfinished window would be lost here, with accumulation."""
         # With manual optimization only the module knows its windows; there the gradients are saved, too.
         return not self.trainer.lightning_module.automatic_optimization or not self._should_accumulate()
 
@@ -378,11 +403,12 @@ class BoundaryFitLoop(_RequestingFitLoop):
                 self.engine.ended()  # here, because `on_exception` of another callback may raise, and ours comes last
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        state_dict: dict[str, Any] = super().on_save_checkpoint()
-        if "combined_loader" in state_dict:
-            before_fetch = self._epoch_loop.before_fetch
-            state_dict["combined_loader"] = loaders.states(train_loaders(self.trainer), before_fetch)
-        return state_dict
+        # Not Lightning's own method: it asks each loader for its state, too, and here another one may count.
+        found = loaders.states(train_loaders(self.trainer), self._epoch_loop.before_fetch)
+        return {"combined_loader": found} if found else {}
+
+    def state_dict(self, destination: dict[str, Any] | None = None, prefix: str = "") -> dict[str, Any]:
+        return _state_of(self, {} if destination is None else destination, prefix)
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
@@ -491,15 +517,19 @@ def position(trainer: Trainer, place: Place, samples: int) -> Position:
     if place == "epoch":
         repeats = getattr(fit_loop.epoch_loop, "repeats", False)  # the position before has a checkpoint already
         epoch, batch = (epoch, 0) if repeats else (epoch - 1, batch)
-    return Position(epoch, batch, batches.total.completed, _global_step(trainer), samples)
+    return Position(epoch, batch, batches.total.completed, steps(trainer).completed, samples)
 
 
-def _global_step(trainer: Trainer) -> int:
-    """Return `trainer.global_step`, by a shorter way: it is read at every boundary."""
+def steps(trainer: Trainer) -> Any:
+    """Return the counter whose attribute `completed` is `trainer.global_step`, for a shorter way to it."""
     loop, module = trainer.fit_loop.epoch_loop, trainer.lightning_module
     if module.automatic_optimization:
-        return loop.automatic_optimization.optim_progress.optimizer.step.total.completed
-    return loop.manual_optimization.optim_step_progress.total.completed
+        return loop.automatic_optimization.optim_progress.optimizer.step.total
+    return loop.manual_optimization.optim_step_progress.total
+
+
+def _fetches_ahead(fetcher: _DataFetcher | None) -> bool:
+    return isinstance(fetcher, _PrefetchDataFetcher) and fetcher.length is None
 
 
 def train_loaders(trainer: Trainer) -> list[Any]:
@@ -518,6 +548,34 @@ def val_loaders(trainer: Trainer) -> list[Any]:
     """Return the loaders that validation uses; they are known once a validation has begun."""
     combined = trainer.fit_loop.epoch_loop.val_loop._combined_loader
     return list(combined.flattened) if combined is not None else []
+
+
+def _state_of(loop: Any, found: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the state of a loop and those in it, as Lightning's own method does, which copies each number deeply."""
+    found[f"{prefix}state_dict"] = loop.on_save_checkpoint()
+    for name, value in vars(loop).items():
+        if isinstance(value, _BaseProgress):
+            found[prefix + name] = _counts(value)
+        elif isinstance(value, _Loop):
+            own = type(value).state_dict is not _Loop.state_dict
+            value.state_dict(found, f"{prefix}{name}.") if own else _state_of(value, found, f"{prefix}{name}.")
+    return found
+
+
+def _counts(progress: Any) -> dict[str, Any]:
+    if type(progress).state_dict is not _BaseProgress.state_dict:
+        return dict(progress.state_dict())
+    values = {name: getattr(progress, name) for name in progress.__dataclass_fields__}
+    return {
+        name: _counts(value) if isinstance(value, _BaseProgress) else copy.deepcopy(value)
+        for name, value in values.items()
+    }
+
+
+def prepare_dump() -> None:
+    """Import what Lightning imports in its first `dump_checkpoint`: a first save would take 30 ms more."""
+    if importlib.util.find_spec("omegaconf") is not None:
+        importlib.import_module("omegaconf")
 
 
 def dump(trainer: Trainer, place: Place) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -32,7 +33,7 @@ def rng_state() -> dict[str, Any]:
             int(has_gauss),
             float(cached),
         ],
-        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+        "python": [version, torch.frombuffer(array("q", words), dtype=torch.int64), gauss],
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()

@@ -1,0 +1,37 @@
+"""Watchers: objects that learn how far a run is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from cairn.types import Moment
+
+
+class Watcher(Protocol):
+    """Learns how far a run is.
+
+    One with an attribute `is_patient` that is true may learn of boundaries late, and not of each of them: of one in a
+    tenth of a second, and of the last one before the fit ends. Its attribute `latest`, which `follow` sets, returns a
+    boundary that it has not learned of yet, or None; any thread may call it.
+    """
+
+    def at_boundary(self, moment: Moment) -> None:
+        """A boundary is reached; called on rank 0, and must take less than a microsecond."""
+        ...
+
+    def fit_ended(self) -> None:
+        """No more boundaries will come in this fit."""
+        ...
+
+
+def follow(watchers: Sequence[Any], latest: Callable[[], Moment | None]) -> None:
+    """Let patient watchers ask for the latest boundary: the training may hang before they learn of it."""
+    for watcher in watchers:
+        if getattr(watcher, "is_patient", False):
+            watcher.latest = latest
+
+
+def are_patient(watchers: Sequence[Watcher]) -> bool:
+    """Return whether all of them may learn of boundaries late."""
+    return all(getattr(watcher, "is_patient", False) for watcher in watchers)
