@@ -87,6 +87,10 @@ class PendingSave:
         except Exception as error:
             self._given.append(error)
 
+    @property
+    def is_alive(self):
+        return self._thread.is_alive()
+
     def result(self):
         self._thread.join(GENEROUS_S)
         (given,) = self._given
@@ -96,34 +100,68 @@ class PendingSave:
 
 
 class InTheMiddle:
-    """Stops a writer in the middle of a file of `SIZE` bytes: it writes to a pipe that is not read."""
+    """Stops a writer in the middle of a file.
 
-    SIZE = 100_000
+    Nothing holds it there: it is caught while the file grows. If it was faster, the folder is emptied for another try.
+    """
+
+    SIZE = 10_000_000
 
     def __init__(self, folder):
-        self._path = folder / TEMP
-        self._handles = []
-        self.again()
+        self._folder, self._last = folder, None
 
-    def again(self):
-        """The next one will stand there as well."""
-        os.mkfifo(self._path)
+    def save(self, writer, pool, plan, times=1):
+        """Return a save whose writer was stopped in the middle of its file; the ones before it were killed there.
 
-    def wait(self):
-        """Returns when it has opened the file; the next one finds a place for a real file."""
-        self._handles.append(os.open(self._path, os.O_RDONLY))
-        self._path.unlink()
+        Args:
+            writer: A `WriterProcess`.
+            pool: Its buffers.
+            plan: What to write.
+            times: How many writers to stop.
+        """
+        while True:
+            save = PendingSave(writer, plan, staged(pool, size=self.SIZE))
+            for number in range(times):
+                if number > 0:
+                    os.kill(writer.pid, signal.SIGKILL)
+                if not self._stop(writer, save):
+                    break
+            else:
+                return save
+            save.result()
+            for path in self._folder.iterdir():
+                path.unlink()
 
-    def close(self):
-        while self._handles:
-            os.close(self._handles.pop())
+    def _stop(self, writer, save):
+        while save.is_alive:
+            if (found := self._state()) in (None, self._last) or (pid := writer.pid) is None:
+                continue
+            os.kill(pid, signal.SIGSTOP)
+            while not _is_stopped(pid):
+                os.sched_yield()
+            if (now := self._state()) is not None and now[0] == found[0]:
+                self._last = now
+                return True
+            os.kill(pid, signal.SIGCONT)
+            return False
+        return False
+
+    def _state(self):
+        """Identity of the temporary file, which changes as long as it grows; None: there is none."""
+        try:
+            found = os.stat(self._folder / TEMP)
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_ctime_ns
+
+
+def _is_stopped(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @pytest.fixture
 def middle(folder):
-    middle = InTheMiddle(folder)
-    yield middle
-    middle.close()
+    return InTheMiddle(folder)
 
 
 def ended(pid):
@@ -188,11 +226,8 @@ def test_an_error_of_the_disk_is_one_sentence(folder, pool, separate, kind):
     own = separate if kind == "separate" else InlineWriter()
     with pytest.raises(SaveError) as error:
         own.write(plan_of(folder), staged(pool))
-    assert str(error.value) == (
-        f"The checkpoint {folder / FIRST} could not be written: {folder} is gone and cannot be made again "
-        f"(No such file or directory; was it deleted, or its disk unmounted?)."
-    )
-    folder.parent.mkdir()
+    assert str(error.value) == (f"The checkpoint {folder / FIRST} could not be written: No such file or directory.")
+    folder.mkdir(parents=True)
     assert own.write(plan_of(folder), staged(pool)).saved.name == FIRST
 
 
@@ -240,8 +275,7 @@ def test_a_writer_that_is_killed_between_two_saves_is_replaced(folder, pool, sep
 
 def test_a_writer_that_is_killed_during_a_save_is_replaced_and_repeats_it(folder, pool, separate, middle, caplog):
     separate.start()
-    asked = PendingSave(separate, plan_of(folder, links={names.LAST: FIRST}), staged(pool, size=middle.SIZE))
-    middle.wait()
+    asked = middle.save(separate, pool, plan_of(folder, links={names.LAST: FIRST}))
     os.kill(separate.pid, signal.SIGKILL)
     result = asked.result()
     assert verify(folder / names.LAST, result.saved) is None
@@ -262,8 +296,7 @@ def test_the_death_of_a_writer_is_noticed_although_another_process_holds_its_end
 
     monkeypatch.setattr(writer, "Pipe", shared_pipe)
     separate.start()
-    asked = PendingSave(separate, plan_of(folder), staged(pool, size=middle.SIZE))
-    middle.wait()
+    asked = middle.save(separate, pool, plan_of(folder))
     os.kill(separate.pid, signal.SIGKILL)
     assert verify(folder / FIRST, asked.result().saved) is None
     for handle in kept:
@@ -272,11 +305,7 @@ def test_the_death_of_a_writer_is_noticed_although_another_process_holds_its_end
 
 def test_a_save_whose_writer_is_killed_twice_fails_and_the_next_one_works(folder, pool, separate, middle):
     separate.start()
-    asked = PendingSave(separate, plan_of(folder), staged(pool, size=middle.SIZE))
-    middle.wait()
-    middle.again()
-    os.kill(separate.pid, signal.SIGKILL)
-    middle.wait()
+    asked = middle.save(separate, pool, plan_of(folder), times=2)
     os.kill(separate.pid, signal.SIGTERM)  # ignored
     os.kill(separate.pid, signal.SIGKILL)
     with pytest.raises(SaveError) as error:

@@ -119,7 +119,7 @@ def checkpoint(group: CheckpointSettings) -> CheckpointSettings:
 
 
 def _short(trigger: Trigger) -> Trigger:
-    inner = getattr(trigger, "_trigger", trigger) if isinstance(trigger, Every) else trigger
+    inner = trigger.trigger if isinstance(trigger, Every) else trigger
     if isinstance(inner, EveryNSeconds | Auto):
         return EveryNBatches(_INTERVAL)
     if isinstance(inner, EveryNBatches):
