@@ -90,6 +90,15 @@ class Finders:
         return [item for item in self.trainer.callbacks if isinstance(item, Finder)]
 
 
+def tuned(callback: Any) -> set[str]:
+    """Return the names under which a finder sets what it has found, also as hyperparameters; none for other objects."""
+    if isinstance(callback, BatchSizeFinder):
+        return {callback._batch_arg_name}
+    if isinstance(callback, LearningRateFinder):
+        return {callback._attr_name} if callback._attr_name else {"lr", "learning_rate"}
+    return set()
+
+
 class _Watched:
     """The method of a finder that trains, called by way of `Finders.search`. A copy of the finder has a plain one."""
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from cairn.lightning.loops import finders
 from cairn.lightning.reading import code, iterators, owners, parts
 from cairn.lightning.reading.fingerprint import EMPTY as EMPTY
 from cairn.lightning.reading.fingerprint import OPAQUE, Budget, plain
@@ -88,10 +89,13 @@ def _named(found: Collection[owners.Owner]) -> Iterator[tuple[str, Any, bool]]:
     """Yield name and value of each attribute, and whether generators in it are seeded by the loader."""
     packages = packages_of(found)
     functions: dict[str, list[FunctionType]] = {"training": [], "callback": []}
+    tuned = set[str]().union(*(finders.tuned(owner.item) for owner in found))  # a resume sets them again
     for owner in found:
         yield f"{owner.label}.{_OWNER}", True, False
         is_seeded = owner.is_ours and owner.role in ("dataset", "collate", "sampler")
         values = list(owners.attributes(owner, packages))
+        if tuned:
+            values = [(name, _without(value, tuned) if name == parts.HPARAMS else value) for name, value in values]
         where = functions["callback" if owner.role == "callback" else "training"]
         for kind in dict.fromkeys(type(value) for value in (owner.item, *(value for _, value in values))):
             where += () if code.is_library(kind) else code.own_functions(kind, packages)
@@ -99,6 +103,10 @@ def _named(found: Collection[owners.Owner]) -> Iterator[tuple[str, Any, bool]]:
             where += code.chain(value) if issubclass(type(value), parts.CALLABLES) else ()
         yield from ((f"{owner.label}.{name}", value, is_seeded) for name, value in values)
     yield from ((name, value, False) for name, value in _globals(functions, packages))
+
+
+def _without(hyperparameters: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in hyperparameters.items() if name not in names}
 
 
 def _globals(functions: Mapping[str, Iterable[FunctionType]], packages: frozenset[str]) -> Iterator[tuple[str, Any]]:
