@@ -180,12 +180,13 @@ def why_unwritable(directory: Path, num_bytes: int = _PROBE_BYTES) -> str:
     probe = directory / names.PROBE
     try:
         make_directory(directory)
+        handle = opening.make_new(probe)
         try:
-            with opening.new_file(probe) as file:  # which tries again after half a write
-                file.write(bytes(num_bytes))
-                file.flush()
-                os.fsync(file.fileno())
+            while num_bytes > 0:  # a disk that is nearly full takes a part
+                num_bytes -= os.write(handle, bytes(num_bytes))
+            os.fsync(handle)
         finally:
+            os.close(handle)
             remove(probe)
     except OSError as error:
         limit = ", see ulimit -f" if error.errno == errno.EFBIG else ""
