@@ -44,7 +44,7 @@ class Answering:
         self._file: IO[bytes] | None = None
 
     def start(self) -> None:
-        """Start to answer; does nothing where there is no signal for it, or no file."""
+        """Register the signal. Does nothing on a system without real-time signals, or if the file cannot be opened."""
         if _ASK is None:
             return
         with suppress(OSError, RuntimeError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import IO
 
 from cairn import opening
 from cairn.errors import ConfigError, ResumeError
+from cairn.store.directory_lock import try_lock
 
 
 def take(directory: Path, patience_s: float) -> IO[str]:
@@ -32,20 +32,9 @@ def take(directory: Path, patience_s: float) -> IO[str]:
     except OSError as error:
         raise ConfigError(f"The run directory {directory} cannot be written: {error.strerror}.") from error
     until = time.monotonic() + patience_s
-    while not _try_lock(file):
+    while try_lock(file.fileno()) is False:
         if time.monotonic() >= until:
             file.close()
             raise ResumeError(f"Another process trains in {directory}: wait for it, or stop it.")
         time.sleep(0.2)
     return file
-
-
-def _try_lock(file: IO[str]) -> bool:
-    """Lock the file until this process ends; return False if another process holds the lock."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # POSIX allows both
-        return False
-    except OSError:
-        pass  # a file system without locks
-    return True

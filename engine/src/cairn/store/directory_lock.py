@@ -83,12 +83,20 @@ def _key(file: Path | int) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _try_lock(handle: int, directory: Path) -> bool:
-    """Lock the file until its process ends or closes it; return False if another process holds the lock."""
+def try_lock(handle: int) -> bool | None:
+    """Lock a file until its process ends or closes it, with a POSIX lock.
+
+    Returns:
+        True: it is locked; False: another process holds the lock; None: the file system has no locks.
+    """
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _HELD:
-            return False
-        log.info("%s has no file locks: a second start of this run is noticed only at the next save.", directory)
+        return False if error.errno in _HELD else None
     return True
+
+
+def _try_lock(handle: int, directory: Path) -> bool:
+    if (locked := try_lock(handle)) is None:
+        log.info("%s has no file locks: a second start of this run is noticed only at the next save.", directory)
+    return locked is not False
