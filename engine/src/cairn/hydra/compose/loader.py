@@ -22,6 +22,7 @@ from cairn.hydra.command import overrides as given
 from cairn.hydra.command import suggest
 from cairn.hydra.command.arguments import literal, unliteral
 from cairn.hydra.compose import merge, stored
+from cairn.hydra.compose.once import Once
 from cairn.hydra.compose.stored import Misnamed, StoredRun
 from cairn.runs.directory import RunDirectory, RunRecord
 
@@ -59,7 +60,7 @@ def fallback(overrides: Sequence[str]) -> Fallback | None:
     return _fallbacks.get(tuple(overrides))
 
 
-class Loader(ConfigLoaderImpl):
+class Loader(Once):
     """Loads from `configs/`; if that fails and the run directory holds a run, from the files of the run.
 
     A job of a sweep unpickles it by its name and composes its configuration again.
