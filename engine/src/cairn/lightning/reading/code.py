@@ -28,6 +28,7 @@ _INSTRUMENTS = {
 _LIBRARIES = _FRAMEWORKS | _INSTRUMENTS | (sys.stdlib_module_names - {"__main__"})
 _HOLDERS = ("collections", "types", "argparse", "queue", "weakref", "enum", "_thread", "torch.utils.data")
 """Modules of libraries whose objects hold values of the user."""
+_STORE_ATTR = dis.opmap["STORE_ATTR"]
 _MOST_FUNCTIONS, _MOST_WRAPPED = 2000, 16
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -68,6 +69,8 @@ def library_names(kind: type) -> frozenset[str]:
 @cached
 def assigned(code: CodeType) -> frozenset[str]:
     """Return the names of the attributes that a function assigns."""
+    if _STORE_ATTR not in code.co_code[::2]:  # most functions; reading each instruction takes far longer
+        return frozenset()
     return frozenset(item.argval for item in dis.get_instructions(code) if item.opname == "STORE_ATTR")
 
 
