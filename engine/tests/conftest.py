@@ -1,5 +1,6 @@
 """Every run of the tests asks the same questions, none of them is about time, and no test leaves a setting behind."""
 
+import gc
 import os
 import signal
 
@@ -18,6 +19,13 @@ for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_",
 
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and tests send it
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fewer_objects_to_search():
+    """What exists by now stays to the end. Without this, each garbage collection searches all tests and modules."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -48,15 +48,11 @@ pytestmark = pytest.mark.slow
 
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"]
 SIGNALLED = {
-    4: ("batch:13", ["USR2"]),
-    5: ("validation:20", ["USR2"]),
-    6: ("replace:2", ["USR2"]),
-    7: ("setup", ["USR2"]),
-    8: ("batch:13", ["USR2", "TERM"]),
-    9: ("batch:13", ["TERM"]),
+    4: [("replace:2", ["USR2"]), ("batch:13", ["USR2"]), ("batch:46", ["TERM"])],
+    5: [("setup", ["USR2"]), ("validation:20", ["USR2"]), ("batch:33", ["USR2", "TERM"])],
 }
-"""By save interval: where a job halts, and the signals it receives there."""
-VALUES = [*SIGNALLED, 10, 11]
+"""By save interval: where a job halts, one start after the other, and the signals it receives there."""
+VALUES = [4, 5, 10, 11]
 
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -137,24 +133,28 @@ def assert_reported(folder: Path, values: list[int]) -> None:
 
 def signals_at_every_place(cluster: Slurm, tmp_path: Path) -> None:
     folder, values = tmp_path / "sweep", list(SIGNALLED)
-    places = [f"{value}@{place}" for value, (place, _) in SIGNALLED.items()]
+    places = [f"{value}@{place}" for value, stops in SIGNALLED.items() for place, _ in stops]
     process = sweep(folder, values, *SLURM, halt(*places), **cluster.environment)
-    for value, (place, names) in SIGNALLED.items():
-        assert wait_for(has(folder, [value], f"at-{place}"), process)
-        for name in names:
-            cluster.signal(job_of(folder, value), name)
-            if place.startswith(("batch", "validation")):  # setup ends at once, and replace runs in another thread
-                cluster.wait((run_of(folder, value) / f"got-SIG{name}").exists)
-        go(folder, value, place)
+    for stops in zip(*SIGNALLED.values(), strict=True):
+        for value, (place, names) in zip(values, stops, strict=True):
+            assert wait_for(has(folder, [value], f"at-{place}"), process)
+            for name in names:
+                got = run_of(folder, value) / f"got-SIG{name}"
+                cluster.signal(job_of(folder, value), name)
+                if place.startswith(("batch", "validation")):  # setup ends at once, and replace runs in another thread
+                    cluster.wait(got.exists)
+                    got.unlink()
+            go(folder, value, place)
     process.end()
     assert_exact(tmp_path, values)
     for value in values:
-        assert cluster.restarts(job_of(folder, value)) == 1
+        assert cluster.restarts(job_of(folder, value)) == 3
         assert cluster.state(job_of(folder, value)) == "COMPLETED"
-        _, again = starts(folder, value)
-        assert again.before is not None
-        assert (again.before.status, again.before.why[:3], again.lost_batches) == ("stopped", "SIG", 0), value
-        assert "submitit requeues it" in (run_of(folder, value) / "train.log").read_text()
+        ends = [(again.before.status, again.before.why[:3], again.lost_batches) for again in starts(folder, value)[1:]]
+        assert ends == [("stopped", "SIG", 0)] * 3, value
+        assert (run_of(folder, value) / "train.log").read_text().count("submitit requeues it") == 4, (
+            "each start says it"
+        )
 
 
 def preempted_and_then_killed_with_its_node(cluster: Slurm, tmp_path: Path) -> None:

@@ -346,7 +346,7 @@ def test_a_server_that_fails_costs_one_message(server: WandbServer, tmp_path: Pa
     else:
         # The part before the parenthesis says what could not be done: once each, however the server failed.
         failed = re.findall(r"W&B: ([^(]*) \(.*this message is logged once", (run / "train.log").read_text())
-        assert failed
+        assert failed or trouble == "hung", "W&B waits longer for an answer than this run takes"
         assert len(set(failed)) == len(failed)
         assert "W&B does not have all checkpoints of this run" in output
     {"refused": server.restart, "dies": server.restart, "hung": server.resume, "500": server.heal}[trouble]()

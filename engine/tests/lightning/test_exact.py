@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,72 +40,62 @@ from tests.support.toy import (
 
 from cairn.store.catalog import Catalog
 
-FIVE: dict[str, Any] = {"batch_size": 5}
-"""Five batches in an epoch and not eight, the last one smaller: for cells that need three epochs or more."""
+
+def five(*, data: Mapping[str, Any] | None = None, num_boundaries: int = 15, **options: Any) -> Cell:
+    """Return a cell with five batches in an epoch and not eight, the last one smaller: enough for most of them."""
+    return Cell(data={"batch_size": 5, **(data or {})}, num_boundaries=num_boundaries, **options)
+
 
 CELLS = {
     "plain": Cell(),
-    "augmented, 2 workers": Cell(data={"num_workers": 2}),
-    "2 persistent workers": Cell(
-        data={"num_workers": 2, "persistent_workers": True}, trainer={"limit_train_batches": 5}, num_boundaries=15
-    ),
-    "accumulation 3": Cell(trainer={"accumulate_grad_batches": 3}, num_boundaries=9),
+    "augmented, 2 workers": five(data={"num_workers": 2}),
+    "2 persistent workers": five(data={"num_workers": 2, "persistent_workers": True}),
+    "accumulation 3": five(trainer={"accumulate_grad_batches": 3}, num_boundaries=6),
     "accumulation 3, validation 0.25": Cell(
         trainer={"accumulate_grad_batches": 3, "val_check_interval": 0.25}, num_boundaries=9
     ),
-    "accumulation schedule": Cell(
-        callbacks=lambda: [GradientAccumulationScheduler({0: 1, 1: 2, 2: 3})], data=FIVE, num_boundaries=10
+    "accumulation schedule": five(
+        callbacks=lambda: [GradientAccumulationScheduler({0: 1, 1: 2, 2: 3})], num_boundaries=10
     ),
-    "validation 0.25": Cell(trainer={"val_check_interval": 0.25}),
-    "validation every 3 batches": Cell(trainer={"val_check_interval": 3}),
-    "validation every 3 batches, over epochs": Cell(
-        trainer={"val_check_interval": 3, "check_val_every_n_epoch": None}, data=FIVE, num_boundaries=15
-    ),
-    "validation every 2 epochs": Cell(trainer={"check_val_every_n_epoch": 2}, data=FIVE, num_boundaries=15),
-    "no validation": Cell(trainer={"limit_val_batches": 0}, monitor=None),
-    "no sanity check": Cell(trainer={"num_sanity_val_steps": 0}),
-    "max_steps inside an epoch": Cell(trainer={"max_epochs": -1, "max_steps": 13}, data=FIVE, num_boundaries=13),
-    "max_steps at the end of one": Cell(trainer={"max_epochs": -1, "max_steps": 15}, data=FIVE, num_boundaries=15),
-    "max_steps and max_epochs": Cell(trainer={"max_steps": 13}, data=FIVE, num_boundaries=13),
+    "validation 0.4": five(trainer={"val_check_interval": 0.4}),
+    "validation every 3 batches": five(trainer={"val_check_interval": 3}),
+    "validation every 3 batches, over epochs": five(trainer={"val_check_interval": 3, "check_val_every_n_epoch": None}),
+    "validation every 2 epochs": five(trainer={"check_val_every_n_epoch": 2}),
+    "no validation": five(trainer={"limit_val_batches": 0}, monitor=None),
+    "no sanity check": five(trainer={"num_sanity_val_steps": 0}),
+    "max_steps inside an epoch": five(trainer={"max_epochs": -1, "max_steps": 13}, num_boundaries=13),
+    "max_steps at the end of one": five(trainer={"max_epochs": -1, "max_steps": 15}),
+    "max_steps and max_epochs": five(trainer={"max_steps": 13}, num_boundaries=13),
     "max_steps on a validation": Cell(
         trainer={"max_epochs": -1, "max_steps": 12, "val_check_interval": 0.25}, num_boundaries=12
     ),
-    "plateau by epoch": Cell(module={"scheduler": "plateau-epoch"}, data=FIVE, num_boundaries=15),
-    "plateau by step, validation 0.25": Cell(
-        module={"scheduler": "plateau-step"}, trainer={"val_check_interval": 0.25}
+    "plateau by epoch": five(module={"scheduler": "plateau-epoch"}),
+    "plateau by step, validation 0.4": five(module={"scheduler": "plateau-step"}, trainer={"val_check_interval": 0.4}),
+    "plateau by step, accumulation 3": five(
+        module={"scheduler": "plateau-step"}, trainer={"accumulate_grad_batches": 3}, num_boundaries=6
     ),
-    "plateau by step, accumulation 3": Cell(
-        module={"scheduler": "plateau-step"}, trainer={"accumulate_grad_batches": 3}, num_boundaries=9
-    ),
-    "multi-step by epoch": Cell(module={"scheduler": "epoch"}),
-    "one-cycle": Cell(module={"scheduler": "onecycle"}),
-    "one-cycle, 2 workers": Cell(
-        module={"scheduler": "onecycle"},
-        data={"num_workers": 2},
-        trainer={"limit_train_batches": 5},
-        num_boundaries=15,
-    ),
-    "no scheduler": Cell(module={"scheduler": "none"}),
-    "early stopping on validations": Cell(
-        callbacks=lambda: [EarlyStopping("val/loss", patience=2, check_on_train_epoch_end=False)],
+    "multi-step by epoch": five(module={"scheduler": "epoch"}),
+    "one-cycle": five(module={"scheduler": "onecycle"}),
+    "one-cycle, 2 workers": five(module={"scheduler": "onecycle"}, data={"num_workers": 2}),
+    "no scheduler": five(module={"scheduler": "none"}),
+    "early stopping on validations": five(
+        callbacks=lambda: [EarlyStopping("val/loss", patience=1, check_on_train_epoch_end=False)],
         trainer={"val_check_interval": 0.4, "max_epochs": 20},
-        data=FIVE,
         num_boundaries=-1,
     ),
-    "early stopping at the end of epochs": Cell(
+    "early stopping at the end of epochs": five(
         callbacks=lambda: [EarlyStopping("train/late", patience=1, check_on_train_epoch_end=True)],
         trainer={"max_epochs": 20},
-        data=FIVE,
         num_boundaries=-1,
     ),
-    "EMA weights": Cell(callbacks=lambda: [EMAWeightAveraging(decay=0.9)]),
-    "EMA weights, validation 0.25": Cell(
-        callbacks=lambda: [EMAWeightAveraging(decay=0.9, update_every_n_steps=3)], trainer={"val_check_interval": 0.25}
+    "EMA weights": five(callbacks=lambda: [EMAWeightAveraging(decay=0.9)]),
+    "EMA weights, validation 0.4": five(
+        callbacks=lambda: [EMAWeightAveraging(decay=0.9, update_every_n_steps=3)], trainer={"val_check_interval": 0.4}
     ),
-    "learning-rate finder": Cell(
+    "learning-rate finder": five(
         module_class=Searched, callbacks=lambda: [LearningRateFinder(num_training_steps=20, min_lr=1e-4)]
     ),
-    "learning-rate finder at the start of epochs": Cell(
+    "learning-rate finder at the start of epochs": five(
         module_class=Searched, callbacks=lambda: [FindsLater(num_training_steps=20, min_lr=1e-4)]
     ),
     "batch-size finder": Cell(
@@ -112,16 +103,16 @@ CELLS = {
         callbacks=lambda: [BatchSizeFinder(steps_per_trial=1, max_trials=2)],
         num_boundaries=18,
     ),
-    "pruning": Cell(
+    "pruning": five(
         callbacks=lambda: [ModelPruning("random_unstructured", amount=0.3, use_lottery_ticket_hypothesis=False)]
     ),
-    "pruning inside epochs, lottery ticket, not made permanent": Cell(
+    "pruning inside epochs, lottery ticket, not made permanent": five(
         callbacks=lambda: [
             ModelPruning("l1_unstructured", amount=0.1, prune_on_train_epoch_end=False, make_pruning_permanent=False)
         ],
-        trainer={"val_check_interval": 0.25},
+        trainer={"val_check_interval": 0.4},
     ),
-    "pruning of rows, manual optimization": Cell(
+    "pruning of rows, manual optimization": five(
         callbacks=lambda: [
             ModelPruning(
                 "ln_structured",
@@ -134,23 +125,20 @@ CELLS = {
         ],
         module={"manual": True},
         module_class=TwoLayers,
-        data=FIVE,
-        num_boundaries=15,
     ),
-    "clipping": Cell(trainer={"gradient_clip_val": 0.1}),
-    "learning-rate monitor": Cell(callbacks=lambda: [LearningRateMonitor()]),
-    "manual optimization": Cell(module={"manual": True}),
-    "manual optimization, validation 3": Cell(module={"manual": True}, trainer={"val_check_interval": 3}),
-    "bf16-mixed": Cell(trainer={"precision": "bf16-mixed"}),
-    "limit_train_batches 5": Cell(trainer={"limit_train_batches": 5}, num_boundaries=15),
-    "limit_train_batches 0.5": Cell(trainer={"limit_train_batches": 0.5}, num_boundaries=12),
-    "drop_last": Cell(data={"drop_last": True}, num_boundaries=21),
-    "reload every epoch": Cell(trainer={"reload_dataloaders_every_n_epochs": 1}),
-    "two validation sets": Cell(data_class=TwoValidations, monitor="val/loss/dataloader_idx_0"),
-    "min_epochs beyond early stopping": Cell(
+    "clipping": five(trainer={"gradient_clip_val": 0.1}),
+    "learning-rate monitor": five(callbacks=lambda: [LearningRateMonitor()]),
+    "manual optimization": five(module={"manual": True}),
+    "manual optimization, validation 3": five(module={"manual": True}, trainer={"val_check_interval": 3}),
+    "bf16-mixed": five(trainer={"precision": "bf16-mixed"}),
+    "limit_train_batches 3": five(trainer={"limit_train_batches": 3}, num_boundaries=9),
+    "limit_train_batches 0.5": five(trainer={"limit_train_batches": 0.5}, num_boundaries=6),
+    "drop_last": five(data={"drop_last": True}, num_boundaries=12),
+    "reload every epoch": five(trainer={"reload_dataloaders_every_n_epochs": 1}),
+    "two validation sets": five(data_class=TwoValidations, monitor="val/loss/dataloader_idx_0"),
+    "min_epochs beyond early stopping": five(
         callbacks=lambda: [EarlyStopping("val/loss", patience=1, check_on_train_epoch_end=False)],
         trainer={"min_epochs": 2, "max_epochs": 4},
-        data=FIVE,
         num_boundaries=-1,
     ),
     # One epoch is ended before its last batch: the end of that epoch is a boundary, too.
@@ -159,18 +147,18 @@ CELLS = {
         module_class=Awkward, trainer={"val_check_interval": 0.25}, num_boundaries=21
     ),
     "buffers of other forms": Cell(module_class=Resizes),
-    "iterable": Cell(data_class=StreamData),
-    "iterable, 1 worker, accumulation 3": Cell(
-        data_class=StreamData, data={"num_workers": 1}, trainer={"accumulate_grad_batches": 3}, num_boundaries=9
+    "iterable": five(data_class=StreamData),
+    "iterable, 1 worker, accumulation 3": five(
+        data_class=StreamData, data={"num_workers": 1}, trainer={"accumulate_grad_batches": 3}, num_boundaries=6
     ),
     "iterable, max_steps, validation every 3": Cell(
         data_class=StreamData,
         trainer={"max_epochs": -1, "max_steps": 12, "val_check_interval": 3},
         num_boundaries=12,
     ),
-    "training_step(dataloader_iter)": Cell(module_class=Iterates),
-    "interval 3": Cell(interval=3),
-    "interval longer than an epoch": Cell(interval=7, data=FIVE, num_boundaries=15),
+    "training_step(dataloader_iter)": five(module_class=Iterates),
+    "interval 3": five(interval=3),
+    "interval longer than an epoch": five(interval=7),
     "interval 0.25ep": Cell(interval="0.25ep"),
     "interval 2st, accumulation 3": Cell(interval="2st", trainer={"accumulate_grad_batches": 3}, num_boundaries=9),
 }
@@ -182,18 +170,18 @@ QUICK = {"accumulation 3, validation 0.25", "max_steps on a validation"}
 TWO_EPOCHS = {
     "augmented, 2 workers",
     "2 persistent workers",
-    "validation 0.25",
+    "validation 0.4",
     "validation every 3 batches",
     "no sanity check",
     "one-cycle, 2 workers",
     "no scheduler",
-    "EMA weights, validation 0.25",
+    "EMA weights, validation 0.4",
     "clipping",
     "learning-rate monitor",
     "manual optimization",
     "manual optimization, validation 3",
     "bf16-mixed",
-    "limit_train_batches 5",
+    "limit_train_batches 3",
     "limit_train_batches 0.5",
     "drop_last",
     "two validation sets",
@@ -206,7 +194,7 @@ TWO_EPOCHS = {
     "EMA weights",
     "reload every epoch",
     "plateau by step, accumulation 3",
-    "plateau by step, validation 0.25",
+    "plateau by step, validation 0.4",
     "accumulation 3",
     "interval 3",
     "iterable, 1 worker, accumulation 3",

@@ -417,7 +417,7 @@ def _wait(condition: Callable[[], object], seconds: float, complaint: Callable[[
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, complaint()
-        time.sleep(0.05)
+        time.sleep(0.1)  # each question to SLURM is a process, which takes time from the jobs
 
 
 def _search_path() -> str:
