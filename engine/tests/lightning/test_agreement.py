@@ -1,50 +1,108 @@
 """All ranks leave a boundary with the same decision, whichever rank has asked for it."""
 
+import multiprocessing
+import pickle
 import signal
+import threading
 from types import SimpleNamespace
 
 import pytest
-import torch
+from torch import distributed
 
 from cairn.lightning.agreement import TIME_LIMIT, Alone, Ranks
 
-
-def _ask(ranks):
-    """Return what each rank gets when all of them meet with these pairs (stop, special)."""
-    said = []
-    for stop, special in ranks:  # the contribution of each rank
-        Ranks(_strategy(lambda mine: said.append(mine) or mine)).meet(stop, special)
-    together = torch.stack(said).amax(0)
-    return [Ranks(_strategy(lambda mine: together)).meet(stop, special) for stop, special in ranks]
+pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks ranks")
 
 
-def _strategy(reduce):
-    return SimpleNamespace(
-        root_device=torch.device("cpu"), is_global_zero=False, reduce=lambda mine, reduce_op: reduce(mine)
-    )
+def _rank(talk, rank, num_ranks, folder):
+    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=num_ranks)
+    found = talk(Ranks(SimpleNamespace(is_global_zero=rank == 0)), rank)
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
+    distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("ranks", "expected"),
-    [
-        ([(None, False), (None, False)], (None, False)),
-        ([(None, False), ("SIGTERM", False)], ("SIGTERM", False)),
-        ([("SIGUSR1", False), (None, False)], ("SIGUSR1", False)),
-        ([(None, True), (None, False)], (None, True)),
-        ([(None, True), ("SIGINT", False), (None, False)], ("SIGINT", True)),
-        ([(TIME_LIMIT, False), (None, False)], (TIME_LIMIT, False)),
-    ],
-)
-def test_all_ranks_get_the_same_decision(ranks, expected):
-    assert _ask(ranks) == [expected] * len(ranks)
+def on_ranks(folder, talk, num_ranks=2):
+    """Return what a function of (agreement, rank) returns on each rank."""
+    forks = multiprocessing.get_context("fork")
+    ranks = [forks.Process(target=_rank, args=(talk, rank, num_ranks, folder)) for rank in range(num_ranks)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+        assert process.exitcode == 0
+    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(num_ranks)]
 
 
-@pytest.mark.parametrize("stop", [*(item.name for item in signal.Signals), TIME_LIMIT])
-def test_every_reason_to_stop_reaches_all_ranks(stop):
-    assert _ask([(None, False), (stop, False)]) == [(stop, False)] * 2
+STOPS = [*(item.name for item in signal.Signals), TIME_LIMIT]
+MEETINGS = [
+    ([(None, False), (None, False), (None, False)], (None, False)),
+    ([(None, False), ("SIGTERM", False), (None, False)], ("SIGTERM", False)),
+    ([("SIGUSR1", False), (None, False), (None, False)], ("SIGUSR1", False)),
+    ([(None, True), (None, False), (None, False)], (None, True)),
+    ([(None, True), ("SIGINT", False), (None, False)], ("SIGINT", True)),
+    *(([(None, False), (None, False), (stop, False)], (stop, False)) for stop in STOPS),
+]
+"""What each of three ranks says, and what all of them decide."""
+
+
+def test_all_ranks_get_the_same_decision(tmp_path):
+    found = on_ranks(tmp_path, lambda agreement, rank: [agreement.meet(*said[rank]) for said, _ in MEETINGS], 3)
+    assert found == [[decision for _, decision in MEETINGS]] * 3
+
+
+def test_numbers_and_values(tmp_path):
+    def talk(agreement, rank):
+        largest = agreement.largest(rank, 5 - rank, 1 << 62)
+        return largest, agreement.share(["rank", rank]), agreement.gather({"rank": rank}), agreement.leads
+
+    expected = [1, 5, 1 << 62], ["rank", 0]
+    assert on_ranks(tmp_path, talk) == [
+        (*expected, [{"rank": 0}, {"rank": 1}], True),
+        (*expected, [], False),
+    ]
+
+
+def test_news_of_any_rank_are_heard_by_all_one_boundary_later(tmp_path):
+    def talk(agreement, rank):
+        heard = [agreement.has_news(rank == 1 and boundary == 3) for boundary in range(5)]
+        # Whoever has heard of news begins anew: nothing is left of the boundary at which they were heard.
+        return heard, [agreement.has_news(False) for _ in range(3)], agreement.meet(None, rank == 1)
+
+    heard = [False, False, False, False, True]
+    assert on_ranks(tmp_path, talk) == [(heard, [False] * 3, (None, True))] * 2
+
+
+def test_what_is_said_last_before_an_event_does_not_reach_the_next_succession(tmp_path):
+    def talk(agreement, rank):
+        agreement.has_news(rank == 0)
+        agreement.end_of_news()
+        return [agreement.has_news(False), agreement.has_news(False)]
+
+    assert on_ranks(tmp_path, talk) == [[False, False]] * 2
+
+
+def test_nobody_waits_for_an_answer(tmp_path):
+    """A rank passes a boundary before another one has reached it."""
+
+    def talk(agreement, rank):
+        agreement.share(None)  # makes the group
+        passed = folder / "passed"
+        if rank == 0:
+            agreement.has_news(True)
+            passed.touch()
+        else:
+            while not passed.exists():
+                threading.Event().wait(0.01)
+            agreement.has_news(False)
+        return agreement.has_news(False)
+
+    folder = tmp_path
+    assert on_ranks(tmp_path, talk) == [True, True]
 
 
 def test_one_process_agrees_with_itself():
     assert Alone().meet("SIGTERM", True) == ("SIGTERM", True)
+    assert Alone().largest(3, 1) == [3, 1]
+    assert [Alone().has_news(True), Alone().has_news(False)] == [True, False]
     assert Alone().share(3) == 3
     assert Alone.leads

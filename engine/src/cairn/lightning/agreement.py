@@ -1,4 +1,10 @@
-"""How ranks agree: a stop that reaches any rank stops all of them; what is due is decided by rank 0."""
+"""How ranks agree: a stop that reaches any rank stops all of them; what is due is decided by rank 0.
+
+    boundary k       each rank says whether something has happened to it; nobody waits for the answer
+    boundary k + 1   the answer is there: if it is yes, the ranks meet, and decide together
+
+Ranks talk over a group of their own, from CPU to CPU. A value on a GPU would have to wait for all kernels before it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.pytorch.strategies import Strategy
+from torch import distributed
 
 TIME_LIMIT = "max_time"
 JOB_TIME_LIMIT = "job_time_limit"
@@ -22,7 +29,22 @@ class Agreement(Protocol):
     """Whether this rank decides what is due."""
 
     def meet(self, stop: str | None, special: bool) -> tuple[str | None, bool]:
-        """Combine the stops of all ranks, and whether any rank has something special; called at each boundary."""
+        """Combine the stops of all ranks, and whether any rank has something special."""
+        ...
+
+    def largest(self, *numbers: int) -> list[int]:
+        """Return the largest of the numbers that the ranks give, for each position."""
+        ...
+
+    def has_news(self, mine: bool) -> bool:
+        """Say whether this rank has news, and return whether any rank had; called at successive boundaries.
+
+        Several ranks hear of news one boundary later. Whoever hears of them, or ends the succession, has been heard.
+        """
+        ...
+
+    def end_of_news(self) -> None:
+        """End a succession of `has_news`, on all ranks at the same boundary."""
         ...
 
     def share(self, value: T) -> T:
@@ -43,6 +65,17 @@ class Alone:
         """Return what was given."""
         return stop, special
 
+    def largest(self, *numbers: int) -> list[int]:
+        """Return what was given."""
+        return list(numbers)
+
+    def has_news(self, mine: bool) -> bool:
+        """Return what was given."""
+        return mine
+
+    def end_of_news(self) -> None:
+        """Do nothing."""
+
     def share(self, value: T) -> T:
         """Return what was given."""
         return value
@@ -53,7 +86,7 @@ class Alone:
 
 
 class Ranks:
-    """The agreement of a run in several processes: a small reduction at each boundary.
+    """The agreement of a run in several processes.
 
     Args:
         strategy: The trainer's.
@@ -61,20 +94,57 @@ class Ranks:
 
     def __init__(self, strategy: Strategy) -> None:
         self.leads = strategy.is_global_zero
-        self._strategy = strategy
+        self._made: tuple[Any, Any] | None = None
+        self._asked: tuple[torch.Tensor, Any] | None = None
+        """What this rank said at the last boundary, which becomes what all have said, and the way to wait for it."""
 
     def meet(self, stop: str | None, special: bool) -> tuple[str | None, bool]:
         """Reduce over all ranks: the largest number of a stop wins, so that all ranks name the same one."""
-        mine = torch.tensor([_STOPS.index(stop), special], device=self._strategy.root_device)
-        number, anything = torch.Tensor.tolist(self._strategy.reduce(mine, reduce_op="max"))
+        number, anything = self.largest(_STOPS.index(stop), special)
         return _STOPS[number], bool(anything)
+
+    def largest(self, *numbers: int) -> list[int]:
+        """Reduce over all ranks."""
+        found = torch.tensor(numbers)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self._group)
+        return [int(number) for number in found]
+
+    def has_news(self, mine: bool) -> bool:
+        """Return what the ranks have said at the boundary before; begin to reduce what they say now."""
+        if self._heard():
+            return True
+        said = torch.tensor([mine])
+        self._asked = said, distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        return False
+
+    def end_of_news(self) -> None:
+        """Wait until all ranks have said what they say."""
+        self._heard()
+
+    def _heard(self) -> bool:
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return False
+        said, all_have_said = asked
+        all_have_said.wait()
+        return bool(said)
 
     def share(self, value: T) -> T:
         """Broadcast from rank 0."""
-        return self._strategy.broadcast(value)
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, group=self._group)
+        return values[0]
 
     def gather(self, value: T) -> list[T]:
         """Gather on rank 0."""
-        values: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.gather_object(value, values if self.leads else None, dst=0)
+        values: list[Any] = [None] * distributed.get_world_size()
+        distributed.gather_object(value, values if self.leads else None, dst=0, group=self._group)
         return values if self.leads else []
+
+    @property
+    def _group(self) -> Any:
+        """The group of CPUs, which all ranks make when they first talk; a later fit may have other processes."""
+        world = distributed.group.WORLD
+        if self._made is None or self._made[0] is not world:
+            self._made, self._asked = (world, distributed.new_group(backend="gloo")), None
+        return self._made[1]

@@ -67,7 +67,8 @@ class Engine:
         self.saves = Saves(policy.writing, self.history, self.telemetry, listeners)
         self.decision = Decision(policy.triggers, may_skip=policy.writing.when_busy == "skip")
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
-        self.quiet = Quiet(trainer, self.moments, self.telemetry, list(policy.triggers.values()))
+        triggers = list(policy.triggers.values())
+        self.quiet = Quiet(trainer, self.moments, self.telemetry, triggers, self.agreement)
         self.origin = Origin("")
         self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
         self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"), self.agreement)
@@ -197,8 +198,8 @@ class Engine:
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest, self.trainer.global_rank)
         telemetry.clock.begin_batch(telemetry.num_open > 0 and saves.busy)
-        if not verdict.reasons and isinstance(self.agreement, Alone) and are_patient(self.watchers):
-            self.quiet.begin(place, moment)
+        if not verdict.reasons:
+            self.quiet.begin(place, moment, are_patient(self.watchers))
 
     def scored(self, sanity_check: bool) -> None:
         """A validation is over: take its score, or check in the sanity check that there will be one.

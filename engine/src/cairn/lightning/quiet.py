@@ -6,7 +6,9 @@
     |                ...
     boundary         a limit is reached, or there is an event: a validation, a stop, an end, another epoch
 
-Asked in full, a boundary takes 20 to 40 us, which a run with short batches would feel at each of them.
+Asked in full, a boundary takes 20 to 40 us, which a run with short batches would feel at each of them. Of several
+ranks, each waits there for the others. Limits in batches and steps, validations and epochs are the same on all of them;
+a stop and the clock are news of one rank, which the others hear one boundary later.
 """
 
 from __future__ import annotations
@@ -18,44 +20,68 @@ from dataclasses import replace
 from lightning.pytorch import Trainer
 
 from cairn.account.telemetry import Telemetry
+from cairn.lightning.agreement import Agreement
 from cairn.lightning.loops import boundary
 from cairn.lightning.moments import Moments
-from cairn.policy.earliest import earliest
+from cairn.policy.earliest import Earliest, earliest
 from cairn.policy.when import Trigger
 from cairn.types import Moment
 
 _LONGEST_S = 0.1
 """A boundary is asked in full at least this often: measured costs change, and patient watchers wait for news."""
+_FAR = 1 << 62
+"""More batches and steps than any run has, as a number that ranks can compare."""
 
 
 class Quiet:
-    """The quiet boundaries of the fits of one trainer, in a run of one process.
+    """The quiet boundaries of the fits of one trainer.
 
     Args:
         trainer: The trainer.
         moments: Where the fit is.
         telemetry: Counts the batches.
         triggers: All triggers.
+        agreement: Between the ranks.
     """
 
-    def __init__(self, trainer: Trainer, moments: Moments, telemetry: Telemetry, triggers: Sequence[Trigger]) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        moments: Moments,
+        telemetry: Telemetry,
+        triggers: Sequence[Trigger],
+        agreement: Agreement,
+    ) -> None:
         self._trainer, self._moments, self._telemetry, self._triggers = trainer, moments, telemetry, triggers
+        self._agreement = agreement
         self._clock = telemetry.clock
-        self._total, self._until_total, self._until_step, self._until_s = 0, 0.0, 0.0, 0.0
+        self._total, self._until_total, self._until_step, self._until_s = 0, 0, 0, 0.0
         self._save_s = 0.0
         self._moment: Moment | None = None
         """The last boundary that was asked in full, from which on boundaries are quiet."""
         self._passed_at: float | None = None
         """When the last quiet boundary was reached since then."""
 
-    def begin(self, place: boundary.Place, moment: Moment) -> None:
-        """Begin after a boundary at which no save was begun, if the next boundaries can be quiet."""
-        if place != "batch" or not self._telemetry.is_quiet or moment.stop is not None:
+    def begin(self, place: boundary.Place, moment: Moment, is_patient: bool) -> None:
+        """Begin after a boundary at which no save was begun, if the next boundaries can be quiet; on all ranks.
+
+        Args:
+            place: After a batch, or after an epoch.
+            moment: The boundary.
+            is_patient: Whether what watches this rank may learn of boundaries late.
+        """
+        if place != "batch" or moment.stop is not None:
             return
-        first, limit_s = earliest(self._triggers, moment), self._moments.max_time_s
+        leads, limit_s = self._agreement.leads, self._moments.max_time_s
+        first = earliest(self._triggers, moment) if leads else Earliest()  # only rank 0 asks the triggers
+        until_total, until_step = (int(min(limit, _FAR)) if leads else 0 for limit in (first.total_batches, first.step))
+        is_restless = not is_patient or (leads and not self._telemetry.is_quiet)  # only rank 0 knows of saves under way
+        limits = self._agreement.largest(is_restless, until_total, until_step)
+        any_is_restless, self._until_total, self._until_step = limits
+        if any_is_restless:
+            return
         until_s = min(first.elapsed_s, moment.elapsed_s + _LONGEST_S)
         self._until_s = self._clock.reaches(until_s if limit_s is None else min(until_s, limit_s))
-        self._until_total, self._until_step = first.total_batches, first.step
         self._save_s = moment.cost.until_committed_s if moment.cost else 0.0
         self._batches = self._trainer.fit_loop.epoch_loop.batch_progress
         self._steps = boundary.steps(self._trainer)
@@ -70,17 +96,19 @@ class Quiet:
             place: After a batch, or after an epoch.
             ends: Whether the run ends here.
         """
-        if self._moment is None or ends or place != "batch":
+        if self._moment is None:
             return False
         total, step = self._batches.total.completed, self._steps.completed
-        is_event = self._clock.validated or total - self._batches.current.completed != self._ahead
+        is_event = ends or place != "batch" or self._clock.validated
+        is_event = is_event or total - self._batches.current.completed != self._ahead
         if is_event or total >= self._until_total or step >= self._until_step:
+            self._agreement.end_of_news()
             return False
         now = time.monotonic()
-        if now >= self._until_s:
-            return False
-        if (stop := self._moments.stop(self._save_s)) is not None:
-            self._moments.found_stop = stop  # it may be said only once
+        has_news = now >= self._until_s
+        if not has_news and (stop := self._moments.stop(self._save_s)) is not None:
+            self._moments.found_stop, has_news = stop, True  # it may be said only once
+        if self._agreement.has_news(has_news or self._moments.found_stop is not None):
             return False
         self._telemetry.pass_batches(total - self._total, now)
         self._moments.passes(total, step)
