@@ -8,7 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 import cairn
-from cairn.lightning import quiet
+from cairn.lightning import engine, quiet
+from cairn.lightning.agreement import Alone
 from cairn.lightning.loops.boundary import Stopped
 from cairn.lightning.moments import Moments
 
@@ -154,6 +155,41 @@ def test_a_reason_to_stop_that_is_given_once_is_obeyed_at_that_batch(tmp_path, a
         fit(tmp_path, 1000, stop=lambda save_s: next(answers, None))
     assert stopped.value.saved.reasons == ("stop",)
     assert stopped.value.saved.position.total_batches == asked[-1] < NUM_BATCHES
+
+
+class OneOfSeveral(Alone):
+    """What one of several ranks hears: news one boundary later."""
+
+    def __init__(self):
+        self.said = False
+
+    def has_news(self, mine):
+        heard, self.said = self.said, mine and not self.said
+        return heard
+
+    def end_of_news(self):
+        self.said = False
+
+
+@pytest.mark.parametrize("options", [{"every": "7st"}, {"every": None, "monitor": "val/loss", "val_every": 6}])
+def test_several_ranks_save_at_the_same_boundaries_as_one(tmp_path, asked, monkeypatch, options):
+    alone = fit(tmp_path / "alone", epochs=2, **options)
+    monkeypatch.setattr(engine, "Alone", OneOfSeveral)
+    assert saved(fit(tmp_path / "one of several", epochs=2, **options)) == saved(alone)
+    assert len(asked) < NUM_BATCHES * 2
+
+
+def test_several_ranks_stop_one_batch_later(tmp_path, asked, monkeypatch):
+    def last_batch(folder):
+        answers = iter([None] * 15 + ["SIGTERM"])
+        with pytest.raises(Stopped) as stopped:
+            fit(folder, 1000, stop=lambda save_s: next(answers, None))
+        assert stopped.value.saved.reasons == ("stop",)
+        return stopped.value.saved.position.total_batches
+
+    alone = last_batch(tmp_path / "alone")
+    monkeypatch.setattr(engine, "Alone", OneOfSeveral)
+    assert last_batch(tmp_path / "one of several") == alone + 1
 
 
 def test_a_patient_watcher_learns_of_the_last_boundary_before_an_error(tmp_path, asked):
