@@ -15,9 +15,9 @@ import cairn.hydra  # noqa: E402
 def main(run: cairn.hydra.Run) -> float | None:
     """Train, test, and return what a sweep optimizes.
 
-    This function is yours: add lines where you like, and import torch and your own modules in here, because --help
-    needs none of them. Every process of the run executes it. A resumed run executes it from the first line again, and
-    `fit` continues at the batch where the run was stopped. The configuration is `run.config`, for example
+    This function is yours: add lines where you like. Import torch and your own modules inside it, so that --help does
+    not wait for them. Every process of the run executes it. A resumed run executes it again from the first line, and
+    `fit` continues at the batch of the checkpoint. The configuration is `run.config`, for example
     `run.config.data.batch_size`.
     """
     data = run.data()  # configs/data

@@ -1,6 +1,6 @@
 """A run of this project that is killed and resumed ends exactly where an undisturbed run ends.
 
-`cairn prove` asks the same about any other command, such as `cairn prove experiment=gpt`.
+`cairn prove` tests any other command in the same way, such as `cairn prove experiment=gpt`.
 """
 
 from pathlib import Path

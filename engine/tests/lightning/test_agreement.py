@@ -65,7 +65,7 @@ def test_numbers_and_values(tmp_path):
 def test_news_of_any_rank_are_heard_by_all_one_boundary_later(tmp_path):
     def talk(agreement, rank):
         heard = [agreement.has_news(rank == 1 and boundary == 3) for boundary in range(5)]
-        # Whoever has heard of news begins anew: nothing is left of the boundary at which they were heard.
+        # Who has heard of news begins anew: nothing is left of the boundary at which they were heard.
         return heard, [agreement.has_news(False) for _ in range(3)], agreement.meet(None, rank == 1)
 
     heard = [False, False, False, False, True]
@@ -81,7 +81,7 @@ def test_what_is_said_last_before_an_event_does_not_reach_the_next_succession(tm
     assert on_ranks(tmp_path, talk) == [[False, False]] * 2
 
 
-def test_nobody_waits_for_an_answer(tmp_path):
+def test_a_rank_does_not_wait_for_an_answer(tmp_path):
     """A rank passes a boundary before another one has reached it."""
 
     def talk(agreement, rank):

@@ -20,7 +20,7 @@ HELP = "show what saving costs at each interval of a sweep, or in one run, and w
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    text = "directory of a sweep or of a run, or latest for the newest run below logs/"
+    text = "directory of a sweep or of a run, or latest for the newest one below logs/"
     parser.add_argument("named", metavar="SWEEP", help=text)
     parser.add_argument("--out", metavar="DIR", help="directory for plots and page (default SWEEP/report)")
     parser.add_argument("--mtbf", metavar="TIME", help="mean time between failures, such as 8h (default: measured)")

@@ -19,7 +19,7 @@ from cairn.units import format_bytes
 if TYPE_CHECKING:
     from cairn.wandb.sync import Synced
 
-HELP = "upload the history and checkpoints of a run that W&B lacks; exit code 1 if something is still missing"
+HELP = "upload what W&B lacks of a run: metrics and checkpoints; exit code 1 if something is still missing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

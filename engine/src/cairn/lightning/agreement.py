@@ -1,6 +1,6 @@
 """How ranks agree: a stop that reaches any rank stops all of them; what is due is decided by rank 0.
 
-    boundary k       each rank says whether something has happened to it; nobody waits for the answer
+    boundary k       each rank says whether something has happened to it, and does not wait for the answer
     boundary k + 1   the answer is there: if it is yes, the ranks meet, and decide together
 
 Ranks talk over a group of their own, from CPU to CPU. A value on a GPU would have to wait for all kernels before it.
@@ -39,7 +39,7 @@ class Agreement(Protocol):
     def has_news(self, mine: bool) -> bool:
         """Say whether this rank has news, and return whether any rank had; called at successive boundaries.
 
-        Several ranks hear of news one boundary later. Whoever hears of them, or ends the succession, has been heard.
+        Several ranks hear of news one boundary later. A rank that hears of them, or ends the succession, begins anew.
         """
         ...
 

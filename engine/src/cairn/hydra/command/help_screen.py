@@ -33,10 +33,10 @@ Usage: python {program} [GROUP=OPTION] [GROUP.KEY=VALUE] ...
   python {program} logger.wandb.offline=false  upload to W&B during training
 """
 _MORE = """\
-The files are in configs/. +GROUP.KEY=VALUE adds a key that is not there yet.
---cfg job  shows the whole configuration    --info defaults  how it was put together
+The files are in configs/. +GROUP.KEY=VALUE adds a new key.
+--cfg job  shows the whole configuration    --info defaults  how it was composed
 -m         runs a sweep                     --hydra-help     options of Hydra
-prove=true --help  the flags of a proof: --stops, --epochs, --batches, --seed, --keep, --json
+prove=true --help  the flags of prove: --stops, --epochs, --batches, --seed, --keep, --json
 cairn --help: commands to inspect and manage runs"""
 
 
