@@ -71,7 +71,7 @@ def test_a_wrong_command_line_exits_with_2(arguments, capsys):
         (["ls", "latest"], 0, "resume: python train.py resume=logs/train/runs/one"),
         (["verify", "latest"], 0, "intact"),
         (["prune", "latest", "--yes"], 0, "Deleted 2"),
-        (["status", "logs/train/runs/one"], 0, "1 stopped of 1."),
+        (["status", "latest"], 0, "1 stopped of 1."),
         (["report", "latest", "--json"], 0, '"num_saves": 4'),
         (["report", "latest"], 1, "needs matplotlib, which is not installed: pip install 'cairn-checkpoint[report]'\n"),
         (

@@ -65,7 +65,7 @@ def test_numbers_and_values(tmp_path):
 def test_news_of_any_rank_are_heard_by_all_one_boundary_later(tmp_path):
     def talk(agreement, rank):
         heard = [agreement.has_news(rank == 1 and boundary == 3) for boundary in range(5)]
-        # Who has heard of news begins anew: nothing is left of the boundary at which they were heard.
+        # After news, the ranks start again: nothing is left of the boundary at which they were heard.
         return heard, [agreement.has_news(False) for _ in range(3)], agreement.meet(None, rank == 1)
 
     heard = [False, False, False, False, True]

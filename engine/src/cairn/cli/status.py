@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cairn.cli.arguments import LOGS
 from cairn.cli.output import age, new_table, print_json, print_table
 from cairn.errors import ResumeError
 from cairn.runs import status, summary, terminal, time_table
 from cairn.runs.goodput import TimeSpent
 from cairn.runs.status import JobStatus
+from cairn.study import reading
 
 HELP = "show the jobs of a sweep: running, waiting, failed or finished, and their progress; exit code 1 if one failed"
 _STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "dead": "bold red", "hung": "bold red"}
@@ -40,12 +42,13 @@ class SweepStatus:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.add_argument("named", metavar="SWEEP", help="directory of a sweep, or of a run")
+    text = "directory of a sweep or of a run, or latest for the newest one below logs/"
+    parser.add_argument("named", metavar="SWEEP", help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a row per job and return 1 if one failed."""
-    found = collect(Path(arguments.named))
+    found = collect(reading.find(arguments.named, LOGS))
     if found.trouble:
         terminal.error(f"Warning: the scheduler does not answer ({found.trouble}): states are read from files.")
     if arguments.json:
