@@ -39,7 +39,7 @@ class Agreement(Protocol):
     def has_news(self, mine: bool) -> bool:
         """Say whether this rank has news, and return whether any rank had; called at successive boundaries.
 
-        Several ranks hear of news one boundary later. A rank that hears of them, or ends the succession, starts a new one.
+        Several ranks hear of news one boundary later. Hearing of them ends the succession, as `end_of_news` does.
         """
         ...
 
