@@ -18,7 +18,7 @@ from cairn.lightning.policy import policy
 from cairn.lightning.stopping import BySignals
 from cairn.policy import keep, when
 from cairn.policy.patience import Patience
-from cairn.store import resume
+from cairn.store import ranking, resume
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listener
 from cairn.store.resume import ResumePoint
@@ -126,8 +126,14 @@ class Checkpointer(EngineHooks):
 
     @property
     def best(self) -> Saved | None:
-        """The checkpoint with the best score; None without `monitor`, or if none has a score."""
-        return keep.best_of(self.saved, self.policy.mode) if self.policy.monitor else None
+        """The checkpoint with the best score; None without `monitor`, or if none has a score.
+
+        Raises:
+            ConfigError: The scores in the directory are values of another metric than `monitor`.
+        """
+        policy, saved = self.policy, self.saved
+        ranking.check(policy.directory, saved, policy.monitor)
+        return keep.best_of(saved, policy.mode) if policy.monitor else None
 
     @property
     def cost(self) -> SavingCost | None:

@@ -138,7 +138,9 @@ def _withdraw(held: Claim | None) -> None:
 
 
 def _check_ranking(merged: Merged, directory: Path) -> None:
-    """Check that the checkpoints of a resumed run are ranked by one metric: a manifest holds a score without its name.
+    """Check that the checkpoints of a resumed run are ranked by one metric, before anything is recorded.
+
+    Manifests of earlier versions hold a score without the name of its metric, which `config.yaml` still knows.
 
     Raises:
         ConfigError: The command changes the metric, and there are checkpoints with a score.
