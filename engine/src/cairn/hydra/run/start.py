@@ -20,7 +20,7 @@ from cairn import targets
 from cairn.errors import ConfigError
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides as given
-from cairn.hydra.compose import loader, merge, trusted
+from cairn.hydra.compose import loader, merge, outside, trusted
 from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
@@ -103,6 +103,7 @@ def begin(
         trusted.new_run(merged.config)
     else:
         trusted.check(merged.config, directory.path, overrides, command_line.repeated())
+        outside.check(merged.config, directory.path, old.id, overrides, command_line.repeated())
     settings = parse(merged.config)
     if old is not None and old.status == "finished" and not merged.changed:
         more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
