@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from tests.support.values import commit
 
 from cairn.errors import ConfigError
-from cairn.hydra.compose import outside, trusted
+from cairn.hydra.compose import merge, outside, trusted
 
 
 @pytest.fixture
@@ -79,6 +79,12 @@ def test_what_lies_in_the_run_directory_or_is_not_written_is_not_asked_about(che
     check({"data": {"data_dir": there}, "paths": {"log_dir": "/else"}, "trainer": {"profiler": {"filename": "p"}}})
     with refused("logger.save_dir", there):
         check({"logger": {"save_dir": there}})
+
+
+def test_a_name_like_an_interpolation_is_a_name(check, tmp_path):
+    check(merge.as_config({"logger": {"save_dir": str(tmp_path / "run" / "${x}")}}))
+    with refused("logger.save_dir", r"'/else/.*\$\{x\}'"):
+        check(merge.as_config({"logger": {"save_dir": "/else/${x}"}}))
 
 
 def test_a_link_in_the_run_directory_leads_out_of_it(check, tmp_path):

@@ -47,7 +47,7 @@ def check(config: DictConfig, run: Path, run_id: str, overrides: Sequence[str], 
     """
     found = {
         key: value
-        for key, value in _written(OmegaConf.to_container(config), "")
+        for key, value in _written(OmegaConf.to_container(config, resolve=True), "")
         if not _is_below(value, run) and not _is_known(key, value, run_id)
     }
     if not found:
