@@ -40,12 +40,13 @@ ELSEWHERE = {
     "a logger by a relative path": ({"logger": {"tb": {"save_dir": "else"}}}, "logger.tb.save_dir", "else"),
     "a path with dots": ({"logger": {"tb": {"save_dir": "run/../else"}}}, "logger.tb.save_dir", "run/../else"),
     "an address": ({"logger": {"tb": {"save_dir": "s3://else"}}}, "logger.tb.save_dir", "s3://else"),
+    "a server": ({"logger": {"w": {"settings": {"base_url": "http://x"}}}}, "logger.w.settings.base_url", "http://x"),
     "the trainer": ({"trainer": {"default_root_dir": "/else"}}, "trainer.default_root_dir", "/else"),
     "a profiler": ({"trainer": {"profiler": {"dirpath": "/else"}}}, "trainer.profiler.dirpath", "/else"),
     "a file": ({"trainer": {"profiler": {"filename": "../else"}}}, "trainer.profiler.filename", "../else"),
     "a callback in a list": ({"model": {"parts": [{"log_dir": "/else"}]}}, "model.parts.0.log_dir", "/else"),
     "data that is not there": ({"data": {"cache_dir": "/else"}}, "data.cache_dir", "/else"),
-    "a name beside the run": ({"logger": {"tb": {"save_dir": "run2"}}}, "logger.tb.save_dir", "run2"),
+    "a name that begins like that of the run": ({"logger": {"tb": {"save_dir": "run2"}}}, "logger.tb.save_dir", "run2"),
     "control characters": ({"callbacks": {"a": {"dirpath": "/\x1b[2J"}}}, "callbacks.a.dirpath", r"'/\\x1b\[2J'"),
 }
 

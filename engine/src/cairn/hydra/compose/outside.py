@@ -21,8 +21,8 @@ from cairn.hydra.command.arguments import literal, quoted
 from cairn.hydra.compose import trusted
 from cairn.store.catalog import Catalog
 
-_DIRECTORY = re.compile(r"(?:.*_)?(?:dir|dirname|dirpath|directory|folder|logdir|save_path)")
-"""Names of arguments that say where something is written."""
+_DIRECTORY = re.compile(r"(?:.*_)?(?:dir|dirname|dirpath|directory|folder|logdir|save_path|base_url|tracking_uri)")
+"""Names of arguments that say where something is written, or which server it is sent to."""
 _PLAIN = re.compile(r"[\w./:@-]+", re.ASCII)
 _FILE = "filename"
 """Relative to a directory that another argument names, if it does not lead out of it."""
@@ -59,9 +59,9 @@ def check(config: DictConfig, run: Path, run_id: str, overrides: Sequence[str], 
     if unknown:
         named = " ".join(f"++{ascii(key)[1:-1]}={_typed(value)}" for key, value in unknown.items())
         raise ConfigError(
-            f"This run would write outside of its directory {run}: its config.yaml names other directories, and "
-            f"neither the files of this project nor this command name them. If they are right, repeat them in this "
-            f"command; if not, name better ones: {named}"
+            f"This run would write outside of its directory {run}: its config.yaml names other places, and neither the "
+            f"files of this project nor this command name them. If they are right, repeat them in this command; if "
+            f"not, name better ones: {named}"
         )
 
 

@@ -37,6 +37,7 @@ from cairn.store import claim, resume
 from cairn.store.catalog import Catalog
 from cairn.store.claim import Claim
 from cairn.store.resume import ResumePoint
+from cairn.testing import proof_run
 from cairn.wandb import start as wandb_start
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,8 @@ def begin(
         trusted.new_run(merged.config)
     else:
         trusted.check(merged.config, directory.path, overrides, command_line.repeated())
-        outside.check(merged.config, directory.path, old.id, overrides, command_line.repeated())
+        if proof_run.current() is None:  # a proof resumes runs that it has begun itself
+            outside.check(merged.config, directory.path, old.id, overrides, command_line.repeated())
     settings = parse(merged.config)
     if old is not None and old.status == "finished" and not merged.changed:
         more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
