@@ -143,7 +143,7 @@ class Checkpointer(EngineHooks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
-        fresh: dict[str, Any] = {"_engine": None, "_beginning": None, "_final": None, "watch": Watch()}
+        fresh: dict[str, Any] = {"_engine": None, "_beginning": None, "_way": None, "_final": None, "watch": Watch()}
         if isinstance(self._stopping, BySignals):  # else the function of the caller
             fresh["_stopping"] = BySignals()
         return {**vars(self), **fresh}
