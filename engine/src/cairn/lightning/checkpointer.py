@@ -41,7 +41,7 @@ class Checkpointer(EngineHooks):
         directory: Where the checkpoints go.
         every: The save interval: batches (`50` or "50ba"), optimizer steps ("100st"), time ("90s", "10min", "2h"), a
             part of an epoch ("0.25ep"), "auto", or a trigger; None: only the other reasons save.
-        monitor: Metric that ranks checkpoints, as a validation logs it; None: there is no best one.
+        monitor: Metric that ranks checkpoints, as a validation logs it; None: checkpoints are not ranked.
         mode: `min`: lower is better; or `max`.
         keep_last: How many of the newest are kept; -1: all.
         keep_best: How many of the best are saved and kept; -1: all; 0: none is saved or kept for its score.

@@ -46,10 +46,10 @@ def plan(
         directory: Where the checkpoints are.
         catalog: What is there.
         rules: What to keep.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
         run: Id of the run.
         start: Where it goes on.
-        monitor: The metric that ranks checkpoints from now on; None: nothing is ranked.
+        monitor: The metric that ranks checkpoints from now on; None: checkpoints are not ranked.
 
     Raises:
         ConfigError: The directory holds checkpoints of another run, which must not be deleted, or scores of another

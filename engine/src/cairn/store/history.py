@@ -33,7 +33,7 @@ class History:
     Args:
         directory: Where the checkpoints are.
         rules: What to keep.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
 
     Attributes:
         permit: What is checked before each commit; None: nothing.

@@ -15,7 +15,7 @@ def check(directory: Path, saved: Iterable[Draft], monitor: str | None) -> None:
     Args:
         directory: Where the checkpoints are, for the message.
         saved: The checkpoints.
-        monitor: The metric that ranks them; None: nothing is ranked.
+        monitor: The metric that ranks them; None: checkpoints are not ranked.
 
     Raises:
         ConfigError: A score is a value of another metric.

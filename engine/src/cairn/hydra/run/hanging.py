@@ -28,7 +28,8 @@ class RecordAndRequeue:
     setting = "checkpoint.watchdog"
 
     def __init__(self, start: Start) -> None:
-        self._start, self.record_file = start, start.directory.record_file
+        self._start = start
+        self.record_file: Path | None = start.directory.record_file
         files = [Path(item.baseFilename) for item in logging.getLogger().handlers if hasattr(item, "baseFilename")]
         # The log that Hydra has opened; other handlers belong to the user.
         self.log_file = next((path for path in files if path.is_relative_to(start.directory.path)), None)
