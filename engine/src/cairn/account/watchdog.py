@@ -24,7 +24,7 @@ _DEBUGGERS = (
 )
 """Modules that wait for a person; the kernel of a notebook does not, while a cell runs."""
 _FIRST_LOOK_S = 2.0
-"""The first look comes no later: what watches this process from outside starts with it. Short fits have none."""
+"""Latest time of the first look, which starts the sentinel: a shorter fit does not pay for one."""
 
 
 class Silence:

@@ -39,6 +39,9 @@ ELSEWHERE = {
     "a logger": ({"logger": {"tb": {"save_dir": "/else"}}}, "logger.tb.save_dir", "/else"),
     "a logger by a relative path": ({"logger": {"tb": {"save_dir": "else"}}}, "logger.tb.save_dir", "else"),
     "a path with dots": ({"logger": {"tb": {"save_dir": "run/../else"}}}, "logger.tb.save_dir", "run/../else"),
+    "a home directory": ({"checkpoint": {"dirpath": "~/else"}}, "checkpoint.dirpath", "'~/else'"),
+    "a name that no file can have": ({"checkpoint": {"dirpath": "a\0b"}}, "checkpoint.dirpath", r"'a\\x00b'"),
+    "a directory that cannot be read": ({"checkpoint": {"dirpath": "x" * 999}}, "checkpoint.dirpath", "x" * 999),
     "an address": ({"logger": {"tb": {"save_dir": "s3://else"}}}, "logger.tb.save_dir", "s3://else"),
     "a server": ({"logger": {"w": {"settings": {"base_url": "http://x"}}}}, "logger.w.settings.base_url", "http://x"),
     "the trainer": ({"trainer": {"default_root_dir": "/else"}}, "trainer.default_root_dir", "/else"),
@@ -86,6 +89,14 @@ def test_a_name_like_an_interpolation_is_a_name(check, tmp_path):
     check(merge.as_config({"logger": {"save_dir": str(tmp_path / "run" / "${x}")}}))
     with refused("logger.save_dir", r"'/else/.*\$\{x\}'"):
         check(merge.as_config({"logger": {"save_dir": "/else/${x}"}}))
+
+
+def test_a_home_directory_is_not_inside_a_run_that_is_the_working_directory(check, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "run")
+    for value in ("~/else", "$HOME/else"):
+        with pytest.raises(ConfigError, match="would write outside"):
+            check({"checkpoint": {"dirpath": value}})
+    check({"checkpoint": {"dirpath": "inside"}})
 
 
 def test_a_link_in_the_run_directory_leads_out_of_it(check, tmp_path):

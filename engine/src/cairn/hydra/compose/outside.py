@@ -87,18 +87,27 @@ def _written(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_below(value: str, folder: Path) -> bool:
-    """Return whether a directory lies below another one, also behind links."""
-    return "://" not in value and Path(os.path.realpath(_absolute(value))).is_relative_to(os.path.realpath(folder))
+    """Return whether a directory lies below another one, also behind links and if its user expands `~` and `$NAME`."""
+    if "://" in value:
+        return False
+    try:
+        real = [Path(os.path.realpath(path)) for path in (value, os.path.expanduser(os.path.expandvars(value)))]
+        return all(path.is_relative_to(os.path.realpath(folder)) for path in real)
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _absolute(value: str) -> str:
-    return value if "://" in value else os.path.abspath(os.path.expanduser(value))
+    return value if "://" in value else os.path.abspath(value)
 
 
 def _is_known(key: str, value: str, run_id: str) -> bool:
     """Return whether the directory is one that this run has used before, or is only read."""
     if key == _CHECKPOINTS:
-        newest = Catalog(Path(value)).newest()
+        try:
+            newest = Catalog(Path(value)).newest()
+        except (OSError, ValueError):
+            return False
         return newest is not None and newest.run == run_id
     return key.startswith(_DATA) and os.path.isdir(_absolute(value))
 
