@@ -42,7 +42,7 @@ def test_the_same_directory_passes_and_may_be_renamed_back(run):
     with pytest.raises(FileNotFoundError) as caught:
         known.check()
     assert caught.value.strerror == (
-        f"{run} is no longer the directory that it was (was it renamed or deleted, or its disk unmounted?)"
+        f"{run} has been replaced or removed since the run started (renamed, deleted or unmounted)"
     )
     run.with_name("moved").rename(run)
     known.check()
@@ -54,7 +54,7 @@ def test_a_directory_is_created_once(run):
     known = known.make(run / "a" / "b")
     assert known.path == run / "a"
     (run / "a").rename(run / "moved")
-    with pytest.raises(FileNotFoundError, match="no longer the directory"):
+    with pytest.raises(FileNotFoundError, match="has been replaced or removed"):
         known.make(run / "a" / "b")
     assert files(run) == [run / "moved", run / "moved" / "b"]
 
@@ -69,9 +69,9 @@ def test_metrics_are_not_written_elsewhere(run, lose, num_rows, caplog):
     logger.log_metrics({"loss": 2.0}, num_rows)
     logger.save()
     logger.log_metrics({"checkpoint/size": 2.0}, num_rows)
-    assert f"metrics.csv cannot be written ({run} is no longer the directory that it was" in caplog.text
+    assert f"metrics.csv cannot be written ({run} has been replaced or removed" in caplog.text
     assert "checkpoints.csv cannot be written" in caplog.text
-    with pytest.raises(OSError, match="no longer the directory"):
+    with pytest.raises(OSError, match="has been replaced or removed"):
         logger.state_dict()
     assert not run.exists() or files(run) == []
 
@@ -93,7 +93,7 @@ def test_the_record_is_not_written_elsewhere(run, lose, caplog):
     directory.start("train", (), "seed: 0\n")
     lose()
     directory.end("finished")
-    assert f"how the run ended: {run} is no longer the directory that it was" in caplog.text
+    assert f"how the run ended: {run} has been replaced or removed" in caplog.text
     assert not run.exists() or files(run) == []
     assert RunDirectory(run.with_name("moved")).record().status == "running"
 
@@ -110,7 +110,7 @@ def test_the_history_for_wandb_is_not_written_elsewhere(run, lose):
     lines = Lines(run / "wandb" / "history.jsonl")
     lines.add({"a": 1})
     lose()
-    with pytest.raises(OSError, match="no longer the directory"):
+    with pytest.raises(OSError, match="has been replaced or removed"):
         lines.add({"a": 2})
     assert not run.exists() or files(run) == []
 
@@ -120,6 +120,6 @@ def test_the_outbox_is_not_created_elsewhere(run, lose):
 
     outbox, saved = Outbox(run), commit(run)
     lose()
-    with pytest.raises(OSError, match="no longer the directory"):
+    with pytest.raises(OSError, match="has been replaced or removed"):
         outbox.add(saved)
     assert not run.exists() or files(run) == []

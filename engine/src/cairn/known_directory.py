@@ -58,7 +58,7 @@ class KnownDirectory:
     @property
     def lost(self) -> str:
         """Message for a directory that is not there any more."""
-        return f"{self.path} is no longer the directory that it was (was it renamed or deleted, or its disk unmounted?)"
+        return f"{self.path} has been replaced or removed since the run started (renamed, deleted or unmounted)"
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

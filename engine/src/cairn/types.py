@@ -120,6 +120,8 @@ class Draft:
     """Interval saves that were skipped so far because the writer was busy."""
     wait_s: float = 0.0
     """The part of `stall_s` spent waiting for a free buffer, in seconds."""
+    monitor: str | None = None
+    """Name of the metric that `score` is a value of; None without a score, and in manifests of earlier versions."""
 
 
 @dataclass(frozen=True)

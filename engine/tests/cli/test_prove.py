@@ -1,5 +1,7 @@
 """`cairn prove` runs the project's own train.py with prove=true."""
 
+import os
+
 import pytest
 from tests.support.cli import cairn
 from tests.support.command import Process
@@ -34,3 +36,18 @@ def test_a_directory_without_a_project_exits_with_2(tmp_path, monkeypatch, capsy
         (tmp_path / "train.py").write_text(script)
     cairn("prove", expect=2)
     assert words in capsys.readouterr().err
+
+
+SCRIPTS = {
+    "a FIFO": (os.mkfifo, "does not exist here"),
+    "a device": (lambda path: os.symlink("/dev/zero", path), "does not exist here"),
+    "a file of a terabyte": (lambda path: (path.touch(), os.truncate(path, 2**40)), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), SCRIPTS.values(), ids=SCRIPTS)
+def test_what_is_in_the_place_of_the_script_is_not_waited_for(tmp_path, monkeypatch, capsys, make, words):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "train.py")
+    cairn("prove", expect=2)
+    assert f"Error: train.py {words}" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_a_directory_that_vanishes_stops_the_run_and_is_not_created_again(way: s
     with small_disk(tmp_path / "disk", 4_000_000) if way == "unmount" else nullcontext(tmp_path / "disk") as disk:
         run = disk if way == "unmount" else disk / "run"
         lines = errors(run_with(run, record, "trainer.log_every_n_steps=1", LOSE.format(run, way), expect=1))
-        lost = "is no longer the directory that it was (was it renamed or deleted, or its disk unmounted?)"
+        lost = "has been replaced or removed since the run started (renamed, deleted or unmounted)"
         assert "metrics.csv cannot be written" in lines[0]
         assert all(lost in line for line in lines)
         assert [line for line in lines if "Failed save 1 of 3 in a row" in line and "training continues" in line]

@@ -17,7 +17,6 @@ FUNCTIONS = {
 OWN = {
     # What only the library or the owner of the project has written.
     "targets.py": {".read_text": "pyproject.toml of the project"},
-    "cli/prove.py": {".read_text": "train.py in the working directory"},
     "hydra/command_line.py": {
         ".read_text": "configs/ of the project",
         "yaml.safe_load": "the same",

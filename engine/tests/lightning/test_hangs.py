@@ -39,7 +39,7 @@ class Hanging(Callback):
 
 
 class AtHang:
-    setting, log_file = "checkpoint.watchdog", None
+    setting, log_file, record_file = "checkpoint.watchdog", None, None
 
     def __init__(self, code=None):
         self.code, self.called = code, []

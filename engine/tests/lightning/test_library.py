@@ -1,6 +1,7 @@
 """`cairn.Checkpointer` in a plain Lightning project: its arguments, its answers, and the sentences about misuse."""
 
 import copy
+import json
 import pickle
 import signal
 import subprocess
@@ -81,6 +82,44 @@ def test_another_process_finds_the_same_checkpoints(tmp_path):
     other = made(tmp_path, monitor="val/weight", mode="max")
     assert (other.saved, other.best) == (first.saved, first.best)
     assert other.resume() == first.last_model_path
+
+
+def without_names_of_metrics(folder):
+    """Make the manifests those of an earlier version."""
+    for path in folder.glob("*.json"):
+        fields = json.loads(path.read_text())
+        assert fields.pop("monitor") == ("val/weight" if fields["score"] is not None else None)
+        del fields["checksum"]
+        path.write_text(json.dumps(fields))
+
+
+class TwoMetrics(Scored):
+    def on_validation_epoch_end(self):
+        super().on_validation_epoch_end()
+        self.log("val/distance", 100.0 - self.trainer.global_step)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_resume_with_another_monitor_is_refused_and_changes_nothing(tmp_path, is_old):
+    fit(made(tmp_path, monitor="val/weight", mode="max"), tmp_path, TwoMetrics())
+    if is_old:
+        without_names_of_metrics(tmp_path / "checkpoints")
+    before = files(tmp_path)
+    other = made(tmp_path, monitor="val/distance")
+    words = r"^monitor='val/distance' cannot rank .* a value of 'val/weight'\. Keep 'val/weight', or start a new run in"
+    with pytest.raises(ConfigError, match=words):
+        fit(other, tmp_path, TwoMetrics(), ckpt_path=other.resume(), max_epochs=3)
+    with pytest.raises(ConfigError, match=words):
+        other.best  # noqa: B018
+    assert files(tmp_path) == before
+    again = made(tmp_path, monitor="val/weight", mode="max")
+    fit(again, tmp_path, TwoMetrics(), ckpt_path=again.resume(), max_epochs=3)
+    assert again.best.score == again.best.metrics["val/weight"]
+    new = made(tmp_path / "new", monitor="val/distance")
+    fit(new, tmp_path, TwoMetrics(), ckpt_path=again.last_model_path, max_epochs=4)
+    assert new.best.score == new.best.metrics["val/distance"]
+    unranked = made(tmp_path)  # compares nothing
+    fit(unranked, tmp_path, TwoMetrics(), ckpt_path=unranked.resume(), max_epochs=4)
 
 
 def test_a_resume_that_was_forgotten_is_refused_and_changes_nothing(tmp_path):

@@ -194,7 +194,7 @@ def test_nothing_is_written_or_deleted_where_the_directory_is_another_one_now(fo
         folder.mkdir()
         commit(folder, 0)
     before = listing(folder) if folder.exists() else None
-    with pytest.raises(SaveError, match="taken over" if way == "taken over" else "no longer the directory that it was"):
+    with pytest.raises(SaveError, match="taken over" if way == "taken over" else "has been replaced or removed"):
         write(plan, small_file(1))
     assert (listing(folder) if folder.exists() else None) == before
 
@@ -210,7 +210,7 @@ def test_a_directory_that_is_lost_during_the_write_gets_no_manifest(folder, monk
         (folder / FIRST).write_text("of another run")
 
     monkeypatch.setattr(disk, "put_chunks", slowly)
-    with pytest.raises(SaveError, match="no longer the directory"):
+    with pytest.raises(SaveError, match="has been replaced or removed"):
         write(CommitPlan(folder, draft(), permit=permit), small_file(0))
     assert listing(folder) == [FIRST], "and nothing is deleted there"
 

@@ -32,6 +32,7 @@ SAVED = st.builds(
     overhead=st.none() | FINITE,
     skipped=COUNTS,
     wait_s=FINITE,
+    monitor=st.none() | st.text(max_size=8),
 )
 PROVENANCE = {"world_size": 1, "seed": 0, "git": "abc+", "torch": "2.13.0"}
 

@@ -54,7 +54,7 @@ class Net(LightningModule):
         if hangs and batch_idx == AT // ranks:
             sleep_for_ever()
         if self.kind == "lock":
-            time.sleep(0.4)  # a sentinel is started when a fit has lasted for a while
+            time.sleep(0.4)  # a sentinel is started by the first look
             if batch_idx == AT:
                 re.match("(a+)+$", 64 * "a" + "b")  # takes longer than anybody can wait, and keeps Python's lock
         return self.layer(batch).mean()

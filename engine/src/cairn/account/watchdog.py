@@ -23,6 +23,8 @@ _DEBUGGERS = (
     *("IPython.core.debugger", "IPython.terminal.debugger", "IPython.terminal.embed"),
 )
 """Modules that wait for a person; the kernel of a notebook does not, while a cell runs."""
+_FIRST_LOOK_S = 2.0
+"""Latest time of the first look, which starts the sentinel: a shorter fit does not pay for one."""
 
 
 class Silence:
@@ -120,8 +122,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         tick_s, before = self.patience.tick_s, time.monotonic()
-        while not self._over.wait(tick_s):
-            now = time.monotonic()
+        wait_s = min(tick_s, _FIRST_LOOK_S)
+        while not self._over.wait(wait_s):
+            wait_s, now = tick_s, time.monotonic()
             # A look that comes late means that this process did not run: what passed meanwhile says nothing about it.
             passed_s, before = min(now - before, 2 * tick_s), now
             self.look(0.0 if is_debugged() else passed_s)

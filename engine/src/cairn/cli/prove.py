@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cairn import opening
 from cairn.errors import ConfigError
 
 HELP = "kill and resume a short version of a training, and compare; exit code 1 if it is not exact"
@@ -44,13 +45,14 @@ def run(argv: Sequence[str]) -> int:
                 f"{SCRIPT} does not exist here: call this command in the directory of the project, or "
                 f"python SCRIPT prove=true. Without cairn.hydra: cairn.testing.assert_exact in a test."
             )
-        if "cairn" not in script.read_text(encoding="utf-8", errors="replace"):
+        if b"cairn" not in opening.read_bytes(script):
             raise ConfigError(
                 f"{SCRIPT} does not use cairn.hydra, which this command needs: call cairn.testing.assert_exact in a "
                 f"test instead."
             )
-    except ConfigError as error:
-        print(f"Error: {error}", file=sys.stderr)
+    except (ConfigError, OSError) as error:
+        why = error if isinstance(error, ConfigError) else f"{SCRIPT} cannot be read: {error.strerror or error}."
+        print(f"Error: {why}", file=sys.stderr)
         return NOT_TRIED
     given = [arg for arg in argv if not arg.startswith("prove=")]
     sys.stdout.flush()

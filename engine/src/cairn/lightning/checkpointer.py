@@ -18,7 +18,7 @@ from cairn.lightning.policy import policy
 from cairn.lightning.stopping import BySignals
 from cairn.policy import keep, when
 from cairn.policy.patience import Patience
-from cairn.store import resume
+from cairn.store import ranking, resume
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listener
 from cairn.store.resume import ResumePoint
@@ -41,7 +41,7 @@ class Checkpointer(EngineHooks):
         directory: Where the checkpoints go.
         every: The save interval: batches (`50` or "50ba"), optimizer steps ("100st"), time ("90s", "10min", "2h"), a
             part of an epoch ("0.25ep"), "auto", or a trigger; None: only the other reasons save.
-        monitor: Metric that ranks checkpoints, as a validation logs it; None: there is no best one.
+        monitor: Metric that ranks checkpoints, as a validation logs it; None: checkpoints are not ranked.
         mode: `min`: lower is better; or `max`.
         keep_last: How many of the newest are kept; -1: all.
         keep_best: How many of the best are saved and kept; -1: all; 0: none is saved or kept for its score.
@@ -126,8 +126,14 @@ class Checkpointer(EngineHooks):
 
     @property
     def best(self) -> Saved | None:
-        """The checkpoint with the best score; None without `monitor`, or if none has a score."""
-        return keep.best_of(self.saved, self.policy.mode) if self.policy.monitor else None
+        """The checkpoint with the best score; None without `monitor`, or if none has a score.
+
+        Raises:
+            ConfigError: The scores in the directory are values of another metric than `monitor`.
+        """
+        policy, saved = self.policy, self.saved
+        ranking.check(policy.directory, saved, policy.monitor)
+        return keep.best_of(saved, policy.mode) if policy.monitor else None
 
     @property
     def cost(self) -> SavingCost | None:
@@ -137,7 +143,7 @@ class Checkpointer(EngineHooks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
-        fresh: dict[str, Any] = {"_engine": None, "_beginning": None, "_final": None, "watch": Watch()}
+        fresh: dict[str, Any] = {"_engine": None, "_beginning": None, "_way": None, "_final": None, "watch": Watch()}
         if isinstance(self._stopping, BySignals):  # else the function of the caller
             fresh["_stopping"] = BySignals()
         return {**vars(self), **fresh}

@@ -89,11 +89,11 @@ class Engine:
         """Take over what the run has committed before, on rank 0.
 
         Raises:
-            ConfigError: The directory holds checkpoints of another run.
+            ConfigError: The directory holds checkpoints of another run, or scores of another metric.
         """
         self._last_num_bytes = point.saved.num_bytes if point.saved else 0
         self.history.permit = self.saves.claim.permit if self.saves.claim else None
-        self.history.take_over(run, point)
+        self.history.take_over(run, point, self.policy.monitor)
         self.saves.has_begun = False
 
     def load(self, checkpoint: dict[str, Any], point: ResumePoint) -> None:
@@ -285,7 +285,7 @@ class Engine:
                 if self.agreement.leads:
                     provenance = {"world_size": trainer.world_size, **self.origin.provenance}
                     lasting, choice = self.decision.is_lasting(reasons), self.decision.choice
-                    draft = self.moments.draft(moment, reasons, lasting, self.origin.run, choice)
+                    draft = self.moments.draft(moment, reasons, lasting, self.origin.run, choice, self.policy.monitor)
                     # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
                     self.saves.submit(contents, draft, provenance, trainer.optimizers, stall, trainer.is_last_batch)
                 if final or not self.saves.in_background:

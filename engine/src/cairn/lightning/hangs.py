@@ -44,8 +44,6 @@ _REQUEUE_S = 150.0
 """The same for the scheduler, which may be asked several times."""
 _MAIN_RANK_FIRST_S = 30.0
 """How long another rank waits before it exits, so that the scheduler does not kill the main one before its note."""
-_LOOKS_BEFORE_SENTINEL = 3
-"""A sentinel is a process more: it is started when a fit has lasted for this many looks of the watchdog."""
 _SLOWEST_BYTES_PER_S = 1e7
 """A disk that writes more slowly than this hangs. While a file is synced, it shows no progress."""
 
@@ -57,6 +55,8 @@ class AtHang(Protocol):
     """What the user calls the limit, for the message."""
     log_file: Path | None
     """Where the stack traces go, in addition to the standard error output."""
+    record_file: Path | None
+    """JSON record of the run, whose `status` becomes `hung` where no thread of this process can run; None: none."""
 
     def end(self, hang: Hang, requeues: bool) -> None:
         """Note the hang, and requeue the job if nothing else does.
@@ -81,6 +81,7 @@ class RequeueAtHang:
 
     setting = "watchdog"
     log_file: Path | None = None
+    record_file: Path | None = None
 
     def __init__(self, trainer: Trainer, stopping: Stopping) -> None:
         self._trainer, self._stopping = trainer, stopping
@@ -124,8 +125,8 @@ class Watch:
             slack=lambda: engine.saves.num_bytes_under_way / _SLOWEST_BYTES_PER_S,
         )
         directory = engine.policy.directory if engine.policy.triggers else None
-        self._sentinel = Sentinel(directory, at_hang.log_file, boundary.requeue_signal(engine.trainer) is not None)
-        self._num_looks = 0
+        by_lightning = boundary.requeue_signal(engine.trainer) is not None
+        self._sentinel = Sentinel(directory, at_hang.log_file, at_hang.record_file, by_lightning)
         self._answering.start()
         self._watchdog.start()
 
@@ -153,9 +154,8 @@ class Watch:
             self._watchdog = None
 
     def _look(self, limit_s: float) -> None:
-        """Report to the sentinel of the main rank, which sees the others hang, too; not in a short fit."""
-        self._num_looks += 1
-        if self._num_looks > _LOOKS_BEFORE_SENTINEL and not _follows(self._trainer):
+        """Report to the sentinel of the main rank, which sees the others hang, too."""
+        if not _follows(self._trainer):
             self._sentinel.tell(2 * limit_s, self._moments.previous)  # the watchdog comes first
 
     def _alarm(self, alarm: Alarm) -> None:

@@ -77,6 +77,8 @@ class EngineHooks(Checkpoint):
         self._beginning: Beginning | None = None
         self._end_wait: Callable[[], None] | None = None
         """To be called when no checkpoint will be loaded any more; see `before_loading`."""
+        self._way: str | None = None
+        """How the run shuffles, which another fit of the same trainer goes on with; None: as a new run."""
         self._final: list[Saved] | None = None
         """What rank 0 has kept at the end of a fit, on the other ranks."""
 
@@ -87,7 +89,7 @@ class EngineHooks(Checkpoint):
         if stage != "fit":
             return
         _check_alone(self, trainer)
-        shuffles.begin_run()
+        shuffles.begin_run(self._way)
         capture.refuse(trainer, pl_module)
         boundary.install(trainer, self)
         trainer.strategy.checkpoint_io = understanding(trainer.strategy.checkpoint_io)
@@ -116,9 +118,12 @@ class EngineHooks(Checkpoint):
         if unsaved.KEY in checkpoint:
             stopped_early.forget_in_new_run(trainer, checkpoint, begun.run)
             self.engine.load(checkpoint, begun.point)
+            self._way = shuffles.of_run()
             self.engine.growth.adjust(checkpoint)
         else:
             rank_zero_warn(_NOT_OURS)
+            self._way = None
+            shuffles.begin_run()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read what is configured, and prepare the optimizers for the state that Lightning loads next."""

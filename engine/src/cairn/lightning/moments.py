@@ -94,21 +94,31 @@ class Moments:
             busy=busy,
         )
 
-    def draft(self, moment: Moment, reasons: Sequence[str], lasting: bool, run: str, choice: Choice | None) -> Draft:
+    def draft(
+        self,
+        moment: Moment,
+        reasons: Sequence[str],
+        lasting: bool,
+        run: str,
+        choice: Choice | None,
+        monitor: str | None,
+    ) -> Draft:
         """What the manifest of a checkpoint at this moment will say."""
+        score = moment.score if moment.score is not None and math.isfinite(moment.score) else None
         return Draft(
             name=names.checkpoint_name(moment.position),
             position=moment.position,
             number=0,  # its history knows
             reasons=tuple(reasons),
             lasting=lasting,
-            score=moment.score if moment.score is not None and math.isfinite(moment.score) else None,
+            score=score,
             metrics=_finite(self.trainer.callback_metrics),
             run=run,
             elapsed_s=moment.elapsed_s,
             interval_batches=choice.interval_batches if choice else None,
             overhead=self.telemetry.meter.overhead(moment.elapsed_s),
             skipped=self.telemetry.meter.num_skipped,
+            monitor=monitor if score is not None else None,
         )
 
 

@@ -4,15 +4,16 @@
     watchdog thread, every few seconds:
         limit, last boundary  --- pipe -->  for how long has nothing come?
     signal handler in C       <-- signal -  too long: asks for the stack traces
-                                            notes the hang, lets SLURM requeue the job
+                                            notes the hang, records it, lets SLURM requeue the job
                               <-- SIGKILL - ends the run
 
-The exit code of such a run is that of a kill. It is started by the watchdog once a fit has lasted for a while, and ends
-with the fit. No torch is imported here.
+The exit code of such a run is that of a kill. It is started by the first look of the watchdog, because it costs a tenth
+of a second, and ends with the fit. No torch is imported here.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -25,10 +26,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cairn import opening
+from cairn import opening, records
 from cairn.account.watchdog import Silence
 from cairn.jobs import allocation, slurm, stacks
-from cairn.store import hangs
+from cairn.store import disk, hangs
 from cairn.store.hangs import Hang
 from cairn.types import Position
 from cairn.units import format_duration
@@ -45,11 +46,12 @@ class Sentinel:
     Args:
         directory: Directory of the checkpoints, which notes the hang; None: the run has none.
         log_file: Log of the run, for the stack traces; None: only the standard error output.
+        record_file: Record of the run, see `AtHang`; None: it has none.
         requeues: Whether Lightning would requeue the job.
     """
 
-    def __init__(self, directory: Path | None, log_file: Path | None, requeues: bool) -> None:
-        self._arguments = [str(directory or ""), str(log_file or ""), str(int(requeues))]
+    def __init__(self, directory: Path | None, log_file: Path | None, record_file: Path | None, requeues: bool) -> None:
+        self._arguments = [str(path or "") for path in (directory, log_file, record_file)] + [str(int(requeues))]
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe, self._is_closed = -1, False
         self._lock = threading.Lock()
@@ -119,7 +121,9 @@ def main(arguments: list[str]) -> None:
             return
 
 
-def _end(pid: int, report: str, silent_s: float, directory: str, log_file: str, requeues: str) -> None:
+def _end(
+    pid: int, report: str, silent_s: float, directory: str, log_file: str, record_file: str, by_lightning: str
+) -> None:
     limit_s, *counts = report.split()
     where = Position(*map(int, counts))
 
@@ -141,14 +145,26 @@ def _end(pid: int, report: str, silent_s: float, directory: str, log_file: str, 
     time.sleep(_ANSWER_S)
     below = stacks.others(pid)
     stacks.ask_others(write, below)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    hang = Hang("training", where, silent_s, float(limit_s), now, socket.gethostname())
+    requeues = False
     if directory:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        found = [Hang("training", where, silent_s, float(limit_s), now, socket.gethostname())]
+        found = [hang]
         with suppress(OSError):
-            found = hangs.note(Path(directory), found[0])
-        if hangs.num_in_place(found) < hangs.MOST_IN_PLACE:
-            _requeue(requeues == "1")
+            found = hangs.note(Path(directory), hang)
+        requeues = hangs.num_in_place(found) < hangs.MOST_IN_PLACE
+    if record_file:  # before the kill: the next attempt writes it, too
+        _record(Path(record_file), str(hang) if requeues else f"{hang}; not requeued")
+    if requeues:
+        _requeue(by_lightning == "1")
     stacks.kill_others([*below, pid])
+
+
+def _record(file: Path, why: str) -> None:
+    """Record the hang as the run itself would have done."""
+    with suppress(OSError, TypeError, ValueError):
+        fields = {**records.parse(opening.read_bytes(file)), "status": "hung", "why": why}
+        disk.put(file, (json.dumps(fields, indent=2) + "\n").encode())
 
 
 def _requeue(by_lightning: bool) -> None:

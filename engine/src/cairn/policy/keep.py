@@ -125,7 +125,7 @@ def survivors(rules: Iterable[Rule], saved: Sequence[AnyDraft], mode: Mode | Non
     Args:
         rules: The keep rules.
         saved: The checkpoints, oldest first.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
 
     Returns:
         What stays, oldest first.
@@ -140,7 +140,7 @@ def marks(rules: Iterable[Rule], shelf: Shelf[AnyDraft], mode: Mode | None) -> b
     Args:
         rules: The keep rules.
         shelf: The checkpoints.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
 
     Returns:
         1 in the place of each checkpoint that stays, and 0 in those of the others.
@@ -180,7 +180,7 @@ def to_make_room(rules: Sequence[Rule], saved: Sequence[AnyDraft], coming: Draft
         rules: The keep rules.
         saved: The checkpoints, oldest first.
         coming: The checkpoint to write.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
 
     Returns:
         What to delete, oldest first.
@@ -204,7 +204,7 @@ def peak_bytes(
     Args:
         rules: The keep rules.
         saved: The checkpoints, oldest first.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
         num_bytes: Size of each of the next checkpoints.
         count: How many saves to look ahead.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cairn.errors import ConfigError
 from cairn.policy import keep
+from cairn.store import ranking
 from cairn.store.catalog import Catalog
 from cairn.store.resume import ResumePoint
 from cairn.types import Mode, Saved
@@ -31,7 +32,13 @@ class Adoption:
 
 
 def plan(
-    directory: Path, catalog: Catalog, rules: Sequence[keep.Rule], mode: Mode | None, run: str, start: ResumePoint
+    directory: Path,
+    catalog: Catalog,
+    rules: Sequence[keep.Rule],
+    mode: Mode | None,
+    run: str,
+    start: ResumePoint,
+    monitor: str | None,
 ) -> Adoption:
     """Decide what `run` takes over when it goes on from `start`. Logs what it ignores, and changes no file.
 
@@ -39,12 +46,14 @@ def plan(
         directory: Where the checkpoints are.
         catalog: What is there.
         rules: What to keep.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
         run: Id of the run.
         start: Where it goes on.
+        monitor: The metric that ranks checkpoints from now on; None: checkpoints are not ranked.
 
     Raises:
-        ConfigError: The directory holds checkpoints of another run, which must not be deleted.
+        ConfigError: The directory holds checkpoints of another run, which must not be deleted, or scores of another
+            metric, which cannot be compared.
     """
     committed, rejected = catalog.all()
     if foreign := {item.run for item in committed} - {run}:
@@ -53,6 +62,7 @@ def plan(
             f"directory of its own.",
             parameter="directory",
         )
+    ranking.check(directory, committed, monitor)
     newer = {item.path.name for item in start.rejected}
     for item in rejected:
         if item.path.name not in newer:  # older than `start`: it may have been good once, and is not in the way

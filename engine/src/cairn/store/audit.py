@@ -81,7 +81,7 @@ def plan_prune(path: Path, rules: Iterable[keep.Rule], mode: Mode | None) -> Pru
     Args:
         path: The directory.
         rules: The keep rules.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
 
     Returns:
         What stays and what to delete; nothing is deleted yet.

@@ -33,7 +33,7 @@ class History:
     Args:
         directory: Where the checkpoints are.
         rules: What to keep.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
 
     Attributes:
         permit: What is checked before each commit; None: nothing.
@@ -77,13 +77,13 @@ class History:
 
     # The start of a run
 
-    def take_over(self, run: str, start: ResumePoint) -> None:
+    def take_over(self, run: str, start: ResumePoint, monitor: str | None = None) -> None:
         """Adopt what `run` has committed up to `start`. No file changes before `tidy`: the start may still be refused.
 
         Raises:
-            ConfigError: The directory holds checkpoints of another run, which must not be deleted.
+            ConfigError: The directory holds checkpoints of another run, or scores of another metric.
         """
-        self._adopted = adoption.plan(self.directory, self._catalog, self.rules, self.mode, run, start)
+        self._adopted = adoption.plan(self.directory, self._catalog, self.rules, self.mode, run, start, monitor)
         self._shelf = Shelf(self._adopted.kept, self._shelf.mode)
 
     def tidy(self) -> Sequence[Saved]:

@@ -17,7 +17,7 @@ class Pending:
 
     Args:
         rules: What to keep.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
     """
 
     def __init__(self, rules: Sequence[keep.Rule], mode: Mode | None) -> None:

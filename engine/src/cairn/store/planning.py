@@ -40,7 +40,7 @@ def decide(
         rules: What to keep.
         saved: What is kept, without a checkpoint that the new one replaces.
         draft: The new checkpoint.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
         linked: What the links point to now, which is not deleted before they have moved.
         overdue: Names that should have been deleted before.
     """
@@ -58,7 +58,7 @@ def links(kept: Sequence[Draft], mode: Mode | None) -> dict[str, str | None]:
 
     Args:
         kept: Checkpoints, oldest first.
-        mode: Whether a lower or a higher score is better; None: there is no best.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
 
     Returns:
         Link to file name; None: no such link.

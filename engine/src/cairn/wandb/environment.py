@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cairn.errors import ConfigError
+
 
 def prepare(run: Path, offline: bool, finish_s: float = 60.0) -> None:
     """Keep W&B's files in the run directory, lose at most a second of its log, and use no network if offline.
@@ -16,9 +18,17 @@ def prepare(run: Path, offline: bool, finish_s: float = 60.0) -> None:
         offline: Use no network at all.
         finish_s: Maximum time that the end waits for metrics and console output, in seconds; checkpoints are waited
             for before.
+
+    Raises:
+        ConfigError: The folder for W&B's files cannot be made, or is a link, behind which they would be written.
     """
     own = run / "wandb"
-    own.mkdir(parents=True, exist_ok=True)
+    if own.is_symlink():
+        raise ConfigError(f"{own} is a link, and W&B's client would write behind it: move it away.")
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The folder {own} cannot be made: {error.strerror or error}.") from error
     for name, value in {"DATA_DIR": own, "CACHE_DIR": own / "cache", "CONFIG_DIR": own / "config"}.items():
         os.environ[f"WANDB_{name}"] = str(value)
     defaults = {

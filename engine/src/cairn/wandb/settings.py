@@ -116,7 +116,10 @@ def shortened(name: str) -> str:
 
 _TARGETS = {"cairn.wandb.WandbLogger", "cairn.wandb.logger.WandbLogger", "cairn.logging.wandb.WandbLogger"}
 """Our logger, by its public name, by that of its module, and by the one before the library had rooms."""
-_NOT_MORE = {"save_dir", "forget", "project", "entity", "id", "name", "group", "tags", "offline"}
+_MORE = ("job_type", "notes", "prefix")
+"""Further arguments that are read back. A run directory may come from other people: `settings` could name their server,
+which W&B's client would send the API key to.
+"""
 
 
 def logger_key(config: Mapping[str, Any]) -> str | None:
@@ -158,7 +161,7 @@ def stored(config: Mapping[str, Any]) -> WandbSettings | None:
         group=node.get("group"),
         tags=(tags,) if isinstance(tags, str) else tuple(map(str, tags)),
         offline=bool(node.get("offline", True)),
-        more={name: value for name, value in node.items() if name not in _NOT_MORE and not name.startswith("_")},
+        more={name: node[name] for name in _MORE if isinstance(node.get(name), str)},
         artifacts=_artifacts(config.get("checkpoint") or {}),
     )
 

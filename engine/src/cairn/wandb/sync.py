@@ -87,7 +87,7 @@ def sync(run: Path, limit_s: float) -> Synced:
     prepare(stored_run.path, offline=False, finish_s=max(1.0, limit_s))  # 0 would be no limit
     logger = _logger(stored_run)
     num_rows = sum(logger.deliver(row) for row in list(read(logger.journal.path)))
-    facts = notes.read(stored_run.path).get("facts", {})
+    facts = _facts(stored_run.path)
     logger.log_hyperparams({**stored_run.config, "run": facts})
     try:
         return _sync_checkpoints(stored_run, logger, num_rows, facts, limit_s)
@@ -120,6 +120,11 @@ def read_run(path: Path) -> StoredRun:
     return StoredRun(path, run_id, status, why, config, settings)
 
 
+def _facts(run: Path) -> Mapping[str, Any]:
+    found = notes.read(run).get("facts")
+    return found if isinstance(found, dict) else {}
+
+
 def _logger(run: StoredRun) -> WandbLogger:
     settings, before = run.settings, notes.read(run.path)
     logger = WandbLogger(
@@ -144,7 +149,8 @@ def _sync_checkpoints(
     run: StoredRun, logger: WandbLogger, num_rows: int, facts: Mapping[str, Any], limit_s: float
 ) -> Synced:
     kept, group, experiment = Catalog(run.checkpoints).committed(), run.config["checkpoint"], logger.experiment
-    links = planning.links(kept, group["mode"] if group.get("monitor") else None)
+    mode = group.get("mode", "min")
+    links = planning.links(kept, mode if group.get("monitor") and mode in ("min", "max") else None)
     settings, finished = replace(run.settings.artifacts, wait_s=limit_s), run.status == "finished"
     known = {key: facts[key] for key in ("git_commit", "started_from") if key in facts}
     listener = Artifacts(experiment, **asdict(settings), run_directory=run.path, facts=known)

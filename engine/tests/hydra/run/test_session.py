@@ -7,9 +7,9 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from cairn.errors import CairnError, SaveError
+from cairn.errors import CairnError, ConfigError, SaveError
 from cairn.hydra.run import build, ending, session
-from cairn.hydra.run.outcome import outcome_of
+from cairn.hydra.run.outcome import describe, outcome_of
 from cairn.hydra.run.session import Run
 from cairn.hydra.run.start import JobContext, Start
 from cairn.jobs.signals import Interruption, Interrupts
@@ -125,6 +125,14 @@ def test_how_the_process_exits(tmp_path, error, signal_name, is_alone, expected)
     assert type(left.value) is expected
     if expected is SystemExit:
         assert left.value.code == (3 if isinstance(error, SystemExit) else 1)
+
+
+@pytest.mark.parametrize("kind", [ConfigError, SaveError])
+def test_a_job_of_a_sweep_raises_its_error_in_the_words_of_the_configuration(tmp_path, kind):
+    error = kind("directory=/x holds checkpoints of another run.", parameter="directory")
+    with pytest.raises(kind) as left:
+        ending.leave(outcome_of(error, None), RunDirectory(tmp_path), is_alone=False)
+    assert str(left.value) == describe(left.value) == "checkpoint.dirpath=/x holds checkpoints of another run."
 
 
 @pytest.mark.parametrize(

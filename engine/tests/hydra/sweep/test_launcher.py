@@ -161,6 +161,12 @@ def test_a_failure_before_the_run_began(scene):
     assert f"failed: RuntimeError: something broke. See {scene.paths.stdout}" in text
 
 
+def test_a_job_that_was_refused_has_one_sentence_without_the_name_of_a_class(scene):
+    scene.alive = False
+    scene.writes("error", "Traceback:\n  File ...\ncairn.errors.ConfigError: checkpoint.dirpath=/x is taken.\n")
+    assert "#0 a=1 failed: checkpoint.dirpath=/x is taken. See" in failure(scene.collect())
+
+
 def test_a_job_that_was_killed_has_failed(scene):
     scene.records("running")
     text = failure(scene.then(scene.lives(False)).collect())

@@ -48,13 +48,11 @@ def check(config: DictConfig, run: Path, overrides: Sequence[str], repeated: Seq
     """
     found = dict.fromkeys(whitelist.named_in(OmegaConf.to_container(config)))
     odd = [name for name in found if whitelist.why_not_listed(name)]
-    fallback = loader.fallback(overrides) if odd else None
-    of_run = {*repeated, *(fallback.without if fallback else ())}
-    typed = [item for item in overrides if item not in of_run]
+    own_overrides = typed(overrides, repeated) if odd else []
     unknown = odd
     for written in (_written, _composed):  # composing takes longer, and finds what an interpolation gives
         if unknown:
-            own = {targets.current_name(name) for name in written(typed)}
+            own = {targets.current_name(name) for name in written(own_overrides)}
             unknown = [name for name in unknown if targets.current_name(name) not in own]
     targets.trust_own(name for name in odd if name not in unknown)
     if unknown:
@@ -66,23 +64,43 @@ def check(config: DictConfig, run: Path, overrides: Sequence[str], repeated: Seq
         )
 
 
-def _composed(typed: Sequence[str]) -> Iterator[str]:
-    """Yield the targets of the configuration that the files of the project and the command give, without the run."""
+def typed(overrides: Sequence[str], repeated: Sequence[str]) -> list[str]:
+    """Return the overrides that the command itself gives.
+
+    Args:
+        overrides: Overrides of the run that is about to start.
+        repeated: Those among them that `resume=` has taken from the run directory.
+    """
+    fallback = loader.fallback(overrides)
+    of_run = {*repeated, *(fallback.without if fallback else ())}
+    return [item for item in overrides if item not in of_run]
+
+
+def composed(overrides: Sequence[str]) -> Any:
+    """Return what the files of the project give with these overrides, as plain values; None: they do not compose.
+
+    Args:
+        overrides: Overrides that the owner of the project answers for.
+    """
     hydra: Any = GlobalHydra.instance().config_loader()
     try:
         name = HydraConfig.get().job.config_name
-        config = ConfigLoaderImpl.load_configuration(hydra, name, list(typed), RunMode.RUN)
+        config = ConfigLoaderImpl.load_configuration(hydra, name, list(overrides), RunMode.RUN)
         with open_dict(config):
             config.pop("hydra")
-        found: Any = OmegaConf.to_container(config, resolve=True)
+        return OmegaConf.to_container(config, resolve=True)
     except Exception:  # the files do not compose any more
-        return
-    yield from whitelist.named_in(found)
+        return None
 
 
-def _written(typed: Sequence[str]) -> Iterator[str]:
+def _composed(own_overrides: Sequence[str]) -> Iterator[str]:
+    """Yield the targets of the configuration that the files of the project and the command give, without the run."""
+    yield from whitelist.named_in(composed(own_overrides))
+
+
+def _written(own_overrides: Sequence[str]) -> Iterator[str]:
     """Yield the targets that the files of the project and the command name, without composing anything."""
-    for override in typed:
+    for override in own_overrides:
         yield from _DOTTED.findall(override)
     for node in _nodes(ConfigStore.instance().repo):
         yield from whitelist.named_in(node)

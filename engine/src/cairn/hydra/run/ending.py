@@ -104,6 +104,8 @@ def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:
         with suppress(CairnError):  # the run directory may be gone: that is what the message above is about
             if saved := Catalog(directory.checkpoints()).newest():
                 log.error("Newest checkpoint: %s. Resume with: %s", saved.name, summary.command(directory.path))
+    if isinstance(error, CairnError):  # a launcher prints it in the line of its job
+        error.args, error.parameter = (describe(error),), ""
     if not is_for_users(error) or not is_alone or os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     raise SystemExit(1) from error

@@ -29,6 +29,7 @@ class RecordAndRequeue:
 
     def __init__(self, start: Start) -> None:
         self._start = start
+        self.record_file: Path | None = start.directory.record_file
         files = [Path(item.baseFilename) for item in logging.getLogger().handlers if hasattr(item, "baseFilename")]
         # The log that Hydra has opened; other handlers belong to the user.
         self.log_file = next((path for path in files if path.is_relative_to(start.directory.path)), None)

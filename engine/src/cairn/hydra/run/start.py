@@ -20,7 +20,7 @@ from cairn import targets
 from cairn.errors import ConfigError
 from cairn.hydra import command_line
 from cairn.hydra.command import overrides as given
-from cairn.hydra.compose import loader, merge, trusted
+from cairn.hydra.compose import loader, merge, outside, trusted
 from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
@@ -37,6 +37,7 @@ from cairn.store import claim, resume
 from cairn.store.catalog import Catalog
 from cairn.store.claim import Claim
 from cairn.store.resume import ResumePoint
+from cairn.testing import proof_run
 from cairn.wandb import start as wandb_start
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,8 @@ def begin(
         trusted.new_run(merged.config)
     else:
         trusted.check(merged.config, directory.path, overrides, command_line.repeated())
+        if proof_run.current() is None:  # a proof resumes runs that it has begun itself
+            outside.check(merged.config, directory.path, old.id, overrides, command_line.repeated())
     settings = parse(merged.config)
     if old is not None and old.status == "finished" and not merged.changed:
         more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
@@ -138,7 +141,9 @@ def _withdraw(held: Claim | None) -> None:
 
 
 def _check_ranking(merged: Merged, directory: Path) -> None:
-    """Check that the checkpoints of a resumed run are ranked by one metric: a manifest holds a score without its name.
+    """Check that the checkpoints of a resumed run are ranked by one metric, before anything is recorded.
+
+    Manifests of earlier versions hold a score without the name of its metric, which `config.yaml` still knows.
 
     Raises:
         ConfigError: The command changes the metric, and there are checkpoints with a score.

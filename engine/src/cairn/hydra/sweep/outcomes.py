@@ -7,6 +7,7 @@ scheduler reports the end of the job, and a missing result only some time later.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
-from cairn.errors import first_line
+from cairn.errors import CairnError, first_line
 from cairn.hydra.sweep import result_file
 from cairn.hydra.sweep.sweep_job import SweepJob
 from cairn.jobs import slurm
@@ -25,6 +26,7 @@ from cairn.runs.ledger import SubmittedJob, states
 
 log = logging.getLogger(__name__)
 
+_FOR_USERS = re.compile(rf"^{re.escape(CairnError.__module__)}\.\w+: ")
 POLL_S, SLOWEST_POLL_S = 2.0, 30.0
 LATE_S = 20.0
 """How long to wait for a missing result after the end of a job, in seconds."""
@@ -104,9 +106,7 @@ class Outcomes:
                 return success(job)
             return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
         if outcome == "error":
-            return self._failed(
-                job, entry, _own_reason(job, entry) or (value.strip() or "it raised an error").splitlines()[-1]
-            )
+            return self._failed(job, entry, _own_reason(job, entry) or _last_line(value))
         if not is_late:
             return None
         if job.is_finished:
@@ -149,6 +149,11 @@ def _own_reason(job: SweepJob, entry: SubmittedJob) -> str:
     except (OSError, IndexError):
         is_its_own = False
     return record.why.partition("\n")[0] if is_its_own and record and record.status == "failed" else ""
+
+
+def _last_line(trace: str) -> str:
+    """Return the message that ends a traceback; one for users is a sentence, and needs no class."""
+    return _FOR_USERS.sub("", (trace.strip() or "it raised an error").splitlines()[-1])
 
 
 def _read_result(path: Path) -> tuple[str, Any]:
