@@ -107,9 +107,9 @@ def fit(
     run: Path, module: LightningModule, callbacks: tuple[Callback, ...] = (), data: Any = None, **options: Any
 ) -> cairn.Checkpointer:
     seed_everything(3, verbose=False)
-    steps, epochs = options.pop("max_steps", -1), options.pop("max_epochs", 2)
+    steps, epochs, every = options.pop("max_steps", -1), options.pop("max_epochs", 2), options.pop("every", 1)
     # `sync`: no save is dropped because the ones before are still written.
-    checkpoints = cairn.Checkpointer(run / "checkpoints", every=1, writing=cairn.Writing(writer="sync"), **options)
+    checkpoints = cairn.Checkpointer(run / "checkpoints", every=every, writing=cairn.Writing(writer="sync"), **options)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     trainer = Trainer(max_epochs=epochs, max_steps=steps, callbacks=[*callbacks, checkpoints], **quiet)
     loader = cairn.DataLoader(data or Pairs(), batch_size=4, shuffle=True, seed=0)

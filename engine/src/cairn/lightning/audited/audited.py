@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch.utils.data import Dataset
 
-from cairn.lightning.reading import attributes
+from cairn.lightning.reading import attributes, parts
 
 
 class AuditedObjects:
@@ -50,7 +50,7 @@ class AuditedObjects:
     def value(self, name: str) -> Any:
         """Return the attribute itself; None if it is gone."""
         owner, attribute = self.find(name)
-        return getattr(owner, "__dict__", {}).get(attribute)
+        return dict(parts.fields(owner)).get(attribute)
 
     def growth(self, names: Iterable[str]) -> str:
         """Return a sentence that warns of a refused resume, if a dataset that has these attributes has grown."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from types import MemberDescriptorType
 from typing import Any
 
 import torch
@@ -24,8 +25,12 @@ class Watched:
         self, kind: type, name: str, first: dict[tuple[int, Watched], bool], only_in_hooks: bool = False
     ) -> None:
         self.kind, self.name, self.first, self.only_in_hooks = kind, name, first, only_in_hooks
-        self.read = self.is_set = self.read_in_hooks = self.is_changed = False
+        self.read = self.is_set = self.read_in_hooks = False
         self._default: Any = MISSING
+        members = (vars(base).get(name) for base in kind.__mro__)
+        members = (member.slot if isinstance(member, Watched) else member for member in members)
+        self.slot: Any = next((item for item in members if type(item) is MemberDescriptorType), None)
+        """The slot that holds the value; None: the dictionary of the object does."""
 
     def install(self) -> bool:
         """Add it to the class. Returns False if the class does not take it."""
@@ -51,14 +56,19 @@ class Watched:
 
     def _note(self, instance: Any, is_read: bool) -> None:
         if not torch.compiler.is_compiling():  # the identity of an object would become a part of the graph
-            self.is_changed |= self.first.setdefault((id(instance), self), is_read) and not is_read
+            self.first.setdefault((id(instance), self), is_read)
 
     def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None and self.slot is not None:
+            return self.slot
         if instance is None and self._default is not MISSING:
+            self._note(None, True)  # `Net.losses.append(...)`
             return self._default
         if instance is None:
             raise AttributeError(f"type object {owner.__name__!r} has no attribute {self.name!r}", name=self.name)
         self._note(instance, True)
+        if self.slot is not None:
+            return self.slot.__get__(instance, owner)
         try:
             return instance.__dict__[self.name]
         except KeyError:
@@ -74,10 +84,16 @@ class Watched:
 
     def __set__(self, instance: Any, value: Any) -> None:
         self._note(instance, False)
-        instance.__dict__[self.name] = value
+        if self.slot is not None:
+            self.slot.__set__(instance, value)
+        else:
+            instance.__dict__[self.name] = value
 
     def __delete__(self, instance: Any) -> None:
         self._note(instance, False)
+        if self.slot is not None:
+            self.slot.__delete__(instance)
+            return
         try:
             del instance.__dict__[self.name]
         except KeyError:
