@@ -119,6 +119,8 @@ class Accesses:
         """The hooks at the start of an epoch have run."""
         self._in_hooks = {(key, watched.name): is_read for (key, watched), is_read in self._first.items()}
         for watched in self._watched.values():
+            if watched.is_replaced:
+                self._in_hooks.setdefault((id(watched.kind), watched.name), False)
             if watched.read or watched.only_in_hooks or not self.active:
                 watched.remove()
         seen = {key: is_read for key, is_read in self._first.items() if self.active and not key[1].only_in_hooks}
@@ -128,9 +130,8 @@ class Accesses:
 
     def first_in_hooks(self, owner: Any, name: str) -> Literal["read", "set", "none"]:
         """Return what the last hooks at the start of an epoch have first done with an attribute."""
-        is_read = self._in_hooks.get((id(owner), name))
-        if is_read is None and (id(None), name) in self._in_hooks:  # by its class
-            is_read = self._in_hooks[id(None), name]
+        keys = ((id(item), name) for item in (owner, *type(owner).__mro__))  # itself, or through its class
+        is_read = next((self._in_hooks[key] for key in keys if key in self._in_hooks), None)
         return "none" if is_read is None else "read" if is_read else "set"
 
     def verdict(self, owner: Any, name: str) -> Verdict:

@@ -55,7 +55,7 @@ class Helpers:
         self._empty = {
             (id(item), name): value
             for item in (*holders, *helpers.values())
-            for name, value in parts.fields(item)
+            for name, value in _with_class(item)
             if issubclass(type(value), list | deque) and not len(value)
         }
 
@@ -70,7 +70,7 @@ class Helpers:
             now: Its value, in the form in which it is compared.
         """
         empty = self._empty.get((id(item), name))
-        is_same = empty is not None and dict(parts.fields(item)).get(name) is empty
+        is_same = empty is not None and dict(_with_class(item)).get(name) is empty
         return is_same or type(now) in (int, float)
 
     def knows(self, value: Any) -> bool:
@@ -111,6 +111,10 @@ class Helpers:
                 for name, value in parts.own(item)
             }
             yield key, item, {name: value for name, value in read.items() if value is not OPAQUE}
+
+
+def _with_class(item: Any) -> list[tuple[str, Any]]:
+    return [*code.class_attributes(type(item)), *parts.fields(item)]
 
 
 def helpers_of(owner: Any) -> list[Any]:

@@ -155,9 +155,12 @@ def class_attributes(kind: type, packages: frozenset[str] = frozenset()) -> Iter
     """Yield the values that the user's own classes among the bases of a class hold."""
     if issubclass(kind, Enum):
         return
+    hidden: set[str] = set()
     for base in kind.__mro__:
+        own = [item for item in vars(base).items() if item[0] not in hidden]
+        hidden |= vars(base).keys()
         if is_own(str(base.__module__), packages):
-            for name, value in list(vars(base).items()):
+            for name, value in own:
                 is_value = not hasattr(type(value), "__get__") and not issubclass(type(value), type | ModuleType)
                 if (is_value or type(value) is functools._lru_cache_wrapper) and not name.startswith(("__", "_abc_")):
                     yield name, value
