@@ -181,7 +181,7 @@ class Audit:
         return self._objects.growth(names) + attributes.advice(self.trainer, names)
 
     def _verdict(self, name: str) -> Verdict:
-        return self._accesses.verdict(*self._objects.find(name))
+        return "set" if self._objects.is_stamp(name) else self._accesses.verdict(*self._objects.find(name))
 
     def _is_read(self, name: str) -> bool:
         return self._verdict(name) == "read"
