@@ -32,7 +32,7 @@ class History:
     def __init__(self) -> None:
         self.items: list[Any] = []
         self.filled, self.recent = [0], deque([0], maxlen=9)
-        self.scores: dict[int, float] = {}
+        self.scores: dict[int, Any] = {}
         self.known = {0}
         self.array, self.tensor = np.zeros(2), torch.zeros(2)
         self.inner, self.epoch = Inner(), 0
@@ -113,6 +113,7 @@ CHANGED_ON: dict[str, tuple[Callable[[Any], Any], str]] = {
     "number that was None": (lambda net: setattr(net, "first", (net.first or 0) + 1), "first"),
     "iterator": (lambda net: next(net.numbers), "numbers"),
     "closure": (lambda net: net.count(), "count"),
+    "numbers in a dict": (lambda net: net.history.scores.update(a=net.history.scores.get("a", 0) + 1), "history"),
     "list of a base class": (lambda net: type(net).log_of_base.append(1), "log_of_base"),
     "list of the class": (lambda net: type(net).log_of_class.append(1), "log_of_class"),
 }
@@ -135,7 +136,7 @@ def test_a_dict_that_a_hook_fills_is_compared_at_the_resume(what: str, tmp_path:
     """It may be a cache: then the resumed run has the same entries."""
 
     def fill(net: Any) -> None:
-        net.history.scores[net.current_epoch if what == "scores" else 0] = 0.5
+        net.history.scores[net.current_epoch if what == "scores" else 0] = torch.ones(2)
 
     assert messages(tmp_path, hooked(fill)(), max_steps=3) == []
     found = messages(tmp_path, hooked(fill)(), max_steps=4)

@@ -45,7 +45,7 @@ class Helpers:
         self.trainer = trainer
         self._before: dict[int, tuple[Any, Attributes]] = {}
         self._empty: dict[tuple[int, str], Any] = {}
-        """Lists that were empty, by object and attribute."""
+        """Lists and dicts that were empty, by object and attribute."""
 
     def remember(self, holders: Iterable[Any]) -> None:
         """Read the attributes of the helpers that objects hold."""
@@ -56,13 +56,13 @@ class Helpers:
             (id(item), name): value
             for item in (*holders, *helpers.values())
             for name, value in _with_class(item)
-            if issubclass(type(value), list | deque) and not len(value)
+            if issubclass(type(value), list | deque | dict) and not len(value)
         }
 
     def grows(self, item: Any, name: str, now: Any) -> bool:
         """Whether an attribute that was empty, and was read, has become what each epoch adds to.
 
-        A list that code appends to, or a number that it adds to. A dict, an object or a tensor may be built once.
+        A list that code appends to, or numbers that it adds to. Another dict, an object or a tensor may be built once.
 
         Args:
             item: The object.
@@ -70,8 +70,9 @@ class Helpers:
             now: Its value, in the form in which it is compared.
         """
         empty = self._empty.get((id(item), name))
-        is_same = empty is not None and dict(_with_class(item)).get(name) is empty
-        return is_same or type(now) in (int, float)
+        if empty is None or dict(_with_class(item)).get(name) is not empty:
+            return type(now) in (int, float)
+        return not isinstance(empty, dict) or all(type(value) in (int, float) for value in dict.values(empty))
 
     def knows(self, value: Any) -> bool:
         """Whether a value is a helper that was there before."""
