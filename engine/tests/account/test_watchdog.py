@@ -153,12 +153,12 @@ def test_stop_waits_for_a_look_that_has_begun():
 
 def test_an_alarm_may_stop_its_own_watchdog():
     stopped = threading.Event()
-    watchdog = Watchdog(
-        Patience(0.05, 0.0),
-        {"training": lambda: 0},
-        lambda alarm: (watchdog.stop(), stopped.set()),
-        lambda limit_s: None,
-    )
+
+    def on_alarm(alarm):
+        watchdog.stop()
+        stopped.set()
+
+    watchdog = Watchdog(Patience(0.05, 0.0), {"training": lambda: 0}, on_alarm)
     watchdog.starting = False
     watchdog.start()
     assert stopped.wait(60)
