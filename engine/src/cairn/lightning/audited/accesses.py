@@ -85,10 +85,10 @@ class Accesses:
         for owner in found:
             if not isinstance(owner, torch.jit.ScriptModule):
                 self._watch(owner, by_all if isinstance(owner, LightningModule) else codes[type(owner)])
-        for owner in owners.values():
-            for item in (owner, *helpers_of(owner)):
-                names_of_class = (name for name, _ in class_attributes(type(item)))
-                self._watch_in_hooks(item, {*(name for name, _ in fields(item)), *names_of_class})
+        items = {id(item): item for owner in owners.values() for item in (owner, *helpers_of(owner))}
+        of_classes = {kind: {name for name, _ in class_attributes(kind)} for kind in map(type, items.values())}
+        for item in items.values():
+            self._watch_in_hooks(item, of_classes[type(item)].union(name for name, _ in fields(item)))
 
     def boundary(self) -> bool:
         """Note that a boundary is reached. Returns whether an attribute was read first that was not before."""
@@ -182,9 +182,11 @@ class Accesses:
         """Watch attributes in the hooks at the start of an epoch only, because a batch may read them very often."""
         kind: Any = type(owner)
         for name in _watchable(owner, names):
+            if (kind, name) in self._watched or name[:2] == "__":
+                continue
             found = inspect.getattr_static(kind, name, MISSING)
             is_plain = not hasattr(type(found), "__get__") or isinstance(found, MemberDescriptorType)
-            if (kind, name) not in self._watched and name[:2] != "__" and is_plain:
+            if is_plain:
                 self._watched[kind, name] = Watched(kind, name, self._first, only_in_hooks=True)
 
     def _watch_one(self, kind: type, name: str) -> Watched | None:

@@ -52,10 +52,15 @@ class Helpers:
         holders = list(holders)
         helpers = {id(item): item for holder in holders for item in helpers_of(holder)}
         self._before = {key: (item, now) for key, item, now in self._read(helpers)}
+        items = [*holders, *helpers.values()]
+        kinds = dict.fromkeys(map(type, items))
         self._empty = {
-            (id(item), name): value
-            for item in (*holders, *helpers.values())
-            for name, value in _with_class(item)
+            (id(owner), name): value
+            for owner, found in (
+                *((kind, code.class_attributes(kind)) for kind in kinds),
+                *((item, parts.fields(item)) for item in items),
+            )
+            for name, value in found
             if issubclass(type(value), list | deque | dict) and not len(value)
         }
 
@@ -69,8 +74,9 @@ class Helpers:
             name: Name of the attribute.
             now: Its value, in the form in which it is compared.
         """
-        empty = self._empty.get((id(item), name))
-        if empty is None or dict(_with_class(item)).get(name) is not empty:
+        there = dict([*code.class_attributes(type(item)), *parts.fields(item)]).get(name)
+        empty = self._empty.get((id(item), name), self._empty.get((id(type(item)), name)))
+        if empty is None or there is not empty:
             return type(now) in (int, float)
         return not isinstance(empty, dict) or all(type(value) in (int, float) for value in dict.values(empty))
 
@@ -112,10 +118,6 @@ class Helpers:
                 for name, value in parts.own(item)
             }
             yield key, item, {name: value for name, value in read.items() if value is not OPAQUE}
-
-
-def _with_class(item: Any) -> list[tuple[str, Any]]:
-    return [*code.class_attributes(type(item)), *parts.fields(item)]
 
 
 def helpers_of(owner: Any) -> list[Any]:
