@@ -27,7 +27,7 @@ How = Literal["assigned", "built", "carried"]
 """
 
 _DEEPEST, _MOST = 4, 256
-"""Helpers in helpers, up to this depth; helpers of all objects together."""
+"""Helpers in helpers, up to this depth; helpers of one object."""
 _PLAIN = (bool, int, float, str, list, tuple, dict, set, deque, Tensor, np.ndarray, np.random.Generator)
 """Values that a hook changes as a whole."""
 _OTHERS = (nn.Module, Callback, LightningDataModule, Trainer, Optimizer, FunctionType, MethodType, ModuleType, type)

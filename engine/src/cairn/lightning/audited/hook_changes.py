@@ -51,7 +51,8 @@ class HookChanges:
         value = self._objects.value(name)
         if self._helpers.knows(value):
             found = self._helpers.changes(value, lambda *key: self._accesses.first_in_hooks(*key) == "set")
-            return next((how for how in _WORST_FIRST if how in found), "assigned")
+            # What no attribute explains has changed deeper inside than helpers are followed.
+            return next((how for how in _WORST_FIRST if how in found), "assigned" if found else "carried")
         access = "none" if owner is None else self._accesses.first_in_hooks(owner, attribute)
         if access == "set" or values.is_unset(now.get(name)):  # reset
             return "assigned"
