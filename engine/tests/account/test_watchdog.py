@@ -133,6 +133,35 @@ def test_the_thread_raises_the_alarm_by_itself_and_ends():
     watchdog.start()
     assert heard.wait(60)
     watchdog.stop()
+    assert not watchdog._thread.is_alive()
+
+
+def test_stop_waits_for_a_look_that_has_begun():
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def on_look(limit_s):
+        begun.set()
+        goes_on.wait(0.05)  # nothing sets it
+
+    before = threading.active_count()
+    watchdog = Watchdog(Patience(0.05, 0.0), {"training": lambda: None}, lambda alarm: None, on_look)
+    watchdog.start()
+    assert begun.wait(60)
+    watchdog.stop()
+    assert threading.active_count() == before
+
+
+def test_an_alarm_may_stop_its_own_watchdog():
+    stopped = threading.Event()
+
+    def on_alarm(alarm):
+        watchdog.stop()
+        stopped.set()
+
+    watchdog = Watchdog(Patience(0.05, 0.0), {"training": lambda: 0}, on_alarm)
+    watchdog.starting = False
+    watchdog.start()
+    assert stopped.wait(60)
     watchdog._thread.join(60)
     assert not watchdog._thread.is_alive()
 

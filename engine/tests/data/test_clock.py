@@ -5,7 +5,9 @@ import time
 from datetime import date
 from time import strftime
 
+import numpy as np
 import pytest
+from numpy import datetime64
 from torch.utils.data import Subset
 
 from cairn.data.clock import put_forward
@@ -26,6 +28,8 @@ CLOCKS = {
     "datetime": lambda: datetime.datetime.now().strftime("%d %H"),
     "with a zone": lambda: datetime.datetime.now(datetime.UTC).month,
     "utcnow": lambda: datetime.datetime.utcnow().month,
+    "numpy": lambda: (str(np.datetime64("now"))[:13], str(np.datetime64("today"))),
+    "numpy by its name": lambda: str(datetime64("now", "h")),
     "today": lambda: (date.today(), datetime.datetime.today().month),
 }
 
@@ -67,4 +71,18 @@ def test_a_given_time_stays_and_classes_are_known():
         return known, time.gmtime(0)[:4], strftime("%d", time.gmtime(0)), datetime.datetime(2020, 1, 2, 3) == given
 
     expected = (True, (1970, 1, 1, 0), "01", True)
+    assert in_the_future(read) == (expected, expected)
+
+
+def test_dates_of_numpy_are_as_before():
+    given = np.datetime64("2020-01-02")
+
+    def read():
+        array = np.array(["2020-01-02"]).astype(np.datetime64)
+        is_known = isinstance(given, np.datetime64) and np.issubdtype(given.dtype, np.datetime64)
+        texts = str(array.dtype), np.dtype(np.datetime64).str, str(np.datetime64(given, "h"))
+        return is_known, array[0].item() == given.item(), texts
+
+    expected = (True, True, ("datetime64[D]", "<M8", "2020-01-02T00"))
+    assert read() == expected
     assert in_the_future(read) == (expected, expected)

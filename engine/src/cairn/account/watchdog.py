@@ -64,6 +64,10 @@ class Alarm:
     limit_s: float
 
 
+_END_S = 10.0
+"""The thread ends at once; for a look that a disk holds up, `Watchdog.stop` waits this long."""
+
+
 class Watchdog:
     """Looks at signs of life, in a thread of its own.
 
@@ -101,8 +105,10 @@ class Watchdog:
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop to look: no alarm comes after this, except one that is being handled."""
+        """Stop to look, and end the thread: no alarm comes after this, except one that is being handled."""
         self._over.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(_END_S)
 
     def look(self, passed_s: float) -> None:
         """Look at all signs once; the thread does this.

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from cairn.data.generators import reachable
 
 _STEP_S = (40 * 24 + 5) * 3600 + 7 * 60
@@ -18,7 +20,7 @@ _forward_s = 0
 
 
 def put_forward(*owners: Any) -> None:
-    """Let the clocks of Python's standard library be later, for good; call it in a forked process only.
+    """Let the clocks of Python's standard library and of NumPy be later, for good; call it in a forked process only.
 
     Args:
         owners: Objects and functions. Their modules, and those of what they hold, may have imported a clock by its
@@ -28,7 +30,7 @@ def put_forward(*owners: Any) -> None:
     _forward_s += _STEP_S
     found = [item for _, item in reachable({str(number): owner for number, owner in enumerate(owners)})]
     names = {str(getattr(part, "__module__", "")) for item in found for part in (item, type(item))}
-    for module in (time, datetime, *(sys.modules.get(name) for name in names - {__name__})):
+    for module in (time, datetime, np, *(sys.modules.get(name) for name in names - {__name__})):
         for name, value in list(vars(module).items()) if isinstance(module, ModuleType) else ():
             if id(value) in _LATER:
                 setattr(module, name, _LATER[id(value)])
@@ -61,6 +63,39 @@ class _Datetime(datetime.datetime, metaclass=_Kind):
         return _now(datetime.UTC).replace(tzinfo=None)
 
 
+_real_64, _PRESENT = np.datetime64, ("now", "today")
+
+
+class _Kind64(type):
+    """Class of a class that is not one of NumPy's, which would know a subclass of `datetime64` by another dtype."""
+
+    def __instancecheck__(cls, item: Any) -> bool:
+        return isinstance(item, _real_64)
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, _real_64)
+
+    def __eq__(cls, other: object) -> bool:  # NumPy compares `dtype.type` with it
+        return other is cls or other is _real_64
+
+    def __hash__(cls) -> int:
+        return hash(_real_64)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(_real_64, name)
+
+
+class _Datetime64(metaclass=_Kind64):
+    dtype = np.dtype("datetime64")
+    """What `np.zeros(3, dtype=np.datetime64)` takes."""
+
+    def __new__(cls, *arguments: Any) -> Any:
+        value = _real_64(*arguments)
+        if arguments and isinstance(arguments[0], str) and arguments[0] in _PRESENT:
+            value = (value + np.timedelta64(_forward_s, "s")).astype(value.dtype)
+        return value
+
+
 _now_s, _now_ns, _real = time.time, time.time_ns, datetime.datetime
 
 
@@ -83,5 +118,6 @@ _LATER: dict[int, Any] = {
     id(time.strftime): _strftime,
     id(datetime.date): _Date,
     id(datetime.datetime): _Datetime,
+    id(np.datetime64): _Datetime64,
 } | {id(function): functools.partial(_at, function) for function in (time.localtime, time.gmtime, time.ctime)}
 """What takes the place of a clock, by its identity."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -107,9 +108,9 @@ def fit(
     run: Path, module: LightningModule, callbacks: tuple[Callback, ...] = (), data: Any = None, **options: Any
 ) -> cairn.Checkpointer:
     seed_everything(3, verbose=False)
-    steps, epochs = options.pop("max_steps", -1), options.pop("max_epochs", 2)
+    steps, epochs, every = options.pop("max_steps", -1), options.pop("max_epochs", 2), options.pop("every", 1)
     # `sync`: no save is dropped because the ones before are still written.
-    checkpoints = cairn.Checkpointer(run / "checkpoints", every=1, writing=cairn.Writing(writer="sync"), **options)
+    checkpoints = cairn.Checkpointer(run / "checkpoints", every=every, writing=cairn.Writing(writer="sync"), **options)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     trainer = Trainer(max_epochs=epochs, max_steps=steps, callbacks=[*callbacks, checkpoints], **quiet)
     loader = cairn.DataLoader(data or Pairs(), batch_size=4, shuffle=True, seed=0)
@@ -320,6 +321,34 @@ def test_two_callbacks_of_a_class_are_two_owners(tmp_path: Path) -> None:
 def test_a_data_set_is_looked_at(tmp_path: Path) -> None:
     (message,) = messages(tmp_path, Net(), data=Growing(), max_steps=2)
     assert message.startswith("Training changes Growing.num_reads, ")
+
+
+class Stamped(Pairs):
+    """Data set that notes when it was last read."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.read_at = time.time()
+        return super().__getitem__(index)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_at = 0.0
+
+
+class Ages(Stamped):
+    """Computes with it."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        return super().__getitem__(index) * (time.time() - self.read_at > 0)
+
+
+@pytest.mark.parametrize(("kind", "is_reported"), [(Stamped, False), (Ages, True)])
+def test_a_time_that_a_data_set_does_not_read_is_not_reported(
+    kind: type[Stamped], is_reported: bool, tmp_path: Path
+) -> None:
+    texts = messages(tmp_path, Net(), data=kind(), max_steps=2)
+    assert [text.partition(",")[0] for text in texts] == ["Training changes Ages.read_at"] * is_reported
+    assert is_reported or messages(tmp_path, Net(), data=kind(), audit="error") == []
 
 
 class Late(Net):

@@ -54,6 +54,7 @@ class Filled(Net):
         self.filled: Any = None
         self.tables: dict[int, Tensor] = {}
         self.seen: dict[int, bool] = {}
+        self.weights: dict[int, float] = {}
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         self.filled = self.first(batch) if self.filled is None else self.filled
@@ -91,6 +92,16 @@ class Tabulates(Filled):
         self.tables.setdefault(batch_idx, torch.arange(batch_idx + 1))
 
 
+class Weighs(Filled):
+    def more(self, batch_idx: int) -> None:
+        self.weights.setdefault(batch_idx, 1 / (3 + batch_idx))
+
+
+class Means(Filled):
+    def more(self, batch_idx: int) -> None:
+        self.weights.setdefault(batch_idx, float(self.layer.weight.detach().mean()))
+
+
 class Remembers(Filled):
     def more(self, batch_idx: int) -> None:
         self.seen[batch_idx] = True
@@ -101,6 +112,8 @@ class Remembers(Filled):
     [
         (Filled, ""),
         (Tabulates, ""),
+        (Weighs, ""),
+        (Means, "weights"),
         (Normalizes, "filled"),
         (Relative, "filled"),
         (Remembers, "seen"),

@@ -19,25 +19,25 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, cached_property
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MemberDescriptorType, MethodType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import nn
 
+from cairn.lightning.audited.helpers import helpers_of
 from cairn.lightning.audited.watched import MISSING, Watched
 from cairn.lightning.reading.code import assigned as assigned_in
 from cairn.lightning.reading.code import (
     class_attributes,
     is_holder,
     is_library,
-    is_own,
     library_names,
     names,
     text_constants,
 )
-from cairn.lightning.reading.parts import is_setting
+from cairn.lightning.reading.parts import fields, is_setting
 
 Verdict = Literal["read", "set", "unknown"]
 """`read`: a boundary was followed by a read; `set`: each one by an assignment or no access; `unknown`: not seen."""
@@ -61,39 +61,34 @@ class Accesses:
 
     def __init__(self) -> None:
         self.active = True
-        """Whether accesses are noted: until `close`."""
+        """Whether accesses of batches are noted: until `only_in_hooks`."""
+        self._is_closed = False
         self._first: dict[tuple[int, Watched], bool] = {}
         self._watched: dict[tuple[type, str], Watched] = {}
         self._absent: dict[int, tuple[Callable[[], Any], set[str]]] = {}
         """By object: the object, and names of attributes that its code assigns and that do not exist yet."""
-        self._set_in_hooks: set[tuple[int, str]] = set()
-        """Attributes that the last hooks at the start of an epoch have set before they read them, if at all."""
+        self._before_hooks: dict[tuple[int, Watched], bool] = {}
+        self._in_hooks: dict[tuple[int, str], bool] = {}
+        """Attributes that the last hooks at the start of an epoch have accessed: whether they have read them first."""
 
     def watch(self, owners: Mapping[str, Any]) -> None:
         """Watch the attributes that these objects have and that are not watched yet."""
-        if not self.active:
+        if self._is_closed:
             return
         compiled = any(_is_compiled(owner) for owner in owners.values() if isinstance(owner, nn.Module))
-        found = []
-        for owner in owners.values():
-            if isinstance(owner, nn.Module | Callback) and not compiled:
-                found.append(owner)
-            elif _has_attributes(owner):
-                self._watch_in_hooks(owner, vars(owner))
-        if not found:
-            return
+        found = [owner for owner in owners.values() if isinstance(owner, nn.Module | Callback)]
+        found = [] if compiled or not self.active else found
         kinds: set[Any] = {type(owner) for owner in found}
         codes = {kind: _code(kind) for kind in kinds}
         # Callbacks assign attributes of the LightningModule.
-        by_all = _Code(*(frozenset[str]().union(*names) for names in zip(*codes.values(), strict=True)))
+        by_all = _Code(*(frozenset[str]().union(*(code[part] for code in codes.values())) for part in range(2)))
         for owner in found:
             if not isinstance(owner, torch.jit.ScriptModule):
                 self._watch(owner, by_all if isinstance(owner, LightningModule) else codes[type(owner)])
-                names_of_class = [name for name, _ in class_attributes(type(owner))]
-                self._watch_in_hooks(owner, vars(owner) if is_library(type(owner)) else names_of_class)
-                for item in vars(owner).values():
-                    if _has_attributes(item) and not isinstance(item, nn.Module | Callback):
-                        self._watch_in_hooks(item, vars(item))
+        items = {id(item): item for owner in owners.values() for item in (owner, *helpers_of(owner))}
+        of_classes = {kind: {name for name, _ in class_attributes(kind)} for kind in map(type, items.values())}
+        for item in items.values():
+            self._watch_in_hooks(item, of_classes[type(item)].union(name for name, _ in fields(item)))
 
     def boundary(self) -> bool:
         """Note that a boundary is reached. Returns whether an attribute was read first that was not before."""
@@ -114,34 +109,30 @@ class Accesses:
 
     def hooks_begin(self) -> None:
         """The hooks at the start of an epoch are about to run: watch what training reads in them, too."""
-        if self.active:
+        self._before_hooks = dict(self._first)
+        self._first.clear()  # each descriptor has this very dict
+        if not self._is_closed:
             for watched in self._watched.values():
                 watched.install()
 
     def hooks_end(self) -> None:
         """The hooks at the start of an epoch have run."""
-        self._set_in_hooks = {(key, watched.name) for (key, watched), is_read in self._first.items() if not is_read}
-        for (_, watched), is_read in self._first.items():
-            watched.read_in_hooks |= is_read
+        self._in_hooks = {(key, watched.name): is_read for (key, watched), is_read in self._first.items()}
         for watched in self._watched.values():
-            if watched.read or watched.only_in_hooks:
+            if watched.is_replaced:
+                self._in_hooks.setdefault((id(watched.kind), watched.name), False)
+            if watched.read or watched.only_in_hooks or not self.active:
                 watched.remove()
-        for key in [key for key in self._first if key[1].only_in_hooks]:
-            del self._first[key]
+        seen = {key: is_read for key, is_read in self._first.items() if self.active and not key[1].only_in_hooks}
+        self._first.clear()
+        self._first |= seen | self._before_hooks
+        self._before_hooks.clear()
 
-    def read_in_hooks(self, owner: Any, name: str) -> bool:
-        """Whether hooks at the start of an epoch have read an attribute before they set it."""
-        watched = self._watched.get((type(owner), name))
-        return watched is not None and watched.read_in_hooks
-
-    def changed_in_hooks(self, item: Any) -> bool:
-        """Whether hooks at the start of an epoch have set an attribute of an object that they had read before."""
-        watched = (self._watched.get((type(item), name)) for name in getattr(item, "__dict__", ()))
-        return any(each is not None and each.is_changed for each in watched)
-
-    def set_in_hooks(self, owner: Any, name: str) -> bool:
-        """Whether the last hooks at the start of an epoch have set an attribute, perhaps to the value that it had."""
-        return (id(owner), name) in self._set_in_hooks
+    def first_in_hooks(self, owner: Any, name: str) -> Literal["read", "set", "none"]:
+        """Return what the last hooks at the start of an epoch have first done with an attribute."""
+        keys = ((id(item), name) for item in (owner, *type(owner).__mro__))  # itself, or through its class
+        is_read = next((self._in_hooks[key] for key in keys if key in self._in_hooks), None)
+        return "none" if is_read is None else "read" if is_read else "set"
 
     def verdict(self, owner: Any, name: str) -> Verdict:
         """Return what is known of an attribute; objects of the same class are judged together."""
@@ -153,12 +144,17 @@ class Accesses:
             return "unknown"
         return "read" if watched.read else "set"
 
-    def close(self) -> None:
-        """Remove all descriptors. The verdicts stay."""
+    def only_in_hooks(self) -> None:
+        """From here on, note accesses only while the hooks at the start of an epoch run. The verdicts stay."""
         self.active = False
         self._absent.clear()
         for watched in self._watched.values():
             watched.remove()
+
+    def close(self) -> None:
+        """Remove all descriptors. The verdicts stay."""
+        self.only_in_hooks()
+        self._is_closed = True
 
     def _appeared(self) -> Iterator[tuple[int, Watched]]:
         """Watch the attributes that were set for the first time, and yield them with their objects."""
@@ -186,8 +182,11 @@ class Accesses:
         """Watch attributes in the hooks at the start of an epoch only, because a batch may read them very often."""
         kind: Any = type(owner)
         for name in _watchable(owner, names):
+            if (kind, name) in self._watched or name[:2] == "__":
+                continue
             found = inspect.getattr_static(kind, name, MISSING)
-            if (kind, name) not in self._watched and name[:2] != "__" and not hasattr(type(found), "__get__"):
+            is_plain = not hasattr(type(found), "__get__") or isinstance(found, MemberDescriptorType)
+            if is_plain:
                 self._watched[kind, name] = Watched(kind, name, self._first, only_in_hooks=True)
 
     def _watch_one(self, kind: type, name: str) -> Watched | None:
@@ -218,11 +217,7 @@ def _watchable(owner: Any, names: Iterable[str]) -> set[str]:
         return set()
     if isinstance(owner, nn.Module) and is_library(kind):
         return {name for name in names if is_setting(name, vars(owner).get(name))}
-    return set(names) - library_names(kind) if is_holder(kind) or is_own(str(kind.__module__)) else set()
-
-
-def _has_attributes(item: Any) -> bool:
-    return type(getattr(item, "__dict__", None)) is dict and not issubclass(type(item), type | ModuleType)
+    return set(names) - library_names(kind) if is_holder(kind) or not is_library(kind) else set()
 
 
 @cache

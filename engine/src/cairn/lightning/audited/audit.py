@@ -13,14 +13,10 @@ changes (`self.tau *= 0.7`) does not set the same value in a resumed run: it is 
 
 from __future__ import annotations
 
-import inspect
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, get_args
 
-import numpy as np
 from lightning.pytorch import Trainer
-from torch import Tensor
 
 from cairn.errors import ConfigError
 from cairn.lightning.audited import held, values
@@ -28,18 +24,16 @@ from cairn.lightning.audited.accesses import Accesses, Verdict
 from cairn.lightning.audited.audited import AuditedObjects
 from cairn.lightning.audited.caches import Caches
 from cairn.lightning.audited.findings import Findings
+from cairn.lightning.audited.hook_changes import HookChanges
 from cairn.lightning.reading import attributes
 from cairn.lightning.reading.attributes import Attributes
-from cairn.lightning.reading.parts import HPARAMS
 from cairn.types import AuditMode
 
 _NUM_AUDITED = 3
 """Saves of which all attributes are compared: the first ones inside an epoch, the first ones at the end of one, and of
 later ones those with the numbers 4, 8, 16, ..."""
 _NUM_WATCHED = 2
-"""Epochs in which accesses are watched."""
-_CARRIED = (bool, int, float, str, list, tuple, dict, set, deque, Tensor, np.ndarray, np.random.Generator)
-"""Values that a hook changes as a whole."""
+"""Epochs in which accesses of batches are watched; those of the hooks at the start of an epoch are in all."""
 
 
 def check_mode(mode: str) -> None:
@@ -67,6 +61,7 @@ class Audit:
         self.findings = Findings(mode)
         """What is to be reported, by all ranks together."""
         self._objects, self._accesses, self._caches = AuditedObjects(trainer), Accesses(), Caches()
+        self._hooks = HookChanges(trainer, self._objects, self._accesses)
         self._base: Attributes | None = None
         """Values after the hooks at the start of the epoch; None before the first one."""
         self._changed: set[str] = set()
@@ -91,10 +86,10 @@ class Audit:
         self._changed |= changed
         self._base = now
         if self._num_epochs == _NUM_WATCHED:
-            self.close()
+            self.watches = False
+            self._accesses.only_in_hooks()
         self._num_epochs += 1
-        self._accesses.watch(self._objects.all())
-        self._accesses.hooks_begin()
+        self._hooks.begin()
 
     def epoch_begun(self) -> None:
         """The hooks at the start of an epoch have run."""
@@ -103,13 +98,18 @@ class Audit:
         self._accesses.hooks_end()
         now, before = attributes.of_trainer(self.trainer), self._base or {}
         hooks = set(values.differing(self._base, now))
-        carried = {name for name in hooks if self._is_carried(name, before, now)}
+        how = {name: self._hooks.how(name, before, now) for name in hooks}
+        carried = {name for name in hooks if how[name] == "carried"}
         self._changed = (self._changed - hooks) | carried
         self._set_by_hooks |= hooks - carried
         self._base = now
         expected, self._expected = self._expected, {}
-        missing = {
-            name for name in expected.keys() - hooks if not self._accesses.set_in_hooks(*self._objects.find(name))
+        # What hooks fill only once is not filled with this epoch's value by a run that was not interrupted.
+        missing = {name for name in expected.keys() & hooks if how[name] == "built"}
+        missing |= {
+            name
+            for name in expected.keys() - hooks
+            if self._accesses.first_in_hooks(*self._objects.find(name)) != "set"
         }
         self.findings.lost(values.only(missing, expected), now)
 
@@ -181,21 +181,7 @@ class Audit:
         return self._objects.growth(names) + attributes.advice(self.trainer, names)
 
     def _verdict(self, name: str) -> Verdict:
-        return self._accesses.verdict(*self._objects.find(name))
+        return "set" if self._objects.is_stamp(name) else self._accesses.verdict(*self._objects.find(name))
 
     def _is_read(self, name: str) -> bool:
         return self._verdict(name) == "read"
-
-    def _is_carried(self, name: str, before: Attributes, now: Attributes) -> bool:
-        """Whether hooks have computed a value from its own value before, so that they cannot set it again."""
-        owner, attribute = self._objects.find(name)
-        default = attributes.value_of(inspect.getattr_static(type(owner), attribute, None))
-        if values.is_unset(before.get(name, default)) or values.is_unset(now.get(name)):  # built once, or reset
-            return False
-        if owner is None or attribute == HPARAMS:  # a global variable or the hyperparameters, which are not watched
-            return True
-        value = self._objects.value(name)
-        # Of an object of another class, only some attributes may have been set.
-        if not isinstance(value, _CARRIED):
-            return self._accesses.changed_in_hooks(value)
-        return self._accesses.read_in_hooks(owner, attribute)

@@ -9,7 +9,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch.utils.data import Dataset
 
-from cairn.lightning.reading import attributes
+from cairn.lightning.audited import values
+from cairn.lightning.reading import attributes, code, parts
 
 
 class AuditedObjects:
@@ -50,7 +51,13 @@ class AuditedObjects:
     def value(self, name: str) -> Any:
         """Return the attribute itself; None if it is gone."""
         owner, attribute = self.find(name)
-        return getattr(owner, "__dict__", {}).get(attribute)
+        return dict(parts.fields(owner)).get(attribute)
+
+    def is_stamp(self, name: str) -> bool:
+        """Whether an attribute of a dataset is a time that its class does not read: when it was last used."""
+        owner, attribute = self.find(name)
+        is_time = isinstance(owner, Dataset) and values.is_stamp(self.value(name))
+        return is_time and not code.reads(type(owner), attribute)
 
     def growth(self, names: Iterable[str]) -> str:
         """Return a sentence that warns of a refused resume, if a dataset that has these attributes has grown."""

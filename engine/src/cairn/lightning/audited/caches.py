@@ -59,12 +59,13 @@ class Caches:
         return found
 
     def _only_grows(self, name: str, item: Any) -> bool:
-        """Whether a dict of tables has kept the entries that it had before."""
+        """Whether a dict of tables or fractions has kept the entries that it had before."""
         if not isinstance(item, dict) or len(item) > _NUM_ENTRIES:
             return False
         before, entries = self._entries.get(name, {}), {key: attributes.value_of(part) for key, part in item.items()}
         self._entries[name] = entries
-        tables = all(isinstance(part, Tensor | np.ndarray) and not comes_from_data(part) for part in item.values())
+        kinds = Tensor | np.ndarray | float
+        tables = all(isinstance(part, kinds) and not comes_from_data(part) for part in item.values())
         return tables and all(key in entries and values.same(entries[key], part) for key, part in before.items())
 
 

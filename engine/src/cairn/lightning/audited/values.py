@@ -57,6 +57,11 @@ def change(name: str, before: Attributes, now: Attributes) -> str:
     return f"{name} is {now[name]!r} and was {before[name]!r}"
 
 
+def is_stamp(value: Any) -> bool:
+    """Whether a value is the time of day, of a moment ago."""
+    return type(value) is float and abs(value - time.time()) < _CLOCK_S
+
+
 def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 16 and set(value) <= set("0123456789abcdef")
 

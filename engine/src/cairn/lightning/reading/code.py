@@ -28,6 +28,8 @@ _INSTRUMENTS = {
 _LIBRARIES = _FRAMEWORKS | _INSTRUMENTS | (sys.stdlib_module_names - {"__main__"})
 _HOLDERS = ("collections", "types", "argparse", "queue", "weakref", "enum", "_thread", "torch.utils.data")
 """Modules of libraries whose objects hold values of the user."""
+_LISTS = {"__dict__", "vars"}
+"""Names in a function that may read all attributes of an object."""
 _STORE_ATTR = dis.opmap["STORE_ATTR"]
 _MOST_FUNCTIONS, _MOST_WRAPPED = 2000, 16
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -97,6 +99,22 @@ def names(code: CodeType) -> frozenset[str]:
 
 
 @cached
+def reads(kind: type, name: str) -> bool:
+    """Whether the user's code in a class may read an attribute: by its name, or all of them at once."""
+    bases = [base for base in kind.__mro__ if not is_library(base)]
+    return any(_may_read(function.__code__, name) for base in bases for function in _functions(base))
+
+
+def _may_read(code: CodeType, name: str) -> bool:
+    if _LISTS & {*code.co_names} or name in code.co_consts:
+        return True
+    loads = name in code.co_names and any(
+        item.argval == name for item in dis.get_instructions(code) if item.opname in ("LOAD_ATTR", "LOAD_METHOD")
+    )
+    return loads or any(_may_read(part, name) for part in code.co_consts if isinstance(part, CodeType))
+
+
+@cached
 def text_constants(code: CodeType) -> frozenset[str]:
     """Return the strings in a function, and in the functions inside of it."""
     inner = [text_constants(part) for part in code.co_consts if isinstance(part, CodeType)]
@@ -155,9 +173,12 @@ def class_attributes(kind: type, packages: frozenset[str] = frozenset()) -> Iter
     """Yield the values that the user's own classes among the bases of a class hold."""
     if issubclass(kind, Enum):
         return
+    hidden: set[str] = set()
     for base in kind.__mro__:
+        own = [item for item in vars(base).items() if item[0] not in hidden]
+        hidden |= vars(base).keys()
         if is_own(str(base.__module__), packages):
-            for name, value in list(vars(base).items()):
+            for name, value in own:
                 is_value = not hasattr(type(value), "__get__") and not issubclass(type(value), type | ModuleType)
                 if (is_value or type(value) is functools._lru_cache_wrapper) and not name.startswith(("__", "_abc_")):
                     yield name, value

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
-from types import MappingProxyType
+from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,10 @@ class Reader:
         elif issubclass(kind, _BUFFERS) or any(base.__module__ == "_ctypes" for base in kind.__mro__):
             self._text(kind.__name__)
             self.digest.update(_content(memoryview(value)))
+        elif issubclass(kind, FunctionType | BuiltinFunctionType | type):
+            self._text(_identity(value))
+            if issubclass(kind, FunctionType):
+                self._container(value, kind, depth)
         else:
             return self._container(value, kind, depth)
         return True
@@ -142,7 +146,7 @@ class Reader:
         if size > _MAX_ITEMS:
             keys += islice(dict.__reversed__(value), min(_MAX_ITEMS, size - _MAX_ITEMS))
             values += islice(reversed(dict.values(value)), min(_MAX_ITEMS, size - _MAX_ITEMS))
-        return self._all(keys, depth) | self._all(values, depth) or not size
+        return self._all(keys, depth) | self._all(values, depth) or not size or self._holds_saved(values)
 
     def _sequence(self, value: Any, kind: type, depth: int) -> bool:
         base: Any = next(base for base in (list, tuple, deque) if issubclass(kind, base))
@@ -151,7 +155,7 @@ class Reader:
         items = list(islice(base.__iter__(value), _MAX_ITEMS))
         if size > _MAX_ITEMS:
             items += islice(deque.__reversed__(value) if base is deque else _backwards(value, base), size - _MAX_ITEMS)
-        return self._all(items, depth) or not size
+        return self._all(items, depth) or not size or self._holds_saved(items)
 
     def _set(self, value: Any, kind: type) -> None:
         base: Any = set if issubclass(kind, set) else frozenset
@@ -169,6 +173,10 @@ class Reader:
             return True
         added = [self.add(value, depth + 1) for value in values]  # all of them are read
         return any(added)
+
+    def _holds_saved(self, values: Sequence[Any]) -> bool:
+        """Whether parts of the model are among the items: a checkpoint has their values, but not how many there are."""
+        return any(id(value) in self.saved for value in values)
 
     def _array(self, value: Any, depth: int) -> bool:
         self._text(f"{value.dtype} {tuple(value.shape)}")
@@ -212,6 +220,14 @@ class Reader:
     def _text(self, text: str) -> bool:
         self.digest.update(text.encode("utf-8", "replace") + b"\0")
         return True
+
+
+def _identity(value: Any) -> str:
+    """Return a text that distinguishes a function or class from others, and is the same in every process."""
+    text, code = f"named {value.__qualname__}", getattr(value, "__code__", None)
+    if type(code) is not CodeType:
+        return text
+    return f"{text} {code.co_code.hex()} {code.co_names} {[item for item in code.co_consts if type(item) in SCALARS]}"
 
 
 def _scalar(value: Any, kind: type) -> str:
