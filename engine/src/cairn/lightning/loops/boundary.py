@@ -57,6 +57,7 @@ from cairn.lightning import versions
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops import loaders
 from cairn.lightning.loops.samples import num_samples
+from cairn.lightning.loops.step_arguments import takes_index
 from cairn.types import Position, Saved
 
 Place = Literal["batch", "epoch"]
@@ -246,7 +247,13 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
         self.num_samples = num_samples(batch)
-        return super()._build_kwargs(kwargs, batch, batch_idx)
+        takes = takes_index(self.trainer.lightning_module.training_step)
+        if takes is None:
+            return super()._build_kwargs(kwargs, batch, batch_idx)
+        kwargs["batch"] = batch
+        if takes:
+            kwargs["batch_idx"] = batch_idx
+        return kwargs
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         trainer = self.trainer
