@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal, NamedTuple
@@ -182,12 +182,15 @@ class Accesses:
         if absent := (wanted - there - code.asked) | before:
             self._absent[id(owner)] = (weakref.ref(owner), absent)
 
-    def _watch_in_hooks(self, owner: Any, names: Iterable[str]) -> None:
+    def _watch_in_hooks(self, owner: Any, names: Collection[str]) -> None:
         """Watch attributes in the hooks at the start of an epoch only, because a batch may read them very often."""
         kind: Any = type(owner)
+        if not names:  # as of the ten empty OrderedDicts in each module
+            return
         for name in _watchable(owner, names):
-            found = inspect.getattr_static(kind, name, MISSING)
-            if (kind, name) not in self._watched and name[:2] != "__" and not hasattr(type(found), "__get__"):
+            if (kind, name) in self._watched or name[:2] == "__":
+                continue
+            if not hasattr(type(inspect.getattr_static(kind, name, MISSING)), "__get__"):
                 self._watched[kind, name] = Watched(kind, name, self._first, only_in_hooks=True)
 
     def _watch_one(self, kind: type, name: str) -> Watched | None:
