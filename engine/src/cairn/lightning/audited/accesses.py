@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal, NamedTuple
@@ -92,7 +92,8 @@ class Accesses:
                 names_of_class = [name for name, _ in class_attributes(type(owner))]
                 self._watch_in_hooks(owner, vars(owner) if is_library(type(owner)) else names_of_class)
                 for item in vars(owner).values():
-                    if _has_attributes(item) and not isinstance(item, nn.Module | Callback):
+                    has_some = getattr(item, "__dict__", None)  # not so the ten empty OrderedDicts in each module
+                    if has_some and _has_attributes(item) and not isinstance(item, nn.Module | Callback):
                         self._watch_in_hooks(item, vars(item))
 
     def boundary(self) -> bool:
@@ -182,15 +183,12 @@ class Accesses:
         if absent := (wanted - there - code.asked) | before:
             self._absent[id(owner)] = (weakref.ref(owner), absent)
 
-    def _watch_in_hooks(self, owner: Any, names: Collection[str]) -> None:
+    def _watch_in_hooks(self, owner: Any, names: Iterable[str]) -> None:
         """Watch attributes in the hooks at the start of an epoch only, because a batch may read them very often."""
         kind: Any = type(owner)
-        if not names:  # as of the ten empty OrderedDicts in each module
-            return
         for name in _watchable(owner, names):
-            if (kind, name) in self._watched or name[:2] == "__":
-                continue
-            if not hasattr(type(inspect.getattr_static(kind, name, MISSING)), "__get__"):
+            is_new = (kind, name) not in self._watched and name[:2] != "__"
+            if is_new and not hasattr(type(inspect.getattr_static(kind, name, MISSING)), "__get__"):
                 self._watched[kind, name] = Watched(kind, name, self._first, only_in_hooks=True)
 
     def _watch_one(self, kind: type, name: str) -> Watched | None:
@@ -220,7 +218,8 @@ def _watchable(owner: Any, names: Iterable[str]) -> set[str]:
     if kind.__getattribute__ is not object.__getattribute__:
         return set()
     if isinstance(owner, nn.Module) and is_library(kind):
-        return {name for name in names if is_setting(name, vars(owner).get(name))}
+        own = vars(owner)
+        return {name for name in names if is_setting(name, own.get(name))}
     return set(names) - library_names(kind) if is_holder(kind) or is_own(str(kind.__module__)) else set()
 
 
@@ -254,7 +253,7 @@ def _own_functions(kind: type) -> list[FunctionType]:
 
 
 def _is_compiled(part: nn.Module) -> bool:
-    functions = [value for value in vars(part).values() if isinstance(value, FunctionType | MethodType)]
+    functions = [value for value in vars(part).values() if type(value) in (FunctionType, MethodType)]
     return (
         "_orig_mod" in part._modules
         or getattr(part, "_compiled_call_impl", None) is not None

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch.utils.data import Dataset
 
-from cairn.lightning.reading import attributes
+from cairn.lightning.reading import attributes, owners
 
 
 class AuditedObjects:
@@ -40,7 +40,7 @@ class AuditedObjects:
 
     def all(self) -> dict[str, Any]:
         """Return the objects that there are now."""
-        return attributes.owners_by_label(self.trainer)
+        return attributes.by_label(owners.owners(self.trainer))
 
     def find(self, name: str) -> tuple[Any, str]:
         """Return the object that an attribute such as `Net.temperature` belongs to, or None, and `temperature`."""
