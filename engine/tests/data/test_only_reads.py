@@ -191,3 +191,20 @@ def test_a_method_that_a_derived_class_gets_is_seeded_from_then_on(num_seeded):
     assert num_seeded == []
     Derived.__getitem__ = Drawing.__getitem__
     assert items.__getitems__([(0, 1)]) == items.__getitems__([(0, 1)])
+
+
+class Moved(Dataset):
+    """Changes the tensor that it is asked with."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return int(index.add_(1))
+
+
+def test_the_seed_for_the_collate_function_is_that_of_the_keys_before_they_are_read():
+    items, same = SeededItems(Moved(), 3), SeededItems(Drawing(), 3)
+    items.__getitems__([(1, torch.tensor(4)), (1, torch.tensor(2))])
+    same.__getitems__([(1, 4), (1, 2)])
+    assert items.last_seed == same.last_seed

@@ -54,7 +54,7 @@ ROOMS_INSIDE = {
         "loops": "agreement versions",
         "reading": "loops",
         "audited": "reading",
-        "saved": "audited",
+        "saved": "audited reading",
         "settings": "reading saved",
         "logs": "",
         "checks": "agreement capture loops policy reading saved",

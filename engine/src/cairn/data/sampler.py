@@ -247,7 +247,7 @@ class EpochSampler(Order):
         indices = self._indices(
             turn, record.start, self.num_samples if record.num_samples is None else record.num_samples
         )
-        return ((turn, index) for index in indices) if self.keyed else indices
+        return zip(repeat(turn), indices, strict=False) if self.keyed else indices
 
     def _indices(self, turn: int, start: int, num_samples: int) -> Iterator[int]:
         rank, world_size = self._share()

@@ -96,13 +96,13 @@ class SeededItems(Wrapped, Dataset[Any]):
         seed: Seed of the random numbers.
     """
 
-    _OWN = frozenset({"wrapped", "last_seed", "_seed", "_generators", "_is_warm", "_only_reads", "_is_searched"})
+    _OWN = frozenset({"wrapped", "_last", "_seed", "_generators", "_is_warm", "_only_reads", "_is_searched"})
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.wrapped = dataset
         self._seed = seed
-        self.last_seed = 0
-        """Seed of the last batch, for its collate function."""
+        self._last: int | tuple[Key | Any, int] = 0
+        """Seed of the last batch; or its first key and its size, from which `last_seed` computes it."""
         self._generators: Generators | None = None
         self._is_warm = False
         self._only_reads: OnlyReads | None = None
@@ -116,24 +116,34 @@ class SeededItems(Wrapped, Dataset[Any]):
 
     def __getitem__(self, key: Key | Any) -> Any:
         with _global_generators_kept():
-            self.last_seed = self._seed_of(key)
+            self._last = self._seed_of(key)
             return self._item(key)
 
     def __getitems__(self, keys: Sequence[Key | Any]) -> Any:
         if not self._is_searched:
             self._only_reads, self._is_searched = only_reads.find(self.wrapped), True
+        self._last = (keys[0], len(keys)) if keys else 0
         if self._only_reads is not None:
-            indices = [_epoch_and_index(key)[1] for key in keys]
+            # Short batches make this the largest cost of the loader: `_epoch_and_index`, without its calls.
+            indices = [key[1] if isinstance(key, tuple) else key for key in keys]
             if self._only_reads.holds(indices):
-                self.last_seed = mix_seed(self._seed_of(keys[0]), len(keys)) if keys else 0
-                return [self.wrapped[index] for index in indices]
+                wrapped = self.wrapped
+                return [wrapped[index] for index in indices]
         with _global_generators_kept():
-            # A batch is identified by its first sample and its size: an epoch has each sample once, or nearly so.
-            self.last_seed = mix_seed(self._seed_of(keys[0]), len(keys)) if keys else 0
+            self._last = seed = self.last_seed  # now: the dataset may change the keys, which may be tensors
             if takes_batches(self.wrapped):
                 indices = [_epoch_and_index(key)[1] for key in keys]
-                return self._drawn(self.last_seed, self.wrapped.__getitems__, indices)
+                return self._drawn(seed, self.wrapped.__getitems__, indices)
             return [self._item(key) for key in keys]
+
+    @property
+    def last_seed(self) -> int:
+        """Seed of the last batch, for its collate function."""
+        if isinstance(self._last, int):
+            return self._last
+        # A batch is identified by its first sample and its size: an epoch has each sample once, or nearly so.
+        key, size = self._last
+        return mix_seed(self._seed_of(key), size)
 
     def search_again(self) -> None:
         """Search for generators again when the next item is fetched: the dataset may have changed."""

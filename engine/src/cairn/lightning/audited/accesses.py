@@ -216,7 +216,8 @@ def _watchable(owner: Any, names: Iterable[str]) -> set[str]:
     if kind.__getattribute__ is not object.__getattribute__:
         return set()
     if isinstance(owner, nn.Module) and is_library(kind):
-        return {name for name in names if is_setting(name, vars(owner).get(name))}
+        own = vars(owner)
+        return {name for name in names if is_setting(name, own.get(name))}
     return set(names) - library_names(kind) if is_holder(kind) or not is_library(kind) else set()
 
 
@@ -246,7 +247,7 @@ def _own_functions(kind: type) -> list[FunctionType]:
 
 
 def _is_compiled(part: nn.Module) -> bool:
-    functions = [value for value in vars(part).values() if isinstance(value, FunctionType | MethodType)]
+    functions = [value for value in vars(part).values() if type(value) in (FunctionType, MethodType)]
     return (
         "_orig_mod" in part._modules
         or getattr(part, "_compiled_call_impl", None) is not None

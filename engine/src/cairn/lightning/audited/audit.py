@@ -25,7 +25,7 @@ from cairn.lightning.audited.audited import AuditedObjects
 from cairn.lightning.audited.caches import Caches
 from cairn.lightning.audited.findings import Findings
 from cairn.lightning.audited.hook_changes import HookChanges
-from cairn.lightning.reading import attributes
+from cairn.lightning.reading import attributes, owners
 from cairn.lightning.reading.attributes import Attributes
 from cairn.types import AuditMode
 
@@ -138,7 +138,8 @@ class Audit:
         self._num_saves[place] += 1
         number = self._num_saves[place]
         audited = number <= _NUM_AUDITED or number & (number - 1) == 0
-        now = attributes.of_trainer(self.trainer, None if audited else self._changed | self._set_by_hooks)
+        found = owners.owners(self.trainer) if audited else None
+        now = attributes.of_trainer(self.trainer, None if audited else self._changed | self._set_by_hooks, found)
         changed = self._changed | (set(values.differing(self._base, now)) if audited else set())
         self._caches.note(changed, self._base, now)
         known = self.findings.known | self._caches.names(now, self._objects.value, self._is_read)
@@ -147,10 +148,10 @@ class Audit:
         new = [name for name in new if not held.holds(contents, self._objects.find(name), now[name], self.trainer)]
         harmless = {name for name in changed if self._verdict(name) == "set"}
         self.findings.changed(new, harmless, self._advice)
-        if audited:
-            self._accesses.watch(self._objects.all())
-        found = {"training": changed - harmless, "set": harmless, "hooks": self._set_by_hooks - changed}
-        return {key: values.only(names, now) for key, names in found.items()}
+        if found is not None:
+            self._accesses.watch(attributes.by_label(found))
+        kinds = {"training": changed - harmless, "set": harmless, "hooks": self._set_by_hooks - changed}
+        return {key: values.only(names, now) for key, names in kinds.items()}
 
     def resumed(self, place: str, saved: Mapping[str, Attributes]) -> None:
         """Compare the attributes with those at the save, after everything has been restored.

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import Dataset
 
 from cairn.lightning.audited import values
-from cairn.lightning.reading import attributes, code, parts
+from cairn.lightning.reading import attributes, code, owners, parts
 
 
 class AuditedObjects:
@@ -41,7 +41,7 @@ class AuditedObjects:
 
     def all(self) -> dict[str, Any]:
         """Return the objects that there are now."""
-        return attributes.owners_by_label(self.trainer)
+        return attributes.by_label(owners.owners(self.trainer))
 
     def find(self, name: str) -> tuple[Any, str]:
         """Return the object that an attribute such as `Net.temperature` belongs to, or None, and `temperature`."""

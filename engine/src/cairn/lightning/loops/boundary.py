@@ -57,6 +57,7 @@ from cairn.lightning import versions
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops import loaders
 from cairn.lightning.loops.samples import num_samples
+from cairn.lightning.loops.step_arguments import takes_index
 from cairn.types import Position, Saved
 
 Place = Literal["batch", "epoch"]
@@ -246,7 +247,13 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
         self.num_samples = num_samples(batch)
-        return super()._build_kwargs(kwargs, batch, batch_idx)
+        takes = takes_index(self.trainer.lightning_module.training_step)
+        if takes is None:
+            return super()._build_kwargs(kwargs, batch, batch_idx)
+        kwargs["batch"] = batch
+        if takes:
+            kwargs["batch_idx"] = batch_idx
+        return kwargs
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         trainer = self.trainer
@@ -565,11 +572,15 @@ def _state_of(loop: Any, found: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _counts(progress: Any) -> dict[str, Any]:
     if type(progress).state_dict is not _BaseProgress.state_dict:
         return dict(progress.state_dict())
-    values = {name: getattr(progress, name) for name in progress.__dataclass_fields__}
-    return {
-        name: _counts(value) if isinstance(value, _BaseProgress) else copy.deepcopy(value)
-        for name, value in values.items()
-    }
+    found: dict[str, Any] = {}
+    for name in progress.__dataclass_fields__:
+        value = getattr(progress, name)
+        if isinstance(value, _BaseProgress):
+            value = _counts(value)
+        elif type(value) not in (int, bool):  # nearly all of them are, and `deepcopy` takes 1 us for each
+            value = copy.deepcopy(value)
+        found[name] = value
+    return found
 
 
 def prepare_dump() -> None:

@@ -31,7 +31,9 @@ _OWNER = "<owner>"
 """Attribute that each owner seems to have: says that the object was there."""
 
 
-def of_trainer(trainer: Trainer, only: Collection[str] | None = None) -> Attributes:
+def of_trainer(
+    trainer: Trainer, only: Collection[str] | None = None, found: list[owners.Owner] | None = None
+) -> Attributes:
     """Return the plain attributes of the model, the callbacks, the data, the optimizers, schedulers and the trainer.
 
     Global variables that their code names are among them. The cost is bounded: of large containers and tensors, a part
@@ -40,10 +42,11 @@ def of_trainer(trainer: Trainer, only: Collection[str] | None = None) -> Attribu
     Args:
         trainer: The trainer, in a fit.
         only: Names of the attributes to read; None: all.
+        found: What `owners.owners` has returned just now; None: it is called.
     """
     if only is not None and not only:
         return {}
-    found = owners.owners(trainer)
+    found = owners.owners(trainer) if found is None else found
     saved, budget = owners.saved(trainer, found), Budget()
     values = (
         (name, plain(value, saved, budget, is_seeded))
@@ -58,9 +61,9 @@ def value_of(value: Any) -> Any:
     return plain(value, set(), Budget())
 
 
-def owners_by_label(trainer: Trainer) -> dict[str, Any]:
+def by_label(found: Collection[owners.Owner]) -> dict[str, Any]:
     """Return the objects that the attributes belong to, by the beginnings of the names."""
-    return {owner.label: owner.item for owner in owners.owners(trainer)}
+    return {owner.label: owner.item for owner in found}
 
 
 def was_there(name: str, before: Attributes) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -19,7 +18,7 @@ from torchmetrics import Metric
 
 from cairn.data.loader import DataLoader
 from cairn.lightning.loops import boundary
-from cairn.lightning.reading import code, parts
+from cairn.lightning.reading import code, modules, parts
 
 _INNER = ("wrapped", "dataset", "datasets", "sampler", "batch_sampler", "collate", "args", "data_source")
 """Attributes of datasets, samplers and collate functions of a library that lead to those of the user."""
@@ -70,7 +69,8 @@ def owners(trainer: Trainer) -> list[Owner]:
 
 
 def _all(trainer: Trainer) -> Iterator[tuple[str, str, Any, bool]]:
-    for name, part in modules(trainer.lightning_module):
+    model = trainer.lightning_module
+    for name, part in modules.named(model, type(model).__name__):
         if not (isinstance(part, Metric | LazyModuleMixin) or type(part).__module__.startswith("torchmetrics")):
             yield "model", name, part, False
     for callback in trainer.callbacks:
@@ -88,19 +88,6 @@ def _all(trainer: Trainer) -> Iterator[tuple[str, str, Any, bool]]:
     for optimizer in trainer.optimizers:
         yield "optimizer", type(optimizer).__name__, optimizer, False
     yield "trainer", "Trainer", trainer, False
-
-
-def modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the modules of a model by name, each once: as `named_modules`, which takes the time of a hash for each."""
-    found: dict[int, tuple[str, nn.Module]] = {}
-    waiting = [(type(model).__name__, model)]
-    while waiting:
-        name, module = waiting.pop()
-        if id(module) not in found:
-            found[id(module)] = (name, module)
-            inner = vars(module).get("_modules", {}).items()
-            waiting += ((f"{name}.{key}", part) for key, part in reversed(inner) if part is not None)
-    return list(found.values())
 
 
 def _unwrapped(item: Any, depth: int = 0) -> Iterator[Any]:
@@ -210,7 +197,7 @@ def saved(trainer: Trainer, found: list[Owner]) -> set[int]:
         trainer: The trainer.
         found: What `owners` returned.
     """
-    all_modules = [module for _, module in modules(trainer.lightning_module)]
+    all_modules = [module for _, module in modules.named(trainer.lightning_module)]
     tensors = [
         tensor
         for module in all_modules

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
+from cairn.lightning.reading import modules
+
 ABSENT, EMPTY, LAZY = "absent", "None", "lazy"
 """Forms of a buffer that is not registered, that has no tensor, and that gets its shape with the first batch."""
 
@@ -74,7 +76,7 @@ def buffers(module: nn.Module) -> dict[str, str]:
 
 def each_buffer(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Yield name, owner and name in the owner of each buffer."""
-    for prefix, part in module.named_modules():
+    for prefix, part in modules.named(module):
         for leaf in part._buffers:
             yield f"{prefix}.{leaf}".lstrip("."), part, leaf
 
@@ -84,7 +86,7 @@ def weights(module: nn.Module) -> dict[str, str]:
     # With all names of a tied weight: hooks before the first batch may tie weights, and do so again in a resume.
     named = module.named_parameters(remove_duplicate=False)
     found = {name: LAZY if is_lazy(item) else str(tuple(item.shape)) for name, item in named}
-    return found | {name: "" for name, part in module.named_modules() if isinstance(part, Metric)}
+    return found | {name: "" for name, part in modules.named(module) if isinstance(part, Metric)}
 
 
 def form(tensor: Tensor | None) -> str:

@@ -17,12 +17,14 @@ from lightning.pytorch.callbacks import ModelPruning
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from cairn.lightning.reading import modules
+
 
 def names(module: nn.Module) -> set[str]:
     """Return the names of the pruned parameters of a module."""
     return {
         f"{name}.{hook._tensor_name}".lstrip(".")
-        for name, part in module.named_modules()
+        for name, part in modules.named(module)
         for hook in part._forward_pre_hooks.values()
         if isinstance(hook, prune.BasePruningMethod)
     }
@@ -32,7 +34,7 @@ def state(trainer: Trainer) -> dict[str, Any]:
     """Return the parameters without their masks, the masks, and what `ModelPruning` remembers of the first weights."""
     tensors, pruned = {}, names(trainer.lightning_module)
     # In the order of the parameters, which pruning has changed and a resume changes in the same way.
-    for name, _ in trainer.lightning_module.named_parameters():
+    for name, _ in trainer.lightning_module.named_parameters() if pruned else ():
         if (name := name.removesuffix("_orig")) not in pruned:
             continue
         part, leaf = _found(trainer.lightning_module, name)

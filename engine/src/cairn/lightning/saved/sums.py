@@ -26,6 +26,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
 from torchmetrics import Metric
 
 from cairn.errors import UnsafeStateError
+from cairn.lightning.reading import modules
 
 _META = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
 _META_OPTIONAL = ("dataloader_idx", "metric_attribute")
@@ -87,7 +88,7 @@ def metrics(module: LightningModule) -> dict[str, Any]:
             # Some metrics (RunningMean, MinMaxMetric) keep a part of their state in plain attributes.
             "plain": {key: value for key, value in vars(metric).items() if type(value) in _PLAIN},
         }
-        for name, metric in module.named_modules()
+        for name, metric in modules.named(module)
         if isinstance(metric, Metric)
     }
 

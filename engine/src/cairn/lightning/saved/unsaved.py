@@ -14,6 +14,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from cairn.lightning.reading import modules
+
 KEY = "cairn"
 """Key of Cairn's state in a Lightning checkpoint. Part of the file format: it stays if the package is renamed."""
 FORMAT = 1
@@ -62,7 +64,8 @@ def buffers(module: nn.Module, every: bool) -> dict[str, Tensor]:
         module: The module.
         every: Return all buffers: under DDP each rank has its own, and Lightning saves the state_dict of rank 0.
     """
-    found = dict(module.named_buffers())
+    # Most models have none, and asking torch for the names takes longer.
+    found = dict(module.named_buffers()) if any(part._buffers for _, part in modules.named(module)) else {}
     if found and not every:  # building a state_dict is slow
         for name in module.state_dict():
             found.pop(name, None)
@@ -134,9 +137,12 @@ def modes(module: nn.Module) -> dict[str, Any]:
 
     Hooks may set both in the middle of an epoch. A resumed epoch repeats only those at its start.
     """
+    parts = modules.named(module)
+    own = (param for _, part in parts for param in part._parameters.values())
+    any_frozen = any(param is not None and not param.requires_grad for param in own)
     return {
-        "training": {name: part.training for name, part in module.named_modules()},
-        "frozen": [name for name, param in module.named_parameters() if not param.requires_grad],
+        "training": {name: part.training for name, part in parts},
+        "frozen": [name for name, param in module.named_parameters() if not param.requires_grad] if any_frozen else [],
     }
 
 

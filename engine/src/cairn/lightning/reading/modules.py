@@ -1,0 +1,26 @@
+"""The parts of a model by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def named(model: nn.Module, root: str = "") -> list[tuple[str, nn.Module]]:
+    """Return the modules of a model by name, each once, in the order of `named_modules`.
+
+    It takes a fraction of the time of `named_modules`, which passes each module through a generator per level.
+
+    Args:
+        model: The model.
+        root: Name of the model itself, with which all names begin.
+    """
+    found: dict[int, tuple[str, nn.Module]] = {}
+    waiting = [(root, model)]
+    while waiting:
+        name, module = waiting.pop()
+        if id(module) not in found:
+            found[id(module)] = (name, module)
+            if inner := vars(module).get("_modules"):
+                prefix = f"{name}." if name else ""
+                waiting += [(f"{prefix}{key}", part) for key, part in reversed(inner.items()) if part is not None]
+    return list(found.values())
