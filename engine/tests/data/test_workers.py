@@ -70,14 +70,15 @@ os._exit(0)
 
 
 def test_a_killed_worker_is_named_with_its_cause_and_a_cure(tmp_path):
-    # In a process of its own: torch's handler may raise once more, wherever the process is by then.
+    # In a process of its own: torch's handler may raise once more, wherever the process is by then, and Python prints
+    # the error of a destructor. So the last line counts.
     script = tmp_path / "script.py"
     script.write_text(KILLED)
     assert re.fullmatch(
         r"A data worker (\(process \d+\) was ended by a signal \(Killed\)|\(process \d+\) ended without an error|"
         r"ended while it handed over a batch)\. The system kills "
         r"processes when memory is short: use a smaller num_workers or batch size\.",
-        Process([str(script)], fresh=False).end().strip(),
+        Process([str(script)], fresh=False).end().splitlines()[-1],
     )
 
 
@@ -97,6 +98,28 @@ def test_a_killed_worker_is_named_with_its_cause_and_a_cure(tmp_path):
 def test_the_cause_follows_from_the_signal(error, expected):
     assert expected in why_killed(error)
     assert bool(expected) == bool(why_killed(error))
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset"), FileNotFoundError(2, "no socket")])
+def test_a_broken_connection_to_a_worker_is_its_end_and_an_error_of_the_data_is_not(error, monkeypatch):
+    class Broken(Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            raise error
+
+    def breaks(timeout):
+        raise error
+
+    with pytest.raises(type(error)) as of_the_data:
+        list(DataLoader(Broken(), num_workers=0))
+    assert why_killed(of_the_data.value) == ""
+    batches = iter(DataLoader(Pids(), num_workers=1))
+    monkeypatch.setattr(batches._data_queue, "get", breaks)
+    with pytest.raises(type(error)) as of_the_handover:
+        next(batches)
+    assert "ended while it handed over a batch" in why_killed(of_the_handover.value)
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ _ENDED = re.compile(
 """torch's message for a worker that has ended."""
 
 
+_TAKES_OVER = "_try_get_data"
+"""Method of torch's iterator that takes a batch over from a worker."""
 _MEMORY = "The system kills processes when memory is short: use a smaller num_workers or batch size."
 
 
@@ -30,8 +32,9 @@ def why_killed(error: BaseException) -> str:
     """Return the sentence for an error that means that a worker has ended; empty for any other error."""
     found = _ENDED.search(str(error)) if isinstance(error, RuntimeError) else None
     if found is None:
-        # A worker that ends while it hands over a batch leaves a broken connection, before torch sees its end.
-        broken = isinstance(error, OSError | EOFError) and _passes_through(error, resource_sharer.__file__)
+        # A worker that ends while it hands over a batch leaves a broken connection, before torch sees its end. An error
+        # of the data set itself is raised later, from its text.
+        broken = isinstance(error, OSError | EOFError) and _is_of_a_handover(error)
         return f"A data worker ended while it handed over a batch. {_MEMORY}" if broken else ""
     signal_name, cure = found[2] or "", _MEMORY
     if signal_name == signal.strsignal(signal.SIGBUS):
@@ -42,8 +45,9 @@ def why_killed(error: BaseException) -> str:
     return f"A data worker (process {found[1]}) {how}. {cure}"
 
 
-def _passes_through(error: BaseException, file: str) -> bool:
-    return any(frame.f_code.co_filename == file for frame, _ in traceback.walk_tb(error.__traceback__))
+def _is_of_a_handover(error: BaseException) -> bool:
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(code.co_filename == resource_sharer.__file__ or code.co_name == _TAKES_OVER for code in codes)
 
 
 def _both(given: Callable[[int], None], worker_id: int) -> None:
