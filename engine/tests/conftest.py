@@ -6,8 +6,11 @@ import signal
 
 import pytest
 from hypothesis import settings
+from tests.support.described import described
 from tests.support.paths import PYTHONPATH
 from tests.support.slurm import Slurm
+
+from cairn.data import copies
 
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None, print_blob=True)
 settings.load_profile("fixed")
@@ -26,6 +29,23 @@ def _fewer_objects_to_search():
     """What exists by now stays to the end. Without this, each garbage collection searches all tests and modules."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _equal_data_is_tried_once():
+    """A loader tries its data in a fork. A fork of this large process takes 60 ms, and many fits have equal data."""
+    tried, answers = copies._tried, {}
+
+    def once(trial, *roots):
+        cells = [cell.cell_contents for cell in trial.__closure__ or ()]
+        key = (trial.__code__, *(described(value) for value in (*cells, *roots)))
+        if key not in answers:
+            answers[key] = tried(trial, *roots)
+        return answers[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copies, "_tried", once)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -119,6 +119,7 @@ def test_a_broken_connection_to_a_worker_is_its_end_and_an_error_of_the_data_is_
     monkeypatch.setattr(batches._data_queue, "get", breaks)
     with pytest.raises(type(error)) as of_the_handover:
         next(batches)
+    batches._shutdown_workers()
     assert "ended while it handed over a batch" in why_killed(of_the_handover.value)
 
 
