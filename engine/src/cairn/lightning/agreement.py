@@ -107,7 +107,7 @@ class Ranks:
         """Reduce over all ranks."""
         found = torch.tensor(numbers)
         distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self._group)
-        return [int(number) for number in found]
+        return list(found.tolist())
 
     def has_news(self, mine: bool) -> bool:
         """Return what the ranks have said at the boundary before; begin to reduce what they say now."""

@@ -6,9 +6,9 @@
     |                ...
     boundary         a limit is reached, or there is an event: a validation, a stop, an end, another epoch
 
-Asked in full, a boundary takes 20 to 40 us, which a run with short batches would feel at each of them. Of several
-ranks, each waits there for the others. Limits in batches and steps, validations and epochs are the same on all of them;
-a stop and the clock are news of one rank, which the others hear one boundary later.
+Asked in full, a boundary takes 20 to 40 us, which would slow down a run with short batches. With several ranks, each
+also waits there for the others. Limits in batches and steps, validations and epochs are the same on all ranks. A stop
+and the clock are news of one rank, which the others hear one boundary later.
 """
 
 from __future__ import annotations

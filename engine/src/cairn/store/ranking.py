@@ -33,10 +33,10 @@ def check(directory: Path, saved: Iterable[Draft], monitor: str | None) -> None:
 
 
 def metrics_of(saved: Draft) -> list[str]:
-    """Return the metrics that the score of a checkpoint may be a value of; empty if there is no score, or none fits."""
+    """Return the names of the metrics that the score of a checkpoint can belong to; empty if it has no score."""
     if saved.score is None:
         return []
     if saved.monitor is not None:
         return [saved.monitor]
-    # Earlier manifests hold the score without its name, and all metrics by name: the score is one of them.
+    # Earlier manifests do not name the metric. The score equals one of the logged values, or the metric is unknown.
     return [name for name, value in saved.metrics.items() if value == saved.score]
