@@ -14,6 +14,7 @@ from cairn.data.generators import Generators
 from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
 from cairn.data.sampler import EpochSampler, Order, Record
 from cairn.data.seeded_order import SeededOrder
+from cairn.data.windows import GlobalBatches
 from cairn.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def between_epochs(state: Any) -> Any:
     Args:
         state: A value in a checkpoint.
     """
-    is_ours = type(state) is dict and {"batch_size", "seed"} <= state.keys()
+    is_ours = type(state) is dict and "seed" in state and not {"batch_size", "global_batch_size"}.isdisjoint(state)
     is_inside = is_ours and (state.get("batch") or state.get("repeated"))
     return BetweenEpochs(state) if is_ours and not is_inside else state
 
@@ -144,6 +145,12 @@ class Position:
             self._pass = iterator.counted
 
     @property
+    def global_batches(self) -> GlobalBatches:
+        """The global batches of the iteration that a checkpoint is about, and this process's share."""
+        record = self._pass.record if self._pass.record.is_started else self.order.next_record()
+        return GlobalBatches(self.order.windows_of(record), self.order.share)
+
+    @property
     def _batch(self) -> int:
         """Batches of the cycle that were trained on; 0 if the epoch is over."""
         # An iterator that has reached its end has not handed out the batch that was fetched ahead: another one has.
@@ -191,7 +198,9 @@ class Position:
         _judge(_changes(state, identity) + self._missing(state, identity), state)
 
     def _missing(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-        """Return what a saved position lacks, as parts of a sentence."""
+        """Return what a saved position lacks, or has and this data lacks, as parts of a sentence."""
+        if "global_batch_size" in state and "global_batch_size" not in identity:
+            return [f"global_batch_size was {state['global_batch_size']} and is not set"]
         if state.get("epoch_samples", 0) > (now := identity.get("num_samples", math.inf)):
             return [f"the epoch began with {state['epoch_samples']} samples and there are {now}"]
         return []

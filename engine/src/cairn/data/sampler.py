@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DistributedSampler
 
 from cairn.data import shuffles
+from cairn.data.windows import Dealing, Share, Windows
 
 _CHUNK = 1 << 12
 """Indices computed at a time: enough to make each of them cheap, and few enough to start anywhere within 1 ms."""
@@ -60,9 +61,16 @@ class Order(DistributedSampler[Any]):
 
     It inherits from `DistributedSampler` only so that Lightning keeps it: Lightning replaces any other sampler by one
     that divides the samples among the processes, and this one divides them itself.
+
+    Args:
+        dealing: How global batches are dealt out, whose batches are then the items, as lists; None: the items are
+            indices, and each process gets every `world_size`-th.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dealing: Dealing | None = None) -> None:
+        self.dealing = dealing
+        self.keyed = False
+        """Whether indices are pairs (epoch, index), the keys of `SeededItems`."""
         # Do not call DistributedSampler.__init__: it needs the process group, which may not exist yet.
         self.epoch = self.cycle = self.start = 0
         self.exhausted = False
@@ -115,6 +123,25 @@ class Order(DistributedSampler[Any]):
     def processes() -> tuple[int, int]:
         """Return the rank of this process and the number of processes."""
         return rank_and_world_size()
+
+    @property
+    def share(self) -> Share:
+        """The share of this process in each global batch.
+
+        Raises:
+            DataError: Global batches cannot be divided equally among the processes.
+        """
+        assert self.dealing is not None
+        return self.dealing.share(*self.processes())
+
+    def windows_of(self, record: Record) -> Windows:
+        """Return the global batches of an iteration that has begun, or will."""
+        assert self.dealing is not None
+        return self.dealing.windows(self._total(record))
+
+    def _total(self, record: Record) -> int:
+        """Return the number of items of all processes in an epoch."""
+        raise NotImplementedError
 
     @contextmanager
     def pinned(self) -> Iterator[Record]:
@@ -176,6 +203,7 @@ class EpochSampler(Order):
             iterator is created.
         world_size: Number of processes; None: as in `torch.distributed`.
         keyed: Yield pairs (epoch, index), the keys of `SeededItems`, instead of plain indices.
+        dealing: See `Order`.
 
     Raises:
         ValueError: `rank` is not in [0, world_size).
@@ -190,8 +218,9 @@ class EpochSampler(Order):
         rank: int | None = None,
         world_size: int | None = None,
         keyed: bool = False,
+        dealing: Dealing | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(dealing)
         if rank is not None and not 0 <= rank < (world_size or 0):
             raise ValueError(f"rank={rank} must be in [0, world_size), and world_size is {world_size}.")
         self._size = num_samples
@@ -231,7 +260,10 @@ class EpochSampler(Order):
         self._saved_size = num_samples
 
     def __len__(self) -> int:
-        """Number of samples of this rank in a whole epoch, even after `seek`: Lightning subtracts what was done."""
+        """Number of items of this rank in a whole epoch, even after `seek`: Lightning subtracts what was done."""
+        if self.dealing is not None:
+            windows = self.dealing.windows(self.num_samples)
+            return self.share.num_batches(windows, windows.number)
         return -(-self.num_samples // self._share()[1])
 
     def _share(self) -> tuple[int, int]:
@@ -242,16 +274,25 @@ class EpochSampler(Order):
     def _size_now(self) -> int | None:
         return self.num_samples
 
+    def _total(self, record: Record) -> int:
+        return self.num_samples if record.num_samples is None else record.num_samples
+
     def _items(self, record: Record) -> Iterator[Any]:
-        turn = record.turn
-        indices = self._indices(
-            turn, record.start, self.num_samples if record.num_samples is None else record.num_samples
-        )
+        turn, num_samples = record.turn, self._total(record)
+        at = shuffles.WAYS[self._way or shuffles.of_run()](num_samples, self.seed, turn) if self.shuffle else None
+        if self.dealing is not None:
+            return self._batches(record, at)
+        indices = self._indices(at, record.start, num_samples)
         return zip(repeat(turn), indices, strict=False) if self.keyed else indices
 
-    def _indices(self, turn: int, start: int, num_samples: int) -> Iterator[int]:
+    def _batches(self, record: Record, at: shuffles.At | None) -> Iterator[list[Any]]:
+        turn = record.turn
+        for places in self.share.batches(self.windows_of(record), record.start):
+            indices = (places if at is None else at(places)).tolist()
+            yield [(turn, index) for index in indices] if self.keyed else indices
+
+    def _indices(self, at: shuffles.At | None, start: int, num_samples: int) -> Iterator[int]:
         rank, world_size = self._share()
-        at = shuffles.WAYS[self._way or shuffles.of_run()](num_samples, self.seed, turn) if self.shuffle else None
         length = -(-num_samples // world_size)
         for first in range(start, length, _CHUNK):
             own = np.arange(first, min(first + _CHUNK, length), dtype=np.int64)

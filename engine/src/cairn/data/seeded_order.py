@@ -15,6 +15,8 @@ from cairn.data.generators import Generators
 from cairn.data.sampler import Order, Record
 from cairn.data.seeding import isolated, mix_seed, seeded
 from cairn.data.trial import Watch, numbers
+from cairn.data.windows import Dealing
+from cairn.errors import DataError
 
 _DEEPEST = 4
 """How many samplers may lie inside each other."""
@@ -36,10 +38,24 @@ class SeededOrder(Order):
         seed: Seed of the random numbers that it draws.
         keyed: Yield pairs (epoch, index), the keys of `SeededItems`, instead of indices.
         is_batched: Whether the items are lists of indices.
+        dealing: See `Order`; the sampler needs a length then.
+
+    Raises:
+        DataError: The sampler divides its items itself, or has no length, and global batches are to be dealt out.
     """
 
-    def __init__(self, sampler: Any, *, seed: int = 0, keyed: bool = False, is_batched: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        sampler: Any,
+        *,
+        seed: int = 0,
+        keyed: bool = False,
+        is_batched: bool = False,
+        dealing: Dealing | None = None,
+    ) -> None:
+        super().__init__(dealing)
+        if dealing is not None:
+            _check_dealt(sampler)
         self.sampler = sampler
         self.seed = seed
         self.keyed = keyed
@@ -52,6 +68,9 @@ class SeededOrder(Order):
 
     def __len__(self) -> int:
         """Number of items of this rank in a whole epoch; raises TypeError if the sampler has no length."""
+        if self.dealing is not None:
+            windows = self.dealing.windows(len(self.sampler))
+            return self.share.num_batches(windows, windows.number)
         return -(-len(self.sampler) // self._share()[1])
 
     def __getattr__(self, name: str) -> Any:
@@ -111,10 +130,18 @@ class SeededOrder(Order):
         divides_itself = any(isinstance(sampler, DistributedSampler) for sampler in _chain(self.sampler))
         return (0, 1) if divides_itself else self.processes()
 
+    def _total(self, record: Record) -> int:
+        return len(self.sampler)
+
     def _items(self, record: Record) -> Iterator[Any]:
         rank, world_size = self._share()
         turn, start = record.turn, record.start
         items = self._drawn(record)
+        if self.dealing is not None:
+            assert isinstance(items, Sequence)
+            for places in self.share.batches(self.dealing.windows(len(items)), start):
+                yield [self._key(turn, items[place]) for place in places.tolist()]
+            return
         if isinstance(items, Sequence):
             # The first items come again until each process gets the same number.
             length = -(-len(items) // world_size)
@@ -159,6 +186,21 @@ class SeededOrder(Order):
         if not self.keyed:
             return item
         return [(turn, index) for index in item] if self.is_batched else (turn, item)
+
+
+def _check_dealt(sampler: Any) -> None:
+    if any(isinstance(one, DistributedSampler) for one in _chain(sampler)):
+        raise DataError(
+            f"{type(sampler).__name__} divides its samples among the processes, and so does global_batch_size: give a"
+            f" sampler that yields the samples of all processes.",
+            parameter="global_batch_size",
+        )
+    if not hasattr(sampler, "__len__"):
+        raise DataError(
+            f"{type(sampler).__name__} has no length, so its samples cannot be divided into global batches: give it a"
+            f" __len__, or leave global_batch_size out.",
+            parameter="global_batch_size",
+        )
 
 
 def _chain(sampler: Any) -> list[Any]:

@@ -15,12 +15,19 @@ from cairn.data.position import Position
 from cairn.data.sampler import EpochSampler, NoOrder, Order
 from cairn.data.seeded_order import SeededOrder
 from cairn.data.seeding import SeededCollate, SeededItems
+from cairn.data.window_position import WindowPosition
+from cairn.data.windows import Dealing
 
 Collate = Callable[[list[Any]], Any] | None
 
-_OF_A_PREDICTION = "_IndexBatchSamplerWrapper"
-"""Class with which Lightning wraps the batches of `Trainer.predict` to know their indices. It must stay outermost,
-and yield plain indices."""
+
+
+def is_of_a_prediction(batch_sampler: Any) -> bool:
+    """Whether Lightning has wrapped the batches of `Trainer.predict` to know their indices.
+
+    The wrapper must stay outermost, and yield plain indices.
+    """
+    return type(batch_sampler).__name__ == "_IndexBatchSamplerWrapper"
 
 
 def map_style(
@@ -33,6 +40,7 @@ def map_style(
     *,
     seed: int,
     keyed: bool,
+    dealing: Dealing | None = None,
 ) -> tuple[Position, dict[str, Any]]:
     """Return the position in a map-style dataset, and the arguments for torch.
 
@@ -45,6 +53,7 @@ def map_style(
         collate_fn: Makes a batch of a list of samples; None: torch's default, which draws nothing.
         seed: Seed of the order, and of the random numbers that samples draw.
         keyed: Whether the generators are seeded for each sample.
+        dealing: How global batches are dealt out; None: each process has batches of its own.
     """
     # Lightning creates a loader again from the attributes of the first one.
     dataset = dataset.wrapped if isinstance(dataset, SeededItems) else dataset
@@ -54,30 +63,39 @@ def map_style(
         items = SeededItems(dataset, seed)
         arguments |= {"dataset": items, "collate_fn": SeededCollate(collate_fn, items) if collate_fn else None}
     order: Order
-    if type(batch_sampler).__name__ == _OF_A_PREDICTION:
+    if is_of_a_prediction(batch_sampler):
         _yield_plain_indices(batch_sampler)
         return Position(NoOrder(), 1), arguments | {"batch_sampler": batch_sampler}
     if batch_sampler is not None:
         order = _ordered(batch_sampler, seed, keyed, is_batched=True)
         return Position(order, 1), arguments | {"batch_sampler": order}
     if sampler is None:
-        order = EpochSampler(dataset, seed=seed, shuffle=shuffle, keyed=keyed)
+        order = EpochSampler(dataset, seed=seed, shuffle=shuffle, keyed=keyed, dealing=dealing)
     else:
-        order = _ordered(sampler, seed, keyed, is_batched=False)
+        order = _ordered(sampler, seed, keyed, is_batched=False, dealing=dealing)
+    if dealing is not None:
+        return WindowPosition(order), arguments | {"batch_sampler": order}
     return Position(order, batch_size or 1), arguments | {"batch_size": batch_size, "sampler": order}
 
 
 def _yield_plain_indices(batch_sampler: Any) -> None:
     batches = batch_sampler._batch_sampler
-    if getattr(batches.sampler, "keyed", False):
-        batches.sampler = copy.copy(batches.sampler)  # the loader that was given has it, too
-        batches.sampler.keyed = False
+    if isinstance(batches, Order):
+        batch_sampler._batch_sampler = _unkeyed(batches)
+    elif isinstance(batches.sampler, Order):
+        batches.sampler = _unkeyed(batches.sampler)
 
 
-def _ordered(sampler: Any, seed: int, keyed: bool, is_batched: bool) -> Order:
+def _unkeyed(order: Order) -> Order:
+    order = copy.copy(order)  # the loader that was given has it, too
+    order.keyed = False
+    return order
+
+
+def _ordered(sampler: Any, seed: int, keyed: bool, is_batched: bool, dealing: Dealing | None = None) -> Order:
     if isinstance(sampler, Order):
         return sampler
-    return SeededOrder(sampler, seed=seed, keyed=keyed, is_batched=is_batched)
+    return SeededOrder(sampler, seed=seed, keyed=keyed, is_batched=is_batched, dealing=dealing)
 
 
 def iterable(

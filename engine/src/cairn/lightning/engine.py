@@ -25,7 +25,7 @@ from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
 from cairn.lightning.quiet import Quiet
 from cairn.lightning.restart import Restart
-from cairn.lightning.saved import pruning, unsaved
+from cairn.lightning.saved import pruning, redealt, unsaved
 from cairn.lightning.saved.growth import Growth
 from cairn.lightning.saves import Saves
 from cairn.lightning.scores import Scores
@@ -76,6 +76,8 @@ class Engine:
         self.accumulation = trainer.accumulate_grad_batches
         """What the trainer was given, before any hook could change it."""
         self._loaded: dict[str, Any] = {}
+        self._saved: list[dict[str, Any]] = []
+        """States of the ranks that have saved what is loaded."""
         self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
         self._last_num_bytes = 0
         self._goes_on = False
@@ -99,7 +101,10 @@ class Engine:
     def load(self, checkpoint: dict[str, Any], point: ResumePoint) -> None:
         """Take what a checkpoint holds for us; the loops ask for the rest when it is time, by `restore`."""
         ours = checkpoint[unsaved.KEY]
-        capture.check(ours, self.trainer.world_size)
+        capture.check(ours)
+        saved_by, self._saved = capture.saved_by(checkpoint), ours["ranks"]
+        if saved_by.world_size != self.trainer.world_size:  # until it is known how loaders deal out their samples
+            ours["ranks"] = [ours["ranks"][0]] * self.trainer.world_size
         capture.warn_of_threads(self.trainer, ours)
         self._loaded = ours
         shuffles.begin_run(capture.way_of_shuffling(ours))
@@ -116,11 +121,14 @@ class Engine:
             loggers.restore(self.trainer, ours["loggers"])
         self.trainer.should_stop = self.settings.load(checkpoint, self._goes_on)
         counts = ours["ranks"][self.trainer.global_rank]["counters"]
-        boundary.expect(self.trainer, ours["place"], self.moments.previous.epoch, counts)
+        boundary.expect(self.trainer, ours["place"], self.moments.previous.epoch, counts, saved_by)
 
     def restore(self) -> None:
         """Put back what hooks have changed since Lightning has restored it, and what Lightning does not restore."""
         loaded, self._loaded = self._loaded, {}
+        saved, self._saved = self._saved, []
+        if len(saved) != len(loaded["ranks"]):
+            loaded["ranks"][self.trainer.global_rank] = redealt.of_rank(saved, self.trainer)
         self.restart.reload()
         self.growth.restored(self.trainer)
         capture.restore(self.trainer, self.settings.adjusted(loaded))
