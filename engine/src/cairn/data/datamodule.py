@@ -37,9 +37,7 @@ class DataModule(LightningDataModule):
         persistent_workers: Keep the workers from one epoch to the next (not those of a stateful iterable).
         drop_last: Leave out the last batch of an epoch if it is smaller.
         replay: Let an iterable training set start again from its beginning after a resume inside an epoch.
-        global_batch_size: Samples in the batches of all processes between two steps of the optimizer. A run can then be
-            resumed on another number of processes, and `batch_size` is the most samples that a process loads at a time.
-            None: each process has batches of its own.
+        global_batch_size: See `cairn.DataLoader`.
 
     Raises:
         DataError: One of the numbers is out of range.
@@ -70,8 +68,7 @@ class DataModule(LightningDataModule):
         self.seed = seed
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
-        self.drop_last = drop_last
-        self.replay = replay
+        self.drop_last, self.replay = drop_last, replay
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
         self.test_set: Dataset[Any] | None = None
@@ -160,7 +157,6 @@ class DataModule(LightningDataModule):
             f"{key} was {state_dict.get(key)!r} and is {now!r}"
             for key, now in self.identity().items()
             if state_dict.get(key) != now and not (isinstance(state_dict, BetweenEpochs) and key in _FACTS_OF_LOADERS)
-            # Only one of the two sizes is known: the loaders compare what they mean.
             if key not in _SIZES or key in state_dict or _SIZES.isdisjoint(state_dict)
         ]
         if changes:
@@ -173,6 +169,7 @@ class DataModule(LightningDataModule):
 
 
 _SIZES = {"batch_size", "global_batch_size"}
+"""If a checkpoint has the other one of them, the loaders compare what they mean."""
 _FACTS_OF_LOADERS = ("batch_size", "global_batch_size", "seed")
 """Facts that loaders check, too: they may change between two epochs."""
 

@@ -10,13 +10,14 @@ import torch
 from torch.utils import data
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, default_collate, default_convert
 
-from cairn.data import copies, generators, position, source, workers
+from cairn.data import copies, generators, position, source, windows, workers
 from cairn.data.batches import Batches
 from cairn.data.iterable import StatefulBatches, is_stateful
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
 from cairn.data.seeding import SeededCollate, SeededItems, mix_seed
-from cairn.data.windows import Dealing, GlobalBatches
+from cairn.data.window_position import WindowPosition
+from cairn.data.windows import GlobalBatches
 from cairn.errors import DataError
 
 _SEEDED_ELSEWHERE = {
@@ -92,8 +93,10 @@ class DataLoader(data.DataLoader[Any]):
         dealing = None
         if global_batch_size is not None and not source.is_of_a_prediction(batch_sampler):
             drop_last = bool(options.pop("drop_last", False))
-            dealing = _dealing(type(self), dataset, batch_size, batch_sampler, global_batch_size, drop_last)
+            _check_iteration(type(self))
+            dealing = source.dealing(dataset, batch_size, batch_sampler, global_batch_size, drop_last)
         self.global_batch_size = global_batch_size
+        self.is_dealt = global_batch_size is None  # True: the caller knows how many batches a global one has
         self.owns_generator = generator is None
         self.is_deferred = False  # True: the next iterators are empty, because a resume creates its own later
         options |= {
@@ -132,6 +135,8 @@ class DataLoader(data.DataLoader[Any]):
     def __iter__(self) -> Any:
         if self.is_deferred:
             return iter(())
+        if not self.is_dealt and torch.is_grad_enabled():  # Lightning validates without gradients
+            windows.warn_of_no_accumulation(self.global_batches)
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
         return self._position.iterate(partial(_seeded_by_epoch, self, super().__iter__))
@@ -174,7 +179,8 @@ class DataLoader(data.DataLoader[Any]):
         Raises:
             DataError: They cannot be divided equally among the processes.
         """
-        return None if self.global_batch_size is None else self._position.global_batches
+        self.is_dealt = True
+        return self._position.global_batches if isinstance(self._position, WindowPosition) else None
 
     @property
     def has_grown(self) -> bool:
@@ -200,29 +206,12 @@ class DataLoader(data.DataLoader[Any]):
         self._position.seek(state_dict)
 
 
-def _dealing(
-    kind: type, dataset: Any, batch_size: int | None, batch_sampler: Any, global_batch_size: int, drop_last: bool
-) -> Dealing:
-    """Return how a loader deals out global batches.
-
-    Raises:
-        DataError: It cannot.
-    """
-    why = ""
-    if not isinstance(global_batch_size, int) or global_batch_size < 1:
-        why = f"global_batch_size={global_batch_size!r} must be an integer from 1"
-    elif isinstance(dataset, IterableDataset):
-        why = "global_batch_size needs a map-style dataset, and this one is iterable"
-    elif batch_size is None:
-        why = "global_batch_size needs a batch_size, and the items of this dataset are batches"
-    elif batch_sampler is not None and not isinstance(batch_sampler, Order):
-        why = "global_batch_size contradicts a batch_sampler, which makes the batches: give a sampler"
-    elif "__iter__" in {name for one in kind.__mro__[: kind.__mro__.index(DataLoader)] for name in vars(one)}:
-        why = f"global_batch_size counts batches, and {kind.__name__}.__iter__ may yield others"
-    if why:
-        raise DataError(f"{why}.", parameter="global_batch_size")
-    assert batch_size is not None
-    return Dealing(global_batch_size, batch_size, drop_last)
+def _check_iteration(kind: type) -> None:
+    if "__iter__" in {name for one in kind.__mro__[: kind.__mro__.index(DataLoader)] for name in vars(one)}:
+        raise DataError(
+            f"global_batch_size counts batches, and {kind.__name__}.__iter__ may yield others: leave one of them out.",
+            parameter="global_batch_size",
+        )
 
 
 def rewind(loader: DataLoader) -> None:

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from cairn.data import shuffles
 from cairn.data.generators import Generators
 from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
-from cairn.data.sampler import EpochSampler, Order, Record
+from cairn.data.record import Record
+from cairn.data.sampler import EpochSampler, Order
 from cairn.data.seeded_order import SeededOrder
-from cairn.data.windows import GlobalBatches
 from cairn.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -145,12 +145,6 @@ class Position:
             self._pass = iterator.counted
 
     @property
-    def global_batches(self) -> GlobalBatches:
-        """The global batches of the iteration that a checkpoint is about, and this process's share."""
-        record = self._pass.record if self._pass.record.is_started else self.order.next_record()
-        return GlobalBatches(self.order.windows_of(record), self.order.share)
-
-    @property
     def _batch(self) -> int:
         """Batches of the cycle that were trained on; 0 if the epoch is over."""
         # An iterator that has reached its end has not handed out the batch that was fetched ahead: another one has.
@@ -198,9 +192,7 @@ class Position:
         _judge(_changes(state, identity) + self._missing(state, identity), state)
 
     def _missing(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-        """Return what a saved position lacks, or has and this data lacks, as parts of a sentence."""
-        if "global_batch_size" in state and "global_batch_size" not in identity:
-            return [f"global_batch_size was {state['global_batch_size']} and is not set"]
+        """Return what a saved position lacks, as parts of a sentence."""
         if state.get("epoch_samples", 0) > (now := identity.get("num_samples", math.inf)):
             return [f"the epoch began with {state['epoch_samples']} samples and there are {now}"]
         return []
@@ -227,6 +219,8 @@ class Position:
 
 
 def _changes(state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    if "global_batch_size" in state and "global_batch_size" not in identity:
+        return [f"global_batch_size was {state['global_batch_size']} and is not set"]
     return [
         f"{key} was {state[key]!r} and is {value!r}"
         for key, value in identity.items()

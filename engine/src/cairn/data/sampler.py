@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DistributedSampler
 
 from cairn.data import shuffles
+from cairn.data.record import Record
 from cairn.data.windows import Dealing, Share, Windows
 
 _CHUNK = 1 << 12
@@ -23,34 +24,6 @@ def rank_and_world_size() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
-
-
-class Record:
-    """Where one iterator over an order starts, and what a checkpoint needs to know about it.
-
-    Args:
-        epoch: The epoch.
-        cycle: How often the items of this epoch were iterated before.
-        start: Number of items of this rank to skip.
-        num_samples: Size of the dataset at the beginning of the epoch, if the order depends on it.
-    """
-
-    def __init__(self, epoch: int = 0, cycle: int = 0, start: int = 0, num_samples: int | None = None) -> None:
-        self.epoch, self.cycle, self.start, self.num_samples = epoch, cycle, start, num_samples
-        self.is_started = False
-        self.sampler: dict[str, Any] | None = None
-        """State of the sampler at the beginning of the epoch; None if it has no state."""
-        self.restored: tuple[dict[str, Any], dict[str, Any] | None] | None = None
-        """States that the sampler gets before and after it draws the epoch; None: it keeps its own."""
-
-    def move(self, other: Record) -> None:
-        """Start where `other` does."""
-        self.epoch, self.cycle, self.start, self.num_samples = other.epoch, other.cycle, other.start, other.num_samples
-
-    @property
-    def turn(self) -> int:
-        """A number that identifies epoch and cycle."""
-        return self.epoch + (self.cycle << 32)
 
 
 class Order(DistributedSampler[Any]):
@@ -138,6 +111,12 @@ class Order(DistributedSampler[Any]):
         """Return the global batches of an iteration that has begun, or will."""
         assert self.dealing is not None
         return self.dealing.windows(self._total(record))
+
+    def _num_dealt(self, num_samples: int) -> int:
+        """Return the number of batches of this process in an epoch with this many samples."""
+        assert self.dealing is not None
+        windows = self.dealing.windows(num_samples)
+        return self.share.num_batches(windows, windows.number)
 
     def _total(self, record: Record) -> int:
         """Return the number of items of all processes in an epoch."""
@@ -262,8 +241,7 @@ class EpochSampler(Order):
     def __len__(self) -> int:
         """Number of items of this rank in a whole epoch, even after `seek`: Lightning subtracts what was done."""
         if self.dealing is not None:
-            windows = self.dealing.windows(self.num_samples)
-            return self.share.num_batches(windows, windows.number)
+            return self._num_dealt(self.num_samples)
         return -(-self.num_samples // self._share()[1])
 
     def _share(self) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from torch.utils.data import DistributedSampler
 
 from cairn.data.batches import in_order
 from cairn.data.generators import Generators
-from cairn.data.sampler import Order, Record
+from cairn.data.record import Record
+from cairn.data.sampler import Order
 from cairn.data.seeding import isolated, mix_seed, seeded
 from cairn.data.trial import Watch, numbers
 from cairn.data.windows import Dealing
@@ -59,7 +60,7 @@ class SeededOrder(Order):
         self.sampler = sampler
         self.seed = seed
         self.keyed = keyed
-        self.is_batched = is_batched
+        self.is_batched = is_batched or dealing is not None
         self._restored: tuple[dict[str, Any], dict[str, Any] | None] | None = None
         self._watch = Watch(sampler)
 
@@ -69,8 +70,7 @@ class SeededOrder(Order):
     def __len__(self) -> int:
         """Number of items of this rank in a whole epoch; raises TypeError if the sampler has no length."""
         if self.dealing is not None:
-            windows = self.dealing.windows(len(self.sampler))
-            return self.share.num_batches(windows, windows.number)
+            return self._num_dealt(len(self.sampler))
         return -(-len(self.sampler) // self._share()[1])
 
     def __getattr__(self, name: str) -> Any:
@@ -134,23 +134,10 @@ class SeededOrder(Order):
         return len(self.sampler)
 
     def _items(self, record: Record) -> Iterator[Any]:
-        rank, world_size = self._share()
         turn, start = record.turn, record.start
         items = self._drawn(record)
-        if self.dealing is not None:
-            assert isinstance(items, Sequence)
-            for places in self.share.batches(self.dealing.windows(len(items)), start):
-                yield [self._key(turn, items[place]) for place in places.tolist()]
-            return
-        if isinstance(items, Sequence):
-            # The first items come again until each process gets the same number.
-            length = -(-len(items) // world_size)
-            places = range(start * world_size + rank, length * world_size, world_size)
-            yield from (self._key(turn, items[place % len(items)]) for place in places)
-            return
-        for number, item in enumerate(items):
-            if number % world_size == rank and number // world_size >= start:
-                yield self._key(turn, item)
+        own = _of_rank(items, start, *self._share()) if self.dealing is None else _dealt(items, start, self)
+        yield from (self._key(turn, item) for item in own)
 
     def _drawn(self, record: Record) -> Sequence[Any] | Iterator[Any]:
         """Return all items of an epoch: an iterator if the sampler has no length, which may be endless."""
@@ -186,6 +173,26 @@ class SeededOrder(Order):
         if not self.keyed:
             return item
         return [(turn, index) for index in item] if self.is_batched else (turn, item)
+
+
+def _of_rank(items: Sequence[Any] | Iterator[Any], start: int, rank: int, world_size: int) -> Iterator[Any]:
+    """Yield the items of one rank, after the first `start` of them."""
+    if isinstance(items, Sequence):
+        # The first items come again until each process gets the same number.
+        length = -(-len(items) // world_size)
+        places = range(start * world_size + rank, length * world_size, world_size)
+        yield from (items[place % len(items)] for place in places)
+        return
+    for number, item in enumerate(items):
+        if number % world_size == rank and number // world_size >= start:
+            yield item
+
+
+def _dealt(items: Any, start: int, order: Order) -> Iterator[list[Any]]:
+    """Yield the batches of this rank, after the first `start` of them."""
+    assert order.dealing is not None
+    for places in order.share.batches(order.dealing.windows(len(items)), start):
+        yield [items[place] for place in places.tolist()]
 
 
 def _check_dealt(sampler: Any) -> None:

@@ -17,6 +17,7 @@ from cairn.data.seeded_order import SeededOrder
 from cairn.data.seeding import SeededCollate, SeededItems
 from cairn.data.window_position import WindowPosition
 from cairn.data.windows import Dealing
+from cairn.errors import DataError
 
 Collate = Callable[[list[Any]], Any] | None
 
@@ -68,7 +69,8 @@ def map_style(
         return Position(NoOrder(), 1), arguments | {"batch_sampler": batch_sampler}
     if batch_sampler is not None:
         order = _ordered(batch_sampler, seed, keyed, is_batched=True)
-        return Position(order, 1), arguments | {"batch_sampler": order}
+        # A loader that Lightning creates again has the order of the first one as its batch sampler.
+        return Position(order, 1) if order.dealing is None else WindowPosition(order), arguments | {"batch_sampler": order}
     if sampler is None:
         order = EpochSampler(dataset, seed=seed, shuffle=shuffle, keyed=keyed, dealing=dealing)
     else:
@@ -76,6 +78,29 @@ def map_style(
     if dealing is not None:
         return WindowPosition(order), arguments | {"batch_sampler": order}
     return Position(order, batch_size or 1), arguments | {"batch_size": batch_size, "sampler": order}
+
+
+def dealing(
+    dataset: Any, batch_size: int | None, batch_sampler: Any, global_batch_size: int, drop_last: bool
+) -> Dealing:
+    """Return how a loader deals out global batches.
+
+    Raises:
+        DataError: It cannot.
+    """
+    why = ""
+    if not isinstance(global_batch_size, int) or global_batch_size < 1:
+        why = f"global_batch_size={global_batch_size!r} must be an integer from 1"
+    elif isinstance(dataset, IterableDataset):
+        why = "global_batch_size needs a map-style dataset, and this one is iterable"
+    elif batch_size is None:
+        why = "global_batch_size needs a batch_size, and the items of this dataset are batches"
+    elif batch_sampler is not None and not isinstance(batch_sampler, Order):
+        why = "global_batch_size contradicts a batch_sampler, which makes the batches: give a sampler"
+    if why:
+        raise DataError(f"{why}.", parameter="global_batch_size")
+    assert batch_size is not None
+    return Dealing(global_batch_size, batch_size, drop_last)
 
 
 def _yield_plain_indices(batch_sampler: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cairn.data.position import Position
 from cairn.data.sampler import Order
+from cairn.data.windows import GlobalBatches
 
 
 class WindowPosition(Position):
@@ -20,6 +21,12 @@ class WindowPosition(Position):
         super().__init__(order, 1)
         assert order.dealing is not None
         self._size = order.dealing.size
+
+    @property
+    def global_batches(self) -> GlobalBatches:
+        """The global batches of the iteration that a checkpoint is about, and this process's share."""
+        record = self._pass.record if self._pass.record.is_started else self.order.next_record()
+        return GlobalBatches(self.order.windows_of(record), self.order.share)
 
     @property
     def _batch(self) -> int:

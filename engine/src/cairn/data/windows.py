@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn.errors import DataError
 
@@ -78,7 +79,7 @@ class Dealing:
     drop_last: bool
 
     def windows(self, num_samples: int) -> Windows:
-        """Return the windows of an epoch with so many samples."""
+        """Return the windows of an epoch with this many samples."""
         return Windows(num_samples, self.size, self.drop_last)
 
     def share(self, rank: int, world_size: int) -> Share:
@@ -123,7 +124,7 @@ class Share:
 
     @property
     def per_window(self) -> int:
-        """Batches of each process in a complete window: the optimizer steps after so many."""
+        """Batches of each process in a complete window: the optimizer steps after this many."""
         return _fewest_batches(self.size // self.world_size, self.batch_size)
 
     def batches_of(self, num_samples: int) -> int:
@@ -249,3 +250,13 @@ class GlobalBatches:
     def __str__(self) -> str:
         """Return how one is shared, as a part of a sentence."""
         return str(self.share)
+
+
+def warn_of_no_accumulation(found: GlobalBatches | None) -> None:
+    """Warn that a loop trains on each batch of this process, if a global batch has several."""
+    if found is not None and found.per_window > 1:
+        rank_zero_warn(
+            f"Each global batch of {found.size} samples is {found}, and nothing lets the gradients of {found.per_window}"
+            f" batches be accumulated: add a cairn.Checkpointer to the Trainer, or step the optimizer after"
+            f" loader.global_batches.per_window batches in a loop of your own."
+        )

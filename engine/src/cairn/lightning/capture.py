@@ -23,7 +23,6 @@ from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.agreement import Agreement, Alone
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
-from cairn.lightning.loops.dealing import SavedBy
 from cairn.lightning.saved import pruning, ranks, resized, sums, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.types import Position
@@ -135,24 +134,6 @@ def capture(
 def _global_batch_size(trainer: Trainer) -> dict[str, int]:
     size = boundary.global_batch_size(trainer)
     return {} if size is None else {"global_batch_size": size}
-
-
-def saved_by(checkpoint: Mapping[str, Any]) -> SavedBy:
-    """Return who has saved a checkpoint of Cairn.
-
-    Args:
-        checkpoint: Its contents.
-    """
-    ours = checkpoint[unsaved.KEY]
-    loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader") or [None]
-    first = loaders[0] if isinstance(loaders[0], Mapping) else {}
-    size = first.get("batch_size")
-    return SavedBy(
-        len(ours["ranks"]),
-        ours.get("global_batch_size"),
-        ours["accumulate_grad_batches"],
-        size if isinstance(size, int) and "world_size" in first else None,
-    )
 
 
 def check(ours: Mapping[str, Any]) -> None:

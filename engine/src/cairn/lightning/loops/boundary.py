@@ -225,7 +225,7 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         return (ready // self.per_window if self._counts_windows else ready) - 1
 
     def _update_learning_rates(self, interval: str, update_plateau_schedulers: bool) -> None:
-        # A scheduler with a frequency is due every so many batches: global ones, on any number of processes.
+        # The frequency of a scheduler is a number of batches: global ones, on any number of processes.
         self._counts_windows = True
         try:
             super()._update_learning_rates(interval, update_plateau_schedulers)
@@ -457,7 +457,7 @@ class _RequestingFitLoop(_FitLoop):
         combined.limits = dealing.limits(combined.flattened, trainer.limit_train_batches, combined.limits)
 
     def forget_global_batches(self) -> None:
-        """Let the trainer accumulate gradients as it was told to."""
+        """Let the trainer accumulate gradients as it is configured."""
         if self._epoch_loop.dealt is not None:
             self.trainer.accumulate_grad_batches = self._accumulation
             self._epoch_loop.dealt, self._epoch_loop.per_window = None, 1

@@ -62,7 +62,7 @@ class Dealt:
     """The first of them."""
 
     def num_samples(self, batches: int) -> int:
-        """Return the samples, of all processes, of the global batch that so many batches complete; else 0."""
+        """Return the samples of the global batch that ends after these batches of an epoch; 0 if none ends there."""
         number, rest = divmod(batches, self.per_window)
         if rest:
             return 0

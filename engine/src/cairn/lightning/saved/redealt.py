@@ -24,11 +24,62 @@ from torchmetrics.utilities.data import dim_zero_cat, dim_zero_max, dim_zero_mea
 
 from cairn.data.seeding import mix_seed
 from cairn.errors import ResumeError
+from cairn.lightning.loops.dealing import SavedBy
 from cairn.lightning.saved import ranks, unsaved
 
 log = logging.getLogger(__name__)
 
 State = dict[str, Any]
+
+
+class RankStates:
+    """The states of the ranks in the checkpoint that a fit begins with.
+
+    Args:
+        trainer: The trainer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._saved: list[State] = []
+
+    def load(self, checkpoint: dict[str, Any]) -> SavedBy:
+        """Let each rank have a state, for the time being that of rank 0 if there is another number of ranks.
+
+        Args:
+            checkpoint: Its contents.
+
+        Returns:
+            Who has saved it.
+        """
+        ours, number = checkpoint[unsaved.KEY], self._trainer.world_size
+        self._saved, who = ours["ranks"], _saved_by(checkpoint)
+        if len(self._saved) != number:
+            ours["ranks"] = [self._saved[0]] * number
+        return who
+
+    def restore(self, ours: dict[str, Any]) -> None:
+        """Deal out the states, right before they are restored: the metrics of the module are there.
+
+        Raises:
+            ResumeError: See `of_rank`.
+        """
+        saved, self._saved = self._saved, []
+        if len(saved) != len(ours["ranks"]):
+            ours["ranks"][self._trainer.global_rank] = of_rank(saved, self._trainer)
+
+
+def _saved_by(checkpoint: Mapping[str, Any]) -> SavedBy:
+    ours = checkpoint[unsaved.KEY]
+    loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader") or [None]
+    first = loaders[0] if isinstance(loaders[0], Mapping) else {}
+    size = first.get("batch_size")
+    return SavedBy(
+        len(ours["ranks"]),
+        ours.get("global_batch_size"),
+        ours["accumulate_grad_batches"],
+        size if isinstance(size, int) and "world_size" in first else None,
+    )
 
 
 def of_rank(saved: Sequence[State], trainer: Trainer) -> State:
@@ -52,7 +103,8 @@ def of_rank(saved: Sequence[State], trainer: Trainer) -> State:
 
 
 def _warn_of_own(saved: Sequence[State]) -> None:
-    paths = sorted({".".join(map(str, path)) for state in saved for path, _ in state.get(ranks.OWN, [])})
+    found = [path for state in saved for path, _ in state.get(ranks.OWN, [])]
+    paths = sorted({".".join(map(str, path)) for path in found if path[0] != unsaved.KEY})  # ours: the audit's findings
     callbacks = sorted({name for state in saved[1:] for name in state["callbacks"]} if len(saved) > 1 else ())
     if paths:
         rank_zero_warn(
@@ -121,8 +173,8 @@ def _metrics(saved: Sequence[Mapping[str, State]], module: LightningModule, rank
 
 def _metric(name: str, saved: Sequence[State], metric: Any, rank: int) -> State:
     first = saved[0]
-    if not any(state["caches"]["_update_count"] for state in saved):
-        return first
+    if not any(_differs(state, first) or state["caches"]["_update_count"] for state in saved):
+        return first  # nothing is in it
     assert isinstance(metric, Metric)
     _check_plain(name, saved)
     found: State = {}
@@ -144,6 +196,12 @@ def _metric(name: str, saved: Sequence[State], metric: Any, rank: int) -> State:
     return {**first, "states": found, "caches": caches}
 
 
+def _differs(state: State, first: State) -> bool:
+    """Whether a metric that counts no updates has something in it: some wrappers do not count them."""
+    values, others = ([*one["states"].values(), *one["plain"].values()] for one in (state, first))
+    return any(not _equal(value, other) for value, other in zip(values, others, strict=True))
+
+
 def _check_plain(name: str, saved: Sequence[State]) -> None:
     for key, value in saved[0]["plain"].items():
         others = [state["plain"].get(key) for state in saved[1:]]
@@ -160,6 +218,8 @@ _OF_CACHES = {"_update_count", "_computed", "_forward_cache", "_is_synced"}
 def _equal(value: Any, other: Any) -> bool:
     if isinstance(value, Tensor):
         return isinstance(other, Tensor) and torch.equal(value.cpu(), other.cpu())
+    if isinstance(value, list):
+        return len(value) == len(other) and all(map(_equal, value, other))
     return bool(value == other)
 
 
