@@ -85,9 +85,14 @@ def merge(
     free = _free(OmegaConf.select(own, _GLOBAL_BATCH_SIZE), OmegaConf.select(now, _GLOBAL_BATCH_SIZE))
     config: DictConfig = OmegaConf.create(_merge_node(stored, old, new, "", changed, fixed, free))
     if requested := {key: fixed[key] for key in sorted(fixed) if _is_requested(key, overrides)}:
+        hint = (
+            f" With {_GLOBAL_BATCH_SIZE}=N it may change, where N is the number of samples that all processes of this run "
+            f"together have trained on in a step."
+        )
         raise ResumeError(
             f"This command would change {describe(requested)}, which a resumed run must keep. Remove the override, or "
             f"start a new run from the weights: init_weights=FILE."
+            + (hint if not requested.keys().isdisjoint(FREE_WITH_GLOBAL_BATCHES) else "")
         )
     was, then = flatten(own), flatten(before)
     edited = {
