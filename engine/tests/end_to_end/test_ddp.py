@@ -14,6 +14,9 @@ from tests.support.command import QUICK, RECORD, newest, num_checkpoints, start,
 from tests.support.equality import Outcome, differences, outcome
 from tests.support.forks import RANKS
 
+from cairn.store.catalog import Catalog
+from cairn.writing.load import load
+
 pytestmark = pytest.mark.slow
 
 COMMAND = [
@@ -63,6 +66,34 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     assert "trainer.devices (2 to 1)" in output
     new = train(tmp_path / "new", *QUICK, f"ckpt_path={run}/checkpoints/last.ckpt", expect=1)
     assert "was saved by 2 processes" in new
+
+
+GLOBAL = [
+    *QUICK,
+    "trainer.max_epochs=3",
+    "trainer.val_check_interval=3",
+    "data.global_batch_size=120",
+    "data.augment=true",
+    "model=mlp",
+    "model.net.dropout=0",
+    "checkpoint.save_interval=4",
+    "checkpoint.when_busy=wait",
+    "checkpoint.keep_last=-1",
+    "+callbacks.kill._target_=tests.support.callbacks.KillAt",
+    "test=false",
+]
+
+
+def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(whole, *GLOBAL)
+    start(run, *GLOBAL, "trainer=ddp_sim", CAIRN_TEST_KILL="validation:20", **FORKED).end(-signal.SIGKILL)
+    assert 0 < num_checkpoints(run) < num_checkpoints(whole)
+    train(None, f"resume={run}", "trainer.devices=1")
+    expected, found = (Catalog(folder / "checkpoints").committed() for folder in (whole, run))
+    assert [(saved.name, saved.position) for saved in found] == [(saved.name, saved.position) for saved in expected]
+    last = [load(folder / "checkpoints" / found[-1].name)["state_dict"] for folder in (whole, run)]
+    torch.testing.assert_close(*last, rtol=1e-4, atol=1e-5)
 
 
 def test_sigterm_stops_both_with_one_checkpoint(tmp_path: Path) -> None:

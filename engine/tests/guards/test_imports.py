@@ -54,8 +54,8 @@ ROOMS_INSIDE = {
         "loops": "agreement versions",
         "reading": "loops",
         "audited": "reading",
-        "saved": "audited reading",
-        "settings": "reading saved",
+        "saved": "audited loops reading",
+        "settings": "loops reading saved",
         "logs": "",
         "checks": "agreement capture loops policy reading saved",
     },
@@ -101,7 +101,8 @@ NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
 LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
-BOUNDARY = {f"lightning/{name}.py" for name in ("loops/boundary", "loops/finders", "restart", "saved/sums")}
+_LOOPS = ("loops/boundary", "loops/dealing", "loops/finders", "loops/whole_means")
+BOUNDARY = {f"lightning/{name}.py" for name in (*_LOOPS, "restart", "saved/sums")}
 """Where Lightning's private names may be used."""
 PURE = {"policy/when.py", "policy/keep.py", "policy/auto.py", "account/meter.py"}
 """Decisions that import nothing but the standard library and the values they are about."""

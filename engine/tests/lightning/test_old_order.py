@@ -72,4 +72,4 @@ def test_a_checkpoint_that_names_no_order_has_the_oldest():
 
 def test_an_order_of_a_newer_version_is_refused_by_name():
     with pytest.raises(ResumeError, match="'braided', which this version of Cairn does not know: install"):
-        capture.check({"format": 1, "order": "braided", "ranks": [{}]}, 1)
+        capture.check({"format": 1, "order": "braided", "ranks": [{}]})

@@ -50,7 +50,7 @@ class Digits(cairn.DataModule):
     Learning Repository, 1998. Nothing is downloaded.
 
     Args:
-        batch_size: Samples per batch and rank.
+        batch_size: Samples per batch and process.
         val_fraction: Fraction of the scans for validation.
         test_fraction: Fraction of the scans for the test; the rest is for training.
         augment: Shift each training image at random.

@@ -61,7 +61,7 @@ class Text(cairn.DataModule):
     Args:
         files: A glob (`**` matches folders); None uses the sources of Python's standard library.
         cache_dir: Directory for the joined file.
-        batch_size: Samples per batch and rank.
+        batch_size: Samples per batch and process.
         seq_len: Bytes per sample.
         val_fraction: Fraction of the bytes for validation.
         test_fraction: Fraction of the bytes for the test.

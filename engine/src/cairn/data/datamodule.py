@@ -37,6 +37,7 @@ class DataModule(LightningDataModule):
         persistent_workers: Keep the workers from one epoch to the next (not those of a stateful iterable).
         drop_last: Leave out the last batch of an epoch if it is smaller.
         replay: Let an iterable training set start again from its beginning after a resume inside an epoch.
+        global_batch_size: See `cairn.DataLoader`.
 
     Raises:
         DataError: One of the numbers is out of range.
@@ -58,15 +59,16 @@ class DataModule(LightningDataModule):
         persistent_workers: bool = False,
         drop_last: bool = False,
         replay: bool = False,
+        global_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = self._first_batch_size = _number("batch_size", batch_size, least=1)
+        self.global_batch_size = global_batch_size and _number("global_batch_size", global_batch_size, least=1)
         self.num_workers = _number("num_workers", num_workers, least=0)
         self.seed = seed
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
-        self.drop_last = drop_last
-        self.replay = replay
+        self.drop_last, self.replay = drop_last, replay
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
         self.test_set: Dataset[Any] | None = None
@@ -116,6 +118,7 @@ class DataModule(LightningDataModule):
             seed=self.seed,
             pin_memory=self.pin_memory and torch.accelerator.is_available(),
             persistent_workers=self.persistent_workers,
+            global_batch_size=self.global_batch_size,
             **options,
         )
 
@@ -126,11 +129,12 @@ class DataModule(LightningDataModule):
 
         The loader checks its own facts: batch size, seed, number of samples and of processes.
         """
-        return {"batch_size": self.batch_size, "seed": self.seed}
+        size = "batch_size" if self.global_batch_size is None else "global_batch_size"
+        return {size: getattr(self, size), "seed": self.seed}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the identity. The position is part of the loader's state."""
-        changed = self.batch_size != self._first_batch_size
+        changed = self.batch_size != self._first_batch_size and self.global_batch_size is None
         return self.identity() | ({"first_batch_size": self._first_batch_size} if changed else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -142,7 +146,8 @@ class DataModule(LightningDataModule):
         trainer: Any = self.trainer
         if trainer is not None and trainer.state.fn != TrainerFn.FITTING:
             return
-        if any(isinstance(item, BatchSizeFinder) for item in getattr(trainer, "callbacks", ())):
+        finders = [item for item in getattr(trainer, "callbacks", ()) if isinstance(item, BatchSizeFinder)]
+        if finders and "batch_size" in state_dict:
             if getattr(trainer.fit_loop, "inner", False):
                 return  # the finder puts back its temporary checkpoint, which has the batch size from before
             self.batch_size = state_dict["batch_size"]  # it was found, and a resume does not search again
@@ -152,6 +157,7 @@ class DataModule(LightningDataModule):
             f"{key} was {state_dict.get(key)!r} and is {now!r}"
             for key, now in self.identity().items()
             if state_dict.get(key) != now and not (isinstance(state_dict, BetweenEpochs) and key in _FACTS_OF_LOADERS)
+            if key not in _SIZES or key in state_dict or _SIZES.isdisjoint(state_dict)
         ]
         if changes:
             raise DataError(
@@ -162,7 +168,9 @@ class DataModule(LightningDataModule):
             self._older_place = (self.trainer, state_dict)
 
 
-_FACTS_OF_LOADERS = ("batch_size", "seed")
+_SIZES = {"batch_size", "global_batch_size"}
+"""If a checkpoint has the other one of them, the loaders compare what they mean."""
+_FACTS_OF_LOADERS = ("batch_size", "global_batch_size", "seed")
 """Facts that loaders check, too: they may change between two epochs."""
 
 

@@ -10,12 +10,14 @@ import torch
 from torch.utils import data
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, default_collate, default_convert
 
-from cairn.data import copies, generators, position, source, workers
+from cairn.data import copies, generators, position, source, windows, workers
 from cairn.data.batches import Batches
 from cairn.data.iterable import StatefulBatches, is_stateful
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
 from cairn.data.seeding import SeededCollate, SeededItems, mix_seed
+from cairn.data.window_position import WindowPosition
+from cairn.data.windows import GlobalBatches
 from cairn.errors import DataError
 
 _SEEDED_ELSEWHERE = {
@@ -37,12 +39,16 @@ class DataLoader(data.DataLoader[Any]):
       `seeded_items=False` saves 11 us a sample.
     - An `IterableDataset` that is trained on needs `state_dict()` and `load_state_dict(state)`, see `StatefulBatches`,
       and at most one worker in one process; or `replay=True`, to start again from its beginning after a resume.
+    - With `global_batch_size`, the epoch is divided into global batches, and each of them among the processes. A run
+      can then be resumed on another number of processes: the Trainer accumulates gradients over as many batches of each
+      process as a global batch has, and steps, names and intervals count global batches.
     - If a subclass has its own `__iter__`, a resume reads the epoch again up to the position.
     - Outside of Lightning, `set_epoch(epoch)` chooses the epoch.
 
     Args:
         dataset: Map-style or iterable.
-        batch_size: Samples in a batch of one process; None if the dataset's items are batches.
+        batch_size: Samples in a batch of one process; None if the dataset's items are batches. With
+            `global_batch_size`, the most samples that a process loads at a time.
         shuffle: Whether each epoch has a new order.
         sampler: Yields indices; takes the place of `shuffle`.
         batch_sampler: Yields lists of indices; takes the place of `batch_size`, `shuffle`, `sampler` and `drop_last`.
@@ -51,13 +57,15 @@ class DataLoader(data.DataLoader[Any]):
         seed: Seed of the order of samples, and of the random numbers that samples draw.
         seeded_items: Whether generators are seeded for each sample, see `SeededItems`.
         replay: Whether an iterable may start again from its beginning after a resume inside an epoch.
+        global_batch_size: Samples in the batches of all processes between two steps of the optimizer; None: each
+            process has batches of its own.
         worker_init_fn: As in torch.
         generator: As in torch; by default one of its own, which each epoch seeds.
         persistent_workers: As in torch; an iterable's workers are restarted in each epoch.
         **options: Further arguments of torch's DataLoader.
 
     Raises:
-        DataError: `shuffle` and a sampler are given.
+        DataError: `shuffle` and a sampler are given, or the samples cannot be divided into global batches.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class DataLoader(data.DataLoader[Any]):
         seed: int = 0,
         seeded_items: bool = True,
         replay: bool = False,
+        global_batch_size: int | None = None,
         worker_init_fn: Callable[[int], None] | None = None,
         generator: torch.Generator | None = None,
         persistent_workers: bool = False,
@@ -81,6 +90,13 @@ class DataLoader(data.DataLoader[Any]):
         if shuffle and (sampler is not None or batch_sampler is not None):
             raise DataError("shuffle=True contradicts a sampler: give one of them.")
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
+        dealing = None
+        if global_batch_size is not None and not source.is_of_a_prediction(batch_sampler):
+            drop_last = bool(options.pop("drop_last", False))
+            _check_iteration(type(self))
+            dealing = source.dealing(dataset, batch_size, batch_sampler, global_batch_size, drop_last)
+        self.global_batch_size = global_batch_size
+        self.is_dealt = global_batch_size is None  # True: the caller knows how many batches a global one has
         self.owns_generator = generator is None
         self.is_deferred = False  # True: the next iterators are empty, because a resume creates its own later
         options |= {
@@ -98,7 +114,8 @@ class DataLoader(data.DataLoader[Any]):
             )
         else:
             self._position, more = source.map_style(
-                dataset, batch_size, bool(shuffle), sampler, batch_sampler, collate_fn, seed=seed, keyed=seeded_items
+                dataset, batch_size, bool(shuffle), sampler, batch_sampler, collate_fn, seed=seed, keyed=seeded_items,
+                dealing=dealing,
             )
         super().__init__(**options | more)
         # Lightning looks for the order here, also if torch was given a batch sampler; torch refuses a plain assignment.
@@ -118,6 +135,8 @@ class DataLoader(data.DataLoader[Any]):
     def __iter__(self) -> Any:
         if self.is_deferred:
             return iter(())
+        if not self.is_dealt and torch.is_grad_enabled():  # Lightning validates without gradients
+            windows.warn_of_no_accumulation(self.global_batches)
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
         return self._position.iterate(partial(_seeded_by_epoch, self, super().__iter__))
@@ -154,6 +173,16 @@ class DataLoader(data.DataLoader[Any]):
             self._position.check_resumable(self.num_workers, is_tried)
 
     @property
+    def global_batches(self) -> GlobalBatches | None:
+        """The global batches of an epoch and this process's share; None without `global_batch_size`.
+
+        Raises:
+            DataError: They cannot be divided equally among the processes.
+        """
+        self.is_dealt = True
+        return self._position.global_batches if isinstance(self._position, WindowPosition) else None
+
+    @property
     def has_grown(self) -> bool:
         """Whether the dataset has another size than at the beginning of the run."""
         return self._position.has_grown
@@ -175,6 +204,14 @@ class DataLoader(data.DataLoader[Any]):
         position.keep_way(self._position.order, state_dict)
         self._position.check(state_dict, self.identity())
         self._position.seek(state_dict)
+
+
+def _check_iteration(kind: type) -> None:
+    if "__iter__" in {name for one in kind.__mro__[: kind.__mro__.index(DataLoader)] for name in vars(one)}:
+        raise DataError(
+            f"global_batch_size counts batches, and {kind.__name__}.__iter__ may yield others: leave one of them out.",
+            parameter="global_batch_size",
+        )
 
 
 def rewind(loader: DataLoader) -> None:
@@ -207,11 +244,14 @@ def _identity(loader: DataLoader) -> dict[str, Any]:
     dataset: Any = loader.dataset
     batch_size = dataset.batch_size if isinstance(dataset, StatefulBatches) else loader.batch_size
     identity = {"batch_size": batch_size, "seed": loader.seed, "world_size": rank_and_world_size()[1]}
+    drop_last = loader.drop_last
+    if (dealing := loader._position.order.dealing) is not None:  # the same on any number of processes
+        identity, drop_last = {"global_batch_size": dealing.size, "seed": loader.seed}, dealing.drop_last
     if isinstance(dataset, IterableDataset):
         return identity
     dataset = dataset.wrapped if isinstance(dataset, SeededItems) else dataset
     size = {"num_samples": len(dataset)} if hasattr(dataset, "__len__") else {}
-    return identity | {"drop_last": loader.drop_last, **loader._position.order.identity()} | size
+    return identity | {"drop_last": drop_last, **loader._position.order.identity()} | size
 
 
 def _as_position(iterate: Callable[[Any], Any]) -> Callable[[Any], Any]:

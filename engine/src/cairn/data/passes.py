@@ -9,7 +9,8 @@ from typing import Any
 
 from cairn.data.generators import Generators
 from cairn.data.iterable import Deliveries
-from cairn.data.sampler import Order, Record
+from cairn.data.record import Record
+from cairn.data.sampler import Order
 from cairn.data.seeding import mix_seed, seeded
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from cairn.data import shuffles
 from cairn.data.generators import Generators
 from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
-from cairn.data.sampler import EpochSampler, Order, Record
+from cairn.data.record import Record
+from cairn.data.sampler import EpochSampler, Order
 from cairn.data.seeded_order import SeededOrder
 from cairn.errors import DataError
 
@@ -37,7 +38,7 @@ def between_epochs(state: Any) -> Any:
     Args:
         state: A value in a checkpoint.
     """
-    is_ours = type(state) is dict and {"batch_size", "seed"} <= state.keys()
+    is_ours = type(state) is dict and "seed" in state and not {"batch_size", "global_batch_size"}.isdisjoint(state)
     is_inside = is_ours and (state.get("batch") or state.get("repeated"))
     return BetweenEpochs(state) if is_ours and not is_inside else state
 
@@ -218,6 +219,8 @@ class Position:
 
 
 def _changes(state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    if "global_batch_size" in state and "global_batch_size" not in identity:
+        return [f"global_batch_size was {state['global_batch_size']} and is not set"]
     return [
         f"{key} was {state[key]!r} and is {value!r}"
         for key, value in identity.items()

@@ -12,6 +12,8 @@ import torch
 from torch.utils.data import DistributedSampler
 
 from cairn.data import shuffles
+from cairn.data.record import Record
+from cairn.data.windows import Dealing, Share, Windows
 
 _CHUNK = 1 << 12
 """Indices computed at a time: enough to make each of them cheap, and few enough to start anywhere within 1 ms."""
@@ -24,34 +26,6 @@ def rank_and_world_size() -> tuple[int, int]:
     return 0, 1
 
 
-class Record:
-    """Where one iterator over an order starts, and what a checkpoint needs to know about it.
-
-    Args:
-        epoch: The epoch.
-        cycle: How often the items of this epoch were iterated before.
-        start: Number of items of this rank to skip.
-        num_samples: Size of the dataset at the beginning of the epoch, if the order depends on it.
-    """
-
-    def __init__(self, epoch: int = 0, cycle: int = 0, start: int = 0, num_samples: int | None = None) -> None:
-        self.epoch, self.cycle, self.start, self.num_samples = epoch, cycle, start, num_samples
-        self.is_started = False
-        self.sampler: dict[str, Any] | None = None
-        """State of the sampler at the beginning of the epoch; None if it has no state."""
-        self.restored: tuple[dict[str, Any], dict[str, Any] | None] | None = None
-        """States that the sampler gets before and after it draws the epoch; None: it keeps its own."""
-
-    def move(self, other: Record) -> None:
-        """Start where `other` does."""
-        self.epoch, self.cycle, self.start, self.num_samples = other.epoch, other.cycle, other.start, other.num_samples
-
-    @property
-    def turn(self) -> int:
-        """A number that identifies epoch and cycle."""
-        return self.epoch + (self.cycle << 32)
-
-
 class Order(DistributedSampler[Any]):
     """Base class of the samplers of `cairn.DataLoader`: an epoch, and the position at which the next iterator starts.
 
@@ -60,9 +34,16 @@ class Order(DistributedSampler[Any]):
 
     It inherits from `DistributedSampler` only so that Lightning keeps it: Lightning replaces any other sampler by one
     that divides the samples among the processes, and this one divides them itself.
+
+    Args:
+        dealing: How global batches are dealt out, whose batches are then the items, as lists; None: the items are
+            indices, and each process gets every `world_size`-th.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dealing: Dealing | None = None) -> None:
+        self.dealing = dealing
+        self.keyed = False
+        """Whether indices are pairs (epoch, index), the keys of `SeededItems`."""
         # Do not call DistributedSampler.__init__: it needs the process group, which may not exist yet.
         self.epoch = self.cycle = self.start = 0
         self.exhausted = False
@@ -115,6 +96,31 @@ class Order(DistributedSampler[Any]):
     def processes() -> tuple[int, int]:
         """Return the rank of this process and the number of processes."""
         return rank_and_world_size()
+
+    @property
+    def share(self) -> Share:
+        """The share of this process in each global batch.
+
+        Raises:
+            DataError: Global batches cannot be divided equally among the processes.
+        """
+        assert self.dealing is not None
+        return self.dealing.share(*self.processes())
+
+    def windows_of(self, record: Record) -> Windows:
+        """Return the global batches of an iteration that has begun, or will."""
+        assert self.dealing is not None
+        return self.dealing.windows(self._total(record))
+
+    def _num_dealt(self, num_samples: int) -> int:
+        """Return the number of batches of this process in an epoch with this many samples."""
+        assert self.dealing is not None
+        windows = self.dealing.windows(num_samples)
+        return self.share.num_batches(windows, windows.number)
+
+    def _total(self, record: Record) -> int:
+        """Return the number of items of all processes in an epoch."""
+        raise NotImplementedError
 
     @contextmanager
     def pinned(self) -> Iterator[Record]:
@@ -176,6 +182,7 @@ class EpochSampler(Order):
             iterator is created.
         world_size: Number of processes; None: as in `torch.distributed`.
         keyed: Yield pairs (epoch, index), the keys of `SeededItems`, instead of plain indices.
+        dealing: See `Order`.
 
     Raises:
         ValueError: `rank` is not in [0, world_size).
@@ -190,8 +197,9 @@ class EpochSampler(Order):
         rank: int | None = None,
         world_size: int | None = None,
         keyed: bool = False,
+        dealing: Dealing | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(dealing)
         if rank is not None and not 0 <= rank < (world_size or 0):
             raise ValueError(f"rank={rank} must be in [0, world_size), and world_size is {world_size}.")
         self._size = num_samples
@@ -231,7 +239,9 @@ class EpochSampler(Order):
         self._saved_size = num_samples
 
     def __len__(self) -> int:
-        """Number of samples of this rank in a whole epoch, even after `seek`: Lightning subtracts what was done."""
+        """Number of items of this rank in a whole epoch, even after `seek`: Lightning subtracts what was done."""
+        if self.dealing is not None:
+            return self._num_dealt(self.num_samples)
         return -(-self.num_samples // self._share()[1])
 
     def _share(self) -> tuple[int, int]:
@@ -242,16 +252,25 @@ class EpochSampler(Order):
     def _size_now(self) -> int | None:
         return self.num_samples
 
+    def _total(self, record: Record) -> int:
+        return self.num_samples if record.num_samples is None else record.num_samples
+
     def _items(self, record: Record) -> Iterator[Any]:
-        turn = record.turn
-        indices = self._indices(
-            turn, record.start, self.num_samples if record.num_samples is None else record.num_samples
-        )
+        turn, num_samples = record.turn, self._total(record)
+        at = shuffles.WAYS[self._way or shuffles.of_run()](num_samples, self.seed, turn) if self.shuffle else None
+        if self.dealing is not None:
+            return self._batches(record, at)
+        indices = self._indices(at, record.start, num_samples)
         return zip(repeat(turn), indices, strict=False) if self.keyed else indices
 
-    def _indices(self, turn: int, start: int, num_samples: int) -> Iterator[int]:
+    def _batches(self, record: Record, at: shuffles.At | None) -> Iterator[list[Any]]:
+        turn = record.turn
+        for places in self.share.batches(self.windows_of(record), record.start):
+            indices = (places if at is None else at(places)).tolist()
+            yield [(turn, index) for index in indices] if self.keyed else indices
+
+    def _indices(self, at: shuffles.At | None, start: int, num_samples: int) -> Iterator[int]:
         rank, world_size = self._share()
-        at = shuffles.WAYS[self._way or shuffles.of_run()](num_samples, self.seed, turn) if self.shuffle else None
         length = -(-num_samples // world_size)
         for first in range(start, length, _CHUNK):
             own = np.arange(first, min(first + _CHUNK, length), dtype=np.int64)

@@ -12,9 +12,12 @@ from torch.utils.data import DistributedSampler
 
 from cairn.data.batches import in_order
 from cairn.data.generators import Generators
-from cairn.data.sampler import Order, Record
+from cairn.data.record import Record
+from cairn.data.sampler import Order
 from cairn.data.seeding import isolated, mix_seed, seeded
 from cairn.data.trial import Watch, numbers
+from cairn.data.windows import Dealing
+from cairn.errors import DataError
 
 _DEEPEST = 4
 """How many samplers may lie inside each other."""
@@ -36,14 +39,28 @@ class SeededOrder(Order):
         seed: Seed of the random numbers that it draws.
         keyed: Yield pairs (epoch, index), the keys of `SeededItems`, instead of indices.
         is_batched: Whether the items are lists of indices.
+        dealing: See `Order`; the sampler needs a length then.
+
+    Raises:
+        DataError: The sampler divides its items itself, or has no length, and global batches are to be dealt out.
     """
 
-    def __init__(self, sampler: Any, *, seed: int = 0, keyed: bool = False, is_batched: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        sampler: Any,
+        *,
+        seed: int = 0,
+        keyed: bool = False,
+        is_batched: bool = False,
+        dealing: Dealing | None = None,
+    ) -> None:
+        super().__init__(dealing)
+        if dealing is not None:
+            _check_dealt(sampler)
         self.sampler = sampler
         self.seed = seed
         self.keyed = keyed
-        self.is_batched = is_batched
+        self.is_batched = is_batched or dealing is not None
         self._restored: tuple[dict[str, Any], dict[str, Any] | None] | None = None
         self._watch = Watch(sampler)
 
@@ -52,6 +69,8 @@ class SeededOrder(Order):
 
     def __len__(self) -> int:
         """Number of items of this rank in a whole epoch; raises TypeError if the sampler has no length."""
+        if self.dealing is not None:
+            return self._num_dealt(len(self.sampler))
         return -(-len(self.sampler) // self._share()[1])
 
     def __getattr__(self, name: str) -> Any:
@@ -111,19 +130,14 @@ class SeededOrder(Order):
         divides_itself = any(isinstance(sampler, DistributedSampler) for sampler in _chain(self.sampler))
         return (0, 1) if divides_itself else self.processes()
 
+    def _total(self, record: Record) -> int:
+        return len(self.sampler)
+
     def _items(self, record: Record) -> Iterator[Any]:
-        rank, world_size = self._share()
         turn, start = record.turn, record.start
         items = self._drawn(record)
-        if isinstance(items, Sequence):
-            # The first items come again until each process gets the same number.
-            length = -(-len(items) // world_size)
-            places = range(start * world_size + rank, length * world_size, world_size)
-            yield from (self._key(turn, items[place % len(items)]) for place in places)
-            return
-        for number, item in enumerate(items):
-            if number % world_size == rank and number // world_size >= start:
-                yield self._key(turn, item)
+        own = _of_rank(items, start, *self._share()) if self.dealing is None else _dealt(items, start, self)
+        yield from (self._key(turn, item) for item in own)
 
     def _drawn(self, record: Record) -> Sequence[Any] | Iterator[Any]:
         """Return all items of an epoch: an iterator if the sampler has no length, which may be endless."""
@@ -159,6 +173,41 @@ class SeededOrder(Order):
         if not self.keyed:
             return item
         return [(turn, index) for index in item] if self.is_batched else (turn, item)
+
+
+def _of_rank(items: Sequence[Any] | Iterator[Any], start: int, rank: int, world_size: int) -> Iterator[Any]:
+    """Yield the items of one rank, after the first `start` of them."""
+    if isinstance(items, Sequence):
+        # The first items come again until each process gets the same number.
+        length = -(-len(items) // world_size)
+        places = range(start * world_size + rank, length * world_size, world_size)
+        yield from (items[place % len(items)] for place in places)
+        return
+    for number, item in enumerate(items):
+        if number % world_size == rank and number // world_size >= start:
+            yield item
+
+
+def _dealt(items: Any, start: int, order: Order) -> Iterator[list[Any]]:
+    """Yield the batches of this rank, after the first `start` of them."""
+    assert order.dealing is not None
+    for places in order.share.batches(order.dealing.windows(len(items)), start):
+        yield [items[place] for place in places.tolist()]
+
+
+def _check_dealt(sampler: Any) -> None:
+    if any(isinstance(one, DistributedSampler) for one in _chain(sampler)):
+        raise DataError(
+            f"{type(sampler).__name__} divides its samples among the processes, and so does global_batch_size: give a"
+            f" sampler that yields the samples of all processes.",
+            parameter="global_batch_size",
+        )
+    if not hasattr(sampler, "__len__"):
+        raise DataError(
+            f"{type(sampler).__name__} has no length, so its samples cannot be divided into global batches: give it a"
+            f" __len__, or leave global_batch_size out.",
+            parameter="global_batch_size",
+        )
 
 
 def _chain(sampler: Any) -> list[Any]:

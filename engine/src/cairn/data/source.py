@@ -15,12 +15,20 @@ from cairn.data.position import Position
 from cairn.data.sampler import EpochSampler, NoOrder, Order
 from cairn.data.seeded_order import SeededOrder
 from cairn.data.seeding import SeededCollate, SeededItems
+from cairn.data.window_position import WindowPosition
+from cairn.data.windows import Dealing
+from cairn.errors import DataError
 
 Collate = Callable[[list[Any]], Any] | None
 
-_OF_A_PREDICTION = "_IndexBatchSamplerWrapper"
-"""Class with which Lightning wraps the batches of `Trainer.predict` to know their indices. It must stay outermost,
-and yield plain indices."""
+
+
+def is_of_a_prediction(batch_sampler: Any) -> bool:
+    """Whether Lightning has wrapped the batches of `Trainer.predict` to know their indices.
+
+    The wrapper must stay outermost, and yield plain indices.
+    """
+    return type(batch_sampler).__name__ == "_IndexBatchSamplerWrapper"
 
 
 def map_style(
@@ -33,6 +41,7 @@ def map_style(
     *,
     seed: int,
     keyed: bool,
+    dealing: Dealing | None = None,
 ) -> tuple[Position, dict[str, Any]]:
     """Return the position in a map-style dataset, and the arguments for torch.
 
@@ -45,6 +54,7 @@ def map_style(
         collate_fn: Makes a batch of a list of samples; None: torch's default, which draws nothing.
         seed: Seed of the order, and of the random numbers that samples draw.
         keyed: Whether the generators are seeded for each sample.
+        dealing: How global batches are dealt out; None: each process has batches of its own.
     """
     # Lightning creates a loader again from the attributes of the first one.
     dataset = dataset.wrapped if isinstance(dataset, SeededItems) else dataset
@@ -54,30 +64,63 @@ def map_style(
         items = SeededItems(dataset, seed)
         arguments |= {"dataset": items, "collate_fn": SeededCollate(collate_fn, items) if collate_fn else None}
     order: Order
-    if type(batch_sampler).__name__ == _OF_A_PREDICTION:
+    if is_of_a_prediction(batch_sampler):
         _yield_plain_indices(batch_sampler)
         return Position(NoOrder(), 1), arguments | {"batch_sampler": batch_sampler}
     if batch_sampler is not None:
         order = _ordered(batch_sampler, seed, keyed, is_batched=True)
-        return Position(order, 1), arguments | {"batch_sampler": order}
+        # A loader that Lightning creates again has the order of the first one as its batch sampler.
+        return Position(order, 1) if order.dealing is None else WindowPosition(order), arguments | {"batch_sampler": order}
     if sampler is None:
-        order = EpochSampler(dataset, seed=seed, shuffle=shuffle, keyed=keyed)
+        order = EpochSampler(dataset, seed=seed, shuffle=shuffle, keyed=keyed, dealing=dealing)
     else:
-        order = _ordered(sampler, seed, keyed, is_batched=False)
+        order = _ordered(sampler, seed, keyed, is_batched=False, dealing=dealing)
+    if dealing is not None:
+        return WindowPosition(order), arguments | {"batch_sampler": order}
     return Position(order, batch_size or 1), arguments | {"batch_size": batch_size, "sampler": order}
+
+
+def dealing(
+    dataset: Any, batch_size: int | None, batch_sampler: Any, global_batch_size: int, drop_last: bool
+) -> Dealing:
+    """Return how a loader deals out global batches.
+
+    Raises:
+        DataError: It cannot.
+    """
+    why = ""
+    if not isinstance(global_batch_size, int) or global_batch_size < 1:
+        why = f"global_batch_size={global_batch_size!r} must be an integer from 1"
+    elif isinstance(dataset, IterableDataset):
+        why = "global_batch_size needs a map-style dataset, and this one is iterable"
+    elif batch_size is None:
+        why = "global_batch_size needs a batch_size, and the items of this dataset are batches"
+    elif batch_sampler is not None and not isinstance(batch_sampler, Order):
+        why = "global_batch_size contradicts a batch_sampler, which makes the batches: give a sampler"
+    if why:
+        raise DataError(f"{why}.", parameter="global_batch_size")
+    assert batch_size is not None
+    return Dealing(global_batch_size, batch_size, drop_last)
 
 
 def _yield_plain_indices(batch_sampler: Any) -> None:
     batches = batch_sampler._batch_sampler
-    if getattr(batches.sampler, "keyed", False):
-        batches.sampler = copy.copy(batches.sampler)  # the loader that was given has it, too
-        batches.sampler.keyed = False
+    if isinstance(batches, Order):
+        batch_sampler._batch_sampler = _unkeyed(batches)
+    elif isinstance(batches.sampler, Order):
+        batches.sampler = _unkeyed(batches.sampler)
 
 
-def _ordered(sampler: Any, seed: int, keyed: bool, is_batched: bool) -> Order:
+def _unkeyed(order: Order) -> Order:
+    order = copy.copy(order)  # the loader that was given has it, too
+    order.keyed = False
+    return order
+
+
+def _ordered(sampler: Any, seed: int, keyed: bool, is_batched: bool, dealing: Dealing | None = None) -> Order:
     if isinstance(sampler, Order):
         return sampler
-    return SeededOrder(sampler, seed=seed, keyed=keyed, is_batched=is_batched)
+    return SeededOrder(sampler, seed=seed, keyed=keyed, is_batched=is_batched, dealing=dealing)
 
 
 def iterable(

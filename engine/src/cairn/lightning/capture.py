@@ -119,6 +119,7 @@ def capture(
         "config": dict(origin.config),
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        **_global_batch_size(trainer),
         "threads": torch.get_num_threads(),
         "order": shuffles.of_run(),
         "loggers": loggers.states(trainer),
@@ -130,15 +131,19 @@ def capture(
     return plain_hyperparameters(contents)
 
 
-def check(ours: Mapping[str, Any], world_size: int) -> None:
-    """Check that the state can be restored in this process.
+def _global_batch_size(trainer: Trainer) -> dict[str, int]:
+    size = boundary.global_batch_size(trainer)
+    return {} if size is None else {"global_batch_size": size}
+
+
+def check(ours: Mapping[str, Any]) -> None:
+    """Check that this version of Cairn can restore the state.
 
     Args:
         ours: Value of the key `cairn` in a checkpoint.
-        world_size: Number of processes of this run.
 
     Raises:
-        ResumeError: The checkpoint was saved by a newer version of Cairn, or by a different number of processes.
+        ResumeError: The checkpoint was saved by a newer version of Cairn.
     """
     if ours["format"] > unsaved.FORMAT:
         raise ResumeError(
@@ -149,12 +154,6 @@ def check(ours: Mapping[str, Any], world_size: int) -> None:
         raise ResumeError(
             f"The samples of this run are shuffled in the way {way!r}, which this version of Cairn does not know: "
             "install the version that saved the checkpoint."
-        )
-    if len(ours["ranks"]) != world_size:
-        raise ResumeError(
-            f"The checkpoint was saved by {len(ours['ranks'])} processes, but this run has {world_size}. An exact "
-            f"resume needs the same number: change devices or num_nodes of the Trainer, or start a new run from the "
-            f"weights alone."
         )
 
 
@@ -209,8 +208,10 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
         ours: Value of the key `cairn` in the checkpoint.
     """
     module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
+    is_dealt = boundary.global_batch_size(trainer) is not None  # then the loaders decide over the accumulation
     configured = ours.get("accumulation_configured", ours["accumulate_grad_batches"])
-    if is_scheduled(trainer) or configured != ours["accumulate_grad_batches"]:  # a callback or another hook changes it
+    is_changed = is_scheduled(trainer) or configured != ours["accumulate_grad_batches"]  # by a callback, or a hook
+    if is_changed and not is_dealt:
         trainer.accumulate_grad_batches = ours["accumulate_grad_batches"]
     pruning.restore(trainer, mine.get("pruning", {}))  # before what goes by the names of parameters and buffers
     boundary.set_counters(trainer, mine["counters"])

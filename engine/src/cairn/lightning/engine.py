@@ -27,10 +27,11 @@ from cairn.lightning.quiet import Quiet
 from cairn.lightning.restart import Restart
 from cairn.lightning.saved import pruning, unsaved
 from cairn.lightning.saved.growth import Growth
+from cairn.lightning.saved.redealt import RankStates
 from cairn.lightning.saves import Saves
 from cairn.lightning.scores import Scores
 from cairn.lightning.settings.kept import Settings
-from cairn.lightning.watchers import Watcher, are_patient
+from cairn.lightning.watchers import Watcher, announce_stop, are_patient
 from cairn.store import space
 from cairn.store.history import History
 from cairn.store.listener import Listeners
@@ -76,6 +77,7 @@ class Engine:
         self.accumulation = trainer.accumulate_grad_batches
         """What the trainer was given, before any hook could change it."""
         self._loaded: dict[str, Any] = {}
+        self.ranks = RankStates(trainer)
         self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
         self._last_num_bytes = 0
         self._goes_on = False
@@ -99,7 +101,8 @@ class Engine:
     def load(self, checkpoint: dict[str, Any], point: ResumePoint) -> None:
         """Take what a checkpoint holds for us; the loops ask for the rest when it is time, by `restore`."""
         ours = checkpoint[unsaved.KEY]
-        capture.check(ours, self.trainer.world_size)
+        capture.check(ours)
+        saved_by = self.ranks.load(checkpoint)
         capture.warn_of_threads(self.trainer, ours)
         self._loaded = ours
         shuffles.begin_run(capture.way_of_shuffling(ours))
@@ -116,11 +119,12 @@ class Engine:
             loggers.restore(self.trainer, ours["loggers"])
         self.trainer.should_stop = self.settings.load(checkpoint, self._goes_on)
         counts = ours["ranks"][self.trainer.global_rank]["counters"]
-        boundary.expect(self.trainer, ours["place"], self.moments.previous.epoch, counts)
+        boundary.expect(self.trainer, ours["place"], self.moments.previous.epoch, counts, saved_by)
 
     def restore(self) -> None:
         """Put back what hooks have changed since Lightning has restored it, and what Lightning does not restore."""
         loaded, self._loaded = self._loaded, {}
+        self.ranks.restore(loaded)
         self.restart.reload()
         self.growth.restored(self.trainer)
         capture.restore(self.trainer, self.settings.adjusted(loaded))
@@ -257,13 +261,7 @@ class Engine:
         for watcher in self.watchers:
             watcher.at_boundary(moment)
         if moment.stop is not None and self.policy.triggers:
-            newest = self.history.newest
-            log.info(
-                "%s: saving now (about %.1f s). If the process is killed first, the run will resume from %s.",
-                moment.stop,
-                moment.cost.until_committed_s if moment.cost else 0.0,
-                newest.name if newest else "its beginning",
-            )
+            announce_stop(moment, self.history.newest)
 
     def _save(self, place: boundary.Place, moment: Moment, reasons: tuple[str, ...]) -> None:
         trainer = self.trainer

@@ -210,11 +210,11 @@ class EngineHooks(Checkpoint):
 
     # Called by the loops
 
-    def batch_done(self, num_samples: int) -> None:
+    def batch_done(self, num_samples: int, of_all_ranks: bool = False) -> None:
         """Count the samples of a batch that was trained on: a hook of Lightning would take 5 us more."""
         self.watch.signs += 1
         if self._engine is not None:
-            self._engine.moments.count(num_samples)
+            self._engine.moments.count(num_samples, of_all_ranks)
 
     def at_boundary(self, place: boundary.Place, ends: bool) -> None:
         """See `Engine.at_boundary`."""

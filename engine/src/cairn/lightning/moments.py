@@ -64,9 +64,9 @@ class Moments:
         """Note a boundary at which nothing happens, in the same epoch as the last one."""
         self._last = (self._last[0], total_batches, step, self.num_samples)
 
-    def count(self, num_samples: int) -> None:
-        """Count the samples of a batch, as many on each rank."""
-        self.num_samples += num_samples * self._num_ranks
+    def count(self, num_samples: int, of_all_ranks: bool = False) -> None:
+        """Count the samples of a batch: as many on each rank, or of all ranks together."""
+        self.num_samples += num_samples if of_all_ranks else num_samples * self._num_ranks
 
     def now(self, place: boundary.Place, ends: bool, busy: bool) -> Moment:
         """The moment at a boundary.
@@ -79,7 +79,7 @@ class Moments:
         elapsed, cost = self.telemetry.clock.elapsed_s, self.telemetry.cost()
         stop, self.found_stop = self.found_stop or self.stop(cost.until_committed_s if cost else 0.0), None
         over = self.max_time_s is not None and elapsed >= self.max_time_s
-        num_batches = self.trainer.num_training_batches
+        num_batches = self.trainer.num_training_batches // boundary.per_window(self.trainer)
         return Moment(
             position=boundary.position(self.trainer, place, self.num_samples),
             previous=self.previous,

@@ -84,6 +84,7 @@ class Quiet:
         self._until_s = self._clock.reaches(until_s if limit_s is None else min(until_s, limit_s))
         self._save_s = moment.cost.until_committed_s if moment.cost else 0.0
         self._batches = self._trainer.fit_loop.epoch_loop.batch_progress
+        self._per_window = boundary.per_window(self._trainer)
         self._steps = boundary.steps(self._trainer)
         self._total = moment.position.total_batches
         self._ahead = self._total - moment.position.batch
@@ -98,9 +99,10 @@ class Quiet:
         """
         if self._moment is None:
             return False
-        total, step = self._batches.total.completed, self._steps.completed
+        per_window = self._per_window
+        total, step = self._batches.total.completed // per_window, self._steps.completed
         is_event = ends or place != "batch" or self._clock.validated
-        is_event = is_event or total - self._batches.current.completed != self._ahead
+        is_event = is_event or total - self._batches.current.completed // per_window != self._ahead
         if is_event or total >= self._until_total or step >= self._until_step:
             self._agreement.end_of_news()
             return False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from cairn.types import Moment
+from cairn.types import Moment, Saved
+
+log = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
@@ -35,3 +38,13 @@ def follow(watchers: Sequence[Any], latest: Callable[[], Moment | None]) -> None
 def are_patient(watchers: Sequence[Watcher]) -> bool:
     """Return whether all of them may learn of boundaries late."""
     return all(getattr(watcher, "is_patient", False) for watcher in watchers)
+
+
+def announce_stop(moment: Moment, newest: Saved | None) -> None:
+    """Say what a person has to wait for who wants the run to stop."""
+    log.info(
+        "%s: saving now (about %.1f s). If the process is killed first, the run will resume from %s.",
+        moment.stop,
+        moment.cost.until_committed_s if moment.cost else 0.0,
+        newest.name if newest else "its beginning",
+    )

@@ -105,6 +105,30 @@ def test_what_does_not_affect_the_numbers_may_change(key):
     assert merged.config.data[key] == 2
 
 
+@pytest.mark.parametrize("key", ["data.batch_size", "trainer.devices", "trainer.num_nodes"])
+def test_with_global_batches_the_processes_may_change(key):
+    own = composed(data__global_batch_size=16, **{key.replace(".", "__"): 4})
+    now = composed(data__global_batch_size=16, **{key.replace(".", "__"): 2})
+    merged = merge(now, key, own=own, before=own)
+    assert OmegaConf.select(merged.config, key) == 2
+    assert merged.changed == {key: (4, 2)}
+
+
+def test_a_run_can_get_global_batches_and_keeps_them():
+    sixteen, eight, none = (composed(data__global_batch_size=size) for size in (16, 8, "null"))
+    none.data.global_batch_size = None
+    assert merge(sixteen, "data.global_batch_size").config.data.global_batch_size == 16
+    assert merge(sixteen, "data.global_batch_size", own=none, before=none).config.data.global_batch_size == 16
+    for now in (eight, none):
+        with pytest.raises(ResumeError, match=r"data\.global_batch_size \(16 to "):
+            merge(now, "data.global_batch_size", own=sixteen, before=sixteen)
+
+
+def test_a_refused_number_of_processes_names_the_key_with_which_it_may_change():
+    with pytest.raises(ResumeError, match=r"trainer\.devices \(2 to 1\).* With data\.global_batch_size=N it may change"):
+        merge(composed(trainer__devices=1), "trainer.devices", own=composed(trainer__devices=2), before=composed(trainer__devices=2))
+
+
 def test_a_new_key_is_added_and_a_removed_one_is_deleted():
     now = composed(callbacks__stopping=None, callbacks__timer={"_target_": "Timer"})
     merged = merge(now, "callbacks")

@@ -415,3 +415,33 @@ def test_loaders_that_are_built_again_are_tried_once(tmp_path, monkeypatch):
     _fit(tmp_path, Validated(), datamodule=Rebuilt(2), max_epochs=3, reload_dataloaders_every_n_epochs=1)
     assert searched == [2, 1]  # all loaders of the first validation, and none of the others
     assert len(tried) == 1
+
+
+class Several:
+    """A trainer of two processes."""
+
+    world_size = 2
+
+
+@pytest.mark.parametrize(
+    ("loader", "size", "num_processes", "warns"),
+    [
+        (DataLoader(Numbers()), 8, 2, True),
+        (cairn.DataLoader(Numbers()), 8, 2, True),
+        (cairn.DataLoader(Numbers(), global_batch_size=4), 8, 2, False),
+        (cairn.DataLoader(Numbers()), None, 2, False),
+        (cairn.DataLoader(Numbers()), 8, 1, False),
+    ],
+)
+def test_a_validation_that_depends_on_the_number_of_processes_is_named_once(
+    monkeypatch, recwarn, loader, size, num_processes, warns
+):
+    trainer = Several()
+    trainer.world_size = num_processes
+    monkeypatch.setattr(data_checks.boundary, "global_batch_size", lambda trainer: size)
+    monkeypatch.setattr(data_checks.boundary, "val_loaders", lambda trainer: [loader])
+    for _ in range(2):
+        data_checks.check_val_data(trainer)
+    found = [str(warning.message) for warning in recwarn]
+    assert len(found) == warns
+    assert all("no global_batch_size" in text and "global_batch_size=8" in text for text in found)

@@ -333,7 +333,8 @@ def test_a_long_schedule_is_announced(caplog, monkeypatch):
 )
 def test_the_steps_of_a_schedule_follow_from_the_position(interval, frequency, window, position, expected):
     module = SimpleNamespace(automatic_optimization=True)
-    trainer = SimpleNamespace(lightning_module=module, accumulate_grad_batches=window, num_training_batches=5)
+    counts = {"accumulate_grad_batches": window, "num_training_batches": 5}
+    trainer = SimpleNamespace(lightning_module=module, **counts, fit_loop=SimpleNamespace(epoch_loop=None))
     ours = {
         "position": dict(zip(("epoch", "batch", "step"), position, strict=True)),
         "place": "batch",

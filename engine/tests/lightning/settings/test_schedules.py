@@ -191,7 +191,8 @@ def test_the_key_that_decides_is_that_of_the_configuration(config, key):
     ],
 )
 def test_a_training_is_longer_if_one_of_its_limits_is(then, now, longer):
-    trainer = SimpleNamespace(max_epochs=now[0], max_steps=now[1], num_training_batches=8)
+    limits = {"max_epochs": now[0], "max_steps": now[1], "num_training_batches": 8, "accumulate_grad_batches": 1}
+    trainer = SimpleNamespace(**limits, fit_loop=SimpleNamespace(epoch_loop=None))
     limits = dict(zip(("max_epochs", "max_steps"), then, strict=True))
     assert schedules.is_longer(trainer, {"settings": {"limits": limits}}) == longer
     assert schedules.is_longer(trainer, {"config": {"trainer": limits}}) == longer  # of an earlier version

@@ -28,6 +28,9 @@ FIXED = (
 """Keys that a resume cannot change: with another value, the result would differ from an undisturbed run."""
 FREE = ("data.num_workers", "data.pin_memory", "data.persistent_workers", "data.cache_dir")
 """Keys below a fixed group that may change, because they do not affect the numbers."""
+_GLOBAL_BATCH_SIZE = "data.global_batch_size"
+FREE_WITH_GLOBAL_BATCHES = ("data.batch_size", "trainer.devices", "trainer.num_nodes")
+"""Keys that may change as well if the global batch size is set: then they do not change the global batches."""
 _REPORTED_GROUPS = ("model", "data", "trainer", "checkpoint", "callbacks", "logger")
 """Groups in which an edited YAML file is reported."""
 _GROUPS_OF_ANYTHING = ("experiment", "debug")
@@ -79,11 +82,17 @@ def merge(
     changed: dict[str, Change] = {}
     fixed: dict[str, Change] = {}
     stored, old, new = (OmegaConf.to_container(cfg) for cfg in (own, before, now))
-    config: DictConfig = OmegaConf.create(_merge_node(stored, old, new, "", changed, fixed))
+    free = _free(OmegaConf.select(own, _GLOBAL_BATCH_SIZE), OmegaConf.select(now, _GLOBAL_BATCH_SIZE))
+    config: DictConfig = OmegaConf.create(_merge_node(stored, old, new, "", changed, fixed, free))
     if requested := {key: fixed[key] for key in sorted(fixed) if _is_requested(key, overrides)}:
+        hint = (
+            f" With {_GLOBAL_BATCH_SIZE}=N it may change, where N is the number of samples that all processes of this run "
+            f"together have trained on in a step."
+        )
         raise ResumeError(
             f"This command would change {describe(requested)}, which a resumed run must keep. Remove the override, or "
             f"start a new run from the weights: init_weights=FILE."
+            + (hint if not requested.keys().isdisjoint(FREE_WITH_GLOBAL_BATCHES) else "")
         )
     was, then = flatten(own), flatten(before)
     edited = {
@@ -97,7 +106,23 @@ def merge(
     return Merged(config, changed, fixed, edited)
 
 
-def _merge_node(own: Any, before: Any, now: Any, key: str, changed: dict[str, Change], fixed: dict[str, Change]) -> Any:
+def _free(size_before: int | None, size_now: int | None) -> tuple[str, ...]:
+    """Return the keys below fixed groups that may change."""
+    if size_now is None:
+        return FREE
+    # A run that had none goes on with one if that is what its batches had: whether they had is seen when it is resumed.
+    return (*FREE, *FREE_WITH_GLOBAL_BATCHES, *((_GLOBAL_BATCH_SIZE,) if size_before is None else ()))
+
+
+def _merge_node(
+    own: Any,
+    before: Any,
+    now: Any,
+    key: str,
+    changed: dict[str, Change],
+    fixed: dict[str, Change],
+    free: Sequence[str],
+) -> Any:
     """Return `own` with the differences between `before` and `now`, except under fixed keys; record both kinds."""
     if before == now or _is_below(key, _PER_PROCESS):
         return own
@@ -105,11 +130,11 @@ def _merge_node(own: Any, before: Any, now: Any, key: str, changed: dict[str, Ch
         merged = {}
         for name in {**own, **now}:
             stored, old, new = (node.get(name, _ABSENT) for node in (own, before, now))
-            merged[name] = _merge_node(stored, old, new, _dotted(key, name), changed, fixed)
+            merged[name] = _merge_node(stored, old, new, _dotted(key, name), changed, fixed, free)
         return {name: node for name, node in merged.items() if node is not _ABSENT}
     was, will = ({} if node is _ABSENT else flatten(node, key) for node in (own, now))
     change = {leaf: (was.get(leaf), will.get(leaf)) for leaf in {**was, **will} if was.get(leaf) != will.get(leaf)}
-    is_fixed = _is_below(key, FIXED) and not _is_below(key, FREE)
+    is_fixed = _is_below(key, FIXED) and not _is_below(key, free)
     (fixed if is_fixed else changed).update(change)
     return own if is_fixed else now
 

@@ -46,7 +46,7 @@ def _held_of(owner: Any, trainer: Trainer, contents: Mapping[str, Any]) -> Itera
     else:  # the datamodule may save its data sets, and a loader its data set and sampler
         for state in contents["loops"]["fit_loop"]["state_dict"].get("combined_loader", ()):
             # The counters of our own loader are equal to many a counter of the user, and hold none.
-            is_ours = isinstance(state, Mapping) and {"batch", "seed", "world_size"} <= state.keys()
+            is_ours = isinstance(state, Mapping) and {"epoch", "cycle", "batch", "seed"} <= state.keys()
             yield {key: state[key] for key in _OF_USER if key in state} if is_ours else state
 
 

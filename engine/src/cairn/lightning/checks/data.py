@@ -23,6 +23,8 @@ _KNOWN_SAMPLERS = {"BatchSampler", "RandomSampler", "SequentialSampler", "_Infin
 """Samplers whose draws torchdata restores; a batch sampler, if it is around another one."""
 _CHECKED: WeakKeyDictionary[Trainer, set[tuple[type, type]]] = WeakKeyDictionary()
 """Classes of the validation loaders that were checked, and of their data sets, by trainer."""
+_PADDING = (type(None), type(None))
+"""Stands there for the check of all loaders together."""
 
 
 def check_data(trainer: Trainer) -> None:
@@ -61,6 +63,7 @@ def check_data(trainer: Trainer) -> None:
     for loader in foreign(loaders):
         if doubt := _doubt(loader):
             rank_zero_warn(f"{doubt} {_HOW}")
+    _check_padding(trainer)
 
 
 def check_val_data(trainer: Trainer) -> None:
@@ -69,6 +72,7 @@ def check_val_data(trainer: Trainer) -> None:
     Lightning creates these loaders for the first validation, which is not always the sanity check, and perhaps again in
     each epoch. Each kind is checked once: the search for generators takes milliseconds, and a trial seconds.
     """
+    _check_padding(trainer)
     checked = _CHECKED.setdefault(trainer, set())
     before = {*checked}
     for loader in boundary.val_loaders(trainer):
@@ -99,6 +103,21 @@ def check_val_data(trainer: Trainer) -> None:
                 f"sample."
             )
             break
+
+
+def _check_padding(trainer: Trainer) -> None:
+    """Warn once about a validation whose scores depend on the number of processes, although the training does not."""
+    checked, size = _CHECKED.setdefault(trainer, set()), boundary.global_batch_size(trainer)
+    loaders = boundary.val_loaders(trainer)
+    padded = [loader for loader in loaders if getattr(loader, "global_batch_size", None) is None]
+    if size is None or trainer.world_size == 1 or not padded or _PADDING in checked:
+        return
+    checked.add(_PADDING)
+    rank_zero_warn(
+        f"A validation loader ({type(padded[0]).__name__}) has no global_batch_size: if its samples cannot be shared "
+        f"equally, some count twice, and its scores depend on the number of processes. Use cairn.DataLoader(..., "
+        f"global_batch_size={size})."
+    )
 
 
 def _kind(loader: Any) -> tuple[type, type]:

@@ -26,7 +26,7 @@ after them.
 Depending on where a run stopped, Lightning's own restart repeats or drops a scheduler step, an iteration of a loop or
 the end of an epoch. This one starts from one of two points and changes nothing else.
 
-Only this module, finders.py, ../restart.py, ../saved/pruning.py, ../saved/sums.py and ../logs/event_files.py use
+Only this module, dealing.py, whole_means.py, finders.py, ../restart.py, ../saved/pruning.py, ../saved/sums.py and ../logs/event_files.py use
 private names of Lightning. They are written for Lightning 2.6; `install` refuses other versions.
 """
 
@@ -42,20 +42,24 @@ from typing import Any, Literal, Protocol
 
 import lightning
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher, _PrefetchDataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
 from lightning.pytorch.loops.progress import _BaseProgress
 from lightning.pytorch.loops.training_epoch_loop import RestartStage, _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.trainer.states import TrainerFn
 
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError
 from cairn.jobs.signals import Interruption
 from cairn.lightning import versions
 from cairn.lightning.agreement import TIME_LIMIT
-from cairn.lightning.loops import loaders
+from cairn.lightning.loops import dealing, loaders, whole_means
+from cairn.lightning.loops.dealing import Dealt, SavedBy
 from cairn.lightning.loops.samples import num_samples
 from cairn.lightning.loops.step_arguments import takes_index
 from cairn.types import Position, Saved
@@ -96,8 +100,13 @@ class Engine(Protocol):
         """Called at the start of each epoch."""
         ...
 
-    def batch_done(self, num_samples: int) -> None:
-        """A batch of this many samples was trained on; its validation, if one is due, is still to come."""
+    def batch_done(self, num_samples: int, of_all_ranks: bool = False) -> None:
+        """A batch of this many samples was trained on; its validation, if one is due, is still to come.
+
+        Args:
+            num_samples: In the batch of this rank, and as many in those of the others.
+            of_all_ranks: The number is that of all ranks together.
+        """
         ...
 
     def at_boundary(self, place: Place, ends: bool) -> None:
@@ -170,7 +179,11 @@ def install(trainer: Trainer, engine: Engine) -> None:
                 f"the boundaries in it: use Lightning's loops."
             )
         loop.__class__ = ours
+    if type(epoch_loop.val_loop) is _EvaluationLoop:
+        epoch_loop.val_loop.__class__ = BoundaryEvaluationLoop
     fit_loop.pending = epoch_loop.pending = fit_loop.arrives = False  # a fit before this one may have failed
+    fit_loop.saved_by = None
+    fit_loop.forget_global_batches()
     fit_loop.engine = epoch_loop.engine = engine
 
 
@@ -199,6 +212,25 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
     """Whether this epoch begins with new iterators, although the run is resumed."""
     num_samples: int | None = None
     """In the batch that is being trained on."""
+    dealt: Dealt | None = None
+    """How global batches are dealt out to this process; None: there are none."""
+    per_window = 1
+    """Batches of this process in a global batch; 1 without global batches."""
+    _counts_windows = False
+    """Whether `batch_idx` counts global batches, for learning-rate schedulers."""
+
+    @property
+    def batch_idx(self) -> int:
+        ready = self.batch_progress.current.ready
+        return (ready // self.per_window if self._counts_windows else ready) - 1
+
+    def _update_learning_rates(self, interval: str, update_plateau_schedulers: bool) -> None:
+        # The frequency of a scheduler is a number of batches: global ones, on any number of processes.
+        self._counts_windows = True
+        try:
+            super()._update_learning_rates(interval, update_plateau_schedulers)
+        finally:
+            self._counts_windows = False
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         self._create_iterators(data_fetcher)
@@ -263,7 +295,10 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         found, self.num_samples = self.num_samples, None
         if found is None:  # training_step(dataloader_iter) has fetched the batch itself; or the loader has yielded None
             found = num_samples(getattr(data_fetcher, "_batch", None))
-        self.engine.batch_done(found)
+        if self.dealt is None:
+            self.engine.batch_done(found)
+        else:
+            self.engine.batch_done(self.dealt.num_samples(self.batch_progress.current.ready), of_all_ranks=True)
         super().on_advance_end(data_fetcher)
         # What follows is run for each batch: calls are spared where one comparison answers.
         if (trainer.accumulate_grad_batches == 1 or self._window_closed()) and not self._num_ready_batches_reached():
@@ -287,6 +322,23 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         )
 
 
+class WeightedOptimization(_AutomaticOptimization):
+    """Lightning's optimization, with the mean over an incomplete global batch: the last one of an epoch.
+
+    Lightning gives each batch of each process the same weight, and there they have different sizes.
+    """
+
+    def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
+        result = super()._training_step(kwargs)
+        epoch_loop = self.trainer.fit_loop.epoch_loop
+        dealt: Dealt | None = getattr(epoch_loop, "dealt", None)
+        if dealt is not None and result.closure_loss is not None:
+            weight = dealt.weight(epoch_loop.batch_progress.current.ready - 1)
+            if weight != 1:
+                result.closure_loss = result.closure_loss * weight
+        return result
+
+
 class _RequestingFitLoop(_FitLoop):
     """Lightning's loop over epochs, which makes loaders and iterators in a resume as in an undisturbed run."""
 
@@ -303,6 +355,10 @@ class _RequestingFitLoop(_FitLoop):
     """Whether a resume begins in an epoch that is not the first one."""
     _positions_count = True
     """Whether the resumed epoch uses the loaders of the checkpoint."""
+    saved_by: SavedBy | None = None
+    """Who has saved the checkpoint that is resumed, until its counters are those of this process."""
+    _accumulation = 1
+    """What the trainer was given, before global batches decide over it."""
 
     def setup_data(self) -> None:
         if not (self._combined_loader is None or self._should_reload_train_dl):
@@ -347,6 +403,7 @@ class _RequestingFitLoop(_FitLoop):
         if self.inner:
             super()._load_combined_loader_states()
             return
+        self._deal()
         # Lightning's own method does not load the positions if the epoch of the checkpoint is over.
         self.load_positions(is_last=not self.arrives)
         if self.arrives:
@@ -380,6 +437,42 @@ class _RequestingFitLoop(_FitLoop):
             if isinstance(loader, DataLoader) or not only_ours:
                 loader.load_state_dict(state if is_last else copy.deepcopy(state))
 
+    def _deal(self) -> None:
+        """Let the loops count as the new loaders deal out global batches, if they do."""
+        combined, trainer = self._combined_loader, self.trainer
+        assert combined is not None
+        found = dealing.dealt(combined.flattened)
+        if self.saved_by is not None:
+            dealing.check(self.saved_by, found, trainer.world_size)
+        if found is None:
+            self.forget_global_batches()
+            return
+        if self._epoch_loop.dealt is None:
+            self._accumulation = trainer.accumulate_grad_batches
+        dealing.begin(trainer, found, self._accumulation)
+        self._epoch_loop.dealt, self._epoch_loop.per_window = found, found.per_window
+        whole_means.keep(self._epoch_loop._results)
+        if type(optimization := self._epoch_loop.automatic_optimization) is _AutomaticOptimization:
+            optimization.__class__ = WeightedOptimization
+        combined.limits = dealing.limits(combined.flattened, trainer.limit_train_batches, combined.limits)
+
+    def forget_global_batches(self) -> None:
+        """Let the trainer accumulate gradients as it is configured."""
+        if self._epoch_loop.dealt is not None:
+            self.trainer.accumulate_grad_batches = self._accumulation
+            self._epoch_loop.dealt, self._epoch_loop.per_window = None, 1
+
+    def _count_global_batches(self) -> None:
+        """Set what follows from the loaders, which are there now: when to validate, and counters of a checkpoint."""
+        dealt, saved_by = self._epoch_loop.dealt, self.saved_by
+        if dealt is not None:
+            self.trainer.val_check_batch = dealing.val_check_batch(self.trainer, dealt, self.max_batches)
+        if self._combined_loader is None or saved_by is None or not self.restarting:
+            return
+        self.saved_by = None
+        if dealt is not None:
+            dealing.convert(self._epoch_loop.batch_progress, saved_by.per_window, dealt.per_window)
+
     @property
     def _epoch_loop(self) -> BoundaryEpochLoop:
         assert isinstance(self.epoch_loop, BoundaryEpochLoop)
@@ -389,8 +482,15 @@ class _RequestingFitLoop(_FitLoop):
 class BoundaryFitLoop(_RequestingFitLoop):
     """Lightning's loop over epochs, with a boundary after each of them."""
 
+    def setup_data(self) -> None:
+        before = self._combined_loader
+        super().setup_data()
+        if not self.inner and self._combined_loader is not before:
+            self._count_global_batches()
+
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         super().load_state_dict(state_dict, prefix)
+        self._count_global_batches()
         if self.pending:
             # At the end of an epoch, Lightning sees no restart, and would run a sanity check over the loaded state.
             self._epoch_loop.val_loop.restarting = True
@@ -407,6 +507,7 @@ class BoundaryFitLoop(_RequestingFitLoop):
             self.on_run_end()
         finally:
             if not self.inner:
+                self.forget_global_batches()
                 self.engine.ended()  # here, because `on_exception` of another callback may raise, and ours comes last
 
     def on_save_checkpoint(self) -> dict[str, Any]:
@@ -489,12 +590,33 @@ class BoundaryFitLoop(_RequestingFitLoop):
         )
 
 
+class BoundaryEvaluationLoop(_EvaluationLoop):
+    """Lightning's loop over validation batches, whose limits count global batches where there are some."""
+
+    def setup_data(self) -> None:
+        before = self._combined_loader
+        super().setup_data()
+        found = self._combined_loader
+        if found is None or found is before or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if dealing.is_any_dealt(found.flattened):
+            whole_means.keep(self._results)
+            self._max_batches = dealing.limits(found.flattened, self.trainer.limit_val_batches, self._max_batches)
+
+
 # Lightning's profilers and errors name a loop by its class: reports keep the names that they have without Cairn.
 # `pickle` finds the classes by `__qualname__`.
+BoundaryEvaluationLoop.__name__, WeightedOptimization.__name__ = _EvaluationLoop.__name__, "_AutomaticOptimization"
 BoundaryFitLoop.__name__, BoundaryEpochLoop.__name__ = _FitLoop.__name__, _TrainingEpochLoop.__name__
 
 
-def expect(trainer: Trainer, place: Place, epoch: int = 0, counts: Mapping[str, Any] | None = None) -> None:
+def expect(
+    trainer: Trainer,
+    place: Place,
+    epoch: int = 0,
+    counts: Mapping[str, Any] | None = None,
+    saved_by: SavedBy | None = None,
+) -> None:
     """Prepare the loops for a restart from a boundary.
 
     Args:
@@ -502,8 +624,10 @@ def expect(trainer: Trainer, place: Place, epoch: int = 0, counts: Mapping[str, 
         place: Which of the two kinds of boundary it is.
         epoch: The epoch that the boundary belongs to.
         counts: What `counters` has returned there.
+        saved_by: Who has saved the checkpoint.
     """
     fit_loop = trainer.fit_loop
+    fit_loop.saved_by = saved_by
     assert isinstance(fit_loop, BoundaryFitLoop)
     fit_loop.pending = place == "epoch"
     fit_loop._epoch_loop.pending = place == "batch"
@@ -520,11 +644,23 @@ def position(trainer: Trainer, place: Place, samples: int) -> Position:
         samples: Number of samples of the run so far.
     """
     fit_loop, batches = trainer.fit_loop, trainer.fit_loop.epoch_loop.batch_progress
-    epoch, batch = fit_loop.epoch_progress.current.completed, batches.current.completed
+    per = per_window(trainer)
+    epoch, batch = fit_loop.epoch_progress.current.completed, batches.current.completed // per
     if place == "epoch":
         repeats = getattr(fit_loop.epoch_loop, "repeats", False)  # the position before has a checkpoint already
         epoch, batch = (epoch, 0) if repeats else (epoch - 1, batch)
-    return Position(epoch, batch, batches.total.completed, steps(trainer).completed, samples)
+    return Position(epoch, batch, batches.total.completed // per, steps(trainer).completed, samples)
+
+
+def per_window(trainer: Trainer) -> int:
+    """Return the number of batches of this process that count as one: those of a global batch, or 1 without any."""
+    return getattr(trainer.fit_loop.epoch_loop, "per_window", 1)
+
+
+def global_batch_size(trainer: Trainer) -> int | None:
+    """Return the number of samples in a global batch; None if the loaders do not deal out any."""
+    dealt: Dealt | None = getattr(trainer.fit_loop.epoch_loop, "dealt", None)
+    return None if dealt is None else dealt.loader.global_batch_size
 
 
 def steps(trainer: Trainer) -> Any:

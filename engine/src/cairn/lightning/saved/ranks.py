@@ -27,7 +27,7 @@ Own = list[list[Any]]
 Digests = Mapping[str, Any]
 """A digest for each value, in dicts like those around it."""
 
-_OWN = "own"
+OWN = "own"
 _ATTRIBUTES = "attributes"
 _SHARED = {
     *("state_dict", "optimizer_states", "epoch", "global_step", "pytorch-lightning_version", unsaved.KEY),
@@ -94,7 +94,7 @@ def lay_over(contents: dict[str, Any], rank: int, world_size: int) -> None:
     ranks = contents.get(unsaved.KEY, {}).get("ranks", [])
     if rank == 0 or len(ranks) != world_size:
         return
-    for path, value in ranks[rank].get(_OWN, []):
+    for path, value in ranks[rank].get(OWN, []):
         *parents, last = path
         place: Any = contents
         for name in parents:

@@ -30,6 +30,7 @@ from cairn.lightning.reading import modules
 
 _META = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
 _META_OPTIONAL = ("dataloader_idx", "metric_attribute")
+_COMPARED = (*_META, *_META_OPTIONAL, "reduce_fx")
 _VALUES = ("value", "cumulated_batch_size")
 _PLAIN = (bool, int, float, torch.Tensor)
 _CACHES = ("_forward_cache", "_computed", "_update_count")
@@ -127,9 +128,12 @@ def _add(results: _ResultCollection, key: str, entry: Mapping[str, Any], trainer
     # Lightning accepts Python's max as well as torch's, and treats them differently: the name alone is not enough.
     is_builtin, name = entry["reduce"]
     fields = {field: entry[field] for field in (*_META, *_META_OPTIONAL)}
-    meta = _Metadata(**fields, reduce_fx=getattr(builtins if is_builtin else torch, name))
-    fn = trainer.strategy.reduce if sync["custom"] else None
-    meta.sync = _Sync(fn=fn, _should=sync["should"], _op=sync["op"], rank_zero_only=sync["rank_zero_only"])
+    # In a single process, Lightning does not know whether a value is to be synchronized: the code of the user says so.
+    is_distributed = trainer._accelerator_connector.is_distributed
+    kind = _Metadata if sync["should"] or not is_distributed else _Adopting
+    meta = kind(**fields, reduce_fx=getattr(builtins if is_builtin else torch, name))
+    fn, should = trainer.strategy.reduce if sync["custom"] else None, sync["should"] and is_distributed
+    meta.sync = _Sync(fn=fn, _should=should, _op=sync["op"], rank_zero_only=sync["rank_zero_only"])
     metric = _ResultMetric(meta, entry["is_tensor"])
     for name in (*_CACHES, *(_VALUES if entry["is_tensor"] else ())):
         if name in entry:
@@ -139,6 +143,21 @@ def _add(results: _ResultCollection, key: str, entry: Mapping[str, Any], trainer
         metric.value = module.get_submodule(entry["metric_attribute"])
     metric.has_reset = entry["has_reset"]
     results[key] = metric
+
+
+class _Adopting(_Metadata):
+    """How a value is logged, except that whether it is synchronized is known only when it is logged again."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Metadata) or any(getattr(self, name) != getattr(other, name) for name in _COMPARED):
+            return False
+        self.sync = other.sync
+        return True
+
+    def __ne__(self, other: object) -> bool:  # asked first, because it is that of a subclass
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _moved(values: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:

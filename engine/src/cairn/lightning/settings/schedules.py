@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.errors import ConfigError
+from cairn.lightning.loops import boundary
 from cairn.lightning.settings import learning_rate, parts
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
@@ -36,7 +37,7 @@ _WARM_UPS = {"LinearLR", "ConstantLR"}
 
 def limits(trainer: Trainer) -> dict[str, int | None]:
     """Return how long the training is; -1: no limit, None: unknown."""
-    batches = trainer.num_training_batches
+    batches, _ = _counted(trainer)
     return {
         "max_epochs": trainer.max_epochs,
         "max_steps": trainer.max_steps,
@@ -95,7 +96,7 @@ def steps_taken(trainer: Trainer, ours: Mapping[str, Any], interval: str, freque
         return epochs // frequency
     if frequency == 1:
         return int(position["step"])
-    window, num_batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+    num_batches, window = _counted(trainer)
     if not math.isfinite(num_batches):
         return int(position["step"]) // frequency
 
@@ -181,7 +182,7 @@ def _ends(scheduler: Any, start: int = 0) -> Iterator[tuple[Any, str, int, int]]
 def _num_left(trainer: Trainer, ours: Mapping[str, Any], interval: str) -> float:
     """Return how many epochs or optimizer steps are left."""
     position, epochs_done = ours["position"], completed_epochs(ours)
-    batches, window = trainer.num_training_batches, trainer.accumulate_grad_batches
+    batches, window = _counted(trainer)
     epochs = _end(trainer.max_epochs) - epochs_done
     steps = _end(trainer.max_steps) - position["step"]
     if not math.isfinite(batches):
@@ -190,6 +191,12 @@ def _num_left(trainer: Trainer, ours: Mapping[str, Any], interval: str) -> float
     done = math.ceil(position["batch"] / window) if position["epoch"] == epochs_done else 0
     steps = min(steps, epochs * per_epoch - done)
     return max(0, steps if interval == "step" else min(epochs, math.ceil((steps + done) / max(1, per_epoch))))
+
+
+def _counted(trainer: Trainer) -> tuple[float, int]:
+    """Return the batches of an epoch, and those between two steps, as positions count them."""
+    unit = boundary.per_window(trainer)
+    return trainer.num_training_batches // unit, trainer.accumulate_grad_batches // unit
 
 
 def _end(limit: int | None) -> float:

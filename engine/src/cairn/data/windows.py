@@ -1,0 +1,262 @@
+"""Global batches: how the samples of an epoch are dealt out, the same on any number of processes.
+
+    order of an epoch   s0 s1 s2 s3 ...                a function of (seed, epoch), see sampler.py
+    window              the next G samples of it       one step of the optimizer, on all processes together
+    batch               every n-th sample of a window  what one process loads at a time
+
+    G = 12 on 2 processes that hold at most 3 samples at a time: 4 batches, 2 on each process, one after the other
+
+    window 0    s0 s4 s8 | s1 s5 s9 | s2 s6 s10 | s3 s7 s11
+    process     0          1          0           1
+
+Another number of processes, or another batch size, deals the same windows out to fewer or more batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from cairn.errors import DataError
+
+Places = np.ndarray[tuple[int], np.dtype[np.int64]]
+"""Places in the order of an epoch."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of an epoch; they do not depend on processes.
+
+    If the last window would have less than half of its samples, the last two are made equally large: there are enough
+    for each process then.
+
+    Args:
+        num_samples: Samples of the epoch.
+        size: Samples in a window: the global batch size.
+        drop_last: Whether an incomplete last window is left out.
+    """
+
+    num_samples: int
+    size: int
+    drop_last: bool = False
+
+    @property
+    def number(self) -> int:
+        """Number of windows."""
+        return self.num_samples // self.size if self.drop_last else -(-self.num_samples // self.size)
+
+    def bounds(self, window: int) -> tuple[int, int]:
+        """Return the first place of a window, and the one after its last."""
+        return self._start(window), self._start(window + 1)
+
+    def _start(self, window: int) -> int:
+        rest = self.num_samples % self.size
+        if self.drop_last or window < self.number - 1 or not rest:
+            return window * self.size
+        if window >= self.number:
+            return self.num_samples
+        if window == 0 or 2 * rest >= self.size:
+            return window * self.size
+        return self.num_samples - (self.size + rest) // 2
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """How a loader deals out its samples.
+
+    Args:
+        size: Samples in a window: the global batch size.
+        batch_size: The most samples that a process loads at a time.
+        drop_last: Whether an incomplete last window is left out.
+    """
+
+    size: int
+    batch_size: int
+    drop_last: bool
+
+    def windows(self, num_samples: int) -> Windows:
+        """Return the windows of an epoch with this many samples."""
+        return Windows(num_samples, self.size, self.drop_last)
+
+    def share(self, rank: int, world_size: int) -> Share:
+        """Return the share of a process.
+
+        Raises:
+            DataError: The window cannot be divided equally among the processes.
+        """
+        return Share(self.size, self.batch_size, rank, world_size)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process loads of each window.
+
+    All batches of a complete window have the same size, so that the mean over their gradients is the mean over samples.
+
+    Args:
+        size: Samples in a window.
+        batch_size: The most samples that a process loads at a time.
+        rank: Number of the process.
+        world_size: Number of processes.
+
+    Raises:
+        DataError: The window cannot be divided equally among the processes.
+    """
+
+    size: int
+    batch_size: int
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if self.size % self.world_size:
+            numbers = [number for number in range(1, self.size + 1) if self.size % number == 0]
+            at_most = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+            raise DataError(
+                f"{self.world_size} processes cannot share a global batch of {self.size} samples equally: use one of"
+                f" {at_most} processes, or start a new run with another global_batch_size.",
+                parameter="global_batch_size",
+            )
+
+    @property
+    def per_window(self) -> int:
+        """Batches of each process in a complete window: the optimizer steps after this many."""
+        return _fewest_batches(self.size // self.world_size, self.batch_size)
+
+    def batches_of(self, num_samples: int) -> int:
+        """Return the number of batches of each process in a window.
+
+        Args:
+            num_samples: Samples in the window.
+
+        Raises:
+            DataError: There are fewer samples than processes.
+        """
+        if num_samples < self.world_size:
+            raise DataError(
+                f"A global batch with {num_samples} samples, the last one of an epoch, is too small for"
+                f" {self.world_size} processes: use at most {num_samples}, or drop_last=True.",
+                parameter="global_batch_size",
+            )
+        return min(self.per_window, num_samples // self.world_size)
+
+    def num_batches(self, windows: Windows, number: int) -> int:
+        """Return the number of batches of each process in the first windows of an epoch.
+
+        Args:
+            windows: All windows of the epoch.
+            number: How many of them count.
+        """
+        number = min(number, windows.number)
+        ends = range(max(0, number - 2), number)  # only the last two may be incomplete
+        sizes = [end - start for start, end in map(windows.bounds, ends)]
+        return (number - len(sizes)) * self.per_window + sum(map(self.batches_of, sizes))
+
+    def batches(self, windows: Windows, start: int) -> Iterator[Places]:
+        """Yield the places of each batch of this process.
+
+        Args:
+            windows: The windows of the epoch.
+            start: Number of batches of this process to skip, all of them in complete windows.
+        """
+        first, skipped = divmod(start, self.per_window)
+        for window in range(first, windows.number):
+            begin, end = windows.bounds(window)
+            count = self.batches_of(end - begin)
+            for number in range(skipped, count):
+                yield np.arange(begin + number * self.world_size + self.rank, end, count * self.world_size)
+            skipped = 0
+
+    def __str__(self) -> str:
+        """Return how a window is shared, as a part of a sentence."""
+        count = self.per_window
+        own = f"{count} batch{'es' if count > 1 else ''} of {self.size // self.world_size // count}"
+        return own if self.world_size == 1 else f"{self.world_size} processes x {own}"
+
+
+@cache
+def _fewest_batches(num_samples: int, batch_size: int) -> int:
+    counts = range(1, num_samples + 1)
+    return next(count for count in counts if num_samples % count == 0 and num_samples // count <= batch_size)
+
+
+@dataclass(frozen=True)
+class GlobalBatches:
+    """The global batches of an epoch, and what one process loads of them."""
+
+    windows: Windows
+    share: Share
+
+    @property
+    def size(self) -> int:
+        """Samples in a complete one."""
+        return self.share.size
+
+    @property
+    def per_window(self) -> int:
+        """Batches of this process in a complete one."""
+        return self.share.per_window
+
+    @property
+    def number(self) -> int:
+        """Global batches in an epoch, on any number of processes."""
+        return self.windows.number
+
+    def size_of(self, window: int) -> int:
+        """Return the number of samples in one of them, on all processes."""
+        start, end = self.windows.bounds(window)
+        return end - start
+
+    def weight(self, batch: int) -> float:
+        """Return the weight of a batch of this process in the mean over its global batch.
+
+        Args:
+            batch: Its number in the epoch. All batches of a complete global batch have the same size, so their mean is
+                the mean over all samples, and their weight is 1.
+
+        Returns:
+            Samples in it, over the mean number of samples in a batch of that global batch.
+        """
+        window, number = divmod(batch, self.per_window)
+        start, end = self.windows.bounds(window)
+        if end - start == self.size:
+            return 1.0
+        parts = self.share.batches_of(end - start) * self.share.world_size
+        own = len(range(start + number * self.share.world_size + self.share.rank, end, parts))
+        return own * parts / (end - start)
+
+    def batches_in(self, number: int) -> int:
+        """Return the number of batches of this process in the first global batches of an epoch."""
+        return self.share.num_batches(self.windows, number)
+
+    def check_even(self) -> None:
+        """Check that each has as many batches of this process, since training accumulates a fixed number.
+
+        Raises:
+            DataError: The last one of an epoch has fewer.
+        """
+        number = self.number
+        if number and self.batches_in(number) != number * self.per_window:
+            raise DataError(
+                f"The last global batch of an epoch has {self.size_of(number - 1)} samples, too few for {self}: use"
+                f" drop_last=True, or another global_batch_size.",
+                parameter="global_batch_size",
+            )
+
+    def __str__(self) -> str:
+        """Return how one is shared, as a part of a sentence."""
+        return str(self.share)
+
+
+def warn_of_no_accumulation(found: GlobalBatches | None) -> None:
+    """Warn that a loop trains on each batch of this process, if a global batch has several."""
+    if found is not None and found.per_window > 1:
+        rank_zero_warn(
+            f"Each global batch of {found.size} samples is {found}, and nothing lets the gradients of {found.per_window}"
+            f" batches be accumulated: add a cairn.Checkpointer to the Trainer, or step the optimizer after"
+            f" loader.global_batches.per_window batches in a loop of your own."
+        )

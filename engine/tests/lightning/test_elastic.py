@@ -1,0 +1,134 @@
+"""A run with global batches is the same run on any number of processes, also if the number changes on the way."""
+
+import multiprocessing
+
+import pytest
+import torch
+from tests.support import elastic_fit
+from tests.support.elastic_fit import NUM_VAL, WINDOWS, start
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks processes"),
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The run on one process."""
+    return start(tmp_path_factory.mktemp("run"), 1)
+
+
+def assert_close(found, expected):
+    """Equal as numbers of float32 that were added in another order."""
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def assert_same(found, undisturbed, attempts=None):
+    """The same run, except for the order of additions."""
+    train = [window for attempt in attempts or [found] for window in attempt.train]
+    assert train == undisturbed.train, "the same global batches, in the same order"
+    assert [len(window) for window in train] == WINDOWS * 2
+    assert found.checkpoints == undisturbed.checkpoints
+    assert found.lr == undisturbed.lr
+    assert_close(found.weights, undisturbed.weights)
+    assert_close(found.metrics, undisturbed.metrics)
+    assert_close(*([score for score in run.scores if score] for run in (found, undisturbed)))
+
+
+def test_the_run_that_the_others_are_compared_with(undisturbed):
+    assert [name for name, *_ in undisturbed.checkpoints[:3]] == [
+        "epoch_000_batch_000002.ckpt",
+        "epoch_000_batch_000004.ckpt",
+        "epoch_001_batch_000001.ckpt",
+    ]
+    assert [samples for *_, samples in undisturbed.checkpoints[:3]] == [24, 43, 62]
+    assert all(val == list(range(NUM_VAL)) for val in undisturbed.val)
+    assert undisturbed.metrics["index"] == pytest.approx(24.5), "each sample of the epoch once"
+    assert undisturbed.lr == pytest.approx(0.1 * 0.8**2), "epochs of five steps: one third step in each"
+
+
+@pytest.mark.parametrize("processes", [3, 4])
+def test_any_number_of_processes(tmp_path, undisturbed, processes):
+    found = start(tmp_path, processes)
+    assert_same(found, undisturbed)
+    assert all(val == list(range(NUM_VAL)) for val in found.val), "no sample of the validation twice"
+
+
+MOVES = [
+    [(3, 4, 1), (1, 12, 4), (2, 2, 7), (3, 4, -1)],
+    [(1, 4, 3), (4, 4, 5), (2, 6, 9), (1, 5, -1)],
+]
+"""Numbers of processes, each with its batch size and the step up to which it trains; an epoch has five steps."""
+
+
+@pytest.mark.parametrize("moves", MOVES)
+def test_a_run_that_moves(tmp_path, undisturbed, moves):
+    attempts = [start(tmp_path, number, batch_size=size, max_steps=steps) for number, size, steps in moves]
+    last = attempts[-1]
+    regular = {name for name, *_ in undisturbed.checkpoints}  # a stop at max_steps is saved as well
+    last.scores = [score for (name, *_), score in zip(last.checkpoints, last.scores, strict=True) if name in regular]
+    last.checkpoints = [one for one in last.checkpoints if one[0] in regular]
+    assert_same(last, undisturbed, attempts)
+
+
+def test_a_run_without_global_batches_can_get_them(tmp_path):
+    """Two processes with batches of 6 had global batches of 12; validation counts no sample twice from then on."""
+    whole = start(tmp_path / "whole", 1, batch_size=12)
+    options = {"limit_train_batches": 3, "val_check_interval": 3}
+    start(tmp_path / "moved", 2, size=None, batch_size=6, max_steps=2, **options)
+    found = start(tmp_path / "moved", 3, max_steps=3, **options)
+    assert found.train == whole.train[2:3]
+
+
+REFUSED = {
+    "another global batch": (
+        {"processes": 1, "size": None},
+        r"ResumeError: .* saved by 2 processes, but this run has 1, which would change its global batch of 8 samples: "
+        r"set global_batch_size=8 .*, or use 2 processes",
+    ),
+    "a size that the run did not have": (
+        {"processes": 1, "size": 12},
+        r"ResumeError: .* 2 processes without global_batch_size, with 8 samples .* global_batch_size=12: set it to 8",
+    ),
+    "a number that does not divide it": (
+        {"processes": 3, "size": 8},
+        "DataError: 3 processes cannot share a global batch of 8 samples equally: use one of 1, 2, 4, 8 processes",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory):
+    """A run of two processes without global batches that has stopped inside an epoch."""
+    folder = tmp_path_factory.mktemp("without")
+    start(folder, 2, size=None, max_steps=2)
+    return folder
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_change_the_global_batch_is_refused_before_the_first_batch(without, case):
+    options, text = REFUSED[case]
+    with pytest.raises(RuntimeError, match=text):
+        start(without, **options)
+
+
+CONTRADICTIONS = {
+    "accumulation": ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2 contradicts it"),
+    "validation after the end of an epoch": ({"val_check_interval": 6}, "val_check_interval=6 is longer than an epoch"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_contradiction_is_refused(tmp_path, case):
+    options, text = CONTRADICTIONS[case]
+    with pytest.raises(ValueError, match=text):
+        elastic_fit.fit(tmp_path, **options)
+
+
+def test_limits_count_global_batches(tmp_path):
+    options = {"limit_train_batches": 0.7, "limit_val_batches": 1, "max_epochs": 1, "val_check_interval": 1.0}
+    one, three = (start(tmp_path / str(processes), processes, **options) for processes in (1, 3))
+    assert one.train == three.train
+    assert [len(window) for window in one.train] == [12, 12, 12]
+    assert one.val == three.val == [list(range(7))], "the first of two global batches, of 7 and 6 samples"

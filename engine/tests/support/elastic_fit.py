@@ -1,0 +1,161 @@
+"""A short fit on any number of forked processes, which writes down which samples each of its steps has seen."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchmetrics import MeanMetric
+
+import cairn
+
+NUM_SAMPLES, NUM_VAL, GLOBAL_BATCH, BATCH = 50, 13, 12, 4
+WINDOWS = [12, 12, 12, 7, 7]
+"""Samples in the global batches of an epoch."""
+
+
+class Points(Dataset[Any]):
+    """Points with their index; the target has noise that is drawn when a sample is read."""
+
+    def __init__(self, number: int) -> None:
+        self.points = torch.randn(number, 4, generator=torch.Generator().manual_seed(number))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.points[index], self.points[index].sum(0, keepdim=True) + 0.1 * torch.randn(1), index
+
+
+class Net(LightningModule):
+    """Logs a mean of all processes and a metric, and has a schedule that counts every third step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.metric = nn.Linear(4, 1), MeanMetric()
+        self.seen: list[tuple[str, int, list[int]]] = []
+
+    def loss(self, batch: Any, stage: str) -> Tensor:
+        points, targets, indices = batch
+        self.seen.append((stage, self.global_step, indices.tolist()))
+        return (self.layer(points) - targets).square().mean()
+
+    def training_step(self, batch: Any) -> Tensor:
+        loss = self.loss(batch, "train")
+        self.log("loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch[2]))
+        self.metric.update(batch[2].float())
+        self.log("index", self.metric, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val", self.loss(batch, "val"), sync_dist=True, batch_size=len(batch[2]))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.8)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 3}}
+
+
+def fit(
+    folder: Path, processes: int = 1, *, size: int | None = GLOBAL_BATCH, batch_size: int = BATCH, **options: Any
+) -> tuple[Trainer, Net]:
+    """Fit in this process, one of `processes`, and go on from what is in the folder."""
+    seed_everything(0)
+    saving = cairn.Checkpointer(folder / "checkpoints", every=2, keep_last=-1, monitor="val", watchdog="off")
+    common = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    common |= {"num_sanity_val_steps": 0, "max_epochs": 2, "val_check_interval": 2, "default_root_dir": folder}
+    strategy = "auto" if processes == 1 else "ddp"
+    trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": [saving]} | options)
+    net = Net()
+    train, val = Points(NUM_SAMPLES), Points(NUM_VAL)
+    loaders = (
+        cairn.DataLoader(train, batch_size, shuffle=True, global_batch_size=size),
+        cairn.DataLoader(val, batch_size, global_batch_size=size),
+    )
+    trainer.fit(net, *loaders, ckpt_path=saving.resume())
+    return trainer, net
+
+
+@dataclass
+class Attempt:
+    """What one start has seen, on all of its processes."""
+
+    train: list[list[int]]
+    """Sorted samples of each global batch."""
+    val: list[list[int]]
+    """Sorted samples of each validation."""
+    metrics: dict[str, float]
+    weights: list[float]
+    lr: float
+    checkpoints: list[tuple[str, int, int]]
+    """Names, steps and samples, in the order of the run."""
+    scores: list[float | None]
+
+
+def start(folder: Path, processes: int, **options: Any) -> Attempt:
+    """Fit on new processes.
+
+    Raises:
+        RuntimeError: One of them has failed; with its error.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    forks = multiprocessing.get_context("fork")
+    started = [forks.Process(target=_rank, args=(folder, rank, processes, port, options)) for rank in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+    if errors := [one["error"] for one in found if "error" in one]:
+        raise RuntimeError(errors[0])
+    return _attempt(found)
+
+
+def _rank(folder: Path, rank: int, processes: int, port: int, options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    if processes > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+        os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    try:
+        said: dict[str, Any] = _facts(*fit(folder, processes, **options))
+    except BaseException as error:
+        said = {"error": f"{type(error).__name__}: {error}"}
+    (folder / f"{rank}.json").write_text(json.dumps(said))
+    os._exit(0)  # nothing of the tests ends here
+
+
+def _facts(trainer: Trainer, net: Net) -> dict[str, Any]:
+    saving = trainer.checkpoint_callback
+    assert isinstance(saving, cairn.Checkpointer)
+    return {
+        "seen": net.seen,
+        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "weights": [*net.layer.weight.flatten().tolist(), *net.layer.bias.tolist()],
+        "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        "checkpoints": [(saved.name, saved.position.step, saved.position.samples) for saved in saving.saved],
+        "scores": [saved.score for saved in saving.saved],
+    }
+
+
+def _attempt(found: list[dict[str, Any]]) -> Attempt:
+    seen: dict[str, dict[int, list[int]]] = {"train": defaultdict(list), "val": defaultdict(list)}
+    for one in found:
+        for stage, step, indices in one["seen"]:
+            seen[stage][step] += indices
+    train, val = ([sorted(samples) for _, samples in sorted(seen[stage].items())] for stage in ("train", "val"))
+    first = found[0]
+    checkpoints = [(name, step, samples) for name, step, samples in first["checkpoints"]]
+    return Attempt(train, val, first["metrics"], first["weights"], first["lr"], checkpoints, first["scores"])
