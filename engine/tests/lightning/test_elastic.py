@@ -132,3 +132,12 @@ def test_limits_count_global_batches(tmp_path):
     assert one.train == three.train
     assert [len(window) for window in one.train] == [12, 12, 12]
     assert one.val == three.val == [list(range(7))], "the first of two global batches, of 7 and 6 samples"
+
+
+def test_a_second_fit_of_the_trainer_accumulates_as_well(tmp_path, undisturbed):
+    trainer, net = elastic_fit.fit(tmp_path, max_epochs=1)
+    assert trainer.accumulate_grad_batches == 1, "as it was configured"
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(net, trainer.train_dataloader, trainer.val_dataloaders)
+    steps = {step for stage, step, _ in net.seen if stage == "train"}
+    assert len(steps) == len(undisturbed.train)

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import socket
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,7 @@ def start(folder: Path, processes: int, **options: Any) -> Attempt:
 
 def _rank(folder: Path, rank: int, processes: int, port: int, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "The checkpoint was saved by .* not be bit-identical")
     if processes > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
         os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}

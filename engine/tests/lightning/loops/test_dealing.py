@@ -1,5 +1,6 @@
 """What counts global batches in Lightning's loops, and what contradicts them."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +30,8 @@ def test_several_loaders_divide_alike():
     dealt = dealing.dealt([loader(), loader(6, 24)])
     assert dealt.per_window == 4
     assert [dealt.num_samples(batches) for batches in (1, 3, 4, 12, 16)] == [0, 0, 12, 9, 8]
+    assert dealt.num_samples(20) == 12, "a short loader begins again"
+    assert [dealt.weight(batch) for batch in (0, 8, 15)] == [1, 1, 1], "each loader has other sizes"
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,11 @@ def test_several_loaders_divide_alike():
 def test_loaders_that_divide_differently_are_refused(others, text):
     with pytest.raises(ConfigError, match=text):
         dealing.dealt([loader(), *others])
+
+
+def test_batches_of_an_incomplete_global_batch_are_weighted():
+    dealt = dealing.dealt([loader()])  # the last two have 9 and 8 samples, in four batches each
+    assert [dealt.weight(batch) for batch in (0, 7, 8, 9, 12)] == pytest.approx([1, 1, 3 * 4 / 9, 2 * 4 / 9, 1])
 
 
 class Manual(LightningModule):
@@ -112,6 +120,28 @@ def test_counters_of_a_checkpoint_become_those_of_this_process():
         counts.ready = counts.started = counts.processed = counts.completed = number
     dealing.convert(progress, 4, 3)
     assert [*vars(progress.total).values(), *vars(progress.current).values()] == [21] * 4 + [9] * 4
+
+
+class Normed(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(2)
+
+
+@pytest.mark.parametrize(
+    ("saved_by", "module", "texts"),
+    [
+        (SavedBy(1, 12, 4), LightningModule, []),
+        (SavedBy(2, 12, 2), LightningModule, ["2 processes with 2 batches .* has 1 process with 4 batches"]),
+        (SavedBy(1, 12, 1), Normed, ["1 process with 1 batch .* statistics of BatchNorm"]),
+        (SavedBy(4, None, 1, 3), LightningModule, ["4 processes with 1 batch "]),
+    ],
+)
+def test_a_run_that_moves_says_what_is_not_the_same(recwarn, saved_by, module, texts):
+    dealing.warn_of_move(saved_by, dealing.dealt([loader()]), trainer_of(module(), world_size=1))
+    found = [str(warning.message) for warning in recwarn]
+    assert len(found) == len(texts)
+    assert all(re.search(text, one) for text, one in zip(texts, found, strict=True))
 
 
 SAME = [

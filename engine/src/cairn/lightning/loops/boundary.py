@@ -442,13 +442,14 @@ class _RequestingFitLoop(_FitLoop):
         combined, trainer = self._combined_loader, self.trainer
         assert combined is not None
         found = dealing.dealt(combined.flattened)
-        if self.saved_by is not None:
+        if self.saved_by is not None:  # before positions are loaded, whose differences say less
             dealing.check(self.saved_by, found, trainer.world_size)
         if found is None:
             self.forget_global_batches()
             return
         if self._epoch_loop.dealt is None:
             self._accumulation = trainer.accumulate_grad_batches
+            dealing.announce(found)
         dealing.begin(trainer, found, self._accumulation)
         self._epoch_loop.dealt, self._epoch_loop.per_window = found, found.per_window
         whole_means.keep(self._epoch_loop._results)
@@ -470,7 +471,9 @@ class _RequestingFitLoop(_FitLoop):
         if self._combined_loader is None or saved_by is None or not self.restarting:
             return
         self.saved_by = None
+        dealing.check(saved_by, dealt, self.trainer.world_size)
         if dealt is not None:
+            dealing.warn_of_move(saved_by, dealt, self.trainer)
             dealing.convert(self._epoch_loop.batch_progress, saved_by.per_window, dealt.per_window)
 
     @property
@@ -485,7 +488,13 @@ class BoundaryFitLoop(_RequestingFitLoop):
     def setup_data(self) -> None:
         before = self._combined_loader
         super().setup_data()
-        if not self.inner and self._combined_loader is not before:
+        if self.inner or self._combined_loader is None:
+            return
+        is_new = self._combined_loader is not before
+        if not is_new and self._epoch_loop.dealt is None:  # the loaders of a fit before this one
+            self._deal()
+            is_new = self._epoch_loop.dealt is not None
+        if is_new:
             self._count_global_batches()
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:

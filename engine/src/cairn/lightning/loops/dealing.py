@@ -18,6 +18,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from lightning.pytorch.loops.progress import _BatchProgress
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cairn.data.loader import DataLoader
 from cairn.data.windows import GlobalBatches
@@ -60,6 +62,8 @@ class Dealt:
     """Batches of this process in a global batch."""
     loader: DataLoader
     """The first of them."""
+    is_alone: bool
+    """Whether it is the only one."""
 
     def num_samples(self, batches: int) -> int:
         """Return the samples of the global batch that ends after these batches of an epoch; 0 if none ends there."""
@@ -68,13 +72,16 @@ class Dealt:
             return 0
         found = self.loader.global_batches
         assert found is not None
-        return found.size_of(number - 1)
+        return found.size_of((number - 1) % found.number)  # a short loader may begin again
 
     def weight(self, batch: int) -> float:
-        """Return the weight of a batch of this process in the mean over its global batch; 1 if that is complete."""
+        """Return the weight of a batch of this process in the mean over its global batch; 1 if that is complete.
+
+        Batches of several loaders are trained on together and have sizes of their own: they are not weighted.
+        """
         found = self.loader.global_batches
         assert found is not None
-        return found.weight(batch)
+        return found.weight(batch) if self.is_alone else 1.0
 
 
 def dealt(loaders: Sequence[Any]) -> Dealt | None:
@@ -103,7 +110,7 @@ def dealt(loaders: Sequence[Any]) -> Dealt | None:
             f" process as many batches of each loader.",
             parameter="global_batch_size",
         )
-    return Dealt(ours[0][1].per_window, ours[0][0])
+    return Dealt(ours[0][1].per_window, ours[0][0], len(ours) == 1)
 
 
 def check(saved_by: SavedBy, dealt: Dealt | None, world_size: int) -> None:
@@ -175,8 +182,6 @@ def begin(trainer: Trainer, dealt: Dealt, configured: int) -> None:
         )
     if why:
         raise ConfigError(f"global_batch_size={size} decides how many batches are accumulated, and {why}.")
-    if trainer.accumulate_grad_batches != per_window or per_window == 1:
-        log.info("Each global batch of %d samples is %s.", size, dealt.loader.global_batches)
     trainer.accumulate_grad_batches = per_window
 
 
@@ -187,6 +192,37 @@ def is_any_dealt(loaders: Sequence[Any]) -> bool:
 
 def _of(loader: Any) -> GlobalBatches | None:
     return loader.global_batches if isinstance(loader, DataLoader) else None
+
+
+def announce(dealt: Dealt) -> None:
+    """Say how global batches are shared by the processes, on rank 0."""
+    rank_zero_only(log.info)("Each global batch of %d samples is %s.", dealt.loader.global_batch_size, _of(dealt.loader))
+
+
+def warn_of_move(saved_by: SavedBy, dealt: Dealt, trainer: Trainer) -> None:
+    """Warn that a run goes on with other batches of each process than before.
+
+    Args:
+        saved_by: Who has saved the checkpoint.
+        dealt: How the loaders of this process deal out global batches.
+        trainer: The trainer.
+    """
+    before, now = (saved_by.world_size, saved_by.per_window), (trainer.world_size, dealt.per_window)
+    if before == now:
+        return
+    normed = any(isinstance(part, _BatchNorm) for part in trainer.lightning_module.modules())
+    more = ", and the statistics of BatchNorm are those of other batches" if normed else ""
+    rank_zero_warn(
+        f"The checkpoint was saved by {_counted(*before)} for each global batch, and this run has {_counted(*now)}: it "
+        f"continues with the same samples, but its results will not be bit-identical. Sums are added in another order, "
+        f"new processes draw other random numbers{more}."
+    )
+
+
+def _counted(world_size: int, per_window: int) -> str:
+    return (
+        f"{world_size} process{'es' if world_size > 1 else ''} with {per_window} batch{'es' if per_window > 1 else ''}"
+    )
 
 
 def _first(trainer: Trainer, kind: type) -> str:
