@@ -15,6 +15,7 @@ from cairn.data.generators import Generators
 from cairn.data.sampler import Order, Record
 from cairn.data.seeding import isolated, mix_seed, seeded
 from cairn.data.trial import Watch, numbers
+from cairn.errors import DataError
 
 _DEEPEST = 4
 """How many samplers may lie inside each other."""
@@ -36,9 +37,20 @@ class SeededOrder(Order):
         seed: Seed of the random numbers that it draws.
         keyed: Yield pairs (epoch, index), the keys of `SeededItems`, instead of indices.
         is_batched: Whether the items are lists of indices.
+        **others: Arguments of a batch sampler.
+
+    Raises:
+        DataError: Lightning creates the batch sampler again, with another sampler inside of it.
     """
 
-    def __init__(self, sampler: Any, *, seed: int = 0, keyed: bool = False, is_batched: bool = False) -> None:
+    def __init__(
+        self, sampler: Any, *, seed: int = 0, keyed: bool = False, is_batched: bool = False, **others: Any
+    ) -> None:
+        if others:
+            raise DataError(
+                "Lightning exchanges the sampler here (for overfit_batches, or in predict), and cairn.DataLoader "
+                "cannot do so inside of a batch_sampler: give batch_size and sampler in place of batch_sampler."
+            )
         super().__init__()
         self.sampler = sampler
         self.seed = seed
