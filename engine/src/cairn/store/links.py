@@ -57,6 +57,15 @@ def named(path: Path) -> str:
     return ""
 
 
+def taken(directory: Path) -> Path | None:
+    """Return a file with the name of a link that is not one: the next save would replace it. None: there is none."""
+    for name in (names.LAST, names.BEST):
+        path = directory / name
+        if path.is_file() and not named(path):
+            return path
+    return None
+
+
 def target(path: Path) -> Path:
     """Return the absolute path of the file that `path` stands for: a file, or a link to one of either kind."""
     path = path.resolve()
