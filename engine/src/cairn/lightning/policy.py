@@ -64,7 +64,7 @@ def policy(
         ConfigError: An argument is not what it must be.
     """
     with _errors_about("keep_best"):
-        if keep.check_count(keep_best) not in (0, 1) and monitor is None:
+        if keep.check_count(keep_best) > 1 and monitor is None:
             raise ConfigError(f"keep_best={keep_best} needs a metric to rank by: monitor='val/loss'.")
     scored = monitor is not None and keep_best
     with _errors_about("every"):
