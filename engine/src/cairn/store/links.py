@@ -58,10 +58,10 @@ def named(path: Path) -> str:
 
 
 def taken(directory: Path) -> Path | None:
-    """Return a file with the name of a link that is not one: the next save would replace it. None: there is none."""
+    """Return a file or folder with the name of a link that is not one: a save would replace it, or fail. None: none."""
     for name in (names.LAST, names.BEST):
         path = directory / name
-        if path.is_file() and not named(path):
+        if path.exists() and not path.is_symlink() and not named(path):
             return path
     return None
 
