@@ -374,14 +374,6 @@ def test_arguments_that_contradict_each_other_or_have_no_effect_are_refused(data
     assert "\n" not in str(caught.value)
 
 
-def test_the_arguments_have_the_order_of_torch():
-    given = [Noisy(), 3, False, None, None, 0, torch.stack, False, True]
-    ours, theirs = DataLoader(*given, seeded_items=False), torch.utils.data.DataLoader(*given)
-    names = ("batch_size", "num_workers", "collate_fn", "pin_memory", "drop_last")
-    assert [getattr(ours, name) for name in names] == [getattr(theirs, name) for name in names]
-    assert [len(batch) for batch in ours] == [len(batch) for batch in theirs] == [3, 3, 3]
-
-
 @pytest.mark.parametrize("collate_fn", [None, torch.stack])
 def test_lightning_creates_the_loader_of_a_stateful_iterable_again_for_a_prediction(tmp_path, collate_fn):
     class Echo(LightningModule):

@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, de
 from cairn.data import arguments, copies, generators, position, source, workers
 from cairn.data.batches import Batches
 from cairn.data.iterable import StatefulBatches, is_stateful
+from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
 from cairn.data.seeding import SeededCollate, SeededItems, mix_seed
 
@@ -26,8 +27,9 @@ _SEEDED_ELSEWHERE = {
 class DataLoader(data.DataLoader[Any]):
     """torch's DataLoader with a position: a number of batches, in an order that is a function of (seed, epoch).
 
-    It takes what `torch.utils.data.DataLoader` takes, and works wherever Lightning takes one: in lists, dicts and a
-    `CombinedLoader`, and in each of several processes. The samples do not depend on the number of workers.
+    It takes what `torch.utils.data.DataLoader` takes, and works wherever Lightning takes one, also in lists, dicts and
+    a `CombinedLoader`, and on several processes, each of which loads its own part (whatever the Trainer's
+    `use_distributed_sampler` says). The samples do not depend on the number of workers.
 
     - A `sampler` draws from generators that are seeded by (seed, epoch), see `SeededOrder`; a sample from generators
       that are seeded by (seed, epoch, index), also those that the dataset owns. Without random numbers in the dataset,
@@ -35,6 +37,7 @@ class DataLoader(data.DataLoader[Any]):
     - An `IterableDataset` that is trained on needs `state_dict()` and `load_state_dict(state)`, see `StatefulBatches`,
       and at most one worker in one process; or `replay=True`, to start again from its beginning after a resume.
     - If a subclass has its own `__iter__`, a resume reads the epoch again up to the position.
+    - Outside of Lightning, `set_epoch(epoch)` chooses the epoch.
 
     Args:
         dataset: Map-style or iterable.
@@ -44,8 +47,6 @@ class DataLoader(data.DataLoader[Any]):
         batch_sampler: Yields lists of indices; takes the place of `batch_size`, `shuffle`, `sampler` and `drop_last`.
         num_workers: Number of processes that load; 0: the main process.
         collate_fn: Makes a batch of a list of samples.
-        pin_memory: As in torch.
-        drop_last: Whether the last batch of an epoch is dropped if it is smaller.
         seed: Seed of the order of samples, and of the random numbers that samples draw.
         seeded_items: Whether generators are seeded for each sample, see `SeededItems`.
         replay: Whether an iterable may start again from its beginning after a resume inside an epoch.
@@ -67,8 +68,6 @@ class DataLoader(data.DataLoader[Any]):
         batch_sampler: Sampler[list[Any]] | Iterable[list[Any]] | None = None,
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
-        pin_memory: bool = False,
-        drop_last: bool = False,
         *,
         seed: int = 0,
         seeded_items: bool = True,
@@ -78,25 +77,27 @@ class DataLoader(data.DataLoader[Any]):
         persistent_workers: bool = False,
         **options: Any,
     ) -> None:
-        arguments.check(dataset, batch_size, shuffle, sampler, batch_sampler, drop_last)
+        arguments.check(dataset, batch_size, shuffle, sampler, batch_sampler, bool(options.get("drop_last")))
         arguments.check_others(seed, num_workers, options.get("in_order", True), collate_fn, worker_init_fn)
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
         self.owns_generator = generator is None
         self.is_deferred = False  # True: the next iterators are empty, because a resume creates its own later
         options |= {
-            **{"num_workers": num_workers, "pin_memory": pin_memory, "drop_last": drop_last},
+            "num_workers": num_workers,
             "worker_init_fn": workers.init_fn(worker_init_fn),
             # Creating an iterator draws a number, which must not come from the global generator.
             "generator": generator or torch.Generator().manual_seed(mix_seed(seed)),
             "persistent_workers": persistent_workers and num_workers > 0,
         }
-        if not isinstance(dataset, IterableDataset):
-            self._position, more = source.map_style(
-                dataset, batch_size, bool(shuffle), sampler, batch_sampler, collate_fn, seed=seed, keyed=seeded_items
-            )
-        else:
+        self._position: Position
+        if isinstance(dataset, IterableDataset):
+            drop_last = bool(options.pop("drop_last", False))
             self._position, more = source.iterable(
                 dataset, batch_size, collate_fn, drop_last=drop_last, replay=replay, seed=seed if seeded_items else None
+            )
+        else:
+            self._position, more = source.map_style(
+                dataset, batch_size, bool(shuffle), sampler, batch_sampler, collate_fn, seed=seed, keyed=seeded_items
             )
         super().__init__(**options | more)
         # Lightning looks for the order here, also if torch was given a batch sampler; torch refuses a plain assignment.

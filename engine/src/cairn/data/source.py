@@ -110,8 +110,7 @@ def iterable(
         collate = collate_fn or (default_convert if batch_size is None else default_collate)
         if collate_fn is not None and seed is not None:
             collate = SeededCollate(collate, batches)
-        arguments |= {"dataset": batches, "batch_size": None, "drop_last": False}
-        arguments["collate_fn"] = partial(_collate_pair, collate)
+        arguments |= {"dataset": batches, "batch_size": None, "collate_fn": partial(_collate_pair, collate)}
         return IterablePosition(NoOrder(), 1, dataset, batches), arguments
     arguments |= {"dataset": dataset, "batch_size": batch_size, "collate_fn": collate_fn, "drop_last": drop_last}
     return IterablePosition(NoOrder(), batch_size or 1, dataset, None), arguments
