@@ -12,15 +12,11 @@ from cairn.errors import DataError
 _ONE_PASS = ("builtins", "itertools")
 """Modules of the iterators that can be read only once, such as generators."""
 
+_READS = ("__getitem__", "__getitems__")
+"""Methods that read one sample, or several at once: a dataset needs one of them."""
 
-def check(
-    dataset: Any,
-    batch_size: Any,
-    shuffle: Any,
-    sampler: Any,
-    batch_sampler: Any,
-    drop_last: bool,
-) -> None:
+
+def check(dataset: Any, batch_size: Any, shuffle: Any, sampler: Any, batch_sampler: Any, drop_last: bool) -> None:
     """Check what the batches are made of.
 
     Args:
@@ -82,7 +78,7 @@ def check_others(seed: Any, num_workers: Any, in_order: bool, collate_fn: Any, w
 def _check_dataset(dataset: Any) -> None:
     if isinstance(dataset, DataLoader):
         raise DataError(f"The dataset is a loader ({type(dataset).__name__}): give the dataset inside of it.")
-    if not isinstance(dataset, IterableDataset) and not hasattr(dataset, "__getitem__"):
+    if not isinstance(dataset, IterableDataset) and not any(hasattr(dataset, name) for name in _READS):
         raise DataError(
             f"The dataset ({type(dataset).__name__}) has no samples by index: it needs __getitem__ and __len__, or "
             f"must derive from torch.utils.data.IterableDataset."
