@@ -6,6 +6,8 @@ from itertools import chain
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.data import _update_dataloader
 from torch.utils.data import (
     BatchSampler,
     Dataset,
@@ -340,9 +342,53 @@ def test_a_dataset_without_a_length_can_have_a_sampler():
     assert "num_samples" not in loader.state_dict()
 
 
-def test_shuffle_and_a_sampler_contradict_each_other():
-    with pytest.raises(ValueError, match="shuffle=True contradicts"):
-        DataLoader(Noisy(), 3, shuffle=True, sampler=Endless())
+@pytest.mark.parametrize(
+    ("dataset", "options", "words"),
+    [
+        (Noisy(), {"shuffle": True, "sampler": [1]}, "shuffle=True contradicts a sampler"),
+        (Noisy(), {"batch_sampler": [[1, 2]], "batch_size": 4}, "batch_sampler takes the place of batch_size"),
+        (Noisy(), {"batch_sampler": [[1, 2]], "batch_size": None}, "batch_sampler takes the place of batch_size"),
+        (Noisy(), {"batch_sampler": [[1, 2]], "sampler": [1]}, "batch_sampler takes the place of batch_size"),
+        (Noisy(), {"batch_sampler": [[1, 2]], "drop_last": True}, "batch_sampler takes the place of batch_size"),
+        (Noisy(), {"sampler": iter([1, 2])}, "sampler is a list_iterator, which can be read only once"),
+        (Noisy(), {"batch_sampler": ([i] for i in range(3))}, "batch_sampler is a generator, which can be read only"),
+        (Stream(), {"shuffle": True}, "shuffle has no effect on the iterable Stream"),
+        (Stream(), {"sampler": [1]}, "sampler has no effect on the iterable Stream"),
+        (Stream(), {"batch_sampler": [[1]]}, "batch_sampler has no effect on the iterable Stream"),
+        (Stream(), {"batch_size": 0}, "batch_size=0 must be an integer from 1, or None"),
+        (Stream(), {"batch_size": "4"}, "batch_size='4' must be an integer from 1, or None"),
+        (Stream(), {"batch_size": None, "drop_last": True}, "drop_last=True needs a batch_size"),
+        (Noisy(), {"num_workers": 2, "in_order": False}, "in_order=False delivers .* no resume can repeat"),
+        (Noisy(), {"seed": None}, "seed=None must be an integer"),
+        (Noisy(), {"seed": 1.5}, "seed=1.5 must be an integer"),
+        (Noisy(), {"collate_fn": 5}, "collate_fn=5 must be a function"),
+        (Noisy(), {"worker_init_fn": "x"}, "worker_init_fn='x' must be a function"),
+        ((i for i in range(3)), {}, r"The dataset \(generator\) has no samples by index: it needs __getitem__"),
+        (None, {"shuffle": True}, r"The dataset \(NoneType\) has no samples by index"),
+        (DataLoader(Noisy()), {}, r"The dataset is a loader \(DataLoader\): give the dataset inside"),
+    ],
+)
+def test_arguments_that_contradict_each_other_or_have_no_effect_are_refused(dataset, options, words):
+    with pytest.raises(DataError, match=words) as caught:
+        DataLoader(dataset, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("collate_fn", [None, torch.stack])
+def test_lightning_creates_the_loader_of_a_stateful_iterable_again_for_a_prediction(tmp_path, collate_fn):
+    class Echo(LightningModule):
+        def predict_step(self, batch, batch_idx):
+            return batch.tolist()
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    data = DataLoader(Stream(5), 2, collate_fn=collate_fn)
+    assert Trainer(default_root_dir=tmp_path, **quiet).predict(Echo(), data) == [[0, 1], [2, 3], [4]]
+
+
+def test_a_batch_sampler_that_lightning_would_change_is_refused_by_name(tmp_path):
+    data = DataLoader(Noisy(), batch_sampler=BatchSampler(SequentialSampler(range(10)), 3, False))
+    with pytest.raises(DataError, match=r"exchanges the sampler .* give batch_size and sampler in place of batch_samp"):
+        _update_dataloader(data, SequentialSampler(Noisy()))
 
 
 def test_ranks_share_the_items_of_a_sampler(monkeypatch):

@@ -180,6 +180,11 @@ class Stream(IterableDataset):
         return iter(range(4))
 
 
+class Endless:
+    def __iter__(self):
+        return iter(int, 1)
+
+
 class Own(DataLoader):
     def __iter__(self):
         return super().__iter__()
@@ -196,7 +201,7 @@ REFUSED = {
         lambda: DataLoader(Noisy(), 3, sampler=DistributedSampler(Noisy(), 2, 0), global_batch_size=12),
         "DistributedSampler divides its samples",
     ),
-    "no length": (lambda: DataLoader(Noisy(), 3, sampler=iter([1, 2]), global_batch_size=12), "has no length"),
+    "no length": (lambda: DataLoader(Noisy(), 3, sampler=Endless(), global_batch_size=12), "has no length"),
 }
 
 

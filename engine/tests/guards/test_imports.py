@@ -31,6 +31,7 @@ ARROWS = {
     "bounded_yaml": "",
     "known_directory": "",
     "streams": "",
+    "extras": "",
     "targets": "errors",
     "whitelist": "targets errors",
     "policy": LEAVES,
@@ -43,10 +44,10 @@ ARROWS = {
     "wandb": f"store {LEAVES} {DOORS}",
     "runs": f"store account jobs {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
-    "cli": f"streams study runs wandb writing store policy account jobs {LEAVES} {DOORS}",
+    "cli": f"streams extras study runs wandb writing store policy account jobs {LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": f"streams testing lightning wandb jobs runs data store account policy writing targets whitelist {LEAVES}"
-    f" {DOORS}",
+    "hydra": "streams extras testing lightning wandb jobs runs data store account policy writing targets whitelist "
+    f"{LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {
@@ -78,6 +79,7 @@ EXTERNAL = {
     "bounded_yaml": "yaml",
     "known_directory": "",
     "streams": "",
+    "extras": "",
     "targets": "torch",
     "whitelist": "",
     "policy": "",

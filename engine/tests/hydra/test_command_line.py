@@ -337,7 +337,7 @@ def test_a_launcher_that_is_not_installed_is_one_sentence(monkeypatch, capsys):
     config = OmegaConf.create({"hydra": {"launcher": {"_target_": f"{command_line.plugins.LAUNCHERS}.SlurmLauncher"}}})
     with pytest.raises(SystemExit):
         command_line.CheckRunDirectory().on_multirun_start(config)
-    assert "pip install 'cairn-checkpoint[slurm]'" in capsys.readouterr().err
+    assert "needs more packages: pip install 'hydra-core" in capsys.readouterr().err
 
 
 def test_a_child_recognizes_itself_by_what_its_parent_announced(environment):

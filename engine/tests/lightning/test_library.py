@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import pickle
 import signal
 import subprocess
@@ -329,6 +330,18 @@ def test_a_loop_of_the_users_own_is_refused(tmp_path):
         made_trainer.fit(Scored(), loader(), cairn.DataLoader(points(4), 2))
 
 
+class Hasty:
+    """Trigger and keep rule whose methods take other arguments than they get."""
+
+    lasting = recurs = makes_room = True
+
+    def due(self, moment):
+        return True
+
+    def keep(self):
+        return []
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -345,6 +358,14 @@ def test_a_loop_of_the_users_own_is_refused(tmp_path):
         ({"max_time": 0}, "max_time=0 must be more than 0"),
         ({"max_time": "0s"}, "max_time='0s' must be more than 0"),
         ({"triggers": {"best": cairn.BestValidation()}}, "needs a metric to rank by: monitor="),
+        ({"keep_best": 3}, "keep_best=3 needs a metric to rank by: monitor="),
+        ({"every": [50]}, r"every=\[50\] is not an interval"),
+        ({"every": cairn.Latest(2)}, "every=<.*Latest.* is not an interval"),
+        ({"every": cairn.Every}, r"triggers\['interval'\] is a class: write Every\(...\)"),
+        ({"triggers": {1: cairn.Every(5)}}, "triggers has the name 1: a name must be a string"),
+        ({"rules": {"": cairn.Latest(5)}}, "rules has the name '': a name must be a string that is not empty"),
+        ({"triggers": {"x": Hasty()}}, r"triggers\['x'\] is .*, not a trigger: it needs a method due\(moment, saved\)"),
+        ({"rules": {"x": Hasty()}}, r"rules\['x'\] is .*, not a keep rule: it needs a method keep\(saved, mode\)"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(tmp_path, options, words):
@@ -368,6 +389,11 @@ def test_a_wrong_way_to_write_is_one_sentence(options, words):
         cairn.Writing(**options)
 
 
+def test_a_null_character_in_the_directory_is_refused():
+    with pytest.raises(ConfigError, match="contains a null character"):
+        cairn.Checkpointer("a\0b")
+
+
 @pytest.mark.parametrize("directory", ["", None, 5])
 def test_a_directory_that_is_none_is_refused(directory):
     with pytest.raises(ConfigError, match=rf"^directory={directory!r} must name the directory"):
@@ -378,6 +404,10 @@ def test_a_directory_that_is_none_is_refused(directory):
     ("options", "words"),
     [
         ({"monitor": 3}, "monitor=3 must be the name of a metric"),
+        ({"monitor": ""}, "monitor='' must be the name of a metric"),
+        ({"stop": lambda: None}, "stop=.* must take one argument: the seconds until"),
+        ({"metadata": {"a": math.nan}}, r"metadata\['a'\]=nan cannot be saved \(.*\): give plain values"),
+        ({"metadata": {"lightning": "2"}}, r"metadata\['lightning'\]='2' has the name of a version"),
         ({"writing": "thread"}, "writing='thread' must be a cairn.Writing"),
         ({"stop": "no"}, "stop='no' must be a function"),
         ({"listeners": print}, "listeners=.* must be a list"),
@@ -385,7 +415,7 @@ def test_a_directory_that_is_none_is_refused(directory):
         ({"metadata": [1]}, r"metadata=\[1\] must be a mapping"),
         ({"metadata": {"config": 7}}, r"metadata\['config'\]=7 must be a mapping"),
         ({"metadata": {"run": 5}}, r"metadata\['run'\]=5 must be the id"),
-        ({"metadata": {"a": object()}}, r"metadata\['a'\]=.* cannot be written to a manifest"),
+        ({"metadata": {"a": object()}}, r"metadata\['a'\]=.* cannot be saved"),
         ({"keep_best": "x"}, "keep_best='x' must be"),
     ],
 )
@@ -399,6 +429,53 @@ def test_two_checkpointers_of_one_trainer_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"has two Checkpointers, of .*a/.* and of .*b/.*: pass one"):
         trainer(both[0], tmp_path, callbacks=both).fit(Scored(), loader(), cairn.DataLoader(points(4), 2))
     assert not list(tmp_path.glob("*/checkpoints/*"))
+
+
+def test_a_checkpointer_that_is_passed_twice_is_refused(tmp_path):
+    twice = made(tmp_path)
+    with pytest.raises(ConfigError, match=r"has the Checkpointer of .*/checkpoints twice: pass it once"):
+        fit(twice, tmp_path, callbacks=[twice, twice])
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"), [({"save_last": True}, "last.ckpt"), ({"filename": "best"}, "best.ckpt"), ({}, "")]
+)
+def test_a_model_checkpoint_may_not_write_the_files_of_our_links(tmp_path, options, taken):
+    checkpoints = made(tmp_path)
+    beside = callbacks.ModelCheckpoint(tmp_path / "checkpoints", every_n_train_steps=2, **options)
+    if taken:
+        with pytest.raises(ConfigError, match=f"would both write {taken} in .*: give ModelCheckpoint another dirpath"):
+            fit(checkpoints, tmp_path, callbacks=[checkpoints, beside])
+        assert not (tmp_path / "checkpoints").exists()
+    else:
+        fit(checkpoints, tmp_path, callbacks=[beside, checkpoints])
+        assert checkpoints.resume() == checkpoints.last_model_path
+        assert len(list((tmp_path / "checkpoints").glob("*.ckpt"))) == len(checkpoints.saved) + 2  # theirs, last.ckpt
+
+
+def test_a_last_checkpoint_of_lightning_is_named_and_not_replaced(tmp_path, caplog):
+    checkpoints, theirs = made(tmp_path), tmp_path / "checkpoints" / "last.ckpt"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"of another program")
+    assert checkpoints.resume() is None
+    assert "holds no checkpoint of Cairn, so the run starts from the beginning. To start from last.ckpt" in caplog.text
+    module = Scored()
+    with pytest.raises(
+        ConfigError, match=r"last.ckpt is not a checkpoint of this run, and the first save would replace"
+    ):
+        fit(checkpoints, tmp_path, module)
+    assert (theirs.read_bytes(), module.num_batches) == (b"of another program", 0)
+
+
+def test_a_resume_from_the_parent_of_the_checkpoints_is_named(tmp_path, caplog):
+    fit(made(tmp_path), tmp_path)
+    assert cairn.Checkpointer(tmp_path).resume() is None
+    assert f"holds no checkpoint, but {tmp_path / 'checkpoints'} does" in caplog.text
+
+
+def test_a_function_that_stops_with_something_else_than_a_name_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="stop returned True: it must return the name of a signal, or None"):
+        fit(made(tmp_path, stop=lambda until_committed_s: True), tmp_path)
 
 
 def test_a_score_without_a_validation_is_refused_before_the_first_batch(tmp_path):
@@ -692,7 +769,7 @@ def test_a_copy_keeps_the_function_that_stops_and_the_resume_point(tmp_path):
     checkpoints.resume()
     copied = pickle.loads(pickle.dumps(checkpoints))
     assert copied.resume_point == checkpoints.resume_point is not None
-    assert copied._stopping.reason is never
+    assert copied._stopping._stop is never
 
 
 def never(until_committed_s):

@@ -287,6 +287,7 @@ def test_rules_are_accepted():
             {"last": "3"},
             "rules['last'] is '3', not a keep rule: it needs a method keep(saved, mode) and the attribute makes_room.",
         ),
+        ({3: Best()}, "rules has the name 3: a name must be a string that is not empty."),
         (3, "rules=3 is not a mapping: write rules={'a_name': cairn.Latest(3)}."),
     ],
 )
@@ -294,3 +295,15 @@ def test_other_values_are_refused_with_what_to_write(rules, message):
     with pytest.raises(ConfigError) as error:
         check_rules(rules)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("kept", [None, ["epoch_000_batch_000001.ckpt"]])
+def test_a_rule_that_returns_something_else_than_checkpoints_is_named(kept):
+    class Strange:
+        makes_room = False
+
+        def keep(self, saved, mode):
+            return kept
+
+    with pytest.raises(ConfigError, match=r"^Strange.keep returned .*: it must return the given checkpoints that it"):
+        survivors([Strange()], [saved(0)], "min")

@@ -122,3 +122,18 @@ def test_a_link_to_a_checkpoint_that_a_program_has_made_a_file_is_used_as_a_file
     torch.save({"a": 1}, folder / names.LAST)
     assert links.named(folder / names.LAST) == ""
     assert links.target(folder / names.LAST) == (folder / names.LAST).resolve()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "text link", "dangling link", "nothing"])
+def test_what_a_save_would_replace_is_found_before_it(folder, kind):
+    last = folder / names.LAST
+    made = {
+        "file": lambda: last.write_bytes(b"of another program"),
+        "folder": last.mkdir,
+        "link": lambda: (commit(folder, 1), last.symlink_to(FIRST)),
+        "text link": lambda: last.write_text(f"Cairn link to {FIRST}\n"),
+        "dangling link": lambda: last.symlink_to(FIRST),
+        "nothing": lambda: None,
+    }
+    made[kind]()
+    assert links.taken(folder) == (last if kind in ("file", "folder") else None)

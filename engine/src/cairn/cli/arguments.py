@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from cairn import extras
 from cairn.errors import ConfigError, ResumeError
 from cairn.runs.directory import RunDirectory, newest
 from cairn.store.catalog import Catalog
@@ -105,6 +106,4 @@ def require(module: str, command: str, extra: str) -> None:
         ConfigError: The package is not installed.
     """
     if find_spec(module) is None:
-        raise ConfigError(
-            f"cairn {command} needs {module}, which is not installed: pip install 'cairn-checkpoint[{extra}]'"
-        )
+        raise ConfigError(f"cairn {command} needs {module}, which is not installed: {extras.how_to_install(extra)}")

@@ -10,7 +10,7 @@ import torch
 from torch.utils import data
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, default_collate, default_convert
 
-from cairn.data import copies, generators, position, source, windows, workers
+from cairn.data import arguments, copies, generators, position, source, windows, workers
 from cairn.data.batches import Batches
 from cairn.data.iterable import StatefulBatches, is_stateful
 from cairn.data.position import Position
@@ -65,7 +65,7 @@ class DataLoader(data.DataLoader[Any]):
         **options: Further arguments of torch's DataLoader.
 
     Raises:
-        DataError: `shuffle` and a sampler are given, or the samples cannot be divided into global batches.
+        DataError: An argument is not what it must be, or contradicts another one.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class DataLoader(data.DataLoader[Any]):
         persistent_workers: bool = False,
         **options: Any,
     ) -> None:
-        if shuffle and (sampler is not None or batch_sampler is not None):
-            raise DataError("shuffle=True contradicts a sampler: give one of them.")
+        arguments.check(dataset, batch_size, shuffle, sampler, batch_sampler, bool(options.get("drop_last")))
+        arguments.check_others(seed, num_workers, options.get("in_order", True), collate_fn, worker_init_fn)
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
         dealing = None
         if global_batch_size is not None and not source.is_of_a_prediction(batch_sampler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -40,9 +40,10 @@ class SeededOrder(Order):
         keyed: Yield pairs (epoch, index), the keys of `SeededItems`, instead of indices.
         is_batched: Whether the items are lists of indices.
         dealing: See `Order`; the sampler needs a length then.
+        **others: Arguments of a batch sampler.
 
     Raises:
-        DataError: The sampler divides its items itself, or has no length, and global batches are to be dealt out.
+        DataError: Lightning creates the batch sampler again; or the samples cannot be divided into global batches.
     """
 
     def __init__(
@@ -53,10 +54,10 @@ class SeededOrder(Order):
         keyed: bool = False,
         is_batched: bool = False,
         dealing: Dealing | None = None,
+        **others: Any,
     ) -> None:
+        _check(sampler, others, dealing is not None)
         super().__init__(dealing)
-        if dealing is not None:
-            _check_dealt(sampler)
         self.sampler = sampler
         self.seed = seed
         self.keyed = keyed
@@ -150,9 +151,7 @@ class SeededOrder(Order):
             return isolated(self.sampler, seed)
         before = numbers(self.sampler)
         with seeded(seed):
-            items = in_order(self.sampler)
-            if items is None:
-                items = list(self.sampler)
+            items = found if (found := in_order(self.sampler)) is not None else list(self.sampler)
         if later is not None:
             self.sampler.load_state_dict(later)
         if not self.is_stateful:
@@ -195,7 +194,14 @@ def _dealt(items: Any, start: int, order: Order) -> Iterator[list[Any]]:
         yield [items[place] for place in places.tolist()]
 
 
-def _check_dealt(sampler: Any) -> None:
+def _check(sampler: Any, others: Mapping[str, Any], is_dealt: bool) -> None:
+    if others:
+        raise DataError(
+            "Lightning exchanges the sampler here (for overfit_batches, or in predict), and cairn.DataLoader "
+            "cannot do so inside of a batch_sampler: give batch_size and sampler in place of batch_sampler."
+        )
+    if not is_dealt:
+        return
     if any(isinstance(one, DistributedSampler) for one in _chain(sampler)):
         raise DataError(
             f"{type(sampler).__name__} divides its samples among the processes, and so does global_batch_size: give a"

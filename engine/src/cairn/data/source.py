@@ -142,6 +142,10 @@ def iterable(
         replay: Whether the dataset starts again from its beginning after a resume inside an epoch.
         seed: Seed of the random numbers that the dataset draws; None: the global generators are left alone.
     """
+    if isinstance(dataset, StatefulBatches):  # Lightning creates a loader again from the attributes of the first one
+        batch_size, drop_last, dataset = dataset.batch_size, dataset.drop_last, dataset.wrapped
+        collate_fn = collate_fn.args[0] if isinstance(collate_fn, partial) else collate_fn
+        collate_fn = collate_fn.collate if isinstance(collate_fn, SeededCollate) else collate_fn
     # A worker lives for one epoch: that is how the epoch and the start reach it.
     arguments: dict[str, Any] = {"persistent_workers": False}
     if is_stateful(dataset) and not replay:

@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cairn import opening, whitelist
+from cairn import extras, opening, whitelist
 from cairn.errors import CairnError, ConfigError
 from cairn.hydra.command import help_screen, overrides
 from cairn.hydra.command.arguments import Arguments, existing, file, run_dir, unliteral, unquoted
@@ -240,7 +240,7 @@ class CheckRunDirectory(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the launcher and the directory of a sweep."""
         if str(config.hydra.launcher.get("_target_")).startswith(plugins.LAUNCHERS) and not plugins.is_installed():
-            _refuse("this hydra/launcher needs more packages. Install them: pip install 'cairn-checkpoint[slurm]'.")
+            _refuse(f"this hydra/launcher needs more packages: {extras.how_to_install('slurm')}")
         sweep = Path(config.hydra.sweep.dir)
         _check_directory(sweep, "hydra.sweep.dir")
         _check_files([sweep / "multirun.yaml"], [])

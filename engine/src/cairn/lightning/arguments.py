@@ -8,6 +8,8 @@ from os import PathLike
 from typing import Any
 
 from cairn.errors import ConfigError
+from cairn.lightning import versions
+from cairn.policy.given import accepts
 from cairn.writing.options import Writing
 
 
@@ -21,12 +23,16 @@ def check(directory: Any, monitor: Any, writing: Any, stop: Any, listeners: Any,
         _refuse("directory", directory, "must name the directory of the checkpoints")
     if "://" in str(directory):
         _refuse("directory", str(directory), "is not a directory of this machine: checkpoints are written to disk only")
-    if monitor is not None and not isinstance(monitor, str):
+    if "\0" in str(directory):
+        _refuse("directory", str(directory), "contains a null character")
+    if monitor is not None and (not isinstance(monitor, str) or not monitor):
         _refuse("monitor", monitor, "must be the name of a metric, or None")
     if not isinstance(writing, Writing):
         _refuse("writing", writing, "must be a cairn.Writing, such as cairn.Writing(writer='thread')")
     if stop is not None and not callable(stop):
         _refuse("stop", stop, "must be a function, or None: signals are caught while a fit runs")
+    if stop is not None and not accepts(stop, 0.0):
+        _refuse("stop", stop, "must take one argument: the seconds until a save would be committed")
     if isinstance(listeners, str) or not isinstance(listeners, Sequence):
         _refuse("listeners", listeners, "must be a list of listeners")
     for number, listener in enumerate(listeners):
@@ -51,10 +57,12 @@ def _check_metadata(metadata: Any) -> None:
     if not isinstance(config, Mapping):
         _refuse("metadata['config']", config, "must be a mapping")
     for name, value in metadata.items():
+        if name in versions.installed():
+            _refuse(f"metadata[{name!r}]", value, "has the name of a version that each manifest holds: choose another")
         try:
-            json.dumps(value)
+            json.dumps(value, allow_nan=name == "config")  # the configuration is not in the manifest
         except (TypeError, ValueError) as error:
-            _refuse(f"metadata[{name!r}]", value, f"cannot be written to a manifest ({error}): give plain values")
+            _refuse(f"metadata[{name!r}]", value, f"cannot be saved ({error}): give plain values")
 
 
 def _refuse(name: str, value: Any, what: str) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from cairn.errors import CairnError, ConfigError
 from cairn.lightning.engine import Engine
-from cairn.store import claim
+from cairn.store import claim, links
 from cairn.store.beginning import Beginning, beginning
 from cairn.store.resume import ResumePoint
 
@@ -62,5 +62,10 @@ def _take_over(engine: Engine, trainer: Trainer, point: ResumePoint | None, run:
         script = os.path.abspath(sys.argv[0]) if os.path.isfile(sys.argv[0]) else ""
         patience_s = _PREVIOUS_ATTEMPT_S if "SLURM_JOB_ID" in os.environ else None
         engine.saves.claim = claim.take(directory, found.run, script, patience_s)
+    if engine.policy.triggers and found.point.saved is None and (file := links.taken(directory)):
+        raise ConfigError(
+            f"{file} is not a checkpoint of this run, and the first save would replace it: move it away, or give this "
+            f"run another directory. To start from it, pass it as ckpt_path."
+        )
     engine.take_over(found.run, found.point)
     return found

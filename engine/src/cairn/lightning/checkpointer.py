@@ -102,6 +102,8 @@ class Checkpointer(EngineHooks):
         """
         resume.wait_for_writers(self.policy.directory)
         point = resume.find_resume_point(self.policy.directory)
+        if point.path is None:
+            resume.warn_of_others(self.policy.directory)
         self.go_on_from(point)
         return None if point.path is None else str(point.path)
 

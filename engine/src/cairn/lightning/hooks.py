@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from cairn.data import shuffles, workers
 from cairn.errors import ConfigError, SaveError
-from cairn.lightning import capture, unused_hooks, versions
+from cairn.lightning import alone, capture, unused_hooks, versions
 from cairn.lightning.begin import begin
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import data
@@ -281,11 +281,9 @@ def _begins(trainer: Trainer) -> bool:
 
 
 def _check_alone(hooks: EngineHooks, trainer: Trainer) -> None:
-    directory = hooks.policy.directory
-    if others := [other for other in trainer.callbacks if isinstance(other, EngineHooks) and other is not hooks]:
-        raise ConfigError(
-            f"The Trainer has two Checkpointers, of {directory} and of {others[0].policy.directory}: pass one, with "
-            f"further `triggers` and `rules` if there are more reasons to save."
-        )
+    others = [other for other in trainer.callbacks if isinstance(other, EngineHooks) and other is not hooks]
+    alone.check(hooks, others, trainer)
     if hooks._engine is not None and hooks._engine.trainer is not trainer:
-        raise ConfigError(f"The Checkpointer of {directory} belongs to another Trainer already: make one for each.")
+        raise ConfigError(
+            f"The Checkpointer of {hooks.policy.directory} belongs to another Trainer already: make one for each."
+        )

@@ -64,7 +64,8 @@ def policy(
         ConfigError: An argument is not what it must be.
     """
     with _errors_about("keep_best"):
-        keep.check_count(keep_best)
+        if keep.check_count(keep_best) > 1 and monitor is None:
+            raise ConfigError(f"keep_best={keep_best} needs a metric to rank by: monitor='val/loss'.")
     scored = monitor is not None and keep_best
     with _errors_about("every"):
         interval = _interval(every)
@@ -115,7 +116,9 @@ def _limit_s(max_time: float | str | timedelta | None) -> float | None:
     return seconds
 
 
-def _interval(every: int | str | when.Trigger | None) -> Any:
+def _interval(every: Any) -> Any:
     if isinstance(every, timedelta):
         return when.EveryNSeconds(every.total_seconds())
-    return when.Every(every) if isinstance(every, int | float | str) else every
+    if every is None or callable(getattr(every, "due", None)):
+        return every
+    return when.Every(every)  # refuses what is not an interval either

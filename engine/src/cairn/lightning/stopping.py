@@ -8,6 +8,7 @@ from typing import Protocol
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from cairn.errors import ConfigError
 from cairn.jobs.signals import Interrupts
 from cairn.lightning import requeue
 from cairn.lightning.loops.boundary import Stopped
@@ -95,7 +96,18 @@ class ByFunction:
     """
 
     def __init__(self, stop: Callable[[float], str | None]) -> None:
-        self.reason = stop
+        self._stop = stop
+
+    def reason(self, until_committed_s: float) -> str | None:
+        """Return what the function returns.
+
+        Raises:
+            ConfigError: It returns something else than a name.
+        """
+        name = self._stop(until_committed_s)
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ConfigError(f"stop returned {name!r}: it must return the name of a signal, or None to go on.")
+        return name
 
     def prepare(self) -> None:
         """Do nothing."""

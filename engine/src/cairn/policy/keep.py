@@ -6,13 +6,14 @@ A rule decides from the values that it is given and does no I/O, so that it can 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from numbers import Integral
 from typing import Any, Protocol
 
 from cairn.errors import ConfigError
+from cairn.policy import given
 from cairn.policy.shelf import NOT_LASTING, Shelf, unmarked
 from cairn.types import AnyDraft, Draft, Mode, Position, ranked
 from cairn.units import parse_size
@@ -160,7 +161,7 @@ def marks(rules: Iterable[Rule], shelf: Shelf[AnyDraft], mode: Mode | None) -> b
         if type(rule) in _PLACED:  # a class that is derived from one of them may keep something else
             places = rule.places(shelf)  # type: ignore[attr-defined]
         else:
-            names = {item.name for item in rule.keep(list(shelf), mode or "min")}
+            names = _names(rule, rule.keep(list(shelf), mode or "min"))
             places = [place for place, item in enumerate(shelf) if item.name in names]
         if isinstance(places, slice):
             first, _, _ = places.indices(len(shelf))
@@ -169,6 +170,15 @@ def marks(rules: Iterable[Rule], shelf: Shelf[AnyDraft], mode: Mode | None) -> b
             for place in places:
                 stays[place] = 1
     return stays
+
+
+def _names(rule: Rule, kept: Any) -> set[str]:
+    try:
+        return {item.name for item in kept}
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{type(rule).__name__}.keep returned {kept!r}: it must return the given checkpoints that it keeps."
+        ) from error
 
 
 def to_make_room(rules: Sequence[Rule], saved: Sequence[AnyDraft], coming: Draft, mode: Mode | None) -> list[AnyDraft]:
@@ -234,24 +244,19 @@ def check_rules(rules: Any) -> dict[str, Rule]:
     Raises:
         ConfigError: It is not a mapping, or one of its values is not a keep rule.
     """
-    if not isinstance(rules, Mapping):
-        raise ConfigError(
-            f"rules={rules!r} is not a mapping: write rules={{'a_name': cairn.Latest(3)}}.", parameter="rules"
-        )
-    for name, rule in rules.items():
-        if isinstance(rule, type):
-            raise ConfigError(f"rules[{name!r}] is a class: write {rule.__name__}(...).")
+    checked = given.named("rules", rules, "{'a_name': cairn.Latest(3)}")
+    for name, rule in checked.items():
         if isinstance(rule, int):
             raise ConfigError(
                 f"rules[{name!r}] is {rule!r}, not a keep rule: write keep_last={rule!r}, or "
                 f"rules={{{name!r}: cairn.Latest({rule!r})}}."
             )
-        if not (callable(getattr(rule, "keep", None)) and hasattr(rule, "makes_room")):
+        if not given.has_method(rule, "keep", ("makes_room",)):
             raise ConfigError(
                 f"rules[{name!r}] is {rule!r}, not a keep rule: it needs a method keep(saved, mode) and the attribute "
                 f"makes_room."
             )
-    return dict(rules)
+    return checked
 
 
 def check_count(count: int) -> int:

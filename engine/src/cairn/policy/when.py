@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from typing import Any, Protocol
 
 from cairn.errors import ConfigError
-from cairn.policy import auto
+from cairn.policy import auto, given
 from cairn.policy.keep import check_count
 from cairn.types import Draft, Moment, SaveCost, beats
 from cairn.units import SECONDS_PER_UNIT, Duration, parse_duration_s
@@ -249,25 +249,19 @@ def check_triggers(triggers: Any) -> dict[str, Trigger]:
     Raises:
         ConfigError: It is not a mapping, or one of its values is not a trigger.
     """
-    if not isinstance(triggers, Mapping):
-        raise ConfigError(
-            f"triggers={triggers!r} is not a mapping: write triggers={{'a_name': cairn.Every('10min')}}.",
-            parameter="triggers",
-        )
-    for name, trigger in triggers.items():
-        if isinstance(trigger, type):
-            raise ConfigError(f"triggers[{name!r}] is a class: write {trigger.__name__}(...).")
+    checked = given.named("triggers", triggers, "{'a_name': cairn.Every('10min')}")
+    for name, trigger in checked.items():
         if isinstance(trigger, int | str):
             raise ConfigError(
                 f"triggers[{name!r}] is {trigger!r}, not a trigger: write every={trigger!r}, or "
                 f"triggers={{{name!r}: cairn.Every({trigger!r})}}."
             )
-        if not (callable(getattr(trigger, "due", None)) and hasattr(trigger, "lasting") and hasattr(trigger, "recurs")):
+        if not given.has_method(trigger, "due", ("lasting", "recurs")):
             raise ConfigError(
                 f"triggers[{name!r}] is {trigger!r}, not a trigger: it needs a method due(moment, saved) and the "
                 f"attributes lasting and recurs."
             )
-    return dict(triggers)
+    return checked
 
 
 def reasons(triggers: Mapping[str, Trigger], moment: Moment, saved: Sequence[Draft]) -> tuple[str, ...]:

@@ -57,6 +57,15 @@ def named(path: Path) -> str:
     return ""
 
 
+def taken(directory: Path) -> Path | None:
+    """Return a file or folder with the name of a link that is not one: a save would replace it, or fail. None: none."""
+    for name in (names.LAST, names.BEST):
+        path = directory / name
+        if path.exists() and not path.is_symlink() and not named(path):
+            return path
+    return None
+
+
 def target(path: Path) -> Path:
     """Return the absolute path of the file that `path` stands for: a file, or a link to one of either kind."""
     path = path.resolve()

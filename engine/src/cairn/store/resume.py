@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn.errors import ResumeError
-from cairn.store import disk
+from cairn.store import disk, names
 from cairn.store.catalog import Catalog, Rejected
 from cairn.types import Saved
 
@@ -53,6 +53,22 @@ def find_resume_point(directory: Path) -> ResumePoint:
         listing = "; ".join(f"{item.path.name}: {item.why}" for item in rejected)
         raise ResumeError(f"No checkpoint in {directory} is intact ({listing}). To start over, move these files away.")
     return ResumePoint(directory / saved.name if saved else None, saved, tuple(rejected))
+
+
+def warn_of_others(directory: Path) -> None:
+    """Warn if a directory without a checkpoint holds files of another program, or is the parent of the one meant."""
+    below = directory / "checkpoints"
+    if Catalog(below).committed():
+        log.warning("%s holds no checkpoint, but %s does: to resume that run, name that directory.", directory, below)
+    files = sorted(path for path in directory.glob("*.ckpt") if path.is_file() and not names.parse_name(path.name))
+    if files:
+        newest = max(files, key=lambda path: path.stat().st_mtime)
+        log.warning(
+            "%s holds no checkpoint of Cairn, so the run starts from the beginning. To start from %s, pass its path as "
+            "ckpt_path, and give the run another directory.",
+            directory,
+            newest.name,
+        )
 
 
 def wait_for_writers(directory: Path, patience_s: float = 600.0) -> None:
