@@ -4,8 +4,9 @@
     in the file       {"history": tensor([1., 2.]), "mode": "fast"}    as other programs read it
     its table         [[["history"], "ndarray", "<f8"], [["mode"], "enum", ["project.modes:Mode", "FAST"]]]
 
-Only `restore` reads the table. It makes objects of a few known types, and of enums, named tuples and dataclasses that
-the program has imported already: it imports nothing, and calls no code that the file chooses.
+Only `restore` reads the table. It makes objects of a few known types, and of enums, named tuples, dataclasses and
+subclasses of Tensor that the program has imported already: it imports nothing, and calls no code that the file chooses,
+except for the method with which such a subclass puts its tensors together.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from cairn.writing import subclasses
 
 OURS, TABLE = "cairn", "forms"
 """Keys of the table in a checkpoint. Part of the file format."""
@@ -127,6 +130,14 @@ def _array(value: np.ndarray[Any, Any]) -> Form | None:
         return None
 
 
+def _subclass(value: Tensor) -> Form | None:
+    name = _name_of(type(value))
+    if type(value) is Tensor or name is None or (found := subclasses.apart(value)) is None:
+        return None
+    how, parts = found
+    return "subclass", name, {"how": how, "parts": parts}
+
+
 def _number(value: np.generic) -> Form | None:
     if value.dtype.kind in "mM":
         return "numpy", value.dtype.str, int(value.view(np.int64))
@@ -182,6 +193,7 @@ def _omegaconf(value: Any) -> Form | None:
 
 # The first match counts: an enum may be a number, and some numbers of numpy are Python's.
 _FORMS: list[tuple[Any, Callable[[Any], Form | None]]] = [
+    (Tensor, _subclass),
     (enum.Enum, _enum),
     (np.generic, _number),
     (np.ndarray, _array),
@@ -211,6 +223,10 @@ def _restored_number(plain: Any, dtype: str) -> Any:
     return np.int64(plain).view(kind) if kind.kind in "mM" else kind.type(plain)
 
 
+def _restored_subclass(plain: dict[str, Any], name: str) -> Tensor:
+    return subclasses.together(_class_of(name, Tensor), plain["how"], plain["parts"])
+
+
 def _restored_dataclass(plain: dict[str, Any], name: str) -> Any:
     kind = _class_of(name, object)
     if not dataclasses.is_dataclass(kind) or {item.name for item in dataclasses.fields(kind)} != plain.keys():
@@ -237,6 +253,7 @@ _RESTORE: dict[str, Callable[[Any, Any], Any]] = {
     "timedelta": lambda plain, _: datetime.timedelta(*plain),
     "namedtuple": lambda plain, name: tuple.__new__(_class_of(name, tuple), plain),
     "dataclass": _restored_dataclass,
+    "subclass": _restored_subclass,
     "omegaconf": lambda plain, _: sys.modules["omegaconf"].OmegaConf.create(plain),
 }
 
