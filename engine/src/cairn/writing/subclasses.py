@@ -29,7 +29,7 @@ def apart(value: Tensor) -> Parts | None:
     """
     kind = type(value)
     if callable(getattr(value, "__tensor_flatten__", None)):
-        names, context = value.__tensor_flatten__()  # type: ignore[attr-defined]
+        names, context = value.__tensor_flatten__()
         layout = [list(value.shape), list(value.stride())]
         return ["parts", context, *layout], {name: getattr(value, name) for name in names}
     if not vars(value).keys() <= _OF_TORCH or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
