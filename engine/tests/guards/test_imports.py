@@ -39,7 +39,7 @@ ARROWS = {
     "writing": f"store policy {LEAVES} {DOORS}",
     "account": f"policy {LEAVES} {DOORS}",
     "data": "errors",
-    "jobs": DOORS,
+    "jobs": f"errors {DOORS}",
     "lightning": f"writing account store policy jobs data targets {LEAVES} {DOORS}",
     "wandb": f"store {LEAVES} {DOORS}",
     "runs": f"store account jobs {LEAVES} {DOORS}",

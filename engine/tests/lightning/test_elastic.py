@@ -37,12 +37,12 @@ def assert_same(found, undisturbed, attempts=None):
 
 
 def test_the_run_that_the_others_are_compared_with(undisturbed):
-    assert [name for name, *_ in undisturbed.checkpoints[:3]] == [
+    assert [name for name, _ in undisturbed.checkpoints[:3]] == [
         "epoch_000_batch_000002.ckpt",
         "epoch_000_batch_000004.ckpt",
         "epoch_001_batch_000001.ckpt",
     ]
-    assert [samples for *_, samples in undisturbed.checkpoints[:3]] == [24, 43, 62]
+    assert [position for _, position in undisturbed.checkpoints[:3]] == [[0, 2, 2, 2, 24], [0, 4, 4, 4, 43], [1, 1, 6, 6, 62]]
     assert all(val == list(range(NUM_VAL)) for val in undisturbed.val)
     assert undisturbed.metrics["index"] == pytest.approx(24.5), "each sample of the epoch once"
     assert undisturbed.lr == pytest.approx(0.1 * 0.8**2), "epochs of five steps: one third step in each"

@@ -29,7 +29,7 @@ def apart(value: Tensor) -> Parts | None:
     """
     kind = type(value)
     if callable(getattr(value, "__tensor_flatten__", None)):
-        names, context = value.__tensor_flatten__()
+        names, context = value.__tensor_flatten__()  # type: ignore[attr-defined]
         layout = [list(value.shape), list(value.stride())]
         return ["parts", context, *layout], {name: getattr(value, name) for name in names}
     if not vars(value).keys() <= _OF_TORCH or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
@@ -50,7 +50,8 @@ def together(kind: Any, how: list[Any], parts: dict[str, Any]) -> Tensor:
     """
     way, *more = how
     if way == "whole":
-        return parts["tensor"].as_subclass(kind)  # type: ignore[no-any-return]
+        whole: Tensor = parts["tensor"].as_subclass(kind)
+        return whole
     if not callable(getattr(kind, "__tensor_unflatten__", None)):
         raise LookupError(f"{kind.__name__} has no __tensor_unflatten__ any more")
     context, shape, stride = more

@@ -25,6 +25,7 @@ from cairn.hydra.run import hanging, provenance, proving
 from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
+from cairn.jobs.layout import layout
 from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.interrupts import WatchTraining
@@ -67,6 +68,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     # The engine enforces max_time, at a boundary; Lightning does not get it.
     node: Any = settings.trainer.node.copy()
     node.pop("max_time", None)
+    node.update(_started_processes(node))
     if SLURMEnvironment.detect():
         options = {**options, "plugins": with_slurm({**node, **options}.get("plugins"))}
         node.pop("plugins", None)
@@ -84,6 +86,16 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
         seed = np.random.SeedSequence([settings.seed, built.global_rank]).generate_state(1)[0]
         seed_everything(int(seed), workers=True, verbose=False)
     return Built(built, checkpoints)
+
+
+def _started_processes(node: Mapping[str, Any]) -> dict[str, int]:
+    """Return `num_nodes` and `devices`, where they are `auto` and srun or torchrun knows them."""
+    found, given = layout(), {}
+    if node.get("num_nodes") == "auto":
+        given["num_nodes"] = found.num_nodes if found else 1
+    if found and node.get("devices") == "auto":  # otherwise Lightning takes all devices of this machine
+        given["devices"] = found.per_node
+    return given
 
 
 def check_launcher(built: Trainer) -> None:

@@ -357,6 +357,8 @@ class _RequestingFitLoop(_FitLoop):
     """Whether the resumed epoch uses the loaders of the checkpoint."""
     saved_by: SavedBy | None = None
     """Who has saved the checkpoint that is resumed, until its counters are those of this process."""
+    _has_loaded = False
+    """Whether the counters are those of the checkpoint. Lightning's `restarting` is false between two epochs."""
     _accumulation = 1
     """What the trainer was given, before global batches decide over it."""
 
@@ -468,9 +470,9 @@ class _RequestingFitLoop(_FitLoop):
         dealt, saved_by = self._epoch_loop.dealt, self.saved_by
         if dealt is not None:
             self.trainer.val_check_batch = dealing.val_check_batch(self.trainer, dealt, self.max_batches)
-        if self._combined_loader is None or saved_by is None or not self.restarting:
+        if self._combined_loader is None or saved_by is None or not self._has_loaded:
             return
-        self.saved_by = None
+        self.saved_by, self._has_loaded = None, False
         dealing.check(saved_by, dealt, self.trainer.world_size)
         if dealt is not None:
             dealing.warn_of_move(saved_by, dealt, self.trainer)
@@ -499,6 +501,7 @@ class BoundaryFitLoop(_RequestingFitLoop):
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         super().load_state_dict(state_dict, prefix)
+        self._has_loaded = True
         self._count_global_batches()
         if self.pending:
             # At the end of an epoch, Lightning sees no restart, and would run a sanity check over the loaded state.
