@@ -29,6 +29,7 @@ from cairn.hydra.command.overrides import merge as merge
 from cairn.hydra.compose import stored
 from cairn.hydra.compose.source import Source
 from cairn.hydra.sweep import job_name, plugins
+from cairn.jobs.run_name import run_name
 from cairn.runs.directory import RunDirectory, find, newest
 from cairn.runs.files_before import FilesBefore
 from cairn.store import disk
@@ -79,6 +80,8 @@ def prepare(argv: list[str], root: Path, config_path: str = "configs", config_na
             source = Source(configs, config_name)
             overrides.check(_given(found), _known(source), lambda some: _try_to_compose(some, source))
         full = Arguments.split(expand_resume([*given.flags, *found], configs, config_name, root))
+        if not any(item.startswith("hydra.run.dir=") for item in full.overrides):
+            run_name()  # else Hydra reports why there is none, with a traceback
         return [*full.flags, *overrides.renamed(full.overrides)]
     except CairnError as error:
         print(f"Error: {error}", file=sys.stderr)

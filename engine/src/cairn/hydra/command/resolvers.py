@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 # Not oc.decode and oc.create: they resolve the text that they get, which may be put together of harmless parts.
-_KNOWN = r"oc\.(?:env|select|deprecated|dict\.keys|dict\.values)|now|hydra|job_dir|python_version"
+_KNOWN = r"oc\.(?:env|select|deprecated|dict\.keys|dict\.values)|now|hydra|job_dir|run_name|python_version"
 _HARMLESS = re.compile(rf"\s*(?:[\w.\[\]/-]+\s*\}}|(?:{_KNOWN})\s*:)")
 _OF_ENVIRONMENT = re.compile(r"oc\.env\s*:\s*(?!PROJECT_ROOT\b)")
 

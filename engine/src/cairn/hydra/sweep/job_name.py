@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
+from cairn.jobs.run_name import run_name
+
 _LONGEST = 240
 """Maximum length of a directory's name in bytes; file systems allow 255."""
 _LONG = 36
@@ -65,5 +67,6 @@ def _digest(text: str, length: int = 8) -> str:
 
 
 def register() -> None:
-    """Make `${job_dir:...}` available in configurations."""
+    """Make `${job_dir:...}` and `${run_name:}` available in configurations."""
     OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
