@@ -409,6 +409,13 @@ def test_a_reused_encoder_encodes_each_state_as_a_new_one_does(changes):
         assert outcome(encoder.encode, state_in_a_run()) == outcome(encode, state_in_a_run())
 
 
+def test_texts_that_differ_in_each_save_do_not_pile_up():
+    encoder = Encoder()
+    for number in range(100):
+        encoder.encode({"weights": number, "digest": f"{number}", "log": f"{number}" * 1000})
+    assert len(encoder._texts) <= 10
+
+
 def test_an_encoder_keeps_no_tensor_alive():
     encoder, state = Encoder(), state_in_a_run()
     encoder.encode(state)
