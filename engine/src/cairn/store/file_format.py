@@ -131,6 +131,7 @@ class Layout:
         self.offsets = [entry.data for entry in self._entries]
         self._end = self._entries[-1].end if self._entries else 0
         self._directory = b"".join(entry.central for entry in self._entries)
+        self._behind_of, self._last_behind = -1, list[_Entry]()
 
     def num_bytes(self, pickle_bytes: int) -> int:
         """Size of the file with a pickle of `pickle_bytes`."""
@@ -159,9 +160,11 @@ class Layout:
         return b"".join([*parts, directory, self._closing(entries, len(directory))])
 
     def _behind(self, pickle_bytes: int) -> list[_Entry]:
-        """The records after the storages."""
-        sizes = {"data.pkl": pickle_bytes, **{name: len(data) for name, data in _FIXED.items()}}
-        return list(_in_a_row(list(sizes.items()), self._end))
+        """The records after the storages: from one save to the next, the size of the pickle seldom changes."""
+        if pickle_bytes != self._behind_of:
+            sizes = {"data.pkl": pickle_bytes, **{name: len(data) for name, data in _FIXED.items()}}
+            self._behind_of, self._last_behind = pickle_bytes, list(_in_a_row(list(sizes.items()), self._end))
+        return self._last_behind
 
     def _closing(self, behind: Sequence[_Entry], directory_bytes: int) -> bytes:
         return _end(len(self._entries) + len(behind), directory_bytes, behind[-1].end)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -35,7 +34,7 @@ def rng_state() -> dict[str, Any]:
             int(has_gauss),
             float(cached),
         ],
-        "python": [version, torch.frombuffer(array("q", words), dtype=torch.int64), gauss],
+        "python": [version, torch.from_numpy(np.fromiter(words, np.int64, len(words))), gauss],
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
