@@ -23,6 +23,7 @@ from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.agreement import Agreement, Alone
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
+from cairn.lightning.reading import modules
 from cairn.lightning.saved import pruning, ranks, resized, sums, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.types import Position
@@ -106,8 +107,9 @@ def capture(
         contents = boundary.dump(trainer, place)
         lazy = unsaved.lazy(contents["state_dict"])
         contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)
-        mine = rank_state(trainer) | epoch
-        attributes = audit(place, contents)
+        with modules.unchanging(trainer.lightning_module):  # no hook of the user is called
+            mine = rank_state(trainer) | epoch
+            attributes = audit(place, contents)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
     of_ranks = _gathered(mine, {**contents, unsaved.KEY: {"attributes": attributes}}, agreement)

@@ -575,10 +575,8 @@ def _counts(progress: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in progress.__dataclass_fields__:
         value = getattr(progress, name)
-        if isinstance(value, _BaseProgress):
-            value = _counts(value)
-        elif type(value) not in (int, bool):  # nearly all of them are, and `deepcopy` takes 1 us for each
-            value = copy.deepcopy(value)
+        if type(value) not in (int, bool):  # nearly all of them are, and `deepcopy` takes 1 us for each
+            value = _counts(value) if isinstance(value, _BaseProgress) else copy.deepcopy(value)
         found[name] = value
     return found
 

@@ -6,7 +6,6 @@ a layer is named as soon as it changes, with the way to build it again.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -176,8 +175,8 @@ def _remove_new(module: nn.Module, built: Built) -> None:
         parameters, shape = module.get_submodule(parent)._parameters, built.weights.get(name)
         if shape is None:
             del parameters[leaf]
-        elif shape not in (LAZY, str(tuple(parameter.shape))):
-            parameters[leaf] = nn.Parameter(torch.empty(ast.literal_eval(shape), device="meta"))
+        elif isinstance(shape, torch.Size) and shape != parameter.shape:
+            parameters[leaf] = nn.Parameter(torch.empty(shape, device="meta"))
 
 
 def _new_parts(module: nn.Module, built: Built) -> Iterator[tuple[str, nn.Module]]:
