@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from cairn.lightning.reading import modules
 from cairn.lightning.saved import pruning, ranks, resized, sums, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.types import Position
+from cairn.writing.encode import Constant
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Origin:
     """Stored in the checkpoint file."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Stored in the manifest."""
+
+    @cached_property
+    def encoded_config(self) -> Constant:
+        """The configuration, as a checkpoint holds it."""
+        return Constant(dict(self.config))
 
 
 _NOT_RESUMABLE: Mapping[type[Callback], str] = {
@@ -118,7 +125,7 @@ def capture(
         "place": place,
         "position": dict(vars(position)),
         "run": origin.run,
-        "config": dict(origin.config),
+        "config": origin.encoded_config,
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "threads": torch.get_num_threads(),

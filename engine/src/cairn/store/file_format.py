@@ -29,6 +29,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -131,13 +132,12 @@ class Layout:
         self.offsets = [entry.data for entry in self._entries]
         self._end = self._entries[-1].end if self._entries else 0
         self._directory = b"".join(entry.central for entry in self._entries)
-        self._behind_of, self._last_behind = -1, list[_Entry]()
+        self._around_of, self._known_around = -1, (b"", b"")
 
     def num_bytes(self, pickle_bytes: int) -> int:
         """Size of the file with a pickle of `pickle_bytes`."""
-        entries = self._behind(pickle_bytes)
-        directory = len(self._directory) + sum(len(entry.central) for entry in entries)
-        return entries[-1].end + directory + len(self._closing(entries, directory))
+        before, after = self._around(pickle_bytes)
+        return self._end + len(before) + pickle_bytes + len(after)
 
     def write_frame(self, view: memoryview) -> None:
         """Write what lies between the storages: the same for every file of this layout."""
@@ -148,26 +148,23 @@ class Layout:
 
     def write_tail(self, view: memoryview, pickle: bytes) -> int:
         """Write the pickle and the central directory after the storages; return the size of the file, in bytes."""
-        tail = self._tail(pickle)
+        before, after = self._around(len(pickle))
+        tail = b"".join((before, pickle, after))
         view[self._end : self._end + len(tail)] = tail
         return self._end + len(tail)
 
-    def _tail(self, pickle: bytes) -> bytes:
-        entries, parts = self._behind(len(pickle)), []
-        for entry, data in zip(entries, (pickle, *_FIXED.values()), strict=True):
-            parts += [entry.header, data, entry.descriptor]
-        directory = self._directory + b"".join(entry.central for entry in entries)
-        return b"".join([*parts, directory, self._closing(entries, len(directory))])
-
-    def _behind(self, pickle_bytes: int) -> list[_Entry]:
-        """The records after the storages: from one save to the next, the size of the pickle seldom changes."""
-        if pickle_bytes != self._behind_of:
+    def _around(self, pickle_bytes: int) -> tuple[bytes, bytes]:
+        """What lies between the storages and the pickle, and all that follows it: the size of a pickle seldom changes."""
+        if pickle_bytes != self._around_of:
             sizes = {"data.pkl": pickle_bytes, **{name: len(data) for name, data in _FIXED.items()}}
-            self._behind_of, self._last_behind = pickle_bytes, list(_in_a_row(list(sizes.items()), self._end))
-        return self._last_behind
-
-    def _closing(self, behind: Sequence[_Entry], directory_bytes: int) -> bytes:
-        return _end(len(self._entries) + len(behind), directory_bytes, behind[-1].end)
+            entries = list(_in_a_row(list(sizes.items()), self._end))
+            directory = self._directory + b"".join(entry.central for entry in entries)
+            closing = _end(len(self._entries) + len(entries), len(directory), entries[-1].end)
+            first, *others = entries
+            fixed = [(entry.header, data, entry.descriptor) for entry, data in zip(others, _FIXED.values(), strict=True)]
+            after = b"".join([first.descriptor, *chain.from_iterable(fixed), directory, closing])
+            self._around_of, self._known_around = pickle_bytes, (first.header, after)
+        return self._known_around
 
 
 def _in_a_row(records: Sequence[tuple[str, int]], at: int) -> Iterator[_Entry]:

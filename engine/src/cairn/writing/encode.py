@@ -48,6 +48,19 @@ class Encoded:
     num_converted: int = 0
 
 
+@dataclass(eq=False)
+class Constant:
+    """A part of a state that never changes: it is encoded once, however often the same object is saved.
+
+    Attributes:
+        value: The part. Nobody changes it.
+        opcodes: How it was encoded; None: not yet, or it holds tensors or numbers of numpy.
+    """
+
+    value: Any
+    opcodes: bytes | None = None
+
+
 class Encoder:
     """Encodes one state after the other and reuses the layout of the tensors while it does not change."""
 
@@ -266,6 +279,15 @@ class _Walk:
         # Sorted: the order of strings in a set differs between processes, and two equal runs write equal files.
         self._add_call(b"builtins\nset\n", sorted(value, key=repr))
 
+    def _add_constant(self, constant: Constant) -> None:
+        if constant.opcodes is not None:
+            self._parts.append(constant.opcodes)
+            return
+        first, others = len(self._parts), (len(self.tensors), self.num_converted)
+        self.add(constant.value)
+        if others == (len(self.tensors), self.num_converted):
+            constant.opcodes = b"".join(self._parts[first:])
+
     def _add_dtype(self, value: torch.dtype) -> None:
         self._parts.append(f"ctorch\n{str(value).removeprefix('torch.')}\n".encode())
 
@@ -308,6 +330,7 @@ _ADD: dict[type, Callable[[_Walk, Any], None]] = {
     torch.Size: lambda walk, value: walk._add_call(b"torch\nSize\n", tuple(value)),
     torch.device: lambda walk, value: walk._add_call(b"torch\ndevice\n", str(value)),
     torch.dtype: _Walk._add_dtype,
+    Constant: _Walk._add_constant,
 }
 """Functions that add a value, by type. Not attributes of a walk: the cycle would keep its tensors alive for a while."""
 

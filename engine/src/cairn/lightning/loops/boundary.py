@@ -577,12 +577,10 @@ def _state_of(loop: Any, found: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _counts(progress: Any) -> dict[str, Any]:
     if type(progress).state_dict is not _BaseProgress.state_dict:
         return dict(progress.state_dict())
-    found: dict[str, Any] = {}
-    for name in progress.__dataclass_fields__:
-        value = getattr(progress, name)
+    found = dict(vars(progress))
+    for name, value in found.items():
         if type(value) not in (int, bool):  # nearly all of them are, and `deepcopy` takes 1 us for each
-            value = _counts(value) if isinstance(value, _BaseProgress) else copy.deepcopy(value)
-        found[name] = value
+            found[name] = _counts(value) if isinstance(value, _BaseProgress) else copy.deepcopy(value)
     return found
 
 

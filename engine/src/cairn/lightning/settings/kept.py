@@ -38,6 +38,7 @@ from cairn.lightning.settings.exchanged import Exchanged
 from cairn.lightning.settings.modules import Loaded
 from cairn.lightning.settings.parts import Part
 from cairn.lightning.settings.raised import Raised
+from cairn.writing.encode import Constant
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ class Settings:
         self._parts: dict[str, list[Part]] = {}
         """By kind: `callbacks`, `optimizers`, `schedulers`, `metrics`."""
         self._saved: dict[str, Any] = {}
-        """What the next checkpoint says about them."""
+        """What the next checkpoint says about them; complete, and final, before the first save."""
+        self._encoded: dict[str, Constant] = {}
+        """The same, once there was a save."""
         self._ours: Mapping[str, Any] = {}
         """Our part of the checkpoint that the fit begins with."""
         self._checkpoint: Mapping[str, Any] = {}
@@ -73,7 +76,7 @@ class Settings:
     def see_callbacks(self) -> None:
         """Read the arguments of the callbacks, before a checkpoint is loaded."""
         self._saved, self._ours, self._resumes, self._withdrawn = {}, {}, False, False
-        self._loaded = self._buffers = None
+        self._loaded, self._buffers, self._encoded = None, None, {}
         self._see("callbacks", parts.callbacks(self.trainer))
         self._raised.see()
 
@@ -181,7 +184,9 @@ class Settings:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint says about the settings."""
         buffers = self._buffers.state() if self._buffers is not None else {}
-        return {**self._saved, "buffers": buffers, **self.exchanged.state(), **self._raised.state()}
+        if self._encoded.keys() != self._saved.keys():
+            self._encoded = {kind: Constant(value) for kind, value in self._saved.items()}
+        return {**self._encoded, "buffers": buffers, **self.exchanged.state(), **self._raised.state()}
 
     @property
     def _then(self) -> Mapping[str, Any]:
