@@ -127,3 +127,9 @@ class Quiet:
     def end(self) -> None:
         """End it."""
         self._moment = self._passed_at = None
+
+    def finish(self) -> Moment | None:
+        """End it; return what `latest` does."""
+        found = self.latest()
+        self.end()
+        return found

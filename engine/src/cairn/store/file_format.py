@@ -29,7 +29,6 @@ import struct
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -154,16 +153,18 @@ class Layout:
         return self._end + len(tail)
 
     def _around(self, pickle_bytes: int) -> tuple[bytes, bytes]:
-        """What lies between the storages and the pickle, and all that follows it: the size of a pickle seldom changes."""
+        """What precedes a pickle, behind the storages, and all that follows it: its size seldom changes."""
         if pickle_bytes != self._around_of:
             sizes = {"data.pkl": pickle_bytes, **{name: len(data) for name, data in _FIXED.items()}}
             entries = list(_in_a_row(list(sizes.items()), self._end))
             directory = self._directory + b"".join(entry.central for entry in entries)
             closing = _end(len(self._entries) + len(entries), len(directory), entries[-1].end)
             first, *others = entries
-            fixed = [(entry.header, data, entry.descriptor) for entry, data in zip(others, _FIXED.values(), strict=True)]
-            after = b"".join([first.descriptor, *chain.from_iterable(fixed), directory, closing])
-            self._around_of, self._known_around = pickle_bytes, (first.header, after)
+            after = [first.descriptor]
+            for entry, data in zip(others, _FIXED.values(), strict=True):
+                after += [entry.header, data, entry.descriptor]
+            self._around_of = pickle_bytes
+            self._known_around = first.header, b"".join([*after, directory, closing])
         return self._known_around
 
 

@@ -100,7 +100,8 @@ class Encoder:
             try:
                 self._known = _Storages(walk.tensors, specs, memories)
             except _TwoTypes as error:
-                _Walk(self._texts, error.number).add(state)  # repeats the walk, which raises with the path to the tensor
+                # Repeats the walk, which raises with the path to the tensor.
+                _Walk(self._texts, error.number).add(state)
                 raise
         known = self._known
         opcodes = walk.opcodes(known.references)
@@ -230,8 +231,7 @@ class _Walk:
         self._add_all(value)
         self._parts.append(_TUPLE)
 
-    # Most of the time of a walk is spent in the next two loops: the opcodes of most values come from one look-up and one
-    # call, without a frame of Python.
+    # Most of the time of a walk is spent in the next two loops: for most values, one look-up and one call are enough.
 
     def _add_all(self, values: Iterable[Any]) -> None:
         scalars, append = self._scalars, self._parts.append

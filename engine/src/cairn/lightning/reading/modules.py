@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any, TypeGuard
 
 from torch import nn
 from torchmetrics import Metric
@@ -25,9 +26,14 @@ def unchanging(model: nn.Module) -> Iterator[None]:
         _kept = None
 
 
+def is_metric(module: nn.Module) -> TypeGuard[Metric]:
+    """Whether a module is one of torchmetrics; asking the abstract class each time takes longer."""
+    kind: Any = type(module)
+    return _is_metric(kind)
+
+
 @lru_cache(1024)
-def is_metric(kind: type) -> bool:
-    """Whether a class of modules is one of torchmetrics; asking the abstract class itself takes longer."""
+def _is_metric(kind: type) -> bool:
     return issubclass(kind, Metric)
 
 

@@ -87,7 +87,7 @@ def weights(module: nn.Module) -> dict[str, Shape]:
     """Return the shapes of the parameters by name, and the names of metrics."""
     found: dict[str, Shape] = {}
     _add_shapes(module, "", found)
-    return found | {name: None for name, part in modules.named(module) if modules.is_metric(type(part))}
+    return found | {name: None for name, part in modules.named(module) if modules.is_metric(part)}
 
 
 def _add_shapes(module: nn.Module, prefix: str, found: dict[str, Shape]) -> None:

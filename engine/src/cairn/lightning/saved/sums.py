@@ -88,7 +88,7 @@ def metrics(module: LightningModule) -> dict[str, Any]:
             "plain": {key: value for key, value in vars(metric).items() if type(value) in _PLAIN},
         }
         for name, metric in modules.named(module)
-        if modules.is_metric(type(metric))
+        if modules.is_metric(metric)
     }
 
 
