@@ -91,8 +91,10 @@ class Layers:
 
 def _changes(module: nn.Module, built: Built) -> dict[str, list[str]]:
     """Return the names of what was added, removed and reshaped, in the order of the model."""
-    pruned = {f"{name}{end}" for name in pruning.names(module) for end in ("", "_orig")}
     before, now = built.weights, {**as_built.weights(module), **_buffers_of_new_parts(module, built)}
+    if now == before:
+        return {}
+    pruned = {f"{name}{end}" for name in pruning.names(module) for end in ("", "_orig")}
     return {
         "adds": [name for name in now if name not in before and name not in pruned],
         "removes": [name for name in before if name not in now and name not in pruned],
