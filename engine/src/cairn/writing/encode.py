@@ -53,7 +53,7 @@ class Constant:
     """A part of a state that never changes: it is encoded once, however often the same object is saved.
 
     Attributes:
-        value: The part. Nobody changes it.
+        value: The part. It must not change.
         opcodes: How it was encoded; None: not yet, or it holds tensors or numbers of numpy.
     """
 
