@@ -178,6 +178,7 @@ def _integers(values: Iterable[int]) -> bytes:
 
 
 _LONGEST_NAME = 256
+"""Opcodes of longer texts are not kept."""
 
 
 class _Texts(dict[str, bytes]):

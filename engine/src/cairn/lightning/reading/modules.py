@@ -23,7 +23,13 @@ def unchanging(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        _kept = None
+        forget()
+
+
+def forget() -> None:
+    """End the context of `unchanging`: the model changes, such as in a forked process that tries a hook."""
+    global _kept
+    _kept = None
 
 
 def is_metric(module: nn.Module) -> TypeGuard[Metric]:

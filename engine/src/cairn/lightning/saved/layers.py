@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from cairn.data.forked import forked
 from cairn.lightning.audited.audit import Audit
+from cairn.lightning.reading import modules
 from cairn.lightning.saved import as_built, pruning
 from cairn.lightning.saved.as_built import LAZY, Built
 from cairn.writing.mismatch import listed
@@ -139,6 +140,7 @@ def _hook_builds(module: Any, built: Built, contents: Mapping[str, Any]) -> str:
 
 
 def _tried(module: Any, built: Built, contents: dict[str, Any]) -> str:
+    modules.forget()
     kept = [*module.parameters(), *module.buffers()]  # a forked process must not release memory of a GPU
     wanted = as_built.weights(module)
     for part in module.modules():
