@@ -138,6 +138,18 @@ def test_the_state_of_a_module_and_its_optimizer_can_be_loaded_into_them(tmp_pat
     assert found["state_dict"]._metadata == module.state_dict()._metadata
 
 
+def test_texts_of_earlier_versions_are_numbered(tmp_path):
+    metadata = b"ccollections\nOrderedDict\n)R(u}(X\x09\0\0\0_metadatar\x02\0\0\0}(uub"
+    again = b"ccollections\nOrderedDict\n)R(u}(j\x02\0\0\0}(uub"
+    pickle = b"\x80\x02}(X\1\0\0\0ar\0\0\0\0](X\1\0\0\0br\1\0\0\0j\0\0\0\0ej\1\0\0\0(" + metadata + again + b"tu."
+    path = with_pickle(tmp_path / "a.ckpt", pickle)
+    found = decode.read(path)
+    assert found == {"a": ["b", "a"], "b": (OrderedDict(), OrderedDict())}
+    assert [item._metadata for item in found["b"]] == [{}, {}]
+    assert equal(found, torch_load(path))
+    assert decode.read(with_pickle(path, pickle.replace(b"r\1\0\0\0", b"r\7\0\0\0"))) is None
+
+
 def test_a_file_of_torch_save_is_left_to_torch(tmp_path):
     torch.save({"state_dict": {"weight": torch.ones(2)}}, tmp_path / "a.ckpt")
     assert decode.read(tmp_path / "a.ckpt") is None

@@ -19,7 +19,7 @@ from tests.support.values import file_of, reloaded
 from torch import nn
 
 from cairn.errors import UnsafeStateError
-from cairn.writing.encode import Encoder, encode
+from cairn.writing.encode import Constant, Encoder, encode
 
 
 class Color(enum.IntEnum):
@@ -407,6 +407,37 @@ def test_a_reused_encoder_encodes_each_state_as_a_new_one_does(changes):
             made(state)
         assert outcome(encoder.encode, state) == outcome(encode, state)
         assert outcome(encoder.encode, state_in_a_run()) == outcome(encode, state_in_a_run())
+
+
+def test_texts_that_differ_in_each_save_do_not_pile_up():
+    encoder = Encoder()
+    for number in range(100):
+        encoder.encode({"weights": number, "digest": f"{number}", "log": f"{number}" * 1000})
+    assert len(encoder._texts) <= 10
+
+
+def test_a_constant_part_is_encoded_once_and_as_if_it_were_none():
+    values = {"names": ["a", "b"], "limits": {"steps": 5, "rate": 0.5}}
+    constant, encoder = Constant(values), Encoder()
+    for number in range(3):
+        state = {"step": number, "settings": constant, "names": ["a"]}
+        assert outcome(encoder.encode, state) == outcome(encode, state | {"settings": values})
+    assert constant.opcodes is not None
+
+
+@pytest.mark.parametrize("values", [{"weight": torch.ones(2)}, {"number": np.float64(1.0)}])
+def test_a_constant_part_with_tensors_or_numbers_of_numpy_is_encoded_each_time(values):
+    constant, encoder = Constant(values), Encoder()
+    for number in range(2):
+        state = {"step": number, "settings": constant}
+        assert outcome(encoder.encode, state) == outcome(encode, state | {"settings": values})
+    assert encoder.encode({"settings": constant}).num_converted == ("number" in values)
+
+
+def test_a_value_that_is_refused_in_a_constant_part_is_named_with_its_path():
+    for _ in range(2):
+        with pytest.raises(UnsafeStateError, match=r"checkpoint\['settings'\]\['model'\]\[0\] is a "):
+            encode({"settings": Constant({"model": [object()]})})
 
 
 def test_an_encoder_keeps_no_tensor_alive():

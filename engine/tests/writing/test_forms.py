@@ -19,6 +19,7 @@ from tests.support import values as support
 from cairn.errors import UnsafeStateError
 from cairn.lightning.saved import unsaved
 from cairn.writing import forms
+from cairn.writing.encode import Constant
 from cairn.writing.form_encoder import FormEncoder
 
 
@@ -161,6 +162,13 @@ def test_a_state_dict_keeps_its_metadata(monkeypatch):
 
 def test_a_plain_state_gets_no_table(monkeypatch):
     assert saved({"mine": {"a": 1}}, monkeypatch)["cairn"] == {"format": 1}
+
+
+def test_a_constant_part_is_searched_for_values_with_a_form():
+    plain, mixed = Constant({"lr": 0.1}), Constant({"path": pathlib.PurePosixPath("a")})
+    found, table = forms.to_plain({"plain": plain, "mixed": mixed})
+    assert found == {"plain": plain, "mixed": {"path": "a"}}
+    assert table == [[["mixed", "path"], "path", "PurePosixPath"]]
 
 
 def test_each_save_has_the_values_of_its_time(monkeypatch):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from cairn.types import SaveCost, Saved
@@ -217,7 +217,7 @@ def _typical(samples: Iterable[float]) -> float:
     # that happens once (a compilation, a pause of the machine) does not.
     newest = list(samples)
     size = max(1, len(newest) // _NUM_BLOCKS)
-    return median(fmean(newest[end - size : end]) for end in range(len(newest), size - 1, -size))
+    return median(sum(newest[end - size : end]) for end in range(len(newest), size - 1, -size)) / size
 
 
 def _median(samples: Iterable[float], otherwise: float) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+from cairn import opening
 from cairn.errors import ConfigError
 from cairn.jobs.rendezvous import own_rank
 
@@ -56,7 +57,7 @@ def _safe(name: str) -> str:
 def _process(pid: int) -> str | None:
     """Return a name of a process that no other one of this machine has; None if the system does not tell."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        stat = opening.read_text(Path(f"/proc/{pid}/stat"))
     except OSError:
         return None
     started = stat.rpartition(")")[2].split()[19]  # in ticks since the machine was started

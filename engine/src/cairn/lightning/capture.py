@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,9 +24,11 @@ from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.agreement import Agreement, Alone
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
+from cairn.lightning.reading import modules
 from cairn.lightning.saved import pruning, ranks, resized, sums, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.types import Position
+from cairn.writing.encode import Constant
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Origin:
     """Stored in the checkpoint file."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Stored in the manifest."""
+
+    @cached_property
+    def encoded_config(self) -> Constant:
+        """The configuration, as a checkpoint holds it."""
+        return Constant(dict(self.config))
 
 
 _NOT_RESUMABLE: Mapping[type[Callback], str] = {
@@ -106,8 +114,9 @@ def capture(
         contents = boundary.dump(trainer, place)
         lazy = unsaved.lazy(contents["state_dict"])
         contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)
-        mine = rank_state(trainer) | epoch
-        attributes = audit(place, contents)
+        with modules.unchanging(trainer.lightning_module):  # no hook of the user is called
+            mine = rank_state(trainer) | epoch
+            attributes = audit(place, contents)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
     of_ranks = _gathered(mine, {**contents, unsaved.KEY: {"attributes": attributes}}, agreement)
@@ -116,7 +125,7 @@ def capture(
         "place": place,
         "position": dict(vars(position)),
         "run": origin.run,
-        "config": dict(origin.config),
+        "config": origin.encoded_config,
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         **_global_batch_size(trainer),

@@ -244,7 +244,7 @@ class Engine:
         return self._num_ready is not None and ready > self._num_ready
 
     def _end(self) -> None:
-        last = self.quiet.end()
+        last = self.quiet.finish()
         self.telemetry.clock.stop()
         for watcher in self.watchers:
             if last is not None:

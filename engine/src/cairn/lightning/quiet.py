@@ -126,8 +126,12 @@ class Quiet:
         since_save_s = moment.since_save_s + elapsed_s - moment.elapsed_s
         return replace(moment, position=self._moments.previous, elapsed_s=elapsed_s, since_save_s=since_save_s)
 
-    def end(self) -> Moment | None:
-        """End it; return what `latest` does."""
-        found = self.latest() if self._passed_at is not None else None
+    def end(self) -> None:
+        """End it."""
         self._moment = self._passed_at = None
+
+    def finish(self) -> Moment | None:
+        """End it; return what `latest` does."""
+        found = self.latest()
+        self.end()
         return found

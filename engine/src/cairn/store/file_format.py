@@ -131,12 +131,12 @@ class Layout:
         self.offsets = [entry.data for entry in self._entries]
         self._end = self._entries[-1].end if self._entries else 0
         self._directory = b"".join(entry.central for entry in self._entries)
+        self._around_of, self._known_around = -1, (b"", b"")
 
     def num_bytes(self, pickle_bytes: int) -> int:
         """Size of the file with a pickle of `pickle_bytes`."""
-        entries = self._behind(pickle_bytes)
-        directory = len(self._directory) + sum(len(entry.central) for entry in entries)
-        return entries[-1].end + directory + len(self._closing(entries, directory))
+        before, after = self._around(pickle_bytes)
+        return self._end + len(before) + pickle_bytes + len(after)
 
     def write_frame(self, view: memoryview) -> None:
         """Write what lies between the storages: the same for every file of this layout."""
@@ -147,24 +147,25 @@ class Layout:
 
     def write_tail(self, view: memoryview, pickle: bytes) -> int:
         """Write the pickle and the central directory after the storages; return the size of the file, in bytes."""
-        tail = self._tail(pickle)
+        before, after = self._around(len(pickle))
+        tail = b"".join((before, pickle, after))
         view[self._end : self._end + len(tail)] = tail
         return self._end + len(tail)
 
-    def _tail(self, pickle: bytes) -> bytes:
-        entries, parts = self._behind(len(pickle)), []
-        for entry, data in zip(entries, (pickle, *_FIXED.values()), strict=True):
-            parts += [entry.header, data, entry.descriptor]
-        directory = self._directory + b"".join(entry.central for entry in entries)
-        return b"".join([*parts, directory, self._closing(entries, len(directory))])
-
-    def _behind(self, pickle_bytes: int) -> list[_Entry]:
-        """The records after the storages."""
-        sizes = {"data.pkl": pickle_bytes, **{name: len(data) for name, data in _FIXED.items()}}
-        return list(_in_a_row(list(sizes.items()), self._end))
-
-    def _closing(self, behind: Sequence[_Entry], directory_bytes: int) -> bytes:
-        return _end(len(self._entries) + len(behind), directory_bytes, behind[-1].end)
+    def _around(self, pickle_bytes: int) -> tuple[bytes, bytes]:
+        """What precedes a pickle, behind the storages, and all that follows it: its size seldom changes."""
+        if pickle_bytes != self._around_of:
+            sizes = {"data.pkl": pickle_bytes, **{name: len(data) for name, data in _FIXED.items()}}
+            entries = list(_in_a_row(list(sizes.items()), self._end))
+            directory = self._directory + b"".join(entry.central for entry in entries)
+            closing = _end(len(self._entries) + len(entries), len(directory), entries[-1].end)
+            first, *others = entries
+            after = [first.descriptor]
+            for entry, data in zip(others, _FIXED.values(), strict=True):
+                after += [entry.header, data, entry.descriptor]
+            self._around_of = pickle_bytes
+            self._known_around = first.header, b"".join([*after, directory, closing])
+        return self._known_around
 
 
 def _in_a_row(records: Sequence[tuple[str, int]], at: int) -> Iterator[_Entry]:

@@ -3,7 +3,7 @@
 With many tensors, `torch.load(weights_only=True)` takes much longer than reading their bytes: it interprets the pickle
 opcode by opcode, in Python. What `Encoder` writes has few forms, each of which is recognized here as a whole:
 
-    key       X <length> "layers.0.weight" r <number>     a text, and later its number: j <number>
+    key       X <length> "layers.0.weight"                earlier versions: r <number>, and j <number> from then on
     tensor    c torch._utils _rebuild_tensor_v2 ( ... )   one regular expression; equal shapes are parsed once
 
 Nothing is looked up by a name from the file, and nothing is called that the file could choose: each form maps to one
@@ -103,7 +103,9 @@ class _Reader:
 
     def __init__(self, pickle: bytes, memory: torch.UntypedStorage, places: list[tuple[int, int]]) -> None:
         self._pickle, self._memory, self._places = pickle, memory, places
-        self._texts: list[str] = []
+        self._texts: dict[str, str] = {}
+        """Each text once, however often it is read."""
+        self._numbered: list[str] = []
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._specs: dict[tuple[bytes, bytes], _Spec] = {}
 
@@ -124,13 +126,16 @@ class _Reader:
     def _text(self, at: int) -> tuple[str, int]:
         end = at + 5 + _U32.unpack_from(self._pickle, at + 1)[0]
         text = self._pickle[at + 5 : end].decode("utf-8", "surrogatepass")
-        if self._pickle[end : end + 1] != b"r" or _U32.unpack_from(self._pickle, end + 1)[0] != len(self._texts):
+        text = self._texts.setdefault(text, text)
+        if self._pickle[end] != _PUT:
+            return text, end
+        if _U32.unpack_from(self._pickle, end + 1)[0] != len(self._numbered):
             raise _NotOurs
-        self._texts.append(text)
+        self._numbered.append(text)
         return text, end + 5
 
-    def _known_text(self, at: int) -> tuple[str, int]:
-        return self._texts[_U32.unpack_from(self._pickle, at + 1)[0]], at + 5
+    def _numbered_text(self, at: int) -> tuple[str, int]:
+        return self._numbered[_U32.unpack_from(self._pickle, at + 1)[0]], at + 5
 
     def _long(self, at: int) -> tuple[int, int]:
         end = at + 2 + self._pickle[at + 1]
@@ -201,7 +206,7 @@ class _Reader:
 
     def _is_metadata(self, at: int) -> bool:
         if self._pickle[at : at + 3] == b"}(j":
-            return self._texts[_U32.unpack_from(self._pickle, at + 3)[0]] == _METADATA
+            return self._numbered[_U32.unpack_from(self._pickle, at + 3)[0]] == _METADATA
         return self._pickle.startswith(b"}(X\x09\0\0\0_metadata", at)
 
     def _tensor(self, match: re.Match[bytes]) -> Tensor:
@@ -266,10 +271,10 @@ def _refuse(reader: _Reader, at: int) -> Any:
     raise _NotOurs
 
 
-_SETITEMS = b"u"[0]
+_SETITEMS, _PUT = b"u"[0], b"r"[0]
 _FORMS: dict[int, Callable[[_Reader, int], tuple[Any, int]]] = {
     b"X"[0]: _Reader._text,
-    b"j"[0]: _Reader._known_text,
+    b"j"[0]: _Reader._numbered_text,
     b"c"[0]: _Reader._global,
     b"}"[0]: _Reader._dict,
     b"]"[0]: _Reader._list,

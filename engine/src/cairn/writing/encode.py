@@ -16,7 +16,7 @@ import struct
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -48,11 +48,24 @@ class Encoded:
     num_converted: int = 0
 
 
+@dataclass(eq=False)
+class Constant:
+    """A part of a state that never changes: it is encoded once, however often the same object is saved.
+
+    Attributes:
+        value: The part. It must not change.
+        opcodes: How it was encoded; None: not yet, or it holds tensors or numbers of numpy.
+    """
+
+    value: Any
+    opcodes: bytes | None = None
+
+
 class Encoder:
     """Encodes one state after the other and reuses the layout of the tensors while it does not change."""
 
     def __init__(self) -> None:
-        self._known = _Storages([], [], [])
+        self._known, self._texts, self._most_texts = _Storages([], [], []), _Texts(), -1
 
     def encode(self, state: Any, name: str = "checkpoint") -> Encoded:
         """Encode a state; its tensors are referred to, not copied.
@@ -76,14 +89,19 @@ class Encoder:
             raise UnsafeStateError(refused.sentence(name)) from None
 
     def _encode(self, state: Any) -> Encoded:
-        walk = _Walk()
+        if is_first := len(self._texts) > self._most_texts:
+            self._texts.clear()  # some texts differ in each save, and those of former ones pile up
+        walk = _Walk(self._texts)
         walk.add(state)
+        if is_first:
+            self._most_texts = 2 * len(self._texts)
         specs, memories = _specs(walk.tensors), _memories(walk.tensors)
         if (self._known.specs, self._known.memories) != (specs, memories):
             try:
                 self._known = _Storages(walk.tensors, specs, memories)
             except _TwoTypes as error:
-                _Walk(refused=error.number).add(state)  # repeats the walk, which raises with the path to the tensor
+                # Repeats the walk, which raises with the path to the tensor.
+                _Walk(self._texts, error.number).add(state)
                 raise
         known = self._known
         opcodes = walk.opcodes(known.references)
@@ -159,23 +177,39 @@ def _integers(values: Iterable[int]) -> bytes:
     return _MARK + b"".join(parts) + _TUPLE
 
 
+_LONGEST_NAME = 256
+"""Opcodes of longer texts are not kept."""
+
+
+class _Texts(dict[str, bytes]):
+    """Opcodes by text. Most texts of a state are names, the same ones in each save."""
+
+    def __missing__(self, text: str) -> bytes:
+        found = _text(text)
+        if len(text) <= _LONGEST_NAME:
+            self[text] = found
+        return found
+
+
 class _Walk:
     """Writes opcodes; those of tensors are left open until it is known which of them share a storage."""
 
-    def __init__(self, refused: int | None = None) -> None:
+    def __init__(self, texts: _Texts, refused: int | None = None) -> None:
         self.tensors: list[Tensor] = []
         self._refused = refused
         self._parts: list[bytes] = [pickle.PROTO + b"\x02"]
         self._open: list[int] = []
         """Indices of the parts that refer to tensors."""
-        self._texts: dict[str, bytes] = {}
+        self._texts = texts
+        self._scalars: dict[type, Callable[[Any], bytes]] = {**_SCALARS, str: texts.__getitem__}
         self.num_converted = 0
 
     def add(self, value: Any) -> None:
-        add = _ADD.get(type(value))
-        if add is not None:
+        if (opcode := self._scalars.get(type(value))) is not None:
+            self._parts.append(opcode(value))
+        elif (add := _ADD.get(type(value))) is not None:
             add(self, value)
-        elif isinstance(value, np.generic) and type(value.item()) in _SCALARS:
+        elif isinstance(value, np.generic) and type(value.item()) in self._scalars:
             self.num_converted += 1
             self.add(value.item())
         else:
@@ -188,14 +222,6 @@ class _Walk:
             self._parts[part] = reference
         return b"".join([*self._parts, pickle.STOP])
 
-    def _add_text(self, value: str) -> None:
-        known = self._texts.get(value)
-        if known is None:
-            number = struct.pack("<I", len(self._texts))
-            self._texts[value] = pickle.LONG_BINGET + number
-            known = _text(value) + pickle.LONG_BINPUT + number
-        self._parts.append(known)
-
     def _add_list(self, value: list[Any]) -> None:
         self._parts.append(pickle.EMPTY_LIST + _MARK)
         self._add_all(value)
@@ -206,25 +232,33 @@ class _Walk:
         self._add_all(value)
         self._parts.append(_TUPLE)
 
+    # Most of the time of a walk is spent in the next two loops: for most values, one look-up and one call are enough.
+
     def _add_all(self, values: Iterable[Any]) -> None:
+        scalars, append = self._scalars, self._parts.append
         for number, value in enumerate(values):
             try:
-                _ADD.get(type(value), _Walk.add)(self, value)
+                if (opcode := scalars.get(type(value))) is not None:
+                    append(opcode(value))
+                else:
+                    _ADD.get(type(value), _Walk.add)(self, value)
             except _Refused as refused:
                 refused.path = f"[{number}]{refused.path}"
                 raise
 
     def _add_items(self, value: Mapping[Any, Any], empty: bytes = pickle.EMPTY_DICT) -> None:
-        self._parts.append(empty + _MARK)
-        texts, append = self._texts, self._parts.append
-        for key, item in value.items():  # the hot loop: most of the time of a walk is spent here
-            known = texts.get(key) if type(key) is str else None
-            if known is not None:
-                append(known)
+        texts, scalars, append = self._texts, self._scalars, self._parts.append
+        append(empty + _MARK)
+        for key, item in value.items():
+            if type(key) is str:
+                append(texts[key])
             else:
                 self._add_key(key)
             try:
-                _ADD.get(type(item), _Walk.add)(self, item)
+                if (opcode := scalars.get(type(item))) is not None:
+                    append(opcode(item))
+                else:
+                    _ADD.get(type(item), _Walk.add)(self, item)
             except _Refused as refused:
                 refused.path = f"[{key!r}]{refused.path}"
                 raise
@@ -246,12 +280,21 @@ class _Walk:
         # Sorted: the order of strings in a set differs between processes, and two equal runs write equal files.
         self._add_call(b"builtins\nset\n", sorted(value, key=repr))
 
+    def _add_constant(self, constant: Constant) -> None:
+        if constant.opcodes is not None:
+            self._parts.append(constant.opcodes)
+            return
+        first, others = len(self._parts), (len(self.tensors), self.num_converted)
+        self.add(constant.value)
+        if others == (len(self.tensors), self.num_converted):
+            constant.opcodes = b"".join(self._parts[first:])
+
     def _add_dtype(self, value: torch.dtype) -> None:
         self._parts.append(f"ctorch\n{str(value).removeprefix('torch.')}\n".encode())
 
     def _add_key(self, key: Any) -> None:
         parts = key if type(key) is tuple else (key,)
-        if type(key) not in (str, int) and any(type(part) not in _SCALARS for part in parts):
+        if type(key) not in (str, int) and any(type(part) not in self._scalars for part in parts):
             raise _Refused(f"has the key {key!r} of type {type(key).__name__}", "use a string or a number")
         self.add(key)
 
@@ -267,14 +310,16 @@ class _Walk:
         self._parts.append(b"")
 
 
+_SCALARS: dict[type, Callable[[Any], bytes]] = {
+    bool: {True: pickle.NEWTRUE, False: pickle.NEWFALSE}.__getitem__,
+    int: _integer,
+    float: partial(struct.Struct(">cd").pack, pickle.BINFLOAT),
+    type(None): {None: pickle.NONE}.__getitem__,
+}
+"""Functions that return the opcodes of a value, by type; those of texts depend on the walk."""
 _ADD: dict[type, Callable[[_Walk, Any], None]] = {
     Tensor: _Walk._add_tensor,
     nn.Parameter: _Walk._add_tensor,
-    str: _Walk._add_text,
-    bool: lambda walk, value: walk._parts.append(pickle.NEWTRUE if value else pickle.NEWFALSE),
-    int: lambda walk, value: walk._parts.append(_integer(value)),
-    float: lambda walk, value: walk._parts.append(pickle.BINFLOAT + struct.pack(">d", value)),
-    type(None): lambda walk, value: walk._parts.append(pickle.NONE),
     list: _Walk._add_list,
     tuple: _Walk._add_tuple,
     dict: _Walk._add_items,
@@ -286,9 +331,9 @@ _ADD: dict[type, Callable[[_Walk, Any], None]] = {
     torch.Size: lambda walk, value: walk._add_call(b"torch\nSize\n", tuple(value)),
     torch.device: lambda walk, value: walk._add_call(b"torch\ndevice\n", str(value)),
     torch.dtype: _Walk._add_dtype,
+    Constant: _Walk._add_constant,
 }
 """Functions that add a value, by type. Not attributes of a walk: the cycle would keep its tensors alive for a while."""
-_SCALARS = (bool, int, float, str, type(None))
 
 
 def _specs(tensors: Iterable[Tensor]) -> list[TensorSpec]:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from cairn.writing import subclasses
+from cairn.writing.encode import Constant
 
 OURS, TABLE = "cairn", "forms"
 """Keys of the table in a checkpoint. Part of the file format."""
@@ -77,6 +78,9 @@ def _plain(value: Any, path: tuple[Any, ...], table: list[list[Any]]) -> Any:
     kind = type(value)
     if kind in _DONE:
         return value
+    if kind is Constant:
+        plain = _plain(value.value, path, table)
+        return value if plain is value.value else plain
     if kind in (dict, collections.OrderedDict, collections.Counter):
         pairs = []
         for key, item in value.items():

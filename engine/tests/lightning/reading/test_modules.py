@@ -62,3 +62,14 @@ def test_modes_and_buffers_of_a_compiled_part_are_found_as_torch_finds_them():
 
 def test_modes_without_a_frozen_parameter_name_none():
     assert unsaved.modes(nn.Linear(2, 2)) == {"training": {"": True}, "frozen": []}
+
+
+def test_a_model_that_does_not_change_is_walked_through_once():
+    model, other = shared(), nn.Linear(2, 2)
+    with modules.unchanging(model):
+        assert modules.named(model) is modules.named(model)
+        assert modules.named(model) == list(model.named_modules())
+        assert modules.named(model, "Net")[0] == ("Net", model)
+        assert modules.named(other) == [("", other)]
+    model.append(other)
+    assert modules.named(model) == list(model.named_modules())

@@ -99,6 +99,10 @@ class UnrelatedReshapes(Reshapes):
     on_load_checkpoint = Unrelated.on_load_checkpoint
 
 
+class ForgetsItsMetric(AddsAMetric):
+    on_load_checkpoint = Unrelated.on_load_checkpoint
+
+
 ADDED = r"adds net\.1 \(weight, bias\)"
 NAMED = {
     AddsInAnEpochsStart: (4, ADDED),
@@ -112,6 +116,7 @@ NAMED = {
     AddsStatistics: (2, r"adds norm \(running_mean, running_var, num_batches_tracked\)"),
     Unrelated: (2, ADDED),
     UnrelatedReshapes: (2, "reshapes head"),
+    ForgetsItsMetric: (2, "adds mean"),
 }
 """How many steps a run makes before the change is named, and how."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -59,7 +58,7 @@ def _as_a_failed_save() -> Iterator[None]:
 
 def _resumable(trainer: Trainer) -> dict[str, Any]:
     """Return the loggers that have a state, by class and number, such as `CSVLogger 0`."""
-    classes: Counter[str] = Counter()
+    classes: dict[str, int] = {}
     found: dict[str, Any] = {}
     for logger in trainer.loggers:
         keeper: Any = logger
@@ -67,6 +66,6 @@ def _resumable(trainer: Trainer) -> dict[str, Any]:
             keeper = EventFiles(logger)
         if hasattr(keeper, "state_dict") and hasattr(keeper, "load_state_dict"):
             name = type(logger).__name__
-            found[f"{name} {classes[name]}"] = keeper
-            classes[name] += 1
+            classes[name] = number = classes.get(name, -1) + 1
+            found[f"{name} {number}"] = keeper
     return found

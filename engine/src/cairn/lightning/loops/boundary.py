@@ -37,6 +37,7 @@ import importlib.util
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import zip_longest
 from typing import Any, Literal, Protocol
 
@@ -185,6 +186,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
     fit_loop.saved_by = None
     fit_loop.forget_global_batches()
     fit_loop.engine = epoch_loop.engine = engine
+    trainer._checkpoint_connector._get_loops_state_dict = partial(_states_of_loops, trainer)  # type: ignore[method-assign]
 
 
 def requeue_signal(trainer: Trainer) -> str | None:
@@ -527,9 +529,6 @@ class BoundaryFitLoop(_RequestingFitLoop):
         found = loaders.states(train_loaders(self.trainer), self._epoch_loop.before_fetch)
         return {"combined_loader": found} if found else {}
 
-    def state_dict(self, destination: dict[str, Any] | None = None, prefix: str = "") -> dict[str, Any]:
-        return _state_of(self, {} if destination is None else destination, prefix)
-
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
         # A read of `trainer.estimated_stepping_batches` has created the loaders before their positions were loaded.
@@ -705,29 +704,31 @@ def val_loaders(trainer: Trainer) -> list[Any]:
     return list(combined.flattened) if combined is not None else []
 
 
+def _states_of_loops(trainer: Trainer) -> dict[str, Any]:
+    names = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
+    return {name: _state_of(getattr(trainer, name), {}, "") for name in names}
+
+
 def _state_of(loop: Any, found: dict[str, Any], prefix: str) -> dict[str, Any]:
     """Return the state of a loop and those in it, as Lightning's own method does, which copies each number deeply."""
+    if type(loop).state_dict is not _Loop.state_dict:
+        return dict(loop.state_dict(found, prefix))
     found[f"{prefix}state_dict"] = loop.on_save_checkpoint()
     for name, value in vars(loop).items():
         if isinstance(value, _BaseProgress):
             found[prefix + name] = _counts(value)
         elif isinstance(value, _Loop):
-            own = type(value).state_dict is not _Loop.state_dict
-            value.state_dict(found, f"{prefix}{name}.") if own else _state_of(value, found, f"{prefix}{name}.")
+            _state_of(value, found, f"{prefix}{name}.")
     return found
 
 
 def _counts(progress: Any) -> dict[str, Any]:
     if type(progress).state_dict is not _BaseProgress.state_dict:
         return dict(progress.state_dict())
-    found: dict[str, Any] = {}
-    for name in progress.__dataclass_fields__:
-        value = getattr(progress, name)
-        if isinstance(value, _BaseProgress):
-            value = _counts(value)
-        elif type(value) not in (int, bool):  # nearly all of them are, and `deepcopy` takes 1 us for each
-            value = copy.deepcopy(value)
-        found[name] = value
+    found = dict(vars(progress))
+    for name, value in found.items():
+        if type(value) not in (int, bool):  # nearly all of them are, and `deepcopy` takes 1 us for each
+            found[name] = _counts(value) if isinstance(value, _BaseProgress) else copy.deepcopy(value)
     return found
 
 

@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, TypeGuard
+
 from torch import nn
+from torchmetrics import Metric
+
+_Named = list[tuple[str, nn.Module]]
+_kept: tuple[nn.Module, _Named] | None = None
+"""The model of `unchanging`, and its modules."""
 
 
-def named(model: nn.Module, root: str = "") -> list[tuple[str, nn.Module]]:
+@contextmanager
+def unchanging(model: nn.Module) -> Iterator[None]:
+    """Context in which no module is added to a model or removed: `named` walks through it once."""
+    global _kept
+    _kept = (model, named(model))
+    try:
+        yield
+    finally:
+        forget()
+
+
+def forget() -> None:
+    """End the context of `unchanging`: the model changes, such as in a forked process that tries a hook."""
+    global _kept
+    _kept = None
+
+
+def is_metric(module: nn.Module) -> TypeGuard[Metric]:
+    """Whether a module is one of torchmetrics; asking the abstract class each time takes longer."""
+    kind: Any = type(module)
+    return _is_metric(kind)
+
+
+@lru_cache(1024)
+def _is_metric(kind: type) -> bool:
+    return issubclass(kind, Metric)
+
+
+def named(model: nn.Module, root: str = "") -> _Named:
     """Return the modules of a model by name, each once, in the order of `named_modules`.
 
     It takes a fraction of the time of `named_modules`, which passes each module through a generator per level.
@@ -14,6 +52,8 @@ def named(model: nn.Module, root: str = "") -> list[tuple[str, nn.Module]]:
         model: The model.
         root: Name of the model itself, with which all names begin.
     """
+    if not root and _kept is not None and _kept[0] is model:
+        return _kept[1]
     found: dict[int, tuple[str, nn.Module]] = {}
     waiting = [(root, model)]
     while waiting:

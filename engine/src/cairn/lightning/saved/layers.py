@@ -6,7 +6,6 @@ a layer is named as soon as it changes, with the way to build it again.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from cairn.data.forked import forked
 from cairn.lightning.audited.audit import Audit
+from cairn.lightning.reading import modules
 from cairn.lightning.saved import as_built, pruning
 from cairn.lightning.saved.as_built import LAZY, Built
 from cairn.writing.mismatch import listed
@@ -92,8 +92,10 @@ class Layers:
 
 def _changes(module: nn.Module, built: Built) -> dict[str, list[str]]:
     """Return the names of what was added, removed and reshaped, in the order of the model."""
-    pruned = {f"{name}{end}" for name in pruning.names(module) for end in ("", "_orig")}
     before, now = built.weights, {**as_built.weights(module), **_buffers_of_new_parts(module, built)}
+    if now == before:
+        return {}
+    pruned = {f"{name}{end}" for name in pruning.names(module) for end in ("", "_orig")}
     return {
         "adds": [name for name in now if name not in before and name not in pruned],
         "removes": [name for name in before if name not in now and name not in pruned],
@@ -138,6 +140,7 @@ def _hook_builds(module: Any, built: Built, contents: Mapping[str, Any]) -> str:
 
 
 def _tried(module: Any, built: Built, contents: dict[str, Any]) -> str:
+    modules.forget()
     kept = [*module.parameters(), *module.buffers()]  # a forked process must not release memory of a GPU
     wanted = as_built.weights(module)
     for part in module.modules():
@@ -176,8 +179,8 @@ def _remove_new(module: nn.Module, built: Built) -> None:
         parameters, shape = module.get_submodule(parent)._parameters, built.weights.get(name)
         if shape is None:
             del parameters[leaf]
-        elif shape not in (LAZY, str(tuple(parameter.shape))):
-            parameters[leaf] = nn.Parameter(torch.empty(ast.literal_eval(shape), device="meta"))
+        elif isinstance(shape, torch.Size) and shape != parameter.shape:
+            parameters[leaf] = nn.Parameter(torch.empty(shape, device="meta"))
 
 
 def _new_parts(module: nn.Module, built: Built) -> Iterator[tuple[str, nn.Module]]:

@@ -130,7 +130,10 @@ def _convert(strategy: Strategy) -> None:
 
 
 def _changed(module: nn.Module, built: Built) -> Iterator[tuple[str, str]]:
-    now, masks = as_built.buffers(module), {f"{name}_mask" for name in pruning.names(module)}  # see pruning.py
+    now = as_built.buffers(module)
+    if now == built.buffers:
+        return
+    masks = {f"{name}_mask" for name in pruning.names(module)}  # see pruning.py
     for name in {**built.buffers, **now}:
         form = now.get(name, ABSENT)
         if form != built.first(name) and LAZY not in (form, built.first(name)) and name not in masks:

@@ -23,7 +23,6 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _ResultMetric,
     _Sync,
 )
-from torchmetrics import Metric
 
 from cairn.errors import UnsafeStateError
 from cairn.lightning.reading import modules
@@ -90,7 +89,7 @@ def metrics(module: LightningModule) -> dict[str, Any]:
             "plain": {key: value for key, value in vars(metric).items() if type(value) in _PLAIN},
         }
         for name, metric in modules.named(module)
-        if isinstance(metric, Metric)
+        if modules.is_metric(metric)
     }
 
 

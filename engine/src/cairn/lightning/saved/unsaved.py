@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ KEY = "cairn"
 """Key of Cairn's state in a Lightning checkpoint. Part of the file format: it stays if the package is renamed."""
 FORMAT = 1
 """Version of what lies under `KEY`."""
+_HAS_MPS = torch.backends.mps.is_available()
 
 
 def rng_state() -> dict[str, Any]:
@@ -35,11 +35,11 @@ def rng_state() -> dict[str, Any]:
             int(has_gauss),
             float(cached),
         ],
-        "python": [version, torch.frombuffer(array("q", words), dtype=torch.int64), gauss],
+        "python": [version, torch.from_numpy(np.fromiter(words, np.int64, len(words))), gauss],
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
-    if torch.backends.mps.is_available():
+    if _HAS_MPS:
         state["mps"] = torch.mps.get_rng_state()
     return state
 
@@ -53,7 +53,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(words.tolist()), gauss))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
-    if "mps" in state and torch.backends.mps.is_available():
+    if "mps" in state and _HAS_MPS:
         torch.mps.set_rng_state(state["mps"].cpu())
 
 

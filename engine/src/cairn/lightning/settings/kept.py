@@ -38,6 +38,7 @@ from cairn.lightning.settings.exchanged import Exchanged
 from cairn.lightning.settings.modules import Loaded
 from cairn.lightning.settings.parts import Part
 from cairn.lightning.settings.raised import Raised
+from cairn.writing.encode import Constant
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class Settings:
         self._parts: dict[str, list[Part]] = {}
         """By kind: `callbacks`, `optimizers`, `schedulers`, `metrics`."""
         self._saved: dict[str, Any] = {}
-        """What the next checkpoint says about them."""
+        """What the next checkpoint says about them: the same from the first save on."""
+        self._constants: dict[str, Constant] = {}
         self._ours: Mapping[str, Any] = {}
         """Our part of the checkpoint that the fit begins with."""
         self._checkpoint: Mapping[str, Any] = {}
@@ -73,7 +75,7 @@ class Settings:
     def see_callbacks(self) -> None:
         """Read the arguments of the callbacks, before a checkpoint is loaded."""
         self._saved, self._ours, self._resumes, self._withdrawn = {}, {}, False, False
-        self._loaded = self._buffers = None
+        self._loaded, self._buffers, self._constants = None, None, {}
         self._see("callbacks", parts.callbacks(self.trainer))
         self._raised.see()
 
@@ -181,16 +183,20 @@ class Settings:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint says about the settings."""
         buffers = self._buffers.state() if self._buffers is not None else {}
-        return {**self._saved, "buffers": buffers, **self.exchanged.state(), **self._raised.state()}
+        self._constants = _as_constants(self._saved, self._constants)
+        return {**self._constants, "buffers": buffers, **self.exchanged.state(), **self._raised.state()}
 
     @property
-    def _then(self) -> Mapping[str, Any]:
-        settings: Mapping[str, Any] = self._ours.get("settings", {})
-        return settings
+    def _then(self) -> Any:
+        return self._ours.get("settings", {})
 
     def _see(self, kind: str, found: Iterator[Part]) -> None:
         self._parts[kind] = list(found)
         self._saved[kind] = {part.key: part.plain() for part in self._parts[kind]}
+
+
+def _as_constants(saved: Mapping[str, Any], known: dict[str, Constant]) -> dict[str, Constant]:
+    return known if known.keys() == saved.keys() else {kind: Constant(value) for kind, value in saved.items()}
 
 
 @rank_zero_only
