@@ -121,6 +121,8 @@ def _globals(functions: Mapping[str, Iterable[FunctionType]], packages: frozense
             # A list in a module that only a callback fills is taken for its records: losses, or the rows of a plot.
             if full in known or (role == "callback" and issubclass(type(value), list | dict | set | deque)):
                 continue
+            if type(value) is FunctionType and not parts.has_values(value):
+                continue
             if module not in known:
                 yield f"{module}.{_OWNER}", True
             known |= {module, full}

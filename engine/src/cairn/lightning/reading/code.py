@@ -209,7 +209,7 @@ def chain(item: Any) -> Iterator[FunctionType]:
 def globals_of(
     functions: Iterable[FunctionType], packages: frozenset[str] = frozenset()
 ) -> Iterator[tuple[str, str, Any]]:
-    """Yield module, name and value of the global variables that functions of the user name.
+    """Yield module, name and value of the global variables that functions of the user name, functions included.
 
     Functions and classes of the user that they name are read, too; so are the attributes of such classes.
 
@@ -236,7 +236,7 @@ def globals_of(
                 if is_own(str(value.__module__), packages):
                     waiting += own_functions(value, packages)
                     yield from ((f"{where}.{name}", key, item) for key, item in class_attributes(value, packages))
-            elif not issubclass(type(value), FunctionType):
+            else:
                 yield where, name, value
 
 
