@@ -580,6 +580,22 @@ def test_records_of_a_callback_in_its_module_are_quiet_and_its_generator_is_not(
     assert found == [f"{__name__}.CHANCE"]
 
 
+class CountsInAList(Callback):
+    """Reads a list of its module, on which the training depends."""
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        COUNTS[0] += 1
+
+
+COUNTS = [0]
+
+
+def test_a_list_in_the_module_of_a_callback_that_it_reads_is_named() -> None:
+    callback = CountsInAList()
+    found = changed(connected(Net(), callbacks=(callback,)), callback.on_train_batch_end)
+    assert found == [f"{__name__}.COUNTS"]
+
+
 class Seeks:
     """Reads a file at places of its own."""
 

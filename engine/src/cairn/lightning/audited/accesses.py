@@ -117,6 +117,8 @@ class Accesses:
 
     def hooks_end(self) -> None:
         """The hooks at the start of an epoch have run."""
+        for key in self._appeared():
+            self._first.setdefault(key, False)
         self._in_hooks = {(key, watched.name): is_read for (key, watched), is_read in self._first.items()}
         for watched in self._watched.values():
             if watched.is_replaced:

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from torch import nn
 
 from cairn.errors import ConfigError
 from cairn.lightning.audited import held, values
@@ -27,11 +28,14 @@ from cairn.lightning.audited.findings import Findings
 from cairn.lightning.audited.hook_changes import HookChanges
 from cairn.lightning.reading import attributes, owners
 from cairn.lightning.reading.attributes import Attributes
+from cairn.lightning.reading.code import read_by
 from cairn.types import AuditMode
 
 _NUM_AUDITED = 3
 """Saves of which all attributes are compared: the first ones inside an epoch, the first ones at the end of one, and of
 later ones those with the numbers 4, 8, 16, ..."""
+_LOADER = "train_dataloader"
+"""Method that runs before the hooks at the start of an epoch, and may read what they set."""
 _NUM_WATCHED = 2
 """Epochs in which accesses of batches are watched; those of the hooks at the start of an epoch are in all."""
 
@@ -71,6 +75,8 @@ class Audit:
         self._num_epochs = self._num_boundaries = 0
         self._expected: Attributes = {}
         """What hooks had set before the checkpoint at the end of an epoch."""
+        self._lost: tuple[Attributes, Attributes] = ({}, {})
+        """Attributes that training had changed before it, and their values after the resume from it."""
 
     @property
     def _off(self) -> bool:
@@ -112,6 +118,8 @@ class Audit:
             if self._accesses.first_in_hooks(*self._objects.find(name)) != "set"
         }
         self.findings.lost(values.only(missing, expected), now)
+        (before, after), self._lost = self._lost, ({}, {})
+        self.findings.lost(values.only({name for name in before if not self._hooks_set(name)}, before), after)
 
     def at_boundary(self) -> None:
         """A boundary is reached while accesses are watched. This takes microseconds."""
@@ -146,6 +154,8 @@ class Audit:
         new = [name for name in now if name in changed - known]
         new = [name for name in new if name.rpartition(".")[0] not in self.findings.explained]
         new = [name for name in new if not held.holds(contents, self._objects.find(name), now[name], self.trainer)]
+        if place == "epoch":  # a resume from here runs the hooks at the start of an epoch
+            new = [name for name in new if not self._hooks_set(name)]
         harmless = {name for name in changed if self._verdict(name) == "set"}
         self.findings.changed(new, harmless, self._advice)
         if found is not None:
@@ -167,7 +177,7 @@ class Audit:
         self._changed |= training.keys() | harmless.keys()
         self._set_by_hooks |= hooks.keys()
         if place == "epoch":  # the hooks at the start of the next epoch are still to come
-            self._expected, hooks = hooks, {}
+            self._expected, self._lost, hooks, training = hooks, (training, now), {}, {}
         self.findings.lost({**training, **hooks}, now)
         self.findings.lost_if_read(harmless, now)
         self._objects.update()
@@ -180,6 +190,12 @@ class Audit:
 
     def _advice(self, names: list[str]) -> str:
         return self._objects.growth(names) + attributes.advice(self.trainer, names)
+
+    def _hooks_set(self, name: str) -> bool:
+        """Whether the last hooks at the start of an epoch have set an attribute before anything else could read it."""
+        owner, attribute = self._objects.find(name)
+        is_watched = isinstance(owner, nn.Module | Callback) and attribute not in read_by(type(owner), _LOADER)
+        return is_watched and self._accesses.first_in_hooks(owner, attribute) == "set"
 
     def _verdict(self, name: str) -> Verdict:
         return "set" if self._objects.is_stamp(name) else self._accesses.verdict(*self._objects.find(name))

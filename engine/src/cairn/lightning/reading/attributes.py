@@ -3,6 +3,7 @@
     owners.py       objects that Lightning knows, and what they wrap    Net, Net.layers.0, Augment, Points
     parts.py        what each of them holds                             attributes, slots, closures, hooks, classes
     code.py         whose code it is, and the globals that it names     project.model.COUNT
+    records.py      globals that callbacks only fill                    project.callbacks.LOSSES
     iterators.py    where an iterator or an open file stands
     fingerprint.py  a value as a short scalar or a digest
 
@@ -20,13 +21,15 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from cairn.lightning.loops import finders
-from cairn.lightning.reading import code, iterators, owners, parts
+from cairn.lightning.reading import code, iterators, owners, parts, records
 from cairn.lightning.reading.fingerprint import EMPTY as EMPTY
 from cairn.lightning.reading.fingerprint import OPAQUE, Budget, plain
 
 Attributes = dict[str, Any]
 """Values by name, such as `Net.temperature`: plain scalars as they are, everything else as a digest."""
 _MAX_ATTRIBUTES = 20_000
+_MAY_BE_RECORDS = (list, dict, set, deque)
+"""Containers that a callback may only fill, with losses or the rows of a plot."""
 _OWNER = "<owner>"
 """Attribute that each owner seems to have: says that the object was there."""
 
@@ -116,13 +119,14 @@ def _globals(functions: Mapping[str, Iterable[FunctionType]], packages: frozense
     """Yield name and value of the global variables that functions name; those of callbacks without their records."""
     known: set[str] = set()
     for role, named in functions.items():
-        for module, name, value in code.globals_of(named, packages):
+        read: list[FunctionType] = []
+        for module, name, value in list(code.globals_of(named, packages, read)):
             full = f"{module}.{name}"
-            # A list in a module that only a callback fills is taken for its records: losses, or the rows of a plot.
-            if full in known or (role == "callback" and issubclass(type(value), list | dict | set | deque)):
+            if full in known or (type(value) is FunctionType and not parts.has_values(value)):
                 continue
-            if type(value) is FunctionType and not parts.has_values(value):
-                continue
+            if role == "callback" and issubclass(type(value), _MAY_BE_RECORDS):
+                if all(records.only_adds(function.__code__, name) for function in read):
+                    continue
             if module not in known:
                 yield f"{module}.{_OWNER}", True
             known |= {module, full}

@@ -207,7 +207,7 @@ def chain(item: Any) -> Iterator[FunctionType]:
 
 
 def globals_of(
-    functions: Iterable[FunctionType], packages: frozenset[str] = frozenset()
+    functions: Iterable[FunctionType], packages: frozenset[str] = frozenset(), read: list[FunctionType] | None = None
 ) -> Iterator[tuple[str, str, Any]]:
     """Yield module, name and value of the global variables that functions of the user name, functions included.
 
@@ -216,6 +216,7 @@ def globals_of(
     Args:
         functions: Where to begin.
         packages: See `is_own`.
+        read: Gets all functions that are read.
     """
     waiting: list[Any] = list(functions)
     seen: set[Any] = set()
@@ -225,6 +226,8 @@ def globals_of(
         if function.__code__ in seen or not is_own(module, packages):
             continue
         seen.add(function.__code__)
+        if read is not None:
+            read.append(function)
         waiting += chain(vars(function).get("__wrapped__"))
         wanted = _sorted_names(function.__code__)
         for where, name, value in _variables(module, function.__globals__, wanted, packages):
