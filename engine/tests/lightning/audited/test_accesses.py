@@ -369,6 +369,22 @@ def test_classes_are_as_before_when_the_fit_has_ended(tmp_path: Path) -> None:
     assert [values.keys() for values in after] == [values.keys() for values in before]
 
 
+class SumsItsClass(Net):
+    """Reads the defaults of its class past the attributes."""
+
+    margin, weight = 1.0, 2.0
+
+    def on_train_epoch_start(self) -> None:
+        self.margin = sum(value for value in vars(type(self)).values() if isinstance(value, float))
+        self.weight = float(self.current_epoch)
+
+
+def test_a_hook_that_reads_the_dictionary_of_a_class_finds_its_values(tmp_path: Path) -> None:
+    module = SumsItsClass()
+    messages(tmp_path, module)
+    assert module.margin == 3.0
+
+
 class Raises(Callback):
     """Fails again when it learns of an error, before the other callbacks do."""
 

@@ -36,7 +36,7 @@ def test_what_is_only_added_to_is_a_record(function: Callable[..., Any]) -> None
         lambda key: ROWS[key] + 1,
         lambda: len(ROWS),
         lambda key: ROWS[-1].update(a=ROWS[-2]),
-        lambda: [row for row in ROWS],
+        lambda: [row + 1 for row in ROWS],
         lambda: json.dumps(ROWS),
         lambda key: ROWS.get(key),
         lambda: (lambda: max(ROWS))(),

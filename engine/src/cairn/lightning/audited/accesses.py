@@ -45,6 +45,8 @@ Verdict = Literal["read", "set", "unknown"]
 
 _LOOKS = {"__dict__", "vars"}
 """Names in the code of a class that may read attributes of an object, or of its class, without the descriptor."""
+_OF_CLASSES = {"type", "__class__", "__mro__", "__bases__"}
+"""Names in code that looks at classes: with the ones above, at the dictionary of a class."""
 _ASKS = {"hasattr", "getattr"}
 _COMPILED = "_torchdynamo_orig_callable"
 """Attribute of a function that `torch.compile` returns."""
@@ -85,6 +87,8 @@ class Accesses:
         for owner in found:
             if not isinstance(owner, torch.jit.ScriptModule):
                 self._watch(owner, by_all if isinstance(owner, LightningModule) else codes[type(owner)])
+        if any(map(_reads_classes, map(type, owners.values()))):
+            return  # it would find the descriptors, and miss the defaults of the class
         items = {id(item): item for owner in owners.values() for item in (owner, *helpers_of(owner))}
         of_classes = {kind: {name for name, _ in class_attributes(kind)} for kind in map(type, items.values())}
         for item in items.values():
@@ -240,6 +244,18 @@ def _code(kind: type) -> _Code:
 def _reads_dict(kind: type) -> bool:
     """Whether the user's code in a class may look at the attributes of an object without the descriptor."""
     return any(names(function.__code__) & _LOOKS for function in _own_functions(kind))
+
+
+@cache
+def _reads_classes(kind: type) -> bool:
+    """Whether the user's code in a class may look at the dictionary of a class, such as `vars(type(self))`."""
+    for function in _own_functions(kind):
+        named, variables = names(function.__code__), function.__globals__
+        if named & _LOOKS and ("cls" in function.__code__.co_varnames or named & _OF_CLASSES):
+            return True
+        if named & _LOOKS and any(isinstance(variables.get(name), type) for name in named):
+            return True
+    return False
 
 
 def _own_functions(kind: type) -> list[FunctionType]:

@@ -112,11 +112,7 @@ class Audit:
         expected, self._expected = self._expected, {}
         # What hooks fill only once is not filled with this epoch's value by a run that was not interrupted.
         missing = {name for name in expected.keys() & hooks if how[name] == "built"}
-        missing |= {
-            name
-            for name in expected.keys() - hooks
-            if self._accesses.first_in_hooks(*self._objects.find(name)) != "set"
-        }
+        missing |= {name for name in expected.keys() - hooks if not self._hooks.set_again(name, now.get(name))}
         self.findings.lost(values.only(missing, expected), now)
         (before, after), self._lost = self._lost, ({}, {})
         self.findings.lost(values.only({name for name in before if not self._hooks_set(name)}, before), after)

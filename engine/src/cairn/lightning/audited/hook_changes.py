@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from lightning.pytorch import Trainer
 
 from cairn.lightning.audited import values
 from cairn.lightning.audited.accesses import Accesses
 from cairn.lightning.audited.audited import AuditedObjects
-from cairn.lightning.audited.helpers import Helpers, How
+from cairn.lightning.audited.helpers import Helpers, How, helpers_of
+from cairn.lightning.audited.hook_code import HookCode
 from cairn.lightning.reading import attributes
 from cairn.lightning.reading.attributes import Attributes
 from cairn.lightning.reading.code import is_library
-from cairn.lightning.reading.parts import HPARAMS
+from cairn.lightning.reading.parts import HPARAMS, SCALARS, fields
 
 _WORST_FIRST: tuple[How, ...] = ("carried", "built")
 
@@ -29,12 +31,18 @@ class HookChanges:
 
     def __init__(self, trainer: Trainer, objects: AuditedObjects, accesses: Accesses) -> None:
         self._objects, self._accesses, self._helpers = objects, accesses, Helpers(trainer)
+        self._trainer = trainer
+        self._code: HookCode | None = None
+        self._hparams: dict[str, dict[str, Any]] = {}
+        """Hyperparameters before the hooks, by name of the attribute."""
 
     def begin(self) -> None:
         """The hooks are about to run."""
         found = self._objects.all()
         self._accesses.watch(found)
         self._helpers.remember(found.values())
+        self._hparams = {f"{label}.{HPARAMS}": _hparams_of(owner) for label, owner in found.items()}
+        self._code = None
         self._accesses.hooks_begin()
 
     def how(self, name: str, before: Attributes, now: Attributes) -> How:
@@ -50,9 +58,11 @@ class HookChanges:
         owner, attribute = self._objects.find(name)
         value = self._objects.value(name)
         if self._helpers.knows(value):
-            found = self._helpers.changes(value, lambda *key: self._accesses.first_in_hooks(*key) == "set")
+            found = self._helpers.changes(value, self._is_assigned)
             # What no attribute explains has changed deeper inside than helpers are followed.
             return next((how for how in _WORST_FIRST if how in found), "assigned" if found else "carried")
+        if owner is not None and attribute == HPARAMS:
+            return "assigned" if self._are_set(name, owner) else "carried"
         access = "none" if owner is None else self._accesses.first_in_hooks(owner, attribute)
         if access == "set" or values.is_unset(now.get(name)):  # reset
             return "assigned"
@@ -61,6 +71,47 @@ class HookChanges:
             if owner is not None and self._helpers.grows(owner, attribute, now[name]) and access == "read":
                 return "carried"
             return "built" if access == "read" or name in before else "assigned"
-        # Global variables and hyperparameters are not watched. What a library assigns to its own objects is not ours.
-        is_unknown = owner is None or attribute == HPARAMS or not is_library(type(owner))
-        return "carried" if access == "read" or is_unknown else "assigned"
+        if access == "none" and type(now[name]) in _NUMBERS and self._sets(attribute):
+            return "assigned"
+        # Global variables are not watched. What a library assigns to its own objects is not ours.
+        return "carried" if access == "read" or owner is None or not is_library(type(owner)) else "assigned"
+
+    def set_again(self, name: str, value: Any) -> bool:
+        """Whether the hooks have set an attribute, also to the value that it had.
+
+        Args:
+            name: Of the attribute.
+            value: Its value.
+        """
+        owner, attribute = self._objects.find(name)
+        if owner is not None and attribute == HPARAMS:
+            return any(self._sets(key) for key in _hparams_of(owner))
+        access = "none" if owner is None else self._accesses.first_in_hooks(owner, attribute)
+        return access == "set" or (access == "none" and type(value) in _NUMBERS and self._sets(attribute))
+
+    def _is_assigned(self, item: Any, name: str) -> bool:
+        access = self._accesses.first_in_hooks(item, name)
+        value = dict(fields(item)).get(name)
+        return access == "set" or (access == "none" and type(value) in SCALARS and self._sets(name))
+
+    def _are_set(self, name: str, owner: Any) -> bool:
+        """Whether the hooks have only set those hyperparameters that differ, to numbers or texts."""
+        before, now = self._hparams.get(name, {}), _hparams_of(owner)
+        changed = [key for key in {**before, **now} if not values.same(before.get(key), now.get(key))]
+        plain = dict(getattr(owner, HPARAMS, {}))
+        return all(type(plain.get(key)) in SCALARS and key in now and self._sets(key) for key in changed)
+
+    def _sets(self, name: str) -> bool:
+        if self._code is None:
+            found = self._objects.all()
+            self._code = HookCode(self._trainer, [part for item in found.values() for part in helpers_of(item)])
+        return self._code.sets(name)
+
+
+_NUMBERS = (bool, int, float)
+"""Values that are compared as they are: a text may be the digest of a list."""
+
+
+def _hparams_of(owner: Any) -> dict[str, Any]:
+    found = dict(fields(owner)).get("_hparams")
+    return {key: attributes.value_of(value) for key, value in dict.items(found)} if isinstance(found, dict) else {}

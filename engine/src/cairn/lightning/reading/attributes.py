@@ -124,9 +124,9 @@ def _globals(functions: Mapping[str, Iterable[FunctionType]], packages: frozense
             full = f"{module}.{name}"
             if full in known or (type(value) is FunctionType and not parts.has_values(value)):
                 continue
-            if role == "callback" and issubclass(type(value), _MAY_BE_RECORDS):
-                if all(records.only_adds(function.__code__, name) for function in read):
-                    continue
+            may_be_record = role == "callback" and issubclass(type(value), _MAY_BE_RECORDS)
+            if may_be_record and all(records.only_adds(function.__code__, name) for function in read):
+                continue
             if module not in known:
                 yield f"{module}.{_OWNER}", True
             known |= {module, full}
