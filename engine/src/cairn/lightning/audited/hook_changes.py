@@ -12,7 +12,7 @@ from cairn.lightning.audited.accesses import Accesses
 from cairn.lightning.audited.audited import AuditedObjects
 from cairn.lightning.audited.helpers import Helpers, How, helpers_of
 from cairn.lightning.audited.hook_code import HookCode
-from cairn.lightning.reading import attributes
+from cairn.lightning.reading import attributes, modules
 from cairn.lightning.reading.attributes import Attributes
 from cairn.lightning.reading.code import is_library
 from cairn.lightning.reading.parts import HPARAMS, SCALARS, fields
@@ -35,6 +35,8 @@ class HookChanges:
         self._code: HookCode | None = None
         self._hparams: dict[str, dict[str, Any]] = {}
         """Hyperparameters before the hooks, by name of the attribute."""
+        self._parts: list[str] = []
+        """Names of the parts of the model before the hooks."""
 
     def begin(self) -> None:
         """The hooks are about to run."""
@@ -42,7 +44,7 @@ class HookChanges:
         self._accesses.watch(found)
         self._helpers.remember(found.values())
         self._hparams = {f"{label}.{HPARAMS}": _hparams_of(owner) for label, owner in found.items()}
-        self._code = None
+        self._code, self._parts = None, self._names_of_parts()
         self._accesses.hooks_begin()
 
     def how(self, name: str, before: Attributes, now: Attributes) -> How:
@@ -63,6 +65,8 @@ class HookChanges:
             return next((how for how in _WORST_FIRST if how in found), "assigned" if found else "carried")
         if owner is not None and attribute == HPARAMS:
             return "assigned" if self._are_set(name, owner) else "carried"
+        if attribute == attributes.MODULES:  # an epoch replaces layers, or adds to those of the last one
+            return "assigned" if self._parts == self._names_of_parts() else "carried"
         access = "none" if owner is None else self._accesses.first_in_hooks(owner, attribute)
         if access == "set" or values.is_unset(now.get(name)):  # reset
             return "assigned"
@@ -88,6 +92,9 @@ class HookChanges:
             return any(self._sets(key) for key in _hparams_of(owner))
         access = "none" if owner is None else self._accesses.first_in_hooks(owner, attribute)
         return access == "set" or (access == "none" and type(value) in _NUMBERS and self._sets(attribute))
+
+    def _names_of_parts(self) -> list[str]:
+        return [name for name, _ in modules.named(self._trainer.lightning_module)]
 
     def _is_assigned(self, item: Any, name: str) -> bool:
         access = self._accesses.first_in_hooks(item, name)

@@ -21,7 +21,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from cairn.lightning.loops import finders
-from cairn.lightning.reading import code, iterators, owners, parts, records
+from cairn.lightning.reading import code, iterators, modules, owners, parts, records
 from cairn.lightning.reading.fingerprint import EMPTY as EMPTY
 from cairn.lightning.reading.fingerprint import OPAQUE, Budget, plain
 
@@ -30,6 +30,8 @@ Attributes = dict[str, Any]
 _MAX_ATTRIBUTES = 20_000
 _MAY_BE_RECORDS = (list, dict, set, deque)
 """Containers that a callback may only fill, with losses or the rows of a plot."""
+MODULES = "modules()"
+"""Attribute that the model seems to have: the names and classes of its parts."""
 _OWNER = "<owner>"
 """Attribute that each owner seems to have: says that the object was there."""
 
@@ -82,6 +84,11 @@ def advice(trainer: Trainer, names: Collection[str]) -> str:
         return f"{name} is {kind}, which cannot be saved: save its position, and build it again from there. "
     if any(name.endswith(f".{parts.HPARAMS}") for name in names):
         return "A resume does not load the hyperparameters that a checkpoint lists. "
+    if any(name.endswith(f".{MODULES}") for name in names):
+        return (
+            "It replaces layers by those of other classes, or adds layers without weights, which a resume does not "
+            "repeat: do so in __init__, configure_model() or setup(), or in each on_train_epoch_start. "
+        )
     return ""
 
 
@@ -98,6 +105,8 @@ def _named(found: Collection[owners.Owner]) -> Iterator[tuple[str, Any, bool]]:
     tuned = set[str]().union(*(finders.tuned(owner.item) for owner in found))  # a resume sets them again
     for owner in found:
         yield f"{owner.label}.{_OWNER}", True, False
+        if owner.role == "model" and "." not in owner.name:
+            yield f"{owner.label}.{MODULES}", modules.classes(owner.item), False
         is_seeded = owner.is_ours and owner.role in ("dataset", "collate", "sampler")
         values = list(owners.attributes(owner, packages))
         if tuned:

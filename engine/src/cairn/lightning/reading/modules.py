@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from torch import nn
+from torchmetrics import Metric
 
 
 def named(model: nn.Module, root: str = "") -> list[tuple[str, nn.Module]]:
@@ -24,3 +27,17 @@ def named(model: nn.Module, root: str = "") -> list[tuple[str, nn.Module]]:
                 prefix = f"{name}." if name else ""
                 waiting += [(f"{prefix}{key}", part) for key, part in reversed(inner.items()) if part is not None]
     return list(found.values())
+
+
+def classes(model: nn.Module) -> str:
+    """Return a digest of the names and classes of the parts of a model, without its metrics.
+
+    A lazy module counts as what its first batch makes of it.
+    """
+    found = []
+    for name, part in named(model):
+        kind = type(part)
+        if not (isinstance(part, Metric) or kind.__module__.startswith("torchmetrics")):
+            kind = getattr(kind, "cls_to_become", None) or kind
+            found.append(f"{name} {kind.__module__}.{kind.__qualname__}")
+    return hashlib.blake2b("\n".join(found).encode(), digest_size=8).hexdigest()
