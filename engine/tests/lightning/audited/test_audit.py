@@ -246,6 +246,32 @@ def test_what_a_repeated_hook_cannot_set_again_is_named(tmp_path: Path) -> None:
     assert message.startswith("This resume may not be exact: Bare.anchor has another value.")
 
 
+class Anchored(Net):
+    """Keeps what it has at the start of the run: its weights, the epoch, and more of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchors: list[Tensor] = []
+        self.width, self.started_at = 4, 0.0
+
+    def on_fit_start(self) -> None:
+        self.anchors.append(self.layer.weight.detach().clone())
+
+    def on_train_start(self) -> None:
+        self.first_epoch, self.started_at, self.size = self.current_epoch, time.time(), self.width * 2
+
+
+@pytest.mark.parametrize(("stop", "names"), [(2, {"anchors"}), (4, {"anchors", "first_epoch"})])
+def test_what_hooks_set_at_the_start_of_a_run_is_compared_by_a_resume(
+    stop: int, names: set[str], tmp_path: Path
+) -> None:
+    assert messages(tmp_path, Anchored(), max_steps=stop) == []
+    for end in (5, -1):  # the second time, it is compared with the first process as well
+        (message,) = messages(tmp_path, Anchored(), max_steps=end)
+        assert message.startswith("This resume may not be exact: Anchored.")
+        assert {word.partition(" ")[0] for word in message.split("Anchored.")[1:]} >= names
+
+
 class Caching(Bare):
     """Fills attributes once, in its first batch."""
 

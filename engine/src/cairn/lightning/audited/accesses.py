@@ -77,9 +77,7 @@ class Accesses:
         """Watch the attributes that these objects have and that are not watched yet."""
         if self._is_closed:
             return
-        compiled = any(_is_compiled(owner) for owner in owners.values() if isinstance(owner, nn.Module))
-        found = [owner for owner in owners.values() if isinstance(owner, nn.Module | Callback)]
-        found = [] if compiled or not self.active else found
+        found = _parts(owners.values()) if self.active else []
         kinds: set[Any] = {type(owner) for owner in found}
         codes = {kind: _code(kind) for kind in kinds}
         # Callbacks assign attributes of the LightningModule.
@@ -88,7 +86,7 @@ class Accesses:
             if not isinstance(owner, torch.jit.ScriptModule):
                 self._watch(owner, by_all if isinstance(owner, LightningModule) else codes[type(owner)])
         if any(map(_reads_classes, map(type, owners.values()))):
-            return  # it would find the descriptors, and miss the defaults of the class
+            return  # it would find the descriptors instead of defaults
         items = {id(item): item for owner in owners.values() for item in (owner, *helpers_of(owner))}
         of_classes = {kind: {name for name, _ in class_attributes(kind)} for kind in map(type, items.values())}
         for item in items.values():
@@ -121,8 +119,7 @@ class Accesses:
 
     def hooks_end(self) -> None:
         """The hooks at the start of an epoch have run."""
-        for key in self._appeared():
-            self._first.setdefault(key, False)
+        self._first |= {key: False for key in self._appeared() if key not in self._first}
         self._in_hooks = {(key, watched.name): is_read for (key, watched), is_read in self._first.items()}
         for watched in self._watched.values():
             if watched.is_replaced:
@@ -262,6 +259,12 @@ def _own_functions(kind: type) -> list[FunctionType]:
     members = [member for base in kind.__mro__ if not is_library(base) for member in vars(base).values()]
     functions = [getattr(member, "__wrapped__", member) for member in members]
     return [function for function in functions if isinstance(function, FunctionType)]
+
+
+def _parts(owners: Iterable[Any]) -> list[nn.Module | Callback]:
+    """Return the modules and callbacks among objects; none if a module is compiled."""
+    found = [owner for owner in owners if isinstance(owner, nn.Module | Callback)]
+    return [] if any(isinstance(part, nn.Module) and _is_compiled(part) for part in found) else found
 
 
 def _is_compiled(part: nn.Module) -> bool:

@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from lightning.pytorch import Callback, Trainer
-from torch import nn
+from lightning.pytorch import Trainer
 
 from cairn.errors import ConfigError
 from cairn.lightning.audited import held, values
@@ -26,16 +25,14 @@ from cairn.lightning.audited.audited import AuditedObjects
 from cairn.lightning.audited.caches import Caches
 from cairn.lightning.audited.findings import Findings
 from cairn.lightning.audited.hook_changes import HookChanges
+from cairn.lightning.audited.start_hooks import set_at_start
 from cairn.lightning.reading import attributes, owners
 from cairn.lightning.reading.attributes import Attributes
-from cairn.lightning.reading.code import read_by
 from cairn.types import AuditMode
 
 _NUM_AUDITED = 3
 """Saves of which all attributes are compared: the first ones inside an epoch, the first ones at the end of one, and of
 later ones those with the numbers 4, 8, 16, ..."""
-_LOADER = "train_dataloader"
-"""Method that runs before the hooks at the start of an epoch, and may read what they set."""
 _NUM_WATCHED = 2
 """Epochs in which accesses of batches are watched; those of the hooks at the start of an epoch are in all."""
 
@@ -71,12 +68,10 @@ class Audit:
         self._changed: set[str] = set()
         """Names of attributes that have changed in this run, apart from these hooks."""
         self._set_by_hooks: set[str] = set()
+        self._at_start: Attributes | None = None
+        """What hooks before the first epoch of this run have set."""
         self._num_saves = {"batch": 0, "epoch": 0}
         self._num_epochs = self._num_boundaries = 0
-        self._expected: Attributes = {}
-        """What hooks had set before the checkpoint at the end of an epoch."""
-        self._lost: tuple[Attributes, Attributes] = ({}, {})
-        """Attributes that training had changed before it, and their values after the resume from it."""
 
     @property
     def _off(self) -> bool:
@@ -91,6 +86,7 @@ class Audit:
         self._caches.note(changed, self._base, now)
         self._changed |= changed
         self._base = now
+        self._at_start = set_at_start(self.trainer, now) if self._at_start is None else self._at_start
         if self._num_epochs == _NUM_WATCHED:
             self.watches = False
             self._accesses.only_in_hooks()
@@ -109,13 +105,8 @@ class Audit:
         self._changed = (self._changed - hooks) | carried
         self._set_by_hooks |= hooks - carried
         self._base = now
-        expected, self._expected = self._expected, {}
-        # What hooks fill only once is not filled with this epoch's value by a run that was not interrupted.
-        missing = {name for name in expected.keys() & hooks if how[name] == "built"}
-        missing |= {name for name in expected.keys() - hooks if not self._hooks.set_again(name, now.get(name))}
-        self.findings.lost(values.only(missing, expected), now)
-        (before, after), self._lost = self._lost, ({}, {})
-        self.findings.lost(values.only({name for name in before if not self._hooks_set(name)}, before), after)
+        for lost, instead in self._hooks.lost(how, now):
+            self.findings.lost(lost, instead)
 
     def at_boundary(self) -> None:
         """A boundary is reached while accesses are watched. This takes microseconds."""
@@ -134,7 +125,8 @@ class Audit:
 
         Returns:
             The attributes that have changed so far, for the resume from this checkpoint: those of `training`; those
-            that training sets before it reads them, `set`; and those of the hooks at the start of an epoch, `hooks`.
+            that training sets before it reads them, `set`; those of the hooks at the start of an epoch, `hooks`; and
+            those that the hooks before the first epoch have set, `start`.
         """
         if self._off:
             return {}
@@ -151,29 +143,35 @@ class Audit:
         new = [name for name in new if name.rpartition(".")[0] not in self.findings.explained]
         new = [name for name in new if not held.holds(contents, self._objects.find(name), now[name], self.trainer)]
         if place == "epoch":  # a resume from here runs the hooks at the start of an epoch
-            new = [name for name in new if not self._hooks_set(name)]
+            new = [name for name in new if not self._hooks.set_first(name)]
         harmless = {name for name in changed if self._verdict(name) == "set"}
         self.findings.changed(new, harmless, self._advice)
         if found is not None:
             self._accesses.watch(attributes.by_label(found))
         kinds = {"training": changed - harmless, "set": harmless, "hooks": self._set_by_hooks - changed}
-        return {key: values.only(names, now) for key, names in kinds.items()}
+        saved = {key: values.only(names, now) for key, names in kinds.items()}
+        at_start = self._at_start or {}
+        return saved | {"start": values.only(at_start.keys() - self._changed - changed - self._set_by_hooks, at_start)}
 
-    def resumed(self, place: str, saved: Mapping[str, Attributes]) -> None:
+    def resumed(self, place: str, saved: Mapping[str, Attributes], goes_on: bool = True) -> None:
         """Compare the attributes with those at the save, after everything has been restored.
 
         Args:
             place: Kind of the boundary of the checkpoint.
             saved: What `at_save` returned for it.
+            goes_on: Whether the same run goes on; else a new one starts from the checkpoint.
         """
         if self._off:
             return
         self._base = now = attributes.of_trainer(self.trainer)
         training, harmless, hooks = (saved.get(key, {}) for key in ("training", "set", "hooks"))
+        self._at_start = saved.get("start", {}) if goes_on else None
+        self.findings.lost(self._at_start or {}, now)
         self._changed |= training.keys() | harmless.keys()
         self._set_by_hooks |= hooks.keys()
         if place == "epoch":  # the hooks at the start of the next epoch are still to come
-            self._expected, self._lost, hooks, training = hooks, (training, now), {}, {}
+            self._hooks.expect(hooks, training, now)
+            hooks, training = {}, {}
         self.findings.lost({**training, **hooks}, now)
         self.findings.lost_if_read(harmless, now)
         self._objects.update()
@@ -186,12 +184,6 @@ class Audit:
 
     def _advice(self, names: list[str]) -> str:
         return self._objects.growth(names) + attributes.advice(self.trainer, names)
-
-    def _hooks_set(self, name: str) -> bool:
-        """Whether the last hooks at the start of an epoch have set an attribute before anything else could read it."""
-        owner, attribute = self._objects.find(name)
-        is_watched = isinstance(owner, nn.Module | Callback) and attribute not in read_by(type(owner), _LOADER)
-        return is_watched and self._accesses.first_in_hooks(owner, attribute) == "set"
 
     def _verdict(self, name: str) -> Verdict:
         return "set" if self._objects.is_stamp(name) else self._accesses.verdict(*self._objects.find(name))

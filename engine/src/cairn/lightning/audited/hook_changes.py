@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from torch import nn
 
 from cairn.lightning.audited import values
 from cairn.lightning.audited.accesses import Accesses
@@ -14,9 +16,11 @@ from cairn.lightning.audited.helpers import Helpers, How, helpers_of
 from cairn.lightning.audited.hook_code import HookCode
 from cairn.lightning.reading import attributes, modules
 from cairn.lightning.reading.attributes import Attributes
-from cairn.lightning.reading.code import is_library
+from cairn.lightning.reading.code import is_library, read_by
 from cairn.lightning.reading.parts import HPARAMS, SCALARS, fields
 
+_LOADER = "train_dataloader"
+"""Method that runs before the hooks at the start of an epoch, and may read what they set."""
 _WORST_FIRST: tuple[How, ...] = ("carried", "built")
 
 
@@ -33,6 +37,7 @@ class HookChanges:
         self._objects, self._accesses, self._helpers = objects, accesses, Helpers(trainer)
         self._trainer = trainer
         self._code: HookCode | None = None
+        self._expected: tuple[Attributes, Attributes, Attributes] = ({}, {}, {})
         self._hparams: dict[str, dict[str, Any]] = {}
         """Hyperparameters before the hooks, by name of the attribute."""
         self._parts: list[str] = []
@@ -80,18 +85,42 @@ class HookChanges:
         # Global variables are not watched. What a library assigns to its own objects is not ours.
         return "carried" if access == "read" or owner is None or not is_library(type(owner)) else "assigned"
 
-    def set_again(self, name: str, value: Any) -> bool:
-        """Whether the hooks have set an attribute, also to the value that it had.
+    def set_first(self, name: str) -> bool:
+        """Whether the last hooks have set an attribute before anything else could read it."""
+        owner, attribute = self._objects.find(name)
+        is_watched = isinstance(owner, nn.Module | Callback) and attribute not in read_by(type(owner), _LOADER)
+        return is_watched and self._accesses.first_in_hooks(owner, attribute) == "set"
+
+    def expect(self, hooks: Attributes, training: Attributes, now: Attributes) -> None:
+        """A checkpoint from the end of an epoch is loaded: compare with it after the next hooks.
 
         Args:
-            name: Of the attribute.
-            value: Its value.
+            hooks: What hooks had set before it.
+            training: What training had changed.
+            now: Values after the resume.
         """
+        self._expected = (hooks, training, now)
+
+    def lost(self, how: Mapping[str, How], now: Attributes) -> Iterator[tuple[Attributes, Attributes]]:
+        """Yield what was expected and not set again by the hooks, with the values instead.
+
+        Args:
+            how: How the hooks have changed attributes.
+            now: Values after them.
+        """
+        (hooks, training, before), self._expected = self._expected, ({}, {}, {})
+        # What hooks fill only once is not filled with this epoch's value by a run that was not interrupted.
+        missing = {name for name in hooks if (how[name] == "built" if name in how else not self._set_again(name, now))}
+        yield values.only(missing, hooks), now
+        yield values.only({name for name in training if not self.set_first(name)}, training), before
+
+    def _set_again(self, name: str, now: Attributes) -> bool:
+        """Whether the hooks have set an attribute, also to the value that it had."""
         owner, attribute = self._objects.find(name)
         if owner is not None and attribute == HPARAMS:
             return any(self._sets(key) for key in _hparams_of(owner))
         access = "none" if owner is None else self._accesses.first_in_hooks(owner, attribute)
-        return access == "set" or (access == "none" and type(value) in _NUMBERS and self._sets(attribute))
+        return access == "set" or (access == "none" and type(now.get(name)) in _NUMBERS and self._sets(attribute))
 
     def _names_of_parts(self) -> list[str]:
         return [name for name, _ in modules.named(self._trainer.lightning_module)]
