@@ -272,6 +272,20 @@ def test_what_hooks_set_at_the_start_of_a_run_is_compared_by_a_resume(
         assert {word.partition(" ")[0] for word in message.split("Anchored.")[1:]} >= names
 
 
+class Draws(Net):
+    """Draws a projection from the operating system: no two processes have the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = torch.tensor(np.random.default_rng().random(4))
+
+
+def test_a_tensor_that_nothing_seeds_is_named_by_a_resume(tmp_path: Path) -> None:
+    assert messages(tmp_path, Draws(), max_steps=2) == []
+    (message,) = messages(tmp_path, Draws())
+    assert message.startswith("This resume may not be exact: Draws.projection has another value.")
+
+
 class Caching(Bare):
     """Fills attributes once, in its first batch."""
 

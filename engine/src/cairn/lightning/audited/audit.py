@@ -21,11 +21,11 @@ from lightning.pytorch import Trainer
 from cairn.errors import ConfigError
 from cairn.lightning.audited import held, values
 from cairn.lightning.audited.accesses import Accesses, Verdict
+from cairn.lightning.audited.at_start import at_start
 from cairn.lightning.audited.audited import AuditedObjects
 from cairn.lightning.audited.caches import Caches
 from cairn.lightning.audited.findings import Findings
 from cairn.lightning.audited.hook_changes import HookChanges
-from cairn.lightning.audited.start_hooks import set_at_start
 from cairn.lightning.reading import attributes, owners
 from cairn.lightning.reading.attributes import Attributes
 from cairn.types import AuditMode
@@ -69,7 +69,7 @@ class Audit:
         """Names of attributes that have changed in this run, apart from these hooks."""
         self._set_by_hooks: set[str] = set()
         self._at_start: Attributes | None = None
-        """What hooks before the first epoch of this run have set."""
+        """What hooks before the first epoch of this run have set, and its tensors."""
         self._num_saves = {"batch": 0, "epoch": 0}
         self._num_epochs = self._num_boundaries = 0
 
@@ -86,7 +86,8 @@ class Audit:
         self._caches.note(changed, self._base, now)
         self._changed |= changed
         self._base = now
-        self._at_start = set_at_start(self.trainer, now) if self._at_start is None else self._at_start
+        if self._at_start is None:
+            self._at_start = at_start(self.trainer, now, self._objects.value_or_global)
         if self._num_epochs == _NUM_WATCHED:
             self.watches = False
             self._accesses.only_in_hooks()
@@ -126,7 +127,7 @@ class Audit:
         Returns:
             The attributes that have changed so far, for the resume from this checkpoint: those of `training`; those
             that training sets before it reads them, `set`; those of the hooks at the start of an epoch, `hooks`; and
-            those that the hooks before the first epoch have set, `start`.
+            those from the start of the run, `start`.
         """
         if self._off:
             return {}
@@ -150,8 +151,8 @@ class Audit:
             self._accesses.watch(attributes.by_label(found))
         kinds = {"training": changed - harmless, "set": harmless, "hooks": self._set_by_hooks - changed}
         saved = {key: values.only(names, now) for key, names in kinds.items()}
-        at_start = self._at_start or {}
-        return saved | {"start": values.only(at_start.keys() - self._changed - changed - self._set_by_hooks, at_start)}
+        start = self._at_start or {}
+        return saved | {"start": values.only(start.keys() - changed - self._set_by_hooks, start)}
 
     def resumed(self, place: str, saved: Mapping[str, Attributes], goes_on: bool = True) -> None:
         """Compare the attributes with those at the save, after everything has been restored.
