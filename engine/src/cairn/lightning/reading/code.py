@@ -258,7 +258,8 @@ def _variables(
 
 
 @cached
-def read_by(kind: type, method: str) -> frozenset[str]:
-    """Return the names that a method of a class uses."""
+def read_by(kind: type, method: str, with_texts: bool = False) -> frozenset[str]:
+    """Return the names that a method of a class uses, and on request the texts in it, which may be names."""
     function = next((vars(base)[method] for base in kind.__mro__ if method in vars(base)), None)
-    return frozenset(name for item in chain(function) for name in names(item.__code__))
+    codes = [item.__code__ for item in chain(function)]
+    return frozenset().union(*map(names, codes), *(map(text_constants, codes) if with_texts else ()))
