@@ -7,6 +7,8 @@ import hashlib
 from torch import nn
 from torchmetrics import Metric
 
+from cairn.lightning.reading.code import cached
+
 
 def named(model: nn.Module, root: str = "") -> list[tuple[str, nn.Module]]:
     """Return the modules of a model by name, each once, in the order of `named_modules`.
@@ -34,10 +36,14 @@ def classes(model: nn.Module) -> str:
 
     A lazy module counts as what its first batch makes of it.
     """
-    found = []
-    for name, part in named(model):
-        kind = type(part)
-        if not (isinstance(part, Metric) or kind.__module__.startswith("torchmetrics")):
-            kind = getattr(kind, "cls_to_become", None) or kind
-            found.append(f"{name} {kind.__module__}.{kind.__qualname__}")
+    found = [f"{name} {text}" for name, part in named(model) if (text := _text(type(part)))]
     return hashlib.blake2b("\n".join(found).encode(), digest_size=8).hexdigest()
+
+
+@cached
+def _text(kind: type[nn.Module]) -> str:
+    """Return the name of a class; empty for that of a metric."""
+    if issubclass(kind, Metric) or kind.__module__.startswith("torchmetrics"):
+        return ""
+    kind = getattr(kind, "cls_to_become", None) or kind
+    return f"{kind.__module__}.{kind.__qualname__}"
