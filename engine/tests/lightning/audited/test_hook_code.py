@@ -123,6 +123,16 @@ SET: dict[str, Callable[[Any], Any]] = {
 }
 
 
+class Raises:
+    """Object of the user that cannot be asked for anything."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+RAISES = Raises()
+
+
 def setattr_of(net: Any, value: float) -> None:
     net.hparams.level = value
 

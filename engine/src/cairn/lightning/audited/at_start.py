@@ -46,7 +46,7 @@ def at_start(trainer: Trainer, now: Attributes, value: Callable[[str], Any]) -> 
             return True
         if type(digest) is float:
             return attribute not in later and len(repr(digest)) > _NUM_DIGITS
-        is_drawn = attribute not in later and isinstance(value(name), Tensor | np.ndarray)
+        is_drawn = attribute not in later and issubclass(type(value(name)), Tensor | np.ndarray)
         return type(digest) is str and (attribute in named or is_drawn)
 
     return {name: digest for name, digest in now.items() if is_compared(name, digest)}

@@ -43,7 +43,7 @@ _MOST_FUNCTIONS, _MOST_ITEMS, _DEEPEST = 500, 64, 4
 
 
 class _Unknown(Exception):
-    """Code that cannot be followed."""
+    """The code cannot be followed."""
 
 
 class HookCode:
@@ -81,7 +81,7 @@ class HookCode:
                 self._follow(function)
                 if len(found) > _MOST_FUNCTIONS:
                     raise _Unknown
-        except _Unknown:
+        except Exception:  # whatever the user's objects and classes raise
             return None
         return list(found.values())
 
@@ -165,7 +165,7 @@ def _members(holder: ModuleType | type, depth: int = 0) -> Iterator[tuple[str, A
     module = holder.__name__ if isinstance(holder, ModuleType) else holder.__module__
     for key, value in list(vars(holder).items()):
         yield key, value
-        if isinstance(value, property):
+        if issubclass(type(value), property):
             yield from ((key, function) for function in (value.fget, value.fset) if function is not None)
         elif issubclass(type(value), type) and value.__module__ == module and depth < _DEEPEST:
             yield from _members(value, depth + 1)
