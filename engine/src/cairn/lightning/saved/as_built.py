@@ -19,10 +19,6 @@ ABSENT, EMPTY, LAZY = "absent", "None", "lazy"
 """Forms of a buffer that is not registered, that has no tensor, and that gets its shape with the first batch."""
 
 
-METRIC = "metric"
-"""Takes the place of the shape of a parameter."""
-
-
 class Built:
     """Names and forms of the parts of one model. A form is a dtype and a shape, as a plain string."""
 
@@ -90,7 +86,7 @@ def weights(module: nn.Module) -> dict[str, str]:
     # With all names of a tied weight: hooks before the first batch may tie weights, and do so again in a resume.
     named = module.named_parameters(remove_duplicate=False)
     found = {name: LAZY if is_lazy(item) else str(tuple(item.shape)) for name, item in named}
-    return found | {name: METRIC for name, part in modules.named(module) if isinstance(part, Metric)}
+    return found | {name: "" for name, part in modules.named(module) if isinstance(part, Metric)}
 
 
 def form(tensor: Tensor | None) -> str:

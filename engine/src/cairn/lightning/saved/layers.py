@@ -15,9 +15,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torchmetrics import Metric
 
 from cairn.data.forked import forked
 from cairn.lightning.audited.audit import Audit
+from cairn.lightning.reading import modules
 from cairn.lightning.reading.attributes import MODULES
 from cairn.lightning.saved import as_built, pruning
 from cairn.lightning.saved.as_built import LAZY, Built
@@ -79,7 +81,7 @@ class Layers:
         self._reported |= found
         if answer == "yes":
             return
-        metrics = {name for name, form in as_built.weights(module).items() if form == as_built.METRIC}
+        metrics = {name for name, part in modules.named(module) if isinstance(part, Metric)}
         if found <= metrics:
             self.audit.findings.add(
                 sorted(found),
