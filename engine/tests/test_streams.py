@@ -44,6 +44,14 @@ def test_what_can_be_written_is_written_in_its_order(tmp_path):
     assert err.splitlines() == [f"error {n}" for n in range(300)]
 
 
+def test_without_a_buffer_a_killed_program_has_printed_everything():
+    code = "from cairn import streams; import os, sys; streams.protect(); streams.protect(); "
+    code += "print('line'); print('error', file=sys.stderr); sys.stderr.write('half'); os.kill(os.getpid(), 9)"
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (-9, "line\n", "error\nhalf")
+
+
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&-", ">&- 2>&- <&-"])
 def test_closed_descriptors_are_not_given_to_other_files(tmp_path, redirection):
     assert run(tmp_path, redirection)[0] == 7

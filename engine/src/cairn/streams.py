@@ -42,7 +42,9 @@ def _open_closed(number: int) -> None:
 
 
 def _is_standard(stream: object, number: int) -> bool:
-    if not isinstance(stream, io.TextIOWrapper) or isinstance(getattr(stream.buffer, "raw", None), _Descriptor):
+    if not isinstance(stream, io.TextIOWrapper):
+        return False
+    if isinstance(getattr(stream.buffer, "raw", stream.buffer), _Descriptor):  # protected already
         return False
     try:
         return stream.fileno() == number
@@ -52,15 +54,17 @@ def _is_standard(stream: object, number: int) -> bool:
 
 def _protected(stream: io.TextIOWrapper | None, number: int) -> io.TextIOWrapper:
     """Return a stream with the settings of the one from before."""
-    raw = io.BufferedWriter(_Descriptor(number, "w", closefd=False))
+    descriptor = _Descriptor(number, "w", closefd=False)
     if stream is None:
-        return io.TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True)
+        return io.TextIOWrapper(io.BufferedWriter(descriptor), "utf-8", "backslashreplace", line_buffering=True)
     try:
         stream.flush()
     except OSError as error:
         _drop(number, error)
+    # With PYTHONUNBUFFERED, nothing may wait here: a killed process would lose what it has printed.
+    buffer: Any = descriptor if stream.write_through else io.BufferedWriter(descriptor)
     buffering = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-    return io.TextIOWrapper(raw, stream.encoding, stream.errors, None, **buffering)
+    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, None, **buffering)
 
 
 class _Descriptor(io.FileIO):

@@ -30,6 +30,8 @@ CLOCKS = {
     "utcnow": lambda: datetime.datetime.utcnow().month,
     "numpy": lambda: (str(np.datetime64("now"))[:13], str(np.datetime64("today"))),
     "numpy by its name": lambda: str(datetime64("now", "h")),
+    "array of numpy": lambda: str(np.array("now", dtype="M8[h]")),
+    "list in an array": lambda: str(np.asarray(["2020-01-02", "today"], "M8[D]")[1]),
     "today": lambda: (date.today(), datetime.datetime.today().month),
 }
 

@@ -114,6 +114,41 @@ def test_weights_that_training_changes_are_named_in_the_next_epoch():
         list(loader)
 
 
+class Buckets(Own):
+    """Batches in an order that depends on the epoch."""
+
+    def __init__(self):
+        self.epoch, self.seed = 0, 5
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter([[(index + self.epoch) % 8, index] for index in range(4)])
+
+
+def test_the_epoch_that_lightning_sets_in_a_batch_sampler_is_not_named():
+    """Lightning does so before the epoch is drawn, while the loader still stands in the epoch before."""
+    loader = DataLoader(range(8), batch_sampler=Buckets())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader.check_resumable()
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            loader.batch_sampler.sampler.set_epoch(epoch)
+            assert next(iter(loader)).tolist() == [epoch, 0]
+
+
+def test_an_attribute_that_is_set_in_the_sampler_of_a_loader_belongs_to_the_sampler_of_the_user():
+    sampler = Stage()
+    loader = DataLoader(range(8), 4, sampler=sampler)
+    loader.sampler.stage = 5
+    assert (sampler.stage, loader.sampler.stage) == (5, 5)
+    assert next(iter(loader)).tolist() == [5, 6, 7, 0]
+    own = Buckets()
+    assert (own.seed, DataLoader(range(8), batch_sampler=own, seed=3).sampler.seed) == (5, 3)
+
+
 @pytest.mark.parametrize(
     "draw",
     [

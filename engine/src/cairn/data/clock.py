@@ -96,6 +96,17 @@ class _Datetime64(metaclass=_Kind64):
         return value
 
 
+def _array(make: Callable[..., Any], item: Any, *arguments: Any, **options: Any) -> Any:
+    """Call a function that makes an array, of the words `now` and `today` too."""
+    value = make(item, *arguments, **options)
+    if value.dtype.kind != "M" or not isinstance(item, str | list | tuple):
+        return value
+    items = [item] if isinstance(item, str) else item
+    forward_s = [_forward_s if isinstance(one, str) and one in _PRESENT else 0 for one in items]
+    forward = np.array(forward_s, "timedelta64[s]").reshape(-1, *(1,) * (value.ndim - 1))
+    return (value + (forward if value.ndim else forward[0])).astype(value.dtype)
+
+
 _now_s, _now_ns, _real = time.time, time.time_ns, datetime.datetime
 
 
@@ -119,5 +130,7 @@ _LATER: dict[int, Any] = {
     id(datetime.date): _Date,
     id(datetime.datetime): _Datetime,
     id(np.datetime64): _Datetime64,
-} | {id(function): functools.partial(_at, function) for function in (time.localtime, time.gmtime, time.ctime)}
+    **{id(make): functools.partial(_array, make) for make in (np.array, np.asarray)},
+    **{id(function): functools.partial(_at, function) for function in (time.localtime, time.gmtime, time.ctime)},
+}
 """What takes the place of a clock, by its identity."""

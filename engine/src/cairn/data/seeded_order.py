@@ -58,12 +58,12 @@ class SeededOrder(Order):
     ) -> None:
         _check(sampler, others, dealing is not None)
         super().__init__(dealing)
-        self.sampler = sampler
         self.seed = seed
         self.keyed = keyed
         self.is_batched = is_batched or dealing is not None
         self._restored: tuple[dict[str, Any], dict[str, Any] | None] | None = None
         self._watch = Watch(sampler)
+        self.sampler = sampler  # the last one: from here on, attributes that only it has are set there
 
     def identity(self) -> dict[str, Any]:
         return {"order": type(self.sampler).__name__}
@@ -79,6 +79,13 @@ class SeededOrder(Order):
         if name == "sampler" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.sampler, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # `loader.sampler.level = 3` in a hook means the sampler of the user.
+        if name in self.__dict__ or "sampler" not in self.__dict__ or not hasattr(self.sampler, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.sampler, name, value)
 
     @property
     def is_stateful(self) -> bool:
@@ -144,7 +151,7 @@ class SeededOrder(Order):
         """Return all items of an epoch: an iterator if the sampler has no length, which may be endless."""
         seed = mix_seed(self.seed, record.turn)
         if not self.is_stateful:
-            self._watch.before_an_epoch()
+            self._watch.before_an_epoch(_prepare)
         _prepare(self.sampler, record.epoch, seed)
         later = self._begin_state(record)
         if not hasattr(self.sampler, "__len__"):
@@ -155,7 +162,7 @@ class SeededOrder(Order):
         if later is not None:
             self.sampler.load_state_dict(later)
         if not self.is_stateful:
-            self._watch.after_an_epoch(before)
+            self._watch.after_an_epoch(before, record.epoch, seed)
         return items
 
     def _begin_state(self, record: Record) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ class Watch:
     def __init__(self, sampler: Any) -> None:
         self._sampler, self._name = sampler, type(sampler).__name__
         self._left: dict[str, Any] | None = None  # attributes after the last epoch was drawn
+        self._last = (0, 0)  # that epoch, and its seed
         self._is_tried = False
 
     def try_twice(self, prepare: Callable[[Any], None], seed: int) -> None:
@@ -64,25 +65,34 @@ class Watch:
         elif draws[0] != draws[1]:
             self._warn(f"{self._name} draws other samples each time it is iterated, and not from a seeded generator")
 
-    def before_an_epoch(self) -> None:
-        """Warn if something else has changed the sampler since it was last iterated."""
-        if self._left is not None and (changed := changes(self._left, snapshot(self._sampler))):
+    def before_an_epoch(self, prepare: Callable[[Any, int, int], None]) -> None:
+        """Warn if something else has changed the sampler since it was last iterated.
+
+        Args:
+            prepare: Called with the sampler, an epoch and a seed before that epoch is drawn.
+        """
+        if self._left is None or not changes(self._left, snapshot(self._sampler)):
+            return
+        prepare(self._sampler, *self._last)  # Lightning may have set the next epoch already
+        if changed := changes(self._left, snapshot(self._sampler)):
             self._warn(
                 f"{self._name}.{changed[0]} was changed after the last epoch was drawn, {_LOST}",
                 "would, unless a hook sets it from the epoch alone,",
             )
 
-    def after_an_epoch(self, before: Mapping[str, Any]) -> None:
+    def after_an_epoch(self, before: Mapping[str, Any], epoch: int, seed: int) -> None:
         """Warn if iterating has changed the sampler, unless that was tried before.
 
         Args:
             before: The numbers of the sampler before it was iterated.
+            epoch: The epoch that was drawn.
+            seed: Its seed.
         """
         now = numbers(self._sampler)
         changed = sorted(name for name in now if name in before and now[name] != before[name])
         if changed and not self._is_tried:
             self._warn(f"{self._name}.{changed[0]} changes while {self._name} is iterated, {_LOST}")
-        self._left = snapshot(self._sampler)
+        self._left, self._last = snapshot(self._sampler), (epoch, seed)
 
     def _warn(self, what: str, would: str = "would") -> None:
         warnings.warn(

@@ -130,7 +130,7 @@ class Engine:
         capture.restore(self.trainer, self.settings.adjusted(loaded))
         self.settings.apply()
         self.scores.restored()
-        self.restart.restored()
+        self.restart.restored(self._goes_on)
 
     def start(self) -> None:
         """Training begins: whatever would fail at the first save fails here."""

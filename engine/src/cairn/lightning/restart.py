@@ -113,10 +113,14 @@ class Restart:
         assert self._path is not None
         reload(self.trainer, self._path, self._ours)
 
-    def restored(self) -> None:
-        """Everything is restored: compare the attributes with those of the process that has saved."""
+    def restored(self, goes_on: bool) -> None:
+        """Everything is restored: compare the attributes with those of the process that has saved.
+
+        Args:
+            goes_on: Whether the same run goes on; else a new one starts from the checkpoint.
+        """
         ours, self._ours = self._ours, {}
-        self.audit.resumed(ours["place"], ours.get("attributes", {}))
+        self.audit.resumed(ours["place"], ours.get("attributes", {}), goes_on)
         self.layers.check()
         self.report_together()
 

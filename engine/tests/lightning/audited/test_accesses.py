@@ -299,6 +299,38 @@ def test_a_hook_that_sets_what_each_batch_reads_is_not_reported(tmp_path: Path) 
     assert messages(tmp_path, SetsInHook()) == []
 
 
+class CountsInTheEpoch(Net):
+    """Counts batches from the start of each epoch, or only of the first one."""
+
+    epochs = range(9)
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch in self.epochs:
+            self.num_batches = 0
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.num_batches += 1
+        return super().training_step(batch, batch_idx) * self.num_batches
+
+
+def test_what_each_epoch_sets_to_zero_is_not_reported_between_epochs(tmp_path: Path) -> None:
+    assert messages(tmp_path / "ends", CountsInTheEpoch(), max_epochs=1, every="1ep") == []
+    assert messages(tmp_path / "ends", CountsInTheEpoch(), every="1ep") == []
+    (inside,) = messages(tmp_path / "inside", CountsInTheEpoch(), max_steps=2)
+    assert inside.startswith("Training changes CountsInTheEpoch.num_batches, ")
+
+
+def test_what_only_the_first_epoch_sets_is_reported_by_the_resume_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CountsInTheEpoch, "epochs", range(1))
+    assert messages(tmp_path, CountsInTheEpoch(), max_epochs=1, every="1ep") == []
+    resumed = CountsInTheEpoch()
+    resumed.num_batches = 0
+    (message,) = messages(tmp_path, resumed, every="1ep")
+    assert message.startswith("This resume may not be exact: CountsInTheEpoch.num_batches is 0 and was 3. ")
+
+
 class ReadsAfterResume(Net):
     """Sets its scale in each batch, except that a resumed run reads it first."""
 
@@ -335,6 +367,22 @@ def test_classes_are_as_before_when_the_fit_has_ended(tmp_path: Path) -> None:
         messages(tmp_path / "fails", Fails(), (EpochTimer(),))
     after = [dict(vars(kind)) for kind in kinds]
     assert [values.keys() for values in after] == [values.keys() for values in before]
+
+
+class SumsItsClass(Net):
+    """Reads the defaults of its class past the attributes."""
+
+    margin, weight = 1.0, 2.0
+
+    def on_train_epoch_start(self) -> None:
+        self.margin = sum(value for value in vars(type(self)).values() if isinstance(value, float))
+        self.weight = float(self.current_epoch)
+
+
+def test_a_hook_that_reads_the_dictionary_of_a_class_finds_its_values(tmp_path: Path) -> None:
+    module = SumsItsClass()
+    messages(tmp_path, module)
+    assert module.margin == 3.0
 
 
 class Raises(Callback):

@@ -246,6 +246,51 @@ def test_what_a_repeated_hook_cannot_set_again_is_named(tmp_path: Path) -> None:
     assert message.startswith("This resume may not be exact: Bare.anchor has another value.")
 
 
+class Anchored(Net):
+    """Keeps what it has at the start of the run: its weights, the epoch, and more of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchors: list[Tensor] = []
+        self.width, self.started_at = 4, 0.0
+
+    def on_fit_start(self) -> None:
+        self.anchors.append(self.layer.weight.detach().clone())
+
+    def on_train_start(self) -> None:
+        self.first_epoch, self.started_at, self.size = self.current_epoch, time.time(), self.width * 2
+        self.started_ns = time.time_ns()
+        object.__setattr__(self, "teacher", [parameter.detach().clone() for parameter in self.parameters()])
+
+
+@pytest.mark.parametrize(("stop", "names"), [(2, {"anchors", "teacher"}), (4, {"anchors", "teacher", "first_epoch"})])
+def test_what_hooks_set_at_the_start_of_a_run_is_compared_by_a_resume(
+    stop: int, names: set[str], tmp_path: Path
+) -> None:
+    assert messages(tmp_path, Anchored(), max_steps=stop) == []
+    for end in (5, -1):  # the second time, it is compared with the first process as well
+        (message,) = messages(tmp_path, Anchored(), max_steps=end)
+        assert message.startswith("This resume may not be exact: Anchored.")
+        found = {word.partition(" ")[0] for word in message.split("Anchored.")[1:]}
+        assert names <= found <= names | {"first_epoch"}
+
+
+class Draws(Net):
+    """Draws a projection from the operating system: no two processes have the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = torch.tensor(np.random.default_rng().random(4))
+        self.margin = float(np.random.default_rng().random())
+
+
+def test_a_tensor_that_nothing_seeds_is_named_by_a_resume(tmp_path: Path) -> None:
+    assert messages(tmp_path, Draws(), max_steps=2) == []
+    (message,) = messages(tmp_path, Draws())
+    assert "Draws.projection has another value" in message
+    assert "Draws.margin is " in message
+
+
 class Caching(Bare):
     """Fills attributes once, in its first batch."""
 

@@ -230,3 +230,40 @@ def test_functions_and_classes_are_compared() -> None:
     assert len(set(digests)) == len(functions)
     assert attributes.value_of(functional.relu) == digests[0]
     assert attributes.value_of([functional.relu]) != attributes.value_of([functional.relu] * 2)
+
+
+class Replaces(Net):
+    """Replaces a layer without weights in a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = torch.nn.ReLU()
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 1:
+            self.activation = torch.nn.Tanh()
+        return super().training_step(batch, batch_idx)
+
+
+class ReplacesInHook(Replaces):
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return Net.training_step(self, batch, batch_idx)
+
+    def on_train_epoch_start(self) -> None:
+        self.activation = torch.nn.Tanh() if self.current_epoch % 2 else torch.nn.ReLU()
+
+
+class AddsInHook(ReplacesInHook):
+    def on_train_epoch_start(self) -> None:
+        self.add_module(f"noise_{len(self._modules)}", torch.nn.Dropout())
+
+
+def test_a_layer_of_another_class_is_named_unless_each_epoch_sets_it(tmp_path: Path) -> None:
+    (message,) = messages(tmp_path / "batch", Replaces(), max_steps=2)
+    assert message.startswith("Training changes Replaces.modules(), ")
+    assert "do so in __init__, configure_model() or setup(), or in each on_train_epoch_start" in message
+    assert any("Replaces.modules() has another value" in text for text in messages(tmp_path / "batch", Replaces()))
+    assert messages(tmp_path / "hook", ReplacesInHook(), max_steps=4) == []
+    assert messages(tmp_path / "hook", ReplacesInHook()) == []
+    (message,) = messages(tmp_path / "adds", AddsInHook(), max_steps=1)
+    assert message.startswith("Training changes AddsInHook.modules(), ")

@@ -1,6 +1,7 @@
 """Which loggers get their state back, and what a failure to write costs."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -43,3 +44,10 @@ def test_each_logger_gets_its_state_back_by_class_and_number():
     trainer = SimpleNamespace(loggers=[forgetful, one, other])
     loggers.restore(trainer, {"Remembers 0": {"rows": 1}, "Remembers 1": {"rows": 2}, "Gone 0": {"rows": 9}})
     assert (one.state, other.state) == ({"rows": 1}, None)
+
+
+def test_a_mock_of_a_logger_has_no_state_and_a_wrapper_of_one_has():
+    wrapper = Mock()
+    wrapper.state_dict.return_value = {"rows": 3}
+    trainer = SimpleNamespace(loggers=[Mock(), wrapper])
+    assert loggers.states(trainer) == {"Mock 1": {"rows": 3}}

@@ -67,7 +67,13 @@ class Net(LightningModule):
 
 def helper(batch: Tensor) -> Tensor:
     """Function that the model names, with what it names."""
-    return batch * LEVEL["now"] * RNG.random() * COUNT
+    return scaled(batch * LEVEL["now"] * RNG.random() * COUNT)
+
+
+def scaled(batch: Tensor, known: list[int] = []) -> Tensor:  # noqa: B006  # a mistake that people make
+    """Function that a function names."""
+    known.append(1)
+    return batch * len(known)
 
 
 class Points(Dataset):
@@ -302,6 +308,8 @@ IN_MODULES: dict[str, tuple[Callable[[], tuple[Net, Callable[[], Any]]], str]] =
     "decorator": (lambda: (Decorated(), lambda: Decorated()(1)), "Decorated.forward"),
     "global dict": (lambda: (Net(), lambda: LEVEL.update(now=LEVEL["now"] * 0.9)), f"{__name__}.LEVEL"),
     "global generator": (lambda: (Net(), RNG.random), f"{__name__}.RNG"),
+    "default argument of a function": (lambda: (Net(), lambda: scaled(torch.ones(1))), f"{__name__}.scaled"),
+    "attribute of a function": (lambda: (Net(), lambda: setattr(scaled, "num_calls", 1)), f"{__name__}.scaled"),
     "global number": (lambda: (Net(), lambda: globals().update(COUNT=COUNT + 1)), f"{__name__}.COUNT"),
 }
 
@@ -570,6 +578,22 @@ def test_records_of_a_callback_in_its_module_are_quiet_and_its_generator_is_not(
     callback = Records()
     found = changed(connected(Net(), callbacks=(callback,)), callback.on_train_batch_end)
     assert found == [f"{__name__}.CHANCE"]
+
+
+class CountsInAList(Callback):
+    """Reads a list of its module, on which the training depends."""
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        COUNTS[0] += 1
+
+
+COUNTS = [0]
+
+
+def test_a_list_in_the_module_of_a_callback_that_it_reads_is_named() -> None:
+    callback = CountsInAList()
+    found = changed(connected(Net(), callbacks=(callback,)), callback.on_train_batch_end)
+    assert found == [f"{__name__}.COUNTS"]
 
 
 class Seeks:

@@ -112,7 +112,6 @@ NAMED = {
     Removes: (2, r"removes head \(weight, bias\)"),
     Reshapes: (2, r"reshapes head \(weight, bias\)"),
     Normalizes: (0, "adds head.parametrizations.weight .original0, original1.; it removes head.weight"),
-    AddsAMetric: (2, "adds mean"),
     AddsStatistics: (2, r"adds norm \(running_mean, running_var, num_batches_tracked\)"),
     Unrelated: (2, ADDED),
     UnrelatedReshapes: (2, "reshapes head"),
@@ -249,6 +248,29 @@ def test_a_change_is_named_once_at_the_first_save_after_it(tmp_path, kind):
     (text,) = messages(caught)
     assert re.search(words, text)
     assert "on_load_checkpoint()" in text
+
+
+class AddsAMetricInEachEpoch(Model):
+    def on_train_epoch_start(self):
+        self.mean = MeanMetric()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.mean(outputs["loss"])
+
+
+def test_a_metric_that_training_creates_is_named(tmp_path):
+    with pytest.raises(cairn.CairnError, match="Training adds metrics to AddsAMetric: mean"):
+        fit(tmp_path, AddsAMetric, audit="error")
+
+
+@pytest.mark.filterwarnings("ignore:Training adds metrics")
+def test_a_resume_between_epochs_names_a_metric_that_does_not_exist_yet(tmp_path):
+    whole = fit(tmp_path / "whole", AddsAMetricInEachEpoch)
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "stopped", AddsAMetricInEachEpoch, stop=4)
+    with pytest.warns(UserWarning, match="holds the state of mean, and AddsAMetricInEachEpoch does not have this yet"):
+        resumed = fit(tmp_path / "stopped", AddsAMetricInEachEpoch)
+    assert torch.equal(whole.mean.mean_value, resumed.mean.mean_value)
 
 
 def test_nothing_is_named_without_an_audit(tmp_path):

@@ -45,6 +45,8 @@ Verdict = Literal["read", "set", "unknown"]
 
 _LOOKS = {"__dict__", "vars"}
 """Names in the code of a class that may read attributes of an object, or of its class, without the descriptor."""
+_OF_CLASSES = {"type", "__class__", "__mro__", "__bases__"}
+"""Names in code that looks at classes: with the ones above, at the dictionary of a class."""
 _ASKS = {"hasattr", "getattr"}
 _COMPILED = "_torchdynamo_orig_callable"
 """Attribute of a function that `torch.compile` returns."""
@@ -75,9 +77,7 @@ class Accesses:
         """Watch the attributes that these objects have and that are not watched yet."""
         if self._is_closed:
             return
-        compiled = any(_is_compiled(owner) for owner in owners.values() if isinstance(owner, nn.Module))
-        found = [owner for owner in owners.values() if isinstance(owner, nn.Module | Callback)]
-        found = [] if compiled or not self.active else found
+        found = _parts(owners.values()) if self.active else []
         kinds: set[Any] = {type(owner) for owner in found}
         codes = {kind: _code(kind) for kind in kinds}
         # Callbacks assign attributes of the LightningModule.
@@ -85,6 +85,8 @@ class Accesses:
         for owner in found:
             if not isinstance(owner, torch.jit.ScriptModule):
                 self._watch(owner, by_all if isinstance(owner, LightningModule) else codes[type(owner)])
+        if any(map(_reads_classes, map(type, owners.values()))):
+            return  # it would find the descriptors instead of defaults
         items = {id(item): item for owner in owners.values() for item in (owner, *helpers_of(owner))}
         of_classes = {kind: {name for name, _ in class_attributes(kind)} for kind in map(type, items.values())}
         for item in items.values():
@@ -117,6 +119,7 @@ class Accesses:
 
     def hooks_end(self) -> None:
         """The hooks at the start of an epoch have run."""
+        self._first |= {key: False for key in self._appeared() if key not in self._first}
         self._in_hooks = {(key, watched.name): is_read for (key, watched), is_read in self._first.items()}
         for watched in self._watched.values():
             if watched.is_replaced:
@@ -240,10 +243,28 @@ def _reads_dict(kind: type) -> bool:
     return any(names(function.__code__) & _LOOKS for function in _own_functions(kind))
 
 
+@cache
+def _reads_classes(kind: type) -> bool:
+    """Whether the user's code in a class may look at the dictionary of a class, such as `vars(type(self))`."""
+    for function in _own_functions(kind):
+        named, variables = names(function.__code__), function.__globals__
+        if named & _LOOKS and ("cls" in function.__code__.co_varnames or named & _OF_CLASSES):
+            return True
+        if named & _LOOKS and any(isinstance(variables.get(name), type) for name in named):
+            return True
+    return False
+
+
 def _own_functions(kind: type) -> list[FunctionType]:
     members = [member for base in kind.__mro__ if not is_library(base) for member in vars(base).values()]
     functions = [getattr(member, "__wrapped__", member) for member in members]
     return [function for function in functions if isinstance(function, FunctionType)]
+
+
+def _parts(owners: Iterable[Any]) -> list[nn.Module | Callback]:
+    """Return the modules and callbacks among objects; none if a module is compiled."""
+    found = [owner for owner in owners if isinstance(owner, nn.Module | Callback)]
+    return [] if any(isinstance(part, nn.Module) and _is_compiled(part) for part in found) else found
 
 
 def _is_compiled(part: nn.Module) -> bool:

@@ -21,6 +21,7 @@ from lightning.pytorch import Trainer
 from cairn.errors import ConfigError
 from cairn.lightning.audited import held, values
 from cairn.lightning.audited.accesses import Accesses, Verdict
+from cairn.lightning.audited.at_start import at_start
 from cairn.lightning.audited.audited import AuditedObjects
 from cairn.lightning.audited.caches import Caches
 from cairn.lightning.audited.findings import Findings
@@ -67,10 +68,10 @@ class Audit:
         self._changed: set[str] = set()
         """Names of attributes that have changed in this run, apart from these hooks."""
         self._set_by_hooks: set[str] = set()
+        self._at_start: Attributes | None = None
+        """What hooks before the first epoch of this run have set, and its tensors."""
         self._num_saves = {"batch": 0, "epoch": 0}
         self._num_epochs = self._num_boundaries = 0
-        self._expected: Attributes = {}
-        """What hooks had set before the checkpoint at the end of an epoch."""
 
     @property
     def _off(self) -> bool:
@@ -85,6 +86,8 @@ class Audit:
         self._caches.note(changed, self._base, now)
         self._changed |= changed
         self._base = now
+        if self._at_start is None:
+            self._at_start = at_start(self.trainer, now, self._objects.value_or_global)
         if self._num_epochs == _NUM_WATCHED:
             self.watches = False
             self._accesses.only_in_hooks()
@@ -103,15 +106,8 @@ class Audit:
         self._changed = (self._changed - hooks) | carried
         self._set_by_hooks |= hooks - carried
         self._base = now
-        expected, self._expected = self._expected, {}
-        # What hooks fill only once is not filled with this epoch's value by a run that was not interrupted.
-        missing = {name for name in expected.keys() & hooks if how[name] == "built"}
-        missing |= {
-            name
-            for name in expected.keys() - hooks
-            if self._accesses.first_in_hooks(*self._objects.find(name)) != "set"
-        }
-        self.findings.lost(values.only(missing, expected), now)
+        for lost, instead in self._hooks.lost(how, now):
+            self.findings.lost(lost, instead)
 
     def at_boundary(self) -> None:
         """A boundary is reached while accesses are watched. This takes microseconds."""
@@ -130,7 +126,8 @@ class Audit:
 
         Returns:
             The attributes that have changed so far, for the resume from this checkpoint: those of `training`; those
-            that training sets before it reads them, `set`; and those of the hooks at the start of an epoch, `hooks`.
+            that training sets before it reads them, `set`; those of the hooks at the start of an epoch, `hooks`; and
+            those from the start of the run, `start`.
         """
         if self._off:
             return {}
@@ -146,28 +143,36 @@ class Audit:
         new = [name for name in now if name in changed - known]
         new = [name for name in new if name.rpartition(".")[0] not in self.findings.explained]
         new = [name for name in new if not held.holds(contents, self._objects.find(name), now[name], self.trainer)]
+        if place == "epoch":  # a resume from here runs the hooks at the start of an epoch
+            new = [name for name in new if not self._hooks.set_first(name)]
         harmless = {name for name in changed if self._verdict(name) == "set"}
         self.findings.changed(new, harmless, self._advice)
         if found is not None:
             self._accesses.watch(attributes.by_label(found))
         kinds = {"training": changed - harmless, "set": harmless, "hooks": self._set_by_hooks - changed}
-        return {key: values.only(names, now) for key, names in kinds.items()}
+        saved = {key: values.only(names, now) for key, names in kinds.items()}
+        start = self._at_start or {}
+        return saved | {"start": values.only(start.keys() - changed - self._set_by_hooks, start)}
 
-    def resumed(self, place: str, saved: Mapping[str, Attributes]) -> None:
+    def resumed(self, place: str, saved: Mapping[str, Attributes], goes_on: bool = True) -> None:
         """Compare the attributes with those at the save, after everything has been restored.
 
         Args:
             place: Kind of the boundary of the checkpoint.
             saved: What `at_save` returned for it.
+            goes_on: Whether the same run goes on; else a new one starts from the checkpoint.
         """
         if self._off:
             return
         self._base = now = attributes.of_trainer(self.trainer)
         training, harmless, hooks = (saved.get(key, {}) for key in ("training", "set", "hooks"))
+        self._at_start = saved.get("start", {}) if goes_on else None
+        self.findings.lost(self._at_start or {}, now)
         self._changed |= training.keys() | harmless.keys()
         self._set_by_hooks |= hooks.keys()
         if place == "epoch":  # the hooks at the start of the next epoch are still to come
-            self._expected, hooks = hooks, {}
+            self._hooks.expect(hooks, training, now)
+            hooks, training = {}, {}
         self.findings.lost({**training, **hooks}, now)
         self.findings.lost_if_read(harmless, now)
         self._objects.update()

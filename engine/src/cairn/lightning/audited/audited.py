@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -52,6 +53,11 @@ class AuditedObjects:
         """Return the attribute itself; None if it is gone."""
         owner, attribute = self.find(name)
         return dict(parts.fields(owner)).get(attribute)
+
+    def value_or_global(self, name: str) -> Any:
+        """Return the attribute itself, or a global variable; None if it is gone."""
+        label, _, attribute = name.rpartition(".")
+        return self.value(name) if label in self._known else dict(parts.fields(sys.modules.get(label))).get(attribute)
 
     def is_stamp(self, name: str) -> bool:
         """Whether an attribute of a dataset is a time that its class does not read: when it was last used."""

@@ -68,6 +68,8 @@ def _is_digest(value: Any) -> bool:
 
 def _is_time(before: Any, now: Any) -> bool:
     """Whether both values are times, the second one of this process."""
-    if not (isinstance(before, float) and isinstance(now, float)):
+    if type(before) is not type(now) or type(now) not in (int, float):
         return False
+    if type(now) is int:  # of `time_ns`: those of the other clocks may be small, as a counter is
+        return abs(now / 1e9 - time.time()) < _CLOCK_S
     return any(abs(now - clock()) < _CLOCK_S for clock in (time.time, time.monotonic, time.perf_counter))

@@ -20,7 +20,13 @@ def states(trainer: Trainer) -> dict[str, Any]:
         SaveError: A logger could not write the rows up to this position.
     """
     with _as_a_failed_save():
-        return {name: logger.state_dict() for name, logger in _resumable(trainer).items()}
+        found = {name: (logger, logger.state_dict()) for name, logger in _resumable(trainer).items()}
+    return {name: state for name, (logger, state) in found.items() if _is_state(logger, state)}
+
+
+def _is_state(logger: Any, state: Any) -> bool:
+    """Whether a logger has really returned a state: a stand-in for one, such as a `Mock`, has a method of any name."""
+    return isinstance(state, Mapping) or hasattr(type(logger), "state_dict")
 
 
 def restore(trainer: Trainer, saved: Mapping[str, Any]) -> None:

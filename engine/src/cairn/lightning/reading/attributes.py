@@ -3,6 +3,7 @@
     owners.py       objects that Lightning knows, and what they wrap    Net, Net.layers.0, Augment, Points
     parts.py        what each of them holds                             attributes, slots, closures, hooks, classes
     code.py         whose code it is, and the globals that it names     project.model.COUNT
+    records.py      globals that callbacks only fill                    project.callbacks.LOSSES
     iterators.py    where an iterator or an open file stands
     fingerprint.py  a value as a short scalar or a digest
 
@@ -20,13 +21,17 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from cairn.lightning.loops import finders
-from cairn.lightning.reading import code, iterators, owners, parts
+from cairn.lightning.reading import code, iterators, modules, owners, parts, records
 from cairn.lightning.reading.fingerprint import EMPTY as EMPTY
 from cairn.lightning.reading.fingerprint import OPAQUE, Budget, plain
 
 Attributes = dict[str, Any]
 """Values by name, such as `Net.temperature`: plain scalars as they are, everything else as a digest."""
 _MAX_ATTRIBUTES = 20_000
+_MAY_BE_RECORDS = (list, dict, set, deque)
+"""Containers that a callback may only fill, with losses or the rows of a plot."""
+MODULES = "modules()"
+"""Attribute that the model seems to have: the names and classes of its parts."""
 _OWNER = "<owner>"
 """Attribute that each owner seems to have: says that the object was there."""
 
@@ -79,6 +84,11 @@ def advice(trainer: Trainer, names: Collection[str]) -> str:
         return f"{name} is {kind}, which cannot be saved: save its position, and build it again from there. "
     if any(name.endswith(f".{parts.HPARAMS}") for name in names):
         return "A resume does not load the hyperparameters that a checkpoint lists. "
+    if any(name.endswith(f".{MODULES}") for name in names):
+        return (
+            "It replaces layers by those of other classes, or adds layers without weights, which a resume does not "
+            "repeat: do so in __init__, configure_model() or setup(), or in each on_train_epoch_start. "
+        )
     return ""
 
 
@@ -95,6 +105,8 @@ def _named(found: Collection[owners.Owner]) -> Iterator[tuple[str, Any, bool]]:
     tuned = set[str]().union(*(finders.tuned(owner.item) for owner in found))  # a resume sets them again
     for owner in found:
         yield f"{owner.label}.{_OWNER}", True, False
+        if owner.role == "model" and "." not in owner.name:
+            yield f"{owner.label}.{MODULES}", modules.classes(owner.item), False
         is_seeded = owner.is_ours and owner.role in ("dataset", "collate", "sampler")
         values = list(owners.attributes(owner, packages))
         if tuned:
@@ -116,10 +128,13 @@ def _globals(functions: Mapping[str, Iterable[FunctionType]], packages: frozense
     """Yield name and value of the global variables that functions name; those of callbacks without their records."""
     known: set[str] = set()
     for role, named in functions.items():
-        for module, name, value in code.globals_of(named, packages):
+        read: list[FunctionType] = []
+        for module, name, value in list(code.globals_of(named, packages, read)):
             full = f"{module}.{name}"
-            # A list in a module that only a callback fills is taken for its records: losses, or the rows of a plot.
-            if full in known or (role == "callback" and issubclass(type(value), list | dict | set | deque)):
+            if full in known or (type(value) is FunctionType and not parts.has_values(value)):
+                continue
+            may_be_record = role == "callback" and issubclass(type(value), _MAY_BE_RECORDS)
+            if may_be_record and all(records.only_adds(function.__code__, name) for function in read):
                 continue
             if module not in known:
                 yield f"{module}.{_OWNER}", True

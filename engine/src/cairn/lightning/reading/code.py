@@ -207,15 +207,16 @@ def chain(item: Any) -> Iterator[FunctionType]:
 
 
 def globals_of(
-    functions: Iterable[FunctionType], packages: frozenset[str] = frozenset()
+    functions: Iterable[FunctionType], packages: frozenset[str] = frozenset(), read: list[FunctionType] | None = None
 ) -> Iterator[tuple[str, str, Any]]:
-    """Yield module, name and value of the global variables that functions of the user name.
+    """Yield module, name and value of the global variables that functions of the user name, functions included.
 
     Functions and classes of the user that they name are read, too; so are the attributes of such classes.
 
     Args:
         functions: Where to begin.
         packages: See `is_own`.
+        read: Gets all functions that are read.
     """
     waiting: list[Any] = list(functions)
     seen: set[Any] = set()
@@ -225,6 +226,8 @@ def globals_of(
         if function.__code__ in seen or not is_own(module, packages):
             continue
         seen.add(function.__code__)
+        if read is not None:
+            read.append(function)
         waiting += chain(vars(function).get("__wrapped__"))
         wanted = _sorted_names(function.__code__)
         for where, name, value in _variables(module, function.__globals__, wanted, packages):
@@ -236,7 +239,7 @@ def globals_of(
                 if is_own(str(value.__module__), packages):
                     waiting += own_functions(value, packages)
                     yield from ((f"{where}.{name}", key, item) for key, item in class_attributes(value, packages))
-            elif not issubclass(type(value), FunctionType):
+            else:
                 yield where, name, value
 
 
@@ -255,7 +258,8 @@ def _variables(
 
 
 @cached
-def read_by(kind: type, method: str) -> frozenset[str]:
-    """Return the names that a method of a class uses."""
+def read_by(kind: type, method: str, with_texts: bool = False) -> frozenset[str]:
+    """Return the names that a method of a class uses, and on request the texts in it, which may be names."""
     function = next((vars(base)[method] for base in kind.__mro__ if method in vars(base)), None)
-    return frozenset(name for item in chain(function) for name in names(item.__code__))
+    codes = [item.__code__ for item in chain(function)]
+    return frozenset().union(*map(names, codes), *(map(text_constants, codes) if with_texts else ()))

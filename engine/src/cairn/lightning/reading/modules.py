@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -9,6 +10,8 @@ from typing import Any, TypeGuard
 
 from torch import nn
 from torchmetrics import Metric
+
+from cairn.lightning.reading.code import cached
 
 _Named = list[tuple[str, nn.Module]]
 _kept: tuple[nn.Module, _Named] | None = None
@@ -64,3 +67,21 @@ def named(model: nn.Module, root: str = "") -> _Named:
                 prefix = f"{name}." if name else ""
                 waiting += [(f"{prefix}{key}", part) for key, part in reversed(inner.items()) if part is not None]
     return list(found.values())
+
+
+def classes(model: nn.Module) -> str:
+    """Return a digest of the names and classes of the parts of a model, without its metrics.
+
+    A lazy module counts as what its first batch makes of it.
+    """
+    found = [f"{name} {text}" for name, part in named(model) if (text := _text(type(part)))]
+    return hashlib.blake2b("\n".join(found).encode(), digest_size=8).hexdigest()
+
+
+@cached
+def _text(kind: type[nn.Module]) -> str:
+    """Return the name of a class; empty for that of a metric."""
+    if issubclass(kind, Metric) or kind.__module__.startswith("torchmetrics"):
+        return ""
+    kind = getattr(kind, "cls_to_become", None) or kind
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -94,10 +94,11 @@ def is_setting(name: str, value: Any) -> bool:
 def _of_methods(kind: type, packages: frozenset[str]) -> tuple[tuple[str, Any], ...]:
     """Return the functions of a class that have values of their own, such as a default that is a list."""
     found = {function.__name__: function for function in reversed(code.own_functions(kind, packages))}
-    return tuple((name, function) for name, function in found.items() if _has_values(function))
+    return tuple((name, function) for name, function in found.items() if has_values(function))
 
 
-def _has_values(function: FunctionType) -> bool:
+def has_values(function: FunctionType) -> bool:
+    """Whether a function has values of its own: in a closure, a default that is a list, an attribute."""
     defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     return (
         any(name != "__class__" for name in function.__code__.co_freevars)

@@ -14,10 +14,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torchmetrics import Metric
 
 from cairn.data.forked import forked
 from cairn.lightning.audited.audit import Audit
 from cairn.lightning.reading import modules
+from cairn.lightning.reading.attributes import MODULES
 from cairn.lightning.saved import as_built, pruning
 from cairn.lightning.saved.as_built import LAZY, Built
 from cairn.writing.mismatch import listed
@@ -61,6 +63,8 @@ class Layers:
             return
         changes = _changes(module, built)
         found = {name for names in changes.values() for name in names} - self._reported
+        if found:  # it says more than that the classes of layers have changed
+            self.audit.findings.known.add(f"{type(module).__name__}.{MODULES}")
         is_first, self._is_checked = not self._is_checked, True
         if not found or _loads_by_itself(module, built, found):
             return
@@ -75,6 +79,15 @@ class Layers:
             answer = _hook_builds(module, built, contents)
         self._reported |= found
         if answer == "yes":
+            return
+        metrics = {name for name, part in modules.named(module) if isinstance(part, Metric)}
+        if found <= metrics:
+            self.audit.findings.add(
+                sorted(found),
+                f"Training adds metrics to {type(module).__name__}: {', '.join(listed(sorted(found)))}. A resume from "
+                "the end of an epoch does not restore their state. Create them in __init__ or setup(). audit='off' "
+                "(checkpoint.audit=off) turns this check off.",
+            )
             return
         done = "; ".join(f"it {what} {', '.join(listed(names))}" for what, names in changes.items() if names)
         text = f"Training changes the layers of {type(module).__name__}: {done}. "

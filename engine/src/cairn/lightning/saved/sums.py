@@ -23,6 +23,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _ResultMetric,
     _Sync,
 )
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn.errors import UnsafeStateError
 from cairn.lightning.reading import modules
@@ -94,9 +95,16 @@ def metrics(module: LightningModule) -> dict[str, Any]:
 
 
 def set_metrics(module: LightningModule, state: Mapping[str, Any]) -> None:
-    """Restore what `metrics` returned."""
+    """Restore what `metrics` returned, of those that exist: a hook may create one in each epoch."""
+    found = dict(modules.named(module))
+    if missing := [name for name in state if name not in found]:
+        rank_zero_warn(
+            f"This resume may not be exact: the checkpoint holds the state of {', '.join(missing)}, and "
+            f"{type(module).__name__} does not have this yet. Create metrics in __init__ or setup()."
+        )
     for name, fields in state.items():
-        metric = module.get_submodule(name)
+        if (metric := found.get(name)) is None:
+            continue
         for key, value in {**fields["plain"], **fields["states"], **fields["caches"]}.items():
             setattr(metric, key, _to(value, module.device))
 
