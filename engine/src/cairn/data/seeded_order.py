@@ -23,7 +23,26 @@ _DEEPEST = 4
 """How many samplers may lie inside each other."""
 
 
-class SeededOrder(Order):
+class _OfSampler(Order):
+    """An order whose other attributes are those of its sampler."""
+
+    sampler: Any
+
+    def __getattr__(self, name: str) -> Any:
+        # torch and Lightning read `batch_size` and `drop_last` of a batch sampler.
+        if name == "sampler" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.sampler, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # `loader.sampler.level = 3` in a hook means the sampler of the user.
+        if name in self.__dict__ or "sampler" not in self.__dict__ or not hasattr(self.sampler, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.sampler, name, value)
+
+
+class SeededOrder(_OfSampler):
     """Items of a given sampler or batch sampler, made a function of (seed, epoch).
 
     The sampler draws from generators that are seeded with (seed, epoch): the global ones, which are restored
@@ -73,19 +92,6 @@ class SeededOrder(Order):
         if self.dealing is not None:
             return self._num_dealt(len(self.sampler))
         return -(-len(self.sampler) // self._share()[1])
-
-    def __getattr__(self, name: str) -> Any:
-        # torch and Lightning read `batch_size` and `drop_last` of a batch sampler.
-        if name == "sampler" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.sampler, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # `loader.sampler.level = 3` in a hook means the sampler of the user.
-        if name in self.__dict__ or "sampler" not in self.__dict__ or not hasattr(self.sampler, name):
-            super().__setattr__(name, value)
-        else:
-            setattr(self.sampler, name, value)
 
     @property
     def is_stateful(self) -> bool:

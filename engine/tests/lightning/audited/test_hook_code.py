@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,18 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LambdaCallback
 from tests.lightning.audited.test_audit import Net, messages
 
+from cairn.lightning.audited import hook_code
+
 LEVEL = 0.0
 STEP = 0.5
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide other modules of tests, which are code of the same user: more names than can be followed."""
+    found = {name: module for name, module in sys.modules.items() if name == __name__ or not name.startswith("tests.")}
+    monkeypatch.setattr(hook_code, "sys", SimpleNamespace(modules=found))
+
 
 
 class Config:

@@ -115,7 +115,6 @@ NAMED = {
     AddsStatistics: (2, r"adds norm \(running_mean, running_var, num_batches_tracked\)"),
     Unrelated: (2, ADDED),
     UnrelatedReshapes: (2, "reshapes head"),
-    ForgetsItsMetric: (2, "adds mean"),
 }
 """How many steps a run makes before the change is named, and how."""
 
