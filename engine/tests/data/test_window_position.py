@@ -134,7 +134,9 @@ def test_an_incomplete_last_window_can_be_dropped(processes):
 
 
 def test_a_training_that_does_not_accumulate_is_warned(processes):
-    with pytest.warns(UserWarning, match=r"global batch of 12 samples is 4 batches of 3, and nothing lets .* 4 batches"):
+    with pytest.warns(
+        UserWarning, match=r"global batch of 12 samples is 4 batches of 3, and nothing lets .* 4 batches"
+    ):
         next(iter(DataLoader(Noisy(), 3, global_batch_size=SIZE)))
     next(iter(DataLoader(Noisy(), 12, global_batch_size=SIZE)))  # one batch: nothing to accumulate
     with torch.no_grad():
@@ -252,4 +254,6 @@ def test_other_data_is_refused(before, now, text):
 
 @pytest.mark.parametrize("now", [{"batch_size": 6, "global_batch_size": 12}, {"batch_size": 3}])
 def test_the_size_of_a_batch_may_change_where_the_loaders_compare(now):
-    Data(**now).load_state_dict(Data(3, **({"global_batch_size": 12} if "global_batch_size" in now else {})).state_dict())
+    Data(**now).load_state_dict(
+        Data(3, **({"global_batch_size": 12} if "global_batch_size" in now else {})).state_dict()
+    )

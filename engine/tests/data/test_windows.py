@@ -124,7 +124,11 @@ def test_another_number_of_processes_is_refused_with_those_that_are_possible():
 
 @pytest.mark.parametrize(
     ("size", "batch_size", "world_size", "text"),
-    [(12, 3, 2, "2 processes x 2 batches of 3"), (12, 8, 1, "2 batches of 6"), (12, 6, 2, "2 processes x 1 batch of 6")],
+    [
+        (12, 3, 2, "2 processes x 2 batches of 3"),
+        (12, 8, 1, "2 batches of 6"),
+        (12, 6, 2, "2 processes x 1 batch of 6"),
+    ],
 )
 def test_how_a_window_is_shared_is_said_in_words(size, batch_size, world_size, text):
     assert str(Share(size, batch_size, 0, world_size)) == text

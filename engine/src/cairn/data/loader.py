@@ -114,7 +114,14 @@ class DataLoader(data.DataLoader[Any]):
             )
         else:
             self._position, more = source.map_style(
-                dataset, batch_size, bool(shuffle), sampler, batch_sampler, collate_fn, seed=seed, keyed=seeded_items,
+                dataset,
+                batch_size,
+                bool(shuffle),
+                sampler,
+                batch_sampler,
+                collate_fn,
+                seed=seed,
+                keyed=seeded_items,
                 dealing=dealing,
             )
         super().__init__(**options | more)

@@ -256,7 +256,7 @@ def warn_of_no_accumulation(found: GlobalBatches | None) -> None:
     """Warn that a loop trains on each batch of this process, if a global batch has several."""
     if found is not None and found.per_window > 1:
         rank_zero_warn(
-            f"Each global batch of {found.size} samples is {found}, and nothing lets the gradients of {found.per_window}"
-            f" batches be accumulated: add a cairn.Checkpointer to the Trainer, or step the optimizer after"
+            f"Each global batch of {found.size} samples is {found}, and nothing accumulates the gradients of"
+            f" {found.per_window} batches: add a cairn.Checkpointer to the Trainer, or step the optimizer after"
             f" loader.global_batches.per_window batches in a loop of your own."
         )

@@ -36,7 +36,10 @@ def test_several_loaders_divide_alike():
 
 @pytest.mark.parametrize(
     ("others", "text"),
-    [([loader(size=None)], r"others have none \(DataLoader\)"), ([loader(6)], "12 samples: 2 batches of 6; 12 samples: 4")],
+    [
+        ([loader(size=None)], r"others have none \(DataLoader\)"),
+        ([loader(6)], "12 samples: 2 batches of 6; 12 samples: 4"),
+    ],
 )
 def test_loaders_that_divide_differently_are_refused(others, text):
     with pytest.raises(ConfigError, match=text):
@@ -82,9 +85,7 @@ def test_manual_optimization_needs_no_accumulation_if_a_batch_is_a_global_one():
     dealing.begin(trainer_of(Manual()), dealing.dealt([loader(12)]), 1)
 
 
-@pytest.mark.parametrize(
-    ("limit", "expected"), [(1.0, 16), (2, 8), (9, 16), (0.5, 8), (0.01, 4), (0.99, 12)]
-)
+@pytest.mark.parametrize(("limit", "expected"), [(1.0, 16), (2, 8), (9, 16), (0.5, 8), (0.01, 4), (0.99, 12)])
 def test_limits_are_numbers_of_global_batches(limit, expected):
     assert dealing.limits([loader()], limit, [1]) == [expected]
 
@@ -156,7 +157,12 @@ OTHER = [
     (SavedBy(2, None, 2, 3), None, 1, "global batch of 12 samples.*devices or num_nodes"),
     (SavedBy(2, None, 1), None, 1, r"saved by 2 processes, but this run has 1\. An exact.*devices or num_nodes"),
     (SavedBy(1, 12, 4), None, 2, "saved by 1 process, .* global batch of 12 samples: set global_batch_size=12"),
-    (SavedBy(2, None, 1, 3), loader(), 1, "with 6 samples between two steps, and now global_batch_size=12: set it to 6"),
+    (
+        SavedBy(2, None, 1, 3),
+        loader(),
+        1,
+        "with 6 samples between two steps, and now global_batch_size=12: set it to 6",
+    ),
     (SavedBy(2, None, 2, 3), loader(), 1, r"accumulate_grad_batches=2, with 12 .* cannot be counted as global ones"),
 ]
 

@@ -58,7 +58,9 @@ def dealt_out(saved, make, number):
     found = []
     for rank in range(number):
         module = Module(make)
-        sums.set_metrics(module, redealt.of_rank(saved, SimpleNamespace(global_rank=rank, lightning_module=module))["metrics"])
+        sums.set_metrics(
+            module, redealt.of_rank(saved, SimpleNamespace(global_rank=rank, lightning_module=module))["metrics"]
+        )
         found.append(module)
     return found
 
@@ -118,7 +120,9 @@ def test_a_mean_over_the_epoch_counts_the_samples_of_all_ranks_once():
     assert (second["value"], second["cumulated_batch_size"]) == (0, 0)
 
 
-@pytest.mark.parametrize(("reduce", "on_rank_0", "on_rank_1"), [("sum", 7.0, 0.0), ("max", 4.0, 4.0), ("min", 3.0, 3.0)])
+@pytest.mark.parametrize(
+    ("reduce", "on_rank_0", "on_rank_1"), [("sum", 7.0, 0.0), ("max", 4.0, 4.0), ("min", 3.0, 3.0)]
+)
 def test_other_reductions(reduce, on_rank_0, on_rank_1):
     saved = [entry(3.0, reduce=reduce), entry(4.0, reduce=reduce)]
     assert [entries(saved, rank)["value"] for rank in (0, 1)] == [on_rank_0, on_rank_1]
@@ -146,7 +150,9 @@ def test_ranks_keep_their_generators_and_new_ones_get_their_own():
     assert generators(2, 4) == four, "a function of the checkpoint"
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    redealt.of_rank([state_of(Module(SumMetric), seed=5)], SimpleNamespace(global_rank=1, lightning_module=Module(SumMetric)))
+    redealt.of_rank(
+        [state_of(Module(SumMetric), seed=5)], SimpleNamespace(global_rank=1, lightning_module=Module(SumMetric))
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -196,7 +196,9 @@ def _of(loader: Any) -> GlobalBatches | None:
 
 def announce(dealt: Dealt) -> None:
     """Say how global batches are shared by the processes, on rank 0."""
-    rank_zero_only(log.info)("Each global batch of %d samples is %s.", dealt.loader.global_batch_size, _of(dealt.loader))
+    rank_zero_only(log.info)(
+        "Each global batch of %d samples is %s.", dealt.loader.global_batch_size, _of(dealt.loader)
+    )
 
 
 def warn_of_move(saved_by: SavedBy, dealt: Dealt, trainer: Trainer) -> None:
