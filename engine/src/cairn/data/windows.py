@@ -229,6 +229,12 @@ class GlobalBatches:
         own = len(range(start + number * self.share.world_size + self.share.rank, end, parts))
         return own * parts / (end - start)
 
+    @property
+    def is_even(self) -> bool:
+        """Whether all batches of each global batch have the same size, so that each has the weight 1."""
+        sizes = map(self.size_of, range(max(0, self.number - 2), self.number))  # the others are complete
+        return all(size % (self.share.batches_of(size) * self.share.world_size) == 0 for size in sizes)
+
     def batches_in(self, number: int) -> int:
         """Return the number of batches of this process in the first global batches of an epoch."""
         return self.share.num_batches(self.windows, number)

@@ -121,7 +121,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
     if type(epoch_loop.val_loop) is _EvaluationLoop:
         epoch_loop.val_loop.__class__ = BoundaryEvaluationLoop
     fit_loop.pending = epoch_loop.pending = fit_loop.arrives = False  # a fit before this one may have failed
-    fit_loop.saved_by = None
+    fit_loop.saved_by, fit_loop.has_loaded = None, False
     fit_loop.forget_global_batches()
     fit_loop.engine = epoch_loop.engine = engine
 

@@ -64,6 +64,8 @@ class Dealt:
     """The first of them."""
     is_alone: bool
     """Whether it is the only one."""
+    is_even: bool = True
+    """Whether all batches of a global batch have the same size, also in the last one of an epoch."""
 
     def num_samples(self, batches: int) -> int:
         """Return the samples of the global batch that ends after these batches of an epoch; 0 if none ends there."""
@@ -77,7 +79,7 @@ class Dealt:
     def weight(self, batch: int) -> float:
         """Return the weight of a batch of this process in the mean over its global batch; 1 if that is complete.
 
-        Batches of several loaders are trained on together and have sizes of their own: they are not weighted.
+        Batches of several loaders are trained on together: `begin` has made sure that they have the weight 1.
         """
         found = self.loader.global_batches
         assert found is not None
@@ -110,7 +112,7 @@ def dealt(loaders: Sequence[Any]) -> Dealt | None:
             f" process as many batches of each loader.",
             parameter="global_batch_size",
         )
-    return Dealt(ours[0][1].per_window, ours[0][0], len(ours) == 1)
+    return Dealt(ours[0][1].per_window, ours[0][0], len(ours) == 1, all(batches.is_even for _, batches in ours))
 
 
 def check(saved_by: SavedBy, dealt: Dealt | None, world_size: int) -> None:
@@ -180,6 +182,13 @@ def begin(trainer: Trainer, dealt: Dealt, configured: int) -> None:
             f"this process needs {per_window} batches for one, which only the module could accumulate, as it has manual"
             f" optimization: choose a larger batch_size, or more processes"
         )
+    elif not dealt.is_even and not (dealt.is_alone and trainer.lightning_module.automatic_optimization):
+        whose = (
+            "only the module could weight, as it has manual optimization"
+            if dealt.is_alone
+            else ("cannot be weighted, since those of several loaders are trained on together")
+        )
+        why = f"the last one of an epoch has batches of different sizes, which {whose}: use drop_last=True"
     if why:
         raise ConfigError(f"global_batch_size={size} decides how many batches are accumulated, and {why}.")
     trainer.accumulate_grad_batches = per_window

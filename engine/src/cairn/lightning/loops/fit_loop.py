@@ -40,6 +40,8 @@ class _RequestingFitLoop(_FitLoop):
     """Who has saved the checkpoint that is resumed, until its counters are those of this process."""
     _accumulation = 1
     """What the trainer was given, before global batches decide over it."""
+    has_loaded = False
+    """Whether the counters are those of the checkpoint: loaders may have been made before."""
 
     def setup_data(self) -> None:
         if not (self._combined_loader is None or self._should_reload_train_dl):
@@ -149,7 +151,7 @@ class _RequestingFitLoop(_FitLoop):
         dealt, saved_by = self._epoch_loop.dealt, self.saved_by
         if dealt is not None:
             self.trainer.val_check_batch = dealing.val_check_batch(self.trainer, dealt, self.max_batches)
-        if self._combined_loader is None or saved_by is None or not self.restarting:
+        if self._combined_loader is None or saved_by is None or not self.has_loaded:
             return
         self.saved_by = None
         dealing.check(saved_by, dealt, self.trainer.world_size)
@@ -180,6 +182,7 @@ class BoundaryFitLoop(_RequestingFitLoop):
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         super().load_state_dict(state_dict, prefix)
+        self.has_loaded = True
         self._count_global_batches()
         if self.pending:
             # At the end of an epoch, Lightning sees no restart, and would run a sanity check over the loaded state.
