@@ -30,6 +30,7 @@ def assert_same(found, undisturbed, attempts=None):
     assert train == undisturbed.train, "the same global batches, in the same order"
     assert [len(window) for window in train] == WINDOWS * 2
     assert found.checkpoints == undisturbed.checkpoints
+    assert found.batches == [step for _, step, _ in found.checkpoints], "batches are global batches"
     assert found.lr == undisturbed.lr
     assert_close(found.weights, undisturbed.weights)
     assert_close(found.metrics, undisturbed.metrics)
@@ -57,7 +58,7 @@ def test_any_number_of_processes(tmp_path, undisturbed, processes):
 
 MOVES = [
     [(3, 4, 1), (1, 12, 4), (2, 2, 7), (3, 4, -1)],
-    [(1, 4, 3), (4, 4, 5), (2, 6, 9), (1, 5, -1)],
+    [(1, 4, 3), (4, 4, 5), (2, 6, 9), (1, 5, -1)],  # one of them at the end of an epoch
 ]
 """Numbers of processes, each with its batch size and the step up to which it trains; an epoch has five steps."""
 
@@ -68,6 +69,7 @@ def test_a_run_that_moves(tmp_path, undisturbed, moves):
     last = attempts[-1]
     regular = {name for name, *_ in undisturbed.checkpoints}  # a stop at max_steps is saved as well
     last.scores = [score for (name, *_), score in zip(last.checkpoints, last.scores, strict=True) if name in regular]
+    last.batches = [one for (name, *_), one in zip(last.checkpoints, last.batches, strict=True) if name in regular]
     last.checkpoints = [one for one in last.checkpoints if one[0] in regular]
     assert_same(last, undisturbed, attempts)
 

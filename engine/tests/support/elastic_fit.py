@@ -101,6 +101,8 @@ class Attempt:
     checkpoints: list[tuple[str, int, int]]
     """Names, steps and samples, in the order of the run."""
     scores: list[float | None]
+    batches: list[int]
+    """Of the whole run, at each checkpoint."""
 
 
 def start(folder: Path, processes: int, **options: Any) -> Attempt:
@@ -149,6 +151,7 @@ def _facts(trainer: Trainer, net: Net) -> dict[str, Any]:
         "lr": trainer.optimizers[0].param_groups[0]["lr"],
         "checkpoints": [(saved.name, saved.position.step, saved.position.samples) for saved in saving.saved],
         "scores": [saved.score for saved in saving.saved],
+        "batches": [saved.position.total_batches for saved in saving.saved],
     }
 
 
@@ -160,4 +163,6 @@ def _attempt(found: list[dict[str, Any]]) -> Attempt:
     train, val = ([sorted(samples) for _, samples in sorted(seen[stage].items())] for stage in ("train", "val"))
     first = found[0]
     checkpoints = [(name, step, samples) for name, step, samples in first["checkpoints"]]
-    return Attempt(train, val, first["metrics"], first["weights"], first["lr"], checkpoints, first["scores"])
+    return Attempt(
+        train, val, first["metrics"], first["weights"], first["lr"], checkpoints, first["scores"], first["batches"]
+    )

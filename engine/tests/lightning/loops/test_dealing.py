@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationSch
 from lightning.pytorch.loops.progress import _BatchProgress
 from torch.utils.data import TensorDataset
 
+from cairn.data import sampler
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.loops import dealing
@@ -79,6 +80,19 @@ def test_the_trainer_accumulates_a_global_batch():
 def test_whatever_else_decides_over_the_accumulation_is_refused(trainer, configured, text):
     with pytest.raises(ConfigError, match=text):
         dealing.begin(trainer, dealing.dealt([loader()]), configured)
+
+
+@pytest.mark.parametrize(
+    ("module", "loaders", "text"),
+    [
+        (None, [loader(), loader(6, 24)], "of several loaders are trained on together: use drop_last=True"),
+        (Manual(), [loader(6)], "as it has manual optimization: use drop_last=True"),
+    ],
+)
+def test_batches_of_different_sizes_that_cannot_be_weighted_are_refused(module, loaders, text, monkeypatch):
+    monkeypatch.setattr(sampler, "rank_and_world_size", lambda: (1, 2))
+    with pytest.raises(ConfigError, match=f"the last one of an epoch has batches of different sizes, .*{text}"):
+        dealing.begin(trainer_of(module), dealing.dealt(loaders), 1)
 
 
 def test_manual_optimization_needs_no_accumulation_if_a_batch_is_a_global_one():

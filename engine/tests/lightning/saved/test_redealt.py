@@ -92,8 +92,34 @@ def test_a_metric_that_ranks_combine_in_their_own_way_is_refused_by_name(make):
             module.metric.update(*((value, value**2) if make is PearsonCorrCoef else (value,)))
             if value[0] > 1:
                 break
-    with pytest.raises(ResumeError, match=r"metric metric.*2 processes.*end of an epoch"):
+    with pytest.raises(ResumeError, match=r"metric metric.*Use 2 processes for this epoch, or resume from its end"):
         dealt_out([state_of(module) for module in modules], make, 1)
+
+
+class OwnMean(Metric):
+    def __init__(self):
+        super().__init__()
+        self.add_state("value", torch.tensor(0.0), dist_reduce_fx="mean")
+
+    def update(self, value):
+        self.value = value.mean()
+
+    def compute(self):
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: RunningMean(window=3), "changed its attribute '_num_vals_seen', which is not among its states"),
+        (OwnMean, "combines 'value' of the processes in its own way"),
+    ],
+)
+def test_one_process_too_has_metrics_that_several_cannot_go_on_with(make, text):
+    module = Module(make)
+    module.metric.update(VALUES)
+    with pytest.raises(ResumeError, match=rf"metric metric .*{text}.* Use 1 process for this epoch"):
+        dealt_out([state_of(module)], make, 2)
 
 
 def test_such_a_metric_without_values_is_dealt_out():

@@ -83,10 +83,10 @@ class _RequestingFitLoop(_FitLoop):
         self._positions_count = not (self.pending and is_due)
 
     def _load_combined_loader_states(self) -> None:
+        self._deal()
         if self.inner:
             super()._load_combined_loader_states()
             return
-        self._deal()
         # Lightning's own method does not load the positions if the epoch of the checkpoint is over.
         self.load_positions(is_last=not self.arrives)
         if self.arrives:
@@ -132,7 +132,8 @@ class _RequestingFitLoop(_FitLoop):
             return
         if self._epoch_loop.dealt is None:
             self._accumulation = trainer.accumulate_grad_batches
-            dealing.announce(found)
+            if not self.inner:
+                dealing.announce(found)
         dealing.begin(trainer, found, self._accumulation)
         self._epoch_loop.dealt, self._epoch_loop.per_window = found, found.per_window
         whole_means.keep(self._epoch_loop._results)
@@ -140,9 +141,14 @@ class _RequestingFitLoop(_FitLoop):
             optimization.__class__ = WeightedOptimization
         combined.limits = dealing.limits(combined.flattened, trainer.limit_train_batches, combined.limits)
 
+    @property
+    def has_global_batches(self) -> bool:
+        """Whether the loops count as the loaders deal out global batches."""
+        return self._epoch_loop.dealt is not None
+
     def forget_global_batches(self) -> None:
         """Let the trainer accumulate gradients as it is configured."""
-        if self._epoch_loop.dealt is not None:
+        if self.has_global_batches:
             self.trainer.accumulate_grad_batches = self._accumulation
             self._epoch_loop.dealt, self._epoch_loop.per_window = None, 1
 
@@ -174,9 +180,9 @@ class BoundaryFitLoop(_RequestingFitLoop):
         if self.inner or self._combined_loader is None:
             return
         is_new = self._combined_loader is not before
-        if not is_new and self._epoch_loop.dealt is None:  # the loaders of a fit before this one
+        if not is_new and not self.has_global_batches:  # the loaders of a fit before this one
             self._deal()
-            is_new = self._epoch_loop.dealt is not None
+            is_new = self.has_global_batches
         if is_new:
             self._count_global_batches()
 
