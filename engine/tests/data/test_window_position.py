@@ -37,6 +37,11 @@ class Remembering(SequentialSampler):
         self.times = state["times"]
 
 
+class Longer(SequentialSampler):
+    def __len__(self):
+        return NUM_SAMPLES + 1
+
+
 SAMPLERS = {
     "shuffled": lambda: {"shuffle": True},
     "in order": dict,
@@ -135,12 +140,33 @@ def test_an_incomplete_last_window_can_be_dropped(processes):
 
 def test_a_training_that_does_not_accumulate_is_warned(processes):
     with pytest.warns(
-        UserWarning, match=r"global batch of 12 samples is 4 batches of 3, and nothing lets .* 4 batches"
+        UserWarning, match=r"global batch of 12 samples is 4 batches of 3, and nothing accumulates .* 4 batches"
     ):
         next(iter(DataLoader(Noisy(), 3, global_batch_size=SIZE)))
     next(iter(DataLoader(Noisy(), 12, global_batch_size=SIZE)))  # one batch: nothing to accumulate
     with torch.no_grad():
         next(iter(DataLoader(Noisy(), 3, global_batch_size=SIZE)))
+
+
+def test_a_mean_over_processes_with_different_numbers_of_samples_is_warned(processes, recwarn):
+    processes(1, 2)
+    with torch.no_grad():
+        list(DataLoader(range(12), 6, global_batch_size=SIZE))
+        assert not recwarn
+        with pytest.warns(UserWarning, match=r"different numbers of samples, which Lightning rounds .*Checkpointer"):
+            next(iter(DataLoader(range(13), 6, global_batch_size=SIZE)))
+
+
+def test_samples_stay_in_order_on_one_process():
+    with torch.no_grad():
+        found = torch.cat(list(DataLoader(torch.arange(41), 5, global_batch_size=SIZE)))
+    assert found.tolist() == list(range(41)), "a test may collect what it computes for them"
+
+
+def test_a_sampler_that_yields_another_number_than_its_length_is_refused():
+    loader = DataLoader(Noisy(), 12, sampler=Longer(range(NUM_SAMPLES)), global_batch_size=SIZE)
+    with pytest.raises(DataError, match=r"Longer yields 41 samples, and its length is 42: .* global batches"):
+        list(loader)
 
 
 # A checkpoint without global batches

@@ -1,9 +1,11 @@
 """A run with global batches is the same run on any number of processes, also if the number changes on the way."""
 
 import multiprocessing
+from itertools import chain
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateFinder
 from tests.support import elastic_fit
 from tests.support.elastic_fit import NUM_VAL, WINDOWS, start
 
@@ -134,6 +136,24 @@ def test_limits_count_global_batches(tmp_path):
     assert one.train == three.train
     assert [len(window) for window in one.train] == [12, 12, 12]
     assert one.val == three.val == [list(range(7))], "the first of two global batches, of 7 and 6 samples"
+
+
+def test_a_run_can_go_on_without_global_batches_at_the_end_of_an_epoch(tmp_path):
+    elastic_fit.fit(tmp_path, max_epochs=1)
+    with pytest.warns(UserWarning, match="begins with other data than before: global_batch_size was 12 and is not set"):
+        trainer, _ = elastic_fit.fit(tmp_path, size=None, batch_size=10)
+    assert trainer.accumulate_grad_batches == 1, "as it is configured"
+    assert trainer.global_step == 10, "five global batches, then five batches of ten"
+    assert trainer.checkpoint_callback.saved[-1].position.total_batches == 10
+
+
+def test_a_search_for_a_learning_rate_trains_on_global_batches(tmp_path, undisturbed):
+    search = LearningRateFinder(num_training_steps=3, update_attr=False)
+    trainer, net = elastic_fit.fit(tmp_path, callbacks=[search], max_epochs=1)
+    searched = [samples for stage, step, samples in net.seen if stage == "train"][: 3 * 3]
+    windows = [[*chain(*searched[first : first + 3])] for first in (0, 3, 6)]
+    assert [sorted(window) for window in windows] == undisturbed.train[:3]
+    assert trainer.global_step == len(WINDOWS), "the fit after it does, too"
 
 
 def test_a_second_fit_of_the_trainer_accumulates_as_well(tmp_path, undisturbed):

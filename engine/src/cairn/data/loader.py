@@ -142,8 +142,9 @@ class DataLoader(data.DataLoader[Any]):
     def __iter__(self) -> Any:
         if self.is_deferred:
             return iter(())
-        if not self.is_dealt and torch.is_grad_enabled():  # Lightning validates without gradients
-            windows.warn_of_no_accumulation(self.global_batches)
+        if not self.is_dealt:
+            # Lightning validates without gradients.
+            windows.warn_of_plain_loop(self.global_batches, is_training=torch.is_grad_enabled())
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
         return self._position.iterate(partial(_seeded_by_epoch, self, super().__iter__))

@@ -44,7 +44,6 @@ from typing import Any
 
 import lightning
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -52,12 +51,11 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError
 from cairn.lightning import versions
-from cairn.lightning.loops import parts
+from cairn.lightning.loops import evaluation_loop, parts
 from cairn.lightning.loops.calls import Engine, Place, Stopped
 from cairn.lightning.loops.counters import counters, set_counters, set_sync_flags, sync_flags
 from cairn.lightning.loops.dealing import SavedBy
 from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop
-from cairn.lightning.loops.evaluation_loop import BoundaryEvaluationLoop
 from cairn.lightning.loops.fit_loop import BoundaryFitLoop
 from cairn.lightning.loops.parts import (
     global_batch_size,
@@ -118,8 +116,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
                 f"the boundaries in it: use Lightning's loops."
             )
         loop.__class__ = ours
-    if type(epoch_loop.val_loop) is _EvaluationLoop:
-        epoch_loop.val_loop.__class__ = BoundaryEvaluationLoop
+    evaluation_loop.install(trainer)
     fit_loop.pending = epoch_loop.pending = fit_loop.arrives = False  # a fit before this one may have failed
     fit_loop.saved_by, fit_loop.has_loaded = None, False
     fit_loop.forget_global_batches()

@@ -1,9 +1,9 @@
-"""The batches of a validation inside of a fit."""
+"""The batches of a validation or a test."""
 
 from __future__ import annotations
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
-from lightning.pytorch.trainer.states import TrainerFn
 
 from cairn.lightning.loops import dealing, whole_means
 
@@ -15,11 +15,17 @@ class BoundaryEvaluationLoop(_EvaluationLoop):
         before = self._combined_loader
         super().setup_data()
         found = self._combined_loader
-        if found is None or found is before or self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        if dealing.is_any_dealt(found.flattened):
+        if found is not None and found is not before and dealing.is_any_dealt(found.flattened):
             whole_means.keep(self._results)
-            self._max_batches = dealing.limits(found.flattened, self.trainer.limit_val_batches, self._max_batches)
+            limit = getattr(self.trainer, f"limit_{self._stage.dataloader_prefix}_batches")
+            self._max_batches = dealing.limits(found.flattened, limit, self._max_batches)
+
+
+def install(trainer: Trainer) -> None:
+    """Let the loops of a trainer over validation and test batches count global batches."""
+    for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
+        if type(loop) is _EvaluationLoop:
+            loop.__class__ = BoundaryEvaluationLoop
 
 
 BoundaryEvaluationLoop.__name__ = _EvaluationLoop.__name__  # as in epoch_loop.py

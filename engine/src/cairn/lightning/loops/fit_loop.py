@@ -163,7 +163,8 @@ class _RequestingFitLoop(_FitLoop):
         dealing.check(saved_by, dealt, self.trainer.world_size)
         if dealt is not None:
             dealing.warn_of_move(saved_by, dealt, self.trainer)
-            dealing.convert(self._epoch_loop.batch_progress, saved_by.per_window, dealt.per_window)
+        # Without global batches from the end of an epoch on, each of those before still counts as one.
+        dealing.convert(self._epoch_loop.batch_progress, saved_by.per_window, self._epoch_loop.per_window)
 
     @property
     def _epoch_loop(self) -> BoundaryEpochLoop:
