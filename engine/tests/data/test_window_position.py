@@ -66,9 +66,9 @@ class Ranks:
         self.loaders = []
         for _ in self._ranks():
             self.loaders.append(loader := DataLoader(Noisy(), **{"global_batch_size": SIZE, "seed": 7, **options()}))
+            loader.is_dealt = True  # as in a fit
             if state is not None:
                 loader.load_state_dict(state)
-            loader.is_dealt = True  # as in a fit
         self.iterators = [iter(self.loaders[rank]) for rank in self._ranks()]
 
     def _ranks(self):
@@ -169,6 +169,12 @@ def test_a_sampler_that_yields_another_number_than_its_length_is_refused():
         list(loader)
 
 
+def test_counters_of_lightning_that_mean_something_else_are_warned(processes):
+    state = {**DataLoader(Noisy(), 3, global_batch_size=SIZE).state_dict(), "batch": 1}
+    with pytest.warns(UserWarning, match=r"counts 4 batches of each process .* this run has 1: go on with the same"):
+        DataLoader(Noisy(), 12, global_batch_size=SIZE).load_state_dict(state)
+
+
 # A checkpoint without global batches
 
 OLD = {"epoch": 0, "cycle": 0, "batch_size": 3, "world_size": 2, "seed": 7, "num_samples": NUM_SAMPLES}
@@ -194,6 +200,7 @@ def test_another_global_batch_size_is_refused_inside_an_epoch(processes, size, t
     ranks.window()
     (state,) = ranks.states()
     loader = DataLoader(Noisy(), 3, seed=7, shuffle=True, global_batch_size=size)
+    loader.is_dealt = True
     with pytest.raises(DataError, match=f"global_batch_size {text}"):
         loader.load_state_dict(state)
     with pytest.warns(UserWarning, match=f"begins with other data than before: global_batch_size {text}"):

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import LearningRateFinder
 from tests.support import elastic_fit
 from tests.support.elastic_fit import NUM_VAL, WINDOWS, start
 
+from cairn.errors import ResumeError
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks processes"),
@@ -119,10 +121,12 @@ def test_what_would_change_the_global_batch_is_refused_before_the_first_batch(wi
 
 CONTRADICTIONS = {
     "accumulation": ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2 contradicts it"),
+    "overfitting": ({"overfit_batches": 2}, "overfit_batches replaces the sampler .* global_batch_size"),
     "validation after the end of an epoch": ({"val_check_interval": 6}, "val_check_interval=6 is longer than an epoch"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_a_contradiction_is_refused(tmp_path, case):
     options, text = CONTRADICTIONS[case]
@@ -154,6 +158,15 @@ def test_a_search_for_a_learning_rate_trains_on_global_batches(tmp_path, undistu
     windows = [[*chain(*searched[first : first + 3])] for first in (0, 3, 6)]
     assert [sorted(window) for window in windows] == undisturbed.train[:3]
     assert trainer.global_step == len(WINDOWS), "the fit after it does, too"
+
+
+@pytest.mark.filterwarnings("ignore:This checkpoint was not written by Cairn")
+def test_a_checkpoint_of_lightning_counts_batches_of_each_process(tmp_path):
+    """Its counters would end the epoch too early with other batches, so it is refused."""
+    trainer, _ = elastic_fit.fit(tmp_path / "before", max_steps=2)
+    trainer.save_checkpoint(tmp_path / "lightning.ckpt")
+    with pytest.raises(ResumeError, match="counts 3 batches of each process for a global batch, and this run has 1"):
+        elastic_fit.fit(tmp_path / "after", batch_size=12, ckpt_path=tmp_path / "lightning.ckpt")
 
 
 def test_a_second_fit_of_the_trainer_accumulates_as_well(tmp_path, undisturbed):

@@ -70,7 +70,13 @@ class Net(LightningModule):
 
 
 def fit(
-    folder: Path, processes: int = 1, *, size: int | None = GLOBAL_BATCH, batch_size: int = BATCH, **options: Any
+    folder: Path,
+    processes: int = 1,
+    *,
+    size: int | None = GLOBAL_BATCH,
+    batch_size: int = BATCH,
+    ckpt_path: Path | None = None,
+    **options: Any,
 ) -> tuple[Trainer, Net]:
     """Fit in this process, one of `processes`, and go on from what is in the folder."""
     seed_everything(0)
@@ -86,7 +92,7 @@ def fit(
         cairn.DataLoader(train, batch_size, shuffle=True, global_batch_size=size),
         cairn.DataLoader(val, batch_size, global_batch_size=size),
     )
-    trainer.fit(net, *loaders, ckpt_path=saving.resume())
+    trainer.fit(net, *loaders, ckpt_path=ckpt_path or saving.resume())
     return trainer, net
 
 

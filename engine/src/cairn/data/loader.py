@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils import data
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, default_collate, default_convert
 
@@ -211,6 +212,8 @@ class DataLoader(data.DataLoader[Any]):
         """
         position.keep_way(self._position.order, state_dict)
         self._position.check(state_dict, self.identity())
+        if not self.is_dealt and (text := other_counters(self, state_dict)):
+            rank_zero_warn(text)
         self._position.seek(state_dict)
 
 
@@ -220,6 +223,12 @@ def _check_iteration(kind: type) -> None:
             f"global_batch_size counts batches, and {kind.__name__}.__iter__ may yield others: leave one of them out.",
             parameter="global_batch_size",
         )
+
+
+def other_counters(loader: DataLoader, state: Mapping[str, Any]) -> str:
+    """See `WindowPosition.other_counters`."""
+    now = loader._position
+    return now.other_counters(state) if isinstance(now, WindowPosition) else ""
 
 
 def rewind(loader: DataLoader) -> None:

@@ -118,7 +118,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
         loop.__class__ = ours
     evaluation_loop.install(trainer)
     fit_loop.pending = epoch_loop.pending = fit_loop.arrives = False  # a fit before this one may have failed
-    fit_loop.saved_by, fit_loop.has_loaded = None, False
+    fit_loop.saved_by, fit_loop.is_saved_by_us, fit_loop.has_loaded = None, False, False
     fit_loop.forget_global_batches()
     fit_loop.engine = epoch_loop.engine = engine
 
@@ -140,8 +140,8 @@ def expect(
         saved_by: Who has saved the checkpoint.
     """
     fit_loop = trainer.fit_loop
-    fit_loop.saved_by = saved_by
     assert isinstance(fit_loop, BoundaryFitLoop)
+    fit_loop.saved_by, fit_loop.is_saved_by_us = saved_by, True
     fit_loop.pending = place == "epoch"
     fit_loop._epoch_loop.pending = place == "batch"
     fit_loop.is_beyond_first_epoch = place == "epoch" or epoch > 0

@@ -11,7 +11,8 @@ A resume on another number of processes has other batches of its own, and the sa
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,6 +193,25 @@ def begin(trainer: Trainer, dealt: Dealt, configured: int) -> None:
     if why:
         raise ConfigError(f"global_batch_size={size} decides how many batches are accumulated, and {why}.")
     trainer.accumulate_grad_batches = per_window
+
+
+@contextmanager
+def explaining(trainer: Trainer) -> Iterator[None]:
+    """Context in which an error about overfitting speaks of what the user has written.
+
+    Raises:
+        ConfigError: Lightning cannot replace the sampler of the loaders.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if trainer.overfit_batches > 0 and "batch sampler" in str(error):
+            raise ConfigError(
+                "overfit_batches replaces the sampler of the training loaders, which it cannot do with"
+                " global_batch_size or a batch sampler: use limit_train_batches and a loader with shuffle=False.",
+                parameter="overfit_batches",
+            ) from error
+        raise
 
 
 def is_any_dealt(loaders: Sequence[Any]) -> bool:

@@ -11,7 +11,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 
-from cairn.data.loader import DataLoader
+from cairn.data.loader import DataLoader, other_counters
 from cairn.errors import ResumeError
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops import counters, dealing, loaders, parts, whole_means
@@ -38,6 +38,8 @@ class _RequestingFitLoop(_FitLoop):
     """Whether the resumed epoch uses the loaders of the checkpoint."""
     saved_by: SavedBy | None = None
     """Who has saved the checkpoint that is resumed, until its counters are those of this process."""
+    is_saved_by_us = False
+    """Whether that is known: not for a checkpoint of Lightning, whose counters are not converted."""
     _accumulation = 1
     """What the trainer was given, before global batches decide over it."""
     has_loaded = False
@@ -117,6 +119,8 @@ class _RequestingFitLoop(_FitLoop):
                 f"resumed run needs the same loaders. Use cairn.DataLoader where it was used before."
             )
         for loader, state in zip(stateful, states, strict=True):
+            if isinstance(loader, DataLoader) and not self.is_saved_by_us and (text := other_counters(loader, state)):
+                raise ResumeError(text)
             if isinstance(loader, DataLoader) or not only_ours:
                 loader.load_state_dict(state if is_last else copy.deepcopy(state))
 
@@ -177,7 +181,8 @@ class BoundaryFitLoop(_RequestingFitLoop):
 
     def setup_data(self) -> None:
         before = self._combined_loader
-        super().setup_data()
+        with dealing.explaining(self.trainer):
+            super().setup_data()
         if self.inner or self._combined_loader is None:
             return
         is_new = self._combined_loader is not before
