@@ -138,7 +138,7 @@ class Share:
         """
         if num_samples < self.world_size:
             raise DataError(
-                f"A global batch with {num_samples} samples, the last one of an epoch, is too small for"
+                f"A global batch of {_samples(num_samples)}, the last one of an epoch, is too small for"
                 f" {self.world_size} processes: use at most {num_samples}, or drop_last=True.",
                 parameter="global_batch_size",
             )
@@ -190,6 +190,10 @@ class Share:
         count = self.per_window
         own = f"{count} batch{'es' if count > 1 else ''} of {self.size // self.world_size // count}"
         return own if self.world_size == 1 else f"{self.world_size} processes x {own}"
+
+
+def _samples(number: int) -> str:
+    return f"{number} sample{'s' if number != 1 else ''}"
 
 
 @cache
@@ -262,8 +266,8 @@ class GlobalBatches:
         number = self.number
         if number and self.batches_in(number) != number * self.per_window:
             raise DataError(
-                f"The last global batch of an epoch has {self.size_of(number - 1)} samples, too few for {self}: use"
-                f" drop_last=True, or another global_batch_size.",
+                f"The last global batch of an epoch has {_samples(self.size_of(number - 1))}, too few for {self}: use"
+                f" drop_last=True, a larger batch_size, or another global_batch_size.",
                 parameter="global_batch_size",
             )
 
