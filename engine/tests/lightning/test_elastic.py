@@ -34,7 +34,6 @@ def assert_same(found, undisturbed, attempts=None):
     assert train == undisturbed.train, "the same global batches, in the same order"
     assert [len(window) for window in train] == WINDOWS * 2
     assert found.checkpoints == undisturbed.checkpoints
-    assert found.batches == [step for _, step, _ in found.checkpoints], "batches are global batches"
     assert found.lr == undisturbed.lr
     assert_close(found.weights, undisturbed.weights)
     assert_close(found.metrics, undisturbed.metrics)
@@ -42,12 +41,16 @@ def assert_same(found, undisturbed, attempts=None):
 
 
 def test_the_run_that_the_others_are_compared_with(undisturbed):
-    assert [name for name, *_ in undisturbed.checkpoints[:3]] == [
+    assert [name for name, _ in undisturbed.checkpoints[:3]] == [
         "epoch_000_batch_000002.ckpt",
         "epoch_000_batch_000004.ckpt",
         "epoch_001_batch_000001.ckpt",
     ]
-    assert [samples for *_, samples in undisturbed.checkpoints[:3]] == [24, 43, 62]
+    assert [position for _, position in undisturbed.checkpoints[:3]] == [
+        [0, 2, 2, 2, 24],
+        [0, 4, 4, 4, 43],
+        [1, 1, 6, 6, 62],
+    ]
     assert all(val == list(range(NUM_VAL)) for val in undisturbed.val)
     assert undisturbed.metrics["index"] == pytest.approx(24.5), "each sample of the epoch once"
     assert undisturbed.lr == pytest.approx(0.1 * 0.8**2), "epochs of five steps: one third step in each"
@@ -73,7 +76,6 @@ def test_a_run_that_moves(tmp_path, undisturbed, moves):
     last = attempts[-1]
     regular = {name for name, *_ in undisturbed.checkpoints}  # a stop at max_steps is saved as well
     last.scores = [score for (name, *_), score in zip(last.checkpoints, last.scores, strict=True) if name in regular]
-    last.batches = [one for (name, *_), one in zip(last.checkpoints, last.batches, strict=True) if name in regular]
     last.checkpoints = [one for one in last.checkpoints if one[0] in regular]
     assert_same(last, undisturbed, attempts)
 

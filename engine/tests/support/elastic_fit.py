@@ -8,7 +8,7 @@ import os
 import socket
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,9 @@ class Attempt:
     metrics: dict[str, float]
     weights: list[float]
     lr: float
-    checkpoints: list[tuple[str, int, int]]
-    """Names, steps and samples, in the order of the run."""
+    checkpoints: list[tuple[str, list[int]]]
+    """Names and positions (epoch, batch, batches, steps and samples so far), in the order of the run."""
     scores: list[float | None]
-    batches: list[int]
-    """Of the whole run, at each checkpoint."""
 
 
 def start(folder: Path, processes: int, **options: Any) -> Attempt:
@@ -158,9 +156,8 @@ def _facts(trainer: Trainer, net: Net) -> dict[str, Any]:
         "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         "weights": [*net.layer.weight.flatten().tolist(), *net.layer.bias.tolist()],
         "lr": trainer.optimizers[0].param_groups[0]["lr"],
-        "checkpoints": [(saved.name, saved.position.step, saved.position.samples) for saved in saving.saved],
+        "checkpoints": [(saved.name, astuple(saved.position)) for saved in saving.saved],
         "scores": [saved.score for saved in saving.saved],
-        "batches": [saved.position.total_batches for saved in saving.saved],
     }
 
 
@@ -171,7 +168,5 @@ def _attempt(found: list[dict[str, Any]]) -> Attempt:
             seen[stage][step] += indices
     train, val = ([sorted(samples) for _, samples in sorted(seen[stage].items())] for stage in ("train", "val"))
     first = found[0]
-    checkpoints = [(name, step, samples) for name, step, samples in first["checkpoints"]]
-    return Attempt(
-        train, val, first["metrics"], first["weights"], first["lr"], checkpoints, first["scores"], first["batches"]
-    )
+    checkpoints = [(name, position) for name, position in first["checkpoints"]]
+    return Attempt(train, val, first["metrics"], first["weights"], first["lr"], checkpoints, first["scores"])

@@ -114,6 +114,14 @@ def test_a_profile_names_the_loops_as_it_does_without_us_and_a_copy_still_finds_
     assert pickle.loads(pickle.dumps(type(trainer.fit_loop.epoch_loop))) is boundary.BoundaryEpochLoop
 
 
+def test_the_states_of_the_loops_are_what_lightning_returns(tmp_path):
+    trainer, _ = make(tmp_path, max_epochs=2, limit_val_batches=1)
+    trainer.fit(Scored(), datamodule=PointData(batch_size=BATCH_SIZE))
+    connector = trainer._checkpoint_connector
+    assert repr(connector._get_loops_state_dict()) == repr(type(connector)._get_loops_state_dict(connector))
+    assert connector._get_loops_state_dict()["fit_loop"]["epoch_progress"]["total"]["completed"] == 2
+
+
 @pytest.mark.parametrize(
     ("options", "places"),
     [

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -53,7 +54,7 @@ from cairn.errors import ConfigError
 from cairn.lightning import versions
 from cairn.lightning.loops import evaluation_loop, parts
 from cairn.lightning.loops.calls import Engine, Place, Stopped
-from cairn.lightning.loops.counters import counters, set_counters, set_sync_flags, sync_flags
+from cairn.lightning.loops.counters import counters, set_counters, set_sync_flags, states_of_loops, sync_flags
 from cairn.lightning.loops.dealing import SavedBy
 from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop
 from cairn.lightning.loops.fit_loop import BoundaryFitLoop
@@ -121,6 +122,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
     fit_loop.saved_by, fit_loop.is_saved_by_us, fit_loop.has_loaded = None, False, False
     fit_loop.forget_global_batches()
     fit_loop.engine = epoch_loop.engine = engine
+    trainer._checkpoint_connector._get_loops_state_dict = partial(states_of_loops, trainer)  # type: ignore[method-assign]
 
 
 def expect(

@@ -14,7 +14,7 @@ from lightning.pytorch.loops.utilities import _is_max_limit_reached
 from cairn.data.loader import DataLoader, other_counters
 from cairn.errors import ResumeError
 from cairn.lightning.agreement import TIME_LIMIT
-from cairn.lightning.loops import counters, dealing, loaders, parts, whole_means
+from cairn.lightning.loops import dealing, loaders, parts, whole_means
 from cairn.lightning.loops.calls import Engine, Stopped
 from cairn.lightning.loops.dealing import SavedBy
 from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop, WeightedOptimization
@@ -163,7 +163,7 @@ class _RequestingFitLoop(_FitLoop):
             self.trainer.val_check_batch = dealing.val_check_batch(self.trainer, dealt, self.max_batches)
         if self._combined_loader is None or saved_by is None or not self.has_loaded:
             return
-        self.saved_by = None
+        self.saved_by, self.has_loaded = None, False
         dealing.check(saved_by, dealt, self.trainer.world_size)
         if dealt is not None:
             dealing.warn_of_move(saved_by, dealt, self.trainer)
@@ -219,9 +219,6 @@ class BoundaryFitLoop(_RequestingFitLoop):
         # Not Lightning's own method: it asks each loader for its state, too, and here another one may count.
         found = loaders.states(parts.train_loaders(self.trainer), self._epoch_loop.before_fetch)
         return {"combined_loader": found} if found else {}
-
-    def state_dict(self, destination: dict[str, Any] | None = None, prefix: str = "") -> dict[str, Any]:
-        return counters.state_of(self, {} if destination is None else destination, prefix)
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
