@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.callbacks import Callback, LearningRateFinder
 from tests.support import elastic_fit
 from tests.support.elastic_fit import NUM_VAL, WINDOWS, start
 
@@ -169,6 +169,20 @@ def test_a_checkpoint_of_lightning_counts_batches_of_each_process(tmp_path):
     trainer.save_checkpoint(tmp_path / "lightning.ckpt")
     with pytest.raises(ResumeError, match="counts 3 batches of each process for a global batch, and this run has 1"):
         elastic_fit.fit(tmp_path / "after", batch_size=12, ckpt_path=tmp_path / "lightning.ckpt")
+
+
+class Grow(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            trainer.train_dataloader.dataset.wrapped.points = elastic_fit.Points(74).points
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint was saved by")
+def test_an_epoch_that_began_before_the_data_grew_has_as_many_global_batches(tmp_path, monkeypatch):
+    elastic_fit.fit(tmp_path, callbacks=[Grow()], max_steps=7)
+    monkeypatch.setattr(elastic_fit, "NUM_SAMPLES", 74)
+    trainer, _ = elastic_fit.fit(tmp_path, batch_size=12)
+    assert trainer.global_step == 10, "Lightning has set five batches for each epoch when the training began"
 
 
 def test_a_second_fit_of_the_trainer_accumulates_as_well(tmp_path, undisturbed):

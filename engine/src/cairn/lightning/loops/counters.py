@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -23,9 +24,10 @@ def counters(trainer: Trainer) -> dict[str, Any]:
         else getattr(parts.train_iterator(trainer), "_consumed", [])
     )
     grown = any(loader.has_grown for loader in parts.train_loaders(trainer) if isinstance(loader, DataLoader))
+    sizes = (fit_loop.max_batches, trainer.val_check_batch)
     return {
         "consumed": list(consumed),  # which cycled loaders have ended before, in this epoch
-        "sizes": [fit_loop.max_batches, trainer.val_check_batch] if grown else [],
+        "sizes": [_in_windows(size, trainer) for size in sizes] if grown else [],
         "val_ready": val_loop._combined_loader is not None,
         "val_batches": dict(val_loop._seen_batches_per_dataloader),
         "val_reload": val_loop._last_val_dl_reload_epoch,
@@ -34,13 +36,20 @@ def counters(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def _in_windows(num_batches: float | None, trainer: Trainer) -> float | None:
+    """Return a number of batches of this process as one of global batches, if there are any."""
+    is_finite = num_batches is not None and math.isfinite(num_batches)
+    return num_batches // parts.per_window(trainer) if is_finite else num_batches  # type: ignore[operator]
+
+
 def set_counters(trainer: Trainer, counts: dict[str, Any]) -> None:
     """Restore what `counters` returned."""
     fit_loop, val_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop
     if (consumed := counts.get("consumed")) and hasattr(iterator := parts.train_iterator(trainer), "_consumed"):
         iterator._consumed = list(consumed)
     if sizes := counts.get("sizes"):  # Lightning has computed them from the size that the dataset has now
-        fit_loop.max_batches, trainer.val_check_batch = sizes
+        (num_batches, every), per_window = sizes, parts.per_window(trainer)
+        fit_loop.max_batches, trainer.val_check_batch = num_batches * per_window, every and every * per_window
     if counts["val_ready"]:
         # The next validation would create the loaders, which sets the counts to zero: create them now.
         trainer.validating = True

@@ -242,11 +242,12 @@ def warn_of_move(saved_by: SavedBy, dealt: Dealt, trainer: Trainer) -> None:
     if before == now:
         return
     normed = any(isinstance(part, _BatchNorm) for part in trainer.lightning_module.modules())
-    more = ", and the statistics of BatchNorm are those of other batches" if normed else ""
+    why = ["Sums are added in another order"]
+    why += ["new processes draw other random numbers"] if trainer.world_size > saved_by.world_size else []
+    why += ["the statistics of BatchNorm are those of other batches"] if normed else []
     rank_zero_warn(
         f"The checkpoint was saved by {_counted(*before)} for each global batch, and this run has {_counted(*now)}: it "
-        f"continues with the same samples, but its results will not be bit-identical. Sums are added in another order, "
-        f"new processes draw other random numbers{more}."
+        f"continues with the same samples, but its results will not be bit-identical. {'; '.join(why)}."
     )
 
 
