@@ -184,12 +184,10 @@ def begin(trainer: Trainer, dealt: Dealt, configured: int) -> None:
             f" optimization: choose a larger batch_size, or more processes"
         )
     elif not dealt.is_even and not (dealt.is_alone and trainer.lightning_module.automatic_optimization):
-        whose = (
-            "only the module could weight, as it has manual optimization"
-            if dealt.is_alone
-            else ("cannot be weighted, since those of several loaders are trained on together")
-        )
-        why = f"the last one of an epoch has batches of different sizes, which {whose}: use drop_last=True"
+        why = "only the module could weight, as it has manual optimization"
+        if not dealt.is_alone:
+            why = "cannot be weighted, since those of several loaders are trained on together"
+        why = f"the last one of an epoch has batches of different sizes, which {why}: use drop_last=True"
     if why:
         raise ConfigError(f"global_batch_size={size} decides how many batches are accumulated, and {why}.")
     trainer.accumulate_grad_batches = per_window
@@ -225,9 +223,8 @@ def _of(loader: Any) -> GlobalBatches | None:
 
 def announce(dealt: Dealt) -> None:
     """Say how global batches are shared by the processes, on rank 0."""
-    rank_zero_only(log.info)(
-        "Each global batch of %d samples is %s.", dealt.loader.global_batch_size, _of(dealt.loader)
-    )
+    size = dealt.loader.global_batch_size
+    rank_zero_only(log.info)("Each global batch of %d samples is %s.", size, _of(dealt.loader))
 
 
 def warn_of_move(saved_by: SavedBy, dealt: Dealt, trainer: Trainer) -> None:
