@@ -13,8 +13,8 @@ from torch.utils.data import TensorDataset
 from cairn.data import sampler
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError
-from cairn.lightning.loops import dealing
-from cairn.lightning.loops.dealing import SavedBy
+from cairn.lightning.loops import dealing, moved
+from cairn.lightning.loops.moved import SavedBy
 
 
 def loader(batch_size=3, size=12, number=41):
@@ -153,7 +153,7 @@ class Normed(LightningModule):
     ],
 )
 def test_a_run_that_moves_says_what_is_not_the_same(recwarn, saved_by, module, texts):
-    dealing.warn_of_move(saved_by, dealing.dealt([loader()]), trainer_of(module(), world_size=1))
+    moved.warn_of_move(saved_by, dealing.dealt([loader()]), trainer_of(module(), world_size=1))
     found = [str(warning.message) for warning in recwarn]
     assert len(found) == len(texts)
     assert all(re.search(text, one) for text, one in zip(texts, found, strict=True))
@@ -183,10 +183,10 @@ OTHER = [
 
 @pytest.mark.parametrize(("saved_by", "of", "world_size"), SAME)
 def test_a_run_goes_on_with_its_global_batches(saved_by, of, world_size):
-    dealing.check(saved_by, dealing.dealt([of or [1]]), world_size)
+    moved.check(saved_by, dealing.dealt([of or [1]]), world_size)
 
 
 @pytest.mark.parametrize(("saved_by", "of", "world_size", "text"), OTHER)
 def test_other_global_batches_are_refused_with_a_solution(saved_by, of, world_size, text):
     with pytest.raises(ResumeError, match=text):
-        dealing.check(saved_by, dealing.dealt([of or [1]]), world_size)
+        moved.check(saved_by, dealing.dealt([of or [1]]), world_size)

@@ -29,7 +29,7 @@ the end of an epoch. This one starts from one of two points and changes nothing 
     boundary.py         what the other rooms call
     fit_loop.py         epochs; epoch_loop.py: their batches; evaluation_loop.py: those of a validation
     counters.py         counters and flags, saved and restored; parts.py: what the loops hold
-    dealing.py          global batches in the loops, and whole_means.py: means over them
+    dealing.py          global batches in the loops; moved.py: other processes; whole_means.py: means over them
 
 Only these modules, finders.py, ../restart.py, ../saved/pruning.py, ../saved/sums.py and ../logs/event_files.py use
 private names of Lightning. They are written for Lightning 2.6; `install` refuses other versions.
@@ -55,9 +55,9 @@ from cairn.lightning import versions
 from cairn.lightning.loops import evaluation_loop, parts
 from cairn.lightning.loops.calls import Engine, Place, Stopped
 from cairn.lightning.loops.counters import counters, set_counters, set_sync_flags, states_of_loops, sync_flags
-from cairn.lightning.loops.dealing import SavedBy
 from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop
 from cairn.lightning.loops.fit_loop import BoundaryFitLoop
+from cairn.lightning.loops.moved import SavedBy
 from cairn.lightning.loops.parts import (
     global_batch_size,
     per_window,

@@ -11,13 +11,12 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 
-from cairn.data.loader import DataLoader, other_counters
-from cairn.errors import ResumeError
+from cairn.data.loader import DataLoader
 from cairn.lightning.agreement import TIME_LIMIT
-from cairn.lightning.loops import dealing, loaders, parts, whole_means
+from cairn.lightning.loops import dealing, loaders, moved, parts, whole_means
 from cairn.lightning.loops.calls import Engine, Stopped
-from cairn.lightning.loops.dealing import SavedBy
 from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop, WeightedOptimization
+from cairn.lightning.loops.moved import SavedBy
 
 
 class _RequestingFitLoop(_FitLoop):
@@ -105,22 +104,14 @@ class _RequestingFitLoop(_FitLoop):
             only_ours: Leave out loaders that are not Cairn's.
 
         Raises:
-            ResumeError: There are not as many loaders that take one.
+            ResumeError: See `loaders.with_states`.
         """
         states = self._combined_loader_states_to_load
         if is_last:
             self._combined_loader_states_to_load = []
         if self._combined_loader is None or not states or not self._positions_count:
             return
-        stateful = [loader for loader in parts.train_loaders(self.trainer) if loaders.is_stateful(loader)]
-        if (now := len(stateful)) != (before := len(states)):
-            raise ResumeError(
-                f"The checkpoint has the positions of {before} training loaders, but {now} loaders can take one: a "
-                f"resumed run needs the same loaders. Use cairn.DataLoader where it was used before."
-            )
-        for loader, state in zip(stateful, states, strict=True):
-            if isinstance(loader, DataLoader) and not self.is_saved_by_us and (text := other_counters(loader, state)):
-                raise ResumeError(text)
+        for loader, state in loaders.with_states(parts.train_loaders(self.trainer), states, self.is_saved_by_us):
             if isinstance(loader, DataLoader) or not only_ours:
                 loader.load_state_dict(state if is_last else copy.deepcopy(state))
 
@@ -130,7 +121,7 @@ class _RequestingFitLoop(_FitLoop):
         assert combined is not None
         found = dealing.dealt(combined.flattened)
         if self.saved_by is not None:  # before positions are loaded, whose differences say less
-            dealing.check(self.saved_by, found, trainer.world_size)
+            moved.check(self.saved_by, found, trainer.world_size)
         if found is None:
             self.forget_global_batches()
             return
@@ -164,9 +155,9 @@ class _RequestingFitLoop(_FitLoop):
         if self._combined_loader is None or saved_by is None or not self.has_loaded:
             return
         self.saved_by, self.has_loaded = None, False
-        dealing.check(saved_by, dealt, self.trainer.world_size)
+        moved.check(saved_by, dealt, self.trainer.world_size)
         if dealt is not None:
-            dealing.warn_of_move(saved_by, dealt, self.trainer)
+            moved.warn_of_move(saved_by, dealt, self.trainer)
         # Without global batches from the end of an epoch on, each of those before still counts as one.
         dealing.convert(self._epoch_loop.batch_progress, saved_by.per_window, self._epoch_loop.per_window)
 

@@ -24,7 +24,7 @@ from torchmetrics.utilities.data import dim_zero_cat, dim_zero_max, dim_zero_min
 
 from cairn.data.seeding import mix_seed
 from cairn.errors import ResumeError
-from cairn.lightning.loops.dealing import SavedBy
+from cairn.lightning.loops.moved import SavedBy
 from cairn.lightning.saved import ranks, sums, unsaved
 
 log = logging.getLogger(__name__)
