@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cairn.lightning.checkpointer import Checkpointer
     from cairn.lightning.load_model import load_model
     from cairn.lightning.logs.csv_logger import CSVLogger
-    from cairn.lightning.loops.boundary import Stopped
+    from cairn.lightning.loops.calls import Stopped
     from cairn.policy.keep import Best, EveryNth, Latest, WithinBytes
     from cairn.policy.when import AtEnd, BestValidation, Every, OnStop
     from cairn.writing.options import Writing
@@ -60,7 +60,7 @@ _MODULES = {
     "OnStop": "policy.when",
     "ResumeError": "errors",
     "SaveError": "errors",
-    "Stopped": "lightning.loops.boundary",
+    "Stopped": "lightning.loops.calls",
     "WithinBytes": "policy.keep",
     "Writing": "writing.options",
     "load_model": "lightning.load_model",

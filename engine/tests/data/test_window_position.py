@@ -37,6 +37,11 @@ class Remembering(SequentialSampler):
         self.times = state["times"]
 
 
+class Longer(SequentialSampler):
+    def __len__(self):
+        return NUM_SAMPLES + 1
+
+
 SAMPLERS = {
     "shuffled": lambda: {"shuffle": True},
     "in order": dict,
@@ -61,9 +66,9 @@ class Ranks:
         self.loaders = []
         for _ in self._ranks():
             self.loaders.append(loader := DataLoader(Noisy(), **{"global_batch_size": SIZE, "seed": 7, **options()}))
+            loader.is_dealt = True  # as in a fit
             if state is not None:
                 loader.load_state_dict(state)
-            loader.is_dealt = True  # as in a fit
         self.iterators = [iter(self.loaders[rank]) for rank in self._ranks()]
 
     def _ranks(self):
@@ -134,11 +139,40 @@ def test_an_incomplete_last_window_can_be_dropped(processes):
 
 
 def test_a_training_that_does_not_accumulate_is_warned(processes):
-    with pytest.warns(UserWarning, match=r"global batch of 12 samples is 4 batches of 3, and nothing lets .* 4 batches"):
+    with pytest.warns(
+        UserWarning, match=r"global batch of 12 samples is 4 batches of 3, and nothing accumulates .* 4 batches"
+    ):
         next(iter(DataLoader(Noisy(), 3, global_batch_size=SIZE)))
     next(iter(DataLoader(Noisy(), 12, global_batch_size=SIZE)))  # one batch: nothing to accumulate
     with torch.no_grad():
         next(iter(DataLoader(Noisy(), 3, global_batch_size=SIZE)))
+
+
+def test_a_mean_over_processes_with_different_numbers_of_samples_is_warned(processes, recwarn):
+    processes(1, 2)
+    with torch.no_grad():
+        list(DataLoader(range(12), 6, global_batch_size=SIZE))
+        assert not recwarn
+        with pytest.warns(UserWarning, match=r"different numbers of samples, which Lightning rounds .*Checkpointer"):
+            next(iter(DataLoader(range(13), 6, global_batch_size=SIZE)))
+
+
+def test_samples_stay_in_order_on_one_process():
+    with torch.no_grad():
+        found = torch.cat(list(DataLoader(torch.arange(41), 5, global_batch_size=SIZE)))
+    assert found.tolist() == list(range(41)), "a test may collect what it computes for them"
+
+
+def test_a_sampler_that_yields_another_number_than_its_length_is_refused():
+    loader = DataLoader(Noisy(), 12, sampler=Longer(range(NUM_SAMPLES)), global_batch_size=SIZE)
+    with pytest.raises(DataError, match=r"Longer yields 41 samples, and its length is 42: .* global batches"):
+        list(loader)
+
+
+def test_counters_of_lightning_that_mean_something_else_are_warned(processes):
+    state = {**DataLoader(Noisy(), 3, global_batch_size=SIZE).state_dict(), "batch": 1}
+    with pytest.warns(UserWarning, match=r"counts 4 batches of each process .* this run has 1: go on with the same"):
+        DataLoader(Noisy(), 12, global_batch_size=SIZE).load_state_dict(state)
 
 
 # A checkpoint without global batches
@@ -166,6 +200,7 @@ def test_another_global_batch_size_is_refused_inside_an_epoch(processes, size, t
     ranks.window()
     (state,) = ranks.states()
     loader = DataLoader(Noisy(), 3, seed=7, shuffle=True, global_batch_size=size)
+    loader.is_dealt = True
     with pytest.raises(DataError, match=f"global_batch_size {text}"):
         loader.load_state_dict(state)
     with pytest.warns(UserWarning, match=f"begins with other data than before: global_batch_size {text}"):
@@ -257,4 +292,6 @@ def test_other_data_is_refused(before, now, text):
 
 @pytest.mark.parametrize("now", [{"batch_size": 6, "global_batch_size": 12}, {"batch_size": 3}])
 def test_the_size_of_a_batch_may_change_where_the_loaders_compare(now):
-    Data(**now).load_state_dict(Data(3, **({"global_batch_size": 12} if "global_batch_size" in now else {})).state_dict())
+    Data(**now).load_state_dict(
+        Data(3, **({"global_batch_size": 12} if "global_batch_size" in now else {})).state_dict()
+    )

@@ -52,12 +52,17 @@ def parts(windows, batch_size, world_size, window):
     return [[places.tolist() for places in share.batches(windows, 0)][first:last] for share in shares]
 
 
-@given(WINDOWS, NUMBERS, NUMBERS, st.data())
-def test_a_window_is_dealt_out_completely_and_equally(windows, batch_size, world_size, data):
+def drawn(windows, batch_size, world_size, data):
+    """Number of a window, and its batches on each process."""
     assume_divisible(windows, world_size)
     window = data.draw(st.integers(0, windows.number - 1))
+    return window, parts(windows, batch_size, world_size, window)
+
+
+@given(WINDOWS, NUMBERS, NUMBERS, st.data())
+def test_a_window_is_dealt_out_completely_and_equally(windows, batch_size, world_size, data):
+    window, found = drawn(windows, batch_size, world_size, data)
     start, end = windows.bounds(window)
-    found = parts(windows, batch_size, world_size, window)
     assert sorted(place for batches in found for batch in batches for place in batch) == list(range(start, end))
     sizes = [len(batch) for batches in found for batch in batches]
     assert max(sizes) - min(sizes) <= (end - start < windows.size), "complete: equal; else they differ by one at most"
@@ -68,10 +73,8 @@ def test_a_window_is_dealt_out_completely_and_equally(windows, batch_size, world
 
 @given(WINDOWS, NUMBERS, NUMBERS, st.data())
 def test_weights_make_the_mean_over_batches_the_mean_over_samples(windows, batch_size, world_size, data):
-    assume_divisible(windows, world_size)
-    window = data.draw(st.integers(0, windows.number - 1))
+    window, found = drawn(windows, batch_size, world_size, data)
     start, end = windows.bounds(window)
-    found = parts(windows, batch_size, world_size, window)
     total, count = 0.0, sum(map(len, found))
     for rank, batches in enumerate(found):
         share = Share(windows.size, batch_size, rank, world_size)
@@ -79,6 +82,16 @@ def test_weights_make_the_mean_over_batches_the_mean_over_samples(windows, batch
             weight = GlobalBatches(windows, share).weight(window * share.per_window + number)
             total += weight * sum(batch) / len(batch) / count
     assert total == pytest.approx(sum(range(start, end)) / (end - start))
+
+
+@given(WINDOWS, NUMBERS, NUMBERS)
+def test_windows_are_even_if_each_batch_has_the_weight_1(windows, batch_size, world_size):
+    assume_divisible(windows, world_size)
+    ranks = [GlobalBatches(windows, Share(windows.size, batch_size, rank, world_size)) for rank in range(world_size)]
+    number = ranks[0].batches_in(windows.number)
+    assume(all(size >= ranks[0].per_window * world_size for size in map(ranks[0].size_of, range(windows.number))))
+    weights = {rank.weight(batch) for rank in ranks for batch in range(number)}
+    assert ranks[0].is_even == (weights <= {1.0})
 
 
 @given(WINDOWS, NUMBERS, NUMBERS, st.data())
@@ -96,17 +109,16 @@ def test_training_has_as_many_batches_in_each_window_or_is_refused(windows, batc
     assume_divisible(windows, world_size)
     share = Share(windows.size, batch_size, 0, world_size)
     smallest = min(end - start for start, end in bounds(windows))
-    try:
-        GlobalBatches(windows, share).check_even()
-    except DataError as error:
-        assert "drop_last=True" in str(error)
-        assert smallest < share.per_window * world_size
+    if smallest < share.per_window * world_size:
+        with pytest.raises(DataError, match="drop_last=True"):
+            GlobalBatches(windows, share).check_even()
     else:
+        GlobalBatches(windows, share).check_even()
         assert share.num_batches(windows, windows.number) == windows.number * share.per_window
 
 
 def test_a_window_with_fewer_samples_than_processes_is_refused():
-    with pytest.raises(DataError, match=r"with 1 samples, .* too small for 2 processes: use at most 1, or drop_last=T"):
+    with pytest.raises(DataError, match=r"of 1 sample, .* too small for 2 processes: use at most 1, or drop_last=T"):
         Share(2, 1, 0, 2).num_batches(Windows(3, 2), 2)
 
 
@@ -124,7 +136,11 @@ def test_another_number_of_processes_is_refused_with_those_that_are_possible():
 
 @pytest.mark.parametrize(
     ("size", "batch_size", "world_size", "text"),
-    [(12, 3, 2, "2 processes x 2 batches of 3"), (12, 8, 1, "2 batches of 6"), (12, 6, 2, "2 processes x 1 batch of 6")],
+    [
+        (12, 3, 2, "2 processes x 2 batches of 3"),
+        (12, 8, 1, "2 batches of 6"),
+        (12, 6, 2, "2 processes x 1 batch of 6"),
+    ],
 )
 def test_how_a_window_is_shared_is_said_in_words(size, batch_size, world_size, text):
     assert str(Share(size, batch_size, 0, world_size)) == text

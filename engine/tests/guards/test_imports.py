@@ -103,8 +103,8 @@ NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
 LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
-_LOOPS = ("loops/boundary", "loops/dealing", "loops/finders", "loops/whole_means")
-BOUNDARY = {f"lightning/{name}.py" for name in (*_LOOPS, "restart", "saved/sums")}
+_LOOPS = "boundary counters dealing epoch_loop evaluation_loop finders fit_loop parts whole_means"
+BOUNDARY = {f"lightning/{name}.py" for name in (*(f"loops/{name}" for name in _LOOPS.split()), "restart", "saved/sums")}
 """Where Lightning's private names may be used."""
 PURE = {"policy/when.py", "policy/keep.py", "policy/auto.py", "account/meter.py"}
 """Decisions that import nothing but the standard library and the values they are about."""

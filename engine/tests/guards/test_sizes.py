@@ -18,7 +18,6 @@ EXCEPTIONS = {
     },
     "function": {},
     "module": {
-        "lightning/loops/boundary.py": "the only module that may use Lightning's private names",
         "policy/when.py": "the public triggers, with their docstrings",
         "store/file_format.py": "the layout of a checkpoint file, with its picture",
         "study/plots.py": "one function per figure",

@@ -35,7 +35,7 @@ from cairn.jobs.signals import Interrupts
 from cairn.lightning import capture, decision, versions
 from cairn.lightning.interrupts import WatchTraining
 from cairn.lightning.logs.csv_logger import CSVLogger
-from cairn.lightning.loops.boundary import Stopped
+from cairn.lightning.loops.calls import Stopped
 from cairn.lightning.saved.hyperparameters import _warn
 from cairn.policy.keep import Best, Latest
 from cairn.policy.when import AtEnd, BestValidation, Every, OnStop

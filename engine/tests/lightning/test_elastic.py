@@ -1,11 +1,15 @@
 """A run with global batches is the same run on any number of processes, also if the number changes on the way."""
 
 import multiprocessing
+from itertools import chain
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback, LearningRateFinder
 from tests.support import elastic_fit
 from tests.support.elastic_fit import NUM_VAL, WINDOWS, start
+
+from cairn.errors import ResumeError
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,7 +46,11 @@ def test_the_run_that_the_others_are_compared_with(undisturbed):
         "epoch_000_batch_000004.ckpt",
         "epoch_001_batch_000001.ckpt",
     ]
-    assert [position for _, position in undisturbed.checkpoints[:3]] == [[0, 2, 2, 2, 24], [0, 4, 4, 4, 43], [1, 1, 6, 6, 62]]
+    assert [position for _, position in undisturbed.checkpoints[:3]] == [
+        [0, 2, 2, 2, 24],
+        [0, 4, 4, 4, 43],
+        [1, 1, 6, 6, 62],
+    ]
     assert all(val == list(range(NUM_VAL)) for val in undisturbed.val)
     assert undisturbed.metrics["index"] == pytest.approx(24.5), "each sample of the epoch once"
     assert undisturbed.lr == pytest.approx(0.1 * 0.8**2), "epochs of five steps: one third step in each"
@@ -57,7 +65,7 @@ def test_any_number_of_processes(tmp_path, undisturbed, processes):
 
 MOVES = [
     [(3, 4, 1), (1, 12, 4), (2, 2, 7), (3, 4, -1)],
-    [(1, 4, 3), (4, 4, 5), (2, 6, 9), (1, 5, -1)],
+    [(1, 4, 3), (4, 4, 5), (2, 6, 9), (1, 5, -1)],  # one of them at the end of an epoch
 ]
 """Numbers of processes, each with its batch size and the step up to which it trains; an epoch has five steps."""
 
@@ -115,10 +123,12 @@ def test_what_would_change_the_global_batch_is_refused_before_the_first_batch(wi
 
 CONTRADICTIONS = {
     "accumulation": ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2 contradicts it"),
+    "overfitting": ({"overfit_batches": 2}, "overfit_batches replaces the sampler .* global_batch_size"),
     "validation after the end of an epoch": ({"val_check_interval": 6}, "val_check_interval=6 is longer than an epoch"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_a_contradiction_is_refused(tmp_path, case):
     options, text = CONTRADICTIONS[case]
@@ -132,6 +142,47 @@ def test_limits_count_global_batches(tmp_path):
     assert one.train == three.train
     assert [len(window) for window in one.train] == [12, 12, 12]
     assert one.val == three.val == [list(range(7))], "the first of two global batches, of 7 and 6 samples"
+
+
+def test_a_run_can_go_on_without_global_batches_at_the_end_of_an_epoch(tmp_path):
+    elastic_fit.fit(tmp_path, max_epochs=1)
+    with pytest.warns(UserWarning, match="begins with other data than before: global_batch_size was 12 and is not set"):
+        trainer, _ = elastic_fit.fit(tmp_path, size=None, batch_size=10)
+    assert trainer.accumulate_grad_batches == 1, "as it is configured"
+    assert trainer.global_step == 10, "five global batches, then five batches of ten"
+    assert trainer.checkpoint_callback.saved[-1].position.total_batches == 10
+
+
+def test_a_search_for_a_learning_rate_trains_on_global_batches(tmp_path, undisturbed):
+    search = LearningRateFinder(num_training_steps=3, update_attr=False)
+    trainer, net = elastic_fit.fit(tmp_path, callbacks=[search], max_epochs=1)
+    searched = [samples for stage, step, samples in net.seen if stage == "train"][: 3 * 3]
+    windows = [[*chain(*searched[first : first + 3])] for first in (0, 3, 6)]
+    assert [sorted(window) for window in windows] == undisturbed.train[:3]
+    assert trainer.global_step == len(WINDOWS), "the fit after it does, too"
+
+
+@pytest.mark.filterwarnings("ignore:This checkpoint was not written by Cairn")
+def test_a_checkpoint_of_lightning_counts_batches_of_each_process(tmp_path):
+    """Its counters would end the epoch too early with other batches, so it is refused."""
+    trainer, _ = elastic_fit.fit(tmp_path / "before", max_steps=2)
+    trainer.save_checkpoint(tmp_path / "lightning.ckpt")
+    with pytest.raises(ResumeError, match="counts 3 batches of each process for a global batch, and this run has 1"):
+        elastic_fit.fit(tmp_path / "after", batch_size=12, ckpt_path=tmp_path / "lightning.ckpt")
+
+
+class Grow(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            trainer.train_dataloader.dataset.wrapped.points = elastic_fit.Points(74).points
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint was saved by")
+def test_an_epoch_that_began_before_the_data_grew_has_as_many_global_batches(tmp_path, monkeypatch):
+    elastic_fit.fit(tmp_path, callbacks=[Grow()], max_steps=7)
+    monkeypatch.setattr(elastic_fit, "NUM_SAMPLES", 74)
+    trainer, _ = elastic_fit.fit(tmp_path, batch_size=12)
+    assert trainer.global_step == 10, "Lightning has set five batches for each epoch when the training began"
 
 
 def test_a_second_fit_of_the_trainer_accumulates_as_well(tmp_path, undisturbed):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import cairn
 from cairn.lightning import engine, quiet
 from cairn.lightning.agreement import Alone
-from cairn.lightning.loops.boundary import Stopped
+from cairn.lightning.loops.calls import Stopped
 from cairn.lightning.moments import Moments
 
 NUM_BATCHES, BATCH_SIZE = 24, 4

@@ -41,6 +41,8 @@ class Points(Dataset[Any]):
 class Net(LightningModule):
     """Logs a mean of all processes and a metric, and has a schedule that counts every third step."""
 
+    lr = 0.1
+
     def __init__(self) -> None:
         super().__init__()
         self.layer, self.metric = nn.Linear(4, 1), MeanMetric()
@@ -62,13 +64,19 @@ class Net(LightningModule):
         self.log("val", self.loss(batch, "val"), sync_dist=True, batch_size=len(batch[2]))
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=0.1)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.8)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 3}}
 
 
 def fit(
-    folder: Path, processes: int = 1, *, size: int | None = GLOBAL_BATCH, batch_size: int = BATCH, **options: Any
+    folder: Path,
+    processes: int = 1,
+    *,
+    size: int | None = GLOBAL_BATCH,
+    batch_size: int = BATCH,
+    ckpt_path: Path | None = None,
+    **options: Any,
 ) -> tuple[Trainer, Net]:
     """Fit in this process, one of `processes`, and go on from what is in the folder."""
     seed_everything(0)
@@ -76,14 +84,15 @@ def fit(
     common = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     common |= {"num_sanity_val_steps": 0, "max_epochs": 2, "val_check_interval": 2, "default_root_dir": folder}
     strategy = "auto" if processes == 1 else "ddp"
-    trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": [saving]} | options)
+    callbacks = [*options.pop("callbacks", []), saving]
+    trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": callbacks} | options)
     net = Net()
     train, val = Points(NUM_SAMPLES), Points(NUM_VAL)
     loaders = (
         cairn.DataLoader(train, batch_size, shuffle=True, global_batch_size=size),
         cairn.DataLoader(val, batch_size, global_batch_size=size),
     )
-    trainer.fit(net, *loaders, ckpt_path=saving.resume())
+    trainer.fit(net, *loaders, ckpt_path=ckpt_path or saving.resume())
     return trainer, net
 
 

@@ -27,7 +27,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from cairn import DataModule
 from cairn.lightning.checkpointer import Checkpointer
 from cairn.lightning.logs.csv_logger import CSVLogger
-from cairn.lightning.loops.boundary import Place
+from cairn.lightning.loops.calls import Place
 from cairn.store.resume import ResumePoint
 from cairn.writing import copying
 from cairn.writing.options import Writing

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils import data
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, default_collate, default_convert
 
@@ -114,7 +115,14 @@ class DataLoader(data.DataLoader[Any]):
             )
         else:
             self._position, more = source.map_style(
-                dataset, batch_size, bool(shuffle), sampler, batch_sampler, collate_fn, seed=seed, keyed=seeded_items,
+                dataset,
+                batch_size,
+                bool(shuffle),
+                sampler,
+                batch_sampler,
+                collate_fn,
+                seed=seed,
+                keyed=seeded_items,
                 dealing=dealing,
             )
         super().__init__(**options | more)
@@ -135,8 +143,9 @@ class DataLoader(data.DataLoader[Any]):
     def __iter__(self) -> Any:
         if self.is_deferred:
             return iter(())
-        if not self.is_dealt and torch.is_grad_enabled():  # Lightning validates without gradients
-            windows.warn_of_no_accumulation(self.global_batches)
+        if not self.is_dealt:
+            # Lightning validates without gradients.
+            windows.warn_of_plain_loop(self.global_batches, is_training=torch.is_grad_enabled())
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
         return self._position.iterate(partial(_seeded_by_epoch, self, super().__iter__))
@@ -203,6 +212,8 @@ class DataLoader(data.DataLoader[Any]):
         """
         position.keep_way(self._position.order, state_dict)
         self._position.check(state_dict, self.identity())
+        if not self.is_dealt and (text := other_counters(self, state_dict)):
+            rank_zero_warn(text)
         self._position.seek(state_dict)
 
 
@@ -212,6 +223,12 @@ def _check_iteration(kind: type) -> None:
             f"global_batch_size counts batches, and {kind.__name__}.__iter__ may yield others: leave one of them out.",
             parameter="global_batch_size",
         )
+
+
+def other_counters(loader: DataLoader, state: Mapping[str, Any]) -> str:
+    """See `WindowPosition.other_counters`."""
+    now = loader._position
+    return now.other_counters(state) if isinstance(now, WindowPosition) else ""
 
 
 def rewind(loader: DataLoader) -> None:

@@ -200,9 +200,15 @@ def _of_rank(items: Sequence[Any] | Iterator[Any], start: int, rank: int, world_
             yield item
 
 
-def _dealt(items: Any, start: int, order: Order) -> Iterator[list[Any]]:
+def _dealt(items: Any, start: int, order: SeededOrder) -> Iterator[list[Any]]:
     """Yield the batches of this rank, after the first `start` of them."""
     assert order.dealing is not None
+    if len(items) != (length := len(order.sampler)):
+        raise DataError(
+            f"{type(order.sampler).__name__} yields {len(items)} samples, and its length is {length}: the two must be"
+            f" equal to divide them into global batches.",
+            parameter="global_batch_size",
+        )
     for places in order.share.batches(order.dealing.windows(len(items)), start):
         yield [items[place] for place in places.tolist()]
 

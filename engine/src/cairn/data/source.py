@@ -22,7 +22,6 @@ from cairn.errors import DataError
 Collate = Callable[[list[Any]], Any] | None
 
 
-
 def is_of_a_prediction(batch_sampler: Any) -> bool:
     """Whether Lightning has wrapped the batches of `Trainer.predict` to know their indices.
 
@@ -70,7 +69,8 @@ def map_style(
     if batch_sampler is not None:
         order = _ordered(batch_sampler, seed, keyed, is_batched=True)
         # A loader that Lightning creates again has the order of the first one as its batch sampler.
-        return Position(order, 1) if order.dealing is None else WindowPosition(order), arguments | {"batch_sampler": order}
+        place = Position(order, 1) if order.dealing is None else WindowPosition(order)
+        return place, arguments | {"batch_sampler": order}
     if sampler is None:
         order = EpochSampler(dataset, seed=seed, shuffle=shuffle, keyed=keyed, dealing=dealing)
     else:

@@ -40,6 +40,21 @@ class WindowPosition(Position):
             found.append(f"a batch of all processes had {before} samples, and global_batch_size is {self._size}")
         return found
 
+    def state(self) -> dict[str, Any]:
+        """Return the position, and how many batches of each process Lightning's counters have for a global batch."""
+        return super().state() | {"per_window": self.order.share.per_window}
+
+    def other_counters(self, state: Mapping[str, Any]) -> str:
+        """Return why Lightning's counters of batches in the same checkpoint mean something else here; '' if not."""
+        now = self.order.share.per_window
+        if (before := state.get("per_window", now)) == now:
+            return ""
+        return (
+            f"The checkpoint counts {before} batches of each process for a global batch, and this run has {now}: go on"
+            f" with the same number of processes and batch_size. To change them, save and resume with a"
+            f" cairn.Checkpointer."
+        )
+
     def seek(self, state: Mapping[str, Any]) -> None:
         windows = self._windows_before(state)
         assert windows is not None

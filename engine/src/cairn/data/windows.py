@@ -2,12 +2,12 @@
 
     order of an epoch   s0 s1 s2 s3 ...                a function of (seed, epoch), see sampler.py
     window              the next G samples of it       one step of the optimizer, on all processes together
-    batch               every n-th sample of a window  what one process loads at a time
+    batch               the next samples of a window   what one process loads at a time
 
     G = 12 on 2 processes that hold at most 3 samples at a time: 4 batches, 2 on each process, one after the other
 
-    window 0    s0 s4 s8 | s1 s5 s9 | s2 s6 s10 | s3 s7 s11
-    process     0          1          0           1
+    window 0    s0 s1 s2 | s3 s4 s5 | s6 s7 s8 | s9 s10 s11
+    process     0          1          0          1
 
 Another number of processes, or another batch size, deals the same windows out to fewer or more batches.
 """
@@ -138,7 +138,7 @@ class Share:
         """
         if num_samples < self.world_size:
             raise DataError(
-                f"A global batch with {num_samples} samples, the last one of an epoch, is too small for"
+                f"A global batch of {_samples(num_samples)}, the last one of an epoch, is too small for"
                 f" {self.world_size} processes: use at most {num_samples}, or drop_last=True.",
                 parameter="global_batch_size",
             )
@@ -168,14 +168,32 @@ class Share:
             begin, end = windows.bounds(window)
             count = self.batches_of(end - begin)
             for number in range(skipped, count):
-                yield np.arange(begin + number * self.world_size + self.rank, end, count * self.world_size)
+                first_place, last_place = self.bounds(number, count, end - begin)
+                yield np.arange(begin + first_place, begin + last_place)
             skipped = 0
+
+    def bounds(self, number: int, count: int, num_samples: int) -> tuple[int, int]:
+        """Return the first place of a batch of this process in its window, and the one after its last.
+
+        On one process, samples stay in their order: a test may collect what it has computed for them.
+
+        Args:
+            number: Number of the batch in its window.
+            count: Batches of each process in the window.
+            num_samples: Samples in the window.
+        """
+        part, parts = number * self.world_size + self.rank, count * self.world_size
+        return -(-num_samples * part // parts), -(-num_samples * (part + 1) // parts)
 
     def __str__(self) -> str:
         """Return how a window is shared, as a part of a sentence."""
         count = self.per_window
         own = f"{count} batch{'es' if count > 1 else ''} of {self.size // self.world_size // count}"
         return own if self.world_size == 1 else f"{self.world_size} processes x {own}"
+
+
+def _samples(number: int) -> str:
+    return f"{number} sample{'s' if number != 1 else ''}"
 
 
 @cache
@@ -225,9 +243,15 @@ class GlobalBatches:
         start, end = self.windows.bounds(window)
         if end - start == self.size:
             return 1.0
-        parts = self.share.batches_of(end - start) * self.share.world_size
-        own = len(range(start + number * self.share.world_size + self.share.rank, end, parts))
-        return own * parts / (end - start)
+        count = self.share.batches_of(end - start)
+        first, last = self.share.bounds(number, count, end - start)
+        return (last - first) * count * self.share.world_size / (end - start)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all batches of each global batch have the same size, so that each has the weight 1."""
+        sizes = map(self.size_of, range(max(0, self.number - 2), self.number))  # the others are complete
+        return all(size % (self.share.batches_of(size) * self.share.world_size) == 0 for size in sizes)
 
     def batches_in(self, number: int) -> int:
         """Return the number of batches of this process in the first global batches of an epoch."""
@@ -242,8 +266,8 @@ class GlobalBatches:
         number = self.number
         if number and self.batches_in(number) != number * self.per_window:
             raise DataError(
-                f"The last global batch of an epoch has {self.size_of(number - 1)} samples, too few for {self}: use"
-                f" drop_last=True, or another global_batch_size.",
+                f"The last global batch of an epoch has {_samples(self.size_of(number - 1))}, too few for {self}: use"
+                f" drop_last=True, a larger batch_size, or another global_batch_size.",
                 parameter="global_batch_size",
             )
 
@@ -252,11 +276,24 @@ class GlobalBatches:
         return str(self.share)
 
 
-def warn_of_no_accumulation(found: GlobalBatches | None) -> None:
-    """Warn that a loop trains on each batch of this process, if a global batch has several."""
-    if found is not None and found.per_window > 1:
+def warn_of_plain_loop(found: GlobalBatches | None, is_training: bool) -> None:
+    """Warn about a loop that does not know of global batches.
+
+    Args:
+        found: The global batches that it iterates over.
+        is_training: Whether it trains on them.
+    """
+    if found is None:
+        return
+    if not is_training and found.share.world_size > 1 and not found.is_even:
         rank_zero_warn(
-            f"Each global batch of {found.size} samples is {found}, and nothing lets the gradients of {found.per_window}"
-            f" batches be accumulated: add a cairn.Checkpointer to the Trainer, or step the optimizer after"
+            "The processes have different numbers of samples, which Lightning rounds when it averages what"
+            " self.log(..., sync_dist=True) has logged: add a cairn.Checkpointer to the Trainer, or use a metric of"
+            " torchmetrics."
+        )
+    if is_training and found.per_window > 1:
+        rank_zero_warn(
+            f"Each global batch of {found.size} samples is {found}, and nothing accumulates the gradients of"
+            f" {found.per_window} batches: add a cairn.Checkpointer to the Trainer, or step the optimizer after"
             f" loader.global_batches.per_window batches in a loop of your own."
         )

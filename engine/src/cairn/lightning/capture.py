@@ -217,7 +217,8 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
         ours: Value of the key `cairn` in the checkpoint.
     """
     module, mine = trainer.lightning_module, ours["ranks"][trainer.global_rank]
-    is_dealt = boundary.global_batch_size(trainer) is not None  # then the loaders decide over the accumulation
+    # Loaders decide over the accumulation of global batches: those of this run, not those of the checkpoint.
+    is_dealt = boundary.global_batch_size(trainer) is not None or "global_batch_size" in ours
     configured = ours.get("accumulation_configured", ours["accumulate_grad_batches"])
     is_changed = is_scheduled(trainer) or configured != ours["accumulate_grad_batches"]  # by a callback, or a hook
     if is_changed and not is_dealt:

@@ -19,7 +19,7 @@ from cairn.lightning.checks import callbacks, data, modes, monitors, trial
 from cairn.lightning.decision import Decision
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
-from cairn.lightning.loops.boundary import Stopped
+from cairn.lightning.loops.calls import Stopped
 from cairn.lightning.loops.finders import Finders
 from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy

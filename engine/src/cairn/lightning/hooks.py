@@ -20,7 +20,7 @@ from cairn.lightning.checks import data
 from cairn.lightning.engine import Engine
 from cairn.lightning.hangs import AtHang, RequeueAtHang, Watch
 from cairn.lightning.io import before_loading, explain, understanding
-from cairn.lightning.loops import boundary, whole_means
+from cairn.lightning.loops import boundary, evaluation_loop
 from cairn.lightning.policy import Policy
 from cairn.lightning.restart import Restart
 from cairn.lightning.saved import as_built, resized, unsaved
@@ -87,7 +87,7 @@ class EngineHooks(Checkpoint):
         resized.watch(trainer.strategy)
         unused_hooks.hide(self)
         if stage != "fit":
-            whole_means.keep_in_evaluation(trainer)
+            evaluation_loop.install(trainer)
             return
         _check_alone(self, trainer)
         shuffles.begin_run(self._way)

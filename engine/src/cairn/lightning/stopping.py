@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from cairn.errors import ConfigError
 from cairn.jobs.signals import Interrupts
 from cairn.lightning import requeue
-from cairn.lightning.loops.boundary import Stopped
+from cairn.lightning.loops.calls import Stopped
 
 
 class Stopping(Protocol):

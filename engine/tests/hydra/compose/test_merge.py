@@ -125,8 +125,15 @@ def test_a_run_can_get_global_batches_and_keeps_them():
 
 
 def test_a_refused_number_of_processes_names_the_key_with_which_it_may_change():
-    with pytest.raises(ResumeError, match=r"trainer\.devices \(2 to 1\).* With data\.global_batch_size=N it may change"):
-        merge(composed(trainer__devices=1), "trainer.devices", own=composed(trainer__devices=2), before=composed(trainer__devices=2))
+    with pytest.raises(
+        ResumeError, match=r"trainer\.devices \(2 to 1\).* With data\.global_batch_size=N it may change"
+    ):
+        merge(
+            composed(trainer__devices=1),
+            "trainer.devices",
+            own=composed(trainer__devices=2),
+            before=composed(trainer__devices=2),
+        )
 
 
 def test_a_new_key_is_added_and_a_removed_one_is_deleted():

@@ -5,7 +5,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cairn.errors import ConfigError, SaveError
 from cairn.hydra.run.outcome import Outcome, describe, is_for_users, outcome_of
-from cairn.lightning.loops.boundary import Stopped
+from cairn.lightning.loops.calls import Stopped
 
 BROKEN = RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
 

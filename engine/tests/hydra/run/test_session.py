@@ -13,7 +13,7 @@ from cairn.hydra.run.outcome import describe, outcome_of
 from cairn.hydra.run.session import Run
 from cairn.hydra.run.start import JobContext, Start
 from cairn.jobs.signals import Interruption, Interrupts
-from cairn.lightning.loops.boundary import Stopped
+from cairn.lightning.loops.calls import Stopped
 from cairn.policy.patience import Patience
 from cairn.runs.directory import RunDirectory
 from cairn.store.resume import ResumePoint

@@ -10,10 +10,11 @@ from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationSch
 from lightning.pytorch.loops.progress import _BatchProgress
 from torch.utils.data import TensorDataset
 
+from cairn.data import sampler
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError
-from cairn.lightning.loops import dealing
-from cairn.lightning.loops.dealing import SavedBy
+from cairn.lightning.loops import dealing, moved
+from cairn.lightning.loops.moved import SavedBy
 
 
 def loader(batch_size=3, size=12, number=41):
@@ -36,7 +37,10 @@ def test_several_loaders_divide_alike():
 
 @pytest.mark.parametrize(
     ("others", "text"),
-    [([loader(size=None)], r"others have none \(DataLoader\)"), ([loader(6)], "12 samples: 2 batches of 6; 12 samples: 4")],
+    [
+        ([loader(size=None)], r"others have none \(DataLoader\)"),
+        ([loader(6)], "12 samples: 2 batches of 6; 12 samples: 4"),
+    ],
 )
 def test_loaders_that_divide_differently_are_refused(others, text):
     with pytest.raises(ConfigError, match=text):
@@ -78,13 +82,24 @@ def test_whatever_else_decides_over_the_accumulation_is_refused(trainer, configu
         dealing.begin(trainer, dealing.dealt([loader()]), configured)
 
 
+@pytest.mark.parametrize(
+    ("module", "loaders", "text"),
+    [
+        (None, [loader(), loader(6, 24)], "of several loaders are trained on together: use drop_last=True"),
+        (Manual(), [loader(6)], "as it has manual optimization: use drop_last=True"),
+    ],
+)
+def test_batches_of_different_sizes_that_cannot_be_weighted_are_refused(module, loaders, text, monkeypatch):
+    monkeypatch.setattr(sampler, "rank_and_world_size", lambda: (1, 2))
+    with pytest.raises(ConfigError, match=f"the last one of an epoch has batches of different sizes, .*{text}"):
+        dealing.begin(trainer_of(module), dealing.dealt(loaders), 1)
+
+
 def test_manual_optimization_needs_no_accumulation_if_a_batch_is_a_global_one():
     dealing.begin(trainer_of(Manual()), dealing.dealt([loader(12)]), 1)
 
 
-@pytest.mark.parametrize(
-    ("limit", "expected"), [(1.0, 16), (2, 8), (9, 16), (0.5, 8), (0.01, 4), (0.99, 12)]
-)
+@pytest.mark.parametrize(("limit", "expected"), [(1.0, 16), (2, 8), (9, 16), (0.5, 8), (0.01, 4), (0.99, 12)])
 def test_limits_are_numbers_of_global_batches(limit, expected):
     assert dealing.limits([loader()], limit, [1]) == [expected]
 
@@ -138,7 +153,7 @@ class Normed(LightningModule):
     ],
 )
 def test_a_run_that_moves_says_what_is_not_the_same(recwarn, saved_by, module, texts):
-    dealing.warn_of_move(saved_by, dealing.dealt([loader()]), trainer_of(module(), world_size=1))
+    moved.warn_of_move(saved_by, dealing.dealt([loader()]), trainer_of(module(), world_size=1))
     found = [str(warning.message) for warning in recwarn]
     assert len(found) == len(texts)
     assert all(re.search(text, one) for text, one in zip(texts, found, strict=True))
@@ -156,17 +171,22 @@ OTHER = [
     (SavedBy(2, None, 2, 3), None, 1, "global batch of 12 samples.*devices or num_nodes"),
     (SavedBy(2, None, 1), None, 1, r"saved by 2 processes, but this run has 1\. An exact.*devices or num_nodes"),
     (SavedBy(1, 12, 4), None, 2, "saved by 1 process, .* global batch of 12 samples: set global_batch_size=12"),
-    (SavedBy(2, None, 1, 3), loader(), 1, "with 6 samples between two steps, and now global_batch_size=12: set it to 6"),
+    (
+        SavedBy(2, None, 1, 3),
+        loader(),
+        1,
+        "with 6 samples between two steps, and now global_batch_size=12: set it to 6",
+    ),
     (SavedBy(2, None, 2, 3), loader(), 1, r"accumulate_grad_batches=2, with 12 .* cannot be counted as global ones"),
 ]
 
 
 @pytest.mark.parametrize(("saved_by", "of", "world_size"), SAME)
 def test_a_run_goes_on_with_its_global_batches(saved_by, of, world_size):
-    dealing.check(saved_by, dealing.dealt([of or [1]]), world_size)
+    moved.check(saved_by, dealing.dealt([of or [1]]), world_size)
 
 
 @pytest.mark.parametrize(("saved_by", "of", "world_size", "text"), OTHER)
 def test_other_global_batches_are_refused_with_a_solution(saved_by, of, world_size, text):
     with pytest.raises(ResumeError, match=text):
-        dealing.check(saved_by, dealing.dealt([of or [1]]), world_size)
+        moved.check(saved_by, dealing.dealt([of or [1]]), world_size)

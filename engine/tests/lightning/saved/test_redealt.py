@@ -58,7 +58,9 @@ def dealt_out(saved, make, number):
     found = []
     for rank in range(number):
         module = Module(make)
-        sums.set_metrics(module, redealt.of_rank(saved, SimpleNamespace(global_rank=rank, lightning_module=module))["metrics"])
+        sums.set_metrics(
+            module, redealt.of_rank(saved, SimpleNamespace(global_rank=rank, lightning_module=module))["metrics"]
+        )
         found.append(module)
     return found
 
@@ -90,8 +92,34 @@ def test_a_metric_that_ranks_combine_in_their_own_way_is_refused_by_name(make):
             module.metric.update(*((value, value**2) if make is PearsonCorrCoef else (value,)))
             if value[0] > 1:
                 break
-    with pytest.raises(ResumeError, match=r"metric metric.*2 processes.*end of an epoch"):
+    with pytest.raises(ResumeError, match=r"metric metric.*Use 2 processes for this epoch, or resume from its end"):
         dealt_out([state_of(module) for module in modules], make, 1)
+
+
+class OwnMean(Metric):
+    def __init__(self):
+        super().__init__()
+        self.add_state("value", torch.tensor(0.0), dist_reduce_fx="mean")
+
+    def update(self, value):
+        self.value = value.mean()
+
+    def compute(self):
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: RunningMean(window=3), "changed its attribute '_num_vals_seen', which is not among its states"),
+        (OwnMean, "combines 'value' of the processes in its own way"),
+    ],
+)
+def test_one_process_too_has_metrics_that_several_cannot_go_on_with(make, text):
+    module = Module(make)
+    module.metric.update(VALUES)
+    with pytest.raises(ResumeError, match=rf"metric metric .*{text}.* Use 1 process for this epoch"):
+        dealt_out([state_of(module)], make, 2)
 
 
 def test_such_a_metric_without_values_is_dealt_out():
@@ -118,7 +146,9 @@ def test_a_mean_over_the_epoch_counts_the_samples_of_all_ranks_once():
     assert (second["value"], second["cumulated_batch_size"]) == (0, 0)
 
 
-@pytest.mark.parametrize(("reduce", "on_rank_0", "on_rank_1"), [("sum", 7.0, 0.0), ("max", 4.0, 4.0), ("min", 3.0, 3.0)])
+@pytest.mark.parametrize(
+    ("reduce", "on_rank_0", "on_rank_1"), [("sum", 7.0, 0.0), ("max", 4.0, 4.0), ("min", 3.0, 3.0)]
+)
 def test_other_reductions(reduce, on_rank_0, on_rank_1):
     saved = [entry(3.0, reduce=reduce), entry(4.0, reduce=reduce)]
     assert [entries(saved, rank)["value"] for rank in (0, 1)] == [on_rank_0, on_rank_1]
@@ -146,7 +176,9 @@ def test_ranks_keep_their_generators_and_new_ones_get_their_own():
     assert generators(2, 4) == four, "a function of the checkpoint"
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    redealt.of_rank([state_of(Module(SumMetric), seed=5)], SimpleNamespace(global_rank=1, lightning_module=Module(SumMetric)))
+    redealt.of_rank(
+        [state_of(Module(SumMetric), seed=5)], SimpleNamespace(global_rank=1, lightning_module=Module(SumMetric))
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 

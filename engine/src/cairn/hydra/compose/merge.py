@@ -86,8 +86,8 @@ def merge(
     config: DictConfig = OmegaConf.create(_merge_node(stored, old, new, "", changed, fixed, free))
     if requested := {key: fixed[key] for key in sorted(fixed) if _is_requested(key, overrides)}:
         hint = (
-            f" With {_GLOBAL_BATCH_SIZE}=N it may change, where N is the number of samples that all processes of this run "
-            f"together have trained on in a step."
+            f" With {_GLOBAL_BATCH_SIZE}=N it may change, where N is the number of samples on which all processes of "
+            f"this run together have trained in a step."
         )
         raise ResumeError(
             f"This command would change {describe(requested)}, which a resumed run must keep. Remove the override, or "

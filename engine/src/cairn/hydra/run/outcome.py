@@ -13,7 +13,7 @@ from cairn.errors import CairnError, DataError
 from cairn.hydra.parse.keys import in_config_words
 from cairn.jobs.signals import exit_code
 from cairn.lightning.agreement import TIME_LIMIT
-from cairn.lightning.loops.boundary import Stopped
+from cairn.lightning.loops.calls import Stopped
 
 Status = Literal["finished", "stopped", "failed", "tested", "left"]
 """`tested`: nothing was trained. `left`: train.py called `sys.exit`. Neither is recorded in `run.json`."""

@@ -31,7 +31,7 @@ from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.jobs import rendezvous
 from cairn.jobs.signals import Interruption
 from cairn.lightning.checks import callbacks
-from cairn.lightning.loops.boundary import Stopped
+from cairn.lightning.loops.calls import Stopped
 from cairn.runs.directory import RunDirectory
 from cairn.wandb import run as wandb_run
 from cairn.wandb import start as wandb_start

@@ -11,47 +11,21 @@ A resume on another number of processes has other batches of its own, and the sa
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from lightning.pytorch.loops.progress import _BatchProgress
-from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
-from torch.nn.modules.batchnorm import _BatchNorm
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.data.loader import DataLoader
 from cairn.data.windows import GlobalBatches
-from cairn.errors import ConfigError, ResumeError
+from cairn.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SavedBy:
-    """Who has saved a checkpoint."""
-
-    world_size: int
-    """Number of processes."""
-    global_batch_size: int | None
-    """None: each process had batches of its own."""
-    accumulation: int
-    """Batches of each process between two steps of the optimizer."""
-    batch_size: int | None = None
-    """Of the first training loader, if it is a `cairn.DataLoader` without global batches."""
-
-    @property
-    def per_window(self) -> int:
-        """Batches of each process that counted as one."""
-        return 1 if self.global_batch_size is None else self.accumulation
-
-    @property
-    def num_samples(self) -> int | None:
-        """Samples between two steps of the optimizer, on all processes; None: unknown."""
-        if self.global_batch_size is not None or self.batch_size is None:
-            return self.global_batch_size
-        return self.batch_size * self.world_size * self.accumulation
 
 
 @dataclass(frozen=True)
@@ -64,6 +38,8 @@ class Dealt:
     """The first of them."""
     is_alone: bool
     """Whether it is the only one."""
+    is_even: bool = True
+    """Whether all batches of a global batch have the same size, also in the last one of an epoch."""
 
     def num_samples(self, batches: int) -> int:
         """Return the samples of the global batch that ends after these batches of an epoch; 0 if none ends there."""
@@ -77,7 +53,7 @@ class Dealt:
     def weight(self, batch: int) -> float:
         """Return the weight of a batch of this process in the mean over its global batch; 1 if that is complete.
 
-        Batches of several loaders are trained on together and have sizes of their own: they are not weighted.
+        Batches of several loaders are trained on together: `begin` has made sure that they have the weight 1.
         """
         found = self.loader.global_batches
         assert found is not None
@@ -110,50 +86,7 @@ def dealt(loaders: Sequence[Any]) -> Dealt | None:
             f" process as many batches of each loader.",
             parameter="global_batch_size",
         )
-    return Dealt(ours[0][1].per_window, ours[0][0], len(ours) == 1)
-
-
-def check(saved_by: SavedBy, dealt: Dealt | None, world_size: int) -> None:
-    """Check that the global batches of a resumed run are those that it had before.
-
-    Args:
-        saved_by: Who has saved the checkpoint.
-        dealt: How the loaders of this process deal out global batches.
-        world_size: Number of processes.
-
-    Raises:
-        ResumeError: They are not; the message says how they can be.
-    """
-    before, many = saved_by.num_samples, f"{saved_by.world_size} process{'es' if saved_by.world_size > 1 else ''}"
-    if dealt is None:
-        if saved_by.world_size == world_size:
-            return
-        text = f"The checkpoint was saved by {many}, but this run has {world_size}"
-        if before is None:
-            raise ResumeError(f"{text}. {_SAME_NUMBER}")
-        if saved_by.global_batch_size is None and saved_by.accumulation > 1:
-            raise ResumeError(f"{text}, which would change its global batch of {before} samples. {_SAME_NUMBER}")
-        raise ResumeError(
-            f"{text}, which would change its global batch of {before} samples: set global_batch_size={before} on the"
-            f" training loaders or the cairn.DataModule (data.global_batch_size={before}) to go on with any number of"
-            f" processes that divides it, or use {many}."
-        )
-    if saved_by.global_batch_size is not None or before is None:
-        return
-    size = dealt.loader.global_batch_size
-    if before != size or saved_by.accumulation > 1:
-        why = f" with accumulate_grad_batches={saved_by.accumulation}" if saved_by.accumulation > 1 else ""
-        raise ResumeError(
-            f"The checkpoint was saved by {many} without global_batch_size{why}, with {before} samples between two"
-            f" steps, and now global_batch_size={size}"
-            + (": its batches cannot be counted as global ones. Go on without it." if why else f": set it to {before}.")
-        )
-
-
-_SAME_NUMBER = (
-    "An exact resume needs the same number: change devices or num_nodes of the Trainer, or start a new run from the "
-    "weights alone."
-)
+    return Dealt(ours[0][1].per_window, ours[0][0], len(ours) == 1, all(batches.is_even for _, batches in ours))
 
 
 def begin(trainer: Trainer, dealt: Dealt, configured: int) -> None:
@@ -180,9 +113,33 @@ def begin(trainer: Trainer, dealt: Dealt, configured: int) -> None:
             f"this process needs {per_window} batches for one, which only the module could accumulate, as it has manual"
             f" optimization: choose a larger batch_size, or more processes"
         )
+    elif not dealt.is_even and not (dealt.is_alone and trainer.lightning_module.automatic_optimization):
+        why = "only the module could weight, as it has manual optimization"
+        if not dealt.is_alone:
+            why = "cannot be weighted, since those of several loaders are trained on together"
+        why = f"the last one of an epoch has batches of different sizes, which {why}: use drop_last=True"
     if why:
         raise ConfigError(f"global_batch_size={size} decides how many batches are accumulated, and {why}.")
     trainer.accumulate_grad_batches = per_window
+
+
+@contextmanager
+def explaining(trainer: Trainer) -> Iterator[None]:
+    """Context in which an error about overfitting speaks of what the user has written.
+
+    Raises:
+        ConfigError: Lightning cannot replace the sampler of the loaders.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if trainer.overfit_batches > 0 and "batch sampler" in str(error):
+            raise ConfigError(
+                "overfit_batches replaces the sampler of the training loaders, which it cannot do with"
+                " global_batch_size or a batch sampler: use limit_train_batches and a loader with shuffle=False.",
+                parameter="overfit_batches",
+            ) from error
+        raise
 
 
 def is_any_dealt(loaders: Sequence[Any]) -> bool:
@@ -196,33 +153,8 @@ def _of(loader: Any) -> GlobalBatches | None:
 
 def announce(dealt: Dealt) -> None:
     """Say how global batches are shared by the processes, on rank 0."""
-    rank_zero_only(log.info)("Each global batch of %d samples is %s.", dealt.loader.global_batch_size, _of(dealt.loader))
-
-
-def warn_of_move(saved_by: SavedBy, dealt: Dealt, trainer: Trainer) -> None:
-    """Warn that a run goes on with other batches of each process than before.
-
-    Args:
-        saved_by: Who has saved the checkpoint.
-        dealt: How the loaders of this process deal out global batches.
-        trainer: The trainer.
-    """
-    before, now = (saved_by.world_size, saved_by.per_window), (trainer.world_size, dealt.per_window)
-    if before == now:
-        return
-    normed = any(isinstance(part, _BatchNorm) for part in trainer.lightning_module.modules())
-    more = ", and the statistics of BatchNorm are those of other batches" if normed else ""
-    rank_zero_warn(
-        f"The checkpoint was saved by {_counted(*before)} for each global batch, and this run has {_counted(*now)}: it "
-        f"continues with the same samples, but its results will not be bit-identical. Sums are added in another order, "
-        f"new processes draw other random numbers{more}."
-    )
-
-
-def _counted(world_size: int, per_window: int) -> str:
-    return (
-        f"{world_size} process{'es' if world_size > 1 else ''} with {per_window} batch{'es' if per_window > 1 else ''}"
-    )
+    size = dealt.loader.global_batch_size
+    rank_zero_only(log.info)("Each global batch of %d samples is %s.", size, _of(dealt.loader))
 
 
 def _first(trainer: Trainer, kind: type) -> str:

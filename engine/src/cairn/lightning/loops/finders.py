@@ -118,11 +118,14 @@ def _inner_fit(trainer: Trainer, fit_loop: BoundaryFitLoop) -> Iterator[None]:
     """The loops behave as Lightning's while a finder runs them."""
     connector = trainer._checkpoint_connector
     path, callbacks = connector._ckpt_path, trainer.callbacks
+    was_dealt = fit_loop.has_global_batches
     fit_loop.inner = True
     try:
         yield
     finally:
         fit_loop.inner = False
+        if not was_dealt:  # the fit deals out those of the search again, with what it needs to count them
+            fit_loop.forget_global_batches()
         trainer.callbacks = callbacks  # a search that fails leaves its own, and ours would not hear of the error
         # The finder leaves its temporary checkpoint in both.
         connector._ckpt_path = path

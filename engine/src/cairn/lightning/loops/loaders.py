@@ -10,6 +10,7 @@ from typing import Any
 
 from cairn.data import loader as data
 from cairn.data.loader import DataLoader
+from cairn.errors import ResumeError
 
 log = logging.getLogger(__name__)
 
@@ -85,4 +86,28 @@ def states(loaders: Iterable[Any], before_fetch: list[Any] | None) -> list[Any]:
     for loader in filter(is_stateful, loaders):
         ours = isinstance(loader, DataLoader) or earlier is None
         found.append(loader.state_dict() if ours else next(earlier))  # type: ignore[arg-type]
+    return found
+
+
+def with_states(loaders: Iterable[Any], states: list[Any], is_saved_by_us: bool) -> list[tuple[Any, Any]]:
+    """Return the loaders that have a state, each with its own in a checkpoint.
+
+    Args:
+        loaders: The training loaders.
+        states: Those of the checkpoint.
+        is_saved_by_us: Whether a `Checkpointer` has saved it: then counters of batches are converted.
+
+    Raises:
+        ResumeError: There are not as many loaders that take a state, or counters of batches mean something else.
+    """
+    stateful = [loader for loader in loaders if is_stateful(loader)]
+    if (now := len(stateful)) != (before := len(states)):
+        raise ResumeError(
+            f"The checkpoint has the positions of {before} training loaders, but {now} loaders can take one: a "
+            f"resumed run needs the same loaders. Use cairn.DataLoader where it was used before."
+        )
+    found = list(zip(stateful, states, strict=True))
+    for loader, state in found:
+        if isinstance(loader, DataLoader) and not is_saved_by_us and (text := data.other_counters(loader, state)):
+            raise ResumeError(text)
     return found

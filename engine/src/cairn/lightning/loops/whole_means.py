@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 
 _COUNT = "cumulated_batch_size"
@@ -24,12 +23,6 @@ class WholeMeans(_ResultCollection):
             metric._defaults[_COUNT] = torch.tensor(0.0)
             metric.cumulated_batch_size = metric.cumulated_batch_size.float()
         super().__setitem__(key, metric)
-
-
-def keep_in_evaluation(trainer: Trainer) -> None:
-    """Let the results of `validate` and `test` be whole means."""
-    for loop in (trainer.validate_loop, trainer.test_loop):
-        keep(loop._results)
 
 
 def keep(results: Any) -> None:

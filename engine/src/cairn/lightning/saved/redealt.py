@@ -1,9 +1,9 @@
 """State of each rank in a checkpoint, dealt out to another number of ranks.
 
-    generators          ranks that there were keep theirs; more ranks get new ones, a function of the checkpoint
-    sums of an epoch    added up on rank 0; the others begin with nothing: together they are what they were
-    metrics             as their own reductions combine them: sums and lists on rank 0, the others begin with nothing
-    everything else     that of rank 0
+generators          ranks that there were keep theirs; more ranks get new ones, a function of the checkpoint
+sums of an epoch    added up on rank 0; the others begin with nothing: together they are what they were
+metrics             as their own reductions combine them: sums and lists on rank 0, the others begin with nothing
+everything else     that of rank 0
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat, dim_zero_max, dim_zero_mean, dim_zero_min, dim_zero_sum
+from torchmetrics.utilities.data import dim_zero_cat, dim_zero_max, dim_zero_min, dim_zero_sum
 
 from cairn.data.seeding import mix_seed
 from cairn.errors import ResumeError
-from cairn.lightning.loops.dealing import SavedBy
-from cairn.lightning.saved import ranks, unsaved
+from cairn.lightning.loops.moved import SavedBy
+from cairn.lightning.saved import ranks, sums, unsaved
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,9 @@ def _entries(saved: Sequence[Mapping[str, State]], rank: int) -> dict[str, State
             if name in entry:
                 entry[name] = _folded([one[name] for one in of_ranks], by)
         if rank > 0 and combine is torch.add:
-            entry |= {name: torch.zeros_like(entry[name]) for name in ("value", "cumulated_batch_size") if name in entry}
+            entry |= {
+                name: torch.zeros_like(entry[name]) for name in ("value", "cumulated_batch_size") if name in entry
+            }
     return found
 
 
@@ -166,28 +168,30 @@ def _folded(values: Sequence[Tensor], combine: Callable[[Tensor, Tensor], Tensor
 
 
 def _metrics(saved: Sequence[Mapping[str, State]], module: LightningModule, rank: int) -> dict[str, State]:
+    empty = sums.metrics(module)  # no batch was trained on in this process
     return {
-        name: _metric(name, [metrics[name] for metrics in saved], module.get_submodule(name), rank) for name in saved[0]
+        name: _metric(name, [metrics[name] for metrics in saved], empty[name], module.get_submodule(name), rank)
+        for name in saved[0]
     }
 
 
-def _metric(name: str, saved: Sequence[State], metric: Any, rank: int) -> State:
+def _metric(name: str, saved: Sequence[State], empty: State, metric: Any, rank: int) -> State:
     first = saved[0]
-    if not any(_differs(state, first) or state["caches"]["_update_count"] for state in saved):
-        return first  # nothing is in it
+    if not any(_differs(state, empty) or state["caches"]["_update_count"] for state in saved):
+        return first
     assert isinstance(metric, Metric)
-    _check_plain(name, saved)
+    _check_plain(name, saved, empty)
     found: State = {}
     for key in first["states"]:
-        combine = _REDUCED.get(metric._reductions.get(key))
+        reduction = metric._reductions.get(key)
+        combine = _REDUCED.get(reduction)
         values = [state["states"][key] for state in saved]
-        if isinstance(values[0], list):
+        if isinstance(values[0], list) and reduction in (None, dim_zero_cat):
             found[key] = [item for value in values for item in value] if rank == 0 else []
         elif combine is None:
             raise ResumeError(
                 f"The metric {name} combines {key!r} of the processes in its own way, so its values up to the middle of"
-                f" this epoch mean nothing to another number of them: use {len(saved)} processes, or resume from the"
-                f" end of an epoch."
+                f" this epoch mean nothing to another number of them. {_same_number(saved)}"
             )
         else:
             found[key] = combine([value.cpu() for value in values], metric._defaults[key], rank)
@@ -196,20 +200,26 @@ def _metric(name: str, saved: Sequence[State], metric: Any, rank: int) -> State:
     return {**first, "states": found, "caches": caches}
 
 
-def _differs(state: State, first: State) -> bool:
+def _differs(state: State, empty: State) -> bool:
     """Whether a metric that counts no updates has something in it: some wrappers do not count them."""
-    values, others = ([*one["states"].values(), *one["plain"].values()] for one in (state, first))
-    return any(not _equal(value, other) for value, other in zip(values, others, strict=True))
+    return any(
+        not _equal(value, empty[kind].get(key)) for kind in ("states", "plain") for key, value in state[kind].items()
+    )
 
 
-def _check_plain(name: str, saved: Sequence[State]) -> None:
-    for key, value in saved[0]["plain"].items():
-        others = [state["plain"].get(key) for state in saved[1:]]
-        if key not in {*_OF_CACHES, *saved[0]["states"]} and any(not _equal(value, other) for other in others):
+def _check_plain(name: str, saved: Sequence[State], empty: State) -> None:
+    for key, value in empty["plain"].items():
+        others = [state["plain"].get(key) for state in saved]
+        if key not in {*_OF_CACHES, *empty["states"]} and any(not _equal(value, other) for other in others):
             raise ResumeError(
-                f"The metric {name} has another {key} on each process, which cannot be combined: use {len(saved)}"
-                f" processes, or resume from the end of an epoch."
+                f"The metric {name} has changed its attribute {key!r}, which is not among its states, so it cannot be"
+                f" combined for another number of processes. {_same_number(saved)}"
             )
+
+
+def _same_number(saved: Sequence[State]) -> str:
+    many = f"{len(saved)} process{'es' if len(saved) > 1 else ''}"
+    return f"Use {many} for this epoch, or resume from its end."
 
 
 _OF_CACHES = {"_update_count", "_computed", "_forward_cache", "_is_synced"}
@@ -219,7 +229,7 @@ def _equal(value: Any, other: Any) -> bool:
     if isinstance(value, Tensor):
         return isinstance(other, Tensor) and torch.equal(value.cpu(), other.cpu())
     if isinstance(value, list):
-        return len(value) == len(other) and all(map(_equal, value, other))
+        return isinstance(other, list) and len(value) == len(other) and all(map(_equal, value, other))
     return bool(value == other)
 
 
@@ -234,8 +244,10 @@ def _cat(values: Sequence[Tensor], default: Any, rank: int) -> Any:
 _REDUCED: Mapping[Any, Callable[[Sequence[Tensor], Any, int], Any]] = {
     dim_zero_sum: _sum,
     dim_zero_cat: _cat,
-    dim_zero_mean: lambda values, default, rank: torch.stack(list(values)).mean(0),
     dim_zero_max: lambda values, default, rank: _folded(values, torch.maximum),
     dim_zero_min: lambda values, default, rank: _folded(values, torch.minimum),
 }
-"""How states are combined, by the function with which torchmetrics combines them at the end of an epoch."""
+"""How states are combined, by the function with which torchmetrics combines them at the end of an epoch.
+
+A mean over ranks is not among them: what it weighs against the values to come depends on the number of ranks.
+"""
