@@ -105,7 +105,8 @@ class DataModule(LightningDataModule):
         return [] if self.test_set is None else self._in_order(self.test_set)
 
     def _in_order(self, dataset: Dataset[Any]) -> DataLoader:
-        loader = self._loader(dataset)
+        # An iterable is divided into global batches only where it is trained on: its last batches would be left out.
+        loader = self._loader(dataset, **({"global_batch_size": None} if isinstance(dataset, IterableDataset) else {}))
         if isinstance(loader.sampler, EpochSampler):
             loader.sampler.keyed = False  # without an epoch: a sample draws the same numbers each time
         return loader
@@ -118,8 +119,7 @@ class DataModule(LightningDataModule):
             seed=self.seed,
             pin_memory=self.pin_memory and torch.accelerator.is_available(),
             persistent_workers=self.persistent_workers,
-            global_batch_size=self.global_batch_size,
-            **options,
+            **{"global_batch_size": self.global_batch_size} | options,
         )
 
     # What a checkpoint records about the data

@@ -16,7 +16,7 @@ from cairn.data.iterable import StatefulBatches, is_stateful
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
 from cairn.data.seeding import SeededCollate, SeededItems, mix_seed
-from cairn.data.window_position import WindowPosition
+from cairn.data.substreams import StreamedBatches
 from cairn.data.windows import GlobalBatches
 from cairn.errors import DataError
 
@@ -92,9 +92,10 @@ class DataLoader(data.DataLoader[Any]):
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
         dealing = None
         if global_batch_size is not None and not source.is_of_a_prediction(batch_sampler):
-            drop_last = bool(options.pop("drop_last", False))
             _check_iteration(type(self))
-            dealing = source.dealing(dataset, batch_size, batch_sampler, global_batch_size, drop_last)
+            if not isinstance(dataset, IterableDataset):
+                drop_last = bool(options.pop("drop_last", False))
+                dealing = source.dealing(batch_size, batch_sampler, global_batch_size, drop_last)
         self.global_batch_size = global_batch_size
         self.is_dealt = global_batch_size is None  # True: the caller knows how many batches a global one has
         self.owns_generator = generator is None
@@ -107,16 +108,19 @@ class DataLoader(data.DataLoader[Any]):
             "persistent_workers": persistent_workers and num_workers > 0,
         }
         self._position: Position
+        keywords: dict[str, Any]
         if isinstance(dataset, IterableDataset):
-            drop_last = bool(options.pop("drop_last", False))
-            self._position, more = source.iterable(
-                dataset, batch_size, collate_fn, drop_last=drop_last, replay=replay, seed=seed if seeded_items else None
-            )
+            keywords = {
+                "drop_last": bool(options.pop("drop_last", False)),
+                "replay": replay,
+                "num_workers": num_workers,
+            }
+            keywords |= {"seed": seed if seeded_items else None, "global_batch_size": global_batch_size}
+            self._position, more = source.iterable(dataset, batch_size, collate_fn, **keywords)
         else:
-            self._position, more = source.map_style(
-                dataset, batch_size, bool(shuffle), sampler, batch_sampler, collate_fn, seed=seed, keyed=seeded_items,
-                dealing=dealing,
-            )
+            keywords = {"seed": seed, "keyed": seeded_items, "dealing": dealing}
+            sampling = (bool(shuffle), sampler, batch_sampler)
+            self._position, more = source.map_style(dataset, batch_size, *sampling, collate_fn, **keywords)
         super().__init__(**options | more)
         # Lightning looks for the order here, also if torch was given a batch sampler; torch refuses a plain assignment.
         object.__setattr__(self, "sampler", self._position.order)
@@ -140,6 +144,11 @@ class DataLoader(data.DataLoader[Any]):
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
         return self._position.iterate(partial(_seeded_by_epoch, self, super().__iter__))
+
+    def __len__(self) -> int:
+        if self._position.is_divided:
+            raise TypeError("The number of batches is not known: substreams may have different lengths.")
+        return super().__len__()
 
     @property
     def _index_sampler(self) -> Any:
@@ -173,14 +182,14 @@ class DataLoader(data.DataLoader[Any]):
             self._position.check_resumable(self.num_workers, is_tried)
 
     @property
-    def global_batches(self) -> GlobalBatches | None:
+    def global_batches(self) -> GlobalBatches | StreamedBatches | None:
         """The global batches of an epoch and this process's share; None without `global_batch_size`.
 
         Raises:
             DataError: They cannot be divided equally among the processes.
         """
         self.is_dealt = True
-        return self._position.global_batches if isinstance(self._position, WindowPosition) else None
+        return self._position.global_batches
 
     @property
     def has_grown(self) -> bool:
@@ -248,7 +257,8 @@ def _identity(loader: DataLoader) -> dict[str, Any]:
     if (dealing := loader._position.order.dealing) is not None:  # the same on any number of processes
         identity, drop_last = {"global_batch_size": dealing.size, "seed": loader.seed}, dealing.drop_last
     if isinstance(dataset, IterableDataset):
-        return identity
+        size = {} if loader.global_batch_size is None else {"global_batch_size": loader.global_batch_size}
+        return {name: value for name, value in identity.items() if name != "world_size" or not size} | size
     dataset = dataset.wrapped if isinstance(dataset, SeededItems) else dataset
     size = {"num_samples": len(dataset)} if hasattr(dataset, "__len__") else {}
     return identity | {"drop_last": drop_last, **loader._position.order.identity()} | size

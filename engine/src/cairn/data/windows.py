@@ -21,6 +21,7 @@ from functools import cache
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from cairn.data.substreams import StreamedBatches
 from cairn.errors import DataError
 
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -252,7 +253,21 @@ class GlobalBatches:
         return str(self.share)
 
 
-def warn_of_no_accumulation(found: GlobalBatches | None) -> None:
+class Undivided:
+    """Base class of positions: without global batches, and without substreams."""
+
+    @property
+    def global_batches(self) -> GlobalBatches | StreamedBatches | None:
+        """The global batches, and this process's share; None if there are none."""
+        return None
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether an iterable is read as substreams, so that its length says nothing about the number of batches."""
+        return False
+
+
+def warn_of_no_accumulation(found: GlobalBatches | StreamedBatches | None) -> None:
     """Warn that a loop trains on each batch of this process, if a global batch has several."""
     if found is not None and found.per_window > 1:
         rank_zero_warn(

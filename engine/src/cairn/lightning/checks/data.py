@@ -110,6 +110,7 @@ def _check_padding(trainer: Trainer) -> None:
     checked, size = _CHECKED.setdefault(trainer, set()), boundary.global_batch_size(trainer)
     loaders = boundary.val_loaders(trainer)
     padded = [loader for loader in loaders if getattr(loader, "global_batch_size", None) is None]
+    padded = [loader for loader in padded if not isinstance(getattr(loader, "dataset", None), IterableDataset)]
     if size is None or trainer.world_size == 1 or not padded or _PADDING in checked:
         return
     checked.add(_PADDING)

@@ -599,9 +599,9 @@ class BoundaryEvaluationLoop(_EvaluationLoop):
         found = self._combined_loader
         if found is None or found is before or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        if dealing.is_any_dealt(found.flattened):
+        if any(counted := dealing.counted(found.flattened)):
             whole_means.keep(self._results)
-            self._max_batches = dealing.limits(found.flattened, self.trainer.limit_val_batches, self._max_batches)
+            self._max_batches = dealing.limits(counted, self.trainer.limit_val_batches, self._max_batches)
 
 
 # Lightning's profilers and errors name a loop by its class: reports keep the names that they have without Cairn.

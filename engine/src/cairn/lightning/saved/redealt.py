@@ -1,9 +1,9 @@
 """State of each rank in a checkpoint, dealt out to another number of ranks.
 
-    generators          ranks that there were keep theirs; more ranks get new ones, a function of the checkpoint
-    sums of an epoch    added up on rank 0; the others begin with nothing: together they are what they were
-    metrics             as their own reductions combine them: sums and lists on rank 0, the others begin with nothing
-    everything else     that of rank 0
+generators          ranks that there were keep theirs; more ranks get new ones, a function of the checkpoint
+sums of an epoch    added up on rank 0; the others begin with nothing: together they are what they were
+metrics             as their own reductions combine them: sums and lists on rank 0, the others begin with nothing
+everything else     that of rank 0
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def of_rank(saved: Sequence[State], trainer: Trainer) -> State:
 
 
 def _warn_of_own(saved: Sequence[State]) -> None:
-    found = [path for state in saved for path, _ in state.get(ranks.OWN, [])]
+    found = [path for state in saved for path, _ in state.get(ranks.OWN, []) if not ranks.is_part(path)]
     paths = sorted({".".join(map(str, path)) for path in found if path[0] != unsaved.KEY})  # ours: the audit's findings
     callbacks = sorted({name for state in saved[1:] for name in state["callbacks"]} if len(saved) > 1 else ())
     if paths:
@@ -151,7 +151,9 @@ def _entries(saved: Sequence[Mapping[str, State]], rank: int) -> dict[str, State
             if name in entry:
                 entry[name] = _folded([one[name] for one in of_ranks], by)
         if rank > 0 and combine is torch.add:
-            entry |= {name: torch.zeros_like(entry[name]) for name in ("value", "cumulated_batch_size") if name in entry}
+            entry |= {
+                name: torch.zeros_like(entry[name]) for name in ("value", "cumulated_batch_size") if name in entry
+            }
     return found
 
 
