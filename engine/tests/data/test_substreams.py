@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import logging
 import random
 from functools import partial
 
@@ -11,8 +12,16 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cairn.data import loader as loaders
 from cairn.data import sampler
+from cairn.data.datamodule import DataModule
 from cairn.data.loader import DataLoader
+from cairn.data.position import BetweenEpochs
+from cairn.data.substreams import Division
+from cairn.errors import DataError
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # more workers than cores
+    pytest.mark.filterwarnings("ignore:Each global batch of .* nothing lets:UserWarning"),
+]
 BATCH, NUM_FILES = 2, 24
 
 
@@ -194,3 +203,304 @@ def test_after_each_global_batch_any_number_of_processes_goes_on_with_the_same_o
         for now in (1, 2, 4) if before == 4 else (1, 2, 3):
             assert Ranks(processes, now, dataset, state, **options).rest() == whole[done + 1 :]
     assert ranks.window() is None
+
+
+# Workers
+
+
+@pytest.mark.parametrize(
+    ("data", "processes_and_workers"),
+    [("own, of unequal size", [(1, 2), (2, 3), (1, 1)]), ("Hugging Face, of unequal size", [(3, 2), (2, 1), (1, 3)])],
+)
+def test_real_workers_read_the_same_substreams(processes, data, processes_and_workers):
+    """Each takes over from the one before, after one global batch; the run has begun with 3 workers."""
+    dataset, options, start = DATA[data], {"global_batch_size": 6 * BATCH}, beginning(6 * 3)
+    whole, done, state = Ranks(processes, 1, dataset, start, **options).rest(), [], start
+    for number, num_workers in processes_and_workers:
+        ranks = Ranks(processes, number, dataset, state, num_workers, **options)
+        done.append(ranks.window())
+        state = ranks.state()
+    assert done + ranks.rest() == whole
+
+
+def test_a_run_begins_with_a_substream_for_each_worker_and_batch_of_a_global_one(processes):
+    ranks = Ranks(processes, 1, DATA["own"], num_workers=2, global_batch_size=3 * BATCH)
+    assert ranks.state() == {
+        **{"epoch": 0, "cycle": 0, "batch": 0, "num_substreams": 6, "substreams": {}},
+        **{"batch_size": BATCH, "global_batch_size": 3 * BATCH, "seed": 7},
+    }
+    assert Ranks(processes, 1, DATA["own"], beginning(6), global_batch_size=3 * BATCH).rest() == ranks.rest()
+
+
+def test_several_workers_in_one_process_need_no_global_batches(processes):
+    ranks = Ranks(processes, 1, DATA["own"], num_workers=2)
+    first, state, rest = ranks.window(), ranks.state(), ranks.rest()
+    assert Ranks(processes, 1, DATA["own"], state).rest() == rest
+    assert sorted(firsts([first, *rest])) == [float(number) for number in range(4 * NUM_FILES)]
+
+
+def test_without_global_batches_a_run_can_get_them(processes):
+    """Each of two processes had batches of its own, as in the global batches that they become."""
+    ranks = Ranks(processes, 2, DATA["own"])
+    ranks.window()
+    state, rest = ranks.state(), ranks.rest()
+    assert "world_size" in state
+    assert Ranks(processes, 1, DATA["own"], state, global_batch_size=2 * BATCH).rest() == rest
+    with pytest.raises(DataError, match="world_size was 2 and is 1"):
+        Ranks(processes, 1, DATA["own"], state)
+
+
+# Epochs and random numbers
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_a_later_epoch(processes, data):
+    options = {"global_batch_size": 2 * BATCH}
+    ranks = Ranks(processes, 1, DATA[data], beginning(4), **options)
+    first = ranks.rest()
+    state = ranks.state(epoch_is_over=True)
+    assert state | beginning(4, epoch=1) == state, "nothing of the last epoch is left"
+    second = Ranks(processes, 2, DATA[data], state, **options)
+    assert second.window() not in first
+    middle, rest = second.state(), second.rest()
+    assert len(rest) == len(first) - 1
+    assert Ranks(processes, 1, DATA[data], middle, **options).rest() == rest
+    ranks.loaders[0].set_epoch(1)
+    assert [plain(batch) for batch in ranks.loaders[0]][2:] == [batch for window in rest for batch in window]
+
+
+def test_each_substream_draws_numbers_of_its_own(processes):
+    whole = Ranks(processes, 1, DATA["own"], beginning(4), global_batch_size=2 * BATCH).rest()
+    drawn = [number for window in whole for _, *noise in window for part in noise for number in part]
+    assert len({*drawn}) == len(drawn)
+
+
+def test_what_is_left_at_the_end_is_logged_once(processes, caplog):
+    ranks = Ranks(processes, 1, DATA["own, of unequal size"], beginning(8), global_batch_size=8 * BATCH)
+    with caplog.at_level(logging.INFO):
+        number = len(ranks.rest())
+        list(ranks.loaders[0])
+    (text,) = [record.message for record in caplog.records]
+    assert f"ends after {number} global batches, because one of the 8 substreams of Files has no complete" in text
+    assert "At least 3 samples are left out" in text
+
+
+def test_a_validation_reads_one_stream(processes):
+    processes(1, 2)
+    loader = DataLoader(DATA["own"](), BATCH, global_batch_size=4 * BATCH)
+    with torch.no_grad():
+        assert firsts([[plain(batch) for batch in loader]]) == [float(number) for number in range(4 * NUM_FILES)]
+
+
+# What is refused
+
+
+def position(num_substreams=None, num_workers=0, **options):
+    loader = DataLoader(DATA["own"](), BATCH, num_workers=num_workers, **options)
+    if num_substreams is not None:
+        loader.load_state_dict(beginning(num_substreams))
+    return loader
+
+
+class Same(Files):
+    def shard(self, num_shards, index):
+        return self
+
+
+class Stateless(Files):
+    def shard(self, num_shards, index):
+        return self.files[index::num_shards]
+
+
+class Whole(IterableDataset):
+    """It cannot be divided."""
+
+    state_dict = load_state_dict = __iter__ = lambda self, *_: None
+
+
+REFUSED = {
+    "not a multiple": (lambda: position(global_batch_size=5), "global_batch_size=5 must be a multiple of batch_size=2"),
+    "no shard": (
+        lambda: DataLoader(Whole(), 2, global_batch_size=4),
+        r"Whole has no shard\(\): give it shard\(num_sha",
+    ),
+    "batches as items": (lambda: DataLoader(Files(EQUAL), None, global_batch_size=4), "needs a batch_size"),
+    "replay": (lambda: position(global_batch_size=4, replay=True), "leave one out"),
+    "no such number": (lambda: position(global_batch_size="4"), "must be an integer from 1"),
+    "processes": (
+        lambda: iter(position(global_batch_size=8)),
+        "3 processes cannot share a global batch of 4 batches equally: use one of 1, 2, 4 processes",
+    ),
+    "workers": (
+        lambda: position(18, num_workers=4, global_batch_size=18),
+        r"num_workers=4 cannot share the 6 substreams that this process reads \(of 18, .* use one of 0, 1, 2, 3, 6 wo",
+    ),
+    "too few files": (
+        lambda: iter(DataLoader(Streamed(EQUAL), 2, num_workers=3, global_batch_size=18)),
+        r"Streamed has 24 shards, .* 27 substreams, .* \(batches .*: 9 x 3\): use fewer workers, a larger batch_size",
+    ),
+    "one object": (lambda: iter(DataLoader(Same(EQUAL), 2, global_batch_size=6)), "returns the same object again"),
+    "a part without a state": (
+        lambda: iter(DataLoader(Stateless(EQUAL), 2, global_batch_size=6)),
+        r"Stateless\.shard\(.*\) returns a list without state_dict\(\)",
+    ),
+    "an iterable without parts": (
+        lambda: DataLoader(Whole(), 2, num_workers=2).check_resumable(),
+        r"2 workers in 1, .*: give it shard\(num_shards, index\), which returns a part of it, or set replay=True",
+    ),
+    "a state of one stream": (
+        lambda: position(global_batch_size=6).load_state_dict({"epoch": 0, "batch": 2, "dataset": 1}),
+        "it was read by at most one worker in one process",
+    ),
+    "lost substreams": (
+        lambda: position(global_batch_size=6).load_state_dict({**beginning(3), "batch": 1, "substreams": {0: 1, 2: 1}}),
+        "the positions of substreams 1 were not saved",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_exact_is_refused_with_a_solution(processes, case):
+    make, text = REFUSED[case]
+    processes(1, 3 if case in ("processes", "workers") else 1)
+    with pytest.raises(DataError, match=text):
+        make()
+
+
+class Sharing(Files):
+    """Its parts share the object that knows how far they are."""
+
+    def __init__(self, files):
+        super().__init__(files)
+        self.at = [0]
+
+    def state_dict(self):
+        return {"at": self.at[0]}
+
+    def load_state_dict(self, state):
+        self.at[0] = state["at"]
+
+    def __iter__(self):
+        for file in self.files:
+            for number in file:
+                self.at[0] += 1
+                if number >= self.at[0]:
+                    yield number
+
+
+def test_parts_that_share_a_state_are_named():
+    loader = DataLoader(Sharing(EQUAL), 2, global_batch_size=6)
+    with pytest.warns(UserWarning, match="Sharing that is loaded with the state after .* yields other samples"):
+        loader.check_resumable()
+
+
+def test_parts_with_states_of_their_own_are_not_named(recwarn):
+    DataLoader(Files(EQUAL), 2, global_batch_size=6).check_resumable()
+    assert not recwarn.list
+
+
+# Kinds of iterables
+
+
+def test_webdataset_is_refused_by_name_with_a_solution():
+    kind = type(
+        "WebDataset", (IterableDataset,), {"__module__": "webdataset.compat", "__iter__": lambda self: iter(())}
+    )
+    with pytest.raises(
+        DataError, match=r"iterable WebDataset cannot be saved.*Hugging Face datasets or litdata.*replay"
+    ):
+        DataLoader(kind(), 2).check_resumable()
+
+
+class Loader:
+    """As a loader of torchdata.nodes: not an IterableDataset, and a resume at its end begins again."""
+
+    def __init__(self, restart_on_stop_iteration=True):
+        self.restart_on_stop_iteration, self._next, self.done = restart_on_stop_iteration, None, 0
+
+    def __iter__(self):
+        self.done, self._next = self._next or 0, None
+        if self.restart_on_stop_iteration and self.done == 8:
+            self.done = 0
+        while self.done < 8:
+            self.done += 1
+            yield self.done
+
+    def state_dict(self):
+        return {"done": self.done}
+
+    def load_state_dict(self, state):
+        self._next = state["done"]
+
+
+Loader.__module__ = "torchdata.nodes.loader"
+
+
+def test_a_loader_of_nodes_is_exact_in_one_process():
+    loader, full = DataLoader(Loader(), 2), [[1, 2], [3, 4], [5, 6], [7, 8]]
+    for done, batch in enumerate(loader, start=1):
+        assert batch.tolist() == full[done - 1]
+        (later := DataLoader(Loader(), 2)).load_state_dict(loader.state_dict())
+        assert [batch.tolist() for batch in later] == full[done:]
+    assert [batch.tolist() for batch in loader] == full
+
+
+def test_nodes_have_no_parts():
+    with pytest.raises(DataError, match=r"iterable Loader .* 2 workers in 1, each .* own: set replay=True"):
+        DataLoader(Loader(), 2, num_workers=2).check_resumable()
+    node = type("Batcher", (), {"__module__": "torchdata.nodes.batch", "__iter__": iter, "state_dict": dict})
+    with pytest.raises(DataError, match=r"Batcher cannot be saved.*wrap it in torchdata\.nodes\.Loader"):
+        DataLoader(node(), 2)
+
+
+# The real ones
+
+
+def test_an_iterable_of_hugging_face(processes):
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.Dataset.from_dict({"x": [float(number) for number in range(96)]})
+
+    def dataset():
+        return whole.to_iterable_dataset(num_shards=24).shuffle(seed=3, buffer_size=1)
+
+    options = {"global_batch_size": 6 * BATCH}
+    expected = Ranks(processes, 1, dataset, beginning(12), **options).rest()
+    ranks = Ranks(processes, 2, dataset, beginning(12), **options)
+    assert ranks.window() == expected[0]
+    assert Ranks(processes, 3, dataset, ranks.state(), **options).rest() == expected[1:]
+
+
+def test_a_loader_of_torchdata():
+    nodes = pytest.importorskip("torchdata.nodes")
+
+    def loader():
+        return DataLoader(nodes.Loader(nodes.IterableWrapper(range(8))), 2)
+
+    batches = iter(first := loader())
+    next(batches)
+    (later := loader()).load_state_dict(first.state_dict())
+    assert [batch.tolist() for batch in later] == [[2, 3], [4, 5], [6, 7]]
+
+
+# A datamodule
+
+
+class Data(DataModule):
+    def setup(self, stage=None):
+        self.train_set, self.val_set = DATA["own"](), DATA["own"]()
+
+
+def test_the_training_loader_of_a_datamodule_is_divided(processes):
+    data = Data(BATCH, global_batch_size=4 * BATCH)
+    data.setup()
+    processes(1, 2)
+    assert str(data.train_dataloader().global_batches) == "2 processes x 2 batches of 2"
+    assert data.val_dataloader().global_batches is None
+
+
+def test_a_new_run_between_two_epochs_follows_its_own_workers():
+    state = BetweenEpochs(beginning(18) | {"seed": 0})
+    state.goes_on = False
+    loader = DataLoader(DATA["own"](), BATCH, num_workers=2, global_batch_size=3 * BATCH)
+    loader.load_state_dict(state)
+    assert loader._position.division == Division(3, 6, 0, 1)

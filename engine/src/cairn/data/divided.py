@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils import worker
@@ -65,23 +66,21 @@ class DividedBatches(StatefulBatches):
         self._start = (0, None)
         info = get_worker_info()
         mine = count(first) if info is None else count(first + info.id, info.num_workers)
-        return self._in_turn(self._division, mine, first // self._division.per_window, states or {})
+        # What `begin` and `divide` have set is read now: they are called again before the first batch is read.
+        open_shard = partial(self._open, self._division, self._turn, self._epoch, first, states or {})
+        return self._in_turn(self._division, mine, open_shard)
 
     def _in_turn(
-        self, division: Division, mine: Iterator[int], window: int, states: dict[int, Any]
+        self, division: Division, mine: Iterator[int], open_shard: Callable[[int, list[Any]], _Stream]
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield the batches with these numbers; the numbers begin with the first of a global batch."""
-        streams: dict[int, tuple[StatefulBatches, Iterator[Any]]] = {}
+        """Yield the batches with these numbers."""
+        streams: dict[int, _Stream] = {}
         for batch in mine:
             substream = division.substream(batch)
             with _as_in_main_process():
                 if substream not in streams:
-                    shard = self._shard(division, substream, [stream.wrapped for stream, _ in streams.values()])
-                    if (number := division.num_before(substream, window)) > 0:
-                        shard.begin((number, {"ended": False, "dataset": states[substream]}), self._turn)
-                    else:
-                        shard.begin((0, None), self._turn)
-                    streams[substream] = (shard, iter(shard))
+                    others = [shard.wrapped for shard, _ in streams.values()]
+                    streams[substream] = open_shard(substream, others)
                 shard, pairs = streams[substream]
                 samples, state = next(pairs, ([], {"ended": True}))
             state = state | {SUBSTREAM: substream}
@@ -91,13 +90,31 @@ class DividedBatches(StatefulBatches):
             self.last_seed = shard.last_seed
             yield samples, state
 
-    def _shard(self, division: Division, substream: int, others: list[Any]) -> StatefulBatches:
-        shard = self.wrapped.shard(division.num_substreams, substream)
+    def _open(
+        self,
+        division: Division,
+        turn: int,
+        epoch: int,
+        first: int,
+        states: dict[int, Any],
+        substream: int,
+        others: list[Any],
+    ) -> _Stream:
+        """Return a substream, before its first batch or after those that were read before the start."""
+        shard: Any = self.wrapped.shard(division.num_substreams, substream)
         _check_shard(self.wrapped, shard, others)
         if callable(set_epoch := getattr(shard, "set_epoch", None)):
-            set_epoch(self._epoch)
+            set_epoch(epoch)
         seed = None if self.seed is None else mix_seed(self.seed, substream)
-        return StatefulBatches(shard, self.batch_size, seed=seed)
+        batches = StatefulBatches(shard, self.batch_size, seed=seed)
+        number = division.num_before(substream, first // division.per_window)
+        start = (number, {"ended": False, "dataset": states[substream]}) if number > 0 else (0, None)
+        batches.begin(start, turn)
+        return batches, iter(batches)
+
+
+_Stream: TypeAlias = tuple[StatefulBatches, Iterator[Any]]
+"""A substream, and the iterator over its batches."""
 
 
 def check_shards(dataset: Any, division: Division) -> None:

@@ -48,7 +48,8 @@ class DividedPosition(IterablePosition):
         super().__init__(order, 1, dataset, batches)
         self._divided, self._num_workers = batches, num_workers
         self._size, self._num_batches = global_batch_size, num_batches
-        self._num_substreams: int | None = None  # of the run, once it is known
+        self.num_substreams: int | None = None
+        """Those of the run, once it is known how many there are."""
         self._sought_window: tuple[int, Mapping[int, Any] | None] = (0, None)
         self._shards_checked = self._left_reported = False
 
@@ -59,7 +60,7 @@ class DividedPosition(IterablePosition):
         Raises:
             DataError: They cannot be divided among these processes.
         """
-        return self._division_of(self._num_substreams)
+        return self._division_of(self.num_substreams)
 
     def _division_of(self, num_substreams: int | None) -> Division:
         rank, world_size = self.order.processes()
@@ -81,9 +82,9 @@ class DividedPosition(IterablePosition):
         if not self.is_divided:
             return super().iterate(create)
         self._begin_epoch()
-        self._check_division(self._num_workers)
+        self._check_division()
         division, (window, states) = self.division, self._sought_window
-        self._num_substreams, self._sought_window = division.num_substreams, (0, None)
+        self.num_substreams, self._sought_window = division.num_substreams, (0, None)
         deliveries = WindowDeliveries(division, window, states, self._divided.batch_size or 1)
         self._divided.divide(division, self.order.epoch)
         try:
@@ -91,15 +92,14 @@ class DividedPosition(IterablePosition):
         finally:
             self._divided.divide(None)
 
-    def _check_division(self, num_workers: int) -> None:
-        self.division.check_workers(num_workers)
+    def _check_division(self) -> None:
+        self.division.check_workers(self._num_workers)
         if not self._shards_checked:
             self._shards_checked = True
             check_shards(self._dataset, self.division)
 
     def _check_layout(self, num_workers: int) -> None:
-        if self.is_divided:
-            self._check_division(num_workers)
+        """Do nothing: a checkpoint may say how many substreams there are, which is checked when they are read."""
 
     def _trial(self) -> str:
         if not self.is_divided:
@@ -145,7 +145,7 @@ class DividedPosition(IterablePosition):
         return state
 
     def _missing(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-        number = _number_of(state)
+        number = number_of(state)
         if number is None:
             if self.is_divided and NUMBER not in state:
                 return ["it was read by at most one worker in one process, without global_batch_size"]
@@ -163,8 +163,8 @@ class DividedPosition(IterablePosition):
         self._sought_window = (0, None)
 
     def seek(self, state: Mapping[str, Any]) -> None:
-        self._num_substreams, self._sought_window = _number_of(state), (0, None)
-        if self._num_substreams is None:
+        self.num_substreams, self._sought_window = number_of(state), (0, None)
+        if self.num_substreams is None:
             super().seek(state)
             return
         division, window, states = self.division, state["batch"], state[SUBSTREAMS]
@@ -173,7 +173,7 @@ class DividedPosition(IterablePosition):
         self._pass.deliveries = WindowDeliveries(division, window, states)
 
 
-def _number_of(state: Mapping[str, Any]) -> int | None:
+def number_of(state: Mapping[str, Any]) -> int | None:
     """Return the number of substreams of the run that a position belongs to; None: it has one stream, or has ended."""
     if isinstance(state, BetweenEpochs) and not state.goes_on:  # a new run follows its own configuration
         return None

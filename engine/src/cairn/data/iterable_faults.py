@@ -28,10 +28,11 @@ def about(fault: str, name: str) -> str:
         name: Class of the iterable.
     """
     if fault.startswith(GENERATOR):
+        path = fault.removeprefix(GENERATOR)
         return (
-            f"{name} draws from {fault.removeprefix(GENERATOR)} while it is iterated, and its state_dict() does not"
-            f" hold that generator: a resumed run would draw other numbers. Save its state in state_dict(), or draw from"
-            f" the global generators, which are seeded for each batch."
+            f"{name} draws from {path} while it is iterated, and its state_dict() does not hold that"
+            f" generator: a resumed run would draw other numbers. Save its state in state_dict(), or draw from the"
+            f" global generators, which are seeded for each batch."
         )
     return (
         f"{fault} holds samples that are read and not yet delivered, and the state_dict() of {name} does not hold them:"

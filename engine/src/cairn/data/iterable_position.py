@@ -117,11 +117,12 @@ class IterablePosition(Position):
         """Check that the position is known with so many workers and processes."""
         world_size = rank_and_world_size()[1]
         if num_workers > 1 or world_size > 1:
+            is_node = type(self._dataset).__module__.startswith("torchdata.nodes")
+            instead = "" if is_node else " give it shard(num_shards, index), which returns a part of it, or"
             raise DataError(
                 f"The iterable {self._name} can be resumed exactly with at most one worker in one process, and there"
-                f" are {num_workers} workers in {world_size}, each with a position of its own: give it"
-                f" shard(num_shards, index), which returns a part of it, or set replay=True to do without exact"
-                f" resumes.",
+                f" are {num_workers} workers in {world_size}, each with a position of its own:{instead} set"
+                f" replay=True to do without exact resumes.",
                 parameter="replay",
             )
 

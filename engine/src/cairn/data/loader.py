@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, de
 
 from cairn.data import copies, generators, position, source, windows, workers
 from cairn.data.batches import Batches
+from cairn.data.divided_position import DividedPosition
 from cairn.data.iterable import StatefulBatches, is_stateful
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
@@ -93,7 +94,7 @@ class DataLoader(data.DataLoader[Any]):
         dealing = None
         if global_batch_size is not None and not source.is_of_a_prediction(batch_sampler):
             _check_iteration(type(self))
-            if not isinstance(dataset, IterableDataset):
+            if not source.is_iterable(dataset):
                 drop_last = bool(options.pop("drop_last", False))
                 dealing = source.dealing(batch_size, batch_sampler, global_batch_size, drop_last)
         self.global_batch_size = global_batch_size
@@ -109,7 +110,7 @@ class DataLoader(data.DataLoader[Any]):
         }
         self._position: Position
         keywords: dict[str, Any]
-        if isinstance(dataset, IterableDataset):
+        if source.is_iterable(dataset):
             keywords = {
                 "drop_last": bool(options.pop("drop_last", False)),
                 "replay": replay,
@@ -221,6 +222,17 @@ def _check_iteration(kind: type) -> None:
             f"global_batch_size counts batches, and {kind.__name__}.__iter__ may yield others: leave one of them out.",
             parameter="global_batch_size",
         )
+
+
+def num_substreams(loader: DataLoader) -> int | None:
+    """Return the number of substreams that the iterable of a loader is read as; None if this is not known."""
+    return loader._position.num_substreams if isinstance(loader._position, DividedPosition) else None
+
+
+def keep_substreams(loader: DataLoader, number: int | None) -> None:
+    """Let a new loader of a run read as many substreams as the one before, whatever its number of workers."""
+    if number is not None and isinstance(loader._position, DividedPosition):
+        loader._position.num_substreams = number
 
 
 def rewind(loader: DataLoader) -> None:

@@ -25,6 +25,28 @@ from cairn.errors import DataError
 Collate = Callable[[list[Any]], Any] | None
 
 
+def is_iterable(dataset: Any) -> bool:
+    """Whether a dataset is iterable: also one that is not an `IterableDataset`, such as a loader of torchdata.nodes.
+
+    Raises:
+        DataError: It is one without a state.
+    """
+    if isinstance(dataset, IterableDataset):
+        return True
+    if hasattr(dataset, "__getitem__") or not hasattr(dataset, "__iter__"):
+        return False
+    if not is_stateful(dataset):
+        is_node = any(kind.__module__.startswith("torchdata.nodes") for kind in type(dataset).__mro__)
+        instead = (
+            "wrap it in torchdata.nodes.Loader" if is_node else "give it these two, and make it an IterableDataset"
+        )
+        raise DataError(
+            f"The position in the iterable {type(dataset).__name__} cannot be saved, because it has no state_dict() and"
+            f" load_state_dict(): {instead}."
+        )
+    return True
+
+
 def is_of_a_prediction(batch_sampler: Any) -> bool:
     """Whether Lightning has wrapped the batches of `Trainer.predict` to know their indices.
 
@@ -124,7 +146,7 @@ def _ordered(sampler: Any, seed: int, keyed: bool, is_batched: bool, dealing: De
 
 
 def iterable(
-    dataset: IterableDataset[Any],
+    dataset: Any,
     batch_size: int | None,
     collate_fn: Collate,
     *,
@@ -155,6 +177,10 @@ def iterable(
             "replay=True starts again from the beginning, and global_batch_size is for exact resumes: leave one out.",
             parameter="global_batch_size",
         )
+    if replay and not isinstance(dataset, IterableDataset):
+        raise DataError(f"replay=True needs an IterableDataset, and {type(dataset).__name__} is not one: leave it out.")
+    if hasattr(dataset, "restart_on_stop_iteration"):  # of torchdata.nodes: a resume at the end is at the end
+        dataset.restart_on_stop_iteration = False
     # A worker lives for one epoch: that is how the epoch and the start reach it.
     arguments: dict[str, Any] = {"persistent_workers": False}
     if is_stateful(dataset) and not replay:

@@ -35,7 +35,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import zip_longest
 from typing import Any, Literal, Protocol
@@ -357,10 +357,14 @@ class _RequestingFitLoop(_FitLoop):
     """Whether the resumed epoch uses the loaders of the checkpoint."""
     saved_by: SavedBy | None = None
     """Who has saved the checkpoint that is resumed, until its counters are those of this process."""
+    _num_substreams: Sequence[int | None] = ()
+    """Numbers of substreams of the loaders that new ones take the place of."""
     _accumulation = 1
     """What the trainer was given, before global batches decide over it."""
 
     def setup_data(self) -> None:
+        states = () if self.inner else self._combined_loader_states_to_load
+        self._num_substreams = loaders.num_substreams(train_loaders(self.trainer), states)
         if not (self._combined_loader is None or self._should_reload_train_dl):
             super().setup_data()
         elif self.inner:  # the training goes on with the loaders of the search
@@ -403,6 +407,7 @@ class _RequestingFitLoop(_FitLoop):
         if self.inner:
             super()._load_combined_loader_states()
             return
+        loaders.keep_substreams(train_loaders(self.trainer), self._num_substreams)
         self._deal()
         # Lightning's own method does not load the positions if the epoch of the checkpoint is over.
         self.load_positions(is_last=not self.arrives)
