@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric
@@ -122,15 +122,19 @@ def fit(
     strategy = "auto" if processes == 1 else "ddp"
     trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": [saving]} | options)
     net = Net()
-    train, val = Points(NUM_SAMPLES), Points(NUM_VAL)
+    train, val = Points(NUM_SAMPLES) if num_workers is None else Stream(NUM_SAMPLES), Points(NUM_VAL)
     how: dict[str, Any] = {"shuffle": True} if num_workers is None else {"num_workers": num_workers}
-    loaders = (
-        cairn.DataLoader(
-            train if num_workers is None else Stream(NUM_SAMPLES), batch_size, global_batch_size=size, **how
-        ),
-        cairn.DataLoader(val, batch_size, global_batch_size=size),
-    )
-    trainer.fit(net, *loaders, ckpt_path=saving.resume())
+
+    class Data(LightningDataModule):
+        """It makes new loaders each time."""
+
+        def train_dataloader(self) -> Any:
+            return cairn.DataLoader(train, batch_size, global_batch_size=size, **how)
+
+        def val_dataloader(self) -> Any:
+            return cairn.DataLoader(val, batch_size, global_batch_size=size)
+
+    trainer.fit(net, Data(), ckpt_path=saving.resume())
     return trainer, net
 
 
