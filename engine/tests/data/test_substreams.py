@@ -5,6 +5,7 @@ import itertools
 import logging
 import random
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -365,6 +366,13 @@ def test_what_cannot_be_exact_is_refused_with_a_solution(processes, case):
     processes(1, 3 if case in ("processes", "workers") else 1)
     with pytest.raises(DataError, match=text):
         make()
+
+
+def test_an_iterable_that_is_divided_among_the_processes_already_is_refused():
+    dataset = Streamed(EQUAL)
+    dataset._distributed = SimpleNamespace(rank=0, world_size=2)
+    with pytest.raises(DataError, match=r"Streamed is divided .* \(split_dataset_by_node\)"):
+        iter(DataLoader(dataset, 2, global_batch_size=6))
 
 
 class Sharing(Files):

@@ -132,6 +132,11 @@ def check_shards(dataset: Any, division: Division) -> None:
             f" use fewer workers, a larger batch_size, or more files.",
             parameter="num_workers",
         )
+    if getattr(getattr(dataset, "_distributed", None), "world_size", 1) > 1:  # split_dataset_by_node of `datasets`
+        raise DataError(
+            f"{type(dataset).__name__} is divided among the processes already (split_dataset_by_node), so that its"
+            f" substreams would lack most samples: leave that out, cairn.DataLoader divides it."
+        )
     others: list[Any] = []
     for substream in division.own[:2]:
         shard = dataset.shard(number, substream)

@@ -1,9 +1,9 @@
 """State of each rank in a checkpoint, dealt out to another number of ranks.
 
-generators          ranks that there were keep theirs; more ranks get new ones, a function of the checkpoint
-sums of an epoch    added up on rank 0; the others begin with nothing: together they are what they were
-metrics             as their own reductions combine them: sums and lists on rank 0, the others begin with nothing
-everything else     that of rank 0
+    generators          ranks that there were keep theirs; more ranks get new ones, a function of the checkpoint
+    sums of an epoch    added up on rank 0; the others begin with nothing: together they are what they were
+    metrics             as their own reductions combine them: sums and lists on rank 0, the others begin with nothing
+    everything else     that of rank 0
 """
 
 from __future__ import annotations
@@ -151,9 +151,7 @@ def _entries(saved: Sequence[Mapping[str, State]], rank: int) -> dict[str, State
             if name in entry:
                 entry[name] = _folded([one[name] for one in of_ranks], by)
         if rank > 0 and combine is torch.add:
-            entry |= {
-                name: torch.zeros_like(entry[name]) for name in ("value", "cumulated_batch_size") if name in entry
-            }
+            entry |= {name: torch.zeros_like(entry[name]) for name in ("value", "cumulated_batch_size") if name in entry}
     return found
 
 
