@@ -20,8 +20,8 @@ class DataModule(LightningDataModule):
     """Base class for a project's own data, which only has to set `train_set`, `val_set` and `test_set` in `setup`.
 
     The loaders are `cairn.DataLoader`s: the order of samples is a function of (seed, epoch), and each checkpoint holds
-    their position. `train_set` may be an IterableDataset with `state_dict()` and `load_state_dict(state)`, see
-    `StatefulBatches`.
+    their position. `train_set` may be an IterableDataset with `state_dict()` and `load_state_dict(state)`, and for
+    several workers or processes `shard(num_shards, index)`, see `cairn.DataLoader`.
 
     A subclass passes on the options that it does not use itself:
 

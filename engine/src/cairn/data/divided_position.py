@@ -70,8 +70,10 @@ class DividedPosition(IterablePosition):
 
     @property
     def is_divided(self) -> bool:
-        if not torch.is_grad_enabled():
-            return False
+        return torch.is_grad_enabled() and self._is_divided_in_training
+
+    @property
+    def _is_divided_in_training(self) -> bool:
         return self._num_batches is not None or self.division.num_substreams > 1
 
     @property
@@ -139,7 +141,11 @@ class DividedPosition(IterablePosition):
 
     def state(self) -> dict[str, Any]:
         state = super().state()
-        if not isinstance(self._pass.deliveries, WindowDeliveries) and not state["batch"] and self.is_divided:
+        if (
+            not isinstance(self._pass.deliveries, WindowDeliveries)
+            and not state["batch"]
+            and self._is_divided_in_training
+        ):
             state = {**state, **WindowDeliveries(self.division).at(0)}
             state.pop("dataset", None)
         return state
@@ -147,7 +153,7 @@ class DividedPosition(IterablePosition):
     def _missing(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
         number = number_of(state)
         if number is None:
-            if self.is_divided and NUMBER not in state:
+            if self._is_divided_in_training and NUMBER not in state:
                 return ["it was read by at most one worker in one process, without global_batch_size"]
             return super()._missing(state, identity)
         division = self._division_of(number)

@@ -17,6 +17,7 @@ from cairn.data.seeding import mix_seed, seeded
 from cairn.data.shuffle_buffers import Held, containers, lost
 from cairn.data.trial import differ
 from cairn.data.wrapped import Wrapped
+from cairn.errors import DataError
 
 State = dict[str, Any]
 
@@ -33,6 +34,28 @@ KEPT = 16
 def is_stateful(dataset: object) -> bool:
     """Whether the dataset has `state_dict()` and `load_state_dict()`."""
     return all(callable(getattr(dataset, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+def is_iterable(dataset: Any) -> bool:
+    """Whether a dataset is iterable: also one that is not an `IterableDataset`, such as a loader of torchdata.nodes.
+
+    Raises:
+        DataError: It is one without a state.
+    """
+    if isinstance(dataset, IterableDataset):
+        return True
+    if hasattr(dataset, "__getitem__") or not hasattr(dataset, "__iter__"):
+        return False
+    if not is_stateful(dataset):
+        is_node = any(kind.__module__.startswith("torchdata.nodes") for kind in type(dataset).__mro__)
+        instead = (
+            "wrap it in torchdata.nodes.Loader" if is_node else "give it these two, and make it an IterableDataset"
+        )
+        raise DataError(
+            f"The position in the iterable {type(dataset).__name__} cannot be saved, because it has no state_dict() and"
+            f" load_state_dict(): {instead}."
+        )
+    return True
 
 
 class StatefulBatches(Wrapped, IterableDataset[Any]):

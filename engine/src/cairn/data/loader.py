@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, de
 from cairn.data import copies, generators, position, source, windows, workers
 from cairn.data.batches import Batches
 from cairn.data.divided_position import DividedPosition
-from cairn.data.iterable import StatefulBatches, is_stateful
+from cairn.data.iterable import StatefulBatches, is_iterable, is_stateful
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
 from cairn.data.seeding import SeededCollate, SeededItems, mix_seed
@@ -39,7 +39,8 @@ class DataLoader(data.DataLoader[Any]):
       that are seeded by (seed, epoch, index), also those that the dataset owns. Without random numbers in the dataset,
       `seeded_items=False` saves 11 us a sample.
     - An `IterableDataset` that is trained on needs `state_dict()` and `load_state_dict(state)`, see `StatefulBatches`,
-      and at most one worker in one process; or `replay=True`, to start again from its beginning after a resume.
+      and for several workers or processes also `shard(num_shards, index)`, which returns a part of it; or
+      `replay=True`, to start again from its beginning after a resume.
     - With `global_batch_size`, the epoch is divided into global batches, and each of them among the processes. A run
       can then be resumed on another number of processes: the Trainer accumulates gradients over as many batches of each
       process as a global batch has, and steps, names and intervals count global batches.
@@ -94,7 +95,7 @@ class DataLoader(data.DataLoader[Any]):
         dealing = None
         if global_batch_size is not None and not source.is_of_a_prediction(batch_sampler):
             _check_iteration(type(self))
-            if not source.is_iterable(dataset):
+            if not is_iterable(dataset):
                 drop_last = bool(options.pop("drop_last", False))
                 dealing = source.dealing(batch_size, batch_sampler, global_batch_size, drop_last)
         self.global_batch_size = global_batch_size
@@ -110,7 +111,7 @@ class DataLoader(data.DataLoader[Any]):
         }
         self._position: Position
         keywords: dict[str, Any]
-        if source.is_iterable(dataset):
+        if is_iterable(dataset):
             keywords = {
                 "drop_last": bool(options.pop("drop_last", False)),
                 "replay": replay,

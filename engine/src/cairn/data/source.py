@@ -25,28 +25,6 @@ from cairn.errors import DataError
 Collate = Callable[[list[Any]], Any] | None
 
 
-def is_iterable(dataset: Any) -> bool:
-    """Whether a dataset is iterable: also one that is not an `IterableDataset`, such as a loader of torchdata.nodes.
-
-    Raises:
-        DataError: It is one without a state.
-    """
-    if isinstance(dataset, IterableDataset):
-        return True
-    if hasattr(dataset, "__getitem__") or not hasattr(dataset, "__iter__"):
-        return False
-    if not is_stateful(dataset):
-        is_node = any(kind.__module__.startswith("torchdata.nodes") for kind in type(dataset).__mro__)
-        instead = (
-            "wrap it in torchdata.nodes.Loader" if is_node else "give it these two, and make it an IterableDataset"
-        )
-        raise DataError(
-            f"The position in the iterable {type(dataset).__name__} cannot be saved, because it has no state_dict() and"
-            f" load_state_dict(): {instead}."
-        )
-    return True
-
-
 def is_of_a_prediction(batch_sampler: Any) -> bool:
     """Whether Lightning has wrapped the batches of `Trainer.predict` to know their indices.
 

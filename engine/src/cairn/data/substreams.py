@@ -18,6 +18,7 @@ come from S / P substreams in turn, so the number of workers must divide S / P.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,8 @@ class StreamedBatches:
 
     size: int
     division: Division
-    number: None = None
+    number: float = math.inf
+    """Unknown, and without a limit."""
 
     @property
     def per_window(self) -> int:
