@@ -172,7 +172,7 @@ def plain(batch):
 
 
 def beginning(num_substreams, epoch=0):
-    """The state at the beginning of a run that has so many substreams: it began with as many workers as follow."""
+    """The state at the beginning of a run with this number of substreams, which says with how many workers it began."""
     return {"epoch": epoch, "cycle": 0, "batch": 0, "num_substreams": num_substreams, "substreams": {}}
 
 

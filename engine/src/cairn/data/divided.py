@@ -25,7 +25,7 @@ LEFT = "left"
 class DividedBatches(StatefulBatches):
     """Batches of an iterable, from one stream as in `StatefulBatches`, or from the substreams of this process in turn.
 
-    Each iterator shards the dataset anew: a substream begins an epoch at its beginning, in the main process as in a
+    Each iterator has shards of its own: a substream begins an epoch at its beginning, in the main process as in a
     worker. The first substream that has no complete batch left ends the iterator, with a last pair in place of a batch.
 
     Args:

@@ -84,8 +84,11 @@ class DividedPosition(IterablePosition):
         if not self.is_divided:
             return super().iterate(create)
         self._begin_epoch()
-        self._check_division()
         division, (window, states) = self.division, self._sought_window
+        division.check_workers(self._num_workers)
+        if not self._shards_checked:
+            check_shards(self._dataset, division)
+            self._shards_checked = True
         self.num_substreams, self._sought_window = division.num_substreams, (0, None)
         deliveries = WindowDeliveries(division, window, states, self._divided.batch_size or 1)
         self._divided.divide(division, self.order.epoch)
@@ -94,23 +97,13 @@ class DividedPosition(IterablePosition):
         finally:
             self._divided.divide(None)
 
-    def _check_division(self) -> None:
-        self.division.check_workers(self._num_workers)
-        if not self._shards_checked:
-            self._shards_checked = True
-            check_shards(self._dataset, self.division)
-
     def _check_layout(self, num_workers: int) -> None:
         """Do nothing: a checkpoint may say how many substreams there are, which is checked when they are read."""
 
     def _trial(self) -> str:
         if not self.is_divided:
             return super()._trial()
-        division = self.division
-        # Some of the substreams are enough, but not one alone: they may share a state.
-        number = division.num_batches
-        many = next((many for many in range(number, 0, -1) if number % many == 0 and many < division.num_substreams), 1)
-        trial = Division(number, division.num_substreams, 0, many)
+        trial = self.division.with_few()  # but not one substream alone: they may share a state
         self._divided.divide(trial, self.order.epoch)
         try:
             return other_after_state(self._divided, num_before=len(trial.own))

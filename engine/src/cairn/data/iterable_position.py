@@ -114,7 +114,7 @@ class IterablePosition(Position):
             warnings.warn(outside(f"a sample of {self._name} {OUTSIDE}") if why == OUTSIDE else text, stacklevel=2)
 
     def _check_layout(self, num_workers: int) -> None:
-        """Check that the position is known with so many workers and processes."""
+        """Check that the position is known with this number of workers and processes."""
         world_size = rank_and_world_size()[1]
         if num_workers > 1 or world_size > 1:
             is_node = type(self._dataset).__module__.startswith("torchdata.nodes")

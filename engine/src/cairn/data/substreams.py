@@ -62,6 +62,12 @@ class Division:
         """The substreams of this process, in the order of its batches."""
         return [self.substream(batch) for batch in range(self.num_substreams // self.world_size)]
 
+    def with_few(self) -> Division:
+        """Return a division among as many processes as possible that leaves each of them several substreams."""
+        number, most = self.num_batches, self.num_substreams // 2
+        many = next((many for many in range(min(number, most), 0, -1) if number % many == 0), 1)
+        return Division(number, self.num_substreams, 0, many)
+
     def substream(self, batch: int) -> int:
         """Return the substream that a batch of this process comes from."""
         return (batch * self.world_size + self.rank) % self.num_substreams

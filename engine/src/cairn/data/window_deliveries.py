@@ -1,4 +1,4 @@
-"""Global batches of an iterable that is divided into substreams, and the states of these after each of them."""
+"""Global batches of an iterable that is divided into substreams, and the states after each global batch."""
 
 from __future__ import annotations
 
