@@ -40,22 +40,20 @@ def is_iterable(dataset: Any) -> bool:
     """Whether a dataset is iterable: also one that is not an `IterableDataset`, such as a loader of torchdata.nodes.
 
     Raises:
-        DataError: It is one without a state.
+        DataError: It is a node without a state that can be loaded.
     """
     if isinstance(dataset, IterableDataset):
         return True
     if hasattr(dataset, "__getitem__") or not hasattr(dataset, "__iter__"):
         return False
-    if not is_stateful(dataset):
-        is_node = any(kind.__module__.startswith("torchdata.nodes") for kind in type(dataset).__mro__)
-        instead = (
-            "wrap it in torchdata.nodes.Loader" if is_node else "give it these two, and make it an IterableDataset"
-        )
+    if not is_stateful(dataset) and any(
+        kind.__module__.startswith("torchdata.nodes") for kind in type(dataset).__mro__
+    ):
         raise DataError(
-            f"The position in the iterable {type(dataset).__name__} cannot be saved, because it has no state_dict() and"
-            f" load_state_dict(): {instead}."
+            f"The position in the node {type(dataset).__name__} cannot be saved, because it has no load_state_dict():"
+            f" wrap it in torchdata.nodes.Loader."
         )
-    return True
+    return is_stateful(dataset)
 
 
 class StatefulBatches(Wrapped, IterableDataset[Any]):

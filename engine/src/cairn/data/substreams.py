@@ -18,7 +18,7 @@ come from S / P substreams in turn, so the number of workers must divide S / P.
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ class StreamedBatches:
 
     size: int
     division: Division
-    number: float = math.inf
+    number: int = sys.maxsize
     """Unknown, and without a limit."""
 
     @property

@@ -188,7 +188,7 @@ def counted(loaders: Sequence[Any]) -> list[Any]:
     Iterables are divided only where they are trained on.
     """
     found = [(loader, _of(loader)) for loader in loaders]
-    return [None if batches is None or math.isinf(batches.number) else loader for loader, batches in found]
+    return [loader if isinstance(batches, GlobalBatches) else None for loader, batches in found]
 
 
 def _of(loader: Any) -> GlobalBatches | StreamedBatches | None:
@@ -212,7 +212,7 @@ def limits(loaders: Sequence[Any], limit_batches: float, num_batches: Sequence[f
         batches = _of(loader)
         if batches is not None and number and isinstance(limit_batches, int):
             number = batches.batches_in(limit_batches)
-        elif batches is not None and number and math.isfinite(batches.number):  # else all: no other part is possible
+        elif number and isinstance(batches, GlobalBatches):  # of an iterable all, if not a number of them
             number = batches.batches_in(max(1, int(batches.number * limit_batches)))
         found.append(number)
     return found
