@@ -1,6 +1,5 @@
 """What counts global batches in Lightning's loops, and what contradicts them."""
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from lightning.pytorch.loops.progress import _BatchProgress
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError, ResumeError
@@ -84,26 +83,6 @@ def test_limits_are_numbers_of_global_batches(limit, expected):
 
 def test_no_batches_stay_none():
     assert dealing.limits([loader()], 0, [0]) == [0]
-
-
-class Stream(IterableDataset):
-    shard = state_dict = load_state_dict = __iter__ = lambda self, *_: self
-
-
-@pytest.mark.parametrize(("limit", "expected"), [(1.0, math.inf), (2, 8)])
-def test_limits_of_an_iterable_are_numbers_of_global_batches(limit, expected):
-    stream = DataLoader(Stream(), 3, global_batch_size=12)
-    assert dealing.limits([stream], limit, [expected if limit == 1.0 else limit]) == [expected]
-    assert dealing.counted([stream, loader()])[0] is None, "a validation reads it as it is"
-
-
-@pytest.mark.parametrize(("every", "expected"), [(1.0, math.inf), (3, 12)])
-def test_a_validation_of_an_iterable_is_due_after_global_batches(every, expected):
-    trainer = trainer_of(val_check_interval=every, val_check_batch=math.inf)
-    dealt = dealing.dealt([DataLoader(Stream(), 3, global_batch_size=12)])
-    assert dealing.val_check_batch(trainer, dealt, math.inf) == expected
-    assert [dealt.num_samples(batches) for batches in (3, 4, 400)] == [0, 12, 12]
-    assert dealt.weight(5) == 1
 
 
 @pytest.mark.parametrize(("every", "expected"), [(1, 4), (3, 12), (1.0, 16), (0.5, 8), (0.3, 4), (0.01, 4)])
