@@ -184,11 +184,11 @@ def firsts(windows):
 
 # Any number of processes and workers
 
-LAYOUTS = list(itertools.product((1, 2, 3, 4), (1, 2)))
+LAYOUTS = list(itertools.product((1, 2, 3, 4), (1, 2, 3)))
 """Number of processes before, and number of workers with which the run has begun."""
 
 
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", ["own, of unequal size", "Hugging Face, of unequal size"])
 @pytest.mark.parametrize(("before", "workers"), LAYOUTS)
 def test_after_each_global_batch_any_number_of_processes_goes_on_with_the_same_ones(processes, data, before, workers):
     number = 4 if before == 4 else 6  # batches in a global batch
@@ -249,6 +249,19 @@ def test_without_global_batches_a_run_can_get_them(processes):
     assert Ranks(processes, 1, DATA["own"], state, global_batch_size=2 * BATCH).rest() == rest
     with pytest.raises(DataError, match="world_size was 2 and is 1"):
         Ranks(processes, 1, DATA["own"], state)
+
+
+class OneStream(Files):
+    shard = None
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_one_worker_in_one_process_reads_one_stream_as_before(num_workers):
+    with_parts, without = (DataLoader(kind(UNEQUAL[:3]), BATCH, num_workers=num_workers) for kind in (Files, OneStream))
+    for one, other in zip(with_parts, without, strict=True):
+        assert plain(one) == plain(other)
+        assert with_parts.state_dict() == without.state_dict()
+    assert "num_substreams" not in with_parts.state_dict()
 
 
 # Epochs and random numbers

@@ -72,9 +72,8 @@ def map_style(
     if batch_sampler is not None:
         order = _ordered(batch_sampler, seed, keyed, is_batched=True)
         # A loader that Lightning creates again has the order of the first one as its batch sampler.
-        return Position(order, 1) if order.dealing is None else WindowPosition(order), arguments | {
-            "batch_sampler": order
-        }
+        position = Position(order, 1) if order.dealing is None else WindowPosition(order)
+        return position, arguments | {"batch_sampler": order}
     if sampler is None:
         order = EpochSampler(dataset, seed=seed, shuffle=shuffle, keyed=keyed, dealing=dealing)
     else:
