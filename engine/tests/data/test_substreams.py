@@ -482,7 +482,7 @@ def test_an_iterable_of_hugging_face(processes):
     whole = datasets.Dataset.from_dict({"x": [float(number) for number in range(96)]})
 
     def dataset():
-        return whole.to_iterable_dataset(num_shards=24).shuffle(seed=3, buffer_size=1)
+        return whole.to_iterable_dataset(num_shards=24)
 
     options = {"global_batch_size": 6 * BATCH}
     expected = Ranks(processes, 1, dataset, beginning(12), **options).rest()

@@ -83,7 +83,8 @@ class IterablePosition(Position):
         """
         if self._batches is None:
             is_web = type(self._dataset).__module__.partition(".")[0] in ("webdataset", "wids")
-            instead = ", or read the files with Hugging Face datasets or litdata, which have them" if is_web else ""
+            others = "Hugging Face datasets, which have them, or with the StreamingDataLoader of litdata"
+            instead = f", or read the files with {others}" if is_web else ""
             raise DataError(
                 f"The position in the iterable {self._name} cannot be saved, because it has no state_dict() and"
                 f" load_state_dict(): give it these two{instead}, or set replay=True to let it start again from its"
