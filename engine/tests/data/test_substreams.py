@@ -427,9 +427,7 @@ def test_webdataset_is_refused_by_name_with_a_solution():
     kind = type(
         "WebDataset", (IterableDataset,), {"__module__": "webdataset.compat", "__iter__": lambda self: iter(())}
     )
-    with pytest.raises(
-        DataError, match=r"iterable WebDataset cannot be saved.*Hugging Face datasets.*litdata.*replay"
-    ):
+    with pytest.raises(DataError, match=r"iterable WebDataset cannot be saved.*Hugging Face datasets.*litdata.*replay"):
         DataLoader(kind(), 2).check_resumable()
 
 
