@@ -33,6 +33,11 @@ def _of(module, name, **attributes):
             _of("torch.utils.data.datapipes", "ShufflerIterDataPipe", buffer_size=4),
             "ShufflerIterDataPipe(buffer_size=4)",
         ),
+        (
+            _of("datasets.iterable_dataset", "BufferShuffledExamplesIterable", buffer_size=1),  # it reads one ahead
+            "BufferShuffledExamplesIterable(buffer_size=1)",
+        ),
+        (_of("torch.utils.data.datapipes", "ShufflerIterDataPipe", buffer_size=1), ""),
         (_of("datasets.iterable_dataset", "ShuffledDataSourcesArrowExamplesIterable"), ""),
         (_of("project.data", "Shuffled", buffer_size=8), ""),
     ],

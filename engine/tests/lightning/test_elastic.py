@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateFinder
 from tests.support import elastic_fit
-from tests.support.elastic_fit import NUM_VAL, WINDOWS, start
+from tests.support.elastic_fit import FILES, NUM_VAL, WINDOWS, start
 
 from cairn.errors import ResumeError
 
@@ -189,6 +189,59 @@ def test_a_second_fit_of_the_trainer_accumulates_as_well(tmp_path, undisturbed):
     trainer, net = elastic_fit.fit(tmp_path, max_epochs=1)
     assert trainer.accumulate_grad_batches == 1, "as it was configured"
     trainer.fit_loop.max_epochs = 2
-    trainer.fit(net, trainer.train_dataloader, trainer.val_dataloaders)
+    trainer.fit(net, trainer.datamodule)
     steps = {step for stage, step, _ in net.seen if stage == "train"}
     assert len(steps) == len(undisturbed.train)
+
+
+# An iterable, by substreams
+
+STREAM = {"size": 6, "batch_size": 1, "num_workers": 0}
+"""Six batches of one sample make up a global batch."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed_stream(tmp_path_factory):
+    """The run over an iterable on one process, which loads itself."""
+    return start(tmp_path_factory.mktemp("stream"), 1, **STREAM)
+
+
+def test_the_run_over_an_iterable_that_the_others_are_compared_with(undisturbed_stream):
+    assert [len(window) for window in undisturbed_stream.train] == [6] * 2 * min(FILES)
+    epoch = undisturbed_stream.train[: min(FILES)]
+    assert len({index for window in epoch for index in window}) == 6 * min(FILES), "no sample twice"
+    assert epoch * 2 == undisturbed_stream.train
+    assert [position[-1] for _, position in undisturbed_stream.checkpoints[:4]] == [12, 24, 36, 48]
+
+
+def test_a_run_over_an_iterable_that_moves(tmp_path, undisturbed_stream):
+    """The process that does not read the shortest file could go on when an epoch ends."""
+    moves = [(1, 1, 3), (3, 2, 9), (2, 0, -1)]
+    attempts = [
+        start(tmp_path, number, **STREAM | {"num_workers": workers, "max_steps": steps})
+        for number, workers, steps in moves
+    ]
+    assert [window for one in attempts for window in one.train] == undisturbed_stream.train
+    last = attempts[-1]
+    regular = {name for name, *_ in undisturbed_stream.checkpoints}  # a stop at max_steps is saved as well
+    assert [one for one in last.checkpoints if one[0] in regular] == undisturbed_stream.checkpoints
+    assert last.lr == undisturbed_stream.lr
+    assert_close(last.weights, undisturbed_stream.weights)
+    assert_close(last.metrics, undisturbed_stream.metrics)
+
+
+def test_limits_count_global_batches_of_an_iterable(tmp_path, undisturbed_stream):
+    options = {**STREAM, "limit_train_batches": 3, "val_check_interval": 1.0}
+    found = start(tmp_path, 2, **options)
+    assert found.train == undisturbed_stream.train[:3] * 2
+    assert len(found.val) == 2, "after each epoch"
+
+
+def test_new_loaders_of_a_run_keep_its_substreams(tmp_path):
+    """Loaders of a later epoch are made with another number of workers than the run began with."""
+    options = {**STREAM, "size": 3, "reload_dataloaders_every_n_epochs": 1}
+    whole = start(tmp_path / "whole", 1, **options | {"num_workers": 2})
+    start(tmp_path / "moved", 1, **options | {"num_workers": 2, "max_steps": 2})
+    rest = start(tmp_path / "moved", 1, **options)
+    assert rest.train == whole.train[2:]
+    assert rest.weights == whole.weights

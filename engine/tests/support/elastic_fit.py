@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import os
@@ -9,18 +10,21 @@ import socket
 import warnings
 from collections import defaultdict
 from dataclasses import astuple, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric
 
 import cairn
 
 NUM_SAMPLES, NUM_VAL, GLOBAL_BATCH, BATCH = 50, 13, 12, 4
+FILES = [9, 9, 9, 8, 8, 7]
+"""Points in the files of an iterable: the last one ends an epoch, also for processes that do not read it."""
 WINDOWS = [12, 12, 12, 7, 7]
 """Samples in the global batches of an epoch."""
 
@@ -36,6 +40,32 @@ class Points(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self.points[index], self.points[index].sum(0, keepdim=True) + 0.1 * torch.randn(1), index
+
+
+class Stream(IterableDataset[Any]):
+    """The same points, from six files of `FILES` points."""
+
+    def __init__(self, number: int) -> None:
+        self.points, self.files, self.done, self.is_loaded = Points(number), list(range(6)), 0, False
+
+    def shard(self, num_shards: int, index: int) -> Stream:
+        part = copy.copy(self)
+        part.files = self.files[index::num_shards]
+        return part
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.done, self.is_loaded = state["done"], True
+
+    def __iter__(self) -> Any:
+        ends = list(accumulate(FILES))
+        indices = [index for file in self.files for index in range(ends[file] - FILES[file], ends[file])]
+        self.done, self.is_loaded = self.done if self.is_loaded else 0, False
+        while self.done < len(indices):
+            self.done += 1
+            yield self.points[indices[self.done - 1]]
 
 
 class Net(LightningModule):
@@ -76,9 +106,19 @@ def fit(
     size: int | None = GLOBAL_BATCH,
     batch_size: int = BATCH,
     ckpt_path: Path | None = None,
+    num_workers: int | None = None,
     **options: Any,
 ) -> tuple[Trainer, Net]:
-    """Fit in this process, one of `processes`, and go on from what is in the folder."""
+    """Fit in this process, one of `processes`, and go on from what is in the folder.
+
+    Args:
+        folder: Of the checkpoints.
+        processes: Number of processes.
+        size: Of a global batch.
+        batch_size: Samples in a batch.
+        num_workers: Of an iterable training set; None: it is map-style, and has none.
+        **options: Further arguments of the trainer.
+    """
     seed_everything(0)
     saving = cairn.Checkpointer(folder / "checkpoints", every=2, keep_last=-1, monitor="val", watchdog="off")
     common = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -87,12 +127,19 @@ def fit(
     callbacks = [*options.pop("callbacks", []), saving]
     trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": callbacks} | options)
     net = Net()
-    train, val = Points(NUM_SAMPLES), Points(NUM_VAL)
-    loaders = (
-        cairn.DataLoader(train, batch_size, shuffle=True, global_batch_size=size),
-        cairn.DataLoader(val, batch_size, global_batch_size=size),
-    )
-    trainer.fit(net, *loaders, ckpt_path=ckpt_path or saving.resume())
+    train, val = Points(NUM_SAMPLES) if num_workers is None else Stream(NUM_SAMPLES), Points(NUM_VAL)
+    how: dict[str, Any] = {"shuffle": True} if num_workers is None else {"num_workers": num_workers}
+
+    class Data(LightningDataModule):
+        """It makes new loaders each time."""
+
+        def train_dataloader(self) -> Any:
+            return cairn.DataLoader(train, batch_size, global_batch_size=size, **how)
+
+        def val_dataloader(self) -> Any:
+            return cairn.DataLoader(val, batch_size, global_batch_size=size)
+
+    trainer.fit(net, Data(), ckpt_path=ckpt_path or saving.resume())
     return trainer, net
 
 

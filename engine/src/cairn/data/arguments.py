@@ -5,8 +5,9 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
+from cairn.data.iterable import is_iterable
 from cairn.errors import DataError
 
 _ONE_PASS = ("builtins", "itertools")
@@ -36,7 +37,7 @@ def check(dataset: Any, batch_size: Any, shuffle: Any, sampler: Any, batch_sampl
         raise DataError(f"batch_size={batch_size!r} must be an integer from 1, or None if the items are batches.")
     if shuffle and (sampler is not None or batch_sampler is not None):
         raise DataError("shuffle=True contradicts a sampler: give one of them.")
-    if isinstance(dataset, IterableDataset):
+    if is_iterable(dataset):
         given = {"shuffle": shuffle or None, "sampler": sampler, "batch_sampler": batch_sampler}
         if names := [name for name, value in given.items() if value is not None]:
             raise DataError(
@@ -78,7 +79,7 @@ def check_others(seed: Any, num_workers: Any, in_order: bool, collate_fn: Any, w
 def _check_dataset(dataset: Any) -> None:
     if isinstance(dataset, DataLoader):
         raise DataError(f"The dataset is a loader ({type(dataset).__name__}): give the dataset inside of it.")
-    if not isinstance(dataset, IterableDataset) and not any(hasattr(dataset, name) for name in _READS):
+    if not is_iterable(dataset) and not any(hasattr(dataset, name) for name in _READS):
         raise DataError(
             f"The dataset ({type(dataset).__name__}) has no samples by index: it needs __getitem__ and __len__, or "
             f"must derive from torch.utils.data.IterableDataset."

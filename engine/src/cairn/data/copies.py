@@ -181,7 +181,7 @@ def _other_after_state(batches: StatefulBatches, num_before: int) -> str:
     whole = read((0, None), 2 * num_before)
     if len(whole) <= num_before or any("fault" in state for _, state in whole):
         return ""  # a fault has a message of its own
-    rest = read((num_before, whole[num_before - 1][1]), len(whole) - num_before)
+    rest = read(batches.start_after(whole[:num_before]), len(whole) - num_before)
     if same([batch for batch, _ in whole[num_before:]], [batch for batch, _ in rest]):
         return ""
     again = read((0, None), 2 * num_before)

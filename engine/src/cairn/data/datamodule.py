@@ -20,8 +20,8 @@ class DataModule(LightningDataModule):
     """Base class for a project's own data, which only has to set `train_set`, `val_set` and `test_set` in `setup`.
 
     The loaders are `cairn.DataLoader`s: the order of samples is a function of (seed, epoch), and each checkpoint holds
-    their position. `train_set` may be an IterableDataset with `state_dict()` and `load_state_dict(state)`, see
-    `StatefulBatches`.
+    their position. `train_set` may be an IterableDataset with `state_dict()` and `load_state_dict(state)`, and for
+    several workers or processes `shard(num_shards, index)`, see `cairn.DataLoader`.
 
     A subclass passes on the options that it does not use itself:
 
@@ -105,7 +105,8 @@ class DataModule(LightningDataModule):
         return [] if self.test_set is None else self._in_order(self.test_set)
 
     def _in_order(self, dataset: Dataset[Any]) -> DataLoader:
-        loader = self._loader(dataset)
+        # An iterable is divided into global batches only where it is trained on: its last batches would be left out.
+        loader = self._loader(dataset, **({"global_batch_size": None} if isinstance(dataset, IterableDataset) else {}))
         if isinstance(loader.sampler, EpochSampler):
             loader.sampler.keyed = False  # without an epoch: a sample draws the same numbers each time
         return loader
@@ -118,8 +119,7 @@ class DataModule(LightningDataModule):
             seed=self.seed,
             pin_memory=self.pin_memory and torch.accelerator.is_available(),
             persistent_workers=self.persistent_workers,
-            global_batch_size=self.global_batch_size,
-            **options,
+            **{"global_batch_size": self.global_batch_size} | options,
         )
 
     # What a checkpoint records about the data

@@ -17,21 +17,43 @@ from cairn.data.seeding import mix_seed, seeded
 from cairn.data.shuffle_buffers import Held, containers, lost
 from cairn.data.trial import differ
 from cairn.data.wrapped import Wrapped
+from cairn.errors import DataError
 
 State = dict[str, Any]
 
-_FAULT = "fault"
+FAULT = "fault"
+"""Key of why the state that came with a batch is not a position."""
 UNMOVED = "unmoved"
 """A fault: the state is the same after the first and after the second batch."""
 GENERATOR = "generator "
 """Beginning of a fault: the state does not hold the generator whose path follows."""
-_KEPT = 16
+KEPT = 16
 """Number of latest batches whose states are kept. The trainer is usually one batch behind."""
 
 
 def is_stateful(dataset: object) -> bool:
     """Whether the dataset has `state_dict()` and `load_state_dict()`."""
     return all(callable(getattr(dataset, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+def is_iterable(dataset: Any) -> bool:
+    """Whether a dataset is iterable: also one that is not an `IterableDataset`, such as a loader of torchdata.nodes.
+
+    Raises:
+        DataError: It is a node without a state that can be loaded.
+    """
+    if isinstance(dataset, IterableDataset):
+        return True
+    if hasattr(dataset, "__getitem__") or not hasattr(dataset, "__iter__"):
+        return False
+    if not is_stateful(dataset) and any(
+        kind.__module__.startswith("torchdata.nodes") for kind in type(dataset).__mro__
+    ):
+        raise DataError(
+            f"The position in the node {type(dataset).__name__} cannot be saved, because it has no load_state_dict():"
+            f" wrap it in torchdata.nodes.Loader."
+        )
+    return is_stateful(dataset)
 
 
 class StatefulBatches(Wrapped, IterableDataset[Any]):
@@ -63,7 +85,7 @@ class StatefulBatches(Wrapped, IterableDataset[Any]):
         self.seed = seed
         self.last_seed = 0
         """Seed of the last batch, for its collate function."""
-        self._start: tuple[int, State | None] = (0, None)
+        self._start: tuple[int, Any] = (0, None)
         self._turn = 0
         self._drawn: list[Any] | None = None  # states of the dataset's own generators after the first batch
 
@@ -75,6 +97,10 @@ class StatefulBatches(Wrapped, IterableDataset[Any]):
             turn: A number that identifies epoch and cycle.
         """
         self._start, self._turn = start, turn
+
+    def start_after(self, pairs: list[tuple[Any, Any]]) -> tuple[int, Any]:
+        """Return the start, for `begin`, after the first batches of an epoch with their states."""
+        return len(pairs), pairs[-1][1]
 
     def __len__(self) -> int:
         """Number of batches of an epoch; raises TypeError if the dataset has no length."""
@@ -110,7 +136,7 @@ class StatefulBatches(Wrapped, IterableDataset[Any]):
                 return
             state = {"ended": ended, "dataset": self._state()}
             if first and number <= 2 and (fault := self._fault(state, previous, empty, samples)):
-                state[_FAULT] = fault
+                state[FAULT] = fault
             previous = state["dataset"]
             yield (batch if self.batch_size is not None else batch[0]), state
 
@@ -148,23 +174,27 @@ class Deliveries:
     """
 
     def __init__(self, batch: int = 0, state: State | None = None) -> None:
-        self.start = (batch, state)
+        self.start: tuple[int, Any] = (batch, state)
         self._states: dict[int, State | None] = {batch: state}
         self.fault = ""
         """Why the states are not positions: `UNMOVED`, or the path of a buffer that they leave out."""
 
     def add(self, state: State) -> None:
         """Record the state that came with the next batch."""
-        self.fault = state.pop(_FAULT, self.fault)
+        self.fault = state.pop(FAULT, self.fault)
         newest = max(self._states)
         self._states[newest + 1] = state
-        self._states.pop(newest + 1 - _KEPT, None)
+        self._states.pop(newest + 1 - KEPT, None)
 
     def record(self, pairs: Iterator[tuple[Any, State]]) -> Iterator[Any]:
         """Yield the batches of pairs (batch, state), and record the states."""
         for batch, state in pairs:
             self.add(state)
             yield batch
+
+    def at(self, batch: int) -> dict[str, Any]:
+        """Return what a position after `batch` batches of this epoch holds of the dataset, see `after`."""
+        return {"dataset": self.after(batch) if batch else None}
 
     def after(self, batch: int) -> State | None:
         """Return the state after `batch` batches of this epoch; None is the beginning of the epoch.

@@ -9,7 +9,8 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from cairn.data.copies import OUTSIDE, other_after_state, outside
-from cairn.data.iterable import GENERATOR, UNMOVED, Deliveries, StatefulBatches
+from cairn.data.iterable import UNMOVED, Deliveries, StatefulBatches
+from cairn.data.iterable_faults import about, unmoved
 from cairn.data.passes import Pass
 from cairn.data.position import Position
 from cairn.data.sampler import Order, rank_and_world_size
@@ -42,13 +43,20 @@ class IterablePosition(Position):
         return type(self._dataset).__name__
 
     def iterate(self, create: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        self.order.next_cycle()
-        if callable(set_epoch := getattr(self._dataset, "set_epoch", None)):
-            set_epoch(self.order.epoch)
+        self._begin_epoch()
         if self._batches is None:
             self.order.start = 0
             return super().iterate(create)
         deliveries, self._sought = Deliveries(*self._sought), (0, None)
+        return self._iterate_from(deliveries, create)
+
+    def _begin_epoch(self) -> None:
+        self.order.next_cycle()
+        if callable(set_epoch := getattr(self._dataset, "set_epoch", None)):
+            set_epoch(self.order.epoch)
+
+    def _iterate_from(self, deliveries: Deliveries, create: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        assert self._batches is not None
         with self.order.pinned() as record:
             self._batches.begin(deliveries.start, record.turn)
             batches = self._checked(deliveries, deliveries.record(create()))
@@ -60,7 +68,7 @@ class IterablePosition(Position):
     def state(self) -> dict[str, Any]:
         state = super().state()
         if self._batches is not None and self._pass.deliveries is not None:
-            state["dataset"] = self._pass.deliveries.after(state["batch"]) if state["batch"] else None
+            state |= self._pass.deliveries.at(state["batch"])
         return state
 
     def check_resumable(self, num_workers: int, is_tried: bool) -> None:
@@ -74,20 +82,16 @@ class IterablePosition(Position):
             DataError: The position cannot be saved.
         """
         if self._batches is None:
+            is_web = type(self._dataset).__module__.partition(".")[0] in ("webdataset", "wids")
+            others = "Hugging Face datasets, which have them, or with the StreamingDataLoader of litdata"
+            instead = f", or read the files with {others}" if is_web else ""
             raise DataError(
                 f"The position in the iterable {self._name} cannot be saved, because it has no state_dict() and"
-                " load_state_dict(): give it these two, or set replay=True to let it start again from its beginning"
-                " after a resume.",
+                f" load_state_dict(): give it these two{instead}, or set replay=True to let it start again from its"
+                f" beginning after a resume.",
                 parameter="replay",
             )
-        world_size = rank_and_world_size()[1]
-        if num_workers > 1 or world_size > 1:
-            raise DataError(
-                f"The iterable {self._name} can be resumed exactly with at most one worker in one process, and there"
-                f" are {num_workers} workers in {world_size}, each with a position of its own: set replay=True to do"
-                " without exact resumes.",
-                parameter="replay",
-            )
+        self._check_layout(num_workers)
         if shuffle := known_shuffle(self._dataset):
             raise DataError(
                 f"The iterable {self._name} shuffles with {shuffle}, and its state_dict() does not hold that buffer: a"
@@ -101,7 +105,7 @@ class IterablePosition(Position):
             self._report(self._pass.deliveries.fault)
         is_due = not (is_tried or self._is_tried or self._is_reported)
         self._is_tried = True  # a trial opens the data again
-        if is_due and (why := other_after_state(self._batches)):
+        if is_due and (why := self._trial()):
             self._is_reported = True
             text = (
                 f"A copy of {self._name} that is loaded with the state after its second batch yields other samples than"
@@ -109,6 +113,24 @@ class IterablePosition(Position):
                 f" resumed run trains on other samples. Save it in state_dict()."
             )
             warnings.warn(outside(f"a sample of {self._name} {OUTSIDE}") if why == OUTSIDE else text, stacklevel=2)
+
+    def _check_layout(self, num_workers: int) -> None:
+        """Check that the position is known with this number of workers and processes."""
+        world_size = rank_and_world_size()[1]
+        if num_workers > 1 or world_size > 1:
+            is_node = type(self._dataset).__module__.startswith("torchdata.nodes")
+            instead = "" if is_node else " give it shard(num_shards, index), which returns a part of it, or"
+            raise DataError(
+                f"The iterable {self._name} can be resumed exactly with at most one worker in one process, and there"
+                f" are {num_workers} workers in {world_size}, each with a position of its own:{instead} set"
+                f" replay=True to do without exact resumes.",
+                parameter="replay",
+            )
+
+    def _trial(self) -> str:
+        """See `other_after_state`."""
+        assert self._batches is not None
+        return other_after_state(self._batches)
 
     def _checked(self, deliveries: Deliveries, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield the batches; report a fault of the first one before it is used, if the loader is trained on."""
@@ -119,29 +141,10 @@ class IterablePosition(Position):
 
     def _report(self, fault: str) -> None:
         if fault == UNMOVED:
-            raise DataError(
-                f"The state_dict() of the iterable {self._name} is the same after its first and its second batch, so it"
-                f" is not a position: let it hold how far the iterable is, or set replay=True to start again from the"
-                f" beginning after a resume.",
-                parameter="replay",
-            )
-        if not fault or self._is_reported:
-            return
-        self._is_reported = True
-        if fault.startswith(GENERATOR):
-            warnings.warn(
-                f"{self._name} draws from {fault.removeprefix(GENERATOR)} while it is iterated, and its state_dict()"
-                f" does not hold that generator: a resumed run would draw other numbers. Save its state in"
-                f" state_dict(), or draw from the global generators, which are seeded for each batch.",
-                stacklevel=2,
-            )
-        else:
-            warnings.warn(
-                f"{fault} holds samples that are read and not yet delivered, and the state_dict() of {self._name} does"
-                f" not hold them: a resumed run would skip them. Save them in state_dict(), or shuffle without a"
-                f" buffer.",
-                stacklevel=2,
-            )
+            raise unmoved(self._name)
+        if fault and not self._is_reported:
+            self._is_reported = True
+            warnings.warn(about(fault, self._name), stacklevel=2)
 
     def _missing(self, state: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
         if self._batches is not None and state["batch"] and state.get("dataset") is None:

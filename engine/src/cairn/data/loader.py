@@ -11,12 +11,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils import data
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, default_collate, default_convert
 
-from cairn.data import arguments, copies, generators, position, source, windows, workers
+from cairn.data import arguments, generators, plain_loop, position, source, workers
 from cairn.data.batches import Batches
-from cairn.data.iterable import StatefulBatches, is_stateful
+from cairn.data.divided_position import DividedPosition
+from cairn.data.iterable import StatefulBatches, is_iterable, is_stateful
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
 from cairn.data.seeding import SeededCollate, SeededItems, mix_seed
+from cairn.data.substreams import StreamedBatches
 from cairn.data.window_position import WindowPosition
 from cairn.data.windows import GlobalBatches
 from cairn.errors import DataError
@@ -39,7 +41,8 @@ class DataLoader(data.DataLoader[Any]):
       that are seeded by (seed, epoch, index), also those that the dataset owns. Without random numbers in the dataset,
       `seeded_items=False` saves 11 us a sample.
     - An `IterableDataset` that is trained on needs `state_dict()` and `load_state_dict(state)`, see `StatefulBatches`,
-      and at most one worker in one process; or `replay=True`, to start again from its beginning after a resume.
+      and for several workers or processes also `shard(num_shards, index)`, which returns a part of it; or
+      `replay=True`, to start again from its beginning after a resume.
     - With `global_batch_size`, the epoch is divided into global batches, and each of them among the processes. A run
       can then be resumed on another number of processes: the Trainer accumulates gradients over as many batches of each
       process as a global batch has, and steps, names and intervals count global batches.
@@ -93,9 +96,10 @@ class DataLoader(data.DataLoader[Any]):
         self.seed, self.seeded_items, self.replay = seed, seeded_items, replay
         dealing = None
         if global_batch_size is not None and not source.is_of_a_prediction(batch_sampler):
-            drop_last = bool(options.pop("drop_last", False))
             _check_iteration(type(self))
-            dealing = source.dealing(dataset, batch_size, batch_sampler, global_batch_size, drop_last)
+            if not is_iterable(dataset):
+                drop_last = bool(options.pop("drop_last", False))
+                dealing = source.dealing(batch_size, batch_sampler, global_batch_size, drop_last)
         self.global_batch_size = global_batch_size
         self.is_dealt = global_batch_size is None  # True: the caller knows how many batches a global one has
         self.owns_generator = generator is None
@@ -108,23 +112,19 @@ class DataLoader(data.DataLoader[Any]):
             "persistent_workers": persistent_workers and num_workers > 0,
         }
         self._position: Position
-        if isinstance(dataset, IterableDataset):
-            drop_last = bool(options.pop("drop_last", False))
-            self._position, more = source.iterable(
-                dataset, batch_size, collate_fn, drop_last=drop_last, replay=replay, seed=seed if seeded_items else None
-            )
+        keywords: dict[str, Any]
+        if is_iterable(dataset):
+            keywords = {
+                "drop_last": bool(options.pop("drop_last", False)),
+                "replay": replay,
+                "num_workers": num_workers,
+            }
+            keywords |= {"seed": seed if seeded_items else None, "global_batch_size": global_batch_size}
+            self._position, more = source.iterable(dataset, batch_size, collate_fn, **keywords)
         else:
-            self._position, more = source.map_style(
-                dataset,
-                batch_size,
-                bool(shuffle),
-                sampler,
-                batch_sampler,
-                collate_fn,
-                seed=seed,
-                keyed=seeded_items,
-                dealing=dealing,
-            )
+            keywords = {"seed": seed, "keyed": seeded_items, "dealing": dealing}
+            sampling = (bool(shuffle), sampler, batch_sampler)
+            self._position, more = source.map_style(dataset, batch_size, *sampling, collate_fn, **keywords)
         super().__init__(**options | more)
         # Lightning looks for the order here, also if torch was given a batch sampler; torch refuses a plain assignment.
         object.__setattr__(self, "sampler", self._position.order)
@@ -145,10 +145,15 @@ class DataLoader(data.DataLoader[Any]):
             return iter(())
         if not self.is_dealt:
             # Lightning validates without gradients.
-            windows.warn_of_plain_loop(self.global_batches, is_training=torch.is_grad_enabled())
+            plain_loop.warn(self.global_batches, is_training=torch.is_grad_enabled())
         if isinstance(self.dataset, SeededItems):
             self.dataset.search_again()
         return self._position.iterate(partial(_seeded_by_epoch, self, super().__iter__))
+
+    def __len__(self) -> int:
+        if self._position.is_divided:
+            raise TypeError("The number of batches is not known: substreams may have different lengths.")
+        return super().__len__()
 
     @property
     def _index_sampler(self) -> Any:
@@ -182,14 +187,14 @@ class DataLoader(data.DataLoader[Any]):
             self._position.check_resumable(self.num_workers, is_tried)
 
     @property
-    def global_batches(self) -> GlobalBatches | None:
+    def global_batches(self) -> GlobalBatches | StreamedBatches | None:
         """The global batches of an epoch and this process's share; None without `global_batch_size`.
 
         Raises:
             DataError: They cannot be divided equally among the processes.
         """
         self.is_dealt = True
-        return self._position.global_batches if isinstance(self._position, WindowPosition) else None
+        return self._position.global_batches
 
     @property
     def has_grown(self) -> bool:
@@ -231,30 +236,20 @@ def other_counters(loader: DataLoader, state: Mapping[str, Any]) -> str:
     return now.other_counters(state) if isinstance(now, WindowPosition) else ""
 
 
+def num_substreams(loader: DataLoader) -> int | None:
+    """Return the number of substreams that the iterable of a loader is read as; None if this is not known."""
+    return loader._position.num_substreams if isinstance(loader._position, DividedPosition) else None
+
+
+def keep_substreams(loader: DataLoader, number: int | None) -> None:
+    """Let a new loader of a run read as many substreams as the one before, whatever its number of workers."""
+    if number is not None and isinstance(loader._position, DividedPosition):
+        loader._position.num_substreams = number
+
+
 def rewind(loader: DataLoader) -> None:
     """Let the next iterator be that of the first epoch."""
     loader._position.rewind()
-
-
-def hidden_state(loader: DataLoader) -> str:
-    """Return what the samples depend on, and no checkpoint holds, as a part of a sentence; '' if nothing is found.
-
-    Copies of the data are tried, for at most some seconds. Data that cannot be copied is not tried.
-    """
-    dataset: Any = loader.dataset
-    if isinstance(dataset, IterableDataset):
-        return ""
-    items = dataset.wrapped if isinstance(dataset, SeededItems) else dataset
-    collate: Any = loader.collate_fn
-    collate = collate.collate if isinstance(collate, SeededCollate) else collate
-    collate = None if collate in (default_collate, default_convert) else collate
-    in_main_process = loader.num_workers == 0
-    if in_main_process and is_stateful(items):
-        return ""
-    found = copies.changing_sample(items, collate, loader.seed, in_main_process or loader.persistent_workers)
-    if not found and not in_main_process and (name := copies.moving_attribute(items, collate, loader.seed)):
-        found = f"{name} changes in the workers whenever a sample is read"
-    return found
 
 
 def _identity(loader: DataLoader) -> dict[str, Any]:
@@ -265,7 +260,8 @@ def _identity(loader: DataLoader) -> dict[str, Any]:
     if (dealing := loader._position.order.dealing) is not None:  # the same on any number of processes
         identity, drop_last = {"global_batch_size": dealing.size, "seed": loader.seed}, dealing.drop_last
     if isinstance(dataset, IterableDataset):
-        return identity
+        size = {} if loader.global_batch_size is None else {"global_batch_size": loader.global_batch_size}
+        return {name: value for name, value in identity.items() if name != "world_size" or not size} | size
     dataset = dataset.wrapped if isinstance(dataset, SeededItems) else dataset
     size = {"num_samples": len(dataset)} if hasattr(dataset, "__len__") else {}
     return identity | {"drop_last": drop_last, **loader._position.order.identity()} | size

@@ -15,6 +15,7 @@ from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
 from cairn.data.record import Record
 from cairn.data.sampler import EpochSampler, Order
 from cairn.data.seeded_order import SeededOrder
+from cairn.data.windows import Undivided
 from cairn.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def _judge(changes: Sequence[str], state: Mapping[str, Any]) -> None:
         log.info(text)
 
 
-class Position:
+class Position(Undivided):
     """Epoch, cycle and batch of a loader with a map-style dataset, and the state of its sampler, if it has one.
 
     Args:

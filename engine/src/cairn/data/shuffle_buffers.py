@@ -22,10 +22,13 @@ def known_shuffle(dataset: Any) -> str:
     """Return the shuffle of a library whose buffer no state holds, such as `shuffle(buffer_size=1000)`; else ''."""
     for _, item in reachable({"dataset": dataset}):
         kind = type(item)
-        if "shuffle" in kind.__name__.lower() and any(_package(base) in _LIBRARIES for base in kind.__mro__):
+        packages = {_package(base) for base in kind.__mro__} & _LIBRARIES
+        if "shuffle" in kind.__name__.lower() and packages:
+            # The one of `datasets` reads a sample before it yields the one in the buffer: one is enough to be lost.
+            least = 1 if "datasets" in packages else 2
             for name in _SIZES:
                 size = getattr(item, name, None)
-                if isinstance(size, int) and size > 1:
+                if isinstance(size, int) and size >= least:
                     return f"{kind.__name__}({name}={size})"
     return ""
 

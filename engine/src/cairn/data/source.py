@@ -9,12 +9,15 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, default_collate, default_convert
 
+from cairn.data.divided import LEFT, DividedBatches
+from cairn.data.divided_position import DividedPosition
 from cairn.data.iterable import StatefulBatches, is_stateful
 from cairn.data.iterable_position import IterablePosition
 from cairn.data.position import Position
 from cairn.data.sampler import EpochSampler, NoOrder, Order
 from cairn.data.seeded_order import SeededOrder
 from cairn.data.seeding import SeededCollate, SeededItems
+from cairn.data.substreams import can_divide, num_batches
 from cairn.data.window_position import WindowPosition
 from cairn.data.windows import Dealing
 from cairn.errors import DataError
@@ -80,9 +83,7 @@ def map_style(
     return Position(order, batch_size or 1), arguments | {"batch_size": batch_size, "sampler": order}
 
 
-def dealing(
-    dataset: Any, batch_size: int | None, batch_sampler: Any, global_batch_size: int, drop_last: bool
-) -> Dealing:
+def dealing(batch_size: int | None, batch_sampler: Any, global_batch_size: int, drop_last: bool) -> Dealing:
     """Return how a loader deals out global batches.
 
     Raises:
@@ -91,8 +92,6 @@ def dealing(
     why = ""
     if not isinstance(global_batch_size, int) or global_batch_size < 1:
         why = f"global_batch_size={global_batch_size!r} must be an integer from 1"
-    elif isinstance(dataset, IterableDataset):
-        why = "global_batch_size needs a map-style dataset, and this one is iterable"
     elif batch_size is None:
         why = "global_batch_size needs a batch_size, and the items of this dataset are batches"
     elif batch_sampler is not None and not isinstance(batch_sampler, Order):
@@ -124,13 +123,15 @@ def _ordered(sampler: Any, seed: int, keyed: bool, is_batched: bool, dealing: De
 
 
 def iterable(
-    dataset: IterableDataset[Any],
+    dataset: Any,
     batch_size: int | None,
     collate_fn: Collate,
     *,
     drop_last: bool,
     replay: bool,
     seed: int | None,
+    num_workers: int = 0,
+    global_batch_size: int | None = None,
 ) -> tuple[IterablePosition, dict[str, Any]]:
     """Return the position in an iterable dataset, and the arguments for torch.
 
@@ -141,24 +142,45 @@ def iterable(
         drop_last: Drop the last batch of an epoch if it is smaller.
         replay: Whether the dataset starts again from its beginning after a resume inside an epoch.
         seed: Seed of the random numbers that the dataset draws; None: the global generators are left alone.
+        num_workers: Number of processes that load.
+        global_batch_size: Samples in a global batch; None: each process has batches of its own.
+
+    Raises:
+        DataError: The dataset cannot be divided into global batches.
     """
     if isinstance(dataset, StatefulBatches):  # Lightning creates a loader again from the attributes of the first one
         batch_size, drop_last, dataset = dataset.batch_size, dataset.drop_last, dataset.wrapped
         collate_fn = collate_fn.args[0] if isinstance(collate_fn, partial) else collate_fn
         collate_fn = collate_fn.collate if isinstance(collate_fn, SeededCollate) else collate_fn
+    number = None if global_batch_size is None else num_batches(dataset, batch_size, global_batch_size)
+    if number is not None and replay:
+        raise DataError(
+            "replay=True starts again from the beginning, and global_batch_size is for exact resumes: leave one out.",
+            parameter="global_batch_size",
+        )
+    if replay and not isinstance(dataset, IterableDataset):
+        raise DataError(f"replay=True needs an IterableDataset, and {type(dataset).__name__} is not one: leave it out.")
+    if hasattr(dataset, "restart_on_stop_iteration"):  # of torchdata.nodes: a resume at the end is at the end
+        dataset.restart_on_stop_iteration = False
     # A worker lives for one epoch: that is how the epoch and the start reach it.
     arguments: dict[str, Any] = {"persistent_workers": False}
     if is_stateful(dataset) and not replay:
-        batches = StatefulBatches(dataset, batch_size, drop_last, seed)
+        position: IterablePosition
+        if can_divide(dataset):
+            batches: StatefulBatches = (divided := DividedBatches(dataset, batch_size, drop_last, seed))
+            position = DividedPosition(NoOrder(), dataset, divided, num_workers, global_batch_size, number)
+        else:
+            batches = StatefulBatches(dataset, batch_size, drop_last, seed)
+            position = IterablePosition(NoOrder(), 1, dataset, batches)
         collate = collate_fn or (default_convert if batch_size is None else default_collate)
         if collate_fn is not None and seed is not None:
             collate = SeededCollate(collate, batches)
         arguments |= {"dataset": batches, "batch_size": None, "collate_fn": partial(_collate_pair, collate)}
-        return IterablePosition(NoOrder(), 1, dataset, batches), arguments
+        return position, arguments
     arguments |= {"dataset": dataset, "batch_size": batch_size, "collate_fn": collate_fn, "drop_last": drop_last}
     return IterablePosition(NoOrder(), batch_size or 1, dataset, None), arguments
 
 
 def _collate_pair(collate: Callable[[Any], Any], pair: tuple[Any, Any]) -> tuple[Any, Any]:
     samples, state = pair
-    return collate(samples), state
+    return (None if LEFT in state else collate(samples)), state

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from cairn.data.substreams import StreamedBatches
 from cairn.errors import DataError
 
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -276,24 +276,15 @@ class GlobalBatches:
         return str(self.share)
 
 
-def warn_of_plain_loop(found: GlobalBatches | None, is_training: bool) -> None:
-    """Warn about a loop that does not know of global batches.
+class Undivided:
+    """Base class of positions: without global batches, and without substreams."""
 
-    Args:
-        found: The global batches that it iterates over.
-        is_training: Whether it trains on them.
-    """
-    if found is None:
-        return
-    if not is_training and found.share.world_size > 1 and not found.is_even:
-        rank_zero_warn(
-            "The processes have different numbers of samples, which Lightning rounds when it averages what"
-            " self.log(..., sync_dist=True) has logged: add a cairn.Checkpointer to the Trainer, or use a metric of"
-            " torchmetrics."
-        )
-    if is_training and found.per_window > 1:
-        rank_zero_warn(
-            f"Each global batch of {found.size} samples is {found}, and nothing accumulates the gradients of"
-            f" {found.per_window} batches: add a cairn.Checkpointer to the Trainer, or step the optimizer after"
-            f" loader.global_batches.per_window batches in a loop of your own."
-        )
+    @property
+    def global_batches(self) -> GlobalBatches | StreamedBatches | None:
+        """The global batches, and this process's share; None if there are none."""
+        return None
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether an iterable is read as substreams, so that its length says nothing about the number of batches."""
+        return False

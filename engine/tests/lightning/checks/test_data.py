@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 import cairn
 from cairn.data import iterable_position
-from cairn.data.loader import hidden_state
+from cairn.data.hidden_state import hidden_state
 from cairn.lightning.checks import data as data_checks
 
 

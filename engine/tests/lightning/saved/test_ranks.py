@@ -40,6 +40,8 @@ VALUES = [
     ({"a": {1: 2}}, {"a": {1: 3}}),
     ({"seen 1": True}, {"seen 2": True}),
     (None, {"a": 1}),
+    ([{"a": 1}, {"a": 2}], [{"a": 1}, {"a": 3}]),
+    ([{"a": 1}], [{"a": 1}, {"a": 3}]),
 ]
 
 
@@ -56,6 +58,20 @@ def test_only_the_part_that_differs_is_stored():
     big = {"weights": torch.randn(1000), "shift": 1.0}
     own, _ = read(contents(Data=big), contents(Data={**big, "shift": 2.0}))
     assert own == [[["Data", "shift"], 2.0]]
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 2), (1, 2), (2, 3), (0, 1)])
+def test_substreams_of_an_iterable_are_put_together_for_any_number_of_ranks(rank, world_size):
+    first, second = (
+        contents(loops={"fit": {"loaders": [{"batch": 3, "substreams": part}, {"seed": seed}]}})
+        for part, seed in (({0: "a", 2: "c"}, 0), ({1: "b"}, 1))
+    )
+    own = ranks.own(second, ranks.digests(first))
+    first["cairn"] = {"ranks": [{}, {"own": own}]}
+    ranks.lay_over(first, rank, world_size)
+    one, other = first["loops"]["fit"]["loaders"]
+    assert one == {"batch": 3, "substreams": {0: "a", 2: "c", 1: "b"}}
+    assert other == {"seed": int((rank, world_size) == (1, 2))}
 
 
 def test_weights_are_shared_and_extra_states_are_not():

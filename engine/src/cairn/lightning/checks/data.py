@@ -12,7 +12,8 @@ from torch.utils.data import IterableDataset, RandomSampler, Subset
 from cairn.data.copies import OUTSIDE, draws_nothing, outside
 from cairn.data.generators import Generators, drawing
 from cairn.data.iterable import StatefulBatches
-from cairn.data.loader import DataLoader, hidden_state
+from cairn.data.hidden_state import hidden_state
+from cairn.data.loader import DataLoader
 from cairn.data.seeding import SeededItems
 from cairn.data.trial import is_constant
 from cairn.lightning.loops import boundary
@@ -110,6 +111,7 @@ def _check_padding(trainer: Trainer) -> None:
     checked, size = _CHECKED.setdefault(trainer, set()), boundary.global_batch_size(trainer)
     loaders = boundary.val_loaders(trainer)
     padded = [loader for loader in loaders if getattr(loader, "global_batch_size", None) is None]
+    padded = [loader for loader in padded if not isinstance(getattr(loader, "dataset", None), IterableDataset)]
     if size is None or trainer.world_size == 1 or not padded or _PADDING in checked:
         return
     checked.add(_PADDING)

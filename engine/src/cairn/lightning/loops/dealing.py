@@ -11,6 +11,7 @@ A resume on another number of processes has other batches of its own, and the sa
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from lightning.pytorch.loops.progress import _BatchProgress
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cairn.data.loader import DataLoader
+from cairn.data.substreams import StreamedBatches
 from cairn.data.windows import GlobalBatches
 from cairn.errors import ConfigError
 
@@ -142,12 +144,16 @@ def explaining(trainer: Trainer) -> Iterator[None]:
         raise
 
 
-def is_any_dealt(loaders: Sequence[Any]) -> bool:
-    """Whether one of the loaders deals out global batches."""
-    return any(_of(loader) is not None for loader in loaders)
+def counted(loaders: Sequence[Any]) -> list[Any]:
+    """Return loaders of a validation, with None in the place of those whose batches it takes as they are.
+
+    Iterables are divided only where they are trained on.
+    """
+    found = [(loader, _of(loader)) for loader in loaders]
+    return [loader if isinstance(batches, GlobalBatches) else None for loader, batches in found]
 
 
-def _of(loader: Any) -> GlobalBatches | None:
+def _of(loader: Any) -> GlobalBatches | StreamedBatches | None:
     return loader.global_batches if isinstance(loader, DataLoader) else None
 
 
@@ -172,10 +178,10 @@ def limits(loaders: Sequence[Any], limit_batches: float, num_batches: Sequence[f
     found = []
     for loader, number in zip(loaders, num_batches or (), strict=True):
         batches = _of(loader)
-        if batches is not None and number:
-            is_number = isinstance(limit_batches, int)
-            windows = int(limit_batches) if is_number else max(1, int(batches.number * limit_batches))
-            number = batches.batches_in(windows)
+        if batches is not None and number and isinstance(limit_batches, int):
+            number = batches.batches_in(limit_batches)
+        elif number and isinstance(batches, GlobalBatches):  # of an iterable all, if not a number of them
+            number = batches.batches_in(max(1, int(batches.number * limit_batches)))
         found.append(number)
     return found
 
@@ -194,6 +200,8 @@ def val_check_batch(trainer: Trainer, dealt: Dealt, max_batches: float) -> float
     every, per_window = trainer.val_check_interval, dealt.per_window
     if trainer.val_check_batch is None:  # by time
         return None
+    if not isinstance(every, int) and math.isinf(max_batches):
+        return float(trainer.val_check_batch)
     if not isinstance(every, int):
         return max(1, int(max_batches // per_window * every)) * per_window
     if every * per_window > max_batches and trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches:

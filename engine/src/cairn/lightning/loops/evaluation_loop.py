@@ -15,10 +15,12 @@ class BoundaryEvaluationLoop(_EvaluationLoop):
         before = self._combined_loader
         super().setup_data()
         found = self._combined_loader
-        if found is not None and found is not before and dealing.is_any_dealt(found.flattened):
+        if found is None or found is before:
+            return
+        if any(counted := dealing.counted(found.flattened)):
             whole_means.keep(self._results)
             limit = getattr(self.trainer, f"limit_{self._stage.dataloader_prefix}_batches")
-            self._max_batches = dealing.limits(found.flattened, limit, self._max_batches)
+            self._max_batches = dealing.limits(counted, limit, self._max_batches)
 
 
 def install(trainer: Trainer) -> None:

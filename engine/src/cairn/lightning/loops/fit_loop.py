@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,12 +39,16 @@ class _RequestingFitLoop(_FitLoop):
     """Who has saved the checkpoint that is resumed, until its counters are those of this process."""
     is_saved_by_us = False
     """Whether that is known: not for a checkpoint of Lightning, whose counters are not converted."""
+    _num_substreams: Sequence[int | None] = ()
+    """Numbers of substreams of the loaders that new ones take the place of."""
     _accumulation = 1
     """What the trainer was given, before global batches decide over it."""
     has_loaded = False
     """Whether the counters are those of the checkpoint: loaders may have been made before."""
 
     def setup_data(self) -> None:
+        states = () if self.inner else self._combined_loader_states_to_load
+        self._num_substreams = loaders.num_substreams(parts.train_loaders(self.trainer), states)
         if not (self._combined_loader is None or self._should_reload_train_dl):
             super().setup_data()
         elif self.inner:  # the training goes on with the loaders of the search
@@ -84,6 +88,7 @@ class _RequestingFitLoop(_FitLoop):
         self._positions_count = not (self.pending and is_due)
 
     def _load_combined_loader_states(self) -> None:
+        loaders.keep_substreams(parts.train_loaders(self.trainer), self._num_substreams)
         self._deal()
         if self.inner:
             super()._load_combined_loader_states()
@@ -92,8 +97,7 @@ class _RequestingFitLoop(_FitLoop):
         self.load_positions(is_last=not self.arrives)
         if self.arrives:
             found = parts.train_loaders(self.trainer)
-            needed = self.is_beyond_first_epoch or loaders.all_in_main_process(found)
-            self._epoch_loop.needs_iterators = needed
+            needed = self._epoch_loop.needs_iterators = self.is_beyond_first_epoch or loaders.all_in_main_process(found)
             loaders.defer(found, needed)
 
     def load_positions(self, is_last: bool, only_ours: bool = False) -> None:

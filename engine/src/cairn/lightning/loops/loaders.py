@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cairn.data import loader as data
+from cairn.data.divided_position import number_of
 from cairn.data.loader import DataLoader
 from cairn.errors import ResumeError
 
@@ -48,6 +49,24 @@ def rewind(loaders: Iterable[Any]) -> None:
     for loader in loaders:
         if isinstance(loader, DataLoader):
             data.rewind(loader)
+
+
+def num_substreams(loaders: Iterable[Any], states: Iterable[Any]) -> list[int | None]:
+    """Return the number of substreams of each loader, which a run keeps.
+
+    Args:
+        loaders: The training loaders so far.
+        states: States of loaders in a checkpoint that is resumed; they count.
+    """
+    saved = [number_of(state) if isinstance(state, Mapping) else None for state in states]
+    return saved or [data.num_substreams(one) if isinstance(one, DataLoader) else None for one in loaders]
+
+
+def keep_substreams(loaders: Iterable[Any], numbers: Iterable[int | None]) -> None:
+    """Let new loaders of a run read as many substreams as those before them."""
+    for loader, number in zip(loaders, numbers, strict=False):
+        if isinstance(loader, DataLoader):
+            data.keep_substreams(loader, number)
 
 
 def foreign(loaders: Iterable[Any]) -> list[Any]:

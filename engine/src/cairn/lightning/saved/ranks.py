@@ -5,7 +5,7 @@ and may be large. So only what differs is stored, next to the other state of its
 
     rank 0        digests of its contents            --share-->    every rank
     other ranks   values with another digest         --gather-->   rank 0: checkpoint["cairn"]["ranks"][rank]["own"]
-    resume        each rank lays its own values over what it has read
+    resume        each rank lays its own values over what it has read; parts of a whole are put together for all ranks
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from cairn.data.window_deliveries import SUBSTREAMS
 from cairn.lightning.saved import unsaved
 
 Own = list[list[Any]]
@@ -89,17 +90,34 @@ def lay_over(contents: dict[str, Any], rank: int, world_size: int) -> None:
     Args:
         contents: Contents of the checkpoint, as all ranks read them.
         rank: This rank.
-        world_size: Number of processes; with another number than at the save, all ranks get what rank 0 had.
+        world_size: Number of processes; with another number than at the save, all ranks get what rank 0 had, and what
+            each rank had a part of.
     """
-    ranks = contents.get(unsaved.KEY, {}).get("ranks", [])
-    if rank == 0 or len(ranks) != world_size:
-        return
-    for path, value in ranks[rank].get(OWN, []):
-        *parents, last = path
-        place: Any = contents
-        for name in parents:
-            place = place[name]
-        place[last] = value
+    saved = contents.get(unsaved.KEY, {}).get("ranks", [])
+    for path, value in saved[rank].get(OWN, []) if len(saved) == world_size else []:
+        if not is_part(path):
+            _place(contents, path)[path[-1]] = value
+    _merge(contents, saved)
+
+
+def _merge(contents: dict[str, Any], saved: Sequence[Mapping[str, Any]]) -> None:
+    """Put together what each rank has a part of: the positions of the substreams of an iterable."""
+    for path, value in (entry for state in saved for entry in state.get(OWN, [])):
+        if is_part(path):
+            place = _place(contents, path)
+            place[path[-1]] = {**place[path[-1]], **value}
+
+
+def is_part(path: Sequence[Any]) -> bool:
+    """Whether the value at this path is a part of a whole, of which each rank has another one."""
+    return path[0] == "loops" and path[-1] == SUBSTREAMS
+
+
+def _place(contents: dict[str, Any], path: Sequence[Any]) -> Any:
+    place: Any = contents
+    for name in path[:-1]:
+        place = place[name]
+    return place
 
 
 def _parts(contents: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,18 +128,22 @@ def _parts(contents: Mapping[str, Any]) -> dict[str, Any]:
     return parts | {unsaved.KEY: {name: value for name, value in ours.items() if name == _ATTRIBUTES}}
 
 
-def _has_parts(value: Any) -> bool:
-    return type(value) is dict and all(type(name) in (str, int) for name in value)
+def _parts_of(value: Any) -> dict[Any, Any] | None:
+    """Return the parts of a dict, or of a list of dicts such as the states of loaders; None: it has none."""
+    if type(value) is list and value and all(type(item) is dict for item in value):
+        return dict(enumerate(value))
+    return value if type(value) is dict and all(type(name) in (str, int) for name in value) else None
 
 
 def _digests(value: Any) -> Any:
-    return {name: _digests(item) for name, item in value.items()} if _has_parts(value) else _digest(value)
+    parts = _parts_of(value)
+    return _digest(value) if parts is None else {name: _digests(item) for name, item in parts.items()}
 
 
 def _compare(value: Any, of_rank_0: Any, path: list[Any], found: Own) -> None:
-    at_top = path in ([unsaved.KEY], ["state_dict"])
-    if _has_parts(value) and isinstance(of_rank_0, Mapping) and (at_top or list(value) == list(of_rank_0)):
-        for name, item in value.items():
+    at_top, parts = path in ([unsaved.KEY], ["state_dict"]), _parts_of(value)
+    if parts is not None and isinstance(of_rank_0, Mapping) and (at_top or list(parts) == list(of_rank_0)):
+        for name, item in parts.items():
             _compare(item, of_rank_0.get(name), [*path, name], found)
     elif _digests(value) != of_rank_0:
         found.append([path, value])

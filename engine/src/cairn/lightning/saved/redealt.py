@@ -103,7 +103,7 @@ def of_rank(saved: Sequence[State], trainer: Trainer) -> State:
 
 
 def _warn_of_own(saved: Sequence[State]) -> None:
-    found = [path for state in saved for path, _ in state.get(ranks.OWN, [])]
+    found = [path for state in saved for path, _ in state.get(ranks.OWN, []) if not ranks.is_part(path)]
     paths = sorted({".".join(map(str, path)) for path in found if path[0] != unsaved.KEY})  # ours: the audit's findings
     callbacks = sorted({name for state in saved[1:] for name in state["callbacks"]} if len(saved) > 1 else ())
     if paths:
