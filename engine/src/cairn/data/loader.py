@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils import data
-from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler, default_collate, default_convert
+from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler
 
 from cairn.data import arguments, generators, plain_loop, position, source, workers
 from cairn.data.batches import Batches
 from cairn.data.divided_position import DividedPosition
-from cairn.data.iterable import StatefulBatches, is_iterable, is_stateful
+from cairn.data.iterable import StatefulBatches, is_iterable
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
-from cairn.data.seeding import SeededCollate, SeededItems, mix_seed
+from cairn.data.seeding import SeededItems, mix_seed
 from cairn.data.substreams import StreamedBatches
 from cairn.data.window_position import WindowPosition
 from cairn.data.windows import GlobalBatches

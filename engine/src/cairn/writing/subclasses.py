@@ -3,8 +3,8 @@
     AdamW8bit's exp_avg    codes uint8, scale float32, qmap float32     taken apart by __tensor_flatten__
     a subclass of torch    the same numbers, with methods of its own    as_subclass
 
-torch asks a subclass that wraps other tensors for `__tensor_flatten__` and `__tensor_unflatten__`: quantized weights and
-the 8- and 4-bit states of optimizers have them.
+torch asks a subclass that wraps other tensors for `__tensor_flatten__` and `__tensor_unflatten__`: quantized weights,
+and the 8- and 4-bit states of optimizers, have them.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hook_code, "sys", SimpleNamespace(modules=found))
 
 
-
 class Config:
     """Settings of the user."""
 

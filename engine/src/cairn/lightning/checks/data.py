@@ -11,8 +11,8 @@ from torch.utils.data import IterableDataset, RandomSampler, Subset
 
 from cairn.data.copies import OUTSIDE, draws_nothing, outside
 from cairn.data.generators import Generators, drawing
-from cairn.data.iterable import StatefulBatches
 from cairn.data.hidden_state import hidden_state
+from cairn.data.iterable import StatefulBatches
 from cairn.data.loader import DataLoader
 from cairn.data.seeding import SeededItems
 from cairn.data.trial import is_constant
