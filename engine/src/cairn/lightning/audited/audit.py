@@ -165,8 +165,10 @@ class Audit:
         if self._off:
             return
         self._base = now = attributes.of_trainer(self.trainer)
-        training, harmless, hooks = (saved.get(key, {}) for key in ("training", "set", "hooks"))
-        self._at_start = saved.get("start", {}) if goes_on else None
+        self._objects.update()
+        kept = {key: self._objects.without_opened(saved.get(key, {}), now) for key in ("training", "set", "hooks", "start")}
+        training, harmless, hooks = kept["training"], kept["set"], kept["hooks"]
+        self._at_start = kept["start"] if goes_on else None
         self.findings.lost(self._at_start or {}, now)
         self._changed |= training.keys() | harmless.keys()
         self._set_by_hooks |= hooks.keys()
@@ -175,7 +177,6 @@ class Audit:
             hooks, training = {}, {}
         self.findings.lost({**training, **hooks}, now)
         self.findings.lost_if_read(harmless, now)
-        self._objects.update()
         self._accesses.watch(self._objects.all())
 
     def close(self) -> None:

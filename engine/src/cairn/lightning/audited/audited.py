@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from torch import nn
 from torch.utils.data import Dataset
 
 from cairn.lightning.audited import values
 from cairn.lightning.reading import attributes, code, owners, parts
+from cairn.lightning.reading.attributes import Attributes
 
 
 class AuditedObjects:
@@ -48,6 +52,22 @@ class AuditedObjects:
         """Return the object that an attribute such as `Net.temperature` belongs to, or None, and `temperature`."""
         label, _, attribute = name.rpartition(".")
         return self._known[label]() if label in self._known else None, attribute
+
+    def without_opened(self, saved: Attributes, now: Attributes) -> Attributes:
+        """Leave out what data computes when it is first read, and has not computed yet.
+
+        Whether that depends on more than the data is tried before training, see `hidden_state`.
+
+        Args:
+            saved: Attributes at a save.
+            now: Attributes of this process.
+        """
+        return {name: value for name, value in saved.items() if name in now or not self._is_opened(name)}
+
+    def _is_opened(self, name: str) -> bool:
+        owner, attribute = self.find(name)
+        is_data = owner is not None and not isinstance(owner, nn.Module | Callback)
+        return is_data and isinstance(inspect.getattr_static(type(owner), attribute, None), cached_property)
 
     def value(self, name: str) -> Any:
         """Return the attribute itself; None if it is gone."""
