@@ -166,7 +166,9 @@ class Audit:
             return
         self._base = now = attributes.of_trainer(self.trainer)
         self._objects.update()
-        kept = {key: self._objects.without_opened(saved.get(key, {}), now) for key in ("training", "set", "hooks", "start")}
+        kept = {
+            key: self._objects.without_opened(saved.get(key, {}), now) for key in ("training", "set", "hooks", "start")
+        }
         training, harmless, hooks = kept["training"], kept["set"], kept["hooks"]
         self._at_start = kept["start"] if goes_on else None
         self.findings.lost(self._at_start or {}, now)
