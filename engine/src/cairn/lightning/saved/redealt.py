@@ -1,20 +1,20 @@
 """State of each rank in a checkpoint, dealt out to another number of ranks.
 
-generators          ranks that there were keep theirs; more ranks get new ones, a function of the checkpoint
-sums of an epoch    added up on rank 0; the others begin with nothing: together they are what they were
-metrics             as their own reductions combine them: sums and lists on rank 0, the others begin with nothing
-everything else     that of rank 0
+    generators          ranks that there were keep theirs; more ranks get new ones, a function of the checkpoint
+    sums of an epoch    added up on rank 0; the others begin with nothing
+    metrics             as their own reductions combine them: sums and lists on rank 0, the others begin with nothing
+    everything else     that of rank 0
+
+What an epoch has summed up so far is the same on all ranks together, before and after.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -22,7 +22,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat, dim_zero_max, dim_zero_min, dim_zero_sum
 
-from cairn.data.seeding import mix_seed
+from cairn.data.seeding import mix_seed, seeded
 from cairn.errors import ResumeError
 from cairn.lightning.loops.moved import SavedBy
 from cairn.lightning.saved import ranks, sums, unsaved
@@ -118,16 +118,11 @@ def _warn_of_own(saved: Sequence[State]) -> None:
 def _new_generators(of_rank_0: Mapping[str, Any], rank: int) -> State:
     digest = hashlib.blake2b(of_rank_0["torch"].cpu().numpy().tobytes(), digest_size=7).digest()
     seed = mix_seed(int.from_bytes(digest, "big"), rank)
-    before = unsaved.rng_state()
-    try:
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            torch.cuda.manual_seed(seed)
-        return unsaved.rng_state()
-    finally:
-        unsaved.set_rng_state(before)
+    with seeded(seed):
+        found = unsaved.rng_state()
+    if "cuda" in found:
+        found["cuda"] = torch.Generator("cuda").manual_seed(seed).get_state()
+    return found
 
 
 # What `self.log` has collected
