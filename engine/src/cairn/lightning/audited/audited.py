@@ -54,7 +54,7 @@ class AuditedObjects:
         return self._known[label]() if label in self._known else None, attribute
 
     def without_opened(self, saved: Attributes, now: Attributes) -> Attributes:
-        """Leave out what data computes when it is first read, and has not computed yet.
+        """Leave out what data opens or computes when a sample is read, and has not opened yet.
 
         Whether that depends on more than the data is tried before training, see `hidden_state`.
 
@@ -62,12 +62,18 @@ class AuditedObjects:
             saved: Attributes at a save.
             now: Attributes of this process.
         """
-        return {name: value for name, value in saved.items() if name in now or not self._is_opened(name)}
+        unset = {name for name in saved if values.is_unset(now.get(name))}
+        opened = self._opened(unset) if unset else set()
+        return {name: value for name, value in saved.items() if name not in opened}
 
-    def _is_opened(self, name: str) -> bool:
-        owner, attribute = self.find(name)
-        is_data = owner is not None and not isinstance(owner, nn.Module | Callback)
-        return is_data and isinstance(inspect.getattr_static(type(owner), attribute, None), cached_property)
+    def _opened(self, names: Iterable[str]) -> set[str]:
+        found = owners.owners(self.trainer)
+        kinds = {type(owner.item) for owner in found if isinstance(owner.item, nn.Module | Callback)}
+        packages = attributes.packages_of(found)
+        elsewhere = {
+            name for kind in kinds for one in code.own_functions(kind, packages) for name in code.assigned(one.__code__)
+        }
+        return {name for name in names if _opens(*self.find(name)) and name.rpartition(".")[2] not in elsewhere}
 
     def value(self, name: str) -> Any:
         """Return the attribute itself; None if it is gone."""
@@ -111,3 +117,11 @@ def _size(item: Any) -> int | None:
         return len(item)  # type: ignore[arg-type]
     except Exception:  # an iterable one; code of the user
         return None
+
+
+def _opens(owner: Any, attribute: str) -> bool:
+    """Whether an object of the data fills an attribute when a sample is read."""
+    if owner is None or isinstance(owner, nn.Module | Callback):
+        return False
+    is_computed = isinstance(inspect.getattr_static(type(owner), attribute, None), cached_property)
+    return is_computed or attribute in code.assigned_by(type(owner), "__getitem__", "__getitems__")
