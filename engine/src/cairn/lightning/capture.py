@@ -120,6 +120,7 @@ def capture(
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
     of_ranks = _gathered(mine, {**contents, unsaved.KEY: {"attributes": attributes}}, agreement)
+    contents["loops"] = boundary.encoded_once(trainer, contents["loops"])
     contents[unsaved.KEY] = {
         "format": unsaved.FORMAT,
         "place": place,

@@ -4,7 +4,7 @@
     ---------------                      -------------                          --------------
     reserve()   take a free buffer
     copy()      state -> buffer
-    submit()    --- buffer, draft --->   wait for the rest of the copy
+    submit()    --- buffer, draft --->   let training begin its next batch; wait for the rest of the copy
     train on                             plan what to delete, links
                                          --- request: plan, buffer number --->  write the file, fsync
                                                                                 manifest, renamed: the commit
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from queue import SimpleQueue
@@ -45,6 +46,8 @@ _SHOW_EVERY_S = 5.0
 """Log progress at this interval while waiting for a save."""
 _LARGE_BYTES = 2**24
 """Checkpoints from this size on get a process with writer "auto"; below, a thread is done before training notices."""
+_HEAD_START_S = 0.002
+"""The commit thread leaves Python's lock to training for this long: by then it computes a batch, without the lock."""
 
 
 class SavePipeline:
@@ -202,6 +205,7 @@ class SavePipeline:
     def _commit_all(self) -> None:
         """Body of the commit thread."""
         while (submitted := self._submitted.get()) is not None:
+            time.sleep(_HEAD_START_S)
             self._commit(*submitted)
         self._release()
 

@@ -39,7 +39,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -54,7 +53,7 @@ from cairn.errors import ConfigError
 from cairn.lightning import versions
 from cairn.lightning.loops import evaluation_loop, parts
 from cairn.lightning.loops.calls import Engine, Place, Stopped
-from cairn.lightning.loops.counters import counters, set_counters, set_sync_flags, states_of_loops, sync_flags
+from cairn.lightning.loops.counters import LoopStates, counters, set_counters, set_sync_flags, sync_flags
 from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop
 from cairn.lightning.loops.fit_loop import BoundaryFitLoop
 from cairn.lightning.loops.moved import SavedBy
@@ -77,6 +76,7 @@ __all__ = [
     "callback_states",
     "counters",
     "dump",
+    "encoded_once",
     "expect",
     "global_batch_size",
     "install",
@@ -122,7 +122,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
     fit_loop.saved_by, fit_loop.is_saved_by_us, fit_loop.has_loaded = None, False, False
     fit_loop.forget_global_batches()
     fit_loop.engine = epoch_loop.engine = engine
-    trainer._checkpoint_connector._get_loops_state_dict = partial(states_of_loops, trainer)  # type: ignore[method-assign]
+    trainer._checkpoint_connector._get_loops_state_dict = LoopStates(trainer)  # type: ignore[method-assign]
 
 
 def expect(
@@ -183,6 +183,12 @@ def dump(trainer: Trainer, place: Place) -> dict[str, Any]:
         if isinstance(loader, DataLoader):
             loader.at_boundary(lag, place == "epoch", iterator)
     return trainer._checkpoint_connector.dump_checkpoint(False)  # not only the weights
+
+
+def encoded_once(trainer: Trainer, states: dict[str, Any]) -> dict[str, Any]:
+    """Return the states of the loops, in which those that do not run in a fit are encoded only once."""
+    own: Any = trainer._checkpoint_connector._get_loops_state_dict
+    return dict(own.with_constants(states))
 
 
 def callback_states(trainer: Trainer) -> dict[str, Any]:

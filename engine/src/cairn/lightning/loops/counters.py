@@ -12,6 +12,7 @@ from lightning.pytorch.loops.progress import _BaseProgress
 
 from cairn.data.loader import DataLoader
 from cairn.lightning.loops import parts
+from cairn.writing.encode import Constant
 
 
 def counters(trainer: Trainer) -> dict[str, Any]:
@@ -78,10 +79,33 @@ def set_sync_flags(trainer: Trainer, flags: dict[str, bool]) -> None:
         model.require_forward_param_sync = flags["forward"]
 
 
-def states_of_loops(trainer: Trainer) -> dict[str, Any]:
-    """Return the states of all loops, in place of Lightning's own method."""
-    names = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
-    return {name: _state_of(getattr(trainer, name), {}, "") for name in names}
+class LoopStates:
+    """The states of all loops during one fit, called in place of Lightning's own method.
+
+    The loops of `validate`, `test` and `predict` do not run in a fit: they are read once, and encoded once.
+
+    Args:
+        trainer: The trainer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._idle: dict[str, Any] = {}
+        self._encoded: dict[str, Constant] = {}
+
+    def __call__(self) -> dict[str, Any]:
+        if not self._idle:
+            names = ("validate_loop", "test_loop", "predict_loop")
+            self._idle = {name: _state_of(getattr(self.trainer, name), {}, "") for name in names}
+            self._encoded = {name: Constant(copy.deepcopy(state)) for name, state in self._idle.items()}
+        return {"fit_loop": _state_of(self.trainer.fit_loop, {}, ""), **self._idle}
+
+    def with_constants(self, states: dict[str, Any]) -> dict[str, Any]:
+        """Return these states as they are encoded fastest; hooks may have changed them, which is kept."""
+        same = {name: known for name, known in self._encoded.items() if states.get(name) == known.value}
+        if len(same) < len(self._encoded):
+            self._idle = {}  # a hook has changed what each save would get
+        return {**states, **same}
 
 
 def _state_of(loop: Any, found: dict[str, Any], prefix: str) -> dict[str, Any]:
