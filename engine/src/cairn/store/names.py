@@ -12,9 +12,10 @@ OUTBOX = ".outbox"
 CLAIM = ".claim"
 LOCK = ".lock"
 PROBE = ".writable.tmp"
+_SHARED = r"\.shared-[0-9a-f]{16}\.tmp"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
-_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST}|{CLAIM})\.tmp")
+_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}")
 
 
 def checkpoint_name(position: Position) -> str:
@@ -37,6 +38,15 @@ def manifest_name(checkpoint: str) -> str:
 def temp_name(name: str) -> str:
     """Hidden name under which a file is written first: in the same directory, so that the rename is atomic."""
     return f".{name}.tmp"
+
+
+def shared_name(token: str) -> str:
+    """Hidden name of a file that all processes of a run look for; see `shared`.
+
+    Args:
+        token: 16 hexadecimal digits.
+    """
+    return f".shared-{token}.tmp"
 
 
 def is_temp(name: str) -> bool:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from cairn.hydra.run.point import first_intact
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.jobs import rendezvous
 from cairn.jobs.signals import Interruption
+from cairn.lightning import elastic
 from cairn.lightning.checks import callbacks
 from cairn.lightning.loops.calls import Stopped
 from cairn.runs.directory import RunDirectory
@@ -179,7 +181,9 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
-    own = rendezvous.own_rank()
+    own, attempt = rendezvous.own_rank(), elastic.meet()
+    if attempt is not None:
+        own, context = replace(own, start=attempt.name), replace(context, attempt=attempt)
     notice = rendezvous.Rendezvous(directory.path, own)
     if own.number > 0:
         facts = notice.wait()
