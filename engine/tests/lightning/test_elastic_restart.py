@@ -99,6 +99,8 @@ def test_the_environment_leads_to_the_store_of_rank_0(monkeypatch):
     first, second = started.end()
     assert (first.name, first.port) == (second.name, second.port)
     assert first.port not in (0, agents.port)
+    assert elastic.rank_in(second, {**environ, "RANK": "1"}) == Rank(1, 2, first.name)
+    assert elastic.rank_in(None, {**environ, "RANK": "1"}) == Rank(1, 2, f"x-127.0.0.1-{agents.port}")
     for name, value in {**environ, "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     environment = ElasticEnvironment(second)

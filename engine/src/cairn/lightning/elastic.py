@@ -16,7 +16,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
@@ -70,6 +70,12 @@ def meet(environ: Mapping[str, str] = os.environ, patience_s: float = _PATIENCE_
         return Attempt(lead(agents, rank, own.port, timeout), own.port, own)
     except DistStoreError as error:
         raise _too_late(rank, patience_s) from error
+
+
+def rank_in(attempt: Attempt | None, environ: Mapping[str, str] = os.environ) -> Rank:
+    """Return the rank of this process, in an attempt if there is one."""
+    own = own_rank(environ)
+    return own if attempt is None else replace(own, start=attempt.name)
 
 
 def lead(store: Store, rank: Rank, port: int, timeout: timedelta) -> str:

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.outcome import Outcome, Status, outcome_of
 from cairn.hydra.run.point import first_intact
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
-from cairn.jobs import rendezvous
+from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interruption
 from cairn.lightning import elastic
 from cairn.lightning.checks import callbacks
@@ -181,10 +180,8 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
-    own, attempt = rendezvous.own_rank(), elastic.meet()
-    if attempt is not None:
-        own, context = replace(own, start=attempt.name), replace(context, attempt=attempt)
-    notice = rendezvous.Rendezvous(directory.path, own)
+    own = elastic.rank_in(context.attempt)
+    notice = Rendezvous(directory.path, own)
     if own.number > 0:
         facts = notice.wait()
         if facts is not None and facts["config"] is not None and facts["run"] is not None:
