@@ -126,8 +126,8 @@ def follow(store: Store, rank: Rank, patience_s: float) -> Attempt:
 def _too_late(rank: Rank, patience_s: float) -> TimeoutError:
     others = "rank 0" if rank.number else "the other ranks"
     return TimeoutError(
-        f"Rank {rank.number} has waited {patience_s:.0f} s for {others} of this attempt of torchrun. See the output of "
-        "these processes for the reason."
+        f"Rank {rank.number} has waited {patience_s:.0f} s for {others} of this attempt of torchrun. Their output "
+        "has the reason."
     )
 
 
