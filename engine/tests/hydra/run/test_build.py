@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from cairn.errors import ConfigError
 from cairn.hydra.run.build import _environment, check_launcher, with_environment
 from cairn.lightning.elastic import Attempt, ElasticEnvironment
+from cairn.lightning.step_environment import StepEnvironment
 
 IO = {"_target_": "lightning.fabric.plugins.io.torch_io.TorchCheckpointIO"}
 ENVIRONMENT = {"_target_": "lightning.pytorch.plugins.environments.LightningEnvironment"}
@@ -42,7 +43,7 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "x"}
 
 @pytest.mark.parametrize(
     ("environ", "expected"),
-    [({}, None), (SLURM, SLURMEnvironment), (TORCHRUN, ElasticEnvironment), (SLURM | TORCHRUN, ElasticEnvironment)],
+    [({}, None), (SLURM, StepEnvironment), (TORCHRUN, ElasticEnvironment), (SLURM | TORCHRUN, ElasticEnvironment)],
     ids=["alone", "srun", "torchrun", "srun torchrun"],
 )
 def test_the_environment_is_that_of_the_launcher(environ, expected, monkeypatch):

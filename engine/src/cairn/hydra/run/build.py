@@ -13,7 +13,7 @@ import numpy as np
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
 from omegaconf import ListConfig, OmegaConf
 
 from cairn.account.progress import ProgressFile
@@ -32,6 +32,7 @@ from cairn.lightning.elastic import Attempt, ElasticEnvironment
 from cairn.lightning.interrupts import WatchTraining
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.lightning.saved import unsaved
+from cairn.lightning.step_environment import StepEnvironment
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ def _environment(attempt: Attempt | None) -> ClusterEnvironment | None:
     """Return the environment of the launcher; None: the one that Lightning finds."""
     if TorchElasticEnvironment.detect():  # also inside of a SLURM job
         return ElasticEnvironment(attempt)
-    # A job must be requeued exactly once, and Lightning's default environment would requeue it too.
-    return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
+    return StepEnvironment() if StepEnvironment.detect() else None
 
 
 def with_environment(plugins: Any, environment: ClusterEnvironment) -> list[Any]:
