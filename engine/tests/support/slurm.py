@@ -1,4 +1,4 @@
-"""A real SLURM on loopback, of one node or several: its daemons in a private directory, no systemd, no cgroups, no accounting."""
+"""A real SLURM on loopback, of one node or several: no systemd, no cgroups, no accounting, a private directory."""
 
 from __future__ import annotations
 
