@@ -35,7 +35,7 @@ def test_a_requeued_job_goes_on_with_a_node_less(tmp_path: Path) -> None:
         assert cluster.job(job).fields["NumNodes"] == "2"
         lost = cluster.pids(job)
         cluster.fail_node("node1")
-        slurm_guard.kill(lost)  # nothing tells the processes of a lost node
+        slurm_guard.kill(lost)  # a lost node ends without a signal
         (run / "go-batch:13").touch()
         cluster.shrink(job, num_nodes=1)
         cluster.wait(lambda: cluster.job(job).ended)

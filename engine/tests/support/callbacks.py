@@ -282,3 +282,20 @@ class Slow(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if len((Path(trainer.default_root_dir) / "starts.jsonl").read_text().splitlines()) == 1:
             time.sleep(self.seconds)
+
+
+class EndAt(Callback):
+    """Ends ranks at chosen batches, as a crash would: each place is `ATTEMPT:RANK:BATCH:SIGNAL`.
+
+    Args:
+        places: The attempt is that of torchrun, from 0.
+    """
+
+    def __init__(self, *places: str) -> None:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self.places = [place.split(":", 1)[1] for place in places if place.split(":")[0] == attempt]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            if f"{trainer.global_rank}:{trainer.fit_loop.epoch_loop.total_batch_idx}:{number.name}" in self.places:
+                os.kill(os.getpid(), number)

@@ -103,7 +103,7 @@ class Slurm:
     def __init__(self, num_cpus: int = 4, num_gpus: int = 2, num_nodes: int = 1, **settings: object) -> None:
         assert 0 <= num_gpus <= len(DEVICES), f"at most {len(DEVICES)} pretended gpus"
         self.num_cpus, self.num_gpus = num_cpus, num_gpus
-        # Beside `localhost`, SLURM accepts no other node.
+        # SLURM accepts no other node next to `localhost`.
         self.nodes = ["localhost"] if num_nodes == 1 else [f"node{number}" for number in range(num_nodes)]
         self._settings = settings
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}

@@ -13,9 +13,10 @@ CLAIM = ".claim"
 LOCK = ".lock"
 PROBE = ".writable.tmp"
 _SHARED = r"\.shared-[0-9a-f]{16}\.tmp"
+_HANG = r"\.hang-[0-9]+\.(?:tmp|new)"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
-_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}")
+_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}|{_HANG}")
 
 
 def checkpoint_name(position: Position) -> str:
@@ -47,6 +48,11 @@ def shared_name(token: str) -> str:
         token: 16 hexadecimal digits.
     """
     return f".shared-{token}.tmp"
+
+
+def hang_name(rank: int) -> str:
+    """Hidden name of what a rank says about itself when it hangs; see `hang_reports`."""
+    return f".hang-{rank}.tmp"
 
 
 def is_temp(name: str) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cairn import opening
 from cairn.store import names
+from cairn.store.hang_reports import name_ranks
 
 PATIENCE_S = 60.0
 """How long to look for the file. NFS may deny for a minute (`acdirmax`) that a directory exists that it did not find
@@ -78,20 +79,8 @@ def why_not(directory: Path, writer: Process, blind: Sequence[Process]) -> str:
         blind: The others, at least one.
     """
     by_host = groupby(sorted(blind, key=lambda process: (process.host, process.rank)), key=lambda each: each.host)
-    named = ", ".join(f"{_ranks([process.rank for process in group])} on {host}" for host, group in by_host)
+    named = ", ".join(f"{name_ranks([process.rank for process in group])} on {host}" for host, group in by_host)
     return (
         f"directory={directory} is not the same for all processes: what rank {writer.rank} on {writer.host} writes "
         f"there is not seen by {named}."
     )
-
-
-def _ranks(numbers: Sequence[int]) -> str:
-    """Return `rank 3`, or `ranks 1, 4-7`."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    text = ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-    return f"rank{'s' if len(numbers) > 1 else ''} {text}"
