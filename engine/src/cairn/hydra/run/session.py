@@ -294,7 +294,7 @@ def _environment_restored() -> Iterator[None]:
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        names = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+        names = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"}
         names |= {name for name in os.environ if name.startswith("WANDB_")}
         for name in names:
             os.environ.pop(name, None) if name not in before else os.environ.update({name: before[name]})
