@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.end_to_end.test_hangs import members
 from tests.support.callbacks import recorded
-from tests.support.command import QUICK, RECORD, newest, num_checkpoints, start, train, wait_for
+from tests.support.command import PATIENT_S, QUICK, RECORD, newest, num_checkpoints, start, train, wait_for
 from tests.support.equality import Outcome, differences, outcome
 from tests.support.forks import RANKS
 
+from cairn.runs import attempts
+from cairn.runs.directory import RunDirectory
 from cairn.store.catalog import Catalog
 from cairn.writing.load import load
 
@@ -50,6 +53,26 @@ def test_a_killed_run_of_two_processes_is_exact(whole: Outcome, tmp_path: Path) 
     train(run, *COMMAND, **FORKED)
     assert differences(whole, outcome(run, recorded(run, 0) + recorded(run, 1))) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+ALONE = ["setup:1@0", "batch:6@1", "fsync:5@0", "validation:3@1"]
+"""Where one of the two ranks is killed: at the start, in training, in a save (only rank 0 writes), in a validation."""
+
+
+def test_a_rank_that_is_killed_takes_the_other_one_with_it_and_the_next_start_goes_on(
+    whole: Outcome, tmp_path: Path
+) -> None:
+    run, kills = tmp_path / "run", "+callbacks.kill._target_=tests.support.callbacks.KillAt"
+    for place in ALONE:
+        process = start(run, *COMMAND, kills, "checkpoint.writer=thread", CAIRN_TEST_KILL=place, **FORKED)
+        assert process.wait() != 0, process.output
+        limit = time.monotonic() + PATIENT_S
+        while left := members(process.pid):
+            assert time.monotonic() < limit, f"{place}: these processes survive: {left}"
+            time.sleep(0.05)
+    train(run, *COMMAND, kills, "checkpoint.writer=thread", **FORKED)
+    assert [item.before is None for item in attempts.read(RunDirectory(run))] == [True, False, False, False, False]
+    assert differences(whole, outcome(run, recorded(run, 0) + recorded(run, 1))) == []
 
 
 def test_each_rank_has_its_own_generators_and_half_of_the_data(whole: Outcome) -> None:

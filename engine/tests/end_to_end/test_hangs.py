@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from cairn.store import hangs
 from cairn.store.catalog import Catalog
 
 SCRIPT = str(ENGINE / "tests" / "support" / "hanging_project.py")
+RANKED = ("collective", "stopped")
+"""Kinds of two processes."""
 pytestmark = pytest.mark.slow
 
 
 def train(run: Path, kind: str) -> Process:
     run.mkdir(exist_ok=True)
-    return Process([SCRIPT, str(run), kind], fresh=False, **{RANKS: "1"} if kind == "collective" else {})
+    return Process([SCRIPT, str(run), kind], fresh=False, **{RANKS: "1"} if kind in RANKED else {})
 
 
 def ended(run: Path, process: Process, expect: int) -> str:
@@ -49,18 +52,27 @@ def members(session: int) -> list[str]:
     return found
 
 
+PLACES = [
+    f"Rank 1 on {socket.gethostname()}: after epoch 0, batch 3, in sleep_for_ever (support/hanging_project.py:",
+    f"Rank 0 on {socket.gethostname()}: after epoch 0, batch 3, in ",
+    "(rank 1: ",
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "seen"),
     [
         ("worker", ["Rank 0 hangs", "Process ", "in __getitem__", "in sleep_for_ever"]),
-        ("collective", ["Rank 0 hangs", "Rank 1 hangs", "Rank 0 ends the run", "in sleep_for_ever"]),
+        ("collective", ["Rank 0 hangs", "Rank 1 hangs", "Rank 0 ends the run", "in sleep_for_ever", *PLACES]),
+        ("stopped", ["Rank 1 hangs", "Rank 0 does not answer. It is stopped, dead, or on a node that is lost."]),
     ],
 )
 def test_a_hang_is_shown_and_ends_all_processes(tmp_path, kind, seen):
-    output = ended(tmp_path, train(tmp_path, kind), os.EX_TEMPFAIL)
+    # A main rank that is stopped cannot exit: another one notes the hang, and kills it.
+    output = ended(tmp_path, train(tmp_path, kind), -signal.SIGKILL if kind == "stopped" else os.EX_TEMPFAIL)
     assert all(text in output for text in seen), output
     (hang,) = hangs.read(tmp_path / "checkpoints")
-    at = 3 if kind == "collective" else 7
+    at = 3 if kind in RANKED else 7
     assert (hang.what, hang.position.total_batches) == ("training", at)
     saved, rejected = Catalog(tmp_path / "checkpoints").newest_intact()
     assert (saved.position.total_batches, rejected) == (at - 1, [])

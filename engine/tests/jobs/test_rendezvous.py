@@ -38,7 +38,7 @@ FACTS = {"config": "c", "run": "r", "start": None}
                 "RANK": "3",
                 "WORLD_SIZE": "4",
             },
-            Rank(3, 4, "x-1-h-9"),
+            Rank(3, 4, "x-h-9"),
         ),
     ],
 )

@@ -2,6 +2,9 @@
 
 import os
 import re
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +30,21 @@ def test_a_run_in_one_process_is_named_by_its_start():
 )
 def test_the_launcher_names_a_run_of_several_processes(environ, expected):
     assert run_name(environ) == expected
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
+def test_a_single_task_of_srun_finds_the_directory_that_more_tasks_have_left(tmp_path):
+    step = tmp_path / "slurmstepd"
+    step.write_text("#!/bin/sh\nread line\n")
+    step.chmod(0o755)
+    with subprocess.Popen([step], stdin=subprocess.PIPE) as process:
+        environ = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_ID": "3"}
+        while Path(f"/proc/{process.pid}/comm").read_text() != "slurmstepd\n":
+            time.sleep(0.001)
+        assert run_name(environ, process.pid) == "slurm-7-3"
+        assert run_name(environ, os.getpid())[:2] == "20", "a script in the task may start several runs"
+        assert run_name({}, process.pid)[:2] == "20"
+        process.communicate(b"\n")
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")

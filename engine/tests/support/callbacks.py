@@ -45,12 +45,24 @@ class KillAt(Callback):
     """Kills its own process (-9) at a chosen system call of a save, or inside a validation.
 
     CAIRN_TEST_KILL is `fsync:N` (before the N-th fsync of this process), `replace:N` (before the N-th rename of a
-    checkpoint file), `unlink:N`, or `validation:N` (at the N-th validation batch).
+    checkpoint file), `unlink:N`, `validation:N` (at the N-th validation batch), `batch:N` (before the N-th batch), or
+    `setup:1`. `validation:N@1` kills rank 1 only.
     """
 
     def __init__(self) -> None:
-        self.what, _, number = os.environ.get("CAIRN_TEST_KILL", "never:0").partition(":")
+        place, _, self.rank = os.environ.get("CAIRN_TEST_KILL", "never:0").partition("@")
+        self.what, _, number = place.partition(":")
         self.left = int(number)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.rank not in ("", str(trainer.global_rank)):
+            self.what = "never"
+        if self.what == "setup":
+            self._count()
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        if self.what == "batch":
+            self._count()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.what in ("fsync", "replace", "unlink"):
@@ -282,3 +294,20 @@ class Slow(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if len((Path(trainer.default_root_dir) / "starts.jsonl").read_text().splitlines()) == 1:
             time.sleep(self.seconds)
+
+
+class EndAt(Callback):
+    """Ends ranks at chosen batches, as a crash would: each place is `ATTEMPT:RANK:BATCH:SIGNAL`.
+
+    Args:
+        places: The attempt is that of torchrun, from 0.
+    """
+
+    def __init__(self, *places: str) -> None:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self.places = [place.split(":", 1)[1] for place in places if place.split(":")[0] == attempt]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            if f"{trainer.global_rank}:{trainer.fit_loop.epoch_loop.total_batch_idx}:{number.name}" in self.places:
+                os.kill(os.getpid(), number)

@@ -1,11 +1,13 @@
 """A Lightning project that hangs: `python hanging_project.py RUN KIND`.
 
-KIND is step, worker, collective, lock (no other thread can run), or none.
+KIND is step, worker, collective, stopped (the main rank of two), lock (no other thread can run), or none.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 import time
 from typing import Any
@@ -53,6 +55,8 @@ class Net(LightningModule):
         hangs = self.kind in ("step", "collective") and self.global_rank == ranks - 1
         if hangs and batch_idx == AT // ranks:
             sleep_for_ever()
+        if self.kind == "stopped" and self.global_rank == 0 and batch_idx == AT // ranks:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if self.kind == "lock":
             time.sleep(0.4)  # a sentinel is started by the first look
             if batch_idx == AT:
@@ -67,7 +71,7 @@ def main(run: str, kind: str) -> None:
     seed_everything(0, verbose=False)
     writing = cairn.Writing("sync")  # so that the speed of the disk does not decide what is committed at the hang
     checkpoints = cairn.Checkpointer(f"{run}/checkpoints", every=2, keep_last=-1, watchdog="2s", writing=writing)
-    ranks = 2 if kind == "collective" else 1
+    ranks = 2 if kind in ("collective", "stopped") else 1
     trainer = Trainer(
         max_epochs=1,
         callbacks=[checkpoints],

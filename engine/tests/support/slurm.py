@@ -1,4 +1,4 @@
-"""A real SLURM of one node on loopback: its daemons in a private directory, no systemd, no cgroups, no accounting."""
+"""A real SLURM on loopback, of one node or several: no systemd, no cgroups, no accounting, a private directory."""
 
 from __future__ import annotations
 
@@ -94,14 +94,17 @@ class Slurm:
     """A context with a cluster; at its end, or when this process dies, nothing of it is left.
 
     Args:
-        num_cpus: Number of CPUs that the node claims to have.
+        num_cpus: Number of CPUs that each node claims to have.
         num_gpus: Number of files that stand in for GPUs, see `DEVICES`.
+        num_nodes: Number of nodes, daemons with a port each: `localhost`, or `node0`, `node1`, ...
         settings: Lines of slurm.conf that replace those of `SETTINGS`.
     """
 
-    def __init__(self, num_cpus: int = 4, num_gpus: int = 2, **settings: object) -> None:
+    def __init__(self, num_cpus: int = 4, num_gpus: int = 2, num_nodes: int = 1, **settings: object) -> None:
         assert 0 <= num_gpus <= len(DEVICES), f"at most {len(DEVICES)} pretended gpus"
         self.num_cpus, self.num_gpus = num_cpus, num_gpus
+        # SLURM accepts no other node next to `localhost`.
+        self.nodes = ["localhost"] if num_nodes == 1 else [f"node{number}" for number in range(num_nodes)]
         self._settings = settings
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -164,8 +167,8 @@ class Slurm:
         assert self._guard.returncode == 0, f"not all of the cluster in {self.directory} is gone: see above"
 
     def _configure(self) -> None:
-        self.controller_port, self.node_port = _free_ports(2)
-        for name in ("state", "spool", "log", "bin"):
+        self.controller_port, *self.node_ports = _free_ports(1 + len(self.nodes))
+        for name in ("state", "log", "bin", *(f"spool-{node}" for node in self.nodes)):
             (self.directory / name).mkdir()
         self.conf.write_text("".join(f"{line}\n" for line in self._conf()))
         (self.directory / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # without it slurmd does not start
@@ -185,22 +188,26 @@ class Slurm:
             "AuthInfo": f"socket={here}/munge.socket,cred_expire=5",
             "SlurmctldHost": "localhost(127.0.0.1)",
             "SlurmctldPort": self.controller_port,
-            "SlurmdPort": self.node_port,
             "CommunicationParameters": _communication(),
             "SlurmUser": me,
             "SlurmdUser": me,
             "StateSaveLocation": here / "state",
-            "SlurmdSpoolDir": here / "spool",
+            "SlurmdSpoolDir": here / "spool-%n",
             "SlurmctldPidFile": here / "slurmctld.pid",
-            "SlurmdPidFile": here / "slurmd.pid",
+            "SlurmdPidFile": here / "slurmd-%n.pid",
             **self._settings,
         }
         gres = f"Gres=gpu:{self.num_gpus}" if self.num_gpus else ""
-        node = f"NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 CPUs={self.num_cpus} {gres} State=UNKNOWN"
-        partition = "Nodes=localhost DefaultTime=60 MaxTime=INFINITE State=UP"
+        hosts = [host, *self.nodes[1:]]  # each node needs a host of its own
+        nodes = [
+            f"NodeName={node} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} "
+            f"CPUs={self.num_cpus} {gres} State=UNKNOWN"
+            for node, name, port in zip(self.nodes, hosts, self.node_ports, strict=True)
+        ]
+        partition = f"Nodes={','.join(self.nodes)} DefaultTime=60 MaxTime=INFINITE State=UP"
         return [
             *(f"{key}={said}" for key, said in settings.items() if said != ""),
-            node,
+            *nodes,
             f"PartitionName=low {partition} Default=YES PriorityTier=1 PreemptMode=REQUEUE",
             f"PartitionName=grace {partition} PriorityTier=1 PreemptMode=REQUEUE GraceTime={GRACE_S}",
             f"PartitionName=high {partition} PriorityTier=10 PreemptMode=OFF",
@@ -216,16 +223,18 @@ class Slurm:
         self._wait_for_start("munged to listen", (here / "munge.socket").exists)
         self._start("slurmctld", "-D", "-i", "-f", str(self.conf))
         self._wait_for_start("slurmctld to listen", lambda: _listens(self.controller_port))
-        self._start("slurmd", "-D", "-N", "localhost", "-f", str(self.conf))
-        self._wait_for_start("the node to be idle", lambda: self.node_state() == "IDLE")
+        for node in self.nodes:
+            self._start("slurmd", "-D", "-N", node, "-f", str(self.conf))
+        self._wait_for_start("the nodes to be idle", lambda: {*map(self.node_state, self.nodes)} == {"IDLE"})
 
     def _daemon_environment(self) -> dict[str, str]:
         """Nothing of our environment, above all no SLURM_*; the guard finds members of the cluster by SLURM_CONF."""
         return {"SLURM_CONF": str(self.conf), "PATH": _search_path()}
 
     def _start(self, program: str, *options: str) -> None:
-        with open(self.directory / "log" / f"{program}.said", "wb") as said:
-            self._daemons[program] = subprocess.Popen(
+        name = f"{program}-{len(self._daemons)}"
+        with open(self.directory / "log" / f"{name}.said", "wb") as said:
+            self._daemons[name] = subprocess.Popen(
                 [program, *options],
                 cwd=self.directory,
                 env=self._daemon_environment(),
@@ -238,8 +247,8 @@ class Slurm:
 
     def _wait_for_start(self, what: str, condition: Callable[[], bool]) -> None:
         def condition_or_death() -> bool:
-            for program, daemon in self._daemons.items():
-                assert daemon.poll() is None, f"{program} has ended with exit code {daemon.returncode}"
+            for name, daemon in self._daemons.items():
+                assert daemon.poll() is None, f"{name.partition('-')[0]} has ended with exit code {daemon.returncode}"
             return condition()
 
         _wait(condition_or_death, PATIENT_S, lambda: f"waited too long for {what}")
@@ -283,9 +292,9 @@ class Slurm:
         number = self.job(job).fields["JobId"]
         return [pid for pid, environment in self._members() if environment.get("SLURM_JOB_ID") == number]
 
-    def node_state(self) -> str:
+    def node_state(self, node: str | None = None) -> str:
         """Return `IDLE`, `MIXED`, `ALLOCATED`, `DOWN`, ..., with `+` and flags if there are any; empty if unknown."""
-        done = self._try("scontrol", "--oneliner", "show", "node", "localhost")
+        done = self._try("scontrol", "--oneliner", "show", "node", node or self.nodes[0])
         return next((word[6:] for word in done.stdout.split() if word.startswith("State=")), "")
 
     def wait(self, condition: Callable[[], object], seconds: float = PATIENT_S) -> None:
@@ -352,16 +361,24 @@ class Slurm:
     def _others(self) -> list[Job]:
         return [job for job in self.jobs() if job.partition != "high"]
 
-    def fail_node(self) -> None:
-        """Set the node down: its jobs go back into the queue, and nothing starts until `restore_node`."""
-        self._run("scontrol", "update", "nodename=localhost", "state=down", "reason=drill")
-        self.wait(lambda: "DOWN" in self.node_state() and not any(job.state == "RUNNING" for job in self.jobs()))
+    def fail_node(self, node: str | None = None) -> None:
+        """Set a node down: its jobs go back into the queue, and nothing starts there until `restore_node`."""
+        node = node or self.nodes[0]
+        before = [job.id for job in self.jobs() if job.state == "RUNNING" and node in job.fields["NodeList"]]
+        self._run("scontrol", "update", f"nodename={node}", "state=down", "reason=drill")
+        self.wait(lambda: "DOWN" in self.node_state(node) and not any(self.state(job) == "RUNNING" for job in before))
 
-    def restore_node(self) -> None:
-        """Make the node accept jobs again; does nothing if it does."""
-        if any(word in self.node_state() for word in ("DOWN", "DRAIN", "FAIL")):
-            self._run("scontrol", "update", "nodename=localhost", "state=resume")
-            self.wait(lambda: not any(word in self.node_state() for word in ("DOWN", "DRAIN", "FAIL")))
+    def shrink(self, job: str, num_nodes: int) -> None:
+        """Let a job that waits in the queue start on fewer nodes, with one task on each."""
+        self.wait(lambda: self.state(job) == "PENDING")
+        self._run("scontrol", "update", f"jobid={job}", f"numnodes={num_nodes}", f"numtasks={num_nodes}")
+
+    def restore_node(self, node: str | None = None) -> None:
+        """Make a node accept jobs again; does nothing if it does."""
+        node = node or self.nodes[0]
+        if any(word in self.node_state(node) for word in ("DOWN", "DRAIN", "FAIL")):
+            self._run("scontrol", "update", f"nodename={node}", "state=resume")
+            self.wait(lambda: not any(word in self.node_state(node) for word in ("DOWN", "DRAIN", "FAIL")))
 
     def reset(self) -> None:
         """Return to the state after the start: no jobs, and nothing that one has left behind."""

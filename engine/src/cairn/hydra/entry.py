@@ -22,7 +22,7 @@ from cairn.hydra.command.arguments import Arguments
 from cairn.hydra.compose import loader
 from cairn.hydra.instantiate import hydra_whitelist
 from cairn.hydra.run import imports
-from cairn.jobs import allocation, requeue
+from cairn.jobs import allocation, orphans, requeue
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.signals import Interruption, Interrupts
 
@@ -99,6 +99,7 @@ class Task:
 
     def join(self, **facts: str | None) -> None:
         """Join the run that the main process has announced, in a process that Lightning has started."""
+        orphans.end_with_parent()
         _interruptible(lambda session, by: session.join(self.__wrapped__, by, **facts), Allocation())
 
 
@@ -124,7 +125,8 @@ def _interruptible(train: Callable[[Any, JobContext], Any], given: Allocation) -
             # Takes seconds. Without handlers, a signal in this time would end the process without a requeue.
             with imports.quick():
                 from cairn.hydra.run import session, start
-            return train(session, start.JobContext(signals, given))
+                from cairn.lightning import elastic
+            return train(session, start.JobContext(signals, given, elastic.meet()))
         except KeyboardInterrupt as stop:  # before there was anything to save
             if signals.name is None:
                 raise

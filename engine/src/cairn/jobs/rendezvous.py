@@ -26,7 +26,8 @@ class Rank:
     Attributes:
         number: From 0 to `world_size` - 1.
         world_size: Number of processes.
-        start: Name of this start: equal in all of its processes, different after a restart.
+        start: Name of this start: equal in all of its processes, different after a restart. With torchrun, only if it
+            opens a port for each attempt; otherwise the processes have to meet first, see `lightning.elastic`.
     """
 
     number: int = 0
@@ -37,7 +38,8 @@ class Rank:
 def own_rank(environ: Mapping[str, str] = os.environ) -> Rank:
     """Return the rank that srun or torchrun has put into the environment."""
     if "TORCHELASTIC_RUN_ID" in environ:
-        start = _join(environ, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+        # Not TORCHELASTIC_RESTART_COUNT, which differs between nodes: each agent counts its own failures only.
+        start = _join(environ, "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
         return Rank(int(environ["RANK"]), int(environ["WORLD_SIZE"]), start)
     if int(environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environ and "SLURM_STEP_ID" in environ:
         start = _join(environ, "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")

@@ -1,11 +1,13 @@
 """The name of a run directory: the same in all processes of a run, and after each restart.
 
-A run in one process is named by the time of its start. Processes that srun or torchrun starts together read the clock
-at different times, and a restart has to find the directory of the attempt before it. Their launcher names it:
+A run that a person starts is named by the time of its start. Processes that srun or torchrun starts together read the
+clock at different times, and a restart has to find the directory of the attempt before it. Their launcher names it:
 
     torchrun --rdzv-id=NAME        torchrun-NAME
     torchrun, one node             torchrun-PID-TICKS    of the agent, which lives through all restarts
-    srun with several tasks        slurm-JOB-STEP        a requeued job repeats its steps
+    srun                           slurm-JOB-STEP        a requeued job repeats its steps, perhaps with one task left
+
+A single task may also be a script or a shell in which several runs are started: those are named by the time.
 """
 
 from __future__ import annotations
@@ -34,10 +36,11 @@ def run_name(environ: Mapping[str, str] = os.environ, parent: int | None = None)
     Raises:
         ConfigError: torchrun started this process on one of several nodes, and no id names the run.
     """
+    parent = os.getppid() if parent is None else parent
     if (given := environ.get("TORCHELASTIC_RUN_ID")) is not None:
         if given != _NO_ID:
             return f"torchrun-{_safe(given)}"
-        agent = _process(os.getppid() if parent is None else parent)
+        agent = _process(parent)
         if agent is None or environ.get("GROUP_WORLD_SIZE", "1") != "1":
             raise ConfigError(
                 "The processes that torchrun has started need the same run directory: give torchrun a name for the run"
@@ -45,13 +48,21 @@ def run_name(environ: Mapping[str, str] = os.environ, parent: int | None = None)
                 parameter="hydra.run.dir",
             )
         return f"torchrun-{agent}"
-    if own_rank(environ).world_size > 1:
+    if own_rank(environ).world_size > 1 or ("SLURM_STEP_ID" in environ and _is_task(parent)):
         return f"slurm-{environ.get('SLURM_JOB_ID', '0')}-{environ['SLURM_STEP_ID']}"
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
 def _safe(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
+
+
+def _is_task(parent: int) -> bool:
+    """Return whether srun has started this process, and not a script in which it runs."""
+    try:
+        return opening.read_text(Path(f"/proc/{parent}/comm")).strip() == "slurmstepd"
+    except OSError:
+        return False
 
 
 def _process(pid: int) -> str | None:

@@ -74,6 +74,13 @@ def own_stacks() -> str:
     )
 
 
+def own_place() -> str:
+    """Return the function in which the main thread of this process is, with its file and line."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    file = "/".join(Path(frame.f_code.co_filename).parts[-2:])
+    return f"{frame.f_code.co_name} ({file}:{frame.f_lineno})"
+
+
 def ask_others(write: Callable[[str], Any], found: Mapping[int, str]) -> None:
     """Ask processes for their stack traces.
 
@@ -83,7 +90,9 @@ def ask_others(write: Callable[[str], Any], found: Mapping[int, str]) -> None:
     """
     for pid, command in found.items():
         write(f"Process {pid} ({command[:80]}):\n")
-        if ask(pid):
+        if state(pid) in ("T", "t"):
+            write("It is stopped, as by SIGSTOP, and cannot answer.\n")
+        elif ask(pid):
             time.sleep(_ANSWER_S)
 
 

@@ -1,7 +1,8 @@
 """Ends a fit that hangs: writes the stack traces, notes the hang, and exits so that the launcher requeues the job.
 
     watchdog thread    stack traces --> stderr, log      own threads, then ranks and data workers
-                       note         --> hangs.jsonl      main rank only: run.json, W&B, requeue
+                       report       --> .hang-RANK.tmp   each rank: where it is
+                       note         --> hangs.jsonl      main rank only: who waits for whom; run.json, W&B, requeue
                        kill ranks and data workers
                        os._exit(75)                      the main thread may be inside of a C function
 
@@ -12,7 +13,6 @@ writer process finishes what it has begun.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import threading
@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from cairn import opening
 from cairn.account.watchdog import Alarm, Watchdog
 from cairn.jobs import stacks
 from cairn.jobs.stacks import Answering
 from cairn.lightning.engine import Engine
+from cairn.lightning.hang_ranks import RanksAtHang
 from cairn.lightning.loops import boundary
 from cairn.lightning.sentinel import Sentinel
 from cairn.lightning.stopping import Stopping
@@ -115,7 +115,7 @@ class Watch:
             return
         self._policy, self._trainer, self._moments = engine.policy, engine.trainer, engine.moments
         self._at_hang, self._answering = at_hang, Answering(at_hang.log_file)
-        self._parent, self._has_shown, self._resumed_at = os.getppid(), False, 0
+        self._has_shown, self._resumed_at = False, 0
         signs = {"training": lambda: self.signs, "save": lambda: engine.saves.sign}
         self._watchdog = Watchdog(
             engine.policy.watchdog,
@@ -125,6 +125,7 @@ class Watch:
             slack=lambda: engine.saves.num_bytes_under_way / _SLOWEST_BYTES_PER_S,
         )
         directory = engine.policy.directory if engine.policy.triggers else None
+        self._ranks = RanksAtHang(engine.trainer, directory)
         by_lightning = boundary.requeue_signal(engine.trainer) is not None
         self._sentinel = Sentinel(directory, at_hang.log_file, at_hang.record_file, by_lightning)
         self._answering.start()
@@ -155,27 +156,27 @@ class Watch:
 
     def _look(self, limit_s: float) -> None:
         """Report to the sentinel of the main rank, which sees the others hang, too."""
-        if not _follows(self._trainer):
+        if not self._ranks.follows():
             self._sentinel.tell(2 * limit_s, self._moments.previous)  # the watchdog comes first
 
     def _alarm(self, alarm: Alarm) -> None:
         code, leaves = os.EX_TEMPFAIL, True
         try:
             _limited(self._sentinel.close)
-            follows = _follows(self._trainer)
+            follows = self._ranks.follows()
             if not self._has_shown:
                 _limited(lambda: self._show(alarm, follows), 2 * _STEP_S)
-            if follows and os.getppid() == self._parent:
+            # A main rank that is stopped may be continued: it gets as long again.
+            if follows and not (self._ranks.main_is_stopped() and alarm.silent_s >= 2 * alarm.limit_s):
                 # The main rank ends the run, because its exit code is the one that counts.
                 self._has_shown, leaves = True, False
                 return
-            if self._trainer.is_global_zero:
+            if self._ranks.ends_the_run(alarm.limit_s):
+                _limited(lambda: self._write(self._ranks.words(alarm.limit_s)))
                 code = self._end(self._hang(alarm))
             else:
                 time.sleep(min(_MAIN_RANK_FIRST_S, alarm.limit_s))
-            _limited(lambda: stacks.kill_others(stacks.others()))
-            if launcher := getattr(self._trainer.strategy, "launcher", None):
-                _limited(lambda: launcher.kill(signal.SIGKILL))
+            _limited(self._ranks.kill)
             _limited(lambda: (sys.stdout.flush(), sys.stderr.flush()))
         finally:
             if leaves:
@@ -228,7 +229,8 @@ class Watch:
             f"last boundary was epoch {where.epoch}, batch {where.batch}. {then} "
             f"Stack traces of rank {rank} (process {os.getpid()}):\n{stacks.own_stacks()}"
         )
-        _limited(lambda: stacks.ask_others(self._write, stacks.others()))
+        _limited(lambda: self._ranks.report(where))
+        _limited(lambda: stacks.ask_others(self._write, self._ranks.local()))
 
     def _write(self, text: str) -> None:
         """Write to the standard error output and the log, without the locks of `logging`, which may be held."""
@@ -240,15 +242,6 @@ class Watch:
 def _append(path: Path, text: str) -> None:
     with opening.for_appending(path) as file:
         file.write(text.encode(errors="replace"))
-
-
-def _follows(trainer: Trainer) -> bool:
-    """Return whether Lightning has started this process, which then leaves the end of the run to the main rank.
-
-    Lightning kills the main process when such a process ends with an error, and its exit code would be lost.
-    """
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
 
 
 def _limited(action: Callable[[], Any], limit_s: float = _STEP_S) -> None:

@@ -12,9 +12,11 @@ OUTBOX = ".outbox"
 CLAIM = ".claim"
 LOCK = ".lock"
 PROBE = ".writable.tmp"
+_SHARED = r"\.shared-[0-9a-f]{16}\.tmp"
+_HANG = r"\.hang-[0-9]+\.(?:tmp|new)"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
-_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST}|{CLAIM})\.tmp")
+_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}|{_HANG}")
 
 
 def checkpoint_name(position: Position) -> str:
@@ -37,6 +39,20 @@ def manifest_name(checkpoint: str) -> str:
 def temp_name(name: str) -> str:
     """Hidden name under which a file is written first: in the same directory, so that the rename is atomic."""
     return f".{name}.tmp"
+
+
+def shared_name(token: str) -> str:
+    """Hidden name of a file that all processes of a run look for; see `shared`.
+
+    Args:
+        token: 16 hexadecimal digits.
+    """
+    return f".shared-{token}.tmp"
+
+
+def hang_name(rank: int) -> str:
+    """Hidden name of what a rank says about itself when it hangs; see `hang_reports`."""
+    return f".hang-{rank}.tmp"
 
 
 def is_temp(name: str) -> bool:

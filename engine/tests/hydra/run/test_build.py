@@ -7,7 +7,9 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 from omegaconf import OmegaConf
 
 from cairn.errors import ConfigError
-from cairn.hydra.run.build import check_launcher, with_slurm
+from cairn.hydra.run.build import _environment, check_launcher, with_environment
+from cairn.lightning.elastic import Attempt, ElasticEnvironment
+from cairn.lightning.step_environment import StepEnvironment
 
 IO = {"_target_": "lightning.fabric.plugins.io.torch_io.TorchCheckpointIO"}
 ENVIRONMENT = {"_target_": "lightning.pytorch.plugins.environments.LightningEnvironment"}
@@ -23,16 +25,37 @@ ENVIRONMENT = {"_target_": "lightning.pytorch.plugins.environments.LightningEnvi
         ([TorchCheckpointIO()], [TorchCheckpointIO]),
     ],
 )
-def test_lightning_does_not_requeue_a_slurm_job_whatever_the_plugins(plugins, others):
-    *given, environment = with_slurm(plugins)
+def test_an_environment_is_added_whatever_the_plugins(plugins, others):
+    ours = SLURMEnvironment(auto_requeue=False)
+    *given, environment = with_environment(plugins, ours)
     assert [type(item) for item in given] == others
-    assert isinstance(environment, SLURMEnvironment)
-    assert not environment.auto_requeue
+    assert environment is ours
 
 
 @pytest.mark.parametrize("plugins", [OmegaConf.create([ENVIRONMENT]), LightningEnvironment()])
 def test_a_cluster_environment_of_the_user_is_kept(plugins):
-    assert [type(item) for item in with_slurm(plugins)] == [LightningEnvironment]
+    assert [type(item) for item in with_environment(plugins, SLURMEnvironment())] == [LightningEnvironment]
+
+
+SLURM = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [({}, None), (SLURM, StepEnvironment), (TORCHRUN, ElasticEnvironment), (SLURM | TORCHRUN, ElasticEnvironment)],
+    ids=["alone", "srun", "torchrun", "srun torchrun"],
+)
+def test_the_environment_is_that_of_the_launcher(environ, expected, monkeypatch):
+    for name in (*SLURM, *TORCHRUN):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    environment = _environment(Attempt("a", 5))
+    assert type(environment) is (expected or type(None))
+    assert not getattr(environment, "auto_requeue", False), "a job is requeued once"
+    if expected is ElasticEnvironment:
+        assert environment.main_port == 5
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])

@@ -1,5 +1,6 @@
 """The function in train.py: what it may do between the steps, and what is done however it ends."""
 
+import os
 import signal
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from cairn.hydra.run.outcome import describe, outcome_of
 from cairn.hydra.run.session import Run
 from cairn.hydra.run.start import JobContext, Start
 from cairn.jobs.signals import Interruption, Interrupts
+from cairn.lightning.elastic import Attempt, ElasticEnvironment
 from cairn.lightning.loops.calls import Stopped
 from cairn.policy.patience import Patience
 from cairn.runs.directory import RunDirectory
@@ -164,3 +166,13 @@ def test_another_process_of_the_run_exits_with_an_error_only_if_it_failed_alone(
     else:
         with pytest.raises(expected):
             join()
+
+
+def test_the_next_job_of_a_sweep_meets_at_the_store_of_torchrun_again(monkeypatch):
+    environ = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": "1"}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with session._environment_restored():
+        os.environ["MASTER_PORT"] = str(ElasticEnvironment(Attempt("a", 5)).main_port)
+        assert os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "False"
+    assert {name: os.environ[name] for name in environ} == environ

@@ -13,7 +13,7 @@ import numpy as np
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from lightning.pytorch.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
 from omegaconf import ListConfig, OmegaConf
 
 from cairn.account.progress import ProgressFile
@@ -28,9 +28,11 @@ from cairn.jobs.allocation import Deadline
 from cairn.jobs.layout import layout
 from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
+from cairn.lightning.elastic import Attempt, ElasticEnvironment
 from cairn.lightning.interrupts import WatchTraining
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.lightning.saved import unsaved
+from cairn.lightning.step_environment import StepEnvironment
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     node: Any = settings.trainer.node.copy()
     node.pop("max_time", None)
     node.update(_started_processes(node))
-    if SLURMEnvironment.detect():
-        options = {**options, "plugins": with_slurm({**node, **options}.get("plugins"))}
+    if (environment := _environment(start.context.attempt)) is not None:
+        options = {**options, "plugins": with_environment({**node, **options}.get("plugins"), environment)}
         node.pop("plugins", None)
     if "logger" not in options:
         options = {**options, "logger": loggers(start)}
@@ -116,20 +118,26 @@ def check_launcher(built: Trainer) -> None:
         )
 
 
-def with_slurm(plugins: Any) -> list[Any]:
-    """Return the trainer's plugins with SLURM's environment, unless they have a cluster environment already.
+def _environment(attempt: Attempt | None) -> ClusterEnvironment | None:
+    """Return the environment of the launcher; None: the one that Lightning finds."""
+    if TorchElasticEnvironment.detect():  # also inside of a SLURM job
+        return ElasticEnvironment(attempt)
+    return StepEnvironment() if StepEnvironment.detect() else None
 
-    A job must be requeued exactly once, and Lightning's default environment would requeue it too.
+
+def with_environment(plugins: Any, environment: ClusterEnvironment) -> list[Any]:
+    """Return the trainer's plugins with an environment, unless they have a cluster environment already.
 
     Args:
         plugins: One plugin or a list of them, as objects, names or nodes; None for none.
+        environment: The environment.
     """
     several = isinstance(plugins, list | tuple | ListConfig)
     given = list(plugins) if several else [] if plugins is None else [plugins]
     built = [build_object("trainer.plugins", item) if isinstance(item, Mapping) else item for item in given]
     if any(isinstance(item, ClusterEnvironment) for item in built):
         return built
-    return [*built, SLURMEnvironment(auto_requeue=False)]
+    return [*built, environment]
 
 
 def checkpointer(start: Start) -> Checkpointer:

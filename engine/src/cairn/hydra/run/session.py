@@ -28,8 +28,9 @@ from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.outcome import Outcome, Status, outcome_of
 from cairn.hydra.run.point import first_intact
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
-from cairn.jobs import rendezvous
+from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interruption
+from cairn.lightning import elastic
 from cairn.lightning.checks import callbacks
 from cairn.lightning.loops.calls import Stopped
 from cairn.runs.directory import RunDirectory
@@ -179,8 +180,8 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
-    own = rendezvous.own_rank()
-    notice = rendezvous.Rendezvous(directory.path, own)
+    own = elastic.rank_in(context.attempt)
+    notice = Rendezvous(directory.path, own)
     if own.number > 0:
         facts = notice.wait()
         if facts is not None and facts["config"] is not None and facts["run"] is not None:
@@ -293,7 +294,7 @@ def _environment_restored() -> Iterator[None]:
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        names = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+        names = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"}
         names |= {name for name in os.environ if name.startswith("WANDB_")}
         for name in names:
             os.environ.pop(name, None) if name not in before else os.environ.update({name: before[name]})

@@ -29,6 +29,7 @@ from cairn.hydra.run import point, proving
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
+from cairn.lightning.elastic import Attempt
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.runs import attempts, summary, terminal
 from cairn.runs.directory import RunDirectory, RunRecord, new_id
@@ -48,10 +49,12 @@ _PREVIOUS_ATTEMPT_S = 120.0
 
 @dataclass(frozen=True)
 class JobContext:
-    """What can interrupt this process: its signals, and the time limit of its job."""
+    """What surrounds this process: what can interrupt it, and the processes that were started with it."""
 
     signals: Interrupts = field(default_factory=Interrupts)
     allocation: Allocation = field(default_factory=Allocation)
+    attempt: Attempt | None = None
+    """The attempt of torchrun."""
 
 
 @dataclass(frozen=True)
