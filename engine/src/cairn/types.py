@@ -125,6 +125,15 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """One file of a checkpoint that several processes have written."""
+
+    name: str
+    num_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class Saved(Draft):
     """A committed checkpoint, as its manifest describes it."""
 
@@ -134,6 +143,8 @@ class Saved(Draft):
     """Time from the first byte to the commit, in seconds."""
     created: str = ""
     """UTC time of the commit, ISO 8601."""
+    shards: tuple[Shard, ...] = ()
+    """The files of a sharded checkpoint, in the order of the ranks; empty: it is a single file."""
 
     @classmethod
     def of(cls, draft: Draft, **facts: Any) -> Saved:

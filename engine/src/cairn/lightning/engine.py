@@ -12,7 +12,7 @@ from cairn.account.telemetry import Telemetry
 from cairn.data import shuffles
 from cairn.errors import SaveError
 from cairn.lightning import capture
-from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
+from cairn.lightning.agreement import Agreement, Alone, Ranks
 from cairn.lightning.audited.audit import Audit
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import callbacks, data, modes, monitors, trial
@@ -25,12 +25,14 @@ from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
 from cairn.lightning.quiet import Quiet
 from cairn.lightning.restart import Restart
+from cairn.lightning.save import save
 from cairn.lightning.saved import pruning, unsaved
 from cairn.lightning.saved.growth import Growth
 from cairn.lightning.saved.redealt import RankStates
 from cairn.lightning.saves import Saves
 from cairn.lightning.scores import Scores
 from cairn.lightning.settings.kept import Settings
+from cairn.lightning.sharding import Sharding
 from cairn.lightning.watchers import Watcher, announce_stop, are_patient
 from cairn.store import space
 from cairn.store.history import History
@@ -38,6 +40,7 @@ from cairn.store.listener import Listeners
 from cairn.store.resume import ResumePoint
 from cairn.types import Moment, Position
 from cairn.writing import size
+from cairn.writing.form_encoder import FormEncoder
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +73,11 @@ class Engine:
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         triggers = list(policy.triggers.values())
         self.quiet = Quiet(trainer, self.moments, self.telemetry, triggers, self.agreement)
+        self.sharding = Sharding(trainer, policy.writing, policy.directory, self.agreement)
         self.origin = Origin("")
         self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
         self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"), self.agreement)
-        self.growth = Growth(trainer)
+        self.growth, self.encoder = Growth(trainer), FormEncoder()
         self.accumulation = trainer.accumulate_grad_batches
         """What the trainer was given, before any hook could change it."""
         self._loaded: dict[str, Any] = {}
@@ -82,7 +86,7 @@ class Engine:
         self._last_num_bytes = 0
         self._goes_on = False
         """Whether the fit continues a run from one of its checkpoints."""
-        self._pruned_at_start: set[str] = set()
+        self.pruned_at_start: set[str] = set()
         self._num_ready: int | None = None
         self.may_fit_again = True
         """False while the trainer stands inside an epoch, which Lightning would begin again."""
@@ -137,7 +141,7 @@ class Engine:
         trainer, module = self.trainer, self.trainer.lightning_module
         self.telemetry.clock.start()
         self.settings.see_start()
-        self._pruned_at_start = pruning.names(module)
+        self.pruned_at_start = pruning.names(module)
         self.may_fit_again = False
         self._num_ready = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         if not trainer.fast_dev_run:
@@ -147,18 +151,22 @@ class Engine:
             return
         monitors.check_due(trainer, self.policy)
         data.check_data(trainer)
-        self.restart.differences.compare()
+        num_bytes = size.first_num_bytes(module, trainer.optimizers)
+        self.sharding.decide(num_bytes, self.restart.differences)
         if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
             trial.check(trainer, self.agreement, self.origin.config)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
-        if not self.agreement.leads:
+        leads = self.agreement.leads
+        if not leads and not self.sharding.is_on:
             return
         boundary.prepare_dump()
-        num_bytes = size.first_num_bytes(module, trainer.optimizers)
-        space.check_space(self.history, num_bytes)
-        expected, on_gpu = max(num_bytes, self._last_num_bytes), trainer.strategy.root_device.type == "cuda"
-        self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer))
-        self.telemetry.meter.expect_bytes(num_bytes)
+        if leads:
+            space.check_space(self.history, num_bytes)
+            self.telemetry.meter.expect_bytes(num_bytes)
+        expected = self.sharding.num_bytes_of_rank(max(num_bytes, self._last_num_bytes))
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        with self.sharding.together():
+            self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer), leads)
         if not module.automatic_optimization:
             self.saves.finish_copy_before(trainer.optimizers)
 
@@ -188,8 +196,10 @@ class Engine:
         telemetry.record_batches(moment.position.total_batches - moment.previous.total_batches)
         kept = self.history.with_pending if self.agreement.leads else []
         give_up = saves.settle() if is_open else ""
-        verdict = self.decision.take(moment, kept, give_up, self._reserve, self.agreement)
+        verdict = self.decision.take(moment, kept, give_up, self._reserve, self.agreement, self.sharding.is_on)
         moment = verdict.moment
+        if verdict.is_skipped:
+            telemetry.save_skipped(telemetry.elapsed_s)
         if verdict.give_up and moment.stop is None:
             raise SaveError(verdict.give_up)
         if verdict.give_up:
@@ -197,7 +207,7 @@ class Engine:
         if self.watchers or moment.stop is not None:
             self._show(moment)
         if verdict.reasons:
-            self._save(place, moment, verdict.reasons)
+            save(self, place, verdict)
         moments.previous, moments.score = moment.position, None
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest, self.trainer.global_rank)
@@ -234,7 +244,7 @@ class Engine:
     def close_after(self, exception: BaseException) -> None:
         """The fit has ended with an exception: let the saves under way arrive, unless it has to leave at once."""
         self._end()
-        if why := self.saves.close(wait=not isinstance(exception, KeyboardInterrupt)):
+        if why := self.saves.close(wait=not isinstance(exception, KeyboardInterrupt), failed=True):
             log.error(why)
 
     @property
@@ -262,37 +272,3 @@ class Engine:
             watcher.at_boundary(moment)
         if moment.stop is not None and self.policy.triggers:
             announce_stop(moment, self.history.newest)
-
-    def _save(self, place: boundary.Place, moment: Moment, reasons: tuple[str, ...]) -> None:
-        trainer = self.trainer
-        give_up, final = "", moment.ends or moment.stop is not None
-        clock = self.telemetry.state_dict(moment.elapsed_s)
-        self.telemetry.save_begun(moment.elapsed_s)
-        with self.saves.stall() as stall:
-            try:
-                begun, audit, where = self.restart.epoch_start, self.restart.at_save, moment.position
-                contents = capture.capture(trainer, place, where, self.origin, clock, begun, audit, self.agreement)
-                contents[unsaved.KEY] |= {
-                    "accumulation_configured": self.accumulation,
-                    "finders": self.finders.state(),
-                    "growth": self.growth.state(trainer),
-                    "settings": self.settings.state(),
-                }
-                weights, module = contents["state_dict"], trainer.lightning_module
-                contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
-                if self.agreement.leads:
-                    provenance = {"world_size": trainer.world_size, **self.origin.provenance}
-                    lasting, choice = self.decision.is_lasting(reasons), self.decision.choice
-                    draft = self.moments.draft(moment, reasons, lasting, self.origin.run, choice, self.policy.monitor)
-                    # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
-                    self.saves.submit(contents, draft, provenance, trainer.optimizers, stall, trainer.is_last_batch)
-                if final or not self.saves.in_background:
-                    give_up = self.saves.settle(final)
-            except SaveError as error:
-                give_up = self.saves.failures.add(str(error), final)
-        self.restart.differences.compare()
-        self.restart.report_together()
-        if give_up := self.agreement.share(give_up):
-            if moment.stop in (None, TIME_LIMIT):
-                raise SaveError(give_up)
-            log.error(give_up)  # the signal is why the run stops

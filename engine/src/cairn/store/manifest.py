@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 from cairn import records
 from cairn.errors import CorruptCheckpointError, NewerFormatError
 from cairn.store import disk
-from cairn.types import Saved
+from cairn.types import Saved, Shard
 
-FORMAT = 2
+FORMAT = 3
+_OF_FILES = 2
+"""Format of the manifest of a single file, which earlier versions of Cairn read as well."""
 
 
 def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
@@ -29,7 +31,9 @@ def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
     """
     fields = {**asdict(saved), "metrics": dict(saved.metrics)}
     derived = {"bytes_per_s": round(saved.num_bytes / saved.write_s) if saved.write_s else None}
-    content = {"format": FORMAT, **fields, **derived, "provenance": dict(provenance)}
+    if not saved.shards:
+        del fields["shards"]
+    content = {"format": FORMAT if saved.shards else _OF_FILES, **fields, **derived, "provenance": dict(provenance)}
     return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
 
 
@@ -83,6 +87,12 @@ def parse(text: str | bytes) -> dict[str, Any]:
         if checksum is not None and checksum != _checksum(content):
             raise CorruptCheckpointError("its manifest was changed after it was written: its checksum differs")
         return fields
+
+
+def digest_of(shards: Sequence[Shard]) -> str:
+    """Return the digest of a sharded checkpoint: that of the list of its files."""
+    listed = json.dumps([[item.name, item.num_bytes, item.digest] for item in shards])
+    return f"sha256-shards:{hashlib.sha256(listed.encode()).hexdigest()}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 
 from cairn.types import Position
 
@@ -14,7 +15,7 @@ LOCK = ".lock"
 PROBE = ".writable.tmp"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
-_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST}|{CLAIM})\.tmp")
+_TEMP = re.compile(rf"\.(?:{_STEM}\.ckpt(?:\.[0-9a-f]{{16}})?|{_STEM}\.json|{LAST}|{BEST}|{CLAIM})\.tmp")
 
 
 def checkpoint_name(position: Position) -> str:
@@ -37,6 +38,26 @@ def manifest_name(checkpoint: str) -> str:
 def temp_name(name: str) -> str:
     """Hidden name under which a file is written first: in the same directory, so that the rename is atomic."""
     return f".{name}.tmp"
+
+
+def new_attempt() -> str:
+    """Return the id of one attempt to write a sharded checkpoint, which no other attempt has."""
+    return secrets.token_hex(8)
+
+
+def attempt_name(checkpoint: str, attempt: str) -> str:
+    """Hidden name of the directory in which the ranks write the shards of one attempt."""
+    return f".{checkpoint}.{attempt}.tmp"
+
+
+def shard_name(rank: int) -> str:
+    """Name of a rank's shard in the directory of a checkpoint."""
+    return f"rank_{rank:05d}.ckpt"
+
+
+def report_name(rank: int) -> str:
+    """Name of the report of a rank's writer, which lies beside its shard until the commit."""
+    return f"rank_{rank:05d}.json"
 
 
 def is_temp(name: str) -> bool:
