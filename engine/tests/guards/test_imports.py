@@ -60,6 +60,7 @@ ROOMS_INSIDE = {
         "logs": "",
         "checks": "agreement capture loops policy reading saved",
     },
+    "writing": {"sharded": "decode encode form_encoder forms subclasses"},
     "hydra": {
         "configs": "",
         "sweep": "",

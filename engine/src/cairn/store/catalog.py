@@ -11,7 +11,7 @@ from pathlib import Path
 from cairn import opening
 from cairn.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
 from cairn.store import disk, file_format, links, manifest, names
-from cairn.types import Saved, Shard
+from cairn.types import Saved, ShardFile
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def describe(path: Path) -> Saved:
     return saved
 
 
-def _check_size(path: Path, item: Shard) -> None:
+def _check_size(path: Path, item: ShardFile) -> None:
     try:
         size = opening.check(path)
     except OSError as error:

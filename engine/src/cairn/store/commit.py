@@ -31,7 +31,7 @@ from cairn.store.claim import Permit
 from cairn.store.deletion import delete_checkpoints
 from cairn.store.shard import ShardPlan
 from cairn.store.write_error import why_not_written
-from cairn.types import Draft, Saved, Shard
+from cairn.types import Draft, Saved, ShardFile
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _write_shards(
         shard.write(replace(own, retry=plan.retry), view, beat)
         reports = sharded_commit.wait_for_reports(own, beat, has_ended)
         written_s = time.monotonic() - started
-        shards = tuple(Shard(names.shard_name(item.rank), item.num_bytes, item.digest) for item in reports)
+        shards = tuple(ShardFile(names.shard_name(item.rank), item.num_bytes, item.digest) for item in reports)
         saved = Saved.of(
             draft,
             num_bytes=sum(item.num_bytes for item in shards),

@@ -11,12 +11,24 @@ from typing import Any
 
 from cairn import records
 from cairn.errors import CorruptCheckpointError, NewerFormatError
-from cairn.store import disk
-from cairn.types import Saved, Shard
+from cairn.store import disk, names
+from cairn.types import Saved, ShardFile
 
 FORMAT = 3
-_OF_FILES = 2
-"""Format of the manifest of a single file, which earlier versions of Cairn read as well."""
+_OF_ONE_FILE = 2
+"""Format of the manifest of a single file, which earlier versions read, too."""
+_OF_SHARDS = "shards-sha256:"
+"""Prefix of the digest of a list of shards."""
+
+
+def digest_of(shards: Sequence[ShardFile]) -> str:
+    """Return the digest of a checkpoint that is a directory of shards.
+
+    Args:
+        shards: Its files, in the order of ranks.
+    """
+    listed = [[item.name, item.num_bytes, item.digest] for item in shards]
+    return _OF_SHARDS + hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
@@ -33,7 +45,8 @@ def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
     derived = {"bytes_per_s": round(saved.num_bytes / saved.write_s) if saved.write_s else None}
     if not saved.shards:
         del fields["shards"]
-    content = {"format": FORMAT if saved.shards else _OF_FILES, **fields, **derived, "provenance": dict(provenance)}
+    version = FORMAT if saved.shards else _OF_ONE_FILE
+    content = {"format": version, **fields, **derived, "provenance": dict(provenance)}
     return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
 
 
@@ -55,12 +68,32 @@ def load(text: str | bytes) -> Saved:
         fields.pop("checksum", None)
         if fields["format"] == 1:
             fields["digest"] = f"{disk.PLAIN}{fields.pop('sha256')}"
+        has_shards = fields["format"] > _OF_ONE_FILE
         del fields["format"], fields["provenance"], fields["bytes_per_s"]
         saved = records.read(Saved, fields)
         records.require_finite(saved, "elapsed_s", "stall_s", "write_s", "wait_s", "overhead")
         records.require_counts(saved, "number", "num_bytes", "skipped", "interval_batches")
         records.require_counts(saved.position, "epoch", "batch", "total_batches", "step", "samples")
+        if has_shards != bool(saved.shards):
+            raise ValueError("its format does not fit its shards")
+        _check_shards(saved)
         return saved
+
+
+def _check_shards(saved: Saved) -> None:
+    """Check that the list of shards is complete.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not saved.shards:
+        return
+    if [item.name for item in saved.shards] != [names.shard_name(rank) for rank in range(len(saved.shards))]:
+        raise ValueError("it does not list a shard of each rank")
+    for item in saved.shards:
+        records.require_counts(item, "num_bytes")
+    if saved.num_bytes != sum(item.num_bytes for item in saved.shards) or saved.digest != digest_of(saved.shards):
+        raise ValueError("its list of shards does not fit its size or its digest")
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
@@ -87,12 +120,6 @@ def parse(text: str | bytes) -> dict[str, Any]:
         if checksum is not None and checksum != _checksum(content):
             raise CorruptCheckpointError("its manifest was changed after it was written: its checksum differs")
         return fields
-
-
-def digest_of(shards: Sequence[Shard]) -> str:
-    """Return the digest of a sharded checkpoint: that of the list of its files."""
-    listed = json.dumps([[item.name, item.num_bytes, item.digest] for item in shards])
-    return f"sha256-shards:{hashlib.sha256(listed.encode()).hexdigest()}"
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class Shards:
 
     Attributes:
         parts: For each storage that is dealt out, its ranges in order.
-        num_bytes: Sizes of these storages.
+        num_bytes: Size of each of them, in bytes.
 
     Raises:
         CorruptCheckpointError: One is not a shard, they do not belong together, or bytes are missing.

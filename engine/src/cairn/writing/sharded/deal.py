@@ -148,18 +148,23 @@ def layout(way: str, names: Sequence[str], sizes: Sequence[int]) -> str:
 
 def bytes_of(tensor: Tensor, cut: cuts.Range) -> Tensor:
     """Bytes of the memory of a tensor that stands for a storage, see `Encoded.storages`."""
-    start = tensor.storage_offset() * tensor.element_size()
+    start = _start(tensor)
     return piece(tensor, start + cut.first, start + cut.end)
 
 
 def place_of(tensor: Tensor) -> Place:
     """Return which storage a tensor stands for, see `Encoded.storages`."""
-    return _memory(tensor) + tensor.storage_offset() * tensor.element_size(), tensor.nbytes
+    return _memory(tensor) + _start(tensor), tensor.nbytes
 
 
 def _memory(tensor: Tensor) -> int:
     storage = tensor.untyped_storage()
     return storage.data_ptr() or storage._cdata  # a tensor without memory, of the device `meta`, has its own identity
+
+
+def _start(tensor: Tensor) -> int:
+    """Offset of a tensor in its storage, in bytes."""
+    return int(tensor.storage_offset()) * tensor.element_size()
 
 
 def _is_plain(tensor: Tensor) -> bool:
