@@ -16,7 +16,7 @@ from cairn.lightning.agreement import Agreement, Alone, Ranks
 from cairn.lightning.audited.audit import Audit
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import callbacks, data, modes, monitors, trial
-from cairn.lightning.decision import Decision
+from cairn.lightning.decision import Decision, Verdict
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
 from cairn.lightning.loops.calls import Stopped
@@ -25,7 +25,7 @@ from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
 from cairn.lightning.quiet import Quiet
 from cairn.lightning.restart import Restart
-from cairn.lightning.save import save
+from cairn.lightning.save import Saving
 from cairn.lightning.saved import pruning, unsaved
 from cairn.lightning.saved.growth import Growth
 from cairn.lightning.saved.redealt import RankStates
@@ -34,13 +34,12 @@ from cairn.lightning.scores import Scores
 from cairn.lightning.settings.kept import Settings
 from cairn.lightning.sharding import Sharding
 from cairn.lightning.watchers import Watcher, announce_stop, are_patient
-from cairn.store import space
+from cairn.store import names, space
 from cairn.store.history import History
 from cairn.store.listener import Listeners
 from cairn.store.resume import ResumePoint
-from cairn.types import Moment, Position
+from cairn.types import Draft, Moment, Position
 from cairn.writing import size
-from cairn.writing.form_encoder import FormEncoder
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,8 @@ class Engine:
         self.origin = Origin("")
         self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
         self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"), self.agreement)
-        self.growth, self.encoder = Growth(trainer), FormEncoder()
+        self.saving = Saving(trainer, self.saves, self.sharding, self.restart, self.agreement)
+        self.growth = Growth(trainer)
         self.accumulation = trainer.accumulate_grad_batches
         """What the trainer was given, before any hook could change it."""
         self._loaded: dict[str, Any] = {}
@@ -86,7 +86,7 @@ class Engine:
         self._last_num_bytes = 0
         self._goes_on = False
         """Whether the fit continues a run from one of its checkpoints."""
-        self.pruned_at_start: set[str] = set()
+        self._pruned_at_start: set[str] = set()
         self._num_ready: int | None = None
         self.may_fit_again = True
         """False while the trainer stands inside an epoch, which Lightning would begin again."""
@@ -141,7 +141,7 @@ class Engine:
         trainer, module = self.trainer, self.trainer.lightning_module
         self.telemetry.clock.start()
         self.settings.see_start()
-        self.pruned_at_start = pruning.names(module)
+        self._pruned_at_start = pruning.names(module)
         self.may_fit_again = False
         self._num_ready = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         if not trainer.fast_dev_run:
@@ -207,7 +207,9 @@ class Engine:
         if self.watchers or moment.stop is not None:
             self._show(moment)
         if verdict.reasons:
-            save(self, place, verdict)
+            telemetry.save_begun(moment.elapsed_s)
+            provenance = {"world_size": self.trainer.world_size, **self.origin.provenance}
+            self.saving.save(verdict, lambda: self._contents(place, moment), lambda: self._draft(verdict), provenance)
         moments.previous, moments.score = moment.position, None
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest, self.trainer.global_rank)
@@ -272,3 +274,27 @@ class Engine:
             watcher.at_boundary(moment)
         if moment.stop is not None and self.policy.triggers:
             announce_stop(moment, self.history.newest)
+
+    def _contents(self, place: boundary.Place, moment: Moment) -> dict[str, Any]:
+        """Collect the contents of a checkpoint, on all ranks."""
+        trainer, restart, is_sharded = self.trainer, self.restart, self.sharding.is_on
+        clock, where = self.telemetry.state_dict(moment.elapsed_s), moment.position
+        begun, audit = restart.epoch_start, restart.at_save
+        contents = capture.capture(trainer, place, where, self.origin, clock, begun, audit, self.agreement, is_sharded)
+        contents[unsaved.KEY] |= {
+            "accumulation_configured": self.accumulation,
+            "finders": self.finders.state(),
+            "growth": self.growth.state(trainer),
+            "settings": self.settings.state(),
+        }
+        weights, module = contents["state_dict"], trainer.lightning_module
+        contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
+        return contents
+
+    def _draft(self, verdict: Verdict) -> Draft:
+        """Return what the manifest of a checkpoint will say; on other ranks than 0, which write none, only its name."""
+        moment, decision = verdict.moment, self.decision
+        if not self.agreement.leads:
+            return Draft(names.checkpoint_name(moment.position), moment.position, 0, verdict.reasons, None)
+        lasting, monitor = decision.is_lasting(verdict.reasons), self.policy.monitor
+        return self.moments.draft(moment, verdict.reasons, lasting, self.origin.run, decision.choice, monitor)

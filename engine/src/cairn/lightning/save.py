@@ -1,112 +1,124 @@
-"""One save: collect the state on all ranks, copy it, and hand it to the writers."""
+"""One save on all ranks: collect the state, copy it, and hand it to the writers.
+
+    rank 0 alone        all ranks collect | rank 0 copies and submits
+    each rank a shard   all ranks collect, copy their part | did all of them? | each submits its part
+
+Either all ranks submit their shards or none does, so that no writer waits for one that will not come.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from lightning.pytorch import Trainer
 
 from cairn.errors import SaveError
-from cairn.lightning import capture
-from cairn.lightning.agreement import TIME_LIMIT, first_error, together
+from cairn.lightning.agreement import TIME_LIMIT, Agreement, first_error, together
 from cairn.lightning.decision import Verdict
-from cairn.lightning.loops import boundary
-from cairn.lightning.saved import pruning, unsaved
-from cairn.store import names
+from cairn.lightning.restart import Restart
+from cairn.lightning.saves import Saves
+from cairn.lightning.sharding import Sharding
 from cairn.store.shard import ShardPlan
 from cairn.types import Draft
-
-if TYPE_CHECKING:
-    from cairn.lightning.engine import Engine
+from cairn.writing.form_encoder import FormEncoder
 
 log = logging.getLogger(__name__)
 
 
-def save(engine: Engine, place: boundary.Place, verdict: Verdict) -> None:
-    """Save at a boundary; every rank calls this.
+class Saving:
+    """Saves what all ranks have decided to save.
 
     Args:
-        engine: The engine of the fit.
-        place: Which of the two kinds of boundary this is.
-        verdict: What all ranks have decided.
-
-    Raises:
-        SaveError: Too many saves failed.
+        trainer: The trainer.
+        saves: The saves of this rank.
+        sharding: Whether each rank writes a shard.
+        restart: Compares the ranks, and reports what no checkpoint holds.
+        agreement: Between the ranks.
     """
-    moment, saves = verdict.moment, engine.saves
-    give_up, final = "", moment.ends or moment.stop is not None
-    engine.telemetry.save_begun(moment.elapsed_s)
-    compared = engine.sharding.check_equal(engine.restart.differences)
-    with saves.stall() as stall:
-        try:
-            if engine.sharding.is_on:
-                _submit_shard(engine, place, verdict, stall)
-            else:
-                contents = _contents(engine, place, verdict)
-                if engine.agreement.leads:
-                    num_bytes = saves.copy(engine.encoder.encode(contents), engine.trainer.optimizers)
-                    _submit(engine, verdict, stall, num_bytes)
-            if final or not saves.in_background:
-                give_up = saves.settle(final)
-        except SaveError as error:
-            give_up = saves.failures.add(str(error), final)
-    if not compared:
-        engine.restart.differences.compare()
-    engine.restart.report_together()
-    if give_up := engine.agreement.share(give_up):
-        if moment.stop in (None, TIME_LIMIT):
-            raise SaveError(give_up)
-        log.error(give_up)  # the signal is why the run stops
 
+    def __init__(
+        self, trainer: Trainer, saves: Saves, sharding: Sharding, restart: Restart, agreement: Agreement
+    ) -> None:
+        self._trainer, self._saves, self._sharding = trainer, saves, sharding
+        self._restart, self._agreement, self._encoder = restart, agreement, FormEncoder()
 
-def _contents(engine: Engine, place: boundary.Place, verdict: Verdict) -> dict[str, Any]:
-    trainer, where, restart = engine.trainer, verdict.moment.position, engine.restart
-    clock = engine.telemetry.state_dict(verdict.moment.elapsed_s)
-    begun, audit, is_sharded = restart.epoch_start, restart.at_save, engine.sharding.is_on
-    contents = capture.capture(trainer, place, where, engine.origin, clock, begun, audit, engine.agreement, is_sharded)
-    contents[unsaved.KEY] |= {
-        "accumulation_configured": engine.accumulation,
-        "finders": engine.finders.state(),
-        "growth": engine.growth.state(trainer),
-        "settings": engine.settings.state(),
-    }
-    weights, module = contents["state_dict"], trainer.lightning_module
-    contents["state_dict"] = pruning.as_first_built(weights, module, engine.pruned_at_start)
-    return contents
+    def save(
+        self,
+        verdict: Verdict,
+        contents: Callable[[], dict[str, Any]],
+        draft: Callable[[], Draft],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Save at a boundary; every rank calls this.
 
+        Args:
+            verdict: What all ranks have decided.
+            contents: Collects the contents of the checkpoint, on all ranks.
+            draft: Makes what its manifest will say, on this rank.
+            provenance: What else it will say.
 
-def _submit_shard(engine: Engine, place: boundary.Place, verdict: Verdict, stall: tuple[float, float]) -> None:
-    """Copy and submit the shard of this rank, if all ranks can: otherwise nothing is written.
+        Raises:
+            SaveError: Too many saves failed.
+            ConfigError: Another rank holds a value that cannot be saved.
+        """
+        moment, saves = verdict.moment, self._saves
+        give_up, final = "", moment.ends or moment.stop is not None
+        compared = self._sharding.check_equal(self._restart.differences)
+        with saves.stall() as stall:
+            try:
+                if self._sharding.is_on:
+                    self._submit_shard(verdict, contents, draft, provenance, stall)
+                else:
+                    found = contents()
+                    if self._agreement.leads:
+                        num_bytes = saves.copy(self._encoder.encode(found), self._trainer.optimizers)
+                        self._submit(draft(), num_bytes, provenance, stall)
+                if final or not saves.in_background:
+                    give_up = saves.settle(final)
+            except SaveError as error:
+                give_up = saves.failures.add(str(error), final)
+        if not compared:
+            self._restart.differences.compare()
+        self._restart.report_together()
+        if give_up := self._agreement.share(give_up):
+            if moment.stop in (None, TIME_LIMIT):
+                raise SaveError(give_up)
+            log.error(give_up)  # the signal is why the run stops
 
-    Raises:
-        SaveError: On rank 0, a rank has no memory for its buffer, or a logger could not write.
-        ConfigError: A rank holds a value that cannot be saved.
-    """
-    sharding, where, why, num_bytes, layout = engine.sharding, verdict.moment.position, "", 0, ""
-    with together(engine.agreement, "The state could not be saved"):
-        try:
-            contents = _contents(engine, place, verdict)
-            shard = sharding.encode(contents, engine.origin.run, where, verdict.attempt)
-            num_bytes, layout = engine.saves.copy(shard.encoded, engine.trainer.optimizers), shard.layout
-        except SaveError as error:
-            why = str(error)
-    if why := first_error(engine.agreement, why):
-        if engine.agreement.leads:
-            raise SaveError(why)
-        return
-    plan = sharding.plan(names.checkpoint_name(where), verdict.attempt, layout)
-    _submit(engine, verdict, stall, num_bytes, plan)
+    def _submit_shard(
+        self,
+        verdict: Verdict,
+        contents: Callable[[], dict[str, Any]],
+        draft: Callable[[], Draft],
+        provenance: Mapping[str, Any],
+        stall: tuple[float, float],
+    ) -> None:
+        why, num_bytes, layout = "", 0, ""
+        with together(self._agreement, "The state could not be saved"):
+            try:
+                found = contents()
+                shard = self._sharding.encode(found, verdict.moment.position, verdict.attempt)
+                num_bytes, layout = self._saves.copy(shard.encoded, self._trainer.optimizers), shard.layout
+            except SaveError as error:  # no memory for a buffer, or a logger that could not write
+                why = str(error)
+        if why := first_error(self._agreement, why):
+            if self._agreement.leads:
+                raise SaveError(why)
+            return
+        coming = draft()
+        self._submit(coming, num_bytes, provenance, stall, self._sharding.plan(coming.name, verdict.attempt, layout))
 
-
-def _submit(
-    engine: Engine, verdict: Verdict, stall: tuple[float, float], num_bytes: int, shard: ShardPlan | None = None
-) -> None:
-    trainer, moment, decision = engine.trainer, verdict.moment, engine.decision
-    provenance = {"world_size": trainer.world_size, **engine.origin.provenance}
-    if engine.agreement.leads:
-        lasting, choice = decision.is_lasting(verdict.reasons), decision.choice
-        draft = engine.moments.draft(moment, verdict.reasons, lasting, engine.origin.run, choice, engine.policy.monitor)
-    else:  # rank 0 writes the manifest
-        draft = Draft(names.checkpoint_name(moment.position), moment.position, 0, verdict.reasons, None)
-    # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
-    engine.saves.submit(replace(draft, num_bytes=num_bytes), provenance, stall, trainer.is_last_batch, shard)
+    def _submit(
+        self,
+        draft: Draft,
+        num_bytes: int,
+        provenance: Mapping[str, Any],
+        stall: tuple[float, float],
+        shard: ShardPlan | None = None,
+    ) -> None:
+        # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
+        now = self._trainer.is_last_batch
+        self._saves.submit(replace(draft, num_bytes=num_bytes), provenance, stall, now, shard)

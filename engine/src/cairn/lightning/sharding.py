@@ -136,12 +136,11 @@ class Sharding:
         """Return the expected size of what this rank writes of a checkpoint of this size."""
         return num_bytes // self._trainer.world_size if self.is_on else num_bytes
 
-    def encode(self, contents: Mapping[str, Any], run: str, position: Position, attempt: str) -> EncodedShard:
+    def encode(self, contents: Mapping[str, Any], position: Position, attempt: str) -> EncodedShard:
         """Encode this rank's shard of a checkpoint; its tensors are referred to, not copied.
 
         Args:
             contents: The contents of the checkpoint on this rank, with the state of this rank alone in `ranks`.
-            run: Id of the run.
             position: Position of the run.
             attempt: Id of the save.
         """
@@ -150,6 +149,7 @@ class Sharding:
         if self._dealer is None:
             self._dealer = Dealer(rank, world_size)
         deal = self._dealer.deal(self._equal_tensors(contents))
+        run = str(contents[unsaved.KEY]["run"])
         shard = ShardId(rank, world_size, run, attempt, dict(vars(position)))
         mine = contents if rank == 0 else contents[unsaved.KEY]["ranks"][0]
         return EncodedShard(self._encoder.encode(mine, deal, shard), deal.layout)

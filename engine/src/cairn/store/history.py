@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,8 +22,6 @@ from cairn.store.resume import ResumePoint
 from cairn.types import Draft, Mode, Saved
 
 log = logging.getLogger(__name__)
-
-_NUM_ABANDONED = 8
 
 
 class History:
@@ -50,8 +47,6 @@ class History:
         self._pending = Pending(self.rules, mode)
         self._lock = threading.Lock()
         self._catalog, self._presence = Catalog(directory), Presence(directory)
-        self._abandoned: deque[str] = deque(maxlen=_NUM_ABANDONED)
-        """Hidden directories of failed attempts: a rank that was late may have written to one after it was deleted."""
         self._overdue: list[str] = []
         """Names to delete with the next commit, because deleting them failed or had to wait for a successor."""
 
@@ -148,11 +143,7 @@ class History:
         linked = {self._catalog.linked(link) for link in (names.LAST, names.BEST)}
         found = planning.decide(self.rules, left, draft, self.mode, linked, self._overdue)
         decided = (found.draft, provenance, found.make_room, found.links, found.to_delete)
-        return CommitPlan(self.directory, *decided, permit=self.permit, abandoned=tuple(self._abandoned))
-
-    def abandon(self, folder: str) -> None:
-        """Note the hidden directory of an attempt that failed, which the next commits delete again."""
-        self._abandoned.append(folder)
+        return CommitPlan(self.directory, *decided, permit=self.permit)
 
     def resolve_pending(self, draft: Draft, plan: CommitPlan | None, result: Committed | None) -> None:
         """Record what became of a pending checkpoint.

@@ -57,7 +57,7 @@ def shard_name(rank: int) -> str:
 
 
 def report_name(rank: int) -> str:
-    """Name of the report of a rank's writer, which lies beside its shard until the commit."""
+    """Name of the report of a rank's writer, next to its shard until the commit."""
     return f"rank_{rank:05d}.json"
 
 

@@ -172,8 +172,8 @@ def _check_patience(plan: ShardPlan, found: Mapping[int, Report], progress: Prog
     if silent_s >= limit_s:
         ranks = ", ".join(map(str, absent or missing))
         raise Incomplete(
-            f"The checkpoint {plan.directory / plan.name} could not be written: nothing was heard of the writer of rank "
-            f"{ranks} for {limit_s:g} s. Look in its log for the cause."
+            f"The checkpoint {plan.directory / plan.name} could not be written: the writer of rank {ranks} "
+            f"has shown no sign of life for {limit_s:g} s. Look for the cause in the log of that rank."
         )
 
 

@@ -1,9 +1,10 @@
-"""What becomes of a copied state: rank 0 commits it and reports that to the history and listeners, others write shards."""
+"""What becomes of a copied state: rank 0 commits it and reports that; another rank writes its shard."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,9 @@ from cairn.writing.buffers import Buffer
 from cairn.writing.writer import Writer
 
 log = logging.getLogger(__name__)
+
+_NUM_ABANDONED = 8
+"""A rank is at most two saves late."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Committer:
     ) -> None:
         self.history, self.writer, self.listeners = history, writer, listeners
         self.sync, self.blocking = sync, blocking
+        self._abandoned: deque[str] = deque(maxlen=_NUM_ABANDONED)
+        """Hidden directories of failed saves: a rank that was late may have written to one after it was deleted."""
 
     def expect(self, draft: Draft) -> None:
         """Register a checkpoint that is about to be written."""
@@ -125,7 +131,7 @@ class Committer:
                 self.history.permit.check(draft.name)
             plan = self.history.plan_commit(draft, submitted.provenance)
             with_stall = replace(plan.draft, stall_s=plan.draft.stall_s + buffer.device_s)
-            plan = replace(plan, draft=with_stall, blocking=self.blocking, shard=own)
+            plan = replace(plan, draft=with_stall, blocking=self.blocking, shard=own, abandoned=tuple(self._abandoned))
             self.listeners.deleting([*plan.make_room, *plan.to_delete])
             result = self.writer.write(plan, buffer)
         except SaveError as error:
@@ -137,7 +143,7 @@ class Committer:
         finally:
             if result is None and own is not None:
                 sharded_commit.discard(own)
-                self.history.abandon(own.folder.name)
+                self._abandoned.append(own.folder.name)
             publish(self._report_end(buffer, draft, plan, result, why))
 
     def _report_end(

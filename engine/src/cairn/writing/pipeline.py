@@ -75,7 +75,7 @@ class SavePipeline:
         listeners: Listeners | None = None,
         sync: Callable[[], None] = lambda: None,
     ) -> None:
-        self.writer, self.pool, self.copier = writer, pool, copier
+        self.history, self.writer, self.pool, self.copier = history, writer, pool, copier
         self.background = background
         self.committer = (
             ShardWriter(writer)
