@@ -8,26 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.values import file_of
+from tests.support.shards import bytes_of, with_ranks, write_shards
 from tests.writing.test_decode import equal
 from torch import nn
 
 from cairn.errors import CorruptCheckpointError
-from cairn.store.file_format import sealed
-from cairn.writing.encode import Encoded
 from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.sharded import cuts
 from cairn.writing.sharded.assemble import Shards
-from cairn.writing.sharded.deal import Dealer, replicated
-from cairn.writing.sharded.shard import ShardEncoder, ShardId
 from cairn.writing.tensor_form import DTYPES
 
-POSITION = {"epoch": 0, "batch": 3, "total_batches": 3, "step": 3, "samples": 24}
 FLOAT8 = torch.float8_e4m3fn
-
-
-def bytes_of(encoded: Encoded) -> bytes:
-    return b"".join(sealed(file_of(encoded), 2**22))
 
 
 def weights(rng, generator):
@@ -70,36 +61,6 @@ def contents(rng, world_size):
     }
     states = [of_rank(0, buffers), *(of_rank(r, {"norm.mean": torch.rand(3)}) for r in range(1, world_size))]
     return whole, parameters, states
-
-
-def with_ranks(whole, states):
-    return {**whole, "cairn": {**whole["cairn"], "ranks": states}}
-
-
-def write_shards(folder, whole, parameters, states, attempt="a"):
-    """Write the shards of a state as the ranks do."""
-    folder.mkdir(exist_ok=True)
-    paths, world_size = [], len(states)
-    for rank, state in enumerate(states):
-        mine = replicated(whole, parameters)
-        if rank:  # its own memory, with the same values; a piece that rank 0 writes is not looked at
-            mine = dict(zip(mine, copies(mine.values()), strict=True))
-        deal = Dealer(rank, world_size).deal(mine)
-        shard = ShardId(rank, world_size, "run", attempt, POSITION)
-        encoded = ShardEncoder().encode(with_ranks(whole, states[:1]) if rank == 0 else state, deal, shard)
-        path = folder / f"rank_{rank:05d}.ckpt"
-        path.write_bytes(bytes_of(encoded))
-        paths.append(path)
-    return paths
-
-
-def copies(tensors):
-    """Copies of tensors, those of one storage in one storage again."""
-    storages = {}
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        storage = storages.setdefault(storage.data_ptr(), storage.clone())
-        yield torch.empty(0, dtype=tensor.dtype).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 @settings(max_examples=60, deadline=None)
