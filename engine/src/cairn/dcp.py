@@ -35,6 +35,8 @@ from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.sharded.assemble import Part, Shards
 
+__all__ = ["Reader"]
+
 
 class Reader(StorageReader):
     """A storage reader for a checkpoint of Cairn: a directory of shards, a single file, or a link to one of them.

@@ -106,9 +106,8 @@ class History:
     @property
     def num_untidy_bytes(self) -> int:
         """Size of what `tidy` will delete, in bytes."""
-        return sum(item.num_bytes for item in self._adopted.to_delete) + sum(
-            disk.size_bytes(path) for path in self._catalog.leftovers()
-        )
+        left = sum(map(disk.size_bytes, self._catalog.leftovers()))
+        return left + sum(item.num_bytes for item in self._adopted.to_delete)
 
     def add_pending(self, draft: Draft) -> None:
         """Register a checkpoint that is about to be written; from now on `with_pending` includes it."""

@@ -1,4 +1,4 @@
-"""A checkpoint that is a directory: one file per rank, listed by the manifest beside it.
+"""A checkpoint that is a directory: one file per rank, which its manifest lists.
 
 epoch_000_batch_000150.ckpt/
     rank_00000.ckpt  rank_00001.ckpt      a shard each, in the layout of a single file
@@ -22,9 +22,12 @@ def is_sharded(path: Path) -> bool:
     """Whether a path is a directory of shards, or a link to one.
 
     Args:
-        path: Any path.
+        path: Any path. A directory with the name of a checkpoint counts although its shards may be lost: what reads it
+            names the one that is missing.
     """
-    return path.is_dir() and os.path.lexists(path / names.shard_name(0))
+    if not path.is_dir():
+        return False
+    return names.parse_name(path.name) is not None or os.path.lexists(path / names.shard_name(0))
 
 
 def files(path: Path) -> list[Path]:

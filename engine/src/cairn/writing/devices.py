@@ -18,7 +18,11 @@ def moving_to(map_location: Any) -> Callable[[torch.UntypedStorage], torch.Untyp
         return lambda storage: _untyped(map_location(storage, "cpu"), storage)
     target = map_location.get("cpu", "cpu") if isinstance(map_location, Mapping) else map_location
     device = torch.device("cpu" if target is None else target)
-    return lambda storage: storage if device.type == "cpu" else storage.to(device=device)
+    if device.type == "cpu":
+        return lambda storage: storage
+    if device.type == "meta":
+        return lambda storage: torch.UntypedStorage(storage.nbytes(), device="meta")
+    return lambda storage: storage.to(device=device)
 
 
 def _untyped(moved: Any, storage: torch.UntypedStorage) -> torch.UntypedStorage:

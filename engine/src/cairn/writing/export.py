@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections import deque
 from pathlib import Path
 
 import torch
@@ -62,8 +63,7 @@ def _write(path: Path, encoded: Encoded, layout: Layout, num_bytes: int) -> None
                     target = torch.frombuffer(view, dtype=torch.uint8, count=size, offset=at)
                     target.copy_(bytes_of(storage, Range(0, 0, size)))
                     del target  # the mapping cannot be closed before
-            for _ in file_format.sealed(view, disk.CHUNK_BYTES):
-                pass
+            deque(file_format.sealed(view, disk.CHUNK_BYTES), maxlen=0)
             mapped.flush()
         os.fsync(handle)
     finally:

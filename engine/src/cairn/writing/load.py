@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cairn import opening
 from cairn.errors import CheckpointError
-from cairn.store import links, names, shards
+from cairn.store import links, shards
 from cairn.store.catalog import verify_file
 from cairn.writing import decode, devices, forms
 from cairn.writing.sharded.assemble import Shards
@@ -206,7 +206,7 @@ def _holds_placeholder(value: Any) -> bool:
 
 
 def _existing(path: Path) -> Path:
-    if path.is_dir() and not _looks_sharded(path):
+    if path.is_dir() and not shards.is_sharded(links.target(path)):
         raise CheckpointError(
             f"{path} is a directory: name a checkpoint file in it. To continue a run, resume it instead."
         )
@@ -223,12 +223,6 @@ def _existing(path: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     return found.resolve()
-
-
-def _looks_sharded(path: Path) -> bool:
-    """Whether a directory is a checkpoint, also one whose shards are lost: the message about that names them."""
-    found = links.target(path)
-    return shards.is_sharded(found) or names.parse_name(found.name) is not None
 
 
 def _verify(path: Path) -> None:

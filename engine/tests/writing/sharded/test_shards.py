@@ -12,10 +12,12 @@ from tests.support.shards import bytes_of, with_ranks, write_shards
 from tests.writing.test_decode import equal
 from torch import nn
 
-from cairn.errors import CorruptCheckpointError
+from cairn.errors import CorruptCheckpointError, UnsafeStateError
 from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.sharded import cuts
 from cairn.writing.sharded.assemble import Shards
+from cairn.writing.sharded.deal import Deal, Piece, layout, place_of
+from cairn.writing.sharded.shard import ShardEncoder, ShardId
 from cairn.writing.tensor_form import DTYPES
 
 FLOAT8 = torch.float8_e4m3fn
@@ -139,3 +141,43 @@ def test_a_file_that_is_not_a_shard_is_refused_by_name(tmp_path):
     paths[1].write_bytes(bytes_of(FormEncoder().encode({"state_dict": {}})))
     with pytest.raises(CorruptCheckpointError, match=r"rank_00001\.ckpt is not a shard"):
         Shards(paths)
+
+
+# A tensor that no rank has as a whole
+
+
+def write_rows(folder, weight, world_size):
+    """Write a checkpoint of which each rank has the rows of a weight that `Tensor.chunk` gives to it, as FSDP2 does."""
+    folder.mkdir()
+    stand_in, name = torch.empty(weight.shape, dtype=weight.dtype, device="meta"), "state_dict/weight"
+    whole = {"state_dict": {"weight": stand_in, "tied": stand_in, "n": torch.ones(2)}, "cairn": {"ranks": [{"n": 0}]}}
+    chunks = weight.chunk(world_size)
+    for rank in range(world_size):
+        mine = chunks[rank].clone() if rank < len(chunks) else weight[:0]
+        first, _ = cuts.rows(weight.shape, weight.itemsize, sum(map(len, chunks[:rank])), len(mine))
+        pieces = [Piece(name, first, weight.nbytes, mine.view(-1).view(torch.uint8))] if len(mine) else []
+        deal = Deal(layout("rows", [name], [weight.nbytes]), pieces, {place_of(stand_in): name})
+        contents = whole if rank == 0 else {"n": rank}
+        encoded = ShardEncoder().encode(contents, deal, ShardId(rank, world_size, "toy", "a0"))
+        (folder / f"rank_{rank:05d}.ckpt").write_bytes(bytes_of(encoded))
+    return [folder / f"rank_{rank:05d}.ckpt" for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
+def test_rows_of_all_ranks_are_joined_and_stay_tied(tmp_path, world_size):
+    weight = torch.rand(7, 5, generator=torch.Generator().manual_seed(0))
+    shards = Shards(write_rows(tmp_path / "a", weight, world_size))
+    found = shards.contents()["state_dict"]
+    assert found["weight"].equal(weight)
+    assert found["weight"].data_ptr() == found["tied"].data_ptr()
+    for first, end in [(0, 140), (20, 60), (60, 61), (139, 140), (3, 3)]:
+        whole = weight.view(-1).view(torch.uint8)
+        assert shards.read("state_dict/weight", first, end).equal(whole[first:end])
+
+
+def test_a_stand_in_that_no_deal_names_is_refused(tmp_path):
+    contents = {"state_dict": {"weight": torch.empty(3, device="meta")}}
+    with pytest.raises(UnsafeStateError, match="no rank writes the bytes of storage 0"):
+        ShardEncoder().encode(contents, Deal(), ShardId(0, 1, "toy", "a0"))
+    with pytest.raises(UnsafeStateError, match="special kind"):
+        FormEncoder().encode(contents)

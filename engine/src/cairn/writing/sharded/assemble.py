@@ -107,6 +107,21 @@ class Shards:
             self._joined[name] = _storage(whole)
         return self._joined[name]
 
+    def read(self, name: str, first: int, end: int) -> Tensor:
+        """Return bytes of a storage that is dealt out: mapped if one shard has all of them, else joined in memory.
+
+        Args:
+            name: Name of the storage.
+            first: First byte.
+            end: Byte after the last one.
+        """
+        found = [
+            part.data[max(first - part.first, 0) : end - part.first]
+            for part in self.parts[name]
+            if part.first < end and part.end > first
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found or [torch.empty(0, dtype=torch.uint8)])
+
     def _image(self, rank: int, move: _Move, stand_in: _StandIn | None) -> dict[str, Any]:
         image, path = self._shards[rank][IMAGE], self._paths[rank]
         names, own = image["names"], image["own"]
