@@ -107,6 +107,16 @@ def test_all_planted_faults_are_named(answer):
     assert any("AttributeError: 'NeedsStart' object has no attribute 'begun'" in text for text in named)
 
 
+def test_a_run_of_two_processes_is_proved_on_both(answer):
+    """A fault on rank 1 alone is found. Lightning starts that process itself."""
+    fault = "+callbacks.rank._target_=tests.support.faults.CountOfRankOne"
+    code, found = answer("trainer=ddp_sim", "model.net.dropout=0", fault, "--stops=1", "--batches=3", "--epochs=1")
+    assert (code, found["exact"]) == (1, False)
+    (stop,) = found["stops"]
+    assert stop["differences"][0]["name"] == "torch on rank 1"
+    assert "attributes and states of callbacks on other ranks than 0, if there are several" in found["not_covered"]
+
+
 def test_a_run_that_refuses_to_train_exits_with_2(answer):
     code, found = answer("data.batch_size=0")
     assert (code, found["exact"]) == (2, None)

@@ -40,7 +40,8 @@ OWN = {
     "hydra/sweep/launcher.py": {"open": "a pipe from a child"},
     "testing/server.py": {"open": "/dev/null", "os.fdopen": "a pipe", "json.loads": "the same"},
     "testing/fresh.py": {".read_text": "a temporary directory of this process", "json.loads": "the same"},
-    "testing/record.py": {".read_text": "the same", ".write_text": "the same"},
+    "testing/proof_run.py": {"json.loads": "an environment variable of this process"},
+    "testing/record.py": {".read_text": "files of this process", ".write_text": "the same"},
     # Directories, and files that `opening` has checked before.
     "store/disk.py": {"os.open": "directories, to sync and lock them"},
     "store/file_format.py": {"zipfile.ZipFile": "an open file"},

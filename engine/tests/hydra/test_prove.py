@@ -1,10 +1,12 @@
 """The command line of `prove=true`, and what is different in a run of a proof."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 
 import cairn
@@ -119,15 +121,45 @@ def test_an_ordinary_run_is_not_changed():
 
 
 def test_a_run_of_a_proof_writes_to_its_directory_only(given):
-    found = proving.config(config(max_time="1h", devices=4, strategy="ddp"))
+    found = proving.config(config(max_time="1h"))
     assert set(found.logger) == {"csv"}
     for path in (found.logger.csv.save_dir, found.checkpoint.dirpath, found.trainer.default_root_dir):
         assert Path(path).is_relative_to(given.directory)
-    assert (found.trainer.max_epochs, found.trainer.max_time, found.trainer.devices) == (2, None, 1)
-    assert found.trainer.strategy == "auto"
+    assert (found.trainer.max_epochs, found.trainer.max_time) == (2, None)
     notes = " ".join(given.notes)
-    for words in ("max_time=1h", "several processes", "wandb is left out", "after epoch 2 and after batch 6"):
+    for words in ("max_time=1h", "wandb is left out", "after epoch 2 and after batch 6"):
         assert words in notes
+    assert "other ranks" not in notes
+
+
+DDP = "lightning.pytorch.strategies.DDPStrategy"
+PROCESSES = {
+    "DDP": ({"devices": 4, "strategy": "ddp"}, (4, 1, "ddp"), "attributes and states of callbacks on other ranks"),
+    "DDP by itself": ({"devices": 2}, (2, 1, "auto"), "attributes and states of callbacks on other ranks"),
+    "a class": ({"devices": 2, "strategy": {"_target_": DDP}}, (2, 1, {"_target_": DDP}), "other ranks"),
+    "nodes": ({"devices": 2, "num_nodes": 3, "strategy": "ddp"}, (2, 1, "ddp"), "several nodes: .* is 1 here"),
+    "nodes as they are": ({"devices": 2, "num_nodes": "auto"}, (2, "auto", "auto"), "other ranks"),
+    "a part of the model": ({"devices": 4, "strategy": "fsdp"}, (1, 1, "auto"), r"strategy=fsdp: .* with one process"),
+}
+
+
+@pytest.mark.parametrize("case", PROCESSES)
+def test_processes_of_a_run_are_those_of_its_proof_if_they_are_here_and_have_the_whole_model(given, case):
+    trainer, expected, words = PROCESSES[case]
+    found = OmegaConf.to_container(proving.config(config(**trainer)).trainer)
+    assert (found["devices"], found.get("num_nodes", 1), found.get("strategy", "auto")) == expected
+    assert re.search(words, " ".join(given.notes))
+
+
+def test_a_process_that_lightning_starts_for_a_run_of_a_proof_takes_part(monkeypatch, given):
+    assert proof_run.current() is given
+    monkeypatch.setattr(proof_run, "_current", ())
+    monkeypatch.delenv(proof_run.VARIABLE, raising=False)
+    proof_run.give(given)
+    monkeypatch.setattr(proof_run, "_current", ())
+    assert proof_run.current() is None, "another training that the project starts is an ordinary one"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert proof_run.current() == given
 
 
 @pytest.mark.parametrize(("window", "batches"), [(1, 6), (4, 6), (16, 17)])
@@ -168,12 +200,11 @@ def test_saves_come_soon_and_do_not_depend_on_the_time(given, interval):
     assert (found.writing.writer, found.writing.when_busy) == ("sync", "wait")
 
 
-def test_arguments_in_train_py_start_no_other_processes(given):
+def test_arguments_in_train_py_are_treated_alike(given):
     found = proving.options({"devices": 2, "strategy": {"_target_": "a.DDPStrategy"}})
-    assert found == {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    assert {"several processes: trainer.devices is 1 here", "trainer.strategy=a.DDPStrategy: it is auto here"} == {
-        *given.notes
-    }
+    assert found == {"devices": 1, "strategy": "auto"}
+    assert given.notes == ["trainer.strategy=a.DDPStrategy: it is auto here, with one process"]
+    assert proving.options({"devices": 2, "strategy": DDPStrategy()}).keys() == {"devices", "strategy"}
     assert proving.options({"strategy": object()})["strategy"] == "auto"
     assert proving.config(config(strategy={"_target_": "a.DDPStrategy"})).trainer.strategy == "auto"
     with pytest.raises(ConfigError, match="fast_dev_run"):

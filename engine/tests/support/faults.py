@@ -381,6 +381,18 @@ class SavedCounter(Counter):
         self.count = state_dict["count"]
 
 
+class CountOfRankOne(Callback):
+    """Counts batches on rank 1, without a state_dict, and draws as many random numbers there."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        if trainer.global_rank == 1:
+            self.count += 1
+            torch.rand(self.count)
+
+
 class NeedsStart(Callback):
     """Needs what the first batch of an epoch has set."""
 

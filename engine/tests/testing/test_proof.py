@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cairn.testing import proof, table
+from cairn.testing import compare, proof, table
 from cairn.testing.compare import Difference
 from cairn.testing.cures import Advice
 from cairn.testing.fresh import RunError
@@ -42,6 +42,20 @@ def test_more_stops_are_random_and_repeatable():
     assert first == again != other
     assert len({stop.after for stop in first}) == 10
     assert len(proof.choose_stops(report(), 100, 0)) == 12
+
+
+def test_what_differs_on_another_rank_is_a_difference():
+    def report(value):
+        return {"batches": {"1": {"sample": {"training batch": "a"}, "generator": {"torch": value}}}, "rows": []}
+
+    def of_two_ranks(value):
+        found = report("same") | {"kept": []}
+        compare.add_rank(found, 1, report(value))
+        return found
+
+    assert compare.first_difference(of_two_ranks("b"), of_two_ranks("b"), ()) is None
+    found = compare.first_difference(of_two_ranks("b"), of_two_ranks("c"), ())
+    assert found.what == "generator torch on rank 1 is c instead of b at batch 1."
 
 
 def test_a_run_without_two_boundaries_is_refused():

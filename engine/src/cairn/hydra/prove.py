@@ -25,7 +25,7 @@ from typing import Any
 from cairn.errors import CairnError, ConfigError
 from cairn.hydra.command import arguments, overrides
 from cairn.jobs.signals import STOP_SIGNALS, exit_code, ignore_signals
-from cairn.testing import proof
+from cairn.testing import proof, proof_run
 from cairn.testing.fresh import FreshProcesses, RunError, temporary_files_in
 from cairn.testing.proof import Proof
 from cairn.testing.proof_run import ProofRun
@@ -179,7 +179,7 @@ def _checked(argv: Sequence[str], show: Callable[[str], None]) -> list[str]:
 def _prove(script: Path, flags: argparse.Namespace, argv: Sequence[str], show: Callable[[str], None]) -> Proof:
     limits = {"epochs": flags.epochs, "batches": flags.batches, "val_batches": 2}
     job = {name: None for name in os.environ if _JOB.match(name)}
-    job |= dict.fromkeys(("PROJECT_ROOT", "CAIRN_CHILD"))
+    job |= dict.fromkeys(("PROJECT_ROOT", "CAIRN_CHILD", proof_run.VARIABLE))
     with (
         _directories(flags.keep) as (root, temporary),
         _processes(script, job | temporary_files_in(temporary)) as (whole_in, resumed_in),

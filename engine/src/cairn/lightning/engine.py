@@ -268,11 +268,11 @@ class Engine:
 
     def _show(self, moment: Moment) -> None:
         """Say how far the run is, and what a person has to wait for who wants it to stop."""
-        if not self.agreement.leads:
-            return
+        leads = self.agreement.leads
         for watcher in self.watchers:
-            watcher.at_boundary(moment)
-        if moment.stop is not None and self.policy.triggers:
+            if leads or getattr(watcher, "on_all_ranks", False):
+                watcher.at_boundary(moment)
+        if leads and moment.stop is not None and self.policy.triggers:
             announce_stop(moment, self.history.newest)
 
     def _contents(self, place: boundary.Place, moment: Moment) -> dict[str, Any]:

@@ -17,10 +17,12 @@ class Watcher(Protocol):
     One with an attribute `is_patient` that is true may learn of boundaries late, and not of each of them: of one in a
     tenth of a second, and of the last one before the fit ends. Its attribute `latest`, which `follow` sets, returns a
     boundary that it has not learned of yet, or None; any thread may call it.
+
+    One with an attribute `on_all_ranks` that is true is called on each rank, others on rank 0.
     """
 
     def at_boundary(self, moment: Moment) -> None:
-        """A boundary is reached; called on rank 0, and must take less than a microsecond."""
+        """A boundary is reached; must take less than a microsecond."""
         ...
 
     def fit_ended(self) -> None:

@@ -31,6 +31,8 @@ _GENERATORS = ("<Generator", "<RandomState", "<Random", "<PCG64", "<MT19937", "<
 """Beginnings of the facts of attributes that are generators."""
 _NOISY = ("attribute", "callback", "metric")
 """Kinds that may differ between two undisturbed runs without an effect on the training, such as times."""
+_OF_RANKS = ("sample", "mode", "tensor", "optimizer", "scheduler", "loop", "generator")
+"""Kinds of facts that are compared on each rank. Which attributes are only caches is known for rank 0."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,20 @@ class Difference:
     def text(self) -> str:
         """What differs, why, and what to do."""
         return " ".join(filter(None, [self.what, self.advice.cause, self.advice.cure]))
+
+
+def add_rank(report: Report, rank: int, other: Report) -> None:
+    """Add the facts of another rank to the report of rank 0.
+
+    Args:
+        report: The report of rank 0.
+        rank: The other rank.
+        other: Its report.
+    """
+    for number, facts in report["batches"].items():
+        for kind in _OF_RANKS:
+            of_rank = other["batches"].get(number, {}).get(kind, {})
+            facts.setdefault(kind, {}).update({f"{name} on rank {rank}": value for name, value in of_rank.items()})
 
 
 def known_noise(one: Report, other: Report) -> set[tuple[str, str]]:

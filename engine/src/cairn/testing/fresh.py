@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from cairn.testing.compare import Report
+from cairn.testing.compare import Report, add_rank
 from cairn.testing.proof_run import ProofRun
 
 KILLED = -int(signal.SIGKILL)
@@ -123,11 +124,10 @@ class FreshProcesses:
         if not self._is_loaded:
             self._answer(0)
             self._is_loaded = True
-        given.report_file.unlink(missing_ok=True)
-        fields = {name: getattr(given, name) for name in ("report", "epochs", "batches", "val_batches", "kill_after")}
-        fields["directory"] = str(given.directory)
+        for left in (given.report_file, *_of_other_ranks(given).values()):
+            left.unlink(missing_ok=True)
         begun = time.monotonic()
-        self._send({"proof_run": fields, "options": options, "limit_s": self._limit_s})
+        self._send({"proof_run": given.as_json(), "options": options, "limit_s": self._limit_s})
         try:
             self._answer(0 if given.kill_after is None else KILLED)
         except RunError as error:
@@ -164,12 +164,20 @@ class FreshProcesses:
 
 
 def _read(given: ProofRun) -> Report | None:
-    """Return the report of a run; None if it has written none, or not all of it."""
+    """Return the report of a run, with the facts of all ranks; None if it has written none, or not all of it."""
     try:
         report: Report = json.loads(given.report_file.read_text())
+        for rank, path in _of_other_ranks(given).items():
+            add_rank(report, rank, json.loads(path.read_text()))
     except (OSError, ValueError):
         return None
     return report
+
+
+def _of_other_ranks(given: ProofRun) -> dict[int, Path]:
+    """Return the reports of the ranks from 1 on, as far as there are some."""
+    ranks = itertools.takewhile(lambda rank: given.report_of(rank).exists(), itertools.count(1))
+    return {rank: given.report_of(rank) for rank in ranks}
 
 
 def temporary_files_in(directory: str | Path) -> dict[str, str | None]:

@@ -29,6 +29,8 @@ class Recording(Callback):
     It is a callback for the samples, and a watcher of the engine for the boundaries.
     """
 
+    on_all_ranks = True
+
     def __init__(self, given: ProofRun) -> None:
         self._run = given
         self._trainer: Trainer | None = None
@@ -60,8 +62,11 @@ class Recording(Callback):
         self._exit_if_due()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Exit here if the run was to be killed after its last batch."""
+        """Exit here if the run was to be killed after its last batch. Other ranks write what they have recorded."""
         self._exit_if_due()
+        if trainer.global_rank > 0:
+            self._write()
+        trainer.strategy.barrier()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what is known about a run that fails."""
@@ -99,10 +104,12 @@ class Recording(Callback):
         self._write()
 
     def _write(self) -> None:
-        self._run.report_file.write_text(json.dumps(self._report))
+        rank = self._trainer.global_rank if self._trainer else 0
+        self._run.report_of(rank).write_text(json.dumps(self._report))
 
     def _exit_if_due(self) -> None:
-        if self._armed:
+        # The other ranks are killed with rank 0, by the process that waits for it.
+        if self._armed and self._trainer is not None and self._trainer.is_global_zero:
             self._write()
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from cairn.testing.proof_run import ProofRun
@@ -149,7 +148,7 @@ def _be_a_run(runner: Any, loaded: Any, line: dict[str, Any], reports: int) -> N
     _lead_a_group(os.getpid())
     fields = line["proof_run"]
     try:
-        runner.run(loaded, given=ProofRun(**{**fields, "directory": Path(fields["directory"])}), **line["options"])
+        runner.run(loaded, given=ProofRun.from_json(fields), **line["options"])
         code = 0
     except BaseException as error:
         os.write(reports, json.dumps(_described(error)).encode())

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 _INTERVAL = 3
 """Save interval of a short run, in batches, in place of a longer one or of one that depends on the time."""
+_DDP = (
+    "lightning.pytorch.strategies.DDPStrategy",
+    "lightning.pytorch.strategies.ddp.DDPStrategy",
+    "pytorch_lightning.strategies.DDPStrategy",
+    "pytorch_lightning.strategies.ddp.DDPStrategy",
+)
 _recordings: list[Recording] = []
 
 
@@ -70,7 +76,7 @@ def config(composed: DictConfig) -> DictConfig:
     trainer |= shortened(trainer, given.epochs, batches, given.val_batches)
     trainer |= {"max_time": None, "profiler": None, "log_every_n_steps": 1, "enable_progress_bar": False}
     trainer |= {"limit_test_batches": 1, "default_root_dir": str(given.directory)}
-    trainer |= _alone(trainer, given)
+    trainer |= _on_this_machine(trainer, given)
     if other := [name for name, node in (plain.get("logger") or {}).items() if node and name != "csv"]:
         notes.append(f"loggers except CSV: {', '.join(other)} {'is' if len(other) == 1 else 'are'} left out")
     plain["logger"] = {"csv": {"_target_": "cairn.CSVLogger", "save_dir": str(given.directory / "csv")}}
@@ -139,7 +145,7 @@ def options(given_options: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in given_options.items() if name not in ("logger", "max_time", "profiler")}
     _check_trains(found)
     short = shortened(found, given.epochs, given.batches, given.val_batches)
-    return {**found, **{name: value for name, value in short.items() if name in found}, **_alone(found, given)}
+    return {**found, **{name: value for name, value in short.items() if name in found}, **_on_this_machine(found, given)}
 
 
 def _check_trains(trainer: Mapping[str, Any]) -> None:
@@ -147,19 +153,32 @@ def _check_trains(trainer: Mapping[str, Any]) -> None:
         raise ConfigError("fast_dev_run of the trainer saves nothing that could be resumed: not with prove=true.")
 
 
-def _alone(trainer: Mapping[str, Any], given: ProofRun) -> dict[str, Any]:
-    """Return the arguments that start other processes, with the values for one process."""
+def _on_this_machine(trainer: Mapping[str, Any], given: ProofRun) -> dict[str, Any]:
+    """Return the arguments that have to change, so that all processes of a run are started and killed here."""
     changed: dict[str, Any] = {}
-    if any(trainer.get(name, 1) != 1 for name in ("devices", "num_nodes")):
-        changed = {"devices": 1, "num_nodes": 1}
-        given.notes.append("several processes: trainer.devices is 1 here")
-    if trainer.get("strategy", "auto") != "auto":
-        strategy = trainer["strategy"]
-        name = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
-        shown = name if isinstance(name, str) else type(name).__name__
-        given.notes.append(f"trainer.strategy={shown}: it is auto here")
-        changed["strategy"] = "auto"
-    return changed
+    if trainer.get("num_nodes", 1) not in (1, "auto"):
+        changed["num_nodes"] = 1
+        given.notes.append("several nodes: trainer.num_nodes is 1 here")
+    strategy = trainer.get("strategy", "auto")
+    if strategy == "auto" or _is_ddp(strategy):
+        if trainer.get("devices", 1) != 1:
+            given.notes.append("attributes and states of callbacks on other ranks than 0, if there are several")
+        return changed
+    name = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
+    shown = name if isinstance(name, str) else type(name).__name__
+    given.notes.append(f"trainer.strategy={shown}: it is auto here, with one process")
+    return {**changed, "devices": 1, "strategy": "auto"}
+
+
+def _is_ddp(strategy: Any) -> bool:
+    """Whether each process has the whole model, so that its facts can be read on each of them."""
+    if isinstance(strategy, str):
+        return strategy.startswith("ddp")
+    if isinstance(strategy, Mapping):
+        return strategy.get("_target_") in _DDP
+    from lightning.pytorch.strategies import DDPStrategy
+
+    return isinstance(strategy, DDPStrategy)
 
 
 def callbacks(built: Sequence[Callback], checkpoints: Checkpointer) -> list[Callback]:
