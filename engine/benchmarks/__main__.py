@@ -32,6 +32,10 @@ def main(argv: Sequence[str]) -> int:
     """Measure, or report stored measurements; the exit code is 0 whatever the verdicts are."""
     if list(argv[:1]) == ["growth"]:
         return growth.main(argv[1:])
+    if list(argv[:1]) == ["ranks"]:
+        from benchmarks.ranks import command as ranks  # imports torch, which the other parts need in children only
+
+        return ranks.main(argv[1:])
     options = _parse(argv)
     wide = max(Console().width, 230) if not sys.stdout.isatty() else None
     console = Console(width=wide, soft_wrap=False)
@@ -146,7 +150,8 @@ def _contenders(options: argparse.Namespace) -> Sequence[str]:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks",
-        description="What a checkpoint costs, side by side. `python -m benchmarks growth` shows how costs grow.",
+        description="What a checkpoint costs, side by side. `growth` instead shows how costs grow, `ranks` what "
+        "the ranks of a DDP training lose.",
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="one small size, one round: to see that it works, not for publication")
