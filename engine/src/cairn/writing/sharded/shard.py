@@ -5,7 +5,6 @@
     image         a pickle, as `Encoder` makes it, and where the storages that it numbers are:
                       names   for each number the name of a storage in pieces of all shards, or None
                       own     {number: the bytes} of those without a name
-    num_bytes     sizes of the storages of the image
 
 The image of rank 0 is that of the whole checkpoint, as its single file would hold it. The others hold the state of
 their rank, which belongs into the list of the whole.
@@ -88,7 +87,7 @@ class ShardEncoder:
         state = {
             HEADER: {**asdict(shard), "position": dict(shard.position), "layout": deal.layout},
             PIECES: {piece.name: [piece.first, piece.num_bytes, piece.data] for piece in deal.pieces},
-            IMAGE: {"pickle": image.pickle, "names": names, "own": own, "num_bytes": list(image.sizes)},
+            IMAGE: {"pickle": image.pickle, "names": names, "own": own},
         }
         return self._shard.encode(state, "shard")
 
