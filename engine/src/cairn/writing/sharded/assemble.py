@@ -21,10 +21,8 @@ from cairn import records
 from cairn.errors import CorruptCheckpointError, NewerFormatError
 from cairn.writing import decode
 from cairn.writing.forms import OURS, TABLE
-from cairn.writing.sharded.shard import FORMAT, HEADER, IMAGE, PIECES, STATE, ShardId
+from cairn.writing.sharded.shard import FORMAT, HEADER, IMAGE, PIECES, RANKS, STATE, ShardId
 
-RANKS = "ranks"
-"""Key, under `OURS`, of the list of the states of ranks in a checkpoint."""
 _SAME = ("world_size", "run", "attempt", "position", "layout")
 _Move = Callable[[torch.UntypedStorage], torch.UntypedStorage]
 _StandIn = Callable[[str], torch.UntypedStorage]
@@ -128,11 +126,17 @@ class Shards:
         if any((name not in self.parts) if name is not None else (n not in own) for n, name in enumerate(names)):
             raise CorruptCheckpointError(f"{path.name} refers to bytes that no shard has")
 
+        given: set[int] = set()
+
         def storage_of(number: int) -> torch.UntypedStorage:
             name = names[number]
             if name is not None and stand_in is not None and len(self.parts[name]) > 1:
                 return stand_in(name)
-            return move(_storage(own[number]) if name is None else self.storage(name))
+            storage = _storage(own[number]) if name is None else self.storage(name)
+            if storage.data_ptr() in given:  # the file has it once, and the tensors do not share it
+                storage = storage.clone()
+            given.add(storage.data_ptr())
+            return move(storage)
 
         return self._rebuilt(rank, storage_of)
 
