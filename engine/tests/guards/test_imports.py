@@ -37,6 +37,7 @@ ARROWS = {
     "policy": LEAVES,
     "store": f"policy {LEAVES} {DOORS}",
     "writing": f"store policy {LEAVES} {DOORS}",
+    "dcp": "writing store errors",
     "account": f"policy {LEAVES} {DOORS}",
     "data": "errors",
     "jobs": f"errors {DOORS}",
@@ -60,6 +61,7 @@ ROOMS_INSIDE = {
         "logs": "",
         "checks": "agreement capture loops policy reading saved",
     },
+    "writing": {"sharded": "decode encode form_encoder forms subclasses"},
     "hydra": {
         "configs": "",
         "sweep": "",
@@ -85,6 +87,7 @@ EXTERNAL = {
     "policy": "",
     "store": "isal",
     "writing": "numpy torch",
+    "dcp": "torch",
     "account": "",
     "data": "lightning numpy torch",
     "jobs": "",

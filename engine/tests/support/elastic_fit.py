@@ -107,6 +107,7 @@ def fit(
     batch_size: int = BATCH,
     ckpt_path: Path | None = None,
     num_workers: int | None = None,
+    writing: dict[str, Any] | None = None,
     **options: Any,
 ) -> tuple[Trainer, Net]:
     """Fit in this process, one of `processes`, and go on from what is in the folder.
@@ -117,10 +118,18 @@ def fit(
         size: Of a global batch.
         batch_size: Samples in a batch.
         num_workers: Of an iterable training set; None: it is map-style, and has none.
+        writing: How checkpoints are written.
         **options: Further arguments of the trainer.
     """
     seed_everything(0)
-    saving = cairn.Checkpointer(folder / "checkpoints", every=2, keep_last=-1, monitor="val", watchdog="off")
+    saving = cairn.Checkpointer(
+        folder / "checkpoints",
+        every=2,
+        keep_last=-1,
+        monitor="val",
+        watchdog="off",
+        writing=cairn.Writing(**{"when_busy": "wait"} | (writing or {})),
+    )
     common = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     common |= {"num_sanity_val_steps": 0, "max_epochs": 2, "val_check_interval": 2, "default_root_dir": folder}
     strategy = "auto" if processes == 1 else "ddp"
@@ -169,13 +178,16 @@ def start(folder: Path, processes: int, **options: Any) -> Attempt:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    for path in folder.glob("*.json"):
+        path.unlink()
     forks = multiprocessing.get_context("fork")
     started = [forks.Process(target=_rank, args=(folder, rank, processes, port, options)) for rank in range(processes)]
     for process in started:
         process.start()
     for process in started:
         process.join()
-    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+    said = [folder / f"{rank}.json" for rank in range(processes)]
+    found = [json.loads(path.read_text()) if path.exists() else {"error": "it was killed"} for path in said]
     if errors := [one["error"] for one in found if "error" in one]:
         raise RuntimeError(errors[0])
     return _attempt(found)

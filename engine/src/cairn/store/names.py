@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 
 from cairn.types import Position
 
@@ -16,7 +17,10 @@ _SHARED = r"\.shared-[0-9a-f]{16}\.tmp"
 _HANG = r"\.hang-[0-9]+\.(?:tmp|new)"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
-_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}|{_HANG}")
+_TEMP = re.compile(
+    rf"\.(?:{_STEM}\.(?:ckpt(?:\.[0-9a-f]+)?|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}|{_HANG}"
+)
+_SHARD = re.compile(r"rank_([0-9]{5,})\.ckpt")
 
 
 def checkpoint_name(position: Position) -> str:
@@ -53,6 +57,37 @@ def shared_name(token: str) -> str:
 def hang_name(rank: int) -> str:
     """Hidden name of what a rank says about itself when it hangs; see `hang_reports`."""
     return f".hang-{rank}.tmp"
+
+
+def attempt_name(checkpoint: str, attempt: str) -> str:
+    """Hidden directory in which the shards of one save are collected.
+
+    Args:
+        checkpoint: Name of the checkpoint.
+        attempt: Random hexadecimal digits that all ranks of this save know.
+    """
+    return f".{checkpoint}.{attempt}.tmp"
+
+
+def shard_name(rank: int) -> str:
+    """Name of the file of one rank in a checkpoint that is a directory: `rank_00001.ckpt`."""
+    return f"rank_{rank:05d}.ckpt"
+
+
+def report_name(rank: int) -> str:
+    """Name of the report of a rank's writer, next to its shard until the commit."""
+    return f"rank_{rank:05d}.json"
+
+
+def new_attempt() -> str:
+    """Return the id of one save, which no other save has."""
+    return secrets.token_hex(8)
+
+
+def shard_rank(name: str) -> int | None:
+    """Rank in the name of a shard; None for any other name."""
+    match = _SHARD.fullmatch(name)
+    return int(match[1]) if match and shard_name(int(match[1])) == name else None
 
 
 def is_temp(name: str) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -61,10 +61,26 @@ class Constant:
     opcodes: bytes | None = None
 
 
-class Encoder:
-    """Encodes one state after the other and reuses the layout of the tensors while it does not change."""
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """A part of a state whose tensors share no memory in the file, as after a transfer to another process.
 
-    def __init__(self) -> None:
+    Attributes:
+        value: The part. A tensor that occurs twice in it is one tensor, unless it is on a GPU.
+    """
+
+    value: Any
+
+
+class Encoder:
+    """Encodes one state after the other and reuses the layout of the tensors while it does not change.
+
+    Args:
+        stand_ins: Accept tensors of the device `meta`: they stand for storages whose bytes other files have.
+    """
+
+    def __init__(self, stand_ins: bool = False) -> None:
+        self._stand_ins = stand_ins
         self._known, self._texts, self._most_texts = _Storages([], [], []), _Texts(), -1
 
     def encode(self, state: Any, name: str = "checkpoint") -> Encoded:
@@ -91,17 +107,17 @@ class Encoder:
     def _encode(self, state: Any) -> Encoded:
         if is_first := len(self._texts) > self._most_texts:
             self._texts.clear()  # some texts differ in each save, and those of former ones pile up
-        walk = _Walk(self._texts)
+        walk = _Walk(self._texts, stand_ins=self._stand_ins)
         walk.add(state)
         if is_first:
             self._most_texts = 2 * len(self._texts)
-        specs, memories = _specs(walk.tensors), _memories(walk.tensors)
+        specs, memories = _specs(walk.tensors), _memories(walk.tensors, walk.apart)
         if (self._known.specs, self._known.memories) != (specs, memories):
             try:
                 self._known = _Storages(walk.tensors, specs, memories)
             except _TwoTypes as error:
                 # Repeats the walk, which raises with the path to the tensor.
-                _Walk(self._texts, error.number).add(state)
+                _Walk(self._texts, error.number, self._stand_ins).add(state)
                 raise
         known = self._known
         opcodes = walk.opcodes(known.references)
@@ -195,9 +211,12 @@ class _Texts(dict[str, bytes]):
 class _Walk:
     """Writes opcodes; those of tensors are left open until it is known which of them share a storage."""
 
-    def __init__(self, texts: _Texts, refused: int | None = None) -> None:
+    def __init__(self, texts: _Texts, refused: int | None = None, stand_ins: bool = False) -> None:
         self.tensors: list[Tensor] = []
-        self._refused = refused
+        self.apart: set[int] = set()
+        """Numbers of the tensors that are inside of an `Apart`."""
+        self._is_apart = False
+        self._refused, self._stand_ins = refused, stand_ins
         self._parts: list[bytes] = [pickle.PROTO + b"\x02"]
         self._open: list[int] = []
         """Indices of the parts that refer to tensors."""
@@ -293,6 +312,11 @@ class _Walk:
         if others == (len(self.tensors), self.num_converted):
             constant.opcodes = b"".join(self._parts[first:])
 
+    def _add_apart(self, apart: Apart) -> None:
+        before, self._is_apart = self._is_apart, True
+        self.add(apart.value)
+        self._is_apart = before
+
     def _add_dtype(self, value: torch.dtype) -> None:
         self._parts.append(f"ctorch\n{str(value).removeprefix('torch.')}\n".encode())
 
@@ -303,12 +327,15 @@ class _Walk:
         self.add(key)
 
     def _add_tensor(self, tensor: Tensor) -> None:
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        is_refused = tensor.is_meta and not self._stand_ins
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or is_refused:
             raise _Refused(f"is a tensor of a special kind ({tensor.layout}, {tensor.dtype})", _KINDS)
         if self._refused == len(self.tensors):
             raise _Refused(f"shares memory with a tensor of another type than its own ({tensor.dtype})", _ONE_TYPE)
         if tensor.is_conj() or tensor.is_neg():
             tensor = tensor.resolve_conj().resolve_neg()
+        if self._is_apart:
+            self.apart.add(len(self.tensors))
         self._open.append(len(self._parts))
         self.tensors.append(tensor)
         self._parts.append(b"")
@@ -336,6 +363,7 @@ _ADD: dict[type, Callable[[_Walk, Any], None]] = {
     torch.device: lambda walk, value: walk._add_call(b"torch\ndevice\n", str(value)),
     torch.dtype: _Walk._add_dtype,
     Constant: _Walk._add_constant,
+    Apart: _Walk._add_apart,
 }
 """Functions that add a value, by type. Not attributes of a walk: the cycle would keep its tensors alive for a while."""
 
@@ -344,13 +372,22 @@ def _specs(tensors: Iterable[Tensor]) -> list[TensorSpec]:
     return [(tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset())) for tensor in tensors]
 
 
-def _memories(tensors: Iterable[Tensor]) -> list[int]:
-    """Return the number of each tensor's storage; storages are numbered in the order of the walk."""
-    numbers: dict[int, int] = {}
+def _memories(tensors: Iterable[Tensor], apart: Collection[int]) -> list[int]:
+    """Return the number of each tensor's storage; storages are numbered in the order of the walk.
+
+    Args:
+        tensors: The tensors.
+        apart: Numbers of those that share no memory in the file.
+    """
+    numbers: dict[int | tuple[str, int], int] = {}
     found: list[int] = []
-    for tensor in tensors:
-        # An empty storage has no address, and shares nothing: it gets a number of its own.
-        address = tensor.untyped_storage().data_ptr() or -len(found) - 1
+    for number, tensor in enumerate(tensors):
+        # An empty storage has no address, and shares nothing: it gets a number of its own. A stand-in has no address,
+        # either, and may be shared.
+        storage, own = tensor.untyped_storage(), -len(found) - 1
+        address: int | tuple[str, int] = storage.data_ptr() or (storage._cdata if tensor.is_meta else own)
+        if number in apart:
+            address = own if tensor.is_cuda else ("tensor", id(tensor))
         found.append(numbers.setdefault(address, len(numbers)))
     return found
 
@@ -417,7 +454,7 @@ class _Storages:
         """Return what to copy for each storage: one of its tensors if that is all of the part, else plain bytes."""
         found = [tensors[number] for number in self._chosen]
         for memory, first, end in self._pieces:
-            found[memory] = _piece(found[memory], first, end)
+            found[memory] = piece(found[memory], first, end)
         return found
 
 
@@ -456,7 +493,7 @@ def _fills(tensor: Tensor, num_bytes: int) -> bool:
     return tensor.nbytes == num_bytes and tensor.is_contiguous()
 
 
-def _piece(tensor: Tensor, first: int, end: int) -> Tensor:
+def piece(tensor: Tensor, first: int, end: int) -> Tensor:
     """Bytes `first` to `end` of the tensor's storage."""
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(
         tensor.untyped_storage(), first, (end - first,), (1,)
