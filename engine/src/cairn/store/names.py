@@ -17,9 +17,7 @@ _SHARED = r"\.shared-[0-9a-f]{16}\.tmp"
 _HANG = r"\.hang-[0-9]+\.(?:tmp|new)"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
-_TEMP = re.compile(
-    rf"\.(?:{_STEM}\.(?:ckpt(?:\.[0-9a-f]+)?|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}|{_HANG}"
-)
+_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt(?:\.[0-9a-f]+)?|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}|{_HANG}")
 _SHARD = re.compile(r"rank_([0-9]{5,})\.ckpt")
 
 
