@@ -24,6 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
@@ -50,6 +51,19 @@ _LARGE_BYTES = 2**24
 """Checkpoints from this size on get a process with writer "auto"; below, a thread is done before training notices."""
 _HEAD_START_S = 0.002
 """The commit thread leaves Python's lock to training for this long: by then it computes a batch, without the lock."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """How many processes share a checkpoint."""
+
+    num_shards: int = 1
+    num_here: int = 1
+    """Those on this machine, which share its memory."""
+
+
+WHOLE = Division()
+"""One process writes all of it."""
 
 
 class SavePipeline:
@@ -102,6 +116,7 @@ class SavePipeline:
         on_gpu: bool,
         listeners: Listeners | None = None,
         sync: Callable[[], None] = lambda: None,
+        division: Division = WHOLE,
     ) -> SavePipeline:
         """Open a pipeline for states of about `num_bytes`, with its memory in place and its writer started.
 
@@ -114,17 +129,20 @@ class SavePipeline:
             on_gpu: Pin the buffers for a GPU.
             listeners: Are notified of commits and deletions.
             sync: Called before each commit, see the class.
+            division: How many processes share a checkpoint, in about equal parts.
 
         Raises:
             SaveError: There is not enough memory.
         """
-        pool = BufferPool(1 if kind == "sync" else _num_that_fit(num_buffers, num_bytes))
+        own_bytes = num_bytes // division.num_shards
+        pool = BufferPool(1 if kind == "sync" else _num_that_fit(num_buffers, own_bytes * division.num_here))
         try:
             for buffer in pool.buffers:
-                copier.prepare(buffer, num_bytes, on_gpu)
+                copier.prepare(buffer, own_bytes, on_gpu)
         except MemoryError as error:
             pool.close()
             raise SaveError(str(error)) from error
+        # However small a shard is: all writers have to outlive their training for the checkpoint to be committed.
         in_process = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
         writer = _start_process(pool) if in_process else InlineWriter()
         return cls(history, writer, pool, copier, background=kind != "sync", listeners=listeners, sync=sync)
