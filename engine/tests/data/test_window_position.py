@@ -122,6 +122,17 @@ def test_workers_load_the_same_windows(processes):
     assert Ranks(processes, 2, options=options("shuffled", num_workers=2)).rest() == whole
 
 
+def test_processes_with_workers_take_over_from_one_another(processes):
+    """Each after one global batch, although the workers of the one before have loaded more than that."""
+    whole = Ranks(processes, 1, options=options("shuffled")).rest()
+    found, state = [], None
+    for number, num_workers in ((2, 1), (1, 2), (3, 0)):
+        ranks = Ranks(processes, number, state, options("shuffled", num_workers=num_workers))
+        found.append(ranks.window())
+        state = ranks.states()[0]
+    assert found + ranks.rest() == whole
+
+
 def test_another_order_in_each_epoch(processes):
     loader = DataLoader(Noisy(), 3, shuffle=True, global_batch_size=SIZE)
     assert loader.global_batches.per_window == 4

@@ -1,13 +1,16 @@
 """What a checkpoint holds of rank 0 only is named if another rank has something else."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.support.thread_ranks import on_threads
 from torch import nn
 
 from cairn.lightning.audited.findings import Findings
 from cairn.lightning.rank_differences import RankDifferences
+from cairn.lightning.restart import Restart
 from cairn.lightning.saved import ranks
 
 
@@ -116,3 +119,19 @@ def test_a_state_that_is_collected_from_all_ranks_at_a_save_is_not_compared():
     mine = trainer_of(Sharded)
     change_a_moment(mine)
     assert named(mine, trainer_of(Sharded)) == []
+
+
+def test_rank_0_gets_messages_of_the_others_only_if_one_of_them_has_something_to_report():
+    def talk(agreement, rank):
+        findings, gathered, gather = Findings("warn"), [], agreement.gather
+        agreement.gather = lambda value: gathered.append(value) or gather(value)
+        restart = SimpleNamespace(audit=SimpleNamespace(mode="warn", findings=findings), agreement=agreement)
+        Restart.report_together(restart)
+        none = len(gathered)
+        if rank == 1:
+            findings.add(["count"], "count is lost")
+        with pytest.warns(UserWarning, match="On rank 1: count is lost") if rank == 0 else nullcontext():
+            Restart.report_together(restart)
+        return none, len(gathered)
+
+    assert on_threads(talk) == [(0, 1), (0, 1)]

@@ -144,6 +144,8 @@ class Restart:
         if self.audit.mode == "off":
             return
         findings = self.audit.findings
+        if not any(self.agreement.largest(findings.are_new)):  # at each save, so that rank 0 gets no message per rank
+            return
         error = findings.report(self.agreement.gather(findings.take()))
         if self.audit.mode == "error" and (error := self.agreement.share(error)):
             raise ConfigError(error, parameter="audit")
