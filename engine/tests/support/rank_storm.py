@@ -84,6 +84,9 @@ def train(run: Path, attempt: int, rank: int, processes: int, port: int, options
         port: Where they meet.
         options: Further arguments of the checkpointer; `writer` is one of `cairn.Writing`.
     """
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")  # of another number of processes
     if options["writer"] == "thread":
         exec(_SLOW, {})  # in this process only, which was forked for it
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
@@ -107,7 +110,7 @@ def train(run: Path, attempt: int, rank: int, processes: int, port: int, options
         )
         code = 0
     except BaseException as error:
-        print(f"{type(error).__name__}: {error}", flush=True)
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
     os._exit(code)
 
 
@@ -137,8 +140,9 @@ def _fit(run: Path, attempt: int, rank: int, processes: int, options: dict[str, 
         default_root_dir=run,
     )
     net, shared = Net(), {"global_batch_size": GLOBAL_BATCH}
-    train_loader = cairn.DataLoader(Points(NUM_SAMPLES), BATCH, shuffle=True, **shared)
-    trainer.fit(net, train_loader, cairn.DataLoader(Points(NUM_VAL), BATCH, **shared), ckpt_path=saving.resume())
+    size = 1 if options.get("elastic") == "bits" else BATCH  # a virtual rank for each sample, so that 4 can share them
+    train_loader = cairn.DataLoader(Points(NUM_SAMPLES), size, shuffle=True, **shared)
+    trainer.fit(net, train_loader, cairn.DataLoader(Points(NUM_VAL), size, **shared), ckpt_path=saving.resume())
     return trainer, net
 
 
@@ -371,6 +375,11 @@ def _lives(pid: int) -> bool:
     return False
 
 
+def slowed(start: str) -> str:
+    """Return the program of a writer process with slow system calls."""
+    return start.replace("from ", _SLOW + "from ", 1)
+
+
 def storm(folder: Path, kills: int, processes: int | None, seed: int, options: dict[str, Any]) -> Counter[str]:
     """Let runs finish in spite of at least this many kills; return what has happened.
 
@@ -418,10 +427,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--elastic", help="argument of the checkpointer, such as bits")
     parser.add_argument("--dir", help="where the runs are made, and left if one is wrong")
     given = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    writer._START = writer._START.replace("from ", _SLOW + "from ", 1)
+    writer._START = slowed(writer._START)
     folder = Path(tempfile.mkdtemp(prefix="storm-", dir=given.dir))
     options = {"elastic": given.elastic} if given.elastic else {}
     counts = storm(folder, given.kills, given.processes, given.seed, options)
