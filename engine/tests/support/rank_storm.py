@@ -140,10 +140,17 @@ def _fit(run: Path, attempt: int, rank: int, processes: int, options: dict[str, 
         default_root_dir=run,
     )
     net, shared = Net(), {"global_batch_size": GLOBAL_BATCH}
-    size = 1 if options.get("elastic") == "bits" else BATCH  # a virtual rank for each sample, so that 4 can share them
-    train_loader = cairn.DataLoader(Points(NUM_SAMPLES), size, shuffle=True, **shared)
-    trainer.fit(net, train_loader, cairn.DataLoader(Points(NUM_VAL), size, **shared), ckpt_path=saving.resume())
+    size, num_samples, num_val = sizes(options)
+    train_loader = cairn.DataLoader(Points(num_samples), size, shuffle=True, **shared)
+    trainer.fit(net, train_loader, cairn.DataLoader(Points(num_val), size, **shared), ckpt_path=saving.resume())
     return trainer, net
+
+
+def sizes(options: dict[str, Any]) -> tuple[int, int, int]:
+    """Return the size of a batch, and the numbers of samples to train on and to validate."""
+    if options.get("elastic") == "bits":  # a virtual rank for each sample of a global batch, so that 4 can share them
+        return 1, 4 * GLOBAL_BATCH, GLOBAL_BATCH
+    return BATCH, NUM_SAMPLES, NUM_VAL
 
 
 @dataclass
@@ -396,7 +403,7 @@ def storm(folder: Path, kills: int, processes: int | None, seed: int, options: d
     quiet = Storm(folder, random.Random(seed), processes or 1, dict(options))
     whole = quiet.run("undisturbed", 0)
     expected, end = windows(whole, range(1, 2)), _end(whole)
-    assert sorted(sum(expected, [])) == sorted(list(range(NUM_SAMPLES)) * EPOCHS), "each sample of each epoch once"
+    assert sorted(sum(expected, [])) == sorted(list(range(sizes(options)[1])) * EPOCHS), "each sample of each epoch once"
     found = Storm(folder, random.Random(seed), processes, dict(options))
     is_exact = processes is not None or options.get("elastic") == "bits"
     while found.counts["kills"] < kills:
