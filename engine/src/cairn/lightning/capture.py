@@ -118,8 +118,7 @@ def capture(
         with modules.unchanging(trainer.lightning_module):  # no hook of the user is called
             mine = rank_state(trainer) | epoch
             attributes = audit(place, contents)
-    # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
-    # waiting in it.
+    # Collective, so it comes before the loggers: an error on one rank would leave the others waiting in it.
     of_ranks = _gathered(mine, {**contents, unsaved.KEY: {"attributes": attributes}}, agreement, is_sharded)
     contents["loops"] = boundary.encoded_once(trainer, contents["loops"])
     contents[unsaved.KEY] = {
