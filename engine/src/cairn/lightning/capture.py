@@ -22,6 +22,7 @@ from torchmetrics import MetricTracker
 from cairn.data import shuffles
 from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.agreement import Agreement, Alone
+from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
 from cairn.lightning.reading import modules
@@ -62,11 +63,11 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
     Raises:
         ConfigError: There is one; the message names a replacement.
     """
-    supported = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+    supported = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | FSDP2Strategy)
     if not supported or isinstance(trainer.strategy, DeepSpeedStrategy):  # which derives from DDPStrategy
         raise ConfigError(
-            f"{type(trainer.strategy).__name__} is not supported: a Checkpointer saves what one device holds, and "
-            f"exact resume is tested with a single device and with DDP. Choose strategy='ddp', or remove the "
+            f"{type(trainer.strategy).__name__} is not supported: a Checkpointer saves what one device holds, or what "
+            f"cairn.FSDP2Strategy shards. Choose strategy='ddp' or strategy=cairn.FSDP2Strategy(), or remove the "
             f"Checkpointer."
         )
     for callback in trainer.callbacks:

@@ -151,10 +151,11 @@ class Engine:
         if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
             trial.check(trainer, self.agreement, self.origin.config)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
+        # On all ranks: `state_dict` of a sharded module frees gathered parameters, which every rank must do together.
+        num_bytes = size.first_num_bytes(module, trainer.optimizers)
         if not self.agreement.leads:
             return
         boundary.prepare_dump()
-        num_bytes = size.first_num_bytes(module, trainer.optimizers)
         space.check_space(self.history, num_bytes)
         expected, on_gpu = max(num_bytes, self._last_num_bytes), trainer.strategy.root_device.type == "cuda"
         self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer))

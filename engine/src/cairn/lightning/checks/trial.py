@@ -25,6 +25,8 @@ from cairn.data.seeded_order import SeededOrder
 from cairn.errors import ConfigError, UnsafeStateError
 from cairn.lightning import capture
 from cairn.lightning.agreement import Agreement
+from cairn.lightning.fsdp import placed
+from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.loops import boundary
 from cairn.lightning.saved import unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
@@ -79,7 +81,7 @@ def _refusal(trainer: Trainer, contents: dict[str, Any]) -> str:
 def _contents(trainer: Trainer) -> dict[str, Any]:
     """Return what Lightning would save."""
     module, data, plugin = trainer.lightning_module, trainer.datamodule, trainer.precision_plugin
-    weights = _tried(trainer.strategy.lightning_module_state_dict) or {}
+    weights = _tried(_weights, trainer) or {}
     schedulers = [_tried(config.scheduler.state_dict) for config in trainer.lr_scheduler_configs]
     contents: dict[str, Any] = {
         "epoch": trainer.current_epoch,
@@ -107,6 +109,12 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
             _tried(callback.on_save_checkpoint, trainer, module, contents)
         _tried(module.on_save_checkpoint, contents)
     return contents
+
+
+def _weights(trainer: Trainer) -> Any:
+    if isinstance(trainer.strategy, FSDP2Strategy):  # a save collects whole tensors
+        return _with_memory(placed.without_data(trainer.lightning_module.state_dict()))
+    return trainer.strategy.lightning_module_state_dict()
 
 
 @contextmanager
@@ -175,7 +183,9 @@ def _plain_attributes(owner: Any) -> dict[str, tuple[Any, Any]]:
 
 def _optimizer_state(optimizer: Optimizer) -> Any:
     """Return the state that the optimizer will have; only what it has, if a step cannot be tried."""
-    return _with_memory(state_after_a_step(optimizer)) or _tried(optimizer.state_dict)
+    state = placed.without_data(state_after_a_step(optimizer))
+    placed.check_optimizer(optimizer, state)
+    return _with_memory(state) or _tried(optimizer.state_dict)
 
 
 def _with_memory(value: Any) -> Any:

@@ -1,0 +1,195 @@
+"""The strategy that shards a model: parameters, gradients and optimizer states are divided among all processes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.fabric.utilities.optimizer import _optimizer_to_device
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies.parallel import ParallelStrategy
+from lightning.pytorch.strategies.strategy import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.optim import Optimizer
+
+from cairn.errors import ConfigError
+from cairn.lightning.fsdp import blocks, placed, synced
+
+log = logging.getLogger(__name__)
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Shards any model by blocks with torch's `fully_shard` (FSDP2), on all processes.
+
+        trainer = Trainer(accelerator="gpu", devices=8, strategy=cairn.FSDP2Strategy())
+
+    The model is an ordinary `LightningModule`, which does not shard itself. All processes begin with the weights of
+    rank 0, and its buffers are shared before each optimizer step, as with DDP. A checkpoint holds whole tensors: any
+    number of processes, with this strategy or with DDP, continues from it.
+
+    Args:
+        blocks: Classes of the modules that are sharded on their own, so that one of them is gathered at a time; `auto`:
+            the outermost modules that repeat in a list and have layers of their own.
+        activation_checkpointing: Repeat the forward pass of each block in the backward pass, rather than keep what lies
+            between its layers. Needs less memory and more time; the numbers are the same.
+        meta_init: Whether `python train.py` builds the model with data on rank 0 only. The other processes build it on
+            the meta device, and rank 0 sends each of them its rows: the weights are those of the model's own code.
+        gather_in_bf16: With `precision="bf16-mixed"`, gather parameters in bfloat16, which halves what is sent; what
+            autocast computes in float32 then begins with rounded weights. By default the numbers are those of DDP.
+        process_group_backend: As for DDP.
+        timeout: As for DDP.
+    """
+
+    def __init__(
+        self,
+        blocks: str | Sequence[str] = blocks.AUTO,
+        activation_checkpointing: bool = False,
+        meta_init: bool = False,
+        gather_in_bf16: bool = False,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
+        super().__init__(process_group_backend=process_group_backend, timeout=timeout)
+        self.blocks, self.activation_checkpointing = blocks, activation_checkpointing
+        self.meta_init, self.gather_in_bf16 = meta_init, gather_in_bf16
+        self._buffers_are_due = True
+        """Whether an optimizer step was taken since the buffers were shared."""
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        super().setup_environment()
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        return False  # before, as with DDP: hooks and optimizers see what was loaded
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def setup(self, trainer: Trainer) -> None:
+        assert self.accelerator is not None
+        self.accelerator.setup(trainer)
+        fits, module = trainer.state.fn == TrainerFn.FITTING, self._module
+        if not placed.is_sharded(module):
+            self._shard(module)
+        else:
+            module.to(self.root_device)
+        placed.check_placements(module)
+        if fits:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+        self._buffers_are_due = True
+
+    def _shard(self, module: LightningModule) -> None:
+        if self._layer_sync is not None:
+            self.model = self._layer_sync.apply(module)  # SyncBatchNorm
+        self.precision_plugin.convert_module(module)
+        of_rank_0 = self.broadcast(synced.forms(module))
+        if not self.reduce_boolean_decision(synced.forms(module) == of_rank_0):
+            raise ConfigError(
+                "The processes have built different models: their parameters differ in name, type or shape. Build the"
+                " same model on each rank."
+            )
+        units = blocks.find(module, self.blocks)
+        if self.activation_checkpointing:
+            blocks.recompute(units)
+        kinds = ", ".join(sorted({type(unit).__name__ for unit in units}))
+        options = {"mesh": self.device_mesh["data_parallel"], "mp_policy": self._policy()}
+        known = synced.owners(module)
+        for part in (*units, module):
+            synced.fill(part, known, self.root_device)
+            fully_shard(part, **options)
+        rank_zero_only(log.info)(
+            "Sharded among %d process%s: %s.",
+            self.world_size,
+            "" if self.world_size == 1 else "es",
+            f"{len(units)} blocks ({kinds}), and the rest together" if units else "the whole model together",
+        )
+
+    def _policy(self) -> MixedPrecisionPolicy:
+        if not self.gather_in_bf16:
+            return MixedPrecisionPolicy(cast_forward_inputs=False)
+        if self.precision_plugin.precision != "bf16-mixed":
+            raise ConfigError(
+                f"gather_in_bf16=True needs precision='bf16-mixed', and it is {self.precision_plugin.precision!r}.",
+                parameter="gather_in_bf16",
+            )
+        return MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+
+    @property
+    def _module(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    # Steps: the hooks of fully_shard gather the parameters, and they belong to a call of the module
+
+    def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._forward_redirection(self._module, self._module, name, *args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._share_buffers()
+        with self.precision_plugin.train_step_context():
+            return self._step("training_step", *args, **kwargs)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        with self.precision_plugin.val_step_context():
+            return self._step("validation_step", *args, **kwargs)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        with self.precision_plugin.test_step_context():
+            return self._step("test_step", *args, **kwargs)
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        with self.precision_plugin.predict_step_context():
+            return self._step("predict_step", *args, **kwargs)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._buffers_are_due = True
+        return super().optimizer_step(*args, **kwargs)
+
+    def _share_buffers(self) -> None:
+        if self._buffers_are_due and self.world_size > 1:
+            synced.share_buffers(self._module)
+        self._buffers_are_due = False
+
+    def on_validation_start(self) -> None:
+        self._share_buffers()
+        self._buffers_are_due = True
+
+    def _evaluated(self) -> None:
+        placed.reshard(self._module)
+
+    on_validation_end = on_test_end = on_predict_end = _evaluated
+
+    # Checkpoints: whole tensors, on rank 0
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        placed.reshard(self._module)
+        found: dict[str, Any] = placed.whole(self._module.state_dict(), self.is_global_zero)
+        return found
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        found: dict[str, Any] = placed.whole(Strategy.optimizer_state(self, optimizer), self.is_global_zero)
+        return found
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        self._module.load_state_dict(placed.weights_for(self._module, checkpoint["state_dict"]), strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
+            optimizer.load_state_dict(placed.optimizer_state_for(optimizer, state))
+            _optimizer_to_device(optimizer, self.root_device)
