@@ -58,7 +58,8 @@ ROOMS_INSIDE = {
         "saved": "audited loops reading",
         "settings": "loops reading saved",
         "logs": "",
-        "checks": "agreement capture loops policy reading saved",
+        "fsdp": "io saved",
+        "checks": "agreement capture fsdp loops policy reading saved",
     },
     "hydra": {
         "configs": "",

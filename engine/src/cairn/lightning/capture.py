@@ -232,7 +232,8 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     changed, own = resized.recorded({unsaved.KEY: ours}), mine["buffers"]
     unsaved.set_buffers(module, own, replaced=changed)
     resized.restore(module, changed, own, is_alone=trainer.world_size == 1)
-    unsaved.set_gradients(module, mine["gradients"])
+    gradients = mine["gradients"]
+    unsaved.set_gradients(module, ours["ranks"][0]["gradients"] if gradients is None else gradients)
     boundary.set_sync_flags(trainer, mine["sync"])
     for callback in trainer.callbacks:
         if callback.state_key in mine["callbacks"]:
@@ -251,7 +252,7 @@ def rank_state(trainer: Trainer) -> dict[str, Any]:
         "modes": unsaved.modes(module),
         "pruning": pruning.state(trainer),
         "buffers": unsaved.buffers(module, every=trainer.world_size > 1),
-        "gradients": {} if module.automatic_optimization else unsaved.gradients(module),
+        "gradients": {} if module.automatic_optimization else unsaved.gradients(module, trainer.global_rank),
         "sync": boundary.sync_flags(trainer),
         # Lightning saves the states of callbacks on rank 0 only.
         "callbacks": boundary.callback_states(trainer) if trainer.global_rank > 0 else {},

@@ -33,6 +33,9 @@ class MappedCheckpointIO(TorchCheckpointIO):
     an optimizer keeps the tensors it gets, and would hold on to a file that may be deleted during training.
     """
 
+    mapped: tuple[str, ...] = (_WEIGHTS,)
+    """Keys whose tensors stay mapped: what takes them copies what it keeps."""
+
     def __init__(self) -> None:
         self._peeked: tuple[Path, dict[str, Any]] | None = None
 
@@ -56,7 +59,7 @@ class MappedCheckpointIO(TorchCheckpointIO):
         contents = self.peek(Path(path))
         self._peeked = None
         _name_lazy(contents)
-        copied = {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
+        copied = {key: value if key in self.mapped else _copied(value) for key, value in contents.items()}
         forms.restore(copied)
         ranks.lay_over(copied, *rank_and_world_size())
         _mark_epoch_start(copied)

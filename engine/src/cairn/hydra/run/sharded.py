@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -42,7 +41,6 @@ def built(start: Start, build: Callable[[], M]) -> M:
     """
     if start.is_main or not _strategy(start.settings.trainer.node).get("meta_init"):
         return build()
-    warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")  # weights that rank 0 loads, too
     try:
         with torch.device("meta"):
             model = build()

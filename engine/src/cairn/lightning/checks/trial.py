@@ -25,10 +25,9 @@ from cairn.data.seeded_order import SeededOrder
 from cairn.errors import ConfigError, UnsafeStateError
 from cairn.lightning import capture
 from cairn.lightning.agreement import Agreement
-from cairn.lightning.fsdp import placed
 from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.loops import boundary
-from cairn.lightning.saved import unsaved
+from cairn.lightning.saved import placed, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.size import state_after_a_step

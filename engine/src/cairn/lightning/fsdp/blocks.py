@@ -1,9 +1,9 @@
 """Which parts of a model are sharded on their own: its blocks, one of which is gathered at a time.
 
-    LanguageModel                 the rest: gathered for the whole step
-      net.tokens, net.norm
-      net.blocks.0   Block        gathered for its forward pass, and again for its backward pass
-      net.blocks.1   Block
+LanguageModel                 the rest: gathered for the whole step
+  net.tokens, net.norm
+  net.blocks.0   Block        gathered for its forward pass, and again for its backward pass
+  net.blocks.1   Block
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def recompute(blocks: Sequence[nn.Module]) -> None:
         )
     for block in blocks:
         # An attribute, as Lightning sets one for a training step: another class would give parameters other names.
-        block.forward = functools.partial(_recomputed, block.forward)  # type: ignore[method-assign]
+        block.forward = functools.partial(_recomputed, block.forward)
 
 
 def _recomputed(forward: Any, *args: Any, **kwargs: Any) -> Any:
@@ -97,10 +97,10 @@ def _of_classes(model: nn.Module, wanted: Wanted) -> list[nn.Module]:
     found = [part for part in model.modules() if part is not model and {*names} & set(_names(part))]
     known = {name for part in found for name in _names(part)}
     if unknown := [name for name in names if name not in known]:
-        classes = sorted({type(part).__name__ for part in model.modules() if _is_composed(part)} - {type(model).__name__})
+        classes = {type(part).__name__ for part in model.modules() if _is_composed(part) and part is not model}
         raise ConfigError(
             f"blocks={unknown[0]}: {type(model).__name__} has no module of this class. Those with layers of their own"
-            f" are {', '.join(classes) or 'none'}; 'auto' takes the ones that repeat.",
+            f" are {', '.join(sorted(classes)) or 'none'}; 'auto' takes the ones that repeat.",
             parameter="blocks",
         )
     return [part for part in found if any(True for _ in part.parameters())]

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
-from lightning.fabric.utilities.optimizer import _optimizer_to_device
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.parallel import ParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError
-from cairn.lightning.fsdp import blocks, placed, synced
-
-log = logging.getLogger(__name__)
+from cairn.lightning.fsdp import blocks, refused, shard, synced
+from cairn.lightning.io import MappedCheckpointIO
+from cairn.lightning.saved import placed
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -77,6 +72,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     def setup(self, trainer: Trainer) -> None:
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
+        refused.check(trainer)
         fits, module = trainer.state.fn == TrainerFn.FITTING, self._module
         if not placed.is_sharded(module):
             self._shard(module)
@@ -92,8 +88,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self._layer_sync is not None:
             self.model = self._layer_sync.apply(module)  # SyncBatchNorm
         self.precision_plugin.convert_module(module)
-        of_rank_0 = self.broadcast(synced.forms(module))
-        if not self.reduce_boolean_decision(synced.forms(module) == of_rank_0):
+        forms = synced.forms(module)
+        if not self.reduce_boolean_decision(forms == self.broadcast(forms)):
             raise ConfigError(
                 "The processes have built different models: their parameters differ in name, type or shape. Build the"
                 " same model on each rank."
@@ -101,28 +97,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         units = blocks.find(module, self.blocks)
         if self.activation_checkpointing:
             blocks.recompute(units)
-        kinds = ", ".join(sorted({type(unit).__name__ for unit in units}))
-        options = {"mesh": self.device_mesh["data_parallel"], "mp_policy": self._policy()}
-        known = synced.owners(module)
-        for part in (*units, module):
-            synced.fill(part, known, self.root_device)
-            fully_shard(part, **options)
-        rank_zero_only(log.info)(
-            "Sharded among %d process%s: %s.",
-            self.world_size,
-            "" if self.world_size == 1 else "es",
-            f"{len(units)} blocks ({kinds}), and the rest together" if units else "the whole model together",
-        )
-
-    def _policy(self) -> MixedPrecisionPolicy:
-        if not self.gather_in_bf16:
-            return MixedPrecisionPolicy(cast_forward_inputs=False)
-        if self.precision_plugin.precision != "bf16-mixed":
-            raise ConfigError(
-                f"gather_in_bf16=True needs precision='bf16-mixed', and it is {self.precision_plugin.precision!r}.",
-                parameter="gather_in_bf16",
-            )
-        return MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        policy = shard.policy(self.precision_plugin.precision, self.gather_in_bf16)
+        shard.shard(module, units, self.device_mesh["data_parallel"], self.root_device, policy)
 
     @property
     def _module(self) -> LightningModule:
@@ -184,6 +160,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        if isinstance(io := self.checkpoint_io, MappedCheckpointIO):
+            io.mapped = ("state_dict", "optimizer_states")  # only the rows of this rank are copied
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -192,4 +170,3 @@ class FSDP2Strategy(ModelParallelStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
             optimizer.load_state_dict(placed.optimizer_state_for(optimizer, state))
-            _optimizer_to_device(optimizer, self.root_device)

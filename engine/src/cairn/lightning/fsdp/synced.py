@@ -1,8 +1,8 @@
 """Values of rank 0 for the model of every rank, on its device: one part at a time, which is then sharded.
 
-    rank 0        the model as its code has initialized it
-    other ranks   the same model, or one without data (on the meta device)
-    part          filled with rank 0's values --> sharded, so that a rank keeps its rows --> next part
+rank 0        the model as its code has initialized it
+other ranks   the same model, or one without data (on the meta device)
+part          filled with rank 0's values --> sharded, so that a rank keeps its rows --> next part
 """
 
 from __future__ import annotations
@@ -18,11 +18,6 @@ from cairn.errors import ConfigError
 
 Owners = dict[int, list[tuple[nn.Module, str]]]
 """Where each parameter belongs, by its id: tied weights belong to several modules."""
-
-
-def check_equal(model: nn.Module, of_rank_0: list[str]) -> bool:
-    """Whether this rank has the same parts as rank 0: otherwise they would wait for each other."""
-    return forms(model) == of_rank_0
 
 
 def forms(model: nn.Module) -> list[str]:

@@ -1,7 +1,7 @@
 """Sharded tensors and the whole ones that a checkpoint holds: the same file as of a run that shards nothing.
 
-    save      rows of each rank  -->  the whole tensor, on rank 0
-    resume    the whole tensor, mapped from the file  -->  the rows of this rank, of any number of ranks
+save      rows of each rank  -->  the whole tensor, on rank 0
+resume    the whole tensor, mapped from the file  -->  the rows of this rank, of any number of ranks
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def whole(value: Any, keep: bool) -> Any:
         found_in = OrderedDict() if isinstance(value, OrderedDict) else {}
         found_in.update({key: whole(item, keep) for key, item in value.items()})
         if hasattr(value, "_metadata"):  # torch keeps the versions of the modules there
-            found_in._metadata = value._metadata  # type: ignore[attr-defined]
+            found_in._metadata = value._metadata
         return found_in
     return [whole(item, keep) for item in value] if type(value) is list else value
 
@@ -99,7 +99,7 @@ def weights_for(model: nn.Module, weights: Mapping[str, Any]) -> Mapping[str, An
         else:
             found[name] = rows_of(value, mine)
     if hasattr(weights, "_metadata"):
-        found._metadata = weights._metadata  # type: ignore[attr-defined]
+        found._metadata = weights._metadata
     return found
 
 
@@ -111,7 +111,7 @@ def optimizer_state_for(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[
         state: Its `state_dict`, by numbers of parameters.
 
     Raises:
-        ResumeError: See `other_forms`.
+        ResumeError: A tensor has another shape than its parameter.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     found: dict[Any, Any] = {}
@@ -120,7 +120,7 @@ def optimizer_state_for(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[
         if parameter is not None and (name := _other_form(values, parameter)):
             raise ResumeError(_cannot_shard(optimizer, name))
         items = values.items() if isinstance(values, Mapping) else ()
-        found[number] = {key: rows_of(value, parameter) for key, value in items} if items else values
+        found[number] = {key: _copy(rows_of(value, parameter)) for key, value in items} if items else values
     return {**state, "state": found}
 
 
@@ -166,6 +166,11 @@ def check_placements(model: nn.Module) -> None:
             )
 
 
+def _copy(value: Any) -> Any:
+    # An optimizer keeps the tensors that it gets: rows would hold on to the whole tensor, and to the file.
+    return value.clone() if isinstance(value, Tensor) else value
+
+
 def _other_form(values: Any, parameter: Tensor) -> str:
     items = values.items() if isinstance(values, Mapping) else ()
     tensors = [(name, value) for name, value in items if isinstance(value, Tensor) and isinstance(parameter, DTensor)]
@@ -174,6 +179,6 @@ def _other_form(values: Any, parameter: Tensor) -> str:
 
 def _cannot_shard(optimizer: Optimizer, name: str) -> str:
     return (
-        f"{type(optimizer).__name__} keeps {name!r} in another shape than that of its parameter, so it cannot be sharded"
-        f" with it: choose an optimizer such as AdamW, or strategy='ddp'."
+        f"{type(optimizer).__name__} keeps {name!r} in another shape than that of its parameter, so it cannot be"
+        f" sharded with it: choose an optimizer such as AdamW, or strategy='ddp'."
     )
