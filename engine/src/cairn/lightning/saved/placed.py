@@ -147,6 +147,11 @@ def check_placements(model: nn.Module) -> None:
         ConfigError: One is not.
     """
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ConfigError(
+                f"{name} has no data: it is on the meta device, and was sharded before the strategy could fill it. Remove"
+                f" fully_shard from configure_model(), and the strategy shards the model after it has."
+            )
         if not isinstance(parameter, DTensor):
             if parameter.requires_grad:
                 raise ConfigError(
