@@ -125,15 +125,27 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class ShardFile:
+    """One file of a checkpoint that is a directory of shards."""
+
+    name: str
+    num_bytes: int
+    digest: str
+    """See `file_format.digest`."""
+
+
+@dataclass(frozen=True)
 class Saved(Draft):
     """A committed checkpoint, as its manifest describes it."""
 
     digest: str = ""
-    """Digest of the file, which a verification compares; see `file_format.digest`."""
+    """Digest of the file, which a verification compares, see `file_format.digest`; with shards, that of their list."""
     write_s: float = 0.0
     """Time from the first byte to the commit, in seconds."""
     created: str = ""
     """UTC time of the commit, ISO 8601."""
+    shards: tuple[ShardFile, ...] = ()
+    """Files of a directory, in the order of ranks; empty if the checkpoint is a single file."""
 
     @classmethod
     def of(cls, draft: Draft, **facts: Any) -> Saved:

@@ -61,6 +61,7 @@ ROOMS_INSIDE = {
         "fsdp": "io saved",
         "checks": "agreement capture fsdp loops policy reading saved",
     },
+    "writing": {"sharded": "decode encode form_encoder forms subclasses"},
     "hydra": {
         "configs": "",
         "sweep": "",

@@ -9,7 +9,7 @@ from tests.support.values import saved
 
 from cairn.errors import CairnError, CorruptCheckpointError
 from cairn.store import manifest
-from cairn.types import Position, Saved
+from cairn.types import Position, Saved, ShardFile
 
 COUNTS = st.integers(min_value=0, max_value=2**53)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -34,6 +34,7 @@ SAVED = st.builds(
     wait_s=FINITE,
     monitor=st.none() | st.text(max_size=8),
 )
+SHARDS = (ShardFile("rank_00000.ckpt", 100, "crc32-sha256:a"), ShardFile("rank_00001.ckpt", 50, "crc32-sha256:b"))
 PROVENANCE = {"world_size": 1, "seed": 0, "git": "abc+", "torch": "2.13.0"}
 
 
@@ -85,10 +86,47 @@ def test_a_manifest_reads_back_as_written(item):
 @given(SAVED)
 def test_a_manifest_is_strict_json(item):
     fields = json.loads(manifest.dump(item, PROVENANCE), parse_constant=refuse)
-    assert fields["format"] == manifest.FORMAT
+    assert fields["format"] == 2, "earlier versions read single files"
+    assert "shards" not in fields
     assert fields["position"]["total_batches"] == item.position.total_batches
     assert fields["provenance"] == PROVENANCE
     assert (fields["bytes_per_s"] is None) == (item.write_s == 0)
+
+
+def sharded(shards=SHARDS, **fields):
+    """The manifest of a directory of shards."""
+    facts = {"num_bytes": sum(item.num_bytes for item in shards), "digest": manifest.digest_of(shards)}
+    return saved(shards=shards, **{**facts, **fields})
+
+
+def test_a_manifest_of_shards_has_format_3_and_reads_back_as_written():
+    text = manifest.dump(sharded(), PROVENANCE)
+    assert json.loads(text)["format"] == 3
+    assert manifest.load(text) == sharded()
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        sharded(num_bytes=151),
+        sharded(digest="shards-sha256:0"),
+        sharded(SHARDS[1:]),
+        sharded(SHARDS[::-1]),
+        sharded((SHARDS[0], SHARDS[0])),
+        sharded((SHARDS[0], ShardFile("../rank_00001.ckpt", 50, "b"))),
+        sharded((ShardFile("rank_00000.ckpt", -1, "a"),)),
+    ],
+    ids=str,
+)
+def test_a_list_of_shards_that_is_not_complete_is_refused(item):
+    with pytest.raises(CorruptCheckpointError, match="manifest cannot be read"):
+        manifest.load(manifest.dump(item, PROVENANCE))
+
+
+@pytest.mark.parametrize("fields", [{"format": 3}, {"shards": [], "format": 3}, {"shards": [{"name": "a"}]}], ids=str)
+def test_a_format_that_does_not_fit_the_shards_is_refused(fields):
+    with pytest.raises(CorruptCheckpointError, match="manifest cannot be read"):
+        manifest.load(edited(**fields))
 
 
 def test_a_manifest_has_the_write_speed():
@@ -102,9 +140,9 @@ def test_a_manifest_is_indented():
     assert '  "name": "epoch_000_batch_000001.ckpt",' in lines
 
 
-@pytest.mark.parametrize("text", [edited(format=3), '{"format": 3, "all": "new"}'])
+@pytest.mark.parametrize("text", [edited(format=4), '{"format": 4, "all": "new"}'])
 def test_a_later_format_is_refused_by_its_number(text):
-    with pytest.raises(CairnError, match=r"format 3, and this version of Cairn reads up to 2"):
+    with pytest.raises(CairnError, match=r"format 4, and this version of Cairn reads up to 3"):
         manifest.load(text)
 
 

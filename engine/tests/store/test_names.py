@@ -74,3 +74,16 @@ def test_a_temporary_name_is_hidden_and_recognized(epoch, batch):
 @pytest.mark.parametrize("foreign", [".gitignore", ".tmp", "notes.tmp", ".notes.txt.tmp", ".rsync.abc.tmp", ".nfs0001"])
 def test_temporary_files_of_other_programs_are_not_recognized(foreign):
     assert not names.is_temp(foreign)
+
+
+def test_the_name_of_a_shard_has_its_rank():
+    assert names.shard_name(1) == "rank_00001.ckpt"
+    assert [names.shard_rank(names.shard_name(rank)) for rank in (0, 7, 123456)] == [0, 7, 123456]
+    assert [names.shard_rank(name) for name in ("rank_1.ckpt", "rank_000001.ckpt", "rank_00001.json")] == [None] * 3
+
+
+def test_the_directory_of_an_attempt_is_a_leftover_and_not_a_checkpoint():
+    found = names.attempt_name("epoch_000_batch_000150.ckpt", "0a1b2c3d")
+    assert found == ".epoch_000_batch_000150.ckpt.0a1b2c3d.tmp"
+    assert names.is_temp(found)
+    assert names.parse_name(found) is None

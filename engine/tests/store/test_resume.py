@@ -87,7 +87,7 @@ def test_checkpoints_of_a_later_version_are_refused(tmp_path, whole):
     items = [commit(tmp_path, number) for number in range(2)]
     for item in items[whole:]:
         age_manifest(tmp_path, item.name)
-    with pytest.raises(ResumeError, match="format 3"):
+    with pytest.raises(ResumeError, match="format 4"):
         resume.find_resume_point(tmp_path)
 
 

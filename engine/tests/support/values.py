@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from cairn.store.names import checkpoint_name, manifest_name
 from cairn.types import Draft, Moment, Position, Saved
 from cairn.writing.buffers import Buffer
 from cairn.writing.copying import Copier
-from cairn.writing.encode import encode
+from cairn.writing.encode import Encoded, encode
 
 
 def at(batch: int = 0, *, epoch: int = 0, total: int | None = None, step: int = 0, samples: int = 0) -> Position:
@@ -81,9 +82,9 @@ def small_file(number: int) -> memoryview:
 
 
 def file_of(contents: Any) -> memoryview:
-    """The bytes of a state's checkpoint, as a writer gets them."""
+    """The bytes of a state's checkpoint, as a writer gets them; the state may be encoded."""
     buffer = Buffer()
-    Copier().copy(encode(contents), buffer)
+    Copier().copy(contents if isinstance(contents, Encoded) else encode(contents), buffer)
     data = bytearray(buffer.view[: buffer.num_bytes])
     buffer.close()
     return memoryview(data)
@@ -144,7 +145,7 @@ def edit_manifest(directory: Path, name: str) -> None:
 def age_manifest(directory: Path, name: str) -> None:
     """Turn the manifest into one of a later version."""
     path = directory / manifest_name(name)
-    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    path.write_text(re.sub(r'"format": [0-9]+', f'"format": {manifest.FORMAT + 1}', path.read_text(), count=1))
 
 
 DAMAGES: dict[str, tuple[Callable[[Path, str], None], str]] = {

@@ -9,11 +9,15 @@ Ranks talk over a group of their own, from CPU to CPU. A value on a GPU would ha
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.pytorch.strategies import Strategy
 from torch import distributed
+
+from cairn.errors import ConfigError
 
 TIME_LIMIT = "max_time"
 JOB_TIME_LIMIT = "job_time_limit"
@@ -54,6 +58,41 @@ class Agreement(Protocol):
     def gather(self, value: T) -> list[T]:
         """Return the values of all ranks in order on rank 0, and nothing on the others."""
         ...
+
+
+@contextmanager
+def together(agreement: Agreement, what: str) -> Iterator[None]:
+    """Let all ranks fail if one does, instead of waiting for it in the next collective call.
+
+    Args:
+        agreement: Between the ranks.
+        what: What could not be done, for the message of the others.
+
+    Raises:
+        ConfigError: It failed on another rank.
+    """
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        _, any_failed = agreement.meet(None, failed)
+    if any_failed:
+        raise ConfigError(f"{what} on another rank; the message of that rank says why.")
+
+
+def first_error(agreement: Agreement, mine: str) -> str:
+    """Return why something failed on any rank, on all of them; empty if it failed nowhere.
+
+    Args:
+        agreement: Between the ranks.
+        mine: Why it failed on this rank; empty if it did not.
+    """
+    _, any_failed = agreement.meet(None, bool(mine))
+    if not any_failed:
+        return ""
+    errors = agreement.gather(mine)
+    return agreement.share(next((f"Rank {rank}: {why}" if rank else why for rank, why in enumerate(errors) if why), ""))
 
 
 class Alone:

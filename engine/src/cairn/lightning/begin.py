@@ -37,10 +37,12 @@ def begin(engine: Engine, trainer: Trainer, point: ResumePoint | None, run: str 
             found = _take_over(engine, trainer, point, run)
         except CairnError as error:
             found = error
-    found = engine.agreement.share(found)
+    owner = engine.saves.claim.permit.attempt if engine.saves.claim is not None else ""
+    found, owner = engine.agreement.share((found, owner))
     if isinstance(found, CairnError):
         raise found
     assert found is not None
+    engine.sharding.see_claim(owner)
     return found
 
 

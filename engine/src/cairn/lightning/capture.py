@@ -5,8 +5,7 @@ The dict is what Lightning saves, plus the key `cairn` with the state that Light
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,7 +20,7 @@ from torchmetrics import MetricTracker
 
 from cairn.data import shuffles
 from cairn.errors import ConfigError, ResumeError
-from cairn.lightning.agreement import Agreement, Alone
+from cairn.lightning.agreement import Agreement, Alone, together
 from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
@@ -90,6 +89,7 @@ def capture(
     epoch_start: Mapping[str, Any] | None,
     audit: Callable[[str, Mapping[str, Any]], dict[str, Any]],
     agreement: Agreement,
+    is_sharded: bool = False,
 ) -> dict[str, Any]:
     """Collect the contents of a checkpoint. Every rank must call this; only the result on rank 0 is complete.
 
@@ -102,6 +102,7 @@ def capture(
         epoch_start: See `Restart.epoch_start`.
         audit: Compares the attributes of this rank with its contents; see `Audit.at_save`.
         agreement: Between the ranks.
+        is_sharded: Each rank keeps what it adds to a checkpoint, which goes into its shard: `ranks` holds only that.
 
     Returns:
         The contents, with references to live tensors: copy them before the next batch.
@@ -111,7 +112,7 @@ def capture(
         ConfigError: A hook of another rank has raised an error.
     """
     epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
-    with _together(agreement):  # hooks of the user, which may fail on one rank only
+    with together(agreement, "The state could not be saved"):  # hooks of the user, which may fail on one rank only
         contents = boundary.dump(trainer, place)
         lazy = unsaved.lazy(contents["state_dict"])
         contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)
@@ -120,7 +121,7 @@ def capture(
             attributes = audit(place, contents)
     # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
     # waiting in it.
-    of_ranks = _gathered(mine, {**contents, unsaved.KEY: {"attributes": attributes}}, agreement)
+    of_ranks = _gathered(mine, {**contents, unsaved.KEY: {"attributes": attributes}}, agreement, is_sharded)
     contents[unsaved.KEY] = {
         "format": unsaved.FORMAT,
         "place": place,
@@ -259,25 +260,16 @@ def rank_state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _together(agreement: Agreement) -> Iterator[None]:
-    """Let all ranks fail if one does, instead of waiting for it in the next collective call."""
-    failed = True
-    try:
-        yield
-        failed = False
-    finally:
-        _, any_failed = agreement.meet(None, failed)
-    if any_failed:
-        raise ConfigError("The state of another rank could not be saved; the message of that rank says why.")
-
-
-def _gathered(mine: dict[str, Any], contents: Mapping[str, Any], agreement: Agreement) -> list[dict[str, Any]]:
+def _gathered(
+    mine: dict[str, Any], contents: Mapping[str, Any], agreement: Agreement, is_sharded: bool
+) -> list[dict[str, Any]]:
     """Return the states of all ranks in order on rank 0, each with what it has of its own in the contents."""
     if isinstance(agreement, Alone):
         return [mine]
     of_rank_0 = agreement.share(ranks.digests(contents) if agreement.leads else {})
     if not agreement.leads:
         mine |= {"own": ranks.own(contents, of_rank_0)}
+    if is_sharded:
+        return [mine]
     # Unpickling puts a tensor on the GPU that it came from. Rank 0 would create a context on each GPU, and copy slowly.
     return agreement.gather(move_data_to_device(mine, torch.device("cpu")))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from cairn.errors import ConfigError
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone
 from cairn.policy import auto, when
+from cairn.store import names
 from cairn.types import Draft, Moment
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,10 @@ class Verdict:
     """Names of the triggers that ask for a checkpoint here; empty: none is saved."""
     give_up: str
     """The sentence to end the run with, after too many failed saves; empty: the run goes on."""
+    attempt: str = ""
+    """Id of the save, which rank 0 has chosen for the shards of all ranks."""
+    is_skipped: bool = False
+    """Whether a save is dropped because a rank had no buffer for its shard."""
 
 
 class Decision:
@@ -48,6 +53,7 @@ class Decision:
         give_up: str,
         reserve: Callable[[bool], bool],
         agreement: Agreement,
+        each_saves: bool = False,
     ) -> Verdict:
         """Decide for all ranks; each of them calls this at each boundary.
 
@@ -57,6 +63,7 @@ class Decision:
             give_up: Why the run must end after failed saves; empty if it need not.
             reserve: Reserves a buffer; the argument says whether to wait for one. False: there is none.
             agreement: How the ranks agree.
+            each_saves: Each rank writes a shard, and needs a buffer for it.
         """
         due = self._with_buffer(self.due(moment, kept), reserve) if agreement.leads else ()
         if isinstance(agreement, Alone):
@@ -68,9 +75,15 @@ class Decision:
                 also = self.due(moment, kept)  # a trigger with a memory says yes only once, so that both answers count
                 due = self._with_buffer(tuple(name for name in self.triggers if name in {*due, *also}), reserve)
         due = self._without_stop(due, moment, kept)
-        if stop or special:
-            due, give_up = agreement.share((due, give_up))
-        return Verdict(moment, due, give_up)
+        if not stop and not special:
+            return Verdict(moment, due, give_up)
+        due, give_up, attempt = agreement.share((due, give_up, names.new_attempt() if each_saves else ""))
+        if not due or not each_saves:
+            return Verdict(moment, due, give_up)
+        has_buffer = agreement.leads or bool(self._with_buffer(due, reserve))
+        if any(agreement.largest(not has_buffer)):  # one busy rank skips for all
+            return Verdict(moment, (), give_up, is_skipped=True)
+        return Verdict(moment, due, give_up, attempt)
 
     def due(self, moment: Moment, kept: Sequence[Draft]) -> tuple[str, ...]:
         """The triggers that ask for a checkpoint at this moment.

@@ -12,11 +12,11 @@ from cairn.account.telemetry import Telemetry
 from cairn.data import shuffles
 from cairn.errors import SaveError
 from cairn.lightning import capture
-from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
+from cairn.lightning.agreement import Agreement, Alone, Ranks
 from cairn.lightning.audited.audit import Audit
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import callbacks, data, modes, monitors, trial
-from cairn.lightning.decision import Decision
+from cairn.lightning.decision import Decision, Verdict
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
 from cairn.lightning.loops.calls import Stopped
@@ -25,18 +25,20 @@ from cairn.lightning.moments import Moments
 from cairn.lightning.policy import Policy
 from cairn.lightning.quiet import Quiet
 from cairn.lightning.restart import Restart
+from cairn.lightning.save import Saving
 from cairn.lightning.saved import pruning, unsaved
 from cairn.lightning.saved.growth import Growth
 from cairn.lightning.saved.redealt import RankStates
 from cairn.lightning.saves import Saves
 from cairn.lightning.scores import Scores
 from cairn.lightning.settings.kept import Settings
+from cairn.lightning.sharding import Sharding
 from cairn.lightning.watchers import Watcher, announce_stop, are_patient
-from cairn.store import space
+from cairn.store import names, space
 from cairn.store.history import History
 from cairn.store.listener import Listeners
 from cairn.store.resume import ResumePoint
-from cairn.types import Moment, Position
+from cairn.types import Draft, Moment, Position
 from cairn.writing import size
 
 log = logging.getLogger(__name__)
@@ -70,9 +72,11 @@ class Engine:
         self.agreement: Agreement = Ranks(trainer.strategy) if trainer.world_size > 1 else Alone()
         triggers = list(policy.triggers.values())
         self.quiet = Quiet(trainer, self.moments, self.telemetry, triggers, self.agreement)
+        self.sharding = Sharding(trainer, policy.writing, policy.directory, self.agreement)
         self.origin = Origin("")
         self.settings, self.scores = Settings(trainer), Scores(trainer, policy.monitor)
         self.restart = Restart(trainer, Audit(trainer, policy.audit if policy.triggers else "off"), self.agreement)
+        self.saving = Saving(trainer, self.saves, self.sharding, self.restart, self.agreement)
         self.growth = Growth(trainer)
         self.accumulation = trainer.accumulate_grad_batches
         """What the trainer was given, before any hook could change it."""
@@ -147,19 +151,23 @@ class Engine:
             return
         monitors.check_due(trainer, self.policy)
         data.check_data(trainer)
-        self.restart.differences.compare()
+        # On all ranks: `state_dict` of a sharded module frees gathered parameters, which every rank must do together.
+        num_bytes = size.first_num_bytes(module, trainer.optimizers)
+        self.sharding.decide(num_bytes, self.restart.differences)
         if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
             trial.check(trainer, self.agreement, self.origin.config)
         self.decision.due(self.moments.now("batch", ends=False, busy=False), self.history.with_pending)
-        # On all ranks: `state_dict` of a sharded module frees gathered parameters, which every rank must do together.
-        num_bytes = size.first_num_bytes(module, trainer.optimizers)
-        if not self.agreement.leads:
+        leads = self.agreement.leads
+        if not leads and not self.sharding.is_on:
             return
         boundary.prepare_dump()
-        space.check_space(self.history, num_bytes)
-        expected, on_gpu = max(num_bytes, self._last_num_bytes), trainer.strategy.root_device.type == "cuda"
-        self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer))
-        self.telemetry.meter.expect_bytes(num_bytes)
+        if leads:
+            space.check_space(self.history, num_bytes)
+            self.telemetry.meter.expect_bytes(num_bytes)
+        expected = self.sharding.num_bytes_of_rank(max(num_bytes, self._last_num_bytes))
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        with self.sharding.together():
+            self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer), leads)
         if not module.automatic_optimization:
             self.saves.finish_copy_before(trainer.optimizers)
 
@@ -189,8 +197,10 @@ class Engine:
         telemetry.record_batches(moment.position.total_batches - moment.previous.total_batches)
         kept = self.history.with_pending if self.agreement.leads else []
         give_up = saves.settle() if is_open else ""
-        verdict = self.decision.take(moment, kept, give_up, self._reserve, self.agreement)
+        verdict = self.decision.take(moment, kept, give_up, self._reserve, self.agreement, self.sharding.is_on)
         moment = verdict.moment
+        if verdict.is_skipped:
+            telemetry.save_skipped(telemetry.elapsed_s)
         if verdict.give_up and moment.stop is None:
             raise SaveError(verdict.give_up)
         if verdict.give_up:
@@ -198,7 +208,9 @@ class Engine:
         if self.watchers or moment.stop is not None:
             self._show(moment)
         if verdict.reasons:
-            self._save(place, moment, verdict.reasons)
+            telemetry.save_begun(moment.elapsed_s)
+            provenance = {"world_size": self.trainer.world_size, **self.origin.provenance}
+            self.saving.save(verdict, lambda: self._contents(place, moment), lambda: self._draft(verdict), provenance)
         moments.previous, moments.score = moment.position, None
         if moment.stop is not None:
             raise Stopped(moment.stop, self.history.newest, self.trainer.global_rank)
@@ -235,7 +247,7 @@ class Engine:
     def close_after(self, exception: BaseException) -> None:
         """The fit has ended with an exception: let the saves under way arrive, unless it has to leave at once."""
         self._end()
-        if why := self.saves.close(wait=not isinstance(exception, KeyboardInterrupt)):
+        if why := self.saves.close(wait=not isinstance(exception, KeyboardInterrupt), failed=True):
             log.error(why)
 
     @property
@@ -264,36 +276,26 @@ class Engine:
         if moment.stop is not None and self.policy.triggers:
             announce_stop(moment, self.history.newest)
 
-    def _save(self, place: boundary.Place, moment: Moment, reasons: tuple[str, ...]) -> None:
-        trainer = self.trainer
-        give_up, final = "", moment.ends or moment.stop is not None
-        clock = self.telemetry.state_dict(moment.elapsed_s)
-        self.telemetry.save_begun(moment.elapsed_s)
-        with self.saves.stall() as stall:
-            try:
-                begun, audit, where = self.restart.epoch_start, self.restart.at_save, moment.position
-                contents = capture.capture(trainer, place, where, self.origin, clock, begun, audit, self.agreement)
-                contents[unsaved.KEY] |= {
-                    "accumulation_configured": self.accumulation,
-                    "finders": self.finders.state(),
-                    "growth": self.growth.state(trainer),
-                    "settings": self.settings.state(),
-                }
-                weights, module = contents["state_dict"], trainer.lightning_module
-                contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
-                if self.agreement.leads:
-                    provenance = {"world_size": trainer.world_size, **self.origin.provenance}
-                    lasting, choice = self.decision.is_lasting(reasons), self.decision.choice
-                    draft = self.moments.draft(moment, reasons, lasting, self.origin.run, choice, self.policy.monitor)
-                    # What hooks at an epoch's end do to weights is theirs: the copy is finished before them.
-                    self.saves.submit(contents, draft, provenance, trainer.optimizers, stall, trainer.is_last_batch)
-                if final or not self.saves.in_background:
-                    give_up = self.saves.settle(final)
-            except SaveError as error:
-                give_up = self.saves.failures.add(str(error), final)
-        self.restart.differences.compare()
-        self.restart.report_together()
-        if give_up := self.agreement.share(give_up):
-            if moment.stop in (None, TIME_LIMIT):
-                raise SaveError(give_up)
-            log.error(give_up)  # the signal is why the run stops
+    def _contents(self, place: boundary.Place, moment: Moment) -> dict[str, Any]:
+        """Collect the contents of a checkpoint, on all ranks."""
+        trainer, restart, is_sharded = self.trainer, self.restart, self.sharding.is_on
+        clock, where = self.telemetry.state_dict(moment.elapsed_s), moment.position
+        begun, audit = restart.epoch_start, restart.at_save
+        contents = capture.capture(trainer, place, where, self.origin, clock, begun, audit, self.agreement, is_sharded)
+        contents[unsaved.KEY] |= {
+            "accumulation_configured": self.accumulation,
+            "finders": self.finders.state(),
+            "growth": self.growth.state(trainer),
+            "settings": self.settings.state(),
+        }
+        weights, module = contents["state_dict"], trainer.lightning_module
+        contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
+        return contents
+
+    def _draft(self, verdict: Verdict) -> Draft:
+        """Return what the manifest of a checkpoint will say; on other ranks than 0, which write none, only its name."""
+        moment, decision = verdict.moment, self.decision
+        if not self.agreement.leads:
+            return Draft(names.checkpoint_name(moment.position), moment.position, 0, verdict.reasons, None)
+        lasting, monitor = decision.is_lasting(verdict.reasons), self.policy.monitor
+        return self.moments.draft(moment, verdict.reasons, lasting, self.origin.run, decision.choice, monitor)

@@ -17,6 +17,7 @@ from cairn.data.position import between_epochs
 from cairn.data.sampler import rank_and_world_size
 from cairn.errors import CheckpointError
 from cairn.lightning.saved import ranks, unsaved
+from cairn.store import links, names
 from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import mismatch
@@ -52,9 +53,9 @@ class MappedCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        if Path(path).is_dir():
+        if Path(path).is_dir() and not names.parse_name(links.target(Path(path)).name):
             raise CheckpointError(f"{path} is a directory: name a checkpoint in it, or use checkpointer.resume().")
-        if not Path(path).is_file():  # a URL, or it is missing
+        if not Path(path).exists():  # a URL, or it is missing
             return super().load_checkpoint(path, map_location, weights_only=True)
         contents = self.peek(Path(path))
         self._peeked = None

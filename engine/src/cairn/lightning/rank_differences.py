@@ -26,10 +26,21 @@ class RankDifferences:
         self._num_left = _NUM_COMPARED + 1
         """Comparisons still to come: one before the first batch, the others at saves."""
         self._reported: set[str] = set()
+        self.found_any = False
+        """Whether something on this rank differs from rank 0."""
 
-    def compare(self) -> None:
-        """Note what differs from rank 0. Every rank must call this."""
-        if self._num_left == 0 or self.audit.mode == "off" or isinstance(self.agreement, Alone):
+    @property
+    def is_due(self) -> bool:
+        """Whether the ranks are still to be compared."""
+        return self._num_left > 0 and not isinstance(self.agreement, Alone)
+
+    def compare(self, needed: bool = False) -> None:
+        """Note what differs from rank 0. Every rank must call this.
+
+        Args:
+            needed: Compare although nothing is reported: each rank writes a part of what should be equal.
+        """
+        if not self.is_due or (self.audit.mode == "off" and not needed):
             return
         self._num_left -= 1
         module = self.trainer.lightning_module
@@ -51,6 +62,9 @@ class RankDifferences:
         )
 
     def _note(self, names: list[str], owner: str, what: str, cure: str) -> None:
+        self.found_any = self.found_any or bool(names)
+        if self.audit.mode == "off":
+            return
         if names := [name for name in names if f"{owner}{name}" not in self._reported]:
             self._reported |= {f"{owner}{name}" for name in names}
             one = len(names) == 1

@@ -19,12 +19,14 @@ from cairn.account.failures import SaveFailures
 from cairn.account.telemetry import Telemetry
 from cairn.lightning.logs import loggers
 from cairn.store.claim import Claim
+from cairn.store.commit import Committed
 from cairn.store.history import History
 from cairn.store.listener import Listeners
+from cairn.store.shard import ShardPlan
 from cairn.types import Draft
 from cairn.writing import copying
 from cairn.writing.buffers import Buffer
-from cairn.writing.form_encoder import FormEncoder
+from cairn.writing.encode import Encoded
 from cairn.writing.options import Writing
 from cairn.writing.pipeline import SavePipeline
 
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Saves:
-    """The saves of one fit, on rank 0; on the other ranks, and without triggers, it is never opened and does nothing.
+    """The saves of one fit. Without triggers it is never opened and does nothing, nor on ranks that write no shards.
 
     Args:
         writing: How checkpoints are written.
@@ -49,9 +51,9 @@ class Saves:
         self.pipeline: SavePipeline | None = None
         self.has_begun = True
         """False after `History.take_over`, until `begin`."""
-        self._encoder = FormEncoder()
         self._buffer: Buffer | None = None
         """Reserved for the save that is due."""
+        self._leads = True
         self._waited_s = 0.0
         self._hooks: list[RemovableHandle] = []
         self._loggers: Sequence[Logger] = ()
@@ -87,22 +89,26 @@ class Saves:
         """Whether training goes on while a save is written."""
         return self.pipeline is None or self.pipeline.background
 
-    def open(self, num_bytes: int, on_gpu: bool, loggers: Sequence[Logger], sync: Callable[[], None]) -> None:
+    def open(
+        self, num_bytes: int, on_gpu: bool, loggers: Sequence[Logger], sync: Callable[[], None], leads: bool = True
+    ) -> None:
         """Make buffers for states of about `num_bytes`, and start the writer.
 
         Args:
-            num_bytes: Expected size of a checkpoint.
+            num_bytes: Expected size of what this rank writes of a checkpoint.
             on_gpu: Whether the state lies on a GPU.
             loggers: What saves cost is logged there.
             sync: Makes durable what belongs to a checkpoint and lies elsewhere, before it is committed.
+            leads: This rank commits; else it writes shards.
 
         Raises:
             SaveError: There is not enough memory.
         """
         writing, copier = self.writing, copying.Copier(self.writing.overlap)
-        self._loggers = loggers
+        self._loggers, self._leads = loggers, leads
+        history = self.history if leads else None
         self.pipeline = SavePipeline.open(
-            writing.writer, writing.buffers, copier, self.history, num_bytes, on_gpu, self.listeners, sync
+            writing.writer, writing.buffers, copier, history, num_bytes, on_gpu, self.listeners, sync
         )
 
     def finish_copy_before(self, optimizers: Sequence[Optimizer]) -> None:
@@ -113,6 +119,8 @@ class Saves:
     def reserve(self, wait: bool, elapsed_s: float) -> bool:
         """Reserve a buffer for the save that is due; False if all are busy, which counts as a skipped save."""
         if self._buffer is None and self.pipeline is not None:
+            if not self._leads:
+                self.settle()
             started = time.monotonic()
             self._buffer = self.pipeline.reserve(wait)
             self._waited_s = time.monotonic() - started
@@ -134,40 +142,52 @@ class Saves:
                 gc.enable()
             self.telemetry.meter.record_stall(time.monotonic() - started, waited_s)
 
-    def submit(
-        self,
-        contents: Mapping[str, Any],
-        draft: Draft,
-        provenance: Mapping[str, Any],
-        optimizers: Sequence[Optimizer],
-        stall: tuple[float, float],
-        now: bool,
-    ) -> None:
-        """Copy the state, after which training may change it, and have it committed.
+    def copy(self, encoded: Encoded, optimizers: Sequence[Optimizer]) -> int:
+        """Copy the state into the reserved buffer, after which training may change it; `submit` follows.
 
         Args:
-            contents: The state.
-            draft: What its manifest will say.
-            provenance: What else it will say.
+            encoded: The state.
             optimizers: Their tensors do not change before the next step.
-            stall: What `stall` has yielded.
-            now: Finish the copy at once, although it may overlap with the next batch.
+
+        Returns:
+            Size of the file, in bytes.
 
         Raises:
             SaveError: There is not enough memory.
         """
         pipeline, buffer = self.pipeline, self._buffer
         if pipeline is None or buffer is None:
-            raise AssertionError("a buffer is reserved before a state is submitted")
-        encoded = self._encoder.encode(contents)
-        num_bytes = pipeline.copy(encoded, buffer, copying.optimizer_tensors(optimizers))
+            raise AssertionError("a buffer is reserved before a state is copied")
+        return pipeline.copy(encoded, buffer, copying.optimizer_tensors(optimizers))
+
+    def submit(
+        self,
+        draft: Draft,
+        provenance: Mapping[str, Any],
+        stall: tuple[float, float],
+        now: bool,
+        shard: ShardPlan | None = None,
+    ) -> None:
+        """Have the copied state committed.
+
+        Args:
+            draft: What its manifest will say.
+            provenance: What else it will say.
+            stall: What `stall` has yielded.
+            now: Finish the copy at once, although it may overlap with the next batch.
+            shard: What this rank writes, if each rank writes a shard.
+        """
+        pipeline, buffer = self.pipeline, self._buffer
+        assert pipeline is not None
+        assert buffer is not None
         started, waited_s = stall
-        draft = replace(draft, num_bytes=num_bytes, stall_s=time.monotonic() - started, wait_s=waited_s)
+        draft = replace(draft, stall_s=time.monotonic() - started, wait_s=waited_s)
         self._buffer = None
-        self.telemetry.save_staged()
+        if self._leads:
+            self.telemetry.save_staged()
         if now or not pipeline.background:
             pipeline.copier.finish()
-        pipeline.submit(buffer, draft, provenance)
+        pipeline.submit(buffer, draft, provenance, shard)
 
     def finish_copy(self) -> None:
         """Finish a copy that overlaps with the batch: from here on anything may change the weights."""
@@ -191,6 +211,11 @@ class Saves:
         if not (outcomes := self.pipeline.outcomes()):
             return ""
         gave_up = ""
+        if not self._leads:  # rank 0 learns of a failure by a report, and counts it
+            for outcome in outcomes:
+                if outcome.error:
+                    log.error("%s", outcome.error)
+            return ""
         for outcome in outcomes:
             if self.pipeline.background and not final:  # else what it waited for was a part of the pause
                 self.telemetry.meter.extend_stall(outcome.device_s)
@@ -201,6 +226,7 @@ class Saves:
                 gave_up = why if last else gave_up or why
                 continue
             gave_up = self.failures.reset()
+            assert isinstance(outcome.result, Committed)
             self.telemetry.save_committed(outcome.result.saved, outcome.at_s, self._loggers)
             if untidy := outcome.result.cleanup_error:
                 if last:
@@ -208,12 +234,19 @@ class Saves:
                 log.error("%s %s is intact; the next save tries again.", untidy, outcome.draft.name)
         return gave_up
 
-    def close(self, wait: bool = True) -> str:
-        """Wait for the saves under way (or leave them to the writer), and release memory and processes; as `settle`."""
+    def close(self, wait: bool = True, failed: bool = False) -> str:
+        """Wait for the saves under way (or leave them to the writer), and release memory and processes; as `settle`.
+
+        Args:
+            wait: Wait for them.
+            failed: The fit has failed: do not wait for the shards of other ranks for long.
+        """
         while self._hooks:
             self._hooks.pop().remove()
         if self.pipeline is None:
             return ""
+        if failed:
+            self.pipeline.writer.training_has_ended()
         why = self.settle(final=wait)
         self.pipeline.close()
         self.pipeline = self._buffer = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from cairn import opening
 from cairn.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
 from cairn.store import disk, file_format, links, manifest, names
-from cairn.types import Saved
+from cairn.types import Saved, ShardFile
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,23 @@ def describe(path: Path) -> Saved:
         raise CorruptCheckpointError("it has no manifest: its save was interrupted, or the manifest was lost")
     with _readable():
         saved = manifest.load(opening.read_bytes(proof))
-        size = opening.check(path)
+        size = opening.check(path) if not saved.shards else 0
     if saved.name != path.name:
         raise CorruptCheckpointError(f"its manifest belongs to {saved.name}")
-    if size != saved.num_bytes:
+    for item in saved.shards:
+        _check_size(path / item.name, item)
+    if not saved.shards and size != saved.num_bytes:
         raise CorruptCheckpointError(f"it has {size} bytes, and its manifest says {saved.num_bytes}")
     return saved
+
+
+def _check_size(path: Path, item: ShardFile) -> None:
+    try:
+        size = opening.check(path)
+    except OSError as error:
+        raise CorruptCheckpointError(f"its shard {item.name} cannot be read ({error.strerror or error})") from error
+    if size != item.num_bytes:
+        raise CorruptCheckpointError(f"its shard {item.name} has {size} bytes, and its manifest says {item.num_bytes}")
 
 
 def verify(path: Path, saved: Saved) -> None:
@@ -150,6 +161,17 @@ def verify(path: Path, saved: Saved) -> None:
     Raises:
         CorruptCheckpointError: They differ, or cannot be read.
     """
+    for item in saved.shards:
+        try:
+            found = digest(path / item.name, item.digest)
+        except CorruptCheckpointError as error:
+            raise CorruptCheckpointError(f"its shard {item.name} is damaged: {error}") from error
+        if found != item.digest:
+            raise CorruptCheckpointError(
+                f"the checksum of its shard {item.name} is {_short(found)}, and its manifest says {_short(item.digest)}"
+            )
+    if saved.shards:
+        return
     found = digest(path, saved.digest)
     if found != saved.digest:
         raise CorruptCheckpointError(f"its checksum is {_short(found)}, and its manifest says {_short(saved.digest)}")

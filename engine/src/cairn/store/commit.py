@@ -19,18 +19,19 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cairn import opening
 from cairn.errors import CheckpointError, SaveError
-from cairn.store import disk, file_format, links, manifest, names
+from cairn.store import disk, file_format, links, manifest, names, shard, sharded_commit
 from cairn.store.claim import Permit
 from cairn.store.deletion import delete_checkpoints
+from cairn.store.shard import ShardPlan
 from cairn.store.write_error import why_not_written
-from cairn.types import Draft, Saved
+from cairn.types import Draft, Saved, ShardFile
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ class CommitPlan:
     """What is checked before anything is written or deleted; None: nothing."""
     retry: bool = False
     """True if the previous writer died while it worked on this plan, possibly after the commit."""
+    shard: ShardPlan | None = None
+    """Rank 0's part, if each rank writes a shard; None: the checkpoint is a single file."""
+    abandoned: Sequence[str] = ()
+    """Hidden directories of attempts that failed, in which a late rank may have written since."""
+
+    @property
+    def name(self) -> str:
+        """Name of the checkpoint."""
+        return self.draft.name
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,19 @@ class Committed:
     """Why a link was not moved or a file not deleted after the commit; empty if all went well."""
 
 
-def write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None] = lambda num_bytes: None) -> Committed:
+def write(
+    plan: CommitPlan,
+    view: memoryview,
+    beat: Callable[[int], None] = lambda num_bytes: None,
+    has_ended: Callable[[], bool] = lambda: False,
+) -> Committed:
     """Carry out a plan.
 
     Args:
         plan: What to do.
         view: The whole file in memory; the checksums of its records are filled in here.
         beat: Called repeatedly with the number of bytes written so far.
+        has_ended: Whether the training has ended or failed: other ranks may have died.
 
     Returns:
         The committed checkpoint.
@@ -80,10 +96,15 @@ def write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None] = lamb
     """
     if plan.permit is not None:
         plan.permit.check(plan.draft.name)
-    saved = _committed_before(plan, len(view)) if plan.retry else None
+    saved = _committed_before(plan, len(view)) if plan.retry and plan.shard is None else None
     if saved is None:
+        for name in plan.abandoned:
+            with suppress(OSError):
+                disk.remove(plan.directory / name)
         delete_checkpoints(plan.directory, plan.make_room)
-        saved = _write(plan, view, beat)
+        saved = (
+            _write(plan, view, beat) if plan.shard is None else _write_shards(plan, plan.shard, view, beat, has_ended)
+        )
     try:
         move_links_and_delete(plan.directory, plan.links, plan.to_delete)
     except SaveError as error:
@@ -100,13 +121,18 @@ def _committed_before(plan: CommitPlan, num_bytes: int) -> Saved | None:
         size = opening.check(path)
     except (OSError, CheckpointError):
         return None
-    same = (found.run, found.position, found.elapsed_s) == (draft.run, draft.position, draft.elapsed_s)
-    return found if same and size == found.num_bytes == num_bytes else None
+    return found if _is_of(found, draft) and size == found.num_bytes == num_bytes else None
+
+
+def _is_of(found: Saved, draft: Draft) -> bool:
+    return (found.run, found.position, found.elapsed_s) == (draft.run, draft.position, draft.elapsed_s)
 
 
 def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> Saved:
     started, draft = time.monotonic(), plan.draft
     path = plan.directory / draft.name
+    if path.is_dir():  # an earlier checkpoint of this name has shards: no file can be renamed over it
+        delete_checkpoint(plan.directory, draft.name)
     before = _identity(path)
     try:
         disk.put_chunks(path, file_format.sealed(view, disk.CHUNK_BYTES), len(view), beat)
@@ -132,6 +158,54 @@ def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> S
                 delete_checkpoint(plan.directory, draft.name)
         raise SaveError(why_not_written(path, error, len(view))) from error
     return saved
+
+
+def _write_shards(
+    plan: CommitPlan, own: ShardPlan, view: memoryview, beat: Callable[[int], None], has_ended: Callable[[], bool]
+) -> Saved:
+    started, draft = time.monotonic(), plan.draft
+    try:
+        if plan.retry and (saved := sharded_commit.prepared(own, lambda found: _is_of(found, draft))) is not None:
+            if os.path.lexists(plan.directory / names.temp_name(names.manifest_name(draft.name))):
+                sharded_commit.finish(own)
+            return saved
+        shard.write(replace(own, retry=plan.retry), view, beat)
+        reports = sharded_commit.wait_for_reports(own, beat, has_ended)
+        written_s = time.monotonic() - started
+        shards = tuple(ShardFile(names.shard_name(item.rank), item.num_bytes, item.digest) for item in reports)
+        saved = Saved.of(
+            draft,
+            num_bytes=sum(item.num_bytes for item in shards),
+            digest=manifest.digest_of(shards),
+            stall_s=draft.stall_s + (written_s if plan.blocking else 0.0),
+            write_s=written_s,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            shards=shards,
+        )
+        if plan.permit is not None:
+            plan.permit.check(draft.name)  # shards may take minutes
+        sharded_commit.publish(own, saved, manifest.dump(saved, plan.provenance).encode())
+    except SaveError:
+        sharded_commit.discard(own)
+        raise
+    except sharded_commit.Incomplete as error:
+        sharded_commit.discard(own)
+        raise SaveError(str(error)) from error
+    except OSError as error:
+        with suppress(SaveError):
+            _take_back(own)
+        raise SaveError(why_not_written(plan.directory / draft.name, error, len(view))) from error
+    return saved
+
+
+def _take_back(own: ShardPlan) -> None:
+    """Delete what a commit has left that failed on its way."""
+    if own.folder.exists():
+        sharded_commit.discard(own)  # an earlier checkpoint of this name is still there, or was deleted as a whole
+    else:
+        delete_checkpoint(own.directory, own.name)
+    with suppress(OSError):
+        disk.remove(own.directory / names.temp_name(names.manifest_name(own.name)))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -46,6 +46,22 @@ def put(path: Path, data: bytes) -> None:
     put_chunks(path, [memoryview(data)], len(data))
 
 
+def put_hidden(path: Path, data: bytes) -> None:
+    """Write or replace a file under a hidden name, from which the caller renames it later.
+
+    Raises:
+        OSError: It could not be written; no part of it is left.
+    """
+    try:
+        with _File(path, len(data)) as file:
+            file.write(memoryview(data))
+            file.sync(len(data))
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+
+
 def put_chunks(
     path: Path, chunks: Iterable[memoryview], num_bytes: int, beat: Callable[[int], None] = lambda num_bytes: None
 ) -> None:
@@ -102,8 +118,12 @@ def renamed_at_end(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a link, if it exists."""
-    if os.path.lexists(path):
+    """Delete a file, a link, or a directory with all that is in it, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        for name in os.listdir(path):
+            remove(path / name)
+        os.rmdir(path)
+    elif os.path.lexists(path):
         os.unlink(path)
 
 
@@ -130,18 +150,23 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a directory until the block ends or this process dies; no effect without lock support."""
+def locked(directory: Path, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a directory until the block ends or this process dies; no effect without lock support.
+
+    Args:
+        directory: The directory.
+        shared: Share it with the writers of other ranks, which write to the directory at the same time.
+    """
     with _opened(directory) as handle:
         if handle is not None:
-            _lock(handle, fcntl.LOCK_EX)
+            _lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 
 def is_locked(directory: Path) -> bool:
     """True if a process is inside `locked` for this directory."""
     with _opened(directory) as handle:
-        return handle is not None and not _lock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return handle is not None and not _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

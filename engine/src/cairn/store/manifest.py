@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from cairn import records
 from cairn.errors import CorruptCheckpointError, NewerFormatError
-from cairn.store import disk
-from cairn.types import Saved
+from cairn.store import disk, names
+from cairn.types import Saved, ShardFile
 
-FORMAT = 2
+FORMAT = 3
+_OF_ONE_FILE = 2
+"""Format of the manifest of a single file, which earlier versions read, too."""
+_OF_SHARDS = "shards-sha256:"
+"""Prefix of the digest of a list of shards."""
+
+
+def digest_of(shards: Sequence[ShardFile]) -> str:
+    """Return the digest of a checkpoint that is a directory of shards.
+
+    Args:
+        shards: Its files, in the order of ranks.
+    """
+    listed = [[item.name, item.num_bytes, item.digest] for item in shards]
+    return _OF_SHARDS + hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
@@ -29,7 +43,10 @@ def dump(saved: Saved, provenance: Mapping[str, Any]) -> str:
     """
     fields = {**asdict(saved), "metrics": dict(saved.metrics)}
     derived = {"bytes_per_s": round(saved.num_bytes / saved.write_s) if saved.write_s else None}
-    content = {"format": FORMAT, **fields, **derived, "provenance": dict(provenance)}
+    if not saved.shards:
+        del fields["shards"]
+    version = FORMAT if saved.shards else _OF_ONE_FILE
+    content = {"format": version, **fields, **derived, "provenance": dict(provenance)}
     return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
 
 
@@ -51,12 +68,32 @@ def load(text: str | bytes) -> Saved:
         fields.pop("checksum", None)
         if fields["format"] == 1:
             fields["digest"] = f"{disk.PLAIN}{fields.pop('sha256')}"
+        has_shards = fields["format"] > _OF_ONE_FILE
         del fields["format"], fields["provenance"], fields["bytes_per_s"]
         saved = records.read(Saved, fields)
         records.require_finite(saved, "elapsed_s", "stall_s", "write_s", "wait_s", "overhead")
         records.require_counts(saved, "number", "num_bytes", "skipped", "interval_batches")
         records.require_counts(saved.position, "epoch", "batch", "total_batches", "step", "samples")
+        if has_shards != bool(saved.shards):
+            raise ValueError("its format does not fit its shards")
+        _check_shards(saved)
         return saved
+
+
+def _check_shards(saved: Saved) -> None:
+    """Check that the list of shards is complete.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not saved.shards:
+        return
+    if [item.name for item in saved.shards] != [names.shard_name(rank) for rank in range(len(saved.shards))]:
+        raise ValueError("it does not list a shard of each rank")
+    for item in saved.shards:
+        records.require_counts(item, "num_bytes")
+    if saved.num_bytes != sum(item.num_bytes for item in saved.shards) or saved.digest != digest_of(saved.shards):
+        raise ValueError("its list of shards does not fit its size or its digest")
 
 
 def parse(text: str | bytes) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 
 from cairn.types import Position
 
@@ -14,7 +15,8 @@ LOCK = ".lock"
 PROBE = ".writable.tmp"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
-_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt|json)|{LAST}|{BEST}|{CLAIM})\.tmp")
+_TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt(?:\.[0-9a-f]+)?|json)|{LAST}|{BEST}|{CLAIM})\.tmp")
+_SHARD = re.compile(r"rank_([0-9]{5,})\.ckpt")
 
 
 def checkpoint_name(position: Position) -> str:
@@ -37,6 +39,37 @@ def manifest_name(checkpoint: str) -> str:
 def temp_name(name: str) -> str:
     """Hidden name under which a file is written first: in the same directory, so that the rename is atomic."""
     return f".{name}.tmp"
+
+
+def attempt_name(checkpoint: str, attempt: str) -> str:
+    """Hidden directory in which the shards of one save are collected.
+
+    Args:
+        checkpoint: Name of the checkpoint.
+        attempt: Random hexadecimal digits that all ranks of this save know.
+    """
+    return f".{checkpoint}.{attempt}.tmp"
+
+
+def shard_name(rank: int) -> str:
+    """Name of the file of one rank in a checkpoint that is a directory: `rank_00001.ckpt`."""
+    return f"rank_{rank:05d}.ckpt"
+
+
+def report_name(rank: int) -> str:
+    """Name of the report of a rank's writer, next to its shard until the commit."""
+    return f"rank_{rank:05d}.json"
+
+
+def new_attempt() -> str:
+    """Return the id of one save, which no other save has."""
+    return secrets.token_hex(8)
+
+
+def shard_rank(name: str) -> int | None:
+    """Rank in the name of a shard; None for any other name."""
+    match = _SHARD.fullmatch(name)
+    return int(match[1]) if match and shard_name(int(match[1])) == name else None
 
 
 def is_temp(name: str) -> bool:

@@ -1,22 +1,42 @@
-"""Commits one checkpoint from a buffer, and reports how that ended to the history and to listeners."""
+"""What becomes of a copied state: rank 0 commits it and reports that; another rank writes its shard."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cairn.errors import SaveError
+from cairn.store import shard, sharded_commit
 from cairn.store.commit import CommitPlan, Committed
 from cairn.store.history import History
 from cairn.store.listener import Listeners
+from cairn.store.shard import Report, ShardPlan
 from cairn.types import Draft
 from cairn.writing.buffers import Buffer
 from cairn.writing.writer import Writer
 
 log = logging.getLogger(__name__)
+
+_NUM_ABANDONED = 8
+"""A rank is at most two saves late."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A copied state on its way to a checkpoint."""
+
+    buffer: Buffer
+    """The buffer that holds the file."""
+    draft: Draft
+    """What is known of the checkpoint before its commit."""
+    provenance: Mapping[str, Any]
+    """Facts about the run, for the manifest."""
+    shard: ShardPlan | None = None
+    """What this rank writes of it, if each rank writes a shard; None: all of it."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +44,52 @@ class Outcome:
     """How a save ended."""
 
     draft: Draft
-    result: Committed | None
+    result: Committed | Report | None
+    """A report on the ranks that write shards for rank 0; None: it failed."""
     error: str = ""
     """Why it was not committed; empty if it was."""
     at_s: float = 0.0
     """End of the save, on the clock of `time.monotonic()`."""
     device_s: float = 0.0
     """Seconds that a GPU stood still for it, in addition to the pause of the processor."""
+
+
+class ShardWriter:
+    """Writes one shard after the other for rank 0, which commits them; used on the other ranks.
+
+    Args:
+        writer: Writes one file at a time.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    def expect(self, draft: Draft) -> None:
+        """Do nothing: only rank 0 keeps track of checkpoints."""
+
+    def commit(self, submitted: Submitted, publish: Callable[[Outcome], None]) -> None:
+        """Write a shard once its copy is complete; if that fails, rank 0 learns of it.
+
+        Args:
+            submitted: The state.
+            publish: Is called with the outcome, whatever happens.
+        """
+        buffer, draft, plan = submitted.buffer, submitted.draft, submitted.shard
+        assert plan is not None
+        result, why = None, ""
+        try:
+            buffer.wait()
+            result = self.writer.write(plan, buffer)
+        except SaveError as error:
+            why = str(error)
+        except BaseException as error:
+            why = _unexpected(draft, error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            if why:
+                shard.report_failure(plan, why)
+            publish(Outcome(draft, result, why, time.monotonic(), buffer.device_s))
 
 
 class Committer:
@@ -49,27 +108,30 @@ class Committer:
     ) -> None:
         self.history, self.writer, self.listeners = history, writer, listeners
         self.sync, self.blocking = sync, blocking
+        self._abandoned: deque[str] = deque(maxlen=_NUM_ABANDONED)
+        """Hidden directories of failed saves: a rank that was late may have written to one after it was deleted."""
 
-    def commit(
-        self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any], publish: Callable[[Outcome], None]
-    ) -> None:
+    def expect(self, draft: Draft) -> None:
+        """Register a checkpoint that is about to be written."""
+        self.history.add_pending(draft)
+
+    def commit(self, submitted: Submitted, publish: Callable[[Outcome], None]) -> None:
         """Commit a checkpoint once its copy is complete.
 
         Args:
-            buffer: The buffer that holds it.
-            draft: What is known of the checkpoint before its commit.
-            provenance: Facts about the run, for the manifest.
+            submitted: The state.
             publish: Is called with the outcome, whatever happens: training may wait for it without a time limit.
         """
+        buffer, draft, own = submitted.buffer, submitted.draft, submitted.shard
         result, why, plan = None, "", None
         try:
             buffer.wait()
             self.sync()  # before the plan exists: if this fails, nothing may be deleted
             if self.history.permit is not None:  # where the directory is gone, its checkpoints are not deleted
                 self.history.permit.check(draft.name)
-            plan = self.history.plan_commit(draft, provenance)
+            plan = self.history.plan_commit(draft, submitted.provenance)
             with_stall = replace(plan.draft, stall_s=plan.draft.stall_s + buffer.device_s)
-            plan = replace(plan, draft=with_stall, blocking=self.blocking)
+            plan = replace(plan, draft=with_stall, blocking=self.blocking, shard=own, abandoned=tuple(self._abandoned))
             self.listeners.deleting([*plan.make_room, *plan.to_delete])
             result = self.writer.write(plan, buffer)
         except SaveError as error:
@@ -79,6 +141,9 @@ class Committer:
             if not isinstance(error, Exception):
                 raise
         finally:
+            if result is None and own is not None:
+                sharded_commit.discard(own)
+                self._abandoned.append(own.folder.name)
             publish(self._report_end(buffer, draft, plan, result, why))
 
     def _report_end(

@@ -29,29 +29,25 @@ from torch import Tensor
 from cairn import opening
 from cairn.errors import CorruptCheckpointError
 from cairn.store import file_format
-from cairn.writing.encode import STORAGE_NAMES
+from cairn.writing.tensor_form import NEWER_TENSOR, TENSOR, Spec, spec_of
 
-_DTYPES = {name.encode(): dtype for dtype, name in STORAGE_NAMES.items()}
-_NUMBER = rb"(?:K.|J....)"
-_TENSOR = re.compile(
-    rb"ctorch\._utils\n_rebuild_tensor_v2\n\(\(X\x07\0\0\0storagectorch\n(\w+)\n"  # type of the storage
-    rb"X(.)\0\0\0([0-9]+)X\x03\0\0\0cpu"  # length and number of the storage
-    rb"(" + _NUMBER + rb"tQ" + _NUMBER + rb"\(" + _NUMBER + rb"*t\(" + _NUMBER + rb"*t)"
-    rb"\x89ccollections\nOrderedDict\n\)RtR",
-    re.DOTALL,
-)
 _ORDERED, _COUNTED = b"ccollections\nOrderedDict\n)R", b"ccollections\nCounter\n)R"
 _CALL = re.compile(rb"c(_codecs\nencode|builtins\nset|builtins\ncomplex|torch\nSize|torch\ndevice)\n\(")
 _DTYPE = re.compile(rb"ctorch\n(\w+)\n")
 _METADATA = "_metadata"
 _DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
 _U32, _I32, _F64 = struct.Struct("<I"), struct.Struct("<i"), struct.Struct(">d")
-_Spec = tuple[torch.dtype, int, int, tuple[int, ...], tuple[int, ...]]
-"""Type, size of the storage in bytes, offset in it, shape and strides."""
 
 
 class _NotOurs(Exception):
     """The file is not what `Encoder` writes."""
+
+
+_REFUSED = (
+    *(_NotOurs, CorruptCheckpointError, ValueError, TypeError, LookupError, OverflowError),
+    *(struct.error, RecursionError, RuntimeError),
+)
+"""What a pickle of another form raises."""
 
 
 def read(path: Path) -> Any:
@@ -69,10 +65,24 @@ def read(path: Path) -> Any:
     try:
         with _no_collection():
             return _read(path)
-    except (
-        *(_NotOurs, CorruptCheckpointError, ValueError, TypeError, LookupError, OverflowError),
-        *(struct.error, RecursionError, RuntimeError),
-    ):
+    except _REFUSED:
+        return None
+
+
+def rebuild(pickle: bytes, storage_of: Callable[[int], torch.UntypedStorage]) -> Any:
+    """Rebuild a state from its pickle and its storages.
+
+    Args:
+        pickle: What `Encoder` has written.
+        storage_of: Returns the storage of a number; called once for each that a tensor needs.
+
+    Returns:
+        The state; None if the pickle does not have exactly the form in which `Encoder` writes one.
+    """
+    try:
+        with _no_collection():
+            return _Reader(pickle, storage_of).state()
+    except _REFUSED:
         return None
 
 
@@ -95,19 +105,25 @@ def _read(path: Path) -> Any:
             pickle = bytes(view[first : first + size])
         num_bytes = len(mapped)
     memory: Any = torch.UntypedStorage.from_file(str(path), False, num_bytes)
-    return _Reader(pickle, memory, storages).state()
+
+    def mapped_storage(number: int) -> torch.UntypedStorage:
+        start, length = storages[number]
+        part: torch.UntypedStorage = memory[start : start + length]
+        return part
+
+    return _Reader(pickle, mapped_storage).state()
 
 
 class _Reader:
     """Reads one pickle. Each method takes the position of a form and returns its value with the position after it."""
 
-    def __init__(self, pickle: bytes, memory: torch.UntypedStorage, places: list[tuple[int, int]]) -> None:
-        self._pickle, self._memory, self._places = pickle, memory, places
+    def __init__(self, pickle: bytes, storage_of: Callable[[int], torch.UntypedStorage]) -> None:
+        self._pickle, self._storage_of = pickle, storage_of
         self._texts: dict[str, str] = {}
         """Each text once, however often it is read."""
         self._numbered: list[str] = []
         self._storages: dict[int, torch.UntypedStorage] = {}
-        self._specs: dict[tuple[bytes, bytes], _Spec] = {}
+        self._specs: dict[tuple[bytes, bytes], Spec] = {}
 
     def state(self) -> Any:
         if not self._pickle.startswith(b"\x80\x02"):
@@ -175,7 +191,7 @@ class _Reader:
         return found, at + 1
 
     def _global(self, at: int) -> tuple[Any, int]:
-        match = _TENSOR.match(self._pickle, at)
+        match = TENSOR.match(self._pickle, at) or NEWER_TENSOR.match(self._pickle, at)
         if match is not None:
             return self._tensor(match), match.end()
         if self._pickle.startswith(_ORDERED, at):
@@ -210,45 +226,20 @@ class _Reader:
         return self._pickle.startswith(b"}(X\x09\0\0\0_metadata", at)
 
     def _tensor(self, match: re.Match[bytes]) -> Tensor:
-        kind, length, number, rest = match.groups()
-        spec = self._specs.get((kind, rest))
+        number, key = match["number"], (match["kind"], match["rest"])
+        spec = self._specs.get(key)
         if spec is None:
-            spec = self._specs[kind, rest] = _spec(kind, rest)
+            spec = self._specs[key] = spec_of(match)
         dtype, num_bytes, offset, shape, strides = spec
-        if length[0] != len(number):
+        if match["length"][0] != len(number):
             raise _NotOurs
         place = int(number)
         storage = self._storages.get(place)
         if storage is None:
-            first, size = self._places[place]
-            storage = self._storages[place] = self._memory[first : first + size]
+            storage = self._storages[place] = self._storage_of(place)
         if num_bytes != storage.nbytes():
             raise _NotOurs
-        return torch.empty(0, dtype=dtype).set_(storage, offset, shape, strides)
-
-
-def _spec(kind: bytes, rest: bytes) -> _Spec:
-    """Parse what tensors of one shape have in common."""
-    length, at = _integer(rest, 0)
-    offset, at = _integer(rest, at + 2)
-    groups: list[tuple[int, ...]] = []
-    for _ in range(2):
-        values = []
-        at += 1
-        while rest[at] != b"t"[0]:
-            value, at = _integer(rest, at)
-            values.append(value)
-        groups.append(tuple(values))
-        at += 1
-    dtype, (shape, strides) = _DTYPES[kind], groups
-    last = 0 if 0 in shape else 1 + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
-    if min((length, offset, *shape, *strides)) < 0 or (last and offset + last > length):
-        raise _NotOurs
-    return dtype, length * dtype.itemsize, offset, shape, strides
-
-
-def _integer(data: bytes, at: int) -> tuple[int, int]:
-    return (data[at + 1], at + 2) if data[at] == b"K"[0] else (_I32.unpack_from(data, at + 1)[0], at + 5)
+        return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, strides)
 
 
 def _called(function: bytes, arguments: list[Any]) -> Any:

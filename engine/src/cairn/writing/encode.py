@@ -413,7 +413,7 @@ class _Storages:
         """Return what to copy for each storage: one of its tensors if that is all of the part, else plain bytes."""
         found = [tensors[number] for number in self._chosen]
         for memory, first, end in self._pieces:
-            found[memory] = _piece(found[memory], first, end)
+            found[memory] = piece(found[memory], first, end)
         return found
 
 
@@ -452,7 +452,7 @@ def _fills(tensor: Tensor, num_bytes: int) -> bool:
     return tensor.nbytes == num_bytes and tensor.is_contiguous()
 
 
-def _piece(tensor: Tensor, first: int, end: int) -> Tensor:
+def piece(tensor: Tensor, first: int, end: int) -> Tensor:
     """Bytes `first` to `end` of the tensor's storage."""
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(
         tensor.untyped_storage(), first, (end - first,), (1,)

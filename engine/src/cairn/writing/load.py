@@ -19,6 +19,7 @@ from cairn.errors import CheckpointError
 from cairn.store import links
 from cairn.store.catalog import verify_file
 from cairn.writing import decode, forms
+from cairn.writing.sharded.assemble import Shards
 
 _WEIGHTS_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
 """Keys under which trainers save weights."""
@@ -43,6 +44,8 @@ def load(path: Path, *, verify: bool = True, map_location: Any = "cpu") -> dict[
         CheckpointError: The file is missing or corrupt, is not a checkpoint, or holds more than tensors and plain
             values.
     """
+    if (found := links.target(path)).is_dir() and (shards := sorted(found.glob("rank_*.ckpt"))):
+        return Shards(shards).contents()
     path = _existing(path)
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is not a checkpoint: torch.save did not write it.")

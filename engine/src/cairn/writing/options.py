@@ -9,6 +9,7 @@ from cairn.errors import ConfigError
 
 WriterKind = Literal["auto", "process", "thread", "sync"]
 WhenBusy = Literal["skip", "wait"]
+Sharded = Literal["auto", True, False]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Writing:
         overlap: Copy weights while the next batch is computed.
         when_busy: `skip`: drop an interval save when all buffers are busy (drops are counted); `wait`: block until one
             is free.
+        sharded: True: each process of a run writes a shard of each checkpoint, which is then a directory; False: rank 0
+            writes a single file; `auto`: shards for states of 256 MB or more. One process always writes a file.
         max_failed_saves: Stop the run after this many consecutive failed saves; -1: never.
 
     Raises:
@@ -33,6 +36,7 @@ class Writing:
     buffers: int = 2
     overlap: bool = False
     when_busy: WhenBusy = "skip"
+    sharded: Sharded = "auto"
     max_failed_saves: int = 3
 
     def __post_init__(self) -> None:
@@ -40,6 +44,7 @@ class Writing:
         _check("buffers", self.buffers, (1, 2))
         _check("overlap", self.overlap, (True, False))
         _check("when_busy", self.when_busy, get_args(WhenBusy))
+        _check("sharded", self.sharded, get_args(Sharded))
         most = self.max_failed_saves
         if isinstance(most, bool) or not isinstance(most, int) or (most < 1 and most != -1):
             raise ConfigError(

@@ -13,6 +13,7 @@
                                          history, listeners
     outcomes()  <--- outcome, buffer -   buffer is free again
 
+On ranks that write a shard each, only rank 0 commits; the others stop at the file and its report, see store/shard.py.
 With writer "thread" the commit thread writes itself; with "sync" the training thread does all of it, within submit().
 """
 
@@ -30,10 +31,11 @@ from torch import Tensor
 from cairn.errors import SaveError
 from cairn.store.history import History
 from cairn.store.listener import Listeners
+from cairn.store.shard import ShardPlan
 from cairn.types import Draft
 from cairn.units import format_bytes
 from cairn.writing.buffers import Buffer, BufferPool, available_bytes
-from cairn.writing.committing import Committer, Outcome
+from cairn.writing.committing import Committer, Outcome, ShardWriter, Submitted
 from cairn.writing.copying import Copier
 from cairn.writing.encode import Encoded
 from cairn.writing.options import WriterKind
@@ -53,7 +55,8 @@ class SavePipeline:
     Every method except `open` is for the training thread only.
 
     Args:
-        history: Plans each commit (what to delete, which links to set) and keeps track of the result.
+        history: Plans each commit (what to delete, which links to set) and keeps track of the result; None: this rank
+            only writes shards, which rank 0 commits.
         writer: Writes and commits one checkpoint at a time.
         pool: With two buffers a state is copied while another is written; with one, a save waits for the one before.
         copier: Copies states into buffers.
@@ -64,7 +67,7 @@ class SavePipeline:
 
     def __init__(
         self,
-        history: History,
+        history: History | None,
         writer: Writer,
         pool: BufferPool,
         copier: Copier,
@@ -74,8 +77,12 @@ class SavePipeline:
     ) -> None:
         self.history, self.writer, self.pool, self.copier = history, writer, pool, copier
         self.background = background
-        self.committer = Committer(history, writer, listeners or Listeners(), sync, blocking=not background)
-        self._submitted: SimpleQueue[tuple[Buffer, Draft, Mapping[str, Any]] | None] = SimpleQueue()
+        self.committer = (
+            ShardWriter(writer)
+            if history is None
+            else Committer(history, writer, listeners or Listeners(), sync, blocking=not background)
+        )
+        self._submitted: SimpleQueue[Submitted | None] = SimpleQueue()
         self._outcomes: deque[Outcome] = deque()
         self._num_open = self._num_ended = 0
         self._changed = threading.Condition()
@@ -87,7 +94,7 @@ class SavePipeline:
         kind: WriterKind,
         num_buffers: int,
         copier: Copier,
-        history: History,
+        history: History | None,
         num_bytes: int,
         on_gpu: bool,
         listeners: Listeners | None = None,
@@ -99,7 +106,7 @@ class SavePipeline:
             kind: What writes: a process, a thread, the training itself ("sync"), or "auto" by size.
             num_buffers: 1 or 2; one if memory is short.
             copier: Copies states into buffers.
-            history: Plans each commit.
+            history: Plans each commit; None: this rank only writes shards, which rank 0 commits.
             num_bytes: Expected size of a checkpoint.
             on_gpu: Pin the buffers for a GPU.
             listeners: Are notified of commits and deletions.
@@ -162,24 +169,28 @@ class SavePipeline:
             raise SaveError(str(error)) from error
         return buffer.num_bytes
 
-    def submit(self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any]) -> None:
+    def submit(
+        self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any], shard: ShardPlan | None = None
+    ) -> None:
         """Commit a copied state, in the background if so configured; `outcomes` returns the result.
 
         Args:
             buffer: The buffer that holds it.
             draft: What is known of the checkpoint before its commit.
             provenance: Facts about the run, for the manifest.
+            shard: What this rank writes of it, if each rank writes a shard; None: the buffer holds all of it.
         """
-        self.history.add_pending(draft)
+        self.committer.expect(draft)
+        submitted = Submitted(buffer, draft, provenance, shard)
         with self._changed:
             self._num_open += 1
         if not self.background:
-            self._commit(buffer, draft, provenance)
+            self._commit(submitted)
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._commit_all, name="checkpoint-saver", daemon=True)
             self._thread.start()
-        self._submitted.put((buffer, draft, provenance))
+        self._submitted.put(submitted)
 
     def outcomes(self) -> list[Outcome]:
         """Return the saves that ended since the last call."""
@@ -202,23 +213,23 @@ class SavePipeline:
     def _commit_all(self) -> None:
         """Body of the commit thread."""
         while (submitted := self._submitted.get()) is not None:
-            self._commit(*submitted)
+            self._commit(submitted)
         self._release()
 
     def _release(self) -> None:
         self.writer.close()
         self.pool.close()
 
-    def _commit(self, buffer: Buffer, draft: Draft, provenance: Mapping[str, Any]) -> None:
+    def _commit(self, submitted: Submitted) -> None:
         def publish(outcome: Outcome) -> None:
-            self.pool.give_back(buffer)
+            self.pool.give_back(submitted.buffer)
             self._outcomes.append(outcome)
             with self._changed:
                 self._num_open -= 1
                 self._num_ended += 1
                 self._changed.notify_all()
 
-        self.committer.commit(buffer, draft, provenance, publish)
+        self.committer.commit(submitted, publish)
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for a condition that the end of a save makes true; log progress if that takes long."""

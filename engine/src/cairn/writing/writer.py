@@ -5,7 +5,7 @@ snapshot costs. A separate process uses another core.
 
 The protocol between the training process and the writer process, over a pipe:
 
-    training -> writer   Request(plan, buffer number, size)      None: end
+    training -> writer   Request(plan, buffer number, size)      None: end       Ended: do not wait long for other ranks
     writer -> training   bytes written so far, every 0.2 s       Committed or an exception: done
 
 Neither trusts the pipe alone to notice that the other one died: a process that was forked meanwhile (a data loader's
@@ -19,17 +19,20 @@ import os
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from signal import Signals
-from typing import Protocol
+from typing import Any, Protocol
 
 from cairn.errors import SaveError
-from cairn.store import commit
+from cairn.store import commit, shard
 from cairn.store.commit import CommitPlan, Committed
+from cairn.store.shard import Report, ShardPlan
 from cairn.writing.buffers import Buffer, BufferPool
 
 log = logging.getLogger(__name__)
@@ -50,22 +53,52 @@ main(sys.argv[1:])
 """
 
 
+Plan = CommitPlan | ShardPlan
+"""What a writer carries out."""
+
+
+def carry_out(
+    plan: Plan, view: memoryview, beat: Callable[[int], None], has_ended: Callable[[], bool]
+) -> Committed | Report:
+    """Commit a checkpoint, or write a shard of one.
+
+    Args:
+        plan: What to do.
+        view: The whole file in memory.
+        beat: Called repeatedly with the number of bytes written so far.
+        has_ended: Whether the training has ended or failed.
+
+    Raises:
+        SaveError: It could not be done.
+    """
+    if isinstance(plan, ShardPlan):
+        return shard.write(plan, view, beat)
+    return commit.write(plan, view, beat, has_ended)
+
+
 class Writer(Protocol):
-    """Commits one checkpoint at a time."""
+    """Commits one checkpoint at a time, or writes one shard of it."""
 
     progress_bytes: int
     """How much of the current checkpoint is written."""
 
-    def write(self, plan: CommitPlan, buffer: Buffer) -> Committed:
-        """Write and commit a checkpoint, and return once that is done.
+    def write(self, plan: Plan, buffer: Buffer) -> Any:
+        """Write and commit a checkpoint, or write a shard, and return once that is done.
 
         Args:
-            plan: What to commit, link and delete.
-            buffer: The buffer that holds its file.
+            plan: What to commit, link and delete; or which shard to write.
+            buffer: The buffer that holds the file.
+
+        Returns:
+            What `carry_out` returns.
 
         Raises:
-            SaveError: The checkpoint could not be written; nothing is left of it.
+            SaveError: The file could not be written; nothing is left of it.
         """
+        ...
+
+    def training_has_ended(self) -> None:
+        """Do not wait for the shards of other ranks for long any more: they may have died."""
         ...
 
     def close(self) -> None:
@@ -78,9 +111,13 @@ class InlineWriter:
 
     def __init__(self) -> None:
         self.progress_bytes = 0
+        self._has_ended = False
 
-    def write(self, plan: CommitPlan, buffer: Buffer) -> Committed:
-        return commit.write(plan, buffer.view[: buffer.num_bytes], self._beat)
+    def write(self, plan: Plan, buffer: Buffer) -> Any:
+        return carry_out(plan, buffer.view[: buffer.num_bytes], self._beat, lambda: self._has_ended)
+
+    def training_has_ended(self) -> None:
+        self._has_ended = True
 
     def close(self) -> None:
         pass
@@ -90,10 +127,15 @@ class InlineWriter:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """The training has ended or failed; sent while a request is being worked on."""
+
+
+@dataclass(frozen=True)
 class Request:
     """What to write, in a form that the writer process understands."""
 
-    plan: CommitPlan
+    plan: Plan
     buffer_index: int
     capacity: int
     """Size of the buffer, in bytes: the writer maps it again if it has changed."""
@@ -112,6 +154,8 @@ class WriterProcess:
         self._pool = pool
         self._process: subprocess.Popen | None = None
         self._connection: Connection | None = None
+        self._sends = threading.Lock()
+        self._has_ended = False
         self.progress_bytes = 0
 
     @property
@@ -142,7 +186,7 @@ class WriterProcess:
             )
         self._connection = ours
 
-    def write(self, plan: CommitPlan, buffer: Buffer) -> Committed:
+    def write(self, plan: Plan, buffer: Buffer) -> Any:
         for again in (False, True):
             self.start()
             request = Request(
@@ -155,7 +199,7 @@ class WriterProcess:
             except (EOFError, OSError) as error:
                 why = self._how_it_ended()
                 if again:
-                    name = plan.directory / plan.draft.name
+                    name = plan.directory / plan.name
                     raise SaveError(f"The checkpoint {name} could not be written: its writer {why}, twice.") from error
                 log.error("The process that writes checkpoints %s. A new one retries the save.", why)
         raise AssertionError
@@ -170,19 +214,28 @@ class WriterProcess:
                 self._process.wait(_PATIENCE_S)
         self._process = self._connection = None
 
-    def _ask(self, request: Request) -> Committed:
+    def training_has_ended(self) -> None:
+        with self._sends, suppress(OSError):  # it may have died, or not have begun
+            if not self._has_ended and self._connection is not None:
+                self._connection.send(Ended())
+            self._has_ended = True
+
+    def _ask(self, request: Request) -> Committed | Report:
         assert self._connection is not None
         self.progress_bytes = 0
-        self._connection.send(request)
+        with self._sends:
+            self._connection.send(request)
+            if self._has_ended:
+                self._connection.send(Ended())
         while True:
             while not self._has_answered():
                 log.warning(
                     "The disk does not respond: no progress on %s for %g s. Still waiting.",
-                    request.plan.draft.name,
+                    request.plan.name,
                     SILENCE_S,
                 )
             answer = self._connection.recv()
-            if isinstance(answer, Committed):
+            if isinstance(answer, Committed | Report):
                 return answer
             if isinstance(answer, Exception):
                 raise answer

@@ -17,10 +17,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from cairn.errors import SaveError
-from cairn.store import commit, disk
+from cairn.store import disk
 from cairn.store.commit import Committed
+from cairn.store.shard import Report, ShardPlan
 from cairn.writing.buffers import map_pages
-from cairn.writing.writer import POLL_S, Request
+from cairn.writing.writer import POLL_S, Ended, Request, carry_out
 
 _BEAT_S = 0.2
 
@@ -52,7 +53,8 @@ def _next(parent: int, pipe: Connection) -> Any:
         while not pipe.poll(POLL_S):
             if _is_gone(parent):
                 return None
-        return pipe.recv()
+        request = pipe.recv()
+        return _next(parent, pipe) if isinstance(request, Ended) else request
     except (EOFError, OSError):
         return None
 
@@ -67,19 +69,30 @@ class _Server:
         self._parent, self._pipe, self._fds = parent, pipe, fds
         self._maps: dict[int, mmap.mmap] = {}
         self._last_s = 0.0
+        self._ended = False
 
-    def answer(self, request: Request) -> Committed | Exception:
-        """Write and commit a checkpoint; an error is an answer too."""
+    def answer(self, request: Request) -> Committed | Report | Exception:
+        """Write and commit a checkpoint, or write a shard; an error is an answer too."""
+        plan = request.plan
+        is_sharded = isinstance(plan, ShardPlan) or plan.shard is not None
         try:
-            with disk.locked(request.plan.directory), memoryview(self._map(request)) as view:
+            with disk.locked(plan.directory, shared=is_sharded), memoryview(self._map(request)) as view:
                 # Checked under the lock, before anything is written: a resumed run may already be at work.
                 if _is_gone(self._parent):
                     raise SaveError("The training process has died.")
-                return commit.write(request.plan, view[: request.num_bytes], self._beat)
+                return carry_out(plan, view[: request.num_bytes], self._beat, self._has_ended)
         except SaveError as error:
             return error
         except Exception as error:
-            return SaveError(f"The checkpoint {request.plan.draft.name} could not be written: {error!r}.")
+            return SaveError(f"The checkpoint {plan.name} could not be written: {error!r}.")
+
+    def _has_ended(self) -> bool:
+        """Whether the training has ended, or says that it has: other ranks may have died as well."""
+        with suppress(OSError, EOFError):
+            if not self._ended and self._pipe.poll():
+                self._pipe.recv()  # `Ended`: nothing else comes while a request is worked on
+                self._ended = True
+        return self._ended or _is_gone(self._parent)
 
     def _map(self, request: Request) -> mmap.mmap:
         known = self._maps.get(request.buffer_index)

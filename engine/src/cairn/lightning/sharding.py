@@ -1,0 +1,189 @@
+"""Whether each rank of a fit writes a shard of a checkpoint, and what this rank's shard is."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+
+from cairn.errors import ConfigError
+from cairn.known_directory import KnownDirectory
+from cairn.lightning.agreement import Agreement, together
+from cairn.lightning.rank_differences import RankDifferences
+from cairn.lightning.saved import unsaved
+from cairn.store import claim
+from cairn.store.claim import Permit
+from cairn.store.shard import ShardPlan
+from cairn.types import Position
+from cairn.writing.encode import Encoded
+from cairn.writing.options import Writing
+from cairn.writing.sharded.deal import Dealer, replicated
+from cairn.writing.sharded.shard import ShardEncoder, ShardId
+
+log = logging.getLogger(__name__)
+
+LARGE_BYTES = 2**28
+"""Checkpoints from this size on are sharded with `auto`; a smaller one is written before its parts would be found."""
+_VISIBLE_S = 5.0
+"""Maximum time until a file that rank 0 has written is seen on other machines."""
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class EncodedShard:
+    """A shard, ready to be copied."""
+
+    encoded: Encoded
+    layout: str
+    """Digest of how the state is cut."""
+
+
+class Sharding:
+    """Whether each rank writes a shard, which all ranks decide together, and the shards of this one.
+
+    Args:
+        trainer: The trainer.
+        writing: How checkpoints are written.
+        directory: Where the checkpoints are.
+        agreement: Between the ranks.
+
+    Attributes:
+        is_on: Whether each rank writes a shard.
+    """
+
+    def __init__(self, trainer: Trainer, writing: Writing, directory: Path, agreement: Agreement) -> None:
+        self._trainer, self._option, self._directory, self._agreement = trainer, writing.sharded, directory, agreement
+        self.is_on = False
+        self._owner = ""
+        self._permit: Permit | None = None
+        self._dealer: Dealer | None = None
+        self._encoder = ShardEncoder()
+
+    def see_claim(self, attempt: str) -> None:
+        """Learn by which attempt rank 0 has claimed the directory; empty: it has not."""
+        self._owner = attempt
+
+    def decide(self, num_bytes: int, differences: RankDifferences) -> None:
+        """Decide for all ranks, before the first batch, and compare them; every rank calls this.
+
+        Args:
+            num_bytes: Expected size of a checkpoint.
+            differences: Compares the ranks.
+
+        Raises:
+            ConfigError: Shards are asked for, and the ranks do not see the same directory.
+        """
+        self._choose(num_bytes)
+        if not self.check_equal(differences):
+            differences.compare()
+
+    def _choose(self, num_bytes: int) -> None:
+        strategy, option = self._trainer.strategy, self._option
+        if self._trainer.world_size == 1 or not isinstance(strategy, DDPStrategy) or not self._owner:
+            self.is_on = False
+            return
+        self.is_on = bool(self._agreement.share(option is True or (option == "auto" and num_bytes >= LARGE_BYTES)))
+        if not self.is_on:
+            return
+        [any_is_blind] = self._agreement.largest(not self._sees_claim())
+        if any_is_blind and option is True:
+            raise ConfigError(
+                f"sharded=true needs a directory that all ranks share, and not all of them see {self._directory} as "
+                f"rank 0 does: choose one on a shared file system, or set sharded=false.",
+                parameter="sharded",
+            )
+        if any_is_blind:
+            log.info("Not all ranks see %s: rank 0 writes the checkpoints alone.", self._directory)
+            self.is_on = False
+            return
+        self._permit = Permit(KnownDirectory.at_or_above(self._directory), self._owner)
+
+    def check_equal(self, differences: RankDifferences) -> bool:
+        """Compare the ranks if each writes a shard, and let rank 0 write everything from now on if they differ.
+
+        Args:
+            differences: Compares the ranks, at a few saves.
+
+        Returns:
+            Whether they were compared.
+        """
+        if not self.is_on or not differences.is_due:
+            return False
+        differences.compare(needed=True)
+        if any(self._agreement.largest(differences.found_any)):
+            log.warning(
+                "Parameters or optimizer states differ between the ranks, so their shards would be a mix of several "
+                "states: from now on, rank 0 writes each checkpoint as a single file. Keep them equal on all ranks."
+            )
+            self.is_on = False
+        return True
+
+    def together(self) -> AbstractContextManager[None]:
+        """Context in which all ranks fail if one does, if each of them writes a shard."""
+        return (
+            together(self._agreement, "Memory for checkpoints could not be reserved") if self.is_on else nullcontext()
+        )
+
+    def num_bytes_of_rank(self, num_bytes: int) -> int:
+        """Return the expected size of what this rank writes of a checkpoint of this size."""
+        return num_bytes // self._trainer.world_size if self.is_on else num_bytes
+
+    def encode(self, contents: Mapping[str, Any], position: Position, attempt: str) -> EncodedShard:
+        """Encode this rank's shard of a checkpoint; its tensors are referred to, not copied.
+
+        Args:
+            contents: The contents of the checkpoint on this rank, with the state of this rank alone in `ranks`.
+            position: Position of the run.
+            attempt: Id of the save.
+        """
+        trainer = self._trainer
+        rank, world_size = trainer.global_rank, trainer.world_size
+        if self._dealer is None:
+            self._dealer = Dealer(rank, world_size)
+        deal = self._dealer.deal(self._equal_tensors(contents))
+        run = str(contents[unsaved.KEY]["run"])
+        shard = ShardId(rank, world_size, run, attempt, dict(vars(position)))
+        mine = contents if rank == 0 else contents[unsaved.KEY]["ranks"][0]
+        return EncodedShard(self._encoder.encode(mine, deal, shard), deal.layout)
+
+    def plan(self, name: str, attempt: str, layout: str) -> ShardPlan:
+        """Return what this rank's writer does.
+
+        Args:
+            name: Name of the checkpoint.
+            attempt: Id of the save.
+            layout: Digest of how the state is cut.
+        """
+        trainer = self._trainer
+        return ShardPlan(
+            self._directory, name, attempt, trainer.global_rank, trainer.world_size, layout, permit=self._permit
+        )
+
+    def _equal_tensors(self, contents: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Tensors that are the same on all ranks: parameters that DDP keeps equal, and the states of optimizers."""
+        module, ignored = self._trainer.lightning_module, _ignored(self._trainer)
+        parts = [part for name, part in module.named_parameters() if part.requires_grad and name not in ignored]
+        if any(hasattr(item, "consolidate_state_dict") for item in self._trainer.optimizers):
+            # Each rank has a part of its states, and a save collects them on rank 0.
+            contents = {"state_dict": contents["state_dict"]}
+        return replicated(contents, parts)
+
+    def _sees_claim(self) -> bool:
+        until = time.monotonic() + _VISIBLE_S
+        while (found := claim.read(self._directory)) is None or found.attempt != self._owner:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+
+def _ignored(trainer: Trainer) -> set[str]:
+    return set(getattr(trainer.lightning_module, "_ddp_params_and_buffers_to_ignore", ()))

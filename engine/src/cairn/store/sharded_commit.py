@@ -1,0 +1,190 @@
+"""Commit a checkpoint of which each rank has written a shard: rank 0's writer does this once all shards are there.
+
+      1  the shard of rank 0, and its report           like every other rank
+      2  wait for the reports of all ranks             of this attempt only
+      3  .epoch_000_batch_000150.json.tmp              the manifest, synced: from here on a retry finishes the commit
+      4  the reports are deleted
+      5  .epoch_000_batch_000150.ckpt.ATTEMPT.tmp  ->  epoch_000_batch_000150.ckpt      and the directory is synced
+      6  the manifest is renamed                       COMMITTED
+
+A crash before 6 leaves a directory without a manifest, which is not a checkpoint. An earlier checkpoint of the same
+name is deleted between 4 and 5, as a whole: nothing is ever written into the directory of a committed one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cairn import opening
+from cairn.errors import CheckpointError, SaveError
+from cairn.store import disk, manifest, names, shard
+from cairn.store.deletion import delete_checkpoints
+from cairn.store.shard import Report, ShardPlan
+from cairn.types import Saved
+
+SILENCE_S = 120.0
+"""Maximum time without progress of any shard, in seconds, that rank 0's writer waits for the other ranks."""
+SILENCE_AFTER_END_S = 10.0
+"""The same for ranks that have not begun to write, once the training of rank 0 has ended: they may have died."""
+_POLL_S, _LONGEST_POLL_S = 0.01, 0.5
+
+
+class Incomplete(Exception):
+    """A shard is missing; the message is a sentence."""
+
+
+@dataclass
+class Progress:
+    """The shards that are being written, as rank 0's writer sees them grow."""
+
+    sizes: Mapping[str, int]
+    since_s: float
+
+    def look(self, folder: Path) -> bool:
+        """Look at the directory; return whether something has changed."""
+        if (sizes := _sizes(folder)) == self.sizes:
+            return False
+        self.sizes, self.since_s = sizes, time.monotonic()
+        return True
+
+
+def wait_for_reports(
+    plan: ShardPlan,
+    beat: Callable[[int], None] = lambda num_bytes: None,
+    has_ended: Callable[[], bool] = lambda: False,
+) -> list[Report]:
+    """Wait until the writers of all ranks have reported.
+
+    Args:
+        plan: Rank 0's own part.
+        beat: Called repeatedly with the number of bytes that all ranks have written so far.
+        has_ended: Whether the training of rank 0 has ended or failed.
+
+    Returns:
+        The reports, in the order of the ranks.
+
+    Raises:
+        Incomplete: A rank has failed or holds other tensors, or nothing is heard of it for too long.
+    """
+    found: dict[int, Report] = {}
+    progress, poll_s = Progress({}, time.monotonic()), _POLL_S
+    while True:
+        if progress.look(plan.folder):
+            poll_s = _POLL_S
+            beat(sum(size for name, size in progress.sizes.items() if ".ckpt" in name))
+        for rank in range(plan.world_size):
+            if rank not in found and names.report_name(rank) in progress.sizes:
+                _take(plan, rank, found)
+        if len(found) == plan.world_size:
+            return [found[rank] for rank in range(plan.world_size)]
+        _check_patience(plan, found, progress, has_ended())
+        time.sleep(poll_s)
+        poll_s = min(2 * poll_s, _LONGEST_POLL_S)
+
+
+def publish(plan: ShardPlan, saved: Saved, proof: bytes) -> None:
+    """Make the directory of the attempt a checkpoint.
+
+    Args:
+        plan: Rank 0's own part.
+        saved: The checkpoint.
+        proof: Its manifest.
+
+    Raises:
+        OSError: A step failed.
+    """
+    hidden = plan.directory / names.temp_name(names.manifest_name(saved.name))
+    disk.put_hidden(hidden, proof)
+    finish(plan)
+
+
+def finish(plan: ShardPlan) -> None:
+    """Do what follows on the hidden manifest; again after a kill in the middle of it.
+
+    Raises:
+        OSError: A step failed.
+    """
+    directory, path = plan.directory, plan.directory / plan.name
+    proof = directory / names.manifest_name(plan.name)
+    if plan.folder.exists():
+        for rank in range(plan.world_size):
+            disk.remove(plan.folder / names.report_name(rank))
+        disk.sync_directory(plan.folder)
+        if os.path.lexists(path) or os.path.lexists(proof):
+            _delete_earlier(plan)
+        os.replace(plan.folder, path)
+    disk.sync_directory(directory)
+    os.replace(directory / names.temp_name(proof.name), proof)
+    disk.sync_directory(directory)
+
+
+def _delete_earlier(plan: ShardPlan) -> None:
+    try:
+        delete_checkpoints(plan.directory, [plan.name])
+    except SaveError as error:
+        raise error.__cause__ or error from None
+
+
+def prepared(plan: ShardPlan, is_of_plan: Callable[[Saved], bool]) -> Saved | None:
+    """Return the checkpoint whose manifest the previous writer had prepared, or even renamed, when it died."""
+    proof = plan.directory / names.manifest_name(plan.name)
+    for path in (proof.with_name(names.temp_name(proof.name)), proof):
+        with suppress(OSError, CheckpointError):
+            saved = manifest.load(opening.read_bytes(path))
+            if is_of_plan(saved) and saved.shards:
+                return saved
+    return None
+
+
+def discard(plan: ShardPlan) -> None:
+    """Delete what an attempt has left that will not be committed. A rank may still write to it: it gets an error."""
+    # Under another name first, so that no file appears in it any more.
+    away = plan.directory / names.attempt_name(plan.name, names.new_attempt())
+    with suppress(OSError):
+        os.replace(plan.folder, away)
+        disk.remove(away)
+
+
+def _take(plan: ShardPlan, rank: int, found: dict[int, Report]) -> None:
+    report = shard.read(plan, rank)
+    if report is None:
+        return
+    if report.error:
+        raise Incomplete(f"Rank {rank}: {report.error}")
+    if report.layout != plan.layout:
+        raise Incomplete(
+            f"The checkpoint {plan.directory / plan.name} could not be written: rank {rank} holds other tensors than "
+            f"rank 0, so that their shards do not fit together. Set sharded=false to save the state of rank 0."
+        )
+    found[rank] = report
+
+
+def _check_patience(plan: ShardPlan, found: Mapping[int, Report], progress: Progress, has_ended: bool) -> None:
+    silent_s = time.monotonic() - progress.since_s
+    missing = [rank for rank in range(plan.world_size) if rank not in found]
+    absent = [rank for rank in missing if not any(_of_rank(name, rank) for name in progress.sizes)]
+    limit_s = SILENCE_AFTER_END_S if has_ended and absent else SILENCE_S
+    if silent_s >= limit_s:
+        ranks = ", ".join(map(str, absent or missing))
+        raise Incomplete(
+            f"The checkpoint {plan.directory / plan.name} could not be written: the writer of rank {ranks} "
+            f"has shown no sign of life for {limit_s:g} s. Look for the cause in the log of that rank."
+        )
+
+
+def _of_rank(name: str, rank: int) -> bool:
+    return name in (own := names.shard_name(rank), names.temp_name(own))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    found = {}
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            with suppress(OSError):  # it was renamed meanwhile
+                found[name] = os.lstat(folder / name).st_size
+    return found

@@ -1,0 +1,1 @@
+"""A checkpoint in several files: each rank's shard holds byte ranges of the storages of one state."""

@@ -1,0 +1,216 @@
+"""Puts the shards of a checkpoint together: the contents are those that one file of the same state would have.
+
+    pieces of all shards   -> storages     one piece: a view of the mapped file; several: joined in new memory
+    image of shard 0       -> contents     the tensors refer to these storages by name
+    images of the others   -> the states of their ranks, with the table of their values' forms
+
+Nothing is trusted: shards of different saves, a storage with a gap and a piece that two shards have are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cairn import records
+from cairn.errors import CorruptCheckpointError, NewerFormatError
+from cairn.writing import decode
+from cairn.writing.forms import OURS, TABLE
+from cairn.writing.sharded.shard import FORMAT, HEADER, IMAGE, PIECES, STATE, ShardId
+
+RANKS = "ranks"
+"""Key, under `OURS`, of the list of the states of ranks in a checkpoint."""
+_SAME = ("world_size", "run", "attempt", "position", "layout")
+_Move = Callable[[torch.UntypedStorage], torch.UntypedStorage]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of the bytes of a storage, as a shard has it.
+
+    Attributes:
+        first: First byte in the storage.
+        data: The bytes, mapped.
+    """
+
+    first: int
+    data: Tensor
+
+    @property
+    def end(self) -> int:
+        """The byte after the last one."""
+        return self.first + self.data.numel()
+
+
+class Shards:
+    """The shards of one checkpoint, mapped into memory.
+
+    Args:
+        paths: The files, in the order of ranks. Their checksums are compared elsewhere.
+
+    Attributes:
+        parts: For each storage that is dealt out, its ranges in order.
+        num_bytes: Size of each of them, in bytes.
+
+    Raises:
+        CorruptCheckpointError: One is not a shard, they do not belong together, or bytes are missing.
+        NewerFormatError: A later version of Cairn wrote them.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._shards = [_read(path) for path in paths]
+        self.ids = [_id_of(path, shard) for path, shard in zip(paths, self._shards, strict=True)]
+        self._check_ids()
+        self.parts: dict[str, list[Part]] = {}
+        self.num_bytes: dict[str, int] = {}
+        for path, shard in zip(paths, self._shards, strict=True):
+            self._add_pieces(path, shard)
+        for name, parts in self.parts.items():
+            parts.sort(key=lambda part: part.first)
+            ends = [0, *(part.end for part in parts)]
+            if [part.first for part in parts] != ends[:-1] or ends[-1] != self.num_bytes[name]:
+                raise CorruptCheckpointError(f"its shards do not have each byte of {name} once")
+        self._joined: dict[str, torch.UntypedStorage] = {}
+
+    def contents(self, move: _Move = lambda storage: storage) -> dict[str, Any]:
+        """Return the contents of the whole checkpoint.
+
+        Args:
+            move: Is given each storage, and returns it on the device where its tensors go.
+
+        Raises:
+            CorruptCheckpointError: The image cannot be read.
+        """
+        contents = self._image(0, move)
+        ours = contents.get(OURS)
+        if len(self._shards) > 1 and isinstance(ours, dict):
+            states = [self._image(rank, move) for rank in range(1, len(self._shards))]
+            ours[RANKS] = [*ours.get(RANKS, []), *(state[STATE] for state in states)]
+            if table := _merged(contents, [state.get(OURS, {}).get(TABLE, []) for state in states]):
+                ours[TABLE] = table
+        return contents
+
+    def storage(self, name: str) -> torch.UntypedStorage:
+        """Return a storage that is dealt out; it is joined in memory, once, if several shards have a part of it."""
+        if name not in self._joined:
+            parts = [part.data for part in self.parts[name]]
+            whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+            self._joined[name] = _storage(whole)
+        return self._joined[name]
+
+    def names(self) -> list[str | None]:
+        """Names of the storages of the whole checkpoint, by number; None for those of shard 0 alone."""
+        return list(self._shards[0][IMAGE]["names"])
+
+    def rebuilt(self, storage_of: Callable[[int, int], torch.UntypedStorage]) -> dict[str, Any]:
+        """Return the contents of shard 0 with other storages, for readers that need only parts of them.
+
+        Args:
+            storage_of: Returns the storage of a number, which has a size in bytes.
+        """
+        sizes = self._shards[0][IMAGE]["num_bytes"]
+        return self._rebuilt(0, lambda number: storage_of(number, sizes[number]))
+
+    def own(self, number: int) -> torch.UntypedStorage:
+        """Return a storage that shard 0 alone has."""
+        return _storage(self._shards[0][IMAGE]["own"][number])
+
+    def _image(self, rank: int, move: _Move) -> dict[str, Any]:
+        image, path = self._shards[rank][IMAGE], self._paths[rank]
+        names, own = image["names"], image["own"]
+        if any((name not in self.parts) if name is not None else (n not in own) for n, name in enumerate(names)):
+            raise CorruptCheckpointError(f"{path.name} refers to bytes that no shard has")
+
+        def storage_of(number: int) -> torch.UntypedStorage:
+            name = names[number]
+            return move(_storage(own[number]) if name is None else self.storage(name))
+
+        return self._rebuilt(rank, storage_of)
+
+    def _rebuilt(self, rank: int, storage_of: Callable[[int], torch.UntypedStorage]) -> dict[str, Any]:
+        contents = decode.rebuild(self._shards[rank][IMAGE]["pickle"], storage_of)
+        if not isinstance(contents, dict) or (rank > 0 and STATE not in contents):
+            raise CorruptCheckpointError(
+                f"{self._paths[rank].name} holds values that this version of Cairn cannot read"
+            )
+        return contents
+
+    def _check_ids(self) -> None:
+        first = self.ids[0]
+        if first.world_size != len(self.ids):
+            raise CorruptCheckpointError(f"it has {len(self.ids)} shards, and {first.world_size} processes saved it")
+        for rank, (path, found) in enumerate(zip(self._paths, self.ids, strict=True)):
+            if found.rank != rank:
+                raise CorruptCheckpointError(f"{path.name} is the shard of rank {found.rank}")
+            for key in _SAME:
+                if getattr(found, key) != getattr(first, key):
+                    raise CorruptCheckpointError(
+                        f"{path.name} belongs to another save than {self._paths[0].name} ({key})"
+                    )
+
+    def _add_pieces(self, path: Path, shard: Mapping[str, Any]) -> None:
+        for name, piece in shard[PIECES].items():
+            match piece:
+                case [int(first), int(num_bytes), Tensor() as data] if data.dtype is torch.uint8 and data.dim() == 1:
+                    self.parts.setdefault(name, []).append(Part(first, data))
+                    if self.num_bytes.setdefault(name, num_bytes) == num_bytes:
+                        continue
+            raise CorruptCheckpointError(f"{path.name} has another form than a shard ({name})")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        shard = decode.read(path)
+    except OSError as error:
+        raise CorruptCheckpointError(f"{path.name} cannot be read ({error.strerror or error})") from error
+    if not isinstance(shard, dict) or not isinstance(shard.get(HEADER), dict):
+        raise CorruptCheckpointError(f"{path.name} is not a shard of a checkpoint")
+    version = shard[HEADER].get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise NewerFormatError(
+            f"{path.name} has format {version}, and this version of Cairn reads shards up to {FORMAT}: update Cairn"
+        )
+    match shard:
+        case {"pieces": dict(), "image": {"pickle": bytes(), "names": list(), "own": dict(), "num_bytes": list()}}:
+            return shard
+    raise CorruptCheckpointError(f"{path.name} has another form than a shard")
+
+
+def _id_of(path: Path, shard: Mapping[str, Any]) -> ShardId:
+    try:
+        return records.read(ShardId, shard[HEADER])
+    except records.RecordError as error:
+        raise CorruptCheckpointError(f"{path.name} has another form than a shard ({error})") from error
+
+
+def _storage(data: Tensor) -> torch.UntypedStorage:
+    """The storage that has exactly the bytes of a tensor of bytes."""
+    whole: Any = data.untyped_storage()
+    first = data.storage_offset()
+    return whole if first == 0 and whole.nbytes() == data.numel() else whole[first : first + data.numel()]
+
+
+def _merged(contents: Mapping[str, Any], tables: Sequence[Sequence[Any]]) -> list[Any]:
+    """Add the forms of the states of ranks to the table of the whole, where `forms.to_plain` would have put them."""
+    table, ours = list(contents[OURS].get(TABLE, [])), list(contents[OURS])
+    more = [
+        [[OURS, RANKS, rank, *path[1:]], kind, argument]
+        for rank, entries in enumerate(tables, 1)
+        for path, kind, argument in entries
+    ]
+    order = list(contents)
+
+    def place(path: Sequence[Any]) -> tuple[int, int]:
+        return order.index(path[0]), ours.index(path[1]) if path[0] == OURS else 0
+
+    if more:
+        here = (order.index(OURS), ours.index(RANKS))
+        at = sum(place(path) <= here for path, _, _ in table)
+        table[at:at] = more
+    return table

@@ -1,0 +1,92 @@
+"""The contents of one shard, as they are encoded and written.
+
+    cairn_shard   which save it belongs to, and whose it is
+    pieces        {name of a storage: [first byte, size of the whole storage, the bytes]}
+    image         a pickle, as `Encoder` makes it, and where the storages that it numbers are:
+                      names   for each number the name of a storage in pieces of all shards, or None
+                      own     {number: the bytes} of those without a name
+    num_bytes     sizes of the storages of the image
+
+The image of rank 0 is that of the whole checkpoint, as its single file would hold it. The others hold the state of
+their rank, which belongs into the list of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cairn.writing.encode import Encoded, Encoder
+from cairn.writing.form_encoder import FormEncoder
+from cairn.writing.sharded.cuts import Range
+from cairn.writing.sharded.deal import Deal, bytes_of, place_of
+
+FORMAT = 1
+HEADER, PIECES, IMAGE = "cairn_shard", "pieces", "image"
+"""Keys of a shard. Part of the file format."""
+STATE = "state"
+"""Key of the state of a rank in the image of a shard other than the first."""
+
+
+@dataclass(frozen=True)
+class ShardId:
+    """Which save a shard belongs to, and whose it is.
+
+    Attributes:
+        rank: The rank that has written it.
+        world_size: Number of shards.
+        run: Id of the run.
+        attempt: Random name of this one save: two saves at one position differ in it.
+        position: Position of the run.
+        layout: See `Deal.layout`.
+        format: Version of the format.
+    """
+
+    rank: int
+    world_size: int
+    run: str
+    attempt: str
+    position: Mapping[str, int] = field(default_factory=dict)
+    layout: str = ""
+    format: int = FORMAT
+
+
+class ShardEncoder:
+    """Encodes the shards of one rank, one save after the other."""
+
+    def __init__(self) -> None:
+        self._image, self._shard = FormEncoder(), Encoder()
+
+    def encode(self, contents: Mapping[str, Any], deal: Deal, shard: ShardId) -> Encoded:
+        """Encode a shard; its tensors are referred to, not copied.
+
+        Args:
+            contents: On rank 0, the contents of the checkpoint, with the state of rank 0 alone in their list of ranks;
+                on other ranks, the state of the rank.
+            deal: What this rank writes of the storages that are dealt out.
+            shard: Whose shard this is; its layout is that of the deal.
+
+        Returns:
+            What a writer writes, as of a single file.
+
+        Raises:
+            UnsafeStateError: A value has no form that comes back as what it was; the message names the path to it.
+        """
+        image = self._image.encode(contents if shard.rank == 0 else {STATE: contents})
+        names = [deal.names.get((place[0], size)) for place, size in zip(_places(image), image.sizes, strict=True)]
+        own = {
+            number: bytes_of(storage, Range(number, 0, size))
+            for number, (storage, size, name) in enumerate(zip(image.storages, image.sizes, names, strict=True))
+            if name is None
+        }
+        state = {
+            HEADER: {**asdict(shard), "position": dict(shard.position), "layout": deal.layout},
+            PIECES: {piece.name: [piece.first, piece.num_bytes, piece.data] for piece in deal.pieces},
+            IMAGE: {"pickle": image.pickle, "names": names, "own": own, "num_bytes": list(image.sizes)},
+        }
+        return self._shard.encode(state, "shard")
+
+
+def _places(image: Encoded) -> list[tuple[int, int]]:
+    return [place_of(storage) for storage in image.storages]

@@ -1,0 +1,180 @@
+"""Shards together are the single file of the same state, byte for byte, whatever the state and the number of ranks."""
+
+import random
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.values import file_of
+from tests.writing.test_decode import equal
+from torch import nn
+
+from cairn.errors import CorruptCheckpointError
+from cairn.store.file_format import sealed
+from cairn.writing.encode import Encoded
+from cairn.writing.form_encoder import FormEncoder
+from cairn.writing.sharded import cuts
+from cairn.writing.sharded.assemble import Shards
+from cairn.writing.sharded.deal import Dealer, replicated
+from cairn.writing.sharded.shard import ShardEncoder, ShardId
+from cairn.writing.tensor_form import DTYPES
+
+POSITION = {"epoch": 0, "batch": 3, "total_batches": 3, "step": 3, "samples": 24}
+FLOAT8 = torch.float8_e4m3fn
+
+
+def bytes_of(encoded: Encoded) -> bytes:
+    return b"".join(sealed(file_of(encoded), 2**22))
+
+
+def weights(rng, generator):
+    """Parameters as models have them: tied, transposed, views of one flat storage, empty, and of any type."""
+    found = []
+    for _ in range(rng.randrange(1, 6)):
+        shape = [rng.randrange(1, 9) for _ in range(rng.randrange(3))]
+        tensor = torch.rand(shape, generator=generator).to(rng.choice([*DTYPES.values(), FLOAT8]))
+        if tensor.ndim > 1 and rng.random() < 0.3:
+            tensor = tensor.transpose(0, 1)
+        found.append(rng.choice([tensor, tensor, *found]))
+    flat = torch.rand(rng.randrange(3, 400), generator=generator)
+    return [*found, flat[2:], flat[1 : len(flat) // 2], torch.zeros(0, 3)]
+
+
+def of_rank(rank, buffers):
+    """The state of a rank; some of its values need a form."""
+    return {
+        "rng": torch.arange(5 + rank, dtype=torch.uint8),
+        "sums": {"n": rank, "mean": np.float32(rank), "seen": np.arange(rank + 1)},
+        "buffers": buffers,
+    }
+
+
+def contents(rng, world_size):
+    """The parts of a checkpoint: what rank 0 saves, and the states of the ranks."""
+    generator = torch.Generator().manual_seed(rng.randrange(2**32))
+    parameters = weights(rng, generator)
+    buffers = {"norm.mean": torch.rand(3, generator=generator)}
+    state = OrderedDict((f"layer.{number}", tensor) for number, tensor in enumerate(parameters)) | buffers
+    moments = {n: {"step": torch.tensor(2.0), "exp_avg": torch.rand(p.shape)} for n, p in enumerate(parameters)}
+    whole = {
+        "epoch": 0,
+        "numpy": np.float64(0.5) if rng.random() < 0.5 else 0.5,
+        "state_dict": state,
+        "optimizer_states": [{"state": moments, "param_groups": [{"lr": torch.tensor(0.1), "betas": (0.9, 0.99)}]}],
+        "callbacks": {"view": parameters[-3][:1], "own": {"a", "b"}},
+        "cairn": {"format": 1, "ranks": [], "clock": {"s": np.float32(1.5)}},
+        "last": np.arange(2),
+    }
+    states = [of_rank(0, buffers), *(of_rank(r, {"norm.mean": torch.rand(3)}) for r in range(1, world_size))]
+    return whole, parameters, states
+
+
+def with_ranks(whole, states):
+    return {**whole, "cairn": {**whole["cairn"], "ranks": states}}
+
+
+def write_shards(folder, whole, parameters, states, attempt="a"):
+    """Write the shards of a state as the ranks do."""
+    folder.mkdir(exist_ok=True)
+    paths, world_size = [], len(states)
+    for rank, state in enumerate(states):
+        mine = replicated(whole, parameters)
+        if rank:  # its own memory, with the same values; a piece that rank 0 writes is not looked at
+            mine = dict(zip(mine, copies(mine.values()), strict=True))
+        deal = Dealer(rank, world_size).deal(mine)
+        shard = ShardId(rank, world_size, "run", attempt, POSITION)
+        encoded = ShardEncoder().encode(with_ranks(whole, states[:1]) if rank == 0 else state, deal, shard)
+        path = folder / f"rank_{rank:05d}.ckpt"
+        path.write_bytes(bytes_of(encoded))
+        paths.append(path)
+    return paths
+
+
+def copies(tensors):
+    """Copies of tensors, those of one storage in one storage again."""
+    storages = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        storage = storages.setdefault(storage.data_ptr(), storage.clone())
+        yield torch.empty(0, dtype=tensor.dtype).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 5))
+def test_shards_are_the_single_file_byte_for_byte(tmp_path_factory, seed, world_size):
+    folder = tmp_path_factory.mktemp("shards")
+    whole, parameters, states = contents(random.Random(seed), world_size)
+    single = bytes_of(FormEncoder().encode(with_ranks(whole, states)))
+    found = Shards(write_shards(folder, whole, parameters, states)).contents()
+    assert bytes_of(FormEncoder().encode(found)) == single
+    for path in folder.iterdir():
+        assert equal(torch.load(path, weights_only=True)["cairn_shard"]["world_size"], world_size)
+
+
+@given(st.lists(st.integers(0, 1000), max_size=8), st.integers(1, 5))
+def test_cuts_are_all_bytes_once_and_nearly_equal(sizes, world_size):
+    found = [cut for rank in range(world_size) for cut in cuts.even(sizes, rank, world_size)]
+    byte_ranges = [(cut.storage, byte) for cut in found for byte in range(cut.first, cut.end)]
+    assert byte_ranges == [(number, byte) for number, size in enumerate(sizes) for byte in range(size)]
+    shares = [sum(cut.end - cut.first for cut in cuts.even(sizes, rank, world_size)) for rank in range(world_size)]
+    assert max(shares) - min(shares) <= 2 * cuts.ALIGNMENT + 1
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 5))
+def test_rows_of_all_ranks_are_the_whole_tensor(num_rows, width, world_size):
+    tensor = torch.rand(num_rows, width)
+    chunks = list(tensor.chunk(world_size))
+    at, end = 0, 0
+    for chunk in chunks:
+        first, end_of = cuts.rows(tensor.shape, 4, at, len(chunk))
+        assert (first, end_of - first) == (end, chunk.nbytes)
+        at, end = at + len(chunk), end_of
+    assert end == tensor.nbytes
+    assert cuts.rows(tensor.shape, 4, num_rows, 0) == (end, end)
+    with pytest.raises(ValueError, match="has no rows"):
+        cuts.rows(tensor.shape, 4, 0, num_rows + 1)
+
+
+def test_a_tensor_of_one_shard_is_mapped_and_tied_weights_stay_tied(tmp_path):
+    weight = nn.Parameter(torch.rand(100, 3))
+    whole = {"state_dict": {"one": weight, "other": weight, "bias": torch.rand(4)}, "cairn": {"ranks": []}}
+    paths = write_shards(tmp_path, whole, [weight], [{"n": 0}, {"n": 1}, {"n": 2}])
+    found = Shards(paths).contents()
+    one, other = found["state_dict"]["one"], found["state_dict"]["other"]
+    assert one.equal(weight)
+    assert one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    assert found["cairn"]["ranks"] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert sum(path.stat().st_size for path in paths) < 3 * 2500 + weight.nbytes, "each rank writes a share"
+
+
+def two_saves(tmp_path):
+    weight = torch.rand(100)
+    whole = {"state_dict": {"weight": weight}, "cairn": {"ranks": []}}
+    states = [{"n": 0}, {"n": 1}]
+    return [write_shards(tmp_path / name, whole, [weight], states, attempt=name) for name in ("a", "b")]
+
+
+def test_shards_of_two_attempts_are_not_one_checkpoint(tmp_path):
+    one, other = two_saves(tmp_path)
+    with pytest.raises(CorruptCheckpointError, match=r"rank_00001\.ckpt belongs to another save .*attempt"):
+        Shards([one[0], other[1]])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "why"),
+    [([0], "it has 1 shards, and 2 processes saved it"), ([1, 0], "rank_00001.ckpt is the shard of rank 1")],
+)
+def test_a_missing_shard_or_one_in_another_place_is_refused(tmp_path, chosen, why):
+    paths, _ = two_saves(tmp_path)
+    with pytest.raises(CorruptCheckpointError, match=why):
+        Shards([paths[number] for number in chosen])
+
+
+def test_a_file_that_is_not_a_shard_is_refused_by_name(tmp_path):
+    paths, _ = two_saves(tmp_path)
+    paths[1].write_bytes(bytes_of(FormEncoder().encode({"state_dict": {}})))
+    with pytest.raises(CorruptCheckpointError, match=r"rank_00001\.ckpt is not a shard"):
+        Shards(paths)
