@@ -6,6 +6,7 @@ The dict is what Lightning saves, plus the key `cairn` with the state that Light
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -113,7 +114,7 @@ def capture(
     """
     epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
     with together(agreement, "The state could not be saved"):  # hooks of the user, which may fail on one rank only
-        contents = boundary.dump(trainer, place)
+        contents = _dumped(trainer, place, is_sharded)
         lazy = unsaved.lazy(contents["state_dict"])
         contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)
         with modules.unchanging(trainer.lightning_module):  # no hook of the user is called
@@ -258,6 +259,12 @@ def rank_state(trainer: Trainer) -> dict[str, Any]:
         # Lightning saves the states of callbacks on rank 0 only.
         "callbacks": boundary.callback_states(trainer) if trainer.global_rank > 0 else {},
     }
+
+
+def _dumped(trainer: Trainer, place: boundary.Place, is_sharded: bool) -> dict[str, Any]:
+    strategy = trainer.strategy
+    with strategy.in_shards(is_sharded) if isinstance(strategy, FSDP2Strategy) else nullcontext():
+        return boundary.dump(trainer, place)
 
 
 def _gathered(

@@ -142,7 +142,7 @@ def test_what_cannot_be_saved_is_refused_before_training(tmp_path, net, strategy
 
 
 def test_mixed_precision_with_a_scaler_is_refused():
-    with pytest.raises(ValueError, match="does not support.*16-mixed"):
+    with pytest.raises(ValueError, match=r"does not support.*16-mixed"):
         Trainer(strategy=FSDP2Strategy(), accelerator="cpu", precision="16-mixed")
 
 

@@ -112,7 +112,7 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
 
 def _weights(trainer: Trainer) -> Any:
     if isinstance(trainer.strategy, FSDP2Strategy):  # a save collects whole tensors
-        return _with_memory(placed.without_data(trainer.lightning_module.state_dict()))
+        return _with_memory(placed.weights(trainer.lightning_module, placed.without_data))
     return trainer.strategy.lightning_module_state_dict()
 
 
@@ -182,7 +182,7 @@ def _plain_attributes(owner: Any) -> dict[str, tuple[Any, Any]]:
 
 def _optimizer_state(optimizer: Optimizer) -> Any:
     """Return the state that the optimizer will have; only what it has, if a step cannot be tried."""
-    state = placed.without_data(state_after_a_step(optimizer))
+    state = placed.converted(state_after_a_step(optimizer), placed.without_data)
     placed.check_optimizer(optimizer, state)
     return _with_memory(state) or _tried(optimizer.state_dict)
 

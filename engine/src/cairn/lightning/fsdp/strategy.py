@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.parallel import ParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError
 from cairn.lightning.fsdp import blocks, refused, shard, synced
+from cairn.lightning.fsdp.steps import GatheringSteps
 from cairn.lightning.io import MappedCheckpointIO
 from cairn.lightning.saved import placed
+from cairn.writing.sharded.rows import Rows
 
 
-class FSDP2Strategy(ModelParallelStrategy):
+class FSDP2Strategy(GatheringSteps):
     """Shards any model by blocks with torch's `fully_shard` (FSDP2), on all processes.
 
         trainer = Trainer(accelerator="gpu", devices=8, strategy=cairn.FSDP2Strategy())
@@ -54,8 +58,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().__init__(process_group_backend=process_group_backend, timeout=timeout)
         self.blocks, self.activation_checkpointing = blocks, activation_checkpointing
         self.meta_init, self.gather_in_bf16 = meta_init, gather_in_bf16
-        self._buffers_are_due = True
-        """Whether an optimizer step was taken since the buffers were shared."""
+        self._in_shards = False
+        self.rows: list[Rows] = []
+        """Of the last state that was collected within `in_shards`."""
 
     def setup_environment(self) -> None:
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
@@ -73,7 +78,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
         refused.check(trainer)
-        fits, module = trainer.state.fn == TrainerFn.FITTING, self._module
+        fits, module = trainer.state.fn == TrainerFn.FITTING, self.sharded_module
         if not placed.is_sharded(module):
             self._shard(module)
         else:
@@ -82,7 +87,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         if fits:
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
-        self._buffers_are_due = True
+        self.buffers_are_due = True
 
     def _shard(self, module: LightningModule) -> None:
         if self._layer_sync is not None:
@@ -100,61 +105,30 @@ class FSDP2Strategy(ModelParallelStrategy):
         policy = shard.policy(self.precision_plugin.precision, self.gather_in_bf16)
         shard.shard(module, units, self.device_mesh["data_parallel"], self.root_device, policy)
 
-    @property
-    def _module(self) -> LightningModule:
-        assert self.lightning_module is not None
-        return self.lightning_module
+    # Checkpoints: whole tensors, on rank 0 or in parts
 
-    # Steps: the hooks of fully_shard gather the parameters, and they belong to a call of the module
-
-    def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._forward_redirection(self._module, self._module, name, *args, **kwargs)
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._share_buffers()
-        with self.precision_plugin.train_step_context():
-            return self._step("training_step", *args, **kwargs)
-
-    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        with self.precision_plugin.val_step_context():
-            return self._step("validation_step", *args, **kwargs)
-
-    def test_step(self, *args: Any, **kwargs: Any) -> Any:
-        with self.precision_plugin.test_step_context():
-            return self._step("test_step", *args, **kwargs)
-
-    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
-        with self.precision_plugin.predict_step_context():
-            return self._step("predict_step", *args, **kwargs)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._buffers_are_due = True
-        return super().optimizer_step(*args, **kwargs)
-
-    def _share_buffers(self) -> None:
-        if self._buffers_are_due and self.world_size > 1:
-            synced.share_buffers(self._module)
-        self._buffers_are_due = False
-
-    def on_validation_start(self) -> None:
-        self._share_buffers()
-        self._buffers_are_due = True
-
-    def _evaluated(self) -> None:
-        placed.reshard(self._module)
-
-    on_validation_end = on_test_end = on_predict_end = _evaluated
-
-    # Checkpoints: whole tensors, on rank 0
+    @contextmanager
+    def in_shards(self, is_on: bool = True) -> Iterator[None]:
+        """Context in which a state holds tensors that stand for whole ones, and `rows` what this rank has of them."""
+        self._in_shards, self.rows = is_on, []
+        try:
+            yield
+        finally:
+            self._in_shards = False
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        placed.reshard(self._module)
-        found: dict[str, Any] = placed.whole(self._module.state_dict(), self.is_global_zero)
-        return found
+        return placed.weights(self.sharded_module, self._converted)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        found: dict[str, Any] = placed.whole(Strategy.optimizer_state(self, optimizer), self.is_global_zero)
+        state = Strategy.optimizer_state(self, optimizer)
+        found: dict[str, Any] = placed.converted(state, self._converted)
         return found
+
+    def _converted(self, value: DTensor) -> Tensor:
+        if not self._in_shards:
+            return placed.whole(self.is_global_zero)(value)
+        self.rows.append(placed.rows(value))
+        return self.rows[-1].whole
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
@@ -165,7 +139,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        self._module.load_state_dict(placed.weights_for(self._module, checkpoint["state_dict"]), strict=strict)
+        self.sharded_module.load_state_dict(
+            placed.weights_for(self.sharded_module, checkpoint["state_dict"]), strict=strict
+        )
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):

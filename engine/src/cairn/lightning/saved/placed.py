@@ -7,7 +7,7 @@ resume    the whole tensor, mapped from the file  -->  the rows of this rank, of
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,10 +17,15 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError, ResumeError
+from cairn.writing.sharded.rows import Rows, stand_in
 
 
 def reshard(model: nn.Module) -> None:
-    """Free gathered parameters: after a forward pass without gradients the model has whole ones, and no shards."""
+    """Free gathered parameters: after a forward pass without gradients the model has whole ones, and no shards.
+
+    Every rank must do this, and so call `state_dict` of a sharded module: otherwise some of them would gather the
+    parameters in the next step, and wait for the others.
+    """
     for part in model.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
@@ -31,32 +36,67 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(part, FSDPModule) for part in model.modules())
 
 
-def whole(value: Any, keep: bool) -> Any:
-    """Return a state with whole tensors in place of sharded ones. Every rank must call this.
+Convert = Callable[[DTensor], Tensor]
+"""Returns what stands for a sharded tensor in a state."""
+
+
+def whole(keep: bool) -> Convert:
+    """Return a function that collects sharded tensors. Every rank must call it, for the same tensors.
+
+    Args:
+        keep: Whether this rank needs them; another one gets tensors without data.
+    """
+
+    def collect(value: DTensor) -> Tensor:
+        found: Tensor = value.detach().full_tensor()
+        return found.cpu() if keep else torch.empty_like(found, device="meta")
+
+    return collect
+
+
+def without_data(value: DTensor) -> Tensor:
+    """Return a tensor without data in place of a sharded one: what `whole` returns, as far as its form."""
+    return torch.empty(value.shape, dtype=value.dtype, device="meta")
+
+
+def rows(value: DTensor) -> Rows:
+    """Return the rows that this rank has of a sharded tensor, and what stands for the whole one."""
+    chunk = -(-value.shape[0] // value.device_mesh.size())  # as fully_shard: the last chunks may be smaller or empty
+    first = min(value.device_mesh.get_local_rank() * chunk, value.shape[0])
+    return Rows(stand_in(value.shape, value.dtype), value.detach().to_local(), first)
+
+
+def converted(value: Any, convert: Convert) -> Any:
+    """Return a state with others in place of sharded tensors.
 
     Args:
         value: Dicts, lists and tensors.
-        keep: Whether this rank needs them; another one gets tensors without data.
+        convert: What to put in their place.
     """
     if isinstance(value, DTensor):
-        found: Tensor = value.detach().full_tensor()
-        return found.cpu() if keep else torch.empty_like(found, device="meta")
+        return convert(value)
     if isinstance(value, dict):
-        found_in = OrderedDict() if isinstance(value, OrderedDict) else {}
-        found_in.update({key: whole(item, keep) for key, item in value.items()})
-        if hasattr(value, "_metadata"):  # torch keeps the versions of the modules there
-            found_in._metadata = value._metadata
-        return found_in
-    return [whole(item, keep) for item in value] if type(value) is list else value
+        return {key: converted(item, convert) for key, item in value.items()}
+    return [converted(item, convert) for item in value] if type(value) is list else value
 
 
-def without_data(value: Any) -> Any:
-    """Return a state with tensors without data in place of sharded ones: what `whole` returns, as far as its form."""
-    if isinstance(value, DTensor):
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
-    if isinstance(value, Mapping):
-        return {key: without_data(item) for key, item in value.items()}
-    return [without_data(item) for item in value] if type(value) is list else value
+def weights(model: nn.Module, convert: Convert) -> dict[str, Any]:
+    """Return the state_dict of a model with others in place of sharded tensors; tied weights stay one tensor.
+
+    Args:
+        model: The model. If it is sharded, every rank must call this.
+        convert: What to put in their place.
+    """
+    reshard(model)
+    ids = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    found, known = model.state_dict(), dict[Any, Tensor]()
+    for name, value in found.items():
+        if isinstance(value, DTensor):
+            key = ids.get(name, name)
+            if key not in known:
+                known[key] = convert(value)
+            found[name] = known[key]
+    return found
 
 
 def rows_of(value: Any, like: Any) -> Any:
@@ -149,8 +189,8 @@ def check_placements(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ConfigError(
-                f"{name} has no data: it is on the meta device, and was sharded before the strategy could fill it. Remove"
-                f" fully_shard from configure_model(), and the strategy shards the model after it has."
+                f"{name} has no data: it is on the meta device, and was sharded before the strategy could fill it."
+                f" Remove fully_shard from configure_model(): the strategy fills the model, and shards it."
             )
         if not isinstance(parameter, DTensor):
             if parameter.requires_grad:

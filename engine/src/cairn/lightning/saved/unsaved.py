@@ -180,7 +180,7 @@ def gradients(module: nn.Module, rank: int = 0) -> dict[str, Tensor] | None:
     found = {name: param.grad for name, param in module.named_parameters() if param.grad is not None}
     if not placed.is_sharded(module):
         return found
-    found = placed.whole(found, keep=rank == 0)
+    found = placed.converted(found, placed.whole(keep=rank == 0))
     return found if rank == 0 else None
 
 
