@@ -13,6 +13,8 @@ import pytest
 
 NAMES = ("open", "write", "fsync", "replace", "symlink", "unlink", "mkdir")
 """The calls that change something; a test compares them with what strace sees."""
+WITH_DIRECTORIES = (*NAMES, "rmdir")
+"""Those of a save into a directory."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Call:
 
 
 class Killed(BaseException):
-    """The process was killed: nothing after this reaches the disk."""
+    """The process was killed: nothing after this reaches the disk, unless another process goes on."""
+
+    is_last = True
 
 
 class Tape:
@@ -36,10 +40,16 @@ class Tape:
     Args:
         before: Called before each call with its number, including failed calls. It may raise OSError (the call fails)
             or Killed (the process is killed before it), and return how many bytes a `write` takes.
+        names: The calls.
     """
 
-    def __init__(self, root: Path, before: Callable[[int, Call], int | None] = lambda number, call: None) -> None:
-        self.root, self.before = root, before
+    def __init__(
+        self,
+        root: Path,
+        before: Callable[[int, Call], int | None] = lambda number, call: None,
+        names: Sequence[str] = NAMES,
+    ) -> None:
+        self.root, self.before, self.names = root, before, names
         self.calls: list[Call] = []
         self._files: dict[int, str] = {}
         self._tries = 0
@@ -47,7 +57,7 @@ class Tape:
 
     def __enter__(self) -> Tape:
         self._patch = pytest.MonkeyPatch()
-        for name in NAMES:
+        for name in self.names:
             self._patch.setattr(os, name, self._watched(name, getattr(os, name)))
         return self
 
@@ -69,8 +79,8 @@ class Tape:
             self._tries += 1
             try:
                 count = self.before(self._tries - 1, seen)
-            except Killed:
-                self._dead = True
+            except Killed as killed:
+                self._dead = killed.is_last
                 raise
             if count is not None and name == "write":
                 args, seen = (args[0], bytes(args[1])[:count]), Call("write", seen.path, data=seen.data[:count])
@@ -139,35 +149,46 @@ def after_a_power_cut(calls: Sequence[Call]) -> Iterator[Tree]:
 
 
 def _replay(calls: Sequence[Call]) -> dict[str, _Folder]:
+    """The folders, by the name under which each was created: a renamed one keeps it as its key."""
     folders = {".": _Folder()}
     now: dict[str, dict[str, Any]] = {".": {}}
+
+    def key(folder: str) -> str:
+        found = "."
+        for name in filter(None, folder.split("/")):
+            found = now[found][name] if name != "." else found
+        return found
 
     def enter(path: str, what: Any, leaving: str | None = None) -> None:
         folder, name = os.path.split(path)
         changes = [(name, what)] + ([(os.path.basename(leaving), None)] if leaving else [])
-        folders[folder or "."].pending.append(("", changes))
-        for key, value in changes:
-            now[folder or "."][key] = value
+        folders[key(folder)].pending.append(("", changes))
+        for name, value in changes:
+            now[key(folder)][name] = value
 
-    for call in calls:
+    for number, call in enumerate(calls):
         folder, name = os.path.split(call.path)
         if call.name == "mkdir":
-            folders[call.path], now[call.path] = _Folder(), {}
-            enter(call.path, call.path)
+            if now[key(folder)].get(name) is not None:
+                continue  # it failed: the directory was there
+            own = f"{call.path} {number}" if call.path in folders else call.path
+            folders[own], now[own] = _Folder(), {}
+            enter(call.path, own)
         elif call.name == "open":
             enter(call.path, _File())
         elif call.name == "write":
-            now[folder or "."][name].data += call.data
-        elif call.name == "fsync" and call.path in folders:
-            folders[call.path].synced, folders[call.path].pending = dict(now[call.path]), []
+            now[key(folder)][name].data += call.data
+        elif call.name == "fsync" and (call.path == "." or isinstance(now[key(folder)].get(name), str)):
+            own = key(call.path)
+            folders[own].synced, folders[own].pending = dict(now[own]), []
         elif call.name == "fsync":
-            file = now[folder or "."][name]
+            file = now[key(folder)][name]
             file.synced = file.data
         elif call.name == "replace":
-            enter(call.other, now[folder or "."][name], leaving=call.path)
+            enter(call.other, now[key(folder)][name], leaving=call.path)
         elif call.name == "symlink":
             enter(call.path, _File(target=call.other))
-        elif call.name == "unlink":
+        elif call.name in ("unlink", "rmdir"):
             enter(call.path, None)
     return folders
 
@@ -179,12 +200,14 @@ def _apply(folder: _Folder, kept: Sequence[bool]) -> dict[str, Any]:
     return {name: what for name, what in names.items() if what is not None}
 
 
-def _walk(path: str, names: dict[str, dict[str, Any]], lost: Callable[[_File], bytes]) -> Iterator[tuple[str, Any]]:
-    for name, what in names[path].items():
+def _walk(
+    path: str, names: dict[str, dict[str, Any]], lost: Callable[[_File], bytes], key: str = "."
+) -> Iterator[tuple[str, Any]]:
+    for name, what in names[key].items():
         here = os.path.normpath(os.path.join(path, name))
         if isinstance(what, str):
             yield here, None
-            yield from _walk(what, names, lost)
+            yield from _walk(here, names, lost, what)
         else:
             yield here, lost(what) if what.target is None else f"-> {what.target}"
 

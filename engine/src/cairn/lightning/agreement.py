@@ -82,15 +82,12 @@ def together(agreement: Agreement, what: str) -> Iterator[None]:
 
 
 def first_error(agreement: Agreement, mine: str) -> str:
-    """Return why something failed on any rank, on all of them; empty if it failed nowhere.
+    """Return why something has failed, on all ranks: for the first of those where it has.
 
     Args:
-        agreement: Between the ranks.
-        mine: Why it failed on this rank; empty if it did not.
+        agreement: Between the ranks. On at least one of them, something has failed.
+        mine: Why it has failed on this rank; empty if it has not.
     """
-    _, any_failed = agreement.meet(None, bool(mine))
-    if not any_failed:
-        return ""
     errors = agreement.gather(mine)
     return agreement.share(next((f"Rank {rank}: {why}" if rank else why for rank, why in enumerate(errors) if why), ""))
 

@@ -104,11 +104,14 @@ class Saving:
                 num_bytes, layout = self._saves.copy(shard.encoded, self._trainer.optimizers), shard.layout
             except SaveError as error:  # no memory for a buffer, or a logger that could not write
                 why = str(error)
-        if why := first_error(self._agreement, why):
-            if self._agreement.leads:
+        leads = self._agreement.leads
+        any_failed, of_others = self._agreement.largest(bool(why), 0 if leads else num_bytes)
+        if any_failed:
+            why = first_error(self._agreement, why)
+            if leads:
                 raise SaveError(why)
             return
-        coming = draft()
+        coming, num_bytes = draft(), num_bytes + (self._trainer.world_size - 1) * of_others
         self._submit(coming, num_bytes, provenance, stall, self._sharding.plan(coming.name, verdict.attempt, layout))
 
     def _submit(

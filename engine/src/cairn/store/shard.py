@@ -93,6 +93,8 @@ def write(plan: ShardPlan, view: memoryview, beat: Callable[[int], None] = lambd
         found = _report(plan, num_bytes=len(view), digest=file_format.digest(view))
         _put(plan, found)
     except OSError as error:
+        if (known := read(plan, plan.rank)) is not None and not known.error:
+            return known  # only its last sync failed, and rank 0 may count on the shard already: it syncs both again
         why = why_not_written(plan.directory / plan.name, error, len(view))
         with suppress(OSError):
             disk.remove(path)  # it makes room for the report

@@ -79,7 +79,7 @@ def wait_for_reports(
             beat(sum(size for name, size in progress.sizes.items() if ".ckpt" in name))
         for rank in range(plan.world_size):
             if rank not in found and names.report_name(rank) in progress.sizes:
-                _take(plan, rank, found)
+                _take(plan, rank, progress, found)
         if len(found) == plan.world_size:
             return [found[rank] for rank in range(plan.world_size)]
         _check_patience(plan, found, progress, has_ended())
@@ -150,7 +150,7 @@ def discard(plan: ShardPlan) -> None:
         disk.remove(away)
 
 
-def _take(plan: ShardPlan, rank: int, found: dict[int, Report]) -> None:
+def _take(plan: ShardPlan, rank: int, progress: Progress, found: dict[int, Report]) -> None:
     report = shard.read(plan, rank)
     if report is None:
         return
@@ -160,6 +160,11 @@ def _take(plan: ShardPlan, rank: int, found: dict[int, Report]) -> None:
         raise Incomplete(
             f"The checkpoint {plan.directory / plan.name} could not be written: rank {rank} holds other tensors than "
             f"rank 0, so that their shards do not fit together. Set sharded=false to save the state of rank 0."
+        )
+    if progress.sizes.get(names.shard_name(rank)) != report.num_bytes:
+        raise Incomplete(
+            f"The checkpoint {plan.directory / plan.name} could not be written: the shard of rank {rank} is not what "
+            f"its report says. Nothing else may write to that directory."
         )
     found[rank] = report
 
