@@ -178,13 +178,16 @@ def start(folder: Path, processes: int, **options: Any) -> Attempt:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    for path in folder.glob("*.json"):
+        path.unlink()
     forks = multiprocessing.get_context("fork")
     started = [forks.Process(target=_rank, args=(folder, rank, processes, port, options)) for rank in range(processes)]
     for process in started:
         process.start()
     for process in started:
         process.join()
-    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+    said = [folder / f"{rank}.json" for rank in range(processes)]
+    found = [json.loads(path.read_text()) if path.exists() else {"error": "it was killed"} for path in said]
     if errors := [one["error"] for one in found if "error" in one]:
         raise RuntimeError(errors[0])
     return _attempt(found)

@@ -11,11 +11,12 @@ from threading import Event
 from types import SimpleNamespace
 
 import pytest
+from tests.support.shards import commit_shards
 from tests.support.values import commit, saved, small_file
 from tests.support.wandb_worker import wait_until_idle
 
 from cairn.errors import ResumeError
-from cairn.store import file_format, names
+from cairn.store import catalog, file_format, names
 from cairn.store.commit import delete_checkpoint
 from cairn.units import format_bytes
 from cairn.wandb import artifacts, client, remote
@@ -716,6 +717,80 @@ def test_an_incomplete_download_is_fetched_again(stored, tmp_path, num_bytes, nu
     path, resolved = client.download("e/p/model-r:best", tmp_path)
     assert (path, path.read_bytes(), resolved) == (tmp_path / name(0), stored.content, "e/p/model-r:v3")
     assert len(stored.fetched) == num_fetched
+
+
+@pytest.fixture
+def stored_shards(stored, tmp_path):
+    """A version in W&B that holds a directory of shards."""
+    saved = commit_shards(tmp_path / "run")
+    content = {
+        f"{saved.name}/{item.name}": (tmp_path / "run" / saved.name / item.name).read_bytes() for item in saved.shards
+    }
+
+    def get_entry(named):
+        def fetch(root, skip_cache):
+            stored.fetched.append(named)
+            (Path(root) / named).parent.mkdir(parents=True, exist_ok=True)
+            (Path(root) / named).write_bytes(content[named])
+
+        return SimpleNamespace(download=fetch)
+
+    stored.get_entry, stored.saved = get_entry, saved
+    stored.metadata = {"name": saved.name, "digest": saved.digest}
+    stored.manifest.entries = {named: SimpleNamespace(ref=None, size=len(data)) for named, data in content.items()}
+    stored.manifest.entries["checkpoint.json"] = SimpleNamespace(ref=None, size=3)
+    return stored
+
+
+def test_a_directory_of_shards_is_fetched_and_verified(stored_shards, tmp_path):
+    path, _ = client.download("e/p/model-r:best", tmp_path / "into")
+    assert path == tmp_path / "into" / stored_shards.saved.name
+    assert catalog.digest(path, stored_shards.saved.digest) == stored_shards.saved.digest
+    assert len(stored_shards.fetched) == 3
+    (path / stored_shards.saved.shards[1].name).unlink()  # a download that was killed
+    client.download("e/p/model-r:best", tmp_path / "into")
+    assert len(stored_shards.fetched) == 6
+    client.download("e/p/model-r:best", tmp_path / "into")
+    assert len(stored_shards.fetched) == 6, "an intact one is not fetched again"
+
+
+def test_a_version_without_one_of_the_shards_is_not_what_was_saved(stored_shards, tmp_path):
+    saved = stored_shards.saved
+    assert client.holds(stored_shards, saved)
+    del stored_shards.manifest.entries[f"{saved.name}/{saved.shards[2].name}"]
+    assert not client.holds(stored_shards, saved)
+    with pytest.raises(ResumeError, match="is not what was saved"):
+        client.download("e/p/model-r:best", tmp_path / "into")
+    assert list((tmp_path / "into").iterdir()) == []
+
+
+@pytest.mark.parametrize("named", ["../rank_00000.ckpt", "rank_00000.ckpt/../../x", "other.ckpt"])
+def test_only_shards_of_a_directory_are_fetched(stored_shards, tmp_path, named):
+    stored_shards.manifest.entries[f"{stored_shards.saved.name}/{named}"] = SimpleNamespace(ref=None, size=1)
+    client.download("e/p/model-r:best", tmp_path / "into")
+    assert len(stored_shards.fetched) == 3
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_directory_of_shards_becomes_one_version_of_several_files(server, folder, monkeypatch, offline):
+    logged, log_artifact = [], server.log_artifact
+    monkeypatch.setattr(server, "offline", offline, raising=False)
+    monkeypatch.setattr(
+        server, "log_artifact", lambda made, aliases: logged.append(made) or log_artifact(made, aliases)
+    )
+    run, item = Run(server, folder), commit_shards(folder, 0)
+    run.listener.committed(item, {names.LAST: item.name, names.BEST: None})
+    run.settle()
+    entries = logged[0].manifest.entries
+    assert {name: entry.size for name, entry in entries.items() if name != remote.NOTE} == {
+        f"{item.name}/{shard.name}": shard.num_bytes for shard in item.shards
+    }
+    assert all((entry.ref is not None) == offline for name, entry in entries.items() if name != remote.NOTE)
+    assert len(logged) == 1
+    run.end()
+    if not offline:
+        assert server.named()[item.name] >= {"latest", "final"}
+        assert Outbox(folder).waiting() == [], "it was sent"
 
 
 def test_a_version_of_manifest_format_1_is_verified_by_its_sha256(stored, tmp_path):

@@ -2,11 +2,13 @@
 
 import os
 import threading
+from contextlib import suppress
 
 import pytest
+from tests.support.shards import commit_shards
 from tests.support.values import commit
 
-from cairn.store.catalog import Catalog
+from cairn.store.catalog import Catalog, digest
 from cairn.store.commit import delete_checkpoint
 from cairn.wandb.outbox import Outbox
 
@@ -170,3 +172,52 @@ def test_a_folder_behind_a_link_keeps_its_files(folder, tmp_path):
     Outbox(folder)
     assert sorted(path.name for path in other.rglob("*")) == ["file.json", "folder"]
     assert not os.path.lexists(folder / ".outbox" / "link")
+
+
+# Directories of shards
+
+
+def test_a_directory_that_is_deleted_stays_in_the_outbox(folder):
+    saved, outbox = commit_shards(folder, 3), Outbox(folder)
+    place = outbox.add(saved)
+    shard = saved.shards[1].name
+    assert os.path.samefile(place / shard, folder / saved.name / shard), "links, not copies"
+    delete_checkpoint(folder, saved.name)
+    assert digest(place, saved.digest) == saved.digest
+    assert Outbox(folder).waiting() == [saved]
+    assert Outbox(folder).num_bytes == saved.num_bytes
+    outbox.remove(saved.name)
+    assert list(folder.iterdir()) == [], "the empty folder is removed as well"
+
+
+def test_a_directory_saved_again_replaces_the_one_of_that_name(folder):
+    outbox = Outbox(folder)
+    outbox.add(commit_shards(folder, 0, score=1.0))
+    delete_checkpoint(folder, "epoch_000_batch_000001.ckpt")
+    again = commit_shards(folder, 0, score=2.0, world_size=2)
+    outbox.add(again)
+    assert outbox.waiting() == [again]
+    assert digest(outbox.path(again.name), again.digest) == again.digest
+
+
+def test_a_removal_of_a_directory_that_is_cut_leaves_nothing_that_is_uploaded(folder, monkeypatch):
+    saved, outbox = commit_shards(folder), Outbox(folder)
+    outbox.add(saved)
+    with monkeypatch.context() as patched, suppress(InterruptedError):
+        patched.setattr(os, "unlink", cut)
+        outbox.remove(saved.name)
+    again = Outbox(folder)
+    assert (again.waiting(), list(folder.glob(".outbox/*"))) == ([], [])
+    assert Catalog(folder).committed() == [saved]
+
+
+def cut(*args):
+    raise InterruptedError("cut")
+
+
+def test_a_directory_without_a_shard_cannot_be_added(folder):
+    saved, outbox = commit_shards(folder), Outbox(folder)
+    (folder / saved.name / saved.shards[2].name).unlink()
+    with pytest.raises(FileNotFoundError):
+        outbox.add(saved)
+    assert list(outbox.directory.iterdir()) == []

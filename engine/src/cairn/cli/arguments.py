@@ -10,6 +10,7 @@ from pathlib import Path
 from cairn import extras
 from cairn.errors import ConfigError, ResumeError
 from cairn.runs.directory import RunDirectory, newest
+from cairn.store import shards
 from cairn.store.catalog import Catalog
 from cairn.types import Mode
 from cairn.units import parse_duration_s
@@ -49,6 +50,8 @@ def find_checkpoints(named: str) -> CheckpointDirectory:
             raise ResumeError(f"There is no run below {LOGS}/: pass a run directory or a checkpoint directory.")
         named = str(run.path)
     path = Path(named).absolute()
+    if shards.is_sharded(path):
+        raise ResumeError(f"{named} is a single checkpoint, a directory of shards: name the directory that holds it.")
     if not path.is_dir():
         raise ResumeError(f"There is no directory {named}: pass a run, or latest for the newest run below {LOGS}/.")
     for run in (RunDirectory(path), RunDirectory(path.parent)):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cairn import __version__
-from cairn.cli import ls, prove, prune, report, show, status, sync, verify
+from cairn.cli import export, ls, prove, prune, report, show, status, sync, verify
 from cairn.errors import CairnError
 from cairn.runs import terminal
 
@@ -20,6 +20,7 @@ _COMMANDS: Mapping[str, Any] = {
     "prune": prune,
     "prove": prove,
     "show": show,
+    "export": export,
     "sync": sync,
     "status": status,
     "report": report,

@@ -17,7 +17,7 @@ from cairn.cli.output import print_json
 from cairn.runs import summary, terminal
 from cairn.store import links, manifest, names
 
-HELP = "show what a checkpoint file holds: its manifest and the configuration of its run"
+HELP = "show what a checkpoint holds: its manifest and the configuration of its run"
 _KEY = "cairn"
 """Key of Cairn's state in a Lightning checkpoint; it belongs to the file format."""
 
@@ -35,7 +35,7 @@ class Contents:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.add_argument("named", metavar="FILE", help="checkpoint file, or a link to one such as last.ckpt")
+    parser.add_argument("named", metavar="FILE", help="checkpoint, or a link to one such as last.ckpt")
 
 
 def run(arguments: argparse.Namespace) -> int:

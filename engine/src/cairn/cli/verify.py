@@ -14,7 +14,7 @@ from rich.table import Table
 from cairn.cli.arguments import find_checkpoints
 from cairn.cli.output import print_json
 from cairn.runs import terminal
-from cairn.store import audit
+from cairn.store import audit, shards
 from cairn.store.audit import Finding
 
 HELP = "compare every byte with its checksum; exit code 1 if a checkpoint is corrupt"
@@ -24,7 +24,7 @@ _SHOWN = {"whole": "[green]intact[/]", "unfinished": "[yellow]unfinished[/]", "b
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    text = "run directory, checkpoint directory, checkpoint file, or latest for the newest run below logs/"
+    text = "run directory, checkpoint directory, checkpoint, or latest for the newest run below logs/"
     parser.add_argument("named", metavar="RUN_OR_FILE", help=text)
 
 
@@ -39,9 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def collect(named: str) -> list[Finding]:
-    """Read every byte of the file, or of the checkpoint directory, that a user names."""
+    """Read every byte of the checkpoint, or of the directory of checkpoints, that a user names."""
     path = Path(named)
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
+    if path.is_symlink() or (path.exists() and not path.is_dir()) or shards.is_sharded(path):
         return [audit.check_file(path)]
     return audit.check_directory(find_checkpoints(named).path)
 

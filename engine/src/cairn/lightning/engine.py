@@ -246,7 +246,7 @@ class Engine:
     def close_after(self, exception: BaseException) -> None:
         """The fit has ended with an exception: let the saves under way arrive, unless it has to leave at once."""
         self._end()
-        if why := self.saves.close(wait=not isinstance(exception, KeyboardInterrupt), failed=True):
+        if why := self.saves.close(exception):
             log.error(why)
 
     @property
@@ -277,10 +277,10 @@ class Engine:
 
     def _contents(self, place: boundary.Place, moment: Moment) -> dict[str, Any]:
         """Collect the contents of a checkpoint, on all ranks."""
-        trainer, restart, is_sharded = self.trainer, self.restart, self.sharding.is_on
-        clock, where = self.telemetry.state_dict(moment.elapsed_s), moment.position
-        begun, audit = restart.epoch_start, restart.at_save
-        contents = capture.capture(trainer, place, where, self.origin, clock, begun, audit, self.agreement, is_sharded)
+        trainer, restart = self.trainer, self.restart
+        clock, where, begun = self.telemetry.state_dict(moment.elapsed_s), moment.position, restart.epoch_start
+        given = place, where, self.origin, clock, begun, restart.at_save, self.agreement
+        contents = capture.capture(trainer, *given, is_sharded=self.sharding.is_on)
         contents[unsaved.KEY] |= {
             "accumulation_configured": self.accumulation,
             "finders": self.finders.state(),

@@ -17,7 +17,7 @@ from cairn.data.position import between_epochs
 from cairn.data.sampler import rank_and_world_size
 from cairn.errors import CheckpointError
 from cairn.lightning.saved import ranks, unsaved
-from cairn.store import links, names
+from cairn.store import links, shards
 from cairn.writing import forms
 from cairn.writing.load import load
 from cairn.writing.mismatch import mismatch
@@ -44,7 +44,7 @@ class MappedCheckpointIO(TorchCheckpointIO):
         """Return the contents of the file, which stays mapped until `load_checkpoint`.
 
         Args:
-            path: The file.
+            path: The file, or the directory of shards.
         """
         if self._peeked is None or self._peeked[0] != path:
             self._peeked = (path, load(path, verify=False))
@@ -53,9 +53,10 @@ class MappedCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        if Path(path).is_dir() and not names.parse_name(links.target(Path(path)).name):
+        is_sharded = shards.is_sharded(links.target(Path(path)))
+        if Path(path).is_dir() and not is_sharded:
             raise CheckpointError(f"{path} is a directory: name a checkpoint in it, or use checkpointer.resume().")
-        if not Path(path).exists():  # a URL, or it is missing
+        if not Path(path).is_file() and not is_sharded:  # a URL, or it is missing
             return super().load_checkpoint(path, map_location, weights_only=True)
         contents = self.peek(Path(path))
         self._peeked = None
@@ -84,6 +85,9 @@ def understanding(checkpoint_io: CheckpointIO) -> CheckpointIO:
 
     @functools.wraps(load_checkpoint)
     def understood(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        path = args[0] if args else kwargs.get("path")
+        if isinstance(path, str | Path) and shards.is_sharded(links.target(Path(path))):  # plugins read single files
+            return MappedCheckpointIO().load_checkpoint(path)
         contents = load_checkpoint(*args, **kwargs)
         if isinstance(contents, dict):
             _name_lazy(contents)

@@ -1,4 +1,4 @@
-"""Build the model that a checkpoint file describes, without trusting the file."""
+"""Build the model that a checkpoint describes, without trusting the file."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
     """Build the model of a checkpoint from the configuration stored in it, load its weights, and set it to eval mode.
 
     Args:
-        path: A checkpoint that Cairn saved.
+        path: A checkpoint that Cairn saved: a file, or a directory of shards.
         map_location: Where the weights go, as in `torch.load`.
 
     Returns:
@@ -33,7 +33,7 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
         TypeError: Its configuration names a class that may not be built (see `build`).
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise MissingFileError(f"There is no checkpoint {path}.")
     with _model_error():
         # Without verification the optimizer state, often twice the size of the weights, is not read.

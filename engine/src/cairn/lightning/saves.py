@@ -234,20 +234,20 @@ class Saves:
                 log.error("%s %s is intact; the next save tries again.", untidy, outcome.draft.name)
         return gave_up
 
-    def close(self, wait: bool = True, failed: bool = False) -> str:
-        """Wait for the saves under way (or leave them to the writer), and release memory and processes; as `settle`.
+    def close(self, after: BaseException | None = None) -> str:
+        """Wait for the saves under way, and release memory and processes; as `settle`.
 
         Args:
-            wait: Wait for them.
-            failed: The fit has failed: do not wait for the shards of other ranks for long.
+            after: What the fit has ended with. After an interruption by hand, saves are left to the writer; after an
+                error, shards of other ranks are not waited for as long.
         """
         while self._hooks:
             self._hooks.pop().remove()
         if self.pipeline is None:
             return ""
-        if failed:
+        if isinstance(after, Exception):  # others ask it to stop
             self.pipeline.writer.training_has_ended()
-        why = self.settle(final=wait)
+        why = self.settle(final=not isinstance(after, KeyboardInterrupt))
         self.pipeline.close()
         self.pipeline = self._buffer = None
         return why

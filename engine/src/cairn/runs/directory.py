@@ -18,7 +18,7 @@ from cairn.known_directory import KnownDirectory
 from cairn.records import RecordError
 from cairn.runs import config_file, lock
 from cairn.runs.files_before import FilesBefore
-from cairn.store import disk
+from cairn.store import disk, shards
 
 log = logging.getLogger(__name__)
 
@@ -235,6 +235,10 @@ def _existing(path: Path) -> RunDirectory:
         )
     if not path.is_dir():
         raise ResumeError(f"resume={path}: there is no such directory. (resume=latest is the newest run.)")
+    if shards.is_sharded(path):
+        raise ResumeError(
+            f"resume={path} is a checkpoint: give its run directory, or start a new run from it with ckpt_path={path}."
+        )
     run = RunDirectory(path)
     if run.record() is None:
         hint = f": did you mean {path.parent}?" if (path.parent / "run.json").is_file() else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cairn.errors import CheckpointError, ConfigError
-from cairn.store import claim, links, names, resume
+from cairn.store import claim, links, names, resume, shards
 from cairn.store.catalog import Catalog, Rejected, describe, verify, verify_file
 from cairn.store.resume import ResumePoint
 
@@ -67,7 +67,7 @@ def _claimed_by(directory: Path) -> str:
 
 
 def _verify_foreign(path: Path) -> None:
-    if path.is_file():
+    if path.is_file() or shards.is_sharded(path):
         try:
             verify_file(path)
         except CheckpointError as error:

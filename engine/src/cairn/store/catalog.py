@@ -10,13 +10,13 @@ from pathlib import Path
 
 from cairn import opening
 from cairn.errors import CheckpointError, CorruptCheckpointError, NewerFormatError
-from cairn.store import disk, file_format, links, manifest, names
-from cairn.types import Saved, ShardFile
+from cairn.store import disk, file_format, links, manifest, names, shards
+from cairn.types import Saved
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A checkpoint file that cannot be used."""
+    """A checkpoint that cannot be used: a file, or a directory of shards."""
 
     path: Path
     why: str
@@ -57,7 +57,7 @@ class Catalog:
         return None
 
     def leftovers(self) -> list[Path]:
-        """Files that an interrupted save or deletion left: hidden ones, and manifests without a checkpoint."""
+        """What an interrupted save or deletion left: hidden names, and manifests without a checkpoint."""
         there = set(self._listing())
         return [
             self.directory / name
@@ -115,10 +115,10 @@ def _rejected(path: Path, error: CheckpointError) -> Rejected:
 
 
 def describe(path: Path) -> Saved:
-    """Read the manifest of a checkpoint file, and compare it with the size of the file.
+    """Read the manifest of a checkpoint, and compare it with the size of the file or of each shard.
 
     Args:
-        path: The file.
+        path: The file, or the directory of shards.
 
     Returns:
         The checkpoint.
@@ -132,45 +132,28 @@ def describe(path: Path) -> Saved:
         raise CorruptCheckpointError("it has no manifest: its save was interrupted, or the manifest was lost")
     with _readable():
         saved = manifest.load(opening.read_bytes(proof))
-        size = opening.check(path) if not saved.shards else 0
+        size = saved.num_bytes if saved.shards else opening.check(path)
     if saved.name != path.name:
         raise CorruptCheckpointError(f"its manifest belongs to {saved.name}")
-    for item in saved.shards:
-        _check_size(path / item.name, item)
-    if not saved.shards and size != saved.num_bytes:
+    if saved.shards:
+        shards.check_sizes(path, saved)
+    elif size != saved.num_bytes:
         raise CorruptCheckpointError(f"it has {size} bytes, and its manifest says {saved.num_bytes}")
     return saved
 
 
-def _check_size(path: Path, item: ShardFile) -> None:
-    try:
-        size = opening.check(path)
-    except OSError as error:
-        raise CorruptCheckpointError(f"its shard {item.name} cannot be read ({error.strerror or error})") from error
-    if size != item.num_bytes:
-        raise CorruptCheckpointError(f"its shard {item.name} has {size} bytes, and its manifest says {item.num_bytes}")
-
-
 def verify(path: Path, saved: Saved) -> None:
-    """Compare the bytes of a file with its manifest.
+    """Compare the bytes of a checkpoint with its manifest.
 
     Args:
-        path: The file.
+        path: The file, or the directory of shards.
         saved: What its manifest says.
 
     Raises:
         CorruptCheckpointError: They differ, or cannot be read.
     """
-    for item in saved.shards:
-        try:
-            found = digest(path / item.name, item.digest)
-        except CorruptCheckpointError as error:
-            raise CorruptCheckpointError(f"its shard {item.name} is damaged: {error}") from error
-        if found != item.digest:
-            raise CorruptCheckpointError(
-                f"the checksum of its shard {item.name} is {_short(found)}, and its manifest says {_short(item.digest)}"
-            )
     if saved.shards:
+        shards.verify(path, saved)
         return
     found = digest(path, saved.digest)
     if found != saved.digest:
@@ -178,10 +161,10 @@ def verify(path: Path, saved: Saved) -> None:
 
 
 def digest(path: Path, like: str) -> str:
-    """Compute the digest of a file.
+    """Compute the digest of a checkpoint.
 
     Args:
-        path: The file.
+        path: The file, or the directory of shards.
         like: A digest of the same kind: manifests of format 1 hold a SHA-256 of all bytes, later ones that of
             `file_format.digest`.
 
@@ -191,15 +174,17 @@ def digest(path: Path, like: str) -> str:
     Raises:
         CorruptCheckpointError: A checksum in the file does not fit, or the file cannot be read.
     """
+    if path.is_dir():
+        return shards.digest(path)
     with _readable():
         return disk.sha256(path) if like.startswith(disk.PLAIN) else file_format.read(path)
 
 
 def verify_file(path: Path) -> str:
-    """Compare a file with its manifest, or without one with the checksums that torch.save stores inside.
+    """Compare a checkpoint with its manifest, or without one with the checksums that are stored inside.
 
     Args:
-        path: Any checkpoint file.
+        path: Any checkpoint file, or a directory of shards.
 
     Returns:
         What it was compared with, for a message.
@@ -211,6 +196,8 @@ def verify_file(path: Path) -> str:
         saved = describe(path)
         verify(path, saved)
         return _short(saved.digest)
+    if path.is_dir():
+        return f"it has no manifest; the checksums stored in its {len(shards.read(path))} shards fit"
     with _readable():
         file_format.read(path)
     return "it has no manifest; the checksums stored in it by torch.save fit"

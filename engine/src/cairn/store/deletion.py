@@ -4,6 +4,8 @@
     once       sync the directory                                                  takes as long as all the rest
     for each   delete epoch_000_batch_000150.json, then the hidden file
 
+A directory of shards is renamed as a whole, too, and its shards are deleted under the hidden name.
+
 A crash in between leaves hidden files and manifests without a checkpoint, which both count as leftovers. The other
 order would leave checkpoints without a manifest, which look like lost manifests.
 """
@@ -36,6 +38,8 @@ def delete_checkpoints(directory: Path, found: Sequence[str]) -> None:
             path = directory / name
             with _failing(path):
                 if os.path.lexists(path):
+                    if path.is_dir():  # a rename replaces a file, but not a directory that was not deleted completely
+                        disk.remove(_hidden(path))
                     os.replace(path, _hidden(path))
                     is_renamed = True
             hidden.append(path)

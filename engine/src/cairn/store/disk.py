@@ -118,13 +118,27 @@ def renamed_at_end(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link, or a directory with all that is in it, if it exists."""
+    """Delete a file, a link, or a directory of files, if it exists.
+
+    Raises:
+        OSError: It could not be deleted. A directory that holds another one is not deleted.
+    """
     if path.is_dir() and not path.is_symlink():
         for name in os.listdir(path):
-            remove(path / name)
+            os.unlink(path / name)
         os.rmdir(path)
     elif os.path.lexists(path):
         os.unlink(path)
+
+
+def size_bytes(path: Path) -> int:
+    """Size of a file, or of the files in a directory, in bytes; what is deleted meanwhile counts as empty."""
+    found = [path / name for name in os.listdir(path)] if path.is_dir() and not path.is_symlink() else [path]
+    total = 0
+    for file in found:
+        with suppress(FileNotFoundError):
+            total += os.lstat(file).st_size
+    return total
 
 
 def make_directory(path: Path) -> None:

@@ -105,9 +105,9 @@ class History:
 
     @property
     def num_untidy_bytes(self) -> int:
-        """Size of the files that `tidy` will delete."""
-        left = (path for path in self._catalog.leftovers() if path.is_file())
-        return sum(item.num_bytes for item in self._adopted.to_delete) + sum(path.stat().st_size for path in left)
+        """Size of what `tidy` will delete, in bytes."""
+        left = sum(map(disk.size_bytes, self._catalog.leftovers()))
+        return left + sum(item.num_bytes for item in self._adopted.to_delete)
 
     def add_pending(self, draft: Draft) -> None:
         """Register a checkpoint that is about to be written; from now on `with_pending` includes it."""

@@ -25,7 +25,7 @@ class ResumePoint:
     """Where a run continues."""
 
     path: Path | None
-    """The file to load; None: start from the beginning."""
+    """The checkpoint to load, a file or a directory of shards; None: start from the beginning."""
     saved: Saved | None = None
     """Its manifest; None for the checkpoint of another run, or for none."""
     rejected: tuple[Rejected, ...] = ()
@@ -99,7 +99,7 @@ def _unfinished_bytes(directory: Path) -> int:
     num_bytes = 0
     for path in Catalog(directory).leftovers():
         with suppress(OSError):  # it was renamed to its final name in the meantime
-            num_bytes += path.lstat().st_size
+            num_bytes += disk.size_bytes(path)
     return num_bytes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,19 @@ def digest_of(handle: Any) -> str:
 
 def holds(handle: Any, saved: Saved) -> bool:
     """Whether a version has the bytes of this checkpoint, and not only a reference to them."""
-    entry = handle.manifest.entries.get(saved.name)
-    return entry is not None and entry.ref is None and entry.size == saved.num_bytes
+    entries = handle.manifest.entries
+    for name, num_bytes in files_of(saved):
+        entry = entries.get(name)
+        if entry is None or entry.ref is not None or entry.size != num_bytes:
+            return False
+    return True
+
+
+def files_of(saved: Saved) -> list[tuple[str, int]]:
+    """Return the files of a checkpoint, as a version names them, with their sizes in bytes."""
+    if saved.shards:
+        return [(f"{saved.name}/{item.name}", item.num_bytes) for item in saved.shards]
+    return [(saved.name, saved.num_bytes)]
 
 
 def download(named: str, into: Path) -> tuple[Path, str]:
@@ -66,10 +78,10 @@ def download(named: str, into: Path) -> tuple[Path, str]:
 
     Args:
         named: `entity/project/name:alias`.
-        into: Folder for the file. An intact file that is there already is not fetched again.
+        into: Folder for the checkpoint. An intact one that is there already is not fetched again.
 
     Returns:
-        The path of the file, and `entity/project/name:v3`, which stays the same when aliases move.
+        The path of the checkpoint, and `entity/project/name:v3`, which stays the same when aliases move.
 
     Raises:
         ResumeError: There is no such version, or it does not hold the bytes that were saved.
@@ -83,17 +95,27 @@ def download(named: str, into: Path) -> tuple[Path, str]:
     # The name is checked, so that it cannot be a path to somewhere else.
     if not digest or names.parse_name(str(name)) is None:
         raise ResumeError(f"{named} is not a checkpoint of Cairn: its metadata has no checkpoint name or no digest.")
-    if name not in entries or entries[name].ref is not None:
+    files = _files_in(entries, str(name))
+    if not files or any(entries[file].ref is not None for file in files):
         raise ResumeError(f"{named} holds no bytes. Upload them where the run is: `python -m cairn sync RUN`.")
     path = into / name
-    if path.is_file() and not _is_intact(path, digest):  # left by a download that was killed
-        path.unlink()
-    if not path.is_file():
-        _fetch(version, name, into, named)
+    if path.exists() and not _is_intact(path, digest):  # left by a download that was killed
+        disk.remove(path)
+    if not path.exists():
+        for file in files:
+            _fetch(version, file, into, named)
     if not _is_intact(path, digest):
-        path.unlink()
+        disk.remove(path)
         raise ResumeError(f"{named} is not what was saved: its checksum is not {digest}.")
     return path, f"{version.entity}/{version.project}/{version.name.partition(':')[0]}:{version.version}"
+
+
+def _files_in(entries: Mapping[str, Any], name: str) -> list[str]:
+    """Return the names of a checkpoint's files in a version; of a directory, only those that are shards."""
+    if name in entries:
+        return [name]
+    found = [entry for entry in entries if entry.startswith(f"{name}/")]
+    return [entry for entry in found if names.shard_rank(entry.removeprefix(f"{name}/")) is not None]
 
 
 def _is_intact(path: Path, digest: str) -> bool:

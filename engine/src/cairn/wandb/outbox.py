@@ -1,4 +1,7 @@
-"""The outbox: hard links to checkpoints that wait for their upload, so that retention may delete them meanwhile."""
+"""The outbox: hard links to checkpoints that wait for their upload, so that retention may delete them meanwhile.
+
+Of a directory of shards, the outbox holds a directory with a link to each shard.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pathlib import Path
 from cairn import opening
 from cairn.errors import CheckpointError, CorruptCheckpointError
 from cairn.known_directory import KnownDirectory
-from cairn.store import manifest, names
+from cairn.store import disk, manifest, names
 from cairn.types import Saved
 
 log = logging.getLogger(__name__)
@@ -64,17 +67,23 @@ class Outbox:
         source, path = self.checkpoints / saved.name, self.path(saved.name)
         with self._lock:
             self._known = self._known.make(self.directory)
-            path.unlink(missing_ok=True)
+            self._drop(path)
             # The note comes first, and the file gets its name last. Whatever a kill leaves of this is recognised:
             # a file without a note is never found, and half a copy has another name.
             with opening.new_file(self._note(saved.name)) as file:
                 file.write(manifest.dump(saved, {}).encode())
             temp = self.directory / names.temp_name(path.name)
             try:
-                _link(source, temp)
+                if saved.shards:
+                    disk.remove(temp)
+                    os.mkdir(temp)
+                    for item in saved.shards:
+                        _link(source / item.name, temp / item.name)
+                else:
+                    _link(source, temp)
                 temp.rename(path)
             except OSError:
-                temp.unlink(missing_ok=True)
+                disk.remove(temp)
                 self._note(saved.name).unlink(missing_ok=True)
                 raise
             self._sizes[saved.name] = saved.num_bytes
@@ -88,7 +97,7 @@ class Outbox:
         """Remove a checkpoint that was uploaded, or that is not wanted any more."""
         with self._lock, suppress(OSError):
             self._sizes.pop(name, None)
-            self.path(name).unlink(missing_ok=True)
+            self._drop(self.path(name))
             self._note(name).unlink(missing_ok=True)
             self.directory.rmdir()  # if it is empty
 
@@ -130,6 +139,14 @@ class Outbox:
                 if other not in there:
                     _remove(self.directory / name)
             self.directory.rmdir()  # if it is empty
+
+    def _drop(self, path: Path) -> None:
+        """Delete a checkpoint. A directory loses its name first: a kill leaves no part of it that counts as whole."""
+        if path.is_dir():
+            hidden = self.directory / names.temp_name(path.name)
+            disk.remove(hidden)
+            path = path.rename(hidden)
+        disk.remove(path)
 
     def _note(self, name: str) -> Path:
         return self.directory / names.manifest_name(name)

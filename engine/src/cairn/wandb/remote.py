@@ -110,7 +110,8 @@ class Online:
         artifact = _artifact(self._run, saved, self._location)
         with _existing(source, saved):
             # Without a copy in W&B's staging folder or cache: the outbox keeps the bytes until W&B has them.
-            artifact.add_file(str(source), name=saved.name, policy="immutable", skip_cache=True)
+            for file, name in _files(source, saved):
+                artifact.add_file(str(file), name=name, policy="immutable", skip_cache=True)
         handle = self._run.log_artifact(artifact, aliases=list(aliases)).wait()
         given = frozenset(aliases) | {LATEST}  # which the server adds
         return Version(handle.id, saved.name, saved.digest, given, handle=handle)
@@ -155,7 +156,8 @@ class Offline:
         """See `Remote`. The version refers to the file: a copy of the bytes would stay in the log for good."""
         artifact = _artifact(self._run, saved, self._location)
         with _existing(source, saved):
-            artifact.add_reference(source.absolute().as_uri(), name=saved.name, checksum=False)
+            for file, name in _files(source, saved):
+                artifact.add_reference(file.absolute().as_uri(), name=name, checksum=False)
         self._run.log_artifact(artifact, aliases=list(aliases))
         return Version(
             f"{saved.name} {saved.digest}", saved.name, saved.digest, frozenset(aliases) | {LATEST}, handle=saved
@@ -208,6 +210,12 @@ def _artifact(run: Any, saved: Saved, location: Location) -> Any:
             file.write(json.dumps(facts, indent=2).encode())
         artifact.add_file(str(note), name=NOTE, skip_cache=True)  # W&B takes a copy
     return artifact
+
+
+def _files(source: Path, saved: Saved) -> list[tuple[Path, str]]:
+    """Return the files of a checkpoint, each with its name in the artifact."""
+    named = [name for name, _ in client.files_of(saved)]
+    return [(source / Path(name).name if saved.shards else source, name) for name in named]
 
 
 def _version(handle: Any) -> Version:

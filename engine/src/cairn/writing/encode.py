@@ -62,9 +62,14 @@ class Constant:
 
 
 class Encoder:
-    """Encodes one state after the other and reuses the layout of the tensors while it does not change."""
+    """Encodes one state after the other and reuses the layout of the tensors while it does not change.
 
-    def __init__(self) -> None:
+    Args:
+        stand_ins: Accept tensors of the device `meta`: they stand for storages whose bytes other files have.
+    """
+
+    def __init__(self, stand_ins: bool = False) -> None:
+        self._stand_ins = stand_ins
         self._known, self._texts, self._most_texts = _Storages([], [], []), _Texts(), -1
 
     def encode(self, state: Any, name: str = "checkpoint") -> Encoded:
@@ -91,7 +96,7 @@ class Encoder:
     def _encode(self, state: Any) -> Encoded:
         if is_first := len(self._texts) > self._most_texts:
             self._texts.clear()  # some texts differ in each save, and those of former ones pile up
-        walk = _Walk(self._texts)
+        walk = _Walk(self._texts, stand_ins=self._stand_ins)
         walk.add(state)
         if is_first:
             self._most_texts = 2 * len(self._texts)
@@ -101,7 +106,7 @@ class Encoder:
                 self._known = _Storages(walk.tensors, specs, memories)
             except _TwoTypes as error:
                 # Repeats the walk, which raises with the path to the tensor.
-                _Walk(self._texts, error.number).add(state)
+                _Walk(self._texts, error.number, self._stand_ins).add(state)
                 raise
         known = self._known
         opcodes = walk.opcodes(known.references)
@@ -194,9 +199,9 @@ class _Texts(dict[str, bytes]):
 class _Walk:
     """Writes opcodes; those of tensors are left open until it is known which of them share a storage."""
 
-    def __init__(self, texts: _Texts, refused: int | None = None) -> None:
+    def __init__(self, texts: _Texts, refused: int | None = None, stand_ins: bool = False) -> None:
         self.tensors: list[Tensor] = []
-        self._refused = refused
+        self._refused, self._stand_ins = refused, stand_ins
         self._parts: list[bytes] = [pickle.PROTO + b"\x02"]
         self._open: list[int] = []
         """Indices of the parts that refer to tensors."""
@@ -299,7 +304,8 @@ class _Walk:
         self.add(key)
 
     def _add_tensor(self, tensor: Tensor) -> None:
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        is_refused = tensor.is_meta and not self._stand_ins
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or is_refused:
             raise _Refused(f"is a tensor of a special kind ({tensor.layout}, {tensor.dtype})", _KINDS)
         if self._refused == len(self.tensors):
             raise _Refused(f"shares memory with a tensor of another type than its own ({tensor.dtype})", _ONE_TYPE)
@@ -345,8 +351,10 @@ def _memories(tensors: Iterable[Tensor]) -> list[int]:
     numbers: dict[int, int] = {}
     found: list[int] = []
     for tensor in tensors:
-        # An empty storage has no address, and shares nothing: it gets a number of its own.
-        address = tensor.untyped_storage().data_ptr() or -len(found) - 1
+        # An empty storage has no address, and shares nothing: it gets a number of its own. A stand-in has no address,
+        # either, and may be shared.
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr() or (storage._cdata if tensor.is_meta else -len(found) - 1)
         found.append(numbers.setdefault(address, len(numbers)))
     return found
 

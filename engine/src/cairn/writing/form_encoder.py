@@ -11,10 +11,14 @@ from cairn.writing.forms import OURS, TABLE, to_plain
 
 
 class FormEncoder:
-    """Encodes one checkpoint after the other; values that a file cannot hold are replaced by their plain forms."""
+    """Encodes one checkpoint after the other; values that a file cannot hold are replaced by their plain forms.
 
-    def __init__(self) -> None:
-        self._encoder = Encoder()
+    Args:
+        stand_ins: See `Encoder`.
+    """
+
+    def __init__(self, stand_ins: bool = False) -> None:
+        self._encoder = Encoder(stand_ins)
         self._has_forms = False
         """Whether a checkpoint had such a value: only then is each one searched for them, which takes time."""
 

@@ -1,4 +1,4 @@
-"""Read a checkpoint file safely. The only place that calls `torch.load`; files of our own format are read faster."""
+"""Read a checkpoint safely. The only place that calls `torch.load`; files of our own format are read faster."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from cairn import opening
 from cairn.errors import CheckpointError
-from cairn.store import links
+from cairn.store import links, shards
 from cairn.store.catalog import verify_file
-from cairn.writing import decode, forms
+from cairn.writing import decode, devices, forms
 from cairn.writing.sharded.assemble import Shards
+from cairn.writing.sharded.shard import HEADER
 
 _WEIGHTS_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
 """Keys under which trainers save weights."""
@@ -33,8 +34,8 @@ def load(path: Path, *, verify: bool = True, map_location: Any = "cpu") -> dict[
     """Read a checkpoint, mapped into memory: parts that are not used are never read from the disk.
 
     Args:
-        path: The file, or a link to it.
-        verify: Compare the file with its checksums first; False if that has been done.
+        path: The file, or the directory of shards, or a link to one of them.
+        verify: Compare it with its checksums first; False if that has been done.
         map_location: Where tensors go, as in `torch.load`.
 
     Returns:
@@ -44,9 +45,9 @@ def load(path: Path, *, verify: bool = True, map_location: Any = "cpu") -> dict[
         CheckpointError: The file is missing or corrupt, is not a checkpoint, or holds more than tensors and plain
             values.
     """
-    if (found := links.target(path)).is_dir() and (shards := sorted(found.glob("rank_*.ckpt"))):
-        return Shards(shards).contents()
     path = _existing(path)
+    if path.is_dir():
+        return _of_shards(path, verify, map_location)
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is not a checkpoint: torch.save did not write it.")
     if verify:
@@ -57,7 +58,21 @@ def load(path: Path, *, verify: bool = True, map_location: Any = "cpu") -> dict[
             contents = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
     except Exception as error:  # torch raises many types for a file that is not what it seems
         raise CheckpointError(f"{path} {_refusal(str(error))}") from error
+    if isinstance(contents, dict) and HEADER in contents:
+        raise CheckpointError(f"{path} is one shard of a checkpoint: name its directory {path.parent}.")
     if not isinstance(contents, dict) or "state_dict" not in contents:
+        raise CheckpointError(f"{path} is not a Lightning checkpoint: it has no 'state_dict'.")
+    return contents
+
+
+def _of_shards(path: Path, verify: bool, map_location: Any) -> dict[str, Any]:
+    if verify:
+        _verify(path)
+    try:
+        contents = Shards(shards.files(path)).contents(devices.moving_to(map_location))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}.") from error
+    if "state_dict" not in contents:
         raise CheckpointError(f"{path} is not a Lightning checkpoint: it has no 'state_dict'.")
     return contents
 
@@ -90,9 +105,12 @@ def load_weights(path: Path) -> Weights:
         CheckpointError: The file is missing or corrupt, or holds no weights that can be read safely.
     """
     path = _existing(path)
-    if zipfile.is_zipfile(path):
-        _verify(path)
-    contents = _without_objects(path)
+    if path.is_dir():
+        contents: Any = _of_shards(path, verify=True, map_location="cpu")
+    else:
+        if zipfile.is_zipfile(path):
+            _verify(path)
+        contents = _without_objects(path)
     if isinstance(contents, Mapping):
         if isinstance(contents, dict):
             forms.restore(contents)
@@ -188,7 +206,7 @@ def _holds_placeholder(value: Any) -> bool:
 
 
 def _existing(path: Path) -> Path:
-    if path.is_dir():
+    if path.is_dir() and not shards.is_sharded(links.target(path)):
         raise CheckpointError(
             f"{path} is a directory: name a checkpoint file in it. To continue a run, resume it instead."
         )
@@ -198,6 +216,8 @@ def _existing(path: Path) -> Path:
         raise CheckpointError(f"There is no checkpoint {path}.")
     if not (found := links.target(path)).exists():
         raise CheckpointError(f"{path} points to {found.name}, which does not exist.")
+    if found.is_dir():
+        return found.resolve()
     try:
         opening.check(found)
     except OSError as error:

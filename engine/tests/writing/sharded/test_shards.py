@@ -8,26 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.values import file_of
+from tests.support.shards import bytes_of, with_ranks, write_shards
 from tests.writing.test_decode import equal
 from torch import nn
 
-from cairn.errors import CorruptCheckpointError
-from cairn.store.file_format import sealed
-from cairn.writing.encode import Encoded
+from cairn.errors import CorruptCheckpointError, UnsafeStateError
 from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.sharded import cuts
 from cairn.writing.sharded.assemble import Shards
-from cairn.writing.sharded.deal import Dealer, replicated
+from cairn.writing.sharded.deal import Deal, Piece, layout, place_of
 from cairn.writing.sharded.shard import ShardEncoder, ShardId
 from cairn.writing.tensor_form import DTYPES
 
-POSITION = {"epoch": 0, "batch": 3, "total_batches": 3, "step": 3, "samples": 24}
 FLOAT8 = torch.float8_e4m3fn
-
-
-def bytes_of(encoded: Encoded) -> bytes:
-    return b"".join(sealed(file_of(encoded), 2**22))
 
 
 def weights(rng, generator):
@@ -70,36 +63,6 @@ def contents(rng, world_size):
     }
     states = [of_rank(0, buffers), *(of_rank(r, {"norm.mean": torch.rand(3)}) for r in range(1, world_size))]
     return whole, parameters, states
-
-
-def with_ranks(whole, states):
-    return {**whole, "cairn": {**whole["cairn"], "ranks": states}}
-
-
-def write_shards(folder, whole, parameters, states, attempt="a"):
-    """Write the shards of a state as the ranks do."""
-    folder.mkdir(exist_ok=True)
-    paths, world_size = [], len(states)
-    for rank, state in enumerate(states):
-        mine = replicated(whole, parameters)
-        if rank:  # its own memory, with the same values; a piece that rank 0 writes is not looked at
-            mine = dict(zip(mine, copies(mine.values()), strict=True))
-        deal = Dealer(rank, world_size).deal(mine)
-        shard = ShardId(rank, world_size, "run", attempt, POSITION)
-        encoded = ShardEncoder().encode(with_ranks(whole, states[:1]) if rank == 0 else state, deal, shard)
-        path = folder / f"rank_{rank:05d}.ckpt"
-        path.write_bytes(bytes_of(encoded))
-        paths.append(path)
-    return paths
-
-
-def copies(tensors):
-    """Copies of tensors, those of one storage in one storage again."""
-    storages = {}
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        storage = storages.setdefault(storage.data_ptr(), storage.clone())
-        yield torch.empty(0, dtype=tensor.dtype).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 @settings(max_examples=60, deadline=None)
@@ -178,3 +141,43 @@ def test_a_file_that_is_not_a_shard_is_refused_by_name(tmp_path):
     paths[1].write_bytes(bytes_of(FormEncoder().encode({"state_dict": {}})))
     with pytest.raises(CorruptCheckpointError, match=r"rank_00001\.ckpt is not a shard"):
         Shards(paths)
+
+
+# A tensor that no rank has as a whole
+
+
+def write_rows(folder, weight, world_size):
+    """Write a checkpoint of which each rank has the rows of a weight that `Tensor.chunk` gives to it, as FSDP2 does."""
+    folder.mkdir()
+    stand_in, name = torch.empty(weight.shape, dtype=weight.dtype, device="meta"), "state_dict/weight"
+    whole = {"state_dict": {"weight": stand_in, "tied": stand_in, "n": torch.ones(2)}, "cairn": {"ranks": [{"n": 0}]}}
+    chunks = weight.chunk(world_size)
+    for rank in range(world_size):
+        mine = chunks[rank].clone() if rank < len(chunks) else weight[:0]
+        first, _ = cuts.rows(weight.shape, weight.itemsize, sum(map(len, chunks[:rank])), len(mine))
+        pieces = [Piece(name, first, weight.nbytes, mine.view(-1).view(torch.uint8))] if len(mine) else []
+        deal = Deal(layout("rows", [name], [weight.nbytes]), pieces, {place_of(stand_in): name})
+        contents = whole if rank == 0 else {"n": rank}
+        encoded = ShardEncoder().encode(contents, deal, ShardId(rank, world_size, "toy", "a0"))
+        (folder / f"rank_{rank:05d}.ckpt").write_bytes(bytes_of(encoded))
+    return [folder / f"rank_{rank:05d}.ckpt" for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
+def test_rows_of_all_ranks_are_joined_and_stay_tied(tmp_path, world_size):
+    weight = torch.rand(7, 5, generator=torch.Generator().manual_seed(0))
+    shards = Shards(write_rows(tmp_path / "a", weight, world_size))
+    found = shards.contents()["state_dict"]
+    assert found["weight"].equal(weight)
+    assert found["weight"].data_ptr() == found["tied"].data_ptr()
+    for first, end in [(0, 140), (20, 60), (60, 61), (139, 140), (3, 3)]:
+        whole = weight.view(-1).view(torch.uint8)
+        assert shards.read("state_dict/weight", first, end).equal(whole[first:end])
+
+
+def test_a_stand_in_that_no_deal_names_is_refused(tmp_path):
+    contents = {"state_dict": {"weight": torch.empty(3, device="meta")}}
+    with pytest.raises(UnsafeStateError, match="no rank writes the bytes of storage 0"):
+        ShardEncoder().encode(contents, Deal(), ShardId(0, 1, "toy", "a0"))
+    with pytest.raises(UnsafeStateError, match="special kind"):
+        FormEncoder().encode(contents)

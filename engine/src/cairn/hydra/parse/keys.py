@@ -21,6 +21,7 @@ _KEYS = {
     "monitor": "checkpoint.monitor",
     "mtbf": "checkpoint.mtbf",
     "replay": "data.replay",
+    "sharded": "checkpoint.sharded",
     "watchdog": "checkpoint.watchdog",
 }
 _NODES = {

@@ -48,7 +48,7 @@ def test_point(settings: Settings, plan: ResumePoint) -> ResumePoint:
     """Return what to test with `train=false`: the best checkpoint of the run, or else that of the plan."""
     best = settings.checkpoint.directory / names.BEST
     path = plan.path
-    if plan.saved is not None and best.is_file():
+    if plan.saved is not None and best.exists():
         path = first_intact(links.target(best)) or path
     if path is None and not settings.init_weights:
         raise ConfigError("train=false has no weights to test: set ckpt_path=, init_weights= or resume=.")

@@ -27,6 +27,7 @@ RANKS = "ranks"
 """Key, under `OURS`, of the list of the states of ranks in a checkpoint."""
 _SAME = ("world_size", "run", "attempt", "position", "layout")
 _Move = Callable[[torch.UntypedStorage], torch.UntypedStorage]
+_StandIn = Callable[[str], torch.UntypedStorage]
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,21 @@ class Shards:
                 raise CorruptCheckpointError(f"its shards do not have each byte of {name} once")
         self._joined: dict[str, torch.UntypedStorage] = {}
 
-    def contents(self, move: _Move = lambda storage: storage) -> dict[str, Any]:
+    def contents(self, move: _Move = lambda storage: storage, stand_in: _StandIn | None = None) -> dict[str, Any]:
         """Return the contents of the whole checkpoint.
 
         Args:
             move: Is given each storage, and returns it on the device where its tensors go.
+            stand_in: Returns what takes the place of a storage that several shards have a part of, by its name; None:
+                it is joined in memory.
 
         Raises:
             CorruptCheckpointError: The image cannot be read.
         """
-        contents = self._image(0, move)
+        contents = self._image(0, move, stand_in)
         ours = contents.get(OURS)
         if len(self._shards) > 1 and isinstance(ours, dict):
-            states = [self._image(rank, move) for rank in range(1, len(self._shards))]
+            states = [self._image(rank, move, stand_in) for rank in range(1, len(self._shards))]
             ours[RANKS] = [*ours.get(RANKS, []), *(state[STATE] for state in states)]
             if table := _merged(contents, [state.get(OURS, {}).get(TABLE, []) for state in states]):
                 ours[TABLE] = table
@@ -104,24 +107,22 @@ class Shards:
             self._joined[name] = _storage(whole)
         return self._joined[name]
 
-    def names(self) -> list[str | None]:
-        """Names of the storages of the whole checkpoint, by number; None for those of shard 0 alone."""
-        return list(self._shards[0][IMAGE]["names"])
-
-    def rebuilt(self, storage_of: Callable[[int, int], torch.UntypedStorage]) -> dict[str, Any]:
-        """Return the contents of shard 0 with other storages, for readers that need only parts of them.
+    def read(self, name: str, first: int, end: int) -> Tensor:
+        """Return bytes of a storage that is dealt out: mapped if one shard has all of them, else joined in memory.
 
         Args:
-            storage_of: Returns the storage of a number, which has a size in bytes.
+            name: Name of the storage.
+            first: First byte.
+            end: Byte after the last one.
         """
-        sizes = self._shards[0][IMAGE]["num_bytes"]
-        return self._rebuilt(0, lambda number: storage_of(number, sizes[number]))
+        found = [
+            part.data[max(first - part.first, 0) : end - part.first]
+            for part in self.parts[name]
+            if part.first < end and part.end > first
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found or [torch.empty(0, dtype=torch.uint8)])
 
-    def own(self, number: int) -> torch.UntypedStorage:
-        """Return a storage that shard 0 alone has."""
-        return _storage(self._shards[0][IMAGE]["own"][number])
-
-    def _image(self, rank: int, move: _Move) -> dict[str, Any]:
+    def _image(self, rank: int, move: _Move, stand_in: _StandIn | None) -> dict[str, Any]:
         image, path = self._shards[rank][IMAGE], self._paths[rank]
         names, own = image["names"], image["own"]
         if any((name not in self.parts) if name is not None else (n not in own) for n, name in enumerate(names)):
@@ -129,6 +130,8 @@ class Shards:
 
         def storage_of(number: int) -> torch.UntypedStorage:
             name = names[number]
+            if name is not None and stand_in is not None and len(self.parts[name]) > 1:
+                return stand_in(name)
             return move(_storage(own[number]) if name is None else self.storage(name))
 
         return self._rebuilt(rank, storage_of)

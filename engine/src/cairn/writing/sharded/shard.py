@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cairn.errors import UnsafeStateError
 from cairn.writing.encode import Encoded, Encoder
 from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.sharded.cuts import Range
@@ -56,14 +57,15 @@ class ShardEncoder:
     """Encodes the shards of one rank, one save after the other."""
 
     def __init__(self) -> None:
-        self._image, self._shard = FormEncoder(), Encoder()
+        self._image, self._shard = FormEncoder(stand_ins=True), Encoder()
 
     def encode(self, contents: Mapping[str, Any], deal: Deal, shard: ShardId) -> Encoded:
         """Encode a shard; its tensors are referred to, not copied.
 
         Args:
             contents: On rank 0, the contents of the checkpoint, with the state of rank 0 alone in their list of ranks;
-                on other ranks, the state of the rank.
+                on other ranks, the state of the rank. A tensor that no rank has as a whole is replaced by one of the
+                device `meta`, with the shape of the whole, whose place the deal names.
             deal: What this rank writes of the storages that are dealt out.
             shard: Whose shard this is; its layout is that of the deal.
 
@@ -75,6 +77,9 @@ class ShardEncoder:
         """
         image = self._image.encode(contents if shard.rank == 0 else {STATE: contents})
         names = [deal.names.get((place[0], size)) for place, size in zip(_places(image), image.sizes, strict=True)]
+        for number, (storage, name) in enumerate(zip(image.storages, names, strict=True)):
+            if storage.is_meta and name is None:
+                raise UnsafeStateError(f"checkpoint: no rank writes the bytes of storage {number}: deal it out.")
         own = {
             number: bytes_of(storage, Range(number, 0, size))
             for number, (storage, size, name) in enumerate(zip(image.storages, image.sizes, names, strict=True))

@@ -1,0 +1,194 @@
+"""Reads checkpoints of Cairn with `torch.distributed.checkpoint`, on any number of processes.
+
+    state = {"state_dict": model.state_dict()}
+    torch.distributed.checkpoint.load(state, storage_reader=cairn.dcp.Reader("epoch_000_batch_000150.ckpt"))
+
+Each process reads only the bytes that its part of each tensor needs. Nothing is unpickled: torch's own reader calls
+`pickle.load` for its metadata, and this one builds them from the plain values and tensors of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import io
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.storage import StorageReader
+from torch.futures import Future
+
+from cairn.errors import CheckpointError
+from cairn.store import links, shards
+from cairn.store.catalog import verify_file
+from cairn.writing import forms
+from cairn.writing.load import load
+from cairn.writing.sharded.assemble import Part, Shards
+
+__all__ = ["Reader"]
+
+
+class Reader(StorageReader):
+    """A storage reader for a checkpoint of Cairn: a directory of shards, a single file, or a link to one of them.
+
+    The names are those of the contents, joined by dots as `torch.distributed.checkpoint` does: `state_dict.net.weight`.
+
+    Args:
+        path: The checkpoint.
+        verify: Compare all bytes with their checksums first; one process does that for all.
+    """
+
+    def __init__(self, path: str | Path, verify: bool = True) -> None:
+        super().__init__()
+        self._path, self._verify = Path(path), verify
+        self._shards: Shards | None = None
+        self._split: dict[int, str] = {}
+        """Names of the storages that several shards have a part of, by the identities of their stand-ins."""
+        self._values: dict[str, Any] = {}
+
+    def reset(self, checkpoint_id: Any = None) -> None:
+        """Read another checkpoint from now on.
+
+        Args:
+            checkpoint_id: Its path; None: the same one again.
+        """
+        if checkpoint_id is not None:
+            self._path = Path(checkpoint_id)
+        self._shards, self._split, self._values = None, {}, {}
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Return the names, shapes and chunks of all tensors.
+
+        Raises:
+            CheckpointError: The checkpoint is missing or corrupt.
+        """
+        self._values, mappings = flatten_state_dict(self._contents())
+        return Metadata({name: self._described(value) for name, value in self._values.items()}, planner_data=mappings)
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Verify the checkpoint, on one process.
+
+        Args:
+            metadata: What `read_metadata` has returned.
+            is_coordinator: Whether this is that process.
+            *args: What later versions of torch add; ignored.
+            **kwargs: The same.
+
+        Raises:
+            CheckpointError: It is corrupt.
+        """
+        if is_coordinator and self._verify:
+            try:
+                verify_file(links.target(self._path))
+            except CheckpointError as error:
+                raise CheckpointError(f"{self._path} cannot be used: {error}.") from error
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """Return the plan as it is."""
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """Return the plans as they are."""
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Copy what a plan asks for.
+
+        Args:
+            plan: What this process needs.
+            planner: Takes it.
+        """
+        for item in plan.items:
+            if item.type == LoadItemType.BYTE_IO:
+                planner.load_bytes(item, _as_bytes(self._values[item.storage_index.fqn]))
+                continue
+            part = self._chunk(item)
+            for dim, (first, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
+                part = part.narrow(dim, first, length)
+            target = planner.resolve_tensor(item).detach()
+            target.copy_(part)
+            planner.commit_tensor(item, target)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+        """Return whether this may be the path of a checkpoint."""
+        return isinstance(checkpoint_id, str | Path)
+
+    def _contents(self) -> dict[str, Any]:
+        path = links.target(self._path)
+        if not shards.is_sharded(path):
+            contents = load(path, verify=False)
+        else:
+            try:
+                self._shards = Shards(shards.files(path))
+                contents = self._shards.contents(stand_in=self._stand_in)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path} cannot be used: {error}.") from error
+        contents.get(forms.OURS, {}).pop(forms.TABLE, None)  # values stay plain, as other programs read them
+        return contents
+
+    def _stand_in(self, name: str) -> torch.UntypedStorage:
+        assert self._shards is not None
+        storage = torch.UntypedStorage(self._shards.num_bytes[name], device="meta")
+        self._split[storage._cdata] = name
+        return storage
+
+    def _described(self, value: Any) -> TensorStorageMetadata | BytesStorageMetadata:
+        if not isinstance(value, Tensor):
+            return BytesStorageMetadata()
+        properties = TensorProperties(dtype=value.dtype)
+        whole = ChunkStorageMetadata(torch.Size([0] * value.dim()), value.shape)
+        chunks = [
+            ChunkStorageMetadata(_offsets(value, first), torch.Size([num_rows, *value.shape[1:]]))
+            for first, num_rows, _ in self._row_parts(value)
+        ]
+        return TensorStorageMetadata(properties, value.shape, chunks or [whole])
+
+    def _row_parts(self, value: Tensor) -> list[tuple[int, int, Part]]:
+        """Return the parts of a tensor that shards have: first row, number of rows; none if it is read as a whole."""
+        name = self._split.get(value.untyped_storage()._cdata)
+        if self._shards is None or name is None or not value.is_contiguous() or not value.dim():
+            return []
+        row_bytes, parts = prod(value.shape[1:]) * value.element_size(), self._shards.parts[name]
+        if value.nbytes != self._shards.num_bytes[name] or any(part.first % row_bytes for part in parts):
+            return []
+        return [(part.first // row_bytes, part.data.numel() // row_bytes, part) for part in parts]
+
+    def _chunk(self, item: ReadItem) -> Tensor:
+        value: Tensor = self._values[item.storage_index.fqn]
+        name = self._split.get(value.untyped_storage()._cdata)
+        if self._shards is None or name is None:
+            return value
+        offset = item.storage_index.offset
+        for first, num_rows, part in self._row_parts(value):
+            if offset is not None and offset[0] == first:
+                is_aligned = part.data.storage_offset() % value.element_size() == 0
+                data = part.data if is_aligned else part.data.clone()
+                return data.view(value.dtype).view(num_rows, *value.shape[1:])
+        joined = self._shards.storage(name)
+        return torch.empty(0, dtype=value.dtype).set_(joined, value.storage_offset(), value.shape, value.stride())
+
+
+def _offsets(value: Tensor, first: int) -> torch.Size:
+    return torch.Size([first, *[0] * (value.dim() - 1)])
+
+
+def _as_bytes(value: Any) -> io.BytesIO:
+    """A plain value in the form that planners take; it does not come from a file as a pickle, but is made here."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return file
