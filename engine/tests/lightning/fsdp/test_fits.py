@@ -6,6 +6,9 @@ import pytest
 import torch
 from tests.support.sharded_fit import saved, start
 
+from cairn import Writing
+from cairn.store.catalog import Catalog
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks processes"),
@@ -21,6 +24,11 @@ def flat(value, path=""):
     return {path: value}
 
 
+def newest(folder):
+    """Path of the newest checkpoint."""
+    return folder / "checkpoints" / Catalog(folder / "checkpoints").committed()[-1].name
+
+
 def assert_equal(found, expected):
     found, expected = flat(found), flat(expected)
     assert found.keys() == expected.keys()
@@ -31,7 +39,10 @@ def assert_equal(found, expected):
 def test_a_resumed_run_is_exact_on_the_same_processes(tmp_path):
     whole = start(tmp_path / "whole", 2, {}, RANDOM)
     start(tmp_path / "run", 2, {}, RANDOM, max_steps=3)
-    rest = start(tmp_path / "run", 2, {"meta_init": True}, RANDOM)
+    # as single files, which hold what the shards hold
+    rest = start(tmp_path / "run", 2, {"meta_init": True}, RANDOM, saving={"writing": Writing(sharded=False)})
+    assert newest(tmp_path / "whole").is_dir()
+    assert newest(tmp_path / "run").is_file()
     assert_equal(saved(tmp_path / "run"), saved(tmp_path / "whole"))
     for before, after in zip(whole, rest, strict=True):
         assert after["losses"] == before["losses"][-len(after["losses"]) :]
@@ -42,7 +53,7 @@ def test_a_resumed_run_is_exact_on_the_same_processes(tmp_path):
 
 def test_the_memory_is_shared_and_the_numbers_are_those_of_ddp(tmp_path):
     ddp = start(tmp_path / "ddp", 2, "ddp", RANDOM)
-    found = start(tmp_path / "run", 2, {}, RANDOM)
+    found = start(tmp_path / "run", 2, {}, RANDOM, saving={"writing": Writing(overlap=True)})
     assert found[0]["rows"] != found[1]["rows"]
     for before, after in zip(ddp, found, strict=True):
         assert after["losses"][0] == before["losses"][0]

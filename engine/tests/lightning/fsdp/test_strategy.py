@@ -13,7 +13,9 @@ from torch.nn.utils import prune
 
 import cairn
 from cairn.errors import ConfigError
+from cairn.lightning.fsdp import shard, synced
 from cairn.lightning.fsdp.strategy import FSDP2Strategy
+from cairn.lightning.saved import placed
 
 
 class Net(LightningModule):
@@ -62,14 +64,14 @@ def test_tied_weights_stay_tied_also_without_data():
         net = Net()
         net.leave = nn.Linear(4, 4)
         net.leave.weight = net.layer.weight
-    from cairn.lightning.fsdp import shard, synced
-
     mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
     assert len(synced.owners(net)) == 3
     shard.shard(net, [], mesh, torch.device("cpu"), shard.policy("32-true", False))
     assert net.leave.weight is net.layer.weight
     assert len(list(net.parameters())) == 3
     assert not net.layer.weight.is_meta
+    found = placed.weights(net, placed.whole(keep=True))
+    assert found["leave.weight"] is found["layer.weight"], "a file holds it once"
 
 
 class ShardsAPart(Net):
