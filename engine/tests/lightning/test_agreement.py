@@ -7,9 +7,10 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from tests.support.thread_ranks import on_threads
 from torch import distributed
 
-from cairn.lightning.agreement import TIME_LIMIT, Alone, Ranks
+from cairn.lightning.agreement import TIME_LIMIT, Alone, Ranks, first_error, together
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks ranks")
 
@@ -106,3 +107,22 @@ def test_one_process_agrees_with_itself():
     assert [Alone().has_news(True), Alone().has_news(False)] == [True, False]
     assert Alone().share(3) == 3
     assert Alone.leads
+
+
+def test_all_ranks_fail_if_one_does():
+    def talk(agreement, rank):
+        with together(agreement, "It could not be done"):
+            if rank == 1:
+                raise ZeroDivisionError
+
+    first, second = on_threads(talk)
+    assert isinstance(second, ZeroDivisionError)
+    assert str(first) == "It could not be done on another rank; the message of that rank says why."
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [(["", "no disk", "no memory"], "Rank 1: no disk"), (["no memory", "", ""], "no memory")],
+)
+def test_the_first_error_is_that_of_all_ranks(errors, expected):
+    assert on_threads(lambda agreement, rank: first_error(agreement, errors[rank]), 3) == [expected] * 3
