@@ -6,7 +6,6 @@ The dict is what Lightning saves, plus the key `cairn` with the state that Light
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -262,9 +261,19 @@ def rank_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def _dumped(trainer: Trainer, place: boundary.Place, is_sharded: bool) -> dict[str, Any]:
-    strategy = trainer.strategy
-    with strategy.in_shards(is_sharded) if isinstance(strategy, FSDP2Strategy) else nullcontext():
+    if not isinstance(trainer.strategy, FSDP2Strategy):
         return boundary.dump(trainer, place)
+    with trainer.strategy.in_shards(is_sharded):
+        try:
+            return boundary.dump(trainer, place)
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error):
+                raise
+            raise ConfigError(
+                "A hook such as on_save_checkpoint reads values of the weights or of the optimizer states in the"
+                " checkpoint, which are divided among the processes: compute what it saves in a step, and keep it in a"
+                " buffer or an attribute."
+            ) from error
 
 
 def _gathered(

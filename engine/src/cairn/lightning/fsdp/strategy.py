@@ -13,7 +13,7 @@ from lightning.pytorch.strategies.parallel import ParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError
@@ -109,7 +109,7 @@ class FSDP2Strategy(GatheringSteps):
 
     @contextmanager
     def in_shards(self, is_on: bool = True) -> Iterator[None]:
-        """Context in which a state holds tensors that stand for whole ones, and `rows` what this rank has of them."""
+        """Context in which a state holds tensors without data, and `rows` what this rank has of them."""
         self._in_shards, self.rows = is_on, []
         try:
             yield
@@ -125,6 +125,8 @@ class FSDP2Strategy(GatheringSteps):
         return found
 
     def _converted(self, value: DTensor) -> Tensor:
+        if not any(isinstance(placement, Shard) for placement in value.placements):
+            return value.to_local()  # a number of an optimizer, which all ranks have
         if not self._in_shards:
             return placed.whole(self.is_global_zero)(value)
         self.rows.append(placed.rows(value))

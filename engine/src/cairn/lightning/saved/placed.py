@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError, ResumeError
-from cairn.writing.sharded.rows import Rows, stand_in
+from cairn.writing.sharded.rows import Rows
 
 
 def reshard(model: nn.Module) -> None:
@@ -60,10 +60,10 @@ def without_data(value: DTensor) -> Tensor:
 
 
 def rows(value: DTensor) -> Rows:
-    """Return the rows that this rank has of a sharded tensor, and what stands for the whole one."""
+    """Return the rows that this rank has of a sharded tensor."""
     chunk = -(-value.shape[0] // value.device_mesh.size())  # as fully_shard: the last chunks may be smaller or empty
     first = min(value.device_mesh.get_local_rank() * chunk, value.shape[0])
-    return Rows(stand_in(value.shape, value.dtype), value.detach().to_local(), first)
+    return Rows(without_data(value), value.detach().to_local(), first)
 
 
 def converted(value: Any, convert: Convert) -> Any:
