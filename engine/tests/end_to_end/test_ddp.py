@@ -41,13 +41,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return outcome(run, recorded(run, 0) + recorded(run, 1))
 
 
-def test_a_killed_run_of_two_processes_is_exact(whole: Outcome, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+@pytest.mark.parametrize("sharded", ["true", "false"])
+def test_a_killed_run_of_two_processes_is_exact(whole: Outcome, tmp_path: Path, sharded: str) -> None:
+    run, command = tmp_path / "run", [*COMMAND, f"checkpoint.sharded={sharded}"]
     for _ in range(2):
-        before, process = newest(run), start(run, *COMMAND, **FORKED)
+        before, process = newest(run), start(run, *command, **FORKED)
         assert wait_for(lambda before=before: newest(run) != before, process), "the run ended before it was killed"
         process.kill()
-    train(run, *COMMAND, **FORKED)
+    train(run, *command, **FORKED)
+    assert (run / "checkpoints" / "last.ckpt").is_dir() == (sharded == "true")
     assert differences(whole, outcome(run, recorded(run, 0) + recorded(run, 1))) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 

@@ -8,8 +8,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, LearningRateFinder
 from tests.support import elastic_fit
 from tests.support.elastic_fit import FILES, NUM_VAL, WINDOWS, start
+from tests.support.shards import split
 
 from cairn.errors import ResumeError
+from cairn.store.catalog import Catalog
 
 pytestmark = [
     pytest.mark.slow,
@@ -78,6 +80,15 @@ def test_a_run_that_moves(tmp_path, undisturbed, moves):
     last.scores = [score for (name, *_), score in zip(last.checkpoints, last.scores, strict=True) if name in regular]
     last.checkpoints = [one for one in last.checkpoints if one[0] in regular]
     assert_same(last, undisturbed, attempts)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_run_goes_on_from_a_directory_of_shards(tmp_path, undisturbed, processes):
+    folder, first = tmp_path / "checkpoints", start(tmp_path, 2, max_steps=6)
+    for item in Catalog(folder).committed():
+        split(folder, item.name)
+    found = start(tmp_path, processes)
+    assert_same(found, undisturbed, [first, found])
 
 
 def test_a_run_without_global_batches_can_get_them(tmp_path):

@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks processes"),
 ]
+SHARDED, SINGLE = {"sharded": True}, {"sharded": False}
 VOLATILE = ("clock", "run")
 """What differs between two equal runs."""
 
@@ -58,12 +59,13 @@ def state(folder, name):
 def whole(tmp_path_factory):
     """The run of two processes with single files."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, start(folder, 2, sharded=False)
+    return folder, start(folder, 2, writing=SINGLE)
 
 
-def test_shards_hold_what_a_single_file_would(whole, tmp_path):
+@pytest.mark.parametrize("how", [{}, {"writer": "process", "overlap": True}, {"writer": "sync", "buffers": 1}])
+def test_shards_hold_what_a_single_file_would(whole, tmp_path, how):
     folder, expected = whole
-    assert start(tmp_path, 2, sharded=True) == expected
+    assert start(tmp_path, 2, writing=SHARDED | how) == expected
     assert is_tidy(tmp_path)
     for item in committed(tmp_path):
         assert len(item.shards) == 2
@@ -72,15 +74,18 @@ def test_shards_hold_what_a_single_file_would(whole, tmp_path):
 
 
 MOVES = [
-    [(2, True, 3), (1, True, 5), (3, True, 7), (2, False, -1)],
-    [(2, False, 4), (2, True, -1)],
+    [(2, SHARDED, 3), (1, SHARDED, 5), (3, SHARDED, 7), (2, SINGLE, -1)],
+    [(2, SINGLE, 4), (2, SHARDED, -1)],
 ]
-"""Numbers of processes, whether each writes a shard, and the step up to which it trains."""
+"""Numbers of processes, how they write, and the step up to which they train."""
 
 
 @pytest.mark.parametrize("moves", MOVES)
 def test_a_run_goes_on_from_either_form_at_any_number_of_processes(whole, tmp_path, moves):
-    attempts = [start(tmp_path, number, sharded=sharded, max_steps=steps) for number, sharded, steps in moves]
+    attempts = [
+        start(tmp_path, number, writing=SHARDED if sharded else SINGLE, max_steps=steps)
+        for number, sharded, steps in moves
+    ]
     last = attempts[-1]
     regular = {name for name, *_ in whole[1].checkpoints}  # a stop at max_steps is saved as well
     last.scores = [score for (name, *_), score in zip(last.checkpoints, last.scores, strict=True) if name in regular]
@@ -102,11 +107,11 @@ class StopAt(Callback):
 
 def test_a_signal_to_any_rank_stops_all_with_a_sharded_checkpoint(whole, tmp_path):
     with pytest.raises(RuntimeError, match="SIGTERM"):
-        start(tmp_path, 2, sharded=True, callbacks=[StopAt(1, 3)])
+        start(tmp_path, 2, writing=SHARDED, callbacks=[StopAt(1, 3)])
     stopped = committed(tmp_path)[-1]
     assert (stopped.position.step, len(stopped.shards)) == (3, 2)
     assert is_tidy(tmp_path)
-    found = start(tmp_path, 2, sharded=True)
+    found = start(tmp_path, 2, writing=SHARDED)
     assert_close(found.weights, whole[1].weights)
 
 
@@ -134,7 +139,7 @@ def test_what_fails_on_one_rank_fails_the_save_and_training_goes_on(whole, tmp_p
 
     monkeypatch.setattr(shard, "write", failing_write)
     monkeypatch.setattr(Copier, "copy", failing_copy)
-    found = start(tmp_path, 2, sharded=True)
+    found = start(tmp_path, 2, writing=SHARDED)
     assert found.train == whole[1].train
     assert_close(found.weights, whole[1].weights)
     assert [name for name, _ in found.checkpoints] == [saves[number] for number in (2, 5, 6)]
@@ -150,7 +155,7 @@ def test_too_many_failed_saves_of_a_rank_stop_all_ranks(tmp_path, monkeypatch):
     write = shard.write
     monkeypatch.setattr(shard, "write", lambda plan, *given: (fail if plan.rank else write)(plan, *given))
     with pytest.raises(RuntimeError, match=r"SaveError: Rank 1: rank 1 has no disk\. Failed save 3 of 3 in a row"):
-        start(tmp_path, 2, sharded=True)
+        start(tmp_path, 2, writing=SHARDED)
     assert committed(tmp_path) == []
 
 
@@ -168,9 +173,9 @@ def test_a_rank_that_dies_in_its_write_costs_the_save_and_the_next_start_goes_on
         patch.setattr(sharded_commit, "SILENCE_AFTER_END_S", 0.2)
         patch.setattr(sharded_commit, "SILENCE_S", 20.0)
         with pytest.raises(RuntimeError):
-            start(tmp_path, 2, sharded=True)
+            start(tmp_path, 2, writing=SHARDED)
     assert [item.name for item in committed(tmp_path)] == [name for name, _ in whole[1].checkpoints[:2]]
-    found = start(tmp_path, 2, sharded=True)
+    found = start(tmp_path, 2, writing=SHARDED)
     assert found.checkpoints == whole[1].checkpoints
     assert_close(found.weights, whole[1].weights)
     assert is_tidy(tmp_path)

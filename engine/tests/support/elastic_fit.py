@@ -107,7 +107,7 @@ def fit(
     batch_size: int = BATCH,
     ckpt_path: Path | None = None,
     num_workers: int | None = None,
-    sharded: Any = "auto",
+    writing: dict[str, Any] | None = None,
     **options: Any,
 ) -> tuple[Trainer, Net]:
     """Fit in this process, one of `processes`, and go on from what is in the folder.
@@ -118,7 +118,7 @@ def fit(
         size: Of a global batch.
         batch_size: Samples in a batch.
         num_workers: Of an iterable training set; None: it is map-style, and has none.
-        sharded: Whether each process writes a shard.
+        writing: How checkpoints are written.
         **options: Further arguments of the trainer.
     """
     seed_everything(0)
@@ -128,7 +128,7 @@ def fit(
         keep_last=-1,
         monitor="val",
         watchdog="off",
-        writing=cairn.Writing(when_busy="wait", sharded=sharded),
+        writing=cairn.Writing(**{"when_busy": "wait"} | (writing or {})),
     )
     common = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     common |= {"num_sanity_val_steps": 0, "max_epochs": 2, "val_check_interval": 2, "default_root_dir": folder}

@@ -12,6 +12,7 @@ import torch
 
 from cairn.lightning.saved.unsaved import KEY
 from cairn.store.catalog import Catalog
+from cairn.writing.load import load
 
 # These may differ between a run and its resumed twin: the id of the run, its directory, durations, and what is compared
 # at a resume only.
@@ -42,12 +43,16 @@ def outcome(run: Path, samples: list[Any]) -> Outcome:
     best = checkpoints / "best.ckpt"
     metrics = run / "csv" / "metrics.csv"
     return Outcome(
-        final=torch.load(checkpoints / "last.ckpt", weights_only=True),
+        final=_final(checkpoints / "last.ckpt"),
         rows=list(csv.DictReader(metrics.read_text().splitlines())) if metrics.is_file() else [],
         kept=[(item.name, item.reasons, item.score, item.number) for item in Catalog(checkpoints).committed()],
         best=str(best.readlink()) if best.is_symlink() else "",
         samples=samples,
     )
+
+
+def _final(path: Path) -> Any:
+    return load(path) if path.is_dir() else torch.load(path, weights_only=True)
 
 
 def differences(one: Outcome, other: Outcome, same_directory: bool = True) -> list[str]:

@@ -10,11 +10,13 @@ import torch
 from tests.support.values import draft, file_of
 from torch import Tensor
 
-from cairn.store import manifest, names
+from cairn.store import disk, manifest, names
+from cairn.store.catalog import describe
 from cairn.store.file_format import sealed
 from cairn.store.shards import read
-from cairn.types import Saved
+from cairn.types import Draft, Saved
 from cairn.writing.encode import Encoded
+from cairn.writing.load import load
 from cairn.writing.sharded.deal import Dealer, replicated
 from cairn.writing.sharded.shard import ShardEncoder, ShardId
 
@@ -74,12 +76,23 @@ def commit_shards(
     weight = torch.full((300, 4), float(number))
     whole = {"state_dict": {"weight": weight, "mean": torch.ones(2)}, "number": number, "cairn": {"run": coming.run}}
     write_shards(directory / coming.name, whole, [weight], [{"n": rank} for rank in range(world_size)])
+    return _write_manifest(directory, coming, created="2026-01-01")
+
+
+def split(directory: Path, name: str) -> Saved:
+    """Replace a checkpoint of a single file by the directory of shards that its ranks would have written."""
+    saved, whole = describe(directory / name), load(directory / name)
+    states = whole["cairn"]["ranks"]
+    disk.remove(directory / name)
+    write_shards(directory / name, whole, whole["state_dict"].values(), states)
+    return _write_manifest(directory, saved, created=saved.created)
+
+
+def _write_manifest(directory: Path, coming: Draft, **facts: Any) -> Saved:
     shards = read(directory / coming.name)
     num_bytes = sum(item.num_bytes for item in shards)
-    saved = Saved.of(
-        coming, num_bytes=num_bytes, digest=manifest.digest_of(shards), shards=shards, created="2026-01-01"
-    )
-    text = manifest.dump(saved, {"world_size": world_size})
+    saved = Saved.of(coming, num_bytes=num_bytes, digest=manifest.digest_of(shards), shards=shards, **facts)
+    text = manifest.dump(saved, {"world_size": len(shards)})
     (directory / names.manifest_name(saved.name)).write_text(text)
     return saved
 

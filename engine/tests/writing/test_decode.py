@@ -197,9 +197,19 @@ def test_the_tensor_that_the_next_test_changes_is_one(tmp_path):
     assert decode.read(with_pickle(tmp_path / "a.ckpt", tensor(), [8])).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("size", range(5, 9))
+def test_a_number_beyond_32_bits_is_read(tmp_path, size):
+    path = with_pickle(tmp_path / "a.ckpt", tensor(length=b"\x8a%c\2%s" % (size, bytes(size - 1))), [8])
+    assert equal(decode.read(path), torch_load(path))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"length": b"\x8a\5\2\0\0\0\1"},
+        {"length": b"\x8a\5\2\0\0\0\xff"},
+        {"length": b"\x8a\4\2\0\0\0"},
+        {"offset": b"\x8a\5\xff\xff\xff\xff\xff"},
         {"number": b"1"},
         {"number": b"00"},
         {"length": b"K\3"},

@@ -280,7 +280,7 @@ class Engine:
         trainer, restart = self.trainer, self.restart
         clock, where, begun = self.telemetry.state_dict(moment.elapsed_s), moment.position, restart.epoch_start
         given = place, where, self.origin, clock, begun, restart.at_save, self.agreement
-        contents = capture.capture(trainer, *given, is_sharded=self.sharding.is_on)
+        contents = capture.capture(trainer, *given, self.sharding.is_on)
         contents[unsaved.KEY] |= {
             "accumulation_configured": self.accumulation,
             "finders": self.finders.state(),

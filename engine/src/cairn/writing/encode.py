@@ -14,7 +14,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -61,6 +61,17 @@ class Constant:
     opcodes: bytes | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """A part of a state whose tensors share no memory in the file, as after a transfer to another process.
+
+    Attributes:
+        value: The part. A tensor that occurs twice in it is one tensor, unless it is on a GPU.
+    """
+
+    value: Any
+
+
 class Encoder:
     """Encodes one state after the other and reuses the layout of the tensors while it does not change.
 
@@ -100,7 +111,7 @@ class Encoder:
         walk.add(state)
         if is_first:
             self._most_texts = 2 * len(self._texts)
-        specs, memories = _specs(walk.tensors), _memories(walk.tensors)
+        specs, memories = _specs(walk.tensors), _memories(walk.tensors, walk.apart)
         if (self._known.specs, self._known.memories) != (specs, memories):
             try:
                 self._known = _Storages(walk.tensors, specs, memories)
@@ -201,6 +212,9 @@ class _Walk:
 
     def __init__(self, texts: _Texts, refused: int | None = None, stand_ins: bool = False) -> None:
         self.tensors: list[Tensor] = []
+        self.apart: set[int] = set()
+        """Numbers of the tensors that are inside of an `Apart`."""
+        self._is_apart = False
         self._refused, self._stand_ins = refused, stand_ins
         self._parts: list[bytes] = [pickle.PROTO + b"\x02"]
         self._open: list[int] = []
@@ -294,6 +308,11 @@ class _Walk:
         if others == (len(self.tensors), self.num_converted):
             constant.opcodes = b"".join(self._parts[first:])
 
+    def _add_apart(self, apart: Apart) -> None:
+        before, self._is_apart = self._is_apart, True
+        self.add(apart.value)
+        self._is_apart = before
+
     def _add_dtype(self, value: torch.dtype) -> None:
         self._parts.append(f"ctorch\n{str(value).removeprefix('torch.')}\n".encode())
 
@@ -311,6 +330,8 @@ class _Walk:
             raise _Refused(f"shares memory with a tensor of another type than its own ({tensor.dtype})", _ONE_TYPE)
         if tensor.is_conj() or tensor.is_neg():
             tensor = tensor.resolve_conj().resolve_neg()
+        if self._is_apart:
+            self.apart.add(len(self.tensors))
         self._open.append(len(self._parts))
         self.tensors.append(tensor)
         self._parts.append(b"")
@@ -338,6 +359,7 @@ _ADD: dict[type, Callable[[_Walk, Any], None]] = {
     torch.device: lambda walk, value: walk._add_call(b"torch\ndevice\n", str(value)),
     torch.dtype: _Walk._add_dtype,
     Constant: _Walk._add_constant,
+    Apart: _Walk._add_apart,
 }
 """Functions that add a value, by type. Not attributes of a walk: the cycle would keep its tensors alive for a while."""
 
@@ -346,15 +368,22 @@ def _specs(tensors: Iterable[Tensor]) -> list[TensorSpec]:
     return [(tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset())) for tensor in tensors]
 
 
-def _memories(tensors: Iterable[Tensor]) -> list[int]:
-    """Return the number of each tensor's storage; storages are numbered in the order of the walk."""
-    numbers: dict[int, int] = {}
+def _memories(tensors: Iterable[Tensor], apart: Collection[int]) -> list[int]:
+    """Return the number of each tensor's storage; storages are numbered in the order of the walk.
+
+    Args:
+        tensors: The tensors.
+        apart: Numbers of those that share no memory in the file.
+    """
+    numbers: dict[int | tuple[str, int], int] = {}
     found: list[int] = []
-    for tensor in tensors:
+    for number, tensor in enumerate(tensors):
         # An empty storage has no address, and shares nothing: it gets a number of its own. A stand-in has no address,
         # either, and may be shared.
-        storage = tensor.untyped_storage()
-        address = storage.data_ptr() or (storage._cdata if tensor.is_meta else -len(found) - 1)
+        storage, own = tensor.untyped_storage(), -len(found) - 1
+        address: int | tuple[str, int] = storage.data_ptr() or (storage._cdata if tensor.is_meta else own)
+        if number in apart:
+            address = own if tensor.is_cuda else ("tensor", id(tensor))
         found.append(numbers.setdefault(address, len(numbers)))
     return found
 

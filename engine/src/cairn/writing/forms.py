@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from cairn.writing import subclasses
-from cairn.writing.encode import Constant
+from cairn.writing.encode import Apart, Constant
 
 OURS, TABLE = "cairn", "forms"
 """Keys of the table in a checkpoint. Part of the file format."""
@@ -81,6 +81,9 @@ def _plain(value: Any, path: tuple[Any, ...], table: list[list[Any]]) -> Any:
     if kind is Constant:
         plain = _plain(value.value, path, table)
         return value if plain is value.value else plain
+    if kind is Apart:
+        plain = _plain(value.value, path, table)
+        return value if plain is value.value else Apart(plain)
     if kind in (dict, collections.OrderedDict, collections.Counter):
         pairs = []
         for key, item in value.items():

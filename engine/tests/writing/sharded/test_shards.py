@@ -1,5 +1,6 @@
 """Shards together are the single file of the same state, byte for byte, whatever the state and the number of ranks."""
 
+import pickle
 import random
 from collections import OrderedDict
 
@@ -12,7 +13,7 @@ from tests.support.shards import bytes_of, with_ranks, write_shards
 from tests.writing.test_decode import equal
 from torch import nn
 
-from cairn.errors import CorruptCheckpointError, UnsafeStateError
+from cairn.errors import CorruptCheckpointError, NewerFormatError, UnsafeStateError
 from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.sharded import cuts
 from cairn.writing.sharded.assemble import Shards
@@ -42,6 +43,12 @@ def of_rank(rank, buffers):
         "rng": torch.arange(5 + rank, dtype=torch.uint8),
         "sums": {"n": rank, "mean": np.float32(rank), "seen": np.arange(rank + 1)},
         "buffers": buffers,
+        "logged": [
+            buffers["norm.mean"],
+            buffers["norm.mean"],
+            buffers["norm.mean"][:2],
+            {"x": buffers["norm.mean"][1:]},
+        ],
     }
 
 
@@ -70,7 +77,8 @@ def contents(rng, world_size):
 def test_shards_are_the_single_file_byte_for_byte(tmp_path_factory, seed, world_size):
     folder = tmp_path_factory.mktemp("shards")
     whole, parameters, states = contents(random.Random(seed), world_size)
-    single = bytes_of(FormEncoder().encode(with_ranks(whole, states)))
+    received = [pickle.loads(pickle.dumps(state)) for state in states] if world_size > 1 else states
+    single = bytes_of(FormEncoder().encode(with_ranks(whole, received)))
     found = Shards(write_shards(folder, whole, parameters, states)).contents()
     assert bytes_of(FormEncoder().encode(found)) == single
     for path in folder.iterdir():
@@ -141,6 +149,64 @@ def test_a_file_that_is_not_a_shard_is_refused_by_name(tmp_path):
     paths[1].write_bytes(bytes_of(FormEncoder().encode({"state_dict": {}})))
     with pytest.raises(CorruptCheckpointError, match=r"rank_00001\.ckpt is not a shard"):
         Shards(paths)
+
+
+def test_no_damage_of_a_shard_is_anything_but_a_sentence(tmp_path):
+    """Without the checksums, whatever a shard holds is refused by name, or read as plain values and tensors."""
+    rng, (paths, _) = random.Random(0), two_saves(tmp_path)
+    data, num_refused, refused = paths[1].read_bytes(), 0, set()
+    first = data.index(b"\x80\x02}")
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(rng.randrange(1, 4)):
+            damaged[rng.randrange(first, len(data))] = rng.choice([0, 1, 255, *b"()jXKJGtRu}].N", rng.randrange(256)])
+        paths[1].write_bytes(damaged)
+        try:
+            Shards(paths).contents()
+        except (CorruptCheckpointError, NewerFormatError) as error:
+            num_refused += 1
+            refused.add("rank_00001.ckpt" in str(error) or "its shards" in str(error))
+    assert num_refused > 100
+    assert refused == {True}
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (lambda shard: shard["cairn_shard"].update(format=2), "has format 2, and this version of Cairn reads"),
+        (lambda shard: shard["cairn_shard"].update(rank="1"), "another form than a shard"),
+        (lambda shard: shard["cairn_shard"].pop("attempt"), "another form than a shard"),
+        (
+            lambda shard: shard["cairn_shard"].update(layout="x"),
+            "another save than rank_00000.ckpt: its layout differs",
+        ),
+        (lambda shard: shard.update(pieces={}), "its shards do not have each byte of state_dict/weight once"),
+        (
+            lambda shard: shard["pieces"].update({"state_dict/weight": [192, 401, B]}),
+            "another size of state_dict/weight",
+        ),
+        (lambda shard: shard["pieces"].update({"state_dict/weight": [128, 400, B]}), "do not have each byte"),
+        (lambda shard: shard["pieces"].update({"state_dict/weight": [192, 400, 3]}), "another form than a shard"),
+        (lambda shard: shard["pieces"].update({"state_dict/weight": B}), "another form than a shard"),
+        (lambda shard: shard["image"].update(names=[["a"]]), "another form than a shard"),
+        (lambda shard: shard["image"].update(names=["a"]), "refers to bytes that no shard has"),
+        (lambda shard: shard["image"].update(names=[None]), "refers to bytes that no shard has"),
+        (lambda shard: shard["image"].update(own={0: torch.ones(3)}), "another form than a shard"),
+        (lambda shard: shard["image"].update(pickle=b"cos\nsystem\n(X\2\0\0\0lstR."), "holds values that this version"),
+        (lambda shard: shard["image"].update(pickle=b"\x80\x02}(u."), "holds values that this version"),
+    ],
+    ids=str,
+)
+def test_a_shard_that_does_not_fit_is_refused(tmp_path, edit, why):
+    paths, _ = two_saves(tmp_path)
+    shard = torch.load(paths[1], weights_only=True)
+    edit(shard)
+    paths[1].write_bytes(bytes_of(shard))
+    with pytest.raises((CorruptCheckpointError, NewerFormatError), match=why):
+        Shards(paths).contents()
+
+
+B = torch.zeros(208, dtype=torch.uint8)
 
 
 # A tensor that no rank has as a whole

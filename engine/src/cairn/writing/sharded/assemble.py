@@ -21,10 +21,8 @@ from cairn import records
 from cairn.errors import CorruptCheckpointError, NewerFormatError
 from cairn.writing import decode
 from cairn.writing.forms import OURS, TABLE
-from cairn.writing.sharded.shard import FORMAT, HEADER, IMAGE, PIECES, STATE, ShardId
+from cairn.writing.sharded.shard import FORMAT, HEADER, IMAGE, PIECES, RANKS, STATE, ShardId
 
-RANKS = "ranks"
-"""Key, under `OURS`, of the list of the states of ranks in a checkpoint."""
 _SAME = ("world_size", "run", "attempt", "position", "layout")
 _Move = Callable[[torch.UntypedStorage], torch.UntypedStorage]
 _StandIn = Callable[[str], torch.UntypedStorage]
@@ -128,11 +126,17 @@ class Shards:
         if any((name not in self.parts) if name is not None else (n not in own) for n, name in enumerate(names)):
             raise CorruptCheckpointError(f"{path.name} refers to bytes that no shard has")
 
+        given: set[int] = set()
+
         def storage_of(number: int) -> torch.UntypedStorage:
             name = names[number]
             if name is not None and stand_in is not None and len(self.parts[name]) > 1:
                 return stand_in(name)
-            return move(_storage(own[number]) if name is None else self.storage(name))
+            storage = _storage(own[number]) if name is None else self.storage(name)
+            if storage.data_ptr() in given:  # the file has it once, and the tensors do not share it
+                storage = storage.clone()
+            given.add(storage.data_ptr())
+            return move(storage)
 
         return self._rebuilt(rank, storage_of)
 
@@ -153,18 +157,14 @@ class Shards:
                 raise CorruptCheckpointError(f"{path.name} is the shard of rank {found.rank}")
             for key in _SAME:
                 if getattr(found, key) != getattr(first, key):
-                    raise CorruptCheckpointError(
-                        f"{path.name} belongs to another save than {self._paths[0].name} ({key})"
-                    )
+                    other = self._paths[0].name
+                    raise CorruptCheckpointError(f"{path.name} belongs to another save than {other}: its {key} differs")
 
     def _add_pieces(self, path: Path, shard: Mapping[str, Any]) -> None:
-        for name, piece in shard[PIECES].items():
-            match piece:
-                case [int(first), int(num_bytes), Tensor() as data] if data.dtype is torch.uint8 and data.dim() == 1:
-                    self.parts.setdefault(name, []).append(Part(first, data))
-                    if self.num_bytes.setdefault(name, num_bytes) == num_bytes:
-                        continue
-            raise CorruptCheckpointError(f"{path.name} has another form than a shard ({name})")
+        for name, (first, num_bytes, data) in shard[PIECES].items():
+            self.parts.setdefault(name, []).append(Part(first, data))
+            if self.num_bytes.setdefault(name, num_bytes) != num_bytes:
+                raise CorruptCheckpointError(f"{path.name} has another size of {name} than the shards before it")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -179,10 +179,29 @@ def _read(path: Path) -> dict[str, Any]:
         raise NewerFormatError(
             f"{path.name} has format {version}, and this version of Cairn reads shards up to {FORMAT}: update Cairn"
         )
+    if not _has_form(shard):
+        raise CorruptCheckpointError(f"{path.name} has another form than a shard")
+    return shard
+
+
+def _has_form(shard: Mapping[str, Any]) -> bool:
+    """Whether what comes after the header is what `ShardEncoder` writes."""
     match shard:
-        case {"pieces": dict(), "image": {"pickle": bytes(), "names": list(), "own": dict(), "num_bytes": list()}}:
-            return shard
-    raise CorruptCheckpointError(f"{path.name} has another form than a shard")
+        case {"pieces": dict() as pieces, "image": {"pickle": bytes(), "names": list() as names, "own": dict() as own}}:
+            are_named = all(name is None or isinstance(name, str) for name in names)
+            return are_named and all(map(_is_piece, pieces.values())) and all(map(_are_bytes, own.values()))
+    return False
+
+
+def _is_piece(piece: Any) -> bool:
+    match piece:
+        case [int(), int(), data]:
+            return _are_bytes(data)
+    return False
+
+
+def _are_bytes(data: Any) -> bool:
+    return isinstance(data, Tensor) and data.dtype is torch.uint8 and data.dim() == 1 and data.is_contiguous()
 
 
 def _id_of(path: Path, shard: Mapping[str, Any]) -> ShardId:

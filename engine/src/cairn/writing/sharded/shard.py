@@ -5,7 +5,6 @@
     image         a pickle, as `Encoder` makes it, and where the storages that it numbers are:
                       names   for each number the name of a storage in pieces of all shards, or None
                       own     {number: the bytes} of those without a name
-    num_bytes     sizes of the storages of the image
 
 The image of rank 0 is that of the whole checkpoint, as its single file would hold it. The others hold the state of
 their rank, which belongs into the list of the whole.
@@ -18,14 +17,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cairn.errors import UnsafeStateError
-from cairn.writing.encode import Encoded, Encoder
+from cairn.writing.encode import Apart, Encoded, Encoder
 from cairn.writing.form_encoder import FormEncoder
+from cairn.writing.forms import OURS
 from cairn.writing.sharded.cuts import Range
 from cairn.writing.sharded.deal import Deal, bytes_of, place_of
 
 FORMAT = 1
 HEADER, PIECES, IMAGE = "cairn_shard", "pieces", "image"
 """Keys of a shard. Part of the file format."""
+RANKS = "ranks"
+"""Key, under `OURS`, of the list of the states of ranks in a checkpoint."""
 STATE = "state"
 """Key of the state of a rank in the image of a shard other than the first."""
 
@@ -75,7 +77,7 @@ class ShardEncoder:
         Raises:
             UnsafeStateError: A value has no form that comes back as what it was; the message names the path to it.
         """
-        image = self._image.encode(contents if shard.rank == 0 else {STATE: contents})
+        image = self._image.encode(_transferred(contents, shard))
         names = [deal.names.get((place[0], size)) for place, size in zip(_places(image), image.sizes, strict=True)]
         for number, (storage, name) in enumerate(zip(image.storages, names, strict=True)):
             if storage.is_meta and name is None:
@@ -88,9 +90,19 @@ class ShardEncoder:
         state = {
             HEADER: {**asdict(shard), "position": dict(shard.position), "layout": deal.layout},
             PIECES: {piece.name: [piece.first, piece.num_bytes, piece.data] for piece in deal.pieces},
-            IMAGE: {"pickle": image.pickle, "names": names, "own": own, "num_bytes": list(image.sizes)},
+            IMAGE: {"pickle": image.pickle, "names": names, "own": own},
         }
         return self._shard.encode(state, "shard")
+
+
+def _transferred(contents: Mapping[str, Any], shard: ShardId) -> Mapping[str, Any]:
+    """The image of a rank. The states of ranks are as rank 0 would have received them for a single file."""
+    if shard.rank:
+        return {STATE: Apart(contents)}
+    ours = contents.get(OURS)
+    if shard.world_size == 1 or not isinstance(ours, Mapping) or RANKS not in ours:
+        return contents
+    return {**contents, OURS: {**ours, RANKS: [Apart(state) for state in ours[RANKS]]}}
 
 
 def _places(image: Encoded) -> list[tuple[int, int]]:
