@@ -137,7 +137,7 @@ class FSDP2Strategy(GatheringSteps):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         if isinstance(io := self.checkpoint_io, MappedCheckpointIO):
-            io.mapped = ("state_dict", "optimizer_states")  # only the rows of this rank are copied
+            io.mapped, io.reads_rows = ("state_dict", "optimizer_states"), True  # only rows of this rank are copied
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -146,5 +146,6 @@ class FSDP2Strategy(GatheringSteps):
         )
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        parted = getattr(self.checkpoint_io, "parted", None)
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
-            optimizer.load_state_dict(placed.optimizer_state_for(optimizer, state))
+            optimizer.load_state_dict(placed.optimizer_state_for(optimizer, state, parted))

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.optim import Optimizer
 
 from cairn.errors import ConfigError, ResumeError
+from cairn.writing.sharded.parted import Parted
 from cairn.writing.sharded.rows import Rows
 
 
@@ -61,9 +62,7 @@ def without_data(value: DTensor) -> Tensor:
 
 def rows(value: DTensor) -> Rows:
     """Return the rows that this rank has of a sharded tensor."""
-    chunk = -(-value.shape[0] // value.device_mesh.size())  # as fully_shard: the last chunks may be smaller or empty
-    first = min(value.device_mesh.get_local_rank() * chunk, value.shape[0])
-    return Rows(without_data(value), value.detach().to_local(), first)
+    return Rows(without_data(value), value.detach().to_local(), _own_rows(value)[0])
 
 
 def converted(value: Any, convert: Convert) -> Any:
@@ -99,27 +98,40 @@ def weights(model: nn.Module, convert: Convert) -> dict[str, Any]:
     return found
 
 
-def rows_of(value: Any, like: Any) -> Any:
+def rows_of(value: Any, like: Any, parted: Parted | None = None) -> Any:
     """Return the rows of a whole tensor that a sharded one has on this rank; other values as they are.
 
     Args:
         value: The whole tensor.
         like: The sharded tensor. If it has another shape, nothing is changed: torch names the two.
+        parted: Where the values are that a tensor without data stands for.
     """
-    if not isinstance(value, Tensor) or not isinstance(like, DTensor) or isinstance(value, DTensor):
+    if not isinstance(value, Tensor) or isinstance(value, DTensor):
         return value
-    if value.shape != like.shape:
-        return value
-    rows = value
-    mesh, placements = like.device_mesh, like.placements
-    for number, placement in enumerate(placements):
-        if isinstance(placement, Shard):
-            # As fully_shard: chunks of equal size, of which the last ones may be smaller or empty.
-            chunks = list(torch.chunk(rows, mesh.size(number), dim=placement.dim))
-            mine = mesh.get_local_rank(number)
-            rows = chunks[mine] if mine < len(chunks) else rows.narrow(placement.dim, 0, 0)
+    is_parted = parted is not None and parted.knows(value)
+    if not isinstance(like, DTensor) or value.shape != like.shape or not _is_divided(like):
+        value = parted.whole(value) if parted is not None and is_parted else value
+        if not isinstance(like, DTensor) or value.shape != like.shape:
+            return value
+        rows = value
+    else:
+        first, number = _own_rows(like)
+        rows = parted.rows(value, first, number) if parted and is_parted else value[first : first + number]
     rows = rows.to(like.device)
-    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
+    return DTensor.from_local(
+        rows, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def _is_divided(tensor: DTensor) -> bool:
+    return any(isinstance(placement, Shard) for placement in tensor.placements)
+
+
+def _own_rows(tensor: DTensor) -> tuple[int, int]:
+    """Return the first row of this rank, and how many it has; see `check_placements`."""
+    chunk = -(-tensor.shape[0] // tensor.device_mesh.size())  # as fully_shard: the last chunks may be smaller or empty
+    first = min(tensor.device_mesh.get_local_rank() * chunk, tensor.shape[0])
+    return first, min(chunk, tensor.shape[0] - first)
 
 
 def weights_for(model: nn.Module, weights: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -143,12 +155,13 @@ def weights_for(model: nn.Module, weights: Mapping[str, Any]) -> Mapping[str, An
     return found
 
 
-def optimizer_state_for(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+def optimizer_state_for(optimizer: Optimizer, state: Mapping[str, Any], parted: Parted | None = None) -> dict[str, Any]:
     """Return a state of an optimizer with whole tensors in the form that it can load.
 
     Args:
         optimizer: The optimizer, of sharded parameters.
         state: Its `state_dict`, by numbers of parameters.
+        parted: Where the values are that tensors without data stand for.
 
     Raises:
         ResumeError: A tensor has another shape than its parameter.
@@ -160,7 +173,7 @@ def optimizer_state_for(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[
         if parameter is not None and (name := _other_form(values, parameter)):
             raise ResumeError(_cannot_shard(optimizer, name))
         items = values.items() if isinstance(values, Mapping) else ()
-        found[number] = {key: _copy(rows_of(value, parameter)) for key, value in items} if items else values
+        found[number] = {key: _copy(rows_of(value, parameter, parted)) for key, value in items} if items else values
     return {**state, "state": found}
 
 
