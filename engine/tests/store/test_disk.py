@@ -307,3 +307,9 @@ def test_a_missing_directory_or_one_without_locks_counts_as_unlocked(folder, mon
     monkeypatch.setattr(disk.fcntl, "flock", lambda *args: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
     with locked(folder):
         assert not is_locked(folder)
+
+
+def test_writers_of_several_ranks_share_the_lock_and_keep_others_out(folder):
+    with locked(folder, shared=True), locked(folder, shared=True):
+        assert is_locked(folder)
+    assert not is_locked(folder)

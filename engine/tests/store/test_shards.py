@@ -12,6 +12,7 @@ from cairn.policy.keep import Latest
 from cairn.store import audit, deletion, disk, links, names, resume, shards
 from cairn.store.catalog import Catalog, describe, digest, verify, verify_file
 from cairn.store.history import History
+from cairn.writing.sharded.assemble import Shards
 
 SHARD = names.shard_name(1)
 
@@ -215,3 +216,28 @@ def test_without_a_manifest_the_checksums_inside_are_compared(tmp_path):
         verify_file(moved)
     with pytest.raises(CorruptCheckpointError, match="a directory without shards"):
         verify_file(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "endless"])
+def test_a_special_file_in_place_of_a_shard_is_refused_without_a_wait(tmp_path, kind):
+    saved = commit_shards(tmp_path)
+    path = tmp_path / saved.name / SHARD
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 2**40)
+    with pytest.raises(
+        CorruptCheckpointError, match=r"its shard rank_00001\.ckpt (cannot be read|has 1099511627776 bytes)"
+    ):
+        describe(tmp_path / saved.name)
+    (tmp_path / names.manifest_name(saved.name)).unlink()
+    with pytest.raises(CorruptCheckpointError, match=r"rank_00001\.ckpt"):
+        shards.read(tmp_path / saved.name)
+    with pytest.raises(CorruptCheckpointError, match=r"rank_00001\.ckpt"):
+        Shards(shards.files(tmp_path / saved.name))
+    disk.remove(tmp_path / saved.name)
+    assert os.listdir(tmp_path) == []

@@ -178,7 +178,7 @@ def locked(directory: Path, shared: bool = False) -> Iterator[None]:
 
 
 def is_locked(directory: Path) -> bool:
-    """True if a process is inside `locked` for this directory."""
+    """True if a process is inside `locked` for this directory, or looks at this very moment whether one is."""
     with _opened(directory) as handle:
         return handle is not None and not _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

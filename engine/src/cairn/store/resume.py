@@ -81,9 +81,10 @@ def wait_for_writers(directory: Path, patience_s: float = 600.0) -> None:
     Raises:
         ResumeError: The writer makes no progress.
     """
-    num_bytes, deadline = -1, 0.0
+    num_bytes, deadline, num_looks = -1, 0.0, 0
     while disk.is_locked(directory):
-        if num_bytes < 0:
+        num_looks += 1
+        if num_looks == 2:  # once may be another rank that looks at the same moment
             log.info("The previous attempt is still writing a checkpoint: waiting for it.")
         if (now := _unfinished_bytes(directory)) != num_bytes:
             num_bytes, deadline = now, time.monotonic() + patience_s
