@@ -36,8 +36,11 @@ class Block(nn.Module):
 class Net(LightningModule):
     """Two blocks between two layers; the dimensions are not multiples of the number of processes."""
 
-    def __init__(self, dropout: float = 0.0, statistics: bool = False) -> None:
+    def __init__(
+        self, dropout: float = 0.0, statistics: bool = False, hook: Callable[[Any], None] | None = None
+    ) -> None:
         super().__init__()
+        self.hook = hook
         self.enter, self.leave = nn.Linear(4, 6), nn.Linear(6, 1)
         self.blocks = nn.ModuleList(Block(dropout) for _ in range(2))
         self.norm = nn.BatchNorm1d(6) if statistics else nn.LayerNorm(6)
@@ -63,6 +66,11 @@ class Net(LightningModule):
         """Log the same of the validation set."""
         loss = (self(batch[0]) - batch[0].sum(1, keepdim=True)).square().mean()
         self.log("val", loss, sync_dist=True, batch_size=len(batch[0]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Call the hook of a test."""
+        if self.hook is not None:
+            self.hook(checkpoint)
 
     def configure_optimizers(self) -> Any:
         """Return AdamW."""

@@ -25,7 +25,7 @@ from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
 from cairn.lightning.reading import modules
-from cairn.lightning.saved import pruning, ranks, resized, sums, unsaved
+from cairn.lightning.saved import placed, pruning, ranks, resized, sums, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 from cairn.writing.encode import Constant
@@ -267,13 +267,9 @@ def _dumped(trainer: Trainer, place: boundary.Place, is_sharded: bool) -> dict[s
         try:
             return boundary.dump(trainer, place)
         except (RuntimeError, NotImplementedError) as error:
-            if "meta" not in str(error):
+            if not placed.lacks_values(error):
                 raise
-            raise ConfigError(
-                "A hook such as on_save_checkpoint reads values of the weights or of the optimizer states in the"
-                " checkpoint, which are divided among the processes: compute what it saves in a step, and keep it in a"
-                " buffer or an attribute."
-            ) from error
+            raise ConfigError(placed.NO_VALUES) from error
 
 
 def _gathered(

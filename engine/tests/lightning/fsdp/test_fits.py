@@ -61,6 +61,23 @@ def test_the_memory_is_shared_and_the_numbers_are_those_of_ddp(tmp_path):
     torch.testing.assert_close(saved(tmp_path / "run")["state_dict"], saved(tmp_path / "ddp")["state_dict"])
 
 
+def read(checkpoint):
+    checkpoint["norm"] = float(checkpoint["state_dict"]["enter.weight"].norm())
+
+
+def change(checkpoint):
+    checkpoint["state_dict"]["enter.weight"] = checkpoint["state_dict"]["enter.weight"].half()
+
+
+@pytest.mark.parametrize(
+    ("hook", "message"), [(read, "on_save_checkpoint reads values"), (change, "state_dict/enter.weight .* is made of")]
+)
+def test_a_hook_that_needs_values_that_no_process_has_is_refused_before_training(tmp_path, hook, message):
+    with pytest.raises(RuntimeError, match=f"ConfigError: .*{message}"):
+        start(tmp_path, 2, {}, {"hook": hook})
+    assert not Catalog(tmp_path / "checkpoints").committed()
+
+
 def test_a_run_moves_between_ddp_and_shards_of_any_number_of_processes(tmp_path):
     start(tmp_path / "whole", 1)
     for processes, strategy, steps in [

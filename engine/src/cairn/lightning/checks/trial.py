@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,7 @@ from cairn.lightning.loops import boundary
 from cairn.lightning.saved import placed, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.writing.form_encoder import FormEncoder
+from cairn.writing.sharded import rows
 from cairn.writing.size import state_after_a_step
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 _NUM_RESTORED = 1000
 """Items of a list or dict up to which a change by a hook is undone."""
 _PLAIN = (bool, int, float, str, type(None))
+_STATES = "optimizer_states"
 _HOOKS = "state_dict() or on_save_checkpoint()"
 
 
@@ -69,6 +72,11 @@ def check(trainer: Trainer, agreement: Agreement, config: Mapping[str, Any]) -> 
 
 def _refusal(trainer: Trainer, contents: dict[str, Any]) -> str:
     try:
+        if _is_divided(trainer):
+            assert isinstance(trainer.strategy, FSDP2Strategy)
+            rows.deal({key: value for key, value in contents.items() if key != _STATES}, trainer.strategy.rows)
+            kinds = (dict, OrderedDict)
+            contents = {key: _with_memory(value) if type(value) in kinds else value for key, value in contents.items()}
         FormEncoder().encode(plain_hyperparameters(contents))
     except UnsafeStateError as error:
         return f"{error} It comes from {_source(trainer, str(error))}."
@@ -88,7 +96,7 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
         "state_dict": {name: value for name, value in weights.items() if not is_lazy(value)},
         "loops": _loops(trainer),
         "callbacks": {item.state_key: found for item in trainer.callbacks if (found := _tried(item.state_dict))},
-        "optimizer_states": [_optimizer_state(item) for item in trainer.optimizers],
+        _STATES: [_optimizer_state(item) for item in trainer.optimizers],
         "lr_schedulers": schedulers,
         type(plugin).__qualname__: _tried(plugin.state_dict),
     }
@@ -111,9 +119,18 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
 
 
 def _weights(trainer: Trainer) -> Any:
-    if isinstance(trainer.strategy, FSDP2Strategy):  # a save collects whole tensors
+    strategy = trainer.strategy
+    if _is_divided(trainer):  # hooks get no values, as in a save
+        assert isinstance(strategy, FSDP2Strategy)
+        with strategy.in_shards():
+            return strategy.lightning_module_state_dict()
+    if isinstance(strategy, FSDP2Strategy):
         return _with_memory(placed.weights(trainer.lightning_module, placed.without_data))
-    return trainer.strategy.lightning_module_state_dict()
+    return strategy.lightning_module_state_dict()
+
+
+def _is_divided(trainer: Trainer) -> bool:
+    return isinstance(trainer.strategy, FSDP2Strategy) and trainer.world_size > 1
 
 
 @contextmanager
@@ -139,10 +156,16 @@ def _loops(trainer: Trainer) -> dict[str, Any]:
 
 
 def _tried(hook: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a hook; return None if it raises."""
+    """Call a hook; return None if it raises.
+
+    Raises:
+        ConfigError: It reads values that no process has.
+    """
     try:
         return hook(*arguments)
     except Exception as error:  # code of the user
+        if placed.lacks_values(error):
+            raise ConfigError(placed.NO_VALUES) from error
         name = getattr(hook, "__qualname__", repr(hook))
         log.debug("%s cannot be called before the first batch (%r): the first save decides.", name, error)
         return None

@@ -6,6 +6,7 @@ resume    the whole tensor, mapped from the file  -->  the rows of this rank, of
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,6 +38,11 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(part, FSDPModule) for part in model.modules())
 
 
+NO_VALUES = (
+    "A hook such as on_save_checkpoint reads values of the weights or of the optimizer states in the checkpoint, which"
+    " are divided among the processes: compute what it saves in a step, and keep it in a buffer or an attribute."
+)
+"""What is wrong if `lacks_values`."""
 Convert = Callable[[DTensor], Tensor]
 """Returns what stands for a sharded tensor in a state."""
 
@@ -53,6 +59,11 @@ def whole(keep: bool) -> Convert:
         return found.cpu() if keep else torch.empty_like(found, device="meta")
 
     return collect
+
+
+def lacks_values(error: Exception) -> bool:
+    """Whether an error says that a tensor has no data."""
+    return isinstance(error, RuntimeError | NotImplementedError) and re.search(r"\bmeta\b", str(error)) is not None
 
 
 def without_data(value: DTensor) -> Tensor:
