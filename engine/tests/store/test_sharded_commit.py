@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from tests.support.values import at, commit, draft, file_of
 
 from cairn.errors import SaveError
 from cairn.store import commit as commits
-from cairn.store import disk, names, shard, sharded_commit
+from cairn.store import disk, file_format, names, shard, sharded_commit
 from cairn.store.catalog import Catalog, verify
 from cairn.store.commit import CommitPlan
-from cairn.store.shard import ShardPlan
+from cairn.store.shard import Abandoned, ShardPlan
+from cairn.writing.committing import ShardWriter, Submitted
 
 NAME = names.checkpoint_name(at(1))
 
@@ -151,6 +153,45 @@ def test_the_directory_of_a_failed_save_is_deleted_again_if_a_late_rank_has_made
     shard.write(part(tmp_path, 1, "c" * 16), content(1))
     write_rank_0(tmp_path, attempt="c" * 16, abandoned=(late.folder.name,))
     assert hidden(tmp_path) == []
+
+
+def test_a_rank_that_writes_when_rank_0_gives_up_stops_and_does_not_make_the_directory_again(tmp_path, monkeypatch):
+    mine, sealed = part(tmp_path, 1), file_format.sealed
+
+    def given_up(view, chunk_bytes):
+        yield from sealed(view, chunk_bytes)
+        sharded_commit.discard(mine)
+
+    monkeypatch.setattr(file_format, "sealed", given_up)
+    with pytest.raises(Abandoned, match=r"^The shard of rank 1 .* rank 0 has given up this save; its log says why\.$"):
+        shard.write(mine, content(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "is_told"), [(Abandoned("over"), False), (SaveError("full"), True)])
+def test_rank_0_learns_why_a_rank_has_no_shard_unless_it_has_given_up_itself(tmp_path, error, is_told):
+    class Failing:
+        def write(self, plan, buffer):
+            raise error
+
+    buffer, found = SimpleNamespace(wait=lambda: None, device_s=0.0), []
+    mine = part(tmp_path, 1)
+    ShardWriter(Failing()).commit(Submitted(buffer, draft(), {}, mine), found.append)
+    assert [outcome.error for outcome in found] == [str(error)]
+    assert mine.folder.exists() == is_told
+    if is_told:
+        assert shard.read(mine, 1).error == "full"
+
+
+def test_a_copy_that_fails_on_a_rank_is_reported_to_rank_0(tmp_path):
+    def fail():
+        raise SaveError("Weights changed while they were copied.")
+
+    mine = part(tmp_path, 1)
+    buffer = SimpleNamespace(wait=fail, device_s=0.0)
+    ShardWriter(None).commit(Submitted(buffer, draft(), {}, mine), lambda outcome: None)
+    with pytest.raises(SaveError, match=r"^Rank 1: Weights changed"):
+        write_rank_0(tmp_path)
 
 
 # The same position again

@@ -19,7 +19,7 @@ from cairn.writing import pipeline
 from cairn.writing.buffers import BufferPool
 from cairn.writing.copying import Copier
 from cairn.writing.encode import encode
-from cairn.writing.pipeline import SavePipeline
+from cairn.writing.pipeline import WHOLE, Division, SavePipeline
 from cairn.writing.writer import InlineWriter, WriterProcess
 
 GENEROUS_S = 300
@@ -404,14 +404,28 @@ CHOICES = [
 def choose(folder):
     made = []
 
-    def choose(kind, num_bytes, num_buffers=2):
-        own = SavePipeline.open(kind, num_buffers, Copier(), History(folder, [RULE], None), num_bytes, on_gpu=False)
+    def choose(kind, num_bytes, num_buffers=2, division=WHOLE):
+        history = History(folder, [RULE], None)
+        own = SavePipeline.open(kind, num_buffers, Copier(), history, num_bytes, on_gpu=False, division=division)
         made.append(own)
         return own
 
     yield choose
     for own in made:
         own.close()
+
+
+def test_the_writer_of_a_shard_depends_on_the_size_of_the_whole_checkpoint(choose):
+    """All writers outlive their training, or none does."""
+    own = choose("auto", 2**24, division=Division(8, 2))
+    assert type(own.writer) is WriterProcess
+    assert all(2**21 <= buffer.capacity < 2**22 for buffer in own.pool.buffers)
+
+
+def test_ranks_on_one_machine_share_its_memory(choose, monkeypatch):
+    monkeypatch.setattr(pipeline, "available_bytes", lambda: 2**20)
+    assert len(choose("thread", 2**20, division=Division(8, 1)).pool.buffers) == 2
+    assert len(choose("thread", 2**20, division=Division(8, 8)).pool.buffers) == 1
 
 
 @pytest.mark.parametrize(("kind", "num_bytes", "writer", "background", "num_buffers"), CHOICES)

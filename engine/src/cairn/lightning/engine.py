@@ -163,10 +163,10 @@ class Engine:
         if leads:
             space.check_space(self.history, num_bytes)
             self.telemetry.meter.expect_bytes(num_bytes)
-        expected = self.sharding.num_bytes_of_rank(max(num_bytes, self._last_num_bytes))
+        expected, division = max(num_bytes, self._last_num_bytes), self.sharding.division
         on_gpu = trainer.strategy.root_device.type == "cuda"
         with self.sharding.together():
-            self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer), leads)
+            self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer), leads, division)
         if not module.automatic_optimization:
             self.saves.finish_copy_before(trainer.optimizers)
 

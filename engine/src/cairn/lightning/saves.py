@@ -28,7 +28,7 @@ from cairn.writing import copying
 from cairn.writing.buffers import Buffer
 from cairn.writing.encode import Encoded
 from cairn.writing.options import Writing
-from cairn.writing.pipeline import SavePipeline
+from cairn.writing.pipeline import WHOLE, Division, SavePipeline
 
 log = logging.getLogger(__name__)
 
@@ -90,16 +90,23 @@ class Saves:
         return self.pipeline is None or self.pipeline.background
 
     def open(
-        self, num_bytes: int, on_gpu: bool, loggers: Sequence[Logger], sync: Callable[[], None], leads: bool = True
+        self,
+        num_bytes: int,
+        on_gpu: bool,
+        loggers: Sequence[Logger],
+        sync: Callable[[], None],
+        leads: bool = True,
+        division: Division = WHOLE,
     ) -> None:
         """Make buffers for states of about `num_bytes`, and start the writer.
 
         Args:
-            num_bytes: Expected size of what this rank writes of a checkpoint.
+            num_bytes: Expected size of a checkpoint.
             on_gpu: Whether the state lies on a GPU.
             loggers: What saves cost is logged there.
             sync: Makes durable what belongs to a checkpoint and lies elsewhere, before it is committed.
             leads: This rank commits; else it writes shards.
+            division: How many ranks share the checkpoint.
 
         Raises:
             SaveError: There is not enough memory.
@@ -108,7 +115,7 @@ class Saves:
         self._loggers, self._leads = loggers, leads
         history = self.history if leads else None
         self.pipeline = SavePipeline.open(
-            writing.writer, writing.buffers, copier, history, num_bytes, on_gpu, self.listeners, sync
+            writing.writer, writing.buffers, copier, history, num_bytes, on_gpu, self.listeners, sync, division
         )
 
     def finish_copy_before(self, optimizers: Sequence[Optimizer]) -> None:

@@ -26,6 +26,7 @@ from cairn.store.shard import ShardPlan
 from cairn.types import Position
 from cairn.writing.encode import Encoded
 from cairn.writing.options import Writing
+from cairn.writing.pipeline import WHOLE, Division
 from cairn.writing.sharded import rows
 from cairn.writing.sharded.deal import Dealer, replicated
 from cairn.writing.sharded.shard import ShardEncoder, ShardId
@@ -136,9 +137,10 @@ class Sharding:
             together(self._agreement, "Memory for checkpoints could not be reserved") if self.is_on else nullcontext()
         )
 
-    def num_bytes_of_rank(self, num_bytes: int) -> int:
-        """Return the expected size of what this rank writes of a checkpoint of this size."""
-        return num_bytes // self._trainer.world_size if self.is_on else num_bytes
+    @property
+    def division(self) -> Division:
+        """How many ranks share a checkpoint."""
+        return Division(self._trainer.world_size, self._trainer.num_devices) if self.is_on else WHOLE
 
     def encode(self, contents: Mapping[str, Any], position: Position, attempt: str) -> EncodedShard:
         """Encode this rank's shard of a checkpoint; its tensors are referred to, not copied.

@@ -12,6 +12,7 @@ Imports no torch, as commit.py.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -67,6 +68,10 @@ class Report:
     """Why there is no shard; empty if there is one."""
 
 
+class Abandoned(SaveError):
+    """Rank 0 has given up the save and deleted its directory, which must not be made again."""
+
+
 def write(plan: ShardPlan, view: memoryview, beat: Callable[[int], None] = lambda num_bytes: None) -> Report:
     """Write the shard of a rank, and report it.
 
@@ -79,6 +84,7 @@ def write(plan: ShardPlan, view: memoryview, beat: Callable[[int], None] = lambd
         The report.
 
     Raises:
+        Abandoned: Rank 0 has given up this save.
         SaveError: The shard could not be written; the report says so, if it could be written.
     """
     if plan.permit is not None:
@@ -93,6 +99,11 @@ def write(plan: ShardPlan, view: memoryview, beat: Callable[[int], None] = lambd
         found = _report(plan, num_bytes=len(view), digest=file_format.digest(view))
         _put(plan, found)
     except OSError as error:
+        if error.errno == errno.ENOENT and plan.directory.exists() and not plan.folder.exists():
+            raise Abandoned(
+                f"The shard of rank {plan.rank} of {plan.directory / plan.name} was not written: rank 0 has given up "
+                f"this save; its log says why."
+            ) from error
         if (known := read(plan, plan.rank)) is not None and not known.error:
             return known  # only its last sync failed, and rank 0 may count on the shard already: it syncs both again
         why = why_not_written(plan.directory / plan.name, error, len(view))

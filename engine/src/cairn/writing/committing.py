@@ -14,7 +14,7 @@ from cairn.store import shard, sharded_commit
 from cairn.store.commit import CommitPlan, Committed
 from cairn.store.history import History
 from cairn.store.listener import Listeners
-from cairn.store.shard import Report, ShardPlan
+from cairn.store.shard import Abandoned, Report, ShardPlan
 from cairn.types import Draft
 from cairn.writing.buffers import Buffer
 from cairn.writing.writer import Writer
@@ -76,18 +76,18 @@ class ShardWriter:
         """
         buffer, draft, plan = submitted.buffer, submitted.draft, submitted.shard
         assert plan is not None
-        result, why = None, ""
+        result, why, is_awaited = None, "", True
         try:
             buffer.wait()
             result = self.writer.write(plan, buffer)
         except SaveError as error:
-            why = str(error)
+            why, is_awaited = str(error), not isinstance(error, Abandoned)
         except BaseException as error:
             why = _unexpected(draft, error)
             if not isinstance(error, Exception):
                 raise
         finally:
-            if why:
+            if why and is_awaited:
                 shard.report_failure(plan, why)
             publish(Outcome(draft, result, why, time.monotonic(), buffer.device_s))
 

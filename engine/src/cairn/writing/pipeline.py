@@ -23,6 +23,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
@@ -47,6 +48,19 @@ _SHOW_EVERY_S = 5.0
 """Log progress at this interval while waiting for a save."""
 _LARGE_BYTES = 2**24
 """Checkpoints from this size on get a process with writer "auto"; below, a thread is done before training notices."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """How many processes share a checkpoint."""
+
+    num_shards: int = 1
+    num_here: int = 1
+    """Those on this machine, which share its memory."""
+
+
+WHOLE = Division()
+"""One process writes all of it."""
 
 
 class SavePipeline:
@@ -99,6 +113,7 @@ class SavePipeline:
         on_gpu: bool,
         listeners: Listeners | None = None,
         sync: Callable[[], None] = lambda: None,
+        division: Division = WHOLE,
     ) -> SavePipeline:
         """Open a pipeline for states of about `num_bytes`, with its memory in place and its writer started.
 
@@ -111,17 +126,20 @@ class SavePipeline:
             on_gpu: Pin the buffers for a GPU.
             listeners: Are notified of commits and deletions.
             sync: Called before each commit, see the class.
+            division: How many processes share a checkpoint, in about equal parts.
 
         Raises:
             SaveError: There is not enough memory.
         """
-        pool = BufferPool(1 if kind == "sync" else _num_that_fit(num_buffers, num_bytes))
+        own_bytes = num_bytes // division.num_shards
+        pool = BufferPool(1 if kind == "sync" else _num_that_fit(num_buffers, own_bytes * division.num_here))
         try:
             for buffer in pool.buffers:
-                copier.prepare(buffer, num_bytes, on_gpu)
+                copier.prepare(buffer, own_bytes, on_gpu)
         except MemoryError as error:
             pool.close()
             raise SaveError(str(error)) from error
+        # However small a shard is: all writers have to outlive their training for the checkpoint to be committed.
         in_process = kind == "process" or (kind == "auto" and num_bytes >= _LARGE_BYTES)
         writer = _start_process(pool) if in_process else InlineWriter()
         return cls(history, writer, pool, copier, background=kind != "sync", listeners=listeners, sync=sync)

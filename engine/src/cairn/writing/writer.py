@@ -76,6 +76,10 @@ def carry_out(
     return commit.write(plan, view, beat, has_ended)
 
 
+def _waits_for_others(plan: Plan) -> bool:
+    return isinstance(plan, CommitPlan) and plan.shard is not None
+
+
 class Writer(Protocol):
     """Commits one checkpoint at a time, or writes one shard of it."""
 
@@ -230,7 +234,8 @@ class WriterProcess:
         while True:
             while not self._has_answered():
                 log.warning(
-                    "The disk does not respond: no progress on %s for %g s. Still waiting.",
+                    "%s does not respond: no progress on %s for %g s. Still waiting.",
+                    "The disk, or the writer of another rank," if _waits_for_others(request.plan) else "The disk",
                     request.plan.name,
                     SILENCE_S,
                 )
