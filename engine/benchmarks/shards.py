@@ -1,7 +1,9 @@
 """How long training pauses for a save of two DDP ranks, with a single file and with a shard of each rank.
 
-Both ways alternate in fresh runs on this machine, with the same model, data and saves. Shown is what the slower rank
-pauses: from the decision to save until both ranks train on, as each of them measures it around its save.
+Both ways alternate in fresh runs on this machine, with the same model, data and saves. Shown is the slower rank: its
+pause, from the decision to save until it trains on, and the part of it that is the copy of the state. On a busy machine
+the pause is mostly the time for which ranks wait for each other. The first two saves, which compare the ranks, are left
+out.
 
     python -m benchmarks.shards [--megabytes N] [--saves N] [--rounds R] [--ranks P] [--dir DIRECTORY]
 """
@@ -31,6 +33,7 @@ from torch.utils.data import TensorDataset
 
 import cairn
 from cairn.lightning.save import Saving
+from cairn.lightning.saves import Saves
 
 _WIDTH = 1024
 _BYTES_PER_LAYER = 3 * 4 * _WIDTH * _WIDTH
@@ -69,15 +72,7 @@ def run(folder: Path, rank: int, ranks: int, port: int, sharded: bool, num_layer
     warnings.simplefilter("ignore")
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-    pauses: list[float] = []
-    save = Saving.save
-
-    def timed(*given: Any) -> None:
-        started = time.perf_counter()
-        save(*given)
-        pauses.append(time.perf_counter() - started)
-
-    Saving.save = timed  # type: ignore[method-assign, assignment]
+    pauses, copies = _timed(Saving, "save"), _timed(Saves, "copy")
     seed_everything(0, verbose=False)
     saving = cairn.Checkpointer(
         folder / "checkpoints",
@@ -100,12 +95,27 @@ def run(folder: Path, rank: int, ranks: int, port: int, sharded: bool, num_layer
     )
     data = TensorDataset(torch.randn(8 * ranks * (2 * num_saves + 1), _WIDTH))
     trainer.fit(Net(num_layers), cairn.DataLoader(data, batch_size=8))
-    (folder / f"{rank}.json").write_text(json.dumps(pauses))
+    copies += [0.0] * (len(pauses) - len(copies))  # only rank 0 copies for a single file
+    (folder / f"{rank}.json").write_text(json.dumps(list(zip(pauses, copies, strict=True))))
     os._exit(0)
 
 
-def pauses(folder: Path, ranks: int, sharded: bool, num_layers: int, num_saves: int) -> list[float]:
-    """Return the pause of the slower rank at each save but the first, in seconds."""
+def _timed(owner: type, name: str) -> list[float]:
+    """Let a method note how long each call takes, in seconds."""
+    method, taken = getattr(owner, name), []
+
+    def timed(*given: Any) -> Any:
+        started = time.perf_counter()
+        found = method(*given)
+        taken.append(time.perf_counter() - started)
+        return found
+
+    setattr(owner, name, timed)
+    return taken
+
+
+def pauses(folder: Path, ranks: int, sharded: bool, num_layers: int, num_saves: int) -> list[tuple[float, float]]:
+    """Return pause and copy of the slower rank at each save but the first two, in seconds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -119,7 +129,8 @@ def pauses(folder: Path, ranks: int, sharded: bool, num_layers: int, num_saves: 
     for process in started:
         process.join()
     found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
-    return [max(of_ranks) for of_ranks in zip(*found, strict=True)][1:]
+    saves = list(zip(*found, strict=True))[2:]
+    return [(max(pause for pause, _ in ranks_of), max(copy for _, copy in ranks_of)) for ranks_of in saves]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -132,17 +143,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--dir", default=None)
     options = parser.parse_args(argv)
     num_layers = max(1, options.megabytes * 1_000_000 // _BYTES_PER_LAYER)
-    found: dict[bool, list[float]] = {False: [], True: []}
+    found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     for number in range(options.rounds):
         for sharded in (False, True) if number % 2 == 0 else (True, False):
             folder = Path(tempfile.mkdtemp(dir=options.dir))
             found[sharded] += pauses(folder, options.ranks, sharded, num_layers, options.saves)
             shutil.rmtree(folder)
     size = num_layers * _BYTES_PER_LAYER / 1e6
-    print(f"{options.ranks} ranks, {size:.0f} MB, pause in ms: lowest, median of {len(found[True])} saves")
+    print(f"{options.ranks} ranks, {size:.0f} MB, {len(found[True])} saves; ms, lowest and median")
     for sharded, name in ((False, "single file"), (True, "shards")):
-        low, mid = min(found[sharded]), statistics.median(found[sharded])
-        print(f"  {name:12} {1e3 * low:8.1f} {1e3 * mid:8.1f}")
+        columns = [
+            f"{what} {1e3 * min(values):6.1f} {1e3 * statistics.median(values):6.1f}"
+            for what, values in zip(("pause", "copy"), zip(*found[sharded], strict=True), strict=True)
+        ]
+        print(f"  {name:12} {'   '.join(columns)}")
     return 0
 
 

@@ -179,3 +179,18 @@ def test_a_rank_that_dies_in_its_write_costs_the_save_and_the_next_start_goes_on
     assert found.checkpoints == whole[1].checkpoints
     assert_close(found.weights, whole[1].weights)
     assert is_tidy(tmp_path)
+
+
+def test_a_value_that_cannot_be_saved_on_one_rank_ends_the_run_on_all(tmp_path):
+    class Odd(Callback):
+        num_batches = 0
+
+        def on_train_batch_end(self, *arguments):
+            self.num_batches += 1
+
+        def state_dict(self):  # after the trial before the first batch
+            return {"odd": object()} if self.num_batches > 5 and os.environ["LOCAL_RANK"] == "1" else {"odd": None}
+
+    with pytest.raises(RuntimeError, match=r"ConfigError: The state of another rank could not be saved; the message"):
+        start(tmp_path, 2, writing=SHARDED, callbacks=[Odd()])
+    assert is_tidy(tmp_path)

@@ -15,8 +15,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from cairn.errors import SaveError
-from cairn.lightning.agreement import TIME_LIMIT, Agreement, first_error, together
+from cairn.errors import ConfigError, SaveError
+from cairn.lightning.agreement import TIME_LIMIT, Agreement, first_error
 from cairn.lightning.decision import Verdict
 from cairn.lightning.restart import Restart
 from cairn.lightning.saves import Saves
@@ -96,16 +96,18 @@ class Saving:
         provenance: Mapping[str, Any],
         stall: tuple[float, float],
     ) -> None:
-        why, num_bytes, layout = "", 0, ""
-        with together(self._agreement, "The state could not be saved"):
-            try:
-                found = contents()
-                shard = self._sharding.encode(found, verdict.moment.position, verdict.attempt)
-                num_bytes, layout = self._saves.copy(shard.encoded, self._trainer.optimizers), shard.layout
-            except SaveError as error:  # no memory for a buffer, or a logger that could not write
-                why = str(error)
-        leads = self._agreement.leads
-        any_failed, of_others = self._agreement.largest(bool(why), 0 if leads else num_bytes)
+        why, num_bytes, layout, raised, leads = "", 0, "", True, self._agreement.leads
+        try:
+            found = contents()
+            shard = self._sharding.encode(found, verdict.moment.position, verdict.attempt)
+            num_bytes, layout, raised = self._saves.copy(shard.encoded, self._trainer.optimizers), shard.layout, False
+        except SaveError as error:  # no memory for a buffer, or a logger that could not write
+            why, raised = str(error), False
+        finally:  # in one call, because ranks wait for each other in it
+            said = raised, bool(why), 0 if leads else num_bytes
+            any_raised, any_failed, of_others = self._agreement.largest(*said)
+        if any_raised:
+            raise ConfigError("The state of another rank could not be saved; the message of that rank says why.")
         if any_failed:
             why = first_error(self._agreement, why)
             if leads:

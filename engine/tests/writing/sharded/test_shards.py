@@ -17,7 +17,7 @@ from cairn.errors import CorruptCheckpointError, NewerFormatError, UnsafeStateEr
 from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.sharded import cuts
 from cairn.writing.sharded.assemble import Shards
-from cairn.writing.sharded.deal import Deal, Piece, layout, place_of
+from cairn.writing.sharded.deal import Deal, Dealer, Piece, layout, place_of
 from cairn.writing.sharded.shard import ShardEncoder, ShardId
 from cairn.writing.tensor_form import DTYPES
 
@@ -107,6 +107,22 @@ def test_rows_of_all_ranks_are_the_whole_tensor(num_rows, width, world_size):
     assert cuts.rows(tensor.shape, 4, num_rows, 0) == (end, end)
     with pytest.raises(ValueError, match="has no rows"):
         cuts.rows(tensor.shape, 4, 0, num_rows + 1)
+
+
+def test_cuts_that_are_reused_follow_the_tensors():
+    """Most tensors stay where they are between two saves; one may have moved, and its old memory may hold anything."""
+    one, other = torch.arange(100.0), torch.arange(60.0)
+    dealers = [Dealer(rank, 2) for rank in range(2)]
+    for step, replaced in enumerate([False, False, True]):
+        one = one.clone() if replaced else one
+        other.add_(1)
+        tensors = {"a": one, "b": other, "c": one[:3]}
+        found = [piece for dealer in dealers for piece in dealer.deal(tensors).pieces]
+        data = torch.cat([piece.data for piece in found]).view(torch.float32)
+        assert data.equal(torch.cat([torch.arange(100.0), torch.arange(60.0) + 1 + step]))
+        assert [dealer.deal(tensors).names for dealer in dealers] == [
+            {(one.data_ptr(), 400): "a", (other.data_ptr(), 240): "b"}
+        ] * 2
 
 
 def test_a_tensor_of_one_shard_is_mapped_and_tied_weights_stay_tied(tmp_path):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cairn.writing import subclasses
-from cairn.writing.encode import Encoder, piece
+from cairn.writing.encode import encode, piece
 from cairn.writing.sharded import cuts
 
 Place = tuple[int, int]
@@ -95,8 +95,33 @@ def replicated(contents: Mapping[str, Any], parameters: Iterable[Tensor]) -> dic
     return found | {name: tensor for name, tensor in states if _is_plain(tensor)}
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A range of bytes that this rank writes, without a reference to its memory."""
+
+    name: str
+    first: int
+    """First byte in the storage, as the file has it."""
+    num_bytes: int
+    """Size of that storage."""
+    tensor: int
+    """Number of a tensor that views the storage."""
+    start: int
+    end: int
+    """First byte in the memory of that tensor, and the byte after the last one."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How tensors are dealt out while they stay where they are in memory."""
+
+    layout: str
+    cuts: Sequence[_Cut]
+    names: Mapping[Place, str]
+
+
 class Dealer:
-    """Deals out one state after the other, and reuses the cuts while the tensors keep their sizes.
+    """Deals out one state after the other, and reuses the cuts while the tensors stay where they are in memory.
 
     Args:
         rank: This rank.
@@ -105,9 +130,8 @@ class Dealer:
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
-        self._encoder = Encoder()
-        self._known: tuple[list[str], tuple[int, ...]] | None = None
-        self._cuts: tuple[str, list[cuts.Range]] = ("", [])
+        self._known: tuple[list[str], list[Any]] | None = None
+        self._plan = _Plan("", (), {})
 
     def deal(self, tensors: Mapping[str, Tensor]) -> Deal:
         """Return what this rank writes of tensors that all ranks have.
@@ -118,21 +142,31 @@ class Dealer:
         Raises:
             UnsafeStateError: Two of them read the same memory as different types.
         """
-        encoded = self._encoder.encode(list(tensors.values()), "the replicated state")
-        first: dict[int, str] = {}
-        for name, tensor in tensors.items():  # the order in which the encoder numbers the storages
-            first.setdefault(_memory(tensor), name)
-        names = list(first.values())
-        if self._known != (names, encoded.sizes):
-            ranges = cuts.even(encoded.sizes, self.rank, self.world_size)
-            self._known, self._cuts = (names, encoded.sizes), (layout("even", names, encoded.sizes), ranges)
-        digest, ranges = self._cuts
-        storages = encoded.storages
+        values = list(tensors.values())
+        places = [(item.data_ptr(), item.storage_offset(), item.dtype, item.shape, item.stride()) for item in values]
+        known = (list(tensors), places)
+        if self._known != known:
+            self._plan, self._known = self._planned(tensors), known
+        plan = self._plan
         pieces = [
-            Piece(names[cut.storage], cut.first, encoded.sizes[cut.storage], bytes_of(storages[cut.storage], cut))
-            for cut in ranges
+            Piece(cut.name, cut.first, cut.num_bytes, piece(values[cut.tensor], cut.start, cut.end))
+            for cut in plan.cuts
         ]
-        return Deal(digest, pieces, {place_of(part): name for part, name in zip(storages, names, strict=True)})
+        return Deal(plan.layout, pieces, plan.names)
+
+    def _planned(self, tensors: Mapping[str, Tensor]) -> _Plan:
+        encoded = encode(list(tensors.values()), "the replicated state")
+        first: dict[int, tuple[str, int]] = {}
+        for number, (name, tensor) in enumerate(tensors.items()):  # the order in which the encoder numbers the storages
+            first.setdefault(_memory(tensor), (name, number))
+        names, starts = [name for name, _ in first.values()], [_start(storage) for storage in encoded.storages]
+        numbers, found = [number for _, number in first.values()], []
+        for cut in cuts.even(encoded.sizes, self.rank, self.world_size):
+            start, size = starts[cut.storage], encoded.sizes[cut.storage]
+            inside = (numbers[cut.storage], start + cut.first, start + cut.end)
+            found.append(_Cut(names[cut.storage], cut.first, size, *inside))
+        places = {place_of(part): name for part, name in zip(encoded.storages, names, strict=True)}
+        return _Plan(layout("even", names, encoded.sizes), found, places)
 
 
 def layout(way: str, names: Sequence[str], sizes: Sequence[int]) -> str:
@@ -154,7 +188,7 @@ def bytes_of(tensor: Tensor, cut: cuts.Range) -> Tensor:
 
 def place_of(tensor: Tensor) -> Place:
     """Return which storage a tensor stands for, see `Encoded.storages`."""
-    return _memory(tensor) + _start(tensor), tensor.nbytes
+    return tensor.data_ptr() or _memory(tensor) + _start(tensor), tensor.nbytes
 
 
 def _memory(tensor: Tensor) -> int:
@@ -170,4 +204,4 @@ def _start(tensor: Tensor) -> int:
 def _is_plain(tensor: Tensor) -> bool:
     """Whether the bytes in memory are those in the file."""
     odd = tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta
-    return not odd and tensor.untyped_storage().data_ptr() != 0 and not tensor.is_conj() and not tensor.is_neg()
+    return not odd and tensor.data_ptr() != 0 and not tensor.is_conj() and not tensor.is_neg()
