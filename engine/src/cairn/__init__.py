@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cairn.data.loader import DataLoader
     from cairn.errors import CairnError, CheckpointError, ConfigError, ResumeError, SaveError
     from cairn.lightning.checkpointer import Checkpointer
+    from cairn.lightning.fsdp.strategy import FSDP2Strategy
     from cairn.lightning.load_model import load_model
     from cairn.lightning.logs.csv_logger import CSVLogger
     from cairn.lightning.loops.calls import Stopped
@@ -32,6 +33,7 @@ __all__ = [
     "DataModule",
     "Every",
     "EveryNth",
+    "FSDP2Strategy",
     "Latest",
     "OnStop",
     "ResumeError",
@@ -56,6 +58,7 @@ _MODULES = {
     "DataModule": "data.datamodule",
     "Every": "policy.when",
     "EveryNth": "policy.keep",
+    "FSDP2Strategy": "lightning.fsdp.strategy",
     "Latest": "policy.keep",
     "OnStop": "policy.when",
     "ResumeError": "errors",

@@ -59,7 +59,8 @@ ROOMS_INSIDE = {
         "saved": "audited loops reading",
         "settings": "loops reading saved",
         "logs": "",
-        "checks": "agreement capture loops policy reading saved",
+        "fsdp": "io saved",
+        "checks": "agreement capture fsdp loops policy reading saved",
     },
     "writing": {"sharded": "decode encode form_encoder forms subclasses"},
     "hydra": {

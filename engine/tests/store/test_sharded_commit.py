@@ -217,8 +217,11 @@ def test_an_earlier_checkpoint_of_this_name_stays_while_its_successor_fails(tmp_
     first = write_rank_0(tmp_path)
     with pytest.raises(SaveError):
         write_rank_0(tmp_path, 1, "b" * 16)
+    with room_for(100), pytest.raises(SaveError):
+        commits.write(CommitPlan(tmp_path, draft(elapsed_s=2.0), {}), content(0))
     assert Catalog(tmp_path).committed() == [first]
     verify(tmp_path / NAME, first)
+    assert hidden(tmp_path) == []
 
 
 # Writers that died

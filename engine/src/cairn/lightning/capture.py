@@ -21,10 +21,11 @@ from torchmetrics import MetricTracker
 from cairn.data import shuffles
 from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.agreement import Agreement, Alone, together
+from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.logs import loggers
 from cairn.lightning.loops import boundary
 from cairn.lightning.reading import modules
-from cairn.lightning.saved import pruning, ranks, resized, sums, unsaved
+from cairn.lightning.saved import placed, pruning, ranks, resized, sums, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.types import Position
 from cairn.writing.encode import Constant
@@ -61,11 +62,11 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
     Raises:
         ConfigError: There is one; the message names a replacement.
     """
-    supported = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+    supported = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | FSDP2Strategy)
     if not supported or isinstance(trainer.strategy, DeepSpeedStrategy):  # which derives from DDPStrategy
         raise ConfigError(
-            f"{type(trainer.strategy).__name__} is not supported: a Checkpointer saves what one device holds, and "
-            f"exact resume is tested with a single device and with DDP. Choose strategy='ddp', or remove the "
+            f"{type(trainer.strategy).__name__} is not supported: a Checkpointer saves what one device holds, or what "
+            f"cairn.FSDP2Strategy shards. Choose strategy='ddp' or strategy=cairn.FSDP2Strategy(), or remove the "
             f"Checkpointer."
         )
     for callback in trainer.callbacks:
@@ -112,14 +113,13 @@ def capture(
     """
     epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
     with together(agreement, "The state could not be saved"):  # hooks of the user, which may fail on one rank only
-        contents = boundary.dump(trainer, place)
+        contents = _dumped(trainer, place, is_sharded)
         lazy = unsaved.lazy(contents["state_dict"])
         contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)
         with modules.unchanging(trainer.lightning_module):  # no hook of the user is called
             mine = rank_state(trainer) | epoch
             attributes = audit(place, contents)
-    # This is a collective call. It comes before the loggers, because an error on one rank would leave the others
-    # waiting in it.
+    # Collective, so it comes before the loggers: an error on one rank would leave the others waiting in it.
     of_ranks = _gathered(mine, {**contents, unsaved.KEY: {"attributes": attributes}}, agreement, is_sharded)
     contents["loops"] = boundary.encoded_once(trainer, contents["loops"])
     contents[unsaved.KEY] = {
@@ -233,7 +233,8 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     changed, own = resized.recorded({unsaved.KEY: ours}), mine["buffers"]
     unsaved.set_buffers(module, own, replaced=changed)
     resized.restore(module, changed, own, is_alone=trainer.world_size == 1)
-    unsaved.set_gradients(module, mine["gradients"])
+    gradients = mine["gradients"]
+    unsaved.set_gradients(module, ours["ranks"][0]["gradients"] if gradients is None else gradients)
     boundary.set_sync_flags(trainer, mine["sync"])
     for callback in trainer.callbacks:
         if callback.state_key in mine["callbacks"]:
@@ -252,11 +253,23 @@ def rank_state(trainer: Trainer) -> dict[str, Any]:
         "modes": unsaved.modes(module),
         "pruning": pruning.state(trainer),
         "buffers": unsaved.buffers(module, every=trainer.world_size > 1),
-        "gradients": {} if module.automatic_optimization else unsaved.gradients(module),
+        "gradients": {} if module.automatic_optimization else unsaved.gradients(module, trainer.global_rank),
         "sync": boundary.sync_flags(trainer),
         # Lightning saves the states of callbacks on rank 0 only.
         "callbacks": boundary.callback_states(trainer) if trainer.global_rank > 0 else {},
     }
+
+
+def _dumped(trainer: Trainer, place: boundary.Place, is_sharded: bool) -> dict[str, Any]:
+    if not isinstance(trainer.strategy, FSDP2Strategy):
+        return boundary.dump(trainer, place)
+    with trainer.strategy.in_shards(is_sharded):
+        try:
+            return boundary.dump(trainer, place)
+        except (RuntimeError, NotImplementedError) as error:
+            if not placed.lacks_values(error):
+                raise
+            raise ConfigError(placed.NO_VALUES) from error
 
 
 def _gathered(

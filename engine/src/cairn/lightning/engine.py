@@ -151,7 +151,7 @@ class Engine:
             return
         monitors.check_due(trainer, self.policy)
         data.check_data(trainer)
-        num_bytes = size.first_num_bytes(module, trainer.optimizers)
+        num_bytes = size.first_num_bytes(module, trainer.optimizers)  # on all ranks: see `placed.reshard`
         self.sharding.decide(num_bytes, self.restart.differences)
         if not self._goes_on:  # otherwise the state was saved before, and hooks would be called once more than without
             trial.check(trainer, self.agreement, self.origin.config)

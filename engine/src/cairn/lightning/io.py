@@ -19,8 +19,9 @@ from cairn.errors import CheckpointError
 from cairn.lightning.saved import ranks, unsaved
 from cairn.store import links, shards
 from cairn.writing import forms
-from cairn.writing.load import load
+from cairn.writing.load import load, load_parted
 from cairn.writing.mismatch import mismatch
+from cairn.writing.sharded.parted import Parted
 
 _WEIGHTS = "state_dict"
 _MARK = "restores_forms"
@@ -34,6 +35,13 @@ class MappedCheckpointIO(TorchCheckpointIO):
     an optimizer keeps the tensors it gets, and would hold on to a file that may be deleted during training.
     """
 
+    mapped: tuple[str, ...] = (_WEIGHTS,)
+    """Keys whose tensors stay mapped: what takes them copies what it keeps."""
+    reads_rows = False
+    """Whether the strategy reads the states of optimizers from `parted`, each rank its own rows."""
+    parted: Parted | None = None
+    """Of the last checkpoint, if it is one of shards."""
+
     def __init__(self) -> None:
         self._peeked: tuple[Path, dict[str, Any]] | None = None
 
@@ -44,7 +52,8 @@ class MappedCheckpointIO(TorchCheckpointIO):
             path: The file, or the directory of shards.
         """
         if self._peeked is None or self._peeked[0] != path:
-            self._peeked = (path, load(path, verify=False))
+            self.parted = load_parted(path) if shards.is_sharded(links.target(path)) else None
+            self._peeked = (path, self.parted.contents if self.parted else load(path, verify=False))
         return self._peeked[1]
 
     def load_checkpoint(
@@ -57,8 +66,10 @@ class MappedCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only=True)
         contents = self.peek(Path(path))
         self._peeked = None
+        if self.parted and not self.reads_rows:
+            contents = self.parted.joined()
         _name_lazy(contents)
-        copied = {key: value if key == _WEIGHTS else _copied(value) for key, value in contents.items()}
+        copied = {key: value if key in self.mapped else _copied(value) for key, value in contents.items()}
         forms.restore(copied)
         ranks.lay_over(copied, *rank_and_world_size())
         _mark_epoch_start(copied)

@@ -17,6 +17,7 @@ from torch import Tensor
 from cairn.errors import ConfigError
 from cairn.known_directory import KnownDirectory
 from cairn.lightning.agreement import Agreement, together
+from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.rank_differences import RankDifferences
 from cairn.lightning.saved import unsaved
 from cairn.store import claim
@@ -26,6 +27,7 @@ from cairn.types import Position
 from cairn.writing.encode import Encoded
 from cairn.writing.options import Writing
 from cairn.writing.pipeline import WHOLE, Division
+from cairn.writing.sharded import rows
 from cairn.writing.sharded.deal import Dealer, replicated
 from cairn.writing.sharded.shard import ShardEncoder, ShardId
 
@@ -88,10 +90,12 @@ class Sharding:
 
     def _choose(self, num_bytes: int) -> None:
         strategy, option = self._trainer.strategy, self._option
-        if self._trainer.world_size == 1 or not isinstance(strategy, DDPStrategy) or not self._owner:
+        if self._trainer.world_size == 1 or not isinstance(strategy, DDPStrategy | FSDP2Strategy) or not self._owner:
             self.is_on = False
             return
-        self.is_on = bool(self._agreement.share(option is True or (option == "auto" and num_bytes >= LARGE_BYTES)))
+        # A state in parts is collected on rank 0 for a single file, which takes longer than anything else in a save.
+        is_due = num_bytes >= LARGE_BYTES or isinstance(strategy, FSDP2Strategy)
+        self.is_on = bool(self._agreement.share(option is True or (option == "auto" and is_due)))
         if not self.is_on:
             return
         [any_is_blind] = self._agreement.largest(not self._sees_claim())
@@ -148,9 +152,11 @@ class Sharding:
         """
         trainer = self._trainer
         rank, world_size = trainer.global_rank, trainer.world_size
-        if self._dealer is None:
-            self._dealer = Dealer(rank, world_size)
-        deal = self._dealer.deal(self._equal_tensors(contents))
+        if isinstance(trainer.strategy, FSDP2Strategy):
+            deal = rows.deal(contents, trainer.strategy.rows)
+        else:
+            self._dealer = self._dealer or Dealer(rank, world_size)
+            deal = self._dealer.deal(self._equal_tensors(contents))
         run = str(contents[unsaved.KEY]["run"])
         shard = ShardId(rank, world_size, run, attempt, dict(vars(position)))
         mine = contents if rank == 0 else contents[unsaved.KEY]["ranks"][0]

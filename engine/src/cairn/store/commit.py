@@ -131,11 +131,14 @@ def _is_of(found: Saved, draft: Draft) -> bool:
 def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> Saved:
     started, draft = time.monotonic(), plan.draft
     path = plan.directory / draft.name
-    if path.is_dir():  # an earlier checkpoint of this name has shards: no file can be renamed over it
-        delete_checkpoint(plan.directory, draft.name)
     before = _identity(path)
+
+    def make_way() -> None:
+        if path.is_dir():  # an earlier checkpoint of this name has shards: no file can be renamed over it
+            sharded_commit.delete_directory(path)
+
     try:
-        disk.put_chunks(path, file_format.sealed(view, disk.CHUNK_BYTES), len(view), beat)
+        disk.put_chunks(path, file_format.sealed(view, disk.CHUNK_BYTES), len(view), beat, make_way)
         written_s = time.monotonic() - started
         saved = Saved.of(
             draft,

@@ -47,11 +47,7 @@ def put(path: Path, data: bytes) -> None:
 
 
 def put_hidden(path: Path, data: bytes) -> None:
-    """Write or replace a file under a hidden name, from which the caller renames it later.
-
-    Raises:
-        OSError: It could not be written; no part of it is left.
-    """
+    """Write or replace a file under a hidden name, from which the caller renames it later; on failure, delete it."""
     try:
         with _File(path, len(data)) as file:
             file.write(memoryview(data))
@@ -63,7 +59,11 @@ def put_hidden(path: Path, data: bytes) -> None:
 
 
 def put_chunks(
-    path: Path, chunks: Iterable[memoryview], num_bytes: int, beat: Callable[[int], None] = lambda num_bytes: None
+    path: Path,
+    chunks: Iterable[memoryview],
+    num_bytes: int,
+    beat: Callable[[int], None] = lambda num_bytes: None,
+    before_rename: Callable[[], None] = lambda: None,
 ) -> None:
     """Do as `put`, for content that comes in chunks.
 
@@ -72,11 +72,12 @@ def put_chunks(
         chunks: Its content; each chunk but the last has `CHUNK_BYTES`.
         num_bytes: Their total size.
         beat: Called after each chunk with the number of bytes written so far.
+        before_rename: Called once the file is complete and synced, under its hidden name.
 
     Raises:
         OSError: As in `put`.
     """
-    with renamed_at_end(path) as temp, _File(temp, num_bytes) as file:
+    with renamed_at_end(path, before_rename) as temp, _File(temp, num_bytes) as file:
         if num_bytes <= CHUNK_BYTES:
             for chunk in chunks:
                 file.write(chunk)
@@ -104,11 +105,12 @@ def _pipelined(chunks: Iterable[memoryview], write: Callable[[memoryview], None]
 
 
 @contextmanager
-def renamed_at_end(path: Path) -> Iterator[Path]:
+def renamed_at_end(path: Path, before_rename: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yield a hidden name to write to; rename it to `path` on success, delete it on failure."""
     temp = path.with_name(names.temp_name(path.name))
     try:
         yield temp
+        before_rename()
         os.replace(temp, path)
     except BaseException:
         with suppress(OSError):
@@ -167,9 +169,7 @@ def sync_directory(path: Path) -> None:
 def locked(directory: Path, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a directory until the block ends or this process dies; no effect without lock support.
 
-    Args:
-        directory: The directory.
-        shared: Share it with the writers of other ranks, which write to the directory at the same time.
+    With `shared`, the writers of several ranks hold it at the same time.
     """
     with _opened(directory) as handle:
         if handle is not None:

@@ -123,6 +123,22 @@ def finish(plan: ShardPlan) -> None:
     disk.sync_directory(directory)
 
 
+def delete_directory(path: Path) -> None:
+    """Delete a sharded checkpoint whose place a file is about to take, which has its usual hidden name already.
+
+    Args:
+        path: The directory.
+
+    Raises:
+        OSError: A step failed.
+    """
+    away = path.with_name(names.attempt_name(path.name, names.new_attempt()))
+    os.replace(path, away)
+    disk.remove(path.with_name(names.manifest_name(path.name)))
+    disk.sync_directory(path.parent)
+    disk.remove(away)
+
+
 def _delete_earlier(plan: ShardPlan) -> None:
     try:
         delete_checkpoints(plan.directory, [plan.name])

@@ -232,9 +232,14 @@ def optimizer_tensors(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
     """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            yield from group["params"]
+            yield from map(_local, group["params"])
         for state in optimizer.state.values():
-            yield from (value for value in state.values() if isinstance(value, Tensor))
+            yield from (_local(value) for value in state.values() if isinstance(value, Tensor))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return what this rank has of a sharded tensor: the memory that an optimizer changes."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _address(tensor: Tensor) -> int:

@@ -6,7 +6,8 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cairn.store import links, shards
 from cairn.store.catalog import verify_file
 from cairn.writing import decode, devices, forms
 from cairn.writing.sharded.assemble import Shards
+from cairn.writing.sharded.parted import Parted
 from cairn.writing.sharded.shard import HEADER
 
 _WEIGHTS_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "weights", "params")
@@ -65,16 +67,42 @@ def load(path: Path, *, verify: bool = True, map_location: Any = "cpu") -> dict[
     return contents
 
 
+def load_parted(path: Path) -> Parted:
+    """Read a checkpoint of shards that is verified already, without joining the states of optimizers.
+
+    Args:
+        path: The directory, or a link to it.
+
+    Raises:
+        CheckpointError: As `load`.
+    """
+    path = _existing(path)
+    with _named(path):
+        parted = Parted(Shards(shards.files(path)))
+    _check_weights(path, parted.contents)
+    return parted
+
+
 def _of_shards(path: Path, verify: bool, map_location: Any) -> dict[str, Any]:
     if verify:
         _verify(path)
-    try:
+    with _named(path):
         contents = Shards(shards.files(path)).contents(devices.moving_to(map_location))
+    _check_weights(path, contents)
+    return contents
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be used: {error}.") from error
+
+
+def _check_weights(path: Path, contents: Mapping[str, Any]) -> None:
     if "state_dict" not in contents:
         raise CheckpointError(f"{path} is not a Lightning checkpoint: it has no 'state_dict'.")
-    return contents
 
 
 @dataclass(frozen=True)

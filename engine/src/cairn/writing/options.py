@@ -25,7 +25,8 @@ class Writing:
         when_busy: `skip`: drop an interval save when all buffers are busy (drops are counted); `wait`: block until one
             is free.
         sharded: True: each process of a run writes a shard of each checkpoint, which is then a directory; False: rank 0
-            writes a single file; `auto`: shards for states of 256 MB or more. One process always writes a file.
+            writes a single file; `auto`: shards for states of 256 MB or more, and for models that are sharded. One
+            process always writes a file.
         max_failed_saves: Stop the run after this many consecutive failed saves; -1: never.
 
     Raises:

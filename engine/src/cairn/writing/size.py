@@ -32,6 +32,9 @@ def num_bytes(state: Any) -> int:
         pickled += _LEAF_BYTES
         if isinstance(leaf, Tensor) and not is_lazy(leaf):
             pickled += _TENSOR_BYTES
+            if is_sharded(leaf):  # a checkpoint holds the whole tensor
+                storages[id(leaf)] = leaf.numel() * leaf.element_size()
+                continue
             storage = leaf.untyped_storage()
             storages[storage._cdata] = storage.nbytes()
     return sum(storages.values()) + _RECORD_BYTES * len(storages) + pickled
@@ -73,8 +76,17 @@ def state_after_a_step(optimizer: Optimizer) -> Mapping[str, Any]:
         return {}
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, of which this process may have a part only."""
+    return hasattr(tensor, "device_mesh")
+
+
 def _without_data(parameter: Tensor) -> nn.Parameter:
-    twin = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+    if is_sharded(parameter):
+        whole = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+    else:
+        whole = torch.empty_like(parameter, device="meta")
+    twin = nn.Parameter(whole, requires_grad=parameter.requires_grad)
     twin.grad = torch.empty_like(twin) if twin.requires_grad else None
     return twin
 

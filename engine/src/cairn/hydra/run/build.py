@@ -21,7 +21,7 @@ from cairn.errors import ConfigError
 from cairn.hydra import command_line
 from cairn.hydra.parse import wandb_settings
 from cairn.hydra.parse.objects import build_object, target_of
-from cairn.hydra.run import hanging, provenance, proving
+from cairn.hydra.run import hanging, provenance, proving, sharded
 from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.start import JobContext, Start
 from cairn.jobs.allocation import Deadline
@@ -52,7 +52,7 @@ def prepare(start: Start) -> None:
 
 def model(start: Start, weights: InitWeights) -> LightningModule:
     """Build the model. If `init_weights` names a file, a new run takes its weights from it."""
-    built: LightningModule = build_object("model", start.settings.model)
+    built: LightningModule = sharded.built(start, lambda: build_object("model", start.settings.model))
     weights.give(built)
     return built
 
@@ -71,6 +71,7 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     node: Any = settings.trainer.node.copy()
     node.pop("max_time", None)
     node.update(_started_processes(node))
+    sharded.check({**node, **options})
     if (environment := _environment(start.context.attempt)) is not None:
         options = {**options, "plugins": with_environment({**node, **options}.get("plugins"), environment)}
         node.pop("plugins", None)

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from cairn.errors import ModelError
 from cairn.hydra.run.start import Start
-from cairn.lightning.saved import as_built, resized
+from cairn.lightning.saved import as_built, placed, resized
 from cairn.runs import summary
 from cairn.wandb import start as wandb_start
 from cairn.writing import load
@@ -88,7 +88,7 @@ class InitWeights(Callback):
             raise _refusal(weights, model, part.mismatch)
         if not part.fitting:
             raise _refusal(weights, model, part.mismatch, none=True)
-        model.load_state_dict(part.fitting, strict=False)
+        model.load_state_dict(placed.weights_for(model, part.fitting), strict=False)
         left = _left(part.mismatch)
         taken, num_file, num_model = len(part.fitting), len(weights.values), len(model.state_dict())
         log.info(
@@ -141,7 +141,7 @@ def _load_all(weights: load.Weights, model: LightningModule) -> None:
     for values, changed in _forms(weights, model):
         resized.adopt(model, values, changed)
         try:
-            model.load_state_dict(values, strict=model.strict_loading)
+            model.load_state_dict(placed.weights_for(model, values), strict=model.strict_loading)
             return
         except RuntimeError as error:
             found = mismatch(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,10 +26,12 @@ from cairn.data.seeded_order import SeededOrder
 from cairn.errors import ConfigError, UnsafeStateError
 from cairn.lightning import capture
 from cairn.lightning.agreement import Agreement
+from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.loops import boundary
-from cairn.lightning.saved import unsaved
+from cairn.lightning.saved import placed, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
 from cairn.writing.form_encoder import FormEncoder
+from cairn.writing.sharded import rows
 from cairn.writing.size import state_after_a_step
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 _NUM_RESTORED = 1000
 """Items of a list or dict up to which a change by a hook is undone."""
 _PLAIN = (bool, int, float, str, type(None))
+_STATES = "optimizer_states"
 _HOOKS = "state_dict() or on_save_checkpoint()"
 
 
@@ -68,6 +72,11 @@ def check(trainer: Trainer, agreement: Agreement, config: Mapping[str, Any]) -> 
 
 def _refusal(trainer: Trainer, contents: dict[str, Any]) -> str:
     try:
+        if _is_divided(trainer):
+            assert isinstance(trainer.strategy, FSDP2Strategy)
+            rows.deal({key: value for key, value in contents.items() if key != _STATES}, trainer.strategy.rows)
+            kinds = (dict, OrderedDict)
+            contents = {key: _with_memory(value) if type(value) in kinds else value for key, value in contents.items()}
         FormEncoder().encode(plain_hyperparameters(contents))
     except UnsafeStateError as error:
         return f"{error} It comes from {_source(trainer, str(error))}."
@@ -79,7 +88,7 @@ def _refusal(trainer: Trainer, contents: dict[str, Any]) -> str:
 def _contents(trainer: Trainer) -> dict[str, Any]:
     """Return what Lightning would save."""
     module, data, plugin = trainer.lightning_module, trainer.datamodule, trainer.precision_plugin
-    weights = _tried(trainer.strategy.lightning_module_state_dict) or {}
+    weights = _tried(_weights, trainer) or {}
     schedulers = [_tried(config.scheduler.state_dict) for config in trainer.lr_scheduler_configs]
     contents: dict[str, Any] = {
         "epoch": trainer.current_epoch,
@@ -87,7 +96,7 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
         "state_dict": {name: value for name, value in weights.items() if not is_lazy(value)},
         "loops": _loops(trainer),
         "callbacks": {item.state_key: found for item in trainer.callbacks if (found := _tried(item.state_dict))},
-        "optimizer_states": [_optimizer_state(item) for item in trainer.optimizers],
+        _STATES: [_optimizer_state(item) for item in trainer.optimizers],
         "lr_schedulers": schedulers,
         type(plugin).__qualname__: _tried(plugin.state_dict),
     }
@@ -107,6 +116,21 @@ def _contents(trainer: Trainer) -> dict[str, Any]:
             _tried(callback.on_save_checkpoint, trainer, module, contents)
         _tried(module.on_save_checkpoint, contents)
     return contents
+
+
+def _weights(trainer: Trainer) -> Any:
+    strategy = trainer.strategy
+    if _is_divided(trainer):  # hooks get no values, as in a save
+        assert isinstance(strategy, FSDP2Strategy)
+        with strategy.in_shards():
+            return strategy.lightning_module_state_dict()
+    if isinstance(strategy, FSDP2Strategy):
+        return _with_memory(placed.weights(trainer.lightning_module, placed.without_data))
+    return strategy.lightning_module_state_dict()
+
+
+def _is_divided(trainer: Trainer) -> bool:
+    return isinstance(trainer.strategy, FSDP2Strategy) and trainer.world_size > 1
 
 
 @contextmanager
@@ -132,10 +156,16 @@ def _loops(trainer: Trainer) -> dict[str, Any]:
 
 
 def _tried(hook: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a hook; return None if it raises."""
+    """Call a hook; return None if it raises.
+
+    Raises:
+        ConfigError: It reads values that no process has.
+    """
     try:
         return hook(*arguments)
     except Exception as error:  # code of the user
+        if placed.lacks_values(error):
+            raise ConfigError(placed.NO_VALUES) from error
         name = getattr(hook, "__qualname__", repr(hook))
         log.debug("%s cannot be called before the first batch (%r): the first save decides.", name, error)
         return None
@@ -175,7 +205,9 @@ def _plain_attributes(owner: Any) -> dict[str, tuple[Any, Any]]:
 
 def _optimizer_state(optimizer: Optimizer) -> Any:
     """Return the state that the optimizer will have; only what it has, if a step cannot be tried."""
-    return _with_memory(state_after_a_step(optimizer)) or _tried(optimizer.state_dict)
+    state = placed.converted(state_after_a_step(optimizer), placed.without_data)
+    placed.check_optimizer(optimizer, state)
+    return _with_memory(state) or _tried(optimizer.state_dict)
 
 
 def _with_memory(value: Any) -> Any:

@@ -83,6 +83,16 @@ def each_buffer(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
             yield f"{prefix}.{leaf}".lstrip("."), part, leaf
 
 
+def persistent(module: nn.Module) -> Iterator[str]:
+    """Yield the names of buffers that the state_dict contains, or would if they had a tensor.
+
+    Without `state_dict()`, which all ranks of a sharded module would have to call.
+    """
+    for name, part, leaf in each_buffer(module):
+        if leaf not in part._non_persistent_buffers_set:
+            yield name
+
+
 def weights(module: nn.Module) -> dict[str, Shape]:
     """Return the shapes of the parameters by name, and the names of metrics."""
     found: dict[str, Shape] = {}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from cairn.data.window_deliveries import SUBSTREAMS
 from cairn.lightning.saved import unsaved
+from cairn.writing.size import is_sharded
 
 Own = list[list[Any]]
 """Pairs of a path into a checkpoint and the value there."""
@@ -57,8 +58,8 @@ def own(contents: Mapping[str, Any], of_rank_0: Digests) -> Own:
 
 
 def weights(module: nn.Module) -> Digests:
-    """Return a digest of each parameter."""
-    return {name: _digest(parameter.detach()) for name, parameter in module.named_parameters()}
+    """Return a digest of each parameter that all ranks have; of a sharded one each has a part of its own."""
+    return {name: _digest(item.detach()) for name, item in module.named_parameters() if not is_sharded(item)}
 
 
 def optimizers(trainer: Trainer) -> Digests:
@@ -72,7 +73,8 @@ def optimizers(trainer: Trainer) -> Digests:
         for parameter, state in optimizer.state.items():
             owner = names.get(id(parameter), "a tensor") if isinstance(parameter, Tensor) else str(parameter)
             values = state.items() if isinstance(state, dict) else [("state", state)]
-            found |= {f"{key!r} of {owner} in {kind}": _flat_digest(value) for key, value in values}
+            compared = [(key, value) for key, value in values if not (isinstance(value, Tensor) and is_sharded(value))]
+            found |= {f"{key!r} of {owner} in {kind}": _flat_digest(value) for key, value in compared}
         for number, group in enumerate(optimizer.param_groups):
             own = {**group, "params": [names.get(id(parameter), "a tensor") for parameter in group["params"]]}
             found |= {f"{key!r} of group {number} in {kind}": _flat_digest(value) for key, value in own.items()}

@@ -65,7 +65,7 @@ def adopt(module: nn.Module, weights: Mapping[str, Any], changed: Record) -> Non
         changed: What `record` returned for the file.
     """
     built = as_built.note(module)
-    persistent = {*_persistent(module), *weights}
+    persistent = {*as_built.persistent(module), *weights}
     names = {*changed, *(name for name, _ in _changed(module, built) if name in persistent)}
     # In the order of the file, which is the one in which training has registered them.
     for name in [*(name for name in weights if name in names), *sorted(names - weights.keys())]:
@@ -138,13 +138,6 @@ def _changed(module: nn.Module, built: Built) -> Iterator[tuple[str, str]]:
         form = now.get(name, ABSENT)
         if form != built.first(name) and LAZY not in (form, built.first(name)) and name not in masks:
             yield name, form
-
-
-def _persistent(module: nn.Module) -> Iterator[str]:
-    """Yield the names of buffers that the state_dict contains, or would if they had a tensor."""
-    for name, part, leaf in as_built.each_buffer(module):
-        if leaf not in part._non_persistent_buffers_set:
-            yield name
 
 
 def _loosely(form: str) -> str:

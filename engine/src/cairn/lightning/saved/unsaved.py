@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cairn.lightning.reading import modules
+from cairn.lightning.saved import placed
 
 KEY = "cairn"
 """Key of Cairn's state in a Lightning checkpoint. Part of the file format: it stays if the package is renamed."""
@@ -169,13 +170,22 @@ def without(weights: Mapping[str, Any], names: Collection[str]) -> Mapping[str, 
     return rest
 
 
-def gradients(module: nn.Module) -> dict[str, Tensor]:
-    """Return the gradients between two batches: with manual optimization they may belong to an unfinished window."""
-    return {name: param.grad for name, param in module.named_parameters() if param.grad is not None}
+def gradients(module: nn.Module, rank: int = 0) -> dict[str, Tensor] | None:
+    """Return the gradients between two batches: with manual optimization they may belong to an unfinished window.
+
+    Args:
+        module: The module. If it is sharded, every rank must call this.
+        rank: This rank. Of a sharded module, only rank 0 gets them, and they are whole.
+    """
+    found = {name: param.grad for name, param in module.named_parameters() if param.grad is not None}
+    if not placed.is_sharded(module):
+        return found
+    found = placed.converted(found, placed.whole(keep=rank == 0))
+    return found if rank == 0 else None
 
 
 def set_gradients(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Restore what `gradients` returned."""
     for name, param in module.named_parameters():
         if name in state:
-            param.grad = state[name].to(param.device, copy=True)
+            param.grad = placed.rows_of(state[name], param).to(param.device, copy=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
+from cairn.lightning.saved import as_built
 from cairn.lightning.settings import parts
 
 _SMALL = 32
@@ -90,7 +91,7 @@ class Buffers:
         """
         module, rest, configured = trainer.lightning_module, dict(saved), then.get("start") == self._start
         own, changed = dict(module.named_buffers()), self._changed(then)
-        in_state_dict = {*module.state_dict()} if changed else set()
+        in_state_dict = {*as_built.persistent(module)} if changed else set()
         kept = []
         for name, (old, new) in changed.items():
             if name not in own:  # training has removed it

@@ -1,0 +1,62 @@
+"""Steps of a sharded module: a call of the module gathers its parameters, and a step of Lightning is not one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from cairn.lightning.fsdp import synced
+from cairn.lightning.saved import placed
+
+
+class GatheringSteps(ModelParallelStrategy):
+    """Runs each step as a call of the module, and shares buffers as DDP does."""
+
+    buffers_are_due = True
+    """Whether an optimizer step was taken since the buffers were shared."""
+
+    @property
+    def sharded_module(self) -> LightningModule:
+        """The module of the trainer."""
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._forward_redirection(self.sharded_module, self.sharded_module, name, *args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._share_buffers()
+        with self.precision_plugin.train_step_context():
+            return self._step("training_step", *args, **kwargs)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        with self.precision_plugin.val_step_context():
+            return self._step("validation_step", *args, **kwargs)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        with self.precision_plugin.test_step_context():
+            return self._step("test_step", *args, **kwargs)
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        with self.precision_plugin.predict_step_context():
+            return self._step("predict_step", *args, **kwargs)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.buffers_are_due = True
+        return super().optimizer_step(*args, **kwargs)
+
+    def _share_buffers(self) -> None:
+        if self.buffers_are_due and self.world_size > 1:
+            synced.share_buffers(self.sharded_module)
+        self.buffers_are_due = False
+
+    def on_validation_start(self) -> None:
+        self._share_buffers()
+        self.buffers_are_due = True
+
+    def _evaluated(self) -> None:
+        placed.reshard(self.sharded_module)
+
+    on_validation_end = on_test_end = on_predict_end = _evaluated

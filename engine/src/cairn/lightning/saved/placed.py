@@ -1,0 +1,253 @@
+"""Sharded tensors and the whole ones that a checkpoint holds: the same file as of a run that shards nothing.
+
+save      rows of each rank  -->  the whole tensor, on rank 0
+resume    the whole tensor, mapped from the file  -->  the rows of this rank, of any number of ranks
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.optim import Optimizer
+
+from cairn.errors import ConfigError, ResumeError
+from cairn.writing.sharded.parted import Parted
+from cairn.writing.sharded.rows import Rows
+
+
+def reshard(model: nn.Module) -> None:
+    """Free gathered parameters: after a forward pass without gradients the model has whole ones, and no shards.
+
+    Every rank must do this, and so call `state_dict` of a sharded module: otherwise some of them would gather the
+    parameters in the next step, and wait for the others.
+    """
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a model, or a part of it, is sharded."""
+    return any(isinstance(part, FSDPModule) for part in model.modules())
+
+
+NO_VALUES = (
+    "A hook such as on_save_checkpoint reads values of the weights or of the optimizer states in the checkpoint, which"
+    " are divided among the processes: compute what it saves in a step, and keep it in a buffer or an attribute."
+)
+"""What is wrong if `lacks_values`."""
+Convert = Callable[[DTensor], Tensor]
+"""Returns what stands for a sharded tensor in a state."""
+
+
+def whole(keep: bool) -> Convert:
+    """Return a function that collects sharded tensors. Every rank must call it, for the same tensors.
+
+    Args:
+        keep: Whether this rank needs them; another one gets tensors without data.
+    """
+
+    def collect(value: DTensor) -> Tensor:
+        found: Tensor = value.detach().full_tensor()
+        return found.cpu() if keep else torch.empty_like(found, device="meta")
+
+    return collect
+
+
+def lacks_values(error: Exception) -> bool:
+    """Whether an error says that a tensor has no data."""
+    return isinstance(error, RuntimeError | NotImplementedError) and re.search(r"\bmeta\b", str(error)) is not None
+
+
+def without_data(value: DTensor) -> Tensor:
+    """Return a tensor without data in place of a sharded one: what `whole` returns, as far as its form."""
+    return torch.empty(value.shape, dtype=value.dtype, device="meta")
+
+
+def rows(value: DTensor) -> Rows:
+    """Return the rows that this rank has of a sharded tensor."""
+    return Rows(without_data(value), value.detach().to_local(), _own_rows(value)[0])
+
+
+def converted(value: Any, convert: Convert) -> Any:
+    """Return a state with others in place of sharded tensors.
+
+    Args:
+        value: Dicts, lists and tensors.
+        convert: What to put in their place.
+    """
+    if isinstance(value, DTensor):
+        return convert(value)
+    if isinstance(value, dict):
+        return {key: converted(item, convert) for key, item in value.items()}
+    return [converted(item, convert) for item in value] if type(value) is list else value
+
+
+def weights(model: nn.Module, convert: Convert) -> dict[str, Any]:
+    """Return the state_dict of a model with others in place of sharded tensors; tied weights stay one tensor.
+
+    Args:
+        model: The model. If it is sharded, every rank must call this.
+        convert: What to put in their place.
+    """
+    reshard(model)
+    ids = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    found, known = model.state_dict(), dict[Any, Tensor]()
+    for name, value in found.items():
+        if isinstance(value, DTensor):
+            key = ids.get(name, name)
+            if key not in known:
+                known[key] = convert(value)
+            found[name] = known[key]
+    return found
+
+
+def rows_of(value: Any, like: Any, parted: Parted | None = None) -> Any:
+    """Return the rows of a whole tensor that a sharded one has on this rank; other values as they are.
+
+    Args:
+        value: The whole tensor.
+        like: The sharded tensor. If it has another shape, nothing is changed: torch names the two.
+        parted: Where the values are that a tensor without data stands for.
+    """
+    if not isinstance(value, Tensor) or isinstance(value, DTensor):
+        return value
+    is_parted = parted is not None and parted.knows(value)
+    if not isinstance(like, DTensor) or value.shape != like.shape or not _is_divided(like):
+        value = parted.whole(value) if parted is not None and is_parted else value
+        if not isinstance(like, DTensor) or value.shape != like.shape:
+            return value
+        rows = value
+    else:
+        first, number = _own_rows(like)
+        rows = parted.rows(value, first, number) if parted and is_parted else value[first : first + number]
+    rows = rows.to(like.device)
+    return DTensor.from_local(
+        rows, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def _is_divided(tensor: DTensor) -> bool:
+    return any(isinstance(placement, Shard) for placement in tensor.placements)
+
+
+def _own_rows(tensor: DTensor) -> tuple[int, int]:
+    """Return the first row of this rank, and how many it has; see `check_placements`."""
+    chunk = -(-tensor.shape[0] // tensor.device_mesh.size())  # as fully_shard: the last chunks may be smaller or empty
+    first = min(tensor.device_mesh.get_local_rank() * chunk, tensor.shape[0])
+    return first, min(chunk, tensor.shape[0] - first)
+
+
+def weights_for(model: nn.Module, weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a state_dict of whole tensors in the form that a model can load.
+
+    Args:
+        model: The model: sharded, not sharded yet, or without data.
+        weights: The state_dict.
+    """
+    reshard(model)
+    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    found: OrderedDict[str, Any] = OrderedDict()
+    for name, value in weights.items():
+        mine = own.get(name)
+        if isinstance(mine, Tensor) and mine.is_meta and isinstance(value, Tensor):
+            found[name] = value.to("meta")  # rank 0 will send its values
+        else:
+            found[name] = rows_of(value, mine)
+    if hasattr(weights, "_metadata"):
+        found._metadata = weights._metadata
+    return found
+
+
+def optimizer_state_for(optimizer: Optimizer, state: Mapping[str, Any], parted: Parted | None = None) -> dict[str, Any]:
+    """Return a state of an optimizer with whole tensors in the form that it can load.
+
+    Args:
+        optimizer: The optimizer, of sharded parameters.
+        state: Its `state_dict`, by numbers of parameters.
+        parted: Where the values are that tensors without data stand for.
+
+    Raises:
+        ResumeError: A tensor has another shape than its parameter.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    found: dict[Any, Any] = {}
+    for number, values in state.get("state", {}).items():
+        parameter = parameters[number] if isinstance(number, int) and number < len(parameters) else None
+        if parameter is not None and (name := _other_form(values, parameter)):
+            raise ResumeError(_cannot_shard(optimizer, name))
+        items = values.items() if isinstance(values, Mapping) else ()
+        found[number] = {key: _copy(rows_of(value, parameter, parted)) for key, value in items} if items else values
+    return {**state, "state": found}
+
+
+def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Check that the state of an optimizer can be sharded like its parameters.
+
+    Args:
+        optimizer: The optimizer.
+        state: The `state_dict` that it has after a step.
+
+    Raises:
+        ConfigError: Its parameters are sharded, and it has tensors of other shapes.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in state.get("state", {}).items():
+        if isinstance(number, int) and (name := _other_form(values, parameters[number])):
+            raise ConfigError(_cannot_shard(optimizer, name))
+
+
+def check_placements(model: nn.Module) -> None:
+    """Check that all trained parameters are sharded, and only in a way that another number of processes can read.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ConfigError(
+                f"{name} has no data: it is on the meta device, and was sharded before the strategy could fill it."
+                f" Remove fully_shard from configure_model(): the strategy fills the model, and shards it."
+            )
+        if not isinstance(parameter, DTensor):
+            if parameter.requires_grad:
+                raise ConfigError(
+                    f"{name} lies outside of fully_shard, so nothing would reduce its gradients and each process would"
+                    f" train its own: remove fully_shard from configure_model(), and the strategy shards the whole"
+                    f" model; or apply it to the module that holds this parameter."
+                )
+            continue
+        if parameter.device_mesh.ndim != 1 or not all(
+            type(placement) is Replicate or (type(placement) is Shard and placement.dim == 0)
+            for placement in parameter.placements
+        ):
+            raise ConfigError(
+                f"{name} is placed as {tuple(parameter.placements)} on a mesh of {tuple(parameter.device_mesh.shape)}"
+                f" processes: tensor parallelism and shards of other dimensions than the first are not supported. Shard"
+                f" with fully_shard on the mesh 'data_parallel' only."
+            )
+
+
+def _copy(value: Any) -> Any:
+    # An optimizer keeps the tensors that it gets: rows would hold on to the whole tensor, and to the file.
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _other_form(values: Any, parameter: Tensor) -> str:
+    items = values.items() if isinstance(values, Mapping) else ()
+    tensors = [(name, value) for name, value in items if isinstance(value, Tensor) and isinstance(parameter, DTensor)]
+    return next((str(name) for name, value in tensors if value.numel() > 1 and value.shape != parameter.shape), "")
+
+
+def _cannot_shard(optimizer: Optimizer, name: str) -> str:
+    return (
+        f"{type(optimizer).__name__} keeps {name!r} in another shape than that of its parameter, so it cannot be"
+        f" sharded with it: choose an optimizer such as AdamW, or strategy='ddp'."
+    )

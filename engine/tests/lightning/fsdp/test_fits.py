@@ -1,0 +1,94 @@
+"""A sharded run is exact on the same processes, and goes on with any number of them, with DDP and back."""
+
+import multiprocessing
+
+import pytest
+import torch
+from tests.support.sharded_fit import saved, start
+
+from cairn import Writing
+from cairn.store.catalog import Catalog
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks processes"),
+]
+RANDOM = {"dropout": 0.3, "statistics": True}
+
+
+def flat(value, path=""):
+    """Tensors and other values of a state by their paths."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {name: item for key, part in items for name, item in flat(part, f"{path}/{key}").items()}
+    return {path: value}
+
+
+def newest(folder):
+    """Path of the newest checkpoint."""
+    return folder / "checkpoints" / Catalog(folder / "checkpoints").committed()[-1].name
+
+
+def assert_equal(found, expected):
+    found, expected = flat(found), flat(expected)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] == value, name
+
+
+def test_a_resumed_run_is_exact_on_the_same_processes(tmp_path):
+    whole = start(tmp_path / "whole", 2, {}, RANDOM)
+    start(tmp_path / "run", 2, {}, RANDOM, max_steps=3)
+    # as single files, which hold what the shards hold
+    rest = start(tmp_path / "run", 2, {"meta_init": True}, RANDOM, saving={"writing": Writing(sharded=False)})
+    assert newest(tmp_path / "whole").is_dir()
+    assert newest(tmp_path / "run").is_file()
+    assert_equal(saved(tmp_path / "run"), saved(tmp_path / "whole"))
+    for before, after in zip(whole, rest, strict=True):
+        assert after["losses"] == before["losses"][-len(after["losses"]) :]
+        assert after["metrics"] == before["metrics"]
+    # state_dict() frees gathered parameters: on some ranks only, the next step would wait for ever
+    assert whole[0]["calls"] == whole[1]["calls"] > 0
+
+
+def test_the_memory_is_shared_and_the_numbers_are_those_of_ddp(tmp_path):
+    ddp = start(tmp_path / "ddp", 2, "ddp", RANDOM)
+    found = start(tmp_path / "run", 2, {}, RANDOM, saving={"writing": Writing(overlap=True)})
+    assert found[0]["rows"] != found[1]["rows"]
+    for before, after in zip(ddp, found, strict=True):
+        assert after["losses"][0] == before["losses"][0]
+        assert after["losses"] == pytest.approx(before["losses"], rel=1e-3)
+    torch.testing.assert_close(saved(tmp_path / "run")["state_dict"], saved(tmp_path / "ddp")["state_dict"])
+
+
+def read(checkpoint):
+    checkpoint["norm"] = float(checkpoint["state_dict"]["enter.weight"].norm())
+
+
+def change(checkpoint):
+    checkpoint["state_dict"]["enter.weight"] = checkpoint["state_dict"]["enter.weight"].half()
+
+
+@pytest.mark.parametrize(
+    ("hook", "message"), [(read, "on_save_checkpoint reads values"), (change, "state_dict/enter.weight .* is made of")]
+)
+def test_a_hook_that_needs_values_that_no_process_has_is_refused_before_training(tmp_path, hook, message):
+    with pytest.raises(RuntimeError, match=f"ConfigError: .*{message}"):
+        start(tmp_path, 2, {}, {"hook": hook})
+    assert not Catalog(tmp_path / "checkpoints").committed()
+
+
+def test_a_run_moves_between_ddp_and_shards_of_any_number_of_processes(tmp_path):
+    start(tmp_path / "whole", 1)
+    for processes, strategy, steps in [
+        (2, "ddp", 2),
+        (3, {}, 4),
+        (1, "auto", 5),
+        (4, {"meta_init": True, "activation_checkpointing": True}, 7),
+        (2, "ddp", -1),
+    ]:
+        start(tmp_path / "run", processes, strategy, max_steps=steps)
+    found, expected = flat(saved(tmp_path / "run")), flat(saved(tmp_path / "whole"))
+    tensors = [name for name in expected if name.startswith(("/state_dict", "/optimizer_states"))]
+    for name in tensors:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)
