@@ -9,7 +9,11 @@
     window 0    s0 s1 s2 | s3 s4 s5 | s6 s7 s8 | s9 s10 s11
     process     0          1          0          1
 
-Another number of processes, or another batch size, deals the same windows out to fewer or more batches.
+Another number of processes, or another batch size, deals the same windows out to fewer or more batches. In a run with
+`virtual ranks`, the batches are fixed as well: a window has one for each of them, and a process has those that follow
+each other.
+
+    process     0          0          1          1
 """
 
 from __future__ import annotations
@@ -77,6 +81,8 @@ class Dealing:
     size: int
     batch_size: int
     drop_last: bool
+    has_virtual_ranks: bool = False
+    """Whether the batches of a window do not depend on the number of processes either."""
 
     def windows(self, num_samples: int) -> Windows:
         """Return the windows of an epoch with this many samples."""
@@ -88,7 +94,7 @@ class Dealing:
         Raises:
             DataError: The window cannot be divided equally among the processes.
         """
-        return Share(self.size, self.batch_size, rank, world_size)
+        return Share(self.size, self.batch_size, rank, world_size, self.has_virtual_ranks)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ class Share:
         batch_size: The most samples that a process loads at a time.
         rank: Number of the process.
         world_size: Number of processes.
+        has_virtual_ranks: See `Dealing`.
 
     Raises:
         DataError: The window cannot be divided equally among the processes.
@@ -111,20 +118,31 @@ class Share:
     batch_size: int
     rank: int
     world_size: int
+    has_virtual_ranks: bool = False
 
     def __post_init__(self) -> None:
-        if self.size % self.world_size:
-            numbers = [number for number in range(1, self.size + 1) if self.size % number == 0]
+        parts = self.num_virtual_ranks if self.has_virtual_ranks else self.size
+        if parts % self.world_size:
+            numbers = [number for number in range(1, parts + 1) if parts % number == 0]
             at_most = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+            of = f", which are {parts} virtual ranks," if self.has_virtual_ranks else ""
+            other = "global_batch_size or batch_size" if self.has_virtual_ranks else "global_batch_size"
             raise DataError(
-                f"{self.world_size} processes cannot share a global batch of {self.size} samples equally: use one of"
-                f" {at_most} processes, or start a new run with another global_batch_size.",
+                f"{self.world_size} processes cannot share a global batch of {self.size} samples{of} equally: use one"
+                f" of {at_most} processes, or start a new run with another {other}.",
                 parameter="global_batch_size",
             )
 
     @property
+    def num_virtual_ranks(self) -> int:
+        """Batches of a complete window, if their number does not depend on the number of processes."""
+        return _fewest_batches(self.size, self.batch_size)
+
+    @property
     def per_window(self) -> int:
         """Batches of each process in a complete window: the optimizer steps after this many."""
+        if self.has_virtual_ranks:
+            return self.num_virtual_ranks // self.world_size
         return _fewest_batches(self.size // self.world_size, self.batch_size)
 
     def batches_of(self, num_samples: int) -> int:
@@ -141,6 +159,12 @@ class Share:
                 f"A global batch of {_samples(num_samples)}, the last one of an epoch, is too small for"
                 f" {self.world_size} processes: use at most {num_samples}, or drop_last=True.",
                 parameter="global_batch_size",
+            )
+        if self.has_virtual_ranks and num_samples < self.num_virtual_ranks:
+            raise DataError(
+                f"A global batch of {_samples(num_samples)}, the last one of an epoch, is too small for"
+                f" {self.num_virtual_ranks} virtual ranks: use drop_last=True, or a new run with a larger batch_size.",
+                parameter="batch_size",
             )
         return min(self.per_window, num_samples // self.world_size)
 
@@ -183,6 +207,8 @@ class Share:
             num_samples: Samples in the window.
         """
         part, parts = number * self.world_size + self.rank, count * self.world_size
+        if self.has_virtual_ranks:
+            part = self.rank * count + number
         return -(-num_samples * part // parts), -(-num_samples * (part + 1) // parts)
 
     def __str__(self) -> str:

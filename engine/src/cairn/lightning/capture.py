@@ -232,6 +232,7 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     unsaved.set_buffers(module, own, replaced=changed)
     resized.restore(module, changed, own, is_alone=trainer.world_size == 1)
     unsaved.set_gradients(module, mine["gradients"])
+    boundary.set_virtual_state(trainer, mine)
     boundary.set_sync_flags(trainer, mine["sync"])
     for callback in trainer.callbacks:
         if callback.state_key in mine["callbacks"]:
@@ -252,6 +253,7 @@ def rank_state(trainer: Trainer) -> dict[str, Any]:
         "buffers": unsaved.buffers(module, every=trainer.world_size > 1),
         "gradients": {} if module.automatic_optimization else unsaved.gradients(module),
         "sync": boundary.sync_flags(trainer),
+        **boundary.virtual_state(trainer),
         # Lightning saves the states of callbacks on rank 0 only.
         "callbacks": boundary.callback_states(trainer) if trainer.global_rank > 0 else {},
     }

@@ -11,9 +11,10 @@ from lightning.pytorch import Trainer
 from cairn.account.telemetry import Telemetry
 from cairn.data import shuffles
 from cairn.errors import SaveError
-from cairn.lightning import capture
+from cairn.lightning import capture, elastic
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.audited.audit import Audit
+from cairn.lightning.bits.virtual_ranks import VirtualRanks
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import callbacks, data, modes, monitors, trial
 from cairn.lightning.decision import Decision
@@ -76,6 +77,8 @@ class Engine:
         self.growth = Growth(trainer)
         self.accumulation = trainer.accumulate_grad_batches
         """What the trainer was given, before any hook could change it."""
+        self.virtual_ranks: VirtualRanks | None = None
+        """With elastic="bits", those of the trainer."""
         self._loaded: dict[str, Any] = {}
         self.ranks = RankStates(trainer)
         self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
@@ -111,6 +114,7 @@ class Engine:
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
         self._goes_on = ours["run"] == self.origin.run  # else it is a new run, which starts from the state of another
+        elastic.load(self.virtual_ranks, ours, self._goes_on)
         self.growth.load(self.trainer, ours.get("growth", {}), self._goes_on)
         if self._goes_on:
             if not capture.is_scheduled(self.trainer):
@@ -277,6 +281,7 @@ class Engine:
                     "finders": self.finders.state(),
                     "growth": self.growth.state(trainer),
                     "settings": self.settings.state(),
+                    **({} if self.virtual_ranks is None else {"elastic": self.virtual_ranks.settings()}),
                 }
                 weights, module = contents["state_dict"], trainer.lightning_module
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)

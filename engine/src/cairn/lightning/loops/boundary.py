@@ -38,7 +38,7 @@ private names of Lightning. They are written for Lightning 2.6; `install` refuse
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -53,7 +53,7 @@ from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError
 from cairn.lightning import versions
 from cairn.lightning.loops import evaluation_loop, parts
-from cairn.lightning.loops.calls import Engine, Place, Stopped
+from cairn.lightning.loops.calls import Engine, Place, Stopped, VirtualRanks
 from cairn.lightning.loops.counters import counters, set_counters, set_sync_flags, states_of_loops, sync_flags
 from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop
 from cairn.lightning.loops.fit_loop import BoundaryFitLoop
@@ -86,14 +86,16 @@ __all__ = [
     "requeue_signal",
     "set_counters",
     "set_sync_flags",
+    "set_virtual_state",
     "steps",
     "sync_flags",
     "train_loaders",
     "val_loaders",
+    "virtual_state",
 ]
 
 
-def install(trainer: Trainer, engine: Engine) -> None:
+def install(trainer: Trainer, engine: Engine, ranks: VirtualRanks | None = None) -> None:
     """Give the trainer's loops boundaries.
 
     The loops keep their identity and get another class, so data sources, counters and limits set on them are kept.
@@ -101,6 +103,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
     Args:
         trainer: The trainer, before its fit.
         engine: Called at each boundary.
+        ranks: Virtual ranks of the trainer; None: it has none.
 
     Raises:
         ConfigError: This is an unsupported version of Lightning, or the trainer has custom loops.
@@ -117,12 +120,35 @@ def install(trainer: Trainer, engine: Engine) -> None:
                 f"the boundaries in it: use Lightning's loops."
             )
         loop.__class__ = ours
-    evaluation_loop.install(trainer)
+    evaluation_loop.install(trainer, ranks)
+    epoch_loop.virtual_ranks = ranks
+    connector: Any = trainer._logger_connector
+    vars(connector).pop("on_batch_end", None)  # of a fit before this one
+    if ranks is not None:
+        connector.on_batch_end = partial(_log_batch, ranks, type(connector).on_batch_end.__get__(connector))
     fit_loop.pending = epoch_loop.pending = fit_loop.arrives = False  # a fit before this one may have failed
     fit_loop.saved_by, fit_loop.is_saved_by_us, fit_loop.has_loaded = None, False, False
     fit_loop.forget_global_batches()
     fit_loop.engine = epoch_loop.engine = engine
     trainer._checkpoint_connector._get_loops_state_dict = partial(states_of_loops, trainer)  # type: ignore[method-assign]
+
+
+def _log_batch(ranks: VirtualRanks, on_batch_end: Callable[[], None]) -> None:
+    ranks.batch_logged()  # before callbacks and loggers get the values
+    on_batch_end()
+
+
+def virtual_state(trainer: Trainer) -> dict[str, Any]:
+    """Return what the virtual ranks of this process have collected, if there are any."""
+    ranks = getattr(trainer.fit_loop.epoch_loop, "virtual_ranks", None)
+    return {} if ranks is None else {"virtual": ranks.state()}
+
+
+def set_virtual_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Restore what `virtual_state` has returned, of any number of processes."""
+    ranks = getattr(trainer.fit_loop.epoch_loop, "virtual_ranks", None)
+    if ranks is not None and "virtual" in state:
+        ranks.load_state(state["virtual"])
 
 
 def expect(

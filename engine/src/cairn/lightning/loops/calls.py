@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
+
+from torch import Tensor
 
 from cairn.jobs.signals import Interruption
 from cairn.types import Saved
@@ -82,6 +84,39 @@ class Engine(Protocol):
             reason: See `Stopped`.
         """
         ...
+
+
+class VirtualRanks(Protocol):
+    """The object that the loops call around each batch of a run whose bits do not depend on the number of processes.
+
+    See `cairn.lightning.bits.virtual_ranks`.
+    """
+
+    def adopt(self, loaders: Iterator[Any]) -> None: ...
+
+    def deal(self, dealt: Any) -> None: ...
+
+    def deal_evaluation(self, results: Any, loaders: list[Any]) -> None: ...
+
+    def batch(self, number: int) -> AbstractContextManager[None]: ...
+
+    def backward(self, backward: Callable[[Tensor], None], loss: Tensor) -> None: ...
+
+    def batch_logged(self) -> None: ...
+
+    def epoch_ends(self) -> None: ...
+
+    def evaluation_batch(
+        self, results: Any, turns: Any, loader: Any, place: tuple[int, int]
+    ) -> AbstractContextManager[None]: ...
+
+    def turns_of(self, results: Any) -> Any: ...
+
+    def evaluated(self, turns: Any, results: Any) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Stopped(Interruption):

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
+from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 
 from cairn.data.loader import DataLoader
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops import dealing, loaders, moved, parts, whole_means
 from cairn.lightning.loops.calls import Engine, Stopped
-from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop, WeightedOptimization
+from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop, UndividedLoss, WeightedOptimization
 from cairn.lightning.loops.moved import SavedBy
 
 
@@ -123,9 +123,14 @@ class _RequestingFitLoop(_FitLoop):
         """Let the loops count as the new loaders deal out global batches, if they do."""
         combined, trainer = self._combined_loader, self.trainer
         assert combined is not None
+        ranks = self._epoch_loop.virtual_ranks
+        if ranks is not None:
+            ranks.adopt(iter(combined.flattened))
         found = dealing.dealt(combined.flattened)
         if self.saved_by is not None:  # before positions are loaded, whose differences say less
             moved.check(self.saved_by, found, trainer.world_size)
+        if ranks is not None:
+            ranks.deal(found)
         if found is None:
             self.forget_global_batches()
             return
@@ -138,6 +143,7 @@ class _RequestingFitLoop(_FitLoop):
         whole_means.keep(self._epoch_loop._results)
         if type(optimization := self._epoch_loop.automatic_optimization) is _AutomaticOptimization:
             optimization.__class__ = WeightedOptimization
+        self._epoch_loop.automatic_optimization.output_result_cls = ClosureResult if ranks is None else UndividedLoss
         combined.limits = dealing.limits(combined.flattened, trainer.limit_train_batches, combined.limits)
 
     @property
@@ -160,7 +166,7 @@ class _RequestingFitLoop(_FitLoop):
             return
         self.saved_by, self.has_loaded = None, False
         moved.check(saved_by, dealt, self.trainer.world_size)
-        if dealt is not None:
+        if dealt is not None and self._epoch_loop.virtual_ranks is None:
             moved.warn_of_move(saved_by, dealt, self.trainer)
         # Without global batches from the end of an epoch on, each of those before still counts as one.
         dealing.convert(self._epoch_loop.batch_progress, saved_by.per_window, self._epoch_loop.per_window)
@@ -265,6 +271,8 @@ class BoundaryFitLoop(_RequestingFitLoop):
             self.engine.restart.epoch_begun()
 
     def on_advance_end(self) -> None:
+        if self._epoch_loop.virtual_ranks is not None:
+            self._epoch_loop.virtual_ranks.epoch_ends()
         super().on_advance_end()
         if self.inner:
             return
