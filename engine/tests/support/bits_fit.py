@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import socket
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
+from tests.support.paths import ROOT
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -23,7 +25,6 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 import cairn
-from tests.support.paths import ROOT
 
 NUM_SAMPLES, NUM_VAL, GLOBAL_BATCH, BATCH = 89, 40, 24, 2
 """Twelve virtual ranks, so that 1, 2, 3 and 4 processes share them; the last two global batches are incomplete."""
@@ -49,6 +50,7 @@ class Net(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
+        sys.path.insert(0, str(ROOT / "src"))
         from project.models.gpt import GPT
 
         self.gpt = GPT(vocab_size=16, seq_len=8, num_layers=1, num_heads=2, embed_dim=16, dropout=0.1)
@@ -99,7 +101,7 @@ def fit(folder: Path, processes: int = 1, *, net: LightningModule | None = None,
         folder: Of the run.
         processes: Number of processes.
         net: The model; None: `Net`.
-        **options: Further arguments of the trainer; `elastic`, `size` and `batch_size` are of the checkpointer and data.
+        **options: Further arguments of the trainer; `elastic`, `size` and `batch_size` are not.
     """
     seed_everything(3)
     elastic, size = options.pop("elastic", "bits"), options.pop("size", GLOBAL_BATCH)
@@ -151,9 +153,6 @@ def start(folder: Path, processes: int, **options: Any) -> Ended:
 
 
 def _rank(folder: Path, rank: int, processes: int, port: int, options: dict[str, Any]) -> None:
-    import sys
-
-    sys.path.insert(0, str(ROOT / "src"))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     if processes > 1:
@@ -164,8 +163,6 @@ def _rank(folder: Path, rank: int, processes: int, port: int, options: dict[str,
         _, net = fit(folder, processes, **options)
         said["weights"] = [f"{name} {_digest(value)}" for name, value in net.state_dict().items()]
     except BaseException as error:
-        import traceback
-        traceback.print_exc()
         said["error"] = f"{type(error).__name__}: {error}"
     (folder / f"{rank}.json").write_text(json.dumps(said))
     os._exit(0)  # nothing of the tests ends here

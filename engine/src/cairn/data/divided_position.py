@@ -50,8 +50,7 @@ class DividedPosition(IterablePosition):
         self._size, self._num_batches = global_batch_size, num_batches
         self.num_substreams: int | None = None
         """Those of the run, once it is known how many there are."""
-        self.has_virtual_ranks = False
-        """See `Dealing`."""
+        self.has_virtual_ranks = False  # see `Dealing`
         self._sought_window: tuple[int, Mapping[int, Any] | None] = (0, None)
         self._shards_checked = self._left_reported = False
 

@@ -24,7 +24,6 @@ from functools import cache
 
 import numpy as np
 
-from cairn.data.substreams import StreamedBatches
 from cairn.errors import DataError
 
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -126,7 +125,7 @@ class Share:
             numbers = [number for number in range(1, parts + 1) if parts % number == 0]
             at_most = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
             of = f", which are {parts} virtual ranks," if self.has_virtual_ranks else ""
-            other = "global_batch_size or batch_size" if self.has_virtual_ranks else "global_batch_size"
+            other = "batch_size" if self.has_virtual_ranks else "global_batch_size"
             raise DataError(
                 f"{self.world_size} processes cannot share a global batch of {self.size} samples{of} equally: use one"
                 f" of {at_most} processes, or start a new run with another {other}.",
@@ -298,19 +297,4 @@ class GlobalBatches:
             )
 
     def __str__(self) -> str:
-        """Return how one is shared, as a part of a sentence."""
         return str(self.share)
-
-
-class Undivided:
-    """Base class of positions: without global batches, and without substreams."""
-
-    @property
-    def global_batches(self) -> GlobalBatches | StreamedBatches | None:
-        """The global batches, and this process's share; None if there are none."""
-        return None
-
-    @property
-    def is_divided(self) -> bool:
-        """Whether an iterable is read as substreams, so that its length says nothing about the number of batches."""
-        return False

@@ -55,8 +55,7 @@ class Checkpointer(EngineHooks):
             returns the name of a signal or None. By default the signals named above.
         audit: What to do about plain attributes of the module, the callbacks and the data that training changes and no
             checkpoint holds: `warn`, `error` or `off`.
-        elastic: What stays the same on another number of processes, with a `global_batch_size`: `samples` (each sample
-            once, the same global batches) or `bits` (all results as well, bit for bit; see docs/processes.md).
+        elastic: What another number of processes keeps, with a `global_batch_size`: `samples`, or all results: `bits`.
         watchdog: What to do about a step or a save that never ends: after this long without a sign of life ("30min"),
             the process writes all stack traces and exits with code 75. "auto": ten times the longest silence so far, at
             least ten minutes; "off" or None: wait for ever.
@@ -148,7 +147,8 @@ class Checkpointer(EngineHooks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
-        fresh: dict[str, Any] = {"_engine": None, "_beginning": None, "_way": None, "_final": None, "_ranks": None, "watch": Watch()}
+        fresh: dict[str, Any] = dict.fromkeys(("_engine", "_beginning", "_way", "_final", "_ranks"))
+        fresh["watch"] = Watch()
         if isinstance(self._stopping, BySignals):  # else the function of the caller
             fresh["_stopping"] = BySignals()
         return {**vars(self), **fresh}

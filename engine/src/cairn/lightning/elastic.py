@@ -24,6 +24,11 @@ def check_level(level: Any) -> None:
         )
 
 
+def settings(ranks: VirtualRanks | None) -> dict[str, Any]:
+    """Return what a checkpoint says: nothing for `samples`, as older ones."""
+    return {} if ranks is None else {"elastic": ranks.kept.state()}
+
+
 def load(ranks: VirtualRanks | None, ours: Mapping[str, Any], goes_on: bool) -> None:
     """Take what a checkpoint says, and check that the run keeps it.
 
@@ -40,14 +45,14 @@ def load(ranks: VirtualRanks | None, ours: Mapping[str, Any], goes_on: bool) -> 
     if before != now and goes_on:
         raise ResumeError(
             f"The run has elastic={before!r}, and now elastic={now!r}: a resumed run keeps it. Set it back, or start a"
-            f" new run from the checkpoint, with ckpt_path."
+            f" new run from the checkpoint, with ckpt_path.",
+            parameter="elastic",
         )
     if before != now and ours["place"] == "batch":
         raise ResumeError(
             f"The checkpoint was saved with elastic={before!r} inside an epoch, so a run with elastic={now!r} cannot"
-            f" begin with it: use a checkpoint from the end of an epoch, or elastic={before!r}."
+            f" begin with it: use a checkpoint from the end of an epoch, or elastic={before!r}.",
+            parameter="elastic",
         )
-    if ranks is not None and before == now and goes_on:
-        ranks.load_settings(saved)
-    elif ranks is not None and before == now and ours["place"] == "batch":
-        ranks.load_settings(saved)  # what its virtual ranks have collected in the epoch
+    if ranks is not None and before == now:
+        ranks.kept.load(saved)

@@ -78,12 +78,9 @@ class Engine:
         self.accumulation = trainer.accumulate_grad_batches
         """What the trainer was given, before any hook could change it."""
         self.virtual_ranks: VirtualRanks | None = None
-        """With elastic="bits", those of the trainer."""
-        self._loaded: dict[str, Any] = {}
-        self.ranks = RankStates(trainer)
+        self._loaded, self.ranks = dict[str, Any](), RankStates(trainer)
         self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
-        self._last_num_bytes = 0
-        self._goes_on = False
+        self._last_num_bytes, self._goes_on = 0, False
         """Whether the fit continues a run from one of its checkpoints."""
         self._pruned_at_start: set[str] = set()
         self._num_ready: int | None = None
@@ -281,7 +278,7 @@ class Engine:
                     "finders": self.finders.state(),
                     "growth": self.growth.state(trainer),
                     "settings": self.settings.state(),
-                    **({} if self.virtual_ranks is None else {"elastic": self.virtual_ranks.settings()}),
+                    **elastic.settings(self.virtual_ranks),
                 }
                 weights, module = contents["state_dict"], trainer.lightning_module
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)

@@ -14,8 +14,8 @@ import torch
 from cairn.data.seeding import mix_seed, seed_global_generators
 from cairn.lightning.saved import unsaved
 
-_STEP, _AFTER, _EVALUATION = 1, 2, 3
-"""Kinds of moments that are not a batch of the training, whose kind is 0."""
+_BATCH, _STEP, _AFTER, _EVALUATION = range(4)
+"""Kinds of moments, which draw other numbers."""
 
 
 class Drawing:
@@ -30,25 +30,28 @@ class Drawing:
 
     def batch(self, step: int, virtual: int) -> None:
         """Seed a batch of the training."""
-        _seed(mix_seed(self.seed, 0, step, virtual))
+        self._begin(_BATCH, step, virtual)
 
     def optimizer_step(self, step: int) -> None:
         """Seed the step of the optimizer, and the hooks after it."""
-        _seed(mix_seed(self.seed, _STEP, step))
+        self._begin(_STEP, step)
 
     def after(self, step: int) -> None:
         """Seed what follows a global batch."""
-        _seed(mix_seed(self.seed, _AFTER, step))
+        self._begin(_AFTER, step)
 
     @contextmanager
     def evaluation(self, step: int, loader: int, batch: int) -> Iterator[None]:
         """Context in which a batch of a validation draws; what follows the validation does not see it."""
         before = unsaved.rng_state()
-        _seed(mix_seed(self.seed, _EVALUATION, step, loader, batch))
+        self._begin(_EVALUATION, step, loader, batch)
         try:
             yield
         finally:
             unsaved.set_rng_state(before)
+
+    def _begin(self, *moment: int) -> None:
+        _seed(mix_seed(self.seed, *moment))
 
 
 def _seed(seed: int) -> None:

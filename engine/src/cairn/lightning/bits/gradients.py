@@ -29,7 +29,7 @@ class Gradients:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._counter = Counter(layout.num_virtual, _added)
+        self._counter: Counter[Leaf] = Counter(layout.num_virtual, _added)
         self._parameters: list[nn.Parameter] = []
         self._pushed: set[int] = set()
 

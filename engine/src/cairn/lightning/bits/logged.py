@@ -16,9 +16,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
+from cairn.errors import ConfigError
 from cairn.lightning.bits.exchange import gathered
-from cairn.lightning.bits.turns import OF_LOGGED
 from cairn.lightning.bits.tree import Layout
+from cairn.lightning.bits.turns import OF_LOGGED
 from cairn.lightning.loops.whole_means import WholeMeans
 
 
@@ -35,6 +36,12 @@ class LoggedInTurns(WholeMeans):
         """See `LightningModule.log`."""
         if options.get("rank_zero_only") and self.virtual:
             return
+        if options.get("on_step") and not self.training:
+            raise ConfigError(
+                f"{name!r} is logged on_step=True in a validation or a test, in which each process has batches of its"
+                f" own, so the rows of metrics.csv depend on their number: elastic='bits' needs on_epoch=True alone.",
+                parameter="elastic",
+            )
         if self.virtual is None and options.get("sync_dist") and isinstance(value, Tensor):
             self._check_alike(name, float(value))
         super().log(fx, name, value, **{**options, "sync_dist": False, "sync_dist_group": None})

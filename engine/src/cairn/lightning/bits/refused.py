@@ -6,11 +6,12 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import nn
-from torch.optim import LBFGS
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import LBFGS
 
 from cairn.errors import ConfigError
 from cairn.lightning.bits import turns
+from cairn.lightning.loops import parts
 from cairn.lightning.reading import modules
 
 
@@ -21,7 +22,7 @@ def check(trainer: Trainer, num_virtual: int) -> None:
         ConfigError: Something in it depends on the number of processes; the message says what to use instead.
     """
     module, strategy = trainer.lightning_module, trainer.strategy
-    parts = [part for _, part in modules.named(module)]
+    found = [part for _, part in modules.named(module)]
     why = ""
     if not module.automatic_optimization:
         why = "manual optimization makes its steps itself: use automatic optimization"
@@ -29,13 +30,13 @@ def check(trainer: Trainer, num_virtual: int) -> None:
         why = "precision='16-mixed' scales the loss by what the batches before have shown: use 'bf16-mixed'"
     elif any(isinstance(one, LBFGS) for one in trainer.optimizers):
         why = "LBFGS asks for the gradients of a batch several times: use another optimizer"
-    elif _has_sync_batchnorm(trainer, parts) and num_virtual > trainer.world_size:
+    elif _has_sync_batchnorm(trainer, found) and num_virtual > trainer.world_size:
         why = (
             f"SyncBatchNorm needs all {num_virtual} virtual ranks at the same time, and there are"
             f" {trainer.world_size} processes: use BatchNorm (sync_batchnorm=False), whose statistics follow virtual"
             f" rank 0, or {num_virtual} processes"
         )
-    elif any(getattr(part, "sparse", False) for part in parts if isinstance(part, nn.Embedding | nn.EmbeddingBag)):
+    elif any(getattr(part, "sparse", False) for part in found if isinstance(part, nn.Embedding | nn.EmbeddingBag)):
         why = "an embedding with sparse=True has sparse gradients, which are not added up in a tree: use sparse=False"
     elif any(getattr(strategy, name, None) is not None for name in ("_ddp_comm_hook", "_model_averager")):
         why = "ddp_comm_hook and model_averager exchange gradients or weights in their own order: leave them out"
@@ -49,11 +50,10 @@ def check(trainer: Trainer, num_virtual: int) -> None:
         )
 
 
-def _has_sync_batchnorm(trainer: Trainer, parts: list[nn.Module]) -> bool:
-    if any(isinstance(part, nn.SyncBatchNorm) for part in parts):
+def _has_sync_batchnorm(trainer: Trainer, found: list[nn.Module]) -> bool:
+    if any(isinstance(part, nn.SyncBatchNorm) for part in found):
         return True
-    converts = trainer._accelerator_connector._layer_sync is not None
-    return converts and any(isinstance(part, _BatchNorm) for part in parts)
+    return parts.converts_batchnorm(trainer) and any(isinstance(part, _BatchNorm) for part in found)
 
 
 def _metric(module: Any) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Node = tuple[int, int]
 """Level, from the leaves up, and place in it."""
@@ -79,7 +79,7 @@ def total(leaves: Sequence[T], add: Callable[[T, T], T]) -> T:
     return found
 
 
-class Counter:
+class Counter(Generic[T]):
     """Adds up leaves as they come, and keeps one sum for each level at most: a binary counter.
 
     Args:

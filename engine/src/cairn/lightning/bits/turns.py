@@ -73,9 +73,11 @@ class Turns:
             for name, turns in of_process.items():
                 states.setdefault(name, {}).update(turns)
         for name, metric in self._find().items():
-            if turns := states.get(name):
-                rest = [] if any(virtual == 0 for _, virtual in turns) else [state_of(metric)]
-                put(metric, _combined(metric, placed([*rest, *(turns[turn] for turn in sorted(turns))], device)))
+            if name not in states:
+                continue
+            given = states[name]
+            rest = [] if any(virtual == 0 for _, virtual in given) else [state_of(metric)]
+            put(metric, _combined(metric, placed([*rest, *(given[turn] for turn in sorted(given))], device)))
         self.states = {}
 
 
@@ -92,7 +94,7 @@ def put(metric: Metric, state: Mapping[str, Any]) -> None:
 
 def empty(metric: Metric) -> State:
     """Return the state of a metric that has collected nothing."""
-    found = {
+    found: State = {
         name: default.detach().clone().to(metric.device) if isinstance(default, Tensor) else []
         for name, default in metric._defaults.items()
     }

@@ -31,8 +31,9 @@ the end of an epoch. This one starts from one of two points and changes nothing 
     counters.py         counters and flags, saved and restored; parts.py: what the loops hold
     dealing.py          global batches in the loops; moved.py: other processes; whole_means.py: means over them
 
-Only these modules, finders.py, ../restart.py, ../saved/pruning.py, ../saved/sums.py and ../logs/event_files.py use
-private names of Lightning. They are written for Lightning 2.6; `install` refuses other versions.
+Only these modules, finders.py, ../restart.py, ../bits/logged.py, ../saved/pruning.py, ../saved/sums.py and
+../logs/event_files.py use private names of Lightning. They are written for Lightning 2.6; `install` refuses other
+versions.
 """
 
 from __future__ import annotations

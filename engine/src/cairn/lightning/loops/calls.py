@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -86,17 +86,23 @@ class Engine(Protocol):
         ...
 
 
+class Evaluation(Protocol):
+    """What the loop over the batches of a validation or a test calls."""
+
+    def batch(self, loader: int, number: int) -> AbstractContextManager[None]: ...
+
+    def combine(self) -> None: ...
+
+
 class VirtualRanks(Protocol):
-    """The object that the loops call around each batch of a run whose bits do not depend on the number of processes.
+    """What the loops call around each batch of a run whose bits do not depend on the number of processes.
 
     See `cairn.lightning.bits.virtual_ranks`.
     """
 
-    def adopt(self, loaders: Iterator[Any]) -> None: ...
+    def adopt(self, loaders: Iterable[Any]) -> None: ...
 
     def deal(self, dealt: Any) -> None: ...
-
-    def deal_evaluation(self, results: Any, loaders: list[Any]) -> None: ...
 
     def batch(self, number: int) -> AbstractContextManager[None]: ...
 
@@ -106,13 +112,7 @@ class VirtualRanks(Protocol):
 
     def epoch_ends(self) -> None: ...
 
-    def evaluation_batch(
-        self, results: Any, turns: Any, loader: Any, place: tuple[int, int]
-    ) -> AbstractContextManager[None]: ...
-
-    def turns_of(self, results: Any) -> Any: ...
-
-    def evaluated(self, turns: Any, results: Any) -> None: ...
+    def evaluation(self, results: Any, loaders: Sequence[Any]) -> Evaluation: ...
 
     def state(self) -> dict[str, Any]: ...
 

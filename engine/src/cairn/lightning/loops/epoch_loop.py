@@ -11,7 +11,6 @@ from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFe
 from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
 from lightning.pytorch.loops.training_epoch_loop import RestartStage, _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
-
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -172,17 +171,23 @@ class WeightedOptimization(_AutomaticOptimization):
     Lightning gives each batch of each process the same weight, and there they have different sizes.
     """
 
-    output_result_cls: type[ClosureResult] = ClosureResult
+    @property
+    def output_result_cls(self) -> type[ClosureResult]:  # type: ignore[override]  # an attribute of Lightning's class
+        return ClosureResult if self._virtual_ranks is None else UndividedLoss
+
+    @property
+    def _virtual_ranks(self) -> VirtualRanks | None:
+        return getattr(self.trainer.fit_loop.epoch_loop, "virtual_ranks", None)
 
     def _make_backward_fn(self, optimizer: Optimizer) -> Callable[[Tensor], None] | None:
         backward = super()._make_backward_fn(optimizer)
-        ranks: VirtualRanks | None = getattr(self.trainer.fit_loop.epoch_loop, "virtual_ranks", None)
+        ranks = self._virtual_ranks
         return backward if backward is None or ranks is None else partial(ranks.backward, backward)
 
     def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
         result = super()._training_step(kwargs)
         epoch_loop = self.trainer.fit_loop.epoch_loop
-        if result.closure_loss is None and getattr(epoch_loop, "virtual_ranks", None) is not None:
+        if result.closure_loss is None and self._virtual_ranks is not None:
             raise ConfigError(
                 "training_step has returned None, and elastic='bits' needs the gradients of each batch: return a loss"
                 " of 0, or use elastic='samples'.",

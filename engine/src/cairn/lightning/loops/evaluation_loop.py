@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 
 from cairn.lightning.loops import dealing, whole_means
-from cairn.lightning.loops.calls import VirtualRanks
+from cairn.lightning.loops.calls import Evaluation, VirtualRanks
 
 
 class BoundaryEvaluationLoop(_EvaluationLoop):
@@ -16,7 +16,7 @@ class BoundaryEvaluationLoop(_EvaluationLoop):
 
     virtual_ranks: VirtualRanks | None = None
     """None: each process has its own sums."""
-    _turns: Any = None
+    _evaluation: Evaluation
 
     def setup_data(self) -> None:
         before = self._combined_loader
@@ -25,26 +25,22 @@ class BoundaryEvaluationLoop(_EvaluationLoop):
         if found is None or found is before:
             return
         if self.virtual_ranks is not None:
-            self.virtual_ranks.deal_evaluation(self._results, found.flattened)
-            self._turns = self.virtual_ranks.turns_of(self._results)
+            self._evaluation = self.virtual_ranks.evaluation(self._results, found.flattened)
         if any(counted := dealing.counted(found.flattened)):
             whole_means.keep(self._results)
             limit = getattr(self.trainer, f"limit_{self._stage.dataloader_prefix}_batches")
             self._max_batches = dealing.limits(counted, limit, self._max_batches)
 
-
     def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_iter: Any) -> None:
         if self.virtual_ranks is None:
             super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
             return
-        assert self._combined_loader is not None
-        loader, place = self._combined_loader.flattened[dataloader_idx], (dataloader_idx, batch_idx)
-        with self.virtual_ranks.evaluation_batch(self._results, self._turns, loader, place):
+        with self._evaluation.batch(dataloader_idx, batch_idx):
             super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
 
     def _store_dataloader_outputs(self) -> None:
         if self.virtual_ranks is not None:
-            self.virtual_ranks.evaluated(self._turns, self._results)
+            self._evaluation.combine()
         super()._store_dataloader_outputs()
 
 

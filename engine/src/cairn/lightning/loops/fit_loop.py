@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
+from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 
 from cairn.data.loader import DataLoader
 from cairn.lightning.agreement import TIME_LIMIT
 from cairn.lightning.loops import dealing, loaders, moved, parts, whole_means
 from cairn.lightning.loops.calls import Engine, Stopped
-from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop, UndividedLoss, WeightedOptimization
+from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop, WeightedOptimization
 from cairn.lightning.loops.moved import SavedBy
 
 
@@ -123,14 +123,9 @@ class _RequestingFitLoop(_FitLoop):
         """Let the loops count as the new loaders deal out global batches, if they do."""
         combined, trainer = self._combined_loader, self.trainer
         assert combined is not None
-        ranks = self._epoch_loop.virtual_ranks
-        if ranks is not None:
-            ranks.adopt(iter(combined.flattened))
-        found = dealing.dealt(combined.flattened)
+        found = dealing.dealt(combined.flattened, ranks := self._epoch_loop.virtual_ranks)
         if self.saved_by is not None:  # before positions are loaded, whose differences say less
             moved.check(self.saved_by, found, trainer.world_size)
-        if ranks is not None:
-            ranks.deal(found)
         if found is None:
             self.forget_global_batches()
             return
@@ -138,12 +133,11 @@ class _RequestingFitLoop(_FitLoop):
             self._accumulation = trainer.accumulate_grad_batches
             if not self.inner:
                 dealing.announce(found)
-        dealing.begin(trainer, found, self._accumulation)
+        dealing.begin(trainer, found, self._accumulation, ranks)
         self._epoch_loop.dealt, self._epoch_loop.per_window = found, found.per_window
         whole_means.keep(self._epoch_loop._results)
         if type(optimization := self._epoch_loop.automatic_optimization) is _AutomaticOptimization:
             optimization.__class__ = WeightedOptimization
-        self._epoch_loop.automatic_optimization.output_result_cls = ClosureResult if ranks is None else UndividedLoss
         combined.limits = dealing.limits(combined.flattened, trainer.limit_train_batches, combined.limits)
 
     @property

@@ -107,7 +107,8 @@ def of_rank(saved: Sequence[State], trainer: Trainer) -> State:
 
 
 def _of_virtual_ranks(saved: Sequence[State]) -> State:
-    first, found = saved[0], {}
+    first = saved[0]
+    found: State = {}
     for state in saved:
         for name, turns in state["virtual"].items():
             found[name] = [*found.get(name, []), *turns]
