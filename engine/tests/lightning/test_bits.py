@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 import torch
-from tests.support import bits_fit
+from tests.support import bits_fit, elastic_fit
 from tests.support.bits_fit import Net, fit, start
 from torch import nn
 from torchmetrics import PearsonCorrCoef
@@ -39,6 +39,26 @@ def test_a_run_that_moves_ends_with_the_same_bits(tmp_path, undisturbed):
     for processes, steps in [(1, 1), (3, 3), (4, 5)]:  # an epoch has four steps
         assert not start(tmp_path, processes, max_steps=steps).error
     assert start(tmp_path, 2) == undisturbed
+
+
+@forks
+@pytest.mark.slow
+def test_processes_may_have_different_numbers_of_virtual_ranks(tmp_path):
+    """Three processes with four of them: two processes work on a batch twice."""
+    options = {"size": 8, "val_size": 8, "max_epochs": 1}
+    undisturbed = start(tmp_path / "1", 1, **options)
+    assert not start(tmp_path / "moved", 3, max_steps=5, **options).error
+    assert start(tmp_path / "moved", 3, **options) == undisturbed
+
+
+@forks
+@pytest.mark.slow
+def test_an_iterable_has_the_same_bits_with_other_workers_and_processes(tmp_path):
+    options = {"elastic": "bits", "max_epochs": 1}
+    undisturbed = elastic_fit.start(tmp_path / "1", 1, num_workers=1, **options)
+    elastic_fit.start(tmp_path / "moved", 1, num_workers=1, max_steps=1, **options)
+    moved = elastic_fit.start(tmp_path / "moved", 3, num_workers=0, **options)
+    assert (moved.weights, moved.metrics) == (undisturbed.weights, undisturbed.metrics)
 
 
 @forks

@@ -115,7 +115,7 @@ def fit(folder: Path, processes: int = 1, *, net: LightningModule | None = None,
     net = net or Net()
     train = cairn.DataLoader(Text(NUM_SAMPLES), batch_size, shuffle=True, global_batch_size=size)
     val = cairn.DataLoader(Text(NUM_VAL), 2, global_batch_size=val_size)
-    test = cairn.DataLoader(Text(NUM_VAL), 2, global_batch_size=GLOBAL_BATCH)
+    test = cairn.DataLoader(Text(NUM_VAL), 2, global_batch_size=val_size or GLOBAL_BATCH)
     trainer.fit(net, train, val, ckpt_path=saving.resume())
     if not options.get("max_steps"):
         trainer.test(net, test, verbose=False)

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric
 
 import cairn
+from cairn.types import ElasticLevel
 
 NUM_SAMPLES, NUM_VAL, GLOBAL_BATCH, BATCH = 50, 13, 12, 4
 FILES = [9, 9, 9, 8, 8, 7]
@@ -107,6 +108,7 @@ def fit(
     batch_size: int = BATCH,
     ckpt_path: Path | None = None,
     num_workers: int | None = None,
+    elastic: ElasticLevel = "samples",
     **options: Any,
 ) -> tuple[Trainer, Net]:
     """Fit in this process, one of `processes`, and go on from what is in the folder.
@@ -117,10 +119,12 @@ def fit(
         size: Of a global batch.
         batch_size: Samples in a batch.
         num_workers: Of an iterable training set; None: it is map-style, and has none.
+        elastic: Of the checkpointer.
         **options: Further arguments of the trainer.
     """
     seed_everything(0)
-    saving = cairn.Checkpointer(folder / "checkpoints", every=2, keep_last=-1, monitor="val", watchdog="off")
+    how_often: dict[str, Any] = {"every": 2, "keep_last": -1, "monitor": "val", "watchdog": "off"}
+    saving = cairn.Checkpointer(folder / "checkpoints", elastic=elastic, **how_often)
     common = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     common |= {"num_sanity_val_steps": 0, "max_epochs": 2, "val_check_interval": 2, "default_root_dir": folder}
     strategy = "auto" if processes == 1 else "ddp"

@@ -15,13 +15,13 @@ from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler
 from cairn.data import arguments, generators, plain_loop, position, source, workers
 from cairn.data.batches import Batches
 from cairn.data.divided_position import DividedPosition
+from cairn.data.global_batches import GlobalBatches
 from cairn.data.iterable import StatefulBatches, is_iterable
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
 from cairn.data.seeding import SeededItems, mix_seed
 from cairn.data.substreams import StreamedBatches
 from cairn.data.window_position import WindowPosition
-from cairn.data.windows import GlobalBatches
 from cairn.errors import DataError
 
 _SEEDED_ELSEWHERE = {

@@ -11,12 +11,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn.data import shuffles
 from cairn.data.generators import Generators
+from cairn.data.global_batches import GlobalBatches
 from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
 from cairn.data.record import Record
 from cairn.data.sampler import EpochSampler, Order
 from cairn.data.seeded_order import SeededOrder
 from cairn.data.substreams import StreamedBatches
-from cairn.data.windows import GlobalBatches
 from cairn.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,7 @@
     process     0          1          0          1
 
 Another number of processes, or another batch size, deals the same windows out to fewer or more batches. In a run with
-`virtual ranks`, the batches are fixed as well: a window has one for each of them, and a process has those that follow
-each other.
-
-    process     0          0          1          1
+virtual ranks, the batches are fixed as well: a window has one for each of them, and processes 0, 0, 1, 1 load these.
 """
 
 from __future__ import annotations
@@ -120,15 +117,18 @@ class Share:
     has_virtual_ranks: bool = False
 
     def __post_init__(self) -> None:
-        parts = self.num_virtual_ranks if self.has_virtual_ranks else self.size
-        if parts % self.world_size:
-            numbers = [number for number in range(1, parts + 1) if parts % number == 0]
-            at_most = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
-            of = f", which are {parts} virtual ranks," if self.has_virtual_ranks else ""
-            other = "batch_size" if self.has_virtual_ranks else "global_batch_size"
+        if self.has_virtual_ranks and self.num_virtual_ranks < self.world_size:
             raise DataError(
-                f"{self.world_size} processes cannot share a global batch of {self.size} samples{of} equally: use one"
-                f" of {at_most} processes, or start a new run with another {other}.",
+                f"{self.world_size} processes are more than the {self.num_virtual_ranks} batches of a global batch: use"
+                f" at most {self.num_virtual_ranks}, or start a new run with a smaller batch_size.",
+                parameter="batch_size",
+            )
+        if not self.has_virtual_ranks and self.size % self.world_size:
+            numbers = [number for number in range(1, self.size + 1) if self.size % number == 0]
+            at_most = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+            raise DataError(
+                f"{self.world_size} processes cannot share a global batch of {self.size} samples equally: use one of"
+                f" {at_most} processes, or start a new run with another global_batch_size.",
                 parameter="global_batch_size",
             )
 
@@ -138,10 +138,15 @@ class Share:
         return _fewest_batches(self.size, self.batch_size)
 
     @property
+    def own(self) -> range:
+        """The virtual ranks of this process."""
+        return virtual_ranks(self.num_virtual_ranks, self.rank, self.world_size)
+
+    @property
     def per_window(self) -> int:
         """Batches of each process in a complete window: the optimizer steps after this many."""
         if self.has_virtual_ranks:
-            return self.num_virtual_ranks // self.world_size
+            return -(-self.num_virtual_ranks // self.world_size)
         return _fewest_batches(self.size // self.world_size, self.batch_size)
 
     def batches_of(self, num_samples: int) -> int:
@@ -155,17 +160,17 @@ class Share:
         """
         if num_samples < self.world_size:
             raise DataError(
-                f"A global batch of {_samples(num_samples)}, the last one of an epoch, is too small for"
+                f"A global batch of {samples(num_samples)}, the last one of an epoch, is too small for"
                 f" {self.world_size} processes: use at most {num_samples}, or drop_last=True.",
                 parameter="global_batch_size",
             )
         if self.has_virtual_ranks and num_samples < self.num_virtual_ranks:
             raise DataError(
-                f"A global batch of {_samples(num_samples)}, the last one of an epoch, is too small for"
+                f"A global batch of {samples(num_samples)}, the last one of an epoch, is too small for"
                 f" {self.num_virtual_ranks} virtual ranks: use drop_last=True, or a new run with a larger batch_size.",
                 parameter="batch_size",
             )
-        return min(self.per_window, num_samples // self.world_size)
+        return self.per_window if self.has_virtual_ranks else min(self.per_window, num_samples // self.world_size)
 
     def num_batches(self, windows: Windows, number: int) -> int:
         """Return the number of batches of each process in the first windows of an epoch.
@@ -195,6 +200,10 @@ class Share:
                 yield np.arange(begin + first_place, begin + last_place)
             skipped = 0
 
+    def parts(self, count: int) -> int:
+        """Return the batches of a window, of all processes, of which each has a number."""
+        return self.num_virtual_ranks if self.has_virtual_ranks else count * self.world_size
+
     def bounds(self, number: int, count: int, num_samples: int) -> tuple[int, int]:
         """Return the first place of a batch of this process in its window, and the one after its last.
 
@@ -205,19 +214,33 @@ class Share:
             count: Batches of each process in the window.
             num_samples: Samples in the window.
         """
-        part, parts = number * self.world_size + self.rank, count * self.world_size
+        part, parts = number * self.world_size + self.rank, self.parts(count)
         if self.has_virtual_ranks:
-            part = self.rank * count + number
+            part = self.own[min(number, len(self.own) - 1)]
         return -(-num_samples * part // parts), -(-num_samples * (part + 1) // parts)
 
     def __str__(self) -> str:
         """Return how a window is shared, as a part of a sentence."""
         count = self.per_window
-        own = f"{count} batch{'es' if count > 1 else ''} of {self.size // self.world_size // count}"
+        most = "at most " if self.has_virtual_ranks and self.num_virtual_ranks % self.world_size else ""
+        own = f"{most}{count} batch{'es' if count > 1 else ''} of {self.size // self.parts(count)}"
         return own if self.world_size == 1 else f"{self.world_size} processes x {own}"
 
 
-def _samples(number: int) -> str:
+def virtual_ranks(number: int, rank: int, world_size: int) -> range:
+    """Return which virtual ranks a process plays: those that follow each other, nearly as many on each process.
+
+    Where some processes have one less, they work on their last batch again, and nothing of that counts.
+
+    Args:
+        number: Number of virtual ranks.
+        rank: Number of the process.
+        world_size: Number of processes.
+    """
+    return range(rank * number // world_size, (rank + 1) * number // world_size)
+
+
+def samples(number: int) -> str:
     return f"{number} sample{'s' if number != 1 else ''}"
 
 
@@ -225,76 +248,3 @@ def _samples(number: int) -> str:
 def _fewest_batches(num_samples: int, batch_size: int) -> int:
     counts = range(1, num_samples + 1)
     return next(count for count in counts if num_samples % count == 0 and num_samples // count <= batch_size)
-
-
-@dataclass(frozen=True)
-class GlobalBatches:
-    """The global batches of an epoch, and what one process loads of them."""
-
-    windows: Windows
-    share: Share
-
-    @property
-    def size(self) -> int:
-        """Samples in a complete one."""
-        return self.share.size
-
-    @property
-    def per_window(self) -> int:
-        """Batches of this process in a complete one."""
-        return self.share.per_window
-
-    @property
-    def number(self) -> int:
-        """Global batches in an epoch, on any number of processes."""
-        return self.windows.number
-
-    def size_of(self, window: int) -> int:
-        """Return the number of samples in one of them, on all processes."""
-        start, end = self.windows.bounds(window)
-        return end - start
-
-    def weight(self, batch: int) -> float:
-        """Return the weight of a batch of this process in the mean over its global batch.
-
-        Args:
-            batch: Its number in the epoch. All batches of a complete global batch have the same size, so their mean is
-                the mean over all samples, and their weight is 1.
-
-        Returns:
-            Samples in it, over the mean number of samples in a batch of that global batch.
-        """
-        window, number = divmod(batch, self.per_window)
-        start, end = self.windows.bounds(window)
-        if end - start == self.size:
-            return 1.0
-        count = self.share.batches_of(end - start)
-        first, last = self.share.bounds(number, count, end - start)
-        return (last - first) * count * self.share.world_size / (end - start)
-
-    @property
-    def is_even(self) -> bool:
-        """Whether all batches of each global batch have the same size, so that each has the weight 1."""
-        sizes = map(self.size_of, range(max(0, self.number - 2), self.number))  # the others are complete
-        return all(size % (self.share.batches_of(size) * self.share.world_size) == 0 for size in sizes)
-
-    def batches_in(self, number: int) -> int:
-        """Return the number of batches of this process in the first global batches of an epoch."""
-        return self.share.num_batches(self.windows, number)
-
-    def check_even(self) -> None:
-        """Check that each has as many batches of this process, since training accumulates a fixed number.
-
-        Raises:
-            DataError: The last one of an epoch has fewer.
-        """
-        number = self.number
-        if number and self.batches_in(number) != number * self.per_window:
-            raise DataError(
-                f"The last global batch of an epoch has {_samples(self.size_of(number - 1))}, too few for {self}: use"
-                f" drop_last=True, a larger batch_size, or another global_batch_size.",
-                parameter="global_batch_size",
-            )
-
-    def __str__(self) -> str:
-        return str(self.share)

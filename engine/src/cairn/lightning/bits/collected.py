@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torchmetrics import Metric
 from cairn.lightning.bits import logged
 from cairn.lightning.bits.exchange import gathered
 from cairn.lightning.bits.tree import Layout
-from cairn.lightning.bits.turns import Turn, Turns, empty, placed, put
+from cairn.lightning.bits.turns import EXTRA, Turn, Turns, empty, placed, put
 from cairn.lightning.reading import modules
 from cairn.lightning.saved import sums
 
@@ -35,18 +36,26 @@ class Collected:
         self._turns = Turns(self._metrics)
         self._latest: dict[int, dict[str, Tensor]] = {}
 
-    def begin(self, turn: Turn) -> None:
-        """Begin a batch of a virtual rank."""
-        self._turns.begin(turn)
+    @contextmanager
+    def batch(self, turn: Turn, counts: bool) -> Iterator[None]:
+        """Context in which a batch is worked on.
+
+        Args:
+            turn: Numbers of its loader and of its virtual rank.
+            counts: Whether it is the first time.
+        """
+        self._turns.begin(turn if counts else (turn[0], EXTRA))
         self.results.batch_begins(turn[1])
-
-    def take_latest(self, virtual: int) -> None:
-        """Take the latest values, when a batch has logged all that it logs."""
-        self._latest[virtual] = self.results.batch_ends()
-
-    def end(self) -> None:
-        """End a batch."""
+        yield
+        if self.results.virtual is not None:
+            self.results.batch_ends()
         self._turns.end()
+
+    def take_latest(self, virtual: int, counts: bool) -> None:
+        """Take the latest values, when a batch has logged all that it logs."""
+        found = self.results.batch_ends()
+        if counts:
+            self._latest[virtual] = found
 
     def show_latest(self) -> None:
         """Let the latest values be those of all virtual ranks since the last time."""

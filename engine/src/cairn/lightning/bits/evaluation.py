@@ -8,8 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from cairn.data.global_batches import GlobalBatches
 from cairn.data.loader import DataLoader
-from cairn.data.windows import GlobalBatches
 from cairn.errors import ConfigError
 from cairn.lightning.bits.collected import Collected
 from cairn.lightning.bits.kept import Kept
@@ -50,13 +50,11 @@ class Evaluation:
         """
         share = self._loaders[loader].global_batches.share
         window, turn = divmod(number, share.per_window)
-        virtual = share.rank * share.per_window + turn
+        virtual, counts = share.own[min(turn, len(share.own) - 1)], turn < len(share.own)
         place = window * share.num_virtual_ranks + virtual
-        self._collected.begin((loader, virtual))
-        with self._kept.drawing.evaluation(self._trainer.global_step, loader, place):
+        draws = self._kept.drawing.evaluation(self._trainer.global_step, loader, place)
+        with self._collected.batch((loader, virtual), counts), draws:
             yield
-        self._collected.results.batch_ends()
-        self._collected.end()
 
     def combine(self) -> None:
         """Combine what the batches of a loader have collected."""

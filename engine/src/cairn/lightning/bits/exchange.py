@@ -17,6 +17,9 @@ from torch import distributed as dist
 
 from cairn.lightning.bits.tree import Layout, Node, reduced
 
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""torch 2.13 has renamed it."""
+
 
 def add(left: Tensor, right: Tensor) -> Tensor:
     """Return the sum of two tensors in the memory of the first one."""
@@ -51,7 +54,7 @@ def summed(roots: Mapping[Node, Tensor], layout: Layout, divisor: float = 1.0) -
     if divisor != 1:
         mine.div_(divisor)
     found = own[0].new_empty(world_size * chunk)
-    dist.all_gather_into_tensor(found, mine.contiguous())
+    _all_gather(found, mine.contiguous())
     return found[:size]
 
 

@@ -54,6 +54,12 @@ class LoggedInTurns(WholeMeans):
                 f" that of process 0: it depends on the number of processes. Log it in the step of each batch instead."
             )
 
+    @staticmethod
+    def _get_cache(result_metric: _ResultMetric, on_step: bool) -> Tensor | None:
+        if not on_step and result_metric.meta.on_epoch and result_metric.is_tensor:
+            result_metric.compute()  # here: Lightning would recommend sync_dist=True
+        return WholeMeans._get_cache(result_metric, on_step)
+
     @property
     def live(self) -> list[str]:
         """Keys of what was logged in this epoch."""

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from cairn.data.windows import virtual_ranks
+
 Node = tuple[int, int]
 """Level, from the leaves up, and place in it."""
 T = TypeVar("T")
@@ -24,10 +26,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Layout:
-    """Which virtual ranks each process plays: those that follow each other, as many on each.
+    """Which virtual ranks each process plays: those that follow each other.
 
     Args:
-        num_virtual: Number of virtual ranks; a multiple of the number of processes.
+        num_virtual: Number of virtual ranks, at least that of processes.
         rank: Number of this process.
         world_size: Number of processes.
     """
@@ -37,14 +39,18 @@ class Layout:
     world_size: int = 1
 
     @property
+    def per_window(self) -> int:
+        """Batches of each process in a global batch; the last one is an extra one where there is no more to do."""
+        return -(-self.num_virtual // self.world_size)
+
+    @property
     def own(self) -> range:
         """The virtual ranks of this process."""
         return self.of(self.rank)
 
     def of(self, rank: int) -> range:
         """Return the virtual ranks of a process."""
-        count = self.num_virtual // self.world_size
-        return range(rank * count, (rank + 1) * count)
+        return virtual_ranks(self.num_virtual, rank, self.world_size)
 
     def roots(self, rank: int) -> list[Node]:
         """Return the nodes that remain when a process has added up what it has, in the order of their places."""

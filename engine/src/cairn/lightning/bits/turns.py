@@ -24,6 +24,8 @@ State = dict[str, Any]
 """States of a metric by name, its number of updates and its latest value."""
 Turn = tuple[int, int]
 """Number of a loader, and of a virtual rank."""
+EXTRA = -1
+"""In the place of a virtual rank: a batch that does not count."""
 _COUNT, _COMPUTED = "_update_count", "_computed"
 
 
@@ -47,7 +49,7 @@ class Turns:
         self._turn, self._rest = turn, {name: state_of(metric) for name, metric in found.items()}
         for name, metric in found.items():
             known = self.states.get(name, {}).get(turn)
-            if known is not None or turn[1] > 0:
+            if known is not None or turn[1] != 0:
                 put(metric, empty(metric) if known is None else known)
         self._given = {name: state_of(metric) for name, metric in found.items()}
 
@@ -56,7 +58,7 @@ class Turns:
         assert self._turn is not None
         for name, metric in self._find().items():
             now = state_of(metric)
-            if _changed(now, self._given.get(name) or empty(metric)) and now[_COUNT]:
+            if self._turn[1] != EXTRA and _changed(now, self._given.get(name) or empty(metric)) and now[_COUNT]:
                 self.states.setdefault(name, {})[self._turn] = now
             put(metric, self._rest.get(name) or empty(metric))
         self._turn, self._rest, self._given = None, {}, {}

@@ -8,7 +8,7 @@ step                gradients of all processes are added up; buffers follow v = 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,16 +39,15 @@ class VirtualRanks:
         """What the run keeps."""
         self._layout = Layout(1)
         self._virtual = self._step = 0
-        self._is_last = False
+        self._counts, self._is_last = True, False
         self._collected: Collected | None = None
         self._gradients: Gradients
         self._buffers: Buffers
 
-    def adopt(self, loaders: Iterable[Any]) -> None:
-        """Let loaders deal out the same batches on any number of processes."""
-        for loader in loaders:
-            if isinstance(loader, DataLoader):
-                use_virtual_ranks(loader)
+    def adopt(self, loader: Any) -> None:
+        """Let a loader deal out the same batches on any number of processes."""
+        if isinstance(loader, DataLoader):
+            use_virtual_ranks(loader)
 
     def deal(self, dealt: Dealt) -> None:
         """Begin with the training loaders.
@@ -58,7 +57,7 @@ class VirtualRanks:
             ResumeError: The run has another number of virtual ranks.
         """
         trainer = self._trainer
-        layout = Layout(dealt.per_window * trainer.world_size, trainer.global_rank, trainer.world_size)
+        layout = Layout(dealt.num_virtual_ranks, trainer.global_rank, trainer.world_size)
         self.kept.begin(layout.num_virtual, dealt.loader.global_batch_size or 0)
         refused.check(trainer, layout.num_virtual)
         self._layout, self._gradients = layout, Gradients(layout)
@@ -79,7 +78,6 @@ class VirtualRanks:
         Raises:
             ConfigError: They divide their samples in another way on each number of processes.
         """
-        self.adopt(loaders)
         return Evaluation(self._trainer, results, loaders, self.kept)
 
     @contextmanager
@@ -91,15 +89,15 @@ class VirtualRanks:
         """
         own, collected = self._layout.own, self._collected
         assert collected is not None
-        self._virtual, self._is_last = own[number], number == len(own) - 1
+        self._virtual, self._counts = own[min(number, len(own) - 1)], number < len(own)
+        self._is_last = number == self._layout.per_window - 1
         if number == 0:
             self._step = self._trainer.global_step
             self._gradients.begin(self._trainer.lightning_module)
             self._buffers.begin()
         self.kept.drawing.batch(self._step, self._virtual)
-        collected.begin((0, self._virtual))
-        yield
-        collected.end()
+        with collected.batch((0, self._virtual), self._counts):
+            yield
         if self._is_last:
             self.kept.drawing.after(self._step)
 
@@ -112,8 +110,9 @@ class VirtualRanks:
         """
         self._gradients.before_backward()
         backward(loss)
-        self._gradients.after_backward(self._virtual)
-        self._buffers.batch_ends(self._virtual)
+        if self._counts:
+            self._gradients.after_backward(self._virtual)
+            self._buffers.batch_ends(self._virtual)
         if self._is_last:
             self._gradients.finish()
             self._buffers.finish()
@@ -124,7 +123,7 @@ class VirtualRanks:
         collected = self._collected
         if collected is None or collected.results.virtual is None:  # of a validation
             return
-        collected.take_latest(self._virtual)
+        collected.take_latest(self._virtual, self._counts)
         if self._is_last:
             collected.show_latest()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -100,7 +100,7 @@ class VirtualRanks(Protocol):
     See `cairn.lightning.bits.virtual_ranks`.
     """
 
-    def adopt(self, loaders: Iterable[Any]) -> None: ...
+    def adopt(self, loader: Any) -> None: ...
 
     def deal(self, dealt: Any) -> None: ...
 

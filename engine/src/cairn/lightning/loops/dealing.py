@@ -22,9 +22,9 @@ from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationSch
 from lightning.pytorch.loops.progress import _BatchProgress
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from cairn.data.global_batches import GlobalBatches
 from cairn.data.loader import DataLoader
 from cairn.data.substreams import StreamedBatches
-from cairn.data.windows import GlobalBatches
 from cairn.errors import ConfigError
 from cairn.lightning.loops.calls import VirtualRanks
 
@@ -43,6 +43,13 @@ class Dealt:
     """Whether it is the only one."""
     is_even: bool = True
     """Whether all batches of a global batch have the same size, also in the last one of an epoch."""
+
+    @property
+    def num_virtual_ranks(self) -> int:
+        """Batches of a global batch, of all processes, if they have virtual ranks."""
+        found = self.loader.global_batches
+        assert found is not None
+        return found.share.num_virtual_ranks if isinstance(found, GlobalBatches) else found.division.num_batches
 
     def num_samples(self, batches: int) -> int:
         """Return the samples of the global batch that ends after these batches of an epoch; 0 if none ends there."""
@@ -68,14 +75,12 @@ def dealt(loaders: Sequence[Any], ranks: VirtualRanks | None = None) -> Dealt | 
 
     Args:
         loaders: The loaders.
-        ranks: Virtual ranks of the run, if it has any, to which the batches go.
+        ranks: Virtual ranks of the run, if it has any.
 
     Raises:
         ConfigError: Only some of them do, or they do it differently; or none does, and there are virtual ranks.
         DataError: Global batches cannot be divided equally among the processes.
     """
-    if ranks is not None:
-        ranks.adopt(loaders)
     found = [(loader, _of(loader)) for loader in loaders]
     ours = [(loader, batches) for loader, batches in found if batches is not None]
     if not ours and ranks is not None:

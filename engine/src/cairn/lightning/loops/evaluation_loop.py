@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -55,6 +57,16 @@ def install(trainer: Trainer, ranks: VirtualRanks | None = None) -> None:
         if type(loop) is _EvaluationLoop:
             loop.__class__ = BoundaryEvaluationLoop
         loop.virtual_ranks = ranks
+    strategy: Any = trainer.strategy
+    vars(strategy).pop("process_dataloader", None)  # of a fit before this one
+    if ranks is not None:
+        # Before Lightning asks for the length of a loader.
+        strategy.process_dataloader = partial(_adopted, ranks, strategy.process_dataloader)
+
+
+def _adopted(ranks: VirtualRanks, process: Callable[[Any], Any], loader: Any) -> Any:
+    ranks.adopt(loader)
+    return process(loader)
 
 
 BoundaryEvaluationLoop.__name__ = _EvaluationLoop.__name__  # as in epoch_loop.py
