@@ -104,7 +104,7 @@ NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
 LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
-_LOOPS = "boundary counters dealing epoch_loop evaluation_loop finders fit_loop parts whole_means"
+_LOOPS = "boundary connector counters dealing epoch_loop evaluation_loop finders fit_loop parts whole_means"
 _OTHERS = ("restart", "saved/sums", "bits/logged")
 BOUNDARY = {f"lightning/{name}.py" for name in (*(f"loops/{name}" for name in _LOOPS.split()), *_OTHERS)}
 """Where Lightning's private names may be used."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateMonitor
 from tests.support.paths import ROOT
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -111,7 +112,8 @@ def fit(folder: Path, processes: int = 1, *, net: LightningModule | None = None,
     common |= {"num_sanity_val_steps": 1, "max_epochs": 2, "val_check_interval": 2, "default_root_dir": folder}
     common |= {"gradient_clip_val": 0.5, "log_every_n_steps": 1, "logger": cairn.CSVLogger(folder / "csv")}
     strategy = "auto" if processes == 1 else "ddp_find_unused_parameters_true"
-    trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": [saving]} | options)
+    callbacks = [LearningRateMonitor("step"), saving]
+    trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": callbacks} | options)
     net = net or Net()
     train = cairn.DataLoader(Text(NUM_SAMPLES), batch_size, shuffle=True, global_batch_size=size)
     val = cairn.DataLoader(Text(NUM_VAL), 2, global_batch_size=val_size)

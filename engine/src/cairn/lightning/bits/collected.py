@@ -33,7 +33,7 @@ class Collected:
         self._trainer = trainer
         self._processes = Layout(trainer.world_size, trainer.global_rank, trainer.world_size)
         self.results = logged.take_over(results, self._processes)
-        self._turns = Turns(self._metrics)
+        self._turns, self._named = Turns(self._metrics), dict[str, Metric]()
         self._latest: dict[int, dict[str, Tensor]] = {}
 
     @contextmanager
@@ -44,6 +44,7 @@ class Collected:
             turn: Numbers of its loader and of its virtual rank.
             counts: Whether it is the first time.
         """
+        self._find()
         self._turns.begin(turn if counts else (turn[0], EXTRA))
         self.results.batch_begins(turn[1])
         yield
@@ -71,6 +72,7 @@ class Collected:
         """Combine what all virtual ranks have collected, before the hooks at the end of an epoch."""
         of_processes = gathered((self._portable(self._turns.states), self.results.live), self._processes)
         self._know([keys for _, keys in of_processes])
+        self._find()
         self._turns.combine([found for found, _ in of_processes], self._trainer.strategy.root_device)
 
     def state(self) -> dict[str, Any]:
@@ -115,9 +117,12 @@ class Collected:
         """Return a value for other processes, which have other devices."""
         return value if self._processes.world_size == 1 else placed(value, _CPU)
 
-    def _metrics(self) -> dict[str, Metric]:
+    def _find(self) -> None:
+        """Find the metrics of the module, once for each batch: a hook may create one."""
         named = modules.named(self._trainer.lightning_module)
-        found: dict[str, Metric] = {f"metric {name}": part for name, part in named if modules.is_metric(part)}
-        for metric in found.values():
+        self._named = {f"metric {name}": part for name, part in named if modules.is_metric(part)}
+        for metric in self._named.values():
             metric.sync_on_compute = metric._to_sync = False  # it gets what all processes have collected
-        return {**found, **{f"logged {key}": metric for key, metric in self.results.summed().items()}}
+
+    def _metrics(self) -> dict[str, Metric]:
+        return {**self._named, **{f"logged {key}": metric for key, metric in self.results.summed().items()}}

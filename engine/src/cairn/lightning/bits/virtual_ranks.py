@@ -38,11 +38,16 @@ class VirtualRanks:
         self.kept = Kept(trainer)
         """What the run keeps."""
         self._layout = Layout(1)
-        self._virtual = self._step = 0
+        self._virtual = self._step = self._number = 0
         self._counts, self._is_last = True, False
         self._collected: Collected | None = None
         self._gradients: Gradients
         self._buffers: Buffers
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether a batch is worked on that has others before it in its global batch, and has not logged all yet."""
+        return self._number > 0 and self._collected is not None and self._collected.results.virtual is not None
 
     def adopt(self, loader: Any) -> None:
         """Let a loader deal out the same batches on any number of processes."""
@@ -90,6 +95,7 @@ class VirtualRanks:
         own, collected = self._layout.own, self._collected
         assert collected is not None
         self._virtual, self._counts = own[min(number, len(own) - 1)], number < len(own)
+        self._number = number
         self._is_last = number == self._layout.per_window - 1
         if number == 0:
             self._step = self._trainer.global_step

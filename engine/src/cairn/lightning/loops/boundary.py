@@ -29,6 +29,7 @@ the end of an epoch. This one starts from one of two points and changes nothing 
     boundary.py         what the other rooms call
     fit_loop.py         epochs; epoch_loop.py: their batches; evaluation_loop.py: those of a validation
     counters.py         counters and flags, saved and restored; parts.py: what the loops hold
+    connector.py        what is logged after a batch
     dealing.py          global batches in the loops; moved.py: other processes; whole_means.py: means over them
 
 Only these modules, finders.py, ../restart.py, ../bits/logged.py, ../saved/pruning.py, ../saved/sums.py and
@@ -39,7 +40,7 @@ versions.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -53,7 +54,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError
 from cairn.lightning import versions
-from cairn.lightning.loops import evaluation_loop, parts
+from cairn.lightning.loops import connector, evaluation_loop, parts
 from cairn.lightning.loops.calls import Engine, Place, Stopped, VirtualRanks
 from cairn.lightning.loops.counters import counters, set_counters, set_sync_flags, states_of_loops, sync_flags
 from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop
@@ -123,20 +124,12 @@ def install(trainer: Trainer, engine: Engine, ranks: VirtualRanks | None = None)
         loop.__class__ = ours
     evaluation_loop.install(trainer, ranks)
     epoch_loop.virtual_ranks = ranks
-    connector: Any = trainer._logger_connector
-    vars(connector).pop("on_batch_end", None)  # of a fit before this one
-    if ranks is not None:
-        connector.on_batch_end = partial(_log_batch, ranks, type(connector).on_batch_end.__get__(connector))
+    connector.install(trainer, ranks)
     fit_loop.pending = epoch_loop.pending = fit_loop.arrives = False  # a fit before this one may have failed
     fit_loop.saved_by, fit_loop.is_saved_by_us, fit_loop.has_loaded = None, False, False
     fit_loop.forget_global_batches()
     fit_loop.engine = epoch_loop.engine = engine
     trainer._checkpoint_connector._get_loops_state_dict = partial(states_of_loops, trainer)  # type: ignore[method-assign]
-
-
-def _log_batch(ranks: VirtualRanks, on_batch_end: Callable[[], None]) -> None:
-    ranks.batch_logged()  # before callbacks and loggers get the values
-    on_batch_end()
 
 
 def virtual_state(trainer: Trainer) -> dict[str, Any]:

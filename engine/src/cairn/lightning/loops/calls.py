@@ -100,6 +100,9 @@ class VirtualRanks(Protocol):
     See `cairn.lightning.bits.virtual_ranks`.
     """
 
+    @property
+    def is_inside(self) -> bool: ...
+
     def adopt(self, loader: Any) -> None: ...
 
     def deal(self, dealt: Any) -> None: ...
