@@ -26,21 +26,34 @@ def add(left: Tensor, right: Tensor) -> Tensor:
     return left.add_(right)
 
 
-def summed(roots: Mapping[Node, Tensor], layout: Layout, divisor: float = 1.0) -> Tensor:
-    """Return the sum over all virtual ranks, divided by a number, on all processes.
+def summed(roots: Mapping[Node, Tensor], layout: Layout) -> Tensor:
+    """Return the sum over all virtual ranks, on all processes: an all-reduce in the order of the tree.
 
     Args:
         roots: Sums of this process by node, as flat tensors of one size; may be overwritten.
         layout: Which virtual ranks each process plays.
-        divisor: The sum is divided by this.
+    """
+    mine = scattered(roots, layout)
+    if layout.world_size == 1:
+        return mine
+    found = mine.new_empty(layout.world_size * mine.numel())
+    _all_gather(found, mine.contiguous())
+    return found[: next(iter(roots.values())).numel()]
+
+
+def scattered(roots: Mapping[Node, Tensor], layout: Layout) -> Tensor:
+    """Return the part of this process in the sum over all virtual ranks: a reduce-scatter in the order of the tree.
+
+    Args:
+        roots: See `summed`.
+        layout: See `summed`.
     """
     num_virtual, world_size = layout.num_virtual, layout.world_size
     if world_size == 1:
         (found,) = reduced(roots, num_virtual, add).values()
-        return found if divisor == 1 else found.div_(divisor)
+        return found
     own = list(roots.values())
-    size = own[0].numel()
-    chunk = -(-size // world_size)
+    chunk = -(-own[0].numel() // world_size)
     sent = own[0].new_zeros(world_size, len(own), chunk)
     for number, root in enumerate(own):
         for to, part in enumerate(root.split(chunk)):
@@ -51,11 +64,7 @@ def summed(roots: Mapping[Node, Tensor], layout: Layout, divisor: float = 1.0) -
     dist.all_to_all_single(received, sent.flatten(), counts, [len(own) * chunk] * world_size)
     chunks = dict(zip((node for found in nodes for node in found), received.split(chunk), strict=True))
     (mine,) = reduced(chunks, num_virtual, add).values()
-    if divisor != 1:
-        mine.div_(divisor)
-    found = own[0].new_empty(world_size * chunk)
-    _all_gather(found, mine.contiguous())
-    return found[:size]
+    return mine
 
 
 def gathered(value: Any, layout: Layout) -> list[Any]:
