@@ -6,10 +6,12 @@ virtual ranks, and those of virtual rank 0 remain: DDP does the same.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from cairn.lightning.bits.exchange import from_first
 from cairn.lightning.bits.tree import Layout
+from cairn.lightning.saved import unsaved
 
 
 class Buffers:
@@ -27,7 +29,7 @@ class Buffers:
 
     def begin(self) -> None:
         """Keep the buffers that each batch begins with."""
-        self._before, self._of_first = self._copied(), {}
+        self._before, self._of_first = self._copied() if self._layout.num_virtual > 1 else {}, {}
 
     def batch_ends(self, virtual: int) -> None:
         """Put the buffers back, for the next batch."""
@@ -41,7 +43,7 @@ class Buffers:
     def finish(self) -> None:
         """Set the buffers to what virtual rank 0 has left, on all processes."""
         self._put(self._of_first)
-        from_first([buffer for buffer in self._module.buffers() if buffer.numel()], self._layout)
+        from_first([buffer.detach() for buffer in self._module.buffers() if buffer.numel()], self._layout)
         self._before, self._of_first = {}, {}
 
     def _copied(self) -> dict[str, Tensor]:
@@ -50,5 +52,7 @@ class Buffers:
     def _put(self, values: dict[str, Tensor]) -> None:
         own = dict(self._module.named_buffers())
         for name, value in values.items():
-            if name in own:
+            if name in own and own[name].shape != value.shape:
+                unsaved.put_buffer(self._module, name, value)
+            elif name in own and not torch.equal(own[name], value):  # one that never changes may not be writable
                 own[name].detach().copy_(value)

@@ -56,6 +56,10 @@ class Evaluation:
         with self._collected.batch((loader, virtual), counts), draws:
             yield
 
+    def ends(self) -> None:
+        """Compare what the hooks at the end have logged."""
+        self._collected.results.compare()
+
     def combine(self) -> None:
         """Combine what the batches of a loader have collected."""
         self._collected.combine()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch import distributed as dist
 
@@ -80,4 +81,7 @@ def from_first(tensors: Sequence[Tensor], layout: Layout) -> None:
     """Copy tensors of process 0 into those of the others."""
     if layout.world_size > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, 0)
+            value = tensor.contiguous()
+            dist.broadcast(value, 0)
+            if value is not tensor and not torch.equal(value, tensor):
+                tensor.copy_(value)

@@ -29,6 +29,10 @@ class LoggedInTurns(WholeMeans):
     layout = Layout(1)
     virtual: int | None = None
     """The virtual rank whose batch is worked on; None: none is."""
+    outside: dict[str, float]
+    """What was logged outside of a batch, since `compare`."""
+    reported: set[str]
+    """Names that `compare` has warned of."""
     _latest: dict[str, Any]
     """Latest values before this batch."""
 
@@ -42,16 +46,25 @@ class LoggedInTurns(WholeMeans):
                 f" own, so the rows of metrics.csv depend on their number: elastic='bits' needs on_epoch=True alone.",
                 parameter="elastic",
             )
-        if self.virtual is None and options.get("sync_dist") and isinstance(value, Tensor):
-            self._check_alike(name, float(value))
+        if self.virtual is None and isinstance(value, Tensor) and not options.get("rank_zero_only"):
+            self.outside[name] = float(value)
         super().log(fx, name, value, **{**options, "sync_dist": False, "sync_dist_group": None})
 
-    def _check_alike(self, name: str, value: float) -> None:
-        found = gathered(value, self.layout)
-        if any(one != found[0] and one == one for one in found):
+    def compare(self) -> None:
+        """Warn of values that were logged outside of a batch and differ between processes."""
+        found = gathered(self.outside, self.layout)
+        self.outside = {}
+        differs = [
+            name
+            for name, value in found[0].items()
+            if any(one.get(name, value) != value and value == value for one in found) and name not in self.reported
+        ]
+        self.reported.update(differs)
+        if differs:
             rank_zero_warn(
-                f"{name!r} is logged outside of a step, with another value on each process, and elastic='bits' takes"
-                f" that of process 0: it depends on the number of processes. Log it in the step of each batch instead."
+                f"{', '.join(differs)}: logged outside of a step, with another value on each process, and"
+                f" elastic='bits' takes that of process 0, which depends on the number of processes. Log it in the step"
+                f" of each batch, or use a torchmetrics object."
             )
 
     @staticmethod
@@ -107,7 +120,7 @@ class LoggedInTurns(WholeMeans):
 def take_over(results: Any, layout: Layout) -> LoggedInTurns:
     """Let a loop collect by virtual ranks from now on."""
     if not isinstance(results, LoggedInTurns):
-        results.__class__, results._latest = LoggedInTurns, {}
+        results.__class__, results._latest, results.outside, results.reported = LoggedInTurns, {}, {}, set()
         for key, metric in results.items():
             results[key] = metric
     results.layout = layout

@@ -138,6 +138,11 @@ class VirtualRanks:
         if self._collected is not None:
             self._collected.combine()
 
+    def epoch_ended(self) -> None:
+        """Compare what these hooks have logged."""
+        if self._collected is not None:
+            self._collected.results.compare()
+
     def state(self) -> dict[str, Any]:
         """Return what the virtual ranks of this process have collected in this epoch."""
         return {} if self._collected is None else self._collected.state()

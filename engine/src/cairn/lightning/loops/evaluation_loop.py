@@ -40,6 +40,12 @@ class BoundaryEvaluationLoop(_EvaluationLoop):
         with self._evaluation.batch(dataloader_idx, batch_idx):
             super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
 
+    def on_run_end(self) -> list[Any]:
+        found: list[Any] = super().on_run_end()
+        if self.virtual_ranks is not None:
+            self._evaluation.ends()
+        return found
+
     def _store_dataloader_outputs(self) -> None:
         if self.virtual_ranks is not None:
             self._evaluation.combine()

@@ -265,9 +265,12 @@ class BoundaryFitLoop(_RequestingFitLoop):
             self.engine.restart.epoch_begun()
 
     def on_advance_end(self) -> None:
-        if self._epoch_loop.virtual_ranks is not None:
-            self._epoch_loop.virtual_ranks.epoch_ends()
+        ranks = self._epoch_loop.virtual_ranks
+        if ranks is not None:
+            ranks.epoch_ends()
         super().on_advance_end()
+        if ranks is not None:
+            ranks.epoch_ended()
         if self.inner:
             return
         epoch_loop, ends = self._epoch_loop, self._ends_here()
