@@ -16,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,10 @@ def _sums(rank: int) -> Iterable[tuple[str, list[float], list[float]]]:
         def plain_reduce(value: Tensor = value) -> None:
             distributed.all_reduce(value.clone())
 
-        yield f"reduce-scatter, {megabytes} MB", *_in_turn(plain_scatter, lambda: tree(scattered))
-        yield f"all-reduce, {megabytes} MB", *_in_turn(plain_reduce, lambda: tree(summed))
+        plain, ours = _in_turn(plain_scatter, partial(tree, scattered))
+        yield f"reduce-scatter, {megabytes} MB", plain, ours
+        plain, ours = _in_turn(plain_reduce, partial(tree, summed))
+        yield f"all-reduce, {megabytes} MB", plain, ours
 
 
 def _in_turn(*calls: Callable[[], None]) -> list[list[float]]:
@@ -138,6 +141,7 @@ def _steps(folder: Path) -> list[tuple[str, list[float], list[float]]]:
 
 def _fit(folder: Path, elastic: Any) -> list[float]:
     seed_everything(0, verbose=False)
+    tokens: Any
     tokens, steps = torch.randint(0, 256, (GLOBAL_BATCH * STEPS, 129)), _Steps()
     saving = cairn.Checkpointer(folder, every=None, triggers={"end": None}, elastic=elastic, watchdog="off")
     trainer = Trainer(

@@ -28,29 +28,33 @@ class Drawing:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
+    def begin(self) -> None:
+        """Seed what comes before the first batch: processes may have been seeded differently."""
+        self.after(-1)
+
     def batch(self, step: int, virtual: int) -> None:
         """Seed a batch of the training."""
-        self._begin(_BATCH, step, virtual)
+        self._seed(_BATCH, step, virtual)
 
     def optimizer_step(self, step: int) -> None:
         """Seed the step of the optimizer, and the hooks after it."""
-        self._begin(_STEP, step)
+        self._seed(_STEP, step)
 
     def after(self, step: int) -> None:
         """Seed what follows a global batch."""
-        self._begin(_AFTER, step)
+        self._seed(_AFTER, step)
 
     @contextmanager
     def evaluation(self, step: int, loader: int, batch: int) -> Iterator[None]:
         """Context in which a batch of a validation draws; what follows the validation does not see it."""
         before = unsaved.rng_state()
-        self._begin(_EVALUATION, step, loader, batch)
+        self._seed(_EVALUATION, step, loader, batch)
         try:
             yield
         finally:
             unsaved.set_rng_state(before)
 
-    def _begin(self, *moment: int) -> None:
+    def _seed(self, *moment: int) -> None:
         _seed(mix_seed(self.seed, *moment))
 
 

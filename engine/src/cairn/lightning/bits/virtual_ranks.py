@@ -68,6 +68,7 @@ class VirtualRanks:
         self._layout, self._gradients = layout, Gradients(layout)
         self._buffers = Buffers(trainer.lightning_module, layout)
         if self._collected is None:
+            self.kept.drawing.begin()
             self._collected = Collected(trainer, trainer.fit_loop.epoch_loop._results)
         model: Any = trainer.strategy.model
         if hasattr(model, "require_backward_grad_sync"):
