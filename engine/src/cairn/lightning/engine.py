@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from cairn.account.telemetry import Telemetry
 from cairn.data import shuffles
 from cairn.errors import SaveError
-from cairn.lightning import capture, elastic
+from cairn.lightning import capture, elastic_level
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, Alone, Ranks
 from cairn.lightning.audited.audit import Audit
 from cairn.lightning.bits.virtual_ranks import VirtualRanks
@@ -111,7 +111,7 @@ class Engine:
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
         self._goes_on = ours["run"] == self.origin.run  # else it is a new run, which starts from the state of another
-        elastic.load(self.virtual_ranks, ours, self._goes_on)
+        elastic_level.load(self.virtual_ranks, ours, self._goes_on)
         self.growth.load(self.trainer, ours.get("growth", {}), self._goes_on)
         if self._goes_on:
             if not capture.is_scheduled(self.trainer):
@@ -278,7 +278,7 @@ class Engine:
                     "finders": self.finders.state(),
                     "growth": self.growth.state(trainer),
                     "settings": self.settings.state(),
-                    **elastic.settings(self.virtual_ranks),
+                    **elastic_level.settings(self.virtual_ranks),
                 }
                 weights, module = contents["state_dict"], trainer.lightning_module
                 contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)

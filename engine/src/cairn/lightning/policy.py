@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from cairn.errors import CairnError, ConfigError, named
 from cairn.lightning.audited.audit import check_mode
-from cairn.lightning.elastic import check_level
+from cairn.lightning.elastic_level import check_level
 from cairn.policy import keep, patience, when
 from cairn.policy.patience import Patience
 from cairn.types import AuditMode, ElasticLevel, Mode
