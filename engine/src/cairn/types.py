@@ -19,6 +19,9 @@ Mode = Literal["min", "max"]
 AuditMode = Literal["warn", "error", "off"]
 """What to do about plain attributes that training changes and no checkpoint holds."""
 
+ElasticLevel = Literal["samples", "bits"]
+"""What stays the same on another number of processes."""
+
 
 @dataclass(frozen=True, order=True)
 class Position:

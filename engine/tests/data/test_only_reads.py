@@ -118,8 +118,8 @@ DRAWS = {
 @pytest.fixture
 def num_seeded(monkeypatch):
     """Number of calls that seed the global generators."""
-    calls, seed = [], seeding._seed_global_generators
-    monkeypatch.setattr(seeding, "_seed_global_generators", lambda number: (calls.append(number), seed(number))[1])
+    calls, seed = [], seeding.seed_global_generators
+    monkeypatch.setattr(seeding, "seed_global_generators", lambda number: (calls.append(number), seed(number))[1])
     return calls
 
 

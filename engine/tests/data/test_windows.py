@@ -4,7 +4,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cairn.data.windows import Dealing, GlobalBatches, Share, Windows
+from cairn.data.global_batches import GlobalBatches
+from cairn.data.windows import Dealing, Share, Windows
 from cairn.errors import DataError
 
 NUM_SAMPLES, SIZES, NUMBERS = (st.integers(1, most) for most in (200, 24, 8))
@@ -144,3 +145,34 @@ def test_another_number_of_processes_is_refused_with_those_that_are_possible():
 )
 def test_how_a_window_is_shared_is_said_in_words(size, batch_size, world_size, text):
     assert str(Share(size, batch_size, 0, world_size)) == text
+
+
+@given(st.integers(1, 100), st.integers(1, 24), st.integers(1, 8), st.integers(1, 8))
+def test_with_virtual_ranks_the_batches_are_the_same_on_any_number_of_processes(num, size, batch_size, world_size):
+    windows = Windows(num, size)
+    alone = Share(size, batch_size, 0, 1, has_virtual_ranks=True)
+    number = alone.num_virtual_ranks
+    ends = [windows.bounds(window) for window in range(windows.number)]
+    assume(world_size <= number and all(end - start >= number for start, end in ends))
+    expected = [places.tolist() for places in alone.batches(windows, 0)]
+    found = [[] for _ in expected]
+    for rank in range(world_size):
+        share = Share(size, batch_size, rank, world_size, has_virtual_ranks=True)
+        batches = [places.tolist() for places in share.batches(windows, 0)]
+        assert len(batches) == share.num_batches(windows, windows.number) == windows.number * share.per_window
+        weights = [GlobalBatches(windows, share).weight(batch) for batch in range(len(batches))]
+        for batch, (places, weight) in enumerate(zip(batches, weights, strict=True)):
+            window, turn = divmod(batch, share.per_window)
+            virtual = share.own[min(turn, len(share.own) - 1)]  # an extra batch is the last one again
+            assert places == expected[window * number + virtual]
+            assert weight == GlobalBatches(windows, alone).weight(window * number + virtual)
+            if turn < len(share.own):
+                found[window * number + virtual].append(places)
+    assert found == [[places] for places in expected], "each of them once"
+
+
+def test_virtual_ranks_that_cannot_be_played_are_refused():
+    with pytest.raises(DataError, match="5 processes are more than the 4 batches of a global batch: use at most 4"):
+        Share(8, 2, 0, 5, has_virtual_ranks=True)
+    with pytest.raises(DataError, match="of 3 samples, the last one of an epoch, is too small for 4 virtual ranks"):
+        Share(4, 1, 0, 1, has_virtual_ranks=True).batches_of(3)

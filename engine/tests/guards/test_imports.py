@@ -56,6 +56,7 @@ ROOMS_INSIDE = {
         "loops": "agreement versions",
         "reading": "loops",
         "audited": "reading",
+        "bits": "loops reading saved",
         "saved": "audited loops reading",
         "settings": "loops reading saved",
         "logs": "",
@@ -107,8 +108,9 @@ NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
 LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "cli.main"]
 """What runs before a training, or without one: `--help`, a refusal and a listing do not wait for torch."""
-_LOOPS = "boundary counters dealing epoch_loop evaluation_loop finders fit_loop parts whole_means"
-BOUNDARY = {f"lightning/{name}.py" for name in (*(f"loops/{name}" for name in _LOOPS.split()), "restart", "saved/sums")}
+_LOOPS = "boundary connector counters dealing epoch_loop evaluation_loop finders fit_loop parts whole_means"
+_OTHERS = ("restart", "saved/sums", "bits/logged")
+BOUNDARY = {f"lightning/{name}.py" for name in (*(f"loops/{name}" for name in _LOOPS.split()), *_OTHERS)}
 """Where Lightning's private names may be used."""
 PURE = {"policy/when.py", "policy/keep.py", "policy/auto.py", "account/meter.py"}
 """Decisions that import nothing but the standard library and the values they are about."""

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric
 
 import cairn
+from cairn.types import ElasticLevel
 
 NUM_SAMPLES, NUM_VAL, GLOBAL_BATCH, BATCH = 50, 13, 12, 4
 FILES = [9, 9, 9, 8, 8, 7]
@@ -108,6 +109,7 @@ def fit(
     ckpt_path: Path | None = None,
     num_workers: int | None = None,
     writing: dict[str, Any] | None = None,
+    elastic: ElasticLevel = "samples",
     **options: Any,
 ) -> tuple[Trainer, Net]:
     """Fit in this process, one of `processes`, and go on from what is in the folder.
@@ -119,6 +121,7 @@ def fit(
         batch_size: Samples in a batch.
         num_workers: Of an iterable training set; None: it is map-style, and has none.
         writing: How checkpoints are written.
+        elastic: Of the checkpointer.
         **options: Further arguments of the trainer.
     """
     seed_everything(0)
@@ -128,6 +131,7 @@ def fit(
         keep_last=-1,
         monitor="val",
         watchdog="off",
+        elastic=elastic,
         writing=cairn.Writing(**{"when_busy": "wait"} | (writing or {})),
     )
     common = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}

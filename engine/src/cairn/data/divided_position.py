@@ -50,6 +50,7 @@ class DividedPosition(IterablePosition):
         self._size, self._num_batches = global_batch_size, num_batches
         self.num_substreams: int | None = None
         """Those of the run, once it is known how many there are."""
+        self.has_virtual_ranks = False  # see `Dealing`
         self._sought_window: tuple[int, Mapping[int, Any] | None] = (0, None)
         self._shards_checked = self._left_reported = False
 
@@ -66,7 +67,7 @@ class DividedPosition(IterablePosition):
         rank, world_size = self.order.processes()
         num_batches = self._num_batches or world_size
         number = num_substreams or num_batches * max(1, self._num_workers)
-        return Division(num_batches, number, rank, world_size)
+        return Division(num_batches, number, rank, world_size, self.has_virtual_ranks)
 
     @property
     def is_divided(self) -> bool:

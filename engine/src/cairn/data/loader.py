@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
@@ -14,13 +15,13 @@ from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler
 from cairn.data import arguments, generators, plain_loop, position, source, workers
 from cairn.data.batches import Batches
 from cairn.data.divided_position import DividedPosition
+from cairn.data.global_batches import GlobalBatches
 from cairn.data.iterable import StatefulBatches, is_iterable
 from cairn.data.position import Position
 from cairn.data.sampler import rank_and_world_size
 from cairn.data.seeding import SeededItems, mix_seed
 from cairn.data.substreams import StreamedBatches
 from cairn.data.window_position import WindowPosition
-from cairn.data.windows import GlobalBatches
 from cairn.errors import DataError
 
 _SEEDED_ELSEWHERE = {
@@ -245,6 +246,15 @@ def keep_substreams(loader: DataLoader, number: int | None) -> None:
     """Let a new loader of a run read as many substreams as the one before, whatever its number of workers."""
     if number is not None and isinstance(loader._position, DividedPosition):
         loader._position.num_substreams = number
+
+
+def use_virtual_ranks(loader: DataLoader) -> None:
+    """Deal out the same batches on any number of processes; see `Dealing`."""
+    order = loader._position.order
+    if order.dealing is not None:
+        order.dealing = replace(order.dealing, has_virtual_ranks=True)
+    if isinstance(loader._position, DividedPosition):
+        loader._position.has_virtual_ranks = True
 
 
 def rewind(loader: DataLoader) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from cairn.data.global_batches import GlobalBatches
 from cairn.data.substreams import StreamedBatches
-from cairn.data.windows import GlobalBatches
 
 
 def warn(found: GlobalBatches | StreamedBatches | None, is_training: bool) -> None:

@@ -11,11 +11,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from cairn.data import shuffles
 from cairn.data.generators import Generators
+from cairn.data.global_batches import GlobalBatches
 from cairn.data.passes import CountedBatches, OwnBatches, OwnPass, Pass
 from cairn.data.record import Record
 from cairn.data.sampler import EpochSampler, Order
 from cairn.data.seeded_order import SeededOrder
-from cairn.data.windows import Undivided
+from cairn.data.substreams import StreamedBatches
 from cairn.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,20 @@ def _judge(changes: Sequence[str], state: Mapping[str, Any]) -> None:
         rank_zero_warn(f"{text} A run without this change ends differently.")
     else:  # it follows its configuration
         log.info(text)
+
+
+class Undivided:
+    """Base class of positions: without global batches, and without substreams."""
+
+    @property
+    def global_batches(self) -> GlobalBatches | StreamedBatches | None:
+        """The global batches, and this process's share; None if there are none."""
+        return None
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether an iterable is read as substreams, so that its length says nothing about the number of batches."""
+        return False
 
 
 class Position(Undivided):

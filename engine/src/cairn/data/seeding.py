@@ -51,7 +51,7 @@ def seeded(seed: int) -> Iterator[None]:
     They are restored afterwards.
     """
     with _global_generators_kept():
-        _seed_global_generators(seed)
+        seed_global_generators(seed)
         yield
 
 
@@ -176,7 +176,7 @@ class SeededItems(Wrapped, Dataset[Any]):
         return found
 
     def _seed_all(self, seed: int) -> None:
-        _seed_global_generators(seed)
+        seed_global_generators(seed)
         if self._generators:
             self._generators.seed(seed)
 
@@ -224,7 +224,8 @@ def _integers(index: Any) -> tuple[int, ...]:
         return (zlib.crc32(repr(index).encode()),)
 
 
-def _seed_global_generators(seed: int) -> None:
+def seed_global_generators(seed: int) -> None:
+    """Seed the global generators of torch (CPU), numpy and Python."""
     # `torch.manual_seed` would also seed the generators of accelerators, which training uses.
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed & _MASK_32)

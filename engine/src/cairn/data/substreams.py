@@ -43,6 +43,8 @@ class Division:
     num_substreams: int
     rank: int
     world_size: int
+    has_virtual_ranks: bool = False
+    """Whether a process has batches of a global batch that follow each other."""
 
     def __post_init__(self) -> None:
         if self.num_batches % self.world_size:
@@ -66,11 +68,15 @@ class Division:
         """Return a division among as many processes as possible that leaves each of them several substreams."""
         number, most = self.num_batches, self.num_substreams // 2
         many = next((many for many in range(min(number, most), 0, -1) if number % many == 0), 1)
-        return Division(number, self.num_substreams, 0, many)
+        return Division(number, self.num_substreams, 0, many, self.has_virtual_ranks)
 
     def substream(self, batch: int) -> int:
         """Return the substream that a batch of this process comes from."""
-        return (batch * self.world_size + self.rank) % self.num_substreams
+        number = batch * self.world_size + self.rank
+        if self.has_virtual_ranks:
+            window, place = divmod(batch, self.per_window)
+            number = window * self.num_batches + self.rank * self.per_window + place
+        return number % self.num_substreams
 
     def num_before(self, substream: int, window: int) -> int:
         """Return the number of batches of a substream before a global batch."""

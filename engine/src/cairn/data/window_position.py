@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cairn.data.global_batches import GlobalBatches
 from cairn.data.position import Position
 from cairn.data.sampler import Order
-from cairn.data.windows import GlobalBatches
 
 
 class WindowPosition(Position):

@@ -9,7 +9,8 @@
     window 0    s0 s1 s2 | s3 s4 s5 | s6 s7 s8 | s9 s10 s11
     process     0          1          0          1
 
-Another number of processes, or another batch size, deals the same windows out to fewer or more batches.
+Another number of processes, or another batch size, deals the same windows out to fewer or more batches. In a run with
+virtual ranks, the batches are fixed as well: a window has one for each of them, and processes 0, 0, 1, 1 load these.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from functools import cache
 
 import numpy as np
 
-from cairn.data.substreams import StreamedBatches
 from cairn.errors import DataError
 
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -77,6 +77,8 @@ class Dealing:
     size: int
     batch_size: int
     drop_last: bool
+    has_virtual_ranks: bool = False
+    """Whether the batches of a window do not depend on the number of processes either."""
 
     def windows(self, num_samples: int) -> Windows:
         """Return the windows of an epoch with this many samples."""
@@ -88,7 +90,7 @@ class Dealing:
         Raises:
             DataError: The window cannot be divided equally among the processes.
         """
-        return Share(self.size, self.batch_size, rank, world_size)
+        return Share(self.size, self.batch_size, rank, world_size, self.has_virtual_ranks)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Share:
         batch_size: The most samples that a process loads at a time.
         rank: Number of the process.
         world_size: Number of processes.
+        has_virtual_ranks: See `Dealing`.
 
     Raises:
         DataError: The window cannot be divided equally among the processes.
@@ -111,9 +114,16 @@ class Share:
     batch_size: int
     rank: int
     world_size: int
+    has_virtual_ranks: bool = False
 
     def __post_init__(self) -> None:
-        if self.size % self.world_size:
+        if self.has_virtual_ranks and self.num_virtual_ranks < self.world_size:
+            raise DataError(
+                f"{self.world_size} processes are more than the {self.num_virtual_ranks} batches of a global batch: use"
+                f" at most {self.num_virtual_ranks}, or start a new run with a smaller batch_size.",
+                parameter="batch_size",
+            )
+        if not self.has_virtual_ranks and self.size % self.world_size:
             numbers = [number for number in range(1, self.size + 1) if self.size % number == 0]
             at_most = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
             raise DataError(
@@ -123,8 +133,20 @@ class Share:
             )
 
     @property
+    def num_virtual_ranks(self) -> int:
+        """Batches of a complete window, if their number does not depend on the number of processes."""
+        return _fewest_batches(self.size, self.batch_size)
+
+    @property
+    def own(self) -> range:
+        """The virtual ranks of this process."""
+        return virtual_ranks(self.num_virtual_ranks, self.rank, self.world_size)
+
+    @property
     def per_window(self) -> int:
         """Batches of each process in a complete window: the optimizer steps after this many."""
+        if self.has_virtual_ranks:
+            return -(-self.num_virtual_ranks // self.world_size)
         return _fewest_batches(self.size // self.world_size, self.batch_size)
 
     def batches_of(self, num_samples: int) -> int:
@@ -138,11 +160,17 @@ class Share:
         """
         if num_samples < self.world_size:
             raise DataError(
-                f"A global batch of {_samples(num_samples)}, the last one of an epoch, is too small for"
+                f"A global batch of {samples(num_samples)}, the last one of an epoch, is too small for"
                 f" {self.world_size} processes: use at most {num_samples}, or drop_last=True.",
                 parameter="global_batch_size",
             )
-        return min(self.per_window, num_samples // self.world_size)
+        if self.has_virtual_ranks and num_samples < self.num_virtual_ranks:
+            raise DataError(
+                f"A global batch of {samples(num_samples)}, the last one of an epoch, is too small for"
+                f" {self.num_virtual_ranks} virtual ranks: use drop_last=True, or a new run with a larger batch_size.",
+                parameter="batch_size",
+            )
+        return self.per_window if self.has_virtual_ranks else min(self.per_window, num_samples // self.world_size)
 
     def num_batches(self, windows: Windows, number: int) -> int:
         """Return the number of batches of each process in the first windows of an epoch.
@@ -172,6 +200,10 @@ class Share:
                 yield np.arange(begin + first_place, begin + last_place)
             skipped = 0
 
+    def parts(self, count: int) -> int:
+        """Return the batches of a window, of all processes, of which each has a number."""
+        return self.num_virtual_ranks if self.has_virtual_ranks else count * self.world_size
+
     def bounds(self, number: int, count: int, num_samples: int) -> tuple[int, int]:
         """Return the first place of a batch of this process in its window, and the one after its last.
 
@@ -182,17 +214,33 @@ class Share:
             count: Batches of each process in the window.
             num_samples: Samples in the window.
         """
-        part, parts = number * self.world_size + self.rank, count * self.world_size
+        part, parts = number * self.world_size + self.rank, self.parts(count)
+        if self.has_virtual_ranks:
+            part = self.own[min(number, len(self.own) - 1)]
         return -(-num_samples * part // parts), -(-num_samples * (part + 1) // parts)
 
     def __str__(self) -> str:
         """Return how a window is shared, as a part of a sentence."""
         count = self.per_window
-        own = f"{count} batch{'es' if count > 1 else ''} of {self.size // self.world_size // count}"
+        most = "at most " if self.has_virtual_ranks and self.num_virtual_ranks % self.world_size else ""
+        own = f"{most}{count} batch{'es' if count > 1 else ''} of {self.size // self.parts(count)}"
         return own if self.world_size == 1 else f"{self.world_size} processes x {own}"
 
 
-def _samples(number: int) -> str:
+def virtual_ranks(number: int, rank: int, world_size: int) -> range:
+    """Return which virtual ranks a process plays: those that follow each other, nearly as many on each process.
+
+    Where some processes have one less, they work on their last batch again, and nothing of that counts.
+
+    Args:
+        number: Number of virtual ranks.
+        rank: Number of the process.
+        world_size: Number of processes.
+    """
+    return range(rank * number // world_size, (rank + 1) * number // world_size)
+
+
+def samples(number: int) -> str:
     return f"{number} sample{'s' if number != 1 else ''}"
 
 
@@ -200,91 +248,3 @@ def _samples(number: int) -> str:
 def _fewest_batches(num_samples: int, batch_size: int) -> int:
     counts = range(1, num_samples + 1)
     return next(count for count in counts if num_samples % count == 0 and num_samples // count <= batch_size)
-
-
-@dataclass(frozen=True)
-class GlobalBatches:
-    """The global batches of an epoch, and what one process loads of them."""
-
-    windows: Windows
-    share: Share
-
-    @property
-    def size(self) -> int:
-        """Samples in a complete one."""
-        return self.share.size
-
-    @property
-    def per_window(self) -> int:
-        """Batches of this process in a complete one."""
-        return self.share.per_window
-
-    @property
-    def number(self) -> int:
-        """Global batches in an epoch, on any number of processes."""
-        return self.windows.number
-
-    def size_of(self, window: int) -> int:
-        """Return the number of samples in one of them, on all processes."""
-        start, end = self.windows.bounds(window)
-        return end - start
-
-    def weight(self, batch: int) -> float:
-        """Return the weight of a batch of this process in the mean over its global batch.
-
-        Args:
-            batch: Its number in the epoch. All batches of a complete global batch have the same size, so their mean is
-                the mean over all samples, and their weight is 1.
-
-        Returns:
-            Samples in it, over the mean number of samples in a batch of that global batch.
-        """
-        window, number = divmod(batch, self.per_window)
-        start, end = self.windows.bounds(window)
-        if end - start == self.size:
-            return 1.0
-        count = self.share.batches_of(end - start)
-        first, last = self.share.bounds(number, count, end - start)
-        return (last - first) * count * self.share.world_size / (end - start)
-
-    @property
-    def is_even(self) -> bool:
-        """Whether all batches of each global batch have the same size, so that each has the weight 1."""
-        sizes = map(self.size_of, range(max(0, self.number - 2), self.number))  # the others are complete
-        return all(size % (self.share.batches_of(size) * self.share.world_size) == 0 for size in sizes)
-
-    def batches_in(self, number: int) -> int:
-        """Return the number of batches of this process in the first global batches of an epoch."""
-        return self.share.num_batches(self.windows, number)
-
-    def check_even(self) -> None:
-        """Check that each has as many batches of this process, since training accumulates a fixed number.
-
-        Raises:
-            DataError: The last one of an epoch has fewer.
-        """
-        number = self.number
-        if number and self.batches_in(number) != number * self.per_window:
-            raise DataError(
-                f"The last global batch of an epoch has {_samples(self.size_of(number - 1))}, too few for {self}: use"
-                f" drop_last=True, a larger batch_size, or another global_batch_size.",
-                parameter="global_batch_size",
-            )
-
-    def __str__(self) -> str:
-        """Return how one is shared, as a part of a sentence."""
-        return str(self.share)
-
-
-class Undivided:
-    """Base class of positions: without global batches, and without substreams."""
-
-    @property
-    def global_batches(self) -> GlobalBatches | StreamedBatches | None:
-        """The global batches, and this process's share; None if there are none."""
-        return None
-
-    @property
-    def is_divided(self) -> bool:
-        """Whether an iterable is read as substreams, so that its length says nothing about the number of batches."""
-        return False

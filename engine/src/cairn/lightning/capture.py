@@ -235,6 +235,7 @@ def restore(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     resized.restore(module, changed, own, is_alone=trainer.world_size == 1)
     gradients = mine["gradients"]
     unsaved.set_gradients(module, ours["ranks"][0]["gradients"] if gradients is None else gradients)
+    boundary.set_virtual_state(trainer, mine)
     boundary.set_sync_flags(trainer, mine["sync"])
     for callback in trainer.callbacks:
         if callback.state_key in mine["callbacks"]:
@@ -255,6 +256,7 @@ def rank_state(trainer: Trainer) -> dict[str, Any]:
         "buffers": unsaved.buffers(module, every=trainer.world_size > 1),
         "gradients": {} if module.automatic_optimization else unsaved.gradients(module, trainer.global_rank),
         "sync": boundary.sync_flags(trainer),
+        **boundary.virtual_state(trainer),
         # Lightning saves the states of callbacks on rank 0 only.
         "callbacks": boundary.callback_states(trainer) if trainer.global_rank > 0 else {},
     }

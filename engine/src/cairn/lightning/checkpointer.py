@@ -22,7 +22,7 @@ from cairn.store import ranking, resume
 from cairn.store.catalog import Catalog
 from cairn.store.listener import Listener
 from cairn.store.resume import ResumePoint
-from cairn.types import AuditMode, Mode, Saved
+from cairn.types import AuditMode, ElasticLevel, Mode, Saved
 from cairn.writing.options import Writing
 
 
@@ -55,6 +55,7 @@ class Checkpointer(EngineHooks):
             returns the name of a signal or None. By default the signals named above.
         audit: What to do about plain attributes of the module, the callbacks and the data that training changes and no
             checkpoint holds: `warn`, `error` or `off`.
+        elastic: What another number of processes keeps, with a `global_batch_size`: `samples`, or all results: `bits`.
         watchdog: What to do about a step or a save that never ends: after this long without a sign of life ("30min"),
             the process writes all stack traces and exits with code 75. "auto": ten times the longest silence so far, at
             least ten minutes; "off" or None: wait for ever.
@@ -81,13 +82,14 @@ class Checkpointer(EngineHooks):
         max_time: float | str | timedelta | None = None,
         stop: Callable[[float], str | None] | None = None,
         audit: AuditMode = "warn",
+        elastic: ElasticLevel = "samples",
         watchdog: Patience | float | str | timedelta | None = "auto",
         listeners: Sequence[Listener] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         arguments.check(directory, monitor, writing, stop, listeners, metadata)
         counts = keep_last, keep_best, triggers, rules
-        made = policy(directory, every, monitor, mode, *counts, max_time, writing, audit, watchdog)
+        made = policy(directory, every, monitor, mode, *counts, max_time, writing, audit, watchdog, elastic)
         super().__init__(made, listeners, dict(metadata or {}), stop)
 
     # For users
@@ -145,7 +147,8 @@ class Checkpointer(EngineHooks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has, by `copy` or `pickle`: the arguments, and nothing of a fit."""
-        fresh: dict[str, Any] = {"_engine": None, "_beginning": None, "_way": None, "_final": None, "watch": Watch()}
+        fresh: dict[str, Any] = dict.fromkeys(("_engine", "_beginning", "_way", "_final", "_ranks"))
+        fresh["watch"] = Watch()
         if isinstance(self._stopping, BySignals):  # else the function of the caller
             fresh["_stopping"] = BySignals()
         return {**vars(self), **fresh}

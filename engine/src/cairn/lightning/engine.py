@@ -11,9 +11,10 @@ from lightning.pytorch import Trainer
 from cairn.account.telemetry import Telemetry
 from cairn.data import shuffles
 from cairn.errors import SaveError
-from cairn.lightning import capture
+from cairn.lightning import capture, elastic_level
 from cairn.lightning.agreement import Agreement, Alone, Ranks
 from cairn.lightning.audited.audit import Audit
+from cairn.lightning.bits.virtual_ranks import VirtualRanks
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import callbacks, data, modes, monitors, trial
 from cairn.lightning.decision import Decision, Verdict
@@ -80,11 +81,10 @@ class Engine:
         self.growth = Growth(trainer)
         self.accumulation = trainer.accumulate_grad_batches
         """What the trainer was given, before any hook could change it."""
-        self._loaded: dict[str, Any] = {}
-        self.ranks = RankStates(trainer)
+        self.virtual_ranks: VirtualRanks | None = None
+        self._loaded, self.ranks = dict[str, Any](), RankStates(trainer)
         self.finders = Finders(trainer, lambda: bool(self._loaded), self.saves.finish_copy)
-        self._last_num_bytes = 0
-        self._goes_on = False
+        self._last_num_bytes, self._goes_on = 0, False
         """Whether the fit continues a run from one of its checkpoints."""
         self._pruned_at_start: set[str] = set()
         self._num_ready: int | None = None
@@ -115,6 +115,7 @@ class Engine:
         self.moments.previous = Position(**ours["position"])
         self.moments.num_samples = self.moments.previous.samples
         self._goes_on = ours["run"] == self.origin.run  # else it is a new run, which starts from the state of another
+        elastic_level.load(self.virtual_ranks, ours, self._goes_on)
         self.growth.load(self.trainer, ours.get("growth", {}), self._goes_on)
         if self._goes_on:
             if not capture.is_scheduled(self.trainer):
@@ -142,8 +143,7 @@ class Engine:
         self.telemetry.clock.start()
         self.settings.see_start()
         self._pruned_at_start = pruning.names(module)
-        self.may_fit_again = False
-        self._num_ready = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        self.may_fit_again, self._num_ready = False, trainer.fit_loop.epoch_loop.batch_progress.total.ready
         if not trainer.fast_dev_run:
             callbacks.check_without_validation(trainer)
             modes.check(trainer, self.policy)
@@ -277,7 +277,7 @@ class Engine:
 
     def _contents(self, place: boundary.Place, moment: Moment) -> dict[str, Any]:
         """Collect the contents of a checkpoint, on all ranks."""
-        trainer, restart = self.trainer, self.restart
+        trainer, module, restart = self.trainer, self.trainer.lightning_module, self.restart
         clock, where, begun = self.telemetry.state_dict(moment.elapsed_s), moment.position, restart.epoch_start
         given = place, where, self.origin, clock, begun, restart.at_save, self.agreement
         contents = capture.capture(trainer, *given, self.sharding.is_on)
@@ -286,9 +286,9 @@ class Engine:
             "finders": self.finders.state(),
             "growth": self.growth.state(trainer),
             "settings": self.settings.state(),
+            **elastic_level.settings(self.virtual_ranks),
         }
-        weights, module = contents["state_dict"], trainer.lightning_module
-        contents["state_dict"] = pruning.as_first_built(weights, module, self._pruned_at_start)
+        contents["state_dict"] = pruning.as_first_built(contents["state_dict"], module, self._pruned_at_start)
         return contents
 
     def _draft(self, verdict: Verdict) -> Draft:

@@ -15,6 +15,7 @@ from cairn.data import shuffles, workers
 from cairn.errors import ConfigError, SaveError
 from cairn.lightning import alone, capture, unused_hooks, versions
 from cairn.lightning.begin import begin
+from cairn.lightning.bits.virtual_ranks import VirtualRanks
 from cairn.lightning.capture import Origin
 from cairn.lightning.checks import data
 from cairn.lightning.engine import Engine
@@ -75,6 +76,8 @@ class EngineHooks(Checkpoint):
         """What a fit that goes on begins with, if it is found and verified already."""
         self._engine: Engine | None = None
         self._beginning: Beginning | None = None
+        self._ranks: VirtualRanks | None = None
+        """With elastic="bits", those of the trainer."""
         self._end_wait: Callable[[], None] | None = None
         """To be called when no checkpoint will be loaded any more; see `before_loading`."""
         self._way: str | None = None
@@ -86,13 +89,15 @@ class EngineHooks(Checkpoint):
         """Exchange the loops and the way to load, before Lightning uses either; refuse what cannot be resumed."""
         resized.watch(trainer.strategy)
         unused_hooks.hide(self)
+        if self.policy.elastic == "bits" and self._ranks is None:
+            self._ranks = VirtualRanks(trainer)
         if stage != "fit":
-            evaluation_loop.install(trainer)
+            evaluation_loop.install(trainer, self._ranks)
             return
         _check_alone(self, trainer)
         shuffles.begin_run(self._way)
         capture.refuse(trainer, pl_module)
-        boundary.install(trainer, self)
+        boundary.install(trainer, self, self._ranks)
         trainer.strategy.checkpoint_io = understanding(trainer.strategy.checkpoint_io)
         if self._engine is None:
             as_built.forget(pl_module)
@@ -101,6 +106,7 @@ class EngineHooks(Checkpoint):
         follow(self.watchers, self._engine.quiet.latest)
         if self._engine.agreement.leads and self.policy.triggers and not trainer.fast_dev_run:
             space.check_writable(self.policy.directory)
+        self._engine.virtual_ranks = self._ranks
         self._engine.accumulation = trainer.accumulate_grad_batches
         self._engine.settings.see_callbacks()
         self._end_wait = before_loading(trainer.strategy.checkpoint_io, self._engine.settings.see_module)

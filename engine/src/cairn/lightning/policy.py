@@ -13,9 +13,10 @@ from typing import Any, get_args
 
 from cairn.errors import CairnError, ConfigError, named
 from cairn.lightning.audited.audit import check_mode
+from cairn.lightning.elastic_level import check_level
 from cairn.policy import keep, patience, when
 from cairn.policy.patience import Patience
-from cairn.types import AuditMode, Mode
+from cairn.types import AuditMode, ElasticLevel, Mode
 from cairn.units import parse_duration_s
 from cairn.writing.options import Writing
 
@@ -33,11 +34,13 @@ class Policy:
     writing: Writing = field(default_factory=Writing)
     audit: AuditMode = "warn"
     watchdog: Patience = field(default_factory=Patience)
+    elastic: ElasticLevel = "samples"
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"mode={self.mode!r} must be min (lower is better) or max.", parameter="mode")
         check_mode(self.audit)
+        check_level(self.elastic)
         if self.monitor is None and (
             best := [n for n, t in self.triggers.items() if isinstance(t, when.BestValidation)]
         ):
@@ -57,6 +60,7 @@ def policy(
     writing: Writing,
     audit: AuditMode,
     watchdog: Patience | float | str | timedelta | None,
+    elastic: ElasticLevel,
 ) -> Policy:
     """Make the policy that the arguments of a `Checkpointer` describe; see there.
 
@@ -82,7 +86,7 @@ def policy(
     ruling = keep.check_rules(_replaced({"last": last, "best": best_kept}, rules))
     # Absolute: a script may change the working directory.
     path = Path(directory).expanduser().absolute()
-    return Policy(path, chosen, ruling, monitor, mode, limit_s, writing, audit, limit)
+    return Policy(path, chosen, ruling, monitor, mode, limit_s, writing, audit, limit, elastic)
 
 
 def _replaced(defaults: Mapping[str, Any], given: Any) -> Any:

@@ -15,7 +15,7 @@ GOOD = {
     "init_weights": None,
     "data": {},
     "model": {},
-    "trainer": {"max_time": None},
+    "trainer": {"max_time": None, "elastic": "samples"},
     "checkpoint": {
         "dirpath": "/runs/1/checkpoints",
         "mode": "min",
@@ -117,6 +117,7 @@ def test_a_null_callback_or_logger_is_left_out():
         ({"checkpoint__keep_last": "two"}, "checkpoint.keep_last='two' must be"),
         ({"checkpoint__save_top_k": 1.5}, "checkpoint.save_top_k=1.5 must be"),
         ({"checkpoint__save_top_k": None}, "checkpoint.save_top_k=null must be"),
+        ({"trainer__elastic": "exact"}, "trainer.elastic='exact' must be samples or bits"),
         ({"trainer__max_time": "soon"}, "trainer.max_time='soon'"),
         ({"trainer__max_time": {"weeks": 1}}, "trainer.max_time=.*weeks"),
         ({"trainer__max_epochs": "abc"}, "trainer.max_epochs='abc' must be an integer"),

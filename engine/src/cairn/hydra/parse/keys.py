@@ -12,6 +12,7 @@ _KEYS = {
     "audit": "checkpoint.audit",
     "buffers": "checkpoint.buffers",
     "directory": "checkpoint.dirpath",
+    "elastic": "trainer.elastic",
     "interval": "checkpoint.save_interval",
     "max_epochs": "trainer.max_epochs",
     "max_failed_saves": "checkpoint.max_failed_saves",

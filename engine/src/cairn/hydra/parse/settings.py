@@ -16,7 +16,7 @@ from cairn.policy import patience
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.policy.patience import Patience
 from cairn.policy.when import Auto, BestValidation, Trigger, parse_interval
-from cairn.types import AuditMode, Mode
+from cairn.types import AuditMode, ElasticLevel, Mode
 from cairn.units import parse_duration_s
 from cairn.wandb.settings import WandbSettings
 from cairn.writing.options import Writing
@@ -63,6 +63,7 @@ class TrainerSettings:
     max_epochs: int | None = None
     max_time_s: float | None = None
     """Training time of the run over all its attempts, in seconds."""
+    elastic: ElasticLevel = "samples"
 
 
 @dataclass(frozen=True)
@@ -173,14 +174,16 @@ def _trainer(node: DictConfig) -> TrainerSettings:
         value = node.get(key)
         if value is not None and not _is_integer(value):
             raise ConfigError(in_yaml(f"trainer.{key}={value!r} must be an integer."))
-    limit = node.get("max_time")
+    limit, elastic = node.get("max_time"), node.get("elastic", "samples")
+    with errors_at("trainer"):
+        _check_choice("elastic", elastic, get_args(ElasticLevel))
     if limit is None:
-        return TrainerSettings(node, node.get("max_epochs"))
+        return TrainerSettings(node, node.get("max_epochs"), elastic=elastic)
     try:
         limit_s = parse_duration_s(_plain(limit), name="trainer.max_time")
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return TrainerSettings(node, node.get("max_epochs"), limit_s)
+    return TrainerSettings(node, node.get("max_epochs"), limit_s, elastic)
 
 
 def _checkpoint(group: DictConfig) -> CheckpointSettings:

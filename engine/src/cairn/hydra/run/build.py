@@ -67,9 +67,10 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     """
     settings, checkpoints, options = start.settings, checkpointer(start), proving.options(options)
     configured = [build_object(f"callbacks.{name}", node) for name, node in settings.callbacks.items()]
-    # The engine enforces max_time, at a boundary; Lightning does not get it.
+    # The engine enforces max_time, at a boundary, and elastic; Lightning does not get them.
     node: Any = settings.trainer.node.copy()
-    node.pop("max_time", None)
+    for name in ("max_time", "elastic"):
+        node.pop(name, None)
     node.update(_started_processes(node))
     sharded.check({**node, **options})
     if (environment := _environment(start.context.attempt)) is not None:
@@ -156,6 +157,7 @@ def checkpointer(start: Start) -> Checkpointer:
         audit=group.audit,
         watchdog=group.watchdog,
         max_time=settings.trainer.max_time_s,
+        elastic=settings.trainer.elastic,
         stop=_reason_to_stop(start.context),
         metadata={"run": start.run_id, "config": OmegaConf.to_container(settings.config, resolve=True), **origin},
     )

@@ -29,10 +29,12 @@ the end of an epoch. This one starts from one of two points and changes nothing 
     boundary.py         what the other rooms call
     fit_loop.py         epochs; epoch_loop.py: their batches; evaluation_loop.py: those of a validation
     counters.py         counters and flags, saved and restored; parts.py: what the loops hold
+    connector.py        what is logged after a batch
     dealing.py          global batches in the loops; moved.py: other processes; whole_means.py: means over them
 
-Only these modules, finders.py, ../restart.py, ../saved/pruning.py, ../saved/sums.py and ../logs/event_files.py use
-private names of Lightning. They are written for Lightning 2.6; `install` refuses other versions.
+Only these modules, finders.py, ../restart.py, ../bits/logged.py, ../saved/pruning.py, ../saved/sums.py and
+../logs/event_files.py use private names of Lightning. They are written for Lightning 2.6; `install` refuses other
+versions.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from cairn.data.loader import DataLoader
 from cairn.errors import ConfigError
 from cairn.lightning import versions
-from cairn.lightning.loops import evaluation_loop, parts
-from cairn.lightning.loops.calls import Engine, Place, Stopped
+from cairn.lightning.loops import connector, evaluation_loop, parts
+from cairn.lightning.loops.calls import Engine, Place, Stopped, VirtualRanks
 from cairn.lightning.loops.counters import LoopStates, counters, set_counters, set_sync_flags, sync_flags
 from cairn.lightning.loops.epoch_loop import BoundaryEpochLoop
 from cairn.lightning.loops.fit_loop import BoundaryFitLoop
@@ -86,14 +88,16 @@ __all__ = [
     "requeue_signal",
     "set_counters",
     "set_sync_flags",
+    "set_virtual_state",
     "steps",
     "sync_flags",
     "train_loaders",
     "val_loaders",
+    "virtual_state",
 ]
 
 
-def install(trainer: Trainer, engine: Engine) -> None:
+def install(trainer: Trainer, engine: Engine, ranks: VirtualRanks | None = None) -> None:
     """Give the trainer's loops boundaries.
 
     The loops keep their identity and get another class, so data sources, counters and limits set on them are kept.
@@ -101,6 +105,7 @@ def install(trainer: Trainer, engine: Engine) -> None:
     Args:
         trainer: The trainer, before its fit.
         engine: Called at each boundary.
+        ranks: Virtual ranks of the trainer; None: it has none.
 
     Raises:
         ConfigError: This is an unsupported version of Lightning, or the trainer has custom loops.
@@ -117,12 +122,27 @@ def install(trainer: Trainer, engine: Engine) -> None:
                 f"the boundaries in it: use Lightning's loops."
             )
         loop.__class__ = ours
-    evaluation_loop.install(trainer)
+    evaluation_loop.install(trainer, ranks)
+    epoch_loop.virtual_ranks = ranks
+    connector.install(trainer, ranks)
     fit_loop.pending = epoch_loop.pending = fit_loop.arrives = False  # a fit before this one may have failed
     fit_loop.saved_by, fit_loop.is_saved_by_us, fit_loop.has_loaded = None, False, False
     fit_loop.forget_global_batches()
     fit_loop.engine = epoch_loop.engine = engine
     trainer._checkpoint_connector._get_loops_state_dict = LoopStates(trainer)  # type: ignore[method-assign]
+
+
+def virtual_state(trainer: Trainer) -> dict[str, Any]:
+    """Return what the virtual ranks of this process have collected, if there are any."""
+    ranks = getattr(trainer.fit_loop.epoch_loop, "virtual_ranks", None)
+    return {} if ranks is None else {"virtual": ranks.state()}
+
+
+def set_virtual_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Restore what `virtual_state` has returned, of any number of processes."""
+    ranks = getattr(trainer.fit_loop.epoch_loop, "virtual_ranks", None)
+    if ranks is not None and "virtual" in state:
+        ranks.load_state(state["virtual"])
 
 
 def expect(

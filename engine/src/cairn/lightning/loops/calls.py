@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
+
+from torch import Tensor
 
 from cairn.jobs.signals import Interruption
 from cairn.types import Saved
@@ -82,6 +84,46 @@ class Engine(Protocol):
             reason: See `Stopped`.
         """
         ...
+
+
+class Evaluation(Protocol):
+    """What the loop over the batches of a validation or a test calls."""
+
+    def batch(self, loader: int, number: int) -> AbstractContextManager[None]: ...
+
+    def combine(self) -> None: ...
+
+    def ends(self) -> None: ...
+
+
+class VirtualRanks(Protocol):
+    """What the loops call around each batch of a run whose bits do not depend on the number of processes.
+
+    See `cairn.lightning.bits.virtual_ranks`.
+    """
+
+    @property
+    def is_inside(self) -> bool: ...
+
+    def adopt(self, loader: Any) -> None: ...
+
+    def deal(self, dealt: Any) -> None: ...
+
+    def batch(self, number: int) -> AbstractContextManager[None]: ...
+
+    def backward(self, backward: Callable[[Tensor], None], loss: Tensor) -> None: ...
+
+    def batch_logged(self) -> None: ...
+
+    def epoch_ends(self) -> None: ...
+
+    def epoch_ended(self) -> None: ...
+
+    def evaluation(self, results: Any, loaders: Sequence[Any]) -> Evaluation: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Stopped(Interruption):

@@ -22,10 +22,11 @@ from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationSch
 from lightning.pytorch.loops.progress import _BatchProgress
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from cairn.data.global_batches import GlobalBatches
 from cairn.data.loader import DataLoader
 from cairn.data.substreams import StreamedBatches
-from cairn.data.windows import GlobalBatches
 from cairn.errors import ConfigError
+from cairn.lightning.loops.calls import VirtualRanks
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,13 @@ class Dealt:
     """Whether it is the only one."""
     is_even: bool = True
     """Whether all batches of a global batch have the same size, also in the last one of an epoch."""
+
+    @property
+    def num_virtual_ranks(self) -> int:
+        """Batches of a global batch, of all processes, if they have virtual ranks."""
+        found = self.loader.global_batches
+        assert found is not None
+        return found.share.num_virtual_ranks if isinstance(found, GlobalBatches) else found.division.num_batches
 
     def num_samples(self, batches: int) -> int:
         """Return the samples of the global batch that ends after these batches of an epoch; 0 if none ends there."""
@@ -62,15 +70,25 @@ class Dealt:
         return found.weight(batch) if self.is_alone else 1.0
 
 
-def dealt(loaders: Sequence[Any]) -> Dealt | None:
+def dealt(loaders: Sequence[Any], ranks: VirtualRanks | None = None) -> Dealt | None:
     """Return how training loaders deal out global batches; None if they do not.
 
+    Args:
+        loaders: The loaders.
+        ranks: Virtual ranks of the run, if it has any.
+
     Raises:
-        ConfigError: Only some of them do, or they do it differently.
+        ConfigError: Only some of them do, or they do it differently; or none does, and there are virtual ranks.
         DataError: Global batches cannot be divided equally among the processes.
     """
     found = [(loader, _of(loader)) for loader in loaders]
     ours = [(loader, batches) for loader, batches in found if batches is not None]
+    if not ours and ranks is not None:
+        raise ConfigError(
+            "elastic='bits' needs training data with global batches, which are the same on any number of processes: use"
+            " cairn.DataLoader(..., global_batch_size=N), or data.global_batch_size=N.",
+            parameter="elastic",
+        )
     if not ours:
         return None
     if others := sorted({type(loader).__name__ for loader, batches in found if batches is None}):
@@ -91,13 +109,14 @@ def dealt(loaders: Sequence[Any]) -> Dealt | None:
     return Dealt(ours[0][1].per_window, ours[0][0], len(ours) == 1, all(batches.is_even for _, batches in ours))
 
 
-def begin(trainer: Trainer, dealt: Dealt, configured: int) -> None:
+def begin(trainer: Trainer, dealt: Dealt, configured: int, ranks: VirtualRanks | None = None) -> None:
     """Let the trainer accumulate the gradients of a global batch.
 
     Args:
         trainer: The trainer.
         dealt: How its loaders deal out global batches.
         configured: The accumulation that the trainer was given.
+        ranks: Virtual ranks of the run, if it has any.
 
     Raises:
         ConfigError: Something else decides over the accumulation.
@@ -122,6 +141,8 @@ def begin(trainer: Trainer, dealt: Dealt, configured: int) -> None:
         why = f"the last one of an epoch has batches of different sizes, which {why}: use drop_last=True"
     if why:
         raise ConfigError(f"global_batch_size={size} decides how many batches are accumulated, and {why}.")
+    if ranks is not None:
+        ranks.deal(dealt)
     trainer.accumulate_grad_batches = per_window
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
 from lightning.pytorch.loops.training_epoch_loop import RestartStage, _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
+from torch import Tensor
+from torch.optim import Optimizer
 
+from cairn.errors import ConfigError
 from cairn.lightning.loops import loaders, parts
-from cairn.lightning.loops.calls import Engine
+from cairn.lightning.loops.calls import Engine, VirtualRanks
 from cairn.lightning.loops.dealing import Dealt
 from cairn.lightning.loops.samples import num_samples
 from cairn.lightning.loops.step_arguments import takes_index
@@ -39,6 +44,8 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
     """How global batches are dealt out to this process; None: there are none."""
     per_window = 1
     """Batches of this process in a global batch; 1 without global batches."""
+    virtual_ranks: VirtualRanks | None = None
+    """None: the gradients of all batches are added up as they come."""
     _counts_windows = False
     """Whether `batch_idx` counts global batches, for learning-rate schedulers."""
 
@@ -108,6 +115,13 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
             kwargs["batch_idx"] = batch_idx
         return kwargs
 
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        if self.virtual_ranks is None:
+            super().advance(data_fetcher)
+            return
+        with self.virtual_ranks.batch(self.batch_progress.current.ready % self.per_window):
+            super().advance(data_fetcher)
+
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         trainer = self.trainer
         if trainer.fit_loop.inner:
@@ -143,15 +157,42 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         )
 
 
+class UndividedLoss(ClosureResult):
+    """A loss that is not divided by the number of batches of this process in a global batch."""
+
+    @classmethod
+    def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> ClosureResult:
+        return super().from_training_step_output(training_step_output, 1)
+
+
 class WeightedOptimization(_AutomaticOptimization):
     """Lightning's optimization, with the mean over an incomplete global batch: the last one of an epoch.
 
     Lightning gives each batch of each process the same weight, and there they have different sizes.
     """
 
+    @property
+    def output_result_cls(self) -> type[ClosureResult]:  # type: ignore[override]  # an attribute of Lightning's class
+        return ClosureResult if self._virtual_ranks is None else UndividedLoss
+
+    @property
+    def _virtual_ranks(self) -> VirtualRanks | None:
+        return getattr(self.trainer.fit_loop.epoch_loop, "virtual_ranks", None)
+
+    def _make_backward_fn(self, optimizer: Optimizer) -> Callable[[Tensor], None] | None:
+        backward = super()._make_backward_fn(optimizer)
+        ranks = self._virtual_ranks
+        return backward if backward is None or ranks is None else partial(ranks.backward, backward)
+
     def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
         result = super()._training_step(kwargs)
         epoch_loop = self.trainer.fit_loop.epoch_loop
+        if result.closure_loss is None and self._virtual_ranks is not None:
+            raise ConfigError(
+                "training_step has returned None, and elastic='bits' needs the gradients of each batch: return a loss"
+                " of 0, or use elastic='samples'.",
+                parameter="elastic",
+            )
         dealt: Dealt | None = getattr(epoch_loop, "dealt", None)
         if dealt is not None and result.closure_loss is not None:
             weight = dealt.weight(epoch_loop.batch_progress.current.ready - 1)

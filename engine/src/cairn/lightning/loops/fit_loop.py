@@ -123,7 +123,7 @@ class _RequestingFitLoop(_FitLoop):
         """Let the loops count as the new loaders deal out global batches, if they do."""
         combined, trainer = self._combined_loader, self.trainer
         assert combined is not None
-        found = dealing.dealt(combined.flattened)
+        found = dealing.dealt(combined.flattened, ranks := self._epoch_loop.virtual_ranks)
         if self.saved_by is not None:  # before positions are loaded, whose differences say less
             moved.check(self.saved_by, found, trainer.world_size)
         if found is None:
@@ -133,7 +133,7 @@ class _RequestingFitLoop(_FitLoop):
             self._accumulation = trainer.accumulate_grad_batches
             if not self.inner:
                 dealing.announce(found)
-        dealing.begin(trainer, found, self._accumulation)
+        dealing.begin(trainer, found, self._accumulation, ranks)
         self._epoch_loop.dealt, self._epoch_loop.per_window = found, found.per_window
         whole_means.keep(self._epoch_loop._results)
         if type(optimization := self._epoch_loop.automatic_optimization) is _AutomaticOptimization:
@@ -160,7 +160,7 @@ class _RequestingFitLoop(_FitLoop):
             return
         self.saved_by, self.has_loaded = None, False
         moved.check(saved_by, dealt, self.trainer.world_size)
-        if dealt is not None:
+        if dealt is not None and self._epoch_loop.virtual_ranks is None:
             moved.warn_of_move(saved_by, dealt, self.trainer)
         # Without global batches from the end of an epoch on, each of those before still counts as one.
         dealing.convert(self._epoch_loop.batch_progress, saved_by.per_window, self._epoch_loop.per_window)
@@ -265,7 +265,12 @@ class BoundaryFitLoop(_RequestingFitLoop):
             self.engine.restart.epoch_begun()
 
     def on_advance_end(self) -> None:
+        ranks = self._epoch_loop.virtual_ranks
+        if ranks is not None:
+            ranks.epoch_ends()
         super().on_advance_end()
+        if ranks is not None:
+            ranks.epoch_ended()
         if self.inner:
             return
         epoch_loop, ends = self._epoch_loop, self._ends_here()

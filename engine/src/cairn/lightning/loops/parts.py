@@ -59,6 +59,11 @@ def forget_restart(trainer: Trainer) -> None:
     fit_loop._restarting = False
 
 
+def converts_batchnorm(trainer: Trainer) -> bool:
+    """Return whether Lightning replaces BatchNorm by SyncBatchNorm where it trains on several processes."""
+    return trainer._accelerator_connector._layer_sync is not None
+
+
 def requeue_signal(trainer: Trainer) -> str | None:
     """Return the name of the signal at which Lightning requeues the SLURM job; None if it does not requeue."""
     environment = trainer._accelerator_connector.cluster_environment

@@ -5,6 +5,8 @@
     metrics             as their own reductions combine them: sums and lists on rank 0, the others begin with nothing
     everything else     that of rank 0
 
+With elastic="bits", each virtual rank has sums and metrics of its own, which go to the process that plays it now.
+
 What an epoch has summed up so far is the same on all ranks together, before and after.
 """
 
@@ -94,12 +96,24 @@ def of_rank(saved: Sequence[State], trainer: Trainer) -> State:
     """
     rank, first = trainer.global_rank, saved[0]
     _warn_of_own(saved)
+    if "virtual" in first:
+        return _of_virtual_ranks(saved)
     return {
         **first,
         "rng": saved[rank]["rng"] if rank < len(saved) else _new_generators(first["rng"], rank),
         "logged": {**first["logged"], "entries": _entries([state["logged"]["entries"] for state in saved], rank)},
         "metrics": _metrics([state["metrics"] for state in saved], trainer.lightning_module, rank),
     }
+
+
+def _of_virtual_ranks(saved: Sequence[State]) -> State:
+    first = saved[0]
+    found: State = {}
+    for state in saved:
+        for name, turns in state["virtual"].items():
+            found[name] = [*found.get(name, []), *turns]
+    entries = {key: entry for state in reversed(saved) for key, entry in state["logged"]["entries"].items()}
+    return {**first, "logged": {**first["logged"], "entries": entries}, "virtual": found}
 
 
 def _warn_of_own(saved: Sequence[State]) -> None:

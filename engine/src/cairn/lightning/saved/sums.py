@@ -44,7 +44,7 @@ def logged(trainer: Trainer) -> dict[str, Any]:
     """
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
     return {
-        "entries": {key: _entry(metric) for key, metric in results.items()},
+        "entries": entries(results),
         "callback": dict(connector._callback_metrics),
         "logged": dict(connector._logged_metrics),
         "progress_bar": dict(connector._progress_bar_metrics),
@@ -58,7 +58,7 @@ def set_logged(trainer: Trainer, state: Mapping[str, Any]) -> None:
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
     results.clear()
     for key, entry in state["entries"].items():
-        _add(results, key, entry, trainer)
+        add_entry(results, key, entry, trainer)
     connector._callback_metrics.update(_moved(state["callback"], trainer))
     connector._logged_metrics.update(_moved(state["logged"], trainer))
     connector._progress_bar_metrics.update(state["progress_bar"])
@@ -109,6 +109,11 @@ def set_metrics(module: LightningModule, state: Mapping[str, Any]) -> None:
             setattr(metric, key, _to(value, module.device))
 
 
+def entries(results: _ResultCollection) -> dict[str, Any]:
+    """Return what a loop has collected, as plain values by name."""
+    return {key: _entry(metric) for key, metric in results.items()}
+
+
 def _entry(metric: _ResultMetric) -> dict[str, Any]:
     meta, sync = metric.meta, metric.meta.sync
     entry: dict[str, Any] = {name: getattr(meta, name) for name in (*_META, *_META_OPTIONAL)}
@@ -130,7 +135,8 @@ def _entry(metric: _ResultMetric) -> dict[str, Any]:
     return entry
 
 
-def _add(results: _ResultCollection, key: str, entry: Mapping[str, Any], trainer: Trainer) -> None:
+def add_entry(results: _ResultCollection, key: str, entry: Mapping[str, Any], trainer: Trainer) -> None:
+    """Add what one of `entries` says to what a loop has collected."""
     module, sync = trainer.lightning_module, entry["sync"]
     # Lightning accepts Python's max as well as torch's, and treats them differently: the name alone is not enough.
     is_builtin, name = entry["reduce"]

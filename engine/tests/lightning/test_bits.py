@@ -1,0 +1,163 @@
+"""With `elastic="bits"`, a run has the same weights and metrics, bit for bit, on any number of processes."""
+
+import multiprocessing
+
+import pytest
+import torch
+from tests.support import bits_fit, elastic_fit
+from tests.support.bits_fit import Net, fit, start
+from torch import nn
+from torchmetrics import PearsonCorrCoef
+
+import cairn
+from cairn.errors import ConfigError, ResumeError
+
+forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks processes")
+quiet = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The run on one process."""
+    return start(tmp_path_factory.mktemp("run"), 1)
+
+
+@forks
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_any_number_of_processes_ends_with_the_same_bits(tmp_path, undisturbed, processes):
+    found = start(tmp_path, processes)
+    assert found == undisturbed
+    rows = found.metrics.splitlines()
+    assert len(rows) > 8, rows[0]
+    assert {"loss_step", "loss_epoch", "mean", "rare_step", "val/loss", "test/loss"} <= set(rows[0].split(","))
+
+
+@forks
+@pytest.mark.slow
+def test_a_run_that_moves_ends_with_the_same_bits(tmp_path, undisturbed):
+    for processes, steps in [(1, 1), (3, 3), (4, 5)]:  # an epoch has four steps
+        assert not start(tmp_path, processes, max_steps=steps).error
+    assert start(tmp_path, 2) == undisturbed
+
+
+@forks
+@pytest.mark.slow
+def test_processes_may_have_different_numbers_of_virtual_ranks(tmp_path):
+    """Three processes with four of them: two processes work on a batch twice."""
+    options = {"size": 8, "val_size": 8, "max_epochs": 1}
+    undisturbed = start(tmp_path / "1", 1, **options)
+    assert not start(tmp_path / "moved", 3, max_steps=5, **options).error
+    assert start(tmp_path / "moved", 3, **options) == undisturbed
+
+
+@forks
+@pytest.mark.slow
+def test_an_iterable_has_the_same_bits_with_other_workers_and_processes(tmp_path):
+    options = {"elastic": "bits", "max_epochs": 1}
+    undisturbed = elastic_fit.start(tmp_path / "1", 1, num_workers=1, **options)
+    elastic_fit.start(tmp_path / "moved", 1, num_workers=1, max_steps=1, **options)
+    moved = elastic_fit.start(tmp_path / "moved", 3, num_workers=0, **options)
+    assert (moved.weights, moved.metrics) == (undisturbed.weights, undisturbed.metrics)
+
+
+@forks
+@pytest.mark.slow
+def test_without_it_the_bits_differ(tmp_path):
+    """Otherwise the tests above would prove nothing."""
+    found = [start(tmp_path / str(number), number, elastic="samples", max_epochs=1) for number in (1, 3)]
+    assert not any(one.error for one in found)
+    assert found[0].weights != found[1].weights
+    assert found[0].metrics != found[1].metrics
+
+
+@quiet
+def test_what_a_run_keeps(tmp_path):
+    fit(tmp_path, max_steps=1)
+    with pytest.raises(ResumeError, match="elastic='bits', and now elastic='samples': a resumed run keeps it"):
+        fit(tmp_path, elastic="samples", max_steps=2)
+    with pytest.raises(ResumeError, match=r"12 virtual ranks, with batches of 2 .* 6, of 4: .* Set batch_size to 2"):
+        fit(tmp_path, batch_size=4, max_steps=2)
+    fit(tmp_path / "other", elastic="samples", max_steps=1)
+    with pytest.raises(ResumeError, match="elastic='samples', and now elastic='bits'"):
+        fit(tmp_path / "other", max_steps=2)
+
+
+class Manual(Net):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class ByLBFGS(Net):
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.parameters())
+
+
+class Added(Net):
+    """With one more part."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+
+class Skips(Net):
+    def training_step(self, batch):
+        return None
+
+
+class LogsSteps(Net):
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.loss(batch)[0], on_step=True, on_epoch=True)
+
+
+REFUSED = {
+    "no global batches": (Net, {"size": None}, "needs training data with global batches"),
+    "no global batches in validation": (Net, {"val_size": None}, "needs global batches in validation and test"),
+    "manual optimization": (Manual, {"gradient_clip_val": None}, "manual optimization"),
+    "lbfgs": (ByLBFGS, {"gradient_clip_val": None}, "LBFGS asks .* several times"),
+    "synchronized statistics": (
+        lambda: Added(nn.SyncBatchNorm(2)),
+        {},
+        "SyncBatchNorm needs all 12 virtual ranks at the same time, and there are 1 processes",
+    ),
+    "sparse gradients": (lambda: Added(nn.Embedding(2, 2, sparse=True)), {}, "sparse=True"),
+    "a metric of its own kind": (lambda: Added(PearsonCorrCoef()), {}, r"metric part \(PearsonCorrCoef\) combines"),
+    "a batch without a loss": (Skips, {}, "training_step has returned None"),
+    "validation values of single batches": (LogsSteps, {}, "'val/loss' is logged on_step=True in a validation"),
+    "an epoch with too few samples": (
+        Net,
+        {"size": 178, "batch_size": 1, "val_check_interval": 1},
+        "too small for 178 virtual ranks",
+    ),
+}
+
+
+@quiet
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_depends_on_the_number_of_processes_is_refused(tmp_path, case):
+    make, options, text = REFUSED[case]
+    with pytest.raises((ConfigError, cairn.errors.DataError), match=text):
+        fit(tmp_path, net=make(), **options)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_another_level_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"elastic='exact' must be samples .* or bits"):
+        cairn.Checkpointer(tmp_path, elastic="exact")
+
+
+@quiet
+def test_the_random_numbers_of_a_batch_do_not_depend_on_those_before(tmp_path):
+    assert bits_fit.BATCH * 12 == bits_fit.GLOBAL_BATCH
+    drawn = {}
+
+    class Draws(Net):
+        def training_step(self, batch):
+            drawn.setdefault(self.trainer.current_epoch, []).append(torch.rand(()).item())
+            return super().training_step(batch)
+
+    fit(tmp_path, net=Draws(), max_epochs=2)
+    numbers = [one for numbers in drawn.values() for one in numbers]
+    assert len(set(numbers)) == len(numbers) == 2 * 4 * 12, "each virtual rank and each step has its own"
