@@ -132,11 +132,12 @@ def test_a_run_of_a_proof_writes_to_its_directory_only(given):
     assert "other ranks" not in notes
 
 
-DDP = "lightning.pytorch.strategies.DDPStrategy"
+DDP, FSDP = "lightning.pytorch.strategies.DDPStrategy", "cairn.FSDP2Strategy"
 PROCESSES = {
     "DDP": ({"devices": 4, "strategy": "ddp"}, (4, 1, "ddp"), "attributes and states of callbacks on other ranks"),
     "DDP by itself": ({"devices": 2}, (2, 1, "auto"), "attributes and states of callbacks on other ranks"),
     "a class": ({"devices": 2, "strategy": {"_target_": DDP}}, (2, 1, {"_target_": DDP}), "other ranks"),
+    "FSDP2": ({"devices": 2, "strategy": {"_target_": FSDP}}, (2, 1, {"_target_": FSDP}), "other ranks"),
     "nodes": ({"devices": 2, "num_nodes": 3, "strategy": "ddp"}, (2, 1, "ddp"), "several nodes: .* is 1 here"),
     "nodes as they are": ({"devices": 2, "num_nodes": "auto"}, (2, "auto", "auto"), "other ranks"),
     "a part of the model": ({"devices": 4, "strategy": "fsdp"}, (1, 1, "auto"), r"strategy=fsdp: .* with one process"),
@@ -144,7 +145,7 @@ PROCESSES = {
 
 
 @pytest.mark.parametrize("case", PROCESSES)
-def test_processes_of_a_run_are_those_of_its_proof_if_they_are_here_and_have_the_whole_model(given, case):
+def test_processes_of_a_run_are_those_of_its_proof_if_their_facts_can_be_read_here(given, case):
     trainer, expected, words = PROCESSES[case]
     found = OmegaConf.to_container(proving.config(config(**trainer)).trainer)
     assert (found["devices"], found.get("num_nodes", 1), found.get("strategy", "auto")) == expected

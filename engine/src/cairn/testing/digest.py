@@ -36,6 +36,7 @@ def is_plain(value: Any, depth: int = 0) -> bool:
 
 def shown(value: Any, whole: bool = True) -> Any:
     """Return a plain value as a JSON value: itself if it is short, else its kind and a digest; see `digest`."""
+    value = _of_this_process(value)
     if isinstance(value, Tensor | np.ndarray | np.generic) and math.prod(value.shape) == 1 and value.dtype != object:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -130,7 +131,13 @@ def _feed(found: Any, value: Any, whole: bool, depth: int = 0) -> None:
             _feed(found, getattr(value, "__dict__", {}), whole, depth + 1)
 
 
+def _of_this_process(value: Any) -> Any:
+    """Return the part of a tensor that this process has, if the tensor is divided: another part is on another rank."""
+    return value.to_local() if isinstance(value, Tensor) and hasattr(value, "to_local") else value
+
+
 def _feed_tensor(found: Any, value: Tensor, whole: bool) -> None:
+    value = _of_this_process(value)
     found.update(f"{value.dtype}{tuple(value.shape)}".encode())
     if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
         value = value.coalesce().values() if value.layout == torch.sparse_coo else torch.zeros(0)

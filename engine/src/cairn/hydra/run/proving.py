@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 _INTERVAL = 3
 """Save interval of a short run, in batches, in place of a longer one or of one that depends on the time."""
-_DDP = (
+_ON_ALL_RANKS = (
+    "cairn.FSDP2Strategy",
     "lightning.pytorch.strategies.DDPStrategy",
     "lightning.pytorch.strategies.ddp.DDPStrategy",
     "pytorch_lightning.strategies.DDPStrategy",
@@ -160,7 +161,7 @@ def _on_this_machine(trainer: Mapping[str, Any], given: ProofRun) -> dict[str, A
         changed["num_nodes"] = 1
         given.notes.append("several nodes: trainer.num_nodes is 1 here")
     strategy = trainer.get("strategy", "auto")
-    if strategy == "auto" or _is_ddp(strategy):
+    if strategy == "auto" or _is_read_on_all_ranks(strategy):
         if trainer.get("devices", 1) != 1:
             given.notes.append("attributes and states of callbacks on other ranks than 0, if there are several")
         return changed
@@ -170,15 +171,17 @@ def _on_this_machine(trainer: Mapping[str, Any], given: ProofRun) -> dict[str, A
     return {**changed, "devices": 1, "strategy": "auto"}
 
 
-def _is_ddp(strategy: Any) -> bool:
-    """Whether each process has the whole model, so that its facts can be read on each of them."""
+def _is_read_on_all_ranks(strategy: Any) -> bool:
+    """Whether the facts of each process can be read there: of the whole model (DDP), or of its rows (FSDP2)."""
     if isinstance(strategy, str):
         return strategy.startswith("ddp")
     if isinstance(strategy, Mapping):
-        return strategy.get("_target_") in _DDP
+        return strategy.get("_target_") in _ON_ALL_RANKS
     from lightning.pytorch.strategies import DDPStrategy
 
-    return isinstance(strategy, DDPStrategy)
+    from cairn.lightning.fsdp.strategy import FSDP2Strategy
+
+    return isinstance(strategy, DDPStrategy | FSDP2Strategy)
 
 
 def callbacks(built: Sequence[Callback], checkpoints: Checkpointer) -> list[Callback]:
