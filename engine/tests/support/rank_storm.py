@@ -1,9 +1,11 @@
 """Many kills (-9) of a run whose number of processes changes at each restart: `python -m tests.support.rank_storm`.
 
 Each attempt trains on 1 to 4 forked processes that write shards, each through a writer process, or in every second run
-through a thread. Writers are slowed down, so that most kills fall into a save. A kill hits all ranks, or all ranks and their writers, or one rank, or one writer. After
-each of them: no torn checkpoint, no lost progress. At the end of each run: each global batch once and in order, and
-nothing left over. With `--processes 2` the number is fixed, and the weights are equal to the last bit.
+through a thread. Writers are slowed down, so that most kills fall into a save. A kill hits all ranks, or all ranks and
+their writers, or one rank, or one writer. After each of them: no torn checkpoint, no lost progress. At the end of each
+run: each global batch once and in order, and nothing left over. With `--processes 2` the number is fixed, and the
+weights are equal to the last bit. `--strategies ddp fsdp2` draws a strategy at each start, `--elastic bits` keeps the
+bits at any number of processes.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def train(run: Path, attempt: int, rank: int, processes: int, port: int, options
         rank: This rank.
         processes: Number of ranks.
         port: Where they meet.
-        options: Further arguments of the checkpointer; `writer` is one of `cairn.Writing`.
+        options: Further arguments of the checkpointer; `writer` is one of `cairn.Writing`, `strategy` of the trainer.
     """
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -101,7 +103,7 @@ def train(run: Path, attempt: int, rank: int, processes: int, port: int, options
         (run / f"end_{rank}.json").write_text(
             json.dumps(
                 {
-                    "weights": [*net.layer.weight.flatten().tolist(), *net.layer.bias.tolist()],
+                    "weights": [value for item in net.parameters() for value in whole(item).flatten().tolist()],
                     "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
                     "checkpoints": [(item.name, astuple(item.position)) for item in saved],
                     "scores": [item.score for item in saved],
@@ -117,6 +119,7 @@ def train(run: Path, attempt: int, rank: int, processes: int, port: int, options
 def _fit(run: Path, attempt: int, rank: int, processes: int, options: dict[str, Any]) -> tuple[Trainer, Net]:
     seed_everything(0, verbose=False)
     more = dict(options)
+    strategy = cairn.FSDP2Strategy() if more.pop("strategy") == "fsdp2" else "ddp"
     saving = cairn.Checkpointer(
         run / "checkpoints",
         every=1,
@@ -129,7 +132,7 @@ def _fit(run: Path, attempt: int, rank: int, processes: int, options: dict[str, 
     trainer = Trainer(
         accelerator="cpu",
         devices=processes,
-        strategy="auto" if processes == 1 else "ddp",
+        strategy="auto" if processes == 1 else strategy,
         callbacks=[Steps(run / f"steps_{attempt}_{rank}.jsonl"), saving],
         max_epochs=EPOCHS,
         val_check_interval=2,
@@ -144,6 +147,12 @@ def _fit(run: Path, attempt: int, rank: int, processes: int, options: dict[str, 
     train_loader = cairn.DataLoader(Points(num_samples), size, shuffle=True, **shared)
     trainer.fit(net, train_loader, cairn.DataLoader(Points(num_val), size, **shared), ckpt_path=saving.resume())
     return trainer, net
+
+
+def whole(tensor: Any) -> torch.Tensor:
+    """Return a tensor as a single process has it; of one that is divided, all ranks ask for it."""
+    found: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return found
 
 
 def sizes(options: dict[str, Any]) -> tuple[int, int, int]:
@@ -200,6 +209,7 @@ class Storm:
     rng: random.Random
     processes: int | None
     """Number of processes; None: another one at each start."""
+    strategies: Sequence[str] = ("ddp",)
     options: dict[str, Any] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     num_attempts: int = 0
@@ -253,7 +263,9 @@ class Storm:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         fork = multiprocessing.get_context("fork")
-        given = [(run, self.num_attempts, rank, number, port, self.options) for rank in range(number)]
+        options = self.options | {"strategy": self.rng.choice(self.strategies)}
+        self.counts[f"starts with {options['strategy']}"] += number > 1
+        given = [(run, self.num_attempts, rank, number, port, options) for rank in range(number)]
         ranks = [fork.Process(target=train, args=one) for one in given]
         for rank in ranks:
             rank.start()
@@ -387,7 +399,14 @@ def slowed(start: str) -> str:
     return start.replace("from ", _SLOW + "from ", 1)
 
 
-def storm(folder: Path, kills: int, processes: int | None, seed: int, options: dict[str, Any]) -> Counter[str]:
+def storm(
+    folder: Path,
+    kills: int,
+    processes: int | None,
+    seed: int,
+    options: dict[str, Any],
+    strategies: Sequence[str] = ("ddp",),
+) -> Counter[str]:
     """Let runs finish in spite of at least this many kills; return what has happened.
 
     Args:
@@ -396,16 +415,17 @@ def storm(folder: Path, kills: int, processes: int | None, seed: int, options: d
         processes: Number of processes; None: another one, from 1 to 4, at each start.
         seed: Of the moments, the victims and the numbers of processes.
         options: Further arguments of the checkpointer.
+        strategies: Of which each start with several processes has one.
 
     Raises:
         AssertionError: A checkpoint is torn, progress is lost, or a run does not end as an undisturbed one.
     """
-    quiet = Storm(folder, random.Random(seed), processes or 1, dict(options))
+    quiet = Storm(folder, random.Random(seed), processes or 1, strategies[:1], dict(options))
     whole = quiet.run("undisturbed", 0)
     expected, end = windows(whole, range(1, 2)), _end(whole)
     assert sorted(sum(expected, [])) == sorted(list(range(sizes(options)[1])) * EPOCHS), "each sample of each epoch once"
-    found = Storm(folder, random.Random(seed), processes, dict(options))
-    is_exact = processes is not None or options.get("elastic") == "bits"
+    found = Storm(folder, random.Random(seed), processes, strategies, dict(options))
+    is_exact = (processes is not None and len(strategies) == 1) or options.get("elastic") == "bits"
     while found.counts["kills"] < kills:
         first = found.num_attempts + 1
         run = found.run(f"run_{found.counts['runs']}", kills - found.counts["kills"])
@@ -431,13 +451,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--processes", type=int, help="a fixed number (default: another one at each start)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strategies", nargs="+", default=["ddp"], choices=["ddp", "fsdp2"], help="drawn at each start")
     parser.add_argument("--elastic", help="argument of the checkpointer, such as bits")
     parser.add_argument("--dir", help="where the runs are made, and left if one is wrong")
     given = parser.parse_args(argv)
     writer._START = slowed(writer._START)
     folder = Path(tempfile.mkdtemp(prefix="storm-", dir=given.dir))
     options = {"elastic": given.elastic} if given.elastic else {}
-    counts = storm(folder, given.kills, given.processes, given.seed, options)
+    counts = storm(folder, given.kills, given.processes, given.seed, options, given.strategies)
     print(f"{counts['kills']} kills: no torn checkpoint, no lost progress, each global batch once and in order.")
     return 0
 
