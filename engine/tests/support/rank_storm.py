@@ -403,7 +403,9 @@ def storm(folder: Path, kills: int, processes: int | None, seed: int, options: d
     quiet = Storm(folder, random.Random(seed), processes or 1, dict(options))
     whole = quiet.run("undisturbed", 0)
     expected, end = windows(whole, range(1, 2)), _end(whole)
-    assert sorted(sum(expected, [])) == sorted(list(range(sizes(options)[1])) * EPOCHS), "each sample of each epoch once"
+    assert sorted(sum(expected, [])) == sorted(list(range(sizes(options)[1])) * EPOCHS), (
+        "each sample of each epoch once"
+    )
     found = Storm(folder, random.Random(seed), processes, dict(options))
     is_exact = processes is not None or options.get("elastic") == "bits"
     while found.counts["kills"] < kills:
