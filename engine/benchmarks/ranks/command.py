@@ -61,7 +61,9 @@ def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Seq
             "whole": floors.measure(state_bytes, 1, work, _FLOOR_REPEATS),
         }
         probe = Blocks(_PROBE_BATCHES, 1)
-        alone = figures.of_run("none", state_bytes, probe, train(work / "run", "none", options.ranks, num_layers, probe))
+        alone = figures.of_run(
+            "none", state_bytes, probe, train(work / "run", "none", options.ranks, num_layers, probe)
+        )
         least_s = options.factor * statistics.median(found["whole"]["write_s"])
         blocks = Blocks(max(_PROBE_BATCHES, math.ceil(least_s / alone.batch_s)), options.pairs)
         for number in range(options.rounds):
@@ -90,7 +92,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks ranks", description="What a save costs each rank of DDP.")
     add = parser.add_argument
     add("--sizes", nargs="+", type=float, default=[0.3, 1.0], metavar="GB", help="sizes of the state (default: 0.3 1)")
-    add("--ways", nargs="+", choices=list(WAYS)[1:], default=list(WAYS)[1:], help="ways to save; `none` takes part, too")
+    add(
+        "--ways", nargs="+", choices=list(WAYS)[1:], default=list(WAYS)[1:], help="ways to save; `none` takes part, too"
+    )
     add("--ranks", type=int, default=2, help="number of processes (default: 2)")
     add("--rounds", type=int, default=2, help="number of rounds (default: 2)")
     add("--pairs", type=int, default=3, help="pairs of blocks in a training, with a save and without (default: 3)")

@@ -29,7 +29,9 @@ def measure(num_bytes: int, ranks: int, folder: Path, repeats: int) -> dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     together(ranks, lambda rank: _measure(num_bytes // ranks, folder, rank, repeats))
     found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
-    return {name: [max(of_ranks) for of_ranks in zip(*(item[name] for item in found), strict=True)] for name in found[0]}
+    return {
+        name: [max(of_ranks) for of_ranks in zip(*(item[name] for item in found), strict=True)] for name in found[0]
+    }
 
 
 def _measure(num_bytes: int, folder: Path, rank: int, repeats: int) -> None:

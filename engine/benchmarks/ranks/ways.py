@@ -125,7 +125,9 @@ WAYS = {
     "none": Way("no checkpoints", lambda directory, due: []),
     "cairn-shards": Way("Cairn, a shard per rank", _cairn(sharded=True), synced="yes", is_ours=True),
     "cairn-file": Way("Cairn, a single file", _cairn(sharded=False), synced="yes", is_ours=True),
-    "async-save": Way("dcp.async_save", lambda directory, due: [_Dcp(directory, due, in_background=True)], synced="files"),
+    "async-save": Way(
+        "dcp.async_save", lambda directory, due: [_Dcp(directory, due, in_background=True)], synced="files"
+    ),
     "dcp-save": Way("dcp.save", lambda directory, due: [_Dcp(directory, due, in_background=False)], synced="files"),
     "lightning": Way("ModelCheckpoint, full state on rank 0", _lightning),
 }

@@ -11,7 +11,7 @@ from tests.support.thread_ranks import on_threads
 from cairn.errors import ConfigError
 from cairn.lightning import sharding
 from cairn.lightning.sharding import LARGE_BYTES, Sharding
-from cairn.store import claim
+from cairn.store import claim, shared
 from cairn.writing.options import Writing
 
 
@@ -28,7 +28,7 @@ class Differences:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(sharding, "_VISIBLE_S", 0.01)
-    monkeypatch.setattr(sharding, "_POLL_S", 0.001)
+    monkeypatch.setattr(shared, "PATIENCE_S", 0.01)
 
 
 @pytest.fixture
@@ -84,19 +84,15 @@ def test_ranks_that_hold_different_states_leave_the_save_to_rank_0(claimed, rank
 def test_ranks_that_do_not_see_the_directory_of_rank_0_leave_the_save_to_it(claimed, caplog):
     with caplog.at_level(logging.INFO):
         assert decided(claimed, "auto", blind=[1]) == [False] * 2
-    assert "rank 0 writes the checkpoints alone" in caplog.text
+    assert "Rank 0 writes the checkpoints alone. directory=" in caplog.text
 
 
 def test_shards_that_are_asked_for_without_a_shared_directory_are_refused_on_all_ranks(claimed):
     for error in decided(claimed, True, blind=[1]):
         assert isinstance(error, ConfigError)
-        assert error.parameter == "sharded"
-        assert "a directory that all ranks share" in str(error)
-
-
-def test_a_directory_that_another_start_has_claimed_is_not_that_of_rank_0(claimed):
-    directory, _ = claimed
-    assert decided((directory, "another"), "auto") == [False] * 2
+        assert error.parameter == "directory"
+        assert "is not seen by rank 1 on " in str(error)
+        assert str(error).endswith("Or set sharded=false.")
 
 
 def contents(net, optimizer, rank):

@@ -423,7 +423,9 @@ def storm(
     quiet = Storm(folder, random.Random(seed), processes or 1, strategies[:1], dict(options))
     whole = quiet.run("undisturbed", 0)
     expected, end = windows(whole, range(1, 2)), _end(whole)
-    assert sorted(sum(expected, [])) == sorted(list(range(sizes(options)[1])) * EPOCHS), "each sample of each epoch once"
+    assert sorted(sum(expected, [])) == sorted(list(range(sizes(options)[1])) * EPOCHS), (
+        "each sample of each epoch once"
+    )
     found = Storm(folder, random.Random(seed), processes, strategies, dict(options))
     is_exact = (processes is not None and len(strategies) == 1) or options.get("elastic") == "bits"
     while found.counts["kills"] < kills:
@@ -451,7 +453,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--processes", type=int, help="a fixed number (default: another one at each start)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--strategies", nargs="+", default=["ddp"], choices=["ddp", "fsdp2"], help="drawn at each start")
+    parser.add_argument(
+        "--strategies", nargs="+", default=["ddp"], choices=["ddp", "fsdp2"], help="drawn at each start"
+    )
     parser.add_argument("--elastic", help="argument of the checkpointer, such as bits")
     parser.add_argument("--dir", help="where the runs are made, and left if one is wrong")
     given = parser.parse_args(argv)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from torch import Tensor
 
 from cairn.errors import ConfigError
 from cairn.known_directory import KnownDirectory
+from cairn.lightning import shared as shared_on_ranks
 from cairn.lightning.agreement import Agreement, together
 from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.rank_differences import RankDifferences
 from cairn.lightning.saved import unsaved
-from cairn.store import claim
+from cairn.store import shared
 from cairn.store.claim import Permit
 from cairn.store.shard import ShardPlan
 from cairn.types import Position
@@ -36,8 +36,7 @@ log = logging.getLogger(__name__)
 LARGE_BYTES = 2**28
 """Checkpoints from this size on are sharded with `auto`; a smaller one is written before its parts would be found."""
 _VISIBLE_S = 5.0
-"""Maximum time until a file that rank 0 has written is seen on other machines."""
-_POLL_S = 0.1
+"""How long a rank looks for what rank 0 has written, where a single file is as good."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +97,15 @@ class Sharding:
         self.is_on = bool(self._agreement.share(option is True or (option == "auto" and is_due)))
         if not self.is_on:
             return
-        [any_is_blind] = self._agreement.largest(not self._sees_claim())
-        if any_is_blind and option is True:
-            raise ConfigError(
-                f"sharded=true needs a directory that all ranks share, and not all of them see {self._directory} as "
-                f"rank 0 does: choose one on a shared file system, or set sharded=false.",
-                parameter="sharded",
+        patience_s = shared.PATIENCE_S if option is True else _VISIBLE_S
+        try:
+            shared_on_ranks.check(
+                self._agreement, self._trainer.global_rank, self._directory, "Or set sharded=false.", patience_s
             )
-        if any_is_blind:
-            log.info("Not all ranks see %s: rank 0 writes the checkpoints alone.", self._directory)
+        except ConfigError as error:
+            if option is True:
+                raise
+            log.info("Rank 0 writes the checkpoints alone. %s", error)
             self.is_on = False
             return
         self._permit = Permit(KnownDirectory.at_or_above(self._directory), self._owner)
@@ -183,14 +182,6 @@ class Sharding:
             # Each rank has a part of its states, and a save collects them on rank 0.
             contents = {"state_dict": contents["state_dict"]}
         return replicated(contents, parts)
-
-    def _sees_claim(self) -> bool:
-        until = time.monotonic() + _VISIBLE_S
-        while (found := claim.read(self._directory)) is None or found.attempt != self._owner:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(_POLL_S)
-        return True
 
 
 def _ignored(trainer: Trainer) -> set[str]:

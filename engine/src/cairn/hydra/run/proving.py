@@ -146,7 +146,11 @@ def options(given_options: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in given_options.items() if name not in ("logger", "max_time", "profiler")}
     _check_trains(found)
     short = shortened(found, given.epochs, given.batches, given.val_batches)
-    return {**found, **{name: value for name, value in short.items() if name in found}, **_on_this_machine(found, given)}
+    return {
+        **found,
+        **{name: value for name, value in short.items() if name in found},
+        **_on_this_machine(found, given),
+    }
 
 
 def _check_trains(trainer: Mapping[str, Any]) -> None:
