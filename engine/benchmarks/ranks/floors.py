@@ -1,4 +1,4 @@
-"""Floors of a save by several ranks: each copies its part in memory, and writes it to the disk, all at the same time."""
+"""Floors of a save by several ranks: all of them copy their parts in memory, and write them to the disk, at once."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ bits at any number of processes.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import multiprocessing
@@ -358,7 +359,7 @@ def left_over(checkpoints: Path) -> set[str]:
 
 
 def windows(run: Path, num_attempts: range) -> list[list[int]]:
-    """Return the samples of each global batch of the final history of a run: a later attempt replaces an earlier one."""
+    """Return the samples of each global batch of a run: those of a later attempt replace those of an earlier one."""
     history: dict[int, list[int]] = {}
     for number in num_attempts:
         found = _steps(run, number)
@@ -423,7 +424,7 @@ def storm(
     quiet = Storm(folder, random.Random(seed), processes or 1, strategies[:1], dict(options))
     whole = quiet.run("undisturbed", 0)
     expected, end = windows(whole, range(1, 2)), _end(whole)
-    assert sorted(sum(expected, [])) == sorted(list(range(sizes(options)[1])) * EPOCHS), (
+    assert sorted(itertools.chain(*expected)) == sorted(list(range(sizes(options)[1])) * EPOCHS), (
         "each sample of each epoch once"
     )
     found = Storm(folder, random.Random(seed), processes, strategies, dict(options))
