@@ -20,6 +20,7 @@ OVERRIDES = [
     "trainer.limit_val_batches=1",
     "trainer.enable_progress_bar=false",
     "trainer.default_root_dir=null",
+    "~trainer.elastic",  # not an argument of the Trainer: train.py gives it to the Checkpointer
 ]
 
 

@@ -127,7 +127,12 @@ class Reader(StorageReader):
         """Return whether this may be the path of a checkpoint."""
         return isinstance(checkpoint_id, str | Path)
 
+    def _name_of(self, value: Tensor) -> str | None:
+        """Return the name of the storage that a stand-in is for; None for other tensors."""
+        return self._split.get(value.untyped_storage()._cdata) if value.is_meta else None
+
     def _contents(self) -> dict[str, Any]:
+        self._split = {}
         path = links.target(self._path)
         if not shards.is_sharded(path):
             contents = load(path, verify=False)
@@ -159,7 +164,7 @@ class Reader(StorageReader):
 
     def _row_parts(self, value: Tensor) -> list[tuple[int, int, Part]]:
         """Return the parts of a tensor that shards have: first row, number of rows; none if it is read as a whole."""
-        name = self._split.get(value.untyped_storage()._cdata)
+        name = self._name_of(value)
         if self._shards is None or name is None or not value.is_contiguous() or not value.dim():
             return []
         row_bytes, parts = prod(value.shape[1:]) * value.element_size(), self._shards.parts[name]
@@ -169,7 +174,7 @@ class Reader(StorageReader):
 
     def _chunk(self, item: ReadItem) -> Tensor:
         value: Tensor = self._values[item.storage_index.fqn]
-        name = self._split.get(value.untyped_storage()._cdata)
+        name = self._name_of(value)
         if self._shards is None or name is None:
             return value
         offset = item.storage_index.offset

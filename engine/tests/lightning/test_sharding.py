@@ -7,12 +7,15 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from tests.support.thread_ranks import on_threads
+from tests.support.values import file_of
 
 from cairn.errors import ConfigError
 from cairn.lightning import sharding
 from cairn.lightning.sharding import LARGE_BYTES, Sharding
-from cairn.store import claim, shared
+from cairn.store import claim, names, shared
+from cairn.types import Position
 from cairn.writing.options import Writing
+from cairn.writing.sharded.assemble import Shards
 
 
 class Differences:
@@ -136,3 +139,18 @@ def test_only_what_is_equal_on_all_ranks_is_dealt_out():
     momentum = "optimizer_states/0/state/0/momentum_buffer"
     assert dealt_out(0) == dealt_out(1) == dealt | {momentum}
     assert dealt_out(1, consolidates=True) == dealt
+
+
+def test_ranks_whose_batches_have_other_sizes_write_shards_of_one_save(tmp_path):
+    """Each rank counts the samples of the run by its own batches."""
+    for rank in range(2):
+        net = Net()
+        optimizer = torch.optim.SGD([net.trained.weight], 0.1)
+        strategy, found = DDPStrategy(), contents(net, optimizer, rank)
+        trainer = SimpleNamespace(
+            world_size=2, global_rank=rank, lightning_module=net, optimizers=[optimizer], strategy=strategy
+        )
+        own = Sharding(trainer, Writing(), tmp_path, SimpleNamespace(leads=rank == 0))
+        encoded = own.encode(found, Position(0, 3, 3, 3, samples=10 + rank), "a" * 16).encoded
+        (tmp_path / names.shard_name(rank)).write_bytes(file_of(encoded))
+    Shards([tmp_path / names.shard_name(rank) for rank in range(2)]).contents()

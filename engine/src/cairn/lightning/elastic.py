@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
-from torch.distributed import DistStoreError, Store, TCPStore
+from torch.distributed import DistError, Store, TCPStore
 
 from cairn.jobs.rendezvous import Rank, own_rank
 
@@ -68,7 +68,7 @@ def meet(environ: Mapping[str, str] = os.environ, patience_s: float = _PATIENCE_
             return follow(agents, rank, patience_s)
         own = TCPStore(host, 0, is_master=True, timeout=timeout, wait_for_workers=False, multi_tenant=True)
         return Attempt(lead(agents, rank, own.port, timeout), own.port, own)
-    except DistStoreError as error:
+    except DistError as error:
         raise _too_late(rank, patience_s) from error
 
 

@@ -54,5 +54,5 @@ def load(ranks: VirtualRanks | None, ours: Mapping[str, Any], goes_on: bool) -> 
             f" begin with it: use a checkpoint from the end of an epoch, or elastic={before!r}.",
             parameter="elastic",
         )
-    if ranks is not None and before == now:
+    if ranks is not None and before == now and (goes_on or ours["place"] == "batch"):
         ranks.kept.load(saved)

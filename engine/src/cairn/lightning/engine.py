@@ -160,12 +160,12 @@ class Engine:
         if not leads and not self.sharding.is_on:
             return
         boundary.prepare_dump()
-        if leads:
-            space.check_space(self.history, num_bytes)
-            self.telemetry.meter.expect_bytes(num_bytes)
         expected, division = max(num_bytes, self._last_num_bytes), self.sharding.division
         on_gpu = trainer.strategy.root_device.type == "cuda"
         with self.sharding.together():
+            if leads:
+                space.check_space(self.history, num_bytes)
+                self.telemetry.meter.expect_bytes(num_bytes)
             self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer), leads, division)
         if not module.automatic_optimization:
             self.saves.finish_copy_before(trainer.optimizers)

@@ -171,7 +171,9 @@ class Watch:
                 # The main rank ends the run, because its exit code is the one that counts.
                 self._has_shown, leaves = True, False
                 return
-            if self._ranks.ends_the_run(alarm.limit_s):
+            ends: list[bool] = []
+            _limited(lambda: ends.append(self._ranks.ends_the_run(alarm.limit_s)), 2 * _STEP_S)
+            if any(ends):
                 _limited(lambda: self._write(self._ranks.words(alarm.limit_s)))
                 code = self._end(self._hang(alarm))
             else:

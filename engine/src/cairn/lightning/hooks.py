@@ -89,10 +89,10 @@ class EngineHooks(Checkpoint):
         """Exchange the loops and the way to load, before Lightning uses either; refuse what cannot be resumed."""
         resized.watch(trainer.strategy)
         unused_hooks.hide(self)
-        if self.policy.elastic == "bits" and self._ranks is None:
+        if self.policy.elastic == "bits" and (self._ranks is None or self._ranks.trainer is not trainer):
             self._ranks = VirtualRanks(trainer)
         if stage != "fit":
-            evaluation_loop.install(trainer, self._ranks)
+            evaluation_loop.install(trainer, None if stage == "predict" else self._ranks)
             return
         _check_alone(self, trainer)
         shuffles.begin_run(self._way)

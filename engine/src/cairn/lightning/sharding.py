@@ -97,7 +97,8 @@ class Sharding:
         self.is_on = bool(self._agreement.share(option is True or (option == "auto" and is_due)))
         if not self.is_on:
             return
-        patience_s = shared.PATIENCE_S if option is True else _VISIBLE_S
+        is_divided = isinstance(strategy, FSDP2Strategy)
+        patience_s = shared.PATIENCE_S if option is True or is_divided else _VISIBLE_S
         try:
             shared_on_ranks.check(
                 self._agreement, self._trainer.global_rank, self._directory, "Or set sharded=false.", patience_s
@@ -105,7 +106,8 @@ class Sharding:
         except ConfigError as error:
             if option is True:
                 raise
-            log.info("Rank 0 writes the checkpoints alone. %s", error)
+            level = logging.WARNING if is_divided else logging.INFO  # rank 0 would need memory for all of the state
+            log.log(level, "Rank 0 writes the checkpoints alone. %s", error)
             self.is_on = False
             return
         self._permit = Permit(KnownDirectory.at_or_above(self._directory), self._owner)
@@ -122,7 +124,8 @@ class Sharding:
         if not self.is_on or not differences.is_due:
             return False
         differences.compare(needed=True)
-        if any(self._agreement.largest(differences.found_any)):
+        any_differs = any(self._agreement.largest(differences.found_any))
+        if any_differs and not isinstance(self._trainer.strategy, FSDP2Strategy):  # its ranks have rows of their own
             log.warning(
                 "Parameters or optimizer states differ between the ranks, so their shards would be a mix of several "
                 "states: from now on, rank 0 writes each checkpoint as a single file. Keep them equal on all ranks."
@@ -132,9 +135,7 @@ class Sharding:
 
     def together(self) -> AbstractContextManager[None]:
         """Context in which all ranks fail if one does, if each of them writes a shard."""
-        return (
-            together(self._agreement, "Memory for checkpoints could not be reserved") if self.is_on else nullcontext()
-        )
+        return together(self._agreement, "Checkpoints could not be prepared") if self.is_on else nullcontext()
 
     @property
     def division(self) -> Division:
@@ -157,7 +158,9 @@ class Sharding:
             self._dealer = self._dealer or Dealer(rank, world_size)
             deal = self._dealer.deal(self._equal_tensors(contents))
         run = str(contents[unsaved.KEY]["run"])
-        shard = ShardId(rank, world_size, run, attempt, dict(vars(position)))
+        # Each rank counts samples of its own: batches may differ in their sizes.
+        where = {name: value for name, value in vars(position).items() if name != "samples"}
+        shard = ShardId(rank, world_size, run, attempt, where)
         mine = contents if rank == 0 else contents[unsaved.KEY]["ranks"][0]
         return EncodedShard(self._encoder.encode(mine, deal, shard), deal.layout)
 

@@ -13,6 +13,7 @@ name is deleted between 4 and 5, as a whole: nothing is ever written into the di
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -98,6 +99,8 @@ def publish(plan: ShardPlan, saved: Saved, proof: bytes) -> None:
     Raises:
         OSError: A step failed.
     """
+    if not _is_complete(plan):
+        raise FileNotFoundError(errno.ENOENT, "its shards are gone", str(plan.folder))
     hidden = plan.directory / names.temp_name(names.manifest_name(saved.name))
     disk.put_hidden(hidden, proof)
     finish(plan)
@@ -111,7 +114,7 @@ def finish(plan: ShardPlan) -> None:
     """
     directory, path = plan.directory, plan.directory / plan.name
     proof = directory / names.manifest_name(plan.name)
-    if plan.folder.exists():
+    if _is_complete(plan):  # else it was renamed before, and a writer that died has made it again for its own shard
         for rank in range(plan.world_size):
             disk.remove(plan.folder / names.report_name(rank))
         disk.sync_directory(plan.folder)
@@ -137,6 +140,10 @@ def delete_directory(path: Path) -> None:
     disk.remove(path.with_name(names.manifest_name(path.name)))
     disk.sync_directory(path.parent)
     disk.remove(away)
+
+
+def _is_complete(plan: ShardPlan) -> bool:
+    return all((plan.folder / names.shard_name(rank)).exists() for rank in range(plan.world_size))
 
 
 def _delete_earlier(plan: ShardPlan) -> None:

@@ -61,8 +61,6 @@ class Collected:
     def show_latest(self) -> None:
         """Let the latest values be those of all virtual ranks since the last time."""
         latest, self._latest = self._latest, {}
-        if not any(metric.meta.on_step for metric in self.results.values()):
-            return
         of_processes = gathered((self._portable(latest), self.results.live), self._processes)
         self._know([keys for _, keys in of_processes])
         found = {virtual: values for one, _ in of_processes for virtual, values in one.items()}

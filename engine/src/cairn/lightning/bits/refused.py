@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import LBFGS
+from torchmetrics.wrappers import Running
 
 from cairn.errors import ConfigError
 from cairn.lightning.bits import turns
@@ -60,6 +61,8 @@ def _metric(module: Any) -> str:
     for name, metric in modules.named(module):
         if not modules.is_metric(metric):
             continue
+        if isinstance(metric, Running):
+            return f"the metric {name} ({type(metric).__name__}) counts its values in each process: log the values"
         for state, default in metric._defaults.items():
             if isinstance(default, list) and metric._reductions[state] in (None, turns.dim_zero_cat):
                 continue

@@ -34,12 +34,14 @@ class VirtualRanks:
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+        self.trainer = trainer
         self.kept = Kept(trainer)
         """What the run keeps."""
         self._layout = Layout(1)
         self._virtual = self._step = self._number = 0
         self._counts, self._is_last = True, False
+        self.batch_idx = 0
+        """Number of the batch in the epoch, as one process would count it."""
         self._collected: Collected | None = None
         self._gradients: Gradients
         self._buffers: Buffers
@@ -61,7 +63,7 @@ class VirtualRanks:
             ConfigError: Something would depend on the number of processes.
             ResumeError: The run has another number of virtual ranks.
         """
-        trainer = self._trainer
+        trainer = self.trainer
         layout = Layout(dealt.num_virtual_ranks, trainer.global_rank, trainer.world_size)
         self.kept.begin(layout.num_virtual, dealt.loader.global_batch_size or 0)
         refused.check(trainer, layout.num_virtual)
@@ -84,23 +86,25 @@ class VirtualRanks:
         Raises:
             ConfigError: They divide their samples in another way on each number of processes.
         """
-        return Evaluation(self._trainer, results, loaders, self.kept)
+        return Evaluation(self.trainer, results, loaders, self.kept)
 
     @contextmanager
-    def batch(self, number: int) -> Iterator[None]:
+    def batch(self, number: int, window: int) -> Iterator[None]:
         """Context in which a batch of the training is worked on.
 
         Args:
             number: Its number among the batches of this process in their global batch.
+            window: Number of the global batch in its epoch.
         """
         own, collected = self._layout.own, self._collected
         assert collected is not None
         self._virtual, self._counts = own[min(number, len(own) - 1)], number < len(own)
         self._number = number
+        self.batch_idx = window * self._layout.num_virtual + self._virtual
         self._is_last = number == self._layout.per_window - 1
         if number == 0:
-            self._step = self._trainer.global_step
-            self._gradients.begin(self._trainer.lightning_module)
+            self._step = self.trainer.global_step
+            self._gradients.begin(self.trainer.lightning_module)
             self._buffers.begin()
         self.kept.drawing.batch(self._step, self._virtual)
         with collected.batch((0, self._virtual), self._counts):

@@ -107,6 +107,8 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
 
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
         self.num_samples = num_samples(batch)
+        if self.virtual_ranks is not None:
+            batch_idx = self.virtual_ranks.batch_idx
         takes = takes_index(self.trainer.lightning_module.training_step)
         if takes is None:
             return super()._build_kwargs(kwargs, batch, batch_idx)
@@ -119,8 +121,19 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
         if self.virtual_ranks is None:
             super().advance(data_fetcher)
             return
-        with self.virtual_ranks.batch(self.batch_progress.current.ready % self.per_window):
-            super().advance(data_fetcher)
+        ready = self.batch_progress.current.ready
+        window, number = divmod(ready, self.per_window)
+        with self.virtual_ranks.batch(number, window):
+            try:
+                super().advance(data_fetcher)
+            except StopIteration as stop:
+                if self.batch_progress.current.ready == ready:  # there is no batch left
+                    raise
+                raise ConfigError(
+                    "on_train_batch_start has returned -1, which ends the epoch at a batch that depends on the number "
+                    "of processes: with elastic='bits', use limit_train_batches.",
+                    parameter="elastic",
+                ) from stop
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         trainer = self.trainer

@@ -112,7 +112,11 @@ def _of_virtual_ranks(saved: Sequence[State]) -> State:
     for state in saved:
         for name, turns in state["virtual"].items():
             found[name] = [*found.get(name, []), *turns]
-    entries = {key: entry for state in reversed(saved) for key, entry in state["logged"]["entries"].items()}
+    entries: State = {}
+    for state in saved:
+        for key, entry in state["logged"]["entries"].items():
+            known = entries.setdefault(key, dict(entry))
+            known["has_reset"] = known["has_reset"] and entry["has_reset"]  # logged in this epoch by one of them
     return {**first, "logged": {**first["logged"], "entries": entries}, "virtual": found}
 
 
