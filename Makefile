@@ -52,7 +52,7 @@ test: $(INSTALLED) ## run the tests of the project and the fast tests of the lib
 	@$(call run_tests,-m "not slow")
 
 test-all: $(INSTALLED) ## run all tests, including kill -9, SLURM, W&B and notebooks
-	@$(call run_tests,-n 3) # many of them wait, for a job or a dead process: two would leave half of two cores idle
+	@$(call run_tests,)
 
 bench: $(INSTALLED) ## measure what a save costs; ARGS="--quick", "--help", ...
 	cd engine && $(BIN)/python -m benchmarks $(ARGS)
