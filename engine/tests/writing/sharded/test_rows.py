@@ -79,6 +79,14 @@ def test_what_a_hook_makes_of_a_tensor_that_no_rank_has_is_refused(change):
         deal(made, rows)
 
 
+def test_a_change_in_place_of_a_tensor_that_no_rank_has_is_refused():
+    rows = [part(whole, 0, 2) for whole in (WEIGHT, BIAS, WEIGHT * 2)]
+    made = contents(*(item.whole for item in rows))
+    made["state_dict"]["weight"].clamp_(0, 1)
+    with pytest.raises(UnsafeStateError, match="A hook changes weights or optimizer states of the checkpoint in place"):
+        deal(made, rows)
+
+
 def test_a_hook_may_leave_tensors_out_and_refer_to_others(tmp_path):
     rows = [part(whole, 0, 1) for whole in (WEIGHT, BIAS, WEIGHT * 2)]
     made = contents(*(item.whole for item in rows))

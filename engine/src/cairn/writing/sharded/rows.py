@@ -46,6 +46,11 @@ def deal(contents: Mapping[str, Any], rows: Sequence[Rows]) -> Deal:
     Raises:
         UnsafeStateError: A hook has made something else of such a tensor, which no rank can compute.
     """
+    if any(item.whole._version for item in rows):
+        raise UnsafeStateError(
+            "A hook changes weights or optimizer states of the checkpoint in place, which are divided among the "
+            "processes, so that none of them has their values: change the parameters in a step instead."
+        )
     known = {place_of(item.whole): item for item in rows}
     names: dict[Place, str] = {}
     for key in ("state_dict", "optimizer_states"):
