@@ -61,12 +61,13 @@ class Agreement(Protocol):
 
 
 @contextmanager
-def together(agreement: Agreement, what: str) -> Iterator[None]:
+def together(agreement: Agreement, what: str, done: str) -> Iterator[None]:
     """Let all ranks fail if one does, instead of waiting for it in the next collective call.
 
     Args:
         agreement: Between the ranks.
-        what: What could not be done, for the message of the others.
+        what: What the ranks do something with, for the message of the others.
+        done: What they do with it, as in "saved".
 
     Raises:
         ConfigError: It failed on another rank.
@@ -78,7 +79,7 @@ def together(agreement: Agreement, what: str) -> Iterator[None]:
     finally:
         _, any_failed = agreement.meet(None, failed)
     if any_failed:
-        raise ConfigError(f"{what} on another rank; the message of that rank says why.")
+        raise ConfigError(f"{what} of another rank could not be {done}; the message of that rank says why.")
 
 
 def first_error(agreement: Agreement, mine: str) -> str:

@@ -112,7 +112,7 @@ def capture(
         ConfigError: A hook of another rank has raised an error.
     """
     epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
-    with together(agreement, "The state could not be saved"):  # hooks of the user, which may fail on one rank only
+    with together(agreement, "The state", "saved"):  # hooks of the user, which may fail on one rank only
         contents = _dumped(trainer, place, is_sharded)
         lazy = unsaved.lazy(contents["state_dict"])
         contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)

@@ -135,7 +135,7 @@ class Sharding:
 
     def together(self) -> AbstractContextManager[None]:
         """Context in which all ranks fail if one does, if each of them writes a shard."""
-        return together(self._agreement, "Checkpoints could not be prepared") if self.is_on else nullcontext()
+        return together(self._agreement, "A save", "prepared") if self.is_on else nullcontext()
 
     @property
     def division(self) -> Division:
