@@ -131,3 +131,10 @@ def test_an_invalid_duration_is_refused_by_the_name_of_its_setting(written):
         parse_duration_s(written)
     with pytest.raises(ValueError, match=r"^Invalid duration --limit="):
         parse_duration_s(written, name="--limit")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [([], ""), ([3], "3"), ([1, 2, 3, 7, 9, 10], "1-3, 7, 9-10"), ([5, 5, 6], "5, 5-6")]
+)
+def test_numbers_that_follow_each_other_are_shown_as_ranges(numbers, text):
+    assert units.format_ranges(numbers) == text

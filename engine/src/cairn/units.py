@@ -1,9 +1,9 @@
-"""Sizes and durations as people write and read them: `1.5 GB`, `10min`. Used by every room; imports none."""
+"""Sizes, durations and ranges as people write and read them: `1.5 GB`, `10min`, `1-3`. Used by every room; imports none."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Duration = int | float | str | Mapping[str, float]
 """What `parse_duration_s` reads."""
@@ -90,3 +90,18 @@ def parse_duration_s(duration: Duration, name: str = "max_time") -> float:
 
 def _are_amounts(duration: Mapping[str, float]) -> bool:
     return set(duration) <= set(_FIELDS) and all(isinstance(n, (int, float)) and n >= 0 for n in duration.values())
+
+
+def format_ranges(numbers: Sequence[int]) -> str:
+    """Return whole numbers as text, with 1-3 in place of 1, 2, 3.
+
+    Args:
+        numbers: In order.
+    """
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

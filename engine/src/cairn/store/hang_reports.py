@@ -18,6 +18,7 @@ from cairn import opening, records
 from cairn.records import RecordError
 from cairn.store import names
 from cairn.types import Position
+from cairn.units import format_ranges
 
 _POLL_S = 0.1
 
@@ -104,11 +105,4 @@ def name_ranks(numbers: Sequence[int]) -> str:
     Args:
         numbers: The ranks in order, at least one.
     """
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    text = ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-    return f"rank{'s' if len(numbers) > 1 else ''} {text}"
+    return f"rank{'s' if len(numbers) > 1 else ''} {format_ranges(numbers)}"

@@ -65,7 +65,7 @@ class Report:
     num_bytes: int = 0
     digest: str = ""
     error: str = ""
-    """Why there is no shard; empty if there is one."""
+    """Why the shard could not be written; empty if it was."""
 
 
 class Abandoned(SaveError):

@@ -25,6 +25,7 @@ from cairn import opening
 from cairn.errors import CheckpointError, SaveError
 from cairn.store import disk, manifest, names, shard
 from cairn.store.deletion import delete_checkpoints
+from cairn.store.hang_reports import name_ranks
 from cairn.store.shard import Report, ShardPlan
 from cairn.types import Saved
 
@@ -99,7 +100,7 @@ def publish(plan: ShardPlan, saved: Saved, proof: bytes) -> None:
     Raises:
         OSError: A step failed.
     """
-    if not _is_complete(plan):
+    if not _is_complete(plan.folder, plan):
         raise FileNotFoundError(errno.ENOENT, "its shards are gone", str(plan.folder))
     hidden = plan.directory / names.temp_name(names.manifest_name(saved.name))
     disk.put_hidden(hidden, proof)
@@ -114,13 +115,15 @@ def finish(plan: ShardPlan) -> None:
     """
     directory, path = plan.directory, plan.directory / plan.name
     proof = directory / names.manifest_name(plan.name)
-    if _is_complete(plan):  # else it was renamed before, and a writer that died has made it again for its own shard
+    if _is_complete(plan.folder, plan):  # else it was renamed before, and a writer that died has made it again for its own shard
         for rank in range(plan.world_size):
             disk.remove(plan.folder / names.report_name(rank))
         disk.sync_directory(plan.folder)
         if os.path.lexists(path) or os.path.lexists(proof):
             _delete_earlier(plan)
         os.replace(plan.folder, path)
+    elif not _is_complete(path, plan):
+        raise FileNotFoundError(errno.ENOENT, "its shards are gone", str(path))
     disk.sync_directory(directory)
     os.replace(directory / names.temp_name(proof.name), proof)
     disk.sync_directory(directory)
@@ -142,8 +145,8 @@ def delete_directory(path: Path) -> None:
     disk.remove(away)
 
 
-def _is_complete(plan: ShardPlan) -> bool:
-    return all((plan.folder / names.shard_name(rank)).exists() for rank in range(plan.world_size))
+def _is_complete(folder: Path, plan: ShardPlan) -> bool:
+    return all((folder / names.shard_name(rank)).exists() for rank in range(plan.world_size))
 
 
 def _delete_earlier(plan: ShardPlan) -> None:
@@ -198,9 +201,8 @@ def _check_patience(plan: ShardPlan, found: Mapping[int, Report], progress: Prog
     absent = [rank for rank in missing if not any(_of_rank(name, rank) for name in progress.sizes)]
     limit_s = SILENCE_AFTER_END_S if has_ended and absent else SILENCE_S
     if silent_s >= limit_s:
-        ranks = ", ".join(map(str, absent or missing))
         raise Incomplete(
-            f"The checkpoint {plan.directory / plan.name} could not be written: the writer of rank {ranks} "
+            f"The checkpoint {plan.directory / plan.name} could not be written: the writer of {name_ranks(absent or missing)} "
             f"has shown no sign of life for {limit_s:g} s. Look for the cause in the log of that rank."
         )
 

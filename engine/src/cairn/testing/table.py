@@ -14,6 +14,7 @@ from rich.table import Table
 
 from cairn.testing.compare import Difference
 from cairn.testing.proof import Proof, Trial
+from cairn.units import format_ranges
 
 
 def show(proof: Proof, console: Console, verb: str = "killed") -> None:
@@ -88,7 +89,7 @@ def _table(proof: Proof, verb: str) -> Table:
         else:
             numbers = [index for index, other in enumerate(groups, 1) if any(_same(other, item) for item in found)]
             first = f"[bold red]{escape(_title(found[0]))}[/] at batch {found[0].batch}"
-            result = f"see {_ranges(numbers)}: {first}"
+            result = f"see {format_ranges(numbers)}: {first}"
         table.add_row(f"batch {stop.after}", f"{stop.epoch}/{stop.batch}", stop.where, result)
     return table
 
@@ -127,23 +128,13 @@ def _title(found: Difference) -> str:
     return _TITLES.get(found.kind) or f"{found.kind} {found.name}".strip()
 
 
-def _ranges(numbers: list[int]) -> str:
-    """Return numbers as text, with 1-3 in place of 1, 2, 3."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
-
 
 def _batches(number: int) -> str:
     return f"{number} batch{'es' * (number != 1)}"
 
 
 def _listed(trials: list[Trial]) -> str:
-    return _ranges(sorted(trial.stop.after for trial in trials))
+    return format_ranges(sorted(trial.stop.after for trial in trials))
 
 
 def _verdict(proof: Proof) -> str:

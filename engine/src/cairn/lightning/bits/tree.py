@@ -40,7 +40,7 @@ class Layout:
 
     @property
     def per_window(self) -> int:
-        """Batches of each process in a global batch; the last one is an extra one where there is no more to do."""
+        """Batches of each process in a global batch; the last one may be a repetition, which does not count."""
         return -(-self.num_virtual // self.world_size)
 
     @property
