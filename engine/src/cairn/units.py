@@ -1,4 +1,4 @@
-"""Sizes, durations and ranges as people write and read them: `1.5 GB`, `10min`, `1-3`. Used by every room; imports none."""
+"""Sizes, durations and ranges as people write and read them: `1.5 GB`, `10min`, `1-3`. Imports no other room."""
 
 from __future__ import annotations
 

@@ -115,7 +115,8 @@ def finish(plan: ShardPlan) -> None:
     """
     directory, path = plan.directory, plan.directory / plan.name
     proof = directory / names.manifest_name(plan.name)
-    if _is_complete(plan.folder, plan):  # else it was renamed before, and a writer that died has made it again for its own shard
+    # Else it was renamed before, and a writer that died has perhaps made it again for its own shard.
+    if _is_complete(plan.folder, plan):
         for rank in range(plan.world_size):
             disk.remove(plan.folder / names.report_name(rank))
         disk.sync_directory(plan.folder)
@@ -202,8 +203,8 @@ def _check_patience(plan: ShardPlan, found: Mapping[int, Report], progress: Prog
     limit_s = SILENCE_AFTER_END_S if has_ended and absent else SILENCE_S
     if silent_s >= limit_s:
         raise Incomplete(
-            f"The checkpoint {plan.directory / plan.name} could not be written: the writer of {name_ranks(absent or missing)} "
-            f"has shown no sign of life for {limit_s:g} s. Look for the cause in the log of that rank."
+            f"The checkpoint {plan.directory / plan.name} could not be written: the writer of "
+            f"{name_ranks(absent or missing)} has shown no sign of life for {limit_s:g} s. Look for the cause in the log of that rank."
         )
 
 
