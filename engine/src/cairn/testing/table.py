@@ -128,7 +128,6 @@ def _title(found: Difference) -> str:
     return _TITLES.get(found.kind) or f"{found.kind} {found.name}".strip()
 
 
-
 def _batches(number: int) -> str:
     return f"{number} batch{'es' * (number != 1)}"
 
