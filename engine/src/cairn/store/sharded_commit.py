@@ -204,7 +204,8 @@ def _check_patience(plan: ShardPlan, found: Mapping[int, Report], progress: Prog
     if silent_s >= limit_s:
         raise Incomplete(
             f"The checkpoint {plan.directory / plan.name} could not be written: the writer of "
-            f"{name_ranks(absent or missing)} has shown no sign of life for {limit_s:g} s. Look for the cause in the log of that rank."
+            f"{name_ranks(absent or missing)} has shown no sign of life for {limit_s:g} s. "
+            "Look for the cause in the log of that rank."
         )
 
 
