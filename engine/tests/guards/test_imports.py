@@ -41,15 +41,15 @@ ARROWS = {
     "account": f"policy {LEAVES} {DOORS}",
     "data": "errors",
     "jobs": f"errors {DOORS}",
-    "lightning": f"writing account store policy jobs data targets {LEAVES} {DOORS}",
+    "lightning": f"remote writing account store policy jobs data targets {LEAVES} {DOORS}",
     "wandb": f"store {LEAVES} {DOORS}",
-    "remote": f"extras store {LEAVES} {DOORS}",
+    "remote": f"extras store policy {LEAVES} {DOORS}",
     "runs": f"store account jobs {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
-    "cli": f"streams extras study runs wandb writing store policy account jobs {LEAVES} {DOORS}",
+    "cli": f"streams extras study runs wandb remote writing store policy account jobs {LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": "streams extras testing lightning wandb jobs runs data store account policy writing targets whitelist "
-    f"{LEAVES} {DOORS}",
+    "hydra": "streams extras testing lightning wandb remote jobs runs data store account policy writing targets "
+    f"whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {
