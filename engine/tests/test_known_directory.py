@@ -8,8 +8,8 @@ from cairn.account.progress import ProgressFile
 from cairn.known_directory import KnownDirectory
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.runs.directory import RunDirectory
+from cairn.uploads.outbox import Outbox
 from cairn.wandb.history import Lines
-from cairn.wandb.outbox import Outbox
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from cairn.errors import ResumeError
 from cairn.store import catalog, file_format, names
 from cairn.store.commit import delete_checkpoint
 from cairn.units import format_bytes
+from cairn.uploads.outbox import Outbox
 from cairn.wandb import artifacts, client, remote
 from cairn.wandb.artifacts import Artifacts
 from cairn.wandb.deleted import Deleted
-from cairn.wandb.outbox import Outbox
 from cairn.wandb.remote import Location
 
 

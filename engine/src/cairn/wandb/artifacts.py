@@ -103,9 +103,9 @@ class Artifacts(Listener):
 
     def _start(self, run: Any, directory: Path) -> _Parts:
         # Here and not above: these import wandb, which takes a second, and which is not a dependency of the library.
+        from cairn.uploads.once import ErrorsOnce
+        from cairn.uploads.outbox import Outbox
         from cairn.wandb.deleted import Deleted
-        from cairn.wandb.once import ErrorsOnce
-        from cairn.wandb.outbox import Outbox
         from cairn.wandb.remote import Location, Offline, Online
         from cairn.wandb.state import State
         from cairn.wandb.worker import Executor, Worker

@@ -16,8 +16,8 @@ from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experime
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from cairn.errors import first_line
+from cairn.uploads.once import ErrorsOnce
 from cairn.wandb.history import STEP, TIME, History, Lines, Row
-from cairn.wandb.once import ErrorsOnce
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from cairn.store.listener import Links
 from cairn.types import Saved
 from cairn.units import format_bytes
+from cairn.uploads.once import ErrorsOnce
+from cairn.uploads.outbox import Outbox
 from cairn.wandb.deleted import Deleted
-from cairn.wandb.once import ErrorsOnce
-from cairn.wandb.outbox import Outbox
 from cairn.wandb.plan import Wanted
 from cairn.wandb.settings import ArtifactSettings
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from cairn.errors import first_line
 from cairn.types import Saved
+from cairn.uploads.once import ErrorsOnce
 from cairn.wandb import client
-from cairn.wandb.once import ErrorsOnce
 from cairn.wandb.plan import (
     AddAliases,
     Delete,

@@ -10,7 +10,7 @@ from tests.support.values import commit
 
 from cairn.store.catalog import Catalog, digest
 from cairn.store.commit import delete_checkpoint
-from cairn.wandb.outbox import Outbox
+from cairn.uploads.outbox import Outbox
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_leftovers_of_a_kill_are_removed(folder, monkeypatch, copies):
                 file.write(b"half of it")
         raise Kill
 
-    monkeypatch.setattr("cairn.wandb.outbox._link", link)
+    monkeypatch.setattr("cairn.uploads.outbox._link", link)
     with pytest.raises(Kill):
         Outbox(folder).add(second)
     assert Outbox(folder).waiting() == [first]
