@@ -39,7 +39,7 @@ class _FallbackLogger(loggers.WandbLogger):
         self._wandb_init.pop("anonymous", None)  # W&B warns about it, whatever its value
         self.mode = _MODES.get(os.environ.get("WANDB_MODE", ""), "offline" if offline else "online")
         self._forget = forget
-        self._errors = ErrorsOnce()
+        self._errors = ErrorsOnce("W&B")
 
     @property
     @rank_zero_experiment
