@@ -10,6 +10,8 @@ from cairn.types import Position
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 OUTBOX = ".outbox"
+MIRROR_OUTBOX = ".mirror"
+MIRROR_RANKS = ".mirror-ranks"
 CLAIM = ".claim"
 LOCK = ".lock"
 PROBE = ".writable.tmp"
