@@ -98,7 +98,7 @@ class Checkpointer(EngineHooks):
     def resume(self) -> str | None:
         """Find the checkpoint to go on from, for `fit(ckpt_path=...)`: the newest intact one, or None.
 
-        Waits for a writer of a killed process, and logs each checkpoint that is skipped. A mirror may bring a newer one.
+        Waits for a writer of a killed process, and logs what is skipped. A mirror may bring a newer checkpoint.
 
         Raises:
             ResumeError: There are checkpoints, and none of them is intact.
