@@ -49,8 +49,8 @@ ARROWS = {
     "study": f"runs store account policy {LEAVES} {DOORS}",
     "cli": f"streams extras study runs wandb uploads writing store policy account jobs {LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": "streams extras testing lightning wandb jobs runs data store account policy writing targets whitelist "
-    f"{LEAVES} {DOORS}",
+    "hydra": "streams extras testing lightning wandb remote jobs runs data store account policy writing targets "
+    f"whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {

@@ -24,6 +24,9 @@ class Listener(Protocol):
     time (an upload, for example) belongs on a thread of the listener's own, and `close` waits for it.
     """
 
+    grace_s: float = 0.0
+    """Maximum time that `close` may take after a signal, in seconds, if that is more than the usual one."""
+
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """Called before training begins, and before anything is saved or deleted.
 
@@ -97,6 +100,11 @@ class Listeners:
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self._listeners = tuple(listeners)
         self._logged: set[tuple[int, str, type]] = set()
+
+    @property
+    def grace_s(self) -> float:
+        """See `Listener`."""
+        return max((getattr(listener, "grace_s", 0.0) for listener in self._listeners), default=0.0)
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """See `Listener`. An error that the user can fix refuses the run.
