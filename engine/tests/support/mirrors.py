@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.shards import commit_shards
 from tests.support.values import commit
 
 from cairn.remote import address, layout, record
@@ -27,17 +28,28 @@ def objects_at(scheme: str, tmp_path: Path, run: str = "logs/a=1,b=0.5") -> Obje
 
 
 def mirror_checkpoint(
-    objects: Objects, tmp_path: Path, number: int, files: Mapping[str, bytes] = FILES, **facts: Any
+    objects: Objects,
+    tmp_path: Path,
+    number: int,
+    files: Mapping[str, bytes] = FILES,
+    *,
+    sharded: bool = False,
+    **facts: Any,
 ) -> Saved:
     """Commit a small checkpoint in `tmp_path/local`, and mirror it with run files of two parts each."""
     directory = tmp_path / "local"
-    made = commit(directory, number, **facts)
-    for name, path, _ in layout.data_of(made):
-        objects.put_file(name, directory / path)
-    text = (directory / names.manifest_name(made.name)).read_text()
-    kept = [put_run_file(objects, path, data) for path, data in files.items()]
-    assert objects.create(layout.stem_of(made).record, record.dump(text, kept))
+    made = commit_shards(directory, number, **facts) if sharded else commit(directory, number, **facts)
+    mirror_files(objects, directory, made, files)
     return made
+
+
+def mirror_files(objects: Objects, directory: Path, saved: Saved, files: Mapping[str, bytes]) -> None:
+    """Mirror a checkpoint of a directory, with run files of two parts each."""
+    for name, path, _ in layout.data_of(saved):
+        objects.put_file(name, directory / path)
+    text = (directory / names.manifest_name(saved.name)).read_text()
+    kept = [put_run_file(objects, path, data) for path, data in files.items()]
+    assert objects.create(layout.stem_of(saved).record, record.dump(text, kept))
 
 
 def put_run_file(objects: Objects, path: str, data: bytes) -> RunFile:
@@ -48,3 +60,10 @@ def put_run_file(objects: Objects, path: str, data: bytes) -> RunFile:
         objects.put(name, piece)
         parts.append(Part(name, len(piece)))
     return RunFile(path, len(data), hashlib.sha256(data).hexdigest(), tuple(parts))
+
+
+def damage(objects: Objects, name: str) -> None:
+    """Flip a bit in the middle of an object; its size stays the same."""
+    data = bytearray(objects.get(name))
+    data[len(data) // 2] ^= 1
+    objects.put(name, bytes(data))

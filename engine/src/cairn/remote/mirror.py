@@ -14,8 +14,10 @@ from os import PathLike
 from pathlib import Path
 
 from cairn.errors import ConfigError, RemoteError, first_line
-from cairn.remote import address, bounded
+from cairn.policy.keep import Rule
+from cairn.remote import address, bounded, start
 from cairn.remote.address import Address
+from cairn.remote.fetch import Target
 from cairn.remote.objects import Objects
 from cairn.remote.ranks import Assistant, ShardUploads
 from cairn.remote.run_files import RunFiles
@@ -25,7 +27,7 @@ from cairn.remote.state import State
 from cairn.remote.uploader import Uploader
 from cairn.store import names
 from cairn.store.listener import Links, Listener
-from cairn.types import Saved
+from cairn.types import Mode, Saved
 from cairn.units import format_bytes
 from cairn.uploads.once import ErrorsOnce
 from cairn.uploads.outbox import Outbox
@@ -87,6 +89,11 @@ class Mirror(Listener):
     def with_settings(cls, where: Address, settings: MirrorSettings, run_directory: Path) -> Mirror:
         """Return a mirror with settings that were read elsewhere."""
         return cls(str(where), **vars(settings), run_directory=run_directory)
+
+    def bring(self, directory: Path, local: Saved | None, rules: Sequence[Rule], mode: Mode | None) -> Saved | None:
+        """Bring the newest intact checkpoint of the mirror, if it is newer; see `Listener.bring`."""
+        target = Target(directory, self.run_directory, (rules, mode))
+        return start.look(self.address).bring(target, local)
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """Check before training that the mirror can be used, and that it is not that of another run.

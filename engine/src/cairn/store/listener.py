@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cairn.errors import CairnError, first_line
-from cairn.types import Saved
+from cairn.policy.keep import Rule
+from cairn.types import Mode, Saved
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,23 @@ class Listener(Protocol):
             rank: This rank.
         """
         return
+
+    def bring(self, directory: Path, local: Saved | None, rules: Sequence[Rule], mode: Mode | None) -> Saved | None:
+        """Called by `Checkpointer.resume`, in each process of the run: bring a newer checkpoint from elsewhere.
+
+        Args:
+            directory: The checkpoint directory.
+            local: The newest intact checkpoint in it.
+            rules: What the run keeps: older checkpoints that they keep may come as well.
+            mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
+
+        Returns:
+            The checkpoint that is in the directory now, verified and committed; None: there is no newer one.
+
+        Raises:
+            CairnError: The run must not go on without it.
+        """
+        return None
 
     def close(self, finished: bool, limit_s: float) -> None:
         """Called at the end of the run: return when everything is done, or when the time is over.
