@@ -8,6 +8,7 @@
     |-- UnsafeStateError        TypeError          a state that could not be loaded again
     |-- MissingFileError        FileNotFoundError
     |-- SaveError               OSError            writing a checkpoint
+    |-- RemoteError             OSError            an object store, such as a bucket
     |-- ResumeError             RuntimeError       continuing a run
     `-- CheckpointError         RuntimeError       reading a checkpoint
         |-- CorruptCheckpointError
@@ -19,6 +20,7 @@ A message says what happened, then what to do. The command line prints it withou
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 
 class CairnError(Exception):
@@ -61,6 +63,31 @@ class MissingFileError(CairnError, FileNotFoundError):
 
 class SaveError(CairnError, OSError):
     """A checkpoint that could not be written."""
+
+
+RemoteKind = Literal["missing", "no_bucket", "refused", "full", "unavailable", "misused"]
+"""What an object store lacks or refuses.
+
+    missing       an object
+    no_bucket     the bucket or container itself
+    refused       credentials are missing, wrong or expired, or lack a right
+    full          the quota or the disk
+    unavailable   the network or the server, which may recover
+    misused       an address or a setting that cannot work
+"""
+
+
+class RemoteError(CairnError, OSError):
+    """An object store that cannot be used.
+
+    Args:
+        *args: The message.
+        kind: What is wrong.
+    """
+
+    def __init__(self, *args: object, kind: RemoteKind = "unavailable") -> None:
+        super().__init__(*args)
+        self.kind: RemoteKind = kind
 
 
 class ResumeError(CairnError, RuntimeError):

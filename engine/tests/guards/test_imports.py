@@ -43,6 +43,7 @@ ARROWS = {
     "jobs": f"errors {DOORS}",
     "lightning": f"writing account store policy jobs data targets {LEAVES} {DOORS}",
     "wandb": f"store {LEAVES} {DOORS}",
+    "remote": f"extras store {LEAVES} {DOORS}",
     "runs": f"store account jobs {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
     "cli": f"streams extras study runs wandb writing store policy account jobs {LEAVES} {DOORS}",
@@ -95,6 +96,7 @@ EXTERNAL = {
     "jobs": "",
     "lightning": "lightning numpy torch torchmetrics",
     "wandb": "lightning torch wandb yaml",
+    "remote": "boto3 botocore obstore",
     "runs": "rich yaml",
     "study": "matplotlib rich yaml",
     "cli": "dotenv rich yaml",
@@ -102,8 +104,10 @@ EXTERNAL = {
     "hydra": "dotenv hydra hydra_plugins lightning numpy omegaconf rich submitit torch yaml",
 }
 """The packages of others that each room may import."""
-EXTRAS = {"dotenv", "hydra", "hydra_plugins", "matplotlib", "omegaconf", "submitit", "wandb"}
+EXTRAS = {"dotenv", "hydra", "hydra_plugins", "matplotlib", "obstore", "omegaconf", "submitit", "wandb"}
 """Packages that only an extra installs."""
+USED_IF_THERE = {"boto3", "botocore"}
+"""Packages that are used where the user has installed them."""
 NAMES = {"PyYAML": "yaml"}
 """The import name of a distribution, where it differs."""
 LIGHT = ["hydra.command_line", "hydra.entry", "hydra.parse.settings", "runs.directory", "cli.main"]
@@ -200,7 +204,9 @@ def test_each_room_imports_only_the_packages_it_may():
 def test_the_base_dependencies_are_those_that_the_library_imports():
     project = tomllib.loads((ENGINE / "pyproject.toml").read_text())["project"]
     declared = {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}
-    assert {NAMES.get(name, name) for name in declared} == {package for _, package in _external()} - EXTRAS
+    assert {NAMES.get(name, name) for name in declared} == {
+        package for _, package in _external()
+    } - EXTRAS - USED_IF_THERE
 
 
 def test_pip_and_the_library_support_the_same_lightning():
@@ -284,6 +290,11 @@ def test_only_the_boundary_knows_private_names(path):
 @pytest.mark.parametrize("path", [p for p in MODULES if _unit(p) != "wandb"], ids=_relative)
 def test_only_one_room_imports_wandb(path):
     assert [name for name in imports(path) if name.split(".")[0] == "wandb"] == []
+
+
+def test_only_one_module_imports_the_client_of_object_stores():
+    found = {_relative(path) for path in MODULES for name in imports(path) if name.split(".")[0] == "obstore"}
+    assert found == {"remote/opened.py"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,16 @@ class ResumePoint:
     """Newer files that were not used."""
 
 
-def find_resume_point(directory: Path) -> ResumePoint:
-    """Find the newest intact checkpoint in `directory`, if there is one.
+Bring = Callable[[Saved | None], Saved | None]
+"""Brings a newer checkpoint into the directory than the one that it is given, and verifies it; None: there is none."""
+
+
+def find_resume_point(directory: Path, bring: Bring = lambda local: None) -> ResumePoint:
+    """Find the newest intact checkpoint in `directory`, or elsewhere, if there is one.
 
     Args:
         directory: Checkpoints of one run; it may not exist yet.
+        bring: Called with the newest intact one in `directory`; it may bring a newer one from elsewhere.
 
     Returns:
         The checkpoint, or the beginning of the run.
@@ -47,6 +52,10 @@ def find_resume_point(directory: Path) -> ResumePoint:
     saved, rejected = Catalog(directory).newest_intact()
     if newer := [item for item in rejected if item.newer]:
         raise ResumeError(f"{newer[-1].path} cannot be used: {newer[-1].why}.")
+    if (brought := bring(saved)) is not None:
+        at = brought.position.epoch, brought.position.batch
+        after = [item for item in Catalog(directory).rejected() if (names.parse_name(item.path.name) or at) > at]
+        return ResumePoint(directory / brought.name, brought, tuple(after))
     # A single file without a manifest is the interrupted first save of the run; the next start deletes it.
     # Two of them, or a manifest whose file is damaged, mean that checkpoints were committed and are lost now.
     if saved is None and (len(rejected) > 1 or any(item.committed for item in rejected)):

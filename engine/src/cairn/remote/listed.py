@@ -1,0 +1,99 @@
+"""What a mirror holds, from one listing of its objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cairn.errors import CheckpointError, CorruptCheckpointError, RemoteError
+from cairn.remote import layout, record
+from cairn.remote.layout import Stem
+from cairn.remote.objects import Objects
+from cairn.remote.record import Record
+
+MOST_RECORD_BYTES = 2**26
+"""Upper limit for a record that is read whole."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The objects of one mirror."""
+
+    sizes: dict[str, int]
+    """Size in bytes of each object that this library has named, by its name below the address."""
+    stems: tuple[Stem, ...] = ()
+    """The checkpoints that have a record, oldest first."""
+    others: tuple[str, ...] = field(default=())
+    """Objects of other programs, which are never touched."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of a mirror is at the address."""
+        return not self.sizes
+
+    def missing(self, found: Record) -> list[str]:
+        """Return the objects of a record that are missing or have another size than it says."""
+        sizes = {name: num_bytes for name, _, num_bytes in layout.data_of(found.saved)}
+        sizes |= {part.object: part.num_bytes for file in found.files for part in file.parts}
+        return sorted(name for name, num_bytes in sizes.items() if self.sizes.get(name) != num_bytes)
+
+    def unreferenced(self, records: Iterable[Record]) -> list[str]:
+        """Return the data and files that no record needs: what an interrupted upload or deletion has left.
+
+        Args:
+            records: All records of the mirror. One that cannot be read must count as well: pass nothing then.
+        """
+        needed = {name for item in records for name in item.objects()}
+        fixed = {layout.OWNER, layout.ATTEMPT, *layout.POINTERS.values()}
+        stems = {stem.record for stem in self.stems}
+        return sorted(self.sizes.keys() - needed - fixed - stems)
+
+
+def look(objects: Objects) -> Listed:
+    """List a mirror.
+
+    Raises:
+        RemoteError: The store cannot be used.
+    """
+    sizes, others = dict[str, int](), list[str]()
+    for name, num_bytes in objects.list():
+        if layout.is_of_mirror(name):
+            sizes[name] = num_bytes
+        else:
+            others.append(name)
+    found = [parsed[0] for name in sizes if (parsed := layout.parse(name)) is not None and parsed[1]]
+    return Listed(sizes, tuple(sorted(found)), tuple(sorted(others)))
+
+
+def read_record(objects: Objects, stem: Stem) -> Record:
+    """Read the record of a checkpoint.
+
+    Raises:
+        CheckpointError: It is gone or damaged, or a later version of Cairn wrote it.
+        RemoteError: The store cannot be used.
+    """
+    try:
+        data = objects.get(stem.record, MOST_RECORD_BYTES)
+    except RemoteError as error:
+        if error.kind != "missing":
+            raise
+        raise CorruptCheckpointError("its record was deleted from the mirror") from error
+    return record.load(data, stem)
+
+
+def read_records(objects: Objects, listed: Listed) -> tuple[list[Record], dict[Stem, CheckpointError]]:
+    """Read all records.
+
+    Returns:
+        Those that can be read, oldest first; and why the others cannot.
+
+    Raises:
+        RemoteError: The store cannot be used.
+    """
+    good, bad = list[Record](), dict[Stem, CheckpointError]()
+    for stem in listed.stems:
+        try:
+            good.append(read_record(objects, stem))
+        except CheckpointError as error:
+            bad[stem] = error
+    return good, bad

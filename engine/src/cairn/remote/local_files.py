@@ -1,0 +1,109 @@
+"""Run files that come from a mirror: configuration, record, attempts, metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from cairn import opening
+from cairn.errors import CorruptCheckpointError, RemoteError, ResumeError
+from cairn.remote.download import Wanted, download
+from cairn.remote.objects import Objects
+from cairn.remote.record import RunFile
+from cairn.store import disk
+
+RECORD = "run.json"
+CONFIG = "config.yaml"
+_OWN = (RECORD, CONFIG, "progress.json", "starts.jsonl")
+"""Files that say what this directory is: those that are here stay, if a run has started here."""
+_OF_THIS_START = ("train.log", ".hydra/")
+"""Hydra has written these files just now. They always stay."""
+
+
+def bring(objects: Objects, files: Sequence[RunFile], run: Path) -> None:
+    """Write the run files that a directory lacks, and those that reach further than its own.
+
+    Metrics are cut to the position of the checkpoint when the run goes on, so that they may be longer than needed, but
+    never shorter.
+
+    Args:
+        objects: The mirror.
+        files: The run files of a record.
+        run: The run directory.
+
+    Raises:
+        CorruptCheckpointError: An object is missing or damaged.
+        ResumeError: A file cannot be written.
+        RemoteError: The store cannot be used.
+    """
+    has_run = (run / RECORD).exists()
+    for item in sorted(files, key=lambda item: item.path == RECORD):  # the record last: it makes this the run
+        path = run / item.path
+        try:
+            if _stays(path, item, has_run):
+                continue
+            disk.make_directory(path.parent)
+            with disk.renamed_at_end(path) as temp:
+                _download(objects, item, temp)
+        except RemoteError as error:
+            if error.kind != "missing":
+                raise
+            raise CorruptCheckpointError(f"the run file {item.path} is missing in the mirror") from error
+        except OSError as error:
+            raise ResumeError(f"{path} cannot be written: {error.strerror or error}. Check the disk.") from error
+
+
+def read(objects: Objects, item: RunFile) -> bytes:
+    """Return the contents of a small run file.
+
+    Raises:
+        CorruptCheckpointError: An object is missing or damaged.
+        RemoteError: The store cannot be used.
+    """
+    try:
+        data = b"".join(objects.get(part.object, part.num_bytes) for part in item.parts)
+    except RemoteError as error:
+        if error.kind != "missing":
+            raise
+        raise CorruptCheckpointError(f"the run file {item.path} is missing in the mirror") from error
+    if hashlib.sha256(data).hexdigest() != item.digest:
+        raise CorruptCheckpointError(f"the run file {item.path} is damaged in the mirror")
+    return data
+
+
+def _download(objects: Objects, item: RunFile, temp: Path) -> None:
+    wanted, offset = [], 0
+    for part in item.parts:
+        wanted.append(Wanted(part.object, temp, part.num_bytes, offset))
+        offset += part.num_bytes
+    if not wanted:
+        with opening.new_file(temp):
+            pass
+    download(objects, wanted)
+    with opening.for_reading(temp) as file:
+        if _sha256(file, item.num_bytes) != item.digest:
+            raise CorruptCheckpointError(f"the run file {item.path} is damaged in the mirror")
+
+
+def _stays(path: Path, item: RunFile, has_run: bool) -> bool:
+    """Whether the local file is kept: it says what happened here, or it contains all of the other one."""
+    if not os.path.lexists(path):
+        return False
+    if (item.path in _OWN and has_run) or item.path.startswith(_OF_THIS_START):
+        return True
+    if opening.check(path) < item.num_bytes:
+        return False
+    with opening.for_reading(path) as file:
+        return _sha256(file, item.num_bytes) == item.digest
+
+
+def _sha256(file: BinaryIO, num_bytes: int) -> str:
+    """SHA-256 of the first bytes of a file."""
+    found = hashlib.sha256()
+    while num_bytes and (data := file.read(min(num_bytes, disk.CHUNK_BYTES))):
+        found.update(data)
+        num_bytes -= len(data)
+    return found.hexdigest()

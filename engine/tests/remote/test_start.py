@@ -1,0 +1,99 @@
+"""What a start does with its mirror: go on from it, refuse, or warn."""
+
+import logging
+import threading
+import time
+
+import pytest
+from tests.support.mirrors import mirror_checkpoint, objects_at
+from tests.support.values import commit
+
+from cairn.errors import ConfigError, RemoteError, ResumeError
+from cairn.remote import bounded, owner, start
+from cairn.remote.fetch import Target
+from cairn.remote.start import Found
+from cairn.store.resume import find_resume_point
+
+
+@pytest.fixture
+def store(tmp_path):
+    return objects_at("memory", tmp_path)
+
+
+def failing(monkeypatch, kind, message="It fails."):
+    def fail(self):
+        raise RemoteError(message, kind=kind)
+
+    monkeypatch.setattr(start.Objects, "check", fail)
+
+
+def test_a_new_address_belongs_to_no_run(store):
+    found = start.look(store.address)
+    assert (found.run, found.trouble, found.record()) == ("", "", None)
+    found.check_run("any")
+
+
+def test_the_owner_or_else_the_newest_record_names_the_run(store, tmp_path):
+    made = mirror_checkpoint(store, tmp_path, 0, run="abc")
+    assert start.look(store.address).run == "abc"
+    owner.claim(store, "abc")
+    found = start.look(store.address)
+    assert found.run == "abc"
+    assert found.record().saved == made
+    found.check_run("abc")
+    with pytest.raises(ConfigError, match=f"holds the run abc, and this is the run xyz.*resume={found.address}"):
+        found.check_run("xyz")
+
+
+@pytest.mark.parametrize("kind", ["no_bucket", "refused", "misused"])
+def test_a_store_that_refuses_is_an_error_before_anything_else(store, monkeypatch, kind):
+    failing(monkeypatch, kind)
+    with pytest.raises(ConfigError, match=r"It fails\."):
+        start.look(store.address)
+
+
+def test_a_store_that_cannot_be_reached_is_a_warning_only_with_a_local_checkpoint(store, tmp_path, monkeypatch, caplog):
+    failing(monkeypatch, "unavailable")
+    found, target = start.look(store.address), Target(tmp_path / "checkpoints")
+    assert found.record() is None
+    with pytest.raises(ResumeError, match=r"It fails\. This disk holds no checkpoint.* set mirror=null"):
+        found.bring(target, None)
+    local = commit(target.directory, 0)
+    with caplog.at_level(logging.WARNING):
+        assert found.bring(target, local) is None
+    assert "The run goes on from its newest checkpoint on this disk." in caplog.text
+
+
+def test_a_store_that_hangs_is_given_up(store, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(bounded, "START_S", 0.0)
+    monkeypatch.setattr(start.Objects, "check", lambda self: release.wait())
+    assert "does not answer within 0 s" in start.look(store.address).trouble
+    release.set()
+
+
+def test_of_two_processes_one_downloads(store, tmp_path, monkeypatch):
+    made = mirror_checkpoint(store, tmp_path, 0)
+    target, real, downloads = Target(tmp_path / "run" / "checkpoints"), start.fetch.newest, []
+
+    def slow(objects, target, local):
+        brought = real(objects, target, local)
+        if brought is not None:
+            downloads.append(brought.name)
+        time.sleep(0.01)
+        return brought
+
+    monkeypatch.setattr(start.fetch, "newest", slow)
+    points = []
+    found = Found(store.address, store)
+
+    def begin():
+        points.append(find_resume_point(target.directory, lambda local: found.bring(target, local)))
+
+    threads = [threading.Thread(target=begin) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [point.saved for point in points] == [made] * 3
+    assert downloads == [made.name]
