@@ -8,8 +8,9 @@ from cairn.account.progress import ProgressFile
 from cairn.known_directory import KnownDirectory
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.runs.directory import RunDirectory
+from cairn.store import names
+from cairn.uploads.outbox import Outbox
 from cairn.wandb.history import Lines
-from cairn.wandb.outbox import Outbox
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_the_history_for_wandb_is_not_written_elsewhere(run, lose):
 def test_the_outbox_is_not_created_elsewhere(run, lose):
     from tests.support.values import commit
 
-    outbox, saved = Outbox(run), commit(run)
+    outbox, saved = Outbox(run, names.OUTBOX), commit(run)
     lose()
     with pytest.raises(OSError, match="has been replaced or removed"):
         outbox.add(saved)

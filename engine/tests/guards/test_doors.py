@@ -49,7 +49,7 @@ OWN = {
     "writing/load.py": {"torch.load": "after `opening.check`", "zipfile.is_zipfile": "the same"},
     "lightning/logs/csv_logger.py": {"csv.reader": "an open file"},
     "lightning/logs/metrics_file.py": {"csv.reader": "an open file", "os.fdopen": "a handle of `opening`"},
-    "wandb/outbox.py": {"shutil.copyfile": "to a name that was just freed"},
+    "uploads/outbox.py": {"shutil.copyfile": "to a name that was just freed"},
     # Files that this process writes for its own reader.
     "study/reading.py": {"csv.reader": "an open file"},
     "study/plots.py": {".write_bytes": "a directory that the user names"},

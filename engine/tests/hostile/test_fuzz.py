@@ -30,15 +30,15 @@ from cairn.lightning.logs.metrics_file import MetricsFile
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory
 from cairn.runs.ledger import Ledger, SubmittedJob
-from cairn.store import claim, file_format, hangs, journal, manifest
+from cairn.store import claim, file_format, hangs, journal, manifest, names
 from cairn.store.catalog import Catalog
 from cairn.store.claim import Owner
 from cairn.store.hangs import Hang
 from cairn.study import reading
 from cairn.types import Position, Saved
+from cairn.uploads.outbox import Outbox
 from cairn.wandb import notes
 from cairn.wandb.history import read as read_history
-from cairn.wandb.outbox import Outbox
 from cairn.wandb.sync import read_run
 
 pytestmark = pytest.mark.slow
@@ -278,7 +278,7 @@ def test_a_note_of_the_outbox_names_only_its_own_checkpoint(tmp_path):
         folder.mkdir(exist_ok=True)
         (folder / f"{name}.ckpt").write_bytes(b"x")
         (folder / f"{name}.json").write_bytes(content)
-        assert Outbox(tmp_path).held <= {f"{name}.ckpt"}
+        assert Outbox(tmp_path, names.OUTBOX).held <= {f"{name}.ckpt"}
 
     each("outbox", text, mutations.json_text, check, count=1000)
 

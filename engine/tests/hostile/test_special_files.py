@@ -23,9 +23,9 @@ from cairn.store import claim, disk, hangs, journal, links, names
 from cairn.store.catalog import Catalog
 from cairn.store.hangs import Hang
 from cairn.study import reading
+from cairn.uploads.outbox import Outbox
 from cairn.wandb.deleted import Deleted
 from cairn.wandb.history import Lines
-from cairn.wandb.outbox import Outbox
 from cairn.writing.load import load, load_weights
 
 MANIFEST = "checkpoints/epoch_000_batch_000002.json"
@@ -190,14 +190,22 @@ WRITERS = {
     f"checkpoints/{names.temp_name(saved(9).name)}": lambda run: commit(run.checkpoints(), 9),
     f"checkpoints/{names.temp_name('run.json')}": lambda run: disk.put(run.checkpoints() / "run.json", b"{}"),
     f"checkpoints/{names.PROBE}": lambda run: disk.why_unwritable(run.checkpoints()),
-    f"checkpoints/.outbox/{saved(0).name.replace('ckpt', 'json')}": lambda run: Outbox(run.checkpoints()).add(saved(0)),
-    f"checkpoints/.outbox/{names.temp_name(saved(0).name)}": lambda run: Outbox(run.checkpoints()).add(saved(0)),
+    f"checkpoints/.outbox/{saved(0).name.replace('ckpt', 'json')}": lambda run: Outbox(
+        run.checkpoints(), names.OUTBOX
+    ).add(saved(0)),
+    f"checkpoints/.outbox/{names.temp_name(saved(0).name)}": lambda run: Outbox(run.checkpoints(), names.OUTBOX).add(
+        saved(0)
+    ),
     f"csv/{names.temp_name('metrics.csv')}": lambda run: log_a_row(run),
     f"checkpoints/{names.LOCK}": lambda run: claim.take(run.checkpoints(), "r1"),
     f"checkpoints/{names.CLAIM}": lambda run: claim.take(run.checkpoints(), "r1"),
     f"checkpoints/{hangs.NAME}": lambda run: hangs.note(run.checkpoints(), Hang("save", at(4), 9.0, 8.0, "")),
     f"checkpoints/{names.temp_name(names.LAST)}": lambda run: links.move(run.checkpoints() / names.LAST, "a.ckpt"),
 }
+
+
+def hold(run):
+    Outbox(run.checkpoints(), names.OUTBOX).add(saved(0))
 
 
 def log_a_row(run):

@@ -24,5 +24,5 @@ def wait_until_idle(worker: Worker, limit_s: float = 60.0) -> None:
 
 def _is_idle(worker: Worker) -> bool:
     # The worker takes what is due and starts to wait under this lock, so that no request falls in between.
-    with worker._changed:
-        return not worker._due and bool(worker._changed._waiters)
+    with worker.thread._changed:
+        return not worker.thread._due and bool(worker.thread._changed._waiters)

@@ -19,10 +19,11 @@ from cairn.errors import ResumeError
 from cairn.store import catalog, file_format, names
 from cairn.store.commit import delete_checkpoint
 from cairn.units import format_bytes
-from cairn.wandb import artifacts, client, remote
+from cairn.uploads import thread
+from cairn.uploads.outbox import Outbox
+from cairn.wandb import client, remote
 from cairn.wandb.artifacts import Artifacts
 from cairn.wandb.deleted import Deleted
-from cairn.wandb.outbox import Outbox
 from cairn.wandb.remote import Location
 
 
@@ -343,7 +344,7 @@ def test_what_waited_when_the_run_was_killed_is_uploaded_if_it_is_wanted(server,
     first.delete(0)
     first.end(limit_s=0.1)  # as a kill would leave it
     server.gate.set()
-    first.worker.join(60)
+    first.worker.thread.join(60)
     second = Run(server, folder, [saved_on(folder, 1)], {names.LAST: name(1), names.BEST: None}, deleted=deleted)
     second.save(2)
     second.end(finished=False)
@@ -355,7 +356,7 @@ def test_what_waited_when_the_run_was_killed_is_uploaded_if_it_is_wanted(server,
 
 def test_the_bytes_of_a_checkpoint_saved_again_are_never_those_of_the_one_before(server, folder):
     """A kill between the commit and the outbox leaves the bytes of the earlier checkpoint of that name there."""
-    Outbox(folder).add(commit(folder, 0, score=2.0))
+    Outbox(folder, names.OUTBOX).add(commit(folder, 0, score=2.0))
     again = replace(commit(folder, 0, score=1.0), digest="another")
     run = Run(server, folder, [again], {names.LAST: again.name, names.BEST: None})
     assert run.state.outbox.held == set()
@@ -366,13 +367,13 @@ def test_the_bytes_of_a_checkpoint_saved_again_are_never_those_of_the_one_before
 
 def test_offline_what_waits_for_a_server_stays_in_the_outbox(server, folder, monkeypatch):
     waiting = commit(folder, 0)
-    Outbox(folder).add(waiting)
+    Outbox(folder, names.OUTBOX).add(waiting)
     delete_checkpoint(folder, waiting.name)
     monkeypatch.setattr(server, "offline", True, raising=False)
     run = Run(server, folder, deleted="keep")
     run.save(1)
     run.end(finished=False)
-    assert Outbox(folder).waiting() == [waiting]
+    assert Outbox(folder, names.OUTBOX).waiting() == [waiting]
 
 
 @pytest.mark.parametrize("offline", [False, True])
@@ -576,18 +577,18 @@ class AtEach(logging.Handler):
 
 def test_the_end_waits_for_uploads_and_logs_how_much_is_left(server, folder, monkeypatch, caplog):
     """The server takes nothing until it was logged three times how much is left."""
-    monkeypatch.setattr(artifacts, "_SHOW_AFTER_S", 0.01)
-    monkeypatch.setattr(artifacts, "_SHOW_EVERY_S", 0.01)
+    monkeypatch.setattr(thread, "_SHOW_AFTER_S", 0.01)
+    monkeypatch.setattr(thread, "_SHOW_EVERY_S", 0.01)
     server.gate.clear()
     run = Run(server, folder)
     num_bytes = sum(run.save(number).num_bytes for number in range(2))
     line = AtEach("left to upload", lambda: server.gate.set() if len(line.seen) == 3 else None)
-    artifacts.log.addHandler(line)
+    thread.log.addHandler(line)
     caplog.set_level("INFO")
     try:
         run.end(limit_s=600.0)
     finally:
-        artifacts.log.removeHandler(line)
+        thread.log.removeHandler(line)
     assert len(line.seen) >= 3
     assert line.seen[0].endswith(f" s more: {format_bytes(num_bytes)} left to upload.")
     assert set(server.named()) == {name(0), name(1)}
@@ -790,7 +791,7 @@ def test_a_directory_of_shards_becomes_one_version_of_several_files(server, fold
     run.end()
     if not offline:
         assert server.named()[item.name] >= {"latest", "final"}
-        assert Outbox(folder).waiting() == [], "it was sent"
+        assert Outbox(folder, names.OUTBOX).waiting() == [], "it was sent"
 
 
 def test_a_version_of_manifest_format_1_is_verified_by_its_sha256(stored, tmp_path):

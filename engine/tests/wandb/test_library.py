@@ -15,7 +15,8 @@ from cairn.errors import ConfigError
 from cairn.store import names
 from cairn.store.commit import delete_checkpoint
 from cairn.store.listener import Listeners
-from cairn.wandb import Artifacts, artifacts
+from cairn.uploads.thread import WakingThread
+from cairn.wandb import Artifacts
 
 
 @pytest.fixture
@@ -57,7 +58,9 @@ def test_a_disabled_run_gets_nothing(folder):
 
 def test_the_end_waits_no_longer_than_the_user_says(folder, monkeypatch):
     waits = []
-    monkeypatch.setattr(artifacts, "_wait", lambda state, worker, limit_s: waits.append(limit_s) or worker.join(60))
+    monkeypatch.setattr(
+        WakingThread, "join_with_progress", lambda self, limit_s, *_: waits.append(limit_s) or self.join(60)
+    )
     for limit_s in (5.0, 900.0):
         listener = Artifacts(SimpleNamespace(offline=True, id="r"), wait_s=60.0)
         listener.opened(folder, [], {}, [])

@@ -10,6 +10,7 @@ from cairn.types import Position
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 OUTBOX = ".outbox"
+MIRROR_OUTBOX = ".mirror"
 CLAIM = ".claim"
 LOCK = ".lock"
 PROBE = ".writable.tmp"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cairn.errors import ConfigError
+from cairn.store import names
 from cairn.store.listener import Links, Listener
 from cairn.types import Saved
 from cairn.units import format_bytes
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from cairn.wandb.worker import Executor, Worker
 
 log = logging.getLogger(__name__)
-
-_SHOW_AFTER_S, _SHOW_EVERY_S = 1.0, 5.0
 
 
 class Artifacts(Listener):
@@ -103,16 +101,16 @@ class Artifacts(Listener):
 
     def _start(self, run: Any, directory: Path) -> _Parts:
         # Here and not above: these import wandb, which takes a second, and which is not a dependency of the library.
+        from cairn.uploads.once import ErrorsOnce
+        from cairn.uploads.outbox import Outbox
         from cairn.wandb.deleted import Deleted
-        from cairn.wandb.once import ErrorsOnce
-        from cairn.wandb.outbox import Outbox
         from cairn.wandb.remote import Location, Offline, Online
         from cairn.wandb.state import State
         from cairn.wandb.worker import Executor, Worker
 
         location = Location(directory, self._run_directory, self._facts)
-        errors, remote = ErrorsOnce(), (Offline if run.offline else Online)(run, location)
-        state = State(self.settings, Outbox(directory), Deleted(location.notes), remote.online, errors)
+        errors, remote = ErrorsOnce("W&B"), (Offline if run.offline else Online)(run, location)
+        state = State(self.settings, Outbox(directory, names.OUTBOX), Deleted(location.notes), remote.online, errors)
         executor = Executor(remote, state, errors)
         uses = [partial(run.use_artifact, name) for name in self._uses] if remote.online else []
         return _Parts(state, executor, Worker(executor, uses))
@@ -160,10 +158,11 @@ class Artifacts(Listener):
         state.finish(finished)
         worker.finish()
         try:
-            _wait(state, worker, min(limit_s, self.settings.wait_s))
+            limit_s = min(limit_s, self.settings.wait_s)
+            worker.thread.join_with_progress(limit_s, "W&B", lambda: _left(state.outbox.num_bytes))
         except KeyboardInterrupt:
             log.info("Interrupted: no longer waiting for W&B.")
-        if abandoned := worker.is_alive:
+        if abandoned := worker.thread.is_alive:
             self._parts.executor.abandon()
         if self.settings.which != "none" and (abandoned or worker.missing):
             waiting = sorted(state.outbox.held) or worker.missing
@@ -185,14 +184,8 @@ class _Parts:
     worker: Worker
 
 
-def _wait(state: State, worker: Worker, limit_s: float) -> None:
-    until = time.monotonic() + limit_s
-    worker.join(min(_SHOW_AFTER_S, limit_s))
-    while worker.is_alive and (left_s := until - time.monotonic()) > 0:
-        num_bytes = state.outbox.num_bytes
-        what = f"{format_bytes(num_bytes)} left to upload" if num_bytes else "its last answer is missing"
-        log.info("Waiting for W&B, at most %.0f s more: %s.", left_s, what)
-        worker.join(min(_SHOW_EVERY_S, left_s))
+def _left(num_bytes: int) -> str:
+    return f"{format_bytes(num_bytes)} left to upload" if num_bytes else "its last answer is missing"
 
 
 def _active_run() -> Any:

@@ -16,8 +16,8 @@ from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experime
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from cairn.errors import first_line
+from cairn.uploads.once import ErrorsOnce
 from cairn.wandb.history import STEP, TIME, History, Lines, Row
-from cairn.wandb.once import ErrorsOnce
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class _FallbackLogger(loggers.WandbLogger):
         self._wandb_init.pop("anonymous", None)  # W&B warns about it, whatever its value
         self.mode = _MODES.get(os.environ.get("WANDB_MODE", ""), "offline" if offline else "online")
         self._forget = forget
-        self._errors = ErrorsOnce()
+        self._errors = ErrorsOnce("W&B")
 
     @property
     @rank_zero_experiment

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from cairn.store.listener import Links
 from cairn.types import Saved
-from cairn.units import format_bytes
+from cairn.uploads.limit import hold
+from cairn.uploads.once import ErrorsOnce
+from cairn.uploads.outbox import Outbox
 from cairn.wandb.deleted import Deleted
-from cairn.wandb.once import ErrorsOnce
-from cairn.wandb.outbox import Outbox
 from cairn.wandb.plan import Wanted
 from cairn.wandb.settings import ArtifactSettings
+
+_LATER = "is uploaded at the end of the run"
+"""What becomes of a checkpoint that exceeds the queue."""
 
 
 class State:
@@ -68,7 +71,7 @@ class State:
             self._on_disk.note(replaced)
             self.outbox.remove(saved.name)  # the new one may not be held
         wanted = self.settings.wants(saved, links)
-        waits = wanted and self._online and _hold(saved, self.outbox, self.settings.queue_bytes, self._errors)
+        waits = wanted and self._online and hold(saved, self.outbox, self.settings.queue_bytes, self._errors, _LATER)
         with self._lock:
             if replaced:
                 self._deleted.add(replaced)
@@ -163,19 +166,3 @@ class State:
         """Forget the digests of deleted checkpoints, except for those that W&B has (`but`) or is about to have."""
         with self._lock:
             self._deleted &= {*but, *(saved.digest for saved in self._chosen.values())}
-
-
-def _hold(saved: Saved, outbox: Outbox, limit_bytes: int | None, errors: ErrorsOnce) -> bool:
-    """Keep the bytes until they are uploaded; returns False if that is not possible."""
-    if limit_bytes is not None and outbox.num_bytes + saved.num_bytes > limit_bytes:
-        text = (
-            f"more than {format_bytes(limit_bytes)} wait to be uploaded: {saved.name} is uploaded at the end of the run"
-        )
-        errors.log("queue", text)
-        return False
-    try:
-        outbox.add(saved)
-    except OSError as error:
-        errors.log("outbox", f"{saved.name} could not be kept for its upload ({error.strerror})")
-        return False
-    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,8 +9,9 @@ from typing import Any
 
 from cairn.errors import first_line
 from cairn.types import Saved
+from cairn.uploads.once import ErrorsOnce
+from cairn.uploads.thread import WakingThread
 from cairn.wandb import client
-from cairn.wandb.once import ErrorsOnce
 from cairn.wandb.plan import (
     AddAliases,
     Delete,
@@ -181,53 +181,27 @@ class Worker:
         self._executor, self._uses = executor, uses
         self.missing: list[str] = []
         """Known at the end: file names of checkpoints that W&B should have and does not have."""
-        self._due: set[str] = set()
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="wandb-artifacts", daemon=True)
-        self._thread.start()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the end has not been reached."""
-        return self._thread.is_alive()
+        self.thread = WakingThread("wandb-artifacts", self._work)
+        self.thread.start()
 
     def refresh(self) -> None:
         """Find out what W&B has, then do what is left to do."""
-        self._wake(_REFRESH)
+        self.thread.wake(_REFRESH)
 
     def update(self) -> None:
         """Do what is left to do."""
-        self._wake(_CHANGE)
+        self.thread.wake(_CHANGE)
 
     def finish(self) -> None:
         """Do what is left to do, try again what has failed, and end."""
-        self._wake(_END)
+        self.thread.wake(_END)
 
-    def join(self, limit_s: float) -> None:
-        """Wait for the end.
-
-        Args:
-            limit_s: Maximum time, in seconds.
-        """
-        self._thread.join(limit_s)
-
-    def _wake(self, why: str) -> None:
-        with self._changed:
-            self._due.add(why)
-            self._changed.notify_all()
-
-    def _next(self) -> set[str]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._due)
-            due, self._due = self._due, set()
-        return due
-
-    def _work(self) -> None:
+    def _work(self, thread: WakingThread) -> None:
         for task in self._uses:
             self._executor.attempt(_USE, task)
         due: set[str] = set()
         while _END not in due:
-            due = self._next()
+            due = thread.take()
             if _REFRESH in due:
                 self._executor.refresh()
             self._executor.update()

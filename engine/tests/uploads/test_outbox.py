@@ -8,9 +8,10 @@ import pytest
 from tests.support.shards import commit_shards
 from tests.support.values import commit
 
+from cairn.store import names
 from cairn.store.catalog import Catalog, digest
 from cairn.store.commit import delete_checkpoint
-from cairn.wandb.outbox import Outbox
+from cairn.uploads.outbox import Outbox
 
 
 @pytest.fixture
@@ -21,15 +22,15 @@ def folder(tmp_path):
 
 
 def test_a_checkpoint_that_is_deleted_stays_in_the_outbox(folder):
-    saved, outbox = commit(folder, 3), Outbox(folder)
+    saved, outbox = commit(folder, 3), Outbox(folder, names.OUTBOX)
     content = (folder / saved.name).read_bytes()
     place = outbox.add(saved)
     assert os.path.samefile(place, folder / saved.name), "a link, not a copy"
     delete_checkpoint(folder, saved.name)
     assert place.read_bytes() == content
-    assert Outbox(folder).waiting() == [saved]
-    assert outbox.num_bytes == Outbox(folder).num_bytes == saved.num_bytes
-    assert outbox.held == Outbox(folder).held == {saved.name}
+    assert Outbox(folder, names.OUTBOX).waiting() == [saved]
+    assert outbox.num_bytes == Outbox(folder, names.OUTBOX).num_bytes == saved.num_bytes
+    assert outbox.held == Outbox(folder, names.OUTBOX).held == {saved.name}
     outbox.remove(saved.name)
     assert list(folder.iterdir()) == [], "the empty folder is removed as well"
     outbox.remove(saved.name)
@@ -37,13 +38,13 @@ def test_a_checkpoint_that_is_deleted_stays_in_the_outbox(folder):
 
 def test_the_outbox_is_neither_a_checkpoint_nor_a_leftover(folder):
     saved = commit(folder)
-    Outbox(folder).add(saved)
+    Outbox(folder, names.OUTBOX).add(saved)
     assert Catalog(folder).committed() == [saved]
     assert Catalog(folder).leftovers() == []
 
 
 def test_a_checkpoint_saved_again_replaces_the_one_of_that_name(folder):
-    outbox = Outbox(folder)
+    outbox = Outbox(folder, names.OUTBOX)
     outbox.add(commit(folder, 0, score=1.0))
     again = commit(folder, 0, score=2.0)
     outbox.add(again)
@@ -56,7 +57,7 @@ def test_without_hard_links_the_bytes_are_copied(folder, monkeypatch):
 
     saved = commit(folder)
     monkeypatch.setattr(os, "link", refuse)
-    place = Outbox(folder).add(saved)
+    place = Outbox(folder, names.OUTBOX).add(saved)
     assert place.read_bytes() == (folder / saved.name).read_bytes()
     assert not os.path.samefile(place, folder / saved.name)
 
@@ -64,7 +65,7 @@ def test_without_hard_links_the_bytes_are_copied(folder, monkeypatch):
 def test_a_checkpoint_that_does_not_exist_cannot_be_added(folder):
     saved = commit(folder)
     (folder / saved.name).unlink()
-    outbox = Outbox(folder)
+    outbox = Outbox(folder, names.OUTBOX)
     with pytest.raises(FileNotFoundError):
         outbox.add(saved)
     assert list(outbox.directory.iterdir()) == []
@@ -77,7 +78,7 @@ class Kill(BaseException):
 @pytest.mark.parametrize("copies", [False, True])
 def test_leftovers_of_a_kill_are_removed(folder, monkeypatch, copies):
     first, second = commit(folder, 0), commit(folder, 1)
-    Outbox(folder).add(first)
+    Outbox(folder, names.OUTBOX).add(first)
 
     def link(source, place):
         if copies:
@@ -86,10 +87,10 @@ def test_leftovers_of_a_kill_are_removed(folder, monkeypatch, copies):
                 file.write(b"half of it")
         raise Kill
 
-    monkeypatch.setattr("cairn.wandb.outbox._link", link)
+    monkeypatch.setattr("cairn.uploads.outbox._link", link)
     with pytest.raises(Kill):
-        Outbox(folder).add(second)
-    assert Outbox(folder).waiting() == [first]
+        Outbox(folder, names.OUTBOX).add(second)
+    assert Outbox(folder, names.OUTBOX).waiting() == [first]
     inside = {path.name for path in (folder / ".outbox").iterdir()}
     assert inside == {first.name, first.name.replace(".ckpt", ".json")}
 
@@ -97,7 +98,7 @@ def test_leftovers_of_a_kill_are_removed(folder, monkeypatch, copies):
 def test_a_file_without_a_note_is_removed(folder):
     (folder / ".outbox" / "folder").mkdir(parents=True)
     (folder / ".outbox" / "epoch_000_batch_000001.ckpt").write_text("x")
-    Outbox(folder)
+    Outbox(folder, names.OUTBOX)
     assert list(folder.iterdir()) == []
 
 
@@ -117,12 +118,12 @@ def write_newer(note):
 @pytest.mark.parametrize("spoil", [garble, refuse, write_newer])
 def test_a_checkpoint_whose_note_cannot_be_read_is_kept_and_logged_once(folder, caplog, spoil):
     first, second = commit(folder, 0), commit(folder, 1)
-    outbox = Outbox(folder)
+    outbox = Outbox(folder, names.OUTBOX)
     content = outbox.add(first).read_bytes()
     outbox.add(second)
     note = folder / ".outbox" / first.name.replace(".ckpt", ".json")
     spoil(note)
-    later = Outbox(folder)
+    later = Outbox(folder, names.OUTBOX)
     assert later.waiting() == later.waiting() == [second]
     assert later.num_bytes == second.num_bytes
     assert later.path(first.name).read_bytes() == content
@@ -131,20 +132,20 @@ def test_a_checkpoint_whose_note_cannot_be_read_is_kept_and_logged_once(folder, 
 
 
 def test_a_note_without_a_file_is_removed(folder):
-    saved, outbox = commit(folder), Outbox(folder)
+    saved, outbox = commit(folder), Outbox(folder, names.OUTBOX)
     outbox.add(saved).unlink()
-    assert Outbox(folder).waiting() == []
+    assert Outbox(folder, names.OUTBOX).waiting() == []
     assert not outbox.directory.exists()
 
 
 def test_a_folder_that_is_removed_while_it_is_read_is_empty(folder, monkeypatch):
-    outbox = Outbox(folder)
+    outbox = Outbox(folder, names.OUTBOX)
     monkeypatch.setattr(type(folder), "is_dir", lambda self: True)
     assert outbox.waiting() == []
 
 
 def test_one_thread_adds_while_another_removes(folder):
-    items, outbox = [commit(folder, number) for number in range(4)], Outbox(folder)
+    items, outbox = [commit(folder, number) for number in range(4)], Outbox(folder, names.OUTBOX)
     stop = threading.Event()
 
     def remove_all():
@@ -165,11 +166,11 @@ def test_a_folder_behind_a_link_keeps_its_files(folder, tmp_path):
     (other / "folder").mkdir(parents=True)
     (other / "file.json").write_text("{}")
     (folder / ".outbox").symlink_to(other)
-    outbox = Outbox(folder)
+    outbox = Outbox(folder, names.OUTBOX)
     outbox.add(commit(folder, 3))
     assert sorted(path.name for path in other.rglob("*")) == ["file.json", "folder"]
     (folder / ".outbox" / "link").symlink_to(other)
-    Outbox(folder)
+    Outbox(folder, names.OUTBOX)
     assert sorted(path.name for path in other.rglob("*")) == ["file.json", "folder"]
     assert not os.path.lexists(folder / ".outbox" / "link")
 
@@ -178,20 +179,20 @@ def test_a_folder_behind_a_link_keeps_its_files(folder, tmp_path):
 
 
 def test_a_directory_that_is_deleted_stays_in_the_outbox(folder):
-    saved, outbox = commit_shards(folder, 3), Outbox(folder)
+    saved, outbox = commit_shards(folder, 3), Outbox(folder, names.OUTBOX)
     place = outbox.add(saved)
     shard = saved.shards[1].name
     assert os.path.samefile(place / shard, folder / saved.name / shard), "links, not copies"
     delete_checkpoint(folder, saved.name)
     assert digest(place, saved.digest) == saved.digest
-    assert Outbox(folder).waiting() == [saved]
-    assert Outbox(folder).num_bytes == saved.num_bytes
+    assert Outbox(folder, names.OUTBOX).waiting() == [saved]
+    assert Outbox(folder, names.OUTBOX).num_bytes == saved.num_bytes
     outbox.remove(saved.name)
     assert list(folder.iterdir()) == [], "the empty folder is removed as well"
 
 
 def test_a_directory_saved_again_replaces_the_one_of_that_name(folder):
-    outbox = Outbox(folder)
+    outbox = Outbox(folder, names.OUTBOX)
     outbox.add(commit_shards(folder, 0, score=1.0))
     delete_checkpoint(folder, "epoch_000_batch_000001.ckpt")
     again = commit_shards(folder, 0, score=2.0, world_size=2)
@@ -201,12 +202,12 @@ def test_a_directory_saved_again_replaces_the_one_of_that_name(folder):
 
 
 def test_a_removal_of_a_directory_that_is_cut_leaves_nothing_that_is_uploaded(folder, monkeypatch):
-    saved, outbox = commit_shards(folder), Outbox(folder)
+    saved, outbox = commit_shards(folder), Outbox(folder, names.OUTBOX)
     outbox.add(saved)
     with monkeypatch.context() as patched, suppress(InterruptedError):
         patched.setattr(os, "unlink", cut)
         outbox.remove(saved.name)
-    again = Outbox(folder)
+    again = Outbox(folder, names.OUTBOX)
     assert (again.waiting(), list(folder.glob(".outbox/*"))) == ([], [])
     assert Catalog(folder).committed() == [saved]
 
@@ -216,7 +217,7 @@ def cut(*args):
 
 
 def test_a_directory_without_a_shard_cannot_be_added(folder):
-    saved, outbox = commit_shards(folder), Outbox(folder)
+    saved, outbox = commit_shards(folder), Outbox(folder, names.OUTBOX)
     (folder / saved.name / saved.shards[2].name).unlink()
     with pytest.raises(FileNotFoundError):
         outbox.add(saved)

@@ -1,4 +1,4 @@
-"""Errors of W&B are logged once per kind: training continues, and a server that is down would repeat them for hours."""
+"""Errors are logged once per kind: training continues, and a server that is down would repeat them for hours."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ log = logging.getLogger(__name__)
 class ErrorsOnce:
     """Logs each kind of error once.
 
+    Args:
+        whom: What the errors are about, such as `W&B`: the messages begin with it.
+
     Attributes:
         kinds: What was logged.
         silent: Log nothing more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whom: str) -> None:
+        self.whom = whom
         self.kinds: set[str] = set()
         self.silent = False
 
@@ -28,4 +32,4 @@ class ErrorsOnce:
         """
         if kind not in self.kinds and not self.silent:
             self.kinds.add(kind)
-            log.error("W&B: %s. Training continues; this message is logged once.", text)
+            log.error("%s: %s. Training continues; this message is logged once.", self.whom, text)

@@ -28,10 +28,11 @@ class Outbox:
 
     Args:
         checkpoints: The checkpoint directory.
+        folder: Name of the folder. Each destination of uploads has its own: what one has is not what the other has.
     """
 
-    def __init__(self, checkpoints: Path) -> None:
-        self.checkpoints, self.directory = checkpoints, checkpoints / names.OUTBOX
+    def __init__(self, checkpoints: Path, folder: str) -> None:
+        self.checkpoints, self.directory = checkpoints, checkpoints / folder
         self._known = KnownDirectory.at_or_above(checkpoints)
         self._lock = threading.Lock()
         self._logged: set[str] = set()
