@@ -69,5 +69,7 @@ def _take_over(engine: Engine, trainer: Trainer, point: ResumePoint | None, run:
             f"{file} is not a checkpoint of this run, and the first save would replace it: move it away, or give this "
             f"run another directory. To start from it, pass it as ckpt_path."
         )
+    if engine.policy.triggers:
+        engine.saves.listeners.begin(directory, found.run, found.point.saved is not None)
     engine.take_over(found.run, found.point)
     return found

@@ -49,18 +49,19 @@ class Stem:
         return names.parse_name(self.name) or (0, 0), self.digest
 
     @property
-    def _text(self) -> str:
-        return f"{CHECKPOINTS}{self.name.removesuffix('.ckpt')}.{self.digest}"
+    def text(self) -> str:
+        """What the names begin with, without their folder."""
+        return f"{self.name.removesuffix('.ckpt')}.{self.digest}"
 
     @property
     def record(self) -> str:
         """Name of the record, whose creation commits the mirrored checkpoint."""
-        return f"{self._text}.json"
+        return f"{CHECKPOINTS}{self.text}.json"
 
     @property
     def data(self) -> str:
         """Name of the checkpoint itself: an object, or what the names of its shards begin with, before a slash."""
-        return f"{self._text}.ckpt"
+        return f"{CHECKPOINTS}{self.text}.ckpt"
 
     def shard(self, name: str) -> str:
         """Name of a shard: `rank_00001.ckpt` below `data`."""

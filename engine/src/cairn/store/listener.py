@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cairn.errors import first_line
+from cairn.errors import CairnError, first_line
 from cairn.types import Saved
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,19 @@ class Listener(Protocol):
     `committed`, `deleting` and `deleted` are called on the thread that commits: they must return at once. What takes
     time (an upload, for example) belongs on a thread of the listener's own, and `close` waits for it.
     """
+
+    def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
+        """Called before training begins, and before anything is saved or deleted.
+
+        Args:
+            directory: The checkpoint directory.
+            run: Id of the run.
+            has_checkpoint: Whether the run goes on from a checkpoint.
+
+        Raises:
+            CairnError: The run must not begin.
+        """
+        return
 
     def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
         """Called once, when training has begun: before the first save.
@@ -56,6 +69,15 @@ class Listener(Protocol):
             names: File names of the checkpoints.
         """
 
+    def assist(self, directory: Path, rank: int) -> None:
+        """Called on the other ranks, instead of all others, if each rank writes a shard of a checkpoint.
+
+        Args:
+            directory: The checkpoint directory.
+            rank: This rank.
+        """
+        return
+
     def close(self, finished: bool, limit_s: float) -> None:
         """Called at the end of the run: return when everything is done, or when the time is over.
 
@@ -75,6 +97,20 @@ class Listeners:
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self._listeners = tuple(listeners)
         self._logged: set[tuple[int, str, type]] = set()
+
+    def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
+        """See `Listener`. An error that the user can fix refuses the run.
+
+        Raises:
+            CairnError: That of a listener.
+        """
+        for listener in self._listeners:
+            self._call(listener, "begin", directory, run, has_checkpoint)
+
+    def assist(self, directory: Path, rank: int) -> None:
+        """See `Listener`."""
+        for listener in self._listeners:
+            self._call(listener, "assist", directory, rank)
 
     def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
         """See `Listener`."""
@@ -103,9 +139,14 @@ class Listeners:
             self._call(listener, "close", finished, max(0.0, until - time.monotonic()))
 
     def _call(self, listener: Listener, method: str, *arguments: Any) -> None:
+        function = getattr(listener, method, None)
+        if function is None:  # a class that does not inherit, from before there was this method
+            return
         try:
-            getattr(listener, method)(*arguments)
+            function(*arguments)
         except Exception as error:
+            if method == "begin" and isinstance(error, CairnError):
+                raise
             kind = (id(listener), method, type(error))
             if kind not in self._logged:
                 self._logged.add(kind)

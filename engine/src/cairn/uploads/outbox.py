@@ -72,7 +72,7 @@ class Outbox:
             # The note comes first, and the file gets its name last. Whatever a kill leaves of this is recognised:
             # a file without a note is never found, and half a copy has another name.
             with opening.new_file(self._note(saved.name)) as file:
-                file.write(manifest.dump(saved, {}).encode())
+                file.write(self._manifest(saved))
             temp = self.directory / names.temp_name(path.name)
             try:
                 if saved.shards:
@@ -89,6 +89,14 @@ class Outbox:
                 raise
             self._sizes[saved.name] = saved.num_bytes
         return path
+
+    def text(self, name: str) -> bytes:
+        """The manifest of a checkpoint in the outbox.
+
+        Raises:
+            OSError: It is not there, or cannot be read.
+        """
+        return opening.read_bytes(self._note(name))
 
     def path(self, name: str) -> Path:
         """Where the bytes of a checkpoint are, if it is in the outbox."""
@@ -109,6 +117,16 @@ class Outbox:
             if self.path(_checkpoint(note.name)).exists() and (saved := self._read(note)) is not None:
                 found.append(saved)
         return found
+
+    def _manifest(self, saved: Saved) -> bytes:
+        """The manifest as it is on the disk, with its provenance; one without it, if that is another one or is gone."""
+        try:
+            found = opening.read_bytes(self.checkpoints / names.manifest_name(saved.name))
+            if manifest.load(found).digest == saved.digest:
+                return found
+        except (OSError, CheckpointError):
+            pass
+        return manifest.dump(saved, {}).encode()
 
     def _read(self, note: Path) -> Saved | None:
         """The checkpoint of a note; None if it cannot be read, which is logged once. Its bytes stay."""

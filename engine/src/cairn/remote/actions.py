@@ -1,0 +1,180 @@
+"""The single steps that change a mirror: upload a checkpoint, delete one, write a pointer, remove leftovers.
+
+One upload:
+    1  the data      the file, or the shards; what an interrupted upload has left is used
+    2  run files     after the commit of the checkpoint, so that they are as new as it, or newer
+    3  the record    created only if no later start has begun: from now on, the mirrored checkpoint exists
+
+One deletion goes the other way: first the record, then what no other record needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+
+from cairn.errors import CheckpointError, NewerFormatError, RemoteError
+from cairn.remote import layout, listed, record
+from cairn.remote.layout import Stem
+from cairn.remote.mirrored import Mirrored
+from cairn.remote.objects import Objects
+from cairn.remote.ranks import Shard, ShardUploads
+from cairn.remote.record import Record, RunFile
+from cairn.remote.run_files import RunFiles
+from cairn.remote.session import Session
+from cairn.remote.state import Source, State
+from cairn.types import Saved
+from cairn.uploads.once import ErrorsOnce
+
+
+class Ended(Exception):
+    """The upload is not wanted any more."""
+
+
+class Actions:
+    """Carries out single steps. Each may fail with a RemoteError, and may be repeated. For one thread.
+
+    Args:
+        session: The connection to the mirror.
+        state: What the mirror should hold.
+        run_files: Uploads what belongs to each record.
+        shards: Shares the upload of shards with other ranks.
+        errors: Logs what goes wrong.
+        is_over: Asked again and again whether the upload of this checkpoint is to end.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        state: State,
+        run_files: RunFiles,
+        shards: ShardUploads,
+        errors: ErrorsOnce,
+        is_over: Callable[[Saved], bool],
+    ) -> None:
+        self.mirrored = Mirrored()
+        self.sent_bytes = 0
+        """Of the checkpoint that is being uploaded."""
+        self._session, self._state, self._run_files = session, state, run_files
+        self._shards, self._errors, self._is_over = shards, errors, is_over
+
+    @property
+    def _objects(self) -> Objects:
+        return self._session.objects
+
+    def look(self) -> None:
+        """Find out what the mirror holds; reach it first, if that was not possible at the start."""
+        if not self._session.is_open:
+            self._session.open()
+        found = listed.look(self._objects)
+        records, bad = listed.read_records(self._objects, found)
+        self.mirrored.take(found, records, {stem for stem, why in bad.items() if _is_of_no_use(why)})
+        self._state.listed(self.mirrored.saved)
+        if records:
+            self._run_files.begin(records[-1].files)
+
+    def upload(self, saved: Saved, pause: Callable[[float], None]) -> None:
+        """Upload a checkpoint, with the files of the run, and create its record.
+
+        Args:
+            saved: The checkpoint.
+            pause: Waits for some seconds, while other ranks upload.
+
+        Raises:
+            Ended: It is not wanted any more.
+        """
+        source, is_there, is_lost = self._state.begin_upload(saved), False, False
+        try:
+            if source is None:
+                is_lost = True
+                return
+            self._upload_data(saved, source, pause)
+            files = self._run_files.upload(partial(self._put_part, saved))
+            self.mirrored.add(self._create(saved, source.manifest, files))
+            is_there = True
+        except RemoteError:  # it is an OSError, too
+            raise
+        except FileNotFoundError:  # retention has deleted it
+            is_lost = True
+        except OSError as error:
+            is_lost = True
+            self._errors.log("read", f"{saved.name} cannot be read, and is not mirrored ({error.strerror or error})")
+        finally:
+            self.sent_bytes = 0
+            self._state.end_upload(saved, is_there, is_lost)
+
+    def delete(self, stem: Stem) -> None:
+        """Delete a record, and what only it needs."""
+        self._session.check()
+        self._objects.delete([stem.record])
+        names = self.mirrored.needed_by(stem)
+        self._objects.delete(names)
+        self.mirrored.remove(stem, names)
+
+    def point(self, link: str, stem: Stem) -> None:
+        """Write the pointer that stands for a link."""
+        text = json.dumps({"name": stem.name, "digest": stem.digest, "record": stem.record})
+        self._objects.put(layout.POINTERS[link], f"{text}\n".encode())
+        self.mirrored.pointed[link] = stem
+
+    def clean(self) -> None:
+        """Remove what interrupted uploads and deletions have left; nothing while a record cannot be read."""
+        found = listed.look(self._objects)
+        for stem in found.stems:
+            if stem not in self.mirrored.saved:
+                self.mirrored.add(listed.read_record(self._objects, stem))
+        self._session.check()
+        self._objects.delete(self.mirrored.unreferenced(found))
+
+    def _upload_data(self, saved: Saved, source: Source, pause: Callable[[float], None]) -> None:
+        folder, stem, before = self._state.outbox.checkpoints, layout.stem_of(saved), 0
+        path_of = {name: source.path.parent / path for name, path, _ in layout.data_of(saved)}
+        shards = [Shard(name, path.relative_to(folder).as_posix()) for name, path in path_of.items()]
+
+        def put(shard: Shard) -> None:
+            nonlocal before
+            self._objects.put_file(shard.object, folder / shard.file, lambda sent: self._beat(saved, before + sent))
+            self.mirrored.uploaded(shard.object)
+            before = self.sent_bytes
+
+        lacking = [shard for shard in shards if not self.mirrored.has(shard.object)]
+        if len(lacking) <= 1:
+            for shard in lacking:
+                put(shard)
+            return
+
+        def wait(limit_s: float) -> None:
+            pause(limit_s)
+            self._beat(saved, self.sent_bytes)
+
+        self._shards.upload(stem.text, lacking, put, wait)
+        there = {name for name, _ in self._objects.list(stem.data)}
+        for shard in shards:
+            self.mirrored.uploaded(shard.object) if shard.object in there else put(shard)
+
+    def _beat(self, saved: Saved, num_bytes: int) -> None:
+        self.sent_bytes = num_bytes
+        if self._is_over(saved):
+            raise Ended
+
+    def _put_part(self, saved: Saved, name: str, data: bytes) -> None:
+        if self._is_over(saved):
+            raise Ended
+        if not self.mirrored.has(name):
+            self._objects.put(name, data)
+            self.mirrored.uploaded(name)
+
+    def _create(self, saved: Saved, manifest: str, files: list[RunFile]) -> Record:
+        """Create the record, which makes the mirrored checkpoint exist."""
+        self._session.check()
+        stem, data = layout.stem_of(saved), record.dump(manifest, files)
+        if self._objects.create(stem.record, data):
+            return record.load(data, stem)
+        # An earlier request of this process was carried out, although its answer was an error.
+        return listed.read_record(self._objects, stem)
+
+
+def _is_of_no_use(why: CheckpointError) -> bool:
+    """Whether no version of the library can read a record."""
+    return not isinstance(why, NewerFormatError)

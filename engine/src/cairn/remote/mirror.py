@@ -1,0 +1,208 @@
+"""Mirrors the committed checkpoints of a run in an object store, with all that a run needs to go on elsewhere.
+
+    thread that commits                     thread of its own
+    Mirror -> State.committed, .deleted ->  Uploader: reconcile(State.wanted(), records) -> the store
+
+Training and its saves never wait for the store, except for a bounded time before the first batch and at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from cairn.errors import ConfigError, RemoteError, first_line
+from cairn.remote import address, bounded
+from cairn.remote.address import Address
+from cairn.remote.objects import Objects
+from cairn.remote.ranks import Assistant, ShardUploads
+from cairn.remote.run_files import RunFiles
+from cairn.remote.session import Session
+from cairn.remote.settings import QUEUE_BYTES, MirrorSettings
+from cairn.remote.state import State
+from cairn.remote.uploader import Uploader
+from cairn.store import names
+from cairn.store.listener import Links, Listener
+from cairn.types import Saved
+from cairn.units import format_bytes
+from cairn.uploads.once import ErrorsOnce
+from cairn.uploads.outbox import Outbox
+from cairn.uploads.thread import WakingThread
+
+log = logging.getLogger(__name__)
+
+_CHANGE, _END = "change", "end"
+_LAST_ANSWER_S = 1.0
+"""How long the end waits for an upload that was ended to let go of the store, in seconds."""
+
+
+class Mirror(Listener):
+    """Keeps a copy of the checkpoints of a run in an object store, from which it goes on where its disk is lost.
+
+        mirror = cairn.remote.Mirror("s3://bucket/runs/a", run_directory="runs/a")
+        checkpoints = cairn.Checkpointer("runs/a/checkpoints", listeners=[mirror])
+        trainer.fit(model, loader, ckpt_path=checkpoints.resume())
+
+    Each committed checkpoint is uploaded in the background. What retention deletes is deleted in the mirror as well,
+    once a newer checkpoint is there. An address belongs to one run. If the store fails, training continues, and the
+    upload is tried again.
+
+    Args:
+        where: Address of the run: `s3://bucket/prefix/RUN`, `gs://`, `az://` or `file:///directory`.
+        every: Mirror one in this many of those that are neither the best nor the final one.
+        keep: How many of the newest the mirror keeps, with the best and the final one; -1: all; None: those that the
+            local disk keeps.
+        queue_bytes: Maximum size of what waits for its upload, in bytes; a checkpoint beyond it is mirrored only while
+            the local disk keeps it. None: no limit.
+        wait_s: Maximum time that the end of the run waits for uploads, in seconds.
+        run_directory: Directory whose files travel with the checkpoints: configuration, metrics. None: none do.
+
+    Raises:
+        ConfigError: A value is not one of those above, or the client of object stores is not installed.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        *,
+        every: int = 1,
+        keep: int | None = None,
+        queue_bytes: int | None = QUEUE_BYTES,
+        wait_s: float = 600.0,
+        run_directory: str | PathLike[str] | None = None,
+    ) -> None:
+        self.address: Address = address.parse(where)
+        self.settings = MirrorSettings(every, keep, queue_bytes, wait_s)
+        self.run_directory = None if run_directory is None else Path(run_directory).absolute()
+        self._session: Session | None = None
+        self._parts: _Parts | None = None
+        self._assistant: Assistant | None = None
+
+    def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
+        """Check before training that the mirror can be used, and that it is not that of another run.
+
+        Args:
+            directory: The checkpoint directory.
+            run: Id of the run.
+            has_checkpoint: Whether the run goes on from a checkpoint on the local disk.
+
+        Raises:
+            ConfigError: The bucket is missing, access is refused, the mirror belongs to another run, or it cannot be
+                reached and the run would begin without knowing what is in it.
+        """
+        name = self.run_directory.name if self.run_directory is not None else directory.parent.name
+        if self._session is not None and self._session.run == run:  # another fit of the same process
+            return
+        session = Session(self.address, run, name)
+        try:
+            bounded.call(session.open, self.address, bounded.START_S)
+        except RemoteError as error:
+            if error.kind != "unavailable":
+                raise ConfigError(str(error), parameter="mirror") from error
+            if not has_checkpoint:
+                raise ConfigError(
+                    f"{first_line(error)}. There is no checkpoint on this disk, so the run would start over although "
+                    f"the mirror may hold one. Try again later, or train without a mirror.",
+                    parameter="mirror",
+                ) from error
+            log.warning("%s. The run goes on from the local disk; uploads are tried again.", first_line(error))
+        self._session = session
+
+    def opened(self, directory: Path, kept: Sequence[Saved], links: Links, deleted: Sequence[Saved]) -> None:
+        """Upload what the mirror lacks, and delete there what retention has deleted here; see `Listener.opened`."""
+        if self._session is None:
+            raise ConfigError("Mirror.begin was not called: use this listener with a Checkpointer.")
+        if self._parts is not None:  # another fit of the same process goes on with the same checkpoints
+            self._parts.uploader.abandon()
+        errors = ErrorsOnce("Mirror")
+        state = State(self.settings, Outbox(directory, names.MIRROR_OUTBOX), errors)
+        files = RunFiles(self.run_directory, directory, errors)
+        uploader = Uploader(self._session, state, files, ShardUploads(directory), errors)
+        log.info("Checkpoints are mirrored to %s", self.address)
+        state.opened(kept, links)
+        self._parts = _Parts(state, uploader)
+        self._parts.thread.start()
+
+    def assist(self, directory: Path, rank: int) -> None:
+        """Upload the shards of this rank when rank 0 asks for it; see `Listener.assist`."""
+        self._assistant = Assistant(directory, rank, lambda: Objects(self.address))
+
+    def committed(self, saved: Saved, links: Links) -> None:
+        """Upload a checkpoint; see `Listener.committed`."""
+        if self._parts is not None:
+            self._parts.state.committed(saved, links)
+            self._parts.thread.wake(_CHANGE)
+
+    def deleted(self, names: Sequence[str]) -> None:
+        """Delete checkpoints in the mirror as well; see `Listener.deleted`."""
+        if self._parts is not None:
+            self._parts.state.deleted(names)
+            self._parts.thread.wake(_CHANGE)
+
+    def close(self, finished: bool, limit_s: float) -> None:
+        """Wait for uploads; log what is where.
+
+        Args:
+            finished: The newest checkpoint is the final one.
+            limit_s: Maximum time to take, in seconds; `wait_s` may be less.
+        """
+        limit_s = min(limit_s, self.settings.wait_s)
+        if self._assistant is not None:
+            self._assistant.close(limit_s)
+        if self._parts is None:
+            return
+        parts, self._parts = self._parts, None
+        parts.uploader.end(hurries=not finished)
+        parts.state.finish()
+        parts.thread.wake(_END)
+        try:
+            parts.thread.join_with_progress(limit_s, "the mirror", lambda: _left(parts.uploader))
+        except KeyboardInterrupt:
+            log.info("Interrupted: no longer waiting for the mirror.")
+        if parts.thread.is_alive:
+            parts.uploader.abandon()
+            parts.thread.join(_LAST_ANSWER_S)
+        _report(self.address, parts)
+
+
+class _Parts:
+    """What works while a run is open."""
+
+    def __init__(self, state: State, uploader: Uploader) -> None:
+        self.state, self.uploader = state, uploader
+        self.thread = WakingThread("cairn-mirror", self._work)
+
+    def _work(self, thread: WakingThread) -> None:
+        left_s = self.uploader.work()
+        while _END not in thread.take(left_s):
+            left_s = self.uploader.work()
+        self.uploader.finish()
+
+
+def _left(uploader: Uploader) -> str:
+    num_bytes = uploader.left_bytes
+    return f"{format_bytes(num_bytes)} left to upload" if num_bytes else "its last answer is missing"
+
+
+def _report(where: Address, parts: _Parts) -> None:
+    """Log what is where at the end of a run."""
+    state, uploader = parts.state, parts.uploader
+    missing, newest = [saved.name for saved in uploader.missing()], uploader.newest
+    there = newest.name if newest else "none" if uploader.is_listed else "not known"
+    skipped = f" {state.num_skipped} others were replaced by newer ones before they were uploaded." * bool(
+        state.num_skipped
+    )
+    if not missing:
+        log.info("Mirrored to %s: its newest checkpoint is %s.%s", where, there, skipped)
+        return
+    log.warning(
+        "%s does not have all checkpoints of this run (%s). The newest there is %s; the newest on the local disk is %s."
+        "%s Resuming the run uploads the rest.",
+        where,
+        ", ".join(missing),
+        there,
+        state.newest.name if state.newest else "none",
+        skipped,
+    )

@@ -1,0 +1,118 @@
+"""Which run a mirror belongs to, and which process start of that run may upload to it now.
+
+owner.json     created only if there is none: of two runs with one address, the store lets one create it
+attempt.json   overwritten by each start: an earlier one that still runs finds another id there, and stops
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+
+from cairn import records
+from cairn.errors import CairnError, ConfigError, RemoteError
+from cairn.records import RecordError
+from cairn.remote import layout
+from cairn.remote.objects import Objects
+
+_MOST_BYTES = 2**16
+
+
+class TakenOver(CairnError):
+    """Another start of the run uploads to the mirror now."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The run that a mirror belongs to."""
+
+    run: str
+    """Id of the run."""
+    name: str = ""
+    """Name of its run directory, for messages."""
+    since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    """UTC time, ISO 8601."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A process start of the run."""
+
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def begin(self, objects: Objects) -> None:
+        """Let this start upload, and no earlier one any more.
+
+        Raises:
+            RemoteError: The store cannot be used.
+        """
+        objects.put(layout.ATTEMPT, (json.dumps(asdict(self)) + "\n").encode())
+
+    def check(self, objects: Objects) -> None:
+        """Check that no later start has begun.
+
+        Raises:
+            TakenOver: One has.
+            RemoteError: The store cannot be used.
+        """
+        try:
+            found = records.parse(objects.get(layout.ATTEMPT, _MOST_BYTES))
+        except RemoteError as error:
+            if error.kind == "missing":
+                return
+            raise
+        except RecordError:
+            return
+        if isinstance(found, dict) and found.get("id", self.id) != self.id:
+            raise TakenOver(
+                f"another process has continued this run since {found.get('since')}, and uploads to {objects.address}. "
+                f"Stop one of the two"
+            )
+
+
+def claim(objects: Objects, run: str, name: str = "") -> None:
+    """Make a mirror that of a run, or check that it is.
+
+    Args:
+        objects: The objects of the mirror.
+        run: Id of the run.
+        name: Name of its run directory, for messages.
+
+    Raises:
+        ConfigError: It belongs to another run.
+        RemoteError: The store cannot be used.
+    """
+    if objects.create(layout.OWNER, (json.dumps(asdict(Owner(run, name))) + "\n").encode()):
+        return
+    found = read(objects)
+    if found is not None and found.run != run:
+        raise ConfigError(
+            f"{objects.address} belongs to another run ({', '.join(filter(None, (found.run, found.name)))}, since "
+            f"{found.since}): give each run an address of its own, or delete what is there.",
+            parameter="mirror",
+        )
+
+
+def read(objects: Objects) -> Owner | None:
+    """Return the owner of a mirror; None if no run has claimed it.
+
+    Raises:
+        ConfigError: It cannot be read.
+        RemoteError: The store cannot be used.
+    """
+    try:
+        given = records.parse(objects.get(layout.OWNER, _MOST_BYTES))
+        # Keys of a later version are left out: its run is the owner as well.
+        return records.read(Owner, {item.name: given[item.name] for item in fields(Owner) if item.name in given})
+    except RemoteError as error:
+        if error.kind == "missing":
+            return None
+        raise
+    except (RecordError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{layout.OWNER} of {objects.address} does not name a run ({error}): delete it if the mirror is yours.",
+            parameter="mirror",
+        ) from error

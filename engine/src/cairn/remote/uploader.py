@@ -1,0 +1,178 @@
+"""Decides what the thread of a mirror does next, and when it tries again what has failed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from cairn.errors import ConfigError, RemoteError, first_line
+from cairn.remote import layout
+from cairn.remote.actions import Actions, Ended
+from cairn.remote.backoff import Backoff
+from cairn.remote.owner import TakenOver
+from cairn.remote.plan import Delete, Operation, Point, Upload, reconcile
+from cairn.remote.ranks import ShardUploads
+from cairn.remote.run_files import RunFiles
+from cairn.remote.session import Session
+from cairn.remote.state import State
+from cairn.types import Saved
+from cairn.uploads.once import ErrorsOnce
+
+LEFTOVERS_S = 150.0
+"""Time from the start to the removal of leftovers, in seconds: an earlier start that still runs, and does not know yet
+that it is over, may be about to create the record that needs them. One request takes less."""
+_RETRY_AT_END_S = 5.0
+_MOST_FAILURES_AT_END = 3
+"""What fails this often while the run ends is given up, unless it may pass and checkpoints would be missing."""
+_LOOK, _CLEAN = "look", "clean"
+
+
+class Uploader:
+    """Makes a mirror hold what it should hold. For one thread, except for what it says.
+
+    Args:
+        session: The connection to the mirror.
+        state: What it should hold.
+        run_files: Uploads what belongs to each record.
+        shards: Shares the upload of shards with other ranks.
+        errors: Logs what goes wrong.
+    """
+
+    def __init__(
+        self, session: Session, state: State, run_files: RunFiles, shards: ShardUploads, errors: ErrorsOnce
+    ) -> None:
+        self._state, self._errors, self._backoff = state, errors, Backoff()
+        self._actions = Actions(session, state, run_files, shards, errors, self._is_over)
+        self.is_listed = False
+        """Whether it is known what the mirror holds."""
+        self._is_clean = self._hurries = self._is_ending = False
+        self._num_failed: Counter[str] = Counter()
+        """Failures while the run ends, by kind of task."""
+        self._began = time.monotonic()
+        self._abandoned = threading.Event()
+
+    # Called by other threads
+
+    def abandon(self) -> None:
+        """Begin nothing more, log nothing more, and end the upload under way."""
+        self._errors.silent = True
+        self._abandoned.set()
+
+    def end(self, hurries: bool) -> None:
+        """The run ends.
+
+        Args:
+            hurries: It was stopped, and may be killed soon: an upload under way that is not that of the newest
+                checkpoint makes way for it.
+        """
+        self._hurries = hurries
+
+    @property
+    def left_bytes(self) -> int:
+        """Size of what is left to upload, in bytes."""
+        missing = self.missing()
+        return max(0, sum(saved.num_bytes for saved in missing) - (self._actions.sent_bytes if missing else 0))
+
+    def missing(self) -> list[Saved]:
+        """The checkpoints that the mirror should hold and does not hold, oldest first."""
+        there = set(self._actions.mirrored.saved)  # a copy in one step: the other thread may change it
+        found = [saved for stem, saved in self._state.wanted().to_upload().items() if stem not in there]
+        return sorted(found, key=lambda saved: saved.position)
+
+    @property
+    def newest(self) -> Saved | None:
+        """The newest checkpoint that the mirror holds."""
+        there = dict(self._actions.mirrored.saved)
+        return there[max(there)] if there else None
+
+    # Called by the thread of the mirror
+
+    def work(self) -> float | None:
+        """Do what is left to do.
+
+        Returns:
+            Seconds until something is to be tried again; None if nothing is left.
+        """
+        while not self._abandoned.is_set():
+            task = self._next()
+            if task is None:
+                return self._backoff.left_s
+            self._attempt(*task)
+        return None
+
+    def finish(self) -> None:
+        """The run ends: do what is left, and try again what has failed, until it is done or `abandon` is called."""
+        self._backoff.retry_now(_RETRY_AT_END_S)
+        self._is_ending, self._is_clean, self._began = True, False, float("-inf")
+        while (left_s := self.work()) is not None:
+            self._abandoned.wait(left_s)
+
+    def _is_over(self, saved: Saved) -> bool:
+        """Whether the upload of a checkpoint is to end."""
+        if self._abandoned.is_set():
+            return True
+        newest = self._state.newest
+        if not self._hurries or newest is None or newest.position <= saved.position:
+            return False
+        return layout.stem_of(newest) not in self._actions.mirrored.saved
+
+    def _next(self) -> tuple[str, str, Callable[[], None]] | None:
+        """Return the next task that may be tried now: its kind, what it does, and a function."""
+        if not self.is_listed:
+            return (_LOOK, "find out what it holds", self._look) if self._may_try(_LOOK) else None
+        mirrored = self._actions.mirrored
+        operations = reconcile(self._state.wanted(), mirrored.saved, mirrored.damaged, mirrored.pointed)
+        for operation in operations:
+            if self._may_try(type(operation).__name__):
+                return self._task(type(operation).__name__, operation)
+        is_due = not self._is_clean and time.monotonic() - self._began >= LEFTOVERS_S
+        if is_due and not operations and self._may_try(_CLEAN):
+            return _CLEAN, "remove what interrupted uploads have left", self._clean
+        return None
+
+    def _may_try(self, kind: str) -> bool:
+        return self._num_failed[kind] < _MOST_FAILURES_AT_END and self._backoff.is_over(kind)
+
+    def _task(self, kind: str, operation: Operation) -> tuple[str, str, Callable[[], None]]:
+        match operation:
+            case Upload(saved):
+                return kind, f"upload {saved.name}", partial(self._actions.upload, saved, self._abandoned.wait)
+            case Delete(stem):
+                return kind, f"delete {stem.name}", partial(self._actions.delete, stem)
+            case Point(link, stem):
+                return kind, f"write {layout.POINTERS[link]}", partial(self._actions.point, link, stem)
+
+    def _look(self) -> None:
+        self._actions.look()
+        self.is_listed = True
+
+    def _clean(self) -> None:
+        self._actions.clean()
+        self._is_clean = True
+
+    def _attempt(self, kind: str, what: str, task: Callable[[], None]) -> None:
+        """Do something that may fail. An error is logged once per kind; it affects neither other tasks nor training."""
+        try:
+            task()
+        except Ended:
+            pass
+        except (TakenOver, ConfigError) as error:
+            self._errors.log("owner", f"{first_line(error)}. This process stops mirroring")
+            self.abandon()
+        except RemoteError as error:
+            self._failed(kind, what, error.kind, error)
+        except Exception as error:
+            self._failed(kind, what, type(error).__name__, error)
+        else:
+            self._backoff.succeeded(kind)
+
+    def _failed(self, kind: str, what: str, trouble: str, error: Exception) -> None:
+        self._errors.log(f"{kind} {trouble}", f"could not {what} ({first_line(error)})")
+        self._backoff.failed(kind)
+        if self._is_ending and not (trouble == "unavailable" and kind in (_LOOK, Upload.__name__)):
+            self._num_failed[kind] += 1
+            if self._num_failed[kind] >= _MOST_FAILURES_AT_END:
+                self._backoff.succeeded(kind)  # it is not waited for

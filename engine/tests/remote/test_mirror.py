@@ -1,0 +1,226 @@
+"""What a mirror holds of a run, and when something is deleted there."""
+
+import json
+import logging
+
+import pytest
+from tests.support.mirrored_run import MirroredRun, data_name
+from tests.support.mirrors import mirror_checkpoint
+from tests.support.shards import commit_shards
+
+from cairn.errors import ConfigError
+from cairn.remote import layout, listed
+from cairn.remote.mirror import Mirror
+from cairn.store import names
+
+
+@pytest.fixture
+def where(tmp_path):
+    return f"memory://{tmp_path.as_posix().replace('/', '-')}/runs/a"
+
+
+def test_a_committed_checkpoint_is_mirrored_as_it_is(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    made = run.save(0)
+    run.end()
+    assert run.mirrored() == [made.name]
+    assert run.objects.get(data_name(made)) == (run.folder / made.name).read_bytes()
+    manifest = (run.folder / names.manifest_name(made.name)).read_text()
+    assert run.record(0).manifest == manifest, "with its provenance"
+    assert json.loads(run.objects.get(layout.LAST))["name"] == made.name
+    assert not (run.folder / names.MIRROR_OUTBOX).exists()
+    assert run.unreferenced() == []
+
+
+def test_retention_is_mirrored_once_a_newer_checkpoint_is_there(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    run.idle()
+    run.delete(0)
+    run.idle()
+    assert run.mirrored() == [run.name(0)], "nothing newer is there"
+    run.save(1)
+    run.idle()
+    assert run.mirrored() == [run.name(1)]
+    run.end()
+    assert run.unreferenced() == []
+
+
+def test_the_best_checkpoint_is_pointed_to_and_stays(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints", every=10, keep=1)
+    run.save(0)
+    run.save(1, best=True)
+    run.save(2)
+    run.save(3)
+    run.end(finished=True)
+    assert run.mirrored() == [run.name(1), run.name(3)], "the best and the final one"
+    assert json.loads(run.objects.get(layout.BEST))["name"] == run.name(1)
+    assert json.loads(run.objects.get(layout.LAST))["name"] == run.name(3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, [3, 4]), ({"keep": 3}, [2, 3, 4]), ({"keep": -1}, [0, 1, 2, 3, 4]), ({"keep": 1}, [4])],
+)
+def test_the_mirror_may_keep_more_or_less_than_the_disk(where, tmp_path, settings, expected):
+    run = MirroredRun(where, tmp_path / "checkpoints", **settings)
+    for number in range(5):
+        run.save(number, delete=(number - 2,) if number >= 2 else ())
+        run.idle()
+    run.end()
+    assert run.mirrored() == [run.name(number) for number in expected]
+    assert run.unreferenced() == []
+
+
+def test_every_third_is_mirrored_and_stays_until_the_next_one(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints", every=3)
+    for number in range(6):
+        run.save(number, delete=(number - 1,) if number else ())
+        run.idle()
+        assert run.mirrored() == [run.name(number - number % 3)]
+    run.end(finished=False)
+    assert run.mirrored() == [run.name(5)], "the newest, when the run stops"
+
+
+def test_what_a_start_was_resumed_from_stays(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    run.end()
+    again = MirroredRun(where, run.folder)
+    again.save(1, delete=(0,))
+    again.save(2, delete=(1,))
+    again.end()
+    assert again.mirrored() == [run.name(0), run.name(2)]
+    third = MirroredRun(where, run.folder)
+    third.save(3)
+    third.end()
+    assert third.mirrored() == [run.name(2), run.name(3)], "the next start deletes it"
+
+
+def test_a_checkpoint_saved_again_replaces_the_one_of_that_name(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0, score=1.0)
+    run.idle()
+    made = run.save(0, score=2.0, contents=5)
+    run.save(1)
+    run.end()
+    assert run.mirrored() == [run.name(0), run.name(1)]
+    assert run.record(0).saved == made
+
+
+def test_a_kill_before_a_deletion_does_not_keep_the_checkpoint_for_ever(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "one")
+    run.save(0)
+    run.save(1)
+    run.idle()
+    run.mirror._session.objects.delete = lambda names: None  # the deletion does not arrive before the kill
+    run.save(2, delete=(0,))
+    run.idle()
+    run.kill()
+    assert run.mirrored() == [run.name(0), run.name(1), run.name(2)]
+    other = run.elsewhere(tmp_path / "other", 2)
+    other.save(3)
+    other.end()
+    assert other.mirrored() == [run.name(2), run.name(3)]
+
+
+def test_what_lies_after_the_checkpoint_that_a_run_goes_on_from_is_replaced(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    for number in range(3):
+        run.save(number)
+    run.end()
+    run.delete(2)
+    again = MirroredRun(where, run.folder)
+    again.idle()
+    assert run.name(2) in again.mirrored(), "nothing of the new past is there"
+    again.save(3)
+    again.idle()
+    assert again.mirrored() == [run.name(0), run.name(1), run.name(3)]
+    again.end()
+
+
+def test_a_mirror_of_another_run_is_refused_by_name(where, tmp_path):
+    MirroredRun(where, tmp_path / "one", run_directory=tmp_path / "run-one").end()
+    with pytest.raises(ConfigError, match=r"belongs to another run \(toy, run-one, since .*: give each run an address"):
+        MirroredRun(where, tmp_path / "other", run="other")
+
+
+def test_a_later_start_of_the_run_takes_over(where, tmp_path, caplog):
+    run = MirroredRun(where, tmp_path / "one")
+    run.save(0)
+    run.idle()
+    later = run.elsewhere(tmp_path / "other", 0)
+    run.save(1)
+    run.idle()
+    assert run.mirrored() == [run.name(0)]
+    assert caplog.text.count("another process has continued this run since") == 1
+    run.end()
+    later.save(2)
+    later.end()
+    assert later.mirrored() == [run.name(0), run.name(2)]
+    assert later.unreferenced() == []
+
+
+def test_what_waited_when_a_run_was_killed_is_uploaded_by_the_next_start(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints", keep=-1)
+    run.idle()
+    run.kill()
+    run.save(0)
+    run.save(1, delete=(0,))
+    assert run.mirrored() == []
+    again = MirroredRun(where, run.folder, keep=-1)
+    again.end()
+    assert again.mirrored() == [run.name(0), run.name(1)]
+    assert not (run.folder / names.MIRROR_OUTBOX).exists()
+
+
+def test_what_a_kill_has_left_is_removed_at_the_end(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    made = mirror_checkpoint(run.objects, tmp_path, 7)
+    run.objects.delete([layout.stem_of(made).record])
+    run.objects.put("files/somebody's", b"not ours")
+    assert run.unreferenced()
+    run.save(0)
+    run.end()
+    assert run.unreferenced() == []
+    assert run.objects.get("files/somebody's") == b"not ours"
+
+
+def test_shards_are_uploaded_before_the_record(where, tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    made = commit_shards(folder, 3)
+    run = MirroredRun(where, folder)
+    run.end()
+    assert run.mirrored() == [made.name]
+    found = listed.look(run.objects)
+    for item, (name, path, _) in zip(made.shards, layout.data_of(made), strict=True):
+        assert run.objects.get(name) == (folder / path).read_bytes()
+        assert found.sizes[name] == item.num_bytes
+    assert not (folder / names.MIRROR_RANKS).exists()
+
+
+def test_the_end_says_what_is_where(where, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    run.end()
+    assert f"Checkpoints are mirrored to {where}" in caplog.text
+    assert f"Mirrored to {where}: its newest checkpoint is {run.name(0)}." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"every": 0}, "every=0 must be an integer from 1"),
+        ({"keep": 0}, "keep=0 must be an integer from 1, -1 for all"),
+        ({"keep": 1.5}, "keep=1.5 must be"),
+        ({"queue_bytes": -1}, "queue_bytes=-1 must be a size"),
+        ({"wait_s": float("nan")}, "wait_s=nan must be a time"),
+        ({"where": "s3://key:secret@bucket/a"}, "must not hold a user, a password or a query"),
+    ],
+)
+def test_what_cannot_work_is_refused(arguments, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        Mirror(arguments.pop("where", "memory://a"), **arguments)
+    assert "secret" not in str(caught.value)
