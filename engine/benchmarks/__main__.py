@@ -36,6 +36,10 @@ def main(argv: Sequence[str]) -> int:
         from benchmarks.ranks import command as ranks  # imports torch, which the other parts need in children only
 
         return ranks.main(argv[1:])
+    if list(argv[:1]) == ["remote"]:
+        from benchmarks.remote import command as remote
+
+        return remote.main(argv[1:])
     options = _parse(argv)
     wide = max(Console().width, 230) if not sys.stdout.isatty() else None
     console = Console(width=wide, soft_wrap=False)
@@ -151,7 +155,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks",
         description="What a checkpoint costs, side by side. `growth` instead shows how costs grow, `ranks` what "
-        "the ranks of a DDP training lose.",
+        "the ranks of a DDP training lose, `remote` what a mirror costs.",
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="one small size, one round: to see that it works, not for publication")

@@ -6,7 +6,9 @@ import signal
 
 import pytest
 from hypothesis import settings
+from tests.support import azurite, object_store
 from tests.support.described import described
+from tests.support.fault_proxy import FaultProxy
 from tests.support.paths import PYTHONPATH
 from tests.support.slurm import Slurm
 
@@ -17,7 +19,8 @@ settings.load_profile("fixed")
 
 os.environ["PYTHONPATH"] = PYTHONPATH  # processes that a test starts import this tree
 os.environ["OMP_NUM_THREADS"] = "1"  # of those processes: another number rounds sums in another order
-for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "SBATCH_", "SUBMITIT_"))]:
+_FOREIGN = ("WANDB_", "SLURM_", "SBATCH_", "SUBMITIT_", "AWS_", "AZURE_", "GOOGLE_")
+for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
     del os.environ[name]  # set in the shell that runs the tests
 
 if hasattr(signal, "SIGHUP"):
@@ -73,3 +76,49 @@ def cluster(slurm):
     """The same SLURM with an idle node; what the test leaves there is cleared away."""
     yield slurm
     slurm.reset()
+
+
+@pytest.fixture(scope="session")
+def store_server():
+    """A real object store of this test process; skips where there can be none, unless the environment insists."""
+    object_store.require()
+    with object_store.ObjectStore() as server:
+        yield server
+
+
+@pytest.fixture
+def store(store_server, monkeypatch):
+    """The same store; `s3://` leads to it, here and in processes that the test starts."""
+    for name, said in object_store.client_environment(store_server.url).items():
+        monkeypatch.setenv(name, said)
+    return store_server
+
+
+@pytest.fixture
+def bucket(store):
+    """The name of an empty bucket."""
+    return store.bucket()
+
+
+@pytest.fixture(scope="session")
+def azure_server():
+    """An emulator of Azure's store; skips where there can be none, unless the environment insists."""
+    object_store.require(azurite.why_not)
+    with azurite.Azurite() as server:
+        yield server
+
+
+@pytest.fixture
+def container(azure_server, monkeypatch):
+    """The name of an empty container; `az://` leads to its emulator."""
+    for name, said in azure_server.environment.items():
+        monkeypatch.setenv(name, said)
+    return azure_server.container()
+
+
+@pytest.fixture
+def proxy(store, monkeypatch):
+    """A proxy between this test and the store: `s3://` leads through it."""
+    with FaultProxy(store.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy

@@ -62,14 +62,14 @@ def _measure(options: argparse.Namespace, out: Path, console: Console, argv: Seq
         }
         probe = Blocks(_PROBE_BATCHES, 1)
         alone = figures.of_run(
-            "none", state_bytes, probe, train(work / "run", "none", options.ranks, num_layers, probe)
+            "none", state_bytes, probe, train(work / "run", WAYS["none"].make, options.ranks, num_layers, probe)
         )
         least_s = options.factor * statistics.median(found["whole"]["write_s"])
         blocks = Blocks(max(_PROBE_BATCHES, math.ceil(least_s / alone.batch_s)), options.pairs)
         for number in range(options.rounds):
             ways = ["none", *options.ways] if number % 2 == 0 else [*options.ways[::-1], "none"]
             for way in ways:
-                times = train(work / "run", way, options.ranks, num_layers, blocks)
+                times = train(work / "run", WAYS[way].make, options.ranks, num_layers, blocks)
                 raw["runs"].append({"way": way, "state_bytes": state_bytes, "blocks": asdict(blocks), "times": times})
                 one = figures.of_run(way, state_bytes, blocks, times)
                 console.print(f"  {state_bytes / 1e9:.2g} GB, round {number + 1}: {page.cells(one)}", style="dim")

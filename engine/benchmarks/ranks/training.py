@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import cairn
-from benchmarks.ranks.ways import WAYS
+from benchmarks.ranks.ways import Make
 
 _WIDTH, _BATCH = 1024, 8
 BYTES_PER_LAYER = 3 * 4 * _WIDTH * _WIDTH
@@ -92,12 +92,12 @@ class Clock(Callback):
         self.ends.append(time.perf_counter())
 
 
-def train(folder: Path, way: str, ranks: int, num_layers: int, blocks: Blocks) -> list[dict[str, list[float]]]:
+def train(folder: Path, make: Make, ranks: int, num_layers: int, blocks: Blocks) -> list[dict[str, list[float]]]:
     """Train once in new processes.
 
     Args:
         folder: New directory, removed at the end.
-        way: How to save, see `WAYS`.
+        make: Returns the callbacks that save, given the directory and when a save is due.
         ranks: Number of processes.
         num_layers: Size of the model.
         blocks: Its batches.
@@ -113,7 +113,7 @@ def train(folder: Path, way: str, ranks: int, num_layers: int, blocks: Blocks) -
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     try:
-        together(ranks, lambda rank: _rank(folder, way, rank, ranks, port, num_layers, blocks))
+        together(ranks, lambda rank: _rank(folder, make, rank, ranks, port, num_layers, blocks))
         return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -139,7 +139,7 @@ def together(ranks: int, work: Callable[[int], None]) -> None:
         raise RuntimeError(f"ranks have ended with {[process.exitcode for process in processes]}; see above")
 
 
-def _rank(folder: Path, way: str, rank: int, ranks: int, port: int, num_layers: int, blocks: Blocks) -> None:
+def _rank(folder: Path, make: Make, rank: int, ranks: int, port: int, num_layers: int, blocks: Blocks) -> None:
     torch.set_num_threads(1)
     for name in ("lightning.pytorch", "lightning.fabric", "cairn"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -147,7 +147,7 @@ def _rank(folder: Path, way: str, rank: int, ranks: int, port: int, num_layers: 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     seed_everything(0, verbose=False)
-    clock, saving = Clock(), WAYS[way].make(folder / "checkpoints", blocks.due)
+    clock, saving = Clock(), make(folder / "checkpoints", blocks.due)
     trainer = Trainer(
         accelerator="cpu",
         devices=ranks,

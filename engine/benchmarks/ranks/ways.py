@@ -20,6 +20,8 @@ from cairn.types import Draft, Moment
 
 Due = Callable[[int], bool]
 """Whether a save is due after this number of batches."""
+Make = Callable[[Path, Due], Sequence[Callback]]
+"""Returns the callbacks that save, given the directory and when a save is due."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Way:
     """
 
     label: str
-    make: Callable[[Path, Due], Sequence[Callback]]
+    make: Make
     synced: str = "no"
     is_ours: bool = False
 
@@ -52,7 +54,7 @@ class DueTrigger:
         return self._due(moment.position.total_batches)
 
 
-def _cairn(sharded: bool) -> Callable[[Path, Due], Sequence[Callback]]:
+def _cairn(sharded: bool) -> Make:
     def make(directory: Path, due: Due) -> Sequence[Callback]:
         writing = cairn.Writing("process", when_busy="wait", sharded=sharded)
         triggers: dict[str, Trigger | None] = {"due": DueTrigger(due), "end": None}

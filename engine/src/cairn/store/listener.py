@@ -25,6 +25,9 @@ class Listener(Protocol):
     time (an upload, for example) belongs on a thread of the listener's own, and `close` waits for it.
     """
 
+    grace_s: float = 0.0
+    """Maximum time that `close` may take after a signal, in seconds, if that is more than the usual one."""
+
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """Called before training begins, and before anything is saved or deleted.
 
@@ -70,6 +73,15 @@ class Listener(Protocol):
             names: File names of the checkpoints.
         """
 
+    def assist(self, directory: Path, rank: int) -> None:
+        """Called on the other ranks, instead of all others, if each rank writes a shard of a checkpoint.
+
+        Args:
+            directory: The checkpoint directory.
+            rank: This rank.
+        """
+        return
+
     def bring(self, directory: Path, local: Saved | None, rules: Sequence[Rule], mode: Mode | None) -> Saved | None:
         """Called by `Checkpointer.resume`, in each process of the run: bring a newer checkpoint from elsewhere.
 
@@ -86,15 +98,6 @@ class Listener(Protocol):
             CairnError: The run must not go on without it.
         """
         return None
-
-    def assist(self, directory: Path, rank: int) -> None:
-        """Called on the other ranks, instead of all others, if each rank writes a shard of a checkpoint.
-
-        Args:
-            directory: The checkpoint directory.
-            rank: This rank.
-        """
-        return
 
     def close(self, finished: bool, limit_s: float) -> None:
         """Called at the end of the run: return when everything is done, or when the time is over.
@@ -115,6 +118,11 @@ class Listeners:
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self._listeners = tuple(listeners)
         self._logged: set[tuple[int, str, type]] = set()
+
+    @property
+    def grace_s(self) -> float:
+        """See `Listener`."""
+        return max((getattr(listener, "grace_s", 0.0) for listener in self._listeners), default=0.0)
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """See `Listener`. An error that the user can fix refuses the run.
