@@ -8,13 +8,11 @@ from cairn.remote.plan import Delete, Point, Upload, Wanted, reconcile
 from cairn.remote.settings import MirrorSettings
 from cairn.store import names
 
-ALL = [
-    saved(number, digest=f"sha256:{number:064x}"[:71].replace("sha256:0", f"sha256:{number}", 1)) for number in range(8)
-]
+ALL = [saved(number, digest=f"sha256:{number:x}{'0' * 63}") for number in range(8)]
 STEMS = [layout.stem_of(item) for item in ALL]
 
 
-def wanted(*kept, waiting=(), best=None, abandoned=(), resumed_from=None, committed=True, ends=False, **settings):
+def wanted(*kept, waiting=(), best=None, abandoned=(), resumed_from=None, ends=False, **settings):
     links = {names.LAST: ALL[kept[-1]].name if kept else None, names.BEST: None if best is None else ALL[best].name}
     return Wanted(
         MirrorSettings(**settings),
@@ -23,7 +21,6 @@ def wanted(*kept, waiting=(), best=None, abandoned=(), resumed_from=None, commit
         links,
         {STEMS[number] for number in abandoned},
         None if resumed_from is None else STEMS[resumed_from],
-        committed,
         ends,
     )
 
@@ -47,13 +44,13 @@ CASES = {
     "all stay": (wanted(4, keep=-1), [0, 1, 2, 3, 4], ""),
     "never what the start was resumed from": (wanted(3, 4, resumed_from=0), [0, 1, 3, 4], "del 1"),
     "an abandoned past stays until the new one has a checkpoint": (
-        wanted(2, abandoned=[5], committed=False),
+        wanted(2, abandoned=[5], resumed_from=2),
         [2, 5],
         "",
     ),
-    "and is deleted then": (wanted(2, 3, abandoned=[5]), [2, 3, 5], "del 5"),
-    "also if all are kept": (wanted(2, 3, abandoned=[5], keep=-1), [2, 3, 5], "del 5"),
-    "but not before it is there": (wanted(2, 3, abandoned=[5]), [2, 5], "up 3"),
+    "there": (wanted(2, 3, abandoned=[5], resumed_from=2), [2, 5], "up 3"),
+    "and is deleted then": (wanted(2, 3, abandoned=[5], resumed_from=2), [2, 3, 5], "del 5"),
+    "also if all are kept": (wanted(2, 3, abandoned=[5], resumed_from=2, keep=-1), [2, 3, 5], "del 5"),
     "nothing is deleted by a run that keeps nothing": (wanted(), [0, 1], ""),
 }
 
