@@ -43,7 +43,7 @@ CASES = {
     "but not the best": (wanted(0, 4, best=0, keep=3), [0, 1, 2, 3, 4], "del 1"),
     "all stay": (wanted(4, keep=-1), [0, 1, 2, 3, 4], ""),
     "never what the start was resumed from": (wanted(3, 4, resumed_from=0), [0, 1, 3, 4], "del 1"),
-    "an abandoned past stays until the new one has a checkpoint": (
+    "an abandoned past stays until the new one has one": (
         wanted(2, abandoned=[5], resumed_from=2),
         [2, 5],
         "",
