@@ -42,15 +42,15 @@ ARROWS = {
     "account": f"policy {LEAVES} {DOORS}",
     "data": "errors",
     "jobs": f"errors {DOORS}",
-    "lightning": f"writing account store policy jobs data targets {LEAVES} {DOORS}",
+    "lightning": f"remote writing account store policy jobs data targets {LEAVES} {DOORS}",
     "wandb": f"uploads store {LEAVES} {DOORS}",
-    "remote": f"uploads extras store {LEAVES} {DOORS}",
+    "remote": f"uploads extras store policy {LEAVES} {DOORS}",
     "runs": f"store account jobs {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
-    "cli": f"streams extras study runs wandb uploads writing store policy account jobs {LEAVES} {DOORS}",
+    "cli": f"streams extras study runs wandb remote uploads writing store policy account jobs {LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",
-    "hydra": "streams extras testing lightning wandb jobs runs data store account policy writing targets whitelist "
-    f"{LEAVES} {DOORS}",
+    "hydra": "streams extras testing lightning wandb remote jobs runs data store account policy writing targets "
+    f"whitelist {LEAVES} {DOORS}",
 }
 """What each room may import of the others."""
 ROOMS_INSIDE = {

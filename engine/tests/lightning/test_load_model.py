@@ -5,13 +5,17 @@ import pickle
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from tests.support.mirrors import damage, mirror_files, objects_at
 from tests.support.paths import ROOT
 from tests.support.project import example
+from tests.support.values import draft, file_of
 from tests.template.helpers import CLASSIFIER, LANGUAGE_MODEL, OLD_CLASSIFIER, PLATEAU
 from torch import nn
 
 from cairn.errors import SpecError
 from cairn.lightning.load_model import load_model
+from cairn.remote import layout
+from cairn.store.commit import CommitPlan, write
 from cairn.targets import build
 
 example("models.classifier"), example("models.language_model")
@@ -36,6 +40,20 @@ def test_the_model_is_built_with_its_weights(checkpoint, spec):
     assert not model.training
     for name, value in weights.items():
         assert torch.equal(model.state_dict()[name], value)
+
+
+def test_a_model_comes_from_an_object_store(tmp_path):
+    store, directory = objects_at("memory", tmp_path), tmp_path / "local"
+    weights = build(CLASSIFIER).state_dict()
+    contents = {"cairn": {"config": {"model": CLASSIFIER}}, "state_dict": weights}
+    directory.mkdir()
+    saved = write(CommitPlan(directory, draft(), {}), file_of(contents)).saved
+    mirror_files(store, directory, saved, {})
+    model = load_model(str(store.address))
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
+    damage(store, layout.stem_of(saved).data)
+    with pytest.raises(ValueError, match=f"{store.address} cannot be used"):
+        load_model(f"{store.address}/checkpoints/{saved.name}")
 
 
 def test_the_optimizer_is_a_factory_as_in_a_training(checkpoint):

@@ -112,8 +112,7 @@ def test_what_the_queue_cannot_hold_is_mirrored_while_it_is_here(where, tmp_path
     assert "is mirrored only while the local disk keeps it" in caplog.text
 
 
-def test_the_end_does_not_wait_for_what_will_not_pass(where, tmp_path, faults, monkeypatch, caplog):
-    monkeypatch.setattr("cairn.remote.uploader._RETRY_AT_END_S", 0.001)
+def test_the_end_does_not_wait_for_what_will_not_pass(where, tmp_path, faults, caplog):
     run = MirroredRun(where, tmp_path / "checkpoints")
     run.idle()
     faults.before = failing(REFUSED)

@@ -224,3 +224,23 @@ def test_what_cannot_work_is_refused(arguments, words):
     with pytest.raises(ConfigError, match=words) as caught:
         Mirror(arguments.pop("where", "memory://a"), **arguments)
     assert "secret" not in str(caught.value)
+
+
+def test_the_newest_record_has_the_run_files_of_the_end(where, tmp_path):
+    run_directory = tmp_path / "run"
+    run_directory.mkdir()
+    (run_directory / "run.json").write_text('{"status": "running"}')
+    run = MirroredRun(where, run_directory / "checkpoints", run_directory=run_directory)
+    run.save(0)
+    run.save(1)
+    run.idle()
+    before = run.record(1)
+    (run_directory / "run.json").write_text('{"status": "finished"}')
+    run.end()
+    (file,) = run.record(1).files
+    assert run.objects.get(file.parts[0].object) == b'{"status": "finished"}'
+    assert run.record(1).manifest == before.manifest
+    (file,) = run.record(0).files
+    assert run.objects.get(file.parts[0].object) == b'{"status": "running"}'
+    assert run.mirrored() == [run.name(0), run.name(1)]
+    assert run.unreferenced() == []

@@ -39,12 +39,17 @@ def mirror_checkpoint(
     """Commit a small checkpoint in `tmp_path/local`, and mirror it with run files of two parts each."""
     directory = tmp_path / "local"
     made = commit_shards(directory, number, **facts) if sharded else commit(directory, number, **facts)
-    for name, path, _ in layout.data_of(made):
-        objects.put_file(name, directory / path)
-    text = (directory / names.manifest_name(made.name)).read_text()
-    kept = [put_run_file(objects, path, data) for path, data in files.items()]
-    assert objects.create(layout.stem_of(made).record, record.dump(text, kept))
+    mirror_files(objects, directory, made, files)
     return made
+
+
+def mirror_files(objects: Objects, directory: Path, saved: Saved, files: Mapping[str, bytes]) -> None:
+    """Mirror a checkpoint of a directory, with run files of two parts each."""
+    for name, path, _ in layout.data_of(saved):
+        objects.put_file(name, directory / path)
+    text = (directory / names.manifest_name(saved.name)).read_text()
+    kept = [put_run_file(objects, path, data) for path, data in files.items()]
+    assert objects.create(layout.stem_of(saved).record, record.dump(text, kept))
 
 
 def put_run_file(objects: Objects, path: str, data: bytes) -> RunFile:

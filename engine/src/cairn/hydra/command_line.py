@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cairn import extras, opening, whitelist
 from cairn.errors import CairnError, ConfigError
-from cairn.hydra.command import help_screen, overrides
+from cairn.hydra.command import help_screen, mirrored_run, overrides
 from cairn.hydra.command.arguments import Arguments, existing, file, run_dir, unliteral, unquoted
 from cairn.hydra.command.overrides import key as key
 from cairn.hydra.command.overrides import merge as merge
@@ -30,6 +30,8 @@ from cairn.hydra.compose import stored
 from cairn.hydra.compose.source import Source
 from cairn.hydra.sweep import job_name, plugins
 from cairn.jobs.run_name import run_name
+from cairn.remote import origin
+from cairn.remote.address import Address, is_address
 from cairn.runs.directory import RunDirectory, find, newest
 from cairn.runs.files_before import FilesBefore
 from cairn.store import disk
@@ -40,6 +42,7 @@ _CHILD = "CAIRN_CHILD"
 _ONE_RUN = "hydra.mode=RUN"  # an experiment may set MULTIRUN; resuming one of its jobs must not start the sweep again
 _TRUST = "trust_targets="
 _repeated: tuple[str, ...] = ()
+_address: Address | None = None
 _LATEST = ("latest", "last")
 _OTHER_CONFIG = ("--config-", "-cn", "-cp", "-cd")
 
@@ -126,6 +129,11 @@ def repeated() -> tuple[str, ...]:
     return _repeated
 
 
+def resumed_address() -> Address | None:
+    """Return the address that `resume=` of this process's command names; None: it names none."""
+    return _address
+
+
 def _without_trust(given: Arguments) -> Arguments:
     """Remove `trust_targets=NAMES`, which is about this command and no part of a configuration."""
     is_trust = [item.lstrip("+").startswith(_TRUST) for item in given.overrides]
@@ -148,10 +156,17 @@ def _is_resume(override: str) -> bool:
 
 
 def _named_run(typed: str, rest: list[str], source: Source) -> RunDirectory | None:
-    """Return the run that `resume=` names; None if `auto` finds no run to resume."""
+    """Return the run that `resume=` names; None if `auto` finds no run to resume.
+
+    One in an object store is brought into its directory, without its checkpoints.
+    """
     name = unquoted(typed)
     if name in _LATEST:
         return find("latest", *source.task(_given(rest)))
+    if is_address(name):
+        global _address
+        _address = origin.parse(name).run
+        return mirrored_run.brought(name, source.logs(_given(rest)))
     if name != "auto":
         path = existing(typed)
         return find(str(path.absolute() if str(path) in _LATEST else path), Path(), "")

@@ -150,6 +150,7 @@ class EngineHooks(Checkpoint):
         """Open the save pipeline; from here on a signal waits for a boundary."""
         self._begin(trainer)
         self.engine.start()
+        self.engine.saves.assist(trainer.global_rank)
         self._stopping.begin()
         self.watch.begins()
 
@@ -176,14 +177,15 @@ class EngineHooks(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the saves under way arrive, except after a second Ctrl-C."""
         self._stopping.ending()
-        self.watch.ends(_UPLOADS_AFTER_STOP_S)
+        grace_s = max(_UPLOADS_AFTER_STOP_S, Listeners(self.listeners).grace_s)
+        self.watch.ends(grace_s)
         try:
             explain(exception, pl_module)
             if why := workers.why_killed(exception):
                 exception.add_note(why)
             if self._engine is not None:
                 self._engine.close_after(exception)
-                _close_listeners(self, finished=False, limit_s=_UPLOADS_AFTER_STOP_S)
+                _close_listeners(self, finished=False, limit_s=grace_s)
                 self._engine.saves.release(refused=not self._engine.has_trained)
         finally:
             self.watch.stop()

@@ -1,5 +1,6 @@
 """Build the model that a checkpoint describes, without trusting the file."""
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from cairn.errors import CheckpointError, MissingFileError, ModelError, first_line
 from cairn.lightning.saved import resized
+from cairn.remote import origin
+from cairn.remote.address import is_address
 from cairn.targets import build
 from cairn.writing import forms
 from cairn.writing.load import load
@@ -21,7 +24,9 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
     """Build the model of a checkpoint from the configuration stored in it, load its weights, and set it to eval mode.
 
     Args:
-        path: A checkpoint that Cairn saved: a file, or a directory of shards.
+        path: A checkpoint that Cairn saved: a file, or a directory of shards. Or the address of a run in an object
+            store, for its newest checkpoint, or of one of its checkpoints: `s3://bucket/RUN/checkpoints/best.ckpt`. It
+            is downloaded into a temporary directory, and compared with its checksums.
         map_location: Where the weights go, as in `torch.load`.
 
     Returns:
@@ -31,7 +36,12 @@ def load_model(path: str | Path, map_location: Any = "cpu") -> LightningModule:
         FileNotFoundError: There is no such file.
         ValueError: The file is not a Cairn checkpoint, or its weights do not fit its model.
         TypeError: Its configuration names a class that may not be built (see `build`).
+        RuntimeError: The object store cannot be used.
     """
+    if is_address(path):
+        with tempfile.TemporaryDirectory(prefix="cairn-") as folder, _model_error():
+            # The weights are mapped into memory: their file keeps its contents after it is deleted.
+            return load_model(origin.fetch_one(str(path), Path(folder)), map_location)
     path = Path(path)
     if not path.is_file() and not path.is_dir():
         raise MissingFileError(f"There is no checkpoint {path}.")

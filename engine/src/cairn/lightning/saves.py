@@ -118,6 +118,11 @@ class Saves:
             writing.writer, writing.buffers, copier, history, num_bytes, on_gpu, self.listeners, sync, division
         )
 
+    def assist(self, rank: int) -> None:
+        """Let listeners help rank 0 with the shards that this rank writes, if it writes any."""
+        if self.pipeline is not None and not self._leads:
+            self.listeners.assist(self.history.directory, rank)
+
     def finish_copy_before(self, optimizers: Sequence[Optimizer]) -> None:
         """Finish an overlapping copy before each step of the optimizers, which Lightning does not announce."""
         if self.pipeline is not None and self.writing.overlap:

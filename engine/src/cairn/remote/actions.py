@@ -13,17 +13,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from cairn.errors import CheckpointError, NewerFormatError, RemoteError
-from cairn.remote import layout, listed, record
+from cairn.remote import data, layout, listed, record
 from cairn.remote.layout import Stem
 from cairn.remote.mirrored import Mirrored
 from cairn.remote.objects import Objects
-from cairn.remote.ranks import Shard, ShardUploads
+from cairn.remote.ranks import ShardUploads
 from cairn.remote.record import Record, RunFile
 from cairn.remote.run_files import RunFiles
 from cairn.remote.session import Session
-from cairn.remote.state import Source, State
+from cairn.remote.state import State
 from cairn.types import Saved
 from cairn.uploads.once import ErrorsOnce
 
@@ -74,7 +75,7 @@ class Actions:
         if records:
             self._run_files.begin(records[-1].files)
 
-    def upload(self, saved: Saved, pause: Callable[[float], None]) -> None:
+    def upload(self, saved: Saved, pause: Callable[[float], object]) -> None:
         """Upload a checkpoint, with the files of the run, and create its record.
 
         Args:
@@ -89,7 +90,7 @@ class Actions:
             if source is None:
                 is_lost = True
                 return
-            self._upload_data(saved, source, pause)
+            self._upload_data(saved, source.path, pause)
             files = self._run_files.upload(partial(self._put_part, saved))
             self.mirrored.add(self._create(saved, source.manifest, files))
             is_there = True
@@ -118,6 +119,23 @@ class Actions:
         self._objects.put(layout.POINTERS[link], f"{text}\n".encode())
         self.mirrored.pointed[link] = stem
 
+    def renew(self) -> None:
+        """Let the newest record name the run files as they are at the end, such as the outcome of the run.
+
+        This is the only record that is ever replaced: in one request, by one about the same data.
+        """
+        newest = self._state.newest
+        stem = layout.stem_of(newest) if newest is not None else None
+        if newest is None or stem not in self.mirrored.saved:
+            return
+        files = self._run_files.upload(partial(self._put_part, newest))
+        before = listed.read_record(self._objects, stem)
+        if files and tuple(files) != before.files:
+            self._session.check()
+            contents = record.dump(before.manifest, files)
+            self._objects.put(stem.record, contents)
+            self.mirrored.replace(record.load(contents, stem))
+
     def clean(self) -> None:
         """Remove what interrupted uploads and deletions have left; nothing while a record cannot be read."""
         found = listed.look(self._objects)
@@ -127,50 +145,31 @@ class Actions:
         self._session.check()
         self._objects.delete(self.mirrored.unreferenced(found))
 
-    def _upload_data(self, saved: Saved, source: Source, pause: Callable[[float], None]) -> None:
-        folder, stem, before = self._state.outbox.checkpoints, layout.stem_of(saved), 0
-        path_of = {name: source.path.parent / path for name, path, _ in layout.data_of(saved)}
-        shards = [Shard(name, path.relative_to(folder).as_posix()) for name, path in path_of.items()]
-
-        def put(shard: Shard) -> None:
-            nonlocal before
-            self._objects.put_file(shard.object, folder / shard.file, lambda sent: self._beat(saved, before + sent))
-            self.mirrored.uploaded(shard.object)
-            before = self.sent_bytes
-
-        lacking = [shard for shard in shards if not self.mirrored.has(shard.object)]
-        if len(lacking) <= 1:
-            for shard in lacking:
-                put(shard)
-            return
+    def _upload_data(self, saved: Saved, path: Path, pause: Callable[[float], object]) -> None:
+        def beat(num_bytes: int) -> None:
+            self.sent_bytes = num_bytes
+            if self._is_over(saved):
+                raise Ended
 
         def wait(limit_s: float) -> None:
             pause(limit_s)
-            self._beat(saved, self.sent_bytes)
+            beat(self.sent_bytes)
 
-        self._shards.upload(stem.text, lacking, put, wait)
-        there = {name for name, _ in self._objects.list(stem.data)}
-        for shard in shards:
-            self.mirrored.uploaded(shard.object) if shard.object in there else put(shard)
+        data.upload(self._objects, self.mirrored, self._shards, saved, path, beat, wait)
 
-    def _beat(self, saved: Saved, num_bytes: int) -> None:
-        self.sent_bytes = num_bytes
-        if self._is_over(saved):
-            raise Ended
-
-    def _put_part(self, saved: Saved, name: str, data: bytes) -> None:
+    def _put_part(self, saved: Saved, name: str, piece: bytes) -> None:
         if self._is_over(saved):
             raise Ended
         if not self.mirrored.has(name):
-            self._objects.put(name, data)
+            self._objects.put(name, piece)
             self.mirrored.uploaded(name)
 
     def _create(self, saved: Saved, manifest: str, files: list[RunFile]) -> Record:
         """Create the record, which makes the mirrored checkpoint exist."""
         self._session.check()
-        stem, data = layout.stem_of(saved), record.dump(manifest, files)
-        if self._objects.create(stem.record, data):
-            return record.load(data, stem)
+        stem, contents = layout.stem_of(saved), record.dump(manifest, files)
+        if self._objects.create(stem.record, contents):
+            return record.load(contents, stem)
         # An earlier request of this process was carried out, although its answer was an error.
         return listed.read_record(self._objects, stem)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Literal, cast
 
 from cairn.errors import ConfigError
@@ -107,6 +108,18 @@ def parse(text: str) -> Address:
     if not parts or rest.startswith("/"):
         raise ConfigError(f"{text} does not name a bucket. Use {_examples()}.")
     return Address(cast(Scheme, scheme), parts[0], "/".join(parts[1:]))
+
+
+def run_path(run: str, logs: str) -> str | None:
+    """Return the path of a run directory below the directory of all runs; None if it is not there.
+
+    Args:
+        run: The run directory, on any machine.
+        logs: The directory of all runs.
+    """
+    path, base = PurePosixPath(run), PurePosixPath(logs)
+    is_below = bool(logs) and path != base and path.is_relative_to(base) and ".." not in path.parts
+    return path.relative_to(base).as_posix() if is_below else None
 
 
 def _examples() -> str:

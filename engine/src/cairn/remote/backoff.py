@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 FIRST_S, LONGEST_S = 1.0, 300.0
+_AT_END_S, _MOST_AT_END = 5.0, 3
+"""While a run ends, it waits no longer than this, and gives up after this many failures what does not pass."""
 
 
 class Backoff:
@@ -19,13 +22,22 @@ class Backoff:
         self._now = now
         self._delays: dict[str, float] = {}
         self._until: dict[str, float] = {}
-        self.longest_s = LONGEST_S
+        self._num_failed: Counter[str] = Counter()
+        self._is_ending = False
 
-    def failed(self, kind: str) -> None:
-        """Wait before the next operation of this kind."""
-        delay = min(self._delays.get(kind, FIRST_S), self.longest_s)
-        self._delays[kind] = 2 * delay
-        self._until[kind] = self._now() + delay
+    def failed(self, kind: str, may_pass: bool) -> None:
+        """Wait before the next operation of this kind.
+
+        Args:
+            kind: The kind of operation.
+            may_pass: The end of the run waits until it succeeds.
+        """
+        longest_s = _AT_END_S if self._is_ending else LONGEST_S
+        delay = min(self._delays.get(kind, FIRST_S), longest_s)
+        self._delays[kind], self._until[kind] = 2 * delay, self._now() + delay
+        self._num_failed[kind] += self._is_ending and not may_pass
+        if self._is_given_up(kind):
+            self._until.pop(kind)
 
     def succeeded(self, kind: str) -> None:
         """Do not wait any more."""
@@ -34,7 +46,7 @@ class Backoff:
 
     def is_over(self, kind: str) -> bool:
         """Whether an operation of this kind may be tried."""
-        return self._now() >= self._until.get(kind, 0.0)
+        return not self._is_given_up(kind) and self._now() >= self._until.get(kind, 0.0)
 
     @property
     def left_s(self) -> float | None:
@@ -42,8 +54,11 @@ class Backoff:
         left = [until - self._now() for until in self._until.values()]
         return max(0.0, min(left)) if left else None
 
-    def retry_now(self, longest_s: float) -> None:
-        """Try everything at once, and wait at most this long from now on, in seconds."""
-        self.longest_s = longest_s
+    def end(self) -> None:
+        """The run ends: try everything again at once."""
+        self._is_ending = True
         self._delays.clear()
         self._until.clear()
+
+    def _is_given_up(self, kind: str) -> bool:
+        return self._num_failed[kind] >= _MOST_AT_END

@@ -33,9 +33,12 @@ class Listed:
 
     def missing(self, found: Record) -> list[str]:
         """Return the objects of a record that are missing or have another size than it says."""
-        sizes = {name: num_bytes for name, _, num_bytes in layout.data_of(found.saved)}
-        sizes |= {part.object: part.num_bytes for file in found.files for part in file.parts}
-        return sorted(name for name, num_bytes in sizes.items() if self.sizes.get(name) != num_bytes)
+        parts = {part.object: part.num_bytes for file in found.files for part in file.parts}
+        return sorted([*self.missing_data(found), *(name for name in parts if self.sizes.get(name) != parts[name])])
+
+    def missing_data(self, found: Record) -> list[str]:
+        """Do as `missing`, for the checkpoint without the run files."""
+        return [name for name, _, num_bytes in layout.data_of(found.saved) if self.sizes.get(name) != num_bytes]
 
     def unreferenced(self, records: Iterable[Record]) -> list[str]:
         """Return the data and files that no record needs: what an interrupted upload or deletion has left.

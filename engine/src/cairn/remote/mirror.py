@@ -14,18 +14,20 @@ from os import PathLike
 from pathlib import Path
 
 from cairn.errors import ConfigError, RemoteError, first_line
-from cairn.remote import address, bounded
+from cairn.policy.keep import Rule
+from cairn.remote import address, bounded, start
 from cairn.remote.address import Address
+from cairn.remote.fetch import Target
 from cairn.remote.objects import Objects
 from cairn.remote.ranks import Assistant, ShardUploads
 from cairn.remote.run_files import RunFiles
 from cairn.remote.session import Session
-from cairn.remote.settings import QUEUE_BYTES, MirrorSettings
+from cairn.remote.settings import GRACE_S, QUEUE_BYTES, WAIT_S, MirrorSettings
 from cairn.remote.state import State
 from cairn.remote.uploader import Uploader
 from cairn.store import names
 from cairn.store.listener import Links, Listener
-from cairn.types import Saved
+from cairn.types import Mode, Saved
 from cairn.units import format_bytes
 from cairn.uploads.once import ErrorsOnce
 from cairn.uploads.outbox import Outbox
@@ -57,6 +59,7 @@ class Mirror(Listener):
         queue_bytes: Maximum size of what waits for its upload, in bytes; a checkpoint beyond it is mirrored only while
             the local disk keeps it. None: no limit.
         wait_s: Maximum time that the end of the run waits for uploads, in seconds.
+        grace_s: The same after a signal: the run is saved on its own disk then, and SIGKILL may come next.
         run_directory: Directory whose files travel with the checkpoints: configuration, metrics. None: none do.
 
     Raises:
@@ -70,15 +73,27 @@ class Mirror(Listener):
         every: int = 1,
         keep: int | None = None,
         queue_bytes: int | None = QUEUE_BYTES,
-        wait_s: float = 600.0,
+        wait_s: float = WAIT_S,
+        grace_s: float = GRACE_S,
         run_directory: str | PathLike[str] | None = None,
     ) -> None:
         self.address: Address = address.parse(where)
-        self.settings = MirrorSettings(every, keep, queue_bytes, wait_s)
+        self.settings = MirrorSettings(every, keep, queue_bytes, wait_s, grace_s)
+        self.grace_s = grace_s
         self.run_directory = None if run_directory is None else Path(run_directory).absolute()
         self._session: Session | None = None
         self._parts: _Parts | None = None
         self._assistant: Assistant | None = None
+
+    @classmethod
+    def with_settings(cls, where: Address, settings: MirrorSettings, run_directory: Path) -> Mirror:
+        """Return a mirror with settings that were read elsewhere."""
+        return cls(str(where), **vars(settings), run_directory=run_directory)
+
+    def bring(self, directory: Path, local: Saved | None, rules: Sequence[Rule], mode: Mode | None) -> Saved | None:
+        """Bring the newest intact checkpoint of the mirror, if it is newer; see `Listener.bring`."""
+        target = Target(directory, self.run_directory, (rules, mode))
+        return start.look(self.address).bring(target, local)
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """Check before training that the mirror can be used, and that it is not that of another run.
@@ -148,7 +163,7 @@ class Mirror(Listener):
             finished: The newest checkpoint is the final one.
             limit_s: Maximum time to take, in seconds; `wait_s` may be less.
         """
-        limit_s = min(limit_s, self.settings.wait_s)
+        limit_s = min(limit_s, max(self.settings.wait_s, self.settings.grace_s))
         if self._assistant is not None:
             self._assistant.close(limit_s)
         if self._parts is None:

@@ -53,6 +53,12 @@ class Mirrored:
         self._num_users.update(needed)
         self._there |= needed
 
+    def replace(self, record: Record) -> None:
+        """Take note that a record names other run files now; `unreferenced` finds those that it does not need."""
+        self._release(record.stem)
+        self.saved.pop(record.stem, None)
+        self.add(record)
+
     def needed_by(self, stem: Stem) -> list[str]:
         """The objects that only this checkpoint needs, besides its record."""
         if stem in self._needed:
@@ -63,14 +69,17 @@ class Mirrored:
 
     def remove(self, stem: Stem, names: Iterable[str]) -> None:
         """Take note that a record and the objects that only it needed are gone."""
-        for name in self._needed.pop(stem, ()):
-            self._num_users[name] -= 1
-            if not self._num_users[name]:
-                del self._num_users[name]
+        self._release(stem)
         self.saved.pop(stem, None)
         self.damaged.discard(stem)
         self._there -= {stem.record, *names}
         self.pointed = {link: target for link, target in self.pointed.items() if target != stem}
+
+    def _release(self, stem: Stem) -> None:
+        for name in self._needed.pop(stem, ()):
+            self._num_users[name] -= 1
+            if not self._num_users[name]:
+                del self._num_users[name]
 
     def unreferenced(self, listed: Listed) -> list[str]:
         """The data and run files in a listing that no record needs: what a kill has left of an upload or deletion."""

@@ -67,6 +67,7 @@ class ShardUploads:
     """
 
     def __init__(self, checkpoints: Path, now: Callable[[], float] = time.monotonic) -> None:
+        self.checkpoints = checkpoints
         self._folder, self._now = checkpoints / names.MIRROR_RANKS, now
 
     def open(self) -> None:

@@ -11,6 +11,7 @@ from cairn.types import Saved
 
 ALL = -1
 QUEUE_BYTES = 50 * 10**9
+WAIT_S, GRACE_S = 600.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class MirrorSettings:
     -1: all."""
     queue_bytes: int | None = QUEUE_BYTES
     """Maximum size of what waits for its upload; None: no limit."""
-    wait_s: float = 600.0
+    wait_s: float = WAIT_S
     """Maximum time that the end of a run waits for uploads, in seconds."""
+
+    grace_s: float = GRACE_S
+    """The same for a run that was stopped, which may be killed soon, in seconds."""
 
     def __post_init__(self) -> None:
         if not _is_count(self.every) or self.every < 1:
@@ -44,8 +48,9 @@ class MirrorSettings:
                 f"queue_bytes={self.queue_bytes!r} must be a size in bytes, or None for no limit.",
                 parameter="queue_bytes",
             )
-        if not self.wait_s >= 0:
-            raise ConfigError(f"wait_s={self.wait_s!r} must be a time in seconds.", parameter="wait_s")
+        for name in ("wait_s", "grace_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be a time in seconds.", parameter=name)
 
     def selects(self, saved: Saved, links: Links, ends: bool = False) -> bool:
         """Whether a checkpoint is one of those that are mirrored at all.

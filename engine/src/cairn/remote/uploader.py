@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -24,10 +23,7 @@ from cairn.uploads.once import ErrorsOnce
 LEFTOVERS_S = 150.0
 """Time from the start to the removal of leftovers, in seconds: an earlier start that still runs, and does not know yet
 that it is over, may be about to create the record that needs them. One request takes less."""
-_RETRY_AT_END_S = 5.0
-_MOST_FAILURES_AT_END = 3
-"""What fails this often while the run ends is given up, unless it may pass and checkpoints would be missing."""
-_LOOK, _CLEAN = "look", "clean"
+_LOOK, _RENEW, _CLEAN = "look", "renew", "clean"
 
 
 class Uploader:
@@ -48,9 +44,7 @@ class Uploader:
         self._actions = Actions(session, state, run_files, shards, errors, self._is_over)
         self.is_listed = False
         """Whether it is known what the mirror holds."""
-        self._is_clean = self._hurries = self._is_ending = False
-        self._num_failed: Counter[str] = Counter()
-        """Failures while the run ends, by kind of task."""
+        self._is_renewed = self._is_clean = self._hurries = self._is_ending = False
         self._began = time.monotonic()
         self._abandoned = threading.Event()
 
@@ -105,7 +99,7 @@ class Uploader:
 
     def finish(self) -> None:
         """The run ends: do what is left, and try again what has failed, until it is done or `abandon` is called."""
-        self._backoff.retry_now(_RETRY_AT_END_S)
+        self._backoff.end()
         self._is_ending, self._is_clean, self._began = True, False, float("-inf")
         while (left_s := self.work()) is not None:
             self._abandoned.wait(left_s)
@@ -122,19 +116,19 @@ class Uploader:
     def _next(self) -> tuple[str, str, Callable[[], None]] | None:
         """Return the next task that may be tried now: its kind, what it does, and a function."""
         if not self.is_listed:
-            return (_LOOK, "find out what it holds", self._look) if self._may_try(_LOOK) else None
+            return (_LOOK, "find out what it holds", self._look) if self._backoff.is_over(_LOOK) else None
         mirrored = self._actions.mirrored
         operations = reconcile(self._state.wanted(), mirrored.saved, mirrored.damaged, mirrored.pointed)
         for operation in operations:
-            if self._may_try(type(operation).__name__):
+            if self._backoff.is_over(type(operation).__name__):
                 return self._task(type(operation).__name__, operation)
+        is_renewable = self._is_ending and not self._is_renewed and not any(isinstance(op, Upload) for op in operations)
+        if is_renewable and self._backoff.is_over(_RENEW):
+            return _RENEW, "upload the run files at the end", self._renew
         is_due = not self._is_clean and time.monotonic() - self._began >= LEFTOVERS_S
-        if is_due and not operations and self._may_try(_CLEAN):
+        if is_due and not operations and self._backoff.is_over(_CLEAN):
             return _CLEAN, "remove what interrupted uploads have left", self._clean
         return None
-
-    def _may_try(self, kind: str) -> bool:
-        return self._num_failed[kind] < _MOST_FAILURES_AT_END and self._backoff.is_over(kind)
 
     def _task(self, kind: str, operation: Operation) -> tuple[str, str, Callable[[], None]]:
         match operation:
@@ -148,6 +142,10 @@ class Uploader:
     def _look(self) -> None:
         self._actions.look()
         self.is_listed = True
+
+    def _renew(self) -> None:
+        self._actions.renew()
+        self._is_renewed = True
 
     def _clean(self) -> None:
         self._actions.clean()
@@ -171,8 +169,4 @@ class Uploader:
 
     def _failed(self, kind: str, what: str, trouble: str, error: Exception) -> None:
         self._errors.log(f"{kind} {trouble}", f"could not {what} ({first_line(error)})")
-        self._backoff.failed(kind)
-        if self._is_ending and not (trouble == "unavailable" and kind in (_LOOK, Upload.__name__)):
-            self._num_failed[kind] += 1
-            if self._num_failed[kind] >= _MOST_FAILURES_AT_END:
-                self._backoff.succeeded(kind)  # it is not waited for
+        self._backoff.failed(kind, may_pass=trouble == "unavailable" and kind in (_LOOK, Upload.__name__))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cairn.errors import CairnError, first_line
-from cairn.types import Saved
+from cairn.policy.keep import Rule
+from cairn.types import Mode, Saved
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,9 @@ class Listener(Protocol):
     `committed`, `deleting` and `deleted` are called on the thread that commits: they must return at once. What takes
     time (an upload, for example) belongs on a thread of the listener's own, and `close` waits for it.
     """
+
+    grace_s: float = 0.0
+    """Maximum time that `close` may take after a signal, in seconds, if that is more than the usual one."""
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """Called before training begins, and before anything is saved or deleted.
@@ -78,6 +82,23 @@ class Listener(Protocol):
         """
         return
 
+    def bring(self, directory: Path, local: Saved | None, rules: Sequence[Rule], mode: Mode | None) -> Saved | None:
+        """Called by `Checkpointer.resume`, in each process of the run: bring a newer checkpoint from elsewhere.
+
+        Args:
+            directory: The checkpoint directory.
+            local: The newest intact checkpoint in it.
+            rules: What the run keeps: older checkpoints that they keep may come as well.
+            mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
+
+        Returns:
+            The checkpoint that is in the directory now, verified and committed; None: there is no newer one.
+
+        Raises:
+            CairnError: The run must not go on without it.
+        """
+        return None
+
     def close(self, finished: bool, limit_s: float) -> None:
         """Called at the end of the run: return when everything is done, or when the time is over.
 
@@ -97,6 +118,11 @@ class Listeners:
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self._listeners = tuple(listeners)
         self._logged: set[tuple[int, str, type]] = set()
+
+    @property
+    def grace_s(self) -> float:
+        """See `Listener`."""
+        return max((getattr(listener, "grace_s", 0.0) for listener in self._listeners), default=0.0)
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """See `Listener`. An error that the user can fix refuses the run.

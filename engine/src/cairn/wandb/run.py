@@ -145,11 +145,12 @@ def end(
     given: Sequence[Any],
     status: ExitStatus,
     wait_s: float,
+    stop_s: float = STOP_S,
     now: Callable[[], float] = time.monotonic,
 ) -> None:
     """Upload what is left of a run, and end it in W&B.
 
-    A run that was stopped has `STOP_S` for all of it, even if everything hangs: the job is not requeued before, and
+    A run that was stopped has `stop_s` for all of it, even if everything hangs: the job is not requeued before, and
     SIGKILL may come first. When a process ends, it waits for W&B's client without a limit: a client that has used up
     its time is killed.
 
@@ -158,16 +159,17 @@ def end(
         given: The loggers of the trainer.
         status: How the run has ended.
         wait_s: Maximum time to wait for uploads of a run that was not stopped, in seconds.
+        stop_s: Time that the end of a run that was stopped may take, in seconds.
         now: A clock.
     """
-    until = now() + STOP_S
+    until = now() + stop_s
     stopped = bool(status.stopped_by)
     if is_preempted(status.stopped_by):  # before anything that may take all of the time
         for logger in given:
             if isinstance(logger, WandbLogger):
                 logger.preempt()
     try:
-        listeners.close(status.finished, STOP_S - _FINISH_S if stopped else wait_s)
+        listeners.close(status.finished, stop_s - _FINISH_S if stopped else wait_s)
     finally:
         ours = [logger for logger in given if isinstance(logger, loggers.WandbLogger)]
         have_ended = [end_run(logger, status.code, max(0.0, until - now()) if stopped else None) for logger in ours]

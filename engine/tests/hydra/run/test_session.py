@@ -58,7 +58,7 @@ def test_wandb_gets_the_end_of_a_run_that_an_error_has_ended(monkeypatch, start,
         start.context.signals.received = received
         raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
 
-    monkeypatch.setattr(wandb_run, "end", lambda listeners, loggers, status, wait_s: ended.append(status))
+    monkeypatch.setattr(wandb_run, "end", lambda listeners, loggers, status, *limits: ended.append(status))
     outcome = session.execute(start, body)
     assert ended == [expected]
     named = "DataLoader worker (pid 7)" if expected.stopped_by else "A data worker (process 7)"

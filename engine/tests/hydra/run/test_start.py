@@ -54,7 +54,7 @@ def planned(monkeypatch, directory, **saved):
     """Let the run have a checkpoint."""
     path = directory.path / "checkpoints" / "a.ckpt"
     plan = ResumePoint(path, SimpleNamespace(**{"elapsed_s": 0.0, "run": "r1", **saved}))
-    monkeypatch.setattr(resume, "find_resume_point", lambda _: plan)
+    monkeypatch.setattr(resume, "find_resume_point", lambda *_: plan)
     monkeypatch.setattr(starting.MappedCheckpointIO, "peek", lambda self, _: {"epoch": 3})
     monkeypatch.setattr(attempts, "note", lambda *_: None)
     return path

@@ -51,6 +51,14 @@ class Source:
             return self._task_of_records(given, first_line(error))
         return Path(cfg.paths.log_dir), str(cfg.task_name)
 
+    def logs(self, given: Sequence[str]) -> Path:
+        """Return the directory of all runs that results from these overrides, also if the files do not compose."""
+        try:
+            cfg = self.compose(given)
+        except Exception:  # the run itself may still be intact
+            _, cfg = self._directories(given)
+        return Path(cfg.paths.log_dir)
+
     def compose(self, given: Sequence[str], packaged: bool = False) -> DictConfig:
         """Compose a configuration without Hydra's own part.
 
@@ -76,13 +84,17 @@ class Source:
             del cfg["hydra"]
         return cfg
 
-    def _task_of_records(self, given: Sequence[str], why: str) -> tuple[Path, str]:
-        """Return the task of the runs that have recorded the options among these overrides."""
+    def _directories(self, given: Sequence[str]) -> tuple[list[str], DictConfig]:
+        """Return the overrides that are about directories and the task, and a configuration with only these."""
         values = [item for item in given if key(item).startswith("paths.") or key(item) == "task_name"]
         try:
-            cfg = self.compose(values)
+            return values, self.compose(values)
         except Exception:
-            cfg = self.compose(values, packaged=True)
+            return values, self.compose(values, packaged=True)
+
+    def _task_of_records(self, given: Sequence[str], why: str) -> tuple[Path, str]:
+        """Return the task of the runs that have recorded the options among these overrides."""
+        values, cfg = self._directories(given)
         logs = Path(cfg.paths.log_dir)
         if any(key(item) == "task_name" for item in values):
             return logs, str(cfg.task_name)

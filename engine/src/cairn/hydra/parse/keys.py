@@ -18,6 +18,7 @@ _KEYS = {
     "max_failed_saves": "checkpoint.max_failed_saves",
     "max_overhead": "checkpoint.max_overhead",
     "max_time": "trainer.max_time",
+    "mirror": "checkpoint.mirror",
     "mode": "checkpoint.mode",
     "monitor": "checkpoint.monitor",
     "mtbf": "checkpoint.mtbf",

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from cairn.errors import ConfigError
-from cairn.hydra.parse import wandb_settings
+from cairn.hydra.parse import mirror_settings, wandb_settings
 from cairn.hydra.parse.objects import build_object, errors_at, in_yaml, target_name, target_of
 from cairn.policy import patience
 from cairn.policy.keep import Best, Latest, Rule
@@ -193,6 +193,7 @@ def _checkpoint(group: DictConfig) -> CheckpointSettings:
     triggers = _objects("checkpoint.triggers", group.get("triggers"))
     rules = _objects("checkpoint.keep", group.get("keep", {}))
     wandb_settings.artifacts(group)
+    mirror_settings.read(group)
     with errors_at("checkpoint"):
         writing = Writing(**{item.name: group[item.name] for item in fields(Writing) if item.name in group})
         more = {key: group[key] for key in ("monitor", "mode", "audit") if key in group}

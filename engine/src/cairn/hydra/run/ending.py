@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from cairn.account import progress
 from cairn.errors import CairnError, first_line
 from cairn.hydra import command_line
-from cairn.hydra.parse import wandb_settings
+from cairn.hydra.parse import mirror_settings, wandb_settings
 from cairn.hydra.parse.objects import target_of
 from cairn.hydra.run import hanging
 from cairn.hydra.run.build import Built
@@ -61,15 +61,17 @@ def _is_refused(built: Built | None, outcome: Outcome) -> bool:
     return outcome.status == "failed" and (built is None or not built.checkpoints.has_trained)
 
 
-def close_wandb(start: Start, built: Built | None, outcome: Outcome) -> None:
-    """Upload the rest of the run to W&B, and end the run there."""
+def close_uploads(start: Start, built: Built | None, outcome: Outcome) -> None:
+    """Upload the rest of the run to its mirror and to W&B, and end the run there."""
     if built is None:
         return
     status = wandb_run.ExitStatus(outcome.exit_code, outcome.interrupted_by, outcome.status == "finished")
     listeners = Listeners(built.checkpoints.listeners)
-    wait_s = wandb_settings.wait_s(start.settings.config)
+    config = start.settings.config
+    mirror_s, grace_s = mirror_settings.limits_s(config)
+    wait_s = max(wandb_settings.wait_s(config), mirror_s)
     with hanging.uploads_limited(start, wait_s, outcome.exit_code):
-        wandb_run.end(listeners, built.trainer.loggers, status, wait_s)
+        wandb_run.end(listeners, built.trainer.loggers, status, wait_s, max(wandb_run.STOP_S, grace_s))
 
 
 def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:

@@ -14,10 +14,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.nn.parameter import is_lazy
 
 from cairn.errors import ModelError
+from cairn.hydra.run import origin
 from cairn.hydra.run.start import Start
 from cairn.lightning.saved import as_built, placed, resized
 from cairn.runs import summary
-from cairn.wandb import start as wandb_start
 from cairn.writing import load
 from cairn.writing.mismatch import COMPILED, Mismatch, listed, mismatch, shape_of
 
@@ -75,7 +75,7 @@ class InitWeights(Callback):
     on_validation_start = on_test_start = on_predict_start = on_fit_start
 
     def _read(self) -> load.Weights:
-        return load.load_weights(wandb_start.local_file(self._named, self._directory))
+        return load.load_weights(origin.local_file(self._named, self._directory))
 
     def _load(self, weights: load.Weights, model: LightningModule) -> None:
         file = summary.relative(weights.path)

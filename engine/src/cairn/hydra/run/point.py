@@ -7,19 +7,29 @@ from pathlib import Path
 
 from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra.parse.settings import Settings
+from cairn.hydra.run import origin
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import links, names, resume
-from cairn.store.resume import ResumePoint
-from cairn.wandb import start as wandb_start
+from cairn.store.resume import Bring, ResumePoint
 from cairn.writing import load
 
 log = logging.getLogger(__name__)
 
 
-def resume_point(settings: Settings, directory: RunDirectory, old: RunRecord | None) -> ResumePoint:
-    """Return what to resume from: the newest checkpoint of the run, or else the file that `ckpt_path` names."""
+def resume_point(settings: Settings, directory: RunDirectory, old: RunRecord | None, bring: Bring) -> ResumePoint:
+    """Return what to resume from: the newest checkpoint of the run, or else the file that `ckpt_path` names.
+
+    Args:
+        settings: Settings of the run.
+        directory: The run directory.
+        old: Record of the run; None: it is new.
+        bring: Brings a newer checkpoint from a mirror, see `resume.find_resume_point`.
+
+    Raises:
+        CairnError: What is there cannot be used.
+    """
     checkpoints = settings.checkpoint.directory
-    own = resume.find_resume_point(checkpoints)
+    own = resume.find_resume_point(checkpoints, bring)
     if own.saved is not None and old is None:
         raise ResumeError(
             f"{checkpoints} holds checkpoints, but {directory.path} has no run.json, so their run is "
@@ -33,7 +43,7 @@ def resume_point(settings: Settings, directory: RunDirectory, old: RunRecord | N
         )
     if own.path is not None or settings.ckpt_path is None:
         return own
-    path = wandb_start.local_file(settings.ckpt_path, directory.path)
+    path = origin.local_file(settings.ckpt_path, directory.path)
     try:
         load.load(path)
     except CheckpointError as error:

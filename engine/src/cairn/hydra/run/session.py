@@ -15,14 +15,12 @@ from hydra.types import RunMode
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
-from torch.nn.parameter import is_lazy
 
 from cairn.errors import CairnError, SaveError
 from cairn.hydra import command_line
-from cairn.hydra.parse import wandb_settings
 from cairn.hydra.parse.keys import logs_in_config_words
 from cairn.hydra.parse.objects import build_object
-from cairn.hydra.run import build, ending, mismatch, provenance
+from cairn.hydra.run import build, ending, introduce, mismatch
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.outcome import Outcome, Status, outcome_of
@@ -34,8 +32,6 @@ from cairn.lightning import elastic
 from cairn.lightning.checks import callbacks
 from cairn.lightning.loops.calls import Stopped
 from cairn.runs.directory import RunDirectory
-from cairn.wandb import run as wandb_run
-from cairn.wandb import start as wandb_start
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +94,7 @@ class Run:
         if not self._settings.train:
             return
         path = start.plan.path
-        _introduce(start, built, model, self._init_weights)
+        introduce.run(start, built, model, self._init_weights)
         cure = mismatch.NEW_RUN if start.plan.saved is None else mismatch.RESUME
         with callbacks.explained(trainer), mismatch.explained(str(path) if path else None, model, cure):
             trainer.fit(model, data, val_data, ckpt_path=str(path) if path else None, weights_only=True)
@@ -257,28 +253,8 @@ def execute(start: Start, body: Body) -> Outcome:
         # Before waiting for W&B: an error there does not change the outcome of the run.
         ending.record(start, built, outcome)
     finally:
-        ending.close_wandb(start, built, outcome)
+        ending.close_uploads(start, built, outcome)
     return outcome
-
-
-def _introduce(start: Start, built: Built, model: LightningModule, weights: InitWeights) -> None:
-    """Describe the run to the loggers, and connect the engine to W&B if checkpoints are uploaded."""
-    trainer, settings, directory = built.trainer, start.settings, start.directory
-    if not trainer.is_global_zero:
-        return
-    named, metadata = settings.ckpt_path or settings.init_weights, built.checkpoints.metadata
-    source = None
-    if start.plan.saved is None and named:
-        contents = start.loader.peek(start.plan.path) if start.plan.path else weights.contents()
-        version, known_as = wandb_start.fetched_version(named, directory.path), wandb_settings.known_as(contents)
-        source = provenance.started_from(settings.ckpt_path, settings.init_weights, contents, version, known_as)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
-    record = directory.record()
-    overrides = record.overrides if record else ()
-    facts = provenance.facts(directory.path, metadata["git"], num_parameters, source, overrides)
-    wandb_run.log_run(directory.path, trainer.loggers, metadata["config"], facts)
-    built.checkpoints.listeners += wandb_settings.listeners(settings.config, trainer.loggers, directory.path, facts)
-    built.checkpoints.closes_listeners = False  # after the test, see ending.close_wandb
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

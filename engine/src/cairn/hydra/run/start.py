@@ -25,7 +25,7 @@ from cairn.hydra.compose.loader import Fallback
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.compose.stored import StoredRun
 from cairn.hydra.parse.settings import Settings, parse
-from cairn.hydra.run import point, proving
+from cairn.hydra.run import mirrored, origin, point, proving
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
@@ -39,7 +39,6 @@ from cairn.store.catalog import Catalog
 from cairn.store.claim import Claim
 from cairn.store.resume import ResumePoint
 from cairn.testing import proof_run
-from cairn.wandb import start as wandb_start
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +101,7 @@ def begin(
     Raises:
         CairnError: The run cannot start with this configuration or directory.
     """
+    mirrored.join(cfg, directory)
     merged, old = _configuration(cfg, directory, overrides)
     if old is None:
         trusted.new_run(merged.config)
@@ -114,18 +114,19 @@ def begin(
         more = summary.command(directory.path, "trainer.max_epochs=NUMBER")
         log.info("This run is finished: %s. To extend it: %s", summary.relative(directory.path), more)
         return NothingToDo(old.result)
+    mirrors = mirrored.look(settings, directory, old.id if old else "")
     if not settings.train:
-        plan = point.test_point(settings, point.resume_point(settings, directory, old))
+        plan = point.test_point(settings, point.resume_point(settings, directory, old, mirrors.bring))
         return Start(directory, settings, old.id if old else "test", plan, context)
     patience_s = _PREVIOUS_ATTEMPT_S if context.allocation.scheduler else None
     directory.lock(patience_s or 0.0)
-    run, checkpoints, held = old.id if old else new_id(), settings.checkpoint, None
+    run, checkpoints, held = old.id if old else mirrors.run or new_id(), settings.checkpoint, None
     if checkpoints.triggers:
         held = claim.take(checkpoints.directory, run, str(directory.path), patience_s)
     try:
         resume.wait_for_writers(checkpoints.directory)  # without triggers, too: what they commit is the newest
         _check_ranking(merged, checkpoints.directory)
-        plan = point.resume_point(settings, directory, old)
+        plan = point.resume_point(settings, directory, old, mirrors.bring)
         if point.is_time_used_up(settings, plan):
             _withdraw(held)
             return NothingToDo()
@@ -181,7 +182,7 @@ def _record(
     directory, settings, plan = start.directory, start.settings, start.plan
     if plan.path is None and settings.init_weights:
         # Fetched before the other processes are informed, because each of them would fetch the file.
-        wandb_start.local_file(settings.init_weights, directory.path)
+        origin.local_file(settings.init_weights, directory.path)
     if old is not None:
         directory.before = FilesBefore([directory.config_file, directory.starts_file, directory.record_file])
     job = start.context.allocation

@@ -1,0 +1,173 @@
+"""A start looks into its mirror before it decides where to begin."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+from tests.support.mirrors import mirror_checkpoint, objects_at
+from tests.support.values import commit
+
+from cairn.errors import ConfigError, RemoteError, ResumeError
+from cairn.hydra import command_line
+from cairn.hydra.compose.merge import Merged
+from cairn.hydra.parse import mirror_address
+from cairn.hydra.run import mirrored
+from cairn.hydra.run import start as starting
+from cairn.hydra.run.start import JobContext, NothingToDo, begin
+from cairn.remote import owner
+from cairn.runs.directory import RunDirectory, RunRecord
+from cairn.store.catalog import Catalog
+
+
+class Notice:
+    def announce(self, facts):
+        self.facts = facts
+
+
+@pytest.fixture
+def place(tmp_path):
+    """The run directory, its mirror, and a configuration that names it."""
+    run = RunDirectory(tmp_path / "logs" / "toy" / "runs" / "one")
+    store = objects_at("memory", tmp_path, "toy/runs/one")
+    group = {"dirpath": str(run.path / "checkpoints"), "mode": "min", "triggers": {}, "keep": {}}
+    group["mirror"] = str(store.address).removesuffix("/toy/runs/one")
+    config = {"task_name": "toy", "seed": 0, "train": True, "data": {}, "model": {}, "trainer": {}, "checkpoint": group}
+    config["paths"] = {"log_dir": str(tmp_path / "logs"), "output_dir": str(run.path)}
+    yield run, store, config
+    if hasattr(run, "_lock"):
+        run.unlock()
+
+
+def files_of(config, status="running", **more):
+    """The run files that a run with this configuration has mirrored."""
+    record = {"id": "r1", "task_name": "toy", "overrides": [], "status": status, "result": 0.5}
+    return {"run.json": json.dumps(record).encode(), "config.yaml": OmegaConf.to_yaml(config).encode(), **more}
+
+
+def begun(place, monkeypatch, **changes):
+    run, _, config = place
+    config = OmegaConf.create({**config, **changes})
+    merged = Merged(config, {}, {}, {})
+    monkeypatch.setattr(starting, "_configuration", lambda *_: (merged, run.record()))
+    monkeypatch.setattr(starting.trusted, "check", lambda *_: None)
+    monkeypatch.setattr(starting.outside, "check", lambda *_: None)
+    monkeypatch.setattr(starting.MappedCheckpointIO, "peek", lambda self, _: {"epoch": 0})
+    return begin(config, run, (), Notice(), JobContext())
+
+
+@pytest.mark.parametrize(
+    ("mirror", "run", "expected"),
+    [
+        (None, "/logs/t/runs/a", None),
+        ("s3://b/x/", "/logs/t/runs/a", "s3://b/x/t/runs/a"),
+        ("s3://b/x", "/elsewhere/a", "s3://b/x/a"),
+        ("file:///disk", "/logs/m/lr=0.1,x=2", "file:///disk/m/lr=0.1,x=2"),
+    ],
+)
+def test_the_address_of_a_run_follows_from_its_directory(mirror, run, expected):
+    config = OmegaConf.create({"checkpoint": {"mirror": mirror}, "paths": {"log_dir": "/logs"}})
+    found = mirror_address.of_run(config, RunDirectory(mirrored.Path(run)).path)
+    assert (str(found) if found else None) == expected
+
+
+@pytest.mark.parametrize(("mirror", "words"), [(3, "checkpoint.mirror=3 must be"), ("x", "checkpoint.mirror: This is")])
+def test_another_value_is_refused(mirror, words):
+    config = OmegaConf.create({"checkpoint": {"mirror": mirror}, "paths": {"log_dir": "/logs"}})
+    with pytest.raises(ConfigError, match=words):
+        mirror_address.of_run(config, mirrored.Path("/logs/a"))
+
+
+def test_an_empty_disk_continues_the_run_of_the_mirror(place, tmp_path, monkeypatch):
+    run, store, config = place
+    made = mirror_checkpoint(store, tmp_path, 0, files_of(config, **{"csv/metrics.csv": b"step\n1\n"}), run="r1")
+    start = begun(place, monkeypatch)
+    assert start.run_id == "r1"
+    assert start.plan.saved == made
+    assert start.plan.path == run.path / "checkpoints" / made.name
+    assert (run.path / "csv" / "metrics.csv").read_bytes() == b"step\n1\n"
+    assert run.record().status == "running"
+
+
+def test_a_finished_run_has_nothing_to_do(place, tmp_path, monkeypatch):
+    _, store, config = place
+    mirror_checkpoint(store, tmp_path, 0, files_of(config, status="finished"), run="r1")
+    assert begun(place, monkeypatch) == NothingToDo(0.5)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_id(place, monkeypatch):
+    _, store, _ = place
+    owner.claim(store, "r7")
+    assert begun(place, monkeypatch).run_id == "r7"
+
+
+def test_a_local_checkpoint_that_is_newer_counts(place, tmp_path, monkeypatch):
+    run, store, config = place
+    mirror_checkpoint(store, tmp_path, 0, files_of(config), run="r1")
+    mirrored.join(OmegaConf.create(config), run)
+    local = commit(run.path / "checkpoints", 3, run="r1")
+    assert begun(place, monkeypatch).plan.saved == local
+
+
+def test_the_mirror_of_another_run_is_refused(place, tmp_path, monkeypatch):
+    run, store, config = place
+    run.start("toy", (), OmegaConf.to_yaml(config), "r2")
+    mirror_checkpoint(store, tmp_path, 0, files_of(config), run="r1")
+    with pytest.raises(ConfigError, match="holds the run r1, and this is the run r2"):
+        begun(place, monkeypatch)
+    assert Catalog(run.path / "checkpoints").committed() == []
+
+
+@pytest.mark.parametrize(("kind", "error"), [("no_bucket", ConfigError), ("unavailable", ResumeError)])
+def test_a_new_run_whose_mirror_fails_does_not_start(place, monkeypatch, kind, error):
+    run, _, _ = place
+
+    def fail(self):
+        raise RemoteError("It fails.", kind=kind)
+
+    monkeypatch.setattr(mirrored.start.Objects, "check", fail)
+    with pytest.raises(error, match=r"It fails\.") as caught:
+        begun(place, monkeypatch)
+    assert not run.record_file.exists()
+    assert kind == "no_bucket" or "set checkpoint.mirror=null" in str(caught.value)
+
+
+def test_resume_from_an_address_brings_the_run_to_its_place(place, tmp_path, monkeypatch):
+    """The run has lain elsewhere, and its own configuration names no mirror."""
+    run, store, config = place
+    there = "/other/machine/logs"
+    old = {**config, "paths": {"log_dir": there, "output_dir": f"{there}/toy/runs/one"}}
+    old["checkpoint"] = {**config["checkpoint"], "mirror": None, "dirpath": f"{there}/toy/runs/one/checkpoints"}
+    made = mirror_checkpoint(store, tmp_path, 0, files_of(old), run="r1")
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "train.yaml").write_text(f"task_name: toy\nseed: 1\npaths: {{log_dir: {tmp_path / 'logs'}}}\n")
+    argv = command_line.expand_resume([f"resume={store.address}", "seed=0"], configs)
+    assert argv == ["seed=0", "hydra.mode=RUN", f"hydra.run.dir='{run.path}'"]
+    assert run.record() == RunRecord("r1", "toy", result=0.5)
+    assert not (run.path / "checkpoints").exists()
+    try:
+        start = begun(place, monkeypatch, checkpoint={**config["checkpoint"], "mirror": None})
+    finally:
+        monkeypatch.setattr(command_line, "_address", None)
+    assert (start.plan.saved, start.plan.path) == (made, run.path / "checkpoints" / made.name)
+
+
+def test_resume_from_an_address_is_refused_in_one_sentence(place, tmp_path, monkeypatch):
+    run, store, config = place
+    monkeypatch.setattr(command_line, "_address", None)
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "train.yaml").write_text(f"task_name: toy\nseed: 1\npaths: {{log_dir: {tmp_path / 'logs'}}}\n")
+
+    def refused(text, error, words):
+        with pytest.raises(error, match=words):
+            command_line.expand_resume([f"resume={text}"], configs)
+
+    refused(store.address, ResumeError, "there is no checkpoint of a run at this address")
+    refused("s3://user:word@bucket/run", ConfigError, "must not hold a user")
+    refused(f"{store.address}/checkpoints/best.ckpt", ResumeError, "is a checkpoint: .* ckpt_path=memory://")
+    mirror_checkpoint(store, tmp_path, 0, {"config.yaml": b"a: 1"}, run="r1")
+    refused(store.address, ResumeError, "holds checkpoints, but no run of this project")
+    mirror_checkpoint(store, tmp_path, 1, files_of(config), run="r1")
+    run.start("toy", (), "{}", "r2")
+    refused(store.address, ConfigError, r"holds another run \(r2\): move it away")
