@@ -244,8 +244,7 @@ class Storm:
     def _compare(self, run: Path, log: Path, mirror: Mirrored, expected: dict[str, Any], first: int) -> None:
         """Compare the end of a run with that of an undisturbed one.
 
-        In addition to what the disk keeps, the mirror holds the checkpoint that the last attempt was resumed from, at step
-        `first`.
+        The mirror may also hold the checkpoint that the last attempt was resumed from, at step `first`.
         """
         end = json.loads(log.with_suffix(".json").read_text())
         # What was not mirrored yet is lost with a disk; only what the last attempt has saved itself must be there.
