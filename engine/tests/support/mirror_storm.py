@@ -7,9 +7,8 @@ again while the run trains, or only after the run was killed.
 
 After each kill: each checkpoint in the mirror is intact (it is read without the code under test), and the mirror has
 not fallen back. The next attempt goes on from the newest checkpoint of what was left. At the end of each run: weights,
-metrics and checkpoints equal those of an undisturbed run to the last bit, in a directory that was brought from the
-mirror, too; and the store holds no object of ours that nothing refers to. Uploads that a kill has left open can only be
-removed by the store (see the lifecycle rule in docs/mirror.md): they are counted.
+metrics and checkpoints equal those of an undisturbed run to the last bit. The store holds no object that nothing
+refers to, and no upload that a kill has left open.
 """
 
 from __future__ import annotations
@@ -259,7 +258,7 @@ class Storm:
         unreferenced = mirror.unreferenced(found)
         assert unreferenced == [], f"nothing refers to {unreferenced}"
         assert mirror.file(found[-1], "csv/metrics.csv") == (run / "csv" / "metrics.csv").read_bytes()
-        self.counts["open uploads left"] += len(self.store.dangling(self.bucket))
+        assert (left := self.store.dangling(self.bucket)) == [], f"uploads are still open: {left}"
 
 
 @dataclass
