@@ -30,8 +30,7 @@ from cairn.hydra.compose import stored
 from cairn.hydra.compose.source import Source
 from cairn.hydra.sweep import job_name, plugins
 from cairn.jobs.run_name import run_name
-from cairn.remote import origin
-from cairn.remote.address import Address, is_address
+from cairn.remote.address import is_address
 from cairn.runs.directory import RunDirectory, find, newest
 from cairn.runs.files_before import FilesBefore
 from cairn.store import disk
@@ -42,7 +41,6 @@ _CHILD = "CAIRN_CHILD"
 _ONE_RUN = "hydra.mode=RUN"  # an experiment may set MULTIRUN; resuming one of its jobs must not start the sweep again
 _TRUST = "trust_targets="
 _repeated: tuple[str, ...] = ()
-_address: Address | None = None
 _LATEST = ("latest", "last")
 _OTHER_CONFIG = ("--config-", "-cn", "-cp", "-cd")
 
@@ -129,19 +127,12 @@ def repeated() -> tuple[str, ...]:
     return _repeated
 
 
-def resumed_address() -> Address | None:
-    """Return the address that `resume=` of this process's command names; None: it names none."""
-    return _address
-
-
 def _without_trust(given: Arguments) -> Arguments:
     """Remove `trust_targets=NAMES`, which is about this command and no part of a configuration."""
-    is_trust = [item.lstrip("+").startswith(_TRUST) for item in given.overrides]
-    for item, named in zip(given.overrides, is_trust, strict=True):
-        if named:
-            whitelist.trust(item.partition("=")[2])
-    kept = [item for item, named in zip(given.overrides, is_trust, strict=True) if not named]
-    return replace(given, overrides=tuple(kept))
+    trusts = [item for item in given.overrides if item.lstrip("+").startswith(_TRUST)]
+    for item in trusts:
+        whitelist.trust(item.partition("=")[2])
+    return replace(given, overrides=tuple(item for item in given.overrides if item not in trusts))
 
 
 def _check_config_path(given: Arguments, root: Path) -> None:
@@ -156,16 +147,11 @@ def _is_resume(override: str) -> bool:
 
 
 def _named_run(typed: str, rest: list[str], source: Source) -> RunDirectory | None:
-    """Return the run that `resume=` names; None if `auto` finds no run to resume.
-
-    One in an object store is brought into its directory, without its checkpoints.
-    """
+    """Return the run that `resume=` names; None if `auto` finds no run to resume."""
     name = unquoted(typed)
     if name in _LATEST:
         return find("latest", *source.task(_given(rest)))
     if is_address(name):
-        global _address
-        _address = origin.parse(name).run
         return mirrored_run.brought(name, source.logs(_given(rest)))
     if name != "auto":
         path = existing(typed)

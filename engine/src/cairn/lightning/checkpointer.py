@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cairn.policy import keep, when
 from cairn.policy.patience import Patience
 from cairn.store import ranking, resume
 from cairn.store.catalog import Catalog
-from cairn.store.listener import Listener
+from cairn.store.listener import Listener, Listeners
 from cairn.store.resume import ResumePoint
 from cairn.types import AuditMode, ElasticLevel, Mode, Saved
 from cairn.writing.options import Writing
@@ -97,27 +98,20 @@ class Checkpointer(EngineHooks):
     def resume(self) -> str | None:
         """Find the checkpoint to go on from, for `fit(ckpt_path=...)`: the newest intact one, or None.
 
-        Waits for a writer of a killed process that is still at work, and logs each checkpoint that is skipped. A
-        listener such as `cairn.remote.Mirror` may bring a newer one into the directory.
+        Waits for a writer of a killed process, and logs what is skipped. A mirror may bring a newer checkpoint.
 
         Raises:
             ResumeError: There are checkpoints, and none of them is intact.
         """
         resume.wait_for_writers(self.policy.directory)
-        point = resume.find_resume_point(self.policy.directory, self._bring)
+        policy, listeners = self.policy, Listeners(self.listeners)
+        mode, rules = policy.mode if policy.monitor else None, list(policy.rules.values())
+        bring = partial(listeners.bring, policy.directory, rules=rules, mode=mode)
+        point = resume.find_resume_point(policy.directory, bring)
         if point.path is None:
             resume.warn_of_others(self.policy.directory)
         self.go_on_from(point)
         return None if point.path is None else str(point.path)
-
-    def _bring(self, local: Saved | None) -> Saved | None:
-        """Ask the listeners for a newer checkpoint than the newest one in the directory."""
-        policy, brought = self.policy, None
-        mode = policy.mode if policy.monitor else None
-        for listener in self.listeners:
-            if (ask := getattr(listener, "bring", None)) is not None:  # a class of before may lack it
-                brought = ask(policy.directory, brought or local, list(policy.rules.values()), mode) or brought
-        return brought
 
     def go_on_from(self, point: ResumePoint) -> None:
         """Take a resume point that is found and verified already; `fit(ckpt_path=...)` still has to name it."""

@@ -93,7 +93,9 @@ class Mirror(Listener):
     def bring(self, directory: Path, local: Saved | None, rules: Sequence[Rule], mode: Mode | None) -> Saved | None:
         """Bring the newest intact checkpoint of the mirror, if it is newer; see `Listener.bring`."""
         target = Target(directory, self.run_directory, (rules, mode))
-        return start.look(self.address).bring(target, local)
+        found = start.look(self.address)
+        found.check_run(local.run if local is not None else "")
+        return found.bring(target, local)
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """Check before training that the mirror can be used, and that it is not that of another run.

@@ -134,6 +134,18 @@ class Listeners:
         for listener in self._listeners:
             self._call(listener, "begin", directory, run, has_checkpoint)
 
+    def bring(self, directory: Path, local: Saved | None, rules: Sequence[Rule], mode: Mode | None) -> Saved | None:
+        """See `Listener`. Each listener gets what those before it have brought.
+
+        Raises:
+            CairnError: That of a listener.
+        """
+        brought = None
+        for listener in self._listeners:
+            if (ask := getattr(listener, "bring", None)) is not None:  # see `_call`
+                brought = ask(directory, brought or local, rules, mode) or brought
+        return brought
+
     def assist(self, directory: Path, rank: int) -> None:
         """See `Listener`."""
         for listener in self._listeners:

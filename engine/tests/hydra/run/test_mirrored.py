@@ -9,6 +9,7 @@ from tests.support.values import commit
 
 from cairn.errors import ConfigError, RemoteError, ResumeError
 from cairn.hydra import command_line
+from cairn.hydra.command import mirrored_run
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.parse import mirror_address
 from cairn.hydra.run import mirrored
@@ -133,6 +134,7 @@ def test_a_new_run_whose_mirror_fails_does_not_start(place, monkeypatch, kind, e
 
 def test_resume_from_an_address_brings_the_run_to_its_place(place, tmp_path, monkeypatch):
     """The run has lain elsewhere, and its own configuration names no mirror."""
+    monkeypatch.setattr(mirrored_run, "_address", None)
     run, store, config = place
     there = "/other/machine/logs"
     old = {**config, "paths": {"log_dir": there, "output_dir": f"{there}/toy/runs/one"}}
@@ -145,16 +147,13 @@ def test_resume_from_an_address_brings_the_run_to_its_place(place, tmp_path, mon
     assert argv == ["seed=0", "hydra.mode=RUN", f"hydra.run.dir='{run.path}'"]
     assert run.record() == RunRecord("r1", "toy", result=0.5)
     assert not (run.path / "checkpoints").exists()
-    try:
-        start = begun(place, monkeypatch, checkpoint={**config["checkpoint"], "mirror": None})
-    finally:
-        monkeypatch.setattr(command_line, "_address", None)
+    start = begun(place, monkeypatch, checkpoint={**config["checkpoint"], "mirror": None})
     assert (start.plan.saved, start.plan.path) == (made, run.path / "checkpoints" / made.name)
 
 
 def test_resume_from_an_address_is_refused_in_one_sentence(place, tmp_path, monkeypatch):
     run, store, config = place
-    monkeypatch.setattr(command_line, "_address", None)
+    monkeypatch.setattr(mirrored_run, "_address", None)
     configs = tmp_path / "configs"
     configs.mkdir()
     (configs / "train.yaml").write_text(f"task_name: toy\nseed: 1\npaths: {{log_dir: {tmp_path / 'logs'}}}\n")

@@ -7,11 +7,18 @@ from pathlib import Path
 from cairn import bounded_yaml
 from cairn.errors import CheckpointError, ConfigError, RemoteError, ResumeError
 from cairn.remote import local_files, origin, start
-from cairn.remote.address import run_path
+from cairn.remote.address import Address, run_path
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record, RunFile
 from cairn.runs.directory import RunDirectory
 from cairn.store import disk
+
+_address: Address | None = None
+
+
+def resumed_address() -> Address | None:
+    """Return the address that `resume=` of this process's command names; None: it names none."""
+    return _address
 
 
 def brought(text: str, logs: Path) -> RunDirectory:
@@ -31,6 +38,8 @@ def brought(text: str, logs: Path) -> RunDirectory:
             f"resume={text} is a checkpoint: give the address of its run, or start a new run from it with "
             f"ckpt_path={text}."
         )
+    global _address
+    _address = named.run
     found = start.look(named.run)
     try:
         record = found.record()

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from cairn.errors import CheckpointError, ConfigError, RemoteError, ResumeError, named
-from cairn.hydra import command_line
+from cairn.hydra.command import mirrored_run
 from cairn.hydra.parse import mirror_address
 from cairn.hydra.parse.settings import Settings
 from cairn.remote import start
@@ -95,7 +95,7 @@ def look(settings: Settings, directory: RunDirectory, run: str) -> Mirrors:
     Raises:
         ConfigError: A mirror cannot be used, or belongs to another run.
     """
-    given = [command_line.resumed_address(), _own(settings.config, directory.path)]
+    given = [mirrored_run.resumed_address(), _own(settings.config, directory.path)]
     found = [_look(where) for where in dict.fromkeys(given) if where is not None]
     for item in found:
         item.check_run(run)
