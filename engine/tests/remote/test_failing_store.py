@@ -8,7 +8,7 @@ import pytest
 from tests.support.mirrored_run import Faults, MirroredRun
 
 from cairn.errors import ConfigError, RemoteError
-from cairn.remote import backoff, bounded, listed
+from cairn.remote import backoff, bounded
 from cairn.store import names
 from cairn.uploads import thread
 
@@ -52,7 +52,7 @@ def test_a_trouble_that_passes_is_logged_once_and_everything_arrives(where, tmp_
     run.save(0)
     run.save(1, delete=(0,))
     for _ in range(1000):
-        if [stem.name for stem in listed.look(run.objects).stems] == [run.name(1)]:
+        if run.listed() == [run.name(1)]:
             break  # without waiting for the end
         time.sleep(0.005)
     run.end()
