@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -80,21 +79,20 @@ def test_a_server_that_hangs_does_not_keep_the_process(proxy, bucket, tmp_path, 
     """The client's threads are in the middle of requests when the interpreter ends."""
     command = [sys.executable, "-c", CHILD, f"s3://{bucket}/runs/b", str(tmp_path / "checkpoints")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ENGINE), str(ENGINE / "src")])}
-    child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    lines: list[str] = []
-    reader = threading.Thread(target=lambda: lines.extend(child.stdout))
-    try:
-        assert any(line == "opened\n" for line in iter(child.stdout.readline, ""))
-        proxy.add(fault)
-        reader.start()
-        child.stdin.write("\n")
-        child.stdin.flush()
-        assert child.wait(120) == 0
-    finally:
-        child.kill()
-        proxy.clear()
-    reader.join(60)
-    text = "".join(lines)
+    output = tmp_path / "output"
+    with (
+        output.open("w") as file,
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=file) as child,
+    ):
+        try:
+            _wait_for(lambda: "opened" in output.read_text())
+            proxy.add(fault)
+            child.communicate(b"\n", timeout=120)
+        finally:
+            child.kill()
+            proxy.clear()
+    text = output.read_text()
+    assert child.returncode == 0
     assert "does not have all checkpoints of this run" in text
     assert "closed" in text
     assert (tmp_path / "checkpoints" / names.manifest_name("epoch_000_batch_000001.ckpt")).exists()
