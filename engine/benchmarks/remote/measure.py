@@ -91,7 +91,7 @@ class Measurement:
         environment = _client_environment(self._store.url)
         if "s3fs" in way.needs:
             if self._settings.s3fs is None:
-                return {"error": "s3fs is not installed beside boto3; see --s3fs"}
+                return {"error": "s3fs is not installed; see --s3fs"}
             environment["PYTHONPATH"] = os.pathsep.join([str(self._settings.s3fs), *filter(None, sys.path)])
         elif missing := [package for package in way.needs if find_spec(package) is None]:
             return {"error": f"{missing[0]} is not installed"}

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from cairn.errors import CheckpointError, NewerFormatError, RemoteError
-from cairn.remote import data, layout, listed, record
+from cairn.remote import dangling, data, layout, listed, record
 from cairn.remote.layout import Stem
 from cairn.remote.mirrored import Mirrored
 from cairn.remote.objects import Objects
@@ -90,6 +90,7 @@ class Actions:
             if source is None:
                 is_lost = True
                 return
+            self._session.check()
             self._upload_data(saved, source.path, pause)
             files = self._run_files.upload(partial(self._put_part, saved))
             self.mirrored.add(self._create(saved, source.manifest, files))
@@ -144,6 +145,7 @@ class Actions:
                 self.mirrored.add(listed.read_record(self._objects, stem))
         self._session.check()
         self._objects.delete(self.mirrored.unreferenced(found))
+        dangling.abort(self._objects.address)
 
     def _upload_data(self, saved: Saved, path: Path, pause: Callable[[float], object]) -> None:
         def beat(num_bytes: int) -> None:

@@ -1,0 +1,61 @@
+"""Removes the pieces of large uploads that were never completed, such as those of a killed process.
+
+No listing of objects shows them, and the client has no request for them: boto3 is asked, if it is installed. Without
+it, and in other stores than S3, a rule of the bucket has to remove them (see docs/mirror.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from cairn.errors import first_line
+from cairn.remote import credentials, layout
+from cairn.remote.address import Address
+
+log = logging.getLogger(__name__)
+
+_CONNECT_S, _READ_S = 10, 60
+
+
+def abort(address: Address) -> int:
+    """Abort the open uploads of a mirror. Call it while nothing is being uploaded there.
+
+    An error is only logged for developers: such pieces cost money, and do no harm.
+
+    Args:
+        address: The mirror. Uploads of other programs are left alone.
+
+    Returns:
+        Their number.
+    """
+    if address.scheme != "s3":
+        return 0
+    try:
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return 0
+    limits = Config(connect_timeout=_CONNECT_S, read_timeout=_READ_S, retries={"max_attempts": 2})
+    try:
+        # The names that the client reads, and boto3 does not.
+        endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
+        region = os.environ.get("AWS_REGION") or credentials.aws_region()
+        found = boto3.client("s3", endpoint_url=endpoint, region_name=region, config=limits)
+        return _abort(found, address)
+    except (BotoCoreError, ClientError, ValueError) as error:
+        log.debug("Open uploads of %s were not looked for: %s", address, first_line(error))
+        return 0
+
+
+def _abort(client: Any, address: Address) -> int:
+    number, skipped = 0, len(address.key(""))
+    pages = client.get_paginator("list_multipart_uploads")
+    for page in pages.paginate(Bucket=address.bucket, Prefix=address.key(layout.CHECKPOINTS)):
+        for upload in page.get("Uploads", ()):
+            if layout.is_of_mirror(upload["Key"][skipped:]):
+                client.abort_multipart_upload(Bucket=address.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                number += 1
+    return number
