@@ -8,7 +8,7 @@ import pytest
 from tests.support.mirrored_run import Faults, MirroredRun
 
 from cairn.errors import ConfigError, RemoteError
-from cairn.remote import backoff, bounded, listed
+from cairn.remote import backoff, bounded
 from cairn.store import names
 from cairn.uploads import thread
 
@@ -52,7 +52,7 @@ def test_a_trouble_that_passes_is_logged_once_and_everything_arrives(where, tmp_
     run.save(0)
     run.save(1, delete=(0,))
     for _ in range(1000):
-        if [stem.name for stem in listed.look(run.objects).stems] == [run.name(1)]:
+        if run.listed() == [run.name(1)]:
             break  # without waiting for the end
         time.sleep(0.005)
     run.end()
@@ -229,3 +229,18 @@ def test_a_stopped_run_uploads_its_newest_checkpoint_first(where, tmp_path, faul
     sent = [name for method, name in faults.calls if method == "create"]
     assert run.name(1).removesuffix(".ckpt") in sent[0]
     assert run.mirrored() == [run.name(0), run.name(1)]
+
+
+def test_a_mirror_that_is_deleted_while_the_run_trains_gets_nothing_more(where, tmp_path, faults, caplog):
+    """Or one on another disk that is not mounted any more. Records would lack what was uploaded before."""
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    run.save(0)
+    run.idle()
+    run.objects.delete([name for name, _ in run.objects.list()])
+    run.save(1)
+    run.end()
+    assert run.objects.list() == []
+    assert caplog.text.count("is gone: the mirror was deleted, or its disk is not mounted") == 1
+    again = MirroredRun(where, run.folder)
+    again.end()
+    assert again.mirrored() == [run.name(0), run.name(1)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from cairn.remote import address, layout, listed
 from cairn.remote.mirror import Mirror
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record
-from cairn.store import names
+from cairn.store import manifest, names
 from cairn.store.catalog import Catalog
 from cairn.store.commit import CommitPlan, delete_checkpoint, write
 from cairn.types import Saved
@@ -47,17 +49,28 @@ class MirroredRun:
         best: bool = False,
         delete: tuple[int, ...] = (),
         contents: int | None = None,
+        num_more_bytes: int = 0,
         **facts: Any,
     ) -> Saved:
         """Commit a checkpoint, and delete others with it."""
         doomed, contents = [self.name(item) for item in delete], number if contents is None else contents
         self.mirror.deleting(doomed)
         made = write(CommitPlan(self.folder, draft(number, **facts), {"world_size": 1}), small_file(contents)).saved
+        if num_more_bytes:
+            made = self._enlarged(made, num_more_bytes)
         self.links = {**self.links, names.LAST: made.name, **({names.BEST: made.name} if best else {})}
         for name in doomed:
             delete_checkpoint(self.folder, name)
         self.mirror.committed(made, self.links)
         self.mirror.deleted(doomed)
+        return made
+
+    def _enlarged(self, made: Saved, num_more_bytes: int) -> Saved:
+        """Make the file of a checkpoint larger than one request: nobody loads it."""
+        with (self.folder / made.name).open("ab") as file:
+            file.write(random.Random(made.number).randbytes(num_more_bytes))
+        made = replace(made, num_bytes=made.num_bytes + num_more_bytes)
+        (self.folder / names.manifest_name(made.name)).write_text(manifest.dump(made, {}))
         return made
 
     def elsewhere(self, folder: Path, number: int, **settings: Any) -> MirroredRun:
@@ -102,6 +115,10 @@ class MirroredRun:
         assert not bad
         assert all(not found.missing(item) for item in records), "a record exists without what it needs"
         return [item.saved.name for item in records]
+
+    def listed(self) -> list[str]:
+        """Names of the checkpoints that have a record, also while the mirror works."""
+        return [stem.name for stem in listed.look(self.objects).stems]
 
     def record(self, number: int) -> Record:
         """The record of a checkpoint."""

@@ -162,7 +162,7 @@ class ObjectStore:
             "filer.localSocket": self._folder / "filer.socket",
             "volume.max": 5000,  # each bucket takes several; they are files that grow
             "volume.minFreeSpace": "100MiB",
-            "master.volumeSizeLimitMB": 1024,
+            "master.volumeSizeLimitMB": 128,  # each bucket takes seven volumes, and free space limits their number
             "master.electionTimeout": "1s",  # of a cluster of one
             "master.telemetry": "false",
         }

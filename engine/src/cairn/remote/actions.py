@@ -90,6 +90,7 @@ class Actions:
             if source is None:
                 is_lost = True
                 return
+            self._session.check()
             self._upload_data(saved, source.path, pause)
             files = self._run_files.upload(partial(self._put_part, saved))
             self.mirrored.add(self._create(saved, source.manifest, files))

@@ -7,8 +7,8 @@
     checkpoints/last.json  checkpoints/best.json              pointers for people; nothing is decided by them
     files/0123456789ab                                        a run file, or a part of one
 
-Names hold digests of the contents, so no object is ever overwritten by other contents. Exceptions are the pointers and
-`attempt.json`.
+Names hold digests of the contents, so no object is ever overwritten by other contents. Exceptions are the pointers,
+`attempt.json`, and at the end of a run the list of run files in its newest record.
 """
 
 from __future__ import annotations

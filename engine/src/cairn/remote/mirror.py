@@ -165,7 +165,8 @@ class Mirror(Listener):
             finished: The newest checkpoint is the final one.
             limit_s: Maximum time to take, in seconds; `wait_s` may be less.
         """
-        limit_s = min(limit_s, max(self.settings.wait_s, self.settings.grace_s))
+        own_s = self.settings.wait_s
+        limit_s = min(limit_s, own_s if finished else max(own_s, self.settings.grace_s))
         if self._assistant is not None:
             self._assistant.close(limit_s)
         if self._parts is None:

@@ -61,9 +61,12 @@ class Attempt:
         try:
             found = records.parse(objects.get(layout.ATTEMPT, _MOST_BYTES))
         except RemoteError as error:
-            if error.kind == "missing":
-                return
-            raise
+            if error.kind != "missing":
+                raise
+            raise RemoteError(
+                f"{layout.ATTEMPT} of {objects.address} is gone: the mirror was deleted, or its disk is not mounted.",
+                kind="missing",
+            ) from None
         except RecordError:
             return
         if isinstance(found, dict) and found.get("id", self.id) != self.id:

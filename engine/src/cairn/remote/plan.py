@@ -38,8 +38,6 @@ class Wanted:
     """What lies after the checkpoint that this start was resumed from, and is not in the directory."""
     resumed_from: Stem | None = None
     """Never deleted by this start."""
-    has_committed: bool = False
-    """Whether this start has committed a checkpoint."""
     ends: bool = False
     """The run ends or stops: its newest checkpoint is mirrored in any case."""
 
@@ -132,12 +130,12 @@ def _to_delete(
     wanted: Wanted, actual: Mapping[Stem, Saved], damaged: Collection[Stem], held: Collection[Stem]
 ) -> Sequence[Stem]:
     newest = max(held, default=None)
-    own = [stem for stem in wanted.to_upload() if stem in actual]
     if newest is None:
         return []
     # What lies after everything that stays is left of a past that this start does not continue: it goes when the new
-    # past has a checkpoint.
-    is_over = wanted.has_committed and bool(own) and newest == max(own)
+    # past has a checkpoint there.
+    begin = wanted.resumed_from
+    is_over = any(stem in actual and (begin is None or begin < stem) for stem in wanted.to_upload())
     found = [stem for stem in (*actual, *damaged) if stem not in held and (stem < newest or is_over)]
     return sorted(found)
 

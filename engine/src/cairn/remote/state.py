@@ -55,7 +55,7 @@ class State:
         self._abandoned: set[Stem] = set()
         self._pending: set[Stem] = set()
         self._resumed_from: Stem | None = None
-        self._has_committed = self._ends = False
+        self._ends = False
         self._sending = ""
 
     # Called by the thread that commits
@@ -80,7 +80,7 @@ class State:
             before = self._kept.get(saved.name)
             if before is not None and before.digest != saved.digest:
                 self._drop(saved.name)
-            self._kept[saved.name], self._links, self._has_committed = saved, links, True
+            self._kept[saved.name], self._links = saved, links
             if self.settings.selects(saved, links):
                 self._pending.add(layout.stem_of(saved))
                 if hold(saved, self.outbox, self.settings.queue_bytes, self._errors, _LATER):
@@ -162,7 +162,6 @@ class State:
             self._links,
             frozenset(self._abandoned),
             self._resumed_from,
-            self._has_committed,
             self._ends,
         )
 

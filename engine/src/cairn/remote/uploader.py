@@ -11,6 +11,7 @@ from cairn.errors import ConfigError, RemoteError, first_line
 from cairn.remote import layout
 from cairn.remote.actions import Actions, Ended
 from cairn.remote.backoff import Backoff
+from cairn.remote.objects import CHUNK_BYTES, NUM_AT_ONCE
 from cairn.remote.owner import TakenOver
 from cairn.remote.plan import Delete, Operation, Point, Upload, reconcile
 from cairn.remote.ranks import ShardUploads
@@ -67,8 +68,10 @@ class Uploader:
     @property
     def left_bytes(self) -> int:
         """Size of what is left to upload, in bytes."""
-        missing = self.missing()
-        return max(0, sum(saved.num_bytes for saved in missing) - (self._actions.sent_bytes if missing else 0))
+        total = sum(saved.num_bytes for saved in self.missing())
+        # What was read last is still on its way.
+        arrived = max(0, self._actions.sent_bytes - CHUNK_BYTES * NUM_AT_ONCE)
+        return max(0, total - arrived)
 
     def missing(self) -> list[Saved]:
         """The checkpoints that the mirror should hold and does not hold, oldest first."""

@@ -65,6 +65,7 @@ class Listener(Protocol):
         Args:
             names: File names of the checkpoints.
         """
+        return
 
     def deleted(self, names: Sequence[str]) -> None:
         """Called after checkpoints were deleted.

@@ -1,0 +1,86 @@
+"""What is uploaded to a mirror and deleted there, as a table."""
+
+import pytest
+from tests.support.values import saved
+
+from cairn.remote import layout
+from cairn.remote.plan import Delete, Point, Upload, Wanted, reconcile
+from cairn.remote.settings import MirrorSettings
+from cairn.store import names
+
+ALL = [saved(number, digest=f"sha256:{number:x}{'0' * 63}") for number in range(8)]
+STEMS = [layout.stem_of(item) for item in ALL]
+
+
+def wanted(*kept, waiting=(), best=None, abandoned=(), resumed_from=None, ends=False, **settings):
+    links = {names.LAST: ALL[kept[-1]].name if kept else None, names.BEST: None if best is None else ALL[best].name}
+    return Wanted(
+        MirrorSettings(**settings),
+        {ALL[number].name: ALL[number] for number in kept},
+        {ALL[number].name: ALL[number] for number in waiting},
+        links,
+        {STEMS[number] for number in abandoned},
+        None if resumed_from is None else STEMS[resumed_from],
+        ends,
+    )
+
+
+CASES = {
+    "the newest is uploaded first": (wanted(0, 1), [], "up 1, up 0"),
+    "what is there is left alone": (wanted(0, 1), [0, 1], ""),
+    "what the disk does not keep is deleted": (wanted(1, 2), [0, 1, 2], "del 0"),
+    "but only after a newer one is there": (wanted(1, 2), [0], "up 2, up 1"),
+    "a deletion waits for the newest only": (wanted(1, 2), [0, 2], "up 1, del 0"),
+    "every third is uploaded": (wanted(*range(8), every=3), [], "up 6, up 3, up 0"),
+    "with the best": (wanted(*range(8), every=3, best=4), [], "up 6, up 4, up 3, up 0"),
+    "and the newest at the end": (wanted(*range(8), every=3, ends=True), [], "up 7, up 6, up 3, up 0"),
+    "the last of every third stays until the next": (wanted(4, 5, every=3), [3], ""),
+    "what waits is uploaded if it is kept": (wanted(2, waiting=(0, 1), keep=-1), [], "up 2, up 1, up 0"),
+    "what waits is not uploaded if the disk deletes it": (wanted(2, waiting=(0, 1)), [], "up 2"),
+    "the newest three": (wanted(3, waiting=(0, 1, 2), keep=3), [], "up 3, up 2, up 1"),
+    "the newest three, and the best": (wanted(3, 0, best=0, keep=1), [], "up 3, up 0"),
+    "more than the newest three are deleted": (wanted(4, keep=3), [0, 1, 2, 3, 4], "del 0, del 1"),
+    "but not the best": (wanted(0, 4, best=0, keep=3), [0, 1, 2, 3, 4], "del 1"),
+    "all stay": (wanted(4, keep=-1), [0, 1, 2, 3, 4], ""),
+    "never what the start was resumed from": (wanted(3, 4, resumed_from=0), [0, 1, 3, 4], "del 1"),
+    "an abandoned past stays until the new one has one": (
+        wanted(2, abandoned=[5], resumed_from=2),
+        [2, 5],
+        "",
+    ),
+    "there": (wanted(2, 3, abandoned=[5], resumed_from=2), [2, 5], "up 3"),
+    "and is deleted then": (wanted(2, 3, abandoned=[5], resumed_from=2), [2, 3, 5], "del 5"),
+    "also if all are kept": (wanted(2, 3, abandoned=[5], resumed_from=2, keep=-1), [2, 3, 5], "del 5"),
+    "nothing is deleted by a run that keeps nothing": (wanted(), [0, 1], ""),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_steps_that_are_left(case):
+    given, there, expected = CASES[case]
+    found = reconcile(given, {STEMS[number]: ALL[number] for number in there})
+    assert ", ".join(filter(None, map(_short, found))) == expected
+
+
+def _short(operation):
+    match operation:
+        case Upload(item):
+            return f"up {item.number}"
+        case Delete(stem):
+            return f"del {STEMS.index(stem)}"
+
+
+def test_a_damaged_record_is_deleted_once_a_newer_checkpoint_is_there():
+    assert reconcile(wanted(1), {}, [STEMS[0]]) == [Upload(ALL[1])]
+    assert Delete(STEMS[0]) in reconcile(wanted(1), {STEMS[1]: ALL[1]}, [STEMS[0]])
+
+
+def test_pointers_follow_what_is_there():
+    given, there = wanted(0, 1, 2, best=0), {STEMS[number]: ALL[number] for number in (0, 1)}
+    found = reconcile(given, there)
+    assert [item for item in found if isinstance(item, Point)] == [
+        Point(names.LAST, STEMS[1]),
+        Point(names.BEST, STEMS[0]),
+    ]
+    pointed = {names.LAST: STEMS[1], names.BEST: STEMS[0]}
+    assert reconcile(given, there, pointed=pointed) == [Upload(ALL[2])]
