@@ -45,7 +45,7 @@ ARROWS = {
     "lightning": f"remote writing account store policy jobs data targets {LEAVES} {DOORS}",
     "wandb": f"uploads store {LEAVES} {DOORS}",
     "remote": f"uploads extras store policy {LEAVES} {DOORS}",
-    "runs": f"store account jobs {LEAVES} {DOORS}",
+    "runs": f"remote store account jobs {LEAVES} {DOORS}",
     "study": f"runs store account policy {LEAVES} {DOORS}",
     "cli": f"streams extras study runs wandb remote uploads writing store policy account jobs {LEAVES} {DOORS}",
     "testing": f"lightning writing store account {LEAVES} {DOORS}",

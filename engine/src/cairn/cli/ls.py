@@ -66,11 +66,11 @@ def collect(named: str) -> Listing:
 
 def as_json(listing: Listing) -> dict[str, Any]:
     """Return the listing as JSON values."""
-    run = listing.directory.run
+    run, mirror = listing.directory.run, listing.directory.mirror
     return {
-        "run": str(run.path) if run else None,
+        "run": str(mirror.address if mirror else run.path) if run else None,
         "status": listing.record.status if listing.record else None,
-        "directory": str(listing.directory.path),
+        "directory": listing.directory.shown if mirror else str(listing.directory.path),
         "checkpoints": [
             {**asdict(item), "best": item.name == listing.best, "last": item.name == listing.last}
             for item in listing.checkpoints
@@ -91,17 +91,20 @@ def show(listing: Listing, console: Console) -> None:
     if run is None or listing.record is None:
         return
     status = " ".join(filter(None, [listing.record.status, f"({listing.record.why})" if listing.record.why else ""]))
-    console.print(f"run {escape(summary.relative(run.path))}: {escape(status)}", highlight=False)
+    console.print(f"run {escape(listing.directory.shown_run)}: {escape(status)}", highlight=False)
     if checkpoints:
         more = ["trainer.max_epochs=NUMBER"] if listing.record.status == "finished" else []
-        console.print(escape(f"resume: {summary.command(run.path, *more)}"), highlight=False, soft_wrap=True)
+        named = listing.directory.shown_run
+        console.print(
+            escape(f"resume: {summary.command(run.path, *more, named=named)}"), highlight=False, soft_wrap=True
+        )
 
 
 def _table(listing: Listing, width: int) -> Table:
     monitor = listing.directory.monitor
     metrics = _metrics(monitor, listing.checkpoints)[: 1 if width < _WIDE else 3]
     table = new_table()
-    title = escape(summary.relative(listing.directory.path))
+    title = escape(listing.directory.shown)
     table.title, table.title_justify, table.title_style = title, "left", "bold"
     rows = []
     for item in listing.checkpoints:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cairn import __version__
-from cairn.cli import export, ls, prove, prune, report, show, status, sync, verify
+from cairn.cli import export, ls, prove, prune, pull, push, report, show, status, sync, verify
 from cairn.errors import CairnError
 from cairn.runs import terminal
 
@@ -21,6 +21,8 @@ _COMMANDS: Mapping[str, Any] = {
     "prove": prove,
     "show": show,
     "export": export,
+    "push": push,
+    "pull": pull,
     "sync": sync,
     "status": status,
     "report": report,

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cairn.cli.arguments import CheckpointDirectory, add_run, find_run
+from cairn.cli.arguments import CheckpointDirectory, add_run, find_checkpoints, find_run
 from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.errors import ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
+from cairn.remote import address, origin, pruned
+from cairn.remote.address import is_address
 from cairn.runs import terminal
 from cairn.runs.directory import RunDirectory
 from cairn.store import audit, disk
-from cairn.store.catalog import Catalog
+from cairn.store.catalog import Catalog, Rejected
 from cairn.store.history import History
 from cairn.types import Saved
 from cairn.units import format_bytes
@@ -52,22 +54,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show what would be deleted, ask, delete, and return 0. The newest and the best are always kept."""
-    directory, owner = find_run(arguments.named, "prune needs the checkpoint.monitor of the run")
     try:
         rules: list[Rule] = [Latest(arguments.keep_last), Best(arguments.keep_best)]
     except ValueError as error:
         raise ConfigError(f"--keep-last and --keep-best: {error}") from error
+    if is_address(arguments.named):
+        return _run_in_mirror(arguments, rules)
+    directory, owner = find_run(arguments.named, "prune needs the checkpoint.monitor of the run")
     with claimed(owner, directory.path):
         proposal = collect(directory, rules)
         if not arguments.json:
             show(proposal)
         if approved := arguments.yes or _is_approved(proposal, arguments.json):
             _delete(proposal, owner)
-    if arguments.json:
+    _report(proposal, approved, arguments.json)
+    return 0
+
+
+def _run_in_mirror(arguments: argparse.Namespace, rules: list[Rule]) -> int:
+    """Do as `run` in a mirror. No run may use it meanwhile: a mirror has no lock that could keep one away."""
+    directory = find_checkpoints(arguments.named)
+    where = address.parse(arguments.named)
+    chosen = origin.asked(where, lambda objects: pruned.plan(objects, rules, directory.mode))
+    if chosen.broken and not chosen.kept:
+        raise ResumeError(f"No checkpoint in {where} is intact: nothing was deleted.")
+    broken = [Rejected(Path(name), why) for name, why in chosen.broken]
+    kept, to_delete = [item.saved for item in chosen.kept], [item.saved for item in chosen.to_delete]
+    leftovers = [Path(name) for name in chosen.leftovers]
+    proposal = Proposal(directory, rules, audit.PrunePlan(kept, to_delete, broken), leftovers)
+    if not arguments.json:
+        show(proposal)
+    if approved := arguments.yes or _is_approved(proposal, arguments.json):
+        origin.asked(where, lambda objects: pruned.delete(objects, chosen))
+    _report(proposal, approved, arguments.json)
+    return 0
+
+
+def _report(proposal: Proposal, approved: bool, json: bool) -> None:
+    if json:
         print_json(as_json(proposal, approved))
     elif approved and proposal.checkpoints.to_delete:
         print(f"Deleted {len(proposal.checkpoints.to_delete)}, freed {format_bytes(proposal.freed_bytes)}.")
-    return 0
 
 
 def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> Proposal:

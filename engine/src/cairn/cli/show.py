@@ -12,8 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 
-from cairn import opening
+from cairn import bounded_yaml, opening
+from cairn.cli.arguments import load_dotenv
 from cairn.cli.output import print_json
+from cairn.remote import listed, local_files, origin
+from cairn.remote.address import is_address
+from cairn.remote.objects import Objects
 from cairn.runs import summary, terminal
 from cairn.store import links, manifest, names
 
@@ -26,7 +30,8 @@ _KEY = "cairn"
 class Contents:
     """Manifest and configuration of a checkpoint file."""
 
-    path: Path
+    path: Path | str
+    """A string: the address of an object."""
     manifest: dict[str, Any] | None
     """None if the file has no manifest."""
     config: dict[str, Any] | None
@@ -35,12 +40,15 @@ class Contents:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.add_argument("named", metavar="FILE", help="checkpoint, or a link to one such as last.ckpt")
+    parser.add_argument(
+        "named", metavar="FILE", help="checkpoint, a link to one such as last.ckpt, or an address of one"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the contents and return 0."""
-    contents = collect(Path(arguments.named))
+    named = arguments.named
+    contents = _of_address(named) if is_address(named) else collect(Path(named))
     if arguments.json:
         print_json(as_json(contents))
     else:
@@ -70,6 +78,22 @@ def collect(path: Path) -> Contents:
     )
 
 
+def _of_address(text: str) -> Contents:
+    """Read the manifest and the configuration of a checkpoint in an object store, without downloading it."""
+    load_dotenv()
+    wanted = origin.parse(text)
+
+    def read(objects: Objects) -> Contents:
+        found = listed.look(objects)
+        record = next(origin.candidates(objects, wanted, found))
+        config = next((item for item in record.files if item.path == local_files.CONFIG), None)
+        where = f"{wanted.run}/{record.stem.data}"
+        values = bounded_yaml.parse(local_files.read(objects, config).decode()) if config else None
+        return Contents(where, manifest.parse(record.manifest), values)
+
+    return origin.asked(wanted.run, read)
+
+
 def as_json(contents: Contents) -> dict[str, Any]:
     """Return the contents as JSON values."""
     return {"file": str(contents.path), "manifest": contents.manifest, "config": contents.config}
@@ -77,7 +101,8 @@ def as_json(contents: Contents) -> dict[str, Any]:
 
 def show(contents: Contents, console: Console) -> None:
     """Print the contents as YAML."""
-    console.print(f"[bold]{escape(summary.relative(contents.path))}[/]", highlight=False, soft_wrap=True)
+    shown = contents.path if isinstance(contents.path, str) else summary.relative(contents.path)
+    console.print(f"[bold]{escape(shown)}[/]", highlight=False, soft_wrap=True)
     if contents.manifest is None:
         console.print("This file has no manifest.", highlight=False)
     for title, part in {"manifest": contents.manifest, "config": contents.config}.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cairn.cli.arguments import LOGS
+from cairn.cli.arguments import LOGS, load_dotenv
 from cairn.cli.output import age, new_table, print_json, print_table
 from cairn.errors import ResumeError
+from cairn.remote import origin, view
+from cairn.remote.address import is_address
+from cairn.remote.view import View
 from cairn.runs import status, summary, terminal, time_table
 from cairn.runs.goodput import TimeSpent
 from cairn.runs.status import JobStatus
@@ -33,6 +36,8 @@ class SweepStatus:
     jobs: Sequence[JobStatus]
     trouble: str
     """Why the scheduler did not answer; empty if it did."""
+    mirror: View | None = None
+    """The mirror that the directory stands for."""
 
     @property
     def failed(self) -> list[JobStatus]:
@@ -42,13 +47,14 @@ class SweepStatus:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    text = "directory of a sweep or of a run, or latest for the newest one below logs/"
+    text = "directory of a sweep or of a run, address of a run, or latest for the newest one below logs/"
     parser.add_argument("named", metavar="SWEEP", help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a row per job and return 1 if one failed."""
-    found = collect(reading.find(arguments.named, LOGS))
+    named = arguments.named
+    found = _of_address(named) if is_address(named) else collect(reading.find(named, LOGS))
     if found.trouble:
         terminal.error(f"Warning: the scheduler does not answer ({found.trouble}): states are read from files.")
     if arguments.json:
@@ -63,6 +69,13 @@ def collect(sweep: Path) -> SweepStatus:
     if not sweep.is_dir():
         raise ResumeError(f"There is no directory {sweep}: pass the directory of a sweep.")
     return SweepStatus(sweep, *status.look(sweep))
+
+
+def _of_address(text: str) -> SweepStatus:
+    """Read the status of a run as its mirror knows it: as of its newest checkpoint there."""
+    load_dotenv()
+    mirror = view.of(origin.parse(text).run)
+    return replace(collect(mirror.run), mirror=mirror)
 
 
 def as_json(found: SweepStatus) -> list[dict[str, Any]]:
@@ -82,8 +95,9 @@ def show(found: SweepStatus, console: Console) -> None:
     if len(found.jobs) == 1 and found.jobs[0].spent is not None:
         _show_time(found.jobs[0].spent, console)
     for job in found.failed:
-        log = (found.sweep / job.name / "train.log").resolve()
-        terminal.line(f"{job.name}: {job.why or 'killed, or never started'}. See {summary.relative(log)}")
+        log = summary.relative((found.sweep / job.name / "train.log").resolve())
+        shown = f"{found.mirror.address}: its train.log" if found.mirror else log
+        terminal.line(f"{job.name}: {job.why or 'killed, or never started'}. See {shown}")
 
 
 def _show_time(spent: TimeSpent, console: Console) -> None:

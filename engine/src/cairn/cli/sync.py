@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from cairn.cli.arguments import add_run, duration_s, find_run, require
+from cairn.cli.arguments import add_run, duration_s, find_run, load_dotenv, require
 from cairn.cli.claimed import claimed
 from cairn.cli.output import print_json
 from cairn.runs import terminal
@@ -56,10 +54,7 @@ def collect(named: str, limit_s: float) -> Synced:
     require("wandb", "sync", "wandb")
     from cairn.wandb.sync import sync
 
-    with suppress(ModuleNotFoundError):  # optional; the template installs it, for an API key in .env
-        from dotenv import load_dotenv
-
-        load_dotenv(Path(".env"))
+    load_dotenv()
     with claimed(run, directory.path):
         return sync(run.path, limit_s)
 

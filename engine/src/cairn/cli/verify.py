@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cairn.cli.arguments import find_checkpoints
+from cairn.cli.arguments import find_checkpoints, load_dotenv
 from cairn.cli.output import print_json
+from cairn.remote import checked
+from cairn.remote.address import is_address
 from cairn.runs import terminal
 from cairn.store import audit, shards
 from cairn.store.audit import Finding
@@ -24,7 +26,9 @@ _SHOWN = {"whole": "[green]intact[/]", "unfinished": "[yellow]unfinished[/]", "b
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    text = "run directory, checkpoint directory, checkpoint, or latest for the newest run below logs/"
+    text = (
+        "run directory, checkpoint directory, checkpoint, an address of one, or latest for the newest run below logs/"
+    )
     parser.add_argument("named", metavar="RUN_OR_FILE", help=text)
 
 
@@ -40,6 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def collect(named: str) -> list[Finding]:
     """Read every byte of the checkpoint, or of the directory of checkpoints, that a user names."""
+    if is_address(named):
+        load_dotenv()
+        return checked.check_address(named)
     path = Path(named)
     if path.is_symlink() or (path.exists() and not path.is_dir()) or shards.is_sharded(path):
         return [audit.check_file(path)]

@@ -68,7 +68,7 @@ class Address:
         Raises:
             ConfigError: A part cannot be in an address.
         """
-        return parse(f"{self}/{path}") if path else self
+        return parse(f"{str(self).rstrip('/')}/{path}") if path else self
 
 
 def is_address(text: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from cairn.errors import CheckpointError, CorruptCheckpointError, RemoteError
@@ -13,6 +14,7 @@ from cairn.remote.record import Record
 
 MOST_RECORD_BYTES = 2**26
 """Upper limit for a record that is read whole."""
+_NUM_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,16 @@ def read_records(objects: Objects, listed: Listed) -> tuple[list[Record], dict[S
     Raises:
         RemoteError: The store cannot be used.
     """
-    good, bad = list[Record](), dict[Stem, CheckpointError]()
-    for stem in listed.stems:
+
+    def read(stem: Stem) -> Record | CheckpointError:
         try:
-            good.append(read_record(objects, stem))
+            return read_record(objects, stem)
         except CheckpointError as error:
-            bad[stem] = error
-    return good, bad
+            return error
+
+    if not listed.stems:
+        return [], {}
+    with ThreadPoolExecutor(_NUM_AT_ONCE) as threads:  # a mirror may keep thousands
+        found = dict(zip(listed.stems, threads.map(read, listed.stems), strict=True))
+    good = [item for item in found.values() if isinstance(item, Record)]
+    return good, {stem: item for stem, item in found.items() if isinstance(item, CheckpointError)}

@@ -47,11 +47,9 @@ def bring(objects: Objects, files: Sequence[RunFile], run: Path) -> None:
                 continue
             disk.make_directory(path.parent)
             with disk.renamed_at_end(path) as temp:
-                _download(objects, item, temp)
-        except RemoteError as error:
-            if error.kind != "missing":
-                raise
-            raise CorruptCheckpointError(f"the run file {item.path} is missing in the mirror") from error
+                download_file(objects, item, temp)
+        except RemoteError:  # it is an OSError, too
+            raise
         except OSError as error:
             raise ResumeError(f"{path} cannot be written: {error.strerror or error}. Check the disk.") from error
 
@@ -74,16 +72,28 @@ def read(objects: Objects, item: RunFile) -> bytes:
     return data
 
 
-def _download(objects: Objects, item: RunFile, temp: Path) -> None:
+def download_file(objects: Objects, item: RunFile, path: Path) -> None:
+    """Download a run file into a new file, and compare it with its digest.
+
+    Raises:
+        CorruptCheckpointError: An object is missing or damaged.
+        RemoteError: The store cannot be used.
+        OSError: The file cannot be written.
+    """
     wanted, offset = [], 0
     for part in item.parts:
-        wanted.append(Wanted(part.object, temp, part.num_bytes, offset))
+        wanted.append(Wanted(part.object, path, part.num_bytes, offset))
         offset += part.num_bytes
     if not wanted:
-        with opening.new_file(temp):
+        with opening.new_file(path):
             pass
-    download(objects, wanted)
-    with opening.for_reading(temp) as file:
+    try:
+        download(objects, wanted)
+    except RemoteError as error:
+        if error.kind != "missing":
+            raise
+        raise CorruptCheckpointError(f"the run file {item.path} is missing in the mirror") from error
+    with opening.for_reading(path) as file:
         if _sha256(file, item.num_bytes) != item.digest:
             raise CorruptCheckpointError(f"the run file {item.path} is damaged in the mirror")
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from cairn import records
 from cairn.errors import CheckpointError, ConfigError, MissingFileError, NewerFormatError, RemoteError, ResumeError
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _FOLDER = layout.CHECKPOINTS.rstrip("/")
 _MOST_POINTER_BYTES = 2**16
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,23 @@ def fetched(text: str, folder: Path) -> Path:
 def fetch_one(text: str, folder: Path) -> Path:
     """Fetch a checkpoint of a mirror into a folder; see `fetched`."""
     wanted = parse(text)
+    return asked(wanted.run, lambda objects: _fetch(objects, wanted, folder))
+
+
+def asked(where: Address, function: Callable[[Objects], _T]) -> _T:
+    """Call a function with the objects at an address, once the store has answered within a time limit.
+
+    Args:
+        where: Address of a run.
+        function: What to do.
+
+    Raises:
+        ConfigError: The store refuses access.
+        ResumeError: The store cannot be used.
+    """
     try:
-        objects = bounded.call(lambda: _opened(wanted.run), wanted.run, bounded.START_S)
-        return bounded.call(lambda: _fetch(objects, wanted, folder), wanted.run)
+        objects = bounded.call(lambda: _opened(where), where, bounded.START_S)
+        return bounded.call(lambda: function(objects), where)
     except RemoteError as error:
         if error.kind in ("no_bucket", "refused", "misused"):
             raise ConfigError(str(error)) from error
@@ -110,8 +126,8 @@ def candidates(objects: Objects, wanted: Named, found: Listed) -> Iterator[Recor
         raise MissingFileError(f"{objects.address} holds no checkpoint: check the address of the run.")
     if wanted.is_newest:
         return fetch.newest_first(objects, found, lambda text: log.warning("Skipped in %s: %s.", objects.address, text))
-    best = _best(objects) if wanted.checkpoint == names.BEST else None
-    fitting = [best] if best in found.stems else _named(wanted.checkpoint, found)
+    marked = best(objects) if wanted.checkpoint == names.BEST else None
+    fitting = [marked] if marked in found.stems else _named(wanted.checkpoint, found)
     if not fitting:
         there = ", ".join(item.name for item in found.stems[-3:])
         raise MissingFileError(f"{objects.address} holds no {wanted.checkpoint}. The newest are: {there}.")
@@ -147,7 +163,7 @@ def _fetch(objects: Objects, wanted: Named, folder: Path) -> Path:
     raise CheckpointError(f"{objects.address} cannot be used ({why}).")
 
 
-def _best(objects: Objects) -> Stem | None:
+def best(objects: Objects) -> Stem | None:
     """Return what the pointer to the best checkpoint says; None: there is none."""
     try:
         found = records.parse(objects.get(layout.BEST, _MOST_POINTER_BYTES))

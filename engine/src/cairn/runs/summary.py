@@ -212,9 +212,15 @@ def relative(path: Path) -> str:
         return str(path)
 
 
-def command(run: Path, *overrides: str) -> str:
-    """Return the command that resumes a run."""
-    path = relative(run)
+def command(run: Path, *overrides: str, named: str = "") -> str:
+    """Return the command that resumes a run.
+
+    Args:
+        run: The run directory.
+        *overrides: What follows.
+        named: How the run is named; empty: by its directory.
+    """
+    path = named or relative(run)
     name = f"./{path}" if path in _WORDS else path
     return " ".join(["python", shlex.quote(_script(run)), shlex.quote(f"resume={name}"), *overrides])
 

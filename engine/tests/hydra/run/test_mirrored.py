@@ -71,6 +71,22 @@ def test_the_address_of_a_run_follows_from_its_directory(mirror, run, expected):
     assert (str(found) if found else None) == expected
 
 
+def test_the_address_stays_when_the_run_directory_is_moved(tmp_path):
+    config = OmegaConf.create({"checkpoint": {"mirror": "s3://b/x"}, "paths": {"log_dir": str(tmp_path / "logs")}})
+    run = tmp_path / "logs" / "t" / "runs" / "a"
+    run.mkdir(parents=True)
+    mirror_address.keep(config, run, None)
+    moved = run.rename(tmp_path / "b")
+    assert str(mirror_address.of_run(config, moved)) == "s3://b/x/t/runs/a"
+    config.checkpoint.mirror = "s3://c/x"
+    assert str(mirror_address.of_run(config, moved)) == "s3://c/x/b"
+    mirror_address.keep(config, moved, mirrored.Address("s3", "c", "x/old/place"))
+    assert str(mirror_address.of_run(config, moved)) == "s3://c/x/old/place"
+    (moved / "mirror.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"mirror\.json cannot be read"):
+        mirror_address.of_run(config, moved)
+
+
 @pytest.mark.parametrize(("mirror", "words"), [(3, "checkpoint.mirror=3 must be"), ("x", "checkpoint.mirror: This is")])
 def test_another_value_is_refused(mirror, words):
     config = OmegaConf.create({"checkpoint": {"mirror": mirror}, "paths": {"log_dir": "/logs"}})

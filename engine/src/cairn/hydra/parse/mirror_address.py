@@ -1,15 +1,37 @@
-"""The address of a run's mirror: `checkpoint.mirror`, then the path of its directory below `paths.log_dir`."""
+"""The address of a run's mirror: `checkpoint.mirror`, then the path of its directory below `paths.log_dir`.
+
+The run directory keeps this path in `mirror.json`: it may be moved, and its mirror stays the same.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from cairn import opening, records
 from cairn.errors import ConfigError
 from cairn.hydra.parse.objects import in_yaml
+from cairn.records import RecordError
 from cairn.remote import address
 from cairn.remote.address import Address, run_path
+from cairn.store import disk
+
+FILE = "mirror.json"
+_MOST_BYTES = 2**16
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Contents of `mirror.json`."""
+
+    prefix: str
+    """Value of `checkpoint.mirror`."""
+    path: str
+    """What follows it in the address."""
 
 
 def of_run(config: DictConfig, run: Path) -> Address | None:
@@ -20,15 +42,67 @@ def of_run(config: DictConfig, run: Path) -> Address | None:
         run: Its run directory.
 
     Raises:
-        ConfigError: `checkpoint.mirror` is not an address.
+        ConfigError: `checkpoint.mirror` is not an address, or `mirror.json` cannot be read.
     """
-    prefix = (config.get("checkpoint") or {}).get("mirror")
+    prefix = _prefix(config)
     if prefix is None:
         return None
-    if not isinstance(prefix, str):
-        raise ConfigError(in_yaml(f"checkpoint.mirror={prefix!r} must be an address, such as s3://bucket/prefix."))
+    known = _known(run)
+    if known is not None and known.prefix == str(prefix):
+        return _joined(prefix, known.path)
     logs = str((config.get("paths") or {}).get("log_dir") or "")
+    return _joined(prefix, run_path(str(run), logs) or run.name)
+
+
+def keep(config: DictConfig, run: Path, resumed: Address | None) -> None:
+    """Keep the address of a run in its directory.
+
+    Args:
+        config: The configuration of the run.
+        run: Its run directory.
+        resumed: Address that the run was brought from: if it is below `checkpoint.mirror`, it stays that of the run.
+
+    Raises:
+        ConfigError: As for `of_run`, or the file cannot be written.
+    """
+    prefix, where = _prefix(config), of_run(config, run)
+    if prefix is None or where is None:
+        return
+    if resumed is not None and str(resumed).startswith(f"{prefix}/"):
+        where = resumed
+    found = _Known(str(prefix), str(where).removeprefix(f"{prefix}/"))
+    if found == _known(run):
+        return
     try:
-        return address.parse(prefix).joined(run_path(str(run), logs) or run.name)
+        disk.put(run / FILE, (json.dumps(asdict(found)) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"The run directory {run} cannot be written: {error.strerror}.") from error
+
+
+def _prefix(config: DictConfig) -> Address | None:
+    given = (config.get("checkpoint") or {}).get("mirror")
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise ConfigError(in_yaml(f"checkpoint.mirror={given!r} must be an address, such as s3://bucket/prefix."))
+    try:
+        return address.parse(given)
     except ConfigError as error:
         raise ConfigError(f"checkpoint.mirror: {error}") from error
+
+
+def _joined(prefix: Address, path: str) -> Address:
+    try:
+        return prefix.joined(path)
+    except ConfigError as error:
+        raise ConfigError(f"checkpoint.mirror: {error} It comes from the name of the run directory.") from error
+
+
+def _known(run: Path) -> _Known | None:
+    path = run / FILE
+    if not os.path.lexists(path):
+        return None
+    try:
+        return records.read(_Known, records.parse(opening.read_bytes(path, _MOST_BYTES)))
+    except (OSError, RecordError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): delete it, or restore it.") from error

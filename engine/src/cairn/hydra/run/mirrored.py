@@ -105,6 +105,16 @@ def look(settings: Settings, directory: RunDirectory, run: str) -> Mirrors:
     return Mirrors(found, Target(checkpoints.directory, directory.path, (rules, mode)))
 
 
+def keep(config: DictConfig, directory: RunDirectory) -> None:
+    """Keep the address of the mirror in the run directory, which may be moved later.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    if proof_run.current() is None:
+        mirror_address.keep(config, directory.path, mirrored_run.resumed_address())
+
+
 def _own(config: DictConfig, run: Path) -> Address | None:
     if proof_run.current() is not None:  # a proof writes to its own directories only
         return None

@@ -189,6 +189,7 @@ def _record(
     attempts.note(directory, old, plan.saved, job.job_id, job.restarts if job.scheduler == "slurm" else None)
     config = OmegaConf.to_yaml(settings.config, resolve=True)
     record = directory.start(settings.task_name, overrides, config, start.run_id)
+    mirrored.keep(settings.config, directory)
     facts = {"config": str(directory.config_file), "run": record.id, "start": str(plan.path) if plan.path else None}
     command_line.announce_children(**facts)
     notice.announce(facts)

@@ -1,0 +1,69 @@
+"""Deletes checkpoints of a mirror by keep rules, as `cairn prune` does on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cairn.policy import keep
+from cairn.remote import checked, listed
+from cairn.remote.objects import Objects
+from cairn.remote.record import Record
+from cairn.types import Mode
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a prune keeps and deletes in a mirror."""
+
+    kept: Sequence[Record]
+    to_delete: Sequence[Record]
+    broken: Sequence[tuple[str, str]]
+    """Names of damaged checkpoints, which count for no rule and are not deleted, and why."""
+    leftovers: Sequence[str]
+    """Objects that no record needs."""
+
+
+def plan(objects: Objects, rules: Sequence[keep.Rule], mode: Mode | None) -> Plan:
+    """Apply keep rules to the intact checkpoints of a mirror. Those that would stay are downloaded and verified.
+
+    Args:
+        objects: The mirror.
+        rules: The keep rules.
+        mode: Whether a lower or a higher score is better; None: checkpoints are not ranked.
+
+    Raises:
+        RemoteError: The store cannot be used.
+    """
+    found = listed.look(objects)
+    records, bad = listed.read_records(objects, found)
+    broken = [(stem.name, str(why)) for stem, why in bad.items()]
+    good, whole = {item.stem: item for item in records}, set[str]()
+
+    def survivors() -> list[Record]:
+        by_digest = {item.saved.digest: item for item in good.values()}
+        return [by_digest[item.digest] for item in keep.survivors(rules, [r.saved for r in good.values()], mode)]
+
+    while unread := [item for item in survivors() if item.saved.digest not in whole]:
+        for item, why in checked.damage(objects, unread):
+            if why:
+                broken.append((item.saved.name, why))
+                del good[item.stem]
+            else:
+                whole.add(item.saved.digest)
+    kept = survivors()
+    leftovers = [] if bad else found.unreferenced(records)
+    return Plan(kept, [item for item in good.values() if item not in kept], broken, leftovers)
+
+
+def delete(objects: Objects, chosen: Plan) -> None:
+    """Carry out a plan: first the records, then what no other record needs.
+
+    Raises:
+        RemoteError: The store cannot be used; the same command continues.
+    """
+    objects.delete([item.stem.record for item in chosen.to_delete])
+    found = listed.look(objects)
+    records, bad = listed.read_records(objects, found)
+    if not bad:
+        objects.delete(found.unreferenced(records))

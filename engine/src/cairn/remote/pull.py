@@ -1,0 +1,88 @@
+"""Copies the checkpoints of a mirror into a directory, without starting the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cairn.errors import CheckpointError
+from cairn.policy import keep
+from cairn.remote import listed, origin, staged
+from cairn.remote.fetch import Target
+from cairn.remote.objects import Objects
+from cairn.remote.progress_bar import Bar
+from cairn.remote.record import Record
+from cairn.remote.start import Found
+from cairn.store import disk, links, names
+from cairn.store.catalog import Catalog
+from cairn.types import Saved
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull has done."""
+
+    downloaded: Sequence[Saved]
+    present: Sequence[Saved]
+    """Checkpoints that were in the directory already."""
+    skipped: Sequence[tuple[str, str]]
+    """Names of checkpoints that are damaged in the mirror, and why they cannot be used."""
+
+
+def pull(found: Found, target: Target) -> Pulled:
+    """Download the checkpoints that the rules of a target keep, and make the links.
+
+    Args:
+        found: The mirror.
+        target: The run on this machine.
+
+    Raises:
+        ResumeError: The store cannot be used, or there is no room.
+    """
+    return origin.asked(found.address, lambda objects: _pull(objects, target))
+
+
+def _pull(objects: Objects, target: Target) -> Pulled:
+    there = listed.look(objects)
+    records, bad = listed.read_records(objects, there)
+    skipped = [(stem.name, str(why)) for stem, why in bad.items()]
+    good = {item.saved.name: item for item in sorted(records, key=lambda item: item.saved.created)}
+    downloaded: list[Saved] = []
+    present: list[Saved] = []
+    disk.make_directory(target.directory)
+    with disk.locked(target.directory):
+        # A damaged one does not take the place of an intact one: the rules choose again.
+        while (item := _next(good, target, [*downloaded, *present])) is not None:
+            if staged.is_there(target.directory, item.saved):
+                present.append(item.saved)
+                continue
+            try:
+                if missing := there.missing_data(item):
+                    raise CheckpointError(f"{missing[0]} is missing, or has another size")
+                with Bar(f"Downloading {item.saved.name}", item.saved.num_bytes) as bar:
+                    staged.stage(objects, item, target.directory, bar.advance).commit()
+                downloaded.append(item.saved)
+            except CheckpointError as error:
+                skipped.append((item.saved.name, str(error)))
+                del good[item.saved.name]
+        _link(target)
+    return Pulled(downloaded, present, skipped)
+
+
+def _next(good: dict[str, Record], target: Target, done: Sequence[Saved]) -> Record | None:
+    """Return what is to be copied next, the newest first; None: nothing."""
+    rules, mode = target.rules or ((), None)
+    saved = sorted((item.saved for item in good.values()), key=lambda item: item.position)
+    names_done = {item.name for item in done}
+    left = [item for item in keep.survivors(rules, saved, mode) if item.name not in names_done]
+    return good[left[-1].name] if left else None
+
+
+def _link(target: Target) -> None:
+    saved = Catalog(target.directory).committed()
+    if not saved:
+        return
+    links.move(target.directory / names.LAST, saved[-1].name)
+    mode = target.rules[1] if target.rules else None
+    if mode and (best := keep.best_of(saved, mode)) is not None:
+        links.move(target.directory / names.BEST, best.name)

@@ -1,0 +1,73 @@
+"""The run directory of a run that lies in an object store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cairn import bounded_yaml
+from cairn.errors import CheckpointError, ConfigError, RemoteError, ResumeError
+from cairn.remote import local_files, origin, start
+from cairn.remote.address import run_path
+from cairn.remote.objects import Objects
+from cairn.remote.record import Record, RunFile
+from cairn.remote.start import Found
+from cairn.runs.directory import RunDirectory
+from cairn.store import disk
+
+
+def bring(text: str, logs: Path, to: Path | None = None, what: str = "") -> tuple[RunDirectory, Found]:
+    """Bring the run files of a run, without its checkpoints.
+
+    Args:
+        text: Address of the run.
+        logs: Directory of all runs on this machine; the run lies where it lay below that of the other machine.
+        to: The run directory; None: below `logs`.
+        what: The address as messages name it, such as `resume=ADDRESS`; empty: as it is.
+
+    Returns:
+        The run directory, whose `record` is None if the mirror holds checkpoints only; and the mirror.
+
+    Raises:
+        ConfigError: It is not an address, the store refuses access, or another run has this directory.
+        ResumeError: There is no run, or the store cannot be used.
+    """
+    named, what = origin.parse(text), what or text
+    if not named.is_newest:
+        raise ResumeError(
+            f"{what} is a checkpoint: give the address of its run, or start a new run from it with ckpt_path={text}."
+        )
+    found = start.look(named.run)
+    try:
+        record = found.record()
+        if found.objects is None or record is None:
+            raise ResumeError(f"{what}: {found.trouble or 'there is no checkpoint of a run at this address.'}")
+        run = RunDirectory(to or logs / _path(found.objects, record, named.run.name))
+        disk.make_directory(run.path)
+        with disk.locked(run.path):  # the processes of a run may all be here
+            if (own := run.record()) is not None and own.id != found.run:
+                raise ConfigError(
+                    f"{what}: {run.path} holds another run ({own.id}): move it away, or choose another directory."
+                )
+            start.bring_files(found, record, run.path)
+    except (RemoteError, CheckpointError) as error:
+        raise ResumeError(f"{what} cannot be used: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{what}: the directory of the run cannot be written: {error}.") from error
+    return run, found
+
+
+def _path(objects: Objects, record: Record, name: str) -> str:
+    """Return the path of the run below the directory of all runs."""
+    paths = next((_paths(objects, item) for item in record.files if item.path == local_files.CONFIG), {})
+    # A run directory that lay elsewhere is known by its name.
+    return run_path(str(paths.get("output_dir") or ""), str(paths.get("log_dir") or "")) or name
+
+
+def _paths(objects: Objects, item: RunFile) -> dict[str, Any]:
+    try:
+        found = bounded_yaml.parse(local_files.read(objects, item).decode())
+    except ValueError as error:
+        raise CheckpointError(f"its config.yaml cannot be read ({error})") from error
+    paths = found.get("paths") if isinstance(found, dict) else None
+    return paths if isinstance(paths, dict) else {}
