@@ -64,8 +64,8 @@ def _boto3_upload(address: str, folder: Path) -> Callable[[], Any]:
 
 
 def _lightning_save(address: str, folder: Path) -> Callable[[], Any]:
-    import torch
     import s3fs  # noqa: F401 - imported before the clock starts, as the other programs are
+    import torch
     from lightning.fabric.plugins.io import TorchCheckpointIO
 
     state = torch.load(folder / FILE, weights_only=True)
