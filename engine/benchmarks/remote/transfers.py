@@ -1,6 +1,6 @@
 """Uploads and downloads of one checkpoint by several programs, each in a process of its own.
 
-`python -m benchmarks.remote.transfers WAY ADDRESS FOLDER` prints the seconds of wall and processor time. An upload
+`python -m benchmarks.remote.transfers KIND WAY ADDRESS FOLDER` prints the seconds of wall and processor time. An upload
 begins with a state in memory where the program saves states, and with a file where it uploads files.
 """
 
@@ -43,7 +43,8 @@ def _objects_upload(address: str, folder: Path) -> Callable[[], Any]:
     from cairn.remote.address import parse
     from cairn.remote.objects import Objects
 
-    return lambda: Objects(parse(address)).put_file("ours.ckpt", folder / FILE)
+    objects = Objects(parse(address))
+    return lambda: objects.put_file("ours.ckpt", folder / FILE)
 
 
 def _boto3(address: str) -> tuple[Any, str, str]:
@@ -54,14 +55,16 @@ def _boto3(address: str) -> tuple[Any, str, str]:
 
 
 def _boto3_upload(address: str, folder: Path) -> Callable[[], Any]:
+    client, bucket, prefix = _boto3(address)
+
     def upload() -> None:
-        client, bucket, prefix = _boto3(address)
         client.upload_file(str(folder / FILE), bucket, f"{prefix}/boto3.ckpt")
 
     return upload
 
 
 def _lightning_save(address: str, folder: Path) -> Callable[[], Any]:
+    import s3fs  # noqa: F401 - imported before the clock starts, as the other programs are
     import torch
     from lightning.fabric.plugins.io import TorchCheckpointIO
 
@@ -70,20 +73,22 @@ def _lightning_save(address: str, folder: Path) -> Callable[[], Any]:
 
 
 def _restart(address: str, folder: Path) -> Callable[[], Any]:
-    import cairn
+    from cairn import Checkpointer
     from cairn.remote import Mirror
 
+    mirror = Mirror(f"{address}/run")  # imports the client
+
     def restart() -> None:
-        mirror = Mirror(f"{address}/run")
-        found = cairn.Checkpointer(folder / "restart" / "checkpoints", every=1, listeners=[mirror]).resume()
+        found = Checkpointer(folder / "restart" / "checkpoints", every=1, listeners=[mirror]).resume()
         assert found is not None, "the mirror is empty"
 
     return restart
 
 
 def _boto3_download(address: str, folder: Path) -> Callable[[], Any]:
+    client, bucket, prefix = _boto3(address)
+
     def download() -> None:
-        client, bucket, prefix = _boto3(address)
         client.download_file(bucket, f"{prefix}/boto3.ckpt", str(folder / "boto3.ckpt"))
         _sync(folder / "boto3.ckpt")
 
@@ -91,8 +96,9 @@ def _boto3_download(address: str, folder: Path) -> Callable[[], Any]:
 
 
 def _stream_download(address: str, folder: Path) -> Callable[[], Any]:
+    client, bucket, prefix = _boto3(address)
+
     def download() -> None:
-        client, bucket, prefix = _boto3(address)
         body = client.get_object(Bucket=bucket, Key=f"{prefix}/boto3.ckpt")["Body"]
         with (folder / "stream.ckpt").open("wb") as file:
             while data := body.read(1 << 20):

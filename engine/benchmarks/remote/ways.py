@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 import cairn
+import cairn.remote
 from benchmarks.ranks.ways import Due, DueTrigger, Make
 
 WAIT_S = 2.0

@@ -160,7 +160,7 @@ class ObjectStore:
             "s3.port.lance": 0,
             "s3.localSocket": self._folder / "s3.socket",
             "filer.localSocket": self._folder / "filer.socket",
-            "volume.max": 0,
+            "volume.max": 5000,  # each bucket takes several; they are files that grow
             "volume.minFreeSpace": "100MiB",
             "master.volumeSizeLimitMB": 128,  # each bucket takes seven volumes, and free space limits their number
             "master.electionTimeout": "1s",  # of a cluster of one
