@@ -45,9 +45,9 @@ def test_troubles_that_pass_cost_one_line_each_and_no_checkpoint(proxy, run, cap
     key, renewed = short_lived_key(0), short_lived_key(1)
     for number, fault in enumerate(
         [
-            Fault(methods=["PUT"], status=503, times=8),
-            Fault(methods=["PUT"], path="ckpt", reset_after_bytes=1 << 20, times=3),
-            Fault(methods=["PUT"], latency_s=0.2, times=5),
+            Fault(methods=["PUT"], status=503, times=2),
+            Fault(methods=["PUT"], path="ckpt", reset_after_bytes=1 << 20, times=1),
+            Fault(methods=["PUT"], latency_s=0.2, times=2),
             Fault(methods=["POST", "DELETE"], status=403, times=4),
             Fault(methods=["PUT"], status=403, code="ExpiredToken", times=4),
         ]

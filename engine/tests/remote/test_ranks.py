@@ -104,7 +104,7 @@ def test_a_rank_that_fails_leaves_its_shard_to_rank_0(tmp_path, uploads, shards,
     assert own == shards[:2]
 
 
-def test_an_assistant_ends_its_upload_when_nobody_waits_for_it(tmp_path, uploads, shards, assistants, monkeypatch):
+def test_an_assistant_ends_its_upload_when_rank_0_has_ended(tmp_path, uploads, shards, assistants, monkeypatch):
     monkeypatch.setattr(ranks, "_TOUCH_S", 0.0)
     objects = assistants[0].objects
     ended = []

@@ -66,7 +66,7 @@ class MirroredRun:
         return made
 
     def _enlarged(self, made: Saved, num_more_bytes: int) -> Saved:
-        """Make the file of a checkpoint larger than one request: nobody loads it."""
+        """Make the file of a checkpoint larger than one request; it cannot be loaded."""
         with (self.folder / made.name).open("ab") as file:
             file.write(random.Random(made.number).randbytes(num_more_bytes))
         made = replace(made, num_bytes=made.num_bytes + num_more_bytes)

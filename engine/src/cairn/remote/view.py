@@ -13,6 +13,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
+from cairn import opening
 from cairn.errors import CheckpointError, ResumeError
 from cairn.remote import layout, listed, local_files, origin
 from cairn.remote.address import Address
@@ -113,4 +114,4 @@ def _write_empty(path: Path, num_bytes: int | None) -> None:
     """Create a file of a size without contents; None: the object is missing."""
     if num_bytes is not None:
         _write(path, b"")
-        os.truncate(path, num_bytes)
+        opening.cut(path, num_bytes)
