@@ -86,6 +86,12 @@ class Found:
             log.warning("Skipped in %s: %s.", self.address, text)
         return result
 
+    def nothing(self) -> str:
+        """Return the message that there is no checkpoint, with runs that are below the address."""
+        assert self.objects is not None
+        objects = self.objects
+        return bounded.call(lambda: listed.nothing_at(objects, listed.look(objects)), self.address)
+
     def bring(self, target: Target, local: Saved | None) -> Saved | None:
         """Bring the newest intact checkpoint into the directory of a run, if it is newer than the local one.
 

@@ -57,7 +57,7 @@ def bring(text: str, logs: Path, to: Path | None = None, what: str = "") -> tupl
     except OSError as error:
         raise ConfigError(f"{what}: the directory of the run cannot be written: {error}.") from error
     if run is None:
-        raise ResumeError(f"{what}: {found.trouble or 'there is no checkpoint of a run at this address.'}")
+        raise ResumeError(f"{what}: {found.trouble or found.nothing()}")
     return run, found
 
 
