@@ -203,16 +203,18 @@ class Storm:
         child.start()
         if not kills:
             child.join()
-        else:
-            self._disturb(child, mirror)
+        elif self._disturb(child, mirror) and child.exitcode == 1:  # the server was away when it started
+            assert "cannot be reached" in log.with_suffix(".log").read_text(), f"{log}.log: another error"
+            self.counts["starts refused without the server"] += 1
+            return log, False
         if child.exitcode == 0:
             return log, True
         assert child.exitcode == -signal.SIGKILL, f"{log}.log: the run has failed with {child.exitcode}"
         self.counts["rounds"] += 1
         return log, False
 
-    def _disturb(self, child: Any, mirror: Mirrored) -> None:
-        """Kill the run, and perhaps the server before it."""
+    def _disturb(self, child: Any, mirror: Mirrored) -> bool:
+        """Kill the run, and perhaps the server before it; return whether the server was killed."""
         before = mirror.newest()
         if self.rng.random() < 0.85:
             until(lambda: mirror.newest() > before or not child.is_alive(), "nothing is mirrored")
@@ -228,6 +230,7 @@ class Storm:
         self._kill(child)
         if kills_server and not returns:
             self.store.start()
+        return kills_server
 
     def _kill(self, child: Any) -> None:
         """Kill a process and its writers, as when a machine is lost."""
