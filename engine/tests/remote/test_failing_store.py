@@ -76,7 +76,7 @@ def test_after_an_outage_the_newest_is_uploaded_first_and_what_was_replaced_is_c
     assert run.mirrored() == [run.name(4), run.name(5)]
     sent = [name for method, name in faults.calls if method == "put_file"]
     assert [name[22:28] for name in sent[-2:]] == [run.name(5)[16:22], run.name(4)[16:22]] or len(sent) >= 2
-    assert "4 others were replaced by newer ones before they were uploaded." in caplog.text
+    assert "Replaced by newer ones before they were uploaded: 4." in caplog.text
 
 
 def test_a_store_that_never_answers_blocks_neither_saves_nor_the_end(where, tmp_path, faults, monkeypatch, caplog):

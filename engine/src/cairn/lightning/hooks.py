@@ -156,9 +156,10 @@ class EngineHooks(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last save."""
-        self.watch.ends(_UPLOADS_S)
+        wait_s = max(_UPLOADS_S, Listeners(self.listeners).wait_s)
+        self.watch.ends(wait_s)
         why = self.engine.close()
-        _close_listeners(self, finished=not why and not self.stopped_by, limit_s=_UPLOADS_S)
+        _close_listeners(self, finished=not why and not self.stopped_by, limit_s=wait_s)
         late = self._stopping.end()
         self._final = self.engine.agreement.share(self.engine.history.saved)
         if why:

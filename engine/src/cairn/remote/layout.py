@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from cairn.store import names
 from cairn.types import Saved
@@ -44,7 +45,7 @@ class Stem:
         """Order by position."""
         return self._order < other._order
 
-    @property
+    @cached_property  # a mirror may hold thousands, which are compared at each save
     def _order(self) -> tuple[tuple[int, int], str]:
         return names.parse_name(self.name) or (0, 0), self.digest
 
@@ -70,7 +71,12 @@ class Stem:
 
 def stem_of(saved: Saved) -> Stem:
     """Return the stem of a committed checkpoint."""
-    return Stem(saved.name, short(saved.digest))
+    return _stem(saved.name, saved.digest)
+
+
+@lru_cache(2**14)
+def _stem(name: str, digest: str) -> Stem:
+    return Stem(name, short(digest))
 
 
 def data_of(saved: Saved) -> list[tuple[str, str, int]]:

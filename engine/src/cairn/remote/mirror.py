@@ -79,7 +79,7 @@ class Mirror(Listener):
     ) -> None:
         self.address: Address = address.parse(where)
         self.settings = MirrorSettings(every, keep, queue_bytes, wait_s, grace_s)
-        self.grace_s = grace_s
+        self.wait_s, self.grace_s = wait_s, grace_s
         self.run_directory = None if run_directory is None else Path(run_directory).absolute()
         self._session: Session | None = None
         self._parts: _Parts | None = None
@@ -184,7 +184,7 @@ class Mirror(Listener):
         if parts.thread.is_alive:
             parts.uploader.abandon()
             parts.thread.join(_LAST_ANSWER_S)
-        _report(self.address, parts)
+        _report(self.address, parts, self.run_directory, finished)
 
 
 class _Parts:
@@ -206,23 +206,29 @@ def _left(uploader: Uploader) -> str:
     return f"{format_bytes(num_bytes)} left to upload" if num_bytes else "its last answer is missing"
 
 
-def _report(where: Address, parts: _Parts) -> None:
+def _report(where: Address, parts: _Parts, run: Path | None, finished: bool) -> None:
     """Log what is where at the end of a run."""
     state, uploader = parts.state, parts.uploader
     missing, newest = [saved.name for saved in uploader.missing()], uploader.newest
     there = newest.name if newest else "none" if uploader.is_listed else "not known"
-    skipped = f" {state.num_skipped} others were replaced by newer ones before they were uploaded." * bool(
-        state.num_skipped
-    )
+    num_skipped = state.num_skipped
+    skipped = f" Replaced by newer ones before they were uploaded: {num_skipped}." if num_skipped else ""
     if not missing:
         log.info("Mirrored to %s: its newest checkpoint is %s.%s", where, there, skipped)
         return
     log.warning(
         "%s does not have all checkpoints of this run (%s). The newest there is %s; the newest on the local disk is %s."
-        "%s Resuming the run uploads the rest.",
+        "%s %s",
         where,
         ", ".join(missing),
         there,
         state.newest.name if state.newest else "none",
         skipped,
+        _cure(where, run, finished),
     )
+
+
+def _cure(where: Address, run: Path | None, finished: bool) -> str:
+    if finished and run is not None and (run / "run.json").exists():  # it is not resumed
+        return f"Upload the rest with: python -m cairn push {run} {where}"
+    return "Resuming the run uploads the rest."

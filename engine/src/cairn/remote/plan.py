@@ -13,8 +13,10 @@ that stays is there.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from cairn.remote import layout
 from cairn.remote.layout import Stem
@@ -43,15 +45,23 @@ class Wanted:
 
     def to_upload(self) -> dict[Stem, Saved]:
         """The checkpoints that the mirror should hold, as far as their bytes are here."""
-        here = {**self.waiting, **self.kept}
-        found = [saved for saved in here.values() if self.settings.selects(saved, self.links, self.ends)]
-        keep = self.settings.keep
-        if keep is None:
-            found = [saved for saved in found if saved.name in self.kept]
-        elif keep != ALL:
-            newest = sorted(found, key=_position)[-keep:]
-            found = [saved for saved in found if saved in newest or self._is_linked(saved)]
-        return {layout.stem_of(saved): saved for saved in found}
+        here = {**self.waiting, **self.kept}.values()
+        return {layout.stem_of(saved): saved for saved in here if self.wants(saved)}
+
+    def wants(self, saved: Saved) -> bool:
+        """Whether the mirror should hold a checkpoint whose bytes are here."""
+        if not self.settings.selects(saved, self.links, self.ends):
+            return False
+        if self.settings.keep is None:
+            return saved.name in self.kept
+        return self.settings.keep == ALL or saved.position >= self._oldest or self._is_linked(saved)
+
+    @cached_property
+    def _oldest(self) -> Position:
+        """Position of the oldest of the newest ones that the mirror keeps."""
+        here = {**self.waiting, **self.kept}.values()
+        found = (saved.position for saved in here if self.settings.selects(saved, self.links, self.ends))
+        return min(heapq.nlargest(self.settings.keep or 1, found))
 
     def _is_linked(self, saved: Saved) -> bool:
         is_best = self.links.get(names.BEST) == saved.name

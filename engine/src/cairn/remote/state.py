@@ -152,7 +152,7 @@ class State:
     def newest(self) -> Saved | None:
         """The newest checkpoint on the local disk."""
         with self._lock:
-            return max(self._kept.values(), key=lambda saved: saved.position, default=None)
+            return self._kept.get(self._links.get(names.LAST) or "")
 
     def _wanted(self) -> Wanted:
         return Wanted(
@@ -167,14 +167,18 @@ class State:
 
     def _remove_unwanted(self) -> None:
         """Remove from the outbox what is not wanted any more: while a store hangs, it would fill the disk."""
-        wanted = self._wanted().to_upload()
-        for name, saved in list(self._waiting.items()):
-            if layout.stem_of(saved) not in wanted and name != self._sending:
-                self._drop(name)
-        here = {layout.stem_of(saved) for saved in (*self._waiting.values(), *self._kept.values())}
-        lost = {stem for stem in self._pending if stem not in here}
+        if self._waiting:
+            wanted = self._wanted()
+            for name, saved in list(self._waiting.items()):
+                if name != self._sending and not wanted.wants(saved):
+                    self._drop(name)
+        lost = {stem for stem in self._pending if not self._is_here(stem)}
         self.num_skipped += len(lost)
         self._pending -= lost
+
+    def _is_here(self, stem: Stem) -> bool:
+        found = (self._waiting.get(stem.name), self._kept.get(stem.name))
+        return any(saved is not None and layout.stem_of(saved) == stem for saved in found)
 
     def _drop(self, name: str) -> None:
         self._waiting.pop(name, None)

@@ -25,8 +25,10 @@ class Listener(Protocol):
     time (an upload, for example) belongs on a thread of the listener's own, and `close` waits for it.
     """
 
+    wait_s: float = 0.0
+    """Maximum time that `close` may take, in seconds, if that is more than the usual one (10 minutes)."""
     grace_s: float = 0.0
-    """Maximum time that `close` may take after a signal, in seconds, if that is more than the usual one."""
+    """The same after a signal (usually 10 s)."""
 
     def begin(self, directory: Path, run: str, has_checkpoint: bool) -> None:
         """Called before training begins, and before anything is saved or deleted.
@@ -119,6 +121,11 @@ class Listeners:
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self._listeners = tuple(listeners)
         self._logged: set[tuple[int, str, type]] = set()
+
+    @property
+    def wait_s(self) -> float:
+        """See `Listener`."""
+        return max((getattr(listener, "wait_s", 0.0) for listener in self._listeners), default=0.0)
 
     @property
     def grace_s(self) -> float:
