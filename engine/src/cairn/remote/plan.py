@@ -45,8 +45,7 @@ class Wanted:
 
     def to_upload(self) -> dict[Stem, Saved]:
         """The checkpoints that the mirror should hold, as far as their bytes are here."""
-        here = {**self.waiting, **self.kept}.values()
-        return {layout.stem_of(saved): saved for saved in here if self.wants(saved)}
+        return self._to_upload
 
     def wants(self, saved: Saved) -> bool:
         """Whether the mirror should hold a checkpoint whose bytes are here."""
@@ -55,6 +54,11 @@ class Wanted:
         if self.settings.keep is None:
             return saved.name in self.kept
         return self.settings.keep == ALL or saved.position >= self._oldest or self._is_linked(saved)
+
+    @cached_property
+    def _to_upload(self) -> dict[Stem, Saved]:
+        here = {**self.waiting, **self.kept}.values()
+        return {layout.stem_of(saved): saved for saved in here if self.wants(saved)}
 
     @cached_property
     def _oldest(self) -> Position:
