@@ -87,7 +87,7 @@ def test_pull_skips_a_damaged_one_and_refuses_the_directory_of_another_run(run, 
     cairn("pull", mirrored, "--to", tmp_path / "y", expect=1)
     assert "holds another run (another)" in capsys.readouterr().err
     cairn("pull", f"{mirrored}/none", expect=1)
-    assert "there is no checkpoint of a run at this address" in capsys.readouterr().err
+    assert "There is no checkpoint of a run at memory" in capsys.readouterr().err
 
 
 def test_ls_shows_a_mirror_as_it_shows_a_directory(run, store, mirrored, capsys):
@@ -168,6 +168,13 @@ def test_an_address_without_a_run_is_one_sentence(tmp_path, command, capsys):
     assert str(where) in capsys.readouterr().err
     cairn(command, "s3://user:word@bucket", expect=1)
     assert "must not hold a user" in capsys.readouterr().err
+
+
+def test_the_runs_below_an_address_are_named(mirrored, store, capsys):
+    above = str(store.address.parent.parent)
+    for command in ("ls", "verify", "pull"):
+        cairn(command, above, expect=1)
+        assert f"Below it are: {mirrored}." in capsys.readouterr().err
 
 
 def test_sync_needs_a_run_on_this_machine(mirrored, capsys):

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from cairn.jobs import rendezvous
 from cairn.jobs.rendezvous import Rank, Rendezvous, own_rank
 
 FACTS = {"config": "c", "run": "r", "start": None}
@@ -49,6 +50,29 @@ def test_the_rank_is_read_from_the_environment(environ, expected):
 def test_a_single_process_writes_nothing(tmp_path):
     Rendezvous(tmp_path, Rank()).announce(FACTS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_others_wait_longer_while_the_first_is_at_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(rendezvous, "_SIGN_S", 0.01)
+    monkeypatch.setattr(rendezvous, "_POLL_S", 0.01)
+    now = iter(range(0, 10**9, 100))  # a clock in which each look takes 100 s
+    monkeypatch.setattr(rendezvous.time, "monotonic", lambda: next(now))
+    first, looks, real = Rendezvous(tmp_path, Rank(0, 2, "a")), [], Rendezvous._seen
+
+    def look(self):
+        looks.append(real(self))
+        if len(looks) == 40:
+            first.announce(FACTS)
+        return len(looks)  # a new sign at each look
+
+    monkeypatch.setattr(Rendezvous, "_seen", look)
+    with first.deciding():
+        assert Rendezvous(tmp_path, Rank(1, 2, "a")).wait(patience_s=250.0) == FACTS
+    assert any(looks)
+    assert [path.name for path in tmp_path.iterdir()] == [".start.json"]
+    monkeypatch.setattr(Rendezvous, "_seen", lambda self: None)
+    with pytest.raises(TimeoutError, match="has waited 250 s"):
+        Rendezvous(tmp_path, Rank(1, 2, "b")).wait(patience_s=250.0)
 
 
 def test_the_other_processes_wait_for_the_first(tmp_path):

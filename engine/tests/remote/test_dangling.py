@@ -27,3 +27,18 @@ def test_without_boto3_or_in_another_store_nothing_happens(monkeypatch):
 def test_a_store_that_refuses_the_question_does_no_harm(store, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
     assert dangling.abort(address.parse("s3://bucket/run")) == 0
+
+
+def test_files_that_were_never_completed_are_removed_from_a_directory(tmp_path):
+    where = address.parse(f"file://{tmp_path}/run")
+    stem = "run/checkpoints/epoch_000_batch_000001.0123456789ab.ckpt"
+    ours = [f"{stem}#1", f"{stem}/rank_00001.ckpt#12", "run/files/0123456789ab#1"]
+    others = ["run/notes#1", "run/checkpoints/mine.ckpt#1", "run2/files/0123456789ab#1", "run/files/0123456789ab"]
+    for name in (*ours, *others):
+        path = tmp_path / (name.replace("000001", "000002") if "rank" in name else name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert dangling.abort(where) == len(ours)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(others)
+    assert not list((tmp_path / "run" / "checkpoints").glob("*000002*")), "the empty folder is gone"

@@ -244,3 +244,12 @@ def test_the_newest_record_has_the_run_files_of_the_end(where, tmp_path):
     assert run.objects.get(file.parts[0].object) == b'{"status": "running"}'
     assert run.mirrored() == [run.name(0), run.name(1)]
     assert run.unreferenced() == []
+
+
+def test_a_start_without_a_checkpoint_does_not_replace_those_of_the_run(where, tmp_path):
+    run = MirroredRun(where, tmp_path / "one")
+    run.save(0)
+    run.end()
+    with pytest.raises(ConfigError, match=rf"holds checkpoints of this run \(the newest is {run.name(0)}\).*resume"):
+        MirroredRun(where, tmp_path / "other")
+    assert run.mirrored() == [run.name(0)]

@@ -80,7 +80,7 @@ def test_what_is_not_there_is_named(store, made, tmp_path):
     store.put(layout.BEST, b"[]")
     with pytest.raises(MissingFileError, match=r"holds no best\.ckpt"):
         origin.fetched(f"{store.address}/checkpoints/best.ckpt", tmp_path)
-    with pytest.raises(MissingFileError, match="holds no checkpoint: check the address"):
+    with pytest.raises(MissingFileError, match=r"There is no checkpoint of a run at .*/other\. Check the address"):
         origin.fetched(f"{store.address}/other", tmp_path)
 
 

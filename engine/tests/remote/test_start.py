@@ -3,15 +3,17 @@
 import logging
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
-from tests.support.mirrors import mirror_checkpoint, objects_at
+from tests.support.mirrors import damage, mirror_checkpoint, objects_at
 from tests.support.values import commit
 
 from cairn.errors import ConfigError, RemoteError, ResumeError
-from cairn.remote import bounded, owner, start
+from cairn.remote import bounded, layout, owner, record, start
 from cairn.remote.fetch import Target
 from cairn.remote.start import Found
+from cairn.store.catalog import Catalog
 from cairn.store.resume import find_resume_point
 
 
@@ -29,7 +31,7 @@ def failing(monkeypatch, kind, message="It fails."):
 
 def test_a_new_address_belongs_to_no_run(store):
     found = start.look(store.address)
-    assert (found.run, found.trouble, found.record()) == ("", "", None)
+    assert (found.run, found.trouble, found.first(lambda objects, record: record)) == ("", "", None)
     found.check_run("any")
 
 
@@ -39,7 +41,7 @@ def test_the_owner_or_else_the_newest_record_names_the_run(store, tmp_path):
     owner.claim(store, "abc")
     found = start.look(store.address)
     assert found.run == "abc"
-    assert found.record().saved == made
+    assert found.first(lambda objects, record: record.saved) == made
     found.check_run("abc")
     with pytest.raises(ConfigError, match=f"holds the run abc, and this is the run xyz.*resume={found.address}"):
         found.check_run("xyz")
@@ -55,7 +57,7 @@ def test_a_store_that_refuses_is_an_error_before_anything_else(store, monkeypatc
 def test_a_store_that_cannot_be_reached_is_a_warning_only_with_a_local_checkpoint(store, tmp_path, monkeypatch, caplog):
     failing(monkeypatch, "unavailable")
     found, target = start.look(store.address), Target(tmp_path / "checkpoints")
-    assert found.record() is None
+    assert found.first(lambda objects, record: record) is None
     with pytest.raises(ResumeError, match=r"It fails\. This disk holds no checkpoint.* set mirror=null"):
         found.bring(target, None)
     local = commit(target.directory, 0)
@@ -70,6 +72,43 @@ def test_a_store_that_hangs_is_given_up(store, monkeypatch):
     monkeypatch.setattr(start.Objects, "check", lambda self: release.wait())
     assert "does not answer within 0 s" in start.look(store.address).trouble
     release.set()
+
+
+def test_run_files_that_are_damaged_are_those_of_the_checkpoint_before(store, tmp_path, caplog):
+    mirror_checkpoint(store, tmp_path, 0, {"run.json": b"good"})
+    made = mirror_checkpoint(store, tmp_path, 1, {"run.json": b"damaged"})
+    part = record.load(store.get(layout.stem_of(made).record)).files[0].parts[0].object
+    damage(store, part)
+    assert start.bring_files(start.look(store.address), tmp_path / "run")
+    assert (tmp_path / "run" / "run.json").read_bytes() == b"good"
+    assert f"Skipped in {store.address}: {made.name}: the run file run.json is damaged" in caplog.text
+
+
+def test_a_download_that_is_given_up_leaves_nothing(store, tmp_path, monkeypatch):
+    mirror_checkpoint(store, tmp_path, 0)
+    target, real, release = Target(tmp_path / "checkpoints"), store.get_range, threading.Event()
+
+    def slow(*arguments):
+        release.wait()
+        return real(*arguments)
+
+    class Interrupted(threading.Event().__class__):
+        def wait(self, timeout=None):
+            if timeout == bounded._POLL_S:
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(store, "get_range", slow)
+    monkeypatch.setattr(bounded, "threading", SimpleNamespace(Event=Interrupted, Thread=threading.Thread))
+    with pytest.raises(KeyboardInterrupt):
+        Found(store.address, store).bring(target, None)
+    monkeypatch.undo()
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("cairn-"):
+            thread.join()
+    assert Catalog(target.directory).committed() == []
+    assert list(target.directory.iterdir()) == []
 
 
 def test_of_two_processes_one_downloads(store, tmp_path, monkeypatch):

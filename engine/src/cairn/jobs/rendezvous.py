@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from cairn.records import RecordError
 
 _PATIENCE_S = 600.0
 _POLL_S = 0.1
+_SIGN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,32 @@ class Rendezvous:
 
     def __init__(self, run: Path, rank: Rank) -> None:
         self.path, self.rank = run / ".start.json", rank
+        self._sign = run / ".start.busy"
         self.announced = False
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Show the others that this process is still at work: it may download a checkpoint for an hour."""
+        if self.rank.world_size == 1:
+            yield
+            return
+        is_over = threading.Event()
+
+        def show() -> None:
+            while not is_over.is_set():
+                with suppress(OSError), opening.new_file(self._sign):
+                    pass
+                is_over.wait(_SIGN_S)
+
+        thread = threading.Thread(target=show, name="cairn-deciding", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join(_SIGN_S)
+            with suppress(OSError):
+                self._sign.unlink()
 
     def announce(self, facts: Mapping[str, str | None] | None) -> None:
         """Publish what the others need in order to take part; only the first call counts.
@@ -89,10 +117,12 @@ class Rendezvous:
         """Return what the first process of this start has announced.
 
         Raises:
-            TimeoutError: It has announced nothing for `patience_s` seconds.
+            TimeoutError: It has announced nothing for `patience_s` seconds, and not shown that it is at work.
         """
-        until = time.monotonic() + patience_s
+        until, seen = time.monotonic() + patience_s, self._seen()
         while time.monotonic() < until:
+            if (now := self._seen()) != seen:
+                until, seen = time.monotonic() + patience_s, now
             try:
                 found = records.read(_Notice, records.parse(opening.read_bytes(self.path)))
             except (OSError, RecordError):
@@ -104,3 +134,11 @@ class Rendezvous:
             f"Process {self.rank.number} has waited {patience_s:.0f} s for the first process of this run. "
             "See the output of that process for the reason."
         )
+
+    def _seen(self) -> tuple[int, int] | None:
+        """Return the last sign of the first process."""
+        try:
+            found = os.stat(self._sign)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns

@@ -47,7 +47,7 @@ def check(objects: Objects, wanted: Named) -> list[Finding]:
     """
     found = listed.look(objects)
     if found.is_empty:
-        raise MissingFileError(f"There is no run at {objects.address}: check the address.")
+        raise MissingFileError(listed.nothing_at(objects, found))
     if not wanted.is_newest:
         return [_checkpoint(objects, found, item, set()) for item in origin.candidates(objects, wanted, found)]
     records, bad = listed.read_records(objects, found)

@@ -1,13 +1,15 @@
 """Removes the pieces of large uploads that were never completed, such as those of a killed process.
 
 No listing of objects shows them, and the client has no request for them: boto3 is asked, if it is installed. Without
-it, and in other stores than S3, a rule of the bucket has to remove them (see docs/mirror.md).
+it, and in other stores than S3, a rule of the bucket has to remove them (see docs/mirror.md). In a directory they are
+files, which are removed here.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from cairn.errors import first_line
@@ -30,6 +32,8 @@ def abort(address: Address) -> int:
     Returns:
         Their number.
     """
+    if address.scheme == "file":
+        return _remove_staged(address)
     if address.scheme != "s3":
         return 0
     try:
@@ -59,9 +63,33 @@ def abort(address: Address) -> int:
     return number
 
 
+<<<<<<< HEAD
 def _opened(client: Any, address: Address) -> list[dict[str, str]]:
     """Return the arguments that name each open upload of a mirror."""
     skipped, found = len(address.key("")), []
+=======
+def _remove_staged(address: Address) -> int:
+    """Remove what the client has begun to write into a directory: its names have a number at the end, as in `a.ckpt#1`.
+
+    Folders of shards that are empty now go as well.
+    """
+    folder, number = Path("/", address.prefix), 0
+    for path in sorted(folder.rglob("*"), reverse=True):
+        name, mark, digits = path.relative_to(folder).as_posix().rpartition("#")
+        try:
+            if mark and digits.isdecimal() and layout.is_of_mirror(name) and path.is_file():
+                path.unlink()
+                number += 1
+            elif path.is_dir() and layout.parse(path.relative_to(folder).as_posix()) is not None:
+                path.rmdir()
+        except OSError:  # it is not empty, or not ours to remove
+            pass
+    return number
+
+
+def _abort(client: Any, address: Address) -> int:
+    number, skipped = 0, len(address.key(""))
+>>>>>>> rb
     pages = client.get_paginator("list_multipart_uploads")
     for page in pages.paginate(Bucket=address.bucket, Prefix=address.key(layout.CHECKPOINTS)):
         for upload in page.get("Uploads", ()):

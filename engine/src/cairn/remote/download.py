@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cairn import opening
+from cairn.remote import bounded
 from cairn.remote import objects as transfer
 from cairn.remote.objects import Objects
 
@@ -83,7 +84,8 @@ class _Workers:
         try:
             for thread in threads:
                 while thread.is_alive() and not self._errors:
-                    thread.join(_POLL_S)  # a wait without a limit would not notice a signal
+                    bounded.check()
+                    thread.join(_POLL_S)
         finally:
             self._stopped.set()
         if self._errors:

@@ -15,6 +15,7 @@ from cairn.remote.record import Record
 MOST_RECORD_BYTES = 2**26
 """Upper limit for a record that is read whole."""
 _NUM_AT_ONCE = 8
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,16 @@ class Listed:
         fixed = {layout.OWNER, layout.ATTEMPT, *layout.POINTERS.values()}
         stems = {stem.record for stem in self.stems}
         return sorted(self.sizes.keys() - needed - fixed - stems)
+
+
+def nothing_at(objects: Objects, found: Listed) -> str:
+    """Return the message that an address does not lead to a run, with runs that are below it."""
+    ends = f"/{layout.OWNER}"
+    runs = [name.removesuffix(ends) for name in found.others if name.endswith(ends)]
+    below = ", ".join(f"{objects.address}/{name}" for name in runs[:_MOST_NAMED])
+    more = f", and {len(runs) - _MOST_NAMED} more" if len(runs) > _MOST_NAMED else ""
+    cure = f"Below it are: {below}{more}." if runs else "Check the address."
+    return f"There is no checkpoint of a run at {objects.address}. {cure}"
 
 
 def look(objects: Objects) -> Listed:

@@ -123,7 +123,7 @@ def candidates(objects: Objects, wanted: Named, found: Listed) -> Iterator[Recor
         RemoteError: The store cannot be used.
     """
     if not found.stems:
-        raise MissingFileError(f"{objects.address} holds no checkpoint: check the address of the run.")
+        raise MissingFileError(listed.nothing_at(objects, found))
     if wanted.is_newest:
         return fetch.newest_first(objects, found, lambda text: log.warning("Skipped in %s: %s.", objects.address, text))
     marked = best(objects) if wanted.checkpoint == names.BEST else None

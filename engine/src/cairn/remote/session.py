@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cairn.remote import owner
+from cairn.errors import ConfigError
+from cairn.remote import listed, owner
 from cairn.remote.address import Address
 from cairn.remote.objects import Objects
 from cairn.remote.owner import Attempt
@@ -45,6 +46,20 @@ class Session:
         owner.claim(objects, self.run, self._name)
         self._attempt.begin(objects)
         self._objects = objects
+
+    def refuse_checkpoints(self) -> None:
+        """Check that the mirror holds no checkpoint: this start begins without one, and would replace them.
+
+        Raises:
+            ConfigError: It does.
+            RemoteError: It cannot be used.
+        """
+        if stems := listed.look(self.objects).stems:
+            raise ConfigError(
+                f"{self.address} holds checkpoints of this run (the newest is {stems[-1].name}), and this start begins "
+                f"without one: pass fit(..., ckpt_path=checkpoints.resume()), or choose another address.",
+                parameter="mirror",
+            )
 
     def check(self) -> None:
         """Check that no later start has begun.

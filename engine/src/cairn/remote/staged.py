@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cairn.errors import CorruptCheckpointError, RemoteError, ResumeError
-from cairn.remote import layout
+from cairn.remote import bounded, layout
 from cairn.remote.download import Wanted, download
 from cairn.remote.objects import Objects
 from cairn.remote.record import Record
@@ -41,6 +41,7 @@ class Staged:
 
     def commit(self) -> Path:
         """Make it a checkpoint of the directory, in place of a damaged one of the same name; return its path."""
+        bounded.check()
         if os.path.lexists(self.path):
             delete_checkpoint(self.directory, self.path.name)
         os.replace(self.hidden, self.path)

@@ -8,9 +8,10 @@ it cannot be reached       a warning if the disk holds a checkpoint; else an err
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cairn.errors import CheckpointError, ConfigError, RemoteError, ResumeError
 from cairn.remote import bounded, fetch, listed, local_files, owner
@@ -23,6 +24,8 @@ from cairn.store.catalog import Catalog, verify
 from cairn.types import Saved
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,44 @@ class Found:
                 parameter="mirror",
             )
 
-    def record(self) -> Record | None:
-        """Return the newest record that can be read; None: there is none.
+    def first(self, use: Callable[[Objects, Record], _T]) -> _T | None:
+        """Use the newest record whose contents can be used; log each one that is skipped.
+
+        Args:
+            use: Raises a CheckpointError for a record whose objects are missing or damaged.
+
+        Returns:
+            What it has returned; None: there is no record.
 
         Raises:
-            ResumeError: A later version of Cairn wrote it.
+            ResumeError: None of them can be used, or a later version of Cairn wrote one.
             RemoteError: The store cannot be used.
         """
         if self.objects is None:
             return None
+        objects, skipped = self.objects, list[str]()
+
+        def find() -> _T | None:
+            found = listed.look(objects)
+            for record in fetch.newest_first(objects, found, skipped.append):
+                try:
+                    return use(objects, record)
+                except CheckpointError as error:
+                    skipped.append(f"{record.saved.name}: {error}")
+            if found.stems:
+                raise ResumeError(f"No checkpoint in {self.address} can be used ({'; '.join(skipped)}).")
+            return None
+
+        result = bounded.call(find, self.address)
+        for text in skipped:
+            log.warning("Skipped in %s: %s.", self.address, text)
+        return result
+
+    def nothing(self) -> str:
+        """Return the message that there is no checkpoint, with runs that are below the address."""
+        assert self.objects is not None
         objects = self.objects
-
-        def read() -> Record | None:
-            return next(fetch.newest_first(objects, listed.look(objects), lambda text: None), None)
-
-        return bounded.call(read, self.address)
+        return bounded.call(lambda: listed.nothing_at(objects, listed.look(objects)), self.address)
 
     def bring(self, target: Target, local: Saved | None) -> Saved | None:
         """Bring the newest intact checkpoint into the directory of a run, if it is newer than the local one.
@@ -108,33 +134,35 @@ def look(address: Address) -> Found:
 
     try:
         found = bounded.call(ask, address, bounded.START_S)
-        record = found.record() if not found.run else None  # a mirror that was copied may have no owner
+        # A mirror that was copied by other means may have no owner.
+        run = found.run or found.first(lambda objects, record: record.saved.run) or ""
     except RemoteError as error:
         if error.kind in ("no_bucket", "refused", "misused"):
             raise ConfigError(str(error), parameter="mirror") from error
         return Found(address, None, trouble=str(error))
-    return Found(address, found.objects, record.saved.run) if record is not None else found
+    return Found(address, found.objects, run)
 
 
-def bring_files(found: Found, record: Record, run: Path, wanted: Sequence[str] = ()) -> None:
-    """Bring the run files of a record.
+def bring_files(found: Found, run: Path) -> bool:
+    """Bring the run files of the newest record whose files are intact.
 
     Args:
         found: The mirror.
-        record: The record.
         run: The run directory.
-        wanted: Only these paths; empty: all.
+
+    Returns:
+        False if the mirror has no record.
 
     Raises:
-        CheckpointError: One is missing or damaged.
-        ResumeError: The store cannot be used, or a file cannot be written.
+        ResumeError: No record can be used, or a file cannot be written.
+        RemoteError: The store cannot be used.
     """
-    assert found.objects is not None
-    objects, files = found.objects, [item for item in record.files if not wanted or item.path in wanted]
-    try:
-        bounded.call(lambda: local_files.bring(objects, files, run), found.address)
-    except RemoteError as error:
-        raise _no_other(error) from error
+
+    def bring(objects: Objects, record: Record) -> bool:
+        local_files.bring(objects, record.files, run)
+        return True
+
+    return bool(found.first(bring))
 
 
 def _brought(objects: Objects, target: Target, local: Saved | None) -> Saved | None:

@@ -64,7 +64,7 @@ def _made(objects: Objects) -> View:
     where = objects.address
     found = listed.look(objects)
     if found.is_empty:
-        raise ResumeError(f"There is no run at {where}: check the address.")
+        raise ResumeError(listed.nothing_at(objects, found))
     records, bad = listed.read_records(objects, found)
     folder = tempfile.mkdtemp(prefix="cairn-")
     view = View(objects, found, records, Path(folder) / where.name)

@@ -38,22 +38,26 @@ def bring(text: str, logs: Path, to: Path | None = None, what: str = "") -> tupl
             f"{what} is a checkpoint: give the address of its run, or start a new run from it with ckpt_path={text}."
         )
     found = start.look(named.run)
-    try:
-        record = found.record()
-        if found.objects is None or record is None:
-            raise ResumeError(f"{what}: {found.trouble or 'there is no checkpoint of a run at this address.'}")
-        run = RunDirectory(to or logs / _path(found.objects, record, named.run.name))
+
+    def use(objects: Objects, record: Record) -> RunDirectory:
+        run = RunDirectory(to or logs / _path(objects, record, named.run.name))
         disk.make_directory(run.path)
         with disk.locked(run.path):  # the processes of a run may all be here
             if (own := run.record()) is not None and own.id != found.run:
                 raise ConfigError(
                     f"{what}: {run.path} holds another run ({own.id}): move it away, or choose another directory."
                 )
-            start.bring_files(found, record, run.path)
-    except (RemoteError, CheckpointError) as error:
+            local_files.bring(objects, record.files, run.path)
+        return run
+
+    try:
+        run = found.first(use)
+    except (RemoteError, ResumeError) as error:
         raise ResumeError(f"{what} cannot be used: {error}") from error
     except OSError as error:
         raise ConfigError(f"{what}: the directory of the run cannot be written: {error}.") from error
+    if run is None:
+        raise ResumeError(f"{what}: {found.trouble or found.nothing()}")
     return run, found
 
 

@@ -71,8 +71,13 @@ class Outbox:
             self._drop(path)
             # The note comes first, and the file gets its name last. Whatever a kill leaves of this is recognised:
             # a file without a note is never found, and half a copy has another name.
-            with opening.new_file(self._note(saved.name)) as file:
-                file.write(self._manifest(saved))
+            note = self._note(saved.name)
+            try:
+                note.unlink(missing_ok=True)
+                os.link(self.checkpoints / note.name, note)  # the manifest, with its provenance, without reading it
+            except OSError:
+                with opening.new_file(note) as file:
+                    file.write(manifest.dump(saved, {}).encode())
             temp = self.directory / names.temp_name(path.name)
             try:
                 if saved.shards:
@@ -117,16 +122,6 @@ class Outbox:
             if self.path(_checkpoint(note.name)).exists() and (saved := self._read(note)) is not None:
                 found.append(saved)
         return found
-
-    def _manifest(self, saved: Saved) -> bytes:
-        """The manifest as it is on the disk, with its provenance; one without it, if that is another one or is gone."""
-        try:
-            found = opening.read_bytes(self.checkpoints / names.manifest_name(saved.name))
-            if manifest.load(found).digest == saved.digest:
-                return found
-        except (OSError, CheckpointError):
-            pass
-        return manifest.dump(saved, {}).encode()
 
     def _read(self, note: Path) -> Saved | None:
         """The checkpoint of a note; None if it cannot be read, which is logged once. Its bytes stay."""

@@ -145,8 +145,8 @@ def end(
     given: Sequence[Any],
     status: ExitStatus,
     wait_s: float,
-    stop_s: float = STOP_S,
     now: Callable[[], float] = time.monotonic,
+    stop_s: float = STOP_S,
 ) -> None:
     """Upload what is left of a run, and end it in W&B.
 
@@ -159,8 +159,8 @@ def end(
         given: The loggers of the trainer.
         status: How the run has ended.
         wait_s: Maximum time to wait for uploads of a run that was not stopped, in seconds.
-        stop_s: Time that the end of a run that was stopped may take, in seconds.
         now: A clock.
+        stop_s: Time that the end of a run that was stopped may take, in seconds.
     """
     until = now() + stop_s
     stopped = bool(status.stopped_by)

@@ -178,7 +178,7 @@ def test_resume_from_an_address_is_refused_in_one_sentence(place, tmp_path, monk
         with pytest.raises(error, match=words):
             command_line.expand_resume([f"resume={text}"], configs)
 
-    refused(store.address, ResumeError, "there is no checkpoint of a run at this address")
+    refused(store.address, ResumeError, "There is no checkpoint of a run at memory")
     refused("s3://user:word@bucket/run", ConfigError, "must not hold a user")
     refused(f"{store.address}/checkpoints/best.ckpt", ResumeError, "is a checkpoint: .* ckpt_path=memory://")
     mirror_checkpoint(store, tmp_path, 0, {"config.yaml": b"a: 1"}, run="r1")

@@ -58,7 +58,7 @@ def test_wandb_gets_the_end_of_a_run_that_an_error_has_ended(monkeypatch, start,
         start.context.signals.received = received
         raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
 
-    monkeypatch.setattr(wandb_run, "end", lambda listeners, loggers, status, *limits: ended.append(status))
+    monkeypatch.setattr(wandb_run, "end", lambda listeners, loggers, status, *limits, **more: ended.append(status))
     outcome = session.execute(start, body)
     assert ended == [expected]
     named = "DataLoader worker (pid 7)" if expected.stopped_by else "A data worker (process 7)"
@@ -68,7 +68,7 @@ def test_wandb_gets_the_end_of_a_run_that_an_error_has_ended(monkeypatch, start,
 def test_the_run_is_recorded_before_wandb_is_waited_for(monkeypatch, start, built):
     order = []
     monkeypatch.setattr(RunDirectory, "end", lambda self, *outcome: order.append(outcome))
-    monkeypatch.setattr(wandb_run, "end", lambda *_: order.append("W&B"))
+    monkeypatch.setattr(wandb_run, "end", lambda *_, **more: order.append("W&B"))
 
     def body(run):
         run.trainer()

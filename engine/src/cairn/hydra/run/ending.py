@@ -71,7 +71,7 @@ def close_uploads(start: Start, built: Built | None, outcome: Outcome) -> None:
     mirror_s, grace_s = mirror_settings.limits_s(config)
     wait_s = max(wandb_settings.wait_s(config), mirror_s)
     with hanging.uploads_limited(start, wait_s, outcome.exit_code):
-        wandb_run.end(listeners, built.trainer.loggers, status, wait_s, max(wandb_run.STOP_S, grace_s))
+        wandb_run.end(listeners, built.trainer.loggers, status, wait_s, stop_s=max(wandb_run.STOP_S, grace_s))
 
 
 def leave(outcome: Outcome, directory: RunDirectory, is_alone: bool) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from cairn.errors import CheckpointError, ConfigError, RemoteError, ResumeError, named
+from cairn.errors import ConfigError, RemoteError, ResumeError, named
 from cairn.hydra.command import mirrored_run
 from cairn.hydra.parse import mirror_address
 from cairn.hydra.parse.settings import Settings
@@ -76,11 +76,9 @@ def join(config: DictConfig, directory: RunDirectory) -> None:
         return
     found = _look(where)
     try:
-        record = found.record()
-        if record is not None:
+        if start.bring_files(found, directory.path):
             log.info("%s holds this run: continuing it.", where)
-            start.bring_files(found, record, directory.path)
-    except (RemoteError, CheckpointError) as error:
+    except (RemoteError, ResumeError) as error:
         raise ResumeError(f"The run in {where} cannot be continued: {error}") from error
 
 

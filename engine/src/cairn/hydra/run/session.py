@@ -186,7 +186,8 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
     try:
         with _environment_restored():
             try:
-                start = begin(cfg, directory, tuple(hydra.overrides.task), notice, context)
+                with notice.deciding():
+                    start = begin(cfg, directory, tuple(hydra.overrides.task), notice, context)
             except Exception as error:
                 outcome = outcome_of(error, context.signals.name)
                 if directory.before is None:
