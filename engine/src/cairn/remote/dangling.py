@@ -63,11 +63,6 @@ def abort(address: Address) -> int:
     return number
 
 
-<<<<<<< HEAD
-def _opened(client: Any, address: Address) -> list[dict[str, str]]:
-    """Return the arguments that name each open upload of a mirror."""
-    skipped, found = len(address.key("")), []
-=======
 def _remove_staged(address: Address) -> int:
     """Remove what the client has begun to write into a directory: its names have a number at the end, as in `a.ckpt#1`.
 
@@ -87,9 +82,9 @@ def _remove_staged(address: Address) -> int:
     return number
 
 
-def _abort(client: Any, address: Address) -> int:
-    number, skipped = 0, len(address.key(""))
->>>>>>> rb
+def _opened(client: Any, address: Address) -> list[dict[str, str]]:
+    """Return the arguments that name each open upload of a mirror."""
+    skipped, found = len(address.key("")), []
     pages = client.get_paginator("list_multipart_uploads")
     for page in pages.paginate(Bucket=address.bucket, Prefix=address.key(layout.CHECKPOINTS)):
         for upload in page.get("Uploads", ()):
