@@ -131,7 +131,8 @@ class ObjectStore:
 
     def dangling(self, bucket: str) -> list[str]:
         """Return the keys of multipart uploads that were neither completed nor aborted."""
-        return [item["Key"] for item in self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", ())]
+        pages = self.client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket)
+        return [item["Key"] for page in pages for item in page.get("Uploads", ())]
 
     def _accepts_an_object(self) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError

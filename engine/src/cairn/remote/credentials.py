@@ -8,6 +8,7 @@ read again every few minutes, because a script may renew them while a run trains
 from __future__ import annotations
 
 import configparser
+import logging
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -49,6 +50,11 @@ def aws_region() -> str | None:
     return None
 
 
+def quiet_boto3() -> None:
+    """Let boto3 not log, each time that it is asked, where it has found credentials."""
+    logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
+
+
 def _from_boto3() -> Provider | None:
     try:
         import boto3
@@ -56,6 +62,7 @@ def _from_boto3() -> Provider | None:
         from botocore.exceptions import BotoCoreError
     except ImportError:
         return None
+    quiet_boto3()
     try:
         found = boto3.Session().get_credentials()
     except BotoCoreError:

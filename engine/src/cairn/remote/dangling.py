@@ -42,16 +42,25 @@ def abort(address: Address) -> int:
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
         return 0
+    credentials.quiet_boto3()
     limits = Config(connect_timeout=_CONNECT_S, read_timeout=_READ_S, retries={"max_attempts": 2})
     try:
         # The names that the client reads, and boto3 does not.
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
         region = os.environ.get("AWS_REGION") or credentials.aws_region()
         found = boto3.client("s3", endpoint_url=endpoint, region_name=region, config=limits)
-        return _abort(found, address)
+        opened = _opened(found, address)
     except (BotoCoreError, ClientError, ValueError) as error:
         log.debug("Open uploads of %s were not looked for: %s", address, first_line(error))
         return 0
+    number = 0
+    for upload in opened:
+        try:
+            found.abort_multipart_upload(**upload)
+            number += 1
+        except (BotoCoreError, ClientError) as error:  # such as: another process has just done it
+            log.debug("An open upload of %s was not aborted: %s", address, first_line(error))
+    return number
 
 
 def _remove_staged(address: Address) -> int:
@@ -73,12 +82,12 @@ def _remove_staged(address: Address) -> int:
     return number
 
 
-def _abort(client: Any, address: Address) -> int:
-    number, skipped = 0, len(address.key(""))
+def _opened(client: Any, address: Address) -> list[dict[str, str]]:
+    """Return the arguments that name each open upload of a mirror."""
+    skipped, found = len(address.key("")), []
     pages = client.get_paginator("list_multipart_uploads")
     for page in pages.paginate(Bucket=address.bucket, Prefix=address.key(layout.CHECKPOINTS)):
         for upload in page.get("Uploads", ()):
             if layout.is_of_mirror(upload["Key"][skipped:]):
-                client.abort_multipart_upload(Bucket=address.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-                number += 1
-    return number
+                found.append({"Bucket": address.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]})
+    return found

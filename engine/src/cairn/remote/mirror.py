@@ -165,10 +165,9 @@ class Mirror(Listener):
 
         Args:
             finished: The newest checkpoint is the final one.
-            limit_s: Maximum time to take, in seconds; `wait_s` may be less.
+            limit_s: Maximum time to take, in seconds; `wait_s`, or `grace_s` if the run was stopped, may be less.
         """
-        own_s = self.settings.wait_s
-        limit_s = min(limit_s, own_s if finished else max(own_s, self.settings.grace_s))
+        limit_s = min(limit_s, self.settings.wait_s if finished else self.settings.grace_s)
         if self._assistant is not None:
             self._assistant.close(limit_s)
         if self._parts is None:
