@@ -12,6 +12,7 @@ from cairn.errors import ConfigError
 from cairn.remote import layout, listed
 from cairn.remote.mirror import Mirror
 from cairn.store import names
+from cairn.uploads.thread import WakingThread
 
 
 @pytest.fixture
@@ -253,3 +254,25 @@ def test_a_start_without_a_checkpoint_does_not_replace_those_of_the_run(where, t
     with pytest.raises(ConfigError, match=rf"holds checkpoints of this run \(the newest is {run.name(0)}\).*resume"):
         MirroredRun(where, tmp_path / "other")
     assert run.mirrored() == [run.name(0)]
+
+
+@pytest.mark.parametrize(
+    ("finished", "limit_s", "expected"),
+    [
+        (True, 600.0, 60.0),
+        (True, 5.0, 5.0),
+        (False, 10.0, 3.0),  # after a signal
+        (False, 600.0, 60.0),  # after an error, or max_time
+    ],
+)
+def test_the_end_waits_no_longer_than_the_user_says(where, tmp_path, monkeypatch, finished, limit_s, expected):
+    waits = []
+
+    def join(thread, limit_s, *_):
+        waits.append(limit_s)
+        thread.join(60)
+
+    run = MirroredRun(where, tmp_path / "checkpoints", wait_s=60.0, grace_s=3.0)
+    monkeypatch.setattr(WakingThread, "join_with_progress", join)
+    run.end(finished, limit_s)
+    assert waits == [expected]

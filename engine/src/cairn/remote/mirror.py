@@ -167,13 +167,15 @@ class Mirror(Listener):
             finished: The newest checkpoint is the final one.
             limit_s: Maximum time to take, in seconds; `wait_s`, or `grace_s` if the run was stopped, may be less.
         """
-        limit_s = min(limit_s, self.settings.wait_s if finished else self.settings.grace_s)
+        # A run that has failed, or reached its max_time, is not finished either, and has more time.
+        is_stopped = not finished and limit_s <= max(GRACE_S, self.grace_s)
+        limit_s = min(limit_s, self.grace_s if is_stopped else self.wait_s)
         if self._assistant is not None:
             self._assistant.close(limit_s)
         if self._parts is None:
             return
         parts, self._parts = self._parts, None
-        parts.uploader.end(hurries=not finished)
+        parts.uploader.end(hurries=is_stopped)
         parts.state.finish()
         parts.thread.wake(_END)
         try:
