@@ -9,7 +9,7 @@ from tests.support.mirrors import mirror_checkpoint
 from tests.support.shards import commit_shards
 
 from cairn.errors import ConfigError
-from cairn.remote import layout, listed
+from cairn.remote import layout, listed, uploader
 from cairn.remote.mirror import Mirror
 from cairn.store import names
 from cairn.uploads.thread import WakingThread
@@ -276,3 +276,18 @@ def test_the_end_waits_no_longer_than_the_user_says(where, tmp_path, monkeypatch
     monkeypatch.setattr(WakingThread, "join_with_progress", join)
     run.end(finished, limit_s)
     assert waits == [expected]
+
+
+def test_leftovers_are_removed_while_the_run_trains_but_not_at_once(where, tmp_path, monkeypatch):
+    """An earlier start that still runs may be about to create the record that needs them."""
+    run = MirroredRun(where, tmp_path / "checkpoints")
+    made = mirror_checkpoint(run.objects, tmp_path, 7)
+    run.objects.delete([layout.stem_of(made).record])
+    run.save(0)
+    run.idle()
+    assert run.unreferenced()
+    monkeypatch.setattr(uploader, "LEFTOVERS_S", 0.0)
+    run.save(1)
+    run.idle()
+    assert run.unreferenced() == []
+    run.end()
