@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import TensorDataset
 
 import cairn
@@ -69,6 +71,14 @@ class Net(LightningModule):
     def __init__(self, num_layers: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(*(nn.Linear(_WIDTH, _WIDTH, bias=False) for _ in range(num_layers)))
+
+    def configure_model(self) -> None:
+        """Shard the model where Lightning leaves that to it."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, cairn.FSDP2Strategy):
+            mesh = strategy.device_mesh["data_parallel"]
+            for part in (*self.layers, self.layers):
+                fully_shard(part, mesh=mesh)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss: Tensor = self.layers(batch[0]).square().mean()
@@ -151,7 +161,7 @@ def _rank(folder: Path, way: str, rank: int, ranks: int, port: int, num_layers: 
     trainer = Trainer(
         accelerator="cpu",
         devices=ranks,
-        strategy="ddp",
+        strategy=WAYS[way].strategy(ranks),
         max_steps=blocks.num_batches,
         callbacks=[clock, *saving],
         enable_checkpointing=any(isinstance(item, Checkpoint) for item in saving),
