@@ -7,7 +7,6 @@ reported as committed, and no link dangles.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import shutil
 import subprocess

@@ -214,7 +214,7 @@ def test_nothing_is_put_back_that_is_damaged_itself(tmp_path: Path) -> None:
     interrupted(folder)
     hidden = names.before_name(NAME)
     flip_byte(folder, hidden)
-    with pytest.raises(ResumeError, match="No checkpoint in .* is intact"):
+    with pytest.raises(ResumeError, match=r"No checkpoint in .* is intact"):
         resume.find_resume_point(folder)
     assert (folder / NAME).read_bytes() == content(1)
     assert (folder / hidden).exists()

@@ -15,8 +15,8 @@ from tests.support.disk import room_for
 from tests.support.values import at, commit, draft, file_of
 
 from cairn.errors import SaveError
-from cairn.store import commit as commits
 from cairn.policy.keep import Latest
+from cairn.store import commit as commits
 from cairn.store import disk, file_format, names, shard, sharded_commit, sign_of_life
 from cairn.store.catalog import Catalog, verify
 from cairn.store.commit import CommitPlan
@@ -250,7 +250,7 @@ def working(tmp_path):
 
 def test_a_writer_at_work_is_waited_for_with_one_warning_however_slow_its_disk_is(tmp_path, impatient, working):
     _, pipe = working
-    warnings = []
+    warnings, plan = [], CommitPlan(tmp_path, draft(), {}, shard=part(tmp_path, 0))
 
     def warn(message):
         warnings.append(message)
@@ -258,9 +258,7 @@ def test_a_writer_at_work_is_waited_for_with_one_warning_however_slow_its_disk_i
         pipe.recv()
         shard.write(part(tmp_path, 1), content(1))
 
-    saved = commits.write(
-        CommitPlan(tmp_path, draft(), {}, shard=part(tmp_path, 0)), content(0), lambda count: None, lambda: False, warn
-    ).saved
+    saved = commits.write(plan, content(0), warn=warn).saved
     assert Catalog(tmp_path).committed() == [saved]
     assert len(warnings) == 1
     assert "has made no progress for 0.05 s: the disk of rank 1 does not respond. Still waiting." in warnings[0]
@@ -269,19 +267,14 @@ def test_a_writer_at_work_is_waited_for_with_one_warning_however_slow_its_disk_i
 
 def test_a_writer_that_dies_at_work_is_given_up(tmp_path, impatient, working):
     process, _ = working
+    plan = CommitPlan(tmp_path, draft(), {}, shard=part(tmp_path, 0))
 
     def warn(message):
         process.kill()
         process.join()
 
     with pytest.raises(SaveError, match=r"the writer of rank 1 has shown no sign of life for 0.05 s"):
-        commits.write(
-            CommitPlan(tmp_path, draft(), {}, shard=part(tmp_path, 0)),
-            content(0),
-            lambda count: None,
-            lambda: False,
-            warn,
-        )
+        commits.write(plan, content(0), warn=warn)
     left(tmp_path)
 
 

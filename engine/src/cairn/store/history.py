@@ -58,8 +58,7 @@ class History:
     @property
     def newest(self) -> Saved | None:
         """The checkpoint behind `last.ckpt`."""
-        saved = self.saved  # the commit thread may replace the list
-        return saved[-1] if saved else None
+        return next(reversed(self.saved), None)  # read once: the commit thread may replace the list
 
     @property
     def best(self) -> Saved | None:

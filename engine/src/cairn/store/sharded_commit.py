@@ -164,7 +164,7 @@ def discard(plan: ShardPlan) -> None:
         if plan.folder.is_dir():
             os.replace(plan.folder, away)
     with suppress(OSError):
-        os.close(os.open(plan.folder, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+        os.close(opening.for_writing(plan.folder))
     with suppress(OSError):
         disk.remove(away)
 
