@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +32,14 @@ class ResumePoint:
     """Newer files that were not used."""
 
 
-def find_resume_point(directory: Path) -> ResumePoint:
+def find_resume_point(directory: Path, check: Callable[[Path, Saved], None] | None = None) -> ResumePoint:
     """Find the newest intact checkpoint in `directory`, if there is one.
 
     Nothing changes there, except that a checkpoint whose replacement was interrupted gets its name back.
 
     Args:
         directory: Checkpoints of one run; it may not exist yet.
+        check: Compares a checkpoint with its manifest; None: this process alone reads all of it.
 
     Returns:
         The checkpoint, or the beginning of the run.
@@ -47,7 +48,7 @@ def find_resume_point(directory: Path) -> ResumePoint:
         ResumeError: Checkpoints were committed and none is intact, or a later version of Cairn wrote the newest.
     """
     put_back(directory)
-    saved, rejected = Catalog(directory).newest_intact()
+    saved, rejected = Catalog(directory).newest_intact(check)
     if newer := [item for item in rejected if item.newer]:
         raise ResumeError(f"{newer[-1].path} cannot be used: {newer[-1].why}.")
     # A single file without a manifest is the interrupted first save of the run; the next start deletes it.
