@@ -143,7 +143,7 @@ def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> S
 
     def make_way() -> None:
         if plan.permit is not None:
-            plan.permit.check(draft.name)  # a large file may take minutes
+            plan.permit.check(draft.name)  # again: a large file may take minutes
         earlier.put_aside(path)
 
     try:
@@ -157,6 +157,8 @@ def _write(plan: CommitPlan, view: memoryview, beat: Callable[[int], None]) -> S
             write_s=written_s,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        if plan.permit is not None:
+            plan.permit.check(draft.name)
         proof = manifest.dump(saved, plan.provenance).encode()
         disk.put(path.with_name(names.manifest_name(draft.name)), proof)
     except SaveError:  # the directory is another one now, or belongs to another process: nothing is deleted there
