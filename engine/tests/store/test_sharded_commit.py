@@ -16,8 +16,8 @@ from tests.support.values import at, commit, draft, file_of
 
 from cairn.errors import SaveError
 from cairn.policy.keep import Latest
+from cairn.store import claim, disk, file_format, names, shard, sharded_commit, sign_of_life
 from cairn.store import commit as commits
-from cairn.store import disk, file_format, names, shard, sharded_commit, sign_of_life
 from cairn.store.catalog import Catalog, verify
 from cairn.store.commit import CommitPlan
 from cairn.store.history import History
@@ -295,6 +295,22 @@ def test_a_writer_shows_that_it_is_at_work_until_it_has_reported(tmp_path, monke
 def test_a_sign_that_cannot_be_made_or_read_is_none(tmp_path):
     with sign_of_life.shown(tmp_path / "missing", 1):
         assert not sign_of_life.is_shown(tmp_path / "missing", 1)
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+def test_a_directory_that_is_another_one_now_gets_no_file(tmp_path, is_back):
+    folder = tmp_path / "checkpoints"
+    held = claim.take(folder, "run")
+    own = part(folder, 0, permit=held.permit)
+    shard.write(part(folder, 1), content(1))
+    held.release()
+    folder.rename(tmp_path / "moved")
+    if is_back:
+        folder.mkdir()
+    with pytest.raises(SaveError, match="has been replaced or removed"):
+        commits.write(CommitPlan(folder, draft(), {}, shard=own), content(0))
+    sharded_commit.discard(own)
+    assert list(folder.iterdir() if is_back else tmp_path.iterdir()) == ([] if is_back else [tmp_path / "moved"])
 
 
 def test_a_copy_that_fails_on_a_rank_is_reported_to_rank_0(tmp_path):

@@ -90,13 +90,9 @@ def wait_for_reports(
                 _take(plan, rank, progress, found)
         if len(found) == plan.world_size:
             return [found[rank] for rank in range(plan.world_size)]
-        slow = _slow(plan, found, progress, has_ended())
-        if slow and not has_warned:
+        if (late := _patience(plan, found, progress, has_ended())) and not has_warned:
             has_warned = True
-            warn(
-                f"The checkpoint {plan.directory / plan.name} has made no progress for {SILENCE_S:g} s: the disk of "
-                f"{name_ranks(slow)} does not respond. Still waiting."
-            )
+            warn(late)
         time.sleep(poll_s)
         poll_s = min(2 * poll_s, _LONGEST_POLL_S)
 
@@ -164,6 +160,8 @@ def discard(plan: ShardPlan) -> None:
         if plan.folder.is_dir():
             os.replace(plan.folder, away)
     with suppress(OSError):
+        if plan.permit is not None:
+            plan.permit.check(plan.name)  # nothing is written to a directory that is another one now
         os.close(opening.for_writing(plan.folder))
     with suppress(OSError):
         disk.remove(away)
@@ -188,25 +186,31 @@ def _take(plan: ShardPlan, rank: int, progress: Progress, found: dict[int, Repor
     found[rank] = report
 
 
-def _slow(plan: ShardPlan, found: Mapping[int, Report], progress: Progress, has_ended: bool) -> list[int]:
-    """Return the ranks that are waited for longer than usual, because their writers are at work.
+def _patience(plan: ShardPlan, found: Mapping[int, Report], progress: Progress, has_ended: bool) -> str:
+    """Return a sentence if ranks are waited for longer than usual, because their writers are at work.
 
     Raises:
         Incomplete: A rank shows no sign of life.
     """
     silent_s = time.monotonic() - progress.since_s
-    missing = [rank for rank in range(plan.world_size) if rank not in found]
-    absent = [rank for rank in missing if not any(_of_rank(name, rank) for name in progress.sizes)]
-    limit_s = SILENCE_AFTER_END_S if has_ended and absent else SILENCE_S
-    if silent_s < limit_s:
-        return []
-    if dead := [rank for rank in absent or missing if not sign_of_life.is_shown(plan.folder, rank)]:
+    limits_s = {}
+    for rank in range(plan.world_size):
+        if rank not in found:
+            has_begun = any(_of_rank(name, rank) for name in progress.sizes)
+            limits_s[rank] = SILENCE_AFTER_END_S if has_ended and not has_begun else SILENCE_S
+    late = [rank for rank, limit_s in limits_s.items() if silent_s >= limit_s]
+    path = plan.directory / plan.name
+    if dead := [rank for rank in late if not sign_of_life.is_shown(plan.folder, rank)]:
         raise Incomplete(
-            f"The checkpoint {plan.directory / plan.name} could not be written: the writer of "
-            f"{name_ranks(dead)} has shown no sign of life for {limit_s:g} s. Look for the cause in the log of that "
-            f"rank."
+            f"The checkpoint {path} could not be written: the writer of {name_ranks(dead)} has shown no sign of life "
+            f"for {limits_s[dead[0]]:g} s. Look for the cause in the log of that rank."
         )
-    return missing
+    if not late:
+        return ""
+    return (
+        f"The checkpoint {path} has made no progress for {limits_s[late[0]]:g} s: the disk of {name_ranks(late)} does "
+        f"not respond. Still waiting."
+    )
 
 
 def _of_rank(name: str, rank: int) -> bool:
