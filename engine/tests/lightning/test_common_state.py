@@ -13,6 +13,7 @@ from cairn.lightning import common_state
 from cairn.lightning.sharding import Sharding
 from cairn.types import Position
 from cairn.writing.options import Writing
+from cairn.writing.sharded.sample import take
 
 
 class Net(torch.nn.Module):
@@ -94,7 +95,7 @@ def test_equal_states_are_saved_and_buffers_may_differ(change):
         (change_moment, "optimizer_states/0/state/1/exp_avg of rank 1 differs"),
         (change_step, "optimizer_states/0/state/1/step of rank 1 differs"),
         (change_option, "optimizer_states/0/param_groups/0/lr of rank 1 differs"),
-        (change_shape, "the division into shards and [0-9]+ more values of rank 1 differ"),
+        (change_shape, "the division into shards and [0-9]+ more of rank 1 differ"),
     ],
 )
 def test_a_difference_is_named_with_its_rank_on_all_ranks(change, named):
@@ -107,6 +108,14 @@ def test_a_difference_is_named_with_its_rank_on_all_ranks(change, named):
 def test_several_ranks_are_named():
     assert " of ranks 1-2 differ from rank 0" in said(change_weights, ranks=(1, 2))[0]
     assert " of ranks 1-2 differ from rank 0" in said(change_weights, ranks=(0,))[0]
+
+
+def test_another_order_of_the_same_values_is_named():
+    a, b = torch.ones(3), torch.zeros(3)
+    of_ranks = [take({"a": a, "b": b}, {}, "0"), take({"b": b, "a": a}, {}, "0")]
+    assert of_ranks[0].number != of_ranks[1].number
+    found = on_threads(lambda agreement, rank: common_state.difference(agreement, of_ranks[rank], "c.ckpt"))
+    assert ": the order or the device of the tensors of rank 1 differs from rank 0" in found[0]
 
 
 def test_states_that_each_rank_has_a_part_of_are_not_compared():

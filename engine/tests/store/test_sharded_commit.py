@@ -413,6 +413,20 @@ def test_a_report_of_success_is_never_followed_by_the_deletion_of_its_shard(tmp_
     verify(tmp_path / NAME, write_rank_0(tmp_path))
 
 
+def test_a_rank_that_rank_0_overtakes_at_its_last_sync_has_written_its_shard(tmp_path, monkeypatch):
+    sync, mine, saved = disk.sync_directory, part(tmp_path, 1), []
+
+    def overtaken(path):
+        if (path / names.report_name(1)).exists() and not saved:
+            monkeypatch.setattr(disk, "sync_directory", sync)
+            saved.append(write_rank_0(tmp_path))
+        sync(path)
+
+    monkeypatch.setattr(disk, "sync_directory", overtaken)
+    assert shard.write(mine, content(1)).digest == saved[0].shards[1].digest
+    assert hidden(tmp_path) == []
+
+
 def test_a_late_report_of_a_failure_does_not_replace_one_of_success(tmp_path):
     mine = part(tmp_path, 1)
     found = shard.write(mine, content(1))

@@ -13,6 +13,8 @@ from cairn.store.hang_reports import name_ranks
 from cairn.writing.sharded.sample import Sample, take
 
 _OPTIMIZERS = "optimizer_states"
+_ORDER = "the order or the device of the tensors"
+"""What differs if no value does."""
 
 
 def sample(contents: Mapping[str, Any], tensors: Mapping[str, Tensor], layout: str, save: str) -> Sample:
@@ -42,14 +44,15 @@ def difference(agreement: Agreement, mine: Sample, checkpoint: str) -> str:
     own = mine.checksums()
     of_rank_0 = agreement.share(own if agreement.leads else {})
     names = ranks.differing(own, of_rank_0)
-    found = agreement.gather((names[:1], len(names)))
+    found = agreement.gather((names[:1] or [_ORDER], len(names)))
     if not agreement.leads:
         return agreement.share("")
-    others = [rank for rank, (_, number) in enumerate(found) if number]
-    (name, *_), number = found[others[0]]
-    more = f" and {number - 1} more values" if number > 1 else ""
+    others = [rank for rank, (_, number) in enumerate(found) if number] or [*range(1, len(found))]
+    (name,), number = found[others[0]]
+    shown = f"{name} and {number - 1} more" if number > 1 else name
     return agreement.share(
-        f"The checkpoint {checkpoint} was not written: {name}{more} of {name_ranks(others)} "
-        f"{'differ' if more or len(others) > 1 else 'differs'} from rank 0, so its shards would be a mix of several "
-        f"states. Keep parameters and optimizers equal on all ranks, or set sharded=false to save those of rank 0."
+        f"The checkpoint {checkpoint} was not written: {shown} of {name_ranks(others)} "
+        f"{'differ' if number > 1 or len(others) > 1 else 'differs'} from rank 0, so its shards would be a mix of "
+        f"several states. Keep parameters and optimizers equal on all ranks, or set sharded=false to save those of "
+        f"rank 0."
     )

@@ -108,9 +108,9 @@ def write(plan: ShardPlan, view: memoryview, beat: Callable[[int], None] = lambd
     except Abandoned:
         raise
     except OSError as error:
-        _check_awaited(plan)
-        if (known := read(plan, plan.rank)) is not None and not known.error:
+        if (known := _written_before(plan, view)) is not None:
             return known  # only its last sync failed, and rank 0 may count on the shard already: it syncs both again
+        _check_awaited(plan)
         why = why_not_written(plan.directory / plan.name, error, len(view))
         with suppress(OSError):
             disk.remove(path)  # it makes room for the report
@@ -165,7 +165,7 @@ def _path(plan: ShardPlan, rank: int) -> Path:
 
 
 def _written_before(plan: ShardPlan, view: memoryview) -> Report | None:
-    """Return the report of the previous writer, if it came that far."""
+    """Return the report of the shard, if this or the previous writer came that far."""
     if (found := read(plan, plan.rank)) is not None and not found.error:
         return found
     # Rank 0 deletes the reports once it has them all and has written the manifest, under its hidden name at first.

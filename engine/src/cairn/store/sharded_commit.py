@@ -32,7 +32,7 @@ from cairn.types import Saved
 log = logging.getLogger(__name__)
 
 SILENCE_S = 120.0
-"""Maximum time without progress of any shard, in seconds, that rank 0's writer waits for one that shows no life."""
+"""Give up after this time without progress of any shard, in seconds, if a missing one shows no sign of life."""
 SILENCE_AFTER_END_S = 10.0
 """The same for ranks that have not begun to write, once the training of rank 0 has ended: they may have died."""
 _POLL_S, _LONGEST_POLL_S = 0.01, 0.5
