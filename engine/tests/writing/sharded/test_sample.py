@@ -80,9 +80,22 @@ def test_every_value_is_compared_in_some_save(monkeypatch):
     monkeypatch.setattr(sample, "NUM_VALUES", 10)
     tensor, missed = torch.arange(200.0), set(range(200))
     for number in range(25):
-        found = take({"w": tensor}, {}, f"{number:x}").groups["cpu torch.float32"]
+        found = take({"w": tensor}, {}, f"{number:x}").groups["cpu torch.float32 1"]
         missed -= set(torch.frombuffer(bytearray(found.data), dtype=torch.float32).int().tolist())
     assert not missed
+
+
+def test_of_many_tensors_each_save_takes_others_and_all_single_numbers(monkeypatch):
+    monkeypatch.setattr(sample, "NUM_TENSORS", 3)
+    tensors = {f"w{number}": torch.zeros(5) for number in range(10)}
+    tensors |= {f"step{number}": torch.tensor(1) for number in range(10)}
+    seen = set()
+    for number in range(4):
+        found = set(take(tensors, {}, f"{number:x}").checksums())
+        assert found >= {f"step{number}" for number in range(10)}
+        assert len(found) <= 13
+        seen |= found
+    assert seen == set(tensors)
 
 
 def test_what_is_read_is_bounded():

@@ -3,15 +3,15 @@
     a tensor     |x.....x.....x.....x...|     one value of each step, about the same share of every tensor
     next save    |...x.....x.....x.....x|     other places, which the id of the save chooses: the same on all ranks
 
-A difference in most values of any tensor is noticed at once, and that of a few rows after some saves. What is small,
-such as the number of steps, is compared as a whole.
+A difference in most values of a tensor is noticed at once, and that of a few rows after some saves. Single numbers,
+such as those of steps, are always compared. Of more tensors than `NUM_TENSORS`, each save takes others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from torch import Tensor
 
 NUM_VALUES = 2**14
 """How many values of a state are compared, and at least `_LEAST` of each tensor: each lies in a page of its own."""
+NUM_TENSORS = 512
+"""Upper limit for the tensors of one sample: each takes a few microseconds."""
 _LEAST = 8
 
 
@@ -77,30 +79,39 @@ def take(tensors: Mapping[str, Tensor], plain: Mapping[str, str], save: str) -> 
         plain: Plain values, likewise.
         save: Id of the save, in hexadecimal digits.
     """
-    total, seed = sum(tensor.numel() for tensor in tensors.values()), int(save, 16)
-    grouped: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+    seed = int(save, 16)
+    numbers = {name: tensor for name, tensor in tensors.items() if not tensor.dim()}
+    others = [(name, tensor) for name, tensor in tensors.items() if tensor.dim() and tensor.numel()]
+    every = max(1, -(-len(others) // NUM_TENSORS))
+    chosen = others[seed % every :: every]
+    total = sum(tensor.numel() for _, tensor in chosen)
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            if found := _values(tensor, total, seed):
-                grouped.setdefault((tensor.device, tensor.dtype), {})[name] = found[0]
-        groups = {
-            f"{device.type} {dtype}": _Group({name: len(item) for name, item in some.items()}, _bytes(some))
-            for (device, dtype), some in grouped.items()
-        }
+        values = {name: _values(tensor, total, seed // every) for name, tensor in chosen}
+        groups = _grouped(numbers, torch.stack) | _grouped(values, torch.cat)
     return Sample(plain, groups)
 
 
-def _values(tensor: Tensor, total: int, seed: int) -> list[Tensor]:
-    """Return a view of some values, if there are any."""
+def _values(tensor: Tensor, total: int, seed: int) -> Tensor:
+    """Return a view of some values."""
     size = tensor.numel()
-    if size == 0:
-        return []
     count = min(size, max(_LEAST, NUM_VALUES * size // total))
     step = size // count
     if not _is_dense(tensor):
-        return [tensor.flatten()[seed % step :: step][:count]]
+        return tensor.flatten()[seed % step :: step][:count]
     # In the order of the memory, whatever that of the dimensions is.
-    return [tensor.as_strided((count,), (step,), tensor.storage_offset() + seed % step)]
+    return tensor.as_strided((count,), (step,), tensor.storage_offset() + seed % step)
+
+
+def _grouped(values: Mapping[str, Tensor], join: Callable[[Any], Tensor]) -> dict[str, _Group]:
+    kinds: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+    for name, tensor in values.items():
+        kinds.setdefault((tensor.device, tensor.dtype, tensor.dim()), {})[name] = tensor
+    return {
+        f"{device.type} {dtype} {num_dims}": _Group(
+            {name: tensor.numel() for name, tensor in some.items()}, _bytes(list(some.values()), join)
+        )
+        for (device, dtype, num_dims), some in kinds.items()
+    }
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -110,9 +121,7 @@ def _is_dense(tensor: Tensor) -> bool:
     return last + 1 == tensor.numel()
 
 
-def _bytes(some: Mapping[str, Tensor]) -> bytes:
-    values = list(some.values())
+def _bytes(values: list[Tensor], join: Callable[[Any], Tensor]) -> bytes:
     if values[0].dtype.itemsize == 1:
         values = [item.view(torch.uint8) for item in values]
-    joined = torch.cat(values).cpu().view(torch.uint8)
-    return joined.numpy().tobytes()
+    return join(values).cpu().view(torch.uint8).numpy().tobytes()
