@@ -11,12 +11,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tests.support.crash import (
     FAILURES,
+    KillOnce,
     Roots,
     check,
     check_tidy,
@@ -26,6 +26,7 @@ from tests.support.crash import (
     last_reported,
     record,
     reporting,
+    retried,
 )
 from tests.support.power import WITH_DIRECTORIES, Call, Killed, Tape
 from tests.support.values import at, draft, file_of
@@ -74,15 +75,6 @@ def save(own: History, number: int, score: float, report: Callable[[object], Non
                 retried(again, lambda retry, mine=mine, rank=rank: shard.write(replace(mine, retry=retry), files[rank]))
         result = retried(again, lambda retry: commit.write(replace(plan, retry=retry), files[0]))
     own.resolve_pending(coming, plan, result)
-
-
-def retried(again: bool, write: Callable[[bool], Any]) -> Any:
-    try:
-        return write(False)
-    except Killed:
-        if not again:
-            raise
-        return write(True)
 
 
 def run(
@@ -176,26 +168,14 @@ def test_a_writer_that_dies_is_replaced_and_the_save_is_not_lost(whole: list[Cal
     for point in range(first_save(whole), len(whole)):
         if whole[point].name == "report":
             continue
-        root, died = roots(point), []
-
-        def kill(n: int, call: Call, point: int = point, died: list[int] = died) -> None:
-            if n == point and not died:
-                died.append(n)
-                raise KilledOnce
-
+        root, kill = roots(point), KillOnce(point)
         with tape(root, kill) as recorded:
             run(root, recorded.report, again=True)
-        assert died
+        assert kill.has_killed
         assert [item.position.batch for item in Catalog(folder_in(root)).committed()][-1] == len(SCORES)
         check(root, len(SCORES) - 1)
         check_shards(root)
         check_goes_on(root)
-
-
-class KilledOnce(Killed):
-    """A writer was killed; the other ranks' writers and its successor go on."""
-
-    is_last = False
 
 
 def test_a_power_cut(whole: list[Call], roots: Roots) -> None:

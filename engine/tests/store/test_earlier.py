@@ -15,6 +15,7 @@ import pytest
 import torch
 from tests.support.crash import (
     FAILURES,
+    KillOnce,
     Roots,
     check,
     check_tidy,
@@ -24,6 +25,7 @@ from tests.support.crash import (
     last_reported,
     record,
     reporting,
+    retried,
 )
 from tests.support.power import WITH_DIRECTORIES, Call, Killed, Tape
 from tests.support.values import at, draft, file_of, flip_byte
@@ -71,15 +73,6 @@ def save(own: History, number: int, form: str, report: Callable[[object], None],
 
 def view(number: int, rank: int) -> memoryview:
     return memoryview(bytearray(content(number, rank)))
-
-
-def retried(again: bool, write: Callable[[bool], Any]) -> Any:
-    try:
-        return write(False)
-    except Killed:
-        if not again:
-            raise
-        return write(True)
 
 
 def run(root: Path, report: Callable[[object], None], forms: Any, first: int = 0, again: bool = False) -> None:
@@ -146,28 +139,16 @@ def test_a_system_call_that_fails(forms: Any, fault: str, lasting: bool, roots: 
         check_both(root, last_reported(tape.calls))
 
 
-class KilledOnce(Killed):
-    """A writer was killed; its successor goes on."""
-
-    is_last = False
-
-
 @pytest.mark.parametrize("forms", FORMS)
 def test_a_writer_that_dies_at_any_system_call_is_replaced(forms: Any, roots: Roots, tmp_path: Path) -> None:
     calls = calls_of(tmp_path, forms)
     for point in second_save(calls):
         if calls[point].name == "report":
             continue
-        root, died = roots(point), []
-
-        def kill(number: int, call: Call, point: int = point, died: list[int] = died) -> None:
-            if number == point and not died:
-                died.append(number)
-                raise KilledOnce
-
+        root, kill = roots(point), KillOnce(point)
         with Tape(root, kill, WITH_DIRECTORIES) as tape:
             run(root, tape.report, forms, again=True)
-        assert died
+        assert kill.has_killed
         (kept,) = Catalog(folder_in(root)).committed()
         assert round(kept.elapsed_s) == 2, calls[point]
         check_tidy(root)

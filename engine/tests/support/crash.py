@@ -80,6 +80,39 @@ def killing(point: int) -> Before:
     return kill
 
 
+class KilledOnce(Killed):
+    """A writer was killed; the other ranks' writers and its successor go on."""
+
+    is_last = False
+
+
+class KillOnce:
+    """Kills a writer before a call.
+
+    Attributes:
+        has_killed: Whether it was called with that call.
+    """
+
+    def __init__(self, point: int) -> None:
+        self._point, self.has_killed = point, False
+
+    def __call__(self, number: int, call: Call) -> None:
+        """Kill if this is the call, and the first time."""
+        if number == self._point and not self.has_killed:
+            self.has_killed = True
+            raise KilledOnce
+
+
+def retried(again: bool, write: Callable[[bool], Any]) -> Any:
+    """Let a writer write; with `again`, one that is killed is replaced, as its training process does."""
+    try:
+        return write(False)
+    except Killed:
+        if not again:
+            raise
+        return write(True)
+
+
 class Roots:
     """Makes a new directory each time, and deletes the one before: tests need hundreds.
 
