@@ -59,7 +59,7 @@ def hidden(folder):
 
 @pytest.mark.parametrize("num_processes", [2, 3, 7])
 def test_each_shard_is_read_once_by_one_of_the_processes(folder, read, num_processes, monkeypatch):
-    monkeypatch.setattr(joint_check, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(joint_check, "patience_s", lambda *_: 60.0)
     saved = commit_shards(folder, 0)
     read.clear()
     with helpers(folder, num_processes):
@@ -71,7 +71,7 @@ def test_each_shard_is_read_once_by_one_of_the_processes(folder, read, num_proce
 @pytest.mark.parametrize("damaged", [[0], [1], [2], [2, 1, 0]])
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 def test_what_is_damaged_is_named_as_by_one_process(folder, damaged, num_processes, monkeypatch):
-    monkeypatch.setattr(joint_check, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(joint_check, "patience_s", lambda *_: 60.0)
     first, saved = commit_shards(folder, 0), commit_shards(folder, 1)
     for rank in damaged:
         flip_byte(folder / saved.name, names.shard_name(rank))
@@ -88,7 +88,7 @@ def test_what_is_damaged_is_named_as_by_one_process(folder, damaged, num_process
 
 
 def test_a_process_that_does_not_help_costs_nothing_but_time(folder, read, monkeypatch):
-    monkeypatch.setattr(joint_check, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(joint_check, "patience_s", lambda *_: 0.01)
     saved = commit_shards(folder, 0)
     read.clear()
     JointCheck(folder.parent, 0, 3, "s").verify(folder / saved.name, saved)
@@ -98,8 +98,13 @@ def test_a_process_that_does_not_help_costs_nothing_but_time(folder, read, monke
         JointCheck(folder.parent, 0, 3, "s").verify(folder / saved.name, saved)
 
 
+def test_process_0_waits_no_longer_for_a_start_than_it_would_read_itself():
+    assert joint_check.patience_s(0.001, 7) == pytest.approx(0.009)
+    assert joint_check.patience_s(60.0, 63) == 130.0
+
+
 def test_what_another_request_or_another_start_has_left_does_not_count(folder, read, monkeypatch):
-    monkeypatch.setattr(joint_check, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(joint_check, "patience_s", lambda *_: 0.01)
     saved = commit_shards(folder, 0)
     run = folder.parent
     read.clear()

@@ -26,8 +26,8 @@ from cairn.records import RecordError
 from cairn.store import catalog, shards
 from cairn.types import Saved
 
-_PATIENCE_S = 10.0
-"""Process 0 waits for the results for this long, or for twice the time that its own part took, in seconds."""
+_START_S = 10.0
+"""Another process may still be starting for this long, in seconds."""
 _POLL_S = 0.05
 
 T = TypeVar("T")
@@ -89,7 +89,8 @@ class JointCheck:
                 _put(self._folder / _REQUEST, request)
             began = time.monotonic()
             damage = self._own_damage(path, saved, 0)
-            until = time.monotonic() + max(_PATIENCE_S, 2 * (time.monotonic() - began))
+            now = time.monotonic()
+            until = now + patience_s(now - began, len(others))
             for rank in others:
                 found = self._result(rank, request.id, until)
                 damage |= self._own_damage(path, saved, rank) if found is None else found
@@ -127,6 +128,16 @@ class JointCheck:
             if time.monotonic() >= until:
                 return None
             time.sleep(_POLL_S)
+
+
+def patience_s(own_s: float, num_others: int) -> float:
+    """Return how long process 0 waits for the other parts, which it could verify itself, in seconds.
+
+    Args:
+        own_s: How long its own part has taken, in seconds.
+        num_others: Number of other parts.
+    """
+    return 2 * own_s + min(_START_S, num_others * own_s)
 
 
 _REQUEST = ".verify.json"
