@@ -24,6 +24,7 @@ COMMAND = [
     "trainer.max_epochs=2",
     "checkpoint.save_interval=4",
     "checkpoint.when_busy=wait",
+    "checkpoint.sharded=true",
     "test=false",
 ]
 ENDS = ["0:0:6:SIGKILL", "1:1:9:SIGTERM"]

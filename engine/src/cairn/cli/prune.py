@@ -16,7 +16,7 @@ from cairn.errors import ConfigError, ResumeError
 from cairn.policy.keep import Best, Latest, Rule
 from cairn.runs import terminal
 from cairn.runs.directory import RunDirectory
-from cairn.store import audit, disk
+from cairn.store import audit, disk, earlier
 from cairn.store.catalog import Catalog
 from cairn.store.history import History
 from cairn.types import Saved
@@ -81,6 +81,7 @@ def collect(directory: CheckpointDirectory, rules: Sequence[Rule]) -> Proposal:
         ResumeError: No checkpoint is intact, or they belong to another run.
     """
     _check_owner(directory)
+    earlier.settle_all(directory.path)
     found = audit.plan_prune(directory.path, rules, directory.mode)
     if found.broken and not found.kept:
         raise ResumeError(f"No checkpoint in {directory.path} is intact: nothing was deleted.")

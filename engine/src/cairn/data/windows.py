@@ -241,6 +241,7 @@ def virtual_ranks(number: int, rank: int, world_size: int) -> range:
 
 
 def samples(number: int) -> str:
+    """Return a number of samples in words, as a part of a message."""
     return f"{number} sample{'s' if number != 1 else ''}"
 
 

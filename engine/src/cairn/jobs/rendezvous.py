@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,8 +85,14 @@ class Rendezvous:
                 file.write(json.dumps({"start": self.rank.start, "facts": facts}).encode())
             beside.replace(self.path)
 
-    def wait(self, patience_s: float = _PATIENCE_S) -> dict[str, str | None] | None:
+    def wait(
+        self, patience_s: float = _PATIENCE_S, meanwhile: Callable[[], None] = lambda: None
+    ) -> dict[str, str | None] | None:
         """Return what the first process of this start has announced.
+
+        Args:
+            patience_s: How long to wait for it, in seconds.
+            meanwhile: Called again and again; may take part in what the first process is busy with.
 
         Raises:
             TimeoutError: It has announced nothing for `patience_s` seconds.
@@ -99,6 +105,7 @@ class Rendezvous:
                 found = None
             if found is not None and found.start == self.rank.start:  # else an earlier start has left it
                 return None if found.facts is None else dict(found.facts)
+            meanwhile()
             time.sleep(_POLL_S)
         raise TimeoutError(
             f"Process {self.rank.number} has waited {patience_s:.0f} s for the first process of this run. "

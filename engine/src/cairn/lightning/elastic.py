@@ -38,7 +38,7 @@ class Attempt:
     name: str
     """Equal in all of them, different after a restart."""
     port: int
-    """Of the store of rank 0."""
+    """Port of the store of rank 0."""
     store: TCPStore | None = None
     """The store itself, on rank 0: it is open as long as this object lives."""
 

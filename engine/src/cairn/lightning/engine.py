@@ -163,8 +163,8 @@ class Engine:
         expected, division = max(num_bytes, self._last_num_bytes), self.sharding.division
         on_gpu = trainer.strategy.root_device.type == "cuda"
         with self.sharding.together():
+            space.check_space(self.history if leads else None, num_bytes, division.num_shards)
             if leads:
-                space.check_space(self.history, num_bytes)
                 self.telemetry.meter.expect_bytes(num_bytes)
             self.saves.open(expected, on_gpu, trainer.loggers, lambda: loggers.sync(trainer), leads, division)
         if not module.automatic_optimization:

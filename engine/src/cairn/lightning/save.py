@@ -3,7 +3,8 @@
     rank 0 alone        all ranks collect | rank 0 copies and submits
     each rank a shard   all ranks collect, copy their part | did all of them? | each submits its part
 
-Either all ranks submit their shards or none does, so that no writer waits for one that will not come.
+Either all ranks submit their shards or none does, so that no writer waits for one that will not come. None does if the
+ranks do not hold the same state any more: the shards would be a mix.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from lightning.pytorch import Trainer
 
 from cairn.errors import ConfigError, SaveError
 from cairn.lightning.agreement import TIME_LIMIT, Agreement, first_error
+from cairn.lightning.common_state import difference
 from cairn.lightning.decision import Verdict
 from cairn.lightning.restart import Restart
 from cairn.lightning.saves import Saves
 from cairn.lightning.sharding import Sharding
+from cairn.store import names
 from cairn.store.shard import ShardPlan
 from cairn.types import Draft
 from cairn.writing.form_encoder import FormEncoder
@@ -96,25 +99,29 @@ class Saving:
         provenance: Mapping[str, Any],
         stall: tuple[float, float],
     ) -> None:
-        why, num_bytes, layout, raised, leads = "", 0, "", True, self._agreement.leads
+        why, num_bytes, state, raised, leads = "", 0, 0, True, self._agreement.leads
         try:
             found = contents()
             shard = self._sharding.encode(found, verdict.moment.position, verdict.attempt)
-            num_bytes, layout, raised = self._saves.copy(shard.encoded, self._trainer.optimizers), shard.layout, False
+            state = shard.sample.number
+            num_bytes, raised = self._saves.copy(shard.encoded, self._trainer.optimizers), False
         except SaveError as error:  # no memory for a buffer, or a logger that could not write
             why, raised = str(error), False
         finally:  # in one call, because ranks wait for each other in it
-            said = raised, bool(why), 0 if leads else num_bytes
-            any_raised, any_failed, of_others = self._agreement.largest(*said)
+            said = raised, bool(why), 0 if leads else num_bytes, state, -state
+            any_raised, any_failed, of_others, largest, smallest = self._agreement.largest(*said)
         if any_raised:
             raise ConfigError("The state of another rank could not be saved; the message of that rank says why.")
-        if any_failed:
-            why = first_error(self._agreement, why)
+        differs = largest != -smallest
+        if any_failed or differs:
+            name = names.checkpoint_name(verdict.moment.position)
+            why = first_error(self._agreement, why) if any_failed else difference(self._agreement, shard.sample, name)
             if leads:
                 raise SaveError(why)
             return
         coming, num_bytes = draft(), num_bytes + (self._trainer.world_size - 1) * of_others
-        self._submit(coming, num_bytes, provenance, stall, self._sharding.plan(coming.name, verdict.attempt, layout))
+        plan = self._sharding.plan(coming.name, verdict.attempt, shard.layout)
+        self._submit(coming, num_bytes, provenance, stall, plan)
 
     def _submit(
         self,

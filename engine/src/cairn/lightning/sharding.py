@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cairn.errors import ConfigError
 from cairn.known_directory import KnownDirectory
+from cairn.lightning import common_state
 from cairn.lightning import shared as shared_on_ranks
 from cairn.lightning.agreement import Agreement, together
 from cairn.lightning.fsdp.strategy import FSDP2Strategy
@@ -29,6 +30,7 @@ from cairn.writing.options import Writing
 from cairn.writing.pipeline import WHOLE, Division
 from cairn.writing.sharded import rows
 from cairn.writing.sharded.deal import Dealer, replicated
+from cairn.writing.sharded.sample import Sample
 from cairn.writing.sharded.shard import ShardEncoder, ShardId
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class EncodedShard:
     encoded: Encoded
     layout: str
     """Digest of how the state is cut."""
+    sample: Sample
+    """Values that all ranks should have in common, as this one has them."""
 
 
 class Sharding:
@@ -152,17 +156,20 @@ class Sharding:
         """
         trainer = self._trainer
         rank, world_size = trainer.global_rank, trainer.world_size
+        common = self._equal_tensors(contents)
+        state = {} if self._is_collected else contents
         if isinstance(trainer.strategy, FSDP2Strategy):
             deal = rows.deal(contents, trainer.strategy.rows)
         else:
             self._dealer = self._dealer or Dealer(rank, world_size)
-            deal = self._dealer.deal(self._equal_tensors(contents))
+            deal = self._dealer.deal(common)
         run = str(contents[unsaved.KEY]["run"])
         # Each rank counts samples of its own: batches may differ in their sizes.
         where = {name: value for name, value in vars(position).items() if name != "samples"}
         shard = ShardId(rank, world_size, run, attempt, where)
         mine = contents if rank == 0 else contents[unsaved.KEY]["ranks"][0]
-        return EncodedShard(self._encoder.encode(mine, deal, shard), deal.layout)
+        sample = common_state.sample(state, common, deal.layout, attempt)
+        return EncodedShard(self._encoder.encode(mine, deal, shard), deal.layout, sample)
 
     def plan(self, name: str, attempt: str, layout: str) -> ShardPlan:
         """Return what this rank's writer does.
@@ -179,12 +186,16 @@ class Sharding:
 
     def _equal_tensors(self, contents: Mapping[str, Any]) -> dict[str, Tensor]:
         """Tensors that are the same on all ranks: parameters that DDP keeps equal, and the states of optimizers."""
+        if isinstance(self._trainer.strategy, FSDP2Strategy):  # those that are not divided, such as numbers of steps
+            return replicated(contents, [])
         module, ignored = self._trainer.lightning_module, _ignored(self._trainer)
         parts = [part for name, part in module.named_parameters() if part.requires_grad and name not in ignored]
-        if any(hasattr(item, "consolidate_state_dict") for item in self._trainer.optimizers):
-            # Each rank has a part of its states, and a save collects them on rank 0.
-            contents = {"state_dict": contents["state_dict"]}
-        return replicated(contents, parts)
+        return replicated({"state_dict": contents["state_dict"]} if self._is_collected else contents, parts)
+
+    @property
+    def _is_collected(self) -> bool:
+        """Whether each rank has a part of the states of the optimizers, and a save collects them on rank 0."""
+        return any(hasattr(item, "consolidate_state_dict") for item in self._trainer.optimizers)
 
 
 def _ignored(trainer: Trainer) -> set[str]:

@@ -13,11 +13,13 @@ OUTBOX = ".outbox"
 CLAIM = ".claim"
 LOCK = ".lock"
 PROBE = ".writable.tmp"
+WRITERS = "writers.lock"
 _SHARED = r"\.shared-[0-9a-f]{16}\.tmp"
 _HANG = r"\.hang-[0-9]+\.(?:tmp|new)"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
 _TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt(?:\.[0-9a-f]+)?|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}|{_HANG}")
+_BEFORE = re.compile(rf"\.({_STEM}\.ckpt)\.before")
 _SHARD = re.compile(r"rank_([0-9]{5,})\.ckpt")
 
 
@@ -41,6 +43,17 @@ def manifest_name(checkpoint: str) -> str:
 def temp_name(name: str) -> str:
     """Hidden name under which a file is written first: in the same directory, so that the rename is atomic."""
     return f".{name}.tmp"
+
+
+def before_name(checkpoint: str) -> str:
+    """Hidden name of an earlier checkpoint whose successor is not committed yet; see `earlier`."""
+    return f".{checkpoint}.before"
+
+
+def name_before(name: str) -> str | None:
+    """Name of the checkpoint that has this hidden name until its successor is committed; None for any other name."""
+    match = _BEFORE.fullmatch(name)
+    return match[1] if match and parse_name(match[1]) else None
 
 
 def shared_name(token: str) -> str:
@@ -90,7 +103,7 @@ def shard_rank(name: str) -> int | None:
 
 def is_temp(name: str) -> bool:
     """True if a file of this name is what an interrupted writer left."""
-    return name == PROBE or _TEMP.fullmatch(name) is not None
+    return name == PROBE or _TEMP.fullmatch(name) is not None or name_before(name) is not None
 
 
 def checkpoint_of(name: str) -> str | None:

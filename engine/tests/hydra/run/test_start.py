@@ -14,6 +14,7 @@ from cairn.hydra import command_line
 from cairn.hydra.compose.merge import Merged
 from cairn.hydra.run import start as starting
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
+from cairn.jobs.rendezvous import Rank
 from cairn.runs import attempts
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import resume
@@ -24,7 +25,7 @@ class Notice:
     """Keeps what the other processes would receive."""
 
     def __init__(self):
-        self.facts = None
+        self.facts, self.rank = None, Rank()
 
     def announce(self, facts):
         self.facts = facts
@@ -54,7 +55,7 @@ def planned(monkeypatch, directory, **saved):
     """Let the run have a checkpoint."""
     path = directory.path / "checkpoints" / "a.ckpt"
     plan = ResumePoint(path, SimpleNamespace(**{"elapsed_s": 0.0, "run": "r1", **saved}))
-    monkeypatch.setattr(resume, "find_resume_point", lambda _: plan)
+    monkeypatch.setattr(resume, "find_resume_point", lambda *_: plan)
     monkeypatch.setattr(starting.MappedCheckpointIO, "peek", lambda self, _: {"epoch": 3})
     monkeypatch.setattr(attempts, "note", lambda *_: None)
     return path

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from cairn.errors import CheckpointError, ConfigError, ResumeError
 from cairn.hydra.parse.settings import Settings
+from cairn.jobs.rendezvous import Rank
 from cairn.runs.directory import RunDirectory, RunRecord
 from cairn.store import links, names, resume
+from cairn.store.joint_check import JointCheck
 from cairn.store.resume import ResumePoint
 from cairn.wandb import start as wandb_start
 from cairn.writing import load
@@ -16,10 +18,27 @@ from cairn.writing import load
 log = logging.getLogger(__name__)
 
 
-def resume_point(settings: Settings, directory: RunDirectory, old: RunRecord | None) -> ResumePoint:
-    """Return what to resume from: the newest checkpoint of the run, or else the file that `ckpt_path` names."""
+def joint_check(directory: RunDirectory, rank: Rank) -> JointCheck:
+    """Return the part of a process in the verification of a checkpoint.
+
+    Args:
+        directory: Run directory.
+        rank: The process, among those that were started together.
+    """
+    return JointCheck(directory.path, rank.number, rank.world_size, rank.start)
+
+
+def resume_point(settings: Settings, directory: RunDirectory, old: RunRecord | None, rank: Rank) -> ResumePoint:
+    """Return what to resume from: the newest checkpoint of the run, or else the file that `ckpt_path` names.
+
+    Args:
+        settings: Settings of the run.
+        directory: Run directory.
+        old: Its record; None: it is new.
+        rank: This process, among those that were started together and help to verify.
+    """
     checkpoints = settings.checkpoint.directory
-    own = resume.find_resume_point(checkpoints)
+    own = resume.find_resume_point(checkpoints, joint_check(directory, rank).verify)
     if own.saved is not None and old is None:
         raise ResumeError(
             f"{checkpoints} holds checkpoints, but {directory.path} has no run.json, so their run is "

@@ -26,7 +26,7 @@ from cairn.hydra.run import build, ending, mismatch, provenance
 from cairn.hydra.run.build import Built
 from cairn.hydra.run.init_weights import InitWeights
 from cairn.hydra.run.outcome import Outcome, Status, outcome_of
-from cairn.hydra.run.point import first_intact
+from cairn.hydra.run.point import first_intact, joint_check
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interruption
@@ -183,7 +183,7 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
     own = elastic.rank_in(context.attempt)
     notice = Rendezvous(directory.path, own)
     if own.number > 0:
-        facts = notice.wait()
+        facts = notice.wait(meanwhile=joint_check(directory, own).help)
         if facts is not None and facts["config"] is not None and facts["run"] is not None:
             join(body, context, facts["config"], facts["run"], facts["start"])
         return None

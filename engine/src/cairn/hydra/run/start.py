@@ -115,7 +115,7 @@ def begin(
         log.info("This run is finished: %s. To extend it: %s", summary.relative(directory.path), more)
         return NothingToDo(old.result)
     if not settings.train:
-        plan = point.test_point(settings, point.resume_point(settings, directory, old))
+        plan = point.test_point(settings, point.resume_point(settings, directory, old, notice.rank))
         return Start(directory, settings, old.id if old else "test", plan, context)
     patience_s = _PREVIOUS_ATTEMPT_S if context.allocation.scheduler else None
     directory.lock(patience_s or 0.0)
@@ -125,7 +125,7 @@ def begin(
     try:
         resume.wait_for_writers(checkpoints.directory)  # without triggers, too: what they commit is the newest
         _check_ranking(merged, checkpoints.directory)
-        plan = point.resume_point(settings, directory, old)
+        plan = point.resume_point(settings, directory, old, notice.rank)
         if point.is_time_used_up(settings, plan):
             _withdraw(held)
             return NothingToDo()

@@ -22,7 +22,7 @@ class Drawing:
     """Seeds the global generators of torch (and its current device), numpy and Python.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
     """
 
     def __init__(self, seed: int) -> None:

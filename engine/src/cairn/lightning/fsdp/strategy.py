@@ -60,7 +60,7 @@ class FSDP2Strategy(GatheringSteps):
         self.meta_init, self.gather_in_bf16 = meta_init, gather_in_bf16
         self._in_shards = False
         self.rows: list[Rows] = []
-        """Of the last state that was collected within `in_shards`."""
+        """Rows of the last state that was collected within `in_shards`."""
 
     def setup_environment(self) -> None:
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1

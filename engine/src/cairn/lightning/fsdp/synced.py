@@ -52,7 +52,7 @@ def fill(part: nn.Module, owners: Owners, device: torch.device) -> None:
 
     Args:
         part: A part of the model; what is sharded already stays.
-        owners: Of the model.
+        owners: Owners of the tensors of the model.
         device: Where the values go.
     """
     for parameter in _unsharded(part.parameters()):

@@ -14,7 +14,7 @@ from cairn.lightning.loops.dealing import Dealt
 
 @dataclass(frozen=True)
 class SavedBy:
-    """Who has saved a checkpoint."""
+    """The processes that have saved a checkpoint."""
 
     world_size: int
     """Number of processes."""
@@ -23,7 +23,7 @@ class SavedBy:
     accumulation: int
     """Batches of each process between two steps of the optimizer."""
     batch_size: int | None = None
-    """Of the first training loader, if it is a `cairn.DataLoader` without global batches."""
+    """Batch size of the first training loader, if it is a `cairn.DataLoader` without global batches."""
 
     @property
     def per_window(self) -> int:
@@ -42,7 +42,7 @@ def check(saved_by: SavedBy, dealt: Dealt | None, world_size: int) -> None:
     """Check that the global batches of a resumed run are those that it had before.
 
     Args:
-        saved_by: Who has saved the checkpoint.
+        saved_by: The processes that have saved the checkpoint.
         dealt: How the loaders of this process deal out global batches.
         world_size: Number of processes.
 
@@ -85,7 +85,7 @@ def warn_of_move(saved_by: SavedBy, dealt: Dealt, trainer: Trainer) -> None:
     """Warn that a run goes on with other batches of each process than before.
 
     Args:
-        saved_by: Who has saved the checkpoint.
+        saved_by: The processes that have saved the checkpoint.
         dealt: How the loaders of this process deal out global batches.
         trainer: The trainer.
     """

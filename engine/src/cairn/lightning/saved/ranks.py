@@ -81,6 +81,26 @@ def optimizers(trainer: Trainer) -> Digests:
     return found
 
 
+def plain_values(value: Any, path: str) -> dict[str, str]:
+    """Return a digest of each value in a part of a checkpoint that is not a tensor, by the path to it.
+
+    Args:
+        value: The part, such as the states of optimizers with their options.
+        path: The path to it.
+    """
+    if isinstance(value, Mapping):
+        parts: Any = value.items()
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        parts = enumerate(value)
+    else:
+        return {path: _flat_digest(value)}
+    found: dict[str, str] = {}
+    for key, item in parts:
+        if not isinstance(item, Tensor):
+            found |= plain_values(item, f"{path}/{key}")
+    return found
+
+
 def differing(mine: Digests, of_rank_0: Digests) -> list[str]:
     """Return the names of what this rank has in another form than rank 0, or only one of them has."""
     return [name for name in {**mine, **of_rank_0} if mine.get(name) != of_rank_0.get(name)]

@@ -52,13 +52,13 @@ class RankStates:
             checkpoint: Its contents.
 
         Returns:
-            Who has saved it.
+            The processes that have saved it.
         """
         ours, number = checkpoint[unsaved.KEY], self._trainer.world_size
-        self._saved, who = ours["ranks"], _saved_by(checkpoint)
+        self._saved, saved_by = ours["ranks"], _saved_by(checkpoint)
         if len(self._saved) != number:
             ours["ranks"] = [self._saved[0]] * number
-        return who
+        return saved_by
 
     def restore(self, ours: dict[str, Any]) -> None:
         """Deal out the states, right before they are restored: the metrics of the module are there.
