@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from tests.support.elastic_fit import Points
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -94,6 +96,18 @@ class ParallelNet(Net):
                 parallelize_module(block, self.device_mesh["tensor_parallel"], plan)
 
 
+class HybridNet(Net):
+    """The same, which two replicas of it have in shards."""
+
+    def configure_model(self) -> None:
+        """Shard the blocks and the rest among half of the processes."""
+        if not isinstance(self.enter.weight, DTensor):
+            names = ("replicate", "shard")
+            mesh = init_device_mesh("cpu", (2, distributed.get_world_size() // 2), mesh_dim_names=names)
+            for part in (*self.blocks, self):
+                fully_shard(part, mesh=mesh)
+
+
 def _count(module: nn.Module, *_: Any) -> None:
     if isinstance(module, Net):
         module.num_calls += 1
@@ -108,14 +122,13 @@ def fit(
         folder: Of the checkpoints.
         processes: Number of processes.
         strategy: Name of a strategy, or the arguments of an `FSDP2Strategy`.
-        net: Arguments of the model.
+        net: Arguments of the model, and its class as `kind`.
         **options: Further arguments of the trainer.
     """
     seed_everything(0)
     saving = cairn.Checkpointer(
         folder / "checkpoints", every=2, keep_last=-1, monitor="val", watchdog="off", **options.pop("saving", {})
     )
-    is_parallel = isinstance(strategy, dict) and strategy.get("tensor_parallel_size", 1) != 1
     common = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     common |= {"num_sanity_val_steps": 1, "max_epochs": 2, "val_check_interval": 2, "gradient_clip_val": 0.5}
     chosen = FSDP2Strategy(**strategy) if isinstance(strategy, dict) else strategy
@@ -123,7 +136,7 @@ def fit(
     trainer = Trainer(devices=processes, strategy=chosen, **options)
     on_meta = isinstance(strategy, dict) and strategy.get("meta_init") and trainer.global_rank > 0
     with torch.device("meta" if on_meta else "cpu"):
-        model = (ParallelNet if is_parallel else Net)(**(net or {}))
+        model = (net or {}).get("kind", Net)(**{key: value for key, value in (net or {}).items() if key != "kind"})
     if trainer.global_rank > 0:  # only rank 0's weights and buffers count
         seed_everything(trainer.global_rank)
     loaders = [cairn.DataLoader(Points(size), 4, global_batch_size=12, shuffle=size == 48) for size in (48, 12)]
