@@ -111,6 +111,12 @@ def check(model: nn.Module, mesh: DeviceMesh) -> None:
                 f"{name} is placed as {parameter.placements} on a mesh of {tuple(parameter.device_mesh.shape)}"
                 f" processes, which checkpoints do not support: {why}. Place it in another way."
             )
+        if isinstance(parameter, DTensor) and _leaves_empty(parameter, mesh):
+            raise ConfigError(
+                f"{name} has the shape {tuple(parameter.shape)}, which leaves nothing for some of the"
+                f" {mesh[TENSOR].size()} processes that it is divided among, and torch cannot reduce an empty gradient:"
+                f" leave this layer out of the plan of parallelize_module."
+            )
     for name, buffer in model.named_buffers():
         if isinstance(buffer, DTensor) and block.is_divided(buffer):
             raise ConfigError(
@@ -151,6 +157,22 @@ def _sharded(model: nn.Module) -> Iterator[DTensor]:
 
 def _repeats(mesh: DeviceMesh, number: int, placement: Any) -> bool:
     return mesh.size(number) > 1 and block.divided_dim(placement) is None
+
+
+def _leaves_empty(parameter: DTensor, mesh: DeviceMesh) -> bool:
+    """Whether tensor parallelism gives some ranks nothing of a parameter."""
+    own = parameter.device_mesh
+    for number, placement in enumerate(parameter.placements):
+        dim = block.divided_dim(placement)
+        if dim is not None and own.size(number) > 1 and _along(own, number) == _ranks(mesh[TENSOR]):
+            chunk = -(-parameter.shape[dim] // own.size(number))
+            if chunk * (own.size(number) - 1) >= parameter.shape[dim]:
+                return True
+    return False
+
+
+def _along(mesh: DeviceMesh, number: int) -> set[int]:
+    return set(distributed.get_process_group_ranks(mesh.get_group(number)))
 
 
 def _ranks(mesh: DeviceMesh) -> set[int]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
@@ -81,6 +81,13 @@ def divided_dims(tensor: DTensor) -> set[int]:
 def is_divided(tensor: DTensor) -> bool:
     """Whether each rank has a part of a tensor."""
     return bool(divided_dims(tensor))
+
+
+def is_repeated(tensor: DTensor) -> bool:
+    """Whether several ranks have the same part of a tensor."""
+    mesh = tensor.device_mesh
+    along = (mesh.size(number) for number, item in enumerate(tensor.placements) if divided_dim(item) is None)
+    return any(size > 1 for size in along) or mesh.size() < distributed.get_world_size()
 
 
 def why_not(tensor: DTensor) -> str:

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from cairn.data.window_deliveries import SUBSTREAMS
-from cairn.lightning.saved import unsaved
+from cairn.lightning.saved import block, unsaved
 from cairn.writing.size import is_sharded
 
 Own = list[list[Any]]
@@ -60,6 +61,16 @@ def own(contents: Mapping[str, Any], of_rank_0: Digests) -> Own:
 def weights(module: nn.Module) -> Digests:
     """Return a digest of each parameter that all ranks have; of a sharded one each has a part of its own."""
     return {name: _digest(item.detach()) for name, item in module.named_parameters() if not is_sharded(item)}
+
+
+def repeated(module: nn.Module) -> Digests:
+    """Return a digest of each part of a sharded parameter that other ranks have as well, by its name and place."""
+    parts = ((name, item) for name, item in module.named_parameters() if isinstance(item, DTensor))
+    return {
+        f"{name} {block.of(item).offsets}": _digest(item.detach().to_local())
+        for name, item in parts
+        if block.is_repeated(item)
+    }
 
 
 def optimizers(trainer: Trainer) -> Digests:
