@@ -51,6 +51,7 @@ def fit(net=None, strategy=None, **options):
 def test_all_parameters_are_sharded_and_a_file_holds_them_whole(tmp_path):
     trainer, net = fit()
     assert all(isinstance(parameter, DTensor) for parameter in net.parameters())
+    assert "forward" not in vars(net), "a resume would miss it"
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     contents = torch.load(tmp_path / "one.ckpt", weights_only=True)
     again = Net()

@@ -24,7 +24,12 @@ class GatheringSteps(ModelParallelStrategy):
         return self.lightning_module
 
     def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._forward_redirection(self.sharded_module, self.sharded_module, name, *args, **kwargs)
+        module = self.sharded_module
+        found = self._forward_redirection(module, module, name, *args, **kwargs)
+        # Lightning leaves the method of the class as an attribute, which would look like state of the user's code.
+        if getattr(vars(module).get("forward"), "__func__", None) is type(module).forward:
+            vars(module).pop("forward")
+        return found
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         self._share_buffers()
