@@ -196,6 +196,10 @@ def _facts(trainer: Trainer, net: Net) -> dict[str, Any]:
         "losses": net.losses,
         "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         "calls": calls,
-        "weights": {name: whole.full_tensor().tolist() for name, whole in net.named_parameters() if hasattr(whole, "full_tensor")},
+        "weights": {
+            name: whole.full_tensor().tolist()
+            for name, whole in net.named_parameters()
+            if hasattr(whole, "full_tensor")
+        },
         "rows": [len(part.to_local()) for part in net.parameters() if hasattr(part, "to_local")],
     }

@@ -1,7 +1,7 @@
 """Which processes get the same batches: those that compute one batch together, with tensor parallelism.
 
-    process                     0  1  2  3
-    2 compute a batch together  0  0  1  1      the number by which batches and samples are divided
+process                     0  1  2  3
+2 compute a batch together  0  0  1  1      the number by which batches and samples are divided
 """
 
 from __future__ import annotations

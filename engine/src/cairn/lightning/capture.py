@@ -130,8 +130,7 @@ def capture(
         "config": origin.encoded_config,
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        **_global_batch_size(trainer),
-        **_mesh(trainer),
+        **_divided(trainer),
         "threads": torch.get_num_threads(),
         "order": shuffles.of_run(),
         "loggers": loggers.states(trainer),
@@ -143,14 +142,11 @@ def capture(
     return plain_hyperparameters(contents)
 
 
-def _global_batch_size(trainer: Trainer) -> dict[str, int]:
-    size = boundary.global_batch_size(trainer)
-    return {} if size is None else {"global_batch_size": size}
-
-
-def _mesh(trainer: Trainer) -> dict[str, Any]:
-    number = parallel.num_together()
-    return {} if number == 1 else {moved.MESH: [trainer.world_size // number, number]}
+def _divided(trainer: Trainer) -> dict[str, Any]:
+    """Return how the batches are divided among the processes, if not in the usual way."""
+    size, number = boundary.global_batch_size(trainer), parallel.num_together()
+    mesh = {} if number == 1 else {moved.MESH: [trainer.world_size // number, number]}
+    return mesh if size is None else {"global_batch_size": size, **mesh}
 
 
 def check(ours: Mapping[str, Any]) -> None:

@@ -69,7 +69,11 @@ def test_an_error_of_the_model_is_raised():
 
 @pytest.mark.parametrize(
     ("strategy", "numbers"),
-    [(DDPStrategy(), [0, 1, 2, 3]), (FSDP2Strategy(), [0, 1, 2, 3]), (FSDP2Strategy(tensor_parallel_size=2), [0, 0, 1, 1])],
+    [
+        (DDPStrategy(), [0, 1, 2, 3]),
+        (FSDP2Strategy(), [0, 1, 2, 3]),
+        (FSDP2Strategy(tensor_parallel_size=2), [0, 0, 1, 1]),
+    ],
 )
 def test_processes_that_compute_a_batch_together_draw_the_same_numbers(strategy, numbers):
     strategy.parallel_devices = [torch.device("cpu")] * 4

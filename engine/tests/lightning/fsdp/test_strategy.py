@@ -150,7 +150,11 @@ def test_what_cannot_be_sharded_is_refused_before_training(net, options, message
     ("net", "strategy", "message"),
     [
         (KeepsOther, FSDP2Strategy, "KeepsRows keeps 'row' in another shape"),
-        (Net, ModelParallelStrategy, r"ModelParallelStrategy is not supported.*cairn.FSDP2Strategy\(\).*tensor_parallel"),
+        (
+            Net,
+            ModelParallelStrategy,
+            r"ModelParallelStrategy is not supported.*cairn.FSDP2Strategy\(\).*tensor_parallel",
+        ),
     ],
 )
 def test_what_cannot_be_saved_is_refused_before_training(tmp_path, net, strategy, message):

@@ -144,5 +144,5 @@ def test_a_gap_and_two_ranks_with_the_same_bytes_are_refused(tmp_path):
         rows["b"] = Rows(item.whole, item.local, item.first, item.tile)
 
     for number, change in enumerate((moved, twice)):
-        with pytest.raises(CorruptCheckpointError, match="do not have each byte of state_dict/. once"):
+        with pytest.raises(CorruptCheckpointError, match=r"do not have each byte of state_dict/. once"):
             Shards(write(tmp_path / str(number), change))

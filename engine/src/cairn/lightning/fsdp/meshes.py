@@ -1,8 +1,8 @@
 """The mesh of processes: data parallelism by rows of it, and tensor parallelism inside of each row.
 
-    data_parallel_size=2, tensor_parallel_size=2       tensor_parallel
-                                                       rank 0  rank 1      one batch
-                                        data_parallel  rank 2  rank 3      another batch
+data_parallel_size=2, tensor_parallel_size=2       tensor_parallel
+                                                   rank 0  rank 1      one batch
+                                    data_parallel  rank 2  rank 3      another batch
 """
 
 from __future__ import annotations

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import ModelParallelStrategy
-
 from cairn.lightning.fsdp import synced
+from cairn.lightning.fsdp.grouped import GroupedProcesses
 from cairn.lightning.saved import placed
 
 
-class GatheringSteps(ModelParallelStrategy):
+class GatheringSteps(GroupedProcesses):
     """Runs each step as a call of the module, and shares buffers as DDP does."""
 
     buffers_are_due = True
     """Whether an optimizer step was taken since the buffers were shared."""
-
-    @property
-    def sharded_module(self) -> LightningModule:
-        """The module of the trainer."""
-        assert self.lightning_module is not None
-        return self.lightning_module
 
     def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
         module = self.sharded_module

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from cairn.data import parallel
 from cairn.errors import ConfigError
 from cairn.lightning.fsdp import blocks, clipping, meshes, refused, shard, synced
 from cairn.lightning.fsdp.steps import GatheringSteps
@@ -62,32 +61,12 @@ class FSDP2Strategy(GatheringSteps):
         data_parallel_size: meshes.Size = "auto",
         tensor_parallel_size: meshes.Size = 1,
     ) -> None:
-        meshes.check_sizes(data_parallel_size, tensor_parallel_size)
-        super().__init__(process_group_backend=process_group_backend, timeout=timeout)
+        super().__init__(data_parallel_size, tensor_parallel_size, process_group_backend, timeout)
         self.blocks, self.activation_checkpointing = blocks, activation_checkpointing
         self.meta_init, self.gather_in_bf16 = meta_init, gather_in_bf16
-        self.data_parallel_size, self.tensor_parallel_size = data_parallel_size, tensor_parallel_size
         self._in_shards = False
         self.rows: list[Rows] = []
         """Of the last state that was collected within `in_shards`."""
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Number of groups with batches of their own, and number of processes in each."""
-        number = self.num_nodes * self.num_processes
-        return meshes.sizes(self.data_parallel_size, self.tensor_parallel_size, number, self.num_processes)
-
-    def setup_environment(self) -> None:
-        self._data_parallel_size, self._tensor_parallel_size = self.sizes
-        super().setup_environment()
-        parallel.compute_together(self._tensor_parallel_size)
-        is_whole = self._tensor_parallel_size == 1 or meshes.has_values(self.sharded_module)
-        if not self.reduce_boolean_decision(is_whole):
-            raise ConfigError(meshes.NO_VALUES, parameter="meta_init")
-
-    def teardown(self) -> None:
-        parallel.compute_together(1)
-        super().teardown()
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:

@@ -1,9 +1,9 @@
 """Which block of a sharded tensor this rank has: rows with FSDP2, rows and columns with tensor parallelism, too.
 
-    mesh (data_parallel, tensor_parallel) = 2 x 2, a tensor of 8 rows and 4 columns
-    (_StridedShard(0), Shard(0))    rank 0: rows 0-1   rank 1: 4-5   rank 2: 2-3   rank 3: 6-7
-    (Shard(0), Shard(1))            rank 0: rows 0-3, columns 0-1    rank 1: rows 0-3, columns 2-3    ...
-    (Shard(0), Replicate())         rank 0: rows 0-3   rank 1: the same, and does not write them
+mesh (data_parallel, tensor_parallel) = 2 x 2, a tensor of 8 rows and 4 columns
+(_StridedShard(0), Shard(0))    rank 0: rows 0-1   rank 1: 4-5   rank 2: 2-3   rank 3: 6-7
+(Shard(0), Shard(1))            rank 0: rows 0-3, columns 0-1    rank 1: rows 0-3, columns 2-3    ...
+(Shard(0), Replicate())         rank 0: rows 0-3   rank 1: the same, and does not write them
 """
 
 from __future__ import annotations

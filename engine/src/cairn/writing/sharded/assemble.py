@@ -189,7 +189,7 @@ class Shards:
 
     def _add_pieces(self, path: Path, shard: Mapping[str, Any]) -> None:
         for name, (first, num_bytes, data, *runs) in shard[PIECES].items():
-            tile = Tile(first, *runs, data.numel() // runs[0]) if runs else None
+            tile = Tile(first, runs[0], runs[1], data.numel() // runs[0]) if runs else None
             self.parts.setdefault(name, []).append(Part(first, data, tile))
             if self.num_bytes.setdefault(name, num_bytes) != num_bytes:
                 raise CorruptCheckpointError(f"{path.name} has another size of {name} than the shards before it")

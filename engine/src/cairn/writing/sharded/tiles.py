@@ -1,9 +1,9 @@
 """Blocks of a tensor that are not one range of its bytes, such as some of its columns: arithmetic only.
 
-    3 rows of 6 elements        block: rows 1 and 2, columns 2 and 3
-        . . . . . .             first      byte of the first x
-        . . x x . .             run        bytes of "x x"
-        . . x x . .             row        bytes of ". . x x . .": from one run to the next
+3 rows of 6 elements        block: rows 1 and 2, columns 2 and 3
+    . . . . . .             first      byte of the first x
+    . . x x . .             run        bytes of "x x"
+    . . x x . .             row        bytes of ". . x x . .": from one run to the next
 """
 
 from __future__ import annotations
