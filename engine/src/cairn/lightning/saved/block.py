@@ -8,11 +8,13 @@ mesh (data_parallel, tensor_parallel) = 2 x 2, a tensor of 8 rows and 4 columns
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 from torch import Tensor, distributed
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
@@ -49,23 +51,33 @@ class Block:
 
 def of(tensor: DTensor) -> Block:
     """Return the block of a sharded tensor that this rank has."""
-    mesh = tensor.device_mesh
-    coordinate = mesh.get_coordinate()
+    coordinate = tensor.device_mesh.get_coordinate()
     assert coordinate is not None, "a rank outside of the mesh has nothing of the tensor"
-    offsets, sizes = [0] * tensor.dim(), list(tensor.shape)
+    placements = tuple(tensor.placements)
+    return _of(tuple(tensor.shape), tensor.device_mesh, placements, tuple(coordinate), distributed.get_rank())
+
+
+@functools.lru_cache(maxsize=1024)  # a save asks for each tensor, and few of them differ
+def _of(
+    shape: tuple[int, ...],
+    mesh: DeviceMesh,
+    placements: tuple[Placement, ...],
+    coordinate: tuple[int, ...],
+    rank: int,  # meshes of several ranks are equal to torch, although they hold other ones
+) -> Block:
+    offsets, sizes = [0] * len(shape), list(shape)
     # fully_shard divides what tensor parallelism has left to a rank: `_StridedShard` says that it comes last.
-    order = sorted(range(mesh.ndim), key=lambda number: isinstance(tensor.placements[number], _StridedShard))
+    order = sorted(range(mesh.ndim), key=lambda number: isinstance(placements[number], _StridedShard))
     for number in order:
-        if (dim := divided_dim(tensor.placements[number])) is not None:
+        if (dim := divided_dim(placements[number])) is not None:
             chunk = -(-sizes[dim] // mesh.size(number))  # as Tensor.chunk: the last ones may be smaller, or empty
             first = min(coordinate[number] * chunk, sizes[dim])
             offsets[dim], sizes[dim] = offsets[dim] + first, min(chunk, sizes[dim] - first)
     # Ranks that a tensor is repeated on: along the mesh, and as many meshes as it takes to hold all ranks.
-    is_first = all(
-        coordinate[number] == 0 for number, item in enumerate(tensor.placements) if divided_dim(item) is None
-    )
+    is_first = all(coordinate[number] == 0 for number, item in enumerate(placements) if divided_dim(item) is None)
+    dims = [dim for item in placements if (dim := divided_dim(item)) is not None]
     is_written = is_first and bool((mesh.mesh == 0).any())
-    return Block(tuple(offsets), tuple(sizes), max(divided_dims(tensor), default=0), is_written)
+    return Block(tuple(offsets), tuple(sizes), max(dims, default=0), is_written)
 
 
 def divided_dim(placement: Placement) -> int | None:
