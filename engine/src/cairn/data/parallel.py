@@ -26,8 +26,10 @@ def compute_together(number: int) -> None:
 
 def num_together() -> int:
     """Return how many processes get the same batches."""
-    is_known = _together is not None and torch.distributed.is_initialized()
-    return _together[1] if is_known and _together[0] is torch.distributed.group.WORLD else 1  # type: ignore[index]
+    if _together is None or not torch.distributed.is_initialized():
+        return 1
+    group, number = _together
+    return number if group is torch.distributed.group.WORLD else 1
 
 
 def share(rank: int, world_size: int) -> tuple[int, int]:

@@ -93,19 +93,21 @@ def test_the_norm_counts_each_part_once(mesh):
     assert clipping.norm([both, half, repeated]) == pytest.approx((4 * 4 + 4 * 9 + 4) ** 0.5)
 
 
-def test_clipping_scales_as_torch_does():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_clipping_scales_as_torch_does(dtype):
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
         torch.manual_seed(0)
-        found, expected = net(), net()
+        found, expected = net().to(dtype), net().to(dtype)
         expected.load_state_dict(found.state_dict())
-        x = torch.randn(3, 4)
+        x = torch.randn(3, 4, dtype=dtype)
         for model in (found, expected):
             model(x).square().sum().backward()
         norm = torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.1)
-        torch.testing.assert_close(clipping.clip(found.parameters(), 0.1), norm)
+        torch.testing.assert_close(clipping.clip(found.parameters(), 0.1), norm, check_dtype=False, rtol=1e-2, atol=0)
         for mine, other in zip(found.parameters(), expected.parameters(), strict=True):
             torch.testing.assert_close(mine.grad, other.grad)
+            assert mine.grad.dtype is dtype
         clipping.clip(found.parameters(), 1e9)  # below the limit, nothing changes
         torch.testing.assert_close([p.grad for p in found.parameters()], [p.grad for p in expected.parameters()])
     finally:

@@ -46,15 +46,20 @@ def norm(gradients: Iterable[Tensor]) -> Tensor:
     Args:
         gradients: The gradients.
     """
-    counted, device = [], torch.device("cpu")
-    for gradient in gradients:
-        local = _local(gradient)
-        device = local.device
-        if block.of(gradient).is_written if isinstance(gradient, DTensor) else distributed.get_rank() == 0:
-            counted.append(torch.linalg.vector_norm(local, dtype=torch.float32).square())
-    total = torch.stack(counted).sum() if counted else torch.zeros((), device=device)
+    found = list(gradients)
+    if not found:  # on all ranks
+        return torch.zeros(())
+    counted = [_local(gradient) for gradient in found if _is_counted(gradient)]
+    is_double = any(gradient.dtype in (torch.float64, torch.complex128) for gradient in found)
+    total = torch.zeros((), dtype=torch.float64 if is_double else torch.float32, device=_local(found[0]).device)
+    for local in counted:
+        total += torch.linalg.vector_norm(local, dtype=torch.promote_types(local.dtype, torch.float32)).square()
     distributed.all_reduce(total)
     return total.sqrt()
+
+
+def _is_counted(gradient: Tensor) -> bool:
+    return block.of(gradient).is_written if isinstance(gradient, DTensor) else distributed.get_rank() == 0
 
 
 def _local(gradient: Tensor) -> Tensor:
