@@ -77,6 +77,13 @@ def assert_close(found, expected):
             torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)
 
 
+class HasOtherBatches(ParallelNet):
+    """It gets other batches on each rank, as from a sampler that knows nothing of groups."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return [part + self.global_rank for part in batch]
+
+
 def test_tensor_parallelism_is_exact_on_the_same_mesh_and_another_one_is_refused(tmp_path):
     net = {"kind": ParallelNet, "width": 6, **RANDOM}  # the rows of a group are divided unequally, with dropout
     whole = start(tmp_path / "whole", 4, MESH, net)
@@ -95,6 +102,8 @@ def test_tensor_parallelism_is_exact_on_the_same_mesh_and_another_one_is_refused
     start(tmp_path / "one", 1, "auto", {"width": 6})
     start(tmp_path / "two", 2, {"tensor_parallel_size": 2}, {"kind": ParallelNet, "width": 6})
     assert_close(saved(tmp_path / "two"), saved(tmp_path / "one"))
+    with pytest.raises(RuntimeError, match=r"ConfigError: The processes of a tensor-parallel group have different"):
+        start(tmp_path / "other", 2, {"tensor_parallel_size": 2}, {"kind": HasOtherBatches, "width": 6})
     words = "saved with data_parallel_size=2 and tensor_parallel_size=2, and this run has 1 process without"
     with pytest.raises(RuntimeError, match=f"ResumeError: .*{words}.*use 4 processes.*init_weights"):
         start(tmp_path / "whole", 1, "auto", {"width": 6, **RANDOM}, max_epochs=3)

@@ -122,3 +122,10 @@ def test_processes_that_compute_together_share_batches_as_long_as_their_group_ex
     assert parallel.num_together() == 1
     distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
     assert parallel.num_together() == 1
+
+
+def test_a_layer_that_is_too_small_to_be_divided_is_refused(mesh):
+    model = parallelize_module(nn.Linear(4, 1), mesh["tensor_parallel"], ColwiseParallel())
+    fully_shard(model, mesh=mesh["data_parallel"])
+    with pytest.raises(ConfigError, match=r"weight has the shape \(1, 4\), which leaves nothing for some of the 2"):
+        meshes.check(model, mesh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -10,6 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from cairn.data import parallel
 from cairn.errors import ConfigError
 from cairn.lightning.fsdp import meshes
+from cairn.lightning.saved import ranks
 
 
 class GroupedProcesses(ModelParallelStrategy):
@@ -32,6 +34,7 @@ class GroupedProcesses(ModelParallelStrategy):
         meshes.check_sizes(data_parallel_size, tensor_parallel_size)
         super().__init__(process_group_backend=process_group_backend, timeout=timeout)
         self.data_parallel_size, self.tensor_parallel_size = data_parallel_size, tensor_parallel_size
+        self._has_checked_batch = False
 
     @property
     def sharded_module(self) -> LightningModule:
@@ -51,11 +54,31 @@ class GroupedProcesses(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         self._data_parallel_size, self._tensor_parallel_size = self.sizes
+        self._has_checked_batch = False
         super().setup_environment()
         parallel.compute_together(self._tensor_parallel_size)
         is_whole = self._tensor_parallel_size == 1 or meshes.has_values(self.sharded_module)
         if not self.reduce_boolean_decision(is_whole):
             raise ConfigError(meshes.NO_VALUES, parameter="meta_init")
+
+    def check_batch(self, batch: Any) -> None:
+        """Check once in a fit that all processes of a group have the same batch. Every rank must call this.
+
+        Args:
+            batch: The first batch of this process.
+
+        Raises:
+            ConfigError: They have different ones.
+        """
+        if self._has_checked_batch or self._tensor_parallel_size == 1:
+            return
+        self._has_checked_batch = True
+        if not self.reduce_boolean_decision(meshes.is_same(ranks.flat_digest(batch), self.device_mesh)):
+            raise ConfigError(
+                "The processes of a tensor-parallel group have different batches, and they compute one batch together:"
+                " use cairn.DataLoader, or a sampler with rank=self.trainer.distributed_sampler_kwargs['rank'] and the"
+                " same num_replicas, and draw random numbers from the same seed."
+            )
 
     def teardown(self) -> None:
         parallel.compute_together(1)

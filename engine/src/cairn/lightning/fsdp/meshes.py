@@ -93,13 +93,14 @@ def check(model: nn.Module, mesh: DeviceMesh) -> None:
     Raises:
         ConfigError: One is not.
     """
+    apart, together = _ranks(mesh[DATA]), _ranks(mesh[TENSOR])
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ConfigError(
                 f"{name} has no data: it is on the meta device, and was sharded before the strategy could fill it."
                 f" Remove fully_shard from configure_model(): the strategy fills the model, and shards it."
             )
-        is_reduced = isinstance(parameter, DTensor) and _ranks(mesh[DATA]) <= _ranks(parameter.device_mesh)
+        is_reduced = isinstance(parameter, DTensor) and apart <= _ranks(parameter.device_mesh)
         if not is_reduced and parameter.requires_grad:
             raise ConfigError(
                 f"{name} lies outside of fully_shard, so nothing would reduce its gradients and each process would"
@@ -111,10 +112,10 @@ def check(model: nn.Module, mesh: DeviceMesh) -> None:
                 f"{name} is placed as {parameter.placements} on a mesh of {tuple(parameter.device_mesh.shape)}"
                 f" processes, which checkpoints do not support: {why}. Place it in another way."
             )
-        if isinstance(parameter, DTensor) and _leaves_empty(parameter, mesh):
+        if isinstance(parameter, DTensor) and _leaves_empty(parameter, together):
             raise ConfigError(
                 f"{name} has the shape {tuple(parameter.shape)}, which leaves nothing for some of the"
-                f" {mesh[TENSOR].size()} processes that it is divided among, and torch cannot reduce an empty gradient:"
+                f" {len(together)} processes that it is divided among, and torch cannot reduce an empty gradient:"
                 f" leave this layer out of the plan of parallelize_module."
             )
     for name, buffer in model.named_buffers():
@@ -151,6 +152,14 @@ def share_generators(mesh: DeviceMesh) -> None:
         unsaved.set_rng_state(state[0])
 
 
+def is_same(digest: str, mesh: DeviceMesh) -> bool:
+    """Whether all processes that compute a batch together have the same digest. Every rank must call this."""
+    group = mesh.get_group(TENSOR)
+    found: list[Any] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(found, digest, group=group)
+    return len(set(found)) == 1
+
+
 def _sharded(model: nn.Module) -> Iterator[DTensor]:
     return (item for item in (*model.parameters(), *model.buffers()) if isinstance(item, DTensor))
 
@@ -159,15 +168,14 @@ def _repeats(mesh: DeviceMesh, number: int, placement: Any) -> bool:
     return mesh.size(number) > 1 and block.divided_dim(placement) is None
 
 
-def _leaves_empty(parameter: DTensor, mesh: DeviceMesh) -> bool:
-    """Whether tensor parallelism gives some ranks nothing of a parameter."""
+def _leaves_empty(parameter: DTensor, together: set[int]) -> bool:
+    """Whether some of the processes that compute a batch together get nothing of a parameter."""
     own = parameter.device_mesh
-    for number, placement in enumerate(parameter.placements):
+    for number, placement in enumerate(parameter.placements if len(together) > 1 else ()):
         dim = block.divided_dim(placement)
-        if dim is not None and own.size(number) > 1 and _along(own, number) == _ranks(mesh[TENSOR]):
+        if dim is not None and _along(own, number) == together:
             chunk = -(-parameter.shape[dim] // own.size(number))
-            if chunk * (own.size(number) - 1) >= parameter.shape[dim]:
-                return True
+            return chunk * (own.size(number) - 1) >= parameter.shape[dim]
     return False
 
 

@@ -24,6 +24,7 @@ class GatheringSteps(GroupedProcesses):
         return found
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.check_batch(args[0] if args else None)
         self._share_buffers()
         with self.precision_plugin.train_step_context():
             return self._step("training_step", *args, **kwargs)
