@@ -73,7 +73,7 @@ class GroupedProcesses(ModelParallelStrategy):
         if self._has_checked_batch or self._tensor_parallel_size == 1:
             return
         self._has_checked_batch = True
-        if not self.reduce_boolean_decision(meshes.is_same(ranks.flat_digest(batch), self.device_mesh)):
+        if not self.reduce_boolean_decision(meshes.is_same(ranks.of_batch(batch), self.device_mesh)):
             raise ConfigError(
                 "The processes of a tensor-parallel group have different batches, and they compute one batch together:"
                 " use cairn.DataLoader, or a sampler with rank=self.trainer.distributed_sampler_kwargs['rank'] and the"

@@ -85,16 +85,21 @@ def optimizers(trainer: Trainer) -> Digests:
             owner = names.get(id(parameter), "a tensor") if isinstance(parameter, Tensor) else str(parameter)
             values = state.items() if isinstance(state, dict) else [("state", state)]
             compared = [(key, value) for key, value in values if not (isinstance(value, Tensor) and is_sharded(value))]
-            found |= {f"{key!r} of {owner} in {kind}": flat_digest(value) for key, value in compared}
+            found |= {f"{key!r} of {owner} in {kind}": _flat_digest(value) for key, value in compared}
         for number, group in enumerate(optimizer.param_groups):
             own = {**group, "params": [names.get(id(parameter), "a tensor") for parameter in group["params"]]}
-            found |= {f"{key!r} of group {number} in {kind}": flat_digest(value) for key, value in own.items()}
+            found |= {f"{key!r} of group {number} in {kind}": _flat_digest(value) for key, value in own.items()}
     return found
 
 
 def differing(mine: Digests, of_rank_0: Digests) -> list[str]:
     """Return the names of what this rank has in another form than rank 0, or only one of them has."""
     return [name for name in {**mine, **of_rank_0} if mine.get(name) != of_rank_0.get(name)]
+
+
+def of_batch(batch: Any) -> str:
+    """Return a digest of a batch; equal batches have the same."""
+    return _flat_digest(batch)
 
 
 def lay_over(contents: dict[str, Any], rank: int, world_size: int) -> None:
@@ -191,14 +196,14 @@ def _digest(value: Any) -> str:
     return file.digest.hexdigest()
 
 
-def flat_digest(value: Any) -> str:
+def _flat_digest(value: Any) -> str:
     """Return a digest that equal values have in common, whatever objects they are made of."""
     if isinstance(value, Tensor):
         return _digest(value.detach())
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(flat_digest, value))}]"
+        return f"[{', '.join(map(_flat_digest, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {flat_digest(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key!r}: {_flat_digest(item)}' for key, item in value.items())}}}"
     return repr(value) if isinstance(value, bool | int | float | str | complex | None) else type(value).__name__
 
 
