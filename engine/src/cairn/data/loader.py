@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils import data
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, Sampler
 
-from cairn.data import arguments, generators, plain_loop, position, source, workers
+from cairn.data import arguments, generators, parallel, plain_loop, position, source, workers
 from cairn.data.batches import Batches
 from cairn.data.divided_position import DividedPosition
 from cairn.data.global_batches import GlobalBatches
@@ -265,7 +265,7 @@ def rewind(loader: DataLoader) -> None:
 def _identity(loader: DataLoader) -> dict[str, Any]:
     dataset: Any = loader.dataset
     batch_size = dataset.batch_size if isinstance(dataset, StatefulBatches) else loader.batch_size
-    identity = {"batch_size": batch_size, "seed": loader.seed, "world_size": rank_and_world_size()[1]}
+    identity = {"batch_size": batch_size, "seed": loader.seed, "world_size": parallel.share(*rank_and_world_size())[1]}
     drop_last = loader.drop_last
     if (dealing := loader._position.order.dealing) is not None:  # the same on any number of processes
         identity, drop_last = {"global_batch_size": dealing.size, "seed": loader.seed}, dealing.drop_last

@@ -18,12 +18,12 @@ from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchmetrics import MetricTracker
 
-from cairn.data import shuffles
+from cairn.data import parallel, shuffles
 from cairn.errors import ConfigError, ResumeError
 from cairn.lightning.agreement import Agreement, Alone, together
 from cairn.lightning.fsdp.strategy import FSDP2Strategy
 from cairn.lightning.logs import loggers
-from cairn.lightning.loops import boundary
+from cairn.lightning.loops import boundary, moved
 from cairn.lightning.reading import modules
 from cairn.lightning.saved import placed, pruning, ranks, resized, sums, unsaved
 from cairn.lightning.saved.hyperparameters import plain_hyperparameters
@@ -66,8 +66,8 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
     if not supported or isinstance(trainer.strategy, DeepSpeedStrategy):  # which derives from DDPStrategy
         raise ConfigError(
             f"{type(trainer.strategy).__name__} is not supported: a Checkpointer saves what one device holds, or what "
-            f"cairn.FSDP2Strategy shards. Choose strategy='ddp' or strategy=cairn.FSDP2Strategy(), or remove the "
-            f"Checkpointer."
+            f"cairn.FSDP2Strategy shards. Choose strategy='ddp' or strategy=cairn.FSDP2Strategy(), which has "
+            f"tensor_parallel_size, too, or remove the Checkpointer."
         )
     for callback in trainer.callbacks:
         for kind, why in _NOT_RESUMABLE.items():
@@ -130,7 +130,7 @@ def capture(
         "config": origin.encoded_config,
         "should_stop": trainer.should_stop,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        **_global_batch_size(trainer),
+        **_divided(trainer),
         "threads": torch.get_num_threads(),
         "order": shuffles.of_run(),
         "loggers": loggers.states(trainer),
@@ -142,9 +142,11 @@ def capture(
     return plain_hyperparameters(contents)
 
 
-def _global_batch_size(trainer: Trainer) -> dict[str, int]:
-    size = boundary.global_batch_size(trainer)
-    return {} if size is None else {"global_batch_size": size}
+def _divided(trainer: Trainer) -> dict[str, Any]:
+    """Return how the batches are divided among the processes, if not in the usual way."""
+    size, number = boundary.global_batch_size(trainer), parallel.num_together()
+    mesh = {} if number == 1 else {moved.MESH: [trainer.world_size // number, number]}
+    return mesh if size is None else {"global_batch_size": size, **mesh}
 
 
 def check(ours: Mapping[str, Any]) -> None:

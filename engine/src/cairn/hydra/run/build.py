@@ -85,9 +85,9 @@ def trainer(start: Start, callbacks: Sequence[Callback], options: dict[str, Any]
     if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # this one has the checkpoint open already
         built.strategy.checkpoint_io = start.loader
     _restore_metrics(start, built.loggers)
-    if built.global_rank > 0:
+    if (number := sharded.batch_number(built)) > 0:
         # Weights are made from the same seed on every rank; random numbers in training (dropout) must differ.
-        seed = np.random.SeedSequence([settings.seed, built.global_rank]).generate_state(1)[0]
+        seed = np.random.SeedSequence([settings.seed, number]).generate_state(1)[0]
         seed_everything(int(seed), workers=True, verbose=False)
     return Built(built, checkpoints)
 

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import LBFGS
 from torchmetrics.wrappers import Running
 
+from cairn.data import parallel
 from cairn.errors import ConfigError
 from cairn.lightning.bits import turns
 from cairn.lightning.loops import parts
@@ -27,6 +28,8 @@ def check(trainer: Trainer, num_virtual: int) -> None:
     why = ""
     if not module.automatic_optimization:
         why = "manual optimization makes its steps itself: use automatic optimization"
+    elif parallel.num_together() > 1:
+        why = "with tensor parallelism, several processes compute each batch: set tensor_parallel_size=1"
     elif getattr(trainer.precision_plugin, "scaler", None) is not None:
         why = "precision='16-mixed' scales the loss by what the batches before have shown: use 'bf16-mixed'"
     elif any(isinstance(one, LBFGS) for one in trainer.optimizers):

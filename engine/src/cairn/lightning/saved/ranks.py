@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from cairn.data.window_deliveries import SUBSTREAMS
-from cairn.lightning.saved import unsaved
+from cairn.lightning.saved import block, unsaved
 from cairn.writing.size import is_sharded
 
 Own = list[list[Any]]
@@ -60,6 +61,16 @@ def own(contents: Mapping[str, Any], of_rank_0: Digests) -> Own:
 def weights(module: nn.Module) -> Digests:
     """Return a digest of each parameter that all ranks have; of a sharded one each has a part of its own."""
     return {name: _digest(item.detach()) for name, item in module.named_parameters() if not is_sharded(item)}
+
+
+def repeated(module: nn.Module) -> Digests:
+    """Return a digest of each part of a sharded parameter that other ranks have as well, by its name and place."""
+    parts = ((name, item) for name, item in module.named_parameters() if isinstance(item, DTensor))
+    return {
+        f"{name} {block.of(item).offsets}": _digest(item.detach().to_local())
+        for name, item in parts
+        if block.is_repeated(item)
+    }
 
 
 def optimizers(trainer: Trainer) -> Digests:
@@ -104,6 +115,11 @@ def plain_values(value: Any, path: str) -> dict[str, str]:
 def differing(mine: Digests, of_rank_0: Digests) -> list[str]:
     """Return the names of what this rank has in another form than rank 0, or only one of them has."""
     return [name for name in {**mine, **of_rank_0} if mine.get(name) != of_rank_0.get(name)]
+
+
+def of_batch(batch: Any) -> str:
+    """Return a digest of a batch; equal batches have the same."""
+    return _flat_digest(batch)
 
 
 def lay_over(contents: dict[str, Any], rank: int, world_size: int) -> None:

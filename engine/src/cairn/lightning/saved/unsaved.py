@@ -70,7 +70,7 @@ def buffers(module: nn.Module, every: bool) -> dict[str, Tensor]:
     if found and not every:  # building a state_dict is slow
         for name in module.state_dict():
             found.pop(name, None)
-    return found
+    return {name: placed.local(value) for name, value in found.items()}
 
 
 def set_buffers(module: nn.Module, state: Mapping[str, Tensor], replaced: Collection[str] = ()) -> None:
@@ -87,7 +87,7 @@ def set_buffers(module: nn.Module, state: Mapping[str, Tensor], replaced: Collec
         mine = own.get(name)
         if mine is not None and mine.shape == value.shape and mine.dtype == value.dtype and name not in replaced:
             with torch.no_grad():
-                mine.copy_(value)
+                placed.local(mine).copy_(value)
         elif not put_buffer(module, name, value, persistent=False):
             lost.append(name)
     if lost:
