@@ -125,8 +125,8 @@ def _interruptible(train: Callable[[Any, JobContext], Any], given: Allocation) -
             # Takes seconds. Without handlers, a signal in this time would end the process without a requeue.
             with imports.quick():
                 from cairn.hydra.run import session, start
-                from cairn.lightning import elastic
-            return train(session, start.JobContext(signals, given, elastic.meet()))
+                from cairn.lightning import torchrun
+            return train(session, start.JobContext(signals, given, torchrun.meet()))
         except KeyboardInterrupt as stop:  # before there was anything to save
             if signals.name is None:
                 raise
