@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from cairn.errors import ConfigError
 from cairn.known_directory import KnownDirectory
 from cairn.lightning import shared as shared_on_ranks
 from cairn.lightning.agreement import Agreement, together
-from cairn.lightning.fsdp.strategy import FSDP2Strategy
+from cairn.lightning.fsdp import strategy as fsdp
 from cairn.lightning.rank_differences import RankDifferences
 from cairn.lightning.saved import unsaved
 from cairn.store import shared
@@ -88,16 +87,15 @@ class Sharding:
             differences.compare()
 
     def _choose(self, num_bytes: int) -> None:
-        strategy, option = self._trainer.strategy, self._option
-        if self._trainer.world_size == 1 or not isinstance(strategy, DDPStrategy | FSDP2Strategy) or not self._owner:
+        option, is_divided = self._option, fsdp.divided(self._trainer) is not None
+        if self._trainer.world_size == 1 or not self._owner:
             self.is_on = False
             return
         # A state in parts is collected on rank 0 for a single file, which takes longer than anything else in a save.
-        is_due = num_bytes >= LARGE_BYTES or isinstance(strategy, FSDP2Strategy)
+        is_due = num_bytes >= LARGE_BYTES or is_divided
         self.is_on = bool(self._agreement.share(option is True or (option == "auto" and is_due)))
         if not self.is_on:
             return
-        is_divided = isinstance(strategy, FSDP2Strategy)
         patience_s = shared.PATIENCE_S if option is True or is_divided else _VISIBLE_S
         try:
             shared_on_ranks.check(
@@ -125,7 +123,7 @@ class Sharding:
             return False
         differences.compare(needed=True)
         any_differs = any(self._agreement.largest(differences.found_any))
-        if any_differs and not isinstance(self._trainer.strategy, FSDP2Strategy):  # its ranks have rows of their own
+        if any_differs and fsdp.divided(self._trainer) is None:  # its ranks have rows of their own
             log.warning(
                 "Parameters or optimizer states differ between the ranks, so their shards would be a mix of several "
                 "states: from now on, rank 0 writes each checkpoint as a single file. Keep them equal on all ranks."
@@ -152,8 +150,8 @@ class Sharding:
         """
         trainer = self._trainer
         rank, world_size = trainer.global_rank, trainer.world_size
-        if isinstance(trainer.strategy, FSDP2Strategy):
-            deal = rows.deal(contents, trainer.strategy.rows)
+        if (strategy := fsdp.divided(trainer)) is not None:
+            deal = rows.deal(contents, strategy.rows)
         else:
             self._dealer = self._dealer or Dealer(rank, world_size)
             deal = self._dealer.deal(self._equal_tensors(contents))

@@ -1,0 +1,169 @@
+"""Collects the state of all ranks at a boundary: first what may fail on one of them, then what all do together.
+
+    each rank   hooks, states of callbacks, loaders and optimizers; digests of them     code of the user
+                did any rank fail?  -->  all of them fail
+    all ranks   digests of rank 0, tensors that are divided, states of the ranks        collective calls
+
+A rank that fails between two collective calls would leave the others waiting in the second one, for a rank that waits
+for them. So a state that is dumped holds stand-ins for tensors that are divided, and no call of the user's code lies
+between collective calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import move_data_to_device
+
+from cairn.errors import ConfigError
+from cairn.lightning.agreement import Agreement, Alone, together
+from cairn.lightning.fsdp import strategy as fsdp
+from cairn.lightning.fsdp.strategy import FSDP2Strategy
+from cairn.lightning.loops import boundary
+from cairn.lightning.reading import modules
+from cairn.lightning.saved import placed, pruning, ranks, sums, unsaved
+from cairn.writing.form_encoder import FormEncoder
+from cairn.writing.sharded import rows
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The state at a boundary.
+
+    Attributes:
+        contents: What Lightning saves, with references to live tensors; complete on rank 0.
+        ranks: What each rank adds, in order, on rank 0; what this rank adds, if it writes a shard.
+        lazy: Names of parameters without a shape.
+        attributes: What the audit compares on a resume.
+    """
+
+    contents: dict[str, Any]
+    ranks: list[dict[str, Any]]
+    lazy: Any
+    attributes: dict[str, Any]
+
+
+def collect(
+    trainer: Trainer,
+    place: boundary.Place,
+    epoch_start: Mapping[str, Any] | None,
+    audit: Callable[[str, Mapping[str, Any]], dict[str, Any]],
+    agreement: Agreement,
+    is_sharded: bool = False,
+) -> Collected:
+    """Collect the state of all ranks. Every rank must call this; it raises an error on all of them or on none.
+
+    Args:
+        trainer: The trainer, at a boundary.
+        place: Which of the two kinds of boundary this is.
+        epoch_start: See `Restart.epoch_start`.
+        audit: Compares the attributes of this rank with its contents; see `Audit.at_save`.
+        agreement: Between the ranks.
+        is_sharded: Each rank keeps what it adds to a checkpoint, which goes into its shard: `ranks` holds only that.
+
+    Raises:
+        ConfigError: A hook of another rank has raised an error, or the ranks have other tensors.
+    """
+    epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
+    strategy, digests, form = fsdp.divided(trainer), dict[str, Any](), [0, 0]
+    with _consolidated(trainer), together(agreement, "The state", "saved", form):
+        contents = _dumped(trainer, place, strategy)
+        lazy = unsaved.lazy(contents["state_dict"])
+        contents["state_dict"] = unsaved.without(contents["state_dict"], lazy)
+        with modules.unchanging(trainer.lightning_module):  # no hook of the user is called
+            mine = rank_state(trainer) | epoch
+            attributes = audit(place, contents)
+        if not isinstance(agreement, Alone):
+            digests = ranks.digests({**contents, unsaved.KEY: {"attributes": attributes}})
+        if strategy is not None and not is_sharded:
+            rows.deal(contents, strategy.rows)  # raises if a hook has made something else of a stand-in
+            form[:] = _form(strategy.rows)
+    if strategy is not None and not is_sharded:
+        contents = _whole(contents, strategy, form)
+    if isinstance(agreement, Alone):
+        return Collected(contents, [mine], lazy, attributes)
+    of_rank_0 = agreement.share(digests if agreement.leads else {})
+    if not agreement.leads:
+        own = {**contents, unsaved.KEY: {"attributes": attributes}}
+        mine |= {"own": ranks.own(own, digests, of_rank_0)}
+    return Collected(contents, [mine] if is_sharded else _gathered(mine, agreement), lazy, attributes)
+
+
+def rank_state(trainer: Trainer) -> dict[str, Any]:
+    """Return what each rank adds to a checkpoint."""
+    module = trainer.lightning_module
+    return {
+        "rng": unsaved.rng_state(),
+        "counters": boundary.counters(trainer),
+        "logged": sums.logged(trainer),
+        "metrics": sums.metrics(module),
+        "modes": unsaved.modes(module),
+        "pruning": pruning.state(trainer),
+        "buffers": unsaved.buffers(module, every=trainer.world_size > 1),
+        "gradients": {} if module.automatic_optimization else unsaved.gradients(module, trainer.global_rank),
+        "sync": boundary.sync_flags(trainer),
+        **boundary.virtual_state(trainer),
+        # Lightning saves the states of callbacks on rank 0 only.
+        "callbacks": boundary.callback_states(trainer) if trainer.global_rank > 0 else {},
+    }
+
+
+def _dumped(trainer: Trainer, place: boundary.Place, strategy: FSDP2Strategy | None) -> dict[str, Any]:
+    if strategy is None:
+        return boundary.dump(trainer, place)
+    with strategy.in_shards():
+        try:
+            return boundary.dump(trainer, place)
+        except (RuntimeError, NotImplementedError) as error:
+            if not placed.lacks_values(error):
+                raise
+            raise ConfigError(placed.NO_VALUES) from error
+
+
+@contextmanager
+def _consolidated(trainer: Trainer) -> Iterator[None]:
+    """Collect the states of a `ZeroRedundancyOptimizer` on rank 0; in the context, Lightning does not do it again."""
+    parted = [item for item in trainer.optimizers if hasattr(item, "consolidate_state_dict")]
+    for item in parted:
+        item.consolidate_state_dict()
+        vars(item)["consolidate_state_dict"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        for item in parted:
+            del vars(item)["consolidate_state_dict"]
+
+
+def _form(divided: list[rows.Rows]) -> tuple[int, int]:
+    """Return two numbers. The largest ones of all ranks are opposite only if the ranks have tensors of equal forms."""
+    forms = repr([(item.whole.dtype, tuple(item.whole.shape)) for item in divided])
+    number = int.from_bytes(hashlib.blake2b(forms.encode(), digest_size=7).digest(), "big")
+    return number, -number
+
+
+def _whole(contents: dict[str, Any], strategy: FSDP2Strategy, form: list[int]) -> dict[str, Any]:
+    """Return the contents with whole tensors on rank 0, which all ranks collect."""
+    if form[0] != -form[1]:
+        raise ConfigError(
+            "The ranks have different weights or optimizer states, so rank 0 cannot collect them for a single file: "
+            "train the same parameters on each rank."
+        )
+    found: dict[str, Any] = placed.filled(contents, strategy.collected())
+    return found
+
+
+def _gathered(mine: dict[str, Any], agreement: Agreement) -> list[dict[str, Any]]:
+    """Return what all ranks add, in order, on rank 0."""
+    with together(agreement, "The state", "saved"):
+        if not agreement.leads:
+            FormEncoder().encode(mine)  # names a value that cannot be saved, which could not be sent either
+        # Unpickling puts a tensor on the GPU that it came from. Rank 0 would create a context on each GPU, and copy
+        # slowly.
+        sent = move_data_to_device(mine, torch.device("cpu"))
+    return agreement.gather(sent)
