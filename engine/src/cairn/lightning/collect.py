@@ -12,7 +12,7 @@ between collective calls.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import move_data_to_device
+from torch import Tensor
 
 from cairn.errors import ConfigError
 from cairn.lightning.agreement import Agreement, Alone, together
@@ -30,6 +31,11 @@ from cairn.lightning.reading import modules
 from cairn.lightning.saved import placed, pruning, ranks, sums, unsaved
 from cairn.writing.form_encoder import FormEncoder
 from cairn.writing.sharded import rows
+
+_OTHER_TENSORS = (
+    "The ranks have different weights, gradients or optimizer states, so they cannot be collected: train the same "
+    "parameters on each rank."
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ def collect(
         ConfigError: A hook of another rank has raised an error, or the ranks have other tensors.
     """
     epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
-    strategy, digests, form = fsdp.divided(trainer), dict[str, Any](), [0, 0]
+    strategy, form = fsdp.divided(trainer), [0, 0]
+    digests, gradients = dict[str, Any](), dict[str, Tensor]()
     with _consolidated(trainer), together(agreement, "The state", "saved", form):
         contents = _dumped(trainer, place, strategy)
         lazy = unsaved.lazy(contents["state_dict"])
@@ -81,11 +88,18 @@ def collect(
             attributes = audit(place, contents)
         if not isinstance(agreement, Alone):
             digests = ranks.digests({**contents, unsaved.KEY: {"attributes": attributes}})
-        if strategy is not None and not is_sharded:
-            rows.deal(contents, strategy.rows)  # raises if a hook has made something else of a stand-in
-            form[:] = _form(strategy.rows)
-    if strategy is not None and not is_sharded:
-        contents = _whole(contents, strategy, form)
+        if strategy is not None:
+            gradients = _gradients(trainer)
+            if not is_sharded:
+                rows.deal(contents, strategy.rows)  # raises if a hook has made something else of a stand-in
+            collected = [] if is_sharded else [item.whole for item in strategy.rows]
+            form[:] = _form([*collected, *gradients.values()], list(gradients))
+    if form[0] != -form[1]:
+        raise ConfigError(_OTHER_TENSORS)
+    if strategy is not None:
+        contents = contents if is_sharded else placed.filled(contents, strategy.collected())
+        whole = placed.converted(gradients, placed.whole(agreement.leads))
+        mine |= {"gradients": whole if agreement.leads else None}  # they are those of rank 0
     if isinstance(agreement, Alone):
         return Collected(contents, [mine], lazy, attributes)
     of_rank_0 = agreement.share(digests if agreement.leads else {})
@@ -106,7 +120,8 @@ def rank_state(trainer: Trainer) -> dict[str, Any]:
         "modes": unsaved.modes(module),
         "pruning": pruning.state(trainer),
         "buffers": unsaved.buffers(module, every=trainer.world_size > 1),
-        "gradients": {} if module.automatic_optimization else unsaved.gradients(module, trainer.global_rank),
+        # Those that are divided are collected by all ranks together.
+        "gradients": {} if fsdp.divided(trainer) else placed.converted(_gradients(trainer), placed.whole(keep=True)),
         "sync": boundary.sync_flags(trainer),
         **boundary.virtual_state(trainer),
         # Lightning saves the states of callbacks on rank 0 only.
@@ -140,22 +155,17 @@ def _consolidated(trainer: Trainer) -> Iterator[None]:
             del vars(item)["consolidate_state_dict"]
 
 
-def _form(divided: list[rows.Rows]) -> tuple[int, int]:
-    """Return two numbers. The largest ones of all ranks are opposite only if the ranks have tensors of equal forms."""
-    forms = repr([(item.whole.dtype, tuple(item.whole.shape)) for item in divided])
-    number = int.from_bytes(hashlib.blake2b(forms.encode(), digest_size=7).digest(), "big")
+def _gradients(trainer: Trainer) -> dict[str, Tensor]:
+    module = trainer.lightning_module
+    return {} if module.automatic_optimization else unsaved.gradients(module)
+
+
+def _form(divided: Sequence[Tensor], names: Sequence[str]) -> tuple[int, int]:
+    """Return two numbers. The largest ones of all ranks are opposite only if the ranks have equal names and forms."""
+    forms = repr([(item.dtype, tuple(item.shape)) for item in divided])
+    digest = hashlib.blake2b(f"{forms} {list(names)}".encode(), digest_size=7).digest()
+    number = int.from_bytes(digest, "big")
     return number, -number
-
-
-def _whole(contents: dict[str, Any], strategy: FSDP2Strategy, form: list[int]) -> dict[str, Any]:
-    """Return the contents with whole tensors on rank 0, which all ranks collect."""
-    if form[0] != -form[1]:
-        raise ConfigError(
-            "The ranks have different weights or optimizer states, so rank 0 cannot collect them for a single file: "
-            "train the same parameters on each rank."
-        )
-    found: dict[str, Any] = placed.filled(contents, strategy.collected())
-    return found
 
 
 def _gathered(mine: dict[str, Any], agreement: Agreement) -> list[dict[str, Any]]:
