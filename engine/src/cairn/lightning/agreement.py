@@ -8,9 +8,10 @@ Ranks talk over a group of their own, from CPU to CPU. A value on a GPU would ha
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -164,10 +165,13 @@ class Ranks:
 
     def failed(self, *numbers: int) -> None:
         """Reduce over all ranks, but leave if some of them do not come, or are gone."""
-        with suppress(RuntimeError):
-            distributed.all_reduce(
-                torch.tensor(numbers), distributed.ReduceOp.MAX, group=self._group, async_op=True
-            ).wait(_OTHERS)
+        said = distributed.all_reduce(torch.tensor(numbers), distributed.ReduceOp.MAX, self._group, async_op=True)
+        try:
+            said.wait(_OTHERS)
+        except RuntimeError:
+            # Ranks that wait for this one learn of its end by their connections. But a group with a call under way is
+            # deleted only when the call is over: so this one, which is of no use any more, is never deleted.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._group))
 
     def has_news(self, mine: bool) -> bool:
         """Return what the ranks have said at the boundary before; begin to reduce what they say now."""
