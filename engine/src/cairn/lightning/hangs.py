@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
@@ -131,9 +132,14 @@ class Watch:
         self._answering.start()
         self._watchdog.start()
 
-    def begins(self) -> None:
-        """Training begins here."""
+    def begins(self, attempt: str) -> None:
+        """Training begins here.
+
+        Args:
+            attempt: Name of this attempt, equal on all ranks.
+        """
         if self._watchdog is not None:
+            self._ranks.attempt = attempt
             self._resumed_at = self._moments.previous.total_batches
 
     def passes(self) -> None:
@@ -156,10 +162,18 @@ class Watch:
 
     def _look(self, limit_s: float) -> None:
         """Report to the sentinel of the main rank, which sees the others hang, too."""
-        if not self._ranks.follows():
-            self._sentinel.tell(2 * limit_s, self._moments.previous)  # the watchdog comes first
+        ranks, watchdog = self._ranks, self._watchdog
+        if not ranks.follows():
+            self._sentinel.tell(2 * limit_s, self._moments.previous, ranks.attempt)  # the watchdog comes first
+        if watchdog is not None and not self._has_shown and ranks.is_called():
+            self._alarm(Alarm("training", watchdog.silent_s, limit_s))
 
     def _alarm(self, alarm: Alarm) -> None:
+        if not _is_fitting(
+            self._trainer
+        ):  # the on_exception of another callback has failed, so that ours was not called
+            self.stop()
+            return
         code, leaves = os.EX_TEMPFAIL, True
         try:
             _limited(self._sentinel.close)
@@ -224,9 +238,10 @@ class Watch:
     def _show(self, alarm: Alarm, follows: bool) -> None:
         where, rank = self._moments.previous, self._trainer.global_rank
         what = {"training": "no batch, validation or save has ended", "save": "a save has made no progress"}
+        hangs = "hangs" if alarm.silent_s >= alarm.limit_s else "is asked where it is, because another rank hangs"
         then = "Rank 0 ends the run." if follows else "The run stops without a save, so that it can be resumed."
         self._write(
-            f"[{datetime.now():%Y-%m-%d %H:%M:%S}] Rank {rank} hangs: {what[alarm.what]} for "
+            f"[{datetime.now():%Y-%m-%d %H:%M:%S}] Rank {rank} {hangs}: {what[alarm.what]} for "
             f"{format_duration(alarm.silent_s)} (limit {format_duration(alarm.limit_s)}, {self._at_hang.setting}); the "
             f"last boundary was epoch {where.epoch}, batch {where.batch}. {then} "
             f"Stack traces of rank {rank} (process {os.getpid()}):\n{stacks.own_stacks()}"
@@ -239,6 +254,17 @@ class Watch:
         _limited(lambda: os.write(2, text.encode(errors="replace")))
         if (path := self._at_hang.log_file) is not None:
             _limited(lambda: _append(path, text))
+
+
+def _is_fitting(trainer: Trainer) -> bool:
+    """Return whether a thread of this process is in the `fit` of a trainer."""
+    for frame in sys._current_frames().values():
+        inner: FrameType | None = frame
+        while inner is not None:
+            if inner.f_code is Trainer.fit.__code__ and inner.f_locals.get("self") is trainer:
+                return True
+            inner = inner.f_back
+    return False
 
 
 def _append(path: Path, text: str) -> None:

@@ -58,19 +58,16 @@ class Sharding:
 
     Attributes:
         is_on: Whether each rank writes a shard.
+        owner: Attempt by which rank 0 has claimed the directory, on all ranks; empty: it has not.
     """
 
     def __init__(self, trainer: Trainer, writing: Writing, directory: Path, agreement: Agreement) -> None:
         self._trainer, self._option, self._directory, self._agreement = trainer, writing.sharded, directory, agreement
         self.is_on = False
-        self._owner = ""
+        self.owner = ""
         self._permit: Permit | None = None
         self._dealer: Dealer | None = None
         self._encoder = ShardEncoder()
-
-    def see_claim(self, attempt: str) -> None:
-        """Learn by which attempt rank 0 has claimed the directory; empty: it has not."""
-        self._owner = attempt
 
     def decide(self, num_bytes: int, differences: RankDifferences) -> None:
         """Decide for all ranks, before the first batch, and compare them; every rank calls this.
@@ -88,7 +85,7 @@ class Sharding:
 
     def _choose(self, num_bytes: int) -> None:
         option, is_divided = self._option, fsdp.divided(self._trainer) is not None
-        if self._trainer.world_size == 1 or not self._owner:
+        if self._trainer.world_size == 1 or not self.owner:
             self.is_on = False
             return
         # A state in parts is collected on rank 0 for a single file, which takes longer than anything else in a save.
@@ -108,7 +105,7 @@ class Sharding:
             log.log(level, "Rank 0 writes the checkpoints alone. %s", error)
             self.is_on = False
             return
-        self._permit = Permit(KnownDirectory.at_or_above(self._directory), self._owner)
+        self._permit = Permit(KnownDirectory.at_or_above(self._directory), self.owner)
 
     def check_equal(self, differences: RankDifferences) -> bool:
         """Compare the ranks if each writes a shard, and let rank 0 write everything from now on if they differ.
