@@ -208,13 +208,14 @@ def test_a_fit_that_an_error_ends_is_not_watched_any_more(tmp_path, exits):
     assert_unwatched(checkpoints, fails.thread)
 
 
-def test_a_process_that_has_left_a_fit_in_any_way_is_not_ended(tmp_path, exits):
+@pytest.mark.parametrize("look", [lambda watch: watch._alarm(ALARM), lambda watch: watch._look(600.0)])
+def test_a_process_that_has_left_a_fit_in_any_way_is_not_ended(tmp_path, exits, look):
     """An error in the on_exception of another callback keeps Lightning from calling ours."""
     checkpoints, fails = made(tmp_path / "a"), Fails(again=True)
     with pytest.raises(ValueError, match="no end"):
         fit(checkpoints, tmp_path, callbacks=[fails, checkpoints])
     assert fails.thread.is_alive()
-    checkpoints.watch._alarm(ALARM)
+    look(checkpoints.watch)
     assert exits == []
     assert_unwatched(checkpoints, fails.thread)
 

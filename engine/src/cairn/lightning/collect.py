@@ -78,7 +78,8 @@ def collect(
     """
     epoch = {"epoch_start": epoch_start} if place == "batch" and epoch_start is not None else {}
     strategy, form = fsdp.divided(trainer), [0, 0]
-    digests, gradients = dict[str, Any](), dict[str, Tensor]()
+    gradients = dict[str, Tensor]()
+    digests: ranks.Digests = {}
     with _consolidated(trainer), together(agreement, "The state", "saved", form):
         contents = _dumped(trainer, place, strategy)
         lazy = unsaved.lazy(contents["state_dict"])

@@ -162,11 +162,19 @@ class Watch:
 
     def _look(self, limit_s: float) -> None:
         """Report to the sentinel of the main rank, which sees the others hang, too."""
+        if self._has_left():
+            return
         ranks, watchdog = self._ranks, self._watchdog
         if not ranks.follows():
             self._sentinel.tell(2 * limit_s, self._moments.previous, ranks.attempt)  # the watchdog comes first
         if watchdog is not None and not self._has_shown and ranks.is_called():
             self._alarm(Alarm("training", watchdog.silent_s, limit_s))
+
+    def _has_left(self) -> bool:
+        """Watch no longer if `fit` has been left without a call of our hooks: another callback's may have failed."""
+        if has_left := not _is_fitting(self._trainer):
+            self.stop()
+        return has_left
 
     def _alarm(self, alarm: Alarm) -> None:
         if not _is_fitting(

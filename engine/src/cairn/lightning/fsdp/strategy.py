@@ -132,7 +132,7 @@ class FSDP2Strategy(GatheringSteps):
         if not self._in_shards:
             return placed.whole(self.is_global_zero)(value)
         self.rows.append(placed.rows(value))
-        self._divided.append(value.detach())
+        self._divided.append(value)
         return self.rows[-1].whole
 
     def collected(self) -> dict[int, Tensor]:
