@@ -186,7 +186,7 @@ def test_a_watchdog_that_is_off_starts_no_thread(tmp_path, exits, value, watched
 
 
 class Fails(Callback):
-    """Fails in a batch, and perhaps again when it is told of that."""
+    """Fails in a batch, and perhaps again in its hook for errors."""
 
     def __init__(self, again):
         self.again = again

@@ -64,8 +64,7 @@ def call(directory: Path, attempt: str) -> None:
     Raises:
         OSError: The mark cannot be made.
     """
-    with suppress(FileExistsError):
-        _make(directory / names.hang_mark("called", attempt))
+    opening.make_once(directory / names.hang_mark("called", attempt))
 
 
 def is_called(directory: Path, attempt: str) -> bool:
@@ -79,16 +78,9 @@ def claim(directory: Path, attempt: str) -> bool:
     It is also if the mark cannot be made: rather twice than never.
     """
     try:
-        _make(directory / names.hang_mark("noted", attempt))
-    except FileExistsError:
-        return False
+        return opening.make_once(directory / names.hang_mark("noted", attempt))
     except OSError:
-        pass
-    return True
-
-
-def _make(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        return True
 
 
 def wait(directory: Path, num_ranks: int, patience_s: float) -> dict[int, Report]:
