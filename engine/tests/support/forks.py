@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import functools
 import gc
 import json
 import os
@@ -24,6 +25,8 @@ from tests.support.paths import ENGINE, PYTHONPATH, ROOT
 
 RANKS = "CAIRN_TEST_RANKS"
 """Number of processes started by Lightning or torchrun that are forked, too."""
+OBSERVED_S = "CAIRN_TEST_OBSERVED_S"
+"""How often Lightning's main process looks whether another one has ended, in seconds; otherwise each 5 s."""
 TORCHRUN = ["-m", "torch.distributed.run"]
 _PATIENT_S = 600
 
@@ -249,8 +252,13 @@ class Ranks:
 
             subprocess_handler.Popen = self._start_for_torchrun  # type: ignore[assignment, misc]
             return
+        from lightning.fabric.strategies.launchers import subprocess_script as observing
         from lightning.pytorch.strategies.launchers import subprocess_script
 
+        if OBSERVED_S in os.environ:
+            period_s = float(os.environ[OBSERVED_S])
+            observer: Any = functools.partial(observing._ChildProcessObserver, sleep_period=period_s)
+            observing._ChildProcessObserver = observer  # type: ignore[misc]
         subprocess_script.subprocess = SimpleNamespace(Popen=self._start)  # type: ignore[attr-defined]
 
     def _start(

@@ -165,9 +165,9 @@ class Ranks:
 
     def failed(self, *numbers: int) -> None:
         """Reduce over all ranks, but leave if some of them do not come, or are gone."""
-        said = distributed.all_reduce(torch.tensor(numbers), distributed.ReduceOp.MAX, self._group, async_op=True)
+        said, operation = torch.tensor(numbers), distributed.ReduceOp.MAX
         try:
-            said.wait(_OTHERS)
+            distributed.all_reduce(said, operation, self._group, async_op=True).wait(_OTHERS)
         except RuntimeError:
             # Ranks that wait for this one learn of its end by their connections. But a group with a call under way is
             # deleted only when the call is over: so this one, which is of no use any more, is never deleted.

@@ -106,7 +106,7 @@ def collect(
     of_rank_0 = agreement.share(digests if agreement.leads else {})
     if not agreement.leads:
         own = {**contents, unsaved.KEY: {"attributes": attributes}}
-        mine |= {"own": ranks.own(own, digests, of_rank_0)}
+        mine |= {ranks.OWN: ranks.own(own, digests, of_rank_0)}
     return Collected(contents, [mine] if is_sharded else _gathered(mine, agreement), lazy, attributes)
 
 
@@ -173,7 +173,8 @@ def _gathered(mine: dict[str, Any], agreement: Agreement) -> list[dict[str, Any]
     """Return what all ranks add, in order, on rank 0."""
     with together(agreement, "The state", "saved"):
         if not agreement.leads:
-            FormEncoder().encode(mine)  # names a value that cannot be saved, which could not be sent either
+            # Values of the user: one that cannot be saved is named here, because it could not be sent either.
+            FormEncoder().encode({name: mine[name] for name in (ranks.OWN, "callbacks")})
         # Unpickling puts a tensor on the GPU that it came from. Rank 0 would create a context on each GPU, and copy
         # slowly.
         sent = move_data_to_device(mine, torch.device("cpu"))
