@@ -36,3 +36,23 @@ def test_what_fails_on_one_rank_fails_on_all_and_the_ranks_stay_together(found, 
         assert failed.startswith(kind), (case, failed, other)
         assert other.startswith("ConfigError: The state of another rank could not be saved"), (case, failed, other)
     assert (first[-1][3], second[-1][3]) == ("saved", "saved")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "manual", "hook", "rank"),
+    [
+        ("ddp", False, "on_before_optimizer_step", 1),
+        ("fsdp2", True, "on_before_optimizer_step", 0),
+        ("fsdp2", False, "on_after_backward", 1),
+        ("fsdp2", True, "on_train_batch_end", 1),
+    ],
+)
+def test_what_fails_on_one_rank_in_a_step_ends_both(tmp_path, strategy, manual, hook, rank):
+    def work(own):
+        return failing_ranks.fit(tmp_path, strategy, manual, False, [failing_ranks.FailsIn(hook, rank)])
+
+    with two_ranks(work) as queue:
+        said = dict(queue.get(timeout=PATIENT_S) for _ in range(2))
+    assert said[rank] == "Fault: no disk"
+    assert isinstance(said[1 - rank], str), "its connection to the other rank ends"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,15 +205,42 @@ def cases() -> Iterator[tuple[str, str, int]]:
             yield from ((hook, way, rank) for rank in (0, 1))
 
 
-def fit(folder: Path, strategy: str, manual: bool, sharded: bool) -> list[tuple[str, str, int, str]]:
-    """Fit in this process, one of two; return what each save has come to."""
+class FailsIn(Callback):
+    """Fails on one rank in a hook of training, in the second batch.
+
+    Args:
+        hook: Name of the hook.
+        rank: The rank.
+    """
+
+    def __init__(self, hook: str, rank: int) -> None:
+        self.rank = rank
+        setattr(self, hook, self._fail)
+
+    def _fail(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_rank == self.rank and trainer.fit_loop.epoch_loop.total_batch_idx == 1:
+            raise Fault("no disk")
+
+
+def fit(
+    folder: Path, strategy: str, manual: bool, sharded: bool, more: Sequence[Callback] = ()
+) -> list[tuple[str, str, int, str]]:
+    """Fit in this process, one of two; return what each save has come to.
+
+    Args:
+        folder: Of the checkpoints.
+        strategy: `ddp` or `fsdp2`.
+        manual: Whether the model takes its optimizer steps itself.
+        sharded: Whether each rank writes a shard.
+        more: Callbacks to train with, without a save for each case.
+    """
     seed_everything(0, verbose=False)
     faults, writing = Faults(), cairn.Writing("thread", sharded=sharded)
     saving = cairn.Checkpointer(folder, every=2, watchdog="off", audit="off", writing=writing)
     saves = Saves(faults, saving)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     chosen: Any = cairn.FSDP2Strategy() if strategy == "fsdp2" else strategy
-    callbacks = [Hooks(faults), saves, saving]
+    callbacks = [*more, saving] if more else [Hooks(faults), saves, saving]
     trainer = Trainer(
         accelerator="cpu",
         devices=2,
