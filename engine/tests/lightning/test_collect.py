@@ -2,10 +2,14 @@
 
 import itertools
 import multiprocessing
+from types import SimpleNamespace
 
 import pytest
+import torch
 from tests.support import failing_ranks
 from tests.support.failing_ranks import PATIENT_S, two_ranks
+
+from cairn.lightning import collect
 
 pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks ranks")
 FITS = list(itertools.product(("ddp", "fsdp2"), (False, True), (False, True)))
@@ -36,6 +40,22 @@ def test_what_fails_on_one_rank_fails_on_all_and_the_ranks_stay_together(found, 
         assert failed.startswith(kind), (case, failed, other)
         assert other.startswith("ConfigError: The state of another rank could not be saved"), (case, failed, other)
     assert (first[-1][3], second[-1][3]) == ("saved", "saved")
+
+
+def test_the_states_of_a_zero_redundancy_optimizer_are_collected_before_any_hook_is_called():
+    calls = []
+
+    class Parted(torch.optim.SGD):
+        def consolidate_state_dict(self, to=0):
+            calls.append(to)
+
+    optimizer = Parted([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with collect._consolidated(SimpleNamespace(optimizers=[optimizer])):
+        assert calls == [0]
+        optimizer.consolidate_state_dict()
+        assert calls == [0], "Lightning asks once more, when hooks have been called on some ranks only"
+    optimizer.consolidate_state_dict(to=1)
+    assert calls == [0, 1]
 
 
 @pytest.mark.slow
