@@ -8,7 +8,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from tests.lightning.test_library import fit, made
 from tests.lightning.test_requeue import job  # noqa: F401 - a fixture
@@ -218,6 +218,15 @@ def test_a_process_that_has_left_a_fit_in_any_way_is_not_ended(tmp_path, exits, 
     look(checkpoints.watch)
     assert exits == []
     assert_unwatched(checkpoints, fails.thread)
+
+
+def test_a_process_that_lightning_has_forked_is_watched_although_it_is_not_in_fit(tmp_path):
+    """The launcher calls another method of the trainer there."""
+    trainer, namespace = Trainer(logger=False, default_root_dir=tmp_path), {"__name__": Trainer.__module__}
+    exec("def run(self, look):\n    return look(self)", namespace)
+    assert namespace["run"](trainer, ends._is_fitting)
+    assert not namespace["run"](object(), lambda _: ends._is_fitting(trainer))
+    assert not ends._is_fitting(trainer)
 
 
 def test_each_batch_validation_batch_and_boundary_is_a_sign_of_life(tmp_path):

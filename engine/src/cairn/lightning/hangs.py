@@ -179,10 +179,7 @@ class Watch:
         return has_left
 
     def _alarm(self, alarm: Alarm) -> None:
-        if not _is_fitting(
-            self._trainer
-        ):  # the on_exception of another callback has failed, so that ours was not called
-            self.stop()
+        if self._has_left():
             return
         code, leaves = os.EX_TEMPFAIL, True
         try:
@@ -273,11 +270,11 @@ def _requeues(policy: Policy, hang: Hang, write: Callable[[str], Any]) -> bool:
 
 
 def _is_fitting(trainer: Trainer) -> bool:
-    """Return whether a thread of this process is in the `fit` of a trainer."""
+    """Return whether a thread of this process runs a trainer: in `fit`, or in what a launcher calls in its place."""
     for frame in sys._current_frames().values():
         inner: FrameType | None = frame
         while inner is not None:
-            if inner.f_code is Trainer.fit.__code__ and inner.f_locals.get("self") is trainer:
+            if inner.f_globals.get("__name__") == Trainer.__module__ and inner.f_locals.get("self") is trainer:
                 return True
             inner = inner.f_back
     return False
