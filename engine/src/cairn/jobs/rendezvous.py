@@ -27,7 +27,7 @@ class Rank:
         number: From 0 to `world_size` - 1.
         world_size: Number of processes.
         start: Name of this start: equal in all of its processes, different after a restart. With torchrun, only if it
-            opens a port for each attempt; otherwise the processes have to meet first, see `lightning.elastic`.
+            opens a port for each attempt; otherwise the processes have to meet first, see `lightning.torchrun`.
     """
 
     number: int = 0

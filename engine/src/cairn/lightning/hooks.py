@@ -151,7 +151,7 @@ class EngineHooks(Checkpoint):
         self._begin(trainer)
         self.engine.start()
         self._stopping.begin()
-        self.watch.begins()
+        self.watch.begins(self.engine.sharding.owner)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the last save."""

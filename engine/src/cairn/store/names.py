@@ -15,7 +15,7 @@ LOCK = ".lock"
 PROBE = ".writable.tmp"
 WRITERS = "writers.lock"
 _SHARED = r"\.shared-[0-9a-f]{16}\.tmp"
-_HANG = r"\.hang-[0-9]+\.(?:tmp|new)"
+_HANG = r"\.hang-(?:[0-9]+|(?:called|noted)-[0-9a-f]+)\.(?:tmp|new)"
 _STEM = r"epoch_([0-9]{3,})_batch_([0-9]{6,})"
 _NAME = re.compile(rf"{_STEM}\.ckpt")
 _TEMP = re.compile(rf"\.(?:{_STEM}\.(?:ckpt(?:\.[0-9a-f]+)?|json)|{LAST}|{BEST}|{CLAIM})\.tmp|{_SHARED}|{_HANG}")
@@ -68,6 +68,16 @@ def shared_name(token: str) -> str:
 def hang_name(rank: int) -> str:
     """Hidden name of what a rank says about itself when it hangs; see `hang_reports`."""
     return f".hang-{rank}.tmp"
+
+
+def hang_mark(what: str, attempt: str) -> str:
+    """Hidden name of a mark of an attempt that hangs.
+
+    Args:
+        what: `called` or `noted`, see `hang_reports`.
+        attempt: Hexadecimal digits that name the attempt.
+    """
+    return f".hang-{what}-{attempt}.tmp"
 
 
 def attempt_name(checkpoint: str, attempt: str) -> str:

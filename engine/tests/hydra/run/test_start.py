@@ -66,7 +66,7 @@ def test_a_new_run_is_recorded_and_the_other_processes_are_informed(config, dire
     record = directory.record()
     assert (record.status, record.overrides, start.run_id) == ("running", ("seed=0",), record.id)
     assert notice.facts == {"config": str(directory.config_file), "run": record.id, "start": None}
-    assert command_line.announced() == notice.facts
+    assert command_line.announced()[1] == notice.facts
     theirs = follow(**notice.facts, context=JobContext())
     assert (theirs.run_id, theirs.settings.seed, theirs.plan.path) == (record.id, 0, None)
     assert start.is_main

@@ -28,11 +28,11 @@ from cairn.jobs.allocation import Deadline
 from cairn.jobs.layout import layout
 from cairn.lightning.agreement import JOB_TIME_LIMIT
 from cairn.lightning.checkpointer import Checkpointer
-from cairn.lightning.elastic import Attempt, ElasticEnvironment
 from cairn.lightning.interrupts import WatchTraining
 from cairn.lightning.logs.csv_logger import CSVLogger
 from cairn.lightning.saved import unsaved
 from cairn.lightning.step_environment import StepEnvironment
+from cairn.lightning.torchrun import Attempt, TorchrunEnvironment
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def check_launcher(built: Trainer) -> None:
 def _environment(attempt: Attempt | None) -> ClusterEnvironment | None:
     """Return the environment of the launcher; None: the one that Lightning finds."""
     if TorchElasticEnvironment.detect():  # also inside of a SLURM job
-        return ElasticEnvironment(attempt)
+        return TorchrunEnvironment(attempt)
     return StepEnvironment() if StepEnvironment.detect() else None
 
 

@@ -30,7 +30,7 @@ from cairn.hydra.run.point import first_intact, joint_check
 from cairn.hydra.run.start import JobContext, NothingToDo, Start, begin, follow
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interruption
-from cairn.lightning import elastic
+from cairn.lightning import torchrun
 from cairn.lightning.checks import callbacks
 from cairn.lightning.loops.calls import Stopped
 from cairn.runs.directory import RunDirectory
@@ -180,7 +180,7 @@ def run(cfg: DictConfig, body: Body, context: JobContext) -> Any:
     """
     hydra = HydraConfig.get()
     directory = RunDirectory(Path(hydra.runtime.output_dir))
-    own = elastic.rank_in(context.attempt)
+    own = torchrun.rank_in(context.attempt)
     notice = Rendezvous(directory.path, own)
     if own.number > 0:
         facts = notice.wait(meanwhile=joint_check(directory, own).help)

@@ -29,8 +29,8 @@ from cairn.hydra.run import point, proving
 from cairn.jobs.allocation import Allocation
 from cairn.jobs.rendezvous import Rendezvous
 from cairn.jobs.signals import Interrupts
-from cairn.lightning.elastic import Attempt
 from cairn.lightning.io import MappedCheckpointIO
+from cairn.lightning.torchrun import Attempt
 from cairn.runs import attempts, summary, terminal
 from cairn.runs.directory import RunDirectory, RunRecord, new_id
 from cairn.runs.files_before import FilesBefore

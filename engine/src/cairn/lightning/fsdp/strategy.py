@@ -66,7 +66,9 @@ class FSDP2Strategy(GatheringSteps):
         self.meta_init, self.gather_in_bf16 = meta_init, gather_in_bf16
         self._in_shards = False
         self.rows: list[Rows] = []
-        """Rows of the last state that was collected within `in_shards`."""
+        """Rows of the last state that was dumped within `in_shards`."""
+        self._divided: list[DTensor] = []
+        """The tensors themselves, in the same order."""
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -117,9 +119,9 @@ class FSDP2Strategy(GatheringSteps):
     # Checkpoints: whole tensors, on rank 0 or in parts
 
     @contextmanager
-    def in_shards(self, is_on: bool = True) -> Iterator[None]:
+    def in_shards(self) -> Iterator[None]:
         """Context in which a state holds tensors without data, and `rows` what this rank has of them."""
-        self._in_shards, self.rows = is_on, []
+        self._in_shards, self.rows, self._divided = True, [], []
         try:
             yield
         finally:
@@ -139,7 +141,19 @@ class FSDP2Strategy(GatheringSteps):
         if not self._in_shards:
             return placed.whole(self.is_global_zero)(value)
         self.rows.append(placed.rows(value))
+        self._divided.append(value)
         return self.rows[-1].whole
+
+    def collected(self) -> dict[int, Tensor]:
+        """Collect what was dumped within `in_shards` on rank 0. Every rank must call this, with tensors of equal forms.
+
+        Returns:
+            The whole tensors on rank 0, without data on the others, by the storages of those that stand for them.
+        """
+        collect, pairs = placed.whole(self.is_global_zero), zip(self.rows, self._divided, strict=True)
+        found = {item.whole.untyped_storage()._cdata: collect(value) for item, value in pairs}
+        self._divided = []
+        return found
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
@@ -158,3 +172,9 @@ class FSDP2Strategy(GatheringSteps):
         parted = getattr(self.checkpoint_io, "parted", None)
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
             optimizer.load_state_dict(placed.optimizer_state_for(optimizer, state, parted))
+
+
+def divided(trainer: Trainer) -> FSDP2Strategy | None:
+    """Return the strategy if it divides the model among several processes; None: each process has all of it."""
+    strategy = trainer.strategy
+    return strategy if isinstance(strategy, FSDP2Strategy) and trainer.world_size > 1 else None

@@ -6,6 +6,8 @@ resume    the whole tensor, mapped from the file  -->  the rows of this rank, of
 
 from __future__ import annotations
 
+import copy
+import operator
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -92,6 +94,31 @@ def converted(value: Any, convert: Convert) -> Any:
     if isinstance(value, dict):
         return {key: converted(item, convert) for key, item in value.items()}
     return [converted(item, convert) for item in value] if type(value) is list else value
+
+
+def filled(value: Any, collected: Mapping[int, Tensor]) -> Any:
+    """Return a state with whole tensors in place of those that stand for them; the same object if it has none.
+
+    Args:
+        value: Dicts, lists, tuples and tensors.
+        collected: The whole tensors, contiguous, by the storage of what stands for them, see `FSDP2Strategy.collected`.
+    """
+    if isinstance(value, Tensor):
+        whole = collected.get(value.untyped_storage()._cdata) if value.is_meta else None
+        if whole is None:
+            return value
+        return whole.reshape(-1).view(value.dtype).as_strided(value.shape, value.stride(), value.storage_offset())
+    if isinstance(value, dict):
+        changed = {key: found for key, item in value.items() if (found := filled(item, collected)) is not item}
+        if not changed:
+            return value
+        other = copy.copy(value)  # keeps its class and its attributes
+        other.update(changed)
+        return other
+    if type(value) in (list, tuple):
+        items = [filled(item, collected) for item in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
+    return value
 
 
 def weights(model: nn.Module, convert: Convert) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 Lightning saves what hooks and loaders return on rank 0, and gives it to all ranks. Most of it is equal on all ranks,
 and may be large. So only what differs is stored, next to the other state of its rank:
 
-    rank 0        digests of its contents            --share-->    every rank
-    other ranks   values with another digest         --gather-->   rank 0: checkpoint["cairn"]["ranks"][rank]["own"]
+    every rank    digests of its contents; those of rank 0    --share-->    every rank
+    other ranks   values with another digest                  --gather-->   rank 0: ["cairn"]["ranks"][rank]["own"]
     resume        each rank lays its own values over what it has read; parts of a whole are put together for all ranks
 """
 
@@ -43,18 +43,23 @@ _CHUNK = 1 << 20
 
 
 def digests(contents: Mapping[str, Any]) -> Digests:
-    """Return digests of what may differ between ranks in the contents of a checkpoint; rank 0 shares them."""
+    """Return digests of what may differ between ranks in the contents of a checkpoint."""
     return {name: _digests(value) for name, value in _parts(contents).items()}
 
 
-def own(contents: Mapping[str, Any], of_rank_0: Digests) -> Own:
+def own(contents: Mapping[str, Any], mine: Digests, of_rank_0: Digests) -> Own:
     """Return what this rank has to store, because rank 0 has something else or nothing there.
 
     What only rank 0 has is not a difference: a hook may save a value on one rank for all of them.
+
+    Args:
+        contents: The contents of the checkpoint on this rank.
+        mine: Their digests.
+        of_rank_0: Those of rank 0.
     """
     found: Own = []
     for name, value in _parts(contents).items():
-        _compare(value, of_rank_0.get(name), [name], found)
+        _compare(value, mine[name], of_rank_0.get(name), [name], found)
     return found
 
 
@@ -178,12 +183,12 @@ def _digests(value: Any) -> Any:
     return _digest(value) if parts is None else {name: _digests(item) for name, item in parts.items()}
 
 
-def _compare(value: Any, of_rank_0: Any, path: list[Any], found: Own) -> None:
+def _compare(value: Any, mine: Any, of_rank_0: Any, path: list[Any], found: Own) -> None:
     at_top, parts = path in ([unsaved.KEY], ["state_dict"]), _parts_of(value)
     if parts is not None and isinstance(of_rank_0, Mapping) and (at_top or list(parts) == list(of_rank_0)):
         for name, item in parts.items():
-            _compare(item, of_rank_0.get(name), [*path, name], found)
-    elif _digests(value) != of_rank_0:
+            _compare(item, mine[name], of_rank_0.get(name), [*path, name], found)
+    elif mine != of_rank_0:
         found.append([path, value])
 
 

@@ -170,18 +170,9 @@ def without(weights: Mapping[str, Any], names: Collection[str]) -> Mapping[str, 
     return rest
 
 
-def gradients(module: nn.Module, rank: int = 0) -> dict[str, Tensor] | None:
-    """Return the gradients between two batches: with manual optimization they may belong to an unfinished window.
-
-    Args:
-        module: The module. If it is sharded, every rank must call this.
-        rank: This rank. Of a sharded module, only rank 0 gets them, and they are whole.
-    """
-    found = {name: param.grad for name, param in module.named_parameters() if param.grad is not None}
-    if not placed.is_sharded(module):
-        return found
-    found = placed.converted(found, placed.whole(keep=rank == 0))
-    return found if rank == 0 else None
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Return the gradients between two batches: with manual optimization they may belong to an unfinished window."""
+    return {name: param.grad for name, param in module.named_parameters() if param.grad is not None}
 
 
 def set_gradients(module: nn.Module, state: Mapping[str, Tensor]) -> None:

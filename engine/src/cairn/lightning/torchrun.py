@@ -131,8 +131,8 @@ def _too_late(rank: Rank, patience_s: float) -> TimeoutError:
     )
 
 
-class ElasticEnvironment(TorchElasticEnvironment):
-    """The environment of torchrun, with a store for each attempt; `Trainer(plugins=[ElasticEnvironment()])`.
+class TorchrunEnvironment(TorchElasticEnvironment):
+    """The environment of torchrun, with a store for each attempt; `Trainer(plugins=[TorchrunEnvironment()])`.
 
     Args:
         attempt: The attempt, if the processes have met already.
