@@ -26,6 +26,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 import cairn
+from cairn.lightning.saved import placed
 
 NUM_SAMPLES, NUM_VAL, GLOBAL_BATCH, BATCH = 89, 40, 24, 2
 """Twelve virtual ranks, so that 1, 2, 3 and 4 processes share them; the last two global batches are incomplete."""
@@ -111,7 +112,11 @@ def fit(folder: Path, processes: int = 1, *, net: LightningModule | None = None,
     common: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
     common |= {"num_sanity_val_steps": 1, "max_epochs": 2, "val_check_interval": 2, "default_root_dir": folder}
     common |= {"gradient_clip_val": 0.5, "log_every_n_steps": 1, "logger": cairn.CSVLogger(folder / "csv")}
-    strategy = "auto" if processes == 1 else "ddp_find_unused_parameters_true"
+    strategy: Any = options.pop("strategy", "ddp")
+    if strategy == "fsdp":
+        strategy = cairn.FSDP2Strategy(**options.pop("sharding", {}))
+    elif strategy == "ddp":
+        strategy = "auto" if processes == 1 else "ddp_find_unused_parameters_true"
     callbacks = [LearningRateMonitor("step"), saving]
     trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": callbacks} | options)
     net = net or Net()
@@ -163,7 +168,8 @@ def _rank(folder: Path, rank: int, processes: int, port: int, options: dict[str,
     said: dict[str, Any] = {"weights": [], "error": ""}
     try:
         _, net = fit(folder, processes, **options)
-        said["weights"] = [f"{name} {_digest(value)}" for name, value in net.state_dict().items()]
+        state = placed.weights(net, lambda value: value.full_tensor())
+        said["weights"] = [f"{name} {_digest(value)}" for name, value in state.items()]
     except BaseException as error:
         said["error"] = f"{type(error).__name__}: {error}"
     (folder / f"{rank}.json").write_text(json.dumps(said))

@@ -34,6 +34,8 @@ class Collected:
         self._processes = Layout(trainer.world_size, trainer.global_rank, trainer.world_size)
         self.results = logged.take_over(results, self._processes)
         self._turns, self._named = Turns(self._metrics), dict[str, Metric]()
+        self._turn: Turn | None = None
+        self._is_out = False
         self._latest: dict[int, dict[str, Tensor]] = {}
 
     @contextmanager
@@ -45,12 +47,24 @@ class Collected:
             counts: Whether it is the first time.
         """
         self._find()
-        self._turns.begin(turn if counts else (turn[0], EXTRA))
+        self._is_out = self.results.is_out = False
+        self._turn = turn if counts else (turn[0], EXTRA)
+        self._turns.begin(self._turn)
         self.results.batch_begins(turn[1])
         yield
+        self.leave_out(False)
         if self.results.virtual is not None:
             self.results.batch_ends()
         self._turns.end()
+        self._turn = None
+
+    def leave_out(self, is_out: bool) -> None:
+        """Let what follows in a batch not count, because another process has the same; or count again."""
+        if is_out == self._is_out or self._turn is None:
+            return
+        self._is_out = self.results.is_out = is_out
+        self._turns.end()
+        self._turns.begin((self._turn[0], EXTRA) if is_out else self._turn)
 
     def take_latest(self, virtual: int, counts: bool) -> None:
         """Take the latest values, when a batch has logged all that it logs."""

@@ -29,6 +29,8 @@ class LoggedInTurns(WholeMeans):
     layout = Layout(1)
     virtual: int | None = None
     """The virtual rank whose batch is worked on; None: none is."""
+    is_out = False
+    """Whether what is logged does not count: another process logs the same."""
     outside: dict[str, float]
     """What was logged outside of a batch, since `compare`."""
     reported: set[str]
@@ -38,7 +40,7 @@ class LoggedInTurns(WholeMeans):
 
     def log(self, fx: str, name: str, value: Any, **options: Any) -> None:
         """See `LightningModule.log`."""
-        if options.get("rank_zero_only") and self.virtual:
+        if self.is_out or (options.get("rank_zero_only") and self.virtual):
             return
         if options.get("on_step") and not self.training:
             raise ConfigError(

@@ -1,0 +1,42 @@
+"""Generators that the module and callbacks hold, such as that of an augmentation on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cairn.data.generators import Generators
+from cairn.lightning.loops import parts
+from cairn.lightning.reading import modules
+
+_OF_DATA = (Dataset, DataLoader, Sampler, LightningDataModule)
+"""Whose generators are seeded for each sample and each order."""
+_OF_TORCH = {"_parameters", "_buffers", "_modules"}
+
+
+def generators(trainer: Trainer) -> Generators:
+    """Return the generators that are reached from attributes of the module, of its parts, and of callbacks."""
+    data = [*parts.train_loaders(trainer), *parts.val_loaders(trainer), trainer.datamodule]
+    of_data = Generators(**{str(number): vars(one) for number, one in enumerate(data) if hasattr(one, "__dict__")})
+    return Generators(**dict(_roots(trainer))).without(of_data)
+
+
+def _roots(trainer: Trainer) -> Iterator[tuple[str, Any]]:
+    named: list[tuple[str, Any]] = list(modules.named(trainer.lightning_module))
+    named += [(_name(callback), callback) for callback in trainer.callbacks if not _is_ours(callback)]
+    for name, owner in named:
+        for attribute, value in list(vars(owner).items()):
+            if attribute not in _OF_TORCH and not isinstance(value, _OF_DATA):
+                yield f"{name}.{attribute}", value
+        yield f"{name}.<class>", type(owner)
+
+
+def _name(callback: Callback) -> str:
+    return type(callback).__name__
+
+
+def _is_ours(callback: Callback) -> bool:
+    return any(kind.__module__.partition(".")[0] == "cairn" for kind in type(callback).__mro__)

@@ -1,0 +1,79 @@
+"""A global batch: the random numbers, gradients and buffers of its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from cairn.lightning.bits.buffers import Buffers
+from cairn.lightning.bits.drawing import Drawing
+from cairn.lightning.bits.gradients import Gradients
+from cairn.lightning.bits.sharded import ShardedGradients
+from cairn.lightning.bits.tree import Layout
+
+
+class Window:
+    """One global batch after the other.
+
+    Args:
+        module: The module.
+        layout: Which virtual ranks each process plays.
+        drawing: Random numbers of the run.
+    """
+
+    def __init__(self, module: LightningModule, layout: Layout, drawing: Drawing) -> None:
+        self._module, self._drawing, self.layout = module, drawing, layout
+        self._gradients = ShardedGradients(module, layout) if layout.in_turn else Gradients(layout)
+        self._buffers = Buffers(module, layout)
+        self.step = self.number = self.virtual = 0
+        self.counts = True
+        """Whether the batch is not a repetition."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the batch is the last one of this process in its global batch."""
+        return self.number == self.layout.per_window - 1
+
+    def begin(self, number: int, step: int) -> None:
+        """Begin a batch.
+
+        Args:
+            number: Its number among the batches of this process in their global batch.
+            step: Number of steps of the optimizer that were taken.
+        """
+        own = self.layout.own
+        self.number, self.virtual, self.counts = number, own[min(number, len(own) - 1)], number < len(own)
+        if number == 0:
+            self.step = step
+            self._gradients.begin(self._module)
+            self._buffers.begin()
+        self._gradients.begin_batch(number)
+        self._drawing.batch(self.step, self.virtual)
+
+    def end(self) -> None:
+        """End a batch."""
+        if self.is_last:
+            self._drawing.after(self.step)
+
+    def backward(self, backward: Callable[[Tensor], None], loss: Tensor) -> None:
+        """Run the backward pass of a batch; after the last one, set the gradients of all of them.
+
+        Args:
+            backward: Runs it.
+            loss: Mean over the samples of the batch, weighted by their number.
+        """
+        self._gradients.before_backward()
+        backward(loss)
+        if self.counts:
+            self._gradients.after_backward(self.virtual)
+            self._buffers.batch_ends(self.virtual)
+        if self.is_last:
+            self._gradients.finish()
+            self._buffers.finish()
+            self._drawing.optimizer_step(self.step)
+
+    def release(self) -> None:
+        """Leave the module as it was."""
+        self._gradients.remove()
