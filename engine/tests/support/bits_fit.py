@@ -22,7 +22,7 @@ from tests.support.paths import ROOT
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 import cairn
@@ -47,21 +47,42 @@ class Text(Dataset[Any]):
         return tokens
 
 
+class Branch(nn.Module):
+    """A residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add what the layer makes of the input."""
+        return x + torch.tanh(self.layer(x))
+
+
 class Net(LightningModule):
-    """The template's GPT with dropout, a layer that is not always used, and BatchNorm."""
+    """The template's GPT with dropout, and much that depends on the number of processes elsewhere.
+
+    A layer is not always used, branches are used twice in a step, BatchNorm has statistics, random numbers come from
+    generators of several kinds, hooks of the step log and count, and a validation reads the number of its batch.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         sys.path.insert(0, str(ROOT / "src"))
         from project.models.gpt import GPT
 
-        self.gpt = GPT(vocab_size=16, seq_len=8, num_layers=1, num_heads=2, embed_dim=16, dropout=0.1)
+        self.gpt = GPT(vocab_size=16, seq_len=8, num_layers=2, num_heads=2, embed_dim=16, dropout=0.1)
         self.norm, self.rare, self.unused = nn.BatchNorm1d(16), nn.Linear(16, 16), nn.Linear(2, 2)
         self.mean, self.accuracy = MeanMetric(), MulticlassAccuracy(16)
-        self.val_accuracy = MulticlassAccuracy(16)
+        self.val_accuracy, self.steps = MulticlassAccuracy(16), SumMetric()
+        self.branches, self.noise = nn.ModuleList([Branch(), Branch()]), torch.Generator()
 
     def loss(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.gpt(batch[:, :-1]).transpose(1, 2)
+        out = self.gpt(batch[:, :-1])
+        for _ in range(2):
+            for branch in self.branches:
+                out = branch(out)
+        out = out.transpose(1, 2)
         out = out + 0.1 * self.norm(out)
         if int(batch.sum()) % 3 == 0:
             out = out + 0.1 * self.rare(out.transpose(1, 2)).transpose(1, 2)
@@ -69,7 +90,7 @@ class Net(LightningModule):
 
     def training_step(self, batch: Tensor) -> Tensor:
         loss, out = self.loss(batch)
-        noise = np.random.rand() + random.random()
+        noise = np.random.rand() + random.random() + float(torch.rand((), generator=self.noise))
         self.log("loss", loss, on_step=True, on_epoch=True)
         self.log("largest", loss, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True)
         if int(batch.sum()) % 5 == 0:
@@ -83,8 +104,16 @@ class Net(LightningModule):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         loss, out = self.loss(batch)
         self.val_accuracy.update(out, batch[:, 1:])
-        self.log("val/loss", loss * (1 + 0.01 * random.random()))
+        self.log("val/loss", loss * (1 + 0.01 * random.random() + 0.001 * batch_idx))
         self.log("val/accuracy", self.val_accuracy)
+
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        self.log("began", torch.rand(()), on_step=True, on_epoch=True, reduce_fx="sum")
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.steps.update(1.0)
+        self.log("stepped", self.steps, on_step=False, on_epoch=True)
+        self.log("gradients", float(self.gpt.norm.weight.grad is not None), reduce_fx="sum", on_epoch=True)
 
     def on_train_epoch_end(self) -> None:
         self.log("drawn", torch.rand(()))
@@ -113,8 +142,9 @@ def fit(folder: Path, processes: int = 1, *, net: LightningModule | None = None,
     common |= {"num_sanity_val_steps": 1, "max_epochs": 2, "val_check_interval": 2, "default_root_dir": folder}
     common |= {"gradient_clip_val": 0.5, "log_every_n_steps": 1, "logger": cairn.CSVLogger(folder / "csv")}
     strategy: Any = options.pop("strategy", "ddp")
+    sharding = options.pop("sharding", {})
     if strategy == "fsdp":
-        strategy = cairn.FSDP2Strategy(**options.pop("sharding", {}))
+        strategy = cairn.FSDP2Strategy(**sharding)
     elif strategy == "ddp":
         strategy = "auto" if processes == 1 else "ddp_find_unused_parameters_true"
     callbacks = [LearningRateMonitor("step"), saving]

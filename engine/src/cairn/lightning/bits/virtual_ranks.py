@@ -139,7 +139,8 @@ class VirtualRanks:
 
     def step_ended(self) -> None:
         """Let what follows in the last batch of a global batch count for it again."""
-        if self._collected is not None:
+        if self._collected is not None and self._window is not None:
+            self._window.step_ended()
             self._collected.leave_out(False)
 
     @contextmanager

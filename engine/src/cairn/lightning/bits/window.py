@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from cairn.lightning.bits.added_shards import AddedShards
 from cairn.lightning.bits.buffers import Buffers
 from cairn.lightning.bits.drawing import Drawing
 from cairn.lightning.bits.gradients import Gradients
 from cairn.lightning.bits.sharded import ShardedGradients
 from cairn.lightning.bits.tree import Layout
+from cairn.lightning.saved import placed
 
 
 class Window:
@@ -27,6 +30,8 @@ class Window:
         self._module, self._drawing, self.layout = module, drawing, layout
         self._gradients = ShardedGradients(module, layout) if layout.in_turn else Gradients(layout)
         self._buffers = Buffers(module, layout)
+        self._is_sharded = placed.is_sharded(module)
+        self._in_step = ExitStack()
         self.step = self.number = self.virtual = 0
         self.counts = True
         """Whether the batch is not a repetition."""
@@ -73,7 +78,14 @@ class Window:
             self._gradients.finish()
             self._buffers.finish()
             self._drawing.optimizer_step(self.step)
+            if self._is_sharded:
+                self._in_step.enter_context(AddedShards())
+
+    def step_ended(self) -> None:
+        """Note that the step of the optimizer has ended, with its hooks."""
+        self._in_step.close()
 
     def release(self) -> None:
         """Leave the module as it was."""
+        self._in_step.close()  # an error has ended a step
         self._gradients.remove()
