@@ -91,7 +91,7 @@ def _rows_of_all(own: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
     sharded = [number for number, one in enumerate(like) if _is_divided(one)]
     if not sharded:
         return found
-    mesh = like[sharded[0]].device_mesh  # type: ignore[attr-defined]
+    mesh = like[sharded[0]].device_mesh
     chunks = [-(-like[number].shape[0] // mesh.size()) for number in sharded]
     sent = torch.zeros(sum(chunks), dtype=kind, device=device)
     for part, number in zip(sent.split(chunks), sharded, strict=True):

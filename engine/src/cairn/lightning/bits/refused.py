@@ -70,19 +70,20 @@ def _sharded(trainer: Trainer) -> str:
     module = trainer.lightning_module
     sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
     if not all(hasattr(part, "set_reduce_scatter_unused_params") for part in sharded):
-        return f"torch {torch.__version__} cannot exchange the gradients of FSDP2 in the order of the tree: use torch 2.13"
+        return (
+            f"torch {torch.__version__} cannot exchange the gradients of FSDP2 in the order of the tree: use torch 2.13"
+        )
     if any(one.device_mesh.ndim > 1 for one in module.parameters() if isinstance(one, DTensor)):
         return "a mesh of several dimensions (tensor parallelism) computes each layer in parts: shard in one dimension"
     if any(_moves_gradients(part) for part in sharded):
         return "CPUOffloadPolicy moves gradients while they are added up: shard without it"
     if any(_changes_type(part) for part in sharded):
         return "gathering or reducing in bfloat16 rounds what DDP does not: use gather_in_bf16=False"
-    owners = {"the module": (module, LightningModule)}
-    owners |= {type(callback).__name__: (callback, Callback) for callback in trainer.callbacks}
-    for name, (owner, parent) in owners.items():
+    owners: list[tuple[Any, Any]] = [(module, LightningModule), *((one, Callback) for one in trainer.callbacks)]
+    for owner, parent in owners:
         if is_overridden("on_after_backward", owner, parent=parent):
             return (
-                f"on_after_backward of {name} sees the gradients of each batch with DDP, which no process has with"
+                f"on_after_backward of {type(owner).__name__} sees the gradients of each batch, which no process has with"
                 f" FSDP2: use on_before_optimizer_step, which sees their mean"
             )
     return next(filter(None, map(divided_optimizer.why_not, trainer.optimizers)), "")

@@ -123,7 +123,7 @@ class Sum:
         used: Learns which parameters are used.
     """
 
-    def __init__(self, part: FSDPModule, names: Mapping[int, str], layout: Layout, used: Used) -> None:
+    def __init__(self, part: Any, names: Mapping[int, str], layout: Layout, used: Used) -> None:
         self._layout, self._used, self._part = layout, used, part
         self._counter: Counter[Tensor] = Counter(layout.num_virtual, add)
         self._own = list(_own_parameters(part, names))
@@ -152,7 +152,9 @@ class Sum:
         """Return memory for what is sent, or for the result."""
         return torch.empty(*size, dtype=dtype, device=device)
 
-    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False) -> None:
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
+    ) -> None:
         """Exchange the gradients of a backward pass of this part.
 
         Args:
@@ -160,7 +162,7 @@ class Sum:
             input_tensor: Gradients of this process, the rows of each process together.
             group: The processes.
             op: How FSDP would add up.
-            async_op: Not used by FSDP2.
+            **kwargs: Not used by FSDP2.
         """
         if not self._is_on:
             dist.reduce_scatter_tensor(output_tensor, input_tensor, op=op, group=group)

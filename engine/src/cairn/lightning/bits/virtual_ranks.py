@@ -15,8 +15,9 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from cairn.data.loader import DataLoader, use_virtual_ranks
-from cairn.lightning.bits import norm, refused
+from cairn.data.loader import DataLoader
+from cairn.data.virtual_ranks import use_virtual_ranks
+from cairn.lightning.bits import refused
 from cairn.lightning.bits.collected import Collected
 from cairn.lightning.bits.evaluation import Evaluation
 from cairn.lightning.bits.kept import Kept
@@ -73,14 +74,10 @@ class VirtualRanks:
         refused.check(trainer, layout.num_virtual)
         if self._window is not None:
             self._window.release()
-        self._window = Window(trainer.lightning_module, layout, self.kept.drawing)
-        norm.install(trainer)
+        self._window = Window(trainer, layout, self.kept.drawing)
         if self._collected is None:
             self.kept.drawing.begin()
             self._collected = Collected(trainer, trainer.fit_loop.epoch_loop._results)
-        model: Any = trainer.strategy.model
-        if hasattr(model, "require_backward_grad_sync"):
-            model.require_backward_grad_sync = False  # DDP would add up the gradients in an order of its own
 
     def release(self) -> None:
         """Leave loaders, module and trainer as they were: they may be used without virtual ranks next."""
@@ -90,7 +87,6 @@ class VirtualRanks:
         if self._window is not None:
             self._window.release()
             self._window = None
-            norm.remove(self.trainer)
 
     def evaluation(self, results: Any, loaders: Sequence[Any]) -> Evaluation:
         """Begin with the loaders of a validation or a test.
@@ -112,8 +108,7 @@ class VirtualRanks:
             number: Its number among the batches of this process in their global batch.
             window: Number of the global batch in its epoch.
         """
-        current, collected = self._window, self._collected
-        assert current is not None and collected is not None
+        current, collected = self._current()
         if number == window == 0:
             self.kept.drawing.find(self.trainer)
         current.begin(number, self.trainer.global_step)
@@ -131,8 +126,7 @@ class VirtualRanks:
             backward: Runs it.
             loss: Mean over the samples of the batch, weighted by their number.
         """
-        current, collected = self._window, self._collected
-        assert current is not None and collected is not None
+        current, collected = self._current()
         current.backward(backward, loss)
         if current.is_last:
             collected.leave_out(current.virtual != current.layout.num_virtual - 1)
@@ -146,8 +140,7 @@ class VirtualRanks:
     @contextmanager
     def start_of_step(self) -> Iterator[None]:
         """Context of hooks in the first batch of a global batch, which all processes run: they count once."""
-        current, collected = self._window, self._collected
-        assert current is not None and collected is not None
+        current, collected = self._current()
         collected.leave_out(current.virtual != 0)
         yield
         collected.leave_out(False)
@@ -178,5 +171,10 @@ class VirtualRanks:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` has returned on any number of processes."""
-        assert self._collected is not None and self._window is not None
-        self._collected.load_state(state, self._window.layout.own)
+        current, collected = self._current()
+        collected.load_state(state, current.layout.own)
+
+    def _current(self) -> tuple[Window, Collected]:
+        assert self._window is not None
+        assert self._collected is not None
+        return self._window, self._collected

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Trainer
 from torch import Tensor
 
+from cairn.lightning.bits import norm
 from cairn.lightning.bits.added_shards import AddedShards
 from cairn.lightning.bits.buffers import Buffers
 from cairn.lightning.bits.drawing import Drawing
@@ -21,17 +23,20 @@ class Window:
     """One global batch after the other.
 
     Args:
-        module: The module.
+        trainer: The trainer.
         layout: Which virtual ranks each process plays.
         drawing: Random numbers of the run.
     """
 
-    def __init__(self, module: LightningModule, layout: Layout, drawing: Drawing) -> None:
-        self._module, self._drawing, self.layout = module, drawing, layout
+    def __init__(self, trainer: Trainer, layout: Layout, drawing: Drawing) -> None:
+        self._trainer, self._drawing, self.layout = trainer, drawing, layout
+        self._module = module = trainer.lightning_module
         self._gradients = ShardedGradients(module, layout) if layout.in_turn else Gradients(layout)
         self._buffers = Buffers(module, layout)
         self._is_sharded = placed.is_sharded(module)
         self._in_step = ExitStack()
+        norm.install(trainer)
+        self._let_ddp_add_up(False)
         self.step = self.number = self.virtual = 0
         self.counts = True
         """Whether the batch is not a repetition."""
@@ -86,6 +91,13 @@ class Window:
         self._in_step.close()
 
     def release(self) -> None:
-        """Leave the module as it was."""
+        """Leave the trainer and the module as they were."""
         self._in_step.close()  # an error has ended a step
+        norm.remove(self._trainer)
+        self._let_ddp_add_up(True)
         self._gradients.remove()
+
+    def _let_ddp_add_up(self, is_on: bool) -> None:
+        model: Any = self._trainer.strategy.model
+        if hasattr(model, "require_backward_grad_sync"):
+            model.require_backward_grad_sync = is_on  # it has an order of its own

@@ -62,9 +62,6 @@ class BoundaryEpochLoop(_TrainingEpochLoop):
             super()._update_learning_rates(interval, update_plateau_schedulers)
         finally:
             self._counts_windows = False
-
-    def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
-        super().update_lr_schedulers(interval, update_plateau_schedulers)
         if self.virtual_ranks is not None and (interval == "epoch" or not self._num_ready_batches_reached()):
             self.virtual_ranks.step_ended()  # the hooks at the end of the batch follow
 
