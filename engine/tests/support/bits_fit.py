@@ -27,6 +27,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import cairn
 from cairn.lightning.saved import placed
+from cairn.store.catalog import Catalog
+from cairn.writing.load import load
 
 NUM_SAMPLES, NUM_VAL, GLOBAL_BATCH, BATCH = 89, 40, 24, 2
 """Twelve virtual ranks, so that 1, 2, 3 and 4 processes share them; the last two global batches are incomplete."""
@@ -66,8 +68,9 @@ class Net(LightningModule):
     generators of several kinds, hooks of the step log and count, and a validation reads the number of its batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, foreach: bool | None = None) -> None:
         super().__init__()
+        self.foreach = foreach
         sys.path.insert(0, str(ROOT / "src"))
         from project.models.gpt import GPT
 
@@ -122,7 +125,11 @@ class Net(LightningModule):
         self.log("test/loss", self.loss(batch)[0])
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.parameters(), lr=0.01)
+        return torch.optim.AdamW(self.parameters(), lr=0.01, foreach=self.foreach)
+
+
+_OPTIONS: dict[str, Any] = {"elastic": "bits", "strategy": "ddp", "sharding": {}, "foreach": None}
+_OPTIONS |= {"size": GLOBAL_BATCH, "val_size": GLOBAL_BATCH, "batch_size": BATCH}
 
 
 def fit(folder: Path, processes: int = 1, *, net: LightningModule | None = None, **options: Any) -> tuple[Trainer, Any]:
@@ -132,25 +139,25 @@ def fit(folder: Path, processes: int = 1, *, net: LightningModule | None = None,
         folder: Of the run.
         processes: Number of processes.
         net: The model; None: `Net`.
-        **options: Further arguments of the trainer; `elastic`, `size` and `batch_size` are not.
+        **options: Further arguments of the trainer, and those of `_OPTIONS`. The strategy is `ddp` or `fsdp`, with the
+            arguments `sharding`.
     """
     seed_everything(3)
-    elastic, size = options.pop("elastic", "bits"), options.pop("size", GLOBAL_BATCH)
-    batch_size, val_size = options.pop("batch_size", BATCH), options.pop("val_size", GLOBAL_BATCH)
-    saving = cairn.Checkpointer(folder / "checkpoints", every=1, monitor="val/loss", elastic=elastic, watchdog="off")
+    own = {name: options.pop(name, default) for name, default in _OPTIONS.items()}
+    saving = cairn.Checkpointer(
+        folder / "checkpoints", every=1, monitor="val/loss", elastic=own["elastic"], watchdog="off"
+    )
     common: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
     common |= {"num_sanity_val_steps": 1, "max_epochs": 2, "val_check_interval": 2, "default_root_dir": folder}
     common |= {"gradient_clip_val": 0.5, "log_every_n_steps": 1, "logger": cairn.CSVLogger(folder / "csv")}
-    strategy: Any = options.pop("strategy", "ddp")
-    sharding = options.pop("sharding", {})
-    if strategy == "fsdp":
-        strategy = cairn.FSDP2Strategy(**sharding)
-    elif strategy == "ddp":
-        strategy = "auto" if processes == 1 else "ddp_find_unused_parameters_true"
+    strategy: Any = "auto" if processes == 1 else "ddp_find_unused_parameters_true"
+    if own["strategy"] == "fsdp":
+        strategy = cairn.FSDP2Strategy(**own["sharding"])
     callbacks = [LearningRateMonitor("step"), saving]
     trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": callbacks} | options)
-    net = net or Net()
-    train = cairn.DataLoader(Text(NUM_SAMPLES), batch_size, shuffle=True, global_batch_size=size)
+    net = net or Net(own["foreach"])
+    size, val_size = own["size"], own["val_size"]
+    train = cairn.DataLoader(Text(NUM_SAMPLES), own["batch_size"], shuffle=True, global_batch_size=size)
     val = cairn.DataLoader(Text(NUM_VAL), 2, global_batch_size=val_size)
     test = cairn.DataLoader(Text(NUM_VAL), 2, global_batch_size=val_size or GLOBAL_BATCH)
     trainer.fit(net, train, val, ckpt_path=saving.resume())
@@ -167,7 +174,14 @@ class Ended:
     """A digest of each of the weights and buffers, on every process."""
     metrics: str
     """What is in metrics.csv."""
+    optimizer: str
+    """A digest of its states in the newest checkpoint."""
     error: str = ""
+
+    @property
+    def digest(self) -> str:
+        """A digest of all three."""
+        return _digest_of(repr((self.weights, self.metrics, self.optimizer)).encode())
 
 
 def start(folder: Path, processes: int, **options: Any) -> Ended:
@@ -186,7 +200,19 @@ def start(folder: Path, processes: int, **options: Any) -> Ended:
     error = next((one["error"] for one in found if one["error"]), "")
     assert error or all(one["weights"] == found[0]["weights"] for one in found), "all processes have the same weights"
     files = list((folder / "csv").rglob("metrics.csv"))
-    return Ended(found[0]["weights"], files[0].read_text() if files else "", error)
+    states = "" if error else _digest_of(repr(_plain(_newest(folder)["optimizer_states"])).encode())
+    return Ended(found[0]["weights"], files[0].read_text() if files else "", states, error)
+
+
+def _newest(folder: Path) -> Any:
+    directory = folder / "checkpoints"
+    return load(directory / Catalog(directory).committed()[-1].name)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else _digest(value)
 
 
 def _rank(folder: Path, rank: int, processes: int, port: int, options: dict[str, Any]) -> None:
@@ -206,5 +232,11 @@ def _rank(folder: Path, rank: int, processes: int, port: int, options: dict[str,
     os._exit(0)  # nothing of the tests ends here
 
 
-def _digest(value: Tensor) -> str:
-    return hashlib.blake2b(value.detach().numpy().tobytes(), digest_size=6).hexdigest()
+def _digest(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return repr(value)
+    return _digest_of(value.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def _digest_of(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=4).hexdigest()

@@ -83,8 +83,8 @@ def _sharded(trainer: Trainer) -> str:
     for owner, parent in owners:
         if is_overridden("on_after_backward", owner, parent=parent):
             return (
-                f"on_after_backward of {type(owner).__name__} sees the gradients of each batch, which no process has with"
-                f" FSDP2: use on_before_optimizer_step, which sees their mean"
+                f"on_after_backward of {type(owner).__name__} sees the gradients of each batch, which no process"
+                f" has with FSDP2: use on_before_optimizer_step, which sees their mean"
             )
     return next(filter(None, map(divided_optimizer.why_not, trainer.optimizers)), "")
 

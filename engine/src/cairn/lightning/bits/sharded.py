@@ -152,9 +152,7 @@ class Sum:
         """Return memory for what is sent, or for the result."""
         return torch.empty(*size, dtype=dtype, device=device)
 
-    def __call__(
-        self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
-    ) -> None:
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any) -> None:
         """Exchange the gradients of a backward pass of this part.
 
         Args:
@@ -162,7 +160,6 @@ class Sum:
             input_tensor: Gradients of this process, the rows of each process together.
             group: The processes.
             op: How FSDP would add up.
-            **kwargs: Not used by FSDP2.
         """
         if not self._is_on:
             dist.reduce_scatter_tensor(output_tensor, input_tensor, op=op, group=group)
