@@ -153,7 +153,7 @@ def fit(folder: Path, processes: int = 1, *, net: LightningModule | None = None,
     strategy: Any = "auto" if processes == 1 else "ddp_find_unused_parameters_true"
     if own["strategy"] == "fsdp":
         strategy = cairn.FSDP2Strategy(**own["sharding"])
-    callbacks = [LearningRateMonitor("step"), saving]
+    callbacks = [LearningRateMonitor("step"), saving, *options.pop("callbacks", ())]
     trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": callbacks} | options)
     net = net or Net(own["foreach"])
     size, val_size = own["size"], own["val_size"]

@@ -9,6 +9,7 @@ Halves are added up element by element, which is the same for any shape, on any 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -64,8 +65,8 @@ def _local(value: Tensor) -> Tensor:
 def _sums_of_rows(value: Tensor) -> Tensor:
     value = value.detach()
     value = value if value.dtype == torch.float64 else value.float()
-    rows = value.reshape(value.shape[0] if value.ndim else 1, -1)
-    return _folded(rows.square()) if rows.shape[1] else rows.new_zeros(len(rows))
+    rows = value.reshape(value.shape[0], math.prod(value.shape[1:])) if value.ndim else value.reshape(1, 1)
+    return _folded(rows.square())
 
 
 def _folded(values: Tensor) -> Tensor:

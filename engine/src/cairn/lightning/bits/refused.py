@@ -17,6 +17,7 @@ from torchmetrics.wrappers import Running
 
 from cairn.errors import ConfigError
 from cairn.lightning.bits import divided_optimizer, turns
+from cairn.lightning.bits.sharded import name_of
 from cairn.lightning.loops import parts
 from cairn.lightning.reading import modules
 from cairn.lightning.saved import placed
@@ -83,7 +84,7 @@ def _sharded(trainer: Trainer) -> str:
     for owner, parent in owners:
         if is_overridden("on_after_backward", owner, parent=parent):
             return (
-                f"on_after_backward of {type(owner).__name__} sees the gradients of each batch, which no process"
+                f"on_after_backward of {name_of(owner)} sees the gradients of each batch, which no process"
                 f" has with FSDP2: use on_before_optimizer_step, which sees their mean"
             )
     return next(filter(None, map(divided_optimizer.why_not, trainer.optimizers)), "")

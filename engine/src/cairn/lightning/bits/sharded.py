@@ -166,8 +166,8 @@ class Sum:
             return
         if self._is_added:
             raise ConfigError(
-                f"elastic='bits' cannot keep its promise here: {type(self._part).__name__} has gradients again after"
-                f" those of all its forward passes. Use strategy='ddp', or elastic='samples'.",
+                f"elastic='bits' cannot keep its promise here: {name_of(self._part)} has gradients again after those of"
+                f" all its forward passes. Use strategy='ddp', or elastic='samples'.",
                 parameter="elastic",
             )
         received = torch.empty_like(input_tensor)
@@ -225,6 +225,11 @@ class Sum:
             parameter = module._parameters[leaf]
             if parameter is not None and parameter.requires_grad:
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._used.add, name)))
+
+
+def name_of(module: Any) -> str:
+    """Return the name of a class, as it was before torch has made another one of it to shard the module."""
+    return next(kind.__name__ for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
 
 
 def _own_parameters(part: nn.Module, names: Mapping[int, str]) -> Iterator[tuple[nn.Module, str, str]]:

@@ -109,8 +109,6 @@ class VirtualRanks:
             window: Number of the global batch in its epoch.
         """
         current, collected = self._current()
-        if number == window == 0:
-            self.kept.drawing.find(self.trainer)
         current.begin(number, self.trainer.global_step)
         self.batch_idx = window * current.layout.num_virtual + current.virtual
         with collected.batch((0, current.virtual), current.counts):

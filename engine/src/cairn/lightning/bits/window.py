@@ -38,6 +38,7 @@ class Window:
         norm.install(trainer)
         self._let_ddp_add_up(False)
         self.step = self.number = self.virtual = 0
+        self._epoch = -1
         self.counts = True
         """Whether the batch is not a repetition."""
 
@@ -53,8 +54,11 @@ class Window:
             number: Its number among the batches of this process in their global batch.
             step: Number of steps of the optimizer that were taken.
         """
-        own = self.layout.own
+        own, epoch = self.layout.own, self._trainer.current_epoch
         self.number, self.virtual, self.counts = number, own[min(number, len(own) - 1)], number < len(own)
+        if epoch != self._epoch:
+            self._drawing.find(self._trainer)  # again in each epoch: a hook may have made generators
+            self._epoch = epoch
         if number == 0:
             self.step = step
             self._gradients.begin(self._module)
