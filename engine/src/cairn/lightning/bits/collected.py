@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from cairn.lightning.bits import logged
 from cairn.lightning.bits.exchange import gathered
+from cairn.lightning.bits.latest import LatestValues
 from cairn.lightning.bits.tree import Layout
 from cairn.lightning.bits.turns import EXTRA, Turn, Turns, empty, placed, put
 from cairn.lightning.reading import modules
@@ -34,8 +35,9 @@ class Collected:
         self._processes = Layout(trainer.world_size, trainer.global_rank, trainer.world_size)
         self.results = logged.take_over(results, self._processes)
         self._turns, self._named = Turns(self._metrics), dict[str, Metric]()
+        self._exchange = LatestValues(self._processes, trainer.strategy.root_device)
         self._turn: Turn | None = None
-        self._is_out = False
+        self._is_out, self._num_registered = False, -1
         self._latest: dict[int, dict[str, Tensor]] = {}
 
     @contextmanager
@@ -75,15 +77,20 @@ class Collected:
     def show_latest(self) -> None:
         """Let the latest values be those of all virtual ranks since the last time."""
         latest, self._latest = self._latest, {}
-        of_processes = gathered((self._portable(latest), self.results.live), self._processes)
-        self._know([keys for _, keys in of_processes])
-        found = {virtual: values for one, _ in of_processes for virtual, values in one.items()}
-        self.results.set_latest(placed(found, self._trainer.strategy.root_device))
+        found = self._exchange.exchange(latest, self.results.live)
+        if found is None:
+            of_processes = gathered((self._portable(latest), self.results.live), self._processes)
+            self._know([keys for _, keys in of_processes])
+            self._exchange.extend([values for values, _ in of_processes], self.results.live)
+            merged = {virtual: values for one, _ in of_processes for virtual, values in one.items()}
+            found = placed(merged, self._trainer.strategy.root_device)
+        self.results.set_latest(found)
 
     def combine(self) -> None:
         """Combine what all virtual ranks have collected, before the hooks at the end of an epoch."""
         of_processes = gathered((self._portable(self._turns.states), self.results.live), self._processes)
         self._know([keys for _, keys in of_processes])
+        self._num_registered = -1
         self._find()
         self._turns.combine([found for found, _ in of_processes], self._trainer.strategy.root_device)
 
@@ -130,7 +137,10 @@ class Collected:
         return value if self._processes.world_size == 1 else placed(value, _CPU)
 
     def _find(self) -> None:
-        """Find the metrics of the module, once for each batch: a hook may create one."""
+        """Find the metrics of the module, again if a part was added to a module: a hook may create one."""
+        if (number := modules.num_registered()) == self._num_registered:
+            return
+        self._num_registered = number
         named = modules.named(self._trainer.lightning_module)
         self._named = {f"metric {name}": part for name, part in named if modules.is_metric(part)}
         for metric in self._named.values():

@@ -77,8 +77,8 @@ class LoggedInTurns(WholeMeans):
 
     @property
     def live(self) -> list[str]:
-        """Keys of what was logged in this epoch."""
-        return [key for key, metric in self.items() if not metric.has_reset]
+        """Keys of what was logged in this epoch, on all processes."""
+        return [key for key, one in self.items() if not one.has_reset and not one.meta.sync.rank_zero_only]
 
     def summed(self) -> dict[str, Metric]:
         """Return what is collected over an epoch, by name."""
