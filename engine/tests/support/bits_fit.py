@@ -68,9 +68,9 @@ class Net(LightningModule):
     generators of several kinds, hooks of the step log and count, and a validation reads the number of its batch.
     """
 
-    def __init__(self, foreach: bool | None = None) -> None:
+    def __init__(self, foreach: bool | None = None, rare: bool = True) -> None:
         super().__init__()
-        self.foreach = foreach
+        self.foreach, self.is_rare = foreach, rare
         sys.path.insert(0, str(ROOT / "src"))
         from project.models.gpt import GPT
 
@@ -87,7 +87,7 @@ class Net(LightningModule):
                 out = branch(out)
         out = out.transpose(1, 2)
         out = out + 0.1 * self.norm(out)
-        if int(batch.sum()) % 3 == 0:
+        if not self.is_rare or int(batch.sum()) % 3 == 0:
             out = out + 0.1 * self.rare(out.transpose(1, 2)).transpose(1, 2)
         return F.cross_entropy(out, batch[:, 1:]), out
 
@@ -128,7 +128,7 @@ class Net(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=0.01, foreach=self.foreach)
 
 
-_OPTIONS: dict[str, Any] = {"elastic": "bits", "strategy": "ddp", "sharding": {}, "foreach": None}
+_OPTIONS: dict[str, Any] = {"elastic": "bits", "strategy": "ddp", "sharding": {}, "foreach": None, "rare": True}
 _OPTIONS |= {"size": GLOBAL_BATCH, "val_size": GLOBAL_BATCH, "batch_size": BATCH}
 
 
@@ -155,7 +155,7 @@ def fit(folder: Path, processes: int = 1, *, net: LightningModule | None = None,
         strategy = cairn.FSDP2Strategy(**own["sharding"])
     callbacks = [LearningRateMonitor("step"), saving, *options.pop("callbacks", ())]
     trainer = Trainer(**common | {"devices": processes, "strategy": strategy, "callbacks": callbacks} | options)
-    net = net or Net(own["foreach"])
+    net = net or Net(own["foreach"], own["rare"])
     size, val_size = own["size"], own["val_size"]
     train = cairn.DataLoader(Text(NUM_SAMPLES), own["batch_size"], shuffle=True, global_batch_size=size)
     val = cairn.DataLoader(Text(NUM_VAL), 2, global_batch_size=val_size)

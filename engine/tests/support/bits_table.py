@@ -20,7 +20,7 @@ Layout = tuple[str, int]
 """Strategy, and number of processes."""
 LAYOUTS: tuple[Layout, ...] = tuple((strategy, number) for strategy in ("ddp", "fsdp") for number in (1, 2, 3, 4))
 ROWS: Mapping[str, dict[str, Any]] = {
-    "`samples`": {"elastic": "samples"},
+    "`samples`": {"elastic": "samples", "rare": False},  # FSDP2 needs the same layers in each batch
     "`bits`": {},
     "`bits`, clipping by value, `foreach=True`": {
         "gradient_clip_val": 0.02,
