@@ -27,7 +27,7 @@ ROWS: Mapping[str, dict[str, Any]] = {
         "gradient_clip_algorithm": "value",
         "foreach": True,
     },
-    "`bits`, 3 virtual ranks": {"size": 6, "val_size": 6},
+    "`bits`, 5 virtual ranks": {"size": 10, "val_size": 10},
     "`bits`, `bf16-mixed`, `activation_checkpointing`": {
         "precision": "bf16-mixed",
         "sharding": {"activation_checkpointing": True},
