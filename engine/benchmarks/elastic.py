@@ -117,7 +117,7 @@ def _shards(rank: int) -> Iterable[_Row]:
             ours(mine, sent, None, None)
             ours.finish()
 
-        yield f"reduce-scatter of FSDP2, {megabytes} MB", *_in_turn(plain, tree)
+        yield _row(f"reduce-scatter of FSDP2, {megabytes} MB", plain, tree)
     layers = torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(38)))
     fully_shard(layers)
     parameters = list(layers.parameters())
@@ -130,17 +130,17 @@ def _shards(rank: int) -> Iterable[_Row]:
         found: Any = torch_norm()
         found.full_tensor().item()
 
-    yield "norm of 40 MB of sharded gradients", *_in_turn(plain_norm, lambda: norm.norm(gradients).item())
+    yield _row("norm of 40 MB of sharded gradients", plain_norm, lambda: norm.norm(gradients).item())
     whole = [one.full_tensor() for one in gradients]  # type: ignore[attr-defined]
     plain_norm_of_whole = partial(torch.nn.utils.get_total_norm, whole)
-    yield "norm of 40 MB of whole gradients", *_in_turn(plain_norm_of_whole, lambda: norm.norm(whole).item())
+    yield _row("norm of 40 MB of whole gradients", plain_norm_of_whole, lambda: norm.norm(whole).item())
     optimizer = torch.optim.AdamW(parameters)
 
     def watched() -> None:
         with AddedShards():
             optimizer.step()
 
-    yield "AdamW on 40 MB of shards", *_in_turn(optimizer.step, watched)
+    yield _row("AdamW on 40 MB of shards", optimizer.step, watched)
 
 
 def _logged(rank: int) -> Iterable[_Row]:
@@ -152,7 +152,12 @@ def _logged(rank: int) -> Iterable[_Row]:
         ours = LatestValues(processes, torch.device("cpu"))
         ours.extend([own], names)
         objects = partial(gathered, (own, names), processes)
-        yield f"{number} values of 2 batches", *_in_turn(objects, partial(ours.exchange, own, names))
+        yield _row(f"{number} values of 2 batches", objects, partial(ours.exchange, own, names))
+
+
+def _row(name: str, plain: Callable[[], Any], ours: Callable[[], Any]) -> _Row:
+    of_plain, of_ours = _in_turn(plain, ours)
+    return name, of_plain, of_ours
 
 
 def _in_turn(*calls: Callable[[], Any]) -> list[list[float]]:

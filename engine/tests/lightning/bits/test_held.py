@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import Dataset
 
+from cairn.lightning.bits import held
 from cairn.lightning.bits.drawing import Drawing
 
 OWN = random.Random(0)
@@ -63,3 +64,11 @@ def test_generators_of_module_and_callbacks_are_a_function_of_the_virtual_rank()
     assert drawn(net, callback) == first
     assert not set(first) & set(second), "each of them is seeded"
     assert net.samples.rng.bit_generator.state == before
+
+
+def test_one_in_the_last_part_of_a_large_model_is_found():
+    net = Net()
+    net.noise = nn.Sequential(*(nn.Sequential(nn.Linear(1, 1), nn.ReLU()) for _ in range(300)), Noise())
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.strategy.connect(net)
+    assert any("noise.300.transforms" in path for path in held.generators(trainer).paths)

@@ -148,3 +148,19 @@ def test_afterwards_a_part_is_reduced_as_before(monkeypatch):
     monkeypatch.setattr(distributed, "reduce_scatter_tensor", lambda *args, **options: seen.append(options["op"]))
     one(torch.empty(3), torch.empty(6), None, "mean")
     assert seen == ["mean"]
+
+
+def test_a_parameter_that_thaws_is_trained():
+    module = UsesOne()
+    module.used.weight.requires_grad_(False)
+    fully_shard(module)
+    gradients = ShardedGradients(module, Layout(1, 0, 1, in_turn=True))
+    found = []
+    for _ in range(2):
+        gradients.begin(module)
+        gradients.begin_batch(0)
+        gradients.before_backward()
+        module(torch.ones(1, 2)).sum().backward()
+        found.append(gradients._used.by_any(gradients._parameters))
+        module.used.weight.requires_grad_(True)
+    assert found == [[True, False, False], [True, True, False, False]]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cairn.data.generators import Generators
@@ -14,7 +15,8 @@ from cairn.lightning.reading import modules
 
 _OF_DATA = (Dataset, DataLoader, Sampler, LightningDataModule)
 """Whose generators are seeded for each sample and each order."""
-_OF_TORCH = {"_parameters", "_buffers", "_modules"}
+_OF_TORCH = set(vars(nn.Module()))
+"""Parameters, parts and hooks: so many that a search would end among them."""
 
 
 def generators(trainer: Trainer) -> Generators:
@@ -25,7 +27,9 @@ def generators(trainer: Trainer) -> Generators:
 
 
 def _roots(trainer: Trainer) -> Iterator[tuple[str, Any]]:
-    named: list[tuple[str, Any]] = list(modules.named(trainer.lightning_module))
+    named: list[tuple[str, Any]] = [
+        (name, part) for name, part in modules.named(trainer.lightning_module) if not modules.is_metric(part)
+    ]
     named += [(_name(callback), callback) for callback in trainer.callbacks if not _is_ours(callback)]
     for name, owner in named:
         for attribute, value in list(vars(owner).items()):

@@ -128,11 +128,13 @@ class Sum:
         self._counter: Counter[Tensor] = Counter(layout.num_virtual, add)
         self._own = list(_own_parameters(part, names))
         self._is_on = True
-        self._is_watched = self._is_added = False
+        self._watched: set[str] = set()
+        self._is_added = False
         self._number = self._num_forwards = self._num_calls = 0
         self._received: Tensor | None = None
         self._output: Tensor | None = None
-        self._hooks = [part.register_forward_pre_hook(self._forward_begins)]  # after that of FSDP, which gathers
+        begins = torch.compiler.disable(self._forward_begins)  # it counts: compiled code would be compiled each time
+        self._hooks = [part.register_forward_pre_hook(begins)]  # after that of FSDP, which gathers
         part.set_custom_reduce_scatter(self)
         part.set_reduce_scatter_unused_params(True, recurse=False)  # else processes would send different parts
         part.set_gradient_divide_factor(1.0)
@@ -218,12 +220,10 @@ class Sum:
         if not torch.is_grad_enabled():
             return
         self._num_forwards += 1
-        if self._is_watched:
-            return
-        self._is_watched = True  # gathered parameters are the same objects from now on
         for module, leaf, name in self._own:
-            parameter = module._parameters[leaf]
-            if parameter is not None and parameter.requires_grad:
+            parameter = module._parameters[leaf]  # gathered: the same object in each step
+            if parameter is not None and parameter.requires_grad and name not in self._watched:  # it may have thawed
+                self._watched.add(name)
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._used.add, name)))
 
 
