@@ -28,11 +28,11 @@ from torch.distributed.fsdp import fully_shard
 
 import cairn
 from cairn.lightning.bits import norm
-from cairn.lightning.bits.added_shards import AddedShards
 from cairn.lightning.bits.exchange import gathered, scattered, summed
 from cairn.lightning.bits.latest import LatestValues
 from cairn.lightning.bits.sharded import Sum, Used
 from cairn.lightning.bits.tree import Layout
+from cairn.lightning.bits.watched_shards import WatchedShards
 
 _Row = tuple[str, list[float], list[float]]
 """What was measured, and times of both ways, in seconds."""
@@ -137,7 +137,7 @@ def _shards(rank: int) -> Iterable[_Row]:
     optimizer = torch.optim.AdamW(parameters)
 
     def watched() -> None:
-        with AddedShards():
+        with WatchedShards():
             optimizer.step()
 
     yield _row("AdamW on 40 MB of shards", optimizer.step, watched)

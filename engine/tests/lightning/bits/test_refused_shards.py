@@ -11,7 +11,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from cairn.errors import ConfigError
-from cairn.lightning.bits.added_shards import AddedShards
+from cairn.lightning.bits.watched_shards import WatchedShards
 
 pytestmark = [pytest.mark.usefixtures("alone"), pytest.mark.filterwarnings("ignore")]
 
@@ -39,6 +39,11 @@ class CallbackSeesEachBatch(Callback):
         pass
 
 
+class HooksGradients(Net):
+    def on_fit_start(self):
+        self.norm.weight.register_hook(lambda gradient: 2 * gradient)
+
+
 class ShardsItself(Net):
     def configure_model(self):
         policy = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16)
@@ -61,6 +66,7 @@ ADDED = r"A hook or the optimizer adds up a sharded tensor \(aten.*full_tensor\(
         (SeesEachBatch, {}, "on_after_backward of SeesEachBatch sees the gradients of each batch"),
         (Net, {"callbacks": [CallbackSeesEachBatch()]}, "on_after_backward of CallbackSeesEachBatch sees"),
         (Net, {"sharding": {"gather_in_bf16": True}, "precision": "bf16-mixed", **UNCHECKED}, "gather_in_bf16=False"),
+        (HooksGradients, {}, "a hook of register_hook on norm.weight"),
         (ShardsItself, {}, "gathering or reducing in bfloat16 rounds"),
         (LogsNorm, {}, ADDED),
     ],
@@ -71,10 +77,10 @@ def test_what_depends_on_the_shards_is_refused(tmp_path, net, options, text):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_only_sums_over_shards_are_refused():
+def test_only_sums_over_shards_and_random_numbers_for_them_are_refused():
     mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
     value = distribute_tensor(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), mesh, [Shard(0)])
-    with AddedShards():
+    with WatchedShards():
         value.add_(1).mul_(2)
         assert value.max().full_tensor() == 10
         assert value.full_tensor().sum() == 28
@@ -82,3 +88,6 @@ def test_only_sums_over_shards_are_refused():
         for add in (torch.sum, torch.mean, torch.norm, lambda one: torch._foreach_norm([one])):
             with pytest.raises(ConfigError, match="adds up a sharded tensor"):
                 add(value)
+        for draw in (torch.rand_like, torch.randn_like, lambda one: torch.nn.functional.dropout(one, 0.5)):
+            with pytest.raises(ConfigError, match="draws random numbers for a sharded tensor"):
+                draw(value)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
 
 from cairn.errors import ConfigError
 from cairn.lightning.bits.sharded import ShardedGradients, Sum, Used
@@ -164,3 +165,24 @@ def test_a_parameter_that_thaws_is_trained():
         found.append(gradients._used.by_any(gradients._parameters))
         module.used.weight.requires_grad_(True)
     assert found == [[True, False, False], [True, True, False, False]]
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+def test_a_loss_that_uses_sharded_parameters_itself_is_refused(exchanged, penalty):
+    module = nn.Linear(2, 2, bias=False)
+    fully_shard(module)
+    gradients = ShardedGradients(module, Layout(2, 0, 2, in_turn=True))
+    gradients.begin(module)
+    gradients.begin_batch(0)
+    gradients.before_backward()
+    (penalty * module.weight.to_local().square().sum()).backward()
+    (one,) = gradients._sums
+    exchanged[:] = [torch.ones(4), torch.ones(4)]
+    output = torch.empty(4)
+    one(output, torch.empty(8), None, None)
+    if not penalty:
+        module.weight.grad = DTensor.from_local(output.view(2, 2), module.weight.device_mesh, [Shard(0)])
+        gradients.after_backward(0)
+    else:
+        with pytest.raises(ConfigError, match="The loss uses weight outside of the forward pass of its module"):
+            gradients.after_backward(0)

@@ -74,8 +74,11 @@ def _sharded(trainer: Trainer) -> str:
         return (
             f"torch {torch.__version__} cannot exchange the gradients of FSDP2 in the order of the tree: use torch 2.13"
         )
-    if any(one.device_mesh.ndim > 1 for one in module.parameters() if isinstance(one, DTensor)):
+    meshes = [one.device_mesh for one in module.parameters() if isinstance(one, DTensor)]
+    if any(mesh.ndim > 1 or mesh.size() != trainer.world_size for mesh in meshes):
         return "a mesh of several dimensions (tensor parallelism) computes each layer in parts: shard in one dimension"
+    if hooked := [name for name, one in module.named_parameters() if one._backward_hooks]:
+        return f"a hook of register_hook on {hooked[0]} never sees a gradient with FSDP2, and does with DDP: remove it"
     if any(_moves_gradients(part) for part in sharded):
         return "CPUOffloadPolicy moves gradients while they are added up: shard without it"
     if any(_changes_type(part) for part in sharded):

@@ -67,8 +67,14 @@ class ShardedGradients:
             parameter.grad = None
 
     def after_backward(self, virtual: int) -> None:
-        """Add the gradients of a batch, and of those of the other processes, that were not added yet."""
+        """Add the gradients of a batch, and of those of the other processes, that were not added yet.
+
+        Raises:
+            ConfigError: A parameter has a gradient that FSDP has not made.
+        """
+        parameters = dict(self._parameters)
         for one in self._sums:
+            one.check(parameters)
             one.flush()
 
     def finish(self) -> None:
@@ -196,6 +202,26 @@ class Sum:
             for node, value in self._counter.nodes.items()
         }
         self._received, self._is_added = None, True
+
+    def check(self, parameters: Mapping[str, Any]) -> None:
+        """Check that the gradients of a batch are those that were exchanged.
+
+        Args:
+            parameters: Parameters of the model by name.
+
+        Raises:
+            ConfigError: The loss uses a sharded parameter itself, so that its gradient does not come through FSDP.
+        """
+        memory = None if self._output is None else self._output.untyped_storage().data_ptr()
+        for _, _, name in self._own:
+            gradient = parameters[name].grad if name in parameters else None
+            if gradient is not None and gradient._local_tensor.untyped_storage().data_ptr() != memory:
+                raise ConfigError(
+                    f"The loss uses {name} outside of the forward pass of its module, such as for a penalty on all"
+                    f" parameters, and elastic='bits' cannot add up that part of its gradient: use weight_decay,"
+                    f" compute it in forward(), or strategy='ddp'.",
+                    parameter="elastic",
+                )
 
     def finish(self) -> None:
         """Fill in the mean: the gradients of the last batch, and of this process, become those of all."""

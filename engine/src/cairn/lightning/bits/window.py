@@ -10,12 +10,12 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from cairn.lightning.bits import norm
-from cairn.lightning.bits.added_shards import AddedShards
 from cairn.lightning.bits.buffers import Buffers
 from cairn.lightning.bits.drawing import Drawing
 from cairn.lightning.bits.gradients import Gradients
 from cairn.lightning.bits.sharded import ShardedGradients
 from cairn.lightning.bits.tree import Layout
+from cairn.lightning.bits.watched_shards import WatchedShards
 from cairn.lightning.saved import placed
 
 
@@ -88,7 +88,7 @@ class Window:
             self._buffers.finish()
             self._drawing.optimizer_step(self.step)
             if self._is_sharded:
-                self._in_step.enter_context(AddedShards())
+                self._in_step.enter_context(WatchedShards())
 
     def step_ended(self) -> None:
         """Note that the step of the optimizer has ended, with its hooks."""
