@@ -24,7 +24,7 @@ def test_it_is_the_norm(dtype):
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 64, 1001])
-def test_the_sum_of_a_row_does_not_depend_on_the_rows_beside_it(width):
+def test_the_sum_of_a_row_does_not_depend_on_the_other_rows(width):
     (whole,) = gradients((24, width))
     expected = norm._sums_of_rows(whole)
     for parts in (1, 2, 3, 5, 24):

@@ -95,6 +95,17 @@ def test_what_comes_of_fewer_backward_than_forward_passes_is_added_at_the_end(ex
     assert torch.equal(output, (values[0] + values[1]) / 2)
 
 
+def test_a_batch_that_leaves_a_part_out_counts_as_zero(exchanged):
+    one, values = made(6, 2), leaves(2)
+    one.begin()
+    for number in range(3):
+        one.begin_batch(number)
+        output = call(one, exchanged, values) if number == 2 else None
+        one.flush()
+    one.finish()
+    assert torch.equal(output, (values[0] + values[1]) / 6)
+
+
 def test_gradients_that_come_late_are_refused(exchanged):
     one = made(2, 2)
     one.begin()

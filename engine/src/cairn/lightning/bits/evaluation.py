@@ -39,6 +39,7 @@ class Evaluation:
                 )
         self._trainer, self._loaders, self._kept = trainer, loaders, kept
         self._collected = Collected(trainer, results)
+        kept.drawing.find(trainer)
         self.batch_idx = 0
         """Number of the batch in its loader, as one process would count it."""
 

@@ -16,7 +16,7 @@ from cairn.lightning.reading import modules
 _OF_DATA = (Dataset, DataLoader, Sampler, LightningDataModule)
 """Whose generators are seeded for each sample and each order."""
 _OF_TORCH = set(vars(nn.Module()))
-"""Parameters, parts and hooks: so many that a search would end among them."""
+"""Parameters, parts and hooks, among which a search would reach its limit."""
 
 
 def generators(trainer: Trainer) -> Generators:

@@ -135,7 +135,8 @@ class Sum:
         self._own = list(_own_parameters(part, names))
         self._is_on = True
         self._watched: set[str] = set()
-        self._is_added = False
+        self._added: set[int] = set()
+        """Numbers of the batches whose gradients are in the tree."""
         self._number = self._num_forwards = self._num_calls = 0
         self._received: Tensor | None = None
         self._output: Tensor | None = None
@@ -149,12 +150,12 @@ class Sum:
     def begin(self) -> None:
         """Begin a global batch."""
         self._counter.take()
+        self._added.clear()
 
     def begin_batch(self, number: int) -> None:
         """Begin a batch; see `ShardedGradients`."""
         self._number, self._num_forwards, self._num_calls = number, 0, 0
         self._received = self._output = None
-        self._is_added = False
 
     def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return memory for what is sent, or for the result."""
@@ -172,7 +173,7 @@ class Sum:
         if not self._is_on:
             dist.reduce_scatter_tensor(output_tensor, input_tensor, op=op, group=group)
             return
-        if self._is_added:
+        if self._number in self._added:
             raise ConfigError(
                 f"elastic='bits' cannot keep its promise here: {name_of(self._part)} has gradients again after those of"
                 f" all its forward passes. Use strategy='ddp', or elastic='samples'.",
@@ -192,16 +193,22 @@ class Sum:
         """Add what was received of this batch to the tree: when its last call has come, or its backward pass ends."""
         if self._received is None:
             return
-        first = self._number * self._layout.world_size
-        for rank, leaf in enumerate(self._received.chunk(self._layout.world_size)):
-            if first + rank < self._layout.num_virtual:
-                self._counter.push(first + rank, leaf)
+        for virtual, leaf in zip(
+            self._played(self._number), self._received.chunk(self._layout.world_size), strict=False
+        ):
+            self._counter.push(virtual, leaf)
         # What remains is a part of what was received, whose memory would be kept as a whole.
         self._counter.nodes = {
             node: value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
             for node, value in self._counter.nodes.items()
         }
-        self._received, self._is_added = None, True
+        self._received = None
+        self._added.add(self._number)
+
+    def _played(self, number: int) -> range:
+        """Return the virtual ranks that the processes play in a batch."""
+        first = number * self._layout.world_size
+        return range(first, min(first + self._layout.world_size, self._layout.num_virtual))
 
     def check(self, parameters: Mapping[str, Any]) -> None:
         """Check that the gradients of a batch are those that were exchanged.
@@ -225,10 +232,13 @@ class Sum:
 
     def finish(self) -> None:
         """Fill in the mean: the gradients of the last batch, and of this process, become those of all."""
-        roots = self._counter.take()
         if self._output is None:  # nothing in this part is trained
             return
-        (total,) = roots.values()
+        # FSDP leaves out a part that was not used by any batch of any step yet.
+        for number in set(range(self._layout.per_window)) - self._added:
+            for virtual in self._played(number):
+                self._counter.push(virtual, torch.zeros_like(self._output))
+        (total,) = self._counter.take().values()
         self._output.copy_(mean(total, self._layout.num_virtual))
         self._output = None
 
