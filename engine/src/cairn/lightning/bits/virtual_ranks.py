@@ -71,9 +71,9 @@ class VirtualRanks:
         trainer = self.trainer
         layout = Layout(dealt.num_virtual_ranks, trainer.global_rank, trainer.world_size, self._in_turn)
         self.kept.begin(layout.num_virtual, dealt.loader.global_batch_size or 0)
-        refused.check(trainer, layout.num_virtual)
         if self._window is not None:
             self._window.release()
+        refused.check(trainer, layout.num_virtual)
         self._window = Window(trainer, layout, self.kept.drawing)
         if self._collected is None:
             self.kept.drawing.begin()
