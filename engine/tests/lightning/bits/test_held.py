@@ -4,9 +4,9 @@ import random
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from cairn.lightning.bits import held
 from cairn.lightning.bits.drawing import Drawing
@@ -72,3 +72,35 @@ def test_one_in_the_last_part_of_a_large_model_is_found():
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.strategy.connect(net)
     assert any("noise.300.transforms" in path for path in held.generators(trainer).paths)
+
+
+class Data(LightningDataModule):
+    """With a generator for a hook of its own, and another one for a loader."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng, self.order = torch.Generator(), torch.Generator()
+
+    def train_dataloader(self):
+        return DataLoader(range(4), shuffle=True, generator=self.order)
+
+
+class Trains(Net):
+    def training_step(self, batch):
+        return self.layer(torch.ones(1)).sum()
+
+    def configure_optimizers(self):
+        self.layer = nn.Linear(1, 1)
+        return torch.optim.SGD(self.layer.parameters(), lr=0.1)
+
+
+class Finds(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.paths = held.generators(trainer).paths
+
+
+def test_those_of_a_datamodule_are_found_unless_a_loader_has_them():
+    finds = Finds()
+    trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu", callbacks=[finds])
+    trainer.fit(Trains(), Data())
+    assert [path for path in finds.paths if path.startswith("data.")] == ["data.rng"]

@@ -1,4 +1,4 @@
-"""Generators that the module and callbacks hold, such as that of an augmentation on the device."""
+"""Generators that the module, callbacks and the datamodule hold, such as that of an augmentation on the device."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _OF_TORCH = set(vars(nn.Module()))
 
 
 def generators(trainer: Trainer) -> Generators:
-    """Return the generators that are reached from attributes of the module, of its parts, and of callbacks."""
-    data = [*parts.train_loaders(trainer), *parts.val_loaders(trainer), trainer.datamodule]
+    """Return those that are reached from attributes of these, and of the parts of the module, but from no loader."""
+    data = [*parts.train_loaders(trainer), *parts.val_loaders(trainer)]
     of_data = Generators(**{str(number): vars(one) for number, one in enumerate(data) if hasattr(one, "__dict__")})
     return Generators(**dict(_roots(trainer))).without(of_data)
 
@@ -30,6 +30,7 @@ def _roots(trainer: Trainer) -> Iterator[tuple[str, Any]]:
     named: list[tuple[str, Any]] = [
         (name, part) for name, part in modules.named(trainer.lightning_module) if not modules.is_metric(part)
     ]
+    named += [("data", trainer.datamodule)] if trainer.datamodule is not None else []  # for on_after_batch_transfer
     named += [(_name(callback), callback) for callback in trainer.callbacks if not _is_ours(callback)]
     for name, owner in named:
         for attribute, value in list(vars(owner).items()):
