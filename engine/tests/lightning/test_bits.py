@@ -86,6 +86,20 @@ def test_a_loader_deals_out_its_batches_as_before_when_the_run_has_ended(tmp_pat
     assert "clip_grad_by_norm" not in vars(trainer.precision_plugin)
 
 
+class LogsInHooks(Net):
+    def on_before_zero_grad(self, optimizer):
+        self.log("began", 1.0, on_epoch=True, reduce_fx="sum", rank_zero_only=True)
+
+    def on_before_optimizer_step(self, optimizer):
+        self.log("stepped", 1.0, on_epoch=True, reduce_fx="sum", rank_zero_only=True)
+
+
+@quiet
+def test_what_hooks_of_the_step_log_counts_once_in_a_global_batch(tmp_path):
+    trainer, _ = fit(tmp_path, net=LogsInHooks(), max_epochs=1, max_steps=-1)
+    assert [trainer.callback_metrics[name] for name in ("began", "stepped")] == [4, 4]
+
+
 @quiet
 def test_what_a_run_keeps(tmp_path):
     fit(tmp_path, max_steps=1)

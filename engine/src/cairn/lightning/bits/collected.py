@@ -37,7 +37,7 @@ class Collected:
         self._turns, self._named = Turns(self._metrics), dict[str, Metric]()
         self._exchange = LatestValues(self._processes, trainer.strategy.root_device)
         self._turn: Turn | None = None
-        self._is_out, self._num_registered = False, -1
+        self._num_registered = -1
         self._latest: dict[int, dict[str, Tensor]] = {}
 
     @contextmanager
@@ -49,22 +49,35 @@ class Collected:
             counts: Whether it is the first time.
         """
         self._find()
-        self._is_out = self.results.is_out = False
+        self.results.in_step = self.results.is_out = False
         self._turn = turn if counts else (turn[0], EXTRA)
         self._turns.begin(self._turn)
         self.results.batch_begins(turn[1])
         yield
-        self.leave_out(False)
+        self.step_ends()
         if self.results.virtual is not None:
             self.results.batch_ends()
         self._turns.end()
         self._turn = None
 
-    def leave_out(self, is_out: bool) -> None:
-        """Let what follows in a batch not count, because another process has the same; or count again."""
-        if is_out == self._is_out or self._turn is None:
+    def step_begins(self, counts: bool) -> None:
+        """Let what hooks of the step collect in a batch count once.
+
+        Args:
+            counts: Whether it counts in this batch; else another process collects the same.
+        """
+        self.results.in_step = True
+        self._leave_out(not counts)
+
+    def step_ends(self) -> None:
+        """Let what follows in a batch count for its virtual rank again."""
+        self.results.in_step = False
+        self._leave_out(False)
+
+    def _leave_out(self, is_out: bool) -> None:
+        if is_out == self.results.is_out or self._turn is None:
             return
-        self._is_out = self.results.is_out = is_out
+        self.results.is_out = is_out
         self._turns.end()
         self._turns.begin((self._turn[0], EXTRA) if is_out else self._turn)
 

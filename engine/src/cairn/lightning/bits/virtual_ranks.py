@@ -127,21 +127,21 @@ class VirtualRanks:
         current, collected = self._current()
         current.backward(backward, loss)
         if current.is_last:
-            collected.leave_out(current.virtual != current.layout.num_virtual - 1)
+            collected.step_begins(counts=current.virtual == current.layout.num_virtual - 1)
 
     def step_ended(self) -> None:
         """Let what follows in the last batch of a global batch count for it again."""
         if self._collected is not None and self._window is not None:
             self._window.step_ended()
-            self._collected.leave_out(False)
+            self._collected.step_ends()
 
     @contextmanager
     def start_of_step(self) -> Iterator[None]:
         """Context of hooks in the first batch of a global batch, which all processes run: they count once."""
         current, collected = self._current()
-        collected.leave_out(current.virtual != 0)
+        collected.step_begins(counts=current.virtual == 0)
         yield
-        collected.leave_out(False)
+        collected.step_ends()
 
     def batch_logged(self) -> None:
         """Take what a batch has logged; after the last one of a global batch, show the values of all of them."""
