@@ -20,7 +20,7 @@ _OF_TORCH = set(vars(nn.Module()))
 
 
 def generators(trainer: Trainer) -> Generators:
-    """Return those that are reached from attributes of these, and of the parts of the module, but from no loader."""
+    """Return those that attributes of the three and of parts of the module lead to, and no loader does."""
     data = [*parts.train_loaders(trainer), *parts.val_loaders(trainer)]
     of_data = Generators(**{str(number): vars(one) for number, one in enumerate(data) if hasattr(one, "__dict__")})
     return Generators(**dict(_roots(trainer))).without(of_data)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from cairn.errors import ConfigError
 
@@ -23,14 +23,22 @@ class WatchedShards(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        for value in tree_leaves(found) if isinstance(found, list | tuple | dict) else (found,):
-            if not isinstance(value, DTensor) or not value.is_floating_point():
+        values = found if isinstance(found, list | tuple) else (found,)
+        draws = _draws(func)
+        for value in values:
+            # Each operation of an optimizer comes here, mostly with shards: that answer is quick.
+            if type(value) is not DTensor or not (draws or any(type(one) is not Shard for one in value.placements)):
                 continue
-            if any(map(_is_sum, value.placements)):
+            if value.is_floating_point() and any(map(_is_sum, value.placements)):
                 raise _refusal(f"adds up a sharded tensor ({func}), in an order that depends")
-            if torch.Tag.nondeterministic_seeded in func.tags:
+            if value.is_floating_point() and draws:
                 raise _refusal(f"draws random numbers for a sharded tensor ({func}), which depend")
         return found
+
+
+@lru_cache(1024)
+def _draws(func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
 
 
 def _is_sum(placement: Any) -> bool:
